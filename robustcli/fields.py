@@ -1,0 +1,62 @@
+"""The vocabulary of signatures: what the parameters of registered members are annotated with.
+
+The signature of a member is the schema of its part of a spec. It is read without importing the member
+(see registry.py), so its annotations use only Python's own types and the names of this module.
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le, Lt
+
+Norm = Literal["linf", "l2", "l1"]
+AttackBn = Literal["eval", "train", "batch_no_update"]
+Activation = Literal["relu", "leaky_relu", "silu", "gelu", "elu", "softplus"]
+
+Count = Annotated[int, Ge(1)]
+Size = Annotated[int, Ge(0)]
+Positive = Annotated[float, Gt(0)]
+NonNegative = Annotated[float, Ge(0)]
+Share = Annotated[float, Ge(0), Le(1)]
+ProperShare = Annotated[float, Ge(0), Lt(1)]
+Radius = Annotated[Fraction, Ge(0)]
+
+
+class Ratio(float):
+    """A number written as a quotient, such as 8/255: a float that remembers its exact value."""
+
+    fraction: Fraction
+
+    def __new__(cls, fraction: Fraction) -> "Ratio":
+        ratio = super().__new__(cls, fraction.numerator / fraction.denominator)
+        ratio.fraction = fraction
+        return ratio
+
+
+def exact_text(number: Fraction) -> str:
+    """A number as people write it, and exact: a short decimal where there is one, otherwise a quotient."""
+    decimal = repr(number.numerator / number.denominator)
+    return decimal.removesuffix(".0") if len(decimal) <= 7 and Fraction(decimal) == number else str(number)
+
+
+@dataclass(frozen=True)
+class Family:
+    """Stands for "a member of this registry" in an annotation that is read without importing.
+
+    Args:
+        name: of the registry.
+        options: a settings dataclass whose fields stand beside the member's own in a spec, or None.
+    """
+
+    name: str
+    options: type | None = None
+
+
+# Protocols as they are written in signatures, and the registry whose members satisfy them.
+PROTOCOLS = {
+    "Attack": Family("attacks"),
+    "WeightPerturbation": Family("weights"),
+    "Averaging": Family("averaging"),
+    "Evaluator": Family("evaluators"),
+}

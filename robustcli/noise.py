@@ -1,0 +1,128 @@
+"""Sources of noise, handed down from the seed.
+
+Training draws from a stream that is seeded anew for every update from (seed, purpose, update), so that a
+resumed run has no random state to restore. Evaluation draws by counter: the noise of an example depends on
+(seed, purpose, draw, example) alone, so that batch size, order and the number of workers change nothing.
+"""
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Noise(Protocol):
+    """Where attacks draw from; shapes follow `like` (n, c, h, w), its device and its dtype."""
+
+    def uniform(self, like: Tensor) -> Tensor:
+        """Independent uniform numbers in [0, 1)."""
+        ...
+
+    def normal(self, like: Tensor) -> Tensor:
+        """Independent standard normal numbers."""
+        ...
+
+    def rows(self, keep: Tensor) -> "Noise":
+        """The same source for the examples that `keep` (mask or indices) selects."""
+        ...
+
+    def split(self, key: str) -> "Noise":
+        """A source of its own for one purpose, such as one restart of an attack."""
+        ...
+
+
+def derive(seed: int, *keys: str | int) -> int:
+    """A seed for one purpose, independent of the seeds of others: 63 bits."""
+    text = repr((seed, keys)).encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "little") >> 1
+
+
+@dataclass(frozen=True)
+class StreamNoise:
+    """Noise from a generator, one draw after the other."""
+
+    generator: torch.Generator
+
+    @classmethod
+    def on(cls, device: torch.device) -> "StreamNoise":
+        """A stream on a device; `reseed` it before use."""
+        return cls(torch.Generator(device=device))
+
+    def reseed(self, seed: int, *keys: str | int) -> "StreamNoise":
+        """Begin the stream of (seed, keys), whatever was drawn before."""
+        self.generator.manual_seed(derive(seed, *keys))
+        return self
+
+    def uniform(self, like: Tensor) -> Tensor:
+        # By shape, not rand_like: that one fills in memory order, and channels_last would change the draw.
+        return torch.rand(like.shape, generator=self.generator, device=like.device, dtype=like.dtype)
+
+    def normal(self, like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=self.generator, device=like.device, dtype=like.dtype)
+
+    def rows(self, keep: Tensor) -> "StreamNoise":
+        return self
+
+    def split(self, key: str) -> "StreamNoise":
+        return self
+
+
+# Multipliers and shifts of the SplitMix64 finaliser (Steele, Lea, Flood, OOPSLA 2014), as signed integers.
+_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
+_MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
+_MIX_2 = 0x94D049BB133111EB - (1 << 64)
+
+
+def _shift_right(bits: Tensor, places: int) -> Tensor:
+    # Torch's >> on int64 copies the sign bit; a hash needs zeros there.
+    return (bits >> places) & ((1 << (64 - places)) - 1)
+
+
+def _mix(bits: Tensor) -> Tensor:
+    """A bijection of 64-bit integers whose output looks random (SplitMix64's finaliser)."""
+    bits = (bits ^ _shift_right(bits, 30)) * _MIX_1
+    bits = (bits ^ _shift_right(bits, 27)) * _MIX_2
+    return bits ^ _shift_right(bits, 31)
+
+
+class IndexedNoise:
+    """Noise by counter: example i always sees the numbers of (seed, keys, draw, i).
+
+    Args:
+        seed: the evaluation's seed.
+        index: (n,) int64, the number of each example in its data set.
+        keys: purposes split off so far.
+    """
+
+    def __init__(self, seed: int, index: Tensor, keys: tuple[str, ...] = ()) -> None:
+        self.seed = seed
+        self.index = index
+        self.keys = keys
+        self.draws = 0
+
+    def uniform(self, like: Tensor) -> Tensor:
+        # 24 random bits: every value is exact in float32 and 1 is never reached.
+        return _shift_right(self._bits(like), 40).to(like.dtype) / (1 << 24)
+
+    def normal(self, like: Tensor) -> Tensor:
+        # Box-Muller; 1 - u lies in (0, 1], so the logarithm is finite.
+        radius = (-2 * (1 - self.uniform(like)).log()).sqrt()
+        return radius * (2 * math.pi * self.uniform(like)).cos()
+
+    def rows(self, keep: Tensor) -> "IndexedNoise":
+        chosen = IndexedNoise(self.seed, self.index[keep], self.keys)
+        chosen.draws = self.draws
+        return chosen
+
+    def split(self, key: str) -> "IndexedNoise":
+        return IndexedNoise(self.seed, self.index, (*self.keys, key))
+
+    def _bits(self, like: Tensor) -> Tensor:
+        salt = derive(self.seed, *self.keys, self.draws)
+        self.draws += 1
+        example = _mix(self.index.to(like.device) * _GOLDEN + salt)
+        pixel = torch.arange(like[0].numel(), device=like.device) * _GOLDEN
+        return _mix(example[:, None] + pixel).view(like.shape)

@@ -1,0 +1,78 @@
+"""Registries: members register while they are imported, and are imported when a spec names them."""
+
+import importlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from robustcli.catalog import catalog, describe
+from robustcli.errors import RobustCliError
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A member chosen by a spec, with every parameter resolved.
+
+    Args:
+        parameters: what its builder gets; values may be Chosen themselves.
+        options: settings beside the member's own, such as the validation size beside a data set.
+    """
+
+    family: str
+    name: str
+    parameters: dict[str, Any]
+    options: Any = None
+
+
+class Registry:
+    """The members of one family: `register` while they are imported, `get` imports one by its name."""
+
+    def __init__(self, family: str) -> None:
+        self.family = family
+        self._registered: dict[str, Callable[..., Any]] = {}
+
+    def register(self, name: str, *, smoke: dict[str, Any] | None = None) -> Callable[[T], T]:
+        """Add a member under `name`; `smoke` gives the tests cheap settings."""
+
+        def add(member: T) -> T:
+            known = self._registered.get(name)
+            if known is not None and known.__module__ != member.__module__:
+                raise RobustCliError(
+                    f"two {self.family} are named '{name}': in {known.__module__} and in {member.__module__}"
+                )
+            self._registered[name] = member
+            return member
+
+        return add
+
+    def get(self, name: str) -> Callable[..., Any]:
+        """The member itself; its file is imported now if it was not yet."""
+        if name not in self._registered:
+            importlib.import_module(describe(self.family, name).module)
+        return self._registered[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(catalog(self.family))
+
+
+def instantiate(chosen: Chosen, *positional: Any) -> Any:
+    """Import the chosen member and call it with its parameters; then replace fields of what it returned."""
+    member = describe(chosen.family, chosen.name)
+    values = {name: _instantiate_value(value) for name, value in chosen.parameters.items()}
+    registry: Registry = getattr(importlib.import_module(f"robustcli.{chosen.family}"), chosen.family.upper())
+    own = {name: value for name, value in values.items() if name in member.parameters}
+    built = registry.get(chosen.name)(*positional, **own)
+    replaced = {name: value for name, value in values.items() if name not in member.parameters}
+    return replace(built, **replaced) if replaced else built
+
+
+def _instantiate_value(value: Any) -> Any:
+    if isinstance(value, Chosen):
+        return instantiate(value)
+    if isinstance(value, list):
+        return [_instantiate_value(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _instantiate_value(item) for key, item in value.items()}
+    return value

@@ -1,0 +1,140 @@
+"""The threat model: all geometry of all norms, and of the pixel box [0, 1].
+
+This is the only place that knows a norm. Training and evaluation use the same object.
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from robustcli.errors import RobustCliError
+from robustcli.fields import Norm, exact_text
+from robustcli.noise import Noise
+
+# Single precision loses a few units in the last place between a projection and the measuring of it.
+_RELATIVE, _ABSOLUTE = 1e-5, 1e-6
+# Share of the coordinates that one l1 step moves; SLIDE (Tramer and Boneh, NeurIPS 2019) uses 1 %.
+_L1_SHARE = 0.01
+
+
+@dataclass(frozen=True)
+class ThreatModel:
+    """All images within `eps` of x in `norm`, inside the pixel box.
+
+    Args:
+        norm: "linf", "l2" or "l1", over all pixels and channels of one image.
+        eps: radius, exact; pixels of [0, 1] for linf, length for l2, sum for l1.
+    """
+
+    norm: Norm
+    eps: Fraction
+
+    def __post_init__(self) -> None:
+        if self.norm not in ("linf", "l2", "l1"):
+            raise RobustCliError(f"threat.norm: '{self.norm}' is not one of linf, l2, l1")
+        object.__setattr__(self, "eps", Fraction(self.eps))
+        if self.eps < 0:
+            raise RobustCliError(f"threat.eps: {self.eps} is negative")
+        if self.norm == "linf" and self.eps > 1:
+            raise RobustCliError(f"threat.eps: {self.eps} is larger than the pixel range [0, 1]; write {self.eps}/255")
+
+    def __str__(self) -> str:
+        return f"{self.norm} {exact_text(self.eps)}"
+
+    @property
+    def radius(self) -> float:
+        """eps as a float."""
+        return float(self.eps)
+
+    def scaled(self, share: float) -> "ThreatModel":
+        """The same threat with a share of its radius, for a warm-up of eps."""
+        return self if share >= 1 else ThreatModel(self.norm, self.eps * Fraction(share))
+
+    def size(self, delta: Tensor) -> Tensor:
+        """Norm of each perturbation: (n, ...) -> (n,)."""
+        flat = delta.flatten(1)
+        if self.norm == "linf":
+            return flat.abs().amax(1)
+        length: Tensor = torch.linalg.vector_norm(flat, ord=2 if self.norm == "l2" else 1, dim=1)
+        return length
+
+    def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """The point of the threat set around x that stands for x_adv: the nearest one for linf and l1.
+
+        For l2 the ball comes first and the box second: the box moves every pixel towards x, so the result
+        stays in the ball, though it need not be the nearest point of the intersection.
+        """
+        if self.norm == "linf":
+            return torch.clamp(x_adv, x - self.radius, x + self.radius).clamp_(0, 1)
+        delta = x_adv - x
+        if self.norm == "l2":
+            shrink = self.radius / self.size(delta).clamp_min(torch.finfo(x.dtype).tiny)
+            return (x + delta * _per_example(shrink.clamp_max(1), x)).clamp_(0, 1)
+        return (x + _project_l1(delta, x, self.radius)).clamp_(0, 1)
+
+    def ascent(self, grad: Tensor, x_adv: Tensor, length: float) -> Tensor:
+        if self.norm == "linf":
+            return length * grad.sign()
+        if self.norm == "l2":
+            return length * (grad / _per_example(self.size(grad).clamp_min(torch.finfo(grad.dtype).tiny), grad))
+        room = torch.where(grad > 0, 1 - x_adv, x_adv).flatten(1)
+        count = max(1, round(_L1_SHARE * room.shape[1]))
+        strength, order = grad.abs().flatten(1).sort(1, descending=True)
+        most = room.gather(1, order).clamp(0, length / count).masked_fill_(strength == 0, 0)
+        left = length - (most.cumsum(1) - most)
+        taken = torch.minimum(most, left.clamp_min(0))
+        return torch.zeros_like(room).scatter_(1, order, taken).view_as(grad) * grad.sign()
+
+    def sample(self, x: Tensor, rng: Noise) -> Tensor:
+        """A random point of the threat set around each x.
+
+        linf: uniform in the cube. l2 and l1: a random direction, at a radius uniform in [0, eps] (the
+        convention of Rice et al., 2020; not uniform in volume). The box comes last.
+        """
+        if self.norm == "linf":
+            delta = (2 * rng.uniform(x) - 1) * self.radius
+        else:
+            direction = rng.normal(x)
+            if self.norm == "l1":
+                # Exponential sizes make the direction uniform on the l1 sphere.
+                direction = -(1 - rng.uniform(x)).log() * direction.sign()
+            length = self.radius * rng.uniform(x[:, :1, :1, :1]).flatten()
+            delta = direction * _per_example(length / self.size(direction).clamp_min(1e-12), x)
+        return self.project(x + delta, x)
+
+    def contains(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """Which images lie in the threat set around x, up to rounding: bool (n,)."""
+        # Half a unit in the last place of a number near 1, in every pixel.
+        rounding = self.size(torch.full_like(x[:1], 2**-25 * 2))
+        limit = self.radius * (1 + _RELATIVE) + _ABSOLUTE + rounding
+        is_near = self.size(x_adv - x) <= limit
+        flat = x_adv.flatten(1)
+        # Comparisons with NaN are false, so a NaN pixel is outside.
+        return is_near & (flat.amin(1) >= -_ABSOLUTE) & (flat.amax(1) <= 1 + _ABSOLUTE)
+
+
+def _per_example(values: Tensor, like: Tensor) -> Tensor:
+    return values.view(-1, *[1] * (like.dim() - 1))
+
+
+def _project_l1(delta: Tensor, x: Tensor, radius: float) -> Tensor:
+    """Nearest point of the l1 ball inside the box: shrink every size by one threshold, cut at the box.
+
+    The sum of what is left falls as the threshold grows, so the threshold is bisected; its upper end is
+    taken, which never exceeds the radius (Croce and Hein, ICML 2021, section 3).
+    """
+    size = delta.abs().flatten(1)
+    room = torch.where(delta > 0, 1 - x, x).flatten(1)
+    low = torch.zeros_like(size[:, 0])
+    high = size.amax(1)
+    is_inside = torch.minimum(size, room).sum(1) <= radius
+    for _ in range(40):
+        middle = (low + high) / 2
+        left = torch.minimum((size - middle[:, None]).clamp_min(0), room).sum(1)
+        is_too_long = left > radius
+        low, high = torch.where(is_too_long, middle, low), torch.where(is_too_long, high, middle)
+    threshold = torch.where(is_inside, torch.zeros_like(high), high)
+    kept = torch.minimum((size - threshold[:, None]).clamp_min(0), room)
+    return kept.view_as(delta) * delta.sign()
