@@ -1,0 +1,23 @@
+"""x_adv = the worst point of the threat set around x, as far as we can find. One attack per file."""
+
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from robustcli.noise import Noise
+from robustcli.registry import Registry
+from robustcli.threat import ThreatModel
+
+ATTACKS = Registry("attacks")
+
+
+class Attack(Protocol):
+    """Settings of an attack; calling it searches the threat set.
+
+    It stays in the threat set and leaves weights, gradients, modes and buffers of the model alone. The
+    mode in which the model is attacked is the caller's (see crafting.py).
+    """
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
+        """Adversarial images for x (n, c, h, w) and labels y (n,) or class shares y (n, k)."""
+        ...

@@ -1,0 +1,90 @@
+"""The state a model is in while it is attacked, and the gradient that attacks use."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from robustcli.attacks.losses import AttackLoss
+from robustcli.errors import RobustCliError
+from robustcli.fields import AttackBn
+
+
+@contextmanager
+def crafting(model: nn.Module, attack_bn: AttackBn) -> Iterator[None]:
+    """Hold the weights and set the mode; both are restored afterwards, also after an exception.
+
+    Args:
+        attack_bn: "eval": running statistics, dropout off. "train": the whole model in train mode; batch
+            norms use batch statistics and every forward moves their running ones. "batch_no_update":
+            batch statistics, running ones untouched, everything else in eval mode.
+    """
+    with _modes_restored(model), _weights_held(model):
+        if attack_bn == "train":
+            model.train()
+            yield
+        elif attack_bn == "eval":
+            model.eval()
+            yield
+        elif attack_bn == "batch_no_update":
+            model.eval()
+            for norm in _batch_norms(model):
+                norm.train()
+            with statistics_held(model):
+                yield
+        else:
+            raise RobustCliError(f"attack_bn: '{attack_bn}' is not one of eval, train, batch_no_update")
+
+
+@contextmanager
+def statistics_held(model: nn.Module) -> Iterator[None]:
+    """Batch norms in train mode normalise by the batch, but their running statistics stay as they are."""
+    norms = [norm for norm in _batch_norms(model) if norm.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+
+
+@contextmanager
+def _modes_restored(model: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
+def _weights_held(model: nn.Module) -> Iterator[None]:
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
+def _batch_norms(model: nn.Module) -> list[_BatchNorm]:
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
+
+
+def ascend(model: nn.Module, x_adv: Tensor, loss: AttackLoss, reference: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """One forward and one backward to the input: gradient of the score, score (n,), logits (n, k).
+
+    The scores are summed, not averaged: their gradient must not shrink with the batch.
+    """
+    x_adv = x_adv.detach().requires_grad_()
+    with torch.enable_grad():
+        logits = model(x_adv)
+        scores = loss.score(logits, reference)
+        (grad,) = torch.autograd.grad(scores.sum(), x_adv)
+    return grad, scores.detach(), logits.detach()

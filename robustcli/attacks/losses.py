@@ -1,0 +1,87 @@
+"""What attacks maximise: a batch is bound once to a reference, then logits are scored against it.
+
+The reference has one row per example, so an attack may go on with a part of the batch.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robustcli.errors import RobustCliError
+
+LossName = Literal["ce", "kl", "margin", "dlr"]
+
+
+@dataclass(frozen=True)
+class AttackLoss:
+    """A loss per example that attacks maximise.
+
+    Args:
+        refer: (model, x, y) -> reference (n, ...), computed once per batch.
+        score: (logits (n, k), reference) -> (n,); higher is worse for the model.
+    """
+
+    refer: Callable[[nn.Module, Tensor, Tensor], Tensor]
+    score: Callable[[Tensor, Tensor], Tensor]
+
+
+def labels_of(y: Tensor) -> Tensor:
+    """Class labels (n,) of labels or of class shares (n, k)."""
+    return y if y.dim() == 1 else y.argmax(1)
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """CE(f(x'), y) per example; y may be labels (n,) or class shares (n, k)."""
+    return F.cross_entropy(logits, y, reduction="none")
+
+
+def kl_divergence(logits: Tensor, clean: Tensor) -> Tensor:
+    """KL(p || p') per example, for log-probabilities `clean` of p and logits of p'."""
+    return (clean.exp() * (clean - logits.log_softmax(1))).sum(1)
+
+
+def margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """Largest wrong logit minus the true one: positive exactly when misclassified.
+
+    Reference: Carlini and Wagner, IEEE S&P 2017.
+    """
+    true = logits.gather(1, labels[:, None]).squeeze(1)
+    # -inf, not 0: a zero would win over negative logits.
+    return logits.scatter(1, labels[:, None], -torch.inf).amax(1) - true
+
+
+def dlr(logits: Tensor, labels: Tensor) -> Tensor:
+    """The margin over the spread of the three largest logits: unmoved by shifting or scaling logits.
+
+    Reference: Croce and Hein, ICML 2020, section 4.
+    """
+    if logits.shape[1] < 3:
+        raise RobustCliError(f"attack loss 'dlr' needs at least 3 classes, the model has {logits.shape[1]}")
+    first, _, third = logits.topk(3, dim=1).values.unbind(1)
+    return margin(logits, labels) / (first - third + 1e-12)
+
+
+def _as_given(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    return y
+
+
+def _as_labels(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    return labels_of(y)
+
+
+def _clean_prediction(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model(x).log_softmax(1)  # type: ignore[no-any-return]
+
+
+LOSSES: Mapping[LossName, AttackLoss] = {
+    "ce": AttackLoss(_as_given, cross_entropy),
+    # From the clean prediction, held fixed: at x' = x it has its minimum, so a start beside x is needed.
+    "kl": AttackLoss(_clean_prediction, kl_divergence),
+    "margin": AttackLoss(_as_labels, margin),
+    "dlr": AttackLoss(_as_labels, dlr),
+}

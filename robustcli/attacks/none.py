@@ -1,0 +1,21 @@
+"""No attack: natural training, or clean accuracy."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from robustcli.attacks import ATTACKS
+from robustcli.noise import Noise
+from robustcli.threat import ThreatModel
+
+
+@ATTACKS.register("none")
+@dataclass(frozen=True, kw_only=True)
+class NoAttack:
+    """Leave the images as they are.
+
+    Reference: none; the identity.
+    """
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
+        return x

@@ -1,0 +1,159 @@
+"""Projected gradient descent, for every norm."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from robustcli.attacks import ATTACKS
+from robustcli.attacks.crafting import ascend
+from robustcli.attacks.losses import LOSSES, labels_of
+from robustcli.errors import RobustCliError
+from robustcli.fields import Count, Positive, Size
+from robustcli.noise import Noise
+from robustcli.threat import ThreatModel
+
+
+@ATTACKS.register("pgd", smoke={"steps": 2})
+@dataclass(frozen=True, kw_only=True)
+class Pgd:
+    """Steepest-ascent steps from a start near x, each projected back into the threat set.
+
+    With keep "last" and one restart it costs one forward and one input-backward per step and no more.
+    The other two also score the last point. "fooled" is the evaluation's rule: an example leaves the
+    batch with its first misclassified point, which is never weaker and mostly cheaper.
+
+    Args:
+        steps: gradient steps; 0 returns the start.
+        step_size: length of one step in the unit of eps; null is a quarter of eps.
+        start: "random": in the threat set. "clean": at x. "gaussian": beside x, by `start_std` times
+            normal noise that is not projected before the first step (TRADES).
+        start_std: standard deviation of the gaussian start, in pixels of [0, 1].
+        restarts: independent tries; the point with the highest loss is kept of each example.
+        loss: "ce", "kl" (from the clean prediction), "margin" or "dlr".
+        keep: "last" point of a try, "best" (highest loss of all points, the start included), or
+            "fooled" (the first misclassified point, otherwise the best).
+
+    Reference: Madry et al., ICLR 2018; gaussian start and kl: Zhang et al., ICML 2019.
+    """
+
+    steps: Size = 10
+    step_size: Positive | None = None
+    start: Literal["random", "clean", "gaussian"] = "random"
+    start_std: Positive = 0.001
+    restarts: Count = 1
+    loss: Literal["ce", "kl", "margin", "dlr"] = "ce"
+    keep: Literal["last", "best", "fooled"] = "last"
+
+    def __post_init__(self) -> None:
+        if self.loss == "kl" and self.start == "clean":
+            raise RobustCliError(
+                "attack pgd: loss 'kl' with start 'clean' never moves, its gradient is zero there; "
+                "use start 'gaussian' or 'random'"
+            )
+        if self.restarts > 1 and self.start == "clean":
+            raise RobustCliError("attack pgd: restarts from start 'clean' are all the same; use start 'random'")
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
+        reference = LOSSES[self.loss].refer(model, x, y)
+        if self.keep == "last" and self.restarts == 1:
+            return self._walk(model, x, reference, threat, rng.split("restart 0"))
+        if self.keep == "fooled":
+            return self._until_fooled(model, x, y, reference, threat, rng)
+        worst = Worst.of(x)
+        for restart in range(self.restarts):
+            self._search(model, x, reference, threat, rng.split(f"restart {restart}"), worst)
+        return worst.points
+
+    def _begin(self, x: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
+        if self.start == "random":
+            return threat.sample(x, rng)
+        if self.start == "gaussian":
+            return x + self.start_std * rng.normal(x)
+        return x
+
+    def _advance(self, x_adv: Tensor, grad: Tensor, x: Tensor, threat: ThreatModel) -> Tensor:
+        step_size = threat.radius / 4 if self.step_size is None else self.step_size
+        return threat.project(x_adv + threat.ascent(grad, x_adv, step_size), x)
+
+    def _walk(self, model: nn.Module, x: Tensor, reference: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
+        """One try that keeps its last point: `steps` gradients and nothing else."""
+        x_adv = self._begin(x, threat, rng)
+        for _ in range(self.steps):
+            grad, _, _ = ascend(model, x_adv, LOSSES[self.loss], reference)
+            x_adv = self._advance(x_adv, grad, x, threat)
+        return x_adv if self.steps else threat.project(x_adv, x)
+
+    def _search(
+        self, model: nn.Module, x: Tensor, reference: Tensor, threat: ThreatModel, rng: Noise, worst: "Worst"
+    ) -> None:
+        """One try whose last point, or whose every point, may become the worst one."""
+        loss = LOSSES[self.loss]
+        if self.keep == "last":
+            x_adv = self._walk(model, x, reference, threat, rng)
+        else:
+            # Projected, because a start that is kept must lie in the threat set.
+            x_adv = threat.project(self._begin(x, threat, rng), x)
+            for _ in range(self.steps):
+                grad, scores, _ = ascend(model, x_adv, loss, reference)
+                worst.see(x_adv, scores)
+                x_adv = self._advance(x_adv, grad, x, threat)
+        with torch.no_grad():
+            worst.see(x_adv, loss.score(model(x_adv), reference))
+
+    def _until_fooled(
+        self, model: nn.Module, x: Tensor, y: Tensor, reference: Tensor, threat: ThreatModel, rng: Noise
+    ) -> Tensor:
+        """Each example is searched until a point fools the model; the batch holds only those still right."""
+        loss, labels = LOSSES[self.loss], labels_of(y)
+        found = Worst.of(x)
+        rows = torch.arange(len(x), device=x.device)
+        for restart in range(self.restarts):
+            source = rng.rows(rows).split(f"restart {restart}")
+            x_adv = threat.project(self._begin(x[rows], threat, source), x[rows])
+            for _ in range(self.steps):
+                grad, scores, logits = ascend(model, x_adv, loss, reference[rows])
+                stays = found.see_rows(rows, x_adv, scores, logits.argmax(1) != labels[rows])
+                rows, x_adv, grad = rows[stays], x_adv[stays], grad[stays]
+                if not len(rows):
+                    return found.points
+                x_adv = self._advance(x_adv, grad, x[rows], threat)
+            with torch.no_grad():
+                logits = model(x_adv)
+            scores = loss.score(logits, reference[rows])
+            rows = rows[found.see_rows(rows, x_adv, scores, logits.argmax(1) != labels[rows])]
+            if not len(rows):
+                return found.points
+        return found.points
+
+
+@dataclass
+class Worst:
+    """The worst point seen so far of every example.
+
+    Args:
+        points: (n, c, h, w).
+        losses: (n,), -inf where no point was seen.
+    """
+
+    points: Tensor
+    losses: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor) -> "Worst":
+        """Nothing seen yet."""
+        return cls(x.clone(), torch.full((len(x),), -torch.inf, device=x.device, dtype=x.dtype))
+
+    def see(self, points: Tensor, losses: Tensor) -> None:
+        """Keep the points whose loss is higher than any before."""
+        is_worse = losses > self.losses
+        self.points = torch.where(is_worse.view(-1, *[1] * (points.dim() - 1)), points, self.points)
+        self.losses = torch.where(is_worse, losses, self.losses)
+
+    def see_rows(self, rows: Tensor, points: Tensor, losses: Tensor, is_fooled: Tensor) -> Tensor:
+        """Keep points of some rows; one that fools the model wins over any loss. Returns the rows still right."""
+        is_kept = is_fooled | (losses > self.losses[rows])
+        self.points[rows[is_kept]] = points[is_kept]
+        self.losses[rows[is_kept]] = losses[is_kept]
+        return ~is_fooled

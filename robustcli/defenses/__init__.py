@@ -1,0 +1,77 @@
+"""Published training methods: a loss, with the attack that suits it. One per file.
+
+Most are a `MinMax` (min_max.py), the formula itself, with the paper's parts; a spec may replace any part.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from robustcli.averaging import Averaging
+from robustcli.clock import Clock
+from robustcli.noise import Noise
+from robustcli.registry import Registry
+from robustcli.threat import ThreatModel
+
+DEFENSES = Registry("defenses")
+
+Metrics = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch and its adversarial images.
+
+    Args:
+        x, x_adv: (n, c, h, w) in [0, 1].
+        y: labels (n,), or class shares (n, k) when labels are mixed or smoothed.
+    """
+
+    x: Tensor
+    y: Tensor
+    x_adv: Tensor
+
+
+class OuterLoss(Protocol):
+    """What the weights minimise, given the adversarial images."""
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Mean loss of the batch, a scalar, differentiable in the weights."""
+        ...
+
+
+class Step(Protocol):
+    """One update of the weights, with the state that a method keeps between updates."""
+
+    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock) -> Metrics:
+        """Update the weights on one batch; metrics are scalar tensors on the device, "loss" among them."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """All state beyond weights, optimiser and noise, as tensors, numbers and containers of them."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict`."""
+        ...
+
+
+class Defense(Protocol):
+    """Settings of a training method.
+
+    Args:
+        averaging: how the weights to evaluate follow from those trained.
+        aims_at_robustness: whether losing robustness is a failure; the collapse guard watches only these.
+    """
+
+    @property
+    def averaging(self) -> Averaging: ...
+
+    @property
+    def aims_at_robustness(self) -> bool: ...
+
+    def start(self, model: nn.Module, optimizer: Optimizer, rng: Noise) -> Step:
+        """Bind the method to a model, its optimiser and the source of noise."""
+        ...

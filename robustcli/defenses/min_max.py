@@ -1,0 +1,74 @@
+"""The step that most published methods share: the formula of adversarial training, line by line."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from robustcli.attacks import Attack
+from robustcli.attacks.crafting import crafting
+from robustcli.attacks.none import NoAttack
+from robustcli.averaging import Averaging
+from robustcli.averaging.none import LastWeights
+from robustcli.clock import Clock
+from robustcli.defenses import Batch, Metrics, OuterLoss
+from robustcli.fields import AttackBn
+from robustcli.noise import Noise
+from robustcli.threat import ThreatModel
+from robustcli.weights import WeightPerturbation
+from robustcli.weights.none import Unperturbed
+
+
+@dataclass(frozen=True, kw_only=True)
+class MinMax:
+    """min over w of E loss(w + v, x, x_adv, y), with x_adv from `attack` and v from `weights`.
+
+    Args:
+        attack: finds x_adv at the unperturbed weights.
+        loss: what the weights minimise.
+        weights: the perturbation v around which the loss is taken.
+        averaging: which weights are evaluated.
+        attack_bn: mode of the model while it is attacked: "eval" (running statistics), "train" (batch
+            statistics, running ones move with every forward) or "batch_no_update".
+    """
+
+    attack: Attack
+    loss: OuterLoss
+    weights: WeightPerturbation = field(default_factory=Unperturbed)
+    averaging: Averaging = field(default_factory=LastWeights)
+    attack_bn: AttackBn = "eval"
+
+    @property
+    def aims_at_robustness(self) -> bool:
+        return not isinstance(self.attack, NoAttack)
+
+    def start(self, model: nn.Module, optimizer: Optimizer, rng: Noise) -> "MinMaxStep":
+        return MinMaxStep(self, model, optimizer, rng)
+
+
+@dataclass(frozen=True)
+class MinMaxStep:
+    """A MinMax bound to a model; it keeps no state between updates."""
+
+    settings: MinMax
+    model: nn.Module
+    optimizer: Optimizer
+    rng: Noise
+
+    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock) -> Metrics:
+        with crafting(self.model, self.settings.attack_bn):  # weights held, mode set, both restored
+            batch = Batch(x, y, self.settings.attack(self.model, x, y, threat, self.rng))
+        self.optimizer.zero_grad()
+        with self.settings.weights.around(self.model, lambda: self.settings.loss(self.model, batch), clock):
+            loss = self.settings.loss(self.model, batch)
+            loss.backward()  # type: ignore[no-untyped-call]
+            # Inside, because published AWP lets weight decay act on the perturbed weights.
+            self.optimizer.step()
+        return {"loss": loss.detach()}  # a tensor: no wait for the device here
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        assert not state

@@ -1,0 +1,33 @@
+"""Natural training: no adversary. The reference that every defense is compared with."""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robustcli.attacks.none import NoAttack
+from robustcli.defenses import DEFENSES, Batch
+from robustcli.defenses.min_max import MinMax
+from robustcli.fields import ProperShare
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleanCrossEntropy:
+    """CE(f(x), y), mean over the batch."""
+
+    label_smoothing: float
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
+        return F.cross_entropy(model(batch.x), batch.y, label_smoothing=self.label_smoothing)
+
+
+@DEFENSES.register("natural")
+def natural(*, label_smoothing: ProperShare = 0.0) -> MinMax:
+    """Cross-entropy on clean images.
+
+    Args:
+        label_smoothing: s of targets (1 - s) on the label plus s / k on each of the k classes.
+
+    Reference: none; empirical risk minimisation.
+    """
+    return MinMax(attack=NoAttack(), loss=CleanCrossEntropy(label_smoothing=label_smoothing))

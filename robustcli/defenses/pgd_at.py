@@ -1,0 +1,50 @@
+"""PGD adversarial training: cross-entropy at the worst point that PGD finds."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robustcli.attacks.pgd import Pgd
+from robustcli.defenses import DEFENSES, Batch
+from robustcli.defenses.min_max import MinMax
+from robustcli.fields import AttackBn, Positive, Size
+
+
+@dataclass(frozen=True)
+class AdversarialCrossEntropy:
+    """CE(f(x'), y), mean over the batch."""
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
+        return F.cross_entropy(model(batch.x_adv), batch.y)
+
+
+@DEFENSES.register("pgd_at", smoke={"steps": 2})
+def pgd_at(
+    *,
+    steps: Size = 10,
+    step_size: Positive | None = None,
+    start: Literal["random", "clean"] = "random",
+    keep: Literal["last", "best"] = "last",
+    attack_bn: AttackBn = "eval",
+) -> MinMax:
+    """Cross-entropy at the adversarial images of PGD.
+
+    Batch statistics are updated by the adversarial batch, and by every attack forward when attack_bn is
+    "train", as in the code of Madry et al. and of Rice et al.; "eval" is what Pang et al. recommend.
+
+    Args:
+        steps: gradient steps of the attack.
+        step_size: length of one step in the unit of eps; null is a quarter of eps (2/255 for 8/255).
+        start: where the attack begins: a random point of the threat set, or the clean image.
+        keep: the last point of the attack, or the best by its loss (costs one more forward).
+        attack_bn: mode of the model while it is attacked: eval, train or batch_no_update.
+
+    Reference: Madry et al., ICLR 2018; Rice, Wong and Kolter, ICML 2020; Pang et al., ICLR 2021.
+    """
+    return MinMax(
+        attack=Pgd(steps=steps, step_size=step_size, start=start, keep=keep),
+        loss=AdversarialCrossEntropy(),
+        attack_bn=attack_bn,
+    )

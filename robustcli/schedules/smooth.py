@@ -1,0 +1,92 @@
+"""Schedules that change with every update."""
+
+import math
+from dataclasses import dataclass
+
+from robustcli.clock import Clock
+from robustcli.fields import NonNegative, Share
+from robustcli.schedules import SCHEDULES
+
+
+@SCHEDULES.register("linear")
+@dataclass(frozen=True, kw_only=True)
+class Linear:
+    """A straight line from the full rate to `end` at the end of the run.
+
+    Args:
+        end: share of the rate that is left at the end.
+
+    Reference: none in particular.
+    """
+
+    end: Share = 0.0
+
+    def __call__(self, clock: Clock) -> float:
+        return 1 + (self.end - 1) * clock.progress
+
+
+@SCHEDULES.register("cosine")
+@dataclass(frozen=True, kw_only=True)
+class Cosine:
+    """Half a cosine from the full rate to zero, after a straight warm-up from zero.
+
+    Args:
+        warmup: epochs of the warm-up; the cosine fills the rest of the run.
+
+    Reference: Loshchilov and Hutter, ICLR 2017; with warm-up, Gowal et al., 2020 (10 of 400 epochs).
+    """
+
+    warmup: NonNegative = 0.0
+
+    def __call__(self, clock: Clock) -> float:
+        if clock.epoch < self.warmup:
+            return clock.epoch / self.warmup
+        return _half_cosine((clock.epoch - self.warmup) / (clock.epochs - self.warmup))
+
+
+@SCHEDULES.register("cyclic")
+@dataclass(frozen=True, kw_only=True)
+class Cyclic:
+    """One triangle: straight from zero to the full rate at `peak`, straight back to zero at the end.
+
+    Args:
+        peak: share of the run at which the full rate is reached.
+
+    Reference: Wong, Rice and Kolter, ICLR 2020 (0.5 on CIFAR-10, 0.4 on MNIST).
+    """
+
+    peak: Share = 0.5
+
+    def __call__(self, clock: Clock) -> float:
+        if clock.progress < self.peak:
+            return clock.progress / self.peak
+        return (1 - clock.progress) / (1 - self.peak)
+
+
+@SCHEDULES.register("one_cycle")
+@dataclass(frozen=True, kw_only=True)
+class OneCycle:
+    """Half a cosine up from `initial` to the full rate, half a cosine down to `final`.
+
+    Args:
+        peak: share of the run at which the full rate is reached.
+        initial: share of the full rate at the first update.
+        final: share of the full rate at the end.
+
+    Reference: Smith and Topin, 2017, arXiv 1708.07120; peak 0.025 in the public re-implementation of
+        Gowal et al., 2020.
+    """
+
+    peak: Share = 0.3
+    initial: Share = 0.04
+    final: Share = 0.000004
+
+    def __call__(self, clock: Clock) -> float:
+        if clock.progress < self.peak:
+            return 1 - (1 - self.initial) * _half_cosine(clock.progress / self.peak)
+        return self.final + (1 - self.final) * _half_cosine((clock.progress - self.peak) / (1 - self.peak))
+
+
+def _half_cosine(progress: float) -> float:
+    """1 at 0, 0 at 1."""
+    return 0.5 * (1 + math.cos(math.pi * progress))

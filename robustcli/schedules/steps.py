@@ -1,0 +1,62 @@
+"""Schedules that are constant between drops."""
+
+from dataclasses import dataclass
+
+from robustcli.clock import Clock
+from robustcli.fields import Share
+from robustcli.schedules import SCHEDULES
+
+
+@SCHEDULES.register("constant")
+@dataclass(frozen=True, kw_only=True)
+class Constant:
+    """The full rate throughout.
+
+    Reference: none.
+    """
+
+    def __call__(self, clock: Clock) -> float:
+        return 1.0
+
+
+@SCHEDULES.register("piecewise")
+@dataclass(frozen=True, kw_only=True)
+class Piecewise:
+    """Multiplied by `factor` at shares of the whole run, counted after the update.
+
+    Because the count is taken after the update, a drop at one half of E epochs is in force for the last
+    update of epoch E/2 already.
+
+    Args:
+        at: shares of the run, in (0, 1), at which the rate drops.
+        factor: what each drop multiplies the rate by.
+
+    Reference: Rice, Wong and Kolter, ICML 2020 (at 0.5 and 0.75, by 0.1).
+    """
+
+    at: tuple[float, ...] = (0.5, 0.75)
+    factor: Share = 0.1
+
+    def __call__(self, clock: Clock) -> float:
+        # In whole updates: a share computed in floats could miss the very update.
+        total = clock.steps_per_epoch * clock.epochs
+        return self.factor ** sum(clock.step + 1 >= round(share * total) for share in self.at)
+
+
+@SCHEDULES.register("multistep", smoke={"after": (1,)})
+@dataclass(frozen=True, kw_only=True)
+class Multistep:
+    """Multiplied by `factor` after given numbers of epochs.
+
+    Args:
+        after: epochs done before each drop; a drop "at epoch 75" of a loop that counts from 1 is 74 here.
+        factor: what each drop multiplies the rate by.
+
+    Reference: Pang et al., ICLR 2021 (after 100 and 105 of 110); Zhang et al., ICML 2019 (after 74).
+    """
+
+    after: tuple[int, ...]
+    factor: Share = 0.1
+
+    def __call__(self, clock: Clock) -> float:
+        return self.factor ** sum(clock.step >= epochs * clock.steps_per_epoch for epochs in self.after)

@@ -1,0 +1,22 @@
+"""No weight perturbation."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from robustcli.clock import Clock
+from robustcli.weights import WEIGHTS
+
+
+@WEIGHTS.register("none")
+@dataclass(frozen=True, kw_only=True)
+class Unperturbed:
+    """Take the loss at the weights themselves.
+
+    Reference: none; v = 0.
+    """
+
+    def around(self, model: nn.Module, loss: Callable[[], Tensor], clock: Clock) -> AbstractContextManager[None]:
+        return nullcontext()
