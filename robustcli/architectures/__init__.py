@@ -1,0 +1,76 @@
+"""f_w: the networks. Each file holds one family; a member maps pixels in [0, 1] to logits.
+
+A builder takes the shape of the data first and its settings as keyword-only parameters. It does not
+normalise: `build` puts the normalisation in front, so that every attack sees the function of raw pixels.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from robustcli.registry import Registry
+
+ARCHITECTURES = Registry("architectures")
+
+
+@dataclass(frozen=True)
+class ImageShape:
+    """What a network needs to know of the data.
+
+    Args:
+        channels, height, width: of one image.
+        classes: number of logits.
+    """
+
+    channels: int
+    height: int
+    width: int
+    classes: int
+
+
+class Builder(Protocol):
+    """A registered architecture: (shape, *, settings) -> body, which maps normalised images to logits."""
+
+    def __call__(self, shape: ImageShape, /, **settings: Any) -> nn.Module: ...
+
+
+class Normalize(nn.Module):
+    """(x - mean) / std per channel; mean 0 and std 1 leave x as it is."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std
+
+
+class Network(nn.Module):
+    """Normalisation first, then the body: pixels in [0, 1] (n, c, h, w) -> logits (n, k)."""
+
+    def __init__(self, normalize: Normalize, body: nn.Module) -> None:
+        super().__init__()
+        self.normalize = normalize
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.body(self.normalize(x))
+        return logits
+
+
+# What `activation:` may name, by the field's names.
+ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky_relu": lambda: nn.LeakyReLU(0.1),
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+    "elu": nn.ELU,
+    "softplus": nn.Softplus,
+}

@@ -1,0 +1,38 @@
+"""Convolutions without bias, as residual networks use them, with either of two paddings."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def conv1x1(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
+    """A linear map of the channels at every `stride`-th pixel."""
+    return nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+
+
+def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
+    """A 3x3 convolution with one zero on every side."""
+    return nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+
+
+def same_conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
+    """A 3x3 convolution with TensorFlow's "SAME" padding; at stride 1 that is `conv3x3`."""
+    return conv3x3(inputs, outputs) if stride == 1 else SameConv2d(inputs, outputs, 3, stride, bias=False)
+
+
+class SameConv2d(nn.Conv2d):
+    """A convolution with ceil(n / stride) outputs per axis and, where the zeros are odd, more at the end.
+
+    At stride 2 and kernel 3 an even side gets a single zero, at the right and at the bottom, so the kernels
+    sit one pixel further than with symmetric padding; an odd side gets one zero at both ends.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        top, bottom = self._zeros(input.shape[2], axis=0)
+        left, right = self._zeros(input.shape[3], axis=1)
+        return super().forward(F.pad(input, (left, right, top, bottom)))
+
+    def _zeros(self, side: int, axis: int) -> tuple[int, int]:
+        kernel, stride = self.kernel_size[axis], self.stride[axis]
+        outputs = -(-side // stride)
+        zeros = max((outputs - 1) * stride + kernel - side, 0)
+        return zeros // 2, zeros - zeros // 2

@@ -1,0 +1,77 @@
+"""Any classifier that torchvision has, by torchvision's name."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torchvision import models
+
+from robustcli.architectures import ARCHITECTURES, ImageShape
+from robustcli.errors import RobustCliError, suggest
+
+# Without an auxiliary classifier they return plain logits in training too. Their initial weights are asked
+# for by name, because torchvision warns that the default will change.
+_WITH_AUXILIARY = ("googlenet", "inception_v3")
+
+
+@ARCHITECTURES.register("torchvision", smoke={"model": "shufflenet_v2_x0_5"})
+def torchvision(shape: ImageShape, /, *, model: str) -> nn.Module:
+    """A torchvision classifier, from random weights.
+
+    Most were made for images of 224 pixels and shrink them 32 times, so small images may be refused. Vision
+    transformers are built for the size of the images. Dropout and stochastic depth, where a network has them,
+    draw from torch's global generator in training.
+
+    Args:
+        model: torchvision's name of the network, such as resnet50 or convnext_tiny.
+
+    Reference: Marcel and Rodriguez, "Torchvision the machine-vision package of Torch", ACM Multimedia 2010.
+    """
+    classifiers = models.list_models(module=models)
+    if model not in classifiers:
+        if model in models.list_models():
+            raise RobustCliError(
+                f"architecture.model: torchvision's '{model}' does not classify single images into logits"
+                f"{suggest(model, classifiers)}"
+            )
+        raise RobustCliError(
+            f"architecture.model: torchvision has no classifier '{model}'{suggest(model, classifiers)}"
+        )
+    if shape.channels != 3:
+        raise RobustCliError(
+            f"architecture.model: torchvision's '{model}' takes images of 3 channels, and the data has "
+            f"{shape.channels}; resnet18 and the other networks of this project take any number"
+        )
+    try:
+        network: nn.Module = models.get_model(model, weights=None, num_classes=shape.classes, **_settings(model, shape))
+        _try(network, shape)
+    # What torchvision raises for a size it cannot take depends on the network.
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise RobustCliError(
+            f"architecture.model: torchvision's '{model}' cannot take images of {shape.height}x{shape.width} "
+            f"pixels ({error}); choose another model, or resnet18, which takes any size"
+        ) from error
+    return network
+
+
+def _settings(model: str, shape: ImageShape) -> dict[str, Any]:
+    if model in _WITH_AUXILIARY:
+        return {"aux_logits": False, "init_weights": True}
+    if model.startswith("vit_"):
+        if shape.height != shape.width:
+            raise ValueError("it needs square images")
+        return {"image_size": shape.height}
+    if model.startswith("maxvit_"):
+        return {"input_size": (shape.height, shape.width)}
+    return {}
+
+
+def _try(network: nn.Module, shape: ImageShape) -> None:
+    """Follow the shapes of one image through the network, without computing anything."""
+    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    weightless = {name: tensor.detach().to("meta") for name, tensor in tensors.items()}
+    image = torch.empty(1, shape.channels, shape.height, shape.width, device="meta")
+    network.eval()
+    with torch.no_grad():
+        torch.func.functional_call(network, weightless, (image,))
+    network.train()
