@@ -1,0 +1,103 @@
+"""Random crops, flips and cutouts of a whole batch at once, on the device it lies on."""
+
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from robustcli.errors import RobustCliError
+from robustcli.noise import Noise
+
+
+class AugmentSettings(Protocol):
+    """What may be done to a training image; nothing is done when all are off.
+
+    Args:
+        crop: pixels added on each side before a window of the old size is cut out; 0 is off.
+        pad_mode: what the added pixels show: "zero", or the image mirrored at its outermost pixels ("reflect").
+        flip: whether every other image, by chance, is mirrored left to right.
+        cutout: side of a square set to 0, in pixels, at a random place and cut at the border; 0 is off.
+    """
+
+    @property
+    def crop(self) -> int: ...
+
+    @property
+    def pad_mode(self) -> Literal["zero", "reflect"]: ...
+
+    @property
+    def flip(self) -> bool: ...
+
+    @property
+    def cutout(self) -> int: ...
+
+
+def augment(x: Tensor, settings: AugmentSettings, rng: Noise) -> Tensor:
+    """Each image cropped, then flipped, then cut out, with chances of its own; uint8 or float, on any device.
+
+    Every image takes the same five numbers from `rng`, whichever of the three are on, so that switching one
+    off leaves the others as they were. With all of them off nothing is drawn and x itself is returned.
+    """
+    if not (settings.crop or settings.flip or settings.cutout):
+        return x
+    n, _, height, width = x.shape
+    chance = rng.uniform(torch.empty((n, 5), device=x.device, dtype=torch.float32))
+    if settings.crop or settings.flip:
+        x = _crop_and_flip(x, settings, chance[:, :3])
+    if settings.cutout:
+        rows = _is_cut(chance[:, 3], height, settings.cutout)
+        columns = _is_cut(chance[:, 4], width, settings.cutout)
+        x = x * _factor(~(rows[:, :, None] & columns[:, None, :]), x)
+    return x
+
+
+def _crop_and_flip(x: Tensor, settings: AugmentSettings, chance: Tensor) -> Tensor:
+    """One gather for both: where each pixel of the result comes from, as a row and a column of x."""
+    n, _, height, width = x.shape
+    pad = settings.crop
+    row = torch.arange(height, device=x.device).expand(n, height)
+    column = torch.arange(width, device=x.device).expand(n, width)
+    if settings.flip:
+        column = torch.where(chance[:, 2:3] < 0.5, width - 1 - column, column)
+    row = row + _whole(chance[:, 0:1], 2 * pad + 1) - pad
+    column = column + _whole(chance[:, 1:2], 2 * pad + 1) - pad
+    if settings.pad_mode == "reflect":
+        if pad >= min(height, width):
+            raise RobustCliError(
+                f"data.augment.crop: {pad} pixels cannot be mirrored from images of {height} x {width}; "
+                f"at most {min(height, width) - 1} with pad_mode 'reflect'"
+            )
+        row, column = _reflected(row, height), _reflected(column, width)
+        source = row[:, :, None] * width + column[:, None, :]
+        return _gathered(x, source)
+    is_row = (row >= 0) & (row < height)
+    is_column = (column >= 0) & (column < width)
+    source = row.clamp(0, height - 1)[:, :, None] * width + column.clamp(0, width - 1)[:, None, :]
+    return _gathered(x, source).mul_(_factor(is_row[:, :, None] & is_column[:, None, :], x))
+
+
+def _gathered(x: Tensor, source: Tensor) -> Tensor:
+    """The pixels of x at `source` (n, h, w), numbered within one channel."""
+    flat = x.flatten(2)
+    return flat.gather(2, source.flatten(1)[:, None].expand_as(flat)).view(x.shape)
+
+
+def _factor(is_kept: Tensor, x: Tensor) -> Tensor:
+    # A product in x's own type: masked_fill takes many times as long on a CPU.
+    return is_kept[:, None].to(x.dtype)
+
+
+def _whole(chance: Tensor, count: int) -> Tensor:
+    """Whole numbers below count. A float32 below 1, times a whole number, never rounds up to that number."""
+    return (chance * count).long()
+
+
+def _reflected(position: Tensor, length: int) -> Tensor:
+    return (length - 1) - ((length - 1) - position.abs()).abs()
+
+
+def _is_cut(chance: Tensor, length: int, side: int) -> Tensor:
+    """Which of the pixels along one axis lie in the square: (n,) -> bool (n, length)."""
+    first = _whole(chance[:, None], length) - side // 2
+    pixel = torch.arange(length, device=chance.device)
+    return (pixel >= first) & (pixel < first + side)

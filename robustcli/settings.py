@@ -1,0 +1,148 @@
+"""The parts of a spec that are not members of a registry. No torch here: specs are checked without it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from robustcli.fields import Count, Family, NonNegative, Norm, Positive, Radius, Share, Size
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThreatSettings:
+    """The threat model of training and evaluation.
+
+    Args:
+        norm: linf, l2 or l1.
+        eps: radius as a number or a quotient such as 8/255; pixels of [0, 1] for linf, length for l2.
+    """
+
+    norm: Norm = "linf"
+    eps: Radius
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augment:
+    """Random changes of training images, drawn anew for every image.
+
+    Args:
+        crop: pixels of padding from which a crop of the old size is cut; 0 is no crop.
+        pad_mode: what the padding holds: a mirror image ("reflect") or zeros.
+        flip: whether half of the images are mirrored left to right.
+        cutout: side of a square that is set to 0, in pixels; 0 is none.
+    """
+
+    crop: Size = 0
+    pad_mode: Literal["reflect", "zero"] = "reflect"
+    flip: bool = False
+    cutout: Size = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """What is done with any data set.
+
+    Args:
+        val_size: training images set apart for model choice, by a fixed permutation.
+        train_size: how many of the other training images are used; null is all.
+        augment: random changes of training images.
+        workers: threads that read images which do not fit into memory.
+    """
+
+    val_size: Size = 0
+    train_size: Count | None = None
+    augment: Augment = Augment()
+    workers: Size = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArchitectureOptions:
+    """What is done with any architecture.
+
+    Args:
+        normalize: the network's first layer: the data set's mean and std, or none (pixels in [0, 1]).
+    """
+
+    normalize: Literal["dataset", "none"] = "dataset"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """What is said of any evaluation.
+
+    Args:
+        examples: the first so many test images, in the data set's fixed order; null is all.
+    """
+
+    examples: Count | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """How the weights are trained.
+
+    Args:
+        epochs: passes over the training images.
+        batch_size: images per update.
+        lr: learning rate where the schedule's factor is 1.
+        optimizer: how gradients become updates.
+        schedule: factor of the learning rate over the run.
+        weight_decay: of the optimiser, on all parameters but those excluded.
+        weight_decay_exclude: parameters without weight decay: none, those of normalisation layers
+            ("bn"), or those and all biases ("bn_and_bias").
+        grad_clip: largest norm of the whole gradient; null is no limit.
+        eps_warmup: epochs over which eps rises in a straight line from 0.
+        drop_last: whether a last batch that is not full is left out.
+        precision: of the network's passes in training; weights, losses and evaluation are always fp32.
+        channels_last: memory format of images and convolutions; changes speed and rounding only.
+        compile: whether the network is compiled; changes speed and rounding only.
+        select: which weights are "best": highest "robust" or "clean" accuracy on validation images, or "last".
+        allow_test_selection: choose on test images where there is no validation split; stamped on every number.
+        check_examples: validation images on which accuracy is checked after every epoch.
+        check_steps: PGD steps of that check.
+        on_collapse: when robustness to many steps is lost suddenly: "stop", "rewind" to the last good
+            weights and end there, or "continue".
+        device: auto (the first GPU if there is one), cpu, cuda or cuda:i.
+    """
+
+    epochs: Size
+    batch_size: Count = 128
+    lr: Positive = 0.1
+    optimizer: Annotated[Any, Family("optimizers")] = "sgd"
+    schedule: Annotated[Any, Family("schedules")] = "constant"
+    weight_decay: NonNegative = 5e-4
+    weight_decay_exclude: Literal["none", "bn", "bn_and_bias"] = "none"
+    grad_clip: Positive | None = None
+    eps_warmup: NonNegative = 0.0
+    drop_last: bool = False
+    precision: Literal["fp32", "bf16"] = "fp32"
+    channels_last: bool = False
+    compile: bool = False
+    select: Literal["robust", "clean", "last"] = "last"
+    allow_test_selection: bool = False
+    check_examples: Count = 256
+    check_steps: Count = 10
+    on_collapse: Literal["stop", "rewind", "continue"] = "stop"
+    device: str = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A published result that the spec tries to reproduce.
+
+    Args:
+        source: paper, or the code whose result it is.
+        table: where in the source.
+        metrics: accuracies as fractions, by the names under `evaluate`.
+        tolerance: difference that still counts as reproduced, beyond the interval.
+        selection: how the source chose its weights (last epoch, best on test, ...).
+        hardware: of the source.
+        note: what a reader of the comparison must know.
+    """
+
+    source: str
+    metrics: Mapping[str, Share] = field(default_factory=dict)
+    table: str = ""
+    tolerance: Share = 0.01
+    selection: str = ""
+    hardware: str = ""
+    note: str = ""
