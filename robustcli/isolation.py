@@ -1,0 +1,132 @@
+"""An evaluation leaves no trace: the model, its precision and its hooks are afterwards what they were."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass
+class Passes:
+    """Examples that went forward, and examples that a gradient came back for."""
+
+    forwards: int = 0
+    gradients: int = 0
+
+
+@contextmanager
+def passes_counted(model: nn.Module) -> Iterator[Passes]:
+    """Count the examples that go forward through the model, and those that a gradient comes back for."""
+    passes = Passes()
+
+    def count(_module: nn.Module, _inputs: Any, logits: Tensor) -> None:
+        examples = len(logits)
+        passes.forwards += examples
+
+        def came_back(_gradient: Tensor) -> None:
+            passes.gradients += examples
+
+        if logits.requires_grad:
+            logits.register_hook(came_back)  # type: ignore[no-untyped-call]
+
+    hook = model.register_forward_hook(count)
+    try:
+        yield passes
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def full_precision(device_type: str) -> Iterator[None]:
+    """float32 as it is written: no autocast, no TF32; the settings of the process are restored."""
+    restore = _without_tf32()
+    try:
+        with torch.autocast(device_type, enabled=False):
+            yield
+    finally:
+        restore()
+
+
+def _without_tf32() -> Callable[[], None]:
+    """Switch TF32 off; the function returned puts it back. Torch refuses to mix its older and newer switches."""
+    cudnn: Any = torch.backends.cudnn
+    try:
+        matmul, allow_tf32 = torch.get_float32_matmul_precision(), cudnn.allow_tf32
+    except RuntimeError:
+        return _without_tf32_by_newer_switches()
+    torch.set_float32_matmul_precision("highest")
+    cudnn.allow_tf32 = False
+
+    def restore() -> None:
+        torch.set_float32_matmul_precision(matmul)
+        cudnn.allow_tf32 = allow_tf32
+
+    return restore
+
+
+def _without_tf32_by_newer_switches() -> Callable[[], None]:
+    cudnn: Any = torch.backends.cudnn
+    switches: list[Any] = [torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn]
+    before = [switch.fp32_precision for switch in switches]
+    for switch in switches:
+        switch.fp32_precision = "ieee"
+
+    def restore() -> None:
+        for switch, precision in zip(switches, before, strict=True):
+            switch.fp32_precision = precision
+
+    return restore
+
+
+@contextmanager
+def model_restored(model: nn.Module) -> Iterator[None]:
+    """Put weights, buffers, gradients, modes and requires_grad back, bit for bit, also after an error.
+
+    An evaluator that changed weights or buffers has measured another model: that is a warning.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    parameters = [
+        (parameter, parameter.requires_grad, parameter.grad, None if parameter.grad is None else parameter.grad.clone())
+        for parameter in model.parameters()
+    ]
+    tables = [
+        (name, table) for name, module in model.named_modules() for table in (module._parameters, module._buffers)
+    ]
+    tensors = [
+        (f"{name}.{key}".lstrip("."), table, key, tensor, tensor.detach().clone())
+        for name, table in tables
+        for key, tensor in table.items()
+        if tensor is not None
+    ]
+    changed: list[str] = []
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, table, key, tensor, before in tensors:
+                if table.get(key) is not tensor or not _is_same(tensor, before):
+                    changed.append(name)
+                    table[key] = tensor
+                    tensor.copy_(before)
+            for parameter, is_trained, gradient, before_gradient in parameters:
+                parameter.requires_grad_(is_trained)
+                parameter.grad = gradient
+                if gradient is not None and before_gradient is not None and not _is_same(gradient, before_gradient):
+                    gradient.copy_(before_gradient)
+        for module, mode in modes:
+            module.training = mode
+    if changed:
+        warnings.warn(
+            f"the evaluation changed {', '.join(changed[:3])}{', ...' if len(changed) > 3 else ''} of the model; it "
+            "was put back, but the number is not about that model alone",
+            stacklevel=4,
+        )
+
+
+def _is_same(now: Tensor, before: Tensor) -> bool:
+    # Bytes, not values: NaN differs from itself, and 0 equals -0.
+    return torch.equal(now.detach().reshape(-1).view(torch.uint8), before.reshape(-1).view(torch.uint8))

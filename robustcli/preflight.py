@@ -1,0 +1,137 @@
+"""Questions asked before an evaluation: is there a number to be had from this model and these images?"""
+
+import warnings
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+from robustcli.errors import EvaluationError
+from robustcli.threat import ThreatModel
+
+# Rounding of single precision, as a share of the largest logit: between two equal calls, and between two
+# batches that hold the same image.
+_REPEAT_ROUNDING, _BATCH_ROUNDING = 1e-5, 1e-4
+_PIXEL_ROUNDING = 1e-6
+# Images that the questions to the model are asked with.
+_PROBES = 16
+
+
+def preflight(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, *, allows_randomness: bool = False) -> None:
+    """Refuse a model or data for which an accuracy would be a number about nothing.
+
+    Signs that are not proof are raised as warnings: logits that look like probabilities, and a radius at
+    which every image can be turned into the same grey one.
+
+    Args:
+        model: must be in eval mode throughout.
+        x, y: images (n, c, h, w) in [0, 1] and labels, on the model's device.
+        threat: the threat model.
+        allows_randomness: whether logits may vary from call to call.
+
+    Raises:
+        EvaluationError: the first problem found.
+    """
+    _check_modes(model)
+    _check_data(model, x, y)
+    if bool((threat.size(x - 0.5) <= threat.radius).all()):
+        warnings.warn(
+            f"threat {threat}: the radius reaches from every image to uniform grey, so no model can be robust; "
+            "is eps in pixels of [0, 1]?",
+            stacklevel=2,
+        )
+    probes = x[:_PROBES]
+    logits = _logits(model, probes)
+    _check_logits(logits, y)
+    if not allows_randomness:
+        _check_repeats(model, probes, logits)
+    rows_sum_to_1 = bool(((logits.sum(1) - 1).abs() < 1e-4).all())
+    if rows_sum_to_1 and float(logits.min()) > -1e-6:
+        warnings.warn(
+            "the model's outputs look like probabilities: gradients of a softmax vanish where it is confident, and "
+            "attacks then fail for that reason alone; return the logits before the softmax",
+            stacklevel=2,
+        )
+
+
+def _check_modes(model: nn.Module) -> None:
+    trained = [name or type(model).__name__ for name, module in model.named_modules() if module.training]
+    if trained:
+        shown = ", ".join(trained[:3]) + (", ..." if len(trained) > 3 else "")
+        raise EvaluationError(
+            f"model: {len(trained)} modules are in train mode ({shown}); an evaluation needs eval mode, where "
+            "dropout rests and batch norms use their running statistics: call model.eval()"
+        )
+
+
+def _check_data(model: nn.Module, x: Tensor, y: Tensor) -> None:
+    if x.dim() != 4:
+        raise EvaluationError(f"x: shape {tuple(x.shape)}; expected (n, c, h, w)")
+    if not len(x):
+        raise EvaluationError("x: no images; an accuracy needs at least one")
+    if x.dtype != torch.float32:
+        raise EvaluationError(f"x: {x.dtype}; expected torch.float32, with pixels in [0, 1]")
+    low, high = float(x.min()), float(x.max())
+    # Written so that NaN, for which every comparison is false, is refused too.
+    if not (low >= -_PIXEL_ROUNDING and high <= 1 + _PIXEL_ROUNDING):
+        raise EvaluationError(
+            f"x: pixels from {low:.4g} to {high:.4g}; expected [0, 1]: normalisation belongs inside the model, "
+            "because eps and the box are those of raw pixels"
+        )
+    if y.dtype != torch.int64 or y.shape != x.shape[:1]:
+        raise EvaluationError(
+            f"y: {y.dtype} of shape {tuple(y.shape)} for {len(x)} images; expected torch.int64 of shape ({len(x)},)"
+        )
+    for held in chain([y], model.parameters(), model.buffers()):
+        if held.device != x.device:
+            raise EvaluationError(
+                f"x is on {x.device}, but {'y' if held is y else 'the model'} is on {held.device}; "
+                "move them to one device"
+            )
+
+
+def _logits(model: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        logits = model(x)
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(x) or logits.shape[1] < 2:
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise EvaluationError(
+            f"model: returned {found} for {len(x)} images; expected logits of shape ({len(x)}, k), k at least 2"
+        )
+    if logits.dtype != torch.float32:
+        raise EvaluationError(f"model: logits are {logits.dtype}; expected torch.float32, model.float() makes it so")
+    # A copy: a model that returns its own storage would otherwise change what later calls are compared with.
+    return logits.clone()
+
+
+def _check_logits(logits: Tensor, y: Tensor) -> None:
+    is_finite = torch.isfinite(logits).all(1)
+    if not bool(is_finite.all()):
+        raise EvaluationError(
+            f"model: logits are not finite on {int((~is_finite).sum())} of the first {len(logits)} images"
+        )
+    low, high, classes = int(y.min()), int(y.max()), logits.shape[1]
+    if low < 0 or high >= classes:
+        raise EvaluationError(
+            f"y: labels from {low} to {high}, but the model has {classes} logits; expected labels from 0 to "
+            f"{classes - 1}"
+        )
+
+
+def _check_repeats(model: nn.Module, probes: Tensor, logits: Tensor) -> None:
+    """The same images again, alone, and in reverse order must give the same logits."""
+    scale = float(logits.abs().max())
+    drift = float((_logits(model, probes) - logits).abs().max())
+    if drift > _REPEAT_ROUNDING * scale:
+        raise EvaluationError(
+            f"model: two equal calls give logits that differ by {drift:.3g} (their size is {scale:.3g}); one attack "
+            "on a randomised model says little: evaluate it with autoattack, version 'rand'"
+        )
+    alone = torch.cat([_logits(model, image[None]) for image in probes])
+    backwards = _logits(model, probes.flip(0)).flip(0)
+    influence = float(torch.maximum((alone - logits).abs(), (backwards - logits).abs()).max())
+    if influence > _BATCH_ROUNDING * scale:
+        raise EvaluationError(
+            f"model: the logits of an image change by {influence:.3g} (their size is {scale:.3g}) with the images "
+            "beside it; accuracy would depend on the batch. Batch norms without running statistics do this"
+        )
