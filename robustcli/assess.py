@@ -1,0 +1,189 @@
+"""The story of `robust eval`: a checkpoint and a wish -> evaluations."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from robustcli import checkpoint
+from robustcli.architectures import ImageShape
+from robustcli.build import choose_device, describe_device, load_data, network_of
+from robustcli.catalog import catalog
+from robustcli.check import Checker
+from robustcli.data import Data
+from robustcli.errors import RobustCliError, SpecError, suggest
+from robustcli.fields import Family, exact_text
+from robustcli.registry import Chosen, instantiate
+from robustcli.runner import SELECTED_ON_TEST, EvaluationWatcher, evaluate_one
+from robustcli.runs import SCHEMA, provenance
+from robustcli.settings import DataOptions, EvaluateOptions, ThreatSettings
+from robustcli.spec import ExperimentSpec, override_text
+from robustcli.threat import ThreatModel
+from robustcli.yamlfile import parse_scalar
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What `robust eval` was asked for; None is what the checkpoint says.
+
+    Args:
+        checkpoint: the file.
+        overrides: dotted overrides of the spec inside it.
+        attack: an evaluator, an attack or a name under `evaluate`; None is everything under `evaluate`.
+        options: settings of the attack or evaluator.
+        eps, norm: the threat.
+        examples: the first so many test images.
+        data: a data set's name, an .npz file or a folder of images.
+        seed: of the attack's noise.
+        batch_size: images attacked at once.
+        device: auto, cpu, cuda or cuda:i.
+    """
+
+    checkpoint: Path
+    overrides: tuple[str, ...] = ()
+    attack: str | None = None
+    options: Mapping[str, Any]
+    eps: str | None = None
+    norm: str | None = None
+    examples: int | None = None
+    data: str | None = None
+    seed: int | None = None
+    batch_size: int | None = None
+    device: str = "auto"
+
+
+def assess(request: Request, watcher: EvaluationWatcher) -> dict[str, Any]:
+    """Evaluate; the result has the evaluations by name and what a reader must know of their conditions."""
+    contents = checkpoint.load(request.checkpoint)
+    text = override_text(contents["spec"], request.overrides, f"the spec inside {request.checkpoint}")
+    spec = ExperimentSpec.parse(text, f"the spec inside {request.checkpoint}")
+    inside = ExperimentSpec.parse(contents["spec"], f"the spec inside {request.checkpoint}")
+    if spec.architecture != inside.architecture:
+        raise RobustCliError("architecture: cannot be overridden")
+    threat = _threat(request, spec)
+    chosen = _evaluations(request, spec)
+    evaluators = {key: instantiate(choice) for key, choice in chosen.items()}
+    device = choose_device(request.device)
+    shape = ImageShape(*contents["shape"])
+    _, network = network_of({**contents, "spec": text}, device)
+    data = load_data(_data(request, spec, shape), device)
+    _require_same_shape(request, data, shape)
+    notes = []
+    if data.digest != contents["data_digest"]:
+        notes.append("the images are not those that the checkpoint was trained and selected with")
+    if spec.train.allow_test_selection:
+        notes.append(SELECTED_ON_TEST)
+    results = {}
+    for key, choice in chosen.items():
+        watcher.evaluation(key, None)
+        results[key] = evaluate_one(
+            choice, evaluators[key], data, network, threat, spec.seed if request.seed is None else request.seed
+        ).to_json()
+        watcher.evaluation(key, results[key])
+    return {
+        "schema": SCHEMA,
+        "checkpoint": request.checkpoint.name,
+        "name": spec.name,
+        "spec_digest": spec.digest,
+        "training_seed": spec.seed,
+        "threat": {"norm": threat.norm, "eps": exact_text(threat.eps)},
+        "data": {"digest": data.digest, "sizes": data.sizes, "decode": data.decode},
+        "provenance": provenance(describe_device(device)),
+        "notes": notes,
+        "evaluations": results,
+    }
+
+
+def _threat(request: Request, spec: ExperimentSpec) -> ThreatModel:
+    asked = {"norm": request.norm, "eps": None if request.eps is None else parse_scalar(request.eps)}
+    given = {key: value for key, value in asked.items() if value is not None}
+    settings = _checked(
+        lambda checker: checker.settings(
+            ThreatSettings, {"norm": spec.threat.norm, "eps": spec.threat.eps, **given}, ("threat",)
+        )
+    )
+    return ThreatModel(settings.norm, Fraction(settings.eps))
+
+
+def _evaluations(request: Request, spec: ExperimentSpec) -> dict[str, Chosen]:
+    """What to evaluate, by the name of its result."""
+    if request.attack is None:
+        if request.options:
+            raise RobustCliError(f"--{next(iter(request.options)).replace('_', '-')} needs --attack")
+        chosen = dict(spec.evaluate)
+        if not chosen:
+            raise RobustCliError("the spec inside the checkpoint names no evaluation; say which --attack")
+    elif request.attack in spec.evaluate and not request.options:
+        chosen = {request.attack: spec.evaluate[request.attack]}
+    else:
+        chosen = {request.attack: _checked(lambda checker: _choose(checker, request))}
+    if request.examples is not None:
+        chosen = {
+            key: replace(choice, options=EvaluateOptions(examples=request.examples)) for key, choice in chosen.items()
+        }
+    if request.batch_size is not None:
+        chosen = {key: _with_batch_size(choice, request.batch_size) for key, choice in chosen.items()}
+    return chosen
+
+
+def _choose(checker: Checker, request: Request) -> Any:
+    assert request.attack is not None
+    family = Family("evaluators", EvaluateOptions)
+    options = {key: parse_scalar(value) if isinstance(value, str) else value for key, value in request.options.items()}
+    if request.attack in catalog("evaluators"):
+        return checker.chosen(family, {"name": request.attack, **options}, ("attack",))
+    if request.attack not in catalog("attacks"):
+        known = [*catalog("evaluators"), *catalog("attacks")]
+        raise RobustCliError(
+            f"--attack: there is no evaluator or attack '{request.attack}'{suggest(request.attack, known)}"
+        )
+    attack = {"name": request.attack, **options}
+    if "keep" in catalog("attacks")[request.attack].parameters:
+        # The evaluation's rule: any point that fools the model counts, not only the last one.
+        attack["keep"] = "fooled"
+    size = attack.get("step_size")
+    if isinstance(size, float | int) and size > 1:
+        raise RobustCliError(f"step_size: {size:g} is larger than the pixel range [0, 1]; write {size:g}/255")
+    return checker.chosen(family, {"name": "attacked", "attack": attack}, ("attack",))
+
+
+def _with_batch_size(choice: Chosen, batch_size: int) -> Chosen:
+    if "batch_size" not in choice.parameters:
+        return choice
+    return replace(choice, parameters={**choice.parameters, "batch_size": batch_size})
+
+
+def _data(request: Request, spec: ExperimentSpec, shape: ImageShape) -> Chosen:
+    """The images asked for; those of the spec by default."""
+    if request.data is None:
+        return spec.data
+    if request.data in catalog("datasets"):
+        value: dict[str, Any] = {"name": request.data}
+    elif Path(request.data).is_dir():
+        value = {"name": "image_folder", "root": request.data, "size": shape.height}
+    elif Path(request.data).suffix == ".npz":
+        value = {"name": "npz", "path": request.data}
+    else:
+        raise RobustCliError(
+            f"--data: '{request.data}' is no data set, folder or .npz file{suggest(request.data, catalog('datasets'))}"
+        )
+    chosen: Chosen = _checked(lambda checker: checker.chosen(Family("datasets", DataOptions), value, ("data",)))
+    return chosen
+
+
+def _checked(check: Any) -> Any:
+    checker = Checker()
+    value = check(checker)
+    if checker.problems:
+        raise SpecError("robust eval", [f"{'.'.join(map(str, where))}: {text}" for where, text in checker.problems])
+    return value
+
+
+def _require_same_shape(request: Request, data: Data, shape: ImageShape) -> None:
+    if data.shape != shape:
+        raise RobustCliError(f"{request.checkpoint}: takes {_words(shape)}; the data have {_words(data.shape)}")
+
+
+def _words(shape: ImageShape) -> str:
+    return f"{shape.channels}x{shape.height}x{shape.width} images of {shape.classes} classes"

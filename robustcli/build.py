@@ -1,0 +1,60 @@
+"""From a spec's choices to the things themselves: device, images, network, evaluators."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from robustcli.architectures import ImageShape, Network, Normalize
+from robustcli.data import Data, prepare
+from robustcli.errors import RobustCliError
+from robustcli.registry import Chosen, instantiate
+from robustcli.spec import ExperimentSpec
+
+
+def load_data(chosen: Chosen, device: torch.device) -> Data:
+    """The images that a spec asks for, split and on the device."""
+    options = chosen.options
+    source = instantiate(chosen)
+    return prepare(
+        source, val_size=options.val_size, train_size=options.train_size, device=device, workers=options.workers
+    )
+
+
+def build_network(chosen: Chosen, shape: ImageShape, mean: Sequence[float], std: Sequence[float]) -> Network:
+    """The architecture that a spec asks for, behind its normalisation."""
+    if chosen.options.normalize == "none":
+        mean, std = (0.0,) * shape.channels, (1.0,) * shape.channels
+    return Network(Normalize(tuple(mean), tuple(std)), instantiate(chosen, shape))
+
+
+def network_of(contents: Mapping[str, Any], device: torch.device) -> tuple[ExperimentSpec, Network]:
+    """The spec and the network to evaluate of a checkpoint, in eval mode; nothing else is needed."""
+    spec = ExperimentSpec.parse(contents["spec"], "the spec inside the checkpoint")
+    network = build_network(spec.architecture, ImageShape(*contents["shape"]), contents["mean"], contents["std"])
+    network.load_state_dict(contents["weights"])
+    return spec, network.to(device).eval()
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a spec; a GPU that is not there is an error, not a CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise RobustCliError(f"train.device: '{name}' is not one of auto, cpu, cuda, cuda:i") from None
+    if device.type not in ("cpu", "cuda"):
+        raise RobustCliError(f"train.device: '{name}' is not one of auto, cpu, cuda, cuda:i")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise RobustCliError(
+            f"train.device: '{name}': this machine has {torch.cuda.device_count()} such devices; write auto"
+        )
+    return device
+
+
+def describe_device(device: torch.device) -> str:
+    """The device in words, for provenance."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu, {torch.get_num_threads()} threads"

@@ -1,0 +1,222 @@
+"""Values against signatures: every problem found, with the place and the nearest thing that works.
+
+pydantic checks plain values; this walks the tree of members that choose members and words the errors.
+"""
+
+import inspect
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from fractions import Fraction
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from robustcli.catalog import REQUIRED, Parameter, argument_docs, catalog
+from robustcli.errors import suggest
+from robustcli.fields import Family, Ratio
+from robustcli.registry import Chosen
+
+Where = tuple[str | int, ...]
+_STRICT = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True)
+_FAILED: Any = object()
+
+
+@dataclass
+class Checker:
+    """Collects problems while it turns plain values into resolved ones.
+
+    Args:
+        problems: (path, text) of everything found so far.
+    """
+
+    problems: list[tuple[Where, str]] = field(default_factory=list)
+
+    def parameters(self, known: Mapping[str, Parameter], value: Mapping[str, Any], where: Where, owner: str) -> Any:
+        """Check a mapping against parameters; the result has every one of them, defaults included."""
+        for key in value:
+            if key not in known:
+                self.problems.append(((*where, key), f"unknown parameter of {owner}{suggest(key, known)}"))
+        resolved = {}
+        for name, parameter in known.items():
+            if name in value:
+                resolved[name] = self.value(parameter, value[name], (*where, name))
+            elif parameter.default is REQUIRED:
+                self.problems.append(((*where, name), f"missing; {owner} needs it{_doc(parameter)}"))
+            else:
+                resolved[name] = self.value(parameter, parameter.default, (*where, name))
+        return resolved
+
+    def value(self, parameter: Parameter, value: Any, where: Where) -> Any:
+        """Check one value against what its parameter accepts."""
+        family = family_of(parameter.annotation)
+        if family is not None:
+            return self.chosen(family, value, where)
+        if typing.get_origin(parameter.annotation) is list:
+            inner = Parameter(parameter.name, typing.get_args(parameter.annotation)[0])
+            if not isinstance(value, Sequence) or isinstance(value, str):
+                self.problems.append((where, f"{_show(value)} is not a list"))
+                return _FAILED
+            return [self.value(inner, item, (*where, i)) for i, item in enumerate(value)]
+        if is_dataclass(parameter.annotation) and isinstance(parameter.annotation, type):
+            return self.settings(parameter.annotation, value, where)
+        return self._plain(parameter, value, where)
+
+    def settings(self, kind: type, value: Any, where: Where) -> Any:
+        """Check a mapping against a settings dataclass and build it."""
+        if isinstance(value, kind):
+            return value
+        if not isinstance(value, Mapping):
+            self.problems.append((where, f"{_show(value)} is not a mapping of {', '.join(settings_of(kind))}"))
+            return _FAILED
+        before = len(self.problems)
+        resolved = self.parameters(settings_of(kind), value, where, str(where[-1]) if where else "the spec")
+        return kind(**resolved) if len(self.problems) == before else _FAILED
+
+    def chosen(self, family: Family, value: Any, where: Where) -> Any:
+        """Check the choice of a member, written as {name: ..., parameters} or as its name alone."""
+        if isinstance(value, str):
+            value = {"name": value}
+        if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
+            found = "no name" if isinstance(value, Mapping) else _show(value)
+            self.problems.append((where, f"{found}; write {{name: ...}} with one of {', '.join(catalog(family.name))}"))
+            return _FAILED
+        members = catalog(family.name)
+        name = value["name"]
+        if name not in members:
+            self.problems.append(((*where, "name"), f"unknown name '{name}' in {family.name}{suggest(name, members)}"))
+            return _FAILED
+        member = members[name]
+        beside = settings_of(family.options) if family.options else {}
+        replaced = {key: p for key, p in member.replaceable.items() if key in value}
+        known = {**member.parameters, **member.replaceable, **beside}
+        given = {key: item for key, item in value.items() if key != "name"}
+        before = len(self.problems)
+        for key in given:
+            if key not in known:
+                owner = f"'{name}' in {family.name}"
+                self.problems.append(((*where, key), f"unknown parameter of {owner}{suggest(key, known)}"))
+        own = {**member.parameters, **replaced}
+        resolved = self.parameters(own, {k: v for k, v in given.items() if k in own}, where, f"'{name}'")
+        options = None
+        if family.options:
+            options = self.settings(family.options, {k: v for k, v in given.items() if k in beside}, where)
+        return Chosen(family.name, name, resolved, options) if len(self.problems) == before else _FAILED
+
+    def _plain(self, parameter: Parameter, value: Any, where: Where) -> Any:
+        accepts_fraction = Fraction in _parts(parameter.annotation)
+        if accepts_fraction and isinstance(value, int | float) and not isinstance(value, bool):
+            # Through its text: 0.031 means 31/1000 and not the nearest double.
+            value = value.fraction if isinstance(value, Ratio) else Fraction(str(value))
+        if isinstance(value, list):
+            value = tuple(value)
+        try:
+            checked = plain_model(parameter).model_validate({"value": value})
+        except ValidationError as error:
+            for problem in error.errors():
+                inside = tuple(part for part in problem["loc"][1:] if isinstance(part, int) or _is_key(part, value))
+                text = _word(dict(problem), parameter)
+                if (item := ((*where, *inside), text)) not in self.problems:
+                    self.problems.append(item)
+            return _FAILED
+        return getattr(checked, "value")  # noqa: B009  (the field exists only at run time)
+
+
+def is_sound(value: Any) -> bool:
+    """Whether a part of a checked spec holds nothing that failed."""
+    if isinstance(value, Mapping):
+        return all(is_sound(item) for item in value.values())
+    return value is not _FAILED
+
+
+def plain_model(parameter: Parameter) -> type[BaseModel]:
+    """A strict model of one field, which is all that pydantic needs to check a plain value."""
+    return create_model("Plain", __config__=_STRICT, value=(parameter.annotation, ...))
+
+
+def family_of(annotation: Any) -> Family | None:
+    """The registry that an annotation stands for, if any."""
+    if isinstance(annotation, Family):
+        return annotation
+    found = [part for part in getattr(annotation, "__metadata__", ()) if isinstance(part, Family)]
+    return found[0] if found else None
+
+
+def settings_of(kind: type) -> dict[str, Parameter]:
+    """The fields of a settings dataclass as parameters."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    docs = argument_docs(inspect.getdoc(kind) or "")
+    parameters = {}
+    for item in fields(kind):
+        default = item.default
+        if callable(item.default_factory):
+            default = item.default_factory()
+        missing = default.__class__.__name__ == "_MISSING_TYPE"
+        parameters[item.name] = Parameter(
+            item.name, hints[item.name], REQUIRED if missing else default, docs.get(item.name, "")
+        )
+    return parameters
+
+
+def to_plain(value: Any) -> Any:
+    """Resolved values as dictionaries, lists, numbers and text, in the form that specs are written in."""
+    if isinstance(value, Chosen):
+        options = to_plain(value.options) if value.options is not None else {}
+        return {"name": value.name, **to_plain(value.parameters), **options}
+    if is_dataclass(value) and not isinstance(value, type):
+        return {item.name: to_plain(getattr(value, item.name)) for item in fields(value)}
+    if isinstance(value, Mapping):
+        return {key: to_plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [to_plain(item) for item in value]
+    return value
+
+
+def _parts(annotation: Any) -> list[Any]:
+    """An annotation and everything it is made of."""
+    return [annotation, *(part for item in typing.get_args(annotation) for part in _parts(item))]
+
+
+def _is_key(part: Any, value: Any) -> bool:
+    return isinstance(value, Mapping) and part in value
+
+
+def _show(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"'{value}'" if isinstance(value, str) else str(value)
+
+
+def _doc(parameter: Parameter) -> str:
+    return f": {parameter.doc}" if parameter.doc else ""
+
+
+def _word(problem: dict[str, Any], parameter: Parameter) -> str:
+    """One of pydantic's errors in the words of a spec's author."""
+    kind, found = problem["type"], _show(problem["input"])
+    if kind in ("int_type", "int_from_float", "int_parsing"):
+        return f"{found} is not a whole number"
+    if kind in ("float_type", "float_parsing"):
+        return f"{found} is not a number"
+    if kind == "bool_type":
+        return f"{found} is not true or false"
+    if kind == "string_type":
+        return f"{found} is not text; put quotes around it"
+    if kind == "literal_error":
+        choices = [str(c) for part in _parts(parameter.annotation) for c in _choices(part)]
+        return f"{found} is not one of the choices{suggest(str(problem['input']), choices)}"
+    if kind == "is_instance_of" and Fraction in _parts(parameter.annotation):
+        return f"{found} is not a number or a quotient such as 8/255"
+    if kind == "string_pattern_mismatch":
+        return f"{found} holds more than letters, digits, _ . and -, or begins with one of the last three"
+    bounds = {"greater_than": ">", "greater_than_equal": ">=", "less_than": "<", "less_than_equal": "<="}
+    if kind in bounds:
+        limit = next(iter(problem["ctx"].values()))
+        return f"{found} is outside the range: must be {bounds[kind]} {limit}"
+    return f"{found}: {problem['msg']}"
+
+
+def _choices(annotation: Any) -> tuple[Any, ...]:
+    return typing.get_args(annotation) if typing.get_origin(annotation) is typing.Literal else ()

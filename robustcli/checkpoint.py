@@ -1,0 +1,47 @@
+"""Checkpoints: self-describing files that are never half-written and hold nothing but data."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from robustcli import __version__
+from robustcli.errors import RobustCliError
+
+FORMAT = 1
+
+
+def save(path: Path, contents: Mapping[str, Any]) -> None:
+    """Write beside the final name, flush to the disk, then rename: a reader never meets half a file."""
+    beside = path.with_name(path.name + ".writing")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with beside.open("wb") as file:
+        torch.save({"format": FORMAT, "robustcli": __version__, **contents}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a checkpoint on the CPU, as data alone (`weights_only`).
+
+    Raises:
+        RobustCliError: there is no such file, or it is not a checkpoint of this program.
+    """
+    if not path.is_file():
+        raise RobustCliError(f"{path}: no such file; expected a checkpoint such as runs/NAME/.../checkpoints/best.pt")
+    try:
+        contents = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises whatever a broken pickle makes its reader stumble on
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RobustCliError(f"{path}: not a checkpoint that can be read as data alone: {reason}") from error
+    if not isinstance(contents, dict) or "format" not in contents or "spec" not in contents:
+        keys = ", ".join(map(str, list(contents)[:5])) if isinstance(contents, dict) else type(contents).__name__
+        raise RobustCliError(
+            f"{path}: not written by `robust train` (found {keys}; expected the keys format, spec, ...)"
+        )
+    if contents["format"] != FORMAT:
+        raise RobustCliError(f"{path}: checkpoint format {contents['format']}; this version reads format {FORMAT}")
+    return contents

@@ -1,0 +1,346 @@
+"""The command line: parse, call, print. torch is imported inside commands, because it takes seconds."""
+
+import json
+import re
+import shutil
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from robustcli import __version__, experiments
+from robustcli.catalog import FAMILIES, REQUIRED, Member, catalog
+from robustcli.errors import CollapseError, Interrupted, NotFiniteError, RobustCliError, suggest
+from robustcli.spec import ExperimentSpec
+
+PURPOSE = "Adversarial training and evaluation: one YAML spec in; a model, its robust accuracy and the evidence out."
+EXIT_CODES = (
+    "Exit codes: 0 done, 1 a bug of ours, 2 something to mend, 3 stopped by a signal (resume it), 4 training failed."
+)
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help=f"{PURPOSE}\n\n{EXIT_CODES}",
+)
+
+Overrides = Annotated[list[str] | None, typer.Argument(help="Dotted overrides, such as train.epochs=30 seed=1.")]
+Runs = Annotated[Path, typer.Option("--runs", help="Folder of all runs.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only results.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+class NormName(StrEnum):
+    """Norms by name."""
+
+    linf = "linf"
+    l2 = "l2"
+    l1 = "l1"
+
+
+def main() -> None:
+    """Run a command; an error that a user can mend is one message and an exit code."""
+    try:
+        app()
+    except Interrupted as stopped:
+        typer.echo(f"{stopped}; continue with --resume", err=True)
+        sys.exit(3)
+    except (CollapseError, NotFiniteError) as failure:
+        typer.echo(f"training failed: {failure}", err=True)
+        sys.exit(4)
+    except RobustCliError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+
+
+def _version(shown: bool) -> None:
+    if shown:
+        typer.echo(f"robust {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def train(
+    spec: Annotated[str, typer.Argument(help="A spec's file, or the name of a shipped one.")],
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an unfinished run.")] = False,
+    runs: Runs = Path("runs"),
+    quiet: Quiet = False,
+) -> None:
+    """Train what a spec describes, evaluate it and store the results."""
+    _run(_read(spec, overrides), runs, quiet, resume=resume)
+
+
+@app.command()
+def reproduce(
+    name: Annotated[str, typer.Argument(help="A shipped experiment; see `robust list experiments`.")],
+    overrides: Overrides = None,
+    runs: Runs = Path("runs"),
+    quiet: Quiet = False,
+) -> None:
+    """Train and evaluate a shipped experiment (or go on with it) and compare with what its source claims."""
+    from robustcli.check import to_plain
+    from robustcli.report import claim_table
+
+    spec = _read(name, overrides)
+    results = _run(spec, runs, quiet, resume=True)
+    results["claim"] = to_plain(spec.claim) if spec.claim else None
+    if results["claim"] is None:
+        typer.echo("This spec carries no claim to compare with.")
+        return
+    _console().print(claim_table(results))
+    claim = results["claim"]
+    images = results["selection"]["images"]
+    ours = f"{results['selection']['by']}{f' on {images} images' if images else ' epoch'}"
+    typer.echo(f"selection: source {claim['selection'] or 'not stated'}; here {ours}")
+    if claim["hardware"]:
+        typer.echo(f"hardware: source {claim['hardware']}")
+    if claim["note"]:
+        typer.echo(f"note: {claim['note']}")
+
+
+@app.command()
+def demo(runs: Runs = Path("runs"), quiet: Quiet = False) -> None:
+    """Train a natural and a robust model on the embedded digits and show what an attack leaves of each."""
+    for name in ("demo/digits_natural", "demo/digits_pgd_at"):
+        _run(_read(name, []), runs, quiet, resume=True)
+
+
+@app.command("eval")
+def evaluate_checkpoint(
+    checkpoint: Annotated[Path, typer.Argument(help="best.pt or last.pt of a run.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Overrides of the spec inside, such as data.root=PATH.")
+    ] = None,
+    attack: Annotated[
+        str | None,
+        typer.Option(help="An evaluator, an attack, or a name under `evaluate` of the spec; all of those if left out."),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Gradient steps of the attack.")] = None,
+    restarts: Annotated[int | None, typer.Option(help="Independent tries of the attack.")] = None,
+    step_size: Annotated[str | None, typer.Option(help="Length of one step, such as 2/255.")] = None,
+    loss: Annotated[str | None, typer.Option(help="What the attack maximises.")] = None,
+    eps: Annotated[str | None, typer.Option(help="Radius, such as 8/255; the spec's if left out.")] = None,
+    norm: Annotated[NormName | None, typer.Option(help="Norm; the spec's if left out.")] = None,
+    examples: Annotated[int | None, typer.Option(min=1, help="The first so many test images.")] = None,
+    data: Annotated[str | None, typer.Option(help="A data set's name, an .npz file or a folder of images.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the attack's noise; the spec's if left out.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images attacked at once.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i.")] = "auto",
+    out: Annotated[Path | None, typer.Option(help="Also write the JSON to this file.")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Evaluate a checkpoint; it needs nothing but the checkpoint (and the images)."""
+    from robustcli import assess
+    from robustcli.progress import Screen
+    from robustcli.report import result_table, warning_lines
+    from robustcli.runs import write_json
+
+    options = {"steps": steps, "restarts": restarts, "step_size": step_size, "loss": loss}
+    request = assess.Request(
+        checkpoint=checkpoint,
+        overrides=tuple(overrides or ()),
+        attack=attack,
+        options={key: value for key, value in options.items() if value is not None},
+        eps=eps,
+        norm=norm.value if norm else None,
+        examples=examples,
+        data=data,
+        seed=seed,
+        batch_size=batch_size,
+        device=device,
+    )
+    with Screen(is_quiet=quiet) as screen:
+        results = assess.assess(request, screen)
+    if out is not None:
+        if out.is_dir():
+            raise RobustCliError(f"--out: {out}: is a folder")
+        write_json(out, results)
+    if as_json:
+        typer.echo(json.dumps(results, indent=2))
+        return
+    _console().print(result_table(str(checkpoint), results["evaluations"]))
+    for line in (*results["notes"], *warning_lines(results["evaluations"])):
+        typer.echo(f"note: {line}")
+
+
+@app.command("list")
+def list_members(
+    family: Annotated[str | None, typer.Argument(help=f"experiments, {', '.join(FAMILIES)}.")] = None,
+) -> None:
+    """List what specs may name, with the first line of each description."""
+    if family is not None and family not in (*FAMILIES, "experiments"):
+        raise RobustCliError(f"there is no list of '{family}'{suggest(family, (*FAMILIES, 'experiments'))}")
+    console = _console()
+    for name in (*FAMILIES, "experiments") if family is None else (family,):
+        if name == "experiments":
+            rows = [(known, experiments.summary(known)) for known in experiments.names()]
+        else:
+            rows = [(member.name, member.summary) for member in catalog(name).values()]
+        table = Table(title=name, title_justify="left", show_header=False, box=None, padding=(0, 2))
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+
+
+@app.command()
+def show(name: Annotated[str, typer.Argument(help="A member of any registry, or a shipped experiment.")]) -> None:
+    """Describe a member: its documentation, every parameter with its default, and where its code is."""
+    members = [catalog(family)[name] for family in FAMILIES if name in catalog(family)]
+    for member in members:
+        _show_member(member)
+    if members:
+        return
+    if name in experiments.names() or "/" in name:
+        typer.echo(experiments.find(name).read_text(encoding="utf-8"), nl=False)
+        return
+    known = [*(known for family in FAMILIES for known in catalog(family)), *experiments.names()]
+    raise RobustCliError(f"nothing is called '{name}'{suggest(name, known).partition(' (known')[0]}; see `robust list`")
+
+
+@app.command()
+def validate(
+    specs: Annotated[list[str] | None, typer.Argument(help="Files, or names of shipped specs.")] = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of specs, for editors.")] = False,
+) -> None:
+    """Check specs without running anything; every problem is shown with its line."""
+    if schema:
+        from robustcli.schema import json_schema
+
+        typer.echo(json.dumps(json_schema(), indent=2))
+        return
+    if not specs:
+        raise RobustCliError("nothing to check; name a spec, or ask for --schema")
+    failures = []
+    for name in specs:
+        try:
+            spec = ExperimentSpec.read(experiments.find(name))
+        except RobustCliError as error:
+            failures.append(str(error))
+            continue
+        typer.echo(f"{name}: valid, digest {spec.digest}")
+        for warning in spec.warnings():
+            typer.echo(f"  warning: {warning}")
+    if failures:
+        raise RobustCliError("\n".join(failures))
+
+
+@app.command("cp")
+def copy_experiment(
+    name: Annotated[str, typer.Argument(help="A shipped experiment.")],
+    target: Annotated[Path, typer.Argument(help="The new file.")],
+) -> None:
+    """Copy a shipped spec, to change it."""
+    source = experiments.find(name)
+    if target.exists():
+        raise RobustCliError(f"{target}: exists already; nothing is overwritten")
+    if not target.parent.is_dir():
+        raise RobustCliError(f"{target}: there is no folder {target.parent}")
+    shutil.copyfile(source, target)
+    typer.echo(f"{target}: copied from {name}")
+
+
+@app.command("runs")
+def list_runs(runs: Runs = Path("runs"), as_json: Json = False) -> None:
+    """List all runs with their status and results."""
+    from robustcli.report import run_rows, run_table
+
+    rows = run_rows(runs)
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+    elif rows:
+        _console().print(run_table(rows))
+    else:
+        typer.echo(f"no runs in {runs}")
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="Run folders, or folders of runs.")],
+    into: Annotated[Path | None, typer.Option(help="Replace the block <!-- results --> of this file.")] = None,
+) -> None:
+    """Print a Markdown table of finished runs, or put it into a file."""
+    from robustcli.report import markdown, replace_block
+    from robustcli.runs import RunFolder
+
+    found = [RunFolder(path.parent) for folder in folders for path in sorted(folder.rglob("results.json"))]
+    if not found:
+        raise RobustCliError(f"no results.json below {', '.join(map(str, folders))}")
+    table = markdown(found)
+    if into is None:
+        typer.echo(table, nl=False)
+        return
+    if not into.is_file():
+        raise RobustCliError(f"{into}: no such file")
+    text = into.read_text(encoding="utf-8")
+    changed = replace_block(text, "results", table)
+    if not re.search("<!-- results -->.*<!-- /results -->", text, re.DOTALL):
+        raise RobustCliError(f"{into}: has no block between <!-- results --> and <!-- /results -->")
+    into.write_text(changed, encoding="utf-8")
+
+
+def _read(name: str, overrides: list[str] | None) -> ExperimentSpec:
+    spec = ExperimentSpec.read(experiments.find(name), overrides or ())
+    for warning in spec.warnings():
+        typer.echo(f"warning: {warning}", err=True)
+    return spec
+
+
+def _run(spec: ExperimentSpec, runs: Path, quiet: bool, *, resume: bool) -> dict[str, Any]:
+    from robustcli.progress import Screen
+    from robustcli.report import result_table, warning_lines
+    from robustcli.runner import run_experiment
+    from robustcli.runs import read_json
+
+    with Screen(is_quiet=quiet) as screen:
+        folder = run_experiment(spec, runs, screen, resume=resume)
+    results: dict[str, Any] = read_json(folder.results)
+    title = f"{spec.name}, seed {spec.seed}: {results['status']}"
+    _console().print(result_table(title, results["evaluations"]))
+    for line in warning_lines(results["evaluations"]):
+        typer.echo(f"note: {line}")
+    typer.echo(f"stored in {folder.path}")
+    return results
+
+
+def _show_member(member: Member) -> None:
+    console = _console()
+    console.print(f"[bold]{member.name}[/] ({member.family})", highlight=False)
+    console.print(member.doc.partition("\nArgs:")[0].rstrip(), highlight=False, markup=False)
+    if "Reference:" in member.doc:
+        console.print("\nReference:" + member.doc.rpartition("Reference:")[2], highlight=False, markup=False)
+    table = Table("parameter", "default", "meaning", title="", box=None, padding=(0, 2))
+    for parameter in member.parameters.values():
+        default = "(required)" if parameter.default is REQUIRED else _plain(parameter.default)
+        table.add_row(parameter.name, default, parameter.doc)
+    for parameter in member.replaceable.values():
+        table.add_row(parameter.name, "(as published)", parameter.doc)
+    console.print(table)
+    console.print(f"code: {member.path}:{member.line}\n", highlight=False, soft_wrap=True)
+
+
+def _plain(value: object) -> str:
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _console() -> Console:
+    # Wide when not a terminal, so that tables in logs and pipes are not cut.
+    console = Console()
+    return console if console.is_terminal else Console(width=160)

@@ -1,0 +1,44 @@
+"""The shipped specs: in the checkout beside the package, in an installed package inside it."""
+
+from pathlib import Path
+
+from robustcli.errors import RobustCliError, suggest
+
+
+def folder() -> Path:
+    """Where the shipped specs lie."""
+    inside = Path(__file__).parent / "experiments"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "experiments"
+
+
+def names() -> list[str]:
+    """Names of the shipped specs, such as "cifar10/pgd_at"."""
+    return sorted(path.relative_to(folder()).with_suffix("").as_posix() for path in folder().rglob("*.yaml"))
+
+
+def find(name: str) -> Path:
+    """The file of a spec: a path, a shipped name, or the last part of a name if only one has it.
+
+    Raises:
+        RobustCliError: there is none, or there are several.
+    """
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        if path.is_file():
+            return path
+        if not (folder() / path).is_file():
+            raise RobustCliError(f"{name}: no such file{suggest(path.with_suffix('').as_posix(), names())}")
+        return folder() / path
+    matches = [known for known in names() if known == name or known.rpartition("/")[2] == name]
+    if len(matches) == 1:
+        return folder() / f"{matches[0]}.yaml"
+    if matches:
+        raise RobustCliError(f"experiment '{name}' is not one but several: {', '.join(matches)}")
+    raise RobustCliError(f"unknown experiment '{name}'{suggest(name, names())}")
+
+
+def summary(name: str) -> str:
+    """First comment line of a shipped spec."""
+    with (folder() / f"{name}.yaml").open(encoding="utf-8") as file:
+        first = file.readline().strip()
+    return first.removeprefix("#").strip()

@@ -1,0 +1,187 @@
+"""What no field of a spec can see alone: combinations that are refused, and some that are worth a word.
+
+A guard is a function whose parameters name the parts of the spec that it looks at; it runs when those
+parts are sound, whatever else is wrong.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from fractions import Fraction
+from inspect import signature
+from typing import Any
+
+from robustcli.catalog import catalog, describe
+from robustcli.errors import suggest
+from robustcli.registry import Chosen
+from robustcli.settings import Claim, ThreatSettings, TrainSettings
+
+Where = tuple[str | int, ...]
+Findings = Iterator[tuple[Where, str]]
+Guard = Callable[..., Findings]
+
+
+def find_problems(parts: Mapping[str, Any]) -> list[tuple[Where, str]]:
+    """Combinations that are refused, with the place of each."""
+    return _run(REFUSE, parts)
+
+
+def find_warnings(parts: Mapping[str, Any]) -> list[str]:
+    """Combinations that are legal and probably not meant."""
+    return [f"{'.'.join(map(str, where))}: {text}" for where, text in _run(WARN, parts)]
+
+
+def _run(guards: tuple[Guard, ...], parts: Mapping[str, Any]) -> list[tuple[Where, str]]:
+    found: list[tuple[Where, str]] = []
+    for guard in guards:
+        needs = signature(guard).parameters
+        if all(name in parts for name in needs):
+            found += guard(**{name: parts[name] for name in needs})
+    return found
+
+
+def eps_in_pixels(threat: ThreatSettings) -> Findings:
+    if threat.norm == "linf" and threat.eps > 1:
+        yield ("threat", "eps"), _not_a_pixel(float(threat.eps))
+
+
+def step_size_in_pixels(threat: ThreatSettings, defense: Chosen, evaluate: Mapping[str, Chosen]) -> Findings:
+    for where, attack in _attacks(defense, evaluate):
+        size = attack.get("step_size")
+        if threat.norm == "linf" and size is not None and size > 1:
+            yield (*where, "step_size"), _not_a_pixel(size)
+
+
+def selection_has_images(train: TrainSettings, data: Chosen) -> Findings:
+    has_val = data.options.val_size > 0
+    if train.select != "last" and not has_val and not train.allow_test_selection:
+        yield (
+            ("train", "select"),
+            f"'{train.select}' needs validation images: set data.val_size, or write select: last, "
+            "or allow_test_selection: true (every number is then stamped so)",
+        )
+    if train.allow_test_selection and (has_val or train.select == "last"):
+        yield ("train", "allow_test_selection"), "true, but nothing would be selected on test images; leave it out"
+
+
+def warmups_end(train: TrainSettings) -> Findings:
+    if train.eps_warmup > train.epochs > 0:
+        yield ("train", "eps_warmup"), f"{train.eps_warmup:g} epochs are more than the {train.epochs} of the run"
+    warmup = train.schedule.parameters.get("warmup", 0)
+    if warmup >= train.epochs > 0:
+        yield ("train", "schedule", "warmup"), f"{warmup:g} epochs leave nothing of the {train.epochs} of the run"
+
+
+def schedule_inside_run(train: TrainSettings) -> Findings:
+    settings = train.schedule.parameters
+    for key, shares in (("peak", (settings.get("peak", 0.5),)), ("at", settings.get("at", ()))):
+        if not all(0 < share < 1 for share in shares):
+            yield ("train", "schedule", key), "shares of the run lie between 0 and 1, both excluded"
+
+
+def nesterov_has_momentum(train: TrainSettings) -> Findings:
+    settings = train.optimizer.parameters
+    if settings.get("nesterov") and settings.get("momentum") == 0:
+        yield ("train", "optimizer", "nesterov"), "true needs a momentum above 0"
+
+
+def attack_can_start(defense: Chosen, evaluate: Mapping[str, Chosen]) -> Findings:
+    for where, attack in _attacks(defense, evaluate):
+        if attack.get("start") == "clean" and attack.get("loss") == "kl":
+            yield (*where, "start"), "'clean' with loss 'kl' never moves, its gradient is zero there; write gaussian"
+        if attack.get("start") == "clean" and attack.get("restarts", 1) > 1:
+            yield (*where, "restarts"), "restarts from the clean image are all the same; write start: random"
+
+
+def claim_is_evaluated(claim: Claim | None, evaluate: Mapping[str, Chosen]) -> Findings:
+    for metric in claim.metrics if claim else ():
+        if metric not in evaluate:
+            yield ("claim", "metrics", metric), f"is not evaluated{suggest(metric, evaluate)}"
+
+
+def eps_is_exact(threat: ThreatSettings) -> Findings:
+    usual = Fraction(8, 255)
+    if threat.norm == "linf" and threat.eps != usual and abs(threat.eps - usual) < Fraction(1, 1000):
+        text = (
+            f"{float(threat.eps):g} is near 8/255 = 0.031373 and not equal to it; results differ by 0.4 to 0.8 points"
+        )
+        yield ("threat", "eps"), text
+
+
+def attack_reaches_eps(threat: ThreatSettings, defense: Chosen, evaluate: Mapping[str, Chosen]) -> Findings:
+    for where, attack in _attacks(defense, evaluate):
+        steps, size = attack.get("steps"), attack.get("step_size")
+        if (
+            attack.get("start") == "clean"
+            and steps
+            and size is not None
+            and steps * size < float(threat.eps) * (1 - 1e-9)
+        ):
+            yield where, f"{steps} steps of {size:.4g} from the clean image cannot reach eps {float(threat.eps):.4g}"
+
+
+def parts_begin(defense: Chosen, train: TrainSettings) -> Findings:
+    for part in ("weights", "averaging"):
+        chosen = defense.parameters.get(part)
+        if not isinstance(chosen, Chosen):
+            continue
+        for key in ("warmup", "start_epoch"):
+            epochs = chosen.parameters.get(key)
+            if epochs is not None and epochs >= train.epochs > 0:
+                yield ("defense", part, key), f"{epochs:g} epochs of {train.epochs}: '{chosen.name}' never begins"
+
+
+def drops_happen(train: TrainSettings) -> Findings:
+    late = [epochs for epochs in train.schedule.parameters.get("after", ()) if epochs >= train.epochs]
+    if late:
+        yield ("train", "schedule", "after"), f"{late} lie at or beyond the end of {train.epochs} epochs"
+
+
+def replaced_attack_has_no_parameters(defense: Chosen) -> Findings:
+    if not isinstance(defense.parameters.get("attack"), Chosen):
+        return
+    of_attacks = {key for member in catalog("attacks").values() for key in member.parameters}
+    for key, parameter in describe("defenses", defense.name).parameters.items():
+        if key in of_attacks and defense.parameters[key] != parameter.default:
+            yield ("defense", key), "does nothing beside defense.attack, which replaces the attack; write it there"
+
+
+REFUSE: tuple[Guard, ...] = (
+    replaced_attack_has_no_parameters,
+    eps_in_pixels,
+    step_size_in_pixels,
+    selection_has_images,
+    warmups_end,
+    schedule_inside_run,
+    nesterov_has_momentum,
+    attack_can_start,
+    claim_is_evaluated,
+)
+WARN: tuple[Guard, ...] = (eps_is_exact, attack_reaches_eps, parts_begin, drops_happen)
+
+
+def _attacks(defense: Chosen, evaluate: Mapping[str, Chosen]) -> Iterator[tuple[Where, dict[str, Any]]]:
+    """Parameters of every attack; those of a defense stand for its own attack unless that is replaced."""
+    attack = defense.parameters.get("attack")
+    if isinstance(attack, Chosen):
+        yield ("defense", "attack"), attack.parameters
+    else:
+        yield ("defense",), defense.parameters
+    for key, evaluator in evaluate.items():
+        yield from _attacks_inside(evaluator, ("evaluate", key))
+
+
+def _attacks_inside(chosen: Chosen, where: Where) -> Iterator[tuple[Where, dict[str, Any]]]:
+    for key, value in chosen.parameters.items():
+        places = (
+            [((*where, key, i), v) for i, v in enumerate(value)]
+            if isinstance(value, list)
+            else [((*where, key), value)]
+        )
+        for inner, item in places:
+            if isinstance(item, Chosen):
+                if item.family == "attacks":
+                    yield inner, item.parameters
+                yield from _attacks_inside(item, inner)
+
+
+def _not_a_pixel(size: float) -> str:
+    return f"{size:g} is larger than the pixel range [0, 1]; write {size:g}/255"

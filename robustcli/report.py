@@ -1,0 +1,168 @@
+"""Run folders -> tables. Reads JSON only."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from robustcli.runs import RunFolder, find_runs, read_json
+
+
+def percent(fraction: float) -> str:
+    """A fraction as people read it."""
+    return f"{100 * fraction:.1f}"
+
+
+def interval(result: Mapping[str, Any]) -> str:
+    """Accuracy with its 95 % interval, in percent."""
+    low, high = result["interval"]
+    return f"{percent(result['accuracy'])} [{percent(low)}, {percent(high)}]"
+
+
+def result_table(title: str, results: Mapping[str, Mapping[str, Any]]) -> Table:
+    """One row per evaluation of one network."""
+    table = Table(title=title, title_justify="left")
+    for column in ("evaluation", "evaluator", "threat", "correct", "accuracy % [95 %]", "forwards", "gradients", "s"):
+        table.add_column(column, justify="left" if column in ("evaluation", "evaluator", "threat") else "right")
+    for key, result in results.items():
+        is_clean = result["evaluator"] == "clean"
+        table.add_row(
+            key,
+            describe(result),
+            "" if is_clean else f"{result['norm']} {result['eps']}",
+            f"{result['correct']}/{result['total']}",
+            interval(result),
+            f"{result['forwards']:,}",
+            f"{result['gradients']:,}",
+            f"{result['seconds']:.1f}",
+        )
+    return table
+
+
+def describe(result: Mapping[str, Any]) -> str:
+    """Evaluator and the settings that readers ask for."""
+    attack = result["parameters"].get("attack")
+    if not isinstance(attack, Mapping):
+        version = result["parameters"].get("version")
+        return f"{result['evaluator']} {version}" if version else str(result["evaluator"])
+    parts = [attack["name"], *(str(attack[key]) for key in ("steps", "restarts") if key in attack)]
+    loss = attack.get("loss")
+    return "-".join(parts) + (f" {loss}" if loss not in (None, "ce") else "")
+
+
+def warning_lines(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What a reader of the numbers must know."""
+    return [f"{key}: {text}" for key, result in results.items() for text in result["warnings"]]
+
+
+def run_rows(root: Path) -> list[dict[str, Any]]:
+    """One row per run below a folder, for `robust runs`."""
+    rows = []
+    for folder in find_runs(root):
+        row: dict[str, Any] = {"run": folder.path.relative_to(root).as_posix(), "status": folder.status()}
+        if folder.is_finished:
+            results = read_json(folder.results)
+            row["epoch"] = results["epoch"]
+            row["results"] = {
+                key: {name: result[name] for name in ("correct", "total", "accuracy", "interval")}
+                for key, result in results["evaluations"].items()
+            }
+        elif records := [record for record in folder.records() if "event" not in record]:
+            row["epoch"] = records[-1]["epoch"]
+        rows.append(row)
+    return rows
+
+
+def run_table(rows: Iterable[Mapping[str, Any]]) -> Table:
+    """The rows of `run_rows` as a table."""
+    table = Table()
+    for column in ("run", "status", "epoch", "accuracy % [95 %]"):
+        table.add_column(column)
+    for row in rows:
+        results = row.get("results", {})
+        text = "\n".join(f"{key}: {interval(result)}" for key, result in results.items())
+        table.add_row(row["run"], row["status"], str(row.get("epoch", "")), text)
+    return table
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A claimed metric beside the one we got.
+
+    Args:
+        claimed, got, low, high: fractions; low and high are the interval of got.
+    """
+
+    metric: str
+    claimed: float
+    got: float
+    low: float
+    high: float
+    tolerance: float
+
+    @property
+    def gap(self) -> float:
+        """How far we are above the claim; negative is below."""
+        return self.got - self.claimed
+
+    @property
+    def verdict(self) -> str:
+        """reproduced: the claim lies within tolerance of the interval; otherwise above or below."""
+        if self.low - self.tolerance <= self.claimed <= self.high + self.tolerance:
+            return "reproduced"
+        return "above the claim" if self.gap > 0 else "below the claim"
+
+
+def compare(results: Mapping[str, Any]) -> list[Comparison]:
+    """The claim of a finished run, metric by metric."""
+    claim = results["claim"]
+    if claim is None:
+        return []
+    compared = []
+    for metric, claimed in claim["metrics"].items():
+        result = results["evaluations"][metric]
+        low, high = result["interval"]
+        compared.append(Comparison(metric, claimed, result["accuracy"], low, high, claim["tolerance"]))
+    return compared
+
+
+def claim_table(results: Mapping[str, Any]) -> Table:
+    """Claimed, got with interval, gap and verdict."""
+    claim = results["claim"]
+    source = ", ".join(part for part in (claim["source"], claim["table"]) if part)
+    table = Table(title=f"Claim of {source}", title_justify="left")
+    for column in ("metric", "claimed %", "got % [95 %]", "gap", "verdict"):
+        table.add_column(column)
+    for row in compare(results):
+        got = f"{percent(row.got)} [{percent(row.low)}, {percent(row.high)}]"
+        table.add_row(row.metric, percent(row.claimed), got, f"{100 * row.gap:+.1f}", row.verdict)
+    return table
+
+
+def markdown(folders: Sequence[RunFolder]) -> str:
+    """A table for a README: one row per finished run."""
+    finished = [(folder, read_json(folder.results)) for folder in folders if folder.is_finished]
+    keys = list(dict.fromkeys(key for _, results in finished for key in results["evaluations"]))
+    lines = [
+        f"| run | seed | device | {' | '.join(keys)} |",
+        f"| --- | --- | --- | {' | '.join('---' for _ in keys)} |",
+    ]
+    for folder, results in finished:
+        device = read_json(folder.provenance)["sessions"][-1]["device"]
+        status = "" if results["status"] == "finished" else f" ({results['status']})"
+        cells = [_cell(results["evaluations"].get(key)) for key in keys]
+        lines.append(f"| {results['name']}{status} | {results['seed']} | {device} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(result: Mapping[str, Any] | None) -> str:
+    return "" if result is None else f"{interval(result)}, n={result['total']}"
+
+
+def replace_block(text: str, name: str, block: str) -> str:
+    """Text with what stands between `<!-- name -->` and `<!-- /name -->` replaced."""
+    pattern = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- /{re.escape(name)} -->)", re.DOTALL)
+    return pattern.sub(lambda found: found.group(1) + block + found.group(2), text)

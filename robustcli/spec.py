@@ -1,0 +1,190 @@
+"""YAML -> checked choices: the whole spec is checked before anything is imported, read or made."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+from pydantic import StringConstraints
+
+from robustcli.check import Checker, Where, family_of, is_sound, settings_of, to_plain
+from robustcli.errors import RobustCliError, SpecError, suggest
+from robustcli.fields import Family, Size
+from robustcli.guards import find_problems, find_warnings
+from robustcli.registry import Chosen
+from robustcli.settings import (
+    ArchitectureOptions,
+    Claim,
+    DataOptions,
+    EvaluateOptions,
+    ThreatSettings,
+    TrainSettings,
+)
+from robustcli.yamlfile import Document, parse_scalar, parse_yaml, read_yaml, to_yaml
+
+# Names become names of folders and files.
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+Name = Annotated[str, StringConstraints(pattern=NAME)]
+
+# Where things lie and on what they run; they do not change what a run is.
+_PLACES = ("root", "path", "download")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentSpec:
+    """One experiment, every parameter resolved.
+
+    Args:
+        name: of the experiment, for folders.
+        seed: of initialisation, order of images, augmentation and attacks.
+        data: the images and what is done with them.
+        architecture: the network.
+        threat: norm and radius, for training and evaluation.
+        defense: the training method.
+        train: epochs, optimiser, precision, choice of weights.
+        evaluate: evaluators by the names of their results.
+        claim: a published result to compare with.
+    """
+
+    name: Name
+    seed: Size = 0
+    data: Annotated[Chosen, Family("datasets", DataOptions)]
+    architecture: Annotated[Chosen, Family("architectures", ArchitectureOptions)]
+    threat: ThreatSettings
+    defense: Annotated[Chosen, Family("defenses")]
+    train: TrainSettings
+    evaluate: Mapping[str, Annotated[Chosen, Family("evaluators", EvaluateOptions)]] = field(default_factory=dict)
+    claim: Claim | None = None
+
+    @classmethod
+    def read(cls, path: Path, overrides: Sequence[str] = ()) -> "ExperimentSpec":
+        """Read and check a file with dotted overrides (`train.epochs=3`) applied.
+
+        Raises:
+            SpecError: with all problems at once, each with its place.
+        """
+        return cls.check(_override(read_yaml(path), overrides))
+
+    @classmethod
+    def parse(cls, text: str, source: str) -> "ExperimentSpec":
+        """Check the text of a spec, such as the one inside a checkpoint."""
+        return cls.check(parse_yaml(text, source))
+
+    @classmethod
+    def check(cls, document: Document) -> "ExperimentSpec":
+        """Check a parsed spec."""
+        checker = Checker()
+        value = document.value
+        if not isinstance(value, Mapping):
+            raise SpecError(document.source, [f"not a mapping; a spec has the keys {', '.join(settings_of(cls))}"])
+        known = settings_of(cls)
+        simple = {name: parameter for name, parameter in known.items() if name not in ("evaluate", "claim")}
+        for key in value:
+            if key not in known:
+                checker.problems.append(((key,), f"unknown key{suggest(key, known)}"))
+        resolved = checker.parameters(simple, {k: v for k, v in value.items() if k in simple}, (), "every spec")
+        resolved["evaluate"] = _check_evaluate(checker, {} if value.get("evaluate") is None else value["evaluate"])
+        resolved["claim"] = (
+            checker.settings(Claim, value["claim"], ("claim",)) if value.get("claim") is not None else None
+        )
+        sound = {key: part for key, part in resolved.items() if is_sound(part)}
+        checker.problems += find_problems(sound)
+        if not checker.problems:
+            return cls(**resolved)
+        ordered = sorted(checker.problems, key=lambda problem: _line(document, problem[0]))
+        raise SpecError(document.source, [_place(document, where) + text for where, text in ordered])
+
+    def warnings(self) -> list[str]:
+        """What is legal but probably not meant."""
+        return find_warnings({item.name: getattr(self, item.name) for item in fields(self)})
+
+    def to_plain(self) -> dict[str, Any]:
+        """The spec as plain values, every default written out."""
+        plain: dict[str, Any] = to_plain(self)
+        if self.claim is None:
+            del plain["claim"]
+        return plain
+
+    def to_yaml(self) -> str:
+        """The spec as YAML; read again it is equal."""
+        return to_yaml(self.to_plain())
+
+    @property
+    def digest(self) -> str:
+        """Eight hexadecimal digits of what this experiment is: not its seed, its claim, nor where it runs."""
+        plain = self.to_plain()
+        plain.pop("seed")
+        plain.pop("claim", None)
+        plain["train"].pop("device")
+        for place in _PLACES:
+            plain["data"].pop(place, None)
+        text = json.dumps(plain, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _check_evaluate(checker: Checker, value: Any) -> dict[str, Chosen]:
+    family = family_of(get_args(settings_of(ExperimentSpec)["evaluate"].annotation)[1])
+    assert family is not None
+    if not isinstance(value, Mapping):
+        checker.problems.append((("evaluate",), "not a mapping of result names to evaluators"))
+        return {}
+    for key in value:
+        if not re.fullmatch(NAME, key):
+            checker.problems.append((("evaluate", key), "names of results hold letters, digits, _ . and - only"))
+    return {key: checker.chosen(family, item, ("evaluate", key)) for key, item in value.items()}
+
+
+def _override(document: Document, overrides: Sequence[str]) -> Document:
+    """The document with values replaced; a member written as its name alone becomes a mapping when entered."""
+    value = document.value if isinstance(document.value, Mapping) else {}
+    places = dict(document.places)
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not all(key.split(".")):
+            raise RobustCliError(f"override '{override}': write key.subkey=value, such as train.epochs=30")
+        value = _replaced(value, key.split("."), parse_scalar(text), override)
+        path = tuple(key.split("."))
+        # What it replaced is no longer written anywhere; what it passes through is written here if nowhere else.
+        places = {where: place for where, place in places.items() if where[: len(path)] != path}
+        for depth in range(1, len(path)):
+            places.setdefault(path[:depth], f"override {override}")
+        places[path] = f"override {override}"
+    return Document(document.source, value, places)
+
+
+def override_text(text: str, overrides: Sequence[str], source: str) -> str:
+    """The text of a spec with dotted overrides applied."""
+    return to_yaml(_override(parse_yaml(text, source), overrides).value) if overrides else text
+
+
+def _replaced(value: Any, keys: list[str], new: Any, override: str) -> Any:
+    if not keys:
+        return new
+    if isinstance(value, str):
+        value = {"name": value}
+    if value is not None and not isinstance(value, Mapping):
+        raise RobustCliError(f"override '{override}': there is no mapping to set '{keys[0]}' in")
+    inner = dict(value or {})
+    inner[keys[0]] = _replaced(inner.get(keys[0]), keys[1:], new, override)
+    return inner
+
+
+def _nearest(document: Document, where: Where) -> str:
+    """The place of a value, or of the innermost thing around it that was written."""
+    while where and where not in document.places:
+        where = where[:-1]
+    return document.places.get(where, "")
+
+
+def _line(document: Document, where: Where) -> int:
+    place = _nearest(document, where)
+    return int(place.removeprefix("line ")) if place.startswith("line ") else 0
+
+
+def _place(document: Document, where: Where) -> str:
+    place = _nearest(document, where)
+    path = ".".join(map(str, where))
+    return "".join(f"{part}: " for part in (place, path) if part)

@@ -1,0 +1,278 @@
+"""fit(): the training loop. It knows no defense, no attack and no norm by name."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from robustcli.averaging import RunningAverage
+from robustcli.clock import Clock
+from robustcli.data import Data
+from robustcli.defenses import Step
+from robustcli.errors import CollapseError, Interrupted, NotFiniteError
+from robustcli.noise import StreamNoise, derive
+from robustcli.schedules import Schedule
+from robustcli.settings import Augment, TrainSettings
+from robustcli.threat import ThreatModel
+
+# Catastrophic overfitting: accuracy under many steps falls by this much below its best, while accuracy
+# under one step stays this much above it (Wong et al., ICLR 2020; Andriushchenko and Flammarion, 2020).
+COLLAPSE_DROP = 0.2
+COLLAPSE_GAP = 0.2
+
+
+class Watcher(Protocol):
+    """Who is shown the progress of training."""
+
+    def begin(self, updates: int, done: int) -> None:
+        """Training begins, with so many updates in all and so many done."""
+        ...
+
+    def step(self, images: int) -> None:
+        """One update is on its way."""
+        ...
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """One epoch is done and checked."""
+        ...
+
+
+class Means:
+    """Means of a step's metrics over an epoch, summed on the device so that nothing waits for it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.images = 0
+        # Step of the first loss that was no number; -1 while there is none.
+        self.first_bad = torch.tensor(-1, device=device)
+
+    def add(self, metrics: dict[str, Tensor], images: int, step: int) -> None:
+        for name, value in metrics.items():
+            self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + images * value
+        self.images += images
+        is_first = ~torch.isfinite(metrics["loss"]) & (self.first_bad < 0)
+        self.first_bad = torch.where(is_first, step, self.first_bad)
+
+    def pop(self) -> dict[str, float]:
+        """The means so far; then begin anew. Waits for the device."""
+        means = {name: float(value) / max(1, self.images) for name, value in self.sums.items()}
+        self.sums, self.images = {}, 0
+        return means
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sums": self.sums, "images": self.images}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        device = self.first_bad.device
+        self.sums = {name: value.to(device) for name, value in state["sums"].items()}
+        self.images = state["images"]
+
+
+@dataclass
+class Training:
+    """Everything that changes while training; all of it goes into a checkpoint.
+
+    Args:
+        network: the weights, with normalisation inside.
+        optimizer, step, average: bound to the network.
+        updates: done so far; with the seed it also fixes every random draw.
+        best_score, best_epoch: of the weights selected so far.
+        best_robust: highest accuracy under the check's attack so far.
+        collapsed_at: epoch at which robustness collapsed, or None.
+        is_over: whether training ended before its last epoch (after a rewind).
+    """
+
+    network: nn.Module
+    optimizer: Optimizer
+    step: Step
+    average: RunningAverage
+    means: Means
+    updates: int = 0
+    best_score: float = -math.inf
+    best_epoch: int = 0
+    best_robust: float = 0.0
+    collapsed_at: int | None = None
+    is_over: bool = False
+
+    _NUMBERS = ("updates", "best_score", "best_epoch", "best_robust", "collapsed_at", "is_over")
+    _PARTS = ("network", "optimizer", "step", "average", "means")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            **{name: getattr(self, name) for name in self._NUMBERS},
+            **{name: getattr(self, name).state_dict() for name in self._PARTS},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name in self._NUMBERS:
+            setattr(self, name, state[name])
+        for name in self._PARTS:
+            getattr(self, name).load_state_dict(state[name])
+
+
+@dataclass(frozen=True)
+class Loop:
+    """What does not change while training.
+
+    Args:
+        check: accuracy of a network on held-out images: clean, and robust (many steps) and fgsm (one step)
+            where the method aims at robustness.
+        save: writes a checkpoint of the network to evaluate; says whether it is the best so far, and its check.
+        reload: puts the state of the last checkpoint back.
+        log: takes the record of an epoch or an event.
+        stop_requested: whether a signal asked to stop.
+    """
+
+    data: Data
+    threat: ThreatModel
+    settings: TrainSettings
+    augment: Augment
+    schedule: Schedule
+    seed: int
+    noise: StreamNoise
+    check: Callable[[nn.Module], dict[str, Any]]
+    save: Callable[[nn.Module, bool, dict[str, Any]], None]
+    reload: Callable[[], None]
+    log: Callable[[dict[str, Any]], None]
+    stop_requested: Callable[[], bool]
+    watcher: Watcher
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.data.steps_per_epoch(self.settings.batch_size, self.settings.drop_last)
+
+
+def fit(training: Training, loop: Loop) -> None:
+    """Train from where `training` stands to the last epoch.
+
+    Raises:
+        Interrupted: a signal asked to stop; the state is saved.
+        NotFiniteError, CollapseError: see `errors`.
+    """
+    settings = loop.settings
+    loop.watcher.begin(loop.steps_per_epoch * settings.epochs, training.updates)
+    while not training.is_over and training.updates < loop.steps_per_epoch * settings.epochs:
+        epoch, done = divmod(training.updates, loop.steps_per_epoch)
+        training.network.train()
+        begun = time.perf_counter()
+        for x, y in _batches(loop, epoch, done):
+            _update(training, loop, x, y)
+            loop.watcher.step(len(x))
+            # After the last update of an epoch comes its check, without which it would be lost.
+            if loop.stop_requested() and training.updates % loop.steps_per_epoch:
+                _raise_if_not_finite(training, loop)
+                loop.save(_evaluated(training, loop), False, {})
+                raise Interrupted(f"stopped in epoch {epoch + 1}, after update {training.updates}")
+        _raise_if_not_finite(training, loop)
+        _end_epoch(training, loop, epoch, time.perf_counter() - begun)
+        if loop.stop_requested():
+            raise Interrupted(f"stopped after epoch {epoch + 1}")
+
+
+def _update(training: Training, loop: Loop, x: Tensor, y: Tensor) -> None:
+    clock = Clock(training.updates, loop.steps_per_epoch, loop.settings.epochs)
+    for group in training.optimizer.param_groups:
+        group["lr"] = loop.settings.lr * loop.schedule(clock)
+    warmup = loop.settings.eps_warmup
+    threat = loop.threat.scaled(clock.epoch / warmup) if warmup else loop.threat
+    # The draws of an update depend on (seed, update) alone: attacks use the stream, dropout the global state.
+    loop.noise.reseed(loop.seed, "attack", training.updates)
+    torch.manual_seed(derive(loop.seed, "network", training.updates))
+    metrics = training.step(x, y, threat, clock)
+    training.average.update(training.network, clock)
+    training.means.add(metrics, len(x), training.updates)
+    training.updates += 1
+    if x.device.type == "cpu":  # Asking a GPU would make every update wait for it; there the epoch's end asks.
+        _raise_if_not_finite(training, loop)
+
+
+def _batches(loop: Loop, epoch: int, skip: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of one epoch from `skip` on; their order and augmentation depend on (seed, epoch, batch) alone."""
+    generator = torch.Generator().manual_seed(derive(loop.seed, "order", epoch))
+    noise = StreamNoise.on(loop.noise.generator.device)
+    batches = loop.data.train_batches(
+        loop.data.order(generator),
+        loop.settings.batch_size,
+        drop_last=loop.settings.drop_last,
+        augment=loop.augment,
+        rng=noise,
+        skip=skip,
+    )
+    for number in count(skip):
+        noise.reseed(loop.seed, "augment", epoch, number)
+        batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch
+
+
+def _end_epoch(training: Training, loop: Loop, epoch: int, seconds: float) -> None:
+    """Check the weights, guard against collapse, choose, and save."""
+    settings = loop.settings
+    evaluated = _evaluated(training, loop)
+    record: dict[str, Any] = {
+        "epoch": epoch,
+        "lr": training.optimizer.param_groups[0]["lr"],
+        "seconds": round(seconds, 3),
+        **training.means.pop(),
+        **loop.check(evaluated),
+    }
+    loop.log(record)
+    loop.watcher.epoch(record)
+    if training.collapsed_at is None and _has_collapsed(training, record):
+        _collapse(training, loop, epoch, record)
+        if training.is_over:
+            return
+    training.best_robust = max(training.best_robust, record.get("robust", 0.0))
+    score = float(epoch) if settings.select == "last" else record[settings.select]
+    is_best = score > training.best_score
+    if is_best:
+        training.best_score, training.best_epoch = score, epoch
+    loop.save(evaluated, is_best, record)
+
+
+def _evaluated(training: Training, loop: Loop) -> nn.Module:
+    """The network that is checked and evaluated: the average, or the trained one itself."""
+    return training.average.averaged(training.network, lambda: loop.data.clean_batches(loop.settings.batch_size))
+
+
+def _has_collapsed(training: Training, record: dict[str, Any]) -> bool:
+    if "fgsm" not in record:
+        return False
+    fell = training.best_robust - record["robust"]
+    gap = record["fgsm"] - record["robust"]
+    return bool(fell > COLLAPSE_DROP and gap > COLLAPSE_GAP)
+
+
+def _collapse(training: Training, loop: Loop, epoch: int, record: dict[str, Any]) -> None:
+    """Stop, go back and end, or go on; in every case the record says so."""
+    policy = loop.settings.on_collapse
+    text = (
+        f"robustness collapsed in epoch {epoch + 1}: accuracy {record['robust']:.1%} under many steps "
+        f"(best {training.best_robust:.1%}), {record['fgsm']:.1%} under one"
+    )
+    if policy == "stop":
+        loop.log({"epoch": epoch, "event": "collapsed", "text": text})
+        raise CollapseError(f"{text}; the weights before it are kept (train.on_collapse: stop)")
+    if policy == "rewind":
+        loop.reload()
+        training.collapsed_at, training.is_over = epoch, True
+        loop.log({"epoch": epoch, "event": "rewound", "text": text})
+        loop.save(_evaluated(training, loop), False, {})
+    training.collapsed_at = epoch
+
+
+def _raise_if_not_finite(training: Training, loop: Loop) -> None:
+    first = int(training.means.first_bad)
+    if first < 0:
+        return
+    epoch, batch = divmod(first, loop.steps_per_epoch)
+    text = f"the loss is not finite in epoch {epoch + 1}, batch {batch + 1} (update {first + 1})"
+    loop.log({"epoch": epoch, "event": "failed", "text": text})
+    raise NotFiniteError(f"{text}; the last good checkpoint is that of the epochs before")

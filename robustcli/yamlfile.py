@@ -1,0 +1,155 @@
+"""YAML as specs use it: plain values with the line of each; numbers are numbers, surprises are refused.
+
+Unlike YAML 1.1: `8/255` and `1e-4` are numbers, `no`, `on` and `1:30` are text, a key written twice is an error.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from robustcli.errors import RobustCliError, SpecError
+from robustcli.fields import Ratio, exact_text
+
+Path_ = tuple[str | int, ...]
+
+_NULL = re.compile(r"^(?:null|~|)$")
+_BOOL = re.compile(r"^(?:true|false)$")
+_INT = re.compile(r"^[-+]?[0-9]{1,4000}$")
+_FLOAT = re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?$")
+_RATIO = re.compile(r"^[-+]?[0-9]+(?:\.[0-9]+)?/[0-9]+(?:\.[0-9]+)?$")
+
+
+@dataclass(frozen=True)
+class Document:
+    """A parsed file: its value, and where each part of it was written.
+
+    Args:
+        source: the file's name, for messages.
+        value: dictionaries, lists and plain values.
+        places: "line 12" or "override a.b=1" by the path of each value.
+    """
+
+    source: str
+    value: Any
+    places: dict[Path_, str]
+
+
+def read_yaml(path: Path) -> Document:
+    """Parse a file.
+
+    Raises:
+        RobustCliError: there is no such file, or it is not text.
+        SpecError: it is not YAML, or a key is written twice.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise RobustCliError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RobustCliError(f"{path}: cannot be read as text: {error}") from error
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, source: str) -> Document:
+    """Parse text; errors name `source`."""
+    places: dict[Path_, str] = {}
+    problems: list[str] = []
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: " if mark is not None else ""
+        raise SpecError(source, [f"{where}not YAML: {getattr(error, 'problem', None) or error}"]) from error
+    value = _construct(node, (), places, problems, ()) if node is not None else None
+    if problems:
+        raise SpecError(source, problems)
+    return Document(source, value, places)
+
+
+def parse_scalar(text: str) -> Any:
+    """The value of one piece of text, such as the right side of an override."""
+    return parse_yaml(text, text).value
+
+
+def _construct(
+    node: yaml.Node, path: Path_, places: dict[Path_, str], problems: list[str], around: tuple[yaml.Node, ...]
+) -> Any:
+    places[path] = f"line {node.start_mark.line + 1}"
+    if any(node is outer for outer in around):
+        problems.append(f"{places[path]}: {'.'.join(map(str, path))}: an anchor inside itself")
+        return None
+    around = (*around, node)
+    if isinstance(node, yaml.MappingNode):
+        mapping: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = str(key_node.value)
+            if key in mapping:
+                line = key_node.start_mark.line + 1
+                problems.append(f"line {line}: {'.'.join(map(str, (*path, key)))}: written twice")
+            mapping[key] = _construct(value_node, (*path, key), places, problems, around)
+            places[(*path, key)] = f"line {key_node.start_mark.line + 1}"
+        return mapping
+    if isinstance(node, yaml.SequenceNode):
+        return [_construct(item, (*path, i), places, problems, around) for i, item in enumerate(node.value)]
+    assert isinstance(node, yaml.ScalarNode)
+    return _scalar(node.value) if node.style is None else node.value
+
+
+def _scalar(text: str) -> Any:
+    if _NULL.match(text):
+        return None
+    if _BOOL.match(text):
+        return text == "true"
+    if _INT.match(text):
+        return int(text)
+    if _FLOAT.match(text):
+        number = float(text)
+        return number if math.isfinite(number) else text
+    if _RATIO.match(text):
+        above, below = (Fraction(part) for part in text.split("/"))
+        return Ratio(above / below) if below else text
+    return text
+
+
+def to_yaml(value: Any) -> str:
+    """Text that `parse_yaml` reads back as an equal value."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that would be read back as something else."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _represent_text(dumper: _Dumper, text: str) -> yaml.Node:
+    style = None if isinstance(_scalar(text), str) else "'"
+    if not text.isprintable():
+        style = '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+def _represent_float(dumper: _Dumper, number: float) -> yaml.Node:
+    return _unquoted(dumper, repr(float(number)))
+
+
+def _represent_fraction(dumper: _Dumper, fraction: Fraction) -> yaml.Node:
+    return _unquoted(dumper, exact_text(fraction))
+
+
+def _unquoted(dumper: _Dumper, text: str) -> yaml.Node:
+    # The tag that PyYAML itself would read the text as: it takes 1e-05 and 8/255 for text, and would quote them.
+    tag = dumper.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
+    return dumper.represent_scalar(tag, text)
+
+
+_Dumper.add_representer(str, _represent_text)
+_Dumper.add_representer(float, _represent_float)
+_Dumper.add_representer(Ratio, _represent_float)
+_Dumper.add_representer(Fraction, _represent_fraction)
