@@ -1,0 +1,71 @@
+"""`robust` called here or in a process of its own, on a tiny spec."""
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from shell import TINY, Outcome, Robust, environment
+
+from robustcli.cli import main
+from robustcli.progress import Screen
+from robustcli.runner import run_experiment
+from robustcli.runs import RunFolder
+from robustcli.spec import ExperimentSpec
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The tiny spec as a file in an empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def robust(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Robust:
+    """`robust` in this process, where torch is imported already; anything but an exit fails the test."""
+
+    def call(*words: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["robust", *map(str, words)])
+        capsys.readouterr()
+        code: object = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        assert isinstance(code, int)
+        said = capsys.readouterr()
+        return Outcome(code, said.out, said.err)
+
+    return call
+
+
+@pytest.fixture
+def robust_process() -> Robust:
+    """`robust` in a process of its own, in `cwd`."""
+
+    def call(*words: object, cwd: Path, env: Mapping[str, str] = {}) -> Outcome:
+        done = subprocess.run(
+            [sys.executable, "-m", "robustcli", *map(str, words)],
+            cwd=cwd,
+            env=environment(env),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        return Outcome(done.returncode, done.stdout, done.stderr)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """The finished run of the tiny spec, for tests that only read."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "tiny.yaml").write_text(TINY, encoding="utf-8")
+    spec = ExperimentSpec.read(folder / "tiny.yaml")
+    return run_experiment(spec, folder / "runs", Screen(is_quiet=True))

@@ -1,0 +1,146 @@
+"""`robust` in processes of their own that end themselves, or are ended, at any point of their work.
+
+The processes are forked from one that has imported torch already, so that a dozen of them take seconds.
+"""
+
+import io
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from robustcli.catalog import FAMILIES, catalog
+from robustcli.cli import main
+
+_PROCESSES = multiprocessing.get_context("forkserver")
+# All that takes seconds to import; torch's optimisers import the second one when they are first made.
+_HEAVY = ["torch", "torch._dynamo", "sklearn.datasets", "robustcli.cli", "robustcli.assess", "robustcli.progress"]
+_PROCESSES.set_forkserver_preload([*_HEAVY, *(member.module for name in FAMILIES for member in catalog(name).values())])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """When a process is ended.
+
+    Args:
+        kinds: the events that count: "step" (an update is made), "half" (half a checkpoint is written),
+            "sync", "rename", "renamed", "link", "linked".
+        at: the event of these kinds at which it ends, counted from 1; 0 is never.
+        by: the signal.
+    """
+
+    kinds: tuple[str, ...] = ()
+    at: int = 0
+    by: signal.Signals = signal.SIGKILL
+
+
+ALL_KINDS = ("step", "half", "sync", "rename", "renamed", "link", "linked")
+
+
+class Events:
+    """Counts what a process does, writes the count down and ends the process where its plan says so."""
+
+    def __init__(self, plan: Plan, tally: Path) -> None:
+        self.plan = plan
+        self.tally = tally
+        self.count = 0
+
+    def happens(self, kind: str) -> bool:
+        """Whether this event is the one at which a process that works on an open file ends."""
+        if kind not in self.plan.kinds:
+            return False
+        self.count += 1
+        self.tally.write_text(str(self.count), encoding="utf-8")
+        return self.count == self.plan.at
+
+    def pass_by(self, kind: str) -> None:
+        if self.happens(kind):
+            self.end()
+
+    def end(self) -> None:
+        os.kill(os.getpid(), self.plan.by)
+
+    def around(self, owner: Any, name: str, before: str, after: str) -> None:
+        """Let calls of a function count as two events."""
+        usual = getattr(owner, name)
+
+        def call(*words: Any, **options: Any) -> Any:
+            self.pass_by(before)
+            value = usual(*words, **options)
+            self.pass_by(after)
+            return value
+
+        setattr(owner, name, call)
+
+
+def _work(words: Sequence[str], folder: str, plan: Plan, log: str, tally: str) -> None:
+    """The body of a process: `robust` with its events counted."""
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.chdir(folder)
+    torch.set_num_threads(1)
+    events = Events(plan, Path(tally))
+    usual_save = torch.save
+
+    def save(value: Any, file: Any, *others: Any, **options: Any) -> None:
+        whole = io.BytesIO()
+        usual_save(value, whole, *others, **options)
+        half = len(whole.getvalue()) // 2
+        file.write(whole.getvalue()[:half])
+        if events.happens("half"):
+            file.flush()
+            events.end()
+        file.write(whole.getvalue()[half:])
+
+    setattr(torch, "save", save)  # noqa: B010  (its type is another)
+    events.around(os, "fsync", "sync", "synced")
+    events.around(Path, "replace", "rename", "renamed")
+    events.around(os, "link", "link", "linked")
+    register_optimizer_step_post_hook(lambda *_: events.pass_by("step"))
+    sys.argv = ["robust", *words]
+    main()
+
+
+class Sessions:
+    """Runs `robust` in one folder, session after session.
+
+    Args:
+        folder: where the processes work; logs lie in it too.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.log = folder / "session.log"
+        self.tally = folder / "session.events"
+
+    def run(self, *words: str, plan: Plan = Plan()) -> int:
+        """Exit code of one process; minus the number of the signal that killed it."""
+        self.tally.write_text("0", encoding="utf-8")
+        process = _PROCESSES.Process(target=_work, args=(words, str(self.folder), plan, str(self.log), str(self.tally)))
+        process.start()
+        process.join(120)
+        assert process.exitcode is not None, "the process hangs"
+        said = self.log.read_text(encoding="utf-8")
+        assert "Traceback" not in said, said
+        return process.exitcode
+
+    def events(self) -> int:
+        """How many events the last process came past."""
+        return int(self.tally.read_text(encoding="utf-8"))
+
+    def until_done(self, *words: str, plans: Callable[[int], Plan], limit: int = 100) -> list[int]:
+        """Exit codes of all sessions, each under the plan of its number, until one is done."""
+        codes = []
+        for number in range(limit):
+            codes.append(self.run(*words, "--resume", plan=plans(number)))
+            if codes[-1] == 0:
+                return codes
+        raise AssertionError(f"still not done after {codes}")

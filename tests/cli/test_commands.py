@@ -1,0 +1,748 @@
+"""Every command on a tiny spec: what it prints, what it stores, and how it ends."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from shell import TINY, Outcome, Robust, environment
+
+from robustcli import __version__, checkpoint, experiments
+from robustcli import train as loop
+from robustcli.catalog import FAMILIES, catalog
+from robustcli.runs import RunFolder, read_json
+from robustcli.spec import ExperimentSpec
+
+NAMES = sorted({name for family in FAMILIES for name in catalog(family)})
+RESULT_KEYS = {
+    "schema", "status", "name", "seed", "spec_digest", "threat", "data", "selection", "epoch", "collapsed_at",
+    "evaluations", "claim",
+}  # fmt: skip
+EVALUATION_KEYS = {
+    "evaluator", "parameters", "norm", "eps", "eps_value", "seed", "survivors", "forwards", "gradients", "seconds",
+    "warnings", "correct", "total", "accuracy", "interval",
+}  # fmt: skip
+
+
+def the_run(root: Path) -> RunFolder:
+    (path,) = root.glob("*/*")
+    return RunFolder(path)
+
+
+def test_the_commands_are_those_that_are_documented(robust: Robust) -> None:
+    said = robust("--help").require(0)
+    for command in ("train", "reproduce", "demo", "eval", "list", "show", "validate", "cp", "runs", "report"):
+        assert command in said.out
+        robust(command, "--help").require(0)
+    assert robust("--version").require(0).out == f"robust {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "words", [(), ("trian",), ("train",), ("train", "a", "--no-such-option"), ("eval",), ("cp", "one"), ("show",)]
+)
+def test_words_that_are_no_command_end_with_2(robust: Robust, words: tuple[str, ...]) -> None:
+    robust(*words).require(2)
+
+
+# train
+
+
+def test_train_stores_everything_a_run_has(robust: Robust, tiny: Path) -> None:
+    said = robust("train", "tiny.yaml").require(0, "epoch", "evaluating pgd", "stored in runs/tiny/")
+    assert "evaluating" not in said.out  # progress is no result
+    spec = ExperimentSpec.read(tiny)
+    folder = the_run(Path("runs"))
+    assert folder.path == Path("runs") / "tiny" / f"{spec.digest}-s0"
+    files = {path.relative_to(folder.path).as_posix() for path in folder.path.rglob("*") if path.is_file()}
+    assert files - {"lock"} == {
+        "spec.yaml", "provenance.json", "train.jsonl", "results.json",
+        "checkpoints/best.pt", "checkpoints/last.pt", "evaluations/clean.json", "evaluations/pgd.json",
+    }  # fmt: skip
+    results = read_json(folder.results)
+    assert set(results) == RESULT_KEYS
+    assert (results["schema"], results["status"], results["name"], results["seed"]) == (1, "finished", "tiny", 0)
+    assert results["spec_digest"] == spec.digest
+    assert results["threat"] == {"norm": "linf", "eps": "0.1"}
+    assert results["selection"] == {"by": "robust", "images": "val"}
+    assert results["data"]["sizes"] == {"train": 128, "val": 50, "test": 360}
+    assert list(results["evaluations"]) == ["clean", "pgd"]
+    for key, result in results["evaluations"].items():
+        assert set(result) == EVALUATION_KEYS
+        assert result == read_json(folder.evaluation(key))
+        assert result["total"] == len(result["survivors"]) == 60
+        assert result["correct"] == result["survivors"].count("1")
+        assert result["accuracy"] == result["correct"] / 60
+        assert result["interval"][0] <= result["accuracy"] <= result["interval"][1]
+        assert f"{result['correct']}/60" in said.out
+    (record,) = folder.records()
+    assert {"epoch", "lr", "seconds", "loss"} <= set(record)
+    (session,) = read_json(folder.provenance)["sessions"]
+    assert session["command"] == ["robust", "train", "tiny.yaml"]
+    assert session["versions"]["torch"] == version("torch")
+
+
+def test_a_finished_run_is_shown_again_and_not_touched(robust: Robust, trained: RunFolder, tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    shutil.copytree(trained.path.parent.parent, root)
+    folder = the_run(root)
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.path.rglob("*.*") if path.is_file()}
+    (tmp_path / "tiny.yaml").write_text(TINY, encoding="utf-8")
+    time.sleep(0.02)
+    for words in ((), ("--resume",), ("train.device=auto",)):
+        said = robust("train", tmp_path / "tiny.yaml", "--runs", root, *words).require(0, "finished", "/60")
+        assert "epoch" not in said.err
+    after = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.path.rglob("*.*") if path.is_file()}
+    assert after == before
+
+
+def test_overrides_make_another_run(robust: Robust, tiny: Path) -> None:
+    robust("train", "tiny.yaml", "train.epochs=0", "evaluate={clean: {name: clean, examples: 5}}", "-q").require(0)
+    robust("train", "tiny.yaml", "train.epochs=0", "evaluate={}", "seed=3", "-q").require(0)
+    folders = sorted(Path("runs", "tiny").iterdir())
+    assert len(folders) == 2
+    assert {folder.name.rpartition("-")[2] for folder in folders} == {"s0", "s3"}
+
+
+def test_quiet_says_nothing_but_results(robust: Robust, tiny: Path) -> None:
+    said = robust("train", "tiny.yaml", "--quiet", "train.epochs=0", "evaluate={}")
+    assert said.require(0).err == ""
+    assert "stored in" in said.out
+
+
+def test_warnings_go_to_the_error_stream(robust: Robust, tiny: Path) -> None:
+    said = robust("train", "tiny.yaml", "train.epochs=0", "evaluate={}", "threat.eps=0.031", "-q").require(0)
+    assert said.err.startswith("warning: threat.eps: 0.031 is near 8/255")
+
+
+@pytest.mark.parametrize(
+    ("words", "texts"),
+    [
+        (("gone.yaml",), ("error: gone.yaml: no such file",)),
+        (("no_such_spec",), ("error: unknown experiment 'no_such_spec'",)),
+        (("tiny.yaml", "train.epochs"), ("error: override 'train.epochs': write key.subkey=value",)),
+        (("tiny.yaml", "train.epochs=x", "threat.eps=8"), ("error: tiny.yaml: 2 problems", "write 8/255")),
+        (("tiny.yaml", "train.device=tpu"), ("train.device: 'tpu' is not one of auto, cpu, cuda, cuda:i",)),
+        (("tiny.yaml", "train.device=cuda:99"), ("train.device: 'cuda:99': this machine has",)),
+        (("tiny.yaml", "data.val_size=5000"), ("data.val_size: 5000 of 1437 train images leave none",)),
+        (("tiny.yaml", "data.train_size=5000"), ("data.train_size: 5000 is more than the 1387 train images",)),
+        (
+            ("tiny.yaml", "train.drop_last=true", "train.batch_size=500"),
+            ("train.batch_size: 500 is more than the 128",),
+        ),
+        (("tiny.yaml", "data={name: npz, path: gone.npz, val_size: 5}"), ("data.path: there is no file",)),
+        (("tiny.yaml", "data={name: mnist, val_size: 5}"), ("data.root: MNIST is not in",)),
+        (("tiny.yaml", "data.augment.crop=9"), ("data.augment.crop: 9 pixels cannot be mirrored",)),
+        (("tiny.yaml", "evaluate.clean.examples=361"), ("361 test images were asked for; there are 360",)),
+        (("tiny.yaml", "evaluate={w: {name: worst_case, members: []}}"), ("members is empty",)),
+    ],
+)
+def test_what_a_user_can_mend_ends_with_2_and_a_message(
+    robust: Robust, tiny: Path, words: tuple[str, ...], texts: tuple[str, ...]
+) -> None:
+    said = robust("train", *words).require(2, *texts)
+    assert said.err.startswith("error: ")
+    assert said.out == ""
+
+
+def test_an_error_before_the_images_leaves_nothing_to_resume(robust: Robust, tiny: Path) -> None:
+    x = np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)
+    y = np.arange(40) % 10
+    words = ("train", "tiny.yaml", "data.train_size=20", "data.val_size=10", "-q", "evaluate={}")
+    robust(*words, "data.name=npz", "data.path=here.npz").require(2, "there is no file")
+    np.savez("here.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    robust(*words, "data.name=npz", "data.path=here.npz").require(0)
+
+
+def test_a_runs_folder_that_cannot_be_one_is_named(robust: Robust, tiny: Path) -> None:
+    robust("train", "tiny.yaml", "--runs", "tiny.yaml").require(2, "tiny.yaml")
+
+
+def test_an_unfinished_run_is_resumed_only_when_asked(robust: Robust, tiny: Path) -> None:
+    robust("train", "tiny.yaml", "-q").require(0)
+    folder = the_run(Path("runs"))
+    whole = read_json(folder.results)
+    folder.results.unlink()
+    robust("train", "tiny.yaml").require(2, "this run exists and is unfinished, 1 epochs", "--resume")
+    robust("train", "tiny.yaml", "--resume").require(0)
+    assert read_json(folder.results) == whole  # the evaluations were done already
+    assert len(read_json(folder.provenance)["sessions"]) == 2
+
+
+def test_changed_images_are_refused_when_a_run_is_resumed(robust: Robust, tiny: Path) -> None:
+    x = np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)
+    y = np.arange(40) % 10
+    np.savez("mine.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    words = ("train", "tiny.yaml", "data={name: npz, path: mine.npz, val_size: 10}", "evaluate={}", "-q")
+    robust(*words).require(0)
+    the_run(Path("runs")).results.unlink()
+    np.savez("mine.npz", x_train=x + 1, y_train=y, x_test=x, y_test=y)
+    robust(*words, "--resume").require(2, "the data changed")
+    np.savez("mine.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    robust(*words, "--resume").require(0)
+
+
+def test_a_tampered_spec_is_refused_when_a_run_is_resumed(robust: Robust, tiny: Path) -> None:
+    robust("train", "tiny.yaml", "-q", "evaluate={}").require(0)
+    folder = the_run(Path("runs"))
+    folder.results.unlink()
+    text = folder.spec.read_text(encoding="utf-8")
+    folder.spec.write_text(text.replace("steps: 2", "steps: 3", 1), encoding="utf-8")
+    robust("train", "tiny.yaml", "evaluate={}", "--resume").require(2, "holds a spec of digest")
+
+
+def test_a_broken_checkpoint_is_named_when_a_run_is_resumed(robust: Robust, tiny: Path) -> None:
+    robust("train", "tiny.yaml", "-q", "evaluate={}").require(0)
+    folder = the_run(Path("runs"))
+    folder.results.unlink()
+    folder.last.write_bytes(folder.last.read_bytes()[:1000])
+    robust("train", "tiny.yaml", "evaluate={}", "--resume").require(2, "last.pt: not a checkpoint that can be read")
+
+
+def test_a_loss_that_is_no_number_ends_with_4(robust: Robust, tiny: Path) -> None:
+    said = robust("train", "tiny.yaml", "train.lr=1e30", "train.epochs=3", "-q")
+    said.require(4, "training failed: the loss is not finite in epoch", "update")
+    folder = the_run(Path("runs"))
+    assert folder.status() == "failed"
+    assert not folder.is_finished
+    # What is saved was saved before.
+    weights = checkpoint.load(folder.last)["weights"]
+    assert all(bool(torch.isfinite(value).all()) for value in weights.values())
+    robust("train", "tiny.yaml", "train.lr=1e30", "train.epochs=3", "--resume", "-q").require(4)
+
+
+@pytest.mark.parametrize(
+    ("policy", "code", "status", "epochs"),
+    [("stop", 4, None, 1), ("rewind", 0, "rewound", 1), ("continue", 0, "collapsed", 2)],
+)
+def test_a_collapse_is_treated_as_the_spec_says_and_never_hidden(
+    robust: Robust, tiny: Path, monkeypatch: pytest.MonkeyPatch, policy: str, code: int, status: str | None, epochs: int
+) -> None:
+    # Every check is taken for a collapse.
+    monkeypatch.setattr(loop, "COLLAPSE_DROP", -1.0)
+    monkeypatch.setattr(loop, "COLLAPSE_GAP", -2.0)
+    words = ("train", "tiny.yaml", "train.epochs=2", f"train.on_collapse={policy}", "-q")
+    said = robust(*words).require(code)
+    folder = the_run(Path("runs"))
+    assert len([record for record in folder.records() if "event" not in record]) == epochs
+    if status is None:
+        assert "training failed: robustness collapsed in epoch 1" in said.err
+        assert not folder.is_finished
+        assert folder.status() == "collapsed"
+        robust(*words, "--resume").require(4)
+    else:
+        assert f"tiny, seed 0: {status}" in said.out
+        results = read_json(folder.results)
+        assert (results["status"], results["collapsed_at"]) == (status, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_ends_with_3_and_says_how_to_go_on(tiny: Path, name: str) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "robustcli", "train", "tiny.yaml", "train.epochs=5000", "train.check_examples=1"],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("epoch")
+    process.send_signal(getattr(signal, name))
+    _, err = process.communicate(timeout=60)
+    Outcome(process.returncode, "", err).require(3, "continue with --resume", "stopped")
+    assert checkpoint.load(the_run(Path("runs")).last)["training"]["updates"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_during_the_evaluations_ends_with_3_too(tiny: Path, name: str) -> None:
+    process = subprocess.Popen(
+        [
+            sys.executable, "-m", "robustcli", "train", "tiny.yaml", "train.epochs=0",
+            "evaluate.long={name: attacked, attack: {name: pgd, steps: 100000, restarts: 100}}",
+        ],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("evaluating long"):
+            break
+    process.send_signal(getattr(signal, name))
+    _, err = process.communicate(timeout=60)
+    Outcome(process.returncode, "", err).require(3, "continue with --resume")
+    folder = the_run(Path("runs"))
+    assert folder.evaluation("clean").exists()
+    assert not folder.evaluation("long").exists()
+    assert not folder.is_finished
+
+
+def test_a_bug_of_ours_ends_with_1_and_its_traceback(robust_process: Robust, tiny: Path) -> None:
+    code = (
+        "import sys\nfrom robustcli import cli\n"
+        "def broken(*a, **k):\n    raise ZeroDivisionError('ours')\n"
+        "cli.experiments.find = broken\nsys.argv = ['robust', 'validate', 'x']\ncli.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "ZeroDivisionError: ours" in done.stderr
+
+
+# eval
+
+
+def evaluated(robust: Robust, *words: object) -> dict[str, Any]:
+    """What `robust eval --json` prints."""
+    said = robust("eval", *words, "--json", "--quiet").require(0)
+    assert said.err == ""
+    value: dict[str, Any] = json.loads(said.out)
+    return value
+
+
+def numbers(result: dict[str, Any]) -> dict[str, Any]:
+    """All of an evaluation that another run of it repeats."""
+    return {key: value for key, value in result.items() if key != "seconds"}
+
+
+@pytest.mark.parametrize(("seed", "is_process"), [(0, True), (3, False)])
+def test_a_checkpoint_alone_gives_the_numbers_of_its_run(
+    robust_process: Robust, robust: Robust, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int,
+    is_process: bool,
+) -> None:  # fmt: skip
+    robust("train", "tiny.yaml", f"seed={seed}", "-q").require(0)
+    folder = the_run(Path("runs"))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shutil.copyfile(folder.best, elsewhere / "best.pt")
+    results = read_json(folder.results)
+    shutil.rmtree("runs")
+    monkeypatch.chdir(elsewhere)
+    words = ("eval", "best.pt", "--json", "--quiet")
+    said = (robust_process(*words, cwd=elsewhere) if is_process else robust(*words)).require(0)
+    again = json.loads(said.out)
+    assert {key: numbers(value) for key, value in again["evaluations"].items()} == {
+        key: numbers(value) for key, value in results["evaluations"].items()
+    }
+    assert again["spec_digest"] == results["spec_digest"]
+    assert again["training_seed"] == seed
+    assert again["notes"] == []
+    assert [path.name for path in elsewhere.iterdir()] == ["best.pt"]
+
+
+def test_a_table_is_printed_where_no_json_is_asked_for(robust: Robust, trained: RunFolder) -> None:
+    said = robust("eval", trained.best).require(0, "evaluating pgd")
+    assert "linf 0.1" in said.out
+    assert "pgd-3-1" in said.out
+    assert "/60" in said.out
+    assert "evaluating" not in said.out
+    assert robust("eval", trained.best, "--quiet").require(0).err == ""
+
+
+def test_last_weights_are_evaluated_too(robust: Robust, trained: RunFolder) -> None:
+    assert evaluated(robust, trained.last, "--attack", "clean", "--examples", 5)["checkpoint"] == "last.pt"
+
+
+def test_the_threat_is_replaced(robust: Robust, trained: RunFolder) -> None:
+    value = evaluated(robust, trained.best, "--eps", "8/255", "--norm", "l2", "--examples", 20, "--attack", "pgd")
+    assert value["threat"] == {"norm": "l2", "eps": "8/255"}
+    (result,) = value["evaluations"].values()
+    assert (result["norm"], result["eps"], result["eps_value"], result["total"]) == ("l2", "8/255", 8 / 255, 20)
+
+
+def test_at_radius_0_an_attack_finds_nothing(robust: Robust, trained: RunFolder) -> None:
+    value = evaluated(robust, trained.best, "--eps", "0")["evaluations"]
+    assert value["pgd"]["survivors"] == value["clean"]["survivors"]
+
+
+@pytest.mark.parametrize(
+    ("words", "evaluator", "expected"),
+    [
+        (("--attack", "pgd"), "attacked", {"steps": 3, "keep": "fooled", "restarts": 1}),  # as the spec has it
+        (
+            ("--attack", "pgd", "--steps", "4", "--restarts", "2", "--step-size", "2/255", "--loss", "margin"),
+            "attacked",
+            {"steps": 4, "keep": "fooled", "restarts": 2, "step_size": 2 / 255, "loss": "margin"},
+        ),
+        (("--attack", "fgsm"), "attacked", {"name": "fgsm", "loss": "ce"}),
+        (("--attack", "none"), "attacked", {"name": "none"}),
+    ],
+)
+def test_an_attack_is_chosen(
+    robust: Robust, trained: RunFolder, words: tuple[str, ...], evaluator: str, expected: dict[str, Any]
+) -> None:
+    value = evaluated(robust, trained.best, *words, "--examples", 10)["evaluations"]
+    (result,) = value.values()
+    assert result["evaluator"] == evaluator
+    attack = result["parameters"]["attack"]
+    assert {key: attack[key] for key in expected} == expected
+
+
+def test_every_image_is_evaluated_where_nothing_else_is_said(robust: Robust, trained: RunFolder) -> None:
+    value = evaluated(robust, trained.best, "--attack", "fgsm")["evaluations"]
+    assert value["fgsm"]["total"] == 360
+
+
+def test_autoattack_is_chosen(robust: Robust, trained: RunFolder) -> None:
+    words = ("--attack", "autoattack", "--examples", 4, "--batch-size", 2)
+    result = evaluated(robust, trained.best, *words)["evaluations"]["autoattack"]
+    assert result["parameters"] == {"version": "standard", "batch_size": 2}
+    assert result["total"] == 4
+
+
+def test_a_name_under_evaluate_is_chosen(robust: Robust, tiny: Path) -> None:
+    robust("train", "tiny.yaml", "train.epochs=0", "evaluate.mine={name: attacked, attack: fgsm}", "-q").require(0)
+    value = evaluated(robust, the_run(Path("runs")).best, "--attack", "mine", "--examples", 7)["evaluations"]
+    assert list(value) == ["mine"]
+    assert value["mine"]["total"] == 7
+
+
+def test_the_seed_changes_the_noise_and_nothing_else(robust: Robust, trained: RunFolder) -> None:
+    words = (trained.best, "--attack", "pgd", "--examples", 30)
+    first, second, other = (evaluated(robust, *words, "--seed", seed)["evaluations"]["pgd"] for seed in (5, 5, 6))
+    assert numbers(first) == numbers(second)
+    assert (first["seed"], other["seed"]) == (5, 6)
+
+
+def test_the_batch_size_changes_no_number(robust: Robust, trained: RunFolder) -> None:
+    one, many = (evaluated(robust, trained.best, "--batch-size", size)["evaluations"] for size in (1, 50))
+    assert one["pgd"]["parameters"]["batch_size"] == 1
+    for key in one:
+        assert one[key]["survivors"] == many[key]["survivors"]
+
+
+def test_the_json_is_also_written_to_a_file(robust: Robust, trained: RunFolder, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "result.json"
+    printed = evaluated(robust, trained.best, "--attack", "clean", "--examples", 5, "--out", out)
+    assert read_json(out) == printed
+    assert {"schema", "checkpoint", "name", "spec_digest", "training_seed", "threat", "data", "provenance"} <= set(
+        printed
+    )
+
+
+def test_an_archive_of_the_same_images_gives_the_same_numbers(
+    robust: Robust, trained: RunFolder, tmp_path: Path
+) -> None:
+    from sklearn.datasets import load_digits
+
+    order = np.random.RandomState(0).permutation(1797)[:60]
+    # 255 v / 16, rounded, is not v / 16: the numbers of the archive are those of its own images.
+    x = np.round(load_digits().images[order] * 255 / 16).astype(np.uint8)
+    y = load_digits().target[order]
+    np.savez(tmp_path / "mine.npz", x_test=x, y_test=y, classes=np.array([str(digit) for digit in range(10)]))
+    value = evaluated(robust, trained.best, "--data", tmp_path / "mine.npz", "--attack", "clean")
+    assert value["evaluations"]["clean"]["total"] == 60
+    assert value["notes"] == ["the images are not those that the checkpoint was trained and selected with"]
+    own = evaluated(robust, trained.best, "--attack", "clean", "--examples", 60)["evaluations"]["clean"]
+    same = sum(a == b for a, b in zip(own["survivors"], value["evaluations"]["clean"]["survivors"], strict=True))
+    assert same >= 57
+    again = evaluated(robust, trained.best, "--data", "digits", "--attack", "clean", "--examples", 60)
+    assert again["evaluations"]["clean"]["survivors"] == own["survivors"]
+    assert again["notes"] == []
+
+
+def test_images_are_found_by_an_override(robust: Robust, tiny: Path) -> None:
+    x = np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)
+    y = np.arange(40) % 10
+    np.savez("mine.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    data = "data={name: npz, path: mine.npz, val_size: 10}"
+    robust("train", "tiny.yaml", data, "train.epochs=0", "evaluate={clean: clean}", "-q").require(0)
+    best = the_run(Path("runs")).best
+    Path("mine.npz").rename("moved.npz")
+    robust("eval", best).require(2, "data.path: there is no file")
+    value = evaluated(robust, best, "data.path=moved.npz")
+    assert value["notes"] == []
+    assert value["evaluations"]["clean"]["total"] == 40
+
+
+def archive(path: Path, **arrays: Any) -> str:
+    """An archive of 20 digit-sized images, with some of its arrays replaced."""
+    x = np.zeros((20, 8, 8), dtype=np.uint8)
+    np.savez(path, **{"x_test": x, "y_test": np.arange(20) % 10, **arrays})
+    return str(path)
+
+
+BIG = {"x_test": np.zeros((20, 28, 28), dtype=np.uint8)}
+COLOUR = {"x_test": np.zeros((20, 8, 8, 3), dtype=np.uint8)}
+FEW = {"y_test": np.arange(20) % 4}
+
+
+@pytest.mark.parametrize(
+    ("arrays", "texts"),
+    [
+        (BIG, ("takes 1x8x8 images of 10 classes; the data have 1x28x28 images of 10 classes",)),
+        (COLOUR, ("takes 1x8x8 images of 10 classes; the data have 3x8x8 images of 10 classes",)),
+        (FEW, ("takes 1x8x8 images of 10 classes; the data have 1x8x8 images of 4 classes",)),
+        ({"x_test": np.zeros((20, 8, 8), dtype=np.float32)}, ("x_test is float32; expected uint8",)),
+        ({"y_test": np.arange(19) % 10}, ("y_test has 19 labels for 20 images",)),
+    ],
+)
+def test_images_of_another_shape_are_refused(
+    robust: Robust, trained: RunFolder, tmp_path: Path, arrays: dict[str, Any], texts: tuple[str, ...]
+) -> None:
+    path = archive(tmp_path / "mine.npz", **arrays)
+    robust("eval", trained.best, "--data", path, "--attack", "clean").require(2, *texts)
+
+
+@pytest.mark.parametrize(
+    ("words", "texts"),
+    [
+        (("--attack", "pgdd"), ("there is no evaluator or attack 'pgdd'; did you mean 'pgd'?",)),
+        (("--attack", "trades"), ("there is no evaluator or attack 'trades'",)),
+        (("--steps", "3"), ("--steps needs --attack",)),
+        (("--step-size", "3/255"), ("--step-size needs --attack",)),
+        (("--attack", "clean", "--steps", "3"), ("attack.steps: unknown parameter of 'clean' in evaluators",)),
+        (("--attack", "fgsm", "--restarts", "3"), ("restarts: unknown parameter of 'fgsm' in attacks",)),
+        (("--attack", "pgd", "--loss", "cee"), ("loss: 'cee' is not one of the choices; did you mean 'ce'?",)),
+        (("--attack", "pgd", "--steps", "-1"), ("steps: -1 is outside the range",)),
+        (("--attack", "pgd", "--step-size", "two"), ("step_size: 'two' is not a number",)),
+        (("--attack", "pgd", "--step-size", "2"), ("step_size: 2 is larger than the pixel range [0, 1]; write 2/255",)),
+        (("--attack", "worst_case"), ("members: missing",)),
+        (("--eps", "8"), ("threat.eps: 8 is larger than the pixel range [0, 1]; write 8/255",)),
+        (("--eps", "big"), ("threat.eps: 'big' is not a number or a quotient",)),
+        (("--eps", "1e999"), ("threat.eps",)),
+        (("--eps=-1",), ("threat.eps: -1 is outside the range",)),
+        (("--norm", "l3"), ("l3",)),
+        (("--examples", "0"), ("examples",)),
+        (("--examples", "361"), ("361 test images were asked for; there are 360",)),
+        (("--seed", "-1"), ("seed",)),
+        (("--batch-size", "0"), ("batch-size",)),
+        (("--device", "tpu"), ("'tpu' is not one of auto, cpu, cuda, cuda:i",)),
+        (("--device", "cuda:99"), ("this machine has",)),
+        (("--data", "digitss"), ("'digitss' is no data set, folder or .npz file; did you mean 'digits'?",)),
+        (("--data", "gone.npz"), ("there is no file",)),
+        (("threat.esp=1",), ("threat.esp: unknown parameter of threat; did you mean 'eps'?",)),
+        (("train.epochs",), ("write key.subkey=value",)),
+        (("architecture.width=5",), ("architecture",)),
+        (("architecture.activation=gelu",), ("architecture",)),
+        (("--attack", "clean", "--examples", "5", "--out", "."), (".",)),
+    ],
+)
+def test_what_cannot_be_evaluated_ends_with_2(
+    robust: Robust, trained: RunFolder, words: tuple[str, ...], texts: tuple[str, ...], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    robust("eval", trained.best, *words).require(2, *texts)
+
+
+def test_what_is_no_checkpoint_ends_with_2(robust: Robust, tiny: Path) -> None:
+    robust("eval", "gone.pt").require(2, "gone.pt: no such file")
+    robust("eval", "tiny.yaml").require(2, "tiny.yaml: not a checkpoint")
+    torch.save({"weight": torch.zeros(2)}, "foreign.pt")
+    robust("eval", "foreign.pt").require(2, "foreign.pt: not written by `robust train`", "found weight")
+
+
+def test_a_checkpoint_without_evaluations_asks_for_one(robust: Robust, tiny: Path) -> None:
+    robust("train", "tiny.yaml", "train.epochs=0", "evaluate={}", "-q").require(0)
+    best = the_run(Path("runs")).best
+    robust("eval", best).require(2, "names no evaluation; say which --attack")
+    robust("eval", best, "--attack", "clean").require(0)
+
+
+# list, show, validate, cp
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "experiments"])
+def test_a_family_is_listed(robust: Robust, family: str) -> None:
+    said = robust("list", family).require(0)
+    known = experiments.names() if family == "experiments" else list(catalog(family))
+    rows = {line.split()[0]: line for line in said.out.splitlines() if line.strip()}
+    for name in known:
+        summary = experiments.summary(name) if family == "experiments" else catalog(family)[name].summary
+        assert summary in rows[name]
+
+
+def test_everything_is_listed_at_once(robust: Robust) -> None:
+    said = robust("list").require(0)
+    for family in (*FAMILIES, "experiments"):
+        assert f"\n{family}" in f"\n{said.out}"
+    robust("list", "defences").require(2, "there is no list of 'defences'; did you mean 'defenses'?")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_member_is_shown_with_every_parameter(robust: Robust, name: str) -> None:
+    said = robust("show", name).require(0)
+    for family in FAMILIES:
+        if name in catalog(family):
+            member = catalog(family)[name]
+            assert f"{name} ({family})" in said.out
+            assert member.summary in " ".join(said.out.split())
+            assert "Reference:" in said.out
+            assert f"{member.path}:{member.line}" in said.out
+            shown = {line.split()[0] for line in said.out.splitlines() if line.strip()}
+            assert {*member.parameters, *member.replaceable} <= shown
+    assert not [line for line in said.out.splitlines() if line.strip().startswith("_")]
+
+
+@pytest.mark.parametrize("name", experiments.names())
+def test_an_experiment_is_shown_as_it_is_written(robust: Robust, name: str) -> None:
+    assert robust("show", name).require(0).out == experiments.find(name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["tradess", "demo/nothing", ""])
+def test_what_is_unknown_cannot_be_shown(robust: Robust, name: str) -> None:
+    said = robust("show", name).require(2)
+    assert name != "tradess" or "did you mean 'trades'?" in said.err
+
+
+def test_specs_are_validated(robust: Robust, tiny: Path) -> None:
+    digest = ExperimentSpec.read(tiny).digest
+    said = robust("validate", "tiny.yaml", *experiments.names()).require(0)
+    assert f"tiny.yaml: valid, digest {digest}" in said.out
+    assert said.out.count(": valid, digest ") == 1 + len(experiments.names())
+    tiny.write_text(TINY.replace("eps: 0.1", "eps: 0.031"), encoding="utf-8")
+    robust("validate", "tiny.yaml").require(0, "warning: threat.eps: 0.031 is near")
+
+
+def test_every_problem_of_every_spec_is_shown(robust: Robust, tiny: Path) -> None:
+    Path("bad.yaml").write_text(
+        TINY.replace("eps: 0.1", "eps: 8").replace("epochs: 1", "epochs: one"), encoding="utf-8"
+    )
+    Path("worse.yaml").write_text("name: [", encoding="utf-8")
+    said = robust("validate", "bad.yaml", "tiny.yaml", "worse.yaml", "gone.yaml").require(2)
+    assert "tiny.yaml: valid" in said.out
+    assert "bad.yaml: 2 problems" in said.err
+    assert "line 5: threat.eps: 8 is larger" in said.err
+    assert "line 8: train.epochs: 'one' is not a whole number" in said.err
+    assert "worse.yaml: 1 problem" in said.err
+    assert "gone.yaml: no such file" in said.err
+    robust("validate").require(2, "nothing to check")
+
+
+def test_the_schema_is_printed_as_json(robust: Robust) -> None:
+    schema = json.loads(robust("validate", "--schema").require(0).out)
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert "defenses.trades" in schema["$defs"]
+
+
+def test_a_shipped_spec_is_copied_and_nothing_is_overwritten(robust: Robust, tiny: Path) -> None:
+    name = "demo/digits_pgd_at"
+    robust("cp", name, "mine.yaml").require(0, "mine.yaml: copied from demo/digits_pgd_at")
+    assert Path("mine.yaml").read_bytes() == experiments.find(name).read_bytes()
+    robust("validate", "mine.yaml").require(0)
+    Path("mine.yaml").write_text("mine\n", encoding="utf-8")
+    robust("cp", name, "mine.yaml").require(2, "exists already; nothing is overwritten")
+    assert Path("mine.yaml").read_text(encoding="utf-8") == "mine\n"
+    Path("folder").mkdir()
+    robust("cp", name, "folder").require(2)
+    assert list(Path("folder").iterdir()) == []
+    robust("cp", name, "no/such/folder.yaml").require(2, "there is no folder no/such")
+    robust("cp", "demo/nothing", "new.yaml").require(2, "unknown experiment")
+    assert not Path("new.yaml").exists()
+
+
+# runs, report, reproduce, demo
+
+
+def test_runs_are_listed(robust: Robust, trained: RunFolder, tiny: Path) -> None:
+    robust("runs").require(0, "no runs in runs")
+    assert json.loads(robust("runs", "--json").require(0).out) == []
+    shutil.copytree(trained.path.parent.parent, "runs")
+    unfinished = Path("runs", "tiny", "00000000-s1")
+    shutil.copytree(trained.path, unfinished)
+    (unfinished / "results.json").unlink()
+    rows = {row["run"]: row for row in json.loads(robust("runs", "--json").require(0).out)}
+    assert rows["tiny/00000000-s1"] == {"run": "tiny/00000000-s1", "status": "unfinished, 1 epochs", "epoch": 0}
+    whole = rows[f"tiny/{trained.path.name}"]
+    results = read_json(trained.results)["evaluations"]
+    assert whole["status"] == "finished"
+    assert whole["results"]["pgd"]["correct"] == results["pgd"]["correct"]
+    said = robust("runs").require(0)
+    assert "unfinished, 1 epochs" in said.out
+    assert f"pgd: {100 * results['pgd']['accuracy']:.1f} [" in said.out
+    assert trained.path.name in robust("runs", "--runs", trained.path.parent.parent).require(0).out
+
+
+def test_a_report_is_printed_or_put_into_a_file(robust: Robust, trained: RunFolder, tiny: Path) -> None:
+    root = trained.path.parent.parent
+    table = robust("report", root).require(0).out
+    lines = table.splitlines()
+    assert lines[0] == "| run | seed | device | clean | pgd |"
+    assert lines[2].startswith("| tiny | 0 | ")
+    assert lines[2].count(", n=60 |") == 2
+    assert robust("report", trained.path).require(0).out == table
+    page = Path("PAGE.md")
+    page.write_text("before\n<!-- results -->\nold\n<!-- /results -->\nafter\n", encoding="utf-8")
+    for _ in range(2):
+        robust("report", root, "--into", page).require(0)
+        assert page.read_text(encoding="utf-8") == (f"before\n<!-- results -->\n{table}<!-- /results -->\nafter\n")
+    page.write_text("no block\n", encoding="utf-8")
+    robust("report", root, "--into", page).require(2, "has no block between <!-- results -->")
+    assert page.read_text(encoding="utf-8") == "no block\n"
+    page.write_text("<!-- results -->\nnever closed\n", encoding="utf-8")
+    robust("report", root, "--into", page).require(2, "has no block between")
+    robust("report", root, "--into", "gone.md").require(2, "gone.md")
+    robust("report", "nowhere").require(2, "no results.json below nowhere")
+
+
+def test_a_claim_is_compared_and_a_finished_run_is_reused(robust: Robust, tiny: Path) -> None:
+    tiny.write_text(
+        TINY + "claim: {source: A paper, table: Table 1, metrics: {clean: 0.99, pgd: 0}, tolerance: 0.01,\n"
+        "  selection: last epoch, hardware: one GPU, note: made up}\n",
+        encoding="utf-8",
+    )
+    for _ in range(2):
+        said = robust("reproduce", "tiny.yaml", "-q").require(0)
+        for text in (
+            "Claim of A paper, Table 1", "99.0", "below the claim", "selection: source last epoch; here robust on val",
+            "hardware: source one GPU", "note: made up",
+        ):  # fmt: skip
+            assert text in said.out
+    assert len(read_json(the_run(Path("runs")).provenance)["sessions"]) == 1
+    # The claim is no part of what the run is: it may be corrected afterwards.
+    tiny.write_text(TINY + "claim: {source: Another paper, metrics: {pgd: 0.5}, tolerance: 1}\n", encoding="utf-8")
+    robust("reproduce", "tiny.yaml", "-q").require(0, "Another paper", "reproduced")
+
+
+def test_a_spec_without_a_claim_is_reproduced_without_one(robust: Robust, tiny: Path) -> None:
+    robust("reproduce", "tiny.yaml", "train.epochs=0", "evaluate={}", "-q").require(0, "carries no claim")
+    robust("reproduce", "nothing_like_it").require(2, "unknown experiment")
+
+
+def test_the_demo_is_there(robust: Robust) -> None:
+    robust("demo", "--help").require(0, "digits")
+
+
+# The choice of weights
+
+
+def test_numbers_of_weights_chosen_on_test_say_so(robust: Robust, tiny: Path) -> None:
+    words = ("train", "tiny.yaml", "data.val_size=0", "train.allow_test_selection=true", "-q")
+    said = robust(*words).require(0)
+    results = read_json(the_run(Path("runs")).results)
+    assert results["selection"] == {"by": "robust", "images": "test"}
+    for result in results["evaluations"].values():
+        assert any("test images" in warning for warning in result["warnings"])
+    assert "selected on test images" in said.out
+    value = evaluated(robust, the_run(Path("runs")).best, "--attack", "clean")
+    assert any("test images" in note for note in value["notes"])
+
+
+@pytest.mark.slow
+def test_two_processes_do_not_write_one_run(tiny: Path, robust_process: Robust) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "robustcli", "train", "tiny.yaml", "train.epochs=5000", "train.check_examples=1"],
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stderr is not None
+        process.stderr.readline()
+        words = ("train", "tiny.yaml", "train.epochs=5000", "train.check_examples=1", "--resume")
+        robust_process(*words, cwd=tiny.parent).require(2, "in use by another process")
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)

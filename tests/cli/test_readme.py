@@ -1,0 +1,154 @@
+"""Every `robust` command in the README: the command, its options and the specs it names exist."""
+
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import typer.main
+from shell import Robust
+
+from robustcli import experiments
+from robustcli.catalog import FAMILIES, catalog
+from robustcli.cli import app
+from robustcli.spec import ExperimentSpec
+from robustcli.yamlfile import parse_yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+README = ROOT / "README.md"
+COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One command of the README.
+
+    Args:
+        number: its line in the file.
+        words: as a shell splits them, without the program's name.
+    """
+
+    number: int
+    words: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.number}: robust {' '.join(self.words)}"
+
+
+def shell_lines() -> list[tuple[int, str]]:
+    """Lines inside blocks marked sh or bash, continuations joined, prompts and comments taken away."""
+    found = []
+    language, waiting = None, ""
+    for number, line in enumerate(README.read_text(encoding="utf-8").splitlines(), 1):
+        fence = re.match(r"^\s*```\s*(\w*)", line)
+        if fence:
+            language = None if language is not None else fence.group(1)
+        elif language in ("sh", "bash", "shell", "console"):
+            text = waiting + line.strip().removeprefix("$ ")
+            if text.endswith("\\"):
+                waiting = text.removesuffix("\\") + " "
+                continue
+            waiting = ""
+            found.append((number, text))
+    return found
+
+
+def robust_lines() -> list[Line]:
+    lines = []
+    for number, text in shell_lines():
+        for part in re.split(r"\s*(?:&&|;|\|)\s*", text):
+            words = shlex.split(part, comments=True)
+            # As it is called from an environment, or through Python.
+            if words and Path(words[0]).name == "robust":
+                lines.append(Line(number, tuple(words[1:])))
+            elif words[1:3] == ["-m", "robustcli"]:
+                lines.append(Line(number, tuple(words[3:])))
+    return lines
+
+
+LINES = robust_lines()
+
+
+def test_the_readme_shows_commands() -> None:
+    assert {line.words[0] for line in LINES} >= {"train", "eval", "list", "show", "validate", "reproduce", "report"}
+
+
+@pytest.mark.parametrize("line", LINES, ids=str)
+def test_a_command_of_the_readme_can_be_parsed(line: Line) -> None:
+    name, *words = line.words
+    if name.startswith("-"):
+        assert name in ("--help", "--version")
+        return
+    assert name in COMMANDS, f"README.md:{line}: there is no command {name}"
+    if "--help" in words:
+        return
+    # Parsing checks options, their types and the number of arguments, and runs nothing.
+    COMMANDS[name].make_context(f"robust {name}", list(words), resilient_parsing=False)
+
+
+@pytest.mark.parametrize("line", LINES, ids=str)
+def test_what_a_command_of_the_readme_names_exists(line: Line, robust: Robust) -> None:
+    name, *words = line.words
+    plain = [word for word in words if not word.startswith("-")]
+    # A name in capitals stands for something of the reader's own.
+    is_own = [word for word in plain if word.isupper()]
+    if name in ("train", "reproduce") and plain[0] not in is_own:
+        spec, *overrides = plain
+        overrides = [override for override in overrides if "=" in override]
+        if not _is_made_by_an_earlier_line(line, spec):
+            ExperimentSpec.read(experiments.find(spec), overrides)
+    elif name == "validate" and "--schema" not in words:
+        for spec in plain:
+            if spec not in is_own and not _is_made_by_an_earlier_line(line, spec) and "*" not in spec:
+                experiments.find(spec)
+    elif name == "cp":
+        assert plain[0] in experiments.names()
+    elif name == "list" or name == "show":
+        robust(*line.words).require(0)
+    elif name == "eval" and "--attack" in words:
+        attack = words[words.index("--attack") + 1]
+        assert attack in (*catalog("evaluators"), *catalog("attacks")) or attack.isupper()
+
+
+def _is_made_by_an_earlier_line(line: Line, spec: str) -> bool:
+    """Whether a reader has the file: copied by an earlier command, or one that the text tells to write."""
+    if any(other.words[0] == "cp" and other.words[-1] == spec and other.number < line.number for other in LINES):
+        return True
+    # Only a bare name: what lies in a folder is meant to be in the checkout.
+    commands = {other.number for other in LINES}
+    text = README.read_text(encoding="utf-8").splitlines()
+    said = "\n".join(words for number, words in enumerate(text, 1) if number not in commands)
+    return "/" not in spec and spec.endswith(".yaml") and spec in said
+
+
+def test_a_spec_of_the_readme_is_valid() -> None:
+    text = README.read_text(encoding="utf-8")
+    for block in re.finditer(r"^```yaml\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+        source = f"README.md:{text[: block.start()].count(chr(10)) + 1}"
+        value = parse_yaml(block.group(1), source).value
+        if isinstance(value, dict) and {"name", "train"} <= set(value):
+            ExperimentSpec.parse(block.group(1), source)
+
+
+def test_what_make_is_told_to_do_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([\w-]+):", makefile, re.MULTILINE))
+    targets |= {f"reproduce-{name.replace('/', '-')}" for name in experiments.names()}
+    for number, text in shell_lines():
+        for part in re.split(r"\s*(?:&&|;|\|)\s*", text):
+            words = shlex.split(part, comments=True)
+            for word in words[1:] if words[:1] == ["make"] else []:
+                assert "=" in word or word.startswith("-") or word in targets, f"README.md:{number}: make {word}"
+
+
+def test_every_relative_link_of_the_readme_leads_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", README.read_text(encoding="utf-8")):
+        if not re.match(r"^[a-z]+:", target):
+            assert (ROOT / target).exists(), target
+
+
+def test_every_command_is_mentioned() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert [name for name in COMMANDS if f"robust {name}" not in text] == []
+    assert [name for name in FAMILIES if name not in text.lower()] == []

@@ -1,0 +1,257 @@
+"""Killed at any point and resumed, a run ends bit for bit where an uninterrupted one ends."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from killing import ALL_KINDS, Plan, Sessions
+from shell import environment
+
+from robustcli import checkpoint, train
+from robustcli.errors import Interrupted
+from robustcli.progress import Screen
+from robustcli.runner import run_experiment
+from robustcli.runs import RunFolder, read_json
+from robustcli.spec import ExperimentSpec
+
+TRADES = """\
+# TRADES with a weight perturbation and an average, on images that change with every epoch.
+name: resumed
+data: {name: digits, val_size: 40, train_size: 100, augment: {crop: 1, flip: true, cutout: 2}}
+architecture: {name: small_cnn, width: 4, hidden: 16}
+threat: {norm: linf, eps: 0.1}
+defense: {name: trades, steps: 2, weights: {name: awp, gamma: 0.01}, averaging: {name: ema, decay: 0.9, warmup: 1}}
+train:
+  epochs: 3
+  batch_size: 32
+  lr: 1e-2
+  optimizer: adam
+  schedule: {name: cosine, warmup: 1}
+  eps_warmup: 2
+  grad_clip: 1.0
+  select: robust
+  check_examples: 20
+  check_steps: 2
+  device: cpu
+evaluate:
+  clean: {name: clean, examples: 40}
+  pgd: {name: attacked, attack: {name: pgd, steps: 3, keep: fooled}, examples: 40}
+"""
+SWA = """\
+# An average of epochs whose batch statistics are estimated anew.
+name: resumed
+seed: 7
+data: {name: digits, train_size: 100, augment: {crop: 1}}
+architecture: {name: wide_resnet, depth: 10, widen: 1}
+threat: {norm: l2, eps: 0.5}
+defense: {name: pgd_at, steps: 1, attack_bn: train, averaging: {name: swa, start_epoch: 1}}
+train:
+  epochs: 3
+  batch_size: 32
+  lr: 0.05
+  schedule: piecewise
+  check_examples: 10
+  check_steps: 1
+  device: cpu
+evaluate:
+  clean: {name: clean, examples: 40}
+"""
+SPECS = {"trades_awp_ema": TRADES, "pgd_at_swa": SWA}
+
+
+def the_run(folder: Path) -> RunFolder:
+    (path,) = folder.glob("runs/*/*")
+    return RunFolder(path)
+
+
+def without_seconds(value: Any) -> Any:
+    """A value whose tensors are bytes, and which says nothing of time: what two runs can be compared by."""
+    if isinstance(value, torch.Tensor):
+        return str(value.dtype), tuple(value.shape), value.contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    if isinstance(value, dict):
+        return {key: without_seconds(item) for key, item in value.items() if key != "seconds"}
+    if isinstance(value, list | tuple):
+        return [without_seconds(item) for item in value]
+    return value
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    """Everything that a run found."""
+    run = the_run(folder)
+    files = {path.relative_to(run.path).as_posix() for path in run.path.rglob("*") if path.is_file()}
+    provenance = read_json(run.provenance)
+    return {
+        "files": sorted(files - {"lock"}),
+        "best": without_seconds(checkpoint.load(run.best)),
+        "last": without_seconds(checkpoint.load(run.last)),
+        "log": [without_seconds(json.loads(line)) for line in run.log.read_text(encoding="utf-8").splitlines()],
+        "results": without_seconds(read_json(run.results)),
+        "data": provenance["data"],
+    }
+
+
+def require_same(folder: Path, whole: dict[str, Any]) -> None:
+    found = outcome(folder)
+    assert found.keys() == whole.keys()
+    for part in whole:
+        assert found[part] == whole[part], part
+
+
+@pytest.fixture(scope="module", params=list(SPECS))
+def uninterrupted(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, dict[str, Any], int]:
+    """A spec, what its run ends with when nothing happens to it, and the events that it comes past."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    (folder / "spec.yaml").write_text(SPECS[request.param], encoding="utf-8")
+    sessions = Sessions(folder)
+    assert sessions.run("train", "spec.yaml", "-q", plan=Plan(ALL_KINDS)) == 0
+    return SPECS[request.param], outcome(folder), sessions.events()
+
+
+@pytest.fixture
+def sessions(uninterrupted: tuple[str, dict[str, Any], int], tmp_path: Path) -> Sessions:
+    (tmp_path / "spec.yaml").write_text(uninterrupted[0], encoding="utf-8")
+    return Sessions(tmp_path)
+
+
+WORDS = ("train", "spec.yaml", "-q")
+
+
+def test_a_run_that_is_not_interrupted_is_the_same_every_time(
+    uninterrupted: tuple[str, dict[str, Any], int], sessions: Sessions
+) -> None:
+    assert sessions.run(*WORDS) == 0
+    require_same(sessions.folder, uninterrupted[1])
+    assert len(uninterrupted[1]["log"]) == 3
+    # The run is worth comparing: its weights moved, and the average is not the trained network.
+    last = uninterrupted[1]["last"]
+    assert last["weights"] != {key.replace("network.", ""): last["training"]["network"][key] for key in last["weights"]}
+
+
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=SLOW), pytest.param(2, marks=SLOW)])
+def test_a_run_killed_at_random_points_ends_the_same(
+    uninterrupted: tuple[str, dict[str, Any], int], sessions: Sessions, seed: int
+) -> None:
+    rng = random.Random(seed)
+    _, whole, events = uninterrupted
+    assert events > 40
+    # Six kills anywhere, also in the middle of a write; then it is left alone.
+    codes = sessions.until_done(
+        *WORDS, plans=lambda number: Plan(ALL_KINDS, rng.randrange(2, 16)) if number < 6 else Plan()
+    )
+    assert codes.count(-signal.SIGKILL) >= 5
+    require_same(sessions.folder, whole)
+
+
+@pytest.mark.parametrize("kind", ["half", *(pytest.param(kind, marks=SLOW) for kind in ALL_KINDS[2:])])
+def test_a_run_killed_whenever_it_writes_ends_the_same(
+    uninterrupted: tuple[str, dict[str, Any], int], sessions: Sessions, kind: str
+) -> None:
+    # Each session comes past two more of these events than the one before, and is killed at the last.
+    codes = sessions.until_done(*WORDS, plans=lambda number: Plan((kind,), 2 * number + 1))
+    assert set(codes[:-1]) <= {-signal.SIGKILL}
+    assert len(codes) > 2
+    require_same(sessions.folder, uninterrupted[1])
+
+
+@pytest.mark.slow
+def test_a_run_stopped_after_every_single_update_ends_the_same(
+    uninterrupted: tuple[str, dict[str, Any], int], sessions: Sessions
+) -> None:
+    codes = sessions.until_done(*WORDS, plans=lambda number: Plan(("step",), 1, signal.SIGTERM))
+    # 100 images in batches of 32 are 4 updates an epoch, and each of the 12 was the last of its session.
+    assert codes == [3] * 12 + [0]
+    require_same(sessions.folder, uninterrupted[1])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_a_run_stopped_in_the_middle_of_an_epoch_ends_the_same(
+    uninterrupted: tuple[str, dict[str, Any], int], sessions: Sessions, number: signal.Signals
+) -> None:
+    assert sessions.run(*WORDS, plan=Plan(("step",), 6, number)) == 3
+    assert "stopped in epoch 2, after update 6; continue with --resume" in sessions.log.read_text(encoding="utf-8")
+    stopped = the_run(sessions.folder)
+    assert checkpoint.load(stopped.last)["training"]["updates"] == 6
+    assert [record["epoch"] for record in stopped.records()] == [0]
+    assert sessions.run(*WORDS) == 2  # not without being asked
+    assert sessions.run(*WORDS, "--resume") == 0
+    require_same(sessions.folder, uninterrupted[1])
+
+
+def test_a_run_stopped_at_random_points_ends_the_same(
+    uninterrupted: tuple[str, dict[str, Any], int], sessions: Sessions
+) -> None:
+    rng = random.Random(2)
+    # Not before the third event: until the folder is there, a signal has its usual effect.
+    codes = sessions.until_done(
+        *WORDS,
+        plans=lambda number: Plan(ALL_KINDS, rng.randrange(3, 12), signal.SIGTERM) if number < 5 else Plan(),
+    )
+    assert codes == [3] * 5 + [0]
+    require_same(sessions.folder, uninterrupted[1])
+
+
+@pytest.mark.parametrize("update", [4, 12], ids=["first", "last"])
+def test_a_run_stopped_at_the_last_update_of_an_epoch_ends_the_same(
+    uninterrupted: tuple[str, dict[str, Any], int], sessions: Sessions, update: int
+) -> None:
+    assert sessions.run(*WORDS, plan=Plan(("step",), update, signal.SIGTERM)) == 3
+    run = the_run(sessions.folder)
+    assert not list(run.path.glob("evaluations/*"))
+    assert sessions.run(*WORDS, "--resume") == 0
+    require_same(sessions.folder, uninterrupted[1])
+
+
+def test_a_stop_in_the_epoch_of_a_collapse_does_not_change_what_is_gone_back_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Every check is taken for a collapse, so the first epoch is undone.
+    monkeypatch.setattr(train, "COLLAPSE_DROP", -1.0)
+    monkeypatch.setattr(train, "COLLAPSE_GAP", -2.0)
+    spec = ExperimentSpec.parse(TRADES.replace("epochs: 3", "epochs: 3\n  on_collapse: rewind"), "the test")
+    whole = run_experiment(spec, tmp_path / "whole", Screen(is_quiet=True))
+
+    class Stopping(Screen):
+        def step(self, images: int) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        run_experiment(spec, tmp_path / "stopped", Stopping(is_quiet=True))
+    stopped = run_experiment(spec, tmp_path / "stopped", Screen(is_quiet=True), resume=True)
+    assert read_json(whole.results)["status"] == "rewound"
+    assert without_seconds(checkpoint.load(stopped.last)) == without_seconds(checkpoint.load(whole.last))
+    assert without_seconds(read_json(stopped.results)) == without_seconds(read_json(whole.results))
+
+
+@pytest.mark.slow
+def test_a_command_killed_from_outside_and_resumed_ends_the_same(
+    uninterrupted: tuple[str, dict[str, Any], int], sessions: Sessions
+) -> None:
+    # The command as a user starts it; the moments of its death are those of the clock.
+    command = [sys.executable, "-m", "robustcli", *WORDS]
+    for extra in (0.0, 0.05, 0.2):
+        process = subprocess.Popen(
+            [*command, "--resume"], cwd=sessions.folder, env=environment(), stderr=subprocess.DEVNULL
+        )
+        before = sorted(sessions.folder.glob("runs/*/*/checkpoints/*"))
+        begun = time.monotonic()
+        while time.monotonic() - begun < 60 and process.poll() is None:
+            if sorted(sessions.folder.glob("runs/*/*/checkpoints/*")) != before or (before and extra):
+                break
+            time.sleep(0.01)
+        time.sleep(extra)
+        process.kill()
+        process.wait()
+    subprocess.run([*command, "--resume"], cwd=sessions.folder, env=environment(), check=True)
+    require_same(sessions.folder, uninterrupted[1])

@@ -1,0 +1,11 @@
+"""Settings of every test. Nothing is seeded here: a test that draws seeds its own source."""
+
+import torch
+from hypothesis import settings
+
+# Tiny tensors otherwise spend most of their time waiting for each other.
+torch.set_num_threads(1)
+
+# The same examples in every run and no time limit for one: a test fails because of the code alone.
+settings.register_profile("robustcli", deadline=None, derandomize=True, max_examples=20, database=None)
+settings.load_profile("robustcli")

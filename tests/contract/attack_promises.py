@@ -1,0 +1,125 @@
+"""What every attack promises; each function takes an attack and fails where it breaks the promise."""
+
+from collections.abc import Callable
+from fractions import Fraction
+
+import torch
+from model_state import Failing, found_again
+from small_networks import conv_net, images, labels
+from torch import Tensor, nn
+
+from robustcli.attacks import Attack
+from robustcli.attacks.crafting import crafting
+from robustcli.fields import AttackBn, Norm
+from robustcli.noise import IndexedNoise, Noise, StreamNoise
+from robustcli.threat import ThreatModel
+
+# Large enough that attacks reach the border of the ball, and of the box where pixels are near it.
+RADII: dict[Norm, Fraction] = {"linf": Fraction(1, 10), "l2": Fraction(3, 4), "l1": Fraction(3)}
+_COUNT = 6
+
+
+def _noise(count: int = _COUNT) -> IndexedNoise:
+    return IndexedNoise(7, torch.arange(count))
+
+
+def _threat(norm: Norm) -> ThreatModel:
+    return ThreatModel(norm, RADII[norm])
+
+
+def stays_inside(attack: Attack, norm: Norm, channels: int) -> None:
+    """The result has the images' shape and type, is finite and lies in the threat set; x and y are not written to."""
+    model, x, y = conv_net(channels).eval(), images(_COUNT, channels), labels(_COUNT)
+    given_x, given_y = x.clone(), y.clone()
+    x_adv = attack(model, x, y, _threat(norm), _noise())
+    assert torch.equal(x, given_x), "wrote into x"
+    assert torch.equal(y, given_y), "wrote into y"
+    assert x_adv.shape == x.shape
+    assert x_adv.dtype == x.dtype
+    assert not x_adv.requires_grad
+    assert torch.isfinite(x_adv).all()
+    assert _threat(norm).contains(x_adv, x).all(), "left the threat set"
+
+
+def at_radius_0_returns_x(attack: Attack, norm: Norm) -> None:
+    model, x, y = conv_net().eval(), images(_COUNT), labels(_COUNT)
+    assert torch.equal(attack(model, x, y, ThreatModel(norm, Fraction(0)), _noise()), x)
+
+
+def repeats_itself(attack: Attack, norm: Norm) -> None:
+    """Equal noise, equal result; nothing is drawn from torch's global generator."""
+    model, x, y = conv_net().eval(), images(_COUNT), labels(_COUNT)
+    stream = StreamNoise.on(x.device)
+    makers: tuple[Callable[[], Noise], ...] = (_noise, lambda: stream.reseed(3, "attack"))
+    for make in makers:
+        state = torch.get_rng_state()
+        first = attack(model, x, y, _threat(norm), make())
+        assert torch.equal(torch.get_rng_state(), state), "drew from the global generator"
+        assert torch.equal(attack(model, x, y, _threat(norm), make()), first), "equal seeds, other images"
+
+
+def treats_each_image_alone(attack: Attack, norm: Norm) -> None:
+    """In eval mode, an image in a batch becomes what it becomes alone, in any order."""
+    model = conv_net(dtype=torch.float64).eval()
+    x, y = images(_COUNT, dtype=torch.float64), labels(_COUNT)
+    together = attack(model, x, y, _threat(norm), _noise())
+    order = torch.randperm(_COUNT, generator=torch.Generator().manual_seed(0))
+    for part in (*torch.arange(_COUNT).split(1), *torch.arange(_COUNT).split(4), order):
+        alone = attack(model, x[part], y[part], _threat(norm), _noise().rows(part))
+        assert torch.allclose(alone, together[part], rtol=0, atol=1e-9), "depends on the images beside it"
+
+
+def treats_class_shares_as_labels(attack: Attack, norm: Norm) -> None:
+    """One-hot class shares (n, k) mean the same as labels (n,)."""
+    model = conv_net(dtype=torch.float64).eval()
+    x, y = images(_COUNT, dtype=torch.float64), labels(_COUNT)
+    shares = nn.functional.one_hot(y, 10).double()
+    by_label, by_share = (attack(model, x, targets, _threat(norm), _noise()) for targets in (y, shares))
+    assert torch.allclose(by_label, by_share, rtol=0, atol=1e-9)
+
+
+def leaves_the_model_alone(attack: Attack, norm: Norm, attack_bn: AttackBn) -> None:
+    """Weights, buffers, gradients, modes and requires_grad are as found, inside `crafting` and without it."""
+    model, x, y = _unusual_model(), images(_COUNT), labels(_COUNT)
+    with found_again(model, except_for=_moved_by(attack_bn)), crafting(model, attack_bn):
+        attack(model, x, y, _threat(norm), _noise())
+    # Without it, the mode is the caller's: batch norms in train mode then move with every forward.
+    with found_again(model, except_for=("buffer",)):
+        attack(model, x, y, _threat(norm), _noise())
+    model.eval()
+    with found_again(model):
+        attack(model, x, y, _threat(norm), _noise())
+
+
+def leaves_the_model_alone_when_it_fails(attack: Attack, norm: Norm, attack_bn: AttackBn) -> None:
+    """The same, when the forward fails in the middle."""
+    for at in (1, 2, 3):
+        model, x, y = Failing(_unusual_model(), at), images(_COUNT), labels(_COUNT)
+        with found_again(model, except_for=_moved_by(attack_bn)), crafting(model, attack_bn):
+            attack(model, x, y, _threat(norm), _noise())
+        model = Failing(_unusual_model().eval(), at).eval()
+        with found_again(model):
+            attack(model, x, y, _threat(norm), _noise())
+
+
+def _moved_by(attack_bn: AttackBn) -> tuple[str, ...]:
+    return ("buffer",) if attack_bn == "train" else ()
+
+
+def _unusual_model() -> nn.Sequential:
+    """A model in train mode with one batch norm in eval mode, one held weight and gradients from before."""
+    model = conv_net(dropout=0.5).train()
+    assert isinstance(model, nn.Sequential)
+    model[1].eval()
+    first, *others = model.parameters()
+    first.requires_grad_(False)
+    for parameter in others[1:]:
+        parameter.grad = torch.ones_like(parameter)
+    return model
+
+
+def observed(attack: Attack) -> Tensor:
+    """All that the attack does to a batch in every norm, as one row of numbers."""
+    model, x, y = conv_net(3).eval(), images(16, 3), labels(16)
+    results = [attack(model, x, y, _threat(norm), _noise(16)) for norm in RADII]
+    return torch.cat([result.flatten() for result in results])

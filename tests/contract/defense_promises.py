@@ -1,0 +1,192 @@
+"""What every defense promises; each function takes a defense and fails where it breaks the promise."""
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import torch
+from model_state import Failing, PlannedError, changes, found_again, snapshot
+from small_networks import conv_net, drawn_from, images, labels
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from robustcli.clock import Clock
+from robustcli.defenses import Defense, Metrics, Step
+from robustcli.noise import StreamNoise, derive
+from robustcli.threat import ThreatModel
+
+THREAT = ThreatModel("linf", Fraction(8, 255))
+_COUNT = 8
+
+
+@dataclass
+class Session:
+    """A defense at work on a small model, driven as the training loop drives it."""
+
+    model: nn.Module
+    optimizer: Optimizer
+    noise: StreamNoise
+    step: Step
+    updates: int = 0
+    threat: ThreatModel = THREAT
+
+    @classmethod
+    def of(
+        cls, defense: Defense, model: nn.Module | None = None, *, lr: float = 0.05, momentum: float = 0.0
+    ) -> "Session":
+        model = conv_net(dropout=0.1).train() if model is None else model
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.SGD(trained, lr=lr, momentum=momentum)
+        noise = StreamNoise.on(torch.device("cpu"))
+        return cls(model, optimizer, noise, defense.start(model, optimizer, noise))
+
+    def update(self, x: Tensor, y: Tensor) -> Metrics:
+        self.noise.reseed(0, "attack", self.updates)
+        clock = Clock(self.updates, steps_per_epoch=4, epochs=10)
+        with drawn_from(derive(0, "network", self.updates)):
+            metrics = self.step(x, y, self.threat, clock)
+        self.updates += 1
+        return metrics
+
+
+def batch(number: int = 0) -> tuple[Tensor, Tensor]:
+    return images(_COUNT, seed=10 + number), labels(_COUNT, seed=20 + number)
+
+
+def lowers_its_loss(defense: Defense) -> None:
+    session = Session.of(defense, conv_net().train(), lr=0.1)
+    losses = [float(session.update(*batch())["loss"]) for _ in range(12)]
+    assert losses[-1] < 0.7 * losses[0], f"the loss went from {losses[0]:.3g} to {losses[-1]:.3g}"
+
+
+def trains_every_parameter(defense: Defense) -> None:
+    """Every weight that is trained moves; a weight that is held does not."""
+    model = conv_net().train()
+    held = next(model.parameters()).requires_grad_(False)
+    session = Session.of(defense, model)
+    before = snapshot(model)
+    session.update(*batch())
+    moved = {name.removeprefix("weight ") for name in changes(before, snapshot(model)) if name.startswith("weight ")}
+    assert moved == {name for name, parameter in model.named_parameters() if parameter is not held}
+
+
+def restores_modes(defense: Defense) -> None:
+    """Every module's mode and every requires_grad is as found, with parts in eval mode, also after an error."""
+    for make in (lambda: conv_net(dropout=0.1), *(_failing(at) for at in (1, 2, 3))):
+        model = make().train()
+        # One batch norm held, as in fine-tuning.
+        next(module for module in model.modules() if isinstance(module, nn.BatchNorm2d)).eval()
+        session = Session.of(defense, model)
+        with found_again(model, except_for=("weight", "buffer", "grad")):
+            session.update(*batch())
+
+
+def _failing(at: int) -> Callable[[], nn.Module]:
+    return lambda: Failing(conv_net(dropout=0.1), at)
+
+
+def keeps_weights_when_it_fails(defense: Defense) -> None:
+    """A step that fails half-way has not moved the weights."""
+    for at in (1, 2, 3):
+        session = Session.of(defense, Failing(conv_net(), at).train())
+        before = snapshot(session.model)
+        try:
+            session.update(*batch())
+        except PlannedError:
+            moved = [name for name in changes(before, snapshot(session.model)) if name.startswith("weight")]
+            assert not moved, f"failed, and left changed: {moved}"
+
+
+def updates_once_per_step(defense: Defense) -> None:
+    session = Session.of(defense)
+    calls: list[None] = []
+    session.optimizer.register_step_post_hook(lambda *_: calls.append(None))
+    for number in range(3):
+        session.update(*batch(number))
+    assert len(calls) == 3
+
+
+def forgets_earlier_gradients(defense: Defense) -> None:
+    """Gradients that lie about before the step do not enter it."""
+    clean, littered = Session.of(defense), Session.of(defense)
+    for parameter in littered.model.parameters():
+        parameter.grad = torch.full_like(parameter, 1e3)
+    for session in (clean, littered):
+        session.update(*batch())
+    assert _same(clean, littered)
+
+
+def reports_scalars(defense: Defense) -> None:
+    metrics = Session.of(defense).update(*batch())
+    assert "loss" in metrics
+    for value in metrics.values():
+        assert isinstance(value, Tensor)
+        assert value.shape == ()
+        assert not value.requires_grad
+        assert torch.isfinite(value)
+
+
+def repeats_itself(defense: Defense) -> None:
+    sessions = [Session.of(defense), Session.of(defense)]
+    for session in sessions:
+        for number in range(3):
+            session.update(*batch(number))
+    assert _same(*sessions), "equal seeds, other weights"
+
+
+def continues_from_its_state(defense: Defense) -> None:
+    """Two steps, a checkpoint, two more: the same as four steps in a row."""
+    straight, first = Session.of(defense, momentum=0.9), Session.of(defense, momentum=0.9)
+    for number in range(2):
+        straight.update(*batch(number))
+        first.update(*batch(number))
+    saved = through_a_file([part.state_dict() for part in (first.model, first.optimizer, first.step)])
+    resumed = Session.of(defense, momentum=0.9)
+    resumed.updates = first.updates
+    for part, state in zip((resumed.model, resumed.optimizer, resumed.step), saved, strict=True):
+        part.load_state_dict(state)
+    for number in (2, 3):
+        straight.update(*batch(number))
+        resumed.update(*batch(number))
+    assert _same(straight, resumed)
+
+
+def treats_class_shares_as_labels(defense: Defense) -> None:
+    """One-hot class shares (n, k) mean the same as labels (n,)."""
+    by_label, by_share = (Session.of(defense, conv_net(dtype=torch.float64).train()) for _ in range(2))
+    x, y = batch()
+    x = x.double()
+    by_label.update(x, y)
+    by_share.update(x, nn.functional.one_hot(y, 10).double())
+    for one, other in zip(by_label.model.parameters(), by_share.model.parameters(), strict=True):
+        assert torch.allclose(one, other, rtol=0, atol=1e-12)
+
+
+def says_what_it_is(defense: Defense) -> None:
+    assert isinstance(defense.aims_at_robustness, bool)
+    assert callable(defense.averaging.start)
+
+
+def observed(defense: Defense) -> Tensor:
+    """Weights and batch statistics after some steps under a strong attack, as one row of numbers."""
+    session = Session.of(defense)
+    session.threat = ThreatModel("linf", Fraction(1, 5))
+    for number in range(3):
+        session.update(*batch(number))
+    return torch.cat([tensor.flatten().double() for tensor in session.model.state_dict().values()])
+
+
+def through_a_file(state: Any) -> Any:
+    """State as a checkpoint gives it back: data alone."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def _same(one: Session, other: Session) -> bool:
+    return not [
+        name for name in changes(snapshot(one.model), snapshot(other.model)) if name.startswith(("weight", "buffer"))
+    ]

@@ -1,0 +1,195 @@
+"""Members of the registries as the contract tests choose, build, vary and observe them."""
+
+import typing
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+import attack_promises
+import averaging_promises
+import defense_promises
+import other_promises
+import torch
+import weight_promises
+from torch import Tensor, nn
+
+from robustcli.architectures import ImageShape
+from robustcli.catalog import FAMILIES, REQUIRED, Member, Parameter, catalog
+from robustcli.check import Checker, family_of
+from robustcli.errors import RobustCliError
+from robustcli.fields import Family
+from robustcli.registry import instantiate
+from robustcli.spec import ExperimentSpec
+from robustcli.yamlfile import to_yaml
+
+# Tried in this order: the first that a network takes is the one it is tested on.
+SHAPES = (ImageShape(1, 8, 8, 10), ImageShape(3, 32, 32, 10), ImageShape(3, 64, 64, 10))
+
+Settings = dict[str, Any]
+
+
+def all_members() -> list[Member]:
+    return [member for family in FAMILIES for member in catalog(family).values()]
+
+
+def names_of(family: str) -> list[str]:
+    return list(catalog(family))
+
+
+def can_build_from_defaults(member: Member) -> bool:
+    return all(parameter.default is not REQUIRED for parameter in member.parameters.values())
+
+
+def settings_to_try(member: Member) -> list[Settings]:
+    """Defaults, where they suffice, and the member's own cheap settings."""
+    return [*([{}] if can_build_from_defaults(member) else []), member.smoke]
+
+
+def build(member: Member, settings: Settings, *positional: Any) -> Any:
+    """The member built as a spec builds it: its settings are checked first."""
+    checker = Checker()
+    chosen = checker.chosen(Family(member.family), {"name": member.name, **settings}, ())
+    assert not checker.problems, checker.problems
+    return instantiate(chosen, *positional)
+
+
+def smoke(family: str, name: str, **settings: Any) -> Any:
+    member = catalog(family)[name]
+    return build(member, {**member.smoke, **settings})
+
+
+def body_builder(member: Member, settings: Settings) -> other_promises.Body:
+    return lambda shape: typing.cast(nn.Module, build(member, settings, shape))
+
+
+def suitable_shape(member: Member, settings: Settings) -> ImageShape:
+    for shape in SHAPES:
+        with suppress(RobustCliError):
+            build(member, settings, shape)
+            return shape
+    raise AssertionError(f"{member.name} takes none of {SHAPES}")
+
+
+def optimizer_maker(member: Member, settings: Settings) -> other_promises.Make:
+    return lambda groups, lr: build(member, settings, groups, lr)
+
+
+def whole_spec(member: Member, settings: Settings) -> ExperimentSpec:
+    """A sound spec that chooses the member in its place."""
+    entry = {"name": member.name, **settings}
+    spec: Settings = {
+        "name": "contract",
+        "data": {"name": "digits"},
+        "architecture": {"name": "small_cnn"},
+        "threat": {"norm": "linf", "eps": "8/255"},
+        "defense": {"name": "natural"},
+        "train": {"epochs": 200},
+        "evaluate": {},
+    }
+    places: dict[str, Callable[[], None]] = {
+        "architectures": lambda: spec.update(architecture=entry),
+        "attacks": lambda: spec["evaluate"].update(one={"name": "attacked", "attack": entry}),
+        "averaging": lambda: spec["defense"].update(averaging=entry),
+        "datasets": lambda: spec.update(data=entry),
+        "defenses": lambda: spec.update(defense=entry),
+        "evaluators": lambda: spec["evaluate"].update(one=entry),
+        "optimizers": lambda: spec["train"].update(optimizer=entry),
+        "schedules": lambda: spec["train"].update(schedule=entry),
+        "weights": lambda: spec["defense"].update(weights=entry),
+    }
+    places[member.family]()
+    text = to_yaml(spec).replace("'8/255'", "8/255")
+    return ExperimentSpec.parse(text, "the contract tests")
+
+
+def chosen_in(spec: ExperimentSpec, family: str) -> Any:
+    """The member that `whole_spec` put into a spec."""
+    places: dict[str, Callable[[], Any]] = {
+        "architectures": lambda: spec.architecture,
+        "attacks": lambda: spec.evaluate["one"].parameters["attack"],
+        "averaging": lambda: spec.defense.parameters["averaging"],
+        "datasets": lambda: spec.data,
+        "defenses": lambda: spec.defense,
+        "evaluators": lambda: spec.evaluate["one"],
+        "optimizers": lambda: spec.train.optimizer,
+        "schedules": lambda: spec.train.schedule,
+        "weights": lambda: spec.defense.parameters["weights"],
+    }
+    return places[family]()
+
+
+def observe(member: Member, settings: Settings) -> Tensor:
+    """What the member does with some settings, as one row of numbers that differ when it does something else."""
+    if member.family == "architectures":
+        body = body_builder(member, settings)
+        return other_promises.observed_architecture(body, suitable_shape(member, member.smoke))
+    if member.family == "optimizers":
+        return other_promises.observed_optimizer(optimizer_maker(member, settings))
+    observers: dict[str, Callable[[Any], Tensor]] = {
+        "attacks": attack_promises.observed,
+        "averaging": averaging_promises.observed,
+        "defenses": defense_promises.observed,
+        "evaluators": other_promises.observed_evaluator,
+        "schedules": other_promises.observed_schedule,
+        "weights": weight_promises.observed,
+    }
+    return observers[member.family](build(member, settings))
+
+
+def differ(one: Tensor, other: Tensor) -> bool:
+    return one.shape != other.shape or not torch.equal(one, other)
+
+
+def usual_settings(member: Member) -> Settings:
+    """Those that options are varied around: an attack of two steps would hide what some of them do."""
+    return {} if member.family in ("attacks", "defenses") and can_build_from_defaults(member) else member.smoke
+
+
+def choices_of(parameter: Parameter) -> tuple[Any, ...]:
+    """The values of a parameter that has only a few: those of a Literal, or true and false."""
+    if typing.get_origin(parameter.annotation) is typing.Literal:
+        return typing.get_args(parameter.annotation)
+    return (False, True) if parameter.annotation is bool else ()
+
+
+def parameters_with_choices() -> Iterator[tuple[Member, Parameter]]:
+    for member in all_members():
+        for parameter in member.parameters.values():
+            if member.family != "datasets" and choices_of(parameter):
+                yield member, parameter
+
+
+def other_parameters() -> Iterator[tuple[Member, Parameter]]:
+    for member in all_members():
+        for parameter in member.parameters.values():
+            is_text = parameter.annotation is str
+            if member.family != "datasets" and not choices_of(parameter) and not is_text:
+                yield member, parameter
+
+
+def other_values(parameter: Parameter, now: Any) -> Iterator[Any]:
+    """Values that a parameter with no list of choices may have instead of the one it has."""
+    family = family_of(parameter.annotation)
+    if family is not None:
+        yield from ({"name": member.name, **member.smoke} for member in catalog(family.name).values())
+    elif typing.get_origin(parameter.annotation) is list:
+        yield [{"name": member.name} for member in catalog("evaluators").values() if can_build_from_defaults(member)][
+            :1
+        ]
+    elif isinstance(now, tuple):
+        yield [2 * item for item in now] if all(isinstance(item, int) for item in now) else [item / 2 for item in now]
+    elif isinstance(now, int):
+        yield from (2, now + 1, now + 6)
+    elif isinstance(now, float) and now:
+        yield from (now / 2, 2 * now)
+    else:
+        yield from (0.5, 0.02)
+
+
+def surroundings(member: Member, parameter: Parameter) -> Iterator[Settings]:
+    """The usual settings, and those with another option chosen: some parameters matter with that alone."""
+    yield usual_settings(member)
+    for other in member.parameters.values():
+        if other.name != parameter.name:
+            for choice in choices_of(other):
+                yield {**usual_settings(member), other.name: choice}

@@ -1,0 +1,239 @@
+"""Every member of every registry: built, described, written to YAML and read back, without dead options."""
+
+import inspect
+import typing
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from itertools import combinations
+from typing import Any
+
+import pytest
+from members import (
+    SHAPES,
+    all_members,
+    build,
+    can_build_from_defaults,
+    choices_of,
+    chosen_in,
+    differ,
+    observe,
+    other_parameters,
+    other_values,
+    parameters_with_choices,
+    settings_to_try,
+    suitable_shape,
+    surroundings,
+    usual_settings,
+    whole_spec,
+)
+from torch import device, nn
+
+from robustcli.catalog import FAMILIES, REQUIRED, Member, Parameter, argument_docs, catalog
+from robustcli.check import family_of
+from robustcli.errors import RobustCliError
+from robustcli.fields import PROTOCOLS, Family
+from robustcli.registry import instantiate
+from robustcli.spec import ExperimentSpec
+
+MEMBERS = all_members()
+
+
+def title(value: object) -> str | None:
+    if isinstance(value, Member):
+        return f"{value.family}.{value.name}"
+    return value.name if isinstance(value, Parameter) else None
+
+
+of_every_member = pytest.mark.parametrize("member", MEMBERS, ids=title)
+
+
+def imported(member: Member) -> Any:
+    module = __import__(member.module, fromlist=[member.attribute])
+    return getattr(module, member.attribute)
+
+
+def test_every_family_has_members() -> None:
+    assert {member.family for member in MEMBERS} == set(FAMILIES)
+
+
+@of_every_member
+def test_registry_holds_what_the_source_announces(member: Member) -> None:
+    registry = getattr(__import__(f"robustcli.{member.family}", fromlist=["_"]), member.family.upper())
+    assert registry.get(member.name) is imported(member)
+    assert member.name in list(registry)
+
+
+@of_every_member
+def test_signature_read_from_the_source_is_the_imported_one(member: Member) -> None:
+    target = imported(member)
+    keywords = {
+        name: parameter
+        for name, parameter in inspect.signature(target).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+    hints = typing.get_type_hints(target, include_extras=True)
+    assert list(member.parameters) == list(keywords)
+    for name, read in member.parameters.items():
+        default = keywords[name].default
+        assert read.default is REQUIRED if default is inspect.Parameter.empty else read.default == default
+        assert type(read.default) is type(default) or read.default is REQUIRED
+        assert read.annotation == with_families(hints[name]), name
+
+
+def with_families(annotation: Any) -> Any:
+    """An annotation with protocols replaced by the families that stand for them."""
+    if getattr(annotation, "__name__", None) in PROTOCOLS and not isinstance(annotation, Family):
+        return PROTOCOLS[annotation.__name__]
+    if typing.get_origin(annotation) is list:
+        return list[with_families(typing.get_args(annotation)[0])]  # type: ignore[misc]
+    return annotation
+
+
+@of_every_member
+def test_only_keyword_parameters_are_settings(member: Member) -> None:
+    """What a spec cannot set is positional, and given by the program: the shape, or groups and rate."""
+    given = {"architectures": 1, "optimizers": 2}.get(member.family, 0)
+    positional = [
+        parameter
+        for parameter in inspect.signature(imported(member)).parameters.values()
+        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY
+    ]
+    assert len(positional) == given
+
+
+@of_every_member
+def test_replaceable_fields_are_those_of_what_is_returned(member: Member) -> None:
+    target = imported(member)
+    returned = target if inspect.isclass(target) else typing.get_type_hints(target)["return"]
+    writable = {item.name for item in fields(returned) if is_writable(item.type)} if is_dataclass(returned) else set()
+    assert set(member.replaceable) == writable - set(member.parameters)
+    undescribed = [parameter.name for parameter in member.replaceable.values() if not parameter.doc]
+    assert not undescribed
+
+
+def is_writable(annotation: Any) -> bool:
+    """Whether a spec can write a value of this type: a choice of a member, or plain values."""
+    if annotation in (bool, int, float, str) or annotation.__name__ in PROTOCOLS:
+        return True
+    return typing.get_origin(annotation) in (typing.Literal, typing.Annotated, tuple)
+
+
+@pytest.mark.parametrize("member", [member for member in MEMBERS if member.family == "defenses"], ids=title)
+def test_replacing_a_field_replaces_it(member: Member) -> None:
+    for name, parameter in member.replaceable.items():
+        family = family_of(parameter.annotation)
+        if family is None:
+            for choice in choices_of(parameter):
+                assert getattr(build(member, {**member.smoke, name: choice}), name) == choice
+            continue
+        for other in catalog(family.name).values():
+            built = build(member, {**member.smoke, name: {"name": other.name, **other.smoke}})
+            assert getattr(built, name) == build(other, other.smoke)
+
+
+# A data set is built by reading its files: test_whole_contracts.py.
+@pytest.mark.parametrize("member", [member for member in MEMBERS if member.family != "datasets"], ids=title)
+def test_builds_from_defaults_and_from_smoke(member: Member) -> None:
+    for settings in settings_to_try(member):
+        if member.family == "architectures":
+            # Weightless: the published sizes hold hundreds of megabytes.
+            with device("meta"):
+                assert isinstance(build(member, settings, SHAPES[2]), nn.Module)
+            suitable_shape(member, member.smoke)
+        elif member.family == "optimizers":
+            build(member, settings, [{"params": [nn.Parameter()]}], 0.1)
+        else:
+            built = build(member, settings)
+            assert built == build(member, settings), "settings are equal when their fields are"
+            # Settings are frozen.
+            with pytest.raises(AttributeError):
+                setattr(built, next((item.name for item in fields(built)), "anything"), None)
+
+
+@of_every_member
+def test_survives_yaml(member: Member) -> None:
+    settings = [*settings_to_try(member)]
+    for parameter in member.parameters.values():
+        settings += [{**member.smoke, parameter.name: choice} for choice in choices_of(parameter)]
+    for values in settings:
+        try:
+            spec = whole_spec(member, values)
+        except RobustCliError as error:
+            if values in settings_to_try(member) or not any(name in str(error) for name in values):
+                raise
+            continue  # Two settings that exclude each other, and the error names them.
+        again = ExperimentSpec.parse(spec.to_yaml(), "printed")
+        assert again == spec
+        assert again.digest == spec.digest
+        assert again.to_yaml() == spec.to_yaml()
+        chosen = chosen_in(again, member.family)
+        assert (chosen.family, chosen.name) == (member.family, member.name)
+        assert set(member.parameters) <= set(chosen.parameters), "every default is written out"
+        if member.family not in ("architectures", "datasets", "optimizers"):
+            assert instantiate(chosen) == build(member, values)
+
+
+@of_every_member
+def test_is_documented(member: Member) -> None:
+    has_reference_and_describes_every_parameter(member)
+
+
+def has_reference_and_describes_every_parameter(member: Member) -> None:
+    assert member.summary.rstrip().endswith(".")
+    assert "\nReference: " in member.doc, "no line that begins with Reference:"
+    described = argument_docs(member.doc)
+    assert list(described) == list(member.parameters), "Args: describes other parameters than there are"
+    for name, parameter in member.parameters.items():
+        assert len(parameter.doc) > 10, f"{name} is not described"
+    for line in member.doc.splitlines():
+        assert "TODO" not in line
+
+
+def marked(pairs: Iterator[tuple[Member, Parameter]]) -> list[Any]:
+    """Evaluators take long to tell apart."""
+    return [
+        pytest.param(member, parameter, marks=[pytest.mark.slow] if member.family == "evaluators" else [])
+        for member, parameter in pairs
+    ]
+
+
+@pytest.mark.parametrize(("member", "parameter"), marked(parameters_with_choices()), ids=title)
+def test_every_choice_does_something_of_its_own(member: Member, parameter: Parameter) -> None:
+    choices_differ(member, parameter)
+
+
+def choices_differ(member: Member, parameter: Parameter) -> None:
+    """Any two values of a parameter give different results."""
+    results = {
+        choice: observe(member, {**usual_settings(member), parameter.name: choice}) for choice in choices_of(parameter)
+    }
+    for one, other in combinations(results, 2):
+        assert differ(results[one], results[other]), f"{parameter.name}: {one} does what {other} does"
+
+
+@pytest.mark.parametrize(("member", "parameter"), marked(other_parameters()), ids=title)
+def test_every_other_parameter_does_something(member: Member, parameter: Parameter) -> None:
+    some_other_value_differs(member, parameter)
+
+
+def some_other_value_differs(member: Member, parameter: Parameter) -> None:
+    """Some other value of a parameter gives another result, in some surroundings."""
+    for settings in surroundings(member, parameter):
+        now = settings.get(parameter.name, parameter.default)
+        usual = observe(member, settings)
+        for value in other_values(parameter, now):
+            try:
+                changed = observe(member, {**settings, parameter.name: value})
+            except (RobustCliError, AssertionError):
+                continue  # A value that is refused; another one will do.
+            if differ(usual, changed):
+                return
+    pytest.fail(f"{parameter.name} changes nothing")
+
+
+def test_members_that_need_a_setting_have_a_smoke_that_gives_it() -> None:
+    for member in MEMBERS:
+        missing = {name for name, parameter in member.parameters.items() if parameter.default is REQUIRED}
+        assert missing <= set(member.smoke), member.name
+        assert set(member.smoke) <= set(member.parameters), member.name
+        assert can_build_from_defaults(member) == (not missing)

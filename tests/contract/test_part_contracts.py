@@ -1,0 +1,112 @@
+"""Attacks, weight perturbations, averages and schedules keep their promises."""
+
+from collections.abc import Callable
+from typing import Any
+
+import attack_promises
+import averaging_promises
+import other_promises
+import pytest
+import weight_promises
+from members import build, names_of, settings_to_try, smoke
+
+from robustcli.averaging import Averaging
+from robustcli.catalog import catalog
+from robustcli.fields import AttackBn, Norm
+from robustcli.weights import WeightPerturbation
+
+of_every_attack = pytest.mark.parametrize("name", names_of("attacks"))
+in_every_norm = pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+
+
+def variants(family: str, name: str) -> list[Any]:
+    """A member from its defaults and from its cheap settings."""
+    member = catalog(family)[name]
+    return [build(member, settings) for settings in settings_to_try(member)]
+
+
+@of_every_attack
+@in_every_norm
+@pytest.mark.parametrize("channels", [1, 3])
+def test_attack_stays_inside(name: str, norm: Norm, channels: int) -> None:
+    for attack in variants("attacks", name):
+        attack_promises.stays_inside(attack, norm, channels)
+
+
+@of_every_attack
+@in_every_norm
+@pytest.mark.parametrize(
+    "promise",
+    [
+        attack_promises.at_radius_0_returns_x,
+        attack_promises.repeats_itself,
+        attack_promises.treats_each_image_alone,
+        attack_promises.treats_class_shares_as_labels,
+    ],
+    ids=lambda promise: promise.__name__,
+)
+def test_attack(name: str, norm: Norm, promise: Callable[..., None]) -> None:
+    promise(smoke("attacks", name), norm)
+
+
+@of_every_attack
+@pytest.mark.parametrize("attack_bn", ["eval", "train", "batch_no_update"])
+@pytest.mark.parametrize(
+    "promise",
+    [attack_promises.leaves_the_model_alone, attack_promises.leaves_the_model_alone_when_it_fails],
+    ids=lambda promise: promise.__name__,
+)
+def test_attack_leaves_the_model(name: str, attack_bn: AttackBn, promise: Callable[..., None]) -> None:
+    promise(smoke("attacks", name), "linf", attack_bn)
+
+
+@pytest.mark.parametrize("name", names_of("weights"))
+@pytest.mark.parametrize(
+    "promise",
+    [
+        weight_promises.restores_the_weights,
+        weight_promises.restores_the_weights_after_an_error,
+        weight_promises.keeps_what_an_update_did,
+        weight_promises.moves_statistics_once,
+        weight_promises.repeats_itself,
+    ],
+    ids=lambda promise: promise.__name__,
+)
+def test_weight_perturbation(name: str, promise: Callable[[WeightPerturbation], None]) -> None:
+    for perturbation in variants("weights", name):
+        promise(perturbation)
+
+
+# "none" is the absence of a part, in every family that has it.
+@pytest.mark.parametrize("name", [name for name in names_of("weights") if name != "none"])
+def test_weight_perturbation_perturbs(name: str) -> None:
+    for perturbation in variants("weights", name):
+        weight_promises.moves_the_weights(perturbation)
+
+
+@pytest.mark.parametrize("name", names_of("averaging"))
+@pytest.mark.parametrize(
+    "promise",
+    [
+        averaging_promises.never_touches_the_model,
+        averaging_promises.shares_no_memory_with_the_model,
+        averaging_promises.is_undisturbed_by_looking,
+        averaging_promises.rests_on_weights_that_rest,
+        averaging_promises.continues_from_its_state,
+        averaging_promises.repeats_itself,
+    ],
+    ids=lambda promise: promise.__name__,
+)
+@pytest.mark.parametrize("buffers", ["copy", "average", "re_estimate"])
+def test_averaging(name: str, buffers: str, promise: Callable[[Averaging], None]) -> None:
+    member = catalog("averaging")[name]
+    own = {"buffers": buffers} if "buffers" in member.parameters else {}
+    for settings in settings_to_try(member):
+        promise(build(member, {**settings, **own}))
+
+
+@pytest.mark.parametrize("name", names_of("schedules"))
+def test_schedule(name: str) -> None:
+    for schedule in variants("schedules", name):
+        other_promises.stays_between_0_and_1(schedule)
+        other_promises.depends_on_the_clock_alone(schedule)

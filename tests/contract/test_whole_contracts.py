@@ -1,0 +1,118 @@
+"""Defenses, architectures, evaluators, optimisers and data sets keep their promises."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import defense_promises
+import other_promises
+import pytest
+from members import SHAPES, body_builder, build, names_of, optimizer_maker, settings_to_try, smoke, suitable_shape
+
+from robustcli.architectures import ImageShape
+from robustcli.catalog import catalog
+from robustcli.defenses import Defense
+from robustcli.errors import RobustCliError
+from robustcli.evaluators import Evaluator
+from robustcli.fields import Norm
+
+
+def named(promise: Callable[..., None]) -> str:
+    return promise.__name__
+
+
+@pytest.mark.parametrize("name", names_of("defenses"))
+@pytest.mark.parametrize(
+    "promise",
+    [
+        defense_promises.lowers_its_loss,
+        defense_promises.trains_every_parameter,
+        defense_promises.restores_modes,
+        defense_promises.keeps_weights_when_it_fails,
+        defense_promises.updates_once_per_step,
+        defense_promises.forgets_earlier_gradients,
+        defense_promises.reports_scalars,
+        defense_promises.repeats_itself,
+        defense_promises.continues_from_its_state,
+        defense_promises.treats_class_shares_as_labels,
+        defense_promises.says_what_it_is,
+    ],
+    ids=named,
+)
+def test_defense(name: str, promise: Callable[[Defense], None]) -> None:
+    promise(smoke("defenses", name))
+
+
+@pytest.mark.parametrize("name", names_of("defenses"))
+@pytest.mark.parametrize("weights", names_of("weights"))
+@pytest.mark.parametrize("attack_bn", ["eval", "train", "batch_no_update"])
+def test_defense_with_other_parts(name: str, weights: str, attack_bn: str) -> None:
+    """A defense whose parts may be replaced keeps its promises with every weight perturbation and attack mode."""
+    member = catalog("defenses")[name]
+    if "weights" not in member.replaceable:
+        pytest.skip("its weights cannot be replaced")
+    parts = {"weights": {"name": weights, **catalog("weights")[weights].smoke}, "attack_bn": attack_bn}
+    defense = build(member, {**member.smoke, **parts})
+    defense_promises.trains_every_parameter(defense)
+    defense_promises.restores_modes(defense)
+    defense_promises.keeps_weights_when_it_fails(defense)
+    defense_promises.continues_from_its_state(defense)
+
+
+@pytest.mark.parametrize("name", names_of("architectures"))
+@pytest.mark.parametrize(
+    "promise",
+    [
+        other_promises.gives_logits,
+        other_promises.sees_one_image_at_a_time,
+        other_promises.every_parameter_learns,
+        other_promises.is_drawn_from_the_seed,
+    ],
+    ids=named,
+)
+def test_architecture(name: str, promise: Callable[[other_promises.Body, ImageShape], None]) -> None:
+    member = catalog("architectures")[name]
+    shapes = {suitable_shape(member, member.smoke), SHAPES[-1]}
+    for shape in shapes:
+        promise(body_builder(member, member.smoke), shape)
+
+
+@pytest.mark.parametrize("name", names_of("evaluators"))
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_evaluator_gives_a_mask(name: str, norm: Norm) -> None:
+    other_promises.gives_a_mask(smoke("evaluators", name), norm)
+
+
+@pytest.mark.parametrize("name", names_of("evaluators"))
+@pytest.mark.parametrize(
+    "promise",
+    [
+        other_promises.lets_the_right_live_at_radius_0,
+        other_promises.takes_the_smallest_batches,
+        other_promises.evaluator_repeats_itself,
+    ],
+    ids=named,
+)
+def test_evaluator(name: str, promise: Callable[[Evaluator], None]) -> None:
+    promise(smoke("evaluators", name))
+
+
+@pytest.mark.parametrize("name", names_of("optimizers"))
+def test_optimizer_lowers_a_loss(name: str) -> None:
+    member = catalog("optimizers")[name]
+    for settings in settings_to_try(member):
+        other_promises.lowers_a_loss(optimizer_maker(member, settings))
+
+
+@pytest.mark.parametrize("name", names_of("datasets"))
+def test_dataset_loads_or_says_what_is_missing(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an empty folder a data set that needs no files loads; any other names the folder that it looked in."""
+    monkeypatch.chdir(tmp_path)
+    member = catalog("datasets")[name]
+    for settings in settings_to_try(member):
+        try:
+            other_promises.is_a_source(lambda settings=settings: build(member, settings))  # type: ignore[misc]
+        except RobustCliError as error:
+            key = next(key for key in ("root", "path") if key in member.parameters)
+            assert f"data.{key}" in str(error)  # noqa: PT017
+            assert str(tmp_path.resolve()) in str(error)  # noqa: PT017
+    assert not list(tmp_path.iterdir()), "wrote files"

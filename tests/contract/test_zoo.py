@@ -1,0 +1,190 @@
+"""The contract refuses every broken member of the zoo, and what it breaks is what is said of it."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import attack_promises
+import averaging_promises
+import defense_promises
+import members
+import other_promises
+import pytest
+import test_members
+import weight_promises
+import zoo
+
+from robustcli.architectures import ImageShape
+from robustcli.catalog import Member, Parameter, argument_docs, catalog
+
+SHAPE = ImageShape(1, 8, 8, 10)
+
+
+def stays_inside(attack: Any) -> None:
+    attack_promises.stays_inside(attack, "linf", 1)
+
+
+def in_linf(promise: Callable[..., None]) -> Callable[[Any], None]:
+    return lambda attack: promise(attack, "linf")
+
+
+def with_eval(promise: Callable[..., None]) -> Callable[[Any], None]:
+    return lambda attack: promise(attack, "linf", "eval")
+
+
+returns_x = in_linf(attack_promises.at_radius_0_returns_x)
+repeats = in_linf(attack_promises.repeats_itself)
+alone = in_linf(attack_promises.treats_each_image_alone)
+shares = in_linf(attack_promises.treats_class_shares_as_labels)
+leaves = with_eval(attack_promises.leaves_the_model_alone)
+leaves_when_it_fails = with_eval(attack_promises.leaves_the_model_alone_when_it_fails)
+
+
+def gives_a_mask(evaluator: Any) -> None:
+    other_promises.gives_a_mask(evaluator, "linf")
+
+
+def on_small_images(promise: Callable[..., None]) -> Callable[[Any], None]:
+    return lambda body: promise(lambda shape: body(64, shape.classes), SHAPE)
+
+
+def training(step: type[zoo.Trained]) -> zoo.Training:
+    return zoo.Training(step=step)
+
+
+def averaged(running: type[zoo.Mean]) -> zoo.Averaged:
+    return zoo.Averaged(running=running)
+
+
+BROKEN: list[tuple[Callable[[Any], None], Any]] = [
+    (stays_inside, zoo.LeavesTheBall()),
+    (stays_inside, zoo.LeavesTheBox()),
+    (stays_inside, zoo.ReturnsNan()),
+    (stays_inside, zoo.WritesIntoItsInput()),
+    (returns_x, zoo.MovesAtRadius0()),
+    (leaves, zoo.ForgetsTheMode()),
+    (leaves_when_it_fails, zoo.RestoresTheModeUnlessItFails()),
+    (leaves, zoo.FillsGradients()),
+    (leaves, zoo.FreezesTheWeights()),
+    (leaves, zoo.MovesStatistics()),
+    (alone, zoo.AttacksHalfOfTheBatch()),
+    (alone, zoo.SharesOneDirection()),
+    (repeats, zoo.DrawsGlobally()),
+    (shares, zoo.IgnoresClassShares()),
+    (defense_promises.restores_modes, training(zoo.TrainsInEvalMode)),
+    (defense_promises.restores_modes, training(zoo.RestoresModesUnlessItFails)),
+    (defense_promises.restores_modes, training(zoo.SetsEveryModuleToTrain)),
+    (defense_promises.forgets_earlier_gradients, training(zoo.KeepsEarlierGradients)),
+    (defense_promises.updates_once_per_step, training(zoo.StepsTwice)),
+    (defense_promises.updates_once_per_step, training(zoo.NeverSteps)),
+    (defense_promises.lowers_its_loss, training(zoo.NeverSteps)),
+    (defense_promises.trains_every_parameter, training(zoo.TrainsTheLastLayerAlone)),
+    (defense_promises.keeps_weights_when_it_fails, training(zoo.StepsBeforeItFails)),
+    (defense_promises.reports_scalars, training(zoo.ReportsTheGraph)),
+    (defense_promises.repeats_itself, training(zoo.DrawsFromItsOwnGenerator)),
+    (defense_promises.continues_from_its_state, training(zoo.ForgetsItsState)),
+    (defense_promises.says_what_it_is, zoo.Training(aims_at_robustness=None)),  # type: ignore[arg-type]
+    (weight_promises.restores_the_weights, zoo.DoesNotRestore()),
+    (weight_promises.restores_the_weights, zoo.RestoresByRounding()),
+    (weight_promises.restores_the_weights_after_an_error, zoo.RestoresUnlessItFails()),
+    (weight_promises.keeps_what_an_update_did, zoo.UndoesTheUpdate()),
+    (weight_promises.moves_statistics_once, zoo.CountsStatisticsTwice()),
+    (weight_promises.moves_the_weights, zoo.DoesNothing()),
+    (averaging_promises.shares_no_memory_with_the_model, averaged(zoo.AliasesBuffers)),
+    (averaging_promises.shares_no_memory_with_the_model, averaged(zoo.AliasesWeights)),
+    (averaging_promises.never_touches_the_model, averaged(zoo.WritesTheAverageIntoTheModel)),
+    (averaging_promises.never_touches_the_model, averaged(zoo.PutsTheModelIntoEvalMode)),
+    (averaging_promises.is_undisturbed_by_looking, averaged(zoo.CountsLookingAsAnUpdate)),
+    (averaging_promises.continues_from_its_state, averaged(zoo.ForgetsHowManyItTookIn)),
+    (averaging_promises.rests_on_weights_that_rest, averaged(zoo.ShrinksTheWeights)),
+    (other_promises.stays_between_0_and_1, zoo.goes_below_0),
+    (other_promises.stays_between_0_and_1, zoo.goes_above_1),
+    (other_promises.stays_between_0_and_1, zoo.is_undefined_at_the_end),
+    (other_promises.depends_on_the_clock_alone, zoo.RemembersItsCalls()),
+    (on_small_images(other_promises.sees_one_image_at_a_time), zoo.SeesTheWholeBatch),
+    (on_small_images(other_promises.gives_logits), zoo.GivesProbabilities),
+    (on_small_images(other_promises.gives_logits), zoo.GivesNanInEvalMode),
+    (on_small_images(other_promises.every_parameter_learns), zoo.HasAnUnusedWeight),
+    (on_small_images(other_promises.every_parameter_learns), zoo.CutsAGradient),
+    (on_small_images(other_promises.is_drawn_from_the_seed), zoo.StartsFromTheClock),
+    (gives_a_mask, zoo.LetsTheWrongLive()),
+    (gives_a_mask, zoo.GivesAccuracy()),
+    (gives_a_mask, zoo.DropsTheLastBatch()),
+    (gives_a_mask, zoo.LeavesTheModelInTrainMode()),
+    (other_promises.lets_the_right_live_at_radius_0, zoo.AttacksTheRightAtRadius0()),
+    (other_promises.evaluator_repeats_itself, zoo.TossesCoins()),
+]
+
+# The same promises, kept: what the broken ones were made from.
+SOUND: list[tuple[Callable[[Any], None], Any]] = [
+    *((promise, training(zoo.Trained)) for promise in {p for p, m in BROKEN if isinstance(m, zoo.Training)}),
+    *((promise, averaged(zoo.Mean)) for promise in {p for p, m in BROKEN if isinstance(m, zoo.Averaged)}),
+    *(
+        (on_small_images(promise), zoo.Body)
+        for promise in (
+            other_promises.sees_one_image_at_a_time,
+            other_promises.gives_logits,
+            other_promises.every_parameter_learns,
+            other_promises.is_drawn_from_the_seed,
+        )
+    ),
+]
+
+
+def name_of(value: object) -> str:
+    made_of = getattr(value, "step", None) or getattr(value, "running", None) or value
+    return str(getattr(made_of, "__name__", type(made_of).__name__)).strip("<>")
+
+
+@pytest.mark.parametrize(("promise", "member"), BROKEN, ids=name_of)
+def test_contract_refuses(promise: Callable[[Any], None], member: Any) -> None:
+    with pytest.raises(AssertionError):
+        promise(member)
+
+
+@pytest.mark.parametrize(("promise", "member"), SOUND, ids=name_of)
+def test_contract_lets_sound_relatives_pass(promise: Callable[[Any], None], member: Any) -> None:
+    promise(member)
+
+
+def dead_options() -> Member:
+    """An entry of the catalogue for the attack with dead options; its parameters are those of pgd."""
+    pgd = catalog("attacks")["pgd"]
+    parameters = {name: pgd.parameters[name] for name in ("start", "restarts")}
+    return replace(pgd, name="dead", doc=zoo.HasDeadOptions.__doc__ or "", parameters=parameters)
+
+
+@pytest.fixture
+def dead(monkeypatch: pytest.MonkeyPatch) -> Member:
+    member = dead_options()
+    monkeypatch.setattr(
+        members, "build", lambda _member, settings: zoo.HasDeadOptions(**{"start": "random", **settings})
+    )
+    return member
+
+
+def test_contract_refuses_a_dead_choice(dead: Member) -> None:
+    with pytest.raises(AssertionError, match="does what"):
+        test_members.choices_differ(dead, dead.parameters["start"])
+
+
+def test_contract_refuses_a_dead_number(dead: Member) -> None:
+    with pytest.raises(pytest.fail.Exception, match="changes nothing"):
+        test_members.some_other_value_differs(dead, dead.parameters["restarts"])
+
+
+@pytest.mark.parametrize(
+    ("doc", "told"),
+    [
+        ("Does.\n\nArgs:\n    steps: gradient steps.\n", "Reference"),
+        ("Does.\n\nReference: a paper.", "Args"),
+        ("Does.\n\nArgs:\n    steps: gradient steps.\n    spare: is not there.\n\nReference: a paper.", "Args"),
+        ("Does.\n\nArgs:\n    steps: many\n\nReference: a paper.", "not described"),
+    ],
+)
+def test_contract_refuses_a_thin_docstring(doc: str, told: str) -> None:
+    described = {name: text for name, text in argument_docs(doc).items() if name == "steps"}
+    steps = Parameter("steps", int, 1, described.get("steps", ""))
+    member = replace(catalog("attacks")["pgd"], doc=doc, parameters={"steps": steps})
+    with pytest.raises(AssertionError, match=told):
+        test_members.has_reference_and_describes_every_parameter(member)

@@ -1,0 +1,556 @@
+"""Broken members, each in one way: the contract must refuse every one of them (see test_zoo.py)."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import copy, deepcopy
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim import Optimizer
+
+from robustcli.attacks.fgsm import Fgsm
+from robustcli.attacks.pgd import Pgd
+from robustcli.averaging import Averaging, CleanImages
+from robustcli.averaging.none import LastWeights
+from robustcli.clock import Clock
+from robustcli.defenses import Metrics
+from robustcli.evaluators.attacked import Attacked
+from robustcli.noise import IndexedNoise, Noise
+from robustcli.threat import ThreatModel
+from robustcli.weights.awp import Awp
+
+# Attacks.
+
+
+@dataclass(frozen=True)
+class LeavesTheBall:
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
+        return Fgsm()(model, x, y, ThreatModel(threat.norm, threat.eps * Fraction(102, 100)), rng)
+
+
+@dataclass(frozen=True)
+class LeavesTheBox:
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
+        return x + threat.radius / x[0].numel()
+
+
+@dataclass(frozen=True)
+class ReturnsNan:
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
+        return torch.full_like(x, torch.nan)
+
+
+@dataclass(frozen=True)
+class WritesIntoItsInput:
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
+        return x.copy_(Fgsm()(model, x, y, threat, rng))
+
+
+@dataclass(frozen=True)
+class MovesAtRadius0:
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
+        return (x + 1e-7 + 0.5 * threat.radius / x[0].numel()).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class ForgetsTheMode:
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
+        model.eval()
+        return Fgsm()(model, x, y, threat, rng)
+
+
+@dataclass(frozen=True)
+class RestoresTheModeUnlessItFails:
+    """Harmless on its own, inside `crafting`; alone it leaves train mode behind when the model fails."""
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
+        modes = [(module, module.training) for module in model.modules()]
+        buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        model.train()
+        x_adv = Fgsm()(model, x, y, threat, rng)
+        for module, mode in modes:
+            module.training = mode
+        for name, buffer in model.named_buffers():
+            buffer.copy_(buffers[name])
+        return x_adv
+
+
+@dataclass(frozen=True)
+class FillsGradients:
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
+        cross_entropy(model(x.clone().requires_grad_()), y).backward()
+        return Fgsm()(model, x, y, threat, rng)
+
+
+@dataclass(frozen=True)
+class FreezesTheWeights:
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
+        model.requires_grad_(False)
+        return Fgsm()(model, x, y, threat, rng)
+
+
+@dataclass(frozen=True)
+class MovesStatistics:
+    """Looks at the model in train mode before it attacks."""
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
+        modes = [(module, module.training) for module in model.modules()]
+        model.train()
+        with torch.no_grad():
+            model(x)
+        for module, mode in modes:
+            module.training = mode
+        return Fgsm()(model, x, y, threat, rng)
+
+
+@dataclass(frozen=True)
+class AttacksHalfOfTheBatch:
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
+        half = len(x) // 2
+        return torch.cat([Fgsm()(model, x[:half], y[:half], threat, rng), x[half:]])
+
+
+@dataclass(frozen=True)
+class SharesOneDirection:
+    """One perturbation for the whole batch."""
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
+        delta = Fgsm()(model, x, y, threat, rng) - x
+        return threat.project(x + delta.mean(0, keepdim=True), x)
+
+
+@dataclass(frozen=True)
+class DrawsGlobally:
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
+        return threat.project(x + torch.rand_like(x), x)
+
+
+@dataclass(frozen=True)
+class IgnoresClassShares:
+    """Takes any class shares for the first class."""
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
+        return Fgsm()(model, x, y if y.dim() == 1 else torch.zeros(len(y), dtype=torch.int64), threat, rng)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HasDeadOptions:
+    """Two of its three starts are the same, and it ignores `restarts`.
+
+    Args:
+        start: where it begins.
+        restarts: tries.
+
+    Reference: none.
+    """
+
+    start: Literal["random", "clean", "corner"] = "random"
+    restarts: int = 1
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
+        return Pgd(steps=3, start="clean" if self.start == "clean" else "random")(model, x, y, threat, rng)
+
+
+# Defenses. Each is plain training with one fault.
+
+
+@dataclass
+class Trained:
+    """Plain training; the broken ones change one line of it."""
+
+    model: nn.Module
+    optimizer: Optimizer
+    rng: Noise
+
+    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock) -> Metrics:
+        self.optimizer.zero_grad()
+        loss = cross_entropy(self.model(x), y)
+        loss.backward()
+        self.optimizer.step()
+        return {"loss": loss.detach()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+
+class TrainsInEvalMode(Trained):
+    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock) -> Metrics:
+        self.model.eval()
+        return super().__call__(x, y, threat, clock)
+
+
+class RestoresModesUnlessItFails(Trained):
+    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock) -> Metrics:
+        modes = [(module, module.training) for module in self.model.modules()]
+        self.model.eval()
+        metrics = super().__call__(x, y, threat, clock)
+        for module, mode in modes:
+            module.training = mode
+        return metrics
+
+
+class SetsEveryModuleToTrain(Trained):
+    """Forgets that a batch norm was held."""
+
+    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock) -> Metrics:
+        metrics = super().__call__(x, y, threat, clock)
+        self.model.train()
+        return metrics
+
+
+class KeepsEarlierGradients(Trained):
+    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock) -> Metrics:
+        loss = cross_entropy(self.model(x), y)
+        loss.backward()
+        self.optimizer.step()
+        return {"loss": loss.detach()}
+
+
+class StepsTwice(Trained):
+    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock) -> Metrics:
+        super().__call__(x, y, threat, clock)
+        return super().__call__(x, y, threat, clock)
+
+
+class NeverSteps(Trained):
+    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock) -> Metrics:
+        return {"loss": cross_entropy(self.model(x), y).detach()}
+
+
+class TrainsTheLastLayerAlone(Trained):
+    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock) -> Metrics:
+        self.optimizer.zero_grad()
+        *_, last = self.model.parameters()
+        loss = cross_entropy(self.model(x), y)
+        (last.grad,) = torch.autograd.grad(loss, last)
+        self.optimizer.step()
+        return {"loss": loss.detach()}
+
+
+class StepsBeforeItFails(Trained):
+    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock) -> Metrics:
+        super().__call__(x, y, threat, clock)
+        return {"loss": cross_entropy(self.model(x), y).detach()}
+
+
+class ReportsTheGraph(Trained):
+    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock) -> Metrics:
+        return {"loss": cross_entropy(self.model(x), y) + super().__call__(x, y, threat, clock)["loss"]}
+
+
+class DrawsFromItsOwnGenerator(Trained):
+    generator = torch.Generator().manual_seed(0)
+
+    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock) -> Metrics:
+        return super().__call__(x + 0.1 * torch.rand(x.shape, generator=self.generator), y, threat, clock)
+
+
+class ForgetsItsState(Trained):
+    """Trains on the sum of all batches so far and tells no checkpoint."""
+
+    seen: float | Tensor = 0.0
+
+    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock) -> Metrics:
+        self.seen = self.seen + x
+        return super().__call__(torch.as_tensor(self.seen), y, threat, clock)
+
+
+@dataclass(frozen=True)
+class Training:
+    """The settings of a `Trained`."""
+
+    step: type[Trained] = Trained
+    averaging: Averaging = field(default_factory=LastWeights)
+    aims_at_robustness: bool = False
+
+    def start(self, model: nn.Module, optimizer: Optimizer, rng: Noise) -> Trained:
+        return self.step(model, optimizer, rng)
+
+
+# Weight perturbations.
+
+
+@dataclass(frozen=True)
+class DoesNotRestore:
+    @contextmanager
+    def around(self, model: nn.Module, loss: Callable[[], Tensor], clock: Clock) -> Iterator[None]:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(1.01)
+        yield
+
+
+@dataclass(frozen=True)
+class RestoresUnlessItFails:
+    @contextmanager
+    def around(self, model: nn.Module, loss: Callable[[], Tensor], clock: Clock) -> Iterator[None]:
+        before = deepcopy(model.state_dict())
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(1.01)
+        yield
+        model.load_state_dict(before)
+
+
+@dataclass(frozen=True)
+class RestoresByRounding:
+    """w + v - v is not always w."""
+
+    @contextmanager
+    def around(self, model: nn.Module, loss: Callable[[], Tensor], clock: Clock) -> Iterator[None]:
+        shares = [0.0123 * parameter.detach() for parameter in model.parameters()]
+        with torch.no_grad():
+            for parameter, share in zip(model.parameters(), shares, strict=True):
+                parameter.add_(share)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for parameter, share in zip(model.parameters(), shares, strict=True):
+                    parameter.sub_(share)
+
+
+@dataclass(frozen=True)
+class UndoesTheUpdate:
+    """Puts the old weights back, whatever an optimiser did meanwhile."""
+
+    @contextmanager
+    def around(self, model: nn.Module, loss: Callable[[], Tensor], clock: Clock) -> Iterator[None]:
+        before = [parameter.detach().clone() for parameter in model.parameters()]
+        with Awp().around(model, loss, clock):
+            yield
+        with torch.no_grad():
+            for parameter, then in zip(model.parameters(), before, strict=True):
+                parameter.copy_(then)
+
+
+@dataclass(frozen=True)
+class CountsStatisticsTwice:
+    """Evaluates the loss once more, with batch norms that take it in."""
+
+    @contextmanager
+    def around(self, model: nn.Module, loss: Callable[[], Tensor], clock: Clock) -> Iterator[None]:
+        loss()
+        with Awp().around(model, loss, clock):
+            yield
+
+
+@dataclass(frozen=True)
+class DoesNothing:
+    @contextmanager
+    def around(self, model: nn.Module, loss: Callable[[], Tensor], clock: Clock) -> Iterator[None]:
+        yield
+
+
+# Averages.
+
+
+class Mean:
+    """The plain mean of all weights; the broken ones change one thing about it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.network = deepcopy(model).eval()
+        self.updates = 0
+
+    def update(self, model: nn.Module, clock: Clock) -> None:
+        self.updates += 1
+        with torch.no_grad():
+            for own, live in zip(self.network.parameters(), model.parameters(), strict=True):
+                own.lerp_(live, 1 / self.updates)
+
+    def averaged(self, model: nn.Module, images: CleanImages) -> nn.Module:
+        with torch.no_grad():
+            for own, live in zip(self.network.buffers(), model.buffers(), strict=True):
+                own.copy_(live)
+        return self.network
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"network": self.network.state_dict(), "updates": self.updates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        self.updates = state["updates"]
+
+
+class AliasesBuffers(Mean):
+    def averaged(self, model: nn.Module, images: CleanImages) -> nn.Module:
+        for own, live in zip(self.network.modules(), model.modules(), strict=True):
+            own._buffers = live._buffers
+        return self.network
+
+
+class AliasesWeights(Mean):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self.network = copy(model)
+
+
+class WritesTheAverageIntoTheModel(Mean):
+    def averaged(self, model: nn.Module, images: CleanImages) -> nn.Module:
+        model.load_state_dict(super().averaged(model, images).state_dict())
+        return self.network
+
+
+class PutsTheModelIntoEvalMode(Mean):
+    def averaged(self, model: nn.Module, images: CleanImages) -> nn.Module:
+        model.eval()
+        return super().averaged(model, images)
+
+
+class CountsLookingAsAnUpdate(Mean):
+    def averaged(self, model: nn.Module, images: CleanImages) -> nn.Module:
+        self.updates += 1
+        return super().averaged(model, images)
+
+
+class ForgetsHowManyItTookIn(Mean):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+
+
+class ShrinksTheWeights(Mean):
+    def update(self, model: nn.Module, clock: Clock) -> None:
+        super().update(model, clock)
+        with torch.no_grad():
+            for own in self.network.parameters():
+                own.mul_(0.999)
+
+
+@dataclass(frozen=True)
+class Averaged:
+    """The settings of a `Mean`."""
+
+    running: type[Mean] = Mean
+
+    def start(self, model: nn.Module) -> Mean:
+        return self.running(model)
+
+
+# Schedules, as functions of the clock.
+
+
+def goes_below_0(clock: Clock) -> float:
+    return 1 - 1.1 * clock.progress
+
+
+def goes_above_1(clock: Clock) -> float:
+    return 1 + clock.progress
+
+
+def is_undefined_at_the_end(clock: Clock) -> float:
+    is_last = clock.step + 1 == clock.steps_per_epoch * clock.epochs
+    return math.nan if is_last else 0.5
+
+
+class RemembersItsCalls:
+    calls = 0
+
+    def __call__(self, clock: Clock) -> float:
+        self.calls += 1
+        return 1 / self.calls
+
+
+# Architectures.
+
+
+class Body(nn.Module):
+    """A linear classifier; the broken ones change one thing about it."""
+
+    def __init__(self, pixels: int, classes: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(pixels, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.layer(x.flatten(1))
+        return logits
+
+
+class SeesTheWholeBatch(Body):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x - x.mean(0))
+
+
+class GivesProbabilities(Body):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).softmax(1)
+
+
+class GivesNanInEvalMode(Body):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * (1.0 if self.training else torch.nan)
+
+
+class HasAnUnusedWeight(Body):
+    def __init__(self, pixels: int, classes: int) -> None:
+        super().__init__(pixels, classes)
+        self.spare = nn.Parameter(torch.ones(1))
+
+
+class CutsAGradient(Body):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * 0 + self.layer.bias
+
+
+class StartsFromTheClock(Body):
+    starts = 0
+
+    def __init__(self, pixels: int, classes: int) -> None:
+        super().__init__(pixels, classes)
+        StartsFromTheClock.starts += 1
+        with torch.no_grad():
+            self.layer.bias.fill_(self.starts)
+
+
+# Evaluators.
+
+
+@dataclass(frozen=True)
+class LetsTheWrongLive:
+    """Counts an image as robust when its prediction does not change."""
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise) -> Tensor:
+        with torch.no_grad():
+            return torch.as_tensor(model(x).argmax(1) == model(x + 1e-6).argmax(1))
+
+
+@dataclass(frozen=True)
+class GivesAccuracy:
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise) -> Tensor:
+        return Attacked(attack=Fgsm())(model, x, y, threat, rng).double().mean()
+
+
+@dataclass(frozen=True)
+class DropsTheLastBatch:
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise) -> Tensor:
+        return Attacked(attack=Fgsm())(model, x, y, threat, rng)[: len(x) // 2 * 2]
+
+
+@dataclass(frozen=True)
+class LeavesTheModelInTrainMode:
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise) -> Tensor:
+        survives = Attacked(attack=Fgsm())(model, x, y, threat, rng)
+        model.train()
+        return survives
+
+
+@dataclass(frozen=True)
+class AttacksTheRightAtRadius0:
+    """Moves images by a fixed amount, whatever the radius."""
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise) -> Tensor:
+        return Attacked(attack=Fgsm())(model, x, y, ThreatModel("linf", Fraction(1, 2)), rng)
+
+
+@dataclass(frozen=True)
+class TossesCoins:
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise) -> Tensor:
+        with torch.no_grad():
+            return torch.as_tensor((model(x).argmax(1) == y) & (torch.rand(len(x)) < 0.5))

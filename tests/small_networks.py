@@ -1,0 +1,55 @@
+"""Small networks and images that several tests share; each depends on its arguments alone."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+@contextmanager
+def drawn_from(seed: int) -> Iterator[None]:
+    """Torch's global generator starts from a seed inside, and goes on outside as if nothing was drawn."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def images(
+    count: int, channels: int = 1, side: int = 8, *, seed: int = 1, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Random images in [0, 1] of which some pixels lie exactly on the border of the box."""
+    x = torch.rand((count, channels, side, side), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return (1.2 * x - 0.1).clamp(0, 1).to(dtype)
+
+
+def labels(count: int, classes: int = 10, *, seed: int = 2) -> Tensor:
+    """Random labels."""
+    return torch.randint(classes, (count,), generator=torch.Generator().manual_seed(seed))
+
+
+def conv_net(
+    channels: int = 1, classes: int = 10, *, seed: int = 0, dropout: float = 0.0, dtype: torch.dtype = torch.float32
+) -> nn.Module:
+    """Two convolutions with batch norms and a linear layer, for 8 x 8 pixels; running statistics are not trivial."""
+    with drawn_from(seed):
+        network = nn.Sequential(
+            nn.Conv2d(channels, 6, 3, padding=1, bias=False),
+            nn.BatchNorm2d(6),
+            nn.ReLU(),
+            nn.Conv2d(6, 8, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Flatten(),
+            nn.Linear(8 * 16, classes),
+        ).to(dtype)
+        for _ in range(3):
+            network(torch.rand(16, channels, 8, 8, dtype=dtype))
+    return network
+
+
+def linear_net(pixels: int, classes: int = 10, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """A random linear classifier."""
+    with drawn_from(seed):
+        return nn.Sequential(nn.Flatten(), nn.Linear(pixels, classes)).to(dtype)

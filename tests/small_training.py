@@ -1,0 +1,155 @@
+"""A training loop on twenty random images, with steps and checks that tests can plan."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+import torch
+from small_networks import conv_net, images, labels
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from robustcli.averaging import Averaging
+from robustcli.averaging.none import LastWeights
+from robustcli.clock import Clock
+from robustcli.data import Data, prepare
+from robustcli.datasets import Source, TensorSplit
+from robustcli.defenses import Defense, Metrics
+from robustcli.noise import StreamNoise
+from robustcli.schedules import Schedule
+from robustcli.schedules.steps import Constant
+from robustcli.settings import Augment, TrainSettings
+from robustcli.threat import ThreatModel
+from robustcli.train import Loop, Means, Training
+from robustcli.training_model import TrainingModel, parameter_groups
+
+COUNT = 20
+CPU = torch.device("cpu")
+THREAT = ThreatModel("linf", Fraction(8, 255))
+
+
+def small_data() -> Data:
+    split = TensorSplit(images(COUNT), labels(COUNT))
+    source = Source(split, split, [str(label) for label in range(10)], mean=(0.5,), std=(0.25,))
+    return prepare(source, val_size=0, train_size=None, device=CPU, workers=0)
+
+
+@dataclass
+class Recorder:
+    """A step that trains nothing: it notes what it is given and returns the losses that were planned.
+
+    Args:
+        losses: of the updates in order; 1 where there is none.
+    """
+
+    losses: Sequence[float] = ()
+    optimizer: Optimizer | None = None
+    rates: list[float] = field(default_factory=list)
+    threats: list[ThreatModel] = field(default_factory=list)
+    clocks: list[Clock] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+
+    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock) -> Metrics:
+        assert self.optimizer is not None
+        self.rates.append(self.optimizer.param_groups[0]["lr"])
+        self.threats.append(threat)
+        self.clocks.append(clock)
+        self.sizes.append(len(x))
+        update = len(self.clocks) - 1
+        return {"loss": torch.tensor(self.losses[update] if update < len(self.losses) else 1.0)}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+
+def training_of(
+    settings: TrainSettings,
+    step: Recorder | Defense,
+    *,
+    network: nn.Module | None = None,
+    averaging: Averaging | None = None,
+    noise: StreamNoise | None = None,
+) -> Training:
+    """A training of a recorder or of a real defense."""
+    network = conv_net() if network is None else network
+    groups = parameter_groups(network, settings.weight_decay, settings.weight_decay_exclude)
+    optimizer = torch.optim.SGD(groups, lr=settings.lr, momentum=0.9)
+    average = (averaging or LastWeights()).start(network)
+    if isinstance(step, Recorder):
+        step.optimizer = optimizer
+        return Training(network, optimizer, step, average, Means(CPU))
+    assert noise is not None
+    model = TrainingModel(network, settings, CPU)
+    return Training(network, optimizer, step.start(model, optimizer, noise), average, Means(CPU))
+
+
+class SilentWatcher:
+    def begin(self, updates: int, done: int) -> None: ...
+
+    def step(self, images: int) -> None: ...
+
+    def epoch(self, record: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class RecordedLoop(Loop):
+    """A loop that keeps what it logs and saves.
+
+    Args:
+        log_lines: everything logged, in order.
+        saved: (updates, whether it is the best, its check) of every checkpoint.
+        reloads: updates at which a checkpoint was put back.
+    """
+
+    log_lines: list[dict[str, Any]]
+    saved: list[tuple[int, bool, dict[str, Any]]]
+    reloads: list[int]
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """Those of epochs."""
+        return [line for line in self.log_lines if "event" not in line]
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        return [line for line in self.log_lines if "event" in line]
+
+
+def loop_of(
+    training: Training,
+    settings: TrainSettings,
+    *,
+    schedule: Schedule | None = None,
+    checks: Sequence[dict[str, float]] = (),
+    noise: StreamNoise | None = None,
+    augment: Augment | None = None,
+    stop_requested: Callable[[], bool] = lambda: False,
+    seed: int = 0,
+) -> RecordedLoop:
+    """A loop whose checks of the epochs find, in order, what was planned."""
+    planned = iter(checks)
+    saved: list[tuple[int, bool, dict[str, Any]]] = []
+    reloads: list[int] = []
+    log_lines: list[dict[str, Any]] = []
+    return RecordedLoop(
+        data=small_data(),
+        threat=THREAT,
+        settings=settings,
+        augment=augment or Augment(),
+        schedule=schedule or Constant(),
+        seed=seed,
+        noise=noise or StreamNoise.on(CPU),
+        check=lambda network: next(planned, {"clean": 0.5}),
+        save=lambda network, is_best, record: saved.append((training.updates, is_best, record)),
+        reload=lambda: reloads.append(training.updates),
+        log=log_lines.append,
+        stop_requested=stop_requested,
+        watcher=SilentWatcher(),
+        log_lines=log_lines,
+        saved=saved,
+        reloads=reloads,
+    )

@@ -1,0 +1,167 @@
+"""Checkpoints: whole or not there, data and never code, and one clear error for everything else."""
+
+import os
+import pickle
+import random
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from robustcli import checkpoint
+from robustcli.errors import RobustCliError
+
+CONTENTS: dict[str, Any] = {
+    "spec": "name: x\n",
+    "weights": {"a": torch.arange(12.0).view(3, 4), "n": torch.tensor(3)},
+    "training": {"updates": 5, "best_score": -float("inf"), "parts": [1, 2.5, {"none": None, "yes": True}]},
+}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "checkpoints" / "last.pt"
+    checkpoint.save(path, CONTENTS)
+    return path
+
+
+def test_what_is_saved_is_loaded(path: Path) -> None:
+    loaded = checkpoint.load(path)
+    assert loaded["format"] == checkpoint.FORMAT
+    assert loaded["spec"] == CONTENTS["spec"]
+    assert loaded["training"] == CONTENTS["training"]
+    assert torch.equal(loaded["weights"]["a"], CONTENTS["weights"]["a"])
+    assert [file.name for file in path.parent.iterdir()] == ["last.pt"]
+
+
+def crash(*_: object, **__: object) -> None:
+    raise OSError("the disk is gone")
+
+
+@pytest.mark.parametrize(("owner", "name"), [(torch, "save"), (os, "fsync"), (Path, "replace")])
+def test_a_crash_before_the_rename_leaves_the_old_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
+) -> None:
+    before = path.read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, name, crash)
+        with pytest.raises(OSError, match="the disk is gone"):
+            checkpoint.save(path, {**CONTENTS, "spec": "name: y\n"})
+    assert path.read_bytes() == before
+    checkpoint.save(path, {**CONTENTS, "spec": "name: y\n"})
+    assert checkpoint.load(path)["spec"] == "name: y\n"
+    assert [file.name for file in path.parent.iterdir()] == ["last.pt"]
+
+
+def test_half_a_file_beside_it_is_written_over(path: Path) -> None:
+    path.with_name("last.pt.writing").write_bytes(b"half")
+    checkpoint.save(path, {**CONTENTS, "spec": "name: y\n"})
+    assert checkpoint.load(path)["spec"] == "name: y\n"
+
+
+def require_refused(path: Path, *texts: str) -> None:
+    with pytest.raises(RobustCliError) as caught:
+        checkpoint.load(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
+    for text in texts:
+        assert text in message
+
+
+def test_a_file_that_is_not_there_is_named_with_what_was_expected(tmp_path: Path) -> None:
+    require_refused(tmp_path / "gone.pt", "no such file", "best.pt")
+    require_refused(tmp_path, "no such file")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.9, 0.99])
+def test_half_a_checkpoint_is_refused(path: Path, share: float) -> None:
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    require_refused(path, "not a checkpoint that can be read as data alone")
+
+
+@pytest.mark.parametrize(
+    "text", ["hello", "e", "# robust\n", "name: tiny\n", "{}", "PK\x03\x04", "\x80\x02", "import torch\n", "(i0\n."]
+)
+def test_another_file_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "other.pt").write_text(text, encoding="latin-1")
+    require_refused(tmp_path / "other.pt", "not a checkpoint that can be read as data alone")
+
+
+def test_no_bytes_whatever_end_in_another_error(path: Path) -> None:
+    rng = random.Random(0)
+    whole = path.read_bytes()
+    legacy = path.with_name("legacy.pt")
+    torch.save({"format": 1, "spec": "x"}, legacy, _use_new_zipfile_serialization=False)
+    old = legacy.read_bytes()
+
+    def flipped(data: bytes) -> bytes:
+        changed = bytearray(data)
+        changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
+        return bytes(changed)
+
+    makers: list[Callable[[], bytes]] = [
+        lambda: rng.randbytes(rng.randrange(1, 200)),
+        lambda: flipped(whole),
+        lambda: flipped(old),
+        lambda: old[: rng.randrange(len(old))],
+        lambda: whole[: rng.randrange(len(whole))],
+    ]
+    for number in range(400):
+        path.write_bytes(makers[number % len(makers)]())
+        # torch warns of odd pickles before it refuses them; a flipped bit in a weight is a weight like any other.
+        with warnings.catch_warnings(), suppress(RobustCliError):
+            warnings.simplefilter("ignore")
+            checkpoint.load(path)
+
+
+class Code:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.target),)
+
+
+@pytest.mark.parametrize("save", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))])
+def test_a_checkpoint_with_code_in_it_is_refused_and_the_code_is_not_run(
+    tmp_path: Path, save: Callable[[Any, Path], Any]
+) -> None:
+    target = tmp_path / "made by code"
+    save({"format": 1, "spec": "name: x\n", "weights": Code(target)}, tmp_path / "code.pt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        require_refused(tmp_path / "code.pt", "not a checkpoint that can be read as data alone")
+    assert not target.exists()
+
+
+def test_a_pickled_network_is_refused(tmp_path: Path) -> None:
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "network.pt")
+    require_refused(tmp_path / "network.pt", "not a checkpoint that can be read as data alone")
+
+
+@pytest.mark.parametrize(
+    ("contents", "found"),
+    [
+        (torch.nn.Linear(2, 2).state_dict(), "found weight, bias"),
+        ({"state_dict": {}, "epoch": 3}, "found state_dict, epoch"),
+        ({}, "found "),
+        ([1, 2], "found list"),
+        (torch.zeros(3), "found Tensor"),
+    ],
+)
+def test_weights_of_another_program_are_named_for_what_they_are(tmp_path: Path, contents: Any, found: str) -> None:
+    torch.save(contents, tmp_path / "other.pt")
+    require_refused(tmp_path / "other.pt", "not written by `robust train`", found, "expected the keys format, spec")
+
+
+def test_a_checkpoint_of_another_format_is_refused(tmp_path: Path) -> None:
+    torch.save({"format": 99, "spec": "x"}, tmp_path / "new.pt")
+    require_refused(tmp_path / "new.pt", "checkpoint format 99; this version reads format 1")

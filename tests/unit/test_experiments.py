@@ -1,0 +1,98 @@
+"""The shipped specs: all valid, all described, all with a target in the Makefile."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from robustcli import experiments
+from robustcli.errors import RobustCliError
+from robustcli.spec import ExperimentSpec
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "experiments"
+FILES = sorted(FOLDER.rglob("*.yaml"))
+IDS = [path.relative_to(FOLDER).as_posix() for path in FILES]
+
+
+def test_some_specs_are_shipped_and_all_are_found_by_name() -> None:
+    assert len(FILES) >= 4
+    assert experiments.folder() == FOLDER
+    assert experiments.names() == [Path(name).with_suffix("").as_posix() for name in IDS]
+    assert not [path for path in FOLDER.rglob("*") if path.is_file() and path.suffix != ".yaml"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=IDS)
+def test_every_shipped_spec_is_valid(path: Path) -> None:
+    spec = ExperimentSpec.read(path)
+    assert spec.evaluate
+    # A source may have written 0.031; anything else that is legal and not meant has no place in a shipped spec.
+    assert [warning for warning in spec.warnings() if "is near 8/255" not in warning] == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=IDS)
+def test_every_shipped_spec_begins_with_a_line_that_says_what_it_is(path: Path) -> None:
+    first = path.read_text(encoding="utf-8").splitlines()[0]
+    assert first.startswith("# ")
+    assert len(first) > 20
+    name = path.relative_to(FOLDER).with_suffix("").as_posix()
+    assert experiments.summary(name) == first.removeprefix("# ")
+
+
+def test_no_two_specs_have_one_name() -> None:
+    names = [ExperimentSpec.read(path).name for path in FILES]
+    assert len(names) == len(set(names))
+
+
+def test_every_spec_has_a_target_in_the_makefile() -> None:
+    make = shutil.which("make")
+    assert make is not None, "make is what the README names to run the tests"
+    help_text = subprocess.run(
+        [make, "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    for name in experiments.names():
+        target = f"reproduce-{name.replace('/', '-')}"
+        assert target in help_text.split()
+        # -n prints what would be done; a target that nothing depends on yet would install first.
+        plan = subprocess.run([make, "-n", target], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        assert f"robust reproduce {name} \n" in plan.replace("$(ARGS)", "")
+
+
+@pytest.mark.parametrize("name", ["demo/digits_pgd_at", "digits_pgd_at", "demo/digits_pgd_at.yaml"])
+def test_a_shipped_spec_is_found(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert experiments.find(name) == FOLDER / "demo" / "digits_pgd_at.yaml"
+
+
+def test_a_file_wins_over_a_shipped_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "digits_pgd_at.yaml").write_text("name: mine\n")
+    assert experiments.find("demo/digits_pgd_at.yaml") == Path("demo/digits_pgd_at.yaml")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("digits_pgd", "unknown experiment 'digits_pgd'"),
+        ("demo/digits_pgd_att", r"did you mean 'demo/digits_pgd_at'\?"),
+        ("gone.yaml", r"gone\.yaml: no such file"),
+        ("demo/digits_pgd_att.yaml", r"no such file; did you mean 'demo/digits_pgd_at'\?"),
+        ("", "unknown experiment ''"),
+        ("demo", "unknown experiment 'demo'"),
+    ],
+)
+def test_what_is_not_found_is_an_error_with_the_nearest_name(name: str, text: str) -> None:
+    with pytest.raises(RobustCliError, match=text):
+        experiments.find(name)
+
+
+def test_a_last_part_that_several_specs_share_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "same.yaml").write_text("# One.\nname: same\n")
+    monkeypatch.setattr(experiments, "folder", lambda: tmp_path)
+    assert experiments.find("a/same") == tmp_path / "a" / "same.yaml"
+    with pytest.raises(RobustCliError, match="is not one but several: a/same, b/same"):
+        experiments.find("same")

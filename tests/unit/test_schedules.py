@@ -1,0 +1,133 @@
+"""Schedules at their boundaries, update by update, alone and in a real run."""
+
+import math
+from collections.abc import Sequence
+
+import pytest
+from small_training import Recorder, loop_of, training_of
+
+from robustcli.clock import Clock
+from robustcli.schedules import Schedule
+from robustcli.schedules.smooth import Cosine, Cyclic, Linear, OneCycle
+from robustcli.schedules.steps import Constant, Multistep, Piecewise
+from robustcli.settings import TrainSettings
+from robustcli.train import fit
+
+
+def factors(schedule: Schedule, epochs: int, steps_per_epoch: int) -> list[float]:
+    return [schedule(Clock(step, steps_per_epoch, epochs)) for step in range(epochs * steps_per_epoch)]
+
+
+def drops(values: Sequence[float]) -> list[int]:
+    """Numbers of the updates at which the factor falls."""
+    return [step for step in range(1, len(values)) if values[step] < values[step - 1] - 1e-12]
+
+
+def test_clock_counts_before_and_after_an_update() -> None:
+    clock = Clock(7, steps_per_epoch=4, epochs=10)
+    assert clock.epoch == 1.75
+    assert clock.epoch_after == 2.0
+    assert clock.progress == 7 / 40
+    assert Clock(0, 4, 10).progress == 0
+    assert Clock(39, 4, 10).progress < 1
+
+
+def test_constant_is_1() -> None:
+    assert set(factors(Constant(), 3, 5)) == {1.0}
+
+
+@pytest.mark.parametrize("steps_per_epoch", [1, 7, 383, 391])
+@pytest.mark.parametrize("epochs", [4, 12, 200])
+def test_piecewise_drops_on_the_last_update_before_half_time(epochs: int, steps_per_epoch: int) -> None:
+    """Rice et al.'s count is taken after the update: epoch E/2 - 1, counted from 0, ends with the lower rate."""
+    found = factors(Piecewise(), epochs, steps_per_epoch)
+    expected = [
+        (epochs // 2 - 1) * steps_per_epoch + steps_per_epoch - 1,
+        (3 * epochs // 4 - 1) * steps_per_epoch + steps_per_epoch - 1,
+    ]
+    assert drops(found) == expected
+    assert found[0] == 1.0
+    assert found[expected[0]] == pytest.approx(0.1)
+    assert found[-1] == pytest.approx(0.01)
+
+
+def test_piecewise_takes_other_shares_and_factors() -> None:
+    found = factors(Piecewise(at=(0.1, 0.3, 0.7), factor=0.5), 10, 3)
+    assert drops(found) == [2, 8, 20]
+    assert found[-1] == pytest.approx(0.125)
+    # In floats 0.55 * 100 is a little more than 55.
+    assert drops(factors(Piecewise(at=(0.55,)), 20, 5)) == [54]
+
+
+def test_multistep_drops_on_the_first_update_after_its_epochs() -> None:
+    found = factors(Multistep(after=(2, 5)), 8, 4)
+    assert drops(found) == [8, 20]
+    assert [found[0], found[7], found[8], found[19], found[20]] == pytest.approx([1, 1, 0.1, 0.1, 0.01])
+    assert factors(Multistep(after=(1,), factor=0.3), 2, 2) == pytest.approx([1, 1, 0.3, 0.3])
+
+
+def test_linear_is_a_straight_line() -> None:
+    found = factors(Linear(), 4, 5)
+    assert found == pytest.approx([1 - step / 20 for step in range(20)])
+    assert factors(Linear(end=0.5), 4, 5) == pytest.approx([1 - step / 40 for step in range(20)])
+
+
+def test_cosine_begins_at_1_and_ends_near_0() -> None:
+    found = factors(Cosine(), 10, 10)
+    assert found[0] == 1.0
+    assert found[50] == pytest.approx(0.5)
+    assert found[-1] == pytest.approx((1 + math.cos(math.pi * 0.99)) / 2)
+    assert found[-1] < 1e-3
+    assert found == sorted(found, reverse=True)
+
+
+def test_cosine_after_a_warmup_from_0() -> None:
+    found = factors(Cosine(warmup=2), 10, 10)
+    assert found[:20] == pytest.approx([step / 20 for step in range(20)])
+    assert found[20] == 1.0
+    assert found[60] == pytest.approx(0.5)
+    assert found[-1] < 1e-3
+
+
+def test_cyclic_is_a_triangle() -> None:
+    found = factors(Cyclic(), 10, 10)
+    assert found[0] == 0.0
+    assert found[50] == 1.0
+    assert max(found) == 1.0
+    assert found[25] == pytest.approx(0.5)
+    assert found[75] == pytest.approx(0.5)
+    assert found[-1] == pytest.approx(0.02)
+    early = factors(Cyclic(peak=0.4), 10, 10)
+    assert early[0] == 0.0
+    assert early[40] == 1.0
+    assert early[70] == pytest.approx(0.5)
+
+
+def test_one_cycle_rises_and_falls_along_half_cosines() -> None:
+    found = factors(OneCycle(), 100, 10)
+    assert found[0] == pytest.approx(0.04)
+    assert found[150] == pytest.approx((1 + 0.04) / 2)
+    assert found[300] == 1.0
+    assert found[650] == pytest.approx(0.5, abs=1e-5)
+    assert found[-1] == pytest.approx(0.000004, abs=1e-5)
+    other = factors(OneCycle(peak=0.025, initial=0.5, final=0.1), 100, 10)
+    assert other[0] == pytest.approx(0.5)
+    assert other[25] == 1.0
+    assert other[-1] == pytest.approx(0.1, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [Constant(), Piecewise(), Multistep(after=(1, 3)), Linear(), Cosine(warmup=1), Cyclic(), OneCycle()],
+    ids=lambda schedule: type(schedule).__name__,
+)
+def test_a_run_uses_the_rates_of_its_schedule(schedule: Schedule) -> None:
+    settings = TrainSettings(epochs=4, batch_size=8, lr=0.3)
+    recorder = Recorder()
+    training = training_of(settings, recorder)
+    loop = loop_of(training, settings, schedule=schedule)
+    fit(training, loop)
+    # 20 images: the last batch of an epoch holds 4.
+    assert loop.steps_per_epoch == 3
+    assert recorder.rates == pytest.approx([0.3 * factor for factor in factors(schedule, 4, 3)])
+    assert [record["lr"] for record in loop.records] == recorder.rates[2::3]

@@ -1,0 +1,740 @@
+"""Specs: every problem at once with its place, overrides, guards, the digest, and the way back from YAML."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import is_dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import pytest
+from annotated_types import Ge, Gt, Le, Lt
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from robustcli import experiments, guards
+from robustcli.catalog import FAMILIES, REQUIRED, Parameter, catalog
+from robustcli.check import family_of, settings_of
+from robustcli.errors import RobustCliError, SpecError
+from robustcli.fields import Family
+from robustcli.registry import Chosen
+from robustcli.spec import ExperimentSpec, override_text
+from robustcli.yamlfile import Document, to_yaml
+
+BASE = """\
+name: base
+data: {name: digits, val_size: 50}
+architecture: small_cnn
+threat: {norm: linf, eps: 8/255}
+defense: {name: trades, beta: 6}
+train:
+  epochs: 10
+  lr: 1e-4
+  schedule: piecewise
+evaluate:
+  clean: clean
+"""
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    path = tmp_path / "base.yaml"
+    path.write_text(BASE, encoding="utf-8")
+    return path
+
+
+def problems(path: Path, *overrides: str) -> list[str]:
+    """All that is wrong with the base spec under overrides."""
+    with pytest.raises(SpecError) as caught:
+        ExperimentSpec.read(path, overrides)
+    return caught.value.problems
+
+
+# Values
+
+
+def test_numbers_reach_the_spec_as_they_were_written(base: Path) -> None:
+    spec = ExperimentSpec.read(base)
+    assert spec.threat.eps == Fraction(8, 255)
+    assert spec.train.lr == 1e-4
+    assert spec.defense.parameters["beta"] == 6.0
+    assert spec.train.schedule == Chosen("schedules", "piecewise", {"at": (0.5, 0.75), "factor": 0.1})
+
+
+@pytest.mark.parametrize(
+    ("text", "exact"),
+    [("8/255", Fraction(8, 255)), ("0.031", Fraction(31, 1000)), ("1e-2", Fraction(1, 100)), ("0", 0)],
+)
+def test_eps_is_exact(base: Path, text: str, exact: Fraction) -> None:
+    assert ExperimentSpec.read(base, [f"threat.eps={text}"]).threat.eps == exact
+
+
+def test_every_default_is_written_out(base: Path) -> None:
+    plain = ExperimentSpec.read(base).to_plain()
+    assert plain["seed"] == 0
+    assert plain["train"]["optimizer"] == {"name": "sgd", "momentum": 0.9, "nesterov": False}
+    assert plain["data"] == {
+        "name": "digits",
+        "val_size": 50,
+        "train_size": None,
+        "augment": {"crop": 0, "pad_mode": "reflect", "flip": False, "cutout": 0},
+        "workers": 2,
+    }
+    assert plain["evaluate"]["clean"] == {"name": "clean", "batch_size": 500, "examples": None}
+    assert "claim" not in plain
+
+
+def test_the_mapping_of_evaluations_may_be_missing_or_empty(base: Path) -> None:
+    assert ExperimentSpec.read(base, ["evaluate=null"]).evaluate == {}
+    assert ExperimentSpec.read(base, ["evaluate={}"]).evaluate == {}
+
+
+# Problems
+
+WRONG = [
+    ("train.epochs=ten", "train.epochs: 'ten' is not a whole number"),
+    ("train.epochs=10.5", "train.epochs: 10.5 is not a whole number"),
+    ("train.epochs=10.0", "train.epochs: 10.0 is not a whole number"),
+    ("train.epochs=-1", "train.epochs: -1 is outside the range: must be >= 0"),
+    ("train.epochs=null", "train.epochs: nothing is not a whole number"),
+    ("train.epochs=true", "train.epochs: true is not a whole number"),
+    ("train.batch_size=0", "train.batch_size: 0 is outside the range: must be >= 1"),
+    ("seed=one", "seed: 'one' is not a whole number"),
+    (f"seed={'1' * 5000}", "seed: '111"),
+    ("seed=-1", "seed: -1 is outside the range: must be >= 0"),
+    ("train.lr=fast", "train.lr: 'fast' is not a number"),
+    ("train.lr=0", "train.lr: 0 is outside the range: must be > 0"),
+    ("train.lr=true", "train.lr: true is not a number"),
+    ("train.lr=1e999", "train.lr: "),
+    ("train.weight_decay=-1e-4", "train.weight_decay: -0.0001 is outside the range: must be >= 0"),
+    ("train.grad_clip=no", "train.grad_clip: 'no' is not a number"),
+    ("train.drop_last=yes", "train.drop_last: 'yes' is not true or false"),
+    ("train.drop_last=1", "train.drop_last: 1 is not true or false"),
+    ("train.precision=fp16", "train.precision: 'fp16' is not one of the choices; did you mean 'bf16'?"),
+    ("train.select=robusst", "train.select: 'robusst' is not one of the choices; did you mean 'robust'?"),
+    ("train.device=0", "train.device: 0 is not text; put quotes around it"),
+    ("train=5", "train: 5 is not a mapping of epochs, "),
+    ("train=null", "train: nothing is not a mapping of epochs, "),
+    ("train.optimizer=sdg", "train.optimizer.name: unknown name 'sdg' in optimizers; did you mean 'sgd'?"),
+    ("train.schedule=3", "train.schedule: 3; write {name: ...} with one of constant, "),
+    ("train.schedule={factor: 0.1}", "train.schedule: no name; write {name: ...} with one of constant, "),
+    ("train.schedule.factor=1.5", "train.schedule.factor: 1.5 is outside the range: must be <= 1"),
+    ("train.schedule.at=[0.5, half]", "train.schedule.at.1: 'half' is not a number"),
+    ("train.schedule.at=0.5", "train.schedule.at: 0.5"),
+    ("train.schedule={name: multistep, after: [1.5]}", "train.schedule.after.0: 1.5 is not a whole number"),
+    ("train.schedule=multistep", "train.schedule.after: missing; 'multistep' needs it: epochs done before each drop"),
+    ("threat=8/255", "threat: "),
+    ("threat.eps=big", "threat.eps: 'big' is not a number or a quotient such as 8/255"),
+    ("threat.eps=-8/255", "threat.eps: "),
+    ("threat.eps=8", "threat.eps: 8 is larger than the pixel range [0, 1]; write 8/255"),
+    ("threat.eps=true", "threat.eps: true is not a number or a quotient such as 8/255"),
+    ("threat.eps=1e999", "threat.eps: "),
+    ("threat.eps=[1]", "threat.eps: "),
+    ("threat.norm=Linf", "threat.norm: 'Linf' is not one of the choices; did you mean 'linf'? (known: l1, l2, linf)"),
+    ("threat.esp=1", "threat.esp: unknown parameter of threat; did you mean 'eps'?"),
+    ("defense.bta=6", "defense.bta: unknown parameter of 'trades' in defenses; did you mean 'beta'?"),
+    ("defense.clean_forwards=3", "defense.clean_forwards: 3 is not one of the choices"),
+    ("defense.weights=awpp", "defense.weights.name: unknown name 'awpp' in weights; did you mean 'awp'?"),
+    ("defense.averaging={name: ema, decay: 2}", "defense.averaging.decay: 2 is outside the range: must be <= 1"),
+    ("defense=[trades]", "defense: "),
+    ("defense=tradess", "defense.name: unknown name 'tradess' in defenses; did you mean 'trades'?"),
+    ("data.augment=3", "data.augment: 3 is not a mapping of crop, pad_mode, flip, cutout"),
+    ("data.augment.crop=1/2", "data.augment.crop: "),
+    ("data.augment.flop=true", "data.augment.flop: unknown parameter of augment; did you mean 'flip'?"),
+    ("data.val_sise=5", "data.val_sise: unknown parameter of 'digits' in datasets; did you mean 'val_size'?"),
+    ("data=npz", "data.path: missing; 'npz' needs it: of the file"),
+    ("name=a/b", "name: 'a/b'"),
+    ("name=../up", "name: '../up'"),
+    ("name=.hidden", "name: '.hidden'"),
+    ("name=5", "name: 5 is not text; put quotes around it"),
+    ("name=null", "name: nothing is not text"),
+    ("evaluate=3", "evaluate: not a mapping of result names to evaluators"),
+    ("evaluate=false", "evaluate: not a mapping of result names to evaluators"),
+    ("evaluate.clean=cleen", "evaluate.clean.name: unknown name 'cleen' in evaluators; did you mean 'clean'?"),
+    ("evaluate.clean.examples=0", "evaluate.clean.examples: 0 is outside the range: must be >= 1"),
+    ("evaluate.pgd={name: attacked, attack: {name: pdg}}", "evaluate.pgd.attack.name: unknown name 'pdg' in attacks"),
+    ("evaluate.pgd=attacked", "evaluate.pgd.attack: missing; 'attacked' needs it: the attack"),
+    ("evaluate.w={name: worst_case, members: clean}", "evaluate.w.members: 'clean' is not a list"),
+    ("evaluate.w={name: worst_case, members: [clean, cleann]}", "evaluate.w.members.1.name: unknown name 'cleann'"),
+    ("evaluate.a/b=clean", "evaluate.a/b: names of results hold letters"),
+    ("claim=5", "claim: 5 is not a mapping of source, "),
+    ("claim=0", "claim: 0 is not a mapping of source, "),
+    ("claim={table: '1'}", "claim.source: missing; claim needs it: paper, or the code whose result it is"),
+    ("claim={source: x, metrics: {clean: 88}}", "claim.metrics.clean: 88 is outside the range: must be <= 1"),
+    ("claim={source: x, metrics: {clean: high}}", "claim.metrics.clean: 'high' is not a number"),
+    ("trian.epochs=1", "trian: unknown key; did you mean 'train'?"),
+]
+
+
+@pytest.mark.parametrize(("override", "text"), WRONG, ids=[override[:60] for override, _ in WRONG])
+def test_a_wrong_value_is_named_with_its_place_and_what_would_work(base: Path, override: str, text: str) -> None:
+    found = problems(base, override)
+    assert all(problem.startswith(f"override {override}: ") for problem in found), found
+    assert any(problem.removeprefix(f"override {override}: ").startswith(text) for problem in found), found
+
+
+def test_all_problems_are_found_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(
+        "\n".join(
+            [
+                "name: bad",
+                "sead: 3",
+                "data: {name: digits, val_size: 10.5}",
+                "threat:",
+                "  norm: linf",
+                "  eps: 8",
+                "defense:",
+                "  name: trades",
+                "  bta: 6",
+                "train:",
+                "  epochs: 5",
+                "  lr: no",
+                "evaluate:",
+                "  pgd:",
+                "    name: attacked",
+                "    attack: {name: pgd, loss: kll}",
+            ]
+        ),
+        encoding="utf-8",
+    )
+    with pytest.raises(SpecError) as caught:
+        ExperimentSpec.read(path)
+    starts = [
+        "architecture: missing; every spec needs it",
+        "line 2: sead: unknown key; did you mean 'seed'?",
+        "line 3: data.val_size: 10.5 is not a whole number",
+        "line 6: threat.eps: 8 is larger than the pixel range [0, 1]; write 8/255",
+        "line 9: defense.bta: unknown parameter of 'trades' in defenses; did you mean 'beta'?",
+        "line 12: train.lr: 'no' is not a number",
+        "line 16: evaluate.pgd.attack.loss: 'kll' is not one of the choices; did you mean 'kl'?",
+    ]
+    assert str(caught.value).startswith(f"{path}: {len(starts)} problems\n")
+    assert len(caught.value.problems) == len(starts), caught.value.problems
+    for problem, start in zip(caught.value.problems, starts, strict=True):
+        assert start in problem
+
+
+@pytest.mark.parametrize("text", ["", "- a\n", "just text", "5"])
+def test_a_spec_is_a_mapping(text: str) -> None:
+    with pytest.raises(SpecError, match="not a mapping; a spec has the keys name, seed, data"):
+        ExperimentSpec.parse(text, "s")
+
+
+def test_a_member_is_named_before_it_is_given_parameters(base: Path) -> None:
+    (problem,) = problems(base, "train.optimizer.momentum=0.5")
+    assert "train.optimizer: no name; write {name: ...} with one of adam, adamw, sgd" in problem
+
+
+def test_a_nearest_name_is_offered_only_where_one_is_near(base: Path) -> None:
+    (problem,) = problems(base, "defense=zzzzzz")
+    assert "did you mean" not in problem
+    assert "(known: " in problem
+    assert "trades" in problem
+
+
+# Overrides
+
+
+def test_overrides_replace_nested_values_and_the_last_one_wins(base: Path) -> None:
+    spec = ExperimentSpec.read(base, ["train.epochs=30", "seed=4", "defense.beta=1/2", "train.epochs=31"])
+    assert (spec.train.epochs, spec.seed, spec.defense.parameters["beta"]) == (31, 4, 0.5)
+
+
+def test_a_member_written_as_its_name_alone_is_entered(base: Path) -> None:
+    spec = ExperimentSpec.read(base, ["train.schedule=cosine", "train.schedule.warmup=2"])
+    assert spec.train.schedule == Chosen("schedules", "cosine", {"warmup": 2.0})
+    spec = ExperimentSpec.read(base, ["architecture.width=4", "evaluate.clean.examples=5"])
+    assert spec.architecture.name == "small_cnn"
+    assert spec.architecture.parameters["width"] == 4
+    assert spec.evaluate["clean"].options.examples == 5
+
+
+def test_an_override_makes_the_mappings_on_its_way(base: Path) -> None:
+    spec = ExperimentSpec.read(base, ["data.augment.crop=2", "claim.source=a paper"])
+    assert spec.data.options.augment.crop == 2
+    assert spec.claim is not None
+    assert spec.claim.source == "a paper"
+
+
+def test_an_override_may_hold_a_mapping_an_equals_sign_or_nothing(base: Path) -> None:
+    spec = ExperimentSpec.read(
+        base,
+        ["evaluate.pgd={name: attacked, attack: {name: pgd, steps: 3}}", "claim={source: 'a=b'}", "train.grad_clip="],
+    )
+    assert spec.evaluate["pgd"].parameters["attack"].parameters["steps"] == 3
+    assert spec.claim is not None
+    assert spec.claim.source == "a=b"
+    assert spec.train.grad_clip is None
+
+
+@pytest.mark.parametrize("override", ["train.epochs", "=3", ".epochs=3", "train.=3", "train..epochs=3", ""])
+def test_what_is_no_override_is_refused_with_an_example(base: Path, override: str) -> None:
+    with pytest.raises(RobustCliError, match=r"write key.subkey=value, such as train.epochs=30"):
+        ExperimentSpec.read(base, [override])
+
+
+def test_an_override_cannot_enter_a_number(base: Path) -> None:
+    with pytest.raises(RobustCliError, match="there is no mapping to set 'x' in"):
+        ExperimentSpec.read(base, ["train.epochs.x=3"])
+
+
+def test_an_override_that_is_no_yaml_is_refused(base: Path) -> None:
+    with pytest.raises(RobustCliError, match="not YAML"):
+        ExperimentSpec.read(base, ["defense={name: trades"])
+
+
+def test_problems_name_the_override_they_come_from_and_the_lines_of_others(base: Path) -> None:
+    found = problems(base, "train.epochs=x", "train.lr=y", "defense.name=nope")
+    assert [problem.partition(": ")[0] for problem in found] == [
+        "override defense.name=nope",
+        "override train.epochs=x",
+        "override train.lr=y",
+    ]
+
+
+def test_a_value_inside_an_override_is_not_blamed_on_a_line_of_the_file(base: Path) -> None:
+    (problem,) = problems(base, "defense={name: trades, beta: x}")
+    assert problem.startswith("override defense={name: trades, beta: x}: defense.beta: ")
+
+
+def test_text_is_overridden_as_files_are() -> None:
+    text = override_text(BASE, ["seed=7", "train.schedule.factor=0.5"], "s")
+    spec = ExperimentSpec.parse(text, "s")
+    assert (spec.seed, spec.train.schedule.parameters["factor"]) == (7, 0.5)
+    assert override_text(BASE, [], "s") == BASE
+
+
+# Guards: each one fires, and stays silent beside the border.
+
+PGD = "evaluate.p={name: attacked, attack: {name: pgd, %s}}"
+REFUSED = [
+    ("eps_in_pixels", ["threat.eps=1.01"], "threat.eps: 1.01 is larger than", ["threat.eps=1"]),
+    ("eps_in_pixels", ["threat.eps=8"], "write 8/255", ["threat.eps=8", "threat.norm=l2"]),
+    ("step_size_in_pixels", ["defense.step_size=2"], "defense.step_size: 2 is larger", ["defense.step_size=1"]),
+    (
+        "step_size_in_pixels",
+        [PGD % "step_size: 2"],
+        "evaluate.p.attack.step_size: 2 is larger",
+        [PGD % "step_size: 2", "threat.norm=l2"],
+    ),
+    (
+        "step_size_in_pixels",
+        ["evaluate.w={name: worst_case, members: [clean, {name: attacked, attack: {name: pgd, step_size: 2}}]}"],
+        "evaluate.w.members.1.attack.step_size: 2 is larger",
+        ["evaluate.w={name: worst_case, members: [clean, {name: attacked, attack: {name: pgd, step_size: 2/255}}]}"],
+    ),
+    (
+        "selection_has_images",
+        ["train.select=robust", "data.val_size=0"],
+        "train.select: 'robust' needs validation images",
+        ["train.select=robust", "data.val_size=1"],
+    ),
+    (
+        "selection_has_images",
+        ["train.select=clean", "data.val_size=0"],
+        "train.select: 'clean' needs",
+        ["train.select=clean", "data.val_size=0", "train.allow_test_selection=true"],
+    ),
+    (
+        "selection_has_images",
+        ["train.select=clean", "train.allow_test_selection=true"],
+        "train.allow_test_selection: true, but nothing",
+        ["train.select=last", "data.val_size=0"],
+    ),
+    (
+        "selection_has_images",
+        ["train.select=last", "data.val_size=0", "train.allow_test_selection=true"],
+        "train.allow_test_selection: true, but nothing",
+        ["train.select=last"],
+    ),
+    ("warmups_end", ["train.eps_warmup=10.5"], "train.eps_warmup: 10.5 epochs are more", ["train.eps_warmup=10"]),
+    (
+        "warmups_end",
+        ["train.schedule=cosine", "train.schedule.warmup=10"],
+        "train.schedule.warmup: 10 epochs leave nothing",
+        ["train.schedule=cosine", "train.schedule.warmup=9.5"],
+    ),
+    (
+        "schedule_inside_run",
+        ["train.schedule=cyclic", "train.schedule.peak=1"],
+        "train.schedule.peak: ",
+        ["train.schedule=cyclic", "train.schedule.peak=0.9"],
+    ),
+    ("schedule_inside_run", ["train.schedule.at=[0.5, 1.5]"], "train.schedule.at: ", ["train.schedule.at=[0.1, 0.9]"]),
+    (
+        "nesterov_has_momentum",
+        ["train.optimizer={name: sgd, nesterov: true, momentum: 0}"],
+        "train.optimizer.nesterov: true needs a momentum above 0",
+        ["train.optimizer={name: sgd, nesterov: true}"],
+    ),
+    (
+        "attack_can_start",
+        [PGD % "loss: kl, start: clean"],
+        "evaluate.p.attack.start: 'clean' with loss 'kl' never moves",
+        [PGD % "loss: kl, start: gaussian"],
+    ),
+    (
+        "attack_can_start",
+        ["defense.attack={name: pgd, loss: kl, start: clean}"],
+        "defense.attack.start: 'clean' with loss 'kl'",
+        ["defense.attack={name: pgd, loss: ce, start: clean}"],
+    ),
+    (
+        "attack_can_start",
+        [PGD % "start: clean, restarts: 2"],
+        "evaluate.p.attack.restarts: restarts from the clean image are all the same",
+        [PGD % "start: clean, restarts: 1"],
+    ),
+    (
+        # The steps are those of an attack that is no longer there: an option that does nothing.
+        "replaced_attack_has_no_parameters",
+        ["defense.steps=3", "defense.attack=fgsm"],
+        "defense.steps: ",
+        ["defense.beta=3", "defense.attack=fgsm"],
+    ),
+    (
+        "claim_is_evaluated",
+        ["claim={source: x, metrics: {cleen: 0.9}}"],
+        "claim.metrics.cleen: is not evaluated; did you mean 'clean'?",
+        ["claim={source: x, metrics: {clean: 0.9}}"],
+    ),
+]
+WARNED = [
+    ("eps_is_exact", ["threat.eps=0.031"], "threat.eps: 0.031 is near 8/255", ["threat.eps=8/255"]),
+    ("eps_is_exact", ["threat.eps=0.0313"], "threat.eps: 0.0313 is near", ["threat.eps=0.031", "threat.norm=l2"]),
+    (
+        "attack_reaches_eps",
+        [PGD % "start: clean, steps: 3, step_size: 2/255"],
+        "evaluate.p.attack: 3 steps of 0.007843 from the clean image cannot reach eps",
+        [PGD % "start: clean, steps: 4, step_size: 2/255"],
+    ),
+    (
+        "parts_begin",
+        ["defense.weights={name: awp, warmup: 10}"],
+        "defense.weights.warmup: 10 epochs of 10: 'awp' never begins",
+        ["defense.weights={name: awp, warmup: 9}"],
+    ),
+    (
+        "parts_begin",
+        ["defense.averaging=swa"],
+        "defense.averaging.start_epoch: 55 epochs of 10: 'swa' never begins",
+        ["defense.averaging={name: swa, start_epoch: 9}"],
+    ),
+    (
+        "drops_happen",
+        ["train.schedule={name: multistep, after: [5, 10]}"],
+        "train.schedule.after: [10] lie at or beyond the end of 10 epochs",
+        ["train.schedule={name: multistep, after: [5, 9]}"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("guard", "bad", "text", "good"), REFUSED)
+def test_a_combination_is_refused(base: Path, guard: str, bad: list[str], text: str, good: list[str]) -> None:
+    found = problems(base, *bad)
+    assert len(found) == 1
+    assert text in found[0]
+    ExperimentSpec.read(base, good)
+
+
+@pytest.mark.parametrize(("guard", "odd", "text", "usual"), WARNED)
+def test_a_combination_is_warned_of(base: Path, guard: str, odd: list[str], text: str, usual: list[str]) -> None:
+    assert [text in warning for warning in ExperimentSpec.read(base, odd).warnings()] == [True]
+    assert ExperimentSpec.read(base, usual).warnings() == []
+
+
+@pytest.mark.parametrize(
+    ("cases", "known"), [(REFUSED, guards.REFUSE), (WARNED, guards.WARN)], ids=["refused", "warned"]
+)
+def test_every_guard_has_a_case_here(cases: list[tuple[str, Any, Any, Any]], known: tuple[guards.Guard, ...]) -> None:
+    assert {case[0] for case in cases} == {guard.__name__ for guard in known}
+
+
+def test_a_run_of_no_epochs_may_keep_its_schedule(base: Path) -> None:
+    ExperimentSpec.read(base, ["train.epochs=0", "train.schedule={name: cosine, warmup: 3}", "train.eps_warmup=3"])
+
+
+def test_a_guard_speaks_although_another_part_is_wrong(base: Path) -> None:
+    assert len(problems(base, "threat.eps=8", "train.lr=x")) == 2
+
+
+# The way back
+
+
+@pytest.mark.parametrize("name", experiments.names())
+def test_every_shipped_spec_is_equal_after_the_way_through_yaml(name: str) -> None:
+    spec = ExperimentSpec.read(experiments.find(name))
+    again = ExperimentSpec.parse(spec.to_yaml(), "again")
+    assert again == spec
+    assert again.digest == spec.digest
+    assert again.to_yaml() == spec.to_yaml()
+
+
+SMOKE = [(family, member.name) for family in FAMILIES for member in catalog(family).values()]
+
+
+@pytest.mark.parametrize(("family", "name"), SMOKE)
+def test_every_member_is_equal_after_the_way_through_yaml(family: str, name: str) -> None:
+    spec = ExperimentSpec.check(Document("s", with_member(family, name, dict(catalog(family)[name].smoke)), {}))
+    again = ExperimentSpec.parse(spec.to_yaml(), "again")
+    assert again == spec
+    assert again.digest == spec.digest
+
+
+def with_member(family: str, name: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    """A spec that uses a member where its family stands."""
+    chosen = {"name": name, **parameters}
+    spec: dict[str, Any] = {
+        "name": "s",
+        "data": {"name": "digits"},
+        "architecture": {"name": "small_cnn"},
+        "threat": {"norm": "l2", "eps": 0.5},
+        "defense": {"name": "natural"},
+        "train": {"epochs": 100},
+        "evaluate": {},
+    }
+    match family:
+        case "datasets":
+            spec["data"] = chosen
+        case "architectures":
+            spec["architecture"] = chosen
+        case "defenses":
+            spec["defense"] = chosen
+        case "evaluators":
+            spec["evaluate"]["result"] = chosen
+        case "optimizers":
+            spec["train"]["optimizer"] = chosen
+        case "schedules":
+            spec["train"]["schedule"] = chosen
+        case "attacks":
+            spec["evaluate"]["result"] = {"name": "attacked", "attack": chosen}
+        case "weights" | "averaging":
+            spec["defense"][family] = chosen
+    return spec
+
+
+def values(annotation: Any, depth: int = 0) -> st.SearchStrategy[Any]:
+    """Values that a parameter of this annotation accepts, as a spec writes them."""
+    family = family_of(annotation)
+    if family is not None:
+        return members(family, depth + 1)
+    if get_origin(annotation) is Annotated:
+        kind, *limits = get_args(annotation)
+        return _limited(kind, limits)
+    if get_origin(annotation) is Literal:
+        return st.sampled_from(get_args(annotation))
+    if get_origin(annotation) is list:
+        return st.lists(values(get_args(annotation)[0], depth), min_size=1, max_size=2)
+    if get_origin(annotation) is tuple:
+        return st.lists(values(get_args(annotation)[0], depth), min_size=1, max_size=3)
+    if get_args(annotation):
+        return st.one_of([values(part, depth) for part in get_args(annotation)])
+    if isinstance(annotation, type) and is_dataclass(annotation):
+        return mappings(settings_of(annotation), depth)
+    simple = {
+        bool: st.booleans(),
+        int: st.integers(0, 10**9),
+        float: st.floats(allow_nan=False, allow_infinity=False),
+        str: st.text(st.characters(exclude_categories=["C"])),
+        type(None): st.none(),
+    }
+    return simple[annotation]
+
+
+def _limited(kind: Any, limits: list[Any]) -> st.SearchStrategy[Any]:
+    low: Any = next((limit.ge for limit in limits if isinstance(limit, Ge)), None)
+    above: Any = next((limit.gt for limit in limits if isinstance(limit, Gt)), None)
+    high: Any = next((limit.le for limit in limits if isinstance(limit, Le)), None)
+    below: Any = next((limit.lt for limit in limits if isinstance(limit, Lt)), None)
+    if kind is int:
+        return st.integers(int(low or 0), 10**6)
+    if kind is Fraction:
+        return st.fractions(0, 1)
+    return st.floats(
+        low if low is not None else above,
+        high if high is not None else below,
+        exclude_min=above is not None,
+        exclude_max=below is not None,
+        allow_nan=False,
+        allow_infinity=False,
+    )
+
+
+def mappings(known: Mapping[str, Parameter], depth: int) -> st.SearchStrategy[dict[str, Any]]:
+    """Some of the parameters, and all that have no default."""
+    needed = {name: values(p.annotation, depth) for name, p in known.items() if p.default is REQUIRED}
+    others = {name: values(p.annotation, depth) for name, p in known.items() if p.default is not REQUIRED}
+    return st.fixed_dictionaries(needed, optional=others)
+
+
+@st.composite
+def members(draw: st.DrawFn, family: Family, depth: int = 0) -> dict[str, Any]:
+    """A member of a family with some of its parameters, a few levels deep."""
+    known = catalog(family.name)
+    shallow = [
+        name
+        for name, member in known.items()
+        if not any(
+            family_of(part) for p in member.parameters.values() for part in (p.annotation, *get_args(p.annotation))
+        )
+    ]
+    name = draw(st.sampled_from(sorted(known) if depth < 3 else shallow))
+    member = known[name]
+    beside = settings_of(family.options) if family.options else {}
+    replaceable = member.replaceable if depth < 2 else {}
+    return {"name": name, **draw(mappings({**member.parameters, **replaceable, **beside}, depth))}
+
+
+PLACES = {
+    "data": members(family_of(settings_of(ExperimentSpec)["data"].annotation) or Family("")),
+    "architecture": members(family_of(settings_of(ExperimentSpec)["architecture"].annotation) or Family("")),
+    "defense": members(Family("defenses")),
+    "threat": values(settings_of(ExperimentSpec)["threat"].annotation),
+    "train": values(settings_of(ExperimentSpec)["train"].annotation),
+    "evaluate": st.dictionaries(st.sampled_from(["a", "b.c", "d-1"]), members(Family("evaluators")), max_size=2),
+    "seed": st.integers(0, 2**70),
+}
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow], deadline=None)
+@given(st.sampled_from(sorted(PLACES)), st.data())
+def test_any_spec_is_equal_after_the_way_through_yaml(place: str, data: st.DataObject) -> None:
+    value = {**with_member("attacks", "none", {}), place: data.draw(PLACES[place])}
+    try:
+        spec = ExperimentSpec.check(Document("s", value, {}))
+    except SpecError:
+        assume(False)
+        raise
+    again = ExperimentSpec.parse(spec.to_yaml(), "again")
+    assert again == spec
+    assert again.to_yaml() == spec.to_yaml()
+    assert again.digest == spec.digest
+    # What was written by hand, and not resolved, is the same spec too.
+    assert ExperimentSpec.parse(to_yaml(value), "written").digest == spec.digest
+
+
+# The digest
+
+FULL = """\
+name: full
+seed: 3
+data:
+  name: mnist
+  root: data
+  download: false
+  val_size: 50
+  train_size: 900
+  augment: {crop: 1, cutout: 2}
+  workers: 1
+architecture: {name: small_cnn, width: 8, hidden: 10}
+threat: {norm: l2, eps: 8/255}
+defense:
+  name: trades
+  step_size: 0.1
+  weights: {name: awp, gamma: 0.01}
+  averaging: {name: ema, decay: 0.9}
+train:
+  epochs: 10
+  lr: 0.1
+  optimizer: {name: sgd, momentum: 0.9}
+  schedule: {name: piecewise, at: [0.5, 0.75]}
+  weight_decay: 5e-4
+  grad_clip: 1.0
+  eps_warmup: 2
+  select: clean
+  device: cpu
+evaluate:
+  clean: {name: clean, examples: 50}
+  pgd: {name: attacked, attack: {name: pgd, step_size: 0.01}, examples: 70}
+claim: {source: somewhere, table: '1', metrics: {clean: 0.9}, hardware: one, note: two, selection: three}
+"""
+OTHER_MEMBERS: dict[tuple[Any, ...], dict[str, Any]] = {
+    ("data",): {"name": "fashion_mnist", "val_size": 50},
+    ("architecture",): {"name": "preact_resnet18"},
+    ("defense",): {"name": "pgd_at"},
+    ("defense", "weights"): {"name": "none"},
+    ("defense", "averaging"): {"name": "none"},
+    ("train", "optimizer"): {"name": "adam"},
+    ("train", "schedule"): {"name": "cosine"},
+    ("evaluate", "clean"): {"name": "autoattack"},
+    ("evaluate", "pgd"): {"name": "autoattack"},
+    ("evaluate", "pgd", "attack"): {"name": "fgsm"},
+}
+ELSEWHERE = ("seed", "train.device", "data.root", "data.download")
+
+
+def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """Every plain value of a spec with its path; a member is taken as a whole when its name is the value."""
+    pairs = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else None
+    if pairs is None:
+        yield path, value
+        return
+    for key, inner in pairs:
+        yield from leaves(inner, (*path, key))
+
+
+def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
+    if not path:
+        return new
+    if isinstance(value, list):
+        return [replaced(item, path[1:], new) if i == path[0] else item for i, item in enumerate(value)]
+    return {key: replaced(item, path[1:], new) if key == path[0] else item for key, item in value.items()}
+
+
+def other_values(value: Any) -> list[Any]:
+    """Values that differ from this one, one of which its parameter accepts."""
+    if isinstance(value, bool):
+        return [not value]
+    if isinstance(value, str):
+        words = ["l1", "zero", "dlr", "best", "none", "bn", "clean", "last", "continue", "average", "bf16", "gelu"]
+        return [word for word in [*words, "train", "random", "two", "cuda"] if word != value]
+    if value is None:
+        return [1, 0.5]
+    if isinstance(value, int):
+        return [value + 1, value - 1]
+    return [float(value) / 2 + 0.1, 0.25]
+
+
+FULL_PLAIN = ExperimentSpec.parse(FULL, "full").to_plain()
+# Left out is what cannot change alone: it is legal only where other settings need it.
+PATHS = [path for path, _ in leaves(FULL_PLAIN) if path != ("train", "allow_test_selection")]
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: ".".join(map(str, path)))
+def test_the_digest_depends_on_what_the_experiment_is_and_on_nothing_else(path: tuple[Any, ...]) -> None:
+    before = ExperimentSpec.parse(FULL, "full")
+    value = dict(leaves(FULL_PLAIN))[path]
+    after = None
+    if path[-1] == "name" and len(path) > 1:
+        after = ExperimentSpec.check(Document("s", replaced(FULL_PLAIN, path[:-1], OTHER_MEMBERS[path[:-1]]), {}))
+    else:
+        for other in other_values(value):
+            try:
+                after = ExperimentSpec.check(Document("s", replaced(FULL_PLAIN, path, other), {}))
+                break
+            except SpecError:
+                continue
+    assert after is not None, f"no other value of {path} is known to this test"
+    assert after != before
+    is_elsewhere = ".".join(map(str, path)) in ELSEWHERE or path[0] == "claim"
+    assert (after.digest == before.digest) is is_elsewhere
+
+
+def test_the_digest_does_not_depend_on_the_path_of_an_archive(base: Path) -> None:
+    digests = {ExperimentSpec.read(base, [f"data={{name: npz, path: {path}}}"]).digest for path in ("a.npz", "b.npz")}
+    assert len(digests) == 1
+
+
+def test_the_digest_does_not_depend_on_how_a_value_is_written(base: Path) -> None:
+    digest = ExperimentSpec.read(base).digest
+    same = ["threat.eps=16/510", "train.lr=0.0001", "architecture={name: small_cnn}", "claim=null", "seed=9"]
+    for override in same:
+        assert ExperimentSpec.read(base, [override]).digest == digest
+    assert len(digest) == 8
+    assert int(digest, 16) >= 0
+
+
+def test_an_evaluation_more_or_fewer_is_another_experiment(base: Path) -> None:
+    digest = ExperimentSpec.read(base).digest
+    assert ExperimentSpec.read(base, ["evaluate.fgsm={name: attacked, attack: fgsm}"]).digest != digest
+    assert ExperimentSpec.read(base, ["evaluate={}"]).digest != digest

@@ -1,0 +1,539 @@
+"""The training loop: what it stops at, what it hands on, what it can resume, and how it calls the network."""
+
+import io
+from contextlib import suppress
+from copy import deepcopy
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+from small_networks import conv_net, drawn_from, images, labels
+from small_training import COUNT, CPU, THREAT, RecordedLoop, Recorder, loop_of, training_of
+from torch import Tensor, nn
+
+from robustcli import checkpoint
+from robustcli.averaging.ema import Ema
+from robustcli.averaging.swa import Swa
+from robustcli.build import build_network, load_data
+from robustcli.clock import Clock
+from robustcli.defenses.min_max import MinMax
+from robustcli.defenses.natural import natural
+from robustcli.defenses.pgd_at import pgd_at
+from robustcli.defenses.trades import trades
+from robustcli.errors import CollapseError, Interrupted, NotFiniteError
+from robustcli.noise import StreamNoise, derive
+from robustcli.progress import Screen
+from robustcli.runner import run_experiment
+from robustcli.settings import Augment, TrainSettings
+from robustcli.spec import ExperimentSpec
+from robustcli.threat import ThreatModel
+from robustcli.train import Training, fit
+from robustcli.training_model import TrainingModel, evaluating, parameter_groups
+from robustcli.weights.awp import Awp
+
+# Twenty images in batches of 8: three updates an epoch.
+SETTINGS = TrainSettings(epochs=4, batch_size=8, lr=0.05)
+
+
+def run(settings: TrainSettings = SETTINGS, *, losses: Any = (), checks: Any = ()) -> tuple[RecordedLoop, Recorder]:
+    recorder = Recorder(losses)
+    training = training_of(settings, recorder)
+    loop = loop_of(training, settings, checks=checks)
+    fit(training, loop)
+    return loop, recorder
+
+
+# Order of things.
+
+
+def test_every_update_is_made_once_and_in_order() -> None:
+    loop, recorder = run()
+    assert [clock.step for clock in recorder.clocks] == list(range(12))
+    assert {(clock.steps_per_epoch, clock.epochs) for clock in recorder.clocks} == {(3, 4)}
+    assert recorder.sizes == [8, 8, 4] * 4
+    assert [record["epoch"] for record in loop.records] == [0, 1, 2, 3]
+
+
+def test_a_last_batch_that_is_not_full_is_left_out_when_asked() -> None:
+    _, recorder = run(replace(SETTINGS, drop_last=True))
+    assert recorder.sizes == [8, 8] * 4
+
+
+def test_the_epochs_loss_is_a_mean_over_images() -> None:
+    """Not a mean of batch means: the batch of four counts half."""
+    loop, _ = run(losses=[1.0, 2.0, 7.0])
+    assert loop.records[0]["loss"] == pytest.approx((8 * 1 + 8 * 2 + 4 * 7) / 20)
+    assert loop.records[1]["loss"] == pytest.approx(1.0)
+
+
+def test_no_epochs_is_no_training() -> None:
+    loop, recorder = run(replace(SETTINGS, epochs=0))
+    assert not recorder.clocks
+    assert not loop.saved
+
+
+# A loss that is no number.
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize(
+    ("update", "place"), [(0, "epoch 1, batch 1"), (4, "epoch 2, batch 2"), (11, "epoch 4, batch 3")]
+)
+def test_a_loss_that_is_not_finite_stops_the_run(bad: float, update: int, place: str) -> None:
+    recorder = Recorder([1.0] * update + [bad])
+    training = training_of(SETTINGS, recorder)
+    loop = loop_of(training, SETTINGS)
+    with pytest.raises(NotFiniteError, match=rf"{place} \(update {update + 1}\).*checkpoint"):
+        fit(training, loop)
+    assert len(recorder.clocks) == update + 1, "went on training"
+    assert [saved for saved, _, _ in loop.saved] == [3 * epoch for epoch in range(1, update // 3 + 1)]
+    (event,) = loop.events
+    assert event["event"] == "failed"
+    assert place in event["text"]
+
+
+def test_weights_that_blow_up_stop_a_real_run() -> None:
+    settings = replace(SETTINGS, lr=1e30)
+    noise = StreamNoise.on(CPU)
+    training = training_of(settings, natural(), noise=noise)
+    with pytest.raises(NotFiniteError, match="epoch 1, batch"):
+        fit(training, loop_of(training, settings, noise=noise))
+
+
+# Catastrophic overfitting.
+
+GOOD = [{"clean": 0.7, "robust": 0.40, "fgsm": 0.45}, {"clean": 0.7, "robust": 0.45, "fgsm": 0.5}]
+COLLAPSED = {"clean": 0.8, "robust": 0.05, "fgsm": 0.9}
+AFTER = {"clean": 0.8, "robust": 0.02, "fgsm": 0.95}
+
+
+def collapsing(policy: Literal["stop", "rewind", "continue"]) -> tuple[Training, RecordedLoop]:
+    settings = replace(SETTINGS, on_collapse=policy, select="robust")
+    training = training_of(settings, Recorder())
+    return training, loop_of(training, settings, checks=[*GOOD, COLLAPSED, AFTER])
+
+
+def test_collapse_stops_the_run() -> None:
+    training, loop = collapsing("stop")
+    with pytest.raises(
+        CollapseError, match=r"epoch 3: accuracy 5\.0% under many steps \(best 45\.0%\), 90\.0% under one"
+    ):
+        fit(training, loop)
+    assert [updates for updates, _, _ in loop.saved] == [3, 6], "the collapsed weights were saved"
+    assert loop.events[0]["event"] == "collapsed"
+    assert loop.records[-1]["robust"] == 0.05, "the record of the epoch says why"
+
+
+def test_collapse_rewinds_and_ends_the_run() -> None:
+    training, loop = collapsing("rewind")
+    fit(training, loop)
+    assert loop.reloads == [9]
+    assert training.is_over
+    assert training.collapsed_at == 2
+    assert loop.events[0]["event"] == "rewound"
+    assert [is_best for _, is_best, _ in loop.saved] == [True, True, False]
+    assert len(loop.records) == 3
+    # Resumed, it stays over.
+    fit(training, loop)
+    assert len(loop.records) == 3
+
+
+def test_collapse_is_noted_once_when_the_run_goes_on() -> None:
+    training, loop = collapsing("continue")
+    fit(training, loop)
+    assert training.collapsed_at == 2
+    assert not training.is_over
+    assert len(loop.records) == 4
+    assert [is_best for _, is_best, _ in loop.saved] == [True, True, False, False]
+    assert training.best_epoch == 1
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        {"clean": 0.8, "robust": 0.26, "fgsm": 0.9},
+        {"clean": 0.8, "robust": 0.05, "fgsm": 0.2},
+        {"clean": 0.1},
+    ],
+    ids=["fell by less than 20 points", "one step breaks it as well", "does not aim at robustness"],
+)
+def test_what_is_no_collapse_does_not_stop_the_run(check: dict[str, float]) -> None:
+    settings = replace(SETTINGS, epochs=3)
+    training = training_of(settings, Recorder())
+    loop = loop_of(training, settings, checks=[*GOOD, check])
+    fit(training, loop)
+    assert training.collapsed_at is None
+    assert not loop.events
+
+
+# Which weights are the best.
+
+
+@pytest.mark.parametrize(
+    ("select", "best", "chosen"),
+    [("robust", [True, False, True, False], 2), ("clean", [True, True, False, False], 1), ("last", [True] * 4, 3)],
+)
+def test_selection(select: Literal["robust", "clean", "last"], best: list[bool], chosen: int) -> None:
+    checks = [
+        {"clean": 0.5, "robust": 0.3, "fgsm": 0.3},
+        {"clean": 0.7, "robust": 0.3, "fgsm": 0.3},
+        {"clean": 0.6, "robust": 0.4, "fgsm": 0.4},
+        {"clean": 0.7, "robust": 0.4, "fgsm": 0.4},
+    ]
+    settings = replace(SETTINGS, select=select)
+    training = training_of(settings, Recorder())
+    loop = loop_of(training, settings, checks=checks)
+    fit(training, loop)
+    assert [is_best for _, is_best, _ in loop.saved] == best, "a tie keeps the earlier weights"
+    assert training.best_epoch == chosen
+
+
+# Warm-up of the radius.
+
+
+def test_radius_rises_in_a_straight_line_and_stays() -> None:
+    _, recorder = run(replace(SETTINGS, eps_warmup=2.0))
+    radii = [threat.radius for threat in recorder.threats]
+    full = 8 / 255
+    assert radii == pytest.approx([full * min(1, step / 6) for step in range(12)])
+    assert radii[0] == 0
+    assert recorder.threats[6] == THREAT
+    assert recorder.threats[-1].eps == Fraction(8, 255)
+
+
+def test_without_warmup_every_step_has_the_full_radius() -> None:
+    _, recorder = run()
+    assert set(recorder.threats) == {THREAT}
+
+
+def test_the_defense_attacks_at_the_radius_of_the_step() -> None:
+    """The images that the network is trained on move with the warm-up."""
+    settings = replace(SETTINGS, epochs=2, eps_warmup=1.0, batch_size=COUNT)
+    noise = StreamNoise.on(CPU)
+    network = conv_net()
+    training = training_of(settings, pgd_at(steps=2), network=network, noise=noise)
+    seen: list[Tensor] = []
+    hook = network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]) if module.training else None)
+    fit(training, loop_of(training, settings, noise=noise))
+    hook.remove()
+    x = images(COUNT)
+    first, second = (images_of(batch, x) for batch in seen)
+    assert first == 0
+    assert second == pytest.approx(8 / 255, abs=1e-6)
+
+
+def images_of(batch: Tensor, x: Tensor) -> float:
+    """Distance of a shuffled batch to the images that it was made from."""
+    distance = (batch[:, None] - x[None]).flatten(2).abs().amax(2)
+    return float(distance.amin(1).max())
+
+
+# Resuming.
+
+
+def state_of(training: Training) -> dict[str, Any]:
+    file = io.BytesIO()
+    torch.save(training.state_dict(), file)
+    file.seek(0)
+    state: dict[str, Any] = torch.load(file, weights_only=True)
+    return state
+
+
+@pytest.mark.parametrize(
+    "defense",
+    [
+        natural(),
+        replace(pgd_at(steps=1), averaging=Ema(decay=0.5)),
+        replace(trades(steps=1), weights=Awp(), averaging=Swa(start_epoch=0)),
+    ],
+    ids=["natural", "pgd_at with ema", "trades with awp and swa"],
+)
+@pytest.mark.parametrize("stop_after", [1, 7])
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(defense: MinMax, stop_after: int) -> None:
+    """In the middle of an epoch too; with dropout, augmentation, momentum and averages."""
+    augment = Augment(crop=1, flip=True)
+
+    def begin(seed: int = 0) -> tuple[Training, StreamNoise]:
+        noise = StreamNoise.on(CPU)
+        network = conv_net(seed=seed, dropout=0.2)
+        return training_of(SETTINGS, defense, network=network, averaging=defense.averaging, noise=noise), noise
+
+    straight, noise = begin()
+    straight_loop = loop_of(straight, SETTINGS, noise=noise, augment=augment)
+    with drawn_from(1):
+        fit(straight, straight_loop)
+
+    stopped, noise = begin()
+    loop = loop_of(
+        stopped, SETTINGS, noise=noise, augment=augment, stop_requested=lambda: stopped.updates >= stop_after
+    )
+    with drawn_from(2), pytest.raises(Interrupted, match=f"after update {stop_after}"):
+        fit(stopped, loop)
+    assert loop.saved[-1][0] == stop_after
+    state = state_of(stopped)
+
+    resumed, noise = begin(seed=5)
+    resumed.load_state_dict(state)
+    resumed_loop = loop_of(resumed, SETTINGS, noise=noise, augment=augment)
+    with drawn_from(3):
+        fit(resumed, resumed_loop)
+
+    left, right = straight.state_dict(), resumed.state_dict()
+    for name, value in left["network"].items():
+        assert torch.equal(value, right["network"][name]), name
+    averages = [training.average.averaged(training.network, lambda: [images(8)]) for training in (straight, resumed)]
+    for one, other in zip(averages[0].state_dict().values(), averages[1].state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+    assert resumed_loop.records[-1]["loss"] == straight_loop.records[-1]["loss"]
+    whole = {record["epoch"]: record["loss"] for record in straight_loop.records}
+    for record in resumed_loop.records:
+        assert record["loss"] == pytest.approx(whole[record["epoch"]], rel=1e-6)
+
+
+@pytest.mark.parametrize("stop_after", [3, 9, 12])
+def test_a_stop_on_the_last_update_of_an_epoch_loses_nothing_of_it(stop_after: int) -> None:
+    """The epoch is checked, logged and chosen from, now or when the run goes on, and its loss stays its own."""
+
+    def begin(losses: list[float], stop_at: int) -> tuple[Training, RecordedLoop]:
+        settings = replace(SETTINGS, select="clean")
+        training = training_of(settings, Recorder(losses))
+        checks = [{"clean": 0.1 * epoch} for epoch in range(1, 5)]
+        loop = loop_of(training, settings, checks=checks, stop_requested=lambda: training.updates >= stop_at)
+        return training, loop
+
+    losses = [float(update) for update in range(12)]
+    straight, whole = begin(losses, stop_at=99)
+    fit(straight, whole)
+    stopped, first = begin(losses, stop_at=stop_after)
+    with suppress(Interrupted):
+        fit(stopped, first)
+    assert first.saved[-1][0] == stop_after
+    resumed, second = begin(losses[stop_after:], stop_at=99)
+    resumed.load_state_dict(state_of(stopped))
+    # Checks that the stopped run has made are not made again.
+    for _ in first.records:
+        second.check(resumed.network)
+    fit(resumed, second)
+
+    def told(*loops: RecordedLoop) -> list[tuple[int, float, float]]:
+        return [(line["epoch"], line["loss"], line["clean"]) for loop in loops for line in loop.records]
+
+    assert told(first, second) == told(whole)
+    assert resumed.best_epoch == straight.best_epoch
+    chosen = [updates for loop in (first, second) for updates, is_best, _ in loop.saved if is_best]
+    assert chosen == [updates for updates, is_best, _ in whole.saved if is_best]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_equal_seeds_give_equal_weights_and_other_seeds_others(seed: int) -> None:
+    def weights(seed: int) -> list[Tensor]:
+        noise = StreamNoise.on(CPU)
+        training = training_of(SETTINGS, pgd_at(steps=1), network=conv_net(dropout=0.2), noise=noise)
+        with drawn_from(seed + 50):
+            fit(training, loop_of(training, SETTINGS, noise=noise, seed=seed))
+        return [parameter.detach() for parameter in training.network.parameters()]
+
+    assert all(torch.equal(a, b) for a, b in zip(weights(seed), weights(seed), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(weights(seed), weights(seed + 1), strict=True))
+
+
+# Parameter groups.
+
+
+class Mixed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3)
+        self.bn = nn.BatchNorm2d(4)
+        self.group = nn.GroupNorm(2, 4)
+        self.layer = nn.LayerNorm(4)
+        self.linear = nn.Linear(4, 2)
+        self.scale = nn.Parameter(torch.ones(1))
+
+
+NORMS = {f"{layer}.{kind}" for layer in ("bn", "group", "layer") for kind in ("weight", "bias")}
+
+
+@pytest.mark.parametrize(
+    ("exclude", "spared"), [("none", set()), ("bn", NORMS), ("bn_and_bias", NORMS | {"conv.bias", "linear.bias"})]
+)
+def test_weight_decay_spares_what_it_should(exclude: str, spared: set[str]) -> None:
+    network = Mixed()
+    names = {parameter: name for name, parameter in network.named_parameters()}
+    decay: dict[str, float] = {}
+    for group in parameter_groups(network, 5e-4, exclude):
+        for parameter in group["params"]:
+            assert names[parameter] not in decay, "in two groups"
+            decay[names[parameter]] = group["weight_decay"]
+    assert decay == {name: 0.0 if name in spared else 5e-4 for name in names.values()}
+
+
+def test_every_group_follows_the_schedule() -> None:
+    """Released code moves the rate of the first group alone."""
+    settings = replace(SETTINGS, weight_decay_exclude="bn_and_bias", epochs=2)
+    recorder = Recorder()
+    training = training_of(settings, recorder)
+    fit(training, loop_of(training, settings, schedule=lambda clock: 0.5 if clock.step else 1.0))
+    assert [group["lr"] for group in training.optimizer.param_groups] == [0.025, 0.025]
+
+
+# How the network is called.
+
+
+def test_bf16_keeps_weights_and_logits_in_single_precision() -> None:
+    network = conv_net()
+    model = TrainingModel(network, replace(SETTINGS, precision="bf16"), CPU).train()
+    x = images(8)
+    inner: list[torch.dtype] = []
+    hook = network[0].register_forward_hook(lambda _module, _inputs, output: inner.append(output.dtype))  # type: ignore[index]
+    logits = model(x)
+    hook.remove()
+    assert inner == [torch.bfloat16], "the passes are not in bf16"
+    assert logits.dtype == torch.float32
+    full = TrainingModel(deepcopy(network), SETTINGS, CPU).train()(x)
+    assert not torch.equal(logits, full)
+    assert torch.allclose(logits, full, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    "defense", [pgd_at(steps=2), replace(trades(steps=2), weights=Awp())], ids=["pgd_at", "trades"]
+)
+def test_bf16_training_keeps_single_precision_weights_and_optimiser(defense: MinMax) -> None:
+    settings = replace(SETTINGS, precision="bf16", epochs=1)
+    noise = StreamNoise.on(CPU)
+    training = training_of(settings, defense, noise=noise)
+    begun = {name: value.clone() for name, value in training.network.state_dict().items()}
+    fit(training, loop_of(training, settings, noise=noise))
+    for name, value in training.network.state_dict().items():
+        if "tracked" not in name:
+            assert value.dtype == torch.float32
+            assert not torch.equal(value, begun[name]), f"{name} was not trained"
+    for parameter in training.network.parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.dtype == torch.float32
+        assert training.optimizer.state[parameter]["momentum_buffer"].dtype == torch.float32
+
+
+def test_channels_last_changes_rounding_alone() -> None:
+    weights: list[list[Tensor]] = []
+    for is_last in (False, True):
+        settings = replace(SETTINGS, channels_last=is_last, epochs=2)
+        network = conv_net(channels=1)
+        if is_last:
+            network.to(memory_format=torch.channels_last)
+        noise = StreamNoise.on(CPU)
+        # Without attack steps: a sign near zero would turn rounding into a step.
+        training = training_of(settings, pgd_at(steps=0), network=network, noise=noise)
+        fit(training, loop_of(training, settings, noise=noise, augment=Augment(crop=1, flip=True)))
+        weights.append([parameter.detach() for parameter in network.parameters()])
+    for one, other in zip(*weights, strict=True):
+        assert torch.allclose(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_the_network_sees_images_in_the_format_asked_for() -> None:
+    seen: list[bool] = []
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 2))
+    network.register_forward_pre_hook(
+        lambda _module, inputs: seen.append(inputs[0].is_contiguous(memory_format=torch.channels_last))
+    )
+    for is_last in (False, True):
+        TrainingModel(network, replace(SETTINGS, channels_last=is_last), CPU)(images(4, 3))
+    assert seen == [False, True]
+
+
+def test_evaluating_restores_the_mode_after_an_error() -> None:
+    network = conv_net().train()
+    with suppress(ZeroDivisionError), evaluating(network):
+        assert not network.training
+        raise ZeroDivisionError
+    assert network.training
+
+
+# Clipping, which belongs to the optimiser that a run makes.
+
+TINY = """
+name: clipped
+data: {name: digits, train_size: 64}
+architecture: {name: small_cnn, width: 4, hidden: 16}
+threat: {norm: linf, eps: 0.1}
+defense: {name: natural}
+train: {epochs: 1, batch_size: 64, lr: 1, optimizer: {name: sgd, momentum: 0}, weight_decay: 0, device: cpu}
+evaluate: {}
+"""
+
+
+def trained(text: str, folder: Path) -> tuple[ExperimentSpec, dict[str, Tensor]]:
+    """A spec and the weights that its run ends with."""
+    spec = ExperimentSpec.parse(text, "the test")
+    with drawn_from(0):
+        found = run_experiment(spec, folder, Screen(is_quiet=True))
+    weights: dict[str, Tensor] = checkpoint.load(found.last)["weights"]
+    return spec, weights
+
+
+@pytest.mark.parametrize("limit", [0.01, 0.1])
+def test_clipping_bounds_the_update(limit: float, tmp_path: Path) -> None:
+    """One update of rate 1 moves the weights by the norm of the clipped gradient."""
+    text = TINY.replace("epochs: 1,", f"epochs: 1, grad_clip: {limit},")
+    spec, weights = trained(text, tmp_path)
+    data = load_data(spec.data, CPU)
+    with drawn_from(derive(spec.seed, "init")):
+        before = build_network(spec.architecture, data.shape, data.mean, data.std).state_dict()
+    moved = torch.cat([(weights[name] - value).flatten() for name, value in before.items()])
+    assert moved.norm().item() == pytest.approx(limit, rel=1e-3)
+    _, unclipped = trained(TINY, tmp_path / "unclipped")
+    moved = torch.cat([(unclipped[name] - value).flatten() for name, value in before.items()])
+    assert moved.norm().item() > limit
+
+
+def test_clipping_a_gradient_of_zero_changes_nothing(tmp_path: Path) -> None:
+    """With a single class the loss and its gradient are zero."""
+    x = np.arange(8 * 8 * 8, dtype=np.uint8).reshape(8, 8, 8, 1)
+    y = np.zeros(8, dtype=np.int64)
+    np.savez(tmp_path / "one.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    text = TINY.replace("{name: digits, train_size: 64}", f"{{name: npz, path: '{tmp_path / 'one.npz'}'}}")
+    _, weights = trained(text.replace("epochs: 1,", "epochs: 1, grad_clip: 1,"), tmp_path / "runs")
+    assert all(torch.isfinite(value).all() for value in weights.values())
+
+
+# The draws of an update belong to it alone.
+
+
+def test_noise_of_an_update_depends_on_the_seed_and_the_update_alone() -> None:
+    drawn: dict[int, list[float]] = {}
+
+    class Drawing(Recorder):
+        def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock) -> dict[str, Tensor]:
+            first = float(noise.uniform(x[:1, :1, :1, :1]))
+            drawn.setdefault(clock.step, []).extend([first, float(torch.rand(()))])
+            for _ in range(skipped):
+                noise.uniform(x)
+                torch.rand(3)
+            return super().__call__(x, y, threat, clock)
+
+    for skipped in (0, 3):
+        noise = StreamNoise.on(CPU)
+        training = training_of(SETTINGS, Drawing())
+        with drawn_from(skipped):
+            fit(training, loop_of(training, SETTINGS, noise=noise))
+    assert all(values[:2] == values[2:] for values in drawn.values())
+    assert len({tuple(values) for values in drawn.values()}) == 12
+
+
+def test_labels_travel_with_their_images() -> None:
+    x, y = images(COUNT), labels(COUNT)
+    found: list[bool] = []
+
+    class Matching(Recorder):
+        def __call__(self, x_batch: Tensor, y_batch: Tensor, threat: ThreatModel, clock: Clock) -> dict[str, Tensor]:
+            rows = (x_batch[:, None] - x[None]).flatten(2).abs().amax(2).argmin(1)
+            found.append(torch.equal(y[rows], y_batch))
+            return super().__call__(x_batch, y_batch, threat, clock)
+
+    training = training_of(SETTINGS, Matching())
+    fit(training, loop_of(training, SETTINGS))
+    assert found == [True] * 12
