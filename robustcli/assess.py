@@ -149,9 +149,16 @@ def _choose(checker: Checker, request: Request) -> Any:
 
 
 def _with_batch_size(choice: Chosen, batch_size: int) -> Chosen:
-    if "batch_size" not in choice.parameters:
-        return choice
-    return replace(choice, parameters={**choice.parameters, "batch_size": batch_size})
+    """The same evaluator, and those inside it, with another batch size."""
+    parameters = {
+        key: [_with_batch_size(member, batch_size) for member in value]
+        if isinstance(value, list) and all(isinstance(member, Chosen) for member in value)
+        else value
+        for key, value in choice.parameters.items()
+    }
+    if "batch_size" in parameters:
+        parameters["batch_size"] = batch_size
+    return replace(choice, parameters=parameters)
 
 
 def _data(request: Request, spec: ExperimentSpec, shape: ImageShape) -> Chosen:

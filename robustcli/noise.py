@@ -113,7 +113,7 @@ class IndexedNoise:
         return radius * (2 * math.pi * self.uniform(like)).cos()
 
     def rows(self, keep: Tensor) -> "IndexedNoise":
-        chosen = IndexedNoise(self.seed, self.index[keep], self.keys)
+        chosen = IndexedNoise(self.seed, self.index[keep.to(self.index.device)], self.keys)
         chosen.draws = self.draws
         return chosen
 

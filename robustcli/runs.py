@@ -18,11 +18,12 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from robustcli import __version__
 from robustcli.errors import RobustCliError
 from robustcli.spec import ExperimentSpec
 
 SCHEMA = 1
-_PACKAGES = ("robustcli", "torch", "torchvision", "pyautoattack", "numpy", "scikit-learn", "pydantic")
+_PACKAGES = ("torch", "torchvision", "pyautoattack", "numpy", "scikit-learn", "pydantic")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -219,7 +220,8 @@ def provenance(device: str) -> dict[str, Any]:
         "device": device,
         "platform": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in _PACKAGES},
+        # Its own version from the code that runs: metadata may be missing or of another copy.
+        "versions": {"robustcli": __version__, **{name: _version(name) for name in _PACKAGES}},
         **_commit(),
     }
 

@@ -21,7 +21,9 @@ class Evaluator(Protocol):
     """Settings of an evaluation; calling it says who survives, image by image.
 
     Nobody survives who was wrong when clean. What a reader of the number must know (a departure from the
-    published protocol, a sign of gradient masking) is raised as a Python warning.
+    published protocol, a sign of gradient masking) is raised as a Python warning. An evaluator made for models
+    whose logits vary from call to call has a true attribute `allows_randomness`; without it such a model is an
+    error.
     """
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise) -> Tensor:

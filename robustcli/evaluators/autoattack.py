@@ -85,7 +85,7 @@ class AutoAttack:
             device=x.device,
         )
         if self.version == "plus" and threat.norm == "l1":
-            warnings.warn("autoattack: version 'plus' has no published settings for l1; use 'standard'", stacklevel=2)
+            warnings.warn("version 'plus' has no published settings for l1; use 'standard'", stacklevel=2)
         _fit_to_classes(ensemble, classes)
         _fit_to_image(ensemble, x.shape[-2], x.shape[-1], threat)
         with _overheard(ensemble.logger) as messages:
@@ -112,7 +112,7 @@ class AutoAttack:
             is_right[part] = is_correct(model, found, y[part]).cpu()
         if moved:
             warnings.warn(
-                f"autoattack: {moved} adversarial images lay outside the threat set {threat} by rounding, up to "
+                f"{moved} adversarial images lay outside the threat set {threat} by rounding, up to "
                 f"{_OVERSHOOT:.1%} of its radius; they were projected and classified again",
                 stacklevel=3,
             )
@@ -120,7 +120,7 @@ class AutoAttack:
         contested = int((is_right != is_right_there).sum())
         if contested and not self.allows_randomness:
             warnings.warn(
-                f"autoattack: {contested} images are classified differently by the package's forward and by ours, "
+                f"{contested} images are classified differently by the package's forward and by ours, "
                 "which rounding does at a decision boundary; they count as broken",
                 stacklevel=3,
             )
@@ -140,7 +140,7 @@ def _fit_to_classes(ensemble: Any, classes: int) -> None:
     if ensemble.attacks_to_run != planned:
         lost = "the DLR loss needs 3" if classes == 2 else "the targeted DLR loss needs 4"
         warnings.warn(
-            f"autoattack: {lost} classes and there are {classes}: runs {', '.join(ensemble.attacks_to_run)} instead "
+            f"{lost} classes and there are {classes}: runs {', '.join(ensemble.attacks_to_run)} instead "
             f"of the published {', '.join(planned)}",
             stacklevel=4,
         )
@@ -148,7 +148,7 @@ def _fit_to_classes(ensemble: Any, classes: int) -> None:
         if attack.n_target_classes >= classes:
             if name in ensemble.attacks_to_run:
                 warnings.warn(
-                    f"autoattack: {name} aims at {classes - 1} target classes, all that there are, instead of the "
+                    f"{name} aims at {classes - 1} target classes, all that there are, instead of the "
                     f"published {attack.n_target_classes}",
                     stacklevel=4,
                 )
@@ -161,7 +161,7 @@ def _fit_to_image(ensemble: Any, height: int, width: int, threat: ThreatModel) -
         return
     ensemble.attacks_to_run.remove("square")
     warnings.warn(
-        f"autoattack: the package's Square attack cannot run on {height}x{width} images in {threat.norm}; it is left "
+        f"the package's Square attack cannot run on {height}x{width} images in {threat.norm}; it is left "
         "out, and with it the only attack that would notice masked gradients",
         stacklevel=4,
     )
@@ -187,16 +187,16 @@ def _translated(messages: Iterable[str]) -> Iterator[str]:
             flat_starts = max(flat_starts, int(zero.group(1)))
         elif square:
             yield (
-                f"autoattack: Square, which uses no gradients, broke {square.group(1)} of the images right when "
+                f"Square, which uses no gradients, broke {square.group(1)} of the images right when "
                 "clean after the gradient attacks had failed on them: gradients may be masked, and the true "
                 "robust accuracy lower"
             )
         elif not message.startswith(("with only", "it seems that more target classes")):
             # Those left out speak of class counts, which _fit_to_classes has dealt with.
-            yield f"autoattack: {message.partition(' See flags_doc.md')[0]}"
+            yield message.partition(" See flags_doc.md")[0]
     if flat_starts:
         yield (
-            f"autoattack: the gradient of the DLR loss was exactly zero on up to {flat_starts} images of one batch; "
+            f"the gradient of the DLR loss was exactly zero on up to {flat_starts} images of one batch; "
             "gradient attacks cannot move there, and the true robust accuracy may be lower"
         )
 

@@ -421,6 +421,13 @@ def test_the_batch_size_changes_no_number(robust: Robust, trained: RunFolder) ->
         assert one[key]["survivors"] == many[key]["survivors"]
 
 
+def test_the_batch_size_reaches_the_members_of_a_worst_case(robust: Robust, trained: RunFolder) -> None:
+    wish = "evaluate.both={name: worst_case, members: [clean, {name: attacked, attack: fgsm}]}"
+    value = evaluated(robust, trained.best, wish, "--attack", "both", "--examples", 9, "--batch-size", 4)
+    members = value["evaluations"]["both"]["parameters"]["members"]
+    assert [member["batch_size"] for member in members] == [4, 4]
+
+
 def test_the_json_is_also_written_to_a_file(robust: Robust, trained: RunFolder, tmp_path: Path) -> None:
     out = tmp_path / "new" / "result.json"
     printed = evaluated(robust, trained.best, "--attack", "clean", "--examples", 5, "--out", out)
