@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 from rich.table import Table
@@ -143,23 +144,42 @@ def claim_table(results: Mapping[str, Any]) -> Table:
 
 
 def markdown(folders: Sequence[RunFolder]) -> str:
-    """A table for a README: one row per finished run."""
-    finished = [(folder, read_json(folder.results)) for folder in folders if folder.is_finished]
-    keys = list(dict.fromkeys(key for _, results in finished for key in results["evaluations"]))
+    """A table for a README: finished runs that differ in their seed alone share a row per evaluation.
+
+    One run shows its accuracy with the 95 % interval over the drawing of the images; several show mean and
+    standard deviation over the seeds, and the range.
+    """
+    groups: dict[tuple[str, ...], list[tuple[RunFolder, dict[str, Any]]]] = {}
+    for folder in folders:
+        if folder.is_finished:
+            results = read_json(folder.results)
+            key = (results["name"], results["spec_digest"], results["status"])
+            groups.setdefault(key, []).append((folder, results))
     lines = [
-        f"| run | seed | device | {' | '.join(keys)} |",
-        f"| --- | --- | --- | {' | '.join('---' for _ in keys)} |",
+        "| experiment | threat | seeds | evaluation | images | accuracy % | claimed % | device |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for folder, results in finished:
-        device = read_json(folder.provenance)["sessions"][-1]["device"]
-        status = "" if results["status"] == "finished" else f" ({results['status']})"
-        cells = [_cell(results["evaluations"].get(key)) for key in keys]
-        lines.append(f"| {results['name']}{status} | {results['seed']} | {device} | {' | '.join(cells)} |")
+    for (name, _, status), runs in groups.items():
+        results = [found for _, found in runs]
+        title = name if status == "finished" else f"{name} ({status})"
+        threat = f"{results[0]['threat']['norm']} {results[0]['threat']['eps']}"
+        seeds = ", ".join(str(found["seed"]) for found in results)
+        devices = dict.fromkeys(read_json(folder.provenance)["sessions"][-1]["device"] for folder, _ in runs)
+        claimed = {} if results[0]["claim"] is None else results[0]["claim"]["metrics"]
+        for key in results[0]["evaluations"]:
+            evaluations = [found["evaluations"][key] for found in results]
+            claim = percent(claimed[key]) if key in claimed else ""
+            cells = (title, threat, seeds, describe(evaluations[0]), str(evaluations[0]["total"]))
+            lines.append(f"| {' | '.join((*cells, accuracies(evaluations), claim, '; '.join(devices)))} |")
     return "\n".join(lines) + "\n"
 
 
-def _cell(result: Mapping[str, Any] | None) -> str:
-    return "" if result is None else f"{interval(result)}, n={result['total']}"
+def accuracies(evaluations: Sequence[Mapping[str, Any]]) -> str:
+    """One accuracy with its interval, or mean, standard deviation and range of several."""
+    if len(evaluations) == 1:
+        return interval(evaluations[0])
+    found = [100 * evaluation["accuracy"] for evaluation in evaluations]
+    return f"{mean(found):.1f} ± {stdev(found):.1f} ({min(found):.1f} to {max(found):.1f})"
 
 
 def replace_block(text: str, name: str, block: str) -> str:

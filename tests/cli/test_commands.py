@@ -18,7 +18,7 @@ from shell import TINY, Outcome, Robust, environment
 from robustcli import __version__, checkpoint, experiments
 from robustcli import train as loop
 from robustcli.catalog import FAMILIES, catalog
-from robustcli.runs import RunFolder, read_json
+from robustcli.runs import RunFolder, read_json, write_json
 from robustcli.spec import ExperimentSpec
 
 NAMES = sorted({name for family in FAMILIES for name in catalog(family)})
@@ -675,9 +675,11 @@ def test_a_report_is_printed_or_put_into_a_file(robust: Robust, trained: RunFold
     root = trained.path.parent.parent
     table = robust("report", root).require(0).out
     lines = table.splitlines()
-    assert lines[0] == "| run | seed | device | clean | pgd |"
-    assert lines[2].startswith("| tiny | 0 | ")
-    assert lines[2].count(", n=60 |") == 2
+    assert lines[0] == "| experiment | threat | seeds | evaluation | images | accuracy % | claimed % | device |"
+    assert [line.split(" | ")[:5] for line in lines[2:]] == [
+        ["| tiny", "linf 0.1", "0", "clean", "60"],
+        ["| tiny", "linf 0.1", "0", "pgd-3-1", "60"],
+    ]
     assert robust("report", trained.path).require(0).out == table
     page = Path("PAGE.md")
     page.write_text("before\n<!-- results -->\nold\n<!-- /results -->\nafter\n", encoding="utf-8")
@@ -691,6 +693,21 @@ def test_a_report_is_printed_or_put_into_a_file(robust: Robust, trained: RunFold
     robust("report", root, "--into", page).require(2, "has no block between")
     robust("report", root, "--into", "gone.md").require(2, "gone.md")
     robust("report", "nowhere").require(2, "no results.json below nowhere")
+
+
+def test_runs_that_differ_in_their_seed_alone_share_a_row(robust: Robust, trained: RunFolder, tiny: Path) -> None:
+    value = read_json(trained.results)
+    for name, digest, seed, accuracy in (("a", "11", 0, 0.5), ("a", "11", 3, 0.6), ("a", "22", 0, 0.1)):
+        folder = RunFolder(Path("runs", name, f"{digest}-s{seed}"))
+        write_json(folder.provenance, read_json(trained.provenance))
+        pgd = {**value["evaluations"]["pgd"], "accuracy": accuracy}
+        claim = {"source": "A paper", "metrics": {"pgd": 0.8}}
+        told = {"name": name, "spec_digest": digest, "seed": seed, "claim": claim, "evaluations": {"pgd": pgd}}
+        write_json(folder.results, {**value, **told})
+    rows = [line.split(" | ") for line in robust("report", "runs").require(0).out.splitlines()[2:]]
+    assert [(row[2], row[6]) for row in rows] == [("0, 3", "80.0"), ("0", "80.0")]
+    assert rows[0][5] == "55.0 ± 7.1 (50.0 to 60.0)"
+    assert rows[1][5].startswith("10.0 [")
 
 
 def test_a_claim_is_compared_and_a_finished_run_is_reused(robust: Robust, tiny: Path) -> None:
