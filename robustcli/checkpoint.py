@@ -35,8 +35,10 @@ def load(path: Path) -> dict[str, Any]:
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever a broken pickle makes its reader stumble on
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RobustCliError(f"{path}: not a checkpoint that can be read as data alone: {reason}") from error
+        reason = " ".join((type(error).__name__, *str(error).splitlines()[:1]))
+        raise RobustCliError(
+            f"{path}: not a checkpoint that `robust train` wrote: it cannot be read as plain data ({reason})"
+        ) from error
     if not isinstance(contents, dict) or "format" not in contents or "spec" not in contents:
         keys = ", ".join(map(str, list(contents)[:5])) if isinstance(contents, dict) else type(contents).__name__
         raise RobustCliError(

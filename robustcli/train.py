@@ -275,4 +275,5 @@ def _raise_if_not_finite(training: Training, loop: Loop) -> None:
     epoch, batch = divmod(first, loop.steps_per_epoch)
     text = f"the loss is not finite in epoch {epoch + 1}, batch {batch + 1} (update {first + 1})"
     loop.log({"epoch": epoch, "event": "failed", "text": text})
-    raise NotFiniteError(f"{text}; the last good checkpoint is that of the epochs before")
+    kept = f"the checkpoint of epoch {epoch} is kept" if epoch else "no epoch was complete before it"
+    raise NotFiniteError(f"{text}; {kept}")

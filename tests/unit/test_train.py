@@ -81,13 +81,18 @@ def test_no_epochs_is_no_training() -> None:
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize(
-    ("update", "place"), [(0, "epoch 1, batch 1"), (4, "epoch 2, batch 2"), (11, "epoch 4, batch 3")]
+    ("update", "place", "kept"),
+    [
+        (0, "epoch 1, batch 1", "no epoch was complete before it"),
+        (4, "epoch 2, batch 2", "the checkpoint of epoch 1 is kept"),
+        (11, "epoch 4, batch 3", "the checkpoint of epoch 3 is kept"),
+    ],
 )
-def test_a_loss_that_is_not_finite_stops_the_run(bad: float, update: int, place: str) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run(bad: float, update: int, place: str, kept: str) -> None:
     recorder = Recorder([1.0] * update + [bad])
     training = training_of(SETTINGS, recorder)
     loop = loop_of(training, SETTINGS)
-    with pytest.raises(NotFiniteError, match=rf"{place} \(update {update + 1}\).*checkpoint"):
+    with pytest.raises(NotFiniteError, match=rf"{place} \(update {update + 1}\); {kept}"):
         fit(training, loop)
     assert len(recorder.clocks) == update + 1, "went on training"
     assert [saved for saved, _, _ in loop.saved] == [3 * epoch for epoch in range(1, update // 3 + 1)]
