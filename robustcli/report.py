@@ -85,7 +85,9 @@ def run_table(rows: Iterable[Mapping[str, Any]]) -> Table:
     for row in rows:
         results = row.get("results", {})
         text = "\n".join(f"{key}: {interval(result)}" for key, result in results.items())
-        table.add_row(row["run"], row["status"], str(row.get("epoch", "")), text)
+        # Stored from 0, shown from 1 as progress does.
+        epoch = str(row["epoch"] + 1) if "epoch" in row else ""
+        table.add_row(row["run"], row["status"], epoch, text)
     return table
 
 

@@ -1,5 +1,6 @@
 """Every `robust` command in the README: the command, its options and the specs it names exist."""
 
+import os
 import re
 import shlex
 from dataclasses import dataclass
@@ -152,3 +153,16 @@ def test_every_command_is_mentioned() -> None:
     text = README.read_text(encoding="utf-8")
     assert [name for name in COMMANDS if f"robust {name}" not in text] == []
     assert [name for name in FAMILIES if name not in text.lower()] == []
+
+
+def test_the_defense_of_the_readme_trains(robust_process: Robust, tmp_path: Path) -> None:
+    (code,) = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    (tmp_path / "readme_plugin.py").write_text(code, encoding="utf-8")
+    info = tmp_path / "readme_plugin-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: readme-plugin\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[robustcli]\nreadme = readme_plugin\n")
+    env = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    spec = ("smoke/trades", "train.epochs=1", "evaluate={clean: clean}", "-q")
+    defense = "defense={name: paired, steps: 2, weights: {name: awp, gamma: 0.01}}"
+    robust_process("train", *spec, defense, cwd=tmp_path, env=env).require(0, "finished")
