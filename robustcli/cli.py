@@ -1,6 +1,7 @@
 """The command line: parse, call, print. torch is imported inside commands, because it takes seconds."""
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -45,6 +46,9 @@ class NormName(StrEnum):
 
 def main() -> None:
     """Run a command; an error that a user can mend is one message and an exit code."""
+    # Threads that spin while they wait take the cores of a shared machine from each other. Set here, because
+    # torch reads it once, when it is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except Interrupted as stopped:

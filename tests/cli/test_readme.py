@@ -164,5 +164,5 @@ def test_the_defense_of_the_readme_trains(robust_process: Robust, tmp_path: Path
     (info / "entry_points.txt").write_text("[robustcli]\nreadme = readme_plugin\n")
     env = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
     spec = ("smoke/trades", "train.epochs=1", "evaluate={clean: clean}", "-q")
-    defense = "defense={name: paired, steps: 2, weights: {name: awp, gamma: 0.01}}"
+    defense = "defense={name: brier_at, steps: 2, weights: {name: awp, gamma: 0.01}}"
     robust_process("train", *spec, defense, cwd=tmp_path, env=env).require(0, "finished")
