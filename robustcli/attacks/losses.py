@@ -34,6 +34,11 @@ def labels_of(y: Tensor) -> Tensor:
     return y if y.dim() == 1 else y.argmax(1)
 
 
+def shares_of(y: Tensor, like: Tensor) -> Tensor:
+    """Class shares (n, k) of labels or of class shares, in the shape and type of logits or probabilities."""
+    return F.one_hot(y, like.shape[1]).to(like.dtype) if y.dim() == 1 else y
+
+
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """CE(f(x'), y) per example; y may be labels (n,) or class shares (n, k)."""
     return F.cross_entropy(logits, y, reduction="none")

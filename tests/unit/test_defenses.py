@@ -1,7 +1,6 @@
 """Published defenses, weight perturbation and averaging against loops and formulas written out here."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -10,14 +9,14 @@ from typing import Any, Literal
 import pytest
 import torch
 import torch.nn.functional as F
-from small_networks import conv_net, drawn_from, images, labels
+from small_networks import conv_net, images, labels
+from small_steps import COUNT, batch, clock, counted, same, tracked, train
 from torch import Tensor, nn
 
 from robustcli.attacks import Attack
 from robustcli.attacks.pgd import Pgd
 from robustcli.averaging.ema import Ema
 from robustcli.averaging.swa import Swa
-from robustcli.clock import Clock
 from robustcli.defenses.min_max import MinMax
 from robustcli.defenses.natural import natural
 from robustcli.defenses.pgd_at import pgd_at
@@ -25,43 +24,6 @@ from robustcli.defenses.trades import trades
 from robustcli.noise import Noise, StreamNoise
 from robustcli.threat import ThreatModel
 from robustcli.weights.awp import Awp
-
-LINF = ThreatModel("linf", Fraction(8, 255))
-COUNT = 8
-
-
-def clock(step: int = 0) -> Clock:
-    return Clock(step, steps_per_epoch=3, epochs=10)
-
-
-def batch(number: int = 0, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-    return images(COUNT, seed=30 + number, dtype=dtype), labels(COUNT, seed=40 + number)
-
-
-def train(
-    defense: MinMax,
-    model: nn.Module,
-    *,
-    updates: int = 3,
-    threat: ThreatModel = LINF,
-    lr: float = 0.05,
-    momentum: float = 0.9,
-    weight_decay: float = 5e-4,
-) -> list[Tensor]:
-    """Some updates, as the training loop makes them; weights and buffers afterwards."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum, weight_decay=weight_decay)
-    noise = StreamNoise.on(torch.device("cpu"))
-    step = defense.start(model.train(), optimizer, noise)
-    for update in range(updates):
-        noise.reseed(0, "attack", update)
-        with drawn_from(update):
-            step(*batch(update, next(model.parameters()).dtype), threat, clock(update))
-    return [value.detach().clone() for value in model.state_dict().values()]
-
-
-def same(one: list[Tensor], other: list[Tensor]) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
-
 
 # Limits in which one method is another, bit for bit.
 
@@ -244,50 +206,6 @@ def test_steps_are_those_of_a_plain_loop(defense: MinMax, reference: dict[str, A
 # What a step costs, and what it leaves alone while it crafts.
 
 
-@dataclass
-class Passes:
-    """Forwards of a model, and gradients that came back through its logits.
-
-    Args:
-        crafting: forwards while weights are held.
-        weight: backwards that reach the weights; `input`: those that stop at the images.
-    """
-
-    forwards: int = 0
-    crafting: int = 0
-    input: int = 0
-    weight: int = 0
-    modes: list[bool] = field(default_factory=list)
-
-
-@contextmanager
-def counted(model: nn.Module) -> Iterator[Passes]:
-    passes = Passes()
-
-    def forward(_module: nn.Module, _inputs: Any, logits: Tensor) -> None:
-        is_trained = any(parameter.requires_grad for parameter in model.parameters())
-        passes.forwards += 1
-        passes.modes.append(model.training)
-        if not is_trained:
-            passes.crafting += 1
-            assert all(parameter.grad is None for parameter in model.parameters()), "a weight got a gradient"
-
-        def backward(_grad: Tensor) -> None:
-            if is_trained:
-                passes.weight += 1
-            else:
-                passes.input += 1
-
-        if logits.requires_grad:
-            logits.register_hook(backward)  # type: ignore[no-untyped-call]
-
-    hook = model.register_forward_hook(forward)
-    try:
-        yield passes
-    finally:
-        hook.remove()
-
-
 @pytest.mark.parametrize(
     ("defense", "forwards", "inputs", "weights"),
     [
@@ -328,10 +246,6 @@ def test_the_attack_sees_the_mode_that_was_asked_for(attack_bn: Any, is_training
         train(pgd_at(steps=3, attack_bn=attack_bn), model, updates=1)
     assert passes.modes == [is_training] * 3 + [True]
     assert passes.crafting == 3
-
-
-def tracked(model: nn.Module) -> list[int]:
-    return [int(module.num_batches_tracked) for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
 
 
 @pytest.mark.parametrize(
