@@ -85,8 +85,10 @@ def nesterov_has_momentum(train: TrainSettings) -> Findings:
 
 def attack_can_start(defense: Chosen, evaluate: Mapping[str, Chosen]) -> Findings:
     for where, attack in _attacks(defense, evaluate):
-        if attack.get("start") == "clean" and attack.get("loss") == "kl":
-            yield (*where, "start"), "'clean' with loss 'kl' never moves, its gradient is zero there; write gaussian"
+        loss = attack.get("loss")
+        if attack.get("start") == "clean" and loss in ("kl", "squared"):
+            text = f"'clean' with loss '{loss}' never moves, its gradient is zero there; write gaussian"
+            yield (*where, "start"), text
         if attack.get("start") == "clean" and attack.get("restarts", 1) > 1:
             yield (*where, "restarts"), "restarts from the clean image are all the same; write start: random"
 

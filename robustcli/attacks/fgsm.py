@@ -18,7 +18,7 @@ class Fgsm:
     """One steepest-ascent step of length eps from the clean image.
 
     Args:
-        loss: what the step raises; "kl" is refused, because its gradient at the clean image is zero.
+        loss: what the step raises; "kl" and "squared" are refused: their gradient at the clean image is zero.
 
     Reference: Goodfellow, Shlens and Szegedy, ICLR 2015.
     """

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from robustcli.errors import RobustCliError
 
-LossName = Literal["ce", "kl", "margin", "dlr"]
+LossName = Literal["ce", "kl", "squared", "margin", "dlr"]
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,12 @@ class AttackLoss:
     Args:
         refer: (model, x, y) -> reference (n, ...), computed once per batch.
         score: (logits (n, k), reference) -> (n,); higher is worse for the model.
+        rests_at_x: whether the gradient at the clean image is zero, so that an attack must start beside it.
     """
 
     refer: Callable[[nn.Module, Tensor, Tensor], Tensor]
     score: Callable[[Tensor, Tensor], Tensor]
+    rests_at_x: bool = False
 
 
 def labels_of(y: Tensor) -> Tensor:
@@ -47,6 +49,11 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 def kl_divergence(logits: Tensor, clean: Tensor) -> Tensor:
     """KL(p || p') per example, for log-probabilities `clean` of p and logits of p'."""
     return (clean.exp() * (clean - logits.log_softmax(1))).sum(1)
+
+
+def squared_difference(logits: Tensor, clean: Tensor) -> Tensor:
+    """|p' - p|^2 per example, for log-probabilities `clean` of p and logits of p'."""
+    return (logits.softmax(1) - clean.exp()).square().sum(1)
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
@@ -85,8 +92,9 @@ def _clean_prediction(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 LOSSES: Mapping[LossName, AttackLoss] = {
     "ce": AttackLoss(_as_given, cross_entropy),
-    # From the clean prediction, held fixed: at x' = x it has its minimum, so a start beside x is needed.
-    "kl": AttackLoss(_clean_prediction, kl_divergence),
+    # From the clean prediction, held fixed: at x' = x both have their minimum.
+    "kl": AttackLoss(_clean_prediction, kl_divergence, rests_at_x=True),
+    "squared": AttackLoss(_clean_prediction, squared_difference, rests_at_x=True),
     "margin": AttackLoss(_as_labels, margin),
     "dlr": AttackLoss(_as_labels, dlr),
 }

@@ -31,7 +31,7 @@ class Pgd:
             normal noise that is not projected before the first step (TRADES).
         start_std: standard deviation of the gaussian start, in pixels of [0, 1].
         restarts: independent tries; the point with the highest loss is kept of each example.
-        loss: "ce", "kl" (from the clean prediction), "margin" or "dlr".
+        loss: "ce", "kl" or "squared" (how far the probabilities are from the clean ones), "margin" or "dlr".
         keep: "last" point of a try, "best" (highest loss of all points, the start included), or
             "fooled" (the first misclassified point, otherwise the best).
 
@@ -43,13 +43,13 @@ class Pgd:
     start: Literal["random", "clean", "gaussian"] = "random"
     start_std: Positive = 0.001
     restarts: Count = 1
-    loss: Literal["ce", "kl", "margin", "dlr"] = "ce"
+    loss: Literal["ce", "kl", "squared", "margin", "dlr"] = "ce"
     keep: Literal["last", "best", "fooled"] = "last"
 
     def __post_init__(self) -> None:
-        if self.loss == "kl" and self.start == "clean":
+        if LOSSES[self.loss].rests_at_x and self.start == "clean":
             raise RobustCliError(
-                "attack pgd: loss 'kl' with start 'clean' never moves, its gradient is zero there; "
+                f"attack pgd: loss '{self.loss}' with start 'clean' never moves, its gradient is zero there; "
                 "use start 'gaussian' or 'random'"
             )
         if self.restarts > 1 and self.start == "clean":

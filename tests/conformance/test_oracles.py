@@ -213,6 +213,8 @@ def test_attack_losses_are_their_formulas() -> None:
     assert score("ce", Z_ADV, Z, Y).numpy() == pytest.approx(ce(z_adv, one_hot()))
     assert score("ce", Z_ADV, Z, SHARES).numpy() == pytest.approx(ce(z_adv, SHARES.numpy()))
     assert score("kl", Z_ADV, Z, Y).numpy() == pytest.approx(kl(z, z_adv))
+    squared = ((softmax(z_adv) - softmax(z)) ** 2).sum(1)
+    assert score("squared", Z_ADV, Z, Y).numpy() == pytest.approx(squared)
     others = np.where(one_hot() == 1, -np.inf, z_adv).max(1)
     margin = others - z_adv[rows, Y.numpy()]
     assert score("margin", Z_ADV, Z, Y).numpy() == pytest.approx(margin)
@@ -239,13 +241,16 @@ def test_margin_and_dlr_take_the_label_of_class_shares() -> None:
         assert torch.equal(score(name, Z_ADV, Z, SHARES), score(name, Z_ADV, Z, SHARES.argmax(1)))
 
 
-def test_kl_is_not_negative_and_zero_at_the_clean_prediction() -> None:
-    assert (score("kl", Z_ADV, Z, Y) >= 0).all()
+@pytest.mark.parametrize("name", list(LOSSES))
+def test_losses_that_rest_at_the_clean_image_are_those_that_say_so(name: Any) -> None:
+    """Not negative, and zero with a zero gradient at the clean prediction: an attack cannot start there."""
     logits = Z.clone().requires_grad_()
-    value = score("kl", logits, Z, Y)
+    value = score(name, logits, Z, Y)
     (grad,) = torch.autograd.grad(value.sum(), logits)
-    assert value.abs().max() < 1e-12
-    assert grad.abs().max() < 1e-12
+    assert (grad.abs().max() < 1e-12) == LOSSES[name].rests_at_x
+    if LOSSES[name].rests_at_x:
+        assert (score(name, Z_ADV, Z, Y) >= 0).all()
+        assert value.abs().max() < 1e-12
 
 
 def outer(loss: Any, z: Tensor, z_adv: Tensor, y: Tensor = Y) -> Tensor:

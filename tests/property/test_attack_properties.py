@@ -22,7 +22,7 @@ from robustcli.threat import ThreatModel
 
 COUNT = 10
 RADII: dict[Norm, Fraction] = {"linf": Fraction(3, 100), "l2": Fraction(1, 4), "l1": Fraction(1)}
-LOSS_NAMES: list[Literal["ce", "kl", "margin", "dlr"]] = ["ce", "kl", "margin", "dlr"]
+LOSS_NAMES: list[Literal["ce", "kl", "squared", "margin", "dlr"]] = ["ce", "kl", "squared", "margin", "dlr"]
 
 norms = st.sampled_from(list(RADII))
 seeds = st.integers(0, 2**20)
@@ -100,7 +100,7 @@ def test_stopping_when_fooled_fools_all_that_the_others_fool(
 ) -> None:
     if start == "clean":
         restarts = 1
-        loss = "ce" if loss == "kl" else loss
+        loss = "ce" if LOSSES[loss].rests_at_x else loss
     model, x, y = setting(seed)
     found: dict[str, Tensor] = {}
     for keep in ("last", "best", "fooled"):

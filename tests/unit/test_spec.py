@@ -375,6 +375,12 @@ REFUSED = [
     ),
     (
         "attack_can_start",
+        [PGD % "loss: squared, start: clean"],
+        "evaluate.p.attack.start: 'clean' with loss 'squared' never moves",
+        [PGD % "loss: squared, start: random"],
+    ),
+    (
+        "attack_can_start",
         ["defense.attack={name: pgd, loss: kl, start: clean}"],
         "defense.attack.start: 'clean' with loss 'kl'",
         ["defense.attack={name: pgd, loss: ce, start: clean}"],
