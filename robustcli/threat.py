@@ -60,6 +60,18 @@ class ThreatModel:
         length: Tensor = torch.linalg.vector_norm(flat, ord=2 if self.norm == "l2" else 1, dim=1)
         return length
 
+    def distortion(self, delta: Tensor) -> Tensor:
+        """Euclidean length of each perturbation over the greatest in the ball: (n, ...) -> (n,), in [0, 1].
+
+        A ball of radius 0 has nothing to distort; there it is 1, as for an attack that fills its ball.
+        """
+        flat = delta.flatten(1)
+        if not self.radius:
+            return torch.ones_like(flat[:, 0])
+        greatest = self.radius * (flat.shape[1] ** 0.5 if self.norm == "linf" else 1)
+        ratio: Tensor = torch.linalg.vector_norm(flat, dim=1) / greatest
+        return ratio
+
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """The point of the threat set around x that stands for x_adv: the nearest one for linf and l1.
 

@@ -1,6 +1,6 @@
 """x_adv = the worst point of the threat set around x, as far as we can find. One attack per file."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -20,4 +20,15 @@ class Attack(Protocol):
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         """Adversarial images for x (n, c, h, w) and labels y (n,) or class shares y (n, k)."""
+        ...
+
+
+@runtime_checkable
+class ReportingAttack(Protocol):
+    """An attack that can also say how its search went, for the record of training."""
+
+    def search(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """What calling it returns, and means over the batch: scalars on the device, the same names every time."""
         ...

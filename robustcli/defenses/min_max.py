@@ -3,10 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from robustcli.attacks import Attack
+from robustcli.attacks import Attack, ReportingAttack
 from robustcli.attacks.crafting import crafting
 from robustcli.attacks.none import NoAttack
 from robustcli.averaging import Averaging
@@ -18,6 +19,14 @@ from robustcli.noise import Noise
 from robustcli.threat import ThreatModel
 from robustcli.weights import WeightPerturbation
 from robustcli.weights.none import Unperturbed
+
+
+@dataclass(frozen=True)
+class AdversarialCrossEntropy:
+    """CE(f(x'), y), mean over the batch: what most methods that differ in their attack minimise."""
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
+        return F.cross_entropy(model(batch.x_adv), batch.y)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,17 +67,27 @@ class MinMaxStep:
 
     def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock) -> Metrics:
         with crafting(self.model, self.settings.attack_bn):  # weights held, mode set, both restored
-            batch = Batch(x, y, self.settings.attack(self.model, x, y, threat, self.rng))
+            x_adv, found = _searched(self.settings.attack, self.model, x, y, threat, self.rng)
+        batch = Batch(x, y, x_adv)
         self.optimizer.zero_grad()
         with self.settings.weights.around(self.model, lambda: self.settings.loss(self.model, batch), clock):
             loss = self.settings.loss(self.model, batch)
             loss.backward()  # type: ignore[no-untyped-call]
             # Inside, because published AWP lets weight decay act on the perturbed weights.
             self.optimizer.step()
-        return {"loss": loss.detach()}  # a tensor: no wait for the device here
+        return {"loss": loss.detach(), **found}  # tensors: no wait for the device here
 
     def state_dict(self) -> dict[str, Any]:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         assert not state
+
+
+def _searched(
+    attack: Attack, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise
+) -> tuple[Tensor, Metrics]:
+    """What the attack found, and what it has to say about it."""
+    if isinstance(attack, ReportingAttack):
+        return attack.search(model, x, y, threat, rng)
+    return attack(model, x, y, threat, rng), {}

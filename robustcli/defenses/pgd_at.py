@@ -1,23 +1,11 @@
 """PGD adversarial training: cross-entropy at the worst point that PGD finds."""
 
-from dataclasses import dataclass
 from typing import Literal
 
-import torch.nn.functional as F
-from torch import Tensor, nn
-
 from robustcli.attacks.pgd import Pgd
-from robustcli.defenses import DEFENSES, Batch
-from robustcli.defenses.min_max import MinMax
+from robustcli.defenses import DEFENSES
+from robustcli.defenses.min_max import AdversarialCrossEntropy, MinMax
 from robustcli.fields import AttackBn, Positive, Size
-
-
-@dataclass(frozen=True)
-class AdversarialCrossEntropy:
-    """CE(f(x'), y), mean over the batch."""
-
-    def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
-        return F.cross_entropy(model(batch.x_adv), batch.y)
 
 
 @DEFENSES.register("pgd_at", smoke={"steps": 2})

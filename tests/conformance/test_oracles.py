@@ -15,8 +15,8 @@ from robustcli.attacks.fgsm import Fgsm
 from robustcli.attacks.losses import LOSSES, kl_divergence
 from robustcli.attacks.pgd import Pgd
 from robustcli.defenses import Batch
+from robustcli.defenses.min_max import AdversarialCrossEntropy
 from robustcli.defenses.natural import CleanCrossEntropy
-from robustcli.defenses.pgd_at import AdversarialCrossEntropy
 from robustcli.defenses.trades import TradesLoss
 from robustcli.evaluators.attacked import Attacked
 from robustcli.fields import Norm

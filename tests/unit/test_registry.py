@@ -190,7 +190,7 @@ from robustcli.attacks.pgd import Pgd
 from robustcli.clock import Clock
 from robustcli.defenses import DEFENSES
 from robustcli.defenses.min_max import MinMax
-from robustcli.defenses.pgd_at import AdversarialCrossEntropy
+from robustcli.defenses.min_max import AdversarialCrossEntropy
 from robustcli.fields import Count, Positive, Share
 from robustcli.schedules import SCHEDULES
 

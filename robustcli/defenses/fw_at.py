@@ -1,0 +1,33 @@
+"""Frank-Wolfe adversarial training: cross-entropy at the point that a few Frank-Wolfe steps find."""
+
+from typing import Literal
+
+from robustcli.attacks.frank_wolfe import FrankWolfe
+from robustcli.defenses import DEFENSES
+from robustcli.defenses.min_max import AdversarialCrossEntropy, MinMax
+from robustcli.fields import AttackBn, Count, Positive
+
+
+@DEFENSES.register("fw_at", smoke={"steps": 2})
+def fw_at(
+    *,
+    steps: Count = 7,
+    c: Positive = 2.0,
+    start: Literal["clean", "random"] = "clean",
+    attack_bn: AttackBn = "eval",
+) -> MinMax:
+    """Cross-entropy at the adversarial images of Frank-Wolfe, whose distortion is recorded.
+
+    A falling distortion says that the gradient turns along the path: few steps no longer suffice, and one
+    step is about to be fooled (catastrophic overfitting). The released code attacks outside the pixel box
+    and, by a slip, does not normalise its images; neither is done here.
+
+    Args:
+        steps: gradient steps of the attack; 1 from the clean image is FGSM.
+        c: step k has weight c / (c + k); the released code has 2.
+        start: where the first gradient is taken: at the clean image, or at a random point of the threat set.
+        attack_bn: mode of the model while it is attacked: eval (as released), train or batch_no_update.
+
+    Reference: Tsiligkaridis and Roberts, CVPR 2022, arXiv 2012.12368.
+    """
+    return MinMax(attack=FrankWolfe(steps=steps, c=c, start=start), loss=AdversarialCrossEntropy(), attack_bn=attack_bn)
