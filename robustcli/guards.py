@@ -146,6 +146,31 @@ def replaced_attack_has_no_parameters(defense: Chosen) -> Findings:
             yield ("defense", key), "does nothing beside defense.attack, which replaces the attack; write it there"
 
 
+def distortion_is_reachable(defense: Chosen) -> Findings:
+    most = defense.parameters.get("max_distortion")
+    if most is not None and not 1 / 3 < most <= 1:
+        text = f"{most:g} is outside (1/3, 1], where the distortion of two steps lies; try 0.9"
+        yield ("defense", "max_distortion"), text
+
+
+def monitoring_ends(defense: Chosen, data: Chosen) -> Findings:
+    images, size = defense.parameters.get("monitor_images"), data.options.train_size
+    if images is not None and size is not None and images >= size:
+        yield (
+            ("defense", "monitor_images"),
+            f"{images} of the {size} images of an epoch: what is decided then is never used; write fewer",
+        )
+
+
+def distortion_tells(defense: Chosen) -> Findings:
+    most = defense.parameters.get("max_distortion")
+    if most is not None and 1 / 3 < most <= 0.745:
+        yield (
+            ("defense", "max_distortion"),
+            f"{most:g}: two steps of independent signs reach 0.745, so steps would be taken away without cause",
+        )
+
+
 REFUSE: tuple[Guard, ...] = (
     replaced_attack_has_no_parameters,
     eps_in_pixels,
@@ -156,8 +181,10 @@ REFUSE: tuple[Guard, ...] = (
     nesterov_has_momentum,
     attack_can_start,
     claim_is_evaluated,
+    distortion_is_reachable,
+    monitoring_ends,
 )
-WARN: tuple[Guard, ...] = (eps_is_exact, attack_reaches_eps, parts_begin, drops_happen)
+WARN: tuple[Guard, ...] = (eps_is_exact, attack_reaches_eps, parts_begin, drops_happen, distortion_tells)
 
 
 def _attacks(defense: Chosen, evaluate: Mapping[str, Chosen]) -> Iterator[tuple[Where, dict[str, Any]]]:

@@ -404,6 +404,24 @@ REFUSED = [
         "claim.metrics.cleen: is not evaluated; did you mean 'clean'?",
         ["claim={source: x, metrics: {clean: 0.9}}"],
     ),
+    (
+        "distortion_is_reachable",
+        ["defense={name: fw_at_adapt, max_distortion: 2.0}"],
+        "defense.max_distortion: 2 is outside (1/3, 1]",
+        ["defense={name: fw_at_adapt, max_distortion: 1.0}"],
+    ),
+    (
+        "distortion_is_reachable",
+        ["defense={name: fw_at_adapt, max_distortion: 0.33}"],
+        "defense.max_distortion: 0.33 is outside (1/3, 1]",
+        ["defense={name: fw_at_adapt, max_distortion: 0.34}"],
+    ),
+    (
+        "monitoring_ends",
+        ["defense={name: fw_at_adapt, max_distortion: 0.9}", "data.train_size=1000"],
+        "defense.monitor_images: 1000 of the 1000 images of an epoch",
+        ["defense={name: fw_at_adapt, max_distortion: 0.9}", "data.train_size=1001"],
+    ),
 ]
 WARNED = [
     ("eps_is_exact", ["threat.eps=0.031"], "threat.eps: 0.031 is near 8/255", ["threat.eps=8/255"]),
@@ -431,6 +449,12 @@ WARNED = [
         ["train.schedule={name: multistep, after: [5, 10]}"],
         "train.schedule.after: [10] lie at or beyond the end of 10 epochs",
         ["train.schedule={name: multistep, after: [5, 9]}"],
+    ),
+    (
+        "distortion_tells",
+        ["defense={name: fw_at_adapt, max_distortion: 0.745}"],
+        "defense.max_distortion: 0.745: two steps of independent signs reach 0.745",
+        ["defense={name: fw_at_adapt, max_distortion: 0.75}"],
     ),
 ]
 

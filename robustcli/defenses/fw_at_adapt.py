@@ -1,0 +1,150 @@
+"""FW-Adapt: Frank-Wolfe adversarial training whose number of steps follows the distortion of two of them."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from robustcli.attacks.frank_wolfe import FrankWolfe
+from robustcli.averaging import Averaging
+from robustcli.averaging.none import LastWeights
+from robustcli.clock import Clock
+from robustcli.defenses import DEFENSES, Metrics
+from robustcli.defenses.min_max import AdversarialCrossEntropy, MinMax
+from robustcli.fields import AttackBn, Count, NonNegative, Positive
+from robustcli.noise import Noise
+from robustcli.threat import ThreatModel
+from robustcli.weights import WeightPerturbation
+from robustcli.weights.none import Unperturbed
+
+# The first batches of an epoch are attacked with so many steps, whatever was decided before.
+_MONITOR_STEPS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptiveFrankWolfe:
+    """MinMax with a Frank-Wolfe attack of K steps, where K is decided anew in every epoch.
+
+    Args:
+        max_distortion: distortion from which on K is halved.
+        monitor_images: images whose distortion is measured at the beginning of an epoch.
+        increase: steps added to K below that distortion.
+        max_steps: K never exceeds it.
+        c: of the attack's weights c / (c + k).
+        weights: the perturbation of the weights around which the loss is taken.
+        averaging: which weights are evaluated.
+        attack_bn: mode of the model while it is attacked: "eval", "train" or "batch_no_update".
+    """
+
+    max_distortion: float
+    monitor_images: int
+    increase: int
+    max_steps: int
+    c: float
+    weights: WeightPerturbation = field(default_factory=Unperturbed)
+    averaging: Averaging = field(default_factory=LastWeights)
+    attack_bn: AttackBn = "eval"
+
+    @property
+    def aims_at_robustness(self) -> bool:
+        return True
+
+    def start(self, model: nn.Module, optimizer: Optimizer, rng: Noise) -> "AdaptiveStep":
+        return AdaptiveStep(self, model, optimizer, rng)
+
+    def with_steps(self, steps: int) -> MinMax:
+        """The game that is played while K is `steps`."""
+        return MinMax(
+            attack=FrankWolfe(steps=steps, c=self.c),
+            loss=AdversarialCrossEntropy(),
+            weights=self.weights,
+            attack_bn=self.attack_bn,
+        )
+
+    def decide(self, steps: int, distortion: float) -> int:
+        """The next K, given the last one and the mean distortion of two steps."""
+        if distortion >= self.max_distortion:
+            return max(1, steps // 2)
+        return min(self.max_steps, steps + self.increase)
+
+
+class AdaptiveStep:
+    """An AdaptiveFrankWolfe at work.
+
+    Args:
+        steps: K, as last decided.
+        epoch: the one whose distortion is measured; -1 before the first.
+        images: of that epoch, measured so far.
+        distortion: sum over those images, on the device.
+    """
+
+    def __init__(self, settings: AdaptiveFrankWolfe, model: nn.Module, optimizer: Optimizer, rng: Noise) -> None:
+        self.settings, self.model, self.optimizer, self.rng = settings, model, optimizer, rng
+        self.steps, self.epoch, self.images = 1, -1, 0
+        self.distortion = torch.zeros((), device=next(model.parameters()).device)
+
+    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock) -> Metrics:
+        if int(clock.epoch) != self.epoch:
+            self.epoch, self.images, self.distortion = int(clock.epoch), 0, torch.zeros_like(self.distortion)
+        is_monitoring = self.images < self.settings.monitor_images
+        steps = _MONITOR_STEPS if is_monitoring else self.steps
+        game = self.settings.with_steps(steps).start(self.model, self.optimizer, self.rng)
+        metrics = game(x, y, threat, clock)
+        if is_monitoring:
+            self._measure(len(x), metrics["distortion"])
+        return {**metrics, "attack_steps": torch.full_like(metrics["loss"], steps)}
+
+    def _measure(self, images: int, distortion: Tensor) -> None:
+        self.images += images
+        self.distortion = self.distortion + images * distortion
+        if self.images >= self.settings.monitor_images:
+            # The one place of an epoch that waits for the device: the next attack depends on the answer.
+            self.steps = self.settings.decide(self.steps, float(self.distortion) / self.images)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps, "epoch": self.epoch, "images": self.images, "distortion": self.distortion}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.steps, self.epoch, self.images = state["steps"], state["epoch"], state["images"]
+        self.distortion = state["distortion"].to(self.distortion.device)
+
+
+@DEFENSES.register("fw_at_adapt", smoke={"max_distortion": 0.9, "monitor_images": 8, "max_steps": 5})
+def fw_at_adapt(
+    *,
+    max_distortion: NonNegative,
+    monitor_images: Count = 1000,
+    increase: Count = 2,
+    max_steps: Count = 15,
+    c: Positive = 2.0,
+    attack_bn: AttackBn = "eval",
+) -> AdaptiveFrankWolfe:
+    """Frank-Wolfe training that takes more steps when two of them contradict each other, fewer when they agree.
+
+    Every epoch begins with attacks of two steps, on which it trains as on any other. Once enough images were
+    seen, K becomes max(1, K // 2) if their mean distortion is at least max_distortion, and
+    min(max_steps, K + increase) if not; the rest of the epoch is attacked with K steps. K is 1 at first. At
+    equality the paper's algorithm adds steps and the released code, as here, takes them away. The released
+    code's other slips are not repeated (see fw_at).
+
+    Args:
+        max_distortion: r, from which on steps are taken away, between 0.745 (steps of independent signs) and
+            1 (steps that agree). The released trainer has 0.9; its command line has 2.0, which is never reached.
+        monitor_images: images at the beginning of an epoch whose distortion is measured, in whole batches.
+        increase: steps added below max_distortion.
+        max_steps: K never exceeds it.
+        c: step k has weight c / (c + k); the released code has 2.
+        attack_bn: mode of the model while it is attacked: eval (as released), train or batch_no_update.
+
+    Reference: Tsiligkaridis and Roberts, CVPR 2022, arXiv 2012.12368, Algorithm 1.
+    """
+    return AdaptiveFrankWolfe(
+        max_distortion=max_distortion,
+        monitor_images=monitor_images,
+        increase=increase,
+        max_steps=max_steps,
+        c=c,
+        attack_bn=attack_bn,
+    )

@@ -1,0 +1,97 @@
+"""FW-Adapt: how the number of steps follows the distortion, what it costs, and what it remembers."""
+
+from copy import deepcopy
+from typing import Any
+
+import pytest
+import torch
+from small_networks import conv_net, linear_net
+from small_steps import COUNT, LINF, batch, counted
+from torch import nn
+
+from robustcli.clock import Clock
+from robustcli.defenses.fw_at_adapt import AdaptiveFrankWolfe, fw_at_adapt
+from robustcli.noise import StreamNoise
+
+PER_EPOCH = 5
+
+
+def trace(model: nn.Module, settings: AdaptiveFrankWolfe, epochs: int, classes: int = 10) -> list[list[int]]:
+    """The steps of every attack, epoch by epoch."""
+    step = settings.start(
+        model.train(), torch.optim.SGD(model.parameters(), lr=0.01), StreamNoise.on(torch.device("cpu"))
+    )
+    found: list[list[int]] = [[] for _ in range(epochs)]
+    for update in range(epochs * PER_EPOCH):
+        x, y = batch(update)
+        metrics = step(x, y % classes, LINF, Clock(update, PER_EPOCH, epochs))
+        found[update // PER_EPOCH].append(int(metrics["attack_steps"]))
+    return found
+
+
+def test_every_epoch_begins_with_two_steps_and_goes_on_with_what_they_told() -> None:
+    # 20 images are more than two batches of 8 and fewer than three: the third is monitored as a whole.
+    found = trace(conv_net(), fw_at_adapt(max_distortion=1.0, monitor_images=20), epochs=3)
+    assert found == [[2, 2, 2, 3, 3], [2, 2, 2, 5, 5], [2, 2, 2, 7, 7]]
+
+
+def test_an_unreachable_threshold_adds_steps_up_to_the_most() -> None:
+    found = trace(conv_net(), fw_at_adapt(max_distortion=1.0, monitor_images=8, max_steps=15), epochs=9)
+    assert [epoch[-1] for epoch in found] == [3, 5, 7, 9, 11, 13, 15, 15, 15]
+    found = trace(conv_net(), fw_at_adapt(max_distortion=1.0, monitor_images=8, max_steps=6, increase=4), epochs=3)
+    assert [epoch[-1] for epoch in found] == [5, 6, 6]
+
+
+def test_a_threshold_of_0_leaves_one_step() -> None:
+    found = trace(conv_net(), fw_at_adapt(max_distortion=0.0, monitor_images=8), epochs=4)
+    assert [epoch[-1] for epoch in found] == [1, 1, 1, 1]
+
+
+def test_a_gradient_that_never_turns_needs_one_step() -> None:
+    # Two classes: with more, the gradient of the cross-entropy turns although the logits are linear.
+    model = linear_net(64, classes=2)
+    found = trace(model, fw_at_adapt(max_distortion=0.99, monitor_images=8), epochs=3, classes=2)
+    assert found == [[2, 1, 1, 1, 1]] * 3
+
+
+def test_the_rule() -> None:
+    settings = fw_at_adapt(max_distortion=0.9)
+    assert [settings.decide(steps, 0.95) for steps in (1, 2, 3, 7, 15)] == [1, 1, 1, 3, 7]
+    assert [settings.decide(steps, 0.85) for steps in (1, 2, 3, 7, 14, 15)] == [3, 4, 5, 9, 15, 15]
+    assert settings.decide(8, 0.9) == 4
+
+
+@pytest.mark.parametrize("saved_after", range(1, 3 * PER_EPOCH))
+def test_it_goes_on_from_any_update_as_if_nothing_had_happened(saved_after: int) -> None:
+    settings = fw_at_adapt(max_distortion=1.0, monitor_images=20)
+
+    def run(model: nn.Module, updates: range, state: Any) -> tuple[list[int], Any]:
+        step = settings.start(
+            model.train(), torch.optim.SGD(model.parameters(), lr=0.01), StreamNoise.on(torch.device("cpu"))
+        )
+        if state is not None:
+            step.load_state_dict(state)
+        steps = [int(step(*batch(u), LINF, Clock(u, PER_EPOCH, 3))["attack_steps"]) for u in updates]
+        return steps, step.state_dict()
+
+    model = conv_net()
+    whole, last = run(model, range(3 * PER_EPOCH), None)
+    model = conv_net()
+    first, state = run(model, range(saved_after), None)
+    second, end = run(model, range(saved_after, 3 * PER_EPOCH), deepcopy(state))
+    assert first + second == whole
+    assert end.keys() == last.keys()
+    assert all(torch.equal(torch.as_tensor(end[key]), torch.as_tensor(last[key])) for key in end)
+
+
+def test_a_step_costs_its_attack_and_one_branch() -> None:
+    model = conv_net()
+    settings = fw_at_adapt(max_distortion=1.0, monitor_images=COUNT)
+    step = settings.start(
+        model.train(), torch.optim.SGD(model.parameters(), lr=0.01), StreamNoise.on(torch.device("cpu"))
+    )
+    for update, steps in enumerate([2, 3, 3]):
+        with counted(model) as passes:
+            model.zero_grad()
+            step(*batch(update), LINF, Clock(update, PER_EPOCH, 3))
+        assert (passes.forwards, passes.crafting, passes.input, passes.weight) == (steps + 1, steps, steps, 1)
