@@ -146,6 +146,19 @@ def replaced_attack_has_no_parameters(defense: Chosen) -> Findings:
             yield ("defense", key), "does nothing beside defense.attack, which replaces the attack; write it there"
 
 
+# What some defenses change as training goes on: their own parameter, and that of the attack which it sets.
+_SCHEDULED = {"max_criterion": "criterion"}
+
+
+def schedule_has_its_attack(defense: Chosen) -> Findings:
+    attack = defense.parameters.get("attack")
+    for own, key in _SCHEDULED.items():
+        if own in defense.parameters and isinstance(attack, Chosen) and key not in attack.parameters:
+            able = [name for name, member in catalog("attacks").items() if key in member.parameters]
+            text = f"'{defense.name}' changes the {key} of its attack; '{attack.name}' has none, {', '.join(able)} does"
+            yield ("defense", "attack"), text
+
+
 def distortion_is_reachable(defense: Chosen) -> Findings:
     most = defense.parameters.get("max_distortion")
     if most is not None and not 1 / 3 < most <= 1:
@@ -181,6 +194,7 @@ REFUSE: tuple[Guard, ...] = (
     nesterov_has_momentum,
     attack_can_start,
     claim_is_evaluated,
+    schedule_has_its_attack,
     distortion_is_reachable,
     monitoring_ends,
 )

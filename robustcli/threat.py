@@ -72,6 +72,20 @@ class ThreatModel:
         ratio: Tensor = torch.linalg.vector_norm(flat, dim=1) / greatest
         return ratio
 
+    def gap(self, grad: Tensor, x_adv: Tensor, x: Tensor) -> Tensor:
+        """How far a linear function can still rise inside the ball: max over z of <z - x_adv, grad>, (n,).
+
+        Not negative inside the ball, and 0 exactly where no point of it is higher; the pixel box is left out.
+        """
+        slope = grad.flatten(1)
+        if self.norm == "linf":
+            steepest = slope.abs().sum(1)
+        elif self.norm == "l2":
+            steepest = torch.linalg.vector_norm(slope, dim=1)
+        else:
+            steepest = slope.abs().amax(1)
+        return self.radius * steepest - ((x_adv - x).flatten(1) * slope).sum(1)
+
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """The point of the threat set around x that stands for x_adv: the nearest one for linf and l1.
 

@@ -1,7 +1,7 @@
 """The step that most published methods share: the formula of adversarial training, line by line."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -29,6 +29,19 @@ class AdversarialCrossEntropy:
         return F.cross_entropy(model(batch.x_adv), batch.y)
 
 
+class Curriculum(Protocol):
+    """How the parts change as training goes on."""
+
+    def __call__(self, game: "MinMax", clock: Clock) -> "MinMax":
+        """What is played at one update, made from the parts as they are set."""
+        ...
+
+
+def unchanging(game: "MinMax", clock: Clock) -> "MinMax":
+    """The parts stay as they are set."""
+    return game
+
+
 @dataclass(frozen=True, kw_only=True)
 class MinMax:
     """min over w of E loss(w + v, x, x_adv, y), with x_adv from `attack` and v from `weights`.
@@ -40,6 +53,7 @@ class MinMax:
         averaging: which weights are evaluated.
         attack_bn: mode of the model while it is attacked: "eval" (running statistics), "train" (batch
             statistics, running ones move with every forward) or "batch_no_update".
+        curriculum: how attack and loss change as training goes on.
     """
 
     attack: Attack
@@ -47,6 +61,7 @@ class MinMax:
     weights: WeightPerturbation = field(default_factory=Unperturbed)
     averaging: Averaging = field(default_factory=LastWeights)
     attack_bn: AttackBn = "eval"
+    curriculum: Curriculum = unchanging
 
     @property
     def aims_at_robustness(self) -> bool:
@@ -66,12 +81,13 @@ class MinMaxStep:
     rng: Noise
 
     def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock) -> Metrics:
-        with crafting(self.model, self.settings.attack_bn):  # weights held, mode set, both restored
-            x_adv, found = _searched(self.settings.attack, self.model, x, y, threat, self.rng)
+        game = self.settings.curriculum(self.settings, clock)
+        with crafting(self.model, game.attack_bn):  # weights held, mode set, both restored
+            x_adv, found = _searched(game.attack, self.model, x, y, threat, self.rng)
         batch = Batch(x, y, x_adv)
         self.optimizer.zero_grad()
-        with self.settings.weights.around(self.model, lambda: self.settings.loss(self.model, batch), clock):
-            loss = self.settings.loss(self.model, batch)
+        with game.weights.around(self.model, lambda: game.loss(self.model, batch), clock):
+            loss = game.loss(self.model, batch)
             loss.backward()  # type: ignore[no-untyped-call]
             # Inside, because published AWP lets weight decay act on the perturbed weights.
             self.optimizer.step()

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from robustcli.clock import Clock
-from robustcli.fields import Share
+from robustcli.fields import NonNegative, Share
 from robustcli.schedules import SCHEDULES
 
 
@@ -51,12 +51,16 @@ class Multistep:
     Args:
         after: epochs done before each drop; a drop "at epoch 75" of a loop that counts from 1 is 74 here.
         factor: what each drop multiplies the rate by.
+        decay: of a slow fall between the drops: the rate is also divided by 1 + decay * updates, as by Keras.
 
-    Reference: Pang et al., ICLR 2021 (after 100 and 105 of 110); Zhang et al., ICML 2019 (after 74).
+    Reference: Pang et al., ICLR 2021 (after 100 and 105 of 110); Zhang et al., ICML 2019 (after 74); with decay
+        1e-4, Wang et al., ICML 2019.
     """
 
     after: tuple[int, ...]
     factor: Share = 0.1
+    decay: NonNegative = 0.0
 
     def __call__(self, clock: Clock) -> float:
-        return self.factor ** sum(clock.step >= epochs * clock.steps_per_epoch for epochs in self.after)
+        drops = sum(clock.step >= epochs * clock.steps_per_epoch for epochs in self.after)
+        return self.factor**drops / (1 + self.decay * clock.step)

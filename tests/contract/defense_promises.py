@@ -19,6 +19,7 @@ from robustcli.threat import ThreatModel
 
 THREAT = ThreatModel("linf", Fraction(8, 255))
 _COUNT = 8
+STEPS_PER_EPOCH = 4
 
 
 @dataclass
@@ -31,6 +32,7 @@ class Session:
     step: Step
     updates: int = 0
     threat: ThreatModel = THREAT
+    epochs: int = 10
 
     @classmethod
     def of(
@@ -44,7 +46,7 @@ class Session:
 
     def update(self, x: Tensor, y: Tensor) -> Metrics:
         self.noise.reseed(0, "attack", self.updates)
-        clock = Clock(self.updates, steps_per_epoch=4, epochs=10)
+        clock = Clock(self.updates, STEPS_PER_EPOCH, self.epochs)
         with drawn_from(derive(0, "network", self.updates)):
             metrics = self.step(x, y, self.threat, clock)
         self.updates += 1
@@ -170,11 +172,16 @@ def says_what_it_is(defense: Defense) -> None:
 
 
 def observed(defense: Defense) -> Tensor:
-    """Weights and batch statistics after some steps under a strong attack, as one row of numbers."""
+    """Weights and batch statistics after some steps under a strong attack, as one row of numbers.
+
+    Some methods change with the epoch: a few of a long training are entered.
+    """
     session = Session.of(defense)
-    session.threat = ThreatModel("linf", Fraction(1, 5))
-    for number in range(3):
-        session.update(*batch(number))
+    session.threat, session.epochs = ThreatModel("linf", Fraction(1, 5)), 120
+    for epoch in (0, 10, 60, 100):
+        session.updates = epoch * STEPS_PER_EPOCH
+        for number in range(2):
+            session.update(*batch(number))
     return torch.cat([tensor.flatten().double() for tensor in session.model.state_dict().values()])
 
 

@@ -64,6 +64,8 @@ def test_multistep_drops_on_the_first_update_after_its_epochs() -> None:
     assert drops(found) == [8, 20]
     assert [found[0], found[7], found[8], found[19], found[20]] == pytest.approx([1, 1, 0.1, 0.1, 0.01])
     assert factors(Multistep(after=(1,), factor=0.3), 2, 2) == pytest.approx([1, 1, 0.3, 0.3])
+    decaying = factors(Multistep(after=(1,), factor=0.3, decay=0.5), 2, 2)
+    assert decaying == pytest.approx([1, 1 / 1.5, 0.3 / 2, 0.3 / 2.5])
 
 
 def test_linear_is_a_straight_line() -> None:

@@ -405,6 +405,12 @@ REFUSED = [
         ["claim={source: x, metrics: {clean: 0.9}}"],
     ),
     (
+        "schedule_has_its_attack",
+        ["defense={name: dynamic_at, attack: pgd}"],
+        "defense.attack: 'dynamic_at' changes the criterion of its attack; 'pgd' has none, fosc_pgd does",
+        ["defense={name: dynamic_at, attack: {name: fosc_pgd, loss: margin}}"],
+    ),
+    (
         "distortion_is_reachable",
         ["defense={name: fw_at_adapt, max_distortion: 2.0}"],
         "defense.max_distortion: 2 is outside (1/3, 1]",

@@ -1,0 +1,70 @@
+"""PGD that leaves an image alone once it has converged well enough, by the first-order stationary condition."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from robustcli.attacks import ATTACKS
+from robustcli.attacks.crafting import ascend
+from robustcli.attacks.losses import LOSSES
+from robustcli.fields import Count, NonNegative, Positive
+from robustcli.noise import Noise
+from robustcli.threat import ThreatModel
+
+
+@ATTACKS.register("fosc_pgd", smoke={"steps": 3, "criterion": 0.04})
+@dataclass(frozen=True, kw_only=True)
+class FoscPgd:
+    """PGD in which an image stops moving when its FOSC falls to the criterion.
+
+    FOSC(x') = eps |g|_1 - <x' - x, g> in linf, with g the gradient of the image's own loss (never of a batch
+    mean, which would shrink it): how far the linearised loss could still rise in the ball. It is 0 at a corner
+    that the gradient points to. In other norms |.|_1 is the dual norm; the pixel box is left out. The first
+    step is always taken; the gradient that measures FOSC is that of the next step. An image that has stopped
+    is still computed along, because the device would have to be asked which those are.
+
+    It reports fosc, as last measured, and attack_steps, the steps that images took.
+
+    Args:
+        steps: gradient steps at most.
+        step_size: length of one step in the unit of eps; null is a quarter of eps.
+        criterion: FOSC at or below which an image stops; 0 is PGD.
+        center: x in the formula: the "clean" image, or the "start" of the attack as in the released code,
+            where FOSC may become negative.
+        start: "random", in the threat set, or "clean".
+        loss: "ce", "margin" or "dlr".
+
+    Reference: Wang et al., ICML 2019, definition 1; arXiv 2112.08304.
+    """
+
+    steps: Count = 10
+    step_size: Positive | None = None
+    criterion: NonNegative = 0.5
+    center: Literal["clean", "start"] = "clean"
+    start: Literal["random", "clean"] = "random"
+    loss: Literal["ce", "margin", "dlr"] = "ce"
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
+        return self.search(model, x, y, threat, rng)[0]
+
+    def search(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        loss = LOSSES[self.loss]
+        reference = loss.refer(model, x, y)
+        x_adv = threat.sample(x, rng) if self.start == "random" else x
+        center = x_adv if self.center == "start" else x
+        step_size = threat.radius / 4 if self.step_size is None else self.step_size
+        is_moving = torch.ones(len(x), dtype=torch.bool, device=x.device)
+        taken = fosc = torch.zeros(len(x), dtype=x.dtype, device=x.device)
+        for step in range(self.steps):
+            grad, _, _ = ascend(model, x_adv, loss, reference)
+            fosc = threat.gap(grad, x_adv, center)
+            if step:
+                is_moving = is_moving & (fosc > self.criterion)
+            taken = taken + is_moving
+            moved = threat.project(x_adv + threat.ascent(grad, x_adv, step_size), x)
+            x_adv = torch.where(is_moving.view(-1, *[1] * (x.dim() - 1)), moved, x_adv)
+        return x_adv, {"fosc": fosc.mean(), "attack_steps": taken.mean()}

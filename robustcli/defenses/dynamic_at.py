@@ -1,0 +1,81 @@
+"""Dynamic adversarial training: attacks that converge better and better as training goes on."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from torch import Tensor, nn
+
+from robustcli.attacks.fosc_pgd import FoscPgd
+from robustcli.attacks.losses import cross_entropy
+from robustcli.clock import Clock
+from robustcli.defenses import DEFENSES, Batch
+from robustcli.defenses.min_max import AdversarialCrossEntropy, MinMax
+from robustcli.errors import RobustCliError
+from robustcli.fields import AttackBn, Count, NonNegative, Positive
+
+
+@dataclass(frozen=True)
+class SelfWeightedCrossEntropy:
+    """CE(f(x'), y) times its own current value, mean over the batch: the gradient is that of CE^2 / 2."""
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
+        losses = cross_entropy(model(batch.x_adv), batch.y)
+        return (losses.detach() * losses).mean()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FallingCriterion:
+    """c_t = max(0, max_criterion (1 - t / until)) in epoch t = 0, 1, ...; the weighting begins in epoch 1."""
+
+    max_criterion: float
+    until: int
+    self_weighted: bool
+
+    def __call__(self, game: MinMax, clock: Clock) -> MinMax:
+        if not isinstance(game.attack, FoscPgd):
+            raise RobustCliError(
+                "defense dynamic_at lowers the criterion of its attack as training goes on; an attack without "
+                "one cannot replace fosc_pgd"
+            )
+        epoch = int(clock.epoch)
+        criterion = max(0.0, self.max_criterion * (1 - epoch / self.until))
+        loss = SelfWeightedCrossEntropy() if self.self_weighted and epoch >= 1 else game.loss
+        return replace(game, attack=replace(game.attack, criterion=criterion), loss=loss)
+
+
+@DEFENSES.register("dynamic_at", smoke={"steps": 3, "max_criterion": 0.15})
+def dynamic_at(
+    *,
+    max_criterion: NonNegative = 0.5,
+    until: Count = 100,
+    self_weighted: bool = False,
+    steps: Count = 10,
+    step_size: Positive | None = None,
+    center: Literal["clean", "start"] = "clean",
+    attack_bn: AttackBn = "eval",
+) -> MinMax:
+    """Cross-entropy at adversarial images that have converged to a criterion, which falls as training goes on.
+
+    Early in training an image of PGD stops at a high FOSC (first-order stationary condition), later at 0,
+    which is PGD. The released code measures FOSC around the random start and weights every image by its own
+    loss from the second epoch on; the paper does neither, and neither is the default. Its weights are taken
+    in inference mode, in one more forward; here they are those of the training forward itself.
+
+    Args:
+        max_criterion: FOSC at which images stop in the first epoch; in the unit of one image's own loss.
+        until: epochs after which the criterion is 0; it falls in a straight line, epoch by epoch.
+        self_weighted: whether the cross-entropy of an image is weighted by its own value from the second
+            epoch on, as in the released code.
+        steps: gradient steps of the attack at most.
+        step_size: length of one step in the unit of eps; null is a quarter of eps (as released).
+        center: what FOSC is measured around: the clean image, or the random start (as released).
+        attack_bn: mode of the model while it is attacked: eval (as released, presumably), train or batch_no_update.
+
+    Reference: Wang et al., ICML 2019, Algorithm 1; arXiv 2112.08304.
+    """
+    return MinMax(
+        attack=FoscPgd(steps=steps, step_size=step_size, center=center, criterion=max_criterion),
+        loss=AdversarialCrossEntropy(),
+        attack_bn=attack_bn,
+        curriculum=FallingCriterion(max_criterion=max_criterion, until=until, self_weighted=self_weighted),
+    )
