@@ -110,14 +110,15 @@ def eps_is_exact(threat: ThreatSettings) -> Findings:
 
 def attack_reaches_eps(threat: ThreatSettings, defense: Chosen, evaluate: Mapping[str, Chosen]) -> Findings:
     for where, attack in _attacks(defense, evaluate):
-        steps, size = attack.get("steps"), attack.get("step_size")
+        steps, size = attack.get("steps", 1), attack.get("step_size")
         if (
             attack.get("start") == "clean"
             and steps
             and size is not None
             and steps * size < float(threat.eps) * (1 - 1e-9)
         ):
-            yield where, f"{steps} steps of {size:.4g} from the clean image cannot reach eps {float(threat.eps):.4g}"
+            count = f"{steps} steps" if steps > 1 else "one step"
+            yield where, f"{count} of {size:.4g} from the clean image cannot reach eps {float(threat.eps):.4g}"
 
 
 def parts_begin(defense: Chosen, train: TrainSettings) -> Findings:

@@ -96,9 +96,18 @@ class ThreatModel:
             return torch.clamp(x_adv, x - self.radius, x + self.radius).clamp_(0, 1)
         delta = x_adv - x
         if self.norm == "l2":
-            shrink = self.radius / self.size(delta).clamp_min(torch.finfo(x.dtype).tiny)
-            return (x + delta * _per_example(shrink.clamp_max(1), x)).clamp_(0, 1)
-        return (x + _project_l1(delta, x, self.radius)).clamp_(0, 1)
+            return (x + self.bound(delta, self.radius)).clamp_(0, 1)
+        room = torch.where(delta > 0, 1 - x, x).flatten(1)
+        return (x + _project_l1(delta, room, self.radius)).clamp_(0, 1)
+
+    def bound(self, delta: Tensor, length: float) -> Tensor:
+        """The nearest perturbation no longer than `length`, wherever the box ends."""
+        if self.norm == "linf":
+            return delta.clamp(-length, length)
+        if self.norm == "l2":
+            shrink = length / self.size(delta).clamp_min(torch.finfo(delta.dtype).tiny)
+            return delta * _per_example(shrink.clamp_max(1), delta)
+        return _project_l1(delta, torch.full_like(delta, torch.inf).flatten(1), length)
 
     def ascent(self, grad: Tensor, x_adv: Tensor, length: float) -> Tensor:
         if self.norm == "linf":
@@ -114,21 +123,23 @@ class ThreatModel:
         return torch.zeros_like(room).scatter_(1, order, taken).view_as(grad) * grad.sign()
 
     def sample(self, x: Tensor, rng: Noise) -> Tensor:
-        """A random point of the threat set around each x.
+        """A random point of the threat set around each x: `noise`, cut at the box."""
+        return self.project(x + self.noise(x, rng), x)
+
+    def noise(self, x: Tensor, rng: Noise) -> Tensor:
+        """A random perturbation of each x, wherever the box ends.
 
         linf: uniform in the cube. l2 and l1: a random direction, at a radius uniform in [0, eps] (the
-        convention of Rice et al., 2020; not uniform in volume). The box comes last.
+        convention of Rice et al., 2020; not uniform in volume).
         """
         if self.norm == "linf":
-            delta = (2 * rng.uniform(x) - 1) * self.radius
-        else:
-            direction = rng.normal(x)
-            if self.norm == "l1":
-                # Exponential sizes make the direction uniform on the l1 sphere.
-                direction = -(1 - rng.uniform(x)).log() * direction.sign()
-            length = self.radius * rng.uniform(x[:, :1, :1, :1]).flatten()
-            delta = direction * _per_example(length / self.size(direction).clamp_min(1e-12), x)
-        return self.project(x + delta, x)
+            return (2 * rng.uniform(x) - 1) * self.radius
+        direction = rng.normal(x)
+        if self.norm == "l1":
+            # Exponential sizes make the direction uniform on the l1 sphere.
+            direction = -(1 - rng.uniform(x)).log() * direction.sign()
+        length = self.radius * rng.uniform(x[:, :1, :1, :1]).flatten()
+        return direction * _per_example(length / self.size(direction).clamp_min(1e-12), x)
 
     def contains(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """Which images lie in the threat set around x, up to rounding: bool (n,)."""
@@ -145,14 +156,16 @@ def _per_example(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *[1] * (like.dim() - 1))
 
 
-def _project_l1(delta: Tensor, x: Tensor, radius: float) -> Tensor:
+def _project_l1(delta: Tensor, room: Tensor, radius: float) -> Tensor:
     """Nearest point of the l1 ball inside the box: shrink every size by one threshold, cut at the box.
 
     The sum of what is left falls as the threshold grows, so the threshold is bisected; its upper end is
     taken, which never exceeds the radius (Croce and Hein, ICML 2021, section 3).
+
+    Args:
+        room: (n, d), how far the box lets each pixel go in the direction of its delta.
     """
     size = delta.abs().flatten(1)
-    room = torch.where(delta > 0, 1 - x, x).flatten(1)
     low = torch.zeros_like(size[:, 0])
     high = size.amax(1)
     is_inside = torch.minimum(size, room).sum(1) <= radius

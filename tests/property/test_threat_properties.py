@@ -72,6 +72,28 @@ def test_projection_never_leaves_the_ball_in_double_precision(case: Case) -> Non
     assert (case.threat.size(delta) <= case.threat.radius * (1 + 1e-12) + 1e-14).all()
 
 
+@given(cases(dtype=torch.float64), st.floats(0, 4))
+def test_bound_is_the_projection_where_the_box_is_far(case: Case, length: float) -> None:
+    """Away from the box, the nearest perturbation of a length is the one that the projection finds."""
+    delta = case.points - case.x
+    bound = case.threat.bound(delta, length)
+    assert (case.threat.size(bound) <= length * (1 + 1e-12) + 1e-14).all()
+    assert (case.threat.bound(bound, length) - bound).abs().max() <= 1e-9
+    middle = torch.full_like(case.x, 0.5)
+    if length <= 0.5:
+        ball = ThreatModel(case.threat.norm, Fraction(length))
+        assert torch.allclose(ball.project(middle + delta, middle) - middle, bound, rtol=0, atol=1e-9)
+
+
+@given(cases())
+def test_noise_is_a_perturbation_of_the_ball_and_sample_cuts_it_at_the_box(case: Case) -> None:
+    index = torch.arange(len(case.x))
+    noise = case.threat.noise(case.x, IndexedNoise(case.seed, index))
+    assert (case.threat.size(noise) <= case.threat.radius * (1 + 1e-5) + 1e-6).all()
+    sampled = case.threat.sample(case.x, IndexedNoise(case.seed, index))
+    assert torch.equal(sampled, case.threat.project(case.x + noise, case.x))
+
+
 @given(cases())
 def test_radius_0_gives_x(case: Case) -> None:
     point = ThreatModel(case.threat.norm, Fraction(0))

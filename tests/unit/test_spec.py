@@ -439,6 +439,12 @@ WARNED = [
         [PGD % "start: clean, steps: 4, step_size: 2/255"],
     ),
     (
+        "attack_reaches_eps",
+        ["defense.attack={name: fgsm, step_size: 7/255}"],
+        "defense.attack: one step of 0.02745 from the clean image cannot reach eps",
+        ["defense.attack={name: fgsm, step_size: 7/255, start: random}"],
+    ),
+    (
         "parts_begin",
         ["defense.weights={name: awp, warmup: 10}"],
         "defense.weights.warmup: 10 epochs of 10: 'awp' never begins",

@@ -1,0 +1,23 @@
+"""FGSM adversarial training: cross-entropy at the corner that one gradient points to."""
+
+from robustcli.attacks.fgsm import Fgsm
+from robustcli.defenses import DEFENSES
+from robustcli.defenses.min_max import AdversarialCrossEntropy, MinMax
+from robustcli.fields import AttackBn
+
+
+@DEFENSES.register("fgsm")
+def fgsm(*, attack_bn: AttackBn = "train") -> MinMax:
+    """Cross-entropy at x + eps sign(gradient of the cross-entropy at x).
+
+    The baseline of the single-step methods, and the one that fails: at the radii of interest it overfits
+    catastrophically, which train.on_collapse watches for. Batch statistics are updated by the adversarial
+    batch and, with attack_bn "train", by the forward of the attack.
+
+    Args:
+        attack_bn: mode of the model while it is attacked: train (as in published single-step code), eval or
+            batch_no_update.
+
+    Reference: Goodfellow, Shlens and Szegedy, ICLR 2015; the failure: Wong, Rice and Kolter, ICLR 2020.
+    """
+    return MinMax(attack=Fgsm(), loss=AdversarialCrossEntropy(), attack_bn=attack_bn)

@@ -1,0 +1,23 @@
+"""RS-FGSM: FGSM adversarial training from a random start, with a step that overshoots."""
+
+from robustcli.attacks.fgsm import Fgsm
+from robustcli.defenses import DEFENSES
+from robustcli.defenses.min_max import AdversarialCrossEntropy, MinMax
+from robustcli.fields import AttackBn, Positive
+
+
+@DEFENSES.register("rs_fgsm")
+def rs_fgsm(*, step_size: Positive | None = None, attack_bn: AttackBn = "train") -> MinMax:
+    """Cross-entropy after one projected step from a random point of the threat set.
+
+    The start mostly shortens the perturbation, which delays catastrophic overfitting and does not exclude it.
+    Batch statistics are updated by the adversarial batch and, with attack_bn "train", by the forward of the
+    attack.
+
+    Args:
+        step_size: length of the step in the unit of eps; null is 1.25 eps (10/255 for 8/255).
+        attack_bn: mode of the model while it is attacked: train (as released), eval or batch_no_update.
+
+    Reference: Wong, Rice and Kolter, "Fast is better than free", ICLR 2020, Algorithm 3.
+    """
+    return MinMax(attack=Fgsm(start="random", step_size=step_size), loss=AdversarialCrossEntropy(), attack_bn=attack_bn)
