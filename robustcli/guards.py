@@ -93,6 +93,16 @@ def attack_can_start(defense: Chosen, evaluate: Mapping[str, Chosen]) -> Finding
             yield (*where, "restarts"), "restarts from the clean image are all the same; write start: random"
 
 
+def evaluated_attack_stays_inside(evaluate: Mapping[str, Chosen]) -> Findings:
+    for key, evaluator in evaluate.items():
+        for where, attack in _attacks_inside(evaluator, ("evaluate", key)):
+            if "clip" in attack and (attack["clip"] is None or attack["clip"] > 1):
+                yield (
+                    (*where, "clip"),
+                    "its images would leave the threat set; write 1 or less (training may go beyond)",
+                )
+
+
 def claim_is_evaluated(claim: Claim | None, evaluate: Mapping[str, Chosen]) -> Findings:
     for metric in claim.metrics if claim else ():
         if metric not in evaluate:
@@ -194,6 +204,7 @@ REFUSE: tuple[Guard, ...] = (
     schedule_inside_run,
     nesterov_has_momentum,
     attack_can_start,
+    evaluated_attack_stays_inside,
     claim_is_evaluated,
     schedule_has_its_attack,
     distortion_is_reachable,

@@ -18,6 +18,6 @@ def rs_fgsm(*, step_size: Positive | None = None, attack_bn: AttackBn = "train")
         step_size: length of the step in the unit of eps; null is 1.25 eps (10/255 for 8/255).
         attack_bn: mode of the model while it is attacked: train (as released), eval or batch_no_update.
 
-    Reference: Wong, Rice and Kolter, "Fast is better than free", ICLR 2020, Algorithm 3.
+    Reference: Wong, Rice and Kolter, "Fast is better than free", ICLR 2020.
     """
     return MinMax(attack=Fgsm(start="random", step_size=step_size), loss=AdversarialCrossEntropy(), attack_bn=attack_bn)

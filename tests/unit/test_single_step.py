@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from robustcli.attacks.fgsm import Fgsm
+from robustcli.attacks.n_fgsm import NFgsm
 from robustcli.attacks.pgd import Pgd
 from robustcli.clock import Clock
 from robustcli.defenses import Defense
 from robustcli.defenses.fgsm import fgsm
+from robustcli.defenses.n_fgsm import n_fgsm
 from robustcli.defenses.natural import natural
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.defenses.rs_fgsm import rs_fgsm
@@ -89,7 +91,24 @@ def test_rs_fgsm_with_a_step_of_eps_from_the_clean_image_is_fgsm() -> None:
     assert same(train(from_x, conv_net()), train(fgsm(), conv_net()))
 
 
-@pytest.mark.parametrize("defense", [fgsm(attack_bn="eval"), rs_fgsm(attack_bn="eval")], ids=["fgsm", "rs_fgsm"])
+def test_n_fgsm_without_noise_is_fgsm() -> None:
+    assert same(train(n_fgsm(noise=0), conv_net()), train(fgsm(), conv_net()))
+    assert not same(train(n_fgsm(), conv_net()), train(fgsm(), conv_net()))
+
+
+def test_n_fgsm_that_is_clipped_to_the_ball_is_rs_fgsm() -> None:
+    """Noise as large as the ball and a quarter more than eps as step; one sums deltas and the other points."""
+    clipped = n_fgsm(noise=1, step_size=1.25 * EPS, clip=1)
+    models = [conv_net(dtype=torch.float64) for _ in range(2)]
+    for one, other in zip(*map(train, (clipped, rs_fgsm()), models), strict=True):
+        assert torch.allclose(one.double(), other.double(), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "defense",
+    [fgsm(attack_bn="eval"), rs_fgsm(attack_bn="eval"), n_fgsm(attack_bn="eval")],
+    ids=["fgsm", "rs_fgsm", "n_fgsm"],
+)
 def test_radius_0_is_natural_training(defense: Defense) -> None:
     assert same(train(defense, conv_net(), threat=POINT), train(natural(), conv_net()))
 
@@ -132,6 +151,33 @@ def test_a_random_start_shortens_the_perturbation(share: float, size: float) -> 
     found = float((x_adv - x).square().mean().sqrt()) / EPS
     assert found == pytest.approx((((1 - (share - 1) ** 3) / 3 + share) / 2) ** 0.5, abs=0.006)
     assert found == pytest.approx(size, abs=0.006)
+
+
+@pytest.mark.parametrize("clamp_noise", [True, False])
+@pytest.mark.parametrize("clip", [None, 0.75, 1.5])
+def test_n_fgsm_is_its_equation(clip: float | None, clamp_noise: bool) -> None:
+    """delta = eta + alpha sign(g at x + eta); what the box cuts off, and where, differs between released codes."""
+    model, (x, y) = conv_net(dtype=torch.float64).eval(), batch(dtype=torch.float64)
+    eta = 2 * EPS * (2 * noise_of().uniform(x) - 1)
+    beside = (x + eta).clamp(0, 1)
+    delta = (beside - x if clamp_noise else eta) + 0.5 * EPS * gradient(model, beside, y).sign()
+    if clip is not None:
+        delta = delta.clamp(-clip * EPS, clip * EPS)
+    attack = NFgsm(noise=2, step_size=0.5 * EPS, clip=clip, clamp_noise=clamp_noise)
+    found = attack(model, x, y, LINF, noise_of())
+    assert torch.allclose(found, (x + delta).clamp(0, 1), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("noise", "share", "size"), [(0.5, 1.0, 1.041), (2.0, 1.0, 1.528), (3.0, 1.0, 2.0), (2.0, 0.8, 1.405)]
+)
+def test_n_fgsm_leaves_the_ball_by_design(noise: float, share: float, size: float) -> None:
+    """E |delta|^2 = d eps^2 (k^2 / 3 + (alpha / eps)^2) before the box, and never more than k eps + alpha."""
+    x, y = torch.full((200, 1, 8, 8), 0.5), torch.zeros(200, dtype=torch.int64)
+    attack = NFgsm(noise=noise, step_size=share * EPS, clip=None)
+    delta = (attack(two_classes(), x, y, LINF, noise_of()) - x) / EPS
+    assert float(delta.square().mean().sqrt()) == pytest.approx(size, abs=0.01)
+    assert noise + share - 0.02 < float(delta.abs().max()) <= noise + share + 1e-5
 
 
 def test_the_step_shrinks_with_the_radius_unless_it_is_given() -> None:
@@ -199,6 +245,7 @@ COSTS = [
     pytest.param(natural(), Passes(1, 0, 1), id="natural"),
     pytest.param(fgsm(), Passes(2, 1, 1), id="fgsm"),
     pytest.param(rs_fgsm(), Passes(2, 1, 1), id="rs_fgsm"),
+    pytest.param(n_fgsm(), Passes(2, 1, 1), id="n_fgsm"),
     pytest.param(replace(rs_fgsm(), weights=Awp()), Passes(3, 1, 2), id="rs_fgsm with awp"),
     pytest.param(replace(rs_fgsm(), attack=Pgd(steps=3)), Passes(4, 3, 1), id="three steps"),
 ]
@@ -214,7 +261,7 @@ def test_a_step_costs_what_it_must(defense: Defense, cost: Passes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("defense", "advance"), [(natural(), 1), (fgsm(), 2), (fgsm(attack_bn="eval"), 1), (rs_fgsm(), 2)]
+    ("defense", "advance"), [(natural(), 1), (fgsm(), 2), (fgsm(attack_bn="eval"), 1), (rs_fgsm(), 2), (n_fgsm(), 2)]
 )
 def test_statistics_advance_with_the_forwards_in_train_mode(defense: Defense, advance: int) -> None:
     model = conv_net()

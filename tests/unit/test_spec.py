@@ -392,6 +392,25 @@ REFUSED = [
         [PGD % "start: clean, restarts: 1"],
     ),
     (
+        "evaluated_attack_stays_inside",
+        ["evaluate.p={name: attacked, attack: {name: n_fgsm, clip: 1.5}}"],
+        "evaluate.p.attack.clip: its images would leave the threat set",
+        ["evaluate.p={name: attacked, attack: {name: n_fgsm, clip: 1}}"],
+    ),
+    (
+        "evaluated_attack_stays_inside",
+        ["evaluate.p={name: attacked, attack: {name: n_fgsm, clip: null}}"],
+        "evaluate.p.attack.clip: ",
+        ["defense.attack={name: n_fgsm, clip: null}"],
+    ),
+    (
+        # N-FGSM's own parameters are those of its attack.
+        "replaced_attack_has_no_parameters",
+        ["defense={name: n_fgsm, noise: 3, attack: pgd}"],
+        "defense.noise: ",
+        ["defense={name: n_fgsm, attack_bn: eval, attack: pgd}"],
+    ),
+    (
         # The steps are those of an attack that is no longer there: an option that does nothing.
         "replaced_attack_has_no_parameters",
         ["defense.steps=3", "defense.attack=fgsm"],

@@ -1,0 +1,45 @@
+"""One step beside noise: the attack of N-FGSM, which need not come back into the ball."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from robustcli.attacks import ATTACKS
+from robustcli.attacks.crafting import ascend
+from robustcli.attacks.losses import LOSSES
+from robustcli.fields import NonNegative, Positive
+from robustcli.noise import Noise
+from robustcli.threat import ThreatModel
+
+
+@ATTACKS.register("n_fgsm")
+@dataclass(frozen=True, kw_only=True)
+class NFgsm:
+    """x + delta with delta = eta + alpha sign(gradient at x + eta) and eta uniform in k times the ball.
+
+    Args:
+        noise: k, size of the noise as a multiple of eps; 0 is FGSM.
+        step_size: alpha, length of the step in the unit of eps; null is eps.
+        clip: delta is cut to this many times eps. null leaves it as it is, outside the threat set: that serves
+            training, and is refused in an evaluation, as is anything above 1.
+        clamp_noise: whether eta is cut where x + eta leaves the box before the step is added to it.
+
+    Reference: de Jorge et al., "Make Some Noise", NeurIPS 2022.
+    """
+
+    noise: NonNegative = 2.0
+    step_size: Positive | None = None
+    clip: Positive | None = 1.0
+    clamp_noise: bool = True
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
+        eta = self.noise * threat.noise(x, rng)
+        beside = (x + eta).clamp(0, 1)
+        if self.clamp_noise:
+            eta = beside - x
+        grad, _, _ = ascend(model, beside, LOSSES["ce"], y)
+        step_size = threat.radius if self.step_size is None else self.step_size
+        delta = eta + threat.ascent(grad, beside, step_size)
+        if self.clip is not None:
+            delta = threat.bound(delta, self.clip * threat.radius)
+        return (x + delta).clamp(0, 1)
