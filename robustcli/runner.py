@@ -103,6 +103,7 @@ def _train(
         settings=settings,
         augment=spec.data.options.augment,
         schedule=instantiate(settings.schedule),
+        replays=defense.replays,
         seed=spec.seed,
         noise=noise,
         check=_Check(settings, defense, data, threat),

@@ -81,7 +81,8 @@ class TrainSettings:
     """How the weights are trained.
 
     Args:
-        epochs: passes over the training images.
+        epochs: passes over the training images; a defense that replays batches makes all its updates on a batch
+            in one pass, so m replays cost as much as m times the epochs.
         batch_size: images per update.
         lr: learning rate where the schedule's factor is 1.
         optimizer: how gradients become updates.

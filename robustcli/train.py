@@ -121,6 +121,7 @@ class Loop:
     """What does not change while training.
 
     Args:
+        replays: updates made on each batch; an epoch is one pass over the images, however often each is used.
         check: accuracy of a network on held-out images: clean, and robust (many steps) and fgsm (one step)
             where the method aims at robustness.
         save: writes a checkpoint of the network to evaluate; says whether it is the best so far, and its check.
@@ -134,6 +135,7 @@ class Loop:
     settings: TrainSettings
     augment: Augment
     schedule: Schedule
+    replays: int
     seed: int
     noise: StreamNoise
     check: Callable[[nn.Module], dict[str, Any]]
@@ -145,7 +147,7 @@ class Loop:
 
     @property
     def steps_per_epoch(self) -> int:
-        return self.data.steps_per_epoch(self.settings.batch_size, self.settings.drop_last)
+        return self.replays * self.data.steps_per_epoch(self.settings.batch_size, self.settings.drop_last)
 
 
 def fit(training: Training, loop: Loop) -> None:
@@ -192,8 +194,12 @@ def _update(training: Training, loop: Loop, x: Tensor, y: Tensor) -> None:
         _raise_if_not_finite(training, loop)
 
 
-def _batches(loop: Loop, epoch: int, skip: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches of one epoch from `skip` on; their order and augmentation depend on (seed, epoch, batch) alone."""
+def _batches(loop: Loop, epoch: int, done: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batch of every update of one epoch after the first `done`.
+
+    Order and augmentation depend on (seed, epoch, batch) alone; a batch that is replayed is the same every time.
+    """
+    skip, replayed = divmod(done, loop.replays)
     generator = torch.Generator().manual_seed(derive(loop.seed, "order", epoch))
     noise = StreamNoise.on(loop.noise.generator.device)
     batches = loop.data.train_batches(
@@ -209,7 +215,9 @@ def _batches(loop: Loop, epoch: int, skip: int) -> Iterator[tuple[Tensor, Tensor
         batch = next(batches, None)
         if batch is None:
             return
-        yield batch
+        for _ in range(replayed, loop.replays):
+            yield batch
+        replayed = 0
 
 
 def _end_epoch(training: Training, loop: Loop, epoch: int, seconds: float) -> None:
@@ -272,7 +280,8 @@ def _raise_if_not_finite(training: Training, loop: Loop) -> None:
     first = int(training.means.first_bad)
     if first < 0:
         return
-    epoch, batch = divmod(first, loop.steps_per_epoch)
+    epoch, update = divmod(first, loop.steps_per_epoch)
+    batch = update // loop.replays
     text = f"the loss is not finite in epoch {epoch + 1}, batch {batch + 1} (update {first + 1})"
     loop.log({"epoch": epoch, "event": "failed", "text": text})
     kept = f"the checkpoint of epoch {epoch} is kept" if epoch else "no epoch was complete before it"

@@ -129,6 +129,7 @@ def loop_of(
     augment: Augment | None = None,
     stop_requested: Callable[[], bool] = lambda: False,
     seed: int = 0,
+    replays: int = 1,
 ) -> RecordedLoop:
     """A loop whose checks of the epochs find, in order, what was planned."""
     planned = iter(checks)
@@ -141,6 +142,7 @@ def loop_of(
         settings=settings,
         augment=augment or Augment(),
         schedule=schedule or Constant(),
+        replays=replays,
         seed=seed,
         noise=noise or StreamNoise.on(CPU),
         check=lambda network: next(planned, {"clean": 0.5}),

@@ -64,6 +64,7 @@ class Defense(Protocol):
     Args:
         averaging: how the weights to evaluate follow from those trained.
         aims_at_robustness: whether losing robustness is a failure; the collapse guard watches only these.
+        replays: updates made on each batch before the next one comes; 1 in all but free training.
     """
 
     @property
@@ -71,6 +72,9 @@ class Defense(Protocol):
 
     @property
     def aims_at_robustness(self) -> bool: ...
+
+    @property
+    def replays(self) -> int: ...
 
     def start(self, model: nn.Module, optimizer: Optimizer, rng: Noise) -> Step:
         """Bind the method to a model, its optimiser and the source of noise."""

@@ -67,6 +67,10 @@ class MinMax:
     def aims_at_robustness(self) -> bool:
         return not isinstance(self.attack, NoAttack)
 
+    @property
+    def replays(self) -> int:
+        return 1
+
     def start(self, model: nn.Module, optimizer: Optimizer, rng: Noise) -> "MinMaxStep":
         return MinMaxStep(self, model, optimizer, rng)
 

@@ -63,7 +63,25 @@ train:
 evaluate:
   clean: {name: clean, examples: 40}
 """
-SPECS = {"trades_awp_ema": TRADES, "pgd_at_swa": SWA}
+FREE = """\
+# A perturbation that is carried from update to update: two batches, the second smaller, each replayed twice.
+name: resumed
+data: {name: digits, train_size: 100, augment: {crop: 1}}
+architecture: {name: small_cnn, width: 4, hidden: 16}
+threat: {norm: linf, eps: 0.1}
+defense: {name: free, replays: 2, averaging: {name: ema, decay: 0.9}}
+train:
+  epochs: 3
+  batch_size: 64
+  lr: 0.05
+  schedule: cyclic
+  check_examples: 10
+  check_steps: 1
+  device: cpu
+evaluate:
+  clean: {name: clean, examples: 40}
+"""
+SPECS = {"trades_awp_ema": TRADES, "pgd_at_swa": SWA, "free_ema": FREE}
 
 
 def the_run(folder: Path) -> RunFolder:
@@ -170,7 +188,8 @@ def test_a_run_stopped_after_every_single_update_ends_the_same(
     uninterrupted: tuple[str, dict[str, Any], int], sessions: Sessions
 ) -> None:
     codes = sessions.until_done(*WORDS, plans=lambda number: Plan(("step",), 1, signal.SIGTERM))
-    # 100 images in batches of 32 are 4 updates an epoch, and each of the 12 was the last of its session.
+    # 4 updates an epoch, of 100 images in batches of 32, or of 64 and twice each; each of the 12 was the last of
+    # its session.
     assert codes == [3] * 12 + [0]
     require_same(sessions.folder, uninterrupted[1])
 

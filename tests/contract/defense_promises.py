@@ -169,6 +169,8 @@ def treats_class_shares_as_labels(defense: Defense) -> None:
 def says_what_it_is(defense: Defense) -> None:
     assert isinstance(defense.aims_at_robustness, bool)
     assert callable(defense.averaging.start)
+    assert isinstance(defense.replays, int)
+    assert defense.replays >= 1
 
 
 def observed(defense: Defense) -> Tensor:
@@ -180,8 +182,8 @@ def observed(defense: Defense) -> Tensor:
     session.threat, session.epochs = ThreatModel("linf", Fraction(1, 5)), 120
     for epoch in (0, 10, 60, 100):
         session.updates = epoch * STEPS_PER_EPOCH
-        for number in range(2):
-            session.update(*batch(number))
+        for number in range(2 * defense.replays):
+            session.update(*batch(number // defense.replays))
     return torch.cat([tensor.flatten().double() for tensor in session.model.state_dict().values()])
 
 

@@ -84,6 +84,7 @@ BROKEN: list[tuple[Callable[[Any], None], Any]] = [
     (defense_promises.repeats_itself, training(zoo.DrawsFromItsOwnGenerator)),
     (defense_promises.continues_from_its_state, training(zoo.ForgetsItsState)),
     (defense_promises.says_what_it_is, zoo.Training(aims_at_robustness=None)),  # type: ignore[arg-type]
+    (defense_promises.says_what_it_is, zoo.Training(replays=0)),
     (weight_promises.restores_the_weights, zoo.DoesNotRestore()),
     (weight_promises.restores_the_weights, zoo.RestoresByRounding()),
     (weight_promises.restores_the_weights_after_an_error, zoo.RestoresUnlessItFails()),

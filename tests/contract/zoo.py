@@ -270,6 +270,7 @@ class Training:
     step: type[Trained] = Trained
     averaging: Averaging = field(default_factory=LastWeights)
     aims_at_robustness: bool = False
+    replays: int = 1
 
     def start(self, model: nn.Module, optimizer: Optimizer, rng: Noise) -> Trained:
         return self.step(model, optimizer, rng)

@@ -18,6 +18,7 @@ from robustcli.attacks.pgd import Pgd
 from robustcli.clock import Clock
 from robustcli.defenses import Defense
 from robustcli.defenses.fgsm import fgsm
+from robustcli.defenses.free import free
 from robustcli.defenses.n_fgsm import n_fgsm
 from robustcli.defenses.natural import natural
 from robustcli.defenses.pgd_at import pgd_at
@@ -246,6 +247,7 @@ COSTS = [
     pytest.param(fgsm(), Passes(2, 1, 1), id="fgsm"),
     pytest.param(rs_fgsm(), Passes(2, 1, 1), id="rs_fgsm"),
     pytest.param(n_fgsm(), Passes(2, 1, 1), id="n_fgsm"),
+    pytest.param(free(), Passes(1, 1, 1), id="free"),
     pytest.param(replace(rs_fgsm(), weights=Awp()), Passes(3, 1, 2), id="rs_fgsm with awp"),
     pytest.param(replace(rs_fgsm(), attack=Pgd(steps=3)), Passes(4, 3, 1), id="three steps"),
 ]

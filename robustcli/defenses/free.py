@@ -1,0 +1,98 @@
+"""Free adversarial training: one backward serves the weights and the perturbation."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from robustcli.averaging import Averaging
+from robustcli.averaging.none import LastWeights
+from robustcli.clock import Clock
+from robustcli.defenses import DEFENSES, Metrics
+from robustcli.fields import Count, Positive
+from robustcli.noise import Noise
+from robustcli.threat import ThreatModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Free:
+    """Free training; it has no attack of its own, and no second evaluation of the loss for a weight perturbation.
+
+    Args:
+        replays: m, updates on each batch.
+        step_size: length of one step of the perturbation in the unit of eps; None is eps.
+        averaging: which weights are evaluated.
+    """
+
+    replays: Count
+    step_size: Positive | None
+    averaging: Averaging = field(default_factory=LastWeights)
+
+    @property
+    def aims_at_robustness(self) -> bool:
+        return True
+
+    def start(self, model: nn.Module, optimizer: Optimizer, rng: Noise) -> "FreeStep":
+        return FreeStep(self, model, optimizer)
+
+
+@dataclass
+class FreeStep:
+    """Free training bound to a model.
+
+    Args:
+        delta: the perturbation, one for each place in the batch, carried over from batch to batch; None before
+            the first.
+    """
+
+    settings: Free
+    model: nn.Module
+    optimizer: Optimizer
+    delta: Tensor | None = None
+
+    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock) -> Metrics:
+        if self.delta is None:
+            self.delta = torch.zeros_like(x)
+        assert len(x) <= len(self.delta), "only the last batch of an epoch is smaller, and none is larger"
+        delta = self.delta[: len(x)].clone().requires_grad_()
+        x_adv = (x + delta).clamp(0, 1)
+        loss = F.cross_entropy(self.model(x_adv), y)
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        assert delta.grad is not None
+        step_size = threat.radius if self.settings.step_size is None else self.settings.step_size
+        with torch.no_grad():
+            moved = delta + threat.ascent(delta.grad, x_adv, step_size)
+            self.delta[: len(x)] = threat.bound(moved, threat.radius)
+        self.optimizer.step()
+        return {"loss": loss.detach()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"delta": self.delta}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        delta = state["delta"]
+        self.delta = None if delta is None else delta.to(next(self.model.parameters()).device)
+
+
+@DEFENSES.register("free", smoke={"replays": 2})
+def free(*, replays: Count = 8, step_size: Positive | None = None) -> Free:
+    """Cross-entropy at x + delta, where delta takes one sign step for each step of the weights.
+
+    Both steps use the gradient of one backward at the old weights and the old delta. Delta is zero at the
+    beginning of the run and never again: a new batch begins with what the one before left in its place, and
+    a last batch that is smaller moves a part of it. It is held in the ball; x + delta is cut at the box, where
+    its gradient ends. Every batch is replayed `replays` times before the next one comes. An epoch remains one
+    pass over the images, so with as many updates as natural training takes it is `replays` times fewer
+    epochs; schedules and averages count updates. Batch statistics are updated by every forward.
+
+    Args:
+        replays: m, updates on each batch.
+        step_size: length of one step of delta in the unit of eps; null (as published) is eps.
+
+    Reference: Shafahi et al., "Adversarial Training for Free!", NeurIPS 2019.
+    """
+    return Free(replays=replays, step_size=step_size)
