@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from robustcli import __version__, experiments
+from robustcli.bench import commands as bench
 from robustcli.catalog import FAMILIES, REQUIRED, Member, catalog
 from robustcli.errors import CollapseError, Interrupted, NotFiniteError, RobustCliError, suggest
 from robustcli.spec import ExperimentSpec
@@ -29,6 +30,7 @@ app = typer.Typer(
     add_completion=False,
     help=f"{PURPOSE}\n\n{EXIT_CODES}",
 )
+app.add_typer(bench.app, name="bench")
 
 Overrides = Annotated[list[str] | None, typer.Argument(help="Dotted overrides, such as train.epochs=30 seed=1.")]
 Runs = Annotated[Path, typer.Option("--runs", help="Folder of all runs.")]

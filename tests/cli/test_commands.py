@@ -39,7 +39,7 @@ def the_run(root: Path) -> RunFolder:
 
 def test_the_commands_are_those_that_are_documented(robust: Robust) -> None:
     said = robust("--help").require(0)
-    for command in ("train", "reproduce", "demo", "eval", "list", "show", "validate", "cp", "runs", "report"):
+    for command in ("train", "reproduce", "demo", "eval", "list", "show", "validate", "cp", "runs", "report", "bench"):
         assert command in said.out
         robust(command, "--help").require(0)
     assert robust("--version").require(0).out == f"robust {__version__}\n"
@@ -50,6 +50,31 @@ def test_the_commands_are_those_that_are_documented(robust: Robust) -> None:
 )
 def test_words_that_are_no_command_end_with_2(robust: Robust, words: tuple[str, ...]) -> None:
     robust(*words).require(2)
+
+
+# bench
+
+
+BENCH = ("bench", "train", "--architecture", "small_cnn", "--width", 4, "--batch-size", 4, "--rounds", 3)
+
+
+def test_bench_train_says_what_was_measured_and_on_what(robust: Robust, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchattacks", None)
+    robust("bench", "--help").require(0, "train")
+    robust("bench", "train", "--help").require(0, "--defense", "--channels-last", "--precision")
+    said = robust(*BENCH, "--defense", "pgd_at", "--defense", "natural")
+    said.require(0, "pgd_at, small_cnn width 4, batch 4, fp32, plain format", "natural, small_cnn", "median (min-max)")
+    said.require(0, "11 forwards, 10 input gradients, 1 weight gradients (the least)", f"torch {torch.__version__}")
+    # In one line, and the brackets are no markup.
+    said.require(0, "note: torchattacks cannot be imported and is left out (pip install 'robustcli[bench]')\n")
+    results = json.loads(robust(*BENCH, "--defense", "all", "--json").require(0).out)
+    assert set(results["defenses"]) == set(catalog("defenses"))
+
+
+def test_bench_train_refuses_what_it_cannot_measure(robust: Robust) -> None:
+    robust("bench", "train", "--rounds", 2).require(2)
+    robust("bench", "train", "--precision", "fp16").require(2)
+    robust("bench", "train", "--defense", "pgd_ta").require(2, "did you mean 'pgd_at'")
 
 
 # train

@@ -84,8 +84,13 @@ def test_a_command_of_the_readme_can_be_parsed(line: Line) -> None:
     assert name in COMMANDS, f"README.md:{line}: there is no command {name}"
     if "--help" in words:
         return
+    command = COMMANDS[name]
+    while hasattr(command, "commands"):
+        name, *words = words
+        assert name in command.commands, f"README.md:{line}: there is no command {name}"
+        command = command.commands[name]
     # Parsing checks options, their types and the number of arguments, and runs nothing.
-    COMMANDS[name].make_context(f"robust {name}", list(words), resilient_parsing=False)
+    command.make_context(f"robust {name}", list(words), resilient_parsing=False)
 
 
 @pytest.mark.parametrize("line", LINES, ids=str)

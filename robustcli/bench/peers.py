@@ -1,0 +1,47 @@
+"""Adversarial training with another project's attack, in the plainest loop that a user of it writes."""
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import SGD
+
+MISSING = "torchattacks cannot be imported and is left out (pip install 'robustcli[bench]')"
+
+
+def find_torchattacks() -> Any | None:
+    """The package torchattacks, or None where it is not installed."""
+    try:
+        return importlib.import_module("torchattacks")
+    except ImportError:
+        return None
+
+
+def torchattacks_step(
+    torchattacks: Any, network: nn.Module, x: Tensor, y: Tensor, *, eps: float, steps: int, is_bf16: bool, lr: float
+) -> Callable[[], None]:
+    """One update of PGD adversarial training with torchattacks' PGD, bound to a batch.
+
+    Args:
+        network: in train mode, in the memory format to measure; it is trained.
+        x, y: the batch, in the same format.
+        eps: radius; a step of the attack is a quarter of it.
+        is_bf16: whether all of it runs under autocast.
+
+    Reference: Kim, "Torchattacks", 2020 (arXiv 2010.01950).
+    """
+    attack = torchattacks.PGD(network, eps=eps, alpha=eps / 4, steps=steps)
+    optimizer = SGD(network.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
+
+    def step() -> None:
+        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=is_bf16):
+            x_adv = attack(x, y)
+            optimizer.zero_grad()
+            loss = F.cross_entropy(network(x_adv), y)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    return step

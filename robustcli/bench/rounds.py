@@ -1,0 +1,86 @@
+"""Rounds: everything that is compared runs in turn, so that what else happens on the machine hits all alike."""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+# A sample lasts at least so long, in seconds; shorter ones measure the clock.
+_SAMPLE = 0.25
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median, least and largest of what the rounds gave."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        return cls(statistics.median(values), min(values), max(values))
+
+
+@dataclass(frozen=True)
+class Stopwatch:
+    """Seconds of a device.
+
+    On a CPU those of the processor in this process, all threads together: other processes do not count. On a
+    GPU those on the wall, after waiting for the device.
+    """
+
+    device: torch.device
+
+    @property
+    def name(self) -> str:
+        return "cpu" if self.device.type == "cpu" else "wall"
+
+    def now(self) -> float:
+        if self.device.type == "cpu":
+            return time.process_time()
+        torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+def measure(steps: Mapping[str, Callable[[], object]], rounds: int, watch: Stopwatch) -> dict[str, list[float]]:
+    """Seconds per call of each step, one number per round; the order turns round after every round.
+
+    Args:
+        steps: by name; each was called once before.
+    """
+    names = list(steps)
+    begun = watch.now()
+    steps[names[0]]()
+    repeats = max(1, math.ceil(_SAMPLE / max(watch.now() - begun, 1e-6)))
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(rounds):
+        for name in names:
+            begun = watch.now()
+            for _ in range(repeats):
+                steps[name]()
+            seconds[name].append((watch.now() - begun) / repeats)
+        names.reverse()
+    return seconds
+
+
+def speed(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
+    """Our speed as a multiple of theirs, round by round: above 1 is faster."""
+    return Spread.of([their / our for our, their in zip(ours, theirs, strict=True)])
+
+
+def verdict(ratio: Spread, again: Spread) -> str:
+    """ "faster" or "slower", if every round says so and by more than the same thing differs from itself.
+
+    Args:
+        ratio: our speed as a multiple of another.
+        again: our speed as a multiple of our own, measured once more.
+    """
+    if ratio.low > max(1, again.high):
+        return "faster"
+    if ratio.high < min(1, again.low):
+        return "slower"
+    return "within the spread"

@@ -1,0 +1,275 @@
+"""`robust bench train`: passes are counted exactly, time is compared in turn, and no noise is called a difference."""
+
+import sys
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from small_networks import conv_net, images, labels
+from torch import Tensor, nn
+
+from robustcli.bench import rounds
+from robustcli.bench.passes import Passes, PassesAlone, least_passes, passes_by_kind
+from robustcli.bench.rounds import Spread, Stopwatch, measure, speed, verdict
+from robustcli.bench.train import Request, bench_train
+from robustcli.errors import RobustCliError
+
+BATCH = 4
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def short_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounds, "_SAMPLE", 0.0)
+
+
+@pytest.fixture
+def no_torchattacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchattacks", None)
+
+
+def request(*defenses: str, **changes: Any) -> Request:
+    settings = {"architecture": "small_cnn", "width": 4, "batch_size": BATCH, "rounds": 3, "device": "cpu"}
+    return Request(defenses=defenses, **(settings | changes))
+
+
+# Passes: forwards, gradients of the input, gradients of the weights.
+
+# Every attack forward has its gradient; TRADES also looks at the clean images, once for the attack and once
+# in the loss; the worst weights cost the loss and its gradient once more.
+LEAST = {
+    ("natural", "none"): (1, 0, 1),
+    ("pgd_at", "none"): (10 + 1, 10, 1),
+    ("trades", "none"): (1 + 10 + 2, 10, 2),
+    ("natural", "awp"): (2, 0, 2),
+    ("pgd_at", "awp"): (10 + 2, 10, 2),
+    ("trades", "awp"): (1 + 10 + 4, 10, 4),
+}
+
+
+@pytest.mark.parametrize(("defense", "weights"), LEAST, ids="-".join)
+@pytest.mark.parametrize("settings", [{}, {"precision": "bf16", "channels_last": True}], ids=["plain", "bf16"])
+@pytest.mark.usefixtures("no_torchattacks")
+def test_a_step_makes_no_pass_too_many(defense: str, weights: str, settings: dict[str, Any]) -> None:
+    result = bench_train(request(defense, weights=weights, **settings))["defenses"][defense]
+    assert tuple(result["passes"].values()) == LEAST[defense, weights]
+    assert result["least_passes"] == result["passes"]
+
+
+def test_where_nobody_has_counted_the_least_is_not_known() -> None:
+    assert least_passes("pgd_at", 10, "none") == Passes(11, 10, 1)
+    assert least_passes("no_such_defense", 10, "none") is None
+    assert least_passes("pgd_at", 10, "no_such_weights") is None
+
+
+def look(network: nn.Module, x: Tensor, y: Tensor) -> None:
+    with torch.no_grad():
+        network(x)
+
+
+def to_the_input(network: nn.Module, x: Tensor, y: Tensor) -> None:
+    x = x.clone().requires_grad_()
+    torch.autograd.grad(F.cross_entropy(network(x), y), x)
+
+
+def to_everything(network: nn.Module, x: Tensor, y: Tensor) -> None:
+    F.cross_entropy(network(x.clone().requires_grad_()), y).backward()  # type: ignore[no-untyped-call]
+
+
+def to_some_weights(network: nn.Module, x: Tensor, y: Tensor) -> None:
+    torch.autograd.grad(F.cross_entropy(network(x), y), [p for p in network.parameters() if p.dim() > 1])
+
+
+def two_in_one(network: nn.Module, x: Tensor, y: Tensor) -> None:
+    (F.cross_entropy(network(x), y) + network(x).sum()).backward()  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize(
+    ("does", "passes"),
+    [
+        (look, Passes(1, 0, 0)),
+        (to_the_input, Passes(1, 1, 0)),
+        (to_everything, Passes(1, 0, 1)),
+        (to_some_weights, Passes(1, 0, 1)),
+        (two_in_one, Passes(2, 0, 2)),
+    ],
+)
+def test_each_kind_of_pass_is_told_from_the_others(
+    does: Callable[[nn.Module, Tensor, Tensor], None], passes: Passes
+) -> None:
+    network = conv_net()
+    with passes_by_kind(network) as counter:
+        does(network, images(BATCH), labels(BATCH))
+        # Half a batch is half a pass.
+        does(network, images(BATCH // 2), labels(BATCH // 2))
+    does(network, images(BATCH), labels(BATCH))  # no longer counted
+    counted = counter.per_image(BATCH)
+    assert counted == Passes(*(1.5 * count for count in vars(passes).values()))
+
+
+def test_a_network_without_a_convolution_is_refused() -> None:
+    with pytest.raises(RobustCliError, match="has none"), passes_by_kind(nn.Linear(2, 2)):
+        pass
+
+
+def test_the_passes_alone_are_those_asked_for_and_train() -> None:
+    model = conv_net()
+    before = [parameter.clone() for parameter in model.parameters()]
+    alone = PassesAlone(model, Passes(7, 4, 2), images(BATCH), labels(BATCH), lr=0.1)
+    with passes_by_kind(alone.held) as held, passes_by_kind(alone.trained) as trained:
+        alone()
+    assert held.per_image(BATCH) == Passes(5, 4, 0)
+    assert trained.per_image(BATCH) == Passes(2, 0, 2)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(before, alone.trained.parameters(), strict=True))
+
+
+# Time
+
+
+def test_everything_is_measured_in_turn_and_the_order_alternates() -> None:
+    calls: list[str] = []
+    steps = {name: lambda name=name: calls.append(name) for name in ("a", "b", "c")}
+    seconds = measure(steps, 3, Stopwatch(CPU))
+    # The first call finds how often each is repeated.
+    assert "".join(calls) == "a" + "abc" + "cba" + "abc"
+    assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3, "c": 3}
+
+
+def test_a_short_step_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter(range(100))
+    monkeypatch.setattr(Stopwatch, "now", lambda self: float(next(ticks)))
+    monkeypatch.setattr(rounds, "_SAMPLE", 5.0)
+    calls: list[str] = []
+    seconds = measure({"a": lambda: calls.append("a")}, 2, Stopwatch(CPU))
+    assert len(calls) == 1 + 2 * 5
+    assert seconds == {"a": [1 / 5, 1 / 5]}
+
+
+def test_speed_is_compared_round_by_round() -> None:
+    # Twice as fast in every round, although the rounds differ by more than that.
+    assert speed([1, 10, 4], [2, 20, 8]) == Spread(median=2, low=2, high=2)
+    assert speed([2, 2, 2], [1, 2, 6]) == Spread(median=1, low=0.5, high=3)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "again", "said"),
+    [
+        ((1.2, 1.1, 1.3), (1.0, 0.9, 1.05), "faster"),
+        ((0.8, 0.7, 0.85), (1.0, 0.9, 1.05), "slower"),
+        # One round says otherwise.
+        ((1.2, 0.99, 1.3), (1.0, 0.98, 1.01), "within the spread"),
+        ((0.8, 0.7, 1.01), (1.0, 0.98, 1.01), "within the spread"),
+        # The same step differs from itself by as much.
+        ((1.2, 1.1, 1.3), (1.1, 1.0, 1.2), "within the spread"),
+        ((0.8, 0.7, 0.85), (0.9, 0.8, 1.0), "within the spread"),
+        # It never differs from itself in the other direction; that makes nothing a difference.
+        ((1.01, 0.99, 1.02), (0.9, 0.8, 0.95), "within the spread"),
+    ],
+)
+def test_a_difference_within_the_spread_is_not_called_one(
+    ratio: tuple[float, float, float], again: tuple[float, float, float], said: str
+) -> None:
+    assert verdict(Spread(*ratio), Spread(*again)) == said
+
+
+# The whole
+
+
+class PeerPgd:
+    """Stands for torchattacks' PGD: notes how it was made and returns its images."""
+
+    made: list[dict[str, Any]]
+
+    def __init__(self, model: nn.Module, **settings: Any) -> None:
+        self.model = model
+        self.made.append(settings | {"weights": next(model.parameters())})
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        self.made[-1]["x"] = x
+        return x
+
+
+@pytest.fixture
+def peer(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    made: list[dict[str, Any]] = []
+    monkeypatch.setattr(PeerPgd, "made", made, raising=False)
+    monkeypatch.setitem(sys.modules, "torchattacks", SimpleNamespace(PGD=PeerPgd))
+    return made
+
+
+def names_of(results: dict[str, Any], defense: str) -> list[str]:
+    return [row["name"] for row in results["defenses"][defense]["rows"]]
+
+
+def test_torchattacks_is_given_the_same_attack(peer: list[dict[str, Any]]) -> None:
+    results = bench_train(request("pgd_at", "natural"))
+    assert names_of(results, "pgd_at") == ["ours", "ours again", "its passes alone", "torchattacks"]
+    assert names_of(results, "natural") == ["ours", "ours again", "its passes alone"]
+    assert results["notes"] == []
+    (made,) = peer
+    assert (made["eps"], made["alpha"], made["steps"]) == (8 / 255, 2 / 255, 10)
+
+
+def test_a_format_that_is_not_plain_is_also_compared_with_the_plain_one(peer: list[dict[str, Any]]) -> None:
+    results = bench_train(request("pgd_at", channels_last=True, architecture="preact_resnet18"))
+    assert names_of(results, "pgd_at")[3:] == ["torchattacks, same precision and format", "torchattacks, plain fp32"]
+    same, plain = peer
+    assert same["weights"].is_contiguous(memory_format=torch.channels_last)
+    assert not plain["weights"].is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.usefixtures("no_torchattacks")
+def test_without_torchattacks_its_rows_are_left_out_and_that_is_said() -> None:
+    results = bench_train(request("pgd_at"))
+    assert names_of(results, "pgd_at") == ["ours", "ours again", "its passes alone"]
+    (note,) = results["notes"]
+    assert "torchattacks" in note
+    assert "robustcli[bench]" in note
+    # Who did not ask for it need not hear of it.
+    assert bench_train(request("natural"))["notes"] == []
+
+
+def test_rows_and_ratios_belong_together(peer: list[dict[str, Any]]) -> None:
+    results = bench_train(request("pgd_at"))
+    assert set(results) == {"schema", "provenance", "machine", "settings", "notes", "defenses"}
+    assert set(results["machine"]) == {"processor", "cores", "threads", "load", "torch"}
+    assert results["settings"] == {
+        "architecture": results["settings"]["architecture"],
+        "weights": "none",
+        "batch_size": BATCH,
+        "image": [3, 32, 32],
+        "precision": "fp32",
+        "channels_last": False,
+        "rounds": 3,
+        "clock": "cpu",
+    }
+    assert results["settings"]["architecture"]["name"] == "small_cnn"
+    rows = results["defenses"]["pgd_at"]["rows"]
+    for row in rows:
+        assert set(row) == {"name", "seconds", "images_per_second", "ratio", "verdict"}
+        assert row["images_per_second"] == pytest.approx(BATCH / row["seconds"]["median"])
+        assert 0 < row["seconds"]["low"] <= row["seconds"]["median"] <= row["seconds"]["high"]
+    ours, again, *others = rows
+    assert ours["ratio"] is None
+    assert again["verdict"] is None
+    assert [row["verdict"] is not None for row in others] == [True, True]
+    # The stand-in makes no attack at all, so nothing is faster than it.
+    assert others[-1]["ratio"]["high"] < 1
+
+
+def test_a_name_that_is_none_is_refused_with_what_there_is() -> None:
+    with pytest.raises(RobustCliError, match="unknown name 'pgd_ta' in defenses; did you mean 'pgd_at'"):
+        bench_train(request("pgd_ta"))
+    with pytest.raises(RobustCliError, match="unknown name 'resnet' in architectures"):
+        bench_train(request("natural", architecture="resnet"))
+    with pytest.raises(RobustCliError, match="unknown name 'wap' in weights"):
+        bench_train(request("natural", weights="wap"))
+
+
+def test_the_width_is_16_where_there_is_one_and_none_was_given() -> None:
+    settings = bench_train(request("natural", architecture="small_cnn", width=None))["settings"]
+    assert settings["architecture"]["width"] == 16
