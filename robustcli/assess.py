@@ -14,6 +14,7 @@ from robustcli.check import Checker
 from robustcli.data import Data
 from robustcli.errors import RobustCliError, SpecError, suggest
 from robustcli.fields import Family, exact_text
+from robustcli.memory import keep_freed_memory
 from robustcli.registry import Chosen, instantiate
 from robustcli.runner import SELECTED_ON_TEST, EvaluationWatcher, evaluate_one
 from robustcli.runs import SCHEMA, provenance
@@ -68,6 +69,7 @@ def assess(request: Request, watcher: EvaluationWatcher) -> dict[str, Any]:
     shape = ImageShape(*contents["shape"])
     _, network = network_of({**contents, "spec": text}, device)
     data = load_data(_data(request, spec, shape), device)
+    keep_freed_memory()
     _require_same_shape(request, data, shape)
     notes = []
     if data.digest != contents["data_digest"]:

@@ -23,6 +23,7 @@ from robustcli.evaluators import Evaluator
 from robustcli.evaluators.attacked import Attacked
 from robustcli.evaluators.clean import Clean
 from robustcli.fields import exact_text
+from robustcli.memory import keep_freed_memory
 from robustcli.noise import IndexedNoise, StreamNoise, derive
 from robustcli.registry import Chosen, instantiate
 from robustcli.runs import Run, RunFolder, read_json, write_json
@@ -60,6 +61,7 @@ def run_experiment(spec: ExperimentSpec, root: Path, watcher: EvaluationWatcher,
             return run.folder
         with stop_requests() as stop:
             data = load_data(spec.data, device)
+            keep_freed_memory()  # From here on: what reading the images took goes back.
             for key, chosen in spec.evaluate.items():
                 count = chosen.options.examples
                 if count is not None and count > data.sizes["test"]:

@@ -45,7 +45,7 @@ LAYERS = (
     ("registry",),
     ("catalog",),
     ("yamlfile",),
-    ("noise", "clock"),
+    ("noise", "clock", "memory"),
     ("fields",),
     ("errors",),
     ("__init__",),
