@@ -140,9 +140,11 @@ def differ(one: Tensor, other: Tensor) -> bool:
     return one.shape != other.shape or not torch.equal(one, other)
 
 
-def usual_settings(member: Member) -> Settings:
-    """Those that options are varied around: an attack of two steps would hide what some of them do."""
-    return {} if member.family in ("attacks", "defenses") and can_build_from_defaults(member) else member.smoke
+def usual_settings(member: Member) -> list[Settings]:
+    """Those that options are varied around: an attack of two steps may hide what some of them do."""
+    if member.family == "attacks":
+        return settings_to_try(member)[::-1]
+    return settings_to_try(member)[:1] if member.family == "defenses" else [member.smoke]
 
 
 def choices_of(parameter: Parameter) -> tuple[Any, ...]:
@@ -188,8 +190,9 @@ def other_values(parameter: Parameter, now: Any) -> Iterator[Any]:
 
 def surroundings(member: Member, parameter: Parameter) -> Iterator[Settings]:
     """The usual settings, and those with another option chosen: some parameters matter with that alone."""
-    yield usual_settings(member)
-    for other in member.parameters.values():
-        if other.name != parameter.name:
-            for choice in choices_of(other):
-                yield {**usual_settings(member), other.name: choice}
+    for usual in usual_settings(member):
+        yield usual
+        for other in member.parameters.values():
+            if other.name != parameter.name:
+                for choice in choices_of(other):
+                    yield {**usual, other.name: choice}

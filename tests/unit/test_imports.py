@@ -41,7 +41,7 @@ LAYERS = (
     ("data",),
     ("augmentation",),
     ("architectures", "datasets", "optimizers", "schedules"),
-    ("threat",),
+    ("threat", "hyperplane"),
     ("registry",),
     ("catalog",),
     ("yamlfile",),

@@ -1,0 +1,96 @@
+"""FAB against closed forms and against pyautoattack's: both draw nothing, so the verdicts are the same."""
+
+import math
+from fractions import Fraction
+
+import pytest
+import torch
+from robust_digits import EPS, robust_network, survivors_of_package
+from sine_networks import SineConv, SineLinear, labelled
+from torch import Tensor, nn
+
+from robustcli.attacks.fab import Fab, fab_t
+from robustcli.evaluators.attacked import Attacked
+from robustcli.fields import Norm
+from robustcli.noise import IndexedNoise
+from robustcli.threat import ThreatModel
+
+NORMS: list[Norm] = ["linf", "l2", "l1"]
+DUAL = {"linf": 1.0, "l2": 2.0, "l1": math.inf}
+ATTACKS = {"fab-t": fab_t(), "fab": Fab()}
+
+of_both_forms = pytest.mark.parametrize("name", ATTACKS)
+
+
+def survivors(attack: Fab, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> Tensor:
+    return Attacked(attack=attack)(model, x, y, threat, IndexedNoise(0, torch.arange(len(x))))
+
+
+def assert_same_verdicts(name: str, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> None:
+    """Equal flags, but for images whose distance is the radius up to rounding; the message lists the others."""
+    ours = survivors(ATTACKS[name], model, x, y, threat)
+    differ = (ours != survivors_of_package(name, model, x, y, threat)).nonzero().flatten()
+    assert 0 < ours.sum() < len(x), "a test of both verdicts"
+    if len(differ):
+        # Ten radii wide, so that the distance shows whichever side it is on.
+        wide = ThreatModel(threat.norm, min(10 * threat.eps, Fraction(1)) if threat.norm == "linf" else 10 * threat.eps)
+        nearest = Fab(targets=ATTACKS[name].targets, keep="nearest")
+        found = nearest(model, x[differ], y[differ], wide, IndexedNoise(0, differ))
+        distances = wide.size(found - x[differ]) / threat.radius
+        listed = dict(zip(differ.tolist(), distances.tolist(), strict=True))
+        assert ((distances - 1).abs() < 1e-4).all(), f"distances in radii of images with other verdicts: {listed}"
+        assert len(differ) <= 0.005 * len(x), f"too many for rounding: {listed}"
+
+
+@pytest.mark.parametrize(
+    ("norm", "eps", "robust"), [("linf", "0.001275", 30), ("l2", "0.007287", 39), ("l1", "0.028399", 39)]
+)
+def test_ten_linear_classes_are_broken_exactly_where_their_margin_ends(norm: Norm, eps: str, robust: int) -> None:
+    model = SineLinear()
+    with torch.no_grad():
+        logits = model(model.images)
+        y = logits.argmax(1)
+        reach = torch.linalg.vector_norm(model.weight[y][:, None] - model.weight[None], ord=DUAL[norm], dim=2)
+        radii = ((logits.gather(1, y[:, None]) - logits) / reach).scatter(1, y[:, None], torch.inf).amin(1)
+    expected = radii > float(eps)
+    assert int(expected.sum()) == robust
+    single, x, y = labelled(model)
+    for attack in ATTACKS.values():
+        assert torch.equal(survivors(attack, single, x, y, ThreatModel(norm, Fraction(eps))), expected)
+
+
+@pytest.mark.parametrize(
+    ("norm", "eps"),
+    [("linf", "0.001"), ("linf", "0.002"), ("l2", "0.01"), ("l2", "0.02"), ("l1", "0.06"), ("l1", "0.12")],
+)
+@of_both_forms
+def test_a_small_net_gets_the_verdicts_of_the_package(name: str, norm: Norm, eps: str) -> None:
+    assert_same_verdicts(name, *labelled(SineConv()), ThreatModel(norm, Fraction(eps)))
+
+
+def test_a_robust_net_gets_the_verdicts_of_the_package() -> None:
+    model, x, y = robust_network()
+    assert_same_verdicts("fab-t", model, x[:60], y[:60], ThreatModel("linf", Fraction(EPS["linf"])))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", NORMS)
+@of_both_forms
+def test_all_images_of_a_robust_net_get_the_verdicts_of_the_package(name: str, norm: Norm) -> None:
+    model, x, y = robust_network()
+    assert len(x) >= 500
+    assert_same_verdicts(name, model, x, y, ThreatModel(norm, Fraction(EPS[norm])))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_survivors_do_not_depend_on_batches(norm: Norm) -> None:
+    model, x, y = labelled(SineConv())
+    threat = ThreatModel(norm, Fraction({"linf": "0.001", "l2": "0.01", "l1": "0.06"}[norm]))
+    found = [
+        Attacked(attack=Fab(steps=20, targets=3), batch_size=size)(
+            model, x, y, threat, IndexedNoise(0, torch.arange(64))
+        )
+        for size in (1, 7, 64)
+    ]
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
