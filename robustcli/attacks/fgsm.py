@@ -14,7 +14,7 @@ from robustcli.threat import ThreatModel
 
 # Length of the step in units of eps where none is given: from x it reaches the border of the ball, and from a
 # random point Wong et al. take a quarter more.
-_REACH = {"clean": 1.0, "random": 1.25}
+_REACH = {"clean": 1.0, "random": 1.25, "unclamped": 1.25}
 
 
 @ATTACKS.register("fgsm")
@@ -23,20 +23,24 @@ class Fgsm:
     """One steepest-ascent step, projected back into the threat set.
 
     Args:
-        start: "clean": at x. "random": at a random point of the threat set.
-        step_size: length of the step in the unit of eps; null is eps from x, and 1.25 eps from a random point.
+        start: "clean": at x. "random": at a random point of the threat set. "unclamped": likewise, but the noise
+            is not cut at the box before the step. Where pixels are black or white that matters: noise that was
+            cut away no longer shortens the step, and most of them end at the border of the ball.
+        step_size: length of the step in the unit of eps; null is eps from x, and 1.25 eps otherwise.
         loss: what the step raises; "kl" and "squared" are refused: their gradient at the clean image is zero.
 
     Reference: Goodfellow, Shlens and Szegedy, ICLR 2015; random start: Wong, Rice and Kolter, ICLR 2020.
     """
 
-    start: Literal["clean", "random"] = "clean"
+    start: Literal["clean", "random", "unclamped"] = "clean"
     step_size: Positive | None = None
     loss: Literal["ce", "margin", "dlr"] = "ce"
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         loss = LOSSES[self.loss]
-        start = threat.sample(x, rng) if self.start == "random" else x
+        start = x if self.start == "clean" else x + threat.noise(x, rng)
+        if self.start == "random":
+            start = threat.project(start, x)
         grad, _, _ = ascend(model, start, loss, loss.refer(model, x, y))
         step_size = _REACH[self.start] * threat.radius if self.step_size is None else self.step_size
         return threat.project(start + threat.ascent(grad, start, step_size), x)

@@ -7,7 +7,7 @@ from robustcli.fields import AttackBn, Positive
 
 
 @DEFENSES.register("rs_fgsm")
-def rs_fgsm(*, step_size: Positive | None = None, attack_bn: AttackBn = "train") -> MinMax:
+def rs_fgsm(*, step_size: Positive | None = None, clamp_noise: bool = True, attack_bn: AttackBn = "train") -> MinMax:
     """Cross-entropy after one projected step from a random point of the threat set.
 
     The start mostly shortens the perturbation, which delays catastrophic overfitting and does not exclude it.
@@ -16,8 +16,14 @@ def rs_fgsm(*, step_size: Positive | None = None, attack_bn: AttackBn = "train")
 
     Args:
         step_size: length of the step in the unit of eps; null is 1.25 eps (10/255 for 8/255).
+        clamp_noise: whether the noise of the start is cut at the box before the step, as in the released code for
+            CIFAR and ImageNet; false, as in that for MNIST, cuts the sum alone.
         attack_bn: mode of the model while it is attacked: train (as released), eval or batch_no_update.
 
     Reference: Wong, Rice and Kolter, "Fast is better than free", ICLR 2020.
     """
-    return MinMax(attack=Fgsm(start="random", step_size=step_size), loss=AdversarialCrossEntropy(), attack_bn=attack_bn)
+    return MinMax(
+        attack=Fgsm(start="random" if clamp_noise else "unclamped", step_size=step_size),
+        loss=AdversarialCrossEntropy(),
+        attack_bn=attack_bn,
+    )

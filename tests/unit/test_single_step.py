@@ -123,15 +123,28 @@ def test_fgsm_reaches_the_corner() -> None:
     assert torch.allclose(Fgsm()(model, x, y, LINF, noise_of()), expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("clamp_noise", [True, False])
 @pytest.mark.parametrize("share", [0.875, 1.0, 1.25, 2.0])
-def test_rs_fgsm_is_its_equation(share: float) -> None:
-    """delta = clip(delta_0 + alpha sign(g)) with g at the start, which lies in the box."""
+def test_rs_fgsm_is_its_equation(share: float, clamp_noise: bool) -> None:
+    """delta = clip(delta_0 + alpha sign(g)) with g at the start, which may lie outside the box."""
     model, (x, y) = conv_net(dtype=torch.float64).eval(), batch(dtype=torch.float64)
-    start = (x + EPS * (2 * noise_of().uniform(x) - 1)).clamp(0, 1)
+    start = x + EPS * (2 * noise_of().uniform(x) - 1)
+    start = start.clamp(0, 1) if clamp_noise else start
     delta = start - x + share * EPS * gradient(model, start, y).sign()
     expected = (x + delta.clamp(-EPS, EPS)).clamp(0, 1)
-    found = Fgsm(start="random", step_size=share * EPS)(model, x, y, LINF, noise_of())
-    assert torch.allclose(found, expected, rtol=0, atol=1e-12)
+    attack = rs_fgsm(step_size=share * EPS, clamp_noise=clamp_noise).attack
+    assert torch.allclose(attack(model, x, y, LINF, noise_of()), expected, rtol=0, atol=1e-12)
+
+
+def test_noise_that_is_not_clamped_shortens_the_step_on_black_images() -> None:
+    x, y = torch.zeros(200, 1, 8, 8), torch.zeros(200, dtype=torch.int64)
+    at_the_border = []
+    for clamp_noise in (True, False):
+        x_adv = rs_fgsm(clamp_noise=clamp_noise).attack(two_classes(), x, y, LINF, noise_of())
+        raised = x_adv > 0
+        at_the_border.append(float((x_adv[raised] > 0.999 * EPS).double().mean()))
+    # 1.25 eps from 0 or above ends at the border; from -eps..0, only from above -eps / 4.
+    assert at_the_border == [1.0, pytest.approx(0.625, abs=0.02)]
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
