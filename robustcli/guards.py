@@ -18,6 +18,9 @@ Where = tuple[str | int, ...]
 Findings = Iterator[tuple[Where, str]]
 Guard = Callable[..., Findings]
 
+# Defenses that differentiate an input gradient in the weights.
+_SECOND_ORDER = ("grad_align",)
+
 
 def find_problems(parts: Mapping[str, Any]) -> list[tuple[Where, str]]:
     """Combinations that are refused, with the place of each."""
@@ -101,6 +104,16 @@ def evaluated_attack_stays_inside(evaluate: Mapping[str, Chosen]) -> Findings:
                     (*where, "clip"),
                     "its images would leave the threat set; write 1 or less (training may go beyond)",
                 )
+
+
+def gradient_can_be_differentiated(defense: Chosen, train: TrainSettings) -> Findings:
+    if defense.name not in _SECOND_ORDER:
+        return
+    if train.precision != "fp32":
+        text = f"{train.precision} is too coarse for the second derivatives of '{defense.name}'; write fp32"
+        yield ("train", "precision"), text
+    if train.compile:
+        yield ("train", "compile"), f"a compiled network has no second derivatives, which '{defense.name}' takes"
 
 
 def claim_is_evaluated(claim: Claim | None, evaluate: Mapping[str, Chosen]) -> Findings:
@@ -205,6 +218,7 @@ REFUSE: tuple[Guard, ...] = (
     nesterov_has_momentum,
     attack_can_start,
     evaluated_attack_stays_inside,
+    gradient_can_be_differentiated,
     claim_is_evaluated,
     schedule_has_its_attack,
     distortion_is_reachable,

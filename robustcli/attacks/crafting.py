@@ -14,14 +14,21 @@ from robustcli.fields import AttackBn
 
 @contextmanager
 def crafting(model: nn.Module, attack_bn: AttackBn) -> Iterator[None]:
-    """Hold the weights and set the mode; both are restored afterwards, also after an exception.
+    """Hold the weights and set the mode; both are restored afterwards, also after an exception."""
+    with crafting_mode(model, attack_bn), _weights_held(model):
+        yield
+
+
+@contextmanager
+def crafting_mode(model: nn.Module, attack_bn: AttackBn) -> Iterator[None]:
+    """Set the mode in which a model is attacked, for a gradient that the weights will learn from.
 
     Args:
         attack_bn: "eval": running statistics, dropout off. "train": the whole model in train mode; batch
             norms use batch statistics and every forward moves their running ones. "batch_no_update":
             batch statistics, running ones untouched, everything else in eval mode.
     """
-    with _modes_restored(model), _weights_held(model):
+    with _modes_restored(model):
         if attack_bn == "train":
             model.train()
             yield
@@ -77,14 +84,17 @@ def _batch_norms(model: nn.Module) -> list[_BatchNorm]:
     return [module for module in model.modules() if isinstance(module, _BatchNorm)]
 
 
-def ascend(model: nn.Module, x_adv: Tensor, loss: AttackLoss, reference: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def ascend(
+    model: nn.Module, x_adv: Tensor, loss: AttackLoss, reference: Tensor, *, create_graph: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
     """One forward and one backward to the input: gradient of the score, score (n,), logits (n, k).
 
-    The scores are summed, not averaged: their gradient must not shrink with the batch.
+    The scores are summed, not averaged: their gradient must not shrink with the batch. With `create_graph`
+    the gradient can itself be differentiated in the weights.
     """
     x_adv = x_adv.detach().requires_grad_()
     with torch.enable_grad():
         logits = model(x_adv)
         scores = loss.score(logits, reference)
-        (grad,) = torch.autograd.grad(scores.sum(), x_adv)
+        (grad,) = torch.autograd.grad(scores.sum(), x_adv, create_graph=create_graph)
     return grad, scores.detach(), logits.detach()

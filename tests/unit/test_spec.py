@@ -404,6 +404,18 @@ REFUSED = [
         ["defense.attack={name: n_fgsm, clip: null}"],
     ),
     (
+        "gradient_can_be_differentiated",
+        ["defense=grad_align", "train.precision=bf16"],
+        "train.precision: bf16 is too coarse for the second derivatives of 'grad_align'",
+        ["defense=grad_align"],
+    ),
+    (
+        "gradient_can_be_differentiated",
+        ["defense=grad_align", "train.compile=true"],
+        "train.compile: a compiled network has no second derivatives",
+        ["defense=fgsm", "train.compile=true", "train.precision=bf16"],
+    ),
+    (
         # N-FGSM's own parameters are those of its attack.
         "replaced_attack_has_no_parameters",
         ["defense={name: n_fgsm, noise: 3, attack: pgd}"],

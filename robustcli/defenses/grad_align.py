@@ -1,0 +1,126 @@
+"""GradAlign: FGSM adversarial training of networks whose gradient hardly turns inside the ball."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.optim import Optimizer
+
+from robustcli.attacks.crafting import ascend, crafting, crafting_mode
+from robustcli.attacks.losses import LOSSES
+from robustcli.averaging import Averaging
+from robustcli.averaging.none import LastWeights
+from robustcli.clock import Clock
+from robustcli.defenses import DEFENSES, Metrics
+from robustcli.fields import AttackBn, NonNegative
+from robustcli.noise import Noise
+from robustcli.threat import ThreatModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradAlign:
+    """GradAlign; its attack is FGSM, whose gradient the alignment uses again.
+
+    Args:
+        align: lambda, weight of 1 - cosine.
+        detach_clean: whether the gradient at x is held fixed in the cosine.
+        attack_bn: mode of the model for both gradients.
+        averaging: which weights are evaluated.
+    """
+
+    align: NonNegative
+    detach_clean: bool
+    attack_bn: AttackBn
+    averaging: Averaging = field(default_factory=LastWeights)
+
+    @property
+    def aims_at_robustness(self) -> bool:
+        return True
+
+    @property
+    def replays(self) -> int:
+        return 1
+
+    def start(self, model: nn.Module, optimizer: Optimizer, rng: Noise) -> "GradAlignStep":
+        return GradAlignStep(self, model, optimizer, rng)
+
+
+@dataclass(frozen=True)
+class GradAlignStep:
+    """GradAlign bound to a model; it keeps no state between updates."""
+
+    settings: GradAlign
+    model: nn.Module
+    optimizer: Optimizer
+    rng: Noise
+
+    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock) -> Metrics:
+        grad = self._gradient(x, y, is_learnt=not self.settings.detach_clean)
+        x_adv = threat.project(x + threat.ascent(grad.detach(), x, threat.radius), x)
+        loss = F.cross_entropy(self.model(x_adv), y)
+        metrics = {}
+        if self.settings.align:
+            beside = self._gradient(x + threat.noise(x, self.rng), y, is_learnt=True)
+            cosine = mean_cosine(grad, beside)
+            loss = loss + self.settings.align * (1 - cosine)
+            metrics["cosine"] = cosine.detach()
+        self.optimizer.zero_grad()
+        # To the weights alone: the images are leaves of the second gradient's graph as well.
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        loss.backward(inputs=trained)  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        return {"loss": loss.detach(), **metrics}
+
+    def _gradient(self, points: Tensor, y: Tensor, *, is_learnt: bool) -> Tensor:
+        """Gradient of the cross-entropy at some points, with its graph if weights learn from it."""
+        if not is_learnt:
+            with crafting(self.model, self.settings.attack_bn):
+                return ascend(self.model, points, LOSSES["ce"], y)[0]
+        # Attention in its plain form: the fused kernels have no second derivative.
+        with crafting_mode(self.model, self.settings.attack_bn), sdpa_kernel(SDPBackend.MATH):
+            return ascend(self.model, points, LOSSES["ce"], y, create_graph=True)[0]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        assert not state
+
+
+def mean_cosine(one: Tensor, other: Tensor) -> Tensor:
+    """Mean over the examples of the cosine of two gradients (n, ...); examples where either is zero do not count.
+
+    1 where none counts, so that nothing is asked of a network without a gradient.
+    """
+    one, other = one.flatten(1), other.flatten(1)
+    lengths = [gradient.norm(dim=1, keepdim=True) for gradient in (one, other)]
+    counts = (lengths[0] > 0) & (lengths[1] > 0)
+    # By 1 where a length is 0: a mask over a division by 0 would hide it in the value and not in the derivative.
+    first, second = (v / torch.where(counts, length, 1) for v, length in zip((one, other), lengths, strict=True))
+    lost = (1 - (first * second).sum(1)) * counts.squeeze(1)
+    mean: Tensor = 1 - lost.sum() / counts.sum().clamp_min(1)
+    return mean
+
+
+@DEFENSES.register("grad_align")
+def grad_align(*, align: NonNegative = 0.2, detach_clean: bool = True, attack_bn: AttackBn = "train") -> GradAlign:
+    """Cross-entropy at the FGSM image, plus lambda (1 - cosine of the gradients at x and beside it).
+
+    Beside x is x + eta with eta uniform in the ball, not cut at the box. The gradient at x is that of FGSM, so
+    the alignment costs one more gradient and its derivative. Examples without a gradient are left out of the
+    mean. The logged `cosine` falls from near 1 to near 0 in catastrophic overfitting. Batch statistics are
+    updated by the adversarial batch and, with attack_bn "train", by the forwards of both gradients.
+
+    Args:
+        align: lambda. The authors take 0.02 * 10^(eps / 8) on CIFAR-10, eps in 1/255: 0.063 for 4, 0.2 for 8,
+            2 for 16. 0 is FGSM training.
+        detach_clean: whether the gradient at x is held fixed in the cosine (as released); false lets both learn.
+        attack_bn: mode of the model for both gradients: train (as in published single-step code), eval or
+            batch_no_update.
+
+    Reference: Andriushchenko and Flammarion, "Understanding and Improving Fast Adversarial Training", NeurIPS 2020.
+    """
+    return GradAlign(align=align, detach_clean=detach_clean, attack_bn=attack_bn)
