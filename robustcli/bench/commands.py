@@ -51,7 +51,8 @@ def train(
     Random images of CIFAR-10's shape. A ratio is our speed as a multiple of the other's, taken round by round;
     a difference is called one only if it exceeds what the same step differs from itself.
     """
-    from robustcli.bench.train import Request, bench_train
+    from robustcli.bench.train import bench_train
+    from robustcli.bench.variants import Request
 
     names = defense or ["pgd_at"]
     request = Request(
@@ -120,10 +121,13 @@ def _passes(result: Mapping[str, Any]) -> str:
 
 def _conditions(results: Mapping[str, Any]) -> list[str]:
     machine, settings = results["machine"], results["settings"]
-    seconds = "processor seconds of this process" if settings["clock"] == "cpu" else "wall-clock seconds"
+    seconds = "processor seconds" if settings["clock"] == "cpu" else "wall-clock seconds"
     return [
         f"{results['provenance']['device']}; {machine['processor']}, {machine['cores']} cores, "
         f"{machine['threads']} threads, load {machine['load']}; torch {machine['torch']}; "
         f"{settings['rounds']} rounds in alternating order; {seconds}",
+        "its passes alone: the same network, precision and format, with nothing around the passes",
+        "torchattacks, set as ours: same precision and format, in this process, which keeps freed memory",
+        "torchattacks, as it comes: fp32 in the plain format, in a process of its own",
         *(f"note: {note}" for note in results["notes"]),
     ]

@@ -100,7 +100,7 @@ class PassesAlone:
 
     Args:
         model: called for every pass; copied.
-        passes: whole numbers.
+        passes: per image; what is left of a whole number is made with a part of the batch.
         x, y: the batch.
     """
 
@@ -108,19 +108,24 @@ class PassesAlone:
         self.trained = deepcopy(model).train()
         self.held = deepcopy(model).eval().requires_grad_(False)
         self.optimizer = SGD(self.trained.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
-        self.x, self.y = x, y
-        self.input_gradients = int(passes.input_gradients)
-        self.weight_gradients = int(passes.weight_gradients)
-        self.looks = int(passes.forwards) - self.input_gradients - self.weight_gradients
+        looks = passes.forwards - passes.input_gradients - passes.weight_gradients
+        self.looks = _batches(looks, x, y)
+        self.input_gradients = _batches(passes.input_gradients, x, y)
+        self.weight_gradients = _batches(passes.weight_gradients, x, y)
 
     def __call__(self) -> None:
         with torch.no_grad():
-            for _ in range(self.looks):
-                self.held(self.x)
-        for _ in range(self.input_gradients):
-            x = self.x.detach().requires_grad_()
-            torch.autograd.grad(F.cross_entropy(self.held(x), self.y, reduction="sum"), x)
+            for x, _ in self.looks:
+                self.held(x)
+        for x, y in self.input_gradients:
+            x = x.detach().requires_grad_()
+            torch.autograd.grad(F.cross_entropy(self.held(x), y, reduction="sum"), x)
         self.optimizer.zero_grad()
-        for _ in range(self.weight_gradients):
-            F.cross_entropy(self.trained(self.x), self.y).backward()  # type: ignore[no-untyped-call]
+        for x, y in self.weight_gradients:
+            F.cross_entropy(self.trained(x), y).backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
+
+
+def _batches(passes: float, x: Tensor, y: Tensor) -> list[tuple[Tensor, Tensor]]:
+    whole, rest = divmod(round(passes * len(x)), len(x))
+    return [(x, y)] * whole + ([(x[:rest], y[:rest])] if rest else [])

@@ -46,23 +46,37 @@ class Stopwatch:
         return time.perf_counter()
 
 
-def measure(steps: Mapping[str, Callable[[], object]], rounds: int, watch: Stopwatch) -> dict[str, list[float]]:
-    """Seconds per call of each step, one number per round; the order turns round after every round.
+Sample = Callable[[int], float]
+"""Runs something so many times and returns its seconds per run."""
 
-    Args:
-        steps: by name; each was called once before.
+
+@dataclass(frozen=True)
+class Timed:
+    """Samples of a step in this process."""
+
+    step: Callable[[], object]
+    watch: Stopwatch
+
+    def __call__(self, repeats: int) -> float:
+        begun = self.watch.now()
+        for _ in range(repeats):
+            self.step()
+        return (self.watch.now() - begun) / repeats
+
+
+def measure(samples: Mapping[str, Sample], rounds: int) -> dict[str, list[float]]:
+    """Seconds per run of everything, one number per round; the order turns round after every round.
+
+    Each runs once before, unmeasured, and the first once more to find how often a sample repeats it.
     """
-    names = list(steps)
-    begun = watch.now()
-    steps[names[0]]()
-    repeats = max(1, math.ceil(_SAMPLE / max(watch.now() - begun, 1e-6)))
+    for sample in samples.values():
+        sample(1)
+    names = list(samples)
+    repeats = max(1, math.ceil(_SAMPLE / max(samples[names[0]](1), 1e-6)))
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(rounds):
         for name in names:
-            begun = watch.now()
-            for _ in range(repeats):
-                steps[name]()
-            seconds[name].append((watch.now() - begun) / repeats)
+            seconds[name].append(samples[name](repeats))
         names.reverse()
     return seconds
 

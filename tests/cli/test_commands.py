@@ -17,6 +17,7 @@ from shell import TINY, Outcome, Robust, environment
 
 from robustcli import __version__, checkpoint, experiments
 from robustcli import train as loop
+from robustcli.bench import rounds
 from robustcli.catalog import FAMILIES, catalog
 from robustcli.runs import RunFolder, read_json, write_json
 from robustcli.spec import ExperimentSpec
@@ -60,6 +61,7 @@ BENCH = ("bench", "train", "--architecture", "small_cnn", "--width", 4, "--batch
 
 def test_bench_train_says_what_was_measured_and_on_what(robust: Robust, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchattacks", None)
+    monkeypatch.setattr(rounds, "_SAMPLE", 0.0)
     robust("bench", "--help").require(0, "train")
     robust("bench", "train", "--help").require(0, "--defense", "--channels-last", "--precision")
     said = robust(*BENCH, "--defense", "pgd_at", "--defense", "natural")

@@ -1,8 +1,12 @@
 """`robust bench train`: passes are counted exactly, time is compared in turn, and no noise is called a difference."""
 
+import importlib
+import json
+import os
 import sys
 from collections.abc import Callable
-from types import SimpleNamespace
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +17,12 @@ from torch import Tensor, nn
 
 from robustcli.bench import rounds
 from robustcli.bench.passes import Passes, PassesAlone, least_passes, passes_by_kind
-from robustcli.bench.rounds import Spread, Stopwatch, measure, speed, verdict
-from robustcli.bench.train import Request, bench_train
+from robustcli.bench.rounds import Spread, Stopwatch, Timed, measure, speed, verdict
+from robustcli.bench.train import bench_train
+from robustcli.bench.variants import Request
 from robustcli.errors import RobustCliError
 
+ROOT = Path(__file__).resolve().parents[2]
 BATCH = 4
 CPU = torch.device("cpu")
 
@@ -50,7 +56,7 @@ LEAST = {
 }
 
 
-@pytest.mark.parametrize(("defense", "weights"), LEAST, ids="-".join)
+@pytest.mark.parametrize(("defense", "weights"), LEAST, ids=str)
 @pytest.mark.parametrize("settings", [{}, {"precision": "bf16", "channels_last": True}], ids=["plain", "bf16"])
 @pytest.mark.usefixtures("no_torchattacks")
 def test_a_step_makes_no_pass_too_many(defense: str, weights: str, settings: dict[str, Any]) -> None:
@@ -118,10 +124,11 @@ def test_a_network_without_a_convolution_is_refused() -> None:
 def test_the_passes_alone_are_those_asked_for_and_train() -> None:
     model = conv_net()
     before = [parameter.clone() for parameter in model.parameters()]
-    alone = PassesAlone(model, Passes(7, 4, 2), images(BATCH), labels(BATCH), lr=0.1)
+    # Half a pass is one with half of the batch.
+    alone = PassesAlone(model, Passes(7, 3.5, 2), images(BATCH), labels(BATCH), lr=0.1)
     with passes_by_kind(alone.held) as held, passes_by_kind(alone.trained) as trained:
         alone()
-    assert held.per_image(BATCH) == Passes(5, 4, 0)
+    assert held.per_image(BATCH) == Passes(5, 3.5, 0)
     assert trained.per_image(BATCH) == Passes(2, 0, 2)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(before, alone.trained.parameters(), strict=True))
@@ -132,11 +139,18 @@ def test_the_passes_alone_are_those_asked_for_and_train() -> None:
 
 def test_everything_is_measured_in_turn_and_the_order_alternates() -> None:
     calls: list[str] = []
-    steps = {name: lambda name=name: calls.append(name) for name in ("a", "b", "c")}
-    seconds = measure(steps, 3, Stopwatch(CPU))
-    # The first call finds how often each is repeated.
-    assert "".join(calls) == "a" + "abc" + "cba" + "abc"
-    assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3, "c": 3}
+
+    def sample_of(name: str) -> rounds.Sample:
+        def sample(repeats: int) -> float:
+            calls.append(name)
+            return 1.0 * len(calls)
+
+        return sample
+
+    seconds = measure({name: sample_of(name) for name in "abc"}, 3)
+    # A warm-up of each, and one more of the first to find how often each is repeated.
+    assert "".join(calls) == "abc" + "a" + "abc" + "cba" + "abc"
+    assert seconds == {"a": [5, 10, 11], "b": [6, 9, 12], "c": [7, 8, 13]}
 
 
 def test_a_short_step_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,8 +158,8 @@ def test_a_short_step_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Stopwatch, "now", lambda self: float(next(ticks)))
     monkeypatch.setattr(rounds, "_SAMPLE", 5.0)
     calls: list[str] = []
-    seconds = measure({"a": lambda: calls.append("a")}, 2, Stopwatch(CPU))
-    assert len(calls) == 1 + 2 * 5
+    seconds = measure({"a": Timed(lambda: calls.append("a"), Stopwatch(CPU))}, 2)
+    assert len(calls) == 1 + 1 + 2 * 5
     assert seconds == {"a": [1 / 5, 1 / 5]}
 
 
@@ -179,53 +193,83 @@ def test_a_difference_within_the_spread_is_not_called_one(
 # The whole
 
 
-class PeerPgd:
-    """Stands for torchattacks' PGD: notes how it was made and returns its images."""
+# Stands for torchattacks: its PGD notes how it was made and in which process, and returns the images as they are.
+PEER = """
+import json, os
+from pathlib import Path
 
-    made: list[dict[str, Any]]
+import torch
 
-    def __init__(self, model: nn.Module, **settings: Any) -> None:
+
+class PGD:
+    def __init__(self, model, **settings):
         self.model = model
-        self.made.append(settings | {"weights": next(model.parameters())})
+        self.settings = settings
 
-    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
-        self.made[-1]["x"] = x
+    def __call__(self, x, y):
+        weight = next(self.model.parameters())
+        is_last = [t.is_contiguous(memory_format=torch.channels_last) for t in (x, weight)]
+        note = {**self.settings, "channels_last": all(is_last), "bf16": torch.is_autocast_enabled(x.device.type)}
+        Path(__file__).with_name(f"{os.getpid()}.json").write_text(json.dumps(note))
         return x
+"""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """What the stand-in noted."""
+
+    folder: Path
+
+    @property
+    def here(self) -> dict[str, Any]:
+        return dict(json.loads((self.folder / f"{os.getpid()}.json").read_text()))
+
+    @property
+    def elsewhere(self) -> dict[str, Any]:
+        (path,) = (path for path in self.folder.glob("*.json") if path.stem != str(os.getpid()))
+        return dict(json.loads(path.read_text()))
 
 
 @pytest.fixture
-def peer(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    made: list[dict[str, Any]] = []
-    monkeypatch.setattr(PeerPgd, "made", made, raising=False)
-    monkeypatch.setitem(sys.modules, "torchattacks", SimpleNamespace(PGD=PeerPgd))
-    return made
+def peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Peer:
+    (tmp_path / "torchattacks.py").write_text(PEER)
+    monkeypatch.delitem(sys.modules, "torchattacks", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setitem(sys.modules, "torchattacks", importlib.import_module("torchattacks"))
+    return Peer(tmp_path)
 
 
 def names_of(results: dict[str, Any], defense: str) -> list[str]:
     return [row["name"] for row in results["defenses"][defense]["rows"]]
 
 
-def test_torchattacks_is_given_the_same_attack(peer: list[dict[str, Any]]) -> None:
-    results = bench_train(request("pgd_at", "natural"))
-    assert names_of(results, "pgd_at") == ["ours", "ours again", "its passes alone", "torchattacks"]
-    assert names_of(results, "natural") == ["ours", "ours again", "its passes alone"]
+OWN_ROWS = ["ours", "ours again", "its passes alone"]
+
+
+def test_torchattacks_is_given_the_same_attack_here_and_elsewhere(peer: Peer) -> None:
+    changes = {"precision": "bf16", "channels_last": True, "architecture": "preact_resnet18"}
+    results = bench_train(request("pgd_at", "natural", **changes))
+    assert names_of(results, "pgd_at") == [*OWN_ROWS, "torchattacks, set as ours", "torchattacks, as it comes"]
+    assert names_of(results, "natural") == OWN_ROWS
     assert results["notes"] == []
-    (made,) = peer
-    assert (made["eps"], made["alpha"], made["steps"]) == (8 / 255, 2 / 255, 10)
+    attack = {"eps": 8 / 255, "alpha": 2 / 255, "steps": 10}
+    assert peer.here == {**attack, "channels_last": True, "bf16": True}
+    assert peer.elsewhere == {**attack, "channels_last": False, "bf16": False}
 
 
-def test_a_format_that_is_not_plain_is_also_compared_with_the_plain_one(peer: list[dict[str, Any]]) -> None:
-    results = bench_train(request("pgd_at", channels_last=True, architecture="preact_resnet18"))
-    assert names_of(results, "pgd_at")[3:] == ["torchattacks, same precision and format", "torchattacks, plain fp32"]
-    same, plain = peer
-    assert same["weights"].is_contiguous(memory_format=torch.channels_last)
-    assert not plain["weights"].is_contiguous(memory_format=torch.channels_last)
+def test_with_perturbed_weights_it_is_no_longer_the_same_method(peer: Peer) -> None:
+    results = bench_train(request("pgd_at", weights="awp"))
+    assert names_of(results, "pgd_at") == OWN_ROWS
+    assert results["notes"] == []
 
 
 @pytest.mark.usefixtures("no_torchattacks")
 def test_without_torchattacks_its_rows_are_left_out_and_that_is_said() -> None:
     results = bench_train(request("pgd_at"))
-    assert names_of(results, "pgd_at") == ["ours", "ours again", "its passes alone"]
+    assert names_of(results, "pgd_at") == OWN_ROWS
     (note,) = results["notes"]
     assert "torchattacks" in note
     assert "robustcli[bench]" in note
@@ -233,7 +277,7 @@ def test_without_torchattacks_its_rows_are_left_out_and_that_is_said() -> None:
     assert bench_train(request("natural"))["notes"] == []
 
 
-def test_rows_and_ratios_belong_together(peer: list[dict[str, Any]]) -> None:
+def test_rows_and_ratios_belong_together(peer: Peer) -> None:
     results = bench_train(request("pgd_at"))
     assert set(results) == {"schema", "provenance", "machine", "settings", "notes", "defenses"}
     assert set(results["machine"]) == {"processor", "cores", "threads", "load", "torch"}
@@ -256,9 +300,10 @@ def test_rows_and_ratios_belong_together(peer: list[dict[str, Any]]) -> None:
     ours, again, *others = rows
     assert ours["ratio"] is None
     assert again["verdict"] is None
-    assert [row["verdict"] is not None for row in others] == [True, True]
-    # The stand-in makes no attack at all, so nothing is faster than it.
-    assert others[-1]["ratio"]["high"] < 1
+    assert {row["verdict"] for row in others} <= {"faster", "slower", "within the spread"}
+    assert all(row["ratio"]["low"] <= row["ratio"]["median"] <= row["ratio"]["high"] for row in (again, *others))
+    # The stand-in makes no attack at all, so it takes a fraction of our time.
+    assert all(row["ratio"]["high"] < 1 for row in others[1:])
 
 
 def test_a_name_that_is_none_is_refused_with_what_there_is() -> None:

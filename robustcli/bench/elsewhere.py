@@ -1,0 +1,74 @@
+"""torchattacks as it comes: sampled in a process of its own, in which nothing of ours is set.
+
+What this process does for itself, such as keeping freed memory, would help the other's loop here too.
+"""
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+from types import TracebackType
+from typing import IO
+
+import torch
+
+from robustcli.bench.peers import find_torchattacks
+from robustcli.bench.rounds import Stopwatch, Timed
+from robustcli.bench.variants import Request, Variants, choose
+
+
+class Elsewhere:
+    """Samples of torchattacks' loop in another process, which waits while this one measures.
+
+    Args:
+        request: what is measured here; there it runs in fp32 and in the plain memory format.
+        steps: gradient steps of the attack.
+    """
+
+    def __init__(self, request: Request, steps: int) -> None:
+        words = {"request": asdict(request.plain()), "steps": steps, "threads": torch.get_num_threads()}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self._write(json.dumps(words))
+
+    def __call__(self, repeats: int) -> float:
+        self._write(str(repeats))
+        answer = _pipe(self._process.stdout).readline()
+        assert answer, "the process that measures torchattacks ended; what it wrote is above"
+        return float(answer)
+
+    def __enter__(self) -> "Elsewhere":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.communicate()  # Its input ends, and so does it.
+
+    def _write(self, line: str) -> None:
+        pipe = _pipe(self._process.stdin)
+        pipe.write(f"{line}\n")
+        pipe.flush()
+
+
+def _pipe(pipe: IO[str] | None) -> IO[str]:
+    assert pipe is not None
+    return pipe
+
+
+def main() -> None:
+    """Answer every line of the input, a number of repeats, with the seconds per run."""
+    words = json.loads(sys.stdin.readline())
+    torch.set_num_threads(words["threads"])
+    request = Request(**words["request"])
+    variants = Variants(request, choose(request)[0])
+    torchattacks = find_torchattacks()
+    assert torchattacks is not None
+    sample = Timed(variants.torchattacks(torchattacks, words["steps"]), Stopwatch(variants.device))
+    for line in sys.stdin:
+        print(sample(int(line)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""One batch and one network, and everything that `robust bench train` does with them."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD
+
+from robustcli.architectures import ImageShape
+from robustcli.bench.passes import Passes, PassesAlone, passes_by_kind
+from robustcli.bench.peers import torchattacks_step
+from robustcli.build import build_network, choose_device
+from robustcli.catalog import catalog
+from robustcli.check import Checker
+from robustcli.clock import Clock
+from robustcli.defenses import Defense
+from robustcli.errors import SpecError
+from robustcli.fields import Family
+from robustcli.noise import StreamNoise
+from robustcli.registry import Chosen, instantiate
+from robustcli.settings import ArchitectureOptions, TrainSettings
+from robustcli.threat import ThreatModel
+from robustcli.training_model import TrainingModel
+
+# The shape of CIFAR-10. What the images show does not matter: every pass costs the same.
+SHAPE = ImageShape(3, 32, 32, 10)
+THREAT = ThreatModel("linf", Fraction(8, 255))
+WIDTH = 16
+# Small, because one batch is seen again and again.
+_LR = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What `robust bench train` was asked for.
+
+    Args:
+        defenses: registered names.
+        weights: the weight perturbation of each of them.
+        architecture: registered name.
+        width: of the architecture; None is 16 where it has one.
+        batch_size: images per update.
+        rounds: in each of which everything is measured once.
+        precision, channels_last: of the network's passes, as in a spec.
+        device: auto, cpu, cuda or cuda:i.
+    """
+
+    defenses: tuple[str, ...] = ("pgd_at",)
+    weights: str = "none"
+    architecture: str = "preact_resnet18"
+    width: int | None = None
+    batch_size: int = 128
+    rounds: int = 7
+    precision: Literal["fp32", "bf16"] = "fp32"
+    channels_last: bool = False
+    device: str = "auto"
+
+    def plain(self) -> "Request":
+        """The same in fp32 and in the plain memory format, as a network runs when nothing is said."""
+        return replace(self, precision="fp32", channels_last=False)
+
+
+def choose(request: Request) -> tuple[Chosen, dict[str, Chosen]]:
+    """The architecture and the defenses by name, checked as those of a spec."""
+    checker = Checker()
+    architecture: dict[str, Any] = {"name": request.architecture}
+    known = catalog("architectures").get(request.architecture)
+    if request.width is not None or (known and "width" in known.parameters):
+        architecture["width"] = WIDTH if request.width is None else request.width
+    weights = {} if request.weights == "none" else {"weights": {"name": request.weights}}
+    chosen = checker.chosen(Family("architectures", ArchitectureOptions), architecture, ("architecture",))
+    defenses = {
+        name: checker.chosen(Family("defenses"), {"name": name, **weights}, ("defense",)) for name in request.defenses
+    }
+    if checker.problems:
+        raise SpecError("robust bench", [f"{'.'.join(map(str, where))}: {text}" for where, text in checker.problems])
+    return chosen, defenses
+
+
+class Variants:
+    """Steps on one batch; each trains a copy of one network.
+
+    Args:
+        request: what was asked for.
+        architecture: of the network.
+    """
+
+    def __init__(self, request: Request, architecture: Chosen) -> None:
+        self.request = request
+        self.device = choose_device(request.device)
+        self.settings = TrainSettings(epochs=1, precision=request.precision, channels_last=request.channels_last)
+        generator = torch.Generator().manual_seed(0)
+        shape = (request.batch_size, SHAPE.channels, SHAPE.height, SHAPE.width)
+        self.x = torch.rand(shape, generator=generator).to(self.device)
+        self.y = torch.randint(SHAPE.classes, (request.batch_size,), generator=generator).to(self.device)
+        self.network = build_network(architecture, SHAPE, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)).to(self.device).train()
+
+    def passes(self, chosen: Chosen) -> Passes:
+        """What one of our steps makes."""
+        network, step = self._step(chosen)
+        with passes_by_kind(network) as counter:
+            step()
+        return counter.per_image(self.request.batch_size)
+
+    def ours(self, chosen: Chosen) -> Callable[[], object]:
+        """The step that `robust train` makes."""
+        return self._step(chosen)[1]
+
+    def alone(self, passes: Passes) -> Callable[[], object]:
+        model = TrainingModel(self._copy(), self.settings, self.device)
+        return PassesAlone(model, passes, self._formatted(self.x), self.y, _LR)
+
+    def torchattacks(self, torchattacks: Any, steps: int) -> Callable[[], object]:
+        """Its PGD in the plainest loop, with our precision and memory format."""
+        return torchattacks_step(
+            torchattacks,
+            self._copy(),
+            self._formatted(self.x),
+            self.y,
+            eps=THREAT.radius,
+            steps=steps,
+            is_bf16=self.request.precision == "bf16",
+            lr=_LR,
+        )
+
+    def _step(self, chosen: Chosen) -> tuple[nn.Module, Callable[[], object]]:
+        network = self._copy()
+        model = TrainingModel(network, self.settings, self.device)
+        optimizer = SGD(network.parameters(), lr=_LR, momentum=0.9, weight_decay=5e-4)
+        defense: Defense = instantiate(chosen)
+        noise = StreamNoise.on(self.device)
+        step = defense.start(model, optimizer, noise)
+        clock = Clock(step=0, steps_per_epoch=1, epochs=1)
+
+        def run() -> object:
+            noise.reseed(0, "attack")
+            return step(self.x, self.y, THREAT, clock)
+
+        return network, run
+
+    def _copy(self) -> nn.Module:
+        network = deepcopy(self.network)
+        return network.to(memory_format=torch.channels_last) if self.request.channels_last else network
+
+    def _formatted(self, x: Tensor) -> Tensor:
+        return x.contiguous(memory_format=torch.channels_last) if self.request.channels_last else x
