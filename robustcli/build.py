@@ -57,4 +57,5 @@ def describe_device(device: torch.device) -> str:
     """The device in words, for provenance."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"cpu, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"cpu, {threads} thread{'s' if threads > 1 else ''}"

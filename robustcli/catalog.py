@@ -12,7 +12,8 @@ at once. The contract tests compare what is read here with the imported signatur
 import ast
 import re
 import typing
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cache
@@ -65,6 +66,7 @@ class Member:
     Args:
         parameters: what its part of a spec may set.
         replaceable: fields of the object that it returns; a spec may replace them too.
+        served: by field of that object, the parameters that serve nothing else.
         smoke: cheap settings for the tests.
     """
 
@@ -77,6 +79,7 @@ class Member:
     doc: str
     parameters: dict[str, Parameter]
     replaceable: dict[str, Parameter] = field(default_factory=dict)
+    served: dict[str, frozenset[str]] = field(default_factory=dict)
     smoke: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -188,8 +191,26 @@ def _member(
         doc=doc,
         parameters=parameters,
         replaceable=replaceable,
+        served=_served(node),
         smoke=_value(options["smoke"]) if "smoke" in options else {},
     )
+
+
+def _served(node: ast.FunctionDef | ast.ClassDef) -> dict[str, frozenset[str]]:
+    """By keyword of the call that a function returns, the names that are used there and nowhere else in it."""
+    last = node.body[-1]
+    if not isinstance(last, ast.Return) or not isinstance(last.value, ast.Call):
+        return {}
+    everywhere = Counter(_names(node.body))
+    inside = {keyword.arg: Counter(_names([keyword.value])) for keyword in last.value.keywords if keyword.arg}
+    return {
+        key: frozenset(name for name, count in found.items() if count == everywhere[name])
+        for key, found in inside.items()
+    }
+
+
+def _names(nodes: Sequence[ast.AST]) -> list[str]:
+    return [part.id for node in nodes for part in ast.walk(node) if isinstance(part, ast.Name)]
 
 
 def _function_parameters(node: ast.FunctionDef, doc: str, where: str) -> dict[str, Parameter]:

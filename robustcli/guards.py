@@ -161,13 +161,15 @@ def drops_happen(train: TrainSettings) -> Findings:
         yield ("train", "schedule", "after"), f"{late} lie at or beyond the end of {train.epochs} epochs"
 
 
-def replaced_attack_has_no_parameters(defense: Chosen) -> Findings:
-    if not isinstance(defense.parameters.get("attack"), Chosen):
-        return
-    of_attacks = {key for member in catalog("attacks").values() for key in member.parameters}
-    for key, parameter in describe("defenses", defense.name).parameters.items():
-        if key in of_attacks and defense.parameters[key] != parameter.default:
-            yield ("defense", key), "does nothing beside defense.attack, which replaces the attack; write it there"
+def replaced_part_has_no_parameters(defense: Chosen) -> Findings:
+    member = describe("defenses", defense.name)
+    for part, keys in member.served.items():
+        if not isinstance(defense.parameters.get(part), Chosen):
+            continue
+        for key, parameter in member.parameters.items():
+            if key in keys and defense.parameters[key] != parameter.default:
+                text = f"does nothing beside defense.{part}, which replaces the {part}; write it there"
+                yield ("defense", key), text
 
 
 # What some defenses change as training goes on: their own parameter, and that of the attack which it sets.
@@ -209,7 +211,7 @@ def distortion_tells(defense: Chosen) -> Findings:
 
 
 REFUSE: tuple[Guard, ...] = (
-    replaced_attack_has_no_parameters,
+    replaced_part_has_no_parameters,
     eps_in_pixels,
     step_size_in_pixels,
     selection_has_images,

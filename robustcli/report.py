@@ -163,7 +163,9 @@ def markdown(folders: Sequence[RunFolder]) -> str:
     ]
     for (name, _, status), runs in groups.items():
         results = [found for _, found in runs]
-        title = name if status == "finished" else f"{name} ({status})"
+        # How the images were coded is part of what a number is about: JPEG changes CIFAR's by a point or two.
+        asides = [aside for aside in (results[0]["data"]["decode"], "" if status == "finished" else status) if aside]
+        title = f"{name} ({', '.join(asides)})" if asides else name
         threat = f"{results[0]['threat']['norm']} {results[0]['threat']['eps']}"
         seeds = ", ".join(str(found["seed"]) for found in results)
         devices = dict.fromkeys(read_json(folder.provenance)["sessions"][-1]["device"] for folder, _ in runs)

@@ -51,6 +51,10 @@ class AdaptiveFrankWolfe:
     def aims_at_robustness(self) -> bool:
         return True
 
+    @property
+    def replays(self) -> int:
+        return 1
+
     def start(self, model: nn.Module, optimizer: Optimizer, rng: Noise) -> "AdaptiveStep":
         return AdaptiveStep(self, model, optimizer, rng)
 
@@ -111,10 +115,10 @@ class AdaptiveStep:
         self.distortion = state["distortion"].to(self.distortion.device)
 
 
-@DEFENSES.register("fw_at_adapt", smoke={"max_distortion": 0.9, "monitor_images": 8, "max_steps": 5})
+@DEFENSES.register("fw_at_adapt", smoke={"monitor_images": 8, "max_steps": 5})
 def fw_at_adapt(
     *,
-    max_distortion: NonNegative,
+    max_distortion: NonNegative = 0.9,
     monitor_images: Count = 1000,
     increase: Count = 2,
     max_steps: Count = 15,
@@ -131,7 +135,7 @@ def fw_at_adapt(
 
     Args:
         max_distortion: r, from which on steps are taken away, between 0.745 (steps of independent signs) and
-            1 (steps that agree). The released trainer has 0.9; its command line has 2.0, which is never reached.
+            1 (steps that agree). The released trainer has 0.9, as here; its command line has 2.0, never reached.
         monitor_images: images at the beginning of an epoch whose distortion is measured, in whole batches.
         increase: steps added below max_distortion.
         max_steps: K never exceeds it.

@@ -196,3 +196,5 @@ def surroundings(member: Member, parameter: Parameter) -> Iterator[Settings]:
             if other.name != parameter.name:
                 for choice in choices_of(other):
                     yield {**usual, other.name: choice}
+    # Thresholds that the usual settings reach after more images than a test has.
+    yield member.smoke

@@ -1,5 +1,6 @@
 """The shipped specs: all valid, all described, all with a target in the Makefile."""
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -20,7 +21,11 @@ def test_some_specs_are_shipped_and_all_are_found_by_name() -> None:
     assert len(FILES) >= 4
     assert experiments.folder() == FOLDER
     assert experiments.names() == [Path(name).with_suffix("").as_posix() for name in IDS]
-    assert not [path for path in FOLDER.rglob("*") if path.is_file() and path.suffix != ".yaml"]
+    others = [path for path in FOLDER.rglob("*") if path.is_file() and path.suffix != ".yaml"]
+    # Beside the specs lie results of theirs, as text: no weights, and no path of the machine that made them.
+    assert {path.relative_to(FOLDER).parts[0] for path in others} <= {"results"}
+    assert {path.name for path in others} <= {"results.json", "provenance.json"}
+    assert not [path for path in others if re.search(r"=/|/home/|/root/", path.read_text(encoding="utf-8"))]
 
 
 @pytest.mark.parametrize("path", FILES, ids=IDS)

@@ -417,14 +417,14 @@ REFUSED = [
     ),
     (
         # N-FGSM's own parameters are those of its attack.
-        "replaced_attack_has_no_parameters",
+        "replaced_part_has_no_parameters",
         ["defense={name: n_fgsm, noise: 3, attack: pgd}"],
         "defense.noise: ",
         ["defense={name: n_fgsm, attack_bn: eval, attack: pgd}"],
     ),
     (
         # The steps are those of an attack that is no longer there: an option that does nothing.
-        "replaced_attack_has_no_parameters",
+        "replaced_part_has_no_parameters",
         ["defense.steps=3", "defense.attack=fgsm"],
         "defense.steps: ",
         ["defense.beta=3", "defense.attack=fgsm"],
