@@ -172,6 +172,8 @@ def replaced_part_has_no_parameters(defense: Chosen) -> Findings:
                 yield ("defense", key), text
 
 
+# Defenses that read the features of the network, through a hook that a compiled network does not call.
+_READS_FEATURES = ("dial",)
 # What some defenses change as training goes on: their own parameter, and that of the attack which it sets.
 _SCHEDULED = {"max_criterion": "criterion"}
 
@@ -183,6 +185,11 @@ def schedule_has_its_attack(defense: Chosen) -> Findings:
             able = [name for name, member in catalog("attacks").items() if key in member.parameters]
             text = f"'{defense.name}' changes the {key} of its attack; '{attack.name}' has none, {', '.join(able)} does"
             yield ("defense", "attack"), text
+
+
+def features_can_be_read(defense: Chosen, train: TrainSettings) -> Findings:
+    if defense.name in _READS_FEATURES and train.compile:
+        yield ("train", "compile"), f"a compiled network does not show the features that '{defense.name}' reads"
 
 
 def distortion_is_reachable(defense: Chosen) -> Findings:
@@ -223,6 +230,7 @@ REFUSE: tuple[Guard, ...] = (
     gradient_can_be_differentiated,
     claim_is_evaluated,
     schedule_has_its_attack,
+    features_can_be_read,
     distortion_is_reachable,
     monitoring_ends,
 )

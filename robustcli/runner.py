@@ -94,7 +94,8 @@ def _train(
     if settings.channels_last:
         network.to(memory_format=torch.channels_last)
     optimizer = _optimizer(settings, network)
-    noise = StreamNoise.on(device)
+    # What a method draws when it starts, such as the weights of a network of its own, depends on the seed alone.
+    noise = StreamNoise.on(device).reseed(spec.seed, "start")
     step = defense.start(TrainingModel(network, settings, device), optimizer, noise)
     training = Training(network, optimizer, step, defense.averaging.start(network), Means(device))
     threat = ThreatModel(spec.threat.norm, spec.threat.eps)

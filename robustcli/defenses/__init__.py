@@ -4,7 +4,7 @@ Most are a `MinMax` (min_max.py), the formula itself, with the paper's parts; a 
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -39,6 +39,40 @@ class OuterLoss(Protocol):
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
         """Mean loss of the batch, a scalar, differentiable in the weights."""
+        ...
+
+
+class RunningLoss(Protocol):
+    """An outer loss at work that keeps something between updates, such as a network of its own."""
+
+    @property
+    def metrics(self) -> Metrics:
+        """What the last evaluation has to say beside its value; the same names every time."""
+        ...
+
+    def begin(self, batch: Batch, clock: Clock) -> None:
+        """An update begins. Its loss may be evaluated more than once, so what happens once happens here."""
+        ...
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Mean loss of the batch, as of any outer loss."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is kept, as tensors, numbers and containers of them."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict`."""
+        ...
+
+
+@runtime_checkable
+class StatefulLoss(Protocol):
+    """Settings of an outer loss that has to be started, because it keeps something between updates."""
+
+    def start(self, model: nn.Module, optimizer: Optimizer, rng: Noise) -> RunningLoss:
+        """Bind it to a model; weights of its own that are to be trained join the optimiser."""
         ...
 
 

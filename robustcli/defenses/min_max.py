@@ -13,7 +13,7 @@ from robustcli.attacks.none import NoAttack
 from robustcli.averaging import Averaging
 from robustcli.averaging.none import LastWeights
 from robustcli.clock import Clock
-from robustcli.defenses import Batch, Metrics, OuterLoss
+from robustcli.defenses import Batch, Metrics, OuterLoss, RunningLoss, StatefulLoss
 from robustcli.fields import AttackBn
 from robustcli.noise import Noise
 from robustcli.threat import ThreatModel
@@ -48,7 +48,7 @@ class MinMax:
 
     Args:
         attack: finds x_adv at the unperturbed weights.
-        loss: what the weights minimise.
+        loss: what the weights minimise; one that keeps something between updates is started with the training.
         weights: the perturbation v around which the loss is taken.
         averaging: which weights are evaluated.
         attack_bn: mode of the model while it is attacked: "eval" (running statistics), "train" (batch
@@ -57,7 +57,7 @@ class MinMax:
     """
 
     attack: Attack
-    loss: OuterLoss
+    loss: OuterLoss | StatefulLoss
     weights: WeightPerturbation = field(default_factory=Unperturbed)
     averaging: Averaging = field(default_factory=LastWeights)
     attack_bn: AttackBn = "eval"
@@ -72,36 +72,53 @@ class MinMax:
         return 1
 
     def start(self, model: nn.Module, optimizer: Optimizer, rng: Noise) -> "MinMaxStep":
-        return MinMaxStep(self, model, optimizer, rng)
+        running = self.loss.start(model, optimizer, rng) if isinstance(self.loss, StatefulLoss) else None
+        return MinMaxStep(self, model, optimizer, rng, running)
 
 
 @dataclass(frozen=True)
 class MinMaxStep:
-    """A MinMax bound to a model; it keeps no state between updates."""
+    """A MinMax bound to a model; what it keeps between updates is what its loss keeps.
+
+    Args:
+        running: the loss at work, if it is one that had to be started.
+    """
 
     settings: MinMax
     model: nn.Module
     optimizer: Optimizer
     rng: Noise
+    running: RunningLoss | None
 
     def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock) -> Metrics:
         game = self.settings.curriculum(self.settings, clock)
         with crafting(self.model, game.attack_bn):  # weights held, mode set, both restored
             x_adv, found = _searched(game.attack, self.model, x, y, threat, self.rng)
         batch = Batch(x, y, x_adv)
+        loss_of = self._begun(game, batch, clock)
         self.optimizer.zero_grad()
-        with game.weights.around(self.model, lambda: game.loss(self.model, batch), clock):
-            loss = game.loss(self.model, batch)
+        with game.weights.around(self.model, lambda: loss_of(self.model, batch), clock):
+            loss = loss_of(self.model, batch)
             loss.backward()  # type: ignore[no-untyped-call]
             # Inside, because published AWP lets weight decay act on the perturbed weights.
             self.optimizer.step()
-        return {"loss": loss.detach(), **found}  # tensors: no wait for the device here
+        said = {} if self.running is None else self.running.metrics
+        return {"loss": loss.detach(), **found, **said}  # tensors: no wait for the device here
+
+    def _begun(self, game: MinMax, batch: Batch, clock: Clock) -> OuterLoss:
+        """The loss of this update."""
+        if self.running is not None:
+            self.running.begin(batch, clock)
+            return self.running
+        assert not isinstance(game.loss, StatefulLoss)
+        return game.loss
 
     def state_dict(self) -> dict[str, Any]:
-        return {}
+        return {} if self.running is None else {"loss": self.running.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        assert not state
+        if self.running is not None:
+            self.running.load_state_dict(state["loss"])
 
 
 def _searched(

@@ -113,7 +113,7 @@ def test_replaceable_fields_are_those_of_what_is_returned(member: Member) -> Non
 
 def is_writable(annotation: Any) -> bool:
     """Whether a spec can write a value of this type: a choice of a member, or plain values."""
-    if annotation in (bool, int, float, str) or annotation.__name__ in PROTOCOLS:
+    if annotation in (bool, int, float, str) or getattr(annotation, "__name__", "") in PROTOCOLS:
         return True
     return typing.get_origin(annotation) in (typing.Literal, typing.Annotated, tuple)
 

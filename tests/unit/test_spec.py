@@ -442,6 +442,12 @@ REFUSED = [
         ["defense={name: dynamic_at, attack: {name: fosc_pgd, loss: margin}}"],
     ),
     (
+        "features_can_be_read",
+        ["defense=dial", "train.compile=true"],
+        "train.compile: a compiled network does not show the features that 'dial' reads",
+        ["train.compile=true"],
+    ),
+    (
         "distortion_is_reachable",
         ["defense={name: fw_at_adapt, max_distortion: 2.0}"],
         "defense.max_distortion: 2 is outside (1/3, 1]",

@@ -1,0 +1,179 @@
+"""DIAL: features that do not tell whether an image is natural or adversarial."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from robustcli.architectures.features import classifier_of, with_features
+from robustcli.attacks.losses import kl_divergence
+from robustcli.attacks.pgd import Pgd
+from robustcli.clock import Clock
+from robustcli.defenses import DEFENSES, Batch, Metrics
+from robustcli.defenses.min_max import MinMax
+from robustcli.fields import AttackBn, NonNegative, Positive, Size
+from robustcli.noise import Noise
+
+
+class Reversal(torch.autograd.Function):
+    """The identity, whose gradient is multiplied by -strength (Ganin and Lempitsky, ICML 2015)."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, strength: float) -> Tensor:
+        ctx.strength = strength
+        return features.view_as(features)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return -ctx.strength * grads[0], None
+
+
+def domain_head(inputs: int, hidden: tuple[int, ...], head_norm: bool, like: Tensor, rng: Noise) -> nn.Sequential:
+    """Linear layers from features to two logits (natural, adversarial), on the device and in the type of `like`.
+
+    Weights are uniform within 1 / sqrt(inputs of the layer), biases 0. A batch norm of the head keeps no
+    running statistics: the head is never used outside of training.
+    """
+    place: dict[str, Any] = {"device": like.device, "dtype": like.dtype}
+
+    def linear(inputs: int, outputs: int) -> nn.Linear:
+        layer: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs, **place)  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            layer.weight.copy_((2 * rng.uniform(layer.weight) - 1) / math.sqrt(inputs))
+            layer.bias.zero_()
+        return layer
+
+    layers: list[nn.Module] = []
+    for width in hidden:
+        norm = [nn.BatchNorm1d(width, track_running_stats=False, **place)] if head_norm else []
+        layers += [linear(inputs, width), *norm, nn.ReLU()]
+        inputs = width
+    return nn.Sequential(*layers, linear(inputs, 2))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DialLoss:
+    """CE(f(x), y) + beta R + domain_weight [CE(D(h(x)), natural) + CE(D(h(x')), adversarial)], mean over the batch.
+
+    R is KL(p(x) || p(x')) or CE(f(x'), y); h are the features, D the head. D learns to tell the domains
+    apart, and the weights, whose gradient from D is reversed, that it cannot.
+    """
+
+    base: Literal["kl", "ce"]
+    beta: float
+    domain_weight: float
+    hidden: tuple[int, ...]
+    head_norm: bool
+    reversal: Literal["epoch", "update"]
+
+    def strength(self, clock: Clock) -> float:
+        """2 / (1 + exp(-10 p)) - 1, with p the share of the training that is done."""
+        share = (int(clock.epoch) + 1) / clock.epochs if self.reversal == "epoch" else clock.progress
+        return 2 / (1 + math.exp(-10 * share)) - 1
+
+    def start(self, model: nn.Module, optimizer: Optimizer, rng: Noise) -> "RunningDial":
+        layer = classifier_of(model)
+        head = domain_head(layer.in_features, self.hidden, self.head_norm, layer.weight, rng)
+        # It decays as the network's first group does: the released head is a part of the network.
+        decay = optimizer.param_groups[0]["weight_decay"]
+        optimizer.add_param_group({"params": list(head.parameters()), "weight_decay": decay})
+        return RunningDial(self, head)
+
+
+class RunningDial:
+    """A DialLoss with its head.
+
+    Args:
+        head: from features to two logits; trained by the optimiser of the network.
+        strength: of the reversal, at the running update.
+    """
+
+    def __init__(self, settings: DialLoss, head: nn.Sequential) -> None:
+        self.settings, self.head = settings, head
+        self.strength = 0.0
+        self.metrics: Metrics = {}
+
+    def begin(self, batch: Batch, clock: Clock) -> None:
+        self.strength = self.settings.strength(clock)
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
+        settings = self.settings
+        logits, features = with_features(model, batch.x)
+        logits_adv, features_adv = with_features(model, batch.x_adv)
+        if settings.base == "kl":
+            robust = kl_divergence(logits_adv, logits.log_softmax(1)).mean()
+        else:
+            robust = F.cross_entropy(logits_adv, batch.y)
+        domains = self._tell(features, 0) + self._tell(features_adv, 1)
+        return F.cross_entropy(logits, batch.y) + settings.beta * robust + settings.domain_weight * domains
+
+    def _tell(self, features: Tensor, domain: int) -> Tensor:
+        """CE(D(h), domain) with the gradient to the features reversed."""
+        logits = self.head(Reversal.apply(features.type_as(next(self.head.parameters())), self.strength))
+        label = torch.full((len(features),), domain, device=features.device)
+        self.metrics[("domain_natural", "domain_adversarial")[domain]] = (logits.argmax(1) == label).float().mean()
+        return F.cross_entropy(logits, label)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"head": self.head.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.head.load_state_dict(state["head"])
+
+
+@DEFENSES.register("dial", smoke={"steps": 2, "domain_weight": 0.5})
+def dial(
+    *,
+    base: Literal["kl", "ce"] = "kl",
+    beta: NonNegative = 8.0,
+    domain_weight: NonNegative = 6.0,
+    hidden: tuple[int, ...] = (100,),
+    head_norm: bool = True,
+    reversal: Literal["epoch", "update"] = "epoch",
+    steps: Size = 10,
+    step_size: Positive | None = None,
+    start_std: Positive = 0.001,
+    attack_bn: AttackBn = "eval",
+) -> MinMax:
+    """TRADES (or clean plus adversarial cross-entropy), with features that hide which images are adversarial.
+
+    A small head reads the features that the last linear layer of the network gets, and learns to tell
+    natural from adversarial ones; its gradient reaches the network reversed, at a strength that grows from
+    0 to 1. The head is no part of the network: it is neither attacked, nor perturbed with the weights (the
+    released code perturbs it), nor evaluated. Batch statistics see the clean batch once and the adversarial
+    batch once; p(x) in the divergence is not held fixed. Recorded are the shares of the images whose domain
+    the head tells, which are meant to end near one half.
+
+    Args:
+        base: what joins the clean cross-entropy, and what the attack raises: "kl", the divergence of TRADES,
+            or "ce", the cross-entropy at the adversarial images.
+        beta: weight of that term.
+        domain_weight: r, the weight of the head's two cross-entropies.
+        hidden: widths of the head's hidden layers. Released: [100] with batch norms for WideResNet-34-10,
+            [256, 256] without for CIFAR-100, none for SVHN.
+        head_norm: whether each hidden layer is followed by a batch norm.
+        reversal: what the strength 2 / (1 + exp(-10 p)) - 1 follows: "epoch", p = epochs / all, counted from
+            1, as the released code amounts to; or "update", the share of all updates done, from 0.
+        steps: gradient steps of the attack.
+        step_size: length of one step in the unit of eps; null is a quarter of eps; as released 0.007.
+        start_std: the attack begins beside x, at this times normal noise.
+        attack_bn: mode of the model while it is attacked: eval (as released), train or batch_no_update.
+
+    Reference: Levi, Attias and Kontorovich, TMLR 2022, arXiv 2104.00322.
+    """
+    return MinMax(
+        attack=Pgd(steps=steps, step_size=step_size, start="gaussian", start_std=start_std, loss=base),
+        loss=DialLoss(
+            base=base,
+            beta=beta,
+            domain_weight=domain_weight,
+            hidden=hidden,
+            head_norm=head_norm,
+            reversal=reversal,
+        ),
+        attack_bn=attack_bn,
+    )

@@ -1,0 +1,69 @@
+"""Methods that keep something between updates: stopped after every single update, they end bit for bit the same."""
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_resume import without_seconds
+
+from robustcli import checkpoint
+from robustcli.errors import Interrupted
+from robustcli.progress import Screen
+from robustcli.runner import run_experiment
+from robustcli.runs import RunFolder, read_json
+from robustcli.spec import ExperimentSpec
+
+SPEC = """\
+name: resumed
+seed: 3
+data: {{name: digits, train_size: 96, augment: {{crop: 1}}}}
+architecture: {{name: small_cnn, width: 4, hidden: 16}}
+threat: {{norm: linf, eps: 0.1}}
+defense: {}
+train: {{epochs: 2, batch_size: 32, lr: 0.05, check_examples: 10, check_steps: 1, device: cpu}}
+evaluate:
+  clean: {{name: clean, examples: 40}}
+"""
+DEFENSES = {
+    # Two batches of an epoch are monitored, and the steps of the third depend on both.
+    "fw_at_adapt": "{name: fw_at_adapt, max_distortion: 1.0, monitor_images: 40}",
+    "dynamic_at": "{name: dynamic_at, steps: 3, max_criterion: 0.05, until: 2, self_weighted: true}",
+    "dial": "{name: dial, steps: 2, hidden: [5], reversal: update, weights: {name: awp, gamma: 0.01}}",
+}
+
+
+class Stopping(Screen):
+    """Asks to stop after every update."""
+
+    def step(self, images: int) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+
+def outcome(run: RunFolder) -> dict[str, Any]:
+    return {
+        "best": without_seconds(checkpoint.load(run.best)),
+        "last": without_seconds(checkpoint.load(run.last)),
+        "log": [without_seconds(json.loads(line)) for line in run.log.read_text(encoding="utf-8").splitlines()],
+        "results": without_seconds(read_json(run.results)),
+    }
+
+
+@pytest.mark.parametrize("name", list(DEFENSES))
+def test_a_method_stopped_after_every_update_ends_the_same(name: str, tmp_path: Path) -> None:
+    spec = ExperimentSpec.parse(SPEC.format(DEFENSES[name]), "the test")
+    whole = run_experiment(spec, tmp_path / "whole", Screen(is_quiet=True))
+    stops = 0
+    while True:
+        try:
+            stopped = run_experiment(spec, tmp_path / "stopped", Stopping(is_quiet=True), resume=stops > 0)
+            break
+        except Interrupted:
+            stops += 1
+    # 96 images in batches of 32 are 3 updates an epoch.
+    assert stops == 6
+    found, expected = outcome(stopped), outcome(whole)
+    for part in expected:
+        assert found[part] == expected[part], part
+    assert bool(checkpoint.load(whole.last)["training"]["step"]) == (name != "dynamic_at")
