@@ -31,6 +31,8 @@ DEFENSES = {
     "fw_at_adapt": "{name: fw_at_adapt, max_distortion: 1.0, monitor_images: 40}",
     "dynamic_at": "{name: dynamic_at, steps: 3, max_criterion: 0.05, until: 2, self_weighted: true}",
     "dial": "{name: dial, steps: 2, hidden: [5], reversal: update, weights: {name: awp, gamma: 0.01}}",
+    "hat": "{name: hat, steps: 2}",
+    "hat_with_a_helper": "{name: hat, steps: 2, helper: HELPER}",
 }
 
 
@@ -52,7 +54,13 @@ def outcome(run: RunFolder) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", list(DEFENSES))
 def test_a_method_stopped_after_every_update_ends_the_same(name: str, tmp_path: Path) -> None:
-    spec = ExperimentSpec.parse(SPEC.format(DEFENSES[name]), "the test")
+    text = SPEC.format(DEFENSES[name])
+    if "HELPER" in text:
+        natural = run_experiment(
+            ExperimentSpec.parse(SPEC.format("natural"), "the test"), tmp_path / "helper", Screen(is_quiet=True)
+        )
+        text = text.replace("HELPER", str(natural.best))
+    spec = ExperimentSpec.parse(text, "the test")
     whole = run_experiment(spec, tmp_path / "whole", Screen(is_quiet=True))
     stops = 0
     while True:

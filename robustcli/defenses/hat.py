@@ -1,0 +1,154 @@
+"""HAT: TRADES with a helper that says what lies beyond the adversarial image."""
+
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from robustcli import checkpoint
+from robustcli.attacks.losses import kl_divergence, labels_of
+from robustcli.attacks.pgd import Pgd
+from robustcli.clock import Clock
+from robustcli.defenses import DEFENSES, Batch, Metrics
+from robustcli.defenses.min_max import MinMax
+from robustcli.errors import RobustCliError
+from robustcli.fields import AttackBn, NonNegative, Positive, Size
+from robustcli.noise import Noise
+
+_BESIDE = "beside"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HatLoss:
+    """CE(f(x), y) + beta KL(p(x) || p(x')) + helper_weight CE(f(x + h (x' - x)), y_h), mean over the batch.
+
+    y_h is what the helper takes x' for; h is `extrapolation`, and the point beyond x' is not cut at the box.
+    """
+
+    beta: float
+    helper_weight: float
+    extrapolation: float
+    helper: str
+
+    def start(self, model: nn.Module, optimizer: Optimizer, rng: Noise) -> "RunningHat":
+        if self.helper == _BESIDE:
+            # Together, so that the copied optimiser trains the copied weights.
+            return RunningHat(self, optimizer, *deepcopy((model, optimizer)))
+        helper = deepcopy(model).requires_grad_(False).eval()
+        _load(helper, Path(self.helper))
+        return RunningHat(self, optimizer, helper, None)
+
+
+def _load(helper: nn.Module, path: Path) -> None:
+    """Weights of a checkpoint of the same architecture, wherever the network lies inside `helper`."""
+    weights = checkpoint.load(path)["weights"]
+    networks = [module for module in helper.modules() if module.state_dict().keys() == weights.keys()]
+    try:
+        if not networks:
+            raise RuntimeError("its weights have other names")
+        networks[0].load_state_dict(weights)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise RobustCliError(
+            f"defense.helper: {path}: not the architecture of this spec, which the helper has to share ({reason})"
+        ) from error
+
+
+class RunningHat:
+    """A HatLoss with its helper.
+
+    Args:
+        leader: the optimiser of the network, whose rate a helper follows that is trained beside it.
+        helper: the other network; it never gets a gradient of this loss.
+        optimizer: of a helper that is trained beside the network, or None.
+    """
+
+    def __init__(self, settings: HatLoss, leader: Optimizer, helper: nn.Module, optimizer: Optimizer | None) -> None:
+        self.settings, self.leader, self.helper, self.optimizer = settings, leader, helper, optimizer
+        self.labels = torch.empty(0, dtype=torch.int64)
+        self.metrics: Metrics = {}
+
+    def begin(self, batch: Batch, clock: Clock) -> None:
+        if not self.settings.helper_weight:
+            return
+        if self.optimizer is not None:
+            self._train_helper(self.optimizer, batch)
+        self.helper.eval()
+        with torch.no_grad():
+            self.labels = self.helper(batch.x_adv).argmax(1)
+        self.metrics = {"helper_accuracy": (self.labels == labels_of(batch.y)).float().mean()}
+
+    def _train_helper(self, optimizer: Optimizer, batch: Batch) -> None:
+        """One natural update of the helper, at the rate of the network."""
+        for group, led in zip(self.leader.param_groups, optimizer.param_groups, strict=True):
+            led["lr"] = group["lr"]
+        self.helper.train()
+        optimizer.zero_grad()
+        F.cross_entropy(self.helper(batch.x), batch.y).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
+        settings = self.settings
+        logits = model(batch.x)
+        loss = F.cross_entropy(logits, batch.y)
+        if settings.beta:
+            loss = loss + settings.beta * kl_divergence(model(batch.x_adv), logits.log_softmax(1)).mean()
+        if settings.helper_weight:
+            beyond = batch.x + settings.extrapolation * (batch.x_adv - batch.x)
+            loss = loss + settings.helper_weight * F.cross_entropy(model(beyond), self.labels)
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        state = {"helper": self.helper.state_dict()}
+        return state if self.optimizer is None else {**state, "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.helper.load_state_dict(state["helper"])
+        if self.optimizer is not None:
+            self.optimizer.load_state_dict(state["optimizer"])
+
+
+@DEFENSES.register("hat", smoke={"steps": 2})
+def hat(
+    *,
+    helper: str = "beside",
+    beta: NonNegative = 2.5,
+    helper_weight: NonNegative = 0.5,
+    extrapolation: Positive = 2.0,
+    steps: Size = 10,
+    step_size: Positive | None = None,
+    start_std: Positive = 0.001,
+    attack_bn: AttackBn = "eval",
+) -> MinMax:
+    """TRADES plus the cross-entropy beyond the adversarial image, towards the label that a helper gives it.
+
+    The helper is a naturally trained network of the same architecture. Where it takes the adversarial image
+    for another class, the image beyond it may be of that class, and the margin need not grow further.
+    Batch statistics see the clean, the adversarial and the helped batch once each; p(x) in the divergence
+    is not held fixed, as released.
+
+    Args:
+        helper: a checkpoint of a naturally trained network (experiments/cifar10/hat_helper.yaml), as in the
+            paper; or "beside": a copy of the network is trained naturally on the same batches by a copy of
+            its optimiser, which spares the first run, costs one more forward and backward, and has poor
+            labels at first. The latter is this project's own.
+        beta: weight of the divergence: 2.5, and 3.5 with extra data, as released.
+        helper_weight: gamma, the weight of the third term; 0 is TRADES.
+        extrapolation: h, how far beyond: 1 is the adversarial image itself.
+        steps: gradient steps of the attack.
+        step_size: length of one step in the unit of eps; null is a quarter of eps (2/255 for 8/255).
+        start_std: the attack begins beside x, at this times normal noise.
+        attack_bn: mode of the model while it is attacked: eval (as released), train or batch_no_update.
+
+    Reference: Rade and Moosavi-Dezfooli, ICLR 2022.
+    """
+    return MinMax(
+        attack=Pgd(steps=steps, step_size=step_size, start="gaussian", start_std=start_std, loss="kl"),
+        loss=HatLoss(beta=beta, helper_weight=helper_weight, extrapolation=extrapolation, helper=helper),
+        attack_bn=attack_bn,
+    )

@@ -1,0 +1,173 @@
+"""HAT against its formula, its limits and its cost; its helper, from a file and beside the network."""
+
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from small_networks import conv_net
+from small_steps import LINF, batch, clock, counted, same, tracked, train
+from torch import nn
+
+from robustcli import checkpoint
+from robustcli.attacks.losses import kl_divergence
+from robustcli.defenses import Batch
+from robustcli.defenses.hat import HatLoss, RunningHat, hat
+from robustcli.defenses.trades import trades
+from robustcli.errors import RobustCliError
+from robustcli.noise import StreamNoise
+from robustcli.settings import TrainSettings
+from robustcli.training_model import TrainingModel
+from robustcli.weights.awp import Awp
+
+
+def a_batch() -> Batch:
+    x, y = batch(dtype=torch.float64)
+    return Batch(x, y, (x + 0.03 * torch.sign(x - 0.5)).clamp(0, 1))
+
+
+def saved(network: nn.Module, folder: Path) -> str:
+    """A checkpoint of a network, as a run writes it."""
+    path = folder / "helper.pt"
+    checkpoint.save(path, {"spec": "", "weights": network.state_dict()})
+    return str(path)
+
+
+def started(model: nn.Module, **settings: Any) -> RunningHat:
+    loss = hat(**settings).loss
+    assert isinstance(loss, HatLoss)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    return loss.start(model.train(), optimizer, StreamNoise.on(torch.device("cpu")))
+
+
+@pytest.mark.parametrize(("beta", "gamma", "h"), [(2.5, 0.5, 2.0), (0.0, 1.0, 3.0), (1.0, 0.25, 1.0)])
+def test_loss_is_its_formula(beta: float, gamma: float, h: float, tmp_path: Path) -> None:
+    helper = conv_net(seed=5, dtype=torch.float64).eval()
+    model, data = conv_net(dtype=torch.float64), a_batch()
+    running = started(
+        model, helper=saved(helper, tmp_path), beta=beta, helper_weight=gamma, extrapolation=h, step_size=0.1
+    )
+    running.begin(data, clock())
+    found = running(model, data)
+    z, z_adv = model(data.x), model(data.x_adv)
+    labels = helper(data.x_adv).argmax(1)
+    assert (labels != data.y).any()
+    beyond = data.x + h * (data.x_adv - data.x)
+    expected = F.cross_entropy(z, data.y) + gamma * F.cross_entropy(model(beyond), labels)
+    expected = expected + beta * kl_divergence(z_adv, z.log_softmax(1)).mean()
+    assert found.item() == pytest.approx(expected.item())
+    weights = list(model.parameters())
+    grads = torch.autograd.grad(found, weights), torch.autograd.grad(expected, weights)
+    for one, other in zip(*grads, strict=True):
+        assert torch.allclose(one, other, rtol=1e-9, atol=1e-12)
+
+
+def test_the_point_beyond_is_not_cut_at_the_box(tmp_path: Path) -> None:
+    seen: list[torch.Tensor] = []
+    model, data = conv_net(dtype=torch.float64), a_batch()
+    running = started(model, helper=saved(conv_net(dtype=torch.float64), tmp_path), extrapolation=4.0)
+    running.begin(data, clock())
+    hook = model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    running(model, data)
+    hook.remove()
+    assert seen[-1].max() > 1
+    assert torch.equal(seen[-1], data.x + 4 * (data.x_adv - data.x))
+
+
+def test_without_the_helper_s_weight_it_is_trades() -> None:
+    found = train(hat(helper_weight=0.0, beta=6.0, steps=3), conv_net())
+    assert same(found, train(trades(beta=6.0, steps=3), conv_net()))
+
+
+# The helper from a file.
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_the_helper_is_the_saved_network_and_stays_it(inside: bool, tmp_path: Path) -> None:
+    """Also where the model wraps the network whose weights were saved."""
+    other, model = conv_net(seed=5), conv_net()
+    path = saved(other, tmp_path)
+    wrapped = TrainingModel(model, TrainSettings(epochs=1), torch.device("cpu")) if inside else model
+    running = started(wrapped, helper=path)
+    step = hat(helper=path, steps=1).start(
+        wrapped, torch.optim.SGD(model.parameters(), lr=0.1), StreamNoise.on(torch.device("cpu"))
+    )
+    for update in range(3):
+        step(*batch(update), LINF, clock(update))
+    assert step.running is not None
+    kept = step.state_dict()["loss"]["helper"]
+    expected = other.state_dict()
+    for name, value in expected.items():
+        assert torch.equal(kept[f"network.{name}" if inside else name], value)
+    assert not any(parameter.requires_grad for parameter in running.helper.parameters())
+    assert not any(module.training for module in running.helper.modules())
+
+
+def test_a_helper_of_another_architecture_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RobustCliError, match="not the architecture of this spec"):
+        started(conv_net(), helper=saved(nn.Linear(3, 2), tmp_path))
+    with pytest.raises(RobustCliError, match="size mismatch"):
+        started(conv_net(), helper=saved(conv_net(classes=7), tmp_path))
+
+
+def test_a_helper_that_is_not_there_is_an_error_with_its_name(tmp_path: Path) -> None:
+    with pytest.raises(RobustCliError, match=r"gone\.pt: no such file"):
+        started(conv_net(), helper=str(tmp_path / "gone.pt"))
+
+
+# The helper beside the network.
+
+
+def test_beside_the_network_the_helper_is_trained_naturally_at_its_rate() -> None:
+    """Two rates, as the loop sets them, and momentum: the helper goes where natural training goes."""
+    model, twin = conv_net().train(), conv_net().train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
+    running = HatLoss(beta=1.0, helper_weight=1.0, extrapolation=2.0, helper="beside").start(
+        model, optimizer, StreamNoise.on(torch.device("cpu"))
+    )
+    plain = torch.optim.SGD(twin.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
+    for update, rate in enumerate((0.1, 0.02, 0.02)):
+        x, y = batch(update)
+        for group in (*optimizer.param_groups, *plain.param_groups):
+            group["lr"] = rate
+        before = deepcopy(model.state_dict())
+        running.begin(Batch(x, y, x), clock(update))
+        assert same(list(before.values()), list(model.state_dict().values())), "the network moved"
+        twin.train()
+        plain.zero_grad()
+        F.cross_entropy(twin(x), y).backward()  # type: ignore[no-untyped-call]
+        plain.step()
+        assert same(list(running.helper.state_dict().values()), list(twin.state_dict().values()))
+
+
+@pytest.mark.parametrize("helper", ["file", "beside"])
+@pytest.mark.parametrize("with_awp", [False, True])
+def test_a_step_costs_trades_one_more_branch_and_one_look_at_the_helper(
+    helper: str, with_awp: bool, tmp_path: Path
+) -> None:
+    """31 units with ten attack steps: 1 + 10 (1 + 1) + 3 (1 + 2) + 1. Perturbed weights ask the helper once."""
+    model = conv_net().train()
+    defense = hat(steps=5, helper=saved(conv_net(), tmp_path) if helper == "file" else "beside")
+    defense = replace(defense, weights=Awp()) if with_awp else defense
+    step = defense.start(model, torch.optim.SGD(model.parameters(), lr=0.1), StreamNoise.on(torch.device("cpu")))
+    assert isinstance(step.running, RunningHat)
+    before, calls = tracked(model), []
+    step.running.helper.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+    with counted(model) as passes:
+        step(*batch(), LINF, clock())
+    branches = 6 if with_awp else 3
+    assert (passes.forwards, passes.crafting, passes.input, passes.weight) == (6 + branches, 6, 5, branches)
+    assert [now - then for now, then in zip(tracked(model), before, strict=True)] == [3] * 2
+    assert calls == ([False] if helper == "file" else [True, False])
+    assert all(parameter.grad is None for parameter in step.running.helper.parameters()) == (helper == "file")
+
+
+def test_the_accuracy_of_the_helper_is_recorded() -> None:
+    model = conv_net().train()
+    step = hat(steps=1).start(model, torch.optim.SGD(model.parameters(), lr=0.1), StreamNoise.on(torch.device("cpu")))
+    metrics = step(*batch(), LINF, clock())
+    assert set(metrics) == {"loss", "helper_accuracy"}
+    assert 0 <= metrics["helper_accuracy"] <= 1
