@@ -175,7 +175,7 @@ def replaced_part_has_no_parameters(defense: Chosen) -> Findings:
 # Defenses that read the features of the network, through a hook that a compiled network does not call.
 _READS_FEATURES = ("dial",)
 # What some defenses change as training goes on: their own parameter, and that of the attack which it sets.
-_SCHEDULED = {"max_criterion": "criterion"}
+_SCHEDULED = {"max_criterion": "criterion", "patiences": "patience"}
 
 
 def schedule_has_its_attack(defense: Chosen) -> Findings:
@@ -185,6 +185,13 @@ def schedule_has_its_attack(defense: Chosen) -> Findings:
             able = [name for name, member in catalog("attacks").items() if key in member.parameters]
             text = f"'{defense.name}' changes the {key} of its attack; '{attack.name}' has none, {', '.join(able)} does"
             yield ("defense", "attack"), text
+
+
+def stages_are_counted(defense: Chosen) -> Findings:
+    patiences, after = defense.parameters.get("patiences"), defense.parameters.get("after")
+    if patiences is not None and after is not None and len(patiences) != len(after) + 1:
+        text = f"{len(patiences)} of them with {len(after)} epochs in 'after'; write one more than those"
+        yield ("defense", "patiences"), text
 
 
 def features_can_be_read(defense: Chosen, train: TrainSettings) -> Findings:
@@ -230,6 +237,7 @@ REFUSE: tuple[Guard, ...] = (
     gradient_can_be_differentiated,
     claim_is_evaluated,
     schedule_has_its_attack,
+    stages_are_counted,
     features_can_be_read,
     distortion_is_reachable,
     monitoring_ends,

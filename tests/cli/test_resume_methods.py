@@ -30,6 +30,7 @@ DEFENSES = {
     # Two batches of an epoch are monitored, and the steps of the third depend on both.
     "fw_at_adapt": "{name: fw_at_adapt, max_distortion: 1.0, monitor_images: 40}",
     "dynamic_at": "{name: dynamic_at, steps: 3, max_criterion: 0.05, until: 2, self_weighted: true}",
+    "fat": "{name: fat, steps: 3, patiences: [0, 1], after: [1]}",
     "dial": "{name: dial, steps: 2, hidden: [5], reversal: update, weights: {name: awp, gamma: 0.01}}",
     "hat": "{name: hat, steps: 2}",
     "hat_with_a_helper": "{name: hat, steps: 2, helper: HELPER}",
@@ -74,4 +75,4 @@ def test_a_method_stopped_after_every_update_ends_the_same(name: str, tmp_path: 
     found, expected = outcome(stopped), outcome(whole)
     for part in expected:
         assert found[part] == expected[part], part
-    assert bool(checkpoint.load(whole.last)["training"]["step"]) == (name != "dynamic_at")
+    assert bool(checkpoint.load(whole.last)["training"]["step"]) == (name not in ("dynamic_at", "fat"))

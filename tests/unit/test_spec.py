@@ -442,6 +442,18 @@ REFUSED = [
         ["defense={name: dynamic_at, attack: {name: fosc_pgd, loss: margin}}"],
     ),
     (
+        "schedule_has_its_attack",
+        ["defense={name: fat, attack: fgsm}"],
+        "defense.attack: 'fat' changes the patience of its attack; 'fgsm' has none, early_stopped_pgd does",
+        ["defense={name: fat, attack: {name: early_stopped_pgd, loss: kl}}"],
+    ),
+    (
+        "stages_are_counted",
+        ["defense={name: fat, patiences: [0, 1], after: [2, 3]}"],
+        "defense.patiences: 2 of them with 2 epochs in 'after'; write one more",
+        ["defense={name: fat, patiences: [0, 1, 3], after: [2, 3]}"],
+    ),
+    (
         "features_can_be_read",
         ["defense=dial", "train.compile=true"],
         "train.compile: a compiled network does not show the features that 'dial' reads",

@@ -1,0 +1,70 @@
+"""FAT, friendly adversarial training: the least adversarial of the images that fool the model."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from robustcli.attacks.early_stopped_pgd import EarlyStoppedPgd
+from robustcli.clock import Clock
+from robustcli.defenses import DEFENSES
+from robustcli.defenses.min_max import AdversarialCrossEntropy, MinMax
+from robustcli.errors import RobustCliError
+from robustcli.fields import AttackBn, Count, NonNegative, Positive, Size
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrowingPatience:
+    """The attack's patience is patiences[i] once as many as i of the epochs in `after` are done."""
+
+    patiences: tuple[int, ...]
+    after: tuple[int, ...]
+
+    def __call__(self, game: MinMax, clock: Clock) -> MinMax:
+        if not isinstance(game.attack, EarlyStoppedPgd):
+            raise RobustCliError(
+                "defense fat raises the patience of its attack as training goes on; an attack without one cannot "
+                "replace early_stopped_pgd"
+            )
+        stage = sum(clock.epoch >= epochs for epochs in self.after)
+        return replace(game, attack=replace(game.attack, patience=self.patiences[stage]))
+
+
+@DEFENSES.register("fat", smoke={"steps": 2})
+def fat(
+    *,
+    patiences: tuple[Size, ...] = (0, 1, 2),
+    after: tuple[Count, ...] = (50, 90),
+    steps: Count = 10,
+    step_size: Positive | None = None,
+    noise_std: NonNegative = 0.001,
+    start: Literal["random", "gaussian"] = "random",
+    attack_bn: AttackBn = "eval",
+) -> MinMax:
+    """Cross-entropy at images of a PGD that stops soon after an image is misclassified.
+
+    How soon changes as training goes on: early in training, images that fool the model by far would spoil
+    it. The steps that images took are recorded; a step of all of them is computed nevertheless.
+
+    Args:
+        patiences: tau, the misclassified points that an image moves on from, in each stage of training; with
+            the number of steps it is PGD-AT.
+        after: epochs done when the next stage begins, one fewer than the patiences.
+        steps: gradient steps of the attack at most.
+        step_size: length of one step in the unit of eps; null is a quarter of eps; as released 0.007.
+        noise_std: of the normal noise that is added to every step, in pixels of [0, 1].
+        start: where the attack begins: at a random point of the threat set, or beside x (0.001 times normal noise).
+        attack_bn: mode of the model while it is attacked: eval (as released), train or batch_no_update.
+
+    Reference: Zhang et al., ICML 2020, Algorithms 1 and 2; arXiv 2002.11242.
+    """
+    if len(patiences) != len(after) + 1:
+        raise RobustCliError(
+            f"defense.patiences: {len(patiences)} of them with {len(after)} epochs in 'after'; write one more"
+        )
+    return MinMax(
+        attack=EarlyStoppedPgd(
+            steps=steps, step_size=step_size, patience=patiences[0], noise_std=noise_std, start=start
+        ),
+        loss=AdversarialCrossEntropy(),
+        attack_bn=attack_bn,
+        curriculum=GrowingPatience(patiences=patiences, after=after),
+    )
