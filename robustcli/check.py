@@ -12,10 +12,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from robustcli.catalog import REQUIRED, Parameter, argument_docs, catalog
+from robustcli.catalog import catalog
 from robustcli.errors import suggest
 from robustcli.fields import Family, Ratio
 from robustcli.registry import Chosen
+from robustcli.signatures import REQUIRED, Parameter, argument_docs
 
 Where = tuple[str | int, ...]
 _STRICT = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True)

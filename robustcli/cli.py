@@ -15,8 +15,9 @@ from rich.table import Table
 
 from robustcli import __version__, experiments
 from robustcli.bench import commands as bench
-from robustcli.catalog import FAMILIES, REQUIRED, Member, catalog
+from robustcli.catalog import FAMILIES, Member, catalog
 from robustcli.errors import CollapseError, Interrupted, NotFiniteError, RobustCliError, suggest
+from robustcli.signatures import REQUIRED
 from robustcli.spec import ExperimentSpec
 
 PURPOSE = "Adversarial training and evaluation: one YAML spec in; a model, its robust accuracy and the evidence out."

@@ -4,9 +4,10 @@ from dataclasses import is_dataclass
 from fractions import Fraction
 from typing import Any, get_args, get_origin
 
-from robustcli.catalog import FAMILIES, REQUIRED, Member, Parameter, catalog
+from robustcli.catalog import FAMILIES, Member, catalog
 from robustcli.check import family_of, plain_model, settings_of, to_plain
 from robustcli.fields import Family
+from robustcli.signatures import REQUIRED, Parameter
 from robustcli.spec import ExperimentSpec
 
 _QUOTIENT = {"type": "string", "pattern": r"^[-+]?[0-9.]+/[0-9.]+$", "description": "a quotient such as 8/255"}

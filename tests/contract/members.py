@@ -14,11 +14,12 @@ import weight_promises
 from torch import Tensor, nn
 
 from robustcli.architectures import ImageShape
-from robustcli.catalog import FAMILIES, REQUIRED, Member, Parameter, catalog
+from robustcli.catalog import FAMILIES, Member, catalog
 from robustcli.check import Checker, family_of
 from robustcli.errors import RobustCliError
 from robustcli.fields import Family
 from robustcli.registry import instantiate
+from robustcli.signatures import REQUIRED, Parameter
 from robustcli.spec import ExperimentSpec
 from robustcli.yamlfile import to_yaml
 

@@ -45,6 +45,7 @@ LAYERS = (
     ("threat", "hyperplane"),
     ("registry",),
     ("catalog",),
+    ("signatures",),
     ("yamlfile",),
     ("noise", "clock", "memory"),
     ("fields",),

@@ -14,10 +14,11 @@ import pytest
 
 import robustcli
 from robustcli import catalog as catalog_module
-from robustcli.catalog import FAMILIES, REQUIRED, argument_docs, catalog, describe
+from robustcli.catalog import FAMILIES, catalog, describe
 from robustcli.errors import RobustCliError
 from robustcli.fields import Family
 from robustcli.registry import Chosen, Registry, instantiate
+from robustcli.signatures import REQUIRED, argument_docs
 
 ROOT = Path(__file__).resolve().parents[2]
 
