@@ -1,0 +1,56 @@
+"""Training on clean and adversarial images in a fixed proportion."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robustcli.attacks.pgd import Pgd
+from robustcli.defenses import DEFENSES, Batch
+from robustcli.defenses.min_max import MinMax
+from robustcli.fields import AttackBn, Positive, Share, Size
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixedCrossEntropy:
+    """share CE(f(x'), y) + (1 - share) CE(f(x), y), mean over the batch; a term of weight 0 is not computed."""
+
+    share: float
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
+        if self.share == 1:
+            return F.cross_entropy(model(batch.x_adv), batch.y)
+        clean = F.cross_entropy(model(batch.x), batch.y)
+        if self.share == 0:
+            return clean
+        return self.share * F.cross_entropy(model(batch.x_adv), batch.y) + (1 - self.share) * clean
+
+
+@DEFENSES.register("half_half", smoke={"steps": 2})
+def half_half(
+    *,
+    share: Share = 0.5,
+    steps: Size = 10,
+    step_size: Positive | None = None,
+    start: Literal["random", "clean"] = "random",
+    attack_bn: AttackBn = "eval",
+) -> MinMax:
+    """Cross-entropy on adversarial and on clean images, half and half unless told otherwise.
+
+    Batch statistics see the clean batch once and the adversarial batch once, so they are those of neither.
+
+    Args:
+        share: a, the weight of the adversarial images; 1 is PGD-AT, 0 is natural training.
+        steps: gradient steps of the attack.
+        step_size: length of one step in the unit of eps; null is a quarter of eps (2/255 for 8/255).
+        start: where the attack begins: a random point of the threat set, or the clean image.
+        attack_bn: mode of the model while it is attacked: eval, train or batch_no_update.
+
+    Reference: Goodfellow, Shlens and Szegedy, ICLR 2015 (with one step); with PGD, Kannan et al., 2018.
+    """
+    return MinMax(
+        attack=Pgd(steps=steps, step_size=step_size, start=start),
+        loss=MixedCrossEntropy(share=share),
+        attack_bn=attack_bn,
+    )
