@@ -1,0 +1,68 @@
+"""What an update of every method costs, in passes: nothing is computed twice, and crafting leaves the weights out."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from small_networks import conv_net
+from small_steps import LINF, batch, clock, counted
+
+from robustcli import checkpoint
+from robustcli.defenses.alp import alp
+from robustcli.defenses.dial import dial
+from robustcli.defenses.dynamic_at import dynamic_at
+from robustcli.defenses.fat import fat
+from robustcli.defenses.fw_at import fw_at
+from robustcli.defenses.half_half import half_half
+from robustcli.defenses.hat import RunningHat, hat
+from robustcli.defenses.mart import mart
+from robustcli.defenses.min_max import MinMax, MinMaxStep
+from robustcli.defenses.natural import natural
+from robustcli.defenses.pgd_at import pgd_at
+from robustcli.defenses.score import score
+from robustcli.defenses.trades import trades
+from robustcli.noise import StreamNoise
+
+# In units of one forward: a backward to the images costs 1, a backward to the weights 2.
+UNITS = {
+    "natural": (natural(), 3),
+    "pgd_at": (pgd_at(), 23),
+    "trades": (trades(), 27),
+    "trades as released": (trades(clean_forwards=2), 30),
+    "mart": (mart(), 26),
+    "alp": (alp(), 26),
+    "half_half": (half_half(), 26),
+    "score": (score(), 27),
+    "fw_at with 10 steps": (fw_at(steps=10), 23),
+    "fw_at with 2 steps": (fw_at(steps=2), 7),
+    "dynamic_at": (dynamic_at(), 23),
+    "fat": (fat(), 23),
+    "dial": (dial(), 27),
+    "dial with cross-entropy": (dial(base="ce"), 26),
+}
+
+
+def started(defense: MinMax) -> tuple[torch.nn.Module, MinMaxStep]:
+    model = conv_net().train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    return model, defense.start(model, optimizer, StreamNoise.on(torch.device("cpu")))
+
+
+@pytest.mark.parametrize("name", list(UNITS))
+def test_units_of_an_update(name: str) -> None:
+    defense, units = UNITS[name]
+    model, step = started(defense)
+    with counted(model) as passes:
+        step(*batch(), LINF, clock())
+    assert passes.forwards + passes.input + 2 * passes.weight == units
+
+
+def test_units_of_hat_with_its_helper(tmp_path: Path) -> None:
+    path = tmp_path / "helper.pt"
+    checkpoint.save(path, {"spec": "", "weights": conv_net().state_dict()})
+    model, step = started(hat(helper=str(path)))
+    assert isinstance(step.running, RunningHat)
+    with counted(model) as passes, counted(step.running.helper) as of_helper:
+        step(*batch(), LINF, clock())
+    assert (of_helper.forwards, of_helper.input, of_helper.weight) == (1, 0, 0)
+    assert passes.forwards + passes.input + 2 * passes.weight + of_helper.forwards == 31
