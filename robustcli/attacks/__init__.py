@@ -14,8 +14,9 @@ ATTACKS = Registry("attacks")
 class Attack(Protocol):
     """Settings of an attack; calling it searches the threat set.
 
-    It stays in the threat set and leaves weights, gradients, modes and buffers of the model alone. The
-    mode in which the model is attacked is the caller's (see crafting.py).
+    It stays in the threat set (but for settings that serve training alone, see n_fgsm.py) and leaves weights,
+    gradients, modes and buffers of the model alone. The mode in which the model is attacked is the caller's
+    (see crafting.py).
     """
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
