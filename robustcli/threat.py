@@ -52,6 +52,16 @@ class ThreatModel:
         """The same threat with a share of its radius, for a warm-up of eps."""
         return self if share >= 1 else ThreatModel(self.norm, self.eps * Fraction(share))
 
+    def widened(self, factor: int) -> "ThreatModel":
+        """The same threat with a multiple of its radius; for linf at most 1, where the ball covers the box."""
+        eps = self.eps * factor
+        return ThreatModel(self.norm, min(eps, Fraction(1)) if self.norm == "linf" else eps)
+
+    @property
+    def has_sparse_steps(self) -> bool:
+        """Whether steepest ascent changes few coordinates: attacks then choose how many, and not only how far."""
+        return self.norm == "l1"
+
     def size(self, delta: Tensor) -> Tensor:
         """Norm of each perturbation: (n, ...) -> (n,)."""
         flat = delta.flatten(1)
@@ -122,6 +132,19 @@ class ThreatModel:
         taken = torch.minimum(most, left.clamp_min(0))
         return torch.zeros_like(room).scatter_(1, order, taken).view_as(grad) * grad.sign()
 
+    def sparse_ascent(self, grad: Tensor, share: Tensor, length: Tensor) -> Tensor:
+        """A step of an l1 length (n,) that is spread evenly over the share (n,) of coordinates that matter most.
+
+        Reference: Croce and Hein, ICML 2021, section 4.
+        """
+        size = grad.abs().flatten(1)
+        pixels = size.shape[1]
+        first = ((1 - share) * pixels).clamp(0, pixels - 1).long()
+        least = size.sort(1).values.gather(1, first[:, None])
+        sign = grad.sign().flatten(1).masked_fill_(size < least, 0)
+        count = sign.abs().sum(1, keepdim=True)
+        return (length[:, None] * sign / count.clamp_min(1)).view_as(grad)
+
     def sample(self, x: Tensor, rng: Noise) -> Tensor:
         """A random point of the threat set around each x: `noise`, cut at the box."""
         return self.project(x + self.noise(x, rng), x)
@@ -140,6 +163,18 @@ class ThreatModel:
             direction = -(1 - rng.uniform(x)).log() * direction.sign()
         length = self.radius * rng.uniform(x[:, :1, :1, :1]).flatten()
         return direction * _per_example(length / self.size(direction).clamp_min(1e-12), x)
+
+    def sample_surface(self, x: Tensor, rng: Noise) -> Tensor:
+        """A random point of the surface of the ball around each x, cut by the box.
+
+        linf: uniform noise, stretched until its largest pixel is eps. l2: a random direction. l1: normal noise,
+        projected, so that few coordinates are left.
+        """
+        if self.norm == "l1":
+            return self.project(x + rng.normal(x), x)
+        direction = 2 * rng.uniform(x) - 1 if self.norm == "linf" else rng.normal(x)
+        length = self.size(direction).clamp_min(1e-12)
+        return self.project(x + self.radius * (direction / _per_example(length, x)), x)
 
     def contains(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """Which images lie in the threat set around x, up to rounding: bool (n,)."""

@@ -77,6 +77,22 @@ def dlr(logits: Tensor, labels: Tensor) -> Tensor:
     return margin(logits, labels) / (first - third + 1e-12)
 
 
+def targeted_dlr(logits: Tensor, pairs: Tensor) -> Tensor:
+    """How far one wrong class is ahead, over the spread of the four largest logits.
+
+    Args:
+        logits: (n, k).
+        pairs: (n, 2), the label and the class aimed at.
+
+    Reference: Croce and Hein, ICML 2020, section 4.
+    """
+    if logits.shape[1] < 4:
+        raise RobustCliError(f"attack loss 'targeted_dlr' needs at least 4 classes, the model has {logits.shape[1]}")
+    true, target = logits.gather(1, pairs).unbind(1)
+    first, _, third, fourth = logits.topk(4, dim=1).values.unbind(1)
+    return (target - true) / (first - (third + fourth) / 2 + 1e-12)
+
+
 def _as_given(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return y
 

@@ -134,9 +134,12 @@ def _unusual_model() -> nn.Sequential:
 
 
 def observed(attack: Attack) -> Tensor:
-    """All that the attack does to a batch in every norm, as one row of numbers."""
+    """All that the attack does to a batch in every norm, as one row of numbers: images, and sizes of passes."""
     model, x = conv_net(3).eval(), images(16, 3)
     y = _targets(model, x)
     threats = [ThreatModel(norm, radius * share) for norm, radius in RADII.items() for share in (1, _SMALL)]
+    sizes: list[int] = []
+    hook = model.register_forward_hook(lambda _module, inputs, _output: sizes.append(len(inputs[0])))
     results = [attack(model, x, y, threat, _noise(16)) for threat in threats]
-    return torch.cat([result.flatten() for result in results])
+    hook.remove()
+    return torch.cat([*(result.flatten() for result in results), torch.tensor(sizes)])

@@ -186,7 +186,7 @@ def other_values(parameter: Parameter, now: Any) -> Iterator[Any]:
     elif isinstance(now, float) and now:
         yield from (now / 2, 2 * now)
     else:
-        yield from (0.5, 0.02, 2.0)
+        yield from (0.5, 0.02, 2)
 
 
 def surroundings(member: Member, parameter: Parameter) -> Iterator[Settings]:

@@ -252,6 +252,50 @@ def test_samples_of_the_ball_have_uniform_lengths(norm: Norm) -> None:
 
 
 @given(cases())
+def test_surface_points_are_as_far_as_the_box_allows(case: Case) -> None:
+    threat, index = case.threat, torch.arange(len(case.x))
+    sampled = threat.sample_surface(case.x, IndexedNoise(case.seed, index))
+    assert threat.contains(sampled, case.x).all()
+    assert torch.equal(sampled, threat.sample_surface(case.x, IndexedNoise(case.seed, index)))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_surface_points_far_from_the_box_have_the_length_of_the_radius(norm: Norm) -> None:
+    x = torch.full((2000, 1, 8, 8), 0.5)
+    threat = ThreatModel(norm, Fraction(1, 10))
+    delta = threat.sample_surface(x, IndexedNoise(0, torch.arange(2000))) - x
+    assert threat.size(delta).tolist() == pytest.approx([0.1] * 2000, rel=1e-5)
+    assert delta.mean(0).abs().max() < 0.008
+    is_moved = (delta != 0).float().mean()
+    assert (is_moved < 0.1) if norm == "l1" else (is_moved > 0.99)
+
+
+@given(cases(norms=["l1"], dtype=torch.float64), st.floats(0, 1), st.floats(0.01, 3))
+def test_a_sparse_step_moves_the_strongest_coordinates_evenly(case: Case, share: float, length: float) -> None:
+    grad = case.points - case.x
+    count, pixels = len(grad), grad[0].numel()
+    step = case.threat.sparse_ascent(
+        grad, torch.full((count,), share, dtype=grad.dtype), torch.full((count,), length, dtype=grad.dtype)
+    )
+    for one, slope in zip(step.flatten(1), grad.flatten(1), strict=True):
+        moved = one != 0
+        # A share is rounded down to the coordinates that it covers whole, and one is always moved.
+        assert int(moved.sum()) == min(pixels, max(1, pixels - int((1 - share) * pixels)))
+        assert torch.equal(one[moved].sign(), slope[moved].sign())
+        assert one[moved].abs().tolist() == pytest.approx([length / int(moved.sum())] * int(moved.sum()))
+        if not moved.all():
+            assert slope[moved].abs().min() >= slope[~moved].abs().max()
+
+
+def test_a_sparse_step_without_a_gradient_is_none() -> None:
+    grad = torch.zeros(2, 1, 3, 3)
+    grad[0, 0, 1, 1] = -1
+    step = ThreatModel("l1", Fraction(1)).sparse_ascent(grad, torch.full((2,), 0.5), torch.full((2,), 0.3))
+    assert step.flatten().nonzero().flatten().tolist() == [4]
+    assert float(step[0, 0, 1, 1]) == pytest.approx(-0.3)
+
+
+@given(cases())
 def test_contains_refuses_what_is_outside(case: Case) -> None:
     threat, x = case.threat, case.x
     outside = x.clone()
@@ -269,6 +313,14 @@ def test_scaled_has_a_share_of_the_radius(norm: Norm, share: float) -> None:
     assert threat.scaled(share).radius == pytest.approx(threat.radius * min(1, share))
     assert threat.scaled(share).norm == norm
     assert threat.scaled(1) == threat
+
+
+@pytest.mark.parametrize(
+    ("norm", "eps", "expected"), [("linf", "1/4", "3/4"), ("linf", "1/2", "1"), ("l1", "12", "36")]
+)
+def test_widened_has_a_multiple_of_the_radius(norm: Norm, eps: str, expected: str) -> None:
+    """The linf ball of radius 1 covers the box."""
+    assert ThreatModel(norm, Fraction(eps)).widened(3) == ThreatModel(norm, Fraction(expected))
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 8), ("l2", -1), ("l0", 1)])

@@ -209,22 +209,3 @@ def test_what_only_looks_does_not_import_torch(words: tuple[str, ...], tmp_path:
     )
     assert done.stderr == ""
     assert done.stdout
-
-
-@pytest.mark.parametrize("words", [("--help",), ("list",), ("validate", "demo/digits_pgd_at")], ids=" ".join)
-def test_what_only_looks_answers_at_once(words: tuple[str, ...], tmp_path: Path) -> None:
-    # Time on the processor, and the best of five: what else runs on the machine does not count.
-    seconds = []
-    for _ in range(5):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "robustcli", *words],
-            cwd=tmp_path,
-            env=environment(),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        assert process.returncode == 0
-        seconds.append(usage.ru_utime + usage.ru_stime)
-    assert min(seconds) < 0.5, seconds

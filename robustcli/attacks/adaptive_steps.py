@@ -1,0 +1,224 @@
+"""Points that APGD has under way, one row each, and the two rules by which it moves them."""
+
+from dataclasses import dataclass, fields
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from robustcli.threat import ThreatModel
+
+# A step size is kept when the loss rose in more than this share of the steps since the last checkpoint.
+_RISING = 0.75
+# Weight of a step against the momentum of the one before; the first step has none.
+_FRESH = 0.75
+# l1: share of coordinates that the first step changes; later ones change those changed so far, divided by this.
+_FIRST_SHARE, _MOVED_PER_CHANGED = 0.2, 1.5
+
+
+@dataclass
+class Rows:
+    """Points under way, each at a step of its own; what only one of the two rules needs is left alone by the other.
+
+    Args:
+        x, labels, reference: of the clean image; the reference is what its loss is scored against.
+        point, previous, grad: where it is, where it was before its last move, and the gradient at the point.
+        best, best_grad, best_loss: the point with the highest loss so far; -inf before the first.
+        step: (n,) moves made.
+        step_size: (n,) of the next move.
+        last_loss, rises: at the last point, and how often it rose since the last checkpoint.
+        checked_loss, was_reduced: the best loss at the last checkpoint, and whether it reduced the step size.
+        share, moved: of the coordinates that the next sparse move changes, and how many the best point had changed
+            at the last checkpoint.
+    """
+
+    x: Tensor
+    labels: Tensor
+    reference: Tensor
+    point: Tensor
+    previous: Tensor
+    grad: Tensor
+    best: Tensor
+    best_grad: Tensor
+    best_loss: Tensor
+    step: Tensor
+    step_size: Tensor
+    last_loss: Tensor
+    rises: Tensor
+    checked_loss: Tensor
+    was_reduced: Tensor
+    share: Tensor
+    moved: Tensor
+
+    @classmethod
+    def beginning(cls, x: Tensor, labels: Tensor, reference: Tensor, point: Tensor) -> "Rows":
+        """At their starts, before anything is known of them."""
+        nothing = x.new_full((len(x),), -torch.inf)
+        zeros = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        return cls(
+            x=x,
+            labels=labels,
+            reference=reference,
+            point=point,
+            previous=point,
+            grad=torch.zeros_like(x),
+            best=point,
+            best_grad=torch.zeros_like(x),
+            best_loss=nothing,
+            step=zeros,
+            step_size=torch.zeros_like(nothing),
+            # So that the start, which nothing comes before, does not count as a rise.
+            last_loss=-nothing,
+            rises=zeros.clone(),
+            checked_loss=nothing,
+            was_reduced=torch.ones_like(zeros, dtype=torch.bool),
+            share=torch.zeros_like(nothing),
+            moved=torch.zeros_like(nothing),
+        )
+
+    def at(self, index: Tensor) -> "Rows":
+        """Some of the rows."""
+        return Rows(**{item.name: getattr(self, item.name)[index] for item in fields(self)})
+
+    def joined(self, others: "Rows") -> "Rows":
+        """These rows and then the others."""
+        pairs = {item.name: (getattr(self, item.name), getattr(others, item.name)) for item in fields(self)}
+        return Rows(**{name: torch.cat(pair) for name, pair in pairs.items()})
+
+    def learn(self, grad: Tensor, loss: Tensor) -> None:
+        """Take in the gradient and the loss at the points."""
+        is_better = loss > self.best_loss
+        pixels = _over_pixels(is_better)
+        self.grad = grad
+        self.best = torch.where(pixels, self.point, self.best)
+        self.best_grad = torch.where(pixels, grad, self.best_grad)
+        self.best_loss = torch.where(is_better, loss, self.best_loss)
+        self.rises = self.rises + (loss > self.last_loss)
+        # The published code compares the loss after the first move with 0, not with the loss at the start.
+        self.last_loss = torch.where(self.step == 0, torch.zeros_like(loss), loss)
+
+    def go(self, points: Tensor) -> None:
+        """Make a move."""
+        self.previous, self.point = self.point, points
+        self.step = self.step + 1
+
+    def return_to_best(self, returns: Tensor) -> None:
+        """Some rows go on from their best points; `previous` stays, so the next momentum leads there from it."""
+        pixels = _over_pixels(returns)
+        self.point = torch.where(pixels, self.best, self.point)
+        self.grad = torch.where(pixels, self.best_grad, self.grad)
+
+
+class StepRule(Protocol):
+    """How points move in one threat set, and when they adapt."""
+
+    threat: ThreatModel
+    periods: Tensor
+    """(steps + 1,) on the CPU: after so many moves, how many were made since the last checkpoint; 0 where none is."""
+
+    def begin(self, rows: Rows) -> None:
+        """Set the first step of rows that begin."""
+        ...
+
+    def adapt(self, rows: Rows, period: Tensor) -> None:
+        """Adapt the rows whose period (n,) is not 0: those are at a checkpoint."""
+        ...
+
+    def move(self, rows: Rows) -> None:
+        """Make one move with every row."""
+        ...
+
+
+class MomentumRule:
+    """Steps with momentum, of 2 eps at first and halved where they stop to pay off (Croce and Hein, ICML 2020).
+
+    The paper reduces when the loss rose in fewer than 75 % of the steps since the last checkpoint; the published
+    code, followed here, also when in exactly 75 %.
+
+    Args:
+        threat: the threat set.
+        steps: moves of a run; checkpoints come at shares of it: 22 %, then after 3 % less each time, at least 6 %.
+    """
+
+    def __init__(self, threat: ThreatModel, steps: int) -> None:
+        self.threat = threat
+        self.periods = torch.zeros(steps + 1, dtype=torch.int64)
+        period, at = max(int(0.22 * steps), 1), 0
+        while at + period <= steps:
+            at += period
+            self.periods[at] = period
+            period = max(period - max(int(0.03 * steps), 1), int(0.06 * steps), 1)
+
+    def begin(self, rows: Rows) -> None:
+        rows.step_size = torch.full_like(rows.step_size, 2 * self.threat.radius)
+
+    def adapt(self, rows: Rows, period: Tensor) -> None:
+        is_due = period > 0
+        is_stuck = ~rows.was_reduced & (rows.checked_loss >= rows.best_loss)
+        halves = is_due & ((rows.rises <= _RISING * period) | is_stuck)
+        rows.return_to_best(halves)
+        rows.step_size = torch.where(halves, rows.step_size / 2, rows.step_size)
+        rows.was_reduced = torch.where(is_due, halves, rows.was_reduced)
+        rows.checked_loss = torch.where(is_due, rows.best_loss, rows.checked_loss)
+        rows.rises = rows.rises.masked_fill(is_due, 0)
+
+    def move(self, rows: Rows) -> None:
+        step = _over_pixels(rows.step_size) * self.threat.ascent(rows.grad, rows.point, 1.0)
+        ahead = self.threat.project(rows.point + step, rows.x)
+        momentum = rows.point - rows.previous
+        fresh = _over_pixels(torch.where(rows.step == 0, 1.0, _FRESH))
+        rows.go(self.threat.project(rows.point + (ahead - rows.point) * fresh + momentum * (1 - fresh), rows.x))
+
+
+class SparseRule:
+    """l1 steps that change as many coordinates as suit the best point so far (Croce and Hein, ICML 2021).
+
+    Args:
+        threat: the threat set.
+        steps: moves of a run; there is a checkpoint after every 4 % of them.
+        has_start: whether runs begin at a point found before, whose sparsity is then the first.
+    """
+
+    def __init__(self, threat: ThreatModel, steps: int, *, has_start: bool) -> None:
+        self.threat = threat
+        self.has_start = has_start
+        period = max(int(0.04 * steps), 1)
+        self.periods = torch.zeros(steps + 1, dtype=torch.int64)
+        self.periods[period::period] = period
+
+    def begin(self, rows: Rows) -> None:
+        rows.step_size = torch.full_like(rows.step_size, self.threat.radius)
+        if self.has_start:
+            rows.moved = _moved(rows.point, rows.x)
+            rows.share = rows.moved / rows.x.shape[1:].numel() / _MOVED_PER_CHANGED
+        else:
+            rows.moved = torch.full_like(rows.moved, rows.x.shape[1:].numel())
+            rows.share = torch.full_like(rows.share, _FIRST_SHARE)
+
+    def adapt(self, rows: Rows, period: Tensor) -> None:
+        is_due = period > 0
+        moved = _moved(rows.best, rows.x)
+        is_sparser = moved / rows.moved < 0.95
+        rows.return_to_best(is_due & is_sparser)
+        longest = self.threat.radius
+        step_size = torch.where(is_sparser, longest, rows.step_size / 1.5).clamp(longest / 10, longest)
+        rows.step_size = torch.where(is_due, step_size, rows.step_size)
+        rows.share = torch.where(is_due, moved / rows.x.shape[1:].numel() / _MOVED_PER_CHANGED, rows.share)
+        rows.moved = torch.where(is_due, moved, rows.moved)
+
+    def move(self, rows: Rows) -> None:
+        step = self.threat.sparse_ascent(rows.grad, rows.share, rows.step_size)
+        rows.go(self.threat.project(rows.point + step, rows.x))
+
+
+def _over_pixels(values: Tensor) -> Tensor:
+    return values.view(-1, 1, 1, 1)
+
+
+def _moved(point: Tensor, x: Tensor) -> Tensor:
+    """How many coordinates of each point are not those of x.
+
+    The published code also counts those that its projection brings back to x but for rounding; ours brings them
+    back exactly.
+    """
+    return (point != x).flatten(1).sum(1).to(x.dtype)

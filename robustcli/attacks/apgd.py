@@ -1,0 +1,265 @@
+"""Auto-PGD, for every norm: an attack with no step size to tune."""
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from robustcli.attacks import ATTACKS
+from robustcli.attacks.adaptive_steps import MomentumRule, Rows, SparseRule, StepRule
+from robustcli.attacks.crafting import ascend
+from robustcli.attacks.losses import LOSSES, AttackLoss, labels_of, targeted_dlr
+from robustcli.fields import Count
+from robustcli.noise import Noise
+from robustcli.threat import ThreatModel
+
+
+@ATTACKS.register("apgd", smoke={"steps": 4})
+@dataclass(frozen=True, kw_only=True)
+class Apgd:
+    """Gradient steps that begin long and get shorter where they stop to pay off; fooled images stop.
+
+    A run ends with its first point that fools the model, and that point is returned; otherwise the point of all
+    runs with the highest loss is. The logits that a gradient came from are also the test of its point, so a run
+    that ends after i moves costs i + 1 forwards. Runs of one image, from fresh starts and towards other targets,
+    go on side by side where a pass has room; what is returned is the same as if they came one after the other.
+
+    Args:
+        steps: moves of a run.
+        restarts: runs from fresh starts, for each target.
+        loss: "ce", "margin", "dlr" (needs 3 classes), or "targeted_dlr" (needs 4), which aims at one wrong class
+            at a time.
+        targets: wrong classes that "targeted_dlr" aims at, the most likely ones of the clean image first; at most
+            all that there are.
+        gradients: whose mean gives a step its direction, for models whose logits vary; loss and test are those of
+            the last one alone, as in the published code.
+        radius: "fixed", or "shrinking": 30 % of the moves within 3 eps, 30 % within 2 eps and the others within
+            eps, each part from the best point of the one before. Published for l1.
+        batch_size: points in one pass; null is as many as there are images.
+
+    Reference: Croce and Hein, ICML 2020 (linf, l2); Croce and Hein, ICML 2021 (l1, shrinking radius).
+    """
+
+    steps: Count = 100
+    restarts: Count = 1
+    loss: Literal["ce", "margin", "dlr", "targeted_dlr"] = "ce"
+    targets: Count = 9
+    gradients: Count = 1
+    radius: Literal["fixed", "shrinking"] = "fixed"
+    batch_size: Count | None = None
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
+        labels = labels_of(y)
+        limit = self.batch_size or max(len(x), 1)
+        if self.loss == "targeted_dlr":
+            loss = replace(LOSSES["dlr"], score=targeted_dlr)
+            references = _labels_and_targets(model, x, labels, self.targets, limit)
+        else:
+            loss = LOSSES[self.loss]
+            references = loss.refer(model, x, y)[None]
+        found = _Found.nothing(x, len(references) * self.restarts)
+        search = _Search(self, model, x, labels, loss, references, threat, rng, limit, found)
+        if self.radius == "fixed":
+            search.in_one_ball()
+        else:
+            search.in_shrinking_balls()
+        if "dlr" in self.loss and search.flat_starts:
+            warnings.warn(
+                f"the gradient of the DLR loss was exactly zero at {search.flat_starts} starts of APGD; gradient "
+                "attacks cannot move there, and the true robust accuracy may be lower",
+                stacklevel=2,
+            )
+        return found.points
+
+
+def _labels_and_targets(model: nn.Module, x: Tensor, labels: Tensor, targets: int, limit: int) -> Tensor:
+    """Labels and wrong classes, the most likely ones of the clean images first: (targets, n, 2)."""
+    with torch.no_grad():
+        logits = torch.cat([model(part) for part in torch.split(x, limit)])
+    wrong = logits.scatter(1, labels[:, None], -torch.inf).argsort(1, descending=True)[:, :-1]
+    return torch.stack([labels.expand_as(wrong.T), wrong.T], 2)[:targets]
+
+
+@dataclass
+class _Found:
+    """The worst point of every image so far.
+
+    Tasks are the runs of all images, numbered run by run: of n images, task t is run t // n of image t % n.
+
+    Args:
+        points, losses: (n, c, h, w) and (n,).
+        broken_by: (n,) on the CPU, the first run that fooled the model; `runs` where none did.
+        runs: of every image.
+    """
+
+    points: Tensor
+    losses: Tensor
+    broken_by: Tensor
+    runs: int
+
+    @classmethod
+    def nothing(cls, x: Tensor, runs: int) -> "_Found":
+        return cls(x.clone(), x.new_full((len(x),), -torch.inf), torch.full((len(x),), runs), runs)
+
+    def is_open(self, tasks: Tensor) -> Tensor:
+        """Whether no earlier run of the same image has fooled the model: bool, on the CPU."""
+        image, run = self.parts(tasks)
+        return run < self.broken_by[image]
+
+    def parts(self, tasks: Tensor) -> tuple[Tensor, Tensor]:
+        """Image and run of tasks."""
+        images = max(len(self.points), 1)
+        return tasks % images, tasks // images
+
+    def take(self, tasks: Tensor, rows: Rows, is_fooled: Tensor) -> None:
+        """Keep where runs ended: a point that fools the model wins over any loss, and the earliest run wins."""
+        device = self.points.device
+        images, runs = self.parts(tasks)
+        # Run by run: the same image may be there with several.
+        for run in sorted(set(runs.tolist())):
+            row = (runs == run).nonzero().flatten()
+            image = images[row]
+            wins = is_fooled[row] & (run < self.broken_by[image])
+            competes = ~is_fooled[row] & (self.broken_by[image] == self.runs)
+            self.broken_by[image[wins]] = run
+            row, image, wins, competes = (part.to(device) for part in (row, image, wins, competes))
+            wins |= competes & (rows.best_loss[row] > self.losses[image])
+            points = torch.where(is_fooled.to(device)[row].view(-1, 1, 1, 1), rows.point[row], rows.best[row])
+            self.points[image[wins]] = points[wins]
+            self.losses[image[wins]] = rows.best_loss[row][wins]
+
+
+@dataclass
+class _Search:
+    """All runs of all images of one call.
+
+    What decides when rows come and go is kept on the CPU; one transfer per pass tells it who is fooled.
+
+    Args:
+        references: what the loss needs to know of each image, for every target: (targets, n, ...).
+        limit: rows in one pass.
+        flat_starts: runs with something to win whose first gradient was exactly zero.
+    """
+
+    attack: Apgd
+    model: nn.Module
+    x: Tensor
+    labels: Tensor
+    loss: AttackLoss
+    references: Tensor
+    threat: ThreatModel
+    rng: Noise
+    limit: int
+    found: _Found
+    flat_starts: int = 0
+
+    def in_one_ball(self) -> None:
+        """Every run from a random point of the ball's surface."""
+        tasks = torch.arange(self.found.runs * len(self.x))
+        rule = _rule(self.threat, self.attack.steps, has_start=False)
+        self._walk(tasks, rule, lambda places: self._surface(tasks[places], self.threat))
+
+    def in_shrinking_balls(self) -> None:
+        """The same runs, a batch at a time, from the surface of the widest ball; only the last ball counts."""
+        wide = math.ceil(0.3 * self.attack.steps)
+        middle = min(wide, self.attack.steps - wide)
+        waiting = torch.arange(self.found.runs * len(self.x))
+        while len(waiting := waiting[self.found.is_open(waiting)]):
+            tasks, waiting = waiting[: self.limit], waiting[self.limit :]
+            x = self.x[self.found.parts(tasks)[0]]
+            points = self._surface(tasks, self.threat.widened(3))
+            for factor, steps in ((3, wide), (2, middle), (1, self.attack.steps - wide - middle)):
+                ball = self.threat.widened(factor)
+                starts, points = ball.project(points, x), torch.empty_like(points)
+                rule = _rule(ball, steps, has_start=True)
+                self._walk(tasks, rule, starts.__getitem__, None if factor == 1 else points)
+
+    def _walk(
+        self, tasks: Tensor, rule: StepRule, start: Callable[[Tensor], Tensor], ends: Tensor | None = None
+    ) -> None:
+        """Run tasks to their ends; where one leaves, the next one takes its room.
+
+        Args:
+            tasks: (m,) their numbers, on the CPU.
+            start: places in `tasks` -> points where these begin.
+            ends: (m, c, h, w) where best points are written to, for a ball that is too wide: fooling the model
+                counts for nothing there. Without it, points go to `found`.
+        """
+        waiting = torch.arange(len(tasks))
+        places = steps = waiting[:0]
+        rows: Rows | None = None
+        while True:
+            room = self.limit - len(places)
+            if room and len(waiting):
+                waiting = waiting[self.found.is_open(tasks[waiting])]
+                coming, waiting = waiting[:room], waiting[room:]
+                if len(coming):
+                    places, steps = torch.cat([places, coming]), torch.cat([steps, torch.zeros_like(coming)])
+                    begun = self._begun(tasks[coming], start(coming), rule)
+                    rows = begun if rows is None else rows.joined(begun)
+            if rows is None or not len(places):
+                return
+            is_over = steps == len(rule.periods) - 1
+            is_fooled = self._look(rows, is_first=steps == 0, is_last=bool(is_over.all()))
+            leaves = is_over | is_fooled if ends is None else is_over
+            if leaves.any():
+                gone = leaves.nonzero().flatten()
+                last = rows.at(gone.to(self.x.device))
+                if ends is None:
+                    self.found.take(tasks[places[gone]], last, is_fooled[gone])
+                else:
+                    ends[places[gone]] = last.best
+                stays = (~leaves & self.found.is_open(tasks[places])).nonzero().flatten()
+                places, steps, rows = places[stays], steps[stays], rows.at(stays.to(self.x.device))
+            period = rule.periods[steps]
+            if period.any():
+                rule.adapt(rows, period.to(self.x.device))
+            rule.move(rows)
+            steps = steps + 1
+
+    def _look(self, rows: Rows, *, is_first: Tensor, is_last: bool) -> Tensor:
+        """One pass over all points, which learn loss and gradient. Returns who is fooled: bool, on the CPU."""
+        if is_last:
+            with torch.no_grad():
+                logits = self.model(rows.point)
+                grad, loss = rows.grad, self.loss.score(logits, rows.reference)
+        else:
+            grad, loss, logits = ascend(self.model, rows.point, self.loss, rows.reference)
+            for _ in range(self.attack.gradients - 1):
+                another, loss, logits = ascend(self.model, rows.point, self.loss, rows.reference)
+                grad = grad + another
+            grad = grad / self.attack.gradients
+        rows.learn(grad, loss)
+        is_fooled: Tensor = (logits.argmax(1) != rows.labels).cpu()
+        if is_first.any() and not is_last:
+            is_flat = (grad[is_first & ~is_fooled] == 0).flatten(1).all(1)
+            self.flat_starts += int(is_flat.sum())
+        return is_fooled
+
+    def _begun(self, tasks: Tensor, points: Tensor, rule: StepRule) -> Rows:
+        """Rows of tasks that begin."""
+        images, runs = (part.to(self.x.device) for part in self.found.parts(tasks))
+        references = self.references[runs // self.attack.restarts, images]
+        rows = Rows.beginning(self.x[images], self.labels[images], references, points)
+        rule.begin(rows)
+        return rows
+
+    def _surface(self, tasks: Tensor, ball: ThreatModel) -> Tensor:
+        """Random starts; the noise is that of the image and the run."""
+        images, runs = self.found.parts(tasks)
+        starts: Tensor = torch.empty_like(self.x[images])
+        for run in sorted(set(runs.tolist())):
+            here = runs == run
+            rng = self.rng.split(f"run {run}").rows(images[here])
+            starts[here] = ball.sample_surface(self.x[images[here]], rng)
+        return starts
+
+
+def _rule(ball: ThreatModel, steps: int, *, has_start: bool) -> StepRule:
+    if ball.has_sparse_steps:
+        return SparseRule(ball, steps, has_start=has_start)
+    return MomentumRule(ball, steps)
