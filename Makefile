@@ -5,6 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SPECS := $(shell find experiments -name '*.yaml' | sort)
 REPRODUCE := $(addprefix reproduce-,$(subst /,-,$(patsubst experiments/%.yaml,%,$(SPECS))))
+# One process per core: the tests keep torch to one thread each.
+PYTEST := $(BIN)/python -m pytest -n auto
 # Overrides for the reproduce targets, such as ARGS="data.root=/data seed=1".
 ARGS ?=
 
@@ -29,16 +31,16 @@ demo: install ## Train a natural and a robust digits model, attack both, print t
 	$(BIN)/robust demo
 
 test: install ## Run all tests.
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-slow: install ## Run only the slow tests.
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 check: install ## Format, lint, types and fast tests: before every commit.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m 'not slow' -q
+	$(PYTEST) -m 'not slow' -q
 
 format: install ## Format the code and sort imports.
 	$(BIN)/ruff format .
