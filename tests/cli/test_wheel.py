@@ -70,7 +70,9 @@ def test_the_wheel_holds_the_package_and_the_shipped_specs_and_nothing_else(whee
         names = set(archive.namelist())
         metadata = archive.read(f"robustcli-{__version__}.dist-info/METADATA").decode()
     package = {path.relative_to(ROOT).as_posix() for path in (ROOT / "robustcli").rglob("*.py")}
-    specs = {f"robustcli/experiments/{name}.yaml" for name in experiments.names()}
+    shipped = [path for path in (ROOT / "experiments").rglob("*") if path.is_file()]
+    specs = {f"robustcli/{path.relative_to(ROOT).as_posix()}" for path in shipped}
+    assert {f"robustcli/experiments/{name}.yaml" for name in experiments.names()} <= specs
     info = {name for name in names if name.startswith(f"robustcli-{__version__}.dist-info/")}
     assert names - info == package | specs
     assert any(name.endswith("LICENSE") for name in info)
