@@ -176,6 +176,16 @@ class ThreatModel:
         length = self.size(direction).clamp_min(1e-12)
         return self.project(x + self.radius * (direction / _per_example(length, x)), x)
 
+    def surface(self, delta: Tensor, x: Tensor) -> Tensor:
+        """The point in direction delta that uses the whole radius: delta at the length of the radius, cut at the box.
+
+        For l1 a longer delta is projected instead, which spends on other pixels what the box cuts.
+        """
+        stretch = self.radius / self.size(delta).clamp_min(torch.finfo(x.dtype).tiny)
+        if self.norm == "l1":
+            return self.project(x + delta * _per_example(stretch.clamp_min(1), x), x)
+        return (x + delta * _per_example(stretch, x)).clamp_(0, 1)
+
     def contains(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """Which images lie in the threat set around x, up to rounding: bool (n,)."""
         # Half a unit in the last place of a number near 1, in every pixel.

@@ -170,6 +170,21 @@ def test_sample_is_inside_and_follows_the_noise(case: Case) -> None:
     assert case.threat.contains(case.threat.sample(case.x, stream.reseed(case.seed)), case.x).all()
 
 
+@given(cases(dtype=torch.float64))
+def test_surface_uses_the_whole_radius_where_the_box_allows(case: Case) -> None:
+    threat, direction = case.threat, case.points - case.x
+    point = threat.surface(direction, case.x)
+    assert threat.contains(point, case.x).all()
+    grey = torch.full_like(case.x, 0.5)
+    near = ThreatModel(threat.norm, min(threat.eps, Fraction(1, 2)))
+    # In l1 what is longer than the radius loses its smallest pixels, so a shorter one shows the direction.
+    short = direction * (near.radius / 3 / threat.size(direction)).view(-1, 1, 1, 1)
+    delta = near.surface(short, grey) - grey
+    assert torch.allclose(near.size(delta), torch.tensor(near.radius, dtype=torch.float64), rtol=0, atol=1e-12)
+    assert torch.allclose(delta, 3 * short, rtol=0, atol=1e-12)
+    assert torch.equal(near.surface(torch.zeros_like(grey), grey), grey)
+
+
 class Slope(nn.Module):
     """The logit of class 1 is a linear function of each image, with a gradient of its own."""
 

@@ -1,0 +1,143 @@
+"""Random changes that the Square attack proposes: a window of the image, filled anew in the manner of the norm.
+
+linf: the pixels of one window go to the border of the cube, with one sign per channel. l2 and l1: the
+perturbation of one window is moved to another, where a bump is added to it.
+"""
+
+import math
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from robustcli.fields import Norm
+from robustcli.noise import Noise
+from robustcli.threat import ThreatModel
+
+_ORDER = {"l2": 2, "l1": 1}
+# How fast the rings of a bump fade: ring k adds (k + 1) ** -fading.
+_FADING = {"l2": 2, "l1": 4}
+
+
+def numbers_per_proposal(norm: Norm, channels: int) -> int:
+    """How many uniform numbers one proposal for one image takes."""
+    return channels + (2 if norm == "linf" else 5)
+
+
+def window_side(share: float, height: int, width: int, norm: Norm) -> int:
+    """Pixels along the side of a window that holds a share of the image, as far as it fits."""
+    side, most = round(math.sqrt(share * height * width)), min(height, width)
+    if norm == "linf":
+        return min(max(side, 1), most)
+    # Odd, so that a bump has a middle; | 1 takes an even number to the next odd one.
+    return min(max(side, 3) | 1, most if most % 2 else most - 1) if most > 1 else 1
+
+
+def first_points(x: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
+    """Where the search begins: vertical stripes for linf, a chequerboard of bumps for l2 and l1."""
+    count, channels, height, width = x.shape
+    if threat.norm == "linf":
+        return threat.surface(_signs(rng.uniform(x[:, :, :1])), x)
+    side = max(1, min(height, width) // 5)
+    rows, columns = height // side, width // side
+    tile = _bump(side, threat.norm, x.dtype, x.device)
+    grid = x.new_empty((count, channels, rows, columns))
+    is_turned = rng.uniform(grid[:, :1])[..., None, None] < 0.5
+    tiles = torch.where(is_turned, tile.T, tile) * _signs(rng.uniform(grid))[..., None, None]
+    top, left = (height - rows * side) // 2, (width - columns * side) // 2
+    delta = torch.zeros_like(x)
+    delta[:, :, top : top + rows * side, left : left + columns * side] = tiles.transpose(3, 4).reshape(
+        count, channels, rows * side, columns * side
+    )
+    return threat.surface(delta, x)
+
+
+def proposed(best: Tensor, x: Tensor, threat: ThreatModel, numbers: Tensor, side: int) -> Tensor:
+    """Each image's best point with one window filled anew.
+
+    Args:
+        best: (n, c, h, w), in the threat set around x.
+        numbers: (n, `numbers_per_proposal`), uniform in [0, 1).
+        side: of the window, in pixels.
+    """
+    channels = x.shape[1]
+    signs = _signs(numbers[:, -channels:])[:, :, None, None].to(x.dtype)
+    here = _window(numbers[:, 0], numbers[:, 1], side, x)
+    if threat.norm == "linf":
+        return torch.where(_is_inside(here, side), threat.surface(signs.expand_as(x), x), best)
+    there = _window(numbers[:, 2], numbers[:, 3], side, x)
+    delta = _moved(best - x, here, there, numbers[:, 4] < 0.5, signs, threat, side)
+    return threat.surface(delta, x)
+
+
+# The place of a window, as two maps that say which of its rows and columns each pixel is on: (n, h) and (n, w).
+# Row 0 stands for all above it, and row `side` + 1 for all below.
+_Window = tuple[Tensor, Tensor]
+
+
+def _window(down: Tensor, across: Tensor, side: int, x: Tensor) -> _Window:
+    """A window at a random place: every place where it fits is as likely as any other."""
+    height, width = x.shape[-2:]
+    top, left = (down * (height - side + 1)).long(), (across * (width - side + 1)).long()
+    rows = torch.arange(1, height + 1, device=x.device) - top[:, None]
+    columns = torch.arange(1, width + 1, device=x.device) - left[:, None]
+    return rows.clamp_(0, side + 1), columns.clamp_(0, side + 1)
+
+
+def _is_inside(window: _Window, side: int) -> Tensor:
+    """The pixels of a window: (n, 1, h, w)."""
+    rows, columns = ((place > 0) & (place <= side) for place in window)
+    return (rows[:, :, None] & columns[:, None, :])[:, None]
+
+
+def _moved(
+    delta: Tensor, here: _Window, there: _Window, is_turned: Tensor, signs: Tensor, threat: ThreatModel, side: int
+) -> Tensor:
+    """delta without its part `there`, and with a bump added `here`, at the length that both had and what was unused."""
+    norm, channels = threat.norm, delta.shape[1]
+    order = _ORDER[norm]
+    is_here = _is_inside(here, side)
+    is_either = is_here | _is_inside(there, side)
+    bump = _bump(side, norm, delta.dtype, delta.device)
+    framed = torch.nn.functional.pad(torch.stack([bump, bump.T]), (1, 1, 1, 1))
+    placed = framed[is_turned.long()[:, None, None], here[0][:, :, None], here[1][:, None, :]][:, None]
+    old = delta.masked_fill(~is_here, 0)
+    fresh = placed * signs + old / _size_by_channel(old, order)
+    unused = (threat.radius**order - threat.size(delta) ** order).clamp_min(0)[:, None, None, None] / channels
+    length = (unused + _size_by_channel(delta.masked_fill(~is_either, 0), order) ** order) ** (1 / order)
+    if norm == "l1":
+        # Longer than the radius allows; the projection then shrinks the perturbation everywhere.
+        length = length * channels
+    fresh = fresh * (length / _size_by_channel(fresh, order))
+    return torch.where(is_here, fresh, delta.masked_fill(is_either, 0))
+
+
+def _size_by_channel(delta: Tensor, order: int) -> Tensor:
+    """Length of each channel, never 0: (n, c, 1, 1)."""
+    length: Tensor = torch.linalg.vector_norm(delta, ord=order, dim=(2, 3), keepdim=True)
+    return length.clamp_min(1e-12)
+
+
+def _signs(numbers: Tensor) -> Tensor:
+    return torch.where(numbers < 0.5, -1.0, 1.0)
+
+
+# A search asks for the same few thousands of times.
+@lru_cache(maxsize=32)
+def _bump(side: int, norm: Norm, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A hill above a pit, (side, side), of length 1: each is a stack of centred squares and rectangles."""
+
+    def hill(height: int, width: int) -> Tensor:
+        down = (torch.arange(height, device=device) - height // 2).abs()
+        across = (torch.arange(width, device=device) - width // 2).abs()
+        last = max(height // 2, width // 2)
+        layers = torch.arange(1, last + 2, dtype=dtype, device=device) ** -_FADING[norm]
+        # A pixel on ring m lies on layers m and beyond.
+        heights = layers.flip(0).cumsum(0).flip(0)[torch.maximum(down[:, None], across)]
+        length: Tensor = torch.linalg.vector_norm(heights.flatten(), ord=_ORDER[norm])
+        return heights / length.clamp_min(1e-12)
+
+    upper = side // 2
+    bump = torch.cat([hill(upper, side), -hill(side - upper, side)])
+    length: Tensor = torch.linalg.vector_norm(bump.flatten(), ord=_ORDER[norm])
+    return bump / length

@@ -1,0 +1,287 @@
+"""The Square attack: its windows and bumps, on images of any size, and what it costs."""
+
+import math
+from fractions import Fraction
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from small_networks import conv_net, images, labels
+from torch import Tensor, nn
+
+from robustcli.attacks.pgd import Pgd
+from robustcli.attacks.square import Square
+from robustcli.attacks.windows import (
+    _bump,
+    _is_inside,
+    _window,
+    first_points,
+    numbers_per_proposal,
+    proposed,
+    window_side,
+)
+from robustcli.evaluators.attacked import Attacked
+from robustcli.fields import Norm
+from robustcli.isolation import passes_counted
+from robustcli.noise import IndexedNoise
+from robustcli.threat import ThreatModel
+
+NORMS: list[Norm] = ["linf", "l2", "l1"]
+EPS = {"linf": Fraction(1, 10), "l2": Fraction(1, 2), "l1": Fraction(3)}
+
+in_every_norm = pytest.mark.parametrize("norm", NORMS)
+in_l2_and_l1 = pytest.mark.parametrize("norm", ["l2", "l1"])
+
+
+def noise(count: int, seed: int = 0) -> IndexedNoise:
+    return IndexedNoise(seed, torch.arange(count))
+
+
+def proposal(best: Tensor, x: Tensor, threat: ThreatModel, side: int, seed: int = 0) -> Tensor:
+    numbers = noise(len(x), seed).uniform(torch.empty(len(x), numbers_per_proposal(threat.norm, x.shape[1])))
+    return proposed(best, x, threat, numbers, side)
+
+
+def predictions(model: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model(x).argmax(1)  # type: ignore[no-any-return]
+
+
+# Windows.
+
+
+@pytest.mark.parametrize(
+    ("pixels", "sides"),
+    [(32, [29, 20, 14, 10, 7, 5, 4, 3]), (28, [25, 18, 13, 9, 6, 4, 3, 2]), (8, [7, 5, 4, 3, 2, 1])],
+)
+def test_windows_shrink_as_published(pixels: int, sides: list[int]) -> None:
+    """Sides after 0, 11, 51, 201, 501, 1001, 2001 and 4001 queries of the fixed schedule."""
+    attack = Square(schedule="fixed")
+    queries = (0, 11, 51, 201, 501, 1001, 2001, 4001)
+    found = [window_side(attack._share(query), pixels, pixels, "linf") for query in queries[: len(sides)]]
+    assert found == sides
+    before = [window_side(attack._share(query - 1), pixels, pixels, "linf") for query in queries[1 : len(sides)]]
+    assert before == sides[:-1]
+
+
+def test_the_rescaled_schedule_is_the_published_one_for_its_budget() -> None:
+    short, full = Square(queries=500), Square(queries=10000, schedule="fixed")
+    assert [short._share(query) for query in range(500)] == [full._share(20 * query) for query in range(500)]
+    assert Square(queries=10000)._share(9999) == full._share(9999) == 0.8 / 512
+
+
+@in_l2_and_l1
+def test_sides_of_moved_windows_are_odd_and_fit(norm: Norm) -> None:
+    for height in range(1, 12):
+        for width in range(1, 12):
+            for share in (0.8, 0.4, 0.1, 0.001):
+                side = window_side(share, height, width, norm)
+                assert side % 2 == 1
+                assert 1 <= side <= min(height, width)
+                assert side >= 3 or min(height, width) < 3
+
+
+def test_every_place_is_as_likely_as_any_other() -> None:
+    """The last row and column too."""
+    x = torch.empty(20000, 1, 6, 7)
+    numbers = noise(20000).uniform(torch.empty(20000, 2))
+    inside = _is_inside(_window(numbers[:, 0], numbers[:, 1], 3, x), 3)
+    assert (inside.flatten(1).sum(1) == 9).all()
+    corners = inside.flatten(1).int().argmax(1).bincount(minlength=42).view(6, 7)
+    assert (corners[4:] == 0).all()
+    assert (corners[:, 5:] == 0).all()
+    places = corners[:4, :5].float()
+    assert (places - 1000).abs().max() < 5 * math.sqrt(1000)
+
+
+def bump_by_layers(side: int, fading: int, order: int) -> np.ndarray:
+    """Squares of side 1, 3, 5, ... around the middle of each half, laid on each other as far as the half goes."""
+
+    def hill(height: int, width: int) -> np.ndarray:
+        heights = np.zeros((height, width))
+        for layer in range(max(height // 2, width // 2) + 1):
+            top, left = height // 2 - layer, width // 2 - layer
+            rows = slice(max(top, 0), top + 2 * layer + 1)
+            columns = slice(max(left, 0), left + 2 * layer + 1)
+            heights[rows, columns] += 1 / (layer + 1) ** fading
+        return heights / np.linalg.norm(heights.ravel(), ord=order) if height else heights
+
+    halves = np.concatenate([hill(side // 2, side), -hill(side - side // 2, side)])
+    return halves / np.linalg.norm(halves.ravel(), ord=order)
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 5, 6, 9])
+@pytest.mark.parametrize(("norm", "fading", "order"), [("l2", 2, 2), ("l1", 4, 1)])
+def test_bumps_are_layers_around_two_middles(norm: Norm, fading: int, order: int, side: int) -> None:
+    found = _bump(side, norm, torch.float64, torch.device("cpu")).numpy()
+    assert found == pytest.approx(bump_by_layers(side, fading, order), abs=1e-12)
+
+
+# Proposals.
+
+
+@in_every_norm
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (2, 3), (3, 3), (4, 4), (5, 7), (9, 6), (8, 8), (17, 32)])
+def test_images_of_any_size_are_searched(norm: Norm, channels: int, size: tuple[int, int]) -> None:
+    x = images(5, channels, 32)[:, :, : size[0], : size[1]]
+    threat = ThreatModel(norm, EPS[norm])
+    best = first_points(x, threat, noise(5))
+    assert threat.contains(best, x).all()
+    assert not torch.equal(best, x)
+    for query in range(0, 5000, 97):
+        side = window_side(Square()._share(query), *size, norm)
+        best = proposal(best, x, threat, side, seed=query)
+        assert best.shape == x.shape
+        assert threat.contains(best, x).all()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_linf_moves_one_window_to_the_border(channels: int) -> None:
+    x, threat = 0.3 + 0.4 * images(50, channels), ThreatModel("linf", EPS["linf"])
+    best = first_points(x, threat, noise(50))
+    signs = ((best - x) / threat.radius).round()
+    assert torch.allclose((best - x).abs(), torch.tensor(threat.radius))
+    assert (signs == signs[:, :, :1]).all(), "stripes are vertical"
+    assert signs.unique().tolist() == [-1, 1]
+    points = proposal(x, x, threat, 3)
+    is_moved = points != x
+    # The same nine pixels of each channel.
+    assert (is_moved == is_moved[:, :1]).all()
+    assert (is_moved[:, 0].flatten(1).sum(1) == 9).all()
+    moves = (points - x)[is_moved].view(50, channels, 9)
+    assert torch.allclose(moves.abs(), torch.tensor(threat.radius))
+    assert (moves.sign() == moves.sign()[..., :1]).all(), "one sign for each channel"
+    assert moves.sign().unique().tolist() == [-1, 1]
+
+
+@in_l2_and_l1
+@pytest.mark.parametrize("channels", [1, 3])
+def test_l2_and_l1_move_what_a_window_held(norm: Norm, channels: int) -> None:
+    """Away from the box and with the whole radius used, the rest of the image stays as it is."""
+    x = torch.full((200, channels, 12, 12), 0.5, dtype=torch.float64)
+    threat = ThreatModel(norm, Fraction(1, 10))
+    order = {"l2": 2, "l1": 1}[norm]
+    delta = noise(200).normal(x)
+    best = x + delta * (threat.radius / threat.size(delta)).view(-1, 1, 1, 1)
+    numbers = noise(200).uniform(torch.empty(200, numbers_per_proposal(norm, channels)))
+    points = proposed(best, x, threat, numbers, 3)
+    here = _is_inside(_window(numbers[:, 0], numbers[:, 1], 3, x), 3).expand_as(x)
+    there = _is_inside(_window(numbers[:, 2], numbers[:, 3], 3, x), 3).expand_as(x)
+    assert torch.allclose(threat.size(points - x), torch.tensor(threat.radius, dtype=torch.float64))
+    left, kept = (points - x)[there & ~here], ~here & ~there
+    assert (left.abs() < 1e-15).all(), "the second window is emptied"
+    if norm == "l2" or channels == 1:
+        assert torch.allclose(points[kept], best[kept], rtol=0, atol=1e-12)
+        size = [
+            torch.linalg.vector_norm(((p - x) * (here | there)).flatten(2), ord=order, dim=2) for p in (points, best)
+        ]
+        assert torch.allclose(size[0], size[1]), "each channel keeps its length"
+    else:
+        # More than fits is put in, and the projection takes as much from every pixel.
+        assert ((points - x).abs()[kept] <= (best - x).abs()[kept] + 1e-15).all()
+
+
+@in_l2_and_l1
+def test_what_is_unused_of_the_radius_is_spent(norm: Norm) -> None:
+    x = torch.full((20, 3, 12, 12), 0.5, dtype=torch.float64)
+    threat = ThreatModel(norm, Fraction(1, 10))
+    points = proposal(x, x, threat, 5)
+    assert torch.allclose(threat.size(points - x), torch.tensor(threat.radius, dtype=torch.float64))
+    assert ((points != x).flatten(1).sum(1) <= 3 * 25).all()
+
+
+# The search.
+
+
+@in_every_norm
+def test_survivors_cost_one_forward_per_query_and_no_gradient(norm: Norm) -> None:
+    model, x = conv_net(3).eval(), images(8, 3)
+    y = predictions(model, x)
+    threat = ThreatModel(norm, EPS[norm] / 10**4)
+    with passes_counted(model) as passes:
+        x_adv = Square(queries=40)(model, x, y, threat, noise(8))
+    assert (predictions(model, x_adv) == y).all()
+    assert (passes.forwards, passes.gradients) == (8 * 41, 0)
+    with passes_counted(model) as passes:
+        Square(queries=40, restarts=2)(model, x, y, threat, noise(8))
+    assert passes.forwards == 8 * 82
+
+
+def test_an_image_leaves_the_batch_once_it_is_misclassified() -> None:
+    model, x, y = conv_net(3).eval(), images(16, 3), labels(16)
+    y[::2] = predictions(model, x)[::2]
+    sizes: list[int] = []
+    hook = model.register_forward_hook(lambda _module, _inputs, logits: sizes.append(len(logits)))
+    x_adv = Square(queries=60)(model, x, y, ThreatModel("linf", EPS["linf"]), noise(16))
+    hook.remove()
+    is_right = predictions(model, x_adv) == y
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] == 16
+    assert sizes[-1] < 8
+    assert len(sizes) <= 61
+    assert int(is_right.sum()) <= sizes[-1]
+
+
+@in_every_norm
+def test_more_queries_and_restarts_never_leave_a_larger_margin(norm: Norm) -> None:
+    model, x = conv_net(3, dtype=torch.float64).eval(), images(12, 3, dtype=torch.float64)
+    y = predictions(model, x)
+    threat = ThreatModel(norm, EPS[norm] / 10)
+
+    def margins(attack: Square) -> Tensor:
+        with torch.no_grad():
+            logits = model(attack(model, x, y, threat, noise(12)))
+        own = logits.gather(1, y[:, None]).squeeze(1)
+        wrong = logits.scatter(1, y[:, None], -torch.inf).amax(1)
+        # Broken is broken, by however much.
+        return (own - wrong).clamp_min(0)
+
+    found = [margins(Square(queries=queries, schedule="fixed")) for queries in (1, 5, 20, 150)]
+    for shorter, longer in pairwise(found):
+        assert (longer <= shorter).all()
+    assert (found[-1] < found[0]).any()
+    assert (margins(Square(queries=20, restarts=3, schedule="fixed")) <= found[2]).all()
+
+
+@in_every_norm
+def test_survivors_do_not_depend_on_batches(norm: Norm) -> None:
+    model, x = conv_net(3).eval(), images(24, 3)
+    y = predictions(model, x)
+    threat = ThreatModel(norm, EPS[norm] / 4)
+    found = [
+        Attacked(attack=Square(queries=120), batch_size=size)(model, x, y, threat, noise(24)) for size in (1, 7, 24)
+    ]
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+    assert 0 < found[0].sum() < 24
+
+
+def test_looking_less_often_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On an accelerator broken images stay in the batch a little longer; what was found for them stays too."""
+    model, x = conv_net(3, dtype=torch.float64).eval(), images(24, 3, dtype=torch.float64)
+    y, threat = predictions(model, x), ThreatModel("linf", EPS["linf"] / 4)
+    at_once = Square(queries=60)(model, x, y, threat, noise(24))
+    monkeypatch.setattr("robustcli.attacks.square._looks_every", lambda _device: 10)
+    assert torch.equal(Square(queries=60)(model, x, y, threat, noise(24)), at_once)
+
+
+class Rounded(nn.Module):
+    """A network behind a rounding that has no gradient."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network((64 * x).round() / 64)  # type: ignore[no-any-return]
+
+
+def test_masked_gradients_do_not_hide_what_is_there() -> None:
+    model, x = Rounded(conv_net(3).eval()).eval(), images(24, 3)
+    y, threat = predictions(model, x), ThreatModel("linf", EPS["linf"])
+    by_gradient = Pgd(steps=20, start="clean", keep="fooled")(model, x, y, threat, noise(24))
+    assert (predictions(model, by_gradient) == y).all(), "the gradient is zero everywhere"
+    by_search = Square(queries=500)(model, x, y, threat, noise(24))
+    assert (predictions(model, by_search) == y).sum() <= 4
