@@ -1,6 +1,7 @@
 """The story of `robust eval`: a checkpoint and a wish -> evaluations."""
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -12,12 +13,14 @@ from robustcli.build import choose_device, describe_device, load_data, network_o
 from robustcli.catalog import catalog
 from robustcli.check import Checker
 from robustcli.data import Data
+from robustcli.dossier import Dossier, evaluate_into
 from robustcli.errors import RobustCliError, SpecError, suggest
 from robustcli.fields import Family, exact_text
+from robustcli.fingerprint import code_digest, weights_digest
 from robustcli.memory import keep_freed_memory
 from robustcli.registry import Chosen, instantiate
-from robustcli.runner import SELECTED_ON_TEST, EvaluationWatcher, evaluate_one
-from robustcli.runs import SCHEMA, provenance
+from robustcli.runner import SELECTED_ON_TEST, EvaluationWatcher
+from robustcli.runs import SCHEMA, provenance, write_json
 from robustcli.settings import DataOptions, EvaluateOptions, ThreatSettings
 from robustcli.spec import ExperimentSpec, override_text
 from robustcli.threat import ThreatModel
@@ -39,6 +42,8 @@ class Request:
         seed: of the attack's noise.
         batch_size: images attacked at once.
         device: auto, cpu, cuda or cuda:i.
+        store: folder of all evaluations.
+        witnesses: whether to keep the adversarial images.
     """
 
     checkpoint: Path
@@ -52,10 +57,16 @@ class Request:
     seed: int | None = None
     batch_size: int | None = None
     device: str = "auto"
+    store: Path = Path("evals")
+    witnesses: bool = False
 
 
-def assess(request: Request, watcher: EvaluationWatcher) -> dict[str, Any]:
-    """Evaluate; the result has the evaluations by name and what a reader must know of their conditions."""
+def assess(request: Request, watcher: EvaluationWatcher) -> tuple[dict[str, Any], Path]:
+    """Evaluate, and go on with what an earlier process began.
+
+    Returns:
+        The evaluations by name with what a reader must know of their conditions, and the folder of all files.
+    """
     contents = checkpoint.load(request.checkpoint)
     text = override_text(contents["spec"], request.overrides, f"the spec inside {request.checkpoint}")
     spec = ExperimentSpec.parse(text, f"the spec inside {request.checkpoint}")
@@ -76,14 +87,16 @@ def assess(request: Request, watcher: EvaluationWatcher) -> dict[str, Any]:
         notes.append("the images are not those that the checkpoint was trained and selected with")
     if spec.train.allow_test_selection:
         notes.append(SELECTED_ON_TEST)
+    seed = spec.seed if request.seed is None else request.seed
+    folder = _folder(request.store, spec.name, [weights_digest(network), data.digest, str(threat), seed, chosen])
     results = {}
     for key, choice in chosen.items():
-        watcher.evaluation(key, None)
-        results[key] = evaluate_one(
-            choice, evaluators[key], data, network, threat, spec.seed if request.seed is None else request.seed
-        ).to_json()
+        dossier = Dossier(folder, key)
+        if not dossier.result.exists():
+            watcher.evaluation(key, None)
+        results[key] = evaluate_into(dossier, choice, evaluators[key], data, network, threat, seed)
         watcher.evaluation(key, results[key])
-    return {
+    found = {
         "schema": SCHEMA,
         "checkpoint": request.checkpoint.name,
         "name": spec.name,
@@ -95,6 +108,14 @@ def assess(request: Request, watcher: EvaluationWatcher) -> dict[str, Any]:
         "notes": notes,
         "evaluations": results,
     }
+    write_json(folder / "results.json", found)
+    return found, folder
+
+
+def _folder(store: Path, name: str, parts: Sequence[Any]) -> Path:
+    """Where an evaluation is kept: the same place for the same wish on the same weights and images."""
+    digest = hashlib.sha256(repr([*map(repr, parts), code_digest()]).encode()).hexdigest()
+    return store / f"{name}-{digest[:8]}"
 
 
 def _threat(request: Request, spec: ExperimentSpec) -> ThreatModel:
@@ -120,10 +141,9 @@ def _evaluations(request: Request, spec: ExperimentSpec) -> dict[str, Chosen]:
         chosen = {request.attack: spec.evaluate[request.attack]}
     else:
         chosen = {request.attack: _checked(lambda checker: _choose(checker, request))}
-    if request.examples is not None:
-        chosen = {
-            key: replace(choice, options=EvaluateOptions(examples=request.examples)) for key, choice in chosen.items()
-        }
+    asked = {"examples": request.examples, "witnesses": request.witnesses or None}
+    given = {name: value for name, value in asked.items() if value is not None}
+    chosen = {key: replace(choice, options=replace(choice.options, **given)) for key, choice in chosen.items()}
     if request.batch_size is not None:
         chosen = {key: _with_batch_size(choice, request.batch_size) for key, choice in chosen.items()}
     return chosen

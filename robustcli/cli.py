@@ -148,6 +148,10 @@ def evaluate_checkpoint(
     seed: Annotated[int | None, typer.Option(min=0, help="Of the attack's noise; the spec's if left out.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images attacked at once.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i.")] = "auto",
+    store: Annotated[Path, typer.Option(help="Folder of all evaluations; a killed one is gone on with.")] = Path(
+        "evals"
+    ),
+    witnesses: Annotated[bool, typer.Option("--witnesses", help="Keep the adversarial images.")] = False,
     out: Annotated[Path | None, typer.Option(help="Also write the JSON to this file.")] = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -171,9 +175,11 @@ def evaluate_checkpoint(
         seed=seed,
         batch_size=batch_size,
         device=device,
+        store=store,
+        witnesses=witnesses,
     )
     with Screen(is_quiet=quiet) as screen:
-        results = assess.assess(request, screen)
+        results, folder = assess.assess(request, screen)
     if out is not None:
         if out.is_dir():
             raise RobustCliError(f"--out: {out}: is a folder")
@@ -184,6 +190,7 @@ def evaluate_checkpoint(
     _console().print(result_table(str(checkpoint), results["evaluations"]))
     for line in (*results["notes"], *warning_lines(results["evaluations"])):
         typer.echo(f"note: {line}")
+    typer.echo(f"stored in {folder}")
 
 
 @app.command("list")

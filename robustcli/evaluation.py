@@ -1,8 +1,9 @@
-"""One evaluation: check model and data, call the evaluator, count its passes, put everything back."""
+"""One evaluation: check model and data, gather the evidence, judge it, put everything back."""
 
-import time
 import warnings
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
 from fractions import Fraction
 from typing import Any
 
@@ -10,19 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.errors import EvaluationError
-from robustcli.evaluators import Evaluator, chunks
+from robustcli.evaluators import Evaluator, looks_of
+from robustcli.evidence import Evidence, Journal, StageRecord, gather
 from robustcli.fields import exact_text
-from robustcli.isolation import full_precision, model_restored, passes_counted
+from robustcli.isolation import full_precision, model_restored
 from robustcli.noise import IndexedNoise
+from robustcli.postflight import postflight
 from robustcli.preflight import preflight
 from robustcli.statistics import clopper_pearson
 from robustcli.threat import ThreatModel
 
 __all__ = ["Result", "evaluate", "preflight"]
-
-# A tie between two logits may fall either way in a batch of another size; relative to the largest logit.
-_ROUNDING = 1e-4
-_BATCH = 250
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,10 @@ class Result:
         forwards: examples that the evaluator passed through the model.
         gradients: examples for which it asked for a gradient through the logits.
         seconds: wall-clock time of the evaluator, without the checks around it.
-        warnings: what a reader of the number must know, each once.
+        stages: its attacks in their order: images that entered and that it broke, and what that took.
+        suspicions: signs that attacks failed for another reason than robustness.
+        warnings: what else a reader of the number must know, each once.
+        evidence: what is known of every image.
     """
 
     evaluator: str
@@ -51,7 +53,10 @@ class Result:
     forwards: int
     gradients: int
     seconds: float
+    stages: list[StageRecord] = field(default_factory=list)
+    suspicions: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    evidence: Evidence | None = field(default=None, compare=False, repr=False)
 
     @property
     def eps_value(self) -> float:
@@ -78,20 +83,33 @@ class Result:
         """95 % Clopper-Pearson interval of the accuracy, over the drawing of the images."""
         return clopper_pearson(self.correct, self.total)
 
+    @property
+    def verdict(self) -> str:
+        """TRUSTED, or SUSPECT where there are suspicions. What is INVALID has no result: it is an error."""
+        return "SUSPECT" if self.suspicions else "TRUSTED"
+
+    @property
+    def is_upper_bound(self) -> bool:
+        """Whether gradient attacks alone were tried, so that masked gradients would go unnoticed."""
+        return bool(self.stages) and not any(stage.is_black_box for stage in self.stages)
+
     def to_json(self) -> dict[str, Any]:
         """Plain data with the keys of results.json.
 
-        evaluator, parameters, norm, eps, seed, survivors, forwards, gradients, seconds and warnings as in the
-        fields; further eps_value (float), correct and total (counts of images), accuracy (fraction) and
-        interval ([low, high], fractions, 95 %).
+        All fields but the evidence; further eps_value (float), correct and total (counts of images), accuracy
+        (fraction), interval ([low, high], fractions, 95 %), verdict and is_upper_bound.
         """
+        plain = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "evidence"}
         return {
-            **asdict(self),
+            **plain,
+            "stages": [asdict(stage) for stage in self.stages],
             "eps_value": self.eps_value,
             "correct": self.correct,
             "total": self.total,
             "accuracy": self.accuracy,
             "interval": list(self.interval),
+            "verdict": self.verdict,
+            "is_upper_bound": self.is_upper_bound,
         }
 
 
@@ -104,8 +122,11 @@ def evaluate(
     y: Tensor,
     threat: ThreatModel,
     seed: int,
+    *,
+    journal: Journal | None = None,
+    shard: tuple[int, int] | None = None,
 ) -> Result:
-    """Run one evaluator after `preflight`, in single precision; the model is afterwards what it was.
+    """Run one evaluator between `preflight` and `postflight`, in single precision; the model is left as it was.
 
     Two evaluations with equal seeds draw equal noise, whatever they are called. Warnings raised meanwhile are
     collected in the result instead of being shown.
@@ -118,60 +139,51 @@ def evaluate(
         x, y: images and labels, on the model's device.
         threat: the threat model.
         seed: of the evaluation's noise.
+        journal: what earlier processes found, and where findings are kept.
+        shard: (i, n): only the i-th of n shares of the images, numbered from 0; their findings are what they would
+            be among all.
 
     Raises:
         EvaluationError: the number would mean nothing; says why.
     """
-    is_random_allowed = bool(getattr(evaluator, "allows_randomness", False))
+    is_random = looks_of(evaluator) > 1
+    numbers = torch.arange(len(x), device=x.device)
+    if shard is not None:
+        numbers = numbers[shard[0] :: shard[1]]
+        x, y = x[numbers], y[numbers]
     with warnings.catch_warnings(record=True) as caught:
         # Deprecations stay with the filters of the process: they are about code, not about the number.
         for category in (UserWarning, RuntimeWarning):
             warnings.simplefilter("always", category)
-        with model_restored(model), full_precision(x.device.type):
-            preflight(model, x, y, threat, allows_randomness=is_random_allowed)
-            for parameter in model.parameters():
-                parameter.requires_grad_(False)
-            rng = IndexedNoise(seed, torch.arange(len(x), device=x.device))
-            with passes_counted(model) as passes:
-                begun = time.perf_counter()
-                survivors = evaluator(model, x, y, threat, rng)
-                survivors = _as_mask(name, survivors, len(x))
-                seconds = time.perf_counter() - begun
-            if not is_random_allowed:
-                _require_right_when_clean(name, survivors, model, x, y)
+        with settled(model, x.device.type):
+            try:
+                preflight(model, x, y, threat, allows_randomness=is_random)
+                for parameter in model.parameters():
+                    parameter.requires_grad_(False)
+                rng = IndexedNoise(seed, numbers)
+                evidence = gather(evaluator, model, x, y, threat, rng, journal)
+            except EvaluationError as error:
+                raise EvaluationError(f"INVALID: {error}") from error
+            suspicions = postflight(model, x, y, threat, evidence, rng, is_random=is_random)
     return Result(
         evaluator=name,
         parameters=parameters,
         norm=threat.norm,
         eps=exact_text(threat.eps),
         seed=seed,
-        survivors="".join("1" if is_alive else "0" for is_alive in survivors.tolist()),
-        forwards=passes.forwards,
-        gradients=passes.gradients,
-        seconds=seconds,
-        warnings=list(dict.fromkeys(str(warning.message) for warning in caught)),
+        survivors="".join("1" if is_alive else "0" for is_alive in evidence.survives.tolist()),
+        forwards=evidence.forwards,
+        gradients=evidence.gradients,
+        seconds=evidence.seconds,
+        stages=evidence.stages,
+        suspicions=suspicions,
+        warnings=list(dict.fromkeys([*(str(warning.message) for warning in caught), *evidence.warnings])),
+        evidence=evidence,
     )
 
 
-def _as_mask(name: str, survivors: Tensor, count: int) -> Tensor:
-    if not isinstance(survivors, Tensor) or survivors.dtype != torch.bool or survivors.shape != (count,):
-        found = f"{survivors.dtype} {tuple(survivors.shape)}" if isinstance(survivors, Tensor) else repr(survivors)
-        raise EvaluationError(f"evaluator {name}: returned {found}; expected torch.bool of shape ({count},)")
-    return survivors.cpu()
-
-
-def _require_right_when_clean(name: str, survivors: Tensor, model: nn.Module, x: Tensor, y: Tensor) -> None:
-    alive = survivors.nonzero().flatten()
-    wrong = 0
-    for part in chunks(len(alive), _BATCH):
-        index = alive[part]
-        with torch.no_grad():
-            logits = model(x[index])
-        true = logits.gather(1, y[index][:, None]).squeeze(1)
-        # Beyond rounding: the evaluator classified in batches of its own, and a tie may fall either way.
-        wrong += int((logits.amax(1) - true > _ROUNDING * logits.abs().amax(1)).sum())
-    if wrong:
-        raise EvaluationError(
-            f"evaluator {name}: {wrong} of {len(alive)} survivors are wrong on the clean image; robust accuracy "
-            "counts only images that are right when clean"
-        )
+@contextmanager
+def settled(model: nn.Module, device_type: str) -> Iterator[None]:
+    """The state in which numbers are made: single precision, and a model that is afterwards what it was."""
+    with model_restored(model), full_precision(device_type):
+        yield

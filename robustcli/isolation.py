@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -38,6 +39,17 @@ def passes_counted(model: nn.Module) -> Iterator[Passes]:
         yield passes
     finally:
         hook.remove()
+
+
+@contextmanager
+def generators_restored(device: torch.device) -> Iterator[None]:
+    """Global generators of torch and numpy go on afterwards as if nothing had drawn from them or seeded them."""
+    numpy_state = np.random.get_state()
+    with torch.random.fork_rng(devices=list(range(torch.cuda.device_count())) if device.type == "cuda" else []):
+        try:
+            yield
+        finally:
+            np.random.set_state(numpy_state)
 
 
 @contextmanager

@@ -26,8 +26,9 @@ def interval(result: Mapping[str, Any]) -> str:
 def result_table(title: str, results: Mapping[str, Mapping[str, Any]]) -> Table:
     """One row per evaluation of one network."""
     table = Table(title=title, title_justify="left")
-    for column in ("evaluation", "evaluator", "threat", "correct", "accuracy % [95 %]", "forwards", "gradients", "s"):
-        table.add_column(column, justify="left" if column in ("evaluation", "evaluator", "threat") else "right")
+    words = ("evaluation", "evaluator", "threat", "verdict")
+    for column in (*words[:3], "correct", "accuracy % [95 %]", "verdict", "forwards", "gradients", "s"):
+        table.add_column(column, justify="left" if column in words else "right")
     for key, result in results.items():
         is_clean = result["evaluator"] == "clean"
         table.add_row(
@@ -36,6 +37,7 @@ def result_table(title: str, results: Mapping[str, Mapping[str, Any]]) -> Table:
             "" if is_clean else f"{result['norm']} {result['eps']}",
             f"{result['correct']}/{result['total']}",
             interval(result),
+            verdict(result),
             f"{result['forwards']:,}",
             f"{result['gradients']:,}",
             f"{result['seconds']:.1f}",
@@ -43,20 +45,36 @@ def result_table(title: str, results: Mapping[str, Mapping[str, Any]]) -> Table:
     return table
 
 
+def verdict(result: Mapping[str, Any]) -> str:
+    """The verdict in words, as far as the result has one; an attack by gradients alone gives an upper bound."""
+    word = str(result.get("verdict", ""))
+    return f"{word}, upper bound" if result.get("is_upper_bound") else word
+
+
 def describe(result: Mapping[str, Any]) -> str:
     """Evaluator and the settings that readers ask for."""
-    attack = result["parameters"].get("attack")
+    parameters = result["parameters"]
+    attack = parameters.get("attack")
     if not isinstance(attack, Mapping):
-        version = result["parameters"].get("version")
-        return f"{result['evaluator']} {version}" if version else str(result["evaluator"])
+        parts = [str(result["evaluator"]), *filter(None, [parameters.get("version")])]
+        if attacks := parameters.get("attacks"):
+            parts.append(f"({', '.join(attacks)})")
+        # What older results have no word for was made by the package.
+        if "version" in parameters and parameters.get("engine", "reference") == "reference":
+            parts.append("(package)")
+        return " ".join(parts)
     parts = [attack["name"], *(str(attack[key]) for key in ("steps", "restarts") if key in attack)]
     loss = attack.get("loss")
     return "-".join(parts) + (f" {loss}" if loss not in (None, "ce") else "")
 
 
 def warning_lines(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What a reader of the numbers must know."""
-    return [f"{key}: {text}" for key, result in results.items() for text in result["warnings"]]
+    """What a reader of the numbers must know: suspicions first."""
+    return [
+        f"{key}: {text}"
+        for key, result in results.items()
+        for text in (*(f"SUSPECT: {reason}" for reason in result.get("suspicions", ())), *result["warnings"])
+    ]
 
 
 def run_rows(root: Path) -> list[dict[str, Any]]:

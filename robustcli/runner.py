@@ -17,16 +17,17 @@ from robustcli.build import build_network, choose_device, describe_device, load_
 from robustcli.check import to_plain
 from robustcli.data import Data, SplitName
 from robustcli.defenses import Defense
+from robustcli.dossier import Dossier, evaluate_into
 from robustcli.errors import RobustCliError
-from robustcli.evaluation import Result, evaluate
 from robustcli.evaluators import Evaluator
 from robustcli.evaluators.attacked import Attacked
 from robustcli.evaluators.clean import Clean
+from robustcli.evidence import gather
 from robustcli.fields import exact_text
 from robustcli.memory import keep_freed_memory
 from robustcli.noise import IndexedNoise, StreamNoise, derive
-from robustcli.registry import Chosen, instantiate
-from robustcli.runs import Run, RunFolder, read_json, write_json
+from robustcli.registry import instantiate
+from robustcli.runs import Run, RunFolder, read_json
 from robustcli.settings import TrainSettings
 from robustcli.signals import StopRequest, stop_requests
 from robustcli.spec import ExperimentSpec
@@ -166,7 +167,7 @@ class _Check:
         rng = IndexedNoise(0, torch.arange(count, device=x.device))
         with evaluating(network):
             accuracies = {
-                name: float(evaluator(network, x, y, self.threat, rng).double().mean())
+                name: float(gather(evaluator, network, x, y, self.threat, rng).survives.double().mean())
                 for name, evaluator in evaluators.items()
             }
         return {"checked_on": self.split, **accuracies}
@@ -216,14 +217,6 @@ class _Saver:
         self.training.load_state_dict(contents["training"])
 
 
-def evaluate_one(
-    chosen: Chosen, evaluator: Any, data: Data, network: nn.Module, threat: ThreatModel, seed: int
-) -> Result:
-    """One evaluation of a network on test images."""
-    x, y = data.evaluation("test", chosen.options.examples if chosen.options else None)
-    return evaluate(chosen.name, to_plain(chosen.parameters), evaluator, network, x, y, threat, seed)
-
-
 def _evaluate(
     spec: ExperimentSpec,
     evaluators: Mapping[str, Any],
@@ -234,15 +227,13 @@ def _evaluate(
 ) -> None:
     """Every evaluation that is not stored yet."""
     threat = ThreatModel(spec.threat.norm, spec.threat.eps)
+    stamps = [SELECTED_ON_TEST] if spec.train.allow_test_selection else []
     for key, chosen in spec.evaluate.items():
-        path = run.folder.evaluation(key)
-        if not path.exists():
+        dossier = Dossier(run.folder.evaluation(key).parent, key)
+        if not dossier.result.exists():
             watcher.evaluation(key, None)
-            result = evaluate_one(chosen, evaluators[key], data, network, threat, spec.seed).to_json()
-            if spec.train.allow_test_selection:
-                result["warnings"].append(SELECTED_ON_TEST)
-            write_json(path, result)
-        watcher.evaluation(key, read_json(path))
+        result = evaluate_into(dossier, chosen, evaluators[key], data, network, threat, spec.seed, stamps=stamps)
+        watcher.evaluation(key, result)
 
 
 def _finish(spec: ExperimentSpec, data: Data, run: Run) -> None:

@@ -71,9 +71,11 @@ class EvaluateOptions:
 
     Args:
         examples: the first so many test images, in the data set's fixed order; null is all.
+        witnesses: whether the adversarial images are kept, for `robust verify`.
     """
 
     examples: Count | None = None
+    witnesses: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

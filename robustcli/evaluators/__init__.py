@@ -1,53 +1,83 @@
 """Who is still classified correctly. One evaluator per file.
 
-evaluation.py calls them: it checks model and data first, counts passes and turns survivors into a result.
+An evaluator says which attacks an image has to survive; evidence.py carries them out, checks what they claim and
+keeps the record, and evaluation.py turns the record into a result.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-import torch
-from torch import Tensor, nn
-
-from robustcli.errors import EvaluationError
-from robustcli.noise import IndexedNoise
+from robustcli.attacks import Attack
 from robustcli.registry import Registry
 from robustcli.threat import ThreatModel
 
 EVALUATORS = Registry("evaluators")
 
 
-class Evaluator(Protocol):
-    """Settings of an evaluation; calling it says who survives, image by image.
+@dataclass(frozen=True)
+class Case:
+    """What an evaluation is about, as far as its attacks depend on it.
 
-    Nobody survives who was wrong when clean. What a reader of the number must know (a departure from the
-    published protocol, a sign of gradient masking) is raised as a Python warning. An evaluator made for models
-    whose logits vary from call to call has a true attribute `allows_randomness`; without it such a model is an
+    Args:
+        threat: the threat model.
+        shape: channels, height and width of an image.
+        classes: logits of the model.
+    """
+
+    threat: ThreatModel
+    shape: tuple[int, int, int]
+    classes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One attack on every image that has survived so far.
+
+    Args:
+        name: of the stage, unlike any other of its evaluation.
+        attack: the attack.
+        noise: key of its noise; stages with equal keys draw equal numbers for an image.
+        batch_size: images per call; None hands over all of them, for an attack that makes batches itself.
+        is_black_box: whether it uses no gradients, so that masked ones do not stop it.
+    """
+
+    name: str
+    attack: Attack
+    noise: str
+    batch_size: int | None = 250
+    is_black_box: bool = False
+
+    def renamed(self, prefix: str) -> "Stage":
+        """The same stage, as a part of a larger evaluation."""
+        return replace(self, name=f"{prefix}{self.name}")
+
+
+class Evaluator(Protocol):
+    """Settings of an evaluation.
+
+    What a reader of the number must know (a departure from the published protocol) is raised as a Python warning
+    by `stages` or by the attacks. An evaluator made for models whose logits vary from call to call has an attribute
+    `looks` above 1: so many forwards then judge an image, and most of them decide. Without it such a model is an
     error.
     """
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise) -> Tensor:
-        """Survivors of images x (n, c, h, w) with labels y (n,): bool (n,), on the CPU."""
+    @property
+    def batch_size(self) -> int:
+        """Images per forward on clean images; changes memory and speed, not the number."""
         ...
+
+    def stages(self, case: Case) -> list[Stage]:
+        """The attacks in their order: each sees the images that survived those before it."""
+        ...
+
+
+def looks_of(evaluator: Evaluator) -> int:
+    """How many forwards judge an image."""
+    return int(getattr(evaluator, "looks", 1))
 
 
 def chunks(count: int, size: int) -> Iterator[slice]:
     """Slices of at most `size` that cover 0..count."""
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))
-
-
-def is_correct(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Which images the model classifies as y: bool (n,), without gradients.
-
-    Raises:
-        EvaluationError: some logit is not finite; an argmax over NaN would be a number about nothing.
-    """
-    with torch.no_grad():
-        logits: Tensor = model(x)
-    if not bool(torch.isfinite(logits).all()):
-        raise EvaluationError(
-            f"the model gives logits that are not finite on {int((~torch.isfinite(logits)).any(1).sum())} "
-            f"of {len(x)} images: accuracy would mean nothing"
-        )
-    return logits.argmax(1) == y

@@ -2,13 +2,8 @@
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
-
-from robustcli.evaluators import EVALUATORS
-from robustcli.evaluators.verification import right_when_clean
+from robustcli.evaluators import EVALUATORS, Case, Stage
 from robustcli.fields import Count
-from robustcli.noise import IndexedNoise
-from robustcli.threat import ThreatModel
 
 
 @EVALUATORS.register("clean")
@@ -24,5 +19,5 @@ class Clean:
 
     batch_size: Count = 500
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise) -> Tensor:
-        return right_when_clean(model, x, y, self.batch_size)
+    def stages(self, case: Case) -> list[Stage]:
+        return []

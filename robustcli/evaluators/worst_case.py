@@ -2,13 +2,8 @@
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
-
 from robustcli.errors import RobustCliError
-from robustcli.evaluators import EVALUATORS, Evaluator
-from robustcli.noise import IndexedNoise
-from robustcli.threat import ThreatModel
+from robustcli.evaluators import EVALUATORS, Case, Evaluator, Stage, looks_of
 
 
 @EVALUATORS.register("worst_case", smoke={"members": [{"name": "clean"}, {"name": "clean", "batch_size": 2}]})
@@ -32,15 +27,18 @@ class WorstCase:
             raise RobustCliError("evaluator worst_case: members is empty; name at least one evaluator")
 
     @property
-    def allows_randomness(self) -> bool:
-        """Whether some member is made for models whose logits vary from call to call."""
-        return any(getattr(member, "allows_randomness", False) for member in self.members)
+    def batch_size(self) -> int:
+        """The smallest of the members': what suits each suits all."""
+        return min(member.batch_size for member in self.members)
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise) -> Tensor:
-        survives = torch.ones(len(x), dtype=torch.bool)
-        for member in self.members:
-            index = survives.nonzero().flatten()
-            if not len(index):
-                break
-            survives[index] = member(model, x[index], y[index], threat, rng.rows(index))
-        return survives
+    @property
+    def looks(self) -> int:
+        """The most that any member asks for."""
+        return max(looks_of(member) for member in self.members)
+
+    def stages(self, case: Case) -> list[Stage]:
+        return [
+            stage.renamed(f"{number} ")
+            for number, member in enumerate(self.members, 1)
+            for stage in member.stages(case)
+        ]

@@ -5,6 +5,7 @@ from fractions import Fraction
 
 import pytest
 import torch
+from judging import standing
 from robust_digits import EPS, robust_network, survivors_of_package
 from sine_networks import SineConv, SineLinear, labelled
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ of_both_forms = pytest.mark.parametrize("name", ATTACKS)
 
 
 def survivors(attack: Fab, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> Tensor:
-    return Attacked(attack=attack)(model, x, y, threat, IndexedNoise(0, torch.arange(len(x))))
+    return standing(Attacked(attack=attack), model, x, y, threat, IndexedNoise(0, torch.arange(len(x))))
 
 
 def assert_same_verdicts(name: str, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> None:
@@ -87,8 +88,13 @@ def test_survivors_do_not_depend_on_batches(norm: Norm) -> None:
     model, x, y = labelled(SineConv())
     threat = ThreatModel(norm, Fraction({"linf": "0.001", "l2": "0.01", "l1": "0.06"}[norm]))
     found = [
-        Attacked(attack=Fab(steps=20, targets=3), batch_size=size)(
-            model, x, y, threat, IndexedNoise(0, torch.arange(64))
+        standing(
+            Attacked(attack=Fab(steps=20, targets=3), batch_size=size),
+            model,
+            x,
+            y,
+            threat,
+            IndexedNoise(0, torch.arange(64)),
         )
         for size in (1, 7, 64)
     ]

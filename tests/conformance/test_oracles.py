@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from judging import standing
 from sine_networks import SineConv, SineLinear, labelled
 from small_networks import images, labels, linear_net
 from torch import Tensor, nn
@@ -131,7 +132,7 @@ def test_attacks_on_ten_linear_classes_break_only_what_can_be_broken(norm: Norm,
         Pgd(steps=20),
         Fgsm(),
     ):
-        survives = Attacked(attack=attack)(single, x, y, threat, noise(100))
+        survives = standing(Attacked(attack=attack), single, x, y, threat, noise(100))
         assert survives[nearest > threat.radius * (1 + 1e-4)].all(), "broke what cannot be broken"
         # Two classes away is as far as these can be fooled about: the nearest class is not always the runner-up.
         is_plain = nearest == radius.gather(1, logits.topk(2, dim=1).indices[:, 1:]).squeeze(1)
@@ -401,7 +402,7 @@ def test_pgd_and_autoattack_agree(small: tuple[nn.Module, Tensor, Tensor], norm:
     model, x, y = small
     by_autoattack = torch.tensor([flag == "1" for flag in flags])
     attack = Pgd(steps=40, loss="margin", keep="fooled", restarts=2)
-    by_pgd = Attacked(attack=attack)(model, x, y, ThreatModel(norm, Fraction(eps)), noise(64))
+    by_pgd = standing(Attacked(attack=attack), model, x, y, ThreatModel(norm, Fraction(eps)), noise(64))
     assert int((by_autoattack & ~by_pgd).sum()) <= 1, "PGD breaks what AutoAttack does not"
     assert int((by_pgd & ~by_autoattack).sum()) <= 3, "PGD misses what AutoAttack breaks"
 
@@ -410,7 +411,7 @@ def test_survivors_do_not_depend_on_batches(small: tuple[nn.Module, Tensor, Tens
     model, x, y = small
     threat = ThreatModel("linf", Fraction("0.001"))
     found = [
-        Attacked(attack=Pgd(steps=5, keep="fooled"), batch_size=size)(model, x, y, threat, noise(64))
+        standing(Attacked(attack=Pgd(steps=5, keep="fooled"), batch_size=size), model, x, y, threat, noise(64))
         for size in (1, 7, 64)
     ]
     assert torch.equal(found[0], found[1])

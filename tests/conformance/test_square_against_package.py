@@ -5,6 +5,7 @@ from fractions import Fraction
 
 import pytest
 import torch
+from judging import standing
 from robust_digits import EPS, robust_network, survivors_of_package
 from sine_networks import SineLinear, labelled
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ DUAL = {"linf": 1.0, "l2": 2.0, "l1": math.inf}
 
 
 def survivors(attack: Square, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> Tensor:
-    return Attacked(attack=attack)(model, x, y, threat, IndexedNoise(0, torch.arange(len(x))))
+    return standing(Attacked(attack=attack), model, x, y, threat, IndexedNoise(0, torch.arange(len(x))))
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("linf", "0.001275"), ("l2", "0.007287"), ("l1", "0.028399")])

@@ -179,6 +179,8 @@ def other_values(parameter: Parameter, now: Any) -> Iterator[Any]:
         yield [{"name": member.name} for member in catalog("evaluators").values() if can_build_from_defaults(member)][
             :1
         ]
+    elif isinstance(now, tuple | list) and all(isinstance(item, str) for item in now):
+        yield list(now[:1])
     elif isinstance(now, tuple):
         yield [2 * item for item in now] if all(isinstance(item, int) for item in now) else [item / 2 for item in now]
     elif isinstance(now, int):

@@ -17,7 +17,8 @@ from torch.optim import Optimizer
 from robustcli.architectures import ImageShape
 from robustcli.clock import Clock
 from robustcli.datasets import Source, Split
-from robustcli.evaluators import Evaluator
+from robustcli.evaluators import Case, Evaluator
+from robustcli.evidence import gather
 from robustcli.fields import Norm
 from robustcli.noise import IndexedNoise
 from robustcli.schedules import Schedule
@@ -122,7 +123,7 @@ def survivors(evaluator: Evaluator, model: nn.Module, x: Tensor, y: Tensor, thre
     """What an evaluator says; what it warns of is meant for the reader of a number."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        return evaluator(model, x, y, threat, IndexedNoise(0, torch.arange(len(x))))
+        return gather(evaluator, model, x, y, threat, IndexedNoise(0, torch.arange(len(x)))).survives
 
 
 def gives_a_mask(evaluator: Evaluator, norm: Norm) -> None:
@@ -163,6 +164,24 @@ def evaluator_repeats_itself(evaluator: Evaluator) -> None:
     first = survivors(evaluator, model, x, y, threat)
     assert torch.equal(torch.get_rng_state(), state), "moved the global generator"
     assert torch.equal(survivors(evaluator, model, x, y, threat), first)
+
+
+def keeps_to_its_batch_size(evaluator: Evaluator) -> None:
+    """No forward holds more images than the batch size."""
+    model, x, y, _ = _judged()
+    sizes: list[int] = []
+    hook = model.register_forward_hook(lambda _module, inputs, _output: sizes.append(len(inputs[0])))
+    survivors(evaluator, model, x, y, ThreatModel("linf", Fraction(1, 1000)))
+    hook.remove()
+    assert max(sizes) <= evaluator.batch_size
+
+
+def names_its_stages(evaluator: Evaluator) -> None:
+    """No two stages have one name, and asked twice an evaluator names the same."""
+    case = Case(ThreatModel("linf", Fraction(1, 100)), (3, 8, 8), 10)
+    names = [stage.name for stage in evaluator.stages(case)]
+    assert len(set(names)) == len(names)
+    assert [stage.name for stage in evaluator.stages(case)] == names
 
 
 def observed_evaluator(evaluator: Evaluator) -> Tensor:

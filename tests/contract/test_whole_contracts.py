@@ -89,6 +89,8 @@ def test_evaluator_gives_a_mask(name: str, norm: Norm) -> None:
         other_promises.lets_the_right_live_at_radius_0,
         other_promises.takes_the_smallest_batches,
         other_promises.evaluator_repeats_itself,
+        other_promises.keeps_to_its_batch_size,
+        other_promises.names_its_stages,
     ],
     ids=named,
 )

@@ -109,12 +109,9 @@ BROKEN: list[tuple[Callable[[Any], None], Any]] = [
     (on_small_images(other_promises.every_parameter_learns), zoo.HasAnUnusedWeight),
     (on_small_images(other_promises.every_parameter_learns), zoo.CutsAGradient),
     (on_small_images(other_promises.is_drawn_from_the_seed), zoo.StartsFromTheClock),
-    (gives_a_mask, zoo.LetsTheWrongLive()),
-    (gives_a_mask, zoo.GivesAccuracy()),
-    (gives_a_mask, zoo.DropsTheLastBatch()),
-    (gives_a_mask, zoo.LeavesTheModelInTrainMode()),
-    (other_promises.lets_the_right_live_at_radius_0, zoo.AttacksTheRightAtRadius0()),
-    (other_promises.evaluator_repeats_itself, zoo.TossesCoins()),
+    (other_promises.names_its_stages, zoo.NamesTwoStagesAlike()),
+    (other_promises.names_its_stages, zoo.AttacksWhatItFeelsLike()),
+    (other_promises.keeps_to_its_batch_size, zoo.ForgetsItsBatchSize()),
 ]
 
 # The same promises, kept: what the broken ones were made from.

@@ -19,8 +19,8 @@ from robustcli.averaging import Averaging, CleanImages
 from robustcli.averaging.none import LastWeights
 from robustcli.clock import Clock
 from robustcli.defenses import Metrics
-from robustcli.evaluators.attacked import Attacked
-from robustcli.noise import IndexedNoise, Noise
+from robustcli.evaluators import Case, Stage
+from robustcli.noise import Noise
 from robustcli.threat import ThreatModel
 from robustcli.weights.awp import Awp
 
@@ -514,44 +514,32 @@ class StartsFromTheClock(Body):
 
 
 @dataclass(frozen=True)
-class LetsTheWrongLive:
-    """Counts an image as robust when its prediction does not change."""
+class NamesTwoStagesAlike:
+    """What the second finds would be taken for what the first found."""
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise) -> Tensor:
-        with torch.no_grad():
-            return torch.as_tensor(model(x).argmax(1) == model(x + 1e-6).argmax(1))
+    batch_size: int = 4
 
-
-@dataclass(frozen=True)
-class GivesAccuracy:
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise) -> Tensor:
-        return Attacked(attack=Fgsm())(model, x, y, threat, rng).double().mean()
+    def stages(self, case: Case) -> list[Stage]:
+        return [Stage(name="pgd", attack=attack, noise="pgd") for attack in (Fgsm(), Pgd(steps=1))]
 
 
 @dataclass(frozen=True)
-class DropsTheLastBatch:
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise) -> Tensor:
-        return Attacked(attack=Fgsm())(model, x, y, threat, rng)[: len(x) // 2 * 2]
+class AttacksWhatItFeelsLike:
+    """Its stages are other ones every time that it is asked."""
+
+    batch_size: int = 4
+    asked: list[int] = field(default_factory=list)
+
+    def stages(self, case: Case) -> list[Stage]:
+        self.asked.append(1)
+        return [Stage(name="fgsm", attack=Fgsm(), noise="fgsm")][len(self.asked) % 2 :]
 
 
 @dataclass(frozen=True)
-class LeavesTheModelInTrainMode:
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise) -> Tensor:
-        survives = Attacked(attack=Fgsm())(model, x, y, threat, rng)
-        model.train()
-        return survives
+class ForgetsItsBatchSize:
+    """Hands over all images, whatever batch size was asked for."""
 
+    batch_size: int = 2
 
-@dataclass(frozen=True)
-class AttacksTheRightAtRadius0:
-    """Moves images by a fixed amount, whatever the radius."""
-
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise) -> Tensor:
-        return Attacked(attack=Fgsm())(model, x, y, ThreatModel("linf", Fraction(1, 2)), rng)
-
-
-@dataclass(frozen=True)
-class TossesCoins:
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise) -> Tensor:
-        with torch.no_grad():
-            return torch.as_tensor((model(x).argmax(1) == y) & (torch.rand(len(x)) < 0.5))
+    def stages(self, case: Case) -> list[Stage]:
+        return [Stage(name="fgsm", attack=Fgsm(), noise="fgsm", batch_size=None)]

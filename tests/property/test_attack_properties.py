@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from judging import standing
 from small_networks import conv_net, images, labels
 from torch import Tensor, nn
 
@@ -216,10 +217,10 @@ def test_accuracy_does_not_depend_on_the_batch_size(norm: Norm, seed: int, size:
     model, x, y = setting(seed)
     noise = IndexedNoise(seed, torch.arange(COUNT))
     attack = Pgd(steps=3, keep=keep)
-    whole = Attacked(attack=attack)(model, x, y, threat(norm), noise)
-    assert torch.equal(Attacked(attack=attack, batch_size=size)(model, x, y, threat(norm), noise), whole)
-    clean = Clean()(model, x, y, threat(norm), noise)
-    assert torch.equal(Clean(batch_size=size)(model, x, y, threat(norm), noise), clean)
+    whole = standing(Attacked(attack=attack), model, x, y, threat(norm), noise)
+    assert torch.equal(standing(Attacked(attack=attack, batch_size=size), model, x, y, threat(norm), noise), whole)
+    clean = standing(Clean(), model, x, y, threat(norm), noise)
+    assert torch.equal(standing(Clean(batch_size=size), model, x, y, threat(norm), noise), clean)
     assert not (whole & ~clean).any()
 
 
@@ -235,7 +236,7 @@ def test_a_smaller_radius_breaks_fewer_in_a_linear_model(norm: Norm, seed: int) 
     for share in (0, 1, 2, 3):
         wider = ThreatModel(norm, RADII[norm] * share)
         attacked = Attacked(attack=Pgd(steps=8, start="clean"))
-        counts.append(int(attacked(model, x, y, wider, IndexedNoise(0, torch.arange(COUNT))).sum()))
+        counts.append(int(standing(attacked, model, x, y, wider, IndexedNoise(0, torch.arange(COUNT))).sum()))
     assert counts == sorted(counts, reverse=True)
 
 

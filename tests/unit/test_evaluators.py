@@ -1,26 +1,20 @@
-import logging
-import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, ClassVar
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from pyautoattack import AutoAttack as Ensemble
+from judging import standing
 from torch import Tensor, nn
 
 from robustcli.attacks.pgd import Pgd
 from robustcli.errors import EvaluationError, RobustCliError
 from robustcli.evaluators import EVALUATORS
-from robustcli.evaluators import autoattack as autoattack_module
 from robustcli.evaluators.attacked import Attacked
-from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.clean import Clean
 from robustcli.evaluators.worst_case import WorstCase
-from robustcli.fields import Norm
 from robustcli.noise import IndexedNoise, Noise
 from robustcli.registry import describe
 from robustcli.threat import ThreatModel
@@ -100,15 +94,16 @@ class NotANumber:
 
 @dataclass(frozen=True)
 class Fixed:
-    """An evaluator whose survivors are known by number, and that remembers whom it was asked about."""
+    """An attack that breaks images of known numbers, by a point found before, and remembers whom it was asked about."""
 
-    alive: set[int]
+    points: dict[int, Tensor]
     asked: list[list[int]] = field(default_factory=list)
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise) -> Tensor:
-        self.asked.append(rng.index.tolist())
-        assert len(x) == len(y) == len(rng.index)
-        return torch.tensor([number in self.alive for number in rng.index.tolist()], dtype=torch.bool)
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
+        assert isinstance(rng, IndexedNoise)
+        numbers = rng.index.tolist()
+        self.asked.append(numbers)
+        return torch.stack([self.points.get(number, image) for number, image in zip(numbers, x, strict=True)])
 
 
 def test_the_folder_registers_these_with_a_reference() -> None:
@@ -126,7 +121,7 @@ class TestClean:
         y = predicted(model, x)
         y[2] = (y[2] + 1) % 5
         for batch_size in (1, 3, 100):
-            survives = Clean(batch_size=batch_size)(model, x, y, LINF, noise(7))
+            survives = standing(Clean(batch_size=batch_size), model, x, y, LINF, noise(7))
             assert survives.tolist() == [True, True, False, True, True, True, True]
 
     def test_logits_that_are_not_finite_are_an_error(self) -> None:
@@ -134,7 +129,7 @@ class TestClean:
         with torch.no_grad():
             model[1].weight.fill_(torch.inf)
         with pytest.raises(EvaluationError, match="not finite on 2 of 2"):
-            Clean()(model, x, torch.zeros(2, dtype=torch.int64), LINF, noise(2))
+            standing(Clean(), model, x, torch.zeros(2, dtype=torch.int64), LINF, noise(2))
 
 
 class TestAttacked:
@@ -143,7 +138,7 @@ class TestAttacked:
         y = predicted(model, x)
         y[1] = (y[1] + 1) % 5
         attack = Shift()
-        survives = Attacked(attack=attack, batch_size=3)(model, x, y, LINF, noise(6))
+        survives = standing(Attacked(attack=attack, batch_size=3), model, x, y, LINF, noise(6))
         assert survives.tolist() == [True, False, True, True, True, True]
         assert attack.seen == [(0, 2, 3), (4, 5)]
 
@@ -151,7 +146,7 @@ class TestAttacked:
         model, x = network(4), images(40)
         y = predicted(model, x)
         masks = [
-            Attacked(attack=RandomPoint(), batch_size=size)(model, x, y, LINF, noise(40)).tolist()
+            standing(Attacked(attack=RandomPoint(), batch_size=size), model, x, y, LINF, noise(40)).tolist()
             for size in (1, 7, 40)
         ]
         assert masks[0] == masks[1] == masks[2]
@@ -160,26 +155,28 @@ class TestAttacked:
     def test_seed_changes_the_noise(self) -> None:
         model, x = network(4), images(60)
         y = predicted(model, x)
-        masks = [Attacked(attack=RandomPoint())(model, x, y, LINF, noise(60, seed)).tolist() for seed in (0, 0, 1)]
+        masks = [
+            standing(Attacked(attack=RandomPoint()), model, x, y, LINF, noise(60, seed)).tolist() for seed in (0, 0, 1)
+        ]
         assert masks[0] == masks[1] != masks[2]
 
     @pytest.mark.parametrize(
         ("attack", "message"),
         [
-            (Shift(0.2), r"Shift: 3 of 3 .* outside the threat set linf 0\.1: distance up to 0\.2 where 0\.1"),
-            (Overwriting(), "Overwriting: 3 of 3 adversarial images lie outside"),
-            (NotANumber(), "NotANumber: 1 of 3 adversarial images hold values that are not finite"),
+            (Shift(0.2), r"shift: 3 of 3 .* outside the threat set linf 0\.1: distance up to 0\.2 where 0\.1"),
+            (Overwriting(), "overwriting: 3 of 3 adversarial images lie outside"),
+            (NotANumber(), "not_a_number: 1 of 3 adversarial images hold values that are not finite"),
         ],
     )
     def test_an_attack_that_cheats_is_caught(self, attack: Any, message: str) -> None:
         model, x = network(5), images(3).clamp(0.2, 0.4)
         with pytest.raises(EvaluationError, match=message):
-            Attacked(attack=attack)(model, x, predicted(model, x), LINF, noise(3))
+            standing(Attacked(attack=attack), model, x, predicted(model, x), LINF, noise(3))
 
     def test_an_attack_that_leaves_the_box_is_caught(self) -> None:
         model, x = network(5), torch.full((2, 1, 8, 8), 0.95)
         with pytest.raises(EvaluationError, match=r"pixels from .* to 1\.04"):
-            Attacked(attack=Shift(0.09))(model, x, predicted(model, x), LINF, noise(2))
+            standing(Attacked(attack=Shift(0.09)), model, x, predicted(model, x), LINF, noise(2))
 
     def test_images_of_another_shape_are_caught(self) -> None:
         @dataclass(frozen=True)
@@ -188,24 +185,32 @@ class TestAttacked:
                 return x[:1]
 
         model, x = network(5), images(3)
-        with pytest.raises(EvaluationError, match=r"Half: returned images of shape \(1, 1, 8, 8\)"):
-            Attacked(attack=Half())(model, x, predicted(model, x), LINF, noise(3))
+        with pytest.raises(EvaluationError, match=r"half: returned images of shape \(1, 1, 8, 8\)"):
+            standing(Attacked(attack=Half()), model, x, predicted(model, x), LINF, noise(3))
+
+
+def broken_by_pgd(count: int) -> tuple[nn.Module, Tensor, Tensor, dict[int, Tensor]]:
+    """A model, images, labels, and a point for every image that fools the model."""
+    model, x = network(4), images(count)
+    y = predicted(model, x)
+    points = Pgd(keep="fooled", loss="margin")(model, x, y, LINF, noise(count))
+    assert (predicted(model, points) != y).all()
+    return model, x, y, dict(enumerate(points))
 
 
 class TestWorstCase:
     def test_is_the_and_and_asks_only_about_survivors(self) -> None:
-        first, second, third = Fixed({0, 1, 2, 3}), Fixed({1, 3, 4}), Fixed({0, 3})
-        survives = WorstCase(members=[first, second, third])(
-            network(2), images(5), torch.zeros(5, dtype=torch.int64), LINF, noise(5)
-        )
-        assert survives.tolist() == [False, False, False, True, False]
-        assert (first.asked, second.asked, third.asked) == ([[0, 1, 2, 3, 4]], [[0, 1, 2, 3]], [[1, 3]])
+        model, x, y, points = broken_by_pgd(5)
+        attacks = [Fixed({number: points[number] for number in broken}) for broken in ([4], [0, 2], [1])]
+        evaluator = WorstCase(members=[Attacked(attack=attack) for attack in attacks])
+        assert standing(evaluator, model, x, y, LINF, noise(5)).tolist() == [False, False, False, True, False]
+        assert [attack.asked for attack in attacks] == [[[0, 1, 2, 3, 4]], [[0, 1, 2, 3]], [[1, 3]]]
 
     def test_stops_when_nobody_is_left(self) -> None:
-        last = Fixed({0})
-        WorstCase(members=[Fixed(set()), last])(
-            network(2), images(2), torch.zeros(2, dtype=torch.int64), LINF, noise(2)
-        )
+        model, x, y, points = broken_by_pgd(2)
+        last = Fixed({})
+        evaluator = WorstCase(members=[Attacked(attack=Fixed(points)), Attacked(attack=last)])
+        assert not standing(evaluator, model, x, y, LINF, noise(2)).any()
         assert last.asked == []
 
     def test_order_changes_nothing(self) -> None:
@@ -213,395 +218,11 @@ class TestWorstCase:
         y = predicted(model, x)
         members = [Attacked(attack=RandomPoint()), Attacked(attack=Pgd(steps=0, restarts=3)), Clean()]
         masks = [
-            WorstCase(members=list(order))(model, x, y, LINF, noise(40)).tolist() for order in (members, members[::-1])
+            standing(WorstCase(members=list(order)), model, x, y, LINF, noise(40)).tolist()
+            for order in (members, members[::-1])
         ]
         assert masks[0] == masks[1]
 
     def test_no_members_is_an_error(self) -> None:
         with pytest.raises(RobustCliError, match="at least one"):
             WorstCase(members=[])
-
-
-class Small(Ensemble):
-    """The package with tiny budgets: these tests ask how it is called, not how strong it is."""
-
-    made: ClassVar[list["Small"]] = []
-
-    def __init__(self, *args: Any, **settings: Any) -> None:
-        super().__init__(*args, **settings)
-        for attack in (self.apgd, self.apgd_targeted):
-            attack.n_iter = attack.n_iter_orig = 3
-        self.fab.n_iter = 2
-        self.square.n_queries = 4
-        Small.made.append(self)
-
-
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Small]]:
-    Small.made = []
-    monkeypatch.setattr(autoattack_module, "Ensemble", Small)
-    yield Small.made
-    Small.made = []
-
-
-def threat(norm: Norm, eps: str = "0.001") -> ThreatModel:
-    return ThreatModel(norm, Fraction(eps))
-
-
-class TestAutoAttack:
-    @pytest.mark.parametrize(
-        ("version", "classes", "attacks", "targets", "announced"),
-        [
-            ("standard", 2, ["apgd-ce", "fab", "square"], 1, "the DLR loss needs 3 classes and there are 2"),
-            ("standard", 3, ["apgd-ce", "apgd-dlr", "fab-t", "square"], 2, "targeted DLR loss needs 4 classes"),
-            ("standard", 4, ["apgd-ce", "apgd-t", "fab-t", "square"], 3, "apgd-t aims at 3 target classes"),
-            ("standard", 9, ["apgd-ce", "apgd-t", "fab-t", "square"], 8, "fab-t aims at 8 target classes"),
-            ("standard", 10, ["apgd-ce", "apgd-t", "fab-t", "square"], 9, ""),
-            ("plus", 2, ["apgd-ce", "fab", "square"], 1, "instead of the published apgd-ce, apgd-dlr, fab"),
-            ("plus", 3, ["apgd-ce", "apgd-dlr", "fab", "square", "fab-t"], 2, "targeted DLR loss needs 4"),
-            ("rand", 2, ["apgd-ce"], 1, "the DLR loss needs 3"),
-            ("rand", 3, ["apgd-ce", "apgd-dlr"], 2, ""),
-        ],
-    )
-    @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
-    def test_few_classes_run_and_are_announced(
-        self,
-        small: list[Small],
-        norm: Norm,
-        version: Any,
-        classes: int,
-        attacks: list[str],
-        targets: int,
-        announced: str,
-    ) -> None:
-        model, x = network(classes), images(6)
-        y = predicted(model, x)
-        survives, messages = said(lambda: AutoAttack(version=version)(model, x, y, threat(norm), noise(6)))
-        assert survives.dtype == torch.bool
-        assert survives.shape == (6,)
-        (ensemble,) = small
-        assert ensemble.attacks_to_run == attacks
-        assert ensemble.fab.n_target_classes == targets
-        published = 5 if version == "standard" and norm == "l1" else 9
-        assert ensemble.apgd_targeted.n_target_classes == min(published, targets)
-        if announced:
-            assert any(announced in message for message in messages)
-        elif not (version == "plus" and norm == "l1"):
-            assert messages == []
-        assert not any("possible" in message for message in messages)
-
-    @pytest.mark.parametrize(
-        ("version", "norm", "restarts"), [("standard", "linf", 1), ("standard", "l1", 5), ("plus", "l2", 5)]
-    )
-    def test_budgets_are_the_published_ones(self, small: list[Small], version: Any, norm: Norm, restarts: int) -> None:
-        model, x = network(10), images(2)
-        AutoAttack(version=version)(model, x, predicted(model, x), threat(norm), noise(2))
-        (ensemble,) = small
-        assert ensemble.apgd.n_restarts == restarts
-        assert ensemble.apgd.use_largereps is (norm == "l1" and version == "standard")
-        assert ensemble.apgd_targeted.n_restarts == 1
-        assert ensemble.epsilon == 0.001
-        # "fab-t", which comes last, leaves 1 behind in every version.
-        assert ensemble.fab.n_restarts == 1
-
-    def test_plus_in_l1_is_announced(self, small: list[Small]) -> None:
-        model, x = network(10), images(2)
-        with pytest.warns(UserWarning, match="no published settings for l1"):
-            AutoAttack(version="plus")(model, x, predicted(model, x), threat("l1"), noise(2))
-
-    @pytest.mark.parametrize("shape", [(3, 4, 4), (1, 12, 12), (1, 24, 24)])
-    @pytest.mark.parametrize("norm", ["l2", "l1"])
-    def test_square_is_left_out_where_it_cannot_run(
-        self, small: list[Small], norm: Norm, shape: tuple[int, int, int]
-    ) -> None:
-        model, x = network(10, shape), images(3, shape)
-        with pytest.warns(UserWarning, match=f"Square attack cannot run on {shape[1]}x{shape[2]} images in {norm}"):
-            AutoAttack()(model, x, predicted(model, x), threat(norm), noise(3))
-        assert "square" not in small[0].attacks_to_run
-
-    @pytest.mark.parametrize("shape", [(3, 4, 4), (1, 12, 12)])
-    def test_square_stays_in_linf(self, small: list[Small], shape: tuple[int, int, int]) -> None:
-        model, x = network(10, shape), images(3, shape)
-        AutoAttack()(model, x, predicted(model, x), threat("linf"), noise(3))
-        assert "square" in small[0].attacks_to_run
-
-    @pytest.mark.parametrize("norm", ["l2", "l1"])
-    def test_tiles_fit_exactly_where_the_package_runs(self, norm: Norm) -> None:
-        def is_running(height: int, width: int) -> bool:
-            def flat(x: Tensor) -> Tensor:
-                return torch.zeros(len(x), 2) + torch.tensor([1.0, 0.0])
-
-            ensemble = Ensemble(flat, norm=norm.upper(), eps=0.1, seed=0, device="cpu")
-            ensemble.square.n_queries = 1
-            try:
-                ensemble.square.perturb(torch.full((1, 1, height, width), 0.5), torch.zeros(1, dtype=torch.int64))
-            except (RuntimeError, ZeroDivisionError):
-                return False
-            return True
-
-        sizes = [(h, w) for h in (1, 4, 5, 8, 12, 14, 16, 19, 24, 28, 32) for w in (h, h + 1, 2 * h)]
-        expected = {size: autoattack_module._tiles_fit(*size) for size in sizes}
-        assert {size: is_running(*size) for size in sizes} == expected
-
-    def test_channels_last_images_run(self, small: list[Small]) -> None:
-        shape = (3, 8, 8)
-        model, x = network(10, shape), images(4, shape).to(memory_format=torch.channels_last)
-        for norm in ("linf", "l2", "l1"):
-            AutoAttack()(model, x, predicted(model, x), threat(norm), noise(4))
-
-    def test_batches_of_one(self, small: list[Small]) -> None:
-        model, x = network(10), images(3)
-        AutoAttack(batch_size=1)(model, x, predicted(model, x), threat("linf"), noise(3))
-        AutoAttack()(model, x[:1], predicted(model, x[:1]), threat("linf"), noise(1))
-
-    def test_nobody_right_when_clean(self, small: list[Small]) -> None:
-        model, x = network(10), images(3)
-        survives = AutoAttack()(model, x, (predicted(model, x) + 1) % 10, threat("linf"), noise(3))
-        assert not survives.any()
-        assert small == []
-
-    def test_the_package_sees_only_right_images(self, small: list[Small]) -> None:
-        model, x = network(10), images(4)
-        y = predicted(model, x)
-        y[1] = (y[1] + 1) % 10
-        survives = AutoAttack()(model, x, y, threat("linf", "0.0000001"), noise(4))
-        assert survives.tolist() == [True, False, True, True]
-
-    def test_everybody_breaks_at_a_large_radius(self, small: list[Small]) -> None:
-        model, x = network(10), images(4)
-        assert not AutoAttack()(model, x, predicted(model, x), threat("linf", "0.5"), noise(4)).any()
-
-    def test_radius_zero_is_clean_accuracy(self, small: list[Small]) -> None:
-        model, x = network(10), images(4)
-        assert AutoAttack()(model, x, predicted(model, x), threat("l1", "0"), noise(4)).all()
-        assert small == []
-
-    def test_seed_reaches_the_package(self, small: list[Small]) -> None:
-        model, x = network(10), images(2)
-        AutoAttack()(model, x, predicted(model, x), threat("linf"), noise(2, seed=17))
-        assert (small[0].seed, small[0].apgd.seed, small[0].square.seed) == (17, 17, 17)
-
-    def test_process_and_model_are_left_alone(self, small: list[Small]) -> None:
-        model, x = network(10), images(4)
-        y = predicted(model, x)
-        model(x).sum().backward()
-        gradients = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
-        # A model may draw from numpy where the package does not.
-        model.register_forward_hook(lambda *_: np.random.rand() and None)
-        with _watched_process():
-            AutoAttack()(model, x, y, threat("linf"), noise(4))
-        for parameter, gradient in zip(model.parameters(), gradients, strict=True):
-            assert parameter.requires_grad
-            assert parameter.grad is not None
-            assert torch.equal(parameter.grad, gradient)
-
-    @pytest.mark.parametrize("calls", [1, 4, 9, 30])
-    def test_process_and_model_are_left_alone_after_an_error(self, small: list[Small], calls: int) -> None:
-        class Failing(nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.inner = network(10)
-                self.left = calls
-
-            def forward(self, x: Tensor) -> Tensor:
-                if self.left == 0:
-                    raise OSError("no more")
-                self.left -= 1
-                logits: Tensor = self.inner(x)
-                return logits
-
-        model, x = Failing().eval(), images(4)
-        y = predicted(model.inner, x)
-        with _watched_process(), pytest.raises(OSError, match="no more"):
-            AutoAttack()(model, x, y, threat("linf"), noise(4))
-        assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
-        assert logging.getLogger("auto-attack").filters == []
-
-    def test_one_dynamic_model_does_not_mark_the_next(self, small: list[Small]) -> None:
-        class Dynamic(nn.Module):
-            """Calls for a gradient in every forward, as defences that optimise at test time do."""
-
-            def __init__(self) -> None:
-                super().__init__()
-                self.inner = network(10)
-
-            def forward(self, x: Tensor) -> Tensor:
-                with torch.enable_grad():
-                    probe = torch.ones(1, requires_grad=True)
-                    torch.autograd.grad((2 * probe).sum(), probe)
-                logits: Tensor = self.inner(x)
-                return logits
-
-        x = images(2)
-        for model, is_flagged in ((Dynamic().eval(), True), (network(10), False)):
-            y = predicted(model, x)
-            _, messages = said(lambda m=model, y=y: AutoAttack()(m, x, y, threat("linf"), noise(2)))
-            assert any("dynamic defense" in message for message in messages) == is_flagged
-
-    def test_flags_become_warnings_and_are_not_printed(
-        self, small: list[Small], caplog: pytest.LogCaptureFixture
-    ) -> None:
-        model = nn.Sequential(network(10), nn.Softmax(1)).eval()
-        x = images(6)
-        y = predicted(model, x)
-        with caplog.at_level(logging.DEBUG):
-            _, messages = said(lambda: AutoAttack(batch_size=2)(model, x, y, threat("linf", "0.0000001"), noise(6)))
-        assert len([message for message in messages if "probability distribution" in message]) == 1
-        assert not any("flags_doc" in message for message in messages)
-        assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
-
-    def test_flags_are_heard_when_the_logger_is_silenced(self, small: list[Small]) -> None:
-        logger = logging.getLogger("auto-attack")
-        level, is_disabled = logger.level, logger.disabled
-        model, x = nn.Sequential(network(10), nn.Softmax(1)).eval(), images(2)
-        y = predicted(model, x)
-        try:
-            logger.setLevel(logging.CRITICAL)
-            logger.disabled = True
-            _, messages = said(lambda: AutoAttack()(model, x, y, threat("linf"), noise(2)))
-            assert logger.level == logging.CRITICAL
-            assert logger.disabled
-        finally:
-            logger.setLevel(level)
-            logger.disabled = is_disabled
-        assert any("probability distribution" in message for message in messages)
-
-    def test_zero_gradients_are_one_warning(self, small: list[Small]) -> None:
-        class Staircase(nn.Module):
-            """Logits of rounded pixels: almost no gradient anywhere."""
-
-            def __init__(self) -> None:
-                super().__init__()
-                self.inner = network(10)
-
-            def forward(self, x: Tensor) -> Tensor:
-                logits: Tensor = self.inner((8 * x).round() / 8 + 0 * x)
-                return logits
-
-        model, x = Staircase().eval(), images(6)
-        y = predicted(model, x)
-        _, messages = said(lambda: AutoAttack(batch_size=4)(model, x, y, threat("linf"), noise(6)))
-        assert len([message for message in messages if "gradient of the DLR loss was exactly zero" in message]) == 1
-
-    def test_messages_are_translated_once(self) -> None:
-        square = "Square Attack has decreased the robust accuracy of 12.50%. This might indicate that"
-        spoken = [
-            "there are 3 points with zero gradient! This might",
-            "there are 5 points with zero gradient! This might",
-            "with only 3 classes it is not possible to use the targeted DLR loss!",
-            square,
-            square,
-            "something new See flags_doc.md for details.",
-        ]
-        text = list(autoattack_module._translated(spoken))
-        assert len(text) == 3
-        assert "12.50%" in text[0]
-        assert text[1] == "something new"
-        assert "up to 5 images" in text[2]
-
-    def test_logits_in_the_models_own_storage_survive(self, small: list[Small]) -> None:
-        class Constant(nn.Module):
-            """Returns its buffer; Square writes into the logits that it is given."""
-
-            table: Tensor
-
-            def __init__(self) -> None:
-                super().__init__()
-                self.register_buffer("table", torch.arange(10.0).repeat(3, 1))
-
-            def forward(self, x: Tensor) -> Tensor:
-                return self.table[: len(x)] + 0 * x.sum((1, 2, 3))[:, None] if x.requires_grad else self.table[: len(x)]
-
-        model, x = Constant().eval(), images(3)
-        survives, _ = said(
-            lambda: AutoAttack()(model, x, torch.full((3,), 9, dtype=torch.int64), threat("linf"), noise(3))
-        )
-        assert survives.all()
-        assert torch.equal(model.table, torch.arange(10.0).repeat(3, 1))
-
-    def test_a_random_model_repeats_with_its_seed(self, small: list[Small]) -> None:
-        class Noisy(nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.inner = network(10)
-
-            def forward(self, x: Tensor) -> Tensor:
-                logits: Tensor = self.inner(x + 0.3 * torch.randn_like(x))
-                return logits
-
-        model, x = Noisy().eval(), images(20)
-        y = predicted(model.inner, x)
-        assert AutoAttack(version="rand").allows_randomness
-        assert not AutoAttack().allows_randomness
-        masks = []
-        for draws in (0, 1):
-            torch.rand(draws)
-            masks.append(AutoAttack(version="rand")(model, x, y, threat("linf"), noise(20)).tolist())
-        assert masks[0] == masks[1]
-        assert 0 < sum(masks[0]) < 20
-
-    @pytest.mark.parametrize(
-        ("shift", "message"),
-        [(0.02, "1 of 4 adversarial images lie outside"), (float("nan"), "1 of 4 .* not finite")],
-    )
-    def test_points_outside_are_refused(self, monkeypatch: pytest.MonkeyPatch, shift: float, message: str) -> None:
-        monkeypatch.setattr(autoattack_module, "Ensemble", _returning(shift))
-        model, x = network(10), images(4).clamp(0.1, 0.9)
-        with pytest.raises(EvaluationError, match=f"attack autoattack: {message}"):
-            AutoAttack()(model, x, predicted(model, x), threat("linf", "0.01"), noise(4))
-
-    def test_points_that_overshoot_by_rounding_are_projected(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(autoattack_module, "Ensemble", _returning(0.01 * 1.001))
-        model, x = network(10), images(4).clamp(0.1, 0.9)
-        y = predicted(model, x)
-        survives, messages = said(lambda: AutoAttack()(model, x, y, threat("linf", "0.01"), noise(4)))
-        assert any("1 adversarial images lay outside the threat set linf 0.01 by rounding" in m for m in messages)
-        # The package says that the first is broken: it counts as broken, though our forward does not agree.
-        assert survives.tolist() == [False, True, True, True]
-        assert any("1 images are classified differently" in message for message in messages)
-
-    def test_a_break_that_the_package_does_not_report_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        class Hiding(Small):
-            def run_standard_evaluation(self, x: Tensor, y: Tensor, /, **settings: Any) -> tuple[Tensor, Tensor]:
-                x_adv, _ = super().run_standard_evaluation(x, y, **settings)
-                return x_adv, y
-
-        monkeypatch.setattr(autoattack_module, "Ensemble", Hiding)
-        model, x = network(10), images(4)
-        y = predicted(model, x)
-        survives, messages = said(lambda: AutoAttack()(model, x, y, threat("linf", "0.5"), noise(4)))
-        assert not survives.any()
-        assert any("4 images are classified differently" in message for message in messages)
-
-
-def _returning(shift: float) -> type[Small]:
-    class Returning(Small):
-        """Claims the first image, at a distance of `shift` in every pixel; leaves the others alone."""
-
-        def run_standard_evaluation(self, x: Tensor, y: Tensor, /, **settings: Any) -> tuple[Tensor, Tensor]:
-            x_adv, y_adv = x.clone(), y.clone()
-            x_adv[0] += shift
-            y_adv[0] = (y[0] + 1) % 10
-            return x_adv, y_adv
-
-    return Returning
-
-
-class _watched_process:
-    """Fails when global generators or the tracer are not afterwards what they were."""
-
-    def __enter__(self) -> None:
-        self.before = sys.gettrace()
-        sys.settrace(self.tracer)
-        self.torch_state = torch.get_rng_state()
-        self.numpy_state = np.random.get_state()
-
-    def tracer(self, frame: Any, event: str, arg: Any) -> None:
-        return None
-
-    def __exit__(self, *error: object) -> None:
-        found = sys.gettrace()
-        sys.settrace(self.before)
-        assert found == self.tracer
-        assert torch.equal(torch.get_rng_state(), self.torch_state)
-        assert np.array_equal(np.random.get_state()[1], self.numpy_state[1])

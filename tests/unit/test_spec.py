@@ -80,7 +80,12 @@ def test_every_default_is_written_out(base: Path) -> None:
         "augment": {"crop": 0, "pad_mode": "reflect", "flip": False, "cutout": 0},
         "workers": 2,
     }
-    assert plain["evaluate"]["clean"] == {"name": "clean", "batch_size": 500, "examples": None}
+    assert plain["evaluate"]["clean"] == {
+        "name": "clean",
+        "batch_size": 500,
+        "examples": None,
+        "witnesses": False,
+    }
     assert "claim" not in plain
 
 

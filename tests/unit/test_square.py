@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from judging import standing
 from small_networks import conv_net, images, labels
 from torch import Tensor, nn
 
@@ -251,7 +252,8 @@ def test_survivors_do_not_depend_on_batches(norm: Norm) -> None:
     y = predictions(model, x)
     threat = ThreatModel(norm, EPS[norm] / 4)
     found = [
-        Attacked(attack=Square(queries=120), batch_size=size)(model, x, y, threat, noise(24)) for size in (1, 7, 24)
+        standing(Attacked(attack=Square(queries=120), batch_size=size), model, x, y, threat, noise(24))
+        for size in (1, 7, 24)
     ]
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])

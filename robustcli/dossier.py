@@ -1,0 +1,95 @@
+"""One evaluation and what is kept of it: journal while it goes on, then ledger, witnesses and result."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from robustcli.check import to_plain
+from robustcli.data import Data
+from robustcli.evaluation import evaluate, settled
+from robustcli.evaluators import Evaluator, looks_of
+from robustcli.fingerprint import fingerprint
+from robustcli.journal import FolderJournal
+from robustcli.ledger import lines_of, write_ledger, write_witnesses
+from robustcli.registry import Chosen
+from robustcli.runs import read_json, write_json
+from robustcli.threat import ThreatModel
+
+
+@dataclass(frozen=True)
+class Dossier:
+    """The files of one evaluation, in a folder that it shares with others.
+
+    Args:
+        folder: where they lie.
+        key: name of the evaluation.
+    """
+
+    folder: Path
+    key: str
+
+    @property
+    def result(self) -> Path:
+        """What Result.to_json says, and a fingerprint; when it is there the evaluation is done."""
+        return self.folder / f"{self.key}.json"
+
+    @property
+    def ledger(self) -> Path:
+        return self.folder / f"{self.key}.csv"
+
+    @property
+    def witnesses(self) -> Path:
+        return self.folder / f"{self.key}.witnesses.npz"
+
+    @property
+    def journal(self) -> Path:
+        return self.folder / f"{self.key}.journal"
+
+
+def evaluate_into(
+    dossier: Dossier,
+    chosen: Chosen,
+    evaluator: Evaluator,
+    data: Data,
+    network: nn.Module,
+    threat: ThreatModel,
+    seed: int,
+    *,
+    stamps: Sequence[str] = (),
+    shard: tuple[int, int] | None = None,
+) -> dict[str, Any] | None:
+    """Evaluate a network on test images, or read what an earlier process found; begun work is gone on with.
+
+    Args:
+        stamps: warnings that go with every number of this network.
+        shard: (i, n): strike the i-th of n shares of the images, for the journal alone; None does the rest, whatever
+            that is, and writes the result.
+
+    Returns:
+        The result as plain data; None for a shard.
+    """
+    if dossier.result.exists():
+        return dict(read_json(dossier.result))
+    options = chosen.options
+    x, y = data.evaluation("test", options.examples if options else None)
+    parameters = to_plain(chosen.parameters)
+    mark = fingerprint(network, x, y, threat, chosen.name, parameters, seed)
+    journal = FolderJournal.open(dossier.journal, mark)
+    settings = (chosen.name, parameters, evaluator, network, x, y, threat, seed)
+    if shard is not None:
+        evaluate(*settings, journal=journal, shard=shard)
+        return None
+    result = evaluate(*settings, journal=journal)
+    assert result.evidence is not None
+    write_ledger(dossier.ledger, lines_of(result.evidence))
+    if options and options.witnesses:
+        with settled(network, x.device.type):
+            write_witnesses(dossier.witnesses, result.evidence, network, x, y, threat, looks_of(evaluator))
+    stored = result.to_json()
+    stored["warnings"] += stamps
+    write_json(dossier.result, {**stored, "fingerprint": mark})
+    journal.remove()
+    return dict(read_json(dossier.result))

@@ -1,0 +1,275 @@
+"""The record of an evaluation: which attack broke which image, how far from it, and what that took.
+
+Attacks propose, this module judges: where an adversarial image lies is measured, and it is classified by a forward
+of its own before it counts.
+"""
+
+import time
+import warnings
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from robustcli.attacks.crafting import crafting
+from robustcli.errors import EvaluationError
+from robustcli.evaluators import Case, Evaluator, Stage, chunks, looks_of
+from robustcli.isolation import generators_restored, passes_counted
+from robustcli.judgement import judged, require_inside
+from robustcli.noise import IndexedNoise, derive
+from robustcli.threat import ThreatModel
+
+# In `broken_by`, beside the numbers of stages.
+SURVIVES, WRONG_WHEN_CLEAN = -1, -2
+
+
+@dataclass(frozen=True)
+class Strike:
+    """What one call of an attack came to.
+
+    Args:
+        stage: name of the stage.
+        numbers: (m,) of the images attacked, in the data set.
+        is_broken: (m,) bool.
+        predictions: (m,) class of the point that the attack returned.
+        margins: (m,) largest wrong logit minus the true one there; positive when broken.
+        sizes: (m,) distance from the clean image, in the norm of the threat.
+        points: (b, c, h, w) adversarial images of those that are broken, in the same order.
+        forwards, gradients: examples passed forward, and examples that a gradient came back for.
+        seconds: wall-clock time.
+        warnings: what the attack warned of.
+    """
+
+    stage: str
+    numbers: Tensor
+    is_broken: Tensor
+    predictions: Tensor
+    margins: Tensor
+    sizes: Tensor
+    points: Tensor
+    forwards: int
+    gradients: int
+    seconds: float
+    warnings: tuple[str, ...] = ()
+
+    def among(self, rows: Collection[int]) -> "Strike":
+        """What is known of some images; the counts stay those of the whole call."""
+        is_in = torch.tensor([number in rows for number in self.numbers.tolist()], dtype=torch.bool)
+        if bool(is_in.all()):
+            return self
+        return replace(
+            self,
+            numbers=self.numbers[is_in],
+            is_broken=self.is_broken[is_in],
+            predictions=self.predictions[is_in],
+            margins=self.margins[is_in],
+            sizes=self.sizes[is_in],
+            points=self.points[is_in[self.is_broken]],
+        )
+
+
+class Journal(Protocol):
+    """Keeps strikes, so that a later process need not repeat them."""
+
+    def strikes(self, stage: str) -> Iterable[Strike]:
+        """Those kept so far."""
+        ...
+
+    def keep(self, strike: Strike) -> None:
+        """Keep one more; when this returns, it is kept for good."""
+        ...
+
+
+class Forgetful:
+    """Keeps nothing."""
+
+    def strikes(self, stage: str) -> Iterable[Strike]:
+        return ()
+
+    def keep(self, strike: Strike) -> None:
+        pass
+
+
+@dataclass
+class StageRecord:
+    """What one stage did: images that entered and that it broke, and what that took.
+
+    Args:
+        name: of the stage.
+        is_black_box: whether it used no gradients.
+    """
+
+    name: str
+    is_black_box: bool
+    entered: int = 0
+    broken: int = 0
+    forwards: int = 0
+    gradients: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class Evidence:
+    """What is known of every image, on the CPU.
+
+    Args:
+        numbers: (n,) in the data set.
+        labels, clean: (n,) classes: the true one, and that of the clean image.
+        broken_by: (n,) number of the stage that broke the image, or SURVIVES, or WRONG_WHEN_CLEAN.
+        predictions: (n,) class of the adversarial image; of those not broken, the clean one's.
+        margins: (n,) the largest seen: wrong logit minus true one.
+        sizes: (n,) of the perturbations that broke images; 0 elsewhere.
+        points: adversarial images (c, h, w) by image number.
+        stages: in their order.
+        forwards, gradients, seconds: of the stages and of the clean images.
+        warnings: each once.
+    """
+
+    numbers: Tensor
+    labels: Tensor
+    clean: Tensor
+    broken_by: Tensor
+    predictions: Tensor
+    margins: Tensor
+    sizes: Tensor
+    points: dict[int, Tensor]
+    stages: list[StageRecord]
+    forwards: int = 0
+    gradients: int = 0
+    seconds: float = 0.0
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def survives(self) -> Tensor:
+        """Who is right when clean and broken by nobody: bool (n,)."""
+        return self.broken_by == SURVIVES
+
+    def take(self, strike: Strike, rows: Mapping[int, int]) -> None:
+        """Add a strike of the last stage; `rows` tells where image numbers are."""
+        stage = self.stages[-1]
+        row = torch.tensor([rows[number] for number in strike.numbers.tolist()], dtype=torch.int64)
+        broken = row[strike.is_broken]
+        self.broken_by[broken] = len(self.stages) - 1
+        self.predictions[broken] = strike.predictions[strike.is_broken]
+        self.sizes[broken] = strike.sizes[strike.is_broken]
+        self.margins[row] = torch.maximum(self.margins[row], strike.margins)
+        self.points.update(zip(strike.numbers[strike.is_broken].tolist(), strike.points, strict=True))
+        stage.broken += len(broken)
+        stage.forwards += strike.forwards
+        stage.gradients += strike.gradients
+        stage.seconds += strike.seconds
+        self.forwards += strike.forwards
+        self.gradients += strike.gradients
+        self.seconds += strike.seconds
+        self.warnings = tuple(dict.fromkeys((*self.warnings, *strike.warnings)))
+
+
+def gather(
+    evaluator: Evaluator,
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    rng: IndexedNoise,
+    journal: Journal | None = None,
+) -> Evidence:
+    """Let every attack of an evaluator at the images that are left.
+
+    Args:
+        model: in eval mode; its weights and modes are as found afterwards.
+        x, y: images and labels, on the model's device.
+        rng: its index numbers the images; noise depends on those numbers, so how images are cut into batches or
+            over processes changes nothing.
+        journal: what earlier processes found, and where findings are kept.
+
+    Raises:
+        EvaluationError: logits that are not finite, or an attack that left the threat set.
+    """
+    journal = journal or Forgetful()
+    looks = looks_of(evaluator)
+    with crafting(model, "eval"), generators_restored(x.device):
+        evidence, classes = _clean(model, x, y, rng, evaluator.batch_size, looks)
+        # At radius 0 the clean image is all there is.
+        if threat.radius == 0 or not len(x):
+            return evidence
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            stages = evaluator.stages(Case(threat, (x.shape[1], x.shape[2], x.shape[3]), classes))
+        evidence.warnings += tuple(str(warning.message) for warning in caught)
+        if len({stage.name for stage in stages}) < len(stages):
+            raise EvaluationError(f"two stages have one name: {', '.join(stage.name for stage in stages)}")
+        rows = {number: row for row, number in enumerate(evidence.numbers.tolist())}
+        for stage in stages:
+            evidence.stages.append(StageRecord(stage.name, stage.is_black_box, int(evidence.survives.sum())))
+            is_waiting = evidence.survives
+            for strike in journal.strikes(stage.name):
+                strike = strike.among(rows)
+                evidence.take(strike, rows)
+                is_waiting[[rows[number] for number in strike.numbers.tolist()]] = False
+            waiting = is_waiting.nonzero().flatten()
+            for part in chunks(len(waiting), stage.batch_size or max(len(waiting), 1)):
+                row = waiting[part].to(x.device)
+                strike = _strike(stage, model, x[row], y[row], threat, rng.rows(row), looks)
+                journal.keep(strike)
+                evidence.take(strike, rows)
+    return evidence
+
+
+def _clean(
+    model: nn.Module, x: Tensor, y: Tensor, rng: IndexedNoise, batch_size: int, looks: int
+) -> tuple[Evidence, int]:
+    """The evidence before any attack, and how many classes there are."""
+    begun = time.perf_counter()
+    torch.manual_seed(derive(rng.seed, "clean"))
+    with passes_counted(model) as passes:
+        parts = [judged(model, x[part], y[part], looks) for part in chunks(len(x), batch_size)]
+    predictions = torch.cat([part.predictions for part in parts]).cpu()
+    labels = y.cpu()
+    evidence = Evidence(
+        numbers=rng.index.cpu(),
+        labels=labels,
+        clean=predictions,
+        broken_by=torch.where(predictions == labels, SURVIVES, WRONG_WHEN_CLEAN),
+        predictions=predictions.clone(),
+        margins=torch.cat([part.margins for part in parts]).cpu(),
+        sizes=torch.zeros(len(x), dtype=x.dtype),
+        points={},
+        stages=[],
+        forwards=passes.forwards,
+        seconds=time.perf_counter() - begun,
+    )
+    return evidence, parts[0].classes
+
+
+def _strike(
+    stage: Stage, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise, looks: int
+) -> Strike:
+    """One call of an attack, judged."""
+    begun = time.perf_counter()
+    numbers = rng.index.cpu()
+    # A model that draws noise of its own draws the same for the same images.
+    torch.manual_seed(derive(rng.seed, stage.name, int(numbers[0])))
+    with warnings.catch_warnings(record=True) as caught, passes_counted(model) as passes:
+        # Deprecations stay with the filters of the process: they are about code, not about the number.
+        for category in (UserWarning, RuntimeWarning):
+            warnings.simplefilter("always", category)
+        # A copy: an attack that writes into its input must not move what it is compared with.
+        points = stage.attack(model, x.clone(), y, threat, rng.split(stage.noise)).detach()
+        require_inside(stage.name, points, x, threat)
+        judgement = judged(model, points, y, looks)
+    is_broken = judgement.predictions != y
+    return Strike(
+        stage=stage.name,
+        numbers=numbers,
+        is_broken=is_broken.cpu(),
+        predictions=judgement.predictions.cpu(),
+        margins=judgement.margins.cpu(),
+        sizes=threat.size(points - x).cpu(),
+        points=points[is_broken].contiguous().cpu(),
+        forwards=passes.forwards,
+        gradients=passes.gradients,
+        seconds=time.perf_counter() - begun,
+        warnings=tuple(str(warning.message) for warning in caught),
+    )

@@ -1,0 +1,81 @@
+"""What the findings of an evaluation depend on, as short texts that can be compared."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import robustcli
+from robustcli.threat import ThreatModel
+
+# The code that decides who survives; a change elsewhere leaves findings as they are.
+_DECIDING = ("attacks/*.py", "evaluators/*.py", "evidence.py", "hyperplane.py", "noise.py", "threat.py")
+
+
+def fingerprint(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    evaluator: str,
+    parameters: Mapping[str, Any],
+    seed: int,
+) -> dict[str, str]:
+    """All that findings depend on, by name.
+
+    `batch_size` is left out wherever it stands: it changes cost, not findings.
+    """
+    return {
+        "weights": weights_digest(model),
+        "network": _digest(str(model).encode()),
+        "images": images_digest(x, y),
+        "threat": str(threat),
+        "evaluator": f"{evaluator} {json.dumps(_without_batch_size(parameters), sort_keys=True)}",
+        "seed": str(seed),
+        "code": code_digest(),
+    }
+
+
+def weights_digest(model: nn.Module) -> str:
+    """SHA-256 of names, types, shapes and bytes of all parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(_bytes(value))
+    return digest.hexdigest()
+
+
+def images_digest(x: Tensor, y: Tensor) -> str:
+    """SHA-256 of images and labels."""
+    digest = hashlib.sha256(f"{x.dtype} {tuple(x.shape)}\n".encode())
+    for part in (*torch.split(x, 1000), y):
+        digest.update(_bytes(part))
+    return digest.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    plain = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return plain.numpy().tobytes()
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _without_batch_size(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_batch_size(item) for key, item in value.items() if key != "batch_size"}
+    return [_without_batch_size(item) for item in value] if isinstance(value, list) else value
+
+
+@cache
+def code_digest() -> str:
+    """SHA-256 of the files that decide who survives."""
+    folder = Path(robustcli.__file__).parent
+    files = sorted(path for pattern in _DECIDING for path in folder.glob(pattern))
+    return _digest(b"".join(path.name.encode() + path.read_bytes() for path in files))

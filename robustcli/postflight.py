@@ -1,0 +1,112 @@
+"""Questions asked after an evaluation: did attacks fail because the model is robust, or for another reason?
+
+They follow the checklists of Carlini et al. (2019) and of AutoAttack's flags. None is proof, so each answer is a
+suspicion in words; a number without any is trusted.
+"""
+
+from collections.abc import Iterator
+from fractions import Fraction
+
+import torch
+from torch import Tensor, nn
+
+from robustcli.attacks.crafting import ascend
+from robustcli.attacks.losses import LOSSES
+from robustcli.attacks.pgd import Pgd
+from robustcli.evidence import Evidence
+from robustcli.noise import IndexedNoise
+from robustcli.threat import ThreatModel
+
+# Survivors that are asked, at most.
+_PROBES = 64
+# Share of all images that attacks without gradients may break after those with them (AutoAttack's flag).
+_BLACK_BOX_SHARE = 0.002
+# Share of the survivors of cross-entropy that other gradients may break; published evaluations reach 0.15.
+_OTHER_LOSSES_SHARE = 0.3
+# Share of the probes that may be odd before the number is.
+_ODD_SHARE = 0.05
+_RANDOM_POINTS = 20
+_WIDE_STEPS = 20
+# The same set in every norm.
+_WHOLE_BOX = ThreatModel("linf", Fraction(1))
+
+
+def postflight(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    evidence: Evidence,
+    rng: IndexedNoise,
+    *,
+    is_random: bool = False,
+) -> list[str]:
+    """Suspicions, in words; none for clean accuracy.
+
+    Args:
+        model: in eval mode, its weights held.
+        x, y: the images that were evaluated, and their labels.
+        evidence: what the attacks came to.
+        rng: numbers the images.
+        is_random: whether logits may vary from call to call.
+    """
+    found = list(_of_stages(evidence))
+    if not evidence.stages:
+        return found
+    if is_random:
+        found.append("logits vary from call to call: the number is that of most of several forwards, not a worst case")
+    rows = evidence.survives.nonzero().flatten()[:_PROBES].to(x.device)
+    if len(rows):
+        found += _of_survivors(model, x[rows], y[rows], threat, rng.rows(rows).split("postflight"))
+    return found
+
+
+def _of_stages(evidence: Evidence) -> Iterator[str]:
+    """What the numbers of the stages tell."""
+    total = len(evidence.labels)
+    gradients_tried = False
+    for stage in evidence.stages:
+        if stage.is_black_box and gradients_tried and stage.broken > _BLACK_BOX_SHARE * total:
+            yield (
+                f"{stage.name}, which uses no gradients, broke {stage.broken} of {total} images after attacks by "
+                "gradients had failed on them: gradients may be masked, and the true robust accuracy lower"
+            )
+        gradients_tried |= not stage.is_black_box
+    first = evidence.stages[0] if evidence.stages else None
+    if first is not None and first.name.endswith("apgd-ce"):
+        left = first.entered - first.broken
+        others = sum(stage.broken for stage in evidence.stages[1:] if not stage.is_black_box)
+        if others > max(_OTHER_LOSSES_SHARE * left, _BLACK_BOX_SHARE * total):
+            yield (
+                f"of {left} images that withstood cross-entropy, {others} fell to other losses: its gradients may "
+                "vanish, and attacks that use nothing else say little about this model"
+            )
+
+
+def _of_survivors(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise) -> Iterator[str]:
+    """What a few cheap questions about the survivors tell."""
+    count = len(x)
+    for name, words in (("ce", "cross-entropy"), ("margin", "the margin of the logits")):
+        grad, _, _ = ascend(model, x, LOSSES[name], y)  # type: ignore[index]
+        flat = int(((grad == 0) | ~torch.isfinite(grad)).flatten(1).all(1).sum())
+        if flat > _ODD_SHARE * count:
+            yield f"the gradient of {words} is zero on {flat} of {count} survivors: attacks by gradients cannot move"
+    fooled = torch.zeros(count, dtype=torch.bool, device=x.device)
+    for draw in range(_RANDOM_POINTS):
+        points = threat.sample(x, rng.split(f"random point {draw}"))
+        with torch.no_grad():
+            fooled |= model(points).argmax(1) != y
+    if bool(fooled.any()):
+        yield (
+            f"{int(fooled.sum())} of {count} survivors are misclassified at one of {_RANDOM_POINTS} random points of "
+            "the threat set: the attacks missed what chance finds"
+        )
+    attack = Pgd(steps=_WIDE_STEPS, loss="margin", keep="fooled")
+    points = attack(model, x, y, _WHOLE_BOX, rng.split("whole box"))
+    with torch.no_grad():
+        standing = int((model(points).argmax(1) == y).sum())
+    if standing > _ODD_SHARE * count:
+        yield (
+            f"{standing} of {count} survivors withstand PGD-{_WIDE_STEPS} even when every pixel may take any value: "
+            "gradients lead nowhere, so the attacks' failure is no sign of robustness"
+        )

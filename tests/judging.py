@@ -1,0 +1,15 @@
+"""Who survives an evaluator, without the checks around it."""
+
+from torch import Tensor, nn
+
+from robustcli.evaluators import Evaluator
+from robustcli.evidence import gather
+from robustcli.noise import IndexedNoise
+from robustcli.threat import ThreatModel
+
+
+def standing(
+    evaluator: Evaluator, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise
+) -> Tensor:
+    """Survivors: bool (n,), on the CPU."""
+    return gather(evaluator, model, x, y, threat, rng).survives

@@ -1,0 +1,330 @@
+"""The record of an evaluation: however it is cut, interrupted or shared out, it says the same."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+import torch
+from small_networks import conv_net, images
+from torch import Tensor, nn
+
+from robustcli.attacks.pgd import Pgd
+from robustcli.errors import EvaluationError, RobustCliError
+from robustcli.evaluation import evaluate
+from robustcli.evaluators import Case, Evaluator, Stage
+from robustcli.evaluators.attacked import Attacked
+from robustcli.evaluators.autoattack import AutoAttack
+from robustcli.evaluators.worst_case import WorstCase
+from robustcli.evidence import SURVIVES, WRONG_WHEN_CLEAN, Evidence, Strike, gather
+from robustcli.journal import FolderJournal
+from robustcli.ledger import Line, decoded, lines_of, read_ledger, read_witnesses, write_ledger, write_witnesses
+from robustcli.noise import IndexedNoise, Noise
+from robustcli.threat import ThreatModel
+
+LINF = ThreatModel("linf", Fraction(1, 20))
+COUNT = 24
+
+
+def case(count: int = COUNT) -> tuple[nn.Module, Tensor, Tensor]:
+    """A network, images, and labels of which every fourth is wrong."""
+    model, x = conv_net(classes=4).eval(), images(count)
+    with torch.no_grad():
+        y = model(x).argmax(1)
+    return model, x, torch.where(torch.arange(count) % 4 == 3, (y + 1) % 4, y)
+
+
+def noise(count: int = COUNT, seed: int = 0) -> IndexedNoise:
+    return IndexedNoise(seed, torch.arange(count))
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """An attack for each given strength, weak ones first, in batches of a given size."""
+
+    steps: tuple[int, ...] = (0, 1, 4)
+    batch_size: int = 7
+
+    def stages(self, case: Case) -> list[Stage]:
+        return [
+            Stage(name=f"pgd-{steps}", attack=Pgd(steps=steps, keep="fooled"), noise="pgd", batch_size=self.batch_size)
+            for steps in self.steps
+        ]
+
+
+def facts(evidence: Evidence) -> list[object]:
+    """All that is known of images, without what finding it took."""
+    points = [evidence.points.get(number) for number in evidence.numbers.tolist()]
+    return [
+        lines_of(evidence),
+        [None if point is None else point.tolist() for point in points],
+        [(stage.name, stage.entered, stage.broken) for stage in evidence.stages],
+    ]
+
+
+def test_who_breaks_whom_is_kept() -> None:
+    model, x, y = case()
+    evidence = gather(Ladder(), model, x, y, LINF, noise())
+    assert {stage.name for stage in evidence.stages} == {"pgd-0", "pgd-1", "pgd-4"}
+    assert all(stage.broken for stage in evidence.stages), "each stage is meant to break somebody"
+    assert int((evidence.broken_by == WRONG_WHEN_CLEAN).sum()) == COUNT // 4
+    assert bool((evidence.broken_by == SURVIVES).any())
+    entered = COUNT - COUNT // 4
+    for number, stage in enumerate(evidence.stages):
+        assert stage.entered == entered
+        assert stage.broken == int((evidence.broken_by == number).sum())
+        entered -= stage.broken
+    broken = (evidence.broken_by >= 0).nonzero().flatten().tolist()
+    assert sorted(evidence.points) == broken
+    for number in broken:
+        point = evidence.points[number]
+        with torch.no_grad():
+            logits = model(point[None])[0]
+        assert int(logits.argmax()) == int(evidence.predictions[number]) != int(y[number])
+        wrong = torch.cat([logits[: y[number]], logits[y[number] + 1 :]]).max()
+        assert float(wrong - logits[y[number]]) == pytest.approx(float(evidence.margins[number]), abs=1e-5)
+        assert float((point - x[number]).abs().max()) == pytest.approx(float(evidence.sizes[number]), abs=1e-7)
+    alive = evidence.survives
+    assert bool((evidence.margins[alive] < 0).all())
+    assert bool((evidence.sizes[alive] == 0).all())
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 24])
+def test_batches_change_nothing(batch_size: int) -> None:
+    model, x, y = case()
+    whole = gather(Ladder(batch_size=100), model, x, y, LINF, noise())
+    cut = gather(Ladder(batch_size=batch_size), model, x, y, LINF, noise())
+    assert torch.equal(whole.broken_by, cut.broken_by)
+    assert torch.allclose(whole.margins, cut.margins, atol=1e-4)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_autoattack_does_not_depend_on_batches(norm: str) -> None:
+    model, x, y = case()
+    threat = ThreatModel(norm, {"linf": Fraction(1, 50), "l2": Fraction(1, 3), "l1": Fraction(1)}[norm])  # type: ignore[arg-type,index]
+    masks = [
+        gather(AutoAttack(attacks=("apgd-ce", "apgd-t", "fab-t"), batch_size=size), model, x, y, threat, noise())
+        for size in (3, 50)
+    ]
+    assert torch.equal(masks[0].survives, masks[1].survives)
+    assert 0 < int(masks[0].survives.sum()) < COUNT - COUNT // 4
+
+
+@dataclass
+class Dying:
+    """A journal whose process dies after so many calls."""
+
+    journal: FolderJournal
+    left: int
+
+    def strikes(self, stage: str) -> Iterable[Strike]:
+        return self.journal.strikes(stage)
+
+    def keep(self, strike: Strike) -> None:
+        if self.left == 0:
+            raise KeyboardInterrupt
+        self.left -= 1
+        self.journal.keep(strike)
+
+
+def test_a_killed_evaluation_goes_on_after_any_call(tmp_path: Path) -> None:
+    model, x, y = case()
+    whole = gather(Ladder(), model, x, y, LINF, noise())
+    calls = sum(-(-stage.entered // 7) for stage in whole.stages)
+    for left in range(calls):
+        journal = FolderJournal.open(tmp_path / str(left), {"weights": "1"})
+        with pytest.raises(KeyboardInterrupt):
+            gather(Ladder(), model, x, y, LINF, noise(), Dying(journal, left))
+        again = gather(Ladder(), model, x, y, LINF, noise(), FolderJournal.open(tmp_path / str(left), {"weights": "1"}))
+        assert facts(again) == facts(whole)
+        assert (again.forwards, again.gradients) == (whole.forwards, whole.gradients)
+
+
+def test_what_is_in_the_journal_is_not_attacked_again(tmp_path: Path) -> None:
+    model, x, y = case()
+    journal = FolderJournal.open(tmp_path / "journal", {})
+    first = gather(Ladder(), model, x, y, LINF, noise(), journal)
+
+    @dataclass(frozen=True)
+    class Broken:
+        def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
+            raise AssertionError("attacked again")
+
+    @dataclass(frozen=True)
+    class Again(Ladder):
+        def stages(self, case: Case) -> list[Stage]:
+            return [replace(stage, attack=Broken()) for stage in super().stages(case)]
+
+    assert facts(gather(Again(), model, x, y, LINF, noise(), journal)) == facts(first)
+
+
+@pytest.mark.parametrize("shares", [2, 3, 30])
+def test_shares_add_up(tmp_path: Path, shares: int) -> None:
+    """Each share strikes its own images; who comes last finds all done, each image once."""
+    model, x, y = case()
+    settings = ("ladder", {}, Ladder(), model, x, y, LINF, 0)
+    whole = evaluate(*settings)  # type: ignore[arg-type]
+    journal = FolderJournal.open(tmp_path / "journal", {})
+    for share in range(min(shares, COUNT)):
+        evaluate(*settings, journal=journal, shard=(share, shares))  # type: ignore[arg-type]
+    struck: list[tuple[str, int]] = []
+    for stage in ("pgd-0", "pgd-1", "pgd-4"):
+        struck += [(stage, number) for strike in journal.strikes(stage) for number in strike.numbers.tolist()]
+    assert len(set(struck)) == len(struck)
+    merged = evaluate(*settings, journal=journal)  # type: ignore[arg-type]
+    assert whole.evidence is not None
+    assert merged.evidence is not None
+    # Batches of other images move margins by rounding.
+    assert torch.equal(merged.evidence.broken_by, whole.evidence.broken_by)
+    assert torch.allclose(merged.evidence.margins, whole.evidence.margins, atol=1e-4)
+    assert sorted(merged.evidence.points) == sorted(whole.evidence.points)
+    assert merged.stages == [
+        replace(stage, seconds=merged.stages[number].seconds) for number, stage in enumerate(whole.stages)
+    ]
+
+
+def test_shares_may_be_cut_otherwise_the_second_time(tmp_path: Path) -> None:
+    model, x, y = case()
+    settings = ("ladder", {}, Ladder(), model, x, y, LINF, 0)
+    journal = FolderJournal.open(tmp_path / "journal", {})
+    evaluate(*settings, journal=journal, shard=(0, 2))  # type: ignore[arg-type]
+    for share in range(3):
+        evaluate(*settings, journal=journal, shard=(share, 3))  # type: ignore[arg-type]
+    merged, whole = evaluate(*settings, journal=journal), evaluate(*settings)  # type: ignore[arg-type]
+    assert merged.survivors == whole.survivors
+    assert [stage.broken for stage in merged.stages] == [stage.broken for stage in whole.stages]
+
+
+def test_the_journal_of_another_evaluation_is_refused(tmp_path: Path) -> None:
+    FolderJournal.open(tmp_path / "journal", {"weights": "a" * 64, "seed": "0"})
+    with pytest.raises(RobustCliError, match=r"weights: the journal has aaaaaaaaaaaa\.\.\., this evaluation bbbbbb"):
+        FolderJournal.open(tmp_path / "journal", {"weights": "b" * 64, "seed": "0"})
+    with pytest.raises(RobustCliError, match="seed: the journal has 0, this evaluation 1; code: the journal has None"):
+        FolderJournal.open(tmp_path / "journal", {"weights": "a" * 64, "seed": "1", "code": "c"})
+
+
+def test_a_damaged_part_of_the_journal_is_named(tmp_path: Path) -> None:
+    model, x, y = case()
+    journal = FolderJournal.open(tmp_path / "journal", {})
+    gather(Ladder(), model, x, y, LINF, noise(), journal)
+    part = sorted(journal.path.glob("*.npz"))[0]
+    part.write_bytes(part.read_bytes()[:100])
+    with pytest.raises(RobustCliError, match=rf"{part.name}: cannot be read .* remove this file"):
+        gather(Ladder(), model, x, y, LINF, noise(), journal)
+    part.unlink()
+    whole = gather(Ladder(), model, x, y, LINF, noise())
+    assert facts(gather(Ladder(), model, x, y, LINF, noise(), journal)) == facts(whole)
+
+
+def test_two_stages_of_one_name_are_refused() -> None:
+    @dataclass(frozen=True)
+    class Twins:
+        batch_size: int = 4
+
+        def stages(self, case: Case) -> list[Stage]:
+            return [Stage(name="pgd", attack=Pgd(steps=1), noise="pgd")] * 2
+
+    model, x, y = case()
+    with pytest.raises(EvaluationError, match="two stages have one name: pgd, pgd"):
+        gather(Twins(), model, x, y, LINF, noise())
+
+
+def test_members_of_a_worst_case_keep_their_names_apart() -> None:
+    model, x, y = case()
+    pgd = Attacked(attack=Pgd(steps=1))
+    evidence = gather(WorstCase(members=[pgd, pgd]), model, x, y, LINF, noise())
+    assert [stage.name for stage in evidence.stages] == ["1 pgd", "2 pgd"]
+    # Equal attacks draw equal noise: the second finds nothing new.
+    assert evidence.stages[1].broken == 0 < evidence.stages[0].broken
+
+
+class Wavering(nn.Module):
+    """Adds noise to its logits in every forward."""
+
+    def __init__(self, spread: float, inner: nn.Module) -> None:
+        super().__init__()
+        self.spread, self.inner = spread, inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.inner(x)
+        return logits + self.spread * torch.randn_like(logits)
+
+
+def test_a_random_model_is_judged_by_most_of_several_looks() -> None:
+    inner, x, y = case()
+    model = Wavering(0.02, inner).eval()
+    spread: list[Tensor] = []
+    for evaluator in (AutoAttack(attacks=("apgd-ce",)), AutoAttack(version="rand", attacks=("apgd-ce",))):
+        masks = [gather(evaluator, model, x, y, ThreatModel("linf", Fraction(0)), noise(seed=s)) for s in range(8)]
+        spread.append(torch.stack([mask.survives for mask in masks]).double().var(0).sum())
+    assert spread[1] < spread[0] / 2
+    once, twice = (gather(AutoAttack(version="rand"), model, x[:6], y[:6], LINF, noise(6)) for _ in range(2))
+    assert facts(once) == facts(twice)
+
+
+def found(threat: ThreatModel, steps: int = 10, count: int = COUNT) -> tuple[nn.Module, Tensor, Tensor, Evidence]:
+    model, x, _ = case(count)
+    x = (255 * x).round() / 255
+    with torch.no_grad():
+        y = model(x).argmax(1)
+    return model, x, y, gather(Ladder((steps,)), model, x, y, threat, noise(count))
+
+
+def test_the_ledger_is_read_as_it_was_written(tmp_path: Path) -> None:
+    _, _, _, evidence = found(LINF)
+    lines = lines_of(evidence)
+    write_ledger(tmp_path / "ledger.csv", lines)
+    assert read_ledger(tmp_path / "ledger.csv") == [
+        replace(line, margin=pytest.approx(line.margin, rel=1e-7), size=pytest.approx(line.size, rel=1e-7))
+        for line in lines
+    ]
+    assert {line.broken_by for line in lines} == {"", "pgd-10"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: "", "is no ledger"),
+        (lambda text: text.replace("image", "picture", 1), "is no ledger"),
+        (lambda text: text.replace("\n1,", "\none,", 1), "line 3: invalid literal"),
+        (lambda text: text.replace("\n1,", "\n1,2,", 1), "line 3: "),
+    ],
+)
+def test_a_damaged_ledger_is_refused(tmp_path: Path, change: Callable[[str], str], message: str) -> None:
+    path = tmp_path / "ledger.csv"
+    write_ledger(path, [Line(number, 0, 0, "", 0, -1.0, 0.0) for number in range(3)])
+    path.write_text(change(path.read_text()))
+    with pytest.raises(RobustCliError, match=message):
+        read_ledger(path)
+
+
+@pytest.mark.parametrize("threat", [LINF, ThreatModel("l2", Fraction(1, 2)), ThreatModel("l1", Fraction(4))], ids=str)
+def test_every_witness_lies_inside_and_fools_the_model(tmp_path: Path, threat: ThreatModel) -> None:
+    model, x, y, evidence = found(threat)
+    write_witnesses(tmp_path / "witnesses.npz", evidence, model, x, y, threat)
+    seen: list[int] = []
+    for encoding, numbers, codes in read_witnesses(tmp_path / "witnesses.npz"):
+        seen += numbers.tolist()
+        points = decoded(encoding, codes, x[torch.from_numpy(numbers)])
+        assert bool(threat.contains(points, x[torch.from_numpy(numbers)]).all())
+        with torch.no_grad():
+            assert bool((model(points).argmax(1) != y[torch.from_numpy(numbers)]).all()) or not len(numbers)
+    assert sorted(seen) == sorted(evidence.points)
+    assert seen
+
+
+def test_witnesses_take_the_smallest_encoding_that_holds(tmp_path: Path) -> None:
+    """A wide ball leaves room for steps of 1/255; one narrower than a step does not."""
+    kinds = []
+    for eps in (Fraction(1, 10), Fraction(1, 300)):
+        model, x, y, evidence = found(ThreatModel("linf", eps), steps=30, count=200)
+        write_witnesses(tmp_path / "witnesses.npz", evidence, model, x, y, ThreatModel("linf", eps))
+        kinds.append({encoding: len(n) for encoding, n, _ in read_witnesses(tmp_path / "witnesses.npz")})
+    assert kinds[0]["steps"] > 0.7 * sum(kinds[0].values())
+    assert kinds[1]["steps"] == 0 < kinds[1]["halves"]
+
+
+def test_evaluators_are_protocols() -> None:
+    evaluator: Evaluator = Ladder()
+    assert evaluator.batch_size == 7
