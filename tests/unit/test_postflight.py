@@ -1,0 +1,164 @@
+"""Planted models: none whose robustness is only apparent may come out trusted, and an honest one does."""
+
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+import pytest
+import torch
+from small_networks import conv_net, images, linear_net
+from torch import Tensor, nn
+
+from robustcli.attacks.pgd import Pgd
+from robustcli.errors import EvaluationError
+from robustcli.evaluation import Result, evaluate
+from robustcli.evaluators import Case, Stage
+from robustcli.evaluators.attacked import Attacked
+from robustcli.evaluators.autoattack import AutoAttack
+from robustcli.evaluators.clean import Clean
+from robustcli.noise import Noise
+from robustcli.threat import ThreatModel
+
+THREAT = ThreatModel("linf", Fraction(1, 100))
+PGD = Attacked(attack=Pgd(steps=10, keep="fooled"))
+COUNT = 40
+
+
+class Planted(nn.Module):
+    """An honest network with something done to its images and its logits."""
+
+    def __init__(
+        self,
+        see: Callable[[Tensor], Tensor] = lambda x: x,
+        say: Callable[[Tensor], Tensor] = lambda logits: logits,
+    ) -> None:
+        super().__init__()
+        self.inner = conv_net(classes=4)
+        self.see, self.say = see, say
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.say(self.inner(self.see(x)))
+
+
+class Rounding(torch.autograd.Function):
+    """Rounds to 8 levels; its gradient is zero, as that of any staircase."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return (8 * x).round() / 8
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        return torch.zeros_like(grads[0])
+
+
+def thermometer(x: Tensor) -> Tensor:
+    """Mean of 8 thresholds: a staircase without any gradient of its own; x itself counts for nothing."""
+    return torch.stack([(x > level / 8).to(x.dtype) for level in range(8)]).mean(0) + 0 * x
+
+
+def found(model: nn.Module, evaluator: Any = PGD, threat: ThreatModel = THREAT) -> Result:
+    model, x = model.eval(), images(COUNT)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        y = model(x).argmax(1)
+    return evaluate("planted", {}, evaluator, model, x, y, threat, 0)
+
+
+@pytest.mark.parametrize("evaluator", [PGD, AutoAttack(attacks=("apgd-ce", "apgd-t", "square"))])
+@pytest.mark.parametrize("network", [conv_net(classes=4), linear_net(64)], ids=["conv", "linear"])
+def test_an_honest_model_is_trusted(evaluator: Any, network: nn.Module) -> None:
+    result = found(network, evaluator)
+    assert 0 < result.correct < COUNT
+    assert (result.verdict, result.suspicions) == ("TRUSTED", [])
+    assert result.is_upper_bound is (evaluator is PGD)
+
+
+def test_clean_accuracy_is_asked_nothing() -> None:
+    assert found(Planted(see=thermometer), Clean()).verdict == "TRUSTED"
+
+
+@pytest.mark.parametrize("see", [Rounding.apply, thermometer], ids=["rounded", "thermometer"])
+def test_staircases_are_suspect(see: Callable[[Tensor], Tensor]) -> None:
+    result = found(Planted(see=see))
+    assert result.verdict == "SUSPECT"
+    assert any("the margin of the logits is zero on" in text for text in result.suspicions)
+    assert any("even when every pixel may take any value" in text for text in result.suspicions)
+
+
+def test_a_staircase_is_suspect_to_autoattack_because_square_climbs_it() -> None:
+    result = found(
+        Planted(see=thermometer), AutoAttack(attacks=("apgd-ce", "square")), ThreatModel("linf", Fraction(1, 10))
+    )
+    assert result.verdict == "SUSPECT"
+    assert any(text.startswith("square, which uses no gradients, broke") for text in result.suspicions)
+    assert not result.is_upper_bound
+
+
+def test_saturated_logits_are_suspect() -> None:
+    result = found(Planted(say=lambda logits: 1e6 * logits))
+    assert result.verdict == "SUSPECT"
+    assert any("the gradient of cross-entropy is zero on" in text for text in result.suspicions)
+    assert not any("the margin" in text for text in result.suspicions)
+
+
+def test_cross_entropy_that_finds_little_is_suspect() -> None:
+    attacks = ("apgd-ce", "apgd-t")
+    saturated = found(
+        Planted(say=lambda logits: 1e6 * logits), AutoAttack(attacks=attacks), ThreatModel("linf", Fraction(1, 50))
+    )
+    assert any("that withstood cross-entropy" in text for text in saturated.suspicions)
+
+
+def test_an_attack_that_misses_what_chance_finds_is_suspect() -> None:
+    class Lazy:
+        def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
+            return x
+
+    result = found(conv_net(classes=4), Attacked(attack=Lazy()), ThreatModel("linf", Fraction(1, 5)))
+    assert any("misclassified at one of 20 random points" in text for text in result.suspicions)
+
+
+def test_a_random_model_is_refused_or_suspect() -> None:
+    model = Planted(say=lambda logits: logits + 0.01 * torch.randn_like(logits))
+    with pytest.raises(EvaluationError, match=r"^INVALID: model: two equal calls"):
+        found(model)
+    result = found(model, AutoAttack(version="rand", attacks=("apgd-ce",)))
+    assert result.verdict == "SUSPECT"
+    assert "logits vary from call to call" in result.suspicions[0]
+
+
+def test_a_model_without_numbers_is_invalid() -> None:
+    with pytest.raises(EvaluationError, match=r"^INVALID: model: logits are not finite"):
+        found(Planted(say=lambda logits: logits / 0 * 0))
+
+
+def test_a_model_that_loses_its_numbers_under_attack_is_invalid() -> None:
+    class Late(Planted):
+        def forward(self, x: Tensor) -> Tensor:
+            is_clean = (x - images(len(x))).abs().amax((1, 2, 3)) < 1e-6 if len(x) == COUNT else x.new_ones(len(x)) > 0
+            logits: Tensor = self.inner(x)
+            return torch.where(is_clean[:, None], logits, torch.nan)
+
+    with pytest.raises(EvaluationError, match=r"^INVALID: the model gives logits that are not finite on"):
+        found(Late(), Attacked(attack=Pgd(steps=1), batch_size=COUNT))
+
+
+def test_train_mode_is_invalid() -> None:
+    model, x = Planted().train(), images(COUNT)
+    with pytest.raises(EvaluationError, match=r"^INVALID: model: .* in train mode"):
+        evaluate("planted", {}, PGD, model, x, torch.zeros(COUNT, dtype=torch.int64), THREAT, 0)
+
+
+def test_black_box_attacks_after_others_are_asked_about_alone() -> None:
+    """A stage without gradients that comes first proves nothing about gradients."""
+
+    class First:
+        batch_size = 50
+
+        def stages(self, case: Case) -> list[Stage]:
+            return [Stage(name="noise", attack=Pgd(steps=10, keep="fooled"), noise="a", is_black_box=True)]
+
+    result = found(conv_net(classes=4), First())
+    assert result.stages[0].broken > 0
+    assert result.verdict == "TRUSTED"
