@@ -193,6 +193,31 @@ def evaluate_checkpoint(
     typer.echo(f"stored in {folder}")
 
 
+@app.command("compare")
+def compare_results(
+    a: Annotated[Path, typer.Argument(help="A run's folder or results.json, or a file of `robust eval --out`.")],
+    b: Annotated[Path, typer.Argument(help="The other one.")],
+    key: Annotated[
+        list[str] | None, typer.Option(help="An evaluation's name; may be repeated. All that both have if left out.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare two networks image by image, and say whether a difference between them can be claimed."""
+    from robustcli.compare import compare, comparison_table, conditions
+
+    pairs = compare(a, b, key or ())
+    if as_json:
+        comparisons = {name: pair.to_json() for name, pair in pairs.items()}
+        typer.echo(json.dumps({"a": str(a), "b": str(b), "comparisons": comparisons}, indent=2))
+        return
+    typer.echo(f"A: {a}\nB: {b}")
+    _console().print(comparison_table(pairs))
+    for line in conditions(pairs):
+        typer.echo(f"note: {line}")
+    for name, pair in pairs.items():
+        typer.echo(f"{name}: {pair.claim}")
+
+
 @app.command("list")
 def list_members(
     family: Annotated[str | None, typer.Argument(help=f"experiments, {', '.join(FAMILIES)}.")] = None,

@@ -1,4 +1,4 @@
-"""How far an accuracy measured on n images may lie from that of the population they were drawn from."""
+"""What n images say about the population they were drawn from: of one network, and of two on the same images."""
 
 
 def clopper_pearson(correct: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -26,3 +26,70 @@ def clopper_pearson(correct: int, total: int, confidence: float = 0.95) -> tuple
     low = 0.0 if correct == 0 else float(betaincinv(correct, total - correct + 1, tail))
     high = 1.0 if correct == total else float(betaincinv(correct + 1, total - correct, 1 - tail))
     return low, high
+
+
+def mcnemar(only_a: int, only_b: int) -> float:
+    """Exact two-sided p-value of two networks being equally accurate, from the images on which they differ.
+
+    If they were, each of those images would fall to either side like a fair coin; the images on which both
+    are right, or both wrong, say nothing about the difference.
+
+    Args:
+        only_a: images on which A alone is right.
+        only_b: images on which B alone is right.
+
+    Reference: McNemar, Psychometrika 1947, with the binomial tail in place of its approximation.
+    """
+    if only_a < 0 or only_b < 0:
+        raise ValueError(f"{only_a} and {only_b} are not counts")
+    count = only_a + only_b
+    ways, term = 0, 1
+    for k in range(min(only_a, only_b) + 1):
+        ways += term
+        term = term * (count - k) // (k + 1)
+    # Whole numbers to the end: the powers of 2 are beyond floats where the quotient is not.
+    return min(1.0, 2 * ways / (1 << count))
+
+
+def paired_difference(only_a: int, only_b: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Interval of accuracy A - accuracy B over the drawing of the images: (low, high), fractions.
+
+    The difference is p (2 q - 1), where p is how often the two differ and q how often it is then A that is
+    right. Both get their exact interval, and the ends are the extremes of the product. So 0 lies outside
+    exactly when `mcnemar` is below 1 - confidence, and two networks that differ nowhere do not get a width of 0.
+    The price is width: it covers the true difference in more than `confidence` of all cases.
+
+    Args:
+        only_a: images on which A alone is right.
+        only_b: images on which B alone is right.
+        total: images evaluated, at least 1.
+        confidence: of each of the two intervals, in (0, 1).
+    """
+    differing = only_a + only_b
+    rarest, commonest = clopper_pearson(differing, total, confidence)
+    low, high = (-1.0, 1.0)
+    if differing:
+        low, high = (2 * share - 1 for share in clopper_pearson(only_a, differing, confidence))
+    return low * (commonest if low < 0 else rarest), high * (rarest if high < 0 else commonest)
+
+
+def smallest_excess(differing: int, level: float = 0.05) -> int | None:
+    """How many more of the images on which two networks differ one must win for `mcnemar` to be below `level`.
+
+    None where winning all of them would not do: at level 0.05, where they differ on fewer than 6.
+
+    Args:
+        differing: images on which exactly one of the two is right.
+        level: what the p-value must be below, in (0, 1).
+    """
+    if differing < 0 or not 0 < level < 1:
+        raise ValueError(f"{differing} is not a count, or {level} is not between 0 and 1")
+    ways, term, lost = 0, 1, None
+    # The sum grows with the images lost, so the last count that is still below the level is the answer.
+    for k in range(differing // 2 + 1):
+        ways += term
+        if 2 * ways / (1 << differing) >= level:
+            break
+        lost = k
+        term = term * (differing - k) // (k + 1)
+    return None if lost is None else differing - 2 * lost

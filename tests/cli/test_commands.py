@@ -41,7 +41,20 @@ def the_run(root: Path) -> RunFolder:
 
 def test_the_commands_are_those_that_are_documented(robust: Robust) -> None:
     said = robust("--help").require(0)
-    for command in ("train", "reproduce", "demo", "eval", "list", "show", "validate", "cp", "runs", "report", "bench"):
+    for command in (
+        "train",
+        "reproduce",
+        "demo",
+        "eval",
+        "compare",
+        "list",
+        "show",
+        "validate",
+        "cp",
+        "runs",
+        "report",
+        "bench",
+    ):
         assert command in said.out
         robust(command, "--help").require(0)
     assert robust("--version").require(0).out == f"robust {__version__}\n"

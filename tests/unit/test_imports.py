@@ -25,6 +25,7 @@ LAYERS = (
     ("assess", "verify"),
     ("runner",),
     ("progress",),
+    ("compare",),
     ("report",),
     ("train", "build", "dossier"),
     ("journal", "ledger"),
