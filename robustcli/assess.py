@@ -1,4 +1,4 @@
-"""The story of `robust eval`: a checkpoint and a wish -> evaluations."""
+"""The story of `robust eval`: subject -> data -> evaluations."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -7,38 +7,34 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from robustcli import checkpoint
-from robustcli.architectures import ImageShape
-from robustcli.build import choose_device, describe_device, load_data, network_of
+from robustcli.build import choose_device, describe_device, load_data
 from robustcli.catalog import catalog
-from robustcli.check import Checker
-from robustcli.data import Data
+from robustcli.check import Checker, checked
 from robustcli.dossier import Dossier, evaluate_into
-from robustcli.errors import RobustCliError, SpecError, suggest
+from robustcli.errors import RobustCliError, suggest
 from robustcli.fields import Family, exact_text
 from robustcli.fingerprint import code_digest, weights_digest
 from robustcli.memory import keep_freed_memory
+from robustcli.naming import Wanted, find_subject
 from robustcli.registry import Chosen, instantiate
-from robustcli.runner import SELECTED_ON_TEST, EvaluationWatcher
+from robustcli.runner import EvaluationWatcher
 from robustcli.runs import SCHEMA, provenance, write_json
-from robustcli.settings import DataOptions, EvaluateOptions, ThreatSettings
-from robustcli.spec import ExperimentSpec, override_text
+from robustcli.settings import EvaluateOptions, ThreatSettings
+from robustcli.subject import Terms
 from robustcli.threat import ThreatModel
 from robustcli.yamlfile import parse_scalar
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What `robust eval` was asked for; None is what the checkpoint says.
+    """What `robust eval` was asked for; None is what the subject says.
 
     Args:
-        checkpoint: the file.
-        overrides: dotted overrides of the spec inside it.
+        subject: what is evaluated, and on which images.
         attack: an evaluator, an attack or a name under `evaluate`; None is everything under `evaluate`.
         options: settings of the attack or evaluator.
         eps, norm: the threat.
         examples: the first so many test images.
-        data: a data set's name, an .npz file or a folder of images.
         seed: of the attack's noise.
         batch_size: images attacked at once.
         device: auto, cpu, cuda or cuda:i.
@@ -46,14 +42,12 @@ class Request:
         witnesses: whether to keep the adversarial images.
     """
 
-    checkpoint: Path
-    overrides: tuple[str, ...] = ()
+    subject: Wanted
     attack: str | None = None
     options: Mapping[str, Any]
     eps: str | None = None
     norm: str | None = None
     examples: int | None = None
-    data: str | None = None
     seed: int | None = None
     batch_size: int | None = None
     device: str = "auto"
@@ -67,26 +61,16 @@ def assess(request: Request, watcher: EvaluationWatcher) -> tuple[dict[str, Any]
     Returns:
         The evaluations by name with what a reader must know of their conditions, and the folder of all files.
     """
-    contents = checkpoint.load(request.checkpoint)
-    text = override_text(contents["spec"], request.overrides, f"the spec inside {request.checkpoint}")
-    spec = ExperimentSpec.parse(text, f"the spec inside {request.checkpoint}")
-    inside = ExperimentSpec.parse(contents["spec"], f"the spec inside {request.checkpoint}")
-    if spec.architecture != inside.architecture:
-        raise RobustCliError("architecture: cannot be overridden")
-    threat = _threat(request, spec)
+    subject = find_subject(request.subject)
+    spec = subject.terms
     chosen = _evaluations(request, spec)
+    threat = _threat(request, spec, chosen)
     evaluators = {key: instantiate(choice) for key, choice in chosen.items()}
     device = choose_device(request.device)
-    shape = ImageShape(*contents["shape"])
-    _, network = network_of({**contents, "spec": text}, device)
-    data = load_data(_data(request, spec, shape), device)
+    data = load_data(spec.data, device)
     keep_freed_memory()
-    _require_same_shape(request, data, shape)
-    notes = []
-    if data.digest != contents["data_digest"]:
-        notes.append("the images are not those that the checkpoint was trained and selected with")
-    if spec.train.allow_test_selection:
-        notes.append(SELECTED_ON_TEST)
+    built = subject.build(data, device)
+    network, notes = built.network, built.notes
     seed = spec.seed if request.seed is None else request.seed
     folder = _folder(request.store, spec.name, [weights_digest(network), data.digest, str(threat), seed, chosen])
     results = {}
@@ -98,10 +82,8 @@ def assess(request: Request, watcher: EvaluationWatcher) -> tuple[dict[str, Any]
         watcher.evaluation(key, results[key])
     found = {
         "schema": SCHEMA,
-        "checkpoint": request.checkpoint.name,
-        "name": spec.name,
-        "spec_digest": spec.digest,
-        "training_seed": spec.seed,
+        **subject.origin,
+        "network": built.to_json(),
         "threat": {"norm": threat.norm, "eps": exact_text(threat.eps)},
         "data": {"digest": data.digest, "sizes": data.sizes, "decode": data.decode},
         "provenance": provenance(describe_device(device)),
@@ -118,18 +100,24 @@ def _folder(store: Path, name: str, parts: Sequence[Any]) -> Path:
     return store / f"{name}-{digest[:8]}"
 
 
-def _threat(request: Request, spec: ExperimentSpec) -> ThreatModel:
+def _threat(request: Request, spec: Terms, chosen: Mapping[str, Chosen]) -> ThreatModel:
     asked = {"norm": request.norm, "eps": None if request.eps is None else parse_scalar(request.eps)}
     given = {key: value for key, value in asked.items() if value is not None}
-    settings = _checked(
-        lambda checker: checker.settings(
-            ThreatSettings, {"norm": spec.threat.norm, "eps": spec.threat.eps, **given}, ("threat",)
+    known: dict[str, Any] = {} if spec.threat is None else {"norm": spec.threat.norm, "eps": spec.threat.eps}
+    if not known and all(choice.name == "clean" for choice in chosen.values()):
+        # Nothing is attacked, so nothing needs a threat.
+        known = {"norm": "linf", "eps": 0}
+    missing = [f"--{key}" for key in asked if key not in known and key not in given]
+    if missing:
+        raise RobustCliError(
+            f"{' and '.join(missing)}: {spec.name} does not say what it is to resist; write --norm linf --eps 8/255, "
+            "or what is usual for these images"
         )
-    )
+    settings = checked(lambda checker: checker.settings(ThreatSettings, {**known, **given}, ("threat",)), "robust eval")
     return ThreatModel(settings.norm, Fraction(settings.eps))
 
 
-def _evaluations(request: Request, spec: ExperimentSpec) -> dict[str, Chosen]:
+def _evaluations(request: Request, spec: Terms) -> dict[str, Chosen]:
     """What to evaluate, by the name of its result."""
     if request.attack is None:
         if request.options:
@@ -140,7 +128,7 @@ def _evaluations(request: Request, spec: ExperimentSpec) -> dict[str, Chosen]:
     elif request.attack in spec.evaluate and not request.options:
         chosen = {request.attack: spec.evaluate[request.attack]}
     else:
-        chosen = {request.attack: _checked(lambda checker: _choose(checker, request))}
+        chosen = {request.attack: checked(lambda checker: _choose(checker, request), "robust eval")}
     asked = {"examples": request.examples, "witnesses": request.witnesses or None}
     given = {name: value for name, value in asked.items() if value is not None}
     chosen = {key: replace(choice, options=replace(choice.options, **given)) for key, choice in chosen.items()}
@@ -181,38 +169,3 @@ def _with_batch_size(choice: Chosen, batch_size: int) -> Chosen:
     if "batch_size" in parameters:
         parameters["batch_size"] = batch_size
     return replace(choice, parameters=parameters)
-
-
-def _data(request: Request, spec: ExperimentSpec, shape: ImageShape) -> Chosen:
-    """The images asked for; those of the spec by default."""
-    if request.data is None:
-        return spec.data
-    if request.data in catalog("datasets"):
-        value: dict[str, Any] = {"name": request.data}
-    elif Path(request.data).is_dir():
-        value = {"name": "image_folder", "root": request.data, "size": shape.height}
-    elif Path(request.data).suffix == ".npz":
-        value = {"name": "npz", "path": request.data}
-    else:
-        raise RobustCliError(
-            f"--data: '{request.data}' is no data set, folder or .npz file{suggest(request.data, catalog('datasets'))}"
-        )
-    chosen: Chosen = _checked(lambda checker: checker.chosen(Family("datasets", DataOptions), value, ("data",)))
-    return chosen
-
-
-def _checked(check: Any) -> Any:
-    checker = Checker()
-    value = check(checker)
-    if checker.problems:
-        raise SpecError("robust eval", [f"{'.'.join(map(str, where))}: {text}" for where, text in checker.problems])
-    return value
-
-
-def _require_same_shape(request: Request, data: Data, shape: ImageShape) -> None:
-    if data.shape != shape:
-        raise RobustCliError(f"{request.checkpoint}: takes {_words(shape)}; the data have {_words(data.shape)}")
-
-
-def _words(shape: ImageShape) -> str:
-    return f"{shape.channels}x{shape.height}x{shape.width} images of {shape.classes} classes"

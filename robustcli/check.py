@@ -5,7 +5,7 @@ pydantic checks plain values; this walks the tree of members that choose members
 
 import inspect
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from fractions import Fraction
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from robustcli.catalog import catalog
-from robustcli.errors import suggest
+from robustcli.errors import SpecError, suggest
 from robustcli.fields import Family, Ratio
 from robustcli.registry import Chosen
 from robustcli.signatures import REQUIRED, Parameter, argument_docs
@@ -121,6 +121,19 @@ class Checker:
                     self.problems.append(item)
             return _FAILED
         return getattr(checked, "value")  # noqa: B009  (the field exists only at run time)
+
+
+def checked(check: Callable[[Checker], Any], source: str) -> Any:
+    """What `check` makes of plain values.
+
+    Raises:
+        SpecError: with all problems that it found; `source` says where the values came from.
+    """
+    checker = Checker()
+    value = check(checker)
+    if checker.problems:
+        raise SpecError(source, [f"{'.'.join(map(str, where))}: {text}" for where, text in checker.problems])
+    return value
 
 
 def is_sound(value: Any) -> bool:

@@ -128,20 +128,46 @@ def demo(runs: Runs = Path("runs"), quiet: Quiet = False) -> None:
 
 
 @app.command("eval")
-def evaluate_checkpoint(
-    checkpoint: Annotated[Path, typer.Argument(help="best.pt or last.pt of a run.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="Overrides of the spec inside, such as data.root=PATH.")
+def evaluate_network(
+    subject: Annotated[
+        str | None,
+        typer.Argument(
+            help="best.pt or last.pt of a run, weights with --architecture, a TorchScript file, torchvision:NAME or "
+            "timm:NAME."
+        ),
     ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Overrides, such as data.root=PATH or architecture.width=32.")
+    ] = None,
+    architecture: Annotated[
+        str | None, typer.Option(help="Of weights that another program saved; see `robust list architectures`.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="path/file.py:function or package.module:function, which returns an nn.Module.")
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="A file of weights for --model or a zoo's network, or torchvision's name of some."),
+    ] = None,
+    weights_key: Annotated[str | None, typer.Option(help="Which weights of a file that holds several.")] = None,
+    mean: Annotated[
+        str | None, typer.Option(help="Of the normalisation before a network from elsewhere, such as 0.49,0.48,0.45.")
+    ] = None,
+    std: Annotated[str | None, typer.Option(help="Likewise; 1 with --mean 0 is none.")] = None,
     attack: Annotated[
         str | None,
-        typer.Option(help="An evaluator, an attack, or a name under `evaluate` of the spec; all of those if left out."),
+        typer.Option(
+            help="An evaluator, an attack, or a name under `evaluate` of the spec. If left out: all of those, or "
+            "clean and autoattack where there is no spec."
+        ),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Gradient steps of the attack.")] = None,
     restarts: Annotated[int | None, typer.Option(help="Independent tries of the attack.")] = None,
     step_size: Annotated[str | None, typer.Option(help="Length of one step, such as 2/255.")] = None,
     loss: Annotated[str | None, typer.Option(help="What the attack maximises.")] = None,
-    eps: Annotated[str | None, typer.Option(help="Radius, such as 8/255; the spec's if left out.")] = None,
+    eps: Annotated[
+        str | None, typer.Option(help="Radius, such as 8/255; the spec's if left out, needed where there is none.")
+    ] = None,
     norm: Annotated[NormName | None, typer.Option(help="Norm; the spec's if left out.")] = None,
     examples: Annotated[int | None, typer.Option(min=1, help="The first so many test images.")] = None,
     data: Annotated[str | None, typer.Option(help="A data set's name, an .npz file or a folder of images.")] = None,
@@ -156,22 +182,34 @@ def evaluate_checkpoint(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Evaluate a checkpoint; it needs nothing but the checkpoint (and the images)."""
+    """Evaluate a checkpoint, which needs nothing else but the images, or any other network under --norm and --eps."""
     from robustcli import assess
+    from robustcli.naming import Wanted
     from robustcli.progress import Screen
     from robustcli.report import result_table, warning_lines
     from robustcli.runs import write_json
 
     options = {"steps": steps, "restarts": restarts, "step_size": step_size, "loss": loss}
+    words = [word for word in (subject, *(overrides or ())) if word is not None]
+    # With --model there is no other subject, and the first word is an override already.
+    text = words.pop(0) if words and (model is None or "=" not in words[0]) else None
     request = assess.Request(
-        checkpoint=checkpoint,
-        overrides=tuple(overrides or ()),
+        subject=Wanted(
+            text=text,
+            overrides=tuple(words),
+            architecture=architecture,
+            model=model,
+            weights=weights,
+            weights_key=weights_key,
+            mean=mean,
+            std=std,
+            data=data,
+        ),
         attack=attack,
         options={key: value for key, value in options.items() if value is not None},
         eps=eps,
         norm=norm.value if norm else None,
         examples=examples,
-        data=data,
         seed=seed,
         batch_size=batch_size,
         device=device,
@@ -187,7 +225,7 @@ def evaluate_checkpoint(
     if as_json:
         typer.echo(json.dumps(results, indent=2))
         return
-    _console().print(result_table(str(checkpoint), results["evaluations"]))
+    _console().print(result_table(text or str(model), results["evaluations"]))
     for line in (*results["notes"], *warning_lines(results["evaluations"])):
         typer.echo(f"note: {line}")
     typer.echo(f"stored in {folder}")

@@ -120,7 +120,8 @@ def model_restored(model: nn.Module) -> Iterator[None]:
     finally:
         with torch.no_grad():
             for name, table, key, tensor, before in tensors:
-                if table.get(key) is not tensor or not _is_same(tensor, before):
+                # No `get`: the tables of TorchScript modules have none.
+                if key not in table or table[key] is not tensor or not _is_same(tensor, before):
                     changed.append(name)
                     table[key] = tensor
                     tensor.copy_(before)

@@ -30,6 +30,11 @@ class ImageShape:
     width: int
     classes: int
 
+    @property
+    def words(self) -> str:
+        """For messages."""
+        return f"{self.channels}x{self.height}x{self.width} images of {self.classes} classes"
+
 
 class Builder(Protocol):
     """A registered architecture: (shape, *, settings) -> body, which maps normalised images to logits."""

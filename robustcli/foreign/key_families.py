@@ -1,0 +1,72 @@
+"""What a network is, read from the names and shapes of its weights.
+
+Public checkpoints of robust networks name their weights in a few ways ("key families"). Those that this project
+has an architecture for are written here as the words of a command line, to be suggested, never to be assumed:
+shapes tell depth and width, but neither the activation nor where padding goes.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor
+
+_DEPTHS: Mapping[tuple[int, ...], int] = {(2, 2, 2, 2): 18, (3, 4, 6, 3): 34, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
+_STAGES = (1, 2, 3, 4)
+_WIDE_STEM = 16
+_WIDTH = 64
+
+
+def recognise(tensors: Mapping[str, Tensor]) -> str | None:
+    """Options of `robust eval` that name the likely architecture of weights, or None.
+
+    Args:
+        tensors: weights by name, prefixes such as "module." taken away.
+    """
+    if "layer.0.block.0.conv_0.weight" in tensors:
+        return _wide(tensors, r"layer\.0\.block\.(\d+)\.conv_0\.weight", "layer.0.block.0.conv_0.weight", "deepmind")
+    if "block1.layer.0.conv1.weight" in tensors:
+        return _wide(tensors, r"block1\.layer\.(\d+)\.conv1\.weight", "block1.layer.0.conv1.weight", "trades")
+    if "layer_0.0.conv_2d_1.weight" in tensors and "conv_2d.weight" in tensors:
+        depth = _DEPTHS.get(_counts(tensors, r"layer_%d\.(\d+)\.conv_2d_1\.weight", (0, 1, 2, 3)))
+        settings = {"form": "dm", "activation": "silu", **_width(tensors["conv_2d.weight"])}
+        return _words(f"preact_resnet{depth}", settings) if depth in (18, 34) else None
+    if "layer1.0.conv1.weight" in tensors and "conv1.weight" in tensors:
+        return _residual(tensors)
+    return None
+
+
+def _residual(tensors: Mapping[str, Tensor]) -> str | None:
+    depth = _DEPTHS.get(_counts(tensors, r"layer%d\.(\d+)\.conv1\.weight", _STAGES))
+    if depth is None:
+        return None
+    if depth == 34 and "layer1.0.conv3.weight" in tensors:
+        depth = 50
+    if "fc.weight" in tensors:
+        return _words("torchvision", {"model": f"resnet{depth}"})
+    settings = _width(tensors["conv1.weight"])
+    if "bn1.weight" in tensors:
+        return _words(f"resnet{depth}", settings)
+    # Without a normalisation at the end it is form "a"; "b", the default, and "c" have equal keys.
+    form = {} if "bn.weight" in tensors else {"form": "a"}
+    return _words(f"preact_resnet{depth}", {**form, **settings}) if depth in (18, 34, 50) else None
+
+
+def _wide(tensors: Mapping[str, Tensor], block: str, first: str, form: str) -> str:
+    """WRN-depth-widen: n blocks in the first stage make 6 n + 4 layers; the stage is 16 times `widen` wide."""
+    blocks = sum(re.fullmatch(block, name) is not None for name in tensors)
+    settings = {"depth": 6 * blocks + 4, "widen": tensors[first].shape[0] // _WIDE_STEM}
+    published = {"form": "deepmind", "activation": "silu"} if form == "deepmind" else {}
+    return _words("wide_resnet", {**settings, **published})
+
+
+def _counts(tensors: Iterable[str], pattern: str, stages: Iterable[int]) -> tuple[int, ...]:
+    names = list(tensors)
+    return tuple(sum(re.fullmatch(pattern % stage, name) is not None for name in names) for stage in stages)
+
+
+def _width(stem: Tensor) -> dict[str, int]:
+    return {} if stem.shape[0] == _WIDTH else {"width": stem.shape[0]}
+
+
+def _words(name: str, settings: Mapping[str, object]) -> str:
+    return " ".join((f"--architecture {name}", *(f"architecture.{key}={value}" for key, value in settings.items())))

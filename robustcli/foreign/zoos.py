@@ -1,0 +1,125 @@
+"""Networks of other packages by their names there: torchvision's and timm's."""
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from robustcli.architectures import ImageShape
+from robustcli.errors import RobustCliError, suggest
+from robustcli.foreign import Body
+from robustcli.foreign.weights_file import Weights, filled
+
+
+@dataclass(frozen=True)
+class Torchvision:
+    """A classifier of torchvision with its published weights.
+
+    Args:
+        model: torchvision's name of it.
+        weights: a member of torchvision's enumeration of weights.
+    """
+
+    model: str
+    weights: Any
+    takes_pixels: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"torchvision:{self.model}"
+
+    @property
+    def size(self) -> int | None:
+        return int(self.weights.transforms().crop_size[0])
+
+    def body(self, shape: ImageShape, device: torch.device) -> Body:
+        from torchvision import models
+
+        try:
+            network = models.get_model(self.model, weights=self.weights)
+        except OSError as error:
+            raise RobustCliError(f"{self.name}: its weights {self.weights.name} cannot be fetched: {error}") from error
+        preset = self.weights.transforms()
+        source = f"of torchvision's weights {self.weights.name}"
+        return Body(network=network, mean=tuple(preset.mean), std=tuple(preset.std), source=source)
+
+
+@dataclass(frozen=True)
+class Timm:
+    """A classifier of the package timm.
+
+    Args:
+        model: timm's name of it, a tag of published weights after a dot.
+        weights: of a file; None are the published ones.
+    """
+
+    model: str
+    weights: Weights | None
+    takes_pixels: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"timm:{self.model}"
+
+    @property
+    def size(self) -> int | None:
+        return None
+
+    def body(self, shape: ImageShape, device: torch.device) -> Body:
+        timm = _timm()
+        if self.weights is not None:
+            settings = {"num_classes": shape.classes, "in_chans": shape.channels}
+            network = timm.create_model(self.model, pretrained=False, **settings)
+            return filled(network, self.weights, self.name)
+        try:
+            network = timm.create_model(self.model, pretrained=True)
+        except (OSError, RuntimeError) as error:
+            raise RobustCliError(f"{self.name}: its published weights cannot be had: {error}") from error
+        config = network.pretrained_cfg
+        return Body(network=network, mean=tuple(config["mean"]), std=tuple(config["std"]), source="of timm's weights")
+
+
+def published(model: str, weights: str) -> Torchvision:
+    """A classifier of torchvision with published weights, by torchvision's names of both.
+
+    Raises:
+        RobustCliError: torchvision has no such classifier, or no such weights of it.
+    """
+    from torchvision import models
+
+    classifiers = models.list_models(module=models)
+    if model not in classifiers:
+        raise RobustCliError(f"torchvision:{model}: torchvision has no such classifier{suggest(model, classifiers)}")
+    known = models.get_model_weights(model)
+    # By the table of members and not the iteration: "DEFAULT" is another name of one of them.
+    if weights not in known.__members__:
+        raise RobustCliError(
+            f"--weights: '{weights}' is neither a file nor published weights of torchvision's {model}"
+            f"{suggest(weights, known.__members__)}"
+        )
+    return Torchvision(model, known[weights])
+
+
+def in_timm(model: str, weights: Weights | None) -> Timm:
+    """A network of timm, by timm's name.
+
+    Raises:
+        RobustCliError: timm is not installed, or has no such network.
+    """
+    timm = _timm()
+    if not timm.is_model(model):
+        raise RobustCliError(f"timm:{model}: timm has no such network{_nearest(model, timm.list_models())}")
+    return Timm(model, weights)
+
+
+def _timm() -> Any:
+    try:
+        return importlib.import_module("timm")
+    except ImportError as error:
+        raise RobustCliError("timm: the package is not installed; pip install 'robustcli[timm]' does it") from error
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    # More than a thousand: naming them all helps nobody.
+    return suggest(name, known).partition(" (known")[0] + "; `timm.list_models()` names all"
