@@ -1,6 +1,7 @@
 """Checkpoints: self-describing files that are never half-written and hold nothing but data."""
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,9 +36,9 @@ def load(path: Path) -> dict[str, Any]:
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever a broken pickle makes its reader stumble on
-        reason = " ".join((type(error).__name__, *str(error).splitlines()[:1]))
         raise RobustCliError(
-            f"{path}: not a checkpoint that `robust train` wrote: it cannot be read as plain data ({reason})"
+            f"{path}: not a checkpoint that `robust train` wrote: it cannot be read as plain data "
+            f"({why_unreadable(error)})"
         ) from error
     if not isinstance(contents, dict) or "format" not in contents or "spec" not in contents:
         keys = ", ".join(map(str, list(contents)[:5])) if isinstance(contents, dict) else type(contents).__name__
@@ -47,3 +48,12 @@ def load(path: Path) -> dict[str, Any]:
     if contents["format"] != FORMAT:
         raise RobustCliError(f"{path}: checkpoint format {contents['format']}; this version reads format {FORMAT}")
     return contents
+
+
+def why_unreadable(error: Exception) -> str:
+    """What torch says of a file that it does not read as data, without its advice to read it as code."""
+    found = re.search(r"GLOBAL (\S+)", str(error))
+    if found:
+        return f"it holds objects of {found.group(1)}, and loading them would run code"
+    first = " ".join(str(error).splitlines()[:1]).partition("Weights only load failed")[0].strip()
+    return f"{type(error).__name__} {first}".strip()

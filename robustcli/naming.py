@@ -69,6 +69,8 @@ def find_subject(wanted: Wanted) -> Subject:
         other = "--architecture" if wanted.text is None else f"'{wanted.text}'"
         hint = "" if wanted.text is None else "; weights for --model go to --weights"
         raise RobustCliError(f"{other} and --model both say what to evaluate; leave one out{hint}")
+    if wanted.weights_key is not None and wanted.architecture is None and wanted.weights is None:
+        raise RobustCliError("--weights-key needs --architecture or --weights, which name a file of weights")
     if wanted.model is not None:
         weights = None if wanted.weights is None else _read(wanted, wanted.weights)
         return _foreign(wanted, load_code(wanted.model, weights))
@@ -79,10 +81,8 @@ def find_subject(wanted: Wanted) -> Subject:
     if wanted.weights is not None:
         raise RobustCliError(f"--weights needs --model, torchvision:NAME or timm:NAME; '{wanted.text}' brings its own")
     if wanted.architecture is not None:
-        return _with_architecture(wanted, wanted.architecture, _read(wanted, wanted.text), {})
+        return _with_architecture(wanted, {"name": wanted.architecture}, wanted.text)
     path = Path(wanted.text)
-    if wanted.weights_key is not None:
-        raise RobustCliError("--weights-key needs --architecture or --weights")
     if path.is_file() and is_torchscript(path):
         return _foreign(wanted, Script(path))
     return _trained(wanted, path)
@@ -119,27 +119,29 @@ def _checkpoint(path: Path) -> dict[str, Any]:
 def _from_zoo(wanted: Wanted, zoo: str, model: str) -> Foreign:
     if wanted.architecture is not None:
         raise RobustCliError(f"--architecture: {wanted.text} brings its own; leave one out")
-    file = None if wanted.weights is None or not Path(wanted.weights).is_file() else _read(wanted, wanted.weights)
+    is_file = wanted.weights is not None and Path(wanted.weights).is_file()
+    if wanted.weights_key is not None and not is_file:
+        raise RobustCliError(f"--weights-key: {wanted.weights} is no file of weights")
     if zoo == "timm":
-        if wanted.weights is not None and file is None:
+        if wanted.weights is not None and not is_file:
             raise RobustCliError(f"--weights: {wanted.weights}: no such file; timm's tags follow the name after a dot")
-        return _foreign(wanted, in_timm(model, file))
+        return _foreign(wanted, in_timm(model, None if wanted.weights is None else _read(wanted, wanted.weights)))
     if wanted.weights is None:
         raise RobustCliError(
             f"{wanted.text}: its weights would be random; --weights names a file, or published ones such as DEFAULT"
         )
-    if file is not None:
-        return _with_architecture(wanted, "torchvision", file, {"model": model})
+    if is_file:
+        return _with_architecture(wanted, {"name": "torchvision", "model": model}, wanted.weights)
     return _foreign(wanted, published(model, wanted.weights))
 
 
-def _with_architecture(wanted: Wanted, name: str, weights: Weights, settings: Mapping[str, Any]) -> Foreign:
-    values = _overridden(wanted, {"architecture": {"name": name, **settings}, **_data_of(wanted, None)})
+def _with_architecture(wanted: Wanted, architecture: Mapping[str, Any], file: str) -> Foreign:
+    values = _overridden(wanted, {"architecture": dict(architecture), **_data_of(wanted, None)})
     family = Family("architectures", ArchitectureOptions)
     chosen = checked(lambda checker: checker.chosen(family, values["architecture"], ("architecture",)), _HERE)
     if wanted.mean is not None and chosen.options.normalize == "none":
         raise RobustCliError("--mean and architecture.normalize=none contradict each other; leave one out")
-    return _foreign(wanted, Architecture(chosen, weights), values)
+    return _foreign(wanted, Architecture(chosen, _read(wanted, file)), values)
 
 
 def _foreign(wanted: Wanted, source: Origin, values: Mapping[str, Any] | None = None) -> Foreign:

@@ -13,11 +13,16 @@ from robustcli.architectures import ImageShape, Network, Normalize
 from robustcli.build import network_of
 from robustcli.data import Data
 from robustcli.errors import RobustCliError
-from robustcli.foreign import Origin
+from robustcli.foreign import Origin, reason
 from robustcli.registry import Chosen
 from robustcli.runner import SELECTED_ON_TEST
 from robustcli.settings import ThreatSettings
 from robustcli.spec import ExperimentSpec
+
+_GUESS = (
+    "a guess, the data set's own; a network that was trained with another one loses accuracy: say which by --mean and "
+    "--std, 0 and 1 for none"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,10 +166,10 @@ class Foreign:
             mean, std, source = self.mean, self.std, "as --mean and --std say"
         elif body.mean is not None and body.std is not None:
             mean, std, source = body.mean, body.std, body.source
-        elif self.source.takes_pixels:
-            mean, std, source = (0.0,), (1.0,), ""
+        elif self.source.plain_because is not None:
+            mean, std, source = (0.0,), (1.0,), self.source.plain_because
         else:
-            mean, std, source = data.mean, data.std, "of the data set, which is a guess"
+            mean, std, source = data.mean, data.std, _GUESS
         mean, std = (_per_channel(values, channels, self.source.name) for values in (mean, std))
         network = Network(Normalize(mean, std), body.network).to(device).eval()
         _require_logits(network, data.shape, self.source.name, device)
@@ -175,8 +180,8 @@ def _per_channel(values: tuple[float, ...], channels: int, where: str) -> tuple[
     """One number for each channel, where one may stand for all."""
     if len(values) not in (1, channels):
         raise RobustCliError(
-            f"{where}: normalisation with {len(values)} numbers; the images have {channels} channels, so {channels} "
-            "or 1 are expected"
+            f"{where}: normalisation with {len(values)} numbers; expected one for each channel of the images, which "
+            f"is {channels}, or one for all"
         )
     return values * channels if len(values) == 1 else values
 
@@ -184,12 +189,11 @@ def _per_channel(values: tuple[float, ...], channels: int, where: str) -> tuple[
 def _normalisation(mean: tuple[float, ...], std: tuple[float, ...], source: str) -> str:
     """What is done to pixels before the network, in words: a wrong guess must be seen."""
     if set(mean) == {0.0} and set(std) == {1.0}:
-        return f"normalisation before the network: none{f', {source}' if source else ''}; it gets pixels in [0, 1]"
-    means, stds = (", ".join(f"{value:.4g}" for value in values) for values in (mean, std))
-    return (
-        f"normalisation before the network: mean {means}, std {stds} ({source}); a network that was trained with "
-        "another one loses accuracy: see --mean and --std"
-    )
+        done = "none, pixels in [0, 1] go in as they are"
+    else:
+        means, stds = (", ".join(f"{value:.4g}" for value in values) for values in (mean, std))
+        done = f"mean {means}, std {stds}"
+    return f"normalisation before the network: {done} ({source})"
 
 
 def _require_logits(network: nn.Module, shape: ImageShape, name: str, device: torch.device) -> None:
@@ -200,8 +204,7 @@ def _require_logits(network: nn.Module, shape: ImageShape, name: str, device: to
             logits = network(images)
     # A network from elsewhere raises what it likes.
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise RobustCliError(f"{name}: does not take {shape.words}: {reason}") from error
+        raise RobustCliError(f"{name}: does not take {shape.words}: {reason(error)}") from error
     found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     if found != (2, shape.classes):
         what = f"{found[1]} classes" if isinstance(found, tuple) and len(found) == 2 else f"an output of {found}"

@@ -32,7 +32,7 @@ class Origin(Protocol):
 
     Args:
         name: of the network, for titles and messages.
-        takes_pixels: whether it is expected to normalise by itself, as opposed to getting normalised images.
+        plain_because: why pixels go into it as they are; None where it expects them normalised.
         size: side of the images that it was made for, or None.
     """
 
@@ -40,7 +40,7 @@ class Origin(Protocol):
     def name(self) -> str: ...
 
     @property
-    def takes_pixels(self) -> bool: ...
+    def plain_because(self) -> str | None: ...
 
     @property
     def size(self) -> int | None: ...
@@ -50,6 +50,7 @@ class Origin(Protocol):
         ...
 
 
-def first_line(error: Exception) -> str:
-    """What an error of another program says, as short as it can be."""
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def reason(error: Exception) -> str:
+    """What an error of another program says, in one line; the last, where TorchScript puts it."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__

@@ -1,6 +1,6 @@
 """Weights of another program in an architecture of this project."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -25,8 +25,8 @@ class Architecture:
         return self.weights.path.name
 
     @property
-    def takes_pixels(self) -> bool:
-        return bool(self.chosen.options.normalize == "none")
+    def plain_because(self) -> str | None:
+        return "as architecture.normalize=none says" if self.chosen.options.normalize == "none" else None
 
     def body(self, shape: ImageShape, device: torch.device) -> Body:
         network: nn.Module = instantiate(self.chosen, shape)
@@ -34,7 +34,10 @@ class Architecture:
         words = f"{self.chosen.name}{f' with {settings}' if settings else ''}"
         body = filled(network, self.weights, f"{words} for {shape.words}")
         note = (
-            f"the weights fit {words}; they do not tell activation, strides or padding, so a low clean accuracy "
-            "may mean that one of these is another"
+            f"the weights fit {words}; what has no weights (activation, strides, padding, what a shortcut is fed) is "
+            "taken from these settings, and a low clean accuracy may mean that one of them is wrong"
         )
-        return Body(network=network, mean=body.mean, std=body.std, source=body.source, notes=(*body.notes, note))
+        notes = (*body.notes, note)
+        if self.plain_because and body.mean is not None:
+            return Body(network=network, notes=(*notes, f"the normalisation {body.source} was left out"))
+        return replace(body, notes=notes)

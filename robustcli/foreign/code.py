@@ -16,7 +16,7 @@ from torch import nn
 
 from robustcli.architectures import ImageShape
 from robustcli.errors import RobustCliError, suggest
-from robustcli.foreign import Body, first_line
+from robustcli.foreign import Body, reason
 from robustcli.foreign.weights_file import Weights, filled
 
 
@@ -33,7 +33,7 @@ class Code:
     target: str
     function: Callable[..., Any]
     weights: Weights | None
-    takes_pixels: bool = True
+    plain_because: str | None = "it brings its own, if it needs one"
     size: int | None = None
 
     @property
@@ -103,8 +103,9 @@ def _users_code(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
-        reason = f"{type(error).__name__}: {first_line(error)}" if str(error) else type(error).__name__
-        raise RobustCliError(f"{what}: {reason} ({last.filename}:{last.lineno})") from error
+        # Python's own machinery of imports is no place that a user can go to.
+        place = "" if last.filename.startswith("<") else f" ({last.filename}:{last.lineno})"
+        raise RobustCliError(f"{what}: {type(error).__name__}: {reason(error)}{place}") from error
 
 
 def _import(name: str) -> Any:

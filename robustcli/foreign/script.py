@@ -9,7 +9,7 @@ import torch
 
 from robustcli.architectures import ImageShape
 from robustcli.errors import RobustCliError
-from robustcli.foreign import Body, first_line
+from robustcli.foreign import Body, reason
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Script:
     """A network that torch.jit.save wrote, code and weights."""
 
     path: Path
-    takes_pixels: bool = True
+    plain_because: str | None = "it brings its own, if it needs one"
     size: int | None = None
 
     @property
@@ -31,7 +31,7 @@ class Script:
             try:
                 return Body(network=torch.jit.load(str(self.path), map_location=device))  # type: ignore[no-untyped-call]
             except RuntimeError as error:
-                raise RobustCliError(f"{self.path}: TorchScript that cannot be loaded: {first_line(error)}") from error
+                raise RobustCliError(f"{self.path}: TorchScript that cannot be loaded: {reason(error)}") from error
 
 
 def is_torchscript(path: Path) -> bool:

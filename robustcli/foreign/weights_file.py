@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustcli.checkpoint import why_unreadable
 from robustcli.errors import RobustCliError, suggest
 from robustcli.foreign import Body
 from robustcli.foreign.key_families import recognise
@@ -51,8 +52,6 @@ class Weights:
         Args:
             expected: names that the network itself uses; what begins with them is no wrapper.
         """
-        if expected and all(name in self.tensors for name in expected if not name.endswith(_COUNTER)):
-            return self
         mean = std = None
         tensors, prefix = _without_prefix(self.tensors, expected)
         pair = next(_normalisations(tensors, expected), None)
@@ -90,10 +89,9 @@ def read_weights(path: Path, key: str | None = None) -> Weights:
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever a broken pickle makes its reader stumble on
-        reason = " ".join((type(error).__name__, *str(error).splitlines()[:1]))
         raise RobustCliError(
-            f"{path}: cannot be read as plain data ({reason}); if it holds a pickled network or other objects, save "
-            "its weights alone, torch.save(model.state_dict(), ...): loading objects would run the code in them"
+            f"{path}: cannot be read as plain data ({why_unreadable(error)}); expected weights alone, as "
+            "torch.save(model.state_dict(), ...) writes them"
         ) from error
     if isinstance(contents, Mapping) and "format" in contents and "spec" in contents:
         raise RobustCliError(
@@ -159,6 +157,9 @@ def fit(network: nn.Module, weights: Weights, name: str) -> list[str]:
                 "of another shape", other, lambda key: f"{key} {_size(found[key])}, expected {_size(expected[key])}"
             ),
         ]
+        if not missing and not unknown and _is_classifier([(found[key].shape, expected[key].shape) for key in other]):
+            theirs, ours = (tensors[other[0]].shape[0] for tensors in (found, expected))
+            problems.append(f"so the file knows {theirs} classes, and the data have {ours}")
         lines = "\n".join(f"  {line}" for line in problems)
         raise RobustCliError(f"{weights.path}: does not fit {name}{weights.hint}\n{lines}")
     types = {str(tensor.dtype).removeprefix("torch.") for tensor in found.values() if tensor.is_floating_point()}
@@ -206,6 +207,12 @@ def _problem(title: str, keys: Sequence[str], words: Callable[[str], str]) -> It
     if keys:
         rest = f", and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
         yield f"{len(keys)} {title}: {'; '.join(words(key) for key in keys[:_SHOWN])}{rest}"
+
+
+def _is_classifier(shapes: Sequence[tuple[torch.Size, torch.Size]]) -> bool:
+    """Whether pairs of shapes differ as the last weight and bias of networks for other numbers of classes do."""
+    outputs = {(one[:1], other[:1]) for one, other in shapes}
+    return len(shapes) <= 2 and len(outputs) == 1 and all(one[1:] == other[1:] for one, other in shapes)
 
 
 def _size(tensor: Tensor) -> str:

@@ -23,7 +23,7 @@ class Torchvision:
 
     model: str
     weights: Any
-    takes_pixels: bool = False
+    plain_because: str | None = None
 
     @property
     def name(self) -> str:
@@ -56,7 +56,7 @@ class Timm:
 
     model: str
     weights: Weights | None
-    takes_pixels: bool = False
+    plain_because: str | None = None
 
     @property
     def name(self) -> str:

@@ -1,0 +1,331 @@
+"""Weights that other programs saved: found, told apart from their wrapping, and loaded whole or not at all."""
+
+import os
+import random
+import warnings
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robustcli.architectures import ARCHITECTURES, ImageShape
+from robustcli.errors import RobustCliError
+from robustcli.foreign.key_families import recognise
+from robustcli.foreign.script import is_torchscript
+from robustcli.foreign.weights_file import Weights, filled, fit, read_weights
+
+SHAPE = ImageShape(3, 16, 16, classes=5)
+
+# One of every published form, as its spec has it, with names of weights that RobustBench's class of it uses.
+FAMILIES: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
+    ("resnet18", {"width": 4}, ("conv1.weight", "bn1.bias", "layer2.0.shortcut.1.running_mean", "linear.bias")),
+    ("resnet34", {"width": 4}, ("layer3.5.bn2.weight",)),
+    ("resnet50", {"width": 4}, ("layer1.0.conv3.weight", "layer1.0.shortcut.0.weight", "layer4.2.bn3.running_var")),
+    ("preact_resnet18", {"form": "a", "width": 4}, ("layer2.0.shortcut.0.weight", "layer1.0.bn1.weight")),
+    ("preact_resnet18", {"width": 4}, ("bn.weight", "layer4.1.conv2.weight", "linear.weight")),
+    ("preact_resnet50", {"width": 4}, ("layer1.0.bn3.weight",)),
+    (
+        "preact_resnet18",
+        {"form": "dm", "activation": "silu", "width": 4},
+        ("conv_2d.weight", "layer_0.1.batchnorm_0.weight", "layer_3.0.shortcut.weight", "logits.bias"),
+    ),
+    (
+        "wide_resnet",
+        {"depth": 16, "widen": 2},
+        ("conv1.weight", "block1.layer.0.convShortcut.weight", "block3.layer.1.bn2.running_var", "fc.bias"),
+    ),
+    (
+        "wide_resnet",
+        {"depth": 10, "widen": 1, "form": "deepmind", "activation": "silu"},
+        ("init_conv.weight", "layer.2.block.0.batchnorm_1.weight", "layer.1.block.0.shortcut.weight", "batchnorm.bias"),
+    ),
+]  # fmt: skip
+IDS = [f"{name}-{settings.get('form', '')}" for name, settings, _ in FAMILIES]
+
+
+def made(name: str, settings: Mapping[str, Any], seed: int = 0) -> nn.Module:
+    """A network whose every weight and statistic is drawn, so that one in the wrong place shows."""
+    network: nn.Module = ARCHITECTURES.get(name)(SHAPE, **settings)
+    generator = torch.Generator().manual_seed(seed)
+    for key, tensor in network.state_dict().items():
+        if tensor.is_floating_point():
+            drawn = torch.rand(tensor.shape, generator=generator)
+            tensor.copy_(drawn + 0.5 if "var" in key else (drawn - 0.5) / 2)
+    return network.eval()
+
+
+def saved(path: Path, value: Any) -> Path:
+    torch.save(value, path)
+    return path
+
+
+def require_equal(one: nn.Module, other: nn.Module) -> None:
+    x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert torch.equal(one.eval()(x), other.eval()(x))
+
+
+def refusal(call: Any, *arguments: Any) -> str:
+    with pytest.raises(RobustCliError) as caught:
+        call(*arguments)
+    return str(caught.value)
+
+
+# RobustBench's families
+
+
+@pytest.mark.parametrize(("name", "settings", "keys"), FAMILIES, ids=IDS)
+def test_published_names_are_loaded_through_any_wrapping(
+    tmp_path: Path, name: str, settings: dict[str, Any], keys: tuple[str, ...]
+) -> None:
+    network = made(name, settings)
+    state = network.state_dict()
+    assert set(keys) <= set(state)
+    wrapped = {f"module.model.{key}": tensor for key, tensor in state.items()}
+    path = saved(tmp_path / "w.pt", {"state_dict": wrapped, "epoch": 3, "note": "text"})
+    body = filled(made(name, settings, seed=2), read_weights(path), name)
+    require_equal(body.network, network)
+    assert body.notes == (
+        "w.pt: weights are those under 'state_dict'",
+        "w.pt: 'module.model.' was taken from the beginning of every name",
+    )
+    assert body.mean is None
+
+
+@pytest.mark.parametrize(("name", "settings", "keys"), FAMILIES, ids=IDS)
+def test_what_a_network_is_can_be_read_from_its_weights(
+    name: str, settings: dict[str, Any], keys: tuple[str, ...]
+) -> None:
+    words = recognise(made(name, settings).state_dict())
+    assert words is not None
+    architecture, *overrides = words.removeprefix("--architecture ").split()
+    assert architecture == name
+    assert dict(override.removeprefix("architecture.").split("=") for override in overrides) == {
+        key: str(value) for key, value in settings.items()
+    }
+
+
+def test_other_networks_are_not_recognised() -> None:
+    assert recognise(made("small_cnn", {}).state_dict()) is None
+    assert recognise({}) is None
+    odd = {"conv1.weight": torch.zeros(4, 3, 3, 3), "layer1.0.conv1.weight": torch.zeros(4, 4, 3, 3)}
+    assert recognise(odd) is None  # one block in one stage
+
+
+def test_torchvisions_networks_are_recognised_by_their_classifier() -> None:
+    network = ARCHITECTURES.get("torchvision")(ImageShape(3, 64, 64, 5), model="resnet50")
+    assert recognise(network.state_dict()) == "--architecture torchvision architecture.model=resnet50"
+
+
+def test_a_dead_stage_of_old_wide_networks_is_left_out(tmp_path: Path) -> None:
+    network = made("wide_resnet", {"depth": 10, "widen": 1})
+    state = network.state_dict()
+    dead = {key.replace("block1", "sub_block1"): tensor for key, tensor in state.items() if key.startswith("block1.")}
+    path = saved(tmp_path / "w.pt", {**state, **dead})
+    body = filled(made("wide_resnet", {"depth": 10, "widen": 1}, 2), read_weights(path), "wide_resnet")
+    require_equal(body.network, network)
+    assert body.notes == (f"w.pt: {len(dead)} weights under sub_block1 are never used and were left out",)
+
+
+def test_counts_of_batches_may_be_missing(tmp_path: Path) -> None:
+    network = made("resnet18", {"width": 4})
+    state = {key: value for key, value in network.state_dict().items() if not key.endswith("num_batches_tracked")}
+    body = filled(made("resnet18", {"width": 4}, 2), read_weights(saved(tmp_path / "w.pt", state)), "resnet18")
+    require_equal(body.network, network)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "inner", "keys"),
+    [
+        ("", "", ("mean", "std")),
+        ("module.", "", ("mu", "sigma")),
+        ("", "model.", ("normalize.mean", "normalize.std")),
+        ("module.", "model.", ("normalizer.new_mean", "normalizer.new_std")),
+        ("", "1.", ("0.mean", "0.std")),
+    ],
+)
+def test_a_normalisation_saved_beside_the_weights_is_found(
+    tmp_path: Path, prefix: str, inner: str, keys: tuple[str, str]
+) -> None:
+    network = made("wide_resnet", {"depth": 10, "widen": 1, "form": "deepmind"})
+    state = {f"{prefix}{inner}{key}": tensor for key, tensor in network.state_dict().items()}
+    buffers = {keys[0]: torch.tensor([0.25, 0.5, 0.75]), keys[1]: torch.tensor([0.5, 1.0, 2.0])}
+    state |= {f"{prefix}{key}": tensor.view(1, 3, 1, 1) for key, tensor in buffers.items()}
+    weights = read_weights(saved(tmp_path / "w.pt", state))
+    body = filled(made("wide_resnet", {"depth": 10, "widen": 1, "form": "deepmind"}, 2), weights, "wide_resnet")
+    require_equal(body.network, network)
+    assert (body.mean, body.std) == ((0.25, 0.5, 0.75), (0.5, 1.0, 2.0))
+    assert body.source == "saved in w.pt"
+
+
+class Normalised(nn.Module):
+    """A network with a normalisation and a wrapper of its own."""
+
+    mean: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.full((3, 1, 1), 0.5))
+        self.register_buffer("std", torch.full((3, 1, 1), 0.5))
+        self.model = nn.Sequential(nn.Flatten(), nn.Linear(768, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.model(x - self.mean)
+        return logits
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_what_the_network_itself_has_is_not_taken_for_wrapping(tmp_path: Path, prefix: str) -> None:
+    network = Normalised()
+    network.mean.fill_(0.125)
+    state = {f"{prefix}{key}": tensor for key, tensor in network.state_dict().items()}
+    body = filled(Normalised(), read_weights(saved(tmp_path / "w.pt", state)), "mine")
+    require_equal(body.network, network)
+    assert body.mean is None
+
+
+# What does not fit
+
+
+def test_what_does_not_fit_is_named_and_nothing_is_loaded(tmp_path: Path) -> None:
+    network = made("preact_resnet18", {"width": 4})
+    before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
+    state = {**made("resnet18", {"width": 4}, seed=1).state_dict(), "linear.weight": torch.zeros(5, 7)}
+    weights = Weights(tmp_path / "w.pt", state)
+    text = refusal(fit, network, weights, "preact_resnet18")
+    assert text.startswith(f"{tmp_path / 'w.pt'}: does not fit preact_resnet18; the names look like those of ")
+    assert "--architecture resnet18 architecture.width=4" in text
+    assert "4 missing: bn.weight [32]; bn.bias [32]; bn.running_mean [32]; bn.running_var [32]" in text
+    assert "20 not in the network: bn1.weight [4]; bn1.bias [4]" in text
+    assert "and 16 more" in text
+    assert "of another shape: " in text
+    assert "linear.weight [5, 7], expected [5, 32]" in text or "more" in text
+    assert all(torch.equal(tensor, before[key]) for key, tensor in network.state_dict().items())
+
+
+@pytest.mark.parametrize("classes", [4, 100])
+def test_another_number_of_classes_is_said_in_words(classes: int) -> None:
+    state = ARCHITECTURES.get("resnet18")(ImageShape(3, 16, 16, classes), width=4).state_dict()
+    text = refusal(fit, made("resnet18", {"width": 4}), Weights(Path("w.pt"), state), "resnet18")
+    assert f"2 of another shape: linear.weight [{classes}, 32], expected [5, 32]" in text
+    assert f"the file knows {classes} classes, and the data have 5" in text
+
+
+def test_another_number_of_channels_is_not_taken_for_classes() -> None:
+    state = ARCHITECTURES.get("resnet18")(ImageShape(1, 16, 16, 5), width=4).state_dict()
+    text = refusal(fit, made("resnet18", {"width": 4}), Weights(Path("w.pt"), state), "resnet18")
+    assert "1 of another shape: conv1.weight [4, 1, 3, 3], expected [4, 3, 3, 3]" in text
+    assert "classes" not in text
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_weights_in_another_precision_are_said(dtype: torch.dtype) -> None:
+    network = made("small_cnn", {"width": 4})
+    state = {key: tensor.to(dtype) for key, tensor in network.state_dict().items()}
+    other = made("small_cnn", {"width": 4}, 2)
+    assert fit(other, Weights(Path("w.pt"), state), "x") == [
+        f"w.pt: weights in {str(dtype)[6:]} are evaluated in float32"
+    ]
+    assert all(tensor.dtype == torch.float32 for tensor in other.state_dict().values())
+
+
+# Reading
+
+
+STATE = {"layer.weight": torch.zeros(2, 3), "layer.bias": torch.zeros(2)}
+
+
+@pytest.mark.parametrize(
+    ("contents", "where"),
+    [
+        (STATE, ""),
+        ({"net": STATE}, "net"),
+        ({"model": STATE, "optimizer": {"state": {0: {"exp_avg": torch.zeros(2)}}, "param_groups": []}}, "model"),
+        ({"last": {"state_dict": STATE}, "epoch": 1}, "last.state_dict"),
+    ],
+)
+def test_weights_are_found_in_what_is_around_them(tmp_path: Path, contents: Any, where: str) -> None:
+    weights = read_weights(saved(tmp_path / "w.pt", contents))
+    assert set(weights.tensors) == set(STATE)
+    assert weights.notes == ((f"w.pt: weights are those under '{where}'",) if where else ())
+
+
+def test_of_several_weights_one_is_to_be_chosen(tmp_path: Path) -> None:
+    other = {"layer.weight": torch.ones(2, 3)}
+    path = saved(tmp_path / "w.pt", {"model": STATE, "ema": other})
+    assert refusal(read_weights, path).endswith("choose one with --weights-key (known: model, ema)")
+    assert set(read_weights(path, "ema").tensors) == {"layer.weight"}
+    assert "no weights under 'emma'; did you mean 'ema'?" in refusal(read_weights, path, "emma")
+
+
+class Harmful:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.target),)
+
+
+def test_objects_are_never_loaded(tmp_path: Path) -> None:
+    path = saved(tmp_path / "w.pt", {"state_dict": STATE, "extra": Harmful(tmp_path / "made")})
+    assert "it holds objects of posix.mkdir" in refusal(read_weights, path)
+    assert not (tmp_path / "made").exists()
+    text = refusal(read_weights, saved(tmp_path / "n.pt", nn.Linear(2, 2)))
+    assert "it holds objects of torch.nn.modules.linear.Linear, and loading them would run code" in text
+    assert "torch.save(model.state_dict(), ...)" in text
+    assert "weights_only" not in text  # torch's advice to read it as code is not ours
+
+
+@pytest.mark.parametrize(
+    ("contents", "text"),
+    [
+        ({}, "holds no weights (found nothing)"),
+        ({"epoch": 3, "lr": 0.1}, "holds no weights (found epoch, lr)"),
+        (torch.zeros(3), "holds no weights (found Tensor)"),
+        ([STATE], "holds no weights (found list)"),
+        ({"format": 1, "spec": "x", "weights": STATE}, "says itself what network it is; evaluate it alone"),
+    ],
+)
+def test_files_without_weights_are_refused(tmp_path: Path, contents: Any, text: str) -> None:
+    assert text in refusal(read_weights, saved(tmp_path / "w.pt", contents))
+
+
+def test_what_is_not_there_or_no_such_file_is_refused(tmp_path: Path) -> None:
+    assert "gone.pt: no such file" in refusal(read_weights, tmp_path / "gone.pt")
+    (tmp_path / "text.pt").write_text("hello")
+    assert "cannot be read as plain data" in refusal(read_weights, tmp_path / "text.pt")
+
+
+def scripted(path: Path) -> Path:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a newer way to export
+        torch.jit.save(torch.jit.script(nn.Linear(2, 2)), str(path))  # type: ignore[no-untyped-call]
+    return path
+
+
+def test_torchscript_is_told_from_weights(tmp_path: Path) -> None:
+    path = scripted(tmp_path / "script.pt")
+    assert is_torchscript(path)
+    assert "is TorchScript" in refusal(read_weights, path)
+    assert not is_torchscript(saved(tmp_path / "w.pt", STATE))
+    assert not is_torchscript(tmp_path / "gone.pt")
+
+
+def test_no_bytes_whatever_end_in_another_error(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    wholes = (saved(tmp_path / "w.pt", STATE).read_bytes(), scripted(tmp_path / "script.pt").read_bytes())
+    path = tmp_path / "broken.pt"
+    for number in range(200):
+        data = bytearray(wholes[number % 2])
+        for _ in range(rng.randrange(1, 4)):
+            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        path.write_bytes(data[: rng.randrange(len(data))] if number % 3 == 0 else data)
+        with warnings.catch_warnings(), suppress(RobustCliError):
+            warnings.simplefilter("ignore")
+            read_weights(path)
