@@ -103,7 +103,8 @@ def test_the_smallest_excess_is_the_first_that_the_test_rejects(differing: int) 
 
 def test_on_five_images_or_fewer_nothing_can_be_claimed() -> None:
     assert [smallest_excess(differing) for differing in range(7)] == [None] * 6 + [6]
-    assert smallest_excess(6, level=0.03) is None
+    # Below the level, not at it: 6 of 6 have p = 2 / 2**6.
+    assert smallest_excess(6, level=2 / 2**6) is None
 
 
 def test_negative_counts_are_refused() -> None:

@@ -162,6 +162,12 @@ def test_a_normalisation_saved_beside_the_weights_is_found(
     assert body.source == "saved in w.pt"
 
 
+def test_a_mean_alone_is_no_normalisation(tmp_path: Path) -> None:
+    state = {**made("small_cnn", {"width": 4}).state_dict(), "mean": torch.zeros(3)}
+    weights = read_weights(saved(tmp_path / "w.pt", state))
+    assert "1 not in the network: mean [3]" in refusal(filled, made("small_cnn", {"width": 4}), weights, "small_cnn")
+
+
 class Normalised(nn.Module):
     """A network with a normalisation and a wrapper of its own."""
 
