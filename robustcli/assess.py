@@ -2,16 +2,20 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from robustcli.build import choose_device, describe_device, load_data
 from robustcli.catalog import catalog
 from robustcli.check import Checker, checked
+from robustcli.data import Data
 from robustcli.dossier import Dossier, evaluate_into
 from robustcli.errors import RobustCliError, suggest
+from robustcli.evaluators import Evaluator
 from robustcli.fields import Family, exact_text
 from robustcli.fingerprint import code_digest, weights_digest
 from robustcli.memory import keep_freed_memory
@@ -20,8 +24,9 @@ from robustcli.registry import Chosen, instantiate
 from robustcli.runner import EvaluationWatcher
 from robustcli.runs import SCHEMA, provenance, write_json
 from robustcli.settings import EvaluateOptions, ThreatSettings
-from robustcli.subject import Terms
+from robustcli.subject import Built, Subject, Terms
 from robustcli.threat import ThreatModel
+from robustcli.workers import Share, device_of, in_processes, share_of_torchrun, wait_for_torchrun
 from robustcli.yamlfile import parse_scalar
 
 
@@ -40,6 +45,7 @@ class Request:
         device: auto, cpu, cuda or cuda:i.
         store: folder of all evaluations.
         witnesses: whether to keep the adversarial images.
+        workers: processes at once.
     """
 
     subject: Wanted
@@ -53,45 +59,101 @@ class Request:
     device: str = "auto"
     store: Path = Path("evals")
     witnesses: bool = False
+    workers: int = 1
 
 
-def assess(request: Request, watcher: EvaluationWatcher) -> tuple[dict[str, Any], Path]:
-    """Evaluate, and go on with what an earlier process began.
+def assess(request: Request, watcher: EvaluationWatcher) -> tuple[dict[str, Any], Path] | None:
+    """Evaluate, alone or with others, and go on with what an earlier process began.
 
     Returns:
-        The evaluations by name with what a reader must know of their conditions, and the folder of all files.
+        The evaluations by name with what a reader must know of their conditions, and the folder of all files; None
+        in a process of torchrun that is not the first, and has done its share.
     """
-    subject = find_subject(request.subject)
-    spec = subject.terms
-    chosen = _evaluations(request, spec)
-    threat = _threat(request, spec, chosen)
-    evaluators = {key: instantiate(choice) for key, choice in chosen.items()}
+    share = share_of_torchrun()
+    if share is not None:
+        assess_share(request, share)
+        wait_for_torchrun()
+        if share[0]:
+            return None
+    elif request.workers > 1:
+        in_processes(assess_share, request, request.workers)
     device = choose_device(request.device)
-    data = load_data(spec.data, device)
-    keep_freed_memory()
-    built = subject.build(data, device)
-    network, notes = built.network, built.notes
-    seed = spec.seed if request.seed is None else request.seed
-    folder = _folder(request.store, spec.name, [weights_digest(network), data.digest, str(threat), seed, chosen])
+    case = _case(request, device)
     results = {}
-    for key, choice in chosen.items():
-        dossier = Dossier(folder, key)
+    for key, choice in case.chosen.items():
+        dossier = Dossier(case.folder, key)
         if not dossier.result.exists():
             watcher.evaluation(key, None)
-        results[key] = evaluate_into(dossier, choice, evaluators[key], data, network, threat, seed)
+        results[key] = evaluate_into(
+            dossier, choice, case.evaluators[key], case.data, case.built.network, case.threat, case.seed
+        )
         watcher.evaluation(key, results[key])
     found = {
         "schema": SCHEMA,
-        **subject.origin,
-        "network": built.to_json(),
-        "threat": {"norm": threat.norm, "eps": exact_text(threat.eps)},
-        "data": {"digest": data.digest, "sizes": data.sizes, "decode": data.decode},
+        **case.subject.origin,
+        "subject": asdict(request.subject),
+        "network": case.built.to_json(),
+        "threat": {"norm": case.threat.norm, "eps": exact_text(case.threat.eps)},
+        "data": {"digest": case.data.digest, "sizes": case.data.sizes, "decode": case.data.decode},
         "provenance": provenance(describe_device(device)),
-        "notes": notes,
+        "notes": case.built.notes,
         "evaluations": results,
     }
-    write_json(folder / "results.json", found)
-    return found, folder
+    write_json(case.folder / "results.json", found)
+    return found, case.folder
+
+
+def assess_share(request: Request, share: Share) -> None:
+    """One share of the attacks of a request; what they find goes to the journals."""
+    case = _case(request, choose_device(device_of(share, request.device)))
+    for key, choice in case.chosen.items():
+        evaluate_into(
+            Dossier(case.folder, key),
+            choice,
+            case.evaluators[key],
+            case.data,
+            case.built.network,
+            case.threat,
+            case.seed,
+            share=share,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Case:
+    """A request, made out: everything that an evaluation takes."""
+
+    subject: Subject
+    built: Built
+    chosen: dict[str, Chosen]
+    evaluators: dict[str, Evaluator]
+    data: Data
+    threat: ThreatModel
+    seed: int
+    folder: Path
+
+
+def _case(request: Request, device: torch.device) -> _Case:
+    subject = find_subject(request.subject)
+    terms = subject.terms
+    chosen = _evaluations(request, terms)
+    threat = _threat(request, terms, chosen)
+    evaluators = {key: instantiate(choice) for key, choice in chosen.items()}
+    data = load_data(terms.data, device)
+    keep_freed_memory()
+    built = subject.build(data, device)
+    seed = terms.seed if request.seed is None else request.seed
+    digest = [weights_digest(built.network), data.digest, str(threat), seed, chosen]
+    return _Case(
+        subject=subject,
+        built=built,
+        chosen=chosen,
+        evaluators=evaluators,
+        data=data,
+        threat=threat,
+        seed=seed,
+        folder=_folder(request.store, terms.name, digest),
+    )
 
 
 def _folder(store: Path, name: str, parts: Sequence[Any]) -> Path:

@@ -174,9 +174,8 @@ def evaluate_network(
     seed: Annotated[int | None, typer.Option(min=0, help="Of the attack's noise; the spec's if left out.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images attacked at once.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i.")] = "auto",
-    store: Annotated[Path, typer.Option(help="Folder of all evaluations; a killed one is gone on with.")] = Path(
-        "evals"
-    ),
+    store: Annotated[Path, typer.Option(help="Folder of evaluations; begun ones are gone on with.")] = Path("evals"),
+    workers: Annotated[int, typer.Option(min=1, help="Processes at once, on the GPUs in turn.")] = 1,
     witnesses: Annotated[bool, typer.Option("--witnesses", help="Keep the adversarial images.")] = False,
     out: Annotated[Path | None, typer.Option(help="Also write the JSON to this file.")] = None,
     as_json: Json = False,
@@ -215,9 +214,13 @@ def evaluate_network(
         device=device,
         store=store,
         witnesses=witnesses,
+        workers=workers,
     )
     with Screen(is_quiet=quiet) as screen:
-        results, folder = assess.assess(request, screen)
+        found = assess.assess(request, screen)
+    if found is None:
+        return
+    results, folder = found
     if out is not None:
         if out.is_dir():
             raise RobustCliError(f"--out: {out}: is a folder")
@@ -229,6 +232,25 @@ def evaluate_network(
     for line in (*results["notes"], *warning_lines(results["evaluations"])):
         typer.echo(f"note: {line}")
     typer.echo(f"stored in {folder}")
+
+
+@app.command("verify")
+def verify_results(
+    folder: Annotated[Path, typer.Argument(help="A run's folder, or one that `robust eval` stored.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Such as data.root=PATH.")] = None,
+    checkpoint: Annotated[str | None, typer.Option(help="The weights, if they are not where they were.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i.")] = "auto",
+) -> None:
+    """Recompute stored accuracies from weights, images and kept adversarial images, without attacking."""
+    from robustcli.verify import verify_folder
+
+    findings = verify_folder(folder, overrides or (), checkpoint, device)
+    problems = [f"{finding.key}: {problem}" for finding in findings for problem in finding.problems]
+    if problems:
+        lines = "\n  ".join(problems)
+        raise RobustCliError(f"{folder}: {len(problems)} problem{'s' if len(problems) > 1 else ''}\n  {lines}")
+    for finding in findings:
+        typer.echo(f"{finding.key}: verified: {finding.checked}")
 
 
 @app.command("compare")

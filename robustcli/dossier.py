@@ -59,19 +59,21 @@ def evaluate_into(
     seed: int,
     *,
     stamps: Sequence[str] = (),
-    shard: tuple[int, int] | None = None,
+    share: tuple[int, int] | None = None,
 ) -> dict[str, Any] | None:
     """Evaluate a network on test images, or read what an earlier process found; begun work is gone on with.
 
     Args:
         stamps: warnings that go with every number of this network.
-        shard: (i, n): strike the i-th of n shares of the images, for the journal alone; None does the rest, whatever
+        share: (i, n): strike the i-th of n shares of the images, for the journal alone; None does the rest, whatever
             that is, and writes the result.
 
     Returns:
-        The result as plain data; None for a shard.
+        The result as plain data; None for a share.
     """
     if dossier.result.exists():
+        if dossier.journal.exists() and share is None:
+            FolderJournal(dossier.journal).remove()  # Killed when all was done but this.
         return dict(read_json(dossier.result))
     options = chosen.options
     x, y = data.evaluation("test", options.examples if options else None)
@@ -79,8 +81,8 @@ def evaluate_into(
     mark = fingerprint(network, x, y, threat, chosen.name, parameters, seed)
     journal = FolderJournal.open(dossier.journal, mark)
     settings = (chosen.name, parameters, evaluator, network, x, y, threat, seed)
-    if shard is not None:
-        evaluate(*settings, journal=journal, shard=shard)
+    if share is not None:
+        evaluate(*settings, journal=journal, share=share)
         return None
     result = evaluate(*settings, journal=journal)
     assert result.evidence is not None

@@ -124,7 +124,7 @@ def evaluate(
     seed: int,
     *,
     journal: Journal | None = None,
-    shard: tuple[int, int] | None = None,
+    share: tuple[int, int] | None = None,
 ) -> Result:
     """Run one evaluator between `preflight` and `postflight`, in single precision; the model is left as it was.
 
@@ -140,7 +140,7 @@ def evaluate(
         threat: the threat model.
         seed: of the evaluation's noise.
         journal: what earlier processes found, and where findings are kept.
-        shard: (i, n): only the i-th of n shares of the images, numbered from 0; their findings are what they would
+        share: (i, n): only the i-th of n shares of the images, numbered from 0; their findings are what they would
             be among all.
 
     Raises:
@@ -148,8 +148,8 @@ def evaluate(
     """
     is_random = looks_of(evaluator) > 1
     numbers = torch.arange(len(x), device=x.device)
-    if shard is not None:
-        numbers = numbers[shard[0] :: shard[1]]
+    if share is not None:
+        numbers = numbers[share[0] :: share[1]]
         x, y = x[numbers], y[numbers]
     with warnings.catch_warnings(record=True) as caught:
         # Deprecations stay with the filters of the process: they are about code, not about the number.
@@ -164,7 +164,7 @@ def evaluate(
                 evidence = gather(evaluator, model, x, y, threat, rng, journal)
             except EvaluationError as error:
                 raise EvaluationError(f"INVALID: {error}") from error
-            suspicions = postflight(model, x, y, threat, evidence, rng, is_random=is_random)
+            suspicions = [] if share else postflight(model, x, y, threat, evidence, rng, is_random=is_random)
     return Result(
         evaluator=name,
         parameters=parameters,

@@ -44,7 +44,10 @@ class FolderJournal:
         """
         header = path / "fingerprint.json"
         if not header.exists():
-            write_json(header, dict(fingerprint))
+            # By a name of its own: several processes may begin at once, and all write the same.
+            own = path / f"fingerprint-{os.getpid()}.json"
+            write_json(own, dict(fingerprint))
+            own.replace(header)
         found = read_json(header)
         names = [name for name in {**fingerprint, **found} if fingerprint.get(name) != found.get(name)]
         if names:

@@ -1,6 +1,5 @@
 """What `robust eval` evaluates: a network, and under which terms."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from robustcli.architectures import ImageShape, Network, Normalize
 from robustcli.build import network_of
 from robustcli.data import Data
 from robustcli.errors import RobustCliError
+from robustcli.fingerprint import weights_digest
 from robustcli.foreign import Origin, reason
 from robustcli.registry import Chosen
 from robustcli.runner import SELECTED_ON_TEST
@@ -56,20 +56,11 @@ class Built:
     network: Network
     notes: list[str] = field(default_factory=list)
 
-    @property
-    def sha256(self) -> str:
-        """Of everything that the network has learnt: names, types, shapes and bytes, wherever it came from."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.network.state_dict().items()):
-            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
-
     def to_json(self) -> dict[str, Any]:
         """Plain data: `sha256`, and `mean` and `std` of the normalisation before the network."""
         normalize = self.network.normalize
         return {
-            "sha256": self.sha256,
+            "sha256": weights_digest(self.network),
             "mean": normalize.mean.flatten().tolist(),
             "std": normalize.std.flatten().tolist(),
         }

@@ -1,26 +1,77 @@
 """Is a stored robust accuracy what it says? Recomputed from weights, images and witnesses, without attacking."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from robustcli.build import choose_device, load_data
 from robustcli.dossier import Dossier
 from robustcli.errors import RobustCliError
 from robustcli.evaluation import settled
 from robustcli.fingerprint import images_digest, weights_digest
 from robustcli.judgement import judged
 from robustcli.ledger import Line, decoded, read_ledger, read_witnesses
-from robustcli.runs import read_json
+from robustcli.naming import Wanted, find_subject
+from robustcli.runs import RunFolder, read_json
 from robustcli.statistics import clopper_pearson
 from robustcli.threat import ThreatModel
 
 # A tie between two logits may fall either way in a batch of another size; relative to the largest logit.
 _ROUNDING = 1e-4
 _BATCH = 500
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What checking one evaluation came to.
+
+    Args:
+        key: its name.
+        problems: in words; none where all is as it says.
+        checked: what was recomputed.
+    """
+
+    key: str
+    problems: list[str]
+    checked: str
+
+
+def verify_folder(folder: Path, overrides: Sequence[str], checkpoint: str | None, device: str) -> list[Finding]:
+    """Check every evaluation of a run, or of `robust eval`.
+
+    Args:
+        folder: of the run, or what `robust eval` stored.
+        overrides: dotted overrides, such as data.root=PATH.
+        checkpoint: the weights, if they are not where they were.
+        device: auto, cpu, cuda or cuda:i.
+
+    Raises:
+        RobustCliError: there is no evaluation to check, or its network or its images cannot be read.
+    """
+    if (folder / "spec.yaml").is_file():
+        wanted = Wanted(text=str(RunFolder(folder).best))
+        dossiers = folder / "evaluations"
+    elif (folder / "results.json").is_file() and "subject" in read_json(folder / "results.json"):
+        stored = read_json(folder / "results.json")["subject"]
+        wanted = Wanted(**{**stored, "overrides": tuple(stored["overrides"])})
+        dossiers = folder
+    else:
+        raise RobustCliError(f"{folder}: neither a run nor what `robust eval` stored: no spec.yaml, no results.json")
+    keys = sorted(path.stem for path in dossiers.glob("*.csv"))
+    if not keys:
+        raise RobustCliError(f"{dossiers}: no ledger (*.csv); nothing to check")
+    wanted = replace(wanted, text=checkpoint or wanted.text, overrides=(*wanted.overrides, *overrides))
+    subject = find_subject(wanted)
+    data = load_data(subject.terms.data, choose_device(device))
+    network = subject.build(data, choose_device(device)).network
+    x, y = data.evaluation("test", None)
+    return [Finding(key, *verify(Dossier(dossiers, key), network, x, y)) for key in keys]
 
 
 def verify(dossier: Dossier, network: nn.Module, x: Tensor, y: Tensor) -> tuple[list[str], str]:
@@ -55,7 +106,7 @@ def verify(dossier: Dossier, network: nn.Module, x: Tensor, y: Tensor) -> tuple[
                 problems += _of_witnesses(dossier, lines, network, x, y, threat)
     broken = sum(line.broken_by not in ("", "clean") for line in lines)
     words = f"{total} clean predictions, counts and interval"
-    if dossier.witnesses.exists():
+    if dossier.witnesses.exists() or not broken:
         return problems, f"{words}, {broken} adversarial images"
     return problems, f"{words}; no adversarial images were kept (--witnesses), so {broken} breaks are taken on trust"
 

@@ -167,7 +167,7 @@ def test_shares_add_up(tmp_path: Path, shares: int) -> None:
     whole = evaluate(*settings)  # type: ignore[arg-type]
     journal = FolderJournal.open(tmp_path / "journal", {})
     for share in range(min(shares, COUNT)):
-        evaluate(*settings, journal=journal, shard=(share, shares))  # type: ignore[arg-type]
+        evaluate(*settings, journal=journal, share=(share, shares))  # type: ignore[arg-type]
     struck: list[tuple[str, int]] = []
     for stage in ("pgd-0", "pgd-1", "pgd-4"):
         struck += [(stage, number) for strike in journal.strikes(stage) for number in strike.numbers.tolist()]
@@ -188,9 +188,9 @@ def test_shares_may_be_cut_otherwise_the_second_time(tmp_path: Path) -> None:
     model, x, y = case()
     settings = ("ladder", {}, Ladder(), model, x, y, LINF, 0)
     journal = FolderJournal.open(tmp_path / "journal", {})
-    evaluate(*settings, journal=journal, shard=(0, 2))  # type: ignore[arg-type]
+    evaluate(*settings, journal=journal, share=(0, 2))  # type: ignore[arg-type]
     for share in range(3):
-        evaluate(*settings, journal=journal, shard=(share, 3))  # type: ignore[arg-type]
+        evaluate(*settings, journal=journal, share=(share, 3))  # type: ignore[arg-type]
     merged, whole = evaluate(*settings, journal=journal), evaluate(*settings)  # type: ignore[arg-type]
     assert merged.survivors == whole.survivors
     assert [stage.broken for stage in merged.stages] == [stage.broken for stage in whole.stages]

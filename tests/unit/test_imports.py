@@ -23,7 +23,7 @@ LAYERS = (
     ("cli",),
     ("bench",),
     ("assess", "verify"),
-    ("naming",),
+    ("naming", "workers"),
     ("subject",),
     ("foreign",),
     ("runner",),

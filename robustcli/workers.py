@@ -1,0 +1,79 @@
+"""Several processes on one evaluation: each strikes its own images, and who comes last merges what they found.
+
+Noise belongs to the image and the journal to the evaluation, so a share finds what it would find among all images,
+and merging is nothing but going on with the journal.
+"""
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from robustcli.errors import RobustCliError
+
+Share = tuple[int, int]
+"""(i, n): the i-th of n shares, numbered from 0."""
+
+
+def share_of_torchrun() -> Share | None:
+    """The share of this process among those that torchrun started; None outside torchrun or alone."""
+    names = ("RANK", "WORLD_SIZE")
+    if not all(name in os.environ for name in names):
+        return None
+    rank, world = (int(os.environ[name]) for name in names)
+    return (rank, world) if world > 1 else None
+
+
+def wait_for_torchrun() -> None:
+    """Return when every process that torchrun started has come here."""
+    torch.distributed.init_process_group("gloo")
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def device_of(share: Share, device: str) -> str:
+    """The device of a share: GPUs in turn where `device` is auto or cuda."""
+    gpus = torch.cuda.device_count()
+    local = int(os.environ.get("LOCAL_RANK", share[0]))
+    return f"cuda:{local % gpus}" if gpus and device in ("auto", "cuda") else device
+
+
+def in_processes(work: Callable[[Any, Share], None], wish: Any, count: int) -> None:
+    """Call work(wish, (i, count)) in `count` processes at once, which share the cores of a CPU.
+
+    Args:
+        work: a function at the top of a module.
+        wish: what can be pickled.
+
+    Raises:
+        RobustCliError: one of them failed; what it wrote is on the error stream. The others are stopped.
+    """
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_share, args=(work, wish, (number, count))) for number in range(count)]
+    try:
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+            if process.exitcode:
+                raise RobustCliError(
+                    f"a worker ended with exit code {process.exitcode}; what the workers have found is kept, and the "
+                    "same command goes on from there"
+                )
+    finally:
+        for process in processes:
+            if process.is_alive():
+                process.terminate()
+                process.join()
+
+
+def _share(work: Callable[[Any, Share], None], wish: Any, share: Share) -> None:
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // share[1]))
+    try:
+        work(wish, share)
+    except RobustCliError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,270 @@
+"""`robust eval` killed, shared out and checked: the numbers stay, and whoever changes them is caught."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from killing import Plan, Sessions
+from shell import TINY, Robust
+
+from robustcli import checkpoint
+from robustcli.progress import Screen
+from robustcli.runner import run_experiment
+from robustcli.runs import RunFolder, read_json, write_json
+from robustcli.spec import ExperimentSpec
+
+WORDS = ("--attack", "pgd", "--steps", "5", "--eps", "0.05", "--examples", "60", "--batch-size", "16", "--witnesses")
+
+
+def facts(folder: Path) -> tuple[Any, ...]:
+    """What an evaluation found, without the time it took."""
+    result = read_json(folder / "pgd.json")
+    counts = [(stage["name"], stage["entered"], stage["broken"]) for stage in result["stages"]]
+    return result["survivors"], result["forwards"], result["gradients"], counts, result["verdict"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run whose network withstands some attacks and not others."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "tiny.yaml").write_text(TINY, encoding="utf-8")
+    spec = ExperimentSpec.read(folder / "tiny.yaml", ["train.epochs=5", "data.train_size=1200"])
+    return run_experiment(spec, folder / "runs", Screen(is_quiet=True))
+
+
+@pytest.fixture(scope="module")
+def stored(trained: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished evaluation with witnesses, for tests that only read."""
+    folder = tmp_path_factory.mktemp("stored")
+    sessions = Sessions(folder)
+    assert sessions.run("eval", str(trained.best), *WORDS, "--quiet") == 0, sessions.log.read_text()
+    (path,) = (folder / "evals").iterdir()
+    assert 5 < read_json(path / "pgd.json")["correct"] < 55
+    return path
+
+
+def test_an_evaluation_leaves_ledger_witnesses_and_no_journal(stored: Path) -> None:
+    assert sorted(path.name for path in stored.iterdir()) == [
+        "pgd.csv", "pgd.json", "pgd.witnesses.npz", "results.json",
+    ]  # fmt: skip
+    lines = (stored / "pgd.csv").read_text().splitlines()
+    assert lines[0] == "image,label,clean,broken_by,prediction,margin,size"
+    assert len(lines) == 61
+
+
+def test_killed_anywhere_it_ends_with_the_same_numbers(trained: RunFolder, stored: Path, tmp_path: Path) -> None:
+    """Each session dies at an event a little later than the last one; the command is the same every time."""
+    sessions = Sessions(tmp_path)
+    kinds = ("sync", "rename", "renamed")
+    codes = []
+    for number in range(1, 60):
+        codes.append(sessions.run("eval", str(trained.best), *WORDS, "--quiet", plan=Plan(kinds, at=number)))
+        if codes[-1] == 0:
+            break
+    assert codes[-1] == 0
+    assert len(codes) > 4, "killed too late to mean anything"
+    (path,) = (tmp_path / "evals").iterdir()
+    assert facts(path) == facts(stored)
+    assert (path / "pgd.csv").read_text() == (stored / "pgd.csv").read_text()
+    assert not list(path.glob("*.journal"))
+
+
+def test_done_before_it_is_read_and_not_repeated(
+    robust: Robust, stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: RunFolder
+) -> None:
+    shutil.copytree(stored, tmp_path / "evals" / stored.name)
+    monkeypatch.chdir(tmp_path)
+    said = robust("eval", trained.best, *WORDS).require(0, "stored in evals")
+    assert "evaluating pgd: ..." not in said.err
+    assert facts(tmp_path / "evals" / stored.name) == facts(stored)
+
+
+def test_a_journal_of_another_evaluation_is_refused(
+    robust: Robust, stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: RunFolder
+) -> None:
+    journal = tmp_path / "evals" / stored.name / "pgd.journal"
+    write_json(journal / "fingerprint.json", {**read_json(stored / "pgd.json")["fingerprint"], "code": "0" * 64})
+    monkeypatch.chdir(tmp_path)
+    robust("eval", trained.best, *WORDS, "--quiet").require(2, "code: the journal has 000000000000...", "begin anew")
+    assert [path.name for path in journal.iterdir()] == ["fingerprint.json"]
+
+
+def test_workers_give_the_same_numbers(
+    robust_process: Robust, stored: Path, tmp_path: Path, trained: RunFolder
+) -> None:
+    robust_process("eval", trained.best, *WORDS, "--quiet", "--workers", 2, cwd=tmp_path).require(0)
+    (path,) = (tmp_path / "evals").iterdir()
+    assert facts(path)[0] == facts(stored)[0]
+    assert (
+        read_json(path / "pgd.json")["stages"][0]["entered"] == read_json(stored / "pgd.json")["stages"][0]["entered"]
+    )
+
+
+def test_a_worker_that_fails_is_an_error(robust_process: Robust, tmp_path: Path, trained: RunFolder) -> None:
+    words = ("--attack", "pgd", "--data", "nothing.npz", "--workers", 2)
+    said = robust_process("eval", trained.best, *words, cwd=tmp_path).require(2, "a worker ended with exit code 2")
+    assert "nothing.npz" in said.err
+
+
+def tampered(stored: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(stored, tmp_path / "copy"))
+
+
+def test_what_was_stored_is_verified(robust: Robust, stored: Path, trained: RunFolder) -> None:
+    robust("verify", stored).require(
+        0, "pgd: verified: 60 clean predictions, counts and interval,", "adversarial images"
+    )
+    said = robust("verify", trained.path).require(0, "clean: verified", "taken on trust")
+    assert "error" not in said.err
+
+
+def test_without_witnesses_that_is_said(robust: Robust, stored: Path, tmp_path: Path) -> None:
+    folder = tampered(stored, tmp_path)
+    (folder / "pgd.witnesses.npz").unlink()
+    robust("verify", folder).require(0, "no adversarial images were kept (--witnesses)")
+
+
+def _line(change: Callable[[list[str]], list[str]], where: Callable[[list[str]], bool]) -> Callable[[Path], None]:
+    """Change the first line of the ledger for which `where` holds."""
+
+    def tamper(folder: Path) -> None:
+        path = folder / "pgd.csv"
+        lines = [line.split(",") for line in path.read_text().splitlines()]
+        row = next(number for number, line in enumerate(lines) if number and where(line))
+        lines[row] = change(lines[row])
+        path.write_text("".join(",".join(line) + "\n" for line in lines))
+
+    return tamper
+
+
+def _json(**changes: Any) -> Callable[[Path], None]:
+    def tamper(folder: Path) -> None:
+        write_json(folder / "pgd.json", {**read_json(folder / "pgd.json"), **changes})
+
+    return tamper
+
+
+def _witness(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    def tamper(folder: Path) -> None:
+        with np.load(folder / "pgd.witnesses.npz") as stored:
+            arrays = dict(stored)
+        kind = max(("steps", "halves", "floats"), key=lambda name: len(arrays[name]))
+        arrays["kind"] = kind
+        change(arrays)
+        del arrays["kind"]
+        np.savez(folder / "pgd.witnesses.npz", **arrays)
+
+    return tamper
+
+
+def _zero(arrays: dict[str, Any]) -> None:
+    arrays[arrays["kind"]][0] = 0
+
+
+def _far(arrays: dict[str, Any]) -> None:
+    arrays[arrays["kind"]][0] *= 3
+
+
+def _drop(arrays: dict[str, Any]) -> None:
+    kind = arrays["kind"]
+    arrays[kind], arrays[f"{kind}_images"] = arrays[kind][1:], arrays[f"{kind}_images"][1:]
+
+
+def _twice(arrays: dict[str, Any]) -> None:
+    arrays[f"{arrays['kind']}_images"][1] = arrays[f"{arrays['kind']}_images"][0]
+
+
+def _survives(line: list[str]) -> bool:
+    return line[3] == ""
+
+
+def _broken(line: list[str]) -> bool:
+    return line[3] == "pgd"
+
+
+@pytest.mark.parametrize(
+    ("tamper", "message"),
+    [
+        (_line(lambda line: [*line[:3], "", *line[4:]], _broken), "survivors: the ledger and the result differ"),
+        (_line(lambda line: [*line[:3], "pgd", *line[4:]], _survives), "broken images have none"),
+        (_line(lambda line: [line[0], "9" if line[1] != "9" else "8", *line[2:]], _survives), "labels: 1 differ"),
+        (_line(lambda line: [*line[:2], "9" if line[2] != "9" else "8", *line[3:]], _survives), "clean predictions: 1"),
+        (_line(lambda line: [*line[:3], "magic", *line[4:]], _broken), "broken by 'magic', which is no stage"),
+        (_line(lambda line: ["999", *line[1:]], _survives), "the images are not numbered"),
+        (_json(correct=59), "correct: the result says 59, the ledger gives"),
+        (_json(accuracy=0.99), "accuracy: the result says 0.99"),
+        (_json(interval=[0.0, 1.0]), "interval: the result says"),
+        (_json(survivors="1" * 60), "survivors: the ledger and the result differ"),
+        (_json(survivors="1" * 61), "images: the evaluation was of"),
+        (_json(stages=[]), "which is no stage of the result"),
+        (_json(eps="0.01"), "lie outside linf 0.01"),
+        (_witness(_zero), "witnesses: 1 do not fool the network"),
+        (_witness(_far), "witnesses: 1 lie outside linf 0.05"),
+        (_witness(_drop), "witnesses: 1 broken images have none"),
+        (_witness(_twice), "witnesses: 1 images have more than one"),
+    ],
+)
+def test_tampering_is_caught(
+    robust: Robust, stored: Path, tmp_path: Path, tamper: Callable[[Path], None], message: str
+) -> None:
+    folder = tampered(stored, tmp_path)
+    tamper(folder)
+    robust("verify", folder).require(2, message)
+
+
+def test_another_checkpoint_is_caught(robust: Robust, stored: Path, tmp_path: Path, trained: RunFolder) -> None:
+    contents = checkpoint.load(trained.best)
+    weights = contents["weights"]
+    name = next(name for name, value in weights.items() if value.dtype == torch.float32 and value.dim() > 1)
+    weights[name] = weights[name] * 1.001
+    checkpoint.save(tmp_path / "other.pt", contents)
+    robust("verify", stored, "--checkpoint", tmp_path / "other.pt").require(2, "weights: the evaluation was of")
+
+
+def test_swapped_labels_in_the_data_are_caught(robust: Robust, tmp_path: Path, trained: RunFolder) -> None:
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (40, 8, 8), dtype=np.uint8)
+    labels = np.arange(40) % 10
+    path = tmp_path / "images.npz"
+    settings = {"x_train": images, "y_train": labels, "x_test": images, "y_test": labels}
+    np.savez(path, **settings)
+    words = ("--attack", "pgd", "--examples", 40, "--data", path, "--store", tmp_path / "evals", "--quiet")
+    robust("eval", trained.best, *words).require(0)
+    (folder,) = (tmp_path / "evals").iterdir()
+    robust("verify", folder).require(0)
+    swapped = labels.copy()
+    swapped[[3, 4]] = swapped[[4, 3]]
+    np.savez(path, **{**settings, "y_test": swapped})
+    robust("verify", folder).require(2, "images: the evaluation was of", "labels: 2 differ from those of the data")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("nowhere",), "nowhere: neither a run nor what `robust eval` stored"),
+        ((".",), "neither a run nor what `robust eval` stored"),
+    ],
+)
+def test_folders_without_evidence_are_refused(robust: Robust, tiny: Path, words: tuple[str, ...], message: str) -> None:
+    robust("verify", *words).require(2, message)
+
+
+def test_missing_files_are_named(robust: Robust, stored: Path, tmp_path: Path) -> None:
+    folder = tampered(stored, tmp_path)
+    (folder / "pgd.csv").rename(folder / "other.csv")
+    robust("verify", folder).require(2, "other.json: no such file")
+    (folder / "other.csv").unlink()
+    robust("verify", folder).require(2, "no ledger (*.csv)")
+
+
+def test_results_say_what_was_evaluated(stored: Path) -> None:
+    results = json.loads((stored / "results.json").read_text())
+    assert results["subject"]["text"].endswith("best.pt")
+    assert set(results["evaluations"]["pgd"]["fingerprint"]) == {
+        "weights", "network", "images", "threat", "evaluator", "seed", "code",
+    }  # fmt: skip
