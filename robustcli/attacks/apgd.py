@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from robustcli.attacks import ATTACKS
 from robustcli.attacks.adaptive_steps import MomentumRule, Rows, SparseRule, StepRule
-from robustcli.attacks.crafting import ascend
+from robustcli.attacks.crafting import ascend_by_mean
 from robustcli.attacks.losses import LOSSES, AttackLoss, labels_of, targeted_dlr
 from robustcli.fields import Count
 from robustcli.noise import Noise
@@ -228,11 +228,8 @@ class _Search:
                 logits = self.model(rows.point)
                 grad, loss = rows.grad, self.loss.score(logits, rows.reference)
         else:
-            grad, loss, logits = ascend(self.model, rows.point, self.loss, rows.reference)
-            for _ in range(self.attack.gradients - 1):
-                another, loss, logits = ascend(self.model, rows.point, self.loss, rows.reference)
-                grad = grad + another
-            grad = grad / self.attack.gradients
+            count = self.attack.gradients
+            grad, loss, logits = ascend_by_mean(self.model, rows.point, self.loss, rows.reference, count)
         rows.learn(grad, loss)
         is_fooled: Tensor = (logits.argmax(1) != rows.labels).cpu()
         if is_first.any() and not is_last:

@@ -98,3 +98,14 @@ def ascend(
         scores = loss.score(logits, reference)
         (grad,) = torch.autograd.grad(scores.sum(), x_adv, create_graph=create_graph)
     return grad, scores.detach(), logits.detach()
+
+
+def ascend_by_mean(
+    model: nn.Module, x_adv: Tensor, loss: AttackLoss, reference: Tensor, count: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The mean gradient of `count` passes; score and logits are those of the last one alone."""
+    total, scores, logits = ascend(model, x_adv, loss, reference)
+    for _ in range(count - 1):
+        grad, scores, logits = ascend(model, x_adv, loss, reference)
+        total = total + grad
+    return total if count == 1 else total / count, scores, logits

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.attacks import ATTACKS
-from robustcli.attacks.crafting import ascend
+from robustcli.attacks.crafting import ascend_by_mean
 from robustcli.attacks.losses import LOSSES, labels_of
+from robustcli.attacks.worst import Worst
 from robustcli.errors import RobustCliError
 from robustcli.fields import Count, Positive, Size
 from robustcli.noise import Noise
@@ -34,8 +35,11 @@ class Pgd:
         loss: "ce", "kl" or "squared" (how far the probabilities are from the clean ones), "margin" or "dlr".
         keep: "last" point of a try, "best" (highest loss of all points, the start included), or
             "fooled" (the first misclassified point, otherwise the best).
+        gradients: passes whose mean gradient gives a step its direction, for models whose logits vary
+            (expectation over transformation); loss and verdict are those of the last one alone.
 
-    Reference: Madry et al., ICLR 2018; gaussian start and kl: Zhang et al., ICML 2019.
+    Reference: Madry et al., ICLR 2018; gaussian start and kl: Zhang et al., ICML 2019;
+        gradients: Athalye et al., Synthesizing robust adversarial examples, ICML 2018.
     """
 
     steps: Size = 10
@@ -45,6 +49,7 @@ class Pgd:
     restarts: Count = 1
     loss: Literal["ce", "kl", "squared", "margin", "dlr"] = "ce"
     keep: Literal["last", "best", "fooled"] = "last"
+    gradients: Count = 1
 
     def __post_init__(self) -> None:
         if LOSSES[self.loss].rests_at_x and self.start == "clean":
@@ -81,12 +86,12 @@ class Pgd:
         """One try that keeps its last point: `steps` gradients and nothing else."""
         x_adv = self._begin(x, threat, rng)
         for _ in range(self.steps):
-            grad, _, _ = ascend(model, x_adv, LOSSES[self.loss], reference)
+            grad, _, _ = ascend_by_mean(model, x_adv, LOSSES[self.loss], reference, self.gradients)
             x_adv = self._advance(x_adv, grad, x, threat)
         return x_adv if self.steps else threat.project(x_adv, x)
 
     def _search(
-        self, model: nn.Module, x: Tensor, reference: Tensor, threat: ThreatModel, rng: Noise, worst: "Worst"
+        self, model: nn.Module, x: Tensor, reference: Tensor, threat: ThreatModel, rng: Noise, worst: Worst
     ) -> None:
         """One try whose last point, or whose every point, may become the worst one."""
         loss = LOSSES[self.loss]
@@ -96,7 +101,7 @@ class Pgd:
             # Projected, because a start that is kept must lie in the threat set.
             x_adv = threat.project(self._begin(x, threat, rng), x)
             for _ in range(self.steps):
-                grad, scores, _ = ascend(model, x_adv, loss, reference)
+                grad, scores, _ = ascend_by_mean(model, x_adv, loss, reference, self.gradients)
                 worst.see(x_adv, scores)
                 x_adv = self._advance(x_adv, grad, x, threat)
         with torch.no_grad():
@@ -113,7 +118,7 @@ class Pgd:
             source = rng.rows(rows).split(f"restart {restart}")
             x_adv = threat.project(self._begin(x[rows], threat, source), x[rows])
             for _ in range(self.steps):
-                grad, scores, logits = ascend(model, x_adv, loss, reference[rows])
+                grad, scores, logits = ascend_by_mean(model, x_adv, loss, reference[rows], self.gradients)
                 stays = found.see_rows(rows, x_adv, scores, logits.argmax(1) != labels[rows])
                 rows, x_adv, grad = rows[stays], x_adv[stays], grad[stays]
                 if not len(rows):
@@ -128,32 +133,37 @@ class Pgd:
         return found.points
 
 
-@dataclass
-class Worst:
-    """The worst point seen so far of every example.
+@ATTACKS.register("eot_pgd", smoke={"steps": 2, "gradients": 2})
+def eot_pgd(
+    *,
+    steps: Size = 20,
+    step_size: Positive | None = None,
+    gradients: Count = 10,
+    keep: Literal["last", "best", "fooled"] = "fooled",
+) -> Pgd:
+    """PGD along the mean of several gradients at every point, for models that draw noise in their forward.
 
     Args:
-        points: (n, c, h, w).
-        losses: (n,), -inf where no point was seen.
+        steps: gradient steps.
+        step_size: length of one step in the unit of eps; null is a quarter of eps.
+        gradients: passes whose mean gradient gives a step its direction.
+        keep: "last" point, "best" (highest loss, as the last pass of each point saw it), or "fooled" (the first
+            point that the last pass there misclassified, otherwise the best).
+
+    Reference: Athalye et al., Synthesizing robust adversarial examples, ICML 2018.
     """
+    return Pgd(steps=steps, step_size=step_size, gradients=gradients, keep=keep)
 
-    points: Tensor
-    losses: Tensor
 
-    @classmethod
-    def of(cls, x: Tensor) -> "Worst":
-        """Nothing seen yet."""
-        return cls(x.clone(), torch.full((len(x),), -torch.inf, device=x.device, dtype=x.dtype))
+@ATTACKS.register("tpgd", smoke={"steps": 2})
+def tpgd(*, steps: Size = 10, step_size: Positive | None = None, start_std: Positive = 0.001) -> Pgd:
+    """The inner attack of TRADES: away from the clean prediction, from a start beside x. No label is used.
 
-    def see(self, points: Tensor, losses: Tensor) -> None:
-        """Keep the points whose loss is higher than any before."""
-        is_worse = losses > self.losses
-        self.points = torch.where(is_worse.view(-1, *[1] * (points.dim() - 1)), points, self.points)
-        self.losses = torch.where(is_worse, losses, self.losses)
+    Args:
+        steps: gradient steps.
+        step_size: length of one step in the unit of eps; null is a quarter of eps.
+        start_std: standard deviation of the normal noise at the start, in pixels of [0, 1].
 
-    def see_rows(self, rows: Tensor, points: Tensor, losses: Tensor, is_fooled: Tensor) -> Tensor:
-        """Keep points of some rows; one that fools the model wins over any loss. Returns the rows still right."""
-        is_kept = is_fooled | (losses > self.losses[rows])
-        self.points[rows[is_kept]] = points[is_kept]
-        self.losses[rows[is_kept]] = losses[is_kept]
-        return ~is_fooled
+    Reference: Zhang et al., Theoretically principled trade-off between robustness and accuracy, ICML 2019.
+    """
+    return Pgd(steps=steps, step_size=step_size, start="gaussian", start_std=start_std, loss="kl")

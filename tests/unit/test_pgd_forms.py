@@ -1,0 +1,100 @@
+"""PGD's registered forms: the mean of many gradients, and the inner attack of TRADES."""
+
+from fractions import Fraction
+from typing import Any
+
+import pytest
+import torch
+from small_networks import conv_net, images, labels
+from torch import Tensor, nn
+
+from robustcli.attacks.crafting import ascend, ascend_by_mean
+from robustcli.attacks.losses import LOSSES
+from robustcli.attacks.pgd import Pgd, eot_pgd, tpgd
+from robustcli.isolation import passes_counted
+from robustcli.noise import IndexedNoise
+from robustcli.threat import ThreatModel
+
+THREAT = ThreatModel("linf", Fraction(3, 100))
+
+
+def noise(count: int) -> IndexedNoise:
+    return IndexedNoise(0, torch.arange(count))
+
+
+class Shaken(nn.Module):
+    """A network whose logits have random slopes added: sum over the pixels of x times fresh normal numbers."""
+
+    def __init__(self, network: nn.Module, strength: float) -> None:
+        super().__init__()
+        self.network, self.strength = network, strength
+        self.generator = torch.Generator().manual_seed(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network(x)
+        slopes = torch.randn((x[0].numel(), logits.shape[1]), generator=self.generator, dtype=x.dtype)
+        return logits + self.strength * x.flatten(1) @ slopes
+
+
+def setting() -> tuple[nn.Module, Tensor, Tensor]:
+    return conv_net(3, dtype=torch.float64).eval(), images(8, 3, dtype=torch.float64), labels(8)
+
+
+@pytest.mark.parametrize("keep", ["last", "best", "fooled"])
+def test_more_gradients_of_a_model_without_noise_change_only_the_cost(keep: Any) -> None:
+    model, x, y = setting()
+    with torch.no_grad():
+        y = model(x).argmax(1)
+    small = ThreatModel("linf", Fraction(1, 10**5))
+    found, costs = [], []
+    for gradients in (1, 4):
+        with passes_counted(model) as passes:
+            found.append(Pgd(steps=3, gradients=gradients, keep=keep)(model, x, y, small, noise(8)))
+        costs.append((passes.forwards, passes.gradients))
+    assert torch.allclose(found[0], found[1], rtol=0, atol=1e-12)
+    judged = 0 if keep == "last" else 8
+    assert costs == [(8 * 3 + judged, 8 * 3), (8 * 12 + judged, 8 * 12)]
+
+
+def test_the_direction_is_the_mean_and_the_score_is_the_last_pass() -> None:
+    model, x, y = setting()
+    loss = LOSSES["ce"]
+    one_by_one = Shaken(model, 0.2)
+    passes = [ascend(one_by_one, x, loss, y) for _ in range(5)]
+    grad, scores, logits = ascend_by_mean(Shaken(model, 0.2), x, loss, y, 5)
+    assert torch.allclose(grad, torch.stack([each[0] for each in passes]).mean(0), rtol=0, atol=1e-12)
+    assert torch.equal(scores, passes[-1][1])
+    assert torch.equal(logits, passes[-1][2])
+    assert not torch.equal(passes[0][1], passes[1][1]), "the model draws nothing"
+
+
+def test_a_mean_of_gradients_sees_through_noise() -> None:
+    """Where noise drowns one gradient, the loss of the network inside rises only under the mean of many."""
+    model, x, y = setting()
+    rises = []
+    with torch.no_grad():
+        clean = nn.functional.cross_entropy(model(x), y)
+        for gradients in (1, 64):
+            attack = eot_pgd(steps=4, gradients=gradients, keep="last")
+            x_adv = attack(Shaken(model, 0.02), x, y, THREAT, noise(8))
+            rises.append(float(nn.functional.cross_entropy(model(x_adv), y) - clean))
+        best = Pgd(steps=4)(model, x, y, THREAT, noise(8))
+        most = float(nn.functional.cross_entropy(model(best), y) - clean)
+    assert rises[1] > 0.5 * most
+    assert rises[1] > 2 * rises[0]
+
+
+def test_forms_are_pgd_with_these_settings() -> None:
+    assert eot_pgd() == Pgd(steps=20, gradients=10, keep="fooled")
+    assert tpgd() == Pgd(steps=10, start="gaussian", start_std=0.001, loss="kl")
+
+
+def test_tpgd_uses_no_label() -> None:
+    model, x, y = setting()
+    found = [tpgd()(model, x, targets, THREAT, noise(8)) for targets in (y, (y + 1) % 10)]
+    assert torch.equal(found[0], found[1])
+    loss = LOSSES["kl"]
+    reference = loss.refer(model, x, y)
+    with torch.no_grad():
+        by_chance = loss.score(model(THREAT.sample(x, noise(8))), reference)
+        assert (loss.score(model(found[0]), reference) > 5 * by_chance).all()
