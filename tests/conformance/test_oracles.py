@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from robustcli.attacks.fgsm import Fgsm
 from robustcli.attacks.losses import LOSSES, kl_divergence
+from robustcli.attacks.mim import Mim
 from robustcli.attacks.pgd import Pgd
 from robustcli.defenses import Batch
 from robustcli.defenses.min_max import AdversarialCrossEntropy
@@ -383,6 +384,18 @@ def test_attacks_without_noise_give_the_recorded_numbers(
         logits = model(attack(model, x, y, threat, noise(64)).detach())
     assert int((logits.argmax(1) == y).sum()) == robust
     assert nn.functional.cross_entropy(logits, y).item() == pytest.approx(mean_ce, rel=1e-4)
+
+
+@pytest.mark.parametrize(("eps", "robust", "mean_ce"), [("0.001", 40, 2.127984), ("0.002", 24, 2.183778)])
+def test_momentum_gives_the_recorded_numbers(
+    small: tuple[nn.Module, Tensor, Tensor], eps: str, robust: int, mean_ce: float
+) -> None:
+    """Ten steps of a quarter of the radius from the clean image, mu = 1."""
+    model, x, y = small
+    with torch.no_grad():
+        logits = model(Mim(steps=10)(model, x, y, ThreatModel("linf", Fraction(eps)), noise(64)))
+    assert int((logits.argmax(1) == y).sum()) == robust
+    assert nn.functional.cross_entropy(logits, y).item() == pytest.approx(mean_ce, rel=1e-6)
 
 
 # Survivors of AutoAttack (pyautoattack 0.2.0, version standard), image 0 first; test_autoattack.py runs it.
