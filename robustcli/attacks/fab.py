@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.attacks import ATTACKS
+from robustcli.attacks.boundary import nearest_plane, rivals_of
 from robustcli.attacks.losses import labels_of, margin
-from robustcli.fields import Count, Norm, Positive, Share, Size
-from robustcli.hyperplane import plane_distance, towards_plane
+from robustcli.fields import Count, Positive, Share, Size
+from robustcli.hyperplane import towards_plane
 from robustcli.noise import Noise
 from robustcli.threat import ThreatModel
 
@@ -79,8 +80,7 @@ class Fab:
 
     def _rivals(self, logits: Tensor, labels: Tensor) -> list[Tensor]:
         """The wrong classes that each try aims at, (n, m) each, the likeliest first."""
-        wrong = logits.scatter(1, labels[:, None], -torch.inf)
-        likeliest = wrong.topk(logits.shape[1] - 1, dim=1).indices
+        likeliest = rivals_of(logits, labels)
         return list(likeliest[:, : self.targets, None].unbind(1)) if self.targets else [likeliest]
 
     def _try(
@@ -90,7 +90,7 @@ class Fab:
         nearest, sizes = x.clone(), torch.full((len(x),), torch.inf, device=x.device, dtype=x.dtype)
         rows, origin, x_adv = torch.arange(len(x), device=x.device), x, start
         for _ in range(self.steps):
-            gap, weight = _nearest_plane(model, x_adv, labels[rows], rivals[rows], threat.norm)
+            gap, weight = nearest_plane(model, x_adv, labels[rows], rivals[rows], threat.norm)
             x_adv = self._advance(x_adv, origin, gap, weight, threat)
             with torch.no_grad():
                 is_fooled = model(x_adv).argmax(1) != labels[rows]
@@ -146,26 +146,6 @@ def fab_t(*, steps: Count = 100, targets: Count = 9, keep: Literal["fooled", "ne
         parameter-free attacks, ICML 2020.
     """
     return Fab(steps=steps, targets=targets, keep=keep)
-
-
-def _nearest_plane(
-    model: nn.Module, x_adv: Tensor, labels: Tensor, rivals: Tensor, norm: Norm
-) -> tuple[Tensor, Tensor]:
-    """Where a rival (n, m) draws level with the label, to first order: gap (n,) and normal of the nearest plane."""
-    x_adv = x_adv.detach().requires_grad_()
-    with torch.enable_grad():
-        logits = model(x_adv)
-        gaps = logits.gather(1, rivals) - logits.gather(1, labels[:, None])
-        count = rivals.shape[1]
-        gap = gaps[:, 0].detach()
-        (weight,) = torch.autograd.grad(gaps[:, 0].sum(), x_adv, retain_graph=count > 1)
-        for rival in range(1, count):
-            # One at a time: all gradients together would take the memory of as many batches as there are classes.
-            other = gaps[:, rival].detach()
-            (slope,) = torch.autograd.grad(gaps[:, rival].sum(), x_adv, retain_graph=rival < count - 1)
-            is_nearer = plane_distance(other, slope, norm) < plane_distance(gap, weight, norm)
-            gap, weight = torch.where(is_nearer, other, gap), torch.where(_wide(is_nearer, slope), slope, weight)
-    return gap, weight
 
 
 def _beside(x: Tensor, reach: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:

@@ -12,6 +12,7 @@ from sine_networks import SineConv, SineLinear, labelled
 from small_networks import images, labels, linear_net
 from torch import Tensor, nn
 
+from robustcli.attacks.deepfool import DeepFool
 from robustcli.attacks.fgsm import Fgsm
 from robustcli.attacks.losses import LOSSES, kl_divergence
 from robustcli.attacks.mim import Mim
@@ -396,6 +397,18 @@ def test_momentum_gives_the_recorded_numbers(
         logits = model(Mim(steps=10)(model, x, y, ThreatModel("linf", Fraction(eps)), noise(64)))
     assert int((logits.argmax(1) == y).sum()) == robust
     assert nn.functional.cross_entropy(logits, y).item() == pytest.approx(mean_ce, rel=1e-6)
+
+
+def test_deepfool_gives_the_recorded_distances(small: tuple[nn.Module, Tensor, Tensor]) -> None:
+    model, x, y = small
+    threat = ThreatModel("l2", Fraction(10))
+    x_adv = DeepFool()(model, x, y, threat, noise(64))
+    with torch.no_grad():
+        assert (model(x_adv).argmax(1) != y).all()
+    distances = threat.size(x_adv - x)
+    assert distances.mean().item() == pytest.approx(0.012277, rel=1e-4)
+    assert distances.median().item() == pytest.approx(0.009396, rel=1e-4)
+    assert distances[:4].tolist() == pytest.approx([0.000603, 0.011849, 0.032541, 0.009111], rel=2e-4)
 
 
 # Survivors of AutoAttack (pyautoattack 0.2.0, version standard), image 0 first; test_autoattack.py runs it.

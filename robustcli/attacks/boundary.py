@@ -1,0 +1,36 @@
+"""Decision boundaries to first order: the classes that an image may be pushed to, and where the nearest one begins."""
+
+import torch
+from torch import Tensor, nn
+
+from robustcli.fields import Norm
+from robustcli.hyperplane import plane_distance
+
+
+def rivals_of(logits: Tensor, labels: Tensor, count: int | None = None) -> Tensor:
+    """The likeliest wrong classes, the first one first: (n, m), with m at most all that there are."""
+    wrong = logits.scatter(1, labels[:, None], -torch.inf)
+    most = logits.shape[1] - 1
+    return wrong.topk(most if count is None else min(count, most), dim=1).indices
+
+
+def nearest_plane(model: nn.Module, x_adv: Tensor, labels: Tensor, rivals: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
+    """Where a rival (n, m) draws level with the label, to first order: gap (n,) and normal of the nearest plane.
+
+    One forward, and one gradient for each rival.
+    """
+    x_adv = x_adv.detach().requires_grad_()
+    with torch.enable_grad():
+        logits = model(x_adv)
+        gaps = logits.gather(1, rivals) - logits.gather(1, labels[:, None])
+        count = rivals.shape[1]
+        gap = gaps[:, 0].detach()
+        (weight,) = torch.autograd.grad(gaps[:, 0].sum(), x_adv, retain_graph=count > 1)
+        for rival in range(1, count):
+            # One at a time: all gradients together would take the memory of as many batches as there are classes.
+            other = gaps[:, rival].detach()
+            (slope,) = torch.autograd.grad(gaps[:, rival].sum(), x_adv, retain_graph=rival < count - 1)
+            is_nearer = plane_distance(other, slope, norm) < plane_distance(gap, weight, norm)
+            gap = torch.where(is_nearer, other, gap)
+            weight = torch.where(is_nearer.view(-1, *[1] * (slope.dim() - 1)), slope, weight)
+    return gap, weight
