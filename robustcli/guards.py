@@ -11,6 +11,7 @@ from typing import Any
 
 from robustcli.catalog import catalog, describe
 from robustcli.errors import suggest
+from robustcli.fields import Norm
 from robustcli.registry import Chosen
 from robustcli.settings import Claim, ThreatSettings, TrainSettings
 
@@ -20,6 +21,8 @@ Guard = Callable[..., Findings]
 
 # Defenses that differentiate an input gradient in the weights.
 _SECOND_ORDER = ("grad_align",)
+# Attacks that know some norms alone; all others know every one.
+NORMS: dict[str, tuple[Norm, ...]] = {"carlini_wagner": ("l2",)}
 
 
 def find_problems(parts: Mapping[str, Any]) -> list[tuple[Where, str]]:
@@ -99,11 +102,21 @@ def attack_can_start(defense: Chosen, evaluate: Mapping[str, Chosen]) -> Finding
 def evaluated_attack_stays_inside(evaluate: Mapping[str, Chosen]) -> Findings:
     for key, evaluator in evaluate.items():
         for where, attack in _attacks_inside(evaluator, ("evaluate", key)):
-            if "clip" in attack and (attack["clip"] is None or attack["clip"] > 1):
+            clip = attack.parameters.get("clip", 1)
+            if clip is None or clip > 1:
                 yield (
                     (*where, "clip"),
                     "its images would leave the threat set; write 1 or less (training may go beyond)",
                 )
+
+
+def attack_knows_the_norm(threat: ThreatSettings, defense: Chosen, evaluate: Mapping[str, Chosen]) -> Findings:
+    evaluators: list[tuple[Where, Chosen]] = [(("evaluate", key), evaluator) for key, evaluator in evaluate.items()]
+    for place, part in [(("defense",), defense), *evaluators]:
+        for where, attack in _attacks_inside(part, place):
+            norms = NORMS.get(attack.name, (threat.norm,))
+            if threat.norm not in norms:
+                yield where, f"'{attack.name}' knows {' and '.join(norms)} alone, the threat is {threat.norm}"
 
 
 def gradient_can_be_differentiated(defense: Chosen, train: TrainSettings) -> Findings:
@@ -234,6 +247,7 @@ REFUSE: tuple[Guard, ...] = (
     nesterov_has_momentum,
     attack_can_start,
     evaluated_attack_stays_inside,
+    attack_knows_the_norm,
     gradient_can_be_differentiated,
     claim_is_evaluated,
     schedule_has_its_attack,
@@ -253,10 +267,11 @@ def _attacks(defense: Chosen, evaluate: Mapping[str, Chosen]) -> Iterator[tuple[
     else:
         yield ("defense",), defense.parameters
     for key, evaluator in evaluate.items():
-        yield from _attacks_inside(evaluator, ("evaluate", key))
+        for where, inner in _attacks_inside(evaluator, ("evaluate", key)):
+            yield where, inner.parameters
 
 
-def _attacks_inside(chosen: Chosen, where: Where) -> Iterator[tuple[Where, dict[str, Any]]]:
+def _attacks_inside(chosen: Chosen, where: Where) -> Iterator[tuple[Where, Chosen]]:
     for key, value in chosen.parameters.items():
         places = (
             [((*where, key, i), v) for i, v in enumerate(value)]
@@ -266,7 +281,7 @@ def _attacks_inside(chosen: Chosen, where: Where) -> Iterator[tuple[Where, dict[
         for inner, item in places:
             if isinstance(item, Chosen):
                 if item.family == "attacks":
-                    yield inner, item.parameters
+                    yield inner, item
                 yield from _attacks_inside(item, inner)
 
 

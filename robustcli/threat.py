@@ -48,6 +48,15 @@ class ThreatModel:
         """eps as a float."""
         return float(self.eps)
 
+    def require_norm(self, attack: str, *known: Norm) -> None:
+        """Refuse, on behalf of an attack, every norm that it does not know.
+
+        Raises:
+            RobustCliError: the norm is another one.
+        """
+        if self.norm not in known:
+            raise RobustCliError(f"attack {attack} knows {' and '.join(known)} alone, the threat is {self.norm}")
+
     def scaled(self, share: float) -> "ThreatModel":
         """The same threat with a share of its radius, for a warm-up of eps."""
         return self if share >= 1 else ThreatModel(self.norm, self.eps * Fraction(share))

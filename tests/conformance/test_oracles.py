@@ -12,6 +12,7 @@ from sine_networks import SineConv, SineLinear, labelled
 from small_networks import images, labels, linear_net
 from torch import Tensor, nn
 
+from robustcli.attacks.carlini_wagner import CarliniWagner
 from robustcli.attacks.deepfool import DeepFool
 from robustcli.attacks.fgsm import Fgsm
 from robustcli.attacks.losses import LOSSES, kl_divergence
@@ -409,6 +410,16 @@ def test_deepfool_gives_the_recorded_distances(small: tuple[nn.Module, Tensor, T
     assert distances.mean().item() == pytest.approx(0.012277, rel=1e-4)
     assert distances.median().item() == pytest.approx(0.009396, rel=1e-4)
     assert distances[:4].tolist() == pytest.approx([0.000603, 0.011849, 0.032541, 0.009111], rel=2e-4)
+
+
+@pytest.mark.parametrize(("eps", "robust"), [("0.01", 29), ("0.02", 13)])
+def test_carlini_wagner_breaks_what_autoattack_breaks(
+    small: tuple[nn.Module, Tensor, Tensor], eps: str, robust: int
+) -> None:
+    """All but one image, with steps as short as these distances ask for."""
+    model, x, y = small
+    survives = Attacked(attack=CarliniWagner(lr=0.001))(model, x, y, ThreatModel("l2", Fraction(eps)), noise(64))
+    assert robust - 1 <= int(survives.sum()) <= robust + 1
 
 
 # Survivors of AutoAttack (pyautoattack 0.2.0, version standard), image 0 first; test_autoattack.py runs it.

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from fractions import Fraction
 
+import pytest
 import torch
 from model_state import Failing, found_again
 from small_networks import conv_net, images, labels
@@ -10,7 +11,9 @@ from torch import Tensor, nn
 
 from robustcli.attacks import Attack
 from robustcli.attacks.crafting import crafting
+from robustcli.errors import RobustCliError
 from robustcli.fields import AttackBn, Norm
+from robustcli.isolation import passes_counted
 from robustcli.noise import IndexedNoise, Noise, StreamNoise
 from robustcli.threat import ThreatModel
 
@@ -133,11 +136,19 @@ def _unusual_model() -> nn.Sequential:
     return model
 
 
-def observed(attack: Attack) -> Tensor:
-    """All that the attack does to a batch in every norm, as one row of numbers: images, and sizes of passes."""
+def refuses(attack: Attack, norm: Norm) -> None:
+    """A norm that the attack does not know is refused by its name, before a pass is spent."""
+    model, x, y = conv_net().eval(), images(_COUNT), labels(_COUNT)
+    with passes_counted(model) as passes, pytest.raises(RobustCliError, match=f"the threat is {norm}"):
+        attack(model, x, y, _threat(norm), _noise())
+    assert passes.forwards == 0
+
+
+def observed(attack: Attack, norms: tuple[Norm, ...] = tuple(RADII)) -> Tensor:
+    """All that the attack does to a batch in its norms, as one row of numbers: images, and sizes of passes."""
     model, x = conv_net(3).eval(), images(16, 3)
     y = _targets(model, x)
-    threats = [ThreatModel(norm, radius * share) for norm, radius in RADII.items() for share in (1, _SMALL)]
+    threats = [ThreatModel(norm, RADII[norm] * share) for norm in norms for share in (1, _SMALL)]
     sizes: list[int] = []
     hook = model.register_forward_hook(lambda _module, inputs, _output: sizes.append(len(inputs[0])))
     results = [attack(model, x, y, threat, _noise(16)) for threat in threats]

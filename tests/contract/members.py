@@ -17,7 +17,8 @@ from robustcli.architectures import ImageShape
 from robustcli.catalog import FAMILIES, Member, catalog
 from robustcli.check import Checker, family_of
 from robustcli.errors import RobustCliError
-from robustcli.fields import Family
+from robustcli.fields import Family, Norm
+from robustcli.guards import NORMS
 from robustcli.registry import instantiate
 from robustcli.signatures import REQUIRED, Parameter
 from robustcli.spec import ExperimentSpec
@@ -35,6 +36,11 @@ def all_members() -> list[Member]:
 
 def names_of(family: str) -> list[str]:
     return list(catalog(family))
+
+
+def norms_known_to(attack: str) -> tuple[Norm, ...]:
+    """The norms that a registered attack works in; it promises to refuse the others."""
+    return NORMS.get(attack, ("linf", "l2", "l1"))
 
 
 def can_build_from_defaults(member: Member) -> bool:
@@ -82,7 +88,7 @@ def whole_spec(member: Member, settings: Settings) -> ExperimentSpec:
         "name": "contract",
         "data": {"name": "digits"},
         "architecture": {"name": "small_cnn"},
-        "threat": {"norm": "linf", "eps": "8/255"},
+        "threat": {"norm": _norm_for(member), "eps": "8/255"},
         "defense": {"name": "natural"},
         "train": {"epochs": 200},
         "evaluate": {},
@@ -101,6 +107,11 @@ def whole_spec(member: Member, settings: Settings) -> ExperimentSpec:
     places[member.family]()
     text = to_yaml(spec).replace("'8/255'", "8/255")
     return ExperimentSpec.parse(text, "the contract tests")
+
+
+def _norm_for(member: Member) -> Norm:
+    norms = norms_known_to(member.name) if member.family == "attacks" else ("linf",)
+    return "linf" if "linf" in norms else norms[0]
 
 
 def chosen_in(spec: ExperimentSpec, family: str) -> Any:
@@ -127,7 +138,7 @@ def observe(member: Member, settings: Settings) -> Tensor:
     if member.family == "optimizers":
         return other_promises.observed_optimizer(optimizer_maker(member, settings))
     observers: dict[str, Callable[[Any], Tensor]] = {
-        "attacks": attack_promises.observed,
+        "attacks": lambda attack: attack_promises.observed(attack, norms_known_to(member.name)),
         "averaging": averaging_promises.observed,
         "defenses": defense_promises.observed,
         "evaluators": other_promises.observed_evaluator,

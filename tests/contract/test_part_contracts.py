@@ -8,7 +8,7 @@ import averaging_promises
 import other_promises
 import pytest
 import weight_promises
-from members import build, names_of, settings_to_try, smoke
+from members import build, names_of, norms_known_to, settings_to_try, smoke
 
 from robustcli.averaging import Averaging
 from robustcli.catalog import catalog
@@ -16,7 +16,14 @@ from robustcli.fields import AttackBn, Norm
 from robustcli.weights import WeightPerturbation
 
 of_every_attack = pytest.mark.parametrize("name", names_of("attacks"))
-in_every_norm = pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+NORMS: tuple[Norm, ...] = ("linf", "l2", "l1")
+in_norms_it_knows = pytest.mark.parametrize(
+    ("name", "norm"), [(name, norm) for name in names_of("attacks") for norm in norms_known_to(name)]
+)
+in_norms_it_does_not_know = pytest.mark.parametrize(
+    ("name", "norm"),
+    [(name, norm) for name in names_of("attacks") for norm in NORMS if norm not in norms_known_to(name)],
+)
 
 
 def variants(family: str, name: str) -> list[Any]:
@@ -25,16 +32,14 @@ def variants(family: str, name: str) -> list[Any]:
     return [build(member, settings) for settings in settings_to_try(member)]
 
 
-@of_every_attack
-@in_every_norm
+@in_norms_it_knows
 @pytest.mark.parametrize("channels", [1, 3])
 def test_attack_stays_inside(name: str, norm: Norm, channels: int) -> None:
     for attack in variants("attacks", name):
         attack_promises.stays_inside(attack, norm, channels)
 
 
-@of_every_attack
-@in_every_norm
+@in_norms_it_knows
 @pytest.mark.parametrize(
     "promise",
     [
@@ -57,7 +62,12 @@ def test_attack(name: str, norm: Norm, promise: Callable[..., None]) -> None:
     ids=lambda promise: promise.__name__,
 )
 def test_attack_leaves_the_model(name: str, attack_bn: AttackBn, promise: Callable[..., None]) -> None:
-    promise(smoke("attacks", name), "linf", attack_bn)
+    promise(smoke("attacks", name), norms_known_to(name)[0], attack_bn)
+
+
+@in_norms_it_does_not_know
+def test_attack_refuses_other_norms(name: str, norm: Norm) -> None:
+    attack_promises.refuses(smoke("attacks", name), norm)
 
 
 @pytest.mark.parametrize("name", names_of("weights"))

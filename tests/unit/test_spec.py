@@ -374,6 +374,12 @@ REFUSED = [
         ["train.optimizer={name: sgd, nesterov: true}"],
     ),
     (
+        "attack_knows_the_norm",
+        ["evaluate.p={name: attacked, attack: carlini_wagner}"],
+        "evaluate.p.attack: 'carlini_wagner' knows l2 alone, the threat is linf",
+        ["evaluate.p={name: attacked, attack: carlini_wagner}", "threat.norm=l2"],
+    ),
+    (
         "attack_can_start",
         [PGD % "loss: kl, start: clean"],
         "evaluate.p.attack.start: 'clean' with loss 'kl' never moves",

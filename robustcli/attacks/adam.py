@@ -1,0 +1,37 @@
+"""Adam for attacks: every image has means of its own, and they leave the batch with it."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_FIRST, _SECOND, _TINY = 0.9, 0.999, 1e-8
+
+
+@dataclass
+class Adam:
+    """Running means of a gradient and of its square, after `count` steps.
+
+    Reference: Kingma and Ba, ICLR 2015.
+    """
+
+    mean: Tensor
+    square: Tensor
+    count: int = 0
+
+    @classmethod
+    def like(cls, x: Tensor) -> "Adam":
+        """Nothing seen yet."""
+        return cls(torch.zeros_like(x), torch.zeros_like(x))
+
+    def direction(self, grad: Tensor) -> Tensor:
+        """Take in a gradient; the step uphill, of a size near 1 in every coordinate."""
+        self.count += 1
+        self.mean = _FIRST * self.mean + (1 - _FIRST) * grad
+        self.square = _SECOND * self.square + (1 - _SECOND) * grad.square()
+        size = (self.square / (1 - _SECOND**self.count)).sqrt()
+        return self.mean / (1 - _FIRST**self.count) / (size + _TINY)
+
+    def rows(self, keep: Tensor) -> "Adam":
+        """The means of some images."""
+        return Adam(self.mean[keep], self.square[keep], self.count)

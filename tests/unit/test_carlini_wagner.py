@@ -1,0 +1,182 @@
+"""The attack of Carlini and Wagner against closed forms, and its search for c."""
+
+from fractions import Fraction
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from small_networks import conv_net, images, linear_net
+from test_hyperplane import shortest
+from torch import Tensor, nn
+
+from robustcli.attacks.adam import Adam
+from robustcli.attacks.carlini_wagner import CarliniWagner
+from robustcli.attacks.fab import Fab
+from robustcli.errors import RobustCliError
+from robustcli.evaluators.attacked import Attacked
+from robustcli.isolation import passes_counted
+from robustcli.noise import IndexedNoise
+from robustcli.threat import ThreatModel
+
+WIDE = ThreatModel("l2", Fraction(100))
+
+
+def noise(count: int) -> IndexedNoise:
+    return IndexedNoise(0, torch.arange(count))
+
+
+def predictions(model: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model(x).argmax(1)  # type: ignore[no-any-return]
+
+
+def linear(classes: int) -> tuple[nn.Module, Tensor, Tensor]:
+    """A linear model in double precision whose boundaries all meet in the grey image."""
+    model = linear_net(64, classes, seed=4, dtype=torch.float64)
+    weight: Tensor = model[1].weight.detach()  # type: ignore[index]
+    bias: Tensor = model[1].bias.detach()  # type: ignore[index]
+    bias.copy_(-weight.sum(1) / 2)
+    return model, weight, bias
+
+
+def test_adam_makes_the_steps_of_torch() -> None:
+    """Down the same gradients, for images that leave at different times."""
+    generator = torch.Generator().manual_seed(0)
+    grads = torch.randn((5, 3, 1, 2, 2), generator=generator, dtype=torch.float64)
+    expected = nn.Parameter(torch.zeros(3, 1, 2, 2, dtype=torch.float64))
+    optimizer = torch.optim.Adam([expected], lr=0.1)
+    adam, x = Adam.like(expected.detach()), torch.zeros(3, 1, 2, 2, dtype=torch.float64)
+    keep = torch.tensor([0, 2])
+    for step, grad in enumerate(grads):
+        expected.grad = grad.clone()
+        optimizer.step()
+        if step == 2:
+            adam, x = adam.rows(keep), x[keep]
+        x = x - 0.1 * adam.direction(grad if step < 2 else grad[keep])
+    assert torch.allclose(x, expected.detach()[keep], rtol=1e-6)
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_distance_to_a_linear_boundary_is_nearly_exact(classes: int) -> None:
+    model, weight, _ = linear(classes)
+    x = 0.4 + 0.2 * images(20, dtype=torch.float64)
+    y = predictions(model, x)
+    with torch.no_grad():
+        logits = model(x)
+    gaps = logits.gather(1, y[:, None]) - logits
+    radii = gaps / torch.linalg.vector_norm(weight[y][:, None] - weight[None], dim=2)
+    exact = radii.scatter(1, y[:, None], torch.inf).amin(1)
+    x_adv = CarliniWagner(keep="nearest", lr=0.003)(model, x, y, WIDE, noise(20))
+    assert (predictions(model, x_adv) != y).all()
+    found = WIDE.size(x_adv - x)
+    assert (found >= exact * (1 - 1e-9)).all()
+    # Nearer than a step is long it is not exact: 0.003 in w is 0.0015 in a grey pixel, of which there are 64.
+    assert (found <= exact * 1.02 + 0.4 * 0.0015 * 8).all()
+
+
+def test_the_box_is_kept_and_costs_what_it_must() -> None:
+    """Two classes, pixels on the border of the box: near what a solver finds inside."""
+    model, weight, bias = linear(2)
+    with torch.no_grad():
+        bias[0] += 1
+    x = images(12, dtype=torch.float64)
+    y = predictions(model, x)
+    x_adv = CarliniWagner(keep="nearest", steps=1500)(model, x, y, WIDE, noise(12))
+    assert WIDE.contains(x_adv, x).all()
+    found, blocked = WIDE.size(x_adv - x), 0
+    for i in range(len(x)):
+        normal = weight[1 - y[i]] - weight[y[i]]
+        gap = float(normal @ x[i].flatten() + bias[1 - y[i]] - bias[y[i]])
+        length = shortest(x[i].flatten().numpy(), gap, normal.numpy(), "l2")
+        assert length is not None
+        blocked += length > abs(gap) / float(torch.linalg.vector_norm(normal)) * (1 + 1e-6)
+        assert length * (1 - 1e-9) <= found[i].item() <= length * 1.1
+    assert blocked > 6, "the box was hardly ever in the way"
+
+
+def network() -> tuple[nn.Module, Tensor, Tensor]:
+    model, x = conv_net(3, dtype=torch.float64).eval(), images(16, 3, dtype=torch.float64)
+    return model, x, predictions(model, x)
+
+
+def test_it_goes_as_near_as_fab() -> None:
+    model, x, y = network()
+    ours, fab = (
+        WIDE.size(attack(model, x, y, WIDE, noise(16)) - x)
+        for attack in (CarliniWagner(keep="nearest", lr=0.003), Fab(keep="nearest"))
+    )
+    assert np.median((ours / fab).numpy()) < 1.05
+    assert (ours > 0.9 * fab).all()
+
+
+def test_broken_is_what_has_a_wrong_point_inside() -> None:
+    """The radius decides who is broken, and when the search may end, and nothing else."""
+    model, x, y = network()
+    nearest = CarliniWagner(keep="nearest", steps=200)(model, x, y, WIDE, noise(16))
+    sizes = WIDE.size(nearest - x)
+    assert (predictions(model, nearest) != y).all()
+    inside = ThreatModel("l2", Fraction(float(sizes.median()) * 1.0001))
+    is_near = sizes <= inside.radius
+    costs = {}
+    for keep in ("fooled", "nearest"):
+        attack = CarliniWagner(keep=keep, steps=200)  # type: ignore[arg-type]
+        with passes_counted(model) as passes:
+            x_adv = attack(model, x, y, inside, noise(16))
+        costs[keep] = passes.gradients
+        is_broken = predictions(model, x_adv) != y
+        assert torch.equal(is_broken, is_near)
+        assert torch.equal(x_adv[~is_broken], x[~is_broken])
+        assert (inside.size(x_adv - x) <= inside.radius).all()
+        if keep == "nearest":
+            assert torch.equal(x_adv[is_broken], nearest[is_broken])
+    assert costs["fooled"] < 0.8 * costs["nearest"]
+
+
+def test_more_values_of_c_never_end_farther_away() -> None:
+    model, x, y = network()
+    sizes = []
+    for searches in (1, 4, 7, 9):
+        x_adv = CarliniWagner(searches=searches, steps=100, c=0.01, keep="nearest")(model, x, y, WIDE, noise(16))
+        sizes.append(torch.where(predictions(model, x_adv) != y, WIDE.size(x_adv - x), torch.inf))
+    for fewer, more in pairwise(sizes):
+        assert (more <= fewer).all()
+    assert sizes[0].isinf().all(), "the first c is too small for a misclassified point"
+    assert sizes[-1].isfinite().all()
+    assert (sizes[3] < 0.99 * sizes[2]).any()
+
+
+@pytest.mark.parametrize("confidence", [0.0, 0.1])
+def test_confidence_is_a_lead_of_a_wrong_class(confidence: float) -> None:
+    model, x, y = network()
+    x_adv = CarliniWagner(confidence=confidence, keep="nearest", lr=0.003)(model, x, y, WIDE, noise(16))
+    with torch.no_grad():
+        logits = model(x_adv)
+    others = logits.scatter(1, y[:, None], -torch.inf).amax(1)
+    lead = others - logits.gather(1, y[:, None]).squeeze(1)
+    assert (lead >= confidence).all()
+    assert (lead < confidence + 0.02).all()
+
+
+def test_survivors_do_not_depend_on_batches() -> None:
+    model, x = conv_net(3).eval(), images(24, 3)
+    y, threat = predictions(model, x), ThreatModel("l2", Fraction(1, 5))
+    attack = CarliniWagner(steps=60, searches=4, c=1, lr=0.003)
+    found = [Attacked(attack=attack, batch_size=size)(model, x, y, threat, noise(24)) for size in (5, 24)]
+    assert torch.equal(found[0], found[1])
+    assert 0 < int(found[0].sum()) < 24
+
+
+def test_a_flat_model_is_not_broken_and_gives_no_nan() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 10))
+    with torch.no_grad():
+        model[1].weight.zero_()
+    x = images(6, 3)
+    attack = CarliniWagner(steps=30, searches=3)
+    assert torch.equal(attack(model, x, predictions(model, x), ThreatModel("l2", Fraction(1)), noise(6)), x)
+
+
+def test_other_norms_are_refused() -> None:
+    model, x, y = network()
+    with pytest.raises(RobustCliError, match="attack carlini_wagner knows l2 alone, the threat is linf"):
+        CarliniWagner()(model, x, y, ThreatModel("linf", Fraction(1, 10)), noise(16))
