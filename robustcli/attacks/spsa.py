@@ -1,0 +1,82 @@
+"""SPSA: steps along a gradient that is estimated from logits alone, for every norm."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from robustcli.attacks import ATTACKS
+from robustcli.attacks.adam import Adam
+from robustcli.attacks.losses import LOSSES, AttackLoss, labels_of
+from robustcli.attacks.worst import Worst
+from robustcli.fields import Count, Positive
+from robustcli.noise import Noise
+from robustcli.threat import ThreatModel
+
+# Directions of an image whose numbers are drawn together, whatever the batch: noise depends on the draw.
+_DRAWN = 8
+
+
+@ATTACKS.register("spsa", smoke={"steps": 3, "samples": 20})
+@dataclass(frozen=True, kw_only=True)
+class Spsa:
+    """Adam's steps up the mean of v (l(x' + delta v) - l(x' - delta v)) / (2 delta), over random signs v.
+
+    The search sees nothing but logits, so masked gradients do not hide adversarial examples from it. Points
+    beside x' are asked for wherever they lie; x' itself is projected after every step. An image leaves the
+    batch with its first misclassified point; of others the point with the highest loss is returned. A pass
+    holds as many points as the first batch has images, so that few images that are left share passes.
+
+    Args:
+        steps: moves of an image; each costs 2 samples + 1 forwards.
+        samples: directions v, for each step.
+        delta: how far from x' the logits are asked for, in pixels of [0, 1].
+        lr: learning rate of Adam, in pixels of [0, 1].
+        loss: "margin", as published, "ce" or "dlr".
+
+    Reference: Uesato, O'Donoghue, van den Oord and Kohli, Adversarial risk and the dangers of evaluating
+        against weak attacks, ICML 2018; simultaneous perturbation: Spall, IEEE TAC 1992.
+    """
+
+    steps: Count = 40
+    samples: Count = 128
+    delta: Positive = 0.01
+    lr: Positive = 0.01
+    loss: Literal["margin", "ce", "dlr"] = "margin"
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
+        loss, labels = LOSSES[self.loss], labels_of(y)
+        reference = loss.refer(model, x, y)
+        found, rows = Worst.of(x), torch.arange(len(x), device=x.device)
+        x_adv, adam = x, Adam.like(x)
+        for step in range(self.steps + 1):
+            with torch.no_grad():
+                logits = model(x_adv)
+            is_fooled = logits.argmax(1) != labels[rows]
+            stays = found.see_rows(rows, x_adv, loss.score(logits, reference[rows]), is_fooled)
+            rows, x_adv, adam = rows[stays], x_adv[stays], adam.rows(stays)
+            if step == self.steps or not len(rows):
+                break
+            source = rng.rows(rows).split(f"step {step}")
+            slope = self.slope(model, x_adv, loss, reference[rows], source, len(x))
+            x_adv = threat.project(x_adv + self.lr * adam.direction(slope), x[rows])
+        return found.points
+
+    def slope(
+        self, model: nn.Module, x_adv: Tensor, loss: AttackLoss, reference: Tensor, rng: Noise, limit: int
+    ) -> Tensor:
+        """The estimate of the gradient at x_adv, from passes of at most `limit` points."""
+        total, left = torch.zeros_like(x_adv), self.samples
+        while left:
+            count = min(left, _DRAWN)
+            numbers = rng.uniform(x_adv[:, None].expand(-1, count, *x_adv.shape[1:]))
+            signs = torch.where(numbers < 0.5, -1.0, 1.0).to(x_adv.dtype)
+            beside = torch.stack([x_adv[:, None] + side * self.delta * signs for side in (1, -1)], 2)
+            with torch.no_grad():
+                logits = torch.cat([model(part) for part in torch.split(beside.flatten(0, 2), limit)])
+            scores = loss.score(logits, reference.repeat_interleave(2 * count, 0)).view(-1, count, 2)
+            rise = (scores[:, :, 0] - scores[:, :, 1]) / (2 * self.delta)
+            total += (rise.view(-1, count, *[1] * (x_adv.dim() - 1)) * signs).sum(1)
+            left -= count
+        return total / self.samples
