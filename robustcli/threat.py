@@ -195,6 +195,14 @@ class ThreatModel:
             return self.project(x + delta * _per_example(stretch.clamp_min(1), x), x)
         return (x + delta * _per_example(stretch, x)).clamp_(0, 1)
 
+    def shrunk(self, x_adv: Tensor, x: Tensor, share: Tensor) -> Tensor:
+        """x_adv at a share (n,) of its distance from x: on the line between them; for linf, pixels are cut there."""
+        delta = x_adv - x
+        if self.norm == "linf":
+            limit = _per_example(share * self.size(delta), delta)
+            return x + torch.clamp(delta, -limit, limit)
+        return x + _per_example(share, delta) * delta
+
     def contains(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """Which images lie in the threat set around x, up to rounding: bool (n,)."""
         # Half a unit in the last place of a number near 1, in every pixel.

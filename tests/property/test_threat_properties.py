@@ -342,3 +342,19 @@ def test_widened_has_a_multiple_of_the_radius(norm: Norm, eps: str, expected: st
 def test_impossible_threats_are_refused(norm: str, eps: int) -> None:
     with pytest.raises(RobustCliError, match=r"^threat\."):
         ThreatModel(norm, Fraction(eps))  # type: ignore[arg-type]
+
+
+@given(cases(dtype=torch.float64), st.floats(0, 1))
+def test_shrinking_leaves_a_share_of_the_distance_and_changes_no_sign(case: Case, share: float) -> None:
+    shares = torch.full((len(case.x),), share, dtype=torch.float64)
+    shrunk = case.threat.shrunk(case.points, case.x, shares)
+    before, after = case.points - case.x, shrunk - case.x
+    assert torch.allclose(case.threat.size(after), share * case.threat.size(before), rtol=1e-9, atol=1e-12)
+    assert (after * before >= -1e-12).all()
+    assert (after.abs() <= before.abs() + 1e-12).all()
+    if case.threat.norm == "linf":
+        # Pixels that are near enough stay where they are.
+        is_near = before.abs() <= (share * case.threat.size(before)).view(-1, 1, 1, 1)
+        assert torch.allclose(after[is_near], before[is_near], rtol=0, atol=1e-12)
+    else:
+        assert torch.allclose(after, share * before, rtol=0, atol=1e-12)

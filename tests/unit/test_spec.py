@@ -380,6 +380,12 @@ REFUSED = [
         ["evaluate.p={name: attacked, attack: carlini_wagner}", "threat.norm=l2"],
     ),
     (
+        "attack_knows_the_norm",
+        ["threat.norm=l1", "defense.attack={name: hop_skip_jump}"],
+        "defense.attack: 'hop_skip_jump' knows linf and l2 alone, the threat is l1",
+        ["defense.attack={name: hop_skip_jump}"],
+    ),
+    (
         "attack_can_start",
         [PGD % "loss: kl, start: clean"],
         "evaluate.p.attack.start: 'clean' with loss 'kl' never moves",
