@@ -156,14 +156,24 @@ def eot_pgd(
 
 
 @ATTACKS.register("tpgd", smoke={"steps": 2})
-def tpgd(*, steps: Size = 10, step_size: Positive | None = None, start_std: Positive = 0.001) -> Pgd:
-    """The inner attack of TRADES: away from the clean prediction, from a start beside x. No label is used.
+def tpgd(
+    *,
+    steps: Size = 10,
+    step_size: Positive | None = None,
+    start_std: Positive = 0.001,
+    keep: Literal["last", "best", "fooled"] = "last",
+) -> Pgd:
+    """The inner attack of TRADES: away from the clean prediction, from a start beside x.
+
+    No label is used, but by "fooled".
 
     Args:
         steps: gradient steps.
         step_size: length of one step in the unit of eps; null is a quarter of eps.
         start_std: standard deviation of the normal noise at the start, in pixels of [0, 1].
+        keep: "last" point, as published, "best" (highest divergence of all points), or "fooled" (the first
+            misclassified point, otherwise the best).
 
     Reference: Zhang et al., Theoretically principled trade-off between robustness and accuracy, ICML 2019.
     """
-    return Pgd(steps=steps, step_size=step_size, start="gaussian", start_std=start_std, loss="kl")
+    return Pgd(steps=steps, step_size=step_size, start="gaussian", start_std=start_std, loss="kl", keep=keep)
