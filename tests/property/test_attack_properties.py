@@ -1,6 +1,7 @@
 """Searching more never finds less, and what is found for one image depends on that image alone."""
 
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any, Literal
 
 import pytest
@@ -11,13 +12,20 @@ from judging import standing
 from small_networks import conv_net, images, labels
 from torch import Tensor, nn
 
+from robustcli.attacks import Attack
+from robustcli.attacks.carlini_wagner import CarliniWagner
 from robustcli.attacks.crafting import crafting
+from robustcli.attacks.deepfool import DeepFool
 from robustcli.attacks.fgsm import Fgsm
+from robustcli.attacks.hop_skip_jump import HopSkipJump
 from robustcli.attacks.losses import LOSSES
+from robustcli.attacks.mim import Mim
 from robustcli.attacks.pgd import Pgd
+from robustcli.attacks.spsa import Spsa
 from robustcli.evaluators.attacked import Attacked
 from robustcli.evaluators.clean import Clean
 from robustcli.fields import Norm
+from robustcli.guards import NORMS
 from robustcli.noise import IndexedNoise, Noise, StreamNoise
 from robustcli.threat import ThreatModel
 
@@ -264,3 +272,65 @@ def test_batch_statistics_are_used_without_being_kept() -> None:
         by_batch = model(x)
     assert torch.equal(found, by_batch)
     assert not torch.allclose(found, running)
+
+
+# Cheap settings of attacks that search in another way than PGD.
+OTHERS: dict[str, Attack] = {
+    "mim, best": Mim(steps=3, keep="best", start="random"),
+    "mim, fooled": Mim(steps=4, keep="fooled"),
+    "deepfool": DeepFool(steps=4),
+    "carlini_wagner": CarliniWagner(steps=20, searches=3, c=1, lr=0.03),
+    "carlini_wagner, nearest": CarliniWagner(steps=20, searches=3, c=1, lr=0.03, keep="nearest"),
+    "spsa": Spsa(steps=3, samples=9),
+    "hop_skip_jump": HopSkipJump(queries=150, samples=8),
+    "hop_skip_jump, nearest": HopSkipJump(queries=150, samples=8, keep="nearest"),
+}
+MINIMUM_NORM = [name for name in OTHERS if name.split(",")[0] in ("deepfool", "carlini_wagner", "hop_skip_jump")]
+
+
+def norm_for(name: str, norm: Norm) -> Norm:
+    """The norm asked for, or one that the attack knows."""
+    known = NORMS.get(name.split(",")[0], (norm,))
+    return norm if norm in known else known[0]
+
+
+@given(norms, st.sampled_from(sorted(OTHERS)), seeds, st.sampled_from([0, 0.1, 1, 30]), st.integers(1, COUNT))
+@settings(max_examples=60, deadline=None)
+def test_other_attacks_stay_inside_and_see_each_image_alone(
+    norm: Norm, name: str, seed: int, stretch: float, size: int
+) -> None:
+    model, x, y = setting(seed)
+    norm = norm_for(name, norm)
+    ball = ThreatModel(norm, min(RADII[norm] * Fraction(stretch), Fraction(1 if norm == "linf" else 1000)))
+    together = OTHERS[name](model, x, y, ball, source("indexed", seed))
+    assert ball.contains(together, x).all()
+    order = torch.randperm(COUNT, generator=torch.Generator().manual_seed(seed))
+    for part in order.split(size):
+        alone = OTHERS[name](model, x[part], y[part], ball, IndexedNoise(seed, part))
+        assert torch.allclose(alone, together[part], rtol=0, atol=1e-8)
+
+
+@given(norms, st.sampled_from(MINIMUM_NORM), st.sampled_from(["indexed", "stream"]), seeds)
+@settings(max_examples=40, deadline=None)
+def test_minimum_norm_attacks_return_misclassified_points_or_the_image(
+    norm: Norm, name: str, kind: str, seed: int
+) -> None:
+    """What is wrong already is its own nearest point."""
+    model, x, y = setting(seed)
+    ball = threat(norm_for(name, norm))
+    found = OTHERS[name](model, x, y, ball, source(kind, seed))
+    is_same = (found == x).flatten(1).all(1)
+    assert (is_same | is_fooled(model, found, y)).all()
+    assert is_same[is_fooled(model, x, y)].all()
+
+
+@given(norms, seeds, st.sampled_from(["ce", "margin", "dlr"]), st.floats(0, 2))
+@settings(max_examples=30, deadline=None)
+def test_more_steps_of_momentum_never_lower_the_best_loss(norm: Norm, seed: int, loss: Any, momentum: float) -> None:
+    model, x, y = setting(seed)
+    found = []
+    for steps in (0, 1, 4, 9):
+        attack = Mim(steps=steps, momentum=momentum, loss=loss, keep="best")
+        found.append(losses(loss, model, x, y, attack(model, x, y, threat(norm), source("indexed", seed))))
+    for fewer, more in pairwise(found):
+        assert (more >= fewer - 1e-12).all()
