@@ -38,7 +38,8 @@ class CarliniWagner:
             has 10,000.
         searches: values of c that are tried.
         c: the first of them.
-        lr: learning rate of Adam, in units of w.
+        lr: learning rate of Adam, in units of w: a step moves a grey pixel by about lr / 2, and distances that
+            are not many times longer than such a step ask for a smaller one.
         confidence: by how much a wrong logit must be ahead for a point to count, kappa in the paper.
         keep: "fooled": an image is searched until a misclassified point inside the threat set is found.
             "nearest": to the end, for the nearest one.

@@ -2,6 +2,7 @@
 
 import math
 from fractions import Fraction
+from typing import Any
 
 import pytest
 import torch
@@ -122,6 +123,70 @@ def test_where_all_directions_agree_they_are_followed_or_fled(norm: Norm) -> Non
     assert (wrong[x == 1] <= 0).all()
 
 
+class Slab(nn.Module):
+    """Class 1 where the first pixel lies between two values."""
+
+    def __init__(self, low: float, high: float) -> None:
+        super().__init__()
+        self.low, self.high = low, high
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixel = x[:, 0, 0, 0]
+        return nn.functional.one_hot(((pixel > self.low) & (pixel < self.high)).long(), 2).to(x.dtype)
+
+
+def test_a_jump_is_halved_until_it_ends_on_the_wrong_side() -> None:
+    x, direction = torch.full((4, 1, 2, 2), 0.5), torch.zeros(4, 1, 2, 2)
+    direction[:, 0, 0, 0] = torch.tensor([1.0, 1.0, -1.0, 1.0])
+    oracle = _Oracle(Slab(0.49999, 0.6), torch.zeros(4, dtype=torch.int64), 4)
+    ends, asked = oracle.jumped(x, torch.arange(4), direction, torch.tensor([0.05, 0.4, 0.4, 0.8]))
+    # The third leaves the slab at once, and however much it is halved.
+    assert ends[:, 0, 0, 0].tolist() == pytest.approx([0.55, 0.55, 0.5, 0.55])
+    assert asked.tolist() == [1, 4, 16, 5]
+    assert torch.equal(ends[:, 0, 1], x[:, 0, 1])
+
+
+class Ball(nn.Module):
+    """Class 1 in a ball around the grey image, class 0 outside."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.one_hot(((x - 0.5).flatten(1).norm(dim=1) < 2.6).long(), 2).to(x.dtype)
+
+
+@in_its_norms
+def test_decisions_are_asked_for_nearer_as_the_search_comes_nearer(norm: Norm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 0.1 first; then at the distance before the last bisection, over the number of coordinates."""
+    model, x, y, _ = linear()
+    threat, besides, distances = ThreatModel(norm, WIDE[norm]), [], []
+    normal = _Oracle.normal
+
+    def seen(oracle: _Oracle, points: Tensor, rows: Tensor, beside: Tensor, *others: Any) -> Tensor:
+        besides.append(beside)
+        distances.append(threat.size(points - x[rows]))
+        return normal(oracle, points, rows, beside, *others)
+
+    monkeypatch.setattr(_Oracle, "normal", seen)
+    HopSkipJump(queries=1500, keep="nearest")(model, x, y, threat, noise(20))
+    assert len(besides) >= 4
+    assert (besides[0] == 0.1).all()
+    for step in range(1, len(besides)):
+        # A jump is as long as the distance over sqrt(step), and what it ends at is drawn back to the boundary.
+        assert (64 * besides[step] >= distances[step] * (1 - 1e-9)).all()
+        assert (64 * besides[step] <= distances[step - 1] * (1 + 1 / math.sqrt(step)) + 1e-9).all()
+
+
+@in_its_norms
+def test_distance_to_a_curved_boundary_is_nearly_exact(norm: Norm) -> None:
+    """From a dark image of 64 pixels, 3.2 away from the grey one: the way to the ball is along the diagonal."""
+    x, y = torch.full((8, 1, 8, 8), 0.1, dtype=torch.float64), torch.zeros(8, dtype=torch.int64)
+    threat, exact = ThreatModel(norm, WIDE[norm]), {"l2": 0.6, "linf": 0.075}[norm]
+    x_adv = HopSkipJump(queries=5000, keep="nearest")(Ball(), x, y, threat, noise(8))
+    assert (predictions(Ball(), x_adv) == 1).all()
+    sizes = threat.size(x_adv - x)
+    assert (sizes >= exact * (1 - 1e-9)).all()
+    assert (sizes <= exact * {"l2": 1.03, "linf": 1.01}[norm]).all()
+
+
 @in_its_norms
 def test_no_image_asks_for_more_than_its_budget(norm: Norm) -> None:
     model, x = conv_net(3).eval(), images(6, 3)
@@ -138,6 +203,10 @@ def test_no_image_asks_for_more_than_its_budget(norm: Norm) -> None:
         attack(model, x, y, threat, noise(6))
     assert passes.forwards == together
     assert together > 6 * 200
+    # Many short steps: what each of them asks for must be counted.
+    with passes_counted(model) as passes:
+        HopSkipJump(queries=1000, samples=1, keep="nearest")(model, x[:1], y[:1], threat, noise(1))
+    assert 900 < passes.forwards <= 1000
     for queries in (1, 2, 10, 30):
         with passes_counted(model) as passes:
             HopSkipJump(queries=queries)(model, x, y, threat, noise(6))

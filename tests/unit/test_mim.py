@@ -98,17 +98,22 @@ def test_it_costs_a_gradient_per_step_and_a_forward_where_points_are_kept() -> N
         assert (passes.forwards, passes.gradients) == (16 * forwards, 16 * 4)
 
 
-def test_an_image_leaves_with_its_own_velocity() -> None:
-    """Images that leave must take nothing from those that stay."""
+def test_an_image_leaves_with_the_first_misclassified_point_of_its_walk() -> None:
+    """Those that stay walk on with the past that they have, whoever leaves."""
     model, x, y = setting()
-    threat = ThreatModel("linf", EPS["linf"])
-    attack = Mim(steps=8, keep="fooled")
-    together = attack(model, x, y, threat, noise(16))
+    threat, steps = ThreatModel("linf", EPS["linf"]), 8
+    found = Mim(steps=steps, keep="fooled", momentum=2)(model, x, y, threat, noise(16))
+    walks = torch.stack([Mim(steps=count, momentum=2)(model, x, y, threat, noise(16)) for count in range(steps + 1)])
     with torch.no_grad():
-        is_fooled = model(together).argmax(1) != y
-    assert 3 < int(is_fooled.sum()) < 16
-    alone = torch.cat([attack(model, x[i : i + 1], y[i : i + 1], threat, noise(1)) for i in range(16)])
-    assert torch.allclose(alone, together, rtol=0, atol=1e-12)
+        is_fooled = torch.stack([model(points).argmax(1) != y for points in walks])
+    firsts = [int(is_fooled[:, i].int().argmax()) for i in range(16) if is_fooled[:, i].any()]
+    assert max(firsts) > 1, "momentum has had no past to work with"
+    for i in range(16):
+        if is_fooled[:, i].any():
+            first = int(is_fooled[:, i].int().argmax())
+            assert torch.allclose(found[i], walks[first, i], rtol=0, atol=1e-12)
+    late = Mim(steps=steps, keep="fooled", momentum=0)(model, x, y, threat, noise(16))
+    assert not torch.equal(late, found)
 
 
 @in_every_norm
