@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from robustcli.errors import EvaluationError
 from robustcli.evaluators import Evaluator, looks_of
-from robustcli.evidence import Evidence, Journal, StageRecord, gather
+from robustcli.evidence import Evidence, StageRecord, gather
 from robustcli.fields import exact_text
 from robustcli.isolation import full_precision, model_restored
 from robustcli.noise import IndexedNoise
 from robustcli.postflight import postflight
 from robustcli.preflight import preflight
 from robustcli.statistics import clopper_pearson
+from robustcli.strikes import Journal
 from robustcli.threat import ThreatModel
 
 __all__ = ["Result", "evaluate", "preflight"]

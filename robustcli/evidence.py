@@ -6,90 +6,25 @@ of its own before it counts.
 
 import time
 import warnings
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from robustcli.attacks.crafting import crafting
 from robustcli.errors import EvaluationError
-from robustcli.evaluators import Case, Evaluator, Stage, chunks, looks_of
+from robustcli.evaluators import Case, Evaluator, Hasty, Stage, chunks, looks_of
 from robustcli.isolation import generators_restored, passes_counted
 from robustcli.judgement import judged, require_inside
 from robustcli.noise import IndexedNoise, derive
+from robustcli.proposal import propose
+from robustcli.statistics import unseen_at_most
+from robustcli.strikes import Forgetful, Journal, Strike
 from robustcli.threat import ThreatModel
 
 # In `broken_by`, beside the numbers of stages.
 SURVIVES, WRONG_WHEN_CLEAN = -1, -2
-
-
-@dataclass(frozen=True)
-class Strike:
-    """What one call of an attack came to.
-
-    Args:
-        stage: name of the stage.
-        numbers: (m,) of the images attacked, in the data set.
-        is_broken: (m,) bool.
-        predictions: (m,) class of the point that the attack returned.
-        margins: (m,) largest wrong logit minus the true one there; positive when broken.
-        sizes: (m,) distance from the clean image, in the norm of the threat.
-        points: (b, c, h, w) adversarial images of those that are broken, in the same order.
-        forwards, gradients: examples passed forward, and examples that a gradient came back for.
-        seconds: wall-clock time.
-        warnings: what the attack warned of.
-    """
-
-    stage: str
-    numbers: Tensor
-    is_broken: Tensor
-    predictions: Tensor
-    margins: Tensor
-    sizes: Tensor
-    points: Tensor
-    forwards: int
-    gradients: int
-    seconds: float
-    warnings: tuple[str, ...] = ()
-
-    def among(self, rows: Collection[int]) -> "Strike":
-        """What is known of some images; the counts stay those of the whole call."""
-        is_in = torch.tensor([number in rows for number in self.numbers.tolist()], dtype=torch.bool)
-        if bool(is_in.all()):
-            return self
-        return replace(
-            self,
-            numbers=self.numbers[is_in],
-            is_broken=self.is_broken[is_in],
-            predictions=self.predictions[is_in],
-            margins=self.margins[is_in],
-            sizes=self.sizes[is_in],
-            points=self.points[is_in[self.is_broken]],
-        )
-
-
-class Journal(Protocol):
-    """Keeps strikes, so that a later process need not repeat them."""
-
-    def strikes(self, stage: str) -> Iterable[Strike]:
-        """Those kept so far."""
-        ...
-
-    def keep(self, strike: Strike) -> None:
-        """Keep one more; when this returns, it is kept for good."""
-        ...
-
-
-class Forgetful:
-    """Keeps nothing."""
-
-    def strikes(self, stage: str) -> Iterable[Strike]:
-        return ()
-
-    def keep(self, strike: Strike) -> None:
-        pass
 
 
 @dataclass
@@ -99,6 +34,7 @@ class StageRecord:
     Args:
         name: of the stage.
         is_black_box: whether it used no gradients.
+        sampled: how many of those that entered were attacked, where none of them broke; None is all.
     """
 
     name: str
@@ -108,6 +44,7 @@ class StageRecord:
     forwards: int = 0
     gradients: int = 0
     seconds: float = 0.0
+    sampled: int | None = None
 
 
 @dataclass
@@ -145,6 +82,16 @@ class Evidence:
     def survives(self) -> Tensor:
         """Who is right when clean and broken by nobody: bool (n,)."""
         return self.broken_by == SURVIVES
+
+    def screened(self, sampled: int) -> None:
+        """The last stage broke nobody among so many, and leaves it at that."""
+        stage = self.stages[-1]
+        stage.sampled = sampled
+        missed = unseen_at_most(sampled, stage.entered)
+        self.warnings += (
+            f"{stage.name} attacked {sampled} of {stage.entered} survivors and broke none; with 95 % confidence it "
+            f"would break at most {missed} of all, {100 * missed / len(self.labels):.2f} points",
+        )
 
     def take(self, strike: Strike, rows: Mapping[int, int]) -> None:
         """Add a strike of the last stage; `rows` tells where image numbers are."""
@@ -200,21 +147,35 @@ def gather(
         evidence.warnings += tuple(str(warning.message) for warning in caught)
         if len({stage.name for stage in stages}) < len(stages):
             raise EvaluationError(f"two stages have one name: {', '.join(stage.name for stage in stages)}")
+        # Evaluators that have no use for a copy let their attacks search with the network itself.
+        search = evaluator.searcher(model) if isinstance(evaluator, Hasty) else model
         rows = {number: row for row, number in enumerate(evidence.numbers.tolist())}
         for stage in stages:
             evidence.stages.append(StageRecord(stage.name, stage.is_black_box, int(evidence.survives.sum())))
-            is_waiting = evidence.survives
+            is_waiting, sample = evidence.survives, _sample(evidence.survives, stage.sample, rng)
             for strike in journal.strikes(stage.name):
                 strike = strike.among(rows)
                 evidence.take(strike, rows)
                 is_waiting[[rows[number] for number in strike.numbers.tolist()]] = False
-            waiting = is_waiting.nonzero().flatten()
-            for part in chunks(len(waiting), stage.batch_size or max(len(waiting), 1)):
-                row = waiting[part].to(x.device)
-                strike = _strike(stage, model, x[row], y[row], threat, rng.rows(row), looks)
-                journal.keep(strike)
-                evidence.take(strike, rows)
+            for waiting in (is_waiting & sample, is_waiting & ~sample):
+                for part in chunks(int(waiting.sum()), stage.batch_size or len(waiting)):
+                    row = waiting.nonzero().flatten()[part].to(x.device)
+                    strike = _strike(stage, model, search, x[row], y[row], threat, rng.rows(row), looks)
+                    journal.keep(strike)
+                    evidence.take(strike, rows)
+                if evidence.stages[-1].broken == 0 and not bool(sample.all()):
+                    evidence.screened(int(sample.sum()))
+                    break
     return evidence
+
+
+def _sample(survives: Tensor, size: int | None, rng: IndexedNoise) -> Tensor:
+    """Who is attacked first: bool (n,). A random choice that depends on who survives alone; everybody if few do."""
+    if size is None or int(survives.sum()) <= size:
+        return torch.ones_like(survives)
+    luck = rng.split("sample").uniform(torch.empty((len(survives), 1), device=rng.index.device))[:, 0].cpu()
+    chosen = torch.where(survives, luck, torch.inf).argsort()[:size]
+    return torch.zeros_like(survives).index_fill(0, chosen, True)
 
 
 def _clean(
@@ -244,19 +205,25 @@ def _clean(
 
 
 def _strike(
-    stage: Stage, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise, looks: int
+    stage: Stage,
+    model: nn.Module,
+    search: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    rng: IndexedNoise,
+    looks: int,
 ) -> Strike:
     """One call of an attack, judged."""
     begun = time.perf_counter()
     numbers = rng.index.cpu()
     # A model that draws noise of its own draws the same for the same images.
     torch.manual_seed(derive(rng.seed, stage.name, int(numbers[0])))
-    with warnings.catch_warnings(record=True) as caught, passes_counted(model) as passes:
+    with warnings.catch_warnings(record=True) as caught, passes_counted(model, search) as passes:
         # Deprecations stay with the filters of the process: they are about code, not about the number.
         for category in (UserWarning, RuntimeWarning):
             warnings.simplefilter("always", category)
-        # A copy: an attack that writes into its input must not move what it is compared with.
-        points = stage.attack(model, x.clone(), y, threat, rng.split(stage.noise)).detach()
+        points = propose(stage, model, search, x, y, threat, rng)
         require_inside(stage.name, points, x, threat)
         judgement = judged(model, points, y, looks)
     is_broken = judgement.predictions != y

@@ -20,8 +20,8 @@ class Passes:
 
 
 @contextmanager
-def passes_counted(model: nn.Module) -> Iterator[Passes]:
-    """Count the examples that go forward through the model, and those that a gradient comes back for."""
+def passes_counted(*models: nn.Module) -> Iterator[Passes]:
+    """Count the examples that go forward through the models, and those that a gradient comes back for."""
     passes = Passes()
 
     def count(_module: nn.Module, _inputs: Any, logits: Tensor) -> None:
@@ -34,11 +34,13 @@ def passes_counted(model: nn.Module) -> Iterator[Passes]:
         if logits.requires_grad:
             logits.register_hook(came_back)  # type: ignore[no-untyped-call]
 
-    hook = model.register_forward_hook(count)
+    # A model may be named twice, and is counted once.
+    hooks = [model.register_forward_hook(count) for model in dict.fromkeys(models)]
     try:
         yield passes
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
 
 
 @contextmanager

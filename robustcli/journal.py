@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from robustcli.errors import RobustCliError
-from robustcli.evidence import Strike
 from robustcli.runs import read_json, write_json
+from robustcli.strikes import Strike
 
 
 @dataclass(frozen=True)

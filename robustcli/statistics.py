@@ -93,3 +93,24 @@ def smallest_excess(differing: int, level: float = 0.05) -> int | None:
         lost = k
         term = term * (differing - k) // (k + 1)
     return None if lost is None else differing - 2 * lost
+
+
+def unseen_at_most(sampled: int, total: int, confidence: float = 0.95) -> int:
+    """How many of `total` may have a property that none of `sampled` has, drawn without replacement: an upper bound.
+
+    The largest number that would stay unseen in the sample with a probability of more than 1 - confidence; of many
+    it is about 3 / sampled of the total.
+
+    Args:
+        sampled: drawn, 1..total.
+        total: there are.
+        confidence: probability with which the bound holds, in (0, 1).
+    """
+    unseen, number = 1.0, 0
+    while number < total - sampled:
+        # Of `number` with the property none is drawn: the next one is not drawn either.
+        unseen *= (total - sampled - number) / (total - number)
+        if unseen <= 1 - confidence:
+            break
+        number += 1
+    return number

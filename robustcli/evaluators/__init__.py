@@ -6,7 +6,9 @@ keeps the record, and evaluation.py turns the record into a result.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
+
+from torch import nn
 
 from robustcli.attacks import Attack
 from robustcli.registry import Registry
@@ -40,6 +42,8 @@ class Stage:
         noise: key of its noise; stages with equal keys draw equal numbers for an image.
         batch_size: images per call; None hands over all of them, for an attack that makes batches itself.
         is_black_box: whether it uses no gradients, so that masked ones do not stop it.
+        sample: of more survivors than this, so many are attacked first, and the others only if one of those breaks;
+            None attacks all.
     """
 
     name: str
@@ -47,6 +51,7 @@ class Stage:
     noise: str
     batch_size: int | None = 250
     is_black_box: bool = False
+    sample: int | None = None
 
     def renamed(self, prefix: str) -> "Stage":
         """The same stage, as a part of a larger evaluation."""
@@ -59,7 +64,7 @@ class Evaluator(Protocol):
     What a reader of the number must know (a departure from the published protocol) is raised as a Python warning
     by `stages` or by the attacks. An evaluator made for models whose logits vary from call to call has an attribute
     `looks` above 1: so many forwards then judge an image, and most of them decide. Without it such a model is an
-    error.
+    error. One whose attacks search with a copy of the network is Hasty.
     """
 
     @property
@@ -69,6 +74,15 @@ class Evaluator(Protocol):
 
     def stages(self, case: Case) -> list[Stage]:
         """The attacks in their order: each sees the images that survived those before it."""
+        ...
+
+
+@runtime_checkable
+class Hasty(Protocol):
+    """An evaluator whose attacks search with a copy of the network that is made for speed."""
+
+    def searcher(self, model: nn.Module) -> nn.Module:
+        """What the attacks are given instead of the model."""
         ...
 
 

@@ -4,6 +4,8 @@ import warnings
 from dataclasses import dataclass
 from typing import Literal
 
+from torch import nn
+
 from robustcli.attacks import Attack
 from robustcli.attacks.apgd import Apgd
 from robustcli.attacks.fab import Fab, fab_t
@@ -12,6 +14,7 @@ from robustcli.errors import RobustCliError
 from robustcli.evaluators import EVALUATORS, Case, Stage
 from robustcli.evaluators.autoattack_package import Package
 from robustcli.fields import Count
+from robustcli.search import SearchNetwork
 
 Part = Literal["apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square"]
 _PUBLISHED: dict[str, tuple[Part, ...]] = {
@@ -23,6 +26,8 @@ _PUBLISHED: dict[str, tuple[Part, ...]] = {
 _WITH_2_CLASSES: dict[Part, Part | None] = {"apgd-dlr": None, "apgd-t": None, "fab-t": "fab"}
 _WITH_3_CLASSES: dict[Part, Part | None] = {"apgd-t": "apgd-dlr"}
 _TARGETS = 9
+# Those that seldom break what the others left.
+_CONFIRMING = ("fab", "fab-t", "square")
 # Of "rand": gradients behind one step, and forwards that judge an image.
 _GRADIENTS, _LOOKS = 20, 10
 
@@ -44,6 +49,11 @@ class AutoAttack:
         attacks: others than the version's, in their order and with its budgets: apgd-ce, apgd-dlr, apgd-t, fab,
             fab-t, square. What "custom" is in the package.
         engine: who attacks.
+        precision: of the search by the native engine. "fast" makes its passes in bf16; what it finds is confirmed in
+            single precision, attacked again there if that fails, and survivors get a few last steps there.
+        screen: of more survivors than this, fab, fab-t and square attack so many first, drawn at random, and the
+            others only if one of those breaks; the result says what that can miss with 95 % confidence. Null attacks
+            all.
         batch_size: images attacked at once.
 
     Reference: Croce and Hein, ICML 2020; l1: Croce and Hein, ICML 2021; code: pyautoattack.
@@ -52,11 +62,16 @@ class AutoAttack:
     version: Literal["standard", "plus", "rand"] = "standard"
     attacks: tuple[Literal["apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square"], ...] | None = None
     engine: Literal["native", "reference"] = "native"
+    precision: Literal["fp32", "fast"] = "fp32"
+    screen: Count | None = None
     batch_size: Count = 250
 
     def __post_init__(self) -> None:
         if self.attacks == ():
             raise RobustCliError("evaluator autoattack: attacks is empty; leave it out for those of the version")
+        hasty = {"precision": self.precision != "fp32", "screen": self.screen is not None}
+        for name in (name for name, is_asked in hasty.items() if is_asked and self.engine == "reference"):
+            raise RobustCliError(f"evaluator autoattack: {name} is of the native engine; leave it or engine out")
         if self.attacks is not None and len(set(self.attacks)) < len(self.attacks):
             raise RobustCliError("evaluator autoattack: attacks names one of them twice")
 
@@ -64,6 +79,12 @@ class AutoAttack:
     def looks(self) -> int:
         """How many forwards judge an image: several where the model's logits may vary from call to call."""
         return _LOOKS if self.version == "rand" else 1
+
+    def searcher(self, model: nn.Module) -> nn.Module:
+        """The copy that the native engine searches with."""
+        if self.engine == "reference":
+            return model
+        return SearchNetwork(model, precision=self.precision)
 
     def stages(self, case: Case) -> list[Stage]:
         if self.version == "plus" and case.threat.norm == "l1":
@@ -87,6 +108,7 @@ class AutoAttack:
                 noise=part,
                 batch_size=self.batch_size,
                 is_black_box=part == "square",
+                sample=self.screen if part in _CONFIRMING else None,
             )
             for part in parts
         ]
