@@ -1,8 +1,9 @@
 """The commands below `robust bench`: parse, call, print. torch is imported inside commands."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -10,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from robustcli.catalog import catalog
+from robustcli.errors import RobustCliError
+from robustcli.fields import Norm
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -22,11 +25,6 @@ class Precision(StrEnum):
 
     fp32 = "fp32"
     bf16 = "bf16"
-
-
-@app.callback()
-def _group() -> None:
-    """Keeps the command's name in front of its options even while it is the only one."""
 
 
 @app.command()
@@ -78,6 +76,121 @@ def train(
         console.print(_passes(result), highlight=False, markup=False)
     for line in _conditions(results):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+class NormName(StrEnum):
+    """Norms by name."""
+
+    linf = "linf"
+    l2 = "l2"
+    l1 = "l1"
+
+
+Checkpoints = Annotated[list[str], typer.Argument(help="Checkpoints, then overrides such as data.root=PATH.")]
+EpsOption = Annotated[str | None, typer.Option(help="Radius, such as 8/255; the spec's if left out.")]
+NormOption = Annotated[NormName | None, typer.Option(help="Norm; the spec's if left out.")]
+DataOption = Annotated[str | None, typer.Option(help="A data set's name, an .npz file or a folder of images.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i.")]
+OutOption = Annotated[Path | None, typer.Option(help="Also write the JSON to this file.")]
+
+
+@app.command()
+def autoattack(
+    checkpoints: Checkpoints,
+    examples: Annotated[int, typer.Option(min=1, help="The first so many test images.")] = 200,
+    rounds: Annotated[int, typer.Option(min=1, help="In each of which everything runs once.")] = 3,
+    screen: Annotated[int | None, typer.Option(min=1, help="Also with so many survivors sampled.")] = None,
+    eps: EpsOption = None,
+    norm: NormOption = None,
+    data: DataOption = None,
+    device: DeviceOption = "auto",
+    out: OutOption = None,
+    into: Annotated[Path | None, typer.Option(help="Replace the block <!-- speed --> of this file.")] = None,
+) -> None:
+    """Speed of AutoAttack: the native engine beside the package of its authors, in turn in one process.
+
+    The package runs as its users call it. Speeds are multiples of its, taken round by round; on a CPU they are those
+    of the processor time of this process.
+    """
+    from robustcli.bench.autoattack import bench_autoattack
+    from robustcli.bench.tables import speed_rows
+
+    results = [
+        bench_autoattack(subject, rounds, screen)
+        for subject in _subjects(checkpoints, norm, eps, examples, data, device)
+    ]
+    _show(results, speed_rows(results), out, into, "speed")
+
+
+@app.command()
+def conformance(
+    checkpoints: Checkpoints,
+    examples: Annotated[int, typer.Option(min=1, help="The first so many test images.")] = 500,
+    precision: Annotated[str, typer.Option(help="Of the native search: fp32 or fast.")] = "fp32",
+    eps: EpsOption = None,
+    norm: NormOption = None,
+    data: DataOption = None,
+    device: DeviceOption = "auto",
+    out: OutOption = None,
+    into: Annotated[Path | None, typer.Option(help="Replace the block <!-- conformance --> of this file.")] = None,
+) -> None:
+    """Equal verdicts: what the native engine of AutoAttack breaks beside what the package of its authors breaks.
+
+    Every attack alone on all images that are right when clean, and all together.
+    """
+    from robustcli.bench.conformance import bench_conformance
+    from robustcli.bench.tables import conformance_rows, conformance_words
+
+    if precision not in ("fp32", "fast"):
+        raise RobustCliError(f"--precision: '{precision}' is not one of fp32, fast")
+    results = [
+        bench_conformance(subject, "fast" if precision == "fast" else "fp32")
+        for subject in _subjects(checkpoints, norm, eps, examples, data, device)
+    ]
+    _show(results, conformance_rows(results), out, into, "conformance")
+    typer.echo(conformance_words(results))
+
+
+def _subjects(
+    words: list[str], norm: NormName | None, eps: str | None, examples: int, data: str | None, device: str
+) -> Iterator[Any]:
+    """Every checkpoint in turn, under the same overrides."""
+    from robustcli.bench.subjects import open_subject
+
+    overrides = [word for word in words if "=" in word]
+    checkpoints = [word for word in words if "=" not in word]
+    if not checkpoints:
+        raise RobustCliError("name a checkpoint, such as runs/NAME/.../checkpoints/best.pt")
+    for checkpoint in checkpoints:
+        typer.echo(f"measuring {checkpoint} ...", err=True)
+        name: Norm | None = norm.value if norm else None
+        yield open_subject(checkpoint, overrides, norm=name, eps=eps, examples=examples, data=data, device=device)
+
+
+def _show(
+    results: list[dict[str, Any]], rows: list[tuple[str, ...]], out: Path | None, into: Path | None, block: str
+) -> None:
+    """Print a table, and write it where it is asked for."""
+    from robustcli.bench.tables import markdown, terminal
+    from robustcli.report import replace_block
+    from robustcli.runs import write_json
+
+    if out is not None:
+        write_json(out, results)
+    if into is not None:
+        text = into.read_text(encoding="utf-8") if into.is_file() else ""
+        if f"<!-- {block} -->" not in text or f"<!-- /{block} -->" not in text:
+            raise RobustCliError(f"{into}: has no block between <!-- {block} --> and <!-- /{block} -->")
+        into.write_text(replace_block(text, block, markdown(rows)), encoding="utf-8")
+    console = Console()
+    console = console if console.is_terminal else Console(width=200)
+    console.print(terminal(rows))
+    facts = results[0]["machine"]
+    console.print(
+        f"{facts['processor']}, {facts['cores']} cores, {facts['threads']} threads, load {facts['load']}; torch "
+        f"{facts['torch']}",
+        highlight=False,
+    )
 
 
 def _table(name: str, result: Mapping[str, Any], settings: Mapping[str, Any]) -> Table:

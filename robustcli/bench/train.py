@@ -1,14 +1,11 @@
 """The story of `robust bench train`: a defense's step beside its passes alone, and beside torchattacks."""
 
-import os
-import platform
 from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
 
-import torch
-
 from robustcli.bench.elsewhere import Elsewhere
+from robustcli.bench.machine import machine
 from robustcli.bench.passes import least_passes
 from robustcli.bench.peers import MISSING, find_torchattacks
 from robustcli.bench.rounds import Sample, Spread, Stopwatch, Timed, measure, speed, verdict
@@ -37,7 +34,7 @@ def bench_train(request: Request) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "provenance": provenance(describe_device(device)),
-        "machine": _machine(),
+        "machine": machine(),
         "settings": {
             "architecture": architecture.parameters | {"name": architecture.name},
             "weights": request.weights,
@@ -94,23 +91,3 @@ def _rows(seconds: dict[str, list[float]], batch_size: int) -> list[dict[str, An
             }
         )
     return rows
-
-
-def _machine() -> dict[str, Any]:
-    return {
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "load": round(os.getloadavg()[0], 2),
-        "torch": torch.__version__,
-    }
-
-
-def _processor() -> str:
-    """The processor in words, as far as the system tells."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,102 @@
+"""The story of `robust bench conformance`: does the native engine break what the package breaks, attack by attack?"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from robustcli.bench.machine import machine
+from robustcli.bench.subjects import BenchSubject
+from robustcli.build import describe_device
+from robustcli.evaluation import settled
+from robustcli.evaluators.autoattack import AutoAttack, Part
+from robustcli.evidence import gather
+from robustcli.runs import SCHEMA, provenance
+from robustcli.statistics import paired_difference
+
+PARTS: tuple[Part, ...] = ("apgd-ce", "apgd-t", "fab-t", "square")
+# Points by which the native robust accuracy may exceed the package's on average.
+TOLERANCE = 0.2
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One attack, or all of them, by both engines on the same images.
+
+    Args:
+        part: of AutoAttack, or "standard".
+        native, package: (n,) who survives.
+    """
+
+    part: str
+    native: Tensor
+    package: Tensor
+
+    @property
+    def points(self) -> float:
+        """Native minus package robust accuracy, in percentage points; above 0 the native attack is the weaker one."""
+        return 100 * float(self.native.double().mean() - self.package.double().mean())
+
+    def to_json(self) -> dict[str, Any]:
+        """Counts, the difference with its paired 95 % interval, and the images that one engine alone breaks."""
+        only_native = (~self.native & self.package).nonzero().flatten().tolist()
+        only_package = (self.native & ~self.package).nonzero().flatten().tolist()
+        low, high = paired_difference(len(only_package), len(only_native), len(self.native))
+        return {
+            "part": self.part,
+            "native": int(self.native.sum()),
+            "package": int(self.package.sum()),
+            "points": self.points,
+            "interval": [100 * low, 100 * high],
+            "is_within": low <= 0,
+            "broken_by_native_alone": only_native,
+            "broken_by_package_alone": only_package,
+        }
+
+
+def bench_conformance(subject: BenchSubject, precision: Literal["fp32", "fast"]) -> dict[str, Any]:
+    """Every part of standard AutoAttack on all images that are right when clean, and then all parts together.
+
+    Args:
+        precision: of the native search.
+    """
+    comparisons = []
+    with settled(subject.network, subject.x.device.type):
+        for attacks in (*((part,) for part in PARTS), None):
+            native = AutoAttack(attacks=attacks, precision=precision)
+            package = AutoAttack(attacks=attacks, engine="reference")
+            comparisons.append(
+                Comparison(
+                    attacks[0] if attacks else "standard", _survivors(subject, native), _survivors(subject, package)
+                )
+            )
+    return {
+        "schema": SCHEMA,
+        "provenance": provenance(describe_device(subject.x.device)),
+        "machine": machine(),
+        "subject": subject.name,
+        "threat": str(subject.threat),
+        "images": len(subject.x),
+        "precision": precision,
+        "rows": [comparison.to_json() for comparison in comparisons],
+    }
+
+
+def average_points(results: list[dict[str, Any]]) -> dict[str, float]:
+    """Mean difference of every part over networks and threats, in points."""
+    parts = dict.fromkeys(row["part"] for result in results for row in result["rows"])
+    means = {}
+    for part in parts:
+        points = [row["points"] for result in results for row in result["rows"] if row["part"] == part]
+        means[part] = sum(points) / len(points)
+    return means
+
+
+def holds(results: list[dict[str, Any]]) -> bool:
+    """Whether no part is weaker than the package's: on average by more than a tolerance, anywhere than chance."""
+    is_within = all(row["is_within"] for result in results for row in result["rows"])
+    return is_within and all(points <= TOLERANCE for points in average_points(results).values())
+
+
+def _survivors(subject: BenchSubject, evaluator: AutoAttack) -> Tensor:
+    return gather(evaluator, subject.network, subject.x, subject.y, subject.threat, subject.noise()).survives
