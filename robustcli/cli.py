@@ -165,6 +165,12 @@ def evaluate_network(
     restarts: Annotated[int | None, typer.Option(help="Independent tries of the attack.")] = None,
     step_size: Annotated[str | None, typer.Option(help="Length of one step, such as 2/255.")] = None,
     loss: Annotated[str | None, typer.Option(help="What the attack maximises.")] = None,
+    version: Annotated[str | None, typer.Option(help="Of autoattack: standard, plus or rand.")] = None,
+    engine: Annotated[str | None, typer.Option(help="Of autoattack: native, or reference (the package).")] = None,
+    precision: Annotated[str | None, typer.Option(help="Of autoattack's search: fp32, or fast (bf16).")] = None,
+    screen: Annotated[
+        int | None, typer.Option(min=1, help="Survivors that autoattack's FAB and Square try first.")
+    ] = None,
     eps: Annotated[
         str | None, typer.Option(help="Radius, such as 8/255; the spec's if left out, needed where there is none.")
     ] = None,
@@ -188,7 +194,16 @@ def evaluate_network(
     from robustcli.report import result_table, warning_lines
     from robustcli.runs import write_json
 
-    options = {"steps": steps, "restarts": restarts, "step_size": step_size, "loss": loss}
+    options = {
+        "steps": steps,
+        "restarts": restarts,
+        "step_size": step_size,
+        "loss": loss,
+        "version": version,
+        "engine": engine,
+        "precision": precision,
+        "screen": screen,
+    }
     words = [word for word in (subject, *(overrides or ())) if word is not None]
     # With --model there is no other subject, and the first word is an override already.
     text = words.pop(0) if words and (model is None or "=" not in words[0]) else None
@@ -216,8 +231,8 @@ def evaluate_network(
         witnesses=witnesses,
         workers=workers,
     )
-    with Screen(is_quiet=quiet) as screen:
-        found = assess.assess(request, screen)
+    with Screen(is_quiet=quiet) as watcher:
+        found = assess.assess(request, watcher)
     if found is None:
         return
     results, folder = found

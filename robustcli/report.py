@@ -59,6 +59,10 @@ def describe(result: Mapping[str, Any]) -> str:
         parts = [str(result["evaluator"]), *filter(None, [parameters.get("version")])]
         if attacks := parameters.get("attacks"):
             parts.append(f"({', '.join(attacks)})")
+        if parameters.get("precision", "fp32") != "fp32":
+            parts.append(str(parameters["precision"]))
+        if parameters.get("screen"):
+            parts.append(f"screen {parameters['screen']}")
         # What older results have no word for was made by the package.
         if "version" in parameters and parameters.get("engine", "reference") == "reference":
             parts.append("(package)")

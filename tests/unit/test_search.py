@@ -1,0 +1,261 @@
+"""Searching in haste: what a faster copy proposes is judged by the network, and samples say what they can miss."""
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import chain
+from typing import Any
+
+import pytest
+import torch
+from small_networks import conv_net, images, linear_net
+from torch import Tensor, nn
+
+from robustcli.attacks.pgd import Pgd
+from robustcli.evaluators import Case, Stage
+from robustcli.evaluators.autoattack import AutoAttack
+from robustcli.evidence import Evidence, gather
+from robustcli.journal import FolderJournal
+from robustcli.noise import IndexedNoise, Noise
+from robustcli.search import SearchNetwork
+from robustcli.statistics import unseen_at_most
+from robustcli.strikes import Strike
+from robustcli.threat import ThreatModel
+
+LINF = ThreatModel("linf", Fraction(1, 40))
+COUNT = 40
+
+
+def case() -> tuple[nn.Module, Tensor, Tensor]:
+    model, x = conv_net(classes=4).eval(), images(COUNT)
+    with torch.no_grad():
+        return model, x, model(x).argmax(1)
+
+
+def gathered(evaluator: Any, journal: Any = None, threat: ThreatModel = LINF) -> Evidence:
+    model, x, y = case()
+    return gather(evaluator, model, x, y, threat, IndexedNoise(0, torch.arange(COUNT)), journal)
+
+
+class TestSearchNetwork:
+    def test_in_single_precision_it_is_the_network(self) -> None:
+        model, x, _ = case()
+        with torch.no_grad():
+            assert torch.allclose(SearchNetwork(model)(x), model(x), atol=1e-6)
+
+    def test_in_bf16_it_is_nearly_the_network_and_says_so_in_float32(self) -> None:
+        model, x, _ = case()
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        search = SearchNetwork(model, precision="fast")
+        with torch.no_grad():
+            logits, exact = search(x), model(x)
+        assert logits.dtype == torch.float32
+        assert 0 < float((logits - exact).abs().max()) < 0.05 * float(exact.abs().max())
+        for name, value in model.state_dict().items():
+            assert torch.equal(value, before[name]), "the network itself was changed"
+
+    @pytest.mark.parametrize("precision", ["fp32", "fast"])
+    def test_gradients_reach_the_images_and_no_weight(self, precision: Any) -> None:
+        model, x, _ = case()
+        model.requires_grad_(False)
+        search = SearchNetwork(model, precision=precision)
+        x = x.requires_grad_()
+        (found,) = torch.autograd.grad(search(x).square().sum(), x)
+        (exact,) = torch.autograd.grad(model(x).square().sum(), x)
+        cosine = torch.nn.functional.cosine_similarity(found.flatten(1), exact.flatten(1))
+        assert float(cosine.min()) > 0.95
+        assert all(parameter.grad is None for parameter in search.parameters())
+
+
+@dataclass(frozen=True)
+class Hasty:
+    """One PGD, searching with a copy that answers as told."""
+
+    copy: nn.Module
+    attack: Any
+    batch_size: int = 50
+
+    def searcher(self, model: nn.Module) -> nn.Module:
+        return self.copy
+
+    def stages(self, case: Case) -> list[Stage]:
+        return [Stage(name="pgd", attack=self.attack, noise="pgd")]
+
+
+class TestJudgement:
+    def test_a_copy_that_is_always_fooled_breaks_nobody_by_itself(self) -> None:
+        """The images that it takes for broken are attacked again, with the network."""
+        model, _, _ = case()
+        liar = SearchNetwork(model, precision="fast")
+        liar.network = nn.Sequential(model, Rolled())
+        found = gathered(Hasty(liar, Pgd(steps=10, keep="fooled")))
+        honest = gathered(Hasty(model, Pgd(steps=10, keep="fooled")))
+        assert torch.equal(found.survives, honest.survives)
+        assert 0 < int(found.survives.sum()) < COUNT
+
+    def test_survivors_get_their_last_steps_with_the_network(self) -> None:
+        """A copy that sees nothing leaves images where they are; a few steps of the network still break some."""
+        model, _, _ = case()
+        blind = SearchNetwork(model, precision="fast")
+        blind.network = Blind(model)
+        assert 0 < int(gathered(Hasty(blind, Pgd(steps=1, start="clean"))).survives.sum()) < COUNT
+
+    def test_in_single_precision_nothing_is_added(self) -> None:
+        model, _, _ = case()
+        blind = SearchNetwork(model)
+        blind.network = Blind(model)
+        assert int(gathered(Hasty(blind, Pgd(steps=1, start="clean"))).survives.sum()) == COUNT
+
+    @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+    def test_fast_autoattack_breaks_what_the_slow_one_does(self, norm: Any) -> None:
+        threat = ThreatModel(norm, {"linf": Fraction(1, 40), "l2": Fraction(1, 3), "l1": Fraction(1)}[norm])
+        slow, fast = (
+            gathered(AutoAttack(attacks=("apgd-ce", "apgd-t", "fab-t"), precision=precision), threat=threat)  # type: ignore[arg-type]
+            for precision in ("fp32", "fast")
+        )
+        assert int((slow.survives != fast.survives).sum()) <= 1
+        assert 0 < int(slow.survives.sum()) < COUNT
+
+    def test_passes_of_copy_and_network_are_counted(self) -> None:
+        model, _, _ = case()
+        found = gathered(Hasty(SearchNetwork(model), Pgd(steps=3, keep="last")))
+        # Clean, three steps by the copy, one look by the network.
+        assert (found.forwards, found.gradients) == (COUNT + 3 * COUNT + COUNT, 3 * COUNT)
+
+
+class Rolled(nn.Module):
+    """Every logit in the place of the next one: always another class."""
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return logits.roll(1, 1)
+
+
+class Blind(nn.Module):
+    """The logits of the network, and no gradient."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network(x.detach())
+        return logits + 0 * x.sum((1, 2, 3))[:, None]
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Breaks given images of those that it is asked about, after asking `sample` of them first."""
+
+    broken: frozenset[int]
+    sample: int
+    asked: list[list[int]]
+    batch_size: int = 6
+
+    def stages(self, case: Case) -> list[Stage]:
+        def attack(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
+            assert isinstance(rng, IndexedNoise)
+            numbers = rng.index.tolist()
+            self.asked.append(numbers)
+            found = Pgd(steps=20, keep="fooled", loss="margin")(model, x, y, threat, rng)
+            hit = torch.tensor([number in self.broken for number in numbers])
+            return torch.where(hit[:, None, None, None], found, x)
+
+        return [Stage(name="late", attack=attack, noise="late", batch_size=6, sample=self.sample)]
+
+
+WIDE = ThreatModel("linf", Fraction(1, 5))
+
+
+class TestScreen:
+    def test_who_withstands_a_sample_is_let_be_and_the_bound_is_said(self) -> None:
+        asked: list[list[int]] = []
+        found = gathered(Sampled(frozenset(), 10, asked), threat=WIDE)
+        assert sum(map(len, asked)) == 10
+        assert bool(found.survives.all())
+        assert found.stages[0].sampled == 10
+        missed = unseen_at_most(10, COUNT)
+        assert (
+            f"late attacked 10 of 40 survivors and broke none; with 95 % confidence it would break at most {missed}"
+            in (found.warnings[0])
+        )
+
+    def test_one_break_in_the_sample_sends_everybody_in(self) -> None:
+        asked: list[list[int]] = []
+        sampled = sorted(chain.from_iterable(_asked_first()))
+        found = gathered(Sampled(frozenset([sampled[0], *(set(range(COUNT)) - set(sampled))]), 10, asked), threat=WIDE)
+        assert sorted(chain.from_iterable(asked)) == list(range(COUNT))
+        assert int(found.survives.sum()) == 9
+        assert found.stages[0].sampled is None
+        assert found.warnings == ()
+
+    def test_few_survivors_are_all_attacked(self) -> None:
+        asked: list[list[int]] = []
+        found = gathered(Sampled(frozenset(), COUNT, asked), threat=WIDE)
+        assert sum(map(len, asked)) == COUNT
+        assert found.stages[0].sampled is None
+
+    def test_killed_between_sample_and_rest_it_asks_nobody_twice(self, tmp_path: Any) -> None:
+        sampled = sorted(chain.from_iterable(_asked_first()))
+        broken = frozenset([sampled[0], *(set(range(COUNT)) - set(sampled))])
+        whole = gathered(Sampled(broken, 10, []), threat=WIDE)
+        for left in range(1, 7):
+            asked: list[list[int]] = []
+            journal = FolderJournal.open(tmp_path / str(left), {})
+            with pytest.raises(KeyboardInterrupt):
+                gathered(Sampled(broken, 10, asked), Dying(journal, left), threat=WIDE)
+            found = gathered(Sampled(broken, 10, asked), journal, threat=WIDE)
+            assert torch.equal(found.broken_by, whole.broken_by)
+            # The call in which the process died is repeated, nothing else.
+            assert sum(map(len, asked)) <= COUNT + 6
+
+    def test_autoattack_samples_what_seldom_breaks(self) -> None:
+        case_ = Case(LINF, (3, 8, 8), 10)
+        samples = {stage.name: stage.sample for stage in AutoAttack(screen=5).stages(case_)}
+        assert samples == {"apgd-ce": None, "apgd-t": None, "fab-t": 5, "square": 5}
+        assert {stage.sample for stage in AutoAttack().stages(case_)} == {None}
+
+    def test_two_stages_sample_the_same_images(self) -> None:
+        first, second = _asked_first(), _asked_first()
+        assert first == second
+
+
+@dataclass
+class Dying:
+    journal: FolderJournal
+    left: int
+
+    def strikes(self, stage: str) -> Any:
+        return self.journal.strikes(stage)
+
+    def keep(self, strike: Strike) -> None:
+        if self.left == 0:
+            raise KeyboardInterrupt
+        self.left -= 1
+        self.journal.keep(strike)
+
+
+def _asked_first() -> list[list[int]]:
+    asked: list[list[int]] = []
+    gathered(Sampled(frozenset(), 10, asked), threat=WIDE)
+    return asked
+
+
+@pytest.mark.parametrize(("sampled", "total"), [(1, 10), (10, 40), (20, 20), (30, 300), (200, 560), (59, 60)])
+def test_the_bound_is_the_largest_number_that_would_stay_unseen_too_often(sampled: int, total: int) -> None:
+    """Against the binomial coefficients themselves."""
+
+    def unseen(number: int) -> float:
+        return math.comb(total - number, sampled) / math.comb(total, sampled)
+
+    bound = unseen_at_most(sampled, total)
+    assert bound == 0 or unseen(bound) > 0.05
+    assert bound == total - sampled or unseen(bound + 1) <= 0.05 + 1e-12
+
+
+def test_of_many_the_bound_is_about_three_over_the_sample() -> None:
+    assert unseen_at_most(300, 100_000) / 100_000 == pytest.approx(1 - 0.05 ** (1 / 300), rel=0.01)
+
+
+def test_a_linear_network_may_be_copied_too() -> None:
+    model = linear_net(64).eval()
+    assert SearchNetwork(model, precision="fast")(images(3)).shape == (3, model(images(3)).shape[1])
