@@ -43,6 +43,8 @@ class Fab:
         beta: share of the perturbation that is kept after a step that fooled the model.
         keep: "fooled": an image is searched until a misclassified point inside the threat set is found.
             "nearest": to the end, for the nearest one.
+        batch_size: points in one pass: where few images are open, several of their targets are tried side by side,
+            with the same outcome. Null is as many as there are images.
         final_search: passes at the end of a try that move its nearest point along the line to the image, as
             far as it stays misclassified. The paper takes 3, AutoAttack's code none.
 
@@ -57,6 +59,7 @@ class Fab:
     eta: Positive = 1.05
     beta: Share = 0.9
     keep: Literal["fooled", "nearest"] = "fooled"
+    batch_size: Count | None = None
     final_search: Size = 0
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
@@ -68,14 +71,20 @@ class Fab:
         reach[logits.argmax(1) != labels] = 0
         for restart in range(self.restarts):
             start = x if restart == 0 else _beside(x, reach, threat, rng.split(f"restart {restart}"))
-            for rivals in self._rivals(logits, labels):
+            waiting = self._rivals(logits, labels)
+            while waiting:
                 is_open = reach > (threat.radius if self.keep == "fooled" else 0)
                 rows = is_open.nonzero().flatten()
                 if not len(rows):
                     return found
-                points, sizes = self._try(model, x[rows], labels[rows], rivals[rows], start[rows], threat)
-                is_kept = (sizes <= threat.radius) & (sizes < reach[rows])
-                found[rows[is_kept]], reach[rows[is_kept]] = points[is_kept], sizes[is_kept]
+                together = max(1, (self.batch_size or 1) // len(rows))
+                targets, waiting = waiting[:together], waiting[together:]
+                rivals = torch.cat([target[rows] for target in targets])
+                several = rows.repeat(len(targets))
+                points, sizes = self._try(model, x[several], labels[several], rivals, start[several], several, threat)
+                for part in torch.arange(len(several), device=x.device).chunk(len(targets)):
+                    is_kept = (sizes[part] <= threat.radius) & (sizes[part] < reach[rows])
+                    found[rows[is_kept]], reach[rows[is_kept]] = points[part][is_kept], sizes[part][is_kept]
         return found
 
     def _rivals(self, logits: Tensor, labels: Tensor) -> list[Tensor]:
@@ -84,9 +93,21 @@ class Fab:
         return list(likeliest[:, : self.targets, None].unbind(1)) if self.targets else [likeliest]
 
     def _try(
-        self, model: nn.Module, x: Tensor, labels: Tensor, rivals: Tensor, start: Tensor, threat: ThreatModel
+        self,
+        model: nn.Module,
+        x: Tensor,
+        labels: Tensor,
+        rivals: Tensor,
+        start: Tensor,
+        images: Tensor,
+        threat: ThreatModel,
     ) -> tuple[Tensor, Tensor]:
-        """The nearest misclassified point of each image and its distance, infinite where there is none."""
+        """The nearest misclassified point of each row and its distance, infinite where there is none.
+
+        Args:
+            images: (n,) which image each row is of; what breaks an image ends all its tries.
+        """
+        is_done = torch.zeros(int(images.max()) + 1, dtype=torch.bool, device=x.device)
         nearest, sizes = x.clone(), torch.full((len(x),), torch.inf, device=x.device, dtype=x.dtype)
         rows, origin, x_adv = torch.arange(len(x), device=x.device), x, start
         for _ in range(self.steps):
@@ -99,7 +120,8 @@ class Fab:
             nearest[rows] = torch.where(_wide(is_nearer, x), x_adv, nearest[rows])
             sizes[rows] = torch.where(is_nearer, size, sizes[rows])
             x_adv = torch.where(_wide(is_fooled, x), origin + self.beta * (x_adv - origin), x_adv)
-            stays = sizes[rows] > threat.radius
+            is_done[images[rows[sizes[rows] <= threat.radius]]] = True
+            stays = ~is_done[images[rows]]
             if self.keep == "fooled" and not bool(stays.all()):
                 rows, origin, x_adv = rows[stays], origin[stays], x_adv[stays]
                 if not len(rows):
@@ -134,18 +156,26 @@ class Fab:
 
 
 @ATTACKS.register("fab_t", smoke={"steps": 10, "targets": 1})
-def fab_t(*, steps: Count = 100, targets: Count = 9, keep: Literal["fooled", "nearest"] = "fooled") -> Fab:
+def fab_t(
+    *,
+    steps: Count = 100,
+    targets: Count = 9,
+    keep: Literal["fooled", "nearest"] = "fooled",
+    batch_size: Count | None = None,
+) -> Fab:
     """Targeted FAB, as AutoAttack runs it: one wrong class after the other, one gradient per step, no noise.
 
     Args:
         steps: steps of the try at one class.
         targets: how many of the likeliest wrong classes are tried, at most all that there are.
         keep: "fooled": until a misclassified point inside the threat set is found. "nearest": to the end.
+        batch_size: points in one pass, of several targets where few images are open; null is as many as there are
+            images.
 
     Reference: Croce and Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse
         parameter-free attacks, ICML 2020.
     """
-    return Fab(steps=steps, targets=targets, keep=keep)
+    return Fab(steps=steps, targets=targets, keep=keep, batch_size=batch_size)
 
 
 def _beside(x: Tensor, reach: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:

@@ -1,14 +1,12 @@
 """The story of `robust bench autoattack`: our engine beside the package of AutoAttack's authors, in one process."""
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from functools import partial
+import warnings
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from robustcli.attacks.crafting import crafting
 from robustcli.bench.machine import machine
 from robustcli.bench.rounds import Spread, Stopwatch, speed
 from robustcli.bench.subjects import BenchSubject
@@ -17,8 +15,9 @@ from robustcli.evaluation import settled
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.autoattack_package import Package
 from robustcli.evidence import Evidence, gather
-from robustcli.isolation import passes_counted
+from robustcli.isolation import Passes, passes_counted
 from robustcli.runs import SCHEMA, provenance
+from robustcli.threat import ThreatModel
 
 PACKAGE, NATIVE = "package, as it comes", "native"
 _PARTS = ("apgd-ce", "apgd-t", "fab-t", "square")
@@ -33,14 +32,14 @@ class Row:
         name: of the way.
         seconds: of every round.
         survives: (n,) who is left.
-        passes: forwards and gradients per image that survives and per image that an attack breaks; of the package
-            all in one.
+        passes: forwards and gradients per image that survives and per image that an attack breaks; of the package,
+            which does not tell them apart, per image that is right when clean.
     """
 
     name: str
-    seconds: list[float]
-    survives: Tensor
-    passes: dict[str, tuple[float, float]]
+    seconds: list[float] = field(default_factory=list)
+    survives: Tensor = field(default_factory=lambda: torch.empty(0))
+    passes: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def bench_autoattack(subject: BenchSubject, rounds: int, screen: int | None) -> dict[str, Any]:
@@ -49,24 +48,26 @@ def bench_autoattack(subject: BenchSubject, rounds: int, screen: int | None) -> 
     Args:
         screen: also measure with this many survivors sampled.
     """
-    ways: dict[str, Callable[[], Tensor]] = {PACKAGE: lambda: _package(subject)}
     evaluators = {NATIVE: AutoAttack(), f"{NATIVE}, fast": AutoAttack(precision="fast")}
     if screen is not None:
         evaluators[f"{NATIVE}, fast, screen {screen}"] = AutoAttack(precision="fast", screen=screen)
-    for name, evaluator in evaluators.items():
-        ways[name] = partial(_survivors, subject, evaluator)
     watch = Stopwatch(subject.x.device)
     with settled(subject.network, subject.x.device.type):
-        passes = {name: _passes_of(subject, evaluator) for name, evaluator in evaluators.items()}
-        passes[PACKAGE] = _passes_of_package(subject)
-        rows = {name: Row(name, [], torch.empty(0), passes[name]) for name in ways}
-        names = list(ways)
+        clean = _native(subject, AutoAttack(), subject.threat.scaled(0)).survives
+        rows = {PACKAGE: Row(PACKAGE), **{name: Row(name) for name in evaluators}}
         for _ in range(rounds):
-            for name in names:
+            for name, row in rows.items():
                 begun = watch.now()
-                rows[name].survives = ways[name]()
-                rows[name].seconds.append(watch.now() - begun)
-            names.reverse()
+                if name == PACKAGE:
+                    row.survives, passes = _package(subject)
+                    row.passes = {"right when clean": _shared(passes.forwards, passes.gradients, int(clean.sum()))}
+                else:
+                    found = _native(subject, evaluators[name], subject.threat)
+                    row.survives = found.survives
+                row.seconds.append(watch.now() - begun)
+                if name != PACKAGE and not row.passes:
+                    row.passes = _passes_of(subject, evaluators[name], found)
+            rows = dict(reversed(rows.items()))
     return {
         "schema": SCHEMA,
         "provenance": provenance(describe_device(subject.x.device)),
@@ -74,15 +75,15 @@ def bench_autoattack(subject: BenchSubject, rounds: int, screen: int | None) -> 
         "subject": subject.name,
         "threat": str(subject.threat),
         "images": len(subject.x),
-        "clean": float((_native(subject, AutoAttack(), attacked=False).survives).double().mean()),
+        "clean": float(clean.double().mean()),
         "clock": watch.name,
         "rounds": rounds,
-        "least_passes_per_survivor": list(least_passes(subject.threat.norm)),
-        "rows": [_plain(row, rows[PACKAGE]) for row in rows.values()],
+        "least_passes_per_survivor": list(least_of_autoattack(subject.threat.norm)),
+        "rows": [_plain(rows[name], rows[PACKAGE]) for name in (PACKAGE, *evaluators)],
     }
 
 
-def least_passes(norm: str) -> tuple[int, int]:
+def least_of_autoattack(norm: str) -> tuple[int, int]:
     """Forwards and gradients of standard AutoAttack on one survivor, if no pass were made that the outcome needs not.
 
     A run of APGD of so many moves takes as many gradients and one forward more; one of FAB that never comes to the
@@ -105,29 +106,25 @@ def _plain(row: Row, package: Row) -> dict[str, Any]:
     }
 
 
-def _native(subject: BenchSubject, evaluator: AutoAttack, *, attacked: bool = True) -> Evidence:
-    threat = subject.threat if attacked else subject.threat.scaled(0)
+def _native(subject: BenchSubject, evaluator: AutoAttack, threat: ThreatModel) -> Evidence:
     return gather(evaluator, subject.network, subject.x, subject.y, threat, subject.noise())
 
 
-def _survivors(subject: BenchSubject, evaluator: AutoAttack) -> Tensor:
-    return _native(subject, evaluator).survives
-
-
-def _package(subject: BenchSubject) -> Tensor:
+def _package(subject: BenchSubject) -> tuple[Tensor, Passes]:
     """As its users call it: on all images, with a network whose weights want gradients, in the plain format."""
     network = subject.network.requires_grad_(True)
     package = Package(version="standard", attacks=_PARTS, batch_size=250)
-    points = package(network, subject.x, subject.y, subject.threat, subject.noise())
+    with warnings.catch_warnings(), passes_counted(network) as passes:
+        warnings.simplefilter("ignore", UserWarning)
+        points = package(network, subject.x, subject.y, subject.threat, subject.noise())
     network.requires_grad_(False)
     with torch.no_grad():
         logits: Tensor = network(points)
-    return (logits.argmax(1) == subject.y).cpu()
+    return (logits.argmax(1) == subject.y).cpu(), passes
 
 
-def _passes_of(subject: BenchSubject, evaluator: AutoAttack) -> dict[str, tuple[float, float]]:
-    """By attacking all, and then those alone that broke: what is left over was spent on survivors."""
-    whole = _native(subject, evaluator)
+def _passes_of(subject: BenchSubject, evaluator: AutoAttack, whole: Evidence) -> dict[str, tuple[float, float]]:
+    """Those that broke are attacked once more, alone: what they do not take was spent on survivors."""
     broken = (whole.broken_by >= 0).nonzero().flatten().to(subject.x.device)
     alive = int(whole.survives.sum())
     spent = (0, 0)
@@ -137,18 +134,10 @@ def _passes_of(subject: BenchSubject, evaluator: AutoAttack) -> dict[str, tuple[
         spent = (alone.forwards, alone.gradients)
     wrong = len(subject.x) - alive - len(broken)
     return {
-        "survivor": (
-            (whole.forwards - wrong - spent[0]) / max(alive, 1),
-            (whole.gradients - spent[1]) / max(alive, 1),
-        ),
-        "broken": (spent[0] / max(len(broken), 1), spent[1] / max(len(broken), 1)),
+        "survivor": _shared(whole.forwards - wrong - spent[0], whole.gradients - spent[1], alive),
+        "broken": _shared(*spent, len(broken)),
     }
 
 
-def _passes_of_package(subject: BenchSubject) -> dict[str, tuple[float, float]]:
-    """Of all images that are right when clean, together: the package does not tell them apart."""
-    with crafting(subject.network, "eval"), passes_counted(subject.network) as passes:
-        survives = _package(subject)
-    del survives
-    right = int(_native(subject, AutoAttack(), attacked=False).survives.sum())
-    return {"right when clean": (passes.forwards / max(right, 1), passes.gradients / max(right, 1))}
+def _shared(forwards: int, gradients: int, images: int) -> tuple[float, float]:
+    return forwards / max(images, 1), gradients / max(images, 1)

@@ -17,6 +17,7 @@ from robustcli.statistics import paired_difference
 PARTS: tuple[Part, ...] = ("apgd-ce", "apgd-t", "fab-t", "square")
 # Points by which the native robust accuracy may exceed the package's on average.
 TOLERANCE = 0.2
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def average_points(results: list[dict[str, Any]]) -> dict[str, float]:
 def holds(results: list[dict[str, Any]]) -> bool:
     """Whether no part is weaker than the package's: on average by more than a tolerance, anywhere than chance."""
     is_within = all(row["is_within"] for result in results for row in result["rows"])
-    return is_within and all(points <= TOLERANCE for points in average_points(results).values())
+    return is_within and all(points <= TOLERANCE + _ROUNDING for points in average_points(results).values())
 
 
 def _survivors(subject: BenchSubject, evaluator: AutoAttack) -> Tensor:

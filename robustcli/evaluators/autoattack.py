@@ -124,7 +124,7 @@ class AutoAttack:
         if part == "square":
             return Square(schedule="fixed")
         if part == "fab-t":
-            return fab_t(targets=self._targets(part, case))
+            return fab_t(targets=self._targets(part, case), batch_size=self.batch_size)
         if part == "fab":
             return Fab(restarts=5 if self.version == "plus" else 1)
         shrinks = self._shrinks(case)

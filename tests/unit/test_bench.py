@@ -12,15 +12,26 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from pyautoattack import AutoAttack as Ensemble
 from small_networks import conv_net, images, labels
 from torch import Tensor, nn
 
+from robustcli.attacks.square import Square
 from robustcli.bench import rounds
+from robustcli.bench.autoattack import bench_autoattack, least_of_autoattack
+from robustcli.bench.conformance import Comparison, average_points, bench_conformance, holds
 from robustcli.bench.passes import Passes, PassesAlone, least_passes, passes_by_kind
 from robustcli.bench.rounds import Spread, Stopwatch, Timed, measure, speed, verdict
+from robustcli.bench.subjects import BenchSubject, open_subject
+from robustcli.bench.tables import conformance_rows, conformance_words, markdown, speed_rows
 from robustcli.bench.train import bench_train
 from robustcli.bench.variants import Request
 from robustcli.errors import RobustCliError
+from robustcli.evaluators import autoattack as autoattack_evaluator
+from robustcli.evaluators import autoattack_package
+from robustcli.progress import Screen
+from robustcli.runner import run_experiment
+from robustcli.spec import ExperimentSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 BATCH = 4
@@ -318,3 +329,118 @@ def test_a_name_that_is_none_is_refused_with_what_there_is() -> None:
 def test_the_width_is_16_where_there_is_one_and_none_was_given() -> None:
     settings = bench_train(request("natural", architecture="small_cnn", width=None))["settings"]
     assert settings["architecture"]["width"] == 16
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a network that some attacks break and others do not."""
+    folder = tmp_path_factory.mktemp("digits")
+    (folder / "spec.yaml").write_text(
+        """\
+name: digits
+data: {name: digits, val_size: 50, train_size: 1200}
+architecture: {name: small_cnn, width: 4, hidden: 16}
+threat: {norm: linf, eps: 0.05}
+defense: {name: pgd_at, steps: 2}
+train: {epochs: 5, batch_size: 32, lr: 1e-2, optimizer: adam, weight_decay: 0, check_examples: 20, device: cpu}
+evaluate: {}
+""",
+        encoding="utf-8",
+    )
+    return run_experiment(ExperimentSpec.read(folder / "spec.yaml"), folder / "runs", Screen(is_quiet=True)).best
+
+
+def subject_of(digits: Path, examples: int = 24, **changes: Any) -> BenchSubject:
+    settings: dict[str, Any] = {"norm": None, "eps": None, "data": None, "device": "cpu", **changes}
+    return open_subject(str(digits), (), examples=examples, **settings)
+
+
+class QuickSquare(Square):
+    """A hundredth of the queries: these tests ask what is counted, not how strong it is."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(queries=50, **settings)
+
+
+class QuickPackage(Ensemble):
+    def __init__(self, *words: Any, **settings: Any) -> None:
+        super().__init__(*words, **settings)
+        self.square.n_queries = 50
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(autoattack_evaluator, "Square", QuickSquare)
+    monkeypatch.setattr(autoattack_package, "Ensemble", QuickPackage)
+
+
+def test_a_subject_takes_threat_and_images_from_its_checkpoint_or_the_command(digits: Path) -> None:
+    own = subject_of(digits)
+    assert (own.name, str(own.threat), len(own.x)) == ("digits", "linf 0.05", 24)
+    other = subject_of(digits, norm="l2", eps="1/2")
+    assert str(other.threat) == "l2 0.5"
+    with pytest.raises(RobustCliError, match="--eps: 'far' is not a number such as 8/255"):
+        subject_of(digits, eps="far")
+
+
+def test_engines_are_measured_on_the_same_images(digits: Path, quick: None) -> None:
+    subject = subject_of(digits)
+    before = {name: value.clone() for name, value in subject.network.state_dict().items()}
+    result = bench_autoattack(subject, rounds=2, screen=2)
+    names = [row["name"] for row in result["rows"]]
+    assert names == ["package, as it comes", "native", "native, fast", "native, fast, screen 2"]
+    package, native, *_ = result["rows"]
+    assert package["speed"] is None
+    assert native["speed"]["low"] <= native["speed"]["median"] <= native["speed"]["high"]
+    assert 0 < native["robust"] < 24 * result["clean"]
+    assert abs(native["robust"] - package["robust"]) == abs(
+        len(native["broken_alone"]) - len(native["broken_by_the_package_alone"])
+    )
+    survivor, broken = native["passes"]["survivor"], native["passes"]["broken"]
+    # 49.5 times fewer queries than published; FAB makes a second forward where it is on the wrong side.
+    assert survivor[1] == pytest.approx(1900, rel=0.02)
+    assert 6912 - 4950 <= survivor[0] <= 6912 - 4950 + 920
+    assert broken[1] < survivor[1] / 4
+    for name, value in subject.network.state_dict().items():
+        assert torch.equal(value, before[name])
+    rows = speed_rows([result])
+    assert len({len(row) for row in rows}) == 1
+    assert "6,912 + 1,900" in rows[-1]
+
+
+def test_the_least_is_counted_from_the_budgets() -> None:
+    assert least_of_autoattack("linf") == (1 + 10 * 101 + 900 + 5001, 10 * 100 + 900)
+    assert least_of_autoattack("l1")[1] == 10 * 100 + 900
+
+
+def test_engines_are_compared_attack_by_attack(digits: Path, quick: None) -> None:
+    result = bench_conformance(subject_of(digits), "fp32")
+    assert [row["part"] for row in result["rows"]] == ["apgd-ce", "apgd-t", "fab-t", "square", "standard"]
+    for row in result["rows"]:
+        difference = len(row["broken_by_package_alone"]) - len(row["broken_by_native_alone"])
+        assert row["native"] - row["package"] == difference
+        assert row["points"] == pytest.approx(100 * difference / 24)
+        assert row["interval"][0] <= row["points"] <= row["interval"][1]
+    assert len(conformance_rows([result])) == 6
+    assert "standard" in conformance_words([result])
+
+
+def planted(native: str, package: str) -> dict[str, Any]:
+    masks = (torch.tensor([flag == "1" for flag in flags]) for flags in (native, package))
+    return {"subject": "a", "threat": "b", "images": 1, "rows": [Comparison("square", *masks).to_json()]}
+
+
+def test_a_weaker_attack_is_not_called_equal() -> None:
+    assert holds([planted("1" * 500, "1" * 500)])
+    assert holds([planted("0" * 9 + "1" * 491, "1" * 500)]), "a stronger one is"
+    assert not holds([planted("1" * 500, "0" * 9 + "1" * 491)]), "beyond chance"
+    assert not holds([planted("1" * 500, "00" + "1" * 498)]), "beyond the tolerance"
+    assert holds([planted("1" * 500, "0" + "1" * 499)])
+    assert average_points([planted("1" * 500, "0" + "1" * 499), planted("1" * 500, "1" * 500)]) == pytest.approx({"square": 0.1})
+    row = planted("0011", "1001")["rows"][0]
+    assert (row["broken_by_native_alone"], row["broken_by_package_alone"]) == ([0], [2])
+
+
+def test_tables_are_markdown() -> None:
+    text = markdown([("a", "b"), ("1", "2")])
+    assert text == "| a | b |\n| --- | --- |\n| 1 | 2 |\n"

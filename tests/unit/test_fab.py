@@ -200,3 +200,24 @@ def test_a_flat_model_is_not_broken_and_gives_no_nan() -> None:
     for norm in NORMS:
         for attack in (fab_t(steps=3), Fab(steps=3, restarts=2)):
             assert torch.equal(attack(model, x, y, ThreatModel(norm, Fraction(1)), noise(6)), x)
+
+
+@in_every_norm
+@pytest.mark.parametrize("keep", ["fooled", "nearest"])
+def test_targets_side_by_side_end_as_one_after_the_other(norm: Norm, keep: Any) -> None:
+    model, x = conv_net(3).eval(), images(8, 3)
+    y = predictions(model, x)
+    threat = ThreatModel(norm, {"linf": Fraction(1, 200), "l2": Fraction(1, 20), "l1": Fraction(1, 4)}[norm])
+    found, calls = [], []
+    for batch_size in (None, 20, 100):
+        sizes: list[int] = []
+        hook = model.register_forward_hook(lambda _module, inputs, _output, sizes=sizes: sizes.append(len(inputs[0])))
+        x_adv = fab_t(steps=15, keep=keep, batch_size=batch_size)(model, x, y, threat, noise(8))
+        hook.remove()
+        found.append(predictions(model, x_adv) == y)
+        calls.append(len(sizes))
+        assert max(sizes) <= (batch_size or 8)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+    assert 0 < int(found[0].sum()) < 8
+    assert calls[0] > calls[1] > calls[2]
