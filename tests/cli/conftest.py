@@ -15,6 +15,12 @@ from robustcli.runs import RunFolder
 from robustcli.spec import ExperimentSpec
 
 
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands store what they find below the working directory, which is not to be the checkout."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The tiny spec as a file in an empty working directory."""

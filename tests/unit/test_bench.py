@@ -436,7 +436,9 @@ def test_a_weaker_attack_is_not_called_equal() -> None:
     assert not holds([planted("1" * 500, "0" * 9 + "1" * 491)]), "beyond chance"
     assert not holds([planted("1" * 500, "00" + "1" * 498)]), "beyond the tolerance"
     assert holds([planted("1" * 500, "0" + "1" * 499)])
-    assert average_points([planted("1" * 500, "0" + "1" * 499), planted("1" * 500, "1" * 500)]) == pytest.approx({"square": 0.1})
+    assert average_points([planted("1" * 500, "0" + "1" * 499), planted("1" * 500, "1" * 500)]) == pytest.approx(
+        {"square": 0.1}
+    )
     row = planted("0011", "1001")["rows"][0]
     assert (row["broken_by_native_alone"], row["broken_by_package_alone"]) == ([0], [2])
 
