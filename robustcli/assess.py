@@ -137,7 +137,8 @@ def _case(request: Request, device: torch.device) -> _Case:
     subject = find_subject(request.subject)
     terms = subject.terms
     chosen = _evaluations(request, terms)
-    threat = _threat(request, terms, chosen)
+    is_attacked = any(choice.name != "clean" for choice in chosen.values())
+    threat = threat_of(terms, request.norm, request.eps, is_attacked=is_attacked)
     evaluators = {key: instantiate(choice) for key, choice in chosen.items()}
     data = load_data(terms.data, device)
     keep_freed_memory()
@@ -162,20 +163,27 @@ def _folder(store: Path, name: str, parts: Sequence[Any]) -> Path:
     return store / f"{name}-{digest[:8]}"
 
 
-def _threat(request: Request, spec: Terms, chosen: Mapping[str, Chosen]) -> ThreatModel:
-    asked = {"norm": request.norm, "eps": None if request.eps is None else parse_scalar(request.eps)}
+def threat_of(
+    terms: Terms, norm: str | None, eps: str | None, *, is_attacked: bool = True, where: str = "robust eval"
+) -> ThreatModel:
+    """The threat of the subject, as far as the user does not say another.
+
+    Args:
+        is_attacked: whether anything needs a threat; otherwise one of radius 0 will do.
+        where: the command, for messages.
+    """
+    asked = {"norm": norm, "eps": None if eps is None else parse_scalar(eps)}
     given = {key: value for key, value in asked.items() if value is not None}
-    known: dict[str, Any] = {} if spec.threat is None else {"norm": spec.threat.norm, "eps": spec.threat.eps}
-    if not known and all(choice.name == "clean" for choice in chosen.values()):
-        # Nothing is attacked, so nothing needs a threat.
+    known: dict[str, Any] = {} if terms.threat is None else {"norm": terms.threat.norm, "eps": terms.threat.eps}
+    if not known and not is_attacked:
         known = {"norm": "linf", "eps": 0}
     missing = [f"--{key}" for key in asked if key not in known and key not in given]
     if missing:
         raise RobustCliError(
-            f"{' and '.join(missing)}: {spec.name} does not say what it is to resist; write --norm linf --eps 8/255, "
+            f"{' and '.join(missing)}: {terms.name} does not say what it is to resist; write --norm linf --eps 8/255, "
             "or what is usual for these images"
         )
-    settings = checked(lambda checker: checker.settings(ThreatSettings, {**known, **given}, ("threat",)), "robust eval")
+    settings = checked(lambda checker: checker.settings(ThreatSettings, {**known, **given}, ("threat",)), where)
     return ThreatModel(settings.norm, Fraction(settings.eps))
 
 

@@ -27,6 +27,7 @@ FAMILIES = (
     "averaging",
     "datasets",
     "defenses",
+    "diagnostics",
     "evaluators",
     "optimizers",
     "schedules",

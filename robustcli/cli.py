@@ -7,7 +7,7 @@ import shutil
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -19,6 +19,9 @@ from robustcli.catalog import FAMILIES, Member, catalog
 from robustcli.errors import CollapseError, Interrupted, NotFiniteError, RobustCliError, suggest
 from robustcli.signatures import REQUIRED
 from robustcli.spec import ExperimentSpec
+
+if TYPE_CHECKING:
+    from robustcli.naming import Wanted
 
 PURPOSE = "Adversarial training and evaluation: one YAML spec in; a model, its robust accuracy and the evidence out."
 EXIT_CODES = (
@@ -45,6 +48,39 @@ class NormName(StrEnum):
     linf = "linf"
     l2 = "l2"
     l1 = "l1"
+
+
+# What `eval` and `diagnose` both ask: which network, which images, which threat.
+Subject = Annotated[
+    str | None,
+    typer.Argument(
+        help="best.pt or last.pt of a run, weights with --architecture, a TorchScript file, torchvision:NAME or "
+        "timm:NAME."
+    ),
+]
+Architecture = Annotated[
+    str | None, typer.Option(help="Of weights that another program saved; see `robust list architectures`.")
+]
+Model = Annotated[
+    str | None, typer.Option(help="path/file.py:function or package.module:function, which returns an nn.Module.")
+]
+WeightsFile = Annotated[
+    str | None,
+    typer.Option(help="A file of weights for --model or a zoo's network, or torchvision's name of some."),
+]
+WeightsKey = Annotated[str | None, typer.Option(help="Which weights of a file that holds several.")]
+Mean = Annotated[
+    str | None, typer.Option(help="Of the normalisation before a network from elsewhere, such as 0.49,0.48,0.45.")
+]
+Std = Annotated[str | None, typer.Option(help="Likewise; 1 with --mean 0 is none.")]
+Eps = Annotated[
+    str | None, typer.Option(help="Radius, such as 8/255; the spec's if left out, needed where there is none.")
+]
+NormOption = Annotated[NormName | None, typer.Option(help="Norm; the spec's if left out.")]
+Examples = Annotated[int | None, typer.Option(min=1, help="The first so many test images.")]
+Images = Annotated[str | None, typer.Option(help="A data set's name, an .npz file or a folder of images.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Of the attack's noise; the spec's if left out.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i.")]
 
 
 def main() -> None:
@@ -129,31 +165,16 @@ def demo(runs: Runs = Path("runs"), quiet: Quiet = False) -> None:
 
 @app.command("eval")
 def evaluate_network(
-    subject: Annotated[
-        str | None,
-        typer.Argument(
-            help="best.pt or last.pt of a run, weights with --architecture, a TorchScript file, torchvision:NAME or "
-            "timm:NAME."
-        ),
-    ] = None,
+    subject: Subject = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Overrides, such as data.root=PATH or architecture.width=32.")
     ] = None,
-    architecture: Annotated[
-        str | None, typer.Option(help="Of weights that another program saved; see `robust list architectures`.")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="path/file.py:function or package.module:function, which returns an nn.Module.")
-    ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(help="A file of weights for --model or a zoo's network, or torchvision's name of some."),
-    ] = None,
-    weights_key: Annotated[str | None, typer.Option(help="Which weights of a file that holds several.")] = None,
-    mean: Annotated[
-        str | None, typer.Option(help="Of the normalisation before a network from elsewhere, such as 0.49,0.48,0.45.")
-    ] = None,
-    std: Annotated[str | None, typer.Option(help="Likewise; 1 with --mean 0 is none.")] = None,
+    architecture: Architecture = None,
+    model: Model = None,
+    weights: WeightsFile = None,
+    weights_key: WeightsKey = None,
+    mean: Mean = None,
+    std: Std = None,
     attack: Annotated[
         str | None,
         typer.Option(
@@ -171,15 +192,13 @@ def evaluate_network(
     screen: Annotated[
         int | None, typer.Option(min=1, help="Survivors that autoattack's FAB and Square try first.")
     ] = None,
-    eps: Annotated[
-        str | None, typer.Option(help="Radius, such as 8/255; the spec's if left out, needed where there is none.")
-    ] = None,
-    norm: Annotated[NormName | None, typer.Option(help="Norm; the spec's if left out.")] = None,
-    examples: Annotated[int | None, typer.Option(min=1, help="The first so many test images.")] = None,
-    data: Annotated[str | None, typer.Option(help="A data set's name, an .npz file or a folder of images.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of the attack's noise; the spec's if left out.")] = None,
+    eps: Eps = None,
+    norm: NormOption = None,
+    examples: Examples = None,
+    data: Images = None,
+    seed: Seed = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images attacked at once.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i.")] = "auto",
+    device: Device = "auto",
     store: Annotated[Path, typer.Option(help="Folder of evaluations; begun ones are gone on with.")] = Path("evals"),
     workers: Annotated[int, typer.Option(min=1, help="Processes at once, on the GPUs in turn.")] = 1,
     witnesses: Annotated[bool, typer.Option("--witnesses", help="Keep the adversarial images.")] = False,
@@ -189,7 +208,6 @@ def evaluate_network(
 ) -> None:
     """Evaluate a checkpoint, which needs nothing else but the images, or any other network under --norm and --eps."""
     from robustcli import assess
-    from robustcli.naming import Wanted
     from robustcli.progress import Screen
     from robustcli.report import result_table, warning_lines
     from robustcli.runs import write_json
@@ -204,21 +222,19 @@ def evaluate_network(
         "precision": precision,
         "screen": screen,
     }
-    words = [word for word in (subject, *(overrides or ())) if word is not None]
-    # With --model there is no other subject, and the first word is an override already.
-    text = words.pop(0) if words and (model is None or "=" not in words[0]) else None
+    wanted = _wanted(
+        subject,
+        overrides,
+        architecture=architecture,
+        model=model,
+        weights=weights,
+        weights_key=weights_key,
+        mean=mean,
+        std=std,
+        data=data,
+    )
     request = assess.Request(
-        subject=Wanted(
-            text=text,
-            overrides=tuple(words),
-            architecture=architecture,
-            model=model,
-            weights=weights,
-            weights_key=weights_key,
-            mean=mean,
-            std=std,
-            data=data,
-        ),
+        subject=wanted,
         attack=attack,
         options={key: value for key, value in options.items() if value is not None},
         eps=eps,
@@ -243,10 +259,79 @@ def evaluate_network(
     if as_json:
         typer.echo(json.dumps(results, indent=2))
         return
-    _console().print(result_table(text or str(model), results["evaluations"]))
+    _console().print(result_table(wanted.text or str(model), results["evaluations"]))
     for line in (*results["notes"], *warning_lines(results["evaluations"])):
         typer.echo(f"note: {line}")
     typer.echo(f"stored in {folder}")
+
+
+@app.command("diagnose")
+def diagnose_network(
+    subject: Subject = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Overrides, such as data.root=PATH or eps_curve.batch_size=50.")
+    ] = None,
+    names: Annotated[
+        list[str] | None, typer.Option("--with", help="A diagnostic; may be repeated. See `robust list diagnostics`.")
+    ] = None,
+    architecture: Architecture = None,
+    model: Model = None,
+    weights: WeightsFile = None,
+    weights_key: WeightsKey = None,
+    mean: Mean = None,
+    std: Std = None,
+    eps: Eps = None,
+    norm: NormOption = None,
+    examples: Examples = None,
+    data: Images = None,
+    seed: Seed = None,
+    device: Device = "auto",
+    out: Annotated[Path | None, typer.Option(help="Also write the JSON to this file.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw curves and surfaces into this .png, .pdf or .svg.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Ask a network what its accuracy does not tell: curves, surfaces, calibration, convergence of attacks."""
+    from robustcli.diagnose import Request, diagnose
+    from robustcli.picture import draw, require_picture
+    from robustcli.runs import write_json
+
+    for option, path in (("--out", out), ("--picture", picture)):
+        if path is not None and path.is_dir():
+            raise RobustCliError(f"{option}: {path}: is a folder")
+    if picture is not None:
+        require_picture(picture)
+    wanted = _wanted(
+        subject,
+        overrides,
+        architecture=architecture,
+        model=model,
+        weights=weights,
+        weights_key=weights_key,
+        mean=mean,
+        std=std,
+        data=data,
+    )
+    results = diagnose(
+        Request(
+            subject=wanted,
+            diagnostics=tuple(dict.fromkeys(names or ())),
+            eps=eps,
+            norm=norm.value if norm else None,
+            examples=examples,
+            seed=seed,
+            device=device,
+        )
+    )
+    title = f"{wanted.text or model}, {results['threat']['norm']} {results['threat']['eps']}"
+    if out is not None:
+        write_json(out, results)
+    if as_json:
+        typer.echo(json.dumps(results, indent=2))
+    else:
+        _print_findings(title, results)
+    # Last: a result that has nothing to draw is not lost.
+    if picture is not None:
+        draw(picture, title, {name: result["found"] for name, result in results["diagnostics"].items()})
 
 
 @app.command("verify")
@@ -408,6 +493,15 @@ def report(
     into.write_text(changed, encoding="utf-8")
 
 
+def _wanted(subject: str | None, overrides: list[str] | None, **named: str | None) -> "Wanted":
+    from robustcli.naming import Wanted
+
+    words = [word for word in (subject, *(overrides or ())) if word is not None]
+    # With --model there is no other subject, and the first word is an override already.
+    text = words.pop(0) if words and (named["model"] is None or "=" not in words[0]) else None
+    return Wanted(text=text, overrides=tuple(words), **named)
+
+
 def _read(name: str, overrides: list[str] | None) -> ExperimentSpec:
     spec = ExperimentSpec.read(experiments.find(name), overrides or ())
     for warning in spec.warnings():
@@ -430,6 +524,22 @@ def _run(spec: ExperimentSpec, runs: Path, quiet: bool, *, resume: bool) -> dict
         typer.echo(f"note: {line}")
     typer.echo(f"stored in {folder.path}")
     return results
+
+
+def _print_findings(title: str, results: dict[str, Any]) -> None:
+    from robustcli.findings import finding_parts
+
+    console = _console()
+    typer.echo(f"{title}, {results['examples']} images")
+    for name, result in results["diagnostics"].items():
+        for part, shown in finding_parts(result["found"]):
+            console.print(f"[bold]{name}[/]{f': {part}' if part else ''}", highlight=False)
+            console.print(shown, highlight=False)
+    for line in results["notes"]:
+        typer.echo(f"note: {line}")
+    for name, result in results["diagnostics"].items():
+        for warning in result["warnings"]:
+            typer.echo(f"note: {name}: {warning}")
 
 
 def _show_member(member: Member) -> None:

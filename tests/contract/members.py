@@ -8,6 +8,7 @@ from typing import Any
 import attack_promises
 import averaging_promises
 import defense_promises
+import diagnostic_promises
 import other_promises
 import torch
 import weight_promises
@@ -32,6 +33,11 @@ Settings = dict[str, Any]
 
 def all_members() -> list[Member]:
     return [member for family in FAMILIES for member in catalog(family).values()]
+
+
+def is_named_by_specs(member: Member) -> bool:
+    """Diagnostics are for `robust diagnose` alone."""
+    return member.family != "diagnostics"
 
 
 def names_of(family: str) -> list[str]:
@@ -141,6 +147,7 @@ def observe(member: Member, settings: Settings) -> Tensor:
         "attacks": lambda attack: attack_promises.observed(attack, norms_known_to(member.name)),
         "averaging": averaging_promises.observed,
         "defenses": defense_promises.observed,
+        "diagnostics": diagnostic_promises.observed,
         "evaluators": other_promises.observed_evaluator,
         "schedules": other_promises.observed_schedule,
         "weights": weight_promises.observed,

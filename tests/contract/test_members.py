@@ -16,6 +16,7 @@ from members import (
     choices_of,
     chosen_in,
     differ,
+    is_named_by_specs,
     observe,
     other_parameters,
     other_values,
@@ -119,7 +120,7 @@ def is_writable(annotation: Any) -> bool:
     return typing.get_origin(annotation) in (typing.Literal, typing.Annotated, tuple)
 
 
-@pytest.mark.parametrize("member", [member for member in MEMBERS if member.family == "defenses"], ids=title)
+@pytest.mark.parametrize("member", [member for member in MEMBERS if member.replaceable], ids=title)
 def test_replacing_a_field_replaces_it(member: Member) -> None:
     for name, parameter in member.replaceable.items():
         family = family_of(parameter.annotation)
@@ -151,7 +152,7 @@ def test_builds_from_defaults_and_from_smoke(member: Member) -> None:
                 setattr(built, next((item.name for item in fields(built)), "anything"), None)
 
 
-@of_every_member
+@pytest.mark.parametrize("member", [*filter(is_named_by_specs, MEMBERS)], ids=title)
 def test_survives_yaml(member: Member) -> None:
     settings = [*settings_to_try(member)]
     for parameter in member.parameters.values():

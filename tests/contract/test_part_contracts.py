@@ -5,13 +5,16 @@ from typing import Any
 
 import attack_promises
 import averaging_promises
+import diagnostic_promises
 import other_promises
 import pytest
+import torch
 import weight_promises
 from members import build, names_of, norms_known_to, settings_to_try, smoke
 
 from robustcli.averaging import Averaging
 from robustcli.catalog import catalog
+from robustcli.diagnostics import Diagnostic
 from robustcli.fields import AttackBn, Norm
 from robustcli.weights import WeightPerturbation
 
@@ -120,3 +123,33 @@ def test_schedule(name: str) -> None:
     for schedule in variants("schedules", name):
         other_promises.stays_between_0_and_1(schedule)
         other_promises.depends_on_the_clock_alone(schedule)
+
+
+@pytest.mark.parametrize("name", names_of("diagnostics"))
+@in_every_norm
+@pytest.mark.parametrize(
+    "promise",
+    [
+        diagnostic_promises.finds_plain_data,
+        diagnostic_promises.finds_it_again,
+        diagnostic_promises.leaves_the_network_alone,
+    ],
+    ids=lambda promise: promise.__name__,
+)
+def test_diagnostic(name: str, norm: Norm, promise: Callable[[Diagnostic, Norm], None]) -> None:
+    promise(smoke("diagnostics", name), norm)
+
+
+@pytest.mark.parametrize("name", names_of("diagnostics"))
+def test_diagnostic_does_not_depend_on_its_batches(name: str) -> None:
+    if "batch_size" in catalog("diagnostics")[name].parameters:
+        diagnostic_promises.finds_the_same(smoke("diagnostics", name, batch_size=3), smoke("diagnostics", name))
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, member in catalog("diagnostics").items() if "attack" in member.replaceable]
+)
+def test_another_attack_makes_another_finding(name: str) -> None:
+    other = smoke("diagnostics", name, attack={"name": "pgd", "steps": 1, "step_size": 0.001})
+    usual = diagnostic_promises.observed(smoke("diagnostics", name))
+    assert not torch.equal(diagnostic_promises.observed(other), usual)

@@ -7,6 +7,7 @@ from typing import Any
 import attack_promises
 import averaging_promises
 import defense_promises
+import diagnostic_promises
 import members
 import other_promises
 import pytest
@@ -49,6 +50,14 @@ def on_small_images(promise: Callable[..., None]) -> Callable[[Any], None]:
     return lambda body: promise(lambda shape: body(64, shape.classes), SHAPE)
 
 
+def of_a_diagnostic(promise: Callable[..., None]) -> Callable[[Any], None]:
+    return lambda diagnostic: promise(diagnostic, "linf")
+
+
+def does_not_depend_on_its_batches(kind: Any) -> None:
+    diagnostic_promises.finds_the_same(kind(batch_size=3), kind(batch_size=250))
+
+
 def training(step: type[zoo.Trained]) -> zoo.Training:
     return zoo.Training(step=step)
 
@@ -58,6 +67,14 @@ def averaged(running: type[zoo.Mean]) -> zoo.Averaged:
 
 
 BROKEN: list[tuple[Callable[[Any], None], Any]] = [
+    (of_a_diagnostic(diagnostic_promises.finds_plain_data), zoo.FindsNan()),
+    (of_a_diagnostic(diagnostic_promises.finds_plain_data), zoo.FindsTensors()),
+    (of_a_diagnostic(diagnostic_promises.finds_plain_data), zoo.FindsPercent()),
+    (of_a_diagnostic(diagnostic_promises.finds_plain_data), zoo.FindsAnUnsortedCurve()),
+    (of_a_diagnostic(diagnostic_promises.finds_it_again), zoo.FindsByChance()),
+    (of_a_diagnostic(diagnostic_promises.leaves_the_network_alone), zoo.LeavesTheWeightsMoved()),
+    (of_a_diagnostic(diagnostic_promises.leaves_the_network_alone), zoo.ForgetsItsHookWhenItFails()),
+    (does_not_depend_on_its_batches, zoo.LooksAtTheFirstBatch),
     (stays_inside, zoo.LeavesTheBall()),
     (stays_inside, zoo.LeavesTheBox()),
     (stays_inside, zoo.ReturnsNan()),

@@ -20,7 +20,7 @@ from robustcli.averaging.none import LastWeights
 from robustcli.clock import Clock
 from robustcli.defenses import Metrics
 from robustcli.evaluators import Case, Stage
-from robustcli.noise import Noise
+from robustcli.noise import IndexedNoise, Noise
 from robustcli.threat import ThreatModel
 from robustcli.weights.awp import Awp
 
@@ -543,3 +543,77 @@ class ForgetsItsBatchSize:
 
     def stages(self, case: Case) -> list[Stage]:
         return [Stage(name="fgsm", attack=Fgsm(), noise="fgsm", batch_size=None)]
+
+
+# Diagnostics.
+
+
+@dataclass(frozen=True)
+class FindsNan:
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise
+    ) -> dict[str, Any]:
+        return {"share": math.nan}
+
+
+@dataclass(frozen=True)
+class FindsTensors:
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise
+    ) -> dict[str, Any]:
+        return {"share": torch.zeros(2).mean()}
+
+
+@dataclass(frozen=True)
+class FindsPercent:
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise
+    ) -> dict[str, Any]:
+        return {"rows": [{"accuracy": 50.0}]}
+
+
+@dataclass(frozen=True)
+class FindsAnUnsortedCurve:
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise
+    ) -> dict[str, Any]:
+        return {"curve": [{"eps": 1.0, "accuracy": 0.5}, {"eps": 0.5, "accuracy": 0.5}]}
+
+
+@dataclass(frozen=True)
+class FindsByChance:
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise
+    ) -> dict[str, Any]:
+        return {"share": float(torch.rand(()))}
+
+
+@dataclass(frozen=True)
+class LeavesTheWeightsMoved:
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise
+    ) -> dict[str, Any]:
+        with torch.no_grad():
+            next(model.parameters()).mul_(2)
+        return {}
+
+
+@dataclass(frozen=True)
+class ForgetsItsHookWhenItFails:
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise
+    ) -> dict[str, Any]:
+        hook = model.register_forward_hook(lambda _module, _inputs, _output: None)
+        model(x)
+        hook.remove()
+        return {}
+
+
+@dataclass(frozen=True)
+class LooksAtTheFirstBatch:
+    batch_size: int
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise
+    ) -> dict[str, Any]:
+        return {"mean": float(x[: self.batch_size].mean())}

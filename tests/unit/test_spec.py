@@ -579,7 +579,8 @@ def test_every_shipped_spec_is_equal_after_the_way_through_yaml(name: str) -> No
     assert again.to_yaml() == spec.to_yaml()
 
 
-SMOKE = [(family, member.name) for family in FAMILIES for member in catalog(family).values()]
+# Of what specs can name, which diagnostics are not.
+SMOKE = [(family, member.name) for family in FAMILIES if family != "diagnostics" for member in catalog(family).values()]
 
 
 @pytest.mark.parametrize(("family", "name"), SMOKE)

@@ -1,0 +1,61 @@
+"""How much of its ball an attack uses."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustcli.attacks import Attack
+from robustcli.attacks.frank_wolfe import FrankWolfe
+from robustcli.diagnostics import DIAGNOSTICS
+from robustcli.diagnostics.measuring import attacked, in_batches, summary
+from robustcli.fields import Count
+from robustcli.noise import IndexedNoise
+from robustcli.threat import ThreatModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distortion:
+    """Distortion of an attack's perturbations.
+
+    Args:
+        batch_size: images per attack.
+        attack: whose perturbations are measured; Frank-Wolfe with 10 steps.
+    """
+
+    batch_size: int
+    attack: Attack = field(default_factory=FrankWolfe)
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise
+    ) -> dict[str, Any]:
+        return summary(threat.distortion(self._perturbations(model, x, y, threat, rng.split("attack"))))
+
+    def _perturbations(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise) -> Tensor:
+        if not isinstance(self.attack, FrankWolfe):
+            return attacked(self.attack, model, x, y, threat, rng, self.batch_size) - x
+        attack, rows = self.attack, torch.arange(len(x), device=x.device)
+        # As the attack knows it, not cut at the box: black and white pixels say nothing about convergence.
+        return in_batches(
+            len(x),
+            self.batch_size,
+            lambda part: attack.perturbation(model, x[part], y[part], threat, rng.rows(rows[part])),
+        )
+
+
+@DIAGNOSTICS.register("distortion")
+def distortion(*, batch_size: Count = 250) -> Distortion:
+    """Euclidean length of perturbations over the greatest in the ball; in linf 1 is eps in every pixel.
+
+    For Frank-Wolfe it falls as its steps contradict each other: near 1 all steps point to one corner and one would
+    have done; that it falls suddenly in training announces catastrophic overfitting. Its perturbations are measured
+    before they are cut at the pixel box, those of other attacks after it.
+
+    Args:
+        batch_size: images per attack; changes memory and speed alone.
+
+    Reference: Tsiligkaridis and Roberts, "Understanding and Increasing Efficiency of Frank-Wolfe Adversarial
+        Training", CVPR 2022.
+    """
+    return Distortion(batch_size=batch_size)

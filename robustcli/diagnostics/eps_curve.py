@@ -1,0 +1,84 @@
+"""Robust accuracy against the radius."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustcli.attacks import Attack
+from robustcli.attacks.pgd import Pgd
+from robustcli.diagnostics import DIAGNOSTICS
+from robustcli.errors import RobustCliError
+from robustcli.evaluators.attacked import Attacked
+from robustcli.evidence import gather
+from robustcli.fields import Count, NonNegative
+from robustcli.noise import IndexedNoise
+from robustcli.threat import ThreatModel
+
+_MULTIPLES = (0, 0.125, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 2, 3, 4, 8, 16, 32)
+
+
+def _margin_pgd() -> Attack:
+    return Pgd(steps=20, loss="margin", keep="fooled")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpsCurve:
+    """The curve over some radii.
+
+    Args:
+        radii: in the unit of eps, in any order; None is multiples of the threat's.
+        batch_size: images per attack.
+        attack: used at every radius; PGD with 20 steps on the margin.
+    """
+
+    radii: tuple[float, ...] | None
+    batch_size: int
+    attack: Attack = field(default_factory=_margin_pgd)
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise
+    ) -> dict[str, Any]:
+        evaluator = Attacked(attack=self.attack, batch_size=self.batch_size)
+        left = torch.arange(len(x), device=x.device)
+        curve = []
+        for wide in self._threats(threat):
+            if len(left):
+                survives = gather(evaluator, model, x[left], y[left], wide, rng.rows(left)).survives
+                left = left[survives.to(x.device)]
+            curve.append({"eps": wide.radius, "accuracy": len(left) / len(x), "correct": len(left)})
+        return {"total": len(x), "curve": curve}
+
+    def _threats(self, threat: ThreatModel) -> Iterator[ThreatModel]:
+        """The balls, from the smallest."""
+        if self.radii is not None:
+            radii = {Fraction(radius).limit_denominator(10**9) for radius in self.radii}
+        else:
+            radii = {threat.eps * Fraction(multiple) for multiple in _MULTIPLES}
+            if threat.norm == "linf":
+                # There the ball covers the box.
+                radii = {min(radius, Fraction(1)) for radius in radii}
+        for radius in sorted(radii):
+            yield ThreatModel(threat.norm, radius)
+
+
+@DIAGNOSTICS.register("eps_curve", smoke={"radii": (0, 0.01, 0.04)})
+def eps_curve(*, radii: tuple[NonNegative, ...] | None = None, batch_size: Count = 250) -> EpsCurve:
+    """Robust accuracy over a range of radii, under one attack.
+
+    An image that is broken at one radius is broken at all larger ones, whose balls hold the same point; the attack
+    sees only what is left. So the curve falls. That it reaches about 0 for large radii is what speaks against masked
+    gradients: no network is robust to all images.
+
+    Args:
+        radii: in the unit of eps, such as [0, 2/255, 8/255]; null is 0 to 32 times the threat's.
+        batch_size: images per attack; changes memory and speed, not the curve.
+
+    Reference: Carlini et al., "On Evaluating Adversarial Robustness", arXiv 1902.06705, 2019.
+    """
+    if radii is not None and not radii:
+        raise RobustCliError("eps_curve.radii: there is none; write some such as [0, 2/255, 8/255]")
+    return EpsCurve(radii=radii, batch_size=batch_size)

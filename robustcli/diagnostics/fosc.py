@@ -1,0 +1,56 @@
+"""FOSC: how well an attack has converged."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from robustcli.attacks import Attack
+from robustcli.attacks.pgd import Pgd
+from robustcli.diagnostics import DIAGNOSTICS
+from robustcli.diagnostics.measuring import attacked, gradients_of, summary
+from robustcli.fields import Count
+from robustcli.noise import IndexedNoise
+from robustcli.threat import ThreatModel
+
+
+def _pgd() -> Attack:
+    return Pgd(steps=20)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fosc:
+    """FOSC at the points of an attack.
+
+    Args:
+        batch_size: images per attack and gradient.
+        attack: whose points are looked at; PGD with 20 steps on the cross-entropy.
+    """
+
+    batch_size: int
+    attack: Attack = field(default_factory=_pgd)
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise
+    ) -> dict[str, Any]:
+        x_adv = attacked(self.attack, model, x, y, threat, rng.split("attack"), self.batch_size)
+        at_end = threat.gap(gradients_of(model, x_adv, y, self.batch_size), x_adv, x)
+        at_start = threat.gap(gradients_of(model, x, y, self.batch_size), x, x)
+        return {"adversarial": summary(at_end), "clean": summary(at_start)}
+
+
+@DIAGNOSTICS.register("fosc")
+def fosc(*, batch_size: Count = 250) -> Fosc:
+    """First-order stationary condition at adversarial images: 0 where the attack has converged.
+
+    It is how far the cross-entropy's linear part could still rise inside the ball around the clean image:
+    eps times the dual norm of the gradient at x', minus <x' - x, gradient>. The pixel box is left out, so
+    pixels that it stops keep their share. At the clean images it is eps times the dual norm of the
+    gradient: what there was to gain.
+
+    Args:
+        batch_size: images per attack and gradient; changes memory and speed alone.
+
+    Reference: Wang et al., "On the Convergence and Robustness of Adversarial Training", ICML 2019.
+    """
+    return Fosc(batch_size=batch_size)

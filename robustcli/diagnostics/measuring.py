@@ -1,0 +1,71 @@
+"""What several diagnostics share: logits, gradients and attacks in batches, and values in a few numbers."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from robustcli.attacks import Attack
+from robustcli.attacks.crafting import ascend
+from robustcli.attacks.losses import LOSSES
+from robustcli.evaluators import chunks
+from robustcli.judgement import require_inside
+from robustcli.noise import IndexedNoise
+from robustcli.threat import ThreatModel
+
+
+def in_batches(count: int, batch_size: int, measure: Callable[[slice], Tensor]) -> Tensor:
+    """What `measure` makes of 0..count, batch after batch, put together again."""
+    return torch.cat([measure(part) for part in chunks(count, batch_size)])
+
+
+def logits_of(model: nn.Module, x: Tensor, batch_size: int) -> Tensor:
+    """Logits (n, k) of images, without a graph."""
+
+    def forward(part: slice) -> Tensor:
+        with torch.no_grad():
+            logits: Tensor = model(x[part])
+        return logits
+
+    return in_batches(len(x), batch_size, forward)
+
+
+def gradients_of(model: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> Tensor:
+    """Gradient of each image's cross-entropy at the image: (n, c, h, w)."""
+    return in_batches(len(x), batch_size, lambda part: ascend(model, x[part], LOSSES["ce"], y[part])[0])
+
+
+def attacked(
+    attack: Attack, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise, batch_size: int
+) -> Tensor:
+    """Adversarial images of all x, also of those that are wrong when clean.
+
+    Raises:
+        EvaluationError: the attack left the threat set.
+    """
+    rows = torch.arange(len(x), device=x.device)
+
+    def craft(part: slice) -> Tensor:
+        # A copy: an attack that writes into its input must not move what it is compared with.
+        points = attack(model, x[part].clone(), y[part], threat, rng.rows(rows[part])).detach()
+        require_inside(type(attack).__name__, points, x[part], threat)
+        return points
+
+    return in_batches(len(x), batch_size, craft)
+
+
+def summary(values: Tensor) -> dict[str, float | None]:
+    """Mean, median and quantiles of values (n,); None of no value."""
+    shares = {"least": 0.0, "q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95, "greatest": 1.0}
+    if not len(values):
+        return dict.fromkeys(("mean", *shares))
+    doubles = values.detach().double().cpu()
+    ordered = doubles.sort().values
+    found: dict[str, float | None] = {"mean": float(doubles.mean())}
+    for name, share in shares.items():
+        # Between the two neighbours, by hand: torch.quantile refuses more than 16 million values.
+        place = share * (len(ordered) - 1)
+        low = int(place)
+        high = min(low + 1, len(ordered) - 1)
+        found[name] = float(ordered[low].lerp(ordered[high], place - low))
+    return found

@@ -1,0 +1,83 @@
+"""Clean and robust accuracy of every class."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustcli.attacks import Attack
+from robustcli.attacks.pgd import Pgd
+from robustcli.diagnostics import DIAGNOSTICS
+from robustcli.diagnostics.measuring import logits_of
+from robustcli.evaluators.attacked import Attacked
+from robustcli.evidence import gather
+from robustcli.fields import Count
+from robustcli.noise import IndexedNoise
+from robustcli.threat import ThreatModel
+
+
+def _margin_pgd() -> Attack:
+    return Pgd(steps=20, loss="margin", keep="fooled")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerClass:
+    """Accuracies and confusions by class.
+
+    Args:
+        batch_size: images per attack.
+        attack: of the robust accuracy; PGD with 20 steps on the margin.
+    """
+
+    batch_size: int
+    attack: Attack = field(default_factory=_margin_pgd)
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise
+    ) -> dict[str, Any]:
+        evidence = gather(Attacked(attack=self.attack, batch_size=self.batch_size), model, x, y, threat, rng)
+        classes = logits_of(model, x[:1], 1).shape[1]
+        confusion = torch.zeros(classes, classes, dtype=torch.int64)
+        ones = torch.ones_like(evidence.labels)
+        confusion.index_put_((evidence.labels, evidence.predictions), ones, accumulate=True)
+        rows = []
+        for label in range(classes):
+            is_of_class = evidence.labels == label
+            total = int(is_of_class.sum())
+            clean = int((evidence.clean == label)[is_of_class].sum())
+            robust = int(evidence.survives[is_of_class].sum())
+            rows.append(
+                {
+                    "class": label,
+                    "total": total,
+                    "clean_accuracy": clean / total if total else None,
+                    "robust_accuracy": robust / total if total else None,
+                }
+            )
+        robusts = torch.tensor([row["robust_accuracy"] for row in rows if row["total"]], dtype=torch.float64)
+        present = [row for row in rows if row["total"]]
+        worst = present[int(robusts.argmin())]
+        return {
+            "worst_class": worst["class"],
+            "worst_robust_accuracy": worst["robust_accuracy"],
+            "deviation_over_classes": float(robusts.std(correction=0)),
+            "rows": rows,
+            "confusion": confusion.tolist(),
+        }
+
+
+@DIAGNOSTICS.register("per_class")
+def per_class(*, batch_size: Count = 250) -> PerClass:
+    """Clean and robust accuracy of every class, the worst of them, and what classes are taken for under attack.
+
+    The entry (i, j) of the confusions counts images of class i that are taken for j: by the adversarial image where
+    the attack succeeds, by the clean one otherwise. Its diagonal holds the robust images. Classes without images
+    have no accuracy.
+
+    Args:
+        batch_size: images per attack; changes memory and speed, not the counts.
+
+    Reference: Benz et al., "Robustness May Be at Odds with Fairness", NeurIPS workshop 2020, arXiv 2010.13365.
+    """
+    return PerClass(batch_size=batch_size)

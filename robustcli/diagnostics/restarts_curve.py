@@ -1,0 +1,80 @@
+"""Robust accuracy against the restarts of the attack."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from robustcli.attacks import Attack
+from robustcli.attacks.pgd import Pgd
+from robustcli.diagnostics import DIAGNOSTICS
+from robustcli.errors import RobustCliError
+from robustcli.evaluators import Case, Stage
+from robustcli.evidence import gather
+from robustcli.fields import Count
+from robustcli.noise import IndexedNoise
+from robustcli.threat import ThreatModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Tries:
+    """One attack, again and again with other noise."""
+
+    attack: Attack
+    count: int
+    batch_size: int
+
+    def stages(self, case: Case) -> list[Stage]:
+        names = [f"try {number}" for number in range(self.count)]
+        return [Stage(name=name, attack=self.attack, noise=name, batch_size=self.batch_size) for name in names]
+
+
+def _margin_pgd() -> Attack:
+    return Pgd(steps=20, loss="margin", keep="fooled")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestartsCurve:
+    """The curve over restarts.
+
+    Args:
+        restarts: the last point of the curve.
+        batch_size: images per attack.
+        attack: one try, from a random start; PGD with 20 steps on the margin.
+    """
+
+    restarts: int
+    batch_size: int
+    attack: Attack = field(default_factory=_margin_pgd)
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise
+    ) -> dict[str, Any]:
+        if getattr(self.attack, "start", "random") == "clean":
+            raise RobustCliError("restarts_curve.attack: tries from start 'clean' are all the same; use 'random'")
+        tries = _Tries(attack=self.attack, count=self.restarts, batch_size=self.batch_size)
+        evidence = gather(tries, model, x, y, threat, rng)
+        correct = int((evidence.clean == evidence.labels).sum())
+        curve = [{"restarts": 0, "accuracy": correct / len(x), "correct": correct}]
+        # At radius 0 there is no stage, and every try finds what the first would: nothing.
+        broken = [stage.broken for stage in evidence.stages] or [0] * self.restarts
+        for number, count in enumerate(broken, start=1):
+            correct -= count
+            curve.append({"restarts": number, "accuracy": correct / len(x), "correct": correct})
+        return {"total": len(x), "curve": curve}
+
+
+@DIAGNOSTICS.register("restarts_curve", smoke={"restarts": 3})
+def restarts_curve(*, restarts: Count = 10, batch_size: Count = 250) -> RestartsCurve:
+    """Robust accuracy over restarts: an image counts as long as no try has broken it.
+
+    The first point, 0 restarts, is the clean accuracy. A curve that still falls at its end says that the attack
+    depends on its luck, and that the accuracy is lower than a few tries say.
+
+    Args:
+        restarts: independent tries at most.
+        batch_size: images per attack; changes memory and speed, not the curve.
+
+    Reference: Mosbach et al., "Logit Pairing Methods Can Fool Gradient-Based Attacks", arXiv 1810.12042, 2018.
+    """
+    return RestartsCurve(restarts=restarts, batch_size=batch_size)

@@ -1,0 +1,70 @@
+"""Robust accuracy against the steps of the attack."""
+
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from robustcli.attacks import Attack
+from robustcli.attacks.pgd import Pgd
+from robustcli.diagnostics import DIAGNOSTICS
+from robustcli.errors import RobustCliError
+from robustcli.evaluators.attacked import Attacked
+from robustcli.evidence import gather
+from robustcli.fields import Count
+from robustcli.noise import IndexedNoise
+from robustcli.threat import ThreatModel
+
+
+def _margin_pgd() -> Attack:
+    return Pgd(loss="margin", keep="fooled")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepsCurve:
+    """The curve over some numbers of steps.
+
+    Args:
+        steps: in any order.
+        batch_size: images per attack.
+        attack: any that has steps, whose own number is not used; PGD on the margin.
+    """
+
+    steps: tuple[int, ...]
+    batch_size: int
+    attack: Attack = field(default_factory=_margin_pgd)
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise
+    ) -> dict[str, Any]:
+        curve = []
+        for steps in sorted(set(self.steps)):
+            evaluator = Attacked(attack=_with_steps(self.attack, steps), batch_size=self.batch_size)
+            correct = int(gather(evaluator, model, x, y, threat, rng).survives.sum())
+            curve.append({"steps": steps, "accuracy": correct / len(x), "correct": correct})
+        return {"total": len(x), "curve": curve}
+
+
+def _with_steps(attack: Attack, steps: int) -> Attack:
+    if not is_dataclass(attack) or isinstance(attack, type) or "steps" not in {item.name for item in fields(attack)}:
+        raise RobustCliError(f"steps_curve.attack: {type(attack).__name__} has no steps; pgd has, for one")
+    return replace(attack, steps=steps)
+
+
+@DIAGNOSTICS.register("steps_curve", smoke={"steps": (1, 4)})
+def steps_curve(*, steps: tuple[Count, ...] = (1, 2, 5, 10, 20, 50, 100, 200), batch_size: Count = 250) -> StepsCurve:
+    """Robust accuracy over numbers of steps; a curve that still falls at its end says that more steps are due.
+
+    Every number is an attack of its own on all images that are right when clean, from the same starts. For an attack
+    whose steps do not depend on their number (PGD that keeps what fools) the curve therefore falls; for others a rise
+    is their doing and is shown.
+
+    Args:
+        steps: gradient steps, in any order.
+        batch_size: images per attack; changes memory and speed, not the curve.
+
+    Reference: Carlini et al., "On Evaluating Adversarial Robustness", arXiv 1902.06705, 2019.
+    """
+    if not steps:
+        raise RobustCliError("steps_curve.steps: there is none; write some such as [1, 10, 100]")
+    return StepsCurve(steps=steps, batch_size=batch_size)

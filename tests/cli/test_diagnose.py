@@ -1,0 +1,111 @@
+"""`robust diagnose`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from shell import Robust
+
+from robustcli import checkpoint, picture
+from robustcli.catalog import catalog
+from robustcli.runs import RunFolder, read_json
+
+FEW = ("--examples", 30)
+
+
+def found(robust: Robust, *words: object) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(robust("diagnose", *words, *FEW, "--json").require(0).out)
+    return value
+
+
+def test_it_finds_what_it_is_asked_for_and_stores_it(robust: Robust, trained: RunFolder, tmp_path: Path) -> None:
+    out = tmp_path / "found" / "all.json"
+    words = ("--with", "fosc", "--with", "eps_curve", "--with", "fosc")
+    said = robust("diagnose", trained.best, *words, *FEW, "--out", out, "eps_curve.radii=[0, 8/255]").require(0)
+    stored = read_json(out)
+    assert list(stored["diagnostics"]) == ["fosc", "eps_curve"]
+    assert stored["threat"] == {"norm": "linf", "eps": "0.1"}
+    assert (stored["examples"], stored["seed"], stored["checkpoint"]) == (30, 0, "best.pt")
+    curve = stored["diagnostics"]["eps_curve"]
+    assert [row["eps"] for row in curve["found"]["curve"]] == [0, pytest.approx(8 / 255)]
+    assert curve["settings"]["kind"] == "EpsCurve"
+    assert (curve["settings"]["attack"]["kind"], curve["settings"]["attack"]["steps"]) == ("Pgd", 20)
+    for text in ("linf 0.1, 30 images", "fosc", "adversarial", "median", "eps_curve", "accuracy %"):
+        assert text in said.out
+    row = next(line for line in said.out.splitlines() if " 0.03137 " in line)
+    assert f"{100 * curve['found']['curve'][1]['accuracy']:.1f}" in row
+    again = found(robust, trained.best, *words[:4], "eps_curve.radii=[0, 8/255]")
+    for name in ("fosc", "eps_curve"):
+        assert again["diagnostics"][name]["found"] == stored["diagnostics"][name]["found"]
+
+
+def test_a_curve_has_the_accuracy_of_an_evaluation(robust: Robust, trained: RunFolder, tmp_path: Path) -> None:
+    attack = "eps_curve.attack={name: pgd, steps: 3, keep: fooled}"
+    value = found(robust, trained.best, "--with", "eps_curve", attack, "eps_curve.radii=[0.1]")
+    said = robust("eval", trained.best, "--attack", "pgd", "--steps", 3, *FEW, "--json", "--quiet", "--store", tmp_path)
+    evaluated = json.loads(said.require(0).out)["evaluations"]["pgd"]
+    (point,) = value["diagnostics"]["eps_curve"]["found"]["curve"]
+    assert (point["correct"], point["accuracy"]) == (evaluated["correct"], evaluated["accuracy"])
+
+
+def test_threat_seed_and_options_are_obeyed(robust: Robust, trained: RunFolder) -> None:
+    usual = found(robust, trained.best, "--with", "gradient_alignment")
+    for words in (("--eps", "0.3"), ("--norm", "l2"), ("--seed", 5), ("gradient_alignment.points=3",)):
+        other = found(robust, trained.best, "--with", "gradient_alignment", *words)
+        assert other["diagnostics"] != usual["diagnostics"], words
+    assert found(robust, trained.best, "--with", "gradient_alignment", "--norm", "l2")["threat"]["norm"] == "l2"
+
+
+def test_networks_from_elsewhere_need_a_threat(robust: Robust, trained: RunFolder, tmp_path: Path) -> None:
+
+    body = checkpoint.load(trained.best)["weights"]
+    weights = tmp_path / "weights.pt"
+    torch.save({key.removeprefix("body."): value for key, value in body.items() if key.startswith("body.")}, weights)
+    small = ("--architecture", "small_cnn", "architecture.width=4", "architecture.hidden=16", "--data", "digits")
+    robust("diagnose", weights, *small, "--with", "fosc").require(2, "--norm and --eps: weights.pt does not say")
+    value = found(robust, weights, *small, "--with", "fosc", "--norm", "linf", "--eps", "0.1")
+    own = found(robust, trained.best, "--with", "fosc")
+    assert value["diagnostics"]["fosc"]["found"] == own["diagnostics"]["fosc"]["found"]
+    assert "normalisation before the network" in " ".join(value["notes"])
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ((), f"--with: nothing says what to find out; name one or more of {', '.join(catalog('diagnostics'))}"),
+        (("--with", "fosk"), "--with: there is no diagnostic 'fosk'; did you mean 'fosc'?"),
+        (("--with", "fosc", "fosc.bins=3"), "fosc.bins: unknown parameter of 'fosc' in diagnostics"),
+        (("--with", "fosc", "eps_curve.radii=[0]"), "override 'eps_curve.radii=[0]': add --with eps_curve"),
+        (("--with", "eps_curve", "eps_curve.radii=[2]"), "threat.eps: 2 is larger than the pixel range"),
+        (("--with", "fosc", "--examples", 10**6), "1000000 test images were asked for"),
+        (("--with", "fosc", "--out", "."), "--out: .: is a folder"),
+        (("--with", "fosc", "--picture", "curve.jpg"), "its name must end in one of .png, .pdf, .svg"),
+    ],
+)
+def test_what_a_user_can_mend(robust: Robust, trained: RunFolder, words: tuple[object, ...], told: str) -> None:
+    robust("diagnose", trained.best, *words).require(2, told)
+
+
+def test_without_matplotlib_a_picture_is_refused_before_anything_else(
+    robust: Robust, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(picture, "find_spec", lambda _name: None)
+    told = "--picture: needs matplotlib, which is not installed: pip install 'robustcli[plots]'"
+    robust("diagnose", "no_such.pt", "--with", "fosc", "--picture", "a.png").require(2, told)
+
+
+def test_curves_and_surfaces_are_drawn(robust: Robust, trained: RunFolder, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from PIL import Image
+
+    drawn = tmp_path / "drawn" / "both.png"
+    names = ("--with", "eps_curve", "--with", "steps_curve")
+    robust("diagnose", trained.best, *names, *FEW, "--picture", drawn, "steps_curve.steps=[1, 3]").require(0)
+    with Image.open(drawn) as image:
+        assert image.width > image.height
+        # Text, axes and lines, not one even colour.
+        assert len(set(image.convert("L").resize((64, 32)).tobytes())) > 10
+    said = robust("diagnose", trained.best, "--with", "fosc", *FEW, "--picture", drawn)
+    said.require(2, "none of them has a curve or a surface", "median")

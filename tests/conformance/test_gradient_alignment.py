@@ -1,0 +1,19 @@
+"""Gradient alignment against a number that was measured by other code."""
+
+from fractions import Fraction
+
+import pytest
+import torch
+from sine_networks import SineConv, labelled
+
+from robustcli.diagnostics.gradient_alignment import GradientAlignment
+from robustcli.noise import IndexedNoise
+from robustcli.threat import ThreatModel
+
+
+def test_alignment_of_the_sine_network() -> None:
+    model, x, y = labelled(SineConv())
+    threat = ThreatModel("linf", Fraction(2, 1000))
+    found = GradientAlignment(points=20)(model, x, y, threat, IndexedNoise(0, torch.arange(len(x))))
+    # Measured with other noise, one point for each of 64 images; the tolerance is what that noise moves.
+    assert found["cosine"]["mean"] == pytest.approx(0.99116, abs=0.003)

@@ -1,0 +1,115 @@
+"""What every diagnostic promises; each function takes a diagnostic and fails where it breaks the promise."""
+
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from attack_promises import RADII
+from model_state import Failing, found_again
+from small_networks import conv_net, images, labels
+from torch import Tensor, nn
+
+from robustcli.diagnostics import Diagnostic
+from robustcli.fields import Norm
+from robustcli.findings import axes_and_grids
+from robustcli.noise import IndexedNoise
+from robustcli.threat import ThreatModel
+
+_COUNT = 8
+
+
+def _network() -> nn.Sequential:
+    """A network whose confidences differ; an untrained one is equally unsure of everything."""
+    model = conv_net().eval()
+    assert isinstance(model, nn.Sequential)
+    with torch.no_grad():
+        for parameter in model[-1].parameters():
+            parameter *= 8
+    return model
+
+
+def _asked(diagnostic: Diagnostic, model: nn.Module, norm: Norm) -> dict[str, Any]:
+    x, y = images(_COUNT), labels(_COUNT)
+    # All but the first are right when clean.
+    with torch.no_grad():
+        y[1:] = _network()(x)[1:].argmax(1)
+    return diagnostic(model, x, y, ThreatModel(norm, RADII[norm] / 4), IndexedNoise(0, torch.arange(_COUNT)))
+
+
+def numbers_in(value: Any) -> Iterator[float]:
+    """Every number of plain data, in its order; text by its length, None as -1."""
+    if isinstance(value, dict):
+        for item in value.values():
+            yield from numbers_in(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from numbers_in(item)
+    elif value is None:
+        yield -1.0
+    else:
+        yield float(len(value)) if isinstance(value, str) else float(value)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(type(key) is str and _is_plain(item) for key, item in value.items())
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    return value is None or type(value) in (str, bool, int) or (type(value) is float and math.isfinite(value))
+
+
+def finds_plain_data(diagnostic: Diagnostic, norm: Norm) -> None:
+    """JSON keeps it as it is; numbers are finite, accuracies fractions; curves, surfaces and tables have their form."""
+    found = _asked(diagnostic, _network(), norm)
+    assert _is_plain(found)
+    assert json.loads(json.dumps(found)) == found
+    tables = [value for value in found.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
+    for table in tables:
+        assert all(list(row) == list(table[0]) for row in table)
+        for row in table:
+            assert all(0 <= value <= 1 for key, value in row.items() if key.endswith("accuracy") and value is not None)
+    if "curve" in found:
+        abscissa = [row[next(iter(row))] for row in found["curve"]]
+        assert abscissa == sorted(set(abscissa))
+    if "surface" in found:
+        ((_, rows), (_, columns)), grids = axes_and_grids(found["surface"])
+        assert grids
+        for grid in grids.values():
+            assert [len(row) for row in grid] == [len(columns)] * len(rows)
+
+
+def finds_it_again(diagnostic: Diagnostic, norm: Norm) -> None:
+    """Equal noise finds equal things, and the global generator goes on as if nothing had drawn from it."""
+    state = torch.get_rng_state()
+    first = _asked(diagnostic, _network(), norm)
+    assert torch.equal(torch.get_rng_state(), state), "moved the global generator"
+    assert _asked(diagnostic, _network(), norm) == first
+
+
+def leaves_the_network_alone(diagnostic: Diagnostic, norm: Norm) -> None:
+    """Weights, buffers, gradients, modes, requires_grad and hooks are as found, also when a forward fails."""
+    model = _network()
+    with found_again(model):
+        _asked(diagnostic, model, norm)
+    for at in (1, 2, 3, 5):
+        failing = Failing(_network(), at).eval()
+        with found_again(failing):
+            _asked(diagnostic, failing, norm)
+
+
+def finds_the_same(one: Diagnostic, other: Diagnostic) -> None:
+    """Two that differ in how they cut images into batches."""
+    numbers = [torch.tensor([*numbers_in(_asked(each, _network(), "linf"))]) for each in (one, other)]
+    assert torch.allclose(*numbers, rtol=1e-3, atol=1e-5)
+
+
+def observed(diagnostic: Diagnostic) -> Tensor:
+    """All that it finds, and how many images each forward held."""
+    model = _network()
+    sizes: list[int] = []
+    hook = model.register_forward_hook(lambda _module, inputs, _output: sizes.append(len(inputs[0])))
+    found = _asked(diagnostic, model, "linf")
+    hook.remove()
+    return torch.tensor([*numbers_in(found), *sizes], dtype=torch.float64)
