@@ -1,0 +1,172 @@
+"""Induced norms of the layers, and what their product says."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from robustcli.architectures import Normalize
+from robustcli.architectures.convolutions import SameConv2d
+from robustcli.diagnostics import DIAGNOSTICS
+from robustcli.fields import Count
+from robustcli.noise import IndexedNoise, derive
+from robustcli.threat import ThreatModel
+
+# A layer without its bias: an input of one example and a weight -> an output.
+Map = Callable[[Tensor, Tensor], Tensor]
+_NORMS = ("l1", "linf", "spectral")
+
+
+@DIAGNOSTICS.register("layer_norms", smoke={"iterations": 5})
+@dataclass(frozen=True, kw_only=True)
+class LayerNorms:
+    """Norms of every linear layer, convolution, batch norm and input normalisation, and their products.
+
+    A norm says by how much the layer can lengthen a difference of its inputs. Those in l1 (the largest column sum of
+    the matrix that the layer is) and linf (the largest row sum) are exact, at the sizes of the inputs that the layer
+    sees, zero padding and stride included. The spectral norm comes from power iteration, which approaches it from
+    below. Biases move all points alike and count for nothing. A product bounds how far the logits can move if the
+    network is a chain of these layers and of others that lengthen nothing (ReLU, say); for a network with branches it
+    is only a size to compare by. It is left out where a layer has weights and none of these forms; that is listed.
+
+    Args:
+        iterations: of the power iteration; each is a forward and a backward of one layer.
+
+    Reference: Liu et al., "On the Loss Landscape of Adversarial Training", NeurIPS 2020, for the products; Horn and
+        Johnson, "Matrix Analysis", section 5.6, for the norms.
+    """
+
+    iterations: Count = 50
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise
+    ) -> dict[str, Any]:
+        layers = {name: module for name, module in model.named_modules() if _is_known(module)}
+        with _inputs_seen(layers) as seen, torch.no_grad():
+            model(x[:1])
+        rows = []
+        for name, module in layers.items():
+            sizes = seen[name].sizes
+            if not sizes:
+                continue  # Weights that the forward does not use.
+            generator = torch.Generator().manual_seed(derive(rng.seed, "layer norms", name))
+            found = [_norms(module, size, self.iterations, generator) for size in dict.fromkeys(sizes)]
+            largest = {key: max(norms[key] for norms in found) for key in _NORMS}
+            rows.append({"layer": name, "kind": type(module).__name__, "calls": len(sizes), **largest})
+        others = [
+            f"{name} ({type(module).__name__})"
+            for name, module in model.named_modules()
+            if name not in layers and "parametrizations" not in name and _has_weights(module)
+        ]
+        products = {key: None if others else math.prod(row[key] ** row["calls"] for row in rows) for key in _NORMS}
+        return {"products": products, "rows": rows, "others": others}
+
+
+def _is_known(module: nn.Module) -> bool:
+    """Whether the layer is one whose matrix is known; a subclass with a forward of its own is not."""
+    if isinstance(module, Normalize):
+        return True
+    if isinstance(module, _BatchNorm):
+        return module.running_var is not None
+    forward = getattr(type(module), "forward", None)
+    if isinstance(module, nn.Conv2d):
+        return forward in (nn.Conv2d.forward, SameConv2d.forward) and module.padding_mode == "zeros"
+    return isinstance(module, nn.Linear) and forward is nn.Linear.forward
+
+
+def _has_weights(module: nn.Module) -> bool:
+    """Of its own; buffers count, since some layers keep there what they multiply by."""
+    return bool([*module.parameters(recurse=False), *module.buffers(recurse=False)])
+
+
+@dataclass
+class _Seen:
+    """Shapes of one example, call by call."""
+
+    sizes: list[tuple[int, ...]] = field(default_factory=list)
+
+
+@contextmanager
+def _inputs_seen(layers: dict[str, nn.Module]) -> Iterator[dict[str, _Seen]]:
+    seen = {name: _Seen() for name in layers}
+
+    def look(name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        # A linear layer treats every position alike, so one is all that it sees.
+        axes = 1 if isinstance(module, nn.Linear) else inputs[0].dim() - 1
+        seen[name].sizes.append(tuple(inputs[0].shape[-axes:]))
+
+    hooks = [module.register_forward_pre_hook(partial(look, name)) for name, module in layers.items()]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _norms(module: nn.Module, size: tuple[int, ...], iterations: int, generator: torch.Generator) -> dict[str, float]:
+    """The three norms of a layer, for inputs of one size."""
+    if isinstance(module, Normalize | _BatchNorm):
+        return dict.fromkeys(_NORMS, float(_scale(module).abs().max()))
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    weight = weight.detach()
+    apply = _map_of(module)
+    ones = torch.ones(1, *size, dtype=weight.dtype, device=weight.device)
+    # Row sums of |W| are its product with ones, column sums that of its transpose.
+    row_sums, column_sums = _there_and_back(apply, weight.abs(), ones, torch.ones_like)
+    start = torch.randn(ones.shape, generator=generator, dtype=weight.dtype).to(weight.device)
+    return {
+        "l1": float(column_sums.max()),
+        "linf": float(row_sums.max()),
+        "spectral": _spectral(apply, weight, start, iterations),
+    }
+
+
+def _scale(module: Normalize | _BatchNorm) -> Tensor:
+    """What the module multiplies channels by."""
+    if isinstance(module, Normalize):
+        return 1 / module.std
+    assert module.running_var is not None
+    scale = (module.running_var + module.eps).rsqrt()
+    return scale if module.weight is None else module.weight.detach() * scale
+
+
+def _map_of(module: nn.Module) -> Map:
+    if isinstance(module, SameConv2d):
+        bias = {} if module.bias is None else {"bias": torch.zeros_like(module.bias)}
+        return lambda v, weight: functional_call(module, {"weight": weight, **bias}, v)
+    if isinstance(module, nn.Conv2d):
+        layer = module
+        return lambda v, weight: F.conv2d(v, weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)
+    return F.linear
+
+
+def _there_and_back(
+    apply: Map, weight: Tensor, v: Tensor, returns: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """W v, and W' times what `returns` makes of it: a linear map's gradient is its transpose."""
+    v = v.detach().requires_grad_()
+    with torch.enable_grad():
+        image = apply(v, weight)
+        (returned,) = torch.autograd.grad(image, v, returns(image.detach()))
+    return image.detach(), returned
+
+
+def _spectral(apply: Map, weight: Tensor, v: Tensor, iterations: int) -> float:
+    """Power iteration on W'W: the length of W v for the last unit vector v."""
+    length = 0.0
+    for _ in range(iterations):
+        image, back = _there_and_back(apply, weight, v / v.norm(), lambda image: image)
+        length = float(image.norm())
+        if not length:
+            return 0.0
+        v = back
+    return length

@@ -1,0 +1,160 @@
+"""Norms of layers against the matrices that the layers are, built column by column."""
+
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from small_networks import drawn_from
+from torch import Tensor, nn
+
+from robustcli.architectures import Network, Normalize
+from robustcli.architectures.convolutions import SameConv2d
+from robustcli.diagnostics.layer_norms import LayerNorms
+from robustcli.noise import IndexedNoise
+from robustcli.threat import ThreatModel
+
+
+def looked_at(model: nn.Module, x: Tensor, iterations: int = 2000) -> dict[str, Any]:
+    y = torch.zeros(len(x), dtype=torch.int64)
+    noise = IndexedNoise(0, torch.arange(len(x)))
+    return LayerNorms(iterations=iterations)(model.eval(), x, y, ThreatModel("linf", Fraction(1, 100)), noise)
+
+
+def matrix(layer: nn.Module, shape: tuple[int, ...]) -> NDArray[Any]:
+    """What the layer is without its bias, one unit vector after the other."""
+    count = int(np.prod(shape))
+    with torch.no_grad():
+        shift = layer(torch.zeros(1, *shape, dtype=torch.float64))
+        columns = layer(torch.eye(count, dtype=torch.float64).view(count, *shape)) - shift
+    return columns.flatten(1).T.numpy()
+
+
+LAYERS = [
+    (nn.Linear(7, 5), (7,)),
+    (nn.Conv2d(2, 3, 3, padding=1), (2, 6, 5)),
+    (nn.Conv2d(2, 3, 3, stride=2, padding=1, bias=False), (2, 6, 5)),
+    (nn.Conv2d(2, 3, 3, stride=3), (2, 7, 7)),
+    (nn.Conv2d(2, 3, 1, stride=2), (2, 6, 6)),
+    (nn.Conv2d(4, 6, 3, padding=2, dilation=2, groups=2), (4, 6, 6)),
+    (nn.Conv2d(2, 3, (3, 5), padding="same"), (2, 5, 5)),
+    # Larger than its images: most taps meet only zeros.
+    (nn.Conv2d(2, 3, 5, padding=2), (2, 2, 2)),
+    (SameConv2d(2, 3, 3, 2, bias=True), (2, 6, 6)),
+]
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"), LAYERS, ids=lambda value: str(value) if isinstance(value, nn.Module) else ""
+)
+def test_norms_are_those_of_the_matrix(layer: nn.Module, shape: tuple[int, ...]) -> None:
+    with drawn_from(4):
+        layer.reset_parameters()  # type: ignore[operator]
+    layer = layer.double()
+    (row,) = looked_at(layer, torch.rand(2, *shape, dtype=torch.float64))["rows"]
+    dense = matrix(layer, shape)
+    assert row["l1"] == pytest.approx(np.linalg.norm(dense, ord=1), rel=1e-12)
+    assert row["linf"] == pytest.approx(np.linalg.norm(dense, ord=np.inf), rel=1e-12)
+    assert row["spectral"] == pytest.approx(np.linalg.norm(dense, ord=2), rel=1e-6)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_large_images_have_the_norms_of_the_kernel(stride: int) -> None:
+    """Away from the border: all taps of an output; of an input, the taps that share a position modulo the stride."""
+    with drawn_from(0):
+        layer = nn.Conv2d(3, 4, 3, stride=stride, padding=1, bias=False)
+    (row,) = looked_at(layer, torch.rand(1, 3, 19, 19), 3)["rows"]
+    size = layer.weight.detach().abs().double().numpy()
+    assert row["linf"] == pytest.approx(size.sum((1, 2, 3)).max(), rel=1e-5)
+    taps = [size[:, :, i::stride, j::stride].sum((0, 2, 3)) for i in range(stride) for j in range(stride)]
+    assert row["l1"] == pytest.approx(np.max(taps), rel=1e-5)
+
+
+def test_batch_norms_and_normalisation_scale_channels() -> None:
+    norm = nn.BatchNorm2d(3).double()
+    assert norm.running_var is not None
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([1.0, -4.0, 2.0]))
+        norm.running_var.copy_(torch.tensor([1.0, 4.0, 0.25]))
+    model = Network(Normalize((0.5,) * 3, (0.5, 0.25, 1.0)), nn.Sequential(norm, nn.BatchNorm2d(3, affine=False)))
+    first, second, third = looked_at(model.double(), torch.rand(2, 3, 4, 4, dtype=torch.float64))["rows"]
+    for key in ("l1", "linf", "spectral"):
+        assert first[key] == 4
+        assert second[key] == pytest.approx(max(4 / (4 + 1e-5) ** 0.5, 2 / (0.25 + 1e-5) ** 0.5))
+        assert third[key] == pytest.approx(1, abs=1e-5)
+
+
+class Twice(nn.Module):
+    """A layer that is used at two sizes, one that is not used, and weights outside of layers."""
+
+    def __init__(self, has_own: bool = False) -> None:
+        super().__init__()
+        self.shared = nn.Conv2d(1, 1, 3, padding=1, bias=False)
+        self.idle = nn.Linear(3, 3)
+        if has_own:
+            self.own = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.shared(self.shared(x)[..., ::2, ::2]).flatten(1)
+
+
+def test_a_product_has_a_factor_for_every_call() -> None:
+    model = Twice().double()
+    found = looked_at(model, torch.rand(1, 1, 6, 6, dtype=torch.float64))
+    (row,) = found["rows"]
+    assert (row["layer"], row["calls"], found["others"]) == ("shared", 2, [])
+    norms = [np.linalg.norm(matrix(model.shared, (1, side, side)), ord=2) for side in (6, 3)]
+    assert norms[0] != pytest.approx(norms[1], rel=1e-3)
+    assert row["spectral"] == pytest.approx(max(norms), rel=1e-6)
+    assert found["products"] == pytest.approx({key: row[key] ** 2 for key in ("l1", "linf", "spectral")})
+
+
+class Doubling(nn.Linear):
+    def forward(self, input: Tensor) -> Tensor:
+        return 2 * super().forward(input)
+
+
+@pytest.mark.parametrize(
+    ("model", "other"),
+    [
+        (Twice(has_own=True), " (Twice)"),
+        (nn.Sequential(nn.Flatten(), Doubling(36, 2)), "1 (Doubling)"),
+        (nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular"), " (Conv2d)"),
+        (nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False)), "0 (BatchNorm2d)"),
+        (nn.LayerNorm(6), " (LayerNorm)"),
+    ],
+)
+def test_without_a_norm_for_every_layer_there_is_no_product(model: nn.Module, other: str) -> None:
+    found = looked_at(model, torch.rand(1, 1, 6, 6), 2)
+    assert found["others"] == [other]
+    assert set(found["products"].values()) == {None}
+
+
+def test_the_product_bounds_what_the_logits_do() -> None:
+    with drawn_from(1):
+        model = nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3)
+        ).double()
+    x = torch.rand(20, 1, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    products = looked_at(model, x)["products"]
+    with torch.no_grad():
+        moved, logits = x[:10] - x[10:], model(x)[:10] - model(x)[10:]
+    for key, order in (("l1", 1), ("linf", torch.inf), ("spectral", 2)):
+        ratios = torch.linalg.vector_norm(logits, order, 1) / torch.linalg.vector_norm(moved.flatten(1), order, 1)
+        assert 0 < float(ratios.max()) <= products[key]
+
+
+def test_a_layer_of_zeros_has_norm_0() -> None:
+    layer = nn.Linear(3, 2)
+    nn.init.zeros_(layer.weight)
+    (row,) = looked_at(layer, torch.rand(1, 3))["rows"]
+    assert [row[key] for key in ("l1", "linf", "spectral")] == [0, 0, 0]
+
+
+def test_parametrized_weights_count_as_they_are_used() -> None:
+    layer = nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)).double()
+    found = looked_at(layer, torch.rand(2, 4, dtype=torch.float64))
+    assert found["rows"][0]["spectral"] == pytest.approx(np.linalg.norm(matrix(layer, (4,)), ord=2), rel=1e-6)
+    assert found["others"] == []
