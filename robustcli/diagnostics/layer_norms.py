@@ -40,8 +40,7 @@ class LayerNorms:
     Args:
         iterations: of the power iteration; each is a forward and a backward of one layer.
 
-    Reference: Liu et al., "On the Loss Landscape of Adversarial Training", NeurIPS 2020, for the products; Horn and
-        Johnson, "Matrix Analysis", section 5.6, for the norms.
+    Reference: Liang and Huang, "Large Norms of CNN Layers Do Not Hurt Adversarial Robustness", AAAI 2021.
     """
 
     iterations: Count = 50

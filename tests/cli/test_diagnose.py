@@ -101,8 +101,8 @@ def test_curves_and_surfaces_are_drawn(robust: Robust, trained: RunFolder, tmp_p
     from PIL import Image
 
     drawn = tmp_path / "drawn" / "both.png"
-    names = ("--with", "eps_curve", "--with", "steps_curve")
-    robust("diagnose", trained.best, *names, *FEW, "--picture", drawn, "steps_curve.steps=[1, 3]").require(0)
+    names = ("--with", "eps_curve", "--with", "input_surface", "--with", "weight_surface")
+    robust("diagnose", trained.best, *names, *FEW, "--picture", drawn, "input_surface.half=2").require(0)
     with Image.open(drawn) as image:
         assert image.width > image.height
         # Text, axes and lines, not one even colour.

@@ -1,0 +1,131 @@
+"""The loss around the weights, along random directions."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from robustcli.attacks import Attack
+from robustcli.attacks.pgd import Pgd
+from robustcli.diagnostics import DIAGNOSTICS
+from robustcli.diagnostics.measuring import attacked, logits_of
+from robustcli.fields import Count, Positive
+from robustcli.noise import IndexedNoise, derive
+from robustcli.threat import ThreatModel
+
+Direction = dict[str, Tensor]
+# Keeps a filter of zeros where it is.
+_TINY = 1e-10
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightSurface:
+    """The loss over one or two directions in the weights.
+
+    Args:
+        directions: of the plot.
+        points: where the loss is measured.
+        half: grid points on each side of the weights.
+        reach: the last multiple of a direction.
+        images: how many.
+        batch_size: images per attack and forward.
+        attack: of the adversarial images; PGD with 10 steps on the cross-entropy.
+    """
+
+    directions: int
+    points: str
+    half: int
+    reach: float
+    images: int
+    batch_size: int
+    attack: Attack = field(default_factory=Pgd)
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise
+    ) -> dict[str, Any]:
+        x, y, rng = x[: self.images], y[: self.images], rng.rows(torch.arange(min(self.images, len(x))))
+        ways = [random_direction(model, derive(rng.seed, "direction", number)) for number in range(self.directions)]
+        held = self._points(model, x, y, threat, rng) if self.points == "held" else x
+        ticks = [self.reach * step / self.half for step in range(-self.half, self.half + 1)]
+
+        def loss_at(*shares: float) -> float:
+            with moved(model, ways, shares):
+                points = self._points(model, x, y, threat, rng) if self.points == "regenerated" else held
+                losses = nn.functional.cross_entropy(logits_of(model, points, self.batch_size), y, reduction="none")
+                return float(losses.double().mean())
+
+        if self.directions == 1:
+            return {"images": len(x), "curve": [{"alpha": alpha, "loss": loss_at(alpha)} for alpha in ticks]}
+        grid = [[loss_at(alpha, beta) for beta in ticks] for alpha in ticks]
+        return {"images": len(x), "surface": {"alpha": ticks, "beta": ticks, "loss": grid}}
+
+    def _points(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise) -> Tensor:
+        # The same noise for all weights: what differs between two points of the plot is the weights' doing.
+        return attacked(self.attack, model, x, y, threat, rng.split("attack"), self.batch_size)
+
+
+@DIAGNOSTICS.register("weight_surface", smoke={"half": 1})
+def weight_surface(
+    *,
+    directions: Literal[1, 2] = 1,
+    points: Literal["regenerated", "held", "clean"] = "regenerated",
+    half: Count = 10,
+    reach: Positive = 1.0,
+    images: Count = 256,
+    batch_size: Count = 250,
+) -> WeightSurface:
+    """Mean cross-entropy at w + alpha d, or at w + alpha d + beta e, for random directions d and e.
+
+    Every filter (what one output has of a weight) of a direction is as long as that of the weights, so that networks
+    whose weights differ in scale alone look alike. Biases, batch norms and running statistics stay as they are. With
+    adversarial images that are made anew for every point, the flatness seen is that of the robust loss, which goes
+    with a small gap between training and test; the sources look at training images, this at the images given.
+
+    Args:
+        directions: 1 is a curve, 2 a surface.
+        points: adversarial images made anew at every point, those of the weights as they are (held), or clean images.
+        half: points on each side of the weights; 10 makes 21, or 21 x 21.
+        reach: the last alpha and beta.
+        images: the first so many, over which the mean is taken.
+        batch_size: images per attack and forward; changes memory and speed alone.
+
+    Reference: Li et al., "Visualizing the Loss Landscape of Neural Nets", NeurIPS 2018; with adversarial images Wu, Xia
+        and Wang, "Adversarial Weight Perturbation Helps Robust Generalization", NeurIPS 2020.
+    """
+    return WeightSurface(
+        directions=directions, points=points, half=half, reach=reach, images=images, batch_size=batch_size
+    )
+
+
+def random_direction(model: nn.Module, seed: int) -> Direction:
+    """A normal direction by parameter name, each filter as long as that of the weights; none for flat parameters."""
+    generator = torch.Generator().manual_seed(seed)
+    direction = {}
+    for name, parameter in model.named_parameters():
+        if parameter.dim() < 2:
+            continue
+        # Drawn on the CPU: the same direction on every device.
+        drawn = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype).to(parameter.device)
+        lengths, own = (tensor.detach().flatten(1).norm(dim=1) for tensor in (drawn, parameter))
+        direction[name] = drawn * (own / (lengths + _TINY)).view(-1, *[1] * (parameter.dim() - 1))
+    return direction
+
+
+@contextmanager
+def moved(model: nn.Module, ways: list[Direction], shares: tuple[float, ...]) -> Iterator[None]:
+    """Move the weights by shares of some directions; they are put back bit for bit."""
+    parameters = dict(model.named_parameters())
+    before = {name: parameters[name].detach().clone() for way in ways for name in way}
+    try:
+        with torch.no_grad():
+            for way, share in zip(ways, shares, strict=True):
+                for name, delta in way.items():
+                    parameters[name].add_(delta, alpha=share)
+        yield
+    finally:
+        with torch.no_grad():
+            for name, weight in before.items():
+                parameters[name].copy_(weight)
