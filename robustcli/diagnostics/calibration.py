@@ -51,7 +51,7 @@ def _scores(logits: Tensor, y: Tensor, bins: int) -> dict[str, float]:
     confidence, predictions = shares.max(1)
     is_right = (predictions == y).double()
     # Bins are closed above: a confidence of exactly 1 lies in the last one.
-    place = ((confidence * bins).ceil().long() - 1).clamp(0, bins - 1)
+    place = (confidence * bins).ceil().long() - 1
     excess = torch.zeros(bins, dtype=torch.float64, device=y.device).index_add_(0, place, is_right - confidence)
     one_hot = nn.functional.one_hot(y, shares.shape[1])
     return {

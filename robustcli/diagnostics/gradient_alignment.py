@@ -45,9 +45,7 @@ class GradientAlignment:
 
 
 def _cosines(one: Tensor, other: Tensor) -> Tensor:
-    """Of each pair, in double precision; not finite where one is zero."""
+    """Of each pair; not finite where one is zero. In double precision, where squares of small numbers do not vanish."""
     one, other = one.flatten(1).double(), other.flatten(1).double()
-    # Scaled first: the squares of a confident model's gradients vanish even in double precision.
-    one, other = (grad / grad.abs().amax(1, keepdim=True) for grad in (one, other))
     cosines: Tensor = (one * other).sum(1) / (one.norm(dim=1) * other.norm(dim=1))
     return cosines

@@ -198,7 +198,9 @@ def test_elastic_fields_are_as_strong_and_smooth_as_they_say() -> None:
         (elastic_transform(x, (0.1, smoothness, 0), generators()) - x)[0, 0, 16:-16, 16:-16]
         for smoothness in (0.03, 0.06)
     )
-    assert 0.1 < rough.std() < 0.1 * side
+    # A Gaussian window of width s leaves 1 / (2 s sqrt(pi)) of the deviation of independent draws.
+    window = 1 / (2 * 0.03 * side * np.sqrt(np.pi))
+    assert rough.std() == pytest.approx(0.1 * side * window / np.sqrt(3), rel=0.2)
     # A sum over twice as wide a window is half as long: independent draws average out in two dimensions.
     assert smooth.std() == pytest.approx(rough.std() / 2, rel=0.35)
     assert np.abs(np.diff(smooth)).mean() / smooth.std() < np.abs(np.diff(rough)).mean() / rough.std()
@@ -213,6 +215,37 @@ def test_fog_is_a_cloud_from_0_to_1_and_keeps_the_scale() -> None:
     assert not np.allclose(changed[0], changed[1])
     slow, fast = (fog(x, (1, decay), generators(3)) for decay in (1.5, 3))
     assert np.abs(np.diff(fast)).mean() < np.abs(np.diff(slow)).mean()
+
+
+def test_the_cloud_is_diamond_square_on_a_torus() -> None:
+    side, decay = 16, 2.5
+    source = np.random.default_rng(0)
+    cloud: dict[tuple[int, int], float] = {(0, 0): 0.0}
+    step, size = side, 100.0
+    while step > 1:
+        half = step // 2
+
+        def put(at: tuple[int, int], around: list[tuple[int, int]], wobble: float) -> None:
+            cloud[at] = sum(cloud[i % side, j % side] for i, j in around) / 4 + wobble
+
+        for first, (down, right) in enumerate(((half, half), (half, 0), (0, half))):
+            wobbles = size * source.uniform(-size, size, (side // step, side // step))
+            for (i, j), wobble in np.ndenumerate(wobbles):
+                a, b = i * step + down, j * step + right
+                far = [(a - half, b - half), (a - half, b + half), (a + half, b - half), (a + half, b + half)]
+                near = [(a - half, b), (a + half, b), (a, b - half), (a, b + half)]
+                put((a, b), near if first else far, wobble)
+        step, size = half, size / decay
+    expected = np.array([[cloud[i, j] for j in range(side)] for i in range(side)])
+    expected = (expected - expected.min()) / (expected.max() - expected.min())
+    changed = fog(np.full((1, 1, 14, 11), 0.5), (1, decay), generators())
+    assert np.allclose(changed[0, 0], (0.5 + expected[:14, :11]) / 3)
+
+
+def test_values_between_bytes_are_cut_off() -> None:
+    x = np.full((1, 3, 4, 4), 100 / 255)
+    assert np.allclose(corrupted(x, "brightness", 1, generators()) * 255, int(100 + 0.05 * 255))
+    assert np.allclose(corrupted(x, "contrast", 1, generators()), x)
 
 
 def test_half_the_pixels_are_means_of_blocks() -> None:

@@ -19,11 +19,11 @@ from robustcli.diagnostics.distortion import Distortion
 from robustcli.diagnostics.eps_curve import EpsCurve, eps_curve
 from robustcli.diagnostics.fosc import Fosc
 from robustcli.diagnostics.gradient_alignment import GradientAlignment
-from robustcli.diagnostics.measuring import summary
+from robustcli.diagnostics.measuring import attacked, summary
 from robustcli.diagnostics.per_class import PerClass
 from robustcli.diagnostics.restarts_curve import RestartsCurve
 from robustcli.diagnostics.steps_curve import StepsCurve, steps_curve
-from robustcli.errors import RobustCliError
+from robustcli.errors import EvaluationError, RobustCliError
 from robustcli.fields import Norm
 from robustcli.noise import IndexedNoise, Noise
 from robustcli.threat import ThreatModel
@@ -186,7 +186,7 @@ def test_classes_are_counted_one_by_one() -> None:
         wide[1].weight.copy_(torch.tensor(np.vstack([weight, 0 * weight[:1]])))
         wide[1].bias.copy_(torch.tensor([*bias, -1e3]))
     radii = exact_radii(model, x, y, "linf")
-    threat = ThreatModel("linf", Fraction(gaps(radii)[3]))
+    threat = ThreatModel("linf", Fraction(gaps(radii)[2]))
     found = PerClass(batch_size=250)(wide, x.double(), y, threat, noise())
     labels = y.numpy()
     for row in found["rows"][:2]:
@@ -198,6 +198,7 @@ def test_classes_are_counted_one_by_one() -> None:
     confusion = np.zeros((3, 3), dtype=int)
     for label, radius in zip(labels, radii, strict=True):
         confusion[label, label if radius > threat.radius else 1 - label] += 1
+    assert confusion[0, 1] != confusion[1, 0]
     assert found["confusion"] == confusion.tolist()
     shares = [row["robust_accuracy"] for row in found["rows"][:2]]
     assert shares[0] != shares[1]
@@ -345,6 +346,36 @@ def test_perfect_confidence_lies_in_the_last_bin() -> None:
     y = (torch.arange(COUNT) % 4 > 0).long()
     found = Calibration(bins=15, batch_size=250, attack=NoAttack())(Sure(), inner_images(), y, THREAT, noise())
     assert found["rows"][0]["ece"] == pytest.approx(0.25)
+
+
+def test_bins_are_closed_above() -> None:
+    class Halves(nn.Module):
+        """Confidence one half in the first class, or 0.9 in the second."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            is_even = (torch.arange(len(x)) % 2 == 0)[:, None]
+            return torch.where(is_even, torch.zeros(2), torch.tensor([0.1, 0.9]).log()) + 0 * x.flatten(1)[:, :1]
+
+    y = torch.zeros(COUNT, dtype=torch.int64)
+    found = Calibration(bins=2, batch_size=250, attack=NoAttack())(Halves(), inner_images(), y, THREAT, noise())
+    # Right with 0.5 and wrong with 0.9, in bins of their own.
+    assert found["rows"][0]["ece"] == pytest.approx((0.5 + 0.9) / 2)
+
+
+@dataclass(frozen=True)
+class WritesIntoItsInput:
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
+        return x.add_(threat.radius)
+
+
+def test_an_attack_may_write_into_its_input_but_not_leave_the_threat_set() -> None:
+    model, x, y = linear_case()
+    given = x.clone()
+    points = attacked(WritesIntoItsInput(), model, x, y, THREAT, noise(), 16)
+    assert torch.equal(x, given)
+    assert torch.allclose(points, x + 0.01)
+    with pytest.raises(EvaluationError, match=r"attack WritesIntoItsInput: .* lie outside the threat set"):
+        attacked(WritesIntoItsInput(), model, x + 0.6, y, THREAT, noise(), 16)
 
 
 def test_a_summary_is_numpys() -> None:
