@@ -289,6 +289,7 @@ def diagnose_network(
     out: Annotated[Path | None, typer.Option(help="Also write the JSON to this file.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Draw curves and surfaces into this .png, .pdf or .svg.")] = None,
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Ask a network what its accuracy does not tell: curves, surfaces, calibration, convergence of attacks."""
     from robustcli.diagnose import Request, diagnose
@@ -320,7 +321,8 @@ def diagnose_network(
             examples=examples,
             seed=seed,
             device=device,
-        )
+        ),
+        lambda name: None if quiet else typer.echo(f"looking: {name}", err=True),
     )
     title = f"{wanted.text or model}, {results['threat']['norm']} {results['threat']['eps']}"
     if out is not None:

@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -55,8 +55,12 @@ class Request:
     device: str = "auto"
 
 
-def diagnose(request: Request) -> dict[str, Any]:
+def diagnose(request: Request, begins: Callable[[str], None]) -> dict[str, Any]:
     """Look at a network with every diagnostic that was asked for.
+
+    Args:
+        request: what was asked for.
+        begins: is told the name of each diagnostic before it runs.
 
     Returns:
         What was found by the name of each diagnostic, with what a reader must know of the conditions.
@@ -74,6 +78,10 @@ def diagnose(request: Request) -> dict[str, Any]:
     built = subject.build(data, device)
     x, y = data.evaluation("test", request.examples)
     seed = terms.seed if request.seed is None else request.seed
+    results = {}
+    for name, diagnostic in diagnostics.items():
+        begins(name)
+        results[name] = look(diagnostic, built.network, x, y, threat, seed)
     return {
         "schema": SCHEMA,
         **subject.origin,
@@ -85,9 +93,7 @@ def diagnose(request: Request) -> dict[str, Any]:
         "notes": built.notes,
         "seed": seed,
         "examples": len(x),
-        "diagnostics": {
-            name: look(diagnostic, built.network, x, y, threat, seed) for name, diagnostic in diagnostics.items()
-        },
+        "diagnostics": results,
     }
 
 

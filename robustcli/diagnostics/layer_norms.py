@@ -22,6 +22,8 @@ from robustcli.threat import ThreatModel
 
 # A layer without its bias: an input of one example and a weight -> an output.
 Map = Callable[[Tensor, Tensor], Tensor]
+# Divides zeros.
+_TINY = 1e-30
 _NORMS = ("l1", "linf", "spectral")
 
 
@@ -35,7 +37,8 @@ class LayerNorms:
     sees, zero padding and stride included. The spectral norm comes from power iteration, which approaches it from
     below. Biases move all points alike and count for nothing. A product bounds how far the logits can move if the
     network is a chain of these layers and of others that lengthen nothing (ReLU, say); for a network with branches it
-    is only a size to compare by. It is left out where a layer has weights and none of these forms; that is listed.
+    is only a size to compare by. It is left out where a layer has weights and none of these forms, which is listed, and
+    where it is beyond the range of numbers.
 
     Args:
         iterations: of the power iteration; each is a forward and a backward of one layer.
@@ -65,8 +68,14 @@ class LayerNorms:
             for name, module in model.named_modules()
             if name not in layers and "parametrizations" not in name and _has_weights(module)
         ]
-        products = {key: None if others else math.prod(row[key] ** row["calls"] for row in rows) for key in _NORMS}
+        products = {key: None if others else _product(rows, key) for key in _NORMS}
         return {"products": products, "rows": rows, "others": others}
+
+
+def _product(rows: list[dict[str, Any]], key: str) -> float | None:
+    """A factor for every call; None beyond the range of numbers."""
+    product = math.prod(row[key] for row in rows for _ in range(row["calls"]))
+    return product if math.isfinite(product) else None
 
 
 def _is_known(module: nn.Module) -> bool:
@@ -118,6 +127,7 @@ def _norms(module: nn.Module, size: tuple[int, ...], iterations: int, generator:
     assert isinstance(weight, Tensor)
     weight = weight.detach()
     apply = _map_of(module)
+    largest = weight.abs().max()
     ones = torch.ones(1, *size, dtype=weight.dtype, device=weight.device)
     # Row sums of |W| are its product with ones, column sums that of its transpose.
     row_sums, column_sums = _there_and_back(apply, weight.abs(), ones, torch.ones_like)
@@ -125,7 +135,8 @@ def _norms(module: nn.Module, size: tuple[int, ...], iterations: int, generator:
     return {
         "l1": float(column_sums.max()),
         "linf": float(row_sums.max()),
-        "spectral": _spectral(apply, weight, start, iterations),
+        # Of weights up to 1: squares of very large or small ones leave the range of single precision.
+        "spectral": float(largest) * _spectral(apply, weight / largest.clamp_min(_TINY), start, iterations),
     }
 
 

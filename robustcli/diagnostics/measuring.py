@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from robustcli.attacks import Attack
 from robustcli.attacks.crafting import ascend
 from robustcli.attacks.losses import LOSSES
+from robustcli.errors import EvaluationError
 from robustcli.evaluators import chunks
 from robustcli.judgement import require_inside
 from robustcli.noise import IndexedNoise
@@ -20,11 +21,21 @@ def in_batches(count: int, batch_size: int, measure: Callable[[slice], Tensor]) 
 
 
 def logits_of(model: nn.Module, x: Tensor, batch_size: int) -> Tensor:
-    """Logits (n, k) of images, without a graph."""
+    """Logits (n, k) of images, without a graph.
+
+    Raises:
+        EvaluationError: some logit is not finite.
+    """
 
     def forward(part: slice) -> Tensor:
         with torch.no_grad():
             logits: Tensor = model(x[part])
+        is_finite = torch.isfinite(logits).all(1)
+        if not bool(is_finite.all()):
+            raise EvaluationError(
+                f"the model gives logits that are not finite on {int((~is_finite).sum())} of {len(logits)} images: "
+                "what is said of them would mean nothing"
+            )
         return logits
 
     return in_batches(len(x), batch_size, forward)

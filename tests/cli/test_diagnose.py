@@ -16,7 +16,7 @@ FEW = ("--examples", 30)
 
 
 def found(robust: Robust, *words: object) -> dict[str, Any]:
-    value: dict[str, Any] = json.loads(robust("diagnose", *words, *FEW, "--json").require(0).out)
+    value: dict[str, Any] = json.loads(robust("diagnose", *words, *FEW, "--json", "--quiet").require(0).out)
     return value
 
 
@@ -34,6 +34,7 @@ def test_it_finds_what_it_is_asked_for_and_stores_it(robust: Robust, trained: Ru
     assert (curve["settings"]["attack"]["kind"], curve["settings"]["attack"]["steps"]) == ("Pgd", 20)
     for text in ("linf 0.1, 30 images", "fosc", "adversarial", "median", "eps_curve", "accuracy %"):
         assert text in said.out
+    assert said.err.splitlines() == ["looking: fosc", "looking: eps_curve"]
     row = next(line for line in said.out.splitlines() if " 0.03137 " in line)
     assert f"{100 * curve['found']['curve'][1]['accuracy']:.1f}" in row
     again = found(robust, trained.best, *words[:4], "eps_curve.radii=[0, 8/255]")

@@ -19,7 +19,7 @@ from robustcli.diagnostics.distortion import Distortion
 from robustcli.diagnostics.eps_curve import EpsCurve, eps_curve
 from robustcli.diagnostics.fosc import Fosc
 from robustcli.diagnostics.gradient_alignment import GradientAlignment
-from robustcli.diagnostics.measuring import attacked, summary
+from robustcli.diagnostics.measuring import attacked, logits_of, summary
 from robustcli.diagnostics.per_class import PerClass
 from robustcli.diagnostics.restarts_curve import RestartsCurve
 from robustcli.diagnostics.steps_curve import StepsCurve, steps_curve
@@ -376,6 +376,16 @@ def test_an_attack_may_write_into_its_input_but_not_leave_the_threat_set() -> No
     assert torch.allclose(points, x + 0.01)
     with pytest.raises(EvaluationError, match=r"attack WritesIntoItsInput: .* lie outside the threat set"):
         attacked(WritesIntoItsInput(), model, x + 0.6, y, THREAT, noise(), 16)
+
+
+def test_logits_that_are_not_finite_are_refused() -> None:
+    model, x, _ = linear_case()
+    with torch.no_grad():
+        logits = model(x)
+    assert torch.allclose(logits_of(model, x, 16), logits, atol=1e-6)
+    x[17:19] = torch.nan
+    with pytest.raises(EvaluationError, match="not finite on 2 of 16 images"):
+        logits_of(model, x, 16)
 
 
 def test_a_summary_is_numpys() -> None:

@@ -147,6 +147,14 @@ def test_the_product_bounds_what_the_logits_do() -> None:
         assert 0 < float(ratios.max()) <= products[key]
 
 
+def test_a_product_beyond_all_numbers_is_left_out() -> None:
+    large = nn.Linear(2, 2)
+    nn.init.constant_(large.weight, 1e38)
+    found = looked_at(nn.Sequential(*[large] * 10), torch.zeros(1, 2), 2)
+    assert found["products"] == {"l1": None, "linf": None, "spectral": None}
+    assert [found["rows"][0][key] for key in ("l1", "linf", "spectral")] == pytest.approx([2e38] * 3)
+
+
 def test_a_layer_of_zeros_has_norm_0() -> None:
     layer = nn.Linear(3, 2)
     nn.init.zeros_(layer.weight)
