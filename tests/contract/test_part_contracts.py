@@ -126,7 +126,7 @@ def test_schedule(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", names_of("diagnostics"))
-@in_every_norm
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize(
     "promise",
     [
