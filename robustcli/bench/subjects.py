@@ -2,19 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 
 import torch
 from torch import Tensor, nn
 
+from robustcli.assess import threat_of
 from robustcli.build import choose_device, load_data
-from robustcli.errors import RobustCliError
 from robustcli.fields import Norm
 from robustcli.memory import keep_freed_memory
 from robustcli.naming import Wanted, find_subject
 from robustcli.noise import IndexedNoise
 from robustcli.threat import ThreatModel
-from robustcli.yamlfile import parse_scalar
 
 
 @dataclass(frozen=True)
@@ -53,18 +51,10 @@ def open_subject(
     """
     subject = find_subject(Wanted(text=checkpoint, overrides=tuple(overrides), data=data))
     terms = subject.terms
-    known = terms.threat
-    if known is None and (norm is None or eps is None):
-        raise RobustCliError(f"{terms.name}: does not say what it is to resist; write --norm and --eps")
-    radius = Fraction(known.eps) if known is not None else Fraction(0)
-    if eps is not None:
-        number = parse_scalar(eps)
-        if not isinstance(number, int | float):
-            raise RobustCliError(f"--eps: '{eps}' is not a number such as 8/255")
-        radius = Fraction(getattr(number, "fraction", number))
+    threat = threat_of(terms, norm, eps, where="robust bench")
     chosen = choose_device(device)
     images = load_data(terms.data, chosen)
     keep_freed_memory()
     network = subject.build(images, chosen).network
     x, y = images.evaluation("test", examples)
-    return BenchSubject(terms.name, network, x, y, ThreatModel(norm or (known.norm if known else "linf"), radius))
+    return BenchSubject(terms.name, network, x, y, threat)

@@ -379,7 +379,8 @@ def test_a_subject_takes_threat_and_images_from_its_checkpoint_or_the_command(di
     assert (own.name, str(own.threat), len(own.x)) == ("digits", "linf 0.05", 24)
     other = subject_of(digits, norm="l2", eps="1/2")
     assert str(other.threat) == "l2 0.5"
-    with pytest.raises(RobustCliError, match="--eps: 'far' is not a number such as 8/255"):
+    assert str(subject_of(digits, norm="l2", eps="0.8").threat) == "l2 0.8", "exact"
+    with pytest.raises(RobustCliError, match=r"threat\.eps: 'far' is not a number"):
         subject_of(digits, eps="far")
 
 
