@@ -211,6 +211,7 @@ def evaluate_network(
     from robustcli.progress import Screen
     from robustcli.report import result_table, warning_lines
     from robustcli.runs import write_json
+    from robustcli.signals import stop_requests
 
     options = {
         "steps": steps,
@@ -247,8 +248,12 @@ def evaluate_network(
         witnesses=witnesses,
         workers=workers,
     )
-    with Screen(is_quiet=quiet) as watcher:
-        found = assess.assess(request, watcher)
+    try:
+        with Screen(is_quiet=quiet) as watcher, stop_requests():
+            found = assess.assess(request, watcher)
+    except Interrupted as stopped:
+        typer.echo(f"{stopped}; the same command goes on from there", err=True)
+        raise typer.Exit(3) from None
     if found is None:
         return
     results, folder = found

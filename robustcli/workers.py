@@ -77,3 +77,6 @@ def _share(work: Callable[[Any, Share], None], wish: Any, share: Share) -> None:
     except RobustCliError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        # A terminal sends it to every process; the first one says so.
+        sys.exit(3)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,19 @@ def test_killed_anywhere_it_ends_with_the_same_numbers(trained: RunFolder, store
     assert facts(path) == facts(stored)
     assert (path / "pgd.csv").read_text() == (stored / "pgd.csv").read_text()
     assert not list(path.glob("*.journal"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_by_a_signal_it_says_how_to_go_on(
+    trained: RunFolder, stored: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    sessions = Sessions(tmp_path)
+    words = ("eval", str(trained.best), *WORDS, "--quiet")
+    assert sessions.run(*words, plan=Plan(("renamed",), at=4, by=number)) == 3
+    assert f"stopped by {number.name}; the same command goes on" in sessions.log.read_text()
+    assert sessions.run(*words) == 0
+    (path,) = (tmp_path / "evals").iterdir()
+    assert facts(path) == facts(stored)
 
 
 def test_done_before_it_is_read_and_not_repeated(
