@@ -85,7 +85,14 @@ def assess(request: Request, watcher: EvaluationWatcher) -> tuple[dict[str, Any]
         if not dossier.result.exists():
             watcher.evaluation(key, None)
         results[key] = evaluate_into(
-            dossier, choice, case.evaluators[key], case.data, case.built.network, case.threat, case.seed
+            dossier,
+            choice,
+            case.evaluators[key],
+            case.data,
+            case.built.network,
+            case.threat,
+            case.seed,
+            expected_clean=case.built.clean,
         )
         watcher.evaluation(key, results[key])
     found = {

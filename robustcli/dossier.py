@@ -59,12 +59,14 @@ def evaluate_into(
     seed: int,
     *,
     stamps: Sequence[str] = (),
+    expected_clean: float | None = None,
     share: tuple[int, int] | None = None,
 ) -> dict[str, Any] | None:
     """Evaluate a network on test images, or read what an earlier process found; begun work is gone on with.
 
     Args:
         stamps: warnings that go with every number of this network.
+        expected_clean: clean accuracy on held-out images in training, if known.
         share: (i, n): strike the i-th of n shares of the images, for the journal alone; None does the rest, whatever
             that is, and writes the result.
 
@@ -84,7 +86,7 @@ def evaluate_into(
     if share is not None:
         evaluate(*settings, journal=journal, share=share)
         return None
-    result = evaluate(*settings, journal=journal)
+    result = evaluate(*settings, journal=journal, expected_clean=expected_clean)
     assert result.evidence is not None
     write_ledger(dossier.ledger, lines_of(result.evidence))
     if options and options.witnesses:

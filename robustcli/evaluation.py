@@ -126,6 +126,7 @@ def evaluate(
     *,
     journal: Journal | None = None,
     share: tuple[int, int] | None = None,
+    expected_clean: float | None = None,
 ) -> Result:
     """Run one evaluator between `preflight` and `postflight`, in single precision; the model is left as it was.
 
@@ -143,6 +144,7 @@ def evaluate(
         journal: what earlier processes found, and where findings are kept.
         share: (i, n): only the i-th of n shares of the images, numbered from 0; their findings are what they would
             be among all.
+        expected_clean: clean accuracy that the network is known to have on other images of its kind.
 
     Raises:
         EvaluationError: the number would mean nothing; says why.
@@ -165,7 +167,11 @@ def evaluate(
                 evidence = gather(evaluator, model, x, y, threat, rng, journal)
             except EvaluationError as error:
                 raise EvaluationError(f"INVALID: {error}") from error
-            suspicions = [] if share else postflight(model, x, y, threat, evidence, rng, is_random=is_random)
+            suspicions = (
+                []
+                if share
+                else postflight(model, x, y, threat, evidence, rng, is_random=is_random, expected_clean=expected_clean)
+            )
     return Result(
         evaluator=name,
         parameters=parameters,

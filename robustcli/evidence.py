@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from robustcli.attacks import Attack
 from robustcli.attacks.crafting import crafting
 from robustcli.errors import EvaluationError
 from robustcli.evaluators import Case, Evaluator, Hasty, Stage, chunks, looks_of
@@ -62,6 +63,7 @@ class Evidence:
         stages: in their order.
         forwards, gradients, seconds: of the stages and of the clean images.
         warnings: each once.
+        attacks: of the stages.
     """
 
     numbers: Tensor
@@ -77,6 +79,7 @@ class Evidence:
     gradients: int = 0
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()
+    attacks: tuple[Attack, ...] = ()
 
     @property
     def survives(self) -> Tensor:
@@ -150,6 +153,7 @@ def gather(
         # Evaluators that have no use for a copy let their attacks search with the network itself.
         search = evaluator.searcher(model) if isinstance(evaluator, Hasty) else model
         rows = {number: row for row, number in enumerate(evidence.numbers.tolist())}
+        evidence.attacks = tuple(stage.attack for stage in stages)
         for stage in stages:
             evidence.stages.append(StageRecord(stage.name, stage.is_black_box, int(evidence.survives.sum())))
             is_waiting, sample = evidence.survives, _sample(evidence.survives, stage.sample, rng)

@@ -4,17 +4,20 @@ They follow the checklists of Carlini et al. (2019) and of AutoAttack's flags. N
 suspicion in words; a number without any is trusted.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from fractions import Fraction
 
 import torch
 from torch import Tensor, nn
 
+from robustcli.attacks import Attack
 from robustcli.attacks.crafting import ascend
 from robustcli.attacks.losses import LOSSES
 from robustcli.attacks.pgd import Pgd
 from robustcli.evidence import Evidence
 from robustcli.noise import IndexedNoise
+from robustcli.statistics import clopper_pearson
 from robustcli.threat import ThreatModel
 
 # Survivors that are asked, at most.
@@ -27,6 +30,8 @@ _OTHER_LOSSES_SHARE = 0.3
 _ODD_SHARE = 0.05
 _RANDOM_POINTS = 20
 _WIDE_STEPS = 20
+# How far clean accuracy may lie below what it was in training, beyond chance.
+_CLEAN_GAP = 0.05
 # The same set in every norm.
 _WHOLE_BOX = ThreatModel("linf", Fraction(1))
 
@@ -40,8 +45,9 @@ def postflight(
     rng: IndexedNoise,
     *,
     is_random: bool = False,
+    expected_clean: float | None = None,
 ) -> list[str]:
-    """Suspicions, in words; none for clean accuracy.
+    """Suspicions, in words.
 
     Args:
         model: in eval mode, its weights held.
@@ -49,16 +55,29 @@ def postflight(
         evidence: what the attacks came to.
         rng: numbers the images.
         is_random: whether logits may vary from call to call.
+        expected_clean: clean accuracy that the network is known to have on other images of its kind.
     """
-    found = list(_of_stages(evidence))
+    found = [*_of_clean_images(evidence, expected_clean), *_of_stages(evidence)]
     if not evidence.stages:
         return found
     if is_random:
         found.append("logits vary from call to call: the number is that of most of several forwards, not a worst case")
     rows = evidence.survives.nonzero().flatten()[:_PROBES].to(x.device)
     if len(rows):
-        found += _of_survivors(model, x[rows], y[rows], threat, rng.rows(rows).split("postflight"))
+        noise = rng.rows(rows).split("postflight")
+        found += _of_survivors(model, x[rows], y[rows], threat, noise)
+        found += _of_longer_attacks(model, x[rows], y[rows], threat, noise, evidence.attacks)
     return found
+
+
+def _of_clean_images(evidence: Evidence, expected: float | None) -> Iterator[str]:
+    """Whether the network does what it did when it was trained."""
+    right, total = int((evidence.clean == evidence.labels).sum()), len(evidence.labels)
+    if expected is not None and expected - clopper_pearson(right, total)[1] > _CLEAN_GAP:
+        yield (
+            f"clean accuracy is {100 * right / total:.1f} %, and was {100 * expected:.1f} % on held-out images in "
+            "training: other images, other pixels or other weights than those it was trained with?"
+        )
 
 
 def _of_stages(evidence: Evidence) -> Iterator[str]:
@@ -81,6 +100,21 @@ def _of_stages(evidence: Evidence) -> Iterator[str]:
                 f"of {left} images that withstood cross-entropy, {others} fell to other losses: its gradients may "
                 "vanish, and attacks that use nothing else say little about this model"
             )
+
+
+def _of_longer_attacks(
+    model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise, attacks: Iterable[Attack]
+) -> Iterator[str]:
+    """Whether PGD would still gain with more steps; APGD adapts its steps, and has many."""
+    for attack in attacks:
+        if not isinstance(attack, Pgd) or not attack.steps:
+            continue
+        longer = replace(attack, steps=2 * attack.steps, restarts=1, keep="fooled")
+        points = longer(model, x, y, threat, rng.split("longer"))
+        with torch.no_grad():
+            broken = int((model(points).argmax(1) != y).sum())
+        if broken > max(1, _ODD_SHARE * len(x)):
+            yield f"PGD with {longer.steps} steps breaks {broken} of {len(x)} images that withstood {attack.steps}"
 
 
 def _of_survivors(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise) -> Iterator[str]:

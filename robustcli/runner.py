@@ -71,8 +71,9 @@ def run_experiment(spec: ExperimentSpec, root: Path, watcher: EvaluationWatcher,
                     )
             run.begin(describe_device(device), {"digest": data.digest, "sizes": data.sizes, "decode": data.decode})
             _train(spec, defense, data, device, run, watcher, stop)
-            _, network = network_of(checkpoint.load(run.folder.best), device)
-            _evaluate(spec, evaluators, data, network, run, watcher)
+            best = checkpoint.load(run.folder.best)
+            _, network = network_of(best, device)
+            _evaluate(spec, evaluators, data, network, run, watcher, held_out_accuracy(best["check"]))
             _finish(spec, data, run)
         return run.folder
     finally:
@@ -217,6 +218,11 @@ class _Saver:
         self.training.load_state_dict(contents["training"])
 
 
+def held_out_accuracy(record: Mapping[str, Any]) -> float | None:
+    """Clean accuracy in the check that a checkpoint keeps, unless it was of images that were trained on."""
+    return record["clean"] if record.get("checked_on") in ("val", "test") else None
+
+
 def _evaluate(
     spec: ExperimentSpec,
     evaluators: Mapping[str, Any],
@@ -224,6 +230,7 @@ def _evaluate(
     network: nn.Module,
     run: Run,
     watcher: EvaluationWatcher,
+    expected_clean: float | None,
 ) -> None:
     """Every evaluation that is not stored yet."""
     threat = ThreatModel(spec.threat.norm, spec.threat.eps)
@@ -232,7 +239,17 @@ def _evaluate(
         dossier = Dossier(run.folder.evaluation(key).parent, key)
         if not dossier.result.exists():
             watcher.evaluation(key, None)
-        result = evaluate_into(dossier, chosen, evaluators[key], data, network, threat, spec.seed, stamps=stamps)
+        result = evaluate_into(
+            dossier,
+            chosen,
+            evaluators[key],
+            data,
+            network,
+            threat,
+            spec.seed,
+            stamps=stamps,
+            expected_clean=expected_clean,
+        )
         watcher.evaluation(key, result)
 
 

@@ -15,7 +15,7 @@ from robustcli.errors import RobustCliError
 from robustcli.fingerprint import weights_digest
 from robustcli.foreign import Origin, reason
 from robustcli.registry import Chosen
-from robustcli.runner import SELECTED_ON_TEST
+from robustcli.runner import SELECTED_ON_TEST, held_out_accuracy
 from robustcli.settings import ThreatSettings
 from robustcli.spec import ExperimentSpec
 
@@ -51,10 +51,12 @@ class Built:
     Args:
         network: pixels in [0, 1] -> logits, in eval mode, on the device.
         notes: what a reader of its numbers must know.
+        clean: its accuracy on held-out images when its weights were chosen, if known.
     """
 
     network: Network
     notes: list[str] = field(default_factory=list)
+    clean: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain data: `sha256`, and `mean` and `std` of the normalisation before the network."""
@@ -122,7 +124,7 @@ class Trained:
             notes.append("the images are not those that the checkpoint was trained and selected with")
         if self.spec.train.allow_test_selection:
             notes.append(SELECTED_ON_TEST)
-        return Built(network=network, notes=notes)
+        return Built(network=network, notes=notes, clean=held_out_accuracy(self.contents["check"]))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -162,3 +162,21 @@ def test_black_box_attacks_after_others_are_asked_about_alone() -> None:
     result = found(conv_net(classes=4), First())
     assert result.stages[0].broken > 0
     assert result.verdict == "TRUSTED"
+
+
+def test_an_attack_that_would_gain_with_more_steps_is_suspect() -> None:
+    result = found(conv_net(classes=4), Attacked(attack=Pgd(steps=4, step_size=1 / 1000, start="clean", keep="fooled")))
+    assert any("PGD with 8 steps breaks" in text for text in result.suspicions)
+    assert not any("breaks" in text for text in found(conv_net(classes=4)).suspicions)
+
+
+def test_clean_accuracy_far_below_that_of_training_is_suspect() -> None:
+    model, x = conv_net(classes=4).eval(), images(COUNT)
+    with torch.no_grad():
+        y = model(x).argmax(1)
+    y[:20] = (y[:20] + 1) % 4
+    settings = ("planted", {}, Clean(), model, x, y, THREAT, 0)
+    assert evaluate(*settings).verdict == "TRUSTED"
+    assert evaluate(*settings, expected_clean=0.6).verdict == "TRUSTED", "within chance"
+    result = evaluate(*settings, expected_clean=0.9)
+    assert any("clean accuracy is 50.0 %, and was 90.0 % on held-out images" in text for text in result.suspicions)
