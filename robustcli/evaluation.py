@@ -143,7 +143,7 @@ def evaluate(
         seed: of the evaluation's noise.
         journal: what earlier processes found, and where findings are kept.
         share: (i, n): only the i-th of n shares of the images, numbered from 0; their findings are what they would
-            be among all.
+            be among all, and stages of which that does not hold are left out, with all that come after them.
         expected_clean: clean accuracy that the network is known to have on other images of its kind.
 
     Raises:
@@ -164,7 +164,7 @@ def evaluate(
                 for parameter in model.parameters():
                     parameter.requires_grad_(False)
                 rng = IndexedNoise(seed, numbers)
-                evidence = gather(evaluator, model, x, y, threat, rng, journal)
+                evidence = gather(evaluator, model, x, y, threat, rng, journal, is_share=share is not None)
             except EvaluationError as error:
                 raise EvaluationError(f"INVALID: {error}") from error
             suspicions = (

@@ -124,6 +124,8 @@ def gather(
     threat: ThreatModel,
     rng: IndexedNoise,
     journal: Journal | None = None,
+    *,
+    is_share: bool = False,
 ) -> Evidence:
     """Let every attack of an evaluator at the images that are left.
 
@@ -133,6 +135,8 @@ def gather(
         rng: its index numbers the images; noise depends on those numbers, so how images are cut into batches or
             over processes changes nothing.
         journal: what earlier processes found, and where findings are kept.
+        is_share: whether these images are some of an evaluation's; then it ends before the first stage whose findings
+            on them depend on the others: one that draws a sample, or makes batches itself.
 
     Raises:
         EvaluationError: logits that are not finite, or an attack that left the threat set.
@@ -155,6 +159,8 @@ def gather(
         rows = {number: row for row, number in enumerate(evidence.numbers.tolist())}
         evidence.attacks = tuple(stage.attack for stage in stages)
         for stage in stages:
+            if is_share and (stage.sample is not None or stage.batch_size is None):
+                break
             evidence.stages.append(StageRecord(stage.name, stage.is_black_box, int(evidence.survives.sum())))
             is_waiting, sample = evidence.survives, _sample(evidence.survives, stage.sample, rng)
             for strike in journal.strikes(stage.name):

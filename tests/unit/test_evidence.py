@@ -185,6 +185,27 @@ def test_shares_add_up(tmp_path: Path, shares: int) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "evaluator",
+    [AutoAttack(attacks=("apgd-ce", "fab-t"), screen=5), AutoAttack(attacks=("apgd-ce",), engine="reference")],
+    ids=["sampled", "package"],
+)
+def test_shares_leave_to_the_whole_what_depends_on_it(tmp_path: Path, evaluator: AutoAttack) -> None:
+    """A sample is drawn from all survivors, and the package draws its noise by the batch."""
+    model, x, y = case(100)
+    settings = ("autoattack", {}, evaluator, model, x, y, ThreatModel("linf", Fraction(1, 100)), 0)
+    journal = FolderJournal.open(tmp_path / "journal", {})
+    for share in range(2):
+        evaluate(*settings, journal=journal, share=(share, 2))  # type: ignore[arg-type]
+    assert not [strike for name in ("fab-t", "package") for strike in journal.strikes(name)]
+    merged, whole = evaluate(*settings, journal=journal), evaluate(*settings)  # type: ignore[arg-type]
+    assert merged.survivors == whole.survivors
+    assert merged.warnings == whole.warnings
+    assert [(stage.broken, stage.sampled) for stage in merged.stages] == [
+        (stage.broken, stage.sampled) for stage in whole.stages
+    ]
+
+
 def test_shares_may_be_cut_otherwise_the_second_time(tmp_path: Path) -> None:
     model, x, y = case()
     settings = ("ladder", {}, Ladder(), model, x, y, LINF, 0)
