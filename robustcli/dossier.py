@@ -84,7 +84,9 @@ def evaluate_into(
     journal = FolderJournal.open(dossier.journal, mark)
     settings = (chosen.name, parameters, evaluator, network, x, y, threat, seed)
     if share is not None:
-        evaluate(*settings, journal=journal, share=share)
+        # Of fewer images than shares the last shares have none.
+        if share[0] < len(x):
+            evaluate(*settings, journal=journal, share=share)
         return None
     result = evaluate(*settings, journal=journal, expected_clean=expected_clean)
     assert result.evidence is not None

@@ -119,6 +119,11 @@ def test_workers_give_the_same_numbers(
     )
 
 
+def test_more_workers_than_images_are_no_error(robust_process: Robust, tmp_path: Path, trained: RunFolder) -> None:
+    words = ("--attack", "fgsm", "--examples", 1, "--workers", 2, "--quiet")
+    robust_process("eval", trained.best, *words, cwd=tmp_path).require(0)
+
+
 def test_a_worker_that_fails_is_an_error(robust_process: Robust, tmp_path: Path, trained: RunFolder) -> None:
     words = ("--attack", "pgd", "--data", "nothing.npz", "--workers", 2)
     said = robust_process("eval", trained.best, *words, cwd=tmp_path).require(2, "a worker ended with exit code 2")
