@@ -17,7 +17,7 @@ from robustcli.dossier import Dossier, evaluate_into
 from robustcli.errors import RobustCliError, suggest
 from robustcli.evaluators import Evaluator
 from robustcli.fields import Family, exact_text
-from robustcli.fingerprint import code_digest, weights_digest
+from robustcli.fingerprint import code_digest, network_digest, weights_digest
 from robustcli.memory import keep_freed_memory
 from robustcli.naming import Wanted, find_subject
 from robustcli.registry import Chosen, instantiate
@@ -151,7 +151,8 @@ def _case(request: Request, device: torch.device) -> _Case:
     keep_freed_memory()
     built = subject.build(data, device)
     seed = terms.seed if request.seed is None else request.seed
-    digest = [weights_digest(built.network), data.digest, str(threat), seed, chosen]
+    network = built.network
+    digest = [weights_digest(network), network_digest(network), data.digest, str(threat), seed, chosen]
     return _Case(
         subject=subject,
         built=built,
@@ -165,9 +166,13 @@ def _case(request: Request, device: torch.device) -> _Case:
 
 
 def _folder(store: Path, name: str, parts: Sequence[Any]) -> Path:
-    """Where an evaluation is kept: the same place for the same wish on the same weights and images."""
+    """Where an evaluation is kept: the same place for the same wish on the same network and images.
+
+    Args:
+        name: of the network; of one that is named by a path, what the path ends with: the store holds them all.
+    """
     digest = hashlib.sha256(repr([*map(repr, parts), code_digest()]).encode()).hexdigest()
-    return store / f"{name}-{digest[:8]}"
+    return store / f"{Path(name).name}-{digest[:8]}"
 
 
 def threat_of(

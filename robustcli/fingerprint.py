@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -14,7 +15,20 @@ import robustcli
 from robustcli.threat import ThreatModel
 
 # The code that decides who survives; a change elsewhere leaves findings as they are.
-_DECIDING = ("attacks/*.py", "evaluators/*.py", "evidence.py", "hyperplane.py", "noise.py", "threat.py")
+_DECIDING = (
+    "attacks/*.py",
+    "evaluators/*.py",
+    "evaluation.py",
+    "evidence.py",
+    "hyperplane.py",
+    "isolation.py",
+    "judgement.py",
+    "noise.py",
+    "proposal.py",
+    "search.py",
+    "strikes.py",
+    "threat.py",
+)
 
 
 def fingerprint(
@@ -32,7 +46,7 @@ def fingerprint(
     """
     return {
         "weights": weights_digest(model),
-        "network": _digest(str(model).encode()),
+        "network": network_digest(model),
         "images": images_digest(x, y),
         "threat": str(threat),
         "evaluator": f"{evaluator} {json.dumps(_without_batch_size(parameters), sort_keys=True)}",
@@ -48,6 +62,30 @@ def weights_digest(model: nn.Module) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(_bytes(value))
     return digest.hexdigest()
+
+
+def network_digest(model: nn.Module) -> str:
+    """SHA-256 of what a network is beside its weights: its modules, and the code that their classes are written in.
+
+    Of torch's own modules the name says enough; TorchScript brings its code along. What code elsewhere does, such as
+    a function that a class calls from another file, is not seen.
+    """
+    digest = hashlib.sha256(str(model).encode())
+    files = set()
+    for module in model.modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            digest.update(str(getattr(module, "code", "")).encode())
+        elif type(module).__module__.partition(".")[0] != "torch":
+            files.add(_file_of(type(module)))
+    for path in sorted(path for path in files if path is not None):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _file_of(kind: type) -> Path | None:
+    """Where a class is written; None where it is in no file."""
+    name = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    return Path(name) if name is not None and Path(name).is_file() else None
 
 
 def images_digest(x: Tensor, y: Tensor) -> str:

@@ -412,3 +412,18 @@ def test_what_cannot_be_evaluated_ends_with_2(
 def test_a_checkpoint_of_a_run_says_everything_itself(robust: Robust, trained: RunFolder) -> None:
     robust("eval", trained.best, *SMALL, *DIGITS).require(2, "says itself what network it is")
     robust("eval", trained.best, "--mean", 0, "--std", 1).require(2, "brings its own normalisation")
+
+
+def test_numbers_of_other_code_are_not_read_again(robust: Robust, here: Path) -> None:
+    """The same weights, named by a path that lies outside the store, behind code that has changed."""
+    code = here / "elsewhere" / "mine.py"
+    code.parent.mkdir()
+    for text in (CODE, CODE.replace("self.layers(x)", "self.layers(x).flip(1)")):
+        code.write_text(
+            text.replace("nn.Module):", "nn.Module):\n    torch.manual_seed(0)").replace(
+                "from", "import torch\nfrom", 1
+            )
+        )
+        robust("eval", "--model", f"{code}:build", *DIGITS, *THREAT, *FEW, "--quiet").require(0)
+    assert len(list((here / "evals").glob("mine.py:build-*"))) == 2
+    assert [path.name for path in code.parent.iterdir() if path.name != "__pycache__"] == ["mine.py"]

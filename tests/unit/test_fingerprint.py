@@ -1,0 +1,64 @@
+"""What an evaluation's findings depend on is in its fingerprint."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from test_imports import PACKAGE, imports_of, module_of
+from torch import Tensor, nn
+
+from robustcli.fingerprint import _DECIDING, network_digest
+
+# They word messages, sum up or read settings.
+_NOT_DECIDING = {"errors", "fields", "registry", "statistics", "postflight", "preflight"}
+NETWORK = """
+from torch import nn
+class Net(nn.Linear):
+    def forward(self, x):
+        return super().forward(x.flatten(1))
+"""
+
+
+def test_the_code_of_an_evaluation_is_all_in_its_fingerprint() -> None:
+    covered = {path for pattern in _DECIDING for path in PACKAGE.glob(pattern)}
+    reached = {name.partition(".")[0] for path in covered for _, name in imports_of(path)}
+    assert reached - {module_of(path).partition(".")[0] for path in covered} == _NOT_DECIDING
+
+
+def built(path: Path, code: str) -> nn.Module:
+    path.write_text(code, encoding="utf-8")
+    spec = importlib.util.spec_from_file_location("network_of_a_test", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    network: nn.Module = module.Net(4, 2)
+    return network
+
+
+def test_code_of_a_network_counts(tmp_path: Path) -> None:
+    path = tmp_path / "net.py"
+    first, again = (network_digest(nn.Sequential(built(path, NETWORK))) for _ in range(2))
+    assert first == again != network_digest(nn.Sequential(built(path, NETWORK.replace("(1)", "(1).abs()"))))
+
+
+class Scripted(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)
+
+
+class Mirrored(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1).flip(1)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_code_of_torchscript_counts(tmp_path: Path) -> None:
+    digests = []
+    for kind in (Scripted, Scripted, Mirrored):
+        torch.jit.script(nn.Sequential(kind())).save(tmp_path / "net.pt")  # type: ignore[no-untyped-call]
+        digests.append(network_digest(torch.jit.load(tmp_path / "net.pt")))  # type: ignore[no-untyped-call]
+    assert digests[0] == digests[1] != digests[2]
