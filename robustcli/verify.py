@@ -25,6 +25,8 @@ from robustcli.threat import ThreatModel
 # A tie between two logits may fall either way in a batch of another size; relative to the largest logit.
 _ROUNDING = 1e-4
 _BATCH = 500
+# What sums over the pixels of large images may lose in single precision: a share of the radius, and beside it.
+_OVERSHOOT, _BESIDE = 1e-2, 1e-5
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,17 @@ def verify_folder(folder: Path, overrides: Sequence[str], checkpoint: str | None
     data = load_data(subject.terms.data, choose_device(device))
     network = subject.build(data, choose_device(device)).network
     x, y = data.evaluation("test", None)
-    return [Finding(key, *verify(Dossier(dossiers, key), network, x, y)) for key in keys]
+    summary = folder / "results.json"
+    summed_up: Mapping[str, Any] = read_json(summary)["evaluations"] if summary.is_file() else {}
+    findings = []
+    for key in dict.fromkeys((*keys, *summed_up)):
+        dossier = Dossier(dossiers, key)
+        problems, checked = verify(dossier, network, x, y)
+        # What people read, and what commands compare, is the summary.
+        if summary.is_file() and summed_up.get(key) != read_json(dossier.result):
+            problems.append(f"results.json: does not say what {dossier.result.name} says")
+        findings.append(Finding(key, problems, checked))
+    return findings
 
 
 def verify(dossier: Dossier, network: nn.Module, x: Tensor, y: Tensor) -> tuple[list[str], str]:
@@ -99,6 +111,8 @@ def verify(dossier: Dossier, network: nn.Module, x: Tensor, y: Tensor) -> tuple[
     threat = ThreatModel(result["norm"], Fraction(result["eps"]))
     problems = list(_of_fingerprint(result, network, x, y))
     problems += _of_counts(result, lines)
+    problems += _of_judgement(result)
+    problems += _of_lines(lines, threat)
     if len(lines) == total:
         with settled(network, x.device.type):
             problems += _of_clean_images(lines, network, x, y)
@@ -116,6 +130,10 @@ def _of_fingerprint(result: Mapping[str, Any], network: nn.Module, x: Tensor, y:
         said = result["fingerprint"][name]
         if said != found:
             yield f"{name}: the evaluation was of {said[:12]}, these are {found[:12]}"
+    for name, stated in (("threat", f"{result['norm']} {result['eps']}"), ("seed", str(result["seed"]))):
+        said = result["fingerprint"][name]
+        if said != stated:
+            yield f"{name}: the result says {stated}, its fingerprint {said}"
 
 
 def _of_counts(result: Mapping[str, Any], lines: list[Line]) -> Iterator[str]:
@@ -149,6 +167,41 @@ def _of_counts(result: Mapping[str, Any], lines: list[Line]) -> Iterator[str]:
     known = {"", "clean", *(stage["name"] for stage in result["stages"])}
     for name in sorted(set(broken) - known):
         yield f"ledger: {broken[name]} images are broken by '{name}', which is no stage of the result"
+
+
+def _of_judgement(result: Mapping[str, Any]) -> Iterator[str]:
+    """Whether what is said of the number follows from what is known of it."""
+    stages = result["stages"]
+    expected = {
+        "eps_value": float(Fraction(result["eps"])),
+        "verdict": "SUSPECT" if result["suspicions"] else "TRUSTED",
+        "is_upper_bound": bool(stages) and not any(stage["is_black_box"] for stage in stages),
+        "gradients": sum(stage["gradients"] for stage in stages),
+    }
+    for name, value in expected.items():
+        if result[name] != value:
+            yield f"{name}: the result says {result[name]}, what it is made of gives {value}"
+    clean = result["forwards"] - sum(stage["forwards"] for stage in stages)
+    # Clean images take one forward each, or several equal looks.
+    if clean <= 0 or clean % len(result["survivors"]):
+        yield f"forwards: the result says {result['forwards']}, of which stages and clean images leave {clean}"
+
+
+def _of_lines(lines: list[Line], threat: ThreatModel) -> Iterator[str]:
+    """Whether prediction and size of every image are such as its fate allows; margins are taken on trust."""
+    farthest = threat.radius * (1 + _OVERSHOOT) + _BESIDE
+    for line in lines:
+        if line.broken_by in ("", "clean"):
+            is_odd = line.prediction != line.clean or line.size != 0
+        else:
+            # Comparisons with NaN are false, so a NaN size is odd.
+            is_odd = line.prediction == line.label or not 0 < line.size <= farthest
+        if is_odd:
+            yield (
+                f"ledger: image {line.image} is '{line.broken_by}', with label {line.label}, prediction "
+                f"{line.prediction} and size {line.size:g} where {threat.radius:g} is allowed"
+            )
+            return
 
 
 def _of_clean_images(lines: list[Line], network: nn.Module, x: Tensor, y: Tensor) -> Iterator[str]:

@@ -168,6 +168,23 @@ def _json(**changes: Any) -> Callable[[Path], None]:
     return tamper
 
 
+def _summary(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    def tamper(folder: Path) -> None:
+        results = read_json(folder / "results.json")
+        change(results["evaluations"])
+        write_json(folder / "results.json", results)
+
+    return tamper
+
+
+def _stage(**changes: Any) -> Callable[[Path], None]:
+    def tamper(folder: Path) -> None:
+        result = read_json(folder / "pgd.json")
+        write_json(folder / "pgd.json", {**result, "stages": [{**result["stages"][0], **changes}]})
+
+    return tamper
+
+
 def _witness(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
     def tamper(folder: Path) -> None:
         with np.load(folder / "pgd.witnesses.npz") as stored:
@@ -222,6 +239,23 @@ def _broken(line: list[str]) -> bool:
         (_json(survivors="1" * 61), "images: the evaluation was of"),
         (_json(stages=[]), "which is no stage of the result"),
         (_json(eps="0.01"), "lie outside linf 0.01"),
+        (_json(eps="0.1"), "threat: the result says linf 0.1, its fingerprint linf 0.05"),
+        (_json(norm="l2"), "threat: the result says l2 0.05, its fingerprint linf 0.05"),
+        (_json(seed=7), "seed: the result says 7, its fingerprint 0"),
+        (_json(eps_value=0.5), "eps_value: the result says 0.5, what it is made of gives 0.05"),
+        (_json(verdict="SUSPECT"), "verdict: the result says SUSPECT"),
+        (_json(suspicions=["gradients vanish"]), "verdict: the result says TRUSTED"),
+        (_json(is_upper_bound=False), "is_upper_bound: the result says False"),
+        (_json(forwards=60), "forwards: the result says 60"),
+        (_json(gradients=1), "gradients: the result says 1,"),
+        (_stage(gradients=1), "gradients: the result says"),
+        (_stage(is_black_box=True), "is_upper_bound: the result says True"),
+        (_line(lambda line: [*line[:4], line[1], *line[5:]], _broken), "prediction"),
+        (_line(lambda line: [*line[:6], "0.5"], _broken), "size 0.5 where 0.05 is allowed"),
+        (_line(lambda line: [*line[:6], "nan"], _broken), "size nan where 0.05 is allowed"),
+        (_line(lambda line: [*line[:6], "0.01"], _survives), "size 0.01 where 0.05 is allowed"),
+        (_summary(lambda found: found["pgd"].update(accuracy=0.99)), "results.json: does not say what pgd.json says"),
+        (_summary(lambda found: found.update(square=found["pgd"])), "square.json: no such file"),
         (_witness(_zero), "witnesses: 1 do not fool the network"),
         (_witness(_far), "witnesses: 1 lie outside linf 0.05"),
         (_witness(_drop), "witnesses: 1 broken images have none"),
