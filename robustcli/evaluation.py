@@ -92,7 +92,7 @@ class Result:
     @property
     def is_upper_bound(self) -> bool:
         """Whether gradient attacks alone were tried, so that masked gradients would go unnoticed."""
-        return bool(self.stages) and not any(stage.is_black_box for stage in self.stages)
+        return bool(self.stages) and not any(stage.is_black_box or stage.has_black_box for stage in self.stages)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data with the keys of results.json.

@@ -35,6 +35,7 @@ class StageRecord:
     Args:
         name: of the stage.
         is_black_box: whether it used no gradients.
+        has_black_box: whether a part of it used none.
         sampled: how many of those that entered were attacked, where none of them broke; None is all.
     """
 
@@ -46,6 +47,7 @@ class StageRecord:
     gradients: int = 0
     seconds: float = 0.0
     sampled: int | None = None
+    has_black_box: bool = False
 
 
 @dataclass
@@ -161,7 +163,10 @@ def gather(
         for stage in stages:
             if is_share and (stage.sample is not None or stage.batch_size is None):
                 break
-            evidence.stages.append(StageRecord(stage.name, stage.is_black_box, int(evidence.survives.sum())))
+            entered = int(evidence.survives.sum())
+            evidence.stages.append(
+                StageRecord(stage.name, stage.is_black_box, entered, has_black_box=stage.has_black_box)
+            )
             is_waiting, sample = evidence.survives, _sample(evidence.survives, stage.sample, rng)
             for strike in journal.strikes(stage.name):
                 strike = strike.among(rows)

@@ -175,7 +175,8 @@ def _of_judgement(result: Mapping[str, Any]) -> Iterator[str]:
     expected = {
         "eps_value": float(Fraction(result["eps"])),
         "verdict": "SUSPECT" if result["suspicions"] else "TRUSTED",
-        "is_upper_bound": bool(stages) and not any(stage["is_black_box"] for stage in stages),
+        "is_upper_bound": bool(stages)
+        and not any(stage["is_black_box"] or stage.get("has_black_box") for stage in stages),
         "gradients": sum(stage["gradients"] for stage in stages),
     }
     for name, value in expected.items():

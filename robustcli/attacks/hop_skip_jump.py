@@ -49,6 +49,11 @@ class HopSkipJump:
     tries: Count = 100
     keep: Literal["fooled", "nearest"] = "fooled"
 
+    @property
+    def is_black_box(self) -> bool:
+        """It asks for no gradients."""
+        return True
+
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         threat.require_norm("hop_skip_jump", "linf", "l2")
         oracle = _Oracle(model, labels_of(y), max(len(x), 1))

@@ -45,6 +45,11 @@ class Spsa:
     lr: Positive = 0.01
     loss: Literal["margin", "ce", "dlr"] = "margin"
 
+    @property
+    def is_black_box(self) -> bool:
+        """It asks for no gradients."""
+        return True
+
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         loss, labels = LOSSES[self.loss], labels_of(y)
         reference = loss.refer(model, x, y)

@@ -46,6 +46,11 @@ class Square:
     schedule: Literal["rescaled", "fixed"] = "rescaled"
     restarts: Count = 1
 
+    @property
+    def is_black_box(self) -> bool:
+        """It asks for no gradients."""
+        return True
+
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         labels, worst = labels_of(y), _Points.none(x)
         rows = torch.arange(len(x), device=x.device)

@@ -42,6 +42,7 @@ class Stage:
         noise: key of its noise; stages with equal keys draw equal numbers for an image.
         batch_size: images per call; None hands over all of them, for an attack that makes batches itself.
         is_black_box: whether it uses no gradients, so that masked ones do not stop it.
+        has_black_box: whether that holds of a part of it, where it is several attacks in one.
         sample: of more survivors than this, so many are attacked first, and the others only if one of those breaks;
             None attacks all.
     """
@@ -51,6 +52,7 @@ class Stage:
     noise: str
     batch_size: int | None = 250
     is_black_box: bool = False
+    has_black_box: bool = False
     sample: int | None = None
 
     def renamed(self, prefix: str) -> "Stage":

@@ -100,7 +100,8 @@ class AutoAttack:
                 )
         if self.engine == "reference":
             package = Package(version=self.version, attacks=parts, batch_size=self.batch_size)
-            return [Stage(name="package", attack=package, noise="package", batch_size=None)]
+            has_square = "square" in package.parts(case.threat, case.shape)
+            return [Stage(name="package", attack=package, noise="package", batch_size=None, has_black_box=has_square)]
         return [
             Stage(
                 name=part,

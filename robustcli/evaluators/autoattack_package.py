@@ -47,6 +47,11 @@ class Package:
             warnings.warn(message, stacklevel=2)
         return _without_overshoot(x_adv, x, threat)
 
+    def parts(self, threat: ThreatModel, shape: tuple[int, int, int]) -> tuple[str, ...]:
+        """The attacks that run: Square is left out where its first l2 or l1 perturbation does not fit the image."""
+        fits = threat.norm == "linf" or _tiles_fit(*shape[1:])
+        return tuple(part for part in self.attacks if part != "square" or fits)
+
     def _ensemble(self, model: nn.Module, x: Tensor, threat: ThreatModel, seed: int) -> Any:
         def logits_of(images: Tensor) -> Tensor:
             # Square overwrites the logits that it is given; they may be the model's own storage.
@@ -64,11 +69,16 @@ class Package:
             seed=seed,
             device=x.device,
         )
-        ensemble.attacks_to_run = list(self.attacks)
+        ensemble.attacks_to_run = list(self.parts(threat, (x.shape[1], x.shape[2], x.shape[3])))
+        if len(ensemble.attacks_to_run) < len(self.attacks):
+            warnings.warn(
+                f"the package's Square attack cannot run on {x.shape[2]}x{x.shape[3]} images in {threat.norm}; it is "
+                "left out, and with it the only attack that would notice masked gradients",
+                stacklevel=3,
+            )
         for attack in (ensemble.apgd_targeted, ensemble.fab):
             # With more targets than wrong classes the package warns, then fails on an index.
             attack.n_target_classes = min(attack.n_target_classes, classes - 1)
-        _fit_to_image(ensemble, x.shape[-2], x.shape[-1], threat)
         return ensemble
 
 
@@ -84,18 +94,6 @@ def _without_overshoot(x_adv: Tensor, x: Tensor, threat: ThreatModel) -> Tensor:
         stacklevel=3,
     )
     return torch.where(is_overshot.view(-1, 1, 1, 1), threat.project(x_adv, x), x_adv)
-
-
-def _fit_to_image(ensemble: Any, height: int, width: int, threat: ThreatModel) -> None:
-    """Leave Square out where its first l2 or l1 perturbation does not fit the image."""
-    if "square" not in ensemble.attacks_to_run or threat.norm == "linf" or _tiles_fit(height, width):
-        return
-    ensemble.attacks_to_run.remove("square")
-    warnings.warn(
-        f"the package's Square attack cannot run on {height}x{width} images in {threat.norm}; it is left "
-        "out, and with it the only attack that would notice masked gradients",
-        stacklevel=4,
-    )
 
 
 def _tiles_fit(height: int, width: int) -> bool:

@@ -9,7 +9,10 @@ import torch
 from small_networks import conv_net, images, linear_net
 from torch import Tensor, nn
 
+from robustcli.attacks.hop_skip_jump import HopSkipJump
 from robustcli.attacks.pgd import Pgd
+from robustcli.attacks.spsa import Spsa
+from robustcli.attacks.square import Square
 from robustcli.errors import EvaluationError
 from robustcli.evaluation import Result, evaluate
 from robustcli.evaluators import Case, Stage
@@ -72,6 +75,21 @@ def test_an_honest_model_is_trusted(evaluator: Any, network: nn.Module) -> None:
     assert 0 < result.correct < COUNT
     assert (result.verdict, result.suspicions) == ("TRUSTED", [])
     assert result.is_upper_bound is (evaluator is PGD)
+
+
+@pytest.mark.parametrize(
+    ("evaluator", "is_upper_bound"),
+    [
+        (AutoAttack(attacks=("apgd-ce", "square"), engine="reference"), False),
+        (AutoAttack(attacks=("apgd-ce",), engine="reference"), True),
+        (Attacked(attack=Square(queries=5)), False),
+        (Attacked(attack=Spsa(steps=1, samples=2)), False),
+        (Attacked(attack=HopSkipJump(queries=20)), False),
+    ],
+    ids=["package", "package by gradients", "square", "spsa", "hop skip jump"],
+)
+def test_what_uses_logits_alone_makes_more_than_an_upper_bound(evaluator: Any, is_upper_bound: bool) -> None:
+    assert found(linear_net(64), evaluator).is_upper_bound is is_upper_bound
 
 
 def test_clean_accuracy_is_asked_nothing() -> None:
