@@ -3,7 +3,7 @@
 import hashlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -56,12 +56,24 @@ def fingerprint(
 
 
 def weights_digest(model: nn.Module) -> str:
-    """SHA-256 of names, types, shapes and bytes of all parameters and buffers."""
+    """SHA-256 of names, types, shapes and bytes of all parameters and buffers.
+
+    TorchScript that is frozen holds its weights as constants of its code; those count too.
+    """
     digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
+    for name, value in (*sorted(model.state_dict().items()), *_constants(model)):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(_bytes(value))
     return digest.hexdigest()
+
+
+def _constants(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    for place, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule) and hasattr(module, "forward"):
+            constants = module.code_with_constants[1].const_mapping
+            for name, value in sorted(constants.items()):
+                if isinstance(value, Tensor):
+                    yield f"{place}:{name}", value
 
 
 def network_digest(model: nn.Module) -> str:

@@ -9,7 +9,7 @@ import torch
 from test_imports import PACKAGE, imports_of, module_of
 from torch import Tensor, nn
 
-from robustcli.fingerprint import _DECIDING, network_digest
+from robustcli.fingerprint import _DECIDING, network_digest, weights_digest
 
 # They word messages, sum up or read settings.
 _NOT_DECIDING = {"errors", "fields", "registry", "statistics", "postflight", "preflight"}
@@ -61,4 +61,18 @@ def test_code_of_torchscript_counts(tmp_path: Path) -> None:
     for kind in (Scripted, Scripted, Mirrored):
         torch.jit.script(nn.Sequential(kind())).save(tmp_path / "net.pt")  # type: ignore[no-untyped-call]
         digests.append(network_digest(torch.jit.load(tmp_path / "net.pt")))  # type: ignore[no-untyped-call]
+    assert digests[0] == digests[1] != digests[2]
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_weights_of_frozen_torchscript_count(tmp_path: Path) -> None:
+    """They are constants of its code, and in no state."""
+    digests = []
+    for scale in (1, 1, 2):
+        inner = nn.Linear(30, 20)
+        nn.init.constant_(inner.weight, scale)
+        nn.init.zeros_(inner.bias)
+        frozen = torch.jit.freeze(torch.jit.script(nn.Sequential(inner).eval()))  # type: ignore[no-untyped-call]
+        frozen.save(tmp_path / "net.pt")
+        digests.append(weights_digest(nn.Sequential(torch.jit.load(tmp_path / "net.pt"))))  # type: ignore[no-untyped-call]
     assert digests[0] == digests[1] != digests[2]
