@@ -169,7 +169,8 @@ def gather(
             )
             is_waiting, sample = evidence.survives, _sample(evidence.survives, stage.sample, rng)
             for strike in journal.strikes(stage.name):
-                strike = strike.among(rows)
+                # Processes that cut the images otherwise may have struck some twice.
+                strike = strike.among(set(evidence.numbers[is_waiting].tolist()))
                 evidence.take(strike, rows)
                 is_waiting[[rows[number] for number in strike.numbers.tolist()]] = False
             for waiting in (is_waiting & sample, is_waiting & ~sample):

@@ -218,6 +218,19 @@ def test_shares_may_be_cut_otherwise_the_second_time(tmp_path: Path) -> None:
     assert [stage.broken for stage in merged.stages] == [stage.broken for stage in whole.stages]
 
 
+def test_images_struck_twice_count_once(tmp_path: Path) -> None:
+    """Two processes may have begun at once, with batches of other sizes."""
+    model, x, y = case()
+    whole = gather(Ladder(), model, x, y, LINF, noise(), FolderJournal.open(tmp_path / "7", {}))
+    gather(Ladder(batch_size=5), model, x, y, LINF, noise(), FolderJournal.open(tmp_path / "5", {}))
+    for path in (tmp_path / "5").glob("*.npz"):
+        if not (tmp_path / "7" / path.name).exists():
+            path.rename(tmp_path / "7" / path.name)
+    again = gather(Ladder(), model, x, y, LINF, noise(), FolderJournal.open(tmp_path / "7", {}))
+    assert torch.equal(again.broken_by, whole.broken_by)
+    assert [stage.broken for stage in again.stages] == [stage.broken for stage in whole.stages]
+
+
 def test_the_journal_of_another_evaluation_is_refused(tmp_path: Path) -> None:
     FolderJournal.open(tmp_path / "journal", {"weights": "a" * 64, "seed": "0"})
     with pytest.raises(RobustCliError, match=r"weights: the journal has aaaaaaaaaaaa\.\.\., this evaluation bbbbbb"):
