@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from robustcli.attacks import Attack
 from robustcli.attacks.crafting import crafting
 from robustcli.errors import EvaluationError
-from robustcli.evaluators import Case, Evaluator, Hasty, Stage, chunks, looks_of
+from robustcli.evaluators import Case, Evaluator, Stage, chunks, looks_of
 from robustcli.isolation import generators_restored, passes_counted
 from robustcli.judgement import judged, require_inside
 from robustcli.noise import IndexedNoise, derive
@@ -156,8 +156,8 @@ def gather(
         evidence.warnings += tuple(str(warning.message) for warning in caught)
         if len({stage.name for stage in stages}) < len(stages):
             raise EvaluationError(f"two stages have one name: {', '.join(stage.name for stage in stages)}")
-        # Evaluators that have no use for a copy let their attacks search with the network itself.
-        search = evaluator.searcher(model) if isinstance(evaluator, Hasty) else model
+        # A copy for all stages that search with the same one.
+        copies = {stage.searcher: stage.searcher(model) for stage in stages if stage.searcher is not None}
         rows = {number: row for row, number in enumerate(evidence.numbers.tolist())}
         evidence.attacks = tuple(stage.attack for stage in stages)
         for stage in stages:
@@ -176,6 +176,7 @@ def gather(
             for waiting in (is_waiting & sample, is_waiting & ~sample):
                 for part in chunks(int(waiting.sum()), stage.batch_size or len(waiting)):
                     row = waiting.nonzero().flatten()[part].to(x.device)
+                    search = model if stage.searcher is None else copies[stage.searcher]
                     strike = _strike(stage, model, search, x[row], y[row], threat, rng.rows(row), looks)
                     journal.keep(strike)
                     evidence.take(strike, rows)

@@ -10,6 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from robustcli.errors import EvaluationError
+
 Precision = Literal["fp32", "fast"]
 
 
@@ -19,12 +21,21 @@ class SearchNetwork(nn.Module):
     Args:
         model: in eval mode, its weights held; left alone.
         precision: "fp32", or "fast" for convolutions and products of matrices in bf16.
+
+    Raises:
+        EvaluationError: the model holds something that cannot be copied.
     """
 
     def __init__(self, model: nn.Module, *, precision: Precision = "fp32") -> None:
         super().__init__()
         self.is_fast = precision == "fast"
-        network = deepcopy(model).to(memory_format=torch.channels_last)
+        try:
+            network = deepcopy(model).to(memory_format=torch.channels_last)
+        except Exception as error:  # whatever a module from elsewhere holds that cannot be copied
+            raise EvaluationError(
+                f"the network cannot be copied for the search ({type(error).__name__}: {error}); evaluate it with "
+                "engine: reference"
+            ) from error
         if self.is_fast:
             # Once, not in every pass: autocast remembers casts of trained weights only.
             for module in network.modules():

@@ -8,7 +8,8 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from multiprocessing.connection import wait
+from typing import Any, cast
 
 import torch
 
@@ -56,13 +57,17 @@ def in_processes(work: Callable[[Any, Share], None], wish: Any, count: int) -> N
     try:
         for process in processes:
             process.start()
-        for process in processes:
-            process.join()
-            if process.exitcode:
-                raise RobustCliError(
-                    f"a worker ended with exit code {process.exitcode}; what the workers have found is kept, and the "
-                    "same command goes on from there"
-                )
+        running = {process.sentinel: process for process in processes}
+        while running:
+            # Whoever ends first: the others need not be waited for if it failed.
+            for sentinel in wait(list(running)):
+                process = running.pop(cast("int", sentinel))
+                process.join()
+                if process.exitcode:
+                    raise RobustCliError(
+                        f"a worker ended with exit code {process.exitcode}; what the workers have found is kept, and "
+                        "the same command goes on from there"
+                    )
     finally:
         for process in processes:
             if process.is_alive():

@@ -4,9 +4,9 @@ An evaluator says which attacks an image has to survive; evidence.py carries the
 keeps the record, and evaluation.py turns the record into a result.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from torch import nn
 
@@ -45,6 +45,7 @@ class Stage:
         has_black_box: whether that holds of a part of it, where it is several attacks in one.
         sample: of more survivors than this, so many are attacked first, and the others only if one of those breaks;
             None attacks all.
+        searcher: makes the copy of the network that the attack searches with; None is the network itself.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Stage:
     is_black_box: bool = False
     has_black_box: bool = False
     sample: int | None = None
+    searcher: Callable[[nn.Module], nn.Module] | None = None
 
     def renamed(self, prefix: str) -> "Stage":
         """The same stage, as a part of a larger evaluation."""
@@ -66,7 +68,7 @@ class Evaluator(Protocol):
     What a reader of the number must know (a departure from the published protocol) is raised as a Python warning
     by `stages` or by the attacks. An evaluator made for models whose logits vary from call to call has an attribute
     `looks` above 1: so many forwards then judge an image, and most of them decide. Without it such a model is an
-    error. One whose attacks search with a copy of the network is Hasty.
+    error.
     """
 
     @property
@@ -76,15 +78,6 @@ class Evaluator(Protocol):
 
     def stages(self, case: Case) -> list[Stage]:
         """The attacks in their order: each sees the images that survived those before it."""
-        ...
-
-
-@runtime_checkable
-class Hasty(Protocol):
-    """An evaluator whose attacks search with a copy of the network that is made for speed."""
-
-    def searcher(self, model: nn.Module) -> nn.Module:
-        """What the attacks are given instead of the model."""
         ...
 
 

@@ -2,9 +2,8 @@
 
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
-
-from torch import nn
 
 from robustcli.attacks import Attack
 from robustcli.attacks.apgd import Apgd
@@ -80,12 +79,6 @@ class AutoAttack:
         """How many forwards judge an image: several where the model's logits may vary from call to call."""
         return _LOOKS if self.version == "rand" else 1
 
-    def searcher(self, model: nn.Module) -> nn.Module:
-        """The copy that the native engine searches with."""
-        if self.engine == "reference":
-            return model
-        return SearchNetwork(model, precision=self.precision)
-
     def stages(self, case: Case) -> list[Stage]:
         if self.version == "plus" and case.threat.norm == "l1":
             warnings.warn("version 'plus' has no published settings for l1; use 'standard'", stacklevel=2)
@@ -102,6 +95,7 @@ class AutoAttack:
             package = Package(version=self.version, attacks=parts, batch_size=self.batch_size)
             has_square = "square" in package.parts(case.threat, case.shape)
             return [Stage(name="package", attack=package, noise="package", batch_size=None, has_black_box=has_square)]
+        searcher = partial(SearchNetwork, precision=self.precision)
         return [
             Stage(
                 name=part,
@@ -110,6 +104,7 @@ class AutoAttack:
                 batch_size=self.batch_size,
                 is_black_box=part == "square",
                 sample=self.screen if part in _CONFIRMING else None,
+                searcher=searcher,
             )
             for part in parts
         ]

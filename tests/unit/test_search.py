@@ -1,6 +1,7 @@
 """Searching in haste: what a faster copy proposes is judged by the network, and samples say what they can miss."""
 
 import math
+import threading
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
@@ -12,8 +13,10 @@ from small_networks import conv_net, images, linear_net
 from torch import Tensor, nn
 
 from robustcli.attacks.pgd import Pgd
+from robustcli.errors import EvaluationError
 from robustcli.evaluators import Case, Stage
 from robustcli.evaluators.autoattack import AutoAttack
+from robustcli.evaluators.worst_case import WorstCase
 from robustcli.evidence import Evidence, gather
 from robustcli.journal import FolderJournal
 from robustcli.noise import IndexedNoise, Noise
@@ -75,11 +78,8 @@ class Hasty:
     attack: Any
     batch_size: int = 50
 
-    def searcher(self, model: nn.Module) -> nn.Module:
-        return self.copy
-
     def stages(self, case: Case) -> list[Stage]:
-        return [Stage(name="pgd", attack=self.attack, noise="pgd")]
+        return [Stage(name="pgd", attack=self.attack, noise="pgd", searcher=lambda model: self.copy)]
 
 
 class TestJudgement:
@@ -121,6 +121,21 @@ class TestJudgement:
         found = gathered(Hasty(SearchNetwork(model), Pgd(steps=3, keep="last")))
         # Clean, three steps by the copy, one look by the network.
         assert (found.forwards, found.gradients) == (COUNT + 3 * COUNT + COUNT, 3 * COUNT)
+
+
+def test_within_a_worst_case_it_is_as_hasty_as_alone() -> None:
+    """bf16 leaves its mark on the passes: the last steps of survivors."""
+    hasty = AutoAttack(attacks=("apgd-ce",), precision="fast")
+    alone, within = gathered(hasty), gathered(WorstCase(members=[hasty]))
+    assert (alone.forwards, alone.gradients) == (within.forwards, within.gradients)
+    assert alone.gradients > gathered(AutoAttack(attacks=("apgd-ce",))).gradients
+
+
+def test_a_network_that_cannot_be_copied_is_refused() -> None:
+    model = conv_net(classes=4).eval()
+    model.lock = threading.Lock()  # type: ignore[assignment]
+    with pytest.raises(EvaluationError, match=r"cannot be copied for the search .*engine: reference"):
+        SearchNetwork(model)
 
 
 class Rolled(nn.Module):
