@@ -17,6 +17,7 @@ from robustcli import __version__, experiments
 from robustcli.bench import commands as bench
 from robustcli.catalog import FAMILIES, Member, catalog
 from robustcli.errors import CollapseError, Interrupted, NotFiniteError, RobustCliError, suggest
+from robustcli.export import commands as export
 from robustcli.signatures import REQUIRED
 from robustcli.spec import ExperimentSpec
 
@@ -35,6 +36,7 @@ app = typer.Typer(
     help=f"{PURPOSE}\n\n{EXIT_CODES}",
 )
 app.add_typer(bench.app, name="bench")
+app.add_typer(export.app, name="export")
 
 Overrides = Annotated[list[str] | None, typer.Argument(help="Dotted overrides, such as train.epochs=30 seed=1.")]
 Runs = Annotated[Path, typer.Option("--runs", help="Folder of all runs.")]

@@ -20,6 +20,7 @@ from robustcli.ledger import Line, decoded, read_ledger, read_witnesses
 from robustcli.naming import Wanted, find_subject
 from robustcli.runs import RunFolder, read_json
 from robustcli.statistics import clopper_pearson
+from robustcli.subject import Subject
 from robustcli.threat import ThreatModel
 
 # A tie between two logits may fall either way in a batch of another size; relative to the largest logit.
@@ -56,20 +57,10 @@ def verify_folder(folder: Path, overrides: Sequence[str], checkpoint: str | None
     Raises:
         RobustCliError: there is no evaluation to check, or its network or its images cannot be read.
     """
-    if (folder / "spec.yaml").is_file():
-        wanted = Wanted(text=str(RunFolder(folder).best))
-        dossiers = folder / "evaluations"
-    elif (folder / "results.json").is_file() and "subject" in read_json(folder / "results.json"):
-        stored = read_json(folder / "results.json")["subject"]
-        wanted = Wanted(**{**stored, "overrides": tuple(stored["overrides"])})
-        dossiers = folder
-    else:
-        raise RobustCliError(f"{folder}: neither a run nor what `robust eval` stored: no spec.yaml, no results.json")
+    subject, dossiers = find_evidence(folder, overrides, checkpoint)
     keys = sorted(path.stem for path in dossiers.glob("*.csv"))
     if not keys:
         raise RobustCliError(f"{dossiers}: no ledger (*.csv); nothing to check")
-    wanted = replace(wanted, text=checkpoint or wanted.text, overrides=(*wanted.overrides, *overrides))
-    subject = find_subject(wanted)
     data = load_data(subject.terms.data, choose_device(device))
     network = subject.build(data, choose_device(device)).network
     x, y = data.evaluation("test", None)
@@ -84,6 +75,30 @@ def verify_folder(folder: Path, overrides: Sequence[str], checkpoint: str | None
             problems.append(f"results.json: does not say what {dossier.result.name} says")
         findings.append(Finding(key, problems, checked))
     return findings
+
+
+def find_evidence(folder: Path, overrides: Sequence[str], checkpoint: str | None) -> tuple[Subject, Path]:
+    """What the evaluations in a folder are about, and where their dossiers lie.
+
+    Args:
+        folder: of a run, or what `robust eval` stored.
+        overrides: dotted overrides, such as data.root=PATH.
+        checkpoint: the weights, if they are not where they were.
+
+    Raises:
+        RobustCliError: it is neither, or the weights cannot be read.
+    """
+    if (folder / "spec.yaml").is_file():
+        wanted = Wanted(text=str(RunFolder(folder).best))
+        dossiers = folder / "evaluations"
+    elif (folder / "results.json").is_file() and "subject" in read_json(folder / "results.json"):
+        stored = read_json(folder / "results.json")["subject"]
+        wanted = Wanted(**{**stored, "overrides": tuple(stored["overrides"])})
+        dossiers = folder
+    else:
+        raise RobustCliError(f"{folder}: neither a run nor what `robust eval` stored: no spec.yaml, no results.json")
+    wanted = replace(wanted, text=checkpoint or wanted.text, overrides=(*wanted.overrides, *overrides))
+    return find_subject(wanted), dossiers
 
 
 def verify(dossier: Dossier, network: nn.Module, x: Tensor, y: Tensor) -> tuple[list[str], str]:

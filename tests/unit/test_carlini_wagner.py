@@ -3,6 +3,7 @@
 from fractions import Fraction
 from itertools import pairwise
 
+from judging import standing
 import numpy as np
 import pytest
 import torch
@@ -162,7 +163,7 @@ def test_survivors_do_not_depend_on_batches() -> None:
     model, x = conv_net(3).eval(), images(24, 3)
     y, threat = predictions(model, x), ThreatModel("l2", Fraction(1, 5))
     attack = CarliniWagner(steps=60, searches=4, c=1, lr=0.003)
-    found = [Attacked(attack=attack, batch_size=size)(model, x, y, threat, noise(24)) for size in (5, 24)]
+    found = [standing(Attacked(attack=attack, batch_size=size), model, x, y, threat, noise(24)) for size in (5, 24)]
     assert torch.equal(found[0], found[1])
     assert 0 < int(found[0].sum()) < 24
 

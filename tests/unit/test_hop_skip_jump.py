@@ -1,5 +1,6 @@
 """HopSkipJump against closed forms, its budget, and that it needs decisions alone."""
 
+from judging import standing
 import math
 from fractions import Fraction
 from typing import Any
@@ -249,7 +250,7 @@ def test_survivors_do_not_depend_on_batches(norm: Norm) -> None:
     model, x, y, _ = linear()
     threat = ThreatModel(norm, {"linf": Fraction(1, 300), "l2": Fraction(1, 30)}[norm])
     attack = HopSkipJump(queries=400, samples=30)
-    found = [Attacked(attack=attack, batch_size=size)(model, x, y, threat, noise(20)) for size in (3, 20)]
+    found = [standing(Attacked(attack=attack, batch_size=size), model, x, y, threat, noise(20)) for size in (3, 20)]
     assert torch.equal(found[0], found[1])
     assert 0 < int(found[0].sum()) < 20
 

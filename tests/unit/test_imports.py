@@ -21,7 +21,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     ("__main__",),
     ("cli",),
-    ("bench",),
+    ("bench", "export"),
     ("assess", "verify", "diagnose"),
     ("naming", "workers"),
     ("subject",),

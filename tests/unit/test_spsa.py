@@ -1,5 +1,6 @@
 """SPSA's estimate of the gradient, what it reaches with it, and what it asks for."""
 
+from judging import standing
 import math
 from fractions import Fraction
 
@@ -124,7 +125,7 @@ def test_survivors_do_not_depend_on_batches(norm: Norm) -> None:
     eps = {"linf": Fraction(1, 80), "l2": Fraction(1, 2), "l1": Fraction(8)}[norm]
     y, threat = predictions(model, x), ThreatModel(norm, eps)
     found = [
-        Attacked(attack=Spsa(steps=5, samples=20), batch_size=size)(model, x, y, threat, noise(24))
+        standing(Attacked(attack=Spsa(steps=5, samples=20), batch_size=size), model, x, y, threat, noise(24))
         for size in (1, 7, 24)
     ]
     assert torch.equal(found[0], found[1])

@@ -1,0 +1,1 @@
+"""Results in the formats that others read: a command per format below `robust export`."""
