@@ -1,0 +1,336 @@
+"""`robust export robustbench`: what it writes is loaded and checked anew, and what is not so leaves nothing."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from killing import Sessions
+from shell import TINY, Robust, environment
+
+from robustcli import checkpoint
+from robustcli.architectures import Network
+from robustcli.export import rebuild, robustbench
+from robustcli.progress import Screen
+from robustcli.runner import run_experiment
+from robustcli.runs import RunFolder, read_json, write_json
+from robustcli.spec import ExperimentSpec
+
+META = """\
+link: https://example.org/paper
+name: "Digits in a box"
+authors: "Ada Émile, Second Author"
+venue: "arXiv, Jan 2026"
+additional_data: false
+reported: ""
+"""
+IMAGES = 16
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run, a few test images, and what a user says of the paper."""
+    folder = tmp_path_factory.mktemp("place")
+    (folder / "tiny.yaml").write_text(TINY, encoding="utf-8")
+    spec = ExperimentSpec.read(folder / "tiny.yaml", ["train.epochs=4", "data.train_size=1000"])
+    run = run_experiment(spec, folder / "runs", Screen(is_quiet=True))
+    run.path.rename(folder / "run")
+    digits = ExperimentSpec.read(folder / "tiny.yaml")
+    assert digits.data.name == "digits"
+    from sklearn.datasets import load_digits
+
+    source = load_digits()
+    pixels = (source.images * (255 / 16)).round().astype(np.uint8)
+    test = {"x_test": pixels[-IMAGES:], "y_test": source.target[-IMAGES:]}
+    np.savez(folder / "images.npz", x_train=pixels[:40], y_train=source.target[:40], **test)
+    (folder / "meta.yaml").write_text(META + "dataset: few-digits\n", encoding="utf-8")
+    (folder / "digits.yaml").write_text(META, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stored(place: Path) -> Path:
+    """AutoAttack as the leaderboard asks for it, on all of the few images, with witnesses."""
+    sessions = Sessions(place)
+    words = ("--attack", "autoattack", "--eps", "30/255", "--data", str(place / "images.npz"), "--witnesses")
+    best = RunFolder(place / "run").best
+    assert sessions.run("eval", str(best), *words, "--quiet") == 0, sessions.log.read_text()
+    (path,) = (place / "evals").iterdir()
+    result = read_json(path / "autoattack.json")
+    clean = sum(line.split(",")[3] != "clean" for line in (path / "autoattack.csv").read_text().splitlines()[1:])
+    assert result["correct"] < clean < IMAGES, "the two accuracies of the card are to differ"
+    return path
+
+
+@pytest.fixture
+def copy(stored: Path, tmp_path: Path) -> Path:
+    """An evaluation that a test may change."""
+    return Path(shutil.copytree(stored, tmp_path / "copy"))
+
+
+def files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def nothing_left(folder: Path, *names: str) -> bool:
+    return {path.name for path in folder.iterdir()} == set(names)
+
+
+def test_a_card_says_what_the_evidence_says(robust: Robust, place: Path, stored: Path, tmp_path: Path) -> None:
+    said = robust("export", "robustbench", stored, "out", "--metadata", place / "meta.yaml", "--device", "cpu")
+    said.require(0, f"checked in a new process: {IMAGES} clean predictions", "card: out/model_info/")
+    out = tmp_path / "out"
+    card = "model_info/few-digits/Linf/Emile2026Digits.json"
+    assert files(out) == {
+        card, "weights.pt", "network.yaml", "model.py", "log.txt",
+        "autoattack.json", "autoattack.csv", "autoattack.witnesses.npz",
+    }  # fmt: skip
+    ledger = [line.split(",") for line in (out / "autoattack.csv").read_text().splitlines()[1:]]
+    right, alive = (sum(is_so) for is_so in zip(*((row[1] == row[2], row[3] == "") for row in ledger), strict=True))
+    contents = json.loads((out / card).read_text(encoding="utf-8"))
+    assert list(contents) == [
+        "link", "name", "authors", "additional_data", "number_forward_passes", "dataset", "venue", "architecture",
+        "eps", "clean_acc", "reported", "autoattack_acc", "footnote", "unreliable",
+    ]  # fmt: skip
+    assert contents["clean_acc"] == f"{100 * right / IMAGES:.2f}"
+    assert contents["autoattack_acc"] == f"{100 * alive / IMAGES:.2f}"
+    assert (contents["eps"], contents["architecture"]) == ("30/255", "small_cnn")
+    assert contents["authors"] == "Ada Émile, Second Author"
+    assert contents["unreliable"] is (read_json(stored / "autoattack.json")["verdict"] == "SUSPECT")
+    assert (out / card).read_text(encoding="utf-8").startswith('{\n  "link"')
+    log = (out / "log.txt").read_text()
+    for text in ("--attack autoattack", "torch 2", "square: ", " broken;", "95 % interval", "verdict: ", "new process"):
+        assert text in log
+
+
+def test_the_loader_gives_the_network_in_a_process_of_its_own(
+    robust: Robust, place: Path, stored: Path, tmp_path: Path
+) -> None:
+    robust("export", "robustbench", stored, "out", "--metadata", place / "meta.yaml").require(0)
+    # Moved, and read from elsewhere.
+    (tmp_path / "out").rename(tmp_path / "moved")
+    code = (
+        "import torch\nfrom model import build\nnetwork = build()\nassert not network.training\n"
+        "x = torch.linspace(0, 1, 128).reshape(2, 1, 8, 8)\n"
+        "with torch.no_grad():\n    print(network(x).double().sum().item())\n"
+    )
+    env = environment({"PYTHONPATH": os.pathsep.join([str(tmp_path / "moved"), environment()["PYTHONPATH"]])})
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    from robustcli.build import network_of
+
+    _, network = network_of(checkpoint.load(RunFolder(place / "run").best), torch.device("cpu"))
+    with torch.no_grad():
+        expected = network(torch.linspace(0, 1, 128).reshape(2, 1, 8, 8)).double().sum().item()
+    assert float(done.stdout) == pytest.approx(expected, abs=1e-4)
+    weights = torch.load(tmp_path / "moved" / "weights.pt", weights_only=True)
+    assert all(torch.equal(value, weights[name]) for name, value in network.state_dict().items())
+    assert list(weights) == list(network.state_dict())
+
+
+def test_a_run_is_exported_and_what_it_does_not_entitle_to_is_left_out(
+    robust: Robust, place: Path, tmp_path: Path
+) -> None:
+    words = ("export", "robustbench", place / "run", "out", "--metadata", place / "digits.yaml", "--evaluation", "pgd")
+    robust(*words).require(
+        2, "clean_acc: images: the first 60 of 360", "autoattack_acc: evaluator: attacked; autoattack is needed"
+    )
+    assert nothing_left(tmp_path)
+    said = robust(*words, "--partial")
+    said.require(0, "left out: clean_acc: images", "left out: autoattack_acc: images")
+    card = read_json(tmp_path / "out" / "model_info" / "digits" / "Linf" / "Emile2026Digits.json")
+    assert {"clean_acc", "autoattack_acc"}.isdisjoint(card)
+    assert card["eps"] == "0.1"
+    log = (tmp_path / "out" / "log.txt").read_text()
+    assert "left out of the card: autoattack_acc: images: the first 60 of 360" in log
+    assert "selected by robust on val" in log
+
+
+def test_weights_of_another_program_are_exported_with_their_architecture(
+    robust: Robust, place: Path, tmp_path: Path
+) -> None:
+    weights = checkpoint.load(RunFolder(place / "run").best)["weights"]
+    body = {name.removeprefix("body."): value for name, value in weights.items() if name.startswith("body.")}
+    torch.save(body, "weights.pt")
+    words = ("--architecture", "small_cnn", "architecture.width=4", "architecture.hidden=16", "--mean", 0.3)
+    threat = ("--std", 0.5, "--norm", "l2", "--eps", 0.5, "--attack", "pgd", "--data", place / "images.npz")
+    robust("eval", "weights.pt", *words, *threat, "--quiet").require(0)
+    (folder,) = Path("evals").iterdir()
+    robust("export", "robustbench", folder, "out", "--metadata", place / "meta.yaml", "--evaluation", "pgd",
+           "--partial").require(0)  # fmt: skip
+    (path,) = (tmp_path / "out").glob("model_info/few-digits/L2/*.json")
+    # All images were looked at: clean accuracy may be claimed though robust accuracy may not.
+    assert ("clean_acc" in read_json(path), "autoattack_acc" in read_json(path)) == (True, False)
+    network = rebuild.rebuild(tmp_path / "out")
+    assert network.normalize.mean.flatten().tolist() == pytest.approx([0.3])
+    Path("weights.pt").rename("elsewhere.pt")
+    more = ("--metadata", place / "meta.yaml", "--evaluation", "pgd", "--partial")
+    robust("export", "robustbench", folder, "again", *more).require(2, "weights.pt")
+    robust("export", "robustbench", folder, "again", *more, "--checkpoint", "elsewhere.pt").require(0)
+
+
+def test_a_network_with_code_of_its_own_is_refused(robust: Robust, place: Path) -> None:
+    code = "from torch import nn\n\n\ndef build():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+    Path("nets.py").write_text(code)
+    words = ("--model", "nets.py:build", "--norm", "linf", "--eps", "1/255", "--attack", "clean", "--mean", 0)
+    robust("eval", *words, "--std", 1, "--data", place / "images.npz", "--quiet").require(0)
+    (folder,) = Path("evals").iterdir()
+    robust("export", "robustbench", folder, "out", "--metadata", place / "meta.yaml", "--evaluation", "clean").require(
+        2, "brings code of its own, which an export cannot carry"
+    )
+
+
+def _result(**changes: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        path = folder / "autoattack.json"
+        write_json(path, {**read_json(path), **changes})
+
+    return change
+
+
+def _settings(**changes: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        _result(parameters={**read_json(folder / "autoattack.json")["parameters"], **changes})(folder)
+
+    return change
+
+
+def _ledger(folder: Path) -> None:
+    """Another clean prediction of the first survivor."""
+    path = folder / "autoattack.csv"
+    rows = [line.split(",") for line in path.read_text().splitlines()]
+    row = next(row for row in rows[1:] if row[3] == "")
+    row[1] = row[2] = "9" if row[2] != "9" else "8"
+    path.write_text("".join(",".join(row) + "\n" for row in rows))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_settings(version="plus"), "autoattack_acc: version: plus"),
+        (_settings(precision="fast"), "autoattack_acc: precision: fast"),
+        (_settings(screen=3), "autoattack_acc: screen: 3"),
+        (_result(stages=[]), "autoattack_acc: attacks: none"),
+        (_result(eps="0.5"), "autoattack_acc: threat: linf 0.5; the card is about linf 2/17"),
+        (_result(total=5), "autoattack_acc: images: the first 5 of 16"),
+        # What the refusals above do not see, the new process does.
+        (_result(correct=IMAGES), f"correct: the result says {IMAGES}"),
+        (_ledger, "clean predictions: 1 differ from those of this network"),
+        (lambda folder: (folder / "autoattack.csv").unlink(), "autoattack.csv: no such file"),
+    ],
+)
+def test_evidence_that_is_not_enough_is_refused(
+    robust: Robust, place: Path, copy: Path, tmp_path: Path, change: Callable[[Path], None], message: str
+) -> None:
+    change(copy)
+    robust("export", "robustbench", copy, "out", "--metadata", place / "meta.yaml").require(2, message)
+    assert nothing_left(tmp_path, "copy")
+
+
+def test_weights_that_changed_on_the_way_are_caught(
+    robust: Robust, place: Path, stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep = rebuild.keep
+
+    def scaled(folder: Path, network: Network, *rest: Any) -> None:
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.mul_(-1)
+        keep(folder, network, *rest)
+
+    monkeypatch.setattr(rebuild, "keep", scaled)
+    robust("export", "robustbench", stored, "out", "--metadata", place / "meta.yaml").require(
+        2,
+        "the exported network is not the one that was evaluated",
+        "weights: the evaluation was of",
+        "clean predictions",
+    )
+    assert nothing_left(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("ending", "message"),
+    [
+        ("\nraise RuntimeError('no such thing')\n", "cannot be loaded in a new process: RuntimeError: no such thing"),
+        ("\nkept = build\nbuild = lambda: kept().train()\n", "the network is in train mode"),
+    ],
+)
+def test_a_loader_that_does_not_load_is_caught(
+    robust: Robust,
+    place: Path,
+    stored: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ending: str,
+    message: str,
+) -> None:
+    loader = robustbench._loader
+    monkeypatch.setattr(robustbench, "_loader", lambda *words: loader(*words) + ending)
+    robust("export", "robustbench", stored, "out", "--metadata", place / "meta.yaml").require(2, message)
+    assert nothing_left(tmp_path)
+
+
+def test_only_a_new_or_an_empty_folder_is_written(robust: Robust, place: Path, stored: Path, tmp_path: Path) -> None:
+    words = ("export", "robustbench", stored, "out", "--metadata", place / "meta.yaml")
+    out = tmp_path / "out"
+    out.write_text("mine")
+    robust(*words).require(2, "out: is a file; expected a new or an empty folder")
+    assert out.read_text() == "mine"
+    out.unlink()
+    out.mkdir()
+    (out / "mine").touch()
+    robust(*words).require(2, "out: is a folder that is not empty")
+    assert files(out) == {"mine"}
+    (out / "mine").unlink()
+    (tmp_path / "out.writing").mkdir()
+    robust(*words).require(2, "out.writing: cannot be made", "delete it if an export left it")
+    (tmp_path / "out.writing").rmdir()
+    robust(*words).require(0)
+    assert nothing_left(tmp_path, "out")
+
+
+def test_what_is_asked_for_is_checked_first(robust: Robust, place: Path, stored: Path, tmp_path: Path) -> None:
+    robust("export", "robustbench", stored, "out").require(2, "nothing says link, name, authors", 'venue: "arXiv')
+    meta = ("--metadata", place / "meta.yaml")
+    robust("export", "robustbench", tmp_path, "out", *meta).require(2, "neither a run nor what `robust eval` stored")
+    robust("export", "robustbench", stored, "out", *meta, "--evaluation", "autoatack").require(
+        2, "has none of name 'autoatack'; did you mean 'autoattack'?"
+    )
+    robust("export", "robustbench", stored, "out", "--metadata", place / "digits.yaml").require(
+        2, "dataset: the images come from npz, which does not say what they are"
+    )
+    robust("export", "robustbench", stored, "out", "--metadata", "nowhere.yaml").require(
+        2, "nowhere.yaml: no such file"
+    )
+    assert nothing_left(tmp_path)
+
+
+def test_an_unfinished_run_is_refused(robust: Robust, place: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(place / "run", tmp_path / "run"))
+    (run / "results.json").unlink()
+    robust("export", "robustbench", run, "out", "--metadata", place / "digits.yaml", "--evaluation", "pgd").require(
+        2, "run: is unfinished, 4 epochs; finish it with --resume"
+    )
+
+
+def test_a_spec_that_was_changed_by_hand_gives_no_network(
+    robust: Robust, place: Path, stored: Path, tmp_path: Path
+) -> None:
+    robust("export", "robustbench", stored, "out", "--metadata", place / "meta.yaml").require(0)
+    path = tmp_path / "out" / "network.yaml"
+    text = path.read_text()
+    for old, new, message in (
+        ("hidden: 16", "hidden: 17", "is not of the network in"),
+        ("hidden: 16", "hiden: 16", "did you mean 'hidden'"),
+        ("shape:", "form:", "expected architecture and shape alone"),
+        ("channels: 1", "channels: one", "shape.channels"),
+    ):
+        path.write_text(text.replace(old, new))
+        with pytest.raises(rebuild.RobustCliError, match=message):
+            rebuild.rebuild(tmp_path / "out")
