@@ -8,7 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from robustcli.catalog import catalog
-from robustcli.check import checked
+from robustcli.check import checked, settings_of
 from robustcli.errors import RobustCliError, SpecError
 from robustcli.yamlfile import read_yaml
 
@@ -36,7 +36,7 @@ class Metadata:
         link: to the paper.
         name: its title.
         authors: separated by commas.
-        venue: with the year.
+        venue: where it appeared, with the year.
         additional_data: whether real images beside the training set were trained on.
         reported: robust accuracy that the paper states, in percent, or "".
         footnote: to the card.
@@ -79,7 +79,9 @@ def read_metadata(path: Path | None) -> Metadata:
     if not isinstance(values, dict):
         raise RobustCliError(f"{path}: expected keys and values, such as\n\n{EXAMPLE}")
     try:
-        found: Metadata = checked(lambda checker: checker.settings(Metadata, values, ()), str(path))
+        words = "the metadata"
+        resolved = checked(lambda checker: checker.parameters(settings_of(Metadata), values, (), words), str(path))
+        found = Metadata(**resolved)
         if problems := list(_problems(found)):
             raise SpecError(str(path), problems)
     except SpecError as error:

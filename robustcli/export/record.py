@@ -13,6 +13,8 @@ def log_text(
     results: Mapping[str, Any],
     sessions: Sequence[Mapping[str, Any]],
     left_out: Mapping[str, Sequence[str]],
+    *,
+    images: str,
 ) -> str:
     """What a reader of the card may ask of its numbers.
 
@@ -22,9 +24,10 @@ def log_text(
         results: of the run, or of `robust eval`.
         sessions: provenance of each process that made them.
         left_out: keys that the card may not have, and why.
+        images: what they are and what read them, in words.
     """
     return "\n".join(
-        [*_network(results), *_evaluation(key, result, results), *_sessions(sessions), *_left_out(left_out)]
+        [*_network(results), *_evaluation(key, result, results, images), *_sessions(sessions), *_left_out(left_out)]
     )
 
 
@@ -40,13 +43,13 @@ def _network(results: Mapping[str, Any]) -> Iterator[str]:
         yield f"note: {note}"
 
 
-def _evaluation(key: str, result: Mapping[str, Any], results: Mapping[str, Any]) -> Iterator[str]:
+def _evaluation(key: str, result: Mapping[str, Any], results: Mapping[str, Any], images: str) -> Iterator[str]:
     low, high = result["interval"]
     yield f"\nevaluation: {key}: {describe(result)}"
     yield "settings: " + ", ".join(f"{name}={value}" for name, value in result["parameters"].items())
     yield f"threat: {result['norm']} {eps_text(result['norm'], result['eps'])}"
     decode = results["data"]["decode"]
-    yield f"images: the first {result['total']:,} test images, data {results['data']['digest']}" + (
+    yield f"images: {images}: the first {result['total']:,} of the test set, data {results['data']['digest']}" + (
         f", decoded by {decode}" if decode else ""
     )
     yield f"seed of the noise: {result['seed']}"

@@ -130,7 +130,8 @@ def export(request: Request) -> Exported:
             if path.exists():
                 shutil.copyfile(path, beside / path.name)
         checked = recheck(beside, dossier.key, request.run, request.overrides, request.checkpoint, request.device)
-        log = log_text(dossier.key, result, results, _sessions(request.run, results), left_out)
+        words = f"{dataset}, read by {subject.terms.data.name}"
+        log = log_text(dossier.key, result, results, _sessions(request.run, results), left_out, images=words)
         (beside / "log.txt").write_text(f"{log}\nchecked in a new process: {checked}\n", encoding="utf-8")
         if request.out.exists():
             request.out.rmdir()

@@ -54,6 +54,7 @@ def test_the_commands_are_those_that_are_documented(robust: Robust) -> None:
         "runs",
         "report",
         "bench",
+        "export",
     ):
         assert command in said.out
         robust(command, "--help").require(0)

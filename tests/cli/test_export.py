@@ -12,12 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from killing import Sessions
 from shell import TINY, Robust, environment
+from sklearn.datasets import load_digits
 
 from robustcli import checkpoint
-from robustcli.architectures import Network
+from robustcli.architectures import ImageShape, Network
+from robustcli.assess import Request, assess
+from robustcli.build import network_of
+from robustcli.errors import RobustCliError
 from robustcli.export import rebuild, robustbench
+from robustcli.naming import Wanted
 from robustcli.progress import Screen
 from robustcli.runner import run_experiment
 from robustcli.runs import RunFolder, read_json, write_json
@@ -42,10 +46,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     spec = ExperimentSpec.read(folder / "tiny.yaml", ["train.epochs=4", "data.train_size=1000"])
     run = run_experiment(spec, folder / "runs", Screen(is_quiet=True))
     run.path.rename(folder / "run")
-    digits = ExperimentSpec.read(folder / "tiny.yaml")
-    assert digits.data.name == "digits"
-    from sklearn.datasets import load_digits
-
     source = load_digits()
     pixels = (source.images * (255 / 16)).round().astype(np.uint8)
     test = {"x_test": pixels[-IMAGES:], "y_test": source.target[-IMAGES:]}
@@ -58,11 +58,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def stored(place: Path) -> Path:
     """AutoAttack as the leaderboard asks for it, on all of the few images, with witnesses."""
-    sessions = Sessions(place)
-    words = ("--attack", "autoattack", "--eps", "30/255", "--data", str(place / "images.npz"), "--witnesses")
-    best = RunFolder(place / "run").best
-    assert sessions.run("eval", str(best), *words, "--quiet") == 0, sessions.log.read_text()
-    (path,) = (place / "evals").iterdir()
+    subject = Wanted(text=str(RunFolder(place / "run").best), data=str(place / "images.npz"))
+    request = Request(
+        subject=subject, attack="autoattack", options={}, eps="30/255", store=place / "evals", witnesses=True
+    )
+    found = assess(request, Screen(is_quiet=True))
+    assert found is not None
+    path = found[1]
     result = read_json(path / "autoattack.json")
     clean = sum(line.split(",")[3] != "clean" for line in (path / "autoattack.csv").read_text().splitlines()[1:])
     assert result["correct"] < clean < IMAGES, "the two accuracies of the card are to differ"
@@ -106,7 +108,16 @@ def test_a_card_says_what_the_evidence_says(robust: Robust, place: Path, stored:
     assert contents["unreliable"] is (read_json(stored / "autoattack.json")["verdict"] == "SUSPECT")
     assert (out / card).read_text(encoding="utf-8").startswith('{\n  "link"')
     log = (out / "log.txt").read_text()
-    for text in ("--attack autoattack", "torch 2", "square: ", " broken;", "95 % interval", "verdict: ", "new process"):
+    for text in (
+        "session of ",
+        "torch 2",
+        "few-digits, read by npz: the first 16 of",
+        "square: ",
+        " broken;",
+        "95 % interval",
+        "verdict: ",
+        "new process",
+    ):
         assert text in log
 
 
@@ -123,8 +134,6 @@ def test_the_loader_gives_the_network_in_a_process_of_its_own(
     )
     env = environment({"PYTHONPATH": os.pathsep.join([str(tmp_path / "moved"), environment()["PYTHONPATH"]])})
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
-    from robustcli.build import network_of
-
     _, network = network_of(checkpoint.load(RunFolder(place / "run").best), torch.device("cpu"))
     with torch.no_grad():
         expected = network(torch.linspace(0, 1, 128).reshape(2, 1, 8, 8)).double().sum().item()
@@ -152,6 +161,7 @@ def test_a_run_is_exported_and_what_it_does_not_entitle_to_is_left_out(
     assert "selected by robust on val" in log
 
 
+@pytest.mark.slow
 def test_weights_of_another_program_are_exported_with_their_architecture(
     robust: Robust, place: Path, tmp_path: Path
 ) -> None:
@@ -319,11 +329,12 @@ def test_an_unfinished_run_is_refused(robust: Robust, place: Path, tmp_path: Pat
     )
 
 
-def test_a_spec_that_was_changed_by_hand_gives_no_network(
-    robust: Robust, place: Path, stored: Path, tmp_path: Path
-) -> None:
-    robust("export", "robustbench", stored, "out", "--metadata", place / "meta.yaml").require(0)
-    path = tmp_path / "out" / "network.yaml"
+def test_a_spec_that_was_changed_by_hand_gives_no_network(place: Path, tmp_path: Path) -> None:
+    contents = checkpoint.load(RunFolder(place / "run").best)
+    spec, network = network_of(contents, torch.device("cpu"))
+    rebuild.keep(tmp_path, network, spec.architecture, ImageShape(*contents["shape"]))
+    assert not rebuild.rebuild(tmp_path).training
+    path = tmp_path / "network.yaml"
     text = path.read_text()
     for old, new, message in (
         ("hidden: 16", "hidden: 17", "is not of the network in"),
@@ -332,5 +343,5 @@ def test_a_spec_that_was_changed_by_hand_gives_no_network(
         ("channels: 1", "channels: one", "shape.channels"),
     ):
         path.write_text(text.replace(old, new))
-        with pytest.raises(rebuild.RobustCliError, match=message):
-            rebuild.rebuild(tmp_path / "out")
+        with pytest.raises(RobustCliError, match=message):
+            rebuild.rebuild(tmp_path)

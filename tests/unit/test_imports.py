@@ -195,7 +195,14 @@ def test_no_file_holds_two_ideas() -> None:
 # The shell
 
 
-COMMANDS = [("--help",), ("list",), ("validate", "demo/digits_pgd_at"), ("train", "--help"), ("show", "trades")]
+COMMANDS = [
+    ("--help",),
+    ("list",),
+    ("validate", "demo/digits_pgd_at"),
+    ("train", "--help"),
+    ("show", "trades"),
+    ("export", "robustbench", "--help"),
+]
 HEAVY = ("torch", "torchvision", "numpy", "scipy", "sklearn", "pyautoattack", "PIL")
 
 
