@@ -418,7 +418,9 @@ def test_carlini_wagner_breaks_what_autoattack_breaks(
 ) -> None:
     """All but one image, with steps as short as these distances ask for."""
     model, x, y = small
-    survives = standing(Attacked(attack=CarliniWagner(lr=0.001)), model, x, y, ThreatModel("l2", Fraction(eps)), noise(64))
+    survives = standing(
+        Attacked(attack=CarliniWagner(lr=0.001)), model, x, y, ThreatModel("l2", Fraction(eps)), noise(64)
+    )
     assert robust - 1 <= int(survives.sum()) <= robust + 1
 
 

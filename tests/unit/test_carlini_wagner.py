@@ -3,10 +3,10 @@
 from fractions import Fraction
 from itertools import pairwise
 
-from judging import standing
 import numpy as np
 import pytest
 import torch
+from judging import standing
 from small_networks import conv_net, images, linear_net
 from test_hyperplane import shortest
 from torch import Tensor, nn

@@ -1,11 +1,11 @@
 """DeepFool against closed forms, and what it costs."""
 
-from judging import standing
 import math
 from fractions import Fraction
 
 import pytest
 import torch
+from judging import standing
 from small_networks import conv_net, images, linear_net
 from test_hyperplane import shortest
 from torch import Tensor, nn
@@ -127,7 +127,9 @@ def test_survivors_do_not_depend_on_batches() -> None:
     model, x = conv_net(3).eval(), images(24, 3)
     y = predictions(model, x)
     threat = ThreatModel("l2", Fraction(1, 100))
-    found = [standing(Attacked(attack=DeepFool(), batch_size=size), model, x, y, threat, noise(24)) for size in (1, 7, 24)]
+    found = [
+        standing(Attacked(attack=DeepFool(), batch_size=size), model, x, y, threat, noise(24)) for size in (1, 7, 24)
+    ]
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
 

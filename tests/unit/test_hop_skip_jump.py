@@ -1,12 +1,12 @@
 """HopSkipJump against closed forms, its budget, and that it needs decisions alone."""
 
-from judging import standing
 import math
 from fractions import Fraction
 from typing import Any
 
 import pytest
 import torch
+from judging import standing
 from small_networks import conv_net, images, linear_net
 from torch import Tensor, nn
 

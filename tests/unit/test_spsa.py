@@ -1,11 +1,11 @@
 """SPSA's estimate of the gradient, what it reaches with it, and what it asks for."""
 
-from judging import standing
 import math
 from fractions import Fraction
 
 import pytest
 import torch
+from judging import standing
 from small_networks import conv_net, images, labels, linear_net
 from torch import Tensor, nn
 
