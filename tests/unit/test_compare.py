@@ -98,7 +98,7 @@ def test_equal_radii_may_be_written_differently(a: Path, tmp_path: Path) -> None
         ),
         (
             {"evaluator": "autoattack", "parameters": {"version": "standard"}},
-            "pgd-20-1 in A, autoattack standard in B",
+            "pgd-20-1 in A, autoattack standard (package) in B",
         ),
     ],
 )
