@@ -20,7 +20,7 @@ _SHORT = 0.98
 _TINY = 1e-8
 
 
-@ATTACKS.register("fab", smoke={"steps": 10})
+@ATTACKS.register("fab", smoke={"steps": 10, "targets": 2})
 @dataclass(frozen=True, kw_only=True)
 class Fab:
     """Minimum-norm attack: walk along the decision boundary towards the image.
@@ -155,7 +155,7 @@ class Fab:
         return wrong
 
 
-@ATTACKS.register("fab_t", smoke={"steps": 10, "targets": 1})
+@ATTACKS.register("fab_t", smoke={"steps": 10, "targets": 2})
 def fab_t(
     *,
     steps: Count = 100,

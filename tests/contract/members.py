@@ -206,7 +206,7 @@ def other_values(parameter: Parameter, now: Any) -> Iterator[Any]:
     elif isinstance(now, float) and now:
         yield from (now / 2, 2 * now)
     else:
-        yield from (0.5, 0.02, 2)
+        yield from (0.5, 0.02, 2, 100)
 
 
 def surroundings(member: Member, parameter: Parameter) -> Iterator[Settings]:
