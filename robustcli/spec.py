@@ -12,7 +12,7 @@ from pydantic import StringConstraints
 
 from robustcli.check import Checker, Where, family_of, is_sound, settings_of, to_plain
 from robustcli.errors import RobustCliError, SpecError, suggest
-from robustcli.fields import Family, Size
+from robustcli.fields import Family, Ratio, Size
 from robustcli.guards import find_problems, find_warnings
 from robustcli.registry import Chosen
 from robustcli.settings import (
@@ -156,8 +156,17 @@ def _override(document: Document, overrides: Sequence[str]) -> Document:
 
 
 def override_text(text: str, overrides: Sequence[str], source: str) -> str:
-    """The text of a spec with dotted overrides applied."""
-    return to_yaml(_override(parse_yaml(text, source), overrides).value) if overrides else text
+    """The text of a spec with dotted overrides applied; quotients such as 8/255 stay what they are."""
+    return to_yaml(_with_quotients(_override(parse_yaml(text, source), overrides).value)) if overrides else text
+
+
+def _with_quotients(value: Any) -> Any:
+    """Floats that were written as quotients, as those: printed as decimals they would be other numbers."""
+    if isinstance(value, Mapping):
+        return {key: _with_quotients(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_quotients(item) for item in value]
+    return value.fraction if isinstance(value, Ratio) else value
 
 
 def _replaced(value: Any, keys: list[str], new: Any, override: str) -> Any:

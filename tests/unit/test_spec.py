@@ -848,3 +848,14 @@ def test_an_evaluation_more_or_fewer_is_another_experiment(base: Path) -> None:
     digest = ExperimentSpec.read(base).digest
     assert ExperimentSpec.read(base, ["evaluate.fgsm={name: attacked, attack: fgsm}"]).digest != digest
     assert ExperimentSpec.read(base, ["evaluate={}"]).digest != digest
+
+
+def test_an_override_of_a_text_leaves_quotients_exact(base: Path) -> None:
+    spec = ExperimentSpec.read(base, ["threat.eps=8/255", "defense.step_size=2/255"])
+    again = ExperimentSpec.parse(override_text(spec.to_yaml(), ["seed=3"], "printed"), "printed")
+    assert again.threat.eps == Fraction(8, 255)
+    assert again.seed == 3
+    assert again.defense == spec.defense
+    raw = override_text("threat: {eps: 8/255}\nlist: [1/3]\n", ["seed=3"], "raw")
+    assert "8/255" in raw
+    assert "1/3" in raw
