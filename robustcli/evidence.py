@@ -6,8 +6,9 @@ of its own before it counts.
 
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +64,7 @@ class Evidence:
         sizes: (n,) of the perturbations that broke images; 0 elsewhere.
         points: adversarial images (c, h, w) by image number.
         stages: in their order.
-        forwards, gradients, seconds: of the stages and of the clean images.
+        clean_forwards, clean_seconds: of the clean images.
         warnings: each once.
         attacks: of the stages.
     """
@@ -77,9 +78,8 @@ class Evidence:
     sizes: Tensor
     points: dict[int, Tensor]
     stages: list[StageRecord]
-    forwards: int = 0
-    gradients: int = 0
-    seconds: float = 0.0
+    clean_forwards: int
+    clean_seconds: float
     warnings: tuple[str, ...] = ()
     attacks: tuple[Attack, ...] = ()
 
@@ -87,6 +87,21 @@ class Evidence:
     def survives(self) -> Tensor:
         """Who is right when clean and broken by nobody: bool (n,)."""
         return self.broken_by == SURVIVES
+
+    @property
+    def forwards(self) -> int:
+        """Of the clean images and of all stages."""
+        return self.clean_forwards + sum(stage.forwards for stage in self.stages)
+
+    @property
+    def gradients(self) -> int:
+        """Of all stages."""
+        return sum(stage.gradients for stage in self.stages)
+
+    @property
+    def seconds(self) -> float:
+        """Of the clean images and of all stages."""
+        return self.clean_seconds + sum(stage.seconds for stage in self.stages)
 
     def screened(self, sampled: int) -> None:
         """The last stage broke nobody among so many, and leaves it at that."""
@@ -112,9 +127,6 @@ class Evidence:
         stage.forwards += strike.forwards
         stage.gradients += strike.gradients
         stage.seconds += strike.seconds
-        self.forwards += strike.forwards
-        self.gradients += strike.gradients
-        self.seconds += strike.seconds
         self.warnings = tuple(dict.fromkeys((*self.warnings, *strike.warnings)))
 
 
@@ -158,32 +170,50 @@ def gather(
             raise EvaluationError(f"two stages have one name: {', '.join(stage.name for stage in stages)}")
         # A copy for all stages that search with the same one.
         copies = {stage.searcher: stage.searcher(model) for stage in stages if stage.searcher is not None}
-        rows = {number: row for row, number in enumerate(evidence.numbers.tolist())}
         evidence.attacks = tuple(stage.attack for stage in stages)
         for stage in stages:
             if is_share and (stage.sample is not None or stage.batch_size is None):
                 break
-            entered = int(evidence.survives.sum())
-            evidence.stages.append(
-                StageRecord(stage.name, stage.is_black_box, entered, has_black_box=stage.has_black_box)
-            )
-            is_waiting, sample = evidence.survives, _sample(evidence.survives, stage.sample, rng)
-            for strike in journal.strikes(stage.name):
-                # Processes that cut the images otherwise may have struck some twice.
-                strike = strike.among(set(evidence.numbers[is_waiting].tolist()))
-                evidence.take(strike, rows)
-                is_waiting[[rows[number] for number in strike.numbers.tolist()]] = False
-            for waiting in (is_waiting & sample, is_waiting & ~sample):
-                for part in chunks(int(waiting.sum()), stage.batch_size or len(waiting)):
-                    row = waiting.nonzero().flatten()[part].to(x.device)
-                    search = model if stage.searcher is None else copies[stage.searcher]
-                    strike = _strike(stage, model, search, x[row], y[row], threat, rng.rows(row), looks)
-                    journal.keep(strike)
-                    evidence.take(strike, rows)
-                if evidence.stages[-1].broken == 0 and not bool(sample.all()):
-                    evidence.screened(int(sample.sum()))
-                    break
+            search = model if stage.searcher is None else copies[stage.searcher]
+            call = partial(_strike, stage, model, search, threat=threat, looks=looks)
+            _carry_out(stage, call, x, y, rng, evidence, journal)
     return evidence
+
+
+def _carry_out(
+    stage: Stage,
+    call: Callable[[Tensor, Tensor, IndexedNoise], Strike],
+    x: Tensor,
+    y: Tensor,
+    rng: IndexedNoise,
+    evidence: Evidence,
+    journal: Journal,
+) -> None:
+    """One stage on everybody who is left and whom the journal does not know yet.
+
+    Args:
+        call: the stage's attack on some images, judged.
+    """
+    rows = {number: row for row, number in enumerate(evidence.numbers.tolist())}
+    is_waiting, sample = evidence.survives, _sample(evidence.survives, stage.sample, rng)
+    entered = int(is_waiting.sum())
+    record = StageRecord(stage.name, stage.is_black_box, entered, has_black_box=stage.has_black_box)
+    evidence.stages.append(record)
+    for strike in journal.strikes(stage.name):
+        # Processes that cut the images otherwise may have struck some twice.
+        strike = strike.among(set(evidence.numbers[is_waiting].tolist()))
+        evidence.take(strike, rows)
+        is_waiting[[rows[number] for number in strike.numbers.tolist()]] = False
+    for waiting in (is_waiting & sample, is_waiting & ~sample):
+        left = waiting.nonzero().flatten().to(x.device)
+        for part in chunks(len(left), stage.batch_size or len(waiting)):
+            row = left[part]
+            strike = call(x[row], y[row], rng.rows(row))
+            journal.keep(strike)
+            evidence.take(strike, rows)
+        if record.broken == 0 and not bool(sample.all()):
+            evidence.screened(int(sample.sum()))
+            break
 
 
 def _sample(survives: Tensor, size: int | None, rng: IndexedNoise) -> Tensor:
@@ -215,8 +245,8 @@ def _clean(
         sizes=torch.zeros(len(x), dtype=x.dtype),
         points={},
         stages=[],
-        forwards=passes.forwards,
-        seconds=time.perf_counter() - begun,
+        clean_forwards=passes.forwards,
+        clean_seconds=time.perf_counter() - begun,
     )
     return evidence, parts[0].classes
 
@@ -227,8 +257,9 @@ def _strike(
     search: nn.Module,
     x: Tensor,
     y: Tensor,
-    threat: ThreatModel,
     rng: IndexedNoise,
+    *,
+    threat: ThreatModel,
     looks: int,
 ) -> Strike:
     """One call of an attack, judged."""

@@ -41,7 +41,6 @@ class Stage:
         attack: the attack.
         noise: key of its noise; stages with equal keys draw equal numbers for an image.
         batch_size: images per call; None hands over all of them, for an attack that makes batches itself.
-        is_black_box: whether it uses no gradients, so that masked ones do not stop it.
         has_black_box: whether that holds of a part of it, where it is several attacks in one.
         sample: of more survivors than this, so many are attacked first, and the others only if one of those breaks;
             None attacks all.
@@ -52,10 +51,14 @@ class Stage:
     attack: Attack
     noise: str
     batch_size: int | None = 250
-    is_black_box: bool = False
     has_black_box: bool = False
     sample: int | None = None
     searcher: Callable[[nn.Module], nn.Module] | None = None
+
+    @property
+    def is_black_box(self) -> bool:
+        """Whether the attack uses no gradients, so that masked ones do not stop it."""
+        return bool(getattr(self.attack, "is_black_box", False))
 
     def renamed(self, prefix: str) -> "Stage":
         """The same stage, as a part of a larger evaluation."""

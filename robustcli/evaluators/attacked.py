@@ -28,13 +28,11 @@ class Attacked:
     def stages(self, case: Case) -> list[Stage]:
         # Noise by the attack's kind, not its settings: a sweep over steps walks on from the same starts.
         kind = type(self.attack).__name__
-        is_black_box = bool(getattr(self.attack, "is_black_box", False))
         return [
             Stage(
                 name=re.sub(r"(?<!^)(?=[A-Z])", "_", kind).lower(),
                 attack=self.attack,
                 noise=kind,
                 batch_size=self.batch_size,
-                is_black_box=is_black_box,
             )
         ]

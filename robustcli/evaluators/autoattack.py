@@ -102,7 +102,6 @@ class AutoAttack:
                 attack=self._attack(part, case),
                 noise=part,
                 batch_size=self.batch_size,
-                is_black_box=part == "square",
                 sample=self.screen if part in _CONFIRMING else None,
                 searcher=searcher,
             )

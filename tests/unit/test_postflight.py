@@ -171,11 +171,17 @@ def test_train_mode_is_invalid() -> None:
 def test_black_box_attacks_after_others_are_asked_about_alone() -> None:
     """A stage without gradients that comes first proves nothing about gradients."""
 
+    class Blind:
+        is_black_box = True
+
+        def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
+            return Pgd(steps=10, keep="fooled")(model, x, y, threat, rng)
+
     class First:
         batch_size = 50
 
         def stages(self, case: Case) -> list[Stage]:
-            return [Stage(name="noise", attack=Pgd(steps=10, keep="fooled"), noise="a", is_black_box=True)]
+            return [Stage(name="noise", attack=Blind(), noise="a")]
 
     result = found(conv_net(classes=4), First())
     assert result.stages[0].broken > 0
