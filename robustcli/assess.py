@@ -2,30 +2,27 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from fractions import Fraction
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from robustcli.build import choose_device, describe_device, load_data
+from robustcli.build import choose_device
 from robustcli.catalog import catalog
 from robustcli.check import Checker, checked
-from robustcli.data import Data
 from robustcli.dossier import Dossier, evaluate_into
 from robustcli.errors import RobustCliError, suggest
 from robustcli.evaluators import Evaluator
-from robustcli.fields import Family, exact_text
+from robustcli.fields import Family
 from robustcli.fingerprint import code_digest, network_digest, weights_digest
-from robustcli.memory import keep_freed_memory
 from robustcli.naming import Wanted, find_subject
+from robustcli.opening import Opened, opened, threat_of
 from robustcli.registry import Chosen, instantiate
 from robustcli.runner import EvaluationWatcher
-from robustcli.runs import SCHEMA, provenance, write_json
-from robustcli.settings import EvaluateOptions, ThreatSettings
-from robustcli.subject import Built, Subject, Terms
-from robustcli.threat import ThreatModel
+from robustcli.runs import write_json
+from robustcli.settings import EvaluateOptions
+from robustcli.subject import Terms
 from robustcli.workers import Share, device_of, in_processes, share_of_torchrun, wait_for_torchrun
 from robustcli.yamlfile import parse_scalar
 
@@ -77,35 +74,14 @@ def assess(request: Request, watcher: EvaluationWatcher) -> tuple[dict[str, Any]
             return None
     elif request.workers > 1:
         in_processes(assess_share, request, request.workers)
-    device = choose_device(request.device)
-    case = _case(request, device)
+    case = _case(request, choose_device(request.device))
     results = {}
-    for key, choice in case.chosen.items():
-        dossier = Dossier(case.folder, key)
-        if not dossier.result.exists():
+    for key in case.chosen:
+        if not case.dossier(key).result.exists():
             watcher.evaluation(key, None)
-        results[key] = evaluate_into(
-            dossier,
-            choice,
-            case.evaluators[key],
-            case.data,
-            case.built.network,
-            case.threat,
-            case.seed,
-            expected_clean=case.built.clean,
-        )
+        results[key] = case.evaluate(key)
         watcher.evaluation(key, results[key])
-    found = {
-        "schema": SCHEMA,
-        **case.subject.origin,
-        "subject": asdict(request.subject),
-        "network": case.built.to_json(),
-        "threat": {"norm": case.threat.norm, "eps": exact_text(case.threat.eps)},
-        "data": {"digest": case.data.digest, "sizes": case.data.sizes, "decode": case.data.decode},
-        "provenance": provenance(describe_device(device)),
-        "notes": case.built.notes,
-        "evaluations": results,
-    }
+    found = {**case.opened.to_json(), "evaluations": results}
     write_json(case.folder / "results.json", found)
     return found, case.folder
 
@@ -113,31 +89,35 @@ def assess(request: Request, watcher: EvaluationWatcher) -> tuple[dict[str, Any]
 def assess_share(request: Request, share: Share) -> None:
     """One share of the attacks of a request; what they find goes to the journals."""
     case = _case(request, choose_device(device_of(share, request.device)))
-    for key, choice in case.chosen.items():
-        evaluate_into(
-            Dossier(case.folder, key),
-            choice,
-            case.evaluators[key],
-            case.data,
-            case.built.network,
-            case.threat,
-            case.seed,
-            share=share,
-        )
+    for key in case.chosen:
+        case.evaluate(key, share)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Case:
     """A request, made out: everything that an evaluation takes."""
 
-    subject: Subject
-    built: Built
+    opened: Opened
     chosen: dict[str, Chosen]
     evaluators: dict[str, Evaluator]
-    data: Data
-    threat: ThreatModel
     seed: int
     folder: Path
+
+    def dossier(self, key: str) -> Dossier:
+        return Dossier(self.folder, key)
+
+    def evaluate(self, key: str, share: Share | None = None) -> dict[str, Any] | None:
+        return evaluate_into(
+            self.dossier(key),
+            self.chosen[key],
+            self.evaluators[key],
+            self.opened.data,
+            self.opened.built.network,
+            self.opened.threat,
+            self.seed,
+            expected_clean=self.opened.built.clean,
+            share=share,
+        )
 
 
 def _case(request: Request, device: torch.device) -> _Case:
@@ -147,19 +127,14 @@ def _case(request: Request, device: torch.device) -> _Case:
     is_attacked = any(choice.name != "clean" for choice in chosen.values())
     threat = threat_of(terms, request.norm, request.eps, is_attacked=is_attacked)
     evaluators = {key: instantiate(choice) for key, choice in chosen.items()}
-    data = load_data(terms.data, device)
-    keep_freed_memory()
-    built = subject.build(data, device)
+    case = opened(request.subject, subject, threat, device)
     seed = terms.seed if request.seed is None else request.seed
-    network = built.network
-    digest = [weights_digest(network), network_digest(network), data.digest, str(threat), seed, chosen]
+    network = case.built.network
+    digest = [weights_digest(network), network_digest(network), case.data.digest, str(threat), seed, chosen]
     return _Case(
-        subject=subject,
-        built=built,
+        opened=case,
         chosen=chosen,
         evaluators=evaluators,
-        data=data,
-        threat=threat,
         seed=seed,
         folder=_folder(request.store, terms.name, digest),
     )
@@ -173,30 +148,6 @@ def _folder(store: Path, name: str, parts: Sequence[Any]) -> Path:
     """
     digest = hashlib.sha256(repr([*map(repr, parts), code_digest()]).encode()).hexdigest()
     return store / f"{Path(name).name}-{digest[:8]}"
-
-
-def threat_of(
-    terms: Terms, norm: str | None, eps: str | None, *, is_attacked: bool = True, where: str = "robust eval"
-) -> ThreatModel:
-    """The threat of the subject, as far as the user does not say another.
-
-    Args:
-        is_attacked: whether anything needs a threat; otherwise one of radius 0 will do.
-        where: the command, for messages.
-    """
-    asked = {"norm": norm, "eps": None if eps is None else parse_scalar(eps)}
-    given = {key: value for key, value in asked.items() if value is not None}
-    known: dict[str, Any] = {} if terms.threat is None else {"norm": terms.threat.norm, "eps": terms.threat.eps}
-    if not known and not is_attacked:
-        known = {"norm": "linf", "eps": 0}
-    missing = [f"--{key}" for key in asked if key not in known and key not in given]
-    if missing:
-        raise RobustCliError(
-            f"{' and '.join(missing)}: {terms.name} does not say what it is to resist; write --norm linf --eps 8/255, "
-            "or what is usual for these images"
-        )
-    settings = checked(lambda checker: checker.settings(ThreatSettings, {**known, **given}, ("threat",)), where)
-    return ThreatModel(settings.norm, Fraction(settings.eps))
 
 
 def _evaluations(request: Request, spec: Terms) -> dict[str, Chosen]:

@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustcli.assess import threat_of
 from robustcli.attacks.crafting import crafting
-from robustcli.build import choose_device, describe_device, load_data
+from robustcli.build import choose_device
 from robustcli.catalog import catalog
 from robustcli.check import Checker, checked
 from robustcli.diagnostics import Diagnostic
@@ -20,11 +19,10 @@ from robustcli.errors import EvaluationError, RobustCliError, suggest
 from robustcli.evaluation import preflight, settled
 from robustcli.fields import Family, exact_text
 from robustcli.isolation import generators_restored
-from robustcli.memory import keep_freed_memory
 from robustcli.naming import Wanted, find_subject
 from robustcli.noise import IndexedNoise, derive
+from robustcli.opening import opened, threat_of
 from robustcli.registry import Chosen, instantiate
-from robustcli.runs import SCHEMA, provenance
 from robustcli.spec import override_text
 from robustcli.threat import ThreatModel
 from robustcli.yamlfile import parse_yaml, to_yaml
@@ -72,29 +70,16 @@ def diagnose(request: Request, begins: Callable[[str], None]) -> dict[str, Any]:
     terms = subject.terms
     threat = threat_of(terms, request.norm, request.eps, where=_HERE)
     diagnostics = {name: instantiate(choice) for name, choice in chosen.items()}
-    device = choose_device(request.device)
-    data = load_data(terms.data, device)
-    keep_freed_memory()
-    built = subject.build(data, device)
-    x, y = data.evaluation("test", request.examples)
+    case = opened(wanted, subject, threat, choose_device(request.device))
+    x, y = case.data.evaluation("test", request.examples)
     seed = terms.seed if request.seed is None else request.seed
     results = {}
     for name, diagnostic in diagnostics.items():
         begins(name)
-        results[name] = look(diagnostic, built.network, x, y, threat, seed)
-    return {
-        "schema": SCHEMA,
-        **subject.origin,
-        "subject": asdict(request.subject),
-        "network": built.to_json(),
-        "threat": {"norm": threat.norm, "eps": exact_text(threat.eps)},
-        "data": {"digest": data.digest, "sizes": data.sizes, "decode": data.decode},
-        "provenance": provenance(describe_device(device)),
-        "notes": built.notes,
-        "seed": seed,
-        "examples": len(x),
-        "diagnostics": results,
-    }
+        results[name] = look(diagnostic, case.built.network, x, y, threat, seed)
+    # All overrides, those of diagnostics too: as the user wrote them.
+    head = {**case.to_json(), "subject": asdict(request.subject)}
+    return {**head, "seed": seed, "examples": len(x), "diagnostics": results}
 
 
 def choose(names: Sequence[str], overrides: Sequence[str]) -> dict[str, Chosen]:

@@ -7,17 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustcli.bench.machine import machine
 from robustcli.bench.rounds import Spread, Stopwatch, speed
 from robustcli.bench.subjects import BenchSubject
-from robustcli.build import describe_device
 from robustcli.evaluation import settled
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.autoattack_package import Package
 from robustcli.evidence import Evidence, gather
 from robustcli.isolation import Passes, passes_counted
-from robustcli.runs import SCHEMA, provenance
-from robustcli.threat import ThreatModel
 
 PACKAGE, NATIVE = "package, as it comes", "native"
 _PARTS = ("apgd-ce", "apgd-t", "fab-t", "square")
@@ -53,7 +49,7 @@ def bench_autoattack(subject: BenchSubject, rounds: int, screen: int | None) -> 
         evaluators[f"{NATIVE}, fast, screen {screen}"] = AutoAttack(precision="fast", screen=screen)
     watch = Stopwatch(subject.x.device)
     with settled(subject.network, subject.x.device.type):
-        clean = _native(subject, AutoAttack(), subject.threat.scaled(0)).survives
+        clean = subject.gather(AutoAttack(), subject.threat.scaled(0)).survives
         rows = {PACKAGE: Row(PACKAGE), **{name: Row(name) for name in evaluators}}
         for _ in range(rounds):
             for name, row in rows.items():
@@ -62,19 +58,14 @@ def bench_autoattack(subject: BenchSubject, rounds: int, screen: int | None) -> 
                     row.survives, passes = _package(subject)
                     row.passes = {"right when clean": _shared(passes.forwards, passes.gradients, int(clean.sum()))}
                 else:
-                    found = _native(subject, evaluators[name], subject.threat)
+                    found = subject.gather(evaluators[name])
                     row.survives = found.survives
                 row.seconds.append(watch.now() - begun)
                 if name != PACKAGE and not row.passes:
                     row.passes = _passes_of(subject, evaluators[name], found)
             rows = dict(reversed(rows.items()))
     return {
-        "schema": SCHEMA,
-        "provenance": provenance(describe_device(subject.x.device)),
-        "machine": machine(),
-        "subject": subject.name,
-        "threat": str(subject.threat),
-        "images": len(subject.x),
+        **subject.to_json(),
         "clean": float(clean.double().mean()),
         "clock": watch.name,
         "rounds": rounds,
@@ -104,10 +95,6 @@ def _plain(row: Row, package: Row) -> dict[str, Any]:
         "broken_by_the_package_alone": (row.survives & ~package.survives).nonzero().flatten().tolist(),
         "passes": row.passes,
     }
-
-
-def _native(subject: BenchSubject, evaluator: AutoAttack, threat: ThreatModel) -> Evidence:
-    return gather(evaluator, subject.network, subject.x, subject.y, threat, subject.noise())
 
 
 def _package(subject: BenchSubject) -> tuple[Tensor, Passes]:

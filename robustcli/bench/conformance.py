@@ -5,13 +5,9 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from robustcli.bench.machine import machine
 from robustcli.bench.subjects import BenchSubject
-from robustcli.build import describe_device
 from robustcli.evaluation import settled
 from robustcli.evaluators.autoattack import AutoAttack, Part
-from robustcli.evidence import gather
-from robustcli.runs import SCHEMA, provenance
 from robustcli.statistics import paired_difference
 
 PARTS: tuple[Part, ...] = ("apgd-ce", "apgd-t", "fab-t", "square")
@@ -66,18 +62,11 @@ def bench_conformance(subject: BenchSubject, precision: Literal["fp32", "fast"])
         for attacks in (*((part,) for part in PARTS), None):
             native = AutoAttack(attacks=attacks, precision=precision)
             package = AutoAttack(attacks=attacks, engine="reference")
-            comparisons.append(
-                Comparison(
-                    attacks[0] if attacks else "standard", _survivors(subject, native), _survivors(subject, package)
-                )
-            )
+            part = attacks[0] if attacks else "standard"
+            survives = [subject.gather(evaluator).survives for evaluator in (native, package)]
+            comparisons.append(Comparison(part, *survives))
     return {
-        "schema": SCHEMA,
-        "provenance": provenance(describe_device(subject.x.device)),
-        "machine": machine(),
-        "subject": subject.name,
-        "threat": str(subject.threat),
-        "images": len(subject.x),
+        **subject.to_json(),
         "precision": precision,
         "rows": [comparison.to_json() for comparison in comparisons],
     }
@@ -97,7 +86,3 @@ def holds(results: list[dict[str, Any]]) -> bool:
     """Whether no part is weaker than the package's: on average by more than a tolerance, anywhere than chance."""
     is_within = all(row["is_within"] for result in results for row in result["rows"])
     return is_within and all(points <= TOLERANCE + _ROUNDING for points in average_points(results).values())
-
-
-def _survivors(subject: BenchSubject, evaluator: AutoAttack) -> Tensor:
-    return gather(evaluator, subject.network, subject.x, subject.y, subject.threat, subject.noise()).survives

@@ -2,16 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from robustcli.assess import threat_of
-from robustcli.build import choose_device, load_data
+from robustcli.bench.machine import machine
+from robustcli.build import choose_device, describe_device
+from robustcli.evaluators import Evaluator
+from robustcli.evidence import Evidence, gather
 from robustcli.fields import Norm
-from robustcli.memory import keep_freed_memory
 from robustcli.naming import Wanted, find_subject
 from robustcli.noise import IndexedNoise
+from robustcli.opening import opened, threat_of
+from robustcli.runs import SCHEMA, provenance
 from robustcli.threat import ThreatModel
 
 
@@ -29,9 +33,24 @@ class BenchSubject:
     y: Tensor
     threat: ThreatModel
 
-    def noise(self, seed: int = 0) -> IndexedNoise:
+    def noise(self) -> IndexedNoise:
         """Noise of all images."""
-        return IndexedNoise(seed, torch.arange(len(self.x), device=self.x.device))
+        return IndexedNoise(0, torch.arange(len(self.x), device=self.x.device))
+
+    def gather(self, evaluator: Evaluator, threat: ThreatModel | None = None) -> Evidence:
+        """What an evaluator finds on all images, under the subject's threat or another."""
+        return gather(evaluator, self.network, self.x, self.y, threat or self.threat, self.noise())
+
+    def to_json(self) -> dict[str, Any]:
+        """The head of what was measured on it."""
+        return {
+            "schema": SCHEMA,
+            "provenance": provenance(describe_device(self.x.device)),
+            "machine": machine(),
+            "subject": self.name,
+            "threat": str(self.threat),
+            "images": len(self.x),
+        }
 
 
 def open_subject(
@@ -49,12 +68,10 @@ def open_subject(
     Raises:
         RobustCliError: something a user can mend.
     """
-    subject = find_subject(Wanted(text=checkpoint, overrides=tuple(overrides), data=data))
+    wanted = Wanted(text=checkpoint, overrides=tuple(overrides), data=data)
+    subject = find_subject(wanted)
     terms = subject.terms
     threat = threat_of(terms, norm, eps, where="robust bench")
-    chosen = choose_device(device)
-    images = load_data(terms.data, chosen)
-    keep_freed_memory()
-    network = subject.build(images, chosen).network
-    x, y = images.evaluation("test", examples)
-    return BenchSubject(terms.name, network, x, y, threat)
+    case = opened(wanted, subject, threat, choose_device(device))
+    x, y = case.data.evaluation("test", examples)
+    return BenchSubject(terms.name, case.built.network, x, y, threat)

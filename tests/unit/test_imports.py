@@ -23,6 +23,7 @@ LAYERS = (
     ("cli",),
     ("bench", "export"),
     ("assess", "verify", "diagnose"),
+    ("opening",),
     ("naming", "workers"),
     ("subject",),
     ("foreign",),
