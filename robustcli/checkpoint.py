@@ -1,6 +1,5 @@
 """Checkpoints: self-describing files that are never half-written and hold nothing but data."""
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,19 +9,15 @@ import torch
 
 from robustcli import __version__
 from robustcli.errors import RobustCliError
+from robustcli.files import replacing
 
 FORMAT = 1
 
 
 def save(path: Path, contents: Mapping[str, Any]) -> None:
-    """Write beside the final name, flush to the disk, then rename: a reader never meets half a file."""
-    beside = path.with_name(path.name + ".writing")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with beside.open("wb") as file:
+    """Write a checkpoint, whole or not at all."""
+    with replacing(path) as file:
         torch.save({"format": FORMAT, "robustcli": __version__, **contents}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ A folder of small files, one per call, each written beside its final name and re
 any moment loses the call it was in and no more, and several processes may write to one journal.
 """
 
+import hashlib
 import os
 import re
 import shutil
@@ -17,8 +18,12 @@ import numpy as np
 import torch
 
 from robustcli.errors import RobustCliError
+from robustcli.files import replacing
 from robustcli.runs import read_json, write_json
 from robustcli.strikes import Strike
+
+# Of the image number in a file's name.
+_DIGITS = 8
 
 
 @dataclass(frozen=True)
@@ -44,10 +49,8 @@ class FolderJournal:
         """
         header = path / "fingerprint.json"
         if not header.exists():
-            # By a name of its own: several processes may begin at once, and all write the same.
-            own = path / f"fingerprint-{os.getpid()}.json"
-            write_json(own, dict(fingerprint))
-            own.replace(header)
+            # Several processes may begin at once, and all write the same.
+            write_json(header, dict(fingerprint), mark=_own_mark())
         found = read_json(header)
         names = [name for name in {**fingerprint, **found} if fingerprint.get(name) != found.get(name)]
         if names:
@@ -61,21 +64,18 @@ class FolderJournal:
         return cls(path)
 
     def strikes(self, stage: str) -> Iterator[Strike]:
-        for path in sorted(self.path.glob(f"{_file_name(stage)}-*.npz")):
+        for path in sorted(self.path.glob(f"{_file_name(stage)}-{'[0-9]' * _DIGITS}.npz")):
             try:
                 with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-                    # Two stages may share a file name that their names are cut to.
-                    if str(stored["stage"]) == stage:
-                        yield _read(stored)
+                    yield _read(stored)
             except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
                 raise RobustCliError(
                     f"{path}: cannot be read ({error}); remove this file to repeat its part"
                 ) from error
 
     def keep(self, strike: Strike) -> None:
-        path = self.path / f"{_file_name(strike.stage)}-{int(strike.numbers[0]):08d}.npz"
-        beside = path.with_name(path.name + f".writing-{os.getpid()}")
-        with beside.open("wb") as file:
+        path = self.path / f"{_file_name(strike.stage)}-{int(strike.numbers[0]):0{_DIGITS}d}.npz"
+        with replacing(path, _own_mark()) as file:
             np.savez(
                 file,
                 stage=np.array(strike.stage),
@@ -89,9 +89,6 @@ class FolderJournal:
                 seconds=np.array(strike.seconds),
                 warnings=np.array(strike.warnings, dtype=np.str_),
             )
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
 
     def remove(self) -> None:
         """The evaluation is stored; the journal has done its work."""
@@ -114,8 +111,15 @@ def _read(stored: Mapping[str, Any]) -> Strike:
     )
 
 
+def _own_mark() -> str:
+    """Ends the names of this process's half-written files."""
+    return f"writing-{os.getpid()}"
+
+
 def _file_name(stage: str) -> str:
-    return re.sub(r"[^a-z0-9_]+", "_", stage.lower())
+    """The name of a stage, cut to what every file system keeps apart; of one that is cut, a digest keeps it apart."""
+    kept = re.sub(r"[^a-z0-9_-]+", "_", stage.lower())
+    return kept if kept == stage else f"{kept}-{hashlib.sha256(stage.encode()).hexdigest()[:8]}"
 
 
 def _short(value: Any) -> str:

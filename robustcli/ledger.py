@@ -4,9 +4,9 @@ With both, anyone who has the weights and the images can check a robust accuracy
 """
 
 import csv
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
 from zipfile import BadZipFile
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from robustcli.errors import RobustCliError
 from robustcli.evidence import SURVIVES, WRONG_WHEN_CLEAN, Evidence
+from robustcli.files import replacing, write_text
 from robustcli.judgement import judged
 from robustcli.threat import ThreatModel
 
@@ -74,12 +75,13 @@ def lines_of(evidence: Evidence) -> list[Line]:
 
 def write_ledger(path: Path, lines: list[Line]) -> None:
     """Write a ledger as CSV."""
-    with _replacing(path) as beside, beside.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for line in lines:
-            # Nine digits tell any two numbers of single precision apart.
-            writer.writerow([*(getattr(line, name) for name in COLUMNS[:5]), f"{line.margin:.9g}", f"{line.size:.9g}"])
+    text = StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for line in lines:
+        # Nine digits tell any two numbers of single precision apart.
+        writer.writerow([*(getattr(line, name) for name in COLUMNS[:5]), f"{line.margin:.9g}", f"{line.size:.9g}"])
+    write_text(path, text.getvalue())
 
 
 def read_ledger(path: Path) -> list[Line]:
@@ -132,7 +134,7 @@ def write_witnesses(
             chosen[encoding] += [number for number, keep in zip(left, is_kept, strict=True) if keep]
             kept[encoding].append(codes[is_kept])
             left = [number for number, keep in zip(left, is_kept, strict=True) if not keep]
-    with _replacing(path) as beside, beside.open("wb") as file:
+    with replacing(path) as file:
         arrays: dict[str, NDArray[Any]] = {}
         for encoding in _ENCODINGS:
             arrays[f"{encoding}_images"] = np.array(chosen[encoding], dtype=np.int64)
@@ -178,21 +180,3 @@ def _encoded(encoding: Encoding, points: Tensor, x: Tensor, threat: ThreatModel)
     is_inside = threat.contains(decoded("steps", nearest, x), x).numpy()
     steps: NDArray[Any] = np.where(is_inside[:, None, None, None], nearest, np.trunc(255 * delta).astype(np.int16))
     return steps
-
-
-class _replacing:
-    """A path beside the final one, which takes its place when all went well."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.beside = path.with_name(path.name + ".writing")
-
-    def __enter__(self) -> Path:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        return self.beside
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if kind is None:
-            with self.beside.open("rb+") as file:
-                os.fsync(file.fileno())
-            self.beside.replace(self.path)

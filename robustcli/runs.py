@@ -20,22 +20,16 @@ from filelock import FileLock, Timeout
 
 from robustcli import __version__
 from robustcli.errors import RobustCliError
+from robustcli.files import write_text
 from robustcli.spec import ExperimentSpec
 
 SCHEMA = 1
 _PACKAGES = ("torch", "torchvision", "pyautoattack", "numpy", "scikit-learn", "pydantic")
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write beside the final name and rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".writing")
-    with beside.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+def write_json(path: Path, value: Any, *, mark: str = "writing") -> None:
+    """Write JSON that a person can read, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", mark)
 
 
 def read_json(path: Path) -> Any:
@@ -138,9 +132,7 @@ class Run:
                 lock.release()
                 raise
         else:
-            beside = folder.spec.with_name("spec.yaml.writing")
-            beside.write_text(spec.to_yaml(), encoding="utf-8")
-            beside.replace(folder.spec)
+            write_text(folder.spec, spec.to_yaml())
         return cls(folder, spec, lock)
 
     def close(self) -> None:
@@ -165,9 +157,7 @@ class Run:
     def keep_records(self, epochs: int) -> None:
         """Drop records at or after an epoch that is about to be run again."""
         kept = [record for record in self.folder.records() if record["epoch"] < epochs and "event" not in record]
-        beside = self.folder.log.with_name("train.jsonl.writing")
-        beside.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-        beside.replace(self.folder.log)
+        write_text(self.folder.log, "".join(json.dumps(record) + "\n" for record in kept))
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one line to train.jsonl."""

@@ -52,6 +52,7 @@ def test_a_crash_before_the_rename_leaves_the_old_file(
         with pytest.raises(OSError, match="the disk is gone"):
             checkpoint.save(path, {**CONTENTS, "spec": "name: y\n"})
     assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == ["last.pt"]
     checkpoint.save(path, {**CONTENTS, "spec": "name: y\n"})
     assert checkpoint.load(path)["spec"] == "name: y\n"
     assert [file.name for file in path.parent.iterdir()] == ["last.pt"]

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
+import math
 import pytest
 import torch
 from small_networks import conv_net, images
@@ -250,6 +251,29 @@ def test_a_damaged_part_of_the_journal_is_named(tmp_path: Path) -> None:
     part.unlink()
     whole = gather(Ladder(), model, x, y, LINF, noise())
     assert facts(gather(Ladder(), model, x, y, LINF, noise(), journal)) == facts(whole)
+
+
+def test_stages_whose_names_are_cut_alike_keep_their_findings_apart(tmp_path: Path) -> None:
+    journal = FolderJournal.open(tmp_path / "journal", {})
+    model, x, y = case()
+    kept = {}
+    for name in ("pgd 1", "PGD 1", "pgd-1", "pgd"):
+        gather(Named(name), model, x, y, LINF, noise(), journal)
+        kept[name] = sorted(path.name for path in journal.path.glob("*.npz"))
+    assert len(kept["pgd"]) == 4 * math.ceil((COUNT - COUNT // 4) / 7)
+    for name in kept:
+        assert {strike.stage for strike in journal.strikes(name)} == {name}
+
+
+@dataclass(frozen=True)
+class Named:
+    """One attack under a given name."""
+
+    name: str
+    batch_size: int = 7
+
+    def stages(self, case: Case) -> list[Stage]:
+        return [Stage(name=self.name, attack=Pgd(steps=0), noise="pgd", batch_size=self.batch_size)]
 
 
 def test_two_stages_of_one_name_are_refused() -> None:

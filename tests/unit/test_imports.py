@@ -56,7 +56,7 @@ LAYERS = (
     ("catalog",),
     ("signatures",),
     ("yamlfile",),
-    ("noise", "clock", "memory"),
+    ("noise", "clock", "memory", "files"),
     ("fields",),
     ("errors",),
     ("__init__",),

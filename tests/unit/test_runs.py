@@ -225,7 +225,7 @@ def crash(*_: object, **__: object) -> None:
     raise OSError("the disk is gone")
 
 
-@pytest.mark.parametrize(("owner", "name"), [(json, "dump"), (os, "fsync"), (Path, "replace")])
+@pytest.mark.parametrize(("owner", "name"), [(os, "fsync"), (Path, "replace")])
 def test_a_crash_before_the_rename_leaves_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
 ) -> None:
