@@ -1,11 +1,11 @@
 """The record of an evaluation: however it is cut, interrupted or shared out, it says the same."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
-import math
 import pytest
 import torch
 from small_networks import conv_net, images
