@@ -20,7 +20,7 @@ from robustcli.naming import Wanted, find_subject
 from robustcli.opening import Opened, opened, threat_of
 from robustcli.registry import Chosen, instantiate
 from robustcli.runner import EvaluationWatcher
-from robustcli.runs import write_json
+from robustcli.runs import RunFolder, lock_folder, read_json, write_json
 from robustcli.settings import EvaluateOptions
 from robustcli.subject import Terms
 from robustcli.workers import Share, device_of, in_processes, share_of_torchrun, wait_for_torchrun
@@ -67,30 +67,27 @@ def assess(request: Request, watcher: EvaluationWatcher) -> tuple[dict[str, Any]
         in a process of torchrun that is not the first, and has done its share.
     """
     share = share_of_torchrun()
-    if share is not None:
+    if share is not None and share[0]:
         assess_share(request, share)
         wait_for_torchrun()
-        if share[0]:
-            return None
-    elif request.workers > 1:
-        in_processes(assess_share, request, request.workers)
-    case = _case(request, choose_device(request.device))
-    results = {}
-    for key in case.chosen:
-        if not case.dossier(key).result.exists():
-            watcher.evaluation(key, None)
-        results[key] = case.evaluate(key)
-        watcher.evaluation(key, results[key])
-    found = {**case.opened.to_json(), "evaluations": results}
-    write_json(case.folder / "results.json", found)
-    return found, case.folder
+        return None
+    case = _case(request, choose_device(request.device if share is None else device_of(share, request.device)))
+    # Of processes that share an evaluation the first has the folder for all of them.
+    lock = lock_folder(case.folder.path)
+    try:
+        if share is not None:
+            case.strike(share)
+            wait_for_torchrun()
+        elif request.workers > 1 and not case.folder.is_finished:
+            in_processes(assess_share, request, request.workers)
+        return case.finish(watcher), case.folder.path
+    finally:
+        lock.release()
 
 
 def assess_share(request: Request, share: Share) -> None:
     """One share of the attacks of a request; what they find goes to the journals."""
-    case = _case(request, choose_device(device_of(share, request.device)))
-    for key in case.chosen:
-        case.evaluate(key, share)
+    _case(request, choose_device(device_of(share, request.device))).strike(share)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,14 +98,29 @@ class _Case:
     chosen: dict[str, Chosen]
     evaluators: dict[str, Evaluator]
     seed: int
-    folder: Path
+    folder: RunFolder
 
-    def dossier(self, key: str) -> Dossier:
-        return Dossier(self.folder, key)
+    def strike(self, share: Share) -> None:
+        """One share of all attacks, for the journals."""
+        for key in self.chosen:
+            self._evaluate(key, share)
 
-    def evaluate(self, key: str, share: Share | None = None) -> dict[str, Any] | None:
+    def finish(self, watcher: EvaluationWatcher) -> dict[str, Any]:
+        """All evaluations; those that are stored are read, and stay as they were written."""
+        results = {}
+        for key in self.chosen:
+            if not self.folder.evaluation(key).exists():
+                watcher.evaluation(key, None)
+            results[key] = self._evaluate(key)
+            watcher.evaluation(key, results[key])
+        if not self.folder.is_finished:
+            write_json(self.folder.results, {**self.opened.to_json(), "evaluations": results})
+        found: dict[str, Any] = read_json(self.folder.results)
+        return found
+
+    def _evaluate(self, key: str, share: Share | None = None) -> dict[str, Any] | None:
         return evaluate_into(
-            self.dossier(key),
+            Dossier(self.folder.evaluations, key),
             self.chosen[key],
             self.evaluators[key],
             self.opened.data,
@@ -136,7 +148,7 @@ def _case(request: Request, device: torch.device) -> _Case:
         chosen=chosen,
         evaluators=evaluators,
         seed=seed,
-        folder=_folder(request.store, terms.name, digest),
+        folder=RunFolder(_folder(request.store, terms.name, digest)),
     )
 
 
@@ -184,7 +196,7 @@ def _choose(checker: Checker, request: Request) -> Any:
     attack = {"name": request.attack, **options}
     if "keep" in catalog("attacks")[request.attack].parameters:
         # The evaluation's rule: any point that fools the model counts, not only the last one.
-        attack["keep"] = "fooled"
+        attack.setdefault("keep", "fooled")
     size = attack.get("step_size")
     if isinstance(size, float | int) and size > 1:
         raise RobustCliError(f"step_size: {size:g} is larger than the pixel range [0, 1]; write {size:g}/255")

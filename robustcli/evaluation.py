@@ -1,20 +1,20 @@
 """One evaluation: check model and data, gather the evidence, judge it, put everything back."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from fractions import Fraction
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
 
-from robustcli.errors import EvaluationError
+from robustcli.errors import EvaluationError, RobustCliError
 from robustcli.evaluators import Evaluator, looks_of
 from robustcli.evidence import Evidence, StageRecord, gather
 from robustcli.fields import exact_text
-from robustcli.isolation import full_precision, model_restored
+from robustcli.isolation import full_precision, generators_restored, model_restored
 from robustcli.noise import IndexedNoise
 from robustcli.postflight import postflight
 from robustcli.preflight import preflight
@@ -93,6 +93,25 @@ class Result:
     def is_upper_bound(self) -> bool:
         """Whether gradient attacks alone were tried, so that masked gradients would go unnoticed."""
         return bool(self.stages) and not any(stage.is_black_box or stage.has_black_box for stage in self.stages)
+
+    @classmethod
+    def from_json(cls, value: Any, source: str) -> "Result":
+        """What `to_json` wrote, without the evidence; what follows from other fields is not read.
+
+        Args:
+            source: the file, for messages.
+
+        Raises:
+            RobustCliError: names the key that is missing or of another kind.
+        """
+        found = _known(cls, value, source)
+        if not found["survivors"]:
+            raise RobustCliError(f"{source}: survivors: expected one character per image, found none")
+        stages = [
+            StageRecord(**_known(StageRecord, stage, f"{source}: stages[{number}]"))
+            for number, stage in enumerate(found["stages"])
+        ]
+        return cls(**{**found, "stages": stages})
 
     def to_json(self) -> dict[str, Any]:
         """Plain data with the keys of results.json.
@@ -189,8 +208,27 @@ def evaluate(
     )
 
 
+def _known(kind: type, value: Any, source: str) -> dict[str, Any]:
+    """The fields of a dataclass in a mapping, other keys left out; each of the type that the class states."""
+    if not isinstance(value, Mapping):
+        raise RobustCliError(f"{source}: expected keys and values, found {str(value)[:40]}")
+    hints = get_type_hints(kind)
+    found = {}
+    for item in fields(kind):
+        if item.name == "evidence":
+            continue
+        hint = hints[item.name]
+        # Of list[str] the list is looked at alone; JSON writes whole floats as it likes.
+        expected = get_origin(hint) if get_origin(hint) in (list, dict) else int | float if hint is float else hint
+        if item.name not in value or not isinstance(value[item.name], expected):
+            text = str(value[item.name])[:40] if item.name in value else "nothing"
+            raise RobustCliError(f"{source}: {item.name}: expected {getattr(hint, '__name__', hint)}, found {text}")
+        found[item.name] = value[item.name]
+    return found
+
+
 @contextmanager
 def settled(model: nn.Module, device_type: str) -> Iterator[None]:
-    """The state in which numbers are made: single precision, and a model that is afterwards what it was."""
-    with model_restored(model), full_precision(device_type):
+    """The state in which numbers are made: single precision; model and generators are afterwards what they were."""
+    with model_restored(model), full_precision(device_type), generators_restored(torch.device(device_type)):
         yield

@@ -49,10 +49,15 @@ def fingerprint(
         "network": network_digest(model),
         "images": images_digest(x, y),
         "threat": str(threat),
-        "evaluator": f"{evaluator} {json.dumps(_without_batch_size(parameters), sort_keys=True)}",
+        "evaluator": evaluator_text(evaluator, parameters),
         "seed": str(seed),
         "code": code_digest(),
     }
+
+
+def evaluator_text(name: str, parameters: Mapping[str, Any]) -> str:
+    """An evaluator with its settings, without those that change no finding."""
+    return f"{name} {json.dumps(_without_batch_size(parameters), sort_keys=True)}"
 
 
 def weights_digest(model: nn.Module) -> str:

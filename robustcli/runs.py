@@ -70,8 +70,12 @@ class RunFolder:
     def last(self) -> Path:
         return self.path / "checkpoints" / "last.pt"
 
+    @property
+    def evaluations(self) -> Path:
+        return self.path / "evaluations"
+
     def evaluation(self, key: str) -> Path:
-        return self.path / "evaluations" / f"{key}.json"
+        return self.evaluations / f"{key}.json"
 
     @property
     def is_finished(self) -> bool:
@@ -116,15 +120,7 @@ class Run:
                 holds another spec than its name says.
         """
         folder = folder_of(root, spec)
-        try:
-            folder.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RobustCliError(f"{folder.path}: cannot be made: {error.strerror}") from error
-        lock = FileLock(folder.path / "lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise RobustCliError(f"{folder.path}: in use by another process") from None
+        lock = lock_folder(folder.path)
         if folder.spec.exists():
             try:
                 _check_same(folder, spec, resume=resume)
@@ -170,6 +166,24 @@ class Run:
         """Write results.json; from here on the run is never written again."""
         assert not self.folder.is_finished
         write_json(self.folder.results, {"schema": SCHEMA, **results})
+
+
+def lock_folder(path: Path) -> FileLock:
+    """Keep other processes out of a folder, which is made, until the lock is released or this process ends.
+
+    Raises:
+        RobustCliError: another process has it, or it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RobustCliError(f"{path}: cannot be made: {error.strerror}") from error
+    lock = FileLock(path / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RobustCliError(f"{path}: in use by another process") from None
+    return lock
 
 
 def folder_of(root: Path, spec: ExperimentSpec) -> RunFolder:

@@ -1,6 +1,5 @@
 """Is a stored robust accuracy what it says? Recomputed from weights, images and witnesses, without attacking."""
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -10,24 +9,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustcli.attacks.losses import margin
 from robustcli.build import choose_device, load_data
+from robustcli.check import checked
+from robustcli.consistency import of_counts, of_derived, of_lines
 from robustcli.dossier import Dossier
 from robustcli.errors import RobustCliError
-from robustcli.evaluation import settled
-from robustcli.fingerprint import images_digest, weights_digest
-from robustcli.judgement import judged
+from robustcli.evaluation import Result, settled
+from robustcli.evaluators import Evaluator, looks_of
+from robustcli.fields import Family
+from robustcli.fingerprint import evaluator_text, images_digest, weights_digest
 from robustcli.ledger import Line, decoded, read_ledger, read_witnesses
 from robustcli.naming import Wanted, find_subject
+from robustcli.registry import instantiate
 from robustcli.runs import RunFolder, read_json
-from robustcli.statistics import clopper_pearson
+from robustcli.settings import EvaluateOptions, ThreatSettings
 from robustcli.subject import Subject
 from robustcli.threat import ThreatModel
+from robustcli.yamlfile import parse_scalar
 
 # A tie between two logits may fall either way in a batch of another size; relative to the largest logit.
 _ROUNDING = 1e-4
+# Share of images that most of several forwards may class otherwise the next time, where logits vary.
+_BY_CHANCE = 0.1
 _BATCH = 500
-# What sums over the pixels of large images may lose in single precision: a share of the radius, and beside it.
-_OVERSHOOT, _BESIDE = 1e-2, 1e-5
 
 
 @dataclass(frozen=True)
@@ -88,17 +93,16 @@ def find_evidence(folder: Path, overrides: Sequence[str], checkpoint: str | None
     Raises:
         RobustCliError: it is neither, or the weights cannot be read.
     """
-    if (folder / "spec.yaml").is_file():
-        wanted = Wanted(text=str(RunFolder(folder).best))
-        dossiers = folder / "evaluations"
-    elif (folder / "results.json").is_file() and "subject" in read_json(folder / "results.json"):
-        stored = read_json(folder / "results.json")["subject"]
+    files = RunFolder(folder)
+    if files.spec.is_file():
+        wanted = Wanted(text=str(files.best))
+    elif files.results.is_file() and "subject" in read_json(files.results):
+        stored = read_json(files.results)["subject"]
         wanted = Wanted(**{**stored, "overrides": tuple(stored["overrides"])})
-        dossiers = folder
     else:
         raise RobustCliError(f"{folder}: neither a run nor what `robust eval` stored: no spec.yaml, no results.json")
     wanted = replace(wanted, text=checkpoint or wanted.text, overrides=(*wanted.overrides, *overrides))
-    return find_subject(wanted), dossiers
+    return find_subject(wanted), files.evaluations
 
 
 def verify(dossier: Dossier, network: nn.Module, x: Tensor, y: Tensor) -> tuple[list[str], str]:
@@ -117,117 +121,80 @@ def verify(dossier: Dossier, network: nn.Module, x: Tensor, y: Tensor) -> tuple[
     """
     if not dossier.result.is_file():
         raise RobustCliError(f"{dossier.result}: no such file; an evaluation that is done has one")
-    result = read_json(dossier.result)
+    stored = read_json(dossier.result)
+    result = Result.from_json(stored, str(dossier.result))
+    evaluator = _evaluator_of(result, str(dossier.result))
     lines = read_ledger(dossier.ledger)
-    total = len(result["survivors"])
-    if total > len(x):
-        return [f"{total} images were evaluated; the data have {len(x)}"], "nothing"
-    x, y = x[:total], y[:total]
-    threat = ThreatModel(result["norm"], Fraction(result["eps"]))
-    problems = list(_of_fingerprint(result, network, x, y))
-    problems += _of_counts(result, lines)
-    problems += _of_judgement(result)
-    problems += _of_lines(lines, threat)
-    if len(lines) == total:
+    if result.total > len(x):
+        return [f"{result.total} images were evaluated; the data have {len(x)}"], "nothing"
+    x, y = x[: result.total], y[: result.total]
+    threat = _threat_of(result, str(dossier.result))
+    looks = looks_of(evaluator)
+    problems = list(_of_fingerprint(result, stored, network, x, y))
+    problems += of_counts(result, lines)
+    problems += of_derived(result, stored)
+    problems += of_lines(lines, threat, is_random=looks > 1)
+    if len(lines) == result.total:
         with settled(network, x.device.type):
-            problems += _of_clean_images(lines, network, x, y)
+            problems += _of_clean_images(lines, network, x, y, looks)
             if dossier.witnesses.exists():
-                problems += _of_witnesses(dossier, lines, network, x, y, threat)
+                problems += _of_witnesses(dossier, lines, network, x, y, threat, looks)
     broken = sum(line.broken_by not in ("", "clean") for line in lines)
-    words = f"{total} clean predictions, counts and interval"
+    words = f"{result.total} clean predictions, counts and interval"
+    if looks > 1:
+        words += f" (logits vary from call to call, and {_BY_CHANCE:.0%} of the images may differ by chance)"
     if dossier.witnesses.exists() or not broken:
         return problems, f"{words}, {broken} adversarial images"
     return problems, f"{words}; no adversarial images were kept (--witnesses), so {broken} breaks are taken on trust"
 
 
-def _of_fingerprint(result: Mapping[str, Any], network: nn.Module, x: Tensor, y: Tensor) -> Iterator[str]:
+def _evaluator_of(result: Result, source: str) -> Evaluator:
+    family = Family("evaluators", EvaluateOptions)
+    wish = {"name": result.evaluator, **result.parameters}
+    evaluator: Evaluator = instantiate(checked(lambda checker: checker.chosen(family, wish, ("parameters",)), source))
+    return evaluator
+
+
+def _threat_of(result: Result, source: str) -> ThreatModel:
+    stated = {"norm": result.norm, "eps": parse_scalar(result.eps)}
+    settings = checked(lambda checker: checker.settings(ThreatSettings, stated, ()), source)
+    return ThreatModel(settings.norm, Fraction(settings.eps))
+
+
+def _of_fingerprint(
+    result: Result, stored: Mapping[str, Any], network: nn.Module, x: Tensor, y: Tensor
+) -> Iterator[str]:
+    said = stored.get("fingerprint")
+    if not isinstance(said, Mapping):
+        yield "fingerprint: the result has none"
+        return
     for name, found in (("weights", weights_digest(network)), ("images", images_digest(x, y))):
-        said = result["fingerprint"][name]
-        if said != found:
-            yield f"{name}: the evaluation was of {said[:12]}, these are {found[:12]}"
-    for name, stated in (("threat", f"{result['norm']} {result['eps']}"), ("seed", str(result["seed"]))):
-        said = result["fingerprint"][name]
-        if said != stated:
-            yield f"{name}: the result says {stated}, its fingerprint {said}"
+        if said.get(name) != found:
+            yield f"{name}: the evaluation was of {str(said.get(name))[:12]}, these are {found[:12]}"
+    for name, stated in (
+        ("threat", f"{result.norm} {result.eps}"),
+        ("seed", str(result.seed)),
+        ("evaluator", evaluator_text(result.evaluator, result.parameters)),
+    ):
+        if said.get(name) != stated:
+            yield f"{name}: the result says {stated}, its fingerprint {said.get(name)}"
 
 
-def _of_counts(result: Mapping[str, Any], lines: list[Line]) -> Iterator[str]:
-    """Whether result and ledger say the same, and what follows from it."""
-    survivors = "".join("1" if line.broken_by == "" else "0" for line in lines)
-    if [line.image for line in lines] != list(range(len(lines))):
-        yield "ledger: the images are not numbered 0, 1, 2, ..."
-    if survivors != result["survivors"]:
-        pairs = zip(survivors, result["survivors"], strict=False)
-        first = next((i for i, (one, other) in enumerate(pairs) if one != other), min(len(lines), len(survivors)))
-        yield f"survivors: the ledger and the result differ, first at image {first}"
-    correct, total = survivors.count("1"), len(lines)
-    expected = {
-        "correct": correct,
-        "total": total,
-        "accuracy": correct / total if total else None,
-        "interval": list(clopper_pearson(correct, total)) if total else None,
-    }
-    for name, value in expected.items():
-        if result[name] != value:
-            yield f"{name}: the result says {result[name]}, the ledger gives {value}"
-    broken = Counter(line.broken_by for line in lines)
-    left = total - broken["clean"]
-    for stage in result["stages"]:
-        if (stage["entered"], stage["broken"]) != (left, broken[stage["name"]]):
-            yield (
-                f"{stage['name']}: the result says {stage['broken']} broken of {stage['entered']}, the ledger "
-                f"{broken[stage['name']]} of {left}"
-            )
-        left -= broken[stage["name"]]
-    known = {"", "clean", *(stage["name"] for stage in result["stages"])}
-    for name in sorted(set(broken) - known):
-        yield f"ledger: {broken[name]} images are broken by '{name}', which is no stage of the result"
-
-
-def _of_judgement(result: Mapping[str, Any]) -> Iterator[str]:
-    """Whether what is said of the number follows from what is known of it."""
-    stages = result["stages"]
-    expected = {
-        "eps_value": float(Fraction(result["eps"])),
-        "verdict": "SUSPECT" if result["suspicions"] else "TRUSTED",
-        "is_upper_bound": bool(stages)
-        and not any(stage["is_black_box"] or stage.get("has_black_box") for stage in stages),
-        "gradients": sum(stage["gradients"] for stage in stages),
-    }
-    for name, value in expected.items():
-        if result[name] != value:
-            yield f"{name}: the result says {result[name]}, what it is made of gives {value}"
-    clean = result["forwards"] - sum(stage["forwards"] for stage in stages)
-    # Clean images take one forward each, or several equal looks.
-    if clean <= 0 or clean % len(result["survivors"]):
-        yield f"forwards: the result says {result['forwards']}, of which stages and clean images leave {clean}"
-
-
-def _of_lines(lines: list[Line], threat: ThreatModel) -> Iterator[str]:
-    """Whether prediction and size of every image are such as its fate allows; margins are taken on trust."""
-    farthest = threat.radius * (1 + _OVERSHOOT) + _BESIDE
-    for line in lines:
-        if line.broken_by in ("", "clean"):
-            is_odd = line.prediction != line.clean or line.size != 0
-        else:
-            # Comparisons with NaN are false, so a NaN size is odd.
-            is_odd = line.prediction == line.label or not 0 < line.size <= farthest
-        if is_odd:
-            yield (
-                f"ledger: image {line.image} is '{line.broken_by}', with label {line.label}, prediction "
-                f"{line.prediction} and size {line.size:g} where {threat.radius:g} is allowed"
-            )
-            return
-
-
-def _of_clean_images(lines: list[Line], network: nn.Module, x: Tensor, y: Tensor) -> Iterator[str]:
+def _of_clean_images(lines: list[Line], network: nn.Module, x: Tensor, y: Tensor, looks: int) -> Iterator[str]:
     labels = torch.tensor([line.label for line in lines], device=x.device)
     said = torch.tensor([line.clean for line in lines], device=x.device)
     swapped = (labels != y).nonzero().flatten()
     if len(swapped):
         yield f"labels: {len(swapped)} differ from those of the data, first of image {int(swapped[0])}"
-    odd = _disagreeing(network, x, said)
-    if len(odd):
+    odd = []
+    for start in range(0, len(x), _BATCH):
+        scores, slack = _scores(network, x[start : start + _BATCH], looks)
+        classes = said[start : start + _BATCH]
+        known = classes.clamp(0, scores.shape[1] - 1)
+        behind = scores.amax(1) - scores.gather(1, known[:, None]).squeeze(1)
+        # Not "greater than": a NaN is odd.
+        odd += (start + (~(behind <= slack) | (known != classes)).nonzero().flatten()).tolist()
+    if len(odd) > _by_chance(len(x), looks):
         yield f"clean predictions: {len(odd)} differ from those of this network, first of image {odd[0]}"
     for line in lines:
         if (line.clean != line.label) != (line.broken_by == "clean"):
@@ -235,22 +202,31 @@ def _of_clean_images(lines: list[Line], network: nn.Module, x: Tensor, y: Tensor
             return
 
 
-def _disagreeing(network: nn.Module, x: Tensor, said: Tensor) -> list[int]:
-    """Images whose class is not the one said, by more than rounding."""
-    found = []
-    for start in range(0, len(x), _BATCH):
-        with torch.no_grad():
-            logits = network(x[start : start + _BATCH])
-        claimed = said[start : start + _BATCH].clamp(0, logits.shape[1] - 1)
-        behind = logits.amax(1) - logits.gather(1, claimed[:, None]).squeeze(1)
-        odd = behind > _ROUNDING * logits.abs().amax(1)
-        odd |= claimed != said[start : start + _BATCH]
-        found += (start + odd.nonzero().flatten()).tolist()
-    return found
+def _scores(network: nn.Module, x: Tensor, looks: int) -> tuple[Tensor, Tensor]:
+    """What decides the class of images (n, k), and how far (n,) rounding may shift it: logits, or votes of several."""
+    with torch.no_grad():
+        logits: Tensor = network(x)
+        if looks == 1:
+            return logits, _ROUNDING * logits.abs().amax(1)
+        votes = torch.nn.functional.one_hot(logits.argmax(1), logits.shape[1])
+        for _ in range(looks - 1):
+            votes += torch.nn.functional.one_hot(network(x).argmax(1), logits.shape[1])
+    return votes.to(x.dtype), torch.zeros(len(x), dtype=x.dtype, device=x.device)
+
+
+def _by_chance(images: int, looks: int) -> int:
+    """How many of so many images may come out otherwise than when they were evaluated."""
+    return int(_BY_CHANCE * images) if looks > 1 else 0
 
 
 def _of_witnesses(
-    dossier: Dossier, lines: list[Line], network: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel
+    dossier: Dossier,
+    lines: list[Line],
+    network: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    looks: int,
 ) -> Iterator[str]:
     claimed = {line.image for line in lines if line.broken_by not in ("", "clean")}
     seen: list[int] = []
@@ -268,12 +244,13 @@ def _of_witnesses(
             rows = torch.from_numpy(numbers[start : start + _BATCH]).to(x.device)
             points = decoded(encoding, codes[start : start + _BATCH], x[rows])
             outside += rows[~threat.contains(points, x[rows])].tolist()
-            right += rows[judged(network, points, y[rows], 1).predictions == y[rows]].tolist()
-    for words, images in (
-        (f"lie outside {threat} or the pixel box", outside),
-        ("do not fool the network", right),
+            scores, slack = _scores(network, points, looks)
+            right += rows[~(margin(scores, y[rows]) >= -slack)].tolist()
+    for words, images, allowed in (
+        (f"lie outside {threat} or the pixel box", outside, 0),
+        ("do not fool the network", right, _by_chance(len(seen), looks)),
     ):
-        if images:
+        if len(images) > allowed:
             yield f"witnesses: {len(images)} {words}, first of image {min(images)}"
     if len(set(seen)) < len(seen):
         yield f"witnesses: {len(seen) - len(set(seen))} images have more than one"

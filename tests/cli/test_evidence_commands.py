@@ -16,7 +16,7 @@ from shell import TINY, Robust
 from robustcli import checkpoint
 from robustcli.progress import Screen
 from robustcli.runner import run_experiment
-from robustcli.runs import RunFolder, read_json, write_json
+from robustcli.runs import RunFolder, lock_folder, read_json, write_json
 from robustcli.spec import ExperimentSpec
 
 WORDS = ("--attack", "pgd", "--steps", "5", "--eps", "0.05", "--examples", "60", "--batch-size", "16", "--witnesses")
@@ -24,7 +24,7 @@ WORDS = ("--attack", "pgd", "--steps", "5", "--eps", "0.05", "--examples", "60",
 
 def facts(folder: Path) -> tuple[Any, ...]:
     """What an evaluation found, without the time it took."""
-    result = read_json(folder / "pgd.json")
+    result = read_json(folder / "evaluations" / "pgd.json")
     counts = [(stage["name"], stage["entered"], stage["broken"]) for stage in result["stages"]]
     return result["survivors"], result["forwards"], result["gradients"], counts, result["verdict"]
 
@@ -45,15 +45,16 @@ def stored(trained: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> Path
     sessions = Sessions(folder)
     assert sessions.run("eval", str(trained.best), *WORDS, "--quiet") == 0, sessions.log.read_text()
     (path,) = (folder / "evals").iterdir()
-    assert 5 < read_json(path / "pgd.json")["correct"] < 55
+    assert 5 < read_json(path / "evaluations" / "pgd.json")["correct"] < 55
     return path
 
 
 def test_an_evaluation_leaves_ledger_witnesses_and_no_journal(stored: Path) -> None:
-    assert sorted(path.name for path in stored.iterdir()) == [
-        "pgd.csv", "pgd.json", "pgd.witnesses.npz", "results.json",
+    assert sorted(path.name for path in stored.iterdir()) == ["evaluations", "lock", "results.json"]
+    assert sorted(path.name for path in (stored / "evaluations").iterdir()) == [
+        "pgd.csv", "pgd.json", "pgd.witnesses.npz",
     ]  # fmt: skip
-    lines = (stored / "pgd.csv").read_text().splitlines()
+    lines = (stored / "evaluations" / "pgd.csv").read_text().splitlines()
     assert lines[0] == "image,label,clean,broken_by,prediction,margin,size"
     assert len(lines) == 61
 
@@ -71,8 +72,8 @@ def test_killed_anywhere_it_ends_with_the_same_numbers(trained: RunFolder, store
     assert len(codes) > 4, "killed too late to mean anything"
     (path,) = (tmp_path / "evals").iterdir()
     assert facts(path) == facts(stored)
-    assert (path / "pgd.csv").read_text() == (stored / "pgd.csv").read_text()
-    assert not list(path.glob("*.journal"))
+    assert (path / "evaluations" / "pgd.csv").read_text() == (stored / "evaluations" / "pgd.csv").read_text()
+    assert not list(path.glob("**/*.journal"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -98,11 +99,53 @@ def test_done_before_it_is_read_and_not_repeated(
     assert facts(tmp_path / "evals" / stored.name) == facts(stored)
 
 
+def test_what_is_read_again_is_not_written_again(
+    robust: Robust, stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: RunFolder
+) -> None:
+    copy = Path(shutil.copytree(stored, tmp_path / "evals" / stored.name))
+    before = (copy / "results.json").read_text()
+    monkeypatch.chdir(tmp_path)
+    robust("eval", trained.best, *WORDS, "--device", "cpu").require(0)
+    assert (copy / "results.json").read_text() == before
+
+
+def test_two_at_once_are_not_let_into_one_folder(
+    robust: Robust, stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: RunFolder
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lock = lock_folder(tmp_path / "evals" / stored.name)
+    said = robust("eval", trained.best, *WORDS, "--quiet").require(2, f"{stored.name}: in use by another process")
+    assert "Traceback" not in said.err
+    lock.release()
+    robust("eval", trained.best, *WORDS, "--quiet").require(0)
+
+
+def test_a_result_cut_short_is_one_clear_error(robust: Robust, stored: Path, tmp_path: Path) -> None:
+    folder = tampered(stored, tmp_path)
+    path = folder / "evaluations" / "pgd.json"
+    path.write_text(path.read_text()[:100])
+    robust("verify", folder).require(2, "pgd.json: not JSON")
+    write_json(path, [1, 2])
+    robust("verify", folder).require(2, "pgd.json: expected keys and values, found [1, 2]")
+
+
+def test_an_evaluation_may_have_any_name(robust: Robust, tmp_path: Path, trained: RunFolder) -> None:
+    contents = checkpoint.load(trained.best)
+    contents["spec"] = contents["spec"].replace("\n  pgd:", "\n  results:")
+    checkpoint.save(tmp_path / "named.pt", contents)
+    robust("eval", tmp_path / "named.pt", "--attack", "results", "--quiet").require(0)
+    (folder,) = (Path("evals")).iterdir()
+    robust("verify", folder).require(0, "results: verified")
+
+
 def test_a_journal_of_another_evaluation_is_refused(
     robust: Robust, stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: RunFolder
 ) -> None:
-    journal = tmp_path / "evals" / stored.name / "pgd.journal"
-    write_json(journal / "fingerprint.json", {**read_json(stored / "pgd.json")["fingerprint"], "code": "0" * 64})
+    journal = tmp_path / "evals" / stored.name / "evaluations" / "pgd.journal"
+    write_json(
+        journal / "fingerprint.json",
+        {**read_json(stored / "evaluations" / "pgd.json")["fingerprint"], "code": "0" * 64},
+    )
     monkeypatch.chdir(tmp_path)
     robust("eval", trained.best, *WORDS, "--quiet").require(2, "code: the journal has 000000000000...", "begin anew")
     assert [path.name for path in journal.iterdir()] == ["fingerprint.json"]
@@ -115,7 +158,8 @@ def test_workers_give_the_same_numbers(
     (path,) = (tmp_path / "evals").iterdir()
     assert facts(path)[0] == facts(stored)[0]
     assert (
-        read_json(path / "pgd.json")["stages"][0]["entered"] == read_json(stored / "pgd.json")["stages"][0]["entered"]
+        read_json(path / "evaluations" / "pgd.json")["stages"][0]["entered"]
+        == read_json(stored / "evaluations" / "pgd.json")["stages"][0]["entered"]
     )
 
 
@@ -124,10 +168,18 @@ def test_more_workers_than_images_are_no_error(robust_process: Robust, tmp_path:
     robust_process("eval", trained.best, *words, cwd=tmp_path).require(0)
 
 
-def test_a_worker_that_fails_is_an_error(robust_process: Robust, tmp_path: Path, trained: RunFolder) -> None:
-    words = ("--attack", "pgd", "--data", "nothing.npz", "--workers", 2)
-    said = robust_process("eval", trained.best, *words, cwd=tmp_path).require(2, "a worker ended with exit code 2")
-    assert "nothing.npz" in said.err
+def test_a_worker_that_fails_is_an_error(
+    robust_process: Robust, stored: Path, tmp_path: Path, trained: RunFolder
+) -> None:
+    journal = tmp_path / "evals" / stored.name / "evaluations" / "pgd.journal"
+    write_json(journal / "fingerprint.json", {})
+    said = robust_process("eval", trained.best, *WORDS, "--workers", 2, cwd=tmp_path)
+    said.require(2, "a worker ended with exit code 2", "is the journal of another evaluation")
+
+
+def test_what_nobody_can_do_is_said_before_workers_begin(robust: Robust, trained: RunFolder) -> None:
+    said = robust("eval", trained.best, "--attack", "pgd", "--data", "nothing.npz", "--workers", 2)
+    assert "worker" not in said.require(2, "nothing.npz").err
 
 
 def tampered(stored: Path, tmp_path: Path) -> Path:
@@ -144,7 +196,7 @@ def test_what_was_stored_is_verified(robust: Robust, stored: Path, trained: RunF
 
 def test_without_witnesses_that_is_said(robust: Robust, stored: Path, tmp_path: Path) -> None:
     folder = tampered(stored, tmp_path)
-    (folder / "pgd.witnesses.npz").unlink()
+    (folder / "evaluations" / "pgd.witnesses.npz").unlink()
     robust("verify", folder).require(0, "no adversarial images were kept (--witnesses)")
 
 
@@ -152,7 +204,7 @@ def _line(change: Callable[[list[str]], list[str]], where: Callable[[list[str]],
     """Change the first line of the ledger for which `where` holds."""
 
     def tamper(folder: Path) -> None:
-        path = folder / "pgd.csv"
+        path = folder / "evaluations" / "pgd.csv"
         lines = [line.split(",") for line in path.read_text().splitlines()]
         row = next(number for number, line in enumerate(lines) if number and where(line))
         lines[row] = change(lines[row])
@@ -163,7 +215,15 @@ def _line(change: Callable[[list[str]], list[str]], where: Callable[[list[str]],
 
 def _json(**changes: Any) -> Callable[[Path], None]:
     def tamper(folder: Path) -> None:
-        write_json(folder / "pgd.json", {**read_json(folder / "pgd.json"), **changes})
+        write_json(folder / "evaluations" / "pgd.json", {**read_json(folder / "evaluations" / "pgd.json"), **changes})
+
+    return tamper
+
+
+def _attack(**changes: Any) -> Callable[[Path], None]:
+    def tamper(folder: Path) -> None:
+        parameters = read_json(folder / "evaluations" / "pgd.json")["parameters"]
+        _json(parameters={**parameters, "attack": {**parameters["attack"], **changes}})(folder)
 
     return tamper
 
@@ -179,21 +239,21 @@ def _summary(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], Non
 
 def _stage(**changes: Any) -> Callable[[Path], None]:
     def tamper(folder: Path) -> None:
-        result = read_json(folder / "pgd.json")
-        write_json(folder / "pgd.json", {**result, "stages": [{**result["stages"][0], **changes}]})
+        result = read_json(folder / "evaluations" / "pgd.json")
+        write_json(folder / "evaluations" / "pgd.json", {**result, "stages": [{**result["stages"][0], **changes}]})
 
     return tamper
 
 
 def _witness(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
     def tamper(folder: Path) -> None:
-        with np.load(folder / "pgd.witnesses.npz") as stored:
+        with np.load(folder / "evaluations" / "pgd.witnesses.npz") as stored:
             arrays = dict(stored)
         kind = max(("steps", "halves", "floats"), key=lambda name: len(arrays[name]))
         arrays["kind"] = kind
         change(arrays)
         del arrays["kind"]
-        np.savez(folder / "pgd.witnesses.npz", **arrays)
+        np.savez(folder / "evaluations" / "pgd.witnesses.npz", **arrays)
 
     return tamper
 
@@ -232,15 +292,24 @@ def _broken(line: list[str]) -> bool:
         (_line(lambda line: [*line[:2], "9" if line[2] != "9" else "8", *line[3:]], _survives), "clean predictions: 1"),
         (_line(lambda line: [*line[:3], "magic", *line[4:]], _broken), "broken by 'magic', which is no stage"),
         (_line(lambda line: ["999", *line[1:]], _survives), "the images are not numbered"),
-        (_json(correct=59), "correct: the result says 59, the ledger gives"),
+        (_json(correct=59), "correct: the result says 59, what it is made of gives"),
         (_json(accuracy=0.99), "accuracy: the result says 0.99"),
         (_json(interval=[0.0, 1.0]), "interval: the result says"),
         (_json(survivors="1" * 60), "survivors: the ledger and the result differ"),
         (_json(survivors="1" * 61), "images: the evaluation was of"),
+        (_json(survivors=""), "survivors: expected one character per image"),
         (_json(stages=[]), "which is no stage of the result"),
         (_json(eps="0.01"), "lie outside linf 0.01"),
         (_json(eps="0.1"), "threat: the result says linf 0.1, its fingerprint linf 0.05"),
         (_json(norm="l2"), "threat: the result says l2 0.05, its fingerprint linf 0.05"),
+        (_json(norm="l3"), "norm: 'l3'"),
+        (_json(eps="much"), "eps: 'much' is not a number"),
+        (_json(fingerprint=None), "fingerprint: the result has none"),
+        (_json(stages=[{}]), "pgd.json: stages[0]: name: expected str, found nothing"),
+        (_json(forwards="many"), "pgd.json: forwards: expected int, found many"),
+        (_json(evaluator="magic"), "magic"),
+        (_json(parameters={"batch_size": 16}), "attack"),
+        (_attack(steps=50), "evaluator: the result says attacked"),
         (_json(seed=7), "seed: the result says 7, its fingerprint 0"),
         (_json(eps_value=0.5), "eps_value: the result says 0.5, what it is made of gives 0.05"),
         (_json(verdict="SUSPECT"), "verdict: the result says SUSPECT"),
@@ -251,6 +320,9 @@ def _broken(line: list[str]) -> bool:
         (_stage(gradients=1), "gradients: the result says"),
         (_stage(is_black_box=True), "is_upper_bound: the result says True"),
         (_line(lambda line: [*line[:4], line[1], *line[5:]], _broken), "prediction"),
+        (_line(lambda line: [*line[:5], "-1", line[6]], _broken), "with a largest margin of -1"),
+        (_line(lambda line: [*line[:5], "1", line[6]], _survives), "with a largest margin of 1"),
+        (_line(lambda line: [*line[:5], "nan", line[6]], _survives), "with a largest margin of nan"),
         (_line(lambda line: [*line[:6], "0.5"], _broken), "size 0.5 where 0.05 is allowed"),
         (_line(lambda line: [*line[:6], "nan"], _broken), "size nan where 0.05 is allowed"),
         (_line(lambda line: [*line[:6], "0.01"], _survives), "size 0.01 where 0.05 is allowed"),
@@ -309,9 +381,9 @@ def test_folders_without_evidence_are_refused(robust: Robust, tiny: Path, words:
 
 def test_missing_files_are_named(robust: Robust, stored: Path, tmp_path: Path) -> None:
     folder = tampered(stored, tmp_path)
-    (folder / "pgd.csv").rename(folder / "other.csv")
+    (folder / "evaluations" / "pgd.csv").rename(folder / "evaluations" / "other.csv")
     robust("verify", folder).require(2, "other.json: no such file")
-    (folder / "other.csv").unlink()
+    (folder / "evaluations" / "other.csv").unlink()
     robust("verify", folder).require(2, "no ledger (*.csv)")
 
 
@@ -321,3 +393,42 @@ def test_results_say_what_was_evaluated(stored: Path) -> None:
     assert set(results["evaluations"]["pgd"]["fingerprint"]) == {
         "weights", "network", "images", "threat", "evaluator", "seed", "code",
     }  # fmt: skip
+
+
+NOISY = """
+import torch
+from sklearn.datasets import load_digits
+
+
+class Noisy(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        pixels, labels = load_digits(return_X_y=True)
+        means = torch.stack([torch.tensor(pixels[labels == k]).mean(0) for k in range(10)]).float() / 16
+        self.register_buffer("means", means)
+
+    def forward(self, x):
+        noisy = x.flatten(1) + 0.1 * torch.randn_like(x.flatten(1))
+        return 20 * (noisy @ self.means.T - self.means.square().sum(1) / 2)
+
+
+def build():
+    return Noisy()
+"""
+
+
+def test_a_network_that_draws_noise_is_verified_as_far_as_that_goes(robust: Robust, tmp_path: Path) -> None:
+    (tmp_path / "noisy.py").write_text(NOISY)
+    words = ("--model", f"{tmp_path / 'noisy.py'}:build", "--data", "digits", "--eps", "0.1", "--norm", "linf")
+    words += ("--attack", "autoattack", "--version", "rand", "--examples", "40", "--witnesses")
+    robust("eval", *words, "--store", tmp_path / "evals", "--quiet").require(0, "SUSPECT")
+    (folder,) = (tmp_path / "evals").iterdir()
+    assert 2 < read_json(folder / "evaluations" / "autoattack.json")["correct"] < 38
+    robust("verify", folder).require(0, "10% of the images may differ by chance")
+    path = folder / "evaluations" / "autoattack.witnesses.npz"
+    with np.load(path) as stored:
+        arrays = {
+            name: np.zeros_like(value) if name in ("steps", "halves") else value for name, value in stored.items()
+        }
+    np.savez(path, **arrays)
+    robust("verify", folder).require(2, "do not fool the network")

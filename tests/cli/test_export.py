@@ -65,8 +65,10 @@ def stored(place: Path) -> Path:
     found = assess(request, Screen(is_quiet=True))
     assert found is not None
     path = found[1]
-    result = read_json(path / "autoattack.json")
-    clean = sum(line.split(",")[3] != "clean" for line in (path / "autoattack.csv").read_text().splitlines()[1:])
+    result = read_json(path / "evaluations" / "autoattack.json")
+    clean = sum(
+        line.split(",")[3] != "clean" for line in (path / "evaluations" / "autoattack.csv").read_text().splitlines()[1:]
+    )
     assert result["correct"] < clean < IMAGES, "the two accuracies of the card are to differ"
     return path
 
@@ -105,7 +107,7 @@ def test_a_card_says_what_the_evidence_says(robust: Robust, place: Path, stored:
     assert contents["autoattack_acc"] == f"{100 * alive / IMAGES:.2f}"
     assert (contents["eps"], contents["architecture"]) == ("30/255", "small_cnn")
     assert contents["authors"] == "Ada Émile, Second Author"
-    assert contents["unreliable"] is (read_json(stored / "autoattack.json")["verdict"] == "SUSPECT")
+    assert contents["unreliable"] is (read_json(stored / "evaluations" / "autoattack.json")["verdict"] == "SUSPECT")
     assert (out / card).read_text(encoding="utf-8").startswith('{\n  "link"')
     log = (out / "log.txt").read_text()
     for text in (
@@ -198,7 +200,7 @@ def test_a_network_with_code_of_its_own_is_refused(robust: Robust, place: Path) 
 
 def _result(**changes: Any) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
-        path = folder / "autoattack.json"
+        path = folder / "evaluations" / "autoattack.json"
         write_json(path, {**read_json(path), **changes})
 
     return change
@@ -206,14 +208,14 @@ def _result(**changes: Any) -> Callable[[Path], None]:
 
 def _settings(**changes: Any) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
-        _result(parameters={**read_json(folder / "autoattack.json")["parameters"], **changes})(folder)
+        _result(parameters={**read_json(folder / "evaluations" / "autoattack.json")["parameters"], **changes})(folder)
 
     return change
 
 
 def _ledger(folder: Path) -> None:
     """Another clean prediction of the first survivor."""
-    path = folder / "autoattack.csv"
+    path = folder / "evaluations" / "autoattack.csv"
     rows = [line.split(",") for line in path.read_text().splitlines()]
     row = next(row for row in rows[1:] if row[3] == "")
     row[1] = row[2] = "9" if row[2] != "9" else "8"
@@ -232,7 +234,7 @@ def _ledger(folder: Path) -> None:
         # What the refusals above do not see, the new process does.
         (_result(correct=IMAGES), f"correct: the result says {IMAGES}"),
         (_ledger, "clean predictions: 1 differ from those of this network"),
-        (lambda folder: (folder / "autoattack.csv").unlink(), "autoattack.csv: no such file"),
+        (lambda folder: (folder / "evaluations" / "autoattack.csv").unlink(), "autoattack.csv: no such file"),
     ],
 )
 def test_evidence_that_is_not_enough_is_refused(

@@ -32,6 +32,7 @@ LAYERS = (
     ("compare",),
     ("report", "findings", "picture"),
     ("train", "build", "dossier"),
+    ("consistency",),
     ("journal", "ledger"),
     ("runs", "signals", "training_model"),
     ("schema", "experiments"),
