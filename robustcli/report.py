@@ -9,6 +9,8 @@ from typing import Any
 
 from rich.table import Table
 
+from robustcli.errors import RobustCliError
+from robustcli.files import write_text
 from robustcli.runs import RunFolder, find_runs, read_json
 
 
@@ -208,7 +210,16 @@ def accuracies(evaluations: Sequence[Mapping[str, Any]]) -> str:
     return f"{mean(found):.1f} ± {stdev(found):.1f} ({min(found):.1f} to {max(found):.1f})"
 
 
-def replace_block(text: str, name: str, block: str) -> str:
-    """Text with what stands between `<!-- name -->` and `<!-- /name -->` replaced."""
+def replace_block(path: Path, name: str, block: str) -> None:
+    """Replace what stands between `<!-- name -->` and `<!-- /name -->` of a file.
+
+    Raises:
+        RobustCliError: there is no such file, or no such block in it.
+    """
+    if not path.is_file():
+        raise RobustCliError(f"{path}: no such file")
     pattern = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- /{re.escape(name)} -->)", re.DOTALL)
-    return pattern.sub(lambda found: found.group(1) + block + found.group(2), text)
+    text, count = pattern.subn(lambda found: found.group(1) + block + found.group(2), path.read_text(encoding="utf-8"))
+    if not count:
+        raise RobustCliError(f"{path}: has no block between <!-- {name} --> and <!-- /{name} -->")
+    write_text(path, text)

@@ -13,6 +13,7 @@ from rich.table import Table
 from robustcli.catalog import catalog
 from robustcli.errors import RobustCliError
 from robustcli.fields import Norm
+from robustcli.options import Device, Eps, Images, Json, NormName, NormOption, Out, console
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -41,8 +42,8 @@ def train(
         bool, typer.Option("--channels-last", help="Memory format of images and weights.")
     ] = False,
     precision: Annotated[Precision, typer.Option(help="Of the network's passes.")] = Precision.fp32,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i.")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    device: Device = "auto",
+    as_json: Json = False,
 ) -> None:
     """Speed of adversarial training: our update beside its passes alone and beside torchattacks' PGD.
 
@@ -69,29 +70,15 @@ def train(
     if as_json:
         typer.echo(json.dumps(results, indent=2))
         return
-    console = Console()
-    console = console if console.is_terminal else Console(width=160)
+    screen = console()
     for name, result in results["defenses"].items():
-        console.print(_table(name, result, results["settings"]))
-        console.print(_passes(result), highlight=False, markup=False)
+        screen.print(_table(name, result, results["settings"]))
+        screen.print(_passes(result), highlight=False, markup=False)
     for line in _conditions(results):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-class NormName(StrEnum):
-    """Norms by name."""
-
-    linf = "linf"
-    l2 = "l2"
-    l1 = "l1"
+        screen.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 Checkpoints = Annotated[list[str], typer.Argument(help="Checkpoints, then overrides such as data.root=PATH.")]
-EpsOption = Annotated[str | None, typer.Option(help="Radius, such as 8/255; the spec's if left out.")]
-NormOption = Annotated[NormName | None, typer.Option(help="Norm; the spec's if left out.")]
-DataOption = Annotated[str | None, typer.Option(help="A data set's name, an .npz file or a folder of images.")]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i.")]
-OutOption = Annotated[Path | None, typer.Option(help="Also write the JSON to this file.")]
 
 
 @app.command()
@@ -100,11 +87,11 @@ def autoattack(
     examples: Annotated[int, typer.Option(min=1, help="The first so many test images.")] = 200,
     rounds: Annotated[int, typer.Option(min=1, help="In each of which everything runs once.")] = 3,
     screen: Annotated[int | None, typer.Option(min=1, help="Also with so many survivors sampled.")] = None,
-    eps: EpsOption = None,
+    eps: Eps = None,
     norm: NormOption = None,
-    data: DataOption = None,
-    device: DeviceOption = "auto",
-    out: OutOption = None,
+    data: Images = None,
+    device: Device = "auto",
+    out: Out = None,
     into: Annotated[Path | None, typer.Option(help="Replace the block <!-- speed --> of this file.")] = None,
 ) -> None:
     """Speed of AutoAttack: the native engine beside the package of its authors, in turn in one process.
@@ -127,11 +114,11 @@ def conformance(
     checkpoints: Checkpoints,
     examples: Annotated[int, typer.Option(min=1, help="The first so many test images.")] = 500,
     precision: Annotated[str, typer.Option(help="Of the native search: fp32 or fast.")] = "fp32",
-    eps: EpsOption = None,
+    eps: Eps = None,
     norm: NormOption = None,
-    data: DataOption = None,
-    device: DeviceOption = "auto",
-    out: OutOption = None,
+    data: Images = None,
+    device: Device = "auto",
+    out: Out = None,
     into: Annotated[Path | None, typer.Option(help="Replace the block <!-- conformance --> of this file.")] = None,
 ) -> None:
     """Equal verdicts: what the native engine of AutoAttack breaks beside what the package of its authors breaks.
@@ -178,15 +165,11 @@ def _show(
     if out is not None:
         write_json(out, results)
     if into is not None:
-        text = into.read_text(encoding="utf-8") if into.is_file() else ""
-        if f"<!-- {block} -->" not in text or f"<!-- /{block} -->" not in text:
-            raise RobustCliError(f"{into}: has no block between <!-- {block} --> and <!-- /{block} -->")
-        into.write_text(replace_block(text, block, markdown(rows)), encoding="utf-8")
-    console = Console()
-    console = console if console.is_terminal else Console(width=200)
-    console.print(terminal(rows))
+        replace_block(into, block, markdown(rows))
+    screen = console()
+    screen.print(terminal(rows))
     facts = results[0]["machine"]
-    console.print(
+    screen.print(
         f"{facts['processor']}, {facts['cores']} cores, {facts['threads']} threads, load {facts['load']}; torch "
         f"{facts['torch']}",
         highlight=False,

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from robustcli.options import Device
+
 app = typer.Typer(no_args_is_help=True, help="Write a network and its evaluation in a format that others read.")
 
 
@@ -28,7 +30,7 @@ def robustbench(
         bool, typer.Option("--partial", help="Leave out accuracies that the evaluation does not entitle to.")
     ] = False,
     checkpoint: Annotated[str | None, typer.Option(help="The weights, if they are not where they were.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Write RobustBench's model card with weights, a loader, a log and the ledger; then load and check them anew."""
     from robustcli.export.robustbench import Request, export

@@ -439,6 +439,13 @@ def test_every_image_is_evaluated_where_nothing_else_is_said(robust: Robust, tra
     assert value["fgsm"]["total"] == 360
 
 
+def test_parts_of_autoattack_are_chosen(robust: Robust, trained: RunFolder) -> None:
+    words = ("--attack", "autoattack", "--examples", 4)
+    result = evaluated(robust, trained.best, *words, "--attacks", "apgd-ce, fab-t")["evaluations"]["autoattack"]
+    assert [stage["name"] for stage in result["stages"]] == ["apgd-ce", "fab-t"]
+    robust("eval", trained.best, *words, "--attacks", "fabt").require(2, "'fabt' is not one", "did you mean 'fab-t'?")
+
+
 def test_autoattack_is_chosen(robust: Robust, trained: RunFolder) -> None:
     words = ("--attack", "autoattack", "--examples", 4, "--batch-size", 2)
     result = evaluated(robust, trained.best, *words)["evaluations"]["autoattack"]
