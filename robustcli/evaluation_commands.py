@@ -62,6 +62,9 @@ def evaluate_network(
     ] = None,
     engine: Annotated[str | None, typer.Option(help="Of autoattack: native, or reference (the package).")] = None,
     precision: Annotated[str | None, typer.Option(help="Of autoattack's search: fp32, or fast (bf16).")] = None,
+    is_compiled: Annotated[
+        bool, typer.Option("--compile", help="Of autoattack's search: compile it; pays in long evaluations.")
+    ] = False,
     screen: Annotated[
         int | None, typer.Option(min=1, help="Survivors that autoattack's FAB and Square try first.")
     ] = None,
@@ -95,6 +98,7 @@ def evaluate_network(
         "attacks": None if attacks is None else [part.strip() for part in attacks.split(",")],
         "engine": engine,
         "precision": precision,
+        "compile": is_compiled or None,
         "screen": screen,
     }
     wanted = _wanted(

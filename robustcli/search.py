@@ -4,6 +4,8 @@ The copy proposes only. What it finds is judged by the network itself in single 
 adversarial images and never invents one.
 """
 
+import warnings
+from collections.abc import Callable
 from copy import deepcopy
 from typing import Literal
 
@@ -16,17 +18,19 @@ Precision = Literal["fp32", "fast"]
 
 
 class SearchNetwork(nn.Module):
-    """A copy in channels_last, and on request in bf16; logits are float32.
+    """A copy in channels_last, and on request in bf16 or compiled; logits are float32.
 
     Args:
         model: in eval mode, its weights held; left alone.
         precision: "fp32", or "fast" for convolutions and products of matrices in bf16.
+        is_compiled: whether torch.compile makes its passes, one program for batches of every size. The first batch
+            waits for it; where it cannot be made, a warning says so and the search goes on without.
 
     Raises:
         EvaluationError: the model holds something that cannot be copied.
     """
 
-    def __init__(self, model: nn.Module, *, precision: Precision = "fp32") -> None:
+    def __init__(self, model: nn.Module, *, precision: Precision = "fp32", is_compiled: bool = False) -> None:
         super().__init__()
         self.is_fast = precision == "fast"
         try:
@@ -43,9 +47,34 @@ class SearchNetwork(nn.Module):
                     module.to(torch.bfloat16)
         self.network = network
         self.train(model.training)
+        self._wants_program = is_compiled
+        self._program: Callable[[Tensor], Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.contiguous(memory_format=torch.channels_last)
+        # A compiler takes a batch of one for a case of its own, and would begin anew for it.
+        is_single = self._wants_program and len(x) == 1
+        batch = (x.expand(2, -1, -1, -1) if is_single else x).contiguous(memory_format=torch.channels_last)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.is_fast):
-            logits: Tensor = self.network(x)
-        return logits.float()
+            if self._wants_program and self._program is None:
+                self._compile(batch)
+            logits: Tensor = self.network(batch) if self._program is None else self._program(batch)
+        return logits[: len(x)].float()
+
+    def _compile(self, batch: Tensor) -> None:
+        """Make the programs of both passes with a first batch, here, where a failure can still be mended."""
+        program: Callable[[Tensor], Tensor] = torch.compile(self.network.forward, dynamic=True)
+        probe = batch.detach().clone(memory_format=torch.channels_last)
+        try:
+            with torch.enable_grad():
+                torch.autograd.grad(program(probe.requires_grad_()).sum(), probe)
+            with torch.no_grad():
+                program(probe.detach())
+        except Exception as error:  # whatever the compilers behind torch.compile stumble on
+            self._wants_program = False
+            warnings.warn(
+                f"the search goes on without torch.compile, which failed ({type(error).__name__}: "
+                f"{str(error).splitlines()[0] if str(error) else ''})",
+                stacklevel=2,
+            )
+            return
+        self._program = program

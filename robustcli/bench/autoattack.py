@@ -1,7 +1,8 @@
 """The story of `robust bench autoattack`: our engine beside the package of AutoAttack's authors, in one process."""
 
 import warnings
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from robustcli.bench.rounds import Spread, Stopwatch, speed
 from robustcli.bench.subjects import BenchSubject
+from robustcli.errors import RobustCliError
 from robustcli.evaluation import settled
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.autoattack_package import Package
@@ -38,18 +40,26 @@ class Row:
     passes: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
-def bench_autoattack(subject: BenchSubject, rounds: int, screen: int | None) -> dict[str, Any]:
+def bench_autoattack(
+    subject: BenchSubject, rounds: int, screen: int | None, *, is_compiled: bool = False
+) -> dict[str, Any]:
     """Standard AutoAttack by the package, by the native engine, and by it in haste, in turn in every round.
 
     Args:
         screen: also measure with this many survivors sampled.
+        is_compiled: also measure with compiled searches; compiling is no part of a speed and stated by itself.
     """
     evaluators = {NATIVE: AutoAttack(), f"{NATIVE}, fast": AutoAttack(precision="fast")}
+    if is_compiled:
+        evaluators[f"{NATIVE}, compiled"] = AutoAttack(compile=True)
+        evaluators[f"{NATIVE}, fast, compiled"] = AutoAttack(precision="fast", compile=True)
     if screen is not None:
-        evaluators[f"{NATIVE}, fast, screen {screen}"] = AutoAttack(precision="fast", screen=screen)
+        name = f"{NATIVE}, fast{', compiled' if is_compiled else ''}, screen {screen}"
+        evaluators[name] = AutoAttack(precision="fast", compile=is_compiled, screen=screen)
     watch = Stopwatch(subject.x.device)
     with settled(subject.network, subject.x.device.type):
         clean = subject.gather(AutoAttack(), subject.threat.scaled(0)).survives
+        compile_seconds = _compile(subject, watch, evaluators.values())
         rows = {PACKAGE: Row(PACKAGE), **{name: Row(name) for name in evaluators}}
         for _ in range(rounds):
             for name, row in rows.items():
@@ -69,6 +79,7 @@ def bench_autoattack(subject: BenchSubject, rounds: int, screen: int | None) -> 
         "clean": float(clean.double().mean()),
         "clock": watch.name,
         "rounds": rounds,
+        "compile_seconds": compile_seconds,
         "least_passes_per_survivor": list(least_of_autoattack(subject.threat.norm)),
         "rows": [_plain(rows[name], rows[PACKAGE]) for name in (PACKAGE, *evaluators)],
     }
@@ -83,6 +94,22 @@ def least_of_autoattack(norm: str) -> tuple[int, int]:
     runs = 5 + 5 if norm == "l1" else 1 + 9
     fab = 9 * _MOVES
     return 1 + runs * (_MOVES + 1) + fab + _QUERIES + 1, runs * _MOVES + fab
+
+
+def _compile(subject: BenchSubject, watch: Stopwatch, evaluators: Iterable[AutoAttack]) -> float | None:
+    """Seconds until every program was there; None where nothing is compiled.
+
+    Raises:
+        RobustCliError: torch.compile does not work here, and what is measured would not be what it is called.
+    """
+    begun = watch.now()
+    compiled = [evaluator for evaluator in evaluators if evaluator.compile]
+    for evaluator in compiled:
+        first = replace(subject, x=subject.x[:2], y=subject.y[:2])
+        failures = first.gather(replace(evaluator, attacks=("apgd-ce",), screen=None)).warnings
+        for failure in (text for text in failures if "torch.compile" in text):
+            raise RobustCliError(failure)
+    return watch.now() - begun if compiled else None
 
 
 def _plain(row: Row, package: Row) -> dict[str, Any]:

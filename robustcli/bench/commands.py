@@ -87,6 +87,7 @@ def autoattack(
     examples: Annotated[int, typer.Option(min=1, help="The first so many test images.")] = 200,
     rounds: Annotated[int, typer.Option(min=1, help="In each of which everything runs once.")] = 3,
     screen: Annotated[int | None, typer.Option(min=1, help="Also with so many survivors sampled.")] = None,
+    is_compiled: Annotated[bool, typer.Option("--compile", help="Also with compiled searches.")] = False,
     eps: Eps = None,
     norm: NormOption = None,
     data: Images = None,
@@ -97,13 +98,13 @@ def autoattack(
     """Speed of AutoAttack: the native engine beside the package of its authors, in turn in one process.
 
     The package runs as its users call it. Speeds are multiples of its, taken round by round; on a CPU they are those
-    of the processor time of this process.
+    of the processor time of this process. Compiling is no part of them.
     """
     from robustcli.bench.autoattack import bench_autoattack
     from robustcli.bench.tables import speed_rows
 
     results = [
-        bench_autoattack(subject, rounds, screen)
+        bench_autoattack(subject, rounds, screen, is_compiled=is_compiled)
         for subject in _subjects(checkpoints, norm, eps, examples, data, device)
     ]
     _show(results, speed_rows(results), out, into, "speed")

@@ -50,6 +50,8 @@ class AutoAttack:
         engine: who attacks.
         precision: of the search by the native engine. "fast" makes its passes in bf16; what it finds is confirmed in
             single precision, attacked again there if that fails, and survivors get a few last steps there.
+        compile: whether the native engine's search is compiled, which takes about a minute and pays in long
+            evaluations; where that fails a warning says so.
         screen: of more survivors than this, fab, fab-t and square attack so many first, drawn at random, and the
             others only if one of those breaks; the result says what that can miss with 95 % confidence. Null attacks
             all.
@@ -62,13 +64,18 @@ class AutoAttack:
     attacks: tuple[Literal["apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square"], ...] | None = None
     engine: Literal["native", "reference"] = "native"
     precision: Literal["fp32", "fast"] = "fp32"
+    compile: bool = False
     screen: Count | None = None
     batch_size: Count = 250
 
     def __post_init__(self) -> None:
         if self.attacks == ():
             raise RobustCliError("evaluator autoattack: attacks is empty; leave it out for those of the version")
-        hasty = {"precision": self.precision != "fp32", "screen": self.screen is not None}
+        hasty = {
+            "precision": self.precision != "fp32",
+            "compile": self.compile,
+            "screen": self.screen is not None,
+        }
         for name in (name for name, is_asked in hasty.items() if is_asked and self.engine == "reference"):
             raise RobustCliError(f"evaluator autoattack: {name} is of the native engine; leave it or engine out")
         if self.attacks is not None and len(set(self.attacks)) < len(self.attacks):
@@ -95,7 +102,7 @@ class AutoAttack:
             package = Package(version=self.version, attacks=parts, batch_size=self.batch_size)
             has_square = "square" in package.parts(case.threat, case.shape)
             return [Stage(name="package", attack=package, noise="package", batch_size=None, has_black_box=has_square)]
-        searcher = partial(SearchNetwork, precision=self.precision)
+        searcher = partial(SearchNetwork, precision=self.precision, is_compiled=self.compile)
         return [
             Stage(
                 name=part,

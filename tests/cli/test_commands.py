@@ -450,8 +450,8 @@ def test_autoattack_is_chosen(robust: Robust, trained: RunFolder) -> None:
     words = ("--attack", "autoattack", "--examples", 4, "--batch-size", 2)
     result = evaluated(robust, trained.best, *words)["evaluations"]["autoattack"]
     assert result["parameters"] == {
-        "version": "standard", "attacks": None, "engine": "native", "precision": "fp32", "screen": None,
-        "batch_size": 2,
+        "version": "standard", "attacks": None, "engine": "native", "precision": "fp32", "compile": False,
+        "screen": None, "batch_size": 2,
     }  # fmt: skip
     assert result["total"] == 4
 

@@ -409,6 +409,22 @@ def test_engines_are_measured_on_the_same_images(digits: Path, quick: None) -> N
     assert "6,912 + 1,900" in rows[-1]
 
 
+def test_compiled_engines_are_measured_where_they_compile(
+    digits: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = subject_of(digits)
+    monkeypatch.setattr(torch, "compile", lambda call, **_: call)
+    result = bench_autoattack(subject, rounds=1, screen=2, is_compiled=True)
+    assert [row["name"] for row in result["rows"]] == [
+        "package, as it comes", "native", "native, fast", "native, compiled", "native, fast, compiled",
+        "native, fast, compiled, screen 2",
+    ]  # fmt: skip
+    assert result["compile_seconds"] > 0
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: None)
+    with pytest.raises(RobustCliError, match=r"without torch\.compile"):
+        bench_autoattack(subject, rounds=1, screen=None, is_compiled=True)
+
+
 def test_the_least_is_counted_from_the_budgets() -> None:
     assert least_of_autoattack("linf") == (1 + 10 * 101 + 900 + 5001, 10 * 100 + 900)
     assert least_of_autoattack("l1")[1] == 10 * 100 + 900

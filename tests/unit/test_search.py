@@ -1,7 +1,9 @@
 """Searching in haste: what a faster copy proposes is judged by the network, and samples say what they can miss."""
 
 import math
+import shutil
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
@@ -136,6 +138,72 @@ def test_a_network_that_cannot_be_copied_is_refused() -> None:
     model.lock = threading.Lock()  # type: ignore[assignment]
     with pytest.raises(EvaluationError, match=r"cannot be copied for the search .*engine: reference"):
         SearchNetwork(model)
+
+
+class TestCompiled:
+    """The first call of a program is where compilers fail; a compiler that hands back what it gets is fast."""
+
+    @pytest.fixture
+    def shapes(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+        seen: list[tuple[int, ...]] = []
+
+        def compiled(call: Callable[[Tensor], Tensor], *, dynamic: bool) -> Callable[[Tensor], Tensor]:
+            assert dynamic, "a program for every size of batch would be compiled"
+
+            def program(x: Tensor) -> Tensor:
+                seen.append(tuple(x.shape))
+                return call(x)
+
+            return program
+
+        monkeypatch.setattr(torch, "compile", compiled)
+        return seen
+
+    def test_it_gives_what_the_copy_gives(self, shapes: list[tuple[int, ...]]) -> None:
+        model, x, _ = case()
+        plain, compiled = SearchNetwork(model), SearchNetwork(model, is_compiled=True)
+        for count in (7, 1, 2):
+            assert torch.allclose(plain(x[:count]), compiled(x[:count]), atol=1e-5)
+        # Both passes are tried with the first batch; one image is never a batch of its own.
+        assert [shape[0] for shape in shapes] == [7, 7, 7, 2, 2]
+
+    def test_one_image_gets_its_own_gradient(self, shapes: list[tuple[int, ...]]) -> None:
+        model, x, _ = case()
+        one = x[:1].clone().requires_grad_()
+        (found,) = torch.autograd.grad(SearchNetwork(model, is_compiled=True)(one).square().sum(), one)
+        (exact,) = torch.autograd.grad(model(one).square().sum(), one)
+        assert torch.allclose(found, exact, atol=1e-4)
+
+    def test_passes_that_only_compile_are_not_counted(self, shapes: list[tuple[int, ...]]) -> None:
+        plain, compiled = (gathered(AutoAttack(attacks=("apgd-ce",), compile=wish)) for wish in (False, True))
+        assert shapes
+        assert torch.equal(plain.survives, compiled.survives)
+        assert (plain.forwards, plain.gradients) == (compiled.forwards, compiled.gradients)
+
+    def test_where_it_fails_a_warning_says_so_and_numbers_are_the_same(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def broken(*_: Any, **__: Any) -> Callable[[Tensor], Tensor]:
+            def program(x: Tensor) -> Tensor:
+                raise RuntimeError("no compiler\nand a long story")
+
+            return program
+
+        monkeypatch.setattr(torch, "compile", broken)
+        plain, compiled = (gathered(AutoAttack(attacks=("apgd-ce",), compile=wish)) for wish in (False, True))
+        assert torch.equal(plain.survives, compiled.survives)
+        (warning,) = compiled.warnings
+        assert warning.endswith("without torch.compile, which failed (RuntimeError: no compiler)")
+
+    @pytest.mark.slow
+    @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+    @pytest.mark.parametrize("precision", ["fp32", "fast"])
+    def test_real_programs_break_whom_the_copy_breaks(self, precision: Any) -> None:
+        plain, compiled = (
+            gathered(AutoAttack(attacks=("apgd-ce", "square"), precision=precision, compile=wish))
+            for wish in (False, True)
+        )
+        assert compiled.warnings == plain.warnings
+        assert int((plain.survives != compiled.survives).sum()) <= 1
+        assert 0 < int(plain.survives.sum()) < COUNT
 
 
 class Rolled(nn.Module):
