@@ -13,9 +13,9 @@ from robustcli.catalog import catalog
 from robustcli.check import Checker, checked
 from robustcli.dossier import Dossier, evaluate_into
 from robustcli.errors import RobustCliError, suggest
-from robustcli.evaluators import Evaluator
+from robustcli.evaluators import Evaluator, files_of
 from robustcli.fields import Family
-from robustcli.fingerprint import code_digest, network_digest, weights_digest
+from robustcli.fingerprint import code_digest, files_digest, network_digest, weights_digest
 from robustcli.naming import Wanted, find_subject
 from robustcli.opening import Opened, opened, threat_of
 from robustcli.registry import Chosen, instantiate
@@ -142,7 +142,8 @@ def _case(request: Request, device: torch.device) -> _Case:
     case = opened(request.subject, subject, threat, device)
     seed = terms.seed if request.seed is None else request.seed
     network = case.built.network
-    digest = [weights_digest(network), network_digest(network), case.data.digest, str(threat), seed, chosen]
+    files = [files_digest(files_of(evaluator)) for evaluator in evaluators.values()]
+    digest = [weights_digest(network), network_digest(network), case.data.digest, str(threat), seed, chosen, files]
     return _Case(
         opened=case,
         chosen=chosen,
@@ -193,14 +194,16 @@ def _choose(checker: Checker, request: Request) -> Any:
         raise RobustCliError(
             f"--attack: there is no evaluator or attack '{request.attack}'{suggest(request.attack, known)}"
         )
+    source = options.pop("source", None)
     attack = {"name": request.attack, **options}
-    if "keep" in catalog("attacks")[request.attack].parameters:
+    if source is None and "keep" in catalog("attacks")[request.attack].parameters:
         # The evaluation's rule: any point that fools the model counts, not only the last one.
         attack.setdefault("keep", "fooled")
     size = attack.get("step_size")
     if isinstance(size, float | int) and size > 1:
         raise RobustCliError(f"step_size: {size:g} is larger than the pixel range [0, 1]; write {size:g}/255")
-    return checker.chosen(family, {"name": "attacked", "attack": attack}, ("attack",))
+    wish = {"name": "attacked"} if source is None else {"name": "transferred", "source": source}
+    return checker.chosen(family, {**wish, "attack": attack}, ("attack",))
 
 
 def _with_batch_size(choice: Chosen, batch_size: int) -> Chosen:

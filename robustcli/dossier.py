@@ -10,7 +10,7 @@ from torch import nn
 from robustcli.check import to_plain
 from robustcli.data import Data
 from robustcli.evaluation import evaluate, settled
-from robustcli.evaluators import Evaluator, looks_of
+from robustcli.evaluators import Evaluator, files_of, looks_of
 from robustcli.fingerprint import fingerprint
 from robustcli.journal import FolderJournal
 from robustcli.ledger import lines_of, write_ledger, write_witnesses
@@ -80,7 +80,7 @@ def evaluate_into(
     options = chosen.options
     x, y = data.evaluation("test", options.examples if options else None)
     parameters = to_plain(chosen.parameters)
-    mark = fingerprint(network, x, y, threat, chosen.name, parameters, seed)
+    mark = fingerprint(network, x, y, threat, chosen.name, parameters, seed, files_of(evaluator))
     journal = FolderJournal.open(dossier.journal, mark)
     settings = (chosen.name, parameters, evaluator, network, x, y, threat, seed)
     if share is not None:

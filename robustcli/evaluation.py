@@ -91,8 +91,11 @@ class Result:
 
     @property
     def is_upper_bound(self) -> bool:
-        """Whether gradient attacks alone were tried, so that masked gradients would go unnoticed."""
-        return bool(self.stages) and not any(stage.is_black_box or stage.has_black_box for stage in self.stages)
+        """Whether only attacks of one kind were tried: masked gradients go unnoticed by those that use them, and
+        those that use none are weak."""
+        uses_gradients = any(not stage.is_black_box for stage in self.stages)
+        uses_none = any(stage.is_black_box or stage.has_black_box for stage in self.stages)
+        return bool(self.stages) and not (uses_gradients and uses_none)
 
     @classmethod
     def from_json(cls, value: Any, source: str) -> "Result":

@@ -56,6 +56,9 @@ def evaluate_network(
     restarts: Annotated[int | None, typer.Option(help="Independent tries of the attack.")] = None,
     step_size: Annotated[str | None, typer.Option(help="Length of one step, such as 2/255.")] = None,
     loss: Annotated[str | None, typer.Option(help="What the attack maximises.")] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Checkpoint of another network, which the attack sees instead of this one.")
+    ] = None,
     version: Annotated[str | None, typer.Option(help="Of autoattack: standard, plus or rand.")] = None,
     attacks: Annotated[
         str | None, typer.Option(help="Of autoattack: others than the version's, such as apgd-ce,fab-t.")
@@ -94,6 +97,7 @@ def evaluate_network(
         "restarts": restarts,
         "step_size": step_size,
         "loss": loss,
+        "source": source,
         "version": version,
         "attacks": None if attacks is None else [part.strip() for part in attacks.split(",")],
         "engine": engine,

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import robustcli
+from robustcli.errors import RobustCliError
 from robustcli.threat import ThreatModel
 
 # The code that decides who survives; a change elsewhere leaves findings as they are.
@@ -39,10 +40,14 @@ def fingerprint(
     evaluator: str,
     parameters: Mapping[str, Any],
     seed: int,
+    files: Sequence[str] = (),
 ) -> dict[str, str]:
     """All that findings depend on, by name.
 
     `batch_size` is left out wherever it stands: it changes cost, not findings.
+
+    Args:
+        files: paths of files that the evaluator reads.
     """
     return {
         "weights": weights_digest(model),
@@ -52,6 +57,7 @@ def fingerprint(
         "evaluator": evaluator_text(evaluator, parameters),
         "seed": str(seed),
         "code": code_digest(),
+        **({"files": files_digest(files)} if files else {}),
     }
 
 
@@ -111,6 +117,18 @@ def images_digest(x: Tensor, y: Tensor) -> str:
     for part in (*torch.split(x, 1000), y):
         digest.update(_bytes(part))
     return digest.hexdigest()
+
+
+def files_digest(paths: Sequence[str]) -> str:
+    """SHA-256 of the contents of files.
+
+    Raises:
+        RobustCliError: one cannot be read.
+    """
+    try:
+        return _digest(b"".join(_digest(Path(path).read_bytes()).encode() for path in paths))
+    except OSError as error:
+        raise RobustCliError(f"{error.filename}: cannot be read: {error.strerror}") from error
 
 
 def _bytes(tensor: Tensor) -> bytes:

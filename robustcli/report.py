@@ -48,7 +48,7 @@ def result_table(title: str, results: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def verdict(result: Mapping[str, Any]) -> str:
-    """The verdict in words, as far as the result has one; an attack by gradients alone gives an upper bound."""
+    """The verdict in words, as far as the result has one; attacks of one kind alone give an upper bound."""
     word = str(result.get("verdict", ""))
     return f"{word}, upper bound" if result.get("is_upper_bound") else word
 
@@ -71,7 +71,10 @@ def describe(result: Mapping[str, Any]) -> str:
         return " ".join(parts)
     parts = [attack["name"], *(str(attack[key]) for key in ("steps", "restarts") if key in attack)]
     loss = attack.get("loss")
-    return "-".join(parts) + (f" {loss}" if loss not in (None, "ce") else "")
+    source = parameters.get("source")
+    return (
+        "-".join(parts) + (f" {loss}" if loss not in (None, "ce") else "") + (" from another network" if source else "")
+    )
 
 
 def warning_lines(results: Mapping[str, Mapping[str, Any]]) -> list[str]:

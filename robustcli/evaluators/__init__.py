@@ -4,6 +4,7 @@ An evaluator says which attacks an image has to survive; evidence.py carries the
 keeps the record, and evaluation.py turns the record into a result.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -44,7 +45,8 @@ class Stage:
         has_black_box: whether that holds of a part of it, where it is several attacks in one.
         sample: of more survivors than this, so many are attacked first, and the others only if one of those breaks;
             None attacks all.
-        searcher: makes the copy of the network that the attack searches with; None is the network itself.
+        searcher: from the network, the one that the attack searches with; None is the network itself.
+        is_transfer: whether that is a network of its own, so that no gradient of the one evaluated is used.
     """
 
     name: str
@@ -54,11 +56,22 @@ class Stage:
     has_black_box: bool = False
     sample: int | None = None
     searcher: Callable[[nn.Module], nn.Module] | None = None
+    is_transfer: bool = False
+
+    @classmethod
+    def of(cls, attack: Attack, batch_size: int) -> "Stage":
+        """The stage of one attack, named after its kind.
+
+        Its noise too is that of the kind, not the settings: a sweep over steps walks on from the same starts.
+        """
+        kind = type(attack).__name__
+        name = re.sub(r"(?<!^)(?=[A-Z])", "_", kind).lower()
+        return cls(name=name, attack=attack, noise=kind, batch_size=batch_size)
 
     @property
     def is_black_box(self) -> bool:
-        """Whether the attack uses no gradients, so that masked ones do not stop it."""
-        return bool(getattr(self.attack, "is_black_box", False))
+        """Whether no gradients of the network are used, so that masked ones do not stop the attack."""
+        return self.is_transfer or bool(getattr(self.attack, "is_black_box", False))
 
     def renamed(self, prefix: str) -> "Stage":
         """The same stage, as a part of a larger evaluation."""
@@ -71,7 +84,7 @@ class Evaluator(Protocol):
     What a reader of the number must know (a departure from the published protocol) is raised as a Python warning
     by `stages` or by the attacks. An evaluator made for models whose logits vary from call to call has an attribute
     `looks` above 1: so many forwards then judge an image, and most of them decide. Without it such a model is an
-    error.
+    error. One that reads files, such as another network, has an attribute `files` with their paths.
     """
 
     @property
@@ -87,6 +100,11 @@ class Evaluator(Protocol):
 def looks_of(evaluator: Evaluator) -> int:
     """How many forwards judge an image."""
     return int(getattr(evaluator, "looks", 1))
+
+
+def files_of(evaluator: Evaluator) -> tuple[str, ...]:
+    """Paths of the files that the findings depend on."""
+    return tuple(getattr(evaluator, "files", ()))
 
 
 def chunks(count: int, size: int) -> Iterator[slice]:

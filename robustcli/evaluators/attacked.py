@@ -1,6 +1,5 @@
 """Accuracy under one attack."""
 
-import re
 from dataclasses import dataclass
 
 from robustcli.attacks import Attack
@@ -26,13 +25,4 @@ class Attacked:
     batch_size: Count = 250
 
     def stages(self, case: Case) -> list[Stage]:
-        # Noise by the attack's kind, not its settings: a sweep over steps walks on from the same starts.
-        kind = type(self.attack).__name__
-        return [
-            Stage(
-                name=re.sub(r"(?<!^)(?=[A-Z])", "_", kind).lower(),
-                attack=self.attack,
-                noise=kind,
-                batch_size=self.batch_size,
-            )
-        ]
+        return [Stage.of(self.attack, self.batch_size)]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from robustcli.errors import RobustCliError
-from robustcli.evaluators import EVALUATORS, Case, Evaluator, Stage, looks_of
+from robustcli.evaluators import EVALUATORS, Case, Evaluator, Stage, files_of, looks_of
 
 
 @EVALUATORS.register("worst_case", smoke={"members": [{"name": "clean"}, {"name": "clean", "batch_size": 2}]})
@@ -35,6 +35,11 @@ class WorstCase:
     def looks(self) -> int:
         """The most that any member asks for."""
         return max(looks_of(member) for member in self.members)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Those of the members."""
+        return tuple(file for member in self.members for file in files_of(member))
 
     def stages(self, case: Case) -> list[Stage]:
         return [

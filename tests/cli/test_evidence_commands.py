@@ -138,6 +138,33 @@ def test_an_evaluation_may_have_any_name(robust: Robust, tmp_path: Path, trained
     robust("verify", folder).require(0, "results: verified")
 
 
+def test_a_source_that_changed_is_another_evaluation(robust: Robust, tmp_path: Path, trained: RunFolder) -> None:
+    source = tmp_path / "source.pt"
+    shutil.copyfile(trained.best, source)
+    words = (
+        "eval",
+        trained.best,
+        "--attack",
+        "mim",
+        "--source",
+        source,
+        "--eps",
+        "0.05",
+        "--examples",
+        "60",
+        "--quiet",
+    )
+    said = robust(*words).require(0, "mim-10 from another network", "upper bound")
+    contents = checkpoint.load(source)
+    checkpoint.save(source, {**contents, "weights": {name: 0 * value for name, value in contents["weights"].items()}})
+    other = robust(*words).require(0)
+    assert said.out != other.out
+    for folder in Path("evals").iterdir():
+        robust("verify", folder).require(0, "mim: verified")
+    source.unlink()
+    robust(*words).require(2, "source.pt: cannot be read")
+
+
 def test_a_journal_of_another_evaluation_is_refused(
     robust: Robust, stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: RunFolder
 ) -> None:
@@ -318,7 +345,7 @@ def _broken(line: list[str]) -> bool:
         (_json(forwards=60), "forwards: the result says 60"),
         (_json(gradients=1), "gradients: the result says 1,"),
         (_stage(gradients=1), "gradients: the result says"),
-        (_stage(is_black_box=True), "is_upper_bound: the result says True"),
+        (_stage(has_black_box=True), "is_upper_bound: the result says True"),
         (_line(lambda line: [*line[:4], line[1], *line[5:]], _broken), "prediction"),
         (_line(lambda line: [*line[:5], "-1", line[6]], _broken), "with a largest margin of -1"),
         (_line(lambda line: [*line[:5], "1", line[6]], _survives), "with a largest margin of 1"),

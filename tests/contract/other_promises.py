@@ -18,7 +18,7 @@ from robustcli.architectures import ImageShape
 from robustcli.clock import Clock
 from robustcli.datasets import Source, Split
 from robustcli.evaluators import Case, Evaluator
-from robustcli.evidence import gather
+from robustcli.evidence import Evidence, gather
 from robustcli.fields import Norm
 from robustcli.noise import IndexedNoise
 from robustcli.schedules import Schedule
@@ -119,11 +119,16 @@ def _judged(classes: int = 10) -> tuple[nn.Module, Tensor, Tensor, Tensor]:
     return model, x, torch.where(is_right, y, (y + 1) % classes), is_right
 
 
-def survivors(evaluator: Evaluator, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> Tensor:
-    """What an evaluator says; what it warns of is meant for the reader of a number."""
+def gathered(evaluator: Evaluator, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> Evidence:
+    """What an evaluator finds; what it warns of is meant for the reader of a number."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        return gather(evaluator, model, x, y, threat, IndexedNoise(0, torch.arange(len(x)))).survives
+        return gather(evaluator, model, x, y, threat, IndexedNoise(0, torch.arange(len(x))))
+
+
+def survivors(evaluator: Evaluator, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> Tensor:
+    """Who is left."""
+    return gathered(evaluator, model, x, y, threat).survives
 
 
 def gives_a_mask(evaluator: Evaluator, norm: Norm) -> None:
@@ -185,15 +190,15 @@ def names_its_stages(evaluator: Evaluator) -> None:
 
 
 def observed_evaluator(evaluator: Evaluator) -> Tensor:
-    """Survivors, and how many images each forward held."""
+    """Survivors, their margins beyond rounding, and how many images each forward held."""
     model, x = linear_net(64).eval(), images(3)
     with torch.no_grad():
         y = model(x).argmax(1)
     sizes: list[int] = []
     hook = model.register_forward_hook(lambda _module, inputs, _output: sizes.append(len(inputs[0])))
-    alive = survivors(evaluator, model, x, y, ThreatModel("linf", Fraction(1, 1000)))
+    found = gathered(evaluator, model, x, y, ThreatModel("linf", Fraction(1, 1000)))
     hook.remove()
-    return torch.tensor([*alive.tolist(), *sizes])
+    return torch.tensor([*found.survives.tolist(), *found.margins.mul(1e4).round().tolist(), *sizes])
 
 
 Make = Callable[[list[dict[str, Any]], float], Optimizer]

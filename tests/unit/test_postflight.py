@@ -19,6 +19,7 @@ from robustcli.evaluators import Case, Stage
 from robustcli.evaluators.attacked import Attacked
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.clean import Clean
+from robustcli.evaluators.worst_case import WorstCase
 from robustcli.noise import Noise
 from robustcli.threat import ThreatModel
 
@@ -82,13 +83,15 @@ def test_an_honest_model_is_trusted(evaluator: Any, network: nn.Module) -> None:
     [
         (AutoAttack(attacks=("apgd-ce", "square"), engine="reference"), False),
         (AutoAttack(attacks=("apgd-ce",), engine="reference"), True),
-        (Attacked(attack=Square(queries=5)), False),
-        (Attacked(attack=Spsa(steps=1, samples=2)), False),
-        (Attacked(attack=HopSkipJump(queries=20)), False),
+        (AutoAttack(attacks=("apgd-ce", "square")), False),
+        (WorstCase(members=[PGD, Attacked(attack=Spsa(steps=1, samples=2))]), False),
+        (WorstCase(members=[PGD, Attacked(attack=HopSkipJump(queries=20))]), False),
+        (Attacked(attack=Square(queries=5)), True),
+        (Attacked(attack=Spsa(steps=1, samples=2)), True),
     ],
-    ids=["package", "package by gradients", "square", "spsa", "hop skip jump"],
+    ids=["package", "package by gradients", "native", "and spsa", "and hop skip jump", "square", "spsa"],
 )
-def test_what_uses_logits_alone_makes_more_than_an_upper_bound(evaluator: Any, is_upper_bound: bool) -> None:
+def test_attacks_of_both_kinds_make_more_than_an_upper_bound(evaluator: Any, is_upper_bound: bool) -> None:
     assert found(linear_net(64), evaluator).is_upper_bound is is_upper_bound
 
 

@@ -1,0 +1,118 @@
+"""Transfer: the attack sees the other network, the one evaluated judges."""
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_networks import drawn_from, images
+from torch import Tensor
+
+from robustcli import checkpoint
+from robustcli.architectures import ImageShape, Network
+from robustcli.attacks.pgd import Pgd
+from robustcli.build import build_network, network_of
+from robustcli.errors import RobustCliError
+from robustcli.evaluation import evaluate
+from robustcli.evaluators.attacked import Attacked
+from robustcli.evaluators.autoattack import AutoAttack
+from robustcli.evaluators.transferred import Transferred
+from robustcli.evaluators.worst_case import WorstCase
+from robustcli.evidence import Evidence, gather
+from robustcli.fingerprint import files_digest, fingerprint
+from robustcli.noise import IndexedNoise
+from robustcli.spec import ExperimentSpec
+from robustcli.threat import ThreatModel
+
+COUNT = 40
+THREAT = ThreatModel("linf", Fraction(1, 40))
+PGD = Pgd(steps=5)
+SPEC = """
+name: source
+data: {name: digits, val_size: 100}
+architecture: {name: small_cnn}
+threat: {norm: linf, eps: 0.1}
+defense: natural
+train: {epochs: 1}
+evaluate: {clean: clean}
+"""
+
+
+def write(path: Path, *, seed: int = 0) -> Network:
+    """A checkpoint of a random network that knows several classes, and that network."""
+    with drawn_from(seed):
+        network = build_network(
+            ExperimentSpec.parse(SPEC, "source").architecture, ImageShape(1, 8, 8, 10), (0.0,), (1.0,)
+        )
+    with torch.no_grad():
+        list(network.parameters())[-1].sub_(network(images(64, seed=9)).mean(0))
+    contents = {"spec": SPEC, "shape": [1, 8, 8, 10], "mean": [0.0], "std": [1.0], "weights": network.state_dict()}
+    checkpoint.save(path, contents)
+    return network_of(contents, torch.device("cpu"))[1]
+
+
+def case(path: Path) -> tuple[Network, Tensor, Tensor]:
+    model, x = write(path).requires_grad_(False), images(COUNT)
+    return model, x, model(x).argmax(1)
+
+
+def gathered(evaluator: Any, model: Network, x: Tensor, y: Tensor) -> Evidence:
+    return gather(evaluator, model, x, y, THREAT, IndexedNoise(0, torch.arange(len(x))))
+
+
+def test_from_the_network_itself_it_is_the_attack(tmp_path: Path) -> None:
+    model, x, y = case(tmp_path / "same.pt")
+    itself = gathered(Transferred(source=str(tmp_path / "same.pt"), attack=PGD), model, x, y)
+    usual = gathered(Attacked(attack=PGD), model, x, y)
+    assert torch.equal(itself.survives, usual.survives)
+    assert torch.equal(itself.margins, usual.margins)
+    assert 0 < int(usual.survives.sum()) < COUNT
+
+
+def test_from_another_one_it_is_weaker_and_asks_this_one_for_no_gradient(tmp_path: Path) -> None:
+    model, x, y = case(tmp_path / "same.pt")
+    write(tmp_path / "other.pt", seed=1)
+    asked: list[bool] = []
+    model.register_forward_hook(lambda _module, inputs, logits: asked.append(logits.requires_grad))
+    found = gathered(Transferred(source=str(tmp_path / "other.pt"), attack=PGD), model, x, y)
+    assert asked == [False, False], "clean images, adversarial images"
+    assert int(found.survives.sum()) > int(gathered(Attacked(attack=PGD), model, x, y).survives.sum())
+
+
+def test_alone_it_bounds_from_above_and_beside_gradients_it_can_show_that_they_are_masked(tmp_path: Path) -> None:
+    model, x, y = case(tmp_path / "same.pt")
+    transferred = Transferred(source=str(tmp_path / "same.pt"), attack=PGD)
+    settings = (model, x, y, THREAT, 0)
+    assert evaluate("transferred", {}, transferred, *settings).is_upper_bound
+    weak = Attacked(attack=Pgd(steps=0))
+    both = evaluate("worst_case", {}, WorstCase(members=[weak, transferred]), *settings)
+    assert not both.is_upper_bound
+    assert any("2 transferred pgd, which uses no gradients, broke" in reason for reason in both.suspicions)
+
+
+def test_the_file_is_part_of_what_findings_depend_on(tmp_path: Path) -> None:
+    path = tmp_path / "source.pt"
+    model, x, y = case(path)
+
+    def mark(evaluator: Any) -> dict[str, str]:
+        return fingerprint(model, x, y, THREAT, "e", {}, 0, evaluator.files)
+
+    transferred = Transferred(source=str(path), attack=PGD)
+    before = mark(transferred)
+    assert mark(WorstCase(members=[AutoAttack(), transferred])) == before
+    write(path, seed=1)
+    after = mark(transferred)
+    assert {name for name in after if after[name] != before[name]} == {"files"}
+    with pytest.raises(RobustCliError, match=r"gone\.pt: cannot be read"):
+        files_digest([str(tmp_path / "gone.pt")])
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8, 10), (1, 8, 8, 4)])
+def test_a_network_for_other_images_is_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    path = tmp_path / "source.pt"
+    model, x, y = case(path)
+    checkpoint.save(path, {**checkpoint.load(path), "shape": list(shape)})
+    words = f"takes {'x'.join(map(str, shape[:3]))} images of {shape[3]} classes; these are 1x8x8 images of 10"
+    with pytest.raises(RobustCliError, match=words):
+        gathered(Transferred(source=str(path), attack=PGD), model, x, y)
