@@ -114,6 +114,7 @@ def autoattack(
 def conformance(
     checkpoints: Checkpoints,
     examples: Annotated[int, typer.Option(min=1, help="The first so many test images.")] = 500,
+    runs: Annotated[int, typer.Option(min=1, help="Of what draws noise, each with another seed.")] = 1,
     precision: Annotated[str, typer.Option(help="Of the native search: fp32 or fast.")] = "fp32",
     eps: Eps = None,
     norm: NormOption = None,
@@ -132,7 +133,7 @@ def conformance(
     if precision not in ("fp32", "fast"):
         raise RobustCliError(f"--precision: '{precision}' is not one of fp32, fast")
     results = [
-        bench_conformance(subject, "fast" if precision == "fast" else "fp32")
+        bench_conformance(subject, "fast" if precision == "fast" else "fp32", runs)
         for subject in _subjects(checkpoints, norm, eps, examples, data, device)
     ]
     _show(results, conformance_rows(results), out, into, "conformance")

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from robustcli.bench.subjects import BenchSubject
@@ -13,6 +14,7 @@ from robustcli.statistics import paired_difference
 PARTS: tuple[Part, ...] = ("apgd-ce", "apgd-t", "fab-t", "square")
 # Points by which the native robust accuracy may exceed the package's on average.
 TOLERANCE = 0.2
+_WITHOUT_NOISE = ("fab-t",)
 _ROUNDING = 1e-9
 
 
@@ -22,7 +24,7 @@ class Comparison:
 
     Args:
         part: of AutoAttack, or "standard".
-        native, package: (n,) who survives.
+        native, package: (runs, n) who survives; each run has noise of its own.
     """
 
     part: str
@@ -36,11 +38,12 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """Counts, the difference with its paired 95 % interval, and the images that one engine alone breaks."""
-        only_native = (~self.native & self.package).nonzero().flatten().tolist()
-        only_package = (self.native & ~self.package).nonzero().flatten().tolist()
-        low, high = paired_difference(len(only_package), len(only_native), len(self.native))
+        only_native = (~self.native & self.package).nonzero()[:, 1].tolist()
+        only_package = (self.native & ~self.package).nonzero()[:, 1].tolist()
+        low, high = paired_difference(len(only_package), len(only_native), self.native.numel())
         return {
             "part": self.part,
+            "runs": len(self.native),
             "native": int(self.native.sum()),
             "package": int(self.package.sum()),
             "points": self.points,
@@ -51,11 +54,12 @@ class Comparison:
         }
 
 
-def bench_conformance(subject: BenchSubject, precision: Literal["fp32", "fast"]) -> dict[str, Any]:
+def bench_conformance(subject: BenchSubject, precision: Literal["fp32", "fast"], runs: int = 1) -> dict[str, Any]:
     """Every part of standard AutoAttack on all images that are right when clean, and then all parts together.
 
     Args:
         precision: of the native search.
+        runs: of what draws noise, each with another seed: on some networks luck decides over many images.
     """
     comparisons = []
     with settled(subject.network, subject.x.device.type):
@@ -63,7 +67,11 @@ def bench_conformance(subject: BenchSubject, precision: Literal["fp32", "fast"])
             native = AutoAttack(attacks=attacks, precision=precision)
             package = AutoAttack(attacks=attacks, engine="reference")
             part = attacks[0] if attacks else "standard"
-            survives = [subject.gather(evaluator).survives for evaluator in (native, package)]
+            seeds = range(1 if part in _WITHOUT_NOISE else runs)
+            survives = [
+                torch.stack([subject.gather(evaluator, seed=seed).survives for seed in seeds])
+                for evaluator in (native, package)
+            ]
             comparisons.append(Comparison(part, *survives))
     return {
         **subject.to_json(),

@@ -33,13 +33,13 @@ class BenchSubject:
     y: Tensor
     threat: ThreatModel
 
-    def noise(self) -> IndexedNoise:
+    def noise(self, seed: int = 0) -> IndexedNoise:
         """Noise of all images."""
-        return IndexedNoise(0, torch.arange(len(self.x), device=self.x.device))
+        return IndexedNoise(seed, torch.arange(len(self.x), device=self.x.device))
 
-    def gather(self, evaluator: Evaluator, threat: ThreatModel | None = None) -> Evidence:
+    def gather(self, evaluator: Evaluator, threat: ThreatModel | None = None, *, seed: int = 0) -> Evidence:
         """What an evaluator finds on all images, under the subject's threat or another."""
-        return gather(evaluator, self.network, self.x, self.y, threat or self.threat, self.noise())
+        return gather(evaluator, self.network, self.x, self.y, threat or self.threat, self.noise(seed))
 
     def to_json(self) -> dict[str, Any]:
         """The head of what was measured on it."""

@@ -42,14 +42,15 @@ def conformance_rows(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ..
     """Header and rows."""
     rows: list[tuple[str, ...]] = [_CONFORMANCE]
     for result in results:
-        total = result["images"]
+        images = result["images"]
         for row in result["rows"]:
             low, high = row["interval"]
+            total = images * row["runs"]
             rows.append(
                 (
                     result["subject"],
                     result["threat"],
-                    str(total),
+                    str(images) if row["runs"] == 1 else f"{row['runs']} x {images}",
                     row["part"] + ("" if result["precision"] == "fp32" else f" ({result['precision']})"),
                     f"{100 * row['native'] / total:.1f}",
                     f"{100 * row['package'] / total:.1f}",

@@ -439,11 +439,14 @@ def test_engines_are_compared_attack_by_attack(digits: Path, quick: None) -> Non
         assert row["points"] == pytest.approx(100 * difference / 24)
         assert row["interval"][0] <= row["points"] <= row["interval"][1]
     assert len(conformance_rows([result])) == 6
+    again = bench_conformance(subject_of(digits), "fp32", runs=2)["rows"]
+    assert [row["runs"] for row in again] == [2, 2, 1, 2, 2], "FAB-T draws nothing"
+    assert [row["native"] >= once["native"] for row, once in zip(again, result["rows"], strict=True)] == [True] * 5
     assert "standard" in conformance_words([result])
 
 
 def planted(native: str, package: str) -> dict[str, Any]:
-    masks = (torch.tensor([flag == "1" for flag in flags]) for flags in (native, package))
+    masks = (torch.tensor([[flag == "1" for flag in flags]]) for flags in (native, package))
     return {"subject": "a", "threat": "b", "images": 1, "rows": [Comparison("square", *masks).to_json()]}
 
 
@@ -458,6 +461,15 @@ def test_a_weaker_attack_is_not_called_equal() -> None:
     )
     row = planted("0011", "1001")["rows"][0]
     assert (row["broken_by_native_alone"], row["broken_by_package_alone"]) == ([0], [2])
+
+
+def test_runs_are_pairs_of_image_and_noise() -> None:
+    native, package = torch.tensor([[True, False], [True, True]]), torch.tensor([[True, True], [False, True]])
+    row = Comparison("square", native, package).to_json()
+    assert (row["runs"], row["native"], row["package"], row["points"]) == (2, 3, 3, 0)
+    assert (row["broken_by_native_alone"], row["broken_by_package_alone"]) == ([1], [0])
+    text = conformance_rows([{"subject": "a", "threat": "b", "images": 2, "precision": "fp32", "rows": [row]}])[1]
+    assert text[2:6] == ("2 x 2", "square", "75.0", "75.0")
 
 
 def test_tables_are_markdown() -> None:
