@@ -93,7 +93,6 @@ def autoattack(
     data: Images = None,
     device: Device = "auto",
     out: Out = None,
-    into: Annotated[Path | None, typer.Option(help="Replace the block <!-- speed --> of this file.")] = None,
 ) -> None:
     """Speed of AutoAttack: the native engine beside the package of its authors, in turn in one process.
 
@@ -107,7 +106,7 @@ def autoattack(
         bench_autoattack(subject, rounds, screen, is_compiled=is_compiled)
         for subject in _subjects(checkpoints, norm, eps, examples, data, device)
     ]
-    _show(results, speed_rows(results), out, into, "speed")
+    _show(results, speed_rows(results), out)
 
 
 @app.command()
@@ -121,7 +120,6 @@ def conformance(
     data: Images = None,
     device: Device = "auto",
     out: Out = None,
-    into: Annotated[Path | None, typer.Option(help="Replace the block <!-- conformance --> of this file.")] = None,
 ) -> None:
     """Equal verdicts: what the native engine of AutoAttack breaks beside what the package of its authors breaks.
 
@@ -136,8 +134,30 @@ def conformance(
         bench_conformance(subject, "fast" if precision == "fast" else "fp32", runs)
         for subject in _subjects(checkpoints, norm, eps, examples, data, device)
     ]
-    _show(results, conformance_rows(results), out, into, "conformance")
+    _show(results, conformance_rows(results), out)
     typer.echo(conformance_words(results))
+
+
+@app.command()
+def report(
+    files: Annotated[list[Path], typer.Argument(help="What autoattack or conformance wrote with --out.")],
+    into: Annotated[
+        Path | None, typer.Option(help="Replace the block <!-- speed --> or <!-- conformance --> of this file.")
+    ] = None,
+) -> None:
+    """Print stored results of one of these benches as a Markdown table, or put it into a file."""
+    from robustcli.bench.tables import markdown_of
+    from robustcli.report import replace_block
+    from robustcli.runs import read_json
+
+    for path in files:
+        if not path.is_file():
+            raise RobustCliError(f"{path}: no such file")
+    name, text = markdown_of({str(path): read_json(path) for path in files})
+    if into is None:
+        typer.echo(text, nl=False)
+    else:
+        replace_block(into, name, text)
 
 
 def _subjects(
@@ -156,18 +176,13 @@ def _subjects(
         yield open_subject(checkpoint, overrides, norm=name, eps=eps, examples=examples, data=data, device=device)
 
 
-def _show(
-    results: list[dict[str, Any]], rows: list[tuple[str, ...]], out: Path | None, into: Path | None, block: str
-) -> None:
-    """Print a table, and write it where it is asked for."""
-    from robustcli.bench.tables import markdown, terminal
-    from robustcli.report import replace_block
+def _show(results: list[dict[str, Any]], rows: list[tuple[str, ...]], out: Path | None) -> None:
+    """Print a table, and write the results where they are asked for."""
+    from robustcli.bench.tables import terminal
     from robustcli.runs import write_json
 
     if out is not None:
         write_json(out, results)
-    if into is not None:
-        replace_block(into, block, markdown(rows))
     screen = console()
     screen.print(terminal(rows))
     facts = results[0]["machine"]

@@ -6,6 +6,7 @@ from typing import Any
 from rich.table import Table
 
 from robustcli.bench.conformance import TOLERANCE, average_points, holds
+from robustcli.errors import RobustCliError
 
 _SPEED = ("network", "threat", "images", "engine", "speed: median (min-max)", "robust", "passes per survivor",
           "passes per broken image")  # fmt: skip
@@ -70,6 +71,48 @@ def conformance_words(results: list[dict[str, Any]]) -> str:
         f"native minus package robust accuracy, mean points: {means}; that none exceeds {TOLERANCE} and no network's "
         f"lies beyond its interval {outcome}"
     )
+
+
+def markdown_of(results: Mapping[str, Any]) -> tuple[str, str]:
+    """Stored results of one bench of evaluations -> its name and a Markdown table.
+
+    Args:
+        results: by the file that they come from.
+
+    Raises:
+        RobustCliError: a file holds something else, or two files are of different benches.
+    """
+    kinds: dict[str, str] = {}
+    for path, found in results.items():
+        heads: list[Any] = found if isinstance(found, list) else []
+        if not heads or not all(isinstance(head, Mapping) and head.get("rows") for head in heads):
+            raise RobustCliError(f"{path}: not what `robust bench autoattack` or `conformance` wrote with --out")
+        kinds[path] = "conformance" if "part" in heads[0]["rows"][0] else "speed"
+    if len(set(kinds.values())) > 1:
+        raise RobustCliError(f"{', '.join(f'{path} is of {kind}' for path, kind in kinds.items())}; name those of one")
+    everything = [head for heads in results.values() for head in heads]
+    if "speed" in kinds.values():
+        return "speed", markdown(speed_rows(everything))
+    return "conformance", f"{markdown(_summary(everything))}\n{conformance_words(everything)}.\n"
+
+
+def _summary(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """One row per network and threat: robust accuracies, and how many images one engine alone breaks."""
+    parts = tuple(row["part"] for row in results[0]["rows"])
+    rows: list[tuple[str, ...]] = [("network", "threat", "images", *parts)]
+    for result in results:
+        runs = max(row["runs"] for row in result["rows"])
+        cells = []
+        for row in result["rows"]:
+            total = row["runs"] * result["images"]
+            alone = tuple(len(row[f"broken_by_{engine}_alone"]) for engine in ("native", "package"))
+            cells.append(
+                f"{100 * row['native'] / total:.1f} / {100 * row['package'] / total:.1f} ({alone[0]}, {alone[1]})"
+            )
+        name = result["subject"] + ("" if result["precision"] == "fp32" else f", {result['precision']}")
+        images = str(result["images"]) if runs == 1 else f"{runs} x {result['images']}"
+        rows.append((name, result["threat"], images, *cells))
+    return rows
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:

@@ -23,7 +23,7 @@ from robustcli.bench.conformance import Comparison, average_points, bench_confor
 from robustcli.bench.passes import Passes, PassesAlone, least_passes, passes_by_kind
 from robustcli.bench.rounds import Spread, Stopwatch, Timed, measure, speed, verdict
 from robustcli.bench.subjects import BenchSubject, open_subject
-from robustcli.bench.tables import conformance_rows, conformance_words, markdown, speed_rows
+from robustcli.bench.tables import conformance_rows, conformance_words, markdown, markdown_of, speed_rows
 from robustcli.bench.train import bench_train
 from robustcli.bench.variants import Request
 from robustcli.errors import RobustCliError
@@ -475,3 +475,26 @@ def test_runs_are_pairs_of_image_and_noise() -> None:
 def test_tables_are_markdown() -> None:
     text = markdown([("a", "b"), ("1", "2")])
     assert text == "| a | b |\n| --- | --- |\n| 1 | 2 |\n"
+
+
+def test_stored_results_become_one_table_each() -> None:
+    comparison = {**planted("0011", "1001"), "images": 4, "precision": "fp32"}
+    name, text = markdown_of({"a.json": [comparison], "b.json": [{**comparison, "precision": "fast"}]})
+    assert name == "conformance"
+    lines = text.splitlines()
+    assert lines[0] == "| network | threat | images | square |"
+    assert lines[2:4] == ["| a | b | 4 | 50.0 / 50.0 (1, 1) |", "| a, fast | b | 4 | 50.0 / 50.0 (1, 1) |"]
+    assert lines[-1].endswith("holds.")
+    speed = {
+        "subject": "a",
+        "threat": "b",
+        "images": 1,
+        "least_passes_per_survivor": [1, 2],
+        "rows": [{"name": "native", "speed": None, "robust": 1, "passes": {"survivor": [1, 1], "broken": [1, 1]}}],
+    }
+    assert markdown_of({"s.json": [speed]})[0] == "speed"
+    with pytest.raises(RobustCliError, match=r"a\.json is of conformance, s\.json is of speed; name those of one"):
+        markdown_of({"a.json": [comparison], "s.json": [speed]})
+    for junk in ({}, [], [{}], [1]):
+        with pytest.raises(RobustCliError, match=r"x\.json: not what `robust bench"):
+            markdown_of({"x.json": junk})
