@@ -22,7 +22,7 @@ from robustcli.spec import ExperimentSpec, override_text
 from robustcli.subject import Foreign, Subject, Trained
 from robustcli.yamlfile import parse_scalar, parse_yaml, to_yaml
 
-_HERE = "robust eval"
+_HERE = "the command line"
 _ZOOS = ("torchvision", "timm")
 # What is evaluated where neither a spec nor --attack says it.
 _DEFAULT = ("clean", "autoattack")

@@ -264,7 +264,7 @@ class TestLosses:
         y = torch.zeros(COUNT, dtype=torch.int64)
         for loss in ("dlr", "targeted_dlr"):
             attack = Apgd(steps=2, loss=loss, targets=1)  # type: ignore[arg-type]
-            with pytest.warns(UserWarning, match=f"exactly zero at {COUNT} starts of APGD"):
+            with pytest.warns(UserWarning, match="exactly zero at starts of APGD"):
                 attack(Staircase(), images(COUNT), y, threat("linf"), noise())
         # Cross-entropy is flat wherever a model is sure enough of itself; that is no sign of anything.
         Apgd(steps=2)(Staircase(), images(COUNT), y, threat("linf"), noise())
