@@ -1,27 +1,20 @@
 """Induced norms of the layers, and what their product says."""
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from robustcli.architectures import Normalize
-from robustcli.architectures.convolutions import SameConv2d
 from robustcli.diagnostics import DIAGNOSTICS
 from robustcli.fields import Count
+from robustcli.induced_norms import Map, inputs_seen, is_matrix, map_of, row_and_column_sums, there_and_back
 from robustcli.noise import IndexedNoise, derive
 from robustcli.threat import ThreatModel
 
-# A layer without its bias: an input of one example and a weight -> an output.
-Map = Callable[[Tensor, Tensor], Tensor]
 # Divides zeros.
 _TINY = 1e-30
 _NORMS = ("l1", "linf", "spectral")
@@ -52,7 +45,7 @@ class LayerNorms:
         self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise
     ) -> dict[str, Any]:
         layers = {name: module for name, module in model.named_modules() if _is_known(module)}
-        with _inputs_seen(layers) as seen, torch.no_grad():
+        with inputs_seen(layers) as seen, torch.no_grad():
             model(x[:1])
         rows = []
         for name, module in layers.items():
@@ -84,39 +77,12 @@ def _is_known(module: nn.Module) -> bool:
         return True
     if isinstance(module, _BatchNorm):
         return module.running_var is not None
-    forward = getattr(type(module), "forward", None)
-    if isinstance(module, nn.Conv2d):
-        return forward in (nn.Conv2d.forward, SameConv2d.forward) and module.padding_mode == "zeros"
-    return isinstance(module, nn.Linear) and forward is nn.Linear.forward
+    return is_matrix(module)
 
 
 def _has_weights(module: nn.Module) -> bool:
     """Of its own; buffers count, since some layers keep there what they multiply by."""
     return bool([*module.parameters(recurse=False), *module.buffers(recurse=False)])
-
-
-@dataclass
-class _Seen:
-    """Shapes of one example, call by call."""
-
-    sizes: list[tuple[int, ...]] = field(default_factory=list)
-
-
-@contextmanager
-def _inputs_seen(layers: dict[str, nn.Module]) -> Iterator[dict[str, _Seen]]:
-    seen = {name: _Seen() for name in layers}
-
-    def look(name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        # A linear layer treats every position alike, so one is all that it sees.
-        axes = 1 if isinstance(module, nn.Linear) else inputs[0].dim() - 1
-        seen[name].sizes.append(tuple(inputs[0].shape[-axes:]))
-
-    hooks = [module.register_forward_pre_hook(partial(look, name)) for name, module in layers.items()]
-    try:
-        yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _norms(module: nn.Module, size: tuple[int, ...], iterations: int, generator: torch.Generator) -> dict[str, float]:
@@ -126,12 +92,10 @@ def _norms(module: nn.Module, size: tuple[int, ...], iterations: int, generator:
     weight = module.weight
     assert isinstance(weight, Tensor)
     weight = weight.detach()
-    apply = _map_of(module)
+    apply = map_of(module)
     largest = weight.abs().max()
-    ones = torch.ones(1, *size, dtype=weight.dtype, device=weight.device)
-    # Row sums of |W| are its product with ones, column sums that of its transpose.
-    row_sums, column_sums = _there_and_back(apply, weight.abs(), ones, torch.ones_like)
-    start = torch.randn(ones.shape, generator=generator, dtype=weight.dtype).to(weight.device)
+    row_sums, column_sums = row_and_column_sums(apply, size, weight.abs())
+    start = torch.randn((1, *size), generator=generator, dtype=weight.dtype).to(weight.device)
     return {
         "l1": float(column_sums.max()),
         "linf": float(row_sums.max()),
@@ -149,32 +113,11 @@ def _scale(module: Normalize | _BatchNorm) -> Tensor:
     return scale if module.weight is None else module.weight.detach() * scale
 
 
-def _map_of(module: nn.Module) -> Map:
-    if isinstance(module, SameConv2d):
-        bias = {} if module.bias is None else {"bias": torch.zeros_like(module.bias)}
-        return lambda v, weight: functional_call(module, {"weight": weight, **bias}, v)
-    if isinstance(module, nn.Conv2d):
-        layer = module
-        return lambda v, weight: F.conv2d(v, weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)
-    return F.linear
-
-
-def _there_and_back(
-    apply: Map, weight: Tensor, v: Tensor, returns: Callable[[Tensor], Tensor]
-) -> tuple[Tensor, Tensor]:
-    """W v, and W' times what `returns` makes of it: a linear map's gradient is its transpose."""
-    v = v.detach().requires_grad_()
-    with torch.enable_grad():
-        image = apply(v, weight)
-        (returned,) = torch.autograd.grad(image, v, returns(image.detach()))
-    return image.detach(), returned
-
-
 def _spectral(apply: Map, weight: Tensor, v: Tensor, iterations: int) -> float:
     """Power iteration on W'W: the length of W v for the last unit vector v."""
     length = 0.0
     for _ in range(iterations):
-        image, back = _there_and_back(apply, weight, v / v.norm(), lambda image: image)
+        image, back = there_and_back(apply, weight, v / v.norm(), lambda image: image)
         length = float(image.norm())
         if not length:
             return 0.0

@@ -52,6 +52,7 @@ LAYERS = (
     ("data",),
     ("checkpoint",),
     ("augmentation",),
+    ("induced_norms",),
     ("architectures", "datasets", "optimizers", "schedules"),
     ("threat", "hyperplane"),
     ("registry",),
