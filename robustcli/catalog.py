@@ -30,6 +30,7 @@ FAMILIES = (
     "diagnostics",
     "evaluators",
     "optimizers",
+    "regularisers",
     "schedules",
     "weights",
 )

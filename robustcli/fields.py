@@ -58,5 +58,6 @@ PROTOCOLS = {
     "Attack": Family("attacks"),
     "WeightPerturbation": Family("weights"),
     "Averaging": Family("averaging"),
+    "Regulariser": Family("regularisers"),
     "Evaluator": Family("evaluators"),
 }

@@ -19,8 +19,8 @@ Where = tuple[str | int, ...]
 Findings = Iterator[tuple[Where, str]]
 Guard = Callable[..., Findings]
 
-# Defenses that differentiate an input gradient in the weights.
-_SECOND_ORDER = ("grad_align",)
+# Defenses and regularisers that differentiate an input gradient in the weights.
+_SECOND_ORDER = ("grad_align", "grad_norm")
 # Attacks that know some norms alone; all others know every one.
 NORMS: dict[str, tuple[Norm, ...]] = {"carlini_wagner": ("l2",), "hop_skip_jump": ("linf", "l2")}
 
@@ -120,13 +120,14 @@ def attack_knows_the_norm(threat: ThreatSettings, defense: Chosen, evaluate: Map
 
 
 def gradient_can_be_differentiated(defense: Chosen, train: TrainSettings) -> Findings:
-    if defense.name not in _SECOND_ORDER:
+    name = next((part.name for part in (defense, _regulariser(defense)) if part and part.name in _SECOND_ORDER), None)
+    if name is None:
         return
     if train.precision != "fp32":
-        text = f"{train.precision} is too coarse for the second derivatives of '{defense.name}'; write fp32"
+        text = f"{train.precision} is too coarse for the second derivatives of '{name}'; write fp32"
         yield ("train", "precision"), text
     if train.compile:
-        yield ("train", "compile"), f"a compiled network has no second derivatives, which '{defense.name}' takes"
+        yield ("train", "compile"), f"a compiled network has no second derivatives, which '{name}' takes"
 
 
 def claim_is_evaluated(claim: Claim | None, evaluate: Mapping[str, Chosen]) -> Findings:
@@ -185,8 +186,8 @@ def replaced_part_has_no_parameters(defense: Chosen) -> Findings:
                 yield ("defense", key), text
 
 
-# Defenses that read the features of the network, through a hook that a compiled network does not call.
-_READS_FEATURES = ("dial",)
+# Defenses and regularisers that look into the network, through hooks that a compiled network does not call.
+_LOOKS_INSIDE = {"dial": "the features", "norm_decay": "the layers", "svc": "the layers"}
 # What some defenses change as training goes on: their own parameter, and that of the attack which it sets.
 _SCHEDULED = {"max_criterion": "criterion", "patiences": "patience"}
 
@@ -208,8 +209,10 @@ def stages_are_counted(defense: Chosen) -> Findings:
 
 
 def features_can_be_read(defense: Chosen, train: TrainSettings) -> Findings:
-    if defense.name in _READS_FEATURES and train.compile:
-        yield ("train", "compile"), f"a compiled network does not show the features that '{defense.name}' reads"
+    for part in (defense, _regulariser(defense)):
+        if part and part.name in _LOOKS_INSIDE and train.compile:
+            text = f"a compiled network does not show {_LOOKS_INSIDE[part.name]} that '{part.name}' reads"
+            yield ("train", "compile"), text
 
 
 def distortion_is_reachable(defense: Chosen) -> Findings:
@@ -269,6 +272,11 @@ def _attacks(defense: Chosen, evaluate: Mapping[str, Chosen]) -> Iterator[tuple[
     for key, evaluator in evaluate.items():
         for where, inner in _attacks_inside(evaluator, ("evaluate", key)):
             yield where, inner.parameters
+
+
+def _regulariser(defense: Chosen) -> Chosen | None:
+    chosen = defense.parameters.get("regulariser")
+    return chosen if isinstance(chosen, Chosen) else None
 
 
 def _attacks_inside(chosen: Chosen, where: Where) -> Iterator[tuple[Where, Chosen]]:

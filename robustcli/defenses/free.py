@@ -14,6 +14,8 @@ from robustcli.clock import Clock
 from robustcli.defenses import DEFENSES, Metrics
 from robustcli.fields import Count, Positive
 from robustcli.noise import Noise
+from robustcli.regularisers import Regulariser, RunningRegulariser, add_penalty
+from robustcli.regularisers.none import Unregularised
 from robustcli.threat import ThreatModel
 
 
@@ -25,18 +27,20 @@ class Free:
         replays: m, updates on each batch.
         step_size: length of one step of the perturbation in the unit of eps; None is eps.
         averaging: which weights are evaluated.
+        regulariser: what is asked of the weights beside the loss, at every update.
     """
 
     replays: Count
     step_size: Positive | None
     averaging: Averaging = field(default_factory=LastWeights)
+    regulariser: Regulariser = field(default_factory=Unregularised)
 
     @property
     def aims_at_robustness(self) -> bool:
         return True
 
     def start(self, model: nn.Module, optimizer: Optimizer, rng: Noise) -> "FreeStep":
-        return FreeStep(self, model, optimizer)
+        return FreeStep(self, model, optimizer, self.regulariser.start(model))
 
 
 @dataclass
@@ -51,6 +55,7 @@ class FreeStep:
     settings: Free
     model: nn.Module
     optimizer: Optimizer
+    regulariser: RunningRegulariser
     delta: Tensor | None = None
 
     def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock) -> Metrics:
@@ -61,6 +66,7 @@ class FreeStep:
         x_adv = (x + delta).clamp(0, 1)
         loss = F.cross_entropy(self.model(x_adv), y)
         self.optimizer.zero_grad()
+        asked = add_penalty(self.regulariser, self.model, x, y, clock)
         loss.backward()  # type: ignore[no-untyped-call]
         assert delta.grad is not None
         step_size = threat.radius if self.settings.step_size is None else self.settings.step_size
@@ -68,12 +74,14 @@ class FreeStep:
             moved = delta + threat.ascent(delta.grad, x_adv, step_size)
             self.delta[: len(x)] = threat.bound(moved, threat.radius)
         self.optimizer.step()
-        return {"loss": loss.detach()}
+        self.regulariser.after(self.model, clock)
+        return {"loss": loss.detach(), **asked}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"delta": self.delta}
+        return {"delta": self.delta, "regulariser": self.regulariser.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.regulariser.load_state_dict(state["regulariser"])
         delta = state["delta"]
         self.delta = None if delta is None else delta.to(next(self.model.parameters()).device)
 

@@ -1,6 +1,6 @@
 """FW-Adapt: Frank-Wolfe adversarial training whose number of steps follows the distortion of two of them."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,8 @@ from robustcli.defenses import DEFENSES, Metrics
 from robustcli.defenses.min_max import AdversarialCrossEntropy, MinMax
 from robustcli.fields import AttackBn, Count, NonNegative, Positive
 from robustcli.noise import Noise
+from robustcli.regularisers import Regulariser
+from robustcli.regularisers.none import Unregularised
 from robustcli.threat import ThreatModel
 from robustcli.weights import WeightPerturbation
 from robustcli.weights.none import Unperturbed
@@ -35,6 +37,7 @@ class AdaptiveFrankWolfe:
         c: of the attack's weights c / (c + k).
         weights: the perturbation of the weights around which the loss is taken.
         averaging: which weights are evaluated.
+        regulariser: what is asked of the weights beside the loss.
         attack_bn: mode of the model while it is attacked: "eval", "train" or "batch_no_update".
     """
 
@@ -45,6 +48,7 @@ class AdaptiveFrankWolfe:
     c: float
     weights: WeightPerturbation = field(default_factory=Unperturbed)
     averaging: Averaging = field(default_factory=LastWeights)
+    regulariser: Regulariser = field(default_factory=Unregularised)
     attack_bn: AttackBn = "eval"
 
     @property
@@ -64,6 +68,7 @@ class AdaptiveFrankWolfe:
             attack=FrankWolfe(steps=steps, c=self.c),
             loss=AdversarialCrossEntropy(),
             weights=self.weights,
+            regulariser=self.regulariser,
             attack_bn=self.attack_bn,
         )
 
@@ -78,6 +83,7 @@ class AdaptiveStep:
     """An AdaptiveFrankWolfe at work.
 
     Args:
+        game: what is played, but for the number of steps; its regulariser may keep something.
         steps: K, as last decided.
         epoch: the one whose distortion is measured; -1 before the first.
         images: of that epoch, measured so far.
@@ -85,7 +91,8 @@ class AdaptiveStep:
     """
 
     def __init__(self, settings: AdaptiveFrankWolfe, model: nn.Module, optimizer: Optimizer, rng: Noise) -> None:
-        self.settings, self.model, self.optimizer, self.rng = settings, model, optimizer, rng
+        self.settings = settings
+        self.game = settings.with_steps(_MONITOR_STEPS).start(model, optimizer, rng)
         self.steps, self.epoch, self.images = 1, -1, 0
         self.distortion = torch.zeros((), device=next(model.parameters()).device)
 
@@ -94,8 +101,7 @@ class AdaptiveStep:
             self.epoch, self.images, self.distortion = int(clock.epoch), 0, torch.zeros_like(self.distortion)
         is_monitoring = self.images < self.settings.monitor_images
         steps = _MONITOR_STEPS if is_monitoring else self.steps
-        game = self.settings.with_steps(steps).start(self.model, self.optimizer, self.rng)
-        metrics = game(x, y, threat, clock)
+        metrics = replace(self.game, settings=self.settings.with_steps(steps))(x, y, threat, clock)
         if is_monitoring:
             self._measure(len(x), metrics["distortion"])
         return {**metrics, "attack_steps": torch.full_like(metrics["loss"], steps)}
@@ -108,9 +114,16 @@ class AdaptiveStep:
             self.steps = self.settings.decide(self.steps, float(self.distortion) / self.images)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"steps": self.steps, "epoch": self.epoch, "images": self.images, "distortion": self.distortion}
+        return {
+            "game": self.game.state_dict(),
+            "steps": self.steps,
+            "epoch": self.epoch,
+            "images": self.images,
+            "distortion": self.distortion,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.game.load_state_dict(state["game"])
         self.steps, self.epoch, self.images = state["steps"], state["epoch"], state["images"]
         self.distortion = state["distortion"].to(self.distortion.device)
 

@@ -17,6 +17,8 @@ from robustcli.clock import Clock
 from robustcli.defenses import DEFENSES, Metrics
 from robustcli.fields import AttackBn, NonNegative
 from robustcli.noise import Noise
+from robustcli.regularisers import Regulariser, RunningRegulariser, add_penalty
+from robustcli.regularisers.none import Unregularised
 from robustcli.threat import ThreatModel
 
 
@@ -29,12 +31,14 @@ class GradAlign:
         detach_clean: whether the gradient at x is held fixed in the cosine.
         attack_bn: mode of the model for both gradients.
         averaging: which weights are evaluated.
+        regulariser: what is asked of the weights beside loss and alignment.
     """
 
     align: NonNegative
     detach_clean: bool
     attack_bn: AttackBn
     averaging: Averaging = field(default_factory=LastWeights)
+    regulariser: Regulariser = field(default_factory=Unregularised)
 
     @property
     def aims_at_robustness(self) -> bool:
@@ -45,17 +49,18 @@ class GradAlign:
         return 1
 
     def start(self, model: nn.Module, optimizer: Optimizer, rng: Noise) -> "GradAlignStep":
-        return GradAlignStep(self, model, optimizer, rng)
+        return GradAlignStep(self, model, optimizer, rng, self.regulariser.start(model))
 
 
 @dataclass(frozen=True)
 class GradAlignStep:
-    """GradAlign bound to a model; it keeps no state between updates."""
+    """GradAlign bound to a model; what it keeps between updates is what its regulariser keeps."""
 
     settings: GradAlign
     model: nn.Module
     optimizer: Optimizer
     rng: Noise
+    regulariser: RunningRegulariser
 
     def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock) -> Metrics:
         grad = self._gradient(x, y, is_learnt=not self.settings.detach_clean)
@@ -68,11 +73,13 @@ class GradAlignStep:
             loss = loss + self.settings.align * (1 - cosine)
             metrics["cosine"] = cosine.detach()
         self.optimizer.zero_grad()
+        asked = add_penalty(self.regulariser, self.model, x, y, clock)
         # To the weights alone: the images are leaves of the second gradient's graph as well.
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         loss.backward(inputs=trained)  # type: ignore[no-untyped-call]
         self.optimizer.step()
-        return {"loss": loss.detach(), **metrics}
+        self.regulariser.after(self.model, clock)
+        return {"loss": loss.detach(), **metrics, **asked}
 
     def _gradient(self, points: Tensor, y: Tensor, *, is_learnt: bool) -> Tensor:
         """Gradient of the cross-entropy at some points, with its graph if weights learn from it."""
@@ -84,10 +91,10 @@ class GradAlignStep:
             return ascend(self.model, points, LOSSES["ce"], y, create_graph=True)[0]
 
     def state_dict(self) -> dict[str, Any]:
-        return {}
+        return self.regulariser.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        assert not state
+        self.regulariser.load_state_dict(state)
 
 
 def mean_cosine(one: Tensor, other: Tensor) -> Tensor:

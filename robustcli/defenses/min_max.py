@@ -16,6 +16,8 @@ from robustcli.clock import Clock
 from robustcli.defenses import Batch, Metrics, OuterLoss, RunningLoss, StatefulLoss
 from robustcli.fields import AttackBn
 from robustcli.noise import Noise
+from robustcli.regularisers import Regulariser, RunningRegulariser, add_penalty
+from robustcli.regularisers.none import Unregularised
 from robustcli.threat import ThreatModel
 from robustcli.weights import WeightPerturbation
 from robustcli.weights.none import Unperturbed
@@ -44,13 +46,14 @@ def unchanging(game: "MinMax", clock: Clock) -> "MinMax":
 
 @dataclass(frozen=True, kw_only=True)
 class MinMax:
-    """min over w of E loss(w + v, x, x_adv, y), with x_adv from `attack` and v from `weights`.
+    """min over w of E loss(w + v, x, x_adv, y) + r(w), with x_adv from `attack`, v from `weights`.
 
     Args:
         attack: finds x_adv at the unperturbed weights.
         loss: what the weights minimise; one that keeps something between updates is started with the training.
         weights: the perturbation v around which the loss is taken.
         averaging: which weights are evaluated.
+        regulariser: r, what is asked of the weights beside the loss.
         attack_bn: mode of the model while it is attacked: "eval" (running statistics), "train" (batch
             statistics, running ones move with every forward) or "batch_no_update".
         curriculum: how attack and loss change as training goes on.
@@ -60,6 +63,7 @@ class MinMax:
     loss: OuterLoss | StatefulLoss
     weights: WeightPerturbation = field(default_factory=Unperturbed)
     averaging: Averaging = field(default_factory=LastWeights)
+    regulariser: Regulariser = field(default_factory=Unregularised)
     attack_bn: AttackBn = "eval"
     curriculum: Curriculum = unchanging
 
@@ -73,15 +77,16 @@ class MinMax:
 
     def start(self, model: nn.Module, optimizer: Optimizer, rng: Noise) -> "MinMaxStep":
         running = self.loss.start(model, optimizer, rng) if isinstance(self.loss, StatefulLoss) else None
-        return MinMaxStep(self, model, optimizer, rng, running)
+        return MinMaxStep(self, model, optimizer, rng, running, self.regulariser.start(model))
 
 
 @dataclass(frozen=True)
 class MinMaxStep:
-    """A MinMax bound to a model; what it keeps between updates is what its loss keeps.
+    """A MinMax bound to a model; what it keeps between updates is what its loss and its regulariser keep.
 
     Args:
         running: the loss at work, if it is one that had to be started.
+        regulariser: at work.
     """
 
     settings: MinMax
@@ -89,6 +94,7 @@ class MinMaxStep:
     optimizer: Optimizer
     rng: Noise
     running: RunningLoss | None
+    regulariser: RunningRegulariser
 
     def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock) -> Metrics:
         game = self.settings.curriculum(self.settings, clock)
@@ -97,13 +103,15 @@ class MinMaxStep:
         batch = Batch(x, y, x_adv)
         loss_of = self._begun(game, batch, clock)
         self.optimizer.zero_grad()
+        asked = add_penalty(self.regulariser, self.model, x, y, clock)
         with game.weights.around(self.model, lambda: loss_of(self.model, batch), clock):
             loss = loss_of(self.model, batch)
             loss.backward()  # type: ignore[no-untyped-call]
             # Inside, because published AWP lets weight decay act on the perturbed weights.
             self.optimizer.step()
+        self.regulariser.after(self.model, clock)
         said = {} if self.running is None else self.running.metrics
-        return {"loss": loss.detach(), **found, **said}  # tensors: no wait for the device here
+        return {"loss": loss.detach(), **found, **said, **asked}  # tensors: no wait for the device here
 
     def _begun(self, game: MinMax, batch: Batch, clock: Clock) -> OuterLoss:
         """The loss of this update."""
@@ -114,11 +122,15 @@ class MinMaxStep:
         return game.loss
 
     def state_dict(self) -> dict[str, Any]:
-        return {} if self.running is None else {"loss": self.running.state_dict()}
+        kept = {} if self.running is None else {"loss": self.running.state_dict()}
+        asked = self.regulariser.state_dict()
+        return {**kept, "regulariser": asked} if asked else kept
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if self.running is not None:
             self.running.load_state_dict(state["loss"])
+        if "regulariser" in state:
+            self.regulariser.load_state_dict(state["regulariser"])
 
 
 def _searched(

@@ -33,6 +33,10 @@ DEFENSES = {
     "fat": "{name: fat, steps: 3, patiences: [0, 1], after: [1]}",
     "dial": "{name: dial, steps: 2, hidden: [5], reversal: update, weights: {name: awp, gamma: 0.01}}",
     "hat": "{name: hat, steps: 2}",
+    # Their directions remember.
+    "norm_decay": "{name: pgd_at, steps: 1, regulariser: {name: norm_decay, weight: 0.01}}",
+    "norm_decay_in_fw_at_adapt": "{name: fw_at_adapt, monitor_images: 40, regulariser: {name: norm_decay, norm: l1}}",
+    "svc": "{name: natural, regulariser: {name: svc, clip: 0.5, every: 2}}",
     "hat_with_a_helper": "{name: hat, steps: 2, helper: HELPER}",
 }
 
@@ -75,4 +79,4 @@ def test_a_method_stopped_after_every_update_ends_the_same(name: str, tmp_path: 
     found, expected = outcome(stopped), outcome(whole)
     for part in expected:
         assert found[part] == expected[part], part
-    assert bool(checkpoint.load(whole.last)["training"]["step"]) == (name not in ("dynamic_at", "fat"))
+    assert bool(checkpoint.load(whole.last)["training"]["step"]) == (name not in ("dynamic_at", "fat", "svc"))

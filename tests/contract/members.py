@@ -10,6 +10,7 @@ import averaging_promises
 import defense_promises
 import diagnostic_promises
 import other_promises
+import regulariser_promises
 import torch
 import weight_promises
 from torch import Tensor, nn
@@ -107,6 +108,7 @@ def whole_spec(member: Member, settings: Settings) -> ExperimentSpec:
         "defenses": lambda: spec.update(defense=entry),
         "evaluators": lambda: spec["evaluate"].update(one=entry),
         "optimizers": lambda: spec["train"].update(optimizer=entry),
+        "regularisers": lambda: spec["defense"].update(regulariser=entry),
         "schedules": lambda: spec["train"].update(schedule=entry),
         "weights": lambda: spec["defense"].update(weights=entry),
     }
@@ -130,6 +132,7 @@ def chosen_in(spec: ExperimentSpec, family: str) -> Any:
         "defenses": lambda: spec.defense,
         "evaluators": lambda: spec.evaluate["one"],
         "optimizers": lambda: spec.train.optimizer,
+        "regularisers": lambda: spec.defense.parameters["regulariser"],
         "schedules": lambda: spec.train.schedule,
         "weights": lambda: spec.defense.parameters["weights"],
     }
@@ -149,6 +152,7 @@ def observe(member: Member, settings: Settings) -> Tensor:
         "defenses": defense_promises.observed,
         "diagnostics": diagnostic_promises.observed,
         "evaluators": other_promises.observed_evaluator,
+        "regularisers": regulariser_promises.observed,
         "schedules": other_promises.observed_schedule,
         "weights": weight_promises.observed,
     }

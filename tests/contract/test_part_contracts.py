@@ -8,6 +8,7 @@ import averaging_promises
 import diagnostic_promises
 import other_promises
 import pytest
+import regulariser_promises
 import torch
 import weight_promises
 from members import build, names_of, norms_known_to, settings_to_try, smoke
@@ -16,6 +17,7 @@ from robustcli.averaging import Averaging
 from robustcli.catalog import catalog
 from robustcli.diagnostics import Diagnostic
 from robustcli.fields import AttackBn, Norm
+from robustcli.regularisers import Regulariser
 from robustcli.weights import WeightPerturbation
 
 of_every_attack = pytest.mark.parametrize("name", names_of("attacks"))
@@ -116,6 +118,30 @@ def test_averaging(name: str, buffers: str, promise: Callable[[Averaging], None]
     own = {"buffers": buffers} if "buffers" in member.parameters else {}
     for settings in settings_to_try(member):
         promise(build(member, {**settings, **own}))
+
+
+@pytest.mark.parametrize("name", names_of("regularisers"))
+@pytest.mark.parametrize(
+    "promise",
+    [
+        regulariser_promises.leaves_all_but_gradients,
+        regulariser_promises.leaves_held_weights,
+        regulariser_promises.is_finite_and_scalar,
+        regulariser_promises.treats_class_shares_as_labels,
+        regulariser_promises.continues_from_its_state,
+        regulariser_promises.repeats_itself,
+    ],
+    ids=lambda promise: promise.__name__,
+)
+def test_regulariser(name: str, promise: Callable[[Regulariser], None]) -> None:
+    for regulariser in variants("regularisers", name):
+        promise(regulariser)
+
+
+@pytest.mark.parametrize("name", [name for name in names_of("regularisers") if name != "none"])
+def test_regulariser_does_something(name: str) -> None:
+    for regulariser in variants("regularisers", name):
+        regulariser_promises.does_something(regulariser)
 
 
 @pytest.mark.parametrize("name", names_of("schedules"))

@@ -6,6 +6,7 @@ from pathlib import Path
 import defense_promises
 import other_promises
 import pytest
+import torch
 from members import SHAPES, body_builder, build, names_of, optimizer_maker, settings_to_try, smoke, suitable_shape
 
 from robustcli.architectures import ImageShape
@@ -56,6 +57,20 @@ def test_defense_with_other_parts(name: str, weights: str, attack_bn: str) -> No
     defense_promises.restores_modes(defense)
     defense_promises.keeps_weights_when_it_fails(defense)
     defense_promises.continues_from_its_state(defense)
+
+
+@pytest.mark.parametrize("name", names_of("defenses"))
+@pytest.mark.parametrize("regulariser", [name for name in names_of("regularisers") if name != "none"])
+def test_defense_with_a_regulariser(name: str, regulariser: str) -> None:
+    """Every defense takes every regulariser, and keeps its promises with it."""
+    member = catalog("defenses")[name]
+    part = {"name": regulariser, **catalog("regularisers")[regulariser].smoke}
+    defense = build(member, {**member.smoke, "regulariser": part})
+    assert not torch.equal(defense_promises.observed(defense), defense_promises.observed(build(member, member.smoke)))
+    defense_promises.restores_modes(defense)
+    defense_promises.keeps_weights_when_it_fails(defense)
+    defense_promises.continues_from_its_state(defense)
+    defense_promises.treats_class_shares_as_labels(defense)
 
 
 @pytest.mark.parametrize("name", names_of("architectures"))

@@ -42,7 +42,7 @@ LAYERS = (
     ("evidence",),
     ("isolation", "judgement", "proposal", "statistics", "strikes"),
     ("defenses", "evaluators"),
-    ("weights", "averaging"),
+    ("weights", "averaging", "regularisers"),
     ("build",),
     ("spec",),
     ("guards",),
@@ -66,9 +66,13 @@ LAYERS = (
 )
 HEIGHT = {name: len(LAYERS) - number for number, names in enumerate(LAYERS) for name in names}
 # Families whose line is shared and which nevertheless know nothing of each other.
-APART = [("defenses", "evaluators"), ("weights", "averaging"), ("architectures", "datasets", "optimizers", "schedules")]
+APART = [
+    ("defenses", "evaluators"),
+    ("weights", "averaging", "regularisers"),
+    ("architectures", "datasets", "optimizers", "schedules"),
+]
 # The parts that a defense has where nothing else is said; their files are read by no other name.
-DEFAULTS = {"attacks.none", "averaging.none", "weights.none"}
+DEFAULTS = {"attacks.none", "averaging.none", "regularisers.none", "weights.none"}
 
 
 def module_of(path: Path) -> str:

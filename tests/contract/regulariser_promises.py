@@ -1,0 +1,118 @@
+"""What every regulariser promises; each function takes its settings and fails where the promise is broken."""
+
+import torch
+from defense_promises import through_a_file
+from model_state import changes, found_again, snapshot
+from small_networks import conv_net, images, labels
+from torch import Tensor, nn
+
+from robustcli.clock import Clock
+from robustcli.regularisers import Regulariser, RunningRegulariser, add_penalty
+
+_STEPS_PER_EPOCH = 4
+
+
+def _update(model: nn.Module, running: RunningRegulariser, update: int) -> None:
+    """The regulariser's part of an update, with plain descent and nothing else to descend."""
+    model.zero_grad()
+    clock = Clock(update, _STEPS_PER_EPOCH, epochs=10)
+    add_penalty(running, model, images(8, seed=update), labels(8, seed=update), clock)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter.sub_(0.1 * parameter.grad)
+    running.after(model, clock)
+
+
+def _weights(model: nn.Module) -> Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+
+def does_something(regulariser: Regulariser) -> None:
+    model = conv_net(dropout=0.1).train()
+    before = _weights(model)
+    running = regulariser.start(model)
+    for update in range(200):
+        _update(model, running, update)
+        if not torch.equal(_weights(model), before):
+            return
+    raise AssertionError("nothing happened to the weights in 200 updates")
+
+
+def leaves_all_but_gradients(regulariser: Regulariser) -> None:
+    """Asking for the penalty changes no weight, no buffer, no mode and no generator; only gradients come of it."""
+    model = conv_net(dropout=0.1).train()
+    next(module for module in model.modules() if isinstance(module, nn.BatchNorm2d)).eval()
+    held = next(model.parameters()).requires_grad_(False)
+    state = torch.get_rng_state()
+    x, y = images(8), labels(8)
+    given = x.clone()
+    with found_again(model):
+        running = regulariser.start(model)
+    with found_again(model, except_for=("grad",)):
+        add_penalty(running, model, x, y, Clock(0, _STEPS_PER_EPOCH, 10))
+    assert torch.equal(torch.get_rng_state(), state), "moved the global generator"
+    assert held.grad is None
+    assert x.grad is None
+    assert torch.equal(x, given)
+
+
+def leaves_held_weights(regulariser: Regulariser) -> None:
+    """What is not trained is not moved, neither by a gradient nor by a projection."""
+    model = conv_net().train().requires_grad_(False)
+    running = regulariser.start(model)
+    before = snapshot(model)
+    for update in range(200):
+        _update(model, running, update)
+    assert not [name for name in changes(before, snapshot(model)) if name.startswith(("weight", "buffer"))]
+
+
+def is_finite_and_scalar(regulariser: Regulariser) -> None:
+    model = conv_net().train()
+    penalty = regulariser.start(model).penalty(model, images(8), labels(8), Clock(0, _STEPS_PER_EPOCH, 10))
+    if penalty is not None:
+        assert penalty.shape == ()
+        assert torch.isfinite(penalty)
+
+
+def treats_class_shares_as_labels(regulariser: Regulariser) -> None:
+    found = []
+    x, y = images(8, dtype=torch.float64), labels(8)
+    for targets in (y, nn.functional.one_hot(y, 10).double()):
+        model = conv_net(dtype=torch.float64).train()
+        running = regulariser.start(model)
+        add_penalty(running, model, x, targets, Clock(0, _STEPS_PER_EPOCH, 10))
+        found += [[parameter.grad for parameter in model.parameters()]]
+    for one, other in zip(*found, strict=True):
+        assert (one is None) == (other is None)
+        assert one is None or other is None or torch.allclose(one, other, rtol=0, atol=1e-12)
+
+
+def continues_from_its_state(regulariser: Regulariser) -> None:
+    """Saved in the middle of an epoch and loaded into a new one, it goes on as if nothing had happened."""
+    straight = conv_net().train()
+    running = regulariser.start(straight)
+    for update in range(6):
+        if update == 3:
+            state, weights = through_a_file(running.state_dict()), through_a_file(straight.state_dict())
+        _update(straight, running, update)
+    resumed = conv_net(seed=9).train()
+    running = regulariser.start(resumed)
+    resumed.load_state_dict(weights)
+    running.load_state_dict(state)
+    for update in range(3, 6):
+        _update(resumed, running, update)
+    assert torch.equal(_weights(resumed), _weights(straight))
+
+
+def repeats_itself(regulariser: Regulariser) -> None:
+    assert torch.equal(observed(regulariser), observed(regulariser))
+
+
+def observed(regulariser: Regulariser) -> Tensor:
+    """The weights after some updates, as one row of numbers."""
+    model = conv_net().train()
+    running = regulariser.start(model)
+    for update in range(6):
+        _update(model, running, update)
+    return _weights(model)
