@@ -84,7 +84,7 @@ def least_passes(defense: str, steps: int, weights: str) -> Passes | None:
     # Of the attack: forwards without a gradient, and gradients. Of the loss: batches.
     known = {"natural": (0, 0, 1), "pgd_at": (0, steps, 1), "trades": (1, steps, 2)}
     # How often the loss is differentiated in the weights: once, and once more to find the worst weights.
-    times = {"none": 1, "awp": 2}
+    times = {"none": 1, "awp": 2, "sam": 2}
     if defense not in known or weights not in times:
         return None
     looks, gradients, batches = known[defense]

@@ -107,7 +107,9 @@ class MinMaxStep:
         with game.weights.around(self.model, lambda: loss_of(self.model, batch), clock):
             loss = loss_of(self.model, batch)
             loss.backward()  # type: ignore[no-untyped-call]
-            # Inside, because published AWP lets weight decay act on the perturbed weights.
+            if game.weights.steps_inside:
+                self.optimizer.step()
+        if not game.weights.steps_inside:
             self.optimizer.step()
         self.regulariser.after(self.model, clock)
         said = {} if self.running is None else self.running.metrics

@@ -13,7 +13,14 @@ WEIGHTS = Registry("weights")
 
 
 class WeightPerturbation(Protocol):
-    """Perturbs the weights inside a context and takes the perturbation away again, also after an error."""
+    """Perturbs the weights inside a context and takes the perturbation away again, also after an error.
+
+    Args:
+        steps_inside: whether the optimiser steps at w + v, so that its weight decay acts on v too, and not at w.
+    """
+
+    @property
+    def steps_inside(self) -> bool: ...
 
     def around(self, model: nn.Module, loss: Callable[[], Tensor], clock: Clock) -> AbstractContextManager[None]:
         """Weights are w + v inside; outside, v is gone and what an optimiser did inside stays.

@@ -11,6 +11,7 @@ from robustcli.attacks.crafting import statistics_held
 from robustcli.clock import Clock
 from robustcli.fields import NonNegative
 from robustcli.weights import WEIGHTS
+from robustcli.weights.shift import shifted
 
 # Keeps a layer whose gradient is zero where it is, instead of dividing by zero.
 _TINY = 1e-20
@@ -37,6 +38,9 @@ class Awp:
     gamma: NonNegative = 0.01
     warmup: NonNegative = 0.0
 
+    # As released: weight decay acts on w + v.
+    steps_inside = True
+
     @contextmanager
     def around(self, model: nn.Module, loss: Callable[[], Tensor], clock: Clock) -> Iterator[None]:
         if self.gamma == 0 or clock.epoch < self.warmup:
@@ -51,14 +55,6 @@ class Awp:
             grads = torch.autograd.grad(loss(), weights, allow_unused=True)
         moved = [(w, g) for w, g in zip(weights, grads, strict=True) if g is not None]
         with torch.no_grad():
-            before = [w.clone() for w, _ in moved]
-            for w, g in moved:
-                w.add_(self.gamma * w.norm() / (g.norm() + _TINY) * g)
-            perturbed = [w.clone() for w, _ in moved]
-        try:
+            steps = [self.gamma * w.norm() / (g.norm() + _TINY) * g for w, g in moved]
+        with shifted([w for w, _ in moved], steps):
             yield
-        finally:
-            # before + (now - perturbed), not now - v: exact when nothing changed the weights inside.
-            with torch.no_grad():
-                for (w, _), w_before, w_perturbed in zip(moved, before, perturbed, strict=True):
-                    w.sub_(w_perturbed).add_(w_before)

@@ -18,5 +18,7 @@ class Unperturbed:
     Reference: none; v = 0.
     """
 
+    steps_inside = True
+
     def around(self, model: nn.Module, loss: Callable[[], Tensor], clock: Clock) -> AbstractContextManager[None]:
         return nullcontext()

@@ -1,0 +1,24 @@
+"""What perturbations share: weights moved inside a context, and moved back without a trace."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+
+@contextmanager
+def shifted(weights: Sequence[Tensor], by: Sequence[Tensor]) -> Iterator[None]:
+    """Weights are w + v inside; outside v is gone, also after an error, and what else moved them inside stays."""
+    with torch.no_grad():
+        before = [w.clone() for w in weights]
+        for w, v in zip(weights, by, strict=True):
+            w.add_(v)
+        perturbed = [w.clone() for w in weights]
+    try:
+        yield
+    finally:
+        # before + (now - perturbed), not now - v: exact when nothing changed the weights inside.
+        with torch.no_grad():
+            for w, w_before, w_perturbed in zip(weights, before, perturbed, strict=True):
+                w.sub_(w_perturbed).add_(w_before)
