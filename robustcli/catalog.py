@@ -29,6 +29,7 @@ FAMILIES = (
     "defenses",
     "diagnostics",
     "evaluators",
+    "mixers",
     "optimizers",
     "regularisers",
     "schedules",

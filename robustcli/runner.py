@@ -107,6 +107,7 @@ def _train(
         threat=threat,
         settings=settings,
         augment=spec.data.options.augment,
+        mixer=instantiate(spec.data.options.mixer),
         schedule=instantiate(settings.schedule),
         replays=defense.replays,
         seed=spec.seed,

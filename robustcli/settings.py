@@ -45,12 +45,14 @@ class DataOptions:
         val_size: training images set apart for model choice, by a fixed permutation.
         train_size: how many of the other training images are used; null is all.
         augment: random changes of training images.
+        mixer: how the images of a training batch are mixed with each other, after their own changes.
         workers: threads that read images which do not fit into memory.
     """
 
     val_size: Size = 0
     train_size: Count | None = None
     augment: Augment = Augment()
+    mixer: Annotated[Any, Family("mixers")] = "none"
     workers: Size = 2
 
 

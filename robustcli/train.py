@@ -16,6 +16,7 @@ from robustcli.clock import Clock
 from robustcli.data import Data
 from robustcli.defenses import Step
 from robustcli.errors import CollapseError, Interrupted, NotFiniteError
+from robustcli.mixers import Mixer
 from robustcli.noise import StreamNoise, derive
 from robustcli.schedules import Schedule
 from robustcli.settings import Augment, TrainSettings
@@ -121,6 +122,7 @@ class Loop:
     """What does not change while training.
 
     Args:
+        mixer: how the images of a batch are mixed with each other.
         replays: updates made on each batch; an epoch is one pass over the images, however often each is used.
         check: accuracy of a network on held-out images: clean, and robust (many steps) and fgsm (one step)
             where the method aims at robustness.
@@ -134,6 +136,7 @@ class Loop:
     threat: ThreatModel
     settings: TrainSettings
     augment: Augment
+    mixer: Mixer
     schedule: Schedule
     replays: int
     seed: int
@@ -197,7 +200,8 @@ def _update(training: Training, loop: Loop, x: Tensor, y: Tensor) -> None:
 def _batches(loop: Loop, epoch: int, done: int) -> Iterator[tuple[Tensor, Tensor]]:
     """The batch of every update of one epoch after the first `done`.
 
-    Order and augmentation depend on (seed, epoch, batch) alone; a batch that is replayed is the same every time.
+    Order, augmentation and mixing depend on (seed, epoch, batch) alone; a batch that is replayed is the same
+    every time.
     """
     skip, replayed = divmod(done, loop.replays)
     generator = torch.Generator().manual_seed(derive(loop.seed, "order", epoch))
@@ -215,6 +219,8 @@ def _batches(loop: Loop, epoch: int, done: int) -> Iterator[tuple[Tensor, Tensor
         batch = next(batches, None)
         if batch is None:
             return
+        noise.reseed(loop.seed, "mix", epoch, number)
+        batch = loop.mixer(*batch, loop.data.shape.classes, noise)
         for _ in range(replayed, loop.replays):
             yield batch
         replayed = 0

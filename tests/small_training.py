@@ -16,6 +16,8 @@ from robustcli.clock import Clock
 from robustcli.data import Data, prepare
 from robustcli.datasets import Source, TensorSplit
 from robustcli.defenses import Defense, Metrics
+from robustcli.mixers import Mixer
+from robustcli.mixers.none import Unmixed
 from robustcli.noise import StreamNoise
 from robustcli.schedules import Schedule
 from robustcli.schedules.steps import Constant
@@ -127,6 +129,7 @@ def loop_of(
     checks: Sequence[dict[str, float]] = (),
     noise: StreamNoise | None = None,
     augment: Augment | None = None,
+    mixer: Mixer | None = None,
     stop_requested: Callable[[], bool] = lambda: False,
     seed: int = 0,
     replays: int = 1,
@@ -141,6 +144,7 @@ def loop_of(
         threat=THREAT,
         settings=settings,
         augment=augment or Augment(),
+        mixer=mixer or Unmixed(),
         schedule=schedule or Constant(),
         replays=replays,
         seed=seed,

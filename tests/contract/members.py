@@ -9,6 +9,7 @@ import attack_promises
 import averaging_promises
 import defense_promises
 import diagnostic_promises
+import mixer_promises
 import other_promises
 import regulariser_promises
 import torch
@@ -107,6 +108,7 @@ def whole_spec(member: Member, settings: Settings) -> ExperimentSpec:
         "datasets": lambda: spec.update(data=entry),
         "defenses": lambda: spec.update(defense=entry),
         "evaluators": lambda: spec["evaluate"].update(one=entry),
+        "mixers": lambda: spec["data"].update(mixer=entry),
         "optimizers": lambda: spec["train"].update(optimizer=entry),
         "regularisers": lambda: spec["defense"].update(regulariser=entry),
         "schedules": lambda: spec["train"].update(schedule=entry),
@@ -131,6 +133,7 @@ def chosen_in(spec: ExperimentSpec, family: str) -> Any:
         "datasets": lambda: spec.data,
         "defenses": lambda: spec.defense,
         "evaluators": lambda: spec.evaluate["one"],
+        "mixers": lambda: spec.data.options.mixer,
         "optimizers": lambda: spec.train.optimizer,
         "regularisers": lambda: spec.defense.parameters["regulariser"],
         "schedules": lambda: spec.train.schedule,
@@ -152,6 +155,7 @@ def observe(member: Member, settings: Settings) -> Tensor:
         "defenses": defense_promises.observed,
         "diagnostics": diagnostic_promises.observed,
         "evaluators": other_promises.observed_evaluator,
+        "mixers": mixer_promises.observed,
         "regularisers": regulariser_promises.observed,
         "schedules": other_promises.observed_schedule,
         "weights": weight_promises.observed,

@@ -6,6 +6,7 @@ from typing import Any
 import attack_promises
 import averaging_promises
 import diagnostic_promises
+import mixer_promises
 import other_promises
 import pytest
 import regulariser_promises
@@ -17,6 +18,7 @@ from robustcli.averaging import Averaging
 from robustcli.catalog import catalog
 from robustcli.diagnostics import Diagnostic
 from robustcli.fields import AttackBn, Norm
+from robustcli.mixers import Mixer
 from robustcli.regularisers import Regulariser
 from robustcli.weights import WeightPerturbation
 
@@ -118,6 +120,24 @@ def test_averaging(name: str, buffers: str, promise: Callable[[Averaging], None]
     own = {"buffers": buffers} if "buffers" in member.parameters else {}
     for settings in settings_to_try(member):
         promise(build(member, {**settings, **own}))
+
+
+@pytest.mark.parametrize("name", names_of("mixers"))
+@pytest.mark.parametrize(
+    "promise",
+    [
+        mixer_promises.stays_in_the_box,
+        mixer_promises.shares_sum_to_one,
+        mixer_promises.leaves_what_it_is_given,
+        mixer_promises.treats_class_shares_as_labels,
+        mixer_promises.repeats_itself,
+        mixer_promises.takes_a_single_image,
+    ],
+    ids=lambda promise: promise.__name__,
+)
+def test_mixer(name: str, promise: Callable[[Mixer], None]) -> None:
+    for mixer in variants("mixers", name):
+        promise(mixer)
 
 
 @pytest.mark.parametrize("name", names_of("regularisers"))

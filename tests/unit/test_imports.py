@@ -53,7 +53,7 @@ LAYERS = (
     ("checkpoint",),
     ("augmentation",),
     ("induced_norms",),
-    ("architectures", "datasets", "optimizers", "schedules"),
+    ("architectures", "datasets", "mixers", "optimizers", "schedules"),
     ("threat", "hyperplane"),
     ("registry",),
     ("catalog",),
@@ -69,7 +69,7 @@ HEIGHT = {name: len(LAYERS) - number for number, names in enumerate(LAYERS) for 
 APART = [
     ("defenses", "evaluators"),
     ("weights", "averaging", "regularisers"),
-    ("architectures", "datasets", "optimizers", "schedules"),
+    ("architectures", "datasets", "mixers", "optimizers", "schedules"),
 ]
 # The parts that a defense has where nothing else is said; their files are read by no other name.
 DEFAULTS = {"attacks.none", "averaging.none", "regularisers.none", "weights.none"}

@@ -78,6 +78,7 @@ def test_every_default_is_written_out(base: Path) -> None:
         "val_size": 50,
         "train_size": None,
         "augment": {"crop": 0, "pad_mode": "reflect", "flip": False, "cutout": 0},
+        "mixer": {"name": "none"},
         "workers": 2,
     }
     assert plain["evaluate"]["clean"] == {
