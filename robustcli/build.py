@@ -6,18 +6,38 @@ from typing import Any
 import torch
 
 from robustcli.architectures import ImageShape, Network, Normalize
-from robustcli.data import Data, prepare
+from robustcli.data import Data, prepare, shape_of
+from robustcli.datasets import Source
 from robustcli.errors import RobustCliError
+from robustcli.extra import Extra, read_extra
 from robustcli.registry import Chosen, instantiate
+from robustcli.settings import DataOptions
 from robustcli.spec import ExperimentSpec
+from robustcli.targets import Targets
 
 
-def load_data(chosen: Chosen, device: torch.device) -> Data:
-    """The images that a spec asks for, split and on the device."""
-    options = chosen.options
-    source = instantiate(chosen)
+def load_data(chosen: Chosen, device: torch.device, *, to_train: bool = False) -> Data:
+    """The images that a spec asks for, split and on the device; those that training adds only `to_train`."""
+    options: DataOptions = chosen.options
+    source: Source = instantiate(chosen)
+    extra, targets = None, None
+    if to_train:
+        added = options.extra
+        if added is not None:
+            extra = Extra(read_extra(added.path, added.labels, shape_of(source)), added.share)
+        targets = Targets(
+            smoothing=options.label_smoothing,
+            extra_smoothing=0.0 if added is None else added.label_smoothing,
+            over=options.smoothing_over,
+        )
     return prepare(
-        source, val_size=options.val_size, train_size=options.train_size, device=device, workers=options.workers
+        source,
+        val_size=options.val_size,
+        train_size=options.train_size,
+        device=device,
+        workers=options.workers,
+        extra=extra,
+        targets=targets,
     )
 
 

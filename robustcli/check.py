@@ -59,8 +59,9 @@ class Checker:
                 self.problems.append((where, f"{_show(value)} is not a list"))
                 return _FAILED
             return [self.value(inner, item, (*where, i)) for i, item in enumerate(value)]
-        if is_dataclass(parameter.annotation) and isinstance(parameter.annotation, type):
-            return self.settings(parameter.annotation, value, where)
+        kind, may_be_nothing = settings_kind(parameter.annotation)
+        if kind is not None:
+            return None if value is None and may_be_nothing else self.settings(kind, value, where)
         return self._plain(parameter, value, where)
 
     def settings(self, kind: type, value: Any, where: Where) -> Any:
@@ -154,6 +155,13 @@ def family_of(annotation: Any) -> Family | None:
         return annotation
     found = [part for part in getattr(annotation, "__metadata__", ()) if isinstance(part, Family)]
     return found[0] if found else None
+
+
+def settings_kind(annotation: Any) -> tuple[type | None, bool]:
+    """The settings dataclass that an annotation asks for, if any, and whether nothing will do as well."""
+    kinds = [part for part in (annotation, *typing.get_args(annotation)) if isinstance(part, type)]
+    found = next((kind for kind in kinds if is_dataclass(kind)), None)
+    return found, type(None) in kinds
 
 
 def settings_of(kind: type) -> dict[str, Parameter]:

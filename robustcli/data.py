@@ -1,9 +1,7 @@
 """A source of images, split and ready for the device: what training and evaluation read from."""
 
 import hashlib
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -13,15 +11,16 @@ from torch import Tensor
 from robustcli import augmentation
 from robustcli.architectures import ImageShape
 from robustcli.augmentation import AugmentSettings
-from robustcli.datasets import Source, Split, TensorSplit
+from robustcli.datasets import Source
 from robustcli.datasets.fixed_order import fixed_order
 from robustcli.errors import RobustCliError
+from robustcli.extra import Extra, Joined
 from robustcli.noise import Noise
+from robustcli.stores import Store, batches_of, store
+from robustcli.targets import Targets
 
 SplitName = Literal["train", "val", "test"]
 
-# A split is held on a GPU when it takes less than this share of the memory that is free there.
-_GPU_SHARE = 0.25
 # Images read at once where the caller does not say.
 _CHUNK = 256
 
@@ -35,62 +34,11 @@ class Fingerprinted(Protocol):
         ...
 
 
-class _Store(Protocol):
-    """All images and labels of one part of a source."""
-
-    def batches(self, rows: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The images of `rows` (int64, on the CPU) as they are stored, and their labels, on the device."""
-        ...
-
-
-@dataclass(frozen=True)
-class _OnDevice:
-    """Held where it is used, so that a batch costs one gather.
-
-    Args:
-        images, labels: on the device.
-    """
-
-    images: Tensor
-    labels: Tensor
-
-    def batches(self, rows: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        # All rows move at once: a copy from ordinary memory waits for the device.
-        for chosen in _batches_of(rows.to(self.labels.device), batch_size):
-            yield self.images.index_select(0, chosen), self.labels.index_select(0, chosen)
-
-
-@dataclass(frozen=True)
-class _OnHost:
-    """Read batch by batch, ahead of its use, and copied to the device.
-
-    Args:
-        split: where images are read from.
-        device: where they go.
-        workers: threads that read ahead; with 0 the caller reads.
-    """
-
-    split: Split
-    device: torch.device
-    workers: int
-
-    def batches(self, rows: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        for images, labels in _ahead(self._read, _batches_of(rows, batch_size), self.workers):
-            yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
-
-    def _read(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        images, labels = self.split.read(rows), self.split.labels[rows]
-        if self.device.type == "cuda":
-            # Only from pinned memory does the copy not wait for the device.
-            return images.pin_memory(), labels.pin_memory()
-        return images, labels
-
-
 @dataclass(frozen=True)
 class _Part:
     """One split: which rows of a store belong to it, in its fixed order."""
 
-    store: _Store
+    store: Store
     rows: Tensor
 
 
@@ -105,14 +53,26 @@ class Data:
         digest: SHA-256 over the shapes, labels and image bytes of the source's train and test part, before
             anything is cut from them. Of images that are read from files when needed, over labels, file
             names and file sizes instead.
+        extra_digest: of the images that training adds to them; "" if there are none.
     """
 
-    def __init__(self, source: Source, parts: dict[SplitName, _Part], device: torch.device) -> None:
-        self.shape = _shape(source)
+    def __init__(
+        self,
+        source: Source,
+        parts: dict[SplitName, _Part],
+        device: torch.device,
+        extra: Extra | None = None,
+        targets: Targets | None = None,
+    ) -> None:
+        self.shape = shape_of(source)
         self.mean, self.std = source.mean, source.std
         self.classes: Sequence[str] = source.classes
         self.decode = source.decode
         self.digest = _digest(source)
+        self.extra_digest = "" if extra is None else extra.digest
+        self._extra = extra
+        self._source_size = len(source.train.labels)
+        self._targets = targets or Targets()
         self._parts = parts
         # A tensor and not a number: CUDA divides by a number through its reciprocal, which is not exact.
         self._levels = torch.tensor(255.0, device=device)
@@ -136,6 +96,22 @@ class Data:
         """The train split shuffled for one epoch: (n,) int64 on the CPU, as is the generator."""
         return torch.randperm(len(self._train().rows), generator=generator)
 
+    def epoch(self, generator: torch.Generator, batch_size: int, drop_last: bool) -> Tensor:
+        """What one epoch reads, batch after batch: (n,) int64 on the CPU, as is the generator.
+
+        Without extra images it is `order`. With them every batch begins with the next of the data set's own,
+        as far as they are asked for: an epoch has as many batches as it had without, and so sees a part of
+        them. The rest of the batch is drawn from the extra images, with replacement; their numbers follow
+        those of the train split.
+        """
+        own = self.order(generator)
+        fresh = self._extra.per_batch(batch_size) if self._extra else 0
+        if self._extra is None or not fresh:
+            return own
+        batches = torch.split(own, batch_size - fresh)[: self.steps_per_epoch(batch_size, drop_last)]
+        drawn = torch.randint(len(self._extra.split.labels), (len(batches), fresh), generator=generator) + len(own)
+        return torch.cat([row for pair in zip(batches, drawn, strict=True) for row in pair])
+
     def train_batches(
         self,
         order: Tensor,
@@ -146,13 +122,13 @@ class Data:
         rng: Noise,
         skip: int = 0,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Augmented images in [0, 1] and labels, batch by batch, on the device.
+        """Augmented images in [0, 1] and labels (class shares if smoothed), batch by batch, on the device.
 
         Numbers are drawn from `rng` when a batch is asked for and never ahead, so that a run may be resumed
         between two batches from the state that `rng` has there.
 
         Args:
-            order: of the train split, as `order` gives it.
+            order: of the train split, as `order` or `epoch` gives it.
             batch_size: images in a batch.
             drop_last: whether a last batch that is not full is left out.
             augment: what is done to each image.
@@ -162,9 +138,15 @@ class Data:
         part = self._train()
         if drop_last:
             order = order[: len(order) - len(order) % batch_size]
-        rows = part.rows[order[skip * batch_size :]]
-        for images, labels in part.store.batches(rows, batch_size):
-            yield self._pixels(augmentation.augment(images, augment, rng)), labels
+        order = order[skip * batch_size :]
+        own = len(part.rows)
+        rows = part.rows if self._extra is None else torch.cat([part.rows, self._extra_rows])
+        # All at once: a copy from ordinary memory waits for the device.
+        is_extra = batches_of((order >= own).to(self._levels.device), batch_size)
+        batches = part.store.batches(rows[order], batch_size)
+        for (images, labels), is_added in zip(batches, is_extra, strict=True):
+            y = self._targets(labels, is_added, self.shape.classes)
+            yield self._pixels(augmentation.augment(images, augment, rng)), y
 
     def evaluation(self, split: SplitName, count: int | None = None) -> tuple[Tensor, Tensor]:
         """The first `count` images of a split, or all, in its fixed order and unchanged, with their labels."""
@@ -193,11 +175,26 @@ class Data:
             )
         return self._parts["train"]
 
+    @property
+    def _extra_rows(self) -> Tensor:
+        """Where the extra images lie in the store of the train part: after all that the source has."""
+        assert self._extra is not None
+        return self._source_size + torch.arange(len(self._extra.split.labels))
+
     def _pixels(self, images: Tensor) -> Tensor:
         return images.float() / self._levels if images.dtype == torch.uint8 else images
 
 
-def prepare(source: Source, *, val_size: int, train_size: int | None, device: torch.device, workers: int) -> Data:
+def prepare(
+    source: Source,
+    *,
+    val_size: int,
+    train_size: int | None,
+    device: torch.device,
+    workers: int,
+    extra: Extra | None = None,
+    targets: Targets | None = None,
+) -> Data:
     """Cut validation images from train and put what fits on the device.
 
     The cut follows one fixed permutation, whatever the seed of the run: its first `val_size` images are for
@@ -210,6 +207,8 @@ def prepare(source: Source, *, val_size: int, train_size: int | None, device: to
         train_size: how many of the others are used; None is all.
         device: where batches are wanted.
         workers: threads that read images ahead when they are not held on the device; with 0 the caller reads.
+        extra: images of which every training batch has a share; neither validation nor anything else sees them.
+        targets: what training asks of an image; the label by default.
     """
     total = len(source.train.labels)
     left = total - val_size
@@ -223,68 +222,30 @@ def prepare(source: Source, *, val_size: int, train_size: int | None, device: to
         raise RobustCliError(f"data.train_size: {train_size} is more than the {left} train images{rest}")
     order = fixed_order(total)
     train_end = total if train_size is None else val_size + train_size
-    train = _store(source.train, device, workers)
-    test = _store(source.test, device, workers)
+    train = store(source.train if extra is None else Joined(source.train, extra.split), device, workers)
+    test = store(source.test, device, workers)
     parts: dict[SplitName, _Part] = {
         "train": _Part(train, order[val_size:train_end]),
         "val": _Part(train, order[:val_size]),
         "test": _Part(test, torch.arange(len(source.test.labels))),
     }
-    return Data(source, parts, device)
+    return Data(source, parts, device, extra, targets)
 
 
-def _store(split: Split, device: torch.device, workers: int) -> _Store:
-    if not split.in_memory:
-        return _OnHost(split, device, workers)
-    images = split.images if isinstance(split, TensorSplit) else split.read(torch.arange(len(split.labels)))
-    if device.type == "cuda" and images.nbytes > _GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
-        # One thread at least: it gathers the next batch while the device computes.
-        return _OnHost(TensorSplit(images, split.labels), device, max(workers, 1))
-    return _OnDevice(images.to(device), split.labels.to(device))
-
-
-def _ahead(
-    read: Callable[[Tensor], tuple[Tensor, Tensor]], requests: Sequence[Tensor], workers: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Results of `read` in order, each begun by a thread before it is asked for.
-
-    Threads and not processes: decoders let go of the interpreter's lock, and an error keeps its type.
-    """
-    if workers == 0:
-        yield from map(read, requests)
-        return
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="read")
-    waiting: deque[Future[tuple[Tensor, Tensor]]] = deque()
-    try:
-        for request in requests:
-            waiting.append(pool.submit(read, request))
-            if len(waiting) > workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        # Also when the caller stops early: what was begun ends, what was not is dropped.
-        pool.shutdown(cancel_futures=True)
-
-
-def _batches_of(rows: Tensor, batch_size: int) -> Sequence[Tensor]:
-    # Of nothing, `split` would make one empty batch.
-    return torch.split(rows, batch_size) if len(rows) else ()
-
-
-def _shape(source: Source) -> ImageShape:
+def shape_of(source: Source) -> ImageShape:
+    """Of the images of a source, with the number of its classes."""
     split = source.train if len(source.train.labels) else source.test
     _, channels, height, width = split.read(torch.tensor([0])).shape
     return ImageShape(channels, height, width, classes=len(source.classes))
 
 
 def _digest(source: Source) -> str:
-    digest = hashlib.sha256(str(_shape(source)).encode())
+    digest = hashlib.sha256(str(shape_of(source)).encode())
     for split in (source.train, source.test):
         digest.update(split.labels.numpy().tobytes())
         if isinstance(split, Fingerprinted):
             digest.update(split.fingerprint())
             continue
-        for rows in _batches_of(torch.arange(len(split.labels)), _CHUNK):
+        for rows in batches_of(torch.arange(len(split.labels)), _CHUNK):
             digest.update(split.read(rows).numpy().tobytes())
     return digest.hexdigest()

@@ -10,13 +10,12 @@ from inspect import signature
 from typing import Any
 
 from robustcli.catalog import catalog, describe
+from robustcli.data_guards import Findings, Where, monitoring_ends, places_of_a_batch_stay, selection_has_images
 from robustcli.errors import suggest
 from robustcli.fields import Norm
 from robustcli.registry import Chosen
 from robustcli.settings import Claim, ThreatSettings, TrainSettings
 
-Where = tuple[str | int, ...]
-Findings = Iterator[tuple[Where, str]]
 Guard = Callable[..., Findings]
 
 # Defenses and regularisers that differentiate an input gradient in the weights.
@@ -54,18 +53,6 @@ def step_size_in_pixels(threat: ThreatSettings, defense: Chosen, evaluate: Mappi
         size = attack.get("step_size")
         if threat.norm == "linf" and size is not None and size > 1:
             yield (*where, "step_size"), _not_a_pixel(size)
-
-
-def selection_has_images(train: TrainSettings, data: Chosen) -> Findings:
-    has_val = data.options.val_size > 0
-    if train.select != "last" and not has_val and not train.allow_test_selection:
-        yield (
-            ("train", "select"),
-            f"'{train.select}' needs validation images: set data.val_size, or write select: last, "
-            "or allow_test_selection: true (every number is then stamped so)",
-        )
-    if train.allow_test_selection and (has_val or train.select == "last"):
-        yield ("train", "allow_test_selection"), "true, but nothing would be selected on test images; leave it out"
 
 
 def warmups_end(train: TrainSettings) -> Findings:
@@ -222,15 +209,6 @@ def distortion_is_reachable(defense: Chosen) -> Findings:
         yield ("defense", "max_distortion"), text
 
 
-def monitoring_ends(defense: Chosen, data: Chosen) -> Findings:
-    images, size = defense.parameters.get("monitor_images"), data.options.train_size
-    if images is not None and size is not None and images >= size:
-        yield (
-            ("defense", "monitor_images"),
-            f"{images} of the {size} images of an epoch: what is decided then is never used; write fewer",
-        )
-
-
 def distortion_tells(defense: Chosen) -> Findings:
     most = defense.parameters.get("max_distortion")
     if most is not None and 1 / 3 < most <= 0.745:
@@ -258,6 +236,7 @@ REFUSE: tuple[Guard, ...] = (
     features_can_be_read,
     distortion_is_reachable,
     monitoring_ends,
+    places_of_a_batch_stay,
 )
 WARN: tuple[Guard, ...] = (eps_is_exact, attack_reaches_eps, parts_begin, drops_happen, distortion_tells)
 

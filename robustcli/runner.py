@@ -61,7 +61,7 @@ def run_experiment(spec: ExperimentSpec, root: Path, watcher: EvaluationWatcher,
         if run.folder.is_finished:
             return run.folder
         with stop_requests() as stop:
-            data = load_data(spec.data, device)
+            data = load_data(spec.data, device, to_train=True)
             keep_freed_memory()  # From here on: what reading the images took goes back.
             for key, chosen in spec.evaluate.items():
                 count = chosen.options.examples
@@ -69,7 +69,9 @@ def run_experiment(spec: ExperimentSpec, root: Path, watcher: EvaluationWatcher,
                     raise RobustCliError(
                         f"evaluate.{key}.examples: {count} test images were asked for; there are {data.sizes['test']}"
                     )
-            run.begin(describe_device(device), {"digest": data.digest, "sizes": data.sizes, "decode": data.decode})
+            extra = {"extra_digest": data.extra_digest} if data.extra_digest else {}
+            described = {"digest": data.digest, "sizes": data.sizes, "decode": data.decode, **extra}
+            run.begin(describe_device(device), described)
             _train(spec, defense, data, device, run, watcher, stop)
             best = checkpoint.load(run.folder.best)
             _, network = network_of(best, device)

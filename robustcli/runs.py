@@ -143,11 +143,13 @@ class Run:
         """
         path = self.folder.provenance
         known: dict[str, Any] = read_json(path) if path.exists() else {"data": dict(data), "sessions": []}
-        if known["data"]["digest"] != data["digest"]:
-            raise RobustCliError(
-                f"{self.folder.path}: the data changed: this run began with images of digest "
-                f"{known['data']['digest'][:12]}, data.root or data.path now gives {data['digest'][:12]}"
-            )
+        for key, places in (("digest", "data.root or data.path"), ("extra_digest", "data.extra")):
+            before, now = known["data"].get(key, ""), data.get(key, "")
+            if before != now:
+                raise RobustCliError(
+                    f"{self.folder.path}: the data changed: this run began with images of digest "
+                    f"{before[:12]}, {places} now gives {now[:12]}"
+                )
         write_json(path, {**known, "sessions": [*known["sessions"], provenance(device)]})
 
     def keep_records(self, epochs: int) -> None:

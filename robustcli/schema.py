@@ -1,11 +1,10 @@
 """The JSON Schema of specs, for editors: completion, documentation and first checks while typing."""
 
-from dataclasses import is_dataclass
 from fractions import Fraction
 from typing import Any, get_args, get_origin
 
 from robustcli.catalog import FAMILIES, Member, catalog
-from robustcli.check import family_of, plain_model, settings_of, to_plain
+from robustcli.check import family_of, plain_model, settings_kind, settings_of, to_plain
 from robustcli.fields import Family
 from robustcli.signatures import REQUIRED, Parameter
 from robustcli.spec import ExperimentSpec
@@ -89,9 +88,9 @@ def _annotation(parameter: Parameter) -> dict[str, Any]:
     family = family_of(annotation)
     if family is not None:
         return _family(family)
-    inner = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type) and is_dataclass(kind)]
-    if inner:
-        return _settings(inner[0])
+    kind, may_be_nothing = settings_kind(annotation)
+    if kind is not None:
+        return {"anyOf": [_settings(kind), {"type": "null"}]} if may_be_nothing else _settings(kind)
     if get_origin(annotation) is list:
         return {"type": "array", "items": _annotation(Parameter(parameter.name, get_args(annotation)[0]))}
     if Fraction in (annotation, *get_args(annotation)):

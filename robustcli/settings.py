@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from robustcli.fields import Count, Family, NonNegative, Norm, Positive, Radius, Share, Size
+from robustcli.fields import Count, Family, NonNegative, Norm, Positive, ProperShare, Radius, Share, Size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,24 @@ class Augment:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExtraSettings:
+    """Images that join those of the data set in training, such as generated ones.
+
+    Args:
+        path: of a NumPy archive with "image", uint8 (n, height, width, channels), and "label", (n,).
+        labels: of a file whose labels replace those of the archive, such as a classifier's; .npz with "label"
+            or .npy.
+        share: of every batch that is drawn from them, rounded down to whole images.
+        label_smoothing: s of their labels.
+    """
+
+    path: str
+    labels: str | None = None
+    share: ProperShare = 0.7
+    label_smoothing: ProperShare = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataOptions:
     """What is done with any data set.
 
@@ -46,6 +64,9 @@ class DataOptions:
         train_size: how many of the other training images are used; null is all.
         augment: random changes of training images.
         mixer: how the images of a training batch are mixed with each other, after their own changes.
+        label_smoothing: s of the labels in training; the extra images have their own.
+        smoothing_over: who shares s: "all" k classes, the labelled one too, or the k - 1 "others".
+        extra: images that join those of the data set in training; null is none.
         workers: threads that read images which do not fit into memory.
     """
 
@@ -53,6 +74,9 @@ class DataOptions:
     train_size: Count | None = None
     augment: Augment = Augment()
     mixer: Annotated[Any, Family("mixers")] = "none"
+    label_smoothing: ProperShare = 0.0
+    smoothing_over: Literal["all", "others"] = "all"
+    extra: ExtraSettings | None = None
     workers: Size = 2
 
 

@@ -31,6 +31,7 @@ Name = Annotated[str, StringConstraints(pattern=NAME)]
 
 # Where things lie and on what they run; they do not change what a run is.
 _PLACES = ("root", "path", "download")
+_PLACES_OF_EXTRA = ("path", "labels")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +122,8 @@ class ExperimentSpec:
         plain["train"].pop("device")
         for place in _PLACES:
             plain["data"].pop(place, None)
+        for place in _PLACES_OF_EXTRA:
+            (plain["data"]["extra"] or {}).pop(place, None)
         text = json.dumps(plain, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 

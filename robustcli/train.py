@@ -207,7 +207,7 @@ def _batches(loop: Loop, epoch: int, done: int) -> Iterator[tuple[Tensor, Tensor
     generator = torch.Generator().manual_seed(derive(loop.seed, "order", epoch))
     noise = StreamNoise.on(loop.noise.generator.device)
     batches = loop.data.train_batches(
-        loop.data.order(generator),
+        loop.data.epoch(generator, loop.settings.batch_size, loop.settings.drop_last),
         loop.settings.batch_size,
         drop_last=loop.settings.drop_last,
         augment=loop.augment,

@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from test_resume import without_seconds
 
@@ -18,7 +19,7 @@ from robustcli.spec import ExperimentSpec
 SPEC = """\
 name: resumed
 seed: 3
-data: {{name: digits, train_size: 96, augment: {{crop: 1}}}}
+data: {{name: digits, train_size: 96, augment: {{crop: 1}}, DATA}}
 architecture: {{name: small_cnn, width: 4, hidden: 16}}
 threat: {{norm: linf, eps: 0.1}}
 defense: {}
@@ -41,6 +42,13 @@ DEFENSES = {
 }
 
 
+# What is done with the batches of some of them.
+DATA = {
+    "cutmix": "mixer: cutmix, label_smoothing: 0.1",
+    "extra": "extra: {{path: EXTRA, share: 0.4, label_smoothing: 0.2}}, mixer: {{name: mixup, alpha: 0.5}}",
+}
+
+
 class Stopping(Screen):
     """Asks to stop after every update."""
 
@@ -57,12 +65,18 @@ def outcome(run: RunFolder) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("name", list(DEFENSES))
+@pytest.mark.parametrize("name", [*DEFENSES, *DATA])
 def test_a_method_stopped_after_every_update_ends_the_same(name: str, tmp_path: Path) -> None:
-    text = SPEC.format(DEFENSES[name])
+    text = SPEC.replace("DATA", DATA.get(name, "workers: 0")).format(DEFENSES.get(name, "{name: pgd_at, steps: 1}"))
+    if "EXTRA" in text:
+        images = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 1), dtype=np.uint8)
+        np.savez(tmp_path / "more.npz", image=images, label=np.arange(50) % 10)
+        text = text.replace("EXTRA", str(tmp_path / "more.npz"))
     if "HELPER" in text:
         natural = run_experiment(
-            ExperimentSpec.parse(SPEC.format("natural"), "the test"), tmp_path / "helper", Screen(is_quiet=True)
+            ExperimentSpec.parse(SPEC.replace("DATA", "workers: 0").format("natural"), "the test"),
+            tmp_path / "helper",
+            Screen(is_quiet=True),
         )
         text = text.replace("HELPER", str(natural.best))
     spec = ExperimentSpec.parse(text, "the test")
@@ -79,4 +93,4 @@ def test_a_method_stopped_after_every_update_ends_the_same(name: str, tmp_path: 
     found, expected = outcome(stopped), outcome(whole)
     for part in expected:
         assert found[part] == expected[part], part
-    assert bool(checkpoint.load(whole.last)["training"]["step"]) == (name not in ("dynamic_at", "fat", "svc"))
+    assert bool(checkpoint.load(whole.last)["training"]["step"]) == (name not in ("dynamic_at", "fat", "svc", *DATA))

@@ -79,6 +79,9 @@ def test_every_default_is_written_out(base: Path) -> None:
         "train_size": None,
         "augment": {"crop": 0, "pad_mode": "reflect", "flip": False, "cutout": 0},
         "mixer": {"name": "none"},
+        "label_smoothing": 0.0,
+        "smoothing_over": "all",
+        "extra": None,
         "workers": 2,
     }
     assert plain["evaluate"]["clean"] == {
@@ -736,6 +739,10 @@ data:
   val_size: 50
   train_size: 900
   augment: {crop: 1, cutout: 2}
+  mixer: {name: mixup, alpha: 0.5}
+  label_smoothing: 0.1
+  smoothing_over: others
+  extra: {path: more.npz, labels: guessed.npy, share: 0.5, label_smoothing: 0.4}
   workers: 1
 architecture: {name: small_cnn, width: 8, hidden: 10}
 threat: {norm: l2, eps: 8/255}
@@ -761,6 +768,7 @@ claim: {source: somewhere, table: '1', metrics: {clean: 0.9}, hardware: one, not
 """
 OTHER_MEMBERS: dict[tuple[Any, ...], dict[str, Any]] = {
     ("data",): {"name": "fashion_mnist", "val_size": 50},
+    ("data", "mixer"): {"name": "cutmix"},
     ("architecture",): {"name": "preact_resnet18"},
     ("defense",): {"name": "pgd_at"},
     ("defense", "weights"): {"name": "none"},
@@ -771,7 +779,7 @@ OTHER_MEMBERS: dict[tuple[Any, ...], dict[str, Any]] = {
     ("evaluate", "pgd"): {"name": "autoattack"},
     ("evaluate", "pgd", "attack"): {"name": "fgsm"},
 }
-ELSEWHERE = ("seed", "train.device", "data.root", "data.download")
+ELSEWHERE = ("seed", "train.device", "data.root", "data.download", "data.extra.path", "data.extra.labels")
 
 
 def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
@@ -798,7 +806,7 @@ def other_values(value: Any) -> list[Any]:
         return [not value]
     if isinstance(value, str):
         words = ["l1", "zero", "dlr", "best", "none", "bn", "clean", "last", "continue", "average", "bf16", "gelu"]
-        return [word for word in [*words, "train", "random", "two", "cuda"] if word != value]
+        return [word for word in [*words, "train", "random", "two", "cuda", "all"] if word != value]
     if value is None:
         return [1, 0.5]
     if isinstance(value, int):

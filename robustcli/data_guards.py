@@ -1,0 +1,36 @@
+"""Combinations of a data set's options with the rest of a spec that are refused; guards.py calls them."""
+
+from collections.abc import Iterator
+
+from robustcli.registry import Chosen
+from robustcli.settings import TrainSettings
+
+Where = tuple[str | int, ...]
+Findings = Iterator[tuple[Where, str]]
+
+
+def selection_has_images(train: TrainSettings, data: Chosen) -> Findings:
+    has_val = data.options.val_size > 0
+    if train.select != "last" and not has_val and not train.allow_test_selection:
+        yield (
+            ("train", "select"),
+            f"'{train.select}' needs validation images: set data.val_size, or write select: last, "
+            "or allow_test_selection: true (every number is then stamped so)",
+        )
+    if train.allow_test_selection and (has_val or train.select == "last"):
+        yield ("train", "allow_test_selection"), "true, but nothing would be selected on test images; leave it out"
+
+
+def monitoring_ends(defense: Chosen, data: Chosen) -> Findings:
+    images, size = defense.parameters.get("monitor_images"), data.options.train_size
+    if images is not None and size is not None and images >= size:
+        yield (
+            ("defense", "monitor_images"),
+            f"{images} of the {size} images of an epoch: what is decided then is never used; write fewer",
+        )
+
+
+def places_of_a_batch_stay(defense: Chosen, data: Chosen) -> Findings:
+    if "replays" in defense.parameters and data.options.extra is not None:
+        text = f"'{defense.name}' carries its perturbation over from place to place in the batch; leave them out"
+        yield ("data", "extra"), text

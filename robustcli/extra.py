@@ -1,0 +1,134 @@
+"""Images that training adds to those of a data set, such as generated ones, read from a NumPy archive."""
+
+import hashlib
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robustcli.architectures import ImageShape
+from robustcli.datasets import Split, TensorSplit
+from robustcli.errors import RobustCliError
+
+Array = np.ndarray[tuple[int, ...], np.dtype[Any]]
+
+_BROKEN = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
+@dataclass(frozen=True)
+class Extra:
+    """Images beside a data set's own, and how many of a batch they are.
+
+    Args:
+        split: in memory.
+        share: of each batch, rounded down to whole images.
+    """
+
+    split: TensorSplit
+    share: float
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over labels and images."""
+        digest = hashlib.sha256(self.split.labels.numpy().tobytes())
+        digest.update(np.ascontiguousarray(self.split.images.numpy()).data)
+        return digest.hexdigest()
+
+    def per_batch(self, batch_size: int) -> int:
+        # 0.29 * 100 is a little less than 29.
+        return int(self.share * batch_size + 1e-9)
+
+
+@dataclass(frozen=True)
+class Joined:
+    """One split after the other, read as one."""
+
+    first: Split
+    second: Split
+
+    @property
+    def labels(self) -> Tensor:
+        return torch.cat([self.first.labels, self.second.labels])
+
+    @property
+    def in_memory(self) -> bool:
+        return self.first.in_memory and self.second.in_memory
+
+    def read(self, index: Tensor) -> Tensor:
+        is_second = index >= len(self.first.labels)
+        first = self.first.read(index[~is_second])
+        second = self.second.read(index[is_second] - len(self.first.labels))
+        if first.dtype != second.dtype:
+            # Pixels as bytes and as floats meet as floats.
+            first, second = (part.float() / 255 if part.dtype == torch.uint8 else part for part in (first, second))
+        images = torch.empty((len(index), *first.shape[1:]), dtype=first.dtype)
+        images[~is_second], images[is_second] = first, second
+        return images
+
+
+def read_extra(path: str, labels: str | None, shape: ImageShape) -> TensorSplit:
+    """The images of an archive and their labels.
+
+    Args:
+        path: an .npz with "image", uint8 (n, height, width, channels), and "label", whole numbers (n,), as
+            generated data sets are published.
+        labels: a file whose labels replace those of the archive: an .npz with "label", or an .npy.
+        shape: of the images that they join.
+
+    Raises:
+        RobustCliError: a file is missing or broken, or does not suit.
+    """
+    wanted = ("image",) if labels is not None else ("image", "label")
+    arrays = _arrays("data.extra.path", path, wanted)
+    images = _images(f"data.extra.path: {path}: image", arrays["image"], shape)
+    if labels is None:
+        where, array = f"data.extra.path: {path}: label", arrays["label"]
+    else:
+        where, array = f"data.extra.labels: {labels}", _arrays("data.extra.labels", labels, ("label",))["label"]
+    return TensorSplit(images, _labels(where, array, len(images), shape.classes))
+
+
+def _arrays(key: str, path: str, wanted: tuple[str, ...]) -> Mapping[str, Array]:
+    file = Path(path).expanduser().resolve()
+    if not file.is_file():
+        raise RobustCliError(f"{key}: there is no file {file}; expected one that NumPy wrote")
+    try:
+        with file.open("rb") as stream:
+            found = np.load(stream, allow_pickle=False)
+            if not isinstance(found, np.lib.npyio.NpzFile):
+                return dict.fromkeys(wanted, found)
+            missing = [name for name in wanted if name not in found.files]
+            if not missing:
+                return {name: found[name] for name in wanted}
+            held = ", ".join(found.files) or "nothing"
+    except _BROKEN as error:
+        raise RobustCliError(f"{key}: {file} cannot be read ({error}); expected a file that NumPy wrote") from error
+    raise RobustCliError(f"{key}: {file} lacks {', '.join(missing)} (it has {held})")
+
+
+def _images(where: str, array: Array, shape: ImageShape) -> Tensor:
+    if array.dtype != np.uint8:
+        raise RobustCliError(f"{where} is {array.dtype}; expected uint8 in 0..255")
+    if array.ndim == 3:
+        array = array[..., None]
+    expected = (shape.height, shape.width, shape.channels)
+    if array.ndim != 4 or array.shape[1:] != expected or not len(array):
+        raise RobustCliError(f"{where} has shape {array.shape}; expected (n, {', '.join(map(str, expected))})")
+    return torch.from_numpy(np.ascontiguousarray(array.transpose(0, 3, 1, 2)))
+
+
+def _labels(where: str, array: Array, count: int, classes: int) -> Tensor:
+    if array.dtype.kind not in "iu":
+        raise RobustCliError(f"{where} is {array.dtype}; expected whole numbers")
+    if array.shape != (count,):
+        raise RobustCliError(f"{where} has shape {array.shape}; expected ({count},), one for each image")
+    if array.min() < 0 or array.max() >= classes:
+        worst = array.min() if array.min() < 0 else array.max()
+        raise RobustCliError(f"{where} has the label {worst}; expected 0 to {classes - 1}, as the data set has")
+    return torch.from_numpy(array.astype(np.int64))
