@@ -47,6 +47,8 @@ class Member:
         replaceable: fields of the object that it returns; a spec may replace them too.
         served: by field of that object, the parameters that serve nothing else.
         smoke: cheap settings for the tests.
+        passes: of a defense with its defaults, what an update costs: forwards, backwards to the images that leave
+            the weights alone, and backwards to the weights, in batches; None where it is not said.
     """
 
     family: str
@@ -60,6 +62,7 @@ class Member:
     replaceable: dict[str, Parameter] = field(default_factory=dict)
     served: dict[str, frozenset[str]] = field(default_factory=dict)
     smoke: dict[str, Any] = field(default_factory=dict)
+    passes: tuple[int, int, int] | None = None
 
     @property
     def summary(self) -> str:
@@ -172,4 +175,5 @@ def _member(
         replaceable=replaceable,
         served=served(node),
         smoke=literal(options["smoke"]) if "smoke" in options else {},
+        passes=literal(options["passes"]) if "passes" in options else None,
     )

@@ -262,6 +262,14 @@ def _show_member(member: Member) -> None:
     for parameter in member.replaceable.values():
         table.add_row(parameter.name, "(as published)", parameter.doc)
     screen.print(table)
+    if member.passes is not None:
+        forwards, images, weights = member.passes
+        # A backward to the images costs about a forward, one to the weights computes both.
+        screen.print(
+            f"an update costs, by default and at first: {forwards} forwards, {images} backwards to the images, "
+            f"{weights} to the weights; as much as {forwards + images + 2 * weights} forwards",
+            highlight=False,
+        )
     screen.print(f"code: {member.path}:{member.line}\n", highlight=False, soft_wrap=True)
 
 

@@ -33,8 +33,16 @@ class Registry:
         self.family = family
         self._registered: dict[str, Callable[..., Any]] = {}
 
-    def register(self, name: str, *, smoke: dict[str, Any] | None = None) -> Callable[[T], T]:
-        """Add a member under `name`; `smoke` gives the tests cheap settings."""
+    def register(
+        self, name: str, *, smoke: dict[str, Any] | None = None, passes: tuple[int, int, int] | None = None
+    ) -> Callable[[T], T]:
+        """Add a member under `name`.
+
+        Args:
+            smoke: cheap settings for the tests.
+            passes: of a defense as it is published, what an update costs: forwards, backwards to the images that
+                leave the weights alone, and backwards to the weights, in batches.
+        """
 
         def add(member: T) -> T:
             known = self._registered.get(name)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import SGD
 
+from robustcli.catalog import catalog
 from robustcli.errors import RobustCliError
 
 
@@ -74,22 +75,20 @@ def passes_by_kind(network: nn.Module) -> Iterator[PassCounter]:
         hook.remove()
 
 
-def least_passes(defense: str, steps: int, weights: str) -> Passes | None:
+def least_passes(defense: str, weights: str) -> Passes | None:
     """The passes that the mathematics of a method demands in its default form, or None where nobody has counted.
 
     Args:
         defense, weights: registered names.
-        steps: gradient steps of the attack.
     """
-    # Of the attack: forwards without a gradient, and gradients. Of the loss: batches.
-    known = {"natural": (0, 0, 1), "pgd_at": (0, steps, 1), "trades": (1, steps, 2)}
+    member = catalog("defenses").get(defense)
     # How often the loss is differentiated in the weights: once, and once more to find the worst weights.
     times = {"none": 1, "awp": 2, "sam": 2}
-    if defense not in known or weights not in times:
+    if member is None or member.passes is None or weights not in times:
         return None
-    looks, gradients, batches = known[defense]
-    batches *= times[weights]
-    return Passes(looks + gradients + batches, gradients, batches)
+    forwards, images, batches = member.passes
+    again = batches * (times[weights] - 1)
+    return Passes(forwards + again, images, batches + again)
 
 
 class PassesAlone:

@@ -57,7 +57,7 @@ def _bench(
     variants = Variants(request, architecture)
     watch = Stopwatch(variants.device)
     steps = chosen.parameters.get("steps", 0)
-    passes, least = variants.passes(chosen), least_passes(name, steps, request.weights)
+    passes, least = variants.passes(chosen), least_passes(name, request.weights)
     samples: dict[str, Sample] = {
         OURS: Timed(variants.ours(chosen), watch),
         AGAIN: Timed(variants.ours(chosen), watch),

@@ -36,7 +36,7 @@ class AlpLoss:
         return loss + self.pairing_weight * distance.mean()
 
 
-@DEFENSES.register("alp", smoke={"steps": 2})
+@DEFENSES.register("alp", smoke={"steps": 2}, passes=(12, 10, 2))
 def alp(
     *,
     pairing_weight: NonNegative = 0.5,

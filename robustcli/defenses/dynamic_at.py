@@ -43,7 +43,7 @@ class FallingCriterion:
         return replace(game, attack=replace(game.attack, criterion=criterion), loss=loss)
 
 
-@DEFENSES.register("dynamic_at", smoke={"steps": 3, "max_criterion": 0.15})
+@DEFENSES.register("dynamic_at", smoke={"steps": 3, "max_criterion": 0.15}, passes=(11, 10, 1))
 def dynamic_at(
     *,
     max_criterion: NonNegative = 0.5,

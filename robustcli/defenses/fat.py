@@ -28,7 +28,7 @@ class GrowingPatience:
         return replace(game, attack=replace(game.attack, patience=self.patiences[stage]))
 
 
-@DEFENSES.register("fat", smoke={"steps": 2})
+@DEFENSES.register("fat", smoke={"steps": 2}, passes=(11, 10, 1))
 def fat(
     *,
     patiences: tuple[Size, ...] = (0, 1, 2),

@@ -6,7 +6,7 @@ from robustcli.defenses.min_max import AdversarialCrossEntropy, MinMax
 from robustcli.fields import AttackBn
 
 
-@DEFENSES.register("fgsm")
+@DEFENSES.register("fgsm", passes=(2, 1, 1))
 def fgsm(*, attack_bn: AttackBn = "train") -> MinMax:
     """Cross-entropy at x + eps sign(gradient of the cross-entropy at x).
 

@@ -86,7 +86,7 @@ class FreeStep:
         self.delta = None if delta is None else delta.to(next(self.model.parameters()).device)
 
 
-@DEFENSES.register("free", smoke={"replays": 2})
+@DEFENSES.register("free", smoke={"replays": 2}, passes=(1, 0, 1))
 def free(*, replays: Count = 8, step_size: Positive | None = None) -> Free:
     """Cross-entropy at x + delta, where delta takes one sign step for each step of the weights.
 

@@ -8,7 +8,7 @@ from robustcli.defenses.min_max import AdversarialCrossEntropy, MinMax
 from robustcli.fields import AttackBn, Count, Positive
 
 
-@DEFENSES.register("fw_at", smoke={"steps": 2})
+@DEFENSES.register("fw_at", smoke={"steps": 2}, passes=(8, 7, 1))
 def fw_at(
     *,
     steps: Count = 7,

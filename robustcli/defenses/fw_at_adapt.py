@@ -128,7 +128,7 @@ class AdaptiveStep:
         self.distortion = state["distortion"].to(self.distortion.device)
 
 
-@DEFENSES.register("fw_at_adapt", smoke={"monitor_images": 8, "max_steps": 5})
+@DEFENSES.register("fw_at_adapt", smoke={"monitor_images": 8, "max_steps": 5}, passes=(3, 2, 1))
 def fw_at_adapt(
     *,
     max_distortion: NonNegative = 0.9,

@@ -27,7 +27,7 @@ class MixedCrossEntropy:
         return self.share * F.cross_entropy(model(batch.x_adv), batch.y) + (1 - self.share) * clean
 
 
-@DEFENSES.register("half_half", smoke={"steps": 2})
+@DEFENSES.register("half_half", smoke={"steps": 2}, passes=(12, 10, 2))
 def half_half(
     *,
     share: Share = 0.5,

@@ -37,7 +37,7 @@ class MartLoss:
         return mean
 
 
-@DEFENSES.register("mart", smoke={"steps": 2})
+@DEFENSES.register("mart", smoke={"steps": 2}, passes=(12, 10, 2))
 def mart(
     *,
     beta: NonNegative = 6.0,

@@ -21,7 +21,7 @@ class CleanCrossEntropy:
         return F.cross_entropy(model(batch.x), batch.y, label_smoothing=self.label_smoothing)
 
 
-@DEFENSES.register("natural")
+@DEFENSES.register("natural", passes=(1, 0, 1))
 def natural(*, label_smoothing: ProperShare = 0.0) -> MinMax:
     """Cross-entropy on clean images.
 

@@ -8,7 +8,7 @@ from robustcli.defenses.min_max import AdversarialCrossEntropy, MinMax
 from robustcli.fields import AttackBn, Positive, Size
 
 
-@DEFENSES.register("pgd_at", smoke={"steps": 2})
+@DEFENSES.register("pgd_at", smoke={"steps": 2}, passes=(11, 10, 1))
 def pgd_at(
     *,
     steps: Size = 10,

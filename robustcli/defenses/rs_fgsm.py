@@ -6,7 +6,7 @@ from robustcli.defenses.min_max import AdversarialCrossEntropy, MinMax
 from robustcli.fields import AttackBn, Positive
 
 
-@DEFENSES.register("rs_fgsm")
+@DEFENSES.register("rs_fgsm", passes=(2, 1, 1))
 def rs_fgsm(*, step_size: Positive | None = None, clamp_noise: bool = True, attack_bn: AttackBn = "train") -> MinMax:
     """Cross-entropy after one projected step from a random point of the threat set.
 

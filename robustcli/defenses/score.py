@@ -30,7 +30,7 @@ class ScoreLoss:
         return mean
 
 
-@DEFENSES.register("score", smoke={"steps": 2})
+@DEFENSES.register("score", smoke={"steps": 2}, passes=(13, 10, 2))
 def score(
     *,
     beta: NonNegative = 4.0,

@@ -33,7 +33,7 @@ class TradesLoss:
         return natural + self.beta * kl_divergence(logits_adv, target).mean()
 
 
-@DEFENSES.register("trades", smoke={"steps": 2})
+@DEFENSES.register("trades", smoke={"steps": 2}, passes=(13, 10, 2))
 def trades(
     *,
     beta: NonNegative = 6.0,

@@ -648,6 +648,12 @@ def test_a_member_is_shown_with_every_parameter(robust: Robust, name: str) -> No
     assert not [line for line in said.out.splitlines() if line.strip().startswith("_")]
 
 
+def test_a_defense_is_shown_with_what_an_update_costs(robust: Robust) -> None:
+    said = robust("show", "mart").require(0).out
+    assert "12 forwards, 10 backwards to the images, 2 to the weights; as much as 26 forwards" in said
+    assert "forwards" not in robust("show", "cosine").require(0).out
+
+
 @pytest.mark.parametrize("name", experiments.names())
 def test_an_experiment_is_shown_as_it_is_written(robust: Robust, name: str) -> None:
     assert robust("show", name).require(0).out == experiments.find(name).read_text(encoding="utf-8")

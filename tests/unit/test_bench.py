@@ -77,9 +77,10 @@ def test_a_step_makes_no_pass_too_many(defense: str, weights: str, settings: dic
 
 
 def test_where_nobody_has_counted_the_least_is_not_known() -> None:
-    assert least_passes("pgd_at", 10, "none") == Passes(11, 10, 1)
-    assert least_passes("no_such_defense", 10, "none") is None
-    assert least_passes("pgd_at", 10, "no_such_weights") is None
+    assert least_passes("pgd_at", "none") == Passes(11, 10, 1)
+    assert least_passes("trades", "awp") == Passes(15, 10, 4)
+    assert least_passes("no_such_defense", "none") is None
+    assert least_passes("pgd_at", "no_such_weights") is None
 
 
 def look(network: nn.Module, x: Tensor, y: Tensor) -> None:

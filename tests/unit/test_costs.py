@@ -8,6 +8,9 @@ from small_networks import conv_net
 from small_steps import LINF, batch, clock, counted
 
 from robustcli import checkpoint
+from robustcli.bench.passes import passes_by_kind
+from robustcli.catalog import catalog
+from robustcli.check import Checker
 from robustcli.defenses.alp import alp
 from robustcli.defenses.dial import dial
 from robustcli.defenses.dynamic_at import dynamic_at
@@ -21,7 +24,9 @@ from robustcli.defenses.natural import natural
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.defenses.score import score
 from robustcli.defenses.trades import trades
+from robustcli.fields import Family
 from robustcli.noise import StreamNoise
+from robustcli.registry import instantiate
 
 # In units of one forward: a backward to the images costs 1, a backward to the weights 2.
 UNITS = {
@@ -55,6 +60,43 @@ def test_units_of_an_update(name: str) -> None:
     with counted(model) as passes:
         step(*batch(), LINF, clock())
     assert passes.forwards + passes.input + 2 * passes.weight == units
+
+
+@pytest.mark.parametrize("name", list(catalog("defenses")))
+def test_an_update_costs_what_its_method_says(name: str) -> None:
+    """Every forward and every backward is counted at the first convolution, in the first update, with the defaults."""
+    said = catalog("defenses")[name].passes
+    assert said is not None, "register it with passes=(forwards, backwards to the images, backwards to the weights)"
+    model = conv_net().train()
+    chosen = Checker().chosen(Family("defenses"), {"name": name}, ())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    step = instantiate(chosen).start(model, optimizer, StreamNoise.on(torch.device("cpu")))
+    x, y = batch()
+    with passes_by_kind(model) as passes:
+        step(x, y, LINF, clock())
+    counted_per_image = passes.per_image(len(x))
+    found = (counted_per_image.forwards, counted_per_image.input_gradients, counted_per_image.weight_gradients)
+    assert found == said
+
+
+# The model of costs, in units of one forward, of those that the literature has counted.
+@pytest.mark.parametrize(
+    ("name", "units"),
+    [
+        ("natural", 3),
+        ("fgsm", 5),
+        ("rs_fgsm", 5),
+        ("n_fgsm", 5),
+        ("free", 3),
+        ("pgd_at", 23),
+        ("trades", 27),
+        ("mart", 26),
+    ],
+)
+def test_what_is_said_is_the_model(name: str, units: int) -> None:
+    said = catalog("defenses")[name].passes
+    assert said is not None
+    assert said[0] + said[1] + 2 * said[2] == units
 
 
 def test_units_of_hat_with_its_helper(tmp_path: Path) -> None:
