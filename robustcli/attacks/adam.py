@@ -5,12 +5,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_FIRST, _SECOND, _TINY = 0.9, 0.999, 1e-8
+_FIRST, _SECOND = 0.9, 0.999
 
 
 @dataclass
 class Adam:
     """Running means of a gradient and of its square, after `count` steps.
+
+    Args:
+        tiny: added to the root of the mean square, which divides the mean.
 
     Reference: Kingma and Ba, ICLR 2015.
     """
@@ -18,11 +21,12 @@ class Adam:
     mean: Tensor
     square: Tensor
     count: int = 0
+    tiny: float = 1e-8
 
     @classmethod
-    def like(cls, x: Tensor) -> "Adam":
+    def like(cls, x: Tensor, *, tiny: float = 1e-8) -> "Adam":
         """Nothing seen yet."""
-        return cls(torch.zeros_like(x), torch.zeros_like(x))
+        return cls(torch.zeros_like(x), torch.zeros_like(x), tiny=tiny)
 
     def direction(self, grad: Tensor) -> Tensor:
         """Take in a gradient; the step uphill, of a size near 1 in every coordinate."""
@@ -30,8 +34,8 @@ class Adam:
         self.mean = _FIRST * self.mean + (1 - _FIRST) * grad
         self.square = _SECOND * self.square + (1 - _SECOND) * grad.square()
         size = (self.square / (1 - _SECOND**self.count)).sqrt()
-        return self.mean / (1 - _FIRST**self.count) / (size + _TINY)
+        return self.mean / (1 - _FIRST**self.count) / (size + self.tiny)
 
     def rows(self, keep: Tensor) -> "Adam":
         """The means of some images."""
-        return Adam(self.mean[keep], self.square[keep], self.count)
+        return Adam(self.mean[keep], self.square[keep], self.count, self.tiny)

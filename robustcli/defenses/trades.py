@@ -1,11 +1,13 @@
 """TRADES: clean cross-entropy plus beta times the divergence that the worst point causes."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from robustcli.attacks.crafting import statistics_held
 from robustcli.attacks.losses import kl_divergence
 from robustcli.attacks.pgd import Pgd
 from robustcli.defenses import DEFENSES, Batch
@@ -20,15 +22,20 @@ class TradesLoss:
     beta: float
     clean_forwards: int
     detach_target: bool
+    statistics: Literal["both", "adversarial"] = "both"
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
-        logits = model(batch.x)
+        # Without an adversarial batch the clean one is all that there is to learn statistics from.
+        is_held = self.statistics == "adversarial" and self.beta > 0
+        with statistics_held(model) if is_held else nullcontext():
+            logits = model(batch.x)
         natural = F.cross_entropy(logits, batch.y)
         if self.beta == 0:
             return natural
         logits_adv = model(batch.x_adv)
         if self.clean_forwards == 2:
-            logits = model(batch.x)
+            with statistics_held(model) if is_held else nullcontext():
+                logits = model(batch.x)
         target = (logits.detach() if self.detach_target else logits).log_softmax(1)
         return natural + self.beta * kl_divergence(logits_adv, target).mean()
 
@@ -42,6 +49,7 @@ def trades(
     start_std: Positive = 0.001,
     clean_forwards: Literal[1, 2] = 1,
     detach_target: bool = False,
+    statistics: Literal["both", "adversarial"] = "both",
     attack_bn: AttackBn = "eval",
 ) -> MinMax:
     """Clean cross-entropy plus beta times KL(p(x) || p(x')), with x' maximising the same KL.
@@ -58,12 +66,14 @@ def trades(
         start_std: the attack begins beside x, at this times normal noise: at x itself the gradient is zero.
         clean_forwards: forwards of the clean batch in the loss, 2 as released, or 1.
         detach_target: whether p(x) in the robust term is held fixed; the released code lets it learn.
+        statistics: which batches move the running statistics in the loss: both (as released), or the adversarial
+            one alone, as in the code of Gowal et al.; the clean one then is normalised by itself all the same.
         attack_bn: mode of the model while it is attacked: eval (as released), train or batch_no_update.
 
     Reference: Zhang et al., ICML 2019, equation 5 and Algorithm 1.
     """
     return MinMax(
         attack=Pgd(steps=steps, step_size=step_size, start="gaussian", start_std=start_std, loss="kl"),
-        loss=TradesLoss(beta=beta, clean_forwards=clean_forwards, detach_target=detach_target),
+        loss=TradesLoss(beta=beta, clean_forwards=clean_forwards, detach_target=detach_target, statistics=statistics),
         attack_bn=attack_bn,
     )

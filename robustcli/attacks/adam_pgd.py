@@ -1,0 +1,59 @@
+"""Projected Adam: steps of one size in every pixel at first, of less where gradients disagree."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from robustcli.attacks import ATTACKS
+from robustcli.attacks.adam import Adam
+from robustcli.attacks.crafting import ascend
+from robustcli.attacks.losses import LOSSES
+from robustcli.errors import RobustCliError
+from robustcli.fields import Count, Positive, Size
+from robustcli.noise import Noise
+from robustcli.threat import ThreatModel
+
+# As in the released code; robust networks have small gradients, of which the usual 1e-8 would be a part.
+_TINY = 1e-9
+
+
+@ATTACKS.register("adam_pgd", smoke={"steps": 2, "after": (1,)})
+@dataclass(frozen=True, kw_only=True)
+class AdamPgd:
+    """Ascent by Adam on the image, from a random point of the threat set, each step projected back into it.
+
+    The first steps are far longer than the set is wide, so that they end in its corners; the last ones are
+    short. The point after the last step is returned.
+
+    Args:
+        steps: gradient steps; 0 returns the start.
+        step_sizes: learning rates of Adam one after the other, in pixels of [0, 1] whatever the norm.
+        after: steps done when the next learning rate begins, one fewer than those.
+        loss: "ce" with the labels, or "kl" from the clean prediction, whose gradient is that of the
+            cross-entropy with the predicted shares.
+
+    Reference: Gowal et al., 2020, arXiv 2010.03593, and its released code; Adam: Kingma and Ba, ICLR 2015.
+    """
+
+    steps: Size = 10
+    step_sizes: tuple[Positive, ...] = (0.1, 0.01)
+    after: tuple[Count, ...] = (5,)
+    loss: Literal["ce", "kl"] = "ce"
+
+    def __post_init__(self) -> None:
+        if len(self.step_sizes) != len(self.after) + 1:
+            raise RobustCliError(
+                f"attack adam_pgd: {len(self.step_sizes)} step_sizes with {len(self.after)} numbers in 'after'; "
+                "write one more of the former"
+            )
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
+        loss = LOSSES[self.loss]
+        reference = loss.refer(model, x, y)
+        x_adv, adam = threat.project(threat.sample(x, rng), x), Adam.like(x, tiny=_TINY)
+        for step in range(self.steps):
+            grad, _, _ = ascend(model, x_adv, loss, reference)
+            size = self.step_sizes[sum(step >= done for done in self.after)]
+            x_adv = threat.project(x_adv + size * adam.direction(grad), x)
+        return x_adv
