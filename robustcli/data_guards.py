@@ -1,4 +1,4 @@
-"""Combinations of a data set's options with the rest of a spec that are refused; guards.py calls them."""
+"""Combinations of a data set's options with the rest of a spec, refused or worth a word; guards.py calls them."""
 
 from collections.abc import Iterator
 
@@ -34,3 +34,26 @@ def places_of_a_batch_stay(defense: Chosen, data: Chosen) -> Findings:
     if "replays" in defense.parameters and data.options.extra is not None:
         text = f"'{defense.name}' carries its perturbation over from place to place in the batch; leave them out"
         yield ("data", "extra"), text
+
+
+# Defenses whose equation names the label, and which have a rule of this project where there are shares.
+_NAMES_THE_LABEL = ("mart",)
+
+
+def labels_are_whole(defense: Chosen, data: Chosen) -> Findings:
+    options = data.options
+    extra = options.extra.label_smoothing if options.extra else 0
+    if defense.name in _NAMES_THE_LABEL and (options.mixer.name != "none" or options.label_smoothing or extra):
+        text = f"'{defense.name}' is published for whole labels; mixed or smoothed ones follow a rule of this project"
+        yield ("defense", "name"), text
+
+
+def average_has_its_window(defense: Chosen, data: Chosen, train: TrainSettings) -> Findings:
+    averaging, images = defense.parameters.get("averaging"), data.options.train_size
+    if not isinstance(averaging, Chosen) or images is None or averaging.parameters.get("ramp", True):
+        return
+    updates = train.epochs * -(-images // train.batch_size) * defense.parameters.get("replays", 1)
+    window = 1 / (1 - averaging.parameters["decay"]) if averaging.parameters["decay"] < 1 else float("inf")
+    if updates < 2 * window:
+        text = f"a window of {window:g} updates, and {updates} in all: the first weights stay in it; write ramp: true"
+        yield ("defense", "averaging", "decay"), text

@@ -10,7 +10,15 @@ from inspect import signature
 from typing import Any
 
 from robustcli.catalog import catalog, describe
-from robustcli.data_guards import Findings, Where, monitoring_ends, places_of_a_batch_stay, selection_has_images
+from robustcli.data_guards import (
+    Findings,
+    Where,
+    average_has_its_window,
+    labels_are_whole,
+    monitoring_ends,
+    places_of_a_batch_stay,
+    selection_has_images,
+)
 from robustcli.errors import suggest
 from robustcli.fields import Norm
 from robustcli.registry import Chosen
@@ -238,7 +246,15 @@ REFUSE: tuple[Guard, ...] = (
     monitoring_ends,
     places_of_a_batch_stay,
 )
-WARN: tuple[Guard, ...] = (eps_is_exact, attack_reaches_eps, parts_begin, drops_happen, distortion_tells)
+WARN: tuple[Guard, ...] = (
+    eps_is_exact,
+    attack_reaches_eps,
+    parts_begin,
+    drops_happen,
+    distortion_tells,
+    labels_are_whole,
+    average_has_its_window,
+)
 
 
 def _attacks(defense: Chosen, evaluate: Mapping[str, Chosen]) -> Iterator[tuple[Where, dict[str, Any]]]:

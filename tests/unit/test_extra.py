@@ -252,3 +252,27 @@ def test_smoothed_labels_reach_the_loss(tmp_path: Path) -> None:
 def test_free_training_refuses_them() -> None:
     with pytest.raises(RobustCliError, match=r"data\.extra: .*carries its perturbation"):
         spec_of("extra: {path: more.npz}", "free")
+
+
+@pytest.mark.parametrize("data", ["mixer: cutmix", "label_smoothing: 0.1", "extra: {path: a, label_smoothing: 0.1}"])
+def test_shares_where_an_equation_names_the_label_are_worth_a_word(data: str) -> None:
+    (said,) = spec_of(data, "mart").warnings()
+    assert "'mart' is published for whole labels" in said
+    assert spec_of("extra: {path: a}", "mart").warnings() == []
+    assert spec_of(data, "trades").warnings() == []
+
+
+@pytest.mark.parametrize(
+    ("averaging", "is_said"),
+    [
+        # Three updates: more than twice 1.25, fewer than twice 2.
+        ("{name: ema, decay: 0.2, ramp: false}", False),
+        ("{name: ema, decay: 0.5, ramp: false}", True),
+        ("{name: ema, decay: 1, ramp: false}", True),
+        ("{name: ema, decay: 0.5}", False),
+        ("swa", False),
+    ],
+)
+def test_an_average_longer_than_the_run_is_worth_a_word(averaging: str, is_said: bool) -> None:
+    said = [text for text in spec_of("val_size: 0", f"natural, averaging: {averaging}").warnings() if "window" in text]
+    assert bool(said) is is_said
