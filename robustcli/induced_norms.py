@@ -101,7 +101,8 @@ def taps_of_norm(module: nn.Module, size: tuple[int, ...], norm: Literal["l1", "
         magnitudes = weight.detach().abs().requires_grad_()
         rows, columns = row_and_column_sums(map_of(module), size, magnitudes, create_graph=True)
         sums = (rows if norm == "linf" else columns).flatten()
-        largest = sums[sums.argmax()]
+        # Not sums[...]: an index on a GPU would be waited for.
+        largest = sums.gather(0, sums.argmax(0, keepdim=True)).squeeze(0)
         (counts,) = torch.autograd.grad(largest, magnitudes)
     # Each weight is met once or not at all; a fast algorithm may say 0.999.
     return largest.detach(), counts > 0.5

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.clock import Clock
+from robustcli.errors import RobustCliError
 from robustcli.fields import Count, Positive
 from robustcli.regularisers import REGULARISERS
 from robustcli.regularisers.layers import sizes_seen, trained_layers
@@ -47,12 +48,13 @@ class RunningSvc:
 
     def __init__(self, settings: Svc, model: nn.Module) -> None:
         self.settings = settings
-        self.layers = {
-            name: module
-            for name, module in trained_layers(model).items()
-            # A weight that is computed from others cannot be put in its place.
-            if isinstance(module, nn.Conv2d) and isinstance(module.weight, nn.Parameter)
-        }
+        self.layers = {name: module for name, module in trained_layers(model).items() if isinstance(module, nn.Conv2d)}
+        computed = [name for name, layer in self.layers.items() if not isinstance(layer.weight, nn.Parameter)]
+        if computed:
+            raise RobustCliError(
+                f"regulariser svc: the weight of {computed[0]} is computed from other parameters, so it cannot be "
+                "clipped; choose another regulariser or an architecture without parametrised weights"
+            )
         self.sizes: dict[str, list[tuple[int, ...]]] | None = None
 
     def penalty(self, model: nn.Module, x: Tensor, y: Tensor, clock: Clock) -> Tensor | None:

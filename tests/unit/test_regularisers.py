@@ -20,7 +20,7 @@ from robustcli.defenses.grad_align import grad_align
 from robustcli.defenses.natural import natural
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.defenses.trades import trades
-from robustcli.errors import SpecError
+from robustcli.errors import RobustCliError, SpecError
 from robustcli.induced_norms import taps_of_norm
 from robustcli.noise import StreamNoise
 from robustcli.regularisers import Regulariser
@@ -250,6 +250,16 @@ def test_svc_projects_every_so_many_updates() -> None:
     layer.weight = nn.Parameter(plain[0])
     assert torch.equal(found[0], clipped(layer, (8, 8), 0.5))
     assert not torch.equal(found[0], plain[0])
+
+
+def test_weights_that_are_computed_cannot_be_clipped_and_can_decay() -> None:
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(1, 3, 3)))
+    with pytest.raises(RobustCliError, match="the weight of 0 is computed from other parameters"):
+        Svc().start(model)
+    penalty = NormDecay().start(model).penalty(model, images(2), labels(2), clock())
+    assert penalty is not None
+    penalty.backward()  # type: ignore[no-untyped-call]
+    assert all(parameter.grad is not None for name, parameter in model.named_parameters() if "original" in name)
 
 
 def test_an_asymmetric_convolution_is_seen_at_the_size_of_its_input() -> None:
