@@ -81,6 +81,8 @@ def test_a_batch_holds_so_many_of_them(share: float, size: int, added: int) -> N
 def test_labels_belong_to_their_images() -> None:
     for numbers, y in batches(data(0.5, val_size=4, train_size=11), 4):
         assert y.tolist() == [(number - 100 if number >= 100 else number) % 4 for number in numbers]
+        # Images that validation or train_size leaves out do not come back as added ones.
+        assert sum(number >= 100 for number in numbers) == 2
 
 
 def test_extra_images_come_again_and_differ_from_epoch_to_epoch() -> None:

@@ -140,13 +140,13 @@ class Watching:
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
-def batches(mixer: Mixer, *, updates: int = 0, replays: int = 1) -> list[tuple[Tensor, Tensor]]:
+def batches(mixer: Mixer, *, updates: int = 0, replays: int = 1, flip: bool = True) -> list[tuple[Tensor, Tensor]]:
     """What the steps of two epochs after the first `updates` are given."""
     settings = TrainSettings(epochs=2, batch_size=8, device="cpu")
     training = training_of(settings, Recorder())
     watching = Watching()
     training.step, training.updates = watching, updates
-    fit(training, loop_of(training, settings, augment=Augment(flip=True), mixer=mixer, replays=replays))
+    fit(training, loop_of(training, settings, augment=Augment(flip=flip), mixer=mixer, replays=replays))
     return watching.seen
 
 
@@ -164,6 +164,13 @@ def test_batches_are_mixed_by_seed_epoch_and_batch_alone(mixer: Mixer) -> None:
     for done in range(1, 6):
         assert equal(batches(mixer, updates=done), whole[done:])
     assert not equal(whole[:3], whole[3:])
+
+
+def test_every_batch_has_a_share_of_its_own_whatever_else_is_done_to_images() -> None:
+    found, unflipped = batches(MixUp()), batches(MixUp(), flip=False)
+    assert all(torch.equal(y, other) for (_, y), (_, other) in zip(found, unflipped, strict=True))
+    kept = [round(float(y[y < 1].max()), 5) for _, y in found]
+    assert len(set(kept)) == len(kept)
 
 
 def test_a_mixer_that_is_off_leaves_the_batches_of_plain_training() -> None:

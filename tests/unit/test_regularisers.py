@@ -147,6 +147,31 @@ def test_without_memory_the_penalty_is_the_weighted_sum_of_the_norms() -> None:
     assert float(penalty.detach()) == pytest.approx(0.25 * sum(norms), rel=1e-12)
 
 
+class Twice(nn.Module):
+    """A convolution at a small image and then at a large one, or the other way about."""
+
+    def __init__(self, is_small_first: bool) -> None:
+        super().__init__()
+        with drawn_from(3):
+            self.shared = nn.Conv2d(1, 1, 5, padding=2, bias=False).double()
+        self.is_small_first = is_small_first
+
+    def forward(self, x: Tensor) -> Tensor:
+        small, large = x[..., :2, :2], x
+        first, second = (small, large) if self.is_small_first else (large, small)
+        return self.shared(first).sum((2, 3)) + self.shared(second).sum((2, 3))
+
+
+@pytest.mark.parametrize("is_small_first", [False, True])
+def test_a_layer_at_two_sizes_has_the_larger_norm(is_small_first: bool) -> None:
+    model = Twice(is_small_first)
+    penalty = NormDecay(weight=1, memory=0).start(model).penalty(model, *batch(dtype=torch.float64), clock())
+    assert penalty is not None
+    small, large = (np.linalg.norm(matrix(model.shared, (1, side, side)), ord=np.inf) for side in (2, 8))
+    assert small < large
+    assert float(penalty.detach()) == pytest.approx(large, rel=1e-12)
+
+
 def test_the_direction_remembers_half_of_the_last_one() -> None:
     layer = nn.Linear(3, 2, bias=False)
     model = nn.Sequential(nn.Flatten(), layer)
