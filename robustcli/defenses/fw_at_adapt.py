@@ -115,7 +115,7 @@ class AdaptiveStep:
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "game": self.game.state_dict(),
+            **self.game.state_dict(),
             "steps": self.steps,
             "epoch": self.epoch,
             "images": self.images,
@@ -123,7 +123,7 @@ class AdaptiveStep:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.game.load_state_dict(state["game"])
+        self.game.load_state_dict(state)
         self.steps, self.epoch, self.images = state["steps"], state["epoch"], state["images"]
         self.distortion = state["distortion"].to(self.distortion.device)
 
