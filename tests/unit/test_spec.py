@@ -499,6 +499,12 @@ REFUSED = [
         "defense.monitor_images: 1000 of the 1000 images of an epoch",
         ["defense={name: fw_at_adapt, max_distortion: 0.9}", "data.train_size=1001"],
     ),
+    (
+        "places_of_a_batch_stay",
+        ["defense=free", "data.extra={path: more.npz}"],
+        "data.extra: 'free' carries its perturbation over from place to place in the batch",
+        ["defense=pgd_at", "data.extra={path: more.npz}"],
+    ),
 ]
 WARNED = [
     ("eps_is_exact", ["threat.eps=0.031"], "threat.eps: 0.031 is near 8/255", ["threat.eps=8/255"]),
@@ -538,6 +544,18 @@ WARNED = [
         ["defense={name: fw_at_adapt, max_distortion: 0.745}"],
         "defense.max_distortion: 0.745: two steps of independent signs reach 0.745",
         ["defense={name: fw_at_adapt, max_distortion: 0.75}"],
+    ),
+    (
+        "labels_are_whole",
+        ["defense=mart", "data.mixer=cutmix"],
+        "defense.name: 'mart' is published for whole labels",
+        ["defense=mart", "data.mixer=none"],
+    ),
+    (
+        "average_has_its_window",
+        ["defense={name: pgd_at, averaging: {name: ema, decay: 0.999, ramp: false}}", "data.train_size=100"],
+        "defense.averaging.decay: a window of 1000 updates",
+        ["defense={name: pgd_at, averaging: {name: ema, decay: 0.999, ramp: true}}", "data.train_size=100"],
     ),
 ]
 
@@ -806,7 +824,7 @@ def other_values(value: Any) -> list[Any]:
         return [not value]
     if isinstance(value, str):
         words = ["l1", "zero", "dlr", "best", "none", "bn", "clean", "last", "continue", "average", "bf16", "gelu"]
-        return [word for word in [*words, "train", "random", "two", "cuda", "all"] if word != value]
+        return [word for word in [*words, "train", "random", "two", "cuda", "all", "adversarial"] if word != value]
     if value is None:
         return [1, 0.5]
     if isinstance(value, int):
