@@ -29,7 +29,11 @@ Guard = Callable[..., Findings]
 # Defenses and regularisers that differentiate an input gradient in the weights.
 _SECOND_ORDER = ("grad_align", "grad_norm")
 # Attacks that know some norms alone; all others know every one.
-NORMS: dict[str, tuple[Norm, ...]] = {"carlini_wagner": ("l2",), "hop_skip_jump": ("linf", "l2")}
+NORMS: dict[str, tuple[Norm, ...]] = {
+    "carlini_wagner": ("l2",),
+    "hop_skip_jump": ("linf", "l2"),
+    "pyramid": ("linf",),
+}
 
 
 def find_problems(parts: Mapping[str, Any]) -> list[tuple[Where, str]]:

@@ -22,6 +22,7 @@ from robustcli.defenses.mart import mart
 from robustcli.defenses.min_max import MinMax, MinMaxStep
 from robustcli.defenses.natural import natural
 from robustcli.defenses.pgd_at import pgd_at
+from robustcli.defenses.pyramid_at import pyramid_at
 from robustcli.defenses.score import score
 from robustcli.defenses.trades import trades
 from robustcli.fields import Family
@@ -42,6 +43,8 @@ UNITS = {
     "fw_at with 2 steps": (fw_at(steps=2), 7),
     "dynamic_at": (dynamic_at(), 23),
     "fat": (fat(), 23),
+    # The published 18 count a sixth gradient, which is computed for the record.
+    "pyramid_at": (pyramid_at(), 16),
     "dial": (dial(), 27),
     "dial with cross-entropy": (dial(base="ce"), 26),
 }

@@ -1,0 +1,114 @@
+"""A perturbation of several resolutions at once, coarse ones larger: the attack of PyramidAT."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from robustcli.attacks import ATTACKS
+from robustcli.attacks.crafting import ascend
+from robustcli.attacks.losses import LOSSES, AttackLoss, cross_entropy
+from robustcli.attacks.matched_masks import masks_matched
+from robustcli.errors import RobustCliError
+from robustcli.fields import Positive, Size
+from robustcli.noise import Noise
+from robustcli.threat import ThreatModel
+
+
+def _lucky_number(logits: Tensor, luck: Tensor) -> Tensor:
+    """The class that a uniform number in [0, 1) names."""
+    return (luck * logits.shape[1]).long().clamp_max(logits.shape[1] - 1)
+
+
+def _towards_random_class(rng: Noise, x: Tensor) -> tuple[AttackLoss, Tensor]:
+    luck = rng.uniform(x[:, :1, :1, :1]).flatten()
+    score = AttackLoss(
+        refer=lambda model, x, y: luck,
+        score=lambda logits, luck: -cross_entropy(logits, _lucky_number(logits, luck)),
+    )
+    return score, luck
+
+
+def spread(grid: Tensor, side: int, like: Tensor) -> Tensor:
+    """Each cell of a grid (n, c, rows, columns) as a block of side x side pixels, cut to the size of an image."""
+    blocks = grid.repeat_interleave(side, 2).repeat_interleave(side, 3)
+    return blocks[:, :, : like.shape[2], : like.shape[3]]
+
+
+def _cut(x: Tensor) -> Tensor:
+    """x in the pixel box; a pixel on its border keeps half of its gradient, as in the released code.
+
+    With `clamp`, whose gradient is zero there, a black or a white pixel would never leave its place.
+    """
+    return torch.minimum(torch.maximum(x, x.new_zeros(())), x.new_ones(()))
+
+
+@ATTACKS.register("pyramid", smoke={"steps": 2, "sides": [4, 1], "multipliers": [2, 1]})
+@dataclass(frozen=True, kw_only=True)
+class Pyramid:
+    """x' = cut(... cut(x + m_1 U_1(d_1)) ... + m_S U_S(d_S)): one grid d_s of cells for each resolution.
+
+    U_s makes a block of side_s x side_s pixels of each cell, and cut is that of the pixel box. All grids start at
+    zero and take sign steps along their own gradients; each is held within eps by itself, so the sum may lie
+    (m_1 + ... + m_S) eps away: `clip` says what of it is kept. Every pass of the search draws the same masks
+    where the network is attacked in train mode with dropout or stochastic depth.
+
+    One resolution of side 1 and multiplier 1, aim "away", is PGD from the clean image, but that a pixel which has
+    been pushed out of the box stays there: cells are not cut at the box, and beyond it they have no gradient.
+
+    Args:
+        steps: gradient steps.
+        step_size: length of one step of a cell in the unit of eps; null is a quarter of eps.
+        sides: of the cells of each grid, in pixels; where the last cells reach over the edge they are cut.
+        multipliers: m_s, one for each side.
+        aim: "random_class": lower the cross-entropy of a class drawn for each image, which may be its own, as
+            published; "away": raise that of its label.
+        clip: the sum is cut to this many times eps. null leaves it as it is, outside the threat set: that serves
+            training, and is refused in an evaluation, as is anything above 1.
+
+    Reference: Herrmann et al., "Pyramid Adversarial Training Improves ViT Performance", CVPR 2022.
+    """
+
+    steps: Size = 5
+    step_size: Positive | None = None
+    sides: tuple[int, ...] = (32, 16, 1)
+    multipliers: tuple[float, ...] = (20.0, 10.0, 1.0)
+    aim: Literal["random_class", "away"] = "random_class"
+    clip: Positive | None = 1.0
+
+    def __post_init__(self) -> None:
+        if len(self.sides) != len(self.multipliers):
+            raise RobustCliError(
+                f"attack pyramid: {len(self.sides)} sides and {len(self.multipliers)} multipliers; give one of each "
+                "for every resolution"
+            )
+        if not self.sides or min(self.sides) < 1:
+            raise RobustCliError(f"attack pyramid: sides {list(self.sides)}; name at least one, each 1 or more pixels")
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
+        threat.require_norm("pyramid", "linf")
+        loss, reference = (LOSSES["ce"], y) if self.aim == "away" else _towards_random_class(rng, x)
+        step_size = threat.radius / 4 if self.step_size is None else self.step_size
+        grids = [x.new_zeros(*x.shape[:2], -(-x.shape[2] // side), -(-x.shape[3] // side)) for side in self.sides]
+        with masks_matched(model, x.device):
+            for _ in range(self.steps):
+                grids = [grid.detach().requires_grad_() for grid in grids]
+                with torch.enable_grad():
+                    x_adv = self._composed(x, grids)
+                grad, _, _ = ascend(model, x_adv, loss, reference)
+                grads = torch.autograd.grad(x_adv, grids, grad)
+                with torch.no_grad():
+                    grids = [
+                        threat.bound(grid + threat.ascent(slope, grid, step_size), threat.radius)
+                        for grid, slope in zip(grids, grads, strict=True)
+                    ]
+        x_adv = self._composed(x, grids)
+        if self.clip is None:
+            return x_adv
+        return (x + threat.bound(x_adv - x, self.clip * threat.radius)).clamp(0, 1)
+
+    def _composed(self, x: Tensor, grids: list[Tensor]) -> Tensor:
+        for side, multiplier, grid in zip(self.sides, self.multipliers, grids, strict=True):
+            x = _cut(x + multiplier * spread(grid, side, x))
+        return x

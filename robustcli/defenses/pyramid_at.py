@@ -1,0 +1,78 @@
+"""PyramidAT: clean images, and images perturbed at several resolutions, seen through the same masks."""
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robustcli.attacks.matched_masks import masks_matched
+from robustcli.attacks.pyramid import Pyramid
+from robustcli.defenses import DEFENSES, Batch
+from robustcli.defenses.min_max import MinMax
+from robustcli.fields import AttackBn, NonNegative, Positive, Size
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchedCrossEntropy:
+    """CE(f_M(x), y) + adv_weight CE(f_M(x'), y), mean over the batch, with M the masks of dropout and depth.
+
+    Args:
+        masks: "same": both passes see one M; "rates": each draws its own, at equal rates.
+    """
+
+    adv_weight: float
+    masks: Literal["same", "rates"]
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
+        with masks_matched(model, batch.x.device) if self.masks == "same" else nullcontext():
+            loss = F.cross_entropy(model(batch.x), batch.y)
+            if self.adv_weight:
+                loss = loss + self.adv_weight * F.cross_entropy(model(batch.x_adv), batch.y)
+        return loss
+
+
+@DEFENSES.register("pyramid_at", smoke={"steps": 2, "sides": [4, 1], "multipliers": [2, 1]})
+def pyramid_at(
+    *,
+    adv_weight: NonNegative = 1.0,
+    masks: Literal["same", "rates"] = "same",
+    steps: Size = 5,
+    step_size: Positive | None = None,
+    sides: tuple[int, ...] = (32, 16, 1),
+    multipliers: tuple[float, ...] = (20.0, 10.0, 1.0),
+    aim: Literal["random_class", "away"] = "random_class",
+    clip: Positive | None = None,
+    attack_bn: AttackBn = "train",
+) -> MinMax:
+    """Cross-entropy at the clean image plus that at an image perturbed at several resolutions.
+
+    The purpose is accuracy on clean and on shifted images, not under the worst case, and the images trained on
+    lie outside the threat set by design: each resolution moves by up to its multiplier times eps. The published
+    eps of 6/255 and step of 1/255 count in pixels of [-1, 1], so here they are 3/255 and 0.5/255. The released
+    attack computes one more gradient than it has steps, for the record; it is left out. Batch statistics, where
+    the network has any, see the clean batch once, the adversarial batch once and, with attack_bn "train", every
+    forward of the attack.
+
+    Args:
+        adv_weight: lambda, the weight of the adversarial images; 0 is natural training.
+        masks: "same": attack, clean and adversarial pass see the same masks of dropout and stochastic depth;
+            "rates": the attack keeps one draw and each of the other passes makes its own, at equal rates. The
+            released code draws dropout anew and shares stochastic depth; both count as matched in the paper.
+        steps: gradient steps of the attack.
+        step_size: length of one step in the unit of eps; null is a quarter of eps; as published a sixth.
+        sides: of the cells of each resolution, in pixels; published for images of 224 pixels.
+        multipliers: of each resolution.
+        aim: of the attack: towards a class drawn at random, as published, or away from the label.
+        clip: the perturbation is cut to this many times eps; null (as published) is no cut, 1 the threat set.
+        attack_bn: mode of the model while it is attacked: train (as released; without it there are no masks to
+            match), eval or batch_no_update.
+
+    Reference: Herrmann et al., "Pyramid Adversarial Training Improves ViT Performance", CVPR 2022.
+    """
+    return MinMax(
+        attack=Pyramid(steps=steps, step_size=step_size, sides=sides, multipliers=multipliers, aim=aim, clip=clip),
+        loss=MatchedCrossEntropy(adv_weight=adv_weight, masks=masks),
+        attack_bn=attack_bn,
+    )
