@@ -72,7 +72,8 @@ class Checker:
             self.problems.append((where, f"{_show(value)} is not a mapping of {', '.join(settings_of(kind))}"))
             return _FAILED
         before = len(self.problems)
-        resolved = self.parameters(settings_of(kind), value, where, str(where[-1]) if where else "the spec")
+        owner = next((part for part in reversed(where) if isinstance(part, str)), "the spec")
+        resolved = self.parameters(settings_of(kind), value, where, owner)
         return kind(**resolved) if len(self.problems) == before else _FAILED
 
     def chosen(self, family: Family, value: Any, where: Where) -> Any:

@@ -262,8 +262,9 @@ def _is_clean(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
     return all(evaluation["evaluator"] == "clean" for evaluation in (a, b))
 
 
-def _threat(evaluation: Mapping[str, Any]) -> tuple[str, Fraction]:
-    return evaluation["norm"], Fraction(evaluation["eps"])
+def _threat(evaluation: Mapping[str, Any]) -> tuple[str, Fraction, frozenset[str]]:
+    own = frozenset(stage["threat"] for stage in evaluation.get("stages", ()) if stage.get("threat"))
+    return evaluation["norm"], Fraction(evaluation["eps"]), own - {_words(evaluation)}
 
 
 def _words(evaluation: Mapping[str, Any]) -> str:

@@ -9,6 +9,8 @@ from robustcli.evaluation import Result
 from robustcli.ledger import Line
 from robustcli.threat import ThreatModel
 
+Threats = Mapping[str, ThreatModel]
+"""By stage; what is no stage has that of the evaluation."""
 # What sums over the pixels of large images may lose in single precision: a share of the radius, and beside it.
 _OVERSHOOT, _BESIDE = 1e-2, 1e-5
 
@@ -50,10 +52,11 @@ def of_derived(result: Result, stored: Mapping[str, Any]) -> Iterator[str]:
         yield f"forwards: the result says {result.forwards}, of which stages and clean images leave {clean}"
 
 
-def of_lines(lines: list[Line], threat: ThreatModel, *, is_random: bool) -> Iterator[str]:
+def of_lines(lines: list[Line], threats: Threats, *, is_random: bool) -> Iterator[str]:
     """Whether prediction, margin and size of every image are such as its fate allows."""
-    farthest = threat.radius * (1 + _OVERSHOOT) + _BESIDE
     for line in lines:
+        threat = threats[line.broken_by]
+        farthest = threat.radius * (1 + _OVERSHOOT) + _BESIDE
         # Comparisons with NaN are false, so a NaN is odd.
         if line.broken_by in ("", "clean"):
             is_odd = line.prediction != line.clean or line.size != 0

@@ -1,12 +1,8 @@
 """Combinations of a data set's options with the rest of a spec, refused or worth a word; guards.py calls them."""
 
-from collections.abc import Iterator
-
+from robustcli.places import Findings
 from robustcli.registry import Chosen
 from robustcli.settings import TrainSettings
-
-Where = tuple[str | int, ...]
-Findings = Iterator[tuple[Where, str]]
 
 
 def selection_has_images(train: TrainSettings, data: Chosen) -> Findings:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from torch import nn
 from robustcli.check import to_plain
 from robustcli.data import Data
 from robustcli.evaluation import evaluate, settled
-from robustcli.evaluators import Evaluator, files_of, looks_of
+from robustcli.evaluators import Evaluator, files_of, looks_of, threat_of
+from robustcli.fields import exact_text
 from robustcli.fingerprint import fingerprint
 from robustcli.journal import FolderJournal
 from robustcli.ledger import lines_of, write_ledger, write_witnesses
@@ -77,9 +79,9 @@ def evaluate_into(
         if dossier.journal.exists() and share is None:
             FolderJournal(dossier.journal).remove()  # Killed when all was done but this.
         return dict(read_json(dossier.result))
-    options = chosen.options
+    options, threat = chosen.options, threat_of(evaluator, threat)
     x, y = data.evaluation("test", options.examples if options else None)
-    parameters = to_plain(chosen.parameters)
+    parameters = _as_text(to_plain(chosen.parameters))
     mark = fingerprint(network, x, y, threat, chosen.name, parameters, seed, files_of(evaluator))
     journal = FolderJournal.open(dossier.journal, mark)
     settings = (chosen.name, parameters, evaluator, network, x, y, threat, seed)
@@ -93,9 +95,18 @@ def evaluate_into(
     write_ledger(dossier.ledger, lines_of(result.evidence))
     if options and options.witnesses:
         with settled(network, x.device.type):
-            write_witnesses(dossier.witnesses, result.evidence, network, x, y, threat, looks_of(evaluator))
+            write_witnesses(dossier.witnesses, result.evidence, network, x, y, looks_of(evaluator))
     stored = result.to_json()
     stored["warnings"] += stamps
     write_json(dossier.result, {**stored, "fingerprint": mark})
     journal.remove()
     return dict(read_json(dossier.result))
+
+
+def _as_text(value: Any) -> Any:
+    """Plain values with exact numbers as text, such as the radius of an evaluator's own threat: JSON has none."""
+    if isinstance(value, dict):
+        return {key: _as_text(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_as_text(item) for item in value]
+    return exact_text(value) if isinstance(value, Fraction) else value

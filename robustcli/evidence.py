@@ -37,6 +37,7 @@ class StageRecord:
         name: of the stage.
         is_black_box: whether it used no gradients.
         has_black_box: whether a part of it used none.
+        threat: as text such as "l2 0.5", where the stage has one of its own.
         sampled: how many of those that entered were attacked, where none of them broke; None is all.
     """
 
@@ -49,6 +50,7 @@ class StageRecord:
     seconds: float = 0.0
     sampled: int | None = None
     has_black_box: bool = False
+    threat: str | None = None
 
 
 @dataclass
@@ -66,7 +68,7 @@ class Evidence:
         stages: in their order.
         clean_forwards, clean_seconds: of the clean images.
         warnings: each once.
-        attacks: of the stages.
+        attacks, threats: of the stages.
     """
 
     numbers: Tensor
@@ -82,6 +84,7 @@ class Evidence:
     clean_seconds: float
     warnings: tuple[str, ...] = ()
     attacks: tuple[Attack, ...] = ()
+    threats: tuple[ThreatModel, ...] = ()
 
     @property
     def survives(self) -> Tensor:
@@ -159,23 +162,25 @@ def gather(
     looks = looks_of(evaluator)
     with crafting(model, "eval"), generators_restored(x.device):
         evidence, classes = _clean(model, x, y, rng, evaluator.batch_size, looks)
-        # At radius 0 the clean image is all there is.
-        if threat.radius == 0 or not len(x):
+        if not len(x):
             return evidence
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
             stages = evaluator.stages(Case(threat, (x.shape[1], x.shape[2], x.shape[3]), classes))
+        # At radius 0 the clean image is all there is.
+        stages = [stage for stage in stages if (stage.threat or threat).radius]
         evidence.warnings += tuple(str(warning.message) for warning in caught)
         if len({stage.name for stage in stages}) < len(stages):
             raise EvaluationError(f"two stages have one name: {', '.join(stage.name for stage in stages)}")
         # A copy for all stages that search with the same one.
         copies = {stage.searcher: stage.searcher(model) for stage in stages if stage.searcher is not None}
         evidence.attacks = tuple(stage.attack for stage in stages)
+        evidence.threats = tuple(stage.threat or threat for stage in stages)
         for stage in stages:
             if is_share and (stage.sample is not None or stage.batch_size is None):
                 break
             search = model if stage.searcher is None else copies[stage.searcher]
-            call = partial(_strike, stage, model, search, threat=threat, looks=looks)
+            call = partial(_strike, stage, model, search, threat=stage.threat or threat, looks=looks)
             _carry_out(stage, call, x, y, rng, evidence, journal)
     return evidence
 
@@ -198,6 +203,7 @@ def _carry_out(
     is_waiting, sample = evidence.survives, _sample(evidence.survives, stage.sample, rng)
     entered = int(is_waiting.sum())
     record = StageRecord(stage.name, stage.is_black_box, entered, has_black_box=stage.has_black_box)
+    record.threat = None if stage.threat is None else str(stage.threat)
     evidence.stages.append(record)
     for strike in journal.strikes(stage.name):
         # Processes that cut the images otherwise may have struck some twice.

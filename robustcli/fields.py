@@ -34,6 +34,21 @@ class Ratio(float):
         return ratio
 
 
+@dataclass(frozen=True, kw_only=True)
+class OtherThreat:
+    """A threat beside the spec's, for methods that train against several.
+
+    Args:
+        norm: linf, l2 or l1.
+        eps: radius as a number or a quotient such as 8/255; pixels of [0, 1] for linf, length for l2, sum for l1.
+        step_size: length of one step of the attack, in the unit of this eps; null is a quarter of it.
+    """
+
+    norm: Norm
+    eps: Radius
+    step_size: Positive | None = None
+
+
 def exact_text(number: Fraction) -> str:
     """A number as people write it, and exact: a short decimal where there is one, otherwise a quotient."""
     decimal = repr(number.numerator / number.denominator)

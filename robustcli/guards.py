@@ -4,15 +4,13 @@ A guard is a function whose parameters name the parts of the spec that it looks 
 parts are sound, whatever else is wrong.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from inspect import signature
 from typing import Any
 
 from robustcli.catalog import catalog, describe
 from robustcli.data_guards import (
-    Findings,
-    Where,
     average_has_its_window,
     labels_are_whole,
     monitoring_ends,
@@ -21,6 +19,7 @@ from robustcli.data_guards import (
 )
 from robustcli.errors import suggest
 from robustcli.fields import Norm
+from robustcli.places import Findings, Where, attacks, attacks_inside, evaluators_inside, threat_at
 from robustcli.registry import Chosen
 from robustcli.settings import Claim, ThreatSettings, TrainSettings
 
@@ -60,10 +59,22 @@ def eps_in_pixels(threat: ThreatSettings) -> Findings:
         yield ("threat", "eps"), _not_a_pixel(float(threat.eps))
 
 
+def other_eps_in_pixels(defense: Chosen, evaluate: Mapping[str, Chosen]) -> Findings:
+    for number, other in enumerate(defense.parameters.get("others", ())):
+        for key in ("eps", "step_size"):
+            size = getattr(other, key)
+            if other.norm == "linf" and size is not None and size > 1:
+                yield ("defense", "others", number, key), _not_a_pixel(float(size))
+    for where, chosen in evaluators_inside(evaluate, ("evaluate",)):
+        norm, eps = chosen.parameters.get("norm"), chosen.parameters.get("eps", 0)
+        if norm == "linf" and eps > 1:
+            yield (*where, "eps"), _not_a_pixel(float(eps))
+
+
 def step_size_in_pixels(threat: ThreatSettings, defense: Chosen, evaluate: Mapping[str, Chosen]) -> Findings:
-    for where, attack in _attacks(defense, evaluate):
+    for where, attack in attacks(defense, evaluate):
         size = attack.get("step_size")
-        if threat.norm == "linf" and size is not None and size > 1:
+        if threat_at(where, evaluate, threat).norm == "linf" and size is not None and size > 1:
             yield (*where, "step_size"), _not_a_pixel(size)
 
 
@@ -89,7 +100,7 @@ def nesterov_has_momentum(train: TrainSettings) -> Findings:
 
 
 def attack_can_start(defense: Chosen, evaluate: Mapping[str, Chosen]) -> Findings:
-    for where, attack in _attacks(defense, evaluate):
+    for where, attack in attacks(defense, evaluate):
         loss = attack.get("loss")
         if attack.get("start") == "clean" and loss in ("kl", "squared"):
             text = f"'clean' with loss '{loss}' never moves, its gradient is zero there; write gaussian"
@@ -100,7 +111,7 @@ def attack_can_start(defense: Chosen, evaluate: Mapping[str, Chosen]) -> Finding
 
 def evaluated_attack_stays_inside(evaluate: Mapping[str, Chosen]) -> Findings:
     for key, evaluator in evaluate.items():
-        for where, attack in _attacks_inside(evaluator, ("evaluate", key)):
+        for where, attack in attacks_inside(evaluator, ("evaluate", key)):
             clip = attack.parameters.get("clip", 1)
             if clip is None or clip > 1:
                 yield (
@@ -112,10 +123,11 @@ def evaluated_attack_stays_inside(evaluate: Mapping[str, Chosen]) -> Findings:
 def attack_knows_the_norm(threat: ThreatSettings, defense: Chosen, evaluate: Mapping[str, Chosen]) -> Findings:
     evaluators: list[tuple[Where, Chosen]] = [(("evaluate", key), evaluator) for key, evaluator in evaluate.items()]
     for place, part in [(("defense",), defense), *evaluators]:
-        for where, attack in _attacks_inside(part, place):
-            norms = NORMS.get(attack.name, (threat.norm,))
-            if threat.norm not in norms:
-                yield where, f"'{attack.name}' knows {' and '.join(norms)} alone, the threat is {threat.norm}"
+        for where, attack in attacks_inside(part, place):
+            norm = threat_at(where, evaluate, threat).norm
+            norms = NORMS.get(attack.name, (norm,))
+            if norm not in norms:
+                yield where, f"'{attack.name}' knows {' and '.join(norms)} alone, the threat is {norm}"
 
 
 def gradient_can_be_differentiated(defense: Chosen, train: TrainSettings) -> Findings:
@@ -145,16 +157,12 @@ def eps_is_exact(threat: ThreatSettings) -> Findings:
 
 
 def attack_reaches_eps(threat: ThreatSettings, defense: Chosen, evaluate: Mapping[str, Chosen]) -> Findings:
-    for where, attack in _attacks(defense, evaluate):
+    for where, attack in attacks(defense, evaluate):
         steps, size = attack.get("steps", 1), attack.get("step_size")
-        if (
-            attack.get("start") == "clean"
-            and steps
-            and size is not None
-            and steps * size < float(threat.eps) * (1 - 1e-9)
-        ):
+        eps = float(threat_at(where, evaluate, threat).eps)
+        if attack.get("start") == "clean" and steps and size is not None and steps * size < eps * (1 - 1e-9):
             count = f"{steps} steps" if steps > 1 else "one step"
-            yield where, f"{count} of {size:.4g} from the clean image cannot reach eps {float(threat.eps):.4g}"
+            yield where, f"{count} of {size:.4g} from the clean image cannot reach eps {eps:.4g}"
 
 
 def parts_begin(defense: Chosen, train: TrainSettings) -> Findings:
@@ -166,6 +174,11 @@ def parts_begin(defense: Chosen, train: TrainSettings) -> Findings:
             epochs = chosen.parameters.get(key)
             if epochs is not None and epochs >= train.epochs > 0:
                 yield ("defense", part, key), f"{epochs:g} epochs of {train.epochs}: '{chosen.name}' never begins"
+
+
+def others_keep_their_radius(defense: Chosen, train: TrainSettings) -> Findings:
+    if train.eps_warmup and defense.parameters.get("others"):
+        yield ("train", "eps_warmup"), "only the spec's threat would grow, not those in defense.others; leave it out"
 
 
 def drops_happen(train: TrainSettings) -> Findings:
@@ -233,6 +246,8 @@ def distortion_tells(defense: Chosen) -> Findings:
 REFUSE: tuple[Guard, ...] = (
     replaced_part_has_no_parameters,
     eps_in_pixels,
+    other_eps_in_pixels,
+    others_keep_their_radius,
     step_size_in_pixels,
     selection_has_images,
     warmups_end,
@@ -261,35 +276,9 @@ WARN: tuple[Guard, ...] = (
 )
 
 
-def _attacks(defense: Chosen, evaluate: Mapping[str, Chosen]) -> Iterator[tuple[Where, dict[str, Any]]]:
-    """Parameters of every attack; those of a defense stand for its own attack unless that is replaced."""
-    attack = defense.parameters.get("attack")
-    if isinstance(attack, Chosen):
-        yield ("defense", "attack"), attack.parameters
-    else:
-        yield ("defense",), defense.parameters
-    for key, evaluator in evaluate.items():
-        for where, inner in _attacks_inside(evaluator, ("evaluate", key)):
-            yield where, inner.parameters
-
-
 def _regulariser(defense: Chosen) -> Chosen | None:
     chosen = defense.parameters.get("regulariser")
     return chosen if isinstance(chosen, Chosen) else None
-
-
-def _attacks_inside(chosen: Chosen, where: Where) -> Iterator[tuple[Where, Chosen]]:
-    for key, value in chosen.parameters.items():
-        places = (
-            [((*where, key, i), v) for i, v in enumerate(value)]
-            if isinstance(value, list)
-            else [((*where, key), value)]
-        )
-        for inner, item in places:
-            if isinstance(item, Chosen):
-                if item.family == "attacks":
-                    yield inner, item
-                yield from _attacks_inside(item, inner)
 
 
 def _not_a_pixel(size: float) -> str:

@@ -4,7 +4,7 @@ With both, anyone who has the weights and the images can check a robust accuracy
 """
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -107,20 +107,16 @@ def read_ledger(path: Path) -> list[Line]:
     return lines
 
 
-def write_witnesses(
-    path: Path, evidence: Evidence, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, looks: int = 1
-) -> None:
+def write_witnesses(path: Path, evidence: Evidence, model: nn.Module, x: Tensor, y: Tensor, looks: int = 1) -> None:
     """Write the adversarial images, each in the smallest encoding that still lies inside and fools the model.
 
     Args:
         x, y: all images that were evaluated, and their labels, on the model's device.
     """
-    numbers = sorted(evidence.points)
     chosen: dict[Encoding, list[int]] = {encoding: [] for encoding in _ENCODINGS}
     kept: dict[Encoding, list[NDArray[Any]]] = {encoding: [] for encoding in _ENCODINGS}
     row_of = {number: row for row, number in enumerate(evidence.numbers.tolist())}
-    for start in range(0, len(numbers), _BATCH):
-        left = numbers[start : start + _BATCH]
+    for left, threat in _in_batches(evidence, row_of):
         for encoding in _ENCODINGS:
             if not left:
                 break
@@ -141,6 +137,17 @@ def write_witnesses(
             empty = np.zeros((0, *x.shape[1:]), dtype=np.float32)
             arrays[encoding] = np.concatenate(kept[encoding]) if kept[encoding] else empty
         np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def _in_batches(evidence: Evidence, row_of: Mapping[int, int]) -> Iterator[tuple[list[int], ThreatModel]]:
+    """Numbers of the images that are broken, and the threat under which they are."""
+    threats: dict[int, ThreatModel] = {
+        number: evidence.threats[int(evidence.broken_by[row_of[number]])] for number in sorted(evidence.points)
+    }
+    for threat in dict.fromkeys(evidence.threats):
+        numbers = [number for number, own in threats.items() if own == threat]
+        for start in range(0, len(numbers), _BATCH):
+            yield numbers[start : start + _BATCH], threat
 
 
 def read_witnesses(path: Path) -> list[tuple[Encoding, NDArray[Any], NDArray[Any]]]:

@@ -7,11 +7,11 @@ suspicion in words; a number without any is trusted.
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from fractions import Fraction
+from itertools import product
 
 import torch
 from torch import Tensor, nn
 
-from robustcli.attacks import Attack
 from robustcli.attacks.crafting import ascend
 from robustcli.attacks.losses import LOSSES
 from robustcli.attacks.pgd import Pgd
@@ -65,8 +65,8 @@ def postflight(
     rows = evidence.survives.nonzero().flatten()[:_PROBES].to(x.device)
     if len(rows):
         noise = rng.rows(rows).split("postflight")
-        found += _of_survivors(model, x[rows], y[rows], threat, noise)
-        found += _of_longer_attacks(model, x[rows], y[rows], threat, noise, evidence.attacks)
+        found += _of_survivors(model, x[rows], y[rows], dict.fromkeys(evidence.threats), noise)
+        found += _of_longer_attacks(model, x[rows], y[rows], noise, evidence)
     return found
 
 
@@ -102,11 +102,9 @@ def _of_stages(evidence: Evidence) -> Iterator[str]:
             )
 
 
-def _of_longer_attacks(
-    model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise, attacks: Iterable[Attack]
-) -> Iterator[str]:
+def _of_longer_attacks(model: nn.Module, x: Tensor, y: Tensor, rng: IndexedNoise, evidence: Evidence) -> Iterator[str]:
     """Whether PGD would still gain with more steps; APGD adapts its steps, and has many."""
-    for attack in attacks:
+    for attack, threat in zip(evidence.attacks, evidence.threats, strict=True):
         if not isinstance(attack, Pgd) or not attack.steps:
             continue
         longer = replace(attack, steps=2 * attack.steps, restarts=1, keep="fooled")
@@ -117,7 +115,9 @@ def _of_longer_attacks(
             yield f"PGD with {longer.steps} steps breaks {broken} of {len(x)} images that withstood {attack.steps}"
 
 
-def _of_survivors(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise) -> Iterator[str]:
+def _of_survivors(
+    model: nn.Module, x: Tensor, y: Tensor, threats: Iterable[ThreatModel], rng: IndexedNoise
+) -> Iterator[str]:
     """What a few cheap questions about the survivors tell."""
     count = len(x)
     for name, words in (("ce", "cross-entropy"), ("margin", "the margin of the logits")):
@@ -126,7 +126,7 @@ def _of_survivors(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, r
         if flat > _ODD_SHARE * count:
             yield f"the gradient of {words} is zero on {flat} of {count} survivors: attacks by gradients cannot move"
     fooled = torch.zeros(count, dtype=torch.bool, device=x.device)
-    for draw in range(_RANDOM_POINTS):
+    for threat, draw in product(threats, range(_RANDOM_POINTS)):
         points = threat.sample(x, rng.split(f"random point {draw}"))
         with torch.no_grad():
             fooled |= model(points).argmax(1) != y

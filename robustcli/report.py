@@ -36,7 +36,7 @@ def result_table(title: str, results: Mapping[str, Mapping[str, Any]]) -> Table:
         table.add_row(
             key,
             describe(result),
-            "" if is_clean else f"{result['norm']} {result['eps']}",
+            "" if is_clean else threats_of(result),
             f"{result['correct']}/{result['total']}",
             interval(result),
             verdict(result),
@@ -45,6 +45,12 @@ def result_table(title: str, results: Mapping[str, Mapping[str, Any]]) -> Table:
             f"{result['seconds']:.1f}",
         )
     return table
+
+
+def threats_of(result: Mapping[str, Any]) -> str:
+    """The threat of an evaluation, and those that attacks of it have for themselves."""
+    others = [stage["threat"] for stage in result.get("stages", ()) if stage.get("threat")]
+    return ", ".join(dict.fromkeys([f"{result['norm']} {result['eps']}", *others]))
 
 
 def verdict(result: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Is a stored robust accuracy what it says? Recomputed from weights, images and witnesses, without attacking."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from robustcli.attacks.losses import margin
 from robustcli.build import choose_device, load_data
 from robustcli.check import checked
-from robustcli.consistency import of_counts, of_derived, of_lines
+from robustcli.consistency import Threats, of_counts, of_derived, of_lines
 from robustcli.dossier import Dossier
 from robustcli.errors import RobustCliError
 from robustcli.evaluation import Result, settled
@@ -128,17 +129,17 @@ def verify(dossier: Dossier, network: nn.Module, x: Tensor, y: Tensor) -> tuple[
     if result.total > len(x):
         return [f"{result.total} images were evaluated; the data have {len(x)}"], "nothing"
     x, y = x[: result.total], y[: result.total]
-    threat = _threat_of(result, str(dossier.result))
+    threats = _threats_of(result, str(dossier.result))
     looks = looks_of(evaluator)
     problems = list(_of_fingerprint(result, stored, network, x, y))
     problems += of_counts(result, lines)
     problems += of_derived(result, stored)
-    problems += of_lines(lines, threat, is_random=looks > 1)
+    problems += of_lines(lines, threats, is_random=looks > 1)
     if len(lines) == result.total:
         with settled(network, x.device.type):
             problems += _of_clean_images(lines, network, x, y, looks)
             if dossier.witnesses.exists():
-                problems += _of_witnesses(dossier, lines, network, x, y, threat, looks)
+                problems += _of_witnesses(dossier, lines, network, x, y, threats, looks)
     broken = sum(line.broken_by not in ("", "clean") for line in lines)
     words = f"{result.total} clean predictions, counts and interval"
     if looks > 1:
@@ -155,8 +156,15 @@ def _evaluator_of(result: Result, source: str) -> Evaluator:
     return evaluator
 
 
-def _threat_of(result: Result, source: str) -> ThreatModel:
-    stated = {"norm": result.norm, "eps": parse_scalar(result.eps)}
+def _threats_of(result: Result, source: str) -> Threats:
+    """The threat of every stage by its name: that of the evaluation, where it has none of its own."""
+    main = _threat(result.norm, result.eps, source)
+    own = {stage.name: stage.threat.partition(" ") for stage in result.stages if stage.threat}
+    return defaultdict(lambda: main, {name: _threat(norm, eps, source) for name, (norm, _, eps) in own.items()})
+
+
+def _threat(norm: str, eps: str, source: str) -> ThreatModel:
+    stated = {"norm": norm, "eps": parse_scalar(eps)}
     settings = checked(lambda checker: checker.settings(ThreatSettings, stated, ()), source)
     return ThreatModel(settings.norm, Fraction(settings.eps))
 
@@ -225,10 +233,11 @@ def _of_witnesses(
     network: nn.Module,
     x: Tensor,
     y: Tensor,
-    threat: ThreatModel,
+    threats: Threats,
     looks: int,
 ) -> Iterator[str]:
     claimed = {line.image for line in lines if line.broken_by not in ("", "clean")}
+    own = {line.image: threats[line.broken_by] for line in lines}
     seen: list[int] = []
     outside: list[int] = []
     right: list[int] = []
@@ -243,11 +252,13 @@ def _of_witnesses(
         for start in range(0, len(numbers), _BATCH):
             rows = torch.from_numpy(numbers[start : start + _BATCH]).to(x.device)
             points = decoded(encoding, codes[start : start + _BATCH], x[rows])
-            outside += rows[~threat.contains(points, x[rows])].tolist()
+            for threat in {own[number] for number in rows.tolist()}:
+                is_under = torch.tensor([own[number] == threat for number in rows.tolist()], device=x.device)
+                outside += rows[is_under & ~threat.contains(points, x[rows])].tolist()
             scores, slack = _scores(network, points, looks)
             right += rows[~(margin(scores, y[rows]) >= -slack)].tolist()
     for words, images, allowed in (
-        (f"lie outside {threat} or the pixel box", outside, 0),
+        (f"lie outside {', '.join(map(str, dict.fromkeys(own.values())))} or the pixel box", outside, 0),
         ("do not fool the network", right, _by_chance(len(seen), looks)),
     ):
         if len(images) > allowed:

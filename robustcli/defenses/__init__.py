@@ -25,7 +25,8 @@ class Batch:
     """One batch and its adversarial images.
 
     Args:
-        x, x_adv: (n, c, h, w) in [0, 1].
+        x: (n, c, h, w) in [0, 1].
+        x_adv: the same, or several such blocks one after the other, from an attack that makes several versions.
         y: labels (n,), or class shares (n, k) when labels are mixed or smoothed.
     """
 

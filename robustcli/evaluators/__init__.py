@@ -45,6 +45,7 @@ class Stage:
         has_black_box: whether that holds of a part of it, where it is several attacks in one.
         sample: of more survivors than this, so many are attacked first, and the others only if one of those breaks;
             None attacks all.
+        threat: of this stage; None is that of the evaluation.
         searcher: from the network, the one that the attack searches with; None is the network itself.
         is_transfer: whether that is a network of its own, so that no gradient of the one evaluated is used.
     """
@@ -55,6 +56,7 @@ class Stage:
     batch_size: int | None = 250
     has_black_box: bool = False
     sample: int | None = None
+    threat: ThreatModel | None = None
     searcher: Callable[[nn.Module], nn.Module] | None = None
     is_transfer: bool = False
 
@@ -84,7 +86,8 @@ class Evaluator(Protocol):
     What a reader of the number must know (a departure from the published protocol) is raised as a Python warning
     by `stages` or by the attacks. An evaluator made for models whose logits vary from call to call has an attribute
     `looks` above 1: so many forwards then judge an image, and most of them decide. Without it such a model is an
-    error. One that reads files, such as another network, has an attribute `files` with their paths.
+    error. One that reads files, such as another network, has an attribute `files` with their paths; one that is
+    about another threat than the spec's has an attribute `threat`.
     """
 
     @property
@@ -95,6 +98,12 @@ class Evaluator(Protocol):
     def stages(self, case: Case) -> list[Stage]:
         """The attacks in their order: each sees the images that survived those before it."""
         ...
+
+
+def threat_of(evaluator: Evaluator, threat: ThreatModel) -> ThreatModel:
+    """The threat of an evaluation: the given one, unless the evaluator has one of its own."""
+    own: ThreatModel = getattr(evaluator, "threat", threat)
+    return own
 
 
 def looks_of(evaluator: Evaluator) -> int:

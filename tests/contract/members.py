@@ -201,6 +201,10 @@ def other_values(parameter: Parameter, now: Any) -> Iterator[Any]:
     family = family_of(parameter.annotation)
     if family is not None:
         yield from ({"name": member.name, **member.smoke} for member in catalog(family.name).values())
+    elif (
+        typing.get_origin(parameter.annotation) is list and family_of(typing.get_args(parameter.annotation)[0]) is None
+    ):
+        yield now[:1]
     elif typing.get_origin(parameter.annotation) is list:
         yield [{"name": member.name} for member in catalog("evaluators").values() if can_build_from_defaults(member)][
             :1

@@ -361,7 +361,7 @@ def test_a_damaged_ledger_is_refused(tmp_path: Path, change: Callable[[str], str
 @pytest.mark.parametrize("threat", [LINF, ThreatModel("l2", Fraction(1, 2)), ThreatModel("l1", Fraction(4))], ids=str)
 def test_every_witness_lies_inside_and_fools_the_model(tmp_path: Path, threat: ThreatModel) -> None:
     model, x, y, evidence = found(threat)
-    write_witnesses(tmp_path / "witnesses.npz", evidence, model, x, y, threat)
+    write_witnesses(tmp_path / "witnesses.npz", evidence, model, x, y)
     seen: list[int] = []
     for encoding, numbers, codes in read_witnesses(tmp_path / "witnesses.npz"):
         seen += numbers.tolist()
@@ -378,7 +378,7 @@ def test_witnesses_take_the_smallest_encoding_that_holds(tmp_path: Path) -> None
     kinds = []
     for eps in (Fraction(1, 10), Fraction(1, 300)):
         model, x, y, evidence = found(ThreatModel("linf", eps), steps=30, count=200)
-        write_witnesses(tmp_path / "witnesses.npz", evidence, model, x, y, ThreatModel("linf", eps))
+        write_witnesses(tmp_path / "witnesses.npz", evidence, model, x, y)
         kinds.append({encoding: len(n) for encoding, n, _ in read_witnesses(tmp_path / "witnesses.npz")})
     assert kinds[0]["steps"] > 0.7 * sum(kinds[0].values())
     assert kinds[1]["steps"] == 0 < kinds[1]["halves"]

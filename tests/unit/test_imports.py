@@ -47,6 +47,7 @@ LAYERS = (
     ("spec",),
     ("guards",),
     ("data_guards",),
+    ("places",),
     ("check",),
     ("settings",),
     ("attacks", "search"),

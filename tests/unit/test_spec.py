@@ -320,6 +320,24 @@ PGD = "evaluate.p={name: attacked, attack: {name: pgd, %s}}"
 REFUSED = [
     ("eps_in_pixels", ["threat.eps=1.01"], "threat.eps: 1.01 is larger than", ["threat.eps=1"]),
     ("eps_in_pixels", ["threat.eps=8"], "write 8/255", ["threat.eps=8", "threat.norm=l2"]),
+    (
+        "other_eps_in_pixels",
+        ["defense={name: multi_norm, others: [{norm: linf, eps: 8}]}"],
+        "defense.others.0.eps: 8 is larger than",
+        ["defense={name: multi_norm, others: [{norm: l2, eps: 8}]}"],
+    ),
+    (
+        "other_eps_in_pixels",
+        ["evaluate.p={name: under, norm: linf, eps: 8, evaluator: clean}"],
+        "evaluate.p.eps: 8 is larger than",
+        ["evaluate.p={name: under, norm: l1, eps: 8, evaluator: clean}"],
+    ),
+    (
+        "others_keep_their_radius",
+        ["defense={name: multi_norm, others: [{norm: l2, eps: 1}]}", "train.eps_warmup=1"],
+        "train.eps_warmup: only the spec's threat would grow",
+        ["defense={name: multi_norm, others: []}", "train.eps_warmup=1"],
+    ),
     ("step_size_in_pixels", ["defense.step_size=2"], "defense.step_size: 2 is larger", ["defense.step_size=1"]),
     (
         "step_size_in_pixels",
@@ -620,7 +638,7 @@ def with_member(family: str, name: str, parameters: dict[str, Any]) -> dict[str,
         "name": "s",
         "data": {"name": "digits"},
         "architecture": {"name": "small_cnn"},
-        "threat": {"norm": "l2", "eps": 0.5},
+        "threat": {"norm": "linf" if guards.NORMS.get(name) == ("linf",) else "l2", "eps": 0.5},
         "defense": {"name": "natural"},
         "train": {"epochs": 100},
         "evaluate": {},

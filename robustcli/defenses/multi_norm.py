@@ -1,0 +1,94 @@
+"""Adversarial training against several threats: on average, against the worst, one at a time, or along one path."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robustcli.attacks import Attack
+from robustcli.attacks.pgd import Pgd
+from robustcli.attacks.several import Aimed, Each, OneOf, SteepestOf, WorstOf
+from robustcli.clock import Clock
+from robustcli.defenses import DEFENSES, Batch
+from robustcli.defenses.min_max import MinMax
+from robustcli.fields import AttackBn, OtherThreat, Positive, Size
+from robustcli.noise import derive
+from robustcli.threat import ThreatModel
+
+
+@dataclass(frozen=True)
+class VersionsCrossEntropy:
+    """CE(f(x'), y), mean over all adversarial versions of all images, which pass the network as one batch."""
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
+        versions = len(batch.x_adv) // len(batch.x)
+        return F.cross_entropy(model(batch.x_adv), batch.y.repeat(versions, *[1] * (batch.y.dim() - 1)))
+
+
+def one_in_turn(game: MinMax, clock: Clock) -> MinMax:
+    """Of several attacks the one whose turn it is: drawn by the number of the update, so that nothing is kept."""
+    if not isinstance(game.attack, OneOf):
+        return game
+    turn = derive(0, "threat", clock.step) % len(game.attack.attacks)
+    return replace(game, attack=replace(game.attack, turn=turn))
+
+
+def _combined(
+    combine: Literal["max", "average", "random", "msd"],
+    others: list[OtherThreat],
+    steps: int,
+    step_size: float | None,
+    start: Literal["random", "clean"],
+) -> Attack:
+    """The attack on the spec's threat, which comes first, and on the others."""
+    threats = (None, *(ThreatModel(other.norm, other.eps) for other in others))
+    step_sizes = (step_size, *(other.step_size for other in others))
+    if combine == "msd":
+        return SteepestOf(threats=threats, step_sizes=step_sizes, steps=steps, start=start)
+    attacks = tuple(
+        Aimed(attack=Pgd(steps=steps, step_size=size, start=start), threat=threat)
+        for threat, size in zip(threats, step_sizes, strict=True)
+    )
+    if combine == "average":
+        return Each(attacks=attacks)
+    return WorstOf(attacks=attacks) if combine == "max" else OneOf(attacks=attacks)
+
+
+@DEFENSES.register("multi_norm", smoke={"others": [{"norm": "l2", "eps": 0.5}, {"norm": "l1", "eps": 4.0}], "steps": 2})
+def multi_norm(
+    *,
+    others: list[OtherThreat],
+    combine: Literal["max", "average", "random", "msd"] = "max",
+    steps: Size = 10,
+    step_size: Positive | None = None,
+    start: Literal["random", "clean"] = "random",
+    attack_bn: AttackBn = "eval",
+) -> MinMax:
+    """Cross-entropy at the adversarial images of several threats: the spec's, and others beside it.
+
+    With no others it is PGD-AT. "average" takes the mean over all threats, whose images pass the network as one
+    batch; "max" takes of each image the version with the highest cross-entropy, which costs one more forward
+    per threat; "random" plays one threat per batch, at the cost of PGD-AT, in an order that is the same in
+    every run; "msd" goes one path whose every step is the worst of the steps in all threats. The clean images
+    are not trained on. Batch statistics are updated by all adversarial images at once. What holds under all
+    threats together is found out by worst_case with members of `under`.
+
+    Args:
+        others: threats beside the spec's, each with norm, eps and, if wanted, step_size.
+        combine: max, average, random or msd.
+        steps: gradient steps in each threat.
+        step_size: length of one step in the spec's threat, in the unit of its eps; null is a quarter of eps.
+        start: where the attacks begin: a random point of their threat set (of the spec's, for msd), or the clean
+            image.
+        attack_bn: mode of the model while it is attacked: eval, train or batch_no_update.
+
+    Reference: Tramer and Boneh, NeurIPS 2019 (max and average); Maini, Wong and Kolter, ICML 2020 (msd); Madaan,
+        Shin and Hwang, ICML 2021 (random).
+    """
+    return MinMax(
+        attack=_combined(combine, others, steps, step_size, start),
+        loss=VersionsCrossEntropy(),
+        attack_bn=attack_bn,
+        curriculum=one_in_turn,
+    )

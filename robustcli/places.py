@@ -1,0 +1,56 @@
+"""Where things are in a spec: attacks and evaluators, however deep inside others, and the threat they are under."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from robustcli.registry import Chosen
+from robustcli.settings import ThreatSettings
+
+Where = tuple[str | int, ...]
+# Of a guard: where a combination is, and what is to be said of it.
+Findings = Iterator[tuple[Where, str]]
+
+
+def attacks(defense: Chosen, evaluate: Mapping[str, Chosen]) -> Iterator[tuple[Where, dict[str, Any]]]:
+    """Parameters of every attack; those of a defense stand for its own attack unless that is replaced."""
+    attack = defense.parameters.get("attack")
+    if isinstance(attack, Chosen):
+        yield ("defense", "attack"), attack.parameters
+    else:
+        yield ("defense",), defense.parameters
+    for key, evaluator in evaluate.items():
+        for where, inner in attacks_inside(evaluator, ("evaluate", key)):
+            yield where, inner.parameters
+
+
+def attacks_inside(value: Any, where: Where) -> Iterator[tuple[Where, Chosen]]:
+    """Every attack of a part of a spec."""
+    return _members_inside("attacks", value, where)
+
+
+def evaluators_inside(value: Any, where: Where) -> Iterator[tuple[Where, Chosen]]:
+    """Every evaluator of a part of a spec."""
+    return _members_inside("evaluators", value, where)
+
+
+def _members_inside(family: str, value: Any, where: Where) -> Iterator[tuple[Where, Chosen]]:
+    if isinstance(value, Chosen):
+        if value.family == family:
+            yield where, value
+        value = value.parameters
+    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield from _members_inside(family, item, (*where, key))
+
+
+def threat_at(where: Where, evaluate: Mapping[str, Chosen], threat: ThreatSettings) -> ThreatSettings:
+    """The threat at a place of the spec: of the innermost evaluator that has one of its own, or the spec's."""
+    if where[0] != "evaluate":
+        return threat
+    inner: Any = evaluate
+    for key in where[1:]:
+        inside: Any = inner.parameters if isinstance(inner, Chosen) else inner
+        inner = inside[key]
+        if isinstance(inner, Chosen) and {"norm", "eps"} <= inner.parameters.keys():
+            threat = ThreatSettings(norm=inner.parameters["norm"], eps=inner.parameters["eps"])
+    return threat
