@@ -75,4 +75,5 @@ PROTOCOLS = {
     "Averaging": Family("averaging"),
     "Regulariser": Family("regularisers"),
     "Evaluator": Family("evaluators"),
+    "Body": Family("architectures"),
 }

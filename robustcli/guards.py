@@ -19,7 +19,14 @@ from robustcli.data_guards import (
 )
 from robustcli.errors import suggest
 from robustcli.fields import Norm
-from robustcli.places import Findings, Where, attacks, attacks_inside, evaluators_inside, threat_at
+from robustcli.pairing import (
+    architecture_has_its_parts,
+    branches_keep_their_statistics,
+    other_eps_in_pixels,
+    others_keep_their_radius,
+    parts_can_be_reached,
+)
+from robustcli.places import Findings, Where, attacks, attacks_inside, not_a_pixel, threat_at
 from robustcli.registry import Chosen
 from robustcli.settings import Claim, ThreatSettings, TrainSettings
 
@@ -56,26 +63,14 @@ def _run(guards: tuple[Guard, ...], parts: Mapping[str, Any]) -> list[tuple[Wher
 
 def eps_in_pixels(threat: ThreatSettings) -> Findings:
     if threat.norm == "linf" and threat.eps > 1:
-        yield ("threat", "eps"), _not_a_pixel(float(threat.eps))
-
-
-def other_eps_in_pixels(defense: Chosen, evaluate: Mapping[str, Chosen]) -> Findings:
-    for number, other in enumerate(defense.parameters.get("others", ())):
-        for key in ("eps", "step_size"):
-            size = getattr(other, key)
-            if other.norm == "linf" and size is not None and size > 1:
-                yield ("defense", "others", number, key), _not_a_pixel(float(size))
-    for where, chosen in evaluators_inside(evaluate, ("evaluate",)):
-        norm, eps = chosen.parameters.get("norm"), chosen.parameters.get("eps", 0)
-        if norm == "linf" and eps > 1:
-            yield (*where, "eps"), _not_a_pixel(float(eps))
+        yield ("threat", "eps"), not_a_pixel(float(threat.eps))
 
 
 def step_size_in_pixels(threat: ThreatSettings, defense: Chosen, evaluate: Mapping[str, Chosen]) -> Findings:
     for where, attack in attacks(defense, evaluate):
         size = attack.get("step_size")
         if threat_at(where, evaluate, threat).norm == "linf" and size is not None and size > 1:
-            yield (*where, "step_size"), _not_a_pixel(size)
+            yield (*where, "step_size"), not_a_pixel(size)
 
 
 def warmups_end(train: TrainSettings) -> Findings:
@@ -176,11 +171,6 @@ def parts_begin(defense: Chosen, train: TrainSettings) -> Findings:
                 yield ("defense", part, key), f"{epochs:g} epochs of {train.epochs}: '{chosen.name}' never begins"
 
 
-def others_keep_their_radius(defense: Chosen, train: TrainSettings) -> Findings:
-    if train.eps_warmup and defense.parameters.get("others"):
-        yield ("train", "eps_warmup"), "only the spec's threat would grow, not those in defense.others; leave it out"
-
-
 def drops_happen(train: TrainSettings) -> Findings:
     late = [epochs for epochs in train.schedule.parameters.get("after", ()) if epochs >= train.epochs]
     if late:
@@ -261,6 +251,9 @@ REFUSE: tuple[Guard, ...] = (
     schedule_has_its_attack,
     stages_are_counted,
     features_can_be_read,
+    architecture_has_its_parts,
+    parts_can_be_reached,
+    branches_keep_their_statistics,
     distortion_is_reachable,
     monitoring_ends,
     places_of_a_batch_stay,
@@ -279,7 +272,3 @@ WARN: tuple[Guard, ...] = (
 def _regulariser(defense: Chosen) -> Chosen | None:
     chosen = defense.parameters.get("regulariser")
     return chosen if isinstance(chosen, Chosen) else None
-
-
-def _not_a_pixel(size: float) -> str:
-    return f"{size:g} is larger than the pixel range [0, 1]; write {size:g}/255"

@@ -7,7 +7,7 @@ from robustcli.registry import Chosen
 from robustcli.settings import ThreatSettings
 
 Where = tuple[str | int, ...]
-# Of a guard: where a combination is, and what is to be said of it.
+# What a guard finds: places of a spec, and what is wrong there.
 Findings = Iterator[tuple[Where, str]]
 
 
@@ -54,3 +54,8 @@ def threat_at(where: Where, evaluate: Mapping[str, Chosen], threat: ThreatSettin
         if isinstance(inner, Chosen) and {"norm", "eps"} <= inner.parameters.keys():
             threat = ThreatSettings(norm=inner.parameters["norm"], eps=inner.parameters["eps"])
     return threat
+
+
+def not_a_pixel(size: float) -> str:
+    """What to say of a length in linf that is above 1."""
+    return f"{size:g} is larger than the pixel range [0, 1]; write {size:g}/255"

@@ -66,9 +66,14 @@ class Registry:
 
 
 def instantiate(chosen: Chosen, *positional: Any) -> Any:
-    """Import the chosen member and call it with its parameters; then replace fields of what it returned."""
+    """Import the chosen member and call it with its parameters; then replace fields of what it returned.
+
+    Args:
+        positional: what the family's members are given beside their parameters, such as the shape of images; members
+            inside others are given the same.
+    """
     member = describe(chosen.family, chosen.name)
-    values = {name: _instantiate_value(value) for name, value in chosen.parameters.items()}
+    values = {name: _instantiate_value(value, positional) for name, value in chosen.parameters.items()}
     registry: Registry = getattr(importlib.import_module(f"robustcli.{chosen.family}"), chosen.family.upper())
     own = {name: value for name, value in values.items() if name in member.parameters}
     built = registry.get(chosen.name)(*positional, **own)
@@ -76,11 +81,11 @@ def instantiate(chosen: Chosen, *positional: Any) -> Any:
     return replace(built, **replaced) if replaced else built
 
 
-def _instantiate_value(value: Any) -> Any:
+def _instantiate_value(value: Any, positional: tuple[Any, ...]) -> Any:
     if isinstance(value, Chosen):
-        return instantiate(value)
+        return instantiate(value, *positional)
     if isinstance(value, list):
-        return [_instantiate_value(item) for item in value]
+        return [_instantiate_value(item, positional) for item in value]
     if isinstance(value, dict):
-        return {key: _instantiate_value(item) for key, item in value.items()}
+        return {key: _instantiate_value(item, positional) for key, item in value.items()}
     return value

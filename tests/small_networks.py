@@ -2,9 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from robustcli.architectures import ImageShape
+from robustcli.architectures.branches import Branched
+from robustcli.architectures.multibn import kind_gate
 
 
 @contextmanager
@@ -47,6 +52,18 @@ def conv_net(
         for _ in range(3):
             network(torch.rand(16, channels, 8, 8, dtype=dtype))
     return network
+
+
+def branched_net(branches: int, *, branch: int | None = None, **settings: Any) -> nn.Module:
+    """conv_net with branches of batch norms that differ a little, behind a gate or with one branch for all."""
+    network = conv_net(**settings)
+    dtype = next(network.parameters()).dtype
+    with drawn_from(settings.get("seed", 0) + 1):
+        gate = kind_gate(ImageShape(settings.get("channels", 1), 8, 8, 10), branches, 4).to(dtype)
+        part = Branched(gate if branch is None else None, network, branches, branch, False)
+        for parameter in network.parameters():
+            parameter.data += 0.05 * torch.randn_like(parameter)
+    return part
 
 
 def linear_net(pixels: int, classes: int = 10, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:

@@ -42,6 +42,12 @@ class Builder(Protocol):
     def __call__(self, shape: ImageShape, /, **settings: Any) -> nn.Module: ...
 
 
+class Body(Protocol):
+    """A network inside another one, built for the same images: a torch module, normalised images -> logits."""
+
+    def __call__(self, x: Tensor, /) -> Tensor: ...
+
+
 class Normalize(nn.Module):
     """(x - mean) / std per channel; mean 0 and std 1 leave x as it is."""
 

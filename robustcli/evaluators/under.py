@@ -7,10 +7,7 @@ from robustcli.fields import Norm, Radius
 from robustcli.threat import ThreatModel
 
 
-@EVALUATORS.register(
-    "under",
-    smoke={"norm": "l2", "eps": 0.5, "evaluator": {"name": "attacked", "attack": {"name": "pgd", "keep": "fooled"}}},
-)
+@EVALUATORS.register("under", smoke={"norm": "l2", "eps": 0.5, "evaluator": {"name": "attacked", "attack": "pgd"}})
 @dataclass(frozen=True, kw_only=True)
 class Under:
     """Another evaluator, under another threat than the spec's.

@@ -1,19 +1,19 @@
 """What every defense promises; each function takes a defense and fails where it breaks the promise."""
 
 import io
-from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 import torch
 from model_state import Failing, PlannedError, changes, found_again, snapshot
-from small_networks import conv_net, drawn_from, images, labels
+from small_networks import branched_net, conv_net, drawn_from, images, labels
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from robustcli.clock import Clock
 from robustcli.defenses import Defense, Metrics, Step
+from robustcli.defenses.multibn import BranchesCrossEntropy
 from robustcli.noise import StreamNoise, derive
 from robustcli.threat import ThreatModel
 
@@ -38,7 +38,7 @@ class Session:
     def of(
         cls, defense: Defense, model: nn.Module | None = None, *, lr: float = 0.05, momentum: float = 0.0
     ) -> "Session":
-        model = conv_net(dropout=0.1).train() if model is None else model
+        model = network_for(defense, dropout=0.1).train() if model is None else model
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.SGD(trained, lr=lr, momentum=momentum)
         noise = StreamNoise.on(torch.device("cpu"))
@@ -53,19 +53,27 @@ class Session:
         return metrics
 
 
+def network_for(defense: Defense, **settings: Any) -> nn.Module:
+    """A small network with the parts that the defense trains, where it asks for some."""
+    loss = getattr(defense, "loss", None)
+    if isinstance(loss, BranchesCrossEntropy):
+        return branched_net(loss.branches, **settings)
+    return conv_net(**settings)
+
+
 def batch(number: int = 0) -> tuple[Tensor, Tensor]:
     return images(_COUNT, seed=10 + number), labels(_COUNT, seed=20 + number)
 
 
 def lowers_its_loss(defense: Defense) -> None:
-    session = Session.of(defense, conv_net().train(), lr=0.1)
+    session = Session.of(defense, network_for(defense).train(), lr=0.1)
     losses = [float(session.update(*batch())["loss"]) for _ in range(12)]
     assert losses[-1] < 0.7 * losses[0], f"the loss went from {losses[0]:.3g} to {losses[-1]:.3g}"
 
 
 def trains_every_parameter(defense: Defense) -> None:
     """Every weight that is trained moves; a weight that is held does not."""
-    model = conv_net().train()
+    model = network_for(defense).train()
     held = next(model.parameters()).requires_grad_(False)
     session = Session.of(defense, model)
     before = snapshot(model)
@@ -76,8 +84,9 @@ def trains_every_parameter(defense: Defense) -> None:
 
 def restores_modes(defense: Defense) -> None:
     """Every module's mode and every requires_grad is as found, with parts in eval mode, also after an error."""
-    for make in (lambda: conv_net(dropout=0.1), *(_failing(at) for at in (1, 2, 3))):
-        model = make().train()
+    networks = [network_for(defense, dropout=0.1) for _ in range(4)]
+    for model in (networks[0], *(Failing(network, at) for at, network in enumerate(networks[1:], 1))):
+        model.train()
         # One batch norm held, as in fine-tuning.
         next(module for module in model.modules() if isinstance(module, nn.BatchNorm2d)).eval()
         session = Session.of(defense, model)
@@ -85,14 +94,10 @@ def restores_modes(defense: Defense) -> None:
             session.update(*batch())
 
 
-def _failing(at: int) -> Callable[[], nn.Module]:
-    return lambda: Failing(conv_net(dropout=0.1), at)
-
-
 def keeps_weights_when_it_fails(defense: Defense) -> None:
     """A step that fails half-way has not moved the weights."""
     for at in (1, 2, 3):
-        session = Session.of(defense, Failing(conv_net(), at).train())
+        session = Session.of(defense, Failing(network_for(defense), at).train())
         before = snapshot(session.model)
         try:
             session.update(*batch())
@@ -157,7 +162,7 @@ def continues_from_its_state(defense: Defense) -> None:
 
 def treats_class_shares_as_labels(defense: Defense) -> None:
     """One-hot class shares (n, k) mean the same as labels (n,)."""
-    by_label, by_share = (Session.of(defense, conv_net(dtype=torch.float64).train()) for _ in range(2))
+    by_label, by_share = (Session.of(defense, network_for(defense, dtype=torch.float64).train()) for _ in range(2))
     x, y = batch()
     x = x.double()
     by_label.update(x, y)

@@ -115,6 +115,9 @@ def whole_spec(member: Member, settings: Settings) -> ExperimentSpec:
         "weights": lambda: spec["defense"].update(weights=entry),
     }
     places[member.family]()
+    if member.family == "defenses" and member.name in catalog("architectures"):
+        # It trains an architecture of its own.
+        spec["architecture"] = {"name": member.name, **catalog("architectures")[member.name].smoke}
     text = to_yaml(spec).replace("'8/255'", "8/255")
     return ExperimentSpec.parse(text, "the contract tests")
 
@@ -204,7 +207,7 @@ def other_values(parameter: Parameter, now: Any) -> Iterator[Any]:
     elif (
         typing.get_origin(parameter.annotation) is list and family_of(typing.get_args(parameter.annotation)[0]) is None
     ):
-        yield now[:1]
+        yield [*now, *now]
     elif typing.get_origin(parameter.annotation) is list:
         yield [{"name": member.name} for member in catalog("evaluators").values() if can_build_from_defaults(member)][
             :1

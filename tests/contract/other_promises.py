@@ -88,6 +88,9 @@ def sees_one_image_at_a_time(build: Body, shape: ImageShape) -> None:
 def every_parameter_learns(build: Body, shape: ImageShape) -> None:
     network, x = _body(build, shape).train(), _pixels(shape)
     with drawn_from(1):
+        # A little beside where they start: gradients of parts that start as copies may cancel.
+        for parameter in network.parameters():
+            parameter.data += 0.1 * torch.randn_like(parameter) * parameter.detach().abs().mean()
         network(x).square().sum().backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, f"{name} has no gradient"
@@ -108,8 +111,11 @@ def is_drawn_from_the_seed(build: Body, shape: ImageShape) -> None:
 
 
 def observed_architecture(build: Body, shape: ImageShape) -> Tensor:
+    """Logits, and the size of every weight: parts that start as copies do not show in the logits."""
+    network = _body(build, shape).train()
     with torch.no_grad():
-        return torch.as_tensor(_body(build, shape).train()(_pixels(shape)).flatten())
+        logits = torch.as_tensor(network(_pixels(shape)).flatten())
+    return torch.cat([logits, torch.tensor([parameter.numel() for parameter in network.parameters()])])
 
 
 def _judged(classes: int = 10) -> tuple[nn.Module, Tensor, Tensor, Tensor]:

@@ -46,7 +46,7 @@ LAYERS = (
     ("build",),
     ("spec",),
     ("guards",),
-    ("data_guards",),
+    ("data_guards", "pairing"),
     ("places",),
     ("check",),
     ("settings",),

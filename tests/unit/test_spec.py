@@ -338,6 +338,36 @@ REFUSED = [
         "train.eps_warmup: only the spec's threat would grow",
         ["defense={name: multi_norm, others: []}", "train.eps_warmup=1"],
     ),
+    (
+        "architecture_has_its_parts",
+        ["defense={name: multibn, others: []}"],
+        "defense.name: 'multibn' trains the architecture 'multibn'",
+        ["defense={name: multibn, others: []}", "architecture={name: multibn, network: resnet18}"],
+    ),
+    (
+        "architecture_has_its_parts",
+        [
+            "defense={name: multibn, others: [{norm: l2, eps: 1}]}",
+            "architecture={name: multibn, network: resnet18, branches: 2}",
+        ],
+        "architecture.branches: 2; clean images, the threat and 1 others are 3 kinds; write 3",
+        [
+            "defense={name: multibn, others: [{norm: l2, eps: 1}]}",
+            "architecture={name: multibn, network: resnet18, branches: 3}",
+        ],
+    ),
+    (
+        "parts_can_be_reached",
+        ["architecture={name: multibn, network: resnet18}", "train.compile=true"],
+        "train.compile: a compiled network does not show the parts that 'multibn' adds",
+        ["train.compile=true"],
+    ),
+    (
+        "branches_keep_their_statistics",
+        ["architecture={name: multibn, network: resnet18}", "defense.averaging={name: ema, buffers: re_estimate}"],
+        "defense.averaging.buffers: re_estimate gives every branch the statistics of clean images",
+        ["architecture={name: multibn, network: resnet18}", "defense.averaging={name: ema, buffers: copy}"],
+    ),
     ("step_size_in_pixels", ["defense.step_size=2"], "defense.step_size: 2 is larger", ["defense.step_size=1"]),
     (
         "step_size_in_pixels",
@@ -650,6 +680,8 @@ def with_member(family: str, name: str, parameters: dict[str, Any]) -> dict[str,
             spec["architecture"] = chosen
         case "defenses":
             spec["defense"] = chosen
+            if name in catalog("architectures"):  # It trains an architecture of its own.
+                spec["architecture"] = {"name": name, **catalog("architectures")[name].smoke}
         case "evaluators":
             spec["evaluate"]["result"] = chosen
         case "optimizers":

@@ -1,0 +1,141 @@
+"""Batch norms with a branch for each kind of input, and what decides which branch an image takes."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from robustcli.errors import RobustCliError
+
+
+class BranchedNorm(nn.Module):
+    """Several batch norms in the place of one; `route` says which of them sees the batch.
+
+    Args:
+        norm: the first branch; the others begin as copies of it.
+    """
+
+    def __init__(self, norm: _BatchNorm, branches: int) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList([norm, *(deepcopy(norm) for _ in range(branches - 1))])
+        self.route: int | Tensor = 0
+
+    def forward(self, h: Tensor) -> Tensor:
+        if isinstance(self.route, int):
+            out: Tensor = self.branches[self.route](h)
+            return out
+        shares = self.route.to(h.dtype).unbind(1)
+        parts = [
+            share.view(-1, *[1] * (h.dim() - 1)) * branch(h)
+            for share, branch in zip(shares, self.branches, strict=True)
+        ]
+        return torch.stack(parts).sum(0)
+
+
+class Branched(nn.Module):
+    """A network all of whose batch norms have branches. Its images take one branch, or shares of all.
+
+    Args:
+        gate: images -> (n, branches), logits of the kind of each image; their softmax are the shares that it
+            takes of every branch. None: `branch` says it.
+        branch: taken by every image where there is no gate and nothing else is said.
+        shares_shortcuts: whether norms on shortcuts stay single.
+    """
+
+    def __init__(
+        self, gate: nn.Module | None, network: nn.Module, branches: int, branch: int | None, shares_shortcuts: bool
+    ) -> None:
+        super().__init__()
+        self.gate = gate
+        self.network = network
+        self.count = branches
+        self.branch = branch
+        self.asked: int | None = None
+        norms = _branch_out(network, branches, shares_shortcuts)
+        if not norms:
+            raise RobustCliError(
+                "architecture.network: it has no batch norms that could have branches; resnet18, preact_resnet18 and "
+                "wide_resnet have"
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        norms = [module for module in self.network.modules() if isinstance(module, BranchedNorm)]
+        route = self._route(x)
+        for norm in norms:
+            norm.route = route
+        try:
+            logits: Tensor = self.network(x)
+        finally:
+            # A tensor that is left would hold the graph, and keep the network from being copied.
+            for norm in norms:
+                norm.route = 0
+        return logits
+
+    def _route(self, x: Tensor) -> int | Tensor:
+        if self.asked is not None:
+            return self.asked
+        if self.gate is not None:
+            shares: Tensor = self.gate(x).softmax(1)
+            return shares
+        assert self.branch is not None
+        return self.branch
+
+
+def _branch_out(network: nn.Module, branches: int, shares_shortcuts: bool) -> list[BranchedNorm]:
+    """Put a BranchedNorm in the place of every batch norm."""
+    found = []
+    for path, module in list(network.named_modules()):
+        for name, child in list(module.named_children()):
+            place = f"{path}.{name}"
+            is_shared = shares_shortcuts and ("shortcut" in place or "downsample" in place)
+            if isinstance(child, _BatchNorm) and not is_shared:
+                found.append(BranchedNorm(child, branches))
+                setattr(module, name, found[-1])
+    return found
+
+
+def branched_of(model: nn.Module, branches: int) -> Branched:
+    """The part of a model that has branches.
+
+    Raises:
+        RobustCliError: there is none, or it has another number of them.
+    """
+    parts = [module for module in model.modules() if isinstance(module, Branched)]
+    if not parts:
+        raise RobustCliError("this network has no branches of batch norms; write architecture: {name: multibn, ...}")
+    if parts[0].count != branches:
+        raise RobustCliError(f"this network has {parts[0].count} branches, and {branches} kinds of images to take them")
+    return parts[0]
+
+
+@contextmanager
+def through_branch(part: Branched, branch: int) -> Iterator[None]:
+    """Every image takes one branch inside, whatever the gate says."""
+    before = part.asked
+    part.asked = branch
+    try:
+        yield
+    finally:
+        part.asked = before
+
+
+def with_kinds(model: nn.Module, part: Branched, x: Tensor, branch: int) -> tuple[Tensor, Tensor | None]:
+    """One forward through a branch: logits, and what the gate says of the kind of the images (None without a gate)."""
+    seen: list[Tensor] = []
+
+    def ask(_network: nn.Module, inputs: tuple[Any, ...]) -> None:
+        assert part.gate is not None
+        seen.append(part.gate(inputs[0]))
+
+    hook = part.network.register_forward_pre_hook(ask) if part.gate is not None else None
+    try:
+        with through_branch(part, branch):
+            logits = model(x)
+    finally:
+        if hook is not None:
+            hook.remove()
+    return logits, seen[0] if seen else None

@@ -1,0 +1,51 @@
+"""Guards on what belongs together: a threat and others beside it, a defense and the architecture that it trains."""
+
+from collections.abc import Mapping
+
+from robustcli.places import Findings, evaluators_inside, not_a_pixel
+from robustcli.registry import Chosen
+from robustcli.settings import TrainSettings
+
+# Defenses that train one architecture, of the same name.
+_PAIRED = ("multibn",)
+
+
+def other_eps_in_pixels(defense: Chosen, evaluate: Mapping[str, Chosen]) -> Findings:
+    for number, other in enumerate(defense.parameters.get("others", ())):
+        for key in ("eps", "step_size"):
+            size = getattr(other, key)
+            if other.norm == "linf" and size is not None and size > 1:
+                yield ("defense", "others", number, key), not_a_pixel(float(size))
+    for where, chosen in evaluators_inside(evaluate, ("evaluate",)):
+        norm, eps = chosen.parameters.get("norm"), chosen.parameters.get("eps", 0)
+        if norm == "linf" and eps > 1:
+            yield (*where, "eps"), not_a_pixel(float(eps))
+
+
+def others_keep_their_radius(defense: Chosen, train: TrainSettings) -> Findings:
+    if train.eps_warmup and defense.parameters.get("others"):
+        yield ("train", "eps_warmup"), "only the spec's threat would grow, not those in defense.others; leave it out"
+
+
+def architecture_has_its_parts(defense: Chosen, architecture: Chosen) -> Findings:
+    if defense.name in _PAIRED and architecture.name != defense.name:
+        text = f"'{defense.name}' trains the architecture '{defense.name}', around any network; this is"
+        yield ("defense", "name"), f"{text} '{architecture.name}'"
+    elif defense.name == "multibn":
+        kinds, branches = 2 + len(defense.parameters["others"]), architecture.parameters["branches"]
+        if branches != kinds:
+            text = f"{branches}; clean images, the threat and {kinds - 2} others are {kinds} kinds; write {kinds}"
+            yield ("architecture", "branches"), text
+
+
+def parts_can_be_reached(architecture: Chosen, train: TrainSettings) -> Findings:
+    if architecture.name in _PAIRED and train.compile:
+        yield ("train", "compile"), f"a compiled network does not show the parts that '{architecture.name}' adds"
+
+
+def branches_keep_their_statistics(architecture: Chosen, defense: Chosen) -> Findings:
+    averaging = defense.parameters.get("averaging")
+    buffers = averaging.parameters.get("buffers") if isinstance(averaging, Chosen) else None
+    if architecture.name == "multibn" and buffers == "re_estimate":
+        text = "re_estimate gives every branch the statistics of clean images; write copy or average"
+        yield ("defense", "averaging", "buffers"), text
