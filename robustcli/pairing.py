@@ -7,7 +7,7 @@ from robustcli.registry import Chosen
 from robustcli.settings import TrainSettings
 
 # Defenses that train one architecture, of the same name.
-_PAIRED = ("multibn",)
+_PAIRED = ("multibn", "cifs")
 
 
 def other_eps_in_pixels(defense: Chosen, evaluate: Mapping[str, Chosen]) -> Findings:

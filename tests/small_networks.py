@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from robustcli.architectures import ImageShape
 from robustcli.architectures.branches import Branched
+from robustcli.architectures.channel_gates import ChannelGate, Mask
 from robustcli.architectures.multibn import kind_gate
 
 
@@ -64,6 +65,15 @@ def branched_net(branches: int, *, branch: int | None = None, **settings: Any) -
         for parameter in network.parameters():
             parameter.data += 0.05 * torch.randn_like(parameter)
     return part
+
+
+def gated_net(*, mask: Mask = "scaled", detaches: bool = True, **settings: Any) -> nn.Module:
+    """conv_net with two channel gates before its classifier, one of each kind of probe."""
+    body = conv_net(**settings)
+    assert isinstance(body, nn.Sequential)
+    with drawn_from(settings.get("seed", 0) + 1):
+        gates = [ChannelGate(8, settings.get("classes", 10), hidden, mask, detaches) for hidden in (5, 0)]
+    return nn.Sequential(*body[:6], *(gate.to(body[0].weight.dtype) for gate in gates), *body[6:])
 
 
 def linear_net(pixels: int, classes: int = 10, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:

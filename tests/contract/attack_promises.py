@@ -6,11 +6,12 @@ from fractions import Fraction
 import pytest
 import torch
 from model_state import Failing, found_again
-from small_networks import conv_net, images, labels
+from small_networks import conv_net, gated_net, images, labels
 from torch import Tensor, nn
 
 from robustcli.attacks import Attack
 from robustcli.attacks.crafting import crafting
+from robustcli.attacks.joint_pgd import JointPgd
 from robustcli.errors import RobustCliError
 from robustcli.fields import AttackBn, Norm
 from robustcli.isolation import passes_counted
@@ -146,7 +147,9 @@ def refuses(attack: Attack, norm: Norm) -> None:
 
 def observed(attack: Attack, norms: tuple[Norm, ...] = tuple(RADII)) -> Tensor:
     """All that the attack does to a batch in its norms, as one row of numbers: images, and sizes of passes."""
-    model, x = conv_net(3).eval(), images(16, 3)
+    # Probes matter where there are some.
+    network, x = gated_net if isinstance(attack, JointPgd) else conv_net, images(16, 3)
+    model = network(channels=3).eval()
     y = _targets(model, x)
     threats = [ThreatModel(norm, RADII[norm] * share) for norm in norms for share in (1, _SMALL)]
     sizes: list[int] = []

@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 from model_state import Failing, PlannedError, changes, found_again, snapshot
-from small_networks import branched_net, conv_net, drawn_from, images, labels
+from small_networks import branched_net, conv_net, drawn_from, gated_net, images, labels
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from robustcli.clock import Clock
 from robustcli.defenses import Defense, Metrics, Step
+from robustcli.defenses.cifs import CifsLoss
 from robustcli.defenses.multibn import BranchesCrossEntropy
 from robustcli.noise import StreamNoise, derive
 from robustcli.threat import ThreatModel
@@ -58,6 +59,8 @@ def network_for(defense: Defense, **settings: Any) -> nn.Module:
     loss = getattr(defense, "loss", None)
     if isinstance(loss, BranchesCrossEntropy):
         return branched_net(loss.branches, **settings)
+    if isinstance(loss, CifsLoss):
+        return gated_net(**settings)
     return conv_net(**settings)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from robustcli.architectures import ImageShape
+from robustcli.architectures.channel_gates import with_probes
 from robustcli.clock import Clock
 from robustcli.datasets import Source, Split
 from robustcli.evaluators import Case, Evaluator
@@ -91,7 +92,9 @@ def every_parameter_learns(build: Body, shape: ImageShape) -> None:
         # A little beside where they start: gradients of parts that start as copies may cancel.
         for parameter in network.parameters():
             parameter.data += 0.1 * torch.randn_like(parameter) * parameter.detach().abs().mean()
-        network(x).square().sum().backward()
+        logits, probes = with_probes(network, x)
+        # Probes inside a network learn from losses of their own.
+        sum(said.square().sum() for said in (logits, *probes)).backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, f"{name} has no gradient"
         assert torch.isfinite(parameter.grad).all(), name
@@ -111,11 +114,12 @@ def is_drawn_from_the_seed(build: Body, shape: ImageShape) -> None:
 
 
 def observed_architecture(build: Body, shape: ImageShape) -> Tensor:
-    """Logits, and the size of every weight: parts that start as copies do not show in the logits."""
-    network = _body(build, shape).train()
-    with torch.no_grad():
-        logits = torch.as_tensor(network(_pixels(shape)).flatten())
-    return torch.cat([logits, torch.tensor([parameter.numel() for parameter in network.parameters()])])
+    """Logits, their gradient, and the size of every weight: parts that start as copies do not show in the logits."""
+    network, x = _body(build, shape).train(), _pixels(shape).requires_grad_()
+    logits = network(x)
+    (grad,) = torch.autograd.grad(logits.square().sum(), x)
+    sizes = torch.tensor([parameter.numel() for parameter in network.parameters()])
+    return torch.cat([logits.detach().flatten(), grad.flatten(), sizes])
 
 
 def _judged(classes: int = 10) -> tuple[nn.Module, Tensor, Tensor, Tensor]:

@@ -1,6 +1,8 @@
 """What an update of every method costs, in passes: nothing is computed twice, and crafting leaves the weights out."""
 
+from fractions import Fraction
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -20,14 +22,21 @@ from robustcli.defenses.half_half import half_half
 from robustcli.defenses.hat import RunningHat, hat
 from robustcli.defenses.mart import mart
 from robustcli.defenses.min_max import MinMax, MinMaxStep
+from robustcli.defenses.multi_norm import multi_norm
 from robustcli.defenses.natural import natural
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.defenses.pyramid_at import pyramid_at
 from robustcli.defenses.score import score
 from robustcli.defenses.trades import trades
-from robustcli.fields import Family
+from robustcli.fields import Family, OtherThreat
 from robustcli.noise import StreamNoise
 from robustcli.registry import instantiate
+
+
+def against(combine: Literal["max", "average", "random", "msd"]) -> MinMax:
+    others = [OtherThreat(norm="l2", eps=Fraction(1, 2)), OtherThreat(norm="l1", eps=Fraction(4))]
+    return multi_norm(others=others, combine=combine)
+
 
 # In units of one forward: a backward to the images costs 1, a backward to the weights 2.
 UNITS = {
@@ -45,6 +54,11 @@ UNITS = {
     "fat": (fat(), 23),
     # The published 18 count a sixth gradient, which is computed for the record.
     "pyramid_at": (pyramid_at(), 16),
+    # A forward of three versions at once counts once here: it is three times as large.
+    "multi_norm, average": (against("average"), 3 * 20 + 3),
+    "multi_norm, max": (against("max"), 3 * 20 + 3 + 3),
+    "multi_norm, random": (against("random"), 23),
+    "multi_norm, msd": (against("msd"), 20 + 3 * 10 + 3),
     "dial": (dial(), 27),
     "dial with cross-entropy": (dial(base="ce"), 26),
 }

@@ -357,6 +357,12 @@ REFUSED = [
         ],
     ),
     (
+        "architecture_has_its_parts",
+        ["defense=cifs", "architecture={name: multibn, network: resnet18}"],
+        "defense.name: 'cifs' trains the architecture 'cifs', around any network; this is 'multibn'",
+        ["defense=cifs", "architecture={name: cifs, network: resnet18}"],
+    ),
+    (
         "parts_can_be_reached",
         ["architecture={name: multibn, network: resnet18}", "train.compile=true"],
         "train.compile: a compiled network does not show the parts that 'multibn' adds",

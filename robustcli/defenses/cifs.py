@@ -1,0 +1,66 @@
+"""CIFS: adversarial training of a network whose channels are weighed by probes that learn with it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from robustcli.architectures.channel_gates import gates_of, labelled
+from robustcli.attacks.joint_pgd import JointPgd, JointScores, joint_loss
+from robustcli.attacks.losses import labels_of
+from robustcli.defenses import DEFENSES, Batch
+from robustcli.defenses.min_max import MinMax
+from robustcli.errors import RobustCliError
+from robustcli.fields import AttackBn, NonNegative, Positive, Size
+
+
+@dataclass(frozen=True, kw_only=True)
+class CifsLoss:
+    """3 / (beta + 1) [CE(f(x'), y) + (beta / L) sum over L probes of CE(probe_l(x'), y)], mean over the batch.
+
+    The gates are told the labels here, and nowhere else.
+    """
+
+    beta: float
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
+        if not gates_of(model):
+            raise RobustCliError("this network has no channel gates; write architecture: {name: cifs, ...}")
+        with labelled(model, labels_of(batch.y)):
+            scores = JointScores(model, self.beta)(batch.x_adv)
+        return 3 / (self.beta + 1) * joint_loss(scores, batch.y).mean()
+
+
+@DEFENSES.register("cifs", smoke={"steps": 2})
+def cifs(
+    *,
+    beta: NonNegative = 2.0,
+    attack_beta: NonNegative = 2.0,
+    steps: Size = 10,
+    step_size: Positive | None = None,
+    start: Literal["random", "clean"] = "random",
+    attack_bn: AttackBn = "eval",
+) -> MinMax:
+    """Joint cross-entropy of a network and of the probes of its channel gates, at the images that raise it most.
+
+    Trains the architecture of the same name. In the loss a gate weighs channels for the label and the class
+    that its probe ranks second; the attack sees the network as it is evaluated, with the two most likely
+    classes. Of labels that are mixed or smoothed a gate is told the largest share. The published training
+    begins with a network of the same architecture that was trained on clean images; this one begins anew.
+    Batch statistics are updated by the adversarial batch.
+
+    Args:
+        beta: weight of the probes in the loss, all together; 0 trains them through the masks alone.
+        attack_beta: weight of the probes in what the attack raises.
+        steps: gradient steps of the attack.
+        step_size: length of one step in the unit of eps; null is a quarter of eps (2/255 for 8/255, as released).
+        start: where the attack begins: a random point of the threat set, or the clean image.
+        attack_bn: mode of the model while it is attacked: eval (as released), train or batch_no_update.
+
+    Reference: Yan et al., ICML 2021.
+    """
+    return MinMax(
+        attack=JointPgd(beta=attack_beta, steps=steps, step_size=step_size, start=start),
+        loss=CifsLoss(beta=beta),
+        attack_bn=attack_bn,
+    )
