@@ -88,11 +88,11 @@ def _annotation(parameter: Parameter) -> dict[str, Any]:
     family = family_of(annotation)
     if family is not None:
         return _family(family)
+    if get_origin(annotation) is list:
+        return {"type": "array", "items": _annotation(Parameter(parameter.name, get_args(annotation)[0]))}
     kind, may_be_nothing = settings_kind(annotation)
     if kind is not None:
         return {"anyOf": [_settings(kind), {"type": "null"}]} if may_be_nothing else _settings(kind)
-    if get_origin(annotation) is list:
-        return {"type": "array", "items": _annotation(Parameter(parameter.name, get_args(annotation)[0]))}
     if Fraction in (annotation, *get_args(annotation)):
         return {"anyOf": [{"type": "number", "minimum": 0}, _QUOTIENT]}
     schema: dict[str, Any] = plain_model(parameter).model_json_schema()["properties"]["value"]

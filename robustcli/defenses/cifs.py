@@ -31,7 +31,7 @@ class CifsLoss:
         return 3 / (self.beta + 1) * joint_loss(scores, batch.y).mean()
 
 
-@DEFENSES.register("cifs", smoke={"steps": 2})
+@DEFENSES.register("cifs", smoke={"steps": 2}, passes=(11, 10, 1))
 def cifs(
     *,
     beta: NonNegative = 2.0,

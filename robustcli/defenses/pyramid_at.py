@@ -33,7 +33,7 @@ class MatchedCrossEntropy:
         return loss
 
 
-@DEFENSES.register("pyramid_at", smoke={"steps": 2, "sides": [4, 1], "multipliers": [2, 1]})
+@DEFENSES.register("pyramid_at", smoke={"steps": 2, "sides": [4, 1], "multipliers": [2, 1]}, passes=(7, 5, 2))
 def pyramid_at(
     *,
     adv_weight: NonNegative = 1.0,

@@ -11,8 +11,19 @@ from torch import Tensor, nn
 
 from robustcli.fingerprint import _DECIDING, network_digest, weights_digest
 
-# They word messages, sum up, read settings or files; what is in a file that an evaluator reads counts by itself.
-_NOT_DECIDING = {"build", "checkpoint", "errors", "fields", "postflight", "preflight", "registry", "statistics"}
+# They word messages, sum up, read settings or files; what is in a file that an evaluator reads counts by itself, and
+# the code of a network with the network.
+_NOT_DECIDING = {
+    "architectures",
+    "build",
+    "checkpoint",
+    "errors",
+    "fields",
+    "postflight",
+    "preflight",
+    "registry",
+    "statistics",
+}
 NETWORK = """
 from torch import nn
 class Net(nn.Linear):
