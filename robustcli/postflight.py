@@ -104,8 +104,9 @@ def _of_stages(evidence: Evidence) -> Iterator[str]:
 
 def _of_longer_attacks(model: nn.Module, x: Tensor, y: Tensor, rng: IndexedNoise, evidence: Evidence) -> Iterator[str]:
     """Whether PGD would still gain with more steps; APGD adapts its steps, and has many."""
-    for attack, threat in zip(evidence.attacks, evidence.threats, strict=True):
-        if not isinstance(attack, Pgd) or not attack.steps:
+    for attack, threat, stage in zip(evidence.attacks, evidence.threats, evidence.stages, strict=True):
+        # One that saw another network says nothing of steps on this one.
+        if not isinstance(attack, Pgd) or not attack.steps or stage.is_black_box:
             continue
         longer = replace(attack, steps=2 * attack.steps, restarts=1, keep="fooled")
         points = longer(model, x, y, threat, rng.split("longer"))

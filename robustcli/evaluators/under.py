@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from robustcli.evaluators import EVALUATORS, Case, Evaluator, Stage, looks_of
+from robustcli.evaluators import EVALUATORS, Case, Evaluator, Stage, files_of, looks_of
 from robustcli.fields import Norm, Radius
 from robustcli.threat import ThreatModel
 
@@ -42,6 +42,11 @@ class Under:
     def looks(self) -> int:
         """As many as the evaluator inside asks for."""
         return looks_of(self.evaluator)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Those of the evaluator inside."""
+        return files_of(self.evaluator)
 
     def stages(self, case: Case) -> list[Stage]:
         return [

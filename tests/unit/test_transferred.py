@@ -18,6 +18,7 @@ from robustcli.evaluation import evaluate
 from robustcli.evaluators.attacked import Attacked
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.transferred import Transferred
+from robustcli.evaluators.under import Under
 from robustcli.evaluators.worst_case import WorstCase
 from robustcli.evidence import Evidence, gather
 from robustcli.fingerprint import files_digest, fingerprint
@@ -84,7 +85,9 @@ def test_alone_it_bounds_from_above_and_beside_gradients_it_can_show_that_they_a
     model, x, y = case(tmp_path / "same.pt")
     transferred = Transferred(source=str(tmp_path / "same.pt"), attack=PGD)
     settings = (model, x, y, THREAT, 0)
-    assert evaluate("transferred", {}, transferred, *settings).is_upper_bound
+    alone = evaluate("transferred", {}, transferred, *settings)
+    assert alone.is_upper_bound
+    assert not any("steps breaks" in reason for reason in alone.suspicions), "its steps are not about this network"
     weak = Attacked(attack=Pgd(steps=0))
     both = evaluate("worst_case", {}, WorstCase(members=[weak, transferred]), *settings)
     assert not both.is_upper_bound
@@ -101,6 +104,7 @@ def test_the_file_is_part_of_what_findings_depend_on(tmp_path: Path) -> None:
     transferred = Transferred(source=str(path), attack=PGD)
     before = mark(transferred)
     assert mark(WorstCase(members=[AutoAttack(), transferred])) == before
+    assert mark(Under(norm="l2", eps=Fraction(1), evaluator=transferred)) == before
     write(path, seed=1)
     after = mark(transferred)
     assert {name for name in after if after[name] != before[name]} == {"files"}
