@@ -151,9 +151,19 @@ def verify(dossier: Dossier, network: nn.Module, x: Tensor, y: Tensor) -> tuple[
 
 def _evaluator_of(result: Result, source: str) -> Evaluator:
     family = Family("evaluators", EvaluateOptions)
-    wish = {"name": result.evaluator, **result.parameters}
+    wish = {"name": result.evaluator, **_with_numbers(result.parameters)}
     evaluator: Evaluator = instantiate(checked(lambda checker: checker.chosen(family, wish, ("parameters",)), source))
     return evaluator
+
+
+def _with_numbers(value: Any) -> Any:
+    """Plain values with exact numbers, which JSON keeps as text, read as a spec reads them."""
+    if isinstance(value, dict):
+        return {key: _with_numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_numbers(item) for item in value]
+    number = parse_scalar(value) if isinstance(value, str) else value
+    return number if isinstance(number, int | float) else value
 
 
 def _threats_of(result: Result, source: str) -> Threats:

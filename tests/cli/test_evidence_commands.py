@@ -459,3 +459,19 @@ def test_a_network_that_draws_noise_is_verified_as_far_as_that_goes(robust: Robu
         }
     np.savez(path, **arrays)
     robust("verify", folder).require(2, "do not fool the network")
+
+
+@pytest.mark.slow
+def test_every_witness_of_a_union_is_measured_in_its_own_threat(robust: Robust, tmp_path: Path) -> None:
+    robust("train", "smoke/multi_norm", "--quiet").require(0)
+    (run,) = Path("runs").glob("*/*")
+    robust("verify", run).require(0, "l2: verified", "union: verified")
+    robust("eval", run / "checkpoints" / "best.pt", "--attack", "union", "--witnesses", "--quiet").require(0)
+    (folder,) = Path("evals").iterdir()
+    robust("verify", folder).require(0, "union: verified")
+    path = folder / "evaluations" / "union.json"
+    stages = read_json(path)["stages"]
+    broken = [stage["broken"] for stage in stages]
+    assert min(broken) > 0, "every threat is to break somebody"
+    write_json(path, {**read_json(path), "stages": [{**stage, "threat": None} for stage in stages]})
+    robust("verify", folder).require(2, "witnesses: ", " lie outside linf 0.1 or the pixel box")
