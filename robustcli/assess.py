@@ -106,16 +106,17 @@ class _Case:
             self._evaluate(key, share)
 
     def finish(self, watcher: EvaluationWatcher) -> dict[str, Any]:
-        """All evaluations; those that are stored are read, and stay as they were written."""
+        """All evaluations; those that are stored are read, and keep the provenance that they were written with."""
         results = {}
         for key in self.chosen:
             if not self.folder.evaluation(key).exists():
                 watcher.evaluation(key, None)
             results[key] = self._evaluate(key)
             watcher.evaluation(key, results[key])
-        if not self.folder.is_finished:
-            write_json(self.folder.results, {**self.opened.to_json(), "evaluations": results})
-        found: dict[str, Any] = read_json(self.folder.results)
+        found = {**self.opened.to_json(), "evaluations": results}
+        if self.folder.is_finished:
+            found["provenance"] = read_json(self.folder.results)["provenance"]
+        write_json(self.folder.results, found)
         return found
 
     def _evaluate(self, key: str, share: Share | None = None) -> dict[str, Any] | None:

@@ -1,6 +1,7 @@
 """The commands that judge networks: parse, call, print. torch is imported inside commands."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,6 +36,7 @@ app = typer.Typer()
 
 @app.command("eval")
 def evaluate_network(
+    context: typer.Context,
     subject: Subject = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Overrides, such as data.root=PATH or architecture.width=32.")
@@ -105,17 +107,7 @@ def evaluate_network(
         "compile": is_compiled or None,
         "screen": screen,
     }
-    wanted = _wanted(
-        subject,
-        overrides,
-        architecture=architecture,
-        model=model,
-        weights=weights,
-        weights_key=weights_key,
-        mean=mean,
-        std=std,
-        data=data,
-    )
+    wanted = _wanted(context.params)
     request = assess.Request(
         subject=wanted,
         attack=attack,
@@ -154,6 +146,7 @@ def evaluate_network(
 
 @app.command("diagnose")
 def diagnose_network(
+    context: typer.Context,
     subject: Subject = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Overrides, such as data.root=PATH or eps_curve.batch_size=50.")
@@ -188,17 +181,7 @@ def diagnose_network(
             raise RobustCliError(f"{option}: {path}: is a folder")
     if picture is not None:
         require_picture(picture)
-    wanted = _wanted(
-        subject,
-        overrides,
-        architecture=architecture,
-        model=model,
-        weights=weights,
-        weights_key=weights_key,
-        mean=mean,
-        std=std,
-        data=data,
-    )
+    wanted = _wanted(context.params)
     results = diagnose(
         Request(
             subject=wanted,
@@ -267,13 +250,15 @@ def compare_results(
         typer.echo(f"{name}: {pair.claim}")
 
 
-def _wanted(subject: str | None, overrides: list[str] | None, **named: str | None) -> "Wanted":
+def _wanted(given: Mapping[str, Any]) -> "Wanted":
+    """What a command's subject, overrides and the options about them name."""
     from robustcli.naming import Wanted
 
-    words = [word for word in (subject, *(overrides or ())) if word is not None]
+    words = [word for word in (given["subject"], *(given["overrides"] or ())) if word is not None]
     # With --model there is no other subject, and the first word is an override already.
-    text = words.pop(0) if words and (named["model"] is None or "=" not in words[0]) else None
-    return Wanted(text=text, overrides=tuple(words), **named)
+    text = words.pop(0) if words and (given["model"] is None or "=" not in words[0]) else None
+    names = ("architecture", "model", "weights", "weights_key", "mean", "std", "data")
+    return Wanted(text=text, overrides=tuple(words), **{name: given[name] for name in names})
 
 
 def _print_findings(title: str, results: dict[str, Any]) -> None:

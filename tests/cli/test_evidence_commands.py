@@ -451,7 +451,7 @@ def test_a_network_that_draws_noise_is_verified_as_far_as_that_goes(robust: Robu
     robust("eval", *words, "--store", tmp_path / "evals", "--quiet").require(0, "SUSPECT")
     (folder,) = (tmp_path / "evals").iterdir()
     assert 2 < read_json(folder / "evaluations" / "autoattack.json")["correct"] < 38
-    robust("verify", folder).require(0, "10% of the images may differ by chance")
+    robust("verify", folder).require(0, "20% of the images may differ by chance")
     path = folder / "evaluations" / "autoattack.witnesses.npz"
     with np.load(path) as stored:
         arrays = {

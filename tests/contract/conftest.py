@@ -4,34 +4,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_networks import conv_net, drawn_from, images
+from small_checkpoint import random_network, save_network
+from small_networks import conv_net, images
 from torch import nn
-
-from robustcli import checkpoint
-from robustcli.architectures import ImageShape
-from robustcli.build import build_network
-from robustcli.spec import ExperimentSpec
-
-SPEC = """
-name: source
-data: {name: digits, val_size: 100}
-architecture: {name: small_cnn}
-threat: {norm: linf, eps: 0.1}
-defense: natural
-train: {epochs: 1}
-evaluate: {clean: clean}
-"""
 
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("contract")
-    spec = ExperimentSpec.parse(SPEC, "source")
-    with drawn_from(0):
-        network = build_network(spec.architecture, ImageShape(1, 8, 8, 10), (0.0,), (1.0,))
+    network = random_network()
     _imitate(network, conv_net().eval())
-    contents = {"spec": SPEC, "shape": [1, 8, 8, 10], "mean": [0.0], "std": [1.0], "weights": network.state_dict()}
-    checkpoint.save(folder / "source.pt", contents)
+    save_network(folder / "source.pt", network)
     return folder
 
 

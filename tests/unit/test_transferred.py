@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from small_networks import drawn_from, images
+from small_checkpoint import random_network, save_network
+from small_networks import images
 from torch import Tensor
 
 from robustcli import checkpoint
-from robustcli.architectures import ImageShape, Network
+from robustcli.architectures import Network
 from robustcli.attacks.pgd import Pgd
-from robustcli.build import build_network, network_of
 from robustcli.errors import RobustCliError
 from robustcli.evaluation import evaluate
 from robustcli.evaluators.attacked import Attacked
@@ -23,34 +23,18 @@ from robustcli.evaluators.worst_case import WorstCase
 from robustcli.evidence import Evidence, gather
 from robustcli.fingerprint import files_digest, fingerprint
 from robustcli.noise import IndexedNoise
-from robustcli.spec import ExperimentSpec
 from robustcli.threat import ThreatModel
 
 COUNT = 40
 THREAT = ThreatModel("linf", Fraction(1, 40))
 PGD = Pgd(steps=5)
-SPEC = """
-name: source
-data: {name: digits, val_size: 100}
-architecture: {name: small_cnn}
-threat: {norm: linf, eps: 0.1}
-defense: natural
-train: {epochs: 1}
-evaluate: {clean: clean}
-"""
 
 
 def write(path: Path, *, seed: int = 0) -> Network:
-    """A checkpoint of a random network that knows several classes, and that network."""
-    with drawn_from(seed):
-        network = build_network(
-            ExperimentSpec.parse(SPEC, "source").architecture, ImageShape(1, 8, 8, 10), (0.0,), (1.0,)
-        )
-    with torch.no_grad():
-        list(network.parameters())[-1].sub_(network(images(64, seed=9)).mean(0))
-    contents = {"spec": SPEC, "shape": [1, 8, 8, 10], "mean": [0.0], "std": [1.0], "weights": network.state_dict()}
-    checkpoint.save(path, contents)
-    return network_of(contents, torch.device("cpu"))[1]
+    """A checkpoint of a random network, and that network."""
+    network = random_network(seed=seed)
+    save_network(path, network)
+    return network
 
 
 def case(path: Path) -> tuple[Network, Tensor, Tensor]:
