@@ -94,6 +94,7 @@ def evaluate_network(
     from robustcli.runs import write_json
     from robustcli.signals import stop_requests
 
+    _require_files({"--out": out})
     options = {
         "steps": steps,
         "restarts": restarts,
@@ -132,8 +133,6 @@ def evaluate_network(
         return
     results, folder = found
     if out is not None:
-        if out.is_dir():
-            raise RobustCliError(f"--out: {out}: is a folder")
         write_json(out, results)
     if as_json:
         typer.echo(json.dumps(results, indent=2))
@@ -176,9 +175,7 @@ def diagnose_network(
     from robustcli.picture import draw, require_picture
     from robustcli.runs import write_json
 
-    for option, path in (("--out", out), ("--picture", picture)):
-        if path is not None and path.is_dir():
-            raise RobustCliError(f"{option}: {path}: is a folder")
+    _require_files({"--out": out, "--picture": picture})
     if picture is not None:
         require_picture(picture)
     wanted = _wanted(context.params)
@@ -259,6 +256,13 @@ def _wanted(given: Mapping[str, Any]) -> "Wanted":
     text = words.pop(0) if words and (given["model"] is None or "=" not in words[0]) else None
     names = ("architecture", "model", "weights", "weights_key", "mean", "std", "data")
     return Wanted(text=text, overrides=tuple(words), **{name: given[name] for name in names})
+
+
+def _require_files(paths: Mapping[str, Path | None]) -> None:
+    """Where a result is to be written, asked before the work."""
+    for option, path in paths.items():
+        if path is not None and path.is_dir():
+            raise RobustCliError(f"{option}: {path}: is a folder")
 
 
 def _print_findings(title: str, results: dict[str, Any]) -> None:
