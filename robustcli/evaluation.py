@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from fractions import Fraction
 from typing import Any, get_origin, get_type_hints
 
@@ -212,13 +212,16 @@ def evaluate(
 
 
 def _known(kind: type, value: Any, source: str) -> dict[str, Any]:
-    """The fields of a dataclass in a mapping, other keys left out; each of the type that the class states."""
+    """The fields of a dataclass in a mapping, other keys left out; each of the type that the class states.
+
+    What has a default was added later, and older files lack it.
+    """
     if not isinstance(value, Mapping):
         raise RobustCliError(f"{source}: expected keys and values, found {str(value)[:40]}")
     hints = get_type_hints(kind)
     found = {}
     for item in fields(kind):
-        if item.name == "evidence":
+        if item.name == "evidence" or (item.name not in value and item.default is not MISSING):
             continue
         hint = hints[item.name]
         # Of list[str] the list is looked at alone; JSON writes whole floats as it likes.

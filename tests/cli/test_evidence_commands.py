@@ -461,6 +461,18 @@ def test_a_network_that_draws_noise_is_verified_as_far_as_that_goes(robust: Robu
     robust("verify", folder).require(2, "do not fool the network")
 
 
+def test_stages_of_older_versions_are_verified(robust: Robust, stored: Path, tmp_path: Path) -> None:
+    folder = tampered(stored, tmp_path)
+    path = folder / "evaluations" / "pgd.json"
+    result = read_json(path)
+    result["stages"] = [
+        {key: stage[key] for key in stage if key not in ("threat", "sampled")} for stage in result["stages"]
+    ]
+    write_json(path, result)
+    _summary(lambda found: found.update(pgd=result))(folder)
+    robust("verify", folder).require(0, "pgd: verified")
+
+
 @pytest.mark.slow
 def test_every_witness_of_a_union_is_measured_in_its_own_threat(robust: Robust, tmp_path: Path) -> None:
     robust("train", "smoke/multi_norm", "--quiet").require(0)
