@@ -1,0 +1,150 @@
+"""ConvNeXt: convolutions in the shape of a transformer, with stems for ImageNet and for small images."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from robustcli.architectures import ACTIVATIONS, ARCHITECTURES, ImageShape
+from robustcli.architectures.transformer_parts import (
+    ChannelNorm,
+    ConvStem,
+    Mlp,
+    StochasticDepth,
+    draw_all,
+    late_strides,
+    layer_norm,
+    rising_rates,
+)
+from robustcli.errors import RobustCliError
+from robustcli.fields import Activation, Positive, ProperShare
+
+
+class ConvNextBlock(nn.Module):
+    """x + scale * perceptron(norm(depthwise 7x7 convolution of x)), the perceptron at every pixel."""
+
+    def __init__(self, width: int, layer_scale: float, drop_path: float, activation: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.conv_dw = nn.Conv2d(width, width, 7, padding=3, groups=width)
+        self.norm = layer_norm(width)
+        self.mlp = Mlp(width, activation=activation)
+        self.gamma = nn.Parameter(layer_scale * torch.ones(width))
+        self.drop_path = StochasticDepth(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        branch = self.gamma * self.mlp(self.norm(self.conv_dw(x).permute(0, 2, 3, 1)))
+        out: Tensor = x + self.drop_path(branch.permute(0, 3, 1, 2))
+        return out
+
+
+class Stage(nn.Module):
+    """Blocks of one width; before them, but in the first stage, a norm and a convolution that halve the sides."""
+
+    def __init__(self, inputs: int | None, width: int, blocks: list[ConvNextBlock]) -> None:
+        super().__init__()
+        self.downsample = (
+            nn.Identity() if inputs is None else nn.Sequential(ChannelNorm(inputs), nn.Conv2d(inputs, width, 2, 2))
+        )
+        self.blocks = nn.Sequential(*blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.blocks(self.downsample(x))
+        return out
+
+
+class ConvNext(nn.Module):
+    """Stem, stages, global average, norm, linear classifier."""
+
+    def __init__(
+        self,
+        shape: ImageShape,
+        stem: nn.Module,
+        depths: tuple[int, ...],
+        widths: tuple[int, ...],
+        layer_scale: float,
+        drop_path: float,
+        activation: Callable[[], nn.Module],
+    ) -> None:
+        super().__init__()
+        rates = iter(rising_rates(drop_path, sum(depths)))
+        self.stem = stem
+        self.stages = nn.Sequential(
+            *(
+                Stage(
+                    inputs,
+                    width,
+                    [ConvNextBlock(width, layer_scale, next(rates), activation) for _ in range(depth)],
+                )
+                for (inputs, width), depth in zip(pairwise((None, *widths)), depths, strict=True)
+                if width is not None
+            )
+        )
+        # Public checkpoints call these weights head.norm.* and head.fc.*.
+        self.head = nn.Sequential(
+            OrderedDict(norm=layer_norm(widths[-1]), fc=nn.Linear(widths[-1], shape.classes)),
+        )
+        draw_all(self, (nn.Conv2d, nn.Linear))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.stages(self.stem(x)).mean((2, 3)))
+        return logits
+
+
+def _stem(form: str, channels: int, width: int, patch: int) -> nn.Module:
+    if form == "patch":
+        return nn.Sequential(nn.Conv2d(channels, width, patch, patch), ChannelNorm(width))
+    half = max(1, width // 2)
+    if form == "conv2":
+        return ConvStem(channels, (half, width), late_strides(patch, (2, 2)))
+    return ConvStem(channels, (half, 3 * half // 2, width), late_strides(patch, (2, 2, 1)))
+
+
+@ARCHITECTURES.register("convnext", smoke={"depths": (1, 1), "widths": (4, 8)})
+def convnext(
+    shape: ImageShape,
+    /,
+    *,
+    depths: tuple[int, ...] = (3, 3, 9, 3),
+    widths: tuple[int, ...] = (96, 192, 384, 768),
+    patch: Literal[1, 2, 4] = 1,
+    stem: Literal["patch", "conv2", "conv3"] = "patch",
+    activation: Activation = "gelu",
+    layer_scale: Positive = 1e-6,
+    drop_path: ProperShare = 0.0,
+) -> nn.Module:
+    """ConvNeXt: depthwise 7x7 convolutions, layer norms and wide perceptrons in stages that halve the sides.
+
+    The defaults are ConvNeXt-T with a stem for small images. Depths and widths of other published sizes: atto
+    (2, 2, 6, 2) from 40 channels, femto and pico the same from 48 and 64, nano (2, 2, 8, 2) from 80, S
+    (3, 3, 27, 3) from 96, B and L the same from 128 and 192; each stage doubles the width. There are no batch
+    norms; stochastic depth draws from torch's global generator in training.
+
+    Args:
+        depths: blocks of each stage.
+        widths: channels of each stage.
+        patch: what the stem divides the sides by; 4 on ImageNet. 1 leaves 4 of 32 pixels before the average.
+        stem: "patch": one convolution as wide as a patch, with a norm. "conv2" and "conv3": two or three 3x3
+            convolutions with norms and GELUs, the published stems of T and S, and of B and L; for patches
+            below 4 the first lose their stride.
+        activation: the nonlinearity of the blocks.
+        layer_scale: what the learned factor of every block starts from.
+        drop_path: rate of stochastic depth in the last block; it rises in a straight line from 0 in the first.
+
+    Reference: Liu et al., "A ConvNet for the 2020s", CVPR 2022; convolutional stems: Singh, Croce and Hein, "Revisiting
+        Adversarial Training for ImageNet", NeurIPS 2023.
+    """
+    if len(depths) != len(widths) or not depths:
+        raise RobustCliError(f"architecture.depths: {len(depths)} stages, and {len(widths)} in widths; name as many")
+    if min(*depths, *widths) < 1:
+        raise RobustCliError("architecture.depths: each stage needs a block and a channel at least")
+    shrinks = patch * 2 ** (len(depths) - 1)
+    if min(shape.height, shape.width) < shrinks:
+        raise RobustCliError(
+            f"architecture.patch: {len(depths)} stages and patches of {patch} divide the sides by {shrinks}, and the "
+            f"images have {shape.height}x{shape.width} pixels; write a smaller patch or fewer stages"
+        )
+    body = _stem(stem, shape.channels, widths[0], patch)
+    return ConvNext(shape, body, depths, widths, layer_scale, drop_path, ACTIVATIONS[activation])
