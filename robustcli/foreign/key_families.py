@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
+from robustcli.foreign.transformer_keys import recognise_transformer
+
 _DEPTHS: Mapping[tuple[int, ...], int] = {(2, 2, 2, 2): 18, (3, 4, 6, 3): 34, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
 _STAGES = (1, 2, 3, 4)
 _WIDE_STEM = 16
@@ -32,7 +34,8 @@ def recognise(tensors: Mapping[str, Tensor]) -> str | None:
         return _words(f"preact_resnet{depth}", settings) if depth in (18, 34) else None
     if "layer1.0.conv1.weight" in tensors and "conv1.weight" in tensors:
         return _residual(tensors)
-    return None
+    transformer = recognise_transformer(tensors)
+    return None if transformer is None else _words(*transformer)
 
 
 def _residual(tensors: Mapping[str, Tensor]) -> str | None:

@@ -43,8 +43,46 @@ FAMILIES: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
         {"depth": 10, "widen": 1, "form": "deepmind", "activation": "silu"},
         ("init_conv.weight", "layer.2.block.0.batchnorm_1.weight", "layer.1.block.0.shortcut.weight", "batchnorm.bias"),
     ),
+    (
+        "xcit",
+        {"width": 16, "heads": 2, "depth": 2},
+        (
+            "cls_token",
+            "patch_embed.proj.6.1.running_var",
+            "pos_embed.token_projection.bias",
+            "blocks.1.attn.temperature",
+            "blocks.0.local_mp.bn.weight",
+            "cls_attn_blocks.1.attn.q.bias",
+            "head.weight",
+        ),
+    ),
+    (
+        "vit",
+        {"width": 128, "heads": 2, "depth": 2, "patch": 4},
+        ("cls_token", "pos_embed", "patch_embed.proj.bias", "blocks.1.attn.qkv.weight", "blocks.0.mlp.fc2.bias"),
+    ),
+    (
+        "vit",
+        {"width": 64, "heads": 1, "depth": 1, "patch": 16, "stem": "conv"},
+        ("patch_embed.proj.stem.0.weight", "patch_embed.proj.stem.12.bias"),
+    ),
+    (
+        "convnext",
+        {"depths": [1, 2], "widths": [8, 16], "patch": 4},
+        (
+            "stem.0.weight",
+            "stem.1.bias",
+            "stages.0.blocks.0.gamma",
+            "stages.1.downsample.1.weight",
+            "stages.1.blocks.1.conv_dw.bias",
+            "head.norm.weight",
+            "head.fc.bias",
+        ),
+    ),
+    ("convnext", {"depths": [1, 1], "widths": [8, 16], "patch": 4, "stem": "conv2"}, ("stem.stem.4.bias",)),
+    ("convnext", {"depths": [1, 1], "widths": [8, 16], "patch": 4, "stem": "conv3"}, ("stem.stem.7.bias",)),
 ]  # fmt: skip
-IDS = [f"{name}-{settings.get('form', '')}" for name, settings, _ in FAMILIES]
+IDS = [f"{name}-{settings.get('form', settings.get('stem', ''))}" for name, settings, _ in FAMILIES]
 
 
 def made(name: str, settings: Mapping[str, Any], seed: int = 0) -> nn.Module:
@@ -105,7 +143,7 @@ def test_what_a_network_is_can_be_read_from_its_weights(
     architecture, *overrides = words.removeprefix("--architecture ").split()
     assert architecture == name
     assert dict(override.removeprefix("architecture.").split("=") for override in overrides) == {
-        key: str(value) for key, value in settings.items()
+        key: str(value).replace(" ", "") for key, value in settings.items()
     }
 
 
@@ -114,6 +152,8 @@ def test_other_networks_are_not_recognised() -> None:
     assert recognise({}) is None
     odd = {"conv1.weight": torch.zeros(4, 3, 3, 3), "layer1.0.conv1.weight": torch.zeros(4, 4, 3, 3)}
     assert recognise(odd) is None  # one block in one stage
+    distilled = {**made("vit", {"width": 64, "heads": 1, "depth": 1, "patch": 4}).state_dict(), "dist_token": odd}
+    assert recognise(distilled) is None  # type: ignore[arg-type]
 
 
 def test_torchvisions_networks_are_recognised_by_their_classifier() -> None:
