@@ -1,11 +1,15 @@
 """From a spec's choices to the things themselves: device, images, network, evaluators."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
+from robustcli import checkpoint
 from robustcli.architectures import ImageShape, Network, Normalize
+from robustcli.architectures.features import classifier_of
 from robustcli.data import Data, prepare, shape_of
 from robustcli.datasets import Source
 from robustcli.errors import RobustCliError
@@ -46,6 +50,28 @@ def build_network(chosen: Chosen, shape: ImageShape, mean: Sequence[float], std:
     if chosen.options.normalize == "none":
         mean, std = (0.0,) * shape.channels, (1.0,) * shape.channels
     return Network(Normalize(tuple(mean), tuple(std)), instantiate(chosen, shape))
+
+
+def start_from(network: nn.Module, path: Path) -> None:
+    """Put the weights of a checkpoint into a network, but for normalisation and a classifier of other classes.
+
+    The normalisation stays that of the data at hand; a classifier that does not fit keeps its random weights.
+
+    Raises:
+        RobustCliError: there is no such checkpoint, or it is of another architecture; nothing is changed.
+    """
+    own, given = network.state_dict(), checkpoint.load(path)["weights"]
+    differs = {name for name in own.keys() & given.keys() if own[name].shape != given[name].shape}
+    names = {parameter: name for name, parameter in network.named_parameters()}
+    classifier = {names[parameter] for parameter in classifier_of(network).parameters()}
+    wrong = sorted((own.keys() ^ given.keys()) | (differs - classifier))
+    if wrong:
+        raise RobustCliError(
+            f"train.start_from: {path}: not of the architecture of this spec ({len(wrong)} weights are missing in one "
+            f"of them or have other shapes, such as {wrong[0]}); give both specs one architecture"
+        )
+    kept = {name for name in own if name.startswith("normalize.")} | (classifier if differs else set())
+    network.load_state_dict({name: own[name] if name in kept else given[name] for name in own})
 
 
 def network_of(contents: Mapping[str, Any], device: torch.device) -> tuple[ExperimentSpec, Network]:

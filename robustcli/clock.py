@@ -1,6 +1,8 @@
 """Where training stands."""
 
+import math
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -31,3 +33,16 @@ class Clock:
     def epoch_after(self) -> float:
         """Epochs done once this update is made (the convention of Rice et al.'s loop)."""
         return (self.step + 1) / self.steps_per_epoch
+
+    def warmed_up(self, epochs: float, form: Literal["line", "stairs", "sine"]) -> float:
+        """How far a warm-up is, 1 once it is over (or there is none).
+
+        Args:
+            epochs: that it takes; 0 is no warm-up.
+            form: "line": with every update; "stairs": with every epoch, by as much; "sine": with every epoch, along
+                half a wave.
+        """
+        done = self.epoch if form == "line" else float(self.step // self.steps_per_epoch)
+        if done >= epochs:
+            return 1.0
+        return 0.5 * (1 - math.cos(math.pi * done / epochs)) if form == "sine" else done / epochs

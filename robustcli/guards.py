@@ -76,9 +76,17 @@ def step_size_in_pixels(threat: ThreatSettings, defense: Chosen, evaluate: Mappi
 def warmups_end(train: TrainSettings) -> Findings:
     if train.eps_warmup > train.epochs > 0:
         yield ("train", "eps_warmup"), f"{train.eps_warmup:g} epochs are more than the {train.epochs} of the run"
+    if train.eps_warmup_form != "line" and not train.eps_warmup:
+        yield ("train", "eps_warmup_form"), f"'{train.eps_warmup_form}', but eps_warmup is 0; leave it out"
     warmup = train.schedule.parameters.get("warmup", 0)
+    cooldown = train.schedule.parameters.get("cooldown", 0)
     if warmup >= train.epochs > 0:
         yield ("train", "schedule", "warmup"), f"{warmup:g} epochs leave nothing of the {train.epochs} of the run"
+    elif warmup + cooldown >= train.epochs > 0:
+        text = f"{cooldown:g} epochs after a warm-up of {warmup:g} leave nothing of the {train.epochs} of the run"
+        yield ("train", "schedule", "cooldown"), text
+    if train.schedule.parameters.get("initial") and train.schedule.name == "cosine" and not warmup:
+        yield ("train", "schedule", "initial"), "there is no warm-up that would begin with it; write a warmup"
 
 
 def schedule_inside_run(train: TrainSettings) -> Findings:

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from robustcli import checkpoint
 from robustcli.attacks.fgsm import Fgsm
 from robustcli.attacks.pgd import Pgd
-from robustcli.build import build_network, choose_device, describe_device, load_data, network_of
+from robustcli.build import build_network, choose_device, describe_device, load_data, network_of, start_from
 from robustcli.check import to_plain
 from robustcli.data import Data, SplitName
 from robustcli.defenses import Defense
@@ -95,6 +95,9 @@ def _train(
     settings = spec.train
     torch.manual_seed(derive(spec.seed, "init"))
     network = build_network(spec.architecture, data.shape, data.mean, data.std).to(device)
+    # A run that goes on has its own weights.
+    if settings.start_from is not None and not run.folder.last.exists():
+        start_from(network, Path(settings.start_from))
     if settings.channels_last:
         network.to(memory_format=torch.channels_last)
     optimizer = _optimizer(settings, network)

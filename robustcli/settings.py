@@ -116,10 +116,13 @@ class TrainSettings:
         optimizer: how gradients become updates.
         schedule: factor of the learning rate over the run.
         weight_decay: of the optimiser, on all parameters but those excluded.
-        weight_decay_exclude: parameters without weight decay: none, those of normalisation layers
-            ("bn"), or those and all biases ("bn_and_bias").
+        weight_decay_exclude: parameters without weight decay: none, those of normalisation layers ("bn"), those
+            and all biases ("bn_and_bias"), or those, every other vector (factors of layers, class tokens) and
+            learned positions ("vectors"), as is usual with transformers.
         grad_clip: largest norm of the whole gradient; null is no limit.
-        eps_warmup: epochs over which eps rises in a straight line from 0.
+        eps_warmup: epochs over which eps rises from 0.
+        eps_warmup_form: "line": in a straight line, with every update; "stairs": as much, but at the beginning of
+            each epoch; "sine": at the beginning of each epoch too, along half a wave, slow at both ends.
         drop_last: whether a last batch that is not full is left out.
         precision: of the network's passes in training; weights, losses and evaluation are always fp32.
         channels_last: memory format of images and convolutions; changes speed and rounding only.
@@ -128,6 +131,8 @@ class TrainSettings:
         allow_test_selection: choose on test images where there is no validation split; stamped on every number.
         check_examples: validation images on which accuracy is checked after every epoch.
         check_steps: PGD steps of that check.
+        start_from: a checkpoint of `robust train` whose weights the network starts from instead of random ones;
+            of the same architecture, but a classifier of another number of classes, which then stays random.
         on_collapse: when robustness to many steps is lost suddenly: "stop", "rewind" to the last good
             weights and end there, or "continue".
         device: auto (the first GPU if there is one), cpu, cuda or cuda:i.
@@ -139,9 +144,10 @@ class TrainSettings:
     optimizer: Annotated[Any, Family("optimizers")] = "sgd"
     schedule: Annotated[Any, Family("schedules")] = "constant"
     weight_decay: NonNegative = 5e-4
-    weight_decay_exclude: Literal["none", "bn", "bn_and_bias"] = "none"
+    weight_decay_exclude: Literal["none", "bn", "bn_and_bias", "vectors"] = "none"
     grad_clip: Positive | None = None
     eps_warmup: NonNegative = 0.0
+    eps_warmup_form: Literal["line", "stairs", "sine"] = "line"
     drop_last: bool = False
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = False
@@ -150,6 +156,7 @@ class TrainSettings:
     allow_test_selection: bool = False
     check_examples: Count = 256
     check_steps: Count = 10
+    start_from: str | None = None
     on_collapse: Literal["stop", "rewind", "continue"] = "stop"
     device: str = "auto"
 

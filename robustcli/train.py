@@ -184,8 +184,7 @@ def _update(training: Training, loop: Loop, x: Tensor, y: Tensor) -> None:
     clock = Clock(training.updates, loop.steps_per_epoch, loop.settings.epochs)
     for group in training.optimizer.param_groups:
         group["lr"] = loop.settings.lr * loop.schedule(clock)
-    warmup = loop.settings.eps_warmup
-    threat = loop.threat.scaled(clock.epoch / warmup) if warmup else loop.threat
+    threat = loop.threat.scaled(clock.warmed_up(loop.settings.eps_warmup, loop.settings.eps_warmup_form))
     # The draws of an update depend on (seed, update) alone: attacks use the stream, dropout the global state.
     loop.noise.reseed(loop.seed, "attack", training.updates)
     torch.manual_seed(derive(loop.seed, "network", training.updates))

@@ -47,17 +47,28 @@ def parameter_groups(network: nn.Module, weight_decay: float, exclude: str) -> l
     """Parameters with and without weight decay.
 
     Args:
-        exclude: "none"; "bn": weights and biases of normalisation layers; "bn_and_bias": also all biases.
+        exclude: "none"; "bn": weights and biases of normalisation layers; "bn_and_bias": also all biases;
+            "vectors": also everything else along a single axis, and learned positions.
     """
     norms = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
     spared = set()
     for module in network.modules():
         for name, parameter in module.named_parameters(recurse=False):
             is_norm = isinstance(module, norms)
-            if exclude != "none" and (is_norm or (exclude == "bn_and_bias" and name == "bias")):
+            is_bias = exclude == "bn_and_bias" and name == "bias"
+            if exclude != "none" and (is_norm or is_bias or (exclude == "vectors" and _is_vector(name, parameter))):
                 spared.add(parameter)
     groups = [
         {"params": [p for p in network.parameters() if p not in spared], "weight_decay": weight_decay},
         {"params": [p for p in network.parameters() if p in spared], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
+
+
+def _is_vector(name: str, parameter: nn.Parameter) -> bool:
+    """Whether there is no more than one axis to it, as of biases, scales and class tokens; positions count as such.
+
+    Axes of length 1 do not count, so temperatures (heads, 1, 1) of an attention are vectors too. The name is that
+    within a module: pos_embed here, pos_embedding in torchvision.
+    """
+    return parameter.numel() == max(parameter.shape, default=1) or name.startswith("pos_embed")

@@ -25,23 +25,33 @@ class Linear:
         return 1 + (self.end - 1) * clock.progress
 
 
-@SCHEDULES.register("cosine")
+@SCHEDULES.register("cosine", smoke={"warmup": 2})
 @dataclass(frozen=True, kw_only=True)
 class Cosine:
-    """Half a cosine from the full rate to zero, after a straight warm-up from zero.
+    """Half a cosine from the full rate to `final`, between a straight warm-up and a cool-down.
 
     Args:
-        warmup: epochs of the warm-up; the cosine fills the rest of the run.
+        warmup: epochs of the warm-up; the cosine fills what warm-up and cool-down leave of the run.
+        cooldown: epochs at the end with the final rate.
+        initial: share of the full rate at the first update of a warm-up.
+        final: share of the full rate at the end.
 
-    Reference: Loshchilov and Hutter, ICLR 2017; with warm-up, Gowal et al., 2020 (10 of 400 epochs).
+    Reference: Loshchilov and Hutter, ICLR 2017; with warm-up, Gowal et al., 2020 (10 of 400 epochs); with a cool-down,
+        Debenedetti et al., SaTML 2023 (10 of 110 epochs).
     """
 
     warmup: NonNegative = 0.0
+    cooldown: NonNegative = 0.0
+    initial: Share = 0.0
+    final: Share = 0.0
 
     def __call__(self, clock: Clock) -> float:
         if clock.epoch < self.warmup:
-            return clock.epoch / self.warmup
-        return _half_cosine((clock.epoch - self.warmup) / (clock.epochs - self.warmup))
+            return self.initial + (1 - self.initial) * clock.epoch / self.warmup
+        if clock.epoch >= clock.epochs - self.cooldown:
+            return self.final
+        share = (clock.epoch - self.warmup) / (clock.epochs - self.cooldown - self.warmup)
+        return self.final + (1 - self.final) * _half_cosine(share)
 
 
 @SCHEDULES.register("cyclic")

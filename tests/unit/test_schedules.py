@@ -91,6 +91,17 @@ def test_cosine_after_a_warmup_from_0() -> None:
     assert found[-1] < 1e-3
 
 
+def test_cosine_between_a_rate_to_begin_with_and_a_rate_to_end_with() -> None:
+    """The light recipe: from 1e-6 to 5e-4 in 10 epochs, to 1e-5 in 90, and 10 more."""
+    rates = [5e-4 * factor for factor in factors(Cosine(warmup=10, cooldown=10, initial=0.002, final=0.02), 110, 4)]
+    assert rates[0] == pytest.approx(1e-6)
+    assert rates[20] == pytest.approx((1e-6 + 5e-4) / 2)
+    assert rates[40] == 5e-4
+    assert rates[40 + 180] == pytest.approx((5e-4 + 1e-5) / 2)
+    assert rates[399] > 1e-5
+    assert rates[400:] == pytest.approx([1e-5] * 40)
+
+
 def test_cyclic_is_a_triangle() -> None:
     found = factors(Cyclic(), 10, 10)
     assert found[0] == 0.0

@@ -252,7 +252,9 @@ def test_overrides_replace_nested_values_and_the_last_one_wins(base: Path) -> No
 
 def test_a_member_written_as_its_name_alone_is_entered(base: Path) -> None:
     spec = ExperimentSpec.read(base, ["train.schedule=cosine", "train.schedule.warmup=2"])
-    assert spec.train.schedule == Chosen("schedules", "cosine", {"warmup": 2.0})
+    assert spec.train.schedule == Chosen(
+        "schedules", "cosine", {"warmup": 2.0, "cooldown": 0.0, "initial": 0.0, "final": 0.0}
+    )
     spec = ExperimentSpec.read(base, ["architecture.width=4", "evaluate.clean.examples=5"])
     assert spec.architecture.name == "small_cnn"
     assert spec.architecture.parameters["width"] == 4
@@ -417,6 +419,24 @@ REFUSED = [
         ["train.schedule=cosine", "train.schedule.warmup=10"],
         "train.schedule.warmup: 10 epochs leave nothing",
         ["train.schedule=cosine", "train.schedule.warmup=9.5"],
+    ),
+    (
+        "warmups_end",
+        ["train.schedule={name: cosine, warmup: 4, cooldown: 6}"],
+        "train.schedule.cooldown: 6 epochs after a warm-up of 4 leave nothing",
+        ["train.schedule={name: cosine, warmup: 4, cooldown: 5}"],
+    ),
+    (
+        "warmups_end",
+        ["train.schedule={name: cosine, initial: 0.1}"],
+        "train.schedule.initial: there is no warm-up",
+        ["train.schedule={name: cosine, initial: 0.1, warmup: 1}"],
+    ),
+    (
+        "warmups_end",
+        ["train.eps_warmup_form=sine"],
+        "train.eps_warmup_form: 'sine', but eps_warmup is 0",
+        ["train.eps_warmup_form=sine", "train.eps_warmup=2"],
     ),
     (
         "schedule_inside_run",
@@ -880,9 +900,11 @@ def other_values(value: Any) -> list[Any]:
         return [not value]
     if isinstance(value, str):
         words = ["l1", "zero", "dlr", "best", "none", "bn", "clean", "last", "continue", "average", "bf16", "gelu"]
-        return [word for word in [*words, "train", "random", "two", "cuda", "all", "adversarial"] if word != value]
+        return [
+            word for word in [*words, "train", "random", "two", "cuda", "all", "adversarial", "sine"] if word != value
+        ]
     if value is None:
-        return [1, 0.5]
+        return [1, 0.5, "a.pt"]
     if isinstance(value, int):
         return [value + 1, value - 1]
     return [float(value) / 2 + 0.1, 0.25]

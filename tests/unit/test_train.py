@@ -210,6 +210,24 @@ def test_radius_rises_in_a_straight_line_and_stays() -> None:
     assert recorder.threats[-1].eps == Fraction(8, 255)
 
 
+@pytest.mark.parametrize(
+    ("form", "shares"),
+    [
+        ("line", [0, 1 / 9, 2 / 9, 3 / 9, 4 / 9, 5 / 9, 6 / 9, 7 / 9, 8 / 9, 1, 1, 1]),
+        ("stairs", [0, 0, 0, 1 / 3, 1 / 3, 1 / 3, 2 / 3, 2 / 3, 2 / 3, 1, 1, 1]),
+        ("sine", [0, 0, 0, 0.25, 0.25, 0.25, 0.75, 0.75, 0.75, 1, 1, 1]),
+    ],
+)
+def test_forms_of_the_warmup_of_the_radius(form: Literal["line", "stairs", "sine"], shares: list[float]) -> None:
+    _, recorder = run(replace(SETTINGS, eps_warmup=3.0, eps_warmup_form=form))
+    assert [threat.radius for threat in recorder.threats] == pytest.approx([8 / 255 * share for share in shares])
+
+
+def test_stairs_may_end_within_an_epoch() -> None:
+    _, recorder = run(replace(SETTINGS, eps_warmup=1.5, eps_warmup_form="stairs"))
+    assert [threat.radius for threat in recorder.threats[::3]] == pytest.approx([0, 16 / 765, 8 / 255, 8 / 255])
+
+
 def test_without_warmup_every_step_has_the_full_radius() -> None:
     _, recorder = run()
     assert set(recorder.threats) == {THREAT}
@@ -358,13 +376,23 @@ class Mixed(nn.Module):
         self.layer = nn.LayerNorm(4)
         self.linear = nn.Linear(4, 2)
         self.scale = nn.Parameter(torch.ones(1))
+        self.cls_token = nn.Parameter(torch.ones(1, 1, 4))
+        self.temperature = nn.Parameter(torch.ones(2, 1, 1))
+        self.pos_embed = nn.Parameter(torch.ones(1, 3, 4))
 
 
+VECTORS = {"conv.bias", "linear.bias", "scale", "cls_token", "temperature", "pos_embed"}
 NORMS = {f"{layer}.{kind}" for layer in ("bn", "group", "layer") for kind in ("weight", "bias")}
 
 
 @pytest.mark.parametrize(
-    ("exclude", "spared"), [("none", set()), ("bn", NORMS), ("bn_and_bias", NORMS | {"conv.bias", "linear.bias"})]
+    ("exclude", "spared"),
+    [
+        ("none", set()),
+        ("bn", NORMS),
+        ("bn_and_bias", NORMS | {"conv.bias", "linear.bias"}),
+        ("vectors", NORMS | VECTORS),
+    ],
 )
 def test_weight_decay_spares_what_it_should(exclude: str, spared: set[str]) -> None:
     network = Mixed()
