@@ -1,16 +1,17 @@
-"""Random crops, flips and cutouts of a whole batch at once, on the device it lies on."""
+"""Random changes of a whole batch of training images at once, on the device it lies on."""
 
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from robustcli.distortions import DRAWS, DistortionSettings, distorted
 from robustcli.errors import RobustCliError
 from robustcli.noise import Noise
 
 
-class AugmentSettings(Protocol):
-    """What may be done to a training image; nothing is done when all are off.
+class AugmentSettings(DistortionSettings, Protocol):
+    """What may be done to a training image, beside distortions; nothing is done when all are off.
 
     Args:
         crop: pixels added on each side before a window of the old size is cut out; 0 is off.
@@ -33,15 +34,19 @@ class AugmentSettings(Protocol):
 
 
 def augment(x: Tensor, settings: AugmentSettings, rng: Noise) -> Tensor:
-    """Each image cropped, then flipped, then cut out, with chances of its own; uint8 or float, on any device.
+    """Each image distorted, cropped, flipped, then cut out, with chances of its own; uint8 or float, on any device.
 
-    Every image takes the same five numbers from `rng`, whichever of the three are on, so that switching one
-    off leaves the others as they were. With all of them off nothing is drawn and x itself is returned.
+    Every image takes the same five numbers from `rng`, whichever of the last three are on, so that switching one
+    off leaves the others as they were; distortions take theirs afterwards. With all of them off nothing is drawn
+    and x itself is returned.
     """
-    if not (settings.crop or settings.flip or settings.cutout):
+    is_distorted = bool(settings.resized_crop or settings.rotate or settings.jitter)
+    if not (settings.crop or settings.flip or settings.cutout or is_distorted):
         return x
     n, _, height, width = x.shape
     chance = rng.uniform(torch.empty((n, 5), device=x.device, dtype=torch.float32))
+    if is_distorted:
+        x = distorted(x, settings, rng.uniform(torch.empty((n, DRAWS), device=x.device, dtype=torch.float32)))
     if settings.crop or settings.flip:
         x = _crop_and_flip(x, settings, chance[:, :3])
     if settings.cutout:

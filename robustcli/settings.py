@@ -29,12 +29,19 @@ class Augment:
         pad_mode: what the padding holds: a mirror image ("reflect") or zeros.
         flip: whether half of the images are mirrored left to right.
         cutout: side of a square that is set to 0, in pixels; 0 is none.
+        resized_crop: smallest share of the area that is cut out and stretched to the whole image, of sides between
+            3:4 and 4:3; 0.08 on ImageNet, 0 is none.
+        rotate: largest angle by which images are turned, in degrees; 0 is none.
+        jitter: largest relative change of brightness, contrast and saturation, in this order; 0 is none.
     """
 
     crop: Size = 0
     pad_mode: Literal["reflect", "zero"] = "reflect"
     flip: bool = False
     cutout: Size = 0
+    resized_crop: ProperShare = 0.0
+    rotate: NonNegative = 0.0
+    jitter: Share = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

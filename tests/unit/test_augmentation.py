@@ -21,6 +21,9 @@ class Chosen:
     pad_mode: Literal["zero", "reflect"] = "zero"
     flip: bool = False
     cutout: int = 0
+    resized_crop: float = 0.0
+    rotate: float = 0.0
+    jitter: float = 0.0
 
 
 CHOICES = st.builds(

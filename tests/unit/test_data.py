@@ -25,10 +25,13 @@ class Chosen:
     pad_mode: Literal["zero", "reflect"] = "reflect"
     flip: bool = False
     cutout: int = 0
+    resized_crop: float = 0.0
+    rotate: float = 0.0
+    jitter: float = 0.0
 
 
 PLAIN = Chosen()
-ALL = Chosen(crop=1, flip=True, cutout=2)
+ALL = Chosen(crop=1, flip=True, cutout=2, resized_crop=0.5, rotate=10.0, jitter=0.2)
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ LAYERS = (
     ("data",),
     ("checkpoint",),
     ("extra", "stores", "targets"),
-    ("augmentation",),
+    ("augmentation", "distortions"),
     ("induced_norms",),
     ("architectures", "datasets", "mixers", "optimizers", "schedules"),
     ("threat", "hyperplane"),
