@@ -496,3 +496,17 @@ def test_gradients_can_be_differentiated(name: str, settings: Settings) -> None:
     slope.square().sum().backward()
     assert x.grad is not None
     assert x.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize(("name", "settings"), [TINIES[0], TINIES[1], TINIES[3]])
+def test_is_traced_as_a_whole(name: str, settings: Settings) -> None:
+    """Nothing in a forward depends on values, so a compiler finds one graph, with the masks in it."""
+    with drawn_from(0):
+        network, x = build(name, **settings, drop_path=0.5).train(), images()
+    torch._dynamo.reset()
+    compiled = torch.compile(network, backend="eager", fullgraph=True)
+    found = []
+    for call in (compiled, network):
+        with drawn_from(1), torch.no_grad():
+            found.append(call(x))
+    assert torch.equal(*found)
