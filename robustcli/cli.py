@@ -19,6 +19,8 @@ from robustcli.export import commands as export
 from robustcli.options import Json, Overrides, Quiet, Runs, console
 from robustcli.signatures import REQUIRED
 from robustcli.spec import ExperimentSpec
+from robustcli.sweep import commands as sweep
+from robustcli.sweep.plan import Sweep, is_sweep
 
 PURPOSE = "Adversarial training and evaluation: one YAML spec in; a model, its robust accuracy and the evidence out."
 EXIT_CODES = (
@@ -32,6 +34,7 @@ app = typer.Typer(
     help=f"{PURPOSE}\n\n{EXIT_CODES}",
 )
 app.add_typer(evaluation)
+app.add_typer(sweep.app)
 app.add_typer(bench.app, name="bench")
 app.add_typer(export.app, name="export")
 
@@ -126,7 +129,8 @@ def list_members(
     screen = console()
     for name in (*FAMILIES, "experiments") if family is None else (family,):
         if name == "experiments":
-            rows = [(known, experiments.summary(known)) for known in experiments.names()]
+            shipped = [*experiments.names(), *experiments.sweeps()]
+            rows = [(known, experiments.summary(known)) for known in shipped]
         else:
             rows = [(member.name, member.summary) for member in catalog(name).values()]
         table = Table(title=name, title_justify="left", show_header=False, box=None, padding=(0, 2))
@@ -143,7 +147,7 @@ def show(name: Annotated[str, typer.Argument(help="A member of any registry, or 
         _show_member(member)
     if members:
         return
-    if name in experiments.names() or "/" in name:
+    if name in (*experiments.names(), *experiments.sweeps()) or "/" in name:
         typer.echo(experiments.find(name).read_text(encoding="utf-8"), nl=False)
         return
     known = [*(known for family in FAMILIES for known in catalog(family)), *experiments.names()]
@@ -152,10 +156,10 @@ def show(name: Annotated[str, typer.Argument(help="A member of any registry, or 
 
 @app.command()
 def validate(
-    specs: Annotated[list[str] | None, typer.Argument(help="Files, or names of shipped specs.")] = None,
+    specs: Annotated[list[str] | None, typer.Argument(help="Files, or names of shipped specs and sweeps.")] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of specs, for editors.")] = False,
 ) -> None:
-    """Check specs without running anything; every problem is shown with its line."""
+    """Check specs, and sweeps row by row, without running anything; every problem is shown with its line."""
     if schema:
         from robustcli.schema import json_schema
 
@@ -166,15 +170,26 @@ def validate(
     failures = []
     for name in specs:
         try:
-            spec = ExperimentSpec.read(experiments.find(name))
+            _validate(name)
         except RobustCliError as error:
             failures.append(str(error))
-            continue
-        typer.echo(f"{name}: valid, digest {spec.digest}")
-        for warning in spec.warnings():
-            typer.echo(f"  warning: {warning}")
     if failures:
         raise RobustCliError("\n".join(failures))
+
+
+def _validate(name: str) -> None:
+    """Check one file and say what it is."""
+    path = experiments.find(name)
+    if is_sweep(path):
+        checked = Sweep.read(path)
+        typer.echo(f"{name}: valid, {len(checked.rows)} rows")
+        found = [(f"row {row.name}: ", row.specs[0]) for row in checked.rows]
+    else:
+        found = [("", ExperimentSpec.read(path))]
+        typer.echo(f"{name}: valid, digest {found[0][1].digest}")
+    for where, spec in found:
+        for warning in spec.warnings():
+            typer.echo(f"  warning: {where}{warning}")
 
 
 @app.command("cp")

@@ -34,6 +34,10 @@ class CollapseError(RobustCliError):
     """Robustness to many steps was lost suddenly (catastrophic overfitting)."""
 
 
+class InUseError(RobustCliError):
+    """Another process works in this folder; it is free again when that one is done or gone."""
+
+
 class Interrupted(Exception):
     """A signal asked the run to stop; its state is saved and it can be resumed (exit code 3)."""
 

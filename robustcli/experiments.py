@@ -1,8 +1,11 @@
-"""The shipped specs: in the checkout beside the package, in an installed package inside it."""
+"""The shipped specs and sweeps: in the checkout beside the package, in an installed package inside it."""
 
 from pathlib import Path
 
 from robustcli.errors import RobustCliError, suggest
+
+# The folder of files that hold several specs.
+_SWEEPS = "sweeps/"
 
 
 def folder() -> Path:
@@ -13,11 +16,16 @@ def folder() -> Path:
 
 def names() -> list[str]:
     """Names of the shipped specs, such as "cifar10/pgd_at"."""
-    return sorted(path.relative_to(folder()).with_suffix("").as_posix() for path in folder().rglob("*.yaml"))
+    return [name for name in _files() if not name.startswith(_SWEEPS)]
+
+
+def sweeps() -> list[str]:
+    """Names of the shipped sweeps, such as "sweeps/mnist_defenses"."""
+    return [name for name in _files() if name.startswith(_SWEEPS)]
 
 
 def find(name: str) -> Path:
-    """The file of a spec: a path, a shipped name, or the last part of a name if only one has it.
+    """The file of a spec or sweep: a path, a shipped name, or the last part of a name if only one has it.
 
     Raises:
         RobustCliError: there is none, or there are several.
@@ -27,18 +35,22 @@ def find(name: str) -> Path:
         if path.is_file():
             return path
         if not (folder() / path).is_file():
-            raise RobustCliError(f"{name}: no such file{suggest(path.with_suffix('').as_posix(), names())}")
+            raise RobustCliError(f"{name}: no such file{suggest(path.with_suffix('').as_posix(), _files())}")
         return folder() / path
-    matches = [known for known in names() if known == name or known.rpartition("/")[2] == name]
+    matches = [known for known in _files() if known == name or known.rpartition("/")[2] == name]
     if len(matches) == 1:
         return folder() / f"{matches[0]}.yaml"
     if matches:
         raise RobustCliError(f"experiment '{name}' is not one but several: {', '.join(matches)}")
-    raise RobustCliError(f"unknown experiment '{name}'{suggest(name, names())}")
+    raise RobustCliError(f"unknown experiment '{name}'{suggest(name, _files())}")
 
 
 def summary(name: str) -> str:
-    """First comment line of a shipped spec."""
+    """First comment line of a shipped spec or sweep."""
     with (folder() / f"{name}.yaml").open(encoding="utf-8") as file:
         first = file.readline().strip()
     return first.removeprefix("#").strip()
+
+
+def _files() -> list[str]:
+    return sorted(path.relative_to(folder()).with_suffix("").as_posix() for path in folder().rglob("*.yaml"))

@@ -19,7 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from robustcli import __version__
-from robustcli.errors import RobustCliError
+from robustcli.errors import InUseError, RobustCliError
 from robustcli.files import write_text
 from robustcli.spec import ExperimentSpec
 
@@ -174,7 +174,8 @@ def lock_folder(path: Path) -> FileLock:
     """Keep other processes out of a folder, which is made, until the lock is released or this process ends.
 
     Raises:
-        RobustCliError: another process has it, or it cannot be made.
+        InUseError: another process has it.
+        RobustCliError: it cannot be made.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -184,7 +185,7 @@ def lock_folder(path: Path) -> FileLock:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise RobustCliError(f"{path}: in use by another process") from None
+        raise InUseError(f"{path}: in use by another process") from None
     return lock
 
 

@@ -67,7 +67,7 @@ class ExperimentSpec:
         Raises:
             SpecError: with all problems at once, each with its place.
         """
-        return cls.check(_override(read_yaml(path), overrides))
+        return cls.check(overridden(read_yaml(path), overrides))
 
     @classmethod
     def parse(cls, text: str, source: str) -> "ExperimentSpec":
@@ -81,6 +81,8 @@ class ExperimentSpec:
         value = document.value
         if not isinstance(value, Mapping):
             raise SpecError(document.source, [f"not a mapping; a spec has the keys {', '.join(settings_of(cls))}"])
+        if "rows" in value:
+            raise SpecError(document.source, ["holds rows, each of them a spec: run it with robust sweep"])
         known = settings_of(cls)
         simple = {name: parameter for name, parameter in known.items() if name not in ("evaluate", "claim")}
         for key in value:
@@ -96,7 +98,7 @@ class ExperimentSpec:
         if not checker.problems:
             return cls(**resolved)
         ordered = sorted(checker.problems, key=lambda problem: _line(document, problem[0]))
-        raise SpecError(document.source, [_place(document, where) + text for where, text in ordered])
+        raise SpecError(document.source, [located(document, where) + text for where, text in ordered])
 
     def warnings(self) -> list[str]:
         """What is legal but probably not meant."""
@@ -140,7 +142,7 @@ def _check_evaluate(checker: Checker, value: Any) -> dict[str, Chosen]:
     return {key: checker.chosen(family, item, ("evaluate", key)) for key, item in value.items()}
 
 
-def _override(document: Document, overrides: Sequence[str]) -> Document:
+def overridden(document: Document, overrides: Sequence[str]) -> Document:
     """The document with values replaced; a member written as its name alone becomes a mapping when entered."""
     value = document.value if isinstance(document.value, Mapping) else {}
     places = dict(document.places)
@@ -160,7 +162,7 @@ def _override(document: Document, overrides: Sequence[str]) -> Document:
 
 def override_text(text: str, overrides: Sequence[str], source: str) -> str:
     """The text of a spec with dotted overrides applied; quotients such as 8/255 stay what they are."""
-    return to_yaml(_with_quotients(_override(parse_yaml(text, source), overrides).value)) if overrides else text
+    return to_yaml(_with_quotients(overridden(parse_yaml(text, source), overrides).value)) if overrides else text
 
 
 def _with_quotients(value: Any) -> Any:
@@ -196,7 +198,8 @@ def _line(document: Document, where: Where) -> int:
     return int(place.removeprefix("line ")) if place.startswith("line ") else 0
 
 
-def _place(document: Document, where: Where) -> str:
+def located(document: Document, where: Where) -> str:
+    """Line and path of a value, with which the text of a problem begins."""
     place = _nearest(document, where)
     path = ".".join(map(str, where))
     return "".join(f"{part}: " for part in (place, path) if part)

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,8 +12,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import SGD
 
+from robustcli.architectures import ImageShape
+from robustcli.build import build_network
 from robustcli.catalog import catalog
+from robustcli.clock import Clock
+from robustcli.defenses import Defense
 from robustcli.errors import RobustCliError
+from robustcli.noise import StreamNoise
+from robustcli.registry import instantiate
+from robustcli.spec import ExperimentSpec
+from robustcli.threat import ThreatModel
+from robustcli.training_model import TrainingModel
+
+# Images of an update whose passes are counted.
+_COUNTED = 4
 
 
 @dataclass(frozen=True)
@@ -44,35 +57,75 @@ class PassCounter:
 
 @contextmanager
 def passes_by_kind(network: nn.Module) -> Iterator[PassCounter]:
-    """Count what goes through a network, exactly: a backward is told by which gradients its first convolution computed.
+    """Count what goes through a network, exactly; the counter is filled when the context is left.
+
+    A backward is told by which gradients a convolution computed: the convolution that most images went through, the
+    first of these. A part that is asked less often, such as a gate beside the network, is none of its passes.
 
     Raises:
         RobustCliError: the network has no convolution to look at.
     """
-    counter = PassCounter()
-    first = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
-    if first is None:
-        raise RobustCliError("passes are counted at the first convolution; this network has none")
-
-    def went_forward(_module: nn.Module, _inputs: Any, features: Tensor) -> None:
-        images = len(features)
-        counter.forwards += images
-
-        def came_back(gradients: tuple[Tensor | None, ...], _: Any) -> None:
-            # Of the input, the weight and the bias; None where autograd left it out.
-            if gradients[1] is not None:
-                counter.weight_gradients += images
-            else:
-                counter.input_gradients += images
-
-        if features.grad_fn is not None:
-            features.grad_fn.register_hook(came_back)
-
-    hook = first.register_forward_hook(went_forward)
+    counters: list[PassCounter] = []
+    hooks = []
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            counters.append(PassCounter())
+            hooks.append(module.register_forward_hook(partial(_went_forward, counters[-1])))
+    if not counters:
+        raise RobustCliError("passes are counted at a convolution; this network has none")
+    busiest = PassCounter()
     try:
-        yield counter
+        yield busiest
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
+        found = max(counters, key=lambda counter: counter.forwards)
+        busiest.forwards, busiest.input_gradients = found.forwards, found.input_gradients
+        busiest.weight_gradients = found.weight_gradients
+
+
+def _went_forward(counter: PassCounter, _module: nn.Module, _inputs: Any, features: Tensor) -> None:
+    images = len(features)
+    counter.forwards += images
+
+    def came_back(gradients: tuple[Tensor | None, ...], _: Any) -> None:
+        # Of the input, the weight and the bias; None where autograd left it out.
+        if gradients[1] is not None:
+            counter.weight_gradients += images
+        else:
+            counter.input_gradients += images
+
+    if features.grad_fn is not None:
+        features.grad_fn.register_hook(came_back)
+
+
+def passes_of(spec: ExperimentSpec, shape: ImageShape) -> Passes:
+    """The passes of one update with the settings of a spec: the second one of a new network, in the last epoch.
+
+    By then what begins after a warm-up has begun. Of methods that adapt it is the beginning. The first update has
+    forwards beside it, by which parts learn the shapes of what they are given.
+
+    Raises:
+        RobustCliError: the network has no convolution to look at.
+    """
+    device = torch.device("cpu")
+    noise = StreamNoise.on(device).reseed(0, "passes")
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand((_COUNTED, shape.channels, shape.height, shape.width), generator=generator)
+    y = torch.randint(shape.classes, (_COUNTED,), generator=generator)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = build_network(spec.architecture, shape, (0.5,) * shape.channels, (0.25,) * shape.channels).train()
+        defense: Defense = instantiate(spec.defense)
+        # Compiling changes no count.
+        model = TrainingModel(network, replace(spec.train, compile=False), device)
+        step = defense.start(model, SGD(network.parameters(), lr=1e-3), noise)
+        epochs = max(1, spec.train.epochs)
+        threat = ThreatModel(spec.threat.norm, spec.threat.eps)
+        step(x, y, threat, Clock(2 * epochs - 2, 2, epochs))
+        with passes_by_kind(network) as counter:
+            step(x, y, threat, Clock(2 * epochs - 1, 2, epochs))
+    return counter.per_image(_COUNTED)
 
 
 def least_passes(defense: str, weights: str) -> Passes | None:

@@ -21,6 +21,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     ("__main__",),
     ("cli",),
+    ("sweep",),
     ("bench", "export", "evaluation_commands"),
     ("assess", "verify", "diagnose"),
     ("opening",),
