@@ -3,15 +3,19 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-SPECS := $(shell find experiments -name '*.yaml' | sort)
+SPECS := $(shell find experiments -name '*.yaml' -not -path '*/sweeps/*' | sort)
 REPRODUCE := $(addprefix reproduce-,$(subst /,-,$(patsubst experiments/%.yaml,%,$(SPECS))))
 # One process per core: the tests keep torch to one thread each.
 PYTEST := $(BIN)/python -m pytest -n auto
-# Overrides for the reproduce targets, such as ARGS="data.root=/data seed=1".
+# Overrides for the reproduce targets and the tables, such as ARGS="data.root=FOLDER seed=1".
 ARGS ?=
+# Two processes make the tables of all defenses, each on a core of its own.
+SWEEP = OMP_NUM_THREADS=1 $(BIN)/robust sweep
+MNIST := sweeps/mnist_defenses
+CIFAR := sweeps/cifar10_jpeg_defenses
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check format smoke clean $(REPRODUCE)
+.PHONY: help install demo test test-slow check format smoke tables clean $(REPRODUCE)
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 24
@@ -48,6 +52,14 @@ format: install ## Format the code and sort imports.
 
 smoke: install ## Train and evaluate every smoke spec, in seconds each.
 	@for spec in experiments/smoke/*.yaml; do echo "== $$spec"; $(BIN)/robust train $$spec --resume --quiet || exit 1; done
+
+# Two processes share the rows, the second beginning with MNIST; then the tables are written, which trains nothing
+# unless a process was ended.
+tables: install ## Train and attack all defenses on MNIST and CIFAR-10 as JPEG (hours; again to go on), for README.md.
+	@$(SWEEP) $(CIFAR) $(ARGS) --quiet >/dev/null & \
+	$(SWEEP) $(MNIST) $(ARGS) --quiet >/dev/null; $(SWEEP) $(CIFAR) $(ARGS) --quiet >/dev/null; wait
+	@$(SWEEP) $(MNIST) $(ARGS) --quiet --into README.md; status=$$?; \
+	$(SWEEP) $(CIFAR) $(ARGS) --quiet --into README.md && exit $$status
 
 clean: ## Remove the environment, caches and build results (runs are kept).
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

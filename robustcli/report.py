@@ -225,10 +225,21 @@ def replace_block(path: Path, name: str, block: str) -> None:
     Raises:
         RobustCliError: there is no such file, or no such block in it.
     """
+    before, after = _around_block(path, name)
+    write_text(path, before + block + after)
+
+
+def require_block(path: Path, name: str) -> None:
+    """Raise what `replace_block` would raise, before the work whose result goes there."""
+    _around_block(path, name)
+
+
+def _around_block(path: Path, name: str) -> tuple[str, str]:
+    """What a file has before and after the contents of a block."""
     if not path.is_file():
         raise RobustCliError(f"{path}: no such file")
-    pattern = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- /{re.escape(name)} -->)", re.DOTALL)
-    text, count = pattern.subn(lambda found: found.group(1) + block + found.group(2), path.read_text(encoding="utf-8"))
-    if not count:
+    text = path.read_text(encoding="utf-8")
+    found = re.search(rf"<!-- {re.escape(name)} -->\n(.*?)<!-- /{re.escape(name)} -->", text, re.DOTALL)
+    if found is None:
         raise RobustCliError(f"{path}: has no block between <!-- {name} --> and <!-- /{name} -->")
-    write_text(path, text)
+    return text[: found.start(1)], text[found.end(1) :]

@@ -36,10 +36,12 @@ def run(
         for warning in chosen.specs[0].warnings():
             typer.echo(f"warning: row {chosen.name}: {warning}", err=True)
     from robustcli.progress import Screen
-    from robustcli.report import replace_block
+    from robustcli.report import replace_block, require_block
     from robustcli.sweep.rows import run_rows, summary
     from robustcli.sweep.table import markdown
 
+    if into is not None:
+        require_block(into, sweep.name)
     with Screen(is_quiet=quiet) as screen:
         outcomes = run_rows(sweep.rows, runs, screen)
     rows = [summary(chosen, outcomes[chosen.name], runs) for chosen in sweep.rows]

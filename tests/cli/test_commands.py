@@ -619,7 +619,8 @@ def test_a_checkpoint_without_evaluations_asks_for_one(robust: Robust, tiny: Pat
 @pytest.mark.parametrize("family", [*FAMILIES, "experiments"])
 def test_a_family_is_listed(robust: Robust, family: str) -> None:
     said = robust("list", family).require(0)
-    known = experiments.names() if family == "experiments" else list(catalog(family))
+    shipped = [*experiments.names(), *experiments.sweeps()]
+    known = shipped if family == "experiments" else list(catalog(family))
     rows = {line.split()[0]: line for line in said.out.splitlines() if line.strip()}
     for name in known:
         summary = experiments.summary(name) if family == "experiments" else catalog(family)[name].summary
@@ -654,7 +655,7 @@ def test_a_defense_is_shown_with_what_an_update_costs(robust: Robust) -> None:
     assert "forwards" not in robust("show", "cosine").require(0).out
 
 
-@pytest.mark.parametrize("name", experiments.names())
+@pytest.mark.parametrize("name", [*experiments.names(), *experiments.sweeps()])
 def test_an_experiment_is_shown_as_it_is_written(robust: Robust, name: str) -> None:
     assert robust("show", name).require(0).out == experiments.find(name).read_text(encoding="utf-8")
 

@@ -10,10 +10,12 @@ import pytest
 from robustcli import experiments
 from robustcli.errors import RobustCliError
 from robustcli.spec import ExperimentSpec
+from robustcli.sweep.plan import Sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "experiments"
-FILES = sorted(FOLDER.rglob("*.yaml"))
+SWEEPS = sorted((FOLDER / "sweeps").glob("*.yaml"))
+FILES = sorted(set(FOLDER.rglob("*.yaml")) - set(SWEEPS))
 IDS = [path.relative_to(FOLDER).as_posix() for path in FILES]
 
 
@@ -21,6 +23,9 @@ def test_some_specs_are_shipped_and_all_are_found_by_name() -> None:
     assert len(FILES) >= 4
     assert experiments.folder() == FOLDER
     assert experiments.names() == [Path(name).with_suffix("").as_posix() for name in IDS]
+    assert len(SWEEPS) >= 2
+    assert experiments.sweeps() == [f"sweeps/{path.stem}" for path in SWEEPS]
+    assert all(experiments.find(name) in SWEEPS for name in (*experiments.sweeps(), SWEEPS[0].stem))
     others = [path for path in FOLDER.rglob("*") if path.is_file() and path.suffix != ".yaml"]
     # Beside the specs lie results of theirs, as text: no weights, and no path of the machine that made them.
     assert {path.relative_to(FOLDER).parts[0] for path in others} <= {"results"}
@@ -38,8 +43,8 @@ def test_every_shipped_spec_is_valid(path: Path) -> None:
     assert [warning for warning in spec.warnings() if "is near 8/255" not in warning] == []
 
 
-@pytest.mark.parametrize("path", FILES, ids=IDS)
-def test_every_shipped_spec_begins_with_a_line_that_says_what_it_is(path: Path) -> None:
+@pytest.mark.parametrize("path", [*FILES, *SWEEPS], ids=[*IDS, *(path.name for path in SWEEPS)])
+def test_every_shipped_file_begins_with_a_line_that_says_what_it_is(path: Path) -> None:
     first = path.read_text(encoding="utf-8").splitlines()[0]
     assert first.startswith("# ")
     assert len(first) > 20
@@ -64,6 +69,20 @@ def test_every_spec_has_a_target_in_the_makefile() -> None:
         # -n prints what would be done; a target that nothing depends on yet would install first.
         plan = subprocess.run([make, "-n", target], cwd=ROOT, capture_output=True, text=True, check=True).stdout
         assert f"robust reproduce {name} \n" in plan.replace("$(ARGS)", "")
+
+
+def test_every_sweep_is_a_table_of_the_readme_that_make_writes() -> None:
+    make = shutil.which("make")
+    assert make is not None
+    plan = subprocess.run(
+        [make, "-n", "tables", "ARGS=train.epochs=3"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name in experiments.sweeps():
+        assert f"sweep {name} train.epochs=3 --quiet --into README.md" in plan
+        block = Sweep.read(experiments.find(name)).name
+        assert f"<!-- {block} -->\n" in readme
+        assert f"<!-- /{block} -->\n" in readme
 
 
 @pytest.mark.parametrize("name", ["demo/digits_pgd_at", "digits_pgd_at", "demo/digits_pgd_at.yaml"])

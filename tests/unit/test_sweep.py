@@ -1,0 +1,308 @@
+"""Sweeps: what a row becomes, what is wrong with it and where, and the table of what was found."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from robustcli import experiments
+from robustcli.architectures import ImageShape
+from robustcli.bench.passes import Passes, passes_of
+from robustcli.errors import RobustCliError, SpecError
+from robustcli.spec import ExperimentSpec
+from robustcli.sweep.plan import Sweep, is_sweep
+from robustcli.sweep.table import markdown
+from robustcli.yamlfile import parse_yaml
+
+SWEEP = """\
+name: family
+seeds: [3, 5]
+base:
+  data: {name: digits, augment: {crop: 1}}
+  architecture: {name: small_cnn, width: 4}
+  threat: {norm: linf, eps: 0.1}
+  defense: {name: pgd_at, steps: 3}
+  train: {epochs: 2, schedule: cosine}
+  evaluate:
+    clean: clean
+rows:
+  plain: {}
+  nothing:
+  beta: {defense: {name: trades, beta: 2}}
+  awp: {defense: {weights: {name: awp, gamma: 0.02}}}
+  cutout: {data: {augment: {cutout: 2}}}
+  slow: {train: {schedule: {warmup: 1}}, threat: {eps: 1/5}}
+  more: {evaluate: {pgd: {name: attacked, attack: pgd}}}
+"""
+
+
+def read(text: str, *overrides: str) -> dict[str, ExperimentSpec]:
+    sweep = Sweep.check(parse_yaml(text, "family.yaml"), overrides)
+    return {row.name: row.specs[0] for row in sweep.rows}
+
+
+def problems(text: str) -> list[str]:
+    with pytest.raises(SpecError) as found:
+        read(text)
+    assert str(found.value).startswith("family.yaml: ")
+    return found.value.problems
+
+
+def test_a_row_is_the_base_with_what_it_names_changed() -> None:
+    rows = read(SWEEP)
+    plain = rows["plain"]
+    assert rows["nothing"].digest != plain.digest  # The name alone differs.
+    assert {**rows["nothing"].to_plain(), "name": ""} == {**plain.to_plain(), "name": ""}
+    # With a name: another member, with nothing of the old one.
+    assert rows["beta"].defense.name == "trades"
+    assert (rows["beta"].defense.parameters["beta"], rows["beta"].defense.parameters["steps"]) == (2, 10)
+    # Without one: the same member, changed.
+    assert (rows["awp"].defense.name, rows["awp"].defense.parameters["steps"]) == ("pgd_at", 3)
+    assert rows["awp"].defense.parameters["weights"].parameters["gamma"] == 0.02
+    augment = rows["cutout"].data.options.augment
+    assert (augment.crop, augment.cutout) == (1, 2)
+    # A member that the base chose by its name alone.
+    assert (rows["slow"].train.schedule.name, rows["slow"].train.schedule.parameters["warmup"]) == ("cosine", 1)
+    assert (rows["slow"].threat.norm, float(rows["slow"].threat.eps)) == ("linf", 0.2)
+    assert list(rows["more"].evaluate) == ["clean", "pgd"]
+    assert rows["plain"].train.epochs == rows["slow"].train.epochs == 2
+
+
+def test_a_run_is_named_by_sweep_and_row_and_every_row_has_all_seeds() -> None:
+    sweep = Sweep.check(parse_yaml(SWEEP, "family.yaml"))
+    assert [spec.name for row in sweep.rows for spec in row.specs][:4] == ["family.plain"] * 2 + ["family.nothing"] * 2
+    assert all([spec.seed for spec in row.specs] == [3, 5] for row in sweep.rows)
+    assert {len({spec.digest for spec in row.specs}) for row in sweep.rows} == {1}
+    once = Sweep.check(parse_yaml(SWEEP.replace("seeds: [3, 5]\n", ""), "family.yaml"))
+    assert [spec.seed for row in once.rows for spec in row.specs] == [0] * 7
+
+
+def test_overrides_hold_for_every_row() -> None:
+    rows = read(SWEEP, "train.epochs=7", "defense.averaging=ema")
+    assert {spec.train.epochs for spec in rows.values()} == {7}
+    assert {spec.defense.parameters["averaging"].name for spec in rows.values()} == {"ema"}
+    with pytest.raises(RobustCliError, match="override 'seed=4': write seeds beside base"):
+        read(SWEEP, "seed=4")
+    with pytest.raises(RobustCliError, match="named by the sweep and the row"):
+        read(SWEEP, "name=other")
+    with pytest.raises(SpecError, match=r"row beta: override defense.start=clean: defense.start: unknown parameter"):
+        read(SWEEP, "defense.start=clean")
+
+
+def test_rows_are_chosen_in_the_order_of_the_file() -> None:
+    sweep = Sweep.check(parse_yaml(SWEEP, "family.yaml"))
+    assert [row.name for row in sweep.choose(["awp", "plain"]).rows] == ["plain", "awp"]
+    assert sweep.choose([]) == sweep
+    with pytest.raises(RobustCliError, match=r"sweep family: has no row 'awpp'; did you mean 'awp'\?"):
+        sweep.choose(["plain", "awpp"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "found"),
+    [
+        (
+            "  nothing:",
+            "  nothing: {defence: fgsm}",
+            "row nothing: line 13: defence: unknown key; did you mean 'defense'?",
+        ),
+        ("beta: 2", "bta: 2", "row beta: line 14: defense.bta: unknown parameter of 'trades'"),
+        ("gamma: 0.02", "gamma: many", "row awp: line 15: defense.weights.gamma: 'many' is not a number"),
+        ("eps: 1/5", "eps: 8", "row slow: line 17: threat.eps: 8 is larger than the pixel range"),
+        ("steps: 3", "stps: 3", "line 7: defense.stps: unknown parameter of 'pgd_at'"),
+        ("epochs: 2", "epochs: two", "every row: line 8: train.epochs: 'two' is not a whole number"),
+        ("rows:", "rws:", "line 11: rws: unknown parameter of a sweep; did you mean 'rows'?"),
+        ("name: family", "name: a/b", "line 1: name: 'a/b' holds more than letters"),
+        ("[3, 5]", "[]", "line 2: seeds: name at least one, and none twice"),
+        ("[3, 5]", "[3, 3]", "line 2: seeds: name at least one, and none twice"),
+        ("  plain: {}", "  a b: {}", "line 12: rows.a b: names of rows hold letters"),
+        ("  plain: {}", "  plain: fgsm", "line 12: rows.plain: not a mapping of what differs"),
+        ("  plain: {}", "  plain: {seed: 1}", "line 12: rows.plain.seed: write seeds beside base"),
+        ("  data:", "  name: x\n  data:", "line 4: base.name: a row's run is named by the sweep and the row"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_line_and_row(old: str, new: str, found: str) -> None:
+    assert SWEEP.count(old) == 1
+    assert [text for text in problems(SWEEP.replace(old, new)) if found in text]
+
+
+def test_a_problem_of_several_rows_is_told_once_and_all_problems_at_once() -> None:
+    text = SWEEP.replace("steps: 3", "stps: 3").replace("beta: 2", "bta: 2")
+    told = problems(text)
+    assert len(told) == 2
+    assert told[0].startswith("row plain, nothing, awp, cutout, slow, more: line 7: ")
+    assert told[1].startswith("row beta: line 14: ")
+
+
+def test_a_sweep_without_rows_is_refused() -> None:
+    head = SWEEP.partition("rows:")[0]
+    assert "line 11: rows: there are none" in problems(head + "rows: {}\n")[0]
+    assert "rows: missing; a sweep needs it" in problems(head)[0]
+    assert "not a mapping; a sweep has the keys name, base, rows, seeds" in problems("3")[0]
+
+
+def test_a_replaced_member_leaves_no_line_behind() -> None:
+    text = SWEEP.replace("defense: {name: pgd_at, steps: 3}", "defense: {name: dynamic_at, until: 1}")
+    text = text.replace("  plain: {}", "  plain: {defense: {name: multi_norm}}")
+    told = [line for line in problems(text) if "others" in line]
+    assert told
+    assert all(line.startswith("row plain: line 12: ") for line in told)
+
+
+def test_a_sweep_is_no_spec(tmp_path: Path) -> None:
+    path = tmp_path / "family.yaml"
+    path.write_text(SWEEP, encoding="utf-8")
+    assert is_sweep(path)
+    with pytest.raises(SpecError, match="run it with robust sweep"):
+        ExperimentSpec.read(path)
+    assert not is_sweep(experiments.find("demo/digits_pgd_at"))
+
+
+# Shipped
+
+
+@pytest.mark.parametrize("name", experiments.sweeps())
+def test_every_row_of_a_shipped_sweep_is_a_valid_spec(name: str) -> None:
+    sweep = Sweep.read(experiments.find(name))
+    assert len({spec.digest for row in sweep.rows for spec in row.specs}) == len(sweep.rows)
+    for row in sweep.rows:
+        assert row.specs[0].warnings() == []
+        assert {"clean", "pgd_20", "autoattack"} <= set(row.specs[0].evaluate)
+
+
+@pytest.mark.parametrize("name", ["sweeps/mnist_defenses", "sweeps/cifar10_jpeg_defenses"])
+def test_the_tables_of_all_defenses_hold_all_members(name: str) -> None:
+    from robustcli.catalog import catalog
+
+    rows = [row.specs[0] for row in Sweep.read(experiments.find(name)).rows]
+    assert {spec.defense.name for spec in rows} == set(catalog("defenses"))
+    for family in ("weights", "averaging", "regularisers"):
+        key = family.removesuffix("s") if family == "regularisers" else family
+        parts = {spec.defense.parameters[key].name for spec in rows if key in spec.defense.parameters}
+        assert parts | {"none"} == set(catalog(family))
+    assert {spec.data.options.mixer.name for spec in rows} == set(catalog("mixers"))
+
+
+# Passes
+
+
+SHAPE = ImageShape(1, 8, 8, 10)
+
+
+@pytest.mark.parametrize(
+    ("row", "passes"),
+    [
+        ("plain", Passes(4, 3, 1)),
+        ("beta", Passes(13, 10, 2)),
+        ("awp", Passes(5, 3, 2)),
+    ],
+)
+def test_the_passes_of_a_row_are_those_of_its_settings(row: str, passes: Passes) -> None:
+    state = torch.random.get_rng_state()
+    assert passes_of(read(SWEEP)[row], SHAPE) == passes
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_a_gate_beside_the_network_is_not_what_is_counted() -> None:
+    text = SWEEP.replace(
+        "  plain: {}",
+        "  plain:\n    architecture: {name: multibn, network: {name: preact_resnet18, width: 4}}\n"
+        "    defense: {name: multibn, others: [], steps: 3}",
+    )
+    # Clean and adversarial images, each through its branch.
+    assert passes_of(read(text)["plain"], SHAPE) == Passes(5, 3, 2)
+
+
+def test_passes_are_those_after_every_warm_up() -> None:
+    text = SWEEP.replace("gamma: 0.02", "gamma: 0.02, warmup: 1")
+    assert passes_of(read(text)["awp"], SHAPE) == Passes(5, 3, 2)
+
+
+# The table
+
+
+def planted(row: str, **changes: Any) -> dict[str, Any]:
+    result = {
+        "evaluator": "attacked",
+        "norm": "linf",
+        "eps": "0.1",
+        "correct": 30,
+        "total": 40,
+        "accuracy": 0.75,
+        "interval": [0.588, 0.873],
+        "parameters": {"attack": {"name": "pgd", "steps": 20, "restarts": 1, "loss": "ce"}},
+        "warnings": [],
+        "suspicions": [],
+    }
+    return {
+        "row": row,
+        "threat": {"norm": "linf", "eps": "0.1"},
+        "epochs": 6,
+        "seeds": [0],
+        "failures": {},
+        "collapsed_at": [None],
+        "evaluations": {"pgd_20": [result]},
+        "passes": {"forwards": 4.0, "input_gradients": 3.0, "weight_gradients": 1.0},
+        "images_per_second": 1234.5,
+        "best_minus_last": 0.034,
+        "runs": [],
+        **changes,
+    }
+
+
+def cells(table: str) -> list[list[str]]:
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in table.splitlines() if "|" in line]
+
+
+def test_the_table_has_a_line_per_row() -> None:
+    found = cells(markdown([planted("pgd_at"), planted("fgsm", passes=None, best_minus_last=None)]))
+    assert found[0] == ["row", "threat", "epochs", "pgd_20 %", "passes", "images/s", "best - last"]
+    assert found[2] == ["pgd_at", "linf 0.1", "6", "75.0 [58.8, 87.3]", "9 (4, 3, 1)", "1,234", "3.4"]
+    assert found[3] == ["fgsm", "linf 0.1", "6", "75.0 [58.8, 87.3]", "", "1,234", ""]
+    assert len(found) == 4
+
+
+def test_seeds_are_told_by_mean_and_deviation() -> None:
+    one = planted("pgd_at")
+    result = one["evaluations"]["pgd_20"][0]
+    both = planted(
+        "pgd_at",
+        seeds=[0, 1],
+        collapsed_at=[None, None],
+        evaluations={"pgd_20": [result, {**result, "accuracy": 0.65}]},
+    )
+    table = markdown([both])
+    assert "70.0 ± 7.1 (65.0 to 75.0)" in table
+    assert "mean ± deviation (range) over seeds; seed 0, 1." in table
+    assert "95 % intervals" in markdown([one])
+
+
+def test_what_failed_collapsed_or_is_suspect_is_said() -> None:
+    failed = planted(
+        "broken",
+        seeds=[],
+        collapsed_at=[],
+        failures={"0": "the loss is not finite in epoch 1"},
+        evaluations={"pgd_20": []},
+        images_per_second=None,
+        best_minus_last=None,
+    )
+    suspect = planted("fgsm", collapsed_at=[2])
+    suspect["evaluations"]["pgd_20"][0]["suspicions"] = ["zero gradients"]
+    table = markdown([failed, suspect])
+    found = cells(table)
+    assert found[2] == ["broken", "linf 0.1", "6", "failed", "9 (4, 3, 1)", "", ""]
+    assert found[3][0] == "fgsm (collapsed)"
+    assert "- broken, seed 0: failed: the loss is not finite in epoch 1.\n" in table
+    assert "- fgsm, seed 0: robustness collapsed in epoch 3.\n" in table
+    assert "- fgsm, pgd_20, seed 0: SUSPECT: zero gradients.\n" in table
+
+
+def test_evaluations_of_single_rows_are_told_below() -> None:
+    other = planted("multi_norm")
+    other["evaluations"]["l2"] = [{**other["evaluations"]["pgd_20"][0], "accuracy": 0.5}]
+    table = markdown([other, planted("pgd_at")])
+    assert "l2 %" not in table
+    assert "- multi_norm, l2: 50.0 [58.8, 87.3] (pgd-20-1).\n" in table
+    assert "l2 %" in markdown([other])
