@@ -31,7 +31,7 @@ def run(
     command continues, and run twice at once it shares the work. A row that fails in training says so in the table;
     the others go on, and the exit code is 4.
     """
-    sweep = Sweep.read(experiments.find(file), overrides or ()).choose(row or ())
+    sweep = Sweep.read(experiments.find(file), overrides or (), row or ())
     for chosen in sweep.rows:
         for warning in chosen.specs[0].warnings():
             typer.echo(f"warning: row {chosen.name}: {warning}", err=True)

@@ -53,32 +53,43 @@ class Sweep:
     rows: tuple[Row, ...]
 
     @classmethod
-    def read(cls, path: Path, overrides: Sequence[str] = ()) -> "Sweep":
-        """Read a file and check every row as a spec, with dotted overrides applied to all of them.
+    def read(cls, path: Path, overrides: Sequence[str] = (), only: Sequence[str] = ()) -> "Sweep":
+        """Read a file and check every row as a spec.
+
+        Args:
+            overrides: dotted, of every row that is asked for.
+            only: names of the rows asked for, in any order; nothing is all. The others are checked as they are written.
 
         Raises:
             SpecError: with all problems of all rows at once, each with its line.
+            RobustCliError: there is no such row, or an override is of what rows may not say.
         """
-        return cls.check(read_yaml(path), overrides)
+        return cls.check(read_yaml(path), overrides, only)
 
     @classmethod
-    def check(cls, document: Document, overrides: Sequence[str] = ()) -> "Sweep":
+    def check(cls, document: Document, overrides: Sequence[str] = (), only: Sequence[str] = ()) -> "Sweep":
         """Check a parsed sweep."""
         for override in overrides:
             key = override.partition("=")[0]
             if key in _OWN:
                 raise RobustCliError(f"override '{override}': {_OWN[key]}")
         head = _head(document)
+        for name in only:
+            if name not in head.rows:
+                raise RobustCliError(f"{document.source}: has no row '{name}'{suggest(name, head.rows)}")
+        chosen = only or list(head.rows)
         problems: dict[str, list[str]] = {}
         rows = []
         for name in head.rows:
             try:
-                spec = ExperimentSpec.check(overridden(_row(document, head, name), overrides))
+                row = _row(document, head, name)
+                spec = ExperimentSpec.check(overridden(row, overrides if name in chosen else ()))
             except SpecError as error:
                 for problem in error.problems:
                     problems.setdefault(problem, []).append(name)
                 continue
-            rows.append(Row(name, tuple(replace(spec, seed=seed) for seed in head.seeds)))
+            if name in chosen:
+                rows.append(Row(name, tuple(replace(spec, seed=seed) for seed in head.seeds)))
         if problems:
             # What is wrong in the base is wrong in every row, and told once.
             wrong = {
@@ -87,14 +98,6 @@ class Sweep:
             }
             raise SpecError(document.source, [f"{where}: {problem}" for problem, where in wrong.items()])
         return cls(head.name, tuple(rows))
-
-    def choose(self, names: Sequence[str]) -> "Sweep":
-        """Only the rows of these names, in the order of the file; all if there are no names."""
-        known = [row.name for row in self.rows]
-        for name in names:
-            if name not in known:
-                raise RobustCliError(f"sweep {self.name}: has no row '{name}'{suggest(name, known)}")
-        return replace(self, rows=tuple(row for row in self.rows if not names or row.name in names))
 
 
 def is_sweep(path: Path) -> bool:

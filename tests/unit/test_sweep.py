@@ -92,11 +92,16 @@ def test_overrides_hold_for_every_row() -> None:
 
 
 def test_rows_are_chosen_in_the_order_of_the_file() -> None:
-    sweep = Sweep.check(parse_yaml(SWEEP, "family.yaml"))
-    assert [row.name for row in sweep.choose(["awp", "plain"]).rows] == ["plain", "awp"]
-    assert sweep.choose([]) == sweep
-    with pytest.raises(RobustCliError, match=r"sweep family: has no row 'awpp'; did you mean 'awp'\?"):
-        sweep.choose(["plain", "awpp"])
+    document = parse_yaml(SWEEP, "family.yaml")
+    # The row beta knows no start; it is not asked for.
+    sweep = Sweep.check(document, ["defense.start=clean"], ["awp", "plain"])
+    assert [row.name for row in sweep.rows] == ["plain", "awp"]
+    assert {row.specs[0].defense.parameters["start"] for row in sweep.rows} == {"clean"}
+    with pytest.raises(RobustCliError, match=r"family.yaml: has no row 'awpp'; did you mean 'awp'\?"):
+        Sweep.check(document, [], ["plain", "awpp"])
+    # What is not asked for is checked all the same.
+    with pytest.raises(SpecError, match="row beta: "):
+        Sweep.check(parse_yaml(SWEEP.replace("beta: 2", "bta: 2"), "family.yaml"), [], ["plain"])
 
 
 @pytest.mark.parametrize(
