@@ -7,7 +7,7 @@ from robustcli.registry import Chosen
 from robustcli.settings import TrainSettings
 
 # Defenses that train one architecture, of the same name.
-_PAIRED = ("multibn", "cifs")
+PAIRED = ("multibn", "cifs")
 
 
 def other_eps_in_pixels(defense: Chosen, evaluate: Mapping[str, Chosen]) -> Findings:
@@ -28,7 +28,7 @@ def others_keep_their_radius(defense: Chosen, train: TrainSettings) -> Findings:
 
 
 def architecture_has_its_parts(defense: Chosen, architecture: Chosen) -> Findings:
-    if defense.name in _PAIRED and architecture.name != defense.name:
+    if defense.name in PAIRED and architecture.name != defense.name:
         text = f"'{defense.name}' trains the architecture '{defense.name}', around any network; this is"
         yield ("defense", "name"), f"{text} '{architecture.name}'"
     elif defense.name == "multibn":
@@ -39,7 +39,7 @@ def architecture_has_its_parts(defense: Chosen, architecture: Chosen) -> Finding
 
 
 def parts_can_be_reached(architecture: Chosen, train: TrainSettings) -> Findings:
-    if architecture.name in _PAIRED and train.compile:
+    if architecture.name in PAIRED and train.compile:
         yield ("train", "compile"), f"a compiled network does not show the parts that '{architecture.name}' adds"
 
 

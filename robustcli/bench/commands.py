@@ -14,6 +14,8 @@ from robustcli.catalog import catalog
 from robustcli.errors import RobustCliError
 from robustcli.fields import Norm
 from robustcli.options import Device, Eps, Images, Json, NormName, NormOption, Out, console
+from robustcli.pairing import PAIRED
+from robustcli.signatures import REQUIRED
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -36,7 +38,7 @@ def train(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per update.")] = 128,
     rounds: Annotated[int, typer.Option(min=3, help="In each of which everything runs once.")] = 7,
-    defense: Annotated[list[str] | None, typer.Option(help="May be repeated; or all. pgd_at if left out.")] = None,
+    defense: Annotated[list[str] | None, typer.Option(help="May be repeated; or all that need no settings.")] = None,
     weights: Annotated[str, typer.Option(help="Weight perturbation: see `robust list weights`.")] = "none",
     channels_last: Annotated[
         bool, typer.Option("--channels-last", help="Memory format of images and weights.")
@@ -55,7 +57,7 @@ def train(
 
     names = defense or ["pgd_at"]
     request = Request(
-        defenses=tuple(catalog("defenses")) if "all" in names else tuple(dict.fromkeys(names)),
+        defenses=tuple(_trainable() if "all" in names else dict.fromkeys(names)),
         weights=weights,
         architecture=architecture,
         width=width,
@@ -158,6 +160,13 @@ def report(
         typer.echo(text, nl=False)
     else:
         replace_block(into, name, text)
+
+
+def _trainable() -> Iterator[str]:
+    """Defenses that are at home on any network without being told anything."""
+    for name, member in catalog("defenses").items():
+        if name not in PAIRED and all(value.default is not REQUIRED for value in member.parameters.values()):
+            yield name
 
 
 def _subjects(

@@ -85,7 +85,8 @@ def test_bench_train_says_what_was_measured_and_on_what(robust: Robust, monkeypa
     # In one line, and the brackets are no markup.
     said.require(0, "note: torchattacks cannot be imported and is left out (pip install 'robustcli[bench]')\n")
     results = json.loads(robust(*BENCH, "--defense", "all", "--json").require(0).out)
-    assert set(results["defenses"]) == set(catalog("defenses"))
+    # Two are told of threats, and two need networks with parts of their own.
+    assert set(results["defenses"]) == set(catalog("defenses")) - {"multi_norm", "multibn", "cifs"}
 
 
 def test_bench_train_refuses_what_it_cannot_measure(robust: Robust) -> None:
