@@ -12,9 +12,17 @@ from annotated_types import Ge, Gt, Le, Lt
 
 Norm = Literal["linf", "l2", "l1"]
 AttackBn = Literal["eval", "train", "batch_no_update"]
-Activation = Literal["relu", "leaky_relu", "silu", "gelu", "elu", "softplus"]
+Activation = Literal[
+    "relu", "leaky_relu", "silu", "gelu", "elu", "softplus", "psoftplus", "smooth_relu", "pssilu", "sparta_like"
+]
+NormLayer = Literal["batch", "group", "conv"]
+Downsample = Literal["strided", "average", "flc", "asap"]
+Gate = Literal["none", "se", "residual_se"]
 
 Count = Annotated[int, Ge(1)]
+Counts3 = tuple[Count, Count, Count]
+Counts4 = tuple[Count, Count, Count, Count]
+Counts5 = tuple[Count, Count, Count, Count, Count]
 Size = Annotated[int, Ge(0)]
 Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]

@@ -4,7 +4,6 @@ A builder takes the shape of the data first and its settings as keyword-only par
 normalise: `build` puts the normalisation in front, so that every attack sees the function of raw pixels.
 """
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -74,14 +73,3 @@ class Network(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.body(self.normalize(x))
         return logits
-
-
-# What `activation:` may name, by the field's names.
-ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
-    "relu": nn.ReLU,
-    "leaky_relu": lambda: nn.LeakyReLU(0.1),
-    "silu": nn.SiLU,
-    "gelu": nn.GELU,
-    "elu": nn.ELU,
-    "softplus": nn.Softplus,
-}

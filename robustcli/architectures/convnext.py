@@ -8,7 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from robustcli.architectures import ACTIVATIONS, ARCHITECTURES, ImageShape
+from robustcli.architectures import ARCHITECTURES, ImageShape
+from robustcli.architectures.activations import ACTIVATIONS
 from robustcli.architectures.transformer_parts import (
     ChannelNorm,
     ConvStem,

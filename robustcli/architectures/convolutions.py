@@ -1,22 +1,12 @@
-"""Convolutions without bias, as residual networks use them, with either of two paddings."""
+"""Convolutions as residual networks use them, with either of two paddings."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def conv1x1(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
-    """A linear map of the channels at every `stride`-th pixel."""
-    return nn.Conv2d(inputs, outputs, 1, stride, bias=False)
-
-
 def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
-    """A 3x3 convolution with one zero on every side."""
+    """A 3x3 convolution without bias, with one zero on every side."""
     return nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
-
-
-def same_conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
-    """A 3x3 convolution with TensorFlow's "SAME" padding; at stride 1 that is `conv3x3`."""
-    return conv3x3(inputs, outputs) if stride == 1 else SameConv2d(inputs, outputs, 3, stride, bias=False)
 
 
 class SameConv2d(nn.Conv2d):

@@ -1,111 +1,28 @@
 """ResNets with a stem for small images: activation after every normalisation (key family RN)."""
 
-from collections.abc import Callable
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import nn
 
-from robustcli.architectures import ACTIVATIONS, ARCHITECTURES, ImageShape
-from robustcli.architectures.convolutions import conv1x1, conv3x3
-from robustcli.fields import Activation, Count
-
-
-class BasicBlock(nn.Module):
-    """act(two 3x3 convolutions + shortcut)."""
-
-    expansion = 1
-
-    def __init__(self, inputs: int, width: int, stride: int, activation: Callable[[], nn.Module]) -> None:
-        super().__init__()
-        self.conv1 = conv3x3(inputs, width, stride)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = conv3x3(width, width)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.shortcut = _shortcut(inputs, width, stride)
-        self.activation = activation()
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.activation(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y))
-        out: Tensor = self.activation(y + self.shortcut(x))
-        return out
-
-
-class Bottleneck(nn.Module):
-    """act(1x1, 3x3 and 1x1 convolutions + shortcut), four times wider outside; the stride is on the 3x3."""
-
-    expansion = 4
-
-    def __init__(self, inputs: int, width: int, stride: int, activation: Callable[[], nn.Module]) -> None:
-        super().__init__()
-        outputs = self.expansion * width
-        self.conv1 = conv1x1(inputs, width)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = conv3x3(width, width, stride)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = conv1x1(width, outputs)
-        self.bn3 = nn.BatchNorm2d(outputs)
-        self.shortcut = _shortcut(inputs, outputs, stride)
-        self.activation = activation()
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.activation(self.bn1(self.conv1(x)))
-        y = self.activation(self.bn2(self.conv2(y)))
-        y = self.bn3(self.conv3(y))
-        out: Tensor = self.activation(y + self.shortcut(x))
-        return out
-
-
-def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
-    if stride == 1 and inputs == outputs:
-        return nn.Identity()
-    return nn.Sequential(conv1x1(inputs, outputs, stride), nn.BatchNorm2d(outputs))
-
-
-class ResNet(nn.Module):
-    """Stem, four stages that double the width and halve the resolution, global average, linear classifier.
-
-    Args:
-        block: what the stages consist of.
-        depths: blocks in each of the four stages.
-    """
-
-    def __init__(
-        self,
-        shape: ImageShape,
-        block: type[BasicBlock] | type[Bottleneck],
-        depths: tuple[int, int, int, int],
-        activation: Activation,
-        width: int,
-        stem_stride: int,
-    ) -> None:
-        super().__init__()
-        new_activation = ACTIVATIONS[activation]
-
-        def stage(inputs: int, width: int, depth: int, stride: int) -> nn.Sequential:
-            first = block(inputs, width, stride, new_activation)
-            rest = [block(block.expansion * width, width, 1, new_activation) for _ in range(depth - 1)]
-            return nn.Sequential(first, *rest)
-
-        self.conv1 = conv3x3(shape.channels, width, stem_stride)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.activation = new_activation()
-        self.layer1 = stage(width, width, depths[0], 1)
-        self.layer2 = stage(block.expansion * width, 2 * width, depths[1], 2)
-        self.layer3 = stage(block.expansion * 2 * width, 4 * width, depths[2], 2)
-        self.layer4 = stage(block.expansion * 4 * width, 8 * width, depths[3], 2)
-        self.linear = nn.Linear(block.expansion * 8 * width, shape.classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.activation(self.bn1(self.conv1(x)))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        logits: Tensor = self.linear(x.mean((2, 3)))
-        return logits
+from robustcli.architectures import ARCHITECTURES, ImageShape
+from robustcli.architectures.layers import Layers
+from robustcli.architectures.postactivation import BasicBlock, Bottleneck, ResNet
+from robustcli.fields import Activation, Count, Counts4, Downsample, Gate, NormLayer
 
 
 @ARCHITECTURES.register("resnet18", smoke={"width": 4})
 def resnet18(
-    shape: ImageShape, /, *, activation: Activation = "relu", width: Count = 64, stem_stride: Literal[1, 2] = 1
+    shape: ImageShape,
+    /,
+    *,
+    activation: Activation = "relu",
+    norm: NormLayer = "batch",
+    downsample: Downsample = "strided",
+    channel_gate: Gate = "none",
+    width: Count = 64,
+    stem_stride: Literal[1, 2] = 1,
+    strides: Counts4 = (1, 2, 2, 2),
+    upsample: Count = 1,
 ) -> nn.Module:
     """ResNet-18 for small images: eight blocks of two 3x3 convolutions, activation last.
 
@@ -113,17 +30,43 @@ def resnet18(
 
     Args:
         activation: the nonlinearity, everywhere.
+        norm: batch, group, or conv (preconditioned convolutions, then batch norms).
+        downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
+        channel_gate: what ends a residual branch: none, se or residual_se.
         width: channels of the stem and the first stage; each later stage doubles it.
         stem_stride: 2 halves the resolution at once, for about a quarter of the cost.
+        strides: of the four stages; [1, 1, 2, 2] is ResNet18-1122 of Xu et al., whose last map is 8 pixels wide.
+        upsample: factor that images are enlarged by, each pixel repeated, before the stem.
 
-    Reference: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016.
+    Reference: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016; strides and upsampling: Xu et
+        al., "Understanding Adversarial Robustness from Feature Maps of Convolutional Layers", TNNLS 2025.
     """
-    return ResNet(shape, BasicBlock, (2, 2, 2, 2), activation, width, stem_stride)
+    layers = Layers(activation=activation, norm=norm, downsample=downsample, channel_gate=channel_gate)
+    return ResNet(
+        shape,
+        BasicBlock,
+        (2, 2, 2, 2),
+        layers,
+        width=width,
+        stem_stride=stem_stride,
+        strides=strides,
+        upsample=upsample,
+    )
 
 
 @ARCHITECTURES.register("resnet34", smoke={"width": 4})
 def resnet34(
-    shape: ImageShape, /, *, activation: Activation = "relu", width: Count = 64, stem_stride: Literal[1, 2] = 1
+    shape: ImageShape,
+    /,
+    *,
+    activation: Activation = "relu",
+    norm: NormLayer = "batch",
+    downsample: Downsample = "strided",
+    channel_gate: Gate = "none",
+    width: Count = 64,
+    stem_stride: Literal[1, 2] = 1,
+    strides: Counts4 = (1, 2, 2, 2),
+    upsample: Count = 1,
 ) -> nn.Module:
     """ResNet-34 for small images: sixteen blocks of two 3x3 convolutions, activation last.
 
@@ -131,17 +74,43 @@ def resnet34(
 
     Args:
         activation: the nonlinearity, everywhere.
+        norm: batch, group, or conv (preconditioned convolutions, then batch norms).
+        downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
+        channel_gate: what ends a residual branch: none, se or residual_se.
         width: channels of the stem and the first stage; each later stage doubles it.
         stem_stride: 2 halves the resolution at once, for about a quarter of the cost.
+        strides: of the four stages; [1, 1, 2, 2] is ResNet34-1122 of Xu et al., whose last map is 8 pixels wide.
+        upsample: factor that images are enlarged by, each pixel repeated, before the stem.
 
-    Reference: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016.
+    Reference: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016; strides and upsampling: Xu et
+        al., "Understanding Adversarial Robustness from Feature Maps of Convolutional Layers", TNNLS 2025.
     """
-    return ResNet(shape, BasicBlock, (3, 4, 6, 3), activation, width, stem_stride)
+    layers = Layers(activation=activation, norm=norm, downsample=downsample, channel_gate=channel_gate)
+    return ResNet(
+        shape,
+        BasicBlock,
+        (3, 4, 6, 3),
+        layers,
+        width=width,
+        stem_stride=stem_stride,
+        strides=strides,
+        upsample=upsample,
+    )
 
 
 @ARCHITECTURES.register("resnet50", smoke={"width": 4})
 def resnet50(
-    shape: ImageShape, /, *, activation: Activation = "relu", width: Count = 64, stem_stride: Literal[1, 2] = 1
+    shape: ImageShape,
+    /,
+    *,
+    activation: Activation = "relu",
+    norm: NormLayer = "batch",
+    downsample: Downsample = "strided",
+    channel_gate: Gate = "none",
+    width: Count = 64,
+    stem_stride: Literal[1, 2] = 1,
+    strides: Counts4 = (1, 2, 2, 2),
+    upsample: Count = 1,
 ) -> nn.Module:
     """ResNet-50 for small images: sixteen bottlenecks, activation last.
 
@@ -149,17 +118,43 @@ def resnet50(
 
     Args:
         activation: the nonlinearity, everywhere.
+        norm: batch, group, or conv (preconditioned convolutions, then batch norms).
+        downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
+        channel_gate: what ends a residual branch: none, se or residual_se.
         width: channels of the stem and the first stage; each later stage doubles it.
         stem_stride: 2 halves the resolution at once, for about a quarter of the cost.
+        strides: of the four stages; [1, 1, 2, 2] is ResNet50-1122 of Xu et al., whose last map is 8 pixels wide.
+        upsample: factor that images are enlarged by, each pixel repeated, before the stem.
 
-    Reference: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016.
+    Reference: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016; strides and upsampling: Xu et
+        al., "Understanding Adversarial Robustness from Feature Maps of Convolutional Layers", TNNLS 2025.
     """
-    return ResNet(shape, Bottleneck, (3, 4, 6, 3), activation, width, stem_stride)
+    layers = Layers(activation=activation, norm=norm, downsample=downsample, channel_gate=channel_gate)
+    return ResNet(
+        shape,
+        Bottleneck,
+        (3, 4, 6, 3),
+        layers,
+        width=width,
+        stem_stride=stem_stride,
+        strides=strides,
+        upsample=upsample,
+    )
 
 
 @ARCHITECTURES.register("resnet101", smoke={"width": 4})
 def resnet101(
-    shape: ImageShape, /, *, activation: Activation = "relu", width: Count = 64, stem_stride: Literal[1, 2] = 1
+    shape: ImageShape,
+    /,
+    *,
+    activation: Activation = "relu",
+    norm: NormLayer = "batch",
+    downsample: Downsample = "strided",
+    channel_gate: Gate = "none",
+    width: Count = 64,
+    stem_stride: Literal[1, 2] = 1,
+    strides: Counts4 = (1, 2, 2, 2),
+    upsample: Count = 1,
 ) -> nn.Module:
     """ResNet-101 for small images: thirty-three bottlenecks, activation last.
 
@@ -167,17 +162,43 @@ def resnet101(
 
     Args:
         activation: the nonlinearity, everywhere.
+        norm: batch, group, or conv (preconditioned convolutions, then batch norms).
+        downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
+        channel_gate: what ends a residual branch: none, se or residual_se.
         width: channels of the stem and the first stage; each later stage doubles it.
         stem_stride: 2 halves the resolution at once, for about a quarter of the cost.
+        strides: of the four stages; [1, 1, 2, 2] is ResNet101-1122 of Xu et al., whose last map is 8 pixels wide.
+        upsample: factor that images are enlarged by, each pixel repeated, before the stem.
 
-    Reference: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016.
+    Reference: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016; strides and upsampling: Xu et
+        al., "Understanding Adversarial Robustness from Feature Maps of Convolutional Layers", TNNLS 2025.
     """
-    return ResNet(shape, Bottleneck, (3, 4, 23, 3), activation, width, stem_stride)
+    layers = Layers(activation=activation, norm=norm, downsample=downsample, channel_gate=channel_gate)
+    return ResNet(
+        shape,
+        Bottleneck,
+        (3, 4, 23, 3),
+        layers,
+        width=width,
+        stem_stride=stem_stride,
+        strides=strides,
+        upsample=upsample,
+    )
 
 
 @ARCHITECTURES.register("resnet152", smoke={"width": 4})
 def resnet152(
-    shape: ImageShape, /, *, activation: Activation = "relu", width: Count = 64, stem_stride: Literal[1, 2] = 1
+    shape: ImageShape,
+    /,
+    *,
+    activation: Activation = "relu",
+    norm: NormLayer = "batch",
+    downsample: Downsample = "strided",
+    channel_gate: Gate = "none",
+    width: Count = 64,
+    stem_stride: Literal[1, 2] = 1,
+    strides: Counts4 = (1, 2, 2, 2),
+    upsample: Count = 1,
 ) -> nn.Module:
     """ResNet-152 for small images: fifty bottlenecks, activation last.
 
@@ -185,9 +206,25 @@ def resnet152(
 
     Args:
         activation: the nonlinearity, everywhere.
+        norm: batch, group, or conv (preconditioned convolutions, then batch norms).
+        downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
+        channel_gate: what ends a residual branch: none, se or residual_se.
         width: channels of the stem and the first stage; each later stage doubles it.
         stem_stride: 2 halves the resolution at once, for about a quarter of the cost.
+        strides: of the four stages; [1, 1, 2, 2] is ResNet152-1122 of Xu et al., whose last map is 8 pixels wide.
+        upsample: factor that images are enlarged by, each pixel repeated, before the stem.
 
-    Reference: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016.
+    Reference: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016; strides and upsampling: Xu et
+        al., "Understanding Adversarial Robustness from Feature Maps of Convolutional Layers", TNNLS 2025.
     """
-    return ResNet(shape, Bottleneck, (3, 8, 36, 3), activation, width, stem_stride)
+    layers = Layers(activation=activation, norm=norm, downsample=downsample, channel_gate=channel_gate)
+    return ResNet(
+        shape,
+        Bottleneck,
+        (3, 8, 36, 3),
+        layers,
+        width=width,
+        stem_stride=stem_stride,
+        strides=strides,
+        upsample=upsample,
+    )

@@ -2,7 +2,8 @@
 
 from torch import nn
 
-from robustcli.architectures import ACTIVATIONS, ARCHITECTURES, ImageShape
+from robustcli.architectures import ARCHITECTURES, ImageShape
+from robustcli.architectures.layers import Layers
 from robustcli.errors import RobustCliError
 from robustcli.fields import Activation, Count
 
@@ -31,7 +32,7 @@ def small_cnn(
             f"convolutions halve each side, so it needs at least {_SMALLEST}x{_SMALLEST}; "
             "preact_resnet18 takes any size"
         )
-    new_activation = ACTIVATIONS[activation]
+    new_activation = Layers(activation=activation).nonlinearity
     return nn.Sequential(
         nn.Conv2d(shape.channels, width, 4, stride=2, padding=1),
         new_activation(),

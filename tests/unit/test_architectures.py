@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torchvision import models
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
-from robustcli.architectures.convolutions import SameConv2d, same_conv3x3
+from robustcli.architectures.convolutions import SameConv2d
+from robustcli.architectures.layers import Layers
 from robustcli.errors import RobustCliError
 from robustcli.registry import describe
 
@@ -75,6 +76,8 @@ def wide(depth: int, widen: int) -> dict[str, Any]:
 COUNTS = [
     ("resnet18", {}, 10, 11_173_962),
     ("resnet18", {}, 100, 11_220_132),
+    ("resnet18", {"strides": (1, 1, 2, 2)}, 10, 11_173_962),
+    ("resnet18", {"strides": (2, 2, 2, 2)}, 10, 11_178_186),
     ("resnet34", {}, 10, 21_282_122),
     ("resnet34", {}, 100, 21_328_292),
     ("resnet50", {}, 10, 23_520_842),
@@ -151,8 +154,29 @@ def test_small_cnn_has_the_layers_of_wong_et_al() -> None:
         ("preact_resnet34", {"form": "dm"}, 1.2097),
         ("wide_resnet", {}, 5.2433),
         ("wide_resnet", {"form": "deepmind"}, 5.2433),
+        ("wide_resnet", wide(16, 8), 1.5481),
+        ("wide_resnet", wide(28, 4), 0.8456),
         ("wide_resnet", wide(34, 10), 6.6589),
+        ("wide_resnet", wide(34, 12), 9.5823),
+        ("wide_resnet", wide(34, 15), 14.9623),
+        ("wide_resnet", wide(34, 20), 26.5819),
         ("wide_resnet", wide(40, 2), 0.3276),
+        ("wide_resnet", wide(46, 14), 18.5854),
+        ("wide_resnet", wide(70, 16), 38.7642),
+        ("wide_resnet", wide(82, 8), 11.5138),
+        ("wide_resnet", wide(94, 16), 53.2597),
+        ("wide_resnet", wide(106, 16), 60.5075),
+        ("resnet18", {"strides": (1, 1, 2, 2)}, 1.7634),
+        ("resnet18", {"strides": (1, 1, 1, 2)}, 4.9846),
+        ("resnet18", {"strides": (1, 1, 1, 1)}, 11.4271),
+        ("resnet18", {"strides": (1, 2, 2, 1)}, 0.9581),
+        ("resnet18", {"strides": (1, 2, 1, 2)}, 1.3607),
+        ("resnet18", {"strides": (2, 2, 2, 2)}, 0.1412),
+        ("resnet18", {"upsample": 2}, 2.2217),
+        ("resnet18", {"strides": (2, 2, 2, 2), "upsample": 2}, 0.5649),
+        ("preact_resnet18", {"strides": (1, 1, 2, 2)}, 1.7634),
+        ("preact_resnet18", {"upsample": 2}, 2.2217),
+        ("wide_resnet", {**wide(34, 10), "strides": (1, 1, 2)}, 20.1855),
     ],
 )
 def test_cost_is_the_published_one(name: str, settings: dict[str, Any], expected: float) -> None:
@@ -341,7 +365,7 @@ def test_bottleneck_keys_are_those_of_public_checkpoints() -> None:
 
 def test_same_padding_at_stride_2_puts_the_zeros_at_the_end_of_even_sides() -> None:
     torch.manual_seed(0)
-    convolution, x = same_conv3x3(3, 4, stride=2), images(CIFAR)
+    convolution, x = Layers(pads_same=True).convolution(3, 4, 3, 2), images(CIFAR)
     assert isinstance(convolution, SameConv2d)
     weight = convolution.weight
     torch.testing.assert_close(convolution(x), F.conv2d(F.pad(x, (0, 1, 0, 1)), weight, stride=2))
@@ -350,7 +374,8 @@ def test_same_padding_at_stride_2_puts_the_zeros_at_the_end_of_even_sides() -> N
 
 def test_same_padding_is_symmetric_on_odd_sides_and_taken_axis_by_axis() -> None:
     torch.manual_seed(0)
-    convolution, x = same_conv3x3(3, 4, stride=2), images(ImageShape(3, 7, 8, 10))
+    convolution, x = Layers(pads_same=True).convolution(3, 4, 3, 2), images(ImageShape(3, 7, 8, 10))
+    assert isinstance(convolution, SameConv2d)
     torch.testing.assert_close(convolution(x), F.conv2d(F.pad(x, (0, 1, 1, 1)), convolution.weight, stride=2))
     assert convolution(x).shape == (2, 4, 4, 4)
 

@@ -1,0 +1,109 @@
+"""The switchboard: which layers the convolutional families are made of, as a spec's options say.
+
+A family asks for "a convolution that halves", "a norm of c channels", "an activation", and its file reads like
+its figure; none of them knows what there is to choose from.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import nn
+
+from robustcli.architectures.activations import ACTIVATIONS, SHARED
+from robustcli.architectures.convnorm import PreconditionedConv2d
+from robustcli.architectures.convolutions import SameConv2d
+from robustcli.architectures.downsampling import Pooled, SpectralPool
+from robustcli.architectures.squeeze import ResidualSqueezeExcitation, SqueezeExcitation
+from robustcli.errors import RobustCliError
+from robustcli.fields import Activation, Downsample, Gate, NormLayer
+
+# The usual reductions of the channels inside a gate, each as published.
+_SQUEEZE = 16
+_RESIDUAL_SQUEEZE = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layers:
+    """The parts that one network is built from. Every call makes a new layer, but for activations learned once.
+
+    Args:
+        activation: the nonlinearity.
+        norm: batch; group (32 groups, fewer where the channels do not allow it); conv: batch norms, and
+            preconditioned convolutions before them.
+        downsample: how a convolution with stride 2 gets there: by itself, or with stride 1 after a pooling.
+        channel_gate: what the end of a residual branch, or an activated convolution of a plain network, goes through.
+        momentum: of running statistics.
+        pads_same: whether strided convolutions have TensorFlow's "SAME" padding.
+    """
+
+    activation: Activation = "relu"
+    norm: NormLayer = "batch"
+    downsample: Downsample = "strided"
+    channel_gate: Gate = "none"
+    momentum: float = 0.1
+    pads_same: bool = False
+
+    def __post_init__(self) -> None:
+        if self.pads_same and self.norm == "conv":
+            raise RobustCliError(
+                "architecture.norm: conv pads its convolutions symmetrically, and this form does not; "
+                "choose another form, or norm: batch"
+            )
+
+    @cached_property
+    def _learned_once(self) -> nn.Module:
+        return ACTIVATIONS[self.activation]()
+
+    def nonlinearity(self) -> nn.Module:
+        """An activation."""
+        return self._learned_once if self.activation in SHARED else ACTIVATIONS[self.activation]()
+
+    def normalisation(self, channels: int) -> nn.Module:
+        """A norm of so many channels."""
+        if self.norm == "group":
+            # At least two channels in each, because a group of one pixel has no variance.
+            return nn.GroupNorm(max(1, math.gcd(2 * 32, channels) // 2), channels)
+        return nn.BatchNorm2d(channels, momentum=self.momentum)
+
+    def convolution(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> nn.Module:
+        """A convolution without bias whose outputs have the side ceil(n / stride)."""
+        if stride == 1 or self.downsample == "strided":
+            return self._convolution(inputs, outputs, kernel, stride, groups)
+        return Pooled(self.pool(stride), self._convolution(inputs, outputs, kernel, 1, groups))
+
+    def _convolution(self, inputs: int, outputs: int, kernel: int, stride: int, groups: int) -> nn.Module:
+        if self.norm == "conv":
+            return PreconditionedConv2d(inputs, outputs, kernel, stride, groups)
+        if self.pads_same and stride > 1 and kernel > 1:
+            return SameConv2d(inputs, outputs, kernel, stride, groups=groups, bias=False)
+        return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
+
+    def pool(self, stride: int) -> nn.Module:
+        """The pooling of a `downsample` that pools.
+
+        Raises:
+            RobustCliError: the spectrum is cut to a half, so the stride must be 2.
+        """
+        if self.downsample == "average":
+            return nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False)
+        if stride != 2:
+            raise RobustCliError(
+                f"architecture.downsample: {self.downsample} halves each side, and the strides ask for {stride}; "
+                "write strides of 1 and 2, or downsample: average"
+            )
+        return SpectralPool(windowed=self.downsample == "asap")
+
+    def gate(self, channels: int) -> nn.Module:
+        """The channel gate at the end of a residual branch."""
+        if self.channel_gate == "se":
+            return SqueezeExcitation(channels, max(1, channels // _SQUEEZE))
+        if self.channel_gate == "residual_se":
+            squeezed = max(1, channels // _RESIDUAL_SQUEEZE)
+            return ResidualSqueezeExcitation(channels, squeezed, self.normalisation(channels))
+        return nn.Identity()
+
+
+def enlarged(factor: int) -> nn.Module:
+    """Images with every pixel repeated `factor` times along both axes, before the first layer."""
+    return nn.Identity() if factor == 1 else nn.Upsample(scale_factor=factor, mode="nearest")

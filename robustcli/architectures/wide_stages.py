@@ -1,0 +1,164 @@
+"""Three stages of wide pre-activation blocks, in the form of TRADES and in that of DeepMind."""
+
+from collections import OrderedDict
+from dataclasses import replace
+
+from torch import Tensor, nn
+
+from robustcli.architectures import ImageShape
+from robustcli.architectures.layers import Layers, enlarged
+from robustcli.fields import Counts3
+
+# DeepMind keeps 0.99 of the running statistics at every step.
+_DEEPMIND_MOMENTUM = 0.01
+
+
+class WideBlock(nn.Module):
+    """Two 3x3 convolutions after normalisation and activation; a projection sees the activated input too."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, layers: Layers) -> None:
+        super().__init__()
+        self.bn1 = layers.normalisation(inputs)
+        self.conv1 = layers.convolution(inputs, outputs, 3, stride)
+        self.bn2 = layers.normalisation(outputs)
+        self.conv2 = layers.convolution(outputs, outputs)
+        self.gate = layers.gate(outputs)
+        keeps = stride == 1 and inputs == outputs
+        self.convShortcut = None if keeps else layers.convolution(inputs, outputs, 1, stride)
+        self.activation = layers.nonlinearity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.activation(self.bn1(x))
+        y = self.conv1(a)
+        y = self.gate(self.conv2(self.activation(self.bn2(y))))
+        out: Tensor = y + (x if self.convShortcut is None else self.convShortcut(a))
+        return out
+
+
+class WideResNet(nn.Module):
+    """The form of TRADES: symmetric padding, convolutions drawn by fan-out, classifier bias 0 at the start.
+
+    Args:
+        depths: blocks in each stage.
+        widths: channels of each stage.
+        stem: channels of the first convolution.
+        strides: of the first block of each stage.
+        upsample: factor that the images are enlarged by.
+    """
+
+    def __init__(
+        self,
+        shape: ImageShape,
+        depths: Counts3,
+        widths: Counts3,
+        layers: Layers,
+        *,
+        stem: int,
+        stem_stride: int,
+        strides: Counts3,
+        upsample: int,
+    ) -> None:
+        super().__init__()
+
+        def stage(number: int) -> nn.Sequential:
+            first = WideBlock((stem, *widths)[number], widths[number], strides[number], layers)
+            rest = (WideBlock(widths[number], widths[number], 1, layers) for _ in range(depths[number] - 1))
+            # Public checkpoints call these weights block1.layer.0.* and so on.
+            return nn.Sequential(OrderedDict(layer=nn.Sequential(first, *rest)))
+
+        self.enlarged = enlarged(upsample)
+        self.conv1 = layers.convolution(shape.channels, stem, 3, stem_stride)
+        self.block1, self.block2, self.block3 = map(stage, range(3))
+        self.bn1 = layers.normalisation(widths[-1])
+        self.activation = layers.nonlinearity()
+        self.fc = nn.Linear(widths[-1], shape.classes)
+        draw_by_fan_out(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.block3(self.block2(self.block1(self.conv1(self.enlarged(x)))))
+        x = self.activation(self.bn1(x))
+        logits: Tensor = self.fc(x.mean((2, 3)))
+        return logits
+
+
+def draw_by_fan_out(network: nn.Module) -> None:
+    """Convolution weights from N(0, 2 / (k^2 outputs)), and 0 for the bias of the last linear layer.
+
+    Depthwise convolutions and those with a bias belong to norms and gates, and stay as they are.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d) and module.bias is None and module.groups < module.out_channels:
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
+
+
+class DeepMindWideBlock(nn.Module):
+    """WideBlock with "SAME" padding."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, layers: Layers) -> None:
+        super().__init__()
+        self.batchnorm_0 = layers.normalisation(inputs)
+        self.conv_0 = layers.convolution(inputs, outputs, 3, stride)
+        self.batchnorm_1 = layers.normalisation(outputs)
+        self.conv_1 = layers.convolution(outputs, outputs)
+        self.gate = layers.gate(outputs)
+        keeps = stride == 1 and inputs == outputs
+        self.shortcut = None if keeps else layers.convolution(inputs, outputs, 1, stride)
+        self.activation = layers.nonlinearity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.activation(self.batchnorm_0(x))
+        y = self.conv_0(a)
+        y = self.gate(self.conv_1(self.activation(self.batchnorm_1(y))))
+        out: Tensor = y + (x if self.shortcut is None else self.shortcut(a))
+        return out
+
+
+class DeepMindWideResNet(nn.Module):
+    """The form of DeepMind: "SAME" padding and slow running statistics; PyTorch's initial weights.
+
+    The original starts from a zero classifier and other convolution weights; the PyTorch re-implementations
+    that published results start from PyTorch's defaults, as here.
+
+    Args:
+        depths: blocks in each stage.
+        widths: channels of each stage.
+        stem: channels of the first convolution.
+        strides: of the first block of each stage.
+        upsample: factor that the images are enlarged by.
+    """
+
+    def __init__(
+        self,
+        shape: ImageShape,
+        depths: Counts3,
+        widths: Counts3,
+        layers: Layers,
+        *,
+        stem: int,
+        stem_stride: int,
+        strides: Counts3,
+        upsample: int,
+    ) -> None:
+        super().__init__()
+        layers = replace(layers, momentum=_DEEPMIND_MOMENTUM, pads_same=True)
+
+        def stage(number: int) -> nn.Sequential:
+            first = DeepMindWideBlock((stem, *widths)[number], widths[number], strides[number], layers)
+            rest = (DeepMindWideBlock(widths[number], widths[number], 1, layers) for _ in range(depths[number] - 1))
+            # Public checkpoints call these weights layer.0.block.0.* and so on.
+            return nn.Sequential(OrderedDict(block=nn.Sequential(first, *rest)))
+
+        self.enlarged = enlarged(upsample)
+        self.init_conv = layers.convolution(shape.channels, stem, 3, stem_stride)
+        self.layer = nn.Sequential(*map(stage, range(3)))
+        self.batchnorm = layers.normalisation(widths[-1])
+        self.activation = layers.nonlinearity()
+        self.logits = nn.Linear(widths[-1], shape.classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer(self.init_conv(self.enlarged(x)))
+        x = self.activation(self.batchnorm(x))
+        logits: Tensor = self.logits(x.mean((2, 3)))
+        return logits
