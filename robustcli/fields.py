@@ -17,6 +17,9 @@ Activation = Literal[
 ]
 NormLayer = Literal["batch", "group", "conv"]
 Downsample = Literal["strided", "average", "flc", "asap"]
+# Of networks without shortcuts, which can do without norms and have pools between their convolutions.
+PlainNorm = Literal["none", "batch", "group", "conv"]
+PlainDownsample = Literal["max", "average", "flc", "asap"]
 Gate = Literal["none", "se", "residual_se"]
 
 Count = Annotated[int, Ge(1)]

@@ -16,7 +16,7 @@ from robustcli.architectures.convolutions import SameConv2d
 from robustcli.architectures.downsampling import Pooled, SpectralPool
 from robustcli.architectures.squeeze import ResidualSqueezeExcitation, SqueezeExcitation
 from robustcli.errors import RobustCliError
-from robustcli.fields import Activation, Downsample, Gate, NormLayer
+from robustcli.fields import Activation, Downsample, Gate, PlainNorm
 
 # The usual reductions of the channels inside a gate, each as published.
 _SQUEEZE = 16
@@ -30,7 +30,7 @@ class Layers:
     Args:
         activation: the nonlinearity.
         norm: batch; group (32 groups, fewer where the channels do not allow it); conv: batch norms, and
-            preconditioned convolutions before them.
+            preconditioned convolutions before them; none.
         downsample: how a convolution with stride 2 gets there: by itself, or with stride 1 after a pooling.
         channel_gate: what the end of a residual branch, or an activated convolution of a plain network, goes through.
         momentum: of running statistics.
@@ -38,7 +38,7 @@ class Layers:
     """
 
     activation: Activation = "relu"
-    norm: NormLayer = "batch"
+    norm: PlainNorm = "batch"
     downsample: Downsample = "strided"
     channel_gate: Gate = "none"
     momentum: float = 0.1
@@ -61,23 +61,27 @@ class Layers:
 
     def normalisation(self, channels: int) -> nn.Module:
         """A norm of so many channels."""
+        if self.norm == "none":
+            return nn.Identity()
         if self.norm == "group":
             # At least two channels in each, because a group of one pixel has no variance.
             return nn.GroupNorm(max(1, math.gcd(2 * 32, channels) // 2), channels)
         return nn.BatchNorm2d(channels, momentum=self.momentum)
 
-    def convolution(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> nn.Module:
-        """A convolution without bias whose outputs have the side ceil(n / stride)."""
+    def convolution(
+        self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1, *, bias: bool = False
+    ) -> nn.Module:
+        """A convolution whose outputs have the side ceil(n / stride); a preconditioned one has its own bias."""
         if stride == 1 or self.downsample == "strided":
-            return self._convolution(inputs, outputs, kernel, stride, groups)
-        return Pooled(self.pool(stride), self._convolution(inputs, outputs, kernel, 1, groups))
+            return self._convolution(inputs, outputs, kernel, stride, groups, bias)
+        return Pooled(self.pool(stride), self._convolution(inputs, outputs, kernel, 1, groups, bias))
 
-    def _convolution(self, inputs: int, outputs: int, kernel: int, stride: int, groups: int) -> nn.Module:
+    def _convolution(self, inputs: int, outputs: int, kernel: int, stride: int, groups: int, bias: bool) -> nn.Module:
         if self.norm == "conv":
             return PreconditionedConv2d(inputs, outputs, kernel, stride, groups)
         if self.pads_same and stride > 1 and kernel > 1:
-            return SameConv2d(inputs, outputs, kernel, stride, groups=groups, bias=False)
-        return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
+            return SameConv2d(inputs, outputs, kernel, stride, groups=groups, bias=bias)
+        return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=bias)
 
     def pool(self, stride: int) -> nn.Module:
         """The pooling of a `downsample` that pools.
@@ -95,7 +99,7 @@ class Layers:
         return SpectralPool(windowed=self.downsample == "asap")
 
     def gate(self, channels: int) -> nn.Module:
-        """The channel gate at the end of a residual branch."""
+        """A channel gate, or what leaves channels as they are."""
         if self.channel_gate == "se":
             return SqueezeExcitation(channels, max(1, channels // _SQUEEZE))
         if self.channel_gate == "residual_se":

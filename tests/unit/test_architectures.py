@@ -12,6 +12,7 @@ from torchvision import models
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.convolutions import SameConv2d
 from robustcli.architectures.layers import Layers
+from robustcli.architectures.plain import LargestPixel
 from robustcli.errors import RobustCliError
 from robustcli.registry import describe
 
@@ -106,6 +107,14 @@ COUNTS = [
     ("wide_resnet", wide(82, 8), 10, 79_125_466),
     ("wide_resnet", wide(94, 16), 10, 365_915_610),
     ("wide_resnet", wide(106, 16), 10, 415_475_162),
+    ("alexnet", {}, 10, 2_850_634),
+    ("alexnet", {"strides": (1, 1, 2, 2)}, 10, 2_850_634),
+    ("vgg11", {}, 10, 9_425_674),
+    ("vgg13", {}, 10, 9_610_570),
+    ("vgg16", {}, 10, 14_922_826),
+    ("vgg16", {"strides": (1, 1, 2, 2, 2)}, 10, 14_922_826),
+    ("vgg16", {"form": "kuangliu"}, 10, 14_728_266),
+    ("vgg19", {}, 10, 20_235_082),
 ]
 
 
@@ -177,6 +186,25 @@ def test_small_cnn_has_the_layers_of_wong_et_al() -> None:
         ("preact_resnet18", {"strides": (1, 1, 2, 2)}, 1.7634),
         ("preact_resnet18", {"upsample": 2}, 2.2217),
         ("wide_resnet", {**wide(34, 10), "strides": (1, 1, 2)}, 20.1855),
+        ("alexnet", {}, 0.0555),
+        ("alexnet", {"upsample": 2}, 0.2208),
+        ("alexnet", {"strides": (1, 2, 2, 2)}, 0.2208),
+        ("alexnet", {"strides": (1, 2, 2, 2), "upsample": 2}, 0.8820),
+        ("alexnet", {"strides": (1, 1, 2, 2)}, 0.7816),
+        ("alexnet", {"strides": (1, 1, 2, 2), "upsample": 2}, 3.2941),
+        ("alexnet", {"strides": (1, 2, 2, 1)}, 0.2208),
+        ("alexnet", {"strides": (1, 1, 1, 2)}, 2.2248),
+        ("alexnet", {"strides": (1, 1, 1, 2), "upsample": 2}, 9.4582),
+        ("vgg11", {}, 0.1530),
+        ("vgg13", {}, 0.2285),
+        ("vgg16", {}, 0.3134),
+        ("vgg16", {"form": "kuangliu"}, 0.3132),
+        ("vgg16", {"upsample": 2}, 1.2530),
+        ("vgg16", {"strides": (1, 2, 2, 2, 2)}, 1.1344),
+        ("vgg16", {"strides": (1, 1, 2, 2, 2)}, 3.7391),
+        ("vgg16", {"strides": (1, 1, 2, 2, 2), "upsample": 2}, 14.9558),
+        ("vgg16", {"strides": (1, 1, 1, 2, 2)}, 9.6279),
+        ("vgg19", {}, 0.3983),
     ],
 )
 def test_cost_is_the_published_one(name: str, settings: dict[str, Any], expected: float) -> None:
@@ -200,6 +228,49 @@ def test_resnet152_counts_as_torchvisions_with_a_smaller_stem() -> None:
     with torch.device("meta"):
         other = models.resnet152(weights=None, num_classes=10)
     assert count_parameters(build_weightless("resnet152")) == count_parameters(other) - 64 * 3 * (7 * 7 - 3 * 3)
+
+
+def test_plain_networks_are_their_equations() -> None:
+    alexnet, x = build_small("alexnet", width=4, strides=(2, 1, 2, 1)), images(CIFAR)
+    state = dict(alexnet.state_dict())
+    convolutions = iter(sorted({int(key.split(".")[1]) for key in state if key.startswith("features")}))
+
+    def step(x: Tensor, stride: int = 1) -> Tensor:
+        number = next(convolutions)
+        weight = state[f"features.{number}.weight"]
+        return F.conv2d(x, weight, state[f"features.{number}.bias"], stride, weight.shape[-1] // 2).relu()
+
+    y = F.max_pool2d(step(F.max_pool2d(step(x, 2), 2, 1)), 2)
+    y = F.max_pool2d(step(step(step(y))), 2, 1).mean((2, 3))
+    for number in (1, 4, 6):
+        y = F.linear(y, state[f"classifier.{number}.weight"], state[f"classifier.{number}.bias"])
+        y = y if number == 6 else y.relu()
+    torch.testing.assert_close(alexnet(x), y)
+
+
+def test_vgg_is_torchvisions_with_another_head() -> None:
+    for number in (11, 13, 16, 19):
+        ours = build_weightless(f"vgg{number}", form="kuangliu").state_dict()
+        with torch.device("meta"):
+            theirs = models.get_model(f"vgg{number}_bn", weights=None).features.state_dict()
+        assert {key.removeprefix("features."): value.shape for key, value in ours.items() if "features" in key} == {
+            key: value.shape for key, value in theirs.items()
+        }
+    network = build_small("vgg11", width=64, form="kuangliu", strides=(2, 1, 2, 1, 2))
+    other = models.vgg11_bn(weights=None).features.eval()
+    features = [value for key, value in network.state_dict().items() if "features" in key]
+    other.load_state_dict(dict(zip(other.state_dict(), features, strict=True)))
+    other[7] = other[21] = nn.Identity()
+    x = images(ImageShape(3, 16, 16, 10), count=1)
+    with torch.no_grad():
+        expected = network.classifier(other(x).mean((2, 3)))
+        torch.testing.assert_close(network(x), expected)
+
+
+def test_a_map_of_one_pixel_is_not_pooled() -> None:
+    x = torch.rand(1, 1, 1, 3)
+    torch.testing.assert_close(LargestPixel(2)(x), x[..., :2].amax(3, keepdim=True))
+    torch.testing.assert_close(LargestPixel(1)(x), torch.stack([x[..., :2].amax(3), x[..., 1:].amax(3)], 3))
 
 
 def norm(state: State, name: str, x: Tensor) -> Tensor:
@@ -408,6 +479,9 @@ SMALL = [
     ("wide_resnet", {"depth": 10, "widen": 1, "form": "trades"}),
     ("wide_resnet", {"depth": 10, "widen": 1, "form": "deepmind"}),
     ("small_cnn", {"width": 4, "hidden": 8}),
+    ("alexnet", {"width": 4}),
+    ("vgg11", {"width": 4, "form": "kuangliu"}),
+    ("vgg11", {"width": 4}),
 ]
 
 

@@ -1,0 +1,206 @@
+"""VGG networks for small images, whose five pools are a setting."""
+
+from typing import Literal
+
+from torch import nn
+
+from robustcli.architectures import ARCHITECTURES, ImageShape
+from robustcli.architectures.layers import Layers
+from robustcli.architectures.plain import Chain, LargestPixel, activated, plain_layers
+from robustcli.fields import Activation, Count, Counts5, Gate, PlainDownsample, PlainNorm
+
+# Channels of the five groups of convolutions, in units of the first.
+_WIDTHS = (1, 2, 4, 8, 8)
+
+
+def _vgg(
+    shape: ImageShape,
+    depths: Counts5,
+    form: Literal["rcm", "kuangliu"],
+    chosen: tuple[Layers, bool],
+    *,
+    width: int,
+    strides: Counts5,
+    upsample: int,
+) -> nn.Module:
+    layers, is_max = chosen
+    features: list[nn.Module] = []
+    inputs = shape.channels
+    for depth, factor, stride in zip(depths, _WIDTHS, strides, strict=True):
+        for _ in range(depth):
+            features += activated(layers, inputs, factor * width)
+            inputs = factor * width
+        if stride > 1:
+            features.append(LargestPixel(stride) if is_max else layers.pool(stride))
+    if form == "kuangliu":
+        return Chain(features, nn.Linear(inputs, shape.classes), upsample)
+    hidden = 4 * width
+    classifier = nn.Sequential(
+        nn.Linear(inputs, hidden),
+        layers.nonlinearity(),
+        nn.Dropout(),
+        nn.Linear(hidden, hidden),
+        layers.nonlinearity(),
+        nn.Dropout(),
+        nn.Linear(hidden, shape.classes),
+    )
+    network = Chain(features, classifier, upsample)
+    _draw(network)
+    return network
+
+
+def _draw(network: Chain) -> None:
+    """Convolutions from N(0, 2 / (k^2 outputs)), linear weights from N(0, 0.01^2), biases 0; gates stay as they are."""
+    for module in network.features:
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            assert module.bias is not None
+            nn.init.zeros_(module.bias)
+    for module in network.classifier.children():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, 0, 0.01)
+            nn.init.zeros_(module.bias)
+
+
+@ARCHITECTURES.register("vgg11", smoke={"width": 4})
+def vgg11(
+    shape: ImageShape,
+    /,
+    *,
+    form: Literal["rcm", "kuangliu"] = "rcm",
+    activation: Activation = "relu",
+    norm: PlainNorm = "batch",
+    downsample: PlainDownsample = "max",
+    channel_gate: Gate = "none",
+    width: Count = 64,
+    strides: Counts5 = (2, 2, 2, 2, 2),
+    upsample: Count = 1,
+) -> nn.Module:
+    """VGG-11 for small images: eight 3x3 convolutions in five groups, a pool after each.
+
+    Dropout (form rcm: one half, after both hidden layers) draws from torch's global generator in training.
+
+    Args:
+        form: "rcm" ends with three linear layers and dropout (Xu et al.); "kuangliu" with a single linear layer.
+        activation: the nonlinearity, everywhere.
+        norm: after every convolution: batch, none, group, or conv (preconditioned, then batch).
+        downsample: max pools, or average, flc or asap pooling in their place.
+        channel_gate: what every activated convolution goes through: none, se or residual_se.
+        width: channels of the first group; the others have 2, 4, 8 and 8 times as many, hidden layers 4 times.
+        strides: of the five pools; 1 leaves a pool out, so [1, 1, 2, 2, 2] is the string 11222 of Xu et al.
+        upsample: factor that images are enlarged by, each pixel repeated.
+
+    Reference: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR
+        2015; form rcm: Xu et al., "Understanding Adversarial Robustness from Feature Maps of Convolutional Layers",
+        TNNLS 2025.
+    """
+    chosen = plain_layers(activation, norm, downsample, channel_gate)
+    return _vgg(shape, (1, 1, 2, 2, 2), form, chosen, width=width, strides=strides, upsample=upsample)
+
+
+@ARCHITECTURES.register("vgg13", smoke={"width": 4})
+def vgg13(
+    shape: ImageShape,
+    /,
+    *,
+    form: Literal["rcm", "kuangliu"] = "rcm",
+    activation: Activation = "relu",
+    norm: PlainNorm = "batch",
+    downsample: PlainDownsample = "max",
+    channel_gate: Gate = "none",
+    width: Count = 64,
+    strides: Counts5 = (2, 2, 2, 2, 2),
+    upsample: Count = 1,
+) -> nn.Module:
+    """VGG-13 for small images: ten 3x3 convolutions in five groups, a pool after each.
+
+    Dropout (form rcm: one half, after both hidden layers) draws from torch's global generator in training.
+
+    Args:
+        form: "rcm" ends with three linear layers and dropout (Xu et al.); "kuangliu" with a single linear layer.
+        activation: the nonlinearity, everywhere.
+        norm: after every convolution: batch, none, group, or conv (preconditioned, then batch).
+        downsample: max pools, or average, flc or asap pooling in their place.
+        channel_gate: what every activated convolution goes through: none, se or residual_se.
+        width: channels of the first group; the others have 2, 4, 8 and 8 times as many, hidden layers 4 times.
+        strides: of the five pools; 1 leaves a pool out, so [1, 1, 2, 2, 2] is the string 11222 of Xu et al.
+        upsample: factor that images are enlarged by, each pixel repeated.
+
+    Reference: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR
+        2015; form rcm: Xu et al., "Understanding Adversarial Robustness from Feature Maps of Convolutional Layers",
+        TNNLS 2025.
+    """
+    chosen = plain_layers(activation, norm, downsample, channel_gate)
+    return _vgg(shape, (2, 2, 2, 2, 2), form, chosen, width=width, strides=strides, upsample=upsample)
+
+
+@ARCHITECTURES.register("vgg16", smoke={"width": 4})
+def vgg16(
+    shape: ImageShape,
+    /,
+    *,
+    form: Literal["rcm", "kuangliu"] = "rcm",
+    activation: Activation = "relu",
+    norm: PlainNorm = "batch",
+    downsample: PlainDownsample = "max",
+    channel_gate: Gate = "none",
+    width: Count = 64,
+    strides: Counts5 = (2, 2, 2, 2, 2),
+    upsample: Count = 1,
+) -> nn.Module:
+    """VGG-16 for small images: thirteen 3x3 convolutions in five groups, a pool after each.
+
+    Dropout (form rcm: one half, after both hidden layers) draws from torch's global generator in training.
+
+    Args:
+        form: "rcm" ends with three linear layers and dropout (Xu et al.); "kuangliu" with a single linear layer.
+        activation: the nonlinearity, everywhere.
+        norm: after every convolution: batch, none, group, or conv (preconditioned, then batch).
+        downsample: max pools, or average, flc or asap pooling in their place.
+        channel_gate: what every activated convolution goes through: none, se or residual_se.
+        width: channels of the first group; the others have 2, 4, 8 and 8 times as many, hidden layers 4 times.
+        strides: of the five pools; 1 leaves a pool out, so [1, 1, 2, 2, 2] is the string 11222 of Xu et al.
+        upsample: factor that images are enlarged by, each pixel repeated.
+
+    Reference: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR
+        2015; form rcm: Xu et al., "Understanding Adversarial Robustness from Feature Maps of Convolutional Layers",
+        TNNLS 2025.
+    """
+    chosen = plain_layers(activation, norm, downsample, channel_gate)
+    return _vgg(shape, (2, 2, 3, 3, 3), form, chosen, width=width, strides=strides, upsample=upsample)
+
+
+@ARCHITECTURES.register("vgg19", smoke={"width": 4})
+def vgg19(
+    shape: ImageShape,
+    /,
+    *,
+    form: Literal["rcm", "kuangliu"] = "rcm",
+    activation: Activation = "relu",
+    norm: PlainNorm = "batch",
+    downsample: PlainDownsample = "max",
+    channel_gate: Gate = "none",
+    width: Count = 64,
+    strides: Counts5 = (2, 2, 2, 2, 2),
+    upsample: Count = 1,
+) -> nn.Module:
+    """VGG-19 for small images: sixteen 3x3 convolutions in five groups, a pool after each.
+
+    Dropout (form rcm: one half, after both hidden layers) draws from torch's global generator in training.
+
+    Args:
+        form: "rcm" ends with three linear layers and dropout (Xu et al.); "kuangliu" with a single linear layer.
+        activation: the nonlinearity, everywhere.
+        norm: after every convolution: batch, none, group, or conv (preconditioned, then batch).
+        downsample: max pools, or average, flc or asap pooling in their place.
+        channel_gate: what every activated convolution goes through: none, se or residual_se.
+        width: channels of the first group; the others have 2, 4, 8 and 8 times as many, hidden layers 4 times.
+        strides: of the five pools; 1 leaves a pool out, so [1, 1, 2, 2, 2] is the string 11222 of Xu et al.
+        upsample: factor that images are enlarged by, each pixel repeated.
+
+    Reference: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR
+        2015; form rcm: Xu et al., "Understanding Adversarial Robustness from Feature Maps of Convolutional Layers",
+        TNNLS 2025.
+    """
+    chosen = plain_layers(activation, norm, downsample, channel_gate)
+    return _vgg(shape, (2, 2, 4, 4, 4), form, chosen, width=width, strides=strides, upsample=upsample)
