@@ -84,10 +84,10 @@ class WideResNet(nn.Module):
 def draw_by_fan_out(network: nn.Module) -> None:
     """Convolution weights from N(0, 2 / (k^2 outputs)), and 0 for the bias of the last linear layer.
 
-    Depthwise convolutions and those with a bias belong to norms and gates, and stay as they are.
+    Convolutions with a bias belong to norms and gates, and stay as they are.
     """
     for module in network.modules():
-        if isinstance(module, nn.Conv2d) and module.bias is None and module.groups < module.out_channels:
+        if isinstance(module, nn.Conv2d) and module.bias is None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         if isinstance(module, nn.Linear):
             nn.init.zeros_(module.bias)

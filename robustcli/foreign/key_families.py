@@ -26,6 +26,8 @@ def recognise(tensors: Mapping[str, Tensor]) -> str | None:
     """
     if "layer.0.block.0.conv_0.weight" in tensors:
         return _wide(tensors, r"layer\.0\.block\.(\d+)\.conv_0\.weight", "layer.0.block.0.conv_0.weight", "deepmind")
+    if "stem_conv.weight" in tensors and "blocks.2.layer.0.conv1.weight" in tensors:
+        return _staged(tensors)
     if "block1.layer.0.conv1.weight" in tensors:
         return _wide(tensors, r"block1\.layer\.(\d+)\.conv1\.weight", "block1.layer.0.conv1.weight", "trades")
     if "layer_0.0.conv_2d_1.weight" in tensors and "conv_2d.weight" in tensors:
@@ -59,7 +61,28 @@ def _wide(tensors: Mapping[str, Tensor], block: str, first: str, form: str) -> s
     blocks = sum(re.fullmatch(block, name) is not None for name in tensors)
     settings = {"depth": 6 * blocks + 4, "widen": tensors[first].shape[0] // _WIDE_STEM}
     published = {"form": "deepmind", "activation": "silu"} if form == "deepmind" else {}
+    if "activation.alpha" in tensors:
+        published["activation"] = "pssilu"
     return _words("wide_resnet", {**settings, **published})
+
+
+def _staged(tensors: Mapping[str, Tensor]) -> str:
+    """Three stages with depths and widths of their own: WRN-34-R with its relatives, or WRN-A with its."""
+    depths = _counts(tensors, r"blocks\.%d\.layer\.(\d+)\.conv1\.weight", (0, 1, 2))
+    is_robust = "blocks.0.layer.0.conv3.weight" in tensors
+    last, expansion = ("conv3", 4) if is_robust else ("conv2", 1)
+    outputs = [tensors[f"blocks.{stage}.layer.0.{last}.weight"].shape[0] for stage in (0, 1, 2)]
+    widths = [channels // (_WIDE_STEM * 2**stage * expansion) for stage, channels in enumerate(outputs)]
+    settings: dict[str, object] = {"depths": _list(depths), "widths": _list(widths)}
+    if "bn1.weight" in tensors:
+        return _words("robust_wide_resnet", settings)
+    # The published networks of basic blocks use silu.
+    return _words("robust_resnet", settings if is_robust else {**settings, "block": "basic", "activation": "silu"})
+
+
+def _list(numbers: Iterable[int]) -> str:
+    """A list without blanks, as a command line takes it."""
+    return f"[{','.join(map(str, numbers))}]"
 
 
 def _counts(tensors: Iterable[str], pattern: str, stages: Iterable[int]) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
@@ -81,8 +82,30 @@ FAMILIES: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     ),
     ("convnext", {"depths": [1, 1], "widths": [8, 16], "patch": 4, "stem": "conv2"}, ("stem.stem.4.bias",)),
     ("convnext", {"depths": [1, 1], "widths": [8, 16], "patch": 4, "stem": "conv3"}, ("stem.stem.7.bias",)),
+    (
+        "wide_resnet",
+        {"depth": 10, "widen": 1, "activation": "pssilu"},
+        ("activation.alpha", "block1.layer.0.activation.alpha", "block3.layer.0.activation.beta", "bn1.weight"),
+    ),
+    (
+        "robust_wide_resnet",
+        {"depths": [1, 2, 1], "widths": [2, 2, 1]},
+        ("stem_conv.weight", "blocks.0.layer.0.convShortcut.weight", "blocks.1.layer.1.bn2.bias", "bn1.bias"),
+    ),
+    (
+        "robust_resnet",
+        {"depths": [2, 2, 1], "widths": [2, 3, 1], "block": "basic", "activation": "silu"},
+        ("stem_conv.weight", "blocks.0.layer.0.shortcut.0.weight", "blocks.1.layer.1.conv2.weight", "norm1.bias"),
+    ),
+    (
+        "robust_resnet",
+        {"depths": [1, 2, 1], "widths": [1, 2, 1]},
+        ("stem_conv.weight", "norm1.weight", "fc.weight"),
+    ),
 ]  # fmt: skip
-IDS = [f"{name}-{settings.get('form', settings.get('stem', ''))}" for name, settings, _ in FAMILIES]
+IDS = [
+    f"{name}-{settings.get('form', settings.get('block', settings.get('stem', '')))}" for name, settings, _ in FAMILIES
+]
 
 
 def made(name: str, settings: Mapping[str, Any], seed: int = 0) -> nn.Module:
@@ -142,9 +165,8 @@ def test_what_a_network_is_can_be_read_from_its_weights(
     assert words is not None
     architecture, *overrides = words.removeprefix("--architecture ").split()
     assert architecture == name
-    assert dict(override.removeprefix("architecture.").split("=") for override in overrides) == {
-        key: str(value).replace(" ", "") for key, value in settings.items()
-    }
+    pairs = (override.removeprefix("architecture.").split("=") for override in overrides)
+    assert {key: yaml.safe_load(value) for key, value in pairs} == settings
 
 
 def test_other_networks_are_not_recognised() -> None:
