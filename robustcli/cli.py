@@ -285,6 +285,10 @@ def _show_member(member: Member) -> None:
             f"{weights} to the weights; as much as {forwards + images + 2 * weights} forwards",
             highlight=False,
         )
+    if member.family == "architectures":
+        from robustcli.anatomy_table import anatomy_table
+
+        screen.print(anatomy_table(member) or "what it consists of depends on its settings", highlight=False)
     screen.print(f"code: {member.path}:{member.line}\n", highlight=False, soft_wrap=True)
 
 

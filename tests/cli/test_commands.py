@@ -656,6 +656,14 @@ def test_a_defense_is_shown_with_what_an_update_costs(robust: Robust) -> None:
     assert "forwards" not in robust("show", "cosine").require(0).out
 
 
+def test_an_architecture_is_shown_with_what_it_consists_of(robust: Robust) -> None:
+    said = robust("show", "preact_resnet18").require(0).out
+    assert "3x32x32 images of 10 classes: 11,172,170 parameters, 0.5554 G multiply-accumulates" in said
+    assert ["4x4", "512", "8,392,704", "134.2", "109x109", "pixels"] in [line.split() for line in said.splitlines()]
+    assert "depends on its settings" in robust("show", "torchvision").require(0).out
+    assert "10^6" not in robust("show", "mart").require(0).out
+
+
 @pytest.mark.parametrize("name", [*experiments.names(), *experiments.sweeps()])
 def test_an_experiment_is_shown_as_it_is_written(robust: Robust, name: str) -> None:
     assert robust("show", name).require(0).out == experiments.find(name).read_text(encoding="utf-8")

@@ -31,7 +31,7 @@ LAYERS = (
     ("runner",),
     ("progress",),
     ("compare",),
-    ("report", "findings", "picture"),
+    ("report", "findings", "picture", "anatomy_table"),
     ("train", "dossier"),
     ("consistency",),
     ("journal", "ledger"),

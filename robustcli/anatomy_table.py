@@ -1,0 +1,38 @@
+"""The parts of an architecture as a table, for `robust show`."""
+
+import torch
+from rich.console import Group
+from rich.table import Table
+
+from robustcli.architectures import ImageShape
+from robustcli.architectures.anatomy import Part, anatomy
+from robustcli.catalog import Member
+from robustcli.check import Checker
+from robustcli.fields import Family
+from robustcli.registry import instantiate
+from robustcli.signatures import REQUIRED
+
+_SHAPE = ImageShape(3, 32, 32, 10)
+
+
+def anatomy_table(member: Member) -> Group | None:
+    """Weights, cost and sight of an architecture with its defaults, or None where it has no defaults."""
+    if any(parameter.default is REQUIRED for parameter in member.parameters.values()):
+        return None
+    chosen = Checker().chosen(Family("architectures"), {"name": member.name}, ())
+    with torch.device("meta"):
+        found = anatomy(instantiate(chosen, _SHAPE), _SHAPE)
+    title = (
+        f"by default, for {_SHAPE.words}: {found.parameters:,} parameters, "
+        f"{found.macs / 1e9:.4f} G multiply-accumulates"
+    )
+    table = Table("map", "channels", "parameters", "10^6 mult.-acc.", "sees", box=None, padding=(0, 2))
+    for part in found.parts:
+        table.add_row(*_row(part))
+    return Group(title, table)
+
+
+def _row(part: Part) -> tuple[str, ...]:
+    size = "means" if part.size == (1, 1) else f"{part.size[0]}x{part.size[1]}"
+    field = "everything" if part.field is None else f"{part.field}x{part.field} pixels"
+    return size, str(part.channels), f"{part.parameters:,}", f"{part.macs / 1e6:,.1f}", field
