@@ -118,6 +118,8 @@ class Checker:
         except ValidationError as error:
             for problem in error.errors():
                 inside = tuple(part for part in problem["loc"][1:] if isinstance(part, int) or _is_key(part, value))
+                if problem["type"] == "missing":
+                    inside = inside[:-1]  # An item that a list lacks has no place.
                 text = _word(dict(problem), parameter)
                 if (item := ((*where, *inside), text)) not in self.problems:
                     self.problems.append(item)
@@ -232,6 +234,9 @@ def _word(problem: dict[str, Any], parameter: Parameter) -> str:
         return f"{found} is not one of the choices{suggest(str(problem['input']), choices)}"
     if kind == "is_instance_of" and Fraction in _parts(parameter.annotation):
         return f"{found} is not a number or a quotient such as 8/255"
+    if kind in ("tuple_type", "too_long", "missing"):
+        found = str(list(problem["input"])) if isinstance(problem["input"], tuple) else found
+        return f"{found} is not a list of {_length(parameter.annotation)}{_example(parameter)}"
     if kind == "string_pattern_mismatch":
         return f"{found} holds more than letters, digits, _ . and -, or begins with one of the last three"
     bounds = {"greater_than": ">", "greater_than_equal": ">=", "less_than": "<", "less_than_equal": "<="}
@@ -239,6 +244,17 @@ def _word(problem: dict[str, Any], parameter: Parameter) -> str:
         limit = next(iter(problem["ctx"].values()))
         return f"{found} is outside the range: must be {bounds[kind]} {limit}"
     return f"{found}: {problem['msg']}"
+
+
+def _length(annotation: Any) -> str:
+    """How many values a tuple has, in words."""
+    arguments = typing.get_args(annotation)
+    return "values" if Ellipsis in arguments or not arguments else f"{len(arguments)} values"
+
+
+def _example(parameter: Parameter) -> str:
+    default = parameter.default
+    return f", such as {list(default)}" if isinstance(default, tuple) and default else ""
 
 
 def _choices(annotation: Any) -> tuple[Any, ...]:

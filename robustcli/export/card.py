@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
+from robustcli.catalog import describe
 from robustcli.errors import RobustCliError
 from robustcli.export.metadata import Metadata
 from robustcli.fields import exact_text
@@ -92,14 +93,32 @@ def architecture_name(name: str, parameters: Mapping[str, Any]) -> str:
         name: as registered.
         parameters: its settings, all of them.
     """
-    if name == "wide_resnet":
-        return f"WideResNet-{parameters['depth']}-{parameters['widen']}"
     if name == "torchvision":
         return _torchvision_name(parameters["model"])
-    found = re.fullmatch(r"(preact_)?resnet(\d+)", name)
-    words = f"{'PreActResNet' if found[1] else 'ResNet'}-{found[2]}" if found else name
-    # The number in the name says nothing of it, and a network of another width is another network.
-    return words if parameters.get("width", 64) == 64 or not found else f"{words} (width {parameters['width']})"
+    found = re.fullmatch(r"(preact_)?resnet(\d+)|(vgg)(\d+)", name)
+    if name == "wide_resnet":
+        words = f"WideResNet-{parameters['depth']}-{parameters['widen']}"
+    elif found is None:
+        return name
+    else:
+        words = f"VGG-{found[4]}" if found[3] else f"{'PreActResNet' if found[1] else 'ResNet'}-{found[2]}"
+    # The numbers in the name say nothing of these, and a network of other layers is another network.
+    known = describe("architectures", name).parameters
+    others = {
+        key: parameters[key]
+        for key in _DECIDING
+        if key in parameters and _plainly(parameters[key]) != _plainly(known[key].default)
+    }
+    settings = ", ".join(f"{key} {_plainly(value)}" for key, value in others.items())
+    return f"{words} ({settings})" if settings else words
+
+
+# Settings of a network that its number of weights or its cost depends on, and layers of another kind.
+_DECIDING = ("width", "norm", "downsample", "channel_gate", "stem_stride", "strides", "upsample")
+
+
+def _plainly(value: Any) -> str:
+    return "".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else str(value)
 
 
 def _torchvision_name(model: str) -> str:

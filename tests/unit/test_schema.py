@@ -85,6 +85,14 @@ def errors(value: Any, schema: dict[str, Any], root: dict[str, Any], where: str 
                 if isinstance(value, list):
                     for i, item in enumerate(value):
                         found += errors(item, rule, root, f"{where}.{i}")
+            case "prefixItems":
+                if isinstance(value, list):
+                    for i, (item, inner) in enumerate(zip(value, rule, strict=False)):
+                        found += errors(item, inner, root, f"{where}.{i}")
+            case "minItems" | "maxItems":
+                if isinstance(value, list):
+                    is_wrong = len(value) < rule if keyword == "minItems" else len(value) > rule
+                    found += [f"{where}: {len(value)} items break {keyword} {rule}"] if is_wrong else []
             case _:
                 assert keyword in NOTES, f"this test does not know the keyword {keyword}"
     return found
@@ -165,6 +173,9 @@ GOOD: dict[str, Any] = {
         ("data", "digitss"),
         ("data", {"name": "digits", "val_size": -1}),
         ("architecture", {"name": "small_cnn", "width": 0}),
+        ("architecture", {"name": "resnet18", "strides": [1, 2, 2]}),
+        ("architecture", {"name": "wide_resnet", "strides": [1, 2, 2, 2]}),
+        ("architecture", {"name": "vgg16", "strides": [1, 2, 2, 2, 0]}),
         ("threat", {"eps": "big"}),
         ("threat", {"norm": "linf"}),
         ("threat", {"eps": 1, "norm": "l3"}),

@@ -129,7 +129,20 @@ WRONG = [
     ("train.schedule={factor: 0.1}", "train.schedule: no name; write {name: ...} with one of constant, "),
     ("train.schedule.factor=1.5", "train.schedule.factor: 1.5 is outside the range: must be <= 1"),
     ("train.schedule.at=[0.5, half]", "train.schedule.at.1: 'half' is not a number"),
-    ("train.schedule.at=0.5", "train.schedule.at: 0.5"),
+    ("train.schedule.at=0.5", "train.schedule.at: 0.5 is not a list of values, such as ["),
+    *(
+        (
+            f"architecture={{name: resnet18, strides: {written}}}",
+            f"architecture.strides: {found} is not a list of 4 values",
+        )
+        for written, found in (
+            ("[1, 2, 2]", "[1, 2, 2]"),
+            ("[1, 2, 2, 2, 2]", "[1, 2, 2, 2, 2]"),
+            ("1122", "1122"),
+            ("'1122'", "'1122'"),
+        )
+    ),
+    ("architecture={name: resnet18, strides: [1, 2, 0, 2]}", "architecture.strides.2: 0 is outside the range"),
     ("train.schedule={name: multistep, after: [1.5]}", "train.schedule.after.0: 1.5 is not a whole number"),
     ("train.schedule=multistep", "train.schedule.after: missing; 'multistep' needs it: epochs done before each drop"),
     ("threat=8/255", "threat: "),
