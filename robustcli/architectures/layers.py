@@ -18,8 +18,7 @@ from robustcli.architectures.squeeze import ResidualSqueezeExcitation, SqueezeEx
 from robustcli.errors import RobustCliError
 from robustcli.fields import Activation, Downsample, Gate, PlainNorm
 
-# The usual reductions of the channels inside a gate, each as published.
-_SQUEEZE = 16
+# As published, the reduction of the channels inside a residual gate.
 _RESIDUAL_SQUEEZE = 64
 
 
@@ -33,6 +32,7 @@ class Layers:
             preconditioned convolutions before them; none.
         downsample: how a convolution with stride 2 gets there: by itself, or with stride 1 after a pooling.
         channel_gate: what the end of a residual branch, or an activated convolution of a plain network, goes through.
+        reduction: of the channels inside a gate se; that of residual_se is published as 64.
         momentum: of running statistics.
         pads_same: whether strided convolutions have TensorFlow's "SAME" padding.
     """
@@ -41,6 +41,7 @@ class Layers:
     norm: PlainNorm = "batch"
     downsample: Downsample = "strided"
     channel_gate: Gate = "none"
+    reduction: int = 16
     momentum: float = 0.1
     pads_same: bool = False
 
@@ -101,7 +102,7 @@ class Layers:
     def gate(self, channels: int) -> nn.Module:
         """A channel gate, or what leaves channels as they are."""
         if self.channel_gate == "se":
-            return SqueezeExcitation(channels, max(1, channels // _SQUEEZE))
+            return SqueezeExcitation(channels, max(1, channels // self.reduction))
         if self.channel_gate == "residual_se":
             squeezed = max(1, channels // _RESIDUAL_SQUEEZE)
             return ResidualSqueezeExcitation(channels, squeezed, self.normalisation(channels))

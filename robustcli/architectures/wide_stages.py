@@ -102,7 +102,8 @@ class DeepMindWideBlock(nn.Module):
         self.conv_0 = layers.convolution(inputs, outputs, 3, stride)
         self.batchnorm_1 = layers.normalisation(outputs)
         self.conv_1 = layers.convolution(outputs, outputs)
-        self.gate = layers.gate(outputs)
+        # The name that public checkpoints of networks with squeeze-and-excitation use.
+        self.se = layers.gate(outputs)
         keeps = stride == 1 and inputs == outputs
         self.shortcut = None if keeps else layers.convolution(inputs, outputs, 1, stride)
         self.activation = layers.nonlinearity()
@@ -110,7 +111,7 @@ class DeepMindWideBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         a = self.activation(self.batchnorm_0(x))
         y = self.conv_0(a)
-        y = self.gate(self.conv_1(self.activation(self.batchnorm_1(y))))
+        y = self.se(self.conv_1(self.activation(self.batchnorm_1(y))))
         out: Tensor = y + (x if self.shortcut is None else self.shortcut(a))
         return out
 

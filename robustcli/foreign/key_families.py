@@ -24,6 +24,11 @@ def recognise(tensors: Mapping[str, Tensor]) -> str | None:
     Args:
         tensors: weights by name, prefixes such as "module." taken away.
     """
+    if "layer.0.block.0.se.fc1.weight" in tensors and "init_conv.weight" in tensors:
+        depths = _counts(tensors, r"layer\.%d\.block\.(\d+)\.conv_0\.weight", (0, 1, 2))
+        widths = [tensors[f"layer.{stage}.block.0.conv_0.weight"].shape[0] for stage in (0, 1, 2)]
+        settings = {"depths": _list(depths), "widths": _list(widths), "stem": tensors["init_conv.weight"].shape[0]}
+        return _words("robust_arch_wide_resnet", settings)
     if "layer.0.block.0.conv_0.weight" in tensors:
         return _wide(tensors, r"layer\.0\.block\.(\d+)\.conv_0\.weight", "layer.0.block.0.conv_0.weight", "deepmind")
     if "stem_conv.weight" in tensors and "blocks.2.layer.0.conv1.weight" in tensors:
@@ -32,8 +37,8 @@ def recognise(tensors: Mapping[str, Tensor]) -> str | None:
         return _wide(tensors, r"block1\.layer\.(\d+)\.conv1\.weight", "block1.layer.0.conv1.weight", "trades")
     if "layer_0.0.conv_2d_1.weight" in tensors and "conv_2d.weight" in tensors:
         depth = _DEPTHS.get(_counts(tensors, r"layer_%d\.(\d+)\.conv_2d_1\.weight", (0, 1, 2, 3)))
-        settings = {"form": "dm", "activation": "silu", **_width(tensors["conv_2d.weight"])}
-        return _words(f"preact_resnet{depth}", settings) if depth in (18, 34) else None
+        of_deepmind = {"form": "dm", "activation": "silu", **_width(tensors["conv_2d.weight"])}
+        return _words(f"preact_resnet{depth}", of_deepmind) if depth in (18, 34) else None
     if "layer1.0.conv1.weight" in tensors and "conv1.weight" in tensors:
         return _residual(tensors)
     transformer = recognise_transformer(tensors)

@@ -327,3 +327,28 @@ def test_an_enlarged_network_has_the_same_weights_and_sees_larger_images() -> No
     x = torch.rand(2, 3, 9, 9)
     with torch.no_grad():
         torch.testing.assert_close(enlarged(x), plain(x.repeat_interleave(2, 2).repeat_interleave(2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "block", "gate"),
+    [
+        ("resnet18", {"width": 8}, "layer1.1", "gate"),
+        ("resnet50", {"width": 8}, "layer1.1", "gate"),
+        ("preact_resnet18", {"width": 8}, "layer1.1", "gate"),
+        ("preact_resnet50", {"width": 8}, "layer1.1", "gate"),
+        ("preact_resnet18", {"width": 8, "form": "dm"}, "layer_0.1", "gate"),
+        ("wide_resnet", {"depth": 16, "widen": 1}, "block1.layer.1", "gate"),
+        ("wide_resnet", {"depth": 16, "widen": 1, "form": "deepmind"}, "layer.0.block.1", "se"),
+    ],
+)
+def test_a_gate_is_the_end_of_the_residual_branch(name: str, settings: dict[str, Any], block: str, gate: str) -> None:
+    torch.manual_seed(0)
+    found = build(name, channel_gate="se", **settings).eval().get_submodule(block)
+    closed = found.get_submodule(gate)
+    assert isinstance(closed, SqueezeExcitation)
+    x = torch.rand(2, 32 if name.endswith("50") else 16 if name == "wide_resnet" else 8, 6, 6)
+    assert not torch.allclose(found(x), x)
+    with torch.no_grad():
+        closed.fc2.weight.zero_()
+        closed.fc2.bias.fill_(-100)
+    torch.testing.assert_close(found(x), x)

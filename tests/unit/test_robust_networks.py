@@ -40,6 +40,7 @@ BASIC = {"block": "basic"}
         ("robust_resnet", {"budget": 20.0, **BASIC}, 75_302_490, 20.2157),
         ("robust_resnet", {"budget": 40.0, **BASIC}, 147_291_738, 40.3811),
         ("robust_wide_resnet", {}, 68_116_698, 19.1328),
+        ("robust_arch_wide_resnet", {}, 267_240_802, 60.4675),
         ("robust_wide_resnet", {"widths": (10, 10, 10)}, 46_160_474, 6.6589),
         ("robust_wide_resnet", {"widths": (12, 12, 12)}, 66_457_818, 9.5823),
     ],

@@ -88,6 +88,11 @@ FAMILIES: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
         ("activation.alpha", "block1.layer.0.activation.alpha", "block3.layer.0.activation.beta", "bn1.weight"),
     ),
     (
+        "robust_arch_wide_resnet",
+        {"depths": [1, 2, 1], "widths": [8, 8, 16], "stem": 4},
+        ("init_conv.weight", "layer.1.block.1.se.fc1.bias", "layer.2.block.0.se.fc2.weight", "logits.weight"),
+    ),
+    (
         "robust_wide_resnet",
         {"depths": [1, 2, 1], "widths": [2, 2, 1]},
         ("stem_conv.weight", "blocks.0.layer.0.convShortcut.weight", "blocks.1.layer.1.bn2.bias", "bn1.bias"),

@@ -1,0 +1,41 @@
+"""RaWRN: a wide network of robust design principles, with squeeze-and-excitation (key family RA-WRN)."""
+
+from torch import nn
+
+from robustcli.architectures import ARCHITECTURES, ImageShape
+from robustcli.architectures.layers import Layers
+from robustcli.architectures.wide_stages import DeepMindWideResNet, draw_by_fan_out
+from robustcli.fields import Activation, Count, Counts3
+
+_REDUCTION = 4
+_STRIDES = (1, 2, 2)
+
+
+@ARCHITECTURES.register("robust_arch_wide_resnet", smoke={"depths": (1, 1, 1), "widths": (32, 32, 32), "stem": 4})
+def robust_arch_wide_resnet(
+    shape: ImageShape,
+    /,
+    *,
+    depths: Counts3 = (30, 31, 10),
+    widths: Counts3 = (216, 432, 864),
+    stem: Count = 96,
+    activation: Activation = "silu",
+) -> nn.Module:
+    """RaWRN: DeepMind's wide network with a wide stem, a short last stage and a gate of means in every block.
+
+    The defaults are RaWRN-70-16. Squeeze-and-excitation, to a quarter of the channels, ends every residual branch.
+    Convolutions are drawn by fan-out.
+
+    Args:
+        depths: blocks in each of the three stages.
+        widths: channels of the stages.
+        stem: channels of the first convolution.
+        activation: the nonlinearity, everywhere but inside the gates.
+
+    Reference: Peng et al., "Robust Principles: Architectural Design Principles for Adversarially Robust CNNs", BMVC
+        2023.
+    """
+    layers = Layers(activation=activation, channel_gate="se", reduction=_REDUCTION)
+    network = DeepMindWideResNet(shape, depths, widths, layers, stem=stem, stem_stride=1, strides=_STRIDES, upsample=1)
+    draw_by_fan_out(network)
+    return network
