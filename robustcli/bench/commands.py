@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from robustcli.catalog import catalog
-from robustcli.errors import RobustCliError
+from robustcli.errors import RobustCliError, suggest
 from robustcli.fields import Norm
 from robustcli.options import Device, Eps, Images, Json, NormName, NormOption, Out, console
 from robustcli.pairing import PAIRED
@@ -116,6 +116,9 @@ def conformance(
     checkpoints: Checkpoints,
     examples: Annotated[int, typer.Option(min=1, help="The first so many test images.")] = 500,
     runs: Annotated[int, typer.Option(min=1, help="Of what draws noise, each with another seed.")] = 1,
+    attacks: Annotated[
+        str | None, typer.Option(help="Some of apgd-ce, apgd-t, fab-t, square; all if left out.")
+    ] = None,
     precision: Annotated[str, typer.Option(help="Of the native search: fp32 or fast.")] = "fp32",
     eps: Eps = None,
     norm: NormOption = None,
@@ -127,13 +130,18 @@ def conformance(
 
     Every attack alone on all images that are right when clean, and all together.
     """
-    from robustcli.bench.conformance import bench_conformance
+    from robustcli.bench.conformance import PARTS, bench_conformance
     from robustcli.bench.tables import conformance_rows, conformance_words
 
     if precision not in ("fp32", "fast"):
         raise RobustCliError(f"--precision: '{precision}' is not one of fp32, fast")
+    named = [] if attacks is None else [part.strip() for part in attacks.split(",")]
+    for part in named:
+        if part not in PARTS:
+            raise RobustCliError(f"--attacks: there is no '{part}'{suggest(part, PARTS)}")
+    only = [part for part in PARTS if part in named]
     results = [
-        bench_conformance(subject, "fast" if precision == "fast" else "fp32", runs)
+        bench_conformance(subject, "fast" if precision == "fast" else "fp32", runs, only)
         for subject in _subjects(checkpoints, norm, eps, examples, data, device)
     ]
     _show(results, conformance_rows(results), out)

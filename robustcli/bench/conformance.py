@@ -1,5 +1,6 @@
 """The story of `robust bench conformance`: does the native engine break what the package breaks, attack by attack?"""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -54,16 +55,19 @@ class Comparison:
         }
 
 
-def bench_conformance(subject: BenchSubject, precision: Literal["fp32", "fast"], runs: int = 1) -> dict[str, Any]:
+def bench_conformance(
+    subject: BenchSubject, precision: Literal["fp32", "fast"], runs: int = 1, only: Sequence[Part] = ()
+) -> dict[str, Any]:
     """Every part of standard AutoAttack on all images that are right when clean, and then all parts together.
 
     Args:
         precision: of the native search.
         runs: of what draws noise, each with another seed: on some networks luck decides over many images.
+        only: these parts, and not all together.
     """
     comparisons = []
     with settled(subject.network, subject.x.device.type):
-        for attacks in (*((part,) for part in PARTS), None):
+        for attacks in (*((part,) for part in only or PARTS), *([] if only else [None])):
             native = AutoAttack(attacks=attacks, precision=precision)
             package = AutoAttack(attacks=attacks, engine="reference")
             part = attacks[0] if attacks else "standard"
@@ -80,7 +84,21 @@ def bench_conformance(subject: BenchSubject, precision: Literal["fp32", "fast"],
     }
 
 
-def average_points(results: list[dict[str, Any]]) -> dict[str, float]:
+def merged(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One result per network, threat and precision: of each part the row with the most runs, which says the most."""
+    heads: dict[tuple[str, ...], dict[str, Any]] = {}
+    for result in results:
+        key = tuple(str(result.get(name)) for name in ("subject", "threat", "images", "precision"))
+        head = heads.setdefault(key, {**result, "rows": []})
+        rows = {row["part"]: row for row in head["rows"]}
+        for row in result["rows"]:
+            if row["part"] not in rows or row["runs"] > rows[row["part"]]["runs"]:
+                rows[row["part"]] = row
+        head["rows"] = list(rows.values())
+    return list(heads.values())
+
+
+def average_points(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Mean difference of every part over networks and threats, in points."""
     parts = dict.fromkeys(row["part"] for result in results for row in result["rows"])
     means = {}
@@ -90,7 +108,7 @@ def average_points(results: list[dict[str, Any]]) -> dict[str, float]:
     return means
 
 
-def holds(results: list[dict[str, Any]]) -> bool:
+def holds(results: Sequence[Mapping[str, Any]]) -> bool:
     """Whether no part is weaker than the package's: on average by more than a tolerance, anywhere than chance."""
     is_within = all(row["is_within"] for result in results for row in result["rows"])
     return is_within and all(points <= TOLERANCE + _ROUNDING for points in average_points(results).values())

@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
-from robustcli.bench.conformance import TOLERANCE, average_points, holds
+from robustcli.bench.conformance import TOLERANCE, average_points, holds, merged
 from robustcli.errors import RobustCliError
 
 _SPEED = ("network", "threat", "images", "engine", "speed: median (min-max)", "robust", "passes per survivor",
@@ -63,7 +63,7 @@ def conformance_rows(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ..
     return rows
 
 
-def conformance_words(results: list[dict[str, Any]]) -> str:
+def conformance_words(results: Sequence[Mapping[str, Any]]) -> str:
     """The verdict in one sentence."""
     means = ", ".join(f"{part} {points:+.2f}" for part, points in average_points(results).items())
     outcome = "holds" if holds(results) else "DOES NOT HOLD"
@@ -93,25 +93,25 @@ def markdown_of(results: Mapping[str, Any]) -> tuple[str, str]:
     everything = [head for heads in results.values() for head in heads]
     if "speed" in kinds.values():
         return "speed", markdown(speed_rows(everything))
-    return "conformance", f"{markdown(_summary(everything))}\n{conformance_words(everything)}.\n"
+    results_of = merged(everything)
+    return "conformance", f"{markdown(_summary(results_of))}\n{conformance_words(results_of)}.\n"
 
 
 def _summary(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     """One row per network and threat: robust accuracies, and how many images one engine alone breaks."""
-    parts = tuple(row["part"] for row in results[0]["rows"])
+    parts = tuple(dict.fromkeys(row["part"] for result in results for row in result["rows"]))
     rows: list[tuple[str, ...]] = [("network", "threat", "images", *parts)]
     for result in results:
-        runs = max(row["runs"] for row in result["rows"])
-        cells = []
+        cells = dict.fromkeys(parts, "")
         for row in result["rows"]:
             total = row["runs"] * result["images"]
             alone = tuple(len(row[f"broken_by_{engine}_alone"]) for engine in ("native", "package"))
-            cells.append(
-                f"{100 * row['native'] / total:.1f} / {100 * row['package'] / total:.1f} ({alone[0]}, {alone[1]})"
+            runs = "" if row["runs"] == 1 else f"; {row['runs']} runs"
+            cells[row["part"]] = (
+                f"{100 * row['native'] / total:.1f} / {100 * row['package'] / total:.1f} ({alone[0]}, {alone[1]}{runs})"
             )
         name = result["subject"] + ("" if result["precision"] == "fp32" else f", {result['precision']}")
-        images = str(result["images"]) if runs == 1 else f"{runs} x {result['images']}"
-        rows.append((name, result["threat"], images, *cells))
+        rows.append((name, result["threat"], str(result["images"]), *cells.values()))
     return rows
 
 

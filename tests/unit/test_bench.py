@@ -442,6 +442,8 @@ def test_engines_are_compared_attack_by_attack(digits: Path, quick: None) -> Non
     assert len(conformance_rows([result])) == 6
     again = bench_conformance(subject_of(digits), "fp32", runs=2)["rows"]
     assert [row["runs"] for row in again] == [2, 2, 1, 2, 2], "FAB-T draws nothing"
+    some = bench_conformance(subject_of(digits), "fp32", only=["apgd-ce"])["rows"]
+    assert [(row["part"], row["native"]) for row in some] == [("apgd-ce", result["rows"][0]["native"])]
     assert [row["native"] >= once["native"] for row, once in zip(again, result["rows"], strict=True)] == [True] * 5
     assert "standard" in conformance_words([result])
 
@@ -480,11 +482,17 @@ def test_tables_are_markdown() -> None:
 
 def test_stored_results_become_one_table_each() -> None:
     comparison = {**planted("0011", "1001"), "images": 4, "precision": "fp32"}
-    name, text = markdown_of({"a.json": [comparison], "b.json": [{**comparison, "precision": "fast"}]})
+    more = {**comparison["rows"][0], "runs": 2, "native": 4, "package": 3}
+    other = {**more, "part": "fab-t", "runs": 1, "native": 1}
+    fast = {**comparison, "precision": "fast", "rows": [*comparison["rows"], other]}
+    name, text = markdown_of({"a.json": [comparison, {**comparison, "rows": [more]}], "b.json": [fast]})
     assert name == "conformance"
     lines = text.splitlines()
-    assert lines[0] == "| network | threat | images | square |"
-    assert lines[2:4] == ["| a | b | 4 | 50.0 / 50.0 (1, 1) |", "| a, fast | b | 4 | 50.0 / 50.0 (1, 1) |"]
+    assert lines[0] == "| network | threat | images | square | fab-t |"
+    assert lines[2:4] == [
+        "| a | b | 4 | 50.0 / 37.5 (1, 1; 2 runs) |  |",
+        "| a, fast | b | 4 | 50.0 / 50.0 (1, 1) | 25.0 / 75.0 (1, 1) |",
+    ]
     assert lines[-1].endswith("holds.")
     speed = {
         "subject": "a",
