@@ -65,8 +65,10 @@ def anatomy(network: nn.Module, shape: ImageShape) -> Anatomy:
         seen.update(own)
         if isinstance(module, nn.Conv2d):
             found["macs"] += out[0].numel() * module.weight[0].numel()
-            side = out.sight.side  # type: ignore[attr-defined]
-            fields[size] = None if side is None else math.ceil(side)
+            sight = getattr(out, "sight", None)
+            # What is not made of the image, such as the code of a position, sees none of it.
+            if sight is not None:
+                fields[size] = None if sight.side is None else math.ceil(sight.side)
         if isinstance(module, nn.Linear):
             found["macs"] += module.weight.numel()
             fields[size] = None

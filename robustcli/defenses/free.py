@@ -78,10 +78,12 @@ class FreeStep:
         return {"loss": loss.detach(), **asked}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"delta": self.delta, "regulariser": self.regulariser.state_dict()}
+        asked = self.regulariser.state_dict()
+        return {"delta": self.delta, **({"regulariser": asked} if asked else {})}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.regulariser.load_state_dict(state["regulariser"])
+        if "regulariser" in state:
+            self.regulariser.load_state_dict(state["regulariser"])
         delta = state["delta"]
         self.delta = None if delta is None else delta.to(next(self.model.parameters()).device)
 

@@ -214,10 +214,10 @@ def test_a_run_stopped_at_random_points_ends_the_same(
     uninterrupted: tuple[str, dict[str, Any], int], sessions: Sessions
 ) -> None:
     rng = random.Random(2)
-    # Not before the third event: until the folder is there, a signal has its usual effect.
+    # Not before the fifth event: until the folder is there, a signal has its usual effect.
     codes = sessions.until_done(
         *WORDS,
-        plans=lambda number: Plan(ALL_KINDS, rng.randrange(3, 12), signal.SIGTERM) if number < 5 else Plan(),
+        plans=lambda number: Plan(ALL_KINDS, rng.randrange(5, 14), signal.SIGTERM) if number < 5 else Plan(),
     )
     assert codes == [3] * 5 + [0]
     require_same(sessions.folder, uninterrupted[1])
