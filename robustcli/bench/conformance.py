@@ -1,5 +1,6 @@
 """The story of `robust bench conformance`: does the native engine break what the package breaks, attack by attack?"""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,6 +18,8 @@ PARTS: tuple[Part, ...] = ("apgd-ce", "apgd-t", "fab-t", "square")
 TOLERANCE = 0.2
 _WITHOUT_NOISE = ("fab-t",)
 _ROUNDING = 1e-9
+# Of the paired intervals.
+_LEVEL = 0.95
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,28 @@ def average_points(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return means
 
 
+def beyond(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Comparisons in which the native attack is the weaker one by more than the paired interval, in words."""
+    return [
+        f"{row['part']} on {result['subject']}, {result['threat']}"
+        for result in results
+        for row in result["rows"]
+        if not row["is_within"]
+    ]
+
+
+def by_chance(comparisons: int) -> int:
+    """How many of so many comparisons of equal attacks lie beyond their interval at most, with 95 % confidence."""
+    share = 0.5 * (1 - _LEVEL)
+    most, likely = -1, 0.0
+    while likely < _LEVEL:
+        most += 1
+        likely += math.comb(comparisons, most) * share**most * (1 - share) ** (comparisons - most)
+    return most
+
+
 def holds(results: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether no part is weaker than the package's: on average by more than a tolerance, anywhere than chance."""
-    is_within = all(row["is_within"] for result in results for row in result["rows"])
-    return is_within and all(points <= TOLERANCE + _ROUNDING for points in average_points(results).values())
+    """Whether no part is weaker than the package's: on average by more than a tolerance, on networks than chance."""
+    comparisons = sum(len(result["rows"]) for result in results)
+    is_by_chance = len(beyond(results)) <= by_chance(comparisons)
+    return is_by_chance and all(points <= TOLERANCE + _ROUNDING for points in average_points(results).values())

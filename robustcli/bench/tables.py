@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
-from robustcli.bench.conformance import TOLERANCE, average_points, holds, merged
+from robustcli.bench.conformance import TOLERANCE, average_points, beyond, by_chance, holds, merged
 from robustcli.errors import RobustCliError
 
 _SPEED = ("network", "threat", "images", "engine", "speed: median (min-max)", "robust", "passes per survivor",
@@ -66,10 +66,12 @@ def conformance_rows(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ..
 def conformance_words(results: Sequence[Mapping[str, Any]]) -> str:
     """The verdict in one sentence."""
     means = ", ".join(f"{part} {points:+.2f}" for part, points in average_points(results).items())
-    outcome = "holds" if holds(results) else "DOES NOT HOLD"
+    comparisons, odd = sum(len(result["rows"]) for result in results), beyond(results)
+    named = f" ({'; '.join(odd)})" if odd else ""
     return (
-        f"native minus package robust accuracy, mean points: {means}; that none exceeds {TOLERANCE} and no network's "
-        f"lies beyond its interval {outcome}"
+        f"native minus package robust accuracy, mean points: {means}, where {TOLERANCE} is allowed; of {comparisons} "
+        f"comparisons {len(odd)} lie beyond their 95 % interval{named}, and equal attacks would put up to "
+        f"{by_chance(comparisons)} there; that verdicts are equal {'holds' if holds(results) else 'DOES NOT HOLD'}"
     )
 
 

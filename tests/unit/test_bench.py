@@ -13,13 +13,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from pyautoattack import AutoAttack as Ensemble
+from scipy.stats import binom
 from small_networks import conv_net, images, labels
 from torch import Tensor, nn
 
 from robustcli.attacks.square import Square
 from robustcli.bench import rounds
 from robustcli.bench.autoattack import bench_autoattack, least_of_autoattack
-from robustcli.bench.conformance import Comparison, average_points, bench_conformance, holds
+from robustcli.bench.conformance import Comparison, average_points, bench_conformance, beyond, by_chance, holds
 from robustcli.bench.passes import Passes, PassesAlone, least_passes, passes_by_kind
 from robustcli.bench.rounds import Spread, Stopwatch, Timed, measure, speed, verdict
 from robustcli.bench.subjects import BenchSubject, open_subject
@@ -456,7 +457,12 @@ def planted(native: str, package: str) -> dict[str, Any]:
 def test_a_weaker_attack_is_not_called_equal() -> None:
     assert holds([planted("1" * 500, "1" * 500)])
     assert holds([planted("0" * 9 + "1" * 491, "1" * 500)]), "a stronger one is"
-    assert not holds([planted("1" * 500, "0" * 9 + "1" * 491)]), "beyond chance"
+    weaker = planted("1" * 500, "0" * 9 + "1" * 491)
+    assert not holds([weaker]), "beyond chance"
+    assert beyond([weaker]) == ["square on a, b"]
+    equal = planted("1" * 500, "1" * 500)
+    assert holds([weaker, *[equal] * 19]), "one of 20 is what chance makes"
+    assert not holds([weaker, weaker, weaker, *[planted("0" * 9 + "1" * 491, "1" * 500)] * 17]), "three of 20 are not"
     assert not holds([planted("1" * 500, "00" + "1" * 498)]), "beyond the tolerance"
     assert holds([planted("1" * 500, "0" + "1" * 499)])
     assert average_points([planted("1" * 500, "0" + "1" * 499), planted("1" * 500, "1" * 500)]) == pytest.approx(
@@ -464,6 +470,12 @@ def test_a_weaker_attack_is_not_called_equal() -> None:
     )
     row = planted("0011", "1001")["rows"][0]
     assert (row["broken_by_native_alone"], row["broken_by_package_alone"]) == ([0], [2])
+
+
+@pytest.mark.parametrize(("comparisons", "most"), [(1, 0), (2, 0), (3, 1), (20, 2), (85, 5)])
+def test_chance_puts_some_comparisons_beyond_their_interval(comparisons: int, most: int) -> None:
+    assert by_chance(comparisons) == most
+    assert 1 - float(binom.cdf(most, comparisons, 0.025)) <= 0.05 < 1 - float(binom.cdf(most - 1, comparisons, 0.025))
 
 
 def test_runs_are_pairs_of_image_and_noise() -> None:
