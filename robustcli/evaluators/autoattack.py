@@ -27,6 +27,8 @@ _WITH_3_CLASSES: dict[Part, Part | None] = {"apgd-t": "apgd-dlr"}
 _TARGETS = 9
 # Those that seldom break what the others left.
 _CONFIRMING = ("fab", "fab-t", "square")
+# Those that walk along the decision boundary, for whose hyperplanes logits in bf16 are too coarse.
+_PRECISE = ("fab", "fab-t")
 # Of "rand": gradients behind one step, and forwards that judge an image.
 _GRADIENTS, _LOOKS = 20, 10
 
@@ -48,8 +50,9 @@ class AutoAttack:
         attacks: others than the version's, in their order and with its budgets: apgd-ce, apgd-dlr, apgd-t, fab,
             fab-t, square. What "custom" is in the package.
         engine: who attacks.
-        precision: of the search by the native engine. "fast" makes its passes in bf16; what it finds is confirmed in
-            single precision, attacked again there if that fails, and survivors get a few last steps there.
+        precision: of the search by the native engine. "fast" makes its passes in bf16, but for FAB, which misses
+            images then; what it finds is confirmed in single precision, attacked again there if that fails, and
+            survivors get a few last steps there.
         compile: whether the native engine's search is compiled, which takes about a minute and pays in long
             evaluations; where that fails a warning says so.
         screen: of more survivors than this, fab, fab-t and square attack so many first, drawn at random, and the
@@ -102,7 +105,8 @@ class AutoAttack:
             package = Package(version=self.version, attacks=parts, batch_size=self.batch_size)
             has_square = "square" in package.parts(case.threat, case.shape)
             return [Stage(name="package", attack=package, noise="package", batch_size=None, has_black_box=has_square)]
-        searcher = partial(SearchNetwork, precision=self.precision, is_compiled=self.compile)
+        exact = partial(SearchNetwork, is_compiled=self.compile)
+        fast = exact if self.precision == "fp32" else partial(exact, precision="fast")
         return [
             Stage(
                 name=part,
@@ -110,7 +114,7 @@ class AutoAttack:
                 noise=part,
                 batch_size=self.batch_size,
                 sample=self.screen if part in _CONFIRMING else None,
-                searcher=searcher,
+                searcher=exact if part in _PRECISE else fast,
             )
             for part in parts
         ]

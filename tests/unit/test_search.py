@@ -125,6 +125,13 @@ class TestJudgement:
         assert (found.forwards, found.gradients) == (COUNT + 3 * COUNT + COUNT, 3 * COUNT)
 
 
+def test_fab_searches_precisely_also_in_haste() -> None:
+    stages = AutoAttack(precision="fast").stages(Case(LINF, (1, 8, 8), 10))
+    model, _, _ = case()
+    is_fast = {stage.name: stage.searcher(model).is_fast for stage in stages if stage.searcher is not None}
+    assert is_fast == {"apgd-ce": True, "apgd-t": True, "fab-t": False, "square": True}
+
+
 def test_within_a_worst_case_it_is_as_hasty_as_alone() -> None:
     """bf16 leaves its mark on the passes: the last steps of survivors."""
     hasty = AutoAttack(attacks=("apgd-ce",), precision="fast")
