@@ -9,10 +9,9 @@ REPRODUCE := $(addprefix reproduce-,$(subst /,-,$(patsubst experiments/%.yaml,%,
 PYTEST := $(BIN)/python -m pytest -n auto
 # Overrides for the reproduce targets and the tables, such as ARGS="data.root=FOLDER seed=1".
 ARGS ?=
-# Two processes make the tables of all defenses, each on a core of its own.
+SWEEPS := $(patsubst experiments/%.yaml,%,$(sort $(wildcard experiments/sweeps/*.yaml)))
+# Each on a core of its own.
 SWEEP = OMP_NUM_THREADS=1 $(BIN)/robust sweep
-MNIST := sweeps/mnist_defenses
-CIFAR := sweeps/cifar10_jpeg_defenses
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow check format smoke tables clean $(REPRODUCE)
@@ -53,13 +52,12 @@ format: install ## Format the code and sort imports.
 smoke: install ## Train and evaluate every smoke spec, in seconds each.
 	@for spec in experiments/smoke/*.yaml; do echo "== $$spec"; $(BIN)/robust train $$spec --resume --quiet || exit 1; done
 
-# Two processes share the rows, the second beginning with MNIST; then the tables are written, which trains nothing
-# unless a process was ended.
-tables: install ## Train and attack all defenses on MNIST and CIFAR-10 as JPEG (hours; again to go on), for README.md.
-	@$(SWEEP) $(CIFAR) $(ARGS) --quiet >/dev/null & \
-	$(SWEEP) $(MNIST) $(ARGS) --quiet >/dev/null; $(SWEEP) $(CIFAR) $(ARGS) --quiet >/dev/null; wait
-	@$(SWEEP) $(MNIST) $(ARGS) --quiet --into README.md; status=$$?; \
-	$(SWEEP) $(CIFAR) $(ARGS) --quiet --into README.md && exit $$status
+# Two processes share the rows, beginning from either end; then the tables are written, which trains nothing unless a
+# process was ended.
+tables: install ## Train and attack every row of every sweep (hours; again to go on), for the tables of README.md.
+	@{ $(foreach sweep,$(SWEEPS),$(SWEEP) $(sweep) $(ARGS) --quiet >/dev/null; )} & \
+	{ $(foreach sweep,$(shell printf '%s\n' $(SWEEPS) | sort -r),$(SWEEP) $(sweep) $(ARGS) --quiet >/dev/null; )}; wait
+	@status=0; $(foreach sweep,$(SWEEPS),$(SWEEP) $(sweep) $(ARGS) --quiet --into README.md || status=$$?; )exit $$status
 
 clean: ## Remove the environment, caches and build results (runs are kept).
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
