@@ -10,21 +10,21 @@ import torch
 
 from robustcli.build import choose_device
 from robustcli.catalog import catalog
-from robustcli.check import Checker, checked
-from robustcli.dossier import Dossier, evaluate_into
 from robustcli.errors import RobustCliError, suggest
+from robustcli.evaluation.dossier import Dossier, evaluate_into
+from robustcli.evaluation.fingerprint import code_digest, files_digest, network_digest, weights_digest
+from robustcli.evaluation.workers import Share, device_of, in_processes, share_of_torchrun, wait_for_torchrun
 from robustcli.evaluators import Evaluator, files_of
 from robustcli.fields import Family
-from robustcli.fingerprint import code_digest, files_digest, network_digest, weights_digest
-from robustcli.naming import Wanted, find_subject
-from robustcli.opening import Opened, opened, threat_of
 from robustcli.registry import Chosen, instantiate
 from robustcli.runner import EvaluationWatcher
 from robustcli.runs import RunFolder, lock_folder, read_json, write_json
-from robustcli.settings import EvaluateOptions
-from robustcli.subject import Terms
-from robustcli.workers import Share, device_of, in_processes, share_of_torchrun, wait_for_torchrun
-from robustcli.yamlfile import parse_scalar
+from robustcli.specs.check import Checker, checked
+from robustcli.specs.settings import EvaluateOptions
+from robustcli.specs.yamlfile import parse_scalar
+from robustcli.subjects.naming import Wanted, find_subject
+from robustcli.subjects.opening import Opened, opened, threat_of
+from robustcli.subjects.subject import Terms
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,13 +11,13 @@ from robustcli import checkpoint
 from robustcli.architectures import ImageShape, Network, Normalize
 from robustcli.architectures.features import classifier_of
 from robustcli.data import Data, prepare, shape_of
+from robustcli.data.extra import Extra, read_extra
+from robustcli.data.targets import Targets
 from robustcli.datasets import Source
 from robustcli.errors import RobustCliError
-from robustcli.extra import Extra, read_extra
 from robustcli.registry import Chosen, instantiate
-from robustcli.settings import DataOptions
-from robustcli.spec import ExperimentSpec
-from robustcli.targets import Targets
+from robustcli.specs.settings import DataOptions
+from robustcli.specs.spec import ExperimentSpec
 
 
 def load_data(chosen: Chosen, device: torch.device, *, to_train: bool = False) -> Data:

@@ -10,15 +10,16 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from robustcli import __version__, experiments
+from robustcli import __version__
 from robustcli.bench import commands as bench
 from robustcli.catalog import FAMILIES, Member, catalog
 from robustcli.errors import CollapseError, Interrupted, NotFiniteError, RobustCliError, suggest
-from robustcli.evaluation_commands import app as evaluation
 from robustcli.export import commands as export
-from robustcli.options import Json, Overrides, Quiet, Runs, console
+from robustcli.shell.evaluation_commands import app as evaluation
+from robustcli.shell.options import Json, Overrides, Quiet, Runs, console
 from robustcli.signatures import REQUIRED
-from robustcli.spec import ExperimentSpec
+from robustcli.specs import experiments
+from robustcli.specs.spec import ExperimentSpec
 from robustcli.sweep import commands as sweep
 from robustcli.sweep.plan import Sweep, is_sweep
 
@@ -92,8 +93,8 @@ def reproduce(
     quiet: Quiet = False,
 ) -> None:
     """Train and evaluate a shipped experiment (or go on with it) and compare with what its source claims."""
-    from robustcli.check import to_plain
-    from robustcli.report import claim_table
+    from robustcli.shell.report import claim_table
+    from robustcli.specs.check import to_plain
 
     spec = _read(name, overrides)
     results = _run(spec, runs, quiet, resume=True)
@@ -161,7 +162,7 @@ def validate(
 ) -> None:
     """Check specs, and sweeps row by row, without running anything; every problem is shown with its line."""
     if schema:
-        from robustcli.schema import json_schema
+        from robustcli.specs.schema import json_schema
 
         typer.echo(json.dumps(json_schema(), indent=2))
         return
@@ -210,7 +211,7 @@ def copy_experiment(
 @app.command("runs")
 def list_runs(runs: Runs = Path("runs"), as_json: Json = False) -> None:
     """List all runs with their status and results."""
-    from robustcli.report import run_rows, run_table
+    from robustcli.shell.report import run_rows, run_table
 
     rows = run_rows(runs)
     if as_json:
@@ -227,8 +228,8 @@ def report(
     into: Annotated[Path | None, typer.Option(help="Replace the block <!-- results --> of this file.")] = None,
 ) -> None:
     """Print a Markdown table of finished runs, or put it into a file."""
-    from robustcli.report import markdown, replace_block
     from robustcli.runs import RunFolder
+    from robustcli.shell.report import markdown, replace_block
 
     found = [RunFolder(path.parent) for folder in folders for path in sorted(folder.rglob("results.json"))]
     if not found:
@@ -248,10 +249,10 @@ def _read(name: str, overrides: list[str] | None) -> ExperimentSpec:
 
 
 def _run(spec: ExperimentSpec, runs: Path, quiet: bool, *, resume: bool) -> dict[str, Any]:
-    from robustcli.progress import Screen
-    from robustcli.report import result_table, warning_lines
     from robustcli.runner import run_experiment
     from robustcli.runs import read_json
+    from robustcli.shell.progress import Screen
+    from robustcli.shell.report import result_table, warning_lines
 
     with Screen(is_quiet=quiet) as screen:
         folder = run_experiment(spec, runs, screen, resume=resume)
@@ -286,7 +287,7 @@ def _show_member(member: Member) -> None:
             highlight=False,
         )
     if member.family == "architectures":
-        from robustcli.anatomy_table import anatomy_table
+        from robustcli.shell.anatomy_table import anatomy_table
 
         screen.print(anatomy_table(member) or "what it consists of depends on its settings", highlight=False)
     screen.print(f"code: {member.path}:{member.line}\n", highlight=False, soft_wrap=True)

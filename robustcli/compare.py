@@ -10,9 +10,9 @@ from typing import Any
 from rich.table import Table
 
 from robustcli.errors import RobustCliError, suggest
-from robustcli.report import describe, interval
+from robustcli.evaluation.statistics import clopper_pearson, mcnemar, paired_difference, smallest_excess
 from robustcli.runs import SCHEMA, read_json
-from robustcli.statistics import clopper_pearson, mcnemar, paired_difference, smallest_excess
+from robustcli.shell.report import describe, interval
 
 LEVEL = 0.05
 # Of an evaluation's settings, the one that changes memory and speed but, noise apart, no number.

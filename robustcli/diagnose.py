@@ -13,19 +13,19 @@ from torch import Tensor, nn
 from robustcli.attacks.crafting import crafting
 from robustcli.build import choose_device
 from robustcli.catalog import catalog
-from robustcli.check import Checker, checked
 from robustcli.diagnostics import Diagnostic
 from robustcli.errors import EvaluationError, RobustCliError, suggest
-from robustcli.evaluation import preflight, settled
+from robustcli.evaluation.evaluate import preflight, settled
+from robustcli.evaluation.isolation import generators_restored
 from robustcli.fields import Family, exact_text
-from robustcli.isolation import generators_restored
-from robustcli.naming import Wanted, find_subject
 from robustcli.noise import IndexedNoise, derive
-from robustcli.opening import opened, threat_of
 from robustcli.registry import Chosen, instantiate
-from robustcli.spec import override_text
+from robustcli.specs.check import Checker, checked
+from robustcli.specs.spec import override_text
+from robustcli.specs.yamlfile import parse_yaml, to_yaml
+from robustcli.subjects.naming import Wanted, find_subject
+from robustcli.subjects.opening import opened, threat_of
 from robustcli.threat import ThreatModel
-from robustcli.yamlfile import parse_yaml, to_yaml
 
 _HERE = "robust diagnose"
 

@@ -14,23 +14,23 @@ from robustcli import checkpoint
 from robustcli.attacks.fgsm import Fgsm
 from robustcli.attacks.pgd import Pgd
 from robustcli.build import build_network, choose_device, describe_device, load_data, network_of, start_from
-from robustcli.check import to_plain
 from robustcli.data import Data, SplitName
 from robustcli.defenses import Defense
-from robustcli.dossier import Dossier, evaluate_into
 from robustcli.errors import RobustCliError
+from robustcli.evaluation.dossier import Dossier, evaluate_into
+from robustcli.evaluation.evidence import gather
 from robustcli.evaluators import Evaluator
 from robustcli.evaluators.attacked import Attacked
 from robustcli.evaluators.clean import Clean
-from robustcli.evidence import gather
 from robustcli.fields import exact_text
 from robustcli.memory import keep_freed_memory
 from robustcli.noise import IndexedNoise, StreamNoise, derive
 from robustcli.registry import instantiate
 from robustcli.runs import Run, RunFolder, read_json
-from robustcli.settings import TrainSettings
 from robustcli.signals import StopRequest, stop_requests
-from robustcli.spec import ExperimentSpec
+from robustcli.specs.check import to_plain
+from robustcli.specs.settings import TrainSettings
+from robustcli.specs.spec import ExperimentSpec
 from robustcli.threat import ThreatModel
 from robustcli.train import Loop, Means, Training, Watcher, fit
 from robustcli.training_model import TrainingModel, evaluating, parameter_groups

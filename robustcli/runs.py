@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from robustcli import __version__
 from robustcli.errors import InUseError, RobustCliError
 from robustcli.files import write_text
-from robustcli.spec import ExperimentSpec
+from robustcli.specs.spec import ExperimentSpec
 
 SCHEMA = 1
 _PACKAGES = ("torch", "torchvision", "pyautoattack", "numpy", "scikit-learn", "pydantic")

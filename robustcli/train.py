@@ -19,7 +19,7 @@ from robustcli.errors import CollapseError, Interrupted, NotFiniteError
 from robustcli.mixers import Mixer
 from robustcli.noise import StreamNoise, derive
 from robustcli.schedules import Schedule
-from robustcli.settings import Augment, TrainSettings
+from robustcli.specs.settings import Augment, TrainSettings
 from robustcli.threat import ThreatModel
 
 # Catastrophic overfitting: accuracy under many steps falls by this much below its best, while accuracy

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustcli.settings import TrainSettings
+from robustcli.specs.settings import TrainSettings
 
 
 class TrainingModel(nn.Module):

@@ -12,23 +12,23 @@ from torch import Tensor, nn
 
 from robustcli.attacks.losses import margin
 from robustcli.build import choose_device, load_data
-from robustcli.check import checked
-from robustcli.consistency import Threats, of_counts, of_derived, of_lines
-from robustcli.dossier import Dossier
 from robustcli.errors import RobustCliError
-from robustcli.evaluation import Result, settled
+from robustcli.evaluation.consistency import Threats, of_counts, of_derived, of_lines
+from robustcli.evaluation.dossier import Dossier
+from robustcli.evaluation.evaluate import Result, settled
+from robustcli.evaluation.fingerprint import evaluator_text, images_digest, weights_digest
+from robustcli.evaluation.ledger import Line, decoded, read_ledger, read_witnesses
 from robustcli.evaluators import Evaluator, looks_of
 from robustcli.fields import Family
-from robustcli.fingerprint import evaluator_text, images_digest, weights_digest
-from robustcli.ledger import Line, decoded, read_ledger, read_witnesses
-from robustcli.naming import Wanted, find_subject
 from robustcli.noise import derive
 from robustcli.registry import instantiate
 from robustcli.runs import RunFolder, read_json
-from robustcli.settings import EvaluateOptions, ThreatSettings
-from robustcli.subject import Subject
+from robustcli.specs.check import checked
+from robustcli.specs.settings import EvaluateOptions, ThreatSettings
+from robustcli.specs.yamlfile import parse_scalar
+from robustcli.subjects.naming import Wanted, find_subject
+from robustcli.subjects.subject import Subject
 from robustcli.threat import ThreatModel
-from robustcli.yamlfile import parse_scalar
 
 # A tie between two logits may fall either way in a batch of another size; relative to the largest logit.
 _ROUNDING = 1e-4

@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
+from robustcli.evaluation.evidence import gather
 from robustcli.evaluators import Evaluator
-from robustcli.evidence import gather
 from robustcli.noise import IndexedNoise
 from robustcli.threat import ThreatModel
 

@@ -9,7 +9,7 @@ from torch import nn
 from robustcli import checkpoint
 from robustcli.architectures import ImageShape, Network
 from robustcli.build import build_network
-from robustcli.spec import ExperimentSpec
+from robustcli.specs.spec import ExperimentSpec
 
 _SHAPE = ImageShape(1, 8, 8, 10)
 _SPEC = """

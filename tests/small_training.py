@@ -21,7 +21,7 @@ from robustcli.mixers.none import Unmixed
 from robustcli.noise import StreamNoise
 from robustcli.schedules import Schedule
 from robustcli.schedules.steps import Constant
-from robustcli.settings import Augment, TrainSettings
+from robustcli.specs.settings import Augment, TrainSettings
 from robustcli.threat import ThreatModel
 from robustcli.train import Loop, Means, Training
 from robustcli.training_model import TrainingModel, parameter_groups

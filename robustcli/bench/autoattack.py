@@ -11,11 +11,11 @@ from torch import Tensor
 from robustcli.bench.rounds import Spread, Stopwatch, speed
 from robustcli.bench.subjects import BenchSubject
 from robustcli.errors import RobustCliError
-from robustcli.evaluation import settled
+from robustcli.evaluation.evaluate import settled
+from robustcli.evaluation.evidence import Evidence, gather
+from robustcli.evaluation.isolation import Passes, passes_counted
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.autoattack_package import Package
-from robustcli.evidence import Evidence, gather
-from robustcli.isolation import Passes, passes_counted
 
 PACKAGE, NATIVE = "package, as it comes", "native"
 _PARTS = ("apgd-ce", "apgd-t", "fab-t", "square")

@@ -13,9 +13,9 @@ from rich.table import Table
 from robustcli.catalog import catalog
 from robustcli.errors import RobustCliError, suggest
 from robustcli.fields import Norm
-from robustcli.options import Device, Eps, Images, Json, NormName, NormOption, Out, console
-from robustcli.pairing import PAIRED
+from robustcli.shell.options import Device, Eps, Images, Json, NormName, NormOption, Out, console
 from robustcli.signatures import REQUIRED
+from robustcli.specs.pairing import PAIRED
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -157,8 +157,8 @@ def report(
 ) -> None:
     """Print stored results of one of these benches as a Markdown table, or put it into a file."""
     from robustcli.bench.tables import markdown_of
-    from robustcli.report import replace_block
     from robustcli.runs import read_json
+    from robustcli.shell.report import replace_block
 
     for path in files:
         if not path.is_file():

@@ -20,7 +20,7 @@ from robustcli.defenses import Defense
 from robustcli.errors import RobustCliError
 from robustcli.noise import StreamNoise
 from robustcli.registry import instantiate
-from robustcli.spec import ExperimentSpec
+from robustcli.specs.spec import ExperimentSpec
 from robustcli.threat import ThreatModel
 from robustcli.training_model import TrainingModel
 

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from robustcli.bench.machine import machine
 from robustcli.build import choose_device, describe_device
+from robustcli.evaluation.evidence import Evidence, gather
 from robustcli.evaluators import Evaluator
-from robustcli.evidence import Evidence, gather
 from robustcli.fields import Norm
-from robustcli.naming import Wanted, find_subject
 from robustcli.noise import IndexedNoise
-from robustcli.opening import opened, threat_of
 from robustcli.runs import SCHEMA, provenance
+from robustcli.subjects.naming import Wanted, find_subject
+from robustcli.subjects.opening import opened, threat_of
 from robustcli.threat import ThreatModel
 
 

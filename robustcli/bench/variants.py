@@ -15,14 +15,14 @@ from robustcli.bench.passes import Passes, PassesAlone, passes_by_kind
 from robustcli.bench.peers import torchattacks_step
 from robustcli.build import build_network, choose_device
 from robustcli.catalog import catalog
-from robustcli.check import Checker
 from robustcli.clock import Clock
 from robustcli.defenses import Defense
 from robustcli.errors import SpecError
 from robustcli.fields import Family
 from robustcli.noise import StreamNoise
 from robustcli.registry import Chosen, instantiate
-from robustcli.settings import ArchitectureOptions, TrainSettings
+from robustcli.specs.check import Checker
+from robustcli.specs.settings import ArchitectureOptions, TrainSettings
 from robustcli.threat import ThreatModel
 from robustcli.training_model import TrainingModel
 

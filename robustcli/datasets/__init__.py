@@ -1,7 +1,7 @@
 """The images: each file holds one source of them.
 
 A member is a function of keyword-only settings that returns a `Source`. It raises RobustCliError with the
-folder it looked in when files are missing. Splitting, augmentation and moving to the device are data.py's.
+folder it looked in when files are missing. Splitting, augmentation and moving to the device are data/'s.
 """
 
 from collections.abc import Callable, Sequence

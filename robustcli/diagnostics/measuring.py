@@ -9,8 +9,8 @@ from robustcli.attacks import Attack
 from robustcli.attacks.crafting import ascend
 from robustcli.attacks.losses import LOSSES
 from robustcli.errors import EvaluationError
+from robustcli.evaluation.judgement import require_inside
 from robustcli.evaluators import chunks
-from robustcli.judgement import require_inside
 from robustcli.noise import IndexedNoise
 from robustcli.threat import ThreatModel
 

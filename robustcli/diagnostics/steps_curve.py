@@ -9,8 +9,8 @@ from robustcli.attacks import Attack
 from robustcli.attacks.pgd import Pgd
 from robustcli.diagnostics import DIAGNOSTICS
 from robustcli.errors import RobustCliError
+from robustcli.evaluation.evidence import gather
 from robustcli.evaluators.attacked import Attacked
-from robustcli.evidence import gather
 from robustcli.fields import Count
 from robustcli.noise import IndexedNoise
 from robustcli.threat import ThreatModel

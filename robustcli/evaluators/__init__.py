@@ -1,7 +1,7 @@
 """Who is still classified correctly. One evaluator per file.
 
-An evaluator says which attacks an image has to survive; evidence.py carries them out, checks what they claim and
-keeps the record, and evaluation.py turns the record into a result.
+An evaluator says which attacks an image has to survive; evaluation/evidence.py carries them out, checks what they
+claim and keeps the record, and evaluation/evaluate.py turns the record into a result.
 """
 
 import re

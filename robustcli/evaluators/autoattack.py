@@ -8,12 +8,12 @@ from typing import Literal
 from robustcli.attacks import Attack
 from robustcli.attacks.apgd import Apgd
 from robustcli.attacks.fab import Fab, fab_t
+from robustcli.attacks.search import SearchNetwork
 from robustcli.attacks.square import Square
 from robustcli.errors import RobustCliError
 from robustcli.evaluators import EVALUATORS, Case, Stage
 from robustcli.evaluators.autoattack_package import Package
 from robustcli.fields import Count
-from robustcli.search import SearchNetwork
 
 Part = Literal["apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square"]
 _PUBLISHED: dict[str, tuple[Part, ...]] = {

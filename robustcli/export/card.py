@@ -7,9 +7,9 @@ from typing import Any
 
 from robustcli.catalog import describe
 from robustcli.errors import RobustCliError
+from robustcli.evaluation.ledger import Line
 from robustcli.export.metadata import Metadata
 from robustcli.fields import exact_text
-from robustcli.ledger import Line
 
 _THREATS = {"linf": "Linf", "l2": "L2"}
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from robustcli.options import Device
+from robustcli.shell.options import Device
 
 app = typer.Typer(no_args_is_help=True, help="Write a network and its evaluation in a format that others read.")
 

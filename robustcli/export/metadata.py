@@ -8,9 +8,9 @@ from fractions import Fraction
 from pathlib import Path
 
 from robustcli.catalog import catalog
-from robustcli.check import checked, settings_of
 from robustcli.errors import RobustCliError, SpecError
-from robustcli.yamlfile import read_yaml
+from robustcli.specs.check import checked, settings_of
+from robustcli.specs.yamlfile import read_yaml
 
 EXAMPLE = """\
 link: https://arxiv.org/abs/2601.00001        # of the paper

@@ -5,12 +5,12 @@ from pathlib import Path
 import torch
 
 from robustcli.architectures import ImageShape, Network, Normalize
-from robustcli.check import checked, to_plain
 from robustcli.errors import RobustCliError
 from robustcli.fields import Family
 from robustcli.registry import Chosen, instantiate
-from robustcli.settings import ArchitectureOptions
-from robustcli.yamlfile import read_yaml, to_yaml
+from robustcli.specs.check import checked, to_plain
+from robustcli.specs.settings import ArchitectureOptions
+from robustcli.specs.yamlfile import read_yaml, to_yaml
 
 SPEC, WEIGHTS = "network.yaml", "weights.pt"
 

@@ -61,7 +61,7 @@ def recheck(folder: Path, key: str, run: Path, overrides: Sequence[str], checkpo
 def _check(wish: dict[str, Any]) -> dict[str, Any]:
     """What the new process does."""
     from robustcli.build import choose_device, load_data
-    from robustcli.dossier import Dossier
+    from robustcli.evaluation.dossier import Dossier
     from robustcli.verify import find_evidence, verify
 
     folder, device = Path(wish["folder"]), choose_device(wish["device"])

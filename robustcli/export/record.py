@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from robustcli.export.card import eps_text
-from robustcli.report import describe, verdict
+from robustcli.shell.report import describe, verdict
 
 
 def log_text(

@@ -12,9 +12,9 @@ from typing import Any
 
 from robustcli import __version__
 from robustcli.build import choose_device, load_data
-from robustcli.check import to_plain
-from robustcli.dossier import Dossier
 from robustcli.errors import RobustCliError, suggest
+from robustcli.evaluation.dossier import Dossier
+from robustcli.evaluation.ledger import read_ledger
 from robustcli.export import rebuild
 from robustcli.export.card import architecture_name, card, threat_name
 from robustcli.export.claims import missing_for_autoattack, missing_images
@@ -22,10 +22,10 @@ from robustcli.export.metadata import dataset_of, read_metadata
 from robustcli.export.recheck import recheck
 from robustcli.export.record import log_text
 from robustcli.foreign.architecture import Architecture
-from robustcli.ledger import read_ledger
 from robustcli.registry import Chosen
 from robustcli.runs import RunFolder, read_json, write_json
-from robustcli.subject import Foreign, Subject, Trained
+from robustcli.specs.check import to_plain
+from robustcli.subjects.subject import Foreign, Subject, Trained
 from robustcli.verify import find_evidence
 
 

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from robustcli.architectures import ImageShape
-from robustcli.check import to_plain
 from robustcli.foreign import Body
 from robustcli.foreign.weights_file import Weights, filled
 from robustcli.registry import Chosen, instantiate
+from robustcli.specs.check import to_plain
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from robustcli import experiments
-from robustcli.options import Json, Overrides, Quiet, Runs
+from robustcli.shell.options import Json, Overrides, Quiet, Runs
+from robustcli.specs import experiments
 from robustcli.sweep.plan import Sweep
 
 app = typer.Typer()
@@ -35,8 +35,8 @@ def run(
     for chosen in sweep.rows:
         for warning in chosen.specs[0].warnings():
             typer.echo(f"warning: row {chosen.name}: {warning}", err=True)
-    from robustcli.progress import Screen
-    from robustcli.report import replace_block, require_block
+    from robustcli.shell.progress import Screen
+    from robustcli.shell.report import replace_block, require_block
     from robustcli.sweep.rows import run_rows, summary
     from robustcli.sweep.table import markdown
 

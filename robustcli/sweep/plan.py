@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from robustcli.check import Checker, Where, settings_of
 from robustcli.errors import RobustCliError, SpecError, suggest
 from robustcli.fields import Size
-from robustcli.spec import NAME, ExperimentSpec, Name, located, overridden
-from robustcli.yamlfile import Document, read_yaml
+from robustcli.specs.check import Checker, Where, settings_of
+from robustcli.specs.spec import NAME, ExperimentSpec, Name, located, overridden
+from robustcli.specs.yamlfile import Document, read_yaml
 
 # What the sweep itself says of every row.
 _OWN = {"name": "a row's run is named by the sweep and the row", "seed": "write seeds beside base"}

@@ -17,7 +17,7 @@ from robustcli.registry import instantiate
 from robustcli.runner import EvaluationWatcher, run_experiment
 from robustcli.runs import RunFolder, folder_of, read_json
 from robustcli.signals import stop_requests
-from robustcli.spec import ExperimentSpec
+from robustcli.specs.spec import ExperimentSpec
 from robustcli.sweep.plan import Row
 
 # Seconds between two looks at rows that other processes work on.

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from robustcli.report import accuracies, describe
+from robustcli.shell.report import accuracies, describe
 
 Summary = Mapping[str, Any]
 

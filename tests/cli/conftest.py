@@ -9,10 +9,10 @@ import pytest
 from shell import TINY, Outcome, Robust, environment
 
 from robustcli.cli import main
-from robustcli.progress import Screen
 from robustcli.runner import run_experiment
 from robustcli.runs import RunFolder
-from robustcli.spec import ExperimentSpec
+from robustcli.shell.progress import Screen
+from robustcli.specs.spec import ExperimentSpec
 
 
 @pytest.fixture(autouse=True)

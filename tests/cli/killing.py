@@ -21,7 +21,7 @@ from robustcli.cli import main
 
 _PROCESSES = multiprocessing.get_context("forkserver")
 # All that takes seconds to import; torch's optimisers import the second one when they are first made.
-_HEAVY = ["torch", "torch._dynamo", "sklearn.datasets", "robustcli.cli", "robustcli.assess", "robustcli.progress"]
+_HEAVY = ["torch", "torch._dynamo", "sklearn.datasets", "robustcli.cli", "robustcli.assess", "robustcli.shell.progress"]
 _PROCESSES.set_forkserver_preload([*_HEAVY, *(member.module for name in FAMILIES for member in catalog(name).values())])
 
 

@@ -15,12 +15,13 @@ import pytest
 import torch
 from shell import TINY, Outcome, Robust, environment
 
-from robustcli import __version__, checkpoint, experiments
+from robustcli import __version__, checkpoint
 from robustcli import train as loop
 from robustcli.bench import rounds
 from robustcli.catalog import FAMILIES, catalog
 from robustcli.runs import RunFolder, read_json, write_json
-from robustcli.spec import ExperimentSpec
+from robustcli.specs import experiments
+from robustcli.specs.spec import ExperimentSpec
 
 NAMES = sorted({name for family in FAMILIES for name in catalog(family)})
 RESULT_KEYS = {

@@ -8,9 +8,10 @@ import pytest
 import torch
 from shell import Robust
 
-from robustcli import checkpoint, picture
+from robustcli import checkpoint
 from robustcli.catalog import catalog
 from robustcli.runs import RunFolder, read_json
+from robustcli.shell import picture
 
 FEW = ("--examples", 30)
 

@@ -292,7 +292,7 @@ def test_torchvision_with_published_weights(robust: Robust, here: Path, monkeypa
 
 
 def test_images_of_a_folder_get_the_size_that_published_weights_were_made_for(here: Path) -> None:
-    from robustcli.naming import Wanted, find_subject
+    from robustcli.subjects.naming import Wanted, find_subject
 
     (here / "photos").mkdir()
     subject = find_subject(Wanted(text=SHUFFLE, weights="DEFAULT", data="photos"))

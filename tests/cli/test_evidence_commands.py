@@ -14,10 +14,10 @@ from killing import Plan, Sessions
 from shell import TINY, Robust
 
 from robustcli import checkpoint
-from robustcli.progress import Screen
 from robustcli.runner import run_experiment
 from robustcli.runs import RunFolder, lock_folder, read_json, write_json
-from robustcli.spec import ExperimentSpec
+from robustcli.shell.progress import Screen
+from robustcli.specs.spec import ExperimentSpec
 
 WORDS = ("--attack", "pgd", "--steps", "5", "--eps", "0.05", "--examples", "60", "--batch-size", "16", "--witnesses")
 

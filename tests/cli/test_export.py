@@ -21,11 +21,11 @@ from robustcli.assess import Request, assess
 from robustcli.build import network_of
 from robustcli.errors import RobustCliError
 from robustcli.export import rebuild, robustbench
-from robustcli.naming import Wanted
-from robustcli.progress import Screen
 from robustcli.runner import run_experiment
 from robustcli.runs import RunFolder, read_json, write_json
-from robustcli.spec import ExperimentSpec
+from robustcli.shell.progress import Screen
+from robustcli.specs.spec import ExperimentSpec
+from robustcli.subjects.naming import Wanted
 
 META = """\
 link: https://example.org/paper

@@ -10,11 +10,11 @@ import pytest
 import typer.main
 from shell import Robust
 
-from robustcli import experiments
 from robustcli.catalog import FAMILIES, catalog
 from robustcli.cli import app
-from robustcli.spec import ExperimentSpec
-from robustcli.yamlfile import parse_yaml
+from robustcli.specs import experiments
+from robustcli.specs.spec import ExperimentSpec
+from robustcli.specs.yamlfile import parse_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"

@@ -16,10 +16,10 @@ from shell import environment
 
 from robustcli import checkpoint, train
 from robustcli.errors import Interrupted
-from robustcli.progress import Screen
 from robustcli.runner import run_experiment
 from robustcli.runs import RunFolder, read_json
-from robustcli.spec import ExperimentSpec
+from robustcli.shell.progress import Screen
+from robustcli.specs.spec import ExperimentSpec
 
 TRADES = """\
 # TRADES with a weight perturbation and an average, on images that change with every epoch.

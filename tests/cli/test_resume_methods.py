@@ -11,10 +11,10 @@ from test_resume import without_seconds
 
 from robustcli import checkpoint
 from robustcli.errors import Interrupted
-from robustcli.progress import Screen
 from robustcli.runner import run_experiment
 from robustcli.runs import RunFolder, read_json
-from robustcli.spec import ExperimentSpec
+from robustcli.shell.progress import Screen
+from robustcli.specs.spec import ExperimentSpec
 
 SPEC = """\
 name: resumed

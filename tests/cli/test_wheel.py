@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from robustcli import __version__, experiments
+from robustcli import __version__
+from robustcli.specs import experiments
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustcli.evaluation import evaluate
+from robustcli.evaluation.evaluate import evaluate
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.fields import Norm
 from robustcli.threat import ThreatModel

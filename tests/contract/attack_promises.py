@@ -13,8 +13,8 @@ from robustcli.attacks import Attack
 from robustcli.attacks.crafting import crafting
 from robustcli.attacks.joint_pgd import JointPgd
 from robustcli.errors import RobustCliError
+from robustcli.evaluation.isolation import passes_counted
 from robustcli.fields import AttackBn, Norm
-from robustcli.isolation import passes_counted
 from robustcli.noise import IndexedNoise, Noise, StreamNoise
 from robustcli.threat import ThreatModel
 

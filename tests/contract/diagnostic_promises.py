@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from robustcli.diagnostics import Diagnostic
 from robustcli.fields import Norm
-from robustcli.findings import axes_and_grids
 from robustcli.noise import IndexedNoise
+from robustcli.shell.findings import axes_and_grids
 from robustcli.threat import ThreatModel
 
 _COUNT = 8

@@ -18,14 +18,14 @@ from torch import Tensor, nn
 
 from robustcli.architectures import ImageShape
 from robustcli.catalog import FAMILIES, Member, catalog
-from robustcli.check import Checker, family_of
 from robustcli.errors import RobustCliError
 from robustcli.fields import Family, Norm
-from robustcli.guards import NORMS
 from robustcli.registry import instantiate
 from robustcli.signatures import REQUIRED, Parameter
-from robustcli.spec import ExperimentSpec
-from robustcli.yamlfile import to_yaml
+from robustcli.specs.check import Checker, family_of
+from robustcli.specs.guards import NORMS
+from robustcli.specs.spec import ExperimentSpec
+from robustcli.specs.yamlfile import to_yaml
 
 # Tried in this order: the first that a network takes is the one it is tested on.
 SHAPES = (ImageShape(1, 8, 8, 10), ImageShape(3, 32, 32, 10), ImageShape(3, 64, 64, 10))

@@ -19,9 +19,9 @@ from robustcli.architectures import ImageShape
 from robustcli.architectures.channel_gates import with_probes
 from robustcli.clock import Clock
 from robustcli.datasets import Source, Split
+from robustcli.evaluation.evidence import Evidence, gather
 from robustcli.evaluators import Case, Evaluator
 from robustcli.evaluators.under import Under
-from robustcli.evidence import Evidence, gather
 from robustcli.fields import Norm
 from robustcli.noise import IndexedNoise
 from robustcli.schedules import Schedule

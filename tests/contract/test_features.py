@@ -11,7 +11,7 @@ from robustcli.architectures import Network, Normalize
 from robustcli.architectures.features import classifier_of, with_features
 from robustcli.catalog import catalog
 from robustcli.errors import RobustCliError
-from robustcli.settings import TrainSettings
+from robustcli.specs.settings import TrainSettings
 from robustcli.training_model import TrainingModel
 
 

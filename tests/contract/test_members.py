@@ -30,12 +30,12 @@ from members import (
 from torch import device, nn
 
 from robustcli.catalog import FAMILIES, Member, catalog
-from robustcli.check import family_of
 from robustcli.errors import RobustCliError
 from robustcli.fields import PROTOCOLS, Family
 from robustcli.registry import instantiate
 from robustcli.signatures import REQUIRED, Parameter, argument_docs
-from robustcli.spec import ExperimentSpec
+from robustcli.specs.check import family_of
+from robustcli.specs.spec import ExperimentSpec
 
 MEMBERS = all_members()
 

@@ -25,8 +25,8 @@ from robustcli.attacks.spsa import Spsa
 from robustcli.evaluators.attacked import Attacked
 from robustcli.evaluators.clean import Clean
 from robustcli.fields import Norm
-from robustcli.guards import NORMS
 from robustcli.noise import IndexedNoise, Noise, StreamNoise
+from robustcli.specs.guards import NORMS
 from robustcli.threat import ThreatModel
 
 COUNT = 10

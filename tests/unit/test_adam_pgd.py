@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from robustcli.attacks.adam_pgd import AdamPgd
 from robustcli.attacks.losses import LOSSES
 from robustcli.errors import RobustCliError
+from robustcli.evaluation.isolation import passes_counted
 from robustcli.fields import Norm
-from robustcli.isolation import passes_counted
 from robustcli.noise import IndexedNoise
 from robustcli.threat import ThreatModel
 

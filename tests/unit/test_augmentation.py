@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from robustcli.augmentation import augment
+from robustcli.data.augmentation import augment
 from robustcli.errors import RobustCliError
 from robustcli.noise import StreamNoise
 

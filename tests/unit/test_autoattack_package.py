@@ -14,9 +14,9 @@ from pyautoattack import AutoAttack as Ensemble
 from torch import Tensor, nn
 
 from robustcli.errors import EvaluationError
+from robustcli.evaluation.evidence import gather
 from robustcli.evaluators import autoattack_package
 from robustcli.evaluators.autoattack import AutoAttack
-from robustcli.evidence import gather
 from robustcli.fields import Norm
 from robustcli.noise import IndexedNoise
 from robustcli.threat import ThreatModel

@@ -30,9 +30,9 @@ from robustcli.bench.variants import Request
 from robustcli.errors import RobustCliError
 from robustcli.evaluators import autoattack as autoattack_evaluator
 from robustcli.evaluators import autoattack_package
-from robustcli.progress import Screen
 from robustcli.runner import run_experiment
-from robustcli.spec import ExperimentSpec
+from robustcli.shell.progress import Screen
+from robustcli.specs.spec import ExperimentSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 BATCH = 4

@@ -15,8 +15,8 @@ from robustcli.attacks.adam import Adam
 from robustcli.attacks.carlini_wagner import CarliniWagner
 from robustcli.attacks.fab import Fab
 from robustcli.errors import RobustCliError
+from robustcli.evaluation.isolation import passes_counted
 from robustcli.evaluators.attacked import Attacked
-from robustcli.isolation import passes_counted
 from robustcli.noise import IndexedNoise
 from robustcli.threat import ThreatModel
 

@@ -23,7 +23,7 @@ from robustcli.defenses.pgd_at import pgd_at
 from robustcli.errors import CollapseError
 from robustcli.noise import StreamNoise
 from robustcli.runner import _Check
-from robustcli.settings import TrainSettings
+from robustcli.specs.settings import TrainSettings
 from robustcli.threat import ThreatModel
 from robustcli.train import Means, Training, fit
 from robustcli.training_model import TrainingModel

@@ -12,7 +12,6 @@ from small_steps import LINF, batch, clock, counted
 from robustcli import checkpoint
 from robustcli.bench.passes import passes_by_kind
 from robustcli.catalog import catalog
-from robustcli.check import Checker
 from robustcli.defenses.alp import alp
 from robustcli.defenses.dial import dial
 from robustcli.defenses.dynamic_at import dynamic_at
@@ -31,6 +30,7 @@ from robustcli.defenses.trades import trades
 from robustcli.fields import Family, OtherThreat
 from robustcli.noise import StreamNoise
 from robustcli.registry import instantiate
+from robustcli.specs.check import Checker
 
 
 def against(combine: Literal["max", "average", "random", "msd"]) -> MinMax:

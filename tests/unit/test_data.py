@@ -291,7 +291,7 @@ def test_a_gpu_gets_the_pixels_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> No
     expected = _batches(_prepare(_source(), val_size=2), 4)
     device = torch.device("cuda")
     for share in (0.25, 0.0):
-        monkeypatch.setattr("robustcli.stores.GPU_SHARE", share)
+        monkeypatch.setattr("robustcli.data.stores.GPU_SHARE", share)
         for source in (_source(), _streamed(_source())):
             data = prepare(source, val_size=2, train_size=None, device=device, workers=2)
             rng = StreamNoise(torch.Generator("cuda").manual_seed(0))

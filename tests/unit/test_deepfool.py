@@ -11,9 +11,9 @@ from test_hyperplane import shortest
 from torch import Tensor, nn
 
 from robustcli.attacks.deepfool import DeepFool
+from robustcli.evaluation.isolation import passes_counted
 from robustcli.evaluators.attacked import Attacked
 from robustcli.fields import Norm
-from robustcli.isolation import passes_counted
 from robustcli.noise import IndexedNoise
 from robustcli.threat import ThreatModel
 

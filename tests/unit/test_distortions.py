@@ -9,8 +9,8 @@ from small_networks import images
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image, to_tensor
 
-from robustcli.augmentation import augment
-from robustcli.distortions import DRAWS, distorted
+from robustcli.data.augmentation import augment
+from robustcli.data.distortions import DRAWS, distorted
 from robustcli.noise import StreamNoise
 
 

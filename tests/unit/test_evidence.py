@@ -13,16 +13,24 @@ from torch import Tensor, nn
 
 from robustcli.attacks.pgd import Pgd
 from robustcli.errors import EvaluationError, RobustCliError
-from robustcli.evaluation import evaluate
+from robustcli.evaluation.evaluate import evaluate
+from robustcli.evaluation.evidence import SURVIVES, WRONG_WHEN_CLEAN, Evidence, gather
+from robustcli.evaluation.journal import FolderJournal
+from robustcli.evaluation.ledger import (
+    Line,
+    decoded,
+    lines_of,
+    read_ledger,
+    read_witnesses,
+    write_ledger,
+    write_witnesses,
+)
+from robustcli.evaluation.strikes import Strike
 from robustcli.evaluators import Case, Evaluator, Stage
 from robustcli.evaluators.attacked import Attacked
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.worst_case import WorstCase
-from robustcli.evidence import SURVIVES, WRONG_WHEN_CLEAN, Evidence, gather
-from robustcli.journal import FolderJournal
-from robustcli.ledger import Line, decoded, lines_of, read_ledger, read_witnesses, write_ledger, write_witnesses
 from robustcli.noise import IndexedNoise, Noise
-from robustcli.strikes import Strike
 from robustcli.threat import ThreatModel
 
 LINF = ThreatModel("linf", Fraction(1, 20))

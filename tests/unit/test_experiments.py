@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from robustcli import experiments
 from robustcli.errors import RobustCliError
-from robustcli.spec import ExperimentSpec
+from robustcli.specs import experiments
+from robustcli.specs.spec import ExperimentSpec
 from robustcli.sweep.plan import Sweep
 
 ROOT = Path(__file__).resolve().parents[2]

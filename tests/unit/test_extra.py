@@ -13,15 +13,15 @@ from robustcli import checkpoint
 from robustcli.architectures import ImageShape
 from robustcli.build import load_data
 from robustcli.data import Data, prepare
+from robustcli.data.extra import Extra, Joined, read_extra
+from robustcli.data.targets import Targets
 from robustcli.datasets import Source, TensorSplit
 from robustcli.errors import RobustCliError
-from robustcli.extra import Extra, Joined, read_extra
 from robustcli.noise import StreamNoise
-from robustcli.progress import Screen
 from robustcli.runner import run_experiment
-from robustcli.settings import Augment
-from robustcli.spec import ExperimentSpec
-from robustcli.targets import Targets
+from robustcli.shell.progress import Screen
+from robustcli.specs.settings import Augment
+from robustcli.specs.spec import ExperimentSpec
 
 OWN, ADDED = 20, 7
 

@@ -11,8 +11,8 @@ from test_hyperplane import shortest
 from torch import Tensor, nn
 
 from robustcli.attacks.fab import Fab, fab_t
+from robustcli.evaluation.isolation import passes_counted
 from robustcli.fields import Norm
-from robustcli.isolation import passes_counted
 from robustcli.noise import IndexedNoise
 from robustcli.threat import ThreatModel
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_imports import PACKAGE, imports_of, module_of
+from test_imports import PACKAGE, imports_of, layer, module_of
 from torch import Tensor, nn
 
-from robustcli.fingerprint import _DECIDING, network_digest, weights_digest
+from robustcli.evaluation.fingerprint import _DECIDING, network_digest, weights_digest
 
 # They word messages, sum up, read settings or files; what is in a file that an evaluator reads counts by itself, and
 # the code of a network with the network.
@@ -18,11 +18,11 @@ _NOT_DECIDING = {
     "build",
     "checkpoint",
     "errors",
+    "evaluation.postflight",
+    "evaluation.preflight",
+    "evaluation.statistics",
     "fields",
-    "postflight",
-    "preflight",
     "registry",
-    "statistics",
 }
 NETWORK = """
 from torch import nn
@@ -34,8 +34,8 @@ class Net(nn.Linear):
 
 def test_the_code_of_an_evaluation_is_all_in_its_fingerprint() -> None:
     covered = {path for pattern in _DECIDING for path in PACKAGE.glob(pattern)}
-    reached = {name.partition(".")[0] for path in covered for _, name in imports_of(path)}
-    assert reached - {module_of(path).partition(".")[0] for path in covered} == _NOT_DECIDING
+    reached = {layer(name) for path in covered for _, name in imports_of(path)}
+    assert reached - {layer(module_of(path)) for path in covered} == _NOT_DECIDING
 
 
 def built(path: Path, code: str) -> nn.Module:

@@ -22,8 +22,8 @@ from robustcli.defenses.natural import natural
 from robustcli.errors import Interrupted, NotFiniteError, RobustCliError
 from robustcli.fields import Norm
 from robustcli.noise import StreamNoise
-from robustcli.settings import Augment, TrainSettings
-from robustcli.spec import ExperimentSpec
+from robustcli.specs.settings import Augment, TrainSettings
+from robustcli.specs.spec import ExperimentSpec
 from robustcli.threat import ThreatModel
 from robustcli.train import Training, fit
 

@@ -19,7 +19,7 @@ from robustcli.defenses.hat import HatLoss, RunningHat, hat
 from robustcli.defenses.trades import trades
 from robustcli.errors import RobustCliError
 from robustcli.noise import StreamNoise
-from robustcli.settings import TrainSettings
+from robustcli.specs.settings import TrainSettings
 from robustcli.training_model import TrainingModel
 from robustcli.weights.awp import Awp
 

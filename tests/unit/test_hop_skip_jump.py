@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from robustcli.attacks.hop_skip_jump import HopSkipJump, _Oracle
 from robustcli.attacks.pgd import Pgd
 from robustcli.errors import RobustCliError
+from robustcli.evaluation.isolation import passes_counted
 from robustcli.evaluators.attacked import Attacked
 from robustcli.fields import Norm
-from robustcli.isolation import passes_counted
 from robustcli.noise import IndexedNoise
 from robustcli.threat import ThreatModel
 

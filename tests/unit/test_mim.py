@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from robustcli.attacks.mim import Mim
 from robustcli.attacks.pgd import Pgd
+from robustcli.evaluation.isolation import passes_counted
 from robustcli.fields import Norm
-from robustcli.isolation import passes_counted
 from robustcli.noise import IndexedNoise
 from robustcli.threat import ThreatModel
 

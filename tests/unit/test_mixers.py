@@ -16,7 +16,7 @@ from robustcli.mixers.mixup import MixUp
 from robustcli.mixers.none import Unmixed
 from robustcli.mixers.partners import beta, partners
 from robustcli.noise import StreamNoise
-from robustcli.settings import Augment, TrainSettings
+from robustcli.specs.settings import Augment, TrainSettings
 from robustcli.train import fit
 
 COUNT, CLASSES = 12, 10

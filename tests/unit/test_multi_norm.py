@@ -22,7 +22,7 @@ from robustcli.defenses.pgd_at import pgd_at
 from robustcli.errors import RobustCliError
 from robustcli.fields import OtherThreat
 from robustcli.noise import IndexedNoise, Noise
-from robustcli.spec import ExperimentSpec
+from robustcli.specs.spec import ExperimentSpec
 from robustcli.threat import ThreatModel
 
 L2 = OtherThreat(norm="l2", eps=Fraction(1, 2))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from robustcli.attacks.crafting import ascend, ascend_by_mean
 from robustcli.attacks.losses import LOSSES
 from robustcli.attacks.pgd import Pgd, eot_pgd, tpgd
-from robustcli.isolation import passes_counted
+from robustcli.evaluation.isolation import passes_counted
 from robustcli.noise import IndexedNoise
 from robustcli.threat import ThreatModel
 

@@ -14,7 +14,7 @@ from robustcli.attacks.pgd import Pgd
 from robustcli.attacks.spsa import Spsa
 from robustcli.attacks.square import Square
 from robustcli.errors import EvaluationError
-from robustcli.evaluation import Result, evaluate
+from robustcli.evaluation.evaluate import Result, evaluate
 from robustcli.evaluators import Case, Stage
 from robustcli.evaluators.attacked import Attacked
 from robustcli.evaluators.autoattack import AutoAttack

@@ -27,7 +27,7 @@ from robustcli.regularisers import Regulariser
 from robustcli.regularisers.grad_norm import GradNorm
 from robustcli.regularisers.norm_decay import NormDecay
 from robustcli.regularisers.svc import Svc, clipped
-from robustcli.spec import ExperimentSpec
+from robustcli.specs.spec import ExperimentSpec
 from robustcli.weights.awp import Awp
 
 Norm = Literal["l1", "linf"]

@@ -10,7 +10,7 @@ from robustcli.clock import Clock
 from robustcli.schedules import Schedule
 from robustcli.schedules.smooth import Cosine, Cyclic, Linear, OneCycle
 from robustcli.schedules.steps import Constant, Multistep, Piecewise
-from robustcli.settings import TrainSettings
+from robustcli.specs.settings import TrainSettings
 from robustcli.train import fit
 
 

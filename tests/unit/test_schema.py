@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from robustcli import experiments
 from robustcli.catalog import FAMILIES, catalog
 from robustcli.fields import Ratio, exact_text
-from robustcli.schema import json_schema
-from robustcli.spec import ExperimentSpec
-from robustcli.yamlfile import read_yaml
+from robustcli.specs import experiments
+from robustcli.specs.schema import json_schema
+from robustcli.specs.spec import ExperimentSpec
+from robustcli.specs.yamlfile import read_yaml
 
 
 @pytest.fixture(scope="module")

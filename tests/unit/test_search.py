@@ -15,16 +15,16 @@ from small_networks import conv_net, images, linear_net
 from torch import Tensor, nn
 
 from robustcli.attacks.pgd import Pgd
+from robustcli.attacks.search import SearchNetwork
 from robustcli.errors import EvaluationError
+from robustcli.evaluation.evidence import Evidence, gather
+from robustcli.evaluation.journal import FolderJournal
+from robustcli.evaluation.statistics import unseen_at_most
+from robustcli.evaluation.strikes import Strike
 from robustcli.evaluators import Case, Stage
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.worst_case import WorstCase
-from robustcli.evidence import Evidence, gather
-from robustcli.journal import FolderJournal
 from robustcli.noise import IndexedNoise, Noise
-from robustcli.search import SearchNetwork
-from robustcli.statistics import unseen_at_most
-from robustcli.strikes import Strike
 from robustcli.threat import ThreatModel
 
 LINF = ThreatModel("linf", Fraction(1, 40))

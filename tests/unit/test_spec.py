@@ -11,15 +11,15 @@ from annotated_types import Ge, Gt, Le, Lt
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from robustcli import experiments, guards
 from robustcli.catalog import FAMILIES, catalog
-from robustcli.check import family_of, settings_of
 from robustcli.errors import RobustCliError, SpecError
 from robustcli.fields import Family
 from robustcli.registry import Chosen
 from robustcli.signatures import REQUIRED, Parameter
-from robustcli.spec import ExperimentSpec, override_text
-from robustcli.yamlfile import Document, to_yaml
+from robustcli.specs import experiments, guards
+from robustcli.specs.check import family_of, settings_of
+from robustcli.specs.spec import ExperimentSpec, override_text
+from robustcli.specs.yamlfile import Document, to_yaml
 
 BASE = """\
 name: base

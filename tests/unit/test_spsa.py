@@ -13,9 +13,9 @@ from robustcli.attacks.crafting import ascend
 from robustcli.attacks.losses import LOSSES
 from robustcli.attacks.pgd import Pgd
 from robustcli.attacks.spsa import Spsa
+from robustcli.evaluation.isolation import passes_counted
 from robustcli.evaluators.attacked import Attacked
 from robustcli.fields import Norm
-from robustcli.isolation import passes_counted
 from robustcli.noise import IndexedNoise
 from robustcli.threat import ThreatModel
 

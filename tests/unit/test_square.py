@@ -22,9 +22,9 @@ from robustcli.attacks.windows import (
     proposed,
     window_side,
 )
+from robustcli.evaluation.isolation import passes_counted
 from robustcli.evaluators.attacked import Attacked
 from robustcli.fields import Norm
-from robustcli.isolation import passes_counted
 from robustcli.noise import IndexedNoise
 from robustcli.threat import ThreatModel
 

@@ -13,11 +13,11 @@ from robustcli import checkpoint
 from robustcli.architectures import ImageShape
 from robustcli.build import build_network, start_from
 from robustcli.errors import RobustCliError
-from robustcli.progress import Screen
 from robustcli.registry import Chosen
 from robustcli.runner import run_experiment
-from robustcli.settings import ArchitectureOptions
-from robustcli.spec import ExperimentSpec
+from robustcli.shell.progress import Screen
+from robustcli.specs.settings import ArchitectureOptions
+from robustcli.specs.spec import ExperimentSpec
 
 START = """
 name: NAME

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from robustcli import experiments
 from robustcli.architectures import ImageShape
 from robustcli.bench.passes import Passes, passes_of
 from robustcli.errors import RobustCliError, SpecError
-from robustcli.spec import ExperimentSpec
+from robustcli.specs import experiments
+from robustcli.specs.spec import ExperimentSpec
+from robustcli.specs.yamlfile import parse_yaml
 from robustcli.sweep.plan import Sweep, is_sweep
 from robustcli.sweep.table import markdown
-from robustcli.yamlfile import parse_yaml
 
 SWEEP = """\
 name: family

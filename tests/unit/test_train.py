@@ -26,10 +26,10 @@ from robustcli.defenses.pgd_at import pgd_at
 from robustcli.defenses.trades import trades
 from robustcli.errors import CollapseError, Interrupted, NotFiniteError
 from robustcli.noise import StreamNoise, derive
-from robustcli.progress import Screen
 from robustcli.runner import run_experiment
-from robustcli.settings import Augment, TrainSettings
-from robustcli.spec import ExperimentSpec
+from robustcli.shell.progress import Screen
+from robustcli.specs.settings import Augment, TrainSettings
+from robustcli.specs.spec import ExperimentSpec
 from robustcli.threat import ThreatModel
 from robustcli.train import Training, fit
 from robustcli.training_model import TrainingModel, evaluating, parameter_groups

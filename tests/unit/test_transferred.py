@@ -14,14 +14,14 @@ from robustcli import checkpoint
 from robustcli.architectures import Network
 from robustcli.attacks.pgd import Pgd
 from robustcli.errors import RobustCliError
-from robustcli.evaluation import evaluate
+from robustcli.evaluation.evaluate import evaluate
+from robustcli.evaluation.evidence import Evidence, gather
+from robustcli.evaluation.fingerprint import files_digest, fingerprint
 from robustcli.evaluators.attacked import Attacked
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.transferred import Transferred
 from robustcli.evaluators.under import Under
 from robustcli.evaluators.worst_case import WorstCase
-from robustcli.evidence import Evidence, gather
-from robustcli.fingerprint import files_digest, fingerprint
 from robustcli.noise import IndexedNoise
 from robustcli.threat import ThreatModel
 

@@ -13,17 +13,17 @@ from torch import Tensor, nn
 from robustcli.attacks.pgd import Pgd
 from robustcli.compare import compare
 from robustcli.errors import RobustCliError
-from robustcli.evaluation import evaluate
+from robustcli.evaluation.evaluate import evaluate
 from robustcli.evaluators.attacked import Attacked
 from robustcli.evaluators.under import Under
 from robustcli.evaluators.worst_case import WorstCase
 from robustcli.fields import Norm
 from robustcli.noise import IndexedNoise
-from robustcli.progress import Screen
-from robustcli.report import threats_of
 from robustcli.runner import run_experiment
 from robustcli.runs import read_json, write_json
-from robustcli.spec import ExperimentSpec
+from robustcli.shell.progress import Screen
+from robustcli.shell.report import threats_of
+from robustcli.specs.spec import ExperimentSpec
 from robustcli.threat import ThreatModel
 from robustcli.verify import verify_folder
 

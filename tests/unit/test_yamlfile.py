@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from robustcli.errors import RobustCliError, SpecError
 from robustcli.fields import Ratio
-from robustcli.yamlfile import parse_scalar, parse_yaml, read_yaml, to_yaml
+from robustcli.specs.yamlfile import parse_scalar, parse_yaml, read_yaml, to_yaml
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,12 @@ from robustcli.architectures import ImageShape, Network, Normalize
 from robustcli.build import network_of
 from robustcli.data import Data
 from robustcli.errors import RobustCliError
-from robustcli.fingerprint import weights_digest
+from robustcli.evaluation.fingerprint import weights_digest
 from robustcli.foreign import Origin, reason
 from robustcli.registry import Chosen
 from robustcli.runner import SELECTED_ON_TEST, held_out_accuracy
-from robustcli.settings import ThreatSettings
-from robustcli.spec import ExperimentSpec
+from robustcli.specs.settings import ThreatSettings
+from robustcli.specs.spec import ExperimentSpec
 
 _GUESS = (
     "a guess, the data set's own; a network that was trained with another one loses accuracy: say which by --mean and "

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from robustcli.errors import RobustCliError
-from robustcli.evidence import SURVIVES, WRONG_WHEN_CLEAN, Evidence
+from robustcli.evaluation.evidence import SURVIVES, WRONG_WHEN_CLEAN, Evidence
+from robustcli.evaluation.judgement import judged
 from robustcli.files import replacing, write_text
-from robustcli.judgement import judged
 from robustcli.threat import ThreatModel
 
 COLUMNS = ("image", "label", "clean", "broken_by", "prediction", "margin", "size")

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from robustcli.attacks import Attack
 from robustcli.attacks.crafting import crafting
 from robustcli.errors import EvaluationError
+from robustcli.evaluation.isolation import generators_restored, passes_counted
+from robustcli.evaluation.judgement import judged, require_inside
+from robustcli.evaluation.proposal import propose
+from robustcli.evaluation.statistics import unseen_at_most
+from robustcli.evaluation.strikes import Forgetful, Journal, Strike
 from robustcli.evaluators import Case, Evaluator, Stage, chunks, looks_of
-from robustcli.isolation import generators_restored, passes_counted
-from robustcli.judgement import judged, require_inside
 from robustcli.noise import IndexedNoise, derive
-from robustcli.proposal import propose
-from robustcli.statistics import unseen_at_most
-from robustcli.strikes import Forgetful, Journal, Strike
 from robustcli.threat import ThreatModel
 
 # In `broken_by`, beside the numbers of stages.

@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
-from robustcli.report import percent
+from robustcli.shell.report import percent
 
 # More columns do not fit beside each other.
 _WIDEST_GRID = 20

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from robustcli.places import Findings, evaluators_inside, not_a_pixel
 from robustcli.registry import Chosen
-from robustcli.settings import TrainSettings
+from robustcli.specs.places import Findings, evaluators_inside, not_a_pixel
+from robustcli.specs.settings import TrainSettings
 
 # Defenses that train one architecture, of the same name.
 PAIRED = ("multibn", "cifs")

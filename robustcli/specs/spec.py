@@ -10,12 +10,12 @@ from typing import Annotated, Any, get_args
 
 from pydantic import StringConstraints
 
-from robustcli.check import Checker, Where, family_of, is_sound, settings_of, to_plain
 from robustcli.errors import RobustCliError, SpecError, suggest
 from robustcli.fields import Family, Ratio, Size
-from robustcli.guards import find_problems, find_warnings
 from robustcli.registry import Chosen
-from robustcli.settings import (
+from robustcli.specs.check import Checker, Where, family_of, is_sound, settings_of, to_plain
+from robustcli.specs.guards import find_problems, find_warnings
+from robustcli.specs.settings import (
     ArchitectureOptions,
     Claim,
     DataOptions,
@@ -23,7 +23,7 @@ from robustcli.settings import (
     ThreatSettings,
     TrainSettings,
 )
-from robustcli.yamlfile import Document, parse_scalar, parse_yaml, read_yaml, to_yaml
+from robustcli.specs.yamlfile import Document, parse_scalar, parse_yaml, read_yaml, to_yaml
 
 # Names become names of folders and files.
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"

@@ -7,7 +7,6 @@ from typing import Any
 
 from robustcli import checkpoint
 from robustcli.catalog import catalog
-from robustcli.check import checked
 from robustcli.errors import RobustCliError, suggest
 from robustcli.fields import Family
 from robustcli.foreign import Origin
@@ -17,10 +16,11 @@ from robustcli.foreign.script import Script, is_torchscript
 from robustcli.foreign.weights_file import Weights, read_weights
 from robustcli.foreign.zoos import in_timm, published
 from robustcli.registry import Chosen
-from robustcli.settings import ArchitectureOptions, DataOptions, EvaluateOptions
-from robustcli.spec import ExperimentSpec, override_text
-from robustcli.subject import Foreign, Subject, Trained
-from robustcli.yamlfile import parse_scalar, parse_yaml, to_yaml
+from robustcli.specs.check import checked
+from robustcli.specs.settings import ArchitectureOptions, DataOptions, EvaluateOptions
+from robustcli.specs.spec import ExperimentSpec, override_text
+from robustcli.specs.yamlfile import parse_scalar, parse_yaml, to_yaml
+from robustcli.subjects.subject import Foreign, Subject, Trained
 
 _HERE = "the command line"
 _ZOOS = ("torchvision", "timm")

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.errors import EvaluationError, RobustCliError
+from robustcli.evaluation.evidence import Evidence, StageRecord, gather
+from robustcli.evaluation.isolation import full_precision, generators_restored, model_restored
+from robustcli.evaluation.postflight import postflight
+from robustcli.evaluation.preflight import preflight
+from robustcli.evaluation.statistics import clopper_pearson
+from robustcli.evaluation.strikes import Journal
 from robustcli.evaluators import Evaluator, looks_of
-from robustcli.evidence import Evidence, StageRecord, gather
 from robustcli.fields import exact_text
-from robustcli.isolation import full_precision, generators_restored, model_restored
 from robustcli.noise import IndexedNoise
-from robustcli.postflight import postflight
-from robustcli.preflight import preflight
-from robustcli.statistics import clopper_pearson
-from robustcli.strikes import Journal
 from robustcli.threat import ThreatModel
 
 __all__ = ["Result", "evaluate", "preflight"]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from robustcli.errors import RobustCliError
-from robustcli.findings import axes_and_grids
+from robustcli.shell.findings import axes_and_grids
 
 _FORMATS = (".png", ".pdf", ".svg")
 

@@ -10,25 +10,25 @@ from inspect import signature
 from typing import Any
 
 from robustcli.catalog import catalog, describe
-from robustcli.data_guards import (
+from robustcli.errors import suggest
+from robustcli.fields import Norm
+from robustcli.registry import Chosen
+from robustcli.specs.data_guards import (
     average_has_its_window,
     labels_are_whole,
     monitoring_ends,
     places_of_a_batch_stay,
     selection_has_images,
 )
-from robustcli.errors import suggest
-from robustcli.fields import Norm
-from robustcli.pairing import (
+from robustcli.specs.pairing import (
     architecture_has_its_parts,
     branches_keep_their_statistics,
     other_eps_in_pixels,
     others_keep_their_radius,
     parts_can_be_reached,
 )
-from robustcli.places import Findings, Where, attacks, attacks_inside, not_a_pixel, threat_at
-from robustcli.registry import Chosen
-from robustcli.settings import Claim, ThreatSettings, TrainSettings
+from robustcli.specs.places import Findings, Where, attacks, attacks_inside, not_a_pixel, threat_at
+from robustcli.specs.settings import Claim, ThreatSettings, TrainSettings
 
 Guard = Callable[..., Findings]
 

@@ -8,16 +8,16 @@ from typing import Any
 
 from torch import nn
 
-from robustcli.check import to_plain
 from robustcli.data import Data
-from robustcli.evaluation import evaluate, settled
+from robustcli.evaluation.evaluate import evaluate, settled
+from robustcli.evaluation.fingerprint import fingerprint
+from robustcli.evaluation.journal import FolderJournal
+from robustcli.evaluation.ledger import lines_of, write_ledger, write_witnesses
 from robustcli.evaluators import Evaluator, files_of, looks_of, threat_of
 from robustcli.fields import exact_text
-from robustcli.fingerprint import fingerprint
-from robustcli.journal import FolderJournal
-from robustcli.ledger import lines_of, write_ledger, write_witnesses
 from robustcli.registry import Chosen
 from robustcli.runs import read_json, write_json
+from robustcli.specs.check import to_plain
 from robustcli.threat import ThreatModel
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from robustcli.registry import Chosen
-from robustcli.settings import ThreatSettings
+from robustcli.specs.settings import ThreatSettings
 
 Where = tuple[str | int, ...]
 # What a guard finds: places of a spec, and what is wrong there.

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from robustcli.attacks.crafting import ascend
 from robustcli.attacks.losses import LOSSES
 from robustcli.attacks.pgd import Pgd
-from robustcli.evidence import Evidence
+from robustcli.evaluation.evidence import Evidence
+from robustcli.evaluation.statistics import clopper_pearson
 from robustcli.noise import IndexedNoise
-from robustcli.statistics import clopper_pearson
 from robustcli.threat import ThreatModel
 
 # Survivors that are asked, at most.

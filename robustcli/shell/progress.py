@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from robustcli.report import interval
+from robustcli.shell.report import interval
 
 _CHECK = ("clean", "robust", "fgsm")
 _HIDDEN = ("epoch", "seconds", "checked_on")

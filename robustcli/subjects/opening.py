@@ -7,17 +7,17 @@ from typing import Any
 import torch
 
 from robustcli.build import describe_device, load_data
-from robustcli.check import checked
 from robustcli.data import Data
 from robustcli.errors import RobustCliError
 from robustcli.fields import exact_text
 from robustcli.memory import keep_freed_memory
-from robustcli.naming import Wanted
 from robustcli.runs import SCHEMA, provenance
-from robustcli.settings import ThreatSettings
-from robustcli.subject import Built, Subject, Terms
+from robustcli.specs.check import checked
+from robustcli.specs.settings import ThreatSettings
+from robustcli.specs.yamlfile import parse_scalar
+from robustcli.subjects.naming import Wanted
+from robustcli.subjects.subject import Built, Subject, Terms
 from robustcli.threat import ThreatModel
-from robustcli.yamlfile import parse_scalar
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,10 +4,10 @@ from fractions import Fraction
 from typing import Any, get_args, get_origin
 
 from robustcli.catalog import FAMILIES, Member, catalog
-from robustcli.check import family_of, plain_model, settings_kind, settings_of, to_plain
 from robustcli.fields import Family
 from robustcli.signatures import REQUIRED, Parameter
-from robustcli.spec import ExperimentSpec
+from robustcli.specs.check import family_of, plain_model, settings_kind, settings_of, to_plain
+from robustcli.specs.spec import ExperimentSpec
 
 _QUOTIENT = {"type": "string", "pattern": r"^[-+]?[0-9.]+/[0-9.]+$", "description": "a quotient such as 8/255"}
 

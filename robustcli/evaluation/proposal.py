@@ -5,9 +5,9 @@ from torch import Tensor, nn
 
 from robustcli.attacks.crafting import ascend
 from robustcli.attacks.losses import LOSSES
+from robustcli.attacks.search import SearchNetwork
 from robustcli.evaluators import Stage
 from robustcli.noise import IndexedNoise
-from robustcli.search import SearchNetwork
 from robustcli.threat import ThreatModel
 
 # Gradient steps in single precision from where a search in bf16 ended, and their length in radii.

@@ -1,8 +1,8 @@
 """Combinations of a data set's options with the rest of a spec, refused or worth a word; guards.py calls them."""
 
-from robustcli.places import Findings
 from robustcli.registry import Chosen
-from robustcli.settings import TrainSettings
+from robustcli.specs.places import Findings
+from robustcli.specs.settings import TrainSettings
 
 
 def selection_has_images(train: TrainSettings, data: Chosen) -> Findings:

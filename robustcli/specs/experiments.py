@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import robustcli
 from robustcli.errors import RobustCliError, suggest
 
 # The folder of files that hold several specs.
@@ -10,8 +11,9 @@ _SWEEPS = "sweeps/"
 
 def folder() -> Path:
     """Where the shipped specs lie."""
-    inside = Path(__file__).parent / "experiments"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "experiments"
+    package = Path(robustcli.__file__).parent
+    inside = package / "experiments"
+    return inside if inside.is_dir() else package.parent / "experiments"
 
 
 def names() -> list[str]:

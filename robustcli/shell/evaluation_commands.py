@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from robustcli.errors import Interrupted, RobustCliError
-from robustcli.options import (
+from robustcli.shell.options import (
     Architecture,
     Device,
     Eps,
@@ -29,7 +29,7 @@ from robustcli.options import (
 )
 
 if TYPE_CHECKING:
-    from robustcli.naming import Wanted
+    from robustcli.subjects.naming import Wanted
 
 app = typer.Typer()
 
@@ -89,9 +89,9 @@ def evaluate_network(
 ) -> None:
     """Evaluate a checkpoint, which needs nothing else but the images, or any other network under --norm and --eps."""
     from robustcli import assess
-    from robustcli.progress import Screen
-    from robustcli.report import result_table, warning_lines
     from robustcli.runs import write_json
+    from robustcli.shell.progress import Screen
+    from robustcli.shell.report import result_table, warning_lines
     from robustcli.signals import stop_requests
 
     _require_files({"--out": out})
@@ -172,8 +172,8 @@ def diagnose_network(
 ) -> None:
     """Ask a network what its accuracy does not tell: curves, surfaces, calibration, convergence of attacks."""
     from robustcli.diagnose import Request, diagnose
-    from robustcli.picture import draw, require_picture
     from robustcli.runs import write_json
+    from robustcli.shell.picture import draw, require_picture
 
     _require_files({"--out": out, "--picture": picture})
     if picture is not None:
@@ -249,7 +249,7 @@ def compare_results(
 
 def _wanted(given: Mapping[str, Any]) -> "Wanted":
     """What a command's subject, overrides and the options about them name."""
-    from robustcli.naming import Wanted
+    from robustcli.subjects.naming import Wanted
 
     words = [word for word in (given["subject"], *(given["overrides"] or ())) if word is not None]
     # With --model there is no other subject, and the first word is an override already.
@@ -266,7 +266,7 @@ def _require_files(paths: Mapping[str, Path | None]) -> None:
 
 
 def _print_findings(title: str, results: dict[str, Any]) -> None:
-    from robustcli.findings import finding_parts
+    from robustcli.shell.findings import finding_parts
 
     screen = console()
     typer.echo(f"{title}, {results['examples']} images")

@@ -7,10 +7,10 @@ from rich.table import Table
 from robustcli.architectures import ImageShape
 from robustcli.architectures.anatomy import Part, anatomy
 from robustcli.catalog import Member
-from robustcli.check import Checker
 from robustcli.fields import Family
 from robustcli.registry import instantiate
 from robustcli.signatures import REQUIRED
+from robustcli.specs.check import Checker
 
 _SHAPE = ImageShape(3, 32, 32, 10)
 

@@ -19,15 +19,14 @@ from robustcli.threat import ThreatModel
 _DECIDING = (
     "attacks/*.py",
     "evaluators/*.py",
-    "evaluation.py",
-    "evidence.py",
+    "evaluation/evaluate.py",
+    "evaluation/evidence.py",
+    "evaluation/isolation.py",
+    "evaluation/judgement.py",
+    "evaluation/proposal.py",
+    "evaluation/strikes.py",
     "hyperplane.py",
-    "isolation.py",
-    "judgement.py",
     "noise.py",
-    "proposal.py",
-    "search.py",
-    "strikes.py",
     "threat.py",
 )
 

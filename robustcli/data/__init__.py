@@ -8,16 +8,16 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from robustcli import augmentation
 from robustcli.architectures import ImageShape
-from robustcli.augmentation import AugmentSettings
+from robustcli.data import augmentation
+from robustcli.data.augmentation import AugmentSettings
+from robustcli.data.extra import Extra, Joined
+from robustcli.data.stores import Store, batches_of, store
+from robustcli.data.targets import Targets
 from robustcli.datasets import Source
 from robustcli.datasets.fixed_order import fixed_order
 from robustcli.errors import RobustCliError
-from robustcli.extra import Extra, Joined
 from robustcli.noise import Noise
-from robustcli.stores import Store, batches_of, store
-from robustcli.targets import Targets
 
 SplitName = Literal["train", "val", "test"]
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
-from robustcli.evaluation import Result
-from robustcli.ledger import Line
+from robustcli.evaluation.evaluate import Result
+from robustcli.evaluation.ledger import Line
 from robustcli.threat import ThreatModel
 
 Threats = Mapping[str, ThreatModel]

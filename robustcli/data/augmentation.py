@@ -5,7 +5,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from robustcli.distortions import DRAWS, DistortionSettings, distorted
+from robustcli.data.distortions import DRAWS, DistortionSettings, distorted
 from robustcli.errors import RobustCliError
 from robustcli.noise import Noise
 

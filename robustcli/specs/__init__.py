@@ -1,0 +1,1 @@
+"""A YAML file -> checked choices, every problem at once. Nothing here imports torch."""
