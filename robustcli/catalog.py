@@ -46,6 +46,7 @@ class Member:
         parameters: what its part of a spec may set.
         replaceable: fields of the object that it returns; a spec may replace them too.
         served: by field of that object, the parameters that serve nothing else.
+        fixed: parameters that the name settles.
         smoke: cheap settings for the tests.
         passes: of a defense with its defaults, what an update costs: forwards, backwards to the images that leave
             the weights alone, and backwards to the weights, in batches; None where it is not said.
@@ -61,6 +62,7 @@ class Member:
     parameters: dict[str, Parameter]
     replaceable: dict[str, Parameter] = field(default_factory=dict)
     served: dict[str, frozenset[str]] = field(default_factory=dict)
+    fixed: dict[str, Any] = field(default_factory=dict)
     smoke: dict[str, Any] = field(default_factory=dict)
     passes: tuple[int, int, int] | None = None
 
@@ -150,6 +152,9 @@ def _member(
     doc = ast.get_docstring(node) or ""
     where = f"{path}:{node.lineno}"
     options = {keyword.arg: keyword.value for keyword in decorator.keywords}
+    fixed = literal(options["fixed"]) if "fixed" in options else {}
+    for settled, value in fixed.items():
+        doc = doc.replace(f"{{{settled}}}", str(value))
     replaceable: dict[str, Parameter] = {}
     if isinstance(node, ast.ClassDef):
         parameters = class_parameters(node, doc, where)
@@ -171,9 +176,10 @@ def _member(
         path=path,
         line=node.lineno,
         doc=doc,
-        parameters=parameters,
+        parameters={name: parameter for name, parameter in parameters.items() if name not in fixed},
         replaceable=replaceable,
         served=served(node),
+        fixed=fixed,
         smoke=literal(options["smoke"]) if "smoke" in options else {},
         passes=literal(options["passes"]) if "passes" in options else None,
     )

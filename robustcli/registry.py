@@ -3,6 +3,7 @@
 import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from robustcli.catalog import catalog, describe
@@ -32,13 +33,21 @@ class Registry:
     def __init__(self, family: str) -> None:
         self.family = family
         self._registered: dict[str, Callable[..., Any]] = {}
+        self._fixed: dict[str, dict[str, Any]] = {}
 
     def register(
-        self, name: str, *, smoke: dict[str, Any] | None = None, passes: tuple[int, int, int] | None = None
+        self,
+        name: str,
+        *,
+        fixed: dict[str, Any] | None = None,
+        smoke: dict[str, Any] | None = None,
+        passes: tuple[int, int, int] | None = None,
     ) -> Callable[[T], T]:
         """Add a member under `name`.
 
         Args:
+            fixed: parameters that the name settles, such as the depth of a network; specs cannot set them, and one
+                function may be several members. Their names in braces stand for their values in the docstring.
             smoke: cheap settings for the tests.
             passes: of a defense as it is published, what an update costs: forwards, backwards to the images that
                 leave the weights alone, and backwards to the weights, in batches.
@@ -51,15 +60,17 @@ class Registry:
                     f"two {self.family} are named '{name}': in {known.__module__} and in {member.__module__}"
                 )
             self._registered[name] = member
+            self._fixed[name] = fixed or {}
             return member
 
         return add
 
     def get(self, name: str) -> Callable[..., Any]:
-        """The member itself; its file is imported now if it was not yet."""
+        """The member itself, with what its name settles; its file is imported now if it was not yet."""
         if name not in self._registered:
             importlib.import_module(describe(self.family, name).module)
-        return self._registered[name]
+        member, fixed = self._registered[name], self._fixed[name]
+        return partial(member, **fixed) if fixed else member
 
     def __iter__(self) -> Iterator[str]:
         return iter(catalog(self.family))

@@ -9,12 +9,26 @@ from robustcli.architectures.layers import Layers
 from robustcli.architectures.postactivation import BasicBlock, Bottleneck, ResNet
 from robustcli.fields import Activation, Count, Counts4, Downsample, Gate, NormLayer
 
+# By layers with weights: the kind of block, and how many each stage has.
+_DEPTHS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
+    18: (BasicBlock, (2, 2, 2, 2)),
+    34: (BasicBlock, (3, 4, 6, 3)),
+    50: (Bottleneck, (3, 4, 6, 3)),
+    101: (Bottleneck, (3, 4, 23, 3)),
+    152: (Bottleneck, (3, 8, 36, 3)),
+}
 
-@ARCHITECTURES.register("resnet18", smoke={"width": 4})
-def resnet18(
+
+@ARCHITECTURES.register("resnet18", fixed={"depth": 18}, smoke={"width": 4})
+@ARCHITECTURES.register("resnet34", fixed={"depth": 34}, smoke={"width": 4})
+@ARCHITECTURES.register("resnet50", fixed={"depth": 50}, smoke={"width": 4})
+@ARCHITECTURES.register("resnet101", fixed={"depth": 101}, smoke={"width": 4})
+@ARCHITECTURES.register("resnet152", fixed={"depth": 152}, smoke={"width": 4})
+def resnet(
     shape: ImageShape,
     /,
     *,
+    depth: int,
     activation: Activation = "relu",
     norm: NormLayer = "batch",
     downsample: Downsample = "strided",
@@ -24,204 +38,31 @@ def resnet18(
     strides: Counts4 = (1, 2, 2, 2),
     upsample: Count = 1,
 ) -> nn.Module:
-    """ResNet-18 for small images: eight blocks of two 3x3 convolutions, activation last.
+    """ResNet-{depth} for small images, activation after every normalisation.
 
-    The stem is a 3x3 convolution without pooling, so 32 pixels become 4 before the global average.
+    The stem is a 3x3 convolution without pooling, so 32 pixels become 4 before the global average. Blocks are two 3x3
+    convolutions up to depth 34, and bottlenecks beyond.
 
     Args:
+        depth: layers with weights.
         activation: the nonlinearity, everywhere.
         norm: batch, group, or conv (preconditioned convolutions, then batch norms).
         downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
         channel_gate: what ends a residual branch: none, se or residual_se.
         width: channels of the stem and the first stage; each later stage doubles it.
         stem_stride: 2 halves the resolution at once, for about a quarter of the cost.
-        strides: of the four stages; [1, 1, 2, 2] is ResNet18-1122 of Xu et al., whose last map is 8 pixels wide.
+        strides: of the four stages; [1, 1, 2, 2] is ResNet{depth}-1122 of Xu et al., whose last map is 8 pixels wide.
         upsample: factor that images are enlarged by, each pixel repeated, before the stem.
 
     Reference: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016; strides and upsampling: Xu et
         al., "Understanding Adversarial Robustness from Feature Maps of Convolutional Layers", TNNLS 2025.
     """
+    block, blocks = _DEPTHS[depth]
     layers = Layers(activation=activation, norm=norm, downsample=downsample, channel_gate=channel_gate)
     return ResNet(
         shape,
-        BasicBlock,
-        (2, 2, 2, 2),
-        layers,
-        width=width,
-        stem_stride=stem_stride,
-        strides=strides,
-        upsample=upsample,
-    )
-
-
-@ARCHITECTURES.register("resnet34", smoke={"width": 4})
-def resnet34(
-    shape: ImageShape,
-    /,
-    *,
-    activation: Activation = "relu",
-    norm: NormLayer = "batch",
-    downsample: Downsample = "strided",
-    channel_gate: Gate = "none",
-    width: Count = 64,
-    stem_stride: Literal[1, 2] = 1,
-    strides: Counts4 = (1, 2, 2, 2),
-    upsample: Count = 1,
-) -> nn.Module:
-    """ResNet-34 for small images: sixteen blocks of two 3x3 convolutions, activation last.
-
-    The stem is a 3x3 convolution without pooling, so 32 pixels become 4 before the global average.
-
-    Args:
-        activation: the nonlinearity, everywhere.
-        norm: batch, group, or conv (preconditioned convolutions, then batch norms).
-        downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
-        channel_gate: what ends a residual branch: none, se or residual_se.
-        width: channels of the stem and the first stage; each later stage doubles it.
-        stem_stride: 2 halves the resolution at once, for about a quarter of the cost.
-        strides: of the four stages; [1, 1, 2, 2] is ResNet34-1122 of Xu et al., whose last map is 8 pixels wide.
-        upsample: factor that images are enlarged by, each pixel repeated, before the stem.
-
-    Reference: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016; strides and upsampling: Xu et
-        al., "Understanding Adversarial Robustness from Feature Maps of Convolutional Layers", TNNLS 2025.
-    """
-    layers = Layers(activation=activation, norm=norm, downsample=downsample, channel_gate=channel_gate)
-    return ResNet(
-        shape,
-        BasicBlock,
-        (3, 4, 6, 3),
-        layers,
-        width=width,
-        stem_stride=stem_stride,
-        strides=strides,
-        upsample=upsample,
-    )
-
-
-@ARCHITECTURES.register("resnet50", smoke={"width": 4})
-def resnet50(
-    shape: ImageShape,
-    /,
-    *,
-    activation: Activation = "relu",
-    norm: NormLayer = "batch",
-    downsample: Downsample = "strided",
-    channel_gate: Gate = "none",
-    width: Count = 64,
-    stem_stride: Literal[1, 2] = 1,
-    strides: Counts4 = (1, 2, 2, 2),
-    upsample: Count = 1,
-) -> nn.Module:
-    """ResNet-50 for small images: sixteen bottlenecks, activation last.
-
-    The stem is a 3x3 convolution without pooling, so 32 pixels become 4 before the global average.
-
-    Args:
-        activation: the nonlinearity, everywhere.
-        norm: batch, group, or conv (preconditioned convolutions, then batch norms).
-        downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
-        channel_gate: what ends a residual branch: none, se or residual_se.
-        width: channels of the stem and the first stage; each later stage doubles it.
-        stem_stride: 2 halves the resolution at once, for about a quarter of the cost.
-        strides: of the four stages; [1, 1, 2, 2] is ResNet50-1122 of Xu et al., whose last map is 8 pixels wide.
-        upsample: factor that images are enlarged by, each pixel repeated, before the stem.
-
-    Reference: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016; strides and upsampling: Xu et
-        al., "Understanding Adversarial Robustness from Feature Maps of Convolutional Layers", TNNLS 2025.
-    """
-    layers = Layers(activation=activation, norm=norm, downsample=downsample, channel_gate=channel_gate)
-    return ResNet(
-        shape,
-        Bottleneck,
-        (3, 4, 6, 3),
-        layers,
-        width=width,
-        stem_stride=stem_stride,
-        strides=strides,
-        upsample=upsample,
-    )
-
-
-@ARCHITECTURES.register("resnet101", smoke={"width": 4})
-def resnet101(
-    shape: ImageShape,
-    /,
-    *,
-    activation: Activation = "relu",
-    norm: NormLayer = "batch",
-    downsample: Downsample = "strided",
-    channel_gate: Gate = "none",
-    width: Count = 64,
-    stem_stride: Literal[1, 2] = 1,
-    strides: Counts4 = (1, 2, 2, 2),
-    upsample: Count = 1,
-) -> nn.Module:
-    """ResNet-101 for small images: thirty-three bottlenecks, activation last.
-
-    The stem is a 3x3 convolution without pooling, so 32 pixels become 4 before the global average.
-
-    Args:
-        activation: the nonlinearity, everywhere.
-        norm: batch, group, or conv (preconditioned convolutions, then batch norms).
-        downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
-        channel_gate: what ends a residual branch: none, se or residual_se.
-        width: channels of the stem and the first stage; each later stage doubles it.
-        stem_stride: 2 halves the resolution at once, for about a quarter of the cost.
-        strides: of the four stages; [1, 1, 2, 2] is ResNet101-1122 of Xu et al., whose last map is 8 pixels wide.
-        upsample: factor that images are enlarged by, each pixel repeated, before the stem.
-
-    Reference: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016; strides and upsampling: Xu et
-        al., "Understanding Adversarial Robustness from Feature Maps of Convolutional Layers", TNNLS 2025.
-    """
-    layers = Layers(activation=activation, norm=norm, downsample=downsample, channel_gate=channel_gate)
-    return ResNet(
-        shape,
-        Bottleneck,
-        (3, 4, 23, 3),
-        layers,
-        width=width,
-        stem_stride=stem_stride,
-        strides=strides,
-        upsample=upsample,
-    )
-
-
-@ARCHITECTURES.register("resnet152", smoke={"width": 4})
-def resnet152(
-    shape: ImageShape,
-    /,
-    *,
-    activation: Activation = "relu",
-    norm: NormLayer = "batch",
-    downsample: Downsample = "strided",
-    channel_gate: Gate = "none",
-    width: Count = 64,
-    stem_stride: Literal[1, 2] = 1,
-    strides: Counts4 = (1, 2, 2, 2),
-    upsample: Count = 1,
-) -> nn.Module:
-    """ResNet-152 for small images: fifty bottlenecks, activation last.
-
-    The stem is a 3x3 convolution without pooling, so 32 pixels become 4 before the global average.
-
-    Args:
-        activation: the nonlinearity, everywhere.
-        norm: batch, group, or conv (preconditioned convolutions, then batch norms).
-        downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
-        channel_gate: what ends a residual branch: none, se or residual_se.
-        width: channels of the stem and the first stage; each later stage doubles it.
-        stem_stride: 2 halves the resolution at once, for about a quarter of the cost.
-        strides: of the four stages; [1, 1, 2, 2] is ResNet152-1122 of Xu et al., whose last map is 8 pixels wide.
-        upsample: factor that images are enlarged by, each pixel repeated, before the stem.
-
-    Reference: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016; strides and upsampling: Xu et
-        al., "Understanding Adversarial Robustness from Feature Maps of Convolutional Layers", TNNLS 2025.
-    """
-    layers = Layers(activation=activation, norm=norm, downsample=downsample, channel_gate=channel_gate)
-    return ResNet(
-        shape,
-        Bottleneck,
-        (3, 8, 36, 3),
+        block,
+        blocks,
         layers,
         width=width,
         stem_stride=stem_stride,

@@ -5,29 +5,57 @@ from typing import Literal
 from torch import nn
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
-from robustcli.architectures.layers import Layers
 from robustcli.architectures.plain import Chain, LargestPixel, activated, plain_layers
 from robustcli.fields import Activation, Count, Counts5, Gate, PlainDownsample, PlainNorm
 
 # Channels of the five groups of convolutions, in units of the first.
 _WIDTHS = (1, 2, 4, 8, 8)
+# By layers with weights, how many convolutions each group has.
+_DEPTHS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 
 
-def _vgg(
+@ARCHITECTURES.register("vgg11", fixed={"depth": 11}, smoke={"width": 4})
+@ARCHITECTURES.register("vgg13", fixed={"depth": 13}, smoke={"width": 4})
+@ARCHITECTURES.register("vgg16", fixed={"depth": 16}, smoke={"width": 4})
+@ARCHITECTURES.register("vgg19", fixed={"depth": 19}, smoke={"width": 4})
+def vgg(
     shape: ImageShape,
-    depths: Counts5,
-    form: Literal["rcm", "kuangliu"],
-    chosen: tuple[Layers, bool],
+    /,
     *,
-    width: int,
-    strides: Counts5,
-    upsample: int,
+    depth: int,
+    form: Literal["rcm", "kuangliu"] = "rcm",
+    activation: Activation = "relu",
+    norm: PlainNorm = "batch",
+    downsample: PlainDownsample = "max",
+    channel_gate: Gate = "none",
+    width: Count = 64,
+    strides: Counts5 = (2, 2, 2, 2, 2),
+    upsample: Count = 1,
 ) -> nn.Module:
-    layers, is_max = chosen
+    """VGG-{depth} for small images: 3x3 convolutions in five groups, a pool after each.
+
+    Dropout (form rcm: one half, after both hidden layers) draws from torch's global generator in training.
+
+    Args:
+        depth: layers with weights, three of which are the linear ones of form rcm.
+        form: "rcm" ends with three linear layers and dropout (Xu et al.); "kuangliu" with a single linear layer.
+        activation: the nonlinearity, everywhere.
+        norm: after every convolution: batch, none, group, or conv (preconditioned, then batch).
+        downsample: max pools, or average, flc or asap pooling in their place.
+        channel_gate: what every activated convolution goes through: none, se or residual_se.
+        width: channels of the first group; the others have 2, 4, 8 and 8 times as many, hidden layers 4 times.
+        strides: of the five pools; 1 leaves a pool out, so [1, 1, 2, 2, 2] is the string 11222 of Xu et al.
+        upsample: factor that images are enlarged by, each pixel repeated.
+
+    Reference: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR
+        2015; form rcm: Xu et al., "Understanding Adversarial Robustness from Feature Maps of Convolutional Layers",
+        TNNLS 2025.
+    """
+    layers, is_max = plain_layers(activation, norm, downsample, channel_gate)
     features: list[nn.Module] = []
     inputs = shape.channels
-    for depth, factor, stride in zip(depths, _WIDTHS, strides, strict=True):
-        for _ in range(depth):
+    for convolutions, factor, stride in zip(_DEPTHS[depth], _WIDTHS, strides, strict=True):
+        for _ in range(convolutions):
             features += activated(layers, inputs, factor * width)
             inputs = factor * width
         if stride > 1:
@@ -60,147 +88,3 @@ def _draw(network: Chain) -> None:
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, 0, 0.01)
             nn.init.zeros_(module.bias)
-
-
-@ARCHITECTURES.register("vgg11", smoke={"width": 4})
-def vgg11(
-    shape: ImageShape,
-    /,
-    *,
-    form: Literal["rcm", "kuangliu"] = "rcm",
-    activation: Activation = "relu",
-    norm: PlainNorm = "batch",
-    downsample: PlainDownsample = "max",
-    channel_gate: Gate = "none",
-    width: Count = 64,
-    strides: Counts5 = (2, 2, 2, 2, 2),
-    upsample: Count = 1,
-) -> nn.Module:
-    """VGG-11 for small images: eight 3x3 convolutions in five groups, a pool after each.
-
-    Dropout (form rcm: one half, after both hidden layers) draws from torch's global generator in training.
-
-    Args:
-        form: "rcm" ends with three linear layers and dropout (Xu et al.); "kuangliu" with a single linear layer.
-        activation: the nonlinearity, everywhere.
-        norm: after every convolution: batch, none, group, or conv (preconditioned, then batch).
-        downsample: max pools, or average, flc or asap pooling in their place.
-        channel_gate: what every activated convolution goes through: none, se or residual_se.
-        width: channels of the first group; the others have 2, 4, 8 and 8 times as many, hidden layers 4 times.
-        strides: of the five pools; 1 leaves a pool out, so [1, 1, 2, 2, 2] is the string 11222 of Xu et al.
-        upsample: factor that images are enlarged by, each pixel repeated.
-
-    Reference: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR
-        2015; form rcm: Xu et al., "Understanding Adversarial Robustness from Feature Maps of Convolutional Layers",
-        TNNLS 2025.
-    """
-    chosen = plain_layers(activation, norm, downsample, channel_gate)
-    return _vgg(shape, (1, 1, 2, 2, 2), form, chosen, width=width, strides=strides, upsample=upsample)
-
-
-@ARCHITECTURES.register("vgg13", smoke={"width": 4})
-def vgg13(
-    shape: ImageShape,
-    /,
-    *,
-    form: Literal["rcm", "kuangliu"] = "rcm",
-    activation: Activation = "relu",
-    norm: PlainNorm = "batch",
-    downsample: PlainDownsample = "max",
-    channel_gate: Gate = "none",
-    width: Count = 64,
-    strides: Counts5 = (2, 2, 2, 2, 2),
-    upsample: Count = 1,
-) -> nn.Module:
-    """VGG-13 for small images: ten 3x3 convolutions in five groups, a pool after each.
-
-    Dropout (form rcm: one half, after both hidden layers) draws from torch's global generator in training.
-
-    Args:
-        form: "rcm" ends with three linear layers and dropout (Xu et al.); "kuangliu" with a single linear layer.
-        activation: the nonlinearity, everywhere.
-        norm: after every convolution: batch, none, group, or conv (preconditioned, then batch).
-        downsample: max pools, or average, flc or asap pooling in their place.
-        channel_gate: what every activated convolution goes through: none, se or residual_se.
-        width: channels of the first group; the others have 2, 4, 8 and 8 times as many, hidden layers 4 times.
-        strides: of the five pools; 1 leaves a pool out, so [1, 1, 2, 2, 2] is the string 11222 of Xu et al.
-        upsample: factor that images are enlarged by, each pixel repeated.
-
-    Reference: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR
-        2015; form rcm: Xu et al., "Understanding Adversarial Robustness from Feature Maps of Convolutional Layers",
-        TNNLS 2025.
-    """
-    chosen = plain_layers(activation, norm, downsample, channel_gate)
-    return _vgg(shape, (2, 2, 2, 2, 2), form, chosen, width=width, strides=strides, upsample=upsample)
-
-
-@ARCHITECTURES.register("vgg16", smoke={"width": 4})
-def vgg16(
-    shape: ImageShape,
-    /,
-    *,
-    form: Literal["rcm", "kuangliu"] = "rcm",
-    activation: Activation = "relu",
-    norm: PlainNorm = "batch",
-    downsample: PlainDownsample = "max",
-    channel_gate: Gate = "none",
-    width: Count = 64,
-    strides: Counts5 = (2, 2, 2, 2, 2),
-    upsample: Count = 1,
-) -> nn.Module:
-    """VGG-16 for small images: thirteen 3x3 convolutions in five groups, a pool after each.
-
-    Dropout (form rcm: one half, after both hidden layers) draws from torch's global generator in training.
-
-    Args:
-        form: "rcm" ends with three linear layers and dropout (Xu et al.); "kuangliu" with a single linear layer.
-        activation: the nonlinearity, everywhere.
-        norm: after every convolution: batch, none, group, or conv (preconditioned, then batch).
-        downsample: max pools, or average, flc or asap pooling in their place.
-        channel_gate: what every activated convolution goes through: none, se or residual_se.
-        width: channels of the first group; the others have 2, 4, 8 and 8 times as many, hidden layers 4 times.
-        strides: of the five pools; 1 leaves a pool out, so [1, 1, 2, 2, 2] is the string 11222 of Xu et al.
-        upsample: factor that images are enlarged by, each pixel repeated.
-
-    Reference: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR
-        2015; form rcm: Xu et al., "Understanding Adversarial Robustness from Feature Maps of Convolutional Layers",
-        TNNLS 2025.
-    """
-    chosen = plain_layers(activation, norm, downsample, channel_gate)
-    return _vgg(shape, (2, 2, 3, 3, 3), form, chosen, width=width, strides=strides, upsample=upsample)
-
-
-@ARCHITECTURES.register("vgg19", smoke={"width": 4})
-def vgg19(
-    shape: ImageShape,
-    /,
-    *,
-    form: Literal["rcm", "kuangliu"] = "rcm",
-    activation: Activation = "relu",
-    norm: PlainNorm = "batch",
-    downsample: PlainDownsample = "max",
-    channel_gate: Gate = "none",
-    width: Count = 64,
-    strides: Counts5 = (2, 2, 2, 2, 2),
-    upsample: Count = 1,
-) -> nn.Module:
-    """VGG-19 for small images: sixteen 3x3 convolutions in five groups, a pool after each.
-
-    Dropout (form rcm: one half, after both hidden layers) draws from torch's global generator in training.
-
-    Args:
-        form: "rcm" ends with three linear layers and dropout (Xu et al.); "kuangliu" with a single linear layer.
-        activation: the nonlinearity, everywhere.
-        norm: after every convolution: batch, none, group, or conv (preconditioned, then batch).
-        downsample: max pools, or average, flc or asap pooling in their place.
-        channel_gate: what every activated convolution goes through: none, se or residual_se.
-        width: channels of the first group; the others have 2, 4, 8 and 8 times as many, hidden layers 4 times.
-        strides: of the five pools; 1 leaves a pool out, so [1, 1, 2, 2, 2] is the string 11222 of Xu et al.
-        upsample: factor that images are enlarged by, each pixel repeated.
-
-    Reference: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR
-        2015; form rcm: Xu et al., "Understanding Adversarial Robustness from Feature Maps of Convolutional Layers",
-        TNNLS 2025.
-    """
-    chosen = plain_layers(activation, norm, downsample, channel_gate)
-    return _vgg(shape, (2, 2, 4, 4, 4), form, chosen, width=width, strides=strides, upsample=upsample)

@@ -10,13 +10,11 @@ from small_networks import conv_net, gated_net, images, labels
 from small_steps import LINF, batch, counted, same, train
 from torch import Tensor, nn
 
-from robustcli.architectures import ImageShape
+from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.branches import Branched
 from robustcli.architectures.channel_gates import ChannelGate, Mask, Probe, gates_of, labelled, with_probes
 from robustcli.architectures.cifs import cifs as cifs_network
 from robustcli.architectures.features import with_features
-from robustcli.architectures.preact_resnet import preact_resnet18
-from robustcli.architectures.resnet import resnet18
 from robustcli.architectures.small_cnn import small_cnn
 from robustcli.architectures.wide_resnet import wide_resnet
 from robustcli.attacks.joint_pgd import JointPgd, JointScores, joint_loss
@@ -27,6 +25,8 @@ from robustcli.defenses.pgd_at import pgd_at
 from robustcli.errors import RobustCliError
 from robustcli.noise import IndexedNoise
 
+resnet18 = ARCHITECTURES.get("resnet18")
+preact_resnet18 = ARCHITECTURES.get("preact_resnet18")
 SHAPE = ImageShape(3, 32, 32, 10)
 
 

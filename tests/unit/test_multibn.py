@@ -10,12 +10,10 @@ from small_networks import branched_net, conv_net, drawn_from, images, labels
 from small_steps import LINF, batch, clock, counted, same, tracked, train
 from torch import Tensor, nn
 
-from robustcli.architectures import ImageShape
+from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.branches import Branched, BranchedNorm, branched_of, through_branch, with_kinds
 from robustcli.architectures.features import classifier_of
 from robustcli.architectures.multibn import multibn as multibn_network
-from robustcli.architectures.preact_resnet import preact_resnet18
-from robustcli.architectures.resnet import resnet18
 from robustcli.architectures.small_cnn import small_cnn
 from robustcli.attacks.pgd import Pgd
 from robustcli.defenses import Batch
@@ -26,6 +24,8 @@ from robustcli.fields import OtherThreat
 from robustcli.noise import IndexedNoise, StreamNoise
 from robustcli.threat import ThreatModel
 
+resnet18 = ARCHITECTURES.get("resnet18")
+preact_resnet18 = ARCHITECTURES.get("preact_resnet18")
 SHAPE = ImageShape(3, 32, 32, 10)
 L2 = OtherThreat(norm="l2", eps=Fraction(1, 2))
 
