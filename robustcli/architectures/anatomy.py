@@ -57,18 +57,21 @@ def anatomy(network: nn.Module, shape: ImageShape) -> Anatomy:
     seen: set[int] = set()
 
     def look(module: nn.Module, _inputs: Any, out: Tensor) -> None:
-        size = (out.shape[2], out.shape[3]) if out.dim() == 4 else (1, 1)
+        size = (out.shape[-2], out.shape[-1]) if out.dim() >= 4 else (1, 1)
         found = sizes[size]
         found["channels"] = max(found["channels"], out.shape[1])
         own = {id(parameter): parameter.numel() for parameter in module.parameters(recurse=False)}
         found["parameters"] += sum(count for key, count in own.items() if key not in seen)
         seen.update(own)
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Conv2d | nn.Conv3d):
             found["macs"] += out[0].numel() * module.weight[0].numel()
             sight = getattr(out, "sight", None)
             # What is not made of the image, such as the code of a position, sees none of it.
             if sight is not None:
-                fields[size] = None if sight.side is None else math.ceil(sight.side)
+                side = None if sight.side is None else math.ceil(sight.side)
+                # A shortcut that is computed last sees less than the branch beside it.
+                before = fields.get(size, 0)
+                fields[size] = None if side is None or before is None else max(side, before)
         if isinstance(module, nn.Linear):
             found["macs"] += module.weight.numel()
             fields[size] = None
@@ -140,7 +143,8 @@ def _after(operation: Any, args: Any, sight: _Sight) -> _Sight:
     if operation in _WHOLE:
         return _Sight(None, sight.pace)
     if operation is _aten.convolution:
-        return sight.through(args[1].shape[2], args[3][0], args[5][0])
+        # Of a clip the last two axes are the sides.
+        return sight.through(args[1].shape[-1], args[3][-1], args[5][-1])
     if operation in _POOLS:
         kernel = args[1][0]
         return sight.through(kernel, args[2][0] if len(args) > 2 and args[2] else kernel, 1)
