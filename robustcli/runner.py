@@ -23,6 +23,7 @@ from robustcli.evaluators import Evaluator
 from robustcli.evaluators.attacked import Attacked
 from robustcli.evaluators.clean import Clean
 from robustcli.fields import exact_text
+from robustcli.formats import to_channels_last
 from robustcli.memory import keep_freed_memory
 from robustcli.noise import IndexedNoise, StreamNoise, derive
 from robustcli.registry import instantiate
@@ -99,7 +100,7 @@ def _train(
     if settings.start_from is not None and not run.folder.last.exists():
         start_from(network, Path(settings.start_from))
     if settings.channels_last:
-        network.to(memory_format=torch.channels_last)
+        to_channels_last(network)
     optimizer = _optimizer(settings, network)
     # What a method draws when it starts, such as the weights of a network of its own, depends on the seed alone.
     noise = StreamNoise.on(device).reseed(spec.seed, "start")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.errors import EvaluationError
+from robustcli.formats import to_channels_last
 
 Precision = Literal["fp32", "fast"]
 
@@ -34,7 +35,7 @@ class SearchNetwork(nn.Module):
         super().__init__()
         self.is_fast = precision == "fast"
         try:
-            network = deepcopy(model).to(memory_format=torch.channels_last)
+            network = to_channels_last(deepcopy(model))
         except Exception as error:  # whatever a module from elsewhere holds that cannot be copied
             raise EvaluationError(
                 f"the network cannot be copied for the search ({type(error).__name__}: {error}); evaluate it with "

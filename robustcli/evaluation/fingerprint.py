@@ -25,6 +25,7 @@ _DECIDING = (
     "evaluation/judgement.py",
     "evaluation/proposal.py",
     "evaluation/strikes.py",
+    "formats.py",
     "hyperplane.py",
     "noise.py",
     "threat.py",

@@ -64,7 +64,7 @@ LAYERS = (
     ("catalog",),
     ("signatures",),
     ("specs.yamlfile",),
-    ("noise", "clock", "memory", "files", "shell.options"),
+    ("noise", "clock", "memory", "formats", "files", "shell.options"),
     ("fields",),
     ("errors",),
     # What holds a description alone may be imported from anywhere.
