@@ -1,13 +1,8 @@
 """Handwritten digits of 8 x 8 pixels, carried by scikit-learn."""
 
-import torch
-from sklearn.datasets import load_digits
-
-from robustcli.datasets import DATASETS, Source, TensorSplit
+from robustcli.datasets import DATASETS, Source
 from robustcli.datasets.channel_statistics import channel_statistics
-from robustcli.datasets.fixed_order import fixed_order
-
-_TEST_SIZE = 360
+from robustcli.datasets.embedded_digits import embedded_digits
 
 
 @DATASETS.register("digits")
@@ -21,16 +16,6 @@ def digits() -> Source:
     Reference: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning
         Repository, 1998; its test part, as scikit-learn carries it.
     """
-    bunch = load_digits()
-    images = torch.from_numpy(bunch.images)[:, None].float() / 16
-    labels = torch.from_numpy(bunch.target).long()
-    order = fixed_order(len(labels))
-    test, train = order[:_TEST_SIZE], order[_TEST_SIZE:]
-    mean, std = channel_statistics(images[train])
-    return Source(
-        train=TensorSplit(images[train], labels[train]),
-        test=TensorSplit(images[test], labels[test]),
-        classes=[str(digit) for digit in range(10)],
-        mean=mean,
-        std=std,
-    )
+    train, test = embedded_digits()
+    mean, std = channel_statistics(train.images)
+    return Source(train=train, test=test, classes=[str(digit) for digit in range(10)], mean=mean, std=std)

@@ -217,7 +217,7 @@ def other_values(parameter: Parameter, now: Any) -> Iterator[Any]:
     elif isinstance(now, tuple):
         yield [2 * item for item in now] if all(isinstance(item, int) for item in now) else [item / 2 for item in now]
     elif isinstance(now, int):
-        yield from (2, now + 1, now + 6)
+        yield from (2, now + 1, now + 6, 1)
     elif isinstance(now, float) and now:
         yield from (now / 2, 2 * now)
     else:

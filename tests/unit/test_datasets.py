@@ -40,7 +40,17 @@ def _held(split: Any) -> TensorSplit:
 
 
 def test_the_registry_finds_every_source() -> None:
-    expected = {"digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn", "image_folder", "npz"}
+    expected = {
+        "digits",
+        "mnist",
+        "fashion_mnist",
+        "cifar10",
+        "cifar100",
+        "svhn",
+        "moving_digits",
+        "image_folder",
+        "npz",
+    }
     assert expected <= set(DATASETS)
 
 
