@@ -70,14 +70,34 @@ class Layers:
         return nn.BatchNorm2d(channels, momentum=self.momentum)
 
     def convolution(
-        self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1, *, bias: bool = False
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int = 3,
+        stride: int = 1,
+        groups: int = 1,
+        *,
+        bias: bool = False,
+        dilation: int = 1,
     ) -> nn.Module:
-        """A convolution whose outputs have the side ceil(n / stride); a preconditioned one has its own bias."""
-        if stride == 1 or self.downsample == "strided":
-            return self._convolution(inputs, outputs, kernel, stride, groups, bias)
-        return Pooled(self.pool(stride), self._convolution(inputs, outputs, kernel, 1, groups, bias))
+        """A convolution whose outputs have the side ceil(n / stride); a preconditioned one has its own bias.
 
-    def _convolution(self, inputs: int, outputs: int, kernel: int, stride: int, groups: int, bias: bool) -> nn.Module:
+        Dilated ones are plain convolutions with symmetric padding; no family has them with another.
+        """
+        if stride == 1 or self.downsample == "strided":
+            return self._convolution(inputs, outputs, kernel, stride, groups, bias, dilation)
+        return Pooled(self.pool(stride), self._convolution(inputs, outputs, kernel, 1, groups, bias, dilation))
+
+    def _convolution(
+        self, inputs: int, outputs: int, kernel: int, stride: int, groups: int, bias: bool, dilation: int
+    ) -> nn.Module:
+        if dilation > 1:
+            assert self.norm != "conv"
+            assert not self.pads_same
+            padding = dilation * (kernel // 2)
+            return nn.Conv2d(
+                inputs, outputs, kernel, stride, padding=padding, dilation=dilation, groups=groups, bias=bias
+            )
         if self.norm == "conv":
             return PreconditionedConv2d(inputs, outputs, kernel, stride, groups)
         if self.pads_same and stride > 1 and kernel > 1:

@@ -4,7 +4,7 @@ import inspect
 import typing
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
-from itertools import combinations
+from itertools import chain, combinations
 from typing import Any
 
 import pytest
@@ -222,7 +222,9 @@ def choices_differ(member: Member, parameter: Parameter) -> None:
     """Any two values of a parameter give different results, with some usual settings or with the cheap ones."""
     alike = list(combinations(choices_of(parameter), 2))
     for settings in (*usual_settings(member), member.smoke):
-        results = {choice: observe(member, {**settings, parameter.name: choice}) for pair in alike for choice in pair}
+        results = {
+            choice: observe(member, {**settings, parameter.name: choice}) for choice in {*chain.from_iterable(alike)}
+        }
         alike = [(one, other) for one, other in alike if not differ(results[one], results[other])]
         if not alike:
             return

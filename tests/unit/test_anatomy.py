@@ -39,6 +39,8 @@ def test_resnet18_in_parts() -> None:
         ("vgg16", {"norm": "conv"}),
         ("torchvision", {"model": "resnet18"}),
         ("small_cnn", {}),
+        ("regnet", {"size": "y_400mf"}),
+        ("sknet", {}),
     ],
 )
 def test_nothing_is_counted_twice_or_left_out(name: str, settings: dict[str, Any]) -> None:

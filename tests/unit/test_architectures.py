@@ -115,6 +115,13 @@ COUNTS = [
     ("vgg16", {"strides": (1, 1, 2, 2, 2)}, 10, 14_922_826),
     ("vgg16", {"form": "kuangliu"}, 10, 14_728_266),
     ("vgg19", {}, 10, 20_235_082),
+    ("regnet", {}, 10, 2_321_946),
+    ("regnet", {"size": "x_400mf"}, 10, 4_779_338),
+    ("regnet", {"size": "y_400mf"}, 10, 5_714_362),
+    ("senet18", {}, 10, 11_260_354),
+    ("sknet", {}, 10, 11_442_506),
+    ("sknet", {"depth": 34}, 10, 21_766_826),
+    ("sknet", {"depth": 50}, 10, 23_766_970),
 ]
 
 
@@ -205,6 +212,13 @@ def test_small_cnn_has_the_layers_of_wong_et_al() -> None:
         ("vgg16", {"strides": (1, 1, 2, 2, 2), "upsample": 2}, 14.9558),
         ("vgg16", {"strides": (1, 1, 1, 2, 2)}, 9.6279),
         ("vgg19", {}, 0.3983),
+        ("regnet", {}, 0.2233),
+        ("regnet", {"size": "x_400mf"}, 0.4662),
+        ("regnet", {"size": "y_400mf"}, 0.4671),
+        ("senet18", {}, 0.5555),
+        ("sknet", {}, 0.5557),
+        ("sknet", {"depth": 34}, 1.1599),
+        ("sknet", {"depth": 50}, 1.2981),
     ],
 )
 def test_cost_is_the_published_one(name: str, settings: dict[str, Any], expected: float) -> None:
@@ -482,6 +496,10 @@ SMALL = [
     ("alexnet", {"width": 4}),
     ("vgg11", {"width": 4, "form": "kuangliu"}),
     ("vgg11", {"width": 4}),
+    ("regnet_stages", {"depths": (1, 2), "widths": (8, 16), "strides": (1, 2), "group_width": 4, "stem": 8}),
+    ("senet18", {"width": 4}),
+    ("sknet", {"width": 4}),
+    ("sknet", {"width": 4, "depth": 50, "form": "imagenet"}),
 ]
 
 

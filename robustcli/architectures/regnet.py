@@ -1,0 +1,296 @@
+"""RegNet: stages of grouped bottlenecks whose widths lie on a quantised line, with stems for small images and ImageNet.
+
+Weights have the names of torchvision's networks.
+"""
+
+import math
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from robustcli.architectures import ARCHITECTURES, ImageShape
+from robustcli.architectures.layers import Layers, enlarged
+from robustcli.architectures.squeeze import SqueezeExcitation
+from robustcli.architectures.wide_stages import draw_by_fan_out
+from robustcli.errors import RobustCliError
+from robustcli.fields import AboveOne, Activation, Count, Downsample, NonNegative, NormLayer, Positive
+
+# Widths on the line are multiples of it.
+_QUANTUM = 8
+# What the Y in RegNetY adds, as a share of the channels that enter a block.
+_SQUEEZE = 0.25
+_CLASSIFIER_SPREAD = 0.01
+
+
+@dataclass(frozen=True)
+class Stages:
+    """What a RegNet consists of.
+
+    Args:
+        depths: blocks of each stage.
+        widths: channels of each stage.
+        group_width: channels of a group in the 3x3 convolutions.
+        squeeze: channels inside squeeze-and-excitation, as a share of those that enter the block; 0 is none.
+    """
+
+    depths: tuple[int, ...]
+    widths: tuple[int, ...]
+    group_width: int
+    squeeze: float = 0.0
+
+
+def on_the_line(depth: int, w0: float, wa: float, wm: float, group_width: int, squeeze: float = 0.0) -> Stages:
+    """Block j is w0 + wa j wide, taken to the nearest power of wm times w0; blocks of one width are a stage.
+
+    Widths are rounded to multiples of 8, and then to whole groups; a group is never wider than its stage.
+    """
+    powers = [round(math.log((w0 + wa * j) / w0) / math.log(wm)) for j in range(depth)]
+    line = [max(1, round(w0 * wm**power / _QUANTUM)) * _QUANTUM for power in powers]
+    widths = list(dict.fromkeys(line))
+    depths = tuple(line.count(width) for width in widths)
+    return Stages(depths, tuple(_whole_groups(width, group_width) for width in widths), group_width, squeeze)
+
+
+def _whole_groups(width: int, group_width: int) -> int:
+    group = min(group_width, width)
+    return max(1, math.floor(width / group + 0.5)) * group
+
+
+# By the line; published for ImageNet.
+_LINES = {
+    "x_200mf": on_the_line(13, 24, 36.44, 2.49, 8),
+    "x_400mf": on_the_line(22, 24, 24.48, 2.54, 16),
+    "y_400mf": on_the_line(16, 48, 27.89, 2.09, 8, _SQUEEZE),
+    "x_800mf": on_the_line(16, 56, 35.73, 2.28, 16),
+    "y_800mf": on_the_line(14, 56, 38.84, 2.4, 16, _SQUEEZE),
+    "x_1_6gf": on_the_line(18, 80, 34.01, 2.25, 24),
+    "y_1_6gf": on_the_line(27, 48, 20.71, 2.65, 24, _SQUEEZE),
+}
+# In use for 32 pixels under the same names, and other networks than the line gives.
+_FOR_SMALL_IMAGES = {
+    "x_400mf": Stages((1, 2, 7, 12), (32, 64, 160, 384), 16),
+    "y_400mf": Stages((1, 2, 7, 12), (32, 64, 160, 384), 16, _SQUEEZE),
+}
+
+
+class Block(nn.Module):
+    """act(1x1, grouped 3x3, squeeze-and-excitation where there is one, 1x1 + shortcut), equally wide throughout."""
+
+    def __init__(self, inputs: int, width: int, stride: int, group_width: int, squeeze: float, layers: Layers) -> None:
+        super().__init__()
+        groups = width // min(group_width, width)
+        keeps = stride == 1 and inputs == width
+        self.proj = None if keeps else nn.Sequential(*_normed(layers, inputs, width, 1, stride))
+        self.f = nn.Sequential(
+            OrderedDict(
+                a=nn.Sequential(*_normed(layers, inputs, width, 1), layers.nonlinearity()),
+                b=nn.Sequential(*_normed(layers, width, width, 3, stride, groups), layers.nonlinearity()),
+                se=SqueezeExcitation(width, max(1, round(squeeze * inputs))) if squeeze else nn.Identity(),
+                c=nn.Sequential(*_normed(layers, width, width, 1)),
+            )
+        )
+        self.activation = layers.nonlinearity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.activation(self.f(x) + (x if self.proj is None else self.proj(x)))
+        return out
+
+
+def _normed(
+    layers: Layers, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1
+) -> tuple[nn.Module, nn.Module]:
+    return layers.convolution(inputs, outputs, kernel, stride, groups), layers.normalisation(outputs)
+
+
+class RegNet(nn.Module):
+    """Stem, stages, global average, linear classifier.
+
+    Args:
+        stem: channels of the first convolution.
+        strides: of the first block of each stage.
+        upsample: factor that the images are enlarged by.
+    """
+
+    def __init__(
+        self,
+        shape: ImageShape,
+        stages: Stages,
+        layers: Layers,
+        *,
+        stem: int,
+        stem_stride: int,
+        strides: tuple[int, ...],
+        upsample: int,
+    ) -> None:
+        super().__init__()
+        inputs = stem
+        # Public checkpoints call these weights trunk_output.block1.block1-0.f.a.0.weight and so on.
+        trunk: OrderedDict[str, nn.Module] = OrderedDict()
+        rows = zip(stages.depths, stages.widths, strides, strict=True)
+        for number, (depth, width, stride) in enumerate(rows, start=1):
+            blocks: OrderedDict[str, nn.Module] = OrderedDict()
+            for i in range(depth):
+                first = stride if i == 0 else 1
+                blocks[f"block{number}-{i}"] = Block(inputs, width, first, stages.group_width, stages.squeeze, layers)
+                inputs = width
+            trunk[f"block{number}"] = nn.Sequential(blocks)
+        self.enlarged = enlarged(upsample)
+        self.stem = nn.Sequential(*_normed(layers, shape.channels, stem, 3, stem_stride), layers.nonlinearity())
+        self.trunk_output = nn.Sequential(trunk)
+        self.fc = nn.Linear(inputs, shape.classes)
+        draw_by_fan_out(self)
+        nn.init.normal_(self.fc.weight, 0, _CLASSIFIER_SPREAD)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.trunk_output(self.stem(self.enlarged(x)))
+        logits: Tensor = self.fc(x.mean((2, 3)))
+        return logits
+
+
+def _in_form(
+    shape: ImageShape, stages: Stages, form: Literal["small", "imagenet"], layers: Layers, upsample: int
+) -> RegNet:
+    """A stem and strides for 32 pixels, or for 224."""
+    count = len(stages.depths)
+    if form == "imagenet":
+        return RegNet(shape, stages, layers, stem=32, stem_stride=2, strides=(2,) * count, upsample=upsample)
+    strides = tuple(1 if number < 2 else 2 for number in range(count))
+    return RegNet(shape, stages, layers, stem=64, stem_stride=1, strides=strides, upsample=upsample)
+
+
+@ARCHITECTURES.register("regnet", smoke={"size": "x_200mf"})
+def regnet(
+    shape: ImageShape,
+    /,
+    *,
+    size: Literal["x_200mf", "x_400mf", "y_400mf", "x_800mf", "y_800mf", "x_1_6gf", "y_1_6gf"] = "x_200mf",
+    form: Literal["small", "imagenet"] = "small",
+    activation: Activation = "relu",
+    norm: NormLayer = "batch",
+    downsample: Downsample = "strided",
+    upsample: Count = 1,
+) -> nn.Module:
+    """RegNet by its published name: grouped bottlenecks, four stages, widths on a quantised line.
+
+    Y has squeeze-and-excitation after every 3x3 convolution, a quarter as wide inside as what enters the block.
+    Convolutions are drawn by fan-out, the classifier from N(0, 0.01^2). Other depths and widths: regnet_rule, which
+    takes the line, and regnet_stages.
+
+    Args:
+        size: X or Y and about 10^6 or 10^9 multiply-accumulates of an ImageNet image.
+        form: "small" has a stem of 64 channels and stride 1, and strides 1, 1, 2, 2 (published for 32 pixels, with
+            other widths of x_400mf and y_400mf than on ImageNet); "imagenet" a stem of 32 channels, and stride 2
+            there and in every stage.
+        activation: the nonlinearity, everywhere but inside squeeze-and-excitation.
+        norm: batch, group, or conv (preconditioned convolutions, then batch norms).
+        downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
+        upsample: factor that images are enlarged by, each pixel repeated, before the stem.
+
+    Reference: Radosavovic et al., "Designing Network Design Spaces", CVPR 2020.
+    """
+    layers = Layers(activation=activation, norm=norm, downsample=downsample)
+    published = {**_LINES, **_FOR_SMALL_IMAGES} if form == "small" else _LINES
+    return _in_form(shape, published[size], form, layers, upsample)
+
+
+@ARCHITECTURES.register("regnet_rule", smoke={"depth": 3, "w0": 8.0, "wa": 8.0, "wm": 2.0, "group_width": 4})
+def regnet_rule(
+    shape: ImageShape,
+    /,
+    *,
+    depth: Count = 13,
+    w0: Positive = 24.0,
+    wa: NonNegative = 36.44,
+    wm: AboveOne = 2.49,
+    group_width: Count = 8,
+    squeeze: NonNegative = 0.0,
+    form: Literal["small", "imagenet"] = "small",
+    activation: Activation = "relu",
+    norm: NormLayer = "batch",
+    downsample: Downsample = "strided",
+    upsample: Count = 1,
+) -> nn.Module:
+    """RegNet by its rule: block j is w0 + wa j wide, taken to the nearest w0 times a power of wm.
+
+    The defaults are RegNetX-200MF. Blocks of one width are a stage; widths are multiples of 8 and of whole groups.
+
+    Args:
+        depth: blocks in all.
+        w0: width where the line begins.
+        wa: how much wider each next block is on the line.
+        wm: ratio of the widths of neighbouring stages, above 1.
+        group_width: channels of a group in the 3x3 convolutions.
+        squeeze: channels inside squeeze-and-excitation, as a share of those that enter the block; 0 is RegNetX,
+            and 0.25 RegNetY.
+        form: "small" has a stem of 64 channels and stride 1, and stride 1 in two stages; "imagenet" a stem of 32
+            channels, and stride 2 there and in every stage.
+        activation: the nonlinearity, everywhere but inside squeeze-and-excitation.
+        norm: batch, group, or conv (preconditioned convolutions, then batch norms).
+        downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
+        upsample: factor that images are enlarged by, each pixel repeated, before the stem.
+
+    Reference: Radosavovic et al., "Designing Network Design Spaces", CVPR 2020.
+    """
+    layers = Layers(activation=activation, norm=norm, downsample=downsample)
+    return _in_form(shape, on_the_line(depth, w0, wa, wm, group_width, squeeze), form, layers, upsample)
+
+
+@ARCHITECTURES.register(
+    "regnet_stages", smoke={"depths": (1, 1), "widths": (8, 16), "strides": (1, 2), "group_width": 4, "stem": 8}
+)
+def regnet_stages(
+    shape: ImageShape,
+    /,
+    *,
+    depths: tuple[Count, ...] = (1, 1, 4, 7),
+    widths: tuple[Count, ...] = (24, 56, 152, 368),
+    strides: tuple[Count, ...] = (1, 1, 2, 2),
+    group_width: Count = 8,
+    squeeze: NonNegative = 0.0,
+    stem: Count = 64,
+    stem_stride: Literal[1, 2] = 1,
+    activation: Activation = "relu",
+    norm: NormLayer = "batch",
+    downsample: Downsample = "strided",
+    upsample: Count = 1,
+) -> nn.Module:
+    """RegNet stage by stage; the defaults are RegNetX-200MF for small images.
+
+    Args:
+        depths: blocks of each stage.
+        widths: channels of each stage, in whole groups.
+        strides: of the first block of each stage.
+        group_width: channels of a group in the 3x3 convolutions; in a narrower stage, the whole stage.
+        squeeze: channels inside squeeze-and-excitation, as a share of those that enter the block; 0 is RegNetX,
+            and 0.25 RegNetY.
+        stem: channels of the first convolution.
+        stem_stride: 2 halves the resolution at once, for about a quarter of the cost.
+        activation: the nonlinearity, everywhere but inside squeeze-and-excitation.
+        norm: batch, group, or conv (preconditioned convolutions, then batch norms).
+        downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
+        upsample: factor that images are enlarged by, each pixel repeated, before the stem.
+
+    Reference: Radosavovic et al., "Designing Network Design Spaces", CVPR 2020.
+    """
+    if not len(depths) == len(widths) == len(strides) or not depths:
+        raise RobustCliError(
+            f"architecture.depths: {len(depths)} stages, with {len(widths)} widths and {len(strides)} strides; "
+            "name as many of each"
+        )
+    for width in widths:
+        if width != _whole_groups(width, group_width):
+            raise RobustCliError(
+                f"architecture.widths: {width} channels are no whole groups of {group_width}; "
+                f"write {_whole_groups(width, group_width)}, or another group_width"
+            )
+    return RegNet(
+        shape,
+        Stages(depths, widths, group_width, squeeze),
+        Layers(activation=activation, norm=norm, downsample=downsample),
+        stem=stem,
+        stem_stride=stem_stride,
+        strides=strides,
+        upsample=upsample,
+    )

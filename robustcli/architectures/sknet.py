@@ -1,0 +1,219 @@
+"""SKResNet: residual networks whose 3x3 convolutions choose, channel by channel, between two fields of view.
+
+Weights have the names of timm's networks.
+"""
+
+from collections import OrderedDict
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from robustcli.architectures import ARCHITECTURES, ImageShape
+from robustcli.architectures.layers import Layers, enlarged
+from robustcli.fields import Activation, Count, Downsample
+
+Unit = Literal["split", "paper"]
+
+# Dilations of the two 3x3 convolutions: 3x3 pixels, and 5x5 with gaps.
+_DILATIONS = (1, 2)
+_DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
+
+
+def _normed(
+    layers: Layers, inputs: int, outputs: int, kernel: int, stride: int = 1, dilation: int = 1
+) -> OrderedDict[str, nn.Module]:
+    convolution = layers.convolution(inputs, outputs, kernel, stride, dilation=dilation)
+    return OrderedDict(conv=convolution, bn=layers.normalisation(outputs))
+
+
+class BranchAttention(nn.Module):
+    """What the mean of the summed branches makes of each channel: shares of the branches, which sum to 1.
+
+    Args:
+        squeezed: channels between the two layers.
+    """
+
+    def __init__(self, channels: int, squeezed: int, layers: Layers) -> None:
+        super().__init__()
+        self.fc_reduce = nn.Conv2d(channels, squeezed, 1, bias=False)
+        self.bn = layers.normalisation(squeezed)
+        self.activation = layers.nonlinearity()
+        self.fc_select = nn.Conv2d(squeezed, len(_DILATIONS) * channels, 1, bias=False)
+
+    def forward(self, branches: Tensor) -> Tensor:
+        """(n, branches, channels, h, w) -> (n, branches, channels, 1, 1)."""
+        n, count, channels = branches.shape[:3]
+        means = branches.sum(1).mean((2, 3), keepdim=True)
+        logits = self.fc_select(self.activation(self.bn(self.fc_reduce(means))))
+        shares: Tensor = logits.view(n, count, channels, 1, 1).softmax(1)
+        return shares
+
+
+class SelectiveKernel(nn.Module):
+    """Two activated 3x3 convolutions, one of them dilated, weighed by their attention and summed.
+
+    Args:
+        unit: "split": each sees half of the channels; "paper": each sees all of them.
+        squeezed: channels inside the attention.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int, unit: Unit, squeezed: int, layers: Layers) -> None:
+        super().__init__()
+        seen = inputs // len(_DILATIONS) if unit == "split" else inputs
+        self.paths = nn.ModuleList(
+            nn.Sequential(_normed(layers, seen, outputs, 3, stride, dilation)) for dilation in _DILATIONS
+        )
+        self.activation = layers.nonlinearity()
+        self.attn = BranchAttention(outputs, squeezed, layers)
+        self.unit = unit
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = x.chunk(len(_DILATIONS), 1) if self.unit == "split" else (x,) * len(_DILATIONS)
+        seen = [self.activation(path(part)) for path, part in zip(self.paths, parts, strict=True)]
+        branches = torch.stack(seen, 1)
+        out: Tensor = (branches * self.attn(branches)).sum(1)
+        return out
+
+
+class BasicBlock(nn.Module):
+    """act(selective kernel, 3x3 convolution + shortcut)."""
+
+    expansion = 1
+    # Of the attention in units "split": its share of the channels, and what it is a multiple of.
+    share, multiple = 8, 16
+
+    def __init__(self, inputs: int, width: int, stride: int, unit: Unit, layers: Layers) -> None:
+        super().__init__()
+        squeezed = _squeezed(width, unit, self.share, self.multiple)
+        self.conv1 = SelectiveKernel(inputs, width, stride, unit, squeezed, layers)
+        self.conv2 = nn.Sequential(_normed(layers, width, width, 3))
+        self.downsample = _shortcut(inputs, width, stride, layers)
+        self.activation = layers.nonlinearity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.activation(self.conv2(self.conv1(x)) + self.downsample(x))
+        return out
+
+
+class Bottleneck(nn.Module):
+    """act(1x1 convolution, selective kernel, 1x1 convolution + shortcut), four times wider outside."""
+
+    expansion = 4
+    share, multiple = 16, 8
+
+    def __init__(self, inputs: int, width: int, stride: int, unit: Unit, layers: Layers) -> None:
+        super().__init__()
+        outputs = self.expansion * width
+        squeezed = _squeezed(width, unit, self.share, self.multiple)
+        self.conv1 = nn.Sequential(_normed(layers, inputs, width, 1))
+        self.conv2 = SelectiveKernel(width, width, stride, unit, squeezed, layers)
+        self.conv3 = nn.Sequential(_normed(layers, width, outputs, 1))
+        self.downsample = _shortcut(inputs, outputs, stride, layers)
+        self.activation = layers.nonlinearity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv2(self.activation(self.conv1(x)))
+        out: Tensor = self.activation(self.conv3(y) + self.downsample(x))
+        return out
+
+
+def _squeezed(width: int, unit: Unit, share: int, multiple: int) -> int:
+    if unit == "paper":
+        return max(width // 16, 32)
+    return max(1, (width // share + multiple // 2) // multiple) * multiple
+
+
+def _shortcut(inputs: int, outputs: int, stride: int, layers: Layers) -> nn.Module:
+    if stride == 1 and inputs == outputs:
+        return nn.Identity()
+    return nn.Sequential(layers.convolution(inputs, outputs, 1, stride), layers.normalisation(outputs))
+
+
+class SKNet(nn.Module):
+    """Stem, four stages that double the width, global average, linear classifier.
+
+    Args:
+        pools: whether the stem is that of ImageNet: a 7x7 convolution of stride 2 and a max pool.
+        upsample: factor that the images are enlarged by.
+    """
+
+    def __init__(
+        self,
+        shape: ImageShape,
+        block: type[BasicBlock] | type[Bottleneck],
+        depths: tuple[int, ...],
+        unit: Unit,
+        layers: Layers,
+        *,
+        width: int,
+        pools: bool,
+        upsample: int,
+    ) -> None:
+        super().__init__()
+        self.enlarged = enlarged(upsample)
+        kernel, stride = (7, 2) if pools else (3, 1)
+        self.conv1 = layers.convolution(shape.channels, width, kernel, stride)
+        self.bn1 = layers.normalisation(width)
+        self.activation = layers.nonlinearity()
+        self.pool = nn.MaxPool2d(3, 2, padding=1) if pools else nn.Identity()
+
+        def stage(number: int) -> nn.Sequential:
+            inner = width * 2**number
+            inputs = width if number == 0 else block.expansion * inner // 2
+            first = block(inputs, inner, 1 if number == 0 else 2, unit, layers)
+            rest = (block(block.expansion * inner, inner, 1, unit, layers) for _ in range(depths[number] - 1))
+            return nn.Sequential(first, *rest)
+
+        self.layer1, self.layer2, self.layer3, self.layer4 = map(stage, range(4))
+        self.fc = nn.Linear(block.expansion * 8 * width, shape.classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(self.activation(self.bn1(self.conv1(self.enlarged(x)))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        logits: Tensor = self.fc(x.mean((2, 3)))
+        return logits
+
+
+@ARCHITECTURES.register("sknet", smoke={"width": 4})
+def sknet(
+    shape: ImageShape,
+    /,
+    *,
+    depth: Literal[18, 34, 50] = 18,
+    unit: Literal["split", "paper"] = "split",
+    form: Literal["small", "imagenet"] = "small",
+    activation: Activation = "relu",
+    downsample: Downsample = "strided",
+    width: Count = 64,
+    upsample: Count = 1,
+) -> nn.Module:
+    """SKResNet: a ResNet whose 3x3 convolutions are two, and attention chooses between their fields of view.
+
+    In 18 and 34 layers the first convolution of a block is selective, in 50 the middle one. Norms are batch norms,
+    also inside the attention, where nothing is left to normalise of a single image.
+
+    Args:
+        depth: layers: 18 or 34, of two convolutions a block, or 50, of three.
+        unit: "split" gives either convolution half of the channels, so that both cost what one did, and has 1/8 of the
+            channels inside the attention (a multiple of 16), or 1/16 of them at depth 50 (a multiple of 8), as
+            the networks in use have it; "paper" gives each all channels, and has 1/16 of them in the attention,
+            32 at least. The paper's own networks also have 32 groups and twice the width.
+        form: "small" has a 3x3 stem of stride 1; "imagenet" one of 7x7 and stride 2, and a max pool.
+        activation: the nonlinearity, everywhere.
+        downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
+        width: channels of the stem and the first stage; each later stage doubles it.
+        upsample: factor that images are enlarged by, each pixel repeated, before the stem.
+
+    Reference: Li et al., "Selective Kernel Networks", CVPR 2019.
+    """
+    return SKNet(
+        shape,
+        Bottleneck if depth == 50 else BasicBlock,
+        _DEPTHS[depth],
+        unit,
+        Layers(activation=activation, downsample=downsample),
+        width=width,
+        pools=form == "imagenet",
+        upsample=upsample,
+    )
