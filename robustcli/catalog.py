@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from robustcli.errors import RobustCliError, suggest
+from robustcli.published import Published
 from robustcli.signatures import Parameter, class_named, class_parameters, function_parameters, literal, served
 
 FAMILIES = (
@@ -50,6 +51,7 @@ class Member:
         smoke: cheap settings for the tests.
         passes: of a defense with its defaults, what an update costs: forwards, backwards to the images that leave
             the weights alone, and backwards to the weights, in batches; None where it is not said.
+        published: of an architecture, robust accuracies in the literature.
     """
 
     family: str
@@ -65,6 +67,7 @@ class Member:
     fixed: dict[str, Any] = field(default_factory=dict)
     smoke: dict[str, Any] = field(default_factory=dict)
     passes: tuple[int, int, int] | None = None
+    published: tuple[Published, ...] = ()
 
     @property
     def summary(self) -> str:
@@ -182,4 +185,17 @@ def _member(
         fixed=fixed,
         smoke=literal(options["smoke"]) if "smoke" in options else {},
         passes=literal(options["passes"]) if "passes" in options else None,
+        published=_published(options["published"], where) if "published" in options else (),
     )
+
+
+def _published(node: ast.expr, where: str) -> tuple[Published, ...]:
+    calls = node.elts if isinstance(node, ast.Tuple) else []
+    found = []
+    for call in calls:
+        if isinstance(call, ast.Call):
+            named = {keyword.arg: literal(keyword.value) for keyword in call.keywords if keyword.arg}
+            found.append(Published(*map(literal, call.args), **named))
+    if not found or len(found) < len(calls):
+        raise RobustCliError(f"{where}: published is a tuple of Published(...), with every argument written out")
+    return tuple(found)

@@ -8,16 +8,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from robustcli import __version__
 from robustcli.bench import commands as bench
-from robustcli.catalog import FAMILIES, Member, catalog
-from robustcli.errors import CollapseError, Interrupted, NotFiniteError, RobustCliError, suggest
+from robustcli.errors import CollapseError, Interrupted, NotFiniteError, RobustCliError
 from robustcli.export import commands as export
 from robustcli.shell.evaluation_commands import app as evaluation
+from robustcli.shell.member_commands import app as members
 from robustcli.shell.options import Json, Overrides, Quiet, Runs, console
-from robustcli.signatures import REQUIRED
 from robustcli.specs import experiments
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.sweep import commands as sweep
@@ -34,6 +32,7 @@ app = typer.Typer(
     add_completion=False,
     help=f"{PURPOSE}\n\n{EXIT_CODES}",
 )
+app.add_typer(members)
 app.add_typer(evaluation)
 app.add_typer(sweep.app)
 app.add_typer(bench.app, name="bench")
@@ -118,41 +117,6 @@ def demo(runs: Runs = Path("runs"), quiet: Quiet = False) -> None:
     """Train a natural and a robust model on the embedded digits and show what an attack leaves of each."""
     for name in ("demo/digits_natural", "demo/digits_pgd_at"):
         _run(_read(name, []), runs, quiet, resume=True)
-
-
-@app.command("list")
-def list_members(
-    family: Annotated[str | None, typer.Argument(help=f"experiments, {', '.join(FAMILIES)}.")] = None,
-) -> None:
-    """List what specs may name, with the first line of each description."""
-    if family is not None and family not in (*FAMILIES, "experiments"):
-        raise RobustCliError(f"there is no list of '{family}'{suggest(family, (*FAMILIES, 'experiments'))}")
-    screen = console()
-    for name in (*FAMILIES, "experiments") if family is None else (family,):
-        if name == "experiments":
-            shipped = [*experiments.names(), *experiments.sweeps()]
-            rows = [(known, experiments.summary(known)) for known in shipped]
-        else:
-            rows = [(member.name, member.summary) for member in catalog(name).values()]
-        table = Table(title=name, title_justify="left", show_header=False, box=None, padding=(0, 2))
-        for row in rows:
-            table.add_row(*row)
-        screen.print(table)
-
-
-@app.command()
-def show(name: Annotated[str, typer.Argument(help="A member of any registry, or a shipped experiment.")]) -> None:
-    """Describe a member: its documentation, every parameter with its default, and where its code is."""
-    members = [catalog(family)[name] for family in FAMILIES if name in catalog(family)]
-    for member in members:
-        _show_member(member)
-    if members:
-        return
-    if name in (*experiments.names(), *experiments.sweeps()) or "/" in name:
-        typer.echo(experiments.find(name).read_text(encoding="utf-8"), nl=False)
-        return
-    known = [*(known for family in FAMILIES for known in catalog(family)), *experiments.names()]
-    raise RobustCliError(f"nothing is called '{name}'{suggest(name, known).partition(' (known')[0]}; see `robust list`")
 
 
 @app.command()
@@ -263,37 +227,3 @@ def _run(spec: ExperimentSpec, runs: Path, quiet: bool, *, resume: bool) -> dict
         typer.echo(f"note: {line}")
     typer.echo(f"stored in {folder.path}")
     return results
-
-
-def _show_member(member: Member) -> None:
-    screen = console()
-    screen.print(f"[bold]{member.name}[/] ({member.family})", highlight=False)
-    screen.print(member.doc.partition("\nArgs:")[0].rstrip(), highlight=False, markup=False)
-    if "Reference:" in member.doc:
-        screen.print("\nReference:" + member.doc.rpartition("Reference:")[2], highlight=False, markup=False)
-    table = Table("parameter", "default", "meaning", title="", box=None, padding=(0, 2))
-    for parameter in member.parameters.values():
-        default = "(required)" if parameter.default is REQUIRED else _plain(parameter.default)
-        table.add_row(parameter.name, default, parameter.doc)
-    for parameter in member.replaceable.values():
-        table.add_row(parameter.name, "(as published)", parameter.doc)
-    screen.print(table)
-    if member.passes is not None:
-        forwards, images, weights = member.passes
-        # A backward to the images costs about a forward, one to the weights computes both.
-        screen.print(
-            f"an update costs, by default and at first: {forwards} forwards, {images} backwards to the images, "
-            f"{weights} to the weights; as much as {forwards + images + 2 * weights} forwards",
-            highlight=False,
-        )
-    if member.family == "architectures":
-        from robustcli.shell.anatomy_table import anatomy_table
-
-        screen.print(anatomy_table(member) or "what it consists of depends on its settings", highlight=False)
-    screen.print(f"code: {member.path}:{member.line}\n", highlight=False, soft_wrap=True)
-
-
-def _plain(value: object) -> str:
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from robustcli.catalog import catalog, describe
 from robustcli.errors import RobustCliError
+from robustcli.published import Published
 
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -42,6 +43,7 @@ class Registry:
         fixed: dict[str, Any] | None = None,
         smoke: dict[str, Any] | None = None,
         passes: tuple[int, int, int] | None = None,
+        published: tuple[Published, ...] = (),
     ) -> Callable[[T], T]:
         """Add a member under `name`.
 
@@ -51,6 +53,8 @@ class Registry:
             smoke: cheap settings for the tests.
             passes: of a defense as it is published, what an update costs: forwards, backwards to the images that
                 leave the weights alone, and backwards to the weights, in batches.
+            published: of an architecture, robust accuracies in the literature. Like the others it is written out
+                here and read from the source.
         """
 
         def add(member: T) -> T:

@@ -12,12 +12,18 @@ from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.layers import Layers
 from robustcli.architectures.preactivation import DeepMindPreActResNet, PreActBlock, PreActBottleneck, PreActResNet
 from robustcli.fields import Activation, Count, Counts4, Downsample, Gate, NormLayer
+from robustcli.published import Published
 
 # By layers with weights, how many blocks each stage has.
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 
 
-@ARCHITECTURES.register("preact_resnet18", fixed={"depth": 18}, smoke={"width": 4})
+@ARCHITECTURES.register("preact_resnet18", fixed={"depth": 18}, smoke={"width": 4}, published=(
+    Published(0.5863, 0.8735, {"form": "dm", "activation": "silu"},
+              "TRADES", "generated, 100M", "Gowal et al., NeurIPS 2021"),
+    Published(0.4393, 0.7984, {"form": "a"},
+              "FGSM with GradAlign", "none", "Andriushchenko and Flammarion, NeurIPS 2020"),
+))  # fmt: skip
 @ARCHITECTURES.register("preact_resnet34", fixed={"depth": 34}, smoke={"width": 4})
 def preact_resnet(
     shape: ImageShape,

@@ -237,9 +237,7 @@ def regnet_rule(
     return _in_form(shape, on_the_line(depth, w0, wa, wm, group_width, squeeze), form, layers, upsample)
 
 
-@ARCHITECTURES.register(
-    "regnet_stages", smoke={"depths": (1, 1), "widths": (8, 16), "strides": (1, 2), "group_width": 4, "stem": 8}
-)
+@ARCHITECTURES.register("regnet_stages", smoke={"depths": (1, 1), "widths": (8, 16), "strides": (1, 2)})
 def regnet_stages(
     shape: ImageShape,
     /,

@@ -8,6 +8,7 @@ from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.layers import Layers
 from robustcli.architectures.postactivation import BasicBlock, Bottleneck, ResNet
 from robustcli.fields import Activation, Count, Counts4, Downsample, Gate, NormLayer
+from robustcli.published import Published
 
 # By layers with weights: the kind of block, and how many each stage has.
 _DEPTHS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
@@ -19,9 +20,13 @@ _DEPTHS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, in
 }
 
 
-@ARCHITECTURES.register("resnet18", fixed={"depth": 18}, smoke={"width": 4})
+@ARCHITECTURES.register("resnet18", fixed={"depth": 18}, smoke={"width": 4}, published=(
+    Published(0.5554, 0.8459, {}, "proxy distributions", "generated", "Sehwag et al., 2021, arXiv 2104.09425"),
+))  # fmt: skip
 @ARCHITECTURES.register("resnet34", fixed={"depth": 34}, smoke={"width": 4})
-@ARCHITECTURES.register("resnet50", fixed={"depth": 50}, smoke={"width": 4})
+@ARCHITECTURES.register("resnet50", fixed={"depth": 50}, smoke={"width": 4}, published=(
+    Published(0.4925, 0.8703, {}, "adversarial training", "none", "Engstrom et al., robustness library, 2019"),
+))  # fmt: skip
 @ARCHITECTURES.register("resnet101", fixed={"depth": 101}, smoke={"width": 4})
 @ARCHITECTURES.register("resnet152", fixed={"depth": 152}, smoke={"width": 4})
 def resnet(

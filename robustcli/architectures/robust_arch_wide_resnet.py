@@ -6,12 +6,16 @@ from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.layers import Layers
 from robustcli.architectures.wide_stages import DeepMindWideResNet, draw_by_fan_out
 from robustcli.fields import Activation, Count, Counts3
+from robustcli.published import Published
 
 _REDUCTION = 4
 _STRIDES = (1, 2, 2)
 
 
-@ARCHITECTURES.register("robust_arch_wide_resnet", smoke={"depths": (1, 1, 1), "widths": (32, 32, 32), "stem": 4})
+@ARCHITECTURES.register("robust_arch_wide_resnet", smoke={"depths": (1, 1, 1), "widths": (32, 32, 32), "stem": 4},
+                        published=(
+    Published(0.7107, 0.9327, {}, "not stated", "generated, 50M", "Peng et al., BMVC 2023"),
+))  # fmt: skip
 def robust_arch_wide_resnet(
     shape: ImageShape,
     /,

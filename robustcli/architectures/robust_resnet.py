@@ -9,9 +9,22 @@ from robustcli.architectures.layers import Layers
 from robustcli.architectures.preactivation import PreActBlock
 from robustcli.architectures.robust_stages import RobustResBlock, RobustStages, robust_scaling
 from robustcli.fields import Activation, Count, Counts3, Downsample, NormLayer, Positive
+from robustcli.published import Published
 
 
-@ARCHITECTURES.register("robust_resnet", smoke={"depths": (1, 1, 1), "widths": (1, 1, 1)})
+@ARCHITECTURES.register("robust_resnet", smoke={"depths": (1, 1, 1), "widths": (1, 1, 1)}, published=(
+    Published(0.5442, 0.8546, {}, "TRADES", "none", "Huang et al., CVPR 2023", counted_by="the authors"),
+    Published(0.5549, 0.8580, {"budget": 10.0},
+              "TRADES", "none", "Huang et al., CVPR 2023", counted_by="the authors"),
+    Published(0.5584, 0.8679, {"budget": 20.0},
+              "TRADES", "none", "Huang et al., CVPR 2023", counted_by="the authors"),
+    Published(0.5629, 0.8710, {"budget": 40.0},
+              "TRADES", "none", "Huang et al., CVPR 2023", counted_by="the authors"),
+    Published(0.6370, None, {"activation": "silu"},
+              "TRADES", "500k unlabelled", "Huang et al., CVPR 2023", counted_by="the authors"),
+    Published(0.6579, 0.9158, {"budget": 40.0, "block": "basic", "activation": "silu"},
+              "TRADES", "500k unlabelled", "Huang et al., CVPR 2023"),
+))  # fmt: skip
 def robust_resnet(
     shape: ImageShape,
     /,

@@ -7,9 +7,13 @@ from robustcli.architectures.layers import Layers
 from robustcli.architectures.robust_stages import RobustStages
 from robustcli.architectures.wide_stages import WideBlock
 from robustcli.fields import Activation, Count, Counts3, Downsample, Gate, NormLayer
+from robustcli.published import Published
 
 
-@ARCHITECTURES.register("robust_wide_resnet", smoke={"depths": (1, 1, 1), "widths": (1, 1, 1)})
+@ARCHITECTURES.register("robust_wide_resnet", smoke={"depths": (1, 1, 1), "widths": (1, 1, 1)}, published=(
+    Published(0.5323, 0.8580, {}, "TRADES", "none", "Huang et al., CVPR 2023", counted_by="the authors"),
+    Published(0.6254, 0.9123, {}, "not stated, averaged weights", "500k unlabelled", "Huang et al., NeurIPS 2021"),
+))  # fmt: skip
 def robust_wide_resnet(
     shape: ImageShape,
     /,

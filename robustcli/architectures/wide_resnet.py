@@ -9,12 +9,36 @@ from robustcli.architectures.layers import Layers
 from robustcli.architectures.wide_stages import DeepMindWideResNet, WideResNet
 from robustcli.errors import RobustCliError
 from robustcli.fields import Activation, Count, Counts3, Downsample, Gate, NormLayer
+from robustcli.published import Published
 
 # Channels of the stem; stage g has 16 * widen * 2**g.
 _STEM = 16
 
 
-@ARCHITECTURES.register("wide_resnet", smoke={"depth": 10, "widen": 1})
+@ARCHITECTURES.register("wide_resnet", smoke={"depth": 10, "widen": 1}, published=(
+    Published(0.6004, 0.8825, {}, "RST with AWP", "500k unlabelled", "Wu et al., NeurIPS 2020"),
+    Published(0.6773, 0.9216, {"form": "deepmind", "activation": "silu"},
+              "decoupled KL divergence", "generated, 20M", "Cui et al., NeurIPS 2024"),
+    Published(0.6155, 0.8702, {"activation": "pssilu"},
+              "not stated", "generated, 6M", "Dai et al., 2021, arXiv 2110.05626"),
+    Published(0.5804, 0.8532, {"depth": 34}, "oracle-aligned", "none", "Addepalli et al., ECCV 2022"),
+    Published(0.6027, None, {"depth": 34},
+              "proxy distributions", "generated", "Sehwag et al., 2021, arXiv 2104.09425"),
+    Published(0.6283, 0.9147, {"depth": 34, "form": "deepmind", "activation": "silu"},
+              "HAT", "real", "Rade and Moosavi-Dezfooli, 2021"),
+    Published(0.6041, 0.8653, {"depth": 34, "widen": 15},
+              "persistency of excitation", "real", "Sridhar et al., 2021, arXiv 2106.02078"),
+    Published(0.5809, 0.8610, {"depth": 34, "widen": 20},
+              "data filtering", "none", "Chen and Lee, Pattern Recognition 2024"),
+    Published(0.7069, 0.9325, {"depth": 70, "widen": 16, "form": "deepmind", "activation": "silu"},
+              "TRADES", "generated, 50M", "Wang et al., ICML 2023"),
+    Published(0.7159, 0.9311, {"depth": 82, "widen": 8, "form": "deepmind", "activation": "silu"},
+              "not stated", "generated, 349M", "Bartoldson et al., ICML 2024"),
+    Published(0.7371, 0.9368, {"depth": 94, "widen": 16, "form": "deepmind", "activation": "silu"},
+              "not stated", "generated, 500M", "Bartoldson et al., ICML 2024"),
+    Published(0.6464, 0.8850, {"depth": 106, "widen": 16, "form": "deepmind", "activation": "silu"},
+              "TRADES with CutMix", "generated, 1M", "Rebuffi et al., 2021, arXiv 2103.01946"),
+))  # fmt: skip
 def wide_resnet(
     shape: ImageShape,
     /,

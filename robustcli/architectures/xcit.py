@@ -19,6 +19,7 @@ from robustcli.architectures.transformer_parts import (
     require_heads,
 )
 from robustcli.fields import Count, Positive, ProperShare
+from robustcli.published import Published
 
 # Sines and cosines of each coordinate, and the ratio of the longest to the shortest of their wave lengths.
 _WAVES, _LONGEST = 32, 10_000.0
@@ -204,7 +205,13 @@ class Xcit(nn.Module):
         return logits
 
 
-@ARCHITECTURES.register("xcit", smoke={"width": 16, "heads": 2, "depth": 1})
+@ARCHITECTURES.register("xcit", smoke={"width": 16, "heads": 2, "depth": 1}, published=(
+    Published(0.5614, 0.9006, {"drop_path": 0.05}, "TRADES", "ImageNet before", "Debenedetti et al., SaTML 2023"),
+    Published(0.5727, 0.9130, {"width": 512, "drop_path": 0.05},
+              "TRADES", "ImageNet before", "Debenedetti et al., SaTML 2023"),
+    Published(0.5758, 0.9173, {"width": 768, "heads": 16, "drop_path": 0.05},
+              "TRADES", "ImageNet before", "Debenedetti et al., SaTML 2023"),
+))  # fmt: skip
 def xcit(
     shape: ImageShape,
     /,

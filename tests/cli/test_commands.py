@@ -636,6 +636,50 @@ def test_everything_is_listed_at_once(robust: Robust) -> None:
     robust("list", "defences").require(2, "there is no list of 'defences'; did you mean 'defenses'?")
 
 
+def test_architectures_of_one_file_are_listed(robust: Robust) -> None:
+    said = robust("list", "architectures", "--family", "regnet").require(0).out
+    names = [line.split()[0] for line in said.splitlines() if line.strip()]
+    assert names == ["architectures", "regnet", "regnet_rule", "regnet_stages"]
+    said = robust("list", "architectures", "--family", "regnt").require(
+        2, "--family: no file of architectures", "regnt"
+    )
+    assert "did you mean 'regnet'?" in said.err
+
+
+def test_architectures_within_a_budget_are_listed_with_their_size(robust: Robust) -> None:
+    within = ("--max-parameters", "22M", "--max-macs", "600M")
+    said = robust("list", "architectures", "--family", "resnet", *within).require(0).out
+    assert "architectures by default, for 3x32x32 images of 10 classes" in said
+    (row,) = [line.split() for line in said.splitlines() if line.split()[:1] == ["resnet18"]]
+    assert row[1:3] == ["11,173,962", "555.4"]
+    # Of 21,282,122 weights, but 1.1594 G multiply-accumulates.
+    assert "resnet34" not in said
+    said = robust("list", "architectures", "--family", "resnet", "--max-parameters", "22M").require(0).out
+    assert "resnet34" in said
+    assert "resnet50" not in said
+
+
+def test_a_budget_below_everything_says_what_there_is(robust: Robust) -> None:
+    said = robust("list", "architectures", "--family", "wide_resnet", "--max-macs", "1.5k").require(0).out
+    assert "wide_resnet has the fewest parameters, 36,479,194, and" in said
+    assert "5,243.3 million" in said
+    said = robust("list", "architectures", "--family", "torchvision_models", "--max-parameters", "1G").require(0).out
+    assert said == "left out, because their size depends on their settings: torchvision\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("--family", "resnet"), "--family: for architectures alone"),
+        (("attacks", "--max-macs", "1G", "--family", "pgd"), "--family, --max-macs: for architectures alone"),
+        (("architectures", "--max-macs", "1T"), "--max-macs: '1T' is no amount; write one such as 500k, 12M or 1.5G"),
+        (("architectures", "--max-parameters=-3"), "--max-parameters: '-3' is no amount"),
+    ],
+)
+def test_filters_that_mean_nothing_are_refused(robust: Robust, words: tuple[str, ...], text: str) -> None:
+    robust("list", *words).require(2, text)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_member_is_shown_with_every_parameter(robust: Robust, name: str) -> None:
     said = robust("show", name).require(0)
@@ -663,6 +707,20 @@ def test_an_architecture_is_shown_with_what_it_consists_of(robust: Robust) -> No
     assert ["4x4", "512", "8,392,704", "134.2", "109x109", "pixels"] in [line.split() for line in said.splitlines()]
     assert "depends on its settings" in robust("show", "torchvision").require(0).out
     assert "10^6" not in robust("show", "mart").require(0).out
+
+
+def test_an_architecture_is_shown_with_what_is_published_of_it(robust: Robust) -> None:
+    lines = [line.split() for line in robust("show", "wide_resnet").require(0).out.splitlines()]
+    (row,) = [line for line in lines if "70.69" in line]
+    assert " ".join(row).startswith(
+        "depth 70, widen 16, form deepmind, activation silu 93.25 70.69 TRADES generated, 50M"
+    )
+    assert " ".join(row).endswith("CIFAR-10, linf 8/255 Wang et al., ICML 2023; by RobustBench")
+    said = robust("show", "robust_resnet").require(0).out
+    assert "as by default" in said
+    assert "Huang et al., CVPR 2023; by the authors" in said
+    # Nothing is known of its robust accuracy.
+    assert "AutoAttack" not in robust("show", "vgg16").require(0).out
 
 
 @pytest.mark.parametrize("name", [*experiments.names(), *experiments.sweeps()])

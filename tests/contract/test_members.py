@@ -34,7 +34,7 @@ from robustcli.errors import RobustCliError
 from robustcli.fields import PROTOCOLS, Family
 from robustcli.registry import instantiate
 from robustcli.signatures import REQUIRED, Parameter, argument_docs
-from robustcli.specs.check import family_of
+from robustcli.specs.check import Checker, family_of
 from robustcli.specs.spec import ExperimentSpec
 
 MEMBERS = all_members()
@@ -203,6 +203,18 @@ def has_reference_and_describes_every_parameter(member: Member) -> None:
         assert len(parameter.doc) > 10, f"{name} is not described"
     for line in member.doc.splitlines():
         assert "TODO" not in line
+
+
+@pytest.mark.parametrize("member", [member for member in MEMBERS if member.published], ids=title)
+def test_published_accuracies_are_those_of_networks_that_a_spec_can_name(member: Member) -> None:
+    assert member.family == "architectures"
+    assert len({(found.source, str(found.settings)) for found in member.published}) == len(member.published)
+    for found in member.published:
+        assert 0 < found.autoattack < (found.clean or 1) <= 1
+        assert all((found.training, found.images, found.source, found.data, found.threat, found.counted_by))
+        checker = Checker()
+        checker.chosen(Family(member.family), {"name": member.name, **found.settings}, ())
+        assert checker.problems == []
 
 
 def marked(pairs: Iterator[tuple[Member, Parameter]]) -> list[Any]:

@@ -22,7 +22,7 @@ LAYERS = (
     ("__main__",),
     ("cli",),
     ("sweep",),
-    ("bench", "export", "shell.evaluation_commands"),
+    ("bench", "export", "shell.evaluation_commands", "shell.member_commands"),
     ("assess", "verify", "diagnose"),
     ("subjects.opening",),
     ("subjects.naming", "evaluation.workers"),
@@ -65,6 +65,7 @@ LAYERS = (
     ("signatures",),
     ("specs.yamlfile",),
     ("noise", "clock", "memory", "formats", "files", "shell.options"),
+    ("published",),
     ("fields",),
     ("errors",),
     # What holds a description alone may be imported from anywhere.
@@ -227,6 +228,7 @@ def test_no_file_holds_two_ideas() -> None:
 COMMANDS = [
     ("--help",),
     ("list",),
+    ("list", "architectures", "--family", "wide_resnet"),
     ("validate", "demo/digits_pgd_at"),
     ("train", "--help"),
     ("show", "trades"),

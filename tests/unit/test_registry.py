@@ -17,6 +17,7 @@ from robustcli import catalog as catalog_module
 from robustcli.catalog import FAMILIES, catalog, describe
 from robustcli.errors import RobustCliError
 from robustcli.fields import Family
+from robustcli.published import Published
 from robustcli.registry import Chosen, Registry, instantiate
 from robustcli.signatures import REQUIRED, argument_docs
 
@@ -106,6 +107,22 @@ def test_parameters_are_read_as_the_signature_states_them() -> None:
     assert trades.replaceable["weights"].annotation == Family("weights")
     assert "loss" not in {**trades.parameters, **trades.replaceable}
     assert describe("datasets", "npz").parameters["path"].default is REQUIRED
+
+
+def test_published_accuracies_are_read_as_they_are_written() -> None:
+    first, *_, last = describe("architectures", "robust_resnet").published
+    assert first == Published(0.5442, 0.8546, {}, "TRADES", "none", "Huang et al., CVPR 2023", "the authors")
+    assert last.settings == {"budget": 40.0, "block": "basic", "activation": "silu"}
+    assert last.counted_by == "RobustBench"
+    assert describe("architectures", "vgg16").published == ()
+
+
+@pytest.mark.parametrize("written", ["[1]", "(0.5,)", "TABLE", "()"])
+def test_published_accuracies_that_are_not_written_out_are_refused(written: str, tmp_path: Path) -> None:
+    path = tmp_path / "member.py"
+    path.write_text(f'@ARCHITECTURES.register("one", published={written})\ndef one(*, width: int = 1): ...\n')
+    with pytest.raises(RobustCliError, match=r"member.py:2: published is a tuple of Published\(...\)"):
+        list(catalog_module._read("member", path, "architectures"))
 
 
 def test_parts_of_a_member_are_built_and_replaced() -> None:
