@@ -6,11 +6,11 @@ Weights have the names of timm's networks.
 from collections import OrderedDict
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.layers import Layers, enlarged
+from robustcli.errors import RobustCliError
 from robustcli.fields import Activation, Count, Downsample
 
 Unit = Literal["split", "paper"]
@@ -41,13 +41,11 @@ class BranchAttention(nn.Module):
         self.activation = layers.nonlinearity()
         self.fc_select = nn.Conv2d(squeezed, len(_DILATIONS) * channels, 1, bias=False)
 
-    def forward(self, branches: Tensor) -> Tensor:
-        """(n, branches, channels, h, w) -> (n, branches, channels, 1, 1)."""
-        n, count, channels = branches.shape[:3]
-        means = branches.sum(1).mean((2, 3), keepdim=True)
-        logits = self.fc_select(self.activation(self.bn(self.fc_reduce(means))))
-        shares: Tensor = logits.view(n, count, channels, 1, 1).softmax(1)
-        return shares
+    def forward(self, summed: Tensor) -> tuple[Tensor, ...]:
+        """The sum of the branches (n, channels, h, w) -> for each branch, (n, channels, 1, 1)."""
+        z = self.activation(self.bn(self.fc_reduce(summed.mean((2, 3), keepdim=True))))
+        shares: Tensor = self.fc_select(z).unflatten(1, (len(_DILATIONS), -1)).softmax(1)
+        return shares.unbind(1)
 
 
 class SelectiveKernel(nn.Module):
@@ -70,9 +68,9 @@ class SelectiveKernel(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         parts = x.chunk(len(_DILATIONS), 1) if self.unit == "split" else (x,) * len(_DILATIONS)
-        seen = [self.activation(path(part)) for path, part in zip(self.paths, parts, strict=True)]
-        branches = torch.stack(seen, 1)
-        out: Tensor = (branches * self.attn(branches)).sum(1)
+        one, other = (self.activation(path(part)) for path, part in zip(self.paths, parts, strict=True))
+        share, rest = self.attn(one + other)
+        out: Tensor = share * one + rest * other
         return out
 
 
@@ -207,6 +205,10 @@ def sknet(
 
     Reference: Li et al., "Selective Kernel Networks", CVPR 2019.
     """
+    if unit == "split" and width % len(_DILATIONS):
+        raise RobustCliError(
+            f"architecture.width: {width} channels cannot be split into halves; write {width + 1}, or unit: paper"
+        )
     return SKNet(
         shape,
         Bottleneck if depth == 50 else BasicBlock,

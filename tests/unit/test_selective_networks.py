@@ -276,3 +276,9 @@ def test_units_of_the_paper_see_all_channels_in_both_branches() -> None:
     for i in range(2):
         key = f"layer2.1.conv1.paths.{i}.conv.weight"
         assert (split[key].shape[1], paper[key].shape[1]) == (64, 128)
+
+
+def test_channels_that_cannot_be_split_are_refused() -> None:
+    with pytest.raises(RobustCliError, match="width: 3 channels cannot be split into halves; write 4, or unit: paper"):
+        build("sknet", width=3)
+    assert build("sknet", width=3, unit="paper").eval()(images(CIFAR)).shape == (2, 10)
