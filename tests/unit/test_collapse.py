@@ -14,6 +14,7 @@ from small_networks import drawn_from
 from small_training import CPU, RecordedLoop, loop_of
 from torch import Tensor, nn
 
+from robustcli.assembly import Check
 from robustcli.averaging.none import LastWeights
 from robustcli.data import prepare
 from robustcli.datasets import Source, TensorSplit
@@ -22,7 +23,6 @@ from robustcli.defenses.fgsm import fgsm
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.errors import CollapseError
 from robustcli.noise import StreamNoise
-from robustcli.runner import _Check
 from robustcli.specs.settings import TrainSettings
 from robustcli.threat import ThreatModel
 from robustcli.train import Means, Training, fit
@@ -65,7 +65,7 @@ def planted(defense: Defense) -> tuple[Training, RecordedLoop]:
     step = defense.start(TrainingModel(model, SETTINGS, CPU), optimizer, noise)
     training = Training(model, optimizer, step, LastWeights().start(model), Means(CPU))
     loop = loop_of(training, SETTINGS, noise=noise, seed=SEED, replays=defense.replays)
-    check = _Check(SETTINGS, defense, data, THREAT)
+    check = Check(SETTINGS, defense, data, THREAT)
     return training, replace(loop, data=data, threat=THREAT, check=check)
 
 

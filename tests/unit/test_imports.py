@@ -29,6 +29,7 @@ LAYERS = (
     ("subjects.subject",),
     ("foreign",),
     ("runner",),
+    ("assembly",),
     ("shell.progress",),
     ("compare",),
     ("shell.report", "shell.findings", "shell.picture", "shell.anatomy_table"),
