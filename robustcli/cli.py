@@ -13,6 +13,7 @@ from robustcli import __version__
 from robustcli.bench import commands as bench
 from robustcli.errors import CollapseError, Interrupted, NotFiniteError, RobustCliError
 from robustcli.export import commands as export
+from robustcli.forecast.commands import app as forecast
 from robustcli.shell.evaluation_commands import app as evaluation
 from robustcli.shell.member_commands import app as members
 from robustcli.shell.options import Json, Overrides, Quiet, Runs, console
@@ -32,9 +33,8 @@ app = typer.Typer(
     add_completion=False,
     help=f"{PURPOSE}\n\n{EXIT_CODES}",
 )
-app.add_typer(members)
-app.add_typer(evaluation)
-app.add_typer(sweep.app)
+for commands in (members, evaluation, sweep.app, forecast):
+    app.add_typer(commands)
 app.add_typer(bench.app, name="bench")
 app.add_typer(export.app, name="export")
 

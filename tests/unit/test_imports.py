@@ -21,6 +21,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     ("__main__",),
     ("cli",),
+    ("forecast",),
     ("sweep",),
     ("bench", "export", "shell.evaluation_commands", "shell.member_commands"),
     ("assess", "verify", "diagnose"),

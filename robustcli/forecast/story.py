@@ -1,0 +1,235 @@
+"""The story of `robust plan`: what a spec consists of, what some of its passes take, and what that adds up to."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from robustcli.architectures.anatomy import anatomy
+from robustcli.bench.machine import machine
+from robustcli.bench.passes import passes_of
+from robustcli.build import build_network, choose_device, describe_device
+from robustcli.data import Data
+from robustcli.defenses import Defense
+from robustcli.errors import RobustCliError
+from robustcli.evaluation.evaluate import settled
+from robustcli.forecast.clocks import Seconds, now
+from robustcli.forecast.evaluations import BROKEN_PASSES, EvaluationCost, Probe
+from robustcli.forecast.images import images_of
+from robustcli.forecast.memory import device_bytes, peak_bytes
+from robustcli.forecast.savings import changes_of, measure_savings
+from robustcli.forecast.updates import Trial, measure_updates, trial_folder
+from robustcli.memory import keep_freed_memory
+from robustcli.registry import instantiate
+from robustcli.runs import SCHEMA, provenance
+from robustcli.specs.settings import EvaluateOptions
+from robustcli.specs.spec import ExperimentSpec
+from robustcli.threat import ThreatModel
+from robustcli.training_model import evaluating
+
+# Images that evaluations are measured on, at most.
+_PROBED = 1000
+# Defenses whose updates change as training goes on, and what is taken to hold.
+_ADAPTIVE = {
+    "fw_at_adapt": "fw_at_adapt decides its steps anew in every epoch: measured with the 2 of an epoch's first images",
+    "dynamic_at": "dynamic_at computes the steps of images that have converged along, so its cost does not change",
+    "fat": "fat computes the steps of images that have stopped along, so its cost does not change",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What `robust plan` was asked for.
+
+    Args:
+        spec: the experiment.
+        updates: how many are measured.
+        robust: the least and the largest share of images that survive an evaluation; None is what the spec's claim
+            says, and 0.3 to 0.6 where it says nothing.
+        savings: whether bf16 and the memory format are tried.
+        compile: whether compiling is tried too.
+    """
+
+    spec: ExperimentSpec
+    updates: int = 20
+    robust: tuple[float, float] | None = None
+    savings: bool = True
+    compile: bool = False
+
+
+_GUESS = (0.3, 0.6)
+
+
+def plan(request: Request) -> dict[str, Any]:
+    """Measure and add up; the result is plain data.
+
+    Raises:
+        RobustCliError: something a user can mend.
+    """
+    spec = request.spec
+    # Until here the program has read itself, as training does.
+    began = Seconds(time.process_time(), time.process_time())
+    device = choose_device(spec.train.device)
+    begun = now(device)
+    data, replaced = images_of(spec, device)
+    keep_freed_memory()
+    loaded = now(device) - begun
+    found: dict[str, Any] = {
+        "schema": SCHEMA,
+        "provenance": provenance(describe_device(device)),
+        "machine": machine(),
+        "name": spec.name,
+        "digest": spec.digest,
+        "images": {"shape": data.shape.words, "sizes": data.sizes, "replaced": replaced},
+        **_contents(spec, data),
+    }
+    with trial_folder() as folder:
+        try:
+            measured = _measured(request, data, device, Path(folder))
+        except torch.OutOfMemoryError as error:
+            return {**found, "fits": False, "memory": _memory(device), "notes": [_too_large(spec, device, error)]}
+    total, parts = measured["total"], measured["parts"]
+    start = began + loaded
+    found |= {
+        "fits": True,
+        "start": asdict(start),
+        **parts,
+        "seconds": {key: asdict(start + value) for key, value in total.items()},
+    }
+    try:
+        changes = changes_of(spec, with_compile=request.compile) if request.savings else {}
+        found["savings"] = measure_savings(spec, data, device, changes)
+    except torch.OutOfMemoryError:
+        found["savings"] = []
+        found["notes"].append("what other settings save was not measured: they do not fit side by side")
+    return found
+
+
+def _contents(spec: ExperimentSpec, data: Data) -> dict[str, Any]:
+    """Parameters, multiply-accumulates and passes."""
+    with torch.device("meta"):
+        network = build_network(spec.architecture, data.shape, data.mean, data.std)
+        parts = anatomy(network, data.shape)
+    try:
+        passes = asdict(passes_of(spec, data.shape))
+    except RobustCliError:
+        passes = None
+    return {"parameters": parts.parameters, "macs": parts.macs, "passes_per_image": passes}
+
+
+def _measured(request: Request, data: Data, device: torch.device, folder: Path) -> dict[str, Any]:
+    """Updates, ends of epochs and evaluations, and what they add up to."""
+    spec = request.spec
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    trial = Trial(spec, data, device, folder)
+    updates = measure_updates(trial, request.updates)
+    after_updates = peak_bytes(device)
+    check, costs = _evaluations(spec, trial, data)
+    training = updates.median * trial.updates
+    epochs = spec.train.epochs
+    guesses = {key: _guess(request, key) for key in costs}
+    total = {}
+    for index, bound in enumerate(("low", "high")):
+        sum_ = training + updates.epoch_end * epochs
+        sum_ = sum_ + _check_seconds(check, request.robust or _GUESS, index) * epochs
+        for key, cost in costs.items():
+            sum_ = sum_ + cost.seconds(guesses[key][index])
+        total[bound] = sum_
+    total["middle"] = (total["low"] + total["high"]) * 0.5
+    checks = [_check_seconds(check, request.robust or _GUESS, index) for index in (0, 1)]
+    return {
+        "total": total,
+        "parts": {
+            "training": {
+                "updates": trial.updates,
+                "epochs": epochs,
+                "batch_size": spec.train.batch_size,
+                "measured": len(updates.seconds),
+                "update": asdict(updates.median),
+                "slowest": asdict(max(updates.seconds, key=lambda seconds: seconds.wall)),
+                "seconds": asdict(training),
+                "epoch_end": asdict(updates.epoch_end),
+                "check": {"low": asdict(checks[0]), "high": asdict(checks[1])},
+            },
+            "evaluations": {key: _told(cost, guesses[key]) for key, cost in costs.items()},
+            "memory": {"after_updates": after_updates, **_memory(device)},
+            "notes": _notes(spec, costs.values(), device),
+        },
+    }
+
+
+def _evaluations(
+    spec: ExperimentSpec, trial: Trial, data: Data
+) -> tuple[list[EvaluationCost], dict[str, EvaluationCost]]:
+    """What the check after an epoch consists of, and each evaluation at the end."""
+    network, check = trial.training.network, trial.check()
+    threat = ThreatModel(spec.threat.norm, spec.threat.eps)
+    x, _ = data.evaluation("test", min(_PROBED, data.sizes["test"]))
+    with evaluating(network), settled(network, x.device.type):
+        for parameter in network.parameters():
+            parameter.requires_grad_(False)
+        probe = Probe(network, x, threat)
+        checked = [probe.measure(evaluator, check.count) for evaluator in check.evaluators.values()]
+        costs = {}
+        for key, chosen in spec.evaluate.items():
+            options: EvaluateOptions | None = chosen.options
+            images = data.sizes["test"] if options is None or options.examples is None else options.examples
+            costs[key] = probe.measure(instantiate(chosen), images)
+    return checked, costs
+
+
+def _check_seconds(check: Sequence[EvaluationCost], robust: tuple[float, float], index: int) -> Seconds:
+    return sum((cost.seconds(robust[index]) for cost in check), Seconds())
+
+
+def _guess(request: Request, key: str) -> tuple[float, float]:
+    """The share of survivors that an evaluation is told by."""
+    if request.robust is not None:
+        return request.robust
+    claimed: Mapping[str, float] = {} if request.spec.claim is None else request.spec.claim.metrics
+    return (claimed[key], claimed[key]) if key in claimed else _GUESS
+
+
+def _told(cost: EvaluationCost, guess: tuple[float, float]) -> dict[str, Any]:
+    forwards, gradients = cost.passes()
+    broken = [stage.of_broken() * (stage.forwards + stage.gradients) for stage in cost.stages[:1]]
+    return {
+        "images": cost.images,
+        "survivors": {"low": guess[0], "high": guess[1]} if cost.stages else None,
+        "passes_per_survivor": {"forwards": forwards, "gradients": gradients},
+        "passes_per_broken_image": 1 + sum(broken) if broken else None,
+        "seconds": {"low": asdict(cost.seconds(guess[0])), "high": asdict(cost.seconds(guess[1]))},
+    }
+
+
+def _memory(device: torch.device) -> dict[str, Any]:
+    return {"peak": peak_bytes(device), "device": device_bytes(device), "is_resident_set": device.type == "cpu"}
+
+
+def _too_large(spec: ExperimentSpec, device: torch.device, error: Exception) -> str:
+    first = str(error).splitlines()[0]
+    return (
+        f"it does not fit: an update of {spec.train.batch_size} images ran out of the memory of {device} ({first}); "
+        f"try train.batch_size={max(1, spec.train.batch_size // 2)}, train.precision=bf16 or a narrower network"
+    )
+
+
+def _notes(spec: ExperimentSpec, costs: Any, device: torch.device) -> list[str]:
+    defense: Defense = instantiate(spec.defense)
+    notes = [note for cost in costs for note in cost.notes]
+    if spec.defense.name in _ADAPTIVE:
+        notes.insert(0, _ADAPTIVE[spec.defense.name])
+    if defense.replays > 1:
+        notes.append(f"each batch is used {defense.replays} times, and every use is an update")
+    if any(cost.stages for cost in costs):
+        notes.append(
+            "survivors are a guess (--robust): half of the others are taken to be wrong when clean, and an image "
+            f"that breaks to take {BROKEN_PASSES} passes where its attack lets go of it"
+        )
+    if spec.train.compile:
+        notes.append("compiling itself is left out; it takes about a minute")
+    return list(dict.fromkeys(notes))

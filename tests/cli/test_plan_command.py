@@ -1,0 +1,70 @@
+"""`robust plan`: what a run takes, printed or as JSON, of one spec or of every row of a sweep."""
+
+import json
+from pathlib import Path
+
+import pytest
+from shell import TINY, Robust
+
+SWEEP = """\
+# Two ways to train on 64 digits.
+name: family
+seeds: [0, 1]
+base:
+  data: {name: digits, val_size: 50, train_size: 64}
+  architecture: {name: small_cnn, width: 4, hidden: 16}
+  threat: {norm: linf, eps: 0.1}
+  defense: {name: pgd_at, steps: 2}
+  train: {epochs: 2, batch_size: 32, lr: 1e-2, optimizer: adam, check_examples: 20, check_steps: 2, device: cpu}
+  evaluate:
+    clean: {name: clean, examples: 40}
+rows:
+  natural: {defense: natural}
+  pgd_at: {}
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY, encoding="utf-8")
+    return path
+
+
+def test_a_spec_is_told_in_tables_and_nothing_is_stored(robust: Robust, tiny: Path, tmp_path: Path) -> None:
+    done = robust("plan", str(tiny), "train.epochs=3", "--updates", "3", "--robust", "0.4")
+    assert done.code == 0, done.err
+    for words in ("3 epochs, 12 updates of 32", "in all", "train.precision=bf16", "parameters", "40 %"):
+        assert words in done.out, words
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
+
+
+def test_json_holds_the_same(robust: Robust, tiny: Path) -> None:
+    done = robust("plan", str(tiny), "--updates", "3", "--json")
+    found = json.loads(done.out)
+    assert set(found["seconds"]) == {"low", "middle", "high"}
+    assert found["seconds"]["low"]["cpu"] <= found["seconds"]["high"]["cpu"]
+    assert found["fits"] is True
+
+
+@pytest.mark.slow
+def test_of_a_sweep_every_row_is_one_line(robust: Robust, tmp_path: Path) -> None:
+    path = tmp_path / "family.yaml"
+    path.write_text(SWEEP, encoding="utf-8")
+    done = robust("plan", str(path), "--updates", "3", "--json")
+    assert done.code == 0, done.err
+    rows = json.loads(done.out)
+    assert [(name, row["seeds"]) for name, row in rows.items()] == [("natural", 2), ("pgd_at", 2)]
+    assert rows["natural"]["passes_per_image"]["forwards"] == 1
+    refused = robust("plan", str(path), "--compile")
+    assert (refused.code, "--compile" in refused.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(["--robust", "much"], "--robust: 'much' is no share"), (["train.epocs=3"], "did you mean 'epochs'")],
+)
+def test_a_mistake_is_named(robust: Robust, tiny: Path, words: list[str], said: str) -> None:
+    done = robust("plan", str(tiny), *words)
+    assert done.code == 2
+    assert said in done.err

@@ -1,0 +1,345 @@
+"""`robust plan`: passes are told exactly from short attacks, what is measured adds up, and nothing is left behind."""
+
+import json
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_networks import conv_net, images
+from torch import nn
+
+from robustcli.attacks import Attack
+from robustcli.attacks.apgd import Apgd
+from robustcli.attacks.fab import Fab
+from robustcli.attacks.pgd import Pgd
+from robustcli.attacks.search import SearchNetwork
+from robustcli.attacks.square import Square
+from robustcli.bench import rounds
+from robustcli.bench.autoattack import least_of_autoattack
+from robustcli.errors import RobustCliError
+from robustcli.evaluation.evidence import gather
+from robustcli.evaluators import Case, Evaluator, Stage
+from robustcli.evaluators.attacked import Attacked
+from robustcli.evaluators.autoattack import AutoAttack
+from robustcli.evaluators.clean import Clean
+from robustcli.evaluators.under import Under
+from robustcli.forecast import evaluations, updates
+from robustcli.forecast.clocks import Seconds, median
+from robustcli.forecast.commands import _share
+from robustcli.forecast.evaluations import EvaluationCost, Probe, StageCost
+from robustcli.forecast.images import images_of
+from robustcli.forecast.savings import changes_of
+from robustcli.forecast.story import Request, plan
+from robustcli.forecast.table import lines_of, sweep_table, tables_of, time_of
+from robustcli.forecast.updates import Trial
+from robustcli.noise import IndexedNoise
+from robustcli.specs.spec import ExperimentSpec
+from robustcli.specs.yamlfile import parse_yaml
+from robustcli.threat import ThreatModel
+
+CPU = torch.device("cpu")
+THREAT = ThreatModel("linf", "1/10")
+TINY = """\
+name: tiny
+data: {name: digits, val_size: 50, train_size: 96}
+architecture: {name: small_cnn, width: 4, hidden: 16}
+threat: {norm: linf, eps: 0.1}
+defense: {name: pgd_at, steps: 2}
+train: {epochs: 3, batch_size: 32, lr: 1e-2, optimizer: adam, select: robust, check_examples: 20, device: cpu}
+evaluate:
+  clean: {name: clean, examples: 60}
+  pgd: {name: attacked, attack: {name: pgd, steps: 30, restarts: 2, keep: fooled}, examples: 60}
+"""
+
+
+@pytest.fixture(autouse=True)
+def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounds, "_SAMPLE", 0.0)
+    monkeypatch.setattr(evaluations, "_PATIENCE", 0.01)
+
+
+def spec_of(text: str = TINY) -> ExperimentSpec:
+    return ExperimentSpec.check(parse_yaml(text, "tiny.yaml"))
+
+
+def network() -> nn.Module:
+    return conv_net().eval().requires_grad_(False)
+
+
+# Evaluations
+
+
+def passes_in_full(attack: Attack, model: nn.Module) -> tuple[float, float]:
+    """What the attack makes on an image that it cannot break, by letting it run to its end."""
+    x = images(3)
+    y = model(x).argmax(1)
+    rng = IndexedNoise(0, torch.arange(3))
+    evidence = gather(Attacked(attack=attack), model, x, y, THREAT.scaled(1e-4), rng)
+    assert bool(evidence.survives.all())
+    return evidence.stages[0].forwards / 3, evidence.stages[0].gradients / 3
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        Pgd(steps=23),
+        Pgd(steps=31, restarts=3, keep="fooled"),
+        Pgd(steps=17, restarts=2, keep="best", loss="kl"),
+        Apgd(steps=40),
+        Apgd(steps=30, loss="targeted_dlr", targets=4),
+        Square(queries=60, restarts=2),
+        # Steps may be none at all.
+        Pgd(steps=0),
+    ],
+    ids=str,
+)
+def test_passes_of_a_survivor_are_those_that_the_whole_attack_makes(attack: Attack) -> None:
+    model = network()
+    (stage,) = Probe(model, images(8), THREAT).measure(Attacked(attack=attack), 8).stages
+    assert (stage.forwards, stage.gradients) == pytest.approx(passes_in_full(attack, model))
+
+
+def test_autoattack_takes_its_published_budget() -> None:
+    cost = Probe(network(), images(8), THREAT).measure(AutoAttack(), 8)
+    forwards, gradients = cost.passes()
+    least = least_of_autoattack("linf")
+    assert gradients == least[1]
+    # FAB looks once more wherever it is on the wrong side; each stage is judged by a forward.
+    assert least[0] <= forwards <= least[0] + 9 * 101 + 4
+    assert [stage.name for stage in cost.stages] == ["apgd-ce", "apgd-t", "fab-t", "square"]
+    reference = Probe(network(), images(8), THREAT).measure(AutoAttack(engine="reference"), 8)
+    assert reference.passes() == cost.passes()
+    assert "engine reference" in reference.notes[0]
+    assert "sampled" in Probe(network(), images(8), THREAT).measure(AutoAttack(screen=3), 8).notes[0]
+
+
+@pytest.mark.parametrize(
+    ("attack", "lets_go"), [(Pgd(), False), (Pgd(keep="fooled"), True), (Apgd(), True), (Fab(), True), (Square(), True)]
+)
+def test_whether_an_attack_lets_go_is_seen(attack: Attack, lets_go: bool) -> None:
+    (stage,) = Probe(network(), images(8), THREAT).measure(Attacked(attack=attack), 8).stages
+    assert stage.lets_go is lets_go
+    assert (stage.of_broken() < 1) is (lets_go and stage.forwards + stage.gradients > evaluations.BROKEN_PASSES)
+
+
+def stage_of(name: str, seconds: float, *, lets_go: bool, sample: int | None = None) -> StageCost:
+    return StageCost(name, 100, 100, Seconds(seconds, 2 * seconds), lets_go, sample)
+
+
+def test_seconds_follow_from_survivors() -> None:
+    clean = Seconds(1, 1)
+    # Of 100 images 60 survive, 20 break, 20 are wrong when clean.
+    whole = EvaluationCost(100, clean, (stage_of("a", 10, lets_go=False),))
+    assert whole.seconds(0.6) == Seconds(100 + 80 * 10, 100 + 80 * 20)
+    leaving = EvaluationCost(100, clean, (stage_of("a", 10, lets_go=True),))
+    assert leaving.seconds(0.6).wall == pytest.approx(100 + 10 * (60 + 20 * 0.1))
+    # The second attack meets survivors alone, and of those a sample where it draws one.
+    both = EvaluationCost(100, clean, (stage_of("a", 10, lets_go=False), stage_of("b", 1, lets_go=True, sample=5)))
+    assert both.seconds(0.6).wall == 100 + 800 + 5
+    assert EvaluationCost(100, clean, ()).seconds(0.6) == Seconds(100, 100)
+
+
+def test_an_evaluation_under_another_threat_is_measured_there() -> None:
+    @dataclass(frozen=True)
+    class Noting:
+        seen: list[str]
+
+        def __call__(self, model: Any, x: Any, y: Any, threat: ThreatModel, rng: Any) -> Any:
+            self.seen.append(threat.norm)
+            model(x)
+            return x
+
+    attack = Noting([])
+    evaluator: Evaluator = Under(norm="l2", eps="1/2", evaluator=Attacked(attack=attack))  # type: ignore[arg-type]
+    Probe(network(), images(8), THREAT).measure(evaluator, 8)
+    assert set(attack.seen) == {"l2"}
+    # At radius 0 there is no attack to make.
+    nothing = Probe(network(), images(8), ThreatModel("linf", 0)).measure(Attacked(attack=Pgd()), 8)
+    assert nothing.stages == ()
+
+
+def test_a_search_is_never_compiled_for_a_plan() -> None:
+    compiled = partial(SearchNetwork, is_compiled=True, precision="fast")
+    found = evaluations._uncompiled(compiled)
+    assert isinstance(found, partial)
+    assert found.keywords == {"is_compiled": False, "precision": "fast"}
+    assert evaluations._uncompiled(None) is None
+    case = Case(THREAT, (1, 8, 8), 10)
+    (searcher,) = {stage.searcher for stage in AutoAttack(attacks=("apgd-ce",)).stages(case)}
+    assert evaluations._uncompiled(searcher) is searcher
+
+
+def test_an_attack_without_steps_is_measured_as_it_is() -> None:
+    class Still:
+        def __call__(self, model: nn.Module, x: Any, y: Any, threat: Any, rng: Any) -> Any:
+            model(x)
+            return x
+
+    stage = Stage(name="still", attack=Still(), noise="still")
+    assert evaluations._shortened(stage.attack, 5) is stage.attack
+    (cost,) = Probe(network(), images(8), THREAT).measure(Attacked(attack=Still()), 8).stages
+    assert (cost.forwards, cost.gradients) == (2, 0)
+
+
+# Updates
+
+
+@pytest.fixture
+def trial(tmp_path: Path) -> Trial:
+    spec = spec_of()
+    data, _ = images_of(spec, CPU)
+    return Trial(spec, data, CPU, tmp_path)
+
+
+def test_as_many_updates_are_made_as_asked_for_and_from_the_middle(trial: Trial) -> None:
+    assert trial.updates == 9
+    # The second of three epochs begins with update 3.
+    assert len(trial.run(2)) == 2
+    assert trial.training.updates == 3 + 2
+    # Across the end of an epoch, whose check is no part of them.
+    assert len(trial.run(5)) == 5
+    assert len(trial.run(100)) == 9, "there are no more"
+    assert trial.sample(2).wall > 0
+
+
+def test_no_epoch_is_checked_or_stored(trial: Trial, tmp_path: Path) -> None:
+    trial.run(9)
+    assert list(tmp_path.iterdir()) == []
+    trial.epoch_end()
+    assert [path.name for path in tmp_path.rglob("*.pt")].count("best.pt") == 1
+
+
+def test_an_update_takes_what_lies_between_two_of_them(monkeypatch: pytest.MonkeyPatch, trial: Trial) -> None:
+    ticks = iter(range(1000))
+
+    def now(_: torch.device) -> Seconds:
+        return Seconds(float(next(ticks)), 0.0)
+
+    monkeypatch.setattr(updates, "now", now)
+    assert trial.run(7) == [Seconds(1.0, 0.0)] * 7
+    assert median([Seconds(1, 9), Seconds(2, 8), Seconds(9, 1)]) == Seconds(2, 8)
+
+
+def test_an_average_over_all_images_is_told_from_some(tmp_path: Path) -> None:
+    spec = spec_of(TINY.replace("steps: 2}\ntrain", "steps: 2, averaging: {name: swa, start_epoch: 0}}\ntrain"))
+    spec = replace(spec, train=replace(spec.train, batch_size=8))
+    data, _ = images_of(spec, CPU)
+    batches = updates._Batches(data, spec.train)
+    assert len(list(batches())) == 5
+    assert batches.scale == pytest.approx(12 / 5)
+    Trial(spec, data, CPU, tmp_path).epoch_end()
+
+
+# Images
+
+
+def test_random_images_stand_for_those_of_a_known_data_set(tmp_path: Path) -> None:
+    text = TINY.replace(
+        "digits, val_size: 50, train_size: 96", f"mnist, val_size: 50, root: {tmp_path}, download: true"
+    )
+    data, replaced = images_of(spec_of(text), CPU)
+    assert replaced is not None
+    assert replaced.startswith("random images of 1x28x28")
+    assert "MNIST is not in" in replaced
+    assert data.sizes == {"train": 59_950, "val": 50, "test": 10_000}
+    assert list(tmp_path.iterdir()) == [], "nothing is fetched"
+    text = TINY.replace("digits, val_size", f"image_folder, root: {tmp_path}, val_size")
+    with pytest.raises(RobustCliError, match=r"data\.root"):
+        images_of(spec_of(text), CPU)
+
+
+# The whole
+
+
+def test_a_plan_adds_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = plan(Request(spec=spec_of(), updates=4, robust=(0.2, 0.8)))
+    assert list(tmp_path.iterdir()) == []
+    assert json.loads(json.dumps(found)) == found
+    assert found["images"]["replaced"] is None
+    assert found["passes_per_image"] == {"forwards": 3, "input_gradients": 2, "weight_gradients": 1}
+    training = found["training"]
+    assert (training["updates"], training["measured"]) == (9, 4)
+    assert training["seconds"]["wall"] == pytest.approx(9 * training["update"]["wall"])
+    for bound in ("low", "high"):
+        parts = [found["start"], training["seconds"]]
+        parts += [cost["seconds"][bound] for cost in found["evaluations"].values()]
+        rest = 3 * (training["epoch_end"]["cpu"] + training["check"][bound]["cpu"])
+        assert found["seconds"][bound]["cpu"] == pytest.approx(sum(part["cpu"] for part in parts) + rest)
+    # Judged once at the end; a try makes a forward more than gradients.
+    assert found["evaluations"]["pgd"]["passes_per_survivor"] == {"forwards": 1 + 2 * 31 + 1, "gradients": 60}
+    assert found["evaluations"]["clean"]["survivors"] is None
+    assert found["memory"]["peak"] >= found["memory"]["after_updates"] > 0
+    assert [row["change"] for row in found["savings"]] == [
+        "train.channels_last=true", "train.precision=bf16", "train.channels_last=true train.precision=bf16",
+    ]  # fmt: skip
+    assert len(tables_of(found)) == 2
+    assert any("a guess" in line for line in lines_of(found))
+
+
+def test_the_claim_says_how_many_survive(tmp_path: Path) -> None:
+    spec = spec_of(TINY + "claim: {source: nobody, metrics: {pgd: 0.7}}\n")
+    found = plan(Request(spec=spec, updates=3, savings=False))
+    assert found["evaluations"]["pgd"]["survivors"] == {"low": 0.7, "high": 0.7}
+    assert found["savings"] == []
+    other = plan(Request(spec=spec_of(), updates=3, savings=False))
+    assert other["evaluations"]["pgd"]["survivors"] == {"low": 0.3, "high": 0.6}
+
+
+def test_what_does_not_fit_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate much")
+
+    monkeypatch.setattr(Trial, "run", exhausted)
+    found = plan(Request(spec=spec_of(), updates=3))
+    assert found["fits"] is False
+    assert "train.batch_size=16" in found["notes"][0]
+    assert tables_of(found) == []
+    assert any("does not fit" in line for line in lines_of(found))
+    assert sweep_table("family", {"a": {"seeds": 1, **found}}).row_count == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"), [("fw_at_adapt", ", monitor_images: 32"), ("dynamic_at", ""), ("fat", "")]
+)
+def test_defenses_that_adapt_say_what_is_assumed(name: str, settings: str) -> None:
+    spec = spec_of(TINY.replace("{name: pgd_at, steps: 2}", f"{{name: {name}{settings}}}"))
+    notes = plan(Request(spec=spec, updates=3, savings=False))["notes"]
+    assert notes[0].startswith(name)
+
+
+def test_only_what_the_spec_leaves_open_is_tried() -> None:
+    spec = spec_of()
+    fast = replace(spec, train=replace(spec.train, precision="bf16", channels_last=True))
+    assert changes_of(fast, with_compile=False) == {}
+    assert changes_of(fast, with_compile=True) == {"train.compile=true": {"compile": True}}
+    every = changes_of(spec, with_compile=True)
+    assert every["train.channels_last=true train.precision=bf16 train.compile=true"] == {
+        "channels_last": True,
+        "precision": "bf16",
+        "compile": True,
+    }
+    assert len(every) == 5
+
+
+def test_a_share_is_one_number_or_two() -> None:
+    assert _share("0.5") == (0.5, 0.5)
+    assert _share("0.3-0.6") == (0.3, 0.6)
+    for wrong in ("half", "0.6-0.3", "1.2", "0.1-0.2-0.3", ""):
+        with pytest.raises(RobustCliError, match="--robust"):
+            _share(wrong)
+
+
+def test_times_are_said_in_the_unit_that_suits_them() -> None:
+    assert [time_of(seconds) for seconds in (1.26, 119, 120, 7199, 7200)] == [
+        "1.3 s", "119.0 s", "2.0 min", "120.0 min", "2.0 h",
+    ]  # fmt: skip
+
+
+def test_a_clean_evaluation_is_one_forward() -> None:
+    cost = Probe(network(), images(8), THREAT).measure(Clean(), 8)
+    assert cost.passes() == (1, 0)
+    assert cost.seconds(0.1) == cost.seconds(0.9)
