@@ -10,10 +10,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from robustcli.bench import cost_commands
+from robustcli.bench.asking import Checkpoints, show, subjects_of
 from robustcli.catalog import catalog
 from robustcli.errors import RobustCliError, suggest
-from robustcli.fields import Norm
-from robustcli.shell.options import Device, Eps, Images, Json, NormName, NormOption, Out, console
+from robustcli.shell.options import Device, Eps, Images, Json, NormOption, Out, console
 from robustcli.signatures import REQUIRED
 from robustcli.specs.pairing import PAIRED
 
@@ -21,6 +22,7 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Measure what a step costs beside what it must cost and beside other projects, in turn in one process.",
 )
+app.add_typer(cost_commands.app)
 
 
 class Precision(StrEnum):
@@ -80,9 +82,6 @@ def train(
         screen.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-Checkpoints = Annotated[list[str], typer.Argument(help="Checkpoints, then overrides such as data.root=PATH.")]
-
-
 @app.command()
 def autoattack(
     checkpoints: Checkpoints,
@@ -106,9 +105,9 @@ def autoattack(
 
     results = [
         bench_autoattack(subject, rounds, screen, is_compiled=is_compiled)
-        for subject in _subjects(checkpoints, norm, eps, examples, data, device)
+        for subject in subjects_of(checkpoints, norm, eps, examples, data, device)
     ]
-    _show(results, speed_rows(results), out)
+    show(results, speed_rows(results), out)
 
 
 @app.command()
@@ -142,20 +141,24 @@ def conformance(
     only = [part for part in PARTS if part in named]
     results = [
         bench_conformance(subject, "fast" if precision == "fast" else "fp32", runs, only)
-        for subject in _subjects(checkpoints, norm, eps, examples, data, device)
+        for subject in subjects_of(checkpoints, norm, eps, examples, data, device)
     ]
-    _show(results, conformance_rows(results), out)
+    show(results, conformance_rows(results), out)
     typer.echo(conformance_words(results))
 
 
 @app.command()
 def report(
-    files: Annotated[list[Path], typer.Argument(help="What autoattack or conformance wrote with --out.")],
+    files: Annotated[list[Path], typer.Argument(help="Of one bench: what --out wrote, or --json of train.")],
     into: Annotated[
-        Path | None, typer.Option(help="Replace the block <!-- speed --> or <!-- conformance --> of this file.")
+        Path | None, typer.Option(help="Replace a block of this file: <!-- speed -->, <!-- conformance -->, ...")
     ] = None,
 ) -> None:
-    """Print stored results of one of these benches as a Markdown table, or put it into a file."""
+    """Print stored results of one of these benches as a Markdown table, or put it into a file.
+
+    The block is speed (of autoattack), conformance, "training speed", "evaluation speed", "data speed",
+    "architecture speed" or scaling.
+    """
     from robustcli.bench.tables import markdown_of
     from robustcli.runs import read_json
     from robustcli.shell.report import replace_block
@@ -175,39 +178,6 @@ def _trainable() -> Iterator[str]:
     for name, member in catalog("defenses").items():
         if name not in PAIRED and all(value.default is not REQUIRED for value in member.parameters.values()):
             yield name
-
-
-def _subjects(
-    words: list[str], norm: NormName | None, eps: str | None, examples: int, data: str | None, device: str
-) -> Iterator[Any]:
-    """Every checkpoint in turn, under the same overrides."""
-    from robustcli.bench.subjects import open_subject
-
-    overrides = [word for word in words if "=" in word]
-    checkpoints = [word for word in words if "=" not in word]
-    if not checkpoints:
-        raise RobustCliError("name a checkpoint, such as runs/NAME/.../checkpoints/best.pt")
-    for checkpoint in checkpoints:
-        typer.echo(f"measuring {checkpoint} ...", err=True)
-        name: Norm | None = norm.value if norm else None
-        yield open_subject(checkpoint, overrides, norm=name, eps=eps, examples=examples, data=data, device=device)
-
-
-def _show(results: list[dict[str, Any]], rows: list[tuple[str, ...]], out: Path | None) -> None:
-    """Print a table, and write the results where they are asked for."""
-    from robustcli.bench.tables import terminal
-    from robustcli.runs import write_json
-
-    if out is not None:
-        write_json(out, results)
-    screen = console()
-    screen.print(terminal(rows))
-    facts = results[0]["machine"]
-    screen.print(
-        f"{facts['processor']}, {facts['cores']} cores, {facts['threads']} threads, load {facts['load']}; torch "
-        f"{facts['torch']}",
-        highlight=False,
-    )
 
 
 def _table(name: str, result: Mapping[str, Any], settings: Mapping[str, Any]) -> Table:

@@ -45,3 +45,38 @@ def torchattacks_step(
         optimizer.step()
 
     return step
+
+
+def find_foolbox() -> Any | None:
+    """The package foolbox, or None where it is not installed."""
+    try:
+        return importlib.import_module("foolbox")
+    except ImportError:
+        return None
+
+
+def torchattacks_attack(
+    torchattacks: Any, network: nn.Module, norm: str, eps: float, steps: int
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Its PGD with a random start; a step is a quarter of the radius."""
+    kind = torchattacks.PGD if norm == "linf" else torchattacks.PGDL2
+    attack: Callable[[Tensor, Tensor], Tensor] = kind(network, eps=eps, alpha=eps / 4, steps=steps, random_start=True)
+    return attack
+
+
+def foolbox_attack(
+    foolbox: Any, network: nn.Module, norm: str, eps: float, steps: int
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Its PGD with a random start; a step is a quarter of the radius.
+
+    Reference: Rauber et al., "Foolbox Native", Journal of Open Source Software, 2020.
+    """
+    kind = foolbox.attacks.LinfPGD if norm == "linf" else foolbox.attacks.L2PGD
+    attack = kind(steps=steps, abs_stepsize=eps / 4, random_start=True)
+
+    def call(x: Tensor, y: Tensor) -> Tensor:
+        model = foolbox.PyTorchModel(network, bounds=(0, 1), device=x.device)
+        points: Tensor = attack(model, x, y, epsilons=eps)[1]
+        return points
+
+    return call

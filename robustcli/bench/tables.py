@@ -1,11 +1,20 @@
 """Results of the benches of evaluations -> Markdown and tables of the terminal."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
 
 from robustcli.bench.conformance import TOLERANCE, average_points, beyond, by_chance, holds, merged
+from robustcli.bench.cost_tables import (
+    architecture_rows,
+    architecture_words,
+    data_rows,
+    evaluation_rows,
+    scaling_rows,
+    scaling_words,
+    training_rows,
+)
 from robustcli.errors import RobustCliError
 
 _SPEED = ("network", "threat", "images", "engine", "speed: median (min-max)", "robust", "passes per survivor",
@@ -76,7 +85,7 @@ def conformance_words(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def markdown_of(results: Mapping[str, Any]) -> tuple[str, str]:
-    """Stored results of one bench of evaluations -> its name and a Markdown table.
+    """Stored results of one bench -> the name of its block and a Markdown table.
 
     Args:
         results: by the file that they come from.
@@ -84,19 +93,62 @@ def markdown_of(results: Mapping[str, Any]) -> tuple[str, str]:
     Raises:
         RobustCliError: a file holds something else, or two files are of different benches.
     """
-    kinds: dict[str, str] = {}
-    for path, found in results.items():
-        heads: list[Any] = found if isinstance(found, list) else []
-        if not heads or not all(isinstance(head, Mapping) and head.get("rows") for head in heads):
-            raise RobustCliError(f"{path}: not what `robust bench autoattack` or `conformance` wrote with --out")
-        kinds[path] = "conformance" if "part" in heads[0]["rows"][0] else "speed"
+    kinds = {path: _kind(path, found) for path, found in results.items()}
     if len(set(kinds.values())) > 1:
         raise RobustCliError(f"{', '.join(f'{path} is of {kind}' for path, kind in kinds.items())}; name those of one")
-    everything = [head for heads in results.values() for head in heads]
-    if "speed" in kinds.values():
-        return "speed", markdown(speed_rows(everything))
-    results_of = merged(everything)
-    return "conformance", f"{markdown(_summary(results_of))}\n{conformance_words(results_of)}.\n"
+    everything = [head for found in results.values() for head in _heads(found)]
+    kind = next(iter(kinds.values()))
+    if kind == "speed":
+        return kind, markdown(speed_rows(everything))
+    if kind == "conformance":
+        results_of = merged(everything)
+        return kind, f"{markdown(_summary(results_of))}\n{conformance_words(results_of)}.\n"
+    rows_of, words_of = _PARTS[kind]
+    words = "" if words_of is None else "\n" + words_of(everything).replace("\n", "; ") + ".\n"
+    machines = dict.fromkeys(machine_words(head) for head in everything)
+    return kind, f"{markdown(rows_of(everything))}{words}\n{'; '.join(machines)}.\n"
+
+
+def machine_words(head: Mapping[str, Any]) -> str:
+    """The machine that was measured on, with threads and versions."""
+    facts = head["machine"]
+    return (
+        f"{head['provenance']['device']}; {facts['processor']}, {facts['cores']} cores, {facts['threads']} threads, "
+        f"load {facts['load']}; torch {facts['torch']}"
+    )
+
+
+def _heads(found: Any) -> list[Any]:
+    return found if isinstance(found, list) else [found]
+
+
+def _kind(path: str, found: Any) -> str:
+    """The block that a file's results belong to."""
+    heads = _heads(found)
+    known = ("rows", "axes", "defenses")
+    if not heads or not all(isinstance(head, Mapping) and any(head.get(key) for key in known) for head in heads):
+        raise RobustCliError(f"{path}: not what `robust bench` wrote with --out or --json")
+    if "defenses" in heads[0]:
+        return "training speed"
+    if "bench" in heads[0]:
+        return _BLOCKS[heads[0]["bench"]]
+    return "conformance" if "part" in heads[0]["rows"][0] else "speed"
+
+
+# Blocks by what `bench` says, and what makes the table and the words of each.
+_BLOCKS = {
+    "evaluation": "evaluation speed",
+    "data": "data speed",
+    "architectures": "architecture speed",
+    "scaling": "scaling",
+}
+_PARTS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], str] | None]] = {
+    "training speed": (training_rows, None),
+    "evaluation speed": (evaluation_rows, None),
+    "data speed": (data_rows, None),
+    "architecture speed": (architecture_rows, architecture_words),
+    "scaling": (scaling_rows, scaling_words),
+}
 
 
 def _summary(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:

@@ -5,6 +5,7 @@ before; so a share of survivors is assumed. An image that breaks costs next to n
 the attack lets go of it.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, is_dataclass, replace
@@ -27,7 +28,7 @@ from robustcli.threat import ThreatModel
 
 # So small a share of the radius that no image breaks: each takes all that the attack has for a survivor.
 _HARMLESS = 1e-4
-# Steps of the two short attacks from which passes are counted; the shorter one is also timed.
+# Steps of the two short attacks from which passes are counted, and the fewest of the one that is timed.
 _FEW, _MORE = 5, 10
 _COUNTED_IMAGES = 2
 # An attack is timed on as many images as one forward and backward of takes so many seconds, or on a whole batch.
@@ -120,15 +121,19 @@ class Probe:
         self._one_pass(few)
         self.affordable = max(4, int(_PATIENCE / max((now(self.device) - begun).wall / len(few), 1e-9)))
 
-    def measure(self, evaluator: Evaluator, images: int) -> EvaluationCost:
-        """What an evaluation of so many images consists of."""
+    def measure(self, evaluator: Evaluator, images: int, robust: float) -> EvaluationCost:
+        """What an evaluation of so many images consists of.
+
+        Args:
+            robust: the share of them that is likely to survive: attacks on few images take longer for each.
+        """
         with warnings.catch_warnings():
             # They are about accuracies, and none is told here.
             for category in (UserWarning, RuntimeWarning):
                 warnings.simplefilter("ignore", category)
-            return self._measured(evaluator, images)
+            return self._measured(evaluator, images, max(1, round(robust * images)))
 
-    def _measured(self, evaluator: Evaluator, images: int) -> EvaluationCost:
+    def _measured(self, evaluator: Evaluator, images: int, survivors: int) -> EvaluationCost:
         threat = threat_of(evaluator, self.threat)
         case = Case(threat, (self.x.shape[1], self.x.shape[2], self.x.shape[3]), self.classes)
         stages, notes = _ours(evaluator.stages(case), case)
@@ -136,7 +141,7 @@ class Probe:
         for stage in stages:
             own = stage.threat or threat
             if own.radius:
-                costs.append(self._stage(stage, own, images))
+                costs.append(self._stage(stage, own, survivors))
         return EvaluationCost(images, self._clean(evaluator, images), tuple(costs), notes)
 
     def _clean(self, evaluator: Evaluator, images: int) -> Seconds:
@@ -147,11 +152,11 @@ class Probe:
             self.network(x)
         return (now(self.device) - begun) * (1 / len(x))
 
-    def _stage(self, stage: Stage, threat: ThreatModel, images: int) -> StageCost:
+    def _stage(self, stage: Stage, threat: ThreatModel, survivors: int) -> StageCost:
         few, more = (_shortened(stage.attack, steps) for steps in (_FEW, _MORE))
         passes = self._passes(stage, few, more, threat)
-        batch = min(stage.batch_size or images, images, self.affordable, len(self.x))
-        timed = self._gathered(stage, _single(few), threat, batch)
+        batch = min(stage.batch_size or survivors, survivors, self.affordable, len(self.x))
+        timed = self._timed(stage, threat, batch)
         return StageCost(
             name=stage.name,
             forwards=passes[0],
@@ -161,6 +166,15 @@ class Probe:
             lets_go=self._lets_go(_single(few), threat),
             sample=stage.sample,
         )
+
+    def _timed(self, stage: Stage, threat: ThreatModel, images: int) -> "_Found":
+        """A short attack that is long enough for a clock, with one try and one target."""
+        found = self._gathered(stage, _single(_shortened(stage.attack, _FEW)), threat, images)
+        whole, taken = _length_of(stage.attack), found.seconds.wall * images
+        if whole is None or taken > _PATIENCE / 2:
+            return found
+        steps = min(whole, math.ceil(_FEW * _PATIENCE / max(taken, 1e-9)))
+        return self._gathered(stage, _single(_shortened(stage.attack, max(_FEW, steps))), threat, images)
 
     def _passes(self, stage: Stage, few: Attack, more: Attack, threat: ThreatModel) -> tuple[float, float]:
         """Forwards and gradients of the whole attack on one image: they grow in a straight line with its steps."""
@@ -183,7 +197,8 @@ class Probe:
         evidence = gather(only, self.network, x, y, self.threat, rng)
         taken = now(self.device) - begun
         record = evidence.stages[0]
-        share = record.seconds / max(evidence.seconds, 1e-9)
+        # Of the whole call the attack is a part: the clean images and a copy to search with are not in it.
+        share = record.seconds / max(taken.wall, 1e-9)
         entered = max(record.entered, 1)
         return _Found((record.forwards / entered, record.gradients / entered), taken * (share / entered))
 

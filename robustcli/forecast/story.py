@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -128,7 +129,7 @@ def _measured(request: Request, data: Data, device: torch.device, folder: Path) 
     trial = Trial(spec, data, device, folder)
     updates = measure_updates(trial, request.updates)
     after_updates = peak_bytes(device)
-    check, costs = _evaluations(spec, trial, data)
+    check, costs = _evaluations(request, trial, data)
     training = updates.median * trial.updates
     epochs = spec.train.epochs
     guesses = {key: _guess(request, key) for key in costs}
@@ -162,10 +163,9 @@ def _measured(request: Request, data: Data, device: torch.device, folder: Path) 
     }
 
 
-def _evaluations(
-    spec: ExperimentSpec, trial: Trial, data: Data
-) -> tuple[list[EvaluationCost], dict[str, EvaluationCost]]:
+def _evaluations(request: Request, trial: Trial, data: Data) -> tuple[list[EvaluationCost], dict[str, EvaluationCost]]:
     """What the check after an epoch consists of, and each evaluation at the end."""
+    spec = request.spec
     network, check = trial.training.network, trial.check()
     threat = ThreatModel(spec.threat.norm, spec.threat.eps)
     x, _ = data.evaluation("test", min(_PROBED, data.sizes["test"]))
@@ -173,12 +173,13 @@ def _evaluations(
         for parameter in network.parameters():
             parameter.requires_grad_(False)
         probe = Probe(network, x, threat)
-        checked = [probe.measure(evaluator, check.count) for evaluator in check.evaluators.values()]
+        middle = mean(request.robust or _GUESS)
+        checked = [probe.measure(evaluator, check.count, middle) for evaluator in check.evaluators.values()]
         costs = {}
         for key, chosen in spec.evaluate.items():
             options: EvaluateOptions | None = chosen.options
             images = data.sizes["test"] if options is None or options.examples is None else options.examples
-            costs[key] = probe.measure(instantiate(chosen), images)
+            costs[key] = probe.measure(instantiate(chosen), images, mean(_guess(request, key)))
     return checked, costs
 
 

@@ -98,29 +98,29 @@ def passes_in_full(attack: Attack, model: nn.Module) -> tuple[float, float]:
 )
 def test_passes_of_a_survivor_are_those_that_the_whole_attack_makes(attack: Attack) -> None:
     model = network()
-    (stage,) = Probe(model, images(8), THREAT).measure(Attacked(attack=attack), 8).stages
+    (stage,) = Probe(model, images(8), THREAT).measure(Attacked(attack=attack), 8, 0.5).stages
     assert (stage.forwards, stage.gradients) == pytest.approx(passes_in_full(attack, model))
 
 
 def test_autoattack_takes_its_published_budget() -> None:
-    cost = Probe(network(), images(8), THREAT).measure(AutoAttack(), 8)
+    cost = Probe(network(), images(8), THREAT).measure(AutoAttack(), 8, 0.5)
     forwards, gradients = cost.passes()
     least = least_of_autoattack("linf")
     assert gradients == least[1]
     # FAB looks once more wherever it is on the wrong side; each stage is judged by a forward.
     assert least[0] <= forwards <= least[0] + 9 * 101 + 4
     assert [stage.name for stage in cost.stages] == ["apgd-ce", "apgd-t", "fab-t", "square"]
-    reference = Probe(network(), images(8), THREAT).measure(AutoAttack(engine="reference"), 8)
+    reference = Probe(network(), images(8), THREAT).measure(AutoAttack(engine="reference"), 8, 0.5)
     assert reference.passes() == cost.passes()
     assert "engine reference" in reference.notes[0]
-    assert "sampled" in Probe(network(), images(8), THREAT).measure(AutoAttack(screen=3), 8).notes[0]
+    assert "sampled" in Probe(network(), images(8), THREAT).measure(AutoAttack(screen=3), 8, 0.5).notes[0]
 
 
 @pytest.mark.parametrize(
     ("attack", "lets_go"), [(Pgd(), False), (Pgd(keep="fooled"), True), (Apgd(), True), (Fab(), True), (Square(), True)]
 )
 def test_whether_an_attack_lets_go_is_seen(attack: Attack, lets_go: bool) -> None:
-    (stage,) = Probe(network(), images(8), THREAT).measure(Attacked(attack=attack), 8).stages
+    (stage,) = Probe(network(), images(8), THREAT).measure(Attacked(attack=attack), 8, 0.5).stages
     assert stage.lets_go is lets_go
     assert (stage.of_broken() < 1) is (lets_go and stage.forwards + stage.gradients > evaluations.BROKEN_PASSES)
 
@@ -154,10 +154,10 @@ def test_an_evaluation_under_another_threat_is_measured_there() -> None:
 
     attack = Noting([])
     evaluator: Evaluator = Under(norm="l2", eps="1/2", evaluator=Attacked(attack=attack))  # type: ignore[arg-type]
-    Probe(network(), images(8), THREAT).measure(evaluator, 8)
+    Probe(network(), images(8), THREAT).measure(evaluator, 8, 0.5)
     assert set(attack.seen) == {"l2"}
     # At radius 0 there is no attack to make.
-    nothing = Probe(network(), images(8), ThreatModel("linf", 0)).measure(Attacked(attack=Pgd()), 8)
+    nothing = Probe(network(), images(8), ThreatModel("linf", 0)).measure(Attacked(attack=Pgd()), 8, 0.5)
     assert nothing.stages == ()
 
 
@@ -180,7 +180,7 @@ def test_an_attack_without_steps_is_measured_as_it_is() -> None:
 
     stage = Stage(name="still", attack=Still(), noise="still")
     assert evaluations._shortened(stage.attack, 5) is stage.attack
-    (cost,) = Probe(network(), images(8), THREAT).measure(Attacked(attack=Still()), 8).stages
+    (cost,) = Probe(network(), images(8), THREAT).measure(Attacked(attack=Still()), 8, 0.5).stages
     assert (cost.forwards, cost.gradients) == (2, 0)
 
 
@@ -340,6 +340,21 @@ def test_times_are_said_in_the_unit_that_suits_them() -> None:
 
 
 def test_a_clean_evaluation_is_one_forward() -> None:
-    cost = Probe(network(), images(8), THREAT).measure(Clean(), 8)
+    cost = Probe(network(), images(8), THREAT).measure(Clean(), 8, 0.5)
     assert cost.passes() == (1, 0)
     assert cost.seconds(0.1) == cost.seconds(0.9)
+
+
+def test_an_attack_is_timed_on_as_many_images_as_are_likely_to_survive(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluations, "_PATIENCE", 1e9)
+    seen: list[int] = []
+    model = network()
+    model.register_forward_hook(lambda _module, inputs, _out: seen.append(len(inputs[0])))
+    probe = Probe(model, images(12), THREAT)
+    seen.clear()
+    probe.measure(Attacked(attack=Pgd(steps=30)), 12, 0.5)
+    assert max(seen) == 12, "the clean images"
+    assert seen.count(6) > 5
+    seen.clear()
+    probe.measure(Attacked(attack=Pgd(steps=30), batch_size=4), 12, 0.5)
+    assert max(seen) == 4

@@ -1,0 +1,171 @@
+"""The story of `robust bench architectures`: time of every family against its multiply-accumulates."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustcli.architectures.anatomy import anatomy
+from robustcli.bench.machine import machine
+from robustcli.bench.rounds import Sample, Spread, Stopwatch, Timed, measure, speed
+from robustcli.bench.variants import SHAPE
+from robustcli.build import build_network, choose_device, describe_device
+from robustcli.catalog import catalog
+from robustcli.errors import RobustCliError, suggest
+from robustcli.fields import Family
+from robustcli.memory import keep_freed_memory
+from robustcli.registry import Chosen
+from robustcli.runs import SCHEMA, provenance
+from robustcli.signatures import REQUIRED
+from robustcli.specs.check import Checker
+from robustcli.specs.settings import ArchitectureOptions
+
+# What all are compared with.
+YARDSTICK = "resnet18"
+# A network that makes less than this share of the yardstick's multiply-accumulates in a second is looked at.
+SLOW = 1 / 3
+# Networks beyond it are made narrower, by their own width, until they are not: 10^9 multiply-accumulates an image.
+_LARGE = 0.6e9
+
+
+@dataclass(frozen=True)
+class _Member:
+    """An architecture at the size that is measured.
+
+    Args:
+        settings: those that are not the defaults.
+    """
+
+    name: str
+    chosen: Chosen
+    settings: dict[str, Any]
+    macs: int
+    parameters: int
+
+
+def bench_architectures(names: tuple[str, ...], batch_size: int, rounds: int, device_name: str) -> dict[str, Any]:
+    """Forward, and forward with gradient to the images, of each architecture with its defaults, in evaluation mode.
+
+    Args:
+        names: of architectures; none is all that need no settings.
+
+    Raises:
+        RobustCliError: there is no such architecture.
+    """
+    device = choose_device(device_name)
+    members = list(_members(names))
+    keep_freed_memory()
+    watch = Stopwatch(device)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand((batch_size, SHAPE.channels, SHAPE.height, SHAPE.width), generator=generator).to(device)
+    seconds: dict[str, dict[str, list[float]]] = {}
+    samples: dict[str, Sample] = {}
+    for member in members:
+        network = build_network(member.chosen, SHAPE, (0.5,) * 3, (0.25,) * 3).to(device).eval().requires_grad_(False)
+        samples[f"forward {member.name}"] = Timed(_forward(network, x), watch)
+        samples[f"gradient {member.name}"] = Timed(_gradient(network, x), watch)
+    found = measure(samples, rounds)
+    for kind in ("forward", "gradient"):
+        seconds[kind] = {member.name: found[f"{kind} {member.name}"] for member in members}
+    return {
+        "bench": "architectures",
+        "schema": SCHEMA,
+        "provenance": provenance(describe_device(device)),
+        "machine": machine(),
+        "image": [SHAPE.channels, SHAPE.height, SHAPE.width],
+        "batch_size": batch_size,
+        "clock": watch.name,
+        "rounds": rounds,
+        "yardstick": YARDSTICK,
+        "slow": SLOW,
+        "rows": [_row(member, members[0], seconds, batch_size) for member in members],
+    }
+
+
+def _row(
+    member: _Member, yardstick: _Member, seconds: dict[str, dict[str, list[float]]], batch_size: int
+) -> dict[str, Any]:
+    ratios = {}
+    for kind, of_kind in seconds.items():
+        # Multiply-accumulates in a second as a multiple of the yardstick's, round by round.
+        share = speed(of_kind[member.name], of_kind[yardstick.name])
+        scale = member.macs / yardstick.macs
+        ratios[kind] = {key: scale * value for key, value in asdict(share).items()}
+    return {
+        "name": member.name,
+        "settings": member.settings,
+        "parameters": member.parameters,
+        "macs": member.macs,
+        "seconds_per_image": {
+            kind: asdict(Spread.of([value / batch_size for value in of_kind[member.name]]))
+            for kind, of_kind in seconds.items()
+        },
+        "gmacs_per_second": {
+            kind: batch_size * member.macs / 1e9 / Spread.of(of_kind[member.name]).median
+            for kind, of_kind in seconds.items()
+        },
+        "ratio": ratios,
+        # In every round, so that no noise is called a slow layer.
+        "is_slow": any(ratio["high"] < SLOW for ratio in ratios.values()),
+    }
+
+
+def _members(names: tuple[str, ...]) -> Iterator[_Member]:
+    """The yardstick, then the others by name."""
+    known = catalog("architectures")
+    for name in names:
+        if name not in known:
+            raise RobustCliError(f"--architecture: there is no '{name}'{suggest(name, known)}")
+    able = [
+        name
+        for name, member in known.items()
+        if all(parameter.default is not REQUIRED for parameter in member.parameters.values())
+    ]
+    for name in names:
+        if name not in able:
+            raise RobustCliError(f"--architecture: '{name}' needs settings, and is measured with its defaults alone")
+    for name in dict.fromkeys((YARDSTICK, *(names or able))):
+        yield _sized(name)
+
+
+def _sized(name: str) -> _Member:
+    """An architecture with its defaults, or with its widths halved until it is small enough."""
+    settings: dict[str, Any] = {}
+    while True:
+        checker = Checker()
+        chosen = checker.chosen(
+            Family("architectures", ArchitectureOptions), {"name": name, **settings}, ("architecture",)
+        )
+        with torch.device("meta"):
+            parts = anatomy(build_network(chosen, SHAPE, (0.5,) * 3, (0.25,) * 3), SHAPE)
+        narrower = {key: _halved(value) for key, value in chosen.parameters.items() if key.startswith("wid")}
+        if parts.macs <= _LARGE or not narrower or any(_least(value) < 1 for value in narrower.values()):
+            return _Member(name, chosen, settings, parts.macs, parts.parameters)
+        settings = narrower
+
+
+def _halved(width: Any) -> Any:
+    return [value // 2 for value in width] if isinstance(width, list | tuple) else width // 2
+
+
+def _least(width: Any) -> int:
+    least: int = min(width) if isinstance(width, list) else width
+    return least
+
+
+def _forward(network: nn.Module, x: Tensor) -> Callable[[], None]:
+    def run() -> None:
+        with torch.no_grad():
+            network(x)
+
+    return run
+
+
+def _gradient(network: nn.Module, x: Tensor) -> Callable[[], None]:
+    def run() -> None:
+        images = x.detach().requires_grad_()
+        torch.autograd.grad(network(images).sum(), images)
+
+    return run

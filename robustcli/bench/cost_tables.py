@@ -1,0 +1,145 @@
+"""Results of the benches of single parts -> rows of tables, and what they say in words."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Rows = list[tuple[str, ...]]
+
+
+def training_rows(results: Sequence[Mapping[str, Any]]) -> Rows:
+    """Of `robust bench train --json`."""
+    rows: Rows = [("network", "batch", "passes", "update", "images/s", "our speed is: median (min-max)", "so ours is")]
+    for result in results:
+        settings = result["settings"]
+        architecture = settings["architecture"]
+        width = f" width {architecture['width']}" if "width" in architecture else ""
+        layout = ", channels_last" if settings["channels_last"] else ""
+        network = f"{architecture['name']}{width}, {settings['precision']}{layout}"
+        for name, defense in result["defenses"].items():
+            method = name if settings["weights"] == "none" else f"{name} with {settings['weights']}"
+            passes = " + ".join(f"{count:g}" for count in defense["passes"].values())
+            rows += [
+                (
+                    network,
+                    str(settings["batch_size"]),
+                    passes,
+                    f"{method}: {row['name']}",
+                    f"{row['images_per_second']:.1f}",
+                    _ratio(row["ratio"]),
+                    row["verdict"] or "",
+                )
+                for row in defense["rows"]
+            ]
+    return rows
+
+
+def evaluation_rows(results: Sequence[Mapping[str, Any]]) -> Rows:
+    """Of `robust bench eval`; passes are forwards + gradients per image."""
+    rows: Rows = [("network", "threat", "images", "evaluation", "ms per image", "our speed is: median (min-max)",
+                   "so ours is", "robust", "passes")]  # fmt: skip
+    for result in results:
+        rows += [
+            (
+                result["subject"],
+                result["threat"],
+                str(result["images"]),
+                f"{result['attack']}: {row['name']}",
+                f"{1000 * row['seconds']['median'] / result['images']:.2f}",
+                _ratio(row["ratio"]),
+                row["verdict"] or "",
+                "" if row["robust"] is None else str(row["robust"]),
+                f"{row['passes']['forwards']:.1f} + {row['passes']['gradients']:.1f}",
+            )
+            for row in result["rows"]
+        ]
+    return rows
+
+
+def data_rows(results: Sequence[Mapping[str, Any]]) -> Rows:
+    """Of `robust bench data`."""
+    rows: Rows = [("batch", "pipeline", "us per image", "share of a step: median (min-max)", "of the step",
+                   "our speed is: median (min-max)", "so ours is")]  # fmt: skip
+    for result in results:
+        for row in result["rows"]:
+            share = row["share_of_step"]
+            rows.append(
+                (
+                    str(result["batch_size"]),
+                    row["name"],
+                    f"{1e6 * row['seconds_per_image']['median']:.1f}",
+                    f"{100 * share['median']:.2f} % ({100 * share['low']:.2f}-{100 * share['high']:.2f})",
+                    result["step"]["name"],
+                    _ratio(row["ratio"]),
+                    row["verdict"] or "",
+                )
+            )
+    return rows
+
+
+def architecture_rows(results: Sequence[Mapping[str, Any]]) -> Rows:
+    """Of `robust bench architectures`, the slowest first."""
+    rows: Rows = [("architecture", "10^6 mult.-acc.", "forward ms", "with gradient ms", "G mult.-acc./s",
+                   "beside resnet18, forward", "with gradient", "")]  # fmt: skip
+    for result in results:
+        for row in sorted(result["rows"], key=lambda row: row["ratio"]["gradient"]["median"]):
+            settings = ", ".join(f"{key} {value}" for key, value in row["settings"].items())
+            rows.append(
+                (
+                    row["name"] + (f" ({settings})" if settings else ""),
+                    f"{row['macs'] / 1e6:,.1f}",
+                    *(f"{1000 * row['seconds_per_image'][kind]['median']:.2f}" for kind in ("forward", "gradient")),
+                    f"{row['gmacs_per_second']['gradient']:.1f}",
+                    _ratio(row["ratio"]["forward"]),
+                    _ratio(row["ratio"]["gradient"]),
+                    "slow" if row["is_slow"] else "",
+                )
+            )
+    return rows
+
+
+def architecture_words(results: Sequence[Mapping[str, Any]]) -> str:
+    """Which are slow, in one sentence."""
+    slow = [row["name"] for result in results for row in result["rows"] if row["is_slow"]]
+    share = f"a third of {results[0]['yardstick']}'s multiply-accumulates in a second, in every round"
+    return f"less than {share}: {', '.join(slow)}" if slow else f"none makes less than {share}"
+
+
+def scaling_rows(results: Sequence[Mapping[str, Any]]) -> Rows:
+    """Of `robust bench scaling`."""
+    rows: Rows = [("network", "over", "at", "ms per update: median (min-max)", "apart from the line", "")]
+    for result in results:
+        for axis, found in result["axes"].items():
+            for point in found["points"]:
+                seconds = point["seconds"]
+                rows.append(
+                    (
+                        result["architecture"],
+                        axis,
+                        str(point["value"]),
+                        f"{1000 * seconds['median']:.1f} ({1000 * seconds['low']:.1f}-{1000 * seconds['high']:.1f})",
+                        f"{100 * point['apart']:+.0f} %",
+                        "off the line" if point["is_off"] else "",
+                    )
+                )
+    return rows
+
+
+def scaling_words(results: Sequence[Mapping[str, Any]]) -> str:
+    """The lines, and where they are left, one sentence for each axis."""
+    sentences = []
+    units = {"batch": "image", "steps": "step", "width": "10^6 multiply-accumulates"}
+    for result in results:
+        for axis, found in result["axes"].items():
+            off = [str(point["value"]) for point in found["points"] if point["is_off"]]
+            where = f"left at {', '.join(off)}" if off else "left nowhere"
+            line = (
+                f"{1000 * found['start']:.1f} ms + {1000 * found['slope']:.2f} ms per {units[axis]}"
+                if axis in units
+                else f"as one process alone, {1000 * found['start']:.1f} ms"
+            )
+            sentences.append(f"{axis}: {line}, {where}")
+    return "\n".join(sentences)
+
+
+def _ratio(ratio: Mapping[str, float] | None) -> str:
+    return "" if ratio is None else f"{ratio['median']:.2f} ({ratio['low']:.2f}-{ratio['high']:.2f})"

@@ -1,0 +1,115 @@
+"""The story of `robust bench data`: what a training image costs before the network sees it."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision import transforms
+
+from robustcli.bench.machine import machine
+from robustcli.bench.rounds import Sample, Spread, Stopwatch, Timed, measure, speed, verdict
+from robustcli.bench.variants import SHAPE, Request, Variants, choose
+from robustcli.build import choose_device, describe_device
+from robustcli.data import Data, prepare
+from robustcli.datasets import Source, TensorSplit
+from robustcli.memory import keep_freed_memory
+from robustcli.noise import StreamNoise
+from robustcli.runs import SCHEMA, provenance
+from robustcli.specs.settings import Augment
+
+OURS, AGAIN, PIL = "ours", "ours again", "torchvision, PIL"
+AUGMENT = Augment(crop=4, flip=True)
+# Images of a sample: some batches, and their order.
+_IMAGES = 2048
+
+
+def bench_data(batch_size: int, rounds: int, device_name: str) -> dict[str, Any]:
+    """Images from memory, cropped and flipped, beside torchvision's transforms of PIL images, in this process.
+
+    The share is that of a PGD-10 step of a PreActResNet-18 of width 16, the cheapest step that is worth the name.
+    """
+    device = choose_device(device_name)
+    keep_freed_memory()
+    generator = torch.Generator().manual_seed(0)
+    size = (_IMAGES, SHAPE.channels, SHAPE.height, SHAPE.width)
+    images = torch.randint(256, size, generator=generator, dtype=torch.uint8)
+    labels = torch.randint(SHAPE.classes, (_IMAGES,), generator=generator)
+    split = TensorSplit(images, labels)
+    source = Source(split, split, [str(name) for name in range(SHAPE.classes)], (0.5,) * 3, (0.25,) * 3)
+    data = prepare(source, val_size=0, train_size=None, device=device, workers=0)
+    request = Request(batch_size=batch_size, device=device_name, architecture="preact_resnet18")
+    architecture, defenses = choose(request)
+    watch = Stopwatch(device)
+    epochs = {
+        OURS: _ours(data, batch_size, device),
+        AGAIN: _ours(data, batch_size, device),
+        PIL: _pil(images, batch_size, device),
+    }
+    step = "step"
+    # First: a sample repeats everything as often as the first needs, and the step is the longest.
+    samples: dict[str, Sample] = {step: Timed(Variants(request, architecture).ours(defenses["pgd_at"]), watch)}
+    samples |= {name: Timed(epoch, watch) for name, epoch in epochs.items()}
+    seconds = measure(samples, rounds)
+    again = speed(seconds[OURS], seconds[AGAIN])
+    per_image = [value / batch_size for value in seconds[step]]
+    rows = []
+    for name in epochs:
+        ratio = speed(seconds[OURS], seconds[name])
+        shares = [value / _IMAGES / whole for value, whole in zip(seconds[name], per_image, strict=True)]
+        rows.append(
+            {
+                "name": name,
+                "seconds_per_image": asdict(Spread.of([value / _IMAGES for value in seconds[name]])),
+                "share_of_step": asdict(Spread.of(shares)),
+                "ratio": None if name == OURS else asdict(ratio),
+                "verdict": None if name in (OURS, AGAIN) else verdict(ratio, again),
+            }
+        )
+    return {
+        "bench": "data",
+        "schema": SCHEMA,
+        "provenance": provenance(describe_device(device)),
+        "machine": machine(),
+        "image": [SHAPE.channels, SHAPE.height, SHAPE.width],
+        "batch_size": batch_size,
+        "clock": watch.name,
+        "rounds": rounds,
+        "step": {
+            "name": f"pgd_at, {architecture.name} width {architecture.parameters['width']}",
+            "seconds_per_image": asdict(Spread.of(per_image)),
+        },
+        "rows": rows,
+    }
+
+
+def _ours(data: Data, batch_size: int, device: torch.device) -> Callable[[], None]:
+    """An epoch, as training reads it."""
+    noise = StreamNoise.on(device)
+    generator = torch.Generator()
+
+    def epoch() -> None:
+        generator.manual_seed(0)
+        noise.reseed(0, "augment")
+        order = data.epoch(generator, batch_size, True)
+        for x, _ in data.train_batches(order, batch_size, drop_last=True, augment=AUGMENT, rng=noise):
+            assert len(x) == batch_size
+
+    return epoch
+
+
+def _pil(images: Tensor, batch_size: int, device: torch.device) -> Callable[[], None]:
+    """The same with the transforms of torchvision's examples, image by image."""
+    to_image = transforms.ToPILImage()
+    pictures = [to_image(image) for image in images]
+    transform = transforms.Compose(
+        [transforms.RandomCrop(SHAPE.height, padding=4), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
+    )
+
+    def epoch() -> None:
+        order = torch.randperm(len(pictures)).tolist()
+        for start in range(0, len(order) - batch_size + 1, batch_size):
+            torch.stack([transform(pictures[number]) for number in order[start : start + batch_size]]).to(device)
+
+    return epoch

@@ -1,0 +1,138 @@
+"""The story of `robust bench eval`: PGD-20 with images that leave when they break, beside its passes and peers."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robustcli.attacks.pgd import Pgd
+from robustcli.bench.peers import find_foolbox, find_torchattacks, foolbox_attack, torchattacks_attack
+from robustcli.bench.rounds import Sample, Spread, Stopwatch, Timed, measure, speed, verdict
+from robustcli.bench.subjects import BenchSubject
+from robustcli.evaluation.evaluate import settled
+from robustcli.evaluation.isolation import passes_counted
+from robustcli.evaluators import chunks
+from robustcli.evaluators.attacked import Attacked
+
+STEPS = 20
+OURS, AGAIN, WHOLE, ALONE = "ours, images leave", "ours again", "ours, to the last step", "its passes alone"
+TORCHATTACKS, FOOLBOX = "torchattacks, as it comes", "foolbox, as it comes"
+# Images attacked at once, by everybody.
+BATCH = 250
+
+
+@dataclass
+class _Way:
+    """One way to evaluate.
+
+    Args:
+        run: does it, and says who is still classified correctly; None where it only makes passes.
+    """
+
+    run: Callable[[], Tensor | None]
+    survives: Tensor | None = None
+
+    def __call__(self) -> None:
+        self.survives = self.run()
+
+
+def bench_evaluation(subject: BenchSubject, rounds: int) -> dict[str, Any]:
+    """PGD-20 on all images by every way there is, in turn in every round.
+
+    A step is a quarter of the radius. The limit is a gradient to the images for every step and a forward, on all
+    images, with nothing around them.
+    """
+    watch = Stopwatch(subject.x.device)
+    missing: list[str] = []
+    with settled(subject.network, subject.x.device.type):
+        subject.network.requires_grad_(False)
+        ways = {name: _Way(run) for name, run in _ways(subject, missing).items()}
+        passes = {name: _counted(subject, way) for name, way in ways.items()}
+        samples: dict[str, Sample] = {name: Timed(way, watch) for name, way in ways.items()}
+        seconds = measure(samples, rounds)
+    again = speed(seconds[OURS], seconds[AGAIN])
+    rows = []
+    for name, way in ways.items():
+        ratio = speed(seconds[OURS], seconds[name])
+        rows.append(
+            {
+                "name": name,
+                "seconds": asdict(Spread.of(seconds[name])),
+                "ratio": None if name == OURS else asdict(ratio),
+                "verdict": None if name in (OURS, AGAIN) else verdict(ratio, again),
+                "robust": None if way.survives is None else int(way.survives.sum()),
+                "passes": passes[name],
+            }
+        )
+    return {
+        "bench": "evaluation",
+        **subject.to_json(),
+        "attack": f"pgd-{STEPS}",
+        "clock": watch.name,
+        "rounds": rounds,
+        "notes": missing,
+        "rows": rows,
+    }
+
+
+def _ways(subject: BenchSubject, missing: list[str]) -> dict[str, Callable[[], Tensor | None]]:
+    """By their names; ours first."""
+
+    def ours(keep: str) -> Callable[[], Tensor]:
+        evaluator = Attacked(attack=Pgd(steps=STEPS, keep="fooled" if keep == "fooled" else "last"), batch_size=BATCH)
+        return lambda: subject.gather(evaluator).survives
+
+    ways: dict[str, Callable[[], Tensor | None]] = {
+        OURS: ours("fooled"),
+        AGAIN: ours("fooled"),
+        WHOLE: ours("last"),
+        ALONE: lambda: _passes_alone(subject),
+    }
+    threat = subject.threat
+    torchattacks, foolbox = find_torchattacks(), find_foolbox()
+    if threat.norm == "l1":
+        missing.append("torchattacks and foolbox are left out: they have no PGD of this kind under l1")
+        return ways
+    if torchattacks is None:
+        missing.append("torchattacks cannot be imported and is left out (pip install 'robustcli[bench]')")
+    else:
+        attack = torchattacks_attack(torchattacks, subject.network, threat.norm, threat.radius, STEPS)
+        ways[TORCHATTACKS] = lambda: _as_users_do(subject, attack)
+    if foolbox is None:
+        missing.append("foolbox cannot be imported and is left out (pip install 'robustcli[bench]')")
+    else:
+        other = foolbox_attack(foolbox, subject.network, threat.norm, threat.radius, STEPS)
+        ways[FOOLBOX] = lambda: _as_users_do(subject, other)
+    return ways
+
+
+def _as_users_do(subject: BenchSubject, attack: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """On all images, batch by batch, with a network whose weights want gradients; then one forward."""
+    network: nn.Module = subject.network.requires_grad_(True)
+    survives = []
+    for part in chunks(len(subject.x), BATCH):
+        points = attack(subject.x[part], subject.y[part])
+        with torch.no_grad():
+            survives.append(network(points).argmax(1) == subject.y[part])
+    network.requires_grad_(False)
+    return torch.cat(survives).cpu()
+
+
+def _passes_alone(subject: BenchSubject) -> None:
+    for part in chunks(len(subject.x), BATCH):
+        x, y = subject.x[part], subject.y[part]
+        for _ in range(STEPS):
+            x = x.detach().requires_grad_()
+            torch.autograd.grad(F.cross_entropy(subject.network(x), y, reduction="sum"), x)
+        with torch.no_grad():
+            subject.network(x.detach())
+
+
+def _counted(subject: BenchSubject, way: _Way) -> dict[str, float]:
+    """Forwards and gradients per image."""
+    with passes_counted(subject.network) as passes:
+        way()
+    return {"forwards": passes.forwards / len(subject.x), "gradients": passes.gradients / len(subject.x)}

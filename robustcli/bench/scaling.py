@@ -1,0 +1,194 @@
+"""The story of `robust bench scaling`: how the cost of a step grows, and where it leaves the straight line."""
+
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import combinations
+from typing import Any
+
+import torch
+
+from robustcli.architectures.anatomy import anatomy
+from robustcli.bench.machine import machine
+from robustcli.bench.rounds import Sample, Spread, Stopwatch, Timed, measure
+from robustcli.bench.variants import SHAPE, Request, Variants, choose
+from robustcli.build import build_network, choose_device, describe_device
+from robustcli.memory import keep_freed_memory
+from robustcli.registry import Chosen
+from robustcli.runs import SCHEMA, provenance
+
+BATCHES = (1, 4, 16, 32, 64, 128, 256)
+STEPS = (1, 2, 5, 10, 20)
+WIDTHS = (4, 8, 16, 32, 64)
+# A point is off the line if it is so far from it, as a share, and none of its rounds comes nearer.
+_OFF = 0.1
+# Of the axes that are not varied.
+_BATCH, _STEPS, _WIDTH = 64, 5, 16
+# Updates of each process in one sample.
+_UPDATES = 4
+
+
+@dataclass(frozen=True)
+class Line:
+    """seconds = start + slope * size, through the middle of all pairs of points (Theil and Sen)."""
+
+    start: float
+    slope: float
+
+    @classmethod
+    def through(cls, points: Sequence[tuple[float, float]]) -> "Line":
+        """The line through (size, seconds) of at least two sizes: the median slope of all pairs, then its start.
+
+        Reference: Sen, Journal of the American Statistical Association, 1968.
+        """
+        slopes = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in combinations(points, 2) if b[0] != a[0]]
+        slope = statistics.median(slopes)
+        return cls(statistics.median(seconds - slope * size for size, seconds in points), slope)
+
+    def __call__(self, size: float) -> float:
+        return self.start + self.slope * size
+
+
+def bench_scaling(architecture: str, rounds: int, workers: int, device_name: str) -> dict[str, Any]:
+    """Updates of PGD adversarial training over batch size, attack steps, width and processes.
+
+    Args:
+        architecture: with a width.
+        workers: processes at most.
+
+    Raises:
+        RobustCliError: something a user can mend.
+    """
+    device = choose_device(device_name)
+    keep_freed_memory()
+    request = Request(architecture=architecture, width=_WIDTH, batch_size=_BATCH, device=device_name)
+    choose(request)
+    axes = {
+        "batch": _axis({batch: (batch, replace(request, batch_size=batch), _STEPS) for batch in BATCHES}, rounds),
+        "steps": _axis({steps: (steps, request, steps) for steps in STEPS}, rounds),
+        "width": _axis(
+            {width: (_macs(replace(request, width=width)), replace(request, width=width), _STEPS) for width in WIDTHS},
+            rounds,
+        ),
+        "workers": _workers(request, rounds, workers),
+    }
+    return {
+        "bench": "scaling",
+        "schema": SCHEMA,
+        "provenance": provenance(describe_device(device)),
+        "machine": machine(),
+        "architecture": architecture,
+        "settings": {"batch": _BATCH, "steps": _STEPS, "width": _WIDTH},
+        "clock": Stopwatch(device).name,
+        "rounds": rounds,
+        "axes": axes,
+    }
+
+
+def fitted(sizes: Mapping[int, float], seconds: Mapping[int, Sequence[float]]) -> dict[str, Any]:
+    """A line through the medians, and the points that are off it.
+
+    Args:
+        sizes: by the value on the axis, what cost should be a multiple of.
+        seconds: of every round.
+    """
+    spreads = {value: Spread.of(found) for value, found in seconds.items()}
+    line = Line.through([(sizes[value], spreads[value].median) for value in sizes])
+    points = []
+    for value, size in sizes.items():
+        spread, told = spreads[value], line(size)
+        apart = spread.median / told - 1 if told > 0 else float("inf")
+        # The whole spread on one side of the line, and by more than the tolerance.
+        is_off = abs(apart) > _OFF and not spread.low <= told <= spread.high
+        points.append({"value": value, "size": size, "seconds": asdict(spread), "apart": apart, "is_off": is_off})
+    return {"start": line.start, "slope": line.slope, "points": points}
+
+
+def _axis(variants: Mapping[int, tuple[float, Request, int]], rounds: int) -> dict[str, Any]:
+    """Seconds of an update at each value of one axis, in turn in every round."""
+    samples: dict[str, Sample] = {}
+    for value, (_, request, steps) in variants.items():
+        samples[str(value)] = Timed(_update(request, steps), Stopwatch(choose_device(request.device)))
+    found = measure(samples, rounds)
+    sizes = {value: size for value, (size, _, _) in variants.items()}
+    return fitted(sizes, {value: found[str(value)] for value in variants})
+
+
+def _update(request: Request, steps: int) -> Callable[[], object]:
+    architecture, defenses = choose(request)
+    chosen = defenses["pgd_at"]
+    return Variants(request, architecture).ours(replace(chosen, parameters={**chosen.parameters, "steps": steps}))
+
+
+def _macs(request: Request) -> float:
+    architecture: Chosen = choose(request)[0]
+    with torch.device("meta"):
+        return anatomy(build_network(architecture, SHAPE, (0.5,) * 3, (0.25,) * 3), SHAPE).macs / 1e6
+
+
+def _workers(request: Request, rounds: int, most: int) -> dict[str, Any]:
+    """Wall-clock seconds of as many updates in each of several processes at once: flat, if they do not meet."""
+    found = {}
+    for count in range(1, most + 1):
+        with _Processes(request, count) as processes:
+            processes.sample()
+            found[count] = [processes.sample() for _ in range(rounds)]
+    points = []
+    alone = Spread.of(found[1])
+    for count, values in found.items():
+        spread = Spread.of(values)
+        apart = spread.median / alone.median - 1
+        is_off = abs(apart) > _OFF and not spread.low <= alone.high
+        points.append({"value": count, "size": 1.0, "seconds": asdict(spread), "apart": apart, "is_off": is_off})
+    return {"start": alone.median, "slope": 0.0, "points": points}
+
+
+class _Processes:
+    """Processes that each make updates when they are told to, one thread each, on the GPUs in turn."""
+
+    def __init__(self, request: Request, count: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipes = []
+        self.processes = []
+        for number in range(count):
+            ours, theirs = context.Pipe()
+            gpus = torch.cuda.device_count()
+            device = f"cuda:{number % gpus}" if choose_device(request.device).type == "cuda" else "cpu"
+            process = context.Process(target=_serve, args=(theirs, replace(request, device=device)), daemon=True)
+            process.start()
+            self.pipes.append(ours)
+            self.processes.append(process)
+
+    def sample(self) -> float:
+        """Seconds per update until the last process is done."""
+        begun = time.perf_counter()
+        for pipe in self.pipes:
+            pipe.send(_UPDATES)
+        for pipe in self.pipes:
+            pipe.recv()
+        return (time.perf_counter() - begun) / _UPDATES
+
+    def __enter__(self) -> "_Processes":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pipe in self.pipes:
+            pipe.send(0)
+        for process in self.processes:
+            process.join()
+
+
+def _serve(pipe: Any, request: Request) -> None:
+    """Make as many updates as each message says; none ends it."""
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    update = _update(request, _STEPS)
+    device = torch.device(request.device)
+    while count := pipe.recv():
+        for _ in range(count):
+            update()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        pipe.send(True)

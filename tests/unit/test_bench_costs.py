@@ -1,0 +1,235 @@
+"""The benches of single parts: evaluations beside peers, the input pipeline, architectures, and straight lines."""
+
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from small_networks import conv_net, images
+from torch import Tensor
+
+from robustcli.bench import architectures, data, rounds, scaling
+from robustcli.bench.architectures import bench_architectures
+from robustcli.bench.cost_tables import (
+    architecture_rows,
+    architecture_words,
+    data_rows,
+    evaluation_rows,
+    scaling_rows,
+    scaling_words,
+)
+from robustcli.bench.data import bench_data
+from robustcli.bench.evaluate import bench_evaluation
+from robustcli.bench.scaling import Line, bench_scaling, fitted
+from robustcli.bench.subjects import BenchSubject
+from robustcli.bench.tables import markdown_of
+from robustcli.errors import RobustCliError
+from robustcli.threat import ThreatModel
+
+VERDICTS = {"faster", "slower", "within the spread"}
+
+
+@pytest.fixture(autouse=True)
+def short_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounds, "_SAMPLE", 0.0)
+
+
+def is_table(rows: list[tuple[str, ...]]) -> bool:
+    return len(rows) > 1 and len({len(row) for row in rows}) == 1
+
+
+# Evaluations
+
+
+@pytest.fixture
+def subject() -> BenchSubject:
+    network, x = conv_net().eval(), images(12)
+    y = network(x).argmax(1)
+    y[:3] = (y[:3] + 1) % 10
+    return BenchSubject("net", network, x, y, ThreatModel("linf", "1/10"))
+
+
+class Peers:
+    """Stand-ins for torchattacks and foolbox that note how they are called, and return the images as they are."""
+
+    def __init__(self) -> None:
+        self.notes: list[dict[str, Any]] = []
+        self.batches: list[int] = []
+        self.wants: list[bool] = []
+
+    def pgd(self, network: Any, **settings: Any) -> Any:
+        self.notes.append(settings)
+
+        def attack(x: Tensor, y: Tensor) -> Tensor:
+            self.batches.append(len(x))
+            self.wants.append(all(parameter.requires_grad for parameter in network.parameters()))
+            return x
+
+        return attack
+
+    def foolbox_pgd(self, **settings: Any) -> Any:
+        self.notes.append(settings)
+        return lambda model, x, y, epsilons: (None, x, epsilons)
+
+
+@pytest.fixture
+def peers(monkeypatch: pytest.MonkeyPatch) -> Peers:
+    found = Peers()
+    monkeypatch.setitem(sys.modules, "torchattacks", SimpleNamespace(PGD=found.pgd))
+    attacks = SimpleNamespace(LinfPGD=found.foolbox_pgd)
+    model = lambda network, bounds, device: (network, bounds)  # noqa: E731
+    monkeypatch.setitem(sys.modules, "foolbox", SimpleNamespace(attacks=attacks, PyTorchModel=model))
+    return found
+
+
+def test_evaluations_are_measured_beside_their_passes_and_peers(subject: BenchSubject, peers: Peers) -> None:
+    result = bench_evaluation(subject, rounds=3)
+    names = [row["name"] for row in result["rows"]]
+    assert names == [
+        "ours, images leave", "ours again", "ours, to the last step", "its passes alone",
+        "torchattacks, as it comes", "foolbox, as it comes",
+    ]  # fmt: skip
+    ours, again, whole, alone, torchattacks, foolbox = result["rows"]
+    assert alone["passes"] == {"forwards": 21, "gradients": 20}
+    assert alone["robust"] is None
+    # Three of twelve are wrong when clean; the clean images and those found are judged by a forward each.
+    assert whole["passes"] == {"forwards": 1 + 9 / 12 * 21, "gradients": 9 / 12 * 20}
+    assert ours["passes"]["gradients"] <= whole["passes"]["gradients"]
+    assert ours["robust"] <= whole["robust"] <= 9
+    assert torchattacks["robust"] == foolbox["robust"] == 9, "the stand-ins attack nobody"
+    assert again["verdict"] is None
+    assert {row["verdict"] for row in (whole, alone, torchattacks, foolbox)} <= VERDICTS
+    radius = float(subject.threat.radius)
+    assert peers.notes[0] == {"eps": radius, "alpha": radius / 4, "steps": 20, "random_start": True}
+    assert peers.notes[1] == {"steps": 20, "abs_stepsize": radius / 4, "random_start": True}
+    assert set(peers.batches) == {12}
+    assert all(peers.wants), "as their users have it"
+    assert is_table(evaluation_rows([result]))
+    assert markdown_of({"a.json": [result]})[0] == "evaluation speed"
+
+
+def test_peers_that_are_not_there_are_left_out_and_that_is_said(
+    subject: BenchSubject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torchattacks", None)
+    monkeypatch.setitem(sys.modules, "foolbox", None)
+    result = bench_evaluation(subject, rounds=3)
+    assert len(result["rows"]) == 4
+    assert [note.split()[0] for note in result["notes"]] == ["torchattacks", "foolbox"]
+
+
+# Data
+
+
+def test_the_pipeline_is_a_share_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "_IMAGES", 8)
+    result = bench_data(4, 3, "cpu")
+    assert [row["name"] for row in result["rows"]] == ["ours", "ours again", "torchvision, PIL"]
+    step = result["step"]["seconds_per_image"]
+    for row in result["rows"]:
+        share, seconds = row["share_of_step"], row["seconds_per_image"]
+        assert seconds["low"] / step["high"] <= share["low"] <= share["median"] <= share["high"] < 1
+    assert result["rows"][2]["verdict"] in VERDICTS
+    assert is_table(data_rows([result]))
+    assert markdown_of({"a.json": [result]})[0] == "data speed"
+
+
+# Architectures
+
+
+def test_architectures_are_measured_against_their_cost() -> None:
+    result = bench_architectures(("small_cnn",), 1, 3, "cpu")
+    yardstick, small = result["rows"]
+    assert (yardstick["name"], small["name"]) == ("resnet18", "small_cnn")
+    assert yardstick["ratio"]["gradient"] == {"median": 1, "low": 1, "high": 1}
+    assert yardstick["macs"] > 100 * small["macs"]
+    # So small a network never gets to its multiply-accumulates.
+    assert small["is_slow"]
+    assert not yardstick["is_slow"]
+    assert is_table(architecture_rows([result]))
+    assert architecture_words([result]).endswith("small_cnn")
+    assert markdown_of({"a.json": result})[0] == "architecture speed"
+    with pytest.raises(RobustCliError, match=r"there is no 'resnet_18'.*'resnet18'"):
+        bench_architectures(("resnet_18",), 1, 3, "cpu")
+    with pytest.raises(RobustCliError, match="'cifs' needs settings"):
+        bench_architectures(("cifs",), 1, 3, "cpu")
+
+
+def test_a_network_is_slow_only_if_every_round_says_so() -> None:
+    large = architectures._Member("large", None, {}, 300, 1)  # type: ignore[arg-type]
+    same = architectures._Member("same", None, {}, 300, 1)  # type: ignore[arg-type]
+
+    def is_slow(seconds: list[float]) -> bool:
+        found = {"forward": {"large": [1.0, 1.0, 1.0], "same": [1.0, 1.0, 1.0]}}
+        found["gradient"] = {"large": [1.0, 1.0, 1.0], "same": seconds}
+        return bool(architectures._row(same, large, found, 1)["is_slow"])
+
+    assert is_slow([4.0, 3.1, 5.0])
+    assert not is_slow([4.0, 2.9, 5.0])
+
+
+def test_large_architectures_are_made_narrower() -> None:
+    member = architectures._sized("wide_resnet")
+    assert member.settings
+    assert member.macs <= architectures._LARGE
+    assert architectures._sized("resnet18").settings == {}
+    assert architectures._sized("robust_wide_resnet").macs <= architectures._LARGE
+
+
+# Scaling
+
+
+def test_a_line_is_not_bent_by_one_point() -> None:
+    assert Line.through([(1, 3), (2, 5), (3, 7), (4, 100), (5, 11)]) == Line(start=1, slope=2)
+
+
+def test_points_are_off_the_line_beyond_tolerance_and_spread() -> None:
+    sizes = {value: float(value) for value in (1, 2, 4, 8, 16)}
+    seconds = {value: [2.0 * value] * 3 for value in sizes}
+    assert not any(point["is_off"] for point in fitted(sizes, seconds)["points"])
+    off = fitted(sizes, {**seconds, 16: [50.0, 51.0, 52.0]})
+    assert [point["value"] for point in off["points"] if point["is_off"]] == [16]
+    # Within its own spread nothing is claimed.
+    noisy = fitted(sizes, {**seconds, 16: [20.0, 51.0, 52.0]})
+    assert not any(point["is_off"] for point in noisy["points"])
+
+
+@pytest.mark.slow
+def test_costs_are_told_over_every_axis(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("BATCHES", "STEPS", "WIDTHS"):
+        monkeypatch.setattr(scaling, name, (1, 2, 4))
+    monkeypatch.setattr(scaling, "_BATCH", 2)
+    result = bench_scaling("small_cnn", 3, 2, "cpu")
+    assert list(result["axes"]) == ["batch", "steps", "width", "workers"]
+    assert [point["value"] for point in result["axes"]["workers"]["points"]] == [1, 2]
+    sizes = [point["size"] for point in result["axes"]["width"]["points"]]
+    assert sizes == sorted(sizes)
+    assert is_table(scaling_rows([result]))
+    assert scaling_words([result]).count("\n") == 3
+    assert markdown_of({"a.json": [result]})[0] == "scaling"
+
+
+def test_training_has_a_block_too() -> None:
+    row = {"name": "ours", "images_per_second": 2.0, "ratio": None, "verdict": None}
+    result = {
+        "machine": {"processor": "p", "cores": 1, "threads": 1, "load": 0, "torch": "t"},
+        "provenance": {"device": "cpu"},
+        "settings": {
+            "architecture": {"name": "small_cnn", "width": 4}, "weights": "awp", "batch_size": 4, "precision": "fp32",
+            "channels_last": False,
+        },
+        "defenses": {"pgd_at": {"passes": {"forwards": 11, "input_gradients": 10.0}, "rows": [row]}},
+    }  # fmt: skip
+    name, text = markdown_of({"a.json": result})
+    assert name == "training speed"
+    assert "| small_cnn width 4, fp32 | 4 | 11 + 10 | pgd_at with awp: ours | 2.0 |  |  |" in text
+    assert "cpu; p, 1 cores, 1 threads, load 0; torch t." in text
+
+
+def test_random_inputs_are_not_the_subject(subject: BenchSubject) -> None:
+    # Measuring changes neither weights nor modes.
+    before = {name: value.clone() for name, value in subject.network.state_dict().items()}
+    bench_evaluation(subject, rounds=3)
+    assert all(torch.equal(value, before[name]) for name, value in subject.network.state_dict().items())
+    assert not subject.network.training
