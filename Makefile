@@ -12,9 +12,14 @@ ARGS ?=
 SWEEPS := $(patsubst experiments/%.yaml,%,$(sort $(wildcard experiments/sweeps/*.yaml)))
 # Each on a core of its own.
 SWEEP = OMP_NUM_THREADS=1 $(BIN)/robust sweep
+# What `make bench` measures evaluations on; the digits model of the demo if left out.
+CHECKPOINT ?=
+BENCH := experiments/results/bench
+# The experiments whose training one GPU finishes in minutes each.
+QUICK := mnist/fast_at mnist/pgd_at cifar10/rs_fgsm cifar10/n_fgsm cifar10/fast_record
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check format smoke tables clean $(REPRODUCE)
+.PHONY: help install demo test test-slow check format smoke tables bench bench-gpu reproduce-gpu-quick clean $(REPRODUCE)
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 24
@@ -58,6 +63,45 @@ tables: install ## Train and attack every row of every sweep (hours; again to go
 	@{ $(foreach sweep,$(SWEEPS),$(SWEEP) $(sweep) $(ARGS) --quiet >/dev/null; )} & \
 	{ $(foreach sweep,$(shell printf '%s\n' $(SWEEPS) | sort -r),$(SWEEP) $(sweep) $(ARGS) --quiet >/dev/null; )}; wait
 	@status=0; $(foreach sweep,$(SWEEPS),$(SWEEP) $(sweep) $(ARGS) --quiet --into README.md || status=$$?; )exit $$status
+
+# One thread: ratios between processes that share cores are noise. Each bench is stored whole before it is told.
+bench: install ## Measure training, evaluation, input, architectures, scaling (two cores: half an hour), for README.md.
+	@mkdir -p $(BENCH)
+	@export OMP_NUM_THREADS=1; set -e; \
+	checkpoint='$(CHECKPOINT)'; \
+	if [ -z "$$checkpoint" ]; then \
+		$(BIN)/robust train demo/digits_pgd_at --resume --quiet >/dev/null; \
+		checkpoint=$$(ls runs/digits_pgd_at/*/checkpoints/best.pt | head -n 1); \
+	fi; \
+	$(BIN)/robust bench train --defense pgd_at --defense n_fgsm --defense trades --batch-size 64 --rounds 5 --json \
+		>$(BENCH)/training.json.writing; \
+	mv $(BENCH)/training.json.writing $(BENCH)/training.json; \
+	$(BIN)/robust bench eval "$$checkpoint" $(ARGS) --examples 200 --rounds 5 --out $(BENCH)/evaluation.json; \
+	$(BIN)/robust bench data --rounds 5 --out $(BENCH)/data.json; \
+	$(BIN)/robust bench architectures --out $(BENCH)/architectures.json; \
+	$(BIN)/robust bench scaling --out $(BENCH)/scaling.json; \
+	for name in training evaluation data architectures scaling; do \
+		$(BIN)/robust bench report $(BENCH)/$$name.json --into README.md; \
+	done
+
+bench-gpu: install ## The same on a GPU, at the sizes of one; the JSON and tables go to experiments/results/bench/gpu.
+	@mkdir -p $(BENCH)/gpu
+	@set -e; \
+	for precision in fp32 bf16; do \
+		$(BIN)/robust bench train --defense pgd_at --defense n_fgsm --defense trades --width 64 --batch-size 256 \
+			--precision $$precision --channels-last --device cuda --json >$(BENCH)/gpu/training_$$precision.json; \
+	done; \
+	$(BIN)/robust bench data --batch-size 256 --device cuda --out $(BENCH)/gpu/data.json; \
+	$(BIN)/robust bench architectures --batch-size 128 --device cuda --out $(BENCH)/gpu/architectures.json; \
+	$(BIN)/robust bench scaling --device cuda --workers 1 --out $(BENCH)/gpu/scaling.json; \
+	if [ -n '$(CHECKPOINT)' ]; then \
+		$(BIN)/robust bench eval '$(CHECKPOINT)' $(ARGS) --examples 2000 --device cuda --out $(BENCH)/gpu/evaluation.json; \
+		$(BIN)/robust bench autoattack '$(CHECKPOINT)' $(ARGS) --device cuda --compile --out $(BENCH)/gpu/autoattack.json; \
+	fi
+	@for file in $(BENCH)/gpu/*.json; do $(BIN)/robust bench report $$file >$${file%.json}.md || exit 1; done
+
+reproduce-gpu-quick: install ## Train and evaluate what one GPU trains in minutes; ARGS="data.root=PATH" for overrides.
+	@for name in $(QUICK); do $(BIN)/robust reproduce $$name train.device=cuda $(ARGS) || exit 1; done
 
 clean: ## Remove the environment, caches and build results (runs are kept).
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -109,7 +109,8 @@ def fitted(sizes: Mapping[int, float], seconds: Mapping[int, Sequence[float]]) -
 def _axis(variants: Mapping[int, tuple[float, Request, int]], rounds: int) -> dict[str, Any]:
     """Seconds of an update at each value of one axis, in turn in every round."""
     samples: dict[str, Sample] = {}
-    for value, (_, request, steps) in variants.items():
+    # The costliest first: a sample repeats everything as often as the first needs.
+    for value, (_, request, steps) in reversed(variants.items()):
         samples[str(value)] = Timed(_update(request, steps), Stopwatch(choose_device(request.device)))
     found = measure(samples, rounds)
     sizes = {value: size for value, (size, _, _) in variants.items()}
