@@ -38,4 +38,6 @@ def show(results: list[dict[str, Any]], rows: list[tuple[str, ...]], out: Path |
     if out is not None:
         write_json(out, results)
     console().print(terminal(rows))
+    for note in dict.fromkeys(note for result in results for note in result.get("notes", ())):
+        typer.echo(f"note: {note}")
     typer.echo(machine_words(results[0]))

@@ -110,7 +110,7 @@ def _axis(variants: Mapping[int, tuple[float, Request, int]], rounds: int) -> di
     """Seconds of an update at each value of one axis, in turn in every round."""
     samples: dict[str, Sample] = {}
     # The costliest first: a sample repeats everything as often as the first needs.
-    for value, (_, request, steps) in reversed(variants.items()):
+    for value, (_, request, steps) in reversed(list(variants.items())):
         samples[str(value)] = Timed(_update(request, steps), Stopwatch(choose_device(request.device)))
     found = measure(samples, rounds)
     sizes = {value: size for value, (size, _, _) in variants.items()}
