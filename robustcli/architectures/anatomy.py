@@ -73,7 +73,8 @@ def anatomy(network: nn.Module, shape: ImageShape) -> Anatomy:
                 before = fields.get(size, 0)
                 fields[size] = None if side is None or before is None else max(side, before)
         if isinstance(module, nn.Linear):
-            found["macs"] += module.weight.numel()
+            # On every token or pixel that it is given.
+            found["macs"] += out[0].numel() * module.in_features
             fields[size] = None
 
     hooks = [module.register_forward_hook(look) for module in network.modules() if not list(module.children())]

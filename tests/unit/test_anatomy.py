@@ -96,3 +96,10 @@ def test_an_enlarged_image_is_seen_in_smaller_pieces() -> None:
     plain, enlarged = (anatomy(build_weightless("resnet18", upsample=factor), CIFAR).parts for factor in (1, 2))
     assert [part.field for part in enlarged] == [6, 13, 27, 55, None]
     assert [part.field for part in plain] == [11, 25, 53, 109, None]
+
+
+def test_a_linear_layer_costs_as_much_as_there_are_tokens() -> None:
+    shape = ImageShape(3, 4, 4, 10)
+    with torch.device("meta"):
+        tokens = nn.Sequential(nn.Conv2d(3, 5, 1), nn.Flatten(2), nn.Linear(16, 7), nn.Flatten(), nn.Linear(35, 10))
+    assert anatomy(tokens, shape).macs == 16 * 3 * 5 + 5 * 16 * 7 + 35 * 10
