@@ -24,13 +24,14 @@ from robustcli.evaluators.clean import Clean
 from robustcli.fields import exact_text
 from robustcli.formats import to_channels_last
 from robustcli.noise import IndexedNoise, StreamNoise, derive
+from robustcli.precision import SkippedUpdates
 from robustcli.registry import instantiate
 from robustcli.runs import RunFolder
 from robustcli.specs.settings import TrainSettings
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.threat import ThreatModel
 from robustcli.train import Loop, Means, Training, Watcher
-from robustcli.training_model import TrainingModel, evaluating, parameter_groups
+from robustcli.training_model import TrainingModel, evaluating, is_channels_last, parameter_groups
 
 
 def assemble(
@@ -41,22 +42,38 @@ def assemble(
     folder: RunFolder,
     *,
     log: Callable[[dict[str, Any]], None],
+    note: Callable[[dict[str, Any]], None],
     stop_requested: Callable[[], bool],
     watcher: Watcher,
 ) -> tuple[Training, Loop, "Saver"]:
-    """Everything that `fit` needs, before the first update; only checkpoints are written into the folder."""
+    """Everything that `fit` needs, before the first update; only checkpoints are written into the folder.
+
+    Args:
+        note: takes what this session decided or met with.
+
+    Raises:
+        RobustCliError: programs were asked for, and no batch would be one that they are made for.
+    """
     settings = spec.train
+    if settings.compile and data.sizes["train"] < settings.batch_size:
+        raise RobustCliError(
+            f"train.compile: programs are made for whole batches, and {data.sizes['train']} training images are less "
+            f"than one of {settings.batch_size}; write train.batch_size: {data.sizes['train']} or compile: false"
+        )
     torch.manual_seed(derive(spec.seed, "init"))
     network = build_network(spec.architecture, data.shape, data.mean, data.std).to(device)
     # A run that goes on has its own weights.
     if settings.start_from is not None and not folder.last.exists():
         start_from(network, Path(settings.start_from))
-    if settings.channels_last:
+    is_last = is_channels_last(network, settings, device)
+    note({"channels_last": is_last})
+    if is_last:
         to_channels_last(network)
-    optimizer = _optimizer(settings, network)
+    optimizer, skipped = _optimizer(settings, network)
     # What a method draws when it starts, such as the weights of a network of its own, depends on the seed alone.
     noise = StreamNoise.on(device).reseed(spec.seed, "start")
-    step = defense.start(TrainingModel(network, settings, device), optimizer, noise)
+    model = TrainingModel(network, settings, device, lambda text: note({"not_compiled": text}))
+    step = defense.start(model, optimizer, noise)
     training = Training(network, optimizer, step, defense.averaging.start(network), Means(device))
     threat = ThreatModel(spec.threat.norm, spec.threat.eps)
     saver = Saver(spec, data, training, folder)
@@ -76,14 +93,16 @@ def assemble(
         log=log,
         stop_requested=stop_requested,
         watcher=watcher,
+        beside=lambda: skipped.metrics if skipped else {},
     )
     return training, loop, saver
 
 
-def _optimizer(settings: TrainSettings, network: nn.Module) -> Optimizer:
-    """The optimiser of a spec, which clips gradients by itself if that is asked for."""
+def _optimizer(settings: TrainSettings, network: nn.Module) -> tuple[Optimizer, SkippedUpdates | None]:
+    """The optimiser of a spec, which by itself clips gradients if that is asked for, and in fp16 looks for overflow."""
     groups = parameter_groups(network, settings.weight_decay, settings.weight_decay_exclude)
     optimizer: Optimizer = instantiate(settings.optimizer, groups, settings.lr)
+    skipped = SkippedUpdates(optimizer) if settings.precision == "fp16" else None
     limit = settings.grad_clip
     if limit is not None:
 
@@ -91,7 +110,7 @@ def _optimizer(settings: TrainSettings, network: nn.Module) -> Optimizer:
             nn.utils.clip_grad_norm_(network.parameters(), limit)
 
         optimizer.register_step_pre_hook(clip)
-    return optimizer
+    return optimizer, skipped
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,15 @@ def _train(
 ) -> None:
     """Train to the end, from the last checkpoint if there is one."""
     training, loop, saver = assemble(
-        spec, defense, data, device, run.folder, log=run.log, stop_requested=lambda: stop.is_made, watcher=watcher
+        spec,
+        defense,
+        data,
+        device,
+        run.folder,
+        log=run.log,
+        note=lambda facts: run.note(**facts),
+        stop_requested=lambda: stop.is_made,
+        watcher=watcher,
     )
     with stop.held():
         if run.folder.last.exists():

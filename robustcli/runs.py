@@ -152,6 +152,12 @@ class Run:
                 )
         write_json(path, {**known, "sessions": [*known["sessions"], provenance(device)]})
 
+    def note(self, **facts: Any) -> None:
+        """Add what this session decided or met with to its record."""
+        known = read_json(self.folder.provenance)
+        *earlier, session = known["sessions"]
+        write_json(self.folder.provenance, {**known, "sessions": [*earlier, {**session, **facts}]})
+
     def keep_records(self, epochs: int) -> None:
         """Drop records at or after an epoch that is about to be run again."""
         kept = [record for record in self.folder.records() if record["epoch"] < epochs and "event" not in record]

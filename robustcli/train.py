@@ -130,6 +130,7 @@ class Loop:
         reload: puts the state of the last checkpoint back.
         log: takes the record of an epoch or an event.
         stop_requested: whether a signal asked to stop.
+        beside: metrics of the last update beside those of the step.
     """
 
     data: Data
@@ -147,6 +148,7 @@ class Loop:
     log: Callable[[dict[str, Any]], None]
     stop_requested: Callable[[], bool]
     watcher: Watcher
+    beside: Callable[[], dict[str, Tensor]]
 
     @property
     def steps_per_epoch(self) -> int:
@@ -190,7 +192,7 @@ def _update(training: Training, loop: Loop, x: Tensor, y: Tensor) -> None:
     torch.manual_seed(derive(loop.seed, "network", training.updates))
     metrics = training.step(x, y, threat, clock)
     training.average.update(training.network, clock)
-    training.means.add(metrics, len(x), training.updates)
+    training.means.add({**metrics, **loop.beside()}, len(x), training.updates)
     training.updates += 1
     if x.device.type == "cpu":  # Asking a GPU would make every update wait for it; there the epoch's end asks.
         _raise_if_not_finite(training, loop)

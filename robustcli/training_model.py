@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustcli.compiled import CompiledCalls, Tell, tell_nobody
+from robustcli.precision import autocast, call_scaled
 from robustcli.specs.settings import TrainSettings
 
 
@@ -15,21 +17,42 @@ class TrainingModel(nn.Module):
 
     Args:
         network: shared with everything else; this only changes how it is called.
+        tell: hears of what the run's record should say.
     """
 
-    def __init__(self, network: nn.Module, settings: TrainSettings, device: torch.device) -> None:
+    def __init__(
+        self, network: nn.Module, settings: TrainSettings, device: torch.device, tell: Tell = tell_nobody
+    ) -> None:
         super().__init__()
         self.network = network
-        self._call = torch.compile(network) if settings.compile else network
-        self._format = torch.channels_last if settings.channels_last else torch.contiguous_format
-        self._is_bf16 = settings.precision == "bf16"
-        self._device_type = device.type
+        self._call = CompiledCalls(settings.batch_size, device, tell) if settings.compile else None
+        is_last = is_channels_last(network, settings, device)
+        self._format = torch.channels_last if is_last else torch.contiguous_format
+        self._precision = settings.precision
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.contiguous(memory_format=self._format)
-        with torch.autocast(self._device_type, dtype=torch.bfloat16, enabled=self._is_bf16):
-            logits: Tensor = self._call(x)
+        if self._precision == "fp16":
+            return call_scaled(self.network, x)
+        with autocast(self._precision, x.device.type):
+            logits: Tensor = self.network(x) if self._call is None else self._call(self.network, x)
         return logits.float()
+
+
+def is_channels_last(network: nn.Module, settings: TrainSettings, device: torch.device) -> bool:
+    """Whether images and convolutions are held in channels_last: as set, or by the rule that "auto" stands for.
+
+    On a CPU residual networks with batch norms were 1.1 to 1.4 times as fast in it, narrow ones most; plain
+    convolutions without norms were a little slower, and ConvNeXt cared little.
+    """
+    if settings.channels_last != "auto":
+        return settings.channels_last
+    if device.type == "cpu":
+        suits = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    else:
+        # Tensor cores take 16 bits in this order; fp32 would be turned back and forth.
+        suits = settings.precision != "fp32"
+    return suits and any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
 
 
 @contextmanager

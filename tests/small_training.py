@@ -155,6 +155,7 @@ def loop_of(
         log=log_lines.append,
         stop_requested=stop_requested,
         watcher=SilentWatcher(),
+        beside=dict,
         log_lines=log_lines,
         saved=saved,
         reloads=reloads,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from robustcli.errors import EvaluationError, RobustCliError
 from robustcli.evaluation.evidence import Evidence, StageRecord, gather
-from robustcli.evaluation.isolation import full_precision, generators_restored, model_restored
+from robustcli.evaluation.isolation import generators_restored, model_restored
 from robustcli.evaluation.postflight import postflight
 from robustcli.evaluation.preflight import preflight
 from robustcli.evaluation.statistics import clopper_pearson
@@ -20,6 +20,7 @@ from robustcli.evaluation.strikes import Journal
 from robustcli.evaluators import Evaluator, looks_of
 from robustcli.fields import exact_text
 from robustcli.noise import IndexedNoise
+from robustcli.precision import full_precision
 from robustcli.threat import ThreatModel
 
 __all__ = ["Result", "evaluate", "preflight"]

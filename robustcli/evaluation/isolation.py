@@ -1,7 +1,7 @@
-"""An evaluation leaves no trace: the model, its precision and its hooks are afterwards what they were."""
+"""An evaluation leaves no trace: the model, its generators and its hooks are afterwards what they were."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -52,48 +52,6 @@ def generators_restored(device: torch.device) -> Iterator[None]:
             yield
         finally:
             np.random.set_state(numpy_state)
-
-
-@contextmanager
-def full_precision(device_type: str) -> Iterator[None]:
-    """float32 as it is written: no autocast, no TF32; the settings of the process are restored."""
-    restore = _without_tf32()
-    try:
-        with torch.autocast(device_type, enabled=False):
-            yield
-    finally:
-        restore()
-
-
-def _without_tf32() -> Callable[[], None]:
-    """Switch TF32 off; the function returned puts it back. Torch refuses to mix its older and newer switches."""
-    cudnn: Any = torch.backends.cudnn
-    try:
-        matmul, allow_tf32 = torch.get_float32_matmul_precision(), cudnn.allow_tf32
-    except RuntimeError:
-        return _without_tf32_by_newer_switches()
-    torch.set_float32_matmul_precision("highest")
-    cudnn.allow_tf32 = False
-
-    def restore() -> None:
-        torch.set_float32_matmul_precision(matmul)
-        cudnn.allow_tf32 = allow_tf32
-
-    return restore
-
-
-def _without_tf32_by_newer_switches() -> Callable[[], None]:
-    cudnn: Any = torch.backends.cudnn
-    switches: list[Any] = [torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn]
-    before = [switch.fp32_precision for switch in switches]
-    for switch in switches:
-        switch.fp32_precision = "ieee"
-
-    def restore() -> None:
-        for switch, precision in zip(switches, before, strict=True):
-            switch.fp32_precision = precision
-
-    return restore
 
 
 @contextmanager

@@ -20,7 +20,8 @@ _ROUNDS = 3
 def changes_of(spec: ExperimentSpec, *, with_compile: bool) -> dict[str, dict[str, Any]]:
     """By their names, what could be changed that the spec does not say already."""
     open_: dict[str, dict[str, Any]] = {}
-    if not spec.train.channels_last:
+    # "auto" has chosen already.
+    if spec.train.channels_last is False:
         open_["train.channels_last=true"] = {"channels_last": True}
     if spec.train.precision == "fp32":
         open_["train.precision=bf16"] = {"precision": "bf16"}

@@ -79,6 +79,7 @@ class Trial:
             device,
             RunFolder(folder),
             log=lambda _: None,
+            note=lambda _: None,
             stop_requested=self.marks.is_enough,
             watcher=self.marks,
         )

@@ -144,6 +144,11 @@ def gradient_can_be_differentiated(defense: Chosen, train: TrainSettings) -> Fin
         yield ("train", "compile"), f"a compiled network has no second derivatives, which '{name}' takes"
 
 
+def precision_can_be_compiled(train: TrainSettings) -> Findings:
+    if train.compile and train.precision == "fp16":
+        yield ("train", "compile"), "passes in fp16 are not compiled; write train.precision: bf16, or compile: false"
+
+
 def claim_is_evaluated(claim: Claim | None, evaluate: Mapping[str, Chosen]) -> Findings:
     for metric in claim.metrics if claim else ():
         if metric not in evaluate:
@@ -255,6 +260,7 @@ REFUSE: tuple[Guard, ...] = (
     evaluated_attack_stays_inside,
     attack_knows_the_norm,
     gradient_can_be_differentiated,
+    precision_can_be_compiled,
     claim_is_evaluated,
     schedule_has_its_attack,
     stages_are_counted,

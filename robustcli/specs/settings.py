@@ -131,9 +131,12 @@ class TrainSettings:
         eps_warmup_form: "line": in a straight line, with every update; "stairs": as much, but at the beginning of
             each epoch; "sine": at the beginning of each epoch too, along half a wave, slow at both ends.
         drop_last: whether a last batch that is not full is left out.
-        precision: of the network's passes in training; weights, losses and evaluation are always fp32.
-        channels_last: memory format of images and convolutions; changes speed and rounding only.
-        compile: whether the network is compiled; changes speed and rounding only.
+        precision: of the network's passes in training: "fp32", "bf16", or "fp16" with gradients that are scaled
+            inside; weights, losses and evaluation are always fp32.
+        channels_last: memory format of images and convolutions; changes speed and rounding only. "auto" is true for
+            networks with batch norms, on CPUs with AVX-512 and, in 16 bits, on GPUs; each session records it.
+        compile: whether the passes of whole batches are compiled, which takes a minute or two; changes speed and
+            rounding only.
         select: which weights are "best": highest "robust" or "clean" accuracy on validation images, or "last".
         allow_test_selection: choose on test images where there is no validation split; stamped on every number.
         check_examples: validation images on which accuracy is checked after every epoch.
@@ -156,8 +159,8 @@ class TrainSettings:
     eps_warmup: NonNegative = 0.0
     eps_warmup_form: Literal["line", "stairs", "sine"] = "line"
     drop_last: bool = False
-    precision: Literal["fp32", "bf16"] = "fp32"
-    channels_last: bool = False
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    channels_last: bool | Literal["auto"] = "auto"
     compile: bool = False
     select: Literal["robust", "clean", "last"] = "last"
     allow_test_selection: bool = False

@@ -13,12 +13,13 @@ from robustcli.attacks.fgsm import Fgsm
 from robustcli.attacks.pgd import Pgd
 from robustcli.errors import EvaluationError
 from robustcli.evaluation.evaluate import Result, evaluate, preflight
-from robustcli.evaluation.isolation import full_precision, passes_counted
+from robustcli.evaluation.isolation import passes_counted
 from robustcli.evaluators.attacked import Attacked
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.clean import Clean
 from robustcli.evaluators.worst_case import WorstCase
 from robustcli.noise import Noise
+from robustcli.precision import full_precision
 from robustcli.threat import ThreatModel
 
 LINF = ThreatModel("linf", Fraction(8, 255))

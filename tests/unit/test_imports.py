@@ -66,7 +66,7 @@ LAYERS = (
     ("catalog",),
     ("signatures",),
     ("specs.yamlfile",),
-    ("noise", "clock", "memory", "formats", "files", "shell.options"),
+    ("noise", "clock", "memory", "formats", "files", "shell.options", "precision", "compiled"),
     ("published",),
     ("fields",),
     ("errors",),

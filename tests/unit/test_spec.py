@@ -127,7 +127,8 @@ WRONG = [
     ("train.grad_clip=no", "train.grad_clip: 'no' is not a number"),
     ("train.drop_last=yes", "train.drop_last: 'yes' is not true or false"),
     ("train.drop_last=1", "train.drop_last: 1 is not true or false"),
-    ("train.precision=fp16", "train.precision: 'fp16' is not one of the choices; did you mean 'bf16'?"),
+    ("train.precision=fp17", "train.precision: 'fp17' is not one of the choices; did you mean 'fp16'?"),
+    ("train.channels_last=outo", "train.channels_last: 'outo' is not one of the choices; did you mean 'auto'?"),
     ("train.select=robusst", "train.select: 'robusst' is not one of the choices; did you mean 'robust'?"),
     ("train.device=0", "train.device: 0 is not text; put quotes around it"),
     ("train=5", "train: 5 is not a mapping of epochs, "),
@@ -533,6 +534,12 @@ REFUSED = [
         ["defense=fgsm", "train.compile=true", "train.precision=bf16"],
     ),
     (
+        "precision_can_be_compiled",
+        ["train.precision=fp16", "train.compile=true"],
+        "train.compile: passes in fp16 are not compiled",
+        ["train.precision=bf16", "train.compile=true"],
+    ),
+    (
         # N-FGSM's own parameters are those of its attack.
         "replaced_part_has_no_parameters",
         ["defense={name: n_fgsm, noise: 3, attack: pgd}"],
@@ -923,7 +930,7 @@ def other_values(value: Any) -> list[Any]:
         words = ["l1", "zero", "dlr", "best", "none", "bn", "clean", "last", "continue", "average", "bf16", "gelu"]
         return [
             word for word in [*words, "train", "random", "two", "cuda", "all", "adversarial", "sine"] if word != value
-        ]
+        ] + [True]
     if value is None:
         return [1, 0.5, "a.pt"]
     if isinstance(value, int):

@@ -1,0 +1,185 @@
+"""Compiled passes: whole batches only, tried where a failure can be mended, and the same numbers."""
+
+import copy
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from small_networks import conv_net, drawn_from, images, labels
+from small_steps import COUNT, batch, same, train
+from torch import Tensor, nn
+
+from robustcli.architectures import ImageShape
+from robustcli.architectures.preact_resnet import preact_resnet18
+from robustcli.attacks.crafting import ascend, crafting
+from robustcli.attacks.losses import LOSSES
+from robustcli.compiled import CompiledCalls
+from robustcli.defenses.min_max import MinMax
+from robustcli.defenses.pgd_at import pgd_at
+from robustcli.defenses.trades import trades
+from robustcli.errors import RobustCliError
+from robustcli.runner import run_experiment
+from robustcli.shell.progress import Screen
+from robustcli.specs.settings import TrainSettings
+from robustcli.specs.spec import ExperimentSpec
+from robustcli.training_model import TrainingModel
+from robustcli.weights.awp import Awp
+
+CPU = torch.device("cpu")
+SETTINGS = TrainSettings(epochs=1, batch_size=COUNT, compile=True, channels_last=False)
+Program = Callable[[nn.Module, Tensor], Tensor]
+
+
+@pytest.fixture
+def rows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Of every call of a program; the compiler hands back what it gets."""
+    seen: list[int] = []
+
+    def compiled(call: Program, *, dynamic: bool, mode: str | None) -> Program:
+        assert not dynamic
+        assert mode is None, "CUDA graphs on a CPU"
+
+        def program(network: nn.Module, x: Tensor) -> Tensor:
+            seen.append(len(x))
+            return call(network, x)
+
+        return program
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    return seen
+
+
+def break_compiler(monkeypatch: pytest.MonkeyPatch, *, in_backward: bool = False) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("no compiler\nand a long story")
+
+    def broken(call: Program, **_: Any) -> Program:
+        def program(network: nn.Module, x: Tensor) -> Tensor:
+            logits = call(network, x)
+            if in_backward:
+                logits.register_hook(fail)  # type: ignore[no-untyped-call]
+            else:
+                fail()
+            return logits
+
+        return program
+
+    monkeypatch.setattr(torch, "compile", broken)
+
+
+METHODS = [
+    pgd_at(steps=2),
+    trades(steps=2),
+    replace(trades(steps=2), weights=Awp()),
+    pgd_at(steps=2, attack_bn="train"),
+]
+
+
+@pytest.mark.parametrize("defense", METHODS, ids=["pgd_at", "trades", "trades with awp", "attack in train mode"])
+def test_training_is_the_same(defense: MinMax, rows: list[int]) -> None:
+    """Trying the programs leaves statistics, gradients and random states alone."""
+    plain, compiled = conv_net(dropout=0.3), conv_net(dropout=0.3)
+    expected = train(defense, TrainingModel(plain, replace(SETTINGS, compile=False), CPU))
+    found = train(defense, TrainingModel(compiled, SETTINGS, CPU))
+    assert same(expected, found)
+    assert rows
+
+
+def test_each_kind_of_pass_is_tried_once(rows: list[int]) -> None:
+    model = TrainingModel(conv_net(), SETTINGS, CPU)
+    train(pgd_at(steps=2), model, updates=2)
+    # Two kinds: at held weights in eval mode, and at trained ones. Two attack passes and one other per update.
+    assert len(rows) == 2 + 2 * 3
+
+
+def test_only_whole_batches_are_compiled(rows: list[int]) -> None:
+    calls = CompiledCalls(4, CPU)
+    network = conv_net().eval()
+    for count in (4, 3, 8, 1, 4):
+        x = images(count)
+        assert torch.equal(calls(network, x), network(x))
+    assert rows == [4, 4, 8, 8, 4]
+
+
+def test_copies_share_programs_and_call_their_own_networks(rows: list[int]) -> None:
+    model = TrainingModel(conv_net(), SETTINGS, CPU).eval()
+    x, _ = batch()
+    before = model(x)
+    other = copy.deepcopy(model)
+    for parameter in other.parameters():
+        parameter.data.zero_()
+    assert other(x).abs().max() == 0
+    assert torch.equal(model(x), before)
+    assert rows == [COUNT] * 4, "the copy tried again what had been tried"
+
+
+@pytest.mark.parametrize("in_backward", [False, True])
+def test_a_compiler_that_fails_is_told_of_once(in_backward: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = train(pgd_at(steps=2), TrainingModel(conv_net(), replace(SETTINGS, compile=False), CPU))
+    break_compiler(monkeypatch, in_backward=in_backward)
+    told: list[str] = []
+    model = TrainingModel(conv_net(), SETTINGS, CPU, told.append)
+    with pytest.warns(UserWarning, match="without torch.compile") as warned:
+        found = train(pgd_at(steps=2), model)
+    assert same(expected, found)
+    assert len(warned) == 1
+    assert told == ["training goes on without torch.compile, which failed (RuntimeError: no compiler)"]
+
+
+SPEC = """\
+name: tiny
+data: {name: digits, val_size: 20, train_size: 40}
+architecture: {name: small_cnn, width: 2, hidden: 4}
+threat: {norm: linf, eps: 0.05}
+defense: {name: pgd_at, steps: 2}
+train: {epochs: 1, batch_size: 16, lr: 1e-2, compile: true, check_examples: 20, device: cpu}
+evaluate: {}
+"""
+
+
+def test_the_record_of_a_run_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    break_compiler(monkeypatch)
+    spec = ExperimentSpec.parse(SPEC, "tiny")
+    with pytest.warns(UserWarning, match="without torch.compile"):
+        folder = run_experiment(spec, tmp_path, Screen(is_quiet=True))
+    (session,) = json.loads(folder.provenance.read_text())["sessions"]
+    assert "RuntimeError: no compiler" in session["not_compiled"]
+    assert session["channels_last"] is False
+
+
+def test_a_batch_that_is_never_full_is_refused(tmp_path: Path) -> None:
+    spec = ExperimentSpec.parse(SPEC.replace("batch_size: 16", "batch_size: 64"), "tiny")
+    with pytest.raises(RobustCliError, match=r"train\.compile: .* 40 training images .* one of 64"):
+        run_experiment(spec, tmp_path, Screen(is_quiet=True))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize(("precision", "agreement"), [("fp32", 0.9999), ("bf16", 0.95)])
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_real_programs_give_the_same_signs(mode: Any, precision: Any, agreement: float) -> None:
+    """Of the gradients of the images, for a residual network in the format that it is trained in."""
+    with drawn_from(3):
+        network = preact_resnet18(ImageShape(3, 16, 16, 10), width=8)
+    x = images(16, 3, 16).contiguous(memory_format=torch.channels_last)
+    y = labels(16)
+    settings = TrainSettings(epochs=1, batch_size=16, precision=precision)
+    found = []
+    for is_compiled in (False, True):
+        copied = copy.deepcopy(network)
+        model = TrainingModel(copied, replace(settings, compile=is_compiled), CPU)
+        with crafting(model, mode):
+            gradient, _, _ = ascend(model, x, LOSSES["ce"], y)
+        F.cross_entropy(model.train()(x), y).backward()  # type: ignore[no-untyped-call]
+        weights = [parameter.grad for parameter in copied.parameters() if parameter.grad is not None]
+        found.append((gradient, torch.cat([weight.flatten() for weight in weights])))
+    (plain, plain_weights), (compiled, compiled_weights) = found
+    assert float((plain.sign() == compiled.sign()).float().mean()) >= agreement
+    assert float((compiled == 0).float().mean()) < 1e-3
+    assert F.cosine_similarity(plain_weights, compiled_weights, dim=0) > 0.99

@@ -1,0 +1,191 @@
+"""What precision the passes are in shows in speed and rounding alone, and fp16 loses no gradient."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from small_networks import conv_net, images, labels
+from small_steps import batch, counted, train
+from torch import Tensor, nn
+
+from robustcli import precision
+from robustcli.attacks.crafting import ascend, crafting
+from robustcli.attacks.losses import LOSSES
+from robustcli.defenses.pgd_at import pgd_at
+from robustcli.defenses.trades import trades
+from robustcli.precision import SkippedUpdates, call_scaled
+from robustcli.runner import run_experiment
+from robustcli.shell.progress import Screen
+from robustcli.specs.settings import TrainSettings
+from robustcli.specs.spec import ExperimentSpec
+from robustcli.training_model import TrainingModel, is_channels_last
+from robustcli.weights.awp import Awp
+
+CPU = torch.device("cpu")
+FP16 = TrainSettings(epochs=1, precision="fp16", channels_last=False)
+
+
+def relative(found: Tensor, exact: Tensor) -> float:
+    return float((found - exact).norm() / exact.norm())
+
+
+def gradients_of(model: nn.Module, x: Tensor, y: Tensor) -> list[Tensor]:
+    """Of a mean cross-entropy: to the images, then to every weight."""
+    x = x.clone().requires_grad_()
+    leaves = [x, *model.parameters()]
+    return list(torch.autograd.grad(F.cross_entropy(model(x), y), leaves))
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_gradients_in_fp16_have_the_size_of_those_in_fp32(mode: bool) -> None:
+    x, y = batch()
+    exact = gradients_of(conv_net().train(mode), x, y)
+    found = gradients_of(TrainingModel(conv_net(), FP16, CPU).train(mode), x, y)
+    assert all(relative(one, other) < 0.02 for one, other in zip(found, exact, strict=True))
+    assert all(gradient.dtype == torch.float32 for gradient in found)
+
+
+def test_gradients_that_would_vanish_in_fp16_do_not() -> None:
+    model = TrainingModel(conv_net(), FP16, CPU).eval()
+    x, y = batch()
+    x = x.requires_grad_()
+    (found,) = torch.autograd.grad(1e-5 * F.cross_entropy(model(x), y), x)
+    (exact,) = torch.autograd.grad(1e-5 * F.cross_entropy(conv_net().eval()(x), y), x)
+    assert float(exact.abs().median()) < 1e-7
+    assert relative(found, exact) < 0.05
+
+
+def test_weights_in_fp16_stay_in_fp32_and_passes_are_counted_as_ever() -> None:
+    network = conv_net()
+    model = TrainingModel(network, FP16, CPU)
+    before = [value.clone() for value in network.state_dict().values()]
+    with counted(model) as passes:
+        train(trades(steps=2), model, updates=1)
+    assert (passes.forwards, passes.input, passes.weight) == (5, 2, 2)
+    assert all(parameter.dtype == torch.float32 for parameter in network.parameters())
+    assert not any(torch.equal(a, b) for a, b in zip(before, network.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("weights", [None, Awp(gamma=0.01)])
+def test_training_in_fp16_is_that_in_fp32_but_for_rounding(weights: Awp | None) -> None:
+    # One step of the attack: with more, one sign that differs moves all that follow.
+    defense = pgd_at(steps=1) if weights is None else replace(pgd_at(steps=1), weights=weights)
+    start = torch.cat([p.detach().flatten() for p in conv_net().parameters()])
+    moved = []
+    for name in ("fp32", "fp16"):
+        network = conv_net()
+        train(defense, TrainingModel(network, replace(FP16, precision=name), CPU), updates=2)  # type: ignore[arg-type]
+        moved.append(torch.cat([p.detach().flatten() for p in network.parameters()]) - start)
+    assert relative(moved[1], moved[0]) < 0.05
+
+
+class Bursting(nn.Module):
+    """Its gradient overflows in fp16 at the first pixel of every image, and is no number at the second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        burst = torch.tensor([torch.inf, torch.nan, *[1.0] * (x.shape[1] - 2)])
+        x.register_hook(lambda gradient: gradient * burst)
+        return x.sum(1, keepdim=True) * self.weight
+
+
+def test_an_attack_loses_only_the_pixels_that_overflow() -> None:
+    x, y = images(3), labels(3, 3)
+    model = Bursting()
+    with crafting(model, "eval"):
+        gradient, _, _ = ascend(_Scaled(model), x, LOSSES["ce"], y)
+    flat = gradient.flatten(1)
+    assert flat.isfinite().all()
+    assert (flat[:, 1] == 0).all()
+    assert (flat[:, 0].abs() > 10).logical_or(flat[:, 0] == 0).all()
+
+
+class _Scaled(nn.Module):
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        return call_scaled(self.network, x)
+
+
+@pytest.mark.parametrize("bad", [torch.inf, torch.nan])
+def test_a_gradient_that_overflows_is_taken_away_whole(bad: float) -> None:
+    layer = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    skipped = SkippedUpdates(optimizer)
+    assert skipped.metrics == {}
+    before = [parameter.clone() for parameter in layer.parameters()]
+    for parameter in layer.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    layer.weight.grad[0, 0] = bad  # type: ignore[index]
+    optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(before, layer.parameters(), strict=True))
+    assert float(skipped.metrics["skipped"]) == 1
+    for parameter in layer.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    assert not any(torch.equal(a, b) for a, b in zip(before, layer.parameters(), strict=True))
+    assert float(skipped.metrics["skipped"]) == 0
+
+
+SPEC = """\
+name: tiny
+data: {name: digits, val_size: 20, train_size: 40}
+architecture: {name: small_cnn, width: 4, hidden: 8}
+threat: {norm: linf, eps: 0.05}
+defense: {name: pgd_at, steps: 2}
+train: {epochs: 2, batch_size: 20, lr: 1e-2, precision: fp16, grad_clip: 1, check_examples: 20, device: cpu}
+evaluate: {}
+"""
+
+
+def test_a_run_in_fp16_says_which_share_of_its_updates_overflowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = ExperimentSpec.parse(SPEC, "tiny")
+    assert [record["skipped"] for record in run_experiment(spec, tmp_path / "a", Screen(is_quiet=True)).records()] == [
+        0,
+        0,
+    ]
+    # A scale that no gradient survives: every update is one without a gradient, and clipping does not mind.
+    monkeypatch.setattr(precision, "GRADIENT_SCALE", 2.0**30)
+    records = run_experiment(spec, tmp_path / "b", Screen(is_quiet=True)).records()
+    assert [record["skipped"] for record in records] == [1, 1]
+
+
+def test_other_precisions_say_nothing_of_it(tmp_path: Path) -> None:
+    spec = ExperimentSpec.parse(SPEC.replace("fp16", "bf16"), "tiny")
+    assert all("skipped" not in record for record in run_experiment(spec, tmp_path, Screen(is_quiet=True)).records())
+
+
+# Memory format
+
+
+@pytest.mark.parametrize(
+    ("capability", "device", "precision", "has_norms", "expected"),
+    [
+        ("AVX512", "cpu", "fp32", True, True),
+        ("AVX512", "cpu", "bf16", True, True),
+        ("AVX512", "cpu", "fp32", False, False),
+        ("AVX2", "cpu", "fp32", True, False),
+        ("AVX2", "cuda", "bf16", True, True),
+        ("AVX2", "cuda", "fp32", True, False),
+    ],
+)
+def test_the_format_is_chosen_by_its_rule(
+    capability: str, device: str, precision: Any, has_norms: bool, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    network = conv_net() if has_norms else nn.Conv2d(16, 16, 3)
+    settings = TrainSettings(epochs=1, precision=precision)
+    assert is_channels_last(network, settings, torch.device(device)) is expected
+    for asked in (True, False):
+        assert is_channels_last(network, replace(settings, channels_last=asked), torch.device(device)) is asked
