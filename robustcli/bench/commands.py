@@ -1,8 +1,9 @@
 """The commands below `robust bench`: parse, call, print. torch is imported inside commands."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,49 +37,71 @@ class Precision(StrEnum):
 def train(
     architecture: Annotated[str, typer.Option(help="See `robust list architectures`.")] = "preact_resnet18",
     width: Annotated[
-        int | None, typer.Option(min=1, help="Of the architecture; 16 if it has a width.", show_default=False)
+        list[int] | None,
+        typer.Option(min=1, help="Of the architecture; 16 if it has a width. May be repeated.", show_default=False),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images per update.")] = 128,
+    batch_size: Annotated[
+        list[int] | None, typer.Option(min=1, help="Images per update; 128. May be repeated.")
+    ] = None,
     rounds: Annotated[int, typer.Option(min=3, help="In each of which everything runs once.")] = 7,
     defense: Annotated[list[str] | None, typer.Option(help="May be repeated; or all that need no settings.")] = None,
-    weights: Annotated[str, typer.Option(help="Weight perturbation: see `robust list weights`.")] = "none",
+    weights: Annotated[
+        list[str] | None, typer.Option(help="Weight perturbation; none. See `robust list weights`. May be repeated.")
+    ] = None,
     channels_last: Annotated[
-        bool, typer.Option("--channels-last", help="Memory format of images and weights.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--channels-last/--plain-format", help="Memory format of images and weights; as training chooses it."
+        ),
+    ] = None,
     precision: Annotated[Precision, typer.Option(help="Of the network's passes.")] = Precision.fp32,
+    is_compiled: Annotated[bool, typer.Option("--compile", help="Compile the network, as train.compile does.")] = False,
     device: Device = "auto",
     as_json: Json = False,
+    out: Out = None,
 ) -> None:
     """Speed of adversarial training: our update beside its passes alone and beside torchattacks' PGD.
 
     Random images of CIFAR-10's shape. A ratio is our speed as a multiple of the other's, taken round by round;
-    a difference is called one only if it exceeds what the same step differs from itself.
+    a difference is called one only if it exceeds what the same step differs from itself. Every width is measured
+    with every batch size and every weight perturbation.
     """
     from robustcli.bench.train import bench_train
     from robustcli.bench.variants import Request
+    from robustcli.runs import write_json
 
     names = defense or ["pgd_at"]
-    request = Request(
-        defenses=tuple(_trainable() if "all" in names else dict.fromkeys(names)),
-        weights=weights,
-        architecture=architecture,
-        width=width,
-        batch_size=batch_size,
-        rounds=rounds,
-        precision=precision.value,
-        channels_last=channels_last,
-        device=device,
-    )
-    with Console(stderr=True).status(f"measuring {', '.join(request.defenses)} in {rounds} rounds"):
-        results = bench_train(request)
+    widths: Sequence[int | None] = width or [None]
+    requests = [
+        Request(
+            defenses=tuple(_trainable() if "all" in names else dict.fromkeys(names)),
+            weights=perturbation,
+            architecture=architecture,
+            width=wide,
+            batch_size=size,
+            rounds=rounds,
+            precision=precision.value,
+            channels_last="auto" if channels_last is None else channels_last,
+            is_compiled=is_compiled,
+            device=device,
+        )
+        for wide, size, perturbation in product(widths, batch_size or [128], weights or ["none"])
+    ]
+    measured = []
+    with Console(stderr=True).status(f"measuring {', '.join(requests[0].defenses)} in {rounds} rounds"):
+        for request in requests:
+            measured.append(bench_train(request))
+            if out is not None:  # What is measured so far, in case the rest is not waited for.
+                write_json(out, measured)
     if as_json:
-        typer.echo(json.dumps(results, indent=2))
+        typer.echo(json.dumps(measured if len(measured) > 1 else measured[0], indent=2))
         return
     screen = console()
-    for name, result in results["defenses"].items():
-        screen.print(_table(name, result, results["settings"]))
-        screen.print(_passes(result), highlight=False, markup=False)
-    for line in _conditions(results):
+    for results in measured:
+        for name, result in results["defenses"].items():
+            screen.print(_table(name, result, results["settings"]))
+            screen.print(_passes(result), highlight=False, markup=False)
+    for line in _conditions(measured[-1]):
         screen.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -188,6 +211,7 @@ def _table(name: str, result: Mapping[str, Any], settings: Mapping[str, Any]) ->
         f"batch {settings['batch_size']}",
         settings["precision"],
         "channels_last" if settings["channels_last"] else "plain format",
+        *(["compiled"] if settings["compile"] else []),
     ]
     table = Table(title=", ".join(parts), title_justify="left")
     table.add_column("")
@@ -226,8 +250,8 @@ def _conditions(results: Mapping[str, Any]) -> list[str]:
         f"{results['provenance']['device']}; {machine['processor']}, {machine['cores']} cores, "
         f"{machine['threads']} threads, load {machine['load']}; torch {machine['torch']}; "
         f"{settings['rounds']} rounds in alternating order; {seconds}",
-        "its passes alone: the same network, precision and format, with nothing around the passes",
-        "torchattacks, set as ours: same precision and format, in this process, which keeps freed memory",
+        "its passes alone: the same network, precision, format and programs, with nothing around the passes",
+        "torchattacks, set as ours: same precision and format, not compiled, in this process, which keeps freed memory",
         "torchattacks, as it comes: fp32 in the plain format, in a process of its own",
         *(f"note: {note}" for note in results["notes"]),
     ]

@@ -4,6 +4,8 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
 
+import torch
+
 from robustcli.bench.elsewhere import Elsewhere
 from robustcli.bench.machine import machine
 from robustcli.bench.passes import least_passes
@@ -30,6 +32,9 @@ def bench_train(request: Request) -> dict[str, Any]:
     is_compared = "pgd_at" in defenses and request.weights == "none"
     torchattacks = find_torchattacks() if is_compared else None
     keep_freed_memory()  # As training does.
+    if request.is_compiled:
+        # Torch makes only so many programs of one function, and those of other networks count.
+        torch.compiler.reset()
     results = {name: _bench(name, chosen, request, architecture, torchattacks) for name, chosen in defenses.items()}
     return {
         "schema": SCHEMA,
@@ -41,7 +46,8 @@ def bench_train(request: Request) -> dict[str, Any]:
             "batch_size": request.batch_size,
             "image": [SHAPE.channels, SHAPE.height, SHAPE.width],
             "precision": request.precision,
-            "channels_last": request.channels_last,
+            "channels_last": Variants(request, architecture).is_last,
+            "compile": request.is_compiled,
             "rounds": request.rounds,
             "clock": Stopwatch(device).name,
         },

@@ -17,14 +17,14 @@ from robustcli.build import build_network, choose_device
 from robustcli.catalog import catalog
 from robustcli.clock import Clock
 from robustcli.defenses import Defense
-from robustcli.errors import SpecError
+from robustcli.errors import RobustCliError, SpecError
 from robustcli.fields import Family
 from robustcli.noise import StreamNoise
 from robustcli.registry import Chosen, instantiate
 from robustcli.specs.check import Checker
 from robustcli.specs.settings import ArchitectureOptions, TrainSettings
 from robustcli.threat import ThreatModel
-from robustcli.training_model import TrainingModel
+from robustcli.training_model import TrainingModel, is_channels_last
 
 # The shape of CIFAR-10. What the images show does not matter: every pass costs the same.
 SHAPE = ImageShape(3, 32, 32, 10)
@@ -45,7 +45,7 @@ class Request:
         width: of the architecture; None is 16 where it has one.
         batch_size: images per update.
         rounds: in each of which everything is measured once.
-        precision, channels_last: of the network's passes, as in a spec.
+        precision, channels_last, is_compiled: of the network's passes, as in a spec.
         device: auto, cpu, cuda or cuda:i.
     """
 
@@ -56,12 +56,13 @@ class Request:
     batch_size: int = 128
     rounds: int = 7
     precision: Literal["fp32", "bf16"] = "fp32"
-    channels_last: bool = False
+    channels_last: bool | Literal["auto"] = "auto"
+    is_compiled: bool = False
     device: str = "auto"
 
     def plain(self) -> "Request":
-        """The same in fp32 and in the plain memory format, as a network runs when nothing is said."""
-        return replace(self, precision="fp32", channels_last=False)
+        """The same uncompiled, in fp32 and in the plain memory format, as torch runs when nothing is said."""
+        return replace(self, precision="fp32", channels_last=False, is_compiled=False)
 
 
 def choose(request: Request) -> tuple[Chosen, dict[str, Chosen]]:
@@ -92,26 +93,33 @@ class Variants:
     def __init__(self, request: Request, architecture: Chosen) -> None:
         self.request = request
         self.device = choose_device(request.device)
-        self.settings = TrainSettings(epochs=1, precision=request.precision, channels_last=request.channels_last)
+        self.settings = TrainSettings(
+            epochs=1,
+            batch_size=request.batch_size,
+            precision=request.precision,
+            channels_last=request.channels_last,
+            compile=request.is_compiled,
+        )
         generator = torch.Generator().manual_seed(0)
         shape = (request.batch_size, SHAPE.channels, SHAPE.height, SHAPE.width)
         self.x = torch.rand(shape, generator=generator).to(self.device)
         self.y = torch.randint(SHAPE.classes, (request.batch_size,), generator=generator).to(self.device)
         self.network = build_network(architecture, SHAPE, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)).to(self.device).train()
+        self.is_last = is_channels_last(self.network, self.settings, self.device)
 
     def passes(self, chosen: Chosen) -> Passes:
-        """What one of our steps makes."""
-        network, step = self._step(chosen)
+        """What one of our steps makes; compiling changes no count."""
+        network, step = self._step(chosen, replace(self.settings, compile=False))
         with passes_by_kind(network) as counter:
             step()
         return counter.per_image(self.request.batch_size)
 
     def ours(self, chosen: Chosen) -> Callable[[], object]:
         """The step that `robust train` makes."""
-        return self._step(chosen)[1]
+        return self._step(chosen, self.settings)[1]
 
     def alone(self, passes: Passes) -> Callable[[], object]:
-        model = TrainingModel(self._copy(), self.settings, self.device)
+        model = TrainingModel(self._copy(), self.settings, self.device, _refuse)
         return PassesAlone(model, passes, self._formatted(self.x), self.y, _LR)
 
     def torchattacks(self, torchattacks: Any, steps: int) -> Callable[[], object]:
@@ -127,9 +135,9 @@ class Variants:
             lr=_LR,
         )
 
-    def _step(self, chosen: Chosen) -> tuple[nn.Module, Callable[[], object]]:
+    def _step(self, chosen: Chosen, settings: TrainSettings) -> tuple[nn.Module, Callable[[], object]]:
         network = self._copy()
-        model = TrainingModel(network, self.settings, self.device)
+        model = TrainingModel(network, settings, self.device, _refuse)
         optimizer = SGD(network.parameters(), lr=_LR, momentum=0.9, weight_decay=5e-4)
         defense: Defense = instantiate(chosen)
         noise = StreamNoise.on(self.device)
@@ -144,7 +152,12 @@ class Variants:
 
     def _copy(self) -> nn.Module:
         network = deepcopy(self.network)
-        return network.to(memory_format=torch.channels_last) if self.request.channels_last else network
+        return network.to(memory_format=torch.channels_last) if self.is_last else network
 
     def _formatted(self, x: Tensor) -> Tensor:
-        return x.contiguous(memory_format=torch.channels_last) if self.request.channels_last else x
+        return x.contiguous(memory_format=torch.channels_last) if self.is_last else x
+
+
+def _refuse(text: str) -> None:
+    """What is measured would not be what it is called."""
+    raise RobustCliError(f"--compile: {text}")

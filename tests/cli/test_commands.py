@@ -85,6 +85,11 @@ def test_bench_train_says_what_was_measured_and_on_what(robust: Robust, monkeypa
     said.require(0, "11 forwards, 10 input gradients, 1 weight gradients (the least)", f"torch {torch.__version__}")
     # In one line, and the brackets are no markup.
     said.require(0, "note: torchattacks cannot be imported and is left out (pip install 'robustcli[bench]')\n")
+    said = robust(*BENCH, "--width", 6, "--batch-size", 2, "--defense", "natural", "--out", "speed.json")
+    said.require(0, *(f"small_cnn width {width}, batch {size}" for width in (4, 6) for size in (4, 2)))
+    stored = json.loads(Path("speed.json").read_text())
+    found = [(head["settings"]["architecture"]["width"], head["settings"]["batch_size"]) for head in stored]
+    assert found == [(4, 4), (4, 2), (6, 4), (6, 2)]
     results = json.loads(robust(*BENCH, "--defense", "all", "--json").require(0).out)
     # Two are told of threats, and two need networks with parts of their own.
     assert set(results["defenses"]) == set(catalog("defenses")) - {"multi_norm", "multibn", "cifs"}

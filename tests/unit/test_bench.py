@@ -301,6 +301,7 @@ def test_rows_and_ratios_belong_together(peer: Peer) -> None:
         "image": [3, 32, 32],
         "precision": "fp32",
         "channels_last": False,
+        "compile": False,
         "rounds": 3,
         "clock": "cpu",
     }
@@ -326,6 +327,39 @@ def test_a_name_that_is_none_is_refused_with_what_there_is() -> None:
         bench_train(request("natural", architecture="resnet"))
     with pytest.raises(RobustCliError, match="unknown name 'wap' in weights"):
         bench_train(request("natural", weights="wap"))
+
+
+@pytest.mark.usefixtures("no_torchattacks")
+def test_compiled_steps_and_compiled_passes_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[int] = []
+
+    def compiled(call: Callable[..., Tensor], **_: Any) -> Callable[..., Tensor]:
+        def program(network: nn.Module, x: Tensor) -> Tensor:
+            rows.append(len(x))
+            return call(network, x)
+
+        return program
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    result = bench_train(request("natural", is_compiled=True))
+    assert result["settings"]["compile"] is True
+    assert tuple(result["defenses"]["natural"]["passes"].values()) == LEAST["natural", "none"]
+    # Ours, ours again and the passes alone: one try each, then once unmeasured, and in each of three rounds; ours
+    # once more to find its length.
+    assert len(rows) == 3 * (1 + 1 + 3) + 1
+
+
+def test_a_compiler_that_fails_is_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: lambda *_: 1 / 0)
+    with pytest.warns(UserWarning, match="ZeroDivisionError"), pytest.raises(RobustCliError, match=r"^--compile: "):
+        bench_train(request("natural", is_compiled=True))
+
+
+def test_the_format_is_that_of_training_unless_it_is_given() -> None:
+    narrow = {"architecture": "preact_resnet18"}
+    is_chosen = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    assert bench_train(request("natural", **narrow))["settings"]["channels_last"] is is_chosen
+    assert bench_train(request("natural", **narrow, channels_last=False))["settings"]["channels_last"] is False
 
 
 def test_the_width_is_16_where_there_is_one_and_none_was_given() -> None:

@@ -11,12 +11,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from small_networks import conv_net, drawn_from, images, labels
+from small_networks import conv_net, images
 from small_steps import COUNT, batch, same, train
 from torch import Tensor, nn
 
-from robustcli.architectures import ImageShape
-from robustcli.architectures.preact_resnet import preact_resnet18
 from robustcli.attacks.crafting import ascend, crafting
 from robustcli.attacks.losses import LOSSES
 from robustcli.compiled import CompiledCalls
@@ -164,12 +162,11 @@ def test_a_batch_that_is_never_full_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("precision", "agreement"), [("fp32", 0.9999), ("bf16", 0.95)])
 @pytest.mark.parametrize("mode", ["eval", "train"])
 def test_real_programs_give_the_same_signs(mode: Any, precision: Any, agreement: float) -> None:
-    """Of the gradients of the images, for a residual network in the format that it is trained in."""
-    with drawn_from(3):
-        network = preact_resnet18(ImageShape(3, 16, 16, 10), width=8)
-    x = images(16, 3, 16).contiguous(memory_format=torch.channels_last)
-    y = labels(16)
-    settings = TrainSettings(epochs=1, batch_size=16, precision=precision)
+    """Of the gradients of the images, for a trained network; those of the weights point the same way."""
+    network = conv_net()
+    train(pgd_at(steps=2), network, updates=60)
+    x, y = batch()
+    settings = TrainSettings(epochs=1, batch_size=COUNT, precision=precision)
     found = []
     for is_compiled in (False, True):
         copied = copy.deepcopy(network)
