@@ -61,6 +61,8 @@ def request(*defenses: str, **changes: Any) -> Request:
 LEAST = {
     ("natural", "none"): (1, 0, 1),
     ("pgd_at", "none"): (10 + 1, 10, 1),
+    ("n_fgsm", "none"): (1 + 1, 1, 1),
+    ("rs_fgsm", "none"): (1 + 1, 1, 1),
     ("trades", "none"): (1 + 10 + 2, 10, 2),
     ("natural", "awp"): (2, 0, 2),
     ("pgd_at", "awp"): (10 + 2, 10, 2),

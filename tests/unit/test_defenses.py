@@ -4,6 +4,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import partial
 from typing import Any, Literal
 
 import pytest
@@ -105,10 +106,17 @@ def input_gradient(model: nn.Module, points: Tensor, score: Callable[[Tensor], T
 
 
 def sign_steps(
-    model: nn.Module, x: Tensor, start: Tensor, score: Callable[[Tensor], Tensor], steps: int, radius: float
+    model: nn.Module,
+    x: Tensor,
+    start: Tensor,
+    score: Callable[[Tensor], Tensor],
+    steps: int,
+    radius: float,
+    *,
+    is_training: bool = False,
 ) -> Tensor:
-    """Projected sign ascent in eval mode; the ball first, the box second."""
-    model.eval()
+    """Projected sign ascent; the ball first, the box second."""
+    model.train(is_training)
     x_adv = start
     for _ in range(steps):
         x_adv = x_adv + radius / 4 * input_gradient(model, x_adv, score).sign()
@@ -126,6 +134,7 @@ def reference_loop(
     beta: float = 6.0,
     clean_forwards: int = 1,
     is_detached: bool = False,
+    is_training: bool = False,
     gamma: float = 0.0,
     lr: float = 0.05,
     momentum: float = 0.9,
@@ -140,7 +149,8 @@ def reference_loop(
         if method == "pgd_at":
             delta = (2 * torch.rand(x.shape, generator=generator, dtype=x.dtype) - 1) * radius
             begin = (x + delta).clamp(0, 1)
-            x_adv = sign_steps(model, x, begin, lambda z, y=y: F.cross_entropy(z, y, reduction="sum"), steps, radius)  # type: ignore[misc]
+            score = partial(F.cross_entropy, target=y, reduction="sum")
+            x_adv = sign_steps(model, x, begin, score, steps, radius, is_training=is_training)
         else:
             begin = x + 0.001 * torch.randn(x.shape, generator=generator, dtype=x.dtype)
             with torch.no_grad():
@@ -188,13 +198,22 @@ def reference_loop(
     ("defense", "reference"),
     [
         (pgd_at(steps=3), {"method": "pgd_at"}),
+        (pgd_at(steps=3, attack_bn="train"), {"method": "pgd_at", "is_training": True}),
         (trades(steps=3), {"method": "trades"}),
         (trades(steps=3, beta=1.5, clean_forwards=2), {"method": "trades", "beta": 1.5, "clean_forwards": 2}),
         (trades(steps=3, detach_target=True), {"method": "trades", "is_detached": True}),
         (replace(pgd_at(steps=3), weights=Awp(gamma=0.01)), {"method": "pgd_at", "gamma": 0.01}),
         (replace(trades(steps=3), weights=Awp(gamma=0.005)), {"method": "trades", "gamma": 0.005}),
     ],
-    ids=["pgd_at", "trades", "trades as released", "trades, target held", "pgd_at with awp", "trades with awp"],
+    ids=[
+        "pgd_at",
+        "pgd_at as of Rice",
+        "trades",
+        "trades as released",
+        "trades, target held",
+        "pgd_at with awp",
+        "trades with awp",
+    ],
 )
 def test_steps_are_those_of_a_plain_loop(defense: MinMax, reference: dict[str, Any]) -> None:
     found = train(defense, conv_net(dtype=torch.float64))

@@ -137,6 +137,42 @@ def test_rs_fgsm_is_its_equation(share: float, clamp_noise: bool) -> None:
     assert torch.allclose(attack(model, x, y, LINF, noise_of()), expected, rtol=0, atol=1e-12)
 
 
+def published_loop(model: nn.Module, method: str, *, updates: int = 3) -> list[Tensor]:
+    """Natural training, RS-FGSM and N-FGSM as published, the attack in train mode, with SGD written out."""
+    velocity = [torch.zeros_like(parameter) for parameter in model.parameters()]
+    for update in range(updates):
+        x, y = batch(update, torch.float64)
+        noise = 2 * torch.rand(x.shape, generator=noise_of(update).generator, dtype=x.dtype) - 1
+        if method == "rs_fgsm":
+            delta = (EPS * noise).clamp(-x, 1 - x)
+            delta = (delta + 1.25 * EPS * gradient(model, x + delta, y).sign()).clamp(-EPS, EPS)
+        elif method == "n_fgsm":
+            eta = (2 * EPS * noise).clamp(-x, 1 - x)
+            delta = eta + EPS * gradient(model, x + eta, y).sign()
+        else:
+            delta = torch.zeros_like(x)
+        z = model((x + delta).clamp(0, 1))
+        loss = (z.logsumexp(1) - z[torch.arange(len(y)), y]).mean()
+        grads = torch.autograd.grad(loss, list(model.parameters()))
+        with torch.no_grad():
+            for parameter, grad, speed in zip(model.parameters(), grads, velocity, strict=True):
+                speed.mul_(0.9).add_(grad + 5e-4 * parameter)
+                parameter -= 0.05 * speed
+    return [value.detach().clone() for value in model.state_dict().values()]
+
+
+@pytest.mark.parametrize(
+    ("method", "defense"),
+    [("natural", natural()), ("rs_fgsm", rs_fgsm()), ("n_fgsm", n_fgsm())],
+    ids=["natural", "rs_fgsm", "n_fgsm"],
+)
+def test_steps_are_those_of_the_published_loops(method: str, defense: Defense) -> None:
+    found = train(defense, conv_net(dtype=torch.float64))
+    expected = published_loop(conv_net(dtype=torch.float64).train(), method)
+    for name, one, other in zip(conv_net().state_dict(), found, expected, strict=True):
+        assert torch.allclose(one.double(), other.double(), rtol=0, atol=1e-10), name
+
+
 def test_noise_that_is_not_clamped_shortens_the_step_on_black_images() -> None:
     x, y = torch.zeros(200, 1, 8, 8), torch.zeros(200, dtype=torch.int64)
     at_the_border = []
