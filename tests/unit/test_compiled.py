@@ -164,7 +164,8 @@ def test_a_batch_that_is_never_full_is_refused(tmp_path: Path) -> None:
 def test_real_programs_give_the_same_signs(mode: Any, precision: Any, agreement: float) -> None:
     """Of the gradients of the images, for a trained network; those of the weights point the same way."""
     network = conv_net()
-    train(pgd_at(steps=2), network, updates=60)
+    # Few updates: of a network that is certain of every image the gradient vanishes in any precision.
+    train(pgd_at(steps=2), network, updates=5, lr=0.02)
     x, y = batch()
     settings = TrainSettings(epochs=1, batch_size=COUNT, precision=precision)
     found = []
