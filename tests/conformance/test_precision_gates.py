@@ -4,6 +4,7 @@ A robust network has small input gradients, so what a precision loses shows ther
 """
 
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,11 @@ from robustcli.attacks.crafting import ascend
 from robustcli.attacks.losses import LOSSES
 from robustcli.attacks.pgd import Pgd
 from robustcli.noise import StreamNoise
+from robustcli.runner import run_experiment
+from robustcli.runs import read_json
+from robustcli.shell.progress import Screen
 from robustcli.specs.settings import TrainSettings
+from robustcli.specs.spec import ExperimentSpec, override_text
 from robustcli.training_model import TrainingModel
 
 CPU = torch.device("cpu")
@@ -67,3 +72,39 @@ def test_attacks_are_as_strong(name: str, precision: str) -> None:
         right.append(int((case.model(x_adv).argmax(1) == case.y).sum()))
     assert 0 < right[0] < len(case.x)
     assert abs(right[1] - right[0]) <= 2
+
+
+SPEC = """\
+name: gate
+data: {name: digits, val_size: 50}
+architecture: {name: small_cnn, width: 4, hidden: 16}
+threat: {norm: linf, eps: 0.1}
+defense: {name: pgd_at, steps: 5}
+train: {epochs: 6, batch_size: 32, lr: 1e-2, optimizer: adam, weight_decay: 0, check_examples: 50, device: cpu}
+evaluate:
+  pgd: {name: attacked, attack: {name: pgd, steps: 20, keep: fooled}}
+"""
+SEEDS = 3
+
+
+def robust_of(precision: str, folder: Path) -> tuple[int, int]:
+    """Test images that survive, and all, over the seeds; evaluated in single precision."""
+    survived = images = 0
+    for seed in range(SEEDS):
+        spec = ExperimentSpec.parse(
+            override_text(SPEC, [f"seed={seed}", f"train.precision={precision}"], "gate"), "gate"
+        )
+        result = read_json(run_experiment(spec, folder, Screen(is_quiet=True)).evaluation("pgd"))
+        survived, images = survived + result["correct"], images + result["total"]
+    return survived, images
+
+
+@pytest.mark.slow
+def test_networks_trained_in_sixteen_bits_are_as_robust(tmp_path: Path) -> None:
+    """Within two standard errors of the difference of two shares."""
+    survived, images = robust_of("fp32", tmp_path)
+    share = survived / images
+    assert 0.2 < share < 0.95
+    for precision in ("bf16", "fp16"):
+        other = robust_of(precision, tmp_path)[0] / images
+        assert abs(other - share) <= 2 * (2 * share * (1 - share) / images) ** 0.5, precision
