@@ -65,31 +65,43 @@ tables: install ## Train and attack every row of every sweep (hours; again to go
 	@status=0; $(foreach sweep,$(SWEEPS),$(SWEEP) $(sweep) $(ARGS) --quiet --into README.md || status=$$?; )exit $$status
 
 # One thread: ratios between processes that share cores are noise. Each bench is stored whole before it is told.
-bench: install ## Measure training, evaluation, input, architectures, scaling (two cores: half an hour), for README.md.
+# The packages that are measured beside ours.
+$(VENV)/.peers: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'
+	@touch $@
+
+bench: $(VENV)/.peers ## Measure training, evaluation, input, architectures, scaling (two cores: an hour), for README.md.
 	@mkdir -p $(BENCH)
 	@export OMP_NUM_THREADS=1; set -e; \
+	$(BIN)/robust bench train $(patsubst %,--defense %,natural pgd_at trades n_fgsm rs_fgsm) --batch-size 64 --rounds 5 \
+		--out $(BENCH)/training_methods.json; \
+	$(BIN)/robust bench train --defense pgd_at --defense trades --weights awp --batch-size 64 --rounds 5 \
+		--out $(BENCH)/training_awp.json; \
+	$(BIN)/robust bench train --batch-size 128 --rounds 5 --out $(BENCH)/training_batch.json; \
+	$(BIN)/robust bench train --batch-size 128 --rounds 5 --compile --out $(BENCH)/training_compiled.json; \
+	$(BIN)/robust bench train --batch-size 128 --rounds 5 --precision bf16 --out $(BENCH)/training_bf16.json; \
+	$(BIN)/robust bench train --defense pgd_at --defense n_fgsm --width 64 --batch-size 64 --rounds 3 \
+		--out $(BENCH)/training_wide.json; \
 	checkpoint='$(CHECKPOINT)'; \
 	if [ -z "$$checkpoint" ]; then \
 		$(BIN)/robust train demo/digits_pgd_at --resume --quiet >/dev/null; \
 		checkpoint=$$(ls runs/digits_pgd_at/*/checkpoints/best.pt | head -n 1); \
 	fi; \
-	$(BIN)/robust bench train --defense pgd_at --defense n_fgsm --defense trades --batch-size 64 --rounds 5 --json \
-		>$(BENCH)/training.json.writing; \
-	mv $(BENCH)/training.json.writing $(BENCH)/training.json; \
 	$(BIN)/robust bench eval "$$checkpoint" $(ARGS) --examples 200 --rounds 5 --out $(BENCH)/evaluation.json; \
 	$(BIN)/robust bench data --rounds 5 --out $(BENCH)/data.json; \
 	$(BIN)/robust bench architectures --out $(BENCH)/architectures.json; \
 	$(BIN)/robust bench scaling --out $(BENCH)/scaling.json; \
-	for name in training evaluation data architectures scaling; do \
+	$(BIN)/robust bench report $(BENCH)/training_*.json --into README.md; \
+	for name in evaluation data architectures scaling; do \
 		$(BIN)/robust bench report $(BENCH)/$$name.json --into README.md; \
 	done
 
-bench-gpu: install ## The same on a GPU, at the sizes of one; the JSON and tables go to experiments/results/bench/gpu.
+bench-gpu: $(VENV)/.peers ## The same on a GPU, at the sizes of one; the JSON and tables go to experiments/results/bench/gpu.
 	@mkdir -p $(BENCH)/gpu
 	@set -e; \
 	for precision in fp32 bf16; do \
 		$(BIN)/robust bench train --defense pgd_at --defense n_fgsm --defense trades --width 64 --batch-size 256 \
-			--precision $$precision --channels-last --device cuda --json >$(BENCH)/gpu/training_$$precision.json; \
+			--precision $$precision --channels-last --device cuda --out $(BENCH)/gpu/training_$$precision.json; \
 	done; \
 	$(BIN)/robust bench data --batch-size 256 --device cuda --out $(BENCH)/gpu/data.json; \
 	$(BIN)/robust bench architectures --batch-size 128 --device cuda --out $(BENCH)/gpu/architectures.json; \

@@ -172,7 +172,7 @@ def conformance(
 
 @app.command()
 def report(
-    files: Annotated[list[Path], typer.Argument(help="Of one bench: what --out wrote, or --json of train.")],
+    files: Annotated[list[Path], typer.Argument(help="Of one bench: what --out wrote.")],
     into: Annotated[
         Path | None, typer.Option(help="Replace a block of this file: <!-- speed -->, <!-- conformance -->, ...")
     ] = None,

@@ -7,14 +7,15 @@ Rows = list[tuple[str, ...]]
 
 
 def training_rows(results: Sequence[Mapping[str, Any]]) -> Rows:
-    """Of `robust bench train --json`."""
+    """Of `robust bench train`."""
     rows: Rows = [("network", "batch", "passes", "update", "images/s", "our speed is: median (min-max)", "so ours is")]
     for result in results:
         settings = result["settings"]
         architecture = settings["architecture"]
         width = f" width {architecture['width']}" if "width" in architecture else ""
         layout = ", channels_last" if settings["channels_last"] else ""
-        network = f"{architecture['name']}{width}, {settings['precision']}{layout}"
+        compiled = ", compiled" if settings["compile"] else ""
+        network = f"{architecture['name']}{width}, {settings['precision']}{layout}{compiled}"
         for name, defense in result["defenses"].items():
             method = name if settings["weights"] == "none" else f"{name} with {settings['weights']}"
             passes = " + ".join(f"{count:g}" for count in defense["passes"].values())

@@ -127,7 +127,7 @@ def _kind(path: str, found: Any) -> str:
     heads = _heads(found)
     known = ("rows", "axes", "defenses")
     if not heads or not all(isinstance(head, Mapping) and any(head.get(key) for key in known) for head in heads):
-        raise RobustCliError(f"{path}: not what `robust bench` wrote with --out or --json")
+        raise RobustCliError(f"{path}: not what `robust bench` wrote with --out")
     if "defenses" in heads[0]:
         return "training speed"
     if "bench" in heads[0]:
