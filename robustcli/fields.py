@@ -26,6 +26,10 @@ Count = Annotated[int, Ge(1)]
 Counts3 = tuple[Count, Count, Count]
 Counts4 = tuple[Count, Count, Count, Count]
 Counts5 = tuple[Count, Count, Count, Count, Count]
+# Of a network of cells: two of them reduce, and one comes before those.
+Cells = Annotated[int, Ge(3)]
+# The nodes of a cell, each a sum of operations on earlier states such as "sep3 0 + skip 1".
+Nodes = tuple[str, ...]
 Size = Annotated[int, Ge(0)]
 Positive = Annotated[float, Gt(0)]
 AboveOne = Annotated[float, Gt(1)]

@@ -1,0 +1,183 @@
+"""Networks of cells: small graphs of operations, repeated, as architecture search finds them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from robustcli.architectures import ImageShape
+from robustcli.architectures.operations import OPERATIONS, Halved, projected
+from robustcli.errors import RobustCliError, suggest
+from robustcli.fields import Counts3, Nodes
+
+Kind = Literal["normal", "reduce", "robust"]
+# (name of an operation, channels, stride) -> the layer of an edge.
+NewOperation = Callable[[str, int, int], nn.Module]
+
+
+@dataclass(frozen=True)
+class Edge:
+    """An operation on an earlier state: 0 and 1 are the outputs of the cells before, 2 the first node, and so on."""
+
+    operation: str
+    source: int
+
+
+# What a node sums.
+Node = tuple[Edge, ...]
+
+
+@dataclass(frozen=True)
+class Genotype:
+    """What the cells of a network consist of, node by node.
+
+    Args:
+        normal: cells that keep the resolution, before the second reduction.
+        reduce: the two that halve it.
+        robust: those after the second reduction.
+    """
+
+    normal: tuple[Node, ...]
+    reduce: tuple[Node, ...]
+    robust: tuple[Node, ...]
+
+
+def genotype(normal: Nodes, reduce: Nodes, robust: Nodes | None = None) -> Genotype:
+    """Read cells as specs write them: one text such as "sep3 0 + skip 1" for each node.
+
+    Args:
+        robust: None for cells like the normal ones.
+
+    Raises:
+        RobustCliError: there is no such operation, or nothing to read from yet.
+    """
+    late = ("normal", normal) if robust is None else ("robust", robust)
+    return Genotype(_nodes("normal", normal), _nodes("reduce", reduce), _nodes(*late))
+
+
+def _nodes(kind: str, texts: Nodes) -> tuple[Node, ...]:
+    if not texts:
+        raise RobustCliError(
+            f"architecture.{kind}: a cell without nodes; write one text such as 'sep3 0 + skip 1' each"
+        )
+    return tuple(_node(f"architecture.{kind}.{number}", text, 2 + number) for number, text in enumerate(texts))
+
+
+def _node(where: str, text: str, states: int) -> Node:
+    edges = []
+    for part in text.split("+"):
+        operation, _, source = part.strip().partition(" ")
+        if operation not in OPERATIONS:
+            raise RobustCliError(f"{where}: unknown operation '{operation}'{suggest(operation, OPERATIONS)}")
+        if not source.strip().isdecimal() or int(source) >= states:
+            raise RobustCliError(
+                f"{where}: '{part.strip()}' reads from '{source.strip()}'; write '{operation} I' with I from 0 to "
+                f"{states - 1}: 0 and 1 are the outputs of the two cells before, 2 the first node of this one"
+            )
+        edges.append(Edge(operation, int(source)))
+    return tuple(edges)
+
+
+def text_of(node: Node) -> str:
+    """A node as specs write it."""
+    return " + ".join(f"{edge.operation} {edge.source}" for edge in node)
+
+
+class Cell(nn.Module):
+    """The outputs of the two cells before -> all nodes side by side, each a sum of operations on earlier states.
+
+    Args:
+        kind: a cell that reduces halves the resolution on every edge from the two inputs.
+        inputs: channels of the two outputs; the first has twice the resolution if `after_reduction`.
+        channels: of every node.
+        affine: whether the norms before the nodes have a scale and a shift.
+    """
+
+    def __init__(
+        self,
+        kind: Kind,
+        inputs: tuple[int, int],
+        channels: int,
+        nodes: Sequence[Node],
+        new: NewOperation,
+        *,
+        after_reduction: bool,
+        affine: bool,
+    ) -> None:
+        super().__init__()
+        self.kind = kind
+        project = Halved if after_reduction else projected
+        self.first = project(inputs[0], channels, affine=affine)
+        self.second = projected(inputs[1], channels, affine=affine)
+        self.sources = [[edge.source for edge in node] for node in nodes]
+        self.nodes = nn.ModuleList(
+            nn.ModuleList(
+                new(edge.operation, channels, 2 if kind == "reduce" and edge.source < 2 else 1) for edge in node
+            )
+            for node in nodes
+        )
+
+    def forward(self, before: Tensor, last: Tensor) -> Tensor:
+        states: list[Tensor] = [self.first(before), self.second(last)]
+        for node, sources in zip(self.nodes, self.sources, strict=True):
+            assert isinstance(node, nn.ModuleList)
+            first, *others = (edge(states[source]) for edge, source in zip(node, sources, strict=True))
+            states.append(sum(others, first))
+        return torch.cat(states[2:], 1)
+
+
+def kind_of(number: int, cells: int) -> Kind:
+    """The kind of a cell by its place."""
+    first, second = cells // 3, 2 * cells // 3
+    if number in (first, second):
+        return "reduce"
+    return "normal" if number < second else "robust"
+
+
+class CellNetwork(nn.Module):
+    """A 3x3 convolution, cells of which those after each third reduce, global average, classifier.
+
+    Args:
+        width: channels of a node in the first third; the first convolution has three times as many.
+        cells: of the network.
+        factors: on the width, for each third; a cell that reduces belongs to the third that it begins.
+        affine: whether the norms inside cells have a scale and a shift.
+        new: makes the layer of an edge; the operations that the genotype names if left out.
+    """
+
+    def __init__(
+        self,
+        shape: ImageShape,
+        cells_of: Genotype,
+        *,
+        width: int,
+        cells: int,
+        factors: Counts3,
+        affine: bool = True,
+        new: NewOperation | None = None,
+    ) -> None:
+        super().__init__()
+        new = new or (lambda name, channels, stride: OPERATIONS[name](channels, stride, affine))
+        before = last = 3 * width
+        self.stem = nn.Sequential(nn.Conv2d(shape.channels, last, 3, padding=1, bias=False), nn.BatchNorm2d(last))
+        built: list[Cell] = []
+        for number in range(cells):
+            kind = kind_of(number, cells)
+            channels = width * factors[(number >= cells // 3) + (number >= 2 * cells // 3)]
+            nodes: tuple[Node, ...] = getattr(cells_of, kind)
+            after_reduction = number > 0 and kind_of(number - 1, cells) == "reduce"
+            built.append(
+                Cell(kind, (before, last), channels, nodes, new, after_reduction=after_reduction, affine=affine)
+            )
+            before, last = last, len(nodes) * channels
+        self.cells = nn.ModuleList(built)
+        self.fc = nn.Linear(last, shape.classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        before = last = self.stem(x)
+        for cell in self.cells:
+            before, last = last, cell(before, last)
+        logits: Tensor = self.fc(last.mean((2, 3)))
+        return logits

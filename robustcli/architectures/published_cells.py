@@ -1,0 +1,157 @@
+"""Cells that searches have found, published as lists of edges, and networks of cells of your own."""
+
+from torch import nn
+
+from robustcli.architectures import ARCHITECTURES, ImageShape
+from robustcli.architectures.cells import CellNetwork, genotype
+from robustcli.fields import Cells, Count, Counts3, Nodes
+
+ADVRUSH = genotype(
+    normal=("sep3 1 + sep3 0", "sep5 0 + sep3 1", "sep3 1 + sep3 0", "skip 0 + sep3 1"),
+    reduce=("sep3 0 + sep3 1", "skip 0 + dil3 2", "skip 0 + avg 1", "skip 0 + skip 2"),
+)
+RACL = genotype(
+    normal=("sep3 0 + sep3 1", "sep5 0 + skip 1", "sep3 0 + skip 3", "sep3 3 + skip 4"),
+    reduce=("sep3 0 + sep5 1", "avg 0 + dil3 1", "sep3 0 + sep5 1", "sep3 2 + dil3 3"),
+)
+DARTS_V2 = genotype(
+    normal=("sep3 0 + sep3 1", "sep3 0 + sep3 1", "sep3 1 + skip 0", "skip 0 + dil3 2"),
+    reduce=("max 0 + max 1", "skip 2 + max 1", "max 0 + skip 2", "skip 2 + max 1"),
+)
+ARNAS = genotype(
+    normal=("skip 0 + skip 1", "sep5 0 + sep3 1", "sep5 3 + sep3 1", "sep5 4 + skip 0"),
+    reduce=("avg 1 + avg 0", "dil5 2 + avg 0", "dil5 3 + dil5 2", "dil5 4 + dil5 3"),
+    robust=("dil5 0 + dil5 1", "dil5 1 + dil5 2", "dil3 3 + dil5 2", "dil3 4 + dil3 3"),
+)
+# Every edge of a full cell has a code of two bits: a separable convolution (01), the state itself (10), both, or none.
+_ROBNET_CODES = ("11 11", "11 11 11", "01 11 01 10", "11 01 01 01 11")
+_BY_CODE = {"00": (), "01": ("sep3",), "10": ("skip",), "11": ("sep3", "skip")}
+_ROBNET_NODES = tuple(
+    " + ".join(f"{name} {source}" for source, code in enumerate(codes.split()) for name in _BY_CODE[code])
+    for codes in _ROBNET_CODES
+)
+ROBNET = genotype(normal=_ROBNET_NODES, reduce=_ROBNET_NODES)
+
+_DOUBLING = (1, 2, 4)
+
+
+@ARCHITECTURES.register("advrush", smoke={"width": 2, "cells": 3})
+def advrush(shape: ImageShape, /, *, width: Count = 36, cells: Cells = 20) -> nn.Module:
+    """AdvRush: cells found on clean images under a penalty of the curvature of the loss in the input.
+
+    The auxiliary classifier and the dropped paths of the authors' training are left out.
+
+    Args:
+        width: channels of a node in the first third of the cells; 36, and 96 in the form of 23 cells as large as
+            a WideResNet.
+        cells: of the network; those at one and at two thirds reduce.
+
+    Reference: Mok et al., "AdvRush: Searching for Adversarially Robust Neural Architectures", ICCV 2021.
+    """
+    return CellNetwork(shape, ADVRUSH, width=width, cells=cells, factors=_DOUBLING)
+
+
+@ARCHITECTURES.register("racl", smoke={"width": 2, "cells": 3})
+def racl(shape: ImageShape, /, *, width: Count = 36, cells: Cells = 20) -> nn.Module:
+    """RACL: cells found under a bound on the Lipschitz constant that holds with confidence.
+
+    The auxiliary classifier and the dropped paths of the authors' training are left out.
+
+    Args:
+        width: channels of a node in the first third of the cells; 36, and 104 in the form of 23 cells as large as
+            a WideResNet.
+        cells: of the network; those at one and at two thirds reduce.
+
+    Reference: Dong et al., "Adversarially Robust Neural Architectures", arXiv 2009.00902.
+    """
+    return CellNetwork(shape, RACL, width=width, cells=cells, factors=_DOUBLING)
+
+
+@ARCHITECTURES.register("darts_v2", smoke={"width": 2, "cells": 3})
+def darts_v2(shape: ImageShape, /, *, width: Count = 36, cells: Cells = 20) -> nn.Module:
+    """DARTS (second order): cells found for clean accuracy alone, to compare robust ones with.
+
+    The auxiliary classifier and the dropped paths of the authors' training are left out.
+
+    Args:
+        width: channels of a node in the first third of the cells.
+        cells: of the network; those at one and at two thirds reduce.
+
+    Reference: Liu, Simonyan and Yang, "DARTS: Differentiable Architecture Search", ICLR 2019.
+    """
+    return CellNetwork(shape, DARTS_V2, width=width, cells=cells, factors=_DOUBLING)
+
+
+@ARCHITECTURES.register("arnas", smoke={"width": 2, "cells": 4})
+def arnas(shape: ImageShape, /, *, width: Count = 64, cells: Cells = 20) -> nn.Module:
+    """ARNAS: accurate cells near the input, robust ones near the output, found by two losses at once.
+
+    The last third keeps the width of the second. The auxiliary classifier of the authors' training is left out.
+
+    Args:
+        width: channels of a node in the first third of the cells.
+        cells: of the network; those at one and at two thirds reduce, and those after the latter are robust ones.
+
+    Reference: Ou, Feng and Sun, "Towards Accurate and Robust Architectures via Neural Architecture Search",
+        CVPR 2024.
+    """
+    return CellNetwork(shape, ARNAS, width=width, cells=cells, factors=(1, 2, 2))
+
+
+@ARCHITECTURES.register("robnet", smoke={"width": 2, "cells": 3})
+def robnet(shape: ImageShape, /, *, width: Count = 36, cells: Cells = 20) -> nn.Module:
+    """RobNet-large: one densely connected cell of separable convolutions and the states themselves, everywhere.
+
+    The defaults are RobNet-large-v1. The norms inside cells have neither scale nor shift. RobNet-free, whose
+    twenty cells all differ, is not offered.
+
+    Args:
+        width: channels of a node in the first third of the cells; 64 in RobNet-large-v2.
+        cells: of the network, 33 in RobNet-large-v2; those at one and at two thirds reduce.
+
+    Reference: Guo et al., "When NAS Meets Robustness: In Search of Robust Architectures against Adversarial
+        Attacks", CVPR 2020.
+    """
+    return CellNetwork(shape, ROBNET, width=width, cells=cells, factors=_DOUBLING, affine=False)
+
+
+@ARCHITECTURES.register("cell_network", smoke={
+    "normal": ("sep3 0 + skip 1", "dil3 1 + avg 2"),
+    "reduce": ("max 0 + dil5 1", "skip 0 + sep5 2"),
+    "robust": ("dil3 0 + dil3 1", "dil3 1 + skip 2"),
+    "width": 4,
+    "cells": 4,
+})  # fmt: skip
+def cell_network(
+    shape: ImageShape,
+    /,
+    *,
+    normal: Nodes,
+    reduce: Nodes,
+    robust: Nodes | None = None,
+    width: Count = 36,
+    cells: Cells = 20,
+    factors: Counts3 = (1, 2, 4),
+    affine: bool = True,
+) -> nn.Module:
+    """A network of cells of your own, such as those that a search has found.
+
+    A cell is a list of nodes and a node a sum of operations on earlier states: "sep3 0 + skip 1". States 0 and 1
+    are the outputs of the two cells before, 2 is the first node; all nodes side by side are the output.
+    Operations: sep3 and sep5 (two separable convolutions), dil3 and dil5 (a dilated one), max and avg (pools of
+    3x3) and skip (the state itself; where the resolution is halved, two shifted 1x1 convolutions).
+
+    Args:
+        normal: nodes of the cells before the second reduction.
+        reduce: nodes of the two cells that halve the resolution, at one and at two thirds of the cells.
+        robust: nodes of the cells after the second reduction; null is as normal.
+        width: channels of a node in the first third of the cells.
+        cells: of the network.
+        factors: on the width, for each third; DSARA and ARNAS have 1, 2, 2.
+        affine: whether the norms inside cells have a scale and a shift.
+
+    Reference: Liu, Simonyan and Yang, ICLR 2019; three kinds: Ou et al., arXiv 2212.14049.
+    """
+    return CellNetwork(
+        shape, genotype(normal, reduce, robust), width=width, cells=cells, factors=factors, affine=affine
+    )
