@@ -85,6 +85,7 @@ def assemble(
         mixer=instantiate(spec.data.options.mixer),
         schedule=instantiate(settings.schedule),
         replays=defense.replays,
+        halves=defense.halves,
         seed=spec.seed,
         noise=noise,
         check=Check(settings, defense, data, threat),

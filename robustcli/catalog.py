@@ -66,7 +66,7 @@ class Member:
     served: dict[str, frozenset[str]] = field(default_factory=dict)
     fixed: dict[str, Any] = field(default_factory=dict)
     smoke: dict[str, Any] = field(default_factory=dict)
-    passes: tuple[int, int, int] | None = None
+    passes: tuple[float, float, float] | None = None
     published: tuple[Published, ...] = ()
 
     @property

@@ -225,5 +225,6 @@ def _run(spec: ExperimentSpec, runs: Path, quiet: bool, *, resume: bool) -> dict
     console().print(result_table(title, results["evaluations"]))
     for line in warning_lines(results["evaluations"]):
         typer.echo(f"note: {line}")
-    typer.echo(f"stored in {folder.path}")
+    found = f"\nthe network that was found: robust train {folder.derived}" if folder.derived.exists() else ""
+    typer.echo(f"stored in {folder.path}{found}")
     return results

@@ -42,7 +42,7 @@ class Registry:
         *,
         fixed: dict[str, Any] | None = None,
         smoke: dict[str, Any] | None = None,
-        passes: tuple[int, int, int] | None = None,
+        passes: tuple[float, float, float] | None = None,
         published: tuple[Published, ...] = (),
     ) -> Callable[[T], T]:
         """Add a member under `name`.

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from robustcli import checkpoint
+from robustcli.architectures import Searched
 from robustcli.assembly import assemble
 from robustcli.build import choose_device, describe_device, load_data, network_of
 from robustcli.data import Data
@@ -15,11 +16,13 @@ from robustcli.defenses import Defense
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.dossier import Dossier, evaluate_into
 from robustcli.fields import exact_text
+from robustcli.files import write_text
 from robustcli.memory import keep_freed_memory
 from robustcli.registry import instantiate
 from robustcli.runs import Run, RunFolder, read_json
 from robustcli.signals import StopRequest, stop_requests
 from robustcli.specs.check import to_plain
+from robustcli.specs.derivation import derived_spec
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.threat import ThreatModel
 from robustcli.train import Watcher, fit
@@ -64,6 +67,8 @@ def run_experiment(spec: ExperimentSpec, root: Path, watcher: EvaluationWatcher,
             _train(spec, defense, data, device, run, watcher, stop)
             best = checkpoint.load(run.folder.best)
             _, network = network_of(best, device)
+            if isinstance(network.body, Searched):
+                write_text(run.folder.derived, derived_spec(spec, network.body.derived()))
             _evaluate(spec, evaluators, data, network, run, watcher, held_out_accuracy(best["check"]))
             _finish(spec, data, run)
         return run.folder

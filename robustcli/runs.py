@@ -71,6 +71,11 @@ class RunFolder:
         return self.path / "checkpoints" / "last.pt"
 
     @property
+    def derived(self) -> Path:
+        """What the run of an architecture search has found: a spec that trains it."""
+        return self.path / "derived.yaml"
+
+    @property
     def evaluations(self) -> Path:
         return self.path / "evaluations"
 

@@ -124,6 +124,7 @@ class Loop:
     Args:
         mixer: how the images of a batch are mixed with each other.
         replays: updates made on each batch; an epoch is one pass over the images, however often each is used.
+        halves: whether every batch holds images of two fixed halves in turn.
         check: accuracy of a network on held-out images: clean, and robust (many steps) and fgsm (one step)
             where the method aims at robustness.
         save: writes a checkpoint of the network to evaluate; says whether it is the best so far, and its check.
@@ -140,6 +141,7 @@ class Loop:
     mixer: Mixer
     schedule: Schedule
     replays: int
+    halves: bool
     seed: int
     noise: StreamNoise
     check: Callable[[nn.Module], dict[str, Any]]
@@ -208,7 +210,7 @@ def _batches(loop: Loop, epoch: int, done: int) -> Iterator[tuple[Tensor, Tensor
     generator = torch.Generator().manual_seed(derive(loop.seed, "order", epoch))
     noise = StreamNoise.on(loop.noise.generator.device)
     batches = loop.data.train_batches(
-        loop.data.epoch(generator, loop.settings.batch_size, loop.settings.drop_last),
+        loop.data.epoch(generator, loop.settings.batch_size, loop.settings.drop_last, halves=loop.halves),
         loop.settings.batch_size,
         drop_last=loop.settings.drop_last,
         augment=loop.augment,

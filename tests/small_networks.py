@@ -11,6 +11,7 @@ from robustcli.architectures import ImageShape
 from robustcli.architectures.branches import Branched
 from robustcli.architectures.channel_gates import ChannelGate, Mask
 from robustcli.architectures.multibn import kind_gate
+from robustcli.architectures.supernet import Supernet
 
 
 @contextmanager
@@ -74,6 +75,17 @@ def gated_net(*, mask: Mask = "scaled", detaches: bool = True, **settings: Any) 
     with drawn_from(settings.get("seed", 0) + 1):
         gates = [ChannelGate(8, settings.get("classes", 10), hidden, mask, detaches) for hidden in (5, 0)]
     return nn.Sequential(*body[:6], *(gate.to(body[0].weight.dtype) for gate in gates), *body[6:])
+
+
+def search_net(
+    channels: int = 1, classes: int = 10, *, seed: int = 0, dropout: float = 0.0, dtype: torch.dtype = torch.float32
+) -> nn.Module:
+    """A supernet of four narrow cells with one node each, whose shares are not all alike."""
+    with drawn_from(seed):
+        supernet = Supernet(ImageShape(channels, 8, 8, classes), width=2, cells=4, nodes=1)
+        for alpha in supernet.alphas.values():
+            alpha.data += torch.randn_like(alpha)
+        return nn.Sequential(nn.Dropout(dropout), supernet).to(dtype)
 
 
 def linear_net(pixels: int, classes: int = 10, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:

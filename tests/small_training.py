@@ -133,6 +133,7 @@ def loop_of(
     stop_requested: Callable[[], bool] = lambda: False,
     seed: int = 0,
     replays: int = 1,
+    halves: bool = False,
 ) -> RecordedLoop:
     """A loop whose checks of the epochs find, in order, what was planned."""
     planned = iter(checks)
@@ -147,6 +148,7 @@ def loop_of(
         mixer=mixer or Unmixed(),
         schedule=schedule or Constant(),
         replays=replays,
+        halves=halves,
         seed=seed,
         noise=noise or StreamNoise.on(CPU),
         check=lambda network: next(planned, {"clean": 0.5}),

@@ -5,7 +5,7 @@ normalise: `build` puts the normalisation in front, so that every attack sees th
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,15 @@ class Body(Protocol):
     """A network inside another one, built for the same images: a torch module, normalised images -> logits."""
 
     def __call__(self, x: Tensor, /) -> Tensor: ...
+
+
+@runtime_checkable
+class Searched(Protocol):
+    """A body that stands for many networks, and says which of them it prefers."""
+
+    def derived(self) -> dict[str, Any]:
+        """That network, as a spec names it: plain values, the name among them."""
+        ...
 
 
 class Normalize(nn.Module):

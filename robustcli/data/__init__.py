@@ -96,14 +96,36 @@ class Data:
         """The train split shuffled for one epoch: (n,) int64 on the CPU, as is the generator."""
         return torch.randperm(len(self._train().rows), generator=generator)
 
-    def epoch(self, generator: torch.Generator, batch_size: int, drop_last: bool) -> Tensor:
+    def in_turn(self, generator: torch.Generator, batch_size: int, drop_last: bool) -> Tensor:
+        """What one epoch reads where the train split has two halves: (n,) int64 on the CPU, one of each in turn.
+
+        The halves are fixed, each is shuffled for itself. Of an odd number of images, the last is followed by one
+        of the other half that comes twice.
+
+        Raises:
+            RobustCliError: there is one image alone.
+        """
+        count = len(self._train().rows)
+        if count < 2:
+            raise RobustCliError("data.train_size: 1 image cannot be halved; use at least 2")
+        middle = (count + 1) // 2
+        one = torch.randperm(middle, generator=generator)
+        other = middle + torch.randperm(count - middle, generator=generator)
+        pairs = torch.stack([one, torch.cat([other, other[: count % 2]])], 1)
+        return pairs.flatten()[: self.steps_per_epoch(batch_size, drop_last) * batch_size]
+
+    def epoch(self, generator: torch.Generator, batch_size: int, drop_last: bool, *, halves: bool = False) -> Tensor:
         """What one epoch reads, batch after batch: (n,) int64 on the CPU, as is the generator.
 
         Without extra images it is `order`. With them every batch begins with the next of the data set's own,
         as far as they are asked for: an epoch has as many batches as it had without, and so sees a part of
         them. The rest of the batch is drawn from the extra images, with replacement; their numbers follow
-        those of the train split.
+        those of the train split. Nor are halves for them: those are of the data set's own images, as `in_turn`
+        gives them.
         """
+        if halves:
+            assert self._extra is None
+            return self.in_turn(generator, batch_size, drop_last)
         own = self.order(generator)
         fresh = self._extra.per_batch(batch_size) if self._extra else 0
         if self._extra is None or not fresh:

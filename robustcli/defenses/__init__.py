@@ -77,6 +77,13 @@ class StatefulLoss(Protocol):
         ...
 
 
+@runtime_checkable
+class ReadsHalves(Protocol):
+    """An outer loss that learns one thing from every second image of a batch and another from those between."""
+
+    reads_halves: bool
+
+
 class Step(Protocol):
     """One update of the weights, with the state that a method keeps between updates."""
 
@@ -100,6 +107,8 @@ class Defense(Protocol):
         averaging: how the weights to evaluate follow from those trained.
         aims_at_robustness: whether losing robustness is a failure; the collapse guard watches only these.
         replays: updates made on each batch before the next one comes; 1 in all but free training.
+        halves: whether the training images are to have two fixed halves of which every batch holds images in turn,
+            for methods that learn two things from images that they do not share.
     """
 
     @property
@@ -110,6 +119,9 @@ class Defense(Protocol):
 
     @property
     def replays(self) -> int: ...
+
+    @property
+    def halves(self) -> bool: ...
 
     def start(self, model: nn.Module, optimizer: Optimizer, rng: Noise) -> Step:
         """Bind the method to a model, its optimiser and the source of noise."""

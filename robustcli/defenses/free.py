@@ -39,6 +39,10 @@ class Free:
     def aims_at_robustness(self) -> bool:
         return True
 
+    @property
+    def halves(self) -> bool:
+        return False
+
     def start(self, model: nn.Module, optimizer: Optimizer, rng: Noise) -> "FreeStep":
         return FreeStep(self, model, optimizer, self.regulariser.start(model))
 

@@ -59,6 +59,10 @@ class AdaptiveFrankWolfe:
     def replays(self) -> int:
         return 1
 
+    @property
+    def halves(self) -> bool:
+        return False
+
     def start(self, model: nn.Module, optimizer: Optimizer, rng: Noise) -> "AdaptiveStep":
         return AdaptiveStep(self, model, optimizer, rng)
 

@@ -48,6 +48,10 @@ class GradAlign:
     def replays(self) -> int:
         return 1
 
+    @property
+    def halves(self) -> bool:
+        return False
+
     def start(self, model: nn.Module, optimizer: Optimizer, rng: Noise) -> "GradAlignStep":
         return GradAlignStep(self, model, optimizer, rng, self.regulariser.start(model))
 

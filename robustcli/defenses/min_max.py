@@ -13,7 +13,7 @@ from robustcli.attacks.none import NoAttack
 from robustcli.averaging import Averaging
 from robustcli.averaging.none import LastWeights
 from robustcli.clock import Clock
-from robustcli.defenses import Batch, Metrics, OuterLoss, RunningLoss, StatefulLoss
+from robustcli.defenses import Batch, Metrics, OuterLoss, ReadsHalves, RunningLoss, StatefulLoss
 from robustcli.fields import AttackBn
 from robustcli.noise import Noise
 from robustcli.regularisers import Regulariser, RunningRegulariser, add_penalty
@@ -74,6 +74,10 @@ class MinMax:
     @property
     def replays(self) -> int:
         return 1
+
+    @property
+    def halves(self) -> bool:
+        return isinstance(self.loss, ReadsHalves)
 
     def start(self, model: nn.Module, optimizer: Optimizer, rng: Noise) -> "MinMaxStep":
         running = self.loss.start(model, optimizer, rng) if isinstance(self.loss, StatefulLoss) else None

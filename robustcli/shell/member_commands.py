@@ -137,7 +137,7 @@ def _show_member(member: Member) -> None:
         # A backward to the images costs about a forward, one to the weights computes both.
         screen.print(
             f"an update costs, by default and at first: {forwards} forwards, {images} backwards to the images, "
-            f"{weights} to the weights; as much as {forwards + images + 2 * weights} forwards",
+            f"{weights} to the weights; as much as {forwards + images + 2 * weights:g} forwards",
             highlight=False,
         )
     if member.published:

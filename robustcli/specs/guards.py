@@ -23,6 +23,7 @@ from robustcli.specs.data_guards import (
 from robustcli.specs.pairing import (
     architecture_has_its_parts,
     branches_keep_their_statistics,
+    halves_stay_apart,
     other_eps_in_pixels,
     others_keep_their_radius,
     parts_can_be_reached,
@@ -268,6 +269,7 @@ REFUSE: tuple[Guard, ...] = (
     architecture_has_its_parts,
     parts_can_be_reached,
     branches_keep_their_statistics,
+    halves_stay_apart,
     distortion_is_reachable,
     monitoring_ends,
     places_of_a_batch_stay,

@@ -7,7 +7,9 @@ from robustcli.specs.places import Findings, evaluators_inside, not_a_pixel
 from robustcli.specs.settings import TrainSettings
 
 # Defenses that train one architecture, of the same name.
-PAIRED = ("multibn", "cifs")
+PAIRED = ("multibn", "cifs", "dsara")
+# Of these, the one whose architecture is no other network with something added.
+_SEARCH = "dsara"
 
 
 def other_eps_in_pixels(defense: Chosen, evaluate: Mapping[str, Chosen]) -> Findings:
@@ -29,7 +31,8 @@ def others_keep_their_radius(defense: Chosen, train: TrainSettings) -> Findings:
 
 def architecture_has_its_parts(defense: Chosen, architecture: Chosen) -> Findings:
     if defense.name in PAIRED and architecture.name != defense.name:
-        text = f"'{defense.name}' trains the architecture '{defense.name}', around any network; this is"
+        around = "" if defense.name == _SEARCH else ", around any network"
+        text = f"'{defense.name}' trains the architecture '{defense.name}'{around}; this is"
         yield ("defense", "name"), f"{text} '{architecture.name}'"
     elif defense.name == "multibn":
         kinds, branches = 2 + len(defense.parameters["others"]), architecture.parameters["branches"]
@@ -41,6 +44,19 @@ def architecture_has_its_parts(defense: Chosen, architecture: Chosen) -> Finding
 def parts_can_be_reached(architecture: Chosen, train: TrainSettings) -> Findings:
     if architecture.name in PAIRED and train.compile:
         yield ("train", "compile"), f"a compiled network does not show the parts that '{architecture.name}' adds"
+
+
+def halves_stay_apart(defense: Chosen, data: Chosen, train: TrainSettings) -> Findings:
+    if defense.name != _SEARCH:
+        return
+    if train.batch_size % 2:
+        text = f"{train.batch_size}; '{defense.name}' needs as many images of each half of the data, an even number"
+        yield ("train", "batch_size"), text
+    if data.options.mixer.name != "none":
+        text = f"'{defense.name}' learns from two halves of the data, and images of both would be mixed; leave it out"
+        yield ("data", "mixer"), text
+    if data.options.extra is not None:
+        yield ("data", "extra"), f"'{defense.name}' halves the data set's own images; leave them out"
 
 
 def branches_keep_their_statistics(architecture: Chosen, defense: Chosen) -> Findings:

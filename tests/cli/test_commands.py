@@ -91,8 +91,8 @@ def test_bench_train_says_what_was_measured_and_on_what(robust: Robust, monkeypa
     found = [(head["settings"]["architecture"]["width"], head["settings"]["batch_size"]) for head in stored]
     assert found == [(4, 4), (4, 2), (6, 4), (6, 2)]
     results = json.loads(robust(*BENCH, "--defense", "all", "--json").require(0).out)
-    # Two are told of threats, and two need networks with parts of their own.
-    assert set(results["defenses"]) == set(catalog("defenses")) - {"multi_norm", "multibn", "cifs"}
+    # Two are told of threats, and three need networks with parts of their own.
+    assert set(results["defenses"]) == set(catalog("defenses")) - {"multi_norm", "multibn", "cifs", "dsara"}
 
 
 def test_bench_train_refuses_what_it_cannot_measure(robust: Robust) -> None:

@@ -40,6 +40,7 @@ DEFENSES = {
     "norm_decay": "{name: pgd_at, steps: 1, regulariser: {name: norm_decay, weight: 0.01}}",
     "norm_decay_in_fw_at_adapt": "{name: fw_at_adapt, monitor_images: 40, regulariser: {name: norm_decay, norm: l1}}",
     "svc": "{name: natural, regulariser: {name: svc, clip: 0.5, every: 2}}",
+    "dsara": "{name: dsara, steps: 1, alpha_lr: 0.1, first_stage: 0.5}",
     "hat_with_a_helper": "{name: hat, steps: 2, helper: HELPER}",
 }
 # What these change from update to update follows from its number.
@@ -72,6 +73,8 @@ def outcome(run: RunFolder) -> dict[str, Any]:
 @pytest.mark.parametrize("name", [*DEFENSES, *DATA])
 def test_a_method_stopped_after_every_update_ends_the_same(name: str, tmp_path: Path) -> None:
     text = SPEC.replace("DATA", DATA.get(name, "workers: 0")).format(DEFENSES.get(name, "{name: pgd_at, steps: 1}"))
+    if name == "dsara":
+        text = text.replace("small_cnn, width: 4, hidden: 16", "dsara, width: 2, cells: 4, nodes: 1")
     if "EXTRA" in text:
         images = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 1), dtype=np.uint8)
         np.savez(tmp_path / "more.npz", image=images, label=np.arange(50) % 10)

@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 from model_state import Failing, PlannedError, changes, found_again, snapshot
-from small_networks import branched_net, conv_net, drawn_from, gated_net, images, labels
+from small_networks import branched_net, conv_net, drawn_from, gated_net, images, labels, search_net
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from robustcli.clock import Clock
 from robustcli.defenses import Defense, Metrics, Step
 from robustcli.defenses.cifs import CifsLoss
+from robustcli.defenses.dsara import SearchLoss
 from robustcli.defenses.multibn import BranchesCrossEntropy
 from robustcli.noise import StreamNoise, derive
 from robustcli.threat import ThreatModel
@@ -61,6 +62,8 @@ def network_for(defense: Defense, **settings: Any) -> nn.Module:
         return branched_net(loss.branches, **settings)
     if isinstance(loss, CifsLoss):
         return gated_net(**settings)
+    if isinstance(loss, SearchLoss):
+        return search_net(**settings)
     return conv_net(**settings)
 
 
@@ -179,6 +182,7 @@ def says_what_it_is(defense: Defense) -> None:
     assert callable(defense.averaging.start)
     assert isinstance(defense.replays, int)
     assert defense.replays >= 1
+    assert isinstance(defense.halves, bool)
 
 
 def observed(defense: Defense) -> Tensor:

@@ -271,6 +271,7 @@ class Training:
     averaging: Averaging = field(default_factory=LastWeights)
     aims_at_robustness: bool = False
     replays: int = 1
+    halves: bool = False
 
     def start(self, model: nn.Module, optimizer: Optimizer, rng: Noise) -> Trained:
         return self.step(model, optimizer, rng)

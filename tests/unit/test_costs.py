@@ -6,7 +6,7 @@ from typing import Literal
 
 import pytest
 import torch
-from small_networks import conv_net, gated_net
+from small_networks import conv_net, gated_net, search_net
 from small_steps import LINF, batch, clock, counted
 
 from robustcli import checkpoint
@@ -88,7 +88,7 @@ def test_an_update_costs_what_its_method_says(name: str) -> None:
     """Every forward and every backward is counted at the first convolution, in the first update, with the defaults."""
     said = catalog("defenses")[name].passes
     assert said is not None, "register it with passes=(forwards, backwards to the images, backwards to the weights)"
-    model = (gated_net() if name == "cifs" else conv_net()).train()
+    model = {"cifs": gated_net, "dsara": search_net}.get(name, conv_net)().train()
     chosen = Checker().chosen(Family("defenses"), {"name": name}, ())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     step = instantiate(chosen).start(model, optimizer, StreamNoise.on(torch.device("cpu")))

@@ -37,7 +37,7 @@ LAYERS = (
     ("train", "evaluation.dossier"),
     ("evaluation.consistency",),
     ("evaluation.journal", "evaluation.ledger"),
-    ("runs", "signals", "training_model"),
+    ("runs", "signals", "training_model", "specs.derivation"),
     ("specs.schema", "specs.experiments"),
     ("evaluation.evaluate",),
     ("evaluation.preflight", "evaluation.postflight", "evaluation.fingerprint"),

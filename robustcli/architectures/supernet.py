@@ -1,0 +1,112 @@
+"""All networks of a search space at once: on every edge a mixture of all operations, in shares that are learned."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustcli.architectures import ImageShape
+from robustcli.architectures.cells import Cell, CellNetwork, Edge, Genotype, Kind, Node, text_of
+from robustcli.architectures.operations import OPERATIONS, POOLS
+
+KINDS: tuple[Kind, ...] = ("normal", "reduce", "robust")
+# Of width, in each third: the last keeps the width of the second.
+_FACTORS = (1, 2, 2)
+
+
+class Mixture(nn.Module):
+    """All operations on one edge; what comes out is their sum, each times its share.
+
+    Norms have neither scale nor shift, and pools have one too, so that no operation gains by its scale.
+    """
+
+    def __init__(self, channels: int, stride: int) -> None:
+        super().__init__()
+        self.choices = nn.ModuleDict()
+        for name, new in OPERATIONS.items():
+            layer = new(channels, stride, False)
+            if name in POOLS:
+                layer = nn.Sequential(layer, nn.BatchNorm2d(channels, affine=False))
+            self.choices[name] = layer
+        self.shares: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.shares is not None
+        parts: list[Tensor] = [
+            share * choice(x) for share, choice in zip(self.shares, self.choices.values(), strict=True)
+        ]
+        return sum(parts[1:], parts[0])
+
+
+class Supernet(nn.Module):
+    """A network of cells in which every node reads from all earlier states, through mixtures.
+
+    Args:
+        width: channels of a node in the first third of the cells.
+        cells: of the network.
+        nodes: of a cell.
+    """
+
+    def __init__(self, shape: ImageShape, *, width: int, cells: int, nodes: int) -> None:
+        super().__init__()
+        self.width, self.count = width, cells
+        every: tuple[Node, ...] = tuple(
+            tuple(Edge("mixture", source) for source in range(2 + number)) for number in range(nodes)
+        )
+        self.network = CellNetwork(
+            shape,
+            Genotype(every, every, every),
+            width=width,
+            cells=cells,
+            factors=_FACTORS,
+            affine=False,
+            new=lambda _name, channels, stride: Mixture(channels, stride),
+        )
+        edges = sum(len(node) for node in every)
+        # (edges, operations) for each kind of cell: the shares are its softmax over operations.
+        self.alphas = nn.ParameterDict({kind: 1e-3 * torch.randn(edges, len(OPERATIONS)) for kind in KINDS})
+
+    def shares(self) -> dict[str, Tensor]:
+        """By kind of cell: of each operation on each edge, (edges, operations), rows that sum to 1."""
+        return {kind: alpha.softmax(1) for kind, alpha in self.alphas.items()}
+
+    def forward(self, x: Tensor) -> Tensor:
+        shares = self.shares()
+        for cell in self.network.cells:
+            assert isinstance(cell, Cell)
+            for mixture, row in zip(_mixtures(cell), shares[cell.kind], strict=True):
+                mixture.shares = row
+        try:
+            logits: Tensor = self.network(x)
+        finally:
+            # A tensor that is left would hold the graph, and keep the network from being copied.
+            for mixture in _mixtures(self):
+                mixture.shares = None
+        return logits
+
+    def derived(self) -> dict[str, Any]:
+        """The network that is preferred now, as a spec names it."""
+        cells = {kind: [text_of(node) for node in strongest(share.detach())] for kind, share in self.shares().items()}
+        return {"name": "cell_network", **cells, "width": self.width, "cells": self.count, "factors": list(_FACTORS)}
+
+
+def _mixtures(part: nn.Module) -> list[Mixture]:
+    """In the order of nodes and of the states that they read from."""
+    return [module for module in part.modules() if isinstance(module, Mixture)]
+
+
+def strongest(shares: Tensor) -> tuple[Node, ...]:
+    """For every node the two edges whose strongest operation has the largest share, with that operation.
+
+    Args:
+        shares: (edges, operations) of a cell whose first node has two edges, the next three, and so on.
+    """
+    best, choice = shares.max(1)
+    names = list(OPERATIONS)
+    found: list[Node] = []
+    begin, sources = 0, 2
+    while begin < len(shares):
+        kept = sorted(best[begin : begin + sources].topk(2).indices.tolist())
+        found.append(tuple(Edge(names[int(choice[begin + source])], source) for source in kept))
+        begin, sources = begin + sources, sources + 1
+    return tuple(found)
