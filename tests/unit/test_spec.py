@@ -398,6 +398,18 @@ REFUSED = [
         "defense.averaging.buffers: re_estimate gives every branch the statistics of clean images",
         ["architecture={name: multibn, network: resnet18}", "defense.averaging={name: ema, buffers: copy}"],
     ),
+    (
+        "halves_stay_apart",
+        ["defense=dsara", "architecture=dsara", "train.batch_size=33"],
+        "train.batch_size: 33; 'dsara' needs as many images of each half of the data, an even number",
+        ["defense=dsara", "architecture=dsara", "train.batch_size=34"],
+    ),
+    (
+        "halves_stay_apart",
+        ["defense=dsara", "architecture=dsara", "data.mixer=cutmix"],
+        "data.mixer: 'dsara' learns from two halves of the data",
+        ["defense=natural", "data.mixer=cutmix"],
+    ),
     ("step_size_in_pixels", ["defense.step_size=2"], "defense.step_size: 2 is larger", ["defense.step_size=1"]),
     (
         "step_size_in_pixels",
