@@ -1,0 +1,73 @@
+"""The networks of the literature, as deep as published and as narrow as they go: one epoch each, from YAML by name."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from robustcli.runner import run_experiment
+from robustcli.runs import read_json
+from robustcli.shell.progress import Screen
+from robustcli.specs.spec import ExperimentSpec
+
+SPEC = """
+name: smoke
+data: {name: digits, val_size: 8, train_size: 16}
+architecture: ARCHITECTURE
+threat: {norm: linf, eps: 0.1}
+defense: {name: pgd_at, steps: 1}
+train: {epochs: 1, batch_size: 8, lr: 1e-3, grad_clip: 1, check_examples: 8, check_steps: 1, device: cpu}
+evaluate:
+  pgd: {name: attacked, attack: {name: pgd, steps: 2}, examples: 8}
+"""
+# By what publications call them. Their widths, where they are not given, are the least that the family has.
+NETWORKS = {
+    "ResNet-18": "{name: resnet18, width: 4}",
+    "ResNet-34": "{name: resnet34, width: 4}",
+    "ResNet-50": "{name: resnet50, width: 4}",
+    "ResNet-101": "{name: resnet101, width: 4}",
+    "ResNet-152": "{name: resnet152, width: 4}",
+    "PreActResNet-18 without a final norm": "{name: preact_resnet18, form: a, width: 4}",
+    "PreActResNet-18": "{name: preact_resnet18, width: 4}",
+    "PreActResNet-18 of DeepMind": "{name: preact_resnet18, form: dm, activation: silu, width: 4}",
+    "WRN-28": "{name: wide_resnet, depth: 28, widen: 1}",
+    "WRN-28 of DeepMind": "{name: wide_resnet, form: deepmind, depth: 28, widen: 1, activation: silu}",
+    "WRN-34": "{name: wide_resnet, depth: 34, widen: 1}",
+    "WRN-70 of DeepMind": "{name: wide_resnet, form: deepmind, depth: 70, widen: 1, activation: silu}",
+    "WRN-82 of DeepMind": "{name: wide_resnet, form: deepmind, depth: 82, widen: 1, activation: silu}",
+    "WRN-94 of DeepMind": "{name: wide_resnet, form: deepmind, depth: 94, widen: 1, activation: silu}",
+    "WRN-106 of DeepMind": "{name: wide_resnet, form: deepmind, depth: 106, widen: 1, activation: silu}",
+    "WRN-28-PSSiLU": "{name: wide_resnet, depth: 28, widen: 1, activation: pssilu}",
+    "AlexNet 2222": "{name: alexnet, width: 4, upsample: 4}",
+    "VGG-16 22222": "{name: vgg16, width: 4, upsample: 4}",
+    "ResNet-18 1122": "{name: resnet18, width: 4, strides: [1, 1, 2, 2]}",
+    "RobustResNet-A1": "{name: robust_resnet, widths: [1, 1, 1]}",
+    "WRN-A1": "{name: robust_resnet, block: basic, widths: [1, 1, 1]}",
+    "WRN-34-R": "{name: robust_wide_resnet, widths: [1, 1, 1]}",
+    "RaWRN-70": "{name: robust_arch_wide_resnet, widths: [32, 32, 32], stem: 4}",
+    "XCiT-S12": "{name: xcit, width: 16, heads: 2}",
+    "XCiT-L24": "{name: xcit, width: 16, heads: 2, depth: 24}",
+    "ViT": "{name: vit, width: 16, heads: 2, patch: 4}",
+    "CIFS-ResNet-18": "{name: cifs, network: {name: resnet18, width: 4}}",
+    "FLC-PreActResNet-18": "{name: preact_resnet18, form: c, downsample: flc, width: 4}",
+    "ConvNorm-ResNet-18": "{name: resnet18, norm: conv, width: 4}",
+    "RegNetX-200MF": "{name: regnet}",
+    "SENet-18": "{name: senet18, width: 16}",
+    "SKResNet-18": "{name: sknet, width: 16}",
+    "ConvNeXt-T": "{name: convnext, widths: [4, 4, 4, 4]}",
+    "RobNet-large-v2": "{name: robnet, width: 2, cells: 33}",
+    "AdvRush, 23 cells": "{name: advrush, width: 2, cells: 23}",
+    "RACL, 23 cells": "{name: racl, width: 2, cells: 23}",
+    "ARNAS, 20 cells": "{name: arnas, width: 2, cells: 20}",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", NETWORKS.values(), ids=list(NETWORKS))
+def test_one_epoch_from_yaml(architecture: str, tmp_path: Path) -> None:
+    spec = ExperimentSpec.parse(SPEC.replace("ARCHITECTURE", architecture), "the test")
+    run = run_experiment(spec, tmp_path, Screen(is_quiet=True))
+    assert read_json(run.results)["evaluations"]["pgd"]["total"] == 8
+    (epoch,) = [json.loads(line) for line in (run.path / "train.jsonl").read_text(encoding="utf-8").splitlines()]
+    # Near ln 10, as of a network that has learnt nothing yet, and not of one that was drawn badly.
+    assert 1 < epoch["loss"] < 6
