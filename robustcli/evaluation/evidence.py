@@ -17,11 +17,12 @@ from robustcli.attacks import Attack
 from robustcli.attacks.crafting import crafting
 from robustcli.errors import EvaluationError
 from robustcli.evaluation.isolation import generators_restored, passes_counted
-from robustcli.evaluation.judgement import judged, require_inside
-from robustcli.evaluation.proposal import propose
+from robustcli.evaluation.judgement import judged
+from robustcli.evaluation.portions import Portions
+from robustcli.evaluation.proposal import struck
 from robustcli.evaluation.statistics import unseen_at_most
 from robustcli.evaluation.strikes import Forgetful, Journal, Strike
-from robustcli.evaluators import Case, Evaluator, Stage, chunks, looks_of
+from robustcli.evaluators import Case, Evaluator, Stage, looks_of
 from robustcli.noise import IndexedNoise, derive
 from robustcli.threat import ThreatModel
 
@@ -160,8 +161,9 @@ def gather(
     """
     journal = journal or Forgetful()
     looks = looks_of(evaluator)
+    portions = Portions(x.device)
     with crafting(model, "eval"), generators_restored(x.device):
-        evidence, classes = _clean(model, x, y, rng, evaluator.batch_size, looks)
+        evidence, classes = _clean(model, x, y, rng, evaluator.batch_size, looks, portions)
         if not len(x):
             return evidence
         with warnings.catch_warnings(record=True) as caught:
@@ -180,24 +182,26 @@ def gather(
             if is_share and (stage.sample is not None or stage.batch_size is None):
                 break
             search = model if stage.searcher is None else copies[stage.searcher]
-            call = partial(_strike, stage, model, search, threat=stage.threat or threat, looks=looks)
-            _carry_out(stage, call, x, y, rng, evidence, journal)
+            call = partial(struck, stage, model, search, threat=stage.threat or threat, looks=looks)
+            _carry_out(stage, call, x, y, rng, evidence, journal, portions)
+        evidence.warnings += portions.warnings
     return evidence
 
 
 def _carry_out(
     stage: Stage,
-    call: Callable[[Tensor, Tensor, IndexedNoise], Strike],
+    call: Callable[[Tensor, Tensor, IndexedNoise, int], Strike],
     x: Tensor,
     y: Tensor,
     rng: IndexedNoise,
     evidence: Evidence,
     journal: Journal,
+    portions: Portions,
 ) -> None:
     """One stage on everybody who is left and whom the journal does not know yet.
 
     Args:
-        call: the stage's attack on some images, judged.
+        call: the stage's attack on some images, with at most so many points in one pass, judged.
     """
     rows = {number: row for row, number in enumerate(evidence.numbers.tolist())}
     is_waiting, sample = evidence.survives, _sample(evidence.survives, stage.sample, rng)
@@ -212,9 +216,12 @@ def _carry_out(
         is_waiting[[rows[number] for number in strike.numbers.tolist()]] = False
     for waiting in (is_waiting & sample, is_waiting & ~sample):
         left = waiting.nonzero().flatten().to(x.device)
-        for part in chunks(len(left), stage.batch_size or len(waiting)):
+
+        def strike_at(part: slice, size: int, left: Tensor = left) -> Strike:
             row = left[part]
-            strike = call(x[row], y[row], rng.rows(row))
+            return call(x[row], y[row], rng.rows(row), size)
+
+        for strike in portions.of(len(left), stage.batch_size, strike_at):
             journal.keep(strike)
             evidence.take(strike, rows)
         if record.broken == 0 and not bool(sample.all()):
@@ -232,13 +239,13 @@ def _sample(survives: Tensor, size: int | None, rng: IndexedNoise) -> Tensor:
 
 
 def _clean(
-    model: nn.Module, x: Tensor, y: Tensor, rng: IndexedNoise, batch_size: int, looks: int
+    model: nn.Module, x: Tensor, y: Tensor, rng: IndexedNoise, batch_size: int, looks: int, portions: Portions
 ) -> tuple[Evidence, int]:
     """The evidence before any attack, and how many classes there are."""
     begun = time.perf_counter()
     torch.manual_seed(derive(rng.seed, "clean"))
     with passes_counted(model) as passes:
-        parts = [judged(model, x[part], y[part], looks) for part in chunks(len(x), batch_size)]
+        parts = [*portions.of(len(x), batch_size, lambda part, _: judged(model, x[part], y[part], looks))]
     predictions = torch.cat([part.predictions for part in parts]).cpu()
     labels = y.cpu()
     evidence = Evidence(
@@ -255,42 +262,3 @@ def _clean(
         clean_seconds=time.perf_counter() - begun,
     )
     return evidence, parts[0].classes
-
-
-def _strike(
-    stage: Stage,
-    model: nn.Module,
-    search: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    rng: IndexedNoise,
-    *,
-    threat: ThreatModel,
-    looks: int,
-) -> Strike:
-    """One call of an attack, judged."""
-    begun = time.perf_counter()
-    numbers = rng.index.cpu()
-    # A model that draws noise of its own draws the same for the same images.
-    torch.manual_seed(derive(rng.seed, stage.name, int(numbers[0])))
-    with warnings.catch_warnings(record=True) as caught, passes_counted(model, search) as passes:
-        # Deprecations stay with the filters of the process: they are about code, not about the number.
-        for category in (UserWarning, RuntimeWarning):
-            warnings.simplefilter("always", category)
-        points = propose(stage, model, search, x, y, threat, rng)
-        require_inside(stage.name, points, x, threat)
-        judgement = judged(model, points, y, looks)
-    is_broken = judgement.predictions != y
-    return Strike(
-        stage=stage.name,
-        numbers=numbers,
-        is_broken=is_broken.cpu(),
-        predictions=judgement.predictions.cpu(),
-        margins=judgement.margins.cpu(),
-        sizes=threat.size(points - x).cpu(),
-        points=points[is_broken].contiguous().cpu(),
-        forwards=passes.forwards,
-        gradients=passes.gradients,
-        seconds=time.perf_counter() - begun,
-        warnings=tuple(str(warning.message) for warning in caught),
-    )

@@ -28,6 +28,7 @@ _DECIDING = (
     "formats.py",
     "hyperplane.py",
     "noise.py",
+    "precision.py",
     "threat.py",
 )
 

@@ -1,4 +1,7 @@
-"""What one call of an attack proposes, also where it searched in haste."""
+"""What one call of an attack proposes, also where it searched in haste, and what comes of it."""
+
+import time
+import warnings
 
 import torch
 from torch import Tensor, nn
@@ -6,8 +9,11 @@ from torch import Tensor, nn
 from robustcli.attacks.crafting import ascend
 from robustcli.attacks.losses import LOSSES
 from robustcli.attacks.search import SearchNetwork
+from robustcli.evaluation.isolation import passes_counted
+from robustcli.evaluation.judgement import judged, require_inside
+from robustcli.evaluation.strikes import Strike
 from robustcli.evaluators import Stage
-from robustcli.noise import IndexedNoise
+from robustcli.noise import IndexedNoise, derive
 from robustcli.threat import ThreatModel
 
 # Gradient steps in single precision from where a search in bf16 ended, and their length in radii.
@@ -50,3 +56,44 @@ def _last_steps(model: nn.Module, points: Tensor, x: Tensor, y: Tensor, threat: 
         moved = threat.project(points + threat.ascent(grad, points, _LAST_LENGTH * threat.radius), x)
         points = torch.where((scores > 0).view(-1, 1, 1, 1), points, moved)
     return points
+
+
+def struck(
+    stage: Stage,
+    model: nn.Module,
+    search: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    rng: IndexedNoise,
+    size: int,
+    *,
+    threat: ThreatModel,
+    looks: int,
+) -> Strike:
+    """One call of an attack with at most `size` points in one pass, judged."""
+    stage = stage.with_points(size)
+    begun = time.perf_counter()
+    numbers = rng.index.cpu()
+    # A model that draws noise of its own draws the same for the same images.
+    torch.manual_seed(derive(rng.seed, stage.name, int(numbers[0])))
+    with warnings.catch_warnings(record=True) as caught, passes_counted(model, search) as passes:
+        # Deprecations stay with the filters of the process: they are about code, not about the number.
+        for category in (UserWarning, RuntimeWarning):
+            warnings.simplefilter("always", category)
+        points = propose(stage, model, search, x, y, threat, rng)
+        require_inside(stage.name, points, x, threat)
+        judgement = judged(model, points, y, looks)
+    is_broken = judgement.predictions != y
+    return Strike(
+        stage=stage.name,
+        numbers=numbers,
+        is_broken=is_broken.cpu(),
+        predictions=judgement.predictions.cpu(),
+        margins=judgement.margins.cpu(),
+        sizes=threat.size(points - x).cpu(),
+        points=points[is_broken].contiguous().cpu(),
+        forwards=passes.forwards,
+        gradients=passes.gradients,
+        seconds=time.perf_counter() - begun,
+        warnings=tuple(str(warning.message) for warning in caught),
+    )

@@ -6,7 +6,7 @@ claim and keeps the record, and evaluation/evaluate.py turns the record into a r
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from typing import Protocol
 
 from torch import nn
@@ -74,6 +74,16 @@ class Stage:
     def is_black_box(self) -> bool:
         """Whether no gradients of the network are used, so that masked ones do not stop the attack."""
         return self.is_transfer or bool(getattr(self.attack, "is_black_box", False))
+
+    def with_points(self, count: int) -> "Stage":
+        """The same stage, whose attack has at most so many points in one pass where it says how many it has."""
+        points: int | None = getattr(self.attack, "batch_size", None)
+        if self.batch_size is None or points is None:
+            return self
+        assert is_dataclass(self.attack)
+        # Fewer than images per call are somebody's wish, and never raised.
+        limit = count if points >= self.batch_size else min(points, count)
+        return replace(self, attack=replace(self.attack, batch_size=limit))
 
     def renamed(self, prefix: str) -> "Stage":
         """The same stage, as a part of a larger evaluation."""

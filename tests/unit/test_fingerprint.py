@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from robustcli.evaluation.fingerprint import _DECIDING, network_digest, weights_digest
 
-# They word messages, sum up, read settings or files; what is in a file that an evaluator reads counts by itself, and
-# the code of a network with the network.
+# They word messages, sum up, cut batches, read settings or files; what is in a file that an evaluator reads counts by
+# itself, and the code of a network with the network.
 _NOT_DECIDING = {
     "architectures",
     "build",
     "checkpoint",
     "errors",
+    "evaluation.portions",
     "evaluation.postflight",
     "evaluation.preflight",
     "evaluation.statistics",

@@ -1,0 +1,118 @@
+"""Batches that do not fit are cut, and nothing else changes."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from small_networks import conv_net, images, labels
+from torch import Tensor, nn
+
+from robustcli.attacks.fab import fab_t
+from robustcli.attacks.pgd import Pgd
+from robustcli.errors import EvaluationError
+from robustcli.evaluation import portions
+from robustcli.evaluation.evidence import gather
+from robustcli.evaluation.portions import Portions
+from robustcli.evaluators import Stage
+from robustcli.evaluators.attacked import Attacked
+from robustcli.evaluators.autoattack import AutoAttack
+from robustcli.noise import IndexedNoise, Noise
+from robustcli.threat import ThreatModel
+
+CPU = torch.device("cpu")
+
+
+def tried(found: Portions, count: int, asked: int | None, fits: int) -> tuple[list[tuple[int, int]], list[int]]:
+    """Slices that were done, and sizes that were tried, where more than `fits` at once run out of memory."""
+    sizes: list[int] = []
+
+    def work(part: slice, size: int) -> tuple[int, int]:
+        assert part.stop - part.start <= size
+        sizes.append(part.stop - part.start)
+        if part.stop - part.start > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return part.start, part.stop
+
+    return [*found.of(count, asked, work)], sizes
+
+
+def test_slices_cover_everything_once_and_are_halved_until_they_fit() -> None:
+    assert tried(Portions(CPU), 10, 4, 100) == ([(0, 4), (4, 8), (8, 10)], [4, 4, 2])
+    assert tried(Portions(CPU), 10, 8, 3) == ([(0, 2), (2, 4), (4, 6), (6, 8), (8, 10)], [8, 4, 2, 2, 2, 2, 2])
+    assert tried(Portions(CPU), 10, None, 100) == ([(0, 10)], [10])
+    assert tried(Portions(CPU), 0, 4, 100) == tried(Portions(CPU), 0, None, 100) == ([], [])
+
+
+def test_what_one_attack_found_holds_for_the_next() -> None:
+    found = Portions(CPU)
+    assert found.least is None
+    tried(found, 8, 8, 2)
+    assert found.least == 2
+    # A quarter of what is asked for.
+    assert tried(found, 8, 16, 100) == ([(0, 4), (4, 8)], [4, 4])
+
+
+def test_a_small_rest_that_does_not_fit_is_halved_too() -> None:
+    found = Portions(CPU)
+    assert tried(found, 3, 250, 1) == ([(0, 1), (1, 2), (2, 3)], [3, 1, 1, 1])
+
+
+def test_one_image_that_does_not_fit_is_an_error() -> None:
+    with pytest.raises(EvaluationError, match="out of memory on cpu with one image at a time"):
+        tried(Portions(CPU), 4, 4, 0)
+    with pytest.raises(torch.OutOfMemoryError):
+        tried(Portions(CPU), 4, None, 3)
+
+
+def test_batches_are_doubled_while_memory_lies_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _device: None)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    used = {"share": 0.1}
+    monkeypatch.setattr(portions, "_share_used", lambda _device: used["share"])
+    found = Portions(torch.device("cuda"))
+    assert tried(found, 20, 2, 100)[1] == [2, 4, 8, 6]
+    used["share"] = 0.5
+    assert tried(found, 20, 2, 100)[1] == [16, 4]
+    used["share"] = 0.1
+    # Once memory has run out, nothing grows again.
+    assert tried(found, 20, 2, 5)[1] == [16, 8, 4, 4, 4, 4, 4]
+
+
+@dataclass(frozen=True)
+class Hungry:
+    """PGD for which more than so many images at once do not fit."""
+
+    fits: int
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
+        if len(x) > self.fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return Pgd(steps=3)(model, x, y, threat, rng)
+
+
+def test_findings_are_the_same_however_little_fits() -> None:
+    model, x, y = conv_net().eval(), images(20), labels(20, 2)
+    threat = ThreatModel("linf", "0.1")
+
+    def found(fits: int) -> Any:
+        return gather(
+            Attacked(attack=Hungry(fits), batch_size=8), model, x, y, threat, IndexedNoise(0, torch.arange(len(x)))
+        )
+
+    whole, cut = found(8), found(3)
+    assert torch.equal(whole.broken_by, cut.broken_by)
+    assert torch.equal(whole.margins, cut.margins)
+    assert whole.warnings == ()
+    assert list(cut.warnings) == ["memory ran out; batches were cut to 2 images, which costs time alone"]
+
+
+def test_points_in_a_pass_are_cut_with_the_images() -> None:
+    stage = Stage(name="fab", attack=fab_t(targets=9, batch_size=8), noise="fab", batch_size=8)
+    assert stage.with_points(3).attack.batch_size == 3  # type: ignore[attr-defined]
+    wish = Stage(name="fab", attack=fab_t(targets=9, batch_size=2), noise="fab", batch_size=8)
+    assert wish.with_points(16).attack.batch_size == 2  # type: ignore[attr-defined]
+    assert Stage.of(Pgd(), 8).with_points(3) == Stage.of(Pgd(), 8)
+    whole = Stage(name="package", attack=fab_t(targets=9, batch_size=8), noise="p", batch_size=None)
+    assert whole.with_points(3) is whole
+    assert AutoAttack().batch_size == 250
