@@ -8,16 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.architectures.anatomy import anatomy
-from robustcli.bench.machine import machine
+from robustcli.bench.machine import circumstances
 from robustcli.bench.rounds import Sample, Spread, Stopwatch, Timed, measure, speed
 from robustcli.bench.variants import SHAPE
-from robustcli.build import build_network, choose_device, describe_device
+from robustcli.build import build_network, choose_device
 from robustcli.catalog import catalog
 from robustcli.errors import RobustCliError, suggest
 from robustcli.fields import Family
 from robustcli.memory import keep_freed_memory
 from robustcli.registry import Chosen
-from robustcli.runs import SCHEMA, provenance
 from robustcli.signatures import REQUIRED
 from robustcli.specs.check import Checker
 from robustcli.specs.settings import ArchitectureOptions
@@ -72,9 +71,7 @@ def bench_architectures(names: tuple[str, ...], batch_size: int, rounds: int, de
         seconds[kind] = {member.name: found[f"{kind} {member.name}"] for member in members}
     return {
         "bench": "architectures",
-        "schema": SCHEMA,
-        "provenance": provenance(describe_device(device)),
-        "machine": machine(),
+        **circumstances(device),
         "image": [SHAPE.channels, SHAPE.height, SHAPE.width],
         "batch_size": batch_size,
         "clock": watch.name,

@@ -8,15 +8,14 @@ import torch
 from torch import Tensor
 from torchvision import transforms
 
-from robustcli.bench.machine import machine
+from robustcli.bench.machine import circumstances
 from robustcli.bench.rounds import Sample, Spread, Stopwatch, Timed, measure, speed, verdict
 from robustcli.bench.variants import SHAPE, Request, Variants, choose
-from robustcli.build import choose_device, describe_device
+from robustcli.build import choose_device
 from robustcli.data import Data, prepare
 from robustcli.datasets import Source, TensorSplit
 from robustcli.memory import keep_freed_memory
 from robustcli.noise import StreamNoise
-from robustcli.runs import SCHEMA, provenance
 from robustcli.specs.settings import Augment
 
 OURS, AGAIN, PIL = "ours", "ours again", "torchvision, PIL"
@@ -69,9 +68,7 @@ def bench_data(batch_size: int, rounds: int, device_name: str) -> dict[str, Any]
         )
     return {
         "bench": "data",
-        "schema": SCHEMA,
-        "provenance": provenance(describe_device(device)),
-        "machine": machine(),
+        **circumstances(device),
         "image": [SHAPE.channels, SHAPE.height, SHAPE.width],
         "batch_size": batch_size,
         "clock": watch.name,

@@ -1,10 +1,18 @@
-"""The machine that is measured on."""
+"""The machine that is measured on, and the head of what is stored."""
 
 import os
 import platform
 from typing import Any
 
 import torch
+
+from robustcli.build import describe_device
+from robustcli.runs import SCHEMA, provenance
+
+
+def circumstances(device: torch.device) -> dict[str, Any]:
+    """What every stored bench begins with: who measured, where, with which code."""
+    return {"schema": SCHEMA, "provenance": provenance(describe_device(device)), "machine": machine()}
 
 
 def machine() -> dict[str, Any]:

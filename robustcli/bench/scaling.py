@@ -11,13 +11,12 @@ from typing import Any
 import torch
 
 from robustcli.architectures.anatomy import anatomy
-from robustcli.bench.machine import machine
+from robustcli.bench.machine import circumstances
 from robustcli.bench.rounds import Sample, Spread, Stopwatch, Timed, measure
 from robustcli.bench.variants import SHAPE, Request, Variants, choose
-from robustcli.build import build_network, choose_device, describe_device
+from robustcli.build import build_network, choose_device
 from robustcli.memory import keep_freed_memory
 from robustcli.registry import Chosen
-from robustcli.runs import SCHEMA, provenance
 
 BATCHES = (1, 4, 16, 32, 64, 128, 256)
 STEPS = (1, 2, 5, 10, 20)
@@ -76,9 +75,7 @@ def bench_scaling(architecture: str, rounds: int, workers: int, device_name: str
     }
     return {
         "bench": "scaling",
-        "schema": SCHEMA,
-        "provenance": provenance(describe_device(device)),
-        "machine": machine(),
+        **circumstances(device),
         "architecture": architecture,
         "settings": {"batch": _BATCH, "steps": _STEPS, "width": _WIDTH},
         "clock": Stopwatch(device).name,

@@ -7,13 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustcli.bench.machine import machine
-from robustcli.build import choose_device, describe_device
+from robustcli.bench.machine import circumstances
+from robustcli.build import choose_device
 from robustcli.evaluation.evidence import Evidence, gather
 from robustcli.evaluators import Evaluator
 from robustcli.fields import Norm
 from robustcli.noise import IndexedNoise
-from robustcli.runs import SCHEMA, provenance
 from robustcli.subjects.naming import Wanted, find_subject
 from robustcli.subjects.opening import opened, threat_of
 from robustcli.threat import ThreatModel
@@ -44,9 +43,7 @@ class BenchSubject:
     def to_json(self) -> dict[str, Any]:
         """The head of what was measured on it."""
         return {
-            "schema": SCHEMA,
-            "provenance": provenance(describe_device(self.x.device)),
-            "machine": machine(),
+            **circumstances(self.x.device),
             "subject": self.name,
             "threat": str(self.threat),
             "images": len(self.x),

@@ -7,15 +7,14 @@ from typing import Any
 import torch
 
 from robustcli.bench.elsewhere import Elsewhere
-from robustcli.bench.machine import machine
+from robustcli.bench.machine import circumstances
 from robustcli.bench.passes import least_passes
 from robustcli.bench.peers import MISSING, find_torchattacks
 from robustcli.bench.rounds import Sample, Spread, Stopwatch, Timed, measure, speed, verdict
 from robustcli.bench.variants import SHAPE, Request, Variants, choose
-from robustcli.build import choose_device, describe_device
+from robustcli.build import choose_device
 from robustcli.memory import keep_freed_memory
 from robustcli.registry import Chosen
-from robustcli.runs import SCHEMA, provenance
 
 OURS, AGAIN, ALONE = "ours", "ours again", "its passes alone"
 AS_OURS, AS_IT_COMES = "torchattacks, set as ours", "torchattacks, as it comes"
@@ -37,9 +36,7 @@ def bench_train(request: Request) -> dict[str, Any]:
         torch.compiler.reset()
     results = {name: _bench(name, chosen, request, architecture, torchattacks) for name, chosen in defenses.items()}
     return {
-        "schema": SCHEMA,
-        "provenance": provenance(describe_device(device)),
-        "machine": machine(),
+        **circumstances(device),
         "settings": {
             "architecture": architecture.parameters | {"name": architecture.name},
             "weights": request.weights,
