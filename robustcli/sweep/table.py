@@ -1,6 +1,8 @@
 """The rows of a sweep as a Markdown table, and what has to be said below it."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import compress, zip_longest
 from typing import Any
 
 from robustcli.shell.report import accuracies, describe
@@ -75,6 +77,32 @@ def _notes(rows: Sequence[Summary], shared: Sequence[str]) -> list[str]:
         for key, found in row["evaluations"].items():
             if key not in shared and found:
                 notes.append(f"{row['row']}, {key}: {accuracies(found)} ({describe(found[0])}).")
+    return [*notes, *_suspicions(rows)]
+
+
+def _suspicions(rows: Sequence[Summary]) -> list[str]:
+    """What is suspect, each thing once: reasons that differ in their numbers alone are told together."""
+    told: dict[tuple[str, ...], dict[str, list[str]]] = {}
+    for row in rows:
+        for key, found in row["evaluations"].items():
             for seed, result in zip(row["seeds"], found, strict=True):
-                notes += [f"{row['row']}, {key}, seed {seed}: SUSPECT: {reason}." for reason in result["suspicions"]]
+                for reason in result["suspicions"]:
+                    parts = re.split(r"(\d[\d.]*)", reason)
+                    place = row["row"] if len(row["seeds"]) == 1 else f"{row['row']}, seed {seed}"
+                    told.setdefault((key, *parts[::2]), {})[place] = parts[1::2]
+    notes = []
+    for (key, *words), places in told.items():
+        columns = list(zip(*places.values(), strict=True))
+        varies = [len(set(column)) > 1 for column in columns]
+        letters = iter("nmkpqrstuvw")
+        names = [next(letters) if differs else column[0] for column, differs in zip(columns, varies, strict=True)]
+        reason = "".join(part for pair in zip_longest(words, names, fillvalue="") for part in pair)
+        who = [_with_numbers(place, compress(numbers, varies)) for place, numbers in places.items()]
+        legend = f" ({', '.join(compress(names, varies))})" if any(varies) else ""
+        notes.append(f"SUSPECT, {key}: {reason}{legend}: {'; '.join(who)}.")
     return notes
+
+
+def _with_numbers(place: str, numbers: Iterable[str]) -> str:
+    told = ", ".join(numbers)
+    return f"{place} ({told})" if told else place
