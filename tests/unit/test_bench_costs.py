@@ -217,13 +217,13 @@ def test_training_has_a_block_too() -> None:
         "provenance": {"device": "cpu"},
         "settings": {
             "architecture": {"name": "small_cnn", "width": 4}, "weights": "awp", "batch_size": 4, "precision": "fp32",
-            "channels_last": False,
+            "channels_last": False, "compile": True,
         },
         "defenses": {"pgd_at": {"passes": {"forwards": 11, "input_gradients": 10.0}, "rows": [row]}},
     }  # fmt: skip
     name, text = markdown_of({"a.json": result})
     assert name == "training speed"
-    assert "| small_cnn width 4, fp32 | 4 | 11 + 10 | pgd_at with awp: ours | 2.0 |  |  |" in text
+    assert "| small_cnn width 4, fp32, compiled | 4 | 11 + 10 | pgd_at with awp: ours | 2.0 |  |  |" in text
     assert "cpu; p, 1 cores, 1 threads, load 0; torch t." in text
 
 
