@@ -29,7 +29,8 @@ def test_some_specs_are_shipped_and_all_are_found_by_name() -> None:
     others = [path for path in FOLDER.rglob("*") if path.is_file() and path.suffix != ".yaml"]
     # Beside the specs lie results of theirs, as text: no weights, and no path of the machine that made them.
     assert {path.relative_to(FOLDER).parts[0] for path in others} <= {"results"}
-    of_runs = [path for path in others if path.parent != FOLDER / "results" / "bench"]
+    tables = {FOLDER / "results" / "bench", FOLDER / "results" / "sweeps"}
+    of_runs = [path for path in others if path.parent not in tables]
     assert {path.name for path in of_runs} <= {"results.json", "provenance.json"}
     assert {path.suffix for path in others} == {".json"}
     assert not [path for path in others if re.search(r"=/|/home/|/root/", path.read_text(encoding="utf-8"))]
