@@ -7,31 +7,28 @@ Rows = list[tuple[str, ...]]
 
 
 def training_rows(results: Sequence[Mapping[str, Any]]) -> Rows:
-    """Of `robust bench train`."""
-    rows: Rows = [("network", "batch", "passes", "update", "images/s", "our speed is: median (min-max)", "so ours is")]
-    for result in results:
-        settings = result["settings"]
-        architecture = settings["architecture"]
-        width = f" width {architecture['width']}" if "width" in architecture else ""
-        layout = ", channels_last" if settings["channels_last"] else ""
-        compiled = ", compiled" if settings["compile"] else ""
-        network = f"{architecture['name']}{width}, {settings['precision']}{layout}{compiled}"
-        for name, defense in result["defenses"].items():
-            method = name if settings["weights"] == "none" else f"{name} with {settings['weights']}"
-            passes = " + ".join(f"{count:g}" for count in defense["passes"].values())
-            rows += [
-                (
-                    network,
-                    str(settings["batch_size"]),
-                    passes,
-                    f"{method}: {row['name']}",
-                    f"{row['images_per_second']:.1f}",
-                    _ratio(row["ratio"]),
-                    row["verdict"] or "",
-                )
-                for row in defense["rows"]
-            ]
+    """Of `robust bench train`: a line per update, with our speed as a multiple of every other's."""
+    updates = [(head["settings"], name, found) for head in results for name, found in head["defenses"].items()]
+    # The first row is ours.
+    others = list(dict.fromkeys(row["name"] for _, _, found in updates for row in found["rows"][1:]))
+    rows: Rows = [("network", "batch", "update", "passes", "images/s", *others)]
+    for settings, name, found in updates:
+        ours, *compared = found["rows"]
+        ratios = dict.fromkeys(others, "")
+        ratios |= {row["name"]: ", ".join(filter(None, (_ratio(row["ratio"]), row["verdict"]))) for row in compared}
+        passes = " + ".join(f"{count:g}" for count in found["passes"].values())
+        method = name if settings["weights"] == "none" else f"{name} with {settings['weights']}"
+        speed = f"{ours['images_per_second']:.1f}"
+        rows.append((_network(settings), str(settings["batch_size"]), method, passes, speed, *ratios.values()))
     return rows
+
+
+def _network(settings: Mapping[str, Any]) -> str:
+    architecture = settings["architecture"]
+    width = f" width {architecture['width']}" if "width" in architecture else ""
+    layout = ", channels_last" if settings["channels_last"] else ""
+    compiled = ", compiled" if settings["compile"] else ""
+    return f"{architecture['name']}{width}, {settings['precision']}{layout}{compiled}"
 
 
 def evaluation_rows(results: Sequence[Mapping[str, Any]]) -> Rows:

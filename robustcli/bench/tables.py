@@ -105,8 +105,7 @@ def markdown_of(results: Mapping[str, Any]) -> tuple[str, str]:
         return kind, f"{markdown(_summary(results_of))}\n{conformance_words(results_of)}.\n"
     rows_of, words_of = _PARTS[kind]
     words = "" if words_of is None else "\n" + words_of(everything).replace("\n", "; ") + ".\n"
-    machines = dict.fromkeys(machine_words(head) for head in everything)
-    return kind, f"{markdown(rows_of(everything))}{words}\n{'; '.join(machines)}.\n"
+    return kind, f"{markdown(rows_of(everything))}{words}\n{_machines(everything)}.\n"
 
 
 def machine_words(head: Mapping[str, Any]) -> str:
@@ -116,6 +115,19 @@ def machine_words(head: Mapping[str, Any]) -> str:
         f"{head['provenance']['device']}; {facts['processor']}, {facts['cores']} cores, {facts['threads']} threads, "
         f"load {facts['load']}; torch {facts['torch']}"
     )
+
+
+def _machines(heads: Sequence[Mapping[str, Any]]) -> str:
+    """Every machine once; what differs between measurements on one is its load, and the range of that is told."""
+    loads: dict[str, list[float]] = {}
+    for head in heads:
+        quiet = {**head, "machine": {**head["machine"], "load": "LOAD"}}
+        loads.setdefault(machine_words(quiet), []).append(head["machine"]["load"])
+
+    def told(found: list[float]) -> str:
+        return f"{min(found)}" if min(found) == max(found) else f"{min(found)} to {max(found)}"
+
+    return "; ".join(words.replace("LOAD", told(found)) for words, found in loads.items())
 
 
 def _heads(found: Any) -> list[Any]:

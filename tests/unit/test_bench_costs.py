@@ -211,20 +211,33 @@ def test_costs_are_told_over_every_axis(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_training_has_a_block_too() -> None:
-    row = {"name": "ours", "images_per_second": 2.0, "ratio": None, "verdict": None}
+    ratio = {"median": 1.5, "low": 1.25, "high": 1.75}
+    rows = [
+        {"name": "ours", "images_per_second": 2.0, "ratio": None, "verdict": None},
+        {"name": "ours again", "images_per_second": 2.0, "ratio": ratio, "verdict": None},
+        {"name": "peer", "images_per_second": 2.0, "ratio": ratio, "verdict": "faster"},
+    ]
     result = {
-        "machine": {"processor": "p", "cores": 1, "threads": 1, "load": 0, "torch": "t"},
+        "machine": {"processor": "p", "cores": 1, "threads": 1, "load": 0.5, "torch": "t"},
         "provenance": {"device": "cpu"},
         "settings": {
             "architecture": {"name": "small_cnn", "width": 4}, "weights": "awp", "batch_size": 4, "precision": "fp32",
             "channels_last": False, "compile": True,
         },
-        "defenses": {"pgd_at": {"passes": {"forwards": 11, "input_gradients": 10.0}, "rows": [row]}},
+        "defenses": {
+            "pgd_at": {"passes": {"forwards": 11, "input_gradients": 10.0}, "rows": rows},
+            "natural": {"passes": {"forwards": 1}, "rows": rows[:2]},
+        },
     }  # fmt: skip
-    name, text = markdown_of({"a.json": result})
+    later = {**result, "machine": {**result["machine"], "load": 2.0}}  # type: ignore[dict-item]
+    name, text = markdown_of({"a.json": result, "b.json": [later]})
     assert name == "training speed"
-    assert "| small_cnn width 4, fp32, compiled | 4 | 11 + 10 | pgd_at with awp: ours | 2.0 |  |  |" in text
-    assert "cpu; p, 1 cores, 1 threads, load 0; torch t." in text
+    head, _, *lines = text.splitlines()
+    assert head == "| network | batch | update | passes | images/s | ours again | peer |"
+    network = "| small_cnn width 4, fp32, compiled | 4 |"
+    assert lines[0] == f"{network} pgd_at with awp | 11 + 10 | 2.0 | 1.50 (1.25-1.75) | 1.50 (1.25-1.75), faster |"
+    assert lines[1] == f"{network} natural with awp | 1 | 2.0 | 1.50 (1.25-1.75) |  |"
+    assert "cpu; p, 1 cores, 1 threads, load 0.5 to 2.0; torch t." in text
 
 
 def test_random_inputs_are_not_the_subject(subject: BenchSubject) -> None:
