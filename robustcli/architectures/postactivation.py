@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from robustcli.architectures import ImageShape
 from robustcli.architectures.layers import Layers, enlarged
+from robustcli.architectures.preactivation import PreActBlock
 from robustcli.fields import Counts4
 
 
@@ -74,7 +75,7 @@ class ResNet(nn.Module):
     def __init__(
         self,
         shape: ImageShape,
-        block: type[BasicBlock] | type[Bottleneck],
+        block: type[BasicBlock] | type[Bottleneck] | type[PreActBlock],
         depths: Counts4,
         layers: Layers,
         *,

@@ -22,7 +22,7 @@ class PreActBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(self, inputs: int, width: int, stride: int, layers: Layers, projects_raw: bool) -> None:
+    def __init__(self, inputs: int, width: int, stride: int, layers: Layers, projects_raw: bool = False) -> None:
         super().__init__()
         self.bn1 = layers.normalisation(inputs)
         self.conv1 = layers.convolution(inputs, width, 3, stride)

@@ -2,47 +2,13 @@
 
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import nn
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
-from robustcli.architectures.layers import Layers, enlarged
+from robustcli.architectures.layers import Layers
+from robustcli.architectures.postactivation import ResNet
 from robustcli.architectures.preactivation import PreActBlock
 from robustcli.fields import Activation, Count, Counts4, Downsample, NormLayer
-
-
-class SENet(nn.Module):
-    """Stem with norm and activation, four stages of two blocks, global average, linear classifier.
-
-    Args:
-        strides: of the first block of each stage.
-        upsample: factor that the images are enlarged by.
-    """
-
-    def __init__(
-        self, shape: ImageShape, layers: Layers, *, width: int, stem_stride: int, strides: Counts4, upsample: int
-    ) -> None:
-        super().__init__()
-
-        def stage(number: int) -> nn.Sequential:
-            outputs = width * 2**number
-            inputs = width if number == 0 else outputs // 2
-            return nn.Sequential(
-                PreActBlock(inputs, outputs, strides[number], layers, projects_raw=False),
-                PreActBlock(outputs, outputs, 1, layers, projects_raw=False),
-            )
-
-        self.enlarged = enlarged(upsample)
-        self.conv1 = layers.convolution(shape.channels, width, 3, stem_stride)
-        self.bn1 = layers.normalisation(width)
-        self.activation = layers.nonlinearity()
-        self.layer1, self.layer2, self.layer3, self.layer4 = map(stage, range(4))
-        self.linear = nn.Linear(8 * width, shape.classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.activation(self.bn1(self.conv1(self.enlarged(x))))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        logits: Tensor = self.linear(x.mean((2, 3)))
-        return logits
 
 
 @ARCHITECTURES.register("senet18", smoke={"width": 8, "reduction": 2})
@@ -77,4 +43,13 @@ def senet18(
     Reference: Hu, Shen and Sun, "Squeeze-and-Excitation Networks", CVPR 2018.
     """
     layers = Layers(activation=activation, norm=norm, downsample=downsample, channel_gate="se", reduction=reduction)
-    return SENet(shape, layers, width=width, stem_stride=stem_stride, strides=strides, upsample=upsample)
+    return ResNet(
+        shape,
+        PreActBlock,
+        (2, 2, 2, 2),
+        layers,
+        width=width,
+        stem_stride=stem_stride,
+        strides=strides,
+        upsample=upsample,
+    )
