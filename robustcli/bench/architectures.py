@@ -7,11 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustcli.architectures.anatomy import anatomy
 from robustcli.bench.machine import circumstances
 from robustcli.bench.rounds import Sample, Spread, Stopwatch, Timed, measure, speed
-from robustcli.bench.variants import SHAPE
-from robustcli.build import build_network, choose_device
+from robustcli.bench.variants import SHAPE, anatomy_of, new_network
+from robustcli.build import choose_device
 from robustcli.catalog import catalog
 from robustcli.errors import RobustCliError, suggest
 from robustcli.fields import Family
@@ -63,7 +62,7 @@ def bench_architectures(names: tuple[str, ...], batch_size: int, rounds: int, de
     samples: dict[str, Sample] = {}
     # The costliest first: a sample repeats everything as often as the first needs.
     for member in sorted(members, key=lambda member: -member.macs):
-        network = build_network(member.chosen, SHAPE, (0.5,) * 3, (0.25,) * 3).to(device).eval().requires_grad_(False)
+        network = new_network(member.chosen).to(device).eval().requires_grad_(False)
         samples[f"gradient {member.name}"] = Timed(_gradient(network, x), watch)
         samples[f"forward {member.name}"] = Timed(_forward(network, x), watch)
     found = measure(samples, rounds)
@@ -136,8 +135,7 @@ def _sized(name: str) -> _Member:
         chosen = checker.chosen(
             Family("architectures", ArchitectureOptions), {"name": name, **settings}, ("architecture",)
         )
-        with torch.device("meta"):
-            parts = anatomy(build_network(chosen, SHAPE, (0.5,) * 3, (0.25,) * 3), SHAPE)
+        parts = anatomy_of(chosen)
         narrower = {key: _halved(value) for key, value in chosen.parameters.items() if key.startswith("wid")}
         if parts.macs <= _LARGE or not narrower or any(_least(value) < 1 for value in narrower.values()):
             return _Member(name, chosen, settings, parts.macs, parts.parameters)

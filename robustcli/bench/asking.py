@@ -32,7 +32,8 @@ def subjects_of(
 
 def show(results: list[dict[str, Any]], rows: list[tuple[str, ...]], out: Path | None) -> None:
     """Print a table, and write the results where they are asked for."""
-    from robustcli.bench.tables import machine_words, terminal
+    from robustcli.bench.machine import machine_words
+    from robustcli.bench.tables import terminal
     from robustcli.runs import write_json
 
     if out is not None:

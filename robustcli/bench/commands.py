@@ -244,12 +244,12 @@ def _passes(result: Mapping[str, Any]) -> str:
 
 
 def _conditions(results: Mapping[str, Any]) -> list[str]:
-    machine, settings = results["machine"], results["settings"]
+    from robustcli.bench.machine import machine_words
+
+    settings = results["settings"]
     seconds = "processor seconds" if settings["clock"] == "cpu" else "wall-clock seconds"
     return [
-        f"{results['provenance']['device']}; {machine['processor']}, {machine['cores']} cores, "
-        f"{machine['threads']} threads, load {machine['load']}; torch {machine['torch']}; "
-        f"{settings['rounds']} rounds in alternating order; {seconds}",
+        f"{machine_words(results)}; {settings['rounds']} rounds in alternating order; {seconds}",
         "its passes alone: the same network, precision, format and programs, with nothing around the passes",
         "torchattacks, set as ours: same precision and format, not compiled, in this process, which keeps freed memory",
         "torchattacks, as it comes: fp32 in the plain format, in a process of its own",

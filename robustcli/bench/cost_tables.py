@@ -15,7 +15,9 @@ def training_rows(results: Sequence[Mapping[str, Any]]) -> Rows:
     for settings, name, found in updates:
         ours, *compared = found["rows"]
         ratios = dict.fromkeys(others, "")
-        ratios |= {row["name"]: ", ".join(filter(None, (_ratio(row["ratio"]), row["verdict"]))) for row in compared}
+        ratios |= {
+            row["name"]: ", ".join(filter(None, (ratio_words(row["ratio"]), row["verdict"]))) for row in compared
+        }
         passes = " + ".join(f"{count:g}" for count in found["passes"].values())
         method = name if settings["weights"] == "none" else f"{name} with {settings['weights']}"
         speed = f"{ours['images_per_second']:.1f}"
@@ -43,7 +45,7 @@ def evaluation_rows(results: Sequence[Mapping[str, Any]]) -> Rows:
                 str(result["images"]),
                 f"{result['attack']}: {row['name']}",
                 f"{1000 * row['seconds']['median'] / result['images']:.2f}",
-                _ratio(row["ratio"]),
+                ratio_words(row["ratio"]),
                 row["verdict"] or "",
                 "" if row["robust"] is None else str(row["robust"]),
                 f"{row['passes']['forwards']:.1f} + {row['passes']['gradients']:.1f}",
@@ -67,7 +69,7 @@ def data_rows(results: Sequence[Mapping[str, Any]]) -> Rows:
                     f"{1e6 * row['seconds_per_image']['median']:.1f}",
                     f"{100 * share['median']:.2f} % ({100 * share['low']:.2f}-{100 * share['high']:.2f})",
                     result["step"]["name"],
-                    _ratio(row["ratio"]),
+                    ratio_words(row["ratio"]),
                     row["verdict"] or "",
                 )
             )
@@ -87,8 +89,8 @@ def architecture_rows(results: Sequence[Mapping[str, Any]]) -> Rows:
                     f"{row['macs'] / 1e6:,.1f}",
                     *(f"{1000 * row['seconds_per_image'][kind]['median']:.2f}" for kind in ("forward", "gradient")),
                     f"{row['gmacs_per_second']['gradient']:.1f}",
-                    _ratio(row["ratio"]["forward"]),
-                    _ratio(row["ratio"]["gradient"]),
+                    ratio_words(row["ratio"]["forward"]),
+                    ratio_words(row["ratio"]["gradient"]),
                     "slow" if row["is_slow"] else "",
                 )
             )
@@ -139,5 +141,6 @@ def scaling_words(results: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(sentences)
 
 
-def _ratio(ratio: Mapping[str, float] | None) -> str:
+def ratio_words(ratio: Mapping[str, float] | None) -> str:
+    """Median, least and largest of a ratio; nothing for what is not compared."""
     return "" if ratio is None else f"{ratio['median']:.2f} ({ratio['low']:.2f}-{ratio['high']:.2f})"

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision import transforms
 
 from robustcli.bench.machine import circumstances
-from robustcli.bench.rounds import Sample, Spread, Stopwatch, Timed, measure, speed, verdict
+from robustcli.bench.rounds import Sample, Spread, Stopwatch, Timed, beside, measure
 from robustcli.bench.variants import SHAPE, Request, Variants, choose
 from robustcli.build import choose_device
 from robustcli.data import Data, prepare
@@ -51,19 +51,17 @@ def bench_data(batch_size: int, rounds: int, device_name: str) -> dict[str, Any]
     samples: dict[str, Sample] = {step: Timed(Variants(request, architecture).ours(defenses["pgd_at"]), watch)}
     samples |= {name: Timed(epoch, watch) for name, epoch in epochs.items()}
     seconds = measure(samples, rounds)
-    again = speed(seconds[OURS], seconds[AGAIN])
+    compared = beside(seconds, OURS, AGAIN)
     per_image = [value / batch_size for value in seconds[step]]
     rows = []
     for name in epochs:
-        ratio = speed(seconds[OURS], seconds[name])
         shares = [value / _IMAGES / whole for value, whole in zip(seconds[name], per_image, strict=True)]
         rows.append(
             {
                 "name": name,
                 "seconds_per_image": asdict(Spread.of([value / _IMAGES for value in seconds[name]])),
                 "share_of_step": asdict(Spread.of(shares)),
-                "ratio": None if name == OURS else asdict(ratio),
-                "verdict": None if name in (OURS, AGAIN) else verdict(ratio, again),
+                **compared[name],
             }
         )
     return {

@@ -12,7 +12,7 @@ from typing import IO
 
 import torch
 
-from robustcli.bench.peers import find_torchattacks
+from robustcli.bench.peers import find_peer
 from robustcli.bench.rounds import Stopwatch, Timed
 from robustcli.bench.variants import Request, Variants, choose
 
@@ -63,7 +63,7 @@ def main() -> None:
     torch.set_num_threads(words["threads"])
     request = Request(**words["request"])
     variants = Variants(request, choose(request)[0])
-    torchattacks = find_torchattacks()
+    torchattacks = find_peer("torchattacks", [])
     assert torchattacks is not None
     sample = Timed(variants.torchattacks(torchattacks, words["steps"]), Stopwatch(variants.device))
     for line in sys.stdin:

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustcli.attacks.pgd import Pgd
-from robustcli.bench.peers import find_foolbox, find_torchattacks, foolbox_attack, torchattacks_attack
-from robustcli.bench.rounds import Sample, Spread, Stopwatch, Timed, measure, speed, verdict
+from robustcli.bench.peers import find_peer, foolbox_attack, torchattacks_attack
+from robustcli.bench.rounds import Sample, Spread, Stopwatch, Timed, beside, measure
 from robustcli.bench.subjects import BenchSubject
 from robustcli.evaluation.evaluate import settled
 from robustcli.evaluation.isolation import passes_counted
@@ -53,20 +53,17 @@ def bench_evaluation(subject: BenchSubject, rounds: int) -> dict[str, Any]:
         passes = {name: _counted(subject, way) for name, way in ways.items()}
         samples: dict[str, Sample] = {name: Timed(way, watch) for name, way in ways.items()}
         seconds = measure(samples, rounds)
-    again = speed(seconds[OURS], seconds[AGAIN])
-    rows = []
-    for name, way in ways.items():
-        ratio = speed(seconds[OURS], seconds[name])
-        rows.append(
-            {
-                "name": name,
-                "seconds": asdict(Spread.of(seconds[name])),
-                "ratio": None if name == OURS else asdict(ratio),
-                "verdict": None if name in (OURS, AGAIN) else verdict(ratio, again),
-                "robust": None if way.survives is None else int(way.survives.sum()),
-                "passes": passes[name],
-            }
-        )
+    compared = beside(seconds, OURS, AGAIN)
+    rows = [
+        {
+            "name": name,
+            "seconds": asdict(Spread.of(seconds[name])),
+            **compared[name],
+            "robust": None if way.survives is None else int(way.survives.sum()),
+            "passes": passes[name],
+        }
+        for name, way in ways.items()
+    ]
     return {
         "bench": "evaluation",
         **subject.to_json(),
@@ -92,18 +89,14 @@ def _ways(subject: BenchSubject, missing: list[str]) -> dict[str, Callable[[], T
         ALONE: lambda: _passes_alone(subject),
     }
     threat = subject.threat
-    torchattacks, foolbox = find_torchattacks(), find_foolbox()
     if threat.norm == "l1":
         missing.append("torchattacks and foolbox are left out: they have no PGD of this kind under l1")
         return ways
-    if torchattacks is None:
-        missing.append("torchattacks cannot be imported and is left out (pip install 'robustcli[bench]')")
-    else:
+    torchattacks, foolbox = (find_peer(name, missing) for name in ("torchattacks", "foolbox"))
+    if torchattacks is not None:
         attack = torchattacks_attack(torchattacks, subject.network, threat.norm, threat.radius, STEPS)
         ways[TORCHATTACKS] = lambda: _as_users_do(subject, attack)
-    if foolbox is None:
-        missing.append("foolbox cannot be imported and is left out (pip install 'robustcli[bench]')")
-    else:
+    if foolbox is not None:
         other = foolbox_attack(foolbox, subject.network, threat.norm, threat.radius, STEPS)
         ways[FOOLBOX] = lambda: _as_users_do(subject, other)
     return ways

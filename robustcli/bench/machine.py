@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -24,6 +25,15 @@ def machine() -> dict[str, Any]:
         "load": round(os.getloadavg()[0], 2),
         "torch": torch.__version__,
     }
+
+
+def machine_words(head: Mapping[str, Any]) -> str:
+    """The machine that was measured on, with threads and versions."""
+    facts = head["machine"]
+    return (
+        f"{head['provenance']['device']}; {facts['processor']}, {facts['cores']} cores, {facts['threads']} threads, "
+        f"load {facts['load']}; torch {facts['torch']}"
+    )
 
 
 def _processor() -> str:

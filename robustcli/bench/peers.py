@@ -9,14 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import SGD
 
-MISSING = "torchattacks cannot be imported and is left out (pip install 'robustcli[bench]')"
 
-
-def find_torchattacks() -> Any | None:
-    """The package torchattacks, or None where it is not installed."""
+def find_peer(name: str, missing: list[str]) -> Any | None:
+    """A package, or None where it is not installed; then `missing` gets a line that says so."""
     try:
-        return importlib.import_module("torchattacks")
+        return importlib.import_module(name)
     except ImportError:
+        missing.append(f"{name} cannot be imported and is left out (pip install 'robustcli[bench]')")
         return None
 
 
@@ -45,14 +44,6 @@ def torchattacks_step(
         optimizer.step()
 
     return step
-
-
-def find_foolbox() -> Any | None:
-    """The package foolbox, or None where it is not installed."""
-    try:
-        return importlib.import_module("foolbox")
-    except ImportError:
-        return None
 
 
 def torchattacks_attack(

@@ -4,7 +4,8 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 
@@ -84,6 +85,24 @@ def measure(samples: Mapping[str, Sample], rounds: int) -> dict[str, list[float]
 def speed(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
     """Our speed as a multiple of theirs, round by round: above 1 is faster."""
     return Spread.of([their / our for our, their in zip(ours, theirs, strict=True)])
+
+
+def beside(seconds: Mapping[str, Sequence[float]], ours: str, again: str) -> dict[str, dict[str, Any]]:
+    """By name: our speed as a multiple of its, and the verdict.
+
+    Args:
+        seconds: of every round.
+        ours, again: names of what is compared, which has neither, and of the same once more, which has no verdict.
+    """
+    same = speed(seconds[ours], seconds[again])
+    found: dict[str, dict[str, Any]] = {}
+    for name, theirs in seconds.items():
+        ratio = speed(seconds[ours], theirs)
+        found[name] = {
+            "ratio": None if name == ours else asdict(ratio),
+            "verdict": None if name in (ours, again) else verdict(ratio, same),
+        }
+    return found
 
 
 def verdict(ratio: Spread, again: Spread) -> str:

@@ -10,13 +10,11 @@ from typing import Any
 
 import torch
 
-from robustcli.architectures.anatomy import anatomy
 from robustcli.bench.machine import circumstances
 from robustcli.bench.rounds import Sample, Spread, Stopwatch, Timed, measure
-from robustcli.bench.variants import SHAPE, Request, Variants, choose
-from robustcli.build import build_network, choose_device
+from robustcli.bench.variants import Request, Variants, anatomy_of, choose
+from robustcli.build import choose_device
 from robustcli.memory import keep_freed_memory
-from robustcli.registry import Chosen
 
 BATCHES = (1, 4, 16, 32, 64, 128, 256)
 STEPS = (1, 2, 5, 10, 20)
@@ -121,9 +119,7 @@ def _update(request: Request, steps: int) -> Callable[[], object]:
 
 
 def _macs(request: Request) -> float:
-    architecture: Chosen = choose(request)[0]
-    with torch.device("meta"):
-        return anatomy(build_network(architecture, SHAPE, (0.5,) * 3, (0.25,) * 3), SHAPE).macs / 1e6
+    return anatomy_of(choose(request)[0]).macs / 1e6
 
 
 def _workers(request: Request, rounds: int, most: int) -> dict[str, Any]:

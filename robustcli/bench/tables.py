@@ -11,10 +11,12 @@ from robustcli.bench.cost_tables import (
     architecture_words,
     data_rows,
     evaluation_rows,
+    ratio_words,
     scaling_rows,
     scaling_words,
     training_rows,
 )
+from robustcli.bench.machine import machine_words
 from robustcli.errors import RobustCliError
 
 _SPEED = ("network", "threat", "images", "engine", "speed: median (min-max)", "robust", "passes per survivor",
@@ -37,7 +39,7 @@ def speed_rows(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
                     result["threat"],
                     str(result["images"]),
                     row["name"],
-                    f"{ratio['median']:.2f} ({ratio['low']:.2f}-{ratio['high']:.2f})" if ratio else "1",
+                    ratio_words(ratio) if ratio else "1",
                     str(row["robust"]),
                     _pair(survivor) + ("" if "survivor" in passes else " (mean of all right when clean)"),
                     _pair(passes["broken"]) if "broken" in passes else "",
@@ -106,15 +108,6 @@ def markdown_of(results: Mapping[str, Any]) -> tuple[str, str]:
     rows_of, words_of = _PARTS[kind]
     words = "" if words_of is None else "\n" + words_of(everything).replace("\n", "; ") + ".\n"
     return kind, f"{markdown(rows_of(everything))}{words}\n{_machines(everything)}.\n"
-
-
-def machine_words(head: Mapping[str, Any]) -> str:
-    """The machine that was measured on, with threads and versions."""
-    facts = head["machine"]
-    return (
-        f"{head['provenance']['device']}; {facts['processor']}, {facts['cores']} cores, {facts['threads']} threads, "
-        f"load {facts['load']}; torch {facts['torch']}"
-    )
 
 
 def _machines(heads: Sequence[Mapping[str, Any]]) -> str:

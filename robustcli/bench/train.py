@@ -9,8 +9,8 @@ import torch
 from robustcli.bench.elsewhere import Elsewhere
 from robustcli.bench.machine import circumstances
 from robustcli.bench.passes import least_passes
-from robustcli.bench.peers import MISSING, find_torchattacks
-from robustcli.bench.rounds import Sample, Spread, Stopwatch, Timed, measure, speed, verdict
+from robustcli.bench.peers import find_peer
+from robustcli.bench.rounds import Sample, Spread, Stopwatch, Timed, beside, measure
 from robustcli.bench.variants import SHAPE, Request, Variants, choose
 from robustcli.build import choose_device
 from robustcli.memory import keep_freed_memory
@@ -29,7 +29,8 @@ def bench_train(request: Request) -> dict[str, Any]:
     device = choose_device(request.device)
     architecture, defenses = choose(request)
     is_compared = "pgd_at" in defenses and request.weights == "none"
-    torchattacks = find_torchattacks() if is_compared else None
+    missing: list[str] = []
+    torchattacks = find_peer("torchattacks", missing) if is_compared else None
     keep_freed_memory()  # As training does.
     if request.is_compiled:
         # Torch makes only so many programs of one function, and those of other networks count.
@@ -48,7 +49,7 @@ def bench_train(request: Request) -> dict[str, Any]:
             "rounds": request.rounds,
             "clock": Stopwatch(device).name,
         },
-        "notes": [MISSING] if is_compared and torchattacks is None else [],
+        "notes": missing,
         "defenses": results,
     }
 
@@ -80,17 +81,13 @@ def _bench(
 
 def _rows(seconds: dict[str, list[float]], batch_size: int) -> list[dict[str, Any]]:
     """One row per variant; its ratio is our speed as a multiple of its."""
-    again = speed(seconds[OURS], seconds[AGAIN])
-    rows = []
-    for name, values in seconds.items():
-        ratio = speed(seconds[OURS], values)
-        rows.append(
-            {
-                "name": name,
-                "seconds": asdict(Spread.of(values)),
-                "images_per_second": batch_size / Spread.of(values).median,
-                "ratio": None if name == OURS else asdict(ratio),
-                "verdict": None if name in (OURS, AGAIN) else verdict(ratio, again),
-            }
-        )
-    return rows
+    compared = beside(seconds, OURS, AGAIN)
+    return [
+        {
+            "name": name,
+            "seconds": asdict(Spread.of(values)),
+            "images_per_second": batch_size / Spread.of(values).median,
+            **compared[name],
+        }
+        for name, values in seconds.items()
+    ]

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from robustcli.architectures import ImageShape
+from robustcli.architectures import ImageShape, Network
+from robustcli.architectures.anatomy import Anatomy, anatomy
 from robustcli.bench.passes import Passes, PassesAlone, passes_by_kind
 from robustcli.bench.peers import torchattacks_step
 from robustcli.build import build_network, choose_device
@@ -19,6 +20,7 @@ from robustcli.clock import Clock
 from robustcli.defenses import Defense
 from robustcli.errors import RobustCliError, SpecError
 from robustcli.fields import Family
+from robustcli.formats import to_channels_last
 from robustcli.noise import StreamNoise
 from robustcli.registry import Chosen, instantiate
 from robustcli.specs.check import Checker
@@ -82,6 +84,17 @@ def choose(request: Request) -> tuple[Chosen, dict[str, Chosen]]:
     return chosen, defenses
 
 
+def new_network(architecture: Chosen) -> Network:
+    """A network for random images."""
+    return build_network(architecture, SHAPE, (0.5,) * SHAPE.channels, (0.25,) * SHAPE.channels)
+
+
+def anatomy_of(architecture: Chosen) -> Anatomy:
+    """Its parts, without computing anything."""
+    with torch.device("meta"):
+        return anatomy(new_network(architecture), SHAPE)
+
+
 class Variants:
     """Steps on one batch; each trains a copy of one network.
 
@@ -104,7 +117,7 @@ class Variants:
         shape = (request.batch_size, SHAPE.channels, SHAPE.height, SHAPE.width)
         self.x = torch.rand(shape, generator=generator).to(self.device)
         self.y = torch.randint(SHAPE.classes, (request.batch_size,), generator=generator).to(self.device)
-        self.network = build_network(architecture, SHAPE, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)).to(self.device).train()
+        self.network = new_network(architecture).to(self.device).train()
         self.is_last = is_channels_last(self.network, self.settings, self.device)
 
     def passes(self, chosen: Chosen) -> Passes:
@@ -152,7 +165,7 @@ class Variants:
 
     def _copy(self) -> nn.Module:
         network = deepcopy(self.network)
-        return network.to(memory_format=torch.channels_last) if self.is_last else network
+        return to_channels_last(network) if self.is_last else network
 
     def _formatted(self, x: Tensor) -> Tensor:
         return x.contiguous(memory_format=torch.channels_last) if self.is_last else x

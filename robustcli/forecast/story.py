@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from robustcli.architectures.anatomy import anatomy
-from robustcli.bench.machine import machine
+from robustcli.bench.machine import circumstances
 from robustcli.bench.passes import passes_of
-from robustcli.build import build_network, choose_device, describe_device
+from robustcli.build import build_network, choose_device
 from robustcli.data import Data
 from robustcli.defenses import Defense
 from robustcli.errors import RobustCliError
@@ -25,7 +25,6 @@ from robustcli.forecast.savings import changes_of, measure_savings
 from robustcli.forecast.updates import Trial, measure_updates, trial_folder
 from robustcli.memory import keep_freed_memory
 from robustcli.registry import instantiate
-from robustcli.runs import SCHEMA, provenance
 from robustcli.specs.settings import EvaluateOptions
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.threat import ThreatModel
@@ -79,9 +78,7 @@ def plan(request: Request) -> dict[str, Any]:
     keep_freed_memory()
     loaded = now(device) - begun
     found: dict[str, Any] = {
-        "schema": SCHEMA,
-        "provenance": provenance(describe_device(device)),
-        "machine": machine(),
+        **circumstances(device),
         "name": spec.name,
         "digest": spec.digest,
         "images": {"shape": data.shape.words, "sizes": data.sizes, "replaced": replaced},

@@ -5,6 +5,9 @@ from typing import Any
 
 from rich.table import Table
 
+from robustcli.bench.cost_tables import ratio_words
+from robustcli.bench.machine import machine_words
+
 _GIB = 2**30
 
 
@@ -20,7 +23,7 @@ def tables_of(found: Mapping[str, Any]) -> list[Table]:
 
 def lines_of(found: Mapping[str, Any]) -> list[str]:
     """Network, images, memory, what is assumed, and on which machine."""
-    machine, images = found["machine"], found["images"]
+    images = found["images"]
     sizes = images["sizes"]
     passes = found["passes_per_image"]
     made = "not counted, as this network has no convolution"
@@ -39,11 +42,7 @@ def lines_of(found: Mapping[str, Any]) -> list[str]:
         lines.append(f"note: {images['replaced']}")
     lines.append(_memory(found))
     lines += [f"note: {note}" for note in found["notes"]]
-    lines.append(
-        f"{found['provenance']['device']}; {machine['processor']}, {machine['cores']} cores, {machine['threads']} "
-        f"threads, load {machine['load']}; torch {machine['torch']}"
-    )
-    return lines
+    return [*lines, machine_words(found)]
 
 
 def sweep_table(name: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -130,7 +129,7 @@ def _savings(found: Mapping[str, Any]) -> Table:
         saved = found["training"]["seconds"]["wall"] * (1 - 1 / speed["median"])
         table.add_row(
             row["change"],
-            f"{speed['median']:.2f} ({speed['low']:.2f}-{speed['high']:.2f})",
+            ratio_words(speed),
             row["verdict"],
             time_of(saved) if row["verdict"] == "faster" else "",
         )
