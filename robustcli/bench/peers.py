@@ -1,6 +1,7 @@
 """Adversarial training with another project's attack, in the plainest loop that a user of it writes."""
 
 import importlib
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,10 @@ from torch.optim import SGD
 def find_peer(name: str, missing: list[str]) -> Any | None:
     """A package, or None where it is not installed; then `missing` gets a line that says so."""
     try:
-        return importlib.import_module(name)
+        with warnings.catch_warnings():
+            # Of what that package imports, and nothing that its user or ours can mend.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return importlib.import_module(name)
     except ImportError:
         missing.append(f"{name} cannot be imported and is left out (pip install 'robustcli[bench]')")
         return None
