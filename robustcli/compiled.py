@@ -7,6 +7,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from robustcli.errors import in_one_line
+
 Tell = Callable[[str], None]
 """Takes what a run's record should say."""
 
@@ -80,8 +82,7 @@ class CompiledCalls:
                     torch.autograd.grad(logits.sum(), wanted, allow_unused=True)
         except Exception as error:  # whatever the compilers behind torch.compile stumble on
             self._program = None
-            reason = str(error).splitlines()[0] if str(error) else ""
-            text = f"training goes on without torch.compile, which failed ({type(error).__name__}: {reason})"
+            text = f"training goes on without torch.compile, which failed ({in_one_line(error)})"
             warnings.warn(text, stacklevel=2)
             self._tell(text)
 

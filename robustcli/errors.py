@@ -48,3 +48,9 @@ def suggest(found: str, known: Iterable[str]) -> str:
     near = get_close_matches(found, names, n=1, cutoff=0.6)
     hint = f"; did you mean '{near[0]}'?" if near else ""
     return f"{hint} (known: {', '.join(names) or 'none'})"
+
+
+def in_one_line(error: Exception) -> str:
+    """The kind of an error and the first line of what it says; compilers go on for pages."""
+    said = str(error).splitlines()
+    return f"{type(error).__name__}: {said[0] if said else ''}"

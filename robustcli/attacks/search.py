@@ -12,8 +12,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from robustcli.errors import EvaluationError
+from robustcli.errors import EvaluationError, in_one_line
 from robustcli.formats import to_channels_last
+from robustcli.precision import autocast
 
 Precision = Literal["fp32", "fast"]
 
@@ -55,7 +56,7 @@ class SearchNetwork(nn.Module):
         # A compiler takes a batch of one for a case of its own, and would begin anew for it.
         is_single = self._wants_program and len(x) == 1
         batch = (x.expand(2, -1, -1, -1) if is_single else x).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.is_fast):
+        with autocast("bf16" if self.is_fast else "fp32", x.device.type):
             if self._wants_program and self._program is None:
                 self._compile(batch)
             logits: Tensor = self.network(batch) if self._program is None else self._program(batch)
@@ -73,9 +74,7 @@ class SearchNetwork(nn.Module):
         except Exception as error:  # whatever the compilers behind torch.compile stumble on
             self._wants_program = False
             warnings.warn(
-                f"the search goes on without torch.compile, which failed ({type(error).__name__}: "
-                f"{str(error).splitlines()[0] if str(error) else ''})",
-                stacklevel=2,
+                f"the search goes on without torch.compile, which failed ({in_one_line(error)})", stacklevel=2
             )
             return
         self._program = program

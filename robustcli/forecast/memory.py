@@ -5,8 +5,6 @@ import sys
 
 import torch
 
-MIB = 2**20
-
 
 def peak_bytes(device: torch.device) -> int:
     """On a GPU what torch's allocator held at most; else the largest resident set."""

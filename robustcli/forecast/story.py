@@ -1,7 +1,7 @@
 """The story of `robust plan`: what a spec consists of, what some of its passes take, and what that adds up to."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean
@@ -130,15 +130,13 @@ def _measured(request: Request, data: Data, device: torch.device, folder: Path) 
     training = updates.median * trial.updates
     epochs = spec.train.epochs
     guesses = {key: _guess(request, key) for key in costs}
-    total = {}
+    checks, total = {}, {}
     for index, bound in enumerate(("low", "high")):
-        sum_ = training + updates.epoch_end * epochs
-        sum_ = sum_ + _check_seconds(check, request.robust or _GUESS, index) * epochs
-        for key, cost in costs.items():
-            sum_ = sum_ + cost.seconds(guesses[key][index])
-        total[bound] = sum_
+        checked = (cost.seconds((request.robust or _GUESS)[index]) for cost in check)
+        checks[bound] = sum(checked, Seconds())
+        evaluated = (cost.seconds(guesses[key][index]) for key, cost in costs.items())
+        total[bound] = sum(evaluated, training + (updates.epoch_end + checks[bound]) * epochs)
     total["middle"] = (total["low"] + total["high"]) * 0.5
-    checks = [_check_seconds(check, request.robust or _GUESS, index) for index in (0, 1)]
     return {
         "total": total,
         "parts": {
@@ -151,7 +149,7 @@ def _measured(request: Request, data: Data, device: torch.device, folder: Path) 
                 "slowest": asdict(max(updates.seconds, key=lambda seconds: seconds.wall)),
                 "seconds": asdict(training),
                 "epoch_end": asdict(updates.epoch_end),
-                "check": {"low": asdict(checks[0]), "high": asdict(checks[1])},
+                "check": {bound: asdict(seconds) for bound, seconds in checks.items()},
             },
             "evaluations": {key: _told(cost, guesses[key]) for key, cost in costs.items()},
             "memory": {"after_updates": after_updates, **_memory(device)},
@@ -178,10 +176,6 @@ def _evaluations(request: Request, trial: Trial, data: Data) -> tuple[list[Evalu
             images = data.sizes["test"] if options is None or options.examples is None else options.examples
             costs[key] = probe.measure(instantiate(chosen), images, mean(_guess(request, key)))
     return checked, costs
-
-
-def _check_seconds(check: Sequence[EvaluationCost], robust: tuple[float, float], index: int) -> Seconds:
-    return sum((cost.seconds(robust[index]) for cost in check), Seconds())
 
 
 def _guess(request: Request, key: str) -> tuple[float, float]:
