@@ -26,6 +26,10 @@ from robustcli.threat import ThreatModel
 # under one step stays this much above it (Wong et al., ICLR 2020; Andriushchenko and Flammarion, 2020).
 COLLAPSE_DROP = 0.2
 COLLAPSE_GAP = 0.2
+# Some never are robust to many steps and have nothing to lose. Many pass through that in their first epochs, so it is
+# said of the last one only: next to nothing is right under many steps, and most of what could be under one.
+NEVER_ROBUST = 0.1
+NEVER_GAP = 0.5
 
 
 class Watcher(Protocol):
@@ -85,7 +89,7 @@ class Training:
         updates: done so far; with the seed it also fixes every random draw.
         best_score, best_epoch: of the weights selected so far.
         best_robust: highest accuracy under the check's attack so far.
-        collapsed_at: epoch at which robustness collapsed, or None.
+        collapsed_at: epoch at which robustness collapsed, the last one if there never was any but to one step, or None.
         is_over: whether training ended before its last epoch (after a rewind).
     """
 
@@ -246,6 +250,8 @@ def _end_epoch(training: Training, loop: Loop, epoch: int, seconds: float) -> No
         _collapse(training, loop, epoch, record)
         if training.is_over:
             return
+    elif training.collapsed_at is None and epoch + 1 == settings.epochs and _withstands_one_step_only(record):
+        training.collapsed_at = epoch
     training.best_robust = max(training.best_robust, record.get("robust", 0.0))
     score = float(epoch) if settings.select == "last" else record[settings.select]
     is_best = score > training.best_score
@@ -265,6 +271,10 @@ def _has_collapsed(training: Training, record: dict[str, Any]) -> bool:
     fell = training.best_robust - record["robust"]
     gap = record["fgsm"] - record["robust"]
     return bool(fell > COLLAPSE_DROP and gap > COLLAPSE_GAP)
+
+
+def _withstands_one_step_only(record: dict[str, Any]) -> bool:
+    return "fgsm" in record and record["robust"] < NEVER_ROBUST and record["fgsm"] - record["robust"] > NEVER_GAP
 
 
 def _collapse(training: Training, loop: Loop, epoch: int, record: dict[str, Any]) -> None:

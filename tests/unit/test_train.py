@@ -175,6 +175,34 @@ def test_what_is_no_collapse_does_not_stop_the_run(check: dict[str, float]) -> N
     assert not loop.events
 
 
+NEVER = {"clean": 0.95, "robust": 0.02, "fgsm": 0.8}
+
+
+@pytest.mark.parametrize("policy", ["stop", "rewind", "continue"])
+def test_what_is_robust_to_one_step_only_has_collapsed_when_it_ends(
+    policy: Literal["stop", "rewind", "continue"],
+) -> None:
+    settings = replace(SETTINGS, epochs=3, on_collapse=policy)
+    training = training_of(settings, Recorder())
+    loop = loop_of(training, settings, checks=[{"clean": 0.8, "robust": 0.0, "fgsm": 0.1}, NEVER, NEVER])
+    fit(training, loop)
+    assert training.collapsed_at == 2
+    assert not training.is_over
+    assert [updates for updates, _, _ in loop.saved] == [3, 6, 9], "there is nothing better to keep"
+
+
+@pytest.mark.parametrize(
+    "last",
+    [{"clean": 0.9, "robust": 0.15, "fgsm": 0.8}, {"clean": 0.9, "robust": 0.02, "fgsm": 0.5}, {"clean": 0.9}],
+    ids=["robust to many steps a little", "not robust to one", "does not aim at robustness"],
+)
+def test_who_passes_through_robustness_to_one_step_has_not_collapsed(last: dict[str, float]) -> None:
+    settings = replace(SETTINGS, epochs=3, on_collapse="stop")
+    training = training_of(settings, Recorder())
+    fit(training, loop_of(training, settings, checks=[NEVER, NEVER, last]))
+    assert training.collapsed_at is None
+
+
 # Which weights are the best.
 
 
