@@ -75,13 +75,16 @@ bench: $(VENV)/.peers ## Measure training, evaluation, input, architectures, sca
 	@export OMP_NUM_THREADS=1; set -e; \
 	$(BIN)/robust bench train $(patsubst %,--defense %,natural pgd_at trades n_fgsm rs_fgsm) --batch-size 64 --rounds 5 \
 		--out $(BENCH)/training_methods.json; \
+	$(BIN)/robust bench train $(patsubst %,--defense %,natural trades n_fgsm rs_fgsm) --batch-size 128 --rounds 3 \
+		--out $(BENCH)/training_methods_128.json; \
 	$(BIN)/robust bench train --defense pgd_at --defense trades --weights awp --batch-size 64 --rounds 5 \
 		--out $(BENCH)/training_awp.json; \
 	$(BIN)/robust bench train --batch-size 128 --rounds 5 --out $(BENCH)/training_batch.json; \
-	$(BIN)/robust bench train --batch-size 128 --rounds 5 --compile --out $(BENCH)/training_compiled.json; \
+	$(BIN)/robust bench train --batch-size 128 --rounds 7 --compile --out $(BENCH)/training_compiled.json; \
 	$(BIN)/robust bench train --batch-size 128 --rounds 5 --precision bf16 --out $(BENCH)/training_bf16.json; \
-	$(BIN)/robust bench train --defense pgd_at --defense n_fgsm --width 64 --batch-size 64 --rounds 3 \
-		--out $(BENCH)/training_wide.json; \
+	$(BIN)/robust bench train --defense pgd_at --width 64 --batch-size 64 --rounds 3 --out $(BENCH)/training_wide.json; \
+	$(BIN)/robust bench train $(patsubst %,--defense %,natural n_fgsm rs_fgsm) --width 64 --batch-size 64 \
+		--batch-size 128 --rounds 3 --out $(BENCH)/training_wide_steps.json; \
 	checkpoint='$(CHECKPOINT)'; \
 	if [ -z "$$checkpoint" ]; then \
 		$(BIN)/robust train demo/digits_pgd_at --resume --quiet >/dev/null; \
