@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from robustcli.averaging import RunningAverage
 from robustcli.clock import Clock
+from robustcli.collapse import has_collapsed, in_words, withstands_one_step_only
 from robustcli.data import Data
 from robustcli.defenses import Step
 from robustcli.errors import CollapseError, Interrupted, NotFiniteError
@@ -21,15 +22,6 @@ from robustcli.noise import StreamNoise, derive
 from robustcli.schedules import Schedule
 from robustcli.specs.settings import Augment, TrainSettings
 from robustcli.threat import ThreatModel
-
-# Catastrophic overfitting: accuracy under many steps falls by this much below its best, while accuracy
-# under one step stays this much above it (Wong et al., ICLR 2020; Andriushchenko and Flammarion, 2020).
-COLLAPSE_DROP = 0.2
-COLLAPSE_GAP = 0.2
-# Some never are robust to many steps and have nothing to lose. Many pass through that in their first epochs, so it is
-# said of the last one only: next to nothing is right under many steps, and most of what could be under one.
-NEVER_ROBUST = 0.1
-NEVER_GAP = 0.5
 
 
 class Watcher(Protocol):
@@ -246,11 +238,11 @@ def _end_epoch(training: Training, loop: Loop, epoch: int, seconds: float) -> No
     }
     loop.log(record)
     loop.watcher.epoch(record)
-    if training.collapsed_at is None and _has_collapsed(training, record):
+    if training.collapsed_at is None and has_collapsed(record, training.best_robust):
         _collapse(training, loop, epoch, record)
         if training.is_over:
             return
-    elif training.collapsed_at is None and epoch + 1 == settings.epochs and _withstands_one_step_only(record):
+    elif training.collapsed_at is None and epoch + 1 == settings.epochs and withstands_one_step_only(record):
         training.collapsed_at = epoch
     training.best_robust = max(training.best_robust, record.get("robust", 0.0))
     score = float(epoch) if settings.select == "last" else record[settings.select]
@@ -265,25 +257,10 @@ def _evaluated(training: Training, loop: Loop) -> nn.Module:
     return training.average.averaged(training.network, lambda: loop.data.clean_batches(loop.settings.batch_size))
 
 
-def _has_collapsed(training: Training, record: dict[str, Any]) -> bool:
-    if "fgsm" not in record:
-        return False
-    fell = training.best_robust - record["robust"]
-    gap = record["fgsm"] - record["robust"]
-    return bool(fell > COLLAPSE_DROP and gap > COLLAPSE_GAP)
-
-
-def _withstands_one_step_only(record: dict[str, Any]) -> bool:
-    return "fgsm" in record and record["robust"] < NEVER_ROBUST and record["fgsm"] - record["robust"] > NEVER_GAP
-
-
 def _collapse(training: Training, loop: Loop, epoch: int, record: dict[str, Any]) -> None:
     """Stop, go back and end, or go on; in every case the record says so."""
     policy = loop.settings.on_collapse
-    text = (
-        f"robustness collapsed in epoch {epoch + 1}: accuracy {record['robust']:.1%} under many steps "
-        f"(best {training.best_robust:.1%}), {record['fgsm']:.1%} under one"
-    )
+    text = f"robustness collapsed in epoch {epoch + 1}: {in_words(record, training.best_robust)}"
     if policy == "stop":
         loop.log({"epoch": epoch, "event": "collapsed", "text": text})
         raise CollapseError(f"{text}; the weights before it are kept (train.on_collapse: stop)")

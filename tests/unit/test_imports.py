@@ -72,7 +72,7 @@ LAYERS = (
     ("catalog",),
     ("signatures",),
     ("specs.yamlfile",),
-    ("noise", "clock", "memory", "formats", "files", "shell.options", "precision", "compiled"),
+    ("noise", "clock", "collapse", "memory", "formats", "files", "shell.options", "precision", "compiled"),
     ("published",),
     ("fields",),
     ("errors",),
