@@ -24,7 +24,7 @@ from robustcli.evaluators.clean import Clean
 from robustcli.fields import exact_text
 from robustcli.formats import to_channels_last
 from robustcli.noise import IndexedNoise, StreamNoise, derive
-from robustcli.precision import SkippedUpdates
+from robustcli.precision import SkippedUpdates, tf32_in_use
 from robustcli.registry import instantiate
 from robustcli.runs import RunFolder
 from robustcli.specs.settings import TrainSettings
@@ -67,6 +67,8 @@ def assemble(
         start_from(network, Path(settings.start_from))
     is_last = is_channels_last(network, settings, device)
     note({"channels_last": is_last})
+    if device.type == "cuda":
+        note({"tf32": tf32_in_use()})
     if is_last:
         to_channels_last(network)
     optimizer, skipped = _optimizer(settings, network)

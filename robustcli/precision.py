@@ -5,6 +5,9 @@ under autocast. Images, perturbations, projections, logits, losses, weights, ave
 of them. fp16 alone has a small range, so gradients go back through the network multiplied by a constant; they leave
 it, towards the images and towards the weights, divided by the same, and nobody outside notices.
 
+What "fp32" is to a GPU is left to the switches of torch, whose default rounds the inputs of convolutions to TF32;
+each session of a run records them.
+
 Evaluation is fp32 without autocast and without TF32, whatever training did: what is spaced 1/255 apart in bf16 is no
 place to look for perturbations of 8/255. A search may hurry (`search.py`), its finds are judged in fp32.
 """
@@ -114,6 +117,17 @@ def full_precision(device_type: str) -> Iterator[None]:
             yield
     finally:
         restore()
+
+
+def tf32_in_use() -> list[str]:
+    """What a GPU would compute in TF32 now where fp32 is asked for: "convolutions", "products", both or neither."""
+    cudnn: Any = torch.backends.cudnn
+    try:
+        are_used = {"convolutions": cudnn.allow_tf32, "products": torch.get_float32_matmul_precision() != "highest"}
+    except RuntimeError:
+        switches: dict[str, Any] = {"convolutions": cudnn.conv, "products": torch.backends.cuda.matmul}
+        are_used = {name: switch.fp32_precision == "tf32" for name, switch in switches.items()}
+    return [name for name, is_used in are_used.items() if is_used]
 
 
 def _without_tf32() -> Callable[[], None]:

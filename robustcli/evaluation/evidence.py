@@ -24,6 +24,7 @@ from robustcli.evaluation.statistics import unseen_at_most
 from robustcli.evaluation.strikes import Forgetful, Journal, Strike
 from robustcli.evaluators import Case, Evaluator, Stage, looks_of
 from robustcli.noise import IndexedNoise, derive
+from robustcli.precision import full_precision
 from robustcli.threat import ThreatModel
 
 # In `broken_by`, beside the numbers of stages.
@@ -161,8 +162,8 @@ def gather(
     """
     journal = journal or Forgetful()
     looks = looks_of(evaluator)
-    portions = Portions(x.device)
-    with crafting(model, "eval"), generators_restored(x.device):
+    portions = Portions(x.device, model, is_random=looks > 1)
+    with full_precision(x.device.type), crafting(model, "eval"), generators_restored(x.device):
         evidence, classes = _clean(model, x, y, rng, evaluator.batch_size, looks, portions)
         if not len(x):
             return evidence

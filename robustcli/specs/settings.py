@@ -132,7 +132,8 @@ class TrainSettings:
             each epoch; "sine": at the beginning of each epoch too, along half a wave, slow at both ends.
         drop_last: whether a last batch that is not full is left out.
         precision: of the network's passes in training: "fp32", "bf16", or "fp16" with gradients that are scaled
-            inside; weights, losses and evaluation are always fp32.
+            inside; weights, losses and evaluation are always fp32. On GPUs "fp32" lets convolutions use TF32 as torch
+            does by default; each session records it.
         channels_last: memory format of images and convolutions; changes speed and rounding only. "auto" is true for
             networks with batch norms, on CPUs with AVX-512 and, in 16 bits, on GPUs; each session records it.
         compile: whether the passes of whole batches are compiled, which takes a minute or two; changes speed and

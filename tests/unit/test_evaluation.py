@@ -13,13 +13,14 @@ from robustcli.attacks.fgsm import Fgsm
 from robustcli.attacks.pgd import Pgd
 from robustcli.errors import EvaluationError
 from robustcli.evaluation.evaluate import Result, evaluate, preflight
+from robustcli.evaluation.evidence import gather
 from robustcli.evaluation.isolation import passes_counted
 from robustcli.evaluators.attacked import Attacked
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.clean import Clean
 from robustcli.evaluators.worst_case import WorstCase
-from robustcli.noise import Noise
-from robustcli.precision import full_precision
+from robustcli.noise import IndexedNoise, Noise
+from robustcli.precision import full_precision, tf32_in_use
 from robustcli.threat import ThreatModel
 
 LINF = ThreatModel("linf", Fraction(8, 255))
@@ -381,6 +382,38 @@ class TestFullPrecision:
         finally:
             torch.set_float32_matmul_precision(before[0])
             torch.backends.cudnn.allow_tf32 = before[1]
+
+    def test_what_tf32_is_used_for_is_told(self) -> None:
+        before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+        try:
+            torch.set_float32_matmul_precision("highest")
+            torch.backends.cudnn.allow_tf32 = True
+            assert tf32_in_use() == ["convolutions"]
+            torch.set_float32_matmul_precision("high")
+            assert tf32_in_use() == ["convolutions", "products"]
+            with full_precision("cpu"):
+                assert tf32_in_use() == []
+        finally:
+            torch.set_float32_matmul_precision(before[0])
+            torch.backends.cudnn.allow_tf32 = before[1]
+
+    def test_the_check_of_an_epoch_is_in_full_precision_too(self) -> None:
+        seen: list[list[str]] = []
+
+        def attack(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
+            seen.append(tf32_in_use())
+            return x
+
+        before = torch.backends.cudnn.allow_tf32
+        try:
+            torch.backends.cudnn.allow_tf32 = True
+            x, y = images(4), torch.arange(4)
+            rng = IndexedNoise(0, torch.arange(4))
+            gather(Attacked(attack=attack), Net().eval(), x, y, LINF, rng)
+        finally:
+            torch.backends.cudnn.allow_tf32 = before
+        assert seen
+        assert not any(seen)
 
     @pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="this torch has the older switches only")
     def test_the_newer_switches_are_kept_to_when_a_process_uses_them(self) -> None:

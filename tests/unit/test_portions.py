@@ -79,6 +79,26 @@ def test_batches_are_doubled_while_memory_lies_idle(monkeypatch: pytest.MonkeyPa
     assert tried(found, 20, 2, 5)[1] == [16, 8, 4, 4, 4, 4, 4]
 
 
+def test_the_next_evaluation_of_a_network_begins_where_the_last_ended() -> None:
+    model, other = conv_net(), conv_net()
+    tried(Portions(CPU, model), 8, 8, 2)
+    again = Portions(CPU, model)
+    assert tried(again, 4, 8, 100)[1] == [2, 2]
+    assert again.warnings == (), "nothing ran out in this one"
+    assert tried(Portions(CPU, other), 8, 8, 100)[1] == [8]
+
+
+def test_nothing_grows_where_the_network_draws_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    model = conv_net()
+    found = Portions(torch.device("cuda"), model, is_random=True)
+    assert tried(found, 20, 8, 4)[1] == [8, 4, 4, 4, 4, 4]
+    assert found.warnings == (
+        "memory ran out; batches were cut to 4 images, which changes the noise that the network draws",
+    )
+    assert tried(Portions(torch.device("cuda"), model, is_random=True), 8, 8, 100)[1] == [8]
+
+
 @dataclass(frozen=True)
 class Hungry:
     """PGD for which more than so many images at once do not fit."""
