@@ -34,6 +34,7 @@ class CompiledCalls:
     On a GPU a program is replayed as a CUDA graph, whose memory the next replay overwrites, so everything that goes
     in and out is copied. A kind is tried when it first occurs, forward and backward: there a failure can be mended,
     in the middle of a backward it cannot. If one fails, a warning says so and everything runs uncompiled.
+    A graph is captured in the second call and replayed in the third, so there it is tried three times.
 
     Args:
         batch_size: rows that programs are made for.
@@ -77,9 +78,13 @@ class CompiledCalls:
         wanted = ([probe] if x.requires_grad else []) + trained
         try:
             with _unmoved(network, x.device):
-                logits = self._call(network, probe)
-                if logits.requires_grad:
-                    torch.autograd.grad(logits.sum(), wanted, allow_unused=True)
+                for _ in range(3 if self.is_graphed else 1):
+                    logits = self._call(network, probe)
+                    if logits.requires_grad:
+                        torch.autograd.grad(logits.sum(), wanted, allow_unused=True)
+        except torch.OutOfMemoryError:
+            # Too large a batch, which no other way of calling the network would mend.
+            raise
         except Exception as error:  # whatever the compilers behind torch.compile stumble on
             self._program = None
             text = f"training goes on without torch.compile, which failed ({in_one_line(error)})"

@@ -39,12 +39,14 @@ def train(
 ) -> list[Tensor]:
     """Some updates, as the training loop makes them; weights and buffers afterwards."""
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum, weight_decay=weight_decay)
-    noise = StreamNoise.on(torch.device("cpu"))
+    first = next(model.parameters())
+    noise = StreamNoise.on(first.device)
     step = defense.start(model.train(), optimizer, noise)
     for update in range(updates):
         noise.reseed(0, "attack", update)
         with drawn_from(update):
-            step(*batch(update, next(model.parameters()).dtype), threat, clock(update))
+            x, y = batch(update, first.dtype)
+            step(x.to(first.device), y.to(first.device), threat, clock(update))
     return [value.detach().clone() for value in model.state_dict().values()]
 
 

@@ -97,4 +97,6 @@ def _grey(x: Tensor) -> Tensor:
     """(n, c, h, w) -> (n, 1, h, w); without three channels they all count alike."""
     if x.shape[1] != len(_GREY):
         return x.mean(1, keepdim=True)
-    return (x * x.new_tensor(_GREY)[:, None, None]).sum(1, keepdim=True)
+    # One by one: a tensor of the three would be waited for on its way to a GPU.
+    red, green, blue = _GREY
+    return red * x[:, :1] + green * x[:, 1:2] + blue * x[:, 2:]

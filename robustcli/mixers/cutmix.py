@@ -37,8 +37,8 @@ class CutMix:
         centre = rng.uniform(torch.empty(2, device=x.device, dtype=torch.float64))
         partner = partners(x, rng)
         is_box = _is_inside(centre[0], side, height)[:, None] & _is_inside(centre[1], side, width)
-        # A mean of booleans by way of whole numbers is exact up to one division.
-        kept = 1 - is_box.sum() / torch.tensor(height * width, device=x.device, dtype=torch.float64)
+        # A sum of booleans is exact, so there is one rounding.
+        kept = 1 - is_box.sum(dtype=torch.float64) / (height * width)
         return torch.where(is_box, x[partner], x), mixed_labels(y, partner, kept, classes, x.dtype)
 
 

@@ -29,7 +29,8 @@ from robustcli.specs.spec import ExperimentSpec
 from robustcli.training_model import TrainingModel
 from robustcli.weights.awp import Awp
 
-CPU = torch.device("cpu")
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+DEVICES = [pytest.param("cpu", marks=pytest.mark.slow), pytest.param("cuda", marks=pytest.mark.gpu)]
 SETTINGS = TrainSettings(epochs=1, batch_size=COUNT, compile=True, channels_last=False)
 Program = Callable[[nn.Module, Tensor], Tensor]
 
@@ -41,7 +42,7 @@ def rows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     def compiled(call: Program, *, dynamic: bool, mode: str | None) -> Program:
         assert not dynamic
-        assert mode is None, "CUDA graphs on a CPU"
+        assert mode in (None, "reduce-overhead")
 
         def program(network: nn.Module, x: Tensor) -> Tensor:
             seen.append(len(x))
@@ -51,6 +52,14 @@ def rows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(torch, "compile", compiled)
     return seen
+
+
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def out_of_memory(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: out_of_memory)
 
 
 def break_compiler(monkeypatch: pytest.MonkeyPatch, *, in_backward: bool = False) -> None:
@@ -105,6 +114,19 @@ def test_only_whole_batches_are_compiled(rows: list[int]) -> None:
     assert rows == [4, 4, 8, 8, 4]
 
 
+def test_a_graph_is_captured_and_replayed_where_a_failure_can_be_mended(rows: list[int]) -> None:
+    calls, network, x = CompiledCalls(4, GPU), conv_net().eval(), images(4)
+    assert torch.equal(calls(network, x), network(x))
+    # Compiled, captured, replayed, and then the call.
+    assert rows == [4] * 4
+
+
+@pytest.mark.usefixtures("broken")
+def test_a_batch_that_does_not_fit_is_no_failure_of_the_compiler() -> None:
+    with pytest.raises(torch.OutOfMemoryError):
+        CompiledCalls(4, CPU)(conv_net().eval(), images(4))
+
+
 def test_copies_share_programs_and_call_their_own_networks(rows: list[int]) -> None:
     model = TrainingModel(conv_net(), SETTINGS, CPU).eval()
     x, _ = batch()
@@ -157,21 +179,28 @@ def test_a_batch_that_is_never_full_is_refused(tmp_path: Path) -> None:
         run_experiment(spec, tmp_path, Screen(is_quiet=True))
 
 
-@pytest.mark.slow
+def on_device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    return torch.device(name)
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 @pytest.mark.parametrize(("precision", "agreement"), [("fp32", 0.9999), ("bf16", 0.95)])
 @pytest.mark.parametrize("mode", ["eval", "train"])
-def test_real_programs_give_the_same_signs(mode: Any, precision: Any, agreement: float) -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_real_programs_give_the_same_signs(device: str, mode: Any, precision: Any, agreement: float) -> None:
     """Of the gradients of the images, for a trained network; those of the weights point the same way."""
-    network = conv_net()
+    where, network = on_device(device), conv_net()
     # Few updates: of a network that is certain of every image the gradient vanishes in any precision.
     train(pgd_at(steps=2), network, updates=5, lr=0.02)
-    x, y = batch()
+    network.to(where)
+    x, y = (values.to(where) for values in batch())
     settings = TrainSettings(epochs=1, batch_size=COUNT, precision=precision)
     found = []
     for is_compiled in (False, True):
         copied = copy.deepcopy(network)
-        model = TrainingModel(copied, replace(settings, compile=is_compiled), CPU)
+        model = TrainingModel(copied, replace(settings, compile=is_compiled), where)
         with crafting(model, mode):
             gradient, _, _ = ascend(model, x, LOSSES["ce"], y)
         F.cross_entropy(model.train()(x), y).backward()  # type: ignore[no-untyped-call]
@@ -181,3 +210,20 @@ def test_real_programs_give_the_same_signs(mode: Any, precision: Any, agreement:
     assert float((plain.sign() == compiled.sign()).float().mean()) >= agreement
     assert float((compiled == 0).float().mean()) < 1e-3
     assert F.cosine_similarity(plain_weights, compiled_weights, dim=0) > 0.99
+
+
+@pytest.mark.parametrize("defense", METHODS, ids=["pgd_at", "trades", "trades with awp", "attack in train mode"])
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_real_programs_train_the_same_weights(device: str, defense: MinMax) -> None:
+    """Also where a replayed graph overwrites what the one before it returned."""
+    where, start = on_device(device), conv_net()
+    trained = []
+    for is_compiled in (False, True):
+        network = copy.deepcopy(start).to(where)
+        model = TrainingModel(network, replace(SETTINGS, compile=is_compiled), where)
+        train(defense, model, updates=4)
+        trained.append(torch.cat([parameter.detach().flatten().cpu() for parameter in network.parameters()]))
+    begun = torch.cat([parameter.detach().flatten() for parameter in start.parameters()])
+    plain, compiled = (weights - begun for weights in trained)
+    assert F.cosine_similarity(plain, compiled, dim=0) > 0.999

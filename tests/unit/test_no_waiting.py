@@ -14,11 +14,11 @@ from robustcli.specs.spec import ExperimentSpec
 
 SPEC = """
 name: no_waiting
-data: {name: digits, val_size: 100, train_size: 256}
+data: {name: digits, val_size: 100, train_size: 256, augment: {crop: 1, flip: true, AUGMENT}}
 architecture: {name: preact_resnet18, width: 4}
 threat: {norm: linf, eps: 0.1}
 defense: DEFENSE
-train: {epochs: 1, batch_size: 64, device: cuda, precision: PRECISION}
+train: {epochs: 1, batch_size: 64, device: cuda, precision: PRECISION, compile: COMPILE}
 evaluate: {clean: {name: clean, examples: 100}}
 """
 DEFENSES = {
@@ -28,23 +28,54 @@ DEFENSES = {
 }
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("defense", DEFENSES.values(), ids=list(DEFENSES))
-def test_updates_do_not_wait(defense: str, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever waits for the device is an error, from the first update of an epoch until its end asks for the loss.
+
+    The first update may: it makes what is made once, such as the optimiser's state and the programs.
+    """
+    update, ask = train._update, train._raise_if_not_finite
+
+    def watched_update(*arguments: Any) -> None:
+        update(*arguments)
+        torch.cuda.set_sync_debug_mode("error")
+
+    def unwatched(*arguments: Any) -> None:
+        torch.cuda.set_sync_debug_mode("default")
+        ask(*arguments)
+
+    monkeypatch.setattr(train, "_update", watched_update)
+    monkeypatch.setattr(train, "_raise_if_not_finite", unwatched)
+
+
+def run(spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **words: str) -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
-    update = train._update
+    for name, word in {"AUGMENT": "cutout: 0", "PRECISION": "fp32", "COMPILE": "false", **words}.items():
+        spec = spec.replace(name, word)
+    watch(monkeypatch)
+    try:
+        folder = run_experiment(ExperimentSpec.parse(spec, "the test"), tmp_path, Screen(is_quiet=True))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert read_json(folder.results)["evaluations"]["clean"]["total"] == 100
 
-    def watched(training: Any, *rest: Any) -> None:
-        # The first update waits for what is made once, such as the optimiser's state.
-        torch.cuda.set_sync_debug_mode("error" if training.updates else "default")
-        try:
-            update(training, *rest)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
 
-    monkeypatch.setattr(train, "_update", watched)
-    spec = ExperimentSpec.parse(SPEC.replace("DEFENSE", defense).replace("PRECISION", precision), "the test")
-    run = run_experiment(spec, tmp_path, Screen(is_quiet=True))
-    assert read_json(run.results)["evaluations"]["clean"]["total"] == 100
+@pytest.mark.gpu
+@pytest.mark.parametrize("is_compiled", ["false", "true"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("defense", DEFENSES.values(), ids=list(DEFENSES))
+def test_updates_do_not_wait(
+    defense: str, precision: str, is_compiled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(SPEC, tmp_path, monkeypatch, DEFENSE=defense, PRECISION=precision, COMPILE=is_compiled)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "mixer",
+    ["cutmix", "mixup"],
+)
+def test_batches_do_not_wait(mixer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = SPEC.replace("train_size: 256", f"train_size: 256, label_smoothing: 0.1, mixer: {{name: {mixer}, alpha: 1}}")
+    augment = "jitter: 0.2, rotate: 5, cutout: 2"
+    run(spec, tmp_path, monkeypatch, DEFENSE="{name: pgd_at, steps: 2}", AUGMENT=augment)
