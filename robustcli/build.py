@@ -33,6 +33,7 @@ def load_data(chosen: Chosen, device: torch.device, *, to_train: bool = False) -
             smoothing=options.label_smoothing,
             extra_smoothing=0.0 if added is None else added.label_smoothing,
             over=options.smoothing_over,
+            reach_attack=options.smoothing_for == "both",
         )
     return prepare(
         source,

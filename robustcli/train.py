@@ -166,8 +166,8 @@ def fit(training: Training, loop: Loop) -> None:
         epoch, done = divmod(training.updates, loop.steps_per_epoch)
         training.network.train()
         begun = time.perf_counter()
-        for x, y in _batches(loop, epoch, done):
-            _update(training, loop, x, y)
+        for x, y, smoothed in _batches(loop, epoch, done):
+            _update(training, loop, x, y, smoothed)
             loop.watcher.step(len(x))
             # After the last update of an epoch comes its check, without which it would be lost.
             if loop.stop_requested() and training.updates % loop.steps_per_epoch:
@@ -180,7 +180,7 @@ def fit(training: Training, loop: Loop) -> None:
             raise Interrupted(f"stopped after epoch {epoch + 1}")
 
 
-def _update(training: Training, loop: Loop, x: Tensor, y: Tensor) -> None:
+def _update(training: Training, loop: Loop, x: Tensor, y: Tensor, smoothed: Tensor | None) -> None:
     clock = Clock(training.updates, loop.steps_per_epoch, loop.settings.epochs)
     for group in training.optimizer.param_groups:
         group["lr"] = loop.settings.lr * loop.schedule(clock)
@@ -188,7 +188,7 @@ def _update(training: Training, loop: Loop, x: Tensor, y: Tensor) -> None:
     # The draws of an update depend on (seed, update) alone: attacks use the stream, dropout the global state.
     loop.noise.reseed(loop.seed, "attack", training.updates)
     torch.manual_seed(derive(loop.seed, "network", training.updates))
-    metrics = training.step(x, y, threat, clock)
+    metrics = training.step(x, y, threat, clock, smoothed)
     training.average.update(training.network, clock)
     training.means.add({**metrics, **loop.beside()}, len(x), training.updates)
     training.updates += 1
@@ -196,7 +196,7 @@ def _update(training: Training, loop: Loop, x: Tensor, y: Tensor) -> None:
         _raise_if_not_finite(training, loop)
 
 
-def _batches(loop: Loop, epoch: int, done: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(loop: Loop, epoch: int, done: int) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
     """The batch of every update of one epoch after the first `done`.
 
     Order, augmentation and mixing depend on (seed, epoch, batch) alone; a batch that is replayed is the same
@@ -218,11 +218,24 @@ def _batches(loop: Loop, epoch: int, done: int) -> Iterator[tuple[Tensor, Tensor
         batch = next(batches, None)
         if batch is None:
             return
-        noise.reseed(loop.seed, "mix", epoch, number)
-        batch = loop.mixer(*batch, loop.data.shape.classes, noise)
+        mixed = _mixed(loop, *batch, noise, ("mix", epoch, number))
         for _ in range(replayed, loop.replays):
-            yield batch
+            yield mixed
         replayed = 0
+
+
+def _mixed(
+    loop: Loop, x: Tensor, y: Tensor, smoothed: Tensor | None, noise: StreamNoise, key: tuple[str, int, int]
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """A batch mixed with itself; its labels and what they were smoothed to are mixed alike."""
+    classes = loop.data.shape.classes
+    noise.reseed(loop.seed, *key)
+    images, labels = loop.mixer(x, y, classes, noise)
+    if smoothed is None:
+        return images, labels, None
+    # The same once more: what a mixer draws does not depend on the labels.
+    noise.reseed(loop.seed, *key)
+    return images, labels, loop.mixer(x, smoothed, classes, noise)[1]
 
 
 def _end_epoch(training: Training, loop: Loop, epoch: int, seconds: float) -> None:

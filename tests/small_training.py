@@ -52,7 +52,9 @@ class Recorder:
     clocks: list[Clock] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
 
-    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock) -> Metrics:
+    def __call__(
+        self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock, smoothed: Tensor | None = None
+    ) -> Metrics:
         assert self.optimizer is not None
         self.rates.append(self.optimizer.param_groups[0]["lr"])
         self.threats.append(threat)

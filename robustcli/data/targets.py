@@ -1,4 +1,4 @@
-"""What is asked of a training image: its label, or class shares that leave something to the other classes."""
+"""What is asked of a training image, and of its attack: its label, or class shares that leave others something."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -16,14 +16,19 @@ class Targets:
         smoothing: s of the data set's own images.
         extra_smoothing: s of images that were added to it.
         over: who gets s: "all" classes s / k each, the labelled one too, or the "others" s / (k - 1) each.
+        reach_attack: whether attacks see them too; published ones raise the loss of the label itself.
     """
 
     smoothing: float = 0.0
     extra_smoothing: float = 0.0
     over: Literal["all", "others"] = "all"
+    reach_attack: bool = False
 
-    def __call__(self, y: Tensor, is_extra: Tensor, classes: int) -> Tensor:
-        """Class shares (n, k) in float32, or the labels (n,) themselves where nothing is smoothed at all.
+    def __call__(self, y: Tensor, is_extra: Tensor, classes: int) -> tuple[Tensor, Tensor | None]:
+        """What attacks raise the loss of, and what the loss asks for where that is something else.
+
+        The labels (n,) and class shares (n, k) in float32; the labels alone where nothing is smoothed at all; the
+        shares alone where they reach the attack.
 
         Args:
             y: labels (n,).
@@ -31,7 +36,11 @@ class Targets:
             classes: k.
         """
         if not (self.smoothing or self.extra_smoothing):
-            return y
+            return y, None
+        smoothed = self._smoothed(y, is_extra, classes)
+        return (smoothed, None) if self.reach_attack else (y, smoothed)
+
+    def _smoothed(self, y: Tensor, is_extra: Tensor, classes: int) -> Tensor:
         own, extra = torch.tensor([self.smoothing, self.extra_smoothing], device=y.device)
         s = torch.where(is_extra, extra, own)[:, None]
         label = F.one_hot(y, classes).float()

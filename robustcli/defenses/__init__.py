@@ -27,7 +27,7 @@ class Batch:
     Args:
         x: (n, c, h, w) in [0, 1].
         x_adv: the same, or several such blocks one after the other, from an attack that makes several versions.
-        y: labels (n,), or class shares (n, k) when labels are mixed or smoothed.
+        y: what the loss asks for: labels (n,), or class shares (n, k) when labels are mixed or smoothed.
     """
 
     x: Tensor
@@ -87,8 +87,19 @@ class ReadsHalves(Protocol):
 class Step(Protocol):
     """One update of the weights, with the state that a method keeps between updates."""
 
-    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock) -> Metrics:
-        """Update the weights on one batch; metrics are scalar tensors on the device, "loss" among them."""
+    def __call__(
+        self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock, smoothed: Tensor | None = None
+    ) -> Metrics:
+        """Update the weights on one batch; metrics are scalar tensors on the device, "loss" among them.
+
+        Args:
+            x: images (n, c, h, w) in [0, 1].
+            y: labels (n,), or class shares (n, k) of mixed images: what attacks raise the loss of.
+            threat: that of this update.
+            clock: how far the training is.
+            smoothed: class shares (n, k) that the loss asks for instead of y, which they are made from; None where
+                it asks for y.
+        """
         ...
 
     def state_dict(self) -> dict[str, Any]:

@@ -62,15 +62,18 @@ class FreeStep:
     regulariser: RunningRegulariser
     delta: Tensor | None = None
 
-    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock) -> Metrics:
+    def __call__(
+        self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock, smoothed: Tensor | None = None
+    ) -> Metrics:
+        asked = y if smoothed is None else smoothed
         if self.delta is None:
             self.delta = torch.zeros_like(x)
         assert len(x) <= len(self.delta), "only the last batch of an epoch is smaller, and none is larger"
         delta = self.delta[: len(x)].clone().requires_grad_()
         x_adv = (x + delta).clamp(0, 1)
-        loss = F.cross_entropy(self.model(x_adv), y)
+        loss = F.cross_entropy(self.model(x_adv), asked)
         self.optimizer.zero_grad()
-        asked = add_penalty(self.regulariser, self.model, x, y, clock)
+        penalised = add_penalty(self.regulariser, self.model, x, asked, clock)
         loss.backward()  # type: ignore[no-untyped-call]
         assert delta.grad is not None
         step_size = threat.radius if self.settings.step_size is None else self.settings.step_size
@@ -79,7 +82,7 @@ class FreeStep:
             self.delta[: len(x)] = threat.bound(moved, threat.radius)
         self.optimizer.step()
         self.regulariser.after(self.model, clock)
-        return {"loss": loss.detach(), **asked}
+        return {"loss": loss.detach(), **penalised}
 
     def state_dict(self) -> dict[str, Any]:
         asked = self.regulariser.state_dict()
@@ -101,7 +104,9 @@ def free(*, replays: Count = 8, step_size: Positive | None = None) -> Free:
     a last batch that is smaller moves a part of it. It is held in the ball; x + delta is cut at the box, where
     its gradient ends. Every batch is replayed `replays` times before the next one comes. An epoch remains one
     pass over the images, so with as many updates as natural training takes it is `replays` times fewer
-    epochs; schedules and averages count updates. Batch statistics are updated by every forward.
+    epochs; schedules and averages count updates. Where labels are smoothed, delta raises the loss of the smoothed
+    ones, whatever data.smoothing_for says: there is no other backward. Batch statistics are updated by every
+    forward.
 
     Args:
         replays: m, updates on each batch.

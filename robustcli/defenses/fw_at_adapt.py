@@ -100,12 +100,14 @@ class AdaptiveStep:
         self.steps, self.epoch, self.images = 1, -1, 0
         self.distortion = torch.zeros((), device=next(model.parameters()).device)
 
-    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock) -> Metrics:
+    def __call__(
+        self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock, smoothed: Tensor | None = None
+    ) -> Metrics:
         if int(clock.epoch) != self.epoch:
             self.epoch, self.images, self.distortion = int(clock.epoch), 0, torch.zeros_like(self.distortion)
         is_monitoring = self.images < self.settings.monitor_images
         steps = _MONITOR_STEPS if is_monitoring else self.steps
-        metrics = replace(self.game, settings=self.settings.with_steps(steps))(x, y, threat, clock)
+        metrics = replace(self.game, settings=self.settings.with_steps(steps))(x, y, threat, clock, smoothed)
         if is_monitoring:
             self._measure(len(x), metrics["distortion"])
         return {**metrics, "attack_steps": torch.full_like(metrics["loss"], steps)}

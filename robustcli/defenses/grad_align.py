@@ -66,10 +66,13 @@ class GradAlignStep:
     rng: Noise
     regulariser: RunningRegulariser
 
-    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock) -> Metrics:
+    def __call__(
+        self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock, smoothed: Tensor | None = None
+    ) -> Metrics:
+        asked = y if smoothed is None else smoothed
         grad = self._gradient(x, y, is_learnt=not self.settings.detach_clean)
         x_adv = threat.project(x + threat.ascent(grad.detach(), x, threat.radius), x)
-        loss = F.cross_entropy(self.model(x_adv), y)
+        loss = F.cross_entropy(self.model(x_adv), asked)
         metrics = {}
         if self.settings.align:
             beside = self._gradient(x + threat.noise(x, self.rng), y, is_learnt=True)
@@ -77,13 +80,13 @@ class GradAlignStep:
             loss = loss + self.settings.align * (1 - cosine)
             metrics["cosine"] = cosine.detach()
         self.optimizer.zero_grad()
-        asked = add_penalty(self.regulariser, self.model, x, y, clock)
+        penalised = add_penalty(self.regulariser, self.model, x, asked, clock)
         # To the weights alone: the images are leaves of the second gradient's graph as well.
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         loss.backward(inputs=trained)  # type: ignore[no-untyped-call]
         self.optimizer.step()
         self.regulariser.after(self.model, clock)
-        return {"loss": loss.detach(), **metrics, **asked}
+        return {"loss": loss.detach(), **metrics, **penalised}
 
     def _gradient(self, points: Tensor, y: Tensor, *, is_learnt: bool) -> Tensor:
         """Gradient of the cross-entropy at some points, with its graph if weights learn from it."""
@@ -121,9 +124,10 @@ def grad_align(*, align: NonNegative = 0.2, detach_clean: bool = True, attack_bn
     """Cross-entropy at the FGSM image, plus lambda (1 - cosine of the gradients at x and beside it).
 
     Beside x is x + eta with eta uniform in the ball, not cut at the box. The gradient at x is that of FGSM, so
-    the alignment costs one more gradient and its derivative. Examples without a gradient are left out of the
-    mean. The logged `cosine` falls from near 1 to near 0 in catastrophic overfitting. Batch statistics are
-    updated by the adversarial batch and, with attack_bn "train", by the forwards of both gradients.
+    the alignment costs one more gradient and its derivative, and both are of labels as attacks see them: those
+    before smoothing. Examples without a gradient are left out of the mean. The logged `cosine` falls from near 1
+    to near 0 in catastrophic overfitting. Batch statistics are updated by the adversarial batch and, with
+    attack_bn "train", by the forwards of both gradients.
 
     Args:
         align: lambda. The authors take 0.02 * 10^(eps / 8) on CIFAR-10, eps in 1/255: 0.063 for 4, 0.2 for 8,

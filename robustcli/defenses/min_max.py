@@ -100,14 +100,16 @@ class MinMaxStep:
     running: RunningLoss | None
     regulariser: RunningRegulariser
 
-    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock) -> Metrics:
+    def __call__(
+        self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock, smoothed: Tensor | None = None
+    ) -> Metrics:
         game = self.settings.curriculum(self.settings, clock)
         with crafting(self.model, game.attack_bn):  # weights held, mode set, both restored
             x_adv, found = _searched(game.attack, self.model, x, y, threat, self.rng)
-        batch = Batch(x, y, x_adv)
+        batch = Batch(x, y if smoothed is None else smoothed, x_adv)
         loss_of = self._begun(game, batch, clock)
         self.optimizer.zero_grad()
-        asked = add_penalty(self.regulariser, self.model, x, y, clock)
+        asked = add_penalty(self.regulariser, self.model, x, batch.y, clock)
         with game.weights.around(self.model, lambda: loss_of(self.model, batch), clock):
             loss = loss_of(self.model, batch)
             loss.backward()  # type: ignore[no-untyped-call]

@@ -32,14 +32,18 @@ def places_of_a_batch_stay(defense: Chosen, data: Chosen) -> Findings:
         yield ("data", "extra"), text
 
 
+def smoothing_has_labels(data: Chosen) -> Findings:
+    if data.options.smoothing_for == "both" and not data.options.is_smoothed:
+        yield ("data", "smoothing_for"), "'both', but no label is smoothed; leave it out"
+
+
 # Defenses whose equation names the label, and which have a rule of this project where there are shares.
 _NAMES_THE_LABEL = ("mart",)
 
 
 def labels_are_whole(defense: Chosen, data: Chosen) -> Findings:
     options = data.options
-    extra = options.extra.label_smoothing if options.extra else 0
-    if defense.name in _NAMES_THE_LABEL and (options.mixer.name != "none" or options.label_smoothing or extra):
+    if defense.name in _NAMES_THE_LABEL and (options.mixer.name != "none" or options.is_smoothed):
         text = f"'{defense.name}' is published for whole labels; mixed or smoothed ones follow a rule of this project"
         yield ("defense", "name"), text
 

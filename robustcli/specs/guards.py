@@ -19,6 +19,7 @@ from robustcli.specs.data_guards import (
     monitoring_ends,
     places_of_a_batch_stay,
     selection_has_images,
+    smoothing_has_labels,
 )
 from robustcli.specs.pairing import (
     architecture_has_its_parts,
@@ -273,6 +274,7 @@ REFUSE: tuple[Guard, ...] = (
     distortion_is_reachable,
     monitoring_ends,
     places_of_a_batch_stay,
+    smoothing_has_labels,
 )
 WARN: tuple[Guard, ...] = (
     eps_is_exact,

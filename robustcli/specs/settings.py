@@ -73,6 +73,8 @@ class DataOptions:
         mixer: how the images of a training batch are mixed with each other, after their own changes.
         label_smoothing: s of the labels in training; the extra images have their own.
         smoothing_over: who shares s: "all" k classes, the labelled one too, or the k - 1 "others".
+        smoothing_for: who sees smoothed labels: the "loss" alone, as published, or "both" it and the attack, which
+            otherwise raises the loss of labels as they are, or as they were mixed.
         extra: images that join those of the data set in training; null is none.
         workers: threads that read images which do not fit into memory.
     """
@@ -83,8 +85,14 @@ class DataOptions:
     mixer: Annotated[Any, Family("mixers")] = "none"
     label_smoothing: ProperShare = 0.0
     smoothing_over: Literal["all", "others"] = "all"
+    smoothing_for: Literal["loss", "both"] = "loss"
     extra: ExtraSettings | None = None
     workers: Size = 2
+
+    @property
+    def is_smoothed(self) -> bool:
+        """Whether any label is."""
+        return bool(self.label_smoothing or (self.extra and self.extra.label_smoothing))
 
 
 @dataclass(frozen=True, kw_only=True)

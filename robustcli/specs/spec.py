@@ -126,6 +126,9 @@ class ExperimentSpec:
         # before the machine was asked.
         if plain["train"]["channels_last"] == "auto":
             plain["train"]["channels_last"] = False
+        # As long as there was no choice, smoothed labels reached the attack.
+        if not self.data.options.is_smoothed or plain["data"]["smoothing_for"] == "both":
+            del plain["data"]["smoothing_for"]
         for place in _PLACES:
             plain["data"].pop(place, None)
         for place in _PLACES_OF_EXTRA:

@@ -49,6 +49,8 @@ STATELESS = ("dynamic_at", "fat", "multi_norm", "pyramid_at", "svc")
 
 # What is done with the batches of some of them.
 DATA = {
+    "smoothed": "label_smoothing: 0.1",
+    "smoothed_for_both": "label_smoothing: 0.1, smoothing_for: both, mixer: mixup",
     "cutmix": "mixer: cutmix, label_smoothing: 0.1",
     "extra": "extra: {{path: EXTRA, share: 0.4, label_smoothing: 0.2}}, mixer: {{name: mixup, alpha: 0.5}}",
 }

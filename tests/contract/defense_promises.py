@@ -46,11 +46,11 @@ class Session:
         noise = StreamNoise.on(torch.device("cpu"))
         return cls(model, optimizer, noise, defense.start(model, optimizer, noise))
 
-    def update(self, x: Tensor, y: Tensor) -> Metrics:
+    def update(self, x: Tensor, y: Tensor, *smoothed: Tensor) -> Metrics:
         self.noise.reseed(0, "attack", self.updates)
         clock = Clock(self.updates, STEPS_PER_EPOCH, self.epochs)
         with drawn_from(derive(0, "network", self.updates)):
-            metrics = self.step(x, y, self.threat, clock)
+            metrics = self.step(x, y, self.threat, clock, *smoothed)
         self.updates += 1
         return metrics
 
@@ -175,6 +175,19 @@ def treats_class_shares_as_labels(defense: Defense) -> None:
     by_share.update(x, nn.functional.one_hot(y, 10).double())
     for one, other in zip(by_label.model.parameters(), by_share.model.parameters(), strict=True):
         assert torch.allclose(one, other, rtol=0, atol=1e-12)
+
+
+def smooths_its_loss_alone(defense: Defense) -> None:
+    """Smoothed labels change the loss, and no image that the network is shown on the way to it."""
+    x, y = batch()
+    sharp, smooth = Session.of(defense), Session.of(defense)
+    seen: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for session, shown in zip((sharp, smooth), seen, strict=True):
+        session.model.register_forward_pre_hook(lambda _, inputs, shown=shown: shown.append(inputs[0].detach().clone()))
+    loss, other = sharp.update(x, y)["loss"], smooth.update(x, y, 0.7 * nn.functional.one_hot(y, 10) + 0.03)["loss"]
+    assert not torch.equal(loss, other), "the loss asks for labels as they are"
+    assert len(seen[0]) == len(seen[1])
+    assert all(torch.equal(one, another) for one, another in zip(*seen, strict=True)), "the attack is another one"
 
 
 def says_what_it_is(defense: Defense) -> None:

@@ -35,6 +35,7 @@ def named(promise: Callable[..., None]) -> str:
         defense_promises.repeats_itself,
         defense_promises.continues_from_its_state,
         defense_promises.treats_class_shares_as_labels,
+        defense_promises.smooths_its_loss_alone,
         defense_promises.says_what_it_is,
     ],
     ids=named,

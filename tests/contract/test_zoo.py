@@ -101,6 +101,8 @@ BROKEN: list[tuple[Callable[[Any], None], Any]] = [
     (defense_promises.reports_scalars, training(zoo.ReportsTheGraph)),
     (defense_promises.repeats_itself, training(zoo.DrawsFromItsOwnGenerator)),
     (defense_promises.continues_from_its_state, training(zoo.ForgetsItsState)),
+    (defense_promises.smooths_its_loss_alone, training(zoo.SmoothsNothing)),
+    (defense_promises.smooths_its_loss_alone, training(zoo.SmoothsItsAttackToo)),
     (defense_promises.says_what_it_is, zoo.Training(aims_at_robustness=None)),  # type: ignore[arg-type]
     (defense_promises.says_what_it_is, zoo.Training(replays=0)),
     (weight_promises.restores_the_weights, zoo.DoesNotRestore()),

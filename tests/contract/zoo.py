@@ -167,9 +167,11 @@ class Trained:
     optimizer: Optimizer
     rng: Noise
 
-    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock) -> Metrics:
+    def __call__(
+        self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock, smoothed: Tensor | None = None
+    ) -> Metrics:
         self.optimizer.zero_grad()
-        loss = cross_entropy(self.model(x), y)
+        loss = cross_entropy(self.model(x), y if smoothed is None else smoothed)
         loss.backward()
         self.optimizer.step()
         return {"loss": loss.detach()}
@@ -251,6 +253,21 @@ class DrawsFromItsOwnGenerator(Trained):
 
     def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock) -> Metrics:
         return super().__call__(x + 0.1 * torch.rand(x.shape, generator=self.generator), y, threat, clock)
+
+
+class SmoothsNothing(Trained):
+    def __call__(
+        self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock, smoothed: Tensor | None = None
+    ) -> Metrics:
+        return super().__call__(x, y, threat, clock)
+
+
+class SmoothsItsAttackToo(Trained):
+    def __call__(
+        self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock, smoothed: Tensor | None = None
+    ) -> Metrics:
+        asked = y if smoothed is None else smoothed
+        return super().__call__(Fgsm()(self.model, x, asked, threat, self.rng), asked, threat, clock)
 
 
 class ForgetsItsState(Trained):

@@ -307,10 +307,10 @@ class Collector(Recorder):
 
     places: tuple[set[bytes], set[bytes]] = field(default_factory=lambda: (set(), set()))
 
-    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, at: Clock) -> Metrics:
+    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, at: Clock, smoothed: Tensor | None = None) -> Metrics:
         for place, seen in enumerate(self.places):
             seen.update(image.numpy().tobytes() for image in x[place::2])
-        return super().__call__(x, y, threat, at)
+        return super().__call__(x, y, threat, at, smoothed)
 
 
 @pytest.mark.parametrize("halves", [True, False])

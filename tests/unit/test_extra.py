@@ -52,7 +52,9 @@ def batches(
     """The numbers of the images of each batch of an epoch, and what is asked of them."""
     order = given.epoch(torch.Generator().manual_seed(seed), size, drop_last)
     found = given.train_batches(order, size, drop_last=drop_last, augment=Augment(), rng=StreamNoise.on(CPU), skip=skip)
-    return [((255 * x[:, 0, 0, 0]).round().long().tolist(), y) for x, y in found]
+    return [
+        ((255 * x[:, 0, 0, 0]).round().long().tolist(), y if smoothed is None else smoothed) for x, y, smoothed in found
+    ]
 
 
 @pytest.mark.parametrize("share", [None, 0.0, 0.1])
@@ -121,11 +123,18 @@ def test_bytes_and_floats_meet_as_floats() -> None:
 # Label smoothing.
 
 
+def smoothed(targets: Targets, y: Tensor, is_extra: Tensor) -> Tensor:
+    label, found = targets(y, is_extra, 4)
+    assert label is y
+    assert found is not None
+    return found
+
+
 def test_smoothing_by_source_and_in_both_definitions() -> None:
     y, is_extra = torch.tensor([1, 3]), torch.tensor([False, True])
-    everyone = Targets(smoothing=0.2, extra_smoothing=0.4)(y, is_extra, 4)
+    everyone = smoothed(Targets(smoothing=0.2, extra_smoothing=0.4), y, is_extra)
     assert everyone.tolist() == [pytest.approx([0.05, 0.85, 0.05, 0.05]), pytest.approx([0.1, 0.1, 0.1, 0.7])]
-    others = Targets(smoothing=0.2, extra_smoothing=0.4, over="others")(y, is_extra, 4)
+    others = smoothed(Targets(smoothing=0.2, extra_smoothing=0.4, over="others"), y, is_extra)
     third, more = 0.2 / 3, 0.4 / 3
     assert others.tolist() == [pytest.approx([third, 0.8, third, third]), pytest.approx([more, more, more, 0.6])]
     assert torch.allclose(everyone.sum(1), torch.ones(2))
@@ -136,9 +145,20 @@ def test_smoothing_by_source_and_in_both_definitions() -> None:
 
 def test_smoothing_of_one_source_leaves_the_other_one_hot() -> None:
     y, is_extra = torch.tensor([1, 3]), torch.tensor([False, True])
-    found = Targets(extra_smoothing=0.4)(y, is_extra, 4)
-    assert found[0].tolist() == [0, 1, 0, 0]
-    assert Targets(over="others")(y, is_extra, 4) is y
+    assert smoothed(Targets(extra_smoothing=0.4), y, is_extra)[0].tolist() == [0, 1, 0, 0]
+
+
+def test_attacks_see_labels_as_they_are_unless_told_otherwise() -> None:
+    y, is_extra = torch.tensor([1, 3]), torch.tensor([False, True])
+    label, asked = Targets(smoothing=0.2)(y, is_extra, 4)
+    assert label is y
+    both, nothing_else = Targets(smoothing=0.2, reach_attack=True)(y, is_extra, 4)
+    assert asked is not None
+    assert torch.equal(both, asked)
+    assert nothing_else is None
+    label, nothing_else = Targets(over="others")(y, is_extra, 4)
+    assert label is y
+    assert nothing_else is None
 
 
 # Files.

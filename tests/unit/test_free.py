@@ -187,9 +187,11 @@ class Noted(Recorder):
 
     batches: list[Tensor] = field(default_factory=list)
 
-    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock) -> Metrics:
+    def __call__(
+        self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock, smoothed: Tensor | None = None
+    ) -> Metrics:
         self.batches.append(x)
-        return super().__call__(x, y, threat, clock)
+        return super().__call__(x, y, threat, clock, smoothed)
 
 
 def noted(replays: int, *, settings: TrainSettings = SETTINGS, augment: Augment | None = None) -> Noted:

@@ -89,6 +89,7 @@ def test_every_default_is_written_out(base: Path) -> None:
         "mixer": {"name": "none"},
         "label_smoothing": 0.0,
         "smoothing_over": "all",
+        "smoothing_for": "loss",
         "extra": None,
         "workers": 2,
     }
@@ -619,6 +620,12 @@ REFUSED = [
         "data.extra: 'free' carries its perturbation over from place to place in the batch",
         ["defense=pgd_at", "data.extra={path: more.npz}"],
     ),
+    (
+        "smoothing_has_labels",
+        ["data.smoothing_for=both"],
+        "data.smoothing_for: 'both', but no label is smoothed",
+        ["data.smoothing_for=both", "data.extra={path: more.npz, label_smoothing: 0.1}"],
+    ),
 ]
 WARNED = [
     ("eps_is_exact", ["threat.eps=0.031"], "threat.eps: 0.031 is near 8/255", ["threat.eps=8/255"]),
@@ -941,7 +948,9 @@ def other_values(value: Any) -> list[Any]:
     if isinstance(value, str):
         words = ["l1", "zero", "dlr", "best", "none", "bn", "clean", "last", "continue", "average", "bf16", "gelu"]
         return [
-            word for word in [*words, "train", "random", "two", "cuda", "all", "adversarial", "sine"] if word != value
+            word
+            for word in [*words, "train", "random", "two", "cuda", "all", "adversarial", "sine", "both"]
+            if word != value
         ] + [True]
     if value is None:
         return [1, 0.5, "a.pt"]

@@ -568,7 +568,7 @@ def test_noise_of_an_update_depends_on_the_seed_and_the_update_alone() -> None:
     drawn: dict[int, list[float]] = {}
 
     class Drawing(Recorder):
-        def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock) -> dict[str, Tensor]:
+        def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock, *_: Any) -> dict[str, Tensor]:
             first = float(noise.uniform(x[:1, :1, :1, :1]))
             drawn.setdefault(clock.step, []).extend([first, float(torch.rand(()))])
             for _ in range(skipped):
@@ -590,7 +590,9 @@ def test_labels_travel_with_their_images() -> None:
     found: list[bool] = []
 
     class Matching(Recorder):
-        def __call__(self, x_batch: Tensor, y_batch: Tensor, threat: ThreatModel, clock: Clock) -> dict[str, Tensor]:
+        def __call__(
+            self, x_batch: Tensor, y_batch: Tensor, threat: ThreatModel, clock: Clock, *_: Any
+        ) -> dict[str, Tensor]:
             rows = (x_batch[:, None] - x[None]).flatten(2).abs().amax(2).argmin(1)
             found.append(torch.equal(y[rows], y_batch))
             return super().__call__(x_batch, y_batch, threat, clock)
