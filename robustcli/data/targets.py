@@ -41,8 +41,9 @@ class Targets:
         return (smoothed, None) if self.reach_attack else (y, smoothed)
 
     def _smoothed(self, y: Tensor, is_extra: Tensor, classes: int) -> Tensor:
-        own, extra = torch.tensor([self.smoothing, self.extra_smoothing], device=y.device)
-        s = torch.where(is_extra, extra, own)[:, None]
+        # Filled in and not copied to the device, which would wait for it.
+        own = torch.full((len(y), 1), self.smoothing, device=y.device)
+        s = own.masked_fill(is_extra[:, None], self.extra_smoothing)
         label = F.one_hot(y, classes).float()
         if self.over == "all":
             return (1 - s) * label + s / classes
