@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from robustcli.averaging import Averaging
 from robustcli.clock import Clock
+from robustcli.errors import RobustCliError
 from robustcli.noise import Noise
 from robustcli.registry import Registry
 from robustcli.threat import ThreatModel
@@ -33,6 +34,19 @@ class Batch:
     x: Tensor
     y: Tensor
     x_adv: Tensor
+
+
+def refuse_shares(batch: Batch, defense: str) -> None:
+    """For a loss whose equation names the label.
+
+    Raises:
+        RobustCliError: the batch has class shares.
+    """
+    if batch.y.dim() > 1:
+        raise RobustCliError(
+            f"defense.soft_labels: '{defense}' is published for whole labels, and these are mixed or smoothed; "
+            f"leave that out, or choose what it does with them (robust show {defense})"
+        )
 
 
 class OuterLoss(Protocol):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from robustcli.architectures.channel_gates import gates_of, labelled
 from robustcli.attacks.joint_pgd import JointPgd, JointScores, joint_loss
 from robustcli.attacks.losses import labels_of
-from robustcli.defenses import DEFENSES, Batch
+from robustcli.defenses import DEFENSES, Batch, refuse_shares
 from robustcli.defenses.min_max import MinMax
 from robustcli.errors import RobustCliError
 from robustcli.fields import AttackBn, NonNegative, Positive, Size
@@ -22,8 +22,11 @@ class CifsLoss:
     """
 
     beta: float
+    soft_labels: Literal["refuse", "largest"] = "largest"
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
+        if self.soft_labels == "refuse":
+            refuse_shares(batch, "cifs")
         if not gates_of(model):
             raise RobustCliError("this network has no channel gates; write architecture: {name: cifs, ...}")
         with labelled(model, labels_of(batch.y)):
@@ -31,11 +34,12 @@ class CifsLoss:
         return 3 / (self.beta + 1) * joint_loss(scores, batch.y).mean()
 
 
-@DEFENSES.register("cifs", smoke={"steps": 2}, passes=(11, 10, 1))
+@DEFENSES.register("cifs", smoke={"steps": 2, "soft_labels": "largest"}, passes=(11, 10, 1))
 def cifs(
     *,
     beta: NonNegative = 2.0,
     attack_beta: NonNegative = 2.0,
+    soft_labels: Literal["refuse", "largest"] = "refuse",
     steps: Size = 10,
     step_size: Positive | None = None,
     start: Literal["random", "clean"] = "random",
@@ -45,13 +49,15 @@ def cifs(
 
     Trains the architecture of the same name. In the loss a gate weighs channels for the label and the class
     that its probe ranks second; the attack sees the network as it is evaluated, with the two most likely
-    classes. Of labels that are mixed or smoothed a gate is told the largest share. The published training
-    begins with a network of the same architecture that was trained on clean images; this one begins anew.
+    classes. The published training begins with a network of the same architecture that was trained on clean
+    images; this one begins anew.
     Batch statistics are updated by the adversarial batch.
 
     Args:
         beta: weight of the probes in the loss, all together; 0 trains them through the masks alone.
         attack_beta: weight of the probes in what the attack raises.
+        soft_labels: what to do with labels that are mixed or smoothed, of which the paper has none: "refuse" them,
+            or tell the gates the class with the "largest" share, this project's reading.
         steps: gradient steps of the attack.
         step_size: length of one step in the unit of eps; null is a quarter of eps (2/255 for 8/255, as released).
         start: where the attack begins: a random point of the threat set, or the clean image.
@@ -61,6 +67,6 @@ def cifs(
     """
     return MinMax(
         attack=JointPgd(beta=attack_beta, steps=steps, step_size=step_size, start=start),
-        loss=CifsLoss(beta=beta),
+        loss=CifsLoss(beta=beta, soft_labels=soft_labels),
         attack_bn=attack_bn,
     )

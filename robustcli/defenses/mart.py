@@ -1,12 +1,13 @@
 """MART: the divergence counts most where the clean image is misclassified, and the worst point is boosted."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor, nn
 
 from robustcli.attacks.losses import cross_entropy, labels_of, shares_of
 from robustcli.attacks.pgd import Pgd
-from robustcli.defenses import DEFENSES, Batch
+from robustcli.defenses import DEFENSES, Batch, refuse_shares
 from robustcli.defenses.min_max import MinMax
 from robustcli.fields import AttackBn, NonNegative, Positive, Size
 
@@ -22,8 +23,11 @@ class MartLoss:
     """
 
     beta: float
+    soft_labels: Literal["refuse", "expected"] = "expected"
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
+        if self.soft_labels == "refuse":
+            refuse_shares(batch, "mart")
         log_p = model(batch.x).log_softmax(1) if self.beta else None
         logits_adv = model(batch.x_adv)
         p_adv = logits_adv.softmax(1)
@@ -37,10 +41,11 @@ class MartLoss:
         return mean
 
 
-@DEFENSES.register("mart", smoke={"steps": 2}, passes=(12, 10, 2))
+@DEFENSES.register("mart", smoke={"steps": 2, "soft_labels": "expected"}, passes=(12, 10, 2))
 def mart(
     *,
     beta: NonNegative = 6.0,
+    soft_labels: Literal["refuse", "expected"] = "refuse",
     steps: Size = 10,
     step_size: Positive | None = None,
     start_std: Positive = 0.001,
@@ -49,12 +54,14 @@ def mart(
     """Boosted cross-entropy at the worst point plus beta times KL(p(x) || p(x')), weighted by 1 - p_y(x).
 
     The attack raises the cross-entropy, not the divergence. Batch statistics see the clean batch once and
-    the adversarial batch once. Where labels are class shares q, the weight is 1 - sum q_c p_c and r is any
-    class but the likeliest of q; that is this project's reading, the paper has labels only.
+    the adversarial batch once.
 
     Args:
         beta: weight of the divergence: 6 for WideResNet-34-10, 5 for ResNet-18 in the released code; 0
             leaves the boosted cross-entropy and spares the clean forward.
+        soft_labels: what to do with labels that are mixed or smoothed, of which the paper has none: "refuse" them,
+            or take what is "expected" of class shares q, this project's reading: the weight is 1 - sum q_c p_c,
+            and r is any class but the likeliest of q.
         steps: gradient steps of the attack.
         step_size: length of one step in the unit of eps; null is a quarter of eps; as released 0.007.
         start_std: the attack begins beside x, at this times normal noise.
@@ -64,6 +71,6 @@ def mart(
     """
     return MinMax(
         attack=Pgd(steps=steps, step_size=step_size, start="gaussian", start_std=start_std, loss="ce"),
-        loss=MartLoss(beta=beta),
+        loss=MartLoss(beta=beta, soft_labels=soft_labels),
         attack_bn=attack_bn,
     )

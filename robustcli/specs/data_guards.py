@@ -1,5 +1,8 @@
 """Combinations of a data set's options with the rest of a spec, refused or worth a word; guards.py calls them."""
 
+from typing import get_args
+
+from robustcli.catalog import describe
 from robustcli.registry import Chosen
 from robustcli.specs.places import Findings
 from robustcli.specs.settings import TrainSettings
@@ -37,15 +40,19 @@ def smoothing_has_labels(data: Chosen) -> Findings:
         yield ("data", "smoothing_for"), "'both', but no label is smoothed; leave it out"
 
 
-# Defenses whose equation names the label, and which have a rule of this project where there are shares.
-_NAMES_THE_LABEL = ("mart",)
+# Other mixers may mix labels too; a loss that wants them whole then says so itself.
+_MIXES_LABELS = ("mixup", "cutmix")
 
 
 def labels_are_whole(defense: Chosen, data: Chosen) -> Findings:
-    options = data.options
-    if defense.name in _NAMES_THE_LABEL and (options.mixer.name != "none" or options.is_smoothed):
-        text = f"'{defense.name}' is published for whole labels; mixed or smoothed ones follow a rule of this project"
-        yield ("defense", "name"), text
+    if defense.parameters.get("soft_labels") != "refuse":
+        return
+    is_mixed = data.options.mixer.name in _MIXES_LABELS
+    found = f"'{data.options.mixer.name}' mixes them" if is_mixed else "smoothing shares them out"
+    if is_mixed or data.options.is_smoothed:
+        _, *rules = get_args(describe("defenses", defense.name).parameters["soft_labels"].annotation)
+        text = f"'{defense.name}' is published for whole labels, and {found}; leave that out, or write"
+        yield ("defense", "soft_labels"), f"{text} soft_labels: {' or '.join(rules)}, a rule of this project"
 
 
 def average_has_its_window(defense: Chosen, data: Chosen, train: TrainSettings) -> Findings:

@@ -275,6 +275,7 @@ REFUSE: tuple[Guard, ...] = (
     monitoring_ends,
     places_of_a_batch_stay,
     smoothing_has_labels,
+    labels_are_whole,
 )
 WARN: tuple[Guard, ...] = (
     eps_is_exact,
@@ -282,7 +283,6 @@ WARN: tuple[Guard, ...] = (
     parts_begin,
     drops_happen,
     distortion_tells,
-    labels_are_whole,
     average_has_its_window,
 )
 

@@ -129,6 +129,9 @@ class ExperimentSpec:
         # As long as there was no choice, smoothed labels reached the attack.
         if not self.data.options.is_smoothed or plain["data"]["smoothing_for"] == "both":
             del plain["data"]["smoothing_for"]
+        # No labels are soft then, and there is nothing to choose.
+        if plain["defense"].get("soft_labels") == "refuse":
+            del plain["defense"]["soft_labels"]
         for place in _PLACES:
             plain["data"].pop(place, None)
         for place in _PLACES_OF_EXTRA:

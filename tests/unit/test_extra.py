@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_networks import conv_net, gated_net, images, labels
 from small_training import CPU
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustcli import checkpoint
 from robustcli.architectures import ImageShape
@@ -16,6 +17,9 @@ from robustcli.data import Data, prepare
 from robustcli.data.extra import Extra, Joined, read_extra
 from robustcli.data.targets import Targets
 from robustcli.datasets import Source, TensorSplit
+from robustcli.defenses import Batch
+from robustcli.defenses.cifs import cifs
+from robustcli.defenses.mart import mart
 from robustcli.errors import RobustCliError
 from robustcli.noise import StreamNoise
 from robustcli.runner import run_experiment
@@ -233,7 +237,10 @@ evaluate: {{clean: {{name: clean, examples: 10}}}}
 
 
 def spec_of(data: str, defense: str = "natural") -> ExperimentSpec:
-    return ExperimentSpec.parse(SPEC.format(data=data, defense=defense), "the test")
+    text = SPEC.format(data=data, defense=defense)
+    if defense.startswith("cifs"):
+        text = text.replace("small_cnn, width: 4, hidden: 16", "cifs, network: resnet18")
+    return ExperimentSpec.parse(text, "the test")
 
 
 def test_a_run_trains_on_them_and_its_evaluation_does_not_need_them(tmp_path: Path) -> None:
@@ -277,11 +284,29 @@ def test_free_training_refuses_them() -> None:
 
 
 @pytest.mark.parametrize("data", ["mixer: cutmix", "label_smoothing: 0.1", "extra: {path: a, label_smoothing: 0.1}"])
-def test_shares_where_an_equation_names_the_label_are_worth_a_word(data: str) -> None:
-    (said,) = spec_of(data, "mart").warnings()
-    assert "'mart' is published for whole labels" in said
-    assert spec_of("extra: {path: a}", "mart").warnings() == []
+@pytest.mark.parametrize(("defense", "rule"), [("mart", "expected"), ("cifs", "largest")])
+def test_shares_where_an_equation_names_the_label_are_refused_unless_a_rule_is_chosen(
+    data: str, defense: str, rule: str
+) -> None:
+    with pytest.raises(RobustCliError, match=rf"defense\.soft_labels: '{defense}' is .* write soft_labels: {rule}"):
+        spec_of(data, defense)
+    assert spec_of(data, f"{defense}, soft_labels: {rule}").warnings() == []
+    assert spec_of("extra: {path: a}", defense).warnings() == []
     assert spec_of(data, "trades").warnings() == []
+
+
+@pytest.mark.parametrize(("loss", "network"), [(mart().loss, conv_net()), (cifs().loss, gated_net())])
+def test_shares_that_no_guard_saw_are_refused_by_the_loss(loss: Any, network: nn.Module) -> None:
+    x, y = images(4), labels(4)
+    loss(network, Batch(x, y, x))
+    with pytest.raises(RobustCliError, match=r"defense\.soft_labels: .* published for whole labels"):
+        loss(network, Batch(x, nn.functional.one_hot(y, 10).float(), x))
+
+
+def test_the_rule_for_shares_is_part_of_the_digest_only_where_there_are_some() -> None:
+    whole = spec_of("val_size: 0", "mart")
+    assert whole.digest == "c4fa3274", "as before there was a rule"
+    assert spec_of("val_size: 0", "mart, soft_labels: expected").digest != whole.digest
 
 
 @pytest.mark.parametrize(

@@ -626,6 +626,19 @@ REFUSED = [
         "data.smoothing_for: 'both', but no label is smoothed",
         ["data.smoothing_for=both", "data.extra={path: more.npz, label_smoothing: 0.1}"],
     ),
+    (
+        "labels_are_whole",
+        ["defense=mart", "data.mixer=cutmix"],
+        "defense.soft_labels: 'mart' is published for whole labels, and 'cutmix' mixes them; leave that out, or write "
+        "soft_labels: expected",
+        ["defense={name: mart, soft_labels: expected}", "data.mixer=cutmix"],
+    ),
+    (
+        "labels_are_whole",
+        ["defense=cifs", "architecture={name: cifs, network: resnet18}", "data.label_smoothing=0.1"],
+        "defense.soft_labels: 'cifs' is published for whole labels, and smoothing shares them out",
+        ["defense=cifs", "architecture={name: cifs, network: resnet18}"],
+    ),
 ]
 WARNED = [
     ("eps_is_exact", ["threat.eps=0.031"], "threat.eps: 0.031 is near 8/255", ["threat.eps=8/255"]),
@@ -665,12 +678,6 @@ WARNED = [
         ["defense={name: fw_at_adapt, max_distortion: 0.745}"],
         "defense.max_distortion: 0.745: two steps of independent signs reach 0.745",
         ["defense={name: fw_at_adapt, max_distortion: 0.75}"],
-    ),
-    (
-        "labels_are_whole",
-        ["defense=mart", "data.mixer=cutmix"],
-        "defense.name: 'mart' is published for whole labels",
-        ["defense=mart", "data.mixer=none"],
     ),
     (
         "average_has_its_window",
