@@ -12,24 +12,24 @@ from robustcli.datasets import Source, TensorSplit
 from robustcli.errors import RobustCliError
 from robustcli.registry import Chosen
 from robustcli.specs.settings import DataOptions
+from robustcli.specs.sizes import TRAIN_IMAGES
 from robustcli.specs.spec import ExperimentSpec
 
 
 @dataclass(frozen=True)
 class _Known:
-    """A published data set: shape of an image, images to train and to test."""
+    """A published data set: shape of an image, and images to test."""
 
     shape: ImageShape
-    train: int
     test: int
 
 
 _KNOWN = {
-    "mnist": _Known(ImageShape(1, 28, 28, 10), 60_000, 10_000),
-    "fashion_mnist": _Known(ImageShape(1, 28, 28, 10), 60_000, 10_000),
-    "cifar10": _Known(ImageShape(3, 32, 32, 10), 50_000, 10_000),
-    "cifar100": _Known(ImageShape(3, 32, 32, 100), 50_000, 10_000),
-    "svhn": _Known(ImageShape(3, 32, 32, 10), 73_257, 26_032),
+    "mnist": _Known(ImageShape(1, 28, 28, 10), 10_000),
+    "fashion_mnist": _Known(ImageShape(1, 28, 28, 10), 10_000),
+    "cifar10": _Known(ImageShape(3, 32, 32, 10), 10_000),
+    "cifar100": _Known(ImageShape(3, 32, 32, 100), 10_000),
+    "svhn": _Known(ImageShape(3, 32, 32, 10), 26_032),
 }
 
 
@@ -51,7 +51,7 @@ def images_of(spec: ExperimentSpec, device: torch.device) -> tuple[Data, str | N
         reason = str(error).partition(";")[0]
         options: DataOptions = chosen.options
         data = prepare(
-            _random(known),
+            _random(known, TRAIN_IMAGES[chosen.name]),
             val_size=options.val_size,
             train_size=options.train_size,
             device=device,
@@ -67,7 +67,7 @@ def _without_download(chosen: Chosen) -> Chosen:
     return replace(chosen, parameters=parameters)
 
 
-def _random(known: _Known) -> Source:
+def _random(known: _Known, train: int) -> Source:
     generator = torch.Generator().manual_seed(0)
     shape = known.shape
 
@@ -77,7 +77,7 @@ def _random(known: _Known) -> Source:
         return TensorSplit(images, torch.randint(shape.classes, (count,), generator=generator))
 
     return Source(
-        train=split(known.train),
+        train=split(train),
         test=split(known.test),
         classes=[str(number) for number in range(shape.classes)],
         mean=(0.5,) * shape.channels,

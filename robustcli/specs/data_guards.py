@@ -6,6 +6,7 @@ from robustcli.catalog import describe
 from robustcli.registry import Chosen
 from robustcli.specs.places import Findings
 from robustcli.specs.settings import TrainSettings
+from robustcli.specs.sizes import batches_of_epoch
 
 
 def selection_has_images(train: TrainSettings, data: Chosen) -> Findings:
@@ -20,13 +21,17 @@ def selection_has_images(train: TrainSettings, data: Chosen) -> Findings:
         yield ("train", "allow_test_selection"), "true, but nothing would be selected on test images; leave it out"
 
 
-def monitoring_ends(defense: Chosen, data: Chosen) -> Findings:
-    images, size = defense.parameters.get("monitor_images"), data.options.train_size
-    if images is not None and size is not None and images >= size:
-        yield (
-            ("defense", "monitor_images"),
-            f"{images} of the {size} images of an epoch: what is decided then is never used; write fewer",
+def monitoring_ends(defense: Chosen, data: Chosen, train: TrainSettings) -> Findings:
+    images, batches = defense.parameters.get("monitor_images"), batches_of_epoch(data, train)
+    if images is None or batches is None:
+        return
+    monitored = -(-images // train.batch_size)
+    if monitored >= batches:
+        text = (
+            f"{images} images are {monitored} batches, and an epoch has {batches}: what is decided then is never used"
         )
+        hint = f"write at most {(batches - 1) * train.batch_size}" if batches > 1 else "use a smaller train.batch_size"
+        yield ("defense", "monitor_images"), f"{text}; {hint}"
 
 
 def places_of_a_batch_stay(defense: Chosen, data: Chosen) -> Findings:
@@ -56,11 +61,14 @@ def labels_are_whole(defense: Chosen, data: Chosen) -> Findings:
 
 
 def average_has_its_window(defense: Chosen, data: Chosen, train: TrainSettings) -> Findings:
-    averaging, images = defense.parameters.get("averaging"), data.options.train_size
-    if not isinstance(averaging, Chosen) or images is None or averaging.parameters.get("ramp", True):
+    averaging, batches = defense.parameters.get("averaging"), batches_of_epoch(data, train)
+    # With a ramp the window is a ninth of the updates done as long as it would be longer: never too long a one.
+    if not isinstance(averaging, Chosen) or batches is None or averaging.parameters.get("ramp", True):
         return
-    updates = train.epochs * -(-images // train.batch_size) * defense.parameters.get("replays", 1)
-    window = 1 / (1 - averaging.parameters["decay"]) if averaging.parameters["decay"] < 1 else float("inf")
-    if updates < 2 * window:
-        text = f"a window of {window:g} updates, and {updates} in all: the first weights stay in it; write ramp: true"
+    warmup, decay = averaging.parameters["warmup"], averaging.parameters["decay"]
+    updates = int((train.epochs - warmup) * batches * defense.parameters.get("replays", 1))
+    window = 1 / (1 - decay) if decay < 1 else float("inf")
+    if 0 < updates < 2 * window:
+        since = "after the warm-up" if warmup else "in all"
+        text = f"a window of {window:g} updates, and {updates} {since}: the first weights stay in it; write ramp: true"
         yield ("defense", "averaging", "decay"), text

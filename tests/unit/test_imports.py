@@ -57,7 +57,7 @@ LAYERS = (
     ("specs.spec",),
     ("specs.guards",),
     ("specs.data_guards", "specs.pairing"),
-    ("specs.places",),
+    ("specs.places", "specs.sizes"),
     ("specs.check",),
     ("specs.settings",),
     ("attacks",),

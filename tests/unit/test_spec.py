@@ -610,9 +610,29 @@ REFUSED = [
     ),
     (
         "monitoring_ends",
-        ["defense={name: fw_at_adapt, max_distortion: 0.9}", "data.train_size=1000"],
-        "defense.monitor_images: 1000 of the 1000 images of an epoch",
-        ["defense={name: fw_at_adapt, max_distortion: 0.9}", "data.train_size=1001"],
+        ["defense={name: fw_at_adapt, max_distortion: 0.9}", "data.train_size=1024"],
+        "defense.monitor_images: 1000 images are 8 batches, and an epoch has 8: what is decided then is never used; "
+        "write at most 896",
+        ["defense={name: fw_at_adapt, max_distortion: 0.9}", "data.train_size=1025"],
+    ),
+    (
+        "monitoring_ends",
+        ["defense=fw_at_adapt", "data.train_size=1025", "train.drop_last=true"],
+        "defense.monitor_images: 1000 images are 8 batches, and an epoch has 8",
+        ["defense=fw_at_adapt", "data.train_size=1152", "train.drop_last=true"],
+    ),
+    (
+        "monitoring_ends",
+        ["defense=fw_at_adapt", "data.train_size=128"],
+        "defense.monitor_images: 1000 images are 8 batches, and an epoch has 1: what is decided then is never used; "
+        "use a smaller train.batch_size",
+        ["defense={name: fw_at_adapt, monitor_images: 1}", "data.train_size=128", "train.batch_size=64"],
+    ),
+    (
+        "monitoring_ends",
+        ["defense=fw_at_adapt", "data.val_size=430"],
+        "defense.monitor_images: 1000 images are 8 batches, and an epoch has 8",
+        ["defense=fw_at_adapt", "data.val_size=400"],
     ),
     (
         "places_of_a_batch_stay",
@@ -684,6 +704,18 @@ WARNED = [
         ["defense={name: pgd_at, averaging: {name: ema, decay: 0.999, ramp: false}}", "data.train_size=100"],
         "defense.averaging.decay: a window of 1000 updates",
         ["defense={name: pgd_at, averaging: {name: ema, decay: 0.999, ramp: true}}", "data.train_size=100"],
+    ),
+    (
+        "average_has_its_window",
+        ["defense={name: pgd_at, averaging: {name: ema, decay: 0.999, ramp: false}}", "data=cifar10", "train.epochs=5"],
+        "defense.averaging.decay: a window of 1000 updates, and 1955 in all",
+        ["defense={name: pgd_at, averaging: {name: ema, decay: 0.999, ramp: false}}", "data=cifar10", "train.epochs=6"],
+    ),
+    (
+        "average_has_its_window",
+        ["defense={name: pgd_at, averaging: {name: ema, decay: 0.99, ramp: false, warmup: 9}}"],
+        "defense.averaging.decay: a window of 100 updates, and 11 after the warm-up",
+        ["defense={name: free, replays: 20, averaging: {name: ema, decay: 0.99, ramp: false, warmup: 9}}"],
     ),
 ]
 
