@@ -20,7 +20,15 @@ from typing import Any
 
 from robustcli.errors import RobustCliError, suggest
 from robustcli.published import Published
-from robustcli.signatures import Parameter, class_named, class_parameters, function_parameters, literal, served
+from robustcli.signatures import (
+    REQUIRED,
+    Parameter,
+    class_named,
+    class_parameters,
+    function_parameters,
+    literal,
+    served,
+)
 
 FAMILIES = (
     "architectures",
@@ -49,8 +57,10 @@ class Member:
         served: by field of that object, the parameters that serve nothing else.
         fixed: parameters that the name settles.
         smoke: cheap settings for the tests.
-        passes: of a defense with its defaults, what an update costs: forwards, backwards to the images that leave
-            the weights alone, and backwards to the weights, in batches; None where it is not said.
+        passes: what an update costs, in passes of one batch: forwards, backwards to the images that leave the weights
+            alone, and backwards to the weights. Of a defense, by default, with the required parameters of `smoke`;
+            of a regulariser, what it adds; of a weight perturbation, what it adds for every batch that the loss
+            is differentiated at. None where it is not said.
         published: of an architecture, robust accuracies in the literature.
     """
 
@@ -68,6 +78,11 @@ class Member:
     smoke: dict[str, Any] = field(default_factory=dict)
     passes: tuple[float, float, float] | None = None
     published: tuple[Published, ...] = ()
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The parameters without a default, as in `smoke`."""
+        return {name: value for name, value in self.smoke.items() if self.parameters[name].default is REQUIRED}
 
     @property
     def summary(self) -> str:

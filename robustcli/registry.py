@@ -51,8 +51,7 @@ class Registry:
             fixed: parameters that the name settles, such as the depth of a network; specs cannot set them, and one
                 function may be several members. Their names in braces stand for their values in the docstring.
             smoke: cheap settings for the tests.
-            passes: of a defense as it is published, what an update costs: forwards, backwards to the images that
-                leave the weights alone, and backwards to the weights, in batches.
+            passes: what an update costs, or what the member adds to that; see `catalog.Member`.
             published: of an architecture, robust accuracies in the literature. Like the others it is written out
                 here and read from the source.
         """

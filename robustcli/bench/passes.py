@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.optim import SGD
 
 from robustcli.architectures import ImageShape
@@ -32,10 +32,14 @@ _COUNTED = 4
 class Passes:
     """Passes through the network in one update, per image of the batch.
 
+    Passes of networks beside it, such as a helper, count like its own.
+
     Args:
         forwards: every one, with or without a gradient to follow.
         input_gradients: backwards to the input that leave the weights alone.
-        weight_gradients: backwards to the weights. One backward through two forwards counts as two.
+        weight_gradients: backwards to the weights. One backward through two forwards counts as two, and so does one
+            through a gradient: it goes through that gradient's backward, for as much as a backward to the weights
+            costs, and through the forward below.
     """
 
     forwards: float = 0
@@ -45,7 +49,7 @@ class Passes:
 
 @dataclass
 class PassCounter:
-    """Images that went through the network so far, by kind of pass."""
+    """Images that went through the networks so far, by kind of pass."""
 
     forwards: int = 0
     input_gradients: int = 0
@@ -57,36 +61,53 @@ class PassCounter:
 
 @contextmanager
 def passes_by_kind(network: nn.Module) -> Iterator[PassCounter]:
-    """Count what goes through a network, exactly; the counter is filled when the context is left.
+    """Count what goes through a network and through any other; the counter is filled when the context is left.
 
-    A backward is told by which gradients a convolution computed: the convolution that most images went through, the
-    first of these. A part that is asked less often, such as a gate beside the network, is none of its passes.
+    A backward is told by which gradients a convolution computed: the convolution of its network that most images
+    went through, the first of these. A part that is asked less often, such as a gate beside the network, is none of
+    its passes. What is called from outside and is no part of `network` is a network of its own, known to the caller
+    or not; one without a convolution, such as a head on features, counts nothing.
 
     Raises:
         RobustCliError: the network has no convolution to look at.
     """
-    counters: list[PassCounter] = []
-    hooks = []
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            counters.append(PassCounter())
-            hooks.append(module.register_forward_hook(partial(_went_forward, counters[-1])))
-    if not counters:
+    own = set(network.modules())
+    if not any(isinstance(module, nn.Conv2d) for module in own):
         raise RobustCliError("passes are counted at a convolution; this network has none")
-    busiest = PassCounter()
+    counters: dict[nn.Module, dict[nn.Module, PassCounter]] = {}
+    entered: list[nn.Module] = []
+
+    def enter(module: nn.Module, _inputs: Any) -> None:
+        entered.append(module)
+
+    def leave(module: nn.Module, _inputs: Any, features: Any) -> None:
+        outermost = entered[0]
+        entered.pop()
+        # None after an error inside.
+        if isinstance(module, nn.Conv2d) and features is not None:
+            of_network = counters.setdefault(network if module in own else outermost, {})
+            _went_forward(of_network.setdefault(module, PassCounter()), features)
+
+    hooks = (register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True))
+    total = PassCounter()
     try:
-        yield busiest
+        yield total
     finally:
         for hook in hooks:
             hook.remove()
-        found = max(counters, key=lambda counter: counter.forwards)
-        busiest.forwards, busiest.input_gradients = found.forwards, found.input_gradients
-        busiest.weight_gradients = found.weight_gradients
+        for of_network in counters.values():
+            busiest = max(of_network.values(), key=lambda counter: counter.forwards)
+            total.forwards += busiest.forwards
+            total.input_gradients += busiest.input_gradients
+            total.weight_gradients += busiest.weight_gradients
 
 
-def _went_forward(counter: PassCounter, _module: nn.Module, _inputs: Any, features: Tensor) -> None:
+def _went_forward(counter: PassCounter, features: Tensor) -> None:
     images = len(features)
     counter.forwards += images
+
+    def came_through_a_gradient(*_: Any) -> None:
+        counter.weight_gradients += images
 
     def came_back(gradients: tuple[Tensor | None, ...], _: Any) -> None:
         # Of the input, the weight and the bias; None where autograd left it out.
@@ -94,6 +115,9 @@ def _went_forward(counter: PassCounter, _module: nn.Module, _inputs: Any, featur
             counter.weight_gradients += images
         else:
             counter.input_gradients += images
+            to_input = gradients[0]
+            if to_input is not None and to_input.grad_fn is not None:
+                to_input.grad_fn.register_hook(came_through_a_gradient)
 
     if features.grad_fn is not None:
         features.grad_fn.register_hook(came_back)
@@ -134,14 +158,13 @@ def least_passes(defense: str, weights: str) -> Passes | None:
     Args:
         defense, weights: registered names.
     """
-    member = catalog("defenses").get(defense)
-    # How often the loss is differentiated in the weights: once, and once more to find the worst weights.
-    times = {"none": 1, "awp": 2, "sam": 2}
-    if member is None or member.passes is None or weights not in times:
+    member, around = catalog("defenses").get(defense), catalog("weights").get(weights)
+    if member is None or member.passes is None or around is None or around.passes is None:
         return None
     forwards, images, batches = member.passes
-    again = batches * (times[weights] - 1)
-    return Passes(forwards + again, images, batches + again)
+    # What the perturbation adds for every batch that the loss is differentiated at.
+    more = around.passes
+    return Passes(forwards + batches * more[0], images + batches * more[1], batches + batches * more[2])
 
 
 class PassesAlone:

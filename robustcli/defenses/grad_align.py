@@ -119,7 +119,7 @@ def mean_cosine(one: Tensor, other: Tensor) -> Tensor:
     return mean
 
 
-@DEFENSES.register("grad_align", passes=(3, 2, 2))
+@DEFENSES.register("grad_align", passes=(3, 2, 3))
 def grad_align(*, align: NonNegative = 0.2, detach_clean: bool = True, attack_bn: AttackBn = "train") -> GradAlign:
     """Cross-entropy at the FGSM image, plus lambda (1 - cosine of the gradients at x and beside it).
 

@@ -113,7 +113,7 @@ class RunningHat:
             self.optimizer.load_state_dict(state["optimizer"])
 
 
-@DEFENSES.register("hat", smoke={"steps": 2}, passes=(14, 10, 3))
+@DEFENSES.register("hat", smoke={"steps": 2}, passes=(16, 10, 4))
 def hat(
     *,
     helper: str = "beside",

@@ -55,7 +55,9 @@ def _combined(
     return WorstOf(attacks=attacks) if combine == "max" else OneOf(attacks=attacks)
 
 
-@DEFENSES.register("multi_norm", smoke={"others": [{"norm": "l2", "eps": 0.5}, {"norm": "l1", "eps": 4.0}], "steps": 2})
+@DEFENSES.register("multi_norm", passes=(34, 30, 1), smoke={
+    "others": [{"norm": "l2", "eps": 0.5}, {"norm": "l1", "eps": 4.0}], "steps": 2,
+})  # fmt: skip
 def multi_norm(
     *,
     others: list[OtherThreat],

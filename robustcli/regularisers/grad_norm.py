@@ -13,7 +13,7 @@ from robustcli.fields import NonNegative
 from robustcli.regularisers import REGULARISERS
 
 
-@REGULARISERS.register("grad_norm", smoke={"weight": 0.1})
+@REGULARISERS.register("grad_norm", smoke={"weight": 0.1}, passes=(1, 1, 2))
 @dataclass(frozen=True, kw_only=True)
 class GradNorm:
     """weight * mean over the clean images of the size of the gradient of their cross-entropy in the pixels.

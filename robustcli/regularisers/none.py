@@ -9,7 +9,7 @@ from robustcli.clock import Clock
 from robustcli.regularisers import REGULARISERS
 
 
-@REGULARISERS.register("none")
+@REGULARISERS.register("none", passes=(0, 0, 0))
 @dataclass(frozen=True, kw_only=True)
 class Unregularised:
     """Ask nothing of the weights beside the loss.

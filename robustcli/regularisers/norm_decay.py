@@ -13,7 +13,7 @@ from robustcli.regularisers import REGULARISERS
 from robustcli.regularisers.layers import sizes_seen, trained_layers
 
 
-@REGULARISERS.register("norm_decay", smoke={"weight": 0.01})
+@REGULARISERS.register("norm_decay", smoke={"weight": 0.01}, passes=(0, 0, 0))
 @dataclass(frozen=True, kw_only=True)
 class NormDecay:
     """weight * sum over the layers of their norm: a subgradient is sign(w) on the weights that the norm sums.

@@ -13,7 +13,7 @@ from robustcli.regularisers import REGULARISERS
 from robustcli.regularisers.layers import sizes_seen, trained_layers
 
 
-@REGULARISERS.register("svc", smoke={"clip": 0.5, "every": 2})
+@REGULARISERS.register("svc", smoke={"clip": 0.5, "every": 2}, passes=(0, 0, 0))
 @dataclass(frozen=True, kw_only=True)
 class Svc:
     """Every so many updates the singular values of every convolution, taken as circular, are cut at `clip`.

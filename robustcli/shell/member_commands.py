@@ -133,13 +133,7 @@ def _show_member(member: Member) -> None:
         table.add_row(parameter.name, "(as published)", parameter.doc)
     screen.print(table)
     if member.passes is not None:
-        forwards, images, weights = member.passes
-        # A backward to the images costs about a forward, one to the weights computes both.
-        screen.print(
-            f"an update costs, by default and at first: {forwards} forwards, {images} backwards to the images, "
-            f"{weights} to the weights; as much as {forwards + images + 2 * weights:g} forwards",
-            highlight=False,
-        )
+        screen.print(_cost(member, member.passes), highlight=False, markup=False)
     if member.published:
         screen.print(_published_table(member.published), highlight=False)
     if member.family == "architectures":
@@ -147,6 +141,23 @@ def _show_member(member: Member) -> None:
 
         screen.print(anatomy_table(member) or "what it consists of depends on its settings", highlight=False)
     screen.print(f"code: {member.path}:{member.line}\n", highlight=False, soft_wrap=True)
+
+
+def _cost(member: Member, passes: tuple[float, float, float]) -> str:
+    """What an update costs with a defense, or what another part adds to it, in words."""
+    given = ", ".join(f"{name} {value}" for name, value in member.given.items())
+    begin = {
+        "weights": "it adds to an update, for every batch that the loss is differentiated at",
+        "regularisers": "it adds to an update",
+    }.get(member.family, f"an update costs, {f'with {given} and otherwise ' if given else ''}by default and at first")
+    if not any(passes):
+        return f"{begin}: no passes through the network"
+    forwards, images, weights = passes
+    # A backward to the images costs about a forward, one to the weights computes both.
+    return (
+        f"{begin}: {forwards} forwards, {images} backwards to the images, {weights} to the weights; "
+        f"as much as {forwards + images + 2 * weights:g} forwards"
+    )
 
 
 def _published_table(published: Iterable[Published]) -> Table:

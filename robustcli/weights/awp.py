@@ -17,7 +17,7 @@ from robustcli.weights.shift import shifted
 _TINY = 1e-20
 
 
-@WEIGHTS.register("awp", smoke={"gamma": 0.01})
+@WEIGHTS.register("awp", smoke={"gamma": 0.01}, passes=(1, 0, 1))
 @dataclass(frozen=True, kw_only=True)
 class Awp:
     """v_l = gamma |w_l| g_l / |g_l| for every convolution and linear weight, g the gradient of the full loss.

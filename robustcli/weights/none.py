@@ -10,7 +10,7 @@ from robustcli.clock import Clock
 from robustcli.weights import WEIGHTS
 
 
-@WEIGHTS.register("none")
+@WEIGHTS.register("none", passes=(0, 0, 0))
 @dataclass(frozen=True, kw_only=True)
 class Unperturbed:
     """Take the loss at the weights themselves.

@@ -17,7 +17,7 @@ from robustcli.weights.shift import shifted
 _TINY = 1e-20
 
 
-@WEIGHTS.register("sam", smoke={"rho": 0.05})
+@WEIGHTS.register("sam", smoke={"rho": 0.05}, passes=(1, 0, 1))
 @dataclass(frozen=True, kw_only=True)
 class Sam:
     """v = rho g / |g| with g the gradient of the full loss in all trained parameters and |g| its one length.

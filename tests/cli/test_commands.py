@@ -704,6 +704,10 @@ def test_a_defense_is_shown_with_what_an_update_costs(robust: Robust) -> None:
     said = robust("show", "mart").require(0).out
     assert "12 forwards, 10 backwards to the images, 2 to the weights; as much as 26 forwards" in said
     assert "forwards" not in robust("show", "cosine").require(0).out
+    needy = " ".join(robust("show", "multibn").require(0).out.split())
+    assert "with others [{'norm': 'l2', 'eps': 0.5}] and otherwise by default" in needy
+    assert "it adds to an update, for every batch" in robust("show", "awp").require(0).out
+    assert "no passes through the network" in robust("show", "svc").require(0).out
 
 
 def test_an_architecture_is_shown_with_what_it_consists_of(robust: Robust) -> None:
