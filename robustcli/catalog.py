@@ -61,6 +61,7 @@ class Member:
             alone, and backwards to the weights. Of a defense, by default, with the required parameters of `smoke`;
             of a regulariser, what it adds; of a weight perturbation, what it adds for every batch that the loss
             is differentiated at. None where it is not said.
+        fewest: where `passes` are the most that an update can cost, the fewest; None where it always costs the same.
         published: of an architecture, robust accuracies in the literature.
     """
 
@@ -77,6 +78,7 @@ class Member:
     fixed: dict[str, Any] = field(default_factory=dict)
     smoke: dict[str, Any] = field(default_factory=dict)
     passes: tuple[float, float, float] | None = None
+    fewest: tuple[float, float, float] | None = None
     published: tuple[Published, ...] = ()
 
     @property
@@ -200,6 +202,7 @@ def _member(
         fixed=fixed,
         smoke=literal(options["smoke"]) if "smoke" in options else {},
         passes=literal(options["passes"]) if "passes" in options else None,
+        fewest=literal(options["fewest"]) if "fewest" in options else None,
         published=_published(options["published"], where) if "published" in options else (),
     )
 

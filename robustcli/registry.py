@@ -43,6 +43,7 @@ class Registry:
         fixed: dict[str, Any] | None = None,
         smoke: dict[str, Any] | None = None,
         passes: tuple[float, float, float] | None = None,
+        fewest: tuple[float, float, float] | None = None,
         published: tuple[Published, ...] = (),
     ) -> Callable[[T], T]:
         """Add a member under `name`.
@@ -52,6 +53,7 @@ class Registry:
                 function may be several members. Their names in braces stand for their values in the docstring.
             smoke: cheap settings for the tests.
             passes: what an update costs, or what the member adds to that; see `catalog.Member`.
+            fewest: the same at best, where it depends on the images.
             published: of an architecture, robust accuracies in the literature. Like the others it is written out
                 here and read from the source.
         """

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from robustcli.attacks import ATTACKS
 from robustcli.attacks.crafting import ascend
 from robustcli.attacks.losses import LOSSES, labels_of
+from robustcli.attacks.moving import Moving
 from robustcli.fields import Count, NonNegative, Positive, Size
 from robustcli.noise import Noise
 from robustcli.threat import ThreatModel
@@ -21,8 +22,9 @@ class EarlyStoppedPgd:
 
     With patience 0 that is the first misclassified point, the start included; with patience >= steps it is
     PGD. Some noise is added to every step. The last point is not looked at, as in the released code. Images
-    keep their order. One that has stopped is still computed along, because the device would have to be asked
-    which those are: what stopping early would spare is reported, not gained.
+    keep their order. One that has stopped leaves the batch, which spares its passes, on a CPU with the model in
+    eval mode. Elsewhere it is computed along, to the same end: batch statistics would change without it, and a
+    GPU would have to be asked in every step who is left.
 
     It reports attack_steps, the steps that images took.
 
@@ -54,18 +56,21 @@ class EarlyStoppedPgd:
         reference = loss.refer(model, x, y)
         step_size = threat.radius / 4 if self.step_size is None else self.step_size
         # Projected, because a start that is kept must lie in the threat set.
-        x_adv = threat.sample(x, rng) if self.start == "random" else threat.project(x + 0.001 * rng.normal(x), x)
+        start = threat.sample(x, rng) if self.start == "random" else threat.project(x + 0.001 * rng.normal(x), x)
+        x_adv = start.clone()
         left = torch.full_like(labels, self.patience)
-        is_moving = torch.ones_like(labels, dtype=torch.bool)
-        taken = torch.zeros_like(labels)
+        moving = Moving(model, x)
         for _ in range(self.steps):
-            grad, _, logits = ascend(model, x_adv, loss, reference)
-            is_wrong = logits.argmax(1) != labels
-            is_moving = is_moving & ~(is_wrong & (left == 0))
-            left = (left - is_wrong.long()).clamp_min(0)
-            taken = taken + is_moving
-            moved = x_adv + threat.ascent(grad, x_adv, step_size)
+            rows = moving.rows
+            points = x_adv[rows]
+            grad, _, logits = ascend(model, points, loss, reference[rows])
+            is_wrong = logits.argmax(1) != labels[rows]
+            moving.stop(is_wrong & (left[rows] == 0))
+            left[rows] = (left[rows] - is_wrong.long()).clamp_min(0)
+            moved = points + threat.ascent(grad, points, step_size)
             if self.noise_std:
-                moved = moved + self.noise_std * rng.normal(x)
-            x_adv = torch.where(is_moving.view(-1, *[1] * (x.dim() - 1)), threat.project(moved, x), x_adv)
-        return x_adv, {"attack_steps": taken.to(x.dtype).mean()}
+                # Drawn for all images: what one gets depends on no other.
+                moved = moved + self.noise_std * rng.normal(x)[rows]
+            if not moving.step(x_adv, threat.project(moved, x[rows])):
+                break
+        return x_adv, {"attack_steps": moving.taken.mean()}

@@ -13,6 +13,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.optim import SGD
 
 from robustcli.architectures import ImageShape
+from robustcli.attacks.moving import computed_along
 from robustcli.build import build_network
 from robustcli.catalog import catalog
 from robustcli.clock import Clock
@@ -126,8 +127,9 @@ def _went_forward(counter: PassCounter, features: Tensor) -> None:
 def passes_of(spec: ExperimentSpec, shape: ImageShape) -> Passes:
     """The passes of one update with the settings of a spec: the second one of a new network, in the last epoch.
 
-    By then what begins after a warm-up has begun. Of methods that adapt it is the beginning. The first update has
-    forwards beside it, by which parts learn the shapes of what they are given.
+    By then what begins after a warm-up has begun. Of methods that adapt it is the beginning, and of attacks that are
+    done with some images early it is the most they take. The first update has forwards beside it, by which parts
+    learn the shapes of what they are given.
 
     Raises:
         RobustCliError: the network has no convolution to look at.
@@ -147,7 +149,7 @@ def passes_of(spec: ExperimentSpec, shape: ImageShape) -> Passes:
         epochs = max(1, spec.train.epochs)
         threat = ThreatModel(spec.threat.norm, spec.threat.eps)
         step(x, y, threat, Clock(2 * epochs - 2, 2, epochs))
-        with passes_by_kind(network) as counter:
+        with computed_along(), passes_by_kind(network) as counter:
             step(x, y, threat, Clock(2 * epochs - 1, 2, epochs))
     return counter.per_image(_COUNTED)
 
@@ -161,6 +163,8 @@ def least_passes(defense: str, weights: str) -> Passes | None:
     member, around = catalog("defenses").get(defense), catalog("weights").get(weights)
     if member is None or member.passes is None or around is None or around.passes is None:
         return None
+    if member.fewest is not None:
+        return None  # it depends on the images and on the network
     forwards, images, batches = member.passes
     # What the perturbation adds for every batch that the loss is differentiated at.
     more = around.passes

@@ -43,7 +43,9 @@ class FallingCriterion:
         return replace(game, attack=replace(game.attack, criterion=criterion), loss=loss)
 
 
-@DEFENSES.register("dynamic_at", smoke={"steps": 3, "max_criterion": 0.15}, passes=(11, 10, 1))
+@DEFENSES.register("dynamic_at", passes=(11, 10, 1), fewest=(3, 2, 1), smoke={
+    "steps": 3, "max_criterion": 0.15,
+})  # fmt: skip
 def dynamic_at(
     *,
     max_criterion: NonNegative = 0.5,
@@ -59,7 +61,8 @@ def dynamic_at(
     Early in training an image of PGD stops at a high FOSC (first-order stationary condition), later at 0,
     which is PGD. The released code measures FOSC around the random start and weights every image by its own
     loss from the second epoch on; the paper does neither, and neither is the default. Its weights are taken
-    in inference mode, in one more forward; here they are those of the training forward itself.
+    in inference mode, in one more forward; here they are those of the training forward itself. On a CPU with
+    attack_bn "eval" an image that has stopped costs nothing more.
 
     Args:
         max_criterion: FOSC at which images stop in the first epoch; in the unit of one image's own loss.

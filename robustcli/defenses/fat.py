@@ -28,7 +28,7 @@ class GrowingPatience:
         return replace(game, attack=replace(game.attack, patience=self.patiences[stage]))
 
 
-@DEFENSES.register("fat", smoke={"steps": 2}, passes=(11, 10, 1))
+@DEFENSES.register("fat", smoke={"steps": 2}, passes=(11, 10, 1), fewest=(2, 1, 1))
 def fat(
     *,
     patiences: tuple[Size, ...] = (0, 1, 2),
@@ -42,7 +42,7 @@ def fat(
     """Cross-entropy at images of a PGD that stops soon after an image is misclassified.
 
     How soon changes as training goes on: early in training, images that fool the model by far would spoil
-    it. The steps that images took are recorded; a step of all of them is computed nevertheless.
+    it. The steps that images took are recorded. On a CPU with attack_bn "eval" no others are computed.
 
     Args:
         patiences: tau, the misclassified points that an image moves on from, in each stage of training; with

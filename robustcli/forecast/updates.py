@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.assembly import Check, assemble
+from robustcli.attacks.moving import computed_along
 from robustcli.data import Data
 from robustcli.defenses import Defense
 from robustcli.errors import Interrupted
@@ -155,8 +156,9 @@ class Updates:
 
 def measure_updates(trial: Trial, count: int) -> Updates:
     """Some updates after a warm-up, and the end of an epoch."""
-    trial.run(_WARM_UP)
-    seconds = trial.run(count)
+    with computed_along():
+        trial.run(_WARM_UP)
+        seconds = trial.run(count)
     trial.epoch_end()
     return Updates(seconds, trial.epoch_end())
 

@@ -152,10 +152,19 @@ def _cost(member: Member, passes: tuple[float, float, float]) -> str:
     }.get(member.family, f"an update costs, {f'with {given} and otherwise ' if given else ''}by default and at first")
     if not any(passes):
         return f"{begin}: no passes through the network"
+    if member.fewest is None:
+        return f"{begin}: {_in_words(passes)}"
+    return (
+        f"{begin}, at most: {_in_words(passes)}; on a CPU, where images that the attack is done with leave the "
+        f"batch, at least: {_in_words(member.fewest)}"
+    )
+
+
+def _in_words(passes: tuple[float, float, float]) -> str:
     forwards, images, weights = passes
     # A backward to the images costs about a forward, one to the weights computes both.
     return (
-        f"{begin}: {forwards} forwards, {images} backwards to the images, {weights} to the weights; "
+        f"{forwards} forwards, {images} backwards to the images, {weights} to the weights; "
         f"as much as {forwards + images + 2 * weights:g} forwards"
     )
 

@@ -13,6 +13,7 @@ from small_steps import LINF, batch, counted, same, train
 from torch import Tensor
 
 from robustcli.attacks.fosc_pgd import FoscPgd
+from robustcli.attacks.moving import computed_along
 from robustcli.attacks.pgd import Pgd
 from robustcli.clock import Clock
 from robustcli.defenses.dynamic_at import SelfWeightedCrossEntropy, dynamic_at
@@ -183,12 +184,12 @@ def test_the_weighting_begins_with_the_second_epoch() -> None:
 
 @pytest.mark.parametrize("self_weighted", [False, True])
 def test_a_step_costs_k_attack_steps_and_one_branch(self_weighted: bool) -> None:
-    """The gradient that FOSC is measured with is the one that the step is made with."""
+    """The gradient that FOSC is measured with is the one that the step is made with; no image leaves the batch."""
     model = conv_net().train()
     step = dynamic_at(steps=5, self_weighted=self_weighted).start(
         model, torch.optim.SGD(model.parameters(), lr=0.1), StreamNoise.on(torch.device("cpu"))
     )
-    with counted(model) as passes:
+    with computed_along(), counted(model) as passes:
         step(*batch(), LINF, Clock(4, 4, 10))
     assert (passes.forwards, passes.crafting, passes.input, passes.weight) == (6, 5, 5, 1)
 
