@@ -11,6 +11,7 @@ from fractions import Fraction
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic_core import ErrorDetails
 
 from robustcli.catalog import catalog
 from robustcli.errors import SpecError, suggest
@@ -116,7 +117,7 @@ class Checker:
         try:
             checked = plain_model(parameter).model_validate({"value": value})
         except ValidationError as error:
-            for problem in error.errors():
+            for problem in _telling(error.errors()):
                 inside = tuple(part for part in problem["loc"][1:] if isinstance(part, int) or _is_key(part, value))
                 if problem["type"] == "missing":
                     inside = inside[:-1]  # An item that a list lacks has no place.
@@ -218,6 +219,13 @@ def _doc(parameter: Parameter) -> str:
     return f": {parameter.doc}" if parameter.doc else ""
 
 
+def _telling(problems: list[ErrorDetails]) -> list[ErrorDetails]:
+    """Where a number or a list of them may stand, what is wrong with the one that was written."""
+    other_form = ("tuple_type", "float_type")
+    found = [item for item in problems if item["type"] not in other_form or isinstance(item["loc"][-1], int)]
+    return found or problems
+
+
 def _word(problem: dict[str, Any], parameter: Parameter) -> str:
     """One of pydantic's errors in the words of a spec's author."""
     kind, found = problem["type"], _show(problem["input"])
@@ -248,7 +256,8 @@ def _word(problem: dict[str, Any], parameter: Parameter) -> str:
 
 def _length(annotation: Any) -> str:
     """How many values a tuple has, in words."""
-    arguments = typing.get_args(annotation)
+    kind = next(part for part in _parts(annotation) if typing.get_origin(part) is tuple)
+    arguments = typing.get_args(kind)
     return "values" if Ellipsis in arguments or not arguments else f"{len(arguments)} values"
 
 

@@ -32,6 +32,10 @@ Name = Annotated[str, StringConstraints(pattern=NAME)]
 # Where things lie and on what they run; they do not change what a run is.
 _PLACES = ("root", "path", "download")
 _PLACES_OF_EXTRA = ("path", "labels")
+# Parameters that came later, by the member that has them: left at these values, a spec keeps the digest that it had.
+_LATER: Mapping[str, Mapping[str, Any]] = {
+    "multistep": {"warmup": 0.0},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,8 +140,17 @@ class ExperimentSpec:
             plain["data"].pop(place, None)
         for place in _PLACES_OF_EXTRA:
             (plain["data"]["extra"] or {}).pop(place, None)
-        text = json.dumps(plain, sort_keys=True, default=str)
+        text = json.dumps(_as_before(plain), sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _as_before(value: Any) -> Any:
+    """Plain values without the later parameters of members that leave them as if there were none."""
+    if isinstance(value, Mapping):
+        later = _LATER.get(str(value.get("name")), {})
+        kept = {key: item for key, item in value.items() if key not in later or item != later[key]}
+        return {key: _as_before(item) for key, item in kept.items()}
+    return [_as_before(item) for item in value] if isinstance(value, list) else value
 
 
 def _check_evaluate(checker: Checker, value: Any) -> dict[str, Chosen]:

@@ -7,10 +7,14 @@ import pytest
 from small_training import Recorder, loop_of, training_of
 
 from robustcli.clock import Clock
+from robustcli.errors import RobustCliError
+from robustcli.registry import instantiate
 from robustcli.schedules import Schedule
 from robustcli.schedules.smooth import Cosine, Cyclic, Linear, OneCycle
 from robustcli.schedules.steps import Constant, Multistep, Piecewise
+from robustcli.specs import experiments
 from robustcli.specs.settings import TrainSettings
+from robustcli.specs.spec import ExperimentSpec
 from robustcli.train import fit
 
 
@@ -64,8 +68,23 @@ def test_multistep_drops_on_the_first_update_after_its_epochs() -> None:
     assert drops(found) == [8, 20]
     assert [found[0], found[7], found[8], found[19], found[20]] == pytest.approx([1, 1, 0.1, 0.1, 0.01])
     assert factors(Multistep(after=(1,), factor=0.3), 2, 2) == pytest.approx([1, 1, 0.3, 0.3])
+    assert factors(Multistep(after=(1, 2), factor=(0.3, 0.5)), 3, 2) == pytest.approx([1, 1, 0.3, 0.3, 0.15, 0.15])
+    assert factors(Multistep(after=(3,), warmup=2), 4, 2) == pytest.approx([0, 0.25, 0.5, 0.75, 1, 1, 0.1, 0.1])
     decaying = factors(Multistep(after=(1,), factor=0.3, decay=0.5), 2, 2)
     assert decaying == pytest.approx([1, 1 / 1.5, 0.3 / 2, 0.3 / 2.5])
+
+
+def test_multistep_has_as_many_factors_as_drops() -> None:
+    with pytest.raises(RobustCliError, match=r"train\.schedule\.factor: 2 of them for 3 drops"):
+        Multistep(after=(1, 2, 3), factor=(0.1, 0.1))
+
+
+def test_friendly_training_ends_at_five_thousandths_of_its_rate() -> None:
+    """Released as 0.1, 0.01 and 0.005 of the full rate from epochs 60, 90 and 110 of a loop that counts from 1."""
+    spec = ExperimentSpec.read(experiments.find("cifar10/fat"))
+    found = factors(instantiate(spec.train.schedule), spec.train.epochs, 2)
+    assert drops(found) == [2 * 59, 2 * 89, 2 * 109]
+    assert [found[step] for step in (117, 118, 178, 218)] == pytest.approx([1, 0.1, 0.01, 0.005])
 
 
 def test_linear_is_a_straight_line() -> None:

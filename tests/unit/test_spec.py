@@ -154,6 +154,11 @@ WRONG = [
     ),
     ("architecture={name: resnet18, strides: [1, 2, 0, 2]}", "architecture.strides.2: 0 is outside the range"),
     ("train.schedule={name: multistep, after: [1.5]}", "train.schedule.after.0: 1.5 is not a whole number"),
+    ("train.schedule={name: multistep, after: [1, 2], factor: 2}", "train.schedule.factor: 2 is outside the range"),
+    (
+        "train.schedule={name: multistep, after: [1, 2], factor: [0.1, 2]}",
+        "train.schedule.factor.1: 2 is outside the range",
+    ),
     ("train.schedule=multistep", "train.schedule.after: missing; 'multistep' needs it: epochs done before each drop"),
     ("threat=8/255", "threat: "),
     ("threat.eps=big", "threat.eps: 'big' is not a number or a quotient such as 8/255"),
