@@ -37,9 +37,11 @@ class Pgd:
             "fooled" (the first misclassified point, otherwise the best).
         gradients: passes whose mean gradient gives a step its direction, for models whose logits vary
             (expectation over transformation); loss and verdict are those of the last one alone.
+        reach_eps: whether steps that together are shorter than eps are lengthened to eps / steps.
 
     Reference: Madry et al., ICLR 2018; gaussian start and kl: Zhang et al., ICML 2019;
-        gradients: Athalye et al., Synthesizing robust adversarial examples, ICML 2018.
+        gradients: Athalye et al., Synthesizing robust adversarial examples, ICML 2018; reach_eps: Xie et al.,
+        CVPR 2019, in code.
     """
 
     steps: Size = 10
@@ -50,6 +52,7 @@ class Pgd:
     loss: Literal["ce", "kl", "squared", "margin", "dlr"] = "ce"
     keep: Literal["last", "best", "fooled"] = "last"
     gradients: Count = 1
+    reach_eps: bool = False
 
     def __post_init__(self) -> None:
         if LOSSES[self.loss].rests_at_x and self.start == "clean":
@@ -80,6 +83,8 @@ class Pgd:
 
     def _advance(self, x_adv: Tensor, grad: Tensor, x: Tensor, threat: ThreatModel) -> Tensor:
         step_size = threat.radius / 4 if self.step_size is None else self.step_size
+        if self.reach_eps:
+            step_size = max(step_size, threat.radius / self.steps)
         return threat.project(x_adv + threat.ascent(grad, x_adv, step_size), x)
 
     def _walk(self, model: nn.Module, x: Tensor, reference: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:

@@ -1,11 +1,32 @@
 """PGD adversarial training: cross-entropy at the worst point that PGD finds."""
 
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from robustcli.attacks.pgd import Pgd
+from robustcli.clock import Clock
 from robustcli.defenses import DEFENSES
-from robustcli.defenses.min_max import AdversarialCrossEntropy, MinMax
-from robustcli.fields import AttackBn, Positive, Size
+from robustcli.defenses.min_max import AdversarialCrossEntropy, MinMax, unchanging
+from robustcli.errors import RobustCliError
+from robustcli.fields import AttackBn, Positive, ProperShare, Size
+from robustcli.noise import derive
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleanBatches:
+    """A share of the batches is attacked from the clean images."""
+
+    share: float
+
+    def __call__(self, game: MinMax, clock: Clock) -> MinMax:
+        if not isinstance(game.attack, Pgd) or game.attack.start == "clean":
+            raise RobustCliError(
+                "defense.clean_batches: some batches are attacked from the clean images and the others not, which "
+                "needs a pgd with another start; write start: random, or leave clean_batches out"
+            )
+        # Which ones follows from the number of the update alone: nothing is drawn on the device, nothing is kept.
+        is_clean = derive(0, "clean batch", clock.step) < self.share * 2**63
+        return replace(game, attack=replace(game.attack, start="clean")) if is_clean else game
 
 
 @DEFENSES.register("pgd_at", smoke={"steps": 2}, passes=(11, 10, 1))
@@ -16,6 +37,8 @@ def pgd_at(
     start: Literal["random", "clean"] = "random",
     keep: Literal["last", "best"] = "last",
     attack_bn: AttackBn = "eval",
+    reach_eps: bool = False,
+    clean_batches: ProperShare = 0.0,
 ) -> MinMax:
     """Cross-entropy at the adversarial images of PGD.
 
@@ -28,11 +51,16 @@ def pgd_at(
         start: where the attack begins: a random point of the threat set, or the clean image.
         keep: the last point of the attack, or the best by its loss (costs one more forward).
         attack_bn: mode of the model while it is attacked: eval, train or batch_no_update.
+        reach_eps: whether steps that together are shorter than eps are lengthened to eps / steps.
+        clean_batches: share of the batches that are attacked from the clean images whatever `start` says, the same
+            updates for every seed; 0.2 in code that smooth adversarial training builds on.
 
-    Reference: Madry et al., ICLR 2018; Rice, Wong and Kolter, ICML 2020; Pang et al., ICLR 2021.
+    Reference: Madry et al., ICLR 2018; Rice, Wong and Kolter, ICML 2020; Pang et al., ICLR 2021; reach_eps and
+        clean_batches: Xie et al., CVPR 2019.
     """
     return MinMax(
-        attack=Pgd(steps=steps, step_size=step_size, start=start, keep=keep),
+        attack=Pgd(steps=steps, step_size=step_size, start=start, keep=keep, reach_eps=reach_eps),
         loss=AdversarialCrossEntropy(),
         attack_bn=attack_bn,
+        curriculum=CleanBatches(share=clean_batches) if clean_batches else unchanging,
     )

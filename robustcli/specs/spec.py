@@ -35,6 +35,8 @@ _PLACES_OF_EXTRA = ("path", "labels")
 # Parameters that came later, by the member that has them: left at these values, a spec keeps the digest that it had.
 _LATER: Mapping[str, Mapping[str, Any]] = {
     "multistep": {"warmup": 0.0},
+    "pgd": {"reach_eps": False},
+    "pgd_at": {"reach_eps": False, "clean_batches": 0.0},
 }
 
 
