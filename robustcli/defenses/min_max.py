@@ -1,7 +1,7 @@
 """The step that most published methods share: the formula of adversarial training, line by line."""
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -39,6 +39,36 @@ class Curriculum(Protocol):
         ...
 
 
+class RunningCurriculum(Curriculum, Protocol):
+    """A curriculum at work that goes by how training went so far, and keeps what it has seen of it."""
+
+    @property
+    def metrics(self) -> Metrics:
+        """What it decided for this update; the same names every time."""
+        ...
+
+    def see(self, metrics: Metrics, images: int) -> None:
+        """An update of so many images is made; its metrics are tensors on the device."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is kept, as tensors, numbers and containers of them."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict`."""
+        ...
+
+
+@runtime_checkable
+class StatefulCurriculum(Protocol):
+    """Settings of a curriculum that has to be started, because it keeps something between updates."""
+
+    def start(self, model: nn.Module) -> RunningCurriculum:
+        """Begin to watch the training of a model."""
+        ...
+
+
 def unchanging(game: "MinMax", clock: Clock) -> "MinMax":
     """The parts stay as they are set."""
     return game
@@ -65,7 +95,7 @@ class MinMax:
     averaging: Averaging = field(default_factory=LastWeights)
     regulariser: Regulariser = field(default_factory=Unregularised)
     attack_bn: AttackBn = "eval"
-    curriculum: Curriculum = unchanging
+    curriculum: Curriculum | StatefulCurriculum = unchanging
 
     @property
     def aims_at_robustness(self) -> bool:
@@ -81,16 +111,18 @@ class MinMax:
 
     def start(self, model: nn.Module, optimizer: Optimizer, rng: Noise) -> "MinMaxStep":
         running = self.loss.start(model, optimizer, rng) if isinstance(self.loss, StatefulLoss) else None
-        return MinMaxStep(self, model, optimizer, rng, running, self.regulariser.start(model))
+        planner = self.curriculum.start(model) if isinstance(self.curriculum, StatefulCurriculum) else None
+        return MinMaxStep(self, model, optimizer, rng, running, self.regulariser.start(model), planner)
 
 
 @dataclass(frozen=True)
 class MinMaxStep:
-    """A MinMax bound to a model; what it keeps between updates is what its loss and its regulariser keep.
+    """A MinMax bound to a model; what it keeps between updates is what its parts keep.
 
     Args:
         running: the loss at work, if it is one that had to be started.
         regulariser: at work.
+        planner: the curriculum at work, if it is one that had to be started.
     """
 
     settings: MinMax
@@ -99,11 +131,12 @@ class MinMaxStep:
     rng: Noise
     running: RunningLoss | None
     regulariser: RunningRegulariser
+    planner: RunningCurriculum | None
 
     def __call__(
         self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock, smoothed: Tensor | None = None
     ) -> Metrics:
-        game = self.settings.curriculum(self.settings, clock)
+        game = self._planned(clock)
         with crafting(self.model, game.attack_bn):  # weights held, mode set, both restored
             x_adv, found = _searched(game.attack, self.model, x, y, threat, self.rng)
         batch = Batch(x, y if smoothed is None else smoothed, x_adv)
@@ -119,7 +152,18 @@ class MinMaxStep:
             self.optimizer.step()
         self.regulariser.after(self.model, clock)
         said = {} if self.running is None else self.running.metrics
-        return {"loss": loss.detach(), **found, **said, **asked}  # tensors: no wait for the device here
+        metrics = {"loss": loss.detach(), **found, **said, **asked}  # tensors: no wait for the device here
+        if self.planner is None:
+            return metrics
+        self.planner.see(metrics, len(x))
+        return {**metrics, **self.planner.metrics}
+
+    def _planned(self, clock: Clock) -> MinMax:
+        """What is played at this update."""
+        if self.planner is not None:
+            return self.planner(self.settings, clock)
+        assert not isinstance(self.settings.curriculum, StatefulCurriculum)
+        return self.settings.curriculum(self.settings, clock)
 
     def _begun(self, game: MinMax, batch: Batch, clock: Clock) -> OuterLoss:
         """The loss of this update."""
@@ -131,12 +175,16 @@ class MinMaxStep:
 
     def state_dict(self) -> dict[str, Any]:
         kept = {} if self.running is None else {"loss": self.running.state_dict()}
+        if self.planner is not None:
+            kept["curriculum"] = self.planner.state_dict()
         asked = self.regulariser.state_dict()
         return {**kept, "regulariser": asked} if asked else kept
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if self.running is not None:
             self.running.load_state_dict(state["loss"])
+        if self.planner is not None:
+            self.planner.load_state_dict(state["curriculum"])
         if "regulariser" in state:
             self.regulariser.load_state_dict(state["regulariser"])
 

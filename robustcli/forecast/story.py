@@ -35,6 +35,7 @@ _PROBED = 1000
 # Defenses whose updates change as training goes on, and what is taken to hold.
 _ADAPTIVE = {
     "fw_at_adapt": "fw_at_adapt decides its steps anew in every epoch: measured with the 2 of an epoch's first images",
+    "cat": "cat takes more steps as training goes on: measured with those of its first epoch",
     "dynamic_at": "dynamic_at computes the steps of images that have converged along, so its cost does not change",
     "fat": "fat computes the steps of images that have stopped along, so its cost does not change",
 }

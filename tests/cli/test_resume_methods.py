@@ -36,6 +36,8 @@ DEFENSES = {
     "multi_norm": "{name: multi_norm, others: [{norm: l2, eps: 0.5}, {norm: l1, eps: 4}], combine: random, steps: 2}",
     "pyramid_at": "{name: pyramid_at, steps: 2, sides: [4, 1], multipliers: [3, 1]}",
     "hat": "{name: hat, steps: 2}",
+    # The threshold is one that every epoch passes: the steps rise, and what it has seen is kept in between.
+    "cat": "{name: cat, steps: 3, raise_at: 0.05, weights: {name: awp, gamma: 0.01}}",
     # Their directions remember.
     "norm_decay": "{name: pgd_at, steps: 1, regulariser: {name: norm_decay, weight: 0.01}}",
     "norm_decay_in_fw_at_adapt": "{name: fw_at_adapt, monitor_images: 40, regulariser: {name: norm_decay, norm: l1}}",
