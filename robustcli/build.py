@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from robustcli import checkpoint
-from robustcli.architectures import ImageShape, Network, Normalize
+from robustcli.architectures import ImageShape, Network, first_layer
 from robustcli.architectures.features import classifier_of
 from robustcli.data import Data, prepare, shape_of
 from robustcli.data.extra import Extra, read_extra
@@ -18,6 +18,9 @@ from robustcli.errors import RobustCliError
 from robustcli.registry import Chosen, instantiate
 from robustcli.specs.settings import DataOptions
 from robustcli.specs.spec import ExperimentSpec
+
+# With what the names of the normalisation's buffers begin, where it has any.
+_NORMALISATION = "normalize."
 
 
 def load_data(chosen: Chosen, device: torch.device, *, to_train: bool = False) -> Data:
@@ -48,9 +51,7 @@ def load_data(chosen: Chosen, device: torch.device, *, to_train: bool = False) -
 
 def build_network(chosen: Chosen, shape: ImageShape, mean: Sequence[float], std: Sequence[float]) -> Network:
     """The architecture that a spec asks for, behind its normalisation."""
-    if chosen.options.normalize == "none":
-        mean, std = (0.0,) * shape.channels, (1.0,) * shape.channels
-    return Network(Normalize(tuple(mean), tuple(std)), instantiate(chosen, shape))
+    return Network(first_layer(chosen.options.normalize, tuple(mean), tuple(std)), instantiate(chosen, shape))
 
 
 def start_from(network: nn.Module, path: Path) -> None:
@@ -61,7 +62,10 @@ def start_from(network: nn.Module, path: Path) -> None:
     Raises:
         RobustCliError: there is no such checkpoint, or it is of another architecture; nothing is changed.
     """
-    own, given = network.state_dict(), checkpoint.load(path)["weights"]
+    own = network.state_dict()
+    of_normalisation = {name: value for name, value in own.items() if name.startswith(_NORMALISATION)}
+    stored = checkpoint.load(path)["weights"]
+    given = {name: value for name, value in stored.items() if not name.startswith(_NORMALISATION)} | of_normalisation
     differs = {name for name in own.keys() & given.keys() if own[name].shape != given[name].shape}
     names = {parameter: name for name, parameter in network.named_parameters()}
     classifier = {names[parameter] for parameter in classifier_of(network).parameters()}
@@ -71,7 +75,7 @@ def start_from(network: nn.Module, path: Path) -> None:
             f"train.start_from: {path}: not of the architecture of this spec ({len(wrong)} weights are missing in one "
             f"of them or have other shapes, such as {wrong[0]}); give both specs one architecture"
         )
-    kept = {name for name in own if name.startswith("normalize.")} | (classifier if differs else set())
+    kept = classifier if differs else set()
     network.load_state_dict({name: own[name] if name in kept else given[name] for name in own})
 
 

@@ -71,10 +71,30 @@ class Normalize(nn.Module):
         return (x - self.mean) / self.std
 
 
+class Standardize(nn.Module):
+    """(x - mean) / std of each image by itself, over all its pixels and channels; gradients flow through both.
+
+    The deviation is at least 1 / sqrt(numbers in the image) levels of 255, as in TensorFlow; a flat image becomes 0.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = x.mean((1, 2, 3), keepdim=True)
+        # Cut before the root, whose slope at 0 is infinite.
+        variance = x.var((1, 2, 3), correction=0, keepdim=True).clamp_min(1 / (255**2 * x[0].numel()))
+        return (x - mean) / variance.sqrt()
+
+
+def first_layer(kind: str, mean: tuple[float, ...], std: tuple[float, ...]) -> Normalize | Standardize:
+    """What `normalize:` names: "dataset" (mean and std per channel), "none" or "per_image"."""
+    if kind == "per_image":
+        return Standardize()
+    return Normalize((0.0,) * len(mean), (1.0,) * len(std)) if kind == "none" else Normalize(mean, std)
+
+
 class Network(nn.Module):
     """Normalisation first, then the body: pixels in [0, 1] (n, c, h, w) -> logits (n, k)."""
 
-    def __init__(self, normalize: Normalize, body: nn.Module) -> None:
+    def __init__(self, normalize: Normalize | Standardize, body: nn.Module) -> None:
         super().__init__()
         self.normalize = normalize
         self.body = body

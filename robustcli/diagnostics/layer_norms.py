@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from robustcli.architectures import Normalize
+from robustcli.architectures import Normalize, Standardize
 from robustcli.diagnostics import DIAGNOSTICS
 from robustcli.fields import Count
 from robustcli.induced_norms import Map, inputs_seen, is_matrix, map_of, row_and_column_sums, there_and_back
@@ -81,8 +81,8 @@ def _is_known(module: nn.Module) -> bool:
 
 
 def _has_weights(module: nn.Module) -> bool:
-    """Of its own; buffers count, since some layers keep there what they multiply by."""
-    return bool([*module.parameters(recurse=False), *module.buffers(recurse=False)])
+    """Of its own; buffers count, as some layers keep there what they multiply by, and so does an image's own scale."""
+    return isinstance(module, Standardize) or bool([*module.parameters(recurse=False), *module.buffers(recurse=False)])
 
 
 def _norms(module: nn.Module, size: tuple[int, ...], iterations: int, generator: torch.Generator) -> dict[str, float]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from robustcli.architectures import ImageShape, Network, Normalize
+from robustcli.architectures import ImageShape, Network, first_layer
 from robustcli.errors import RobustCliError
 from robustcli.fields import Family
 from robustcli.registry import Chosen, instantiate
@@ -47,9 +47,9 @@ def rebuild(folder: Path) -> Network:
     shape: ImageShape = checked(lambda checker: checker.settings(ImageShape, spec["shape"], ("shape",)), str(path))
     family = Family("architectures", ArchitectureOptions)
     chosen: Chosen = checked(lambda checker: checker.chosen(family, spec["architecture"], ("architecture",)), str(path))
-    # Mean and std are among the weights.
-    plain = Normalize((0.0,) * shape.channels, (1.0,) * shape.channels)
-    network = Network(plain, instantiate(chosen, shape))
+    # Mean and std, where there are any, are among the weights.
+    normalize = first_layer(chosen.options.normalize, (0.0,) * shape.channels, (1.0,) * shape.channels)
+    network = Network(normalize, instantiate(chosen, shape))
     try:
         network.load_state_dict(torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True))
     except RuntimeError as error:

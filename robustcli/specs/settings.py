@@ -100,10 +100,11 @@ class ArchitectureOptions:
     """What is done with any architecture.
 
     Args:
-        normalize: the network's first layer: the data set's mean and std, or none (pixels in [0, 1]).
+        normalize: the network's first layer: the data set's mean and std, none (pixels in [0, 1]), or "per_image"
+            (each image by its own mean and std, over all channels).
     """
 
-    normalize: Literal["dataset", "none"] = "dataset"
+    normalize: Literal["dataset", "none", "per_image"] = "dataset"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -139,6 +139,10 @@ def _with_architecture(wanted: Wanted, architecture: Mapping[str, Any], file: st
     values = _overridden(wanted, {"architecture": dict(architecture), **_data_of(wanted, None)})
     family = Family("architectures", ArchitectureOptions)
     chosen = checked(lambda checker: checker.chosen(family, values["architecture"], ("architecture",)), _HERE)
+    if chosen.options.normalize == "per_image":
+        raise RobustCliError(
+            "architecture.normalize=per_image: weights of a file are normalised per channel; write dataset or none"
+        )
     if wanted.mean is not None and chosen.options.normalize == "none":
         raise RobustCliError("--mean and architecture.normalize=none contradict each other; leave one out")
     return _foreign(wanted, Architecture(chosen, _read(wanted, file)), values)

@@ -59,12 +59,13 @@ class Built:
     clean: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data: `sha256`, and `mean` and `std` of the normalisation before the network."""
+        """Plain data: `sha256`, and `mean` and `std` of the normalisation before the network, null of each image's."""
         normalize = self.network.normalize
+        of_channels = normalize if isinstance(normalize, Normalize) else None
         return {
             "sha256": weights_digest(self.network),
-            "mean": normalize.mean.flatten().tolist(),
-            "std": normalize.std.flatten().tolist(),
+            "mean": None if of_channels is None else of_channels.mean.flatten().tolist(),
+            "std": None if of_channels is None else of_channels.std.flatten().tolist(),
         }
 
 

@@ -391,6 +391,10 @@ def test_without_timm_the_extra_is_named(robust: Robust, here: Path, monkeypatch
             ("w.pt", *SMALL, "architecture.normalize=none", "--mean=0", "--std=1", *DIGITS),
             ("--mean and architecture.normalize=none contradict",),
         ),
+        (
+            ("w.pt", *SMALL, "architecture.normalize=per_image", *DIGITS),
+            ("architecture.normalize=per_image: weights of a file are normalised per channel",),
+        ),
         (("torchvision:resnet18", "--data", "rgb.npz"), ("its weights would be random; --weights names a file",)),
         (("torchvision:resnet81", "--weights", "DEFAULT"), ("no such classifier; did you mean 'resnet18'?",)),
         (("torchvision:resnet18", "--weights", "V1"), ("neither a file nor published weights", "IMAGENET1K_V1")),
