@@ -239,12 +239,13 @@ def provenance(device: str) -> dict[str, Any]:
         "platform": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         # Its own version from the code that runs: metadata may be missing or of another copy.
-        "versions": {"robustcli": __version__, **{name: _version(name) for name in _PACKAGES}},
+        "versions": {"robustcli": __version__, **{name: version_of(name) for name in _PACKAGES}},
         **_commit(),
     }
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """The version of an installed package; None where there is none."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -75,7 +75,7 @@ def bench_autoattack(
                     row.passes = _passes_of(subject, evaluators[name], found)
             rows = dict(reversed(rows.items()))
     return {
-        **subject.to_json(),
+        **subject.to_json(["pyautoattack"]),
         "clean": float(clean.double().mean()),
         "clock": watch.name,
         "rounds": rounds,

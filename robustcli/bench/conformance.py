@@ -81,7 +81,7 @@ def bench_conformance(
             ]
             comparisons.append(Comparison(part, *survives))
     return {
-        **subject.to_json(),
+        **subject.to_json(["pyautoattack"]),
         "precision": precision,
         "rows": [comparison.to_json() for comparison in comparisons],
     }

@@ -66,7 +66,7 @@ def bench_data(batch_size: int, rounds: int, device_name: str) -> dict[str, Any]
         )
     return {
         "bench": "data",
-        **circumstances(device),
+        **circumstances(device, ["torchvision"]),
         "image": [SHAPE.channels, SHAPE.height, SHAPE.width],
         "batch_size": batch_size,
         "clock": watch.name,

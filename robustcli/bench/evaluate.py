@@ -66,7 +66,7 @@ def bench_evaluation(subject: BenchSubject, rounds: int) -> dict[str, Any]:
     ]
     return {
         "bench": "evaluation",
-        **subject.to_json(),
+        **subject.to_json([name.partition(",")[0] for name in (TORCHATTACKS, FOOLBOX) if name in ways]),
         "attack": f"pgd-{STEPS}",
         "clock": watch.name,
         "rounds": rounds,

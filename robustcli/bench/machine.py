@@ -2,18 +2,27 @@
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from robustcli.build import describe_device
-from robustcli.runs import SCHEMA, provenance
+from robustcli.runs import SCHEMA, provenance, version_of
 
 
-def circumstances(device: torch.device) -> dict[str, Any]:
-    """What every stored bench begins with: who measured, where, with which code."""
-    return {"schema": SCHEMA, "provenance": provenance(describe_device(device)), "machine": machine()}
+def circumstances(device: torch.device, peers: Sequence[str] = ()) -> dict[str, Any]:
+    """What every stored bench begins with: who measured, where, with which code, beside what.
+
+    Args:
+        peers: packages that are measured too.
+    """
+    return {
+        "schema": SCHEMA,
+        "provenance": provenance(describe_device(device)),
+        "machine": machine(),
+        "peers": {name: version_of(name) for name in peers},
+    }
 
 
 def machine() -> dict[str, Any]:
@@ -30,10 +39,16 @@ def machine() -> dict[str, Any]:
 def machine_words(head: Mapping[str, Any]) -> str:
     """The machine that was measured on, with threads and versions."""
     facts = head["machine"]
+    versions = ", ".join([f"torch {facts['torch']}", *peer_words(head)])
     return (
         f"{head['provenance']['device']}; {facts['processor']}, {facts['cores']} cores, {facts['threads']} threads, "
-        f"load {facts['load']}; torch {facts['torch']}"
+        f"load {facts['load']}; {versions}"
     )
+
+
+def peer_words(head: Mapping[str, Any]) -> list[str]:
+    """Every package that was measured too, with its version; of what was stored before these were, none."""
+    return [f"{name} {version or 'of unknown version'}" for name, version in head.get("peers", {}).items()]
 
 
 def _processor() -> str:

@@ -40,10 +40,10 @@ class BenchSubject:
         """What an evaluator finds on all images, under the subject's threat or another."""
         return gather(evaluator, self.network, self.x, self.y, threat or self.threat, self.noise(seed))
 
-    def to_json(self) -> dict[str, Any]:
-        """The head of what was measured on it."""
+    def to_json(self, peers: Sequence[str] = ()) -> dict[str, Any]:
+        """The head of what was measured on it, beside these packages."""
         return {
-            **circumstances(self.x.device),
+            **circumstances(self.x.device, peers),
             "subject": self.name,
             "threat": str(self.threat),
             "images": len(self.x),

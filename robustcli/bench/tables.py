@@ -16,7 +16,7 @@ from robustcli.bench.cost_tables import (
     scaling_words,
     training_rows,
 )
-from robustcli.bench.machine import machine_words
+from robustcli.bench.machine import machine_words, peer_words
 from robustcli.errors import RobustCliError
 
 _SPEED = ("network", "threat", "images", "engine", "speed: median (min-max)", "robust", "passes per survivor",
@@ -101,26 +101,29 @@ def markdown_of(results: Mapping[str, Any]) -> tuple[str, str]:
     everything = [head for found in results.values() for head in _heads(found)]
     kind = next(iter(kinds.values()))
     if kind == "speed":
-        return kind, markdown(speed_rows(everything))
+        return kind, f"{markdown(speed_rows(everything))}\n{_machines(everything)}.\n"
     if kind == "conformance":
         results_of = merged(everything)
-        return kind, f"{markdown(_summary(results_of))}\n{conformance_words(results_of)}.\n"
+        words = f"{conformance_words(results_of)}.\n\n{_machines(everything)}"
+        return kind, f"{markdown(_summary(results_of))}\n{words}.\n"
     rows_of, words_of = _PARTS[kind]
     words = "" if words_of is None else "\n" + words_of(everything).replace("\n", "; ") + ".\n"
     return kind, f"{markdown(rows_of(everything))}{words}\n{_machines(everything)}.\n"
 
 
 def _machines(heads: Sequence[Mapping[str, Any]]) -> str:
-    """Every machine once; what differs between measurements on one is its load, and the range of that is told."""
+    """Every machine once, with all peers; what differs on one is its load, and the range of that is told."""
     loads: dict[str, list[float]] = {}
+    peers: dict[str, dict[str, None]] = {}
     for head in heads:
-        quiet = {**head, "machine": {**head["machine"], "load": "LOAD"}}
-        loads.setdefault(machine_words(quiet), []).append(head["machine"]["load"])
+        words = machine_words({**head, "machine": {**head["machine"], "load": "LOAD"}, "peers": {}})
+        loads.setdefault(words, []).append(head["machine"]["load"])
+        peers.setdefault(words, {}).update(dict.fromkeys(peer_words(head)))
 
     def told(found: list[float]) -> str:
         return f"{min(found)}" if min(found) == max(found) else f"{min(found)} to {max(found)}"
 
-    return "; ".join(words.replace("LOAD", told(found)) for words, found in loads.items())
+    return "; ".join(", ".join([words.replace("LOAD", told(found)), *peers[words]]) for words, found in loads.items())
 
 
 def _heads(found: Any) -> list[Any]:

@@ -37,7 +37,7 @@ def bench_train(request: Request) -> dict[str, Any]:
         torch.compiler.reset()
     results = {name: _bench(name, chosen, request, architecture, torchattacks) for name, chosen in defenses.items()}
     return {
-        **circumstances(device),
+        **circumstances(device, ["torchattacks"] if torchattacks else []),
         "settings": {
             "architecture": architecture.parameters | {"name": architecture.name},
             "weights": request.weights,

@@ -21,6 +21,7 @@ from robustcli.attacks.square import Square
 from robustcli.bench import rounds
 from robustcli.bench.autoattack import bench_autoattack, least_of_autoattack
 from robustcli.bench.conformance import Comparison, average_points, bench_conformance, beyond, by_chance, holds
+from robustcli.bench.machine import machine_words
 from robustcli.bench.passes import Passes, PassesAlone, least_passes, passes_by_kind
 from robustcli.bench.rounds import Spread, Stopwatch, Timed, measure, speed, verdict
 from robustcli.bench.subjects import BenchSubject, open_subject
@@ -31,6 +32,7 @@ from robustcli.errors import RobustCliError
 from robustcli.evaluators import autoattack as autoattack_evaluator
 from robustcli.evaluators import autoattack_package
 from robustcli.runner import run_experiment
+from robustcli.runs import version_of
 from robustcli.shell.progress import Screen
 from robustcli.specs.spec import ExperimentSpec
 
@@ -293,7 +295,10 @@ def test_without_torchattacks_its_rows_are_left_out_and_that_is_said() -> None:
 
 def test_rows_and_ratios_belong_together(peer: Peer) -> None:
     results = bench_train(request("pgd_at"))
-    assert set(results) == {"schema", "provenance", "machine", "settings", "notes", "defenses"}
+    assert set(results) == {"schema", "provenance", "machine", "peers", "settings", "notes", "defenses"}
+    assert results["peers"] == {"torchattacks": version_of("torchattacks")}
+    assert ", torchattacks " in machine_words(results)
+    assert bench_train(request("natural"))["peers"] == {}, "it was not measured"
     assert set(results["machine"]) == {"processor", "cores", "threads", "load", "torch"}
     assert results["settings"] == {
         "architecture": results["settings"]["architecture"],
@@ -484,6 +489,13 @@ def test_engines_are_compared_attack_by_attack(digits: Path, quick: None) -> Non
     assert "standard" in conformance_words([result])
 
 
+HEAD = {
+    "machine": {"processor": "p", "cores": 1, "threads": 1, "load": 0.5, "torch": "t"},
+    "provenance": {"device": "cpu"},
+    "peers": {"pyautoattack": "1.2"},
+}
+
+
 def planted(native: str, package: str) -> dict[str, Any]:
     masks = (torch.tensor([[flag == "1" for flag in flags]]) for flags in (native, package))
     return {"subject": "a", "threat": "b", "images": 1, "rows": [Comparison("square", *masks).to_json()]}
@@ -528,7 +540,7 @@ def test_tables_are_markdown() -> None:
 
 
 def test_stored_results_become_one_table_each() -> None:
-    comparison = {**planted("0011", "1001"), "images": 4, "precision": "fp32"}
+    comparison = {**HEAD, **planted("0011", "1001"), "images": 4, "precision": "fp32"}
     more = {**comparison["rows"][0], "runs": 2, "native": 4, "package": 3}
     other = {**more, "part": "fab-t", "runs": 1, "native": 1}
     fast = {**comparison, "precision": "fast", "rows": [*comparison["rows"], other]}
@@ -540,8 +552,10 @@ def test_stored_results_become_one_table_each() -> None:
         "| a | b | 4 | 50.0 / 37.5 (1, 1; 2 runs) |  |",
         "| a, fast | b | 4 | 50.0 / 50.0 (1, 1) | 25.0 / 75.0 (1, 1) |",
     ]
-    assert lines[-1].endswith("holds.")
+    assert lines[-3].endswith("holds.")
+    assert lines[-1] == "cpu; p, 1 cores, 1 threads, load 0.5; torch t, pyautoattack 1.2."
     speed = {
+        **HEAD,
         "subject": "a",
         "threat": "b",
         "images": 1,

@@ -105,6 +105,7 @@ def test_evaluations_are_measured_beside_their_passes_and_peers(subject: BenchSu
     assert peers.notes[1] == {"steps": 20, "abs_stepsize": radius / 4, "random_start": True}
     assert set(peers.batches) == {12}
     assert all(peers.wants), "as their users have it"
+    assert set(result["peers"]) == {"torchattacks", "foolbox"}
     assert is_table(evaluation_rows([result]))
     assert markdown_of({"a.json": [result]})[0] == "evaluation speed"
 
@@ -116,6 +117,7 @@ def test_peers_that_are_not_there_are_left_out_and_that_is_said(
     monkeypatch.setitem(sys.modules, "foolbox", None)
     result = bench_evaluation(subject, rounds=3)
     assert len(result["rows"]) == 4
+    assert result["peers"] == {}
     assert [note.split()[0] for note in result["notes"]] == ["torchattacks", "foolbox"]
 
 
@@ -229,7 +231,7 @@ def test_training_has_a_block_too() -> None:
             "natural": {"passes": {"forwards": 1}, "rows": rows[:2]},
         },
     }  # fmt: skip
-    later = {**result, "machine": {**result["machine"], "load": 2.0}}  # type: ignore[dict-item]
+    later = {**result, "machine": {**result["machine"], "load": 2.0}, "peers": {"peer": "1.2"}}  # type: ignore[dict-item]
     name, text = markdown_of({"a.json": result, "b.json": [later]})
     assert name == "training speed"
     head, _, *lines = text.splitlines()
@@ -237,7 +239,7 @@ def test_training_has_a_block_too() -> None:
     network = "| small_cnn width 4, fp32, compiled | 4 |"
     assert lines[0] == f"{network} pgd_at with awp | 11 + 10 | 2.0 | 1.50 (1.25-1.75) | 1.50 (1.25-1.75), faster |"
     assert lines[1] == f"{network} natural with awp | 1 | 2.0 | 1.50 (1.25-1.75) |  |"
-    assert "cpu; p, 1 cores, 1 threads, load 0.5 to 2.0; torch t." in text
+    assert "cpu; p, 1 cores, 1 threads, load 0.5 to 2.0; torch t, peer 1.2." in text
 
 
 def test_random_inputs_are_not_the_subject(subject: BenchSubject) -> None:
