@@ -6,23 +6,57 @@ from typing import Any
 Rows = list[tuple[str, ...]]
 
 
+# Rows of an update that say something about the others, and are told beside ours.
+_AGAIN, _ALONE = "ours again", "its passes alone"
+# Images of CIFAR-10's training set.
+_EPOCH = 50_000
+
+
 def training_rows(results: Sequence[Mapping[str, Any]]) -> Rows:
-    """Of `robust bench train`: a line per update, with our speed as a multiple of every other's."""
-    updates = [(head["settings"], name, found) for head in results for name, found in head["defenses"].items()]
-    # The first row is ours.
-    others = list(dict.fromkeys(row["name"] for _, _, found in updates for row in found["rows"][1:]))
-    rows: Rows = [("network", "batch", "update", "passes", "images/s", *others)]
-    for settings, name, found in updates:
-        ours, *compared = found["rows"]
-        ratios = dict.fromkeys(others, "")
-        ratios |= {
-            row["name"]: ", ".join(filter(None, (ratio_words(row["ratio"]), row["verdict"]))) for row in compared
-        }
-        passes = " + ".join(f"{count:g}" for count in found["passes"].values())
-        method = name if settings["weights"] == "none" else f"{name} with {settings['weights']}"
-        speed = f"{ours['images_per_second']:.1f}"
-        rows.append((_network(settings), str(settings["batch_size"]), method, passes, speed, *ratios.values()))
+    """Of `robust bench train`: a line per update and who makes it; ours stands beside itself and the passes alone."""
+    is_gpu = any(head["settings"].get("clock") == "wall" for head in results)
+    epoch = ("s per 50,000 images",) if is_gpu else ()
+    rows: Rows = [("network", "batch", "update", "by", "passes", "images/s", *epoch, "peak MB", "time over the limit's",
+                   "our speed is: median (min-max)", "so ours is")]  # fmt: skip
+    for head in results:
+        settings = head["settings"]
+        for name, found in head["defenses"].items():
+            method = name if settings["weights"] == "none" else f"{name} with {settings['weights']}"
+            of = {row["name"]: row for row in found["rows"]}
+            ours = found["rows"][0]
+            for row in found["rows"]:
+                if row["name"] in (_AGAIN, _ALONE):
+                    continue
+                speed = row["images_per_second"]
+                # Of ours: how it differs from itself, and whether the limit differs by more.
+                compared = f"again {ratio_words(of[_AGAIN]['ratio'])}" if row is ours else ratio_words(row["ratio"])
+                verdict = f"beside the limit: {of[_ALONE]['verdict']}" if row is ours else row["verdict"]
+                rows.append(
+                    (
+                        _network(settings),
+                        str(settings["batch_size"]),
+                        method,
+                        row["name"],
+                        passes_words(row.get("passes", found["passes"] if row is ours else {})),
+                        f"{speed:.1f}",
+                        *([f"{_EPOCH / speed:.1f}"] if is_gpu else []),
+                        megabytes(row),
+                        ratio_words(row.get("over_limit")),
+                        compared,
+                        verdict,
+                    )
+                )
     return rows
+
+
+def passes_words(passes: Mapping[str, float]) -> str:
+    """Forwards + backwards to the images + backwards to the weights."""
+    return " + ".join(f"{count:g}" for count in passes.values())
+
+
+def megabytes(row: Mapping[str, Any]) -> str:
+    """The peak of a row in 10^6 bytes; nothing where none was stored."""
+    return f"{row['peak_bytes'] / 1e6:,.1f}" if "peak_bytes" in row else ""
 
 
 def _network(settings: Mapping[str, Any]) -> str:
@@ -34,9 +68,9 @@ def _network(settings: Mapping[str, Any]) -> str:
 
 
 def evaluation_rows(results: Sequence[Mapping[str, Any]]) -> Rows:
-    """Of `robust bench eval`; passes are forwards + gradients per image."""
-    rows: Rows = [("network", "threat", "images", "evaluation", "ms per image", "our speed is: median (min-max)",
-                   "so ours is", "robust", "passes")]  # fmt: skip
+    """Of `robust bench eval`; passes are forwards + gradients per image, and those that went to the weights too."""
+    rows: Rows = [("network", "threat", "images", "evaluation", "ms per image", "peak MB", "time over the limit's",
+                   "our speed is: median (min-max)", "so ours is", "robust", "passes")]  # fmt: skip
     for result in results:
         rows += [
             (
@@ -45,14 +79,22 @@ def evaluation_rows(results: Sequence[Mapping[str, Any]]) -> Rows:
                 str(result["images"]),
                 f"{result['attack']}: {row['name']}",
                 f"{1000 * row['seconds']['median'] / result['images']:.2f}",
+                megabytes(row),
+                ratio_words(row.get("over_limit")),
                 ratio_words(row["ratio"]),
                 row["verdict"] or "",
                 "" if row["robust"] is None else str(row["robust"]),
-                f"{row['passes']['forwards']:.1f} + {row['passes']['gradients']:.1f}",
+                _gradients(row["passes"]),
             )
             for row in result["rows"]
         ]
     return rows
+
+
+def _gradients(passes: Mapping[str, Any]) -> str:
+    to_weights = passes.get("weight_gradients")
+    too = f" ({to_weights:.1f} to the weights too)" if to_weights else ""
+    return f"{passes['forwards']:.1f} + {passes['gradients']:.1f}{too}"
 
 
 def data_rows(results: Sequence[Mapping[str, Any]]) -> Rows:

@@ -8,12 +8,14 @@ import subprocess
 import sys
 from dataclasses import asdict
 from types import TracebackType
-from typing import IO
+from typing import IO, Any
 
 import torch
 
+from robustcli.bench.passes import Passes
 from robustcli.bench.peers import find_peer
 from robustcli.bench.rounds import Stopwatch, Timed
+from robustcli.bench.untimed import Untimed
 from robustcli.bench.variants import Request, Variants, choose
 
 
@@ -33,10 +35,18 @@ class Elsewhere:
         self._write(json.dumps(words))
 
     def __call__(self, repeats: int) -> float:
+        return float(self._answer(repeats))
+
+    def untimed(self) -> Untimed:
+        """Its passes, and the memory that it takes there."""
+        found = self._answer(0)
+        return Untimed(Passes(**found["passes"]), found["peak_bytes"])
+
+    def _answer(self, repeats: int) -> Any:
         self._write(str(repeats))
         answer = _pipe(self._process.stdout).readline()
         assert answer, "the process that measures torchattacks ended; what it wrote is above"
-        return float(answer)
+        return json.loads(answer)
 
     def __enter__(self) -> "Elsewhere":
         return self
@@ -58,16 +68,19 @@ def _pipe(pipe: IO[str] | None) -> IO[str]:
 
 
 def main() -> None:
-    """Answer every line of the input, a number of repeats, with the seconds per run."""
+    """Answer every line of the input, a number of repeats, with the seconds per run; 0 with what is not timed."""
     words = json.loads(sys.stdin.readline())
     torch.set_num_threads(words["threads"])
     request = Request(**words["request"])
     variants = Variants(request, choose(request)[0])
     torchattacks = find_peer("torchattacks", [])
     assert torchattacks is not None
-    sample = Timed(variants.torchattacks(torchattacks, words["steps"]), Stopwatch(variants.device))
+    network, step = variants.torchattacks(torchattacks, words["steps"])
+    sample = Timed(step, Stopwatch(variants.device))
     for line in sys.stdin:
-        print(sample(int(line)), flush=True)
+        repeats = int(line)
+        answer = sample(repeats) if repeats else asdict(Untimed.of(network, step, request.batch_size, variants.device))
+        print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The story of `robust bench eval`: PGD-20 with images that leave when they break, beside its passes and peers."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,13 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustcli.attacks.pgd import Pgd
+from robustcli.bench.passes import passes_by_kind
 from robustcli.bench.peers import find_peer, foolbox_attack, torchattacks_attack
-from robustcli.bench.rounds import Sample, Spread, Stopwatch, Timed, beside, measure
+from robustcli.bench.rounds import Sample, Spread, Stopwatch, Timed, beside, measure, to_others
 from robustcli.bench.subjects import BenchSubject
-from robustcli.evaluation.evaluate import settled
-from robustcli.evaluation.isolation import passes_counted
+from robustcli.bench.untimed import peak_bytes
+from robustcli.evaluation.isolation import generators_restored, model_restored, passes_counted
 from robustcli.evaluators import chunks
 from robustcli.evaluators.attacked import Attacked
+from robustcli.precision import full_precision
 
 STEPS = 20
 OURS, AGAIN, WHOLE, ALONE = "ours, images leave", "ours again", "ours, to the last step", "its passes alone"
@@ -47,20 +50,26 @@ def bench_evaluation(subject: BenchSubject, rounds: int) -> dict[str, Any]:
     """
     watch = Stopwatch(subject.x.device)
     missing: list[str] = []
-    with settled(subject.network, subject.x.device.type):
+    # Ours and the limit run in single precision; peers in whatever torch does where its user says nothing.
+    with model_restored(subject.network), generators_restored(subject.x.device):
         subject.network.requires_grad_(False)
         ways = {name: _Way(run) for name, run in _ways(subject, missing).items()}
         passes = {name: _counted(subject, way) for name, way in ways.items()}
+        peaks = {name: peak_bytes(way.run, subject.x.device) for name, way in ways.items()}
         samples: dict[str, Sample] = {name: Timed(way, watch) for name, way in ways.items()}
         seconds = measure(samples, rounds)
     compared = beside(seconds, OURS, AGAIN)
+    others = to_others(seconds, ALONE, TORCHATTACKS)
     rows = [
         {
             "name": name,
             "seconds": asdict(Spread.of(seconds[name])),
+            "images_per_second": len(subject.x) / Spread.of(seconds[name]).median,
             **compared[name],
+            **others[name],
             "robust": None if way.survives is None else int(way.survives.sum()),
             "passes": passes[name],
+            "peak_bytes": peaks[name],
         }
         for name, way in ways.items()
     ]
@@ -80,7 +89,7 @@ def _ways(subject: BenchSubject, missing: list[str]) -> dict[str, Callable[[], T
 
     def ours(keep: str) -> Callable[[], Tensor]:
         evaluator = Attacked(attack=Pgd(steps=STEPS, keep="fooled" if keep == "fooled" else "last"), batch_size=BATCH)
-        return lambda: subject.gather(evaluator).survives
+        return lambda: _gathered(subject, evaluator)
 
     ways: dict[str, Callable[[], Tensor | None]] = {
         OURS: ours("fooled"),
@@ -114,18 +123,35 @@ def _as_users_do(subject: BenchSubject, attack: Callable[[Tensor, Tensor], Tenso
     return torch.cat(survives).cpu()
 
 
+def _gathered(subject: BenchSubject, evaluator: Attacked) -> Tensor:
+    with full_precision(subject.x.device.type):
+        return subject.gather(evaluator).survives
+
+
 def _passes_alone(subject: BenchSubject) -> None:
-    for part in chunks(len(subject.x), BATCH):
-        x, y = subject.x[part], subject.y[part]
-        for _ in range(STEPS):
-            x = x.detach().requires_grad_()
-            torch.autograd.grad(F.cross_entropy(subject.network(x), y, reduction="sum"), x)
-        with torch.no_grad():
-            subject.network(x.detach())
+    with full_precision(subject.x.device.type):
+        for part in chunks(len(subject.x), BATCH):
+            x, y = subject.x[part], subject.y[part]
+            for _ in range(STEPS):
+                x = x.detach().requires_grad_()
+                torch.autograd.grad(F.cross_entropy(subject.network(x), y, reduction="sum"), x)
+            with torch.no_grad():
+                subject.network(x.detach())
 
 
-def _counted(subject: BenchSubject, way: _Way) -> dict[str, float]:
-    """Forwards and gradients per image."""
-    with passes_counted(subject.network) as passes:
+def _counted(subject: BenchSubject, way: _Way) -> dict[str, float | None]:
+    """Forwards and gradients per image, and how many gradients went to the weights too.
+
+    The last is told at a convolution, and None of a network that has none.
+    """
+    images = len(subject.x)
+    has_convolution = any(isinstance(module, nn.Conv2d) for module in subject.network.modules())
+    with ExitStack() as stack:
+        passes = stack.enter_context(passes_counted(subject.network))
+        kinds = stack.enter_context(passes_by_kind(subject.network)) if has_convolution else None
         way()
-    return {"forwards": passes.forwards / len(subject.x), "gradients": passes.gradients / len(subject.x)}
+    return {
+        "forwards": passes.forwards / images,
+        "gradients": passes.gradients / images,
+        "weight_gradients": kinds.weight_gradients / images if kinds else None,
+    }

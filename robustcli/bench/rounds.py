@@ -87,6 +87,23 @@ def speed(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
     return Spread.of([their / our for our, their in zip(ours, theirs, strict=True)])
 
 
+def to_others(seconds: Mapping[str, Sequence[float]], limit: str, peer: str) -> dict[str, dict[str, Any]]:
+    """By name: its seconds as a multiple of the limit's, and its speed as a multiple of a peer's, round by round.
+
+    Args:
+        seconds: of every round.
+        limit: name of the passes alone.
+        peer: name of torchattacks' way as it comes; where it was not measured, nothing is compared with it.
+    """
+    return {
+        name: {
+            "over_limit": asdict(speed(seconds[limit], values)),
+            "beside_torchattacks": asdict(speed(values, seconds[peer])) if peer in seconds else None,
+        }
+        for name, values in seconds.items()
+    }
+
+
 def beside(seconds: Mapping[str, Sequence[float]], ours: str, again: str) -> dict[str, dict[str, Any]]:
     """By name: our speed as a multiple of its, and the verdict.
 

@@ -10,7 +10,8 @@ from robustcli.bench.elsewhere import Elsewhere
 from robustcli.bench.machine import circumstances
 from robustcli.bench.passes import least_passes
 from robustcli.bench.peers import find_peer
-from robustcli.bench.rounds import Sample, Spread, Stopwatch, Timed, beside, measure
+from robustcli.bench.rounds import Sample, Spread, Stopwatch, Timed, beside, measure, to_others
+from robustcli.bench.untimed import Untimed, peak_of_update
 from robustcli.bench.variants import SHAPE, Request, Variants, choose
 from robustcli.build import choose_device
 from robustcli.memory import keep_freed_memory
@@ -18,6 +19,8 @@ from robustcli.registry import Chosen
 
 OURS, AGAIN, ALONE = "ours", "ours again", "its passes alone"
 AS_OURS, AS_IT_COMES = "torchattacks, set as ours", "torchattacks, as it comes"
+# As it comes but in this process: what is between the two is the memory that this process keeps.
+PLAIN = "torchattacks, fp32 in the plain format"
 
 
 def bench_train(request: Request) -> dict[str, Any]:
@@ -59,35 +62,50 @@ def _bench(
 ) -> dict[str, Any]:
     """Passes and rows of one defense."""
     variants = Variants(request, architecture)
-    watch = Stopwatch(variants.device)
+    device, watch = variants.device, Stopwatch(variants.device)
     steps = chosen.parameters.get("steps", 0)
     passes, least = variants.passes(chosen), least_passes(name, request.weights)
+    (trained, ours), alone = variants.step(chosen), variants.alone(least or passes)
     samples: dict[str, Sample] = {
-        OURS: Timed(variants.ours(chosen), watch),
+        OURS: Timed(ours, watch),
         AGAIN: Timed(variants.ours(chosen), watch),
-        ALONE: Timed(variants.alone(least or passes), watch),
+        ALONE: Timed(alone, watch),
     }
+    of_ours = Untimed(passes, peak_of_update(trained, ours, device))
+    of_limit = Untimed(least or passes, peak_of_update(alone.trained, alone, device))
+    untimed = {OURS: of_ours, AGAIN: of_ours, ALONE: of_limit}
     with ExitStack() as stack:
         if name == "pgd_at" and torchattacks is not None:
-            samples[AS_OURS] = Timed(variants.torchattacks(torchattacks, steps), watch)
-            samples[AS_IT_COMES] = stack.enter_context(Elsewhere(request, steps))
+            theirs = {AS_OURS: variants}
+            if variants.is_last or request.precision != "fp32":
+                theirs[PLAIN] = Variants(request.plain(), architecture)
+            for key, settings in theirs.items():
+                network, step = settings.torchattacks(torchattacks, steps)
+                untimed[key] = Untimed.of(network, step, request.batch_size, device)
+                samples[key] = Timed(step, watch)
+            elsewhere = stack.enter_context(Elsewhere(request, steps))
+            untimed[AS_IT_COMES] = elsewhere.untimed()
+            samples[AS_IT_COMES] = elsewhere
         seconds = measure(samples, request.rounds)
     return {
         "passes": asdict(passes),
         "least_passes": asdict(least) if least else None,
-        "rows": _rows(seconds, request.batch_size),
+        "rows": _rows(seconds, untimed, request.batch_size),
     }
 
 
-def _rows(seconds: dict[str, list[float]], batch_size: int) -> list[dict[str, Any]]:
+def _rows(seconds: dict[str, list[float]], untimed: dict[str, Untimed], batch_size: int) -> list[dict[str, Any]]:
     """One row per variant; its ratio is our speed as a multiple of its."""
     compared = beside(seconds, OURS, AGAIN)
+    others = to_others(seconds, ALONE, AS_IT_COMES)
     return [
         {
             "name": name,
             "seconds": asdict(Spread.of(values)),
             "images_per_second": batch_size / Spread.of(values).median,
+            **asdict(untimed[name]),
             **compared[name],
+            **others[name],
         }
         for name, values in seconds.items()
     ]

@@ -129,17 +129,22 @@ class Variants:
 
     def ours(self, chosen: Chosen) -> Callable[[], object]:
         """The step that `robust train` makes."""
-        return self._step(chosen, self.settings)[1]
+        return self.step(chosen)[1]
 
-    def alone(self, passes: Passes) -> Callable[[], object]:
+    def step(self, chosen: Chosen) -> tuple[nn.Module, Callable[[], object]]:
+        """The network and the step that `robust train` makes."""
+        return self._step(chosen, self.settings)
+
+    def alone(self, passes: Passes) -> PassesAlone:
         model = TrainingModel(self._copy(), self.settings, self.device, _refuse)
         return PassesAlone(model, passes, self._formatted(self.x), self.y, _LR)
 
-    def torchattacks(self, torchattacks: Any, steps: int) -> Callable[[], object]:
-        """Its PGD in the plainest loop, with our precision and memory format."""
-        return torchattacks_step(
+    def torchattacks(self, torchattacks: Any, steps: int) -> tuple[nn.Module, Callable[[], object]]:
+        """Its PGD in the plainest loop, with our precision and memory format; the network and the step."""
+        network = self._copy()
+        return network, torchattacks_step(
             torchattacks,
-            self._copy(),
+            network,
             self._formatted(self.x),
             self.y,
             eps=THREAT.radius,

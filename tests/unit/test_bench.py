@@ -23,10 +23,11 @@ from robustcli.bench.autoattack import bench_autoattack, least_of_autoattack
 from robustcli.bench.conformance import Comparison, average_points, bench_conformance, beyond, by_chance, holds
 from robustcli.bench.machine import machine_words
 from robustcli.bench.passes import Passes, PassesAlone, least_passes, passes_by_kind
-from robustcli.bench.rounds import Spread, Stopwatch, Timed, measure, speed, verdict
+from robustcli.bench.rounds import Spread, Stopwatch, Timed, measure, speed, to_others, verdict
 from robustcli.bench.subjects import BenchSubject, open_subject
 from robustcli.bench.tables import conformance_rows, conformance_words, markdown, markdown_of, speed_rows
 from robustcli.bench.train import bench_train
+from robustcli.bench.untimed import peak_bytes, peak_of_update
 from robustcli.bench.variants import Request
 from robustcli.errors import RobustCliError
 from robustcli.evaluators import autoattack as autoattack_evaluator
@@ -206,6 +207,45 @@ def test_a_difference_within_the_spread_is_not_called_one(
     assert verdict(Spread(*ratio), Spread(*again)) == said
 
 
+def test_seconds_are_told_over_the_limit_and_speeds_over_a_peer() -> None:
+    found = to_others({"ours": [2, 3], "limit": [1, 2], "peer": [4, 4]}, "limit", "peer")
+    assert found["ours"] == {
+        "over_limit": {"median": 1.75, "low": 1.5, "high": 2},
+        "beside_torchattacks": {"median": pytest.approx(5 / 3), "low": pytest.approx(4 / 3), "high": 2},
+    }
+    assert found["peer"]["over_limit"] == {"median": 3, "low": 2, "high": 4}
+    assert to_others({"ours": [2], "limit": [1]}, "limit", "peer")["ours"]["beside_torchattacks"] is None
+
+
+def test_a_peak_is_what_is_held_at_once() -> None:
+    kept = []
+
+    def run() -> None:
+        first = torch.zeros(1000)
+        for _ in range(3):
+            torch.zeros(500)
+        kept.append(torch.zeros(250))
+        del first
+
+    # 1000 and 500 numbers of four bytes; what the last run kept is held before.
+    assert [peak_bytes(run, CPU), peak_bytes(run, CPU)] == [6000, 6000]
+    assert peak_bytes(lambda: None, CPU) == 0
+
+
+def test_an_update_takes_its_gradients_and_not_what_it_fetches_once() -> None:
+    weight = nn.Linear(1000, 1, bias=False)
+    optimizer = torch.optim.SGD(weight.parameters(), lr=0.1, momentum=0.9)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        weight.weight.sum().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    peaks = [peak_of_update(weight, step, CPU) for _ in range(2)]
+    assert peaks[0] == peaks[1]
+    assert 4000 <= peaks[0] < 12000, "without the momentum, which is as large"
+
+
 # The whole
 
 
@@ -226,25 +266,27 @@ class PGD:
         weight = next(self.model.parameters())
         is_last = [t.is_contiguous(memory_format=torch.channels_last) for t in (x, weight)]
         note = {**self.settings, "channels_last": all(is_last), "bf16": torch.is_autocast_enabled(x.device.type)}
-        Path(__file__).with_name(f"{os.getpid()}.json").write_text(json.dumps(note))
+        path = Path(__file__).with_name(f"{os.getpid()}.json")
+        notes = json.loads(path.read_text()) if path.exists() else []
+        path.write_text(json.dumps(notes if note in notes else [*notes, note]))
         return x
 """
 
 
 @dataclass(frozen=True)
 class Peer:
-    """What the stand-in noted."""
+    """What the stand-in noted, once each."""
 
     folder: Path
 
     @property
-    def here(self) -> dict[str, Any]:
-        return dict(json.loads((self.folder / f"{os.getpid()}.json").read_text()))
+    def here(self) -> list[dict[str, Any]]:
+        return list(json.loads((self.folder / f"{os.getpid()}.json").read_text()))
 
     @property
-    def elsewhere(self) -> dict[str, Any]:
+    def elsewhere(self) -> list[dict[str, Any]]:
         (path,) = (path for path in self.folder.glob("*.json") if path.stem != str(os.getpid()))
-        return dict(json.loads(path.read_text()))
+        return list(json.loads(path.read_text()))
 
 
 @pytest.fixture
@@ -263,17 +305,23 @@ def names_of(results: dict[str, Any], defense: str) -> list[str]:
 
 
 OWN_ROWS = ["ours", "ours again", "its passes alone"]
+PLAIN = "torchattacks, fp32 in the plain format"
 
 
 def test_torchattacks_is_given_the_same_attack_here_and_elsewhere(peer: Peer) -> None:
     changes = {"precision": "bf16", "channels_last": True, "architecture": "preact_resnet18"}
     results = bench_train(request("pgd_at", "natural", **changes))
-    assert names_of(results, "pgd_at") == [*OWN_ROWS, "torchattacks, set as ours", "torchattacks, as it comes"]
+    assert names_of(results, "pgd_at") == [*OWN_ROWS, "torchattacks, set as ours", PLAIN, "torchattacks, as it comes"]
     assert names_of(results, "natural") == OWN_ROWS
     assert results["notes"] == []
     attack = {"eps": 8 / 255, "alpha": 2 / 255, "steps": 10}
-    assert peer.here == {**attack, "channels_last": True, "bf16": True}
-    assert peer.elsewhere == {**attack, "channels_last": False, "bf16": False}
+    plain = {**attack, "channels_last": False, "bf16": False}
+    assert [*peer.here] == [{**attack, "channels_last": True, "bf16": True}, plain]
+    assert [*peer.elsewhere] == [plain]
+    # The stand-in returns the images as they are, so that training on them is all that is done.
+    for row in results["defenses"]["pgd_at"]["rows"][3:]:
+        assert row["passes"] == {"forwards": 1, "input_gradients": 0, "weight_gradients": 1}
+        assert row["peak_bytes"] > 0
 
 
 def test_with_perturbed_weights_it_is_no_longer_the_same_method(peer: Peer) -> None:
@@ -314,7 +362,10 @@ def test_rows_and_ratios_belong_together(peer: Peer) -> None:
     assert results["settings"]["architecture"]["name"] == "small_cnn"
     rows = results["defenses"]["pgd_at"]["rows"]
     for row in rows:
-        assert set(row) == {"name", "seconds", "images_per_second", "ratio", "verdict"}
+        assert set(row) == {
+            "name", "seconds", "images_per_second", "passes", "peak_bytes", "ratio", "verdict", "over_limit",
+            "beside_torchattacks",
+        }  # fmt: skip
         assert row["images_per_second"] == pytest.approx(BATCH / row["seconds"]["median"])
         assert 0 < row["seconds"]["low"] <= row["seconds"]["median"] <= row["seconds"]["high"]
     ours, again, *others = rows
@@ -324,6 +375,12 @@ def test_rows_and_ratios_belong_together(peer: Peer) -> None:
     assert all(row["ratio"]["low"] <= row["ratio"]["median"] <= row["ratio"]["high"] for row in (again, *others))
     # The stand-in makes no attack at all, so it takes a fraction of our time.
     assert all(row["ratio"]["high"] < 1 for row in others[1:])
+    # Already set as torchattacks comes, there is nothing between.
+    limit, as_ours, comes = others
+    assert limit["over_limit"] == comes["beside_torchattacks"] == {"median": 1, "low": 1, "high": 1}
+    assert comes["over_limit"]["high"] < 1
+    assert as_ours["over_limit"]["high"] < 1
+    assert ours["beside_torchattacks"]["high"] < 1
 
 
 def test_a_name_that_is_none_is_refused_with_what_there_is() -> None:
@@ -351,8 +408,8 @@ def test_compiled_steps_and_compiled_passes_are_compared(monkeypatch: pytest.Mon
     assert result["settings"]["compile"] is True
     assert tuple(result["defenses"]["natural"]["passes"].values()) == LEAST["natural", "none"]
     # Ours, ours again and the passes alone: one try each, then once unmeasured, and in each of three rounds; ours
-    # once more to find its length.
-    assert len(rows) == 3 * (1 + 1 + 3) + 1
+    # once more to find its length. The first and the last twice for their peak.
+    assert len(rows) == 3 * (1 + 1 + 3) + 1 + 2 * 2
 
 
 def test_a_compiler_that_fails_is_no_result(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from small_networks import conv_net, images
 from torch import Tensor
 
@@ -57,6 +58,7 @@ class Peers:
         self.notes: list[dict[str, Any]] = []
         self.batches: list[int] = []
         self.wants: list[bool] = []
+        self.precisions: list[tuple[str, bool]] = []
 
     def pgd(self, network: Any, **settings: Any) -> Any:
         self.notes.append(settings)
@@ -64,6 +66,8 @@ class Peers:
         def attack(x: Tensor, y: Tensor) -> Tensor:
             self.batches.append(len(x))
             self.wants.append(all(parameter.requires_grad for parameter in network.parameters()))
+            self.precisions.append((torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32))
+            F.cross_entropy(network(x.clone().requires_grad_()), y).backward()  # type: ignore[no-untyped-call]
             return x
 
         return attack
@@ -91,10 +95,10 @@ def test_evaluations_are_measured_beside_their_passes_and_peers(subject: BenchSu
         "torchattacks, as it comes", "foolbox, as it comes",
     ]  # fmt: skip
     ours, again, whole, alone, torchattacks, foolbox = result["rows"]
-    assert alone["passes"] == {"forwards": 21, "gradients": 20}
+    assert alone["passes"] == {"forwards": 21, "gradients": 20, "weight_gradients": 0}
     assert alone["robust"] is None
     # Three of twelve are wrong when clean; the clean images and those found are judged by a forward each.
-    assert whole["passes"] == {"forwards": 1 + 9 / 12 * 21, "gradients": 9 / 12 * 20}
+    assert whole["passes"] == {"forwards": 1 + 9 / 12 * 21, "gradients": 9 / 12 * 20, "weight_gradients": 0}
     assert ours["passes"]["gradients"] <= whole["passes"]["gradients"]
     assert ours["robust"] <= whole["robust"] <= 9
     assert torchattacks["robust"] == foolbox["robust"] == 9, "the stand-ins attack nobody"
@@ -105,6 +109,15 @@ def test_evaluations_are_measured_beside_their_passes_and_peers(subject: BenchSu
     assert peers.notes[1] == {"steps": 20, "abs_stepsize": radius / 4, "random_start": True}
     assert set(peers.batches) == {12}
     assert all(peers.wants), "as their users have it"
+    assert set(peers.precisions) == {(torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32)}
+    assert torch.backends.cudnn.allow_tf32, "what torch does by itself"
+    # One to the images and all weights, and the verdict.
+    assert torchattacks["passes"] == {"forwards": 2, "gradients": 1, "weight_gradients": 1}
+    assert foolbox["passes"] == {"forwards": 1, "gradients": 0, "weight_gradients": 0}
+    assert alone["over_limit"] == torchattacks["beside_torchattacks"] == {"median": 1, "low": 1, "high": 1}
+    assert foolbox["over_limit"]["high"] < 1
+    assert all(row["peak_bytes"] > 0 for row in result["rows"])
+    assert all(row["images_per_second"] == pytest.approx(12 / row["seconds"]["median"]) for row in result["rows"])
     assert set(result["peers"]) == {"torchattacks", "foolbox"}
     assert is_table(evaluation_rows([result]))
     assert markdown_of({"a.json": [result]})[0] == "evaluation speed"
@@ -118,6 +131,7 @@ def test_peers_that_are_not_there_are_left_out_and_that_is_said(
     result = bench_evaluation(subject, rounds=3)
     assert len(result["rows"]) == 4
     assert result["peers"] == {}
+    assert all(row["beside_torchattacks"] is None for row in result["rows"])
     assert [note.split()[0] for note in result["notes"]] == ["torchattacks", "foolbox"]
 
 
@@ -214,32 +228,45 @@ def test_costs_are_told_over_every_axis(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_training_has_a_block_too() -> None:
     ratio = {"median": 1.5, "low": 1.25, "high": 1.75}
+    passes = {"forwards": 11, "input_gradients": 10.0}
+    measured: dict[str, Any] = {"images_per_second": 500.0, "peak_bytes": 12_300_000, "over_limit": ratio}
     rows = [
-        {"name": "ours", "images_per_second": 2.0, "ratio": None, "verdict": None},
-        {"name": "ours again", "images_per_second": 2.0, "ratio": ratio, "verdict": None},
-        {"name": "peer", "images_per_second": 2.0, "ratio": ratio, "verdict": "faster"},
+        {"name": "ours", "passes": passes, "ratio": None, "verdict": None, **measured},
+        {"name": "ours again", "passes": passes, "ratio": ratio, "verdict": None, **measured},
+        {"name": "its passes alone", "passes": passes, "ratio": ratio, "verdict": "within the spread", **measured},
+        {"name": "peer", "passes": {"forwards": 12}, "ratio": ratio, "verdict": "faster", **measured},
     ]
     result = {
         "machine": {"processor": "p", "cores": 1, "threads": 1, "load": 0.5, "torch": "t"},
         "provenance": {"device": "cpu"},
         "settings": {
             "architecture": {"name": "small_cnn", "width": 4}, "weights": "awp", "batch_size": 4, "precision": "fp32",
-            "channels_last": False, "compile": True,
+            "channels_last": False, "compile": True, "clock": "cpu",
         },
         "defenses": {
-            "pgd_at": {"passes": {"forwards": 11, "input_gradients": 10.0}, "rows": rows},
-            "natural": {"passes": {"forwards": 1}, "rows": rows[:2]},
+            "pgd_at": {"passes": passes, "rows": rows},
+            "natural": {"passes": passes, "rows": rows[:3]},
         },
     }  # fmt: skip
     later = {**result, "machine": {**result["machine"], "load": 2.0}, "peers": {"peer": "1.2"}}  # type: ignore[dict-item]
     name, text = markdown_of({"a.json": result, "b.json": [later]})
     assert name == "training speed"
     head, _, *lines = text.splitlines()
-    assert head == "| network | batch | update | passes | images/s | ours again | peer |"
-    network = "| small_cnn width 4, fp32, compiled | 4 |"
-    assert lines[0] == f"{network} pgd_at with awp | 11 + 10 | 2.0 | 1.50 (1.25-1.75) | 1.50 (1.25-1.75), faster |"
-    assert lines[1] == f"{network} natural with awp | 1 | 2.0 | 1.50 (1.25-1.75) |  |"
+    assert head == (
+        "| network | batch | update | by | passes | images/s | peak MB | time over the limit's "
+        "| our speed is: median (min-max) | so ours is |"
+    )
+    network, spread = "| small_cnn width 4, fp32, compiled | 4 |", "1.50 (1.25-1.75)"
+    ours = f"ours | 11 + 10 | 500.0 | 12.3 | {spread} | again {spread} | beside the limit: within the spread |"
+    assert lines[:3] == [
+        f"{network} pgd_at with awp | {ours}",
+        f"{network} pgd_at with awp | peer | 12 | 500.0 | 12.3 | {spread} | {spread} | faster |",
+        f"{network} natural with awp | {ours}",
+    ]
     assert "cpu; p, 1 cores, 1 threads, load 0.5 to 2.0; torch t, peer 1.2." in text
+    on_gpu = markdown_of({"a.json": {**result, "settings": {**result["settings"], "clock": "wall"}}})[1]  # type: ignore[dict-item]
+    assert "| images/s | s per 50,000 images | peak MB |" in on_gpu
+    assert "| 500.0 | 100.0 | 12.3 |" in on_gpu
 
 
 def test_random_inputs_are_not_the_subject(subject: BenchSubject) -> None:
