@@ -19,8 +19,8 @@ from robustcli.bench.cost_tables import (
 from robustcli.bench.machine import machine_words, peer_words
 from robustcli.errors import RobustCliError
 
-_SPEED = ("network", "threat", "images", "engine", "speed: median (min-max)", "robust", "passes per survivor",
-          "passes per broken image")  # fmt: skip
+_SPEED = ("network", "threat", "images", "engine", "seconds", "time over the limit's", "speed: median (min-max)",
+          "so it is", "robust", "passes per survivor", "passes per broken image")  # fmt: skip
 _CONFORMANCE = ("network", "threat", "images", "attack", "native %", "package %", "points [95 %]",
                 "broken by native alone", "by the package alone")  # fmt: skip
 
@@ -39,14 +39,19 @@ def speed_rows(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
                     result["threat"],
                     str(result["images"]),
                     row["name"],
+                    f"{row['seconds']['median']:.2f}",
+                    ratio_words(row.get("over_limit")),
                     ratio_words(ratio) if ratio else "1",
-                    str(row["robust"]),
+                    row.get("verdict") or "",
+                    "" if row["robust"] is None else str(row["robust"]),
                     _pair(survivor) + ("" if "survivor" in passes else " (mean of all right when clean)"),
                     _pair(passes["broken"]) if "broken" in passes else "",
                 )
             )
-        forwards, gradients = result["least_passes_per_survivor"]
-        rows.append((result["subject"], result["threat"], "", "the least", "", "", f"{forwards:,} + {gradients:,}", ""))
+        if not any("over_limit" in row for row in result["rows"]):
+            # Stored before the limit was timed.
+            least = _pair(result["least_passes_per_survivor"])
+            rows.append((result["subject"], result["threat"], "", "the least", *[""] * 5, least, ""))
     return rows
 
 

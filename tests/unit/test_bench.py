@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from scipy.stats import binom
 from small_networks import conv_net, images, labels
 from torch import Tensor, nn
 
+from robustcli.attacks.search import SearchNetwork
 from robustcli.attacks.square import Square
-from robustcli.bench import rounds
-from robustcli.bench.autoattack import bench_autoattack, least_of_autoattack
+from robustcli.bench import autoattack as autoattack_bench
+from robustcli.bench import rounds, subjects
+from robustcli.bench.autoattack import Row, bench_autoattack, least_of_autoattack, passes_alone
 from robustcli.bench.conformance import Comparison, average_points, bench_conformance, beyond, by_chance, holds
 from robustcli.bench.machine import machine_words
 from robustcli.bench.passes import Passes, PassesAlone, least_passes, passes_by_kind
@@ -32,10 +35,13 @@ from robustcli.bench.variants import Request
 from robustcli.errors import RobustCliError
 from robustcli.evaluators import autoattack as autoattack_evaluator
 from robustcli.evaluators import autoattack_package
+from robustcli.evaluators.autoattack import AutoAttack
+from robustcli.evaluators.autoattack_package import Package
 from robustcli.runner import run_experiment
 from robustcli.runs import version_of
 from robustcli.shell.progress import Screen
 from robustcli.specs.spec import ExperimentSpec
+from robustcli.threat import ThreatModel
 
 ROOT = Path(__file__).resolve().parents[2]
 BATCH = 4
@@ -488,9 +494,19 @@ def test_engines_are_measured_on_the_same_images(digits: Path, quick: None) -> N
     before = {name: value.clone() for name, value in subject.network.state_dict().items()}
     result = bench_autoattack(subject, rounds=2, screen=2)
     names = [row["name"] for row in result["rows"]]
-    assert names == ["package, as it comes", "native", "native, fast", "native, fast, screen 2"]
-    package, native, *_ = result["rows"]
-    assert package["speed"] is None
+    assert names == [
+        "package, as it comes", "native", "native again", "native, fast", "native, fast, screen 2", "its passes alone",
+    ]  # fmt: skip
+    package, native, again, *_, alone = result["rows"]
+    assert (package["speed"], package["verdict"], alone["verdict"]) == (None, None, None)
+    assert {native["verdict"], again["verdict"]} <= {"faster", "slower", "within the spread"}
+    assert again["robust"] == native["robust"]
+    assert alone["over_limit"] == {"median": 1, "low": 1, "high": 1}
+    assert alone["passes"] == {"survivor": (6912, 1900), "broken": native["passes"]["broken"]}
+    for row in result["rows"]:
+        over = row["over_limit"]
+        assert over["low"] <= row["seconds"]["high"] / alone["seconds"]["low"]
+        assert over["high"] >= row["seconds"]["low"] / alone["seconds"]["high"]
     assert native["speed"]["low"] <= native["speed"]["median"] <= native["speed"]["high"]
     assert 0 < native["robust"] < 24 * result["clean"]
     assert abs(native["robust"] - package["robust"]) == abs(
@@ -505,6 +521,7 @@ def test_engines_are_measured_on_the_same_images(digits: Path, quick: None) -> N
         assert torch.equal(value, before[name])
     rows = speed_rows([result])
     assert len({len(row) for row in rows}) == 1
+    assert rows[-1][3] == "its passes alone"
     assert "6,912 + 1,900" in rows[-1]
 
 
@@ -515,13 +532,57 @@ def test_compiled_engines_are_measured_where_they_compile(
     monkeypatch.setattr(torch, "compile", lambda call, **_: call)
     result = bench_autoattack(subject, rounds=1, screen=2, is_compiled=True)
     assert [row["name"] for row in result["rows"]] == [
-        "package, as it comes", "native", "native, fast", "native, compiled", "native, fast, compiled",
-        "native, fast, compiled, screen 2",
+        "package, as it comes", "native", "native again", "native, fast", "native, compiled",
+        "native, fast, compiled", "native, fast, compiled, screen 2", "its passes alone",
     ]  # fmt: skip
     assert result["compile_seconds"] > 0
     monkeypatch.setattr(torch, "compile", lambda *_, **__: None)
     with pytest.raises(RobustCliError, match=r"without torch\.compile"):
         bench_autoattack(subject, rounds=1, screen=None, is_compiled=True)
+
+
+def test_the_limit_makes_the_least_passes_of_each_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks, gradients = 0, 0
+
+    class Counting(SearchNetwork):
+        def forward(self, x: Tensor) -> Tensor:
+            nonlocal looks, gradients
+            looks, gradients = looks + len(x) * (not x.requires_grad), gradients + len(x) * x.requires_grad
+            return super().forward(x)
+
+    monkeypatch.setattr(autoattack_bench, "SearchNetwork", Counting)
+    monkeypatch.setattr(autoattack_bench, "_QUERIES", 50)
+    network, x = conv_net().eval(), images(6)
+    subject = BenchSubject("net", network, x, network(x).argmax(1), ThreatModel("linf", "1/10"))
+    # Two survive, three break within 4 forwards and 3 gradients each, one is wrong when clean.
+    clean = torch.tensor([True] * 5 + [False])
+    native = Row("native", survives=torch.tensor([True] * 2 + [False] * 4), passes={"broken": (4, 3)})
+    passes_alone(subject, native, clean)()
+    least = least_of_autoattack("linf")
+    assert gradients == 2 * least[1] + 3 * 3
+    # Everybody's clean forward is one of the least.
+    assert looks + gradients == 6 + 2 * (least[0] - 1) + 3 * 4
+
+
+def test_the_package_runs_in_the_precision_of_its_users(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, set[bool]] = {"package": set(), "native": set()}
+
+    class Noting(Package):
+        def __call__(self, model: nn.Module, x: Tensor, *words: Any) -> Tensor:
+            seen["package"].add(torch.backends.cudnn.allow_tf32)
+            return x
+
+    def gather(*words: Any, **settings: Any) -> Any:
+        seen["native"].add(torch.backends.cudnn.allow_tf32)
+        return own(*words, **settings)
+
+    own = subjects.gather
+    monkeypatch.setattr(subjects, "gather", gather)
+    monkeypatch.setattr(autoattack_bench, "Package", Noting)
+    monkeypatch.setattr(autoattack_bench, "AutoAttack", partial(AutoAttack, attacks=("apgd-ce",)))
+    monkeypatch.setattr(autoattack_bench, "_QUERIES", 1)
+    bench_autoattack(subject_of(digits, examples=4), rounds=1, screen=None)
+    assert seen == {"package": {True}, "native": {False}}
 
 
 def test_the_least_is_counted_from_the_budgets() -> None:
@@ -617,9 +678,19 @@ def test_stored_results_become_one_table_each() -> None:
         "threat": "b",
         "images": 1,
         "least_passes_per_survivor": [1, 2],
-        "rows": [{"name": "native", "speed": None, "robust": 1, "passes": {"survivor": [1, 1], "broken": [1, 1]}}],
+        "rows": [
+            {
+                "name": "native",
+                "seconds": {"median": 1.0},
+                "speed": None,
+                "robust": 1,
+                "passes": {"survivor": [1, 1], "broken": [1, 1]},
+            }
+        ],
     }
     assert markdown_of({"s.json": [speed]})[0] == "speed"
+    # What was stored before the limit was timed tells it in passes.
+    assert "| the least |" in markdown_of({"s.json": [speed]})[1]
     with pytest.raises(RobustCliError, match=r"a\.json is of conformance, s\.json is of speed; name those of one"):
         markdown_of({"a.json": [comparison], "s.json": [speed]})
     for junk in ({}, [], [{}], [1]):
