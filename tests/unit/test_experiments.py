@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from robustcli.catalog import catalog
 from robustcli.errors import RobustCliError
+from robustcli.registry import Chosen
 from robustcli.specs import experiments
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.sweep.plan import Sweep
@@ -56,6 +58,27 @@ def test_every_shipped_file_begins_with_a_line_that_says_what_it_is(path: Path) 
 def test_no_two_specs_have_one_name() -> None:
     names = [ExperimentSpec.read(path).name for path in FILES]
     assert len(names) == len(set(names))
+
+
+def _parts(spec: ExperimentSpec) -> set[tuple[str, str]]:
+    """Family and name of the parts of a spec's training, as far as they are written out."""
+    chosen = (spec.defense, spec.data.options.mixer, *spec.defense.parameters.values())
+    parts = {(part.family, part.name) for part in chosen if isinstance(part, Chosen)}
+    return parts | ({("mixers", "cutout")} if spec.data.options.augment.cutout else set())
+
+
+@pytest.mark.parametrize("is_smoke", [True, False], ids=["smoke", "full"])
+def test_every_part_of_training_has_a_recipe_and_a_small_one(is_smoke: bool) -> None:
+    families = ("defenses", "weights", "averaging", "regularisers", "mixers")
+    members = {(family, name) for family in families for name in catalog(family)} - {(f, "none") for f in families}
+    # Squares are cut out by the augmentation.
+    members.add(("mixers", "cutout"))
+    assert len(members) > 30
+    folders = {path: path.relative_to(FOLDER).parts[0] for path in FILES}
+    small = [path for path in FILES if folders[path] == "smoke"]
+    of_size = small if is_smoke else [path for path in FILES if folders[path] not in ("smoke", "demo", "mnist")]
+    found = set().union(*(_parts(ExperimentSpec.read(path)) for path in of_size))
+    assert members - found == set()
 
 
 def test_every_spec_has_a_target_in_the_makefile() -> None:
