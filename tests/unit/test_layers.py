@@ -62,6 +62,61 @@ def test_learned_parameters_of_activations_mean_what_the_formulas_say() -> None:
     torch.testing.assert_close(smooth(X), torch.where(X >= 0, X - (1 + 4 * X.abs()).log() / 4, 0))
 
 
+@pytest.mark.parametrize("sharpness", [30.0, 1e3])
+def test_a_sharp_activation_is_nearly_a_relu(sharpness: float) -> None:
+    """The gap is largest near 0 for softplus and silu, and log(beta x) / beta far from it for SmoothReLU."""
+    smooth, swish = SmoothReLU().double(), PSSiLU().double()
+    with torch.no_grad():
+        smooth.raw.fill_(sharpness**0.5)
+        swish.alpha.fill_(sharpness)
+        swish.beta.fill_(0)
+    gaps = {
+        "softplus": (nn.Softplus(sharpness), math.log(2) / sharpness),
+        "smooth_relu": (smooth, math.log(1 + 6 * sharpness) / sharpness),
+        "pssilu": (swish, 0.28 / sharpness),
+    }
+    x = torch.cat([X, X / sharpness])
+    for name, (activation, bound) in gaps.items():
+        gap = float((activation(x).detach() - x.relu()).abs().max())
+        assert 0.5 * bound < gap < 1.0001 * bound, name
+
+
+def _slopes(name: str, x: Tensor) -> tuple[Tensor, Tensor]:
+    """First and second derivative of an activation, by two backward passes."""
+    x = x.clone().requires_grad_()
+    (first,) = torch.autograd.grad(ACTIVATIONS[name]().double()(x).sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), x)
+    return first.detach(), second
+
+
+@pytest.mark.parametrize(
+    ("name", "left", "right"),
+    [
+        ("silu", 0.5, 0.5),
+        ("gelu", (2 / math.pi) ** 0.5, (2 / math.pi) ** 0.5),
+        ("softplus", 0.25, 0.25),
+        ("psoftplus", 2.5, 2.5),
+        ("pssilu", 0.5, 0.5),
+        ("elu", 1.0, 0.0),
+        ("smooth_relu", 0.0, 400.0),
+    ],
+)
+def test_a_smooth_activation_has_one_slope_and_a_finite_curvature_at_0(name: str, left: float, right: float) -> None:
+    beside = torch.tensor([-1e-9, 1e-9], dtype=torch.float64)
+    slopes, curvatures = _slopes(name, beside)
+    assert float((slopes[1] - slopes[0]).abs()) < 1e-6
+    assert curvatures.tolist() == pytest.approx([left, right], rel=1e-4, abs=1e-4)
+    _, at_zero = _slopes(name, torch.zeros(1, dtype=torch.float64))
+    assert at_zero.isfinite().all()
+    assert min(left, right) - 1e-4 <= float(at_zero) <= max(left, right) + 1e-4
+
+
+def test_a_relu_has_two_slopes_at_0() -> None:
+    x = torch.tensor([-1e-9, 1e-9], dtype=torch.float64).requires_grad_()
+    (slopes,) = torch.autograd.grad(ACTIVATIONS["relu"]()(x).sum(), x)
+    assert slopes.tolist() == [0, 1]
+
+
 def test_sparta_like_masks_by_the_surroundings() -> None:
     torch.manual_seed(0)
     layer, x = SpartaLike(), torch.randn(2, 3, 5, 5)

@@ -121,6 +121,23 @@ def test_cosine_between_a_rate_to_begin_with_and_a_rate_to_end_with() -> None:
     assert rates[400:] == pytest.approx([1e-5] * 40)
 
 
+@pytest.mark.parametrize(
+    ("name", "base", "batch_size", "least"),
+    [("cifar10/light_xcit", 2e-4, 128, 0.05), ("image_folder/light_xcit", 5e-4, 512, 0.02)],
+)
+def test_the_rate_of_the_light_recipe_goes_with_the_square_root_of_the_batch(
+    name: str, base: float, batch_size: int, least: float
+) -> None:
+    """The rates of the source are for batches of 512."""
+    train = ExperimentSpec.read(experiments.find(name)).train
+    assert train.batch_size == batch_size
+    assert train.lr == pytest.approx(base * math.sqrt(batch_size / 512))
+    rates = [train.lr * factor for factor in factors(instantiate(train.schedule), train.epochs, 4)]
+    assert rates[0] == pytest.approx(1e-6)
+    assert max(rates) == pytest.approx(train.lr)
+    assert rates[-1] == pytest.approx(least * train.lr)
+
+
 def test_cyclic_is_a_triangle() -> None:
     found = factors(Cyclic(), 10, 10)
     assert found[0] == 0.0
