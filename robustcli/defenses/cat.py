@@ -127,8 +127,8 @@ def cat(
 
     An epoch is attacked with K steps. If at least `raise_at` of its adversarial images were classified correctly,
     each before the update that it serves and with the batch's own statistics, the next epoch has `increase` more.
-    Departures from the paper: it goes by validation images and by whether their accuracy still rises, and it mixes
-    images of earlier strengths into each batch, which this does not.
+    Of the paper this is the curriculum alone: images of earlier strengths are not mixed into the batches. Threshold
+    and increase are this project's.
 
     Args:
         steps: the most that K rises to.
