@@ -155,6 +155,8 @@ def _validate(name: str) -> None:
     for where, spec in found:
         for warning in spec.warnings():
             typer.echo(f"  warning: {where}{warning}")
+        for note in spec.notes():
+            typer.echo(f"  note: {where}{note}")
 
 
 @app.command("cp")

@@ -22,6 +22,7 @@ from robustcli.registry import instantiate
 from robustcli.runs import Run, RunFolder, read_json
 from robustcli.signals import StopRequest, stop_requests
 from robustcli.specs.check import to_plain
+from robustcli.specs.data_guards import unverified
 from robustcli.specs.derivation import derived_spec
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.threat import ThreatModel
@@ -125,6 +126,7 @@ def _evaluate(
     """Every evaluation that is not stored yet."""
     threat = ThreatModel(spec.threat.norm, spec.threat.eps)
     stamps = [SELECTED_ON_TEST] if spec.train.allow_test_selection else []
+    doubts = unverified(spec.defense, spec.data, spec.evaluate)
     for key, chosen in spec.evaluate.items():
         dossier = Dossier(run.folder.evaluation(key).parent, key)
         if not dossier.result.exists():
@@ -137,7 +139,7 @@ def _evaluate(
             network,
             threat,
             spec.seed,
-            stamps=stamps,
+            stamps=[*stamps, *([doubts[key]] if key in doubts else [])],
             expected_clean=expected_clean,
         )
         watcher.evaluation(key, result)

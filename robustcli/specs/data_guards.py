@@ -1,10 +1,11 @@
 """Combinations of a data set's options with the rest of a spec, refused or worth a word; guards.py calls them."""
 
+from collections.abc import Mapping
 from typing import get_args
 
 from robustcli.catalog import describe
 from robustcli.registry import Chosen
-from robustcli.specs.places import Findings
+from robustcli.specs.places import Findings, attacks_inside, evaluators_inside
 from robustcli.specs.settings import TrainSettings
 from robustcli.specs.sizes import batches_of_epoch
 
@@ -58,6 +59,30 @@ def labels_are_whole(defense: Chosen, data: Chosen) -> Findings:
         _, *rules = get_args(describe("defenses", defense.name).parameters["soft_labels"].annotation)
         text = f"'{defense.name}' is published for whole labels, and {found}; leave that out, or write"
         yield ("defense", "soft_labels"), f"{text} soft_labels: {' or '.join(rules)}, a rule of this project"
+
+
+def unverified(defense: Chosen, data: Chosen, evaluate: Mapping[str, Chosen]) -> dict[str, str]:
+    """Why some evaluations prove little: training that can hide gradients, judged by other attacks than AutoAttack.
+
+    Returns:
+        By the key of the evaluation; nothing where AutoAttack is among all of them.
+    """
+    options = data.options
+    if any(evaluator.name == "autoattack" for _, evaluator in evaluators_inside(evaluate, ())):
+        return {}
+    if options.is_smoothed or defense.parameters.get("label_smoothing"):
+        cause = "smoothed"
+    elif options.mixer.name in _MIXES_LABELS:
+        cause = "mixed"
+    else:
+        return {}
+    text = f"unverified: training with {cause} labels can hide gradients from attacks that need them; add autoattack"
+    return {key: text for key, chosen in evaluate.items() if any(attacks_inside(chosen, ()))}
+
+
+def soft_labels_are_verified(defense: Chosen, data: Chosen, evaluate: Mapping[str, Chosen]) -> Findings:
+    for key, text in unverified(defense, data, evaluate).items():
+        yield ("evaluate", key), text
 
 
 def average_has_its_window(defense: Chosen, data: Chosen, train: TrainSettings) -> Findings:

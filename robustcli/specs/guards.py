@@ -13,6 +13,12 @@ from robustcli.catalog import catalog, describe
 from robustcli.errors import suggest
 from robustcli.fields import Norm
 from robustcli.registry import Chosen
+from robustcli.specs.attack_guards import (
+    attack_can_start,
+    attack_reaches_eps,
+    attack_reaches_far_side,
+    step_size_in_pixels,
+)
 from robustcli.specs.data_guards import (
     average_has_its_window,
     labels_are_whole,
@@ -20,6 +26,7 @@ from robustcli.specs.data_guards import (
     places_of_a_batch_stay,
     selection_has_images,
     smoothing_has_labels,
+    soft_labels_are_verified,
 )
 from robustcli.specs.pairing import (
     architecture_has_its_parts,
@@ -29,7 +36,7 @@ from robustcli.specs.pairing import (
     others_keep_their_radius,
     parts_can_be_reached,
 )
-from robustcli.specs.places import Findings, Where, attacks, attacks_inside, not_a_pixel, threat_at
+from robustcli.specs.places import Findings, Where, attacks_inside, not_a_pixel, threat_at
 from robustcli.specs.settings import Claim, ThreatSettings, TrainSettings
 
 Guard = Callable[..., Findings]
@@ -54,6 +61,11 @@ def find_warnings(parts: Mapping[str, Any]) -> list[str]:
     return [f"{'.'.join(map(str, where))}: {text}" for where, text in _run(WARN, parts)]
 
 
+def find_notes(parts: Mapping[str, Any]) -> list[str]:
+    """Combinations that may well be meant, with what their author should know."""
+    return [f"{'.'.join(map(str, where))}: {text}" for where, text in _run(NOTE, parts)]
+
+
 def _run(guards: tuple[Guard, ...], parts: Mapping[str, Any]) -> list[tuple[Where, str]]:
     found: list[tuple[Where, str]] = []
     for guard in guards:
@@ -66,13 +78,6 @@ def _run(guards: tuple[Guard, ...], parts: Mapping[str, Any]) -> list[tuple[Wher
 def eps_in_pixels(threat: ThreatSettings) -> Findings:
     if threat.norm == "linf" and threat.eps > 1:
         yield ("threat", "eps"), not_a_pixel(float(threat.eps))
-
-
-def step_size_in_pixels(threat: ThreatSettings, defense: Chosen, evaluate: Mapping[str, Chosen]) -> Findings:
-    for where, attack in attacks(defense, evaluate):
-        size = attack.get("step_size")
-        if threat_at(where, evaluate, threat).norm == "linf" and size is not None and size > 1:
-            yield (*where, "step_size"), not_a_pixel(size)
 
 
 def warmups_end(train: TrainSettings) -> Findings:
@@ -102,16 +107,6 @@ def nesterov_has_momentum(train: TrainSettings) -> Findings:
     settings = train.optimizer.parameters
     if settings.get("nesterov") and settings.get("momentum") == 0:
         yield ("train", "optimizer", "nesterov"), "true needs a momentum above 0"
-
-
-def attack_can_start(defense: Chosen, evaluate: Mapping[str, Chosen]) -> Findings:
-    for where, attack in attacks(defense, evaluate):
-        loss = attack.get("loss")
-        if attack.get("start") == "clean" and loss in ("kl", "squared"):
-            text = f"'clean' with loss '{loss}' never moves, its gradient is zero there; write gaussian"
-            yield (*where, "start"), text
-        if attack.get("start") == "clean" and attack.get("restarts", 1) > 1:
-            yield (*where, "restarts"), "restarts from the clean image are all the same; write start: random"
 
 
 def evaluated_attack_stays_inside(evaluate: Mapping[str, Chosen]) -> Findings:
@@ -166,15 +161,6 @@ def eps_is_exact(threat: ThreatSettings) -> Findings:
         yield ("threat", "eps"), text
 
 
-def attack_reaches_eps(threat: ThreatSettings, defense: Chosen, evaluate: Mapping[str, Chosen]) -> Findings:
-    for where, attack in attacks(defense, evaluate):
-        steps, size = attack.get("steps", 1), attack.get("step_size")
-        eps = float(threat_at(where, evaluate, threat).eps)
-        if attack.get("start") == "clean" and steps and size is not None and steps * size < eps * (1 - 1e-9):
-            count = f"{steps} steps" if steps > 1 else "one step"
-            yield where, f"{count} of {size:.4g} from the clean image cannot reach eps {eps:.4g}"
-
-
 def parts_begin(defense: Chosen, train: TrainSettings) -> Findings:
     for part in ("weights", "averaging"):
         chosen = defense.parameters.get(part)
@@ -184,6 +170,15 @@ def parts_begin(defense: Chosen, train: TrainSettings) -> Findings:
             epochs = chosen.parameters.get(key)
             if epochs is not None and epochs >= train.epochs > 0:
                 yield ("defense", part, key), f"{epochs:g} epochs of {train.epochs}: '{chosen.name}' never begins"
+
+
+def averages_are_many(defense: Chosen) -> Findings:
+    averaging, replays = defense.parameters.get("averaging"), defense.parameters.get("replays", 1)
+    if isinstance(averaging, Chosen) and "start_epoch" in averaging.parameters and replays > 1:
+        text = (
+            f"'{averaging.name}' takes in the weights of epochs, and '{defense.name}' makes {replays} updates on each"
+        )
+        yield ("defense", "averaging"), f"{text} batch in as many times fewer of them; write ema, which counts updates"
 
 
 def drops_happen(train: TrainSettings) -> Findings:
@@ -276,6 +271,7 @@ REFUSE: tuple[Guard, ...] = (
     places_of_a_batch_stay,
     smoothing_has_labels,
     labels_are_whole,
+    averages_are_many,
 )
 WARN: tuple[Guard, ...] = (
     eps_is_exact,
@@ -285,6 +281,7 @@ WARN: tuple[Guard, ...] = (
     distortion_tells,
     average_has_its_window,
 )
+NOTE: tuple[Guard, ...] = (attack_reaches_far_side, soft_labels_are_verified)
 
 
 def _regulariser(defense: Chosen) -> Chosen | None:

@@ -14,7 +14,7 @@ from robustcli.errors import RobustCliError, SpecError, suggest
 from robustcli.fields import Family, Ratio, Size
 from robustcli.registry import Chosen
 from robustcli.specs.check import Checker, Where, family_of, is_sound, settings_of, to_plain
-from robustcli.specs.guards import find_problems, find_warnings
+from robustcli.specs.guards import find_notes, find_problems, find_warnings
 from robustcli.specs.settings import (
     ArchitectureOptions,
     Claim,
@@ -109,6 +109,10 @@ class ExperimentSpec:
     def warnings(self) -> list[str]:
         """What is legal but probably not meant."""
         return find_warnings({item.name: getattr(self, item.name) for item in fields(self)})
+
+    def notes(self) -> list[str]:
+        """What may well be meant, and its author should know."""
+        return find_notes({item.name: getattr(self, item.name) for item in fields(self)})
 
     def to_plain(self) -> dict[str, Any]:
         """The spec as plain values, every default written out."""

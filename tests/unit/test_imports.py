@@ -56,7 +56,7 @@ LAYERS = (
     ("build",),
     ("specs.spec",),
     ("specs.guards",),
-    ("specs.data_guards", "specs.pairing"),
+    ("specs.attack_guards", "specs.data_guards", "specs.pairing"),
     ("specs.places", "specs.sizes"),
     ("specs.check",),
     ("specs.settings",),

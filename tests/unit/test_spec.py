@@ -425,6 +425,12 @@ REFUSED = [
     ),
     (
         "step_size_in_pixels",
+        ["defense.attack={name: adam_pgd, step_sizes: [25, 0.01]}", "threat.norm=l2"],
+        "defense.attack.step_sizes.0: 25 is larger than the pixel range [0, 1]; write 25/255",
+        ["defense.attack={name: adam_pgd, step_sizes: [25/255, 0.01]}"],
+    ),
+    (
+        "step_size_in_pixels",
         ["evaluate.w={name: worst_case, members: [clean, {name: attacked, attack: {name: pgd, step_size: 2}}]}"],
         "evaluate.w.members.1.attack.step_size: 2 is larger",
         ["evaluate.w={name: worst_case, members: [clean, {name: attacked, attack: {name: pgd, step_size: 2/255}}]}"],
@@ -664,6 +670,12 @@ REFUSED = [
         "defense.soft_labels: 'cifs' is published for whole labels, and smoothing shares them out",
         ["defense=cifs", "architecture={name: cifs, network: resnet18}"],
     ),
+    (
+        "averages_are_many",
+        ["defense={name: free, replays: 8, averaging: {name: swa, start_epoch: 5}}"],
+        "defense.averaging: 'swa' takes in the weights of epochs, and 'free' makes 8 updates on each batch",
+        ["defense={name: free, replays: 8, averaging: ema}"],
+    ),
 ]
 WARNED = [
     ("eps_is_exact", ["threat.eps=0.031"], "threat.eps: 0.031 is near 8/255", ["threat.eps=8/255"]),
@@ -679,6 +691,18 @@ WARNED = [
         ["defense.attack={name: fgsm, step_size: 7/255}"],
         "defense.attack: one step of 0.02745 from the clean image cannot reach eps",
         ["defense.attack={name: fgsm, step_size: 7/255, start: random}"],
+    ),
+    (
+        "attack_reaches_eps",
+        ["defense={name: pgd_at, start: clean, steps: 3}"],
+        "defense: 3 steps of 0.007843 from the clean image cannot reach eps 0.03137",
+        ["defense={name: pgd_at, start: clean, steps: 4}"],
+    ),
+    (
+        "attack_reaches_eps",
+        ["defense={name: multi_norm, start: clean, steps: 4, others: [{norm: l2, eps: 0.5, step_size: 0.1}]}"],
+        "defense.others.0: 4 steps of 0.1 from the clean image cannot reach eps 0.5",
+        ["defense={name: multi_norm, start: clean, steps: 4, others: [{norm: l2, eps: 0.5}]}"],
     ),
     (
         "parts_begin",
@@ -723,6 +747,45 @@ WARNED = [
         ["defense={name: free, replays: 20, averaging: {name: ema, decay: 0.99, ramp: false, warmup: 9}}"],
     ),
 ]
+NOTED = [
+    (
+        "attack_reaches_far_side",
+        [PGD % "start: random, steps: 7"],
+        "evaluate.p.attack: 7 steps of 0.007843 from a random start cannot reach the far side of the threat set, up to "
+        "0.06275 away",
+        [PGD % "start: random, steps: 8"],
+    ),
+    (
+        "attack_reaches_far_side",
+        ["defense={name: trades, steps: 4}"],
+        "defense: 4 steps of 0.007843 from a random start cannot reach the far side of the threat set, up to 0.03537",
+        ["defense={name: trades, steps: 5}"],
+    ),
+    (
+        "attack_reaches_far_side",
+        ["defense={name: multi_norm, others: [{norm: l2, eps: 0.5, step_size: 0.05}]}"],
+        "defense.others.0: 10 steps of 0.05 from a random start cannot reach the far side of the threat set, up to 1",
+        ["defense={name: n_fgsm, step_size: 8/255}"],
+    ),
+    (
+        "soft_labels_are_verified",
+        [PGD % "steps: 10", "data.label_smoothing=0.1"],
+        "evaluate.p: unverified: training with smoothed labels can hide gradients",
+        [PGD % "steps: 10", "data.label_smoothing=0.1", "evaluate.aa=autoattack"],
+    ),
+    (
+        "soft_labels_are_verified",
+        [PGD % "steps: 10", "data.mixer=mixup"],
+        "evaluate.p: unverified: training with mixed labels can hide gradients",
+        ["evaluate.c=clean", "data.mixer=mixup"],
+    ),
+    (
+        "soft_labels_are_verified",
+        [PGD % "steps: 10", "defense={name: natural, label_smoothing: 0.1}"],
+        "evaluate.p: unverified: training with smoothed labels can hide gradients",
+        [PGD % "steps: 10", "defense=natural"],
+    ),
+]
 
 
 @pytest.mark.parametrize(("guard", "bad", "text", "good"), REFUSED)
@@ -739,8 +802,16 @@ def test_a_combination_is_warned_of(base: Path, guard: str, odd: list[str], text
     assert ExperimentSpec.read(base, usual).warnings() == []
 
 
+@pytest.mark.parametrize(("guard", "odd", "text", "usual"), NOTED)
+def test_a_combination_is_noted(base: Path, guard: str, odd: list[str], text: str, usual: list[str]) -> None:
+    assert [text in note for note in ExperimentSpec.read(base, odd).notes()] == [True]
+    assert ExperimentSpec.read(base, usual).notes() == []
+
+
 @pytest.mark.parametrize(
-    ("cases", "known"), [(REFUSED, guards.REFUSE), (WARNED, guards.WARN)], ids=["refused", "warned"]
+    ("cases", "known"),
+    [(REFUSED, guards.REFUSE), (WARNED, guards.WARN), (NOTED, guards.NOTE)],
+    ids=["refused", "warned", "noted"],
 )
 def test_every_guard_has_a_case_here(cases: list[tuple[str, Any, Any, Any]], known: tuple[guards.Guard, ...]) -> None:
     assert {case[0] for case in cases} == {guard.__name__ for guard in known}

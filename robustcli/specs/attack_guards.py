@@ -1,0 +1,75 @@
+"""Guards on attacks: steps in the right unit, starts that can move, and how far a walk comes."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from robustcli.registry import Chosen
+from robustcli.specs.places import Findings, Where, attacks, not_a_pixel, threat_at
+from robustcli.specs.settings import ThreatSettings
+
+# What marks attacks whose reach is more than steps times their length: noise beyond the ball, a perturbation that is
+# carried over, several resolutions.
+_OTHER_REACH = ("noise", "replays", "multipliers")
+# Normal noise of a start, in standard deviations: one pixel of 16,000 lies farther out.
+_FAR_OUT = 4
+
+
+def step_size_in_pixels(threat: ThreatSettings, defense: Chosen, evaluate: Mapping[str, Chosen]) -> Findings:
+    for where, attack in attacks(defense, evaluate):
+        size = attack.get("step_size")
+        if threat_at(where, evaluate, threat).norm == "linf" and size is not None and size > 1:
+            yield (*where, "step_size"), not_a_pixel(size)
+        # Adam's are in pixels whatever the norm.
+        for number, size in enumerate(attack.get("step_sizes", ())):
+            if size > 1:
+                yield (*where, "step_sizes", number), not_a_pixel(size)
+
+
+def attack_can_start(defense: Chosen, evaluate: Mapping[str, Chosen]) -> Findings:
+    for where, attack in attacks(defense, evaluate):
+        loss = attack.get("loss")
+        if attack.get("start") == "clean" and loss in ("kl", "squared"):
+            text = f"'clean' with loss '{loss}' never moves, its gradient is zero there; write gaussian"
+            yield (*where, "start"), text
+        if attack.get("start") == "clean" and attack.get("restarts", 1) > 1:
+            yield (*where, "restarts"), "restarts from the clean image are all the same; write start: random"
+
+
+def attack_reaches_eps(threat: ThreatSettings, defense: Chosen, evaluate: Mapping[str, Chosen]) -> Findings:
+    for where, radius, steps, size, eps in _walks(threat, defense, evaluate):
+        if radius == 0 and steps * size < eps * (1 - 1e-9):
+            yield where, f"{_count(steps)} of {size:.4g} from the clean image cannot reach eps {eps:.4g}"
+
+
+def attack_reaches_far_side(threat: ThreatSettings, defense: Chosen, evaluate: Mapping[str, Chosen]) -> Findings:
+    for where, radius, steps, size, eps in _walks(threat, defense, evaluate):
+        if radius > 0 and steps * size < (eps + radius) * (1 - 1e-9):
+            text = f"{_count(steps)} of {size:.4g} from a random start cannot reach the far side of the threat set"
+            yield where, f"{text}, up to {eps + radius:.4g} away"
+
+
+def _walks(
+    threat: ThreatSettings, defense: Chosen, evaluate: Mapping[str, Chosen]
+) -> Iterator[tuple[Where, float, int, float, float]]:
+    """Of every attack that goes in steps: place, how far from x it may start, steps, their length, and eps."""
+    for where, attack in attacks(defense, evaluate):
+        steps = attack.get("steps", 1)
+        if not steps or "step_size" not in attack or any(key in attack for key in _OTHER_REACH):
+            continue
+        size, eps = attack["step_size"], float(threat_at(where, evaluate, threat).eps)
+        # Where nothing is said a walk goes in quarters of eps, and a single step as far as it is published to.
+        if size is not None or "steps" in attack:
+            yield where, _start_radius(attack, eps), steps, size or eps / 4, eps
+        for number, other in enumerate(attack.get("others", ())):
+            eps = float(other.eps)
+            yield (*where, "others", number), _start_radius(attack, eps), steps, other.step_size or eps / 4, eps
+
+
+def _start_radius(attack: Mapping[str, Any], eps: float) -> float:
+    start = attack.get("start", "gaussian" if "start_std" in attack else "random")
+    beside = _FAR_OUT * float(attack.get("start_std", 0.001))
+    return {"clean": 0.0, "gaussian": beside}.get(start, eps)
+
+
+def _count(steps: int) -> str:
+    return f"{steps} steps" if steps > 1 else "one step"
