@@ -16,6 +16,7 @@ from robustcli.attacks.pgd import Pgd
 from robustcli.build import build_network, start_from
 from robustcli.data import Data, SplitName
 from robustcli.defenses import Defense
+from robustcli.diagnostics.one_step import monitors
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.evidence import gather
 from robustcli.evaluators import Evaluator
@@ -118,7 +119,10 @@ def _optimizer(settings: TrainSettings, network: nn.Module) -> tuple[Optimizer, 
 
 @dataclass(frozen=True)
 class Check:
-    """Accuracy on the images that weights are chosen by, or on training images where nothing is chosen."""
+    """Accuracy on the images that weights are chosen by, or on training images where nothing is chosen.
+
+    Of methods that craft in one step also what announces that they overfit catastrophically.
+    """
 
     settings: TrainSettings
     defense: Defense
@@ -148,12 +152,16 @@ class Check:
     def __call__(self, network: nn.Module) -> dict[str, Any]:
         x, y = self.data.evaluation(self.split, self.count)
         rng = IndexedNoise(0, torch.arange(self.count, device=x.device))
+        evaluators = self.evaluators
         with evaluating(network):
-            accuracies = {
+            found = {
                 name: float(gather(evaluator, network, x, y, self.threat, rng).survives.double().mean())
-                for name, evaluator in self.evaluators.items()
+                for name, evaluator in evaluators.items()
             }
-        return {"checked_on": self.split, **accuracies}
+            if self.defense.has_one_step and "robust" in evaluators:
+                steps, batch_size = self.settings.check_steps, self.settings.batch_size
+                found |= monitors(network, x, y, self.threat, rng, steps=steps, batch_size=batch_size)
+        return {"checked_on": self.split, **found}
 
 
 @dataclass

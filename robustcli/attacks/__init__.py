@@ -33,3 +33,8 @@ class ReportingAttack(Protocol):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """What calling it returns, and means over the batch: scalars on the device, the same names every time."""
         ...
+
+
+def takes_one_step(attack: Attack) -> bool:
+    """Whether an attack is a single gradient step: by its `steps`, or by its word `is_one_step` where it has none."""
+    return getattr(attack, "steps", 0) == 1 or getattr(attack, "is_one_step", False)

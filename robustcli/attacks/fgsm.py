@@ -36,6 +36,8 @@ class Fgsm:
     step_size: Positive | None = None
     loss: Literal["ce", "margin", "dlr"] = "ce"
 
+    is_one_step = True
+
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         loss = LOSSES[self.loss]
         start = x if self.start == "clean" else x + threat.noise(x, rng)

@@ -32,6 +32,8 @@ class NFgsm:
     clip: Positive | None = 1.0
     clamp_noise: bool = True
 
+    is_one_step = True
+
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         eta = self.noise * threat.noise(x, rng)
         beside = (x + eta).clamp(0, 1)

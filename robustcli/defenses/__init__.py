@@ -131,6 +131,8 @@ class Defense(Protocol):
     Args:
         averaging: how the weights to evaluate follow from those trained.
         aims_at_robustness: whether losing robustness is a failure; the collapse guard watches only these.
+        has_one_step: whether it crafts by a single gradient step, which may overfit catastrophically; the record of
+            an epoch then says more of how many steps would differ.
         replays: updates made on each batch before the next one comes; 1 in all but free training.
         halves: whether the training images are to have two fixed halves of which every batch holds images in turn,
             for methods that learn two things from images that they do not share.
@@ -141,6 +143,9 @@ class Defense(Protocol):
 
     @property
     def aims_at_robustness(self) -> bool: ...
+
+    @property
+    def has_one_step(self) -> bool: ...
 
     @property
     def replays(self) -> int: ...

@@ -40,6 +40,10 @@ class Free:
         return True
 
     @property
+    def has_one_step(self) -> bool:
+        return True
+
+    @property
     def halves(self) -> bool:
         return False
 

@@ -56,6 +56,10 @@ class AdaptiveFrankWolfe:
         return True
 
     @property
+    def has_one_step(self) -> bool:
+        return False
+
+    @property
     def replays(self) -> int:
         return 1
 

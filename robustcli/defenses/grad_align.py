@@ -45,6 +45,10 @@ class GradAlign:
         return True
 
     @property
+    def has_one_step(self) -> bool:
+        return True
+
+    @property
     def replays(self) -> int:
         return 1
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from robustcli.attacks import Attack, ReportingAttack
+from robustcli.attacks import Attack, ReportingAttack, takes_one_step
 from robustcli.attacks.crafting import crafting
 from robustcli.attacks.none import NoAttack
 from robustcli.averaging import Averaging
@@ -100,6 +100,10 @@ class MinMax:
     @property
     def aims_at_robustness(self) -> bool:
         return not isinstance(self.attack, NoAttack)
+
+    @property
+    def has_one_step(self) -> bool:
+        return takes_one_step(self.attack)
 
     @property
     def replays(self) -> int:

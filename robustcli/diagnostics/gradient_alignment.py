@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.diagnostics import DIAGNOSTICS
-from robustcli.diagnostics.measuring import gradients_of, summary
+from robustcli.diagnostics.measuring import cosines, gradients_of, summary
 from robustcli.fields import Count
 from robustcli.noise import IndexedNoise
 from robustcli.threat import ThreatModel
@@ -19,7 +19,9 @@ class GradientAlignment:
     """Cosine between the gradients of the cross-entropy at an image and at random points of its threat set.
 
     Near 1 the loss is linear in the ball and one step finds its maximum; after catastrophic overfitting it is near 0.
-    Pairs of which one gradient is zero have no cosine; they are counted and left out.
+    Pairs of which one gradient is zero have no cosine; they are counted and left out of `cosine`, because a gradient
+    that vanishes is a bad sign and no alignment. `mean_with_zeros_as_1` is the mean over all pairs with 1 in their
+    place, the convention of the released code and of the record of a training.
 
     Args:
         points: random points for each image.
@@ -35,17 +37,15 @@ class GradientAlignment:
         self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise
     ) -> dict[str, Any]:
         at_image = gradients_of(model, x, y, self.batch_size)
-        cosines = []
+        found = []
         for number in range(self.points):
             beside = threat.sample(x, rng.split(f"point {number}"))
-            cosines.append(_cosines(at_image, gradients_of(model, beside, y, self.batch_size)))
-        found = torch.cat(cosines)
-        has_both = torch.isfinite(found)
-        return {"pairs": len(found), "zero_gradients": int((~has_both).sum()), "cosine": summary(found[has_both])}
-
-
-def _cosines(one: Tensor, other: Tensor) -> Tensor:
-    """Of each pair; not finite where one is zero. In double precision, where squares of small numbers do not vanish."""
-    one, other = one.flatten(1).double(), other.flatten(1).double()
-    cosines: Tensor = (one * other).sum(1) / (one.norm(dim=1) * other.norm(dim=1))
-    return cosines
+            found.append(cosines(at_image, gradients_of(model, beside, y, self.batch_size)))
+        pairs = torch.cat(found)
+        has_both = torch.isfinite(pairs)
+        return {
+            "pairs": len(pairs),
+            "zero_gradients": int((~has_both).sum()),
+            "cosine": summary(pairs[has_both]),
+            "mean_with_zeros_as_1": float(torch.where(has_both, pairs, 1).mean()),
+        }

@@ -46,6 +46,16 @@ def gradients_of(model: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> Ten
     return in_batches(len(x), batch_size, lambda part: ascend(model, x[part], LOSSES["ce"], y[part])[0])
 
 
+def cosines(one: Tensor, other: Tensor) -> Tensor:
+    """Of each pair of (n, ...): (n,) in double precision, where squares of small numbers do not vanish.
+
+    Not finite where either is zero.
+    """
+    one, other = one.flatten(1).double(), other.flatten(1).double()
+    found: Tensor = (one * other).sum(1) / (one.norm(dim=1) * other.norm(dim=1))
+    return found
+
+
 def attacked(
     attack: Attack, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise, batch_size: int
 ) -> Tensor:

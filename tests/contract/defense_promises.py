@@ -194,6 +194,7 @@ def smooths_its_loss_alone(defense: Defense) -> None:
 
 def says_what_it_is(defense: Defense) -> None:
     assert isinstance(defense.aims_at_robustness, bool)
+    assert isinstance(defense.has_one_step, bool)
     assert callable(defense.averaging.start)
     assert isinstance(defense.replays, int)
     assert defense.replays >= 1

@@ -287,6 +287,7 @@ class Training:
     step: type[Trained] = Trained
     averaging: Averaging = field(default_factory=LastWeights)
     aims_at_robustness: bool = False
+    has_one_step: bool = False
     replays: int = 1
     halves: bool = False
 

@@ -32,6 +32,8 @@ THREAT = ThreatModel("linf", Fraction(1, 5))
 CLASSES, SIDE, SEED = 10, 16, 2
 SETTINGS = TrainSettings(epochs=8, batch_size=30, lr=3e-3, on_collapse="stop", check_examples=200)
 
+MONITORS = {"alignment", "zero_gradients", "fgsm_pgd_cosine", "pgd_distortion", "fw2_distortion"}
+
 
 def patterns(count: int, seed: int, strong: float = 0.3, weak: float = 0.1, share: float = 0.7) -> TensorSplit:
     of_classes = torch.randn((CLASSES, 1, 4, 4), generator=torch.Generator().manual_seed(1234)).sign()
@@ -83,6 +85,10 @@ def test_fgsm_training_is_stopped_when_it_overfits_catastrophically() -> None:
     assert last["robust"] < best - 0.2
     assert last["fgsm"] > last["robust"] + 0.2, "and looks robust to one step still"
     assert loop.events[-1]["event"] == "collapsed"
+    # What one step tells of the ball rose with robustness and falls with it: the signs of two steps first.
+    most = {name: max(record[name] for record in before) for name in MONITORS - {"zero_gradients"}}
+    assert all(last[name] < value for name, value in most.items())
+    assert last["fw2_distortion"] < most["fw2_distortion"] - 0.02
     assert len(loop.saved) == len(before), "the weights of the last good epoch are those that are kept"
 
 
@@ -93,3 +99,4 @@ def test_pgd_training_of_the_same_images_is_left_alone() -> None:
     assert training.collapsed_at is None
     assert len(loop.records) == SETTINGS.epochs
     assert robust(loop)[-1] > 0.5
+    assert not MONITORS & loop.records[-1].keys(), "what is not crafted in one step is not watched for it"

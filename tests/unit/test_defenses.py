@@ -18,6 +18,8 @@ from robustcli.attacks import Attack
 from robustcli.attacks.pgd import Pgd
 from robustcli.averaging.ema import Ema
 from robustcli.averaging.swa import Swa
+from robustcli.catalog import catalog
+from robustcli.defenses import DEFENSES
 from robustcli.defenses.min_max import MinMax
 from robustcli.defenses.natural import natural
 from robustcli.defenses.pgd_at import pgd_at
@@ -85,6 +87,13 @@ def test_only_attacked_defenses_aim_at_robustness() -> None:
     assert pgd_at().aims_at_robustness
     assert trades().aims_at_robustness
     assert replace(natural(), attack=Pgd()).aims_at_robustness
+
+
+def test_defenses_that_craft_in_one_step_are_told_by_their_attack() -> None:
+    single = {name for name in DEFENSES if not catalog("defenses")[name].given and DEFENSES.get(name)().has_one_step}
+    assert single == {"fgsm", "rs_fgsm", "n_fgsm", "grad_align", "free"}
+    assert pgd_at(steps=1).has_one_step
+    assert not replace(pgd_at(steps=1), attack=Pgd(steps=2)).has_one_step
 
 
 # Whole steps against plain loops in double precision.

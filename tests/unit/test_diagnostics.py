@@ -20,6 +20,7 @@ from robustcli.diagnostics.eps_curve import EpsCurve, eps_curve
 from robustcli.diagnostics.fosc import Fosc
 from robustcli.diagnostics.gradient_alignment import GradientAlignment
 from robustcli.diagnostics.measuring import attacked, logits_of, summary
+from robustcli.diagnostics.one_step import monitors
 from robustcli.diagnostics.per_class import PerClass
 from robustcli.diagnostics.restarts_curve import RestartsCurve
 from robustcli.diagnostics.steps_curve import StepsCurve, steps_curve
@@ -301,6 +302,49 @@ def test_zero_gradients_are_counted_and_have_no_cosine() -> None:
     found = GradientAlignment()(Bowl(0), x, torch.zeros(COUNT, dtype=torch.int64), THREAT, noise())
     assert (found["pairs"], found["zero_gradients"]) == (COUNT, COUNT)
     assert found["cosine"]["mean"] is None
+    assert found["mean_with_zeros_as_1"] == 1
+
+
+# What is recorded of training with one step.
+
+
+def test_where_the_loss_is_linear_one_step_misses_nothing() -> None:
+    model, x, y = linear_case()
+    found = monitors(model, x, y, THREAT, noise(), steps=10, batch_size=16)
+    assert found.pop("zero_gradients") == 0
+    assert list(found.values()) == pytest.approx([1] * 4, abs=1e-5)
+
+
+def test_monitors_tell_how_the_gradient_turns() -> None:
+    """Around the bottom of a bowl, where gradients point away from it: against NumPy."""
+    x, y, eps = inner_images(), torch.arange(COUNT) % 2, 0.2
+    threat = ThreatModel("linf", Fraction(1, 5))
+    found = monitors(Bowl(), x, y, threat, noise(), steps=10, batch_size=16)
+
+    def cosine(one: Array, other: Array) -> Any:
+        return np.mean((one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1))
+
+    # The gradient is along x - 1/2, and against it in the class that is found at the bottom.
+    sign = np.where(np.arange(COUNT) % 2, -1, 1)[:, None]
+    at_image = sign * (x.double().numpy() - 0.5).reshape(COUNT, -1)
+    eta = threat.noise(x, noise().split("beside")).double().numpy().reshape(COUNT, -1)
+    assert found["alignment"] == pytest.approx(cosine(at_image, at_image + sign * eta), rel=1e-4)
+    delta = Pgd(steps=10)(Bowl(), x, y, threat, noise().split("pgd")).sub(x).double().numpy().reshape(COUNT, -1)
+    assert found["fgsm_pgd_cosine"] == pytest.approx(cosine(np.sign(at_image), delta), rel=1e-4)
+    assert found["pgd_distortion"] == pytest.approx(np.mean(np.linalg.norm(delta, axis=1)) / (eps * 8), rel=1e-4)
+    second = np.sign(at_image + sign * eps * np.sign(at_image))
+    by_two = (np.sign(at_image) + 2 * second) / 3
+    assert found["fw2_distortion"] == pytest.approx(np.mean(np.linalg.norm(by_two, axis=1)) / 8, rel=1e-4)
+    assert found["fw2_distortion"] < 0.99
+    assert found["alignment"] < 0.9
+
+
+def test_a_zero_gradient_counts_as_aligned_and_is_told() -> None:
+    x = inner_images()
+    found = monitors(Bowl(0), x, torch.zeros(COUNT, dtype=torch.int64), THREAT, noise(), steps=2, batch_size=60)
+    assert (found["alignment"], found["zero_gradients"], found["fgsm_pgd_cosine"]) == (1, 1, 1)
+    # PGD stays at its start, uniform in the cube.
+    assert found["pgd_distortion"] == pytest.approx(3**-0.5, abs=0.02)
 
 
 def scores(logits: Array, y: Array, bins: int) -> dict[str, float]:
