@@ -7,6 +7,7 @@ from torch import Tensor
 
 from robustcli.data.distortions import DRAWS, DistortionSettings, distorted
 from robustcli.errors import RobustCliError
+from robustcli.mixers.squares import cut_out
 from robustcli.noise import Noise
 
 
@@ -43,16 +44,14 @@ def augment(x: Tensor, settings: AugmentSettings, rng: Noise) -> Tensor:
     is_distorted = bool(settings.resized_crop or settings.rotate or settings.jitter)
     if not (settings.crop or settings.flip or settings.cutout or is_distorted):
         return x
-    n, _, height, width = x.shape
+    n = len(x)
     chance = rng.uniform(torch.empty((n, 5), device=x.device, dtype=torch.float32))
     if is_distorted:
         x = distorted(x, settings, rng.uniform(torch.empty((n, DRAWS), device=x.device, dtype=torch.float32)))
     if settings.crop or settings.flip:
         x = _crop_and_flip(x, settings, chance[:, :3])
     if settings.cutout:
-        rows = _is_cut(chance[:, 3], height, settings.cutout)
-        columns = _is_cut(chance[:, 4], width, settings.cutout)
-        x = x * _factor(~(rows[:, :, None] & columns[:, None, :]), x)
+        x = cut_out(x, chance[:, 3:], settings.cutout)
     return x
 
 
@@ -99,10 +98,3 @@ def _whole(chance: Tensor, count: int) -> Tensor:
 
 def _reflected(position: Tensor, length: int) -> Tensor:
     return (length - 1) - ((length - 1) - position.abs()).abs()
-
-
-def _is_cut(chance: Tensor, length: int, side: int) -> Tensor:
-    """Which of the pixels along one axis lie in the square: (n,) -> bool (n, length)."""
-    first = _whole(chance[:, None], length) - side // 2
-    pixel = torch.arange(length, device=chance.device)
-    return (pixel >= first) & (pixel < first + side)

@@ -1,4 +1,4 @@
-"""MixUp and CutMix against their equations, and the limits in which they mix nothing."""
+"""MixUp, CutMix and Cutout against their equations, and the limits in which they mix nothing."""
 
 from typing import Any
 
@@ -10,8 +10,10 @@ from small_networks import images, labels
 from small_training import CPU, Recorder, loop_of, training_of
 from torch import Tensor
 
+from robustcli.data.augmentation import augment
 from robustcli.mixers import Mixer
 from robustcli.mixers.cutmix import CutMix
+from robustcli.mixers.cutout import Cutout
 from robustcli.mixers.mixup import MixUp
 from robustcli.mixers.none import Unmixed
 from robustcli.mixers.partners import beta, partners
@@ -32,8 +34,10 @@ def mixed(mixer: Mixer, batch: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]
     return x, y, *mixer(x, y, CLASSES, noise(batch))
 
 
-@pytest.mark.parametrize("mixer", [MixUp(alpha=0), CutMix(alpha=0), Unmixed()], ids=lambda part: type(part).__name__)
-def test_alpha_0_is_none(mixer: Mixer) -> None:
+@pytest.mark.parametrize(
+    "mixer", [MixUp(alpha=0), CutMix(alpha=0), Cutout(side=0), Unmixed()], ids=lambda part: type(part).__name__
+)
+def test_nothing_is_none(mixer: Mixer) -> None:
     x, y = images(COUNT), labels(COUNT)
     found = mixer(x, y, CLASSES, noise())
     assert found[0] is x
@@ -106,6 +110,37 @@ def test_a_box_without_pixels_is_the_identity() -> None:
             nothing += 1
             assert torch.equal(shares, F.one_hot(y, CLASSES).double())
     assert nothing > 0
+
+
+def test_cutout_is_a_square_of_each_image_and_no_label() -> None:
+    """Against the augmentation of the same name, which is tested pixel by pixel, with the same numbers."""
+    x, y = images(COUNT, 3), labels(COUNT)
+
+    class Told:
+        """A source that gives what it is told."""
+
+        def __init__(self, numbers: Tensor) -> None:
+            self.numbers = numbers
+
+        def uniform(self, like: Tensor) -> Tensor:
+            assert like.shape == self.numbers.shape
+            return self.numbers
+
+    places = torch.rand((COUNT, 2), generator=torch.Generator().manual_seed(4))
+    found, targets = Cutout(side=3)(x, y, CLASSES, Told(places))  # type: ignore[arg-type]
+    chance = torch.cat([torch.zeros(COUNT, 3), places], 1)
+    assert torch.equal(found, augment(x, Augment(cutout=3), Told(chance)))  # type: ignore[arg-type]
+    assert targets is y
+    assert not torch.equal(found, x)
+
+
+def test_cutout_squares_lie_anywhere() -> None:
+    hidden = sum(
+        (Cutout(side=1)(torch.ones(COUNT, 1, 3, 4), labels(COUNT), CLASSES, noise(b))[0] == 0) for b in range(20)
+    )
+    assert isinstance(hidden, Tensor)
+    assert int(hidden.sum()) == 20 * COUNT, "one pixel of each image"
+    assert (hidden.sum((0, 1)) > 0).all(), "and every pixel of some"
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.2, 1.0, 1.4, 8.0])

@@ -73,9 +73,9 @@ def test_updates_do_not_wait(
 @pytest.mark.gpu
 @pytest.mark.parametrize(
     "mixer",
-    ["cutmix", "mixup"],
+    ["{name: cutmix, alpha: 1}", "{name: mixup, alpha: 1}", "{name: cutout, side: 3}"],
 )
 def test_batches_do_not_wait(mixer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = SPEC.replace("train_size: 256", f"train_size: 256, label_smoothing: 0.1, mixer: {{name: {mixer}, alpha: 1}}")
+    spec = SPEC.replace("train_size: 256", f"train_size: 256, label_smoothing: 0.1, mixer: {mixer}")
     augment = "jitter: 0.2, rotate: 5, cutout: 2"
     run(spec, tmp_path, monkeypatch, DEFENSE="{name: pgd_at, steps: 2}", AUGMENT=augment)
