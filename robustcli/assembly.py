@@ -149,16 +149,20 @@ class Check:
             found["fgsm"] = Attacked(attack=Fgsm())
         return found
 
+    @property
+    def watches_one_step(self) -> bool:
+        """Whether it also looks for what announces catastrophic overfitting."""
+        return self.defense.has_one_step and "robust" in self.evaluators
+
     def __call__(self, network: nn.Module) -> dict[str, Any]:
         x, y = self.data.evaluation(self.split, self.count)
         rng = IndexedNoise(0, torch.arange(self.count, device=x.device))
-        evaluators = self.evaluators
         with evaluating(network):
             found = {
                 name: float(gather(evaluator, network, x, y, self.threat, rng).survives.double().mean())
-                for name, evaluator in evaluators.items()
+                for name, evaluator in self.evaluators.items()
             }
-            if self.defense.has_one_step and "robust" in evaluators:
+            if self.watches_one_step:
                 steps, batch_size = self.settings.check_steps, self.settings.batch_size
                 found |= monitors(network, x, y, self.threat, rng, steps=steps, batch_size=batch_size)
         return {"checked_on": self.split, **found}

@@ -11,6 +11,9 @@ from robustcli.noise import IndexedNoise
 from robustcli.precision import full_precision
 from robustcli.threat import ThreatModel
 
+# Forwards and backwards beside those of PGD: at the image, beside it, and two of Frank-Wolfe.
+BESIDE_PGD = 4
+
 
 def monitors(
     model: nn.Module,
@@ -34,7 +37,7 @@ def monitors(
     Args:
         model: looked at in eval mode with its weights held; afterwards what it was.
         y: labels (n,).
-        steps: of PGD. Altogether that is as many forwards and backwards, and four more.
+        steps: of PGD. Altogether that is as many forwards and backwards, and `BESIDE_PGD` more.
         batch_size: images per gradient; changes memory and speed alone.
 
     Reference: Andriushchenko and Flammarion, "Understanding and Improving Fast Adversarial Training", NeurIPS 2020;

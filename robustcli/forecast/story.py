@@ -10,13 +10,16 @@ from typing import Any
 import torch
 
 from robustcli.architectures.anatomy import anatomy
+from robustcli.attacks.pgd import Pgd
 from robustcli.bench.machine import circumstances
 from robustcli.bench.passes import passes_of
 from robustcli.build import build_network, choose_device
 from robustcli.data import Data
 from robustcli.defenses import Defense
+from robustcli.diagnostics.one_step import BESIDE_PGD
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.evaluate import settled
+from robustcli.evaluators.attacked import Attacked
 from robustcli.forecast.clocks import Seconds, now
 from robustcli.forecast.evaluations import BROKEN_PASSES, EvaluationCost, Probe
 from robustcli.forecast.images import images_of
@@ -36,8 +39,8 @@ _PROBED = 1000
 _ADAPTIVE = {
     "fw_at_adapt": "fw_at_adapt decides its steps anew in every epoch: measured with the 2 of an epoch's first images",
     "cat": "cat takes more steps as training goes on: measured with those of its first epoch",
-    "dynamic_at": "dynamic_at computes the steps of images that have converged along, so its cost does not change",
-    "fat": "fat computes the steps of images that have stopped along, so its cost does not change",
+    "dynamic_at": "dynamic_at is measured at its most: on a CPU, images that have converged leave their batch",
+    "fat": "fat is measured at its most: on a CPU, images that have stopped leave their batch",
 }
 
 
@@ -170,7 +173,11 @@ def _evaluations(request: Request, trial: Trial, data: Data) -> tuple[list[Evalu
             parameter.requires_grad_(False)
         probe = Probe(network, x, threat)
         middle = mean(request.robust or _GUESS)
-        checked = [probe.measure(evaluator, check.count, middle) for evaluator in check.evaluators.values()]
+        asked = [*check.evaluators.values()]
+        if check.watches_one_step:
+            # As much as PGD with some more steps that lets nobody go.
+            asked.append(Attacked(attack=Pgd(steps=spec.train.check_steps + BESIDE_PGD)))
+        checked = [probe.measure(evaluator, check.count, middle) for evaluator in asked]
         costs = {}
         for key, chosen in spec.evaluate.items():
             options: EvaluateOptions | None = chosen.options

@@ -26,7 +26,7 @@ from robustcli.evaluators.attacked import Attacked
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.clean import Clean
 from robustcli.evaluators.under import Under
-from robustcli.forecast import evaluations, updates
+from robustcli.forecast import evaluations, story, updates
 from robustcli.forecast.clocks import Seconds, median
 from robustcli.forecast.commands import _share
 from robustcli.forecast.evaluations import EvaluationCost, Probe, StageCost
@@ -276,6 +276,16 @@ def test_a_plan_adds_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert [row["change"] for row in found["savings"]] == ["train.precision=bf16"]
     assert len(tables_of(found)) == 2
     assert any("a guess" in line for line in lines_of(found))
+
+
+def test_what_is_watched_in_methods_of_one_step_is_told_with_the_check(tmp_path: Path) -> None:
+    gradients = {}
+    for defense in ("{name: pgd_at, steps: 2}", "n_fgsm"):
+        spec = spec_of(TINY.replace("{name: pgd_at, steps: 2}\ntrain", f"{defense}\ntrain"))
+        data, _ = images_of(spec, CPU)
+        checked, _ = story._evaluations(Request(spec=spec, updates=3), Trial(spec, data, CPU, tmp_path), data)
+        gradients[defense] = [sum(stage.gradients for stage in cost.stages) for cost in checked]
+    assert gradients["n_fgsm"] == [*gradients["{name: pgd_at, steps: 2}"], 10 + 4]
 
 
 def test_the_claim_says_how_many_survive(tmp_path: Path) -> None:
