@@ -5,6 +5,7 @@ from torch import nn
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.cells import CellNetwork, genotype
 from robustcli.fields import Cells, Count, Counts3, Nodes
+from robustcli.published import Published
 
 ADVRUSH = genotype(
     normal=("sep3 1 + sep3 0", "sep5 0 + sep3 1", "sep3 1 + sep3 0", "skip 0 + sep3 1"),
@@ -35,7 +36,12 @@ ROBNET = genotype(normal=_ROBNET_NODES, reduce=_ROBNET_NODES)
 _DOUBLING = (1, 2, 4)
 
 
-@ARCHITECTURES.register("advrush", smoke={"width": 2, "cells": 3})
+@ARCHITECTURES.register("advrush", smoke={"width": 2, "cells": 3}, published=(
+    Published(0.5290, 0.8495, {"width": 96, "cells": 23},
+              "TRADES", "none", "Huang et al., CVPR 2023", counted_by="the authors"),
+    Published(0.2527, 0.5640, {"width": 96, "cells": 23},
+              "TRADES", "none", "Huang et al., CVPR 2023", counted_by="the authors", data="CIFAR-100"),
+))  # fmt: skip
 def advrush(shape: ImageShape, /, *, width: Count = 36, cells: Cells = 20) -> nn.Module:
     """AdvRush: cells found on clean images under a penalty of the curvature of the loss in the input.
 
@@ -51,7 +57,12 @@ def advrush(shape: ImageShape, /, *, width: Count = 36, cells: Cells = 20) -> nn
     return CellNetwork(shape, ADVRUSH, width=width, cells=cells, factors=_DOUBLING)
 
 
-@ARCHITECTURES.register("racl", smoke={"width": 2, "cells": 3})
+@ARCHITECTURES.register("racl", smoke={"width": 2, "cells": 3}, published=(
+    Published(0.5137, 0.8391, {"width": 104, "cells": 23},
+              "TRADES", "none", "Huang et al., CVPR 2023", counted_by="the authors"),
+    Published(0.2565, 0.5609, {"width": 104, "cells": 23},
+              "TRADES", "none", "Huang et al., CVPR 2023", counted_by="the authors", data="CIFAR-100"),
+))  # fmt: skip
 def racl(shape: ImageShape, /, *, width: Count = 36, cells: Cells = 20) -> nn.Module:
     """RACL: cells found under a bound on the Lipschitz constant that holds with confidence.
 
@@ -98,7 +109,12 @@ def arnas(shape: ImageShape, /, *, width: Count = 64, cells: Cells = 20) -> nn.M
     return CellNetwork(shape, ARNAS, width=width, cells=cells, factors=(1, 2, 2))
 
 
-@ARCHITECTURES.register("robnet", smoke={"width": 2, "cells": 3})
+@ARCHITECTURES.register("robnet", smoke={"width": 2, "cells": 3}, published=(
+    Published(0.4748, 0.8457, {"width": 64, "cells": 33},
+              "TRADES", "none", "Huang et al., CVPR 2023", counted_by="the authors"),
+    Published(0.2369, 0.5527, {"width": 64, "cells": 33},
+              "TRADES", "none", "Huang et al., CVPR 2023", counted_by="the authors", data="CIFAR-100"),
+))  # fmt: skip
 def robnet(shape: ImageShape, /, *, width: Count = 36, cells: Cells = 20) -> nn.Module:
     """RobNet-large: one densely connected cell of separable convolutions and the states themselves, everywhere.
 

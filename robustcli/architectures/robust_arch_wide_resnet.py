@@ -15,6 +15,9 @@ _STRIDES = (1, 2, 2)
 @ARCHITECTURES.register("robust_arch_wide_resnet", smoke={"depths": (1, 1, 1), "widths": (32, 32, 32), "stem": 4},
                         published=(
     Published(0.7107, 0.9327, {}, "not stated", "generated, 50M", "Peng et al., BMVC 2023"),
+    Published(0.6633, 0.9216, {}, "not stated", "generated, 1M", "Peng et al., BMVC 2023", counted_by="the authors"),
+    Published(0.3873, 0.7025, {},
+              "not stated", "generated, 1M", "Peng et al., BMVC 2023", counted_by="the authors", data="CIFAR-100"),
 ))  # fmt: skip
 def robust_arch_wide_resnet(
     shape: ImageShape,

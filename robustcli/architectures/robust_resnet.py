@@ -24,6 +24,14 @@ from robustcli.published import Published
               "TRADES", "500k unlabelled", "Huang et al., CVPR 2023", counted_by="the authors"),
     Published(0.6579, 0.9158, {"budget": 40.0, "block": "basic", "activation": "silu"},
               "TRADES", "500k unlabelled", "Huang et al., CVPR 2023"),
+    Published(0.2675, 0.5934, {},
+              "TRADES", "none", "Huang et al., CVPR 2023", counted_by="the authors", data="CIFAR-100"),
+    Published(0.2768, 0.5938, {"budget": 10.0},
+              "TRADES", "none", "Huang et al., CVPR 2023", counted_by="the authors", data="CIFAR-100"),
+    Published(0.2848, 0.6016, {"budget": 20.0},
+              "TRADES", "none", "Huang et al., CVPR 2023", counted_by="the authors", data="CIFAR-100"),
+    Published(0.2900, 0.6166, {"budget": 40.0},
+              "TRADES", "none", "Huang et al., CVPR 2023", counted_by="the authors", data="CIFAR-100"),
 ))  # fmt: skip
 def robust_resnet(
     shape: ImageShape,

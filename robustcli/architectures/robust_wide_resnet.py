@@ -13,6 +13,9 @@ from robustcli.published import Published
 @ARCHITECTURES.register("robust_wide_resnet", smoke={"depths": (1, 1, 1), "widths": (1, 1, 1)}, published=(
     Published(0.5323, 0.8580, {}, "TRADES", "none", "Huang et al., CVPR 2023", counted_by="the authors"),
     Published(0.6254, 0.9123, {}, "not stated, averaged weights", "500k unlabelled", "Huang et al., NeurIPS 2021"),
+    Published(0.6156, 0.9056, {}, "not stated", "500k unlabelled", "Huang et al., NeurIPS 2021"),
+    Published(0.2631, 0.5878, {},
+              "TRADES", "none", "Huang et al., CVPR 2023", counted_by="the authors", data="CIFAR-100"),
 ))  # fmt: skip
 def robust_wide_resnet(
     shape: ImageShape,

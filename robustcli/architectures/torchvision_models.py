@@ -8,13 +8,26 @@ from torchvision import models
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.errors import RobustCliError, suggest
+from robustcli.published import Published
 
 # Without an auxiliary classifier they return plain logits in training too. Their initial weights are asked
 # for by name, because torchvision warns that the default will change.
 _WITH_AUXILIARY = ("googlenet", "inception_v3")
 
 
-@ARCHITECTURES.register("torchvision", smoke={"model": "shufflenet_v2_x0_5"})
+@ARCHITECTURES.register("torchvision", smoke={"model": "shufflenet_v2_x0_5"}, published=(
+    Published(0.2532, 0.5292, {"model": "resnet18"},
+              "not stated", "none", "Salman et al., NeurIPS 2020", data="ImageNet", threat="linf 4/255"),
+    Published(0.3496, 0.6402, {"model": "resnet50"},
+              "not stated", "none", "Salman et al., NeurIPS 2020", data="ImageNet", threat="linf 4/255"),
+    Published(0.3814, 0.6846, {"model": "wide_resnet50_2"},
+              "not stated", "none", "Salman et al., NeurIPS 2020", data="ImageNet", threat="linf 4/255"),
+    Published(0.2922, 0.6256, {"model": "resnet50"},
+              "adversarial training", "none", "Engstrom et al., robustness library, 2019",
+              data="ImageNet", threat="linf 4/255"),
+    Published(0.2624, 0.5562, {"model": "resnet50"},
+              "FGSM", "none", "Wong et al., ICLR 2020", data="ImageNet", threat="linf 4/255"),
+))  # fmt: skip
 def torchvision(shape: ImageShape, /, *, model: str) -> nn.Module:
     """A torchvision classifier, from random weights.
 

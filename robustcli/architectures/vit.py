@@ -20,6 +20,7 @@ from robustcli.architectures.transformer_parts import (
 )
 from robustcli.errors import RobustCliError
 from robustcli.fields import Count, ProperShare
+from robustcli.published import Published
 
 # Of the convolutional stem, for every width of the tokens.
 _STEM_WIDTHS, _STEM_STRIDES = (48, 96, 192, 384), (2, 2, 2, 2)
@@ -112,7 +113,19 @@ class Vit(nn.Module):
         return logits
 
 
-@ARCHITECTURES.register("vit", smoke={"width": 16, "heads": 2, "depth": 2})
+@ARCHITECTURES.register("vit", smoke={"width": 16, "heads": 2, "depth": 2}, published=(
+    Published(0.4400, 0.6920, {"patch": 16},
+              "adversarial training", "none", "Singh et al., NeurIPS 2023",
+              counted_by="the authors", data="ImageNet", threat="linf 4/255"),
+    Published(0.4810, 0.7250, {"patch": 16, "stem": "conv"},
+              "adversarial training", "none", "Singh et al., NeurIPS 2023",
+              counted_by="the authors", data="ImageNet", threat="linf 4/255"),
+    Published(0.5000, 0.7330, {"width": 768, "heads": 12, "patch": 16},
+              "adversarial training", "none", "Singh et al., NeurIPS 2023",
+              counted_by="the authors", data="ImageNet", threat="linf 4/255"),
+    Published(0.5466, 0.7630, {"width": 768, "heads": 12, "patch": 16, "stem": "conv"},
+              "adversarial training", "none", "Singh et al., NeurIPS 2023", data="ImageNet", threat="linf 4/255"),
+))  # fmt: skip
 def vit(
     shape: ImageShape,
     /,

@@ -3,7 +3,7 @@
 import inspect
 import typing
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from itertools import chain, combinations
 from typing import Any
 
@@ -208,7 +208,8 @@ def has_reference_and_describes_every_parameter(member: Member) -> None:
 @pytest.mark.parametrize("member", [member for member in MEMBERS if member.published], ids=title)
 def test_published_accuracies_are_those_of_networks_that_a_spec_can_name(member: Member) -> None:
     assert member.family == "architectures"
-    assert len({(found.source, str(found.settings)) for found in member.published}) == len(member.published)
+    told = [str(replace(found, autoattack=0, clean=None)) for found in member.published]
+    assert len(set(told)) == len(told), "two accuracies of one network, trained in one way"
     for found in member.published:
         assert 0 < found.autoattack < (found.clean or 1) <= 1
         assert all((found.training, found.images, found.source, found.data, found.threat, found.counted_by))

@@ -112,8 +112,10 @@ def test_parameters_are_read_as_the_signature_states_them() -> None:
 def test_published_accuracies_are_read_as_they_are_written() -> None:
     first, *_, last = describe("architectures", "robust_resnet").published
     assert first == Published(0.5442, 0.8546, {}, "TRADES", "none", "Huang et al., CVPR 2023", "the authors")
-    assert last.settings == {"budget": 40.0, "block": "basic", "activation": "silu"}
-    assert last.counted_by == "RobustBench"
+    assert last.settings == {"budget": 40.0}
+    assert (last.data, last.threat, last.counted_by) == ("CIFAR-100", "linf 8/255", "the authors")
+    (robnet,) = [found for found in describe("architectures", "robnet").published if found.data == "CIFAR-10"]
+    assert (robnet.autoattack, robnet.settings) == (0.4748, {"width": 64, "cells": 33})
     assert describe("architectures", "vgg16").published == ()
 
 
