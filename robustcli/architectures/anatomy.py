@@ -1,8 +1,9 @@
-"""What a network consists of, without computing anything: weights, cost and sight, by the size of its maps."""
+"""What a network consists of, without computing anything: weights, cost and sight, stage by stage."""
 
 import math
-from collections import defaultdict
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any
 
@@ -10,23 +11,31 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 
 from robustcli.architectures import ImageShape
+
+# What families call their stages, wherever these lie: layer1, layer.0, block1, blocks.0, stages.0.
+_STAGE = re.compile(r"(?:.*\.)?((?:layer|block|stage)s?\.?\d+)")
+Grid = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Part:
-    """All layers whose outputs have one size.
+    """A stage of the network, what lies before or after the stages, or all that works on maps of one size.
 
     Args:
-        size: (height, width); (1, 1) is the classifier, and what sees means of whole maps.
-        channels: of the widest of them.
+        name: of the stage, "stem", "between" or "head"; empty where parts are told by the size of their maps.
+        size: (height, width) of the maps that it puts out; tokens count as the grid that they were cut from, and
+            (1, 1) is the classifier, and what sees means of whole maps.
+        channels: of the widest.
         parameters: learned numbers.
-        macs: multiply-accumulates of convolutions and linear layers, for one image.
+        macs: multiply-accumulates of convolutions, linear layers and matrix products, for one image.
         field: side of the square of pixels that a pixel of its last map sees; None is the whole image.
     """
 
-    size: tuple[int, int]
+    name: str
+    size: Grid
     channels: int
     parameters: int
     macs: int
@@ -35,10 +44,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """A network in parts, from the largest maps to the smallest.
+    """A network in parts: stem, stages and head in this order, or from the largest maps to the smallest.
 
     Args:
-        parameters: all of them, also those that no layer here owns.
+        parameters: all of them, also those that the forward never uses.
     """
 
     parts: tuple[Part, ...]
@@ -46,109 +55,244 @@ class Anatomy:
 
     @property
     def macs(self) -> int:
-        """Of one image: convolutions and linear layers; norms, activations and pools are not counted."""
+        """Of one image: convolutions, linear layers and products of matrices that are learned or made of the image.
+
+        Norms, activations, pools and transforms by fixed matrices are not counted.
+        """
         return sum(part.macs for part in self.parts)
 
 
 def anatomy(network: nn.Module, shape: ImageShape) -> Anatomy:
-    """Follow the shapes of one image through a network of the meta device."""
-    sizes: dict[tuple[int, int], dict[str, int]] = defaultdict(lambda: {"channels": 0, "parameters": 0, "macs": 0})
-    fields: dict[tuple[int, int], int | None] = {}
-    seen: set[int] = set()
+    """Follow one image through a network of the meta device, operation by operation.
 
-    def look(module: nn.Module, _inputs: Any, out: Tensor) -> None:
-        size = (out.shape[-2], out.shape[-1]) if out.dim() >= 4 else (1, 1)
-        found = sizes[size]
-        found["channels"] = max(found["channels"], out.shape[1])
-        own = {id(parameter): parameter.numel() for parameter in module.parameters(recurse=False)}
-        found["parameters"] += sum(count for key, count in own.items() if key not in seen)
-        seen.update(own)
-        if isinstance(module, nn.Conv2d | nn.Conv3d):
-            found["macs"] += out[0].numel() * module.weight[0].numel()
-            sight = getattr(out, "sight", None)
-            # What is not made of the image, such as the code of a position, sees none of it.
-            if sight is not None:
-                side = None if sight.side is None else math.ceil(sight.side)
-                # A shortcut that is computed last sees less than the branch beside it.
-                before = fields.get(size, 0)
-                fields[size] = None if side is None or before is None else max(side, before)
-        if isinstance(module, nn.Linear):
-            # On every token or pixel that it is given.
-            found["macs"] += out[0].numel() * module.in_features
-            fields[size] = None
-
-    hooks = [module.register_forward_hook(look) for module in network.modules() if not list(module.children())]
+    A network of two or more modules that are called layer, block or stage with a number, each a sequence of blocks,
+    is told by these stages; any other one by the size of its maps.
+    """
+    stages = _stages(network)
+    watching = _Watching(by_stage=bool(stages))
+    hooks = []
+    for number, (name, module) in enumerate(stages.items(), start=1):
+        after = "head" if number == len(stages) else "between"
+        hooks.append(module.register_forward_pre_hook(watching.entering(name)))
+        hooks.append(module.register_forward_hook(watching.leaving(name, after)))
     was_training = network.training
     try:
-        with torch.no_grad(), _Watching():  # type: ignore[no-untyped-call]
+        with torch.no_grad(), watching:
             image = torch.empty(1, shape.channels, shape.height, shape.width, device="meta")
-            image.sight = _Sight(1, 1)  # type: ignore[attr-defined]
+            image.sight = _Sight(1, 1, (shape.height, shape.width))  # type: ignore[attr-defined]
             network.eval()(image)
     finally:
         network.train(was_training)
         for hook in hooks:
             hook.remove()
+    rows = [(key, row) for key, row in watching.rows.items() if row.parameters]
+    if not stages:
+        rows.sort(key=lambda item: item[0], reverse=True)
     parts = tuple(
-        Part(size=size, field=fields.get(size), **found)
-        for size, found in sorted(sizes.items(), reverse=True)
-        if found["parameters"]
+        Part(
+            name=key if isinstance(key, str) else "",
+            size=row.size,
+            channels=row.channels,
+            parameters=row.parameters,
+            macs=row.macs,
+            field=row.fields.get(row.size),
+        )
+        for key, row in rows
     )
     return Anatomy(parts, sum(parameter.numel() for parameter in network.parameters()))
 
 
+def _stages(network: nn.Module) -> dict[str, nn.Module]:
+    """The outermost stages by their own names; none where there are less than two."""
+    found: dict[str, tuple[str, nn.Module]] = {}
+    for path, module in network.named_modules():
+        matched = _STAGE.fullmatch(path)
+        is_inside = any(path.startswith(f"{outer}.") for outer in found)
+        if matched and not is_inside and (isinstance(module, nn.Sequential) or matched[1].startswith("stage")):
+            found[path] = (matched[1], module)
+    return dict(found.values()) if len(found) > 1 else {}
+
+
+@dataclass
+class _Row:
+    """A part that is still growing; `fields` holds, by size, what the maps of that size see."""
+
+    size: Grid = (1, 1)
+    channels: int = 0
+    parameters: int = 0
+    macs: int = 0
+    fields: dict[Grid, int | None] = field(default_factory=dict)
+
+    def sees(self, sight: "_Sight") -> None:
+        side = None if sight.side is None else math.ceil(sight.side)
+        # A shortcut that is computed last sees less than the branch beside it.
+        before = self.fields.get(sight.grid, 0)
+        self.fields[sight.grid] = None if side is None or before is None else max(side, before)
+
+
 @dataclass(frozen=True)
 class _Sight:
-    """What a pixel of a map sees: a square of pixels of this side (None: all), and how far its neighbour's lies."""
+    """What a pixel of a map sees.
+
+    Args:
+        side: of a square of pixels; None is all of them.
+        pace: how far its neighbour's square lies.
+        grid: height and width of the map, whatever the layout of the tensor that holds it.
+    """
 
     side: float | None
     pace: float
+    grid: Grid
 
     def through(self, kernel: int, stride: int, dilation: int) -> "_Sight":
         side = None if self.side is None else self.side + (kernel - 1) * dilation * self.pace
-        return _Sight(side, self.pace * stride)
+        return replace(self, side=side, pace=self.pace * stride)
 
     def beside(self, other: "_Sight") -> "_Sight":
         side = None if self.side is None or other.side is None else max(self.side, other.side)
-        return _Sight(side, max(self.pace, other.pace))
+        return _Sight(side, max(self.pace, other.pace), max(self.grid, other.grid, key=math.prod))
 
 
 _aten = torch.ops.aten
 _POOLS = (_aten.max_pool2d_with_indices, _aten.avg_pool2d)
+_NORMS = (_aten.native_batch_norm, _aten._native_batch_norm_legit_no_training, _aten.native_group_norm)
+_LINEAR = (_aten.mm, _aten.addmm)
+# The operands that are multiplied; an addend may come first.
+_FACTORS = {_aten.convolution: (0, 1), _aten.mm: (0, 1), _aten.bmm: (0, 1), _aten.addmm: (1, 2), _aten.baddbmm: (1, 2)}
 # What sees all pixels of a map at once; a batch norm in evaluation does not.
 _WHOLE = (
     _aten.mean,
     _aten._adaptive_avg_pool2d,
-    _aten.mm,
     _aten.bmm,
-    _aten.addmm,
+    _aten.baddbmm,
     _aten.native_group_norm,
     _aten._fft_r2c,
 )
 
 
 class _Watching(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes what every tensor that is made of the image sees of it, as an attribute of the tensor."""
+    """Follows what is made of the image and what of weights, by attributes of the tensors, and adds it up in rows.
+
+    Weights count where they first meet the image, so also those that no layer owns or that are reshaped before.
+    """
+
+    def __init__(self, by_stage: bool) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.rows: dict[str | Grid, _Row] = {}
+        self._stage = "stem" if by_stage else None
+        self._seen: set[nn.Parameter] = set()
+
+    def entering(self, name: str) -> Any:
+        def enter(_module: nn.Module, _inputs: Any) -> None:
+            self._stage = name
+
+        return enter
+
+    def leaving(self, name: str, after: str) -> Any:
+        def leave(_module: nn.Module, _inputs: Any, out: Any) -> None:
+            self._stage = after
+            if isinstance(out, Tensor) and hasattr(out, "sight"):
+                self.rows[name].size = out.sight.grid
+
+        return leave
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        sights = [part.sight for part in tree_leaves(args) if isinstance(part, Tensor) and hasattr(part, "sight")]
-        if sights:
-            sight = _after(func.overloadpacket, args, reduce(_Sight.beside, sights))
-            for part in tree_leaves(out):
-                if isinstance(part, Tensor):
-                    part.sight = sight  # type: ignore[attr-defined]
+        operation = func.overloadpacket
+        tensors = [part for part in tree_leaves((args, kwargs)) if isinstance(part, Tensor)]
+        sights = [part.sight for part in tensors if hasattr(part, "sight")]
+        weights = tuple(dict.fromkeys(weight for part in tensors for weight in _weights(part)))
+        outputs = [part for part in tree_leaves(out) if isinstance(part, Tensor)]
+        if sights and outputs:
+            sight = _after(operation, args, outputs[0], reduce(_Sight.beside, sights))
+            for part in outputs:
+                part.sight = sight  # type: ignore[attr-defined]
+            self._count(operation, args, outputs[0], sight, weights)
+        elif weights and outputs:
+            for part in outputs:
+                part.weights = weights  # type: ignore[attr-defined]
+            if operation is _aten.convolution:
+                # Not of the image, such as the code of a position, but computed with it.
+                self._multiplied(operation, args, outputs[0], self._row(_sides(outputs[0])))
         return out
 
+    def _count(self, operation: Any, args: Any, out: Tensor, sight: _Sight, weights: Iterable[nn.Parameter]) -> None:
+        new = [weight for weight in weights if weight not in self._seen]
+        factors = [args[i] for i in _FACTORS.get(operation, ())]
+        is_learned = any(_weights(factor) for factor in factors)
+        # A product with neither learned nor seen numbers is a fixed transform, such as that of a low-pass.
+        is_product = bool(factors) and (is_learned or all(hasattr(factor, "sight") for factor in factors))
+        if not new and not is_product:
+            return
+        row = self._row(sight.grid)
+        self._seen.update(new)
+        row.parameters += sum(weight.numel() for weight in new)
+        if is_product:
+            self._multiplied(operation, args, out, row)
+            if is_learned:
+                row.sees(sight)
 
-def _after(operation: Any, args: Any, sight: _Sight) -> _Sight:
-    if operation in _WHOLE:
-        return _Sight(None, sight.pace)
+    def _multiplied(self, operation: Any, args: Any, out: Tensor, row: _Row) -> None:
+        # The registry counts a multiplication and an addition as two.
+        row.macs += flop_registry[operation](*args, out_val=out) // 2
+        if operation is _aten.convolution:
+            row.channels = max(row.channels, out.shape[1])
+        elif operation in _LINEAR:
+            row.channels = max(row.channels, out.shape[-1])
+
+    def _row(self, grid: Grid) -> _Row:
+        row = self.rows.setdefault(grid if self._stage is None else self._stage, _Row())
+        row.size = grid
+        return row
+
+
+def _weights(part: Tensor) -> tuple[nn.Parameter, ...]:
+    """What learned numbers, and nothing else, a tensor is made of."""
+    return (part,) if isinstance(part, nn.Parameter) else getattr(part, "weights", ())
+
+
+def _sides(map_: Tensor) -> Grid:
+    return (map_.shape[-2], map_.shape[-1])
+
+
+def _after(operation: Any, args: Any, out: Tensor, sight: _Sight) -> _Sight:
+    """What the output of an operation sees, of which `sight` is what its inputs see."""
     if operation is _aten.convolution:
         # Of a clip the last two axes are the sides.
-        return sight.through(args[1].shape[-1], args[3][-1], args[5][-1])
+        return replace(sight.through(args[1].shape[-1], args[3][-1], args[5][-1]), grid=_sides(out))
     if operation in _POOLS:
         kernel = args[1][0]
-        return sight.through(kernel, args[2][0] if len(args) > 2 and args[2] else kernel, 1)
+        stride = args[2][0] if len(args) > 2 and args[2] else kernel
+        return replace(sight.through(kernel, stride, 1), grid=_sides(out))
     if operation is _aten.upsample_nearest2d:
-        return _Sight(sight.side, sight.pace * args[0].shape[2] / args[1][0])
+        return _Sight(sight.side, sight.pace * args[0].shape[2] / args[1][0], _sides(out))
+    if operation in _WHOLE:
+        sight = replace(sight, side=None)
+    if operation in (_aten.mean, _aten._adaptive_avg_pool2d):
+        return replace(sight, grid=_sides(out) if out.dim() > 3 else (1, 1))
+    if operation in _NORMS and out.dim() > 3:
+        return replace(sight, grid=_sides(out))
+    if operation is _aten.slice:
+        return replace(sight, grid=_cut(sight.grid, args[0], out))
+    if operation in _LINEAR:
+        factors = [args[i] for i in _FACTORS[operation]]
+        return _by_rows(sight, len(out), any(_weights(factor) for factor in factors))
+    if operation is _aten.native_layer_norm and out.numel() // math.prod(args[1]) < math.prod(sight.grid):
+        # One token of many, such as that of the class.
+        return replace(sight, grid=(1, 1))
     return sight
+
+
+def _cut(grid: Grid, whole: Tensor, out: Tensor) -> Grid:
+    """The grid of a slice of a map, with channels before or after its sides; of anything else, the grid as it was."""
+    for rows, columns in ((2, 3), (1, 2)):
+        if whole.dim() == 4 and (whole.shape[rows], whole.shape[columns]) == grid:
+            return (out.shape[rows], out.shape[columns])
+    return grid
+
+
+def _by_rows(sight: _Sight, rows: int, is_learned: bool) -> _Sight:
+    """After a matrix product: a linear layer on every pixel or token mixes none of them, one on all of them does."""
+    if not is_learned:
+        return replace(sight, side=None)
+    return sight if rows >= math.prod(sight.grid) else replace(sight, side=None, grid=(1, 1))

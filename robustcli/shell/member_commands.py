@@ -1,10 +1,11 @@
 """`robust list` and `robust show`: what there is to choose from. Only the size of architectures needs torch."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 import typer
+from rich.console import Group
 from rich.table import Table
 
 from robustcli.catalog import FAMILIES, Member, catalog
@@ -75,12 +76,12 @@ def _amount(option: str, text: str | None) -> float:
 
 def _list_sizes(members: Iterable[Member], max_parameters: float, max_macs: float) -> None:
     """Those within both bounds with their defaults; their shapes are followed without computing anything."""
-    from robustcli.shell.anatomy_table import SHAPE, default_anatomy
+    from robustcli.shell.anatomy_table import SHAPE, anatomy_of
 
     sizes: list[tuple[Member, int, int]] = []
     unknown = []
     for member in members:
-        found = default_anatomy(member)
+        found = anatomy_of(member)
         if found is None:
             unknown.append(member.name)
         else:
@@ -105,21 +106,38 @@ def _list_sizes(members: Iterable[Member], max_parameters: float, max_macs: floa
 
 
 @app.command()
-def show(name: Annotated[str, typer.Argument(help="A member of any registry, or a shipped experiment.")]) -> None:
+def show(
+    name: Annotated[str, typer.Argument(help="A member of any registry, or a shipped experiment.")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="Of an architecture that is measured, such as depth=34 widen=10.")
+    ] = None,
+) -> None:
     """Describe a member: its documentation, every parameter with its default, and where its code is."""
     members = [catalog(family)[name] for family in FAMILIES if name in catalog(family)]
+    if settings and members and not any(member.family == "architectures" for member in members):
+        raise RobustCliError(f"'{settings[0]}': settings are for architectures alone, and '{name}' is none")
     for member in members:
-        _show_member(member)
+        _show_member(member, settings or ())
     if members:
         return
     if name in (*experiments.names(), *experiments.sweeps()) or "/" in name:
+        if settings:
+            raise RobustCliError(f"'{settings[0]}': settings are for architectures alone, and '{name}' is none")
         typer.echo(experiments.find(name).read_text(encoding="utf-8"), nl=False)
         return
     known = [*(known for family in FAMILIES for known in catalog(family)), *experiments.names()]
     raise RobustCliError(f"nothing is called '{name}'{suggest(name, known).partition(' (known')[0]}; see `robust list`")
 
 
-def _show_member(member: Member) -> None:
+def _show_member(member: Member, settings: Sequence[str]) -> None:
+    anatomy: Group | str = ""
+    if member.family == "architectures":
+        from robustcli.shell.anatomy_table import anatomy_table
+
+        # Before anything is printed, because settings may be wrong.
+        anatomy = anatomy_table(member, settings) or (
+            f"what it consists of depends on its settings: write {_missing(member)} after `robust show {member.name}`"
+        )
     screen = console()
     screen.print(f"[bold]{member.name}[/] ({member.family})", highlight=False)
     screen.print(member.doc.partition("\nArgs:")[0].rstrip(), highlight=False, markup=False)
@@ -136,10 +154,8 @@ def _show_member(member: Member) -> None:
         screen.print(_cost(member, member.passes), highlight=False, markup=False)
     if member.published:
         screen.print(_published_table(member.published), highlight=False)
-    if member.family == "architectures":
-        from robustcli.shell.anatomy_table import anatomy_table
-
-        screen.print(anatomy_table(member) or "what it consists of depends on its settings", highlight=False)
+    if anatomy:
+        screen.print(anatomy, highlight=False)
     screen.print(f"code: {member.path}:{member.line}\n", highlight=False, soft_wrap=True)
 
 
@@ -167,6 +183,11 @@ def _in_words(passes: tuple[float, float, float]) -> str:
         f"{forwards} forwards, {images} backwards to the images, {weights} to the weights; "
         f"as much as {forwards + images + 2 * weights:g} forwards"
     )
+
+
+def _missing(member: Member) -> str:
+    """The settings that an architecture has no defaults for, as they are written."""
+    return " ".join(f"{name}=..." for name, known in member.parameters.items() if known.default is REQUIRED)
 
 
 def _published_table(published: Iterable[Published]) -> Table:

@@ -713,14 +713,49 @@ def test_a_defense_is_shown_with_what_an_update_costs(robust: Robust) -> None:
 def test_an_architecture_is_shown_with_what_it_consists_of(robust: Robust) -> None:
     said = robust("show", "preact_resnet18").require(0).out
     assert "3x32x32 images of 10 classes: 11,172,170 parameters, 0.5554 G multiply-accumulates" in said
-    assert ["4x4", "512", "8,392,704", "134.2", "109x109", "pixels"] in [line.split() for line in said.splitlines()]
-    assert "depends on its settings" in robust("show", "torchvision").require(0).out
+    lines = [line.split() for line in said.splitlines()]
+    assert ["layer4", "4x4", "512", "8,392,192", "134.2", "109x109", "pixels"] in lines
+    assert "depends on its settings: write model=... after" in robust("show", "torchvision").require(0).out
+    # Tokens count as the grid that they were cut from.
+    tokens = ["8x8", "1536", "22,702,944", "1,475.1", "everything"]
+    assert tokens in [line.split() for line in robust("show", "xcit").require(0).out.splitlines()]
     assert "10^6" not in robust("show", "mart").require(0).out
+
+
+@pytest.mark.parametrize(
+    ("words", "size"),
+    [
+        ("wide_resnet depth=70 widen=16", "266,796,506 parameters, 38.7642 G"),
+        ("resnet18 strides=[1,1,2,2]", "11,173,962 parameters, 1.7634 G"),
+        ("robust_resnet budget=10 block=basic", "38,323,482 parameters, 10.8362 G"),
+        ("torchvision model=resnet18", "11,181,642 parameters, 0.0370 G"),
+    ],
+)
+def test_an_architecture_is_shown_with_the_settings_that_are_written(robust: Robust, words: str, size: str) -> None:
+    said = robust("show", *words.split()).require(0).out
+    assert f"{words.partition(' ')[2]}, for 3x32x32 images of 10 classes: {size} multiply-accumulates" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ("wide_resnet dept=34", "dept: unknown parameter of 'wide_resnet' in architectures; did you mean 'depth'?"),
+        ("wide_resnet depth=deep", "depth: 'deep' is not a whole number"),
+        ("wide_resnet depth=35", "architecture.depth: 35 is not 6 n + 4"),
+        ("wide_resnet depth", "'depth' sets nothing; write key=value"),
+        ("trades beta=3", "settings are for architectures alone, and 'trades' is none"),
+        ("wide_resne depth=34", "did you mean 'wide_resnet'?"),
+    ],
+)
+def test_wrong_settings_are_refused(robust: Robust, words: str, text: str) -> None:
+    robust("show", *words.split()).require(2, text)
 
 
 def test_an_architecture_is_shown_with_what_is_published_of_it(robust: Robust) -> None:
     lines = [line.split() for line in robust("show", "wide_resnet").require(0).out.splitlines()]
     (row,) = [line for line in lines if "70.69" in line]
+    (other,) = [line for line in lines if "42.67" in line]
+    assert "CIFAR-100, linf 8/255" in " ".join(other)
     assert " ".join(row).startswith(
         "depth 70, widen 16, form deepmind, activation silu 93.25 70.69 TRADES generated, 50M"
     )

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
+from robustcli.architectures.anatomy import anatomy
 from robustcli.architectures.convolutions import SameConv2d
 from robustcli.architectures.layers import Layers
 from robustcli.architectures.plain import LargestPixel
@@ -55,19 +56,8 @@ def count_parameters(network: nn.Module) -> int:
 
 
 def count_macs(network: nn.Module, shape: ImageShape) -> int:
-    total = 0
-
-    def add(module: nn.Module, _: Any, out: Tensor) -> None:
-        nonlocal total
-        if isinstance(module, nn.Conv2d):
-            total += out[0].numel() * module.weight[0].numel()
-        if isinstance(module, nn.Linear):
-            total += module.weight.numel()
-
-    for module in network.modules():
-        module.register_forward_hook(add)
-    network.eval()(torch.empty(1, shape.channels, shape.height, shape.width, device="meta"))
-    return total
+    """By the counter behind `robust show` and `robust plan`."""
+    return anatomy(network, shape).macs
 
 
 def wide(depth: int, widen: int) -> dict[str, Any]:

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from small_networks import drawn_from
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import ConvNeXt, VisionTransformer
 from torchvision.models.convnext import CNBlockConfig
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
+from robustcli.architectures.anatomy import anatomy
 from robustcli.architectures.transformer_parts import StochasticDepth, late_strides, rising_rates
 from robustcli.attacks.matched_masks import masks_matched
 from robustcli.errors import RobustCliError
@@ -98,10 +98,8 @@ def count_parameters(network: nn.Module) -> int:
 
 
 def gigamacs(network: nn.Module, shape: ImageShape) -> float:
-    """Of convolutions, linear layers and products of matrices, for one image."""
-    with FlopCounterMode(display=False) as counter:
-        network(torch.empty(1, shape.channels, shape.height, shape.width, device="meta"))
-    return counter.get_total_flops() / 2e9
+    """By the counter behind `robust show` and `robust plan`."""
+    return anatomy(network, shape).macs / 1e9
 
 
 @pytest.mark.parametrize(("name", "settings", "shape", "parameters", "cost"), EXACT)
