@@ -7,7 +7,8 @@ from torch import nn
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.layers import Layers
 from robustcli.architectures.preactivation import PreActBlock
-from robustcli.architectures.robust_stages import RobustResBlock, RobustStages, robust_scaling
+from robustcli.architectures.robust_scaling import robust_scaling
+from robustcli.architectures.robust_stages import RobustResBlock, RobustStages
 from robustcli.fields import Activation, Count, Counts3, Downsample, NormLayer, Positive
 from robustcli.published import Published
 
@@ -55,7 +56,7 @@ def robust_resnet(
 
     Args:
         budget: about 10^9 multiply-accumulates of a 32x32 image: depths and widths are then those of RobustScaling
-            and not the settings; null: the settings.
+            and not the settings, at a cost near the budget; null: the settings.
         depths: blocks in each of the three stages.
         widths: factors on the 16, 32 and 64 planes of the three stages.
         block: robust puts out four times its planes; basic has two 3x3 convolutions and puts out its planes.
@@ -70,7 +71,7 @@ def robust_resnet(
     """
     layers = Layers(activation=activation, norm=norm, downsample=downsample)
     if budget is not None:
-        depths, widths = robust_scaling(budget)
+        depths, widths = robust_scaling(budget, block)
 
     def new_block(inputs: int, planes: int, stride: int) -> nn.Module:
         if block == "basic":

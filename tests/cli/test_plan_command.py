@@ -4,7 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from shell import TINY, Robust
+
+from robustcli.architectures import ARCHITECTURES, ImageShape
+from robustcli.architectures.anatomy import anatomy
+from robustcli.architectures.robust_scaling import robust_scaling
 
 SWEEP = """\
 # Two ways to train on 64 digits.
@@ -45,6 +50,17 @@ def test_json_holds_the_same(robust: Robust, tiny: Path) -> None:
     assert set(found["seconds"]) == {"low", "middle", "high"}
     assert found["seconds"]["low"]["cpu"] <= found["seconds"]["high"]["cpu"]
     assert found["fits"] is True
+
+
+def test_a_budget_is_what_the_plan_finds(robust: Robust, tiny: Path) -> None:
+    """The least one that RobustScaling takes: (1, 1, 1) blocks, of 8x8 images with one channel."""
+    robust("plan", str(tiny), "architecture={name: robust_resnet, budget: 0.02}").require(2, "write 0.0214 or more")
+    done = robust("plan", str(tiny), "architecture={name: robust_resnet, budget: 0.03}", "--updates", "3", "--json")
+    chosen = robust_scaling(0.03)
+    with torch.device("meta"):
+        shape = ImageShape(1, 8, 8, 10)
+        network = ARCHITECTURES.get("robust_resnet")(shape, depths=chosen[0], widths=chosen[1])
+        assert json.loads(done.out)["macs"] == anatomy(network, shape).macs
 
 
 @pytest.mark.slow
