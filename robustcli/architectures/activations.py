@@ -70,6 +70,19 @@ class SpartaLike(nn.Module):
         return mask * F.relu(x) + (1 - mask) * self.slope * x.clamp_max(0)
 
 
+class Again(nn.Module):
+    """A module that is used once more in its block, under a name that adds nothing to the keys of a checkpoint."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        # In a tuple, where torch does not look for modules.
+        self.of = (module,)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.of[0](x)
+        return out
+
+
 ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "leaky_relu": lambda: nn.LeakyReLU(0.1),
@@ -82,5 +95,5 @@ ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
     "pssilu": PSSiLU,
     "sparta_like": SpartaLike,
 }
-# Learned once for the whole network, as published; of the others every block has its own.
+# Learned once for the whole network, as published; of the others every place has its own.
 SHARED = ("pssilu",)

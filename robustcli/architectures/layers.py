@@ -10,7 +10,7 @@ from functools import cached_property
 
 from torch import nn
 
-from robustcli.architectures.activations import ACTIVATIONS, SHARED
+from robustcli.architectures.activations import ACTIVATIONS, SHARED, Again
 from robustcli.architectures.convnorm import PreconditionedConv2d
 from robustcli.architectures.convolutions import SameConv2d
 from robustcli.architectures.downsampling import Pooled, SpectralPool
@@ -59,6 +59,13 @@ class Layers:
     def nonlinearity(self) -> nn.Module:
         """An activation."""
         return self._learned_once if self.activation in SHARED else ACTIVATIONS[self.activation]()
+
+    def nonlinearities(self, count: int) -> list[nn.Module]:
+        """Activations for so many places of one block; of one that is learned once, all but the first refer to it."""
+        if self.activation in SHARED:
+            first = self.nonlinearity()
+            return [first, *(Again(first) for _ in range(count - 1))]
+        return [self.nonlinearity() for _ in range(count)]
 
     def normalisation(self, channels: int) -> nn.Module:
         """A norm of so many channels."""

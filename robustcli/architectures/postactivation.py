@@ -21,12 +21,12 @@ class BasicBlock(nn.Module):
         self.bn2 = layers.normalisation(width)
         self.gate = layers.gate(width)
         self.shortcut = _shortcut(inputs, width, stride, layers)
-        self.activation = layers.nonlinearity()
+        self.activation, self.activation2 = layers.nonlinearities(2)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.activation(self.bn1(self.conv1(x)))
         y = self.gate(self.bn2(self.conv2(y)))
-        out: Tensor = self.activation(y + self.shortcut(x))
+        out: Tensor = self.activation2(y + self.shortcut(x))
         return out
 
 
@@ -46,13 +46,13 @@ class Bottleneck(nn.Module):
         self.bn3 = layers.normalisation(outputs)
         self.gate = layers.gate(outputs)
         self.shortcut = _shortcut(inputs, outputs, stride, layers)
-        self.activation = layers.nonlinearity()
+        self.activation, self.activation2, self.activation3 = layers.nonlinearities(3)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.activation(self.bn1(self.conv1(x)))
-        y = self.activation(self.bn2(self.conv2(y)))
+        y = self.activation2(self.bn2(self.conv2(y)))
         y = self.gate(self.bn3(self.conv3(y)))
-        out: Tensor = self.activation(y + self.shortcut(x))
+        out: Tensor = self.activation3(y + self.shortcut(x))
         return out
 
 

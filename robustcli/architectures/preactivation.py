@@ -30,13 +30,13 @@ class PreActBlock(nn.Module):
         self.conv2 = layers.convolution(width, width)
         self.gate = layers.gate(width)
         self.shortcut = _projection(inputs, width, stride, layers)
-        self.activation = layers.nonlinearity()
+        self.activation, self.activation2 = layers.nonlinearities(2)
         self.projects_raw = projects_raw
 
     def forward(self, x: Tensor) -> Tensor:
         a = self.activation(self.bn1(x))
         y = self.conv1(a)
-        y = self.gate(self.conv2(self.activation(self.bn2(y))))
+        y = self.gate(self.conv2(self.activation2(self.bn2(y))))
         out: Tensor = y + _short(self.shortcut, x, x if self.projects_raw else a)
         return out
 
@@ -61,14 +61,14 @@ class PreActBottleneck(nn.Module):
         self.conv3 = layers.convolution(width, outputs, 1)
         self.gate = layers.gate(outputs)
         self.shortcut = _projection(inputs, outputs, stride, layers)
-        self.activation = layers.nonlinearity()
+        self.activation, self.activation2, self.activation3 = layers.nonlinearities(3)
         self.projects_raw = projects_raw
 
     def forward(self, x: Tensor) -> Tensor:
         a = self.activation(self.bn1(x))
         y = self.conv1(a)
-        y = self.conv2(self.activation(self.bn2(y)))
-        y = self.gate(self.conv3(self.activation(self.bn3(y))))
+        y = self.conv2(self.activation2(self.bn2(y)))
+        y = self.gate(self.conv3(self.activation3(self.bn3(y))))
         out: Tensor = y + _short(self.shortcut, x, x if self.projects_raw else a)
         return out
 
@@ -149,11 +149,11 @@ class DeepMindPreActBlock(nn.Module):
         self.conv_2d_2 = layers.convolution(width, width)
         self.gate = layers.gate(width)
         self.shortcut = None if stride == 1 and inputs == width else layers.convolution(inputs, width, 3, stride)
-        self.activation = layers.nonlinearity()
+        self.activation, self.activation2 = layers.nonlinearities(2)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv_2d_1(self.activation(self.batchnorm_0(x)))
-        y = self.gate(self.conv_2d_2(self.activation(self.batchnorm_1(y))))
+        y = self.gate(self.conv_2d_2(self.activation2(self.batchnorm_1(y))))
         out: Tensor = y + _short(self.shortcut, x, x)
         return out
 

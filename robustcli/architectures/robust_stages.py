@@ -37,19 +37,20 @@ class RobustResBlock(nn.Module):
         self.gate = ResidualSqueezeExcitation(outputs, squeezed_width(planes), layers.normalisation(outputs))
         keeps = stride == 1 and inputs == outputs
         self.shortcut = None if keeps else nn.Sequential(layers.convolution(inputs, outputs, 1, stride))
-        self.activation = layers.nonlinearity()
+        self.activation, self.activation2, *chunks = layers.nonlinearities(1 + SCALES)
+        self.activations = nn.ModuleList(chunks)
         self.stride = stride
         self.expands_activated = expands_activated
 
     def forward(self, x: Tensor) -> Tensor:
         uses_norm = self.expands_activated or self.shortcut is not None
         a = self.activation(self.bn1(x)) if uses_norm else x
-        u = self.activation(self.bn2(self.conv1(a if self.expands_activated else x)))
+        u = self.activation2(self.bn2(self.conv1(a if self.expands_activated else x)))
         *chunks, last = u.chunk(SCALES, 1)
         outputs: list[Tensor] = []
-        for chunk, conv, bn in zip(chunks, self.convs, self.bns, strict=True):
+        for chunk, conv, bn, activation in zip(chunks, self.convs, self.bns, self.activations, strict=True):
             z = chunk + outputs[-1] if outputs and self.stride == 1 else chunk
-            outputs.append(self.activation(bn(conv(z))))
+            outputs.append(activation(bn(conv(z))))
         outputs.append(last if self.stride == 1 else F.avg_pool2d(last, 3, self.stride, 1))
         m = self.conv3(torch.cat(outputs, 1))
         out: Tensor = self.gate(m) + (x if self.shortcut is None else self.shortcut(a))

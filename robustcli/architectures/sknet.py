@@ -62,13 +62,15 @@ class SelectiveKernel(nn.Module):
         self.paths = nn.ModuleList(
             nn.Sequential(_normed(layers, seen, outputs, 3, stride, dilation)) for dilation in _DILATIONS
         )
-        self.activation = layers.nonlinearity()
+        self.activations = nn.ModuleList(layers.nonlinearities(len(_DILATIONS)))
         self.attn = BranchAttention(outputs, squeezed, layers)
         self.unit = unit
 
     def forward(self, x: Tensor) -> Tensor:
         parts = x.chunk(len(_DILATIONS), 1) if self.unit == "split" else (x,) * len(_DILATIONS)
-        one, other = (self.activation(path(part)) for path, part in zip(self.paths, parts, strict=True))
+        one, other = (
+            activation(path(part)) for activation, path, part in zip(self.activations, self.paths, parts, strict=True)
+        )
         share, rest = self.attn(one + other)
         out: Tensor = share * one + rest * other
         return out
@@ -108,11 +110,11 @@ class Bottleneck(nn.Module):
         self.conv2 = SelectiveKernel(width, width, stride, unit, squeezed, layers)
         self.conv3 = nn.Sequential(_normed(layers, width, outputs, 1))
         self.downsample = _shortcut(inputs, outputs, stride, layers)
-        self.activation = layers.nonlinearity()
+        self.activation, self.activation2 = layers.nonlinearities(2)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv2(self.activation(self.conv1(x)))
-        out: Tensor = self.activation(self.conv3(y) + self.downsample(x))
+        out: Tensor = self.activation2(self.conv3(y) + self.downsample(x))
         return out
 
 

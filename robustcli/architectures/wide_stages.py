@@ -25,12 +25,12 @@ class WideBlock(nn.Module):
         self.gate = layers.gate(outputs)
         keeps = stride == 1 and inputs == outputs
         self.convShortcut = None if keeps else layers.convolution(inputs, outputs, 1, stride)
-        self.activation = layers.nonlinearity()
+        self.activation, self.activation2 = layers.nonlinearities(2)
 
     def forward(self, x: Tensor) -> Tensor:
         a = self.activation(self.bn1(x))
         y = self.conv1(a)
-        y = self.gate(self.conv2(self.activation(self.bn2(y))))
+        y = self.gate(self.conv2(self.activation2(self.bn2(y))))
         out: Tensor = y + (x if self.convShortcut is None else self.convShortcut(a))
         return out
 
@@ -106,12 +106,12 @@ class DeepMindWideBlock(nn.Module):
         self.se = layers.gate(outputs)
         keeps = stride == 1 and inputs == outputs
         self.shortcut = None if keeps else layers.convolution(inputs, outputs, 1, stride)
-        self.activation = layers.nonlinearity()
+        self.activation, self.activation2 = layers.nonlinearities(2)
 
     def forward(self, x: Tensor) -> Tensor:
         a = self.activation(self.batchnorm_0(x))
         y = self.conv_0(a)
-        y = self.se(self.conv_1(self.activation(self.batchnorm_1(y))))
+        y = self.se(self.conv_1(self.activation2(self.batchnorm_1(y))))
         out: Tensor = y + (x if self.shortcut is None else self.shortcut(a))
         return out
 

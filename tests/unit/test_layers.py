@@ -1,5 +1,6 @@
 """Layers that plug into any convolutional family, against formulas, dense matrices and published counts."""
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -135,8 +136,43 @@ def test_pssilu_is_learned_once_for_the_whole_network() -> None:
     assert count_parameters(network) == 36_479_196
     keys = set(network.state_dict())
     assert {"activation.alpha", "activation.beta", "block3.layer.3.activation.beta"} <= keys
-    # The others are learned by every block.
-    assert count_parameters(build_weightless("wide_resnet", activation="smooth_relu")) == 36_479_194 + 12 + 1
+    assert not any("activation2" in key for key in keys)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "places"),
+    [
+        ("wide_resnet", {"depth": 28}, 2 * 12 + 1),
+        ("wide_resnet", {"depth": 28, "form": "deepmind"}, 2 * 12 + 1),
+        ("resnet18", {}, 1 + 2 * 8),
+        ("resnet50", {}, 1 + 3 * 16),
+        ("preact_resnet18", {"form": "a"}, 2 * 8 + 1),
+        ("preact_resnet18", {"form": "dm"}, 2 * 8 + 1),
+        ("preact_resnet50", {}, 3 * 16 + 1),
+        ("robust_resnet", {"depths": (1, 1, 1)}, 9 * 3 + 1),
+        # A stem, two branches and their attention, and the end of each block.
+        ("sknet", {}, 1 + 4 * 8),
+        ("sknet", {"depth": 50}, 1 + 5 * 16),
+    ],
+)
+def test_other_activations_are_learned_at_every_place(name: str, settings: dict[str, Any], places: int) -> None:
+    plain, learned = (
+        count_parameters(build_weightless(name, **settings, activation=each)) for each in ("relu", "smooth_relu")
+    )
+    assert learned == plain + places
+
+
+def test_a_copy_of_a_network_has_its_own_shared_activation() -> None:
+    network = build("wide_resnet", depth=10, widen=1, activation="pssilu").eval()
+    x = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    other = copy.deepcopy(network)
+    with torch.no_grad():
+        before = other(x)
+        network.get_parameter("activation.alpha").fill_(3.0)
+        assert torch.equal(other(x), before)
+        other.load_state_dict(network.state_dict())
+        assert torch.equal(other(x), network(x))
+        assert not torch.allclose(network(x), before)
 
 
 # Down-sampling
