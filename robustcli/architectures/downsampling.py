@@ -30,11 +30,36 @@ class SpectralPool(nn.Module):
         height, width = x.shape[2:]
         if self.windowed:
             x = F.pad(x, (0, 1 - width % 2, 0, 1 - height % 2))
-        rows = low_pass(x.shape[2], math.ceil(height / 2), self.windowed, x.device)
-        columns = low_pass(x.shape[3], math.ceil(width / 2), self.windowed, x.device)
+        rows = _kept_low_pass(x.shape[2], math.ceil(height / 2), self.windowed, x)
+        columns = _kept_low_pass(x.shape[3], math.ceil(width / 2), self.windowed, x)
         # The real part of rows x columns^T, whose factors are complex.
-        real, imaginary = (r.to(x.dtype) @ x @ c.to(x.dtype).T for r, c in zip(rows, columns, strict=True))
+        real, imaginary = (r @ x @ c.T for r, c in zip(rows, columns, strict=True))
         return real - imaginary
+
+
+# By sides, kind, device and precision. Here and not in the layer, so that copies and checkpoints know nothing of it.
+_KEPT: dict[tuple[int, int, bool, torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
+_MOST_KEPT = 64
+
+
+def _kept_low_pass(side: int, kept: int, windowed: bool, like: Tensor) -> tuple[Tensor, Tensor]:
+    """`low_pass`, on the device and in the precision of a tensor, computed once."""
+
+    def new() -> tuple[Tensor, Tensor]:
+        real, imaginary = low_pass(side, kept, windowed, like.device)
+        return real.to(like.dtype), imaginary.to(like.dtype)
+
+    # A compiler folds the matrices itself, and tensors that only trace, or have no numbers, are not to be kept.
+    if torch.compiler.is_compiling() or type(like) not in (Tensor, nn.Parameter) or like.is_meta:
+        return new()
+    key = (side, kept, windowed, like.device, like.dtype)
+    if key not in _KEPT:
+        if len(_KEPT) == _MOST_KEPT:
+            _KEPT.clear()
+        # Usable in a later training step also where the first use is an evaluation.
+        with torch.inference_mode(False):
+            _KEPT[key] = new()
+    return _KEPT[key]
 
 
 def low_pass(side: int, kept: int, windowed: bool, device: torch.device) -> tuple[Tensor, Tensor]:

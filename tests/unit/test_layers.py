@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from test_architectures import build, build_weightless, count_macs, count_parameters
 from torch import Tensor, nn
 
-from robustcli.architectures import ImageShape
+from robustcli.architectures import ImageShape, downsampling
 from robustcli.architectures.activations import ACTIVATIONS, PSSiLU, SmoothReLU, SpartaLike
 from robustcli.architectures.convnorm import PreconditionedConv2d
 from robustcli.architectures.downsampling import Pooled, SpectralPool
@@ -216,6 +216,36 @@ def test_spectral_pooling_halves_as_a_strided_convolution_does(side: int, expect
     pooled = SpectralPool(windowed=False)(x)
     torch.testing.assert_close(pooled.mean((2, 3)), x.mean((2, 3)))
     torch.testing.assert_close(SpectralPool(windowed=False)(torch.ones_like(x)), torch.ones_like(pooled))
+
+
+def test_the_matrices_of_spectral_pooling_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    plain = downsampling.low_pass
+
+    def counted(side: int, *rest: Any) -> tuple[Tensor, Tensor]:
+        made.append(side)
+        return plain(side, *rest)
+
+    monkeypatch.setattr(downsampling, "low_pass", counted)
+    monkeypatch.setattr(downsampling, "_KEPT", {})
+    layer, x = SpectralPool(windowed=False), torch.rand(1, 2, 8, 6, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        first = layer(x)
+    # A copy, in training, and compiled; a checkpoint knows nothing of them.
+    pixels = x.clone().requires_grad_()
+    again = copy.deepcopy(layer)(pixels)
+    again.sum().backward()
+    assert torch.equal(again, first)
+    assert pixels.grad is not None
+    assert made == [8, 6]
+    assert layer.state_dict() == {}
+    torch.testing.assert_close(torch.compile(layer, backend="eager")(x), first)
+    # By precision and size, and never without bound.
+    layer(x.double())
+    assert made[-2:] == [8, 6]
+    for side in range(9, 160):
+        layer(torch.rand(1, 1, side, side))
+    assert len(downsampling._KEPT) <= 64
 
 
 @pytest.mark.parametrize(("frequency", "gain"), [(0, 1), (3, 1), (7, 1), (8, 0.5), (9, 0), (15, 0)])
