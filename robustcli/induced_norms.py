@@ -1,5 +1,6 @@
 """The matrices that layers are: their transposes, their norms, and the weights that a norm is the sum of."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -53,8 +54,14 @@ def inputs_seen(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, Seen]]:
 def map_of(module: nn.Module) -> Map:
     """What a layer of which `is_matrix` holds does to an input, its bias left out."""
     if isinstance(module, SameConv2d):
-        bias = {} if module.bias is None else {"bias": torch.zeros_like(module.bias)}
-        return lambda v, weight: functional_call(module, {"weight": weight, **bias}, v)
+        count = None if module.bias is None else len(module.bias)
+
+        def padded(v: Tensor, weight: Tensor) -> Tensor:
+            bias = {} if count is None else {"bias": weight.new_zeros(count)}
+            out: Tensor = functional_call(module, {"weight": weight, **bias}, v)
+            return out
+
+        return padded
     if isinstance(module, nn.Conv2d):
         layer = module
         return lambda v, weight: F.conv2d(v, weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)
@@ -85,6 +92,22 @@ def row_and_column_sums(
     """
     ones = torch.ones(1, *size, dtype=weight.dtype, device=weight.device)
     return there_and_back(apply, weight, ones, torch.ones_like, create_graph=create_graph)
+
+
+def output_count(module: nn.Module, size: tuple[int, ...]) -> int:
+    """Numbers in the output of a layer of which `is_matrix` holds, for one input of that size."""
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    with torch.no_grad():
+        return map_of(module)(torch.zeros(1, *size, dtype=weight.dtype, device=weight.device), weight).numel()
+
+
+def dense_matrix(apply: Map, size: tuple[int, ...], weight: Tensor) -> Tensor:
+    """The matrix of a weight for inputs of one size, written out: (numbers put out, numbers put in)."""
+    count = math.prod(size)
+    units = torch.eye(count, dtype=weight.dtype, device=weight.device).view(count, *size)
+    with torch.no_grad():
+        return apply(units, weight).flatten(1).T
 
 
 def taps_of_norm(module: nn.Module, size: tuple[int, ...], norm: Literal["l1", "linf"]) -> tuple[Tensor, Tensor]:

@@ -9,15 +9,30 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from robustcli.architectures import Normalize, Standardize
+from robustcli.architectures.convnorm import PreconditionedConv2d
+from robustcli.architectures.downsampling import SpectralPool
 from robustcli.diagnostics import DIAGNOSTICS
 from robustcli.fields import Count
-from robustcli.induced_norms import Map, inputs_seen, is_matrix, map_of, row_and_column_sums, there_and_back
+from robustcli.induced_norms import (
+    Map,
+    dense_matrix,
+    inputs_seen,
+    is_matrix,
+    map_of,
+    output_count,
+    row_and_column_sums,
+    there_and_back,
+)
 from robustcli.noise import IndexedNoise, derive
 from robustcli.threat import ThreatModel
 
 # Divides zeros.
 _TINY = 1e-30
+# Numbers in the largest matrix whose singular values are computed.
+_DENSE = 2**18
 _NORMS = ("l1", "linf", "spectral")
+# Whose kernels are not what they multiply by, and what has no weights and yet lengthens differences.
+_OTHERS = (PreconditionedConv2d, SpectralPool, nn.Upsample)
 
 
 @DIAGNOSTICS.register("layer_norms", smoke={"iterations": 5})
@@ -27,11 +42,13 @@ class LayerNorms:
 
     A norm says by how much the layer can lengthen a difference of its inputs. Those in l1 (the largest column sum of
     the matrix that the layer is) and linf (the largest row sum) are exact, at the sizes of the inputs that the layer
-    sees, zero padding and stride included. The spectral norm comes from power iteration, which approaches it from
-    below. Biases move all points alike and count for nothing. A product bounds how far the logits can move if the
-    network is a chain of these layers and of others that lengthen nothing (ReLU, say); for a network with branches it
-    is only a size to compare by. It is left out where a layer has weights and none of these forms, which is listed, and
-    where it is beyond the range of numbers.
+    sees, zero padding and stride included. So is the spectral norm where `spectral_by` says matrix, which it does for
+    small layers and for those that scale channels; by iteration it is approached from below. Biases move all points
+    alike and count for nothing. A product bounds how far the logits can move if the network is a chain of these layers
+    and of others that lengthen nothing (ReLU, say); for a network with branches it is only a size to compare by. It is
+    left out where it is beyond the range of numbers, and where there are layers of other forms, which are listed: with
+    weights, such as preconditioned convolutions, whose kernels are not what they multiply by; or without, but
+    lengthening differences, as enlarging and spectral pooling do.
 
     Args:
         iterations: of the power iteration; each is a forward and a backward of one layer.
@@ -44,7 +61,12 @@ class LayerNorms:
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise
     ) -> dict[str, Any]:
-        layers = {name: module for name, module in model.named_modules() if _is_known(module)}
+        modules = dict(model.named_modules())
+        whole = [name for name, module in modules.items() if isinstance(module, _OTHERS)]
+        # What such a layer consists of is not what it multiplies by.
+        inside = {name for other in whole for name in modules if name.startswith(f"{other}." if other else "")}
+        inside -= set(whole)
+        layers = {name: module for name, module in modules.items() if _is_known(module) and name not in inside}
         with inputs_seen(layers) as seen, torch.no_grad():
             model(x[:1])
         rows = []
@@ -55,11 +77,14 @@ class LayerNorms:
             generator = torch.Generator().manual_seed(derive(rng.seed, "layer norms", name))
             found = [_norms(module, size, self.iterations, generator) for size in dict.fromkeys(sizes)]
             largest = {key: max(norms[key] for norms in found) for key in _NORMS}
-            rows.append({"layer": name, "kind": type(module).__name__, "calls": len(sizes), **largest})
+            is_exact = all(_is_dense(module, size) for size in sizes)
+            row = {"layer": name, "kind": type(module).__name__, "calls": len(sizes), **largest}
+            rows.append({**row, "spectral_by": "matrix" if is_exact else "iteration"})
         others = [
             f"{name} ({type(module).__name__})"
-            for name, module in model.named_modules()
-            if name not in layers and "parametrizations" not in name and _has_weights(module)
+            for name, module in modules.items()
+            if name not in layers and name not in inside and "parametrizations" not in name
+            if name in whole or _has_weights(module)
         ]
         products = {key: None if others else _product(rows, key) for key in _NORMS}
         return {"products": products, "rows": rows, "others": others}
@@ -95,13 +120,21 @@ def _norms(module: nn.Module, size: tuple[int, ...], iterations: int, generator:
     apply = map_of(module)
     largest = weight.abs().max()
     row_sums, column_sums = row_and_column_sums(apply, size, weight.abs())
-    start = torch.randn((1, *size), generator=generator, dtype=weight.dtype).to(weight.device)
-    return {
-        "l1": float(column_sums.max()),
-        "linf": float(row_sums.max()),
-        # Of weights up to 1: squares of very large or small ones leave the range of single precision.
-        "spectral": float(largest) * _spectral(apply, weight / largest.clamp_min(_TINY), start, iterations),
-    }
+    # Weights up to 1: squares of very large or small ones leave the range of single precision.
+    scaled = weight / largest.clamp_min(_TINY)
+    if _is_dense(module, size):
+        spectral = float(torch.linalg.matrix_norm(dense_matrix(apply, size, scaled.double().cpu()), 2))
+    else:
+        start = torch.randn((1, *size), generator=generator, dtype=weight.dtype).to(weight.device)
+        spectral = _spectral(apply, scaled, start, iterations)
+    return {"l1": float(column_sums.max()), "linf": float(row_sums.max()), "spectral": float(largest) * spectral}
+
+
+def _is_dense(module: nn.Module, size: tuple[int, ...]) -> bool:
+    """Whether the spectral norm for inputs of one size is that of a matrix that is written out, or of a diagonal."""
+    if isinstance(module, Normalize | _BatchNorm):
+        return True
+    return math.prod(size) * output_count(module, size) <= _DENSE
 
 
 def _scale(module: Normalize | _BatchNorm) -> Tensor:

@@ -1,6 +1,7 @@
 """Norms of layers against the matrices that the layers are, built column by column."""
 
 from fractions import Fraction
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,12 @@ from small_networks import drawn_from
 from torch import Tensor, nn
 
 from robustcli.architectures import Network, Normalize
+from robustcli.architectures.convnorm import PreconditionedConv2d
 from robustcli.architectures.convolutions import SameConv2d
+from robustcli.architectures.downsampling import SpectralPool
+from robustcli.diagnostics import layer_norms
 from robustcli.diagnostics.layer_norms import LayerNorms
+from robustcli.induced_norms import dense_matrix, map_of, output_count, row_and_column_sums, taps_of_norm
 from robustcli.noise import IndexedNoise
 from robustcli.threat import ThreatModel
 
@@ -49,15 +54,49 @@ LAYERS = [
 @pytest.mark.parametrize(
     ("layer", "shape"), LAYERS, ids=lambda value: str(value) if isinstance(value, nn.Module) else ""
 )
-def test_norms_are_those_of_the_matrix(layer: nn.Module, shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("by", ["matrix", "iteration"])
+def test_norms_are_those_of_the_matrix(
+    layer: nn.Module, shape: tuple[int, ...], by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if by == "iteration":
+        monkeypatch.setattr(layer_norms, "_DENSE", 0)
     with drawn_from(4):
         layer.reset_parameters()  # type: ignore[operator]
     layer = layer.double()
     (row,) = looked_at(layer, torch.rand(2, *shape, dtype=torch.float64))["rows"]
     dense = matrix(layer, shape)
+    assert row["spectral_by"] == by
     assert row["l1"] == pytest.approx(np.linalg.norm(dense, ord=1), rel=1e-12)
     assert row["linf"] == pytest.approx(np.linalg.norm(dense, ord=np.inf), rel=1e-12)
     assert row["spectral"] == pytest.approx(np.linalg.norm(dense, ord=2), rel=1e-6)
+
+
+GRID = [
+    case
+    for case in product((1, 2, 3), (1, 2, 3), (0, 1, 2), (1, 2), (1, 2), ((5, 5), (3, 4), (2, 1), (7, 3)))
+    # A kernel that does not fit its padded image is refused by torch.
+    if all(side + 2 * case[2] > case[4] * (case[0] - 1) for side in case[5])
+]
+
+
+def test_exact_norms_hold_for_every_geometry() -> None:
+    """Kernels, strides, paddings, dilations and groups at once, on images as small as they are."""
+    assert len(GRID) > 200
+    with drawn_from(5):
+        for kernel, stride, padding, groups, dilation, sides in GRID:
+            layer = nn.Conv2d(4, 6, kernel, stride, padding, dilation, groups).double()
+            size = (4, *sides)
+            dense = matrix(layer, size)
+            apply, weight = map_of(layer), layer.weight.detach()
+            rows, columns = row_and_column_sums(apply, size, weight.abs())
+            np.testing.assert_allclose(rows.flatten().numpy(), np.abs(dense).sum(1), rtol=1e-10)
+            np.testing.assert_allclose(columns.flatten().numpy(), np.abs(dense).sum(0), rtol=1e-10, atol=1e-15)
+            np.testing.assert_allclose(dense_matrix(apply, size, weight).numpy(), dense, rtol=1e-10, atol=1e-14)
+            assert output_count(layer, size) == len(dense)
+            for norm, order in (("l1", 1), ("linf", np.inf)):
+                largest, taps = taps_of_norm(layer, size, norm)
+                assert float(largest) == pytest.approx(np.linalg.norm(dense, ord=order))
+                assert float(weight.abs()[taps].sum()) == pytest.approx(float(largest))
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3])
@@ -125,6 +164,12 @@ class Doubling(nn.Linear):
         (nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular"), " (Conv2d)"),
         (nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False)), "0 (BatchNorm2d)"),
         (nn.LayerNorm(6), " (LayerNorm)"),
+        # As a whole, and not as the convolutions inside.
+        (nn.Sequential(PreconditionedConv2d(1, 2, 3, 1, 1)), "0 (PreconditionedConv2d)"),
+        (PreconditionedConv2d(1, 2, 1, 2, 1), " (PreconditionedConv2d)"),
+        # Lengthen differences without weights: in linf up to 2.1 times, and in l2 twice.
+        (nn.Sequential(nn.Conv2d(1, 1, 1), SpectralPool(windowed=False)), "1 (SpectralPool)"),
+        (nn.Sequential(nn.Upsample(scale_factor=2)), "0 (Upsample)"),
     ],
 )
 def test_without_a_norm_for_every_layer_there_is_no_product(model: nn.Module, other: str) -> None:
