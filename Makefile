@@ -16,7 +16,12 @@ SWEEP = OMP_NUM_THREADS=1 $(BIN)/robust sweep
 CHECKPOINT ?=
 BENCH := experiments/results/bench
 # The experiments whose training one GPU finishes in minutes each.
-QUICK := mnist/fast_at mnist/pgd_at cifar10/rs_fgsm cifar10/n_fgsm cifar10/fast_record
+QUICK := mnist/fast_at mnist/pgd_at cifar10/rs_fgsm cifar10/n_fgsm
+# A folder of CIFAR-10 as JPEG files (train/CLASS/, test/CLASS/), on which fast_record is trained too if it is given.
+JPEG ?=
+# The record attempt asks for at least 50 % AutoAttack, or 48 % on JPEG, after at most 300 s of training, over seeds.
+RECORD := $(BIN)/robust reproduce cifar10/fast_record train.device=cuda
+SEEDS := 0 1 2
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow check format smoke tables bench bench-gpu reproduce-gpu-quick clean $(REPRODUCE)
@@ -70,7 +75,7 @@ $(VENV)/.peers: $(VENV)/.installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'
 	@touch $@
 
-bench: $(VENV)/.peers ## Measure training, evaluation, input, architectures, scaling (two cores: an hour), for README.md.
+bench: $(VENV)/.peers ## Measure training, evaluations, input, architectures, scaling (two cores: an hour), for README.md.
 	@mkdir -p $(BENCH)
 	@export OMP_NUM_THREADS=1; set -e; \
 	$(BIN)/robust bench train $(patsubst %,--defense %,natural pgd_at trades n_fgsm rs_fgsm) --batch-size 64 --rounds 5 \
@@ -91,32 +96,45 @@ bench: $(VENV)/.peers ## Measure training, evaluation, input, architectures, sca
 		checkpoint=$$(ls runs/digits_pgd_at/*/checkpoints/best.pt | head -n 1); \
 	fi; \
 	$(BIN)/robust bench eval "$$checkpoint" $(ARGS) --examples 200 --rounds 5 --out $(BENCH)/evaluation.json; \
+	$(BIN)/robust bench autoattack "$$checkpoint" $(ARGS) --examples 50 --rounds 3 --compile --out $(BENCH)/speed.json; \
 	$(BIN)/robust bench data --rounds 5 --out $(BENCH)/data.json; \
 	$(BIN)/robust bench architectures --out $(BENCH)/architectures.json; \
 	$(BIN)/robust bench scaling --out $(BENCH)/scaling.json; \
 	$(BIN)/robust bench report $(BENCH)/training_*.json --into README.md; \
-	for name in evaluation data architectures scaling; do \
+	for name in evaluation speed data architectures scaling; do \
 		$(BIN)/robust bench report $(BENCH)/$$name.json --into README.md; \
 	done
 
-bench-gpu: $(VENV)/.peers ## The same on a GPU, at the sizes of one; the JSON and tables go to experiments/results/bench/gpu.
+# First the checkpoint: without its images nothing else is begun. AutoAttack of all test images is that of our engine.
+bench-gpu: $(VENV)/.peers ## The same at a GPU's sizes, into experiments/results/bench/gpu; ARGS="data.root=PATH".
 	@mkdir -p $(BENCH)/gpu
 	@set -e; \
-	for precision in fp32 bf16; do \
+	checkpoint='$(CHECKPOINT)'; \
+	if [ -z "$$checkpoint" ]; then \
+		$(BIN)/robust train cifar10/fast_record train.device=cuda 'evaluate={}' $(ARGS) --resume --quiet; \
+		checkpoint=$$(ls runs/cifar10_fast_record/*/checkpoints/best.pt | head -n 1); \
+	fi; \
+	for way in fp32 bf16 'bf16 --compile'; do \
 		$(BIN)/robust bench train --defense pgd_at --defense n_fgsm --defense trades --width 64 --batch-size 256 \
-			--precision $$precision --channels-last --device cuda --out $(BENCH)/gpu/training_$$precision.json; \
+			--precision $$way --device cuda --out "$(BENCH)/gpu/training_$$(echo $$way | tr -d ' -').json"; \
 	done; \
 	$(BIN)/robust bench data --batch-size 256 --device cuda --out $(BENCH)/gpu/data.json; \
 	$(BIN)/robust bench architectures --batch-size 128 --device cuda --out $(BENCH)/gpu/architectures.json; \
 	$(BIN)/robust bench scaling --device cuda --workers 1 --out $(BENCH)/gpu/scaling.json; \
-	if [ -n '$(CHECKPOINT)' ]; then \
-		$(BIN)/robust bench eval '$(CHECKPOINT)' $(ARGS) --examples 2000 --device cuda --out $(BENCH)/gpu/evaluation.json; \
-		$(BIN)/robust bench autoattack '$(CHECKPOINT)' $(ARGS) --device cuda --compile --out $(BENCH)/gpu/autoattack.json; \
-	fi
-	@for file in $(BENCH)/gpu/*.json; do $(BIN)/robust bench report $$file >$${file%.json}.md || exit 1; done
+	$(BIN)/robust bench eval "$$checkpoint" $(ARGS) --examples 2000 --device cuda --out $(BENCH)/gpu/evaluation.json; \
+	$(BIN)/robust bench autoattack "$$checkpoint" $(ARGS) --device cuda --compile --out $(BENCH)/gpu/autoattack.json; \
+	for file in $(BENCH)/gpu/*.json; do $(BIN)/robust bench report $$file >$${file%.json}.md; done; \
+	$(BIN)/robust eval "$$checkpoint" $(ARGS) --attack autoattack --precision fast --compile --device cuda \
+		>$(BENCH)/gpu/autoattack_whole.txt; \
+	cat $(BENCH)/gpu/autoattack_whole.txt
 
-reproduce-gpu-quick: install ## Train and evaluate what one GPU trains in minutes; ARGS="data.root=PATH" for overrides.
+reproduce-gpu-quick: install ## Train and evaluate what one GPU trains in minutes; ARGS="data.root=PATH", JPEG=FOLDER.
 	@for name in $(QUICK); do $(BIN)/robust reproduce $$name train.device=cuda $(ARGS) || exit 1; done
+	@for seed in $(SEEDS); do \
+		$(RECORD) $(ARGS) seed=$$seed || exit 1; \
+		[ -z '$(JPEG)' ] || $(RECORD) data.name=image_folder data.root='$(JPEG)' seed=$$seed || exit 1; \
+	done
+	$(BIN)/robust report runs/cifar10_fast_record
 
 clean: ## Remove the environment, caches and build results (runs are kept).
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -92,11 +92,14 @@ def reproduce(
     quiet: Quiet = False,
 ) -> None:
     """Train and evaluate a shipped experiment (or go on with it) and compare with what its source claims."""
+    from robustcli.runs import folder_of
     from robustcli.shell.report import claim_table
     from robustcli.specs.check import to_plain
 
     spec = _read(name, overrides)
     results = _run(spec, runs, quiet, resume=True)
+    seconds = sum(record.get("seconds", 0.0) for record in folder_of(runs, spec).records())
+    typer.echo(f"training took {seconds:.1f} s, checks apart")
     results["claim"] = to_plain(spec.claim) if spec.claim else None
     if results["claim"] is None:
         typer.echo("This spec carries no claim to compare with.")
