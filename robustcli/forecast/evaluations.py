@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from robustcli.attacks import Attack
 from robustcli.attacks.crafting import crafting
+from robustcli.bench.untimed import peak_bytes
 from robustcli.evaluation.evidence import gather
 from robustcli.evaluation.isolation import passes_counted
 from robustcli.evaluators import Case, Evaluator, Stage, chunks, threat_of
@@ -73,12 +74,15 @@ class EvaluationCost:
         clean: seconds of a forward of one image.
         stages: its attacks.
         notes: what a reader of the forecast must know.
+        batch_size, peak: images at once, and bytes that a pass of them takes beside the network.
     """
 
     images: int
     clean: Seconds
     stages: tuple[StageCost, ...]
     notes: tuple[str, ...] = ()
+    batch_size: int = 0
+    peak: int = 0
 
     def passes(self) -> tuple[float, float]:
         """Forwards and gradients of an image that survives all attacks."""
@@ -142,7 +146,16 @@ class Probe:
             own = stage.threat or threat
             if own.radius:
                 costs.append(self._stage(stage, own, survivors))
-        return EvaluationCost(images, self._clean(evaluator, images), tuple(costs), notes)
+        batch = min(evaluator.batch_size, images)
+        peak = self._peak(batch, has_gradients=any(stage.gradients for stage in costs))
+        return EvaluationCost(images, self._clean(evaluator, images), tuple(costs), notes, batch, peak)
+
+    def _peak(self, batch: int, *, has_gradients: bool) -> int:
+        """Of one pass of a batch, told from some images: it grows in a straight line with them."""
+        x = self.x[: min(batch, self.affordable)]
+        with torch.set_grad_enabled(has_gradients):
+            one_pass = partial(self._one_pass if has_gradients else self.network, x)
+            return round(peak_bytes(one_pass, self.device) * batch / len(x))
 
     def _clean(self, evaluator: Evaluator, images: int) -> Seconds:
         x = self.x[: min(evaluator.batch_size, images, self.affordable)]

@@ -17,11 +17,17 @@ AS_IT_IS, AGAIN = "as the spec says", "as the spec says, again"
 _ROUNDS = 3
 
 
-def changes_of(spec: ExperimentSpec, *, with_compile: bool) -> dict[str, dict[str, Any]]:
-    """By their names, what could be changed that the spec does not say already."""
+COMPILE = "train.compile=true"
+
+
+def changes_of(spec: ExperimentSpec, *, is_last: bool, with_compile: bool) -> dict[str, dict[str, Any]]:
+    """By their names, what could be changed that the spec does not say already.
+
+    Args:
+        is_last: the memory format that the spec comes to; what "auto" has chosen is checked against the other one.
+    """
     open_: dict[str, dict[str, Any]] = {}
-    # "auto" has chosen already.
-    if spec.train.channels_last is False:
+    if not is_last:
         open_["train.channels_last=true"] = {"channels_last": True}
     if spec.train.precision == "fp32":
         open_["train.precision=bf16"] = {"precision": "bf16"}
@@ -29,11 +35,21 @@ def changes_of(spec: ExperimentSpec, *, with_compile: bool) -> dict[str, dict[st
         open_[" ".join(open_)] = {key: value for change in open_.values() for key, value in change.items()}
     if with_compile and not spec.train.compile:
         every = {key: value for change in open_.values() for key, value in change.items()}
-        open_["train.compile=true"] = {"compile": True}
+        open_[COMPILE] = {"compile": True}
         if every:
             words = " ".join(name for name in open_ if " " not in name)
             open_[words] = {**every, "compile": True}
+    # The way back is no part of what is combined.
+    if is_last and spec.train.channels_last == "auto":
+        open_["train.channels_last=false"] = {"channels_last": False}
     return open_
+
+
+def not_measured(spec: ExperimentSpec, *, with_compile: bool) -> list[dict[str, Any]]:
+    """The row of what is tried on request alone."""
+    if with_compile or spec.train.compile:
+        return []
+    return [{"change": COMPILE, "speed": None, "verdict": "not measured (--compile)"}]
 
 
 def measure_savings(

@@ -23,15 +23,15 @@ from robustcli.evaluators.attacked import Attacked
 from robustcli.forecast.clocks import Seconds, now
 from robustcli.forecast.evaluations import BROKEN_PASSES, EvaluationCost, Probe
 from robustcli.forecast.images import images_of
-from robustcli.forecast.memory import device_bytes, peak_bytes
-from robustcli.forecast.savings import changes_of, measure_savings
+from robustcli.forecast.memory import DoesNotFitError, device_bytes, fitting, free_bytes, peak_bytes
+from robustcli.forecast.savings import changes_of, measure_savings, not_measured
 from robustcli.forecast.updates import Trial, measure_updates, trial_folder
 from robustcli.memory import keep_freed_memory
 from robustcli.registry import instantiate
 from robustcli.specs.settings import EvaluateOptions
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.threat import ThreatModel
-from robustcli.training_model import evaluating
+from robustcli.training_model import evaluating, is_channels_last
 
 # Images that evaluations are measured on, at most.
 _PROBED = 1000
@@ -65,6 +65,7 @@ class Request:
 
 
 _GUESS = (0.3, 0.6)
+_UPDATE = "an update"
 
 
 def plan(request: Request) -> dict[str, Any]:
@@ -91,7 +92,7 @@ def plan(request: Request) -> dict[str, Any]:
     with trial_folder() as folder:
         try:
             measured = _measured(request, data, device, Path(folder))
-        except torch.OutOfMemoryError as error:
+        except DoesNotFitError as error:
             return {**found, "fits": False, "memory": _memory(device), "notes": [_too_large(spec, device, error)]}
     total, parts = measured["total"], measured["parts"]
     start = began + loaded
@@ -102,12 +103,21 @@ def plan(request: Request) -> dict[str, Any]:
         "seconds": {key: asdict(start + value) for key, value in total.items()},
     }
     try:
-        changes = changes_of(spec, with_compile=request.compile) if request.savings else {}
-        found["savings"] = measure_savings(spec, data, device, changes)
-    except torch.OutOfMemoryError:
+        with fitting("other settings"):
+            found["savings"] = _savings(request, data, device) if request.savings else []
+    except DoesNotFitError:
         found["savings"] = []
         found["notes"].append("what other settings save was not measured: they do not fit side by side")
     return found
+
+
+def _savings(request: Request, data: Data, device: torch.device) -> list[dict[str, Any]]:
+    spec, with_compile = request.spec, request.compile
+    with torch.device("meta"):
+        network = build_network(spec.architecture, data.shape, data.mean, data.std)
+    is_last = is_channels_last(network, spec.train, device)
+    changes = changes_of(spec, is_last=is_last, with_compile=with_compile)
+    return [*measure_savings(spec, data, device, changes), *not_measured(spec, with_compile=with_compile)]
 
 
 def _contents(spec: ExperimentSpec, data: Data) -> dict[str, Any]:
@@ -127,8 +137,10 @@ def _measured(request: Request, data: Data, device: torch.device, folder: Path) 
     spec = request.spec
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    trial = Trial(spec, data, device, folder)
-    updates = measure_updates(trial, request.updates)
+    free = free_bytes(device)
+    with fitting(_UPDATE):
+        trial = Trial(spec, data, device, folder)
+        updates = measure_updates(trial, request.updates)
     after_updates = peak_bytes(device)
     check, costs = _evaluations(request, trial, data)
     training = updates.median * trial.updates
@@ -150,14 +162,15 @@ def _measured(request: Request, data: Data, device: torch.device, folder: Path) 
                 "batch_size": spec.train.batch_size,
                 "measured": len(updates.seconds),
                 "update": asdict(updates.median),
+                "peak_bytes": updates.peak,
                 "slowest": asdict(max(updates.seconds, key=lambda seconds: seconds.wall)),
                 "seconds": asdict(training),
                 "epoch_end": asdict(updates.epoch_end),
                 "check": {bound: asdict(seconds) for bound, seconds in checks.items()},
             },
             "evaluations": {key: _told(cost, guesses[key]) for key, cost in costs.items()},
-            "memory": {"after_updates": after_updates, **_memory(device)},
-            "notes": _notes(spec, costs.values(), device),
+            "memory": {"after_updates": after_updates, "free": free, **_memory(device)},
+            "notes": [*_too_large_later(costs, device), *_notes(spec, costs.values(), device)],
         },
     }
 
@@ -177,12 +190,14 @@ def _evaluations(request: Request, trial: Trial, data: Data) -> tuple[list[Evalu
         if check.watches_one_step:
             # As much as PGD with some more steps that lets nobody go.
             asked.append(Attacked(attack=Pgd(steps=spec.train.check_steps + BESIDE_PGD)))
-        checked = [probe.measure(evaluator, check.count, middle) for evaluator in asked]
+        with fitting("the check after an epoch"):
+            checked = [probe.measure(evaluator, check.count, middle) for evaluator in asked]
         costs = {}
         for key, chosen in spec.evaluate.items():
             options: EvaluateOptions | None = chosen.options
             images = data.sizes["test"] if options is None or options.examples is None else options.examples
-            costs[key] = probe.measure(instantiate(chosen), images, mean(_guess(request, key)))
+            with fitting(f"evaluation {key}"):
+                costs[key] = probe.measure(instantiate(chosen), images, mean(_guess(request, key)))
     return checked, costs
 
 
@@ -202,6 +217,8 @@ def _told(cost: EvaluationCost, guess: tuple[float, float]) -> dict[str, Any]:
         "survivors": {"low": guess[0], "high": guess[1]} if cost.stages else None,
         "passes_per_survivor": {"forwards": forwards, "gradients": gradients},
         "passes_per_broken_image": 1 + sum(broken) if broken else None,
+        "batch_size": cost.batch_size,
+        "peak_bytes": cost.peak,
         "seconds": {"low": asdict(cost.seconds(guess[0])), "high": asdict(cost.seconds(guess[1]))},
     }
 
@@ -210,12 +227,26 @@ def _memory(device: torch.device) -> dict[str, Any]:
     return {"peak": peak_bytes(device), "device": device_bytes(device), "is_resident_set": device.type == "cpu"}
 
 
-def _too_large(spec: ExperimentSpec, device: torch.device, error: Exception) -> str:
-    first = str(error).splitlines()[0]
+def _too_large(spec: ExperimentSpec, device: torch.device, error: DoesNotFitError) -> str:
+    half = max(1, spec.train.batch_size // 2)
+    is_update = error.stage == _UPDATE
+    stage = f"an update of {spec.train.batch_size} images" if is_update else error.stage
+    smaller = f"train.batch_size={half}, train.precision=bf16" if is_update else "a smaller batch_size of it"
     return (
-        f"it does not fit: an update of {spec.train.batch_size} images ran out of the memory of {device} ({first}); "
-        f"try train.batch_size={max(1, spec.train.batch_size // 2)}, train.precision=bf16 or a narrower network"
+        f"it will not fit: {stage} ran out of the memory of {device} ({error.reason}); "
+        f"try {smaller} or a narrower network"
     )
+
+
+def _too_large_later(costs: Mapping[str, EvaluationCost], device: torch.device) -> list[str]:
+    """Evaluations whose batches are larger than what was measured, and than what is free by now."""
+    free = free_bytes(device)
+    return [
+        f"it will not fit: evaluation {key} takes {cost.peak / 2**30:.1f} GiB for a batch of {cost.batch_size} images, "
+        f"and {free / 2**30:.1f} GiB are free; try a smaller batch_size of it"
+        for key, cost in costs.items()
+        if free is not None and cost.peak > free
+    ]
 
 
 def _notes(spec: ExperimentSpec, costs: Any, device: torch.device) -> list[str]:

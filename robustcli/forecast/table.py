@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
-from robustcli.bench.cost_tables import ratio_words
+from robustcli.bench.cost_tables import megabytes, ratio_words
 from robustcli.bench.machine import machine_words
 
 _GIB = 2**30
@@ -88,25 +88,27 @@ def _times(found: Mapping[str, Any]) -> Table:
     table = Table(title=f"{found['name']}, digest {found['digest']}", title_justify="left")
     for column in ("", "how much", "each"):
         table.add_column(column)
-    for column in ("time", "processor"):
+    for column in ("peak MB", "time", "processor"):
         table.add_column(column, justify="right")
-    table.add_row("start", "program and images", "", *_both(found["start"], found["start"]))
+    table.add_row("start", "program and images", "", "", *_both(found["start"], found["start"]))
     table.add_row(
         "training",
         f"{training['epochs']} epochs, {training['updates']:,} updates of {training['batch_size']}",
         f"{_fine(training['update']['wall'])} (slowest of {training['measured']}: "
         f"{_fine(training['slowest']['wall'])})",
+        megabytes(training),
         *_both(training["seconds"], training["seconds"]),
     )
     epochs = training["epochs"]
     check = {bound: _times_all(training["check"][bound], epochs) for bound in ("low", "high")}
-    table.add_row("checks", f"{epochs}", _range(training["check"]), *_both(check["low"], check["high"]))
+    table.add_row("checks", f"{epochs}", _range(training["check"]), "", *_both(check["low"], check["high"]))
     end = _times_all(training["epoch_end"], epochs)
-    table.add_row("averages, files", f"{epochs}", _fine(training["epoch_end"]["wall"]), *_both(end, end))
+    table.add_row("averages, files", f"{epochs}", _fine(training["epoch_end"]["wall"]), "", *_both(end, end))
     for key, cost in found["evaluations"].items():
         seconds = cost["seconds"]
-        table.add_row(key, f"{cost['images']:,} images", _passes(cost), *_both(seconds["low"], seconds["high"]))
-    table.add_row("in all", "", "", *_both(found["seconds"]["low"], found["seconds"]["high"]), style="bold")
+        both = _both(seconds["low"], seconds["high"])
+        table.add_row(key, f"{cost['images']:,} images", _passes(cost), megabytes(cost), *both)
+    table.add_row("in all", "", "", "", *_both(found["seconds"]["low"], found["seconds"]["high"]), style="bold")
     return table
 
 
@@ -126,7 +128,7 @@ def _savings(found: Mapping[str, Any]) -> Table:
         table.add_column(column)
     for row in found["savings"]:
         speed = row["speed"]
-        saved = found["training"]["seconds"]["wall"] * (1 - 1 / speed["median"])
+        saved = found["training"]["seconds"]["wall"] * (1 - 1 / speed["median"]) if speed else 0.0
         table.add_row(
             row["change"],
             ratio_words(speed),
@@ -139,10 +141,12 @@ def _savings(found: Mapping[str, Any]) -> Table:
 def _memory(found: Mapping[str, Any]) -> str:
     memory = found["memory"]
     peak = f"{memory['peak'] / _GIB:.2f} GiB"
+    free = memory.get("free")
+    of_free = "" if free is None else f"; {free / _GIB:.1f} GiB were free"
     if memory["is_resident_set"]:
         updates = f" ({memory['after_updates'] / _GIB:.2f} GiB after the updates)" if found["fits"] else ""
-        return f"memory: {peak} resident at most{updates}"
-    return f"memory: {peak} at most of the {memory['device'] / _GIB:.1f} GiB of the device"
+        return f"memory: {peak} resident at most{updates}{of_free}"
+    return f"memory: {peak} at most of the {memory['device'] / _GIB:.1f} GiB of the device{of_free}"
 
 
 def _both(low: Mapping[str, float], high: Mapping[str, float]) -> tuple[str, str]:

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from robustcli.assembly import Check, assemble
 from robustcli.attacks.moving import computed_along
+from robustcli.averaging import RunningAverage
+from robustcli.bench.untimed import peak_bytes
+from robustcli.clock import Clock
 from robustcli.data import Data
 from robustcli.defenses import Defense
 from robustcli.errors import Interrupted
@@ -108,15 +111,35 @@ class Trial:
         intervals = self.run(repeats)
         return sum(intervals, Seconds()) * (1 / len(intervals))
 
+    def peak(self) -> int:
+        """The most bytes that tensors take in an update, beside the weights and what is kept between updates."""
+        # Gradients count as the update's own, which drops those of the last one.
+        self.training.network.zero_grad(set_to_none=True)
+        return peak_bytes(lambda: self.run(1), self.device)
+
     def epoch_end(self) -> Seconds:
-        """Averaging the weights and storing them, without the check."""
+        """Averaging the weights and storing them, without the check: the mean of all epochs."""
+        average, share = self.average_of_the_end()
         begun = now(self.device)
         batches = _Batches(self.loop.data, self.spec.train)
-        evaluated = self.training.average.averaged(self.training.network, batches)
-        averaged = (now(self.device) - begun) * batches.scale
+        evaluated = average.averaged(self.training.network, batches)
+        averaged = (now(self.device) - begun) * (batches.scale * share)
         begun = now(self.device)
         self.saver.save(evaluated, True, {})
         return averaged + (now(self.device) - begun)
+
+    def average_of_the_end(self) -> tuple[RunningAverage, float]:
+        """A new average that has taken a network in as soon as it does, and in what share of the epochs it has one.
+
+        Until then the trained network is evaluated, which takes no time.
+        """
+        average, network = self.defense.averaging.start(self.training.network), self.training.network
+        length, epochs = self.loop.steps_per_epoch, self.spec.train.epochs
+        for epoch in range(epochs):
+            average.update(network, Clock((epoch + 1) * length - 1, length, epochs))
+            if average.averaged(network, _no_images) is not network:
+                return average, 1 - epoch / epochs
+        return average, 0.0
 
     def check(self) -> Check:
         """What is asked of the weights after every epoch."""
@@ -144,10 +167,12 @@ class Updates:
     Args:
         seconds: of each update.
         epoch_end: beside the check.
+        peak: bytes of an update.
     """
 
     seconds: list[Seconds]
     epoch_end: Seconds
+    peak: int
 
     @property
     def median(self) -> Seconds:
@@ -160,12 +185,16 @@ def measure_updates(trial: Trial, count: int) -> Updates:
         trial.run(_WARM_UP)
         seconds = trial.run(count)
     trial.epoch_end()
-    return Updates(seconds, trial.epoch_end())
+    return Updates(seconds, trial.epoch_end(), trial.peak())
 
 
 def trial_folder() -> "TemporaryDirectory[str]":
     """Where a trial stores what it stores; gone afterwards."""
     return TemporaryDirectory(prefix="robust-plan-")
+
+
+def _no_images() -> Iterator[Tensor]:
+    return iter(())
 
 
 def _unchecked(_: nn.Module) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from robustcli.attacks.search import SearchNetwork
 from robustcli.attacks.square import Square
 from robustcli.bench import rounds
 from robustcli.bench.autoattack import least_of_autoattack
+from robustcli.bench.untimed import peak_bytes
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.evidence import gather
 from robustcli.evaluators import Case, Evaluator, Stage
@@ -31,7 +32,8 @@ from robustcli.forecast.clocks import Seconds, median
 from robustcli.forecast.commands import _share
 from robustcli.forecast.evaluations import EvaluationCost, Probe, StageCost
 from robustcli.forecast.images import images_of
-from robustcli.forecast.savings import changes_of
+from robustcli.forecast.memory import fitting, free_bytes, is_out_of_memory
+from robustcli.forecast.savings import changes_of, not_measured
 from robustcli.forecast.story import Request, plan
 from robustcli.forecast.table import lines_of, sweep_table, tables_of, time_of
 from robustcli.forecast.updates import Trial
@@ -230,7 +232,36 @@ def test_an_average_over_all_images_is_told_from_some(tmp_path: Path) -> None:
     batches = updates._Batches(data, spec.train)
     assert len(list(batches())) == 5
     assert batches.scale == pytest.approx(12 / 5)
-    Trial(spec, data, CPU, tmp_path).epoch_end()
+
+
+@pytest.mark.parametrize(
+    ("averaging", "share", "batches"),
+    [("none", 0, 0), ("ema", 1, 0), ("swa, start_epoch: 1", 2 / 3, 3), ("swa, start_epoch: 3", 0, 0)],
+)
+def test_an_average_counts_from_the_epoch_that_it_begins_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, averaging: str, share: float, batches: int
+) -> None:
+    words = f"steps: 2, averaging: {{name: {averaging}}}}}\ntrain"
+    spec = spec_of(TINY.replace("steps: 2}\ntrain", words))
+    data, _ = images_of(spec, CPU)
+    trial = Trial(spec, data, CPU, tmp_path)
+    average, told = trial.average_of_the_end()
+    assert told == pytest.approx(share)
+    network = trial.training.network
+    assert (average.averaged(network, lambda: []) is network) is (share == 0)
+
+    class Clocked(updates._Batches):
+        """Each batch takes a second, and nothing else does."""
+
+        def __call__(self) -> Any:
+            for x in super().__call__():
+                clock.append(1)
+                yield x
+
+    clock: list[int] = []
+    monkeypatch.setattr(updates, "_Batches", Clocked)
+    monkeypatch.setattr(updates, "now", lambda _: Seconds(float(len(clock)), 0.0))
+    assert trial.epoch_end().wall == pytest.approx(share * batches)
 
 
 # Images
@@ -273,7 +304,11 @@ def test_a_plan_adds_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert found["evaluations"]["pgd"]["passes_per_survivor"] == {"forwards": 1 + 2 * 31 + 1, "gradients": 60}
     assert found["evaluations"]["clean"]["survivors"] is None
     assert found["memory"]["peak"] >= found["memory"]["after_updates"] > 0
-    assert [row["change"] for row in found["savings"]] == ["train.precision=bf16"]
+    assert [row["change"] for row in found["savings"]] == [
+        "train.channels_last=true", "train.precision=bf16", "train.channels_last=true train.precision=bf16",
+        "train.compile=true",
+    ]  # fmt: skip
+    assert found["savings"][-1]["verdict"] == "not measured (--compile)"
     assert len(tables_of(found)) == 2
     assert any("a guess" in line for line in lines_of(found))
 
@@ -306,8 +341,59 @@ def test_what_does_not_fit_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["fits"] is False
     assert "train.batch_size=16" in found["notes"][0]
     assert tables_of(found) == []
-    assert any("does not fit" in line for line in lines_of(found))
+    assert any("it will not fit: an update of 32 images" in line for line in lines_of(found))
     assert sweep_table("family", {"a": {"seeds": 1, **found}}).row_count == 2
+
+
+def test_what_the_cpu_cannot_allocate_is_said_with_its_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*_: Any) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:116] DefaultCPUAllocator: can't allocate memory: you tried")
+
+    request = Request(spec=spec_of(), updates=3, savings=False)
+    with monkeypatch.context() as patched:
+        patched.setattr(Trial, "run", exhausted)
+        (note,) = plan(request)["notes"]
+    assert note.startswith("it will not fit: an update of 32 images ran out of the memory of cpu ([enforce")
+    with monkeypatch.context() as patched:
+        patched.setattr(Probe, "measure", exhausted)
+        (note,) = plan(request)["notes"]
+    assert note.startswith("it will not fit: the check after an epoch ran out")
+    measure = Probe.measure
+
+    def for_pgd(self: Probe, evaluator: Evaluator, *words: Any) -> EvaluationCost:
+        if getattr(getattr(evaluator, "attack", None), "steps", 0) == 30:
+            exhausted()
+        return measure(self, evaluator, *words)
+
+    monkeypatch.setattr(Probe, "measure", for_pgd)
+    found = plan(request)
+    assert found["fits"] is False
+    assert "evaluation pgd ran out" in found["notes"][0]
+    with pytest.raises(RuntimeError, match="of ours"), fitting("anything"):
+        raise RuntimeError("a mistake of ours")
+
+
+def test_memory_is_told_for_updates_and_every_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = network(), images(8)
+    clean, attacked = (
+        Probe(model, x, THREAT).measure(evaluator, 40, 0.5)
+        for evaluator in (Clean(batch_size=32), Attacked(attack=Pgd(steps=2), batch_size=16))
+    )
+    assert (clean.batch_size, attacked.batch_size) == (32, 16)
+    # A pass of a single image, as often as there are images in a batch.
+    assert clean.peak == pytest.approx(32 / 8 * peak_bytes(lambda: model(x), CPU), rel=0.5)
+    assert attacked.peak / 16 > clean.peak / 32, "gradients keep what a look drops"
+    monkeypatch.setattr(story, "free_bytes", lambda _: 1)
+    found = plan(Request(spec=spec_of(), updates=3, savings=False))
+    assert found["memory"]["free"] == 1
+    assert found["training"]["peak_bytes"] > 0
+    assert [note.split()[:6] for note in found["notes"][:2]] == [
+        f"it will not fit: evaluation {key}".split() for key in ("clean", "pgd")
+    ]
+    assert "evaluation pgd takes" in found["notes"][1]
+    assert is_out_of_memory(MemoryError())
+    free = free_bytes(CPU)
+    assert free is None or free > 0
 
 
 @pytest.mark.parametrize(
@@ -322,18 +408,24 @@ def test_defenses_that_adapt_say_what_is_assumed(name: str, settings: str) -> No
 def test_only_what_the_spec_leaves_open_is_tried() -> None:
     spec = spec_of()
     fast = replace(spec, train=replace(spec.train, precision="bf16", channels_last=True))
-    assert changes_of(fast, with_compile=False) == {}
-    assert changes_of(fast, with_compile=True) == {"train.compile=true": {"compile": True}}
-    # "auto" has chosen a format already.
-    assert list(changes_of(spec, with_compile=False)) == ["train.precision=bf16"]
-    plain = replace(spec, train=replace(spec.train, channels_last=False))
-    every = changes_of(plain, with_compile=True)
+    assert changes_of(fast, is_last=True, with_compile=False) == {}
+    assert changes_of(fast, is_last=True, with_compile=True) == {"train.compile=true": {"compile": True}}
+    # What "auto" has chosen is held against the other format.
+    assert list(changes_of(spec, is_last=True, with_compile=True)) == [
+        "train.precision=bf16", "train.compile=true", "train.precision=bf16 train.compile=true",
+        "train.channels_last=false",
+    ]  # fmt: skip
+    every = changes_of(spec, is_last=False, with_compile=True)
     assert every["train.channels_last=true train.precision=bf16 train.compile=true"] == {
         "channels_last": True,
         "precision": "bf16",
         "compile": True,
     }
     assert len(every) == 5
+    plain = replace(spec, train=replace(spec.train, channels_last=False))
+    assert changes_of(plain, is_last=False, with_compile=True) == every
+    assert not_measured(spec, with_compile=True) == []
+    assert not_measured(replace(spec, train=replace(spec.train, compile=True)), with_compile=False) == []
 
 
 def test_a_share_is_one_number_or_two() -> None:
