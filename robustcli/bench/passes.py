@@ -175,7 +175,8 @@ class PassesAlone:
     """The passes of an update with nothing around them: no noise, no projection, no change of mode.
 
     Forwards without a gradient and gradients of the input run in eval mode at weights that want no gradient;
-    gradients of the weights in train mode. The update of the weights is part of it.
+    gradients of the weights in train mode. The update of the weights is part of it. Where there are more backwards
+    than forwards, as with the derivative of a gradient, a forward's backward is made so many times more.
 
     Args:
         model: called for every pass; copied.
@@ -188,9 +189,10 @@ class PassesAlone:
         self.held = deepcopy(model).eval().requires_grad_(False)
         self.optimizer = SGD(self.trained.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
         looks = passes.forwards - passes.input_gradients - passes.weight_gradients
-        self.looks = _batches(looks, x, y)
+        self.again = max(0, round(-looks))
+        self.looks = _batches(max(0, looks), x, y)
         self.input_gradients = _batches(passes.input_gradients, x, y)
-        self.weight_gradients = _batches(passes.weight_gradients, x, y)
+        self.weight_gradients = _batches(passes.weight_gradients - self.again, x, y)
 
     def __call__(self) -> None:
         with torch.no_grad():
@@ -200,8 +202,11 @@ class PassesAlone:
             x = x.detach().requires_grad_()
             torch.autograd.grad(F.cross_entropy(self.held(x), y, reduction="sum"), x)
         self.optimizer.zero_grad()
-        for x, y in self.weight_gradients:
-            F.cross_entropy(self.trained(x), y).backward()  # type: ignore[no-untyped-call]
+        for number, (x, y) in enumerate(self.weight_gradients):
+            loss = F.cross_entropy(self.trained(x), y)
+            for _ in range(0 if number else self.again):
+                loss.backward(retain_graph=True)  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
 
 

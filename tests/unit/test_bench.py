@@ -145,14 +145,15 @@ def test_a_network_without_a_convolution_is_refused() -> None:
         pass
 
 
-def test_the_passes_alone_are_those_asked_for_and_train() -> None:
+# Half a pass is one with half of the batch; the last is GradAlign, with more backwards than forwards.
+@pytest.mark.parametrize("passes", [Passes(7, 3.5, 2), Passes(3, 2, 3)])
+def test_the_passes_alone_are_those_asked_for_and_train(passes: Passes) -> None:
     model = conv_net()
     before = [parameter.clone() for parameter in model.parameters()]
-    # Half a pass is one with half of the batch.
-    alone = PassesAlone(model, Passes(7, 3.5, 2), images(BATCH), labels(BATCH), lr=0.1)
+    alone = PassesAlone(model, passes, images(BATCH), labels(BATCH), lr=0.1)
     with passes_by_kind(alone.trained) as counter:
         alone()
-    assert counter.per_image(BATCH) == Passes(7, 3.5, 2), "those of the held network beside it are counted with it"
+    assert counter.per_image(BATCH) == passes, "those of the held network beside it are counted with it"
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(before, alone.trained.parameters(), strict=True))
 
