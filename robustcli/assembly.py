@@ -12,10 +12,12 @@ from torch.optim import Optimizer
 
 from robustcli import checkpoint
 from robustcli.attacks.fgsm import Fgsm
+from robustcli.attacks.losses import LOSSES
 from robustcli.attacks.pgd import Pgd
 from robustcli.build import build_network, start_from
 from robustcli.data import Data, SplitName
-from robustcli.defenses import Defense
+from robustcli.defenses import Defense, SparesLabels
+from robustcli.defenses.min_max import MinMax
 from robustcli.diagnostics.one_step import monitors
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.evidence import gather
@@ -53,9 +55,15 @@ def assemble(
         note: takes what this session decided or met with.
 
     Raises:
-        RobustCliError: programs were asked for, and no batch would be one that they are made for.
+        RobustCliError: programs were asked for, and no batch would be one that they are made for; or some images have
+            no label, and the defense needs them.
     """
     settings = spec.train
+    if not data.is_labelled and not _spares_labels(defense):
+        raise RobustCliError(
+            f"data.extra: some images have no label (-1), and '{spec.defense.name}' with this attack needs them; write "
+            "defense: trades with its own attack, or give data.extra.labels"
+        )
     if settings.compile and data.sizes["train"] < settings.batch_size:
         raise RobustCliError(
             f"train.compile: programs are made for whole batches, and {data.sizes['train']} training images are less "
@@ -100,6 +108,15 @@ def assemble(
         beside=lambda: skipped.metrics if skipped else {},
     )
     return training, loop, saver
+
+
+def _spares_labels(defense: Defense) -> bool:
+    """Whether a defense can go without some labels: its loss says so, and its attack raises a divergence alone."""
+    if not isinstance(defense, MinMax) or not isinstance(defense.loss, SparesLabels):
+        return False
+    attack = defense.attack
+    raises = LOSSES.get(getattr(attack, "loss", "ce"))
+    return raises is not None and raises.rests_at_x and getattr(attack, "keep", "last") != "fooled"
 
 
 def _optimizer(settings: TrainSettings, network: nn.Module) -> tuple[Optimizer, SkippedUpdates | None]:

@@ -37,6 +37,7 @@ def load_data(chosen: Chosen, device: torch.device, *, to_train: bool = False) -
             extra_smoothing=0.0 if added is None else added.label_smoothing,
             over=options.smoothing_over,
             reach_attack=options.smoothing_for == "both",
+            is_complete=extra is None or extra.is_labelled,
         )
     return prepare(
         source,

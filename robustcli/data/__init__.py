@@ -54,6 +54,7 @@ class Data:
             anything is cut from them. Of images that are read from files when needed, over labels, file
             names and file sizes instead.
         extra_digest: of the images that training adds to them; "" if there are none.
+        is_labelled: whether every image of training has a label; of those that are added some may have none.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Data:
         self.decode = source.decode
         self.digest = _digest(source)
         self.extra_digest = "" if extra is None else extra.digest
+        self.is_labelled = extra is None or extra.is_labelled
         self._extra = extra
         self._source_size = len(source.train.labels)
         self._targets = targets or Targets()

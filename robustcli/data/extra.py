@@ -40,6 +40,11 @@ class Extra:
         digest.update(np.ascontiguousarray(self.split.images.numpy()).data)
         return digest.hexdigest()
 
+    @property
+    def is_labelled(self) -> bool:
+        """Whether every one of them has a label."""
+        return bool((self.split.labels >= 0).all())
+
     def per_batch(self, batch_size: int) -> int:
         # 0.29 * 100 is a little less than 29.
         return int(self.share * batch_size + 1e-9)
@@ -77,7 +82,7 @@ def read_extra(path: str, labels: str | None, shape: ImageShape) -> TensorSplit:
 
     Args:
         path: an .npz with "image", uint8 (n, height, width, channels), and "label", whole numbers (n,), as
-            generated data sets are published.
+            generated data sets are published; -1 is no label.
         labels: a file whose labels replace those of the archive: an .npz with "label", or an .npy.
         shape: of the images that they join.
 
@@ -128,7 +133,9 @@ def _labels(where: str, array: Array, count: int, classes: int) -> Tensor:
         raise RobustCliError(f"{where} is {array.dtype}; expected whole numbers")
     if array.shape != (count,):
         raise RobustCliError(f"{where} has shape {array.shape}; expected ({count},), one for each image")
-    if array.min() < 0 or array.max() >= classes:
-        worst = array.min() if array.min() < 0 else array.max()
-        raise RobustCliError(f"{where} has the label {worst}; expected 0 to {classes - 1}, as the data set has")
+    if array.min() < -1 or array.max() >= classes:
+        worst = array.min() if array.min() < -1 else array.max()
+        raise RobustCliError(
+            f"{where} has the label {worst}; expected 0 to {classes - 1}, as the data set has, or -1 for none"
+        )
     return torch.from_numpy(array.astype(np.int64))

@@ -98,6 +98,13 @@ class ReadsHalves(Protocol):
     reads_halves: bool
 
 
+@runtime_checkable
+class SparesLabels(Protocol):
+    """An outer loss that may go without some labels: where class shares are all 0, it asks for what needs none."""
+
+    spares_labels: bool
+
+
 class Step(Protocol):
     """One update of the weights, with the state that a method keeps between updates."""
 

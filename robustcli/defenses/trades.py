@@ -24,6 +24,9 @@ class TradesLoss:
     detach_target: bool
     statistics: Literal["both", "adversarial"] = "both"
 
+    # The divergence needs no label, and a cross-entropy is 0 where all shares are.
+    spares_labels = True
+
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
         # Without an adversarial batch the clean one is all that there is to learn statistics from.
         is_held = self.statistics == "adversarial" and self.beta > 0
@@ -56,7 +59,8 @@ def trades(
 
     The clean prediction is computed once for the attack; the released code repeats it in every step, which
     changes nothing in eval mode. In the loss the released code forwards the clean batch twice, so batch
-    statistics see it twice: `clean_forwards: 2` does the same, 1 saves that forward.
+    statistics see it twice: `clean_forwards: 2` does the same, 1 saves that forward. Of extra images without a
+    label (-1) there is the divergence alone; the cross-entropy is still a mean over the whole batch.
 
     Args:
         beta: weight of the robust term (1 / lambda); 0 is natural training.

@@ -49,7 +49,8 @@ class ExtraSettings:
     """Images that join those of the data set in training, such as generated ones.
 
     Args:
-        path: of a NumPy archive with "image", uint8 (n, height, width, channels), and "label", (n,).
+        path: of a NumPy archive with "image", uint8 (n, height, width, channels), and "label", (n,), -1 for none:
+            only a divergence from the clean prediction is asked of such images (defense: trades).
         labels: of a file whose labels replace those of the archive, such as a classifier's; .npz with "label"
             or .npy.
         share: of every batch that is drawn from them, rounded down to whole images.

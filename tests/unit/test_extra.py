@@ -1,5 +1,6 @@
 """Extra images: how many of a batch they are, which, with what labels, and files that do not suit."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from robustcli.datasets import Source, TensorSplit
 from robustcli.defenses import Batch
 from robustcli.defenses.cifs import cifs
 from robustcli.defenses.mart import mart
+from robustcli.defenses.trades import TradesLoss, trades
 from robustcli.errors import RobustCliError
 from robustcli.noise import StreamNoise
 from robustcli.runner import run_experiment
@@ -204,8 +206,8 @@ def test_the_archive_is_read_and_pseudo_labels_replace_its_own(tmp_path: Path) -
         ({"image": np.zeros((0, 4, 5, 3), np.uint8)}, r"expected \(n, 4, 5, 3\)"),
         ({"label": np.zeros(6)}, "label is float64; expected whole numbers"),
         ({"label": np.zeros(5, int)}, r"label has shape \(5,\); expected \(6,\)"),
-        ({"label": np.array([0, 1, 2, 3, 4, 0])}, "label has the label 4; expected 0 to 3"),
-        ({"label": np.array([0, 1, -1, 3, 4, 0])}, "label has the label -1; expected 0 to 3"),
+        ({"label": np.array([0, 1, -1, 3, 4, 0])}, "label has the label 4; expected 0 to 3"),
+        ({"label": np.array([0, 1, -2, 3, -1, 0])}, "label has the label -2; expected 0 to 3, .* or -1 for none"),
     ],
 )
 def test_what_does_not_suit_is_named(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
@@ -276,6 +278,56 @@ def test_smoothed_labels_reach_the_loss(tmp_path: Path) -> None:
         run = run_experiment(spec_of(data), tmp_path / str(len(losses)), Screen(is_quiet=True))
         losses.append(run.records()[0]["loss"])
     assert len(set(losses)) == 3
+
+
+# No labels.
+
+
+@pytest.mark.parametrize("over", ["all", "others"])
+@pytest.mark.parametrize("reach_attack", [False, True])
+def test_an_image_without_a_label_has_no_shares(over: Any, reach_attack: bool) -> None:
+    y, is_extra = torch.tensor([1, -1, 3]), torch.tensor([False, True, True])
+    given, nothing_else = Targets(is_complete=False)(y, is_extra, 4)
+    assert given.tolist() == [[0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1]]
+    assert nothing_else is None
+    some = Targets(smoothing=0.1, extra_smoothing=0.2, over=over, reach_attack=reach_attack, is_complete=False)
+    given, asked = some(y, is_extra, 4)
+    asked = given if asked is None else asked
+    rows = torch.tensor([0, 2])
+    assert torch.equal(
+        asked[rows], smoothed(replace(some, reach_attack=False, is_complete=True), y[rows], is_extra[rows])
+    )
+    assert not asked[1].any()
+
+
+def test_without_a_label_trades_asks_for_the_divergence_alone() -> None:
+    model, x, x_adv, y = conv_net().eval(), images(6), images(6, seed=5), labels(6)
+    shares = nn.functional.one_hot(y, 10).float()
+    shares[4:] = 0
+    loss = trades(beta=3.0).loss
+    assert isinstance(loss, TradesLoss)
+    entropies = nn.functional.cross_entropy(model(x), y, reduction="none")
+    whole = loss(model, Batch(x, y, x_adv))
+    assert loss(model, Batch(x, shares, x_adv)).item() == pytest.approx(
+        (whole - entropies[4:].sum() / 6).item(), rel=1e-5
+    )
+
+
+def test_runs_without_some_labels_need_a_defense_that_can_spare_them(tmp_path: Path) -> None:
+    path = tmp_path / "more.npz"
+    drawn = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 1), dtype=np.uint8)
+    np.savez(path, image=drawn, label=np.where(np.arange(50) % 2, np.arange(50) % 10, -1))
+    extra = f"extra: {{path: {path}, share: 0.5, label_smoothing: 0.1}}"
+    run = run_experiment(spec_of(extra, "trades, steps: 2"), tmp_path / "runs", Screen(is_quiet=True))
+    assert run.records()[0]["loss"] > 0
+    run_experiment(
+        spec_of(extra, "trades, attack: {name: adam_pgd, loss: kl, steps: 1}"), tmp_path / "runs", Screen(is_quiet=True)
+    )
+    fooled = "trades, attack: {name: pgd, start: gaussian, loss: kl, keep: fooled}"
+    for number, defense in enumerate(("pgd_at", "trades, attack: {name: pgd, loss: ce}", fooled, "mart", "score")):
+        spec = spec_of(extra.replace(", label_smoothing: 0.1", ""), defense)
+        with pytest.raises(RobustCliError, match=r"data\.extra: some images have no label"):
+            run_experiment(spec, tmp_path / str(number), Screen(is_quiet=True))
 
 
 def test_free_training_refuses_them() -> None:
