@@ -15,8 +15,7 @@ import pytest
 import torch
 from shell import TINY, Outcome, Robust, environment
 
-from robustcli import __version__, checkpoint
-from robustcli import train as loop
+from robustcli import __version__, checkpoint, collapse
 from robustcli.bench import rounds
 from robustcli.catalog import FAMILIES, catalog
 from robustcli.runs import RunFolder, read_json, write_json
@@ -278,8 +277,8 @@ def test_a_collapse_is_treated_as_the_spec_says_and_never_hidden(
     robust: Robust, tiny: Path, monkeypatch: pytest.MonkeyPatch, policy: str, code: int, status: str | None, epochs: int
 ) -> None:
     # Every check is taken for a collapse.
-    monkeypatch.setattr(loop, "COLLAPSE_DROP", -1.0)
-    monkeypatch.setattr(loop, "COLLAPSE_GAP", -2.0)
+    monkeypatch.setattr(collapse, "_DROP", -1.0)
+    monkeypatch.setattr(collapse, "_GAP", -2.0)
     words = ("train", "tiny.yaml", "train.epochs=2", f"train.on_collapse={policy}", "-q")
     said = robust(*words).require(code)
     folder = the_run(Path("runs"))
