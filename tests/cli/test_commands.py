@@ -784,6 +784,7 @@ def test_specs_are_validated(robust: Robust, tiny: Path) -> None:
     assert said.out.count(": valid, digest ") == 1 + len(experiments.names())
     tiny.write_text(TINY.replace("eps: 0.1", "eps: 0.031"), encoding="utf-8")
     robust("validate", "tiny.yaml").require(0, "warning: threat.eps: 0.031 is near")
+    robust("validate", "tiny.yaml").require(0, "note: defense: 2 steps of 0.00775 from a random start cannot reach")
 
 
 def test_every_problem_of_every_spec_is_shown(robust: Robust, tiny: Path) -> None:
