@@ -2,16 +2,21 @@
 
 import json
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 
 import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from robustcli.bench.passes import Passes, passes_by_kind
+
+# What the allocator says of a block that is older than the profile and freed in it: such ones are not to count.
+_OLDER = b"before the profiling started"
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
         return int(torch.cuda.max_memory_allocated(device)) - held
     # The profiler says on stderr that it begins and ends, and that there is no GPU.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=False) as found:
+    with _quieter(), profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=False) as found:
         run()
     with TemporaryDirectory(prefix="robust-bench-") as folder:
         path = Path(folder, "trace.json")
@@ -79,3 +84,22 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
         held += event["args"]["Bytes"]
         peak = max(peak, held)
     return peak
+
+
+@contextmanager
+def _quieter() -> Iterator[None]:
+    """Standard error, that of C++ too, comes out at the end, without what the allocator says of older blocks."""
+    sys.stderr.flush()
+    own = os.dup(2)
+    with TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(own, 2)
+            os.close(own)
+            said.seek(0)
+            for line in said:
+                if _OLDER not in line:
+                    os.write(2, line)

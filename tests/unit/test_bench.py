@@ -239,6 +239,17 @@ def test_a_peak_is_what_is_held_at_once() -> None:
     assert peak_bytes(lambda: None, CPU) == 0
 
 
+def test_what_is_said_while_memory_is_counted_is_said_afterwards(capfd: pytest.CaptureFixture[str]) -> None:
+    older = [torch.zeros(1000)]
+
+    def run() -> None:
+        older.pop()
+        os.write(2, b"ours\n")
+
+    assert peak_bytes(run, CPU) == 0
+    assert capfd.readouterr().err == "ours\n"
+
+
 def test_an_update_takes_its_gradients_and_not_what_it_fetches_once() -> None:
     weight = nn.Linear(1000, 1, bias=False)
     optimizer = torch.optim.SGD(weight.parameters(), lr=0.1, momentum=0.9)
