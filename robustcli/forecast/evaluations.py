@@ -94,8 +94,7 @@ class EvaluationCost:
         As many are taken to be right when clean as lie in the middle between that share and all; the first attack
         breaks those that break.
         """
-        total = self.clean * self.images
-        survivors = robust * self.images
+        total, survivors = self.clean * self.images, robust * self.images
         broken = (1 + robust) / 2 * self.images - survivors
         for stage in self.stages:
             attacked = survivors if stage.sample is None else min(survivors, stage.sample)
@@ -154,8 +153,8 @@ class Probe:
         """Of one pass of a batch, told from some images: it grows in a straight line with them."""
         x = self.x[: min(batch, self.affordable)]
         with torch.set_grad_enabled(has_gradients):
-            one_pass = partial(self._one_pass if has_gradients else self.network, x)
-            return round(peak_bytes(one_pass, self.device) * batch / len(x))
+            run = partial(self._one_pass if has_gradients else self.network, x)
+            return round(peak_bytes(run, self.device) * batch / len(x))
 
     def _clean(self, evaluator: Evaluator, images: int) -> Seconds:
         x = self.x[: min(evaluator.batch_size, images, self.affordable)]
