@@ -1,4 +1,4 @@
-"""Architectures give the same logits however they are computed: precision and memory layout; at every size."""
+"""Architectures give the same logits however they are computed: precision, memory layout, compiled; at every size."""
 
 from typing import Any
 
@@ -58,6 +58,18 @@ def test_channels_last_changes_nothing(form: tuple[str, Settings]) -> None:
         expected = network(x)
         logits = to_channels_last(network)(x.contiguous(memory_format=torch.channels_last))
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS, ids=told)
+def test_compiling_changes_nothing(form: tuple[str, Settings]) -> None:
+    """Of the graph alone: without a backend that makes code of it."""
+    network, x = network_and_images(*form)
+    torch.compiler.reset()
+    compiled = torch.compile(network, backend="eager")
+    with torch.no_grad():
+        expected = network(x)
+        torch.testing.assert_close(compiled(x), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("side", [32, 64, 224])
