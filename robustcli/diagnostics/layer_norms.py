@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -52,11 +52,13 @@ class LayerNorms:
 
     Args:
         iterations: of the power iteration; each is a forward and a backward of one layer.
+        spectral: "by_size": exact for layers whose matrix is small; "iterated": for no layer but a diagonal.
 
     Reference: Liang and Huang, "Large Norms of CNN Layers Do Not Hurt Adversarial Robustness", AAAI 2021.
     """
 
     iterations: Count = 50
+    spectral: Literal["by_size", "iterated"] = "by_size"
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise
@@ -75,9 +77,9 @@ class LayerNorms:
             if not sizes:
                 continue  # Weights that the forward does not use.
             generator = torch.Generator().manual_seed(derive(rng.seed, "layer norms", name))
-            found = [_norms(module, size, self.iterations, generator) for size in dict.fromkeys(sizes)]
+            found = [self._norms(module, size, generator) for size in dict.fromkeys(sizes)]
             largest = {key: max(norms[key] for norms in found) for key in _NORMS}
-            is_exact = all(_is_dense(module, size) for size in sizes)
+            is_exact = all(self._is_dense(module, size) for size in sizes)
             row = {"layer": name, "kind": type(module).__name__, "calls": len(sizes), **largest}
             rows.append({**row, "spectral_by": "matrix" if is_exact else "iteration"})
         others = [
@@ -88,6 +90,31 @@ class LayerNorms:
         ]
         products = {key: None if others else _product(rows, key) for key in _NORMS}
         return {"products": products, "rows": rows, "others": others}
+
+    def _norms(self, module: nn.Module, size: tuple[int, ...], generator: torch.Generator) -> dict[str, float]:
+        """The three norms of a layer, for inputs of one size."""
+        if isinstance(module, Normalize | _BatchNorm):
+            return dict.fromkeys(_NORMS, float(_scale(module).abs().max()))
+        weight = module.weight
+        assert isinstance(weight, Tensor)
+        weight = weight.detach()
+        apply = map_of(module)
+        largest = weight.abs().max()
+        row_sums, column_sums = row_and_column_sums(apply, size, weight.abs())
+        # Weights up to 1: squares of very large or small ones leave the range of single precision.
+        scaled = weight / largest.clamp_min(_TINY)
+        if self._is_dense(module, size):
+            spectral = float(torch.linalg.matrix_norm(dense_matrix(apply, size, scaled.double().cpu()), 2))
+        else:
+            start = torch.randn((1, *size), generator=generator, dtype=weight.dtype).to(weight.device)
+            spectral = _spectral(apply, scaled, start, self.iterations)
+        return {"l1": float(column_sums.max()), "linf": float(row_sums.max()), "spectral": float(largest) * spectral}
+
+    def _is_dense(self, module: nn.Module, size: tuple[int, ...]) -> bool:
+        """Whether the spectral norm for inputs of one size is found from a whole matrix or a diagonal."""
+        if isinstance(module, Normalize | _BatchNorm):
+            return True
+        return self.spectral == "by_size" and math.prod(size) * output_count(module, size) <= _DENSE
 
 
 def _product(rows: list[dict[str, Any]], key: str) -> float | None:
@@ -108,33 +135,6 @@ def _is_known(module: nn.Module) -> bool:
 def _has_weights(module: nn.Module) -> bool:
     """Of its own; buffers count, as some layers keep there what they multiply by, and so does an image's own scale."""
     return isinstance(module, Standardize) or bool([*module.parameters(recurse=False), *module.buffers(recurse=False)])
-
-
-def _norms(module: nn.Module, size: tuple[int, ...], iterations: int, generator: torch.Generator) -> dict[str, float]:
-    """The three norms of a layer, for inputs of one size."""
-    if isinstance(module, Normalize | _BatchNorm):
-        return dict.fromkeys(_NORMS, float(_scale(module).abs().max()))
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    weight = weight.detach()
-    apply = map_of(module)
-    largest = weight.abs().max()
-    row_sums, column_sums = row_and_column_sums(apply, size, weight.abs())
-    # Weights up to 1: squares of very large or small ones leave the range of single precision.
-    scaled = weight / largest.clamp_min(_TINY)
-    if _is_dense(module, size):
-        spectral = float(torch.linalg.matrix_norm(dense_matrix(apply, size, scaled.double().cpu()), 2))
-    else:
-        start = torch.randn((1, *size), generator=generator, dtype=weight.dtype).to(weight.device)
-        spectral = _spectral(apply, scaled, start, iterations)
-    return {"l1": float(column_sums.max()), "linf": float(row_sums.max()), "spectral": float(largest) * spectral}
-
-
-def _is_dense(module: nn.Module, size: tuple[int, ...]) -> bool:
-    """Whether the spectral norm for inputs of one size is that of a matrix that is written out, or of a diagonal."""
-    if isinstance(module, Normalize | _BatchNorm):
-        return True
-    return math.prod(size) * output_count(module, size) <= _DENSE
 
 
 def _scale(module: Normalize | _BatchNorm) -> Tensor:
