@@ -14,7 +14,7 @@ import torch
 from killing import ALL_KINDS, Plan, Sessions
 from shell import environment
 
-from robustcli import checkpoint, train
+from robustcli import checkpoint, collapse
 from robustcli.errors import Interrupted
 from robustcli.runner import run_experiment
 from robustcli.runs import RunFolder, read_json
@@ -238,8 +238,8 @@ def test_a_stop_in_the_epoch_of_a_collapse_does_not_change_what_is_gone_back_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Every check is taken for a collapse, so the first epoch is undone.
-    monkeypatch.setattr(train, "COLLAPSE_DROP", -1.0)
-    monkeypatch.setattr(train, "COLLAPSE_GAP", -2.0)
+    monkeypatch.setattr(collapse, "_DROP", -1.0)
+    monkeypatch.setattr(collapse, "_GAP", -2.0)
     spec = ExperimentSpec.parse(TRADES.replace("epochs: 3", "epochs: 3\n  on_collapse: rewind"), "the test")
     whole = run_experiment(spec, tmp_path / "whole", Screen(is_quiet=True))
 
