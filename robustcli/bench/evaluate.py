@@ -89,7 +89,7 @@ def _ways(subject: BenchSubject, missing: list[str]) -> dict[str, Callable[[], T
 
     def ours(keep: str) -> Callable[[], Tensor]:
         evaluator = Attacked(attack=Pgd(steps=STEPS, keep="fooled" if keep == "fooled" else "last"), batch_size=BATCH)
-        return lambda: _gathered(subject, evaluator)
+        return lambda: subject.gather(evaluator).survives
 
     ways: dict[str, Callable[[], Tensor | None]] = {
         OURS: ours("fooled"),
@@ -121,11 +121,6 @@ def _as_users_do(subject: BenchSubject, attack: Callable[[Tensor, Tensor], Tenso
             survives.append(network(points).argmax(1) == subject.y[part])
     network.requires_grad_(False)
     return torch.cat(survives).cpu()
-
-
-def _gathered(subject: BenchSubject, evaluator: Attacked) -> Tensor:
-    with full_precision(subject.x.device.type):
-        return subject.gather(evaluator).survives
 
 
 def _passes_alone(subject: BenchSubject) -> None:

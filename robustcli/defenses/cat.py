@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from robustcli.attacks.losses import labels_of
 from robustcli.attacks.pgd import Pgd
 from robustcli.clock import Clock
 from robustcli.defenses import DEFENSES, Batch, Metrics
@@ -37,8 +38,8 @@ class RunningScored:
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
         logits = model(batch.x_adv)
         if not self.metrics:  # The first time: later ones are at perturbed weights.
-            labels = batch.y if batch.y.dim() == 1 else batch.y.argmax(1)
-            self.metrics = {"robust_train": (logits.detach().argmax(1) == labels).float().mean()}
+            is_right = logits.detach().argmax(1) == labels_of(batch.y)
+            self.metrics = {"robust_train": is_right.float().mean()}
         return F.cross_entropy(logits, batch.y)
 
     def state_dict(self) -> dict[str, Any]:
