@@ -253,13 +253,13 @@ def version_of(package: str) -> str | None:
 
 
 def _commit() -> dict[str, Any]:
-    """Commit of the checkout that this code runs from; null in an installed package."""
+    """Commit of the checkout that this code runs from, and whether the code differs; null in an installed package."""
     here = Path(__file__).resolve().parent.parent
     if not (here / ".git").exists():
         return {"commit": None, "dirty": None}
     try:
         commit = _git(here, "rev-parse", "HEAD")
-        return {"commit": commit, "dirty": bool(_git(here, "status", "--porcelain"))}
+        return {"commit": commit, "dirty": bool(_git(here, "status", "--porcelain", "--", "robustcli"))}
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "dirty": None}
 

@@ -1,12 +1,13 @@
-"""The story of `robust bench architectures`: time of every family against its multiply-accumulates."""
+"""The story of `robust bench architectures`: time of every family and layer against its multiply-accumulates."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import torch
 from torch import Tensor, nn
 
+from robustcli.bench.cost_tables import architecture_label
 from robustcli.bench.machine import circumstances
 from robustcli.bench.rounds import Sample, Spread, Stopwatch, Timed, measure, speed
 from robustcli.bench.variants import SHAPE, anatomy_of, new_network
@@ -42,12 +43,18 @@ class _Member:
     macs: int
     parameters: int
 
+    @property
+    def label(self) -> str:
+        """Unlike that of any other."""
+        return architecture_label(self.name, self.settings)
+
 
 def bench_architectures(names: tuple[str, ...], batch_size: int, rounds: int, device_name: str) -> dict[str, Any]:
     """Forward, and forward with gradient to the images, of each architecture with its defaults, in evaluation mode.
 
     Args:
-        names: of architectures; none is all that need no settings.
+        names: of architectures; none is all that need no settings, then the yardstick with every other layer that
+            it can be made of and inside every architecture that is built around another.
 
     Raises:
         RobustCliError: there is no such architecture.
@@ -63,11 +70,11 @@ def bench_architectures(names: tuple[str, ...], batch_size: int, rounds: int, de
     # The costliest first: a sample repeats everything as often as the first needs.
     for member in sorted(members, key=lambda member: -member.macs):
         network = new_network(member.chosen).to(device).eval().requires_grad_(False)
-        samples[f"gradient {member.name}"] = Timed(_gradient(network, x), watch)
-        samples[f"forward {member.name}"] = Timed(_forward(network, x), watch)
+        samples[f"gradient {member.label}"] = Timed(_gradient(network, x), watch)
+        samples[f"forward {member.label}"] = Timed(_forward(network, x), watch)
     found = measure(samples, rounds)
     for kind in ("forward", "gradient"):
-        seconds[kind] = {member.name: found[f"{kind} {member.name}"] for member in members}
+        seconds[kind] = {member.label: found[f"{kind} {member.label}"] for member in members}
     return {
         "bench": "architectures",
         **circumstances(device),
@@ -87,7 +94,7 @@ def _row(
     ratios = {}
     for kind, of_kind in seconds.items():
         # Multiply-accumulates in a second as a multiple of the yardstick's, round by round.
-        share = speed(of_kind[member.name], of_kind[yardstick.name])
+        share = speed(of_kind[member.label], of_kind[yardstick.label])
         scale = member.macs / yardstick.macs
         ratios[kind] = {key: scale * value for key, value in asdict(share).items()}
     return {
@@ -96,11 +103,11 @@ def _row(
         "parameters": member.parameters,
         "macs": member.macs,
         "seconds_per_image": {
-            kind: asdict(Spread.of([value / batch_size for value in of_kind[member.name]]))
+            kind: asdict(Spread.of([value / batch_size for value in of_kind[member.label]]))
             for kind, of_kind in seconds.items()
         },
         "gmacs_per_second": {
-            kind: batch_size * member.macs / 1e9 / Spread.of(of_kind[member.name]).median
+            kind: batch_size * member.macs / 1e9 / Spread.of(of_kind[member.label]).median
             for kind, of_kind in seconds.items()
         },
         "ratio": ratios,
@@ -125,21 +132,35 @@ def _members(names: tuple[str, ...]) -> Iterator[_Member]:
             raise RobustCliError(f"--architecture: '{name}' needs settings, and is measured with its defaults alone")
     for name in dict.fromkeys((YARDSTICK, *(names or able))):
         yield _sized(name)
+    if not names:
+        yield from (_member(YARDSTICK, settings) for settings in _other_layers())
+        around = {"network": {"name": YARDSTICK}}
+        yield from (_member(name, around) for name, member in known.items() if "network" in member.parameters)
+
+
+def _other_layers() -> Iterator[dict[str, Any]]:
+    """Settings of the yardstick, each with one layer that is not the default."""
+    for key, parameter in catalog("architectures")[YARDSTICK].parameters.items():
+        if get_origin(parameter.annotation) is Literal and isinstance(parameter.default, str):
+            yield from ({key: name} for name in get_args(parameter.annotation) if name != parameter.default)
 
 
 def _sized(name: str) -> _Member:
     """An architecture with its defaults, or with its widths halved until it is small enough."""
-    settings: dict[str, Any] = {}
-    while True:
-        checker = Checker()
-        chosen = checker.chosen(
-            Family("architectures", ArchitectureOptions), {"name": name, **settings}, ("architecture",)
-        )
-        parts = anatomy_of(chosen)
-        narrower = {key: _halved(value) for key, value in chosen.parameters.items() if key.startswith("wid")}
-        if parts.macs <= _LARGE or not narrower or any(_least(value) < 1 for value in narrower.values()):
-            return _Member(name, chosen, settings, parts.macs, parts.parameters)
-        settings = narrower
+    member = _member(name, {})
+    while member.macs > _LARGE:
+        widths = {key: _halved(value) for key, value in member.chosen.parameters.items() if key.startswith("wid")}
+        if not widths or any(_least(width) < 1 for width in widths.values()):
+            break
+        member = _member(name, widths)
+    return member
+
+
+def _member(name: str, settings: dict[str, Any]) -> _Member:
+    family = Family("architectures", ArchitectureOptions)
+    chosen = Checker().chosen(family, {"name": name, **settings}, ("architecture",))
+    parts = anatomy_of(chosen)
+    return _Member(name, chosen, settings, parts.macs, parts.parameters)
 
 
 def _halved(width: Any) -> Any:

@@ -66,6 +66,8 @@ def architectures(
 ) -> None:
     """Passes of every architecture against their multiply-accumulates, beside those of resnet18.
 
+    After the families: resnet18 with every other layer it can have, and inside cifs and multibn.
+
     Networks of more than 0.6 G multiply-accumulates are made narrower first. One that makes less than a third of
     resnet18's multiply-accumulates in a second, in every round, is named.
     """

@@ -118,16 +118,23 @@ def data_rows(results: Sequence[Mapping[str, Any]]) -> Rows:
     return rows
 
 
+def architecture_label(name: str, settings: Mapping[str, Any]) -> str:
+    """A network and the settings that are not its defaults; of a network inside it the name alone."""
+    named = (
+        f"{key} {value['name'] if isinstance(value, Mapping) else value}" for key, value in sorted(settings.items())
+    )
+    return f"{name} ({', '.join(named)})" if settings else name
+
+
 def architecture_rows(results: Sequence[Mapping[str, Any]]) -> Rows:
     """Of `robust bench architectures`, the slowest first."""
     rows: Rows = [("architecture", "10^6 mult.-acc.", "forward ms", "with gradient ms", "G mult.-acc./s",
                    "beside resnet18, forward", "with gradient", "")]  # fmt: skip
     for result in results:
         for row in sorted(result["rows"], key=lambda row: row["ratio"]["gradient"]["median"]):
-            settings = ", ".join(f"{key} {value}" for key, value in row["settings"].items())
             rows.append(
                 (
-                    row["name"] + (f" ({settings})" if settings else ""),
+                    architecture_label(row["name"], row["settings"]),
                     f"{row['macs'] / 1e6:,.1f}",
                     *(f"{1000 * row['seconds_per_image'][kind]['median']:.2f}" for kind in ("forward", "gradient")),
                     f"{row['gmacs_per_second']['gradient']:.1f}",
@@ -141,7 +148,12 @@ def architecture_rows(results: Sequence[Mapping[str, Any]]) -> Rows:
 
 def architecture_words(results: Sequence[Mapping[str, Any]]) -> str:
     """Which are slow, in one sentence."""
-    slow = [row["name"] for result in results for row in result["rows"] if row["is_slow"]]
+    slow = [
+        architecture_label(row["name"], row["settings"])
+        for result in results
+        for row in result["rows"]
+        if row["is_slow"]
+    ]
     share = f"a third of {results[0]['yardstick']}'s multiply-accumulates in a second, in every round"
     return f"less than {share}: {', '.join(slow)}" if slow else f"none makes less than {share}"
 

@@ -193,6 +193,16 @@ def test_large_architectures_are_made_narrower() -> None:
     assert architectures._sized("robust_wide_resnet").macs <= architectures._LARGE
 
 
+def test_every_layer_and_every_network_around_another_is_measured() -> None:
+    members = {member.label: member for member in architectures._members(())}
+    for layer in ("activation silu", "norm conv", "downsample flc", "channel_gate residual_se"):
+        assert f"resnet18 ({layer})" in members
+    assert members["resnet18 (downsample flc)"].macs == members["resnet18"].macs
+    assert {"cifs (network resnet18)", "multibn (network resnet18)"} <= set(members)
+    # Told apart by what they are made of, though most have the same name.
+    assert len(members) == len(list(architectures._members(())))
+
+
 # Scaling
 
 
