@@ -75,19 +75,20 @@ $(VENV)/.peers: $(VENV)/.installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'
 	@touch $@
 
-bench: $(VENV)/.peers ## Measure training, evaluations, input, architectures, scaling (two cores: an hour), for README.md.
+bench: $(VENV)/.peers ## Measure training, evaluations, input, architectures, scaling (two cores: two hours), for README.md.
 	@mkdir -p $(BENCH)
 	@export OMP_NUM_THREADS=1; set -e; \
 	$(BIN)/robust bench train $(patsubst %,--defense %,natural pgd_at trades n_fgsm rs_fgsm) --batch-size 64 --rounds 5 \
 		--out $(BENCH)/training_methods.json; \
 	$(BIN)/robust bench train $(patsubst %,--defense %,natural trades n_fgsm rs_fgsm) --batch-size 128 --rounds 3 \
 		--out $(BENCH)/training_methods_128.json; \
-	$(BIN)/robust bench train --defense pgd_at --defense trades --weights awp --batch-size 64 --rounds 5 \
-		--out $(BENCH)/training_awp.json; \
+	$(BIN)/robust bench train --defense pgd_at --defense trades --weights awp --batch-size 64 --batch-size 128 \
+		--rounds 5 --out $(BENCH)/training_awp.json; \
 	$(BIN)/robust bench train --batch-size 128 --rounds 5 --out $(BENCH)/training_batch.json; \
 	$(BIN)/robust bench train --batch-size 128 --rounds 7 --compile --out $(BENCH)/training_compiled.json; \
 	$(BIN)/robust bench train --batch-size 128 --rounds 5 --precision bf16 --out $(BENCH)/training_bf16.json; \
-	$(BIN)/robust bench train --defense pgd_at --width 64 --batch-size 64 --rounds 3 --out $(BENCH)/training_wide.json; \
+	$(BIN)/robust bench train --defense pgd_at --defense trades --weights none --weights awp --width 64 \
+		--batch-size 64 --batch-size 128 --rounds 3 --out $(BENCH)/training_wide.json; \
 	$(BIN)/robust bench train $(patsubst %,--defense %,natural n_fgsm rs_fgsm) --width 64 --batch-size 64 \
 		--batch-size 128 --rounds 3 --out $(BENCH)/training_wide_steps.json; \
 	checkpoint='$(CHECKPOINT)'; \

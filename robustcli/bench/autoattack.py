@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robustcli.attacks.search import SearchNetwork
-from robustcli.bench.rounds import Spread, Stopwatch, speed, verdict
+from robustcli.bench.rounds import ALONE, Spread, Stopwatch, speed, verdict
 from robustcli.bench.subjects import BenchSubject
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.evidence import Evidence, gather
@@ -23,7 +23,7 @@ from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.autoattack_package import Package
 from robustcli.precision import full_precision
 
-PACKAGE, NATIVE, AGAIN, ALONE = "package, as it comes", "native", "native again", "its passes alone"
+PACKAGE, NATIVE, NATIVE_AGAIN = "package, as it comes", "native", "native again"
 _PARTS = ("apgd-ce", "apgd-t", "fab-t", "square")
 _MOVES, _QUERIES, _FAB_TARGETS = 100, 5000, 9
 
@@ -55,7 +55,7 @@ def bench_autoattack(
         screen: also measure with this many survivors sampled.
         is_compiled: also measure with compiled searches; compiling is no part of a speed and stated by itself.
     """
-    evaluators = {NATIVE: AutoAttack(), AGAIN: AutoAttack(), f"{NATIVE}, fast": AutoAttack(precision="fast")}
+    evaluators = {NATIVE: AutoAttack(), NATIVE_AGAIN: AutoAttack(), f"{NATIVE}, fast": AutoAttack(precision="fast")}
     if is_compiled:
         evaluators[f"{NATIVE}, compiled"] = AutoAttack(compile=True)
         evaluators[f"{NATIVE}, fast, compiled"] = AutoAttack(precision="fast", compile=True)
@@ -207,7 +207,7 @@ def _plain(row: Row, rows: Mapping[str, Row]) -> dict[str, Any]:
         "name": row.name,
         "seconds": asdict(Spread.of(row.seconds)),
         "speed": None if row is package else asdict(compared),
-        "verdict": verdict(compared, speed(native.seconds, rows[AGAIN].seconds)) if is_other else None,
+        "verdict": verdict(compared, speed(native.seconds, rows[NATIVE_AGAIN].seconds)) if is_other else None,
         "over_limit": asdict(speed(rows[ALONE].seconds, row.seconds)),
         "robust": None if row.survives is None else int(survives.sum()),
         "broken_alone": (package.survives & ~survives).nonzero().flatten().tolist(),

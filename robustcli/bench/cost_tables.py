@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from robustcli.bench.rounds import AGAIN, ALONE
+
 Rows = list[tuple[str, ...]]
 
 
-# Rows of an update that say something about the others, and are told beside ours.
-_AGAIN, _ALONE = "ours again", "its passes alone"
 # Images of CIFAR-10's training set.
 _EPOCH = 50_000
 
@@ -25,12 +25,13 @@ def training_rows(results: Sequence[Mapping[str, Any]]) -> Rows:
             of = {row["name"]: row for row in found["rows"]}
             ours = found["rows"][0]
             for row in found["rows"]:
-                if row["name"] in (_AGAIN, _ALONE):
+                # These say something about the others, and are told beside ours.
+                if row["name"] in (AGAIN, ALONE):
                     continue
                 speed = row["images_per_second"]
                 # Of ours: how it differs from itself, and whether the limit differs by more.
-                compared = f"again {ratio_words(of[_AGAIN]['ratio'])}" if row is ours else ratio_words(row["ratio"])
-                verdict = f"beside the limit: {of[_ALONE]['verdict']}" if row is ours else row["verdict"]
+                compared = f"again {ratio_words(of[AGAIN]['ratio'])}" if row is ours else ratio_words(row["ratio"])
+                verdict = f"beside the limit: {of[ALONE]['verdict']}" if row is ours else row["verdict"]
                 rows.append(
                     (
                         _network(settings),

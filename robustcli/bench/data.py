@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision import transforms
 
 from robustcli.bench.machine import circumstances
-from robustcli.bench.rounds import Sample, Spread, Stopwatch, Timed, beside, measure
+from robustcli.bench.rounds import AGAIN, OURS, Sample, Spread, Stopwatch, Timed, beside, measure
 from robustcli.bench.variants import SHAPE, Request, Variants, choose
 from robustcli.build import choose_device
 from robustcli.data import Data, prepare
@@ -18,7 +18,7 @@ from robustcli.memory import keep_freed_memory
 from robustcli.noise import StreamNoise
 from robustcli.specs.settings import Augment
 
-OURS, AGAIN, PIL = "ours", "ours again", "torchvision, PIL"
+PIL = "torchvision, PIL"
 AUGMENT = Augment(crop=4, flip=True)
 # Images of a sample: some batches, and their order.
 _IMAGES = 2048

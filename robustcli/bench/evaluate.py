@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from robustcli.attacks.pgd import Pgd
 from robustcli.bench.passes import passes_by_kind
 from robustcli.bench.peers import find_peer, foolbox_attack, torchattacks_attack
-from robustcli.bench.rounds import Sample, Spread, Stopwatch, Timed, beside, measure, to_others
+from robustcli.bench.rounds import AGAIN, ALONE, Sample, Spread, Stopwatch, Timed, beside, measure, to_others
 from robustcli.bench.subjects import BenchSubject
 from robustcli.bench.untimed import peak_bytes
 from robustcli.evaluation.isolation import generators_restored, model_restored, passes_counted
@@ -21,7 +21,7 @@ from robustcli.evaluators.attacked import Attacked
 from robustcli.precision import full_precision
 
 STEPS = 20
-OURS, AGAIN, WHOLE, ALONE = "ours, images leave", "ours again", "ours, to the last step", "its passes alone"
+LEAVING, WHOLE = "ours, images leave", "ours, to the last step"
 TORCHATTACKS, FOOLBOX = "torchattacks, as it comes", "foolbox, as it comes"
 # Images attacked at once, by everybody.
 BATCH = 250
@@ -58,7 +58,7 @@ def bench_evaluation(subject: BenchSubject, rounds: int) -> dict[str, Any]:
         peaks = {name: peak_bytes(way.run, subject.x.device) for name, way in ways.items()}
         samples: dict[str, Sample] = {name: Timed(way, watch) for name, way in ways.items()}
         seconds = measure(samples, rounds)
-    compared = beside(seconds, OURS, AGAIN)
+    compared = beside(seconds, LEAVING, AGAIN)
     others = to_others(seconds, ALONE, TORCHATTACKS)
     rows = [
         {
@@ -92,7 +92,7 @@ def _ways(subject: BenchSubject, missing: list[str]) -> dict[str, Callable[[], T
         return lambda: subject.gather(evaluator).survives
 
     ways: dict[str, Callable[[], Tensor | None]] = {
-        OURS: ours("fooled"),
+        LEAVING: ours("fooled"),
         AGAIN: ours("fooled"),
         WHOLE: ours("last"),
         ALONE: lambda: _passes_alone(subject),

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+# Rows that benches share: our own, once more for the noise, and the limit.
+OURS, AGAIN, ALONE = "ours", "ours again", "its passes alone"
 # A sample lasts at least so long, in seconds; shorter ones measure the clock.
 _SAMPLE = 0.25
 
