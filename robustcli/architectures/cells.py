@@ -140,6 +140,7 @@ class CellNetwork(nn.Module):
     """A 3x3 convolution, cells of which those after each third reduce, global average, classifier.
 
     Args:
+        cells_of: what all cells consist of, or each of them.
         width: channels of a node in the first third; the first convolution has three times as many.
         cells: of the network.
         factors: on the width, for each third; a cell that reduces belongs to the third that it begins.
@@ -150,7 +151,7 @@ class CellNetwork(nn.Module):
     def __init__(
         self,
         shape: ImageShape,
-        cells_of: Genotype,
+        cells_of: Genotype | Sequence[Genotype],
         *,
         width: int,
         cells: int,
@@ -163,10 +164,10 @@ class CellNetwork(nn.Module):
         before = last = 3 * width
         self.stem = nn.Sequential(nn.Conv2d(shape.channels, last, 3, padding=1, bias=False), nn.BatchNorm2d(last))
         built: list[Cell] = []
-        for number in range(cells):
+        for number, found in enumerate([cells_of] * cells if isinstance(cells_of, Genotype) else cells_of):
             kind = kind_of(number, cells)
             channels = width * factors[(number >= cells // 3) + (number >= 2 * cells // 3)]
-            nodes: tuple[Node, ...] = getattr(cells_of, kind)
+            nodes: tuple[Node, ...] = getattr(found, kind)
             after_reduction = number > 0 and kind_of(number - 1, cells) == "reduce"
             built.append(
                 Cell(kind, (before, last), channels, nodes, new, after_reduction=after_reduction, affine=affine)

@@ -24,15 +24,6 @@ ARNAS = genotype(
     reduce=("avg 1 + avg 0", "dil5 2 + avg 0", "dil5 3 + dil5 2", "dil5 4 + dil5 3"),
     robust=("dil5 0 + dil5 1", "dil5 1 + dil5 2", "dil3 3 + dil5 2", "dil3 4 + dil3 3"),
 )
-# Every edge of a full cell has a code of two bits: a separable convolution (01), the state itself (10), both, or none.
-_ROBNET_CODES = ("11 11", "11 11 11", "01 11 01 10", "11 01 01 01 11")
-_BY_CODE = {"00": (), "01": ("sep3",), "10": ("skip",), "11": ("sep3", "skip")}
-_ROBNET_NODES = tuple(
-    " + ".join(f"{name} {source}" for source, code in enumerate(codes.split()) for name in _BY_CODE[code])
-    for codes in _ROBNET_CODES
-)
-ROBNET = genotype(normal=_ROBNET_NODES, reduce=_ROBNET_NODES)
-
 _DOUBLING = (1, 2, 4)
 
 
@@ -107,28 +98,6 @@ def arnas(shape: ImageShape, /, *, width: Count = 64, cells: Cells = 20) -> nn.M
         CVPR 2024.
     """
     return CellNetwork(shape, ARNAS, width=width, cells=cells, factors=(1, 2, 2))
-
-
-@ARCHITECTURES.register("robnet", smoke={"width": 2, "cells": 3}, published=(
-    Published(0.4748, 0.8457, {"width": 64, "cells": 33},
-              "TRADES", "none", "Huang et al., CVPR 2023", counted_by="the authors"),
-    Published(0.2369, 0.5527, {"width": 64, "cells": 33},
-              "TRADES", "none", "Huang et al., CVPR 2023", counted_by="the authors", data="CIFAR-100"),
-))  # fmt: skip
-def robnet(shape: ImageShape, /, *, width: Count = 36, cells: Cells = 20) -> nn.Module:
-    """RobNet-large: one densely connected cell of separable convolutions and the states themselves, everywhere.
-
-    The defaults are RobNet-large-v1. The norms inside cells have neither scale nor shift. RobNet-free, whose
-    twenty cells all differ, is not offered.
-
-    Args:
-        width: channels of a node in the first third of the cells; 64 in RobNet-large-v2.
-        cells: of the network, 33 in RobNet-large-v2; those at one and at two thirds reduce.
-
-    Reference: Guo et al., "When NAS Meets Robustness: In Search of Robust Architectures against Adversarial
-        Attacks", CVPR 2020.
-    """
-    return CellNetwork(shape, ROBNET, width=width, cells=cells, factors=_DOUBLING, affine=False)
 
 
 @ARCHITECTURES.register("cell_network", smoke={

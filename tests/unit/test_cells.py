@@ -30,6 +30,7 @@ from robustcli.errors import RobustCliError
     [
         ("robnet", {}, 6_842_710, 1.0303),
         ("robnet", {"width": 64, "cells": 33}, 33_326_666, 5.0946),
+        ("robnet_free", {}, 5_439_790, 0.7802),
         ("advrush", {}, 4_158_046, 0.6453),
         ("advrush", {"width": 64}, 12_712_522, 1.9492),
         ("advrush", {"width": 96, "cells": 23}, 32_575_018, 4.9485),
@@ -141,6 +142,15 @@ def test_robnet_sums_both_operations_where_the_code_has_both() -> None:
     ]
     norms = [module for module in cell.modules() if isinstance(module, nn.BatchNorm2d)]
     assert not any(module.affine for module in norms)
+
+
+def test_every_cell_of_robnet_free_is_its_own() -> None:
+    network = build_weightless("robnet_free")
+    assert isinstance(network, CellNetwork)
+    edges = [tuple(map(tuple, cell.sources)) for cell in network.cells if isinstance(cell, Cell)]
+    assert len(edges) == len(set(edges)) == 20
+    # The second node of the eleventh cell: of three states it reads from the first alone, by both operations.
+    assert edges[10][1] == (0, 0)
 
 
 @pytest.mark.parametrize("side", [1, 2, 7, 8])

@@ -63,6 +63,7 @@ NETWORKS = {
     "SKResNet-18": "{name: sknet, width: 16}",
     "ConvNeXt-T": "{name: convnext, widths: [4, 4, 4, 4]}",
     "RobNet-large-v2": "{name: robnet, width: 2, cells: 33}",
+    "RobNet-free": "{name: robnet_free, width: 2}",
     "AdvRush, 23 cells": "{name: advrush, width: 2, cells: 23}",
     "RACL, 23 cells": "{name: racl, width: 2, cells: 23}",
     "ARNAS, 20 cells": "{name: arnas, width: 2, cells: 20}",
