@@ -20,7 +20,7 @@ Downsample = Literal["strided", "average", "flc", "asap"]
 # Of networks without shortcuts, which can do without norms and have pools between their convolutions.
 PlainNorm = Literal["none", "batch", "group", "conv"]
 PlainDownsample = Literal["max", "average", "flc", "asap"]
-Gate = Literal["none", "se", "residual_se"]
+Gate = Literal["none", "se", "residual_se", "cifs"]
 
 Count = Annotated[int, Ge(1)]
 Counts3 = tuple[Count, Count, Count]

@@ -31,7 +31,7 @@ def alexnet(
         norm: after every convolution: none as published, batch, group, or conv (preconditioned, then batch).
         downsample: max pools and a strided first convolution as published, or average, flc or asap pooling in
             the place of all four.
-        channel_gate: what every activated convolution goes through: none, se or residual_se.
+        channel_gate: what every activated convolution goes through: none, se, residual_se or cifs.
         width: channels of the first convolution; the others have 3, 6, 4 and 4 times as many, hidden layers 8 times.
         strides: of the first convolution and the three pools; AlexNet-1122 of Xu et al. is [1, 1, 2, 2].
         upsample: factor that images are enlarged by, each pixel repeated.
@@ -39,7 +39,7 @@ def alexnet(
     Reference: Krizhevsky, "One weird trick for parallelizing convolutional neural networks", 2014; this form: Xu et
         al., "Understanding Adversarial Robustness from Feature Maps of Convolutional Layers", TNNLS 2025.
     """
-    layers, is_max = plain_layers(activation, norm, downsample, channel_gate)
+    layers, is_max = plain_layers(activation, norm, downsample, channel_gate, shape.classes)
 
     def pool(stride: int) -> list[nn.Module]:
         if is_max:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.architectures import ARCHITECTURES, Body, ImageShape
-from robustcli.architectures.channel_gates import ChannelGate
+from robustcli.architectures.channel_gates import ChannelGate, gates_of
 from robustcli.errors import RobustCliError
 from robustcli.fields import Size
 
@@ -27,11 +27,12 @@ def cifs(
     two classes: in evaluation the two most likely ones, in training (with the defense of the same name) the
     label and the probe's second. The last block has a linear probe, those before it one with a hidden layer.
     In a pre-activation network a gate sees the sum that a block puts out, and not activated features as
-    published. Attackers should maximise the joint loss of network and probes (attack joint_pgd).
+    published. Attackers should maximise the joint loss of network and probes (attack joint_pgd). Gates at the end of
+    every residual branch, to be compared with other gates, are not these: write channel_gate: cifs instead.
 
     Args:
-        network: any architecture whose last stage is a sequence of blocks: resnet18, preact_resnet18, wide_resnet
-            and torchvision's ResNets.
+        network: any architecture without gates of this kind whose last stage is a sequence of blocks: resnet18,
+            preact_resnet18, wide_resnet and torchvision's ResNets.
         hidden: units of the hidden layer of the probes before the last; 0 makes them linear.
         mask: what becomes of a channel's relevance g: "softmax" over channels as released, whose mean is one over
             the number of channels; "scaled", that times the number of channels, which keeps the scale of the
@@ -44,6 +45,11 @@ def cifs(
         Feature Selection", ICML 2021.
     """
     assert isinstance(network, nn.Module)
+    if gates_of(network):
+        raise RobustCliError(
+            "architecture.network.channel_gate: cifs: this network has such gates already, and one probe would guess "
+            "for another; write channel_gate: none, or the network itself without cifs around it"
+        )
     stage = _last_stage(network)
     for number, channels in enumerate(_channels(network, stage, shape)):
         is_last = number == len(stage) - 1

@@ -11,6 +11,7 @@ from functools import cached_property
 from torch import nn
 
 from robustcli.architectures.activations import ACTIVATIONS, SHARED, Again
+from robustcli.architectures.channel_gates import ChannelGate
 from robustcli.architectures.convnorm import PreconditionedConv2d
 from robustcli.architectures.convolutions import SameConv2d
 from robustcli.architectures.downsampling import Pooled, SpectralPool
@@ -32,7 +33,11 @@ class Layers:
             preconditioned convolutions before them; none.
         downsample: how a convolution with stride 2 gets there: by itself, or with stride 1 after a pooling.
         channel_gate: what the end of a residual branch, or an activated convolution of a plain network, goes through.
+            cifs: a mask of mean 1, a constant to the features, from a linear probe of the class, so that a branch
+            keeps its scale; in all these places, to compare it with other gates. Architecture cifs has the published
+            placement, masks and probes.
         reduction: of the channels inside a gate se; that of residual_se is published as 64.
+        classes: that the probes of cifs tell apart.
         momentum: of running statistics.
         pads_same: whether strided convolutions have TensorFlow's "SAME" padding.
     """
@@ -42,6 +47,7 @@ class Layers:
     downsample: Downsample = "strided"
     channel_gate: Gate = "none"
     reduction: int = 16
+    classes: int | None = None
     momentum: float = 0.1
     pads_same: bool = False
 
@@ -133,6 +139,9 @@ class Layers:
         if self.channel_gate == "residual_se":
             squeezed = max(1, channels // _RESIDUAL_SQUEEZE)
             return ResidualSqueezeExcitation(channels, squeezed, self.normalisation(channels))
+        if self.channel_gate == "cifs":
+            assert self.classes is not None
+            return ChannelGate(channels, self.classes, hidden=0, mask="scaled", detaches=True)
         return nn.Identity()
 
 

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustcli.architectures.layers import Layers, enlarged
-from robustcli.fields import Activation, Gate, PlainDownsample, PlainNorm
+from robustcli.fields import Activation, Downsample, Gate, PlainDownsample, PlainNorm
 
 
 class Chain(nn.Module):
@@ -37,12 +37,13 @@ class LargestPixel(nn.Module):
 
 
 def plain_layers(
-    activation: Activation, norm: PlainNorm, downsample: PlainDownsample, channel_gate: Gate
+    activation: Activation, norm: PlainNorm, downsample: PlainDownsample, channel_gate: Gate, classes: int
 ) -> tuple[Layers, bool]:
     """The layers of a chain, and whether its pools take the largest pixel, which no convolution does."""
-    if downsample == "max":
-        return Layers(activation=activation, norm=norm, channel_gate=channel_gate), True
-    return Layers(activation=activation, norm=norm, downsample=downsample, channel_gate=channel_gate), False
+    is_max = downsample == "max"
+    pool: Downsample = "strided" if downsample == "max" else downsample
+    layers = Layers(activation=activation, norm=norm, downsample=pool, channel_gate=channel_gate, classes=classes)
+    return layers, is_max
 
 
 def activated(layers: Layers, inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> list[nn.Module]:

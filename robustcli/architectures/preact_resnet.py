@@ -77,7 +77,7 @@ def preact_resnet(
         norm: batch, group, or conv (preconditioned convolutions beside batch norms; published for networks that
             normalise what a convolution puts out).
         downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
-        channel_gate: what ends a residual branch: none, se or residual_se.
+        channel_gate: what ends a residual branch: none, se, residual_se or cifs.
         width: channels of the stem and the first stage; each later stage doubles it.
         stem_stride: 2 halves the resolution at once, for about a quarter of the cost.
         strides: of the four stages; [1, 1, 2, 2] makes the last map twice as wide.
@@ -88,7 +88,9 @@ def preact_resnet(
         Xu et al., "Understanding Adversarial Robustness from Feature Maps of Convolutional Layers", TNNLS 2025.
     """
     blocks = _BLOCKS[depth]
-    layers = Layers(activation=activation, norm=norm, downsample=downsample, channel_gate=channel_gate)
+    layers = Layers(
+        activation=activation, norm=norm, downsample=downsample, channel_gate=channel_gate, classes=shape.classes
+    )
     if form == "dm":
         return DeepMindPreActResNet(
             shape, blocks, layers, width=width, stem_stride=stem_stride, strides=strides, upsample=upsample
@@ -130,7 +132,7 @@ def preact_resnet50(
         norm: batch, group, or conv (preconditioned convolutions beside batch norms; published for networks that
             normalise what a convolution puts out).
         downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
-        channel_gate: what ends a residual branch: none, se or residual_se.
+        channel_gate: what ends a residual branch: none, se, residual_se or cifs.
         width: channels of the stem and inside the first stage; each later stage doubles it.
         stem_stride: 2 halves the resolution at once, for about a quarter of the cost.
         strides: of the four stages; [1, 1, 2, 2] makes the last map twice as wide.
@@ -139,7 +141,9 @@ def preact_resnet50(
     Reference: He et al., "Identity Mappings in Deep Residual Networks", ECCV 2016; strides and upsampling:
         Xu et al., "Understanding Adversarial Robustness from Feature Maps of Convolutional Layers", TNNLS 2025.
     """
-    layers = Layers(activation=activation, norm=norm, downsample=downsample, channel_gate=channel_gate)
+    layers = Layers(
+        activation=activation, norm=norm, downsample=downsample, channel_gate=channel_gate, classes=shape.classes
+    )
     return PreActResNet(
         shape,
         PreActBottleneck,

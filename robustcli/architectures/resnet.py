@@ -61,7 +61,7 @@ def resnet(
         activation: the nonlinearity, everywhere.
         norm: batch, group, or conv (preconditioned convolutions, then batch norms).
         downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
-        channel_gate: what ends a residual branch: none, se or residual_se.
+        channel_gate: what ends a residual branch: none, se, residual_se or cifs.
         width: channels of the stem and the first stage; each later stage doubles it.
         stem_stride: 2 halves the resolution at once, for about a quarter of the cost.
         strides: of the four stages; [1, 1, 2, 2] is ResNet{depth}-1122 of Xu et al., whose last map is 8 pixels wide.
@@ -71,7 +71,9 @@ def resnet(
         al., "Understanding Adversarial Robustness from Feature Maps of Convolutional Layers", TNNLS 2025.
     """
     block, blocks = _DEPTHS[depth]
-    layers = Layers(activation=activation, norm=norm, downsample=downsample, channel_gate=channel_gate)
+    layers = Layers(
+        activation=activation, norm=norm, downsample=downsample, channel_gate=channel_gate, classes=shape.classes
+    )
     return ResNet(
         shape,
         block,

@@ -39,13 +39,15 @@ def robust_wide_resnet(
         activation: the nonlinearity, everywhere.
         norm: batch, group, or conv (preconditioned convolutions beside batch norms).
         downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
-        channel_gate: what ends a residual branch: none, se or residual_se.
+        channel_gate: what ends a residual branch: none, se, residual_se or cifs.
         upsample: factor that images are enlarged by, each pixel repeated, before the stem.
 
     Reference: Huang et al., "Exploring Architectural Ingredients of Adversarially Robust Deep Neural Networks",
         NeurIPS 2021.
     """
-    layers = Layers(activation=activation, norm=norm, downsample=downsample, channel_gate=channel_gate)
+    layers = Layers(
+        activation=activation, norm=norm, downsample=downsample, channel_gate=channel_gate, classes=shape.classes
+    )
 
     def new_block(inputs: int, planes: int, stride: int) -> nn.Module:
         return WideBlock(inputs, planes, stride, layers)

@@ -42,7 +42,7 @@ def vgg(
         activation: the nonlinearity, everywhere.
         norm: after every convolution: batch, none, group, or conv (preconditioned, then batch).
         downsample: max pools, or average, flc or asap pooling in their place.
-        channel_gate: what every activated convolution goes through: none, se or residual_se.
+        channel_gate: what every activated convolution goes through: none, se, residual_se or cifs.
         width: channels of the first group; the others have 2, 4, 8 and 8 times as many, hidden layers 4 times.
         strides: of the five pools; 1 leaves a pool out, so [1, 1, 2, 2, 2] is the string 11222 of Xu et al.
         upsample: factor that images are enlarged by, each pixel repeated.
@@ -51,7 +51,7 @@ def vgg(
         2015; form rcm: Xu et al., "Understanding Adversarial Robustness from Feature Maps of Convolutional Layers",
         TNNLS 2025.
     """
-    layers, is_max = plain_layers(activation, norm, downsample, channel_gate)
+    layers, is_max = plain_layers(activation, norm, downsample, channel_gate, shape.classes)
     features: list[nn.Module] = []
     inputs = shape.channels
     for convolutions, factor, stride in zip(_DEPTHS[depth], _WIDTHS, strides, strict=True):

@@ -159,7 +159,7 @@ def wide_resnet(
         norm: batch, group, or conv (preconditioned convolutions beside batch norms; published for networks that
             normalise what a convolution puts out, and not for the form "deepmind").
         downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
-        channel_gate: what ends a residual branch: none, se or residual_se.
+        channel_gate: what ends a residual branch: none, se, residual_se or cifs.
         stem_stride: 2 halves the resolution at once, for about a quarter of the cost.
         strides: of the three stages; [1, 1, 2] makes the last map twice as wide.
         upsample: factor that images are enlarged by, each pixel repeated, before the stem.
@@ -180,7 +180,9 @@ def wide_resnet(
         shape,
         (blocks, blocks, blocks),
         (_STEM * widen, 2 * _STEM * widen, 4 * _STEM * widen),
-        Layers(activation=activation, norm=norm, downsample=downsample, channel_gate=channel_gate),
+        Layers(
+            activation=activation, norm=norm, downsample=downsample, channel_gate=channel_gate, classes=shape.classes
+        ),
         stem=_STEM,
         stem_stride=stem_stride,
         strides=strides,

@@ -6,6 +6,7 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from robustcli.architectures import ImageShape
+from robustcli.architectures.features import classifier_of
 from robustcli.architectures.layers import Layers, enlarged
 from robustcli.fields import Counts3
 
@@ -84,13 +85,12 @@ class WideResNet(nn.Module):
 def draw_by_fan_out(network: nn.Module) -> None:
     """Convolution weights from N(0, 2 / (k^2 outputs)), and 0 for the bias of the last linear layer.
 
-    Convolutions with a bias belong to norms and gates, and stay as they are.
+    Convolutions with a bias, and linear layers before the last, belong to norms and gates, and stay as they are.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and module.bias is None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        if isinstance(module, nn.Linear):
-            nn.init.zeros_(module.bias)
+    nn.init.zeros_(classifier_of(network).bias)
 
 
 class DeepMindWideBlock(nn.Module):

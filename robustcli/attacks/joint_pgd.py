@@ -48,8 +48,8 @@ _JOINT = AttackLoss(refer=lambda model, x, y: y, score=joint_loss)
 class JointPgd:
     """Steepest ascent on CE(f(x'), y) + (beta / L) sum of CE(probe_l(x'), y), over the L probes of a network.
 
-    The probes are those of channel gates (architecture cifs), which choose what the network sees; a network
-    without any is attacked as by PGD.
+    The probes are those of channel gates (architecture cifs, or channel_gate: cifs), which choose what the network
+    sees; a network without any is attacked as by PGD.
 
     Args:
         beta: weight of the probes; 0 is PGD. An adaptive evaluation tries several.

@@ -28,7 +28,9 @@ class CifsLoss:
         if self.soft_labels == "refuse":
             refuse_shares(batch, "cifs")
         if not gates_of(model):
-            raise RobustCliError("this network has no channel gates; write architecture: {name: cifs, ...}")
+            raise RobustCliError(
+                "this network has no channel gates; write architecture: {name: cifs, ...}, or channel_gate: cifs"
+            )
         with labelled(model, labels_of(batch.y)):
             scores = JointScores(model, self.beta)(batch.x_adv)
         return 3 / (self.beta + 1) * joint_loss(scores, batch.y).mean()
@@ -47,10 +49,10 @@ def cifs(
 ) -> MinMax:
     """Joint cross-entropy of a network and of the probes of its channel gates, at the images that raise it most.
 
-    Trains the architecture of the same name. In the loss a gate weighs channels for the label and the class
-    that its probe ranks second; the attack sees the network as it is evaluated, with the two most likely
-    classes. The published training begins with a network of the same architecture that was trained on clean
-    images; this one begins anew.
+    Trains the architecture of the same name, and networks with channel_gate: cifs. In the loss a gate weighs
+    channels for the label and the class that its probe ranks second; the attack sees the network as it is
+    evaluated, with the two most likely classes. The published training begins with a network of the same
+    architecture that was trained on clean images; this one begins anew.
     Batch statistics are updated by the adversarial batch.
 
     Args:

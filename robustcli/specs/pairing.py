@@ -10,6 +10,8 @@ from robustcli.specs.settings import TrainSettings
 PAIRED = ("multibn", "cifs", "dsara")
 # Of these, the one whose architecture is no other network with something added.
 _SEARCH = "dsara"
+# And the one whose parts networks can also have of themselves, as their channel_gate.
+_GATES = "cifs"
 
 
 def other_eps_in_pixels(defense: Chosen, evaluate: Mapping[str, Chosen]) -> Findings:
@@ -29,9 +31,17 @@ def others_keep_their_radius(defense: Chosen, train: TrainSettings) -> Findings:
         yield ("train", "eps_warmup"), "only the spec's threat would grow, not those in defense.others; leave it out"
 
 
+def _has_gates_to_train(architecture: Chosen) -> bool:
+    return architecture.parameters.get("channel_gate") == _GATES
+
+
 def architecture_has_its_parts(defense: Chosen, architecture: Chosen) -> Findings:
+    if defense.name == _GATES and _has_gates_to_train(architecture):
+        return
     if defense.name in PAIRED and architecture.name != defense.name:
         around = "" if defense.name == _SEARCH else ", around any network"
+        if defense.name == _GATES:
+            around += f", or a network with channel_gate: {_GATES}"
         text = f"'{defense.name}' trains the architecture '{defense.name}'{around}; this is"
         yield ("defense", "name"), f"{text} '{architecture.name}'"
     elif defense.name == "multibn":
@@ -42,8 +52,9 @@ def architecture_has_its_parts(defense: Chosen, architecture: Chosen) -> Finding
 
 
 def parts_can_be_reached(architecture: Chosen, train: TrainSettings) -> Findings:
-    if architecture.name in PAIRED and train.compile:
-        yield ("train", "compile"), f"a compiled network does not show the parts that '{architecture.name}' adds"
+    added = _GATES if _has_gates_to_train(architecture) else architecture.name
+    if added in PAIRED and train.compile:
+        yield ("train", "compile"), f"a compiled network does not show the parts that '{added}' adds"
 
 
 def halves_stay_apart(defense: Chosen, data: Chosen, train: TrainSettings) -> Findings:

@@ -17,6 +17,7 @@ FORMS: list[tuple[str, Settings]] = [
     *((name, catalog("architectures")[name].smoke) for name in names_of("architectures")),
     ("resnet18", {"width": 4, "norm": "conv"}),
     ("resnet18", {"width": 4, "norm": "group", "channel_gate": "se"}),
+    ("resnet18", {"width": 4, "channel_gate": "cifs"}),
     ("preact_resnet18", {"width": 4, "form": "c", "downsample": "flc"}),
     ("preact_resnet18", {"width": 4, "downsample": "asap", "activation": "smooth_relu"}),
     ("wide_resnet", {"depth": 10, "widen": 1, "activation": "pssilu"}),

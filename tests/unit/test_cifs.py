@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from small_networks import conv_net, gated_net, images, labels
+from small_networks import conv_net, drawn_from, gated_net, images, labels
 from small_steps import LINF, batch, counted, same, train
 from torch import Tensor, nn
 
@@ -134,6 +134,37 @@ def test_a_network_without_stages_is_refused() -> None:
         cifs_network(ImageShape(1, 8, 8, 10), network=body)
     with pytest.raises(RobustCliError, match="no channel gates; write architecture"):
         CifsLoss(beta=2.0)(conv_net(), Batch(*batch(), batch()[0]))
+
+
+def test_gates_within_gates_are_refused() -> None:
+    body: Any = resnet18(SHAPE, width=4, channel_gate="cifs")
+    with pytest.raises(RobustCliError, match=r"network.channel_gate: cifs: this network has such gates already"):
+        cifs_network(SHAPE, network=body)
+
+
+def test_gates_in_every_block_learn_and_are_told_the_labels_in_the_loss_alone() -> None:
+    with drawn_from(0):
+        network = resnet18(ImageShape(1, 8, 8, 10), width=4, channel_gate="cifs")
+    told: list[bool] = []
+    gates = gates_of(network)
+    gates[-1].register_forward_hook(lambda gate, _i, _o: told.append(gate.labels is not None))  # type: ignore[arg-type]
+    before = [parameter.detach().clone() for gate in gates for parameter in gate.parameters()]
+    train(cifs(steps=2), network, updates=1)
+    assert told == [False, False, True]
+    moved = [parameter for gate in gates for parameter in gate.parameters()]
+    assert len(moved) == 2 * 8
+    assert not any(torch.equal(old, new) for old, new in zip(before, moved, strict=True))
+
+
+def test_an_attack_on_gates_in_every_block_raises_their_joint_loss() -> None:
+    with drawn_from(0):
+        network = resnet18(ImageShape(1, 8, 8, 10), width=4, channel_gate="cifs").eval()
+    x, y = images(8), labels(8)
+    x_adv = JointPgd(steps=5, keeps_best=True)(network, x, y, LINF, noise(8))
+    with torch.no_grad():
+        before, after = (joint_loss(JointScores(network, 2.0)(points), y) for points in (x, x_adv))
+    assert len(with_probes(network, x)[1]) == 8
+    assert (after > before).all()
 
 
 def test_gates_and_branches_go_together() -> None:

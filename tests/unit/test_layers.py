@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from robustcli.architectures import ImageShape, downsampling
 from robustcli.architectures.activations import ACTIVATIONS, PSSiLU, SmoothReLU, SpartaLike
+from robustcli.architectures.channel_gates import gates_of
 from robustcli.architectures.convnorm import PreconditionedConv2d
 from robustcli.architectures.downsampling import Pooled, SpectralPool
 from robustcli.architectures.layers import Layers
@@ -408,12 +409,55 @@ def test_squeeze_and_excitation_adds_its_weights() -> None:
     assert count_parameters(network) == 11_171_146 + added == 11_260_354 - 2 * 64
 
 
+@pytest.mark.parametrize(
+    ("name", "settings", "gated"),
+    [
+        ("resnet18", {}, [64, 64, 128, 128, 256, 256, 512, 512]),
+        ("preact_resnet18", {"form": "dm"}, [64, 64, 128, 128, 256, 256, 512, 512]),
+        ("wide_resnet", {"depth": 16, "widen": 2}, [32, 32, 64, 64, 128, 128]),
+        ("wide_resnet", {"depth": 10, "widen": 2, "form": "deepmind"}, [32, 64, 128]),
+        ("robust_wide_resnet", {"depths": (1, 2, 1), "widths": (1, 1, 1)}, [16, 32, 32, 64]),
+        ("vgg11", {}, [64, 128, 256, 256, 512, 512, 512, 512]),
+        ("alexnet", {}, [64, 192, 384, 256, 256]),
+    ],
+)
+def test_a_gate_of_cifs_is_a_linear_probe_in_every_place(name: str, settings: dict[str, Any], gated: list[int]) -> None:
+    shape = ImageShape(3, 32, 32, 7)
+    network = build_weightless(name, shape, channel_gate="cifs", **settings)
+    gates = gates_of(network)
+    assert [gate.probe.last.in_features for gate in gates] == gated
+    assert {(gate.probe.first, gate.mask, gate.detaches) for gate in gates} == {(None, "scaled", True)}
+    # Weights of 7 classes, and a bias for each.
+    added = sum(7 * channels + 7 for channels in gated)
+    assert count_parameters(network) == count_parameters(build_weightless(name, shape, **settings)) + added
+
+
+def test_a_gate_of_cifs_keeps_the_scale_of_its_branch_and_sees_one_image_at_a_time() -> None:
+    torch.manual_seed(0)
+    network = build("resnet18", width=4, channel_gate="cifs").eval()
+    z = torch.ones(3, 8, 2, 2)
+    masked = Layers(channel_gate="cifs", classes=5).gate(8)(z)
+    torch.testing.assert_close(masked.mean(1), torch.ones(3, 2, 2))
+    assert not torch.allclose(masked, z, atol=1e-2)
+    x = torch.rand(3, 3, 32, 32)
+    with torch.no_grad():
+        alone = torch.cat([network(image[None]) for image in x])
+        torch.testing.assert_close(network(x), alone, atol=1e-5, rtol=1e-4)
+
+
+def test_fan_out_leaves_the_probes_of_gates_as_they_are() -> None:
+    network = build("wide_resnet", depth=10, widen=1, channel_gate="cifs")
+    assert all(gate.probe.last.bias.abs().min() > 0 for gate in gates_of(network))
+    assert not network.get_parameter("fc.bias").any()
+
+
 CHOICES = [
     {"norm": "group"},
     {"norm": "conv"},
     {"norm": "conv", "downsample": "flc"},
     {"downsample": "asap"},
     {"channel_gate": "residual_se"},
+    {"channel_gate": "cifs"},
     {"activation": "sparta_like"},
 ]
 

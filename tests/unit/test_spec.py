@@ -389,8 +389,22 @@ REFUSED = [
     (
         "architecture_has_its_parts",
         ["defense=cifs", "architecture={name: multibn, network: resnet18}"],
-        "defense.name: 'cifs' trains the architecture 'cifs', around any network; this is 'multibn'",
+        "defense.name: 'cifs' trains the architecture 'cifs', around any network, or a network with channel_gate: "
+        "cifs; this is 'multibn'",
         ["defense=cifs", "architecture={name: cifs, network: resnet18}"],
+    ),
+    (
+        "architecture_has_its_parts",
+        ["defense=cifs", "architecture={name: resnet18, channel_gate: se}"],
+        "defense.name: 'cifs' trains the architecture 'cifs', around any network, or a network with channel_gate: "
+        "cifs; this is 'resnet18'",
+        ["defense=cifs", "architecture={name: resnet18, channel_gate: cifs}"],
+    ),
+    (
+        "parts_can_be_reached",
+        ["architecture={name: resnet18, channel_gate: cifs}", "train.compile=true"],
+        "train.compile: a compiled network does not show the parts that 'cifs' adds",
+        ["architecture={name: resnet18, channel_gate: se}", "train.compile=true"],
     ),
     (
         "parts_can_be_reached",
