@@ -16,6 +16,8 @@ Activation = Literal[
     "relu", "leaky_relu", "silu", "gelu", "elu", "softplus", "psoftplus", "smooth_relu", "pssilu", "sparta_like"
 ]
 NormLayer = Literal["batch", "group", "conv"]
+# Of networks some of whose convolutions cannot be preconditioned: depthwise or dilated ones, or padded on one side.
+NormBeside = Literal["batch", "group"]
 Downsample = Literal["strided", "average", "flc", "asap"]
 # Of networks without shortcuts, which can do without norms and have pools between their convolutions.
 PlainNorm = Literal["none", "batch", "group", "conv"]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from robustcli.architectures import ImageShape
 from robustcli.architectures.branches import Branched
 from robustcli.architectures.channel_gates import ChannelGate, Mask
+from robustcli.architectures.layers import Layers
 from robustcli.architectures.multibn import kind_gate
 from robustcli.architectures.supernet import Supernet
 
@@ -82,7 +83,7 @@ def search_net(
 ) -> nn.Module:
     """A supernet of four narrow cells with one node each, whose shares are not all alike."""
     with drawn_from(seed):
-        supernet = Supernet(ImageShape(channels, 8, 8, classes), width=2, cells=4, nodes=1)
+        supernet = Supernet(ImageShape(channels, 8, 8, classes), Layers(affine=False), width=2, cells=4, nodes=1)
         for alpha in supernet.alphas.values():
             alpha.data += torch.randn_like(alpha)
         return nn.Sequential(nn.Dropout(dropout), supernet).to(dtype)

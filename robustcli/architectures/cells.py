@@ -1,14 +1,15 @@
 """Networks of cells: small graphs of operations, repeated, as architecture search finds them."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from robustcli.architectures import ImageShape
-from robustcli.architectures.operations import OPERATIONS, Halved, projected
+from robustcli.architectures.layers import Layers
+from robustcli.architectures.operations import OPERATIONS, projected
 from robustcli.errors import RobustCliError, suggest
 from robustcli.fields import Counts3, Nodes
 
@@ -92,7 +93,7 @@ class Cell(nn.Module):
         kind: a cell that reduces halves the resolution on every edge from the two inputs.
         inputs: channels of the two outputs; the first has twice the resolution if `after_reduction`.
         channels: of every node.
-        affine: whether the norms before the nodes have a scale and a shift.
+        layers: of the projections before the nodes.
     """
 
     def __init__(
@@ -102,15 +103,14 @@ class Cell(nn.Module):
         channels: int,
         nodes: Sequence[Node],
         new: NewOperation,
+        layers: Layers,
         *,
         after_reduction: bool,
-        affine: bool,
     ) -> None:
         super().__init__()
         self.kind = kind
-        project = Halved if after_reduction else projected
-        self.first = project(inputs[0], channels, affine=affine)
-        self.second = projected(inputs[1], channels, affine=affine)
+        self.first = projected(inputs[0], channels, layers, 2 if after_reduction else 1)
+        self.second = projected(inputs[1], channels, layers)
         self.sources = [[edge.source for edge in node] for node in nodes]
         self.nodes = nn.ModuleList(
             nn.ModuleList(
@@ -144,7 +144,7 @@ class CellNetwork(nn.Module):
         width: channels of a node in the first third; the first convolution has three times as many.
         cells: of the network.
         factors: on the width, for each third; a cell that reduces belongs to the third that it begins.
-        affine: whether the norms inside cells have a scale and a shift.
+        layers: of the cells; the first convolution has the same, and a norm with scale and shift.
         new: makes the layer of an edge; the operations that the genotype names if left out.
     """
 
@@ -152,26 +152,25 @@ class CellNetwork(nn.Module):
         self,
         shape: ImageShape,
         cells_of: Genotype | Sequence[Genotype],
+        layers: Layers,
         *,
         width: int,
         cells: int,
         factors: Counts3,
-        affine: bool = True,
         new: NewOperation | None = None,
     ) -> None:
         super().__init__()
-        new = new or (lambda name, channels, stride: OPERATIONS[name](channels, stride, affine))
+        new = new or (lambda name, channels, stride: OPERATIONS[name](channels, stride, layers))
         before = last = 3 * width
-        self.stem = nn.Sequential(nn.Conv2d(shape.channels, last, 3, padding=1, bias=False), nn.BatchNorm2d(last))
+        stem_norm = replace(layers, affine=True).normalisation(last)
+        self.stem = nn.Sequential(layers.convolution(shape.channels, last), stem_norm)
         built: list[Cell] = []
         for number, found in enumerate([cells_of] * cells if isinstance(cells_of, Genotype) else cells_of):
             kind = kind_of(number, cells)
             channels = width * factors[(number >= cells // 3) + (number >= 2 * cells // 3)]
             nodes: tuple[Node, ...] = getattr(found, kind)
             after_reduction = number > 0 and kind_of(number - 1, cells) == "reduce"
-            built.append(
-                Cell(kind, (before, last), channels, nodes, new, after_reduction=after_reduction, affine=affine)
-            )
+            built.append(Cell(kind, (before, last), channels, nodes, new, layers, after_reduction=after_reduction))
             before, last = last, len(nodes) * channels
         self.cells = nn.ModuleList(built)
         self.fc = nn.Linear(last, shape.classes)

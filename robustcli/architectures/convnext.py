@@ -146,7 +146,9 @@ def convnext(
     The defaults are ConvNeXt-T with a stem for small images. Depths and widths of other published sizes: atto
     (2, 2, 6, 2) from 40 channels, femto and pico the same from 48 and 64, nano (2, 2, 8, 2) from 80, S
     (3, 3, 27, 3) from 96, B and L the same from 128 and 192; each stage doubles the width. There are no batch
-    norms; stochastic depth draws from torch's global generator in training.
+    norms; stochastic depth draws from torch's global generator in training. Of layers it takes the activation alone:
+    its layer norms, its convolutions on patches that do not overlap, and the learned factor of every channel at the end
+    of a branch are what it is.
 
     Args:
         depths: blocks of each stage.

@@ -39,6 +39,7 @@ class Layers:
         reduction: of the channels inside a gate se; that of residual_se is published as 64.
         classes: that the probes of cifs tell apart.
         momentum: of running statistics.
+        affine: whether norms have a scale and a shift.
         pads_same: whether strided convolutions have TensorFlow's "SAME" padding.
     """
 
@@ -49,6 +50,7 @@ class Layers:
     reduction: int = 16
     classes: int | None = None
     momentum: float = 0.1
+    affine: bool = True
     pads_same: bool = False
 
     def __post_init__(self) -> None:
@@ -73,14 +75,20 @@ class Layers:
             return [first, *(Again(first) for _ in range(count - 1))]
         return [self.nonlinearity() for _ in range(count)]
 
-    def normalisation(self, channels: int) -> nn.Module:
-        """A norm of so many channels."""
+    def normalisation(self, channels: int, *, of_means: bool = False) -> nn.Module:
+        """A norm of so many channels.
+
+        Args:
+            of_means: whether the maps have a single pixel. All channels are one group then: of two numbers in a group
+                nothing would be left but which one is larger.
+        """
         if self.norm == "none":
             return nn.Identity()
         if self.norm == "group":
             # At least two channels in each, because a group of one pixel has no variance.
-            return nn.GroupNorm(max(1, math.gcd(2 * 32, channels) // 2), channels)
-        return nn.BatchNorm2d(channels, momentum=self.momentum)
+            groups = 1 if of_means else max(1, math.gcd(2 * 32, channels) // 2)
+            return nn.GroupNorm(groups, channels, affine=self.affine)
+        return nn.BatchNorm2d(channels, momentum=self.momentum, affine=self.affine)
 
     def convolution(
         self,

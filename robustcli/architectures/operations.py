@@ -1,15 +1,22 @@
 """What may stand on an edge of a cell: separable and dilated convolutions, pools, and the edge itself."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from robustcli.architectures.layers import Layers
 
-def projected(inputs: int, outputs: int, *, affine: bool) -> nn.Sequential:
-    """A rectified 1x1 convolution with its norm."""
-    return nn.Sequential(nn.ReLU(), nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs, affine=affine))
+
+def projected(inputs: int, outputs: int, layers: Layers, stride: Literal[1, 2] = 1) -> nn.Module:
+    """An activated 1x1 convolution with its norm; one that halves the sides reads all pixels, or pools them before."""
+    if stride == 2 and layers.downsample == "strided":
+        return Halved(inputs, outputs, layers)
+    return nn.Sequential(
+        layers.nonlinearity(), layers.convolution(inputs, outputs, 1, stride), layers.normalisation(outputs)
+    )
 
 
 class Halved(nn.Module):
@@ -19,53 +26,53 @@ class Halved(nn.Module):
     odd sides, which the published form does not have, it meets a zero at the end.
     """
 
-    def __init__(self, inputs: int, outputs: int, *, affine: bool) -> None:
+    def __init__(self, inputs: int, outputs: int, layers: Layers) -> None:
         super().__init__()
+        self.activation = layers.nonlinearity()
         self.here = nn.Conv2d(inputs, outputs // 2, 1, 2, bias=False)
         self.beside = nn.Conv2d(inputs, outputs - outputs // 2, 1, 2, bias=False)
-        self.norm = nn.BatchNorm2d(outputs, affine=affine)
+        self.norm = layers.normalisation(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.relu()
+        x = self.activation(x)
         out: Tensor = self.norm(torch.cat([self.here(x), self.beside(F.pad(x, (-1, 1, -1, 1)))], 1))
         return out
 
 
-def _depthwise(channels: int, kernel: int, stride: int, dilation: int, affine: bool) -> list[nn.Module]:
-    padding = dilation * (kernel // 2)
+def _depthwise(channels: int, kernel: int, stride: int, dilation: int, layers: Layers) -> list[nn.Module]:
     return [
-        nn.ReLU(),
-        nn.Conv2d(channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False),
-        nn.Conv2d(channels, channels, 1, bias=False),
-        nn.BatchNorm2d(channels, affine=affine),
+        layers.nonlinearity(),
+        layers.convolution(channels, channels, kernel, stride, channels, dilation=dilation),
+        layers.convolution(channels, channels, 1),
+        layers.normalisation(channels),
     ]
 
 
 def _separable(kernel: int) -> "Operation":
     """Twice a depthwise and a pointwise convolution; the first pair has the stride."""
-    return lambda channels, stride, affine: nn.Sequential(
-        *_depthwise(channels, kernel, stride, 1, affine), *_depthwise(channels, kernel, 1, 1, affine)
+    return lambda channels, stride, layers: nn.Sequential(
+        *_depthwise(channels, kernel, stride, 1, layers), *_depthwise(channels, kernel, 1, 1, layers)
     )
 
 
 def _dilated(kernel: int) -> "Operation":
-    return lambda channels, stride, affine: nn.Sequential(*_depthwise(channels, kernel, stride, 2, affine))
+    return lambda channels, stride, layers: nn.Sequential(*_depthwise(channels, kernel, stride, 2, layers))
 
 
-def _max(channels: int, stride: int, affine: bool) -> nn.Module:
+def _max(channels: int, stride: int, layers: Layers) -> nn.Module:
     return nn.MaxPool2d(3, stride, 1)
 
 
-def _average(channels: int, stride: int, affine: bool) -> nn.Module:
+def _average(channels: int, stride: int, layers: Layers) -> nn.Module:
     return nn.AvgPool2d(3, stride, 1, count_include_pad=False)
 
 
-def _skip(channels: int, stride: int, affine: bool) -> nn.Module:
-    return nn.Identity() if stride == 1 else Halved(channels, channels, affine=affine)
+def _skip(channels: int, stride: int, layers: Layers) -> nn.Module:
+    return nn.Identity() if stride == 1 else projected(channels, channels, layers, 2)
 
 
-# (channels, stride, whether its norms have a scale and a shift) -> a layer that keeps the channels.
-Operation = Callable[[int, int, bool], nn.Module]
+# (channels, stride, what it is made of) -> a layer that keeps the channels.
+Operation = Callable[[int, int, Layers], nn.Module]
 
 # In the order of a search's choices. None of them is "nothing": an edge that is not wanted is left out.
 OPERATIONS: dict[str, Operation] = {

@@ -4,7 +4,8 @@ from torch import nn
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.cells import CellNetwork, genotype
-from robustcli.fields import Cells, Count, Counts3, Nodes
+from robustcli.architectures.layers import Layers
+from robustcli.fields import Activation, Cells, Count, Counts3, Downsample, Nodes, NormBeside
 from robustcli.published import Published
 
 ADVRUSH = genotype(
@@ -33,7 +34,16 @@ _DOUBLING = (1, 2, 4)
     Published(0.2527, 0.5640, {"width": 96, "cells": 23},
               "TRADES", "none", "Huang et al., CVPR 2023", counted_by="the authors", data="CIFAR-100"),
 ))  # fmt: skip
-def advrush(shape: ImageShape, /, *, width: Count = 36, cells: Cells = 20) -> nn.Module:
+def advrush(
+    shape: ImageShape,
+    /,
+    *,
+    width: Count = 36,
+    cells: Cells = 20,
+    activation: Activation = "relu",
+    norm: NormBeside = "batch",
+    downsample: Downsample = "strided",
+) -> nn.Module:
     """AdvRush: cells found on clean images under a penalty of the curvature of the loss in the input.
 
     The auxiliary classifier and the dropped paths of the authors' training are left out.
@@ -42,10 +52,14 @@ def advrush(shape: ImageShape, /, *, width: Count = 36, cells: Cells = 20) -> nn
         width: channels of a node in the first third of the cells; 36, and 96 in the form of 23 cells as large as
             a WideResNet.
         cells: of the network; those at one and at two thirds reduce.
+        activation: the nonlinearity, everywhere.
+        norm: batch or group.
+        downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
 
     Reference: Mok et al., "AdvRush: Searching for Adversarially Robust Neural Architectures", ICCV 2021.
     """
-    return CellNetwork(shape, ADVRUSH, width=width, cells=cells, factors=_DOUBLING)
+    layers = Layers(activation=activation, norm=norm, downsample=downsample)
+    return CellNetwork(shape, ADVRUSH, layers, width=width, cells=cells, factors=_DOUBLING)
 
 
 @ARCHITECTURES.register("racl", smoke={"width": 2, "cells": 3}, published=(
@@ -54,7 +68,16 @@ def advrush(shape: ImageShape, /, *, width: Count = 36, cells: Cells = 20) -> nn
     Published(0.2565, 0.5609, {"width": 104, "cells": 23},
               "TRADES", "none", "Huang et al., CVPR 2023", counted_by="the authors", data="CIFAR-100"),
 ))  # fmt: skip
-def racl(shape: ImageShape, /, *, width: Count = 36, cells: Cells = 20) -> nn.Module:
+def racl(
+    shape: ImageShape,
+    /,
+    *,
+    width: Count = 36,
+    cells: Cells = 20,
+    activation: Activation = "relu",
+    norm: NormBeside = "batch",
+    downsample: Downsample = "strided",
+) -> nn.Module:
     """RACL: cells found under a bound on the Lipschitz constant that holds with confidence.
 
     The auxiliary classifier and the dropped paths of the authors' training are left out.
@@ -63,14 +86,27 @@ def racl(shape: ImageShape, /, *, width: Count = 36, cells: Cells = 20) -> nn.Mo
         width: channels of a node in the first third of the cells; 36, and 104 in the form of 23 cells as large as
             a WideResNet.
         cells: of the network; those at one and at two thirds reduce.
+        activation: the nonlinearity, everywhere.
+        norm: batch or group.
+        downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
 
     Reference: Dong et al., "Adversarially Robust Neural Architectures", arXiv 2009.00902.
     """
-    return CellNetwork(shape, RACL, width=width, cells=cells, factors=_DOUBLING)
+    layers = Layers(activation=activation, norm=norm, downsample=downsample)
+    return CellNetwork(shape, RACL, layers, width=width, cells=cells, factors=_DOUBLING)
 
 
 @ARCHITECTURES.register("darts_v2", smoke={"width": 2, "cells": 3})
-def darts_v2(shape: ImageShape, /, *, width: Count = 36, cells: Cells = 20) -> nn.Module:
+def darts_v2(
+    shape: ImageShape,
+    /,
+    *,
+    width: Count = 36,
+    cells: Cells = 20,
+    activation: Activation = "relu",
+    norm: NormBeside = "batch",
+    downsample: Downsample = "strided",
+) -> nn.Module:
     """DARTS (second order): cells found for clean accuracy alone, to compare robust ones with.
 
     The auxiliary classifier and the dropped paths of the authors' training are left out.
@@ -78,14 +114,27 @@ def darts_v2(shape: ImageShape, /, *, width: Count = 36, cells: Cells = 20) -> n
     Args:
         width: channels of a node in the first third of the cells.
         cells: of the network; those at one and at two thirds reduce.
+        activation: the nonlinearity, everywhere.
+        norm: batch or group.
+        downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
 
     Reference: Liu, Simonyan and Yang, "DARTS: Differentiable Architecture Search", ICLR 2019.
     """
-    return CellNetwork(shape, DARTS_V2, width=width, cells=cells, factors=_DOUBLING)
+    layers = Layers(activation=activation, norm=norm, downsample=downsample)
+    return CellNetwork(shape, DARTS_V2, layers, width=width, cells=cells, factors=_DOUBLING)
 
 
 @ARCHITECTURES.register("arnas", smoke={"width": 2, "cells": 4})
-def arnas(shape: ImageShape, /, *, width: Count = 64, cells: Cells = 20) -> nn.Module:
+def arnas(
+    shape: ImageShape,
+    /,
+    *,
+    width: Count = 64,
+    cells: Cells = 20,
+    activation: Activation = "relu",
+    norm: NormBeside = "batch",
+    downsample: Downsample = "strided",
+) -> nn.Module:
     """ARNAS: accurate cells near the input, robust ones near the output, found by two losses at once.
 
     The last third keeps the width of the second. The auxiliary classifier of the authors' training is left out.
@@ -93,11 +142,15 @@ def arnas(shape: ImageShape, /, *, width: Count = 64, cells: Cells = 20) -> nn.M
     Args:
         width: channels of a node in the first third of the cells.
         cells: of the network; those at one and at two thirds reduce, and those after the latter are robust ones.
+        activation: the nonlinearity, everywhere.
+        norm: batch or group.
+        downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
 
     Reference: Ou, Feng and Sun, "Towards Accurate and Robust Architectures via Neural Architecture Search",
         CVPR 2024.
     """
-    return CellNetwork(shape, ARNAS, width=width, cells=cells, factors=(1, 2, 2))
+    layers = Layers(activation=activation, norm=norm, downsample=downsample)
+    return CellNetwork(shape, ARNAS, layers, width=width, cells=cells, factors=(1, 2, 2))
 
 
 @ARCHITECTURES.register("cell_network", smoke={
@@ -118,6 +171,9 @@ def cell_network(
     cells: Cells = 20,
     factors: Counts3 = (1, 2, 4),
     affine: bool = True,
+    activation: Activation = "relu",
+    norm: NormBeside = "batch",
+    downsample: Downsample = "strided",
 ) -> nn.Module:
     """A network of cells of your own, such as those that a search has found.
 
@@ -125,6 +181,11 @@ def cell_network(
     are the outputs of the two cells before, 2 is the first node; all nodes side by side are the output.
     Operations: sep3 and sep5 (two separable convolutions), dil3 and dil5 (a dilated one), max and avg (pools of
     3x3) and skip (the state itself; where the resolution is halved, two shifted 1x1 convolutions).
+
+    Where `downsample` pools, it does so before every convolution that would be strided, and one 1x1 convolution takes
+    the place of the two shifted ones; max and avg halve by themselves, as what was chosen. There is no norm conv: a
+    depthwise convolution divided by the spectrum of its kernel would keep nothing but the phases. Nor are there channel
+    gates, because a cell has no residual branch that one could end.
 
     Args:
         normal: nodes of the cells before the second reduction.
@@ -134,9 +195,11 @@ def cell_network(
         cells: of the network.
         factors: on the width, for each third; DSARA and ARNAS have 1, 2, 2.
         affine: whether the norms inside cells have a scale and a shift.
+        activation: the nonlinearity, everywhere.
+        norm: batch or group.
+        downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
 
     Reference: Liu, Simonyan and Yang, ICLR 2019; three kinds: Ou et al., arXiv 2212.14049.
     """
-    return CellNetwork(
-        shape, genotype(normal, reduce, robust), width=width, cells=cells, factors=factors, affine=affine
-    )
+    layers = Layers(activation=activation, norm=norm, downsample=downsample, affine=affine)
+    return CellNetwork(shape, genotype(normal, reduce, robust), layers, width=width, cells=cells, factors=factors)

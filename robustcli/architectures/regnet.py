@@ -1,62 +1,17 @@
-"""RegNet: stages of grouped bottlenecks whose widths lie on a quantised line, with stems for small images and ImageNet.
+"""RegNet: stages of grouped bottlenecks whose widths lie on a quantised line; stems for small images and ImageNet."""
 
-Weights have the names of torchvision's networks.
-"""
-
-import math
-from collections import OrderedDict
-from dataclasses import dataclass
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import nn
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
-from robustcli.architectures.layers import Layers, enlarged
-from robustcli.architectures.squeeze import SqueezeExcitation
-from robustcli.architectures.wide_stages import draw_by_fan_out
+from robustcli.architectures.layers import Layers
+from robustcli.architectures.quantised_stages import RegNet, Stages, on_the_line, whole_groups
 from robustcli.errors import RobustCliError
-from robustcli.fields import AboveOne, Activation, Count, Downsample, NonNegative, NormLayer, Positive
+from robustcli.fields import AboveOne, Activation, Count, Downsample, Gate, NonNegative, NormLayer, Positive
 
-# Widths on the line are multiples of it.
-_QUANTUM = 8
 # What the Y in RegNetY adds, as a share of the channels that enter a block.
 _SQUEEZE = 0.25
-_CLASSIFIER_SPREAD = 0.01
-
-
-@dataclass(frozen=True)
-class Stages:
-    """What a RegNet consists of.
-
-    Args:
-        depths: blocks of each stage.
-        widths: channels of each stage.
-        group_width: channels of a group in the 3x3 convolutions.
-        squeeze: channels inside squeeze-and-excitation, as a share of those that enter the block; 0 is none.
-    """
-
-    depths: tuple[int, ...]
-    widths: tuple[int, ...]
-    group_width: int
-    squeeze: float = 0.0
-
-
-def on_the_line(depth: int, w0: float, wa: float, wm: float, group_width: int, squeeze: float = 0.0) -> Stages:
-    """Block j is w0 + wa j wide, taken to the nearest power of wm times w0; blocks of one width are a stage.
-
-    Widths are rounded to multiples of 8, and then to whole groups; a group is never wider than its stage.
-    """
-    powers = [round(math.log((w0 + wa * j) / w0) / math.log(wm)) for j in range(depth)]
-    line = [max(1, round(w0 * wm**power / _QUANTUM)) * _QUANTUM for power in powers]
-    widths = list(dict.fromkeys(line))
-    depths = tuple(line.count(width) for width in widths)
-    return Stages(depths, tuple(_whole_groups(width, group_width) for width in widths), group_width, squeeze)
-
-
-def _whole_groups(width: int, group_width: int) -> int:
-    group = min(group_width, width)
-    return max(1, math.floor(width / group + 0.5)) * group
-
 
 # By the line; published for ImageNet.
 _LINES = {
@@ -73,80 +28,6 @@ _FOR_SMALL_IMAGES = {
     "x_400mf": Stages((1, 2, 7, 12), (32, 64, 160, 384), 16),
     "y_400mf": Stages((1, 2, 7, 12), (32, 64, 160, 384), 16, _SQUEEZE),
 }
-
-
-class Block(nn.Module):
-    """act(1x1, grouped 3x3, squeeze-and-excitation where there is one, 1x1 + shortcut), equally wide throughout."""
-
-    def __init__(self, inputs: int, width: int, stride: int, group_width: int, squeeze: float, layers: Layers) -> None:
-        super().__init__()
-        groups = width // min(group_width, width)
-        keeps = stride == 1 and inputs == width
-        self.proj = None if keeps else nn.Sequential(*_normed(layers, inputs, width, 1, stride))
-        self.f = nn.Sequential(
-            OrderedDict(
-                a=nn.Sequential(*_normed(layers, inputs, width, 1), layers.nonlinearity()),
-                b=nn.Sequential(*_normed(layers, width, width, 3, stride, groups), layers.nonlinearity()),
-                se=SqueezeExcitation(width, max(1, round(squeeze * inputs))) if squeeze else nn.Identity(),
-                c=nn.Sequential(*_normed(layers, width, width, 1)),
-            )
-        )
-        self.activation = layers.nonlinearity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.activation(self.f(x) + (x if self.proj is None else self.proj(x)))
-        return out
-
-
-def _normed(
-    layers: Layers, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1
-) -> tuple[nn.Module, nn.Module]:
-    return layers.convolution(inputs, outputs, kernel, stride, groups), layers.normalisation(outputs)
-
-
-class RegNet(nn.Module):
-    """Stem, stages, global average, linear classifier.
-
-    Args:
-        stem: channels of the first convolution.
-        strides: of the first block of each stage.
-        upsample: factor that the images are enlarged by.
-    """
-
-    def __init__(
-        self,
-        shape: ImageShape,
-        stages: Stages,
-        layers: Layers,
-        *,
-        stem: int,
-        stem_stride: int,
-        strides: tuple[int, ...],
-        upsample: int,
-    ) -> None:
-        super().__init__()
-        inputs = stem
-        # Public checkpoints call these weights trunk_output.block1.block1-0.f.a.0.weight and so on.
-        trunk: OrderedDict[str, nn.Module] = OrderedDict()
-        rows = zip(stages.depths, stages.widths, strides, strict=True)
-        for number, (depth, width, stride) in enumerate(rows, start=1):
-            blocks: OrderedDict[str, nn.Module] = OrderedDict()
-            for i in range(depth):
-                first = stride if i == 0 else 1
-                blocks[f"block{number}-{i}"] = Block(inputs, width, first, stages.group_width, stages.squeeze, layers)
-                inputs = width
-            trunk[f"block{number}"] = nn.Sequential(blocks)
-        self.enlarged = enlarged(upsample)
-        self.stem = nn.Sequential(*_normed(layers, shape.channels, stem, 3, stem_stride), layers.nonlinearity())
-        self.trunk_output = nn.Sequential(trunk)
-        self.fc = nn.Linear(inputs, shape.classes)
-        draw_by_fan_out(self)
-        nn.init.normal_(self.fc.weight, 0, _CLASSIFIER_SPREAD)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.trunk_output(self.stem(self.enlarged(x)))
-        logits: Tensor = self.fc(x.mean((2, 3)))
-        return logits
 
 
 def _in_form(
@@ -170,6 +51,7 @@ def regnet(
     activation: Activation = "relu",
     norm: NormLayer = "batch",
     downsample: Downsample = "strided",
+    channel_gate: Gate = "none",
     upsample: Count = 1,
 ) -> nn.Module:
     """RegNet by its published name: grouped bottlenecks, four stages, widths on a quantised line.
@@ -186,11 +68,14 @@ def regnet(
         activation: the nonlinearity, everywhere but inside squeeze-and-excitation.
         norm: batch, group, or conv (preconditioned convolutions, then batch norms).
         downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
+        channel_gate: what ends a residual branch, whatever Y has inside it: none, se, residual_se or cifs.
         upsample: factor that images are enlarged by, each pixel repeated, before the stem.
 
     Reference: Radosavovic et al., "Designing Network Design Spaces", CVPR 2020.
     """
-    layers = Layers(activation=activation, norm=norm, downsample=downsample)
+    layers = Layers(
+        activation=activation, norm=norm, downsample=downsample, channel_gate=channel_gate, classes=shape.classes
+    )
     published = {**_LINES, **_FOR_SMALL_IMAGES} if form == "small" else _LINES
     return _in_form(shape, published[size], form, layers, upsample)
 
@@ -210,6 +95,7 @@ def regnet_rule(
     activation: Activation = "relu",
     norm: NormLayer = "batch",
     downsample: Downsample = "strided",
+    channel_gate: Gate = "none",
     upsample: Count = 1,
 ) -> nn.Module:
     """RegNet by its rule: block j is w0 + wa j wide, taken to the nearest w0 times a power of wm.
@@ -229,11 +115,14 @@ def regnet_rule(
         activation: the nonlinearity, everywhere but inside squeeze-and-excitation.
         norm: batch, group, or conv (preconditioned convolutions, then batch norms).
         downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
+        channel_gate: what ends a residual branch, whatever Y has inside it: none, se, residual_se or cifs.
         upsample: factor that images are enlarged by, each pixel repeated, before the stem.
 
     Reference: Radosavovic et al., "Designing Network Design Spaces", CVPR 2020.
     """
-    layers = Layers(activation=activation, norm=norm, downsample=downsample)
+    layers = Layers(
+        activation=activation, norm=norm, downsample=downsample, channel_gate=channel_gate, classes=shape.classes
+    )
     return _in_form(shape, on_the_line(depth, w0, wa, wm, group_width, squeeze), form, layers, upsample)
 
 
@@ -252,6 +141,7 @@ def regnet_stages(
     activation: Activation = "relu",
     norm: NormLayer = "batch",
     downsample: Downsample = "strided",
+    channel_gate: Gate = "none",
     upsample: Count = 1,
 ) -> nn.Module:
     """RegNet stage by stage; the defaults are RegNetX-200MF for small images.
@@ -268,6 +158,7 @@ def regnet_stages(
         activation: the nonlinearity, everywhere but inside squeeze-and-excitation.
         norm: batch, group, or conv (preconditioned convolutions, then batch norms).
         downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
+        channel_gate: what ends a residual branch, whatever Y has inside it: none, se, residual_se or cifs.
         upsample: factor that images are enlarged by, each pixel repeated, before the stem.
 
     Reference: Radosavovic et al., "Designing Network Design Spaces", CVPR 2020.
@@ -278,15 +169,17 @@ def regnet_stages(
             "name as many of each"
         )
     for width in widths:
-        if width != _whole_groups(width, group_width):
+        if width != whole_groups(width, group_width):
             raise RobustCliError(
                 f"architecture.widths: {width} channels are no whole groups of {group_width}; "
-                f"write {_whole_groups(width, group_width)}, or another group_width"
+                f"write {whole_groups(width, group_width)}, or another group_width"
             )
     return RegNet(
         shape,
         Stages(depths, widths, group_width, squeeze),
-        Layers(activation=activation, norm=norm, downsample=downsample),
+        Layers(
+            activation=activation, norm=norm, downsample=downsample, channel_gate=channel_gate, classes=shape.classes
+        ),
         stem=stem,
         stem_stride=stem_stride,
         strides=strides,

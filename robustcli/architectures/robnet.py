@@ -4,7 +4,8 @@ from torch import nn
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.cells import CellNetwork, Genotype, genotype
-from robustcli.fields import Cells, Count
+from robustcli.architectures.layers import Layers
+from robustcli.fields import Activation, Cells, Count, Downsample, NormBeside
 from robustcli.published import Published
 
 # What joins two states: nothing, a separable convolution, the state itself, or the sum of both.
@@ -50,7 +51,16 @@ def _cell(digits: str) -> Genotype:
     Published(0.2369, 0.5527, {"width": 64, "cells": 33},
               "TRADES", "none", "Huang et al., CVPR 2023", counted_by="the authors", data="CIFAR-100"),
 ))  # fmt: skip
-def robnet(shape: ImageShape, /, *, width: Count = 36, cells: Cells = 20) -> nn.Module:
+def robnet(
+    shape: ImageShape,
+    /,
+    *,
+    width: Count = 36,
+    cells: Cells = 20,
+    activation: Activation = "relu",
+    norm: NormBeside = "batch",
+    downsample: Downsample = "strided",
+) -> nn.Module:
     """RobNet-large: one densely connected cell of separable convolutions and the states themselves, everywhere.
 
     The defaults are RobNet-large-v1. The norms inside cells have neither scale nor shift.
@@ -58,24 +68,40 @@ def robnet(shape: ImageShape, /, *, width: Count = 36, cells: Cells = 20) -> nn.
     Args:
         width: channels of a node in the first third of the cells; 64 in RobNet-large-v2.
         cells: of the network, 33 in RobNet-large-v2; those at one and at two thirds reduce.
+        activation: the nonlinearity, everywhere.
+        norm: batch or group.
+        downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
 
     Reference: Guo et al., "When NAS Meets Robustness: In Search of Robust Architectures against Adversarial
         Attacks", CVPR 2020.
     """
-    return CellNetwork(shape, _cell(_LARGE), width=width, cells=cells, factors=(1, 2, 4), affine=False)
+    layers = Layers(activation=activation, norm=norm, downsample=downsample, affine=False)
+    return CellNetwork(shape, _cell(_LARGE), layers, width=width, cells=cells, factors=(1, 2, 4))
 
 
 @ARCHITECTURES.register("robnet_free", smoke={"width": 2})
-def robnet_free(shape: ImageShape, /, *, width: Count = 36) -> nn.Module:
+def robnet_free(
+    shape: ImageShape,
+    /,
+    *,
+    width: Count = 36,
+    activation: Activation = "relu",
+    norm: NormBeside = "batch",
+    downsample: Downsample = "strided",
+) -> nn.Module:
     """RobNet-free: twenty cells, each of them found by itself.
 
     The norms inside cells have neither scale nor shift; the cells at one and at two thirds reduce.
 
     Args:
         width: channels of a node in the first third of the cells.
+        activation: the nonlinearity, everywhere.
+        norm: batch or group.
+        downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
 
     Reference: Guo et al., "When NAS Meets Robustness: In Search of Robust Architectures against Adversarial
         Attacks", CVPR 2020; the cells: the authors' repository.
     """
+    layers = Layers(activation=activation, norm=norm, downsample=downsample, affine=False)
     found = [_cell(digits) for digits in _FREE]
-    return CellNetwork(shape, found, width=width, cells=len(found), factors=(1, 2, 4), affine=False)
+    return CellNetwork(shape, found, layers, width=width, cells=len(found), factors=(1, 2, 4))

@@ -5,7 +5,7 @@ from torch import nn
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.layers import Layers
 from robustcli.architectures.wide_stages import DeepMindWideResNet, draw_by_fan_out
-from robustcli.fields import Activation, Count, Counts3
+from robustcli.fields import Activation, Count, Counts3, Downsample, NormBeside
 from robustcli.published import Published
 
 _REDUCTION = 4
@@ -27,22 +27,27 @@ def robust_arch_wide_resnet(
     widths: Counts3 = (216, 432, 864),
     stem: Count = 96,
     activation: Activation = "silu",
+    norm: NormBeside = "batch",
+    downsample: Downsample = "strided",
 ) -> nn.Module:
     """RaWRN: DeepMind's wide network with a wide stem, a short last stage and a gate of means in every block.
 
     The defaults are RaWRN-70-16. Squeeze-and-excitation, to a quarter of the channels, ends every residual branch.
-    Convolutions are drawn by fan-out.
+    That gate is a part of the network; wide_resnet in the form "deepmind" has others. Convolutions are drawn by
+    fan-out.
 
     Args:
         depths: blocks in each of the three stages.
         widths: channels of the stages.
         stem: channels of the first convolution.
         activation: the nonlinearity, everywhere but inside the gates.
+        norm: batch or group; convolutions padded at one side cannot be preconditioned.
+        downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
 
     Reference: Peng et al., "Robust Principles: Architectural Design Principles for Adversarially Robust CNNs", BMVC
         2023.
     """
-    layers = Layers(activation=activation, channel_gate="se", reduction=_REDUCTION)
+    layers = Layers(activation=activation, norm=norm, downsample=downsample, channel_gate="se", reduction=_REDUCTION)
     network = DeepMindWideResNet(shape, depths, widths, layers, stem=stem, stem_stride=1, strides=_STRIDES, upsample=1)
     draw_by_fan_out(network)
     return network

@@ -52,7 +52,8 @@ def robust_resnet(
 
     The defaults are RobustResNet-A1; A2 to A4 are the budgets 10, 20 and 40, and with block: basic they are WRN-A1
     to WRN-A4. In multi-scale blocks that project nothing, the first norm is part of the published count of
-    weights and, as published, never used. The advanced recipe of the paper uses silu.
+    weights and, as published, never used. The advanced recipe of the paper uses silu. The gate is a part of the block;
+    robust_wide_resnet has basic blocks with any.
 
     Args:
         budget: about 10^9 multiply-accumulates of a 32x32 image: depths and widths are then those of RobustScaling

@@ -28,7 +28,8 @@ def senet18(
     """SENet-18 for small images: eight pre-activation blocks, each ending with squeeze-and-excitation.
 
     Nothing normalises the last features, and the stem is normalised although a block with a norm follows: both as in
-    the network that is in use for 32 pixels. Projections see the activated input.
+    the network that is in use for 32 pixels. Projections see the activated input. Another gate would be another
+    network: preact_resnet18 in the form "a" has them all.
 
     Args:
         reduction: of the channels inside squeeze-and-excitation, which keeps one at least.

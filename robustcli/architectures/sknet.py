@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.layers import Layers, enlarged
 from robustcli.errors import RobustCliError
-from robustcli.fields import Activation, Count, Downsample
+from robustcli.fields import Activation, Count, Downsample, Gate, NormBeside
 
 Unit = Literal["split", "paper"]
 
@@ -37,7 +37,7 @@ class BranchAttention(nn.Module):
     def __init__(self, channels: int, squeezed: int, layers: Layers) -> None:
         super().__init__()
         self.fc_reduce = nn.Conv2d(channels, squeezed, 1, bias=False)
-        self.bn = layers.normalisation(squeezed)
+        self.bn = layers.normalisation(squeezed, of_means=True)
         self.activation = layers.nonlinearity()
         self.fc_select = nn.Conv2d(squeezed, len(_DILATIONS) * channels, 1, bias=False)
 
@@ -88,11 +88,12 @@ class BasicBlock(nn.Module):
         squeezed = _squeezed(width, unit, self.share, self.multiple)
         self.conv1 = SelectiveKernel(inputs, width, stride, unit, squeezed, layers)
         self.conv2 = nn.Sequential(_normed(layers, width, width, 3))
+        self.gate = layers.gate(width)
         self.downsample = _shortcut(inputs, width, stride, layers)
         self.activation = layers.nonlinearity()
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.activation(self.conv2(self.conv1(x)) + self.downsample(x))
+        out: Tensor = self.activation(self.gate(self.conv2(self.conv1(x))) + self.downsample(x))
         return out
 
 
@@ -109,12 +110,13 @@ class Bottleneck(nn.Module):
         self.conv1 = nn.Sequential(_normed(layers, inputs, width, 1))
         self.conv2 = SelectiveKernel(width, width, stride, unit, squeezed, layers)
         self.conv3 = nn.Sequential(_normed(layers, width, outputs, 1))
+        self.gate = layers.gate(outputs)
         self.downsample = _shortcut(inputs, outputs, stride, layers)
         self.activation, self.activation2 = layers.nonlinearities(2)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv2(self.activation(self.conv1(x)))
-        out: Tensor = self.activation2(self.conv3(y) + self.downsample(x))
+        out: Tensor = self.activation2(self.gate(self.conv3(y)) + self.downsample(x))
         return out
 
 
@@ -184,14 +186,16 @@ def sknet(
     unit: Literal["split", "paper"] = "split",
     form: Literal["small", "imagenet"] = "small",
     activation: Activation = "relu",
+    norm: NormBeside = "batch",
     downsample: Downsample = "strided",
+    channel_gate: Gate = "none",
     width: Count = 64,
     upsample: Count = 1,
 ) -> nn.Module:
     """SKResNet: a ResNet whose 3x3 convolutions are two, and attention chooses between their fields of view.
 
-    In 18 and 34 layers the first convolution of a block is selective, in 50 the middle one. Norms are batch norms,
-    also inside the attention, where nothing is left to normalise of a single image.
+    In 18 and 34 layers the first convolution of a block is selective, in 50 the middle one. There are norms inside the
+    attention too, where a batch norm finds nothing to normalise in a single image.
 
     Args:
         depth: layers: 18 or 34, of two convolutions a block, or 50, of three.
@@ -201,7 +205,9 @@ def sknet(
             32 at least. The paper's own networks also have 32 groups and twice the width.
         form: "small" has a 3x3 stem of stride 1; "imagenet" one of 7x7 and stride 2, and a max pool.
         activation: the nonlinearity, everywhere.
+        norm: batch, or group (in the attention all channels together); dilated convolutions are not preconditioned.
         downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
+        channel_gate: what ends a residual branch, beside the attention: none, se, residual_se or cifs.
         width: channels of the stem and the first stage; each later stage doubles it.
         upsample: factor that images are enlarged by, each pixel repeated, before the stem.
 
@@ -216,7 +222,9 @@ def sknet(
         Bottleneck if depth == 50 else BasicBlock,
         _DEPTHS[depth],
         unit,
-        Layers(activation=activation, downsample=downsample),
+        Layers(
+            activation=activation, norm=norm, downsample=downsample, channel_gate=channel_gate, classes=shape.classes
+        ),
         width=width,
         pools=form == "imagenet",
         upsample=upsample,

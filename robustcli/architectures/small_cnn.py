@@ -5,7 +5,7 @@ from torch import nn
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.layers import Layers
 from robustcli.errors import RobustCliError
-from robustcli.fields import Activation, Count
+from robustcli.fields import Activation, Count, Gate
 
 # Two convolutions that halve the side: less than this leaves nothing.
 _SMALLEST = 4
@@ -13,14 +13,22 @@ _SMALLEST = 4
 
 @ARCHITECTURES.register("small_cnn", smoke={"width": 4, "hidden": 16})
 def small_cnn(
-    shape: ImageShape, /, *, activation: Activation = "relu", width: Count = 16, hidden: Count = 100
+    shape: ImageShape,
+    /,
+    *,
+    activation: Activation = "relu",
+    channel_gate: Gate = "none",
+    width: Count = 16,
+    hidden: Count = 100,
 ) -> nn.Module:
     """Two strided 4x4 convolutions and two linear layers; the defaults are Wong et al.'s MNIST network.
 
-    Each convolution halves the resolution: 28 pixels become 7, and 8 become 2.
+    Each convolution halves the resolution: 28 pixels become 7, and 8 become 2. There is no choice of norms, which it is
+    without, nor of pooling, after which kernels of four pixels would have no centre.
 
     Args:
         activation: the nonlinearity, everywhere.
+        channel_gate: what every activated convolution goes through: none, se, residual_se or cifs.
         width: channels of the first convolution; the second has twice as many.
         hidden: units of the hidden linear layer.
 
@@ -32,14 +40,18 @@ def small_cnn(
             f"convolutions halve each side, so it needs at least {_SMALLEST}x{_SMALLEST}; "
             "preact_resnet18 takes any size"
         )
-    new_activation = Layers(activation=activation).nonlinearity
+    layers = Layers(activation=activation, norm="none", channel_gate=channel_gate, classes=shape.classes)
     return nn.Sequential(
-        nn.Conv2d(shape.channels, width, 4, stride=2, padding=1),
-        new_activation(),
-        nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),
-        new_activation(),
+        *_halving(layers, shape.channels, width),
+        *_halving(layers, width, 2 * width),
         nn.Flatten(),
         nn.Linear(2 * width * (shape.height // 4) * (shape.width // 4), hidden),
-        new_activation(),
+        layers.nonlinearity(),
         nn.Linear(hidden, shape.classes),
     )
+
+
+def _halving(layers: Layers, inputs: int, outputs: int) -> list[nn.Module]:
+    gate = layers.gate(outputs)
+    gates = [] if isinstance(gate, nn.Identity) else [gate]
+    return [nn.Conv2d(inputs, outputs, 4, stride=2, padding=1), layers.nonlinearity(), *gates]

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from robustcli.architectures import ImageShape
 from robustcli.architectures.cells import Cell, CellNetwork, Edge, Genotype, Kind, Node, text_of
+from robustcli.architectures.layers import Layers
 from robustcli.architectures.operations import OPERATIONS, POOLS
 
 KINDS: tuple[Kind, ...] = ("normal", "reduce", "robust")
@@ -17,16 +18,16 @@ _FACTORS = (1, 2, 2)
 class Mixture(nn.Module):
     """All operations on one edge; what comes out is their sum, each times its share.
 
-    Norms have neither scale nor shift, and pools have one too, so that no operation gains by its scale.
+    Pools have a norm too, so that no operation gains by its scale.
     """
 
-    def __init__(self, channels: int, stride: int) -> None:
+    def __init__(self, channels: int, stride: int, layers: Layers) -> None:
         super().__init__()
         self.choices = nn.ModuleDict()
         for name, new in OPERATIONS.items():
-            layer = new(channels, stride, False)
+            layer = new(channels, stride, layers)
             if name in POOLS:
-                layer = nn.Sequential(layer, nn.BatchNorm2d(channels, affine=False))
+                layer = nn.Sequential(layer, layers.normalisation(channels))
             self.choices[name] = layer
         self.shares: Tensor | None = None
 
@@ -47,20 +48,20 @@ class Supernet(nn.Module):
         nodes: of a cell.
     """
 
-    def __init__(self, shape: ImageShape, *, width: int, cells: int, nodes: int) -> None:
+    def __init__(self, shape: ImageShape, layers: Layers, *, width: int, cells: int, nodes: int) -> None:
         super().__init__()
-        self.width, self.count = width, cells
+        self.layers, self.width, self.count = layers, width, cells
         every: tuple[Node, ...] = tuple(
             tuple(Edge("mixture", source) for source in range(2 + number)) for number in range(nodes)
         )
         self.network = CellNetwork(
             shape,
             Genotype(every, every, every),
+            layers,
             width=width,
             cells=cells,
             factors=_FACTORS,
-            affine=False,
-            new=lambda _name, channels, stride: Mixture(channels, stride),
+            new=lambda _name, channels, stride: Mixture(channels, stride, layers),
         )
         edges = sum(len(node) for node in every)
         # (edges, operations) for each kind of cell: the shares are its softmax over operations.
@@ -87,7 +88,9 @@ class Supernet(nn.Module):
     def derived(self) -> dict[str, Any]:
         """The network that is preferred now, as a spec names it."""
         cells = {kind: [text_of(node) for node in strongest(share.detach())] for kind, share in self.shares().items()}
-        return {"name": "cell_network", **cells, "width": self.width, "cells": self.count, "factors": list(_FACTORS)}
+        layers = {name: getattr(self.layers, name) for name in ("activation", "norm", "downsample")}
+        size = {"width": self.width, "cells": self.count, "factors": list(_FACTORS)}
+        return {"name": "cell_network", **cells, **layers, **size}
 
 
 def _mixtures(part: nn.Module) -> list[Mixture]:

@@ -21,6 +21,8 @@ FORMS: list[tuple[str, Settings]] = [
     ("preact_resnet18", {"width": 4, "form": "c", "downsample": "flc"}),
     ("preact_resnet18", {"width": 4, "downsample": "asap", "activation": "smooth_relu"}),
     ("wide_resnet", {"depth": 10, "widen": 1, "activation": "pssilu"}),
+    ("robnet", {"width": 2, "cells": 3, "norm": "group", "downsample": "flc", "activation": "silu"}),
+    ("sknet", {"width": 4, "norm": "group", "channel_gate": "cifs"}),
     ("wide_resnet", {"depth": 10, "widen": 1, "form": "deepmind", "activation": "sparta_like"}),
 ]
 

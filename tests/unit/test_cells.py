@@ -21,6 +21,7 @@ from test_architectures import (
 from torch import Tensor, nn
 
 from robustcli.architectures.cells import Cell, CellNetwork, genotype
+from robustcli.architectures.layers import Layers
 from robustcli.architectures.operations import Halved
 from robustcli.errors import RobustCliError
 
@@ -157,7 +158,7 @@ def test_every_cell_of_robnet_free_is_its_own() -> None:
 def test_halving_reads_every_other_pixel_of_both_kinds(side: int) -> None:
     """Sides are rounded up; beyond an odd side the second half reads zeros."""
     torch.manual_seed(0)
-    halved = Halved(3, 5, affine=False).eval()
+    halved = Halved(3, 5, Layers(affine=False)).eval()
     x = 1 + torch.rand(2, 3, side, side)
     out = halved(x) * (1 + halved.norm.eps) ** 0.5
     half = -(-side // 2)

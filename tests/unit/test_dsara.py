@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from robustcli.architectures import ImageShape
 from robustcli.architectures.cells import Cell, Edge
 from robustcli.architectures.dsara import dsara as space
+from robustcli.architectures.layers import Layers
 from robustcli.architectures.operations import OPERATIONS
 from robustcli.architectures.supernet import KINDS, Mixture, Supernet, strongest
 from robustcli.clock import Clock
@@ -78,7 +79,7 @@ def test_shares_of_plain_cases() -> None:
 def test_a_mixture_is_the_sum_of_its_operations_in_shares() -> None:
     torch.manual_seed(0)
     for stride in (1, 2):
-        mixture = Mixture(4, stride).eval()
+        mixture = Mixture(4, stride, Layers(affine=False)).eval()
         mixture.shares = torch.linspace(0.1, 0.7, 7)
         x = torch.randn(2, 4, 8, 8)
         expected = sum(0.1 * (i + 1) * choice(x) for i, choice in enumerate(mixture.choices.values()))

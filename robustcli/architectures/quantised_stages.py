@@ -1,0 +1,129 @@
+"""What RegNets consist of: grouped bottlenecks, and stages whose widths lie on a quantised line.
+
+Weights have the names of torchvision's networks.
+"""
+
+import math
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from robustcli.architectures import ImageShape
+from robustcli.architectures.layers import Layers, enlarged
+from robustcli.architectures.squeeze import SqueezeExcitation
+from robustcli.architectures.wide_stages import draw_by_fan_out
+
+# Widths on the line are multiples of it.
+_QUANTUM = 8
+_CLASSIFIER_SPREAD = 0.01
+
+
+@dataclass(frozen=True)
+class Stages:
+    """What a RegNet consists of.
+
+    Args:
+        depths: blocks of each stage.
+        widths: channels of each stage.
+        group_width: channels of a group in the 3x3 convolutions.
+        squeeze: channels inside squeeze-and-excitation, as a share of those that enter the block; 0 is none.
+    """
+
+    depths: tuple[int, ...]
+    widths: tuple[int, ...]
+    group_width: int
+    squeeze: float = 0.0
+
+
+def on_the_line(depth: int, w0: float, wa: float, wm: float, group_width: int, squeeze: float = 0.0) -> Stages:
+    """Block j is w0 + wa j wide, taken to the nearest power of wm times w0; blocks of one width are a stage.
+
+    Widths are rounded to multiples of 8, and then to whole groups; a group is never wider than its stage.
+    """
+    powers = [round(math.log((w0 + wa * j) / w0) / math.log(wm)) for j in range(depth)]
+    line = [max(1, round(w0 * wm**power / _QUANTUM)) * _QUANTUM for power in powers]
+    widths = list(dict.fromkeys(line))
+    depths = tuple(line.count(width) for width in widths)
+    return Stages(depths, tuple(whole_groups(width, group_width) for width in widths), group_width, squeeze)
+
+
+def whole_groups(width: int, group_width: int) -> int:
+    """The nearest width that is a multiple of a group, which is never wider than the stage."""
+    group = min(group_width, width)
+    return max(1, math.floor(width / group + 0.5)) * group
+
+
+class Block(nn.Module):
+    """act(1x1, grouped 3x3, squeeze-and-excitation where there is one, 1x1 + shortcut), equally wide throughout."""
+
+    def __init__(self, inputs: int, width: int, stride: int, group_width: int, squeeze: float, layers: Layers) -> None:
+        super().__init__()
+        groups = width // min(group_width, width)
+        keeps = stride == 1 and inputs == width
+        self.proj = None if keeps else nn.Sequential(*_normed(layers, inputs, width, 1, stride))
+        self.f = nn.Sequential(
+            OrderedDict(
+                a=nn.Sequential(*_normed(layers, inputs, width, 1), layers.nonlinearity()),
+                b=nn.Sequential(*_normed(layers, width, width, 3, stride, groups), layers.nonlinearity()),
+                se=SqueezeExcitation(width, max(1, round(squeeze * inputs))) if squeeze else nn.Identity(),
+                c=nn.Sequential(*_normed(layers, width, width, 1)),
+            )
+        )
+        self.gate = layers.gate(width)
+        self.activation = layers.nonlinearity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.activation(self.gate(self.f(x)) + (x if self.proj is None else self.proj(x)))
+        return out
+
+
+def _normed(
+    layers: Layers, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1
+) -> tuple[nn.Module, nn.Module]:
+    return layers.convolution(inputs, outputs, kernel, stride, groups), layers.normalisation(outputs)
+
+
+class RegNet(nn.Module):
+    """Stem, stages, global average, linear classifier.
+
+    Args:
+        stem: channels of the first convolution.
+        strides: of the first block of each stage.
+        upsample: factor that the images are enlarged by.
+    """
+
+    def __init__(
+        self,
+        shape: ImageShape,
+        stages: Stages,
+        layers: Layers,
+        *,
+        stem: int,
+        stem_stride: int,
+        strides: tuple[int, ...],
+        upsample: int,
+    ) -> None:
+        super().__init__()
+        inputs = stem
+        # Public checkpoints call these weights trunk_output.block1.block1-0.f.a.0.weight and so on.
+        trunk: OrderedDict[str, nn.Module] = OrderedDict()
+        rows = zip(stages.depths, stages.widths, strides, strict=True)
+        for number, (depth, width, stride) in enumerate(rows, start=1):
+            blocks: OrderedDict[str, nn.Module] = OrderedDict()
+            for i in range(depth):
+                first = stride if i == 0 else 1
+                blocks[f"block{number}-{i}"] = Block(inputs, width, first, stages.group_width, stages.squeeze, layers)
+                inputs = width
+            trunk[f"block{number}"] = nn.Sequential(blocks)
+        self.enlarged = enlarged(upsample)
+        self.stem = nn.Sequential(*_normed(layers, shape.channels, stem, 3, stem_stride), layers.nonlinearity())
+        self.trunk_output = nn.Sequential(trunk)
+        self.fc = nn.Linear(inputs, shape.classes)
+        draw_by_fan_out(self)
+        nn.init.normal_(self.fc.weight, 0, _CLASSIFIER_SPREAD)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.trunk_output(self.stem(self.enlarged(x)))
+        logits: Tensor = self.fc(x.mean((2, 3)))
+        return logits
