@@ -9,6 +9,7 @@ from torch import nn
 
 from robustcli import checkpoint
 from robustcli.architectures import ImageShape, Network, first_layer
+from robustcli.architectures.convnorm import settle_divisors
 from robustcli.architectures.features import classifier_of
 from robustcli.data import Data, prepare, shape_of
 from robustcli.data.extra import Extra, read_extra
@@ -52,7 +53,9 @@ def load_data(chosen: Chosen, device: torch.device, *, to_train: bool = False) -
 
 def build_network(chosen: Chosen, shape: ImageShape, mean: Sequence[float], std: Sequence[float]) -> Network:
     """The architecture that a spec asks for, behind its normalisation."""
-    return Network(first_layer(chosen.options.normalize, tuple(mean), tuple(std)), instantiate(chosen, shape))
+    network = Network(first_layer(chosen.options.normalize, tuple(mean), tuple(std)), instantiate(chosen, shape))
+    settle_divisors(network, shape)
+    return network
 
 
 def start_from(network: nn.Module, path: Path) -> None:

@@ -13,14 +13,24 @@ from annotated_types import Ge, Gt, Le, Lt
 Norm = Literal["linf", "l2", "l1"]
 AttackBn = Literal["eval", "train", "batch_no_update"]
 Activation = Literal[
-    "relu", "leaky_relu", "silu", "gelu", "elu", "softplus", "psoftplus", "smooth_relu", "pssilu", "sparta_like"
+    "relu",
+    "leaky_relu",
+    "silu",
+    "gelu",
+    "elu",
+    "softplus",
+    "psoftplus",
+    "relu_smooth_backward",
+    "smooth_relu",
+    "pssilu",
+    "sparta_like",
 ]
-NormLayer = Literal["batch", "group", "conv"]
+NormLayer = Literal["batch", "group", "conv", "conv_running"]
 # Of networks some of whose convolutions cannot be preconditioned: depthwise or dilated ones, or padded on one side.
 NormBeside = Literal["batch", "group"]
 Downsample = Literal["strided", "average", "flc", "asap"]
 # Of networks without shortcuts, which can do without norms and have pools between their convolutions.
-PlainNorm = Literal["none", "batch", "group", "conv"]
+PlainNorm = Literal["none", "batch", "group", "conv", "conv_running"]
 PlainDownsample = Literal["max", "average", "flc", "asap"]
 Gate = Literal["none", "se", "residual_se", "cifs"]
 

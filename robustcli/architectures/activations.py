@@ -25,6 +25,21 @@ class SmoothReLU(nn.Module):
         return F.relu(x - (beta * x.abs()).log1p() / beta)
 
 
+class SmoothBackwardReLU(nn.Module):
+    """max(x, 0), whose gradient is taken for sigmoid(10 x), that of the parametric softplus.
+
+    Attackers and weights follow that slope, which is not the function's; so gradients alone say little about how robust
+    it is.
+
+    Reference: Xie et al., "Smooth Adversarial Training", 2020, which asks what smooth gradients alone do.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        smooth = F.softplus(x, _SHARPNESS).to(x.dtype)
+        # What is added is 0, and has a slope.
+        return F.relu(x).detach() + (smooth - smooth.detach())
+
+
 class PSSiLU(nn.Module):
     """x (sigmoid(|alpha| x) - |beta|) / (1 - |beta|): a silu of learned sharpness, less a learned share of the line.
 
@@ -91,6 +106,7 @@ ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
     "elu": nn.ELU,
     "softplus": nn.Softplus,
     "psoftplus": lambda: nn.Softplus(_SHARPNESS),
+    "relu_smooth_backward": SmoothBackwardReLU,
     "smooth_relu": SmoothReLU,
     "pssilu": PSSiLU,
     "sparta_like": SpartaLike,

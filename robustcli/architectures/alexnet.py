@@ -28,7 +28,8 @@ def alexnet(
 
     Args:
         activation: the nonlinearity, everywhere.
-        norm: after every convolution: none as published, batch, group, or conv (preconditioned, then batch).
+        norm: after every convolution: none as published, batch, group, conv (preconditioned, then batch) or
+            conv_running.
         downsample: max pools and a strided first convolution as published, or average, flc or asap pooling in
             the place of all four.
         channel_gate: what every activated convolution goes through: none, se, residual_se or cifs.

@@ -12,7 +12,7 @@ from torch import nn
 
 from robustcli.architectures.activations import ACTIVATIONS, SHARED, Again
 from robustcli.architectures.channel_gates import ChannelGate
-from robustcli.architectures.convnorm import PreconditionedConv2d
+from robustcli.architectures.convnorm import PreconditionedConv2d, RunningPreconditionedConv2d
 from robustcli.architectures.convolutions import SameConv2d
 from robustcli.architectures.downsampling import Pooled, SpectralPool
 from robustcli.architectures.squeeze import ResidualSqueezeExcitation, SqueezeExcitation
@@ -30,7 +30,7 @@ class Layers:
     Args:
         activation: the nonlinearity.
         norm: batch; group (32 groups, fewer where the channels do not allow it); conv: batch norms, and
-            preconditioned convolutions before them; none.
+            preconditioned convolutions before them; conv_running: these, evaluated with running divisors; none.
         downsample: how a convolution with stride 2 gets there: by itself, or with stride 1 after a pooling.
         channel_gate: what the end of a residual branch, or an activated convolution of a plain network, goes through.
             cifs: a mask of mean 1, a constant to the features, from a linear probe of the class, so that a branch
@@ -54,11 +54,15 @@ class Layers:
     pads_same: bool = False
 
     def __post_init__(self) -> None:
-        if self.pads_same and self.norm == "conv":
+        if self.pads_same and self._preconditioned:
             raise RobustCliError(
-                "architecture.norm: conv pads its convolutions symmetrically, and this form does not; "
+                f"architecture.norm: {self.norm} pads its convolutions symmetrically, and this form does not; "
                 "choose another form, or norm: batch"
             )
+
+    @property
+    def _preconditioned(self) -> type[PreconditionedConv2d] | None:
+        return {"conv": PreconditionedConv2d, "conv_running": RunningPreconditionedConv2d}.get(self.norm)
 
     @cached_property
     def _learned_once(self) -> nn.Module:
@@ -113,14 +117,14 @@ class Layers:
         self, inputs: int, outputs: int, kernel: int, stride: int, groups: int, bias: bool, dilation: int
     ) -> nn.Module:
         if dilation > 1:
-            assert self.norm != "conv"
+            assert self._preconditioned is None
             assert not self.pads_same
             padding = dilation * (kernel // 2)
             return nn.Conv2d(
                 inputs, outputs, kernel, stride, padding=padding, dilation=dilation, groups=groups, bias=bias
             )
-        if self.norm == "conv":
-            return PreconditionedConv2d(inputs, outputs, kernel, stride, groups)
+        if self._preconditioned:
+            return self._preconditioned(inputs, outputs, kernel, stride, groups)
         if self.pads_same and stride > 1 and kernel > 1:
             return SameConv2d(inputs, outputs, kernel, stride, groups=groups, bias=bias)
         return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=bias)

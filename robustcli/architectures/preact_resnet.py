@@ -74,8 +74,9 @@ def preact_resnet(
             normalises at the end (Wong et al.'s later code, FLC); "dm" is DeepMind's: raw 3x3 projection, "SAME"
             padding, slow running statistics (momentum 0.01), normalises at the end.
         activation: the nonlinearity, everywhere.
-        norm: batch, group, or conv (preconditioned convolutions beside batch norms; published for networks that
-            normalise what a convolution puts out).
+        norm: batch, group, conv (preconditioned convolutions beside batch norms) or conv_running (conv, evaluated with
+            a running mean of the divisors); both are published for networks that normalise what a convolution puts
+            out.
         downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
         channel_gate: what ends a residual branch: none, se, residual_se or cifs.
         width: channels of the stem and the first stage; each later stage doubles it.
@@ -129,8 +130,9 @@ def preact_resnet50(
         form: which input a projection sees, and whether the last features are normalised: "a" raw, no; "b"
             activated, yes; "c" raw, yes.
         activation: the nonlinearity, everywhere.
-        norm: batch, group, or conv (preconditioned convolutions beside batch norms; published for networks that
-            normalise what a convolution puts out).
+        norm: batch, group, conv (preconditioned convolutions beside batch norms) or conv_running (conv, evaluated with
+            a running mean of the divisors); both are published for networks that normalise what a convolution puts
+            out.
         downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
         channel_gate: what ends a residual branch: none, se, residual_se or cifs.
         width: channels of the stem and inside the first stage; each later stage doubles it.

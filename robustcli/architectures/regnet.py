@@ -66,7 +66,8 @@ def regnet(
             other widths of x_400mf and y_400mf than on ImageNet); "imagenet" a stem of 32 channels, and stride 2
             there and in every stage.
         activation: the nonlinearity, everywhere but inside squeeze-and-excitation.
-        norm: batch, group, or conv (preconditioned convolutions, then batch norms).
+        norm: batch, group, conv (preconditioned convolutions, then batch norms), or conv_running (conv, evaluated with
+            a running mean of the divisors, as published).
         downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
         channel_gate: what ends a residual branch, whatever Y has inside it: none, se, residual_se or cifs.
         upsample: factor that images are enlarged by, each pixel repeated, before the stem.
@@ -113,7 +114,8 @@ def regnet_rule(
         form: "small" has a stem of 64 channels and stride 1, and stride 1 in two stages; "imagenet" a stem of 32
             channels, and stride 2 there and in every stage.
         activation: the nonlinearity, everywhere but inside squeeze-and-excitation.
-        norm: batch, group, or conv (preconditioned convolutions, then batch norms).
+        norm: batch, group, conv (preconditioned convolutions, then batch norms), or conv_running (conv, evaluated with
+            a running mean of the divisors, as published).
         downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
         channel_gate: what ends a residual branch, whatever Y has inside it: none, se, residual_se or cifs.
         upsample: factor that images are enlarged by, each pixel repeated, before the stem.
@@ -156,7 +158,8 @@ def regnet_stages(
         stem: channels of the first convolution.
         stem_stride: 2 halves the resolution at once, for about a quarter of the cost.
         activation: the nonlinearity, everywhere but inside squeeze-and-excitation.
-        norm: batch, group, or conv (preconditioned convolutions, then batch norms).
+        norm: batch, group, conv (preconditioned convolutions, then batch norms), or conv_running (conv, evaluated with
+            a running mean of the divisors, as published).
         downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
         channel_gate: what ends a residual branch, whatever Y has inside it: none, se, residual_se or cifs.
         upsample: factor that images are enlarged by, each pixel repeated, before the stem.

@@ -59,7 +59,8 @@ def resnet(
     Args:
         depth: layers with weights.
         activation: the nonlinearity, everywhere.
-        norm: batch, group, or conv (preconditioned convolutions, then batch norms).
+        norm: batch, group, conv (preconditioned convolutions, then batch norms), or conv_running (conv, evaluated with
+            a running mean of the divisors, as published).
         downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
         channel_gate: what ends a residual branch: none, se, residual_se or cifs.
         width: channels of the stem and the first stage; each later stage doubles it.

@@ -64,7 +64,8 @@ def robust_resnet(
         expands_activated: whether the first convolution of a robust block reads the activated input, and not the
             input itself as in the published code.
         activation: the nonlinearity, everywhere.
-        norm: batch, group, or conv (preconditioned convolutions beside batch norms).
+        norm: batch, group, conv (preconditioned convolutions beside batch norms), or conv_running (conv, evaluated with
+            a running mean of the divisors).
         downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
         upsample: factor that images are enlarged by, each pixel repeated, before the stem.
 

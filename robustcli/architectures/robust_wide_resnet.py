@@ -37,7 +37,8 @@ def robust_wide_resnet(
         depths: blocks in each stage.
         widths: factors on the 16, 32 and 64 channels of the stages.
         activation: the nonlinearity, everywhere.
-        norm: batch, group, or conv (preconditioned convolutions beside batch norms).
+        norm: batch, group, conv (preconditioned convolutions beside batch norms), or conv_running (conv, evaluated with
+            a running mean of the divisors).
         downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
         channel_gate: what ends a residual branch: none, se, residual_se or cifs.
         upsample: factor that images are enlarged by, each pixel repeated, before the stem.

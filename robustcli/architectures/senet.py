@@ -34,7 +34,8 @@ def senet18(
     Args:
         reduction: of the channels inside squeeze-and-excitation, which keeps one at least.
         activation: the nonlinearity, everywhere but inside squeeze-and-excitation.
-        norm: batch, group, or conv (preconditioned convolutions beside batch norms).
+        norm: batch, group, conv (preconditioned convolutions beside batch norms), or conv_running (conv, evaluated with
+            a running mean of the divisors).
         downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
         width: channels of the stem and the first stage; each later stage doubles it.
         stem_stride: 2 halves the resolution at once, for about a quarter of the cost.

@@ -40,7 +40,7 @@ def vgg(
         depth: layers with weights, three of which are the linear ones of form rcm.
         form: "rcm" ends with three linear layers and dropout (Xu et al.); "kuangliu" with a single linear layer.
         activation: the nonlinearity, everywhere.
-        norm: after every convolution: batch, none, group, or conv (preconditioned, then batch).
+        norm: after every convolution: batch, none, group, conv (preconditioned, then batch) or conv_running.
         downsample: max pools, or average, flc or asap pooling in their place.
         channel_gate: what every activated convolution goes through: none, se, residual_se or cifs.
         width: channels of the first group; the others have 2, 4, 8 and 8 times as many, hidden layers 4 times.

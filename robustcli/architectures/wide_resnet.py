@@ -156,8 +156,9 @@ def wide_resnet(
         form: "trades" pads strided convolutions symmetrically; "deepmind" pads them at the right and the bottom
             only, and its running statistics move slower (momentum 0.01). Weights of one lose accuracy in the other.
         activation: the nonlinearity, everywhere; pssilu is learned once for the whole network.
-        norm: batch, group, or conv (preconditioned convolutions beside batch norms; published for networks that
-            normalise what a convolution puts out, and not for the form "deepmind").
+        norm: batch, group, conv (preconditioned convolutions beside batch norms) or conv_running (conv, evaluated with
+            a running mean of the divisors); both are published for networks that normalise what a convolution puts
+            out, and not for the form "deepmind".
         downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
         channel_gate: what ends a residual branch: none, se, residual_se or cifs.
         stem_stride: 2 halves the resolution at once, for about a quarter of the cost.

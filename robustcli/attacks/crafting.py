@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from robustcli.architectures.convnorm import RunningPreconditionedConv2d
 from robustcli.attacks.losses import AttackLoss
 from robustcli.errors import RobustCliError
 from robustcli.fields import AttackBn
@@ -26,7 +27,8 @@ def crafting_mode(model: nn.Module, attack_bn: AttackBn) -> Iterator[None]:
     Args:
         attack_bn: "eval": running statistics, dropout off. "train": the whole model in train mode; batch
             norms use batch statistics and every forward moves their running ones. "batch_no_update":
-            batch statistics, running ones untouched, everything else in eval mode.
+            batch statistics, running ones untouched, everything else in eval mode. Running divisors of
+            preconditioned convolutions are treated as running statistics.
     """
     with _modes_restored(model):
         if attack_bn == "train":
@@ -37,7 +39,7 @@ def crafting_mode(model: nn.Module, attack_bn: AttackBn) -> Iterator[None]:
             yield
         elif attack_bn == "batch_no_update":
             model.eval()
-            for norm in _batch_norms(model):
+            for norm in _with_statistics(model):
                 norm.train()
             with statistics_held(model):
                 yield
@@ -48,7 +50,7 @@ def crafting_mode(model: nn.Module, attack_bn: AttackBn) -> Iterator[None]:
 @contextmanager
 def statistics_held(model: nn.Module) -> Iterator[None]:
     """Batch norms in train mode normalise by the batch, but their running statistics stay as they are."""
-    norms = [norm for norm in _batch_norms(model) if norm.track_running_stats]
+    norms = [norm for norm in _with_statistics(model) if norm.track_running_stats]
     for norm in norms:
         norm.track_running_stats = False
     try:
@@ -80,8 +82,8 @@ def _weights_held(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def _batch_norms(model: nn.Module) -> list[_BatchNorm]:
-    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
+def _with_statistics(model: nn.Module) -> list[_BatchNorm | RunningPreconditionedConv2d]:
+    return [module for module in model.modules() if isinstance(module, _BatchNorm | RunningPreconditionedConv2d)]
 
 
 def ascend(

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from robustcli.architectures.convnorm import RunningPreconditionedConv2d
 from robustcli.averaging import CleanImages
 
 Buffers = Literal["copy", "average", "re_estimate"]
@@ -46,7 +47,11 @@ class Shadow:
         return self.network
 
     def _re_estimate(self, images: CleanImages) -> None:
-        """Running statistics become the plain mean over batches (momentum None accumulates)."""
+        """Running statistics become the plain mean over batches (momentum None accumulates), divisors those of now."""
+        for module in self.network.modules():
+            if isinstance(module, RunningPreconditionedConv2d):
+                module.reset_running_stats()
+                module.train()
         norms = [module for module in self.network.modules() if isinstance(module, _BatchNorm)]
         momenta = [norm.momentum for norm in norms]
         for norm in norms:

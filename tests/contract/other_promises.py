@@ -114,12 +114,19 @@ def is_drawn_from_the_seed(build: Body, shape: ImageShape) -> None:
 
 
 def observed_architecture(build: Body, shape: ImageShape) -> Tensor:
-    """Logits, their gradient, and the size of every weight: parts that start as copies do not show in the logits."""
+    """Logits, their gradient, and the size of every weight: parts that start as copies do not show in the logits.
+
+    Last, logits in eval mode after the weights have moved: statistics may be of earlier ones.
+    """
     network, x = _body(build, shape).train(), _pixels(shape).requires_grad_()
     logits = network(x)
     (grad,) = torch.autograd.grad(logits.square().sum(), x)
     sizes = torch.tensor([parameter.numel() for parameter in network.parameters()])
-    return torch.cat([logits.detach().flatten(), grad.flatten(), sizes])
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(1.1)
+        later = network.eval()(x)
+    return torch.cat([logits.detach().flatten(), grad.flatten(), sizes, later.flatten()])
 
 
 def _judged(classes: int = 10) -> tuple[nn.Module, Tensor, Tensor, Tensor]:

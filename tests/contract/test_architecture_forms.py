@@ -16,6 +16,7 @@ from robustcli.formats import to_channels_last
 FORMS: list[tuple[str, Settings]] = [
     *((name, catalog("architectures")[name].smoke) for name in names_of("architectures")),
     ("resnet18", {"width": 4, "norm": "conv"}),
+    ("resnet18", {"width": 4, "norm": "conv_running", "activation": "relu_smooth_backward"}),
     ("resnet18", {"width": 4, "norm": "group", "channel_gate": "se"}),
     ("resnet18", {"width": 4, "channel_gate": "cifs"}),
     ("preact_resnet18", {"width": 4, "form": "c", "downsample": "flc"}),

@@ -43,6 +43,7 @@ X = torch.linspace(-6, 6, 97, dtype=torch.float64)
         ),
         ("pssilu", lambda x: x * (x.sigmoid() - 1e-8) / (1 - 1e-8), None),
         ("sparta_like", lambda x: torch.tensor(2.0).double().sigmoid() * x.relu(), None),
+        ("relu_smooth_backward", lambda x: x.clamp_min(0), lambda x: (10 * x).sigmoid()),
     ],
 )
 def test_activation_is_its_formula(name: str, function: Function, slope: Function | None) -> None:
@@ -98,6 +99,7 @@ def _slopes(name: str, x: Tensor) -> tuple[Tensor, Tensor]:
         ("gelu", (2 / math.pi) ** 0.5, (2 / math.pi) ** 0.5),
         ("softplus", 0.25, 0.25),
         ("psoftplus", 2.5, 2.5),
+        ("relu_smooth_backward", 2.5, 2.5),
         ("pssilu", 0.5, 0.5),
         ("elu", 1.0, 0.0),
         ("smooth_relu", 0.0, 400.0),
@@ -360,8 +362,9 @@ def test_conv_norm_ignores_the_size_of_the_kernels_and_takes_any_size_of_images(
 
 def test_conv_norm_is_refused_where_padding_is_not_symmetric() -> None:
     for name, form in (("wide_resnet", "deepmind"), ("preact_resnet18", "dm")):
-        with pytest.raises(RobustCliError, match=r"norm: conv pads its convolutions symmetrically"):
-            build_weightless(name, norm="conv", form=form)
+        for norm in ("conv", "conv_running"):
+            with pytest.raises(RobustCliError, match=f"norm: {norm} pads its convolutions symmetrically"):
+                build_weightless(name, norm=norm, form=form)
 
 
 @pytest.mark.parametrize(("channels", "groups"), [(64, 32), (512, 32), (160, 16), (16, 8), (4, 2), (2, 1), (3, 1)])
@@ -454,6 +457,7 @@ def test_fan_out_leaves_the_probes_of_gates_as_they_are() -> None:
 CHOICES = [
     {"norm": "group"},
     {"norm": "conv"},
+    {"norm": "conv_running"},
     {"norm": "conv", "downsample": "flc"},
     {"downsample": "asap"},
     {"channel_gate": "residual_se"},
