@@ -33,6 +33,8 @@ Downsample = Literal["strided", "average", "flc", "asap"]
 PlainNorm = Literal["none", "batch", "group", "conv", "conv_running"]
 PlainDownsample = Literal["max", "average", "flc", "asap"]
 Gate = Literal["none", "se", "residual_se", "cifs"]
+# Of networks of other packages, most of which begin for large images.
+Stem = Literal["as_it_is", "small"]
 
 Count = Annotated[int, Ge(1)]
 Counts3 = tuple[Count, Count, Count]

@@ -2,12 +2,14 @@
 
 from typing import Any
 
-import torch
 from torch import nn
 from torchvision import models
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
+from robustcli.architectures.borrowed import require_logits
+from robustcli.architectures.stems import make_stem_small, said_of
 from robustcli.errors import RobustCliError, suggest
+from robustcli.fields import Stem
 from robustcli.published import Published
 
 # Without an auxiliary classifier they return plain logits in training too. Their initial weights are asked
@@ -28,15 +30,18 @@ _WITH_AUXILIARY = ("googlenet", "inception_v3")
     Published(0.2624, 0.5562, {"model": "resnet50"},
               "FGSM", "none", "Wong et al., ICLR 2020", data="ImageNet", threat="linf 4/255"),
 ))  # fmt: skip
-def torchvision(shape: ImageShape, /, *, model: str) -> nn.Module:
+def torchvision(shape: ImageShape, /, *, model: str, stem: Stem = "as_it_is") -> nn.Module:
     """A torchvision classifier, from random weights.
 
-    Most were made for images of 224 pixels and shrink them 32 times, so small images may be refused. Vision
-    transformers are built for the size of the images. Dropout and stochastic depth, where a network has them,
+    Most were made for images of 224 pixels and shrink them 32 times, so small images may be refused; see `stem`.
+    Vision transformers are built for the size of the images. Dropout and stochastic depth, where a network has them,
     draw from torch's global generator in training.
 
     Args:
         model: torchvision's name of the network, such as resnet50 or convnext_tiny.
+        stem: "small" keeps the resolution of small images: the first convolution gets stride 1 and a kernel of at
+            most 3x3, and a pool right after it goes, so that resnet18 is resnet18 of this project. Later strides stay.
+            Networks that cut images into patches have no such stem and are refused.
 
     Reference: Marcel and Rodriguez, "Torchvision the machine-vision package of Torch", ACM Multimedia 2010.
     """
@@ -57,12 +62,14 @@ def torchvision(shape: ImageShape, /, *, model: str) -> nn.Module:
         )
     try:
         network: nn.Module = models.get_model(model, weights=None, num_classes=shape.classes, **_settings(model, shape))
-        _try(network, shape)
+        if stem == "small":
+            make_stem_small(network, shape, model)
+        require_logits(network, shape)
     # What torchvision raises for a size it cannot take depends on the network.
     except (RuntimeError, ValueError, AssertionError) as error:
         raise RobustCliError(
             f"architecture.model: torchvision's '{model}' cannot take images of {shape.height}x{shape.width} "
-            f"pixels ({error}); choose another model, or resnet18, which takes any size"
+            f"pixels{said_of(stem)} ({error}); choose another model, or resnet18, which takes any size"
         ) from error
     return network
 
@@ -77,14 +84,3 @@ def _settings(model: str, shape: ImageShape) -> dict[str, Any]:
     if model.startswith("maxvit_"):
         return {"input_size": (shape.height, shape.width)}
     return {}
-
-
-def _try(network: nn.Module, shape: ImageShape) -> None:
-    """Follow the shapes of one image through the network, without computing anything."""
-    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-    weightless = {name: tensor.detach().to("meta") for name, tensor in tensors.items()}
-    image = torch.empty(1, shape.channels, shape.height, shape.width, device="meta")
-    network.eval()
-    with torch.no_grad():
-        torch.func.functional_call(network, weightless, (image,))
-    network.train()

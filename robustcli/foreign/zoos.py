@@ -1,15 +1,14 @@
 """Networks of other packages by their names there: torchvision's and timm's."""
 
-import importlib
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from robustcli.architectures import ImageShape
+from robustcli.architectures.borrowed import nearest_in_timm, timm_package
 from robustcli.errors import RobustCliError, suggest
 from robustcli.foreign import Body
-from robustcli.foreign.weights_file import Weights, filled
 
 
 @dataclass(frozen=True)
@@ -47,15 +46,13 @@ class Torchvision:
 
 @dataclass(frozen=True)
 class Timm:
-    """A classifier of the package timm.
+    """A classifier of the package timm with its published weights.
 
     Args:
-        model: timm's name of it, a tag of published weights after a dot.
-        weights: of a file; None are the published ones.
+        model: timm's name of it, a tag of the weights after a dot.
     """
 
     model: str
-    weights: Weights | None
     plain_because: str | None = None
 
     @property
@@ -67,13 +64,8 @@ class Timm:
         return None
 
     def body(self, shape: ImageShape, device: torch.device) -> Body:
-        timm = _timm()
-        if self.weights is not None:
-            settings = {"num_classes": shape.classes, "in_chans": shape.channels}
-            network = timm.create_model(self.model, pretrained=False, **settings)
-            return filled(network, self.weights, self.name)
         try:
-            network = timm.create_model(self.model, pretrained=True)
+            network = timm_package().create_model(self.model, pretrained=True)
         except (OSError, RuntimeError) as error:
             raise RobustCliError(f"{self.name}: its published weights cannot be had: {error}") from error
         config = network.pretrained_cfg
@@ -101,25 +93,12 @@ def published(model: str, weights: str) -> Torchvision:
     return Torchvision(model, known[weights])
 
 
-def in_timm(model: str, weights: Weights | None) -> Timm:
+def in_timm(model: str) -> Timm:
     """A network of timm, by timm's name.
 
     Raises:
         RobustCliError: timm is not installed, or has no such network.
     """
-    timm = _timm()
-    if not timm.is_model(model):
-        raise RobustCliError(f"timm:{model}: timm has no such network{_nearest(model, timm.list_models())}")
-    return Timm(model, weights)
-
-
-def _timm() -> Any:
-    try:
-        return importlib.import_module("timm")
-    except ImportError as error:
-        raise RobustCliError("timm: the package is not installed; pip install 'robustcli[timm]' does it") from error
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    # More than a thousand: naming them all helps nobody.
-    return suggest(name, known).partition(" (known")[0] + "; `timm.list_models()` names all"
+    if not timm_package().is_model(model):
+        raise RobustCliError(f"timm:{model}: timm has no such network{nearest_in_timm(model)}")
+    return Timm(model)

@@ -43,6 +43,7 @@ _LATER: Mapping[str, Mapping[str, Any]] = {
     "multistep": {"warmup": 0.0},
     "pgd": {"reach_eps": False},
     "pgd_at": {"reach_eps": False, "clean_batches": 0.0},
+    "torchvision": {"stem": "as_it_is"},
 }
 
 

@@ -125,7 +125,9 @@ def _from_zoo(wanted: Wanted, zoo: str, model: str) -> Foreign:
     if zoo == "timm":
         if wanted.weights is not None and not is_file:
             raise RobustCliError(f"--weights: {wanted.weights}: no such file; timm's tags follow the name after a dot")
-        return _foreign(wanted, in_timm(model, None if wanted.weights is None else _read(wanted, wanted.weights)))
+        if wanted.weights is None:
+            return _foreign(wanted, in_timm(model))
+        return _with_architecture(wanted, {"name": "timm", "model": model}, wanted.weights)
     if wanted.weights is None:
         raise RobustCliError(
             f"{wanted.text}: its weights would be random; --weights names a file, or published ones such as DEFAULT"

@@ -669,6 +669,8 @@ def test_a_budget_below_everything_says_what_there_is(robust: Robust) -> None:
     assert "5,243.3 million" in said
     said = robust("list", "architectures", "--family", "torchvision_models", "--max-parameters", "1G").require(0).out
     assert said == "left out, because their size depends on their settings: torchvision\n"
+    said = robust("list", "architectures", "--family", "timm_models", "--max-parameters", "1G").require(0).out
+    assert said == "left out, because their size depends on their settings: timm\n"
 
 
 @pytest.mark.parametrize(
@@ -728,6 +730,7 @@ def test_an_architecture_is_shown_with_what_it_consists_of(robust: Robust) -> No
         ("resnet18 strides=[1,1,2,2]", "11,173,962 parameters, 1.7634 G"),
         ("robust_resnet budget=10 block=basic", "38,323,482 parameters, 10.8362 G"),
         ("torchvision model=resnet18", "11,181,642 parameters, 0.0370 G"),
+        ("torchvision model=resnet18 stem=small", "11,173,962 parameters, 0.5554 G"),
     ],
 )
 def test_an_architecture_is_shown_with_the_settings_that_are_written(robust: Robust, words: str, size: str) -> None:

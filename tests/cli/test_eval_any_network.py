@@ -321,7 +321,10 @@ def test_timm_is_asked_by_its_names(robust: Robust, here: Path, monkeypatch: pyt
         return Timm(**settings)
 
     fake = SimpleNamespace(
-        is_model=lambda name: name.startswith("tiny"), list_models=lambda: ["tiny"], create_model=create_model
+        is_model=lambda name: name.startswith("tiny"),
+        list_models=lambda: ["tiny"],
+        create_model=create_model,
+        get_pretrained_cfg=lambda name: None,
     )
     monkeypatch.setitem(sys.modules, "timm", fake)
     five, two = rgb(here / "x.npz", 5), rgb(here / "y.npz", 2)
@@ -331,6 +334,8 @@ def test_timm_is_asked_by_its_names(robust: Robust, here: Path, monkeypatch: pyt
     value = evaluated(robust, "timm:tiny", "--weights", "w.pt", "--data", two, "--attack", "clean")
     assert GUESS in value["notes"][-1]
     robust("eval", "timm:tny", "--data", five).require(2, "timm:tny: timm has no such network; did you mean 'tiny'?")
+    words = ("--weights", "w.pt", "--data", two, "--attack", "clean")
+    robust("eval", "timm:tny", *words).require(2, "architecture.model: timm has no network 'tny'; did you mean 'tiny'?")
     robust("eval", "timm:tiny.none", "--data", five, "--attack", "clean").require(2, "no pretrained weights exist")
     robust("eval", "timm:tiny", "--weights", "A1", "--data", five).require(2, "--weights: A1: no such file")
 

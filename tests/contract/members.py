@@ -3,6 +3,7 @@
 import typing
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from importlib.util import find_spec
 from typing import Any
 
 import attack_promises
@@ -31,10 +32,12 @@ from robustcli.specs.yamlfile import to_yaml
 SHAPES = (ImageShape(1, 8, 8, 10), ImageShape(3, 32, 32, 10), ImageShape(3, 64, 64, 10))
 
 Settings = dict[str, Any]
+# Members that build networks of an optional package, called like it: looked at where it is installed.
+_OF_OPTIONAL_PACKAGES = ("timm",)
 
 
 def all_members() -> list[Member]:
-    return [member for family in FAMILIES for member in catalog(family).values()]
+    return [catalog(family)[name] for family in FAMILIES for name in names_of(family)]
 
 
 def is_named_by_specs(member: Member) -> bool:
@@ -43,7 +46,7 @@ def is_named_by_specs(member: Member) -> bool:
 
 
 def names_of(family: str) -> list[str]:
-    return list(catalog(family))
+    return [name for name in catalog(family) if name not in _OF_OPTIONAL_PACKAGES or find_spec(name) is not None]
 
 
 def norms_known_to(attack: str) -> tuple[Norm, ...]:

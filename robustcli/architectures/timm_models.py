@@ -1,0 +1,55 @@
+"""Any classifier of the package timm, by timm's name."""
+
+from typing import Any
+
+from torch import nn
+
+from robustcli.architectures import ARCHITECTURES, ImageShape
+from robustcli.architectures.borrowed import nearest_in_timm, require_logits, timm_package
+from robustcli.architectures.stems import make_stem_small, said_of
+from robustcli.errors import RobustCliError, in_one_line
+from robustcli.fields import Stem
+
+
+@ARCHITECTURES.register("timm", smoke={"model": "mobilenetv3_small_050"})
+def timm(shape: ImageShape, /, *, model: str, stem: Stem = "as_it_is") -> nn.Module:
+    """A classifier of timm (PyTorch Image Models), from random weights.
+
+    Needs the package: pip install 'robustcli[timm]'. It is built for the channels and classes of the data, and for
+    the size of the images where timm says that the network has one. Most were made for images of 224 pixels and
+    shrink them 32 times, so small images may be refused; see `stem`. Dropout and stochastic depth, where a network
+    has them, draw from torch's global generator in training.
+
+    Args:
+        model: timm's name of the network, such as resnet50d or mobilenetv3_large_100.
+        stem: "small" keeps the resolution of small images: the first convolution gets stride 1 and a kernel of at
+            most 3x3, and a pool right after it goes, so that resnet18 is resnet18 of this project. Later strides stay.
+            Networks that cut images into patches have no such stem and are refused.
+
+    Reference: Wightman, "PyTorch Image Models", 2019, doi 10.5281/zenodo.4414861.
+    """
+    package = timm_package()
+    if not package.is_model(model):
+        raise RobustCliError(f"architecture.model: timm has no network '{model}'{nearest_in_timm(model)}")
+    try:
+        network: nn.Module = package.create_model(model, pretrained=False, **_settings(package, model, shape))
+        if stem == "small":
+            make_stem_small(network, shape, model)
+        require_logits(network, shape)
+    except RobustCliError:
+        raise
+    # A thousand networks by many authors: what they raise for a size or a number of channels is anything.
+    except Exception as error:
+        raise RobustCliError(
+            f"architecture.model: timm's '{model}' cannot take {shape.words}{said_of(stem)} "
+            f"({in_one_line(error)}); choose another model, or resnet18, which takes any size"
+        ) from error
+    return network
+
+
+def _settings(package: Any, model: str, shape: ImageShape) -> dict[str, Any]:
+    settings: dict[str, Any] = {"num_classes": shape.classes, "in_chans": shape.channels}
+    published = package.get_pretrained_cfg(model)
+    if published is not None and published.fixed_input_size:
+        settings["img_size"] = (shape.height, shape.width)
+    return settings
