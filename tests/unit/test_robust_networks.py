@@ -1,4 +1,4 @@
-"""RobustResNet, WRN-A and WRN-34-R: published counts, keys and equations, and the scaling rule."""
+"""RobustResNet, WRN-A, WRN-34-R and RaResNet: published counts, keys and equations, and the scaling rule."""
 
 from itertools import pairwise
 from typing import Any
@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from test_architectures import (
     CIFAR,
+    IMAGENET,
     State,
     build,
     build_small,
@@ -197,3 +198,53 @@ def test_basic_blocks_are_those_of_form_b() -> None:
                 convolve(state, f"{name}.shortcut.0", a, stride) if projects else y
             )
     torch.testing.assert_close(network(x), classify(state, "fc", norm(state, "norm1", y).relu()))
+
+
+# RaResNet
+
+
+@pytest.mark.parametrize(
+    ("name", "expected", "millions", "gigamacs"),
+    [
+        ("robust_arch_resnet50", 26_143_228, 26, 6.174),
+        ("robust_arch_resnet101", 45_901_928, 46, 11.188),
+        # Published to the last digit, and so are its multiply-accumulates.
+        ("robust_arch_wide_resnet101_2", 104_065_776, 104, 25.504),
+    ],
+)
+def test_size_on_imagenet_is_the_published_one(name: str, expected: int, millions: int, gigamacs: float) -> None:
+    network = build_weightless(name, IMAGENET)
+    assert count_parameters(network) == expected
+    assert round(expected / 1e6) == millions
+    assert round(count_macs(network, IMAGENET) / 1e9, 3) == gigamacs
+
+
+def robust_arch_reference(state: State, x: Tensor, depths: tuple[int, ...], strides: tuple[int, ...]) -> Tensor:
+    x = norm(state, "stem.stem.stem.1", convolve(state, "stem.stem.stem.0", x, 2, 3)).relu()
+    for stage, (depth, stride) in enumerate(zip(depths, strides, strict=True), start=1):
+        for i in range(depth):
+            block, s = f"stages.stage{stage}.stage{stage}-block{i}", stride if i == 0 else 1
+            y = F.silu(convolve(state, f"{block}.F.a.0", x))
+            y = F.conv2d(y, state[f"{block}.F.b.0.weight"], stride=s, padding=1, groups=2)
+            y = F.silu(norm(state, f"{block}.F.b.1", y))
+            seen = y.mean((2, 3), keepdim=True)
+            seen = F.conv2d(seen, state[f"{block}.F.se.fc1.weight"], state[f"{block}.F.se.fc1.bias"]).relu()
+            seen = F.conv2d(seen, state[f"{block}.F.se.fc2.weight"], state[f"{block}.F.se.fc2.bias"])
+            y = norm(state, f"{block}.F.c.1", convolve(state, f"{block}.F.c.0", y * seen.sigmoid()))
+            if i == 0:
+                x = norm(state, f"{block}.proj.1", convolve(state, f"{block}.proj.0", x, s))
+            x = F.silu(x + y)
+    return classify(state, "fc", x)
+
+
+@pytest.mark.parametrize("strides", [(2, 2, 2, 2), (1, 2, 1, 2)])
+def test_a_robust_bottleneck_is_its_equations(strides: tuple[int, ...]) -> None:
+    network, x = build_small("robust_arch_resnet50", width=16, strides=strides), images(ImageShape(3, 64, 64, 10))
+    state = network.state_dict()
+    # Of its table, 1120 channels behind a stem of 16 are 186.7, and 184 is the next multiple of 8.
+    assert state["stages.stage3.stage3-block12.F.c.0.weight"].shape == (184, 46, 1, 1)
+    assert state["stages.stage3.stage3-block0.F.se.fc1.weight"].shape == (24, 46, 1, 1)
+    torch.testing.assert_close(network(x), robust_arch_reference(state, x, (5, 8, 13, 1), strides))
+    silu = build("robust_arch_resnet50", width=16, strides=strides, stem_activation="silu").eval()
+    silu.load_state_dict(state)
+    assert not torch.allclose(silu(x), network(x), atol=1e-4)

@@ -1,0 +1,166 @@
+"""RaResNet: ImageNet's bottleneck network by robust design principles, with squeeze-and-excitation.
+
+Weights have the names that the published networks give them.
+"""
+
+from collections import OrderedDict
+from typing import Literal
+
+from torch import Tensor, nn
+
+from robustcli.architectures import ARCHITECTURES, ImageShape
+from robustcli.architectures.layers import Layers
+from robustcli.architectures.squeeze import SqueezeExcitation
+from robustcli.fields import Activation, Count, Counts4
+from robustcli.published import Published
+
+# By published names: blocks and channels of the four stages, behind a stem of 96 channels.
+_NETS: dict[str, tuple[Counts4, Counts4]] = {
+    "RaResNet-50": ((5, 8, 13, 1), (288, 576, 1120, 2160)),
+    "RaResNet-101": ((7, 11, 18, 1), (336, 672, 1328, 2624)),
+    "RaWRN-101-2": ((7, 11, 18, 1), (512, 1024, 2016, 4032)),
+}
+_STEM = 96
+# Inside a block there is a quarter of its channels, which the 3x3 convolution takes in two groups.
+_BOTTLENECK, _GROUPS = 4, 2
+# Channels inside squeeze-and-excitation, as a share of those that enter the block.
+_SQUEEZE = 0.25
+_CLASSIFIER_SPREAD = 0.01
+
+
+class Block(nn.Module):
+    """act(1x1, act, grouped 3x3, norm, act, squeeze-and-excitation, 1x1, norm + shortcut).
+
+    The first convolution has no norm; the stride is on the 3x3.
+    """
+
+    def __init__(self, inputs: int, width: int, stride: int, layers: Layers) -> None:
+        super().__init__()
+        inner = width // _BOTTLENECK
+        keeps = stride == 1 and inputs == width
+        self.proj = None if keeps else nn.Sequential(*_normed(layers, inputs, width, 1, stride))
+        self.F = nn.Sequential(
+            OrderedDict(
+                a=nn.Sequential(layers.convolution(inputs, inner, 1), nn.Identity(), layers.nonlinearity()),
+                b=nn.Sequential(*_normed(layers, inner, inner, 3, stride, _GROUPS), layers.nonlinearity()),
+                se=SqueezeExcitation(inner, max(1, round(_SQUEEZE * inputs))),
+                c=nn.Sequential(*_normed(layers, inner, width, 1)),
+            )
+        )
+        self.last_activation = layers.nonlinearity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last_activation(self.F(x) + (x if self.proj is None else self.proj(x)))
+        return out
+
+
+def _normed(
+    layers: Layers, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1
+) -> tuple[nn.Module, nn.Module]:
+    return layers.convolution(inputs, outputs, kernel, stride, groups), layers.normalisation(outputs)
+
+
+class RobustArchResNet(nn.Module):
+    """Stem without a pool, four stages, global average, linear classifier.
+
+    Args:
+        depths: blocks of each stage.
+        widths: channels of each stage.
+        stem: its channels.
+        strides: of the first block of each stage.
+        stem_layers: what the stem is made of, with an activation of its own.
+    """
+
+    def __init__(
+        self,
+        shape: ImageShape,
+        depths: Counts4,
+        widths: Counts4,
+        layers: Layers,
+        *,
+        stem: int,
+        stem_stride: int,
+        strides: Counts4,
+        stem_layers: Layers,
+    ) -> None:
+        super().__init__()
+        inputs = stem
+        # Public checkpoints call these weights stages.stage1.stage1-block0.F.a.0.weight and so on.
+        stages: OrderedDict[str, nn.Module] = OrderedDict()
+        for number, (depth, width, stride) in enumerate(zip(depths, widths, strides, strict=True), start=1):
+            blocks: OrderedDict[str, nn.Module] = OrderedDict()
+            for i in range(depth):
+                blocks[f"stage{number}-block{i}"] = Block(inputs, width, stride if i == 0 else 1, layers)
+                inputs = width
+            stages[f"stage{number}"] = nn.Sequential(blocks)
+        first = nn.Sequential(*_normed(stem_layers, shape.channels, stem, 7, stem_stride), stem_layers.nonlinearity())
+        # ... and these stem.stem.stem.0.weight.
+        self.stem = nn.Sequential(OrderedDict(stem=nn.Sequential(OrderedDict(stem=first))))
+        self.stages = nn.Sequential(stages)
+        self.fc = nn.Linear(inputs, shape.classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.normal_(self.fc.weight, 0, _CLASSIFIER_SPREAD)
+        nn.init.zeros_(self.fc.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stages(self.stem(x))
+        logits: Tensor = self.fc(x.mean((2, 3)))
+        return logits
+
+
+@ARCHITECTURES.register("robust_arch_resnet50", fixed={"net": "RaResNet-50"}, smoke={"width": 16}, published=(
+    Published(0.4414, 0.7017, {}, "adversarial training", "none", "Peng et al., BMVC 2023",
+              counted_by="the authors", data="ImageNet", threat="linf 4/255"),
+))  # fmt: skip
+@ARCHITECTURES.register("robust_arch_resnet101", fixed={"net": "RaResNet-101"}, smoke={"width": 16}, published=(
+    Published(0.4626, 0.7188, {}, "adversarial training", "none", "Peng et al., BMVC 2023",
+              counted_by="the authors", data="ImageNet", threat="linf 4/255"),
+))  # fmt: skip
+@ARCHITECTURES.register("robust_arch_wide_resnet101_2", fixed={"net": "RaWRN-101-2"}, smoke={"width": 16}, published=(
+    Published(0.4894, 0.7344, {}, "adversarial training", "none", "Peng et al., BMVC 2023",
+              counted_by="the authors", data="ImageNet", threat="linf 4/255"),
+))  # fmt: skip
+def robust_arch_resnet(
+    shape: ImageShape,
+    /,
+    *,
+    net: Literal["RaResNet-50", "RaResNet-101", "RaWRN-101-2"],
+    activation: Activation = "silu",
+    stem_activation: Activation = "relu",
+    width: Count = 96,
+    stem_stride: Literal[1, 2] = 2,
+    strides: Counts4 = (2, 2, 2, 2),
+) -> nn.Module:
+    """{net} for ImageNet: grouped bottlenecks with squeeze-and-excitation, a stem without a pool, a short last stage.
+
+    The first 1x1 convolution of a block has no norm. Squeeze-and-excitation follows the 3x3 convolution and is a
+    quarter as wide inside as what enters the block: the one reading that gives the published 104,065,776 parameters of
+    RaWRN-101-2. All convolutions are drawn by fan-out, the classifier from N(0, 0.01^2).
+
+    Args:
+        net: published name, which settles depths and widths.
+        activation: the nonlinearity of the blocks, but not inside squeeze-and-excitation.
+        stem_activation: that of the stem: silu by the paper's words, relu in its code and so in its published weights.
+        width: channels of the stem; those of the stages go with it, in multiples of 8, and are as published at 96.
+        stem_stride: of the 7x7 convolution.
+        strides: of the first block of each stage; with these and the stem images shrink 32 times.
+
+    Reference: Peng et al., "Robust Principles: Architectural Design Principles for Adversarially Robust CNNs", BMVC
+        2023.
+    """
+    depths, widths = _NETS[net]
+    # Two groups of a quarter.
+    whole = _BOTTLENECK * _GROUPS
+    first, second, third, fourth = (max(1, round(channels * width / _STEM / whole)) * whole for channels in widths)
+    return RobustArchResNet(
+        shape,
+        depths,
+        (first, second, third, fourth),
+        Layers(activation=activation),
+        stem=width,
+        stem_stride=stem_stride,
+        strides=strides,
+        stem_layers=Layers(activation=stem_activation),
+    )
