@@ -16,6 +16,7 @@ _DEPTHS: Mapping[tuple[int, ...], int] = {(2, 2, 2, 2): 18, (3, 4, 6, 3): 34, (3
 _STAGES = (1, 2, 3, 4)
 _WIDE_STEM = 16
 _WIDTH = 64
+_ROBUST_ARCH_STEM = 96
 
 
 def recognise(tensors: Mapping[str, Tensor]) -> str | None:
@@ -39,6 +40,8 @@ def recognise(tensors: Mapping[str, Tensor]) -> str | None:
         depth = _DEPTHS.get(_counts(tensors, r"layer_%d\.(\d+)\.conv_2d_1\.weight", (0, 1, 2, 3)))
         of_deepmind = {"form": "dm", "activation": "silu", **_width(tensors["conv_2d.weight"])}
         return _words(f"preact_resnet{depth}", of_deepmind) if depth in (18, 34) else None
+    if "stages.stage1.stage1-block0.F.a.0.weight" in tensors and "stem.stem.stem.0.weight" in tensors:
+        return _robust_arch(tensors)
     if "layer1.0.conv1.weight" in tensors and "conv1.weight" in tensors:
         return _residual(tensors)
     transformer = recognise_transformer(tensors)
@@ -69,6 +72,16 @@ def _wide(tensors: Mapping[str, Tensor], block: str, first: str, form: str) -> s
     if "activation.alpha" in tensors:
         published["activation"] = "pssilu"
     return _words("wide_resnet", {**settings, **published})
+
+
+def _robust_arch(tensors: Mapping[str, Tensor]) -> str | None:
+    """RaResNet-50 or -101, or RaWRN-101-2, whose stages are wider beside its stem."""
+    depths = _counts(tensors, r"stages\.stage%d\.stage\d-block(\d+)\.F\.a\.0\.weight", _STAGES)
+    stem = tensors["stem.stem.stem.0.weight"].shape[0]
+    is_wide = tensors["stages.stage1.stage1-block0.F.c.0.weight"].shape[0] > 4 * stem
+    names = {(5, 8, 13, 1): "resnet50", (7, 11, 18, 1): "wide_resnet101_2" if is_wide else "resnet101"}
+    width = {} if stem == _ROBUST_ARCH_STEM else {"width": stem}
+    return _words(f"robust_arch_{names[depths]}", width) if depths in names else None
 
 
 def _staged(tensors: Mapping[str, Tensor]) -> str:

@@ -162,11 +162,26 @@ def fit(network: nn.Module, weights: Weights, name: str) -> list[str]:
             problems.append(f"so the file knows {theirs} classes, and the data have {ours}")
         lines = "\n".join(f"  {line}" for line in problems)
         raise RobustCliError(f"{weights.path}: does not fit {name}{weights.hint}\n{lines}")
+    _require_one_value(network, found, weights.path, name)
     types = {str(tensor.dtype).removeprefix("torch.") for tensor in found.values() if tensor.is_floating_point()}
     if types - {"float32"}:
         notes.append(f"{weights.path.name}: weights in {', '.join(sorted(types))} are evaluated in float32")
     network.load_state_dict({**expected, **found})
     return notes
+
+
+def _require_one_value(network: nn.Module, found: Mapping[str, Tensor], path: Path, name: str) -> None:
+    """Of a weight that a network uses in several places, such as a shared activation's, files have equal copies."""
+    places: dict[Tensor, list[str]] = {}
+    for key, weight in network.named_parameters(remove_duplicate=False):
+        places.setdefault(weight, []).append(key)
+    for first, *others in places.values():
+        different = [key for key in others if not torch.equal(found[first], found[key])]
+        if different:
+            raise RobustCliError(
+                f"{path}: does not fit {name}: {first} and {different[0]} are one weight there, and in the file they "
+                "differ"
+            )
 
 
 def _dictionaries(value: Any, where: str, depth: int) -> Iterator[tuple[str, Mapping[str, Tensor]]]:

@@ -1,5 +1,7 @@
 """Networks of other packages by their names there: torchvision's and timm's."""
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +11,11 @@ from robustcli.architectures import ImageShape
 from robustcli.architectures.borrowed import nearest_in_timm, timm_package
 from robustcli.errors import RobustCliError, suggest
 from robustcli.foreign import Body
+
+# What the XCiTs of the light recipe are called where timm is extended by them: RobustBench asks for
+# debenedetti2020light_xcit_s_cifar10_linf, and registered is debenedetti2022light_xcit_s12_cifar10_linf.
+_LIGHT_XCIT = re.compile(r"debenedetti20(?:20|22)light_xcit_([sml])(?:12)?_(cifar10|cifar100|imagenet)_linf")
+_LIGHT_SIZES = {"s": {"width": 384, "heads": 8}, "m": {"width": 512, "heads": 8}, "l": {"width": 768, "heads": 16}}
 
 
 @dataclass(frozen=True)
@@ -102,3 +109,11 @@ def in_timm(model: str) -> Timm:
     if not timm_package().is_model(model):
         raise RobustCliError(f"timm:{model}: timm has no such network{nearest_in_timm(model)}")
     return Timm(model)
+
+
+def light_xcit(model: str) -> Mapping[str, Any] | None:
+    """The architecture of this project that a name of a published XCiT means, or None for any other name."""
+    found = _LIGHT_XCIT.fullmatch(model)
+    if found is None:
+        return None
+    return {"name": "xcit", **_LIGHT_SIZES[found[1]], "depth": 12, "patch": 16 if found[2] == "imagenet" else 4}

@@ -14,7 +14,7 @@ from robustcli.foreign.architecture import Architecture
 from robustcli.foreign.code import load_code
 from robustcli.foreign.script import Script, is_torchscript
 from robustcli.foreign.weights_file import Weights, read_weights
-from robustcli.foreign.zoos import in_timm, published
+from robustcli.foreign.zoos import in_timm, light_xcit, published
 from robustcli.registry import Chosen
 from robustcli.specs.check import checked
 from robustcli.specs.settings import ArchitectureOptions, DataOptions, EvaluateOptions
@@ -125,9 +125,12 @@ def _from_zoo(wanted: Wanted, zoo: str, model: str) -> Foreign:
     if zoo == "timm":
         if wanted.weights is not None and not is_file:
             raise RobustCliError(f"--weights: {wanted.weights}: no such file; timm's tags follow the name after a dot")
-        if wanted.weights is None:
-            return _foreign(wanted, in_timm(model))
-        return _with_architecture(wanted, {"name": "timm", "model": model}, wanted.weights)
+        ours = light_xcit(model)
+        if wanted.weights is not None:
+            return _with_architecture(wanted, ours or {"name": "timm", "model": model}, wanted.weights)
+        if ours is not None:
+            raise RobustCliError(f"timm:{model}: timm does not have its weights; --weights names a file of them")
+        return _foreign(wanted, in_timm(model))
     if wanted.weights is None:
         raise RobustCliError(
             f"{wanted.text}: its weights would be random; --weights names a file, or published ones such as DEFAULT"

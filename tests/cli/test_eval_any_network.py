@@ -1,9 +1,11 @@
 """`robust eval` on networks that `robust train` did not make."""
 
 import json
+import re
 import sys
 import warnings
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +18,7 @@ from shell import Robust
 from torch import nn
 
 from robustcli import checkpoint
+from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.runs import RunFolder
 
 THREAT = ("--norm", "linf", "--eps", "0.1")
@@ -299,6 +302,25 @@ def test_images_of_a_folder_get_the_size_that_published_weights_were_made_for(he
     assert subject.terms.data.parameters["size"] == 224
     other = find_subject(Wanted(text=SHUFFLE, weights="DEFAULT", data="photos", overrides=("data.size=96",)))
     assert other.terms.data.parameters["size"] == 96
+
+
+@pytest.mark.parametrize("zoo", ["torchvision", "timm"])
+def test_the_stem_of_a_zoos_network_can_be_said(robust: Robust, here: Path, zoo: str) -> None:
+    if zoo == "timm" and find_spec("timm") is None:
+        pytest.skip("needs the package timm")
+    network = ARCHITECTURES.get("resnet18")(ImageShape(3, 32, 32, 3))
+    names = {"shortcut": "downsample", "linear": "fc"}
+    state = {
+        re.sub("shortcut|linear", lambda found: names[found[0]], key): tensor
+        for key, tensor in network.state_dict().items()
+    }
+    torch.save(state, "w.pt")
+    torch.save(network.state_dict(), "ours.pt")
+    data = ("--data", rgb(here / "x.npz", 3, side=32), "--attack", "clean")
+    robust("eval", f"{zoo}:resnet18", "--weights", "w.pt", *data).require(2, "[64, 3, 3, 3], expected [64, 3, 7, 7]")
+    value = evaluated(robust, f"{zoo}:resnet18", "--weights", "w.pt", *data, "architecture.stem=small")
+    ours = evaluated(robust, "ours.pt", "--architecture", "resnet18", *data)
+    assert survivors(value) == survivors(ours)
 
 
 class Timm(nn.Module):

@@ -92,6 +92,9 @@ FAMILIES: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
         {"depths": [1, 2, 1], "widths": [8, 8, 16], "stem": 4},
         ("init_conv.weight", "layer.1.block.1.se.fc1.bias", "layer.2.block.0.se.fc2.weight", "logits.weight"),
     ),
+    ("robust_arch_resnet50", {"width": 8}, ("stem.stem.stem.0.weight", "stages.stage3.stage3-block12.F.c.1.bias")),
+    ("robust_arch_resnet101", {"width": 8}, ("stages.stage1.stage1-block0.proj.0.weight", "fc.weight")),
+    ("robust_arch_wide_resnet101_2", {"width": 8}, ("stages.stage4.stage4-block0.F.se.fc2.bias",)),
     (
         "robust_wide_resnet",
         {"depths": [1, 2, 1], "widths": [2, 2, 1]},
