@@ -1,7 +1,9 @@
 """Any classifier that torchvision has, by torchvision's name."""
 
+from contextlib import nullcontext
 from typing import Any
 
+import torch
 from torch import nn
 from torchvision import models
 
@@ -61,7 +63,12 @@ def torchvision(shape: ImageShape, /, *, model: str, stem: Stem = "as_it_is") ->
             f"{shape.channels}; resnet18 and the other networks of this project take any number"
         )
     try:
-        network: nn.Module = models.get_model(model, weights=None, num_classes=shape.classes, **_settings(model, shape))
+        # RegNets read their widths from tensors, which a network without memory for its weights has not.
+        with torch.device("cpu") if model.startswith("regnet_") else nullcontext():
+            network: nn.Module = models.get_model(
+                model, weights=None, num_classes=shape.classes, **_settings(model, shape)
+            )
+        network.to(torch.get_default_device())
         if stem == "small":
             make_stem_small(network, shape, model)
         require_logits(network, shape)

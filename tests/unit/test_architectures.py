@@ -131,6 +131,7 @@ def test_parameter_count_is_the_published_one(name: str, settings: dict[str, Any
         ("resnet34", 21.798, 3.664),
         ("resnet50", 25.557, 4.089),
         ("wide_resnet50_2", 68.883, 11.398),
+        ("regnet_x_400mf", 5.496, 0.414),
     ],
 )
 def test_torchvision_networks_have_their_published_size(model: str, millions: float, gigamacs: float) -> None:
