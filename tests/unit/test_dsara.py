@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from robustcli.clock import Clock
 from robustcli.data import Data, prepare
 from robustcli.datasets import Source, TensorSplit
 from robustcli.defenses import Metrics
-from robustcli.defenses.dsara import SearchLoss, dsara, natural_share
+from robustcli.defenses.dsara import SearchLoss, dsara, natural_share, unrolled_gradient
 from robustcli.defenses.free import free
 from robustcli.defenses.min_max import MinMaxStep
 from robustcli.defenses.natural import natural
@@ -263,6 +264,102 @@ def test_a_network_without_shares_is_refused() -> None:
     model = conv_net()
     with pytest.raises(RobustCliError, match=r"architecture: \{name: dsara"):
         dsara().start(model, torch.optim.SGD(model.parameters(), lr=0.1), StreamNoise.on(CPU))
+
+
+# The step that looks ahead.
+
+
+def quadratic(seed: int) -> tuple[Any, Any, list[Tensor], list[Tensor]]:
+    """L and T of two alphas and two weights, in float64: squared errors of (a1 * w1) x + a2^2 w2."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    alphas, weights = [drawn(3).requires_grad_(), drawn(1).requires_grad_()], [drawn(3).requires_grad_(), drawn(1)]
+    weights[1].requires_grad_()
+    (x, y), (x_train, y_train) = ((drawn(5, 3), drawn(5)) for _ in range(2))
+
+    def error(points: Tensor, targets: Tensor, w: list[Tensor]) -> Tensor:
+        return (points @ (alphas[0] * w[0]) + alphas[1].square() * w[1] - targets).square().mean()
+
+    return partial(error, x, y), partial(error, x_train, y_train), alphas, weights
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("rate", [0.0, 0.03, 0.3])
+def test_the_gradient_ahead_is_that_of_an_unrolled_step(seed: int, rate: float) -> None:
+    """T is quadratic in the weights, so its derivative in alpha is a parabola and the difference is exact."""
+    loss, train, alphas, weights = quadratic(seed)
+    kept = [weight.detach().clone() for weight in weights]
+    steps = torch.autograd.grad(train(weights), weights, create_graph=True)
+    ahead = [weight - rate * step for weight, step in zip(weights, steps, strict=True)]
+    expected = torch.cat(torch.autograd.grad(loss(ahead), alphas))
+    value, found = unrolled_gradient(
+        lambda: loss(weights), lambda: train(weights), alphas, weights, [step.detach() for step in steps], rate
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    assert value.item() == pytest.approx(loss(ahead).item())
+    for weight, before in zip(weights, kept, strict=True):
+        assert torch.equal(weight, before)
+    if rate:
+        here = torch.cat(torch.autograd.grad(loss(weights), alphas))
+        assert not torch.allclose(found, here, rtol=1e-2)
+
+
+def test_the_gradient_ahead_of_a_curved_loss_is_near_that_of_an_unrolled_step() -> None:
+    """Cross-entropy of a small network of tanh units, whose difference is not exact."""
+    generator = torch.Generator().manual_seed(0)
+    x, weights = torch.randn(2, 6, 4, generator=generator, dtype=torch.float64), []
+    alphas = [torch.randn(5, generator=generator, dtype=torch.float64).requires_grad_()]
+    for shape in ((5, 4), (3, 5)):
+        weights.append(torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_())
+    y = torch.tensor([0, 1, 2, 0, 1, 2])
+
+    def loss(half: int, w: list[Tensor]) -> Tensor:
+        return F.cross_entropy((alphas[0].softmax(0) * (x[half] @ w[0].T).tanh()) @ w[1].T, y)
+
+    steps = torch.autograd.grad(loss(0, weights), weights, create_graph=True)
+    stepped = [weight - 0.5 * step for weight, step in zip(weights, steps, strict=True)]
+    (expected,) = torch.autograd.grad(loss(1, stepped), alphas)
+    _, found = unrolled_gradient(
+        lambda: loss(1, weights), lambda: loss(0, weights), alphas, weights, [step.detach() for step in steps], 0.5
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(("at", "passes"), [(clock(), 4 + 1), (LATE, 7 + 1)])
+def test_the_second_order_moves_the_shares_elsewhere_and_the_weights_alike(at: Clock, passes: int) -> None:
+    x, y = batch()
+    # Shares that stand still, and then ones that move.
+    still = [updated(x, y, at, order=order, alpha_lr=1e-30) for order in ("first", "second")]
+    for one, other in zip(still[0][1], still[1][1], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+    first, second = (updated(x, y, at, order=order, alpha_lr=0.01) for order in ("first", "second"))
+    assert not same(first[0], second[0])
+    assert set(first[2]) == set(second[2])
+    model, step = started(order="second")
+    sizes: list[int] = []
+    model.register_forward_pre_hook(lambda m, inputs: sizes.append(len(inputs[0])) if m.training else None)
+    step(x, y, LINF, at)
+    assert sizes == [4] * passes
+    tracked = {int(module.num_batches_tracked) for module in model.modules() if isinstance(module, nn.BatchNorm2d)}
+    assert tracked == {1}, "weights that were tried left their statistics"
+
+
+def test_the_second_order_uses_the_rate_of_the_weights() -> None:
+    x, y = batch()
+    found = []
+    for rate in (0.0, 0.1):
+        model, step = started(order="second", alpha_lr=0.01, alpha_weight_decay=0.0)
+        step.optimizer.param_groups[0]["lr"] = rate
+        step(x, y, LINF, clock())
+        found.append(alphas_of(model))
+    assert not same(*found)
+    # Without a step there is nothing ahead.
+    expected = updated(x, y, clock(), alpha_lr=0.01, alpha_weight_decay=0.0)[0]
+    for one, other in zip(found[0], expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
 
 
 # The halves of the data.
