@@ -32,7 +32,8 @@ def alexnet(
             conv_running.
         downsample: max pools and a strided first convolution as published, or average, flc or asap pooling in
             the place of all four.
-        channel_gate: what every activated convolution goes through: none, se, residual_se or cifs.
+        channel_gate: what every activated convolution goes through: none, se, residual_se or cifs (its probes learn
+            with the defense cifs).
         width: channels of the first convolution; the others have 3, 6, 4 and 4 times as many, hidden layers 8 times.
         strides: of the first convolution and the three pools; AlexNet-1122 of Xu et al. is [1, 1, 2, 2].
         upsample: factor that images are enlarged by, each pixel repeated.

@@ -78,7 +78,8 @@ def preact_resnet(
             a running mean of the divisors); both are published for networks that normalise what a convolution puts
             out.
         downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
-        channel_gate: what ends a residual branch: none, se, residual_se or cifs.
+        channel_gate: what ends a residual branch: none, se, residual_se or cifs (its probes learn with the defense
+            cifs).
         width: channels of the stem and the first stage; each later stage doubles it.
         stem_stride: 2 halves the resolution at once, for about a quarter of the cost.
         strides: of the four stages; [1, 1, 2, 2] makes the last map twice as wide.
@@ -134,7 +135,8 @@ def preact_resnet50(
             a running mean of the divisors); both are published for networks that normalise what a convolution puts
             out.
         downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
-        channel_gate: what ends a residual branch: none, se, residual_se or cifs.
+        channel_gate: what ends a residual branch: none, se, residual_se or cifs (its probes learn with the defense
+            cifs).
         width: channels of the stem and inside the first stage; each later stage doubles it.
         stem_stride: 2 halves the resolution at once, for about a quarter of the cost.
         strides: of the four stages; [1, 1, 2, 2] makes the last map twice as wide.

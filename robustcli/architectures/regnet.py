@@ -69,7 +69,8 @@ def regnet(
         norm: batch, group, conv (preconditioned convolutions, then batch norms), or conv_running (conv, evaluated with
             a running mean of the divisors, as published).
         downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
-        channel_gate: what ends a residual branch, whatever Y has inside it: none, se, residual_se or cifs.
+        channel_gate: what ends a residual branch, whatever Y has inside it: none, se, residual_se or cifs (its probes
+            learn with the defense cifs).
         upsample: factor that images are enlarged by, each pixel repeated, before the stem.
 
     Reference: Radosavovic et al., "Designing Network Design Spaces", CVPR 2020.
@@ -117,7 +118,8 @@ def regnet_rule(
         norm: batch, group, conv (preconditioned convolutions, then batch norms), or conv_running (conv, evaluated with
             a running mean of the divisors, as published).
         downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
-        channel_gate: what ends a residual branch, whatever Y has inside it: none, se, residual_se or cifs.
+        channel_gate: what ends a residual branch, whatever Y has inside it: none, se, residual_se or cifs (its probes
+            learn with the defense cifs).
         upsample: factor that images are enlarged by, each pixel repeated, before the stem.
 
     Reference: Radosavovic et al., "Designing Network Design Spaces", CVPR 2020.
@@ -161,7 +163,8 @@ def regnet_stages(
         norm: batch, group, conv (preconditioned convolutions, then batch norms), or conv_running (conv, evaluated with
             a running mean of the divisors, as published).
         downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
-        channel_gate: what ends a residual branch, whatever Y has inside it: none, se, residual_se or cifs.
+        channel_gate: what ends a residual branch, whatever Y has inside it: none, se, residual_se or cifs (its probes
+            learn with the defense cifs).
         upsample: factor that images are enlarged by, each pixel repeated, before the stem.
 
     Reference: Radosavovic et al., "Designing Network Design Spaces", CVPR 2020.

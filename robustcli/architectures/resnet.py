@@ -62,7 +62,8 @@ def resnet(
         norm: batch, group, conv (preconditioned convolutions, then batch norms), or conv_running (conv, evaluated with
             a running mean of the divisors, as published).
         downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
-        channel_gate: what ends a residual branch: none, se, residual_se or cifs.
+        channel_gate: what ends a residual branch: none, se, residual_se or cifs (its probes learn with the defense
+            cifs).
         width: channels of the stem and the first stage; each later stage doubles it.
         stem_stride: 2 halves the resolution at once, for about a quarter of the cost.
         strides: of the four stages; [1, 1, 2, 2] is ResNet{depth}-1122 of Xu et al., whose last map is 8 pixels wide.

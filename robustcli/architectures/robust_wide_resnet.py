@@ -40,7 +40,8 @@ def robust_wide_resnet(
         norm: batch, group, conv (preconditioned convolutions beside batch norms), or conv_running (conv, evaluated with
             a running mean of the divisors).
         downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
-        channel_gate: what ends a residual branch: none, se, residual_se or cifs.
+        channel_gate: what ends a residual branch: none, se, residual_se or cifs (its probes learn with the defense
+            cifs).
         upsample: factor that images are enlarged by, each pixel repeated, before the stem.
 
     Reference: Huang et al., "Exploring Architectural Ingredients of Adversarially Robust Deep Neural Networks",

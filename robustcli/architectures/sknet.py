@@ -207,7 +207,8 @@ def sknet(
         activation: the nonlinearity, everywhere.
         norm: batch, or group (in the attention all channels together); dilated convolutions are not preconditioned.
         downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
-        channel_gate: what ends a residual branch, beside the attention: none, se, residual_se or cifs.
+        channel_gate: what ends a residual branch, beside the attention: none, se, residual_se or cifs (its probes
+            learn with the defense cifs).
         width: channels of the stem and the first stage; each later stage doubles it.
         upsample: factor that images are enlarged by, each pixel repeated, before the stem.
 

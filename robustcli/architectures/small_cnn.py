@@ -28,7 +28,8 @@ def small_cnn(
 
     Args:
         activation: the nonlinearity, everywhere.
-        channel_gate: what every activated convolution goes through: none, se, residual_se or cifs.
+        channel_gate: what every activated convolution goes through: none, se, residual_se or cifs (its probes learn
+            with the defense cifs).
         width: channels of the first convolution; the second has twice as many.
         hidden: units of the hidden linear layer.
 

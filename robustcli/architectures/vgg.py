@@ -42,7 +42,8 @@ def vgg(
         activation: the nonlinearity, everywhere.
         norm: after every convolution: batch, none, group, conv (preconditioned, then batch) or conv_running.
         downsample: max pools, or average, flc or asap pooling in their place.
-        channel_gate: what every activated convolution goes through: none, se, residual_se or cifs.
+        channel_gate: what every activated convolution goes through: none, se, residual_se or cifs (its probes learn
+            with the defense cifs).
         width: channels of the first group; the others have 2, 4, 8 and 8 times as many, hidden layers 4 times.
         strides: of the five pools; 1 leaves a pool out, so [1, 1, 2, 2, 2] is the string 11222 of Xu et al.
         upsample: factor that images are enlarged by, each pixel repeated.

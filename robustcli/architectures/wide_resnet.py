@@ -160,7 +160,8 @@ def wide_resnet(
             a running mean of the divisors); both are published for networks that normalise what a convolution puts
             out, and not for the form "deepmind".
         downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
-        channel_gate: what ends a residual branch: none, se, residual_se or cifs.
+        channel_gate: what ends a residual branch: none, se, residual_se or cifs (its probes learn with the defense
+            cifs).
         stem_stride: 2 halves the resolution at once, for about a quarter of the cost.
         strides: of the three stages; [1, 1, 2] makes the last map twice as wide.
         upsample: factor that images are enlarged by, each pixel repeated, before the stem.
