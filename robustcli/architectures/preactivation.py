@@ -127,7 +127,8 @@ class PreActResNet(nn.Module):
         self.conv1 = layers.convolution(shape.channels, width, 3, stem_stride)
         self.layer1, self.layer2, self.layer3, self.layer4 = map(stage, range(4))
         self.bn = None if form == "a" else layers.normalisation(outputs)
-        self.activation = layers.nonlinearity()
+        # Without that norm it is not used, and what some learn would be weights that never move.
+        self.activation = nn.Identity() if form == "a" else layers.nonlinearity()
         self.linear = nn.Linear(outputs, shape.classes)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -89,9 +89,11 @@ def sees_one_image_at_a_time(build: Body, shape: ImageShape) -> None:
 def every_parameter_learns(build: Body, shape: ImageShape) -> None:
     network, x = _body(build, shape).train(), _pixels(shape)
     with drawn_from(1):
-        # A little beside where they start: gradients of parts that start as copies may cancel.
+        # A little beside where they start: gradients of parts that start as copies may cancel, and of what a zero
+        # multiplies there are none.
         for parameter in network.parameters():
-            parameter.data += 0.1 * torch.randn_like(parameter) * parameter.detach().abs().mean()
+            size = float(parameter.detach().abs().mean()) or 0.1
+            parameter.data += 0.1 * torch.randn_like(parameter) * size
         logits, probes = with_probes(network, x)
         # Probes inside a network learn from losses of their own.
         sum(said.square().sum() for said in (logits, *probes)).backward()
