@@ -132,6 +132,11 @@ def test_parameter_count_is_the_published_one(name: str, settings: dict[str, Any
         ("resnet50", 25.557, 4.089),
         ("wide_resnet50_2", 68.883, 11.398),
         ("regnet_x_400mf", 5.496, 0.414),
+        ("alexnet", 61.101, 0.714),
+        ("vgg16_bn", 138.366, 15.470),
+        ("resnext50_32x4d", 25.029, 4.230),
+        ("resnext101_32x8d", 88.791, 16.414),
+        ("swin_t", 28.288, 4.491),
     ],
 )
 def test_torchvision_networks_have_their_published_size(model: str, millions: float, gigamacs: float) -> None:
