@@ -4,6 +4,7 @@ Weights have the names that the published networks give them.
 """
 
 from collections import OrderedDict
+from dataclasses import replace
 from typing import Literal
 
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.layers import Layers
 from robustcli.architectures.squeeze import SqueezeExcitation
-from robustcli.fields import Activation, Count, Counts4
+from robustcli.fields import Activation, Count, Counts4, Downsample, NormBeside
 from robustcli.published import Published
 
 # By published names: blocks and channels of the four stages, behind a stem of 96 channels.
@@ -129,6 +130,8 @@ def robust_arch_resnet(
     net: Literal["RaResNet-50", "RaResNet-101", "RaWRN-101-2"],
     activation: Activation = "silu",
     stem_activation: Activation = "relu",
+    norm: NormBeside = "batch",
+    downsample: Downsample = "strided",
     width: Count = 96,
     stem_stride: Literal[1, 2] = 2,
     strides: Counts4 = (2, 2, 2, 2),
@@ -137,12 +140,15 @@ def robust_arch_resnet(
 
     The first 1x1 convolution of a block has no norm. Squeeze-and-excitation follows the 3x3 convolution and is a
     quarter as wide inside as what enters the block: the one reading that gives the published 104,065,776 parameters of
-    RaWRN-101-2. All convolutions are drawn by fan-out, the classifier from N(0, 0.01^2).
+    RaWRN-101-2. All convolutions are drawn by fan-out, the classifier from N(0, 0.01^2). There is no choice of gates,
+    of which it has one, nor the norm conv, which takes the place of norms behind every convolution.
 
     Args:
         net: published name, which settles depths and widths.
         activation: the nonlinearity of the blocks, but not inside squeeze-and-excitation.
         stem_activation: that of the stem: silu by the paper's words, relu in its code and so in its published weights.
+        norm: batch or group.
+        downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
         width: channels of the stem; those of the stages go with it, in multiples of 8, and are as published at 96.
         stem_stride: of the 7x7 convolution.
         strides: of the first block of each stage; with these and the stem images shrink 32 times.
@@ -154,13 +160,14 @@ def robust_arch_resnet(
     # Two groups of a quarter.
     whole = _BOTTLENECK * _GROUPS
     first, second, third, fourth = (max(1, round(channels * width / _STEM / whole)) * whole for channels in widths)
+    layers = Layers(activation=activation, norm=norm, downsample=downsample)
     return RobustArchResNet(
         shape,
         depths,
         (first, second, third, fourth),
-        Layers(activation=activation),
+        layers,
         stem=width,
         stem_stride=stem_stride,
         strides=strides,
-        stem_layers=Layers(activation=stem_activation),
+        stem_layers=replace(layers, activation=stem_activation),
     )

@@ -36,11 +36,17 @@ _PLACES_OF_EXTRA = ("path", "labels")
 _CELLS = ("advrush", "arnas", "cell_network", "darts_v2", "racl", "robnet")
 _OF_CELLS = {"activation": "relu", "norm": "batch", "downsample": "strided"}
 _GATED = ("regnet", "regnet_rule", "regnet_stages", "small_cnn")
+_ROBUST_ARCH = (
+    "robust_arch_resnet50",
+    "robust_arch_resnet101",
+    "robust_arch_wide_resnet",
+    "robust_arch_wide_resnet101_2",
+)
 _LATER: Mapping[str, Mapping[str, Any]] = {
     **dict.fromkeys(_CELLS, _OF_CELLS),
     "dsara": {**_OF_CELLS, "order": "first"},
     **{name: {"channel_gate": "none"} for name in _GATED},
-    "robust_arch_wide_resnet": {"norm": "batch", "downsample": "strided"},
+    **{name: {"norm": "batch", "downsample": "strided"} for name in _ROBUST_ARCH},
     "sknet": {"norm": "batch", "channel_gate": "none"},
     "multistep": {"warmup": 0.0},
     "pgd": {"reach_eps": False},

@@ -36,6 +36,7 @@ WIDE: Settings = {"depths": (1, 1, 1), "widths": (32, 32, 32), "stem": 4}
 FAMILIES = [
     *CELLS,
     ("robust_arch_wide_resnet", WIDE),
+    ("robust_arch_resnet50", {"width": 16}),
     ("sknet", {"width": 8}),
     ("sknet", {"width": 8, "depth": 50}),
     ("regnet", {"size": "y_400mf"}),
@@ -228,7 +229,10 @@ DIGESTS = {
     "regnet_rule": "e0b15f91",
     "regnet_stages": "0ac4daec",
     "robnet": "5ffe0675",
+    "robust_arch_resnet101": "cda0c746",
+    "robust_arch_resnet50": "aeeabd3f",
     "robust_arch_wide_resnet": "10768424",
+    "robust_arch_wide_resnet101_2": "9f899959",
     "sknet": "25d8f038",
     "small_cnn": "341f68c4",
 }
