@@ -74,6 +74,11 @@ def start_from(network: nn.Module, path: Path) -> None:
     names = {parameter: name for name, parameter in network.named_parameters()}
     classifier = {names[parameter] for parameter in classifier_of(network).parameters()}
     wrong = sorted((own.keys() ^ given.keys()) | (differs - classifier))
+    if wrong and all(name.endswith("running_divisor") for name in wrong):
+        raise RobustCliError(
+            f"train.start_from: {path}: norm conv_running keeps divisors for images of one size, and those there were "
+            "of another; give both specs images of one size, or norm: conv"
+        )
     if wrong:
         raise RobustCliError(
             f"train.start_from: {path}: not of the architecture of this spec ({len(wrong)} weights are missing in one "

@@ -79,3 +79,12 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
         assert all(torch.equal(before[name], value) for name, value in other.state_dict().items())
     with pytest.raises(RobustCliError, match="no such file"):
         start_from(build("xcit"), tmp_path / "gone.pt")
+
+
+def test_divisors_of_images_of_another_size_are_told_from_another_architecture(tmp_path: Path) -> None:
+    settings = {"width": 2, "norm": "conv_running"}
+    chosen = Chosen("architectures", "resnet18", settings, ArchitectureOptions())
+    one, other = (build_network(chosen, ImageShape(1, side, side, 10), (0.5,), (0.25,)) for side in (8, 16))
+    checkpoint.save(tmp_path / "one.pt", {"spec": "", "weights": one.state_dict()})
+    with pytest.raises(RobustCliError, match=r"one\.pt: norm conv_running keeps divisors for images of one size"):
+        start_from(other, tmp_path / "one.pt")
