@@ -336,6 +336,23 @@ def test_conv_norm_is_a_convolution_with_a_flat_spectrum(kernel: int, stride: in
     torch.testing.assert_close(layer(x), layer.affine(y), atol=1e-4, rtol=1e-3)
 
 
+def test_conv_norm_lengthens_no_output_channel() -> None:
+    """So the whole layer has at most the root of their number."""
+    torch.manual_seed(0)
+    inputs, outputs, side = 2, 3, 6
+    layer = PreconditionedConv2d(inputs, outputs, 3, 1, 1)
+    with torch.no_grad():
+        layer.affine.weight.zero_()
+        layer.affine.weight[:, :, 1, 1] = 1
+        layer.affine.bias.zero_()
+        pixels = torch.eye(inputs * side * side).view(-1, inputs, side, side)
+        matrices = layer(pixels).flatten(2).permute(1, 2, 0)
+    norms = torch.linalg.matrix_norm(matrices, 2)
+    assert float(norms.max()) <= 1 + 1e-5
+    assert float(norms.min()) > 0.9
+    assert 1 < float(torch.linalg.matrix_norm(matrices.flatten(0, 1), 2)) <= outputs**0.5 + 1e-5
+
+
 def test_no_gradient_flows_through_the_divisor() -> None:
     torch.manual_seed(0)
     layer, x = PreconditionedConv2d(2, 3, 3, 1, 1), torch.randn(1, 2, 6, 6)
