@@ -115,7 +115,8 @@ def test_weights_give_the_numbers_of_their_checkpoint(
     assert (value["name"], value["checkpoint"], value["spec_digest"]) == ("weights.pt", None, None)
     assert own["checkpoint"] == "best.pt"
     notes = "\n".join(value["notes"])
-    for text in ("'state_dict'", "'module.' was taken", "small_cnn with activation=relu channel_gate=none width=4 hidden=16", GUESS):
+    built = "small_cnn with activation=relu channel_gate=none width=4 hidden=16"
+    for text in ("'state_dict'", "'module.' was taken", built, GUESS):
         assert text in notes
     said = robust("eval", "weights.pt", *SMALL, "--data", "digits", *THREAT, *FEW).require(0)
     assert "normalisation before the network: mean 0.3056, std 0.3763" in said.out
