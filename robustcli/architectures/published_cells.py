@@ -1,5 +1,7 @@
 """Cells that searches have found, published as lists of edges, and networks of cells of your own."""
 
+from typing import Literal
+
 from torch import nn
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
@@ -19,6 +21,10 @@ RACL = genotype(
 DARTS_V2 = genotype(
     normal=("sep3 0 + sep3 1", "sep3 0 + sep3 1", "sep3 1 + skip 0", "skip 0 + dil3 2"),
     reduce=("max 0 + max 1", "skip 2 + max 1", "max 0 + skip 2", "skip 2 + max 1"),
+)
+P_DARTS = genotype(
+    normal=("skip 0 + dil3 1", "skip 0 + sep3 1", "sep3 1 + sep3 3", "sep3 0 + dil5 4"),
+    reduce=("avg 0 + sep5 1", "sep3 0 + dil5 2", "max 0 + dil3 1", "dil3 1 + dil5 3"),
 )
 ARNAS = genotype(
     normal=("skip 0 + skip 1", "sep5 0 + sep3 1", "sep5 3 + sep3 1", "sep5 4 + skip 0"),
@@ -96,32 +102,37 @@ def racl(
     return CellNetwork(shape, RACL, layers, width=width, cells=cells, factors=_DOUBLING)
 
 
-@ARCHITECTURES.register("darts_v2", smoke={"width": 2, "cells": 3})
-def darts_v2(
+@ARCHITECTURES.register("darts_v2", fixed={"search": "DARTS-V2"}, smoke={"width": 2, "cells": 3})
+@ARCHITECTURES.register("p_darts", fixed={"search": "P-DARTS"}, smoke={"width": 2, "cells": 3})
+def darts(
     shape: ImageShape,
     /,
     *,
+    search: Literal["DARTS-V2", "P-DARTS"],
     width: Count = 36,
     cells: Cells = 20,
     activation: Activation = "relu",
     norm: NormBeside = "batch",
     downsample: Downsample = "strided",
 ) -> nn.Module:
-    """DARTS (second order): cells found for clean accuracy alone, to compare robust ones with.
+    """{search}: cells found for clean accuracy alone, to compare robust ones with.
 
     The auxiliary classifier and the dropped paths of the authors' training are left out.
 
     Args:
+        search: DARTS in the second order, or progressive DARTS.
         width: channels of a node in the first third of the cells.
         cells: of the network; those at one and at two thirds reduce.
         activation: the nonlinearity, everywhere.
         norm: batch or group.
         downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
 
-    Reference: Liu, Simonyan and Yang, "DARTS: Differentiable Architecture Search", ICLR 2019.
+    Reference: Liu, Simonyan and Yang, "DARTS: Differentiable Architecture Search", ICLR 2019; P-DARTS: Chen et
+        al., "Progressive Differentiable Architecture Search", ICCV 2019.
     """
+    found = DARTS_V2 if search == "DARTS-V2" else P_DARTS
     layers = Layers(activation=activation, norm=norm, downsample=downsample)
-    return CellNetwork(shape, DARTS_V2, layers, width=width, cells=cells, factors=_DOUBLING)
+    return CellNetwork(shape, found, layers, width=width, cells=cells, factors=_DOUBLING)
 
 
 @ARCHITECTURES.register("arnas", smoke={"width": 2, "cells": 4})

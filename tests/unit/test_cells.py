@@ -38,6 +38,7 @@ from robustcli.errors import RobustCliError
         ("racl", {}, 3_571_174, 0.5500),
         ("racl", {"width": 104, "cells": 23}, 32_509_682, 4.9108),
         ("darts_v2", {}, 3_349_342, 0.5284),
+        ("p_darts", {}, 3_433_798, 0.5322),
         ("arnas", {"width": 36}, 1_533_718, 0.4238),
         ("arnas", {}, 4_520_394, 1.2402),
     ],
