@@ -194,13 +194,14 @@ def test_large_architectures_are_made_narrower() -> None:
 
 
 def test_every_layer_and_every_network_around_another_is_measured() -> None:
-    members = {member.label: member for member in architectures._members(())}
+    every = list(architectures._members(()))
+    members = {member.label: member for member in every}
     for layer in ("activation silu", "norm conv", "downsample flc", "channel_gate residual_se"):
         assert f"resnet18 ({layer})" in members
     assert members["resnet18 (downsample flc)"].macs == members["resnet18"].macs
     assert {"cifs (network resnet18)", "multibn (network resnet18)"} <= set(members)
     # Told apart by what they are made of, though most have the same name.
-    assert len(members) == len(list(architectures._members(())))
+    assert len(members) == len(every)
 
 
 # Scaling
