@@ -52,6 +52,11 @@ class Apgd:
     radius: Literal["fixed", "shrinking"] = "fixed"
     batch_size: Count | None = None
 
+    @property
+    def side_by_side(self) -> int:
+        """Points of one image that may go through the network together."""
+        return self.restarts * (self.targets if self.loss == "targeted_dlr" else 1)
+
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         labels = labels_of(y)
         limit = self.batch_size or max(len(x), 1)

@@ -62,6 +62,11 @@ class Fab:
     batch_size: Count | None = None
     final_search: Size = 0
 
+    @property
+    def side_by_side(self) -> int:
+        """Points of one image that may go through the network together."""
+        return max(1, self.targets)
+
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         labels = labels_of(y)
         with torch.no_grad():

@@ -167,7 +167,8 @@ class Probe:
     def _stage(self, stage: Stage, threat: ThreatModel, survivors: int) -> StageCost:
         few, more = (_shortened(stage.attack, steps) for steps in (_FEW, _MORE))
         passes = self._passes(stage, few, more, threat)
-        batch = min(stage.batch_size or survivors, survivors, self.affordable, len(self.x))
+        points = survivors * getattr(stage.attack, "side_by_side", 1)
+        batch = min(stage.batch_size or points, points, self.affordable, len(self.x))
         timed = self._timed(stage, threat, batch)
         return StageCost(
             name=stage.name,

@@ -1,5 +1,6 @@
 """The story of `robust plan`: what a spec consists of, what some of its passes take, and what that adds up to."""
 
+import importlib
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -75,7 +76,8 @@ def plan(request: Request) -> dict[str, Any]:
         RobustCliError: something a user can mend.
     """
     spec = request.spec
-    # Until here the program has read itself, as training does.
+    # Until here the program has read itself, as training does, whose first optimizer reads this too.
+    importlib.import_module("torch._dynamo")
     began = Seconds(time.process_time(), time.process_time())
     device = choose_device(spec.train.device)
     begun = now(device)

@@ -461,3 +461,19 @@ def test_an_attack_is_timed_on_as_many_images_as_are_likely_to_survive(monkeypat
     seen.clear()
     probe.measure(Attacked(attack=Pgd(steps=30), batch_size=4), 12, 0.5)
     assert max(seen) == 4
+
+
+def test_targets_that_go_side_by_side_are_timed_like_more_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few survivors with many targets fill a pass, and cost less each than alone."""
+    assert Apgd(restarts=5).side_by_side == 5
+    assert Apgd(loss="targeted_dlr", targets=9).side_by_side == 9
+    assert (Fab(targets=9).side_by_side, Fab(targets=0).side_by_side) == (9, 1)
+    monkeypatch.setattr(evaluations, "_PATIENCE", 1e9)
+    seen: list[int] = []
+    model = network()
+    model.register_forward_hook(lambda _module, inputs, _out: seen.append(len(inputs[0])))
+    probe = Probe(model, images(12), THREAT)
+    attack = Apgd(steps=30, loss="targeted_dlr", targets=3)
+    seen.clear()
+    probe.measure(Attacked(attack=attack), 12, 0.25)
+    assert seen.count(9) > 5, "three survivors, three targets"
