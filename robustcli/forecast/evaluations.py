@@ -278,14 +278,13 @@ def _length_of(attack: Attack) -> int | None:
 
 def _shortened(attack: Any, steps: int) -> Attack:
     """The attack with so many steps or queries, or itself where it has none."""
-    changes = {name: steps for name in _LENGTHS if _length_of(attack) is not None and hasattr(attack, name)}
-    return _replaced(attack, changes)
+    has_length = _length_of(attack) is not None
+    return _replaced(attack, {name: steps for name in _LENGTHS if has_length and hasattr(attack, name)})
 
 
 def _single(attack: Any) -> Attack:
     """The attack with one try and one target at most."""
-    changes = {name: 1 for name in ("restarts", "targets") if getattr(attack, name, 0) > 1}
-    return _replaced(attack, changes)
+    return _replaced(attack, {name: 1 for name in ("restarts", "targets") if getattr(attack, name, 0) > 1})
 
 
 def _replaced(attack: Any, changes: dict[str, int]) -> Attack:
