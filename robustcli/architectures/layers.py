@@ -113,6 +113,12 @@ class Layers:
             return self._convolution(inputs, outputs, kernel, stride, groups, bias, dilation)
         return Pooled(self.pool(stride), self._convolution(inputs, outputs, kernel, 1, groups, bias, dilation))
 
+    def normed(
+        self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1
+    ) -> tuple[nn.Module, nn.Module]:
+        """A convolution and the norm of what it puts out."""
+        return self.convolution(inputs, outputs, kernel, stride, groups), self.normalisation(outputs)
+
     def _convolution(
         self, inputs: int, outputs: int, kernel: int, stride: int, groups: int, bias: bool, dilation: int
     ) -> nn.Module:

@@ -61,13 +61,13 @@ class Block(nn.Module):
         super().__init__()
         groups = width // min(group_width, width)
         keeps = stride == 1 and inputs == width
-        self.proj = None if keeps else nn.Sequential(*_normed(layers, inputs, width, 1, stride))
+        self.proj = None if keeps else nn.Sequential(*layers.normed(inputs, width, 1, stride))
         self.f = nn.Sequential(
             OrderedDict(
-                a=nn.Sequential(*_normed(layers, inputs, width, 1), layers.nonlinearity()),
-                b=nn.Sequential(*_normed(layers, width, width, 3, stride, groups), layers.nonlinearity()),
+                a=nn.Sequential(*layers.normed(inputs, width, 1), layers.nonlinearity()),
+                b=nn.Sequential(*layers.normed(width, width, 3, stride, groups), layers.nonlinearity()),
                 se=SqueezeExcitation(width, max(1, round(squeeze * inputs))) if squeeze else nn.Identity(),
-                c=nn.Sequential(*_normed(layers, width, width, 1)),
+                c=nn.Sequential(*layers.normed(width, width, 1)),
             )
         )
         self.gate = layers.gate(width)
@@ -76,12 +76,6 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.activation(self.gate(self.f(x)) + (x if self.proj is None else self.proj(x)))
         return out
-
-
-def _normed(
-    layers: Layers, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1
-) -> tuple[nn.Module, nn.Module]:
-    return layers.convolution(inputs, outputs, kernel, stride, groups), layers.normalisation(outputs)
 
 
 class RegNet(nn.Module):
@@ -117,7 +111,7 @@ class RegNet(nn.Module):
                 inputs = width
             trunk[f"block{number}"] = nn.Sequential(blocks)
         self.enlarged = enlarged(upsample)
-        self.stem = nn.Sequential(*_normed(layers, shape.channels, stem, 3, stem_stride), layers.nonlinearity())
+        self.stem = nn.Sequential(*layers.normed(shape.channels, stem, 3, stem_stride), layers.nonlinearity())
         self.trunk_output = nn.Sequential(trunk)
         self.fc = nn.Linear(inputs, shape.classes)
         draw_by_fan_out(self)

@@ -39,13 +39,13 @@ class Block(nn.Module):
         super().__init__()
         inner = width // _BOTTLENECK
         keeps = stride == 1 and inputs == width
-        self.proj = None if keeps else nn.Sequential(*_normed(layers, inputs, width, 1, stride))
+        self.proj = None if keeps else nn.Sequential(*layers.normed(inputs, width, 1, stride))
         self.F = nn.Sequential(
             OrderedDict(
                 a=nn.Sequential(layers.convolution(inputs, inner, 1), nn.Identity(), layers.nonlinearity()),
-                b=nn.Sequential(*_normed(layers, inner, inner, 3, stride, _GROUPS), layers.nonlinearity()),
+                b=nn.Sequential(*layers.normed(inner, inner, 3, stride, _GROUPS), layers.nonlinearity()),
                 se=SqueezeExcitation(inner, max(1, round(_SQUEEZE * inputs))),
-                c=nn.Sequential(*_normed(layers, inner, width, 1)),
+                c=nn.Sequential(*layers.normed(inner, width, 1)),
             )
         )
         self.last_activation = layers.nonlinearity()
@@ -53,12 +53,6 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.last_activation(self.F(x) + (x if self.proj is None else self.proj(x)))
         return out
-
-
-def _normed(
-    layers: Layers, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1
-) -> tuple[nn.Module, nn.Module]:
-    return layers.convolution(inputs, outputs, kernel, stride, groups), layers.normalisation(outputs)
 
 
 class RobustArchResNet(nn.Module):
@@ -94,7 +88,7 @@ class RobustArchResNet(nn.Module):
                 blocks[f"stage{number}-block{i}"] = Block(inputs, width, stride if i == 0 else 1, layers)
                 inputs = width
             stages[f"stage{number}"] = nn.Sequential(blocks)
-        first = nn.Sequential(*_normed(stem_layers, shape.channels, stem, 7, stem_stride), stem_layers.nonlinearity())
+        first = nn.Sequential(*stem_layers.normed(shape.channels, stem, 7, stem_stride), stem_layers.nonlinearity())
         # ... and these stem.stem.stem.0.weight.
         self.stem = nn.Sequential(OrderedDict(stem=nn.Sequential(OrderedDict(stem=first))))
         self.stages = nn.Sequential(stages)
