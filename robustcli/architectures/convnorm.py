@@ -57,9 +57,31 @@ class PreconditionedConv2d(nn.Module):
 
     def divisor(self, height: int, width: int) -> Tensor:
         """One over the root energy of each output channel's kernels, by frequency: (outputs, height, width // 2 + 1)"""
-        spectrum = torch.fft.rfft2(self.convolution.weight.detach().float(), (height, width))
-        energy: Tensor = spectrum.abs().square().sum(1)
-        return energy.clamp_min(_FLOOR).rsqrt()
+        return _energy(self.convolution.weight.detach(), height, width).clamp_min(_FLOOR).rsqrt().float()
+
+
+def _energy(weight: Tensor, height: int, width: int) -> Tensor:
+    """sum_i |F(K_i)|^2 of every output channel, by frequency: the transform of the autocorrelation of its kernels.
+
+    That has (2 k - 1)^2 numbers however many inputs there are, so no kernel is transformed by itself. In double
+    precision, because an energy near zero is the difference of large sums.
+    """
+    outputs, _, kernel, _ = weight.shape
+    flat = weight.double().flatten(2)
+    products = flat.transpose(1, 2) @ flat
+    place = torch.arange(kernel, device=weight.device)
+    apart, reach = place[:, None] - place + kernel - 1, 2 * kernel - 1
+    bins = (apart[:, None, :, None] * reach + apart[None, :, None, :]).flatten()
+    correlation = products.new_zeros(outputs, reach**2).index_add_(1, bins, products.flatten(1))
+    shifts = torch.arange(1 - kernel, kernel, dtype=torch.float64, device=weight.device)
+
+    def phases(side: int, count: int) -> Tensor:
+        return 2 * math.pi / side * torch.arange(count, dtype=torch.float64, device=weight.device)[:, None] * shifts
+
+    rows, columns = phases(height, height), phases(width, width // 2 + 1)
+    square = correlation.view(outputs, reach, reach)
+    energy: Tensor = rows.cos() @ square @ columns.cos().T - rows.sin() @ square @ columns.sin().T
+    return energy
 
 
 class RunningPreconditionedConv2d(PreconditionedConv2d):
