@@ -2,11 +2,11 @@
 
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from robustcli.architectures import ARCHITECTURES, Body, ImageShape
 from robustcli.architectures.channel_gates import ChannelGate, gates_of
+from robustcli.architectures.features import show_black_image
 from robustcli.errors import RobustCliError
 from robustcli.fields import Size
 
@@ -88,14 +88,5 @@ def _channels(network: nn.Module, stage: nn.Sequential, shape: ImageShape) -> li
             raise _without_stages()
         seen.append(z.shape[1])
 
-    hooks = [block.register_forward_hook(see) for block in stage]
-    was_training = network.training
-    network.eval()
-    try:
-        with torch.no_grad():
-            network(torch.zeros(1, shape.channels, shape.height, shape.width))
-    finally:
-        network.train(was_training)
-        for hook in hooks:
-            hook.remove()
+    show_black_image(network, shape, [block.register_forward_hook(see) for block in stage])
     return seen

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.architectures import ImageShape
+from robustcli.architectures.features import show_black_image
 from robustcli.errors import RobustCliError
 
 # An output channel whose kernels have no energy at some frequency would be divided by 0.
@@ -148,15 +149,6 @@ class RunningPreconditionedConv2d(PreconditionedConv2d):
 def settle_divisors(network: nn.Module, shape: ImageShape) -> None:
     """Give running divisors their size, so that copies of a network that is not trained yet fit the trained one."""
     parts = [module for module in network.modules() if isinstance(module, RunningPreconditionedConv2d)]
-    if not parts:
-        return
-    hooks = [part.register_forward_pre_hook(lambda part, inputs: part.settle(inputs[0])) for part in parts]
-    was_training = network.training
-    network.eval()
-    try:
-        with torch.no_grad():
-            network(torch.zeros(1, shape.channels, shape.height, shape.width))
-    finally:
-        network.train(was_training)
-        for hook in hooks:
-            hook.remove()
+    if parts:
+        hooks = [part.register_forward_pre_hook(lambda part, inputs: part.settle(inputs[0])) for part in parts]
+        show_black_image(network, shape, hooks)

@@ -1,13 +1,17 @@
-"""The features of a network: what its last linear layer makes the logits of.
+"""What hooks see inside a network: its features, which its last linear layer makes the logits of, and other layers.
 
 No architecture is written for it. Every classifier here ends with a linear layer, registered last; a hook on
 that layer, there for one forward, sees what goes in.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
+from robustcli.architectures import ImageShape
 from robustcli.errors import RobustCliError
 
 
@@ -48,3 +52,16 @@ def with_features(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
             "features are not known; write train.compile: false, or choose another architecture"
         )
     return logits, seen[0].flatten(1)
+
+
+def show_black_image(network: nn.Module, shape: ImageShape, hooks: Iterable[RemovableHandle]) -> None:
+    """One forward in eval mode for the sake of these hooks, which are removed; the mode is restored."""
+    was_training = network.training
+    network.eval()
+    try:
+        with torch.no_grad():
+            network(torch.zeros(1, shape.channels, shape.height, shape.width))
+    finally:
+        network.train(was_training)
+        for hook in hooks:
+            hook.remove()
