@@ -140,9 +140,8 @@ class CellNetwork(nn.Module):
     """A 3x3 convolution, cells of which those after each third reduce, global average, classifier.
 
     Args:
-        cells_of: what all cells consist of, or each of them.
+        genotypes: one for each cell.
         width: channels of a node in the first third; the first convolution has three times as many.
-        cells: of the network.
         factors: on the width, for each third; a cell that reduces belongs to the third that it begins.
         layers: of the cells; the first convolution has the same, and a norm with scale and shift.
         new: makes the layer of an edge; the operations that the genotype names if left out.
@@ -151,11 +150,10 @@ class CellNetwork(nn.Module):
     def __init__(
         self,
         shape: ImageShape,
-        cells_of: Genotype | Sequence[Genotype],
+        genotypes: Sequence[Genotype],
         layers: Layers,
         *,
         width: int,
-        cells: int,
         factors: Counts3,
         new: NewOperation | None = None,
     ) -> None:
@@ -165,7 +163,8 @@ class CellNetwork(nn.Module):
         stem_norm = replace(layers, affine=True).normalisation(last)
         self.stem = nn.Sequential(layers.convolution(shape.channels, last), stem_norm)
         built: list[Cell] = []
-        for number, found in enumerate([cells_of] * cells if isinstance(cells_of, Genotype) else cells_of):
+        cells = len(genotypes)
+        for number, found in enumerate(genotypes):
             kind = kind_of(number, cells)
             channels = width * factors[(number >= cells // 3) + (number >= 2 * cells // 3)]
             nodes: tuple[Node, ...] = getattr(found, kind)

@@ -65,7 +65,7 @@ def advrush(
     Reference: Mok et al., "AdvRush: Searching for Adversarially Robust Neural Architectures", ICCV 2021.
     """
     layers = Layers(activation=activation, norm=norm, downsample=downsample)
-    return CellNetwork(shape, ADVRUSH, layers, width=width, cells=cells, factors=_DOUBLING)
+    return CellNetwork(shape, [ADVRUSH] * cells, layers, width=width, factors=_DOUBLING)
 
 
 @ARCHITECTURES.register("racl", smoke={"width": 2, "cells": 3}, published=(
@@ -99,7 +99,7 @@ def racl(
     Reference: Dong et al., "Adversarially Robust Neural Architectures", arXiv 2009.00902.
     """
     layers = Layers(activation=activation, norm=norm, downsample=downsample)
-    return CellNetwork(shape, RACL, layers, width=width, cells=cells, factors=_DOUBLING)
+    return CellNetwork(shape, [RACL] * cells, layers, width=width, factors=_DOUBLING)
 
 
 @ARCHITECTURES.register("darts_v2", fixed={"search": "DARTS-V2"}, smoke={"width": 2, "cells": 3})
@@ -132,7 +132,7 @@ def darts(
     """
     found = DARTS_V2 if search == "DARTS-V2" else P_DARTS
     layers = Layers(activation=activation, norm=norm, downsample=downsample)
-    return CellNetwork(shape, found, layers, width=width, cells=cells, factors=_DOUBLING)
+    return CellNetwork(shape, [found] * cells, layers, width=width, factors=_DOUBLING)
 
 
 @ARCHITECTURES.register("arnas", smoke={"width": 2, "cells": 4})
@@ -161,7 +161,7 @@ def arnas(
         CVPR 2024.
     """
     layers = Layers(activation=activation, norm=norm, downsample=downsample)
-    return CellNetwork(shape, ARNAS, layers, width=width, cells=cells, factors=(1, 2, 2))
+    return CellNetwork(shape, [ARNAS] * cells, layers, width=width, factors=(1, 2, 2))
 
 
 @ARCHITECTURES.register("cell_network", smoke={
@@ -213,4 +213,4 @@ def cell_network(
     Reference: Liu, Simonyan and Yang, ICLR 2019; three kinds: Ou et al., arXiv 2212.14049.
     """
     layers = Layers(activation=activation, norm=norm, downsample=downsample, affine=affine)
-    return CellNetwork(shape, genotype(normal, reduce, robust), layers, width=width, cells=cells, factors=factors)
+    return CellNetwork(shape, [genotype(normal, reduce, robust)] * cells, layers, width=width, factors=factors)

@@ -76,7 +76,7 @@ def robnet(
         Attacks", CVPR 2020.
     """
     layers = Layers(activation=activation, norm=norm, downsample=downsample, affine=False)
-    return CellNetwork(shape, _cell(_LARGE), layers, width=width, cells=cells, factors=(1, 2, 4))
+    return CellNetwork(shape, [_cell(_LARGE)] * cells, layers, width=width, factors=(1, 2, 4))
 
 
 @ARCHITECTURES.register("robnet_free", smoke={"width": 2})
@@ -103,5 +103,4 @@ def robnet_free(
         Attacks", CVPR 2020; the cells: the authors' repository.
     """
     layers = Layers(activation=activation, norm=norm, downsample=downsample, affine=False)
-    found = [_cell(digits) for digits in _FREE]
-    return CellNetwork(shape, found, layers, width=width, cells=len(found), factors=(1, 2, 4))
+    return CellNetwork(shape, [_cell(digits) for digits in _FREE], layers, width=width, factors=(1, 2, 4))

@@ -56,10 +56,9 @@ class Supernet(nn.Module):
         )
         self.network = CellNetwork(
             shape,
-            Genotype(every, every, every),
+            [Genotype(every, every, every)] * cells,
             layers,
             width=width,
-            cells=cells,
             factors=_FACTORS,
             new=lambda _name, channels, stride: Mixture(channels, stride, layers),
         )
