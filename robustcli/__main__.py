@@ -1,6 +1,6 @@
 """`python -m robustcli` is `robust`."""
 
-from robustcli.cli import main
+from robustcli.cli.main import main
 
 # Worker processes import this file under another name.
 if __name__ == "__main__":

@@ -4,8 +4,8 @@ from torch import Tensor, nn
 
 from robustcli.evaluation.evidence import gather
 from robustcli.evaluators import Evaluator
-from robustcli.noise import IndexedNoise
-from robustcli.threat import ThreatModel
+from robustcli.threat.noise import IndexedNoise
+from robustcli.threat.threat import ThreatModel
 
 
 def standing(

@@ -6,10 +6,10 @@ import torch
 from small_networks import drawn_from, images
 from torch import nn
 
-from robustcli import checkpoint
 from robustcli.architectures import ImageShape, Network
-from robustcli.build import build_network
+from robustcli.models.build import build_network
 from robustcli.specs.spec import ExperimentSpec
+from robustcli.store import checkpoint
 
 _SHAPE = ImageShape(1, 8, 8, 10)
 _SPEC = """

@@ -10,10 +10,10 @@ import torch
 from small_networks import drawn_from, images, labels
 from torch import Tensor, nn
 
-from robustcli.clock import Clock
 from robustcli.defenses import Defense
-from robustcli.noise import StreamNoise
-from robustcli.threat import ThreatModel
+from robustcli.optimization.clock import Clock
+from robustcli.threat.noise import StreamNoise
+from robustcli.threat.threat import ThreatModel
 
 LINF = ThreatModel("linf", Fraction(8, 255))
 COUNT = 8

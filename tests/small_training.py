@@ -10,21 +10,21 @@ from small_networks import conv_net, images, labels
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from robustcli.averaging import Averaging
-from robustcli.averaging.none import LastWeights
-from robustcli.clock import Clock
 from robustcli.data import Data, prepare
-from robustcli.datasets import Source, TensorSplit
+from robustcli.data.datasets import Source, TensorSplit
+from robustcli.data.mixers import Mixer
+from robustcli.data.mixers.none import Unmixed
 from robustcli.defenses import Defense, Metrics
-from robustcli.mixers import Mixer
-from robustcli.mixers.none import Unmixed
-from robustcli.noise import StreamNoise
-from robustcli.schedules import Schedule
-from robustcli.schedules.steps import Constant
+from robustcli.optimization.averaging import Averaging
+from robustcli.optimization.averaging.none import LastWeights
+from robustcli.optimization.clock import Clock
+from robustcli.optimization.schedules import Schedule
+from robustcli.optimization.schedules.steps import Constant
 from robustcli.specs.settings import Augment, TrainSettings
-from robustcli.threat import ThreatModel
-from robustcli.train import Loop, Means, Training
-from robustcli.training_model import TrainingModel, parameter_groups
+from robustcli.threat.noise import StreamNoise
+from robustcli.threat.threat import ThreatModel
+from robustcli.training.loop import Loop, Means, Training
+from robustcli.training.model import TrainingModel, parameter_groups
 
 COUNT = 20
 CPU = torch.device("cpu")

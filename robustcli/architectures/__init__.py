@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from robustcli.registry import Registry
+from robustcli.registry.registry import Registry
 
 ARCHITECTURES = Registry("architectures")
 

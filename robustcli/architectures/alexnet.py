@@ -4,7 +4,7 @@ from torch import nn
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.plain import Chain, LargestPixel, activated, plain_layers
-from robustcli.fields import Activation, Count, Counts4, Gate, PlainDownsample, PlainNorm
+from robustcli.registry.types import Activation, Count, Counts4, Gate, PlainDownsample, PlainNorm
 
 
 @ARCHITECTURES.register("alexnet", smoke={"width": 4})

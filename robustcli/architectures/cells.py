@@ -11,7 +11,7 @@ from robustcli.architectures import ImageShape
 from robustcli.architectures.layers import Layers
 from robustcli.architectures.operations import OPERATIONS, projected
 from robustcli.errors import RobustCliError, suggest
-from robustcli.fields import Counts3, Nodes
+from robustcli.registry.types import Counts3, Nodes
 
 Kind = Literal["normal", "reduce", "robust"]
 # (name of an operation, channels, stride) -> the layer of an edge.

@@ -8,7 +8,7 @@ from robustcli.architectures import ARCHITECTURES, Body, ImageShape
 from robustcli.architectures.channel_gates import ChannelGate, gates_of
 from robustcli.architectures.features import show_black_image
 from robustcli.errors import RobustCliError
-from robustcli.fields import Size
+from robustcli.registry.types import Size
 
 
 @ARCHITECTURES.register("cifs", smoke={"network": {"name": "resnet18", "width": 4}, "hidden": 8})

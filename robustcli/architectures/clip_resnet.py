@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.errors import RobustCliError
-from robustcli.fields import Count
+from robustcli.registry.types import Count
 
 
 class ClipBlock(nn.Module):

@@ -21,8 +21,8 @@ from robustcli.architectures.transformer_parts import (
     rising_rates,
 )
 from robustcli.errors import RobustCliError
-from robustcli.fields import Activation, Positive, ProperShare
-from robustcli.published import Published
+from robustcli.registry.published import Published
+from robustcli.registry.types import Activation, Positive, ProperShare
 
 
 class ConvNextBlock(nn.Module):

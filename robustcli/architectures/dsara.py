@@ -6,7 +6,7 @@ from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.layers import Layers
 from robustcli.architectures.supernet import Supernet
 from robustcli.errors import RobustCliError
-from robustcli.fields import Activation, Count, Downsample, NormBeside
+from robustcli.registry.types import Activation, Count, Downsample, NormBeside
 
 
 @ARCHITECTURES.register("dsara", smoke={"width": 2, "cells": 4, "nodes": 1})

@@ -17,7 +17,7 @@ from robustcli.architectures.convolutions import SameConv2d
 from robustcli.architectures.downsampling import Pooled, SpectralPool
 from robustcli.architectures.squeeze import ResidualSqueezeExcitation, SqueezeExcitation
 from robustcli.errors import RobustCliError
-from robustcli.fields import Activation, Downsample, Gate, PlainNorm
+from robustcli.registry.types import Activation, Downsample, Gate, PlainNorm
 
 # As published, the reduction of the channels inside a residual gate.
 _RESIDUAL_SQUEEZE = 64

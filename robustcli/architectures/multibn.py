@@ -6,7 +6,7 @@ from robustcli.architectures import ARCHITECTURES, Body, ImageShape
 from robustcli.architectures.branches import Branched
 from robustcli.architectures.convolutions import conv3x3
 from robustcli.errors import RobustCliError
-from robustcli.fields import Count, Size
+from robustcli.registry.types import Count, Size
 
 
 def kind_gate(shape: ImageShape, kinds: int, width: int) -> nn.Module:

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustcli.architectures.layers import Layers, enlarged
-from robustcli.fields import Activation, Downsample, Gate, PlainDownsample, PlainNorm
+from robustcli.registry.types import Activation, Downsample, Gate, PlainDownsample, PlainNorm
 
 
 class Chain(nn.Module):

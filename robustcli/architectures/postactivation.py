@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from robustcli.architectures import ImageShape
 from robustcli.architectures.layers import Layers, enlarged
 from robustcli.architectures.preactivation import PreActBlock
-from robustcli.fields import Counts4
+from robustcli.registry.types import Counts4
 
 
 class BasicBlock(nn.Module):

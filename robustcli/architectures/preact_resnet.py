@@ -11,8 +11,8 @@ from torch import nn
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.layers import Layers
 from robustcli.architectures.preactivation import DeepMindPreActResNet, PreActBlock, PreActBottleneck, PreActResNet
-from robustcli.fields import Activation, Count, Counts4, Downsample, Gate, NormLayer
-from robustcli.published import Published
+from robustcli.registry.published import Published
+from robustcli.registry.types import Activation, Count, Counts4, Downsample, Gate, NormLayer
 
 # By layers with weights, how many blocks each stage has.
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from robustcli.architectures import ImageShape
 from robustcli.architectures.layers import Layers, enlarged
-from robustcli.fields import Counts4
+from robustcli.registry.types import Counts4
 
 # DeepMind keeps 0.99 of the running statistics at every step.
 _DEEPMIND_MOMENTUM = 0.01

@@ -7,8 +7,8 @@ from torch import nn
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.cells import CellNetwork, genotype
 from robustcli.architectures.layers import Layers
-from robustcli.fields import Activation, Cells, Count, Counts3, Downsample, Nodes, NormBeside
-from robustcli.published import Published
+from robustcli.registry.published import Published
+from robustcli.registry.types import Activation, Cells, Count, Counts3, Downsample, Nodes, NormBeside
 
 ADVRUSH = genotype(
     normal=("sep3 1 + sep3 0", "sep5 0 + sep3 1", "sep3 1 + sep3 0", "skip 0 + sep3 1"),

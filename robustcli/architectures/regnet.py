@@ -8,7 +8,7 @@ from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.layers import Layers
 from robustcli.architectures.quantised_stages import RegNet, Stages, on_the_line, whole_groups
 from robustcli.errors import RobustCliError
-from robustcli.fields import AboveOne, Activation, Count, Downsample, Gate, NonNegative, NormLayer, Positive
+from robustcli.registry.types import AboveOne, Activation, Count, Downsample, Gate, NonNegative, NormLayer, Positive
 
 # What the Y in RegNetY adds, as a share of the channels that enter a block.
 _SQUEEZE = 0.25

@@ -7,8 +7,8 @@ from torch import nn
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.layers import Layers
 from robustcli.architectures.postactivation import BasicBlock, Bottleneck, ResNet
-from robustcli.fields import Activation, Count, Counts4, Downsample, Gate, NormLayer
-from robustcli.published import Published
+from robustcli.registry.published import Published
+from robustcli.registry.types import Activation, Count, Counts4, Downsample, Gate, NormLayer
 
 # By layers with weights: the kind of block, and how many each stage has.
 _DEPTHS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {

@@ -5,8 +5,8 @@ from torch import nn
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.cells import CellNetwork, Genotype, genotype
 from robustcli.architectures.layers import Layers
-from robustcli.fields import Activation, Cells, Count, Downsample, NormBeside
-from robustcli.published import Published
+from robustcli.registry.published import Published
+from robustcli.registry.types import Activation, Cells, Count, Downsample, NormBeside
 
 # What joins two states: nothing, a separable convolution, the state itself, or the sum of both.
 _BY_DIGIT = {"0": (), "1": ("sep3",), "2": ("skip",), "3": ("sep3", "skip")}

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.layers import Layers
 from robustcli.architectures.squeeze import SqueezeExcitation
-from robustcli.fields import Activation, Count, Counts4, Downsample, NormBeside
-from robustcli.published import Published
+from robustcli.registry.published import Published
+from robustcli.registry.types import Activation, Count, Counts4, Downsample, NormBeside
 
 # By published names: blocks and channels of the four stages, behind a stem of 96 channels.
 _NETS: dict[str, tuple[Counts4, Counts4]] = {

@@ -5,8 +5,8 @@ from torch import nn
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.layers import Layers
 from robustcli.architectures.wide_stages import DeepMindWideResNet, draw_by_fan_out
-from robustcli.fields import Activation, Count, Counts3, Downsample, NormBeside
-from robustcli.published import Published
+from robustcli.registry.published import Published
+from robustcli.registry.types import Activation, Count, Counts3, Downsample, NormBeside
 
 _REDUCTION = 4
 _STRIDES = (1, 2, 2)

@@ -9,8 +9,8 @@ from robustcli.architectures.layers import Layers
 from robustcli.architectures.preactivation import PreActBlock
 from robustcli.architectures.robust_scaling import robust_scaling
 from robustcli.architectures.robust_stages import RobustResBlock, RobustStages
-from robustcli.fields import Activation, Count, Counts3, Downsample, NormLayer, Positive
-from robustcli.published import Published
+from robustcli.registry.published import Published
+from robustcli.registry.types import Activation, Count, Counts3, Downsample, NormLayer, Positive
 
 
 @ARCHITECTURES.register("robust_resnet", smoke={"depths": (1, 1, 1), "widths": (1, 1, 1)}, published=(

@@ -4,7 +4,7 @@ import math
 from typing import Literal
 
 from robustcli.errors import RobustCliError
-from robustcli.fields import Counts3
+from robustcli.registry.types import Counts3
 
 Block = Literal["robust", "basic"]
 Size = tuple[Counts3, Counts3]

@@ -12,7 +12,7 @@ from robustcli.architectures.layers import Layers, enlarged
 from robustcli.architectures.robust_scaling import CARDINALITY, EXPANSION, SCALES, STEM, chunk_width, squeezed_width
 from robustcli.architectures.squeeze import ResidualSqueezeExcitation
 from robustcli.architectures.wide_stages import draw_by_fan_out
-from robustcli.fields import Counts3
+from robustcli.registry.types import Counts3
 
 
 class RobustResBlock(nn.Module):

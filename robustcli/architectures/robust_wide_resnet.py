@@ -6,8 +6,8 @@ from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.layers import Layers
 from robustcli.architectures.robust_stages import RobustStages
 from robustcli.architectures.wide_stages import WideBlock
-from robustcli.fields import Activation, Count, Counts3, Downsample, Gate, NormLayer
-from robustcli.published import Published
+from robustcli.registry.published import Published
+from robustcli.registry.types import Activation, Count, Counts3, Downsample, Gate, NormLayer
 
 
 @ARCHITECTURES.register("robust_wide_resnet", smoke={"depths": (1, 1, 1), "widths": (1, 1, 1)}, published=(

@@ -8,7 +8,7 @@ from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.layers import Layers
 from robustcli.architectures.postactivation import ResNet
 from robustcli.architectures.preactivation import PreActBlock
-from robustcli.fields import Activation, Count, Counts4, Downsample, NormLayer
+from robustcli.registry.types import Activation, Count, Counts4, Downsample, NormLayer
 
 
 @ARCHITECTURES.register("senet18", smoke={"width": 8, "reduction": 2})

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.layers import Layers, enlarged
 from robustcli.errors import RobustCliError
-from robustcli.fields import Activation, Count, Downsample, Gate, NormBeside
+from robustcli.registry.types import Activation, Count, Downsample, Gate, NormBeside
 
 Unit = Literal["split", "paper"]
 

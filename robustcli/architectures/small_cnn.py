@@ -5,7 +5,7 @@ from torch import nn
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.layers import Layers
 from robustcli.errors import RobustCliError
-from robustcli.fields import Activation, Count, Gate
+from robustcli.registry.types import Activation, Count, Gate
 
 # Two convolutions that halve the side: less than this leaves nothing.
 _SMALLEST = 4

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from robustcli.architectures import ImageShape
 from robustcli.architectures.borrowed import follow
 from robustcli.errors import RobustCliError
-from robustcli.fields import Stem
+from robustcli.registry.types import Stem
 
 # Of the convolution after the change.
 _KERNEL = 3

@@ -8,7 +8,7 @@ from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.borrowed import nearest_in_timm, require_logits, timm_package
 from robustcli.architectures.stems import make_stem_small, said_of
 from robustcli.errors import RobustCliError, in_one_line
-from robustcli.fields import Stem
+from robustcli.registry.types import Stem
 
 
 @ARCHITECTURES.register("timm", smoke={"model": "mobilenetv3_small_050"})

@@ -11,8 +11,8 @@ from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.borrowed import require_logits
 from robustcli.architectures.stems import make_stem_small, said_of
 from robustcli.errors import RobustCliError, suggest
-from robustcli.fields import Stem
-from robustcli.published import Published
+from robustcli.registry.published import Published
+from robustcli.registry.types import Stem
 
 # Without an auxiliary classifier they return plain logits in training too. Their initial weights are asked
 # for by name, because torchvision warns that the default will change.

@@ -6,7 +6,7 @@ from torch import nn
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.plain import Chain, LargestPixel, activated, plain_layers
-from robustcli.fields import Activation, Count, Counts5, Gate, PlainDownsample, PlainNorm
+from robustcli.registry.types import Activation, Count, Counts5, Gate, PlainDownsample, PlainNorm
 
 # Channels of the five groups of convolutions, in units of the first.
 _WIDTHS = (1, 2, 4, 8, 8)

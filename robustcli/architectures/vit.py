@@ -19,8 +19,8 @@ from robustcli.architectures.transformer_parts import (
     rising_rates,
 )
 from robustcli.errors import RobustCliError
-from robustcli.fields import Count, ProperShare
-from robustcli.published import Published
+from robustcli.registry.published import Published
+from robustcli.registry.types import Count, ProperShare
 
 # Of the convolutional stem, for every width of the tokens.
 _STEM_WIDTHS, _STEM_STRIDES = (48, 96, 192, 384), (2, 2, 2, 2)

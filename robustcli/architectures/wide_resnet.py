@@ -8,8 +8,8 @@ from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.layers import Layers
 from robustcli.architectures.wide_stages import DeepMindWideResNet, WideResNet
 from robustcli.errors import RobustCliError
-from robustcli.fields import Activation, Count, Counts3, Downsample, Gate, NormLayer
-from robustcli.published import Published
+from robustcli.registry.published import Published
+from robustcli.registry.types import Activation, Count, Counts3, Downsample, Gate, NormLayer
 
 # Channels of the stem; stage g has 16 * widen * 2**g.
 _STEM = 16

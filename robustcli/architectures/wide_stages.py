@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from robustcli.architectures import ImageShape
 from robustcli.architectures.features import classifier_of
 from robustcli.architectures.layers import Layers, enlarged
-from robustcli.fields import Counts3
+from robustcli.registry.types import Counts3
 
 # DeepMind keeps 0.99 of the running statistics at every step.
 _DEEPMIND_MOMENTUM = 0.01

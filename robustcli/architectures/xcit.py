@@ -18,8 +18,8 @@ from robustcli.architectures.transformer_parts import (
     layer_norm,
     require_heads,
 )
-from robustcli.fields import Count, Positive, ProperShare
-from robustcli.published import Published
+from robustcli.registry.published import Published
+from robustcli.registry.types import Count, Positive, ProperShare
 
 # Sines and cosines of each coordinate, and the ratio of the longest to the shortest of their wave lengths.
 _WAVES, _LONGEST = 32, 10_000.0

@@ -4,9 +4,9 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from robustcli.noise import Noise
-from robustcli.registry import Registry
-from robustcli.threat import ThreatModel
+from robustcli.registry.registry import Registry
+from robustcli.threat.noise import Noise
+from robustcli.threat.threat import ThreatModel
 
 ATTACKS = Registry("attacks")
 

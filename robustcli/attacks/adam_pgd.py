@@ -10,9 +10,9 @@ from robustcli.attacks.adam import Adam
 from robustcli.attacks.crafting import ascend
 from robustcli.attacks.losses import LOSSES
 from robustcli.errors import RobustCliError
-from robustcli.fields import Count, Positive, Size
-from robustcli.noise import Noise
-from robustcli.threat import ThreatModel
+from robustcli.registry.types import Count, Positive, Size
+from robustcli.threat.noise import Noise
+from robustcli.threat.threat import ThreatModel
 
 # As in the released code; robust networks have small gradients, of which the usual 1e-8 would be a part.
 _TINY = 1e-9

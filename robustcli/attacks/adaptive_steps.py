@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from robustcli.threat import ThreatModel
+from robustcli.threat.threat import ThreatModel
 
 # A step size is kept when the loss rose in more than this share of the steps since the last checkpoint.
 _RISING = 0.75

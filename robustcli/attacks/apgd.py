@@ -13,9 +13,9 @@ from robustcli.attacks import ATTACKS
 from robustcli.attacks.adaptive_steps import MomentumRule, Rows, SparseRule, StepRule
 from robustcli.attacks.crafting import ascend_by_mean
 from robustcli.attacks.losses import LOSSES, AttackLoss, labels_of, targeted_dlr
-from robustcli.fields import Count
-from robustcli.noise import Noise
-from robustcli.threat import ThreatModel
+from robustcli.registry.types import Count
+from robustcli.threat.noise import Noise
+from robustcli.threat.threat import ThreatModel
 
 
 @ATTACKS.register("apgd", smoke={"steps": 4})

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from robustcli.fields import Norm
-from robustcli.hyperplane import plane_distance
+from robustcli.registry.types import Norm
+from robustcli.threat.hyperplane import plane_distance
 
 
 def rivals_of(logits: Tensor, labels: Tensor, count: int | None = None) -> Tensor:

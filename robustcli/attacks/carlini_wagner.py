@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from robustcli.attacks import ATTACKS
 from robustcli.attacks.adam import Adam
 from robustcli.attacks.losses import labels_of, margin
-from robustcli.fields import Count, NonNegative, Positive
-from robustcli.noise import Noise
-from robustcli.threat import ThreatModel
+from robustcli.registry.types import Count, NonNegative, Positive
+from robustcli.threat.noise import Noise
+from robustcli.threat.threat import ThreatModel
 
 # Short of the border of the box, where the change of variable would be infinite.
 _INSIDE = 0.999999

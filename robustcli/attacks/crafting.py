@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from robustcli.architectures.convnorm import RunningPreconditionedConv2d
 from robustcli.attacks.losses import AttackLoss
 from robustcli.errors import RobustCliError
-from robustcli.fields import AttackBn
+from robustcli.registry.types import AttackBn
 
 
 @contextmanager
@@ -111,3 +111,14 @@ def ascend_by_mean(
         grad, scores, logits = ascend(model, x_adv, loss, reference)
         total = total + grad
     return total if count == 1 else total / count, scores, logits
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[nn.Module]:
+    """The network in eval mode inside; its mode is restored."""
+    was_training = network.training
+    network.eval()
+    try:
+        yield network
+    finally:
+        network.train(was_training)

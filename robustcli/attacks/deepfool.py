@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from robustcli.attacks import ATTACKS
 from robustcli.attacks.boundary import nearest_plane, rivals_of
 from robustcli.attacks.losses import labels_of
-from robustcli.fields import Count, NonNegative
-from robustcli.hyperplane import towards_plane
-from robustcli.noise import Noise
-from robustcli.threat import ThreatModel
+from robustcli.registry.types import Count, NonNegative
+from robustcli.threat.hyperplane import towards_plane
+from robustcli.threat.noise import Noise
+from robustcli.threat.threat import ThreatModel
 
 
 @ATTACKS.register("deepfool", smoke={"steps": 5, "targets": 1})

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from robustcli.attacks import ATTACKS
 from robustcli.attacks.boundary import nearest_plane, rivals_of
 from robustcli.attacks.losses import labels_of, margin
-from robustcli.fields import Count, Positive, Share, Size
-from robustcli.hyperplane import towards_plane
-from robustcli.noise import Noise
-from robustcli.threat import ThreatModel
+from robustcli.registry.types import Count, Positive, Share, Size
+from robustcli.threat.hyperplane import towards_plane
+from robustcli.threat.noise import Noise
+from robustcli.threat.threat import ThreatModel
 
 # Share of the way to where the line between two margins crosses zero: a little short of it, on the wrong side.
 _SHORT = 0.98

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from robustcli.attacks import ATTACKS
 from robustcli.attacks.crafting import ascend
 from robustcli.attacks.losses import LOSSES
-from robustcli.fields import Positive
-from robustcli.noise import Noise
-from robustcli.threat import ThreatModel
+from robustcli.registry.types import Positive
+from robustcli.threat.noise import Noise
+from robustcli.threat.threat import ThreatModel
 
 # Length of the step in units of eps where none is given: from x it reaches the border of the ball, and from a
 # random point Wong et al. take a quarter more.

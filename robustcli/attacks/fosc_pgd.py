@@ -10,9 +10,9 @@ from robustcli.attacks import ATTACKS
 from robustcli.attacks.crafting import ascend
 from robustcli.attacks.losses import LOSSES
 from robustcli.attacks.moving import Moving
-from robustcli.fields import Count, NonNegative, Positive
-from robustcli.noise import Noise
-from robustcli.threat import ThreatModel
+from robustcli.registry.types import Count, NonNegative, Positive
+from robustcli.threat.noise import Noise
+from robustcli.threat.threat import ThreatModel
 
 
 @ATTACKS.register("fosc_pgd", smoke={"steps": 3, "criterion": 0.04})

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from robustcli.attacks import ATTACKS
 from robustcli.attacks.losses import labels_of
-from robustcli.fields import Count
-from robustcli.noise import Noise
-from robustcli.threat import ThreatModel
+from robustcli.registry.types import Count
+from robustcli.threat.noise import Noise
+from robustcli.threat.threat import ThreatModel
 
 # Directions of an image whose numbers are drawn together, whatever the batch: noise depends on the draw.
 _DRAWN = 8

@@ -11,9 +11,9 @@ from robustcli.attacks import ATTACKS
 from robustcli.attacks.crafting import ascend
 from robustcli.attacks.losses import AttackLoss, shares_of
 from robustcli.attacks.worst import Worst
-from robustcli.fields import NonNegative, Positive, Size
-from robustcli.noise import Noise
-from robustcli.threat import ThreatModel
+from robustcli.registry.types import NonNegative, Positive, Size
+from robustcli.threat.noise import Noise
+from robustcli.threat.threat import ThreatModel
 
 
 class JointScores(nn.Module):

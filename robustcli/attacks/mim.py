@@ -10,9 +10,9 @@ from robustcli.attacks import ATTACKS
 from robustcli.attacks.crafting import ascend
 from robustcli.attacks.losses import LOSSES, labels_of
 from robustcli.attacks.worst import Worst
-from robustcli.fields import NonNegative, Positive, Size
-from robustcli.noise import Noise
-from robustcli.threat import ThreatModel
+from robustcli.registry.types import NonNegative, Positive, Size
+from robustcli.threat.noise import Noise
+from robustcli.threat.threat import ThreatModel
 
 
 @ATTACKS.register("mim", smoke={"steps": 3})

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from robustcli.attacks import ATTACKS
 from robustcli.attacks.crafting import ascend
 from robustcli.attacks.losses import LOSSES
-from robustcli.fields import NonNegative, Positive
-from robustcli.noise import Noise
-from robustcli.threat import ThreatModel
+from robustcli.registry.types import NonNegative, Positive
+from robustcli.threat.noise import Noise
+from robustcli.threat.threat import ThreatModel
 
 
 @ATTACKS.register("n_fgsm")

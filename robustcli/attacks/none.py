@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from robustcli.attacks import ATTACKS
-from robustcli.noise import Noise
-from robustcli.threat import ThreatModel
+from robustcli.threat.noise import Noise
+from robustcli.threat.threat import ThreatModel
 
 
 @ATTACKS.register("none")

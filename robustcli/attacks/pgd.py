@@ -11,9 +11,9 @@ from robustcli.attacks.crafting import ascend_by_mean
 from robustcli.attacks.losses import LOSSES, labels_of
 from robustcli.attacks.worst import Worst
 from robustcli.errors import RobustCliError
-from robustcli.fields import Count, Positive, Size
-from robustcli.noise import Noise
-from robustcli.threat import ThreatModel
+from robustcli.registry.types import Count, Positive, Size
+from robustcli.threat.noise import Noise
+from robustcli.threat.threat import ThreatModel
 
 
 @ATTACKS.register("pgd", smoke={"steps": 2})

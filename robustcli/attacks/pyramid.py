@@ -11,9 +11,9 @@ from robustcli.attacks.crafting import ascend
 from robustcli.attacks.losses import LOSSES, AttackLoss, cross_entropy
 from robustcli.attacks.matched_masks import masks_matched
 from robustcli.errors import RobustCliError
-from robustcli.fields import Positive, Size
-from robustcli.noise import Noise
-from robustcli.threat import ThreatModel
+from robustcli.registry.types import Positive, Size
+from robustcli.threat.noise import Noise
+from robustcli.threat.threat import ThreatModel
 
 
 def _lucky_number(logits: Tensor, luck: Tensor) -> Tensor:

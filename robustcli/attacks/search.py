@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.errors import EvaluationError, in_one_line
-from robustcli.formats import to_channels_last
-from robustcli.precision import autocast
+from robustcli.runtime.memory_format import to_channels_last
+from robustcli.runtime.precision import autocast
 
 Precision = Literal["fp32", "fast"]
 

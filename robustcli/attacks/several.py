@@ -13,8 +13,8 @@ from robustcli.attacks import Attack
 from robustcli.attacks.crafting import ascend
 from robustcli.attacks.losses import LOSSES, cross_entropy
 from robustcli.attacks.worst import Worst
-from robustcli.noise import Noise
-from robustcli.threat import ThreatModel
+from robustcli.threat.noise import Noise
+from robustcli.threat.threat import ThreatModel
 
 
 @dataclass(frozen=True, kw_only=True)

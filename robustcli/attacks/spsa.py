@@ -10,9 +10,9 @@ from robustcli.attacks import ATTACKS
 from robustcli.attacks.adam import Adam
 from robustcli.attacks.losses import LOSSES, AttackLoss, labels_of
 from robustcli.attacks.worst import Worst
-from robustcli.fields import Count, Positive
-from robustcli.noise import Noise
-from robustcli.threat import ThreatModel
+from robustcli.registry.types import Count, Positive
+from robustcli.threat.noise import Noise
+from robustcli.threat.threat import ThreatModel
 
 # Directions of an image whose numbers are drawn together, whatever the batch: noise depends on the draw.
 _DRAWN = 8

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from robustcli.attacks import ATTACKS
 from robustcli.attacks.losses import labels_of, margin
 from robustcli.attacks.windows import first_points, numbers_per_proposal, proposed, window_side
-from robustcli.fields import Count, Share
-from robustcli.noise import Noise
-from robustcli.threat import ThreatModel
+from robustcli.registry.types import Count, Share
+from robustcli.threat.noise import Noise
+from robustcli.threat.threat import ThreatModel
 
 # Windows shrink to half their area after these queries of 10,000.
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)

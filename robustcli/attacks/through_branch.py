@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from robustcli.architectures.branches import branched_of, through_branch
 from robustcli.attacks import Attack
-from robustcli.noise import Noise
-from robustcli.threat import ThreatModel
+from robustcli.threat.noise import Noise
+from robustcli.threat.threat import ThreatModel
 
 
 @dataclass(frozen=True, kw_only=True)

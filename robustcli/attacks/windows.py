@@ -10,9 +10,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from robustcli.fields import Norm
-from robustcli.noise import Noise
-from robustcli.threat import ThreatModel
+from robustcli.registry.types import Norm
+from robustcli.threat.noise import Noise
+from robustcli.threat.threat import ThreatModel
 
 _ORDER = {"l2": 2, "l1": 1}
 # How fast the rings of a bump fade: ring k adds (k + 1) ** -fading.

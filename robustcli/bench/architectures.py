@@ -8,16 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.bench.cost_tables import architecture_label
-from robustcli.bench.machine import circumstances
-from robustcli.bench.rounds import Sample, Spread, Stopwatch, Timed, measure, speed
 from robustcli.bench.variants import SHAPE, anatomy_of, new_network
-from robustcli.build import choose_device
-from robustcli.catalog import catalog
 from robustcli.errors import RobustCliError, suggest
-from robustcli.fields import Family
-from robustcli.memory import keep_freed_memory
-from robustcli.registry import Chosen
-from robustcli.signatures import REQUIRED
+from robustcli.measuring.machine import circumstances
+from robustcli.measuring.rounds import Sample, Spread, Stopwatch, Timed, measure, speed
+from robustcli.registry.catalog import catalog
+from robustcli.registry.registry import Chosen
+from robustcli.registry.signatures import REQUIRED
+from robustcli.registry.types import Family
+from robustcli.runtime.allocator import keep_freed_memory
+from robustcli.runtime.device import choose_device
 from robustcli.specs.check import Checker
 from robustcli.specs.settings import ArchitectureOptions
 

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robustcli.attacks.search import SearchNetwork
-from robustcli.bench.rounds import ALONE, Spread, Stopwatch, speed, verdict
 from robustcli.bench.subjects import BenchSubject
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.evidence import Evidence, gather
@@ -21,7 +20,8 @@ from robustcli.evaluation.isolation import Passes, generators_restored, model_re
 from robustcli.evaluators import chunks
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.autoattack_package import Package
-from robustcli.precision import full_precision
+from robustcli.measuring.rounds import ALONE, Spread, Stopwatch, speed, verdict
+from robustcli.runtime.precision import full_precision
 
 PACKAGE, NATIVE, NATIVE_AGAIN = "package, as it comes", "native", "native again"
 _PARTS = ("apgd-ce", "apgd-t", "fab-t", "square")

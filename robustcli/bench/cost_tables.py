@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from robustcli.bench.rounds import AGAIN, ALONE
+from robustcli.measuring.rounds import AGAIN, ALONE
+from robustcli.measuring.words import megabytes, ratio_words
 
 Rows = list[tuple[str, ...]]
 
@@ -53,11 +54,6 @@ def training_rows(results: Sequence[Mapping[str, Any]]) -> Rows:
 def passes_words(passes: Mapping[str, float]) -> str:
     """Forwards + backwards to the images + backwards to the weights."""
     return " + ".join(f"{count:g}" for count in passes.values())
-
-
-def megabytes(row: Mapping[str, Any]) -> str:
-    """The peak of a row in 10^6 bytes; nothing where none was stored."""
-    return f"{row['peak_bytes'] / 1e6:,.1f}" if "peak_bytes" in row else ""
 
 
 def _network(settings: Mapping[str, Any]) -> str:
@@ -194,8 +190,3 @@ def scaling_words(results: Sequence[Mapping[str, Any]]) -> str:
             )
             sentences.append(f"{axis}: {line}, {where}")
     return "\n".join(sentences)
-
-
-def ratio_words(ratio: Mapping[str, float] | None) -> str:
-    """Median, least and largest of a ratio; nothing for what is not compared."""
-    return "" if ratio is None else f"{ratio['median']:.2f} ({ratio['low']:.2f}-{ratio['high']:.2f})"

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 from torchvision import transforms
 
-from robustcli.bench.machine import circumstances
-from robustcli.bench.rounds import AGAIN, OURS, Sample, Spread, Stopwatch, Timed, beside, measure
 from robustcli.bench.variants import SHAPE, Request, Variants, choose
-from robustcli.build import choose_device
 from robustcli.data import Data, prepare
-from robustcli.datasets import Source, TensorSplit
-from robustcli.memory import keep_freed_memory
-from robustcli.noise import StreamNoise
+from robustcli.data.datasets import Source, TensorSplit
+from robustcli.measuring.machine import circumstances
+from robustcli.measuring.rounds import AGAIN, OURS, Sample, Spread, Stopwatch, Timed, beside, measure
+from robustcli.runtime.allocator import keep_freed_memory
+from robustcli.runtime.device import choose_device
 from robustcli.specs.settings import Augment
+from robustcli.threat.noise import StreamNoise
 
 PIL = "torchvision, PIL"
 AUGMENT = Augment(crop=4, flip=True)

@@ -12,11 +12,11 @@ from typing import IO, Any
 
 import torch
 
-from robustcli.bench.passes import Passes
 from robustcli.bench.peers import find_peer
-from robustcli.bench.rounds import Stopwatch, Timed
-from robustcli.bench.untimed import Untimed
 from robustcli.bench.variants import Request, Variants, choose
+from robustcli.measuring.passes import Passes
+from robustcli.measuring.rounds import Stopwatch, Timed
+from robustcli.measuring.untimed import Untimed
 
 
 class Elsewhere:

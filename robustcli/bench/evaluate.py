@@ -10,15 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustcli.attacks.pgd import Pgd
-from robustcli.bench.passes import passes_by_kind
 from robustcli.bench.peers import find_peer, foolbox_attack, torchattacks_attack
-from robustcli.bench.rounds import AGAIN, ALONE, Sample, Spread, Stopwatch, Timed, beside, measure, to_others
 from robustcli.bench.subjects import BenchSubject
-from robustcli.bench.untimed import peak_bytes
 from robustcli.evaluation.isolation import generators_restored, model_restored, passes_counted
 from robustcli.evaluators import chunks
 from robustcli.evaluators.attacked import Attacked
-from robustcli.precision import full_precision
+from robustcli.measuring.passes import passes_by_kind
+from robustcli.measuring.rounds import AGAIN, ALONE, Sample, Spread, Stopwatch, Timed, beside, measure, to_others
+from robustcli.measuring.untimed import peak_bytes
+from robustcli.runtime.precision import full_precision
 
 STEPS = 20
 LEAVING, WHOLE = "ours, images leave", "ours, to the last step"

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from robustcli.bench.machine import circumstances
-from robustcli.bench.rounds import Sample, Spread, Stopwatch, Timed, measure
 from robustcli.bench.variants import Request, Variants, anatomy_of, choose
-from robustcli.build import choose_device
-from robustcli.memory import keep_freed_memory
+from robustcli.measuring.machine import circumstances
+from robustcli.measuring.rounds import Sample, Spread, Stopwatch, Timed, measure
+from robustcli.runtime.allocator import keep_freed_memory
+from robustcli.runtime.device import choose_device
 
 BATCHES = (1, 4, 16, 32, 64, 128, 256)
 STEPS = (1, 2, 5, 10, 20)

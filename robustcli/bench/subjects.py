@@ -7,15 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustcli.bench.machine import circumstances
-from robustcli.build import choose_device
 from robustcli.evaluation.evidence import Evidence, gather
 from robustcli.evaluators import Evaluator
-from robustcli.fields import Norm
-from robustcli.noise import IndexedNoise
-from robustcli.subjects.naming import Wanted, find_subject
-from robustcli.subjects.opening import opened, threat_of
-from robustcli.threat import ThreatModel
+from robustcli.measuring.machine import circumstances
+from robustcli.models.find import Wanted, find_subject
+from robustcli.models.open import opened, threat_of
+from robustcli.registry.types import Norm
+from robustcli.runtime.device import choose_device
+from robustcli.threat.noise import IndexedNoise
+from robustcli.threat.threat import ThreatModel
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ from robustcli.bench.cost_tables import (
     architecture_words,
     data_rows,
     evaluation_rows,
-    ratio_words,
     scaling_rows,
     scaling_words,
     training_rows,
 )
-from robustcli.bench.machine import machine_words, peer_words
 from robustcli.errors import RobustCliError
+from robustcli.measuring.machine import machine_words, peer_words
+from robustcli.measuring.words import ratio_words
 
 _SPEED = ("network", "threat", "images", "engine", "seconds", "time over the limit's", "speed: median (min-max)",
           "so it is", "robust", "passes per survivor", "passes per broken image")  # fmt: skip

@@ -7,15 +7,15 @@ from typing import Any
 import torch
 
 from robustcli.bench.elsewhere import Elsewhere
-from robustcli.bench.machine import circumstances
-from robustcli.bench.passes import least_passes
 from robustcli.bench.peers import find_peer
-from robustcli.bench.rounds import AGAIN, ALONE, OURS, Sample, Spread, Stopwatch, Timed, beside, measure, to_others
-from robustcli.bench.untimed import Untimed, peak_of_update
 from robustcli.bench.variants import SHAPE, Request, Variants, choose
-from robustcli.build import choose_device
-from robustcli.memory import keep_freed_memory
-from robustcli.registry import Chosen
+from robustcli.measuring.machine import circumstances
+from robustcli.measuring.passes import least_passes
+from robustcli.measuring.rounds import AGAIN, ALONE, OURS, Sample, Spread, Stopwatch, Timed, beside, measure, to_others
+from robustcli.measuring.untimed import Untimed, peak_of_update
+from robustcli.registry.registry import Chosen
+from robustcli.runtime.allocator import keep_freed_memory
+from robustcli.runtime.device import choose_device
 
 AS_OURS, AS_IT_COMES = "torchattacks, set as ours", "torchattacks, as it comes"
 # As it comes but in this process: what is between the two is the memory that this process keeps.

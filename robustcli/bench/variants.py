@@ -11,22 +11,23 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from robustcli.architectures import ImageShape, Network
-from robustcli.architectures.anatomy import Anatomy, anatomy
-from robustcli.bench.passes import Passes, PassesAlone, passes_by_kind
 from robustcli.bench.peers import torchattacks_step
-from robustcli.build import build_network, choose_device
-from robustcli.catalog import catalog
-from robustcli.clock import Clock
 from robustcli.defenses import Defense
 from robustcli.errors import RobustCliError, SpecError
-from robustcli.fields import Family
-from robustcli.formats import to_channels_last
-from robustcli.noise import StreamNoise
-from robustcli.registry import Chosen, instantiate
+from robustcli.measuring.anatomy import Anatomy, anatomy
+from robustcli.measuring.passes import Passes, PassesAlone, passes_by_kind
+from robustcli.models.build import build_network
+from robustcli.optimization.clock import Clock
+from robustcli.registry.catalog import catalog
+from robustcli.registry.registry import Chosen, instantiate
+from robustcli.registry.types import Family
+from robustcli.runtime.device import choose_device
+from robustcli.runtime.memory_format import to_channels_last
 from robustcli.specs.check import Checker
 from robustcli.specs.settings import ArchitectureOptions, TrainSettings
-from robustcli.threat import ThreatModel
-from robustcli.training_model import TrainingModel, is_channels_last
+from robustcli.threat.noise import StreamNoise
+from robustcli.threat.threat import ThreatModel
+from robustcli.training.model import TrainingModel, is_channels_last
 
 # The shape of CIFAR-10. What the images show does not matter: every pass costs the same.
 SHAPE = ImageShape(3, 32, 32, 10)

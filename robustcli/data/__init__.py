@@ -11,13 +11,13 @@ from torch import Tensor
 from robustcli.architectures import ImageShape
 from robustcli.data import augmentation
 from robustcli.data.augmentation import AugmentSettings
+from robustcli.data.datasets import Source
+from robustcli.data.datasets.fixed_order import fixed_order
 from robustcli.data.extra import Extra, Joined
 from robustcli.data.stores import Store, batches_of, store
 from robustcli.data.targets import Targets
-from robustcli.datasets import Source
-from robustcli.datasets.fixed_order import fixed_order
 from robustcli.errors import RobustCliError
-from robustcli.noise import Noise
+from robustcli.threat.noise import Noise
 
 SplitName = Literal["train", "val", "test"]
 

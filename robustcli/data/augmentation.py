@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from robustcli.data.distortions import DRAWS, DistortionSettings, distorted
+from robustcli.data.mixers.squares import cut_out
 from robustcli.errors import RobustCliError
-from robustcli.mixers.squares import cut_out
-from robustcli.noise import Noise
+from robustcli.threat.noise import Noise
 
 
 class AugmentSettings(DistortionSettings, Protocol):

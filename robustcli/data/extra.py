@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from robustcli.architectures import ImageShape
-from robustcli.datasets import Split, TensorSplit
+from robustcli.data.datasets import Split, TensorSplit
 from robustcli.errors import RobustCliError
 
 Array = np.ndarray[tuple[int, ...], np.dtype[Any]]

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from robustcli.datasets import Split, TensorSplit
+from robustcli.data.datasets import Split, TensorSplit
 
 # A split is held on a GPU when it takes less than this share of the memory that is free there.
 GPU_SHARE = 0.25

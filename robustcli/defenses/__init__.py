@@ -9,12 +9,12 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from robustcli.averaging import Averaging
-from robustcli.clock import Clock
 from robustcli.errors import RobustCliError
-from robustcli.noise import Noise
-from robustcli.registry import Registry
-from robustcli.threat import ThreatModel
+from robustcli.optimization.averaging import Averaging
+from robustcli.optimization.clock import Clock
+from robustcli.registry.registry import Registry
+from robustcli.threat.noise import Noise
+from robustcli.threat.threat import ThreatModel
 
 DEFENSES = Registry("defenses")
 

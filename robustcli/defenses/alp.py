@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from robustcli.attacks.pgd import Pgd
 from robustcli.defenses import DEFENSES, Batch
 from robustcli.defenses.min_max import MinMax
-from robustcli.fields import AttackBn, NonNegative, Positive, Size
+from robustcli.registry.types import AttackBn, NonNegative, Positive, Size
 
 
 @dataclass(frozen=True, kw_only=True)

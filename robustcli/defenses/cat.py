@@ -10,12 +10,12 @@ from torch.optim import Optimizer
 
 from robustcli.attacks.losses import labels_of
 from robustcli.attacks.pgd import Pgd
-from robustcli.clock import Clock
 from robustcli.defenses import DEFENSES, Batch, Metrics
 from robustcli.defenses.min_max import MinMax
 from robustcli.errors import RobustCliError
-from robustcli.fields import AttackBn, Count, Positive, Share, Size
-from robustcli.noise import Noise
+from robustcli.optimization.clock import Clock
+from robustcli.registry.types import AttackBn, Count, Positive, Share, Size
+from robustcli.threat.noise import Noise
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from robustcli.attacks.losses import labels_of
 from robustcli.defenses import DEFENSES, Batch, refuse_shares
 from robustcli.defenses.min_max import MinMax
 from robustcli.errors import RobustCliError
-from robustcli.fields import AttackBn, NonNegative, Positive, Size
+from robustcli.registry.types import AttackBn, NonNegative, Positive, Size
 
 
 @dataclass(frozen=True, kw_only=True)

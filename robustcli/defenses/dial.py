@@ -12,11 +12,11 @@ from torch.optim import Optimizer
 from robustcli.architectures.features import classifier_of, with_features
 from robustcli.attacks.losses import kl_divergence
 from robustcli.attacks.pgd import Pgd
-from robustcli.clock import Clock
 from robustcli.defenses import DEFENSES, Batch, Metrics
 from robustcli.defenses.min_max import MinMax
-from robustcli.fields import AttackBn, NonNegative, Positive, Size
-from robustcli.noise import Noise
+from robustcli.optimization.clock import Clock
+from robustcli.registry.types import AttackBn, NonNegative, Positive, Size
+from robustcli.threat.noise import Noise
 
 
 class Reversal(torch.autograd.Function):

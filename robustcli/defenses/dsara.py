@@ -14,13 +14,13 @@ from robustcli.architectures.operations import OPERATIONS
 from robustcli.architectures.supernet import Supernet
 from robustcli.attacks.crafting import statistics_held
 from robustcli.attacks.pgd import Pgd
-from robustcli.clock import Clock
 from robustcli.defenses import DEFENSES, Batch, Metrics
 from robustcli.defenses.min_max import MinMax
 from robustcli.errors import RobustCliError
-from robustcli.fields import AttackBn, NonNegative, Positive, Share, Size
-from robustcli.noise import Noise
-from robustcli.weights.shift import shifted
+from robustcli.optimization.clock import Clock
+from robustcli.optimization.weights.shift import shifted
+from robustcli.registry.types import AttackBn, NonNegative, Positive, Share, Size
+from robustcli.threat.noise import Noise
 
 # How far the weights move to either side, all together, where a second derivative is a difference of first ones.
 _REACH = 0.01

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from robustcli.attacks.fosc_pgd import FoscPgd
 from robustcli.attacks.losses import cross_entropy
-from robustcli.clock import Clock
 from robustcli.defenses import DEFENSES, Batch
 from robustcli.defenses.min_max import AdversarialCrossEntropy, MinMax
 from robustcli.errors import RobustCliError
-from robustcli.fields import AttackBn, Count, NonNegative, Positive
+from robustcli.optimization.clock import Clock
+from robustcli.registry.types import AttackBn, Count, NonNegative, Positive
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from robustcli.attacks.early_stopped_pgd import EarlyStoppedPgd
-from robustcli.clock import Clock
 from robustcli.defenses import DEFENSES
 from robustcli.defenses.min_max import AdversarialCrossEntropy, MinMax
 from robustcli.errors import RobustCliError
-from robustcli.fields import AttackBn, Count, NonNegative, Positive, Size
+from robustcli.optimization.clock import Clock
+from robustcli.registry.types import AttackBn, Count, NonNegative, Positive, Size
 
 
 @dataclass(frozen=True, kw_only=True)

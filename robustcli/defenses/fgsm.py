@@ -3,7 +3,7 @@
 from robustcli.attacks.fgsm import Fgsm
 from robustcli.defenses import DEFENSES
 from robustcli.defenses.min_max import AdversarialCrossEntropy, MinMax
-from robustcli.fields import AttackBn
+from robustcli.registry.types import AttackBn
 
 
 @DEFENSES.register("fgsm", passes=(2, 1, 1))

@@ -8,15 +8,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from robustcli.averaging import Averaging
-from robustcli.averaging.none import LastWeights
-from robustcli.clock import Clock
 from robustcli.defenses import DEFENSES, Metrics
-from robustcli.fields import Count, Positive
-from robustcli.noise import Noise
-from robustcli.regularisers import Regulariser, RunningRegulariser, add_penalty
-from robustcli.regularisers.none import Unregularised
-from robustcli.threat import ThreatModel
+from robustcli.optimization.averaging import Averaging
+from robustcli.optimization.averaging.none import LastWeights
+from robustcli.optimization.clock import Clock
+from robustcli.optimization.regularisers import Regulariser, RunningRegulariser, add_penalty
+from robustcli.optimization.regularisers.none import Unregularised
+from robustcli.registry.types import Count, Positive
+from robustcli.threat.noise import Noise
+from robustcli.threat.threat import ThreatModel
 
 
 @dataclass(frozen=True, kw_only=True)

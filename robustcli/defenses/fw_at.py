@@ -5,7 +5,7 @@ from typing import Literal
 from robustcli.attacks.frank_wolfe import FrankWolfe
 from robustcli.defenses import DEFENSES
 from robustcli.defenses.min_max import AdversarialCrossEntropy, MinMax
-from robustcli.fields import AttackBn, Count, Positive
+from robustcli.registry.types import AttackBn, Count, Positive
 
 
 @DEFENSES.register("fw_at", smoke={"steps": 2}, passes=(8, 7, 1))

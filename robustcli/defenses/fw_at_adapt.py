@@ -8,18 +8,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from robustcli.attacks.frank_wolfe import FrankWolfe
-from robustcli.averaging import Averaging
-from robustcli.averaging.none import LastWeights
-from robustcli.clock import Clock
 from robustcli.defenses import DEFENSES, Metrics
 from robustcli.defenses.min_max import AdversarialCrossEntropy, MinMax
-from robustcli.fields import AttackBn, Count, NonNegative, Positive
-from robustcli.noise import Noise
-from robustcli.regularisers import Regulariser
-from robustcli.regularisers.none import Unregularised
-from robustcli.threat import ThreatModel
-from robustcli.weights import WeightPerturbation
-from robustcli.weights.none import Unperturbed
+from robustcli.optimization.averaging import Averaging
+from robustcli.optimization.averaging.none import LastWeights
+from robustcli.optimization.clock import Clock
+from robustcli.optimization.regularisers import Regulariser
+from robustcli.optimization.regularisers.none import Unregularised
+from robustcli.optimization.weights import WeightPerturbation
+from robustcli.optimization.weights.none import Unperturbed
+from robustcli.registry.types import AttackBn, Count, NonNegative, Positive
+from robustcli.threat.noise import Noise
+from robustcli.threat.threat import ThreatModel
 
 # The first batches of an epoch are attacked with so many steps, whatever was decided before.
 _MONITOR_STEPS = 2

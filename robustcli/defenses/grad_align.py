@@ -11,15 +11,15 @@ from torch.optim import Optimizer
 
 from robustcli.attacks.crafting import ascend, crafting, crafting_mode
 from robustcli.attacks.losses import LOSSES
-from robustcli.averaging import Averaging
-from robustcli.averaging.none import LastWeights
-from robustcli.clock import Clock
 from robustcli.defenses import DEFENSES, Metrics
-from robustcli.fields import AttackBn, NonNegative
-from robustcli.noise import Noise
-from robustcli.regularisers import Regulariser, RunningRegulariser, add_penalty
-from robustcli.regularisers.none import Unregularised
-from robustcli.threat import ThreatModel
+from robustcli.optimization.averaging import Averaging
+from robustcli.optimization.averaging.none import LastWeights
+from robustcli.optimization.clock import Clock
+from robustcli.optimization.regularisers import Regulariser, RunningRegulariser, add_penalty
+from robustcli.optimization.regularisers.none import Unregularised
+from robustcli.registry.types import AttackBn, NonNegative
+from robustcli.threat.noise import Noise
+from robustcli.threat.threat import ThreatModel
 
 
 @dataclass(frozen=True, kw_only=True)

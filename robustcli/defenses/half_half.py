@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from robustcli.attacks.pgd import Pgd
 from robustcli.defenses import DEFENSES, Batch
 from robustcli.defenses.min_max import MinMax
-from robustcli.fields import AttackBn, Positive, Share, Size
+from robustcli.registry.types import AttackBn, Positive, Share, Size
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,15 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from robustcli import checkpoint
 from robustcli.attacks.losses import kl_divergence, labels_of
 from robustcli.attacks.pgd import Pgd
-from robustcli.clock import Clock
 from robustcli.defenses import DEFENSES, Batch, Metrics
 from robustcli.defenses.min_max import MinMax
 from robustcli.errors import RobustCliError
-from robustcli.fields import AttackBn, NonNegative, Positive, Size
-from robustcli.noise import Noise
+from robustcli.optimization.clock import Clock
+from robustcli.registry.types import AttackBn, NonNegative, Positive, Size
+from robustcli.store import checkpoint
+from robustcli.threat.noise import Noise
 
 _BESIDE = "beside"
 

@@ -9,7 +9,7 @@ from robustcli.attacks.losses import cross_entropy, labels_of, shares_of
 from robustcli.attacks.pgd import Pgd
 from robustcli.defenses import DEFENSES, Batch, refuse_shares
 from robustcli.defenses.min_max import MinMax
-from robustcli.fields import AttackBn, NonNegative, Positive, Size
+from robustcli.registry.types import AttackBn, NonNegative, Positive, Size
 
 # Keep the logarithms and the weight away from zero, as the released code does.
 _RIVAL_CEILING, _FLOOR, _WEIGHT_CEILING = 1.0001, 1e-12, 1.0000001

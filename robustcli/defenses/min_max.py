@@ -10,17 +10,17 @@ from torch.optim import Optimizer
 from robustcli.attacks import Attack, ReportingAttack, takes_one_step
 from robustcli.attacks.crafting import crafting
 from robustcli.attacks.none import NoAttack
-from robustcli.averaging import Averaging
-from robustcli.averaging.none import LastWeights
-from robustcli.clock import Clock
 from robustcli.defenses import Batch, Metrics, OuterLoss, ReadsHalves, RunningLoss, StatefulLoss
-from robustcli.fields import AttackBn
-from robustcli.noise import Noise
-from robustcli.regularisers import Regulariser, RunningRegulariser, add_penalty
-from robustcli.regularisers.none import Unregularised
-from robustcli.threat import ThreatModel
-from robustcli.weights import WeightPerturbation
-from robustcli.weights.none import Unperturbed
+from robustcli.optimization.averaging import Averaging
+from robustcli.optimization.averaging.none import LastWeights
+from robustcli.optimization.clock import Clock
+from robustcli.optimization.regularisers import Regulariser, RunningRegulariser, add_penalty
+from robustcli.optimization.regularisers.none import Unregularised
+from robustcli.optimization.weights import WeightPerturbation
+from robustcli.optimization.weights.none import Unperturbed
+from robustcli.registry.types import AttackBn
+from robustcli.threat.noise import Noise
+from robustcli.threat.threat import ThreatModel
 
 
 @dataclass(frozen=True)

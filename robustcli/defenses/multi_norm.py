@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from robustcli.attacks import Attack
 from robustcli.attacks.pgd import Pgd
 from robustcli.attacks.several import Aimed, Each, OneOf, SteepestOf, WorstOf
-from robustcli.clock import Clock
 from robustcli.defenses import DEFENSES, Batch
 from robustcli.defenses.min_max import MinMax
-from robustcli.fields import AttackBn, OtherThreat, Positive, Size
-from robustcli.noise import derive
-from robustcli.threat import ThreatModel
+from robustcli.optimization.clock import Clock
+from robustcli.registry.types import AttackBn, OtherThreat, Positive, Size
+from robustcli.threat.noise import derive
+from robustcli.threat.threat import ThreatModel
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from robustcli.attacks.several import Aimed, Each
 from robustcli.attacks.through_branch import ThroughBranch
 from robustcli.defenses import DEFENSES, Batch
 from robustcli.defenses.min_max import MinMax
-from robustcli.fields import AttackBn, NonNegative, OtherThreat, Positive, Size
-from robustcli.threat import ThreatModel
+from robustcli.registry.types import AttackBn, NonNegative, OtherThreat, Positive, Size
+from robustcli.threat.threat import ThreatModel
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from robustcli.attacks.n_fgsm import NFgsm
 from robustcli.defenses import DEFENSES
 from robustcli.defenses.min_max import AdversarialCrossEntropy, MinMax
-from robustcli.fields import AttackBn, NonNegative, Positive
+from robustcli.registry.types import AttackBn, NonNegative, Positive
 
 
 @DEFENSES.register("n_fgsm", passes=(2, 1, 1))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from robustcli.attacks.none import NoAttack
 from robustcli.defenses import DEFENSES, Batch
 from robustcli.defenses.min_max import MinMax
-from robustcli.fields import ProperShare
+from robustcli.registry.types import ProperShare
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,12 +4,12 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from robustcli.attacks.pgd import Pgd
-from robustcli.clock import Clock
 from robustcli.defenses import DEFENSES
 from robustcli.defenses.min_max import AdversarialCrossEntropy, MinMax, unchanging
 from robustcli.errors import RobustCliError
-from robustcli.fields import AttackBn, Positive, ProperShare, Size
-from robustcli.noise import derive
+from robustcli.optimization.clock import Clock
+from robustcli.registry.types import AttackBn, Positive, ProperShare, Size
+from robustcli.threat.noise import derive
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from robustcli.attacks.matched_masks import masks_matched
 from robustcli.attacks.pyramid import Pyramid
 from robustcli.defenses import DEFENSES, Batch
 from robustcli.defenses.min_max import MinMax
-from robustcli.fields import AttackBn, NonNegative, Positive, Size
+from robustcli.registry.types import AttackBn, NonNegative, Positive, Size
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from robustcli.attacks.fgsm import Fgsm
 from robustcli.defenses import DEFENSES
 from robustcli.defenses.min_max import AdversarialCrossEntropy, MinMax
-from robustcli.fields import AttackBn, Positive
+from robustcli.registry.types import AttackBn, Positive
 
 
 @DEFENSES.register("rs_fgsm", passes=(2, 1, 1))

@@ -12,7 +12,7 @@ from robustcli.attacks.losses import kl_divergence
 from robustcli.attacks.pgd import Pgd
 from robustcli.defenses import DEFENSES, Batch
 from robustcli.defenses.min_max import MinMax
-from robustcli.fields import AttackBn, NonNegative, Positive, Size
+from robustcli.registry.types import AttackBn, NonNegative, Positive, Size
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,9 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from robustcli.noise import IndexedNoise
-from robustcli.registry import Registry
-from robustcli.threat import ThreatModel
+from robustcli.registry.registry import Registry
+from robustcli.threat.noise import IndexedNoise
+from robustcli.threat.threat import ThreatModel
 
 DIAGNOSTICS = Registry("diagnostics")
 

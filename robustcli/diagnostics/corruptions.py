@@ -12,9 +12,9 @@ from robustcli.diagnostics.corruption_kinds import KINDS, corrupted
 from robustcli.diagnostics.measuring import logits_of
 from robustcli.errors import RobustCliError, suggest
 from robustcli.evaluators import chunks
-from robustcli.fields import Count
-from robustcli.noise import IndexedNoise, derive
-from robustcli.threat import ThreatModel
+from robustcli.registry.types import Count
+from robustcli.threat.noise import IndexedNoise, derive
+from robustcli.threat.threat import ThreatModel
 
 
 @DIAGNOSTICS.register("corruptions", smoke={"kinds": ("gaussian_noise", "contrast"), "severities": (1, 2)})

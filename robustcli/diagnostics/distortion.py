@@ -10,9 +10,9 @@ from robustcli.attacks import Attack
 from robustcli.attacks.frank_wolfe import FrankWolfe
 from robustcli.diagnostics import DIAGNOSTICS
 from robustcli.diagnostics.measuring import attacked, in_batches, summary
-from robustcli.fields import Count
-from robustcli.noise import IndexedNoise
-from robustcli.threat import ThreatModel
+from robustcli.registry.types import Count
+from robustcli.threat.noise import IndexedNoise
+from robustcli.threat.threat import ThreatModel
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,9 @@ from robustcli.diagnostics import DIAGNOSTICS
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.evidence import gather
 from robustcli.evaluators.attacked import Attacked
-from robustcli.fields import Count, NonNegative
-from robustcli.noise import IndexedNoise
-from robustcli.threat import ThreatModel
+from robustcli.registry.types import Count, NonNegative
+from robustcli.threat.noise import IndexedNoise
+from robustcli.threat.threat import ThreatModel
 
 _MULTIPLES = (0, 0.125, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 2, 3, 4, 8, 16, 32)
 

@@ -9,9 +9,9 @@ from robustcli.attacks import Attack
 from robustcli.attacks.pgd import Pgd
 from robustcli.diagnostics import DIAGNOSTICS
 from robustcli.diagnostics.measuring import attacked, gradients_of, summary
-from robustcli.fields import Count
-from robustcli.noise import IndexedNoise
-from robustcli.threat import ThreatModel
+from robustcli.registry.types import Count
+from robustcli.threat.noise import IndexedNoise
+from robustcli.threat.threat import ThreatModel
 
 
 def _pgd() -> Attack:

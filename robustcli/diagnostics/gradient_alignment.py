@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from robustcli.diagnostics import DIAGNOSTICS
 from robustcli.diagnostics.measuring import cosines, gradients_of, summary
-from robustcli.fields import Count
-from robustcli.noise import IndexedNoise
-from robustcli.threat import ThreatModel
+from robustcli.registry.types import Count
+from robustcli.threat.noise import IndexedNoise
+from robustcli.threat.threat import ThreatModel
 
 
 @DIAGNOSTICS.register("gradient_alignment")

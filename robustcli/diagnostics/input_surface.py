@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from robustcli.diagnostics import DIAGNOSTICS
 from robustcli.diagnostics.measuring import gradients_of, logits_of
-from robustcli.fields import Count, Positive
-from robustcli.noise import IndexedNoise
-from robustcli.threat import ThreatModel
+from robustcli.registry.types import Count, Positive
+from robustcli.threat.noise import IndexedNoise
+from robustcli.threat.threat import ThreatModel
 
 
 @DIAGNOSTICS.register("input_surface", smoke={"half": 1})

@@ -11,9 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from robustcli.architectures import Normalize, Standardize
 from robustcli.architectures.convnorm import PreconditionedConv2d
 from robustcli.architectures.downsampling import SpectralPool
-from robustcli.diagnostics import DIAGNOSTICS
-from robustcli.fields import Count
-from robustcli.induced_norms import (
+from robustcli.architectures.induced_norms import (
     Map,
     dense_matrix,
     inputs_seen,
@@ -23,8 +21,10 @@ from robustcli.induced_norms import (
     row_and_column_sums,
     there_and_back,
 )
-from robustcli.noise import IndexedNoise, derive
-from robustcli.threat import ThreatModel
+from robustcli.diagnostics import DIAGNOSTICS
+from robustcli.registry.types import Count
+from robustcli.threat.noise import IndexedNoise, derive
+from robustcli.threat.threat import ThreatModel
 
 # Divides zeros.
 _TINY = 1e-30

@@ -9,10 +9,10 @@ from robustcli.attacks import Attack
 from robustcli.attacks.crafting import ascend
 from robustcli.attacks.losses import LOSSES
 from robustcli.errors import EvaluationError
-from robustcli.evaluation.judgement import require_inside
+from robustcli.evaluation.confirm import require_inside
 from robustcli.evaluators import chunks
-from robustcli.noise import IndexedNoise
-from robustcli.threat import ThreatModel
+from robustcli.threat.noise import IndexedNoise
+from robustcli.threat.threat import ThreatModel
 
 
 def in_batches(count: int, batch_size: int, measure: Callable[[slice], Tensor]) -> Tensor:

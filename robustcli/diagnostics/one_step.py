@@ -7,9 +7,9 @@ from robustcli.attacks.crafting import crafting
 from robustcli.attacks.frank_wolfe import FrankWolfe
 from robustcli.attacks.pgd import Pgd
 from robustcli.diagnostics.measuring import attacked, cosines, gradients_of, in_batches
-from robustcli.noise import IndexedNoise
-from robustcli.precision import full_precision
-from robustcli.threat import ThreatModel
+from robustcli.runtime.precision import full_precision
+from robustcli.threat.noise import IndexedNoise
+from robustcli.threat.threat import ThreatModel
 
 # Forwards and backwards beside those of PGD: at the image, beside it, and two of Frank-Wolfe.
 BESIDE_PGD = 4

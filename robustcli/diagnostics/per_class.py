@@ -12,9 +12,9 @@ from robustcli.diagnostics import DIAGNOSTICS
 from robustcli.diagnostics.measuring import logits_of
 from robustcli.evaluation.evidence import gather
 from robustcli.evaluators.attacked import Attacked
-from robustcli.fields import Count
-from robustcli.noise import IndexedNoise
-from robustcli.threat import ThreatModel
+from robustcli.registry.types import Count
+from robustcli.threat.noise import IndexedNoise
+from robustcli.threat.threat import ThreatModel
 
 
 def _margin_pgd() -> Attack:

@@ -11,9 +11,9 @@ from robustcli.diagnostics import DIAGNOSTICS
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.evidence import gather
 from robustcli.evaluators.attacked import Attacked
-from robustcli.fields import Count
-from robustcli.noise import IndexedNoise
-from robustcli.threat import ThreatModel
+from robustcli.registry.types import Count
+from robustcli.threat.noise import IndexedNoise
+from robustcli.threat.threat import ThreatModel
 
 
 def _margin_pgd() -> Attack:

@@ -12,9 +12,9 @@ from robustcli.attacks import Attack
 from robustcli.attacks.pgd import Pgd
 from robustcli.diagnostics import DIAGNOSTICS
 from robustcli.diagnostics.measuring import attacked, logits_of
-from robustcli.fields import Count, Positive
-from robustcli.noise import IndexedNoise, derive
-from robustcli.threat import ThreatModel
+from robustcli.registry.types import Count, Positive
+from robustcli.threat.noise import IndexedNoise, derive
+from robustcli.threat.threat import ThreatModel
 
 Direction = dict[str, Tensor]
 # Keeps a filter of zeros where it is.

@@ -6,8 +6,8 @@ from dataclasses import fields
 from typing import Any
 
 from robustcli.evaluation.evaluate import Result
-from robustcli.evaluation.ledger import Line
-from robustcli.threat import ThreatModel
+from robustcli.evaluation.per_image import Line
+from robustcli.threat.threat import ThreatModel
 
 Threats = Mapping[str, ThreatModel]
 """By stage; what is no stage has that of the evaluation."""

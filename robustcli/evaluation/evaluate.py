@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from robustcli.errors import EvaluationError, RobustCliError
 from robustcli.evaluation.evidence import Evidence, StageRecord, gather
 from robustcli.evaluation.isolation import generators_restored, model_restored
+from robustcli.evaluation.outcomes import Journal
 from robustcli.evaluation.postflight import postflight
 from robustcli.evaluation.preflight import preflight
 from robustcli.evaluation.statistics import clopper_pearson
-from robustcli.evaluation.strikes import Journal
 from robustcli.evaluators import Evaluator, looks_of
-from robustcli.fields import exact_text
-from robustcli.noise import IndexedNoise
-from robustcli.precision import full_precision
-from robustcli.threat import ThreatModel
+from robustcli.registry.types import exact_text
+from robustcli.runtime.precision import full_precision
+from robustcli.threat.noise import IndexedNoise
+from robustcli.threat.threat import ThreatModel
 
 __all__ = ["Result", "evaluate", "preflight"]
 

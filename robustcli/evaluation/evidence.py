@@ -16,16 +16,16 @@ from torch import Tensor, nn
 from robustcli.attacks import Attack
 from robustcli.attacks.crafting import crafting
 from robustcli.errors import EvaluationError
+from robustcli.evaluation.attack_call import struck
+from robustcli.evaluation.batching import Portions
+from robustcli.evaluation.confirm import judged
 from robustcli.evaluation.isolation import generators_restored, passes_counted
-from robustcli.evaluation.judgement import judged
-from robustcli.evaluation.portions import Portions
-from robustcli.evaluation.proposal import struck
+from robustcli.evaluation.outcomes import Forgetful, Journal, Strike
 from robustcli.evaluation.statistics import unseen_at_most
-from robustcli.evaluation.strikes import Forgetful, Journal, Strike
 from robustcli.evaluators import Case, Evaluator, Stage, looks_of
-from robustcli.noise import IndexedNoise, derive
-from robustcli.precision import full_precision
-from robustcli.threat import ThreatModel
+from robustcli.runtime.precision import full_precision
+from robustcli.threat.noise import IndexedNoise, derive
+from robustcli.threat.threat import ThreatModel
 
 # In `broken_by`, beside the numbers of stages.
 SURVIVES, WRONG_WHEN_CLEAN = -1, -2

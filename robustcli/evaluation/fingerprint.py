@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ from torch import Tensor, nn
 
 import robustcli
 from robustcli.errors import RobustCliError
-from robustcli.threat import ThreatModel
+from robustcli.models.digest import network_digest, tensor_bytes, weights_digest
+from robustcli.threat.threat import ThreatModel
 
 # The code that decides who survives; a change elsewhere leaves findings as they are.
 _DECIDING = (
@@ -21,15 +21,13 @@ _DECIDING = (
     "evaluators/*.py",
     "evaluation/evaluate.py",
     "evaluation/evidence.py",
+    "evaluation/attack_call.py",
+    "evaluation/confirm.py",
     "evaluation/isolation.py",
-    "evaluation/judgement.py",
-    "evaluation/proposal.py",
-    "evaluation/strikes.py",
-    "formats.py",
-    "hyperplane.py",
-    "noise.py",
-    "precision.py",
-    "threat.py",
+    "evaluation/outcomes.py",
+    "runtime/memory_format.py",
+    "runtime/precision.py",
+    "threat/*.py",
 )
 
 
@@ -67,56 +65,11 @@ def evaluator_text(name: str, parameters: Mapping[str, Any]) -> str:
     return f"{name} {json.dumps(_without_batch_size(parameters), sort_keys=True)}"
 
 
-def weights_digest(model: nn.Module) -> str:
-    """SHA-256 of names, types, shapes and bytes of all parameters and buffers.
-
-    TorchScript that is frozen holds its weights as constants of its code; those count too.
-    """
-    digest = hashlib.sha256()
-    for name, value in (*sorted(model.state_dict().items()), *_constants(model)):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(_bytes(value))
-    return digest.hexdigest()
-
-
-def _constants(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    for place, module in model.named_modules():
-        if isinstance(module, torch.jit.ScriptModule) and hasattr(module, "forward"):
-            constants = module.code_with_constants[1].const_mapping
-            for name, value in sorted(constants.items()):
-                if isinstance(value, Tensor):
-                    yield f"{place}:{name}", value
-
-
-def network_digest(model: nn.Module) -> str:
-    """SHA-256 of what a network is beside its weights: its modules, and the code that their classes are written in.
-
-    Of torch's own modules the name says enough; TorchScript brings its code along. What code elsewhere does, such as
-    a function that a class calls from another file, is not seen.
-    """
-    digest = hashlib.sha256(str(model).encode())
-    files = set()
-    for module in model.modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            digest.update(str(getattr(module, "code", "")).encode())
-        elif type(module).__module__.partition(".")[0] != "torch":
-            files.add(_file_of(type(module)))
-    for path in sorted(path for path in files if path is not None):
-        digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()
-
-
-def _file_of(kind: type) -> Path | None:
-    """Where a class is written; None where it is in no file."""
-    name = getattr(sys.modules.get(kind.__module__), "__file__", None)
-    return Path(name) if name is not None and Path(name).is_file() else None
-
-
 def images_digest(x: Tensor, y: Tensor) -> str:
     """SHA-256 of images and labels."""
     digest = hashlib.sha256(f"{x.dtype} {tuple(x.shape)}\n".encode())
     for part in (*torch.split(x, 1000), y):
-        digest.update(_bytes(part))
+        digest.update(tensor_bytes(part))
     return digest.hexdigest()
 
 
@@ -130,11 +83,6 @@ def files_digest(paths: Sequence[str]) -> str:
         return _digest(b"".join(_digest(Path(path).read_bytes()).encode() for path in paths))
     except OSError as error:
         raise RobustCliError(f"{error.filename}: cannot be read: {error.strerror}") from error
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    plain = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return plain.numpy().tobytes()
 
 
 def _digest(data: bytes) -> str:

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 
 from robustcli.errors import RobustCliError
-from robustcli.evaluation.strikes import Strike
-from robustcli.files import replacing
-from robustcli.runs import read_json, write_json
+from robustcli.evaluation.outcomes import Strike
+from robustcli.store.files import replacing
+from robustcli.store.runs import read_json, write_json
 
 # Of the image number in a file's name.
 _DIGITS = 8

@@ -17,8 +17,8 @@ from robustcli.attacks.losses import LOSSES
 from robustcli.attacks.pgd import Pgd
 from robustcli.evaluation.evidence import Evidence
 from robustcli.evaluation.statistics import clopper_pearson
-from robustcli.noise import IndexedNoise
-from robustcli.threat import ThreatModel
+from robustcli.threat.noise import IndexedNoise
+from robustcli.threat.threat import ThreatModel
 
 # Survivors that are asked, at most.
 _PROBES = 64

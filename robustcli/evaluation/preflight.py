@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.errors import EvaluationError
-from robustcli.threat import ThreatModel
+from robustcli.threat.threat import ThreatModel
 
 # Rounding of single precision, as a share of the largest logit: between two equal calls, and between two
 # batches that hold the same image.

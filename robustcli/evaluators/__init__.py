@@ -12,8 +12,8 @@ from typing import Protocol
 from torch import nn
 
 from robustcli.attacks import Attack
-from robustcli.registry import Registry
-from robustcli.threat import ThreatModel
+from robustcli.registry.registry import Registry
+from robustcli.threat.threat import ThreatModel
 
 EVALUATORS = Registry("evaluators")
 

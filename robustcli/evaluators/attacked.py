@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from robustcli.attacks import Attack
 from robustcli.evaluators import EVALUATORS, Case, Stage
-from robustcli.fields import Count
+from robustcli.registry.types import Count
 
 
 @EVALUATORS.register("attacked", smoke={"attack": {"name": "fgsm"}})

@@ -13,7 +13,7 @@ from robustcli.attacks.square import Square
 from robustcli.errors import RobustCliError
 from robustcli.evaluators import EVALUATORS, Case, Stage
 from robustcli.evaluators.autoattack_package import Package
-from robustcli.fields import Count
+from robustcli.registry.types import Count
 
 Part = Literal["apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square"]
 _PUBLISHED: dict[str, tuple[Part, ...]] = {

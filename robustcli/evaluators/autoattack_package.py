@@ -14,8 +14,8 @@ from pyautoattack import AutoAttack as Ensemble  # type: ignore[import-untyped]
 from pyautoattack import checks
 from torch import Tensor, nn
 
-from robustcli.noise import IndexedNoise, Noise
-from robustcli.threat import ThreatModel
+from robustcli.threat.noise import IndexedNoise, Noise
+from robustcli.threat.threat import ThreatModel
 
 _NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 # The package's l1 projection sums in single precision: its points overshoot by 1e-5 (32x32x3) to 1e-3 (224x224x3).

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from robustcli.evaluators import EVALUATORS, Case, Stage
-from robustcli.fields import Count
+from robustcli.registry.types import Count
 
 
 @EVALUATORS.register("clean")

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from torch import nn
 
-from robustcli import checkpoint
 from robustcli.attacks import Attack
-from robustcli.build import network_of
 from robustcli.errors import RobustCliError
 from robustcli.evaluators import EVALUATORS, Case, Stage
-from robustcli.fields import Count
+from robustcli.models.build import network_of
+from robustcli.registry.types import Count
+from robustcli.store import checkpoint
 
 
 @EVALUATORS.register("transferred", smoke={"source": "source.pt", "attack": {"name": "fgsm"}})

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, replace
 
 from robustcli.evaluators import EVALUATORS, Case, Evaluator, Stage, files_of, looks_of
-from robustcli.fields import Norm, Radius
-from robustcli.threat import ThreatModel
+from robustcli.registry.types import Norm, Radius
+from robustcli.threat.threat import ThreatModel
 
 
 @EVALUATORS.register("under", smoke={"norm": "l2", "eps": 0.5, "evaluator": {"name": "attacked", "attack": "pgd"}})

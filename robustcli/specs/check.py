@@ -13,11 +13,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
-from robustcli.catalog import catalog
 from robustcli.errors import SpecError, suggest
-from robustcli.fields import Family, Ratio
-from robustcli.registry import Chosen
-from robustcli.signatures import REQUIRED, Parameter, argument_docs
+from robustcli.registry.catalog import catalog
+from robustcli.registry.registry import Chosen
+from robustcli.registry.signatures import REQUIRED, Parameter, argument_docs
+from robustcli.registry.types import Family, Ratio
 
 Where = tuple[str | int, ...]
 _STRICT = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True)

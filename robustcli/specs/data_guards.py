@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import get_args
 
-from robustcli.catalog import describe
-from robustcli.registry import Chosen
+from robustcli.registry.catalog import describe
+from robustcli.registry.registry import Chosen
 from robustcli.specs.places import Findings, attacks_inside, evaluators_inside
 from robustcli.specs.settings import TrainSettings
 from robustcli.specs.sizes import batches_of_epoch

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from robustcli.catalog import describe
+from robustcli.registry.catalog import describe
 from robustcli.specs.check import to_plain
 from robustcli.specs.pairing import PAIRED
 from robustcli.specs.spec import ExperimentSpec

@@ -9,10 +9,10 @@ from fractions import Fraction
 from inspect import signature
 from typing import Any
 
-from robustcli.catalog import catalog, describe
 from robustcli.errors import suggest
-from robustcli.fields import Norm
-from robustcli.registry import Chosen
+from robustcli.registry.catalog import catalog, describe
+from robustcli.registry.registry import Chosen
+from robustcli.registry.types import Norm
 from robustcli.specs.attack_guards import (
     attack_can_start,
     attack_reaches_eps,

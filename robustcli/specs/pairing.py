@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from robustcli.registry import Chosen
+from robustcli.registry.registry import Chosen
 from robustcli.specs.places import Findings, evaluators_inside, not_a_pixel
 from robustcli.specs.settings import TrainSettings
 

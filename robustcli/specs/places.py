@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from robustcli.registry import Chosen
+from robustcli.registry.registry import Chosen
 from robustcli.specs.settings import ThreatSettings
 
 Where = tuple[str | int, ...]

@@ -3,9 +3,9 @@
 from fractions import Fraction
 from typing import Any, get_args, get_origin
 
-from robustcli.catalog import FAMILIES, Member, catalog
-from robustcli.fields import Family
-from robustcli.signatures import REQUIRED, Parameter
+from robustcli.registry.catalog import FAMILIES, Member, catalog
+from robustcli.registry.signatures import REQUIRED, Parameter
+from robustcli.registry.types import Family
 from robustcli.specs.check import family_of, plain_model, settings_kind, settings_of, to_plain
 from robustcli.specs.spec import ExperimentSpec
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from robustcli.fields import Count, Family, NonNegative, Norm, Positive, ProperShare, Radius, Share, Size
+from robustcli.registry.types import Count, Family, NonNegative, Norm, Positive, ProperShare, Radius, Share, Size
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """How long a training is, as far as a spec alone tells: images and batches of an epoch."""
 
-from robustcli.registry import Chosen
+from robustcli.registry.registry import Chosen
 from robustcli.specs.settings import TrainSettings
 
 # Images to train on of the data sets whose size does not depend on what lies in a folder.

@@ -11,8 +11,8 @@ from typing import Annotated, Any, get_args
 from pydantic import StringConstraints
 
 from robustcli.errors import RobustCliError, SpecError, suggest
-from robustcli.fields import Family, Ratio, Size
-from robustcli.registry import Chosen
+from robustcli.registry.registry import Chosen
+from robustcli.registry.types import Family, Ratio, Size
 from robustcli.specs.check import Checker, Where, family_of, is_sound, settings_of, to_plain
 from robustcli.specs.guards import find_notes, find_problems, find_warnings
 from robustcli.specs.settings import (

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from robustcli.errors import RobustCliError, SpecError
-from robustcli.fields import Ratio, exact_text
+from robustcli.registry.types import Ratio, exact_text
 
 Path_ = tuple[str | int, ...]
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from shell import TINY, Outcome, Robust, environment
 
-from robustcli.cli import main
-from robustcli.runner import run_experiment
-from robustcli.runs import RunFolder
-from robustcli.shell.progress import Screen
+from robustcli.cli.main import main
+from robustcli.cli.progress import Screen
 from robustcli.specs.spec import ExperimentSpec
+from robustcli.store.runs import RunFolder
+from robustcli.workflows.train import run_experiment
 
 
 @pytest.fixture(autouse=True)

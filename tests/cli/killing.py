@@ -16,12 +16,19 @@ from typing import Any
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from robustcli.catalog import FAMILIES, catalog
-from robustcli.cli import main
+from robustcli.cli.main import main
+from robustcli.registry.catalog import FAMILIES, catalog
 
 _PROCESSES = multiprocessing.get_context("forkserver")
 # All that takes seconds to import; torch's optimisers import the second one when they are first made.
-_HEAVY = ["torch", "torch._dynamo", "sklearn.datasets", "robustcli.cli", "robustcli.assess", "robustcli.shell.progress"]
+_HEAVY = [
+    "torch",
+    "torch._dynamo",
+    "sklearn.datasets",
+    "robustcli.cli.main",
+    "robustcli.workflows.evaluate",
+    "robustcli.cli.progress",
+]
 _PROCESSES.set_forkserver_preload([*_HEAVY, *(member.module for name in FAMILIES for member in catalog(name).values())])
 
 

@@ -15,12 +15,14 @@ import pytest
 import torch
 from shell import TINY, Outcome, Robust, environment
 
-from robustcli import __version__, checkpoint, collapse
-from robustcli.bench import rounds
-from robustcli.catalog import FAMILIES, catalog
-from robustcli.runs import RunFolder, read_json, write_json
+from robustcli import __version__
+from robustcli.measuring import rounds
+from robustcli.registry.catalog import FAMILIES, catalog
 from robustcli.specs import experiments
 from robustcli.specs.spec import ExperimentSpec
+from robustcli.store import checkpoint
+from robustcli.store.runs import RunFolder, read_json, write_json
+from robustcli.training import collapse
 
 NAMES = sorted({name for family in FAMILIES for name in catalog(family)})
 RESULT_KEYS = {

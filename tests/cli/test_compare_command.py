@@ -5,7 +5,7 @@ from pathlib import Path
 
 from shell import Robust
 
-from robustcli.runs import RunFolder
+from robustcli.store.runs import RunFolder
 
 
 def test_a_run_is_compared_with_itself(robust: Robust, trained: RunFolder) -> None:

@@ -8,10 +8,10 @@ import pytest
 import torch
 from shell import Robust
 
-from robustcli import checkpoint
-from robustcli.catalog import catalog
-from robustcli.runs import RunFolder, read_json
-from robustcli.shell import picture
+from robustcli.registry.catalog import catalog
+from robustcli.reports import picture
+from robustcli.store import checkpoint
+from robustcli.store.runs import RunFolder, read_json
 
 FEW = ("--examples", 30)
 

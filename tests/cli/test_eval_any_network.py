@@ -17,9 +17,9 @@ import torchvision
 from shell import Robust
 from torch import nn
 
-from robustcli import checkpoint
 from robustcli.architectures import ARCHITECTURES, ImageShape
-from robustcli.runs import RunFolder
+from robustcli.store import checkpoint
+from robustcli.store.runs import RunFolder
 
 THREAT = ("--norm", "linf", "--eps", "0.1")
 FEW = ("--attack", "pgd", "--steps", 2, "--examples", 40)
@@ -222,7 +222,7 @@ class Whole(nn.Module):
 def test_torchscript_brings_its_network(
     robust: Robust, here: Path, trained: RunFolder, own: dict[str, Any], how: str
 ) -> None:
-    from robustcli.build import network_of
+    from robustcli.models.build import network_of
 
     _, network = network_of(checkpoint.load(trained.best), torch.device("cpu"))
     whole = Whole(network.body, own["network"]["mean"][0], own["network"]["std"][0])
@@ -296,7 +296,7 @@ def test_torchvision_with_published_weights(robust: Robust, here: Path, monkeypa
 
 
 def test_images_of_a_folder_get_the_size_that_published_weights_were_made_for(here: Path) -> None:
-    from robustcli.subjects.naming import Wanted, find_subject
+    from robustcli.models.find import Wanted, find_subject
 
     (here / "photos").mkdir()
     subject = find_subject(Wanted(text=SHUFFLE, weights="DEFAULT", data="photos"))

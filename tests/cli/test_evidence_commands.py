@@ -13,11 +13,11 @@ import torch
 from killing import Plan, Sessions
 from shell import TINY, Robust
 
-from robustcli import checkpoint
-from robustcli.runner import run_experiment
-from robustcli.runs import RunFolder, lock_folder, read_json, write_json
-from robustcli.shell.progress import Screen
+from robustcli.cli.progress import Screen
 from robustcli.specs.spec import ExperimentSpec
+from robustcli.store import checkpoint
+from robustcli.store.runs import RunFolder, lock_folder, read_json, write_json
+from robustcli.workflows.train import run_experiment
 
 WORDS = ("--attack", "pgd", "--steps", "5", "--eps", "0.05", "--examples", "60", "--batch-size", "16", "--witnesses")
 

@@ -15,17 +15,17 @@ import torch
 from shell import TINY, Robust, environment
 from sklearn.datasets import load_digits
 
-from robustcli import checkpoint
 from robustcli.architectures import ImageShape, Network
-from robustcli.assess import Request, assess
-from robustcli.build import network_of
+from robustcli.cli.progress import Screen
 from robustcli.errors import RobustCliError
-from robustcli.export import rebuild, robustbench
-from robustcli.runner import run_experiment
-from robustcli.runs import RunFolder, read_json, write_json
-from robustcli.shell.progress import Screen
+from robustcli.models.build import network_of
+from robustcli.models.find import Wanted
 from robustcli.specs.spec import ExperimentSpec
-from robustcli.subjects.naming import Wanted
+from robustcli.store import checkpoint
+from robustcli.store.runs import RunFolder, read_json, write_json
+from robustcli.workflows.evaluate import Request, assess
+from robustcli.workflows.export import rebuild, robustbench
+from robustcli.workflows.train import run_experiment
 
 META = """\
 link: https://example.org/paper

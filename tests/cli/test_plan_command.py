@@ -8,8 +8,8 @@ import torch
 from shell import TINY, Robust
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
-from robustcli.architectures.anatomy import anatomy
 from robustcli.architectures.robust_scaling import robust_scaling
+from robustcli.measuring.anatomy import anatomy
 
 SWEEP = """\
 # Two ways to train on 64 digits.

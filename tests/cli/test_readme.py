@@ -10,8 +10,8 @@ import pytest
 import typer.main
 from shell import Robust
 
-from robustcli.catalog import FAMILIES, catalog
-from robustcli.cli import app
+from robustcli.cli.main import app
+from robustcli.registry.catalog import FAMILIES, catalog
 from robustcli.specs import experiments
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.specs.yamlfile import parse_yaml

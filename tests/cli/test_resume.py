@@ -14,12 +14,13 @@ import torch
 from killing import ALL_KINDS, Plan, Sessions
 from shell import environment
 
-from robustcli import checkpoint, collapse
+from robustcli.cli.progress import Screen
 from robustcli.errors import Interrupted
-from robustcli.runner import run_experiment
-from robustcli.runs import RunFolder, read_json
-from robustcli.shell.progress import Screen
 from robustcli.specs.spec import ExperimentSpec
+from robustcli.store import checkpoint
+from robustcli.store.runs import RunFolder, read_json
+from robustcli.training import collapse
+from robustcli.workflows.train import run_experiment
 
 TRADES = """\
 # TRADES with a weight perturbation and an average, on images that change with every epoch.

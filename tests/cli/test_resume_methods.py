@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from test_resume import without_seconds
 
-from robustcli import checkpoint
+from robustcli.cli.progress import Screen
 from robustcli.errors import Interrupted
-from robustcli.runner import run_experiment
-from robustcli.runs import RunFolder, read_json
-from robustcli.shell.progress import Screen
 from robustcli.specs.spec import ExperimentSpec
+from robustcli.store import checkpoint
+from robustcli.store.runs import RunFolder, read_json
+from robustcli.workflows.train import run_experiment
 
 SPEC = """\
 name: resumed

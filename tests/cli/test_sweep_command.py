@@ -8,10 +8,10 @@ import pytest
 from killing import Plan, Sessions
 from shell import Outcome, Robust
 
-from robustcli.files import write_text
-from robustcli.runs import lock_folder, read_json
-from robustcli.sweep import rows as rows_module
-from robustcli.sweep.plan import Sweep
+from robustcli.store.files import write_text
+from robustcli.store.runs import lock_folder, read_json
+from robustcli.workflows import sweep as rows_module
+from robustcli.workflows.sweep_spec import Sweep
 
 SWEEP = """\
 # Three ways to train on 64 digits.

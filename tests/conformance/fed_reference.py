@@ -10,8 +10,8 @@ from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 from torch import Tensor, nn
 
 from robustcli.attacks.apgd import Apgd
-from robustcli.noise import IndexedNoise
-from robustcli.threat import ThreatModel
+from robustcli.threat.noise import IndexedNoise
+from robustcli.threat.threat import ThreatModel
 
 
 class _FedTorch:

@@ -9,10 +9,10 @@ from small_networks import drawn_from
 from torch import Tensor, nn
 
 from robustcli.attacks.pgd import Pgd
-from robustcli.datasets.digits import digits
-from robustcli.fields import Norm
-from robustcli.noise import StreamNoise
-from robustcli.threat import ThreatModel
+from robustcli.data.datasets.digits import digits
+from robustcli.registry.types import Norm
+from robustcli.threat.noise import StreamNoise
+from robustcli.threat.threat import ThreatModel
 
 # Where between a third and two thirds of what is right when clean survives.
 EPS: dict[Norm, str] = {"linf": "0.15", "l2": "0.6", "l1": "1.5"}

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from trained_networks import THREATS, Trained, trained
 
 from robustcli.attacks.apgd import Apgd
-from robustcli.fields import Norm
-from robustcli.noise import IndexedNoise
-from robustcli.threat import ThreatModel
+from robustcli.registry.types import Norm
+from robustcli.threat.noise import IndexedNoise
+from robustcli.threat.threat import ThreatModel
 
 slow = pytest.mark.slow
 DUAL = {"linf": 1.0, "l2": 2.0, "l1": float("inf")}

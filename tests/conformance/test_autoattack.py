@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from robustcli.evaluation.evaluate import evaluate
 from robustcli.evaluators.autoattack import AutoAttack
-from robustcli.fields import Norm
-from robustcli.threat import ThreatModel
+from robustcli.registry.types import Norm
+from robustcli.threat.threat import ThreatModel
 
 
 def waves(count: int, slope: float, bend: float) -> Tensor:

@@ -7,8 +7,8 @@ import torch
 from sine_networks import SineConv, labelled
 
 from robustcli.diagnostics.gradient_alignment import GradientAlignment
-from robustcli.noise import IndexedNoise
-from robustcli.threat import ThreatModel
+from robustcli.threat.noise import IndexedNoise
+from robustcli.threat.threat import ThreatModel
 
 
 def test_alignment_of_the_sine_network() -> None:

@@ -23,9 +23,9 @@ from robustcli.defenses.min_max import AdversarialCrossEntropy
 from robustcli.defenses.natural import CleanCrossEntropy
 from robustcli.defenses.trades import TradesLoss
 from robustcli.evaluators.attacked import Attacked
-from robustcli.fields import Norm
-from robustcli.noise import IndexedNoise
-from robustcli.threat import ThreatModel
+from robustcli.registry.types import Norm
+from robustcli.threat.noise import IndexedNoise
+from robustcli.threat.threat import ThreatModel
 
 NORMS: list[Norm] = ["linf", "l2", "l1"]
 DUAL = {"linf": 1.0, "l2": 2.0, "l1": math.inf}

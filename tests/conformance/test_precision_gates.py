@@ -15,13 +15,13 @@ from trained_networks import THREATS, trained
 from robustcli.attacks.crafting import ascend
 from robustcli.attacks.losses import LOSSES
 from robustcli.attacks.pgd import Pgd
-from robustcli.noise import StreamNoise
-from robustcli.runner import run_experiment
-from robustcli.runs import read_json
-from robustcli.shell.progress import Screen
+from robustcli.cli.progress import Screen
 from robustcli.specs.settings import TrainSettings
 from robustcli.specs.spec import ExperimentSpec, override_text
-from robustcli.training_model import TrainingModel
+from robustcli.store.runs import read_json
+from robustcli.threat.noise import StreamNoise
+from robustcli.training.model import TrainingModel
+from robustcli.workflows.train import run_experiment
 
 CPU = torch.device("cpu")
 NETWORKS = ("linf", "natural")

@@ -12,9 +12,9 @@ from robustcli.architectures import ImageShape
 from robustcli.architectures.small_cnn import small_cnn
 from robustcli.attacks.crafting import crafting
 from robustcli.attacks.pgd import Pgd
-from robustcli.datasets.digits import digits
-from robustcli.noise import StreamNoise
-from robustcli.threat import ThreatModel
+from robustcli.data.datasets.digits import digits
+from robustcli.threat.noise import StreamNoise
+from robustcli.threat.threat import ThreatModel
 
 
 @dataclass(frozen=True)

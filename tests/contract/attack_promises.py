@@ -14,9 +14,9 @@ from robustcli.attacks.crafting import crafting
 from robustcli.attacks.joint_pgd import JointPgd
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.isolation import passes_counted
-from robustcli.fields import AttackBn, Norm
-from robustcli.noise import IndexedNoise, Noise, StreamNoise
-from robustcli.threat import ThreatModel
+from robustcli.registry.types import AttackBn, Norm
+from robustcli.threat.noise import IndexedNoise, Noise, StreamNoise
+from robustcli.threat.threat import ThreatModel
 
 # Large enough that attacks reach the border of the ball, and of the box where pixels are near it.
 RADII: dict[Norm, Fraction] = {"linf": Fraction(1, 10), "l2": Fraction(3, 4), "l1": Fraction(3)}

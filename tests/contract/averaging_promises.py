@@ -8,8 +8,8 @@ from model_state import found_again
 from small_networks import conv_net, images
 from torch import Tensor, nn
 
-from robustcli.averaging import Averaging, RunningAverage
-from robustcli.clock import Clock
+from robustcli.optimization.averaging import Averaging, RunningAverage
+from robustcli.optimization.clock import Clock
 
 _STEPS_PER_EPOCH = 3
 

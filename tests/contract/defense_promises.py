@@ -12,14 +12,14 @@ from small_networks import branched_net, conv_net, drawn_from, gated_net, images
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from robustcli.clock import Clock
 from robustcli.defenses import Defense, Metrics, Step
 from robustcli.defenses.cifs import CifsLoss
 from robustcli.defenses.dsara import SearchLoss
 from robustcli.defenses.multibn import BranchesCrossEntropy
 from robustcli.errors import RobustCliError
-from robustcli.noise import StreamNoise, derive
-from robustcli.threat import ThreatModel
+from robustcli.optimization.clock import Clock
+from robustcli.threat.noise import StreamNoise, derive
+from robustcli.threat.threat import ThreatModel
 
 THREAT = ThreatModel("linf", Fraction(8, 255))
 _COUNT = 8

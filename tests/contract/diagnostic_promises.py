@@ -12,10 +12,10 @@ from small_networks import conv_net, images, labels
 from torch import Tensor, nn
 
 from robustcli.diagnostics import Diagnostic
-from robustcli.fields import Norm
-from robustcli.noise import IndexedNoise
-from robustcli.shell.findings import axes_and_grids
-from robustcli.threat import ThreatModel
+from robustcli.registry.types import Norm
+from robustcli.reports.findings import axes_and_grids
+from robustcli.threat.noise import IndexedNoise
+from robustcli.threat.threat import ThreatModel
 
 _COUNT = 8
 

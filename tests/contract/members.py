@@ -18,11 +18,11 @@ import weight_promises
 from torch import Tensor, nn
 
 from robustcli.architectures import ImageShape
-from robustcli.catalog import FAMILIES, Member, catalog
 from robustcli.errors import RobustCliError
-from robustcli.fields import Family, Norm
-from robustcli.registry import instantiate
-from robustcli.signatures import REQUIRED, Parameter
+from robustcli.registry.catalog import FAMILIES, Member, catalog
+from robustcli.registry.registry import instantiate
+from robustcli.registry.signatures import REQUIRED, Parameter
+from robustcli.registry.types import Family, Norm
 from robustcli.specs.check import Checker, family_of
 from robustcli.specs.guards import NORMS
 from robustcli.specs.spec import ExperimentSpec

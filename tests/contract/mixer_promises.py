@@ -4,8 +4,8 @@ import torch
 from small_networks import images, labels
 from torch import Tensor, nn
 
-from robustcli.mixers import Mixer
-from robustcli.noise import StreamNoise
+from robustcli.data.mixers import Mixer
+from robustcli.threat.noise import StreamNoise
 
 _COUNT = 9
 _CLASSES = 10

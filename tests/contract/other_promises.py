@@ -17,15 +17,15 @@ from torch.optim import Optimizer
 
 from robustcli.architectures import ImageShape
 from robustcli.architectures.channel_gates import with_probes
-from robustcli.clock import Clock
-from robustcli.datasets import Source, Split
+from robustcli.data.datasets import Source, Split
 from robustcli.evaluation.evidence import Evidence, gather
 from robustcli.evaluators import Case, Evaluator
 from robustcli.evaluators.under import Under
-from robustcli.fields import Norm
-from robustcli.noise import IndexedNoise
-from robustcli.schedules import Schedule
-from robustcli.threat import ThreatModel
+from robustcli.optimization.clock import Clock
+from robustcli.optimization.schedules import Schedule
+from robustcli.registry.types import Norm
+from robustcli.threat.noise import IndexedNoise
+from robustcli.threat.threat import ThreatModel
 
 RUNS = ((1, 1), (5, 1), (2, 3), (7, 10), (390, 4))
 

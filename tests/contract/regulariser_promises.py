@@ -6,8 +6,8 @@ from model_state import changes, found_again, snapshot
 from small_networks import conv_net, images, labels
 from torch import Tensor, nn
 
-from robustcli.clock import Clock
-from robustcli.regularisers import Regulariser, RunningRegulariser, add_penalty
+from robustcli.optimization.clock import Clock
+from robustcli.optimization.regularisers import Regulariser, RunningRegulariser, add_penalty
 
 _STEPS_PER_EPOCH = 4
 

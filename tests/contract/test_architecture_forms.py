@@ -10,8 +10,8 @@ from small_networks import drawn_from
 from torch import Tensor, nn
 
 from robustcli.architectures import ImageShape
-from robustcli.catalog import catalog
-from robustcli.formats import to_channels_last
+from robustcli.registry.catalog import catalog
+from robustcli.runtime.memory_format import to_channels_last
 
 Promise = Callable[[other_promises.Body, ImageShape], None]
 

@@ -9,10 +9,10 @@ from torch import nn
 
 from robustcli.architectures import Network, Normalize
 from robustcli.architectures.features import classifier_of, with_features
-from robustcli.catalog import catalog
 from robustcli.errors import RobustCliError
+from robustcli.registry.catalog import catalog
 from robustcli.specs.settings import TrainSettings
-from robustcli.training_model import TrainingModel
+from robustcli.training.model import TrainingModel
 
 
 @pytest.mark.parametrize("name", names_of("architectures"))

@@ -1,5 +1,6 @@
 """Every member of every registry: built, described, written to YAML and read back, without dead options."""
 
+import importlib
 import inspect
 import typing
 from collections.abc import Iterator
@@ -29,11 +30,11 @@ from members import (
 )
 from torch import device, nn
 
-from robustcli.catalog import FAMILIES, Member, catalog
 from robustcli.errors import RobustCliError
-from robustcli.fields import PROTOCOLS, Family
-from robustcli.registry import instantiate
-from robustcli.signatures import REQUIRED, Parameter, argument_docs
+from robustcli.registry.catalog import FAMILIES, Member, catalog, package_of
+from robustcli.registry.registry import instantiate
+from robustcli.registry.signatures import REQUIRED, Parameter, argument_docs
+from robustcli.registry.types import PROTOCOLS, Family
 from robustcli.specs.check import Checker, family_of
 from robustcli.specs.spec import ExperimentSpec
 
@@ -60,7 +61,7 @@ def test_every_family_has_members() -> None:
 
 @of_every_member
 def test_registry_holds_what_the_source_announces(member: Member) -> None:
-    registry = getattr(__import__(f"robustcli.{member.family}", fromlist=["_"]), member.family.upper())
+    registry = getattr(importlib.import_module(package_of(member.family)), member.family.upper())
     held = registry.get(member.name)
     if member.fixed:
         assert held.keywords == member.fixed

@@ -14,13 +14,13 @@ import torch
 import weight_promises
 from members import build, names_of, norms_known_to, settings_to_try, smoke
 
-from robustcli.averaging import Averaging
-from robustcli.catalog import catalog
+from robustcli.data.mixers import Mixer
 from robustcli.diagnostics import Diagnostic
-from robustcli.fields import AttackBn, Norm
-from robustcli.mixers import Mixer
-from robustcli.regularisers import Regulariser
-from robustcli.weights import WeightPerturbation
+from robustcli.optimization.averaging import Averaging
+from robustcli.optimization.regularisers import Regulariser
+from robustcli.optimization.weights import WeightPerturbation
+from robustcli.registry.catalog import catalog
+from robustcli.registry.types import AttackBn, Norm
 
 of_every_attack = pytest.mark.parametrize("name", names_of("attacks"))
 NORMS: tuple[Norm, ...] = ("linf", "l2", "l1")

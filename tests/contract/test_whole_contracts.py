@@ -10,11 +10,11 @@ import torch
 from members import SHAPES, body_builder, build, names_of, optimizer_maker, settings_to_try, smoke, suitable_shape
 
 from robustcli.architectures import ImageShape
-from robustcli.catalog import catalog
 from robustcli.defenses import Defense
 from robustcli.errors import RobustCliError
 from robustcli.evaluators import Evaluator
-from robustcli.fields import Norm
+from robustcli.registry.catalog import catalog
+from robustcli.registry.types import Norm
 
 
 def named(promise: Callable[..., None]) -> str:

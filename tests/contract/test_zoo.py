@@ -16,8 +16,8 @@ import weight_promises
 import zoo
 
 from robustcli.architectures import ImageShape
-from robustcli.catalog import Member, catalog
-from robustcli.signatures import Parameter, argument_docs
+from robustcli.registry.catalog import Member, catalog
+from robustcli.registry.signatures import Parameter, argument_docs
 
 SHAPE = ImageShape(1, 8, 8, 10)
 

@@ -9,8 +9,8 @@ from small_networks import conv_net, images, labels
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from robustcli.clock import Clock
-from robustcli.weights import WeightPerturbation
+from robustcli.optimization.clock import Clock
+from robustcli.optimization.weights import WeightPerturbation
 
 _CLOCK = Clock(0, steps_per_epoch=4, epochs=10)
 

@@ -15,14 +15,14 @@ from torch.optim import Optimizer
 
 from robustcli.attacks.fgsm import Fgsm
 from robustcli.attacks.pgd import Pgd
-from robustcli.averaging import Averaging, CleanImages
-from robustcli.averaging.none import LastWeights
-from robustcli.clock import Clock
 from robustcli.defenses import Metrics
 from robustcli.evaluators import Case, Stage
-from robustcli.noise import IndexedNoise, Noise
-from robustcli.threat import ThreatModel
-from robustcli.weights.awp import Awp
+from robustcli.optimization.averaging import Averaging, CleanImages
+from robustcli.optimization.averaging.none import LastWeights
+from robustcli.optimization.clock import Clock
+from robustcli.optimization.weights.awp import Awp
+from robustcli.threat.noise import IndexedNoise, Noise
+from robustcli.threat.threat import ThreatModel
 
 # Attacks.
 

@@ -24,10 +24,10 @@ from robustcli.attacks.pgd import Pgd
 from robustcli.attacks.spsa import Spsa
 from robustcli.evaluators.attacked import Attacked
 from robustcli.evaluators.clean import Clean
-from robustcli.fields import Norm
-from robustcli.noise import IndexedNoise, Noise, StreamNoise
+from robustcli.registry.types import Norm
 from robustcli.specs.guards import NORMS
-from robustcli.threat import ThreatModel
+from robustcli.threat.noise import IndexedNoise, Noise, StreamNoise
+from robustcli.threat.threat import ThreatModel
 
 COUNT = 10
 RADII: dict[Norm, Fraction] = {"linf": Fraction(3, 100), "l2": Fraction(1, 4), "l1": Fraction(1)}

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from robustcli.noise import IndexedNoise, Noise, StreamNoise, derive
+from robustcli.threat.noise import IndexedNoise, Noise, StreamNoise, derive
 
 COUNT = 12
 

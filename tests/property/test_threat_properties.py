@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from robustcli.attacks.pgd import Pgd
 from robustcli.errors import RobustCliError
-from robustcli.fields import Norm
-from robustcli.noise import IndexedNoise, StreamNoise
-from robustcli.threat import ThreatModel
+from robustcli.registry.types import Norm
+from robustcli.threat.noise import IndexedNoise, StreamNoise
+from robustcli.threat.threat import ThreatModel
 
 EPS: dict[Norm, list[Fraction]] = {
     "linf": [Fraction(0), Fraction(1, 255), Fraction(8, 255), Fraction(1, 2), Fraction(1)],

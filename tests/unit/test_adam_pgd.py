@@ -12,9 +12,9 @@ from robustcli.attacks.adam_pgd import AdamPgd
 from robustcli.attacks.losses import LOSSES
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.isolation import passes_counted
-from robustcli.fields import Norm
-from robustcli.noise import IndexedNoise
-from robustcli.threat import ThreatModel
+from robustcli.registry.types import Norm
+from robustcli.threat.noise import IndexedNoise
+from robustcli.threat.threat import ThreatModel
 
 THREATS = [ThreatModel("linf", Fraction(8, 255)), ThreatModel("l2", Fraction(1, 2)), ThreatModel("l1", Fraction(2))]
 

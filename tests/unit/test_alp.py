@@ -11,7 +11,7 @@ from small_networks import conv_net
 from small_steps import counted, tracked, train
 
 from robustcli.defenses.alp import AlpLoss, alp
-from robustcli.weights.awp import Awp
+from robustcli.optimization.weights.awp import Awp
 
 
 def loss_of(

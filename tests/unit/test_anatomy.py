@@ -10,7 +10,7 @@ from test_architectures import CIFAR, IMAGENET, build, build_weightless, count_p
 from torch import Tensor, nn
 
 from robustcli.architectures import ImageShape
-from robustcli.architectures.anatomy import anatomy
+from robustcli.measuring.anatomy import anatomy
 
 
 def test_resnet18_in_parts() -> None:

@@ -17,9 +17,9 @@ from robustcli.attacks.adaptive_steps import MomentumRule, Rows, SparseRule
 from robustcli.attacks.apgd import Apgd
 from robustcli.attacks.losses import targeted_dlr
 from robustcli.errors import RobustCliError
-from robustcli.fields import Norm
-from robustcli.noise import IndexedNoise
-from robustcli.threat import ThreatModel
+from robustcli.registry.types import Norm
+from robustcli.threat.noise import IndexedNoise
+from robustcli.threat.threat import ThreatModel
 
 COUNT = 12
 # Some images are broken there at once, some late and some never.

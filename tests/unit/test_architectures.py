@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torchvision import models
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
-from robustcli.architectures.anatomy import anatomy
 from robustcli.architectures.convolutions import SameConv2d
 from robustcli.architectures.layers import Layers
 from robustcli.architectures.plain import LargestPixel
 from robustcli.errors import RobustCliError
-from robustcli.registry import describe
+from robustcli.measuring.anatomy import anatomy
+from robustcli.registry.registry import describe
 
 CIFAR = ImageShape(3, 32, 32, 10)
 IMAGENET = ImageShape(3, 224, 224, 1000)

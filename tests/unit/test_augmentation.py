@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from robustcli.data.augmentation import augment
 from robustcli.errors import RobustCliError
-from robustcli.noise import StreamNoise
+from robustcli.threat.noise import StreamNoise
 
 
 @dataclass(frozen=True)

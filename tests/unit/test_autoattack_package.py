@@ -17,9 +17,9 @@ from robustcli.errors import EvaluationError
 from robustcli.evaluation.evidence import gather
 from robustcli.evaluators import autoattack_package
 from robustcli.evaluators.autoattack import AutoAttack
-from robustcli.fields import Norm
-from robustcli.noise import IndexedNoise
-from robustcli.threat import ThreatModel
+from robustcli.registry.types import Norm
+from robustcli.threat.noise import IndexedNoise
+from robustcli.threat.threat import ThreatModel
 
 PACKAGE = AutoAttack(engine="reference")
 

@@ -21,27 +21,28 @@ from torch import Tensor, nn
 from robustcli.attacks.search import SearchNetwork
 from robustcli.attacks.square import Square
 from robustcli.bench import autoattack as autoattack_bench
-from robustcli.bench import rounds, subjects
+from robustcli.bench import subjects
 from robustcli.bench.autoattack import Row, bench_autoattack, least_of_autoattack, passes_alone
 from robustcli.bench.conformance import Comparison, average_points, bench_conformance, beyond, by_chance, holds
-from robustcli.bench.machine import machine_words
-from robustcli.bench.passes import Passes, PassesAlone, least_passes, passes_by_kind
-from robustcli.bench.rounds import Spread, Stopwatch, Timed, measure, speed, to_others, verdict
 from robustcli.bench.subjects import BenchSubject, open_subject
 from robustcli.bench.tables import conformance_rows, conformance_words, markdown, markdown_of, speed_rows
 from robustcli.bench.train import bench_train
-from robustcli.bench.untimed import peak_bytes, peak_of_update
 from robustcli.bench.variants import Request
+from robustcli.cli.progress import Screen
 from robustcli.errors import RobustCliError
 from robustcli.evaluators import autoattack as autoattack_evaluator
 from robustcli.evaluators import autoattack_package
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.autoattack_package import Package
-from robustcli.runner import run_experiment
-from robustcli.runs import version_of
-from robustcli.shell.progress import Screen
+from robustcli.measuring import rounds
+from robustcli.measuring.machine import machine_words
+from robustcli.measuring.passes import Passes, PassesAlone, least_passes, passes_by_kind
+from robustcli.measuring.rounds import Spread, Stopwatch, Timed, measure, speed, to_others, verdict
+from robustcli.measuring.untimed import peak_bytes, peak_of_update
 from robustcli.specs.spec import ExperimentSpec
-from robustcli.threat import ThreatModel
+from robustcli.store.runs import version_of
+from robustcli.threat.threat import ThreatModel
+from robustcli.workflows.train import run_experiment
 
 ROOT = Path(__file__).resolve().parents[2]
 BATCH = 4

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from small_networks import conv_net, images
 from torch import Tensor
 
-from robustcli.bench import architectures, data, rounds, scaling
+from robustcli.bench import architectures, data, scaling
 from robustcli.bench.architectures import bench_architectures
 from robustcli.bench.cost_tables import (
     architecture_rows,
@@ -26,7 +26,8 @@ from robustcli.bench.scaling import Line, bench_scaling, fitted
 from robustcli.bench.subjects import BenchSubject
 from robustcli.bench.tables import markdown_of
 from robustcli.errors import RobustCliError
-from robustcli.threat import ThreatModel
+from robustcli.measuring import rounds
+from robustcli.threat.threat import ThreatModel
 
 VERDICTS = {"faster", "slower", "within the spread"}
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from robustcli.errors import RobustCliError
-from robustcli.evaluation.ledger import Line
-from robustcli.export.card import architecture_name, card, eps_text, percent, threat_name
-from robustcli.export.claims import missing_for_autoattack, missing_images
-from robustcli.export.metadata import EXAMPLE, Metadata, dataset_of, read_metadata
+from robustcli.evaluation.per_image import Line
+from robustcli.workflows.export.card import architecture_name, card, eps_text, percent, threat_name
+from robustcli.workflows.export.claims import missing_for_autoattack, missing_images
+from robustcli.workflows.export.metadata import EXAMPLE, Metadata, dataset_of, read_metadata
 
 METADATA = Metadata(
     link="https://example.org",

@@ -17,8 +17,8 @@ from robustcli.attacks.fab import Fab
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.isolation import passes_counted
 from robustcli.evaluators.attacked import Attacked
-from robustcli.noise import IndexedNoise
-from robustcli.threat import ThreatModel
+from robustcli.threat.noise import IndexedNoise
+from robustcli.threat.threat import ThreatModel
 
 WIDE = ThreatModel("l2", Fraction(100))
 

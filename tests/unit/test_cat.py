@@ -11,14 +11,14 @@ from small_steps import COUNT, LINF, batch, counted
 from torch import nn
 
 from robustcli.attacks.none import NoAttack
-from robustcli.clock import Clock
 from robustcli.defenses import Batch
 from robustcli.defenses.cat import ScoredCrossEntropy, cat
 from robustcli.defenses.min_max import MinMax, MinMaxStep
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.errors import RobustCliError
-from robustcli.noise import StreamNoise
-from robustcli.weights.awp import Awp
+from robustcli.optimization.clock import Clock
+from robustcli.optimization.weights.awp import Awp
+from robustcli.threat.noise import StreamNoise
 
 PER_EPOCH, EPOCHS = 3, 4
 

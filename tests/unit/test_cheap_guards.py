@@ -11,16 +11,16 @@ from torch import Tensor, nn
 
 from robustcli.attacks.fosc_pgd import FoscPgd
 from robustcli.attacks.none import NoAttack
+from robustcli.cli.progress import Screen
 from robustcli.defenses import Batch
 from robustcli.defenses.min_max import MinMax
 from robustcli.errors import SpecError
-from robustcli.noise import IndexedNoise
-from robustcli.runner import run_experiment
-from robustcli.runs import read_json
-from robustcli.shell.progress import Screen
+from robustcli.optimization.weights.awp import Awp
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.specs.yamlfile import parse_yaml
-from robustcli.weights.awp import Awp
+from robustcli.store.runs import read_json
+from robustcli.threat.noise import IndexedNoise
+from robustcli.workflows.train import run_experiment
 
 SPEC = """\
 name: guarded

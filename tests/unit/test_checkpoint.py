@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from robustcli import checkpoint
 from robustcli.errors import RobustCliError
+from robustcli.store import checkpoint
 
 CONTENTS: dict[str, Any] = {
     "spec": "name: x\n",

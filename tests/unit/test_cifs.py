@@ -23,7 +23,7 @@ from robustcli.defenses import Batch
 from robustcli.defenses.cifs import CifsLoss, cifs
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.errors import RobustCliError
-from robustcli.noise import IndexedNoise
+from robustcli.threat.noise import IndexedNoise
 
 resnet18 = ARCHITECTURES.get("resnet18")
 preact_resnet18 = ARCHITECTURES.get("preact_resnet18")

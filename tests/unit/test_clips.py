@@ -7,14 +7,14 @@ import torch
 from torch import nn
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
-from robustcli.architectures.anatomy import anatomy
 from robustcli.architectures.branches import BranchedNorm
 from robustcli.architectures.clip_resnet import clip_resnet
 from robustcli.attacks.search import SearchNetwork
-from robustcli.datasets.digits import digits
-from robustcli.datasets.moving_digits import moving_digits
+from robustcli.data.datasets.digits import digits
+from robustcli.data.datasets.moving_digits import moving_digits
 from robustcli.errors import RobustCliError
-from robustcli.formats import to_channels_last
+from robustcli.measuring.anatomy import anatomy
+from robustcli.runtime.memory_format import to_channels_last
 
 SHAPE = ImageShape(8, 16, 16, 4)
 WAYS = {"up": (-1, 0), "down": (1, 0), "left": (0, -1), "right": (0, 1)}

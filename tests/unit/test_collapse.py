@@ -14,19 +14,19 @@ from small_networks import drawn_from
 from small_training import CPU, RecordedLoop, loop_of
 from torch import Tensor, nn
 
-from robustcli.assembly import Check
-from robustcli.averaging.none import LastWeights
 from robustcli.data import prepare
-from robustcli.datasets import Source, TensorSplit
+from robustcli.data.datasets import Source, TensorSplit
 from robustcli.defenses import Defense
 from robustcli.defenses.fgsm import fgsm
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.errors import CollapseError
-from robustcli.noise import StreamNoise
+from robustcli.optimization.averaging.none import LastWeights
 from robustcli.specs.settings import TrainSettings
-from robustcli.threat import ThreatModel
-from robustcli.train import Means, Training, fit
-from robustcli.training_model import TrainingModel
+from robustcli.threat.noise import StreamNoise
+from robustcli.threat.threat import ThreatModel
+from robustcli.training.check import Check
+from robustcli.training.loop import Means, Training, fit
+from robustcli.training.model import TrainingModel
 
 THREAT = ThreatModel("linf", Fraction(1, 5))
 CLASSES, SIDE, SEED = 10, 16, 2

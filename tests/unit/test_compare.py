@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from robustcli.compare import compare, conditions
 from robustcli.errors import RobustCliError
+from robustcli.reports.compare import conditions
+from robustcli.workflows.compare import compare
 
 
 def evaluation(survivors: str, **changed: Any) -> dict[str, Any]:

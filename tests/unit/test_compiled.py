@@ -17,17 +17,17 @@ from torch import Tensor, nn
 
 from robustcli.attacks.crafting import ascend, crafting
 from robustcli.attacks.losses import LOSSES
-from robustcli.compiled import CompiledCalls
+from robustcli.cli.progress import Screen
 from robustcli.defenses.min_max import MinMax
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.defenses.trades import trades
 from robustcli.errors import RobustCliError
-from robustcli.runner import run_experiment
-from robustcli.shell.progress import Screen
+from robustcli.optimization.weights.awp import Awp
+from robustcli.runtime.compiled import CompiledCalls
 from robustcli.specs.settings import TrainSettings
 from robustcli.specs.spec import ExperimentSpec
-from robustcli.training_model import TrainingModel
-from robustcli.weights.awp import Awp
+from robustcli.training.model import TrainingModel
+from robustcli.workflows.train import run_experiment
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 DEVICES = [pytest.param("cpu", marks=pytest.mark.slow), pytest.param("cuda", marks=pytest.mark.gpu)]

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from robustcli.architectures import ImageShape
 from robustcli.architectures.convnorm import PreconditionedConv2d, RunningPreconditionedConv2d, settle_divisors
 from robustcli.attacks.crafting import crafting, statistics_held
-from robustcli.averaging.shadow import Shadow
-from robustcli.build import build_network
 from robustcli.errors import RobustCliError
-from robustcli.registry import Chosen
+from robustcli.models.build import build_network
+from robustcli.optimization.averaging.shadow import Shadow
+from robustcli.registry.registry import Chosen
 from robustcli.specs.spec import ExperimentSpec
 
 SHAPE = ImageShape(1, 8, 8, 3)

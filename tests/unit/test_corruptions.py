@@ -23,8 +23,8 @@ from robustcli.diagnostics.corruption_blurs import (
 from robustcli.diagnostics.corruption_kinds import KINDS, corrupted, fog, pixelate, snow
 from robustcli.diagnostics.corruptions import Corruptions
 from robustcli.errors import RobustCliError
-from robustcli.noise import IndexedNoise, derive
-from robustcli.threat import ThreatModel
+from robustcli.threat.noise import IndexedNoise, derive
+from robustcli.threat.threat import ThreatModel
 
 Array = NDArray[Any]
 GRAY_KINDS = [name for name in KINDS if name != "saturate"]

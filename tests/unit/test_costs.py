@@ -16,10 +16,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from robustcli import checkpoint
 from robustcli.attacks.moving import computed_along
-from robustcli.bench.passes import PassCounter, passes_by_kind
-from robustcli.catalog import catalog
 from robustcli.defenses import Defense, Step
 from robustcli.defenses.alp import alp
 from robustcli.defenses.dial import dial
@@ -41,13 +38,16 @@ from robustcli.defenses.pyramid_at import pyramid_at
 from robustcli.defenses.rs_fgsm import rs_fgsm
 from robustcli.defenses.score import score
 from robustcli.defenses.trades import trades
-from robustcli.fields import Family, OtherThreat
-from robustcli.noise import StreamNoise
-from robustcli.registry import instantiate
-from robustcli.regularisers.grad_norm import GradNorm
+from robustcli.measuring.passes import PassCounter, passes_by_kind
+from robustcli.optimization.regularisers.grad_norm import GradNorm
+from robustcli.optimization.weights.awp import Awp
+from robustcli.optimization.weights.sam import Sam
+from robustcli.registry.catalog import catalog
+from robustcli.registry.registry import instantiate
+from robustcli.registry.types import Family, OtherThreat
 from robustcli.specs.check import Checker
-from robustcli.weights.awp import Awp
-from robustcli.weights.sam import Sam
+from robustcli.store import checkpoint
+from robustcli.threat.noise import StreamNoise
 
 
 def against(combine: Literal["max", "average", "random", "msd"]) -> MinMax:

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from robustcli.data import Data, prepare
-from robustcli.datasets import Source, TensorSplit
+from robustcli.data.datasets import Source, TensorSplit
 from robustcli.errors import RobustCliError
-from robustcli.noise import StreamNoise
+from robustcli.threat.noise import StreamNoise
 
 CPU = torch.device("cpu")
 

@@ -16,15 +16,15 @@ import torch
 import torchvision
 from PIL import Image
 
-from robustcli.datasets import DATASETS, Source, TensorSplit
-from robustcli.datasets.channel_statistics import channel_statistics
-from robustcli.datasets.cifar import cifar10, cifar100
-from robustcli.datasets.digits import digits
-from robustcli.datasets.fixed_order import fixed_order
-from robustcli.datasets.image_folder import image_folder
-from robustcli.datasets.mnist import fashion_mnist, mnist
-from robustcli.datasets.npz import npz
-from robustcli.datasets.svhn import svhn
+from robustcli.data.datasets import DATASETS, Source, TensorSplit
+from robustcli.data.datasets.channel_statistics import channel_statistics
+from robustcli.data.datasets.cifar import cifar10, cifar100
+from robustcli.data.datasets.digits import digits
+from robustcli.data.datasets.fixed_order import fixed_order
+from robustcli.data.datasets.image_folder import image_folder
+from robustcli.data.datasets.mnist import fashion_mnist, mnist
+from robustcli.data.datasets.npz import npz
+from robustcli.data.datasets.svhn import svhn
 from robustcli.errors import RobustCliError
 
 RNG = np.random.default_rng(0)

@@ -16,17 +16,17 @@ from torch import Tensor, nn
 
 from robustcli.attacks import Attack
 from robustcli.attacks.pgd import Pgd
-from robustcli.averaging.ema import Ema
-from robustcli.averaging.swa import Swa
-from robustcli.catalog import catalog
 from robustcli.defenses import DEFENSES
 from robustcli.defenses.min_max import MinMax
 from robustcli.defenses.natural import natural
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.defenses.trades import trades
-from robustcli.noise import Noise, StreamNoise
-from robustcli.threat import ThreatModel
-from robustcli.weights.awp import Awp
+from robustcli.optimization.averaging.ema import Ema
+from robustcli.optimization.averaging.swa import Swa
+from robustcli.optimization.weights.awp import Awp
+from robustcli.registry.catalog import catalog
+from robustcli.threat.noise import Noise, StreamNoise
+from robustcli.threat.threat import ThreatModel
 
 # Limits in which one method is another, bit for bit.
 

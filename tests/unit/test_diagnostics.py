@@ -25,9 +25,9 @@ from robustcli.diagnostics.per_class import PerClass
 from robustcli.diagnostics.restarts_curve import RestartsCurve
 from robustcli.diagnostics.steps_curve import StepsCurve, steps_curve
 from robustcli.errors import EvaluationError, RobustCliError
-from robustcli.fields import Norm
-from robustcli.noise import IndexedNoise, Noise
-from robustcli.threat import ThreatModel
+from robustcli.registry.types import Norm
+from robustcli.threat.noise import IndexedNoise, Noise
+from robustcli.threat.threat import ThreatModel
 
 Array = NDArray[Any]
 COUNT, PIXELS = 60, 64

@@ -12,12 +12,12 @@ from small_steps import LINF, batch, counted, same, tracked, train
 from torch import Tensor, nn
 
 from robustcli.attacks.losses import kl_divergence
-from robustcli.clock import Clock
 from robustcli.defenses import Batch
 from robustcli.defenses.dial import DialLoss, Reversal, dial, domain_head
 from robustcli.defenses.trades import trades
-from robustcli.noise import StreamNoise
-from robustcli.weights.awp import Awp
+from robustcli.optimization.clock import Clock
+from robustcli.optimization.weights.awp import Awp
+from robustcli.threat.noise import StreamNoise
 
 
 def stream(seed: int = 0) -> StreamNoise:

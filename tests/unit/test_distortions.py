@@ -11,7 +11,7 @@ from torchvision.transforms.functional import to_pil_image, to_tensor
 
 from robustcli.data.augmentation import augment
 from robustcli.data.distortions import DRAWS, distorted
-from robustcli.noise import StreamNoise
+from robustcli.threat.noise import StreamNoise
 
 
 @dataclass(frozen=True)

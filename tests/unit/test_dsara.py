@@ -20,23 +20,23 @@ from robustcli.architectures.dsara import dsara as space
 from robustcli.architectures.layers import Layers
 from robustcli.architectures.operations import OPERATIONS
 from robustcli.architectures.supernet import KINDS, Mixture, Supernet, strongest
-from robustcli.clock import Clock
+from robustcli.cli.progress import Screen
 from robustcli.data import Data, prepare
-from robustcli.datasets import Source, TensorSplit
+from robustcli.data.datasets import Source, TensorSplit
 from robustcli.defenses import Metrics
 from robustcli.defenses.dsara import SearchLoss, dsara, natural_share, unrolled_gradient
 from robustcli.defenses.free import free
 from robustcli.defenses.min_max import MinMaxStep
 from robustcli.defenses.natural import natural
 from robustcli.errors import RobustCliError
-from robustcli.noise import StreamNoise
-from robustcli.runner import run_experiment
-from robustcli.shell.progress import Screen
+from robustcli.optimization.clock import Clock
 from robustcli.specs.derivation import derived_spec
 from robustcli.specs.settings import TrainSettings
 from robustcli.specs.spec import ExperimentSpec
-from robustcli.threat import ThreatModel
-from robustcli.train import fit
+from robustcli.threat.noise import StreamNoise
+from robustcli.threat.threat import ThreatModel
+from robustcli.training.loop import fit
+from robustcli.workflows.train import run_experiment
 
 CPU = torch.device("cpu")
 LATE = Clock(25, steps_per_epoch=3, epochs=10)

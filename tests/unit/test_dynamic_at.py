@@ -15,14 +15,14 @@ from torch import Tensor
 from robustcli.attacks.fosc_pgd import FoscPgd
 from robustcli.attacks.moving import computed_along
 from robustcli.attacks.pgd import Pgd
-from robustcli.clock import Clock
 from robustcli.defenses.dynamic_at import SelfWeightedCrossEntropy, dynamic_at
 from robustcli.defenses.min_max import MinMax
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.errors import RobustCliError
-from robustcli.fields import Norm
-from robustcli.noise import IndexedNoise, StreamNoise
-from robustcli.threat import ThreatModel
+from robustcli.optimization.clock import Clock
+from robustcli.registry.types import Norm
+from robustcli.threat.noise import IndexedNoise, StreamNoise
+from robustcli.threat.threat import ThreatModel
 
 COUNT = 6
 X = 0.3 + 0.4 * images(COUNT, dtype=torch.float64)

@@ -19,9 +19,9 @@ from robustcli.evaluators.attacked import Attacked
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.clean import Clean
 from robustcli.evaluators.worst_case import WorstCase
-from robustcli.noise import IndexedNoise, Noise
-from robustcli.precision import full_precision, tf32_in_use
-from robustcli.threat import ThreatModel
+from robustcli.runtime.precision import full_precision, tf32_in_use
+from robustcli.threat.noise import IndexedNoise, Noise
+from robustcli.threat.threat import ThreatModel
 
 LINF = ThreatModel("linf", Fraction(8, 255))
 

@@ -15,9 +15,9 @@ from robustcli.evaluators import EVALUATORS
 from robustcli.evaluators.attacked import Attacked
 from robustcli.evaluators.clean import Clean
 from robustcli.evaluators.worst_case import WorstCase
-from robustcli.noise import IndexedNoise, Noise
-from robustcli.registry import describe
-from robustcli.threat import ThreatModel
+from robustcli.registry.registry import describe
+from robustcli.threat.noise import IndexedNoise, Noise
+from robustcli.threat.threat import ThreatModel
 
 LINF = ThreatModel("linf", Fraction(1, 10))
 

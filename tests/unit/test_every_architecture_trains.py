@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from robustcli.runner import run_experiment
-from robustcli.runs import read_json
-from robustcli.shell.progress import Screen
+from robustcli.cli.progress import Screen
 from robustcli.specs.spec import ExperimentSpec
+from robustcli.store.runs import read_json
+from robustcli.workflows.train import run_experiment
 
 SPEC = """
 name: smoke

@@ -16,7 +16,8 @@ from robustcli.errors import EvaluationError, RobustCliError
 from robustcli.evaluation.evaluate import evaluate
 from robustcli.evaluation.evidence import SURVIVES, WRONG_WHEN_CLEAN, Evidence, gather
 from robustcli.evaluation.journal import FolderJournal
-from robustcli.evaluation.ledger import (
+from robustcli.evaluation.outcomes import Strike
+from robustcli.evaluation.per_image import (
     Line,
     decoded,
     lines_of,
@@ -25,13 +26,12 @@ from robustcli.evaluation.ledger import (
     write_ledger,
     write_witnesses,
 )
-from robustcli.evaluation.strikes import Strike
 from robustcli.evaluators import Case, Evaluator, Stage
 from robustcli.evaluators.attacked import Attacked
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.worst_case import WorstCase
-from robustcli.noise import IndexedNoise, Noise
-from robustcli.threat import ThreatModel
+from robustcli.threat.noise import IndexedNoise, Noise
+from robustcli.threat.threat import ThreatModel
 
 LINF = ThreatModel("linf", Fraction(1, 20))
 COUNT = 24

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from robustcli.catalog import catalog
 from robustcli.errors import RobustCliError
-from robustcli.registry import Chosen
+from robustcli.registry.catalog import catalog
+from robustcli.registry.registry import Chosen
 from robustcli.specs import experiments
 from robustcli.specs.spec import ExperimentSpec
-from robustcli.sweep.plan import Sweep
+from robustcli.workflows.sweep_spec import Sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "experiments"

@@ -11,23 +11,23 @@ from small_networks import conv_net, gated_net, images, labels
 from small_training import CPU
 from torch import Tensor, nn
 
-from robustcli import checkpoint
 from robustcli.architectures import ImageShape
-from robustcli.build import load_data
+from robustcli.cli.progress import Screen
 from robustcli.data import Data, prepare
+from robustcli.data.datasets import Source, TensorSplit
 from robustcli.data.extra import Extra, Joined, read_extra
+from robustcli.data.loading import load_data
 from robustcli.data.targets import Targets
-from robustcli.datasets import Source, TensorSplit
 from robustcli.defenses import Batch
 from robustcli.defenses.cifs import cifs
 from robustcli.defenses.mart import mart
 from robustcli.defenses.trades import TradesLoss, trades
 from robustcli.errors import RobustCliError
-from robustcli.noise import StreamNoise
-from robustcli.runner import run_experiment
-from robustcli.shell.progress import Screen
 from robustcli.specs.settings import Augment
 from robustcli.specs.spec import ExperimentSpec
+from robustcli.store import checkpoint
+from robustcli.threat.noise import StreamNoise
+from robustcli.workflows.train import run_experiment
 
 OWN, ADDED = 20, 7
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from robustcli.attacks.fab import Fab, fab_t
 from robustcli.evaluation.isolation import passes_counted
-from robustcli.fields import Norm
-from robustcli.noise import IndexedNoise
-from robustcli.threat import ThreatModel
+from robustcli.registry.types import Norm
+from robustcli.threat.noise import IndexedNoise
+from robustcli.threat.threat import ThreatModel
 
 NORMS: list[Norm] = ["linf", "l2", "l1"]
 DUAL = {"linf": 1.0, "l2": 2.0, "l1": math.inf}

@@ -13,11 +13,11 @@ from torch import Tensor
 from robustcli.attacks.early_stopped_pgd import EarlyStoppedPgd
 from robustcli.attacks.moving import computed_along
 from robustcli.attacks.pgd import Pgd
-from robustcli.clock import Clock
 from robustcli.defenses.fat import fat
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.errors import RobustCliError
-from robustcli.noise import IndexedNoise, StreamNoise
+from robustcli.optimization.clock import Clock
+from robustcli.threat.noise import IndexedNoise, StreamNoise
 
 COUNT = 24
 X = images(COUNT, dtype=torch.float64)

@@ -9,7 +9,8 @@ import torch
 from test_imports import PACKAGE, imports_of, layer, module_of
 from torch import Tensor, nn
 
-from robustcli.evaluation.fingerprint import _DECIDING, network_digest, weights_digest
+from robustcli.evaluation.fingerprint import _DECIDING
+from robustcli.models.digest import network_digest, weights_digest
 
 # They word messages, sum up, cut batches, read settings or files; what is in a file that an evaluator reads counts by
 # itself, and the code of a network with the network.

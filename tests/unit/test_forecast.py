@@ -17,9 +17,8 @@ from robustcli.attacks.fab import Fab
 from robustcli.attacks.pgd import Pgd
 from robustcli.attacks.search import SearchNetwork
 from robustcli.attacks.square import Square
-from robustcli.bench import rounds
 from robustcli.bench.autoattack import least_of_autoattack
-from robustcli.bench.untimed import peak_bytes
+from robustcli.cli.plan import _share
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.evidence import gather
 from robustcli.evaluators import Case, Evaluator, Stage
@@ -27,20 +26,21 @@ from robustcli.evaluators.attacked import Attacked
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.clean import Clean
 from robustcli.evaluators.under import Under
-from robustcli.forecast import evaluations, story, updates
-from robustcli.forecast.clocks import Seconds, median
-from robustcli.forecast.commands import _share
-from robustcli.forecast.evaluations import EvaluationCost, Probe, StageCost
-from robustcli.forecast.images import images_of
-from robustcli.forecast.memory import fitting, free_bytes, is_out_of_memory
-from robustcli.forecast.savings import changes_of, not_measured
-from robustcli.forecast.story import Request, plan
-from robustcli.forecast.table import lines_of, sweep_table, tables_of, time_of
-from robustcli.forecast.updates import Trial
-from robustcli.noise import IndexedNoise
+from robustcli.measuring import rounds
+from robustcli.measuring.clocks import Seconds, median
+from robustcli.measuring.memory import fitting, free_bytes, is_out_of_memory
+from robustcli.measuring.untimed import peak_bytes
+from robustcli.reports.plan import lines_of, sweep_table, tables_of, time_of
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.specs.yamlfile import parse_yaml
-from robustcli.threat import ThreatModel
+from robustcli.threat.noise import IndexedNoise
+from robustcli.threat.threat import ThreatModel
+from robustcli.workflows.plan import evaluations, story, updates
+from robustcli.workflows.plan.evaluations import EvaluationCost, Probe, StageCost
+from robustcli.workflows.plan.images import images_of
+from robustcli.workflows.plan.savings import changes_of, not_measured
+from robustcli.workflows.plan.story import Request, plan
+from robustcli.workflows.plan.updates import Trial
 
 CPU = torch.device("cpu")
 THREAT = ThreatModel("linf", "1/10")

@@ -13,19 +13,19 @@ from small_networks import conv_net, drawn_from, images, labels
 from small_training import CPU, THREAT, RecordedLoop, Recorder, loop_of, training_of
 from torch import Tensor, nn
 
-from robustcli.averaging.ema import Ema
-from robustcli.averaging.swa import Swa
-from robustcli.clock import Clock
 from robustcli.defenses import Metrics
 from robustcli.defenses.free import Free, FreeStep, free
 from robustcli.defenses.natural import natural
 from robustcli.errors import Interrupted, NotFiniteError, RobustCliError
-from robustcli.fields import Norm
-from robustcli.noise import StreamNoise
+from robustcli.optimization.averaging.ema import Ema
+from robustcli.optimization.averaging.swa import Swa
+from robustcli.optimization.clock import Clock
+from robustcli.registry.types import Norm
 from robustcli.specs.settings import Augment, TrainSettings
 from robustcli.specs.spec import ExperimentSpec
-from robustcli.threat import ThreatModel
-from robustcli.train import Training, fit
+from robustcli.threat.noise import StreamNoise
+from robustcli.threat.threat import ThreatModel
+from robustcli.training.loop import Training, fit
 
 EPS = 8 / 255
 # Twenty images in batches of 8: three batches an epoch, the last of 4.

@@ -13,9 +13,9 @@ from robustcli.attacks.fgsm import Fgsm
 from robustcli.attacks.frank_wolfe import FrankWolfe
 from robustcli.defenses.fw_at import fw_at
 from robustcli.defenses.min_max import AdversarialCrossEntropy, MinMax
-from robustcli.fields import Norm
-from robustcli.noise import IndexedNoise
-from robustcli.threat import ThreatModel
+from robustcli.registry.types import Norm
+from robustcli.threat.noise import IndexedNoise
+from robustcli.threat.threat import ThreatModel
 
 COUNT = 6
 # Far from the box, so that nothing is cut.

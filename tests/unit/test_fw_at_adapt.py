@@ -9,9 +9,9 @@ from small_networks import conv_net, linear_net
 from small_steps import COUNT, LINF, batch, counted
 from torch import nn
 
-from robustcli.clock import Clock
 from robustcli.defenses.fw_at_adapt import AdaptiveFrankWolfe, fw_at_adapt
-from robustcli.noise import StreamNoise
+from robustcli.optimization.clock import Clock
+from robustcli.threat.noise import StreamNoise
 
 PER_EPOCH = 5
 

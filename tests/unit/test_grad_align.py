@@ -9,12 +9,12 @@ from small_networks import conv_net, drawn_from, images, labels, linear_net
 from small_training import CPU, THREAT
 from torch import Tensor, nn
 
-from robustcli.clock import Clock
 from robustcli.defenses import Defense, Metrics
 from robustcli.defenses.fgsm import fgsm
 from robustcli.defenses.grad_align import grad_align, mean_cosine
-from robustcli.fields import AttackBn
-from robustcli.noise import StreamNoise
+from robustcli.optimization.clock import Clock
+from robustcli.registry.types import AttackBn
+from robustcli.threat.noise import StreamNoise
 
 EPS = 8 / 255
 COUNT = 8

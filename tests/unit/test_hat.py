@@ -12,16 +12,16 @@ from small_networks import conv_net
 from small_steps import LINF, batch, clock, counted, same, tracked, train
 from torch import nn
 
-from robustcli import checkpoint
 from robustcli.attacks.losses import kl_divergence
 from robustcli.defenses import Batch
 from robustcli.defenses.hat import HatLoss, RunningHat, hat
 from robustcli.defenses.trades import trades
 from robustcli.errors import RobustCliError
-from robustcli.noise import StreamNoise
+from robustcli.optimization.weights.awp import Awp
 from robustcli.specs.settings import TrainSettings
-from robustcli.training_model import TrainingModel
-from robustcli.weights.awp import Awp
+from robustcli.store import checkpoint
+from robustcli.threat.noise import StreamNoise
+from robustcli.training.model import TrainingModel
 
 
 def a_batch() -> Batch:

@@ -7,9 +7,9 @@ from scipy.optimize import linprog, minimize
 from small_networks import images
 from torch import Tensor
 
-from robustcli.fields import Norm
-from robustcli.hyperplane import plane_distance, towards_plane
-from robustcli.threat import ThreatModel
+from robustcli.registry.types import Norm
+from robustcli.threat.hyperplane import plane_distance, towards_plane
+from robustcli.threat.threat import ThreatModel
 
 NORMS: list[Norm] = ["linf", "l2", "l1"]
 in_every_norm = pytest.mark.parametrize("norm", NORMS)

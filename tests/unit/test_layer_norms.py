@@ -15,10 +15,10 @@ from robustcli.architectures import Network, Normalize
 from robustcli.architectures.convnorm import PreconditionedConv2d
 from robustcli.architectures.convolutions import SameConv2d
 from robustcli.architectures.downsampling import SpectralPool
+from robustcli.architectures.induced_norms import dense_matrix, map_of, output_count, row_and_column_sums, taps_of_norm
 from robustcli.diagnostics.layer_norms import LayerNorms
-from robustcli.induced_norms import dense_matrix, map_of, output_count, row_and_column_sums, taps_of_norm
-from robustcli.noise import IndexedNoise
-from robustcli.threat import ThreatModel
+from robustcli.threat.noise import IndexedNoise
+from robustcli.threat.threat import ThreatModel
 
 
 def looked_at(model: nn.Module, x: Tensor, iterations: int = 2000, *, by: str = "matrix") -> dict[str, Any]:

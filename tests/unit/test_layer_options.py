@@ -16,7 +16,7 @@ from robustcli.architectures.layers import Layers
 from robustcli.architectures.operations import OPERATIONS, Halved, projected
 from robustcli.architectures.squeeze import ResidualSqueezeExcitation, SqueezeExcitation
 from robustcli.architectures.supernet import Supernet
-from robustcli.catalog import catalog
+from robustcli.registry.catalog import catalog
 from robustcli.specs.spec import ExperimentSpec
 
 Settings = dict[str, Any]

@@ -24,7 +24,7 @@ from small_steps import counted, same, tracked, train
 
 from robustcli.defenses.mart import MartLoss, mart
 from robustcli.defenses.min_max import MinMax
-from robustcli.weights.awp import Awp
+from robustcli.optimization.weights.awp import Awp
 
 CERTAIN = 60.0 * torch.eye(5, dtype=torch.float64)
 

@@ -17,11 +17,11 @@ CODE = """
 import json, resource, sys
 from fractions import Fraction
 import torch
-from robustcli.clock import Clock
+from robustcli.optimization.clock import Clock
 from robustcli.defenses.pgd_at import pgd_at
-from robustcli.memory import keep_freed_memory
-from robustcli.noise import StreamNoise
-from robustcli.threat import ThreatModel
+from robustcli.runtime.allocator import keep_freed_memory
+from robustcli.threat.noise import StreamNoise
+from robustcli.threat.threat import ThreatModel
 
 torch.set_num_threads(1)
 

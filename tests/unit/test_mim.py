@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from robustcli.attacks.mim import Mim
 from robustcli.attacks.pgd import Pgd
 from robustcli.evaluation.isolation import passes_counted
-from robustcli.fields import Norm
-from robustcli.noise import IndexedNoise
-from robustcli.threat import ThreatModel
+from robustcli.registry.types import Norm
+from robustcli.threat.noise import IndexedNoise
+from robustcli.threat.threat import ThreatModel
 
 EPS: dict[Norm, Fraction] = {"linf": Fraction(3, 100), "l2": Fraction(1, 4), "l1": Fraction(1)}
 

@@ -11,15 +11,15 @@ from small_training import CPU, Recorder, loop_of, training_of
 from torch import Tensor
 
 from robustcli.data.augmentation import augment
-from robustcli.mixers import Mixer
-from robustcli.mixers.cutmix import CutMix
-from robustcli.mixers.cutout import Cutout
-from robustcli.mixers.mixup import MixUp
-from robustcli.mixers.none import Unmixed
-from robustcli.mixers.partners import beta, partners
-from robustcli.noise import StreamNoise
+from robustcli.data.mixers import Mixer
+from robustcli.data.mixers.cutmix import CutMix
+from robustcli.data.mixers.cutout import Cutout
+from robustcli.data.mixers.mixup import MixUp
+from robustcli.data.mixers.none import Unmixed
+from robustcli.data.mixers.partners import beta, partners
 from robustcli.specs.settings import Augment, TrainSettings
-from robustcli.train import fit
+from robustcli.threat.noise import StreamNoise
+from robustcli.training.loop import fit
 
 COUNT, CLASSES = 12, 10
 

@@ -15,8 +15,8 @@ from robustcli.attacks.crafting import crafting
 from robustcli.attacks.early_stopped_pgd import EarlyStoppedPgd
 from robustcli.attacks.fosc_pgd import FoscPgd
 from robustcli.attacks.moving import computed_along
-from robustcli.fields import AttackBn
-from robustcli.noise import IndexedNoise, Noise, StreamNoise
+from robustcli.registry.types import AttackBn
+from robustcli.threat.noise import IndexedNoise, Noise, StreamNoise
 
 COUNT = 24
 X = images(COUNT, dtype=torch.float64)

@@ -14,16 +14,16 @@ from torch import Tensor, nn
 
 from robustcli.attacks.pgd import Pgd
 from robustcli.attacks.several import OneOf, SteepestOf, WorstOf
-from robustcli.clock import Clock
 from robustcli.defenses import Batch
 from robustcli.defenses.min_max import MinMax
 from robustcli.defenses.multi_norm import VersionsCrossEntropy, multi_norm, one_in_turn
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.errors import RobustCliError
-from robustcli.fields import OtherThreat
-from robustcli.noise import IndexedNoise, Noise
+from robustcli.optimization.clock import Clock
+from robustcli.registry.types import OtherThreat
 from robustcli.specs.spec import ExperimentSpec
-from robustcli.threat import ThreatModel
+from robustcli.threat.noise import IndexedNoise, Noise
+from robustcli.threat.threat import ThreatModel
 
 L2 = OtherThreat(norm="l2", eps=Fraction(1, 2))
 L1 = OtherThreat(norm="l1", eps=Fraction(4), step_size=0.5)

@@ -20,9 +20,9 @@ from robustcli.defenses import Batch
 from robustcli.defenses.half_half import half_half
 from robustcli.defenses.multibn import BranchesCrossEntropy, multibn
 from robustcli.errors import RobustCliError
-from robustcli.fields import OtherThreat
-from robustcli.noise import IndexedNoise, StreamNoise
-from robustcli.threat import ThreatModel
+from robustcli.registry.types import OtherThreat
+from robustcli.threat.noise import IndexedNoise, StreamNoise
+from robustcli.threat.threat import ThreatModel
 
 resnet18 = ARCHITECTURES.get("resnet18")
 preact_resnet18 = ARCHITECTURES.get("preact_resnet18")

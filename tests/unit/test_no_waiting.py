@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from robustcli import train
-from robustcli.runner import run_experiment
-from robustcli.runs import read_json
-from robustcli.shell.progress import Screen
+from robustcli.cli.progress import Screen
 from robustcli.specs.spec import ExperimentSpec
+from robustcli.store.runs import read_json
+from robustcli.training import loop as train
+from robustcli.workflows.train import run_experiment
 
 SPEC = """
 name: no_waiting

@@ -12,8 +12,8 @@ from robustcli.attacks.crafting import ascend, ascend_by_mean
 from robustcli.attacks.losses import LOSSES
 from robustcli.attacks.pgd import Pgd, eot_pgd, tpgd
 from robustcli.evaluation.isolation import passes_counted
-from robustcli.noise import IndexedNoise
-from robustcli.threat import ThreatModel
+from robustcli.threat.noise import IndexedNoise
+from robustcli.threat.threat import ThreatModel
 
 THREAT = ThreatModel("linf", Fraction(3, 100))
 

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from robustcli.attacks.fab import fab_t
 from robustcli.attacks.pgd import Pgd
 from robustcli.errors import EvaluationError
-from robustcli.evaluation import portions
+from robustcli.evaluation import batching as portions
+from robustcli.evaluation.batching import Portions
 from robustcli.evaluation.evidence import gather
-from robustcli.evaluation.portions import Portions
 from robustcli.evaluators import Stage
 from robustcli.evaluators.attacked import Attacked
 from robustcli.evaluators.autoattack import AutoAttack
-from robustcli.noise import IndexedNoise, Noise
-from robustcli.threat import ThreatModel
+from robustcli.threat.noise import IndexedNoise, Noise
+from robustcli.threat.threat import ThreatModel
 
 CPU = torch.device("cpu")
 

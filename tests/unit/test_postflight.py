@@ -20,8 +20,8 @@ from robustcli.evaluators.attacked import Attacked
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.clean import Clean
 from robustcli.evaluators.worst_case import WorstCase
-from robustcli.noise import Noise
-from robustcli.threat import ThreatModel
+from robustcli.threat.noise import Noise
+from robustcli.threat.threat import ThreatModel
 
 THREAT = ThreatModel("linf", Fraction(1, 100))
 PGD = Attacked(attack=Pgd(steps=10, keep="fooled"))

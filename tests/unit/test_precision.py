@@ -11,18 +11,18 @@ from small_networks import conv_net, images, labels
 from small_steps import batch, counted, train
 from torch import Tensor, nn
 
-from robustcli import precision
 from robustcli.attacks.crafting import ascend, crafting
 from robustcli.attacks.losses import LOSSES
+from robustcli.cli.progress import Screen
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.defenses.trades import trades
-from robustcli.precision import SkippedUpdates, call_scaled
-from robustcli.runner import run_experiment
-from robustcli.shell.progress import Screen
+from robustcli.optimization.weights.awp import Awp
+from robustcli.runtime import precision
+from robustcli.runtime.precision import SkippedUpdates, call_scaled
 from robustcli.specs.settings import TrainSettings
 from robustcli.specs.spec import ExperimentSpec
-from robustcli.training_model import TrainingModel, is_channels_last
-from robustcli.weights.awp import Awp
+from robustcli.training.model import TrainingModel, is_channels_last
+from robustcli.workflows.train import run_experiment
 
 CPU = torch.device("cpu")
 FP16 = TrainSettings(epochs=1, precision="fp16", channels_last=False)

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.errors import RobustCliError
-from robustcli.foreign.key_families import recognise
-from robustcli.subjects.naming import Wanted, find_subject
-from robustcli.subjects.subject import Foreign
+from robustcli.models.find import Wanted, find_subject
+from robustcli.models.key_families import recognise
+from robustcli.models.sources import Foreign
 
 CLASSES = 10
 SHAPE = ImageShape(3, 32, 32, CLASSES)

@@ -17,8 +17,8 @@ from robustcli.defenses import Batch
 from robustcli.defenses.natural import natural
 from robustcli.defenses.pyramid_at import MatchedCrossEntropy, pyramid_at
 from robustcli.errors import RobustCliError
-from robustcli.noise import IndexedNoise, StreamNoise
-from robustcli.threat import ThreatModel
+from robustcli.threat.noise import IndexedNoise, StreamNoise
+from robustcli.threat.threat import ThreatModel
 
 CPU = torch.device("cpu")
 SMALL = {"steps": 3, "sides": (4, 1), "multipliers": (3.0, 1.0)}

@@ -13,23 +13,24 @@ from typing import Any
 import pytest
 
 import robustcli
-from robustcli import catalog as catalog_module
-from robustcli.catalog import FAMILIES, catalog, describe
 from robustcli.errors import RobustCliError
-from robustcli.fields import Family
-from robustcli.published import Published
-from robustcli.registry import Chosen, Registry, instantiate
-from robustcli.signatures import REQUIRED, argument_docs
+from robustcli.registry import catalog as catalog_module
+from robustcli.registry.catalog import FAMILIES, catalog, describe, package_of
+from robustcli.registry.published import Published
+from robustcli.registry.registry import Chosen, Registry, instantiate
+from robustcli.registry.signatures import REQUIRED, argument_docs
+from robustcli.registry.types import Family
 
 ROOT = Path(__file__).resolve().parents[2]
+SCHEDULES_FOLDER = "robustcli/optimization/schedules"
 
 MEMBER = '''"""A schedule for the tests."""
 
 from dataclasses import dataclass
 
-from robustcli.clock import Clock
-from robustcli.fields import Share
-from robustcli.schedules import SCHEDULES
+from robustcli.optimization.clock import Clock
+from robustcli.registry.types import Share
+from robustcli.optimization.schedules import SCHEDULES
 
 
 @SCHEDULES.register("%s")
@@ -66,7 +67,7 @@ def run(*words: object, path: list[Path], cwd: Path) -> subprocess.CompletedProc
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_has_members_and_each_is_what_its_name_gives(family: str) -> None:
-    registry: Registry = getattr(importlib.import_module(f"robustcli.{family}"), family.upper())
+    registry: Registry = getattr(importlib.import_module(package_of(family)), family.upper())
     assert list(registry) == list(catalog(family)) == sorted(catalog(family))
     assert list(registry)
     for name, member in catalog(family).items():
@@ -162,14 +163,14 @@ def package(tmp_path: Path) -> Path:
 
 
 def test_a_file_dropped_into_a_family_is_a_member_with_no_other_edit(package: Path) -> None:
-    (package / "robustcli" / "schedules" / "halved.py").write_text(MEMBER % ("halved", "Half the rate."))
+    (package / SCHEDULES_FOLDER / "halved.py").write_text(MEMBER % ("halved", "Half the rate."))
     listed = run("list", "schedules", path=[package], cwd=package)
     assert listed.returncode == 0, listed.stderr
     assert "halved" in listed.stdout
     assert "Half the rate." in listed.stdout
     shown = run("show", "halved", path=[package], cwd=package)
     assert "of the full rate." in shown.stdout
-    assert str(package / "robustcli" / "schedules" / "halved.py") in shown.stdout
+    assert str(package / SCHEDULES_FOLDER / "halved.py") in shown.stdout
     schema = json.loads(run("validate", "--schema", path=[package], cwd=package).stdout)
     share = schema["$defs"]["schedules.halved"]["properties"]["share"]
     assert share["description"] == "of the full rate."
@@ -177,7 +178,7 @@ def test_a_file_dropped_into_a_family_is_a_member_with_no_other_edit(package: Pa
 
 
 def test_two_files_with_one_name_are_an_error_that_names_both(package: Path) -> None:
-    (package / "robustcli" / "schedules" / "another.py").write_text(MEMBER % ("cosine", "Another cosine."))
+    (package / SCHEDULES_FOLDER / "another.py").write_text(MEMBER % ("cosine", "Another cosine."))
     listed = run("list", "schedules", path=[package], cwd=package)
     assert listed.returncode == 2
     assert "two schedules are named 'cosine'" in listed.stderr
@@ -187,11 +188,12 @@ def test_two_files_with_one_name_are_an_error_that_names_both(package: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("annotation", "text"), [("share: Tensor = 0.5", "'Tensor' uses a name that robustcli/fields.py does not have")]
+    ("annotation", "text"),
+    [("share: Tensor = 0.5", "'Tensor' uses a name that robustcli/registry/types.py does not have")],
 )
 def test_a_signature_that_cannot_be_read_is_an_error_with_its_line(package: Path, annotation: str, text: str) -> None:
     source = (MEMBER % ("halved", "Half the rate.")).replace("share: Share = 0.5", annotation)
-    (package / "robustcli" / "schedules" / "halved.py").write_text(source)
+    (package / SCHEDULES_FOLDER / "halved.py").write_text(source)
     listed = run("list", "schedules", path=[package], cwd=package)
     assert listed.returncode == 2
     assert text in listed.stderr
@@ -208,12 +210,12 @@ from torch import nn
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.attacks.pgd import Pgd
-from robustcli.clock import Clock
+from robustcli.optimization.clock import Clock
 from robustcli.defenses import DEFENSES
 from robustcli.defenses.min_max import MinMax
 from robustcli.defenses.min_max import AdversarialCrossEntropy
-from robustcli.fields import Count, Positive, Share
-from robustcli.schedules import SCHEDULES
+from robustcli.registry.types import Count, Positive, Share
+from robustcli.optimization.schedules import SCHEDULES
 
 
 @DEFENSES.register("plugged_at", smoke={"steps": 1})

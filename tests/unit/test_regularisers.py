@@ -14,6 +14,7 @@ from test_layer_norms import LAYERS, matrix
 from torch import Tensor, nn
 
 from robustcli.architectures.convolutions import SameConv2d
+from robustcli.architectures.induced_norms import taps_of_norm
 from robustcli.defenses.free import free
 from robustcli.defenses.fw_at_adapt import fw_at_adapt
 from robustcli.defenses.grad_align import grad_align
@@ -21,14 +22,13 @@ from robustcli.defenses.natural import natural
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.defenses.trades import trades
 from robustcli.errors import RobustCliError, SpecError
-from robustcli.induced_norms import taps_of_norm
-from robustcli.noise import StreamNoise
-from robustcli.regularisers import Regulariser
-from robustcli.regularisers.grad_norm import GradNorm
-from robustcli.regularisers.norm_decay import NormDecay
-from robustcli.regularisers.svc import Svc, clipped
+from robustcli.optimization.regularisers import Regulariser
+from robustcli.optimization.regularisers.grad_norm import GradNorm
+from robustcli.optimization.regularisers.norm_decay import NormDecay
+from robustcli.optimization.regularisers.svc import Svc, clipped
+from robustcli.optimization.weights.awp import Awp
 from robustcli.specs.spec import ExperimentSpec
-from robustcli.weights.awp import Awp
+from robustcli.threat.noise import StreamNoise
 
 Norm = Literal["l1", "linf"]
 BASES: dict[str, Any] = {

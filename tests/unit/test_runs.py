@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from robustcli.errors import RobustCliError
-from robustcli.runs import Run, RunFolder, find_runs, folder_of, provenance, read_json, write_json
 from robustcli.specs.spec import ExperimentSpec
+from robustcli.store.runs import Run, RunFolder, find_runs, folder_of, provenance, read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = """\
@@ -74,7 +74,7 @@ def test_two_handles_cannot_be_open(tmp_path: Path) -> None:
 def test_a_second_process_is_refused_and_a_killed_one_lets_go(tmp_path: Path) -> None:
     code = (
         "import sys, time\nfrom pathlib import Path\n"
-        "from robustcli.runs import Run\nfrom robustcli.specs.spec import ExperimentSpec\n"
+        "from robustcli.store.runs import Run\nfrom robustcli.specs.spec import ExperimentSpec\n"
         f"run = Run.open(Path(sys.argv[1]), ExperimentSpec.parse({TEXT!r}, 'x'), resume=False)\n"
         "print('open', flush=True)\ntime.sleep(60)\n"
     )

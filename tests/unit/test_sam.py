@@ -13,8 +13,8 @@ from robustcli.defenses.mart import mart
 from robustcli.defenses.natural import natural
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.defenses.trades import trades
-from robustcli.noise import StreamNoise
-from robustcli.weights.sam import Sam
+from robustcli.optimization.weights.sam import Sam
+from robustcli.threat.noise import StreamNoise
 
 BASES: dict[str, Any] = {
     "natural": natural(),

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 import pytest
 from small_training import Recorder, loop_of, training_of
 
-from robustcli.clock import Clock
 from robustcli.errors import RobustCliError
-from robustcli.registry import instantiate
-from robustcli.schedules import Schedule
-from robustcli.schedules.smooth import Cosine, Cyclic, Linear, OneCycle
-from robustcli.schedules.steps import Constant, Multistep, Piecewise
+from robustcli.optimization.clock import Clock
+from robustcli.optimization.schedules import Schedule
+from robustcli.optimization.schedules.smooth import Cosine, Cyclic, Linear, OneCycle
+from robustcli.optimization.schedules.steps import Constant, Multistep, Piecewise
+from robustcli.registry.registry import instantiate
 from robustcli.specs import experiments
 from robustcli.specs.settings import TrainSettings
 from robustcli.specs.spec import ExperimentSpec
-from robustcli.train import fit
+from robustcli.training.loop import fit
 
 
 def factors(schedule: Schedule, epochs: int, steps_per_epoch: int) -> list[float]:

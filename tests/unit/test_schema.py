@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from robustcli.catalog import FAMILIES, catalog
-from robustcli.fields import Ratio, exact_text
+from robustcli.registry.catalog import FAMILIES, catalog
+from robustcli.registry.types import Ratio, exact_text
 from robustcli.specs import experiments
 from robustcli.specs.schema import json_schema
 from robustcli.specs.spec import ExperimentSpec

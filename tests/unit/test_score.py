@@ -22,7 +22,7 @@ from small_steps import counted, tracked, train
 from robustcli.attacks.losses import LOSSES
 from robustcli.defenses.min_max import MinMax
 from robustcli.defenses.score import ScoreLoss, score
-from robustcli.weights.awp import Awp
+from robustcli.optimization.weights.awp import Awp
 
 
 def loss_of(beta: float = 4.0, clip_robust: float = 0.0, clip_total: float = 0.0) -> ScoreLoss:

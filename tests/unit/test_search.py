@@ -19,13 +19,13 @@ from robustcli.attacks.search import SearchNetwork
 from robustcli.errors import EvaluationError
 from robustcli.evaluation.evidence import Evidence, gather
 from robustcli.evaluation.journal import FolderJournal
+from robustcli.evaluation.outcomes import Strike
 from robustcli.evaluation.statistics import unseen_at_most
-from robustcli.evaluation.strikes import Strike
 from robustcli.evaluators import Case, Stage
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.worst_case import WorstCase
-from robustcli.noise import IndexedNoise, Noise
-from robustcli.threat import ThreatModel
+from robustcli.threat.noise import IndexedNoise, Noise
+from robustcli.threat.threat import ThreatModel
 
 LINF = ThreatModel("linf", Fraction(1, 40))
 COUNT = 40

@@ -15,7 +15,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from robustcli.attacks.fgsm import Fgsm
 from robustcli.attacks.n_fgsm import NFgsm
 from robustcli.attacks.pgd import Pgd
-from robustcli.clock import Clock
 from robustcli.defenses import Defense
 from robustcli.defenses.fgsm import fgsm
 from robustcli.defenses.free import free
@@ -24,10 +23,11 @@ from robustcli.defenses.n_fgsm import n_fgsm
 from robustcli.defenses.natural import natural
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.defenses.rs_fgsm import rs_fgsm
-from robustcli.fields import Norm
-from robustcli.noise import StreamNoise
-from robustcli.threat import ThreatModel
-from robustcli.weights.awp import Awp
+from robustcli.optimization.clock import Clock
+from robustcli.optimization.weights.awp import Awp
+from robustcli.registry.types import Norm
+from robustcli.threat.noise import StreamNoise
+from robustcli.threat.threat import ThreatModel
 
 LINF = ThreatModel("linf", Fraction(8, 255))
 POINT = ThreatModel("linf", Fraction(0))

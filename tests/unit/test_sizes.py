@@ -5,9 +5,9 @@ import math
 import pytest
 from small_training import CPU
 
-from robustcli.averaging.ema import Ema
-from robustcli.build import load_data
-from robustcli.catalog import catalog
+from robustcli.data.loading import load_data
+from robustcli.optimization.averaging.ema import Ema
+from robustcli.registry.catalog import catalog
 from robustcli.specs.sizes import TRAIN_IMAGES, batches_of_epoch, images_of_epoch
 from robustcli.specs.spec import ExperimentSpec
 

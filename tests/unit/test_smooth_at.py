@@ -7,13 +7,13 @@ from small_steps import COUNT, LINF, batch, clock, counted, same, train
 
 from robustcli.attacks.none import NoAttack
 from robustcli.attacks.pgd import Pgd
-from robustcli.clock import Clock
 from robustcli.defenses.min_max import MinMax
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.errors import RobustCliError
-from robustcli.noise import IndexedNoise
+from robustcli.optimization.clock import Clock
 from robustcli.specs import experiments
 from robustcli.specs.spec import ExperimentSpec
+from robustcli.threat.noise import IndexedNoise
 
 
 def start_at(game: MinMax, update: int) -> str:

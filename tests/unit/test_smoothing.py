@@ -10,21 +10,21 @@ from small_training import COUNT, CPU, Recorder, loop_of, training_of
 from torch import Tensor, nn
 
 from robustcli.data import Data, prepare
+from robustcli.data.datasets import Source, TensorSplit
+from robustcli.data.mixers import Mixer
+from robustcli.data.mixers.cutmix import CutMix
+from robustcli.data.mixers.mixup import MixUp
+from robustcli.data.mixers.none import Unmixed
 from robustcli.data.targets import Targets
-from robustcli.datasets import Source, TensorSplit
 from robustcli.defenses import Defense
 from robustcli.defenses.free import free
 from robustcli.defenses.natural import natural
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.errors import Interrupted
-from robustcli.mixers import Mixer
-from robustcli.mixers.cutmix import CutMix
-from robustcli.mixers.mixup import MixUp
-from robustcli.mixers.none import Unmixed
-from robustcli.noise import StreamNoise
 from robustcli.specs.settings import TrainSettings
 from robustcli.specs.spec import ExperimentSpec
-from robustcli.train import fit
+from robustcli.threat.noise import StreamNoise
+from robustcli.training.loop import fit
 
 SETTINGS = TrainSettings(epochs=1, batch_size=8, device="cpu")
 SMOOTHING = 0.3

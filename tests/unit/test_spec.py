@@ -11,11 +11,11 @@ from annotated_types import Ge, Gt, Le, Lt
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from robustcli.catalog import FAMILIES, catalog
 from robustcli.errors import RobustCliError, SpecError
-from robustcli.fields import Family
-from robustcli.registry import Chosen
-from robustcli.signatures import REQUIRED, Parameter
+from robustcli.registry.catalog import FAMILIES, catalog
+from robustcli.registry.registry import Chosen
+from robustcli.registry.signatures import REQUIRED, Parameter
+from robustcli.registry.types import Family
 from robustcli.specs import experiments, guards
 from robustcli.specs.check import family_of, settings_of
 from robustcli.specs.spec import ExperimentSpec, override_text

@@ -15,9 +15,9 @@ from robustcli.attacks.pgd import Pgd
 from robustcli.attacks.spsa import Spsa
 from robustcli.evaluation.isolation import passes_counted
 from robustcli.evaluators.attacked import Attacked
-from robustcli.fields import Norm
-from robustcli.noise import IndexedNoise
-from robustcli.threat import ThreatModel
+from robustcli.registry.types import Norm
+from robustcli.threat.noise import IndexedNoise
+from robustcli.threat.threat import ThreatModel
 
 EPS: dict[Norm, Fraction] = {"linf": Fraction(1, 10), "l2": Fraction(1, 2), "l1": Fraction(3)}
 

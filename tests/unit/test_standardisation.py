@@ -8,19 +8,19 @@ import torch.nn.functional as F
 from small_networks import conv_net, images
 from torch import nn
 
-from robustcli import checkpoint
 from robustcli.architectures import ImageShape, Network, Normalize, Standardize
-from robustcli.build import build_network, network_of, start_from
+from robustcli.cli.progress import Screen
 from robustcli.diagnostics.layer_norms import LayerNorms
-from robustcli.export import rebuild
-from robustcli.noise import IndexedNoise
-from robustcli.registry import Chosen
-from robustcli.runner import run_experiment
-from robustcli.shell.progress import Screen
+from robustcli.models.build import build_network, network_of, start_from
+from robustcli.models.sources import Built
+from robustcli.registry.registry import Chosen
 from robustcli.specs.settings import ArchitectureOptions
 from robustcli.specs.spec import ExperimentSpec
-from robustcli.subjects.subject import Built
-from robustcli.threat import ThreatModel
+from robustcli.store import checkpoint
+from robustcli.threat.noise import IndexedNoise
+from robustcli.threat.threat import ThreatModel
+from robustcli.workflows.export import rebuild
+from robustcli.workflows.train import run_experiment
 
 SHAPE = ImageShape(3, 8, 8, 10)
 CHOSEN = Chosen("architectures", "small_cnn", {"width": 4, "hidden": 8}, ArchitectureOptions(normalize="per_image"))

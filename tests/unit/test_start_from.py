@@ -9,15 +9,15 @@ import torch
 from small_networks import drawn_from
 from torch import nn
 
-from robustcli import checkpoint
 from robustcli.architectures import ImageShape
-from robustcli.build import build_network, start_from
+from robustcli.cli.progress import Screen
 from robustcli.errors import RobustCliError
-from robustcli.registry import Chosen
-from robustcli.runner import run_experiment
-from robustcli.shell.progress import Screen
+from robustcli.models.build import build_network, start_from
+from robustcli.registry.registry import Chosen
 from robustcli.specs.settings import ArchitectureOptions
 from robustcli.specs.spec import ExperimentSpec
+from robustcli.store import checkpoint
+from robustcli.workflows.train import run_experiment
 
 START = """
 name: NAME

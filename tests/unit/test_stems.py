@@ -13,13 +13,13 @@ from small_networks import drawn_from
 from torch import nn
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
-from robustcli.architectures.anatomy import anatomy
 from robustcli.architectures.stems import make_stem_small
+from robustcli.cli.progress import Screen
 from robustcli.errors import RobustCliError
-from robustcli.runner import run_experiment
-from robustcli.runs import read_json
-from robustcli.shell.progress import Screen
+from robustcli.measuring.anatomy import anatomy
 from robustcli.specs.spec import ExperimentSpec
+from robustcli.store.runs import read_json
+from robustcli.workflows.train import run_experiment
 
 CIFAR = ImageShape(3, 32, 32, 10)
 with_timm = pytest.mark.skipif(find_spec("timm") is None, reason="needs the package timm")

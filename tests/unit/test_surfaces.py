@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from robustcli.attacks.fgsm import Fgsm
 from robustcli.diagnostics.input_surface import InputSurface
 from robustcli.diagnostics.weight_surface import moved, random_direction, weight_surface
-from robustcli.fields import Norm
-from robustcli.noise import IndexedNoise, Noise, derive
-from robustcli.threat import ThreatModel
+from robustcli.registry.types import Norm
+from robustcli.threat.noise import IndexedNoise, Noise, derive
+from robustcli.threat.threat import ThreatModel
 
 Array = NDArray[Any]
 COUNT = 12

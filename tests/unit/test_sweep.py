@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from robustcli.architectures import ImageShape
-from robustcli.bench.passes import Passes, passes_of
 from robustcli.errors import RobustCliError, SpecError
+from robustcli.measuring.passes import Passes, passes_of
+from robustcli.reports.sweep import markdown
 from robustcli.specs import experiments
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.specs.yamlfile import parse_yaml
-from robustcli.sweep.plan import Sweep, is_sweep
-from robustcli.sweep.table import markdown
+from robustcli.workflows.sweep_spec import Sweep, is_sweep
 
 SWEEP = """\
 name: family
@@ -179,7 +179,7 @@ def test_every_row_of_a_shipped_sweep_is_a_valid_spec(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["sweeps/mnist_defenses", "sweeps/cifar10_jpeg_defenses"])
 def test_the_tables_of_all_defenses_hold_all_members(name: str) -> None:
-    from robustcli.catalog import catalog
+    from robustcli.registry.catalog import catalog
 
     rows = [row.specs[0] for row in Sweep.read(experiments.find(name)).rows]
     # The search trains a supernet, and what it finds is trained by others: see experiments/nas.

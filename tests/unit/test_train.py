@@ -15,25 +15,27 @@ from small_networks import conv_net, drawn_from, images, labels
 from small_training import COUNT, CPU, THREAT, RecordedLoop, Recorder, loop_of, training_of
 from torch import Tensor, nn
 
-from robustcli import checkpoint
-from robustcli.averaging.ema import Ema
-from robustcli.averaging.swa import Swa
-from robustcli.build import build_network, load_data
-from robustcli.clock import Clock
+from robustcli.attacks.crafting import evaluating
+from robustcli.cli.progress import Screen
+from robustcli.data.loading import load_data
 from robustcli.defenses.min_max import MinMax
 from robustcli.defenses.natural import natural
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.defenses.trades import trades
 from robustcli.errors import CollapseError, Interrupted, NotFiniteError
-from robustcli.noise import StreamNoise, derive
-from robustcli.runner import run_experiment
-from robustcli.shell.progress import Screen
+from robustcli.models.build import build_network
+from robustcli.optimization.averaging.ema import Ema
+from robustcli.optimization.averaging.swa import Swa
+from robustcli.optimization.clock import Clock
+from robustcli.optimization.weights.awp import Awp
 from robustcli.specs.settings import Augment, TrainSettings
 from robustcli.specs.spec import ExperimentSpec
-from robustcli.threat import ThreatModel
-from robustcli.train import Training, fit
-from robustcli.training_model import TrainingModel, evaluating, parameter_groups
-from robustcli.weights.awp import Awp
+from robustcli.store import checkpoint
+from robustcli.threat.noise import StreamNoise, derive
+from robustcli.threat.threat import ThreatModel
+from robustcli.training.loop import Training, fit
+from robustcli.training.model import TrainingModel, parameter_groups
+from robustcli.workflows.train import run_experiment
 
 # Twenty images in batches of 8: three updates an epoch.
 SETTINGS = TrainSettings(epochs=4, batch_size=8, lr=0.05)

@@ -10,7 +10,6 @@ from small_checkpoint import random_network, save_network
 from small_networks import images
 from torch import Tensor
 
-from robustcli import checkpoint
 from robustcli.architectures import Network
 from robustcli.attacks.pgd import Pgd
 from robustcli.errors import RobustCliError
@@ -22,8 +21,9 @@ from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.transferred import Transferred
 from robustcli.evaluators.under import Under
 from robustcli.evaluators.worst_case import WorstCase
-from robustcli.noise import IndexedNoise
-from robustcli.threat import ThreatModel
+from robustcli.store import checkpoint
+from robustcli.threat.noise import IndexedNoise
+from robustcli.threat.threat import ThreatModel
 
 COUNT = 40
 THREAT = ThreatModel("linf", Fraction(1, 40))

@@ -13,10 +13,10 @@ from torchvision.models import ConvNeXt, VisionTransformer
 from torchvision.models.convnext import CNBlockConfig
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
-from robustcli.architectures.anatomy import anatomy
 from robustcli.architectures.transformer_parts import StochasticDepth, late_strides, rising_rates
 from robustcli.attacks.matched_masks import masks_matched
 from robustcli.errors import RobustCliError
+from robustcli.measuring.anatomy import anatomy
 
 CIFAR = ImageShape(3, 32, 32, 10)
 IMAGENET = ImageShape(3, 224, 224, 1000)

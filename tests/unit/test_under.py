@@ -11,21 +11,21 @@ from small_networks import images, linear_net
 from torch import Tensor, nn
 
 from robustcli.attacks.pgd import Pgd
-from robustcli.compare import compare
+from robustcli.cli.progress import Screen
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.evaluate import evaluate
+from robustcli.evaluation.wording import threats_of
 from robustcli.evaluators.attacked import Attacked
 from robustcli.evaluators.under import Under
 from robustcli.evaluators.worst_case import WorstCase
-from robustcli.fields import Norm
-from robustcli.noise import IndexedNoise
-from robustcli.runner import run_experiment
-from robustcli.runs import read_json, write_json
-from robustcli.shell.progress import Screen
-from robustcli.shell.report import threats_of
+from robustcli.registry.types import Norm
 from robustcli.specs.spec import ExperimentSpec
-from robustcli.threat import ThreatModel
-from robustcli.verify import verify_folder
+from robustcli.store.runs import read_json, write_json
+from robustcli.threat.noise import IndexedNoise
+from robustcli.threat.threat import ThreatModel
+from robustcli.workflows.compare import compare
+from robustcli.workflows.train import run_experiment
+from robustcli.workflows.verify import verify_folder
 
 LINF = ThreatModel("linf", Fraction(2, 100))
 RADII: dict[Norm, Fraction] = {"l2": Fraction(1, 10), "l1": Fraction(1, 2)}

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.errors import RobustCliError
-from robustcli.foreign.key_families import recognise
-from robustcli.foreign.script import is_torchscript
-from robustcli.foreign.weights_file import Weights, filled, fit, read_weights
+from robustcli.models.key_families import recognise
+from robustcli.models.script import is_torchscript
+from robustcli.models.weights_file import Weights, filled, fit, read_weights
 
 SHAPE = ImageShape(3, 16, 16, classes=5)
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustcli.errors import RobustCliError, SpecError
-from robustcli.fields import Ratio
+from robustcli.registry.types import Ratio
 from robustcli.specs.yamlfile import parse_scalar, parse_yaml, read_yaml, to_yaml
 
 

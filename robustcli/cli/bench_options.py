@@ -1,0 +1,44 @@
+"""What the commands below `robust bench` share: checkpoints among words, and where results go."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from robustcli.cli.options import NormName, console
+from robustcli.errors import RobustCliError
+from robustcli.registry.types import Norm
+
+Checkpoints = Annotated[list[str], typer.Argument(help="Checkpoints, then overrides such as data.root=PATH.")]
+Rounds = Annotated[int, typer.Option(min=3, help="In each of which everything runs once.")]
+
+
+def subjects_of(
+    words: list[str], norm: NormName | None, eps: str | None, examples: int, data: str | None, device: str
+) -> Iterator[Any]:
+    """Every checkpoint in turn, under the same overrides."""
+    from robustcli.bench.subjects import open_subject
+
+    overrides = [word for word in words if "=" in word]
+    checkpoints = [word for word in words if "=" not in word]
+    if not checkpoints:
+        raise RobustCliError("name a checkpoint, such as runs/NAME/.../checkpoints/best.pt")
+    for checkpoint in checkpoints:
+        typer.echo(f"measuring {checkpoint} ...", err=True)
+        name: Norm | None = norm.value if norm else None
+        yield open_subject(checkpoint, overrides, norm=name, eps=eps, examples=examples, data=data, device=device)
+
+
+def show(results: list[dict[str, Any]], rows: list[tuple[str, ...]], out: Path | None) -> None:
+    """Print a table, and write the results where they are asked for."""
+    from robustcli.bench.tables import terminal
+    from robustcli.measuring.machine import machine_words
+    from robustcli.store.runs import write_json
+
+    if out is not None:
+        write_json(out, results)
+    console().print(terminal(rows))
+    for note in dict.fromkeys(note for result in results for note in result.get("notes", ())):
+        typer.echo(f"note: {note}")
+    typer.echo(machine_words(results[0]))

@@ -1,0 +1,283 @@
+"""The commands that judge networks: parse, call, print. torch is imported inside commands."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from robustcli.cli.options import (
+    Architecture,
+    Device,
+    Eps,
+    Examples,
+    Images,
+    Json,
+    Mean,
+    Model,
+    NormOption,
+    Out,
+    Quiet,
+    Seed,
+    Std,
+    Subject,
+    WeightsFile,
+    WeightsKey,
+    console,
+)
+from robustcli.errors import Interrupted, RobustCliError
+
+if TYPE_CHECKING:
+    from robustcli.models.find import Wanted
+
+app = typer.Typer()
+
+
+@app.command("eval")
+def evaluate_network(
+    context: typer.Context,
+    subject: Subject = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Overrides, such as data.root=PATH or architecture.width=32.")
+    ] = None,
+    architecture: Architecture = None,
+    model: Model = None,
+    weights: WeightsFile = None,
+    weights_key: WeightsKey = None,
+    mean: Mean = None,
+    std: Std = None,
+    attack: Annotated[
+        str | None,
+        typer.Option(
+            help="An evaluator, an attack, or a name under `evaluate` of the spec. If left out: all of those, or "
+            "clean and autoattack where there is no spec."
+        ),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Gradient steps of the attack.")] = None,
+    restarts: Annotated[int | None, typer.Option(help="Independent tries of the attack.")] = None,
+    step_size: Annotated[str | None, typer.Option(help="Length of one step, such as 2/255.")] = None,
+    loss: Annotated[str | None, typer.Option(help="What the attack maximises.")] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Checkpoint of another network, which the attack sees instead of this one.")
+    ] = None,
+    version: Annotated[str | None, typer.Option(help="Of autoattack: standard, plus or rand.")] = None,
+    attacks: Annotated[
+        str | None, typer.Option(help="Of autoattack: others than the version's, such as apgd-ce,fab-t.")
+    ] = None,
+    engine: Annotated[str | None, typer.Option(help="Of autoattack: native, or reference (the package).")] = None,
+    precision: Annotated[str | None, typer.Option(help="Of autoattack's search: fp32, or fast (bf16).")] = None,
+    is_compiled: Annotated[
+        bool, typer.Option("--compile", help="Of autoattack's search: compile it; pays in long evaluations.")
+    ] = False,
+    screen: Annotated[
+        int | None, typer.Option(min=1, help="Survivors that autoattack's FAB and Square try first.")
+    ] = None,
+    eps: Eps = None,
+    norm: NormOption = None,
+    examples: Examples = None,
+    data: Images = None,
+    seed: Seed = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images attacked at once.")] = None,
+    device: Device = "auto",
+    store: Annotated[Path, typer.Option(help="Folder of evaluations; begun ones are gone on with.")] = Path("evals"),
+    workers: Annotated[int, typer.Option(min=1, help="Processes at once, on the GPUs in turn.")] = 1,
+    witnesses: Annotated[bool, typer.Option("--witnesses", help="Keep the adversarial images.")] = False,
+    out: Out = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Evaluate a checkpoint, which needs nothing else but the images, or any other network under --norm and --eps."""
+    from robustcli.cli.progress import Screen
+    from robustcli.evaluation.wording import warning_lines
+    from robustcli.reports.runs import result_table
+    from robustcli.runtime.signals import stop_requests
+    from robustcli.store.runs import write_json
+    from robustcli.workflows import evaluate as assess
+
+    _require_files({"--out": out})
+    options = {
+        "steps": steps,
+        "restarts": restarts,
+        "step_size": step_size,
+        "loss": loss,
+        "source": source,
+        "version": version,
+        "attacks": None if attacks is None else [part.strip() for part in attacks.split(",")],
+        "engine": engine,
+        "precision": precision,
+        "compile": is_compiled or None,
+        "screen": screen,
+    }
+    wanted = _wanted(context.params)
+    request = assess.Request(
+        subject=wanted,
+        attack=attack,
+        options={key: value for key, value in options.items() if value is not None},
+        eps=eps,
+        norm=norm.value if norm else None,
+        examples=examples,
+        seed=seed,
+        batch_size=batch_size,
+        device=device,
+        store=store,
+        witnesses=witnesses,
+        workers=workers,
+    )
+    try:
+        with Screen(is_quiet=quiet) as watcher, stop_requests():
+            found = assess.assess(request, watcher)
+    except Interrupted as stopped:
+        typer.echo(f"{stopped}; the same command goes on from there", err=True)
+        raise typer.Exit(3) from None
+    if found is None:
+        return
+    results, folder = found
+    if out is not None:
+        write_json(out, results)
+    if as_json:
+        typer.echo(json.dumps(results, indent=2))
+        return
+    console().print(result_table(wanted.text or str(model), results["evaluations"]))
+    for line in (*results["notes"], *warning_lines(results["evaluations"])):
+        typer.echo(f"note: {line}")
+    typer.echo(f"stored in {folder}")
+
+
+@app.command("diagnose")
+def diagnose_network(
+    context: typer.Context,
+    subject: Subject = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Overrides, such as data.root=PATH or eps_curve.batch_size=50.")
+    ] = None,
+    names: Annotated[
+        list[str] | None, typer.Option("--with", help="A diagnostic; may be repeated. See `robust list diagnostics`.")
+    ] = None,
+    architecture: Architecture = None,
+    model: Model = None,
+    weights: WeightsFile = None,
+    weights_key: WeightsKey = None,
+    mean: Mean = None,
+    std: Std = None,
+    eps: Eps = None,
+    norm: NormOption = None,
+    examples: Examples = None,
+    data: Images = None,
+    seed: Seed = None,
+    device: Device = "auto",
+    out: Out = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw curves and surfaces into this .png, .pdf or .svg.")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Ask a network what its accuracy does not tell: curves, surfaces, calibration, convergence of attacks."""
+    from robustcli.reports.picture import draw, require_picture
+    from robustcli.store.runs import write_json
+    from robustcli.workflows.diagnose import Request, diagnose
+
+    _require_files({"--out": out, "--picture": picture})
+    if picture is not None:
+        require_picture(picture)
+    wanted = _wanted(context.params)
+    results = diagnose(
+        Request(
+            subject=wanted,
+            diagnostics=tuple(dict.fromkeys(names or ())),
+            eps=eps,
+            norm=norm.value if norm else None,
+            examples=examples,
+            seed=seed,
+            device=device,
+        ),
+        lambda name: None if quiet else typer.echo(f"looking: {name}", err=True),
+    )
+    title = f"{wanted.text or model}, {results['threat']['norm']} {results['threat']['eps']}"
+    if out is not None:
+        write_json(out, results)
+    if as_json:
+        typer.echo(json.dumps(results, indent=2))
+    else:
+        _print_findings(title, results)
+    # Last: a result that has nothing to draw is not lost.
+    if picture is not None:
+        draw(picture, title, {name: result["found"] for name, result in results["diagnostics"].items()})
+
+
+@app.command("verify")
+def verify_results(
+    folder: Annotated[Path, typer.Argument(help="A run's folder, or one that `robust eval` stored.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Such as data.root=PATH.")] = None,
+    checkpoint: Annotated[str | None, typer.Option(help="The weights, if they are not where they were.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Recompute stored accuracies from weights, images and kept adversarial images, without attacking."""
+    from robustcli.workflows.verify import verify_folder
+
+    findings = verify_folder(folder, overrides or (), checkpoint, device)
+    problems = [f"{finding.key}: {problem}" for finding in findings for problem in finding.problems]
+    if problems:
+        lines = "\n  ".join(problems)
+        raise RobustCliError(f"{folder}: {len(problems)} problem{'s' if len(problems) > 1 else ''}\n  {lines}")
+    for finding in findings:
+        typer.echo(f"{finding.key}: verified: {finding.checked}")
+
+
+@app.command("compare")
+def compare_results(
+    a: Annotated[Path, typer.Argument(help="A run's folder or results.json, or a file of `robust eval --out`.")],
+    b: Annotated[Path, typer.Argument(help="The other one.")],
+    key: Annotated[
+        list[str] | None, typer.Option(help="An evaluation's name; may be repeated. All that both have if left out.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare two networks image by image, and say whether a difference between them can be claimed."""
+    from robustcli.reports.compare import comparison_table, conditions
+    from robustcli.workflows.compare import compare
+
+    pairs = compare(a, b, key or ())
+    if as_json:
+        comparisons = {name: pair.to_json() for name, pair in pairs.items()}
+        typer.echo(json.dumps({"a": str(a), "b": str(b), "comparisons": comparisons}, indent=2))
+        return
+    typer.echo(f"A: {a}\nB: {b}")
+    console().print(comparison_table(pairs))
+    for line in conditions(pairs):
+        typer.echo(f"note: {line}")
+    for name, pair in pairs.items():
+        typer.echo(f"{name}: {pair.claim}")
+
+
+def _wanted(given: Mapping[str, Any]) -> "Wanted":
+    """What a command's subject, overrides and the options about them name."""
+    from robustcli.models.find import Wanted
+
+    words = [word for word in (given["subject"], *(given["overrides"] or ())) if word is not None]
+    # With --model there is no other subject, and the first word is an override already.
+    text = words.pop(0) if words and (given["model"] is None or "=" not in words[0]) else None
+    names = ("architecture", "model", "weights", "weights_key", "mean", "std", "data")
+    return Wanted(text=text, overrides=tuple(words), **{name: given[name] for name in names})
+
+
+def _require_files(paths: Mapping[str, Path | None]) -> None:
+    """Where a result is to be written, asked before the work."""
+    for option, path in paths.items():
+        if path is not None and path.is_dir():
+            raise RobustCliError(f"{option}: {path}: is a folder")
+
+
+def _print_findings(title: str, results: dict[str, Any]) -> None:
+    from robustcli.reports.findings import finding_parts
+
+    screen = console()
+    typer.echo(f"{title}, {results['examples']} images")
+    for name, result in results["diagnostics"].items():
+        for part, shown in finding_parts(result["found"]):
+            screen.print(f"[bold]{name}[/]{f': {part}' if part else ''}", highlight=False)
+            screen.print(shown, highlight=False)
+    for line in results["notes"]:
+        typer.echo(f"note: {line}")
+    for name, result in results["diagnostics"].items():
+        for warning in result["warnings"]:
+            typer.echo(f"note: {name}: {warning}")

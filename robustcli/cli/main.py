@@ -1,0 +1,234 @@
+"""The command line: parse, call, print. torch is imported inside commands, because it takes seconds."""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from robustcli import __version__
+from robustcli.cli import bench, export, sweep
+from robustcli.cli.evaluation import app as evaluation
+from robustcli.cli.members import app as members
+from robustcli.cli.options import Json, Overrides, Quiet, Runs, console
+from robustcli.cli.plan import app as forecast
+from robustcli.errors import CollapseError, Interrupted, NotFiniteError, RobustCliError
+from robustcli.specs import experiments
+from robustcli.specs.spec import ExperimentSpec
+from robustcli.workflows.sweep_spec import Sweep, is_sweep
+
+PURPOSE = "Adversarial training and evaluation: one YAML spec in; a model, its robust accuracy and the evidence out."
+EXIT_CODES = (
+    "Exit codes: 0 done, 1 a bug of ours, 2 something to mend, 3 stopped by a signal (resume it), 4 training failed."
+)
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help=f"{PURPOSE}\n\n{EXIT_CODES}",
+)
+for commands in (members, evaluation, sweep.app, forecast):
+    app.add_typer(commands)
+app.add_typer(bench.app, name="bench")
+app.add_typer(export.app, name="export")
+
+
+def main() -> None:
+    """Run a command; an error that a user can mend is one message and an exit code."""
+    # Threads that spin while they wait take the cores of a shared machine from each other. Set here, because
+    # torch reads it once, when it is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        app()
+    except Interrupted as stopped:
+        typer.echo(f"{stopped}; continue with --resume", err=True)
+        sys.exit(3)
+    except (CollapseError, NotFiniteError) as failure:
+        typer.echo(f"training failed: {failure}", err=True)
+        sys.exit(4)
+    except RobustCliError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+
+
+def _version(shown: bool) -> None:
+    if shown:
+        typer.echo(f"robust {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def train(
+    spec: Annotated[str, typer.Argument(help="A spec's file, or the name of a shipped one.")],
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an unfinished run.")] = False,
+    runs: Runs = Path("runs"),
+    quiet: Quiet = False,
+) -> None:
+    """Train what a spec describes, evaluate it and store the results."""
+    _run(_read(spec, overrides), runs, quiet, resume=resume)
+
+
+@app.command()
+def reproduce(
+    name: Annotated[str, typer.Argument(help="A shipped experiment; see `robust list experiments`.")],
+    overrides: Overrides = None,
+    runs: Runs = Path("runs"),
+    quiet: Quiet = False,
+) -> None:
+    """Train and evaluate a shipped experiment (or go on with it) and compare with what its source claims."""
+    from robustcli.reports.runs import claim_table
+    from robustcli.specs.check import to_plain
+    from robustcli.store.runs import folder_of
+
+    spec = _read(name, overrides)
+    results = _run(spec, runs, quiet, resume=True)
+    seconds = sum(record.get("seconds", 0.0) for record in folder_of(runs, spec).records())
+    typer.echo(f"training took {seconds:.1f} s, checks apart")
+    results["claim"] = to_plain(spec.claim) if spec.claim else None
+    if results["claim"] is None:
+        typer.echo("This spec carries no claim to compare with.")
+        return
+    console().print(claim_table(results))
+    claim = results["claim"]
+    images = results["selection"]["images"]
+    ours = f"{results['selection']['by']}{f' on {images} images' if images else ' epoch'}"
+    typer.echo(f"selection: source {claim['selection'] or 'not stated'}; here {ours}")
+    if claim["hardware"]:
+        typer.echo(f"hardware: source {claim['hardware']}")
+    if claim["note"]:
+        typer.echo(f"note: {claim['note']}")
+
+
+@app.command()
+def demo(runs: Runs = Path("runs"), quiet: Quiet = False) -> None:
+    """Train a natural and a robust model on the embedded digits and show what an attack leaves of each."""
+    for name in ("demo/digits_natural", "demo/digits_pgd_at"):
+        _run(_read(name, []), runs, quiet, resume=True)
+
+
+@app.command()
+def validate(
+    specs: Annotated[list[str] | None, typer.Argument(help="Files, or names of shipped specs and sweeps.")] = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of specs, for editors.")] = False,
+) -> None:
+    """Check specs, and sweeps row by row, without running anything; every problem is shown with its line."""
+    if schema:
+        from robustcli.specs.schema import json_schema
+
+        typer.echo(json.dumps(json_schema(), indent=2))
+        return
+    if not specs:
+        raise RobustCliError("nothing to check; name a spec, or ask for --schema")
+    failures = []
+    for name in specs:
+        try:
+            _validate(name)
+        except RobustCliError as error:
+            failures.append(str(error))
+    if failures:
+        raise RobustCliError("\n".join(failures))
+
+
+def _validate(name: str) -> None:
+    """Check one file and say what it is."""
+    path = experiments.find(name)
+    if is_sweep(path):
+        checked = Sweep.read(path)
+        typer.echo(f"{name}: valid, {len(checked.rows)} rows")
+        found = [(f"row {row.name}: ", row.specs[0]) for row in checked.rows]
+    else:
+        found = [("", ExperimentSpec.read(path))]
+        typer.echo(f"{name}: valid, digest {found[0][1].digest}")
+    for where, spec in found:
+        for warning in spec.warnings():
+            typer.echo(f"  warning: {where}{warning}")
+        for note in spec.notes():
+            typer.echo(f"  note: {where}{note}")
+
+
+@app.command("cp")
+def copy_experiment(
+    name: Annotated[str, typer.Argument(help="A shipped experiment.")],
+    target: Annotated[Path, typer.Argument(help="The new file.")],
+) -> None:
+    """Copy a shipped spec, to change it."""
+    source = experiments.find(name)
+    if target.exists():
+        raise RobustCliError(f"{target}: exists already; nothing is overwritten")
+    if not target.parent.is_dir():
+        raise RobustCliError(f"{target}: there is no folder {target.parent}")
+    shutil.copyfile(source, target)
+    typer.echo(f"{target}: copied from {name}")
+
+
+@app.command("runs")
+def list_runs(runs: Runs = Path("runs"), as_json: Json = False) -> None:
+    """List all runs with their status and results."""
+    from robustcli.reports.runs import run_rows, run_table
+
+    rows = run_rows(runs)
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+    elif rows:
+        console().print(run_table(rows))
+    else:
+        typer.echo(f"no runs in {runs}")
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="Run folders, or folders of runs.")],
+    into: Annotated[Path | None, typer.Option(help="Replace the block <!-- results --> of this file.")] = None,
+) -> None:
+    """Print a Markdown table of finished runs, or put it into a file."""
+    from robustcli.reports.runs import markdown, replace_block
+    from robustcli.store.runs import RunFolder
+
+    found = [RunFolder(path.parent) for folder in folders for path in sorted(folder.rglob("results.json"))]
+    if not found:
+        raise RobustCliError(f"no results.json below {', '.join(map(str, folders))}")
+    table = markdown(found)
+    if into is None:
+        typer.echo(table, nl=False)
+        return
+    replace_block(into, "results", table)
+
+
+def _read(name: str, overrides: list[str] | None) -> ExperimentSpec:
+    spec = ExperimentSpec.read(experiments.find(name), overrides or ())
+    for warning in spec.warnings():
+        typer.echo(f"warning: {warning}", err=True)
+    return spec
+
+
+def _run(spec: ExperimentSpec, runs: Path, quiet: bool, *, resume: bool) -> dict[str, Any]:
+    from robustcli.cli.progress import Screen
+    from robustcli.evaluation.wording import warning_lines
+    from robustcli.reports.runs import result_table
+    from robustcli.store.runs import read_json
+    from robustcli.workflows.train import run_experiment
+
+    with Screen(is_quiet=quiet) as screen:
+        folder = run_experiment(spec, runs, screen, resume=resume)
+    results: dict[str, Any] = read_json(folder.results)
+    title = f"{spec.name}, seed {spec.seed}: {results['status']}"
+    console().print(result_table(title, results["evaluations"]))
+    for line in warning_lines(results["evaluations"]):
+        typer.echo(f"note: {line}")
+    found = f"\nthe network that was found: robust train {folder.derived}" if folder.derived.exists() else ""
+    typer.echo(f"stored in {folder.path}{found}")
+    return results

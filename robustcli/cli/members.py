@@ -1,0 +1,214 @@
+"""`robust list` and `robust show`: what there is to choose from. Only the size of architectures needs torch."""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Annotated
+
+import typer
+from rich.console import Group
+from rich.table import Table
+
+from robustcli.cli.options import console
+from robustcli.errors import RobustCliError, suggest
+from robustcli.registry.catalog import FAMILIES, Member, catalog
+from robustcli.registry.published import Published
+from robustcli.registry.signatures import REQUIRED
+from robustcli.specs import experiments
+
+app = typer.Typer()
+
+_LISTS = (*FAMILIES, "experiments")
+_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
+
+
+@app.command("list")
+def list_members(
+    registry: Annotated[str | None, typer.Argument(help=f"experiments, {', '.join(FAMILIES)}.")] = None,
+    family: Annotated[str | None, typer.Option(help="Architectures of one file, such as wide_resnet.")] = None,
+    max_parameters: Annotated[
+        str | None, typer.Option(help="Architectures of at most so many parameters, such as 12M.")
+    ] = None,
+    max_macs: Annotated[
+        str | None, typer.Option(help="... and of so many multiply-accumulates of a 3x32x32 image, such as 1G.")
+    ] = None,
+) -> None:
+    """List what specs may name, with the first line of each description."""
+    if registry is not None and registry not in _LISTS:
+        raise RobustCliError(f"there is no list of '{registry}'{suggest(registry, _LISTS)}")
+    filters = {"--family": family, "--max-parameters": max_parameters, "--max-macs": max_macs}
+    asked = [option for option, value in filters.items() if value is not None]
+    if asked and registry != "architectures":
+        raise RobustCliError(f"{', '.join(asked)}: for architectures alone; write `robust list architectures`")
+    members = _of_file(family) if family is not None else [*catalog("architectures").values()]
+    if max_parameters is not None or max_macs is not None:
+        _list_sizes(members, _amount("--max-parameters", max_parameters), _amount("--max-macs", max_macs))
+        return
+    for name in _LISTS if registry is None else (registry,):
+        if name == "experiments":
+            shipped = [*experiments.names(), *experiments.sweeps()]
+            rows = [(known, experiments.summary(known)) for known in shipped]
+        else:
+            chosen = members if name == "architectures" else catalog(name).values()
+            rows = [(member.name, member.summary) for member in chosen]
+        table = Table(title=name, title_justify="left", show_header=False, box=None, padding=(0, 2))
+        for row in rows:
+            table.add_row(*row)
+        console().print(table)
+
+
+def _of_file(family: str) -> list[Member]:
+    """The architectures that one file registers."""
+    files = {member.path.stem for member in catalog("architectures").values()}
+    if family not in files:
+        raise RobustCliError(f"--family: no file of architectures is called '{family}'{suggest(family, sorted(files))}")
+    return [member for member in catalog("architectures").values() if member.path.stem == family]
+
+
+def _amount(option: str, text: str | None) -> float:
+    """A number that may end with k, M or G; without one, no bound."""
+    if text is None:
+        return float("inf")
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([kMG]?)", text)
+    if found is None:
+        raise RobustCliError(f"{option}: '{text}' is no amount; write one such as 500k, 12M or 1.5G")
+    return float(found[1]) * _UNITS[found[2]]
+
+
+def _list_sizes(members: Iterable[Member], max_parameters: float, max_macs: float) -> None:
+    """Those within both bounds with their defaults; their shapes are followed without computing anything."""
+    from robustcli.reports.anatomy import SHAPE, anatomy_of
+
+    sizes: list[tuple[Member, int, int]] = []
+    unknown = []
+    for member in members:
+        found = anatomy_of(member)
+        if found is None:
+            unknown.append(member.name)
+        else:
+            sizes.append((member, found.parameters, found.macs))
+    within = [size for size in sizes if size[1] <= max_parameters and size[2] <= max_macs]
+    title = f"architectures by default, for {SHAPE.words}"
+    table = Table("name", "parameters", "10^6 mult.-acc.", "", title=title, title_justify="left", box=None)
+    table.columns[1].justify = table.columns[2].justify = "right"
+    for member, parameters, macs in within:
+        table.add_row(member.name, f"{parameters:,}", f"{macs / 1e6:,.1f}", member.summary)
+    if within:
+        console().print(table)
+    elif sizes:
+        lightest = min(sizes, key=lambda size: size[1])
+        cheapest = min(sizes, key=lambda size: size[2])
+        typer.echo(
+            f"none is that small by default: {lightest[0].name} has the fewest parameters, {lightest[1]:,}, and "
+            f"{cheapest[0].name} the fewest multiply-accumulates, {cheapest[2] / 1e6:,.1f} million"
+        )
+    if unknown:
+        typer.echo(f"left out, because their size depends on their settings: {', '.join(unknown)}")
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="A member of any registry, or a shipped experiment.")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="Of an architecture that is measured, such as depth=34 widen=10.")
+    ] = None,
+) -> None:
+    """Describe a member: its documentation, every parameter with its default, and where its code is."""
+    members = [catalog(family)[name] for family in FAMILIES if name in catalog(family)]
+    if settings and members and not any(member.family == "architectures" for member in members):
+        raise RobustCliError(f"'{settings[0]}': settings are for architectures alone, and '{name}' is none")
+    for member in members:
+        _show_member(member, settings or ())
+    if members:
+        return
+    if name in (*experiments.names(), *experiments.sweeps()) or "/" in name:
+        if settings:
+            raise RobustCliError(f"'{settings[0]}': settings are for architectures alone, and '{name}' is none")
+        typer.echo(experiments.find(name).read_text(encoding="utf-8"), nl=False)
+        return
+    known = [*(known for family in FAMILIES for known in catalog(family)), *experiments.names()]
+    raise RobustCliError(f"nothing is called '{name}'{suggest(name, known).partition(' (known')[0]}; see `robust list`")
+
+
+def _show_member(member: Member, settings: Sequence[str]) -> None:
+    anatomy: Group | str = ""
+    if member.family == "architectures":
+        from robustcli.reports.anatomy import anatomy_table
+
+        # Before anything is printed, because settings may be wrong.
+        anatomy = anatomy_table(member, settings) or (
+            f"what it consists of depends on its settings: write {_missing(member)} after `robust show {member.name}`"
+        )
+    screen = console()
+    screen.print(f"[bold]{member.name}[/] ({member.family})", highlight=False)
+    screen.print(member.doc.partition("\nArgs:")[0].rstrip(), highlight=False, markup=False)
+    if "Reference:" in member.doc:
+        screen.print("\nReference:" + member.doc.rpartition("Reference:")[2], highlight=False, markup=False)
+    table = Table("parameter", "default", "meaning", title="", box=None, padding=(0, 2))
+    for parameter in member.parameters.values():
+        default = "(required)" if parameter.default is REQUIRED else _plain(parameter.default)
+        table.add_row(parameter.name, default, parameter.doc)
+    for parameter in member.replaceable.values():
+        table.add_row(parameter.name, "(as published)", parameter.doc)
+    screen.print(table)
+    if member.passes is not None:
+        screen.print(_cost(member, member.passes), highlight=False, markup=False)
+    if member.published:
+        screen.print(_published_table(member.published), highlight=False)
+    if anatomy:
+        screen.print(anatomy, highlight=False)
+    screen.print(f"code: {member.path}:{member.line}\n", highlight=False, soft_wrap=True)
+
+
+def _cost(member: Member, passes: tuple[float, float, float]) -> str:
+    """What an update costs with a defense, or what another part adds to it, in words."""
+    given = ", ".join(f"{name} {value}" for name, value in member.given.items())
+    begin = {
+        "weights": "it adds to an update, for every batch that the loss is differentiated at",
+        "regularisers": "it adds to an update",
+    }.get(member.family, f"an update costs, {f'with {given} and otherwise ' if given else ''}by default and at first")
+    if not any(passes):
+        return f"{begin}: no passes through the network"
+    if member.fewest is None:
+        return f"{begin}: {_in_words(passes)}"
+    return (
+        f"{begin}, at most: {_in_words(passes)}; on a CPU, where images that the attack is done with leave the "
+        f"batch, at least: {_in_words(member.fewest)}"
+    )
+
+
+def _in_words(passes: tuple[float, float, float]) -> str:
+    forwards, images, weights = passes
+    # A backward to the images costs about a forward, one to the weights computes both.
+    return (
+        f"{forwards} forwards, {images} backwards to the images, {weights} to the weights; "
+        f"as much as {forwards + images + 2 * weights:g} forwards"
+    )
+
+
+def _missing(member: Member) -> str:
+    """The settings that an architecture has no defaults for, as they are written."""
+    return " ".join(f"{name}=..." for name, known in member.parameters.items() if known.default is REQUIRED)
+
+
+def _published_table(published: Iterable[Published]) -> Table:
+    table = Table(
+        "settings", "clean %", "AutoAttack %", "training", "more images", "threat", "source",
+        title="published", title_justify="left", box=None,
+    )  # fmt: skip
+    for found in published:
+        table.add_row(
+            ", ".join(f"{key} {_plain(value)}" for key, value in found.settings.items()) or "as by default",
+            "-" if found.clean is None else f"{100 * found.clean:.2f}",
+            f"{100 * found.autoattack:.2f}",
+            found.training,
+            found.images,
+            f"{found.data}, {found.threat}",
+            f"{found.source}; by {found.counted_by}",
+        )
+    return table
+
+
+def _plain(value: object) -> str:
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)

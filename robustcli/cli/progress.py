@@ -1,0 +1,73 @@
+"""What a person sees while a run goes on: a bar on a terminal, a line per epoch elsewhere."""
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from robustcli.evaluation.wording import interval
+
+_CHECK = ("clean", "robust", "fgsm")
+_HIDDEN = ("epoch", "seconds", "checked_on")
+
+
+class Screen:
+    """Shows training and evaluation on the error stream, so that results alone go to standard output.
+
+    Args:
+        is_quiet: show nothing.
+    """
+
+    def __init__(self, *, is_quiet: bool = False) -> None:
+        self.console = Console(stderr=True, quiet=is_quiet)
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+        )
+        self._bar = Progress(*columns, console=self.console, disable=is_quiet or not self.console.is_terminal)
+        self._task = self._bar.add_task("training", total=None, rate="", visible=False)
+        self._images = 0
+
+    def __enter__(self) -> "Screen":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def begin(self, updates: int, done: int) -> None:
+        """Training begins, with so many updates in all and so many done."""
+        self._bar.update(self._task, total=updates, completed=done, visible=True)
+
+    def step(self, images: int) -> None:
+        """One update is on its way."""
+        self._images += images
+        elapsed = self._bar.tasks[0].elapsed
+        rate = f"{self._images / elapsed:,.0f} images/s" if elapsed else ""
+        self._bar.update(self._task, advance=1, rate=rate)
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """One epoch is done and checked."""
+        trained = "  ".join(f"{key} {value:.4g}" for key, value in record.items() if key not in (*_CHECK, *_HIDDEN))
+        checked = "  ".join(f"{key} {100 * record[key]:.1f}%" for key in _CHECK if key in record)
+        self._print(f"epoch {record['epoch'] + 1:>3}  {trained}  {record['checked_on']}: {checked}")
+
+    def evaluation(self, key: str, result: Mapping[str, Any] | None) -> None:
+        """An evaluation begins (result None) or is done."""
+        self._bar.update(self._task, visible=False)
+        text = (
+            "..." if result is None else f"{interval(result)} % of {result['total']} images, {result['seconds']:.0f} s"
+        )
+        self._print(f"evaluating {key}: {text}")
+
+    def _print(self, text: str) -> None:
+        # Not wrapped: one line per event, however narrow a pipe pretends to be.
+        self.console.print(text, highlight=False, soft_wrap=True)

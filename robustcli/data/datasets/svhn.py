@@ -1,0 +1,35 @@
+"""SVHN: digits cut from photographs of house numbers."""
+
+import numpy as np
+import torch
+import torchvision
+
+from robustcli.data.datasets import DATASETS, Source, TensorSplit
+from robustcli.data.datasets.published import read_published
+
+
+@DATASETS.register("svhn")
+def svhn(*, root: str = "data", download: bool = False) -> Source:
+    """House-number digits, 32 x 32 colour, 73,257 to train and 26,032 to test; the extra part is not used.
+
+    Mean and std are 0.5 in every channel, as in Rice et al., ICML 2020.
+
+    Args:
+        root: folder that holds train_32x32.mat and test_32x32.mat as published; checksums are verified.
+        download: whether missing files are fetched into it.
+
+    Reference: Netzer, Wang, Coates, Bissacco, Wu and Ng, NIPS Workshop on Deep Learning and Unsupervised
+        Feature Learning, 2011.
+    """
+
+    def read(folder: str) -> Source:
+        train, test = (_split(torchvision.datasets.SVHN(folder, name, download=download)) for name in ("train", "test"))
+        return Source(train, test, classes=[str(digit) for digit in range(10)], mean=(0.5,) * 3, std=(0.5,) * 3)
+
+    files = [torchvision.datasets.SVHN.split_list[name][1] for name in ("train", "test")]
+    return read_published("SVHN", root, files, download, read)
+
+
+def _split(part: torchvision.datasets.SVHN) -> TensorSplit:
+    images = torch.from_numpy(np.ascontiguousarray(part.data))
+    return TensorSplit(images, torch.from_numpy(part.labels))

@@ -1,0 +1,37 @@
+"""Build the data of a spec."""
+
+import torch
+
+from robustcli.data import Data, prepare, shape_of
+from robustcli.data.datasets import Source
+from robustcli.data.extra import Extra, read_extra
+from robustcli.data.targets import Targets
+from robustcli.registry.registry import Chosen, instantiate
+from robustcli.specs.settings import DataOptions
+
+
+def load_data(chosen: Chosen, device: torch.device, *, to_train: bool = False) -> Data:
+    """The images that a spec asks for, split and on the device; those that training adds only `to_train`."""
+    options: DataOptions = chosen.options
+    source: Source = instantiate(chosen)
+    extra, targets = None, None
+    if to_train:
+        added = options.extra
+        if added is not None:
+            extra = Extra(read_extra(added.path, added.labels, shape_of(source)), added.share)
+        targets = Targets(
+            smoothing=options.label_smoothing,
+            extra_smoothing=0.0 if added is None else added.label_smoothing,
+            over=options.smoothing_over,
+            reach_attack=options.smoothing_for == "both",
+            is_complete=extra is None or extra.is_labelled,
+        )
+    return prepare(
+        source,
+        val_size=options.val_size,
+        train_size=options.train_size,
+        device=device,
+        workers=options.workers,
+        extra=extra,
+        targets=targets,
+    )

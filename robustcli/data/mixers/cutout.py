@@ -1,0 +1,37 @@
+"""Cutout: a square of every image is set to 0, and the labels stay."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robustcli.data.mixers import MIXERS
+from robustcli.data.mixers.squares import cut_out
+from robustcli.registry.types import Size
+from robustcli.threat.noise import Noise
+
+
+@MIXERS.register("cutout", smoke={"side": 3})
+@dataclass(frozen=True, kw_only=True)
+class Cutout:
+    """x <- 0 inside a square, x outside; every image has a square of its own, and its label is what it was.
+
+    The centre lies anywhere, and the square is cut at the border. Nothing of another image takes its place, so
+    attacks and losses see ordinary labels. `data.augment.cutout` does the same to the images before they are mixed,
+    for use beside another mixer.
+
+    Args:
+        side: of the square, in pixels; 16 as published for CIFAR-10, 14 in the study of robust overfitting by Rice
+            et al. 0 is none.
+
+    Reference: DeVries and Taylor, 2017, arXiv 1708.04552; in adversarial training: Rice, Wong and Kolter, ICML 2020;
+        with weight averaging Rebuffi et al., NeurIPS 2021, arXiv 2103.01946.
+    """
+
+    side: Size = 16
+
+    def __call__(self, x: Tensor, y: Tensor, classes: int, rng: Noise) -> tuple[Tensor, Tensor]:
+        if self.side == 0:
+            return x, y
+        places = rng.uniform(torch.empty((len(x), 2), device=x.device, dtype=torch.float32))
+        return cut_out(x, places, self.side), y

@@ -1,0 +1,20 @@
+"""No mixing."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from robustcli.data.mixers import MIXERS
+from robustcli.threat.noise import Noise
+
+
+@MIXERS.register("none")
+@dataclass(frozen=True, kw_only=True)
+class Unmixed:
+    """Every image stays what it is.
+
+    Reference: none.
+    """
+
+    def __call__(self, x: Tensor, y: Tensor, classes: int, rng: Noise) -> tuple[Tensor, Tensor]:
+        return x, y

@@ -1,0 +1,190 @@
+"""The ledger of an evaluation, one line per image, and its witnesses: the adversarial images themselves.
+
+With both, anyone who has the weights and the images can check a robust accuracy without attacking
+(workflows/verify.py).
+"""
+
+import csv
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any, Literal
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from robustcli.errors import RobustCliError
+from robustcli.evaluation.confirm import judged
+from robustcli.evaluation.evidence import SURVIVES, WRONG_WHEN_CLEAN, Evidence
+from robustcli.store.files import replacing, write_text
+from robustcli.threat.threat import ThreatModel
+
+COLUMNS = ("image", "label", "clean", "broken_by", "prediction", "margin", "size")
+# How a witness is written, the smallest first: steps of 1/255 from the clean image, a half-precision perturbation,
+# or the image itself.
+Encoding = Literal["steps", "halves", "floats"]
+_ENCODINGS: tuple[Encoding, ...] = ("steps", "halves", "floats")
+_BATCH = 250
+
+
+@dataclass(frozen=True)
+class Line:
+    """What is known of one image.
+
+    Args:
+        image: its number in the order of the data.
+        label: its class.
+        clean: the class that the model gives it unperturbed.
+        broken_by: name of the stage that broke it, "clean" when it was wrong unperturbed, "" when it survives.
+        prediction: class of the adversarial image.
+        margin: largest seen, wrong logit minus true one.
+        size: of the perturbation that broke it, in the norm of the threat.
+    """
+
+    image: int
+    label: int
+    clean: int
+    broken_by: str
+    prediction: int
+    margin: float
+    size: float
+
+
+def lines_of(evidence: Evidence) -> list[Line]:
+    """The ledger, in the order of the images."""
+    names = {SURVIVES: "", WRONG_WHEN_CLEAN: "clean", **{i: stage.name for i, stage in enumerate(evidence.stages)}}
+    columns = (
+        evidence.numbers,
+        evidence.labels,
+        evidence.clean,
+        evidence.broken_by,
+        evidence.predictions,
+        evidence.margins,
+        evidence.sizes,
+    )
+    return [
+        Line(image, label, clean, names[broken_by], prediction, margin, size)
+        for image, label, clean, broken_by, prediction, margin, size in zip(
+            *(column.tolist() for column in columns), strict=True
+        )
+    ]
+
+
+def write_ledger(path: Path, lines: list[Line]) -> None:
+    """Write a ledger as CSV."""
+    text = StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for line in lines:
+        # Nine digits tell any two numbers of single precision apart.
+        writer.writerow([*(getattr(line, name) for name in COLUMNS[:5]), f"{line.margin:.9g}", f"{line.size:.9g}"])
+    write_text(path, text.getvalue())
+
+
+def read_ledger(path: Path) -> list[Line]:
+    """Read a ledger.
+
+    Raises:
+        RobustCliError: it is not there, or is not a ledger; names file and line.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.reader(file))
+    except (OSError, UnicodeDecodeError) as error:
+        raise RobustCliError(f"{path}: cannot be read: {error}") from error
+    if not rows or tuple(rows[0]) != COLUMNS:
+        raise RobustCliError(f"{path}: is no ledger: the first line is not {','.join(COLUMNS)}")
+    kinds: tuple[Callable[[str], Any], ...] = (int, int, int, str, int, float, float)
+    lines = []
+    for number, row in enumerate(rows[1:], 2):
+        try:
+            lines.append(Line(*(kind(text) for kind, text in zip(kinds, row, strict=True))))
+        except ValueError as error:
+            raise RobustCliError(f"{path}: line {number}: {error}") from error
+    return lines
+
+
+def write_witnesses(path: Path, evidence: Evidence, model: nn.Module, x: Tensor, y: Tensor, looks: int = 1) -> None:
+    """Write the adversarial images, each in the smallest encoding that still lies inside and fools the model.
+
+    Args:
+        x, y: all images that were evaluated, and their labels, on the model's device.
+    """
+    chosen: dict[Encoding, list[int]] = {encoding: [] for encoding in _ENCODINGS}
+    kept: dict[Encoding, list[NDArray[Any]]] = {encoding: [] for encoding in _ENCODINGS}
+    row_of = {number: row for row, number in enumerate(evidence.numbers.tolist())}
+    for left, threat in _in_batches(evidence, row_of):
+        for encoding in _ENCODINGS:
+            if not left:
+                break
+            rows = torch.tensor([row_of[number] for number in left], device=x.device)
+            codes = _encoded(encoding, torch.stack([evidence.points[number] for number in left]), x[rows].cpu(), threat)
+            points = decoded(encoding, codes, x[rows])
+            is_good = threat.contains(points, x[rows])
+            is_good &= judged(model, points, y[rows], looks).predictions != y[rows]
+            # What breaks an image in its own encoding was confirmed when it was found.
+            is_kept = is_good.cpu().numpy() | (encoding == "floats")
+            chosen[encoding] += [number for number, keep in zip(left, is_kept, strict=True) if keep]
+            kept[encoding].append(codes[is_kept])
+            left = [number for number, keep in zip(left, is_kept, strict=True) if not keep]
+    with replacing(path) as file:
+        arrays: dict[str, NDArray[Any]] = {}
+        for encoding in _ENCODINGS:
+            arrays[f"{encoding}_images"] = np.array(chosen[encoding], dtype=np.int64)
+            empty = np.zeros((0, *x.shape[1:]), dtype=np.float32)
+            arrays[encoding] = np.concatenate(kept[encoding]) if kept[encoding] else empty
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def _in_batches(evidence: Evidence, row_of: Mapping[int, int]) -> Iterator[tuple[list[int], ThreatModel]]:
+    """Numbers of the images that are broken, and the threat under which they are."""
+    threats: dict[int, ThreatModel] = {
+        number: evidence.threats[int(evidence.broken_by[row_of[number]])] for number in sorted(evidence.points)
+    }
+    for threat in dict.fromkeys(evidence.threats):
+        numbers = [number for number, own in threats.items() if own == threat]
+        for start in range(0, len(numbers), _BATCH):
+            yield numbers[start : start + _BATCH], threat
+
+
+def read_witnesses(path: Path) -> list[tuple[Encoding, NDArray[Any], NDArray[Any]]]:
+    """Encoding, image numbers and codes, for every encoding in the file.
+
+    Raises:
+        RobustCliError: it is no such file.
+    """
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            return [(encoding, stored[f"{encoding}_images"], stored[encoding]) for encoding in _ENCODINGS]
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        raise RobustCliError(f"{path}: is no file of witnesses: {error}") from error
+
+
+def decoded(encoding: Encoding, codes: NDArray[Any], x: Tensor) -> Tensor:
+    """Adversarial images (n, c, h, w) from their codes and the clean images, on the device of those."""
+    values = torch.from_numpy(codes).to(x.device)
+    if encoding == "steps":
+        return (((255 * x).round() + values) / 255).clamp(0, 1)
+    if encoding == "halves":
+        return (x + values.float()).clamp(0, 1)
+    return values.float()
+
+
+def _encoded(encoding: Encoding, points: Tensor, x: Tensor, threat: ThreatModel) -> NDArray[Any]:
+    delta: NDArray[Any] = (points - x).numpy()
+    if encoding == "floats":
+        return np.asarray(points)
+    if encoding == "halves":
+        halves = delta.astype(np.float16)
+        # Towards zero: rounding to the nearest may leave the ball.
+        is_longer = np.abs(halves.astype(np.float32)) > np.abs(delta)
+        shorter: NDArray[Any] = np.where(is_longer, np.nextafter(halves, np.float16(0)), halves)
+        return shorter
+    nearest = np.rint(255 * delta).astype(np.int16)
+    is_inside = threat.contains(decoded("steps", nearest, x), x).numpy()
+    steps: NDArray[Any] = np.where(is_inside[:, None, None, None], nearest, np.trunc(255 * delta).astype(np.int16))
+    return steps

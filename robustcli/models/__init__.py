@@ -1,0 +1,1 @@
+"""A network from anywhere: a run, a checkpoint, a weights file, a script, timm or torchvision."""

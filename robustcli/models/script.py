@@ -1,0 +1,43 @@
+"""A network that torch.jit.save wrote."""
+
+import warnings
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from robustcli.architectures import ImageShape
+from robustcli.errors import RobustCliError
+from robustcli.models.body import Body, reason
+
+
+@dataclass(frozen=True)
+class Script:
+    """A network that torch.jit.save wrote, code and weights."""
+
+    path: Path
+    plain_because: str | None = "it brings its own, if it needs one"
+    size: int | None = None
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def body(self, shape: ImageShape, device: torch.device) -> Body:
+        with warnings.catch_warnings():
+            # That newer ways exist is no news to the user of a file that was written in this one.
+            warnings.simplefilter("ignore", FutureWarning)
+            try:
+                return Body(network=torch.jit.load(str(self.path), map_location=device))  # type: ignore[no-untyped-call]
+            except RuntimeError as error:
+                raise RobustCliError(f"{self.path}: TorchScript that cannot be loaded: {reason(error)}") from error
+
+
+def is_torchscript(path: Path) -> bool:
+    """Whether a file was written by torch.jit.save: an archive with constants for the code in it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.partition("/")[2] == "constants.pkl" for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return False

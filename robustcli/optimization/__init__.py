@@ -1,0 +1,1 @@
+"""Everything about the weights: updates, schedules, perturbations, regularisers, averages."""

@@ -1,0 +1,74 @@
+"""What averages share: a copy of the network whose weights are the average, and its batch statistics."""
+
+from copy import deepcopy
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from robustcli.architectures.convnorm import RunningPreconditionedConv2d
+from robustcli.optimization.averaging import CleanImages
+
+Buffers = Literal["copy", "average", "re_estimate"]
+
+
+class Shadow:
+    """A copy of the network that follows the trained one.
+
+    Args:
+        model: the network as it starts; it is copied, never changed.
+        buffers: batch statistics of the copy. "copy": those of the trained network, as real copies.
+            "average": averaged as the weights are. "re_estimate": anew from one pass over clean images.
+    """
+
+    def __init__(self, model: nn.Module, buffers: Buffers) -> None:
+        self.network = deepcopy(model).requires_grad_(False).eval()
+        self.buffers = buffers
+
+    def move(self, model: nn.Module, share: float) -> None:
+        """average += share * (model - average); share 1 copies."""
+        own: list[Tensor] = list(self.network.parameters())
+        other: list[Tensor] = list(model.parameters())
+        if self.buffers == "average":
+            own += [b for b in self.network.buffers() if b.is_floating_point()]
+            other += [b for b in model.buffers() if b.is_floating_point()]
+        with torch.no_grad():
+            torch._foreach_lerp_(own, [tensor.detach() for tensor in other], share)
+
+    def evaluated(self, model: nn.Module, images: CleanImages) -> nn.Module:
+        """The copy with the batch statistics that it is evaluated with."""
+        if self.buffers == "re_estimate":
+            self._re_estimate(images)
+        with torch.no_grad():
+            for own, live in zip(self.network.buffers(), model.buffers(), strict=True):
+                if self.buffers == "copy" or (self.buffers == "average" and not own.is_floating_point()):
+                    own.copy_(live)
+        return self.network
+
+    def _re_estimate(self, images: CleanImages) -> None:
+        """Running statistics become the plain mean over batches (momentum None accumulates), divisors those of now."""
+        for module in self.network.modules():
+            if isinstance(module, RunningPreconditionedConv2d):
+                module.reset_running_stats()
+                module.train()
+        norms = [module for module in self.network.modules() if isinstance(module, _BatchNorm)]
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None
+            norm.train()
+        try:
+            with torch.no_grad():
+                for x in images():
+                    self.network(x)
+        finally:
+            self.network.eval()
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"network": self.network.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])

@@ -1,0 +1,5 @@
+"""How gradients become updates. A member takes parameter groups and the learning rate first."""
+
+from robustcli.registry.registry import Registry
+
+OPTIMIZERS = Registry("optimizers")

@@ -1,0 +1,63 @@
+"""Input gradient regularisation: the loss may not change fast with the pixels."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from robustcli.attacks.crafting import ascend, crafting_mode
+from robustcli.attacks.losses import LOSSES
+from robustcli.optimization.clock import Clock
+from robustcli.optimization.regularisers import REGULARISERS
+from robustcli.registry.types import NonNegative
+
+
+@REGULARISERS.register("grad_norm", smoke={"weight": 0.1}, passes=(1, 1, 2))
+@dataclass(frozen=True, kw_only=True)
+class GradNorm:
+    """weight * mean over the clean images of the size of the gradient of their cross-entropy in the pixels.
+
+    Costs one forward, one backward to the images and the derivative of both. Batch norms normalise by the
+    batch, dropout is off, and running statistics stay as they are.
+
+    Args:
+        weight: lambda. The authors search it for every data set, so the default is this project's. 0 is none.
+        norm: "l2", the squared Euclidean length as published, or "l1", the sum of magnitudes: to first order
+            what the loss gains inside an linf ball, per unit of its radius.
+
+    Reference: Drucker and LeCun, IEEE Transactions on Neural Networks, 1992; Ross and Doshi-Velez, AAAI 2018,
+        arXiv 1711.09404.
+    """
+
+    weight: NonNegative = 1.0
+    norm: Literal["l2", "l1"] = "l2"
+
+    def start(self, model: nn.Module) -> "RunningGradNorm":
+        return RunningGradNorm(self)
+
+
+@dataclass(frozen=True)
+class RunningGradNorm:
+    """A GradNorm at work; it keeps nothing between updates."""
+
+    settings: GradNorm
+
+    def penalty(self, model: nn.Module, x: Tensor, y: Tensor, clock: Clock) -> Tensor | None:
+        if not self.settings.weight:
+            return None
+        # Attention in its plain form: the fused kernels have no second derivative.
+        with crafting_mode(model, "batch_no_update"), sdpa_kernel(SDPBackend.MATH):
+            grad, _, _ = ascend(model, x, LOSSES["ce"], y, create_graph=True)
+        sizes = grad.flatten(1).square() if self.settings.norm == "l2" else grad.flatten(1).abs()
+        mean: Tensor = sizes.sum(1).mean()
+        return self.settings.weight * mean
+
+    def after(self, model: nn.Module, clock: Clock) -> None:
+        pass
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        assert not state

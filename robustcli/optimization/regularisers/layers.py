@@ -1,0 +1,25 @@
+"""What regularisers of layers share: which layers a network has, and the sizes of the inputs that they see."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from robustcli.architectures.induced_norms import inputs_seen, is_matrix
+from robustcli.attacks.crafting import crafting_mode
+
+
+def trained_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Convolutions and linear layers whose weight is trained, by their names."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if is_matrix(module) and isinstance(module.weight, Tensor) and module.weight.requires_grad
+    }
+
+
+def sizes_seen(model: nn.Module, layers: Mapping[str, nn.Module], x: Tensor) -> dict[str, list[tuple[int, ...]]]:
+    """The different sizes of one input of each layer that a forward uses; nothing of the model changes."""
+    with inputs_seen(layers) as seen, crafting_mode(model, "eval"), torch.no_grad():
+        model(x[:1])
+    return {name: list(dict.fromkeys(found.sizes)) for name, found in seen.items() if found.sizes}

@@ -1,0 +1,80 @@
+"""Schedules that are constant between drops."""
+
+import math
+from dataclasses import dataclass
+
+from robustcli.errors import RobustCliError
+from robustcli.optimization.clock import Clock
+from robustcli.optimization.schedules import SCHEDULES
+from robustcli.registry.types import NonNegative, Share
+
+
+@SCHEDULES.register("constant")
+@dataclass(frozen=True, kw_only=True)
+class Constant:
+    """The full rate throughout.
+
+    Reference: none.
+    """
+
+    def __call__(self, clock: Clock) -> float:
+        return 1.0
+
+
+@SCHEDULES.register("piecewise")
+@dataclass(frozen=True, kw_only=True)
+class Piecewise:
+    """Multiplied by `factor` at shares of the whole run, counted after the update.
+
+    Because the count is taken after the update, a drop at one half of E epochs is in force for the last
+    update of epoch E/2 already.
+
+    Args:
+        at: shares of the run, in (0, 1), at which the rate drops.
+        factor: what each drop multiplies the rate by.
+
+    Reference: Rice, Wong and Kolter, ICML 2020 (at 0.5 and 0.75, by 0.1).
+    """
+
+    at: tuple[float, ...] = (0.5, 0.75)
+    factor: Share = 0.1
+
+    def __call__(self, clock: Clock) -> float:
+        # In whole updates: a share computed in floats could miss the very update.
+        total = clock.steps_per_epoch * clock.epochs
+        return self.factor ** sum(clock.step + 1 >= round(share * total) for share in self.at)
+
+
+@SCHEDULES.register("multistep", smoke={"after": (1,)})
+@dataclass(frozen=True, kw_only=True)
+class Multistep:
+    """Multiplied by `factor` after given numbers of epochs.
+
+    Args:
+        after: epochs done before each drop; a drop "at epoch 75" of a loop that counts from 1 is 74 here.
+        factor: what each drop multiplies the rate by; a list has one for every drop.
+        decay: of a slow fall between the drops: the rate is also divided by 1 + decay * updates, as by Keras.
+        warmup: epochs at the beginning over which the rate rises from 0, in a straight line.
+
+    Reference: Pang et al., ICLR 2021 (after 100 and 105 of 110); Zhang et al., ICML 2019 (after 74); with decay
+        1e-4, Wang et al., ICML 2019; with factors 0.1, 0.1 and 0.5, Zhang et al., ICML 2020; with a warm-up of 5
+        epochs, Xie et al., 2020.
+    """
+
+    after: tuple[int, ...]
+    factor: Share | tuple[Share, ...] = 0.1
+    decay: NonNegative = 0.0
+    warmup: NonNegative = 0.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.factor, tuple) and len(self.factor) != len(self.after):
+            raise RobustCliError(
+                f"train.schedule.factor: {len(self.factor)} of them for {len(self.after)} drops in 'after'; write one "
+                "for each, or one number for all"
+            )
+
+    def __call__(self, clock: Clock) -> float:
+        drops = sum(clock.step >= epochs * clock.steps_per_epoch for epochs in self.after)
+        left = math.prod(self.factor[:drops]) if isinstance(self.factor, tuple) else self.factor**drops
+        risen = clock.epoch / self.warmup if clock.epoch < self.warmup else 1.0
+        return left * risen / (1 + self.decay * clock.step)

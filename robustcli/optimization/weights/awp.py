@@ -1,0 +1,60 @@
+"""Adversarial weight perturbation: the loss is taken at the worst weights nearby."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from robustcli.attacks.crafting import statistics_held
+from robustcli.optimization.clock import Clock
+from robustcli.optimization.weights import WEIGHTS
+from robustcli.optimization.weights.shift import shifted
+from robustcli.registry.types import NonNegative
+
+# Keeps a layer whose gradient is zero where it is, instead of dividing by zero.
+_TINY = 1e-20
+
+
+@WEIGHTS.register("awp", smoke={"gamma": 0.01}, passes=(1, 0, 1))
+@dataclass(frozen=True, kw_only=True)
+class Awp:
+    """v_l = gamma |w_l| g_l / |g_l| for every convolution and linear weight, g the gradient of the full loss.
+
+    One ascent step; norms are per tensor (Frobenius); batch norms and biases are left alone. The authors
+    take the step on a copy of the network; since v is renormalised, the gradient at the weights gives the
+    same v. The optimiser steps inside the context, so that its weight decay sees w + v as theirs does;
+    then v is taken away.
+
+    Args:
+        gamma: size of v relative to the weights, per tensor; the released code has 0.01 for PGD-AT and
+            0.005 for TRADES. 0 is the base method.
+        warmup: epochs before the perturbation begins.
+
+    Reference: Wu, Xia and Wang, NeurIPS 2020, section 4 and Algorithm 1.
+    """
+
+    gamma: NonNegative = 0.01
+    warmup: NonNegative = 0.0
+
+    # As released: weight decay acts on w + v.
+    steps_inside = True
+
+    @contextmanager
+    def around(self, model: nn.Module, loss: Callable[[], Tensor], clock: Clock) -> Iterator[None]:
+        if self.gamma == 0 or clock.epoch < self.warmup:
+            yield
+            return
+        weights = [
+            parameter
+            for name, parameter in model.named_parameters()
+            if "weight" in name and parameter.dim() > 1 and parameter.requires_grad
+        ]
+        with statistics_held(model):
+            grads = torch.autograd.grad(loss(), weights, allow_unused=True)
+        moved = [(w, g) for w, g in zip(weights, grads, strict=True) if g is not None]
+        with torch.no_grad():
+            steps = [self.gamma * w.norm() / (g.norm() + _TINY) * g for w, g in moved]
+        with shifted([w for w, _ in moved], steps):
+            yield

@@ -1,0 +1,24 @@
+"""No weight perturbation."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from robustcli.optimization.clock import Clock
+from robustcli.optimization.weights import WEIGHTS
+
+
+@WEIGHTS.register("none", passes=(0, 0, 0))
+@dataclass(frozen=True, kw_only=True)
+class Unperturbed:
+    """Take the loss at the weights themselves.
+
+    Reference: none; v = 0.
+    """
+
+    steps_inside = True
+
+    def around(self, model: nn.Module, loss: Callable[[], Tensor], clock: Clock) -> AbstractContextManager[None]:
+        return nullcontext()

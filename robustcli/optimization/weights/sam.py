@@ -1,0 +1,51 @@
+"""Sharpness-aware minimisation: the loss is taken at the worst weights in a ball around the weights."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from robustcli.attacks.crafting import statistics_held
+from robustcli.optimization.clock import Clock
+from robustcli.optimization.weights import WEIGHTS
+from robustcli.optimization.weights.shift import shifted
+from robustcli.registry.types import NonNegative
+
+# Stays where the gradient is zero, instead of dividing by zero.
+_TINY = 1e-20
+
+
+@WEIGHTS.register("sam", smoke={"rho": 0.05}, passes=(1, 0, 1))
+@dataclass(frozen=True, kw_only=True)
+class Sam:
+    """v = rho g / |g| with g the gradient of the full loss in all trained parameters and |g| its one length.
+
+    Biases and batch norms move as well, and layers do not get equal shares, as they do in AWP. The weights are
+    put back before the optimiser steps, so that weight decay sees w. With natural training it is SAM; with any
+    other loss the worst weights of that loss are sought.
+
+    Args:
+        rho: length of v; 0.05 in the paper's experiments. 0 is the base method.
+
+    Reference: Foret et al., ICLR 2021, arXiv 2010.01412, Algorithm 1; as a cheap way to a little robustness
+        Wei et al., arXiv 2305.05392.
+    """
+
+    rho: NonNegative = 0.05
+
+    steps_inside = False
+
+    @contextmanager
+    def around(self, model: nn.Module, loss: Callable[[], Tensor], clock: Clock) -> Iterator[None]:
+        if self.rho == 0:
+            yield
+            return
+        weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        with statistics_held(model):
+            grads = torch.autograd.grad(loss(), weights, allow_unused=True)
+        moved = [(w, g) for w, g in zip(weights, grads, strict=True) if g is not None]
+        length = torch.stack([g.norm() for _, g in moved]).norm()
+        with shifted([w for w, _ in moved], [self.rho / (length + _TINY) * g for _, g in moved]):
+            yield

@@ -1,5 +1,0 @@
-"""How gradients become updates. A member takes parameter groups and the learning rate first."""
-
-from robustcli.registry import Registry
-
-OPTIMIZERS = Registry("optimizers")

@@ -1,0 +1,1 @@
+"""Members of the registries and their signatures, read without importing torch."""

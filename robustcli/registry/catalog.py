@@ -1,0 +1,226 @@
+"""What members there are, read from their source files without importing them.
+
+A member registers under a name that is written out in its file::
+
+    @DEFENSES.register("trades", smoke={"steps": 2})
+    def trades(*, beta: float = 6.0, ...) -> MinMax: ...
+
+Importing a member imports torch, which takes seconds, and `robust list` and `robust validate` should answer
+at once. The contract tests compare what is read here with the imported signature.
+"""
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import robustcli
+from robustcli.errors import RobustCliError, suggest
+from robustcli.registry.published import Published
+from robustcli.registry.signatures import (
+    REQUIRED,
+    Parameter,
+    class_named,
+    class_parameters,
+    function_parameters,
+    literal,
+    served,
+)
+
+# Every family with the folder of its members.
+FAMILIES = {
+    "architectures": "architectures",
+    "attacks": "attacks",
+    "averaging": "optimization/averaging",
+    "datasets": "data/datasets",
+    "defenses": "defenses",
+    "diagnostics": "diagnostics",
+    "evaluators": "evaluators",
+    "mixers": "data/mixers",
+    "optimizers": "optimization/optimizers",
+    "regularisers": "optimization/regularisers",
+    "schedules": "optimization/schedules",
+    "weights": "optimization/weights",
+}
+PLUGIN_GROUP = "robustcli"
+
+
+@dataclass(frozen=True)
+class Member:
+    """What a registry knows of a member before it is imported.
+
+    Args:
+        parameters: what its part of a spec may set.
+        replaceable: fields of the object that it returns; a spec may replace them too.
+        served: by field of that object, the parameters that serve nothing else.
+        fixed: parameters that the name settles.
+        smoke: cheap settings for the tests.
+        passes: what an update costs, in passes of one batch: forwards, backwards to the images that leave the weights
+            alone, and backwards to the weights. Of a defense, by default, with the required parameters of `smoke`;
+            of a regulariser, what it adds; of a weight perturbation, what it adds for every batch that the loss
+            is differentiated at. None where it is not said.
+        fewest: where `passes` are the most that an update can cost, the fewest; None where it always costs the same.
+        published: of an architecture, robust accuracies in the literature.
+    """
+
+    family: str
+    name: str
+    module: str
+    attribute: str
+    path: Path
+    line: int
+    doc: str
+    parameters: dict[str, Parameter]
+    replaceable: dict[str, Parameter] = field(default_factory=dict)
+    served: dict[str, frozenset[str]] = field(default_factory=dict)
+    fixed: dict[str, Any] = field(default_factory=dict)
+    smoke: dict[str, Any] = field(default_factory=dict)
+    passes: tuple[float, float, float] | None = None
+    fewest: tuple[float, float, float] | None = None
+    published: tuple[Published, ...] = ()
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The parameters without a default, as in `smoke`."""
+        return {name: value for name, value in self.smoke.items() if self.parameters[name].default is REQUIRED}
+
+    @property
+    def summary(self) -> str:
+        """First line of the docstring."""
+        return self.doc.splitlines()[0] if self.doc else ""
+
+
+def describe(family: str, name: str) -> Member:
+    """The member `name` of `family`, or an error that names the nearest one."""
+    members = catalog(family)
+    if name not in members:
+        raise RobustCliError(f"unknown name '{name}' in {family}{suggest(name, members)}")
+    return members[name]
+
+
+@cache
+def catalog(family: str) -> dict[str, Member]:
+    """All members of a family by name, in alphabetical order, read from the source files."""
+    members: dict[str, Member] = {}
+    for module, path in (*_own_files(family), *_plugin_files()):
+        for member in _read(module, path, family):
+            if member.name in members:
+                first = members[member.name]
+                raise RobustCliError(
+                    f"two {family} are named '{member.name}': {first.path}:{first.line} and {path}:{member.line}"
+                )
+            members[member.name] = member
+    return dict(sorted(members.items()))
+
+
+def _own_files(family: str) -> list[tuple[str, Path]]:
+    folder = Path(robustcli.__file__).parent / FAMILIES[family]
+    return [(f"{package_of(family)}.{path.stem}", path) for path in sorted(folder.glob("*.py"))]
+
+
+def package_of(family: str) -> str:
+    """The package that holds a family's registry, such as "robustcli.data.datasets"."""
+    return f"robustcli.{FAMILIES[family].replace('/', '.')}"
+
+
+@cache
+def _plugin_files() -> tuple[tuple[str, Path], ...]:
+    """Source files of installed packages that announce themselves under the entry point group."""
+    files: list[tuple[str, Path]] = []
+    for entry in entry_points(group=PLUGIN_GROUP):
+        try:
+            spec = find_spec(entry.module)
+        except ModuleNotFoundError:
+            spec = None
+        if spec is None or spec.origin is None:
+            raise RobustCliError(f"plugin '{entry.name}': there is no module '{entry.module}'")
+        files.append((entry.module, Path(spec.origin)))
+        for folder in spec.submodule_search_locations or ():
+            files += [
+                (f"{entry.module}.{path.stem}", path)
+                for path in sorted(Path(folder).glob("*.py"))
+                if path.name != "__init__.py"
+            ]
+    return tuple(dict.fromkeys(files))
+
+
+def _read(module: str, path: Path, family: str) -> Iterator[Member]:
+    """The members of one family that a file registers."""
+    source = path.read_text(encoding="utf-8")
+    if f"{family.upper()}.register(" not in source:
+        return
+    tree = ast.parse(source, str(path))
+    for node in tree.body:
+        if not isinstance(node, ast.FunctionDef | ast.ClassDef):
+            continue
+        for decorator in node.decorator_list:
+            if (
+                isinstance(decorator, ast.Call)
+                and isinstance(decorator.func, ast.Attribute)
+                and decorator.func.attr == "register"
+                and isinstance(decorator.func.value, ast.Name)
+                and decorator.func.value.id == family.upper()
+            ):
+                yield _member(node, decorator, tree, module, path, family)
+
+
+def _member(
+    node: ast.FunctionDef | ast.ClassDef,
+    decorator: ast.Call,
+    tree: ast.Module,
+    module: str,
+    path: Path,
+    family: str,
+) -> Member:
+    doc = ast.get_docstring(node) or ""
+    where = f"{path}:{node.lineno}"
+    options = {keyword.arg: keyword.value for keyword in decorator.keywords}
+    fixed = literal(options["fixed"]) if "fixed" in options else {}
+    for settled, value in fixed.items():
+        doc = doc.replace(f"{{{settled}}}", str(value))
+    replaceable: dict[str, Parameter] = {}
+    if isinstance(node, ast.ClassDef):
+        parameters = class_parameters(node, doc, where)
+    else:
+        parameters = function_parameters(node, doc, where)
+        form = class_named(node.returns.id, tree, path) if isinstance(node.returns, ast.Name) else None
+        if form is not None:
+            form_doc = ast.get_docstring(form) or ""
+            replaceable = {
+                name: parameter
+                for name, parameter in class_parameters(form, form_doc, where, strict=False).items()
+                if name not in parameters
+            }
+    return Member(
+        family=family,
+        name=ast.literal_eval(decorator.args[0]),
+        module=module,
+        attribute=node.name,
+        path=path,
+        line=node.lineno,
+        doc=doc,
+        parameters={name: parameter for name, parameter in parameters.items() if name not in fixed},
+        replaceable=replaceable,
+        served=served(node),
+        fixed=fixed,
+        smoke=literal(options["smoke"]) if "smoke" in options else {},
+        passes=literal(options["passes"]) if "passes" in options else None,
+        fewest=literal(options["fewest"]) if "fewest" in options else None,
+        published=_published(options["published"], where) if "published" in options else (),
+    )
+
+
+def _published(node: ast.expr, where: str) -> tuple[Published, ...]:
+    calls = node.elts if isinstance(node, ast.Tuple) else []
+    found = []
+    for call in calls:
+        if isinstance(call, ast.Call):
+            named = {keyword.arg: literal(keyword.value) for keyword in call.keywords if keyword.arg}
+            found.append(Published(*map(literal, call.args), **named))
+    if not found or len(found) < len(calls):
+        raise RobustCliError(f"{where}: published is a tuple of Published(...), with every argument written out")
+    return tuple(found)

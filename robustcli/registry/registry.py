@@ -1,0 +1,107 @@
+"""Registries: members register while they are imported, and are imported when a spec names them."""
+
+import importlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeVar
+
+from robustcli.errors import RobustCliError
+from robustcli.registry.catalog import catalog, describe, package_of
+from robustcli.registry.published import Published
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A member chosen by a spec, with every parameter resolved.
+
+    Args:
+        parameters: what its builder gets; values may be Chosen themselves.
+        options: settings beside the member's own, such as the validation size beside a data set.
+    """
+
+    family: str
+    name: str
+    parameters: dict[str, Any]
+    options: Any = None
+
+
+class Registry:
+    """The members of one family: `register` while they are imported, `get` imports one by its name."""
+
+    def __init__(self, family: str) -> None:
+        self.family = family
+        self._registered: dict[str, Callable[..., Any]] = {}
+        self._fixed: dict[str, dict[str, Any]] = {}
+
+    def register(
+        self,
+        name: str,
+        *,
+        fixed: dict[str, Any] | None = None,
+        smoke: dict[str, Any] | None = None,
+        passes: tuple[float, float, float] | None = None,
+        fewest: tuple[float, float, float] | None = None,
+        published: tuple[Published, ...] = (),
+    ) -> Callable[[T], T]:
+        """Add a member under `name`.
+
+        Args:
+            fixed: parameters that the name settles, such as the depth of a network; specs cannot set them, and one
+                function may be several members. Their names in braces stand for their values in the docstring.
+            smoke: cheap settings for the tests.
+            passes: what an update costs, or what the member adds to that; see `catalog.Member`.
+            fewest: the same at best, where it depends on the images.
+            published: of an architecture, robust accuracies in the literature. Like the others it is written out
+                here and read from the source.
+        """
+
+        def add(member: T) -> T:
+            known = self._registered.get(name)
+            if known is not None and known.__module__ != member.__module__:
+                raise RobustCliError(
+                    f"two {self.family} are named '{name}': in {known.__module__} and in {member.__module__}"
+                )
+            self._registered[name] = member
+            self._fixed[name] = fixed or {}
+            return member
+
+        return add
+
+    def get(self, name: str) -> Callable[..., Any]:
+        """The member itself, with what its name settles; its file is imported now if it was not yet."""
+        if name not in self._registered:
+            importlib.import_module(describe(self.family, name).module)
+        member, fixed = self._registered[name], self._fixed[name]
+        return partial(member, **fixed) if fixed else member
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(catalog(self.family))
+
+
+def instantiate(chosen: Chosen, *positional: Any) -> Any:
+    """Import the chosen member and call it with its parameters; then replace fields of what it returned.
+
+    Args:
+        positional: what the family's members are given beside their parameters, such as the shape of images; members
+            inside others are given the same.
+    """
+    member = describe(chosen.family, chosen.name)
+    values = {name: _instantiate_value(value, positional) for name, value in chosen.parameters.items()}
+    registry: Registry = getattr(importlib.import_module(package_of(chosen.family)), chosen.family.upper())
+    own = {name: value for name, value in values.items() if name in member.parameters}
+    built = registry.get(chosen.name)(*positional, **own)
+    replaced = {name: value for name, value in values.items() if name not in member.parameters}
+    return replace(built, **replaced) if replaced else built
+
+
+def _instantiate_value(value: Any, positional: tuple[Any, ...]) -> Any:
+    if isinstance(value, Chosen):
+        return instantiate(value, *positional)
+    if isinstance(value, list):
+        return [_instantiate_value(item, positional) for item in value]
+    if isinstance(value, dict):
+        return {key: _instantiate_value(item, positional) for key, item in value.items()}
+    return value

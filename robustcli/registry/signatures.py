@@ -1,0 +1,158 @@
+"""What a function or a class takes, read from its source file without importing it."""
+
+import ast
+import re
+import typing
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from robustcli.errors import RobustCliError
+from robustcli.registry import types as fields
+
+
+class _Required:
+    """The default of a parameter that has none."""
+
+    def __repr__(self) -> str:
+        return "required"
+
+
+REQUIRED = _Required()
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a member, as its signature states it."""
+
+    name: str
+    annotation: Any
+    default: Any = REQUIRED
+    doc: str = ""
+
+
+def served(node: ast.FunctionDef | ast.ClassDef) -> dict[str, frozenset[str]]:
+    """By keyword of the call that a function returns, the names that are used there and nowhere else in it."""
+    last = node.body[-1]
+    if not isinstance(last, ast.Return) or not isinstance(last.value, ast.Call):
+        return {}
+    everywhere = Counter(_names(node.body))
+    inside = {keyword.arg: Counter(_names([keyword.value])) for keyword in last.value.keywords if keyword.arg}
+    return {
+        key: frozenset(name for name, count in found.items() if count == everywhere[name])
+        for key, found in inside.items()
+    }
+
+
+def _names(nodes: Sequence[ast.AST]) -> list[str]:
+    return [part.id for node in nodes for part in ast.walk(node) if isinstance(part, ast.Name)]
+
+
+def function_parameters(node: ast.FunctionDef, doc: str, where: str) -> dict[str, Parameter]:
+    docs = argument_docs(doc)
+    return {
+        argument.arg: Parameter(
+            argument.arg,
+            _annotation(argument.annotation, f"{where}: {argument.arg}"),
+            REQUIRED if default is None else literal(default),
+            docs.get(argument.arg, ""),
+        )
+        for argument, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
+    }
+
+
+def class_parameters(node: ast.ClassDef, doc: str, where: str, *, strict: bool = True) -> dict[str, Parameter]:
+    """Fields of a dataclass; with strict=False those that no spec can write are passed over."""
+    docs = argument_docs(doc)
+    parameters = {}
+    for line in node.body:
+        if not isinstance(line, ast.AnnAssign) or not isinstance(line.target, ast.Name):
+            continue
+        name = line.target.id
+        try:
+            annotation = _annotation(line.annotation, f"{where}: {name}")
+            default = REQUIRED if line.value is None else literal(line.value)
+        except (RobustCliError, ValueError):
+            if strict:
+                raise
+            if not isinstance(line.annotation, ast.Name) or line.annotation.id not in fields.PROTOCOLS:
+                continue
+            annotation, default = fields.PROTOCOLS[line.annotation.id], None
+        parameters[name] = Parameter(name, annotation, default, docs.get(name, ""))
+    return parameters
+
+
+_NAMES = {
+    **{name: getattr(typing, name) for name in ("Literal", "Annotated", "Any")},
+    **{name: value for name, value in vars(fields).items() if not name.startswith("_")},
+    **{kind.__name__: kind for kind in (bool, dict, float, int, list, str, tuple)},
+    "Fraction": Fraction,
+    **fields.PROTOCOLS,
+}
+
+
+def _annotation(node: ast.expr | None, where: str) -> Any:
+    if node is None:
+        raise RobustCliError(f"{where}: has no annotation; the signature is the schema")
+    try:
+        return eval(compile(ast.Expression(node), where, "eval"), {"__builtins__": {}}, _NAMES)
+    except NameError as error:
+        raise RobustCliError(
+            f"{where}: annotation '{ast.unparse(node)}' uses a name that robustcli/registry/types.py does not have"
+        ) from error
+
+
+def literal(node: ast.expr) -> Any:
+    """A default written as a literal, or as arithmetic on literals such as 2 / 255."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
+        return literal(node.left) / literal(node.right)
+    if isinstance(node, ast.Dict):
+        pairs = zip(node.keys, node.values, strict=True)
+        return {literal(key): literal(value) for key, value in pairs if key is not None}
+    return ast.literal_eval(node)
+
+
+def class_named(name: str, tree: ast.Module, path: Path) -> ast.ClassDef | None:
+    """The class that a function returns: from the same file, or from the one it imports it from."""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            is_dataclass = any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list)
+            return node if is_dataclass else None
+        if isinstance(node, ast.ImportFrom) and node.module and any(a.name == name for a in node.names):
+            source = _source_of(node.module)
+            if source is not None and source != path:
+                return class_named(name, ast.parse(source.read_text(encoding="utf-8")), source)
+    return None
+
+
+def _source_of(module: str) -> Path | None:
+    """The file of a module, without importing its parents."""
+    top, *rest = module.split(".")
+    spec = find_spec(top)
+    if spec is None or spec.origin is None:
+        return None
+    if not rest:
+        return Path(spec.origin)
+    base = Path(spec.origin).parent.joinpath(*rest)
+    return next((p for p in (base.with_suffix(".py"), base / "__init__.py") if p.exists()), None)
+
+
+def argument_docs(doc: str) -> dict[str, str]:
+    """The parameters that an `Args:` section describes, each as one line of text."""
+    section = re.search(r"^Args:\n((?:[ ]+.*\n?|\n)+)", doc, re.MULTILINE)
+    if section is None:
+        return {}
+    entries: dict[str, str] = {}
+    name = ""
+    for line in section.group(1).splitlines():
+        start = re.match(r"^ {4}(\w+): (.*)", line)
+        if start:
+            name = start.group(1)
+            entries[name] = start.group(2).strip()
+        elif name:
+            entries[name] = f"{entries[name]} {line.strip()}".strip()
+    return entries

@@ -1,0 +1,109 @@
+"""The vocabulary of signatures: what the parameters of registered members are annotated with.
+
+The signature of a member is the schema of its part of a spec. It is read without importing the member
+(see registry/signatures.py), so its annotations use only Python's own types and the names of this module.
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le, Lt
+
+Norm = Literal["linf", "l2", "l1"]
+AttackBn = Literal["eval", "train", "batch_no_update"]
+Activation = Literal[
+    "relu",
+    "leaky_relu",
+    "silu",
+    "gelu",
+    "elu",
+    "softplus",
+    "psoftplus",
+    "relu_smooth_backward",
+    "smooth_relu",
+    "pssilu",
+    "sparta_like",
+]
+NormLayer = Literal["batch", "group", "conv", "conv_running"]
+# Of networks some of whose convolutions cannot be preconditioned: depthwise or dilated ones, or padded on one side.
+NormBeside = Literal["batch", "group"]
+Downsample = Literal["strided", "average", "flc", "asap"]
+# Of networks without shortcuts, which can do without norms and have pools between their convolutions.
+PlainNorm = Literal["none", "batch", "group", "conv", "conv_running"]
+PlainDownsample = Literal["max", "average", "flc", "asap"]
+Gate = Literal["none", "se", "residual_se", "cifs"]
+# Of networks of other packages, most of which begin for large images.
+Stem = Literal["as_it_is", "small"]
+
+Count = Annotated[int, Ge(1)]
+Counts3 = tuple[Count, Count, Count]
+Counts4 = tuple[Count, Count, Count, Count]
+Counts5 = tuple[Count, Count, Count, Count, Count]
+# Of a network of cells: two of them reduce, and one comes before those.
+Cells = Annotated[int, Ge(3)]
+# The nodes of a cell, each a sum of operations on earlier states such as "sep3 0 + skip 1".
+Nodes = tuple[str, ...]
+Size = Annotated[int, Ge(0)]
+Positive = Annotated[float, Gt(0)]
+AboveOne = Annotated[float, Gt(1)]
+NonNegative = Annotated[float, Ge(0)]
+Share = Annotated[float, Ge(0), Le(1)]
+ProperShare = Annotated[float, Ge(0), Lt(1)]
+Radius = Annotated[Fraction, Ge(0)]
+
+
+class Ratio(float):
+    """A number written as a quotient, such as 8/255: a float that remembers its exact value."""
+
+    fraction: Fraction
+
+    def __new__(cls, fraction: Fraction) -> "Ratio":
+        ratio = super().__new__(cls, fraction.numerator / fraction.denominator)
+        ratio.fraction = fraction
+        return ratio
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherThreat:
+    """A threat beside the spec's, for methods that train against several.
+
+    Args:
+        norm: linf, l2 or l1.
+        eps: radius as a number or a quotient such as 8/255; pixels of [0, 1] for linf, length for l2, sum for l1.
+        step_size: length of one step of the attack, in the unit of this eps; null is a quarter of it.
+    """
+
+    norm: Norm
+    eps: Radius
+    step_size: Positive | None = None
+
+
+def exact_text(number: Fraction) -> str:
+    """A number as people write it, and exact: a short decimal where there is one, otherwise a quotient."""
+    decimal = repr(number.numerator / number.denominator)
+    return decimal.removesuffix(".0") if len(decimal) <= 7 and Fraction(decimal) == number else str(number)
+
+
+@dataclass(frozen=True)
+class Family:
+    """Stands for "a member of this registry" in an annotation that is read without importing.
+
+    Args:
+        name: of the registry.
+        options: a settings dataclass whose fields stand beside the member's own in a spec, or None.
+    """
+
+    name: str
+    options: type | None = None
+
+
+# Protocols as they are written in signatures, and the registry whose members satisfy them.
+PROTOCOLS = {
+    "Attack": Family("attacks"),
+    "WeightPerturbation": Family("weights"),
+    "Averaging": Family("averaging"),
+    "Regulariser": Family("regularisers"),
+    "Evaluator": Family("evaluators"),
+    "Body": Family("architectures"),
+}

@@ -1,0 +1,65 @@
+"""The parts of an architecture as a table, for `robust show`, and its size, for `robust list`."""
+
+from collections.abc import Sequence
+
+import torch
+from rich.console import Group
+from rich.table import Table
+
+from robustcli.architectures import ImageShape
+from robustcli.errors import RobustCliError
+from robustcli.measuring.anatomy import Anatomy, Part, anatomy
+from robustcli.registry.catalog import Member
+from robustcli.registry.registry import instantiate
+from robustcli.registry.signatures import REQUIRED
+from robustcli.registry.types import Family
+from robustcli.specs.check import checked
+from robustcli.specs.spec import overridden
+from robustcli.specs.yamlfile import Document
+
+# What an architecture is measured on where nothing else is said.
+SHAPE = ImageShape(3, 32, 32, 10)
+
+
+def anatomy_of(member: Member, overrides: Sequence[str] = ()) -> Anatomy | None:
+    """An architecture with its defaults but for some settings, in parts, or None where settings are missing.
+
+    Raises:
+        SpecError: overrides name what it does not have, or values that it does not take.
+        RobustCliError: they are no overrides, or the architecture refuses them.
+    """
+    for override in overrides:
+        if "=" not in override:
+            raise RobustCliError(f"'{override}' sets nothing; write key=value, such as width=16")
+    source = f"{member.name} {' '.join(overrides)}".rstrip()
+    written = overridden(Document(source, {}, {}), overrides).value
+    if any(parameter.default is REQUIRED for name, parameter in member.parameters.items() if name not in written):
+        return None
+    family = Family("architectures")
+    value = {**written, "name": member.name}
+    chosen = checked(lambda checker: checker.chosen(family, value, ()), source)
+    with torch.device("meta"):
+        return anatomy(instantiate(chosen, SHAPE), SHAPE)
+
+
+def anatomy_table(member: Member, overrides: Sequence[str] = ()) -> Group | None:
+    """Weights, cost and sight of an architecture with such settings, or None where settings are missing."""
+    found = anatomy_of(member, overrides)
+    if found is None:
+        return None
+    title = (
+        f"{' '.join(overrides) or 'by default'}, for {SHAPE.words}: {found.parameters:,} parameters, "
+        f"{found.macs / 1e9:.4f} G multiply-accumulates"
+    )
+    has_stages = any(part.name for part in found.parts)
+    columns = ("map", "channels", "parameters", "10^6 mult.-acc.", "sees")
+    table = Table(*(("part", *columns) if has_stages else columns), box=None, padding=(0, 2))
+    for part in found.parts:
+        table.add_row(*((part.name,) if has_stages else ()), *_row(part))
+    return Group(title, table)
+
+
+def _row(part: Part) -> tuple[str, ...]:
+    size = "means" if part.size == (1, 1) else f"{part.size[0]}x{part.size[1]}"
+    field = "everything" if part.field is None else f"{part.field}x{part.field} pixels"
+    return size, str(part.channels), f"{part.parameters:,}", f"{part.macs / 1e6:,.1f}", field

@@ -1,0 +1,30 @@
+"""Choosing and describing the device."""
+
+import torch
+
+from robustcli.errors import RobustCliError
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a spec; a GPU that is not there is an error, not a CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise RobustCliError(f"train.device: '{name}' is not one of auto, cpu, cuda, cuda:i") from None
+    if device.type not in ("cpu", "cuda"):
+        raise RobustCliError(f"train.device: '{name}' is not one of auto, cpu, cuda, cuda:i")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise RobustCliError(
+            f"train.device: '{name}': this machine has {torch.cuda.device_count()} such devices; write auto"
+        )
+    return device
+
+
+def describe_device(device: torch.device) -> str:
+    """The device in words, for provenance."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"cpu, {threads} thread{'s' if threads > 1 else ''}"

@@ -1,1 +1,0 @@
-"""What a person types and reads: options, progress, tables, pictures."""

@@ -1,1 +1,0 @@
-"""Many specs in one file: a base, and rows that say how they differ from it; one table at the end."""

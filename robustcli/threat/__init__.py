@@ -1,0 +1,1 @@
+"""Geometry: threat models, projections and the noise that attacks draw."""

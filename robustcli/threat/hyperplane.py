@@ -1,0 +1,87 @@
+"""Hyperplanes: how far an image is from one, and the shortest way to it inside the pixel box, in every norm.
+
+A plane is given as seen from the image: `weight` (n, c, h, w) is its normal and `gap` (n,) what is left of
+<weight, image> above it, so that a displacement reaches it exactly when <weight, displacement> = -gap.
+"""
+
+import torch
+from torch import Tensor
+
+from robustcli.registry.types import Norm
+
+_DUAL = {"linf": 1.0, "l2": 2.0, "l1": torch.inf}
+# Coordinates that are looked at first in l1, and how many times more when they do not suffice.
+_FIRST, _MORE = 32, 8
+
+
+def plane_distance(gap: Tensor, weight: Tensor, norm: Norm) -> Tensor:
+    """Distance to the plane, as if there were no box: |gap| over the dual norm of its normal, (n,)."""
+    steepness: Tensor = torch.linalg.vector_norm(weight.flatten(1), ord=_DUAL[norm], dim=1)
+    distance: Tensor = gap.abs() / steepness.clamp_min(1e-12)
+    return distance
+
+
+def towards_plane(x: Tensor, gap: Tensor, weight: Tensor, norm: Norm) -> Tensor:
+    """The shortest displacement from x to the plane for which x + displacement stays in the box: (n, c, h, w).
+
+    Where the plane does not meet the box, the displacement to the point of the box that is nearest to the
+    plane: every pixel that counts is moved to its end.
+
+    Reference: Croce and Hein, ICML 2020, section 2.1; solved here without sorting.
+    """
+    slope = weight.flatten(1)
+    # Relative to the steepest coordinate of each image: squares of small gradients would vanish.
+    steepest = slope.abs().amax(1).clamp_min(torch.finfo(slope.dtype).tiny)
+    rise, need = slope.abs() / steepest[:, None], gap.abs() / steepest
+    sign = torch.where(gap > 0, -1, 1).to(slope.dtype)[:, None] * slope.sign()
+    pixels = x.flatten(1)
+    room = torch.where(sign > 0, 1 - pixels, pixels).masked_fill_(sign == 0, 0)
+    if norm == "l1":
+        sizes = _steepest_first(rise, room, need)
+    else:
+        sizes = _all_at_once(rise, rise if norm == "l2" else torch.ones_like(rise), room, need)
+    return (sign * sizes).view_as(x)
+
+
+def _all_at_once(rise: Tensor, speed: Tensor, room: Tensor, need: Tensor) -> Tensor:
+    """Sizes min(time * speed, room) at the time when sum(rise * sizes) reaches `need`, by Newton's method.
+
+    That sum is a concave, piecewise linear function of the time. From time 0 each pass solves its present
+    linear piece, whose line lies above it, so the time grows from pass to pass and never passes the solution;
+    coordinates that have used up their room stay so. A pass in which none joins them was on the piece of the
+    solution and ends the loop: there are at most as many passes as coordinates, and in practice three to eight.
+    """
+    gain, pace = rise * room, rise * speed
+    is_full = room <= 0
+    while True:
+        left = need - gain.masked_fill(~is_full, 0).sum(1)
+        # Never 0 / 0: where all coordinates are full the time does not matter.
+        time = left.clamp_min(0) / pace.masked_fill(is_full, 0).sum(1).clamp_min(torch.finfo(rise.dtype).tiny)
+        sizes = torch.where(is_full, room, time[:, None] * speed)
+        is_filled = sizes >= room
+        if torch.equal(is_filled | is_full, is_full):
+            return sizes
+        is_full |= is_filled
+
+
+def _steepest_first(rise: Tensor, room: Tensor, need: Tensor) -> Tensor:
+    """Sizes that use up the room of the steepest coordinates, the last one in part, until `need` is reached.
+
+    Few coordinates suffice as a rule, and finding those costs far less than sorting all; their number grows
+    until they do, at the latest with the last coordinate.
+    """
+    is_out_of_reach = (rise * room).sum(1) <= need
+    # A coordinate without room would take the place of one that has some.
+    usable = rise.masked_fill(room <= 0, 0)
+    count = min(_FIRST, rise.shape[1])
+    while True:
+        strength, order = usable.topk(count, dim=1)
+        most = room.gather(1, order)
+        reached = (strength * most).cumsum(1)
+        if count == rise.shape[1] or bool(((reached[:, -1] >= need) | is_out_of_reach).all()):
+            break
+        count = min(_MORE * count, rise.shape[1])
+    left = (need[:, None] - reached + strength * most).clamp_min(0)
+    taken = torch.minimum(most, left / strength.clamp_min(torch.finfo(rise.dtype).tiny))
+    sizes = torch.zeros_like(room).scatter_(1, order, taken)
+    return torch.where(is_out_of_reach[:, None], room, sizes)

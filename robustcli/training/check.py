@@ -1,0 +1,72 @@
+"""The check after every epoch."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from robustcli.attacks.crafting import evaluating
+from robustcli.attacks.fgsm import Fgsm
+from robustcli.attacks.pgd import Pgd
+from robustcli.data import Data, SplitName
+from robustcli.defenses import Defense
+from robustcli.diagnostics.one_step import monitors
+from robustcli.evaluation.evidence import gather
+from robustcli.evaluators import Evaluator
+from robustcli.evaluators.attacked import Attacked
+from robustcli.evaluators.clean import Clean
+from robustcli.specs.settings import TrainSettings
+from robustcli.threat.noise import IndexedNoise
+from robustcli.threat.threat import ThreatModel
+
+
+@dataclass(frozen=True)
+class Check:
+    """Accuracy on the images that weights are chosen by, or on training images where nothing is chosen.
+
+    Of methods that craft in one step also what announces that they overfit catastrophically.
+    """
+
+    settings: TrainSettings
+    defense: Defense
+    data: Data
+    threat: ThreatModel
+
+    @property
+    def split(self) -> SplitName:
+        if self.data.sizes["val"]:
+            return "val"
+        return "test" if self.settings.allow_test_selection else "train"
+
+    @property
+    def count(self) -> int:
+        """How many images are checked."""
+        return min(self.settings.check_examples, self.data.sizes[self.split])
+
+    @property
+    def evaluators(self) -> dict[str, Evaluator]:
+        """What each accuracy is found by."""
+        found: dict[str, Evaluator] = {"clean": Clean()}
+        if self.defense.aims_at_robustness or self.settings.select == "robust":
+            found["robust"] = Attacked(attack=Pgd(steps=self.settings.check_steps, keep="fooled"))
+            found["fgsm"] = Attacked(attack=Fgsm())
+        return found
+
+    @property
+    def watches_one_step(self) -> bool:
+        """Whether it also looks for what announces catastrophic overfitting."""
+        return self.defense.has_one_step and "robust" in self.evaluators
+
+    def __call__(self, network: nn.Module) -> dict[str, Any]:
+        x, y = self.data.evaluation(self.split, self.count)
+        rng = IndexedNoise(0, torch.arange(self.count, device=x.device))
+        with evaluating(network):
+            found = {
+                name: float(gather(evaluator, network, x, y, self.threat, rng).survives.double().mean())
+                for name, evaluator in self.evaluators.items()
+            }
+            if self.watches_one_step:
+                steps, batch_size = self.settings.check_steps, self.settings.batch_size
+                found |= monitors(network, x, y, self.threat, rng, steps=steps, batch_size=batch_size)
+        return {"checked_on": self.split, **found}

@@ -1,0 +1,282 @@
+"""fit(): the training loop. It knows no defense, no attack and no norm by name."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from robustcli.data import Data
+from robustcli.data.mixers import Mixer
+from robustcli.defenses import Step
+from robustcli.errors import CollapseError, Interrupted, NotFiniteError
+from robustcli.evaluation.watcher import Watcher
+from robustcli.optimization.averaging import RunningAverage
+from robustcli.optimization.clock import Clock
+from robustcli.optimization.schedules import Schedule
+from robustcli.specs.settings import Augment, TrainSettings
+from robustcli.threat.noise import StreamNoise, derive
+from robustcli.threat.threat import ThreatModel
+from robustcli.training.collapse import has_collapsed, in_words, withstands_one_step_only
+
+
+class Means:
+    """Means of a step's metrics over an epoch, summed on the device so that nothing waits for it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.images = 0
+        # Step of the first loss that was no number; -1 while there is none.
+        self.first_bad = torch.tensor(-1, device=device)
+
+    def add(self, metrics: dict[str, Tensor], images: int, step: int) -> None:
+        for name, value in metrics.items():
+            self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + images * value
+        self.images += images
+        is_first = ~torch.isfinite(metrics["loss"]) & (self.first_bad < 0)
+        self.first_bad = torch.where(is_first, step, self.first_bad)
+
+    def pop(self) -> dict[str, float]:
+        """The means so far; then begin anew. Waits for the device."""
+        means = {name: float(value) / max(1, self.images) for name, value in self.sums.items()}
+        self.sums, self.images = {}, 0
+        return means
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sums": self.sums, "images": self.images}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        device = self.first_bad.device
+        self.sums = {name: value.to(device) for name, value in state["sums"].items()}
+        self.images = state["images"]
+
+
+@dataclass
+class Training:
+    """Everything that changes while training; all of it goes into a checkpoint.
+
+    Args:
+        network: the weights, with normalisation inside.
+        optimizer, step, average: bound to the network.
+        updates: done so far; with the seed it also fixes every random draw.
+        best_score, best_epoch: of the weights selected so far.
+        best_robust: highest accuracy under the check's attack so far.
+        collapsed_at: epoch at which robustness collapsed, the last one if there never was any but to one step, or None.
+        is_over: whether training ended before its last epoch (after a rewind).
+    """
+
+    network: nn.Module
+    optimizer: Optimizer
+    step: Step
+    average: RunningAverage
+    means: Means
+    updates: int = 0
+    best_score: float = -math.inf
+    best_epoch: int = 0
+    best_robust: float = 0.0
+    collapsed_at: int | None = None
+    is_over: bool = False
+
+    _NUMBERS = ("updates", "best_score", "best_epoch", "best_robust", "collapsed_at", "is_over")
+    _PARTS = ("network", "optimizer", "step", "average", "means")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            **{name: getattr(self, name) for name in self._NUMBERS},
+            **{name: getattr(self, name).state_dict() for name in self._PARTS},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name in self._NUMBERS:
+            setattr(self, name, state[name])
+        for name in self._PARTS:
+            getattr(self, name).load_state_dict(state[name])
+
+
+@dataclass(frozen=True)
+class Loop:
+    """What does not change while training.
+
+    Args:
+        mixer: how the images of a batch are mixed with each other.
+        replays: updates made on each batch; an epoch is one pass over the images, however often each is used.
+        halves: whether every batch holds images of two fixed halves in turn.
+        check: accuracy of a network on held-out images: clean, and robust (many steps) and fgsm (one step)
+            where the method aims at robustness.
+        save: writes a checkpoint of the network to evaluate; says whether it is the best so far, and its check.
+        reload: puts the state of the last checkpoint back.
+        log: takes the record of an epoch or an event.
+        stop_requested: whether a signal asked to stop.
+        beside: metrics of the last update beside those of the step.
+    """
+
+    data: Data
+    threat: ThreatModel
+    settings: TrainSettings
+    augment: Augment
+    mixer: Mixer
+    schedule: Schedule
+    replays: int
+    halves: bool
+    seed: int
+    noise: StreamNoise
+    check: Callable[[nn.Module], dict[str, Any]]
+    save: Callable[[nn.Module, bool, dict[str, Any]], None]
+    reload: Callable[[], None]
+    log: Callable[[dict[str, Any]], None]
+    stop_requested: Callable[[], bool]
+    watcher: Watcher
+    beside: Callable[[], dict[str, Tensor]]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.replays * self.data.steps_per_epoch(self.settings.batch_size, self.settings.drop_last)
+
+
+def fit(training: Training, loop: Loop) -> None:
+    """Train from where `training` stands to the last epoch.
+
+    Raises:
+        Interrupted: a signal asked to stop; the state is saved.
+        NotFiniteError, CollapseError: see `errors`.
+    """
+    settings = loop.settings
+    loop.watcher.begin(loop.steps_per_epoch * settings.epochs, training.updates)
+    while not training.is_over and training.updates < loop.steps_per_epoch * settings.epochs:
+        epoch, done = divmod(training.updates, loop.steps_per_epoch)
+        training.network.train()
+        begun = time.perf_counter()
+        for x, y, smoothed in _batches(loop, epoch, done):
+            _update(training, loop, x, y, smoothed)
+            loop.watcher.step(len(x))
+            # After the last update of an epoch comes its check, without which it would be lost.
+            if loop.stop_requested() and training.updates % loop.steps_per_epoch:
+                _raise_if_not_finite(training, loop)
+                loop.save(_evaluated(training, loop), False, {})
+                raise Interrupted(f"stopped in epoch {epoch + 1}, after update {training.updates}")
+        _raise_if_not_finite(training, loop)
+        _end_epoch(training, loop, epoch, time.perf_counter() - begun)
+        if loop.stop_requested():
+            raise Interrupted(f"stopped after epoch {epoch + 1}")
+
+
+def _update(training: Training, loop: Loop, x: Tensor, y: Tensor, smoothed: Tensor | None) -> None:
+    clock = Clock(training.updates, loop.steps_per_epoch, loop.settings.epochs)
+    for group in training.optimizer.param_groups:
+        group["lr"] = loop.settings.lr * loop.schedule(clock)
+    threat = loop.threat.scaled(clock.warmed_up(loop.settings.eps_warmup, loop.settings.eps_warmup_form))
+    # The draws of an update depend on (seed, update) alone: attacks use the stream, dropout the global state.
+    loop.noise.reseed(loop.seed, "attack", training.updates)
+    torch.manual_seed(derive(loop.seed, "network", training.updates))
+    metrics = training.step(x, y, threat, clock, smoothed)
+    training.average.update(training.network, clock)
+    training.means.add({**metrics, **loop.beside()}, len(x), training.updates)
+    training.updates += 1
+    if x.device.type == "cpu":  # Asking a GPU would make every update wait for it; there the epoch's end asks.
+        _raise_if_not_finite(training, loop)
+
+
+def _batches(loop: Loop, epoch: int, done: int) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """The batch of every update of one epoch after the first `done`.
+
+    Order, augmentation and mixing depend on (seed, epoch, batch) alone; a batch that is replayed is the same
+    every time.
+    """
+    skip, replayed = divmod(done, loop.replays)
+    generator = torch.Generator().manual_seed(derive(loop.seed, "order", epoch))
+    noise = StreamNoise.on(loop.noise.generator.device)
+    batches = loop.data.train_batches(
+        loop.data.epoch(generator, loop.settings.batch_size, loop.settings.drop_last, halves=loop.halves),
+        loop.settings.batch_size,
+        drop_last=loop.settings.drop_last,
+        augment=loop.augment,
+        rng=noise,
+        skip=skip,
+    )
+    for number in count(skip):
+        noise.reseed(loop.seed, "augment", epoch, number)
+        batch = next(batches, None)
+        if batch is None:
+            return
+        mixed = _mixed(loop, *batch, noise, ("mix", epoch, number))
+        for _ in range(replayed, loop.replays):
+            yield mixed
+        replayed = 0
+
+
+def _mixed(
+    loop: Loop, x: Tensor, y: Tensor, smoothed: Tensor | None, noise: StreamNoise, key: tuple[str, int, int]
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """A batch mixed with itself; its labels and what they were smoothed to are mixed alike."""
+    classes = loop.data.shape.classes
+    noise.reseed(loop.seed, *key)
+    images, labels = loop.mixer(x, y, classes, noise)
+    if smoothed is None:
+        return images, labels, None
+    # The same once more: what a mixer draws does not depend on the labels.
+    noise.reseed(loop.seed, *key)
+    return images, labels, loop.mixer(x, smoothed, classes, noise)[1]
+
+
+def _end_epoch(training: Training, loop: Loop, epoch: int, seconds: float) -> None:
+    """Check the weights, guard against collapse, choose, and save."""
+    settings = loop.settings
+    evaluated = _evaluated(training, loop)
+    record: dict[str, Any] = {
+        "epoch": epoch,
+        "lr": training.optimizer.param_groups[0]["lr"],
+        "seconds": round(seconds, 3),
+        **training.means.pop(),
+        **loop.check(evaluated),
+    }
+    loop.log(record)
+    loop.watcher.epoch(record)
+    if training.collapsed_at is None and has_collapsed(record, training.best_robust):
+        _collapse(training, loop, epoch, record)
+        if training.is_over:
+            return
+    elif training.collapsed_at is None and epoch + 1 == settings.epochs and withstands_one_step_only(record):
+        training.collapsed_at = epoch
+    training.best_robust = max(training.best_robust, record.get("robust", 0.0))
+    score = float(epoch) if settings.select == "last" else record[settings.select]
+    is_best = score > training.best_score
+    if is_best:
+        training.best_score, training.best_epoch = score, epoch
+    loop.save(evaluated, is_best, record)
+
+
+def _evaluated(training: Training, loop: Loop) -> nn.Module:
+    """The network that is checked and evaluated: the average, or the trained one itself."""
+    return training.average.averaged(training.network, lambda: loop.data.clean_batches(loop.settings.batch_size))
+
+
+def _collapse(training: Training, loop: Loop, epoch: int, record: dict[str, Any]) -> None:
+    """Stop, go back and end, or go on; in every case the record says so."""
+    policy = loop.settings.on_collapse
+    text = f"robustness collapsed in epoch {epoch + 1}: {in_words(record, training.best_robust)}"
+    if policy == "stop":
+        loop.log({"epoch": epoch, "event": "collapsed", "text": text})
+        raise CollapseError(f"{text}; the weights before it are kept (train.on_collapse: stop)")
+    if policy == "rewind":
+        loop.reload()
+        training.collapsed_at, training.is_over = epoch, True
+        loop.log({"epoch": epoch, "event": "rewound", "text": text})
+        loop.save(_evaluated(training, loop), False, {})
+    training.collapsed_at = epoch
+
+
+def _raise_if_not_finite(training: Training, loop: Loop) -> None:
+    first = int(training.means.first_bad)
+    if first < 0:
+        return
+    epoch, update = divmod(first, loop.steps_per_epoch)
+    batch = update // loop.replays
+    text = f"the loss is not finite in epoch {epoch + 1}, batch {batch + 1} (update {first + 1})"
+    loop.log({"epoch": epoch, "event": "failed", "text": text})
+    kept = f"the checkpoint of epoch {epoch} is kept" if epoch else "no epoch was complete before it"
+    raise NotFiniteError(f"{text}; {kept}")

@@ -1,0 +1,60 @@
+"""Checkpoints of a training run."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from robustcli.data import Data
+from robustcli.errors import RobustCliError
+from robustcli.registry.types import exact_text
+from robustcli.specs.spec import ExperimentSpec
+from robustcli.store import checkpoint
+from robustcli.store.runs import RunFolder
+from robustcli.training.loop import Training
+
+
+@dataclass
+class Saver:
+    """Writes checkpoints of a training and reads the last one back."""
+
+    spec: ExperimentSpec
+    data: Data
+    training: Training
+    folder: RunFolder
+
+    def save(self, evaluated: nn.Module, is_best: bool, record: dict[str, Any]) -> None:
+        shape = self.data.shape
+        contents = {
+            "spec": self.spec.to_yaml(),
+            "shape": [shape.channels, shape.height, shape.width, shape.classes],
+            "classes": list(self.data.classes),
+            "mean": list(self.data.mean),
+            "std": list(self.data.std),
+            "data_digest": self.data.digest,
+            "threat": {"norm": self.spec.threat.norm, "eps": exact_text(self.spec.threat.eps)},
+            "check": record,
+            "weights": evaluated.state_dict(),
+            "training": self.training.state_dict(),
+        }
+        # Best first: killed in between, the resumed run comes here again and writes the same best once more.
+        if is_best:
+            checkpoint.save(self.folder.best, contents)
+            beside = self.folder.last.with_name("last.pt.writing")
+            beside.unlink(missing_ok=True)
+            os.link(self.folder.best, beside)
+            beside.replace(self.folder.last)
+        else:
+            checkpoint.save(self.folder.last, contents)
+
+    def reload(self, path: Path) -> None:
+        contents = checkpoint.load(path)
+        stored = ExperimentSpec.parse(contents["spec"], str(self.folder.last))
+        if stored.digest != self.spec.digest or stored.seed != self.spec.seed:
+            raise RobustCliError(
+                f"{self.folder.last}: belongs to spec {stored.digest} with seed {stored.seed}, "
+                f"not to {self.spec.digest} with seed {self.spec.seed}"
+            )
+        self.training.load_state_dict(contents["training"])

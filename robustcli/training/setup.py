@@ -1,0 +1,126 @@
+"""From a spec and its images to everything that training needs, before the first update."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from robustcli.attacks.losses import LOSSES
+from robustcli.data import Data
+from robustcli.defenses import Defense, SparesLabels
+from robustcli.defenses.min_max import MinMax
+from robustcli.errors import RobustCliError
+from robustcli.evaluation.watcher import Watcher
+from robustcli.models.build import build_network, start_from
+from robustcli.registry.registry import instantiate
+from robustcli.runtime.memory_format import to_channels_last
+from robustcli.runtime.precision import SkippedUpdates, tf32_in_use
+from robustcli.specs.settings import TrainSettings
+from robustcli.specs.spec import ExperimentSpec
+from robustcli.store.runs import RunFolder
+from robustcli.threat.noise import StreamNoise, derive
+from robustcli.threat.threat import ThreatModel
+from robustcli.training.check import Check
+from robustcli.training.loop import Loop, Means, Training
+from robustcli.training.model import TrainingModel, is_channels_last, parameter_groups
+from robustcli.training.saver import Saver
+
+
+def assemble(
+    spec: ExperimentSpec,
+    defense: Defense,
+    data: Data,
+    device: torch.device,
+    folder: RunFolder,
+    *,
+    log: Callable[[dict[str, Any]], None],
+    note: Callable[[dict[str, Any]], None],
+    stop_requested: Callable[[], bool],
+    watcher: Watcher,
+) -> tuple[Training, Loop, "Saver"]:
+    """Everything that `fit` needs, before the first update; only checkpoints are written into the folder.
+
+    Args:
+        note: takes what this session decided or met with.
+
+    Raises:
+        RobustCliError: programs were asked for, and no batch would be one that they are made for; or some images have
+            no label, and the defense needs them.
+    """
+    settings = spec.train
+    if not data.is_labelled and not _spares_labels(defense):
+        raise RobustCliError(
+            f"data.extra: some images have no label (-1), and '{spec.defense.name}' with this attack needs them; write "
+            "defense: trades with its own attack, or give data.extra.labels"
+        )
+    if settings.compile and data.sizes["train"] < settings.batch_size:
+        raise RobustCliError(
+            f"train.compile: programs are made for whole batches, and {data.sizes['train']} training images are less "
+            f"than one of {settings.batch_size}; write train.batch_size: {data.sizes['train']} or compile: false"
+        )
+    torch.manual_seed(derive(spec.seed, "init"))
+    network = build_network(spec.architecture, data.shape, data.mean, data.std).to(device)
+    # A run that goes on has its own weights.
+    if settings.start_from is not None and not folder.last.exists():
+        start_from(network, Path(settings.start_from))
+    is_last = is_channels_last(network, settings, device)
+    note({"channels_last": is_last})
+    if device.type == "cuda":
+        note({"tf32": tf32_in_use()})
+    if is_last:
+        to_channels_last(network)
+    optimizer, skipped = _optimizer(settings, network)
+    # What a method draws when it starts, such as the weights of a network of its own, depends on the seed alone.
+    noise = StreamNoise.on(device).reseed(spec.seed, "start")
+    model = TrainingModel(network, settings, device, lambda text: note({"not_compiled": text}))
+    step = defense.start(model, optimizer, noise)
+    training = Training(network, optimizer, step, defense.averaging.start(network), Means(device))
+    threat = ThreatModel(spec.threat.norm, spec.threat.eps)
+    saver = Saver(spec, data, training, folder)
+    loop = Loop(
+        data=data,
+        threat=threat,
+        settings=settings,
+        augment=spec.data.options.augment,
+        mixer=instantiate(spec.data.options.mixer),
+        schedule=instantiate(settings.schedule),
+        replays=defense.replays,
+        halves=defense.halves,
+        seed=spec.seed,
+        noise=noise,
+        check=Check(settings, defense, data, threat),
+        save=saver.save,
+        reload=lambda: saver.reload(folder.best),
+        log=log,
+        stop_requested=stop_requested,
+        watcher=watcher,
+        beside=lambda: skipped.metrics if skipped else {},
+    )
+    return training, loop, saver
+
+
+def _spares_labels(defense: Defense) -> bool:
+    """Whether a defense can go without some labels: its loss says so, and its attack raises a divergence alone."""
+    if not isinstance(defense, MinMax) or not isinstance(defense.loss, SparesLabels):
+        return False
+    attack = defense.attack
+    raises = LOSSES.get(getattr(attack, "loss", "ce"))
+    return raises is not None and raises.rests_at_x and getattr(attack, "keep", "last") != "fooled"
+
+
+def _optimizer(settings: TrainSettings, network: nn.Module) -> tuple[Optimizer, SkippedUpdates | None]:
+    """The optimiser of a spec, which by itself clips gradients if that is asked for, and in fp16 looks for overflow."""
+    groups = parameter_groups(network, settings.weight_decay, settings.weight_decay_exclude)
+    optimizer: Optimizer = instantiate(settings.optimizer, groups, settings.lr)
+    skipped = SkippedUpdates(optimizer) if settings.precision == "fp16" else None
+    limit = settings.grad_clip
+    if limit is not None:
+
+        def clip(*_: Any) -> None:
+            nn.utils.clip_grad_norm_(network.parameters(), limit)
+
+        optimizer.register_step_pre_hook(clip)
+    return optimizer, skipped

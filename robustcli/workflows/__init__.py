@@ -1,0 +1,1 @@
+"""One file per command: what happens after the options are parsed."""

@@ -1,0 +1,157 @@
+"""The story of `robust diagnose`: subject -> data -> diagnostics."""
+
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustcli.attacks.crafting import crafting
+from robustcli.diagnostics import Diagnostic
+from robustcli.errors import EvaluationError, RobustCliError, suggest
+from robustcli.evaluation.evaluate import preflight, settled
+from robustcli.evaluation.isolation import generators_restored
+from robustcli.models.find import Wanted, find_subject
+from robustcli.models.open import opened, threat_of
+from robustcli.registry.catalog import catalog
+from robustcli.registry.registry import Chosen, instantiate
+from robustcli.registry.types import Family, exact_text
+from robustcli.runtime.device import choose_device
+from robustcli.specs.check import Checker, checked
+from robustcli.specs.spec import override_text
+from robustcli.specs.yamlfile import parse_yaml, to_yaml
+from robustcli.threat.noise import IndexedNoise, derive
+from robustcli.threat.threat import ThreatModel
+
+_HERE = "robust diagnose"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What `robust diagnose` was asked for; None is what the subject says.
+
+    Args:
+        subject: what is looked at, and on which images; its overrides may also set a diagnostic's parameters, as
+            `eps_curve.batch_size=50`.
+        diagnostics: names, in the order of the results.
+        eps, norm: the threat.
+        examples: the first so many test images.
+        seed: of the noise.
+        device: auto, cpu, cuda or cuda:i.
+    """
+
+    subject: Wanted
+    diagnostics: tuple[str, ...]
+    eps: str | None = None
+    norm: str | None = None
+    examples: int | None = None
+    seed: int | None = None
+    device: str = "auto"
+
+
+def diagnose(request: Request, begins: Callable[[str], None]) -> dict[str, Any]:
+    """Look at a network with every diagnostic that was asked for.
+
+    Args:
+        request: what was asked for.
+        begins: is told the name of each diagnostic before it runs.
+
+    Returns:
+        What was found by the name of each diagnostic, with what a reader must know of the conditions.
+    """
+    own = [text for text in request.subject.overrides if _diagnostic_of(text) is not None]
+    chosen = choose(request.diagnostics, own)
+    wanted = replace(request.subject, overrides=tuple(text for text in request.subject.overrides if text not in own))
+    subject = find_subject(wanted)
+    terms = subject.terms
+    threat = threat_of(terms, request.norm, request.eps, where=_HERE)
+    diagnostics = {name: instantiate(choice) for name, choice in chosen.items()}
+    case = opened(wanted, subject, threat, choose_device(request.device))
+    x, y = case.data.evaluation("test", request.examples)
+    seed = terms.seed if request.seed is None else request.seed
+    results = {}
+    for name, diagnostic in diagnostics.items():
+        begins(name)
+        results[name] = look(diagnostic, case.built.network, x, y, threat, seed)
+    # All overrides, those of diagnostics too: as the user wrote them.
+    head = {**case.to_json(), "subject": asdict(request.subject)}
+    return {**head, "seed": seed, "examples": len(x), "diagnostics": results}
+
+
+def choose(names: Sequence[str], overrides: Sequence[str]) -> dict[str, Chosen]:
+    """Diagnostics by name, with their parameters set by dotted overrides.
+
+    Raises:
+        RobustCliError: a name is unknown, a parameter is wrong, or is one of a diagnostic that was not named.
+    """
+    known = catalog("diagnostics")
+    if not names:
+        raise RobustCliError(f"--with: nothing says what to find out; name one or more of {', '.join(known)}")
+    for name in names:
+        if name not in known:
+            raise RobustCliError(f"--with: there is no diagnostic '{name}'{suggest(name, known)}")
+    for text in overrides:
+        if _diagnostic_of(text) not in names:
+            raise RobustCliError(f"override '{text}': add --with {_diagnostic_of(text)}, or leave it out")
+    written = override_text(to_yaml({name: {"name": name} for name in names}), overrides, _HERE)
+    values = parse_yaml(written, _HERE).value
+
+    def check(checker: Checker) -> dict[str, Chosen]:
+        return {name: checker.chosen(Family("diagnostics"), values[name], (name,)) for name in values}
+
+    chosen: dict[str, Chosen] = checked(check, _HERE)
+    return chosen
+
+
+def look(
+    diagnostic: Diagnostic, network: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, seed: int
+) -> dict[str, Any]:
+    """One diagnostic under the conditions of an evaluation: eval mode, held weights, single precision.
+
+    Args:
+        network: pixels in [0, 1] -> logits, in eval mode.
+        x, y: images and labels, on the network's device.
+
+    Raises:
+        EvaluationError: what would be found would mean nothing; says why.
+    """
+    begun = time.perf_counter()
+    with warnings.catch_warnings(record=True) as caught:
+        # Deprecations stay with the filters of the process: they are about code, not about the network.
+        for category in (UserWarning, RuntimeWarning):
+            warnings.simplefilter("always", category)
+        with settled(network, x.device.type), generators_restored(x.device), crafting(network, "eval"):
+            torch.manual_seed(derive(seed, "diagnose"))
+            try:
+                preflight(network, x, y, threat)
+                found = diagnostic(network, x, y, threat, IndexedNoise(seed, torch.arange(len(x), device=x.device)))
+            except EvaluationError as error:
+                raise EvaluationError(f"INVALID: {error}") from error
+    return {
+        "settings": settings_of(diagnostic),
+        "found": found,
+        "seconds": time.perf_counter() - begun,
+        "warnings": list(dict.fromkeys(str(warning.message) for warning in caught)),
+    }
+
+
+def settings_of(value: Any) -> Any:
+    """Settings as plain data; those of a part, such as an attack, have its class under "kind"."""
+    if is_dataclass(value) and not isinstance(value, type):
+        plain = {item.name: settings_of(getattr(value, item.name)) for item in fields(value)}
+        return {"kind": type(value).__name__, **plain}
+    if isinstance(value, tuple | list):
+        return [settings_of(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: settings_of(item) for key, item in value.items()}
+    return exact_text(value) if isinstance(value, Fraction) else value
+
+
+def _diagnostic_of(override: str) -> str | None:
+    """The diagnostic that an override is about, if it is about one."""
+    name = override.partition("=")[0].partition(".")[0]
+    return name if name in catalog("diagnostics") else None

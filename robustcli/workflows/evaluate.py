@@ -1,0 +1,221 @@
+"""The story of `robust eval`: subject -> data -> evaluations."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from robustcli.errors import RobustCliError, suggest
+from robustcli.evaluation.fingerprint import code_digest, files_digest
+from robustcli.evaluation.stored import Dossier, evaluate_into
+from robustcli.evaluation.watcher import EvaluationWatcher
+from robustcli.evaluation.workers import Share, device_of, in_processes, share_of_torchrun, wait_for_torchrun
+from robustcli.evaluators import Evaluator, files_of
+from robustcli.models.digest import network_digest, weights_digest
+from robustcli.models.find import Wanted, find_subject
+from robustcli.models.open import Opened, opened, threat_of
+from robustcli.models.sources import Terms
+from robustcli.registry.catalog import catalog
+from robustcli.registry.registry import Chosen, instantiate
+from robustcli.registry.types import Family
+from robustcli.runtime.device import choose_device
+from robustcli.specs.check import Checker, checked
+from robustcli.specs.settings import EvaluateOptions
+from robustcli.specs.yamlfile import parse_scalar
+from robustcli.store.runs import RunFolder, lock_folder, read_json, write_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What `robust eval` was asked for; None is what the subject says.
+
+    Args:
+        subject: what is evaluated, and on which images.
+        attack: an evaluator, an attack or a name under `evaluate`; None is everything under `evaluate`.
+        options: settings of the attack or evaluator.
+        eps, norm: the threat.
+        examples: the first so many test images.
+        seed: of the attack's noise.
+        batch_size: images attacked at once.
+        device: auto, cpu, cuda or cuda:i.
+        store: folder of all evaluations.
+        witnesses: whether to keep the adversarial images.
+        workers: processes at once.
+    """
+
+    subject: Wanted
+    attack: str | None = None
+    options: Mapping[str, Any]
+    eps: str | None = None
+    norm: str | None = None
+    examples: int | None = None
+    seed: int | None = None
+    batch_size: int | None = None
+    device: str = "auto"
+    store: Path = Path("evals")
+    witnesses: bool = False
+    workers: int = 1
+
+
+def assess(request: Request, watcher: EvaluationWatcher) -> tuple[dict[str, Any], Path] | None:
+    """Evaluate, alone or with others, and go on with what an earlier process began.
+
+    Returns:
+        The evaluations by name with what a reader must know of their conditions, and the folder of all files; None
+        in a process of torchrun that is not the first, and has done its share.
+    """
+    share = share_of_torchrun()
+    if share is not None and share[0]:
+        assess_share(request, share)
+        wait_for_torchrun()
+        return None
+    case = _case(request, choose_device(request.device if share is None else device_of(share, request.device)))
+    # Of processes that share an evaluation the first has the folder for all of them.
+    lock = lock_folder(case.folder.path)
+    try:
+        if share is not None:
+            case.strike(share)
+            wait_for_torchrun()
+        elif request.workers > 1 and not case.folder.is_finished:
+            in_processes(assess_share, request, request.workers)
+        return case.finish(watcher), case.folder.path
+    finally:
+        lock.release()
+
+
+def assess_share(request: Request, share: Share) -> None:
+    """One share of the attacks of a request; what they find goes to the journals."""
+    _case(request, choose_device(device_of(share, request.device))).strike(share)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Case:
+    """A request, made out: everything that an evaluation takes."""
+
+    opened: Opened
+    chosen: dict[str, Chosen]
+    evaluators: dict[str, Evaluator]
+    seed: int
+    folder: RunFolder
+
+    def strike(self, share: Share) -> None:
+        """One share of all attacks, for the journals."""
+        for key in self.chosen:
+            self._evaluate(key, share)
+
+    def finish(self, watcher: EvaluationWatcher) -> dict[str, Any]:
+        """All evaluations; those that are stored are read, and keep the provenance that they were written with."""
+        results = {}
+        for key in self.chosen:
+            if not self.folder.evaluation(key).exists():
+                watcher.evaluation(key, None)
+            results[key] = self._evaluate(key)
+            watcher.evaluation(key, results[key])
+        found = {**self.opened.to_json(), "evaluations": results}
+        if self.folder.is_finished:
+            found["provenance"] = read_json(self.folder.results)["provenance"]
+        write_json(self.folder.results, found)
+        return found
+
+    def _evaluate(self, key: str, share: Share | None = None) -> dict[str, Any] | None:
+        return evaluate_into(
+            Dossier(self.folder.evaluations, key),
+            self.chosen[key],
+            self.evaluators[key],
+            self.opened.data,
+            self.opened.built.network,
+            self.opened.threat,
+            self.seed,
+            expected_clean=self.opened.built.clean,
+            share=share,
+        )
+
+
+def _case(request: Request, device: torch.device) -> _Case:
+    subject = find_subject(request.subject)
+    terms = subject.terms
+    chosen = _evaluations(request, terms)
+    is_attacked = any(choice.name != "clean" for choice in chosen.values())
+    threat = threat_of(terms, request.norm, request.eps, is_attacked=is_attacked)
+    evaluators = {key: instantiate(choice) for key, choice in chosen.items()}
+    case = opened(request.subject, subject, threat, device)
+    seed = terms.seed if request.seed is None else request.seed
+    network = case.built.network
+    files = [files_digest(files_of(evaluator)) for evaluator in evaluators.values()]
+    digest = [weights_digest(network), network_digest(network), case.data.digest, str(threat), seed, chosen, files]
+    return _Case(
+        opened=case,
+        chosen=chosen,
+        evaluators=evaluators,
+        seed=seed,
+        folder=RunFolder(_folder(request.store, terms.name, digest)),
+    )
+
+
+def _folder(store: Path, name: str, parts: Sequence[Any]) -> Path:
+    """Where an evaluation is kept: the same place for the same wish on the same network and images.
+
+    Args:
+        name: of the network; of one that is named by a path, what the path ends with: the store holds them all.
+    """
+    digest = hashlib.sha256(repr([*map(repr, parts), code_digest()]).encode()).hexdigest()
+    return store / f"{Path(name).name}-{digest[:8]}"
+
+
+def _evaluations(request: Request, spec: Terms) -> dict[str, Chosen]:
+    """What to evaluate, by the name of its result."""
+    if request.attack is None:
+        if request.options:
+            raise RobustCliError(f"--{next(iter(request.options)).replace('_', '-')} needs --attack")
+        chosen = dict(spec.evaluate)
+        if not chosen:
+            raise RobustCliError("the spec inside the checkpoint names no evaluation; say which --attack")
+    elif request.attack in spec.evaluate and not request.options:
+        chosen = {request.attack: spec.evaluate[request.attack]}
+    else:
+        chosen = {request.attack: checked(lambda checker: _choose(checker, request), "robust eval")}
+    asked = {"examples": request.examples, "witnesses": request.witnesses or None}
+    given = {name: value for name, value in asked.items() if value is not None}
+    chosen = {key: replace(choice, options=replace(choice.options, **given)) for key, choice in chosen.items()}
+    if request.batch_size is not None:
+        chosen = {key: _with_batch_size(choice, request.batch_size) for key, choice in chosen.items()}
+    return chosen
+
+
+def _choose(checker: Checker, request: Request) -> Any:
+    assert request.attack is not None
+    family = Family("evaluators", EvaluateOptions)
+    options = {key: parse_scalar(value) if isinstance(value, str) else value for key, value in request.options.items()}
+    if request.attack in catalog("evaluators"):
+        return checker.chosen(family, {"name": request.attack, **options}, ("attack",))
+    if request.attack not in catalog("attacks"):
+        known = [*catalog("evaluators"), *catalog("attacks")]
+        raise RobustCliError(
+            f"--attack: there is no evaluator or attack '{request.attack}'{suggest(request.attack, known)}"
+        )
+    source = options.pop("source", None)
+    attack = {"name": request.attack, **options}
+    if source is None and "keep" in catalog("attacks")[request.attack].parameters:
+        # The evaluation's rule: any point that fools the model counts, not only the last one.
+        attack.setdefault("keep", "fooled")
+    size = attack.get("step_size")
+    if isinstance(size, float | int) and size > 1:
+        raise RobustCliError(f"step_size: {size:g} is larger than the pixel range [0, 1]; write {size:g}/255")
+    wish = {"name": "attacked"} if source is None else {"name": "transferred", "source": source}
+    return checker.chosen(family, {**wish, "attack": attack}, ("attack",))
+
+
+def _with_batch_size(choice: Chosen, batch_size: int) -> Chosen:
+    """The same evaluator, and those inside it, with another batch size."""
+    parameters = {
+        key: [_with_batch_size(member, batch_size) for member in value]
+        if isinstance(value, list) and all(isinstance(member, Chosen) for member in value)
+        else value
+        for key, value in choice.parameters.items()
+    }
+    if "batch_size" in parameters:
+        parameters["batch_size"] = batch_size
+    return replace(choice, parameters=parameters)

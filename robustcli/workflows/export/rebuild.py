@@ -1,0 +1,57 @@
+"""The network of an exported folder: what its model.py calls."""
+
+from pathlib import Path
+
+import torch
+
+from robustcli.architectures import ImageShape, Network, first_layer
+from robustcli.errors import RobustCliError
+from robustcli.registry.registry import Chosen, instantiate
+from robustcli.registry.types import Family
+from robustcli.specs.check import checked, to_plain
+from robustcli.specs.settings import ArchitectureOptions
+from robustcli.specs.yamlfile import read_yaml, to_yaml
+
+SPEC, WEIGHTS = "network.yaml", "weights.pt"
+
+
+def keep(folder: Path, network: Network, architecture: Chosen, shape: ImageShape) -> None:
+    """Write a network so that `rebuild` makes it again.
+
+    The weights are a plain state dict on the CPU; mean and std of the normalisation are among them.
+
+    Args:
+        folder: that exists.
+        network: in which the body is of `architecture`, for images of `shape`.
+    """
+    spec = {"architecture": to_plain(architecture), "shape": to_plain(shape)}
+    (folder / SPEC).write_text(to_yaml(spec), encoding="utf-8")
+    # A storage of its own for each: a view would be stored with all that it is a view of.
+    weights = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
+    torch.save(weights, folder / WEIGHTS)
+
+
+def rebuild(folder: Path) -> Network:
+    """The network that `keep` wrote.
+
+    Returns:
+        Pixels in [0, 1] (n, c, h, w) -> logits (n, k), on the CPU, in eval mode.
+
+    Raises:
+        RobustCliError: the folder's spec is no such spec, or the weights are of another network.
+    """
+    path = folder / SPEC
+    spec = read_yaml(path).value
+    if not isinstance(spec, dict) or set(spec) != {"architecture", "shape"}:
+        raise RobustCliError(f"{path}: expected architecture and shape alone")
+    shape: ImageShape = checked(lambda checker: checker.settings(ImageShape, spec["shape"], ("shape",)), str(path))
+    family = Family("architectures", ArchitectureOptions)
+    chosen: Chosen = checked(lambda checker: checker.chosen(family, spec["architecture"], ("architecture",)), str(path))
+    # Mean and std, where there are any, are among the weights.
+    normalize = first_layer(chosen.options.normalize, (0.0,) * shape.channels, (1.0,) * shape.channels)
+    network = Network(normalize, instantiate(chosen, shape))
+    try:
+        network.load_state_dict(torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True))
+    except RuntimeError as error:
+        raise RobustCliError(f"{folder / WEIGHTS}: is not of the network in {path}: {error}") from error
+    return network.eval()

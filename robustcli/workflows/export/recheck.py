@@ -1,0 +1,87 @@
+"""An exported folder, loaded in a process that knows nothing of the one which wrote it, and checked."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import robustcli
+from robustcli.errors import RobustCliError
+
+
+def recheck(folder: Path, key: str, run: Path, overrides: Sequence[str], checkpoint: str | None, device: str) -> str:
+    """Let a new process build the network by the folder's model.py and check an evaluation in the folder.
+
+    Weights, images, clean predictions, counts and witnesses are compared as `robust verify` does it.
+
+    Args:
+        folder: what was exported.
+        key: of the evaluation.
+        run, overrides, checkpoint: what says which images it is about.
+        device: auto, cpu, cuda or cuda:i.
+
+    Returns:
+        What was checked, in words.
+
+    Raises:
+        RobustCliError: the network cannot be built, or is not the one that was evaluated; says why.
+    """
+    wish = {
+        "folder": str(folder),
+        "key": key,
+        "run": str(run),
+        "overrides": list(overrides),
+        "checkpoint": checkpoint,
+        "device": device,
+    }
+    roots = [str(Path(robustcli.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+    done = subprocess.run(
+        # -B: importing model.py is to leave nothing beside it.
+        [sys.executable, "-B", "-m", "robustcli.workflows.export.recheck"],
+        input=json.dumps(wish),
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, roots))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise RobustCliError(f"the exported network cannot be loaded in a new process: {last}")
+    found = json.loads(done.stdout.splitlines()[-1])
+    if found["problems"]:
+        lines = "\n  ".join(found["problems"])
+        raise RobustCliError(f"the exported network is not the one that was evaluated:\n  {lines}")
+    return str(found["checked"])
+
+
+def _check(wish: dict[str, Any]) -> dict[str, Any]:
+    """What the new process does."""
+    from robustcli.data.loading import load_data
+    from robustcli.evaluation.stored import Dossier
+    from robustcli.runtime.device import choose_device
+    from robustcli.workflows.verify import find_evidence, verify
+
+    folder, device = Path(wish["folder"]), choose_device(wish["device"])
+    spec = importlib.util.spec_from_file_location("exported_model", folder / "model.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    network = module.build().to(device)
+    if network.training:
+        return {"problems": ["model.py: the network is in train mode"], "checked": "nothing"}
+    subject, _ = find_evidence(Path(wish["run"]), wish["overrides"], wish["checkpoint"])
+    x, y = load_data(subject.terms.data, device).evaluation("test", None)
+    problems, words = verify(Dossier(folder, wish["key"]), network, x, y)
+    return {"problems": problems, "checked": words}
+
+
+if __name__ == "__main__":
+    try:
+        print(json.dumps(_check(json.load(sys.stdin))))
+    except RobustCliError as error:
+        sys.exit(" ".join(str(error).split()))

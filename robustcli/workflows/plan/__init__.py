@@ -1,0 +1,1 @@
+"""The cost of a spec, estimated from a few real updates and evaluation batches."""

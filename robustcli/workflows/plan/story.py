@@ -1,0 +1,270 @@
+"""The story of `robust plan`: what a spec consists of, what some of its passes take, and what that adds up to."""
+
+import importlib
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+
+from robustcli.attacks.crafting import evaluating
+from robustcli.attacks.pgd import Pgd
+from robustcli.data import Data
+from robustcli.defenses import Defense
+from robustcli.diagnostics.one_step import BESIDE_PGD
+from robustcli.errors import RobustCliError
+from robustcli.evaluation.evaluate import settled
+from robustcli.evaluators.attacked import Attacked
+from robustcli.measuring.anatomy import anatomy
+from robustcli.measuring.clocks import Seconds, now
+from robustcli.measuring.machine import circumstances
+from robustcli.measuring.memory import DoesNotFitError, device_bytes, fitting, free_bytes, peak_bytes
+from robustcli.measuring.passes import passes_of
+from robustcli.models.build import build_network
+from robustcli.registry.registry import instantiate
+from robustcli.runtime.allocator import keep_freed_memory
+from robustcli.runtime.device import choose_device
+from robustcli.specs.settings import EvaluateOptions
+from robustcli.specs.spec import ExperimentSpec
+from robustcli.threat.threat import ThreatModel
+from robustcli.training.model import is_channels_last
+from robustcli.workflows.plan.evaluations import BROKEN_PASSES, EvaluationCost, Probe
+from robustcli.workflows.plan.images import images_of
+from robustcli.workflows.plan.savings import changes_of, measure_savings, not_measured
+from robustcli.workflows.plan.updates import Trial, measure_updates, trial_folder
+
+# Images that evaluations are measured on, at most.
+_PROBED = 1000
+# Defenses whose updates change as training goes on, and what is taken to hold.
+_ADAPTIVE = {
+    "fw_at_adapt": "fw_at_adapt decides its steps anew in every epoch: measured with the 2 of an epoch's first images",
+    "cat": "cat takes more steps as training goes on: measured with those of its first epoch",
+    "dynamic_at": "dynamic_at is measured at its most: on a CPU, images that have converged leave their batch",
+    "fat": "fat is measured at its most: on a CPU, images that have stopped leave their batch",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What `robust plan` was asked for.
+
+    Args:
+        spec: the experiment.
+        updates: how many are measured.
+        robust: the least and the largest share of images that survive an evaluation; None is what the spec's claim
+            says, and 0.3 to 0.6 where it says nothing.
+        savings: whether bf16 and the memory format are tried.
+        compile: whether compiling is tried too.
+    """
+
+    spec: ExperimentSpec
+    updates: int = 20
+    robust: tuple[float, float] | None = None
+    savings: bool = True
+    compile: bool = False
+
+
+_GUESS = (0.3, 0.6)
+_UPDATE = "an update"
+
+
+def plan(request: Request) -> dict[str, Any]:
+    """Measure and add up; the result is plain data.
+
+    Raises:
+        RobustCliError: something a user can mend.
+    """
+    spec = request.spec
+    # Until here the program has read itself, as training does, whose first optimizer reads this too.
+    importlib.import_module("torch._dynamo")
+    began = Seconds(time.process_time(), time.process_time())
+    device = choose_device(spec.train.device)
+    begun = now(device)
+    data, replaced = images_of(spec, device)
+    keep_freed_memory()
+    loaded = now(device) - begun
+    found: dict[str, Any] = {
+        **circumstances(device),
+        "name": spec.name,
+        "digest": spec.digest,
+        "images": {"shape": data.shape.words, "sizes": data.sizes, "replaced": replaced},
+        **_contents(spec, data),
+    }
+    with trial_folder() as folder:
+        try:
+            measured = _measured(request, data, device, Path(folder))
+        except DoesNotFitError as error:
+            return {**found, "fits": False, "memory": _memory(device), "notes": [_too_large(spec, device, error)]}
+    total, parts = measured["total"], measured["parts"]
+    start = began + loaded
+    found |= {
+        "fits": True,
+        "start": asdict(start),
+        **parts,
+        "seconds": {key: asdict(start + value) for key, value in total.items()},
+    }
+    try:
+        with fitting("other settings"):
+            found["savings"] = _savings(request, data, device) if request.savings else []
+    except DoesNotFitError:
+        found["savings"] = []
+        found["notes"].append("what other settings save was not measured: they do not fit side by side")
+    return found
+
+
+def _savings(request: Request, data: Data, device: torch.device) -> list[dict[str, Any]]:
+    spec, with_compile = request.spec, request.compile
+    with torch.device("meta"):
+        network = build_network(spec.architecture, data.shape, data.mean, data.std)
+    is_last = is_channels_last(network, spec.train, device)
+    changes = changes_of(spec, is_last=is_last, with_compile=with_compile)
+    return [*measure_savings(spec, data, device, changes), *not_measured(spec, with_compile=with_compile)]
+
+
+def _contents(spec: ExperimentSpec, data: Data) -> dict[str, Any]:
+    """Parameters, multiply-accumulates and passes."""
+    with torch.device("meta"):
+        network = build_network(spec.architecture, data.shape, data.mean, data.std)
+        parts = anatomy(network, data.shape)
+    try:
+        passes = asdict(passes_of(spec, data.shape))
+    except RobustCliError:
+        passes = None
+    return {"parameters": parts.parameters, "macs": parts.macs, "passes_per_image": passes}
+
+
+def _measured(request: Request, data: Data, device: torch.device, folder: Path) -> dict[str, Any]:
+    """Updates, ends of epochs and evaluations, and what they add up to."""
+    spec = request.spec
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    free = free_bytes(device)
+    with fitting(_UPDATE):
+        trial = Trial(spec, data, device, folder)
+        updates = measure_updates(trial, request.updates)
+    after_updates = peak_bytes(device)
+    check, costs = _evaluations(request, trial, data)
+    training = updates.median * trial.updates
+    epochs = spec.train.epochs
+    guesses = {key: _guess(request, key) for key in costs}
+    checks, total = {}, {}
+    for index, bound in enumerate(("low", "high")):
+        checked = (cost.seconds((request.robust or _GUESS)[index]) for cost in check)
+        checks[bound] = sum(checked, Seconds())
+        evaluated = (cost.seconds(guesses[key][index]) for key, cost in costs.items())
+        total[bound] = sum(evaluated, training + (updates.epoch_end + checks[bound]) * epochs)
+    total["middle"] = (total["low"] + total["high"]) * 0.5
+    return {
+        "total": total,
+        "parts": {
+            "training": {
+                "updates": trial.updates,
+                "epochs": epochs,
+                "batch_size": spec.train.batch_size,
+                "measured": len(updates.seconds),
+                "update": asdict(updates.median),
+                "peak_bytes": updates.peak,
+                "slowest": asdict(max(updates.seconds, key=lambda seconds: seconds.wall)),
+                "seconds": asdict(training),
+                "epoch_end": asdict(updates.epoch_end),
+                "check": {bound: asdict(seconds) for bound, seconds in checks.items()},
+            },
+            "evaluations": {key: _told(cost, guesses[key]) for key, cost in costs.items()},
+            "memory": {"after_updates": after_updates, "free": free, **_memory(device)},
+            "notes": [*_too_large_later(costs, device), *_notes(spec, costs.values(), device)],
+        },
+    }
+
+
+def _evaluations(request: Request, trial: Trial, data: Data) -> tuple[list[EvaluationCost], dict[str, EvaluationCost]]:
+    """What the check after an epoch consists of, and each evaluation at the end."""
+    spec = request.spec
+    network, check = trial.training.network, trial.check()
+    threat = ThreatModel(spec.threat.norm, spec.threat.eps)
+    x, _ = data.evaluation("test", min(_PROBED, data.sizes["test"]))
+    with evaluating(network), settled(network, x.device.type):
+        for parameter in network.parameters():
+            parameter.requires_grad_(False)
+        probe = Probe(network, x, threat)
+        middle = mean(request.robust or _GUESS)
+        asked = [*check.evaluators.values()]
+        if check.watches_one_step:
+            # As much as PGD with some more steps that lets nobody go.
+            asked.append(Attacked(attack=Pgd(steps=spec.train.check_steps + BESIDE_PGD)))
+        with fitting("the check after an epoch"):
+            checked = [probe.measure(evaluator, check.count, middle) for evaluator in asked]
+        costs = {}
+        for key, chosen in spec.evaluate.items():
+            options: EvaluateOptions | None = chosen.options
+            images = data.sizes["test"] if options is None or options.examples is None else options.examples
+            with fitting(f"evaluation {key}"):
+                costs[key] = probe.measure(instantiate(chosen), images, mean(_guess(request, key)))
+    return checked, costs
+
+
+def _guess(request: Request, key: str) -> tuple[float, float]:
+    """The share of survivors that an evaluation is told by."""
+    if request.robust is not None:
+        return request.robust
+    claimed: Mapping[str, float] = {} if request.spec.claim is None else request.spec.claim.metrics
+    return (claimed[key], claimed[key]) if key in claimed else _GUESS
+
+
+def _told(cost: EvaluationCost, guess: tuple[float, float]) -> dict[str, Any]:
+    forwards, gradients = cost.passes()
+    broken = [stage.of_broken() * (stage.forwards + stage.gradients) for stage in cost.stages[:1]]
+    return {
+        "images": cost.images,
+        "survivors": {"low": guess[0], "high": guess[1]} if cost.stages else None,
+        "passes_per_survivor": {"forwards": forwards, "gradients": gradients},
+        "passes_per_broken_image": 1 + sum(broken) if broken else None,
+        "batch_size": cost.batch_size,
+        "peak_bytes": cost.peak,
+        "seconds": {"low": asdict(cost.seconds(guess[0])), "high": asdict(cost.seconds(guess[1]))},
+    }
+
+
+def _memory(device: torch.device) -> dict[str, Any]:
+    return {"peak": peak_bytes(device), "device": device_bytes(device), "is_resident_set": device.type == "cpu"}
+
+
+def _too_large(spec: ExperimentSpec, device: torch.device, error: DoesNotFitError) -> str:
+    half = max(1, spec.train.batch_size // 2)
+    is_update = error.stage == _UPDATE
+    stage = f"an update of {spec.train.batch_size} images" if is_update else error.stage
+    smaller = f"train.batch_size={half}, train.precision=bf16" if is_update else "a smaller batch_size of it"
+    return (
+        f"it will not fit: {stage} ran out of the memory of {device} ({error.reason}); "
+        f"try {smaller} or a narrower network"
+    )
+
+
+def _too_large_later(costs: Mapping[str, EvaluationCost], device: torch.device) -> list[str]:
+    """Evaluations whose batches are larger than what was measured, and than what is free by now."""
+    free = free_bytes(device)
+    return [
+        f"it will not fit: evaluation {key} takes {cost.peak / 2**30:.1f} GiB for a batch of {cost.batch_size} images, "
+        f"and {free / 2**30:.1f} GiB are free; try a smaller batch_size of it"
+        for key, cost in costs.items()
+        if free is not None and cost.peak > free
+    ]
+
+
+def _notes(spec: ExperimentSpec, costs: Any, device: torch.device) -> list[str]:
+    defense: Defense = instantiate(spec.defense)
+    notes = [note for cost in costs for note in cost.notes]
+    if spec.defense.name in _ADAPTIVE:
+        notes.insert(0, _ADAPTIVE[spec.defense.name])
+    if defense.replays > 1:
+        notes.append(f"each batch is used {defense.replays} times, and every use is an update")
+    if any(cost.stages for cost in costs):
+        notes.append(
+            "survivors are a guess (--robust): half of the others are taken to be wrong when clean, and an image "
+            f"that breaks to take {BROKEN_PASSES} passes where its attack lets go of it"
+        )
+    if spec.train.compile:
+        notes.append("compiling itself is left out; it takes about a minute")
+    return list(dict.fromkeys(notes))

@@ -1,0 +1,158 @@
+"""The story of one run: spec -> components -> fit -> evaluate -> store."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from robustcli.architectures import Searched
+from robustcli.data import Data
+from robustcli.data.loading import load_data
+from robustcli.defenses import Defense
+from robustcli.errors import RobustCliError
+from robustcli.evaluation.stored import Dossier, evaluate_into
+from robustcli.evaluation.watcher import EvaluationWatcher, Watcher
+from robustcli.models.build import network_of
+from robustcli.models.checkpoint_facts import SELECTED_ON_TEST, held_out_accuracy
+from robustcli.registry.registry import instantiate
+from robustcli.registry.types import exact_text
+from robustcli.runtime.allocator import keep_freed_memory
+from robustcli.runtime.device import choose_device, describe_device
+from robustcli.runtime.signals import StopRequest, stop_requests
+from robustcli.specs.check import to_plain
+from robustcli.specs.data_guards import unverified
+from robustcli.specs.derivation import derived_spec
+from robustcli.specs.spec import ExperimentSpec
+from robustcli.store import checkpoint
+from robustcli.store.files import write_text
+from robustcli.store.runs import Run, RunFolder, read_json
+from robustcli.threat.threat import ThreatModel
+from robustcli.training.loop import fit
+from robustcli.training.setup import assemble
+
+
+def run_experiment(spec: ExperimentSpec, root: Path, watcher: EvaluationWatcher, *, resume: bool = False) -> RunFolder:
+    """Train, evaluate and store; what is already done is not done again.
+
+    Raises:
+        Interrupted: a signal asked to stop; everything done so far is kept.
+        RobustCliError: something a user can mend.
+    """
+    device = choose_device(spec.train.device)
+    defense: Defense = instantiate(spec.defense)
+    evaluators = {key: instantiate(chosen) for key, chosen in spec.evaluate.items()}
+    run = Run.open(root, spec, resume=resume)
+    try:
+        if run.folder.is_finished:
+            return run.folder
+        with stop_requests() as stop:
+            data = load_data(spec.data, device, to_train=True)
+            keep_freed_memory()  # From here on: what reading the images took goes back.
+            for key, chosen in spec.evaluate.items():
+                count = chosen.options.examples
+                if count is not None and count > data.sizes["test"]:
+                    raise RobustCliError(
+                        f"evaluate.{key}.examples: {count} test images were asked for; there are {data.sizes['test']}"
+                    )
+            extra = {"extra_digest": data.extra_digest} if data.extra_digest else {}
+            described = {"digest": data.digest, "sizes": data.sizes, "decode": data.decode, **extra}
+            run.begin(describe_device(device), described)
+            _train(spec, defense, data, device, run, watcher, stop)
+            best = checkpoint.load(run.folder.best)
+            _, network = network_of(best, device)
+            if isinstance(network.body, Searched):
+                write_text(run.folder.derived, derived_spec(spec, network.body.derived()))
+            _evaluate(spec, evaluators, data, network, run, watcher, held_out_accuracy(best["check"]))
+            _finish(spec, data, run)
+        return run.folder
+    finally:
+        run.close()
+
+
+def _train(
+    spec: ExperimentSpec,
+    defense: Defense,
+    data: Data,
+    device: torch.device,
+    run: Run,
+    watcher: Watcher,
+    stop: StopRequest,
+) -> None:
+    """Train to the end, from the last checkpoint if there is one."""
+    training, loop, saver = assemble(
+        spec,
+        defense,
+        data,
+        device,
+        run.folder,
+        log=run.log,
+        note=lambda facts: run.note(**facts),
+        stop_requested=lambda: stop.is_made,
+        watcher=watcher,
+    )
+    with stop.held():
+        if run.folder.last.exists():
+            saver.reload(run.folder.last)
+            if not training.is_over:
+                run.keep_records(training.updates // loop.steps_per_epoch)
+        else:
+            run.keep_records(0)
+            saver.save(training.network, True, {})
+        fit(training, loop)
+
+
+def _evaluate(
+    spec: ExperimentSpec,
+    evaluators: Mapping[str, Any],
+    data: Data,
+    network: nn.Module,
+    run: Run,
+    watcher: EvaluationWatcher,
+    expected_clean: float | None,
+) -> None:
+    """Every evaluation that is not stored yet."""
+    threat = ThreatModel(spec.threat.norm, spec.threat.eps)
+    stamps = [SELECTED_ON_TEST] if spec.train.allow_test_selection else []
+    doubts = unverified(spec.defense, spec.data, spec.evaluate)
+    for key, chosen in spec.evaluate.items():
+        dossier = Dossier(run.folder.evaluation(key).parent, key)
+        if not dossier.result.exists():
+            watcher.evaluation(key, None)
+        result = evaluate_into(
+            dossier,
+            chosen,
+            evaluators[key],
+            data,
+            network,
+            threat,
+            spec.seed,
+            stamps=[*stamps, *([doubts[key]] if key in doubts else [])],
+            expected_clean=expected_clean,
+        )
+        watcher.evaluation(key, result)
+
+
+def _finish(spec: ExperimentSpec, data: Data, run: Run) -> None:
+    contents = checkpoint.load(run.folder.best)
+    training = checkpoint.load(run.folder.last)["training"]
+    status = "finished"
+    if training["collapsed_at"] is not None:
+        status = "rewound" if training["is_over"] else "collapsed"
+    images = "val" if data.sizes["val"] else "test" if spec.train.allow_test_selection else None
+    run.finish(
+        {
+            "status": status,
+            "name": spec.name,
+            "seed": spec.seed,
+            "spec_digest": spec.digest,
+            "threat": {"norm": spec.threat.norm, "eps": exact_text(spec.threat.eps)},
+            "data": read_json(run.folder.provenance)["data"],
+            "selection": {"by": spec.train.select, "images": images if spec.train.select != "last" else None},
+            "epoch": contents["check"].get("epoch"),
+            "collapsed_at": training["collapsed_at"],
+            "evaluations": {key: read_json(run.folder.evaluation(key)) for key in spec.evaluate},
+            "claim": to_plain(spec.claim) if spec.claim else None,
+        }
+    )
