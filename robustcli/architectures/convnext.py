@@ -21,7 +21,6 @@ from robustcli.architectures.transformer_parts import (
     rising_rates,
 )
 from robustcli.errors import RobustCliError
-from robustcli.registry.published import Published
 from robustcli.registry.types import Activation, Positive, ProperShare
 
 
@@ -104,31 +103,7 @@ def _stem(form: str, channels: int, width: int, patch: int) -> nn.Module:
     return ConvStem(channels, (half, 3 * half // 2, width), late_strides(patch, (2, 2, 1)))
 
 
-@ARCHITECTURES.register("convnext", smoke={"depths": (1, 1), "widths": (4, 8)}, published=(
-    Published(0.4444, 0.7164, {"patch": 4, "drop_path": 0.05},
-              "adversarial training", "none", "Debenedetti et al., SaTML 2023",
-              counted_by="the authors", data="ImageNet", threat="linf 4/255"),
-    Published(0.2798, 0.6596, {"patch": 4, "drop_path": 0.05},
-              "adversarial training", "none", "Debenedetti et al., SaTML 2023",
-              counted_by="the authors", data="ImageNet", threat="linf 8/255"),
-    Published(0.4860, 0.7240, {"patch": 4},
-              "adversarial training", "none", "Singh et al., NeurIPS 2023",
-              counted_by="the authors", data="ImageNet", threat="linf 4/255"),
-    Published(0.4946, 0.7272, {"patch": 4, "stem": "conv2"},
-              "adversarial training", "none", "Singh et al., NeurIPS 2023", data="ImageNet", threat="linf 4/255"),
-    Published(0.5240, 0.7410, {"depths": (3, 3, 27, 3), "patch": 4, "stem": "conv2"},
-              "adversarial training", "none", "Singh et al., NeurIPS 2023",
-              counted_by="the authors", data="ImageNet", threat="linf 4/255"),
-    Published(0.5430, 0.7560, {"depths": (3, 3, 27, 3), "widths": (128, 256, 512, 1024), "patch": 4},
-              "adversarial training", "none", "Singh et al., NeurIPS 2023",
-              counted_by="the authors", data="ImageNet", threat="linf 4/255"),
-    Published(0.5610, 0.7590, {"depths": (3, 3, 27, 3), "widths": (128, 256, 512, 1024), "patch": 4, "stem": "conv3"},
-              "adversarial training", "none", "Singh et al., NeurIPS 2023",
-              counted_by="the authors", data="ImageNet", threat="linf 4/255"),
-    Published(0.5770, 0.7700, {"depths": (3, 3, 27, 3), "widths": (192, 384, 768, 1536), "patch": 4, "stem": "conv3"},
-              "adversarial training", "none", "Singh et al., NeurIPS 2023",
-              counted_by="the authors", data="ImageNet", threat="linf 4/255"),
-))  # fmt: skip
+@ARCHITECTURES.register("convnext", smoke={"depths": (1, 1), "widths": (4, 8)})
 def convnext(
     shape: ImageShape,
     /,

@@ -11,41 +11,13 @@ from torch import nn
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.layers import Layers
 from robustcli.architectures.preactivation import DeepMindPreActResNet, PreActBlock, PreActBottleneck, PreActResNet
-from robustcli.registry.published import Published
 from robustcli.registry.types import Activation, Count, Counts4, Downsample, Gate, NormLayer
 
 # By layers with weights, how many blocks each stage has.
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 
 
-@ARCHITECTURES.register("preact_resnet18", fixed={"depth": 18}, smoke={"width": 4}, published=(
-    Published(0.5863, 0.8735, {"form": "dm", "activation": "silu"},
-              "TRADES", "generated, 100M", "Gowal et al., NeurIPS 2021"),
-    Published(0.4393, 0.7984, {"form": "a"},
-              "FGSM with GradAlign", "none", "Andriushchenko and Flammarion, NeurIPS 2020"),
-    Published(0.5767, 0.8902, {"form": "dm", "activation": "silu"}, "HAT", "real", "Rade and Moosavi-Dezfooli, 2021"),
-    Published(0.5709, 0.8686, {"form": "dm", "activation": "silu"},
-              "HAT", "generated", "Rade and Moosavi-Dezfooli, 2021"),
-    Published(0.5666, 0.8353, {"form": "dm", "activation": "silu"},
-              "not stated", "not stated", "Rebuffi et al., 2021, arXiv 2103.01946"),
-    Published(0.4321, 0.8334, {"form": "a"}, "FGSM", "none", "Wong et al., ICLR 2020"),
-    Published(0.2888, 0.6150, {"form": "dm", "activation": "silu"},
-              "HAT", "not stated", "Rade and Moosavi-Dezfooli, 2021", data="CIFAR-100"),
-    Published(0.2850, 0.5687, {"form": "dm", "activation": "silu"},
-              "not stated", "not stated", "Rebuffi et al., 2021, arXiv 2103.01946", data="CIFAR-100"),
-    Published(0.1895, 0.5383, {}, "adversarial training", "none", "Rice et al., ICML 2020", data="CIFAR-100"),
-    Published(0.2534, 0.5381, {},
-              "adversarial training with AWP", "none", "Wu et al., NeurIPS 2020",
-              counted_by="the authors", data="CIFAR-100"),
-    Published(0.7615, 0.9057, {"form": "dm", "activation": "silu"},
-              "HAT", "not stated", "Rade and Moosavi-Dezfooli, 2021", threat="l2 0.5"),
-    Published(0.7586, 0.9033, {"form": "dm", "activation": "silu"},
-              "not stated", "not stated", "Rebuffi et al., 2021, arXiv 2103.01946", threat="l2 0.5"),
-    Published(0.6768, 0.8867, {}, "adversarial training", "none", "Rice et al., ICML 2020", threat="l2 0.5"),
-    Published(0.7031, 0.9011, {},
-              "adversarial training with AWP", "none", "Wu et al., NeurIPS 2020",
-              counted_by="the authors", threat="l2 0.5"),
-))  # fmt: skip
+@ARCHITECTURES.register("preact_resnet18", fixed={"depth": 18}, smoke={"width": 4})
 @ARCHITECTURES.register("preact_resnet34", fixed={"depth": 34}, smoke={"width": 4})
 def preact_resnet(
     shape: ImageShape,

@@ -7,7 +7,6 @@ from torch import nn
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.cells import CellNetwork, genotype
 from robustcli.architectures.layers import Layers
-from robustcli.registry.published import Published
 from robustcli.registry.types import Activation, Cells, Count, Counts3, Downsample, Nodes, NormBeside
 
 ADVRUSH = genotype(
@@ -34,12 +33,7 @@ ARNAS = genotype(
 _DOUBLING = (1, 2, 4)
 
 
-@ARCHITECTURES.register("advrush", smoke={"width": 2, "cells": 3}, published=(
-    Published(0.5290, 0.8495, {"width": 96, "cells": 23},
-              "TRADES", "none", "Huang et al., CVPR 2023", counted_by="the authors"),
-    Published(0.2527, 0.5640, {"width": 96, "cells": 23},
-              "TRADES", "none", "Huang et al., CVPR 2023", counted_by="the authors", data="CIFAR-100"),
-))  # fmt: skip
+@ARCHITECTURES.register("advrush", smoke={"width": 2, "cells": 3})
 def advrush(
     shape: ImageShape,
     /,
@@ -68,12 +62,7 @@ def advrush(
     return CellNetwork(shape, [ADVRUSH] * cells, layers, width=width, factors=_DOUBLING)
 
 
-@ARCHITECTURES.register("racl", smoke={"width": 2, "cells": 3}, published=(
-    Published(0.5137, 0.8391, {"width": 104, "cells": 23},
-              "TRADES", "none", "Huang et al., CVPR 2023", counted_by="the authors"),
-    Published(0.2565, 0.5609, {"width": 104, "cells": 23},
-              "TRADES", "none", "Huang et al., CVPR 2023", counted_by="the authors", data="CIFAR-100"),
-))  # fmt: skip
+@ARCHITECTURES.register("racl", smoke={"width": 2, "cells": 3})
 def racl(
     shape: ImageShape,
     /,

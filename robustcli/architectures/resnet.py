@@ -7,7 +7,6 @@ from torch import nn
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.layers import Layers
 from robustcli.architectures.postactivation import BasicBlock, Bottleneck, ResNet
-from robustcli.registry.published import Published
 from robustcli.registry.types import Activation, Count, Counts4, Downsample, Gate, NormLayer
 
 # By layers with weights: the kind of block, and how many each stage has.
@@ -20,21 +19,9 @@ _DEPTHS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, in
 }
 
 
-@ARCHITECTURES.register("resnet18", fixed={"depth": 18}, smoke={"width": 4}, published=(
-    Published(0.5554, 0.8459, {}, "proxy distributions", "generated", "Sehwag et al., 2021, arXiv 2104.09425"),
-    Published(0.5248, 0.8571, {}, "not stated", "none", "Addepalli et al., 2022"),
-    Published(0.5106, 0.8024, {}, "not stated", "none", "Addepalli et al., 2021"),
-    Published(0.2767, 0.6545, {}, "not stated", "none", "Addepalli et al., 2022", data="CIFAR-100"),
-    Published(0.7441, 0.8976, {},
-              "proxy distributions", "generated", "Sehwag et al., 2021, arXiv 2104.09425", threat="l2 0.5"),
-))  # fmt: skip
+@ARCHITECTURES.register("resnet18", fixed={"depth": 18}, smoke={"width": 4})
 @ARCHITECTURES.register("resnet34", fixed={"depth": 34}, smoke={"width": 4})
-@ARCHITECTURES.register("resnet50", fixed={"depth": 50}, smoke={"width": 4}, published=(
-    Published(0.4925, 0.8703, {}, "adversarial training", "none", "Engstrom et al., robustness library, 2019"),
-    Published(0.7291, 0.9108, {}, "not stated", "not stated", "Augustin et al., 2020", threat="l2 0.5"),
-    Published(0.6924, 0.9083, {},
-              "adversarial training", "none", "Engstrom et al., robustness library, 2019", threat="l2 0.5"),
-))  # fmt: skip
+@ARCHITECTURES.register("resnet50", fixed={"depth": 50}, smoke={"width": 4})
 @ARCHITECTURES.register("resnet101", fixed={"depth": 101}, smoke={"width": 4})
 @ARCHITECTURES.register("resnet152", fixed={"depth": 152}, smoke={"width": 4})
 def resnet(

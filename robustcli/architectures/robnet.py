@@ -5,7 +5,6 @@ from torch import nn
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.cells import CellNetwork, Genotype, genotype
 from robustcli.architectures.layers import Layers
-from robustcli.registry.published import Published
 from robustcli.registry.types import Activation, Cells, Count, Downsample, NormBeside
 
 # What joins two states: nothing, a separable convolution, the state itself, or the sum of both.
@@ -45,12 +44,7 @@ def _cell(digits: str) -> Genotype:
     return genotype(normal=nodes, reduce=nodes)
 
 
-@ARCHITECTURES.register("robnet", smoke={"width": 2, "cells": 3}, published=(
-    Published(0.4748, 0.8457, {"width": 64, "cells": 33},
-              "TRADES", "none", "Huang et al., CVPR 2023", counted_by="the authors"),
-    Published(0.2369, 0.5527, {"width": 64, "cells": 33},
-              "TRADES", "none", "Huang et al., CVPR 2023", counted_by="the authors", data="CIFAR-100"),
-))  # fmt: skip
+@ARCHITECTURES.register("robnet", smoke={"width": 2, "cells": 3})
 def robnet(
     shape: ImageShape,
     /,

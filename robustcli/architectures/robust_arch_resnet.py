@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.layers import Layers
 from robustcli.architectures.squeeze import SqueezeExcitation
-from robustcli.registry.published import Published
 from robustcli.registry.types import Activation, Count, Counts4, Downsample, NormBeside
 
 # By published names: blocks and channels of the four stages, behind a stem of 96 channels.
@@ -105,18 +104,9 @@ class RobustArchResNet(nn.Module):
         return logits
 
 
-@ARCHITECTURES.register("robust_arch_resnet50", fixed={"net": "RaResNet-50"}, smoke={"width": 16}, published=(
-    Published(0.4414, 0.7017, {}, "adversarial training", "none", "Peng et al., BMVC 2023",
-              counted_by="the authors", data="ImageNet", threat="linf 4/255"),
-))  # fmt: skip
-@ARCHITECTURES.register("robust_arch_resnet101", fixed={"net": "RaResNet-101"}, smoke={"width": 16}, published=(
-    Published(0.4626, 0.7188, {}, "adversarial training", "none", "Peng et al., BMVC 2023",
-              counted_by="the authors", data="ImageNet", threat="linf 4/255"),
-))  # fmt: skip
-@ARCHITECTURES.register("robust_arch_wide_resnet101_2", fixed={"net": "RaWRN-101-2"}, smoke={"width": 16}, published=(
-    Published(0.4894, 0.7344, {}, "adversarial training", "none", "Peng et al., BMVC 2023",
-              counted_by="the authors", data="ImageNet", threat="linf 4/255"),
-))  # fmt: skip
+@ARCHITECTURES.register("robust_arch_resnet50", fixed={"net": "RaResNet-50"}, smoke={"width": 16})
+@ARCHITECTURES.register("robust_arch_resnet101", fixed={"net": "RaResNet-101"}, smoke={"width": 16})
+@ARCHITECTURES.register("robust_arch_wide_resnet101_2", fixed={"net": "RaWRN-101-2"}, smoke={"width": 16})
 def robust_arch_resnet(
     shape: ImageShape,
     /,

@@ -5,20 +5,13 @@ from torch import nn
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.layers import Layers
 from robustcli.architectures.wide_stages import DeepMindWideResNet, draw_by_fan_out
-from robustcli.registry.published import Published
 from robustcli.registry.types import Activation, Count, Counts3, Downsample, NormBeside
 
 _REDUCTION = 4
 _STRIDES = (1, 2, 2)
 
 
-@ARCHITECTURES.register("robust_arch_wide_resnet", smoke={"depths": (1, 1, 1), "widths": (32, 32, 32), "stem": 4},
-                        published=(
-    Published(0.7107, 0.9327, {}, "not stated", "generated, 50M", "Peng et al., BMVC 2023"),
-    Published(0.6633, 0.9216, {}, "not stated", "generated, 1M", "Peng et al., BMVC 2023", counted_by="the authors"),
-    Published(0.3873, 0.7025, {},
-              "not stated", "generated, 1M", "Peng et al., BMVC 2023", counted_by="the authors", data="CIFAR-100"),
-))  # fmt: skip
+@ARCHITECTURES.register("robust_arch_wide_resnet", smoke={"depths": (1, 1, 1), "widths": (32, 32, 32), "stem": 4})
 def robust_arch_wide_resnet(
     shape: ImageShape,
     /,

@@ -9,31 +9,10 @@ from robustcli.architectures.layers import Layers
 from robustcli.architectures.preactivation import PreActBlock
 from robustcli.architectures.robust_scaling import robust_scaling
 from robustcli.architectures.robust_stages import RobustResBlock, RobustStages
-from robustcli.registry.published import Published
 from robustcli.registry.types import Activation, Count, Counts3, Downsample, NormLayer, Positive
 
 
-@ARCHITECTURES.register("robust_resnet", smoke={"depths": (1, 1, 1), "widths": (1, 1, 1)}, published=(
-    Published(0.5442, 0.8546, {}, "TRADES", "none", "Huang et al., CVPR 2023", counted_by="the authors"),
-    Published(0.5549, 0.8580, {"budget": 10.0},
-              "TRADES", "none", "Huang et al., CVPR 2023", counted_by="the authors"),
-    Published(0.5584, 0.8679, {"budget": 20.0},
-              "TRADES", "none", "Huang et al., CVPR 2023", counted_by="the authors"),
-    Published(0.5629, 0.8710, {"budget": 40.0},
-              "TRADES", "none", "Huang et al., CVPR 2023", counted_by="the authors"),
-    Published(0.6370, None, {"activation": "silu"},
-              "TRADES", "500k unlabelled", "Huang et al., CVPR 2023", counted_by="the authors"),
-    Published(0.6579, 0.9158, {"budget": 40.0, "block": "basic", "activation": "silu"},
-              "TRADES", "500k unlabelled", "Huang et al., CVPR 2023"),
-    Published(0.2675, 0.5934, {},
-              "TRADES", "none", "Huang et al., CVPR 2023", counted_by="the authors", data="CIFAR-100"),
-    Published(0.2768, 0.5938, {"budget": 10.0},
-              "TRADES", "none", "Huang et al., CVPR 2023", counted_by="the authors", data="CIFAR-100"),
-    Published(0.2848, 0.6016, {"budget": 20.0},
-              "TRADES", "none", "Huang et al., CVPR 2023", counted_by="the authors", data="CIFAR-100"),
-    Published(0.2900, 0.6166, {"budget": 40.0},
-              "TRADES", "none", "Huang et al., CVPR 2023", counted_by="the authors", data="CIFAR-100"),
-))  # fmt: skip
+@ARCHITECTURES.register("robust_resnet", smoke={"depths": (1, 1, 1), "widths": (1, 1, 1)})
 def robust_resnet(
     shape: ImageShape,
     /,

@@ -6,17 +6,10 @@ from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.layers import Layers
 from robustcli.architectures.robust_stages import RobustStages
 from robustcli.architectures.wide_stages import WideBlock
-from robustcli.registry.published import Published
 from robustcli.registry.types import Activation, Count, Counts3, Downsample, Gate, NormLayer
 
 
-@ARCHITECTURES.register("robust_wide_resnet", smoke={"depths": (1, 1, 1), "widths": (1, 1, 1)}, published=(
-    Published(0.5323, 0.8580, {}, "TRADES", "none", "Huang et al., CVPR 2023", counted_by="the authors"),
-    Published(0.6254, 0.9123, {}, "not stated, averaged weights", "500k unlabelled", "Huang et al., NeurIPS 2021"),
-    Published(0.6156, 0.9056, {}, "not stated", "500k unlabelled", "Huang et al., NeurIPS 2021"),
-    Published(0.2631, 0.5878, {},
-              "TRADES", "none", "Huang et al., CVPR 2023", counted_by="the authors", data="CIFAR-100"),
-))  # fmt: skip
+@ARCHITECTURES.register("robust_wide_resnet", smoke={"depths": (1, 1, 1), "widths": (1, 1, 1)})
 def robust_wide_resnet(
     shape: ImageShape,
     /,

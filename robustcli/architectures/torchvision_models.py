@@ -11,7 +11,6 @@ from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.borrowed import require_logits
 from robustcli.architectures.stems import make_stem_small, said_of
 from robustcli.errors import RobustCliError, suggest
-from robustcli.registry.published import Published
 from robustcli.registry.types import Stem
 
 # Without an auxiliary classifier they return plain logits in training too. Their initial weights are asked
@@ -19,19 +18,7 @@ from robustcli.registry.types import Stem
 _WITH_AUXILIARY = ("googlenet", "inception_v3")
 
 
-@ARCHITECTURES.register("torchvision", smoke={"model": "shufflenet_v2_x0_5"}, published=(
-    Published(0.2532, 0.5292, {"model": "resnet18"},
-              "not stated", "none", "Salman et al., NeurIPS 2020", data="ImageNet", threat="linf 4/255"),
-    Published(0.3496, 0.6402, {"model": "resnet50"},
-              "not stated", "none", "Salman et al., NeurIPS 2020", data="ImageNet", threat="linf 4/255"),
-    Published(0.3814, 0.6846, {"model": "wide_resnet50_2"},
-              "not stated", "none", "Salman et al., NeurIPS 2020", data="ImageNet", threat="linf 4/255"),
-    Published(0.2922, 0.6256, {"model": "resnet50"},
-              "adversarial training", "none", "Engstrom et al., robustness library, 2019",
-              data="ImageNet", threat="linf 4/255"),
-    Published(0.2624, 0.5562, {"model": "resnet50"},
-              "FGSM", "none", "Wong et al., ICLR 2020", data="ImageNet", threat="linf 4/255"),
-))  # fmt: skip
+@ARCHITECTURES.register("torchvision", smoke={"model": "shufflenet_v2_x0_5"})
 def torchvision(shape: ImageShape, /, *, model: str, stem: Stem = "as_it_is") -> nn.Module:
     """A torchvision classifier, from random weights.
 

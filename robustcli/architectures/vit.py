@@ -19,7 +19,6 @@ from robustcli.architectures.transformer_parts import (
     rising_rates,
 )
 from robustcli.errors import RobustCliError
-from robustcli.registry.published import Published
 from robustcli.registry.types import Count, ProperShare
 
 # Of the convolutional stem, for every width of the tokens.
@@ -113,19 +112,7 @@ class Vit(nn.Module):
         return logits
 
 
-@ARCHITECTURES.register("vit", smoke={"width": 16, "heads": 2, "depth": 2}, published=(
-    Published(0.4400, 0.6920, {"patch": 16},
-              "adversarial training", "none", "Singh et al., NeurIPS 2023",
-              counted_by="the authors", data="ImageNet", threat="linf 4/255"),
-    Published(0.4810, 0.7250, {"patch": 16, "stem": "conv"},
-              "adversarial training", "none", "Singh et al., NeurIPS 2023",
-              counted_by="the authors", data="ImageNet", threat="linf 4/255"),
-    Published(0.5000, 0.7330, {"width": 768, "heads": 12, "patch": 16},
-              "adversarial training", "none", "Singh et al., NeurIPS 2023",
-              counted_by="the authors", data="ImageNet", threat="linf 4/255"),
-    Published(0.5466, 0.7630, {"width": 768, "heads": 12, "patch": 16, "stem": "conv"},
-              "adversarial training", "none", "Singh et al., NeurIPS 2023", data="ImageNet", threat="linf 4/255"),
-))  # fmt: skip
+@ARCHITECTURES.register("vit", smoke={"width": 16, "heads": 2, "depth": 2})
 def vit(
     shape: ImageShape,
     /,

@@ -11,7 +11,7 @@ from rich.table import Table
 from robustcli.cli.options import console
 from robustcli.errors import RobustCliError, suggest
 from robustcli.registry.catalog import FAMILIES, Member, catalog
-from robustcli.registry.published import Published
+from robustcli.registry.published import Published, published
 from robustcli.registry.signatures import REQUIRED
 from robustcli.specs import experiments
 
@@ -152,8 +152,8 @@ def _show_member(member: Member, settings: Sequence[str]) -> None:
     screen.print(table)
     if member.passes is not None:
         screen.print(_cost(member, member.passes), highlight=False, markup=False)
-    if member.published:
-        screen.print(_published_table(member.published), highlight=False)
+    if member.family == "architectures" and (found := published(member.name)):
+        screen.print(_published_table(found), highlight=False)
     if anatomy:
         screen.print(anatomy, highlight=False)
     screen.print(f"code: {member.path}:{member.line}\n", highlight=False, soft_wrap=True)
@@ -190,14 +190,14 @@ def _missing(member: Member) -> str:
     return " ".join(f"{name}=..." for name, known in member.parameters.items() if known.default is REQUIRED)
 
 
-def _published_table(published: Iterable[Published]) -> Table:
+def _published_table(lines: Iterable[Published]) -> Table:
     table = Table(
         "settings", "clean %", "AutoAttack %", "training", "more images", "threat", "source",
         title="published", title_justify="left", box=None,
     )  # fmt: skip
-    for found in published:
+    for found in lines:
         table.add_row(
-            ", ".join(f"{key} {_plain(value)}" for key, value in found.settings.items()) or "as by default",
+            found.settings or "defaults",
             "-" if found.clean is None else f"{100 * found.clean:.2f}",
             f"{100 * found.autoattack:.2f}",
             found.training,

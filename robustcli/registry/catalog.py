@@ -20,7 +20,6 @@ from typing import Any
 
 import robustcli
 from robustcli.errors import RobustCliError, suggest
-from robustcli.registry.published import Published
 from robustcli.registry.signatures import (
     REQUIRED,
     Parameter,
@@ -64,7 +63,6 @@ class Member:
             of a regulariser, what it adds; of a weight perturbation, what it adds for every batch that the loss
             is differentiated at. None where it is not said.
         fewest: where `passes` are the most that an update can cost, the fewest; None where it always costs the same.
-        published: of an architecture, robust accuracies in the literature.
     """
 
     family: str
@@ -81,7 +79,6 @@ class Member:
     smoke: dict[str, Any] = field(default_factory=dict)
     passes: tuple[float, float, float] | None = None
     fewest: tuple[float, float, float] | None = None
-    published: tuple[Published, ...] = ()
 
     @property
     def given(self) -> dict[str, Any]:
@@ -210,17 +207,4 @@ def _member(
         smoke=literal(options["smoke"]) if "smoke" in options else {},
         passes=literal(options["passes"]) if "passes" in options else None,
         fewest=literal(options["fewest"]) if "fewest" in options else None,
-        published=_published(options["published"], where) if "published" in options else (),
     )
-
-
-def _published(node: ast.expr, where: str) -> tuple[Published, ...]:
-    calls = node.elts if isinstance(node, ast.Tuple) else []
-    found = []
-    for call in calls:
-        if isinstance(call, ast.Call):
-            named = {keyword.arg: literal(keyword.value) for keyword in call.keywords if keyword.arg}
-            found.append(Published(*map(literal, call.args), **named))
-    if not found or len(found) < len(calls):
-        raise RobustCliError(f"{where}: published is a tuple of Published(...), with every argument written out")
-    return tuple(found)

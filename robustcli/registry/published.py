@@ -1,31 +1,56 @@
-"""What others published of an architecture, carried by its registration and read without importing it."""
+"""Robust accuracies of architectures in the literature, from the table that the package ships."""
 
+import csv
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from pathlib import Path
+
+import robustcli
+
+_TABLE = "architectures/published.csv"
 
 
 @dataclass(frozen=True)
 class Published:
-    """A robust accuracy in the literature.
+    """A robust accuracy in the literature: one line of the table.
 
     Args:
+        architecture: name of the member.
+        settings: its settings, as `robust show NAME` takes them, such as "depth=34 widen=10"; empty for the defaults.
         autoattack: share of the test images that withstand AutoAttack.
-        clean: share that is classified correctly as it is; None where the source does not say.
-        settings: of the architecture, as a spec writes them.
-        training: the method, by the name it is known by, or "not stated" where the number was read.
-        images: what was trained on beside the data set's own, or "none".
-        source: the paper.
-        counted_by: whose numbers these are.
+        clean: share of the test images that are classified correctly without an attack; None if not stated.
         data: data set.
         threat: norm and radius.
+        training: name of the training method, or "not stated".
+        images: training images besides those of the data set, or "none".
+        source: the paper.
+        counted_by: who measured the accuracies.
     """
 
+    architecture: str
+    settings: str
     autoattack: float
     clean: float | None
-    settings: dict[str, Any]
+    data: str
+    threat: str
     training: str
     images: str
     source: str
-    counted_by: str = "RobustBench"
-    data: str = "CIFAR-10"
-    threat: str = "linf 8/255"
+    counted_by: str
+
+
+def published(architecture: str) -> tuple[Published, ...]:
+    """Return the accuracies that are published of an architecture, in the order of the table."""
+    return tuple(line for line in table() if line.architecture == architecture)
+
+
+@cache
+def table() -> tuple[Published, ...]:
+    """Return all lines of the table."""
+    with (Path(robustcli.__file__).parent / _TABLE).open(encoding="utf-8", newline="") as file:
+        return tuple(_line(row) for row in csv.DictReader(file))
+
+
+def _line(row: dict[str, str]) -> Published:
+    numbers = {"autoattack": float(row["autoattack"]), "clean": float(row["clean"]) if row["clean"] else None}
+    return Published(**{**row, **numbers})  # type: ignore[arg-type]

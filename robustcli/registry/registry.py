@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 from robustcli.errors import RobustCliError
 from robustcli.registry.catalog import catalog, describe, package_of
-from robustcli.registry.published import Published
 
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -44,7 +43,6 @@ class Registry:
         smoke: dict[str, Any] | None = None,
         passes: tuple[float, float, float] | None = None,
         fewest: tuple[float, float, float] | None = None,
-        published: tuple[Published, ...] = (),
     ) -> Callable[[T], T]:
         """Add a member under `name`.
 
@@ -54,8 +52,6 @@ class Registry:
             smoke: cheap settings for the tests.
             passes: what an update costs, or what the member adds to that; see `catalog.Member`.
             fewest: the same at best, where it depends on the images.
-            published: of an architecture, robust accuracies in the literature. Like the others it is written out
-                here and read from the source.
         """
 
         def add(member: T) -> T:

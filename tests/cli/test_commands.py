@@ -760,12 +760,10 @@ def test_an_architecture_is_shown_with_what_is_published_of_it(robust: Robust) -
     (row,) = [line for line in lines if "70.69" in line]
     (other,) = [line for line in lines if "42.67" in line]
     assert "CIFAR-100, linf 8/255" in " ".join(other)
-    assert " ".join(row).startswith(
-        "depth 70, widen 16, form deepmind, activation silu 93.25 70.69 TRADES generated, 50M"
-    )
+    assert " ".join(row).startswith("depth=70 widen=16 form=deepmind activation=silu 93.25 70.69 TRADES generated, 50M")
     assert " ".join(row).endswith("CIFAR-10, linf 8/255 Wang et al., ICML 2023; by RobustBench")
     said = robust("show", "robust_resnet").require(0).out
-    assert "as by default" in said
+    assert "defaults" in said
     assert "Huang et al., CVPR 2023; by the authors" in said
     # Nothing is known of its robust accuracy.
     assert "AutoAttack" not in robust("show", "vgg16").require(0).out
