@@ -322,6 +322,20 @@ def test_contains_refuses_what_is_outside(case: Case) -> None:
     assert not above.any()
 
 
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("eps", ["1/255", "1/10", "2/5"])
+def test_contains_allows_for_rounding_and_no_more(norm: Norm, eps: str) -> None:
+    """Perturbations of one pixel, which have the same size in every norm; the box has the same allowance."""
+    threat = ThreatModel(norm, Fraction(eps))
+    x = torch.full((4, 1, 8, 8), 0.5, dtype=torch.float64)
+    x[2:, 0, 0, 0] = torch.tensor([0.0, 1.0])
+    outwards = torch.zeros_like(x)
+    outwards[:, 0, 0, 0] = torch.tensor([-1.0, 1.0, -1.0, 1.0])
+    border = x + outwards * torch.tensor([threat.radius, threat.radius, 0, 0], dtype=torch.float64).view(4, 1, 1, 1)
+    assert threat.contains(border + 5e-7 * outwards, x).all()
+    assert not threat.contains(border + 2e-5 * outwards, x).any()
+
+
 @given(st.sampled_from(NORMS), st.floats(0, 2))
 def test_scaled_has_a_share_of_the_radius(norm: Norm, share: float) -> None:
     threat = ThreatModel(norm, Fraction(8, 255))

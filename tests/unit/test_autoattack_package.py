@@ -13,9 +13,12 @@ from judging import standing
 from pyautoattack import AutoAttack as Ensemble
 from torch import Tensor, nn
 
+from robustcli.attacks.apgd import Apgd
+from robustcli.attacks.fab import Fab
+from robustcli.attacks.square import Square
 from robustcli.errors import EvaluationError
 from robustcli.evaluation.evidence import gather
-from robustcli.evaluators import autoattack_package
+from robustcli.evaluators import Case, autoattack_package
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.registry.types import Norm
 from robustcli.threat.noise import IndexedNoise
@@ -137,6 +140,39 @@ class TestAutoAttack:
         assert ensemble.epsilon == 0.001
         # "fab-t", which comes last, leaves 1 behind in every version.
         assert ensemble.fab.n_restarts == 1
+
+    @pytest.mark.parametrize(
+        ("version", "norm"),
+        [(version, norm) for version in ("standard", "plus", "rand") for norm in ("linf", "l2", "l1")],
+    )
+    @pytest.mark.filterwarnings("ignore:version 'plus' has no published settings for l1")
+    def test_the_native_engine_has_the_budgets_of_the_package(self, version: Any, norm: Norm) -> None:
+        package = Ensemble(
+            nn.Identity(), norm={"linf": "Linf"}.get(norm, norm.upper()), eps=0.1, version=version, device="cpu"
+        )
+        stages = AutoAttack(version=version).stages(Case(threat(norm), (3, 32, 32), 10))
+        assert [stage.name for stage in stages] == package.attacks_to_run
+        for name, attack in ((stage.name, stage.attack) for stage in stages):
+            if isinstance(attack, Apgd):
+                theirs = package.apgd_targeted if name == "apgd-t" else package.apgd
+                assert (attack.steps, attack.restarts) == (theirs.n_iter, theirs.n_restarts)
+                assert name != "apgd-t" or attack.targets == theirs.n_target_classes
+                assert attack.gradients == package.apgd.eot_iter
+                assert (attack.radius == "shrinking") == package.apgd.use_largereps
+            elif isinstance(attack, Fab):
+                # The package sets the restarts of "fab-t" to 1 when it comes to it.
+                assert (attack.steps, attack.restarts) == (
+                    package.fab.n_iter,
+                    1 if name == "fab-t" else package.fab.n_restarts,
+                )
+                assert attack.targets == (package.fab.n_target_classes if name == "fab-t" else 0)
+            else:
+                assert isinstance(attack, Square)
+                assert (attack.queries, attack.restarts, attack.p_init) == (
+                    package.square.n_queries,
+                    package.square.n_restarts,
+                    package.square.p_init,
+                )
 
     def test_plus_in_l1_is_announced(self, small: list[Small]) -> None:
         model, x = network(10), images(2)

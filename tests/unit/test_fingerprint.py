@@ -2,29 +2,35 @@
 
 import importlib.util
 import sys
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from test_imports import PACKAGE, imports_of, layer, module_of
+from small_networks import conv_net, images, labels
+from test_imports import IMPORTS, PACKAGE
 from torch import Tensor, nn
 
-from robustcli.evaluation.fingerprint import _DECIDING
+from robustcli.evaluation.fingerprint import _DECIDING, fingerprint
 from robustcli.models.digest import network_digest, weights_digest
+from robustcli.threat.threat import ThreatModel
 
 # They word messages, sum up, cut batches, read settings or files; what is in a file that an evaluator reads counts by
 # itself, and the code of a network with the network.
 _NOT_DECIDING = {
-    "architectures",
-    "build",
-    "checkpoint",
-    "errors",
-    "evaluation.portions",
-    "evaluation.postflight",
-    "evaluation.preflight",
-    "evaluation.statistics",
-    "fields",
-    "registry",
+    "architectures/branches.py",
+    "architectures/channel_gates.py",
+    "architectures/convnorm.py",
+    "errors.py",
+    "evaluation/batching.py",
+    "evaluation/postflight.py",
+    "evaluation/preflight.py",
+    "evaluation/statistics.py",
+    "models/build.py",
+    "registry/registry.py",
+    "registry/types.py",
+    "store/checkpoint.py",
 }
 NETWORK = """
 from torch import nn
@@ -34,10 +40,58 @@ class Net(nn.Linear):
 """
 
 
+def file_of(name: str) -> str:
+    """The file, below the package, that an imported name such as "robustcli.threat.noise.derive" comes from."""
+    parts = name.split(".")[1:]
+    while parts:
+        for path in (PACKAGE.joinpath(*parts).with_suffix(".py"), PACKAGE.joinpath(*parts, "__init__.py")):
+            if path.exists():
+                return path.relative_to(PACKAGE).as_posix()
+        parts.pop()
+    return "__init__.py"
+
+
 def test_the_code_of_an_evaluation_is_all_in_its_fingerprint() -> None:
     covered = {path for pattern in _DECIDING for path in PACKAGE.glob(pattern)}
-    reached = {layer(name) for path in covered for _, name in imports_of(path)}
-    assert reached - {layer(module_of(path)) for path in covered} == _NOT_DECIDING
+    reached = {file_of(name) for path in covered for _, name in IMPORTS[path]}
+    assert reached - {path.relative_to(PACKAGE).as_posix() for path in covered} == _NOT_DECIDING
+
+
+def mark(**changed: Any) -> dict[str, str]:
+    """The fingerprint of one evaluation, but for what is changed."""
+    given: dict[str, Any] = {
+        "model": conv_net(),
+        "x": images(4),
+        "y": labels(4),
+        "threat": ThreatModel("linf", Fraction(8, 255)),
+        "evaluator": "attacked",
+        "parameters": {"attack": {"name": "pgd", "steps": 10}, "batch_size": 250},
+        "seed": 0,
+    }
+    return fingerprint(**{**given, **changed})
+
+
+@pytest.mark.parametrize(
+    ("changed", "name"),
+    [
+        ({"model": conv_net(seed=1)}, "weights"),
+        ({"x": images(4, seed=7)}, "images"),
+        ({"y": labels(4, seed=7)}, "images"),
+        ({"threat": ThreatModel("linf", Fraction(7, 255))}, "threat"),
+        ({"threat": ThreatModel("l2", Fraction(8, 255))}, "threat"),
+        ({"evaluator": "clean"}, "evaluator"),
+        ({"parameters": {"attack": {"name": "pgd", "steps": 11}, "batch_size": 250}}, "evaluator"),
+        ({"seed": 1}, "seed"),
+    ],
+)
+def test_whatever_findings_depend_on_counts_and_is_named(changed: dict[str, Any], name: str) -> None:
+    before, after = mark(), mark(**changed)
+    assert before == mark()
+    assert {part for part in before if before[part] != after[part]} == {name}
+
+
+def test_the_size_of_batches_does_not_count() -> None:
+    assert mark(parameters={"attack": {"name": "pgd", "steps": 10, "batch_size": 3}, "batch_size": 7}) == mark()
 
 
 def built(path: Path, code: str) -> nn.Module:

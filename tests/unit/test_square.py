@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from judging import standing
+from pyautoattack import AutoAttack as Ensemble
 from small_networks import conv_net, images, labels
 from torch import Tensor, nn
 
@@ -208,6 +209,12 @@ def test_survivors_cost_one_forward_per_query_and_no_gradient(norm: Norm) -> Non
     with passes_counted(model) as passes:
         Square(queries=40, restarts=2)(model, x, y, threat, noise(8))
     assert passes.forwards == 8 * 82
+
+
+def test_the_default_budget_is_the_one_of_autoattack() -> None:
+    package = Ensemble(nn.Identity(), norm="Linf", eps=0.1, device="cpu").square
+    attack = Square()
+    assert (attack.queries, attack.restarts, attack.p_init) == (package.n_queries, package.n_restarts, package.p_init)
 
 
 def test_an_image_leaves_the_batch_once_it_is_misclassified() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from small_networks import conv_net, drawn_from, images, labels
-from small_training import COUNT, CPU, THREAT, RecordedLoop, Recorder, loop_of, training_of
+from small_training import COUNT, CPU, THREAT, RecordedLoop, Recorder, loop_of, small_data, training_of
 from torch import Tensor, nn
 
 from robustcli.attacks.crafting import evaluating
@@ -31,10 +31,12 @@ from robustcli.optimization.weights.awp import Awp
 from robustcli.specs.settings import Augment, TrainSettings
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store import checkpoint
+from robustcli.store.runs import RunFolder
 from robustcli.threat.noise import StreamNoise, derive
 from robustcli.threat.threat import ThreatModel
 from robustcli.training.loop import Training, fit
 from robustcli.training.model import TrainingModel, parameter_groups
+from robustcli.training.saver import Saver
 from robustcli.workflows.train import run_experiment
 
 # Twenty images in batches of 8: three updates an epoch.
@@ -225,6 +227,32 @@ def test_selection(select: Literal["robust", "clean", "last"], best: list[bool],
     fit(training, loop)
     assert [is_best for _, is_best, _ in loop.saved] == best, "a tie keeps the earlier weights"
     assert training.best_epoch == chosen
+
+
+@pytest.mark.parametrize(("select", "chosen"), [("robust", 1), ("clean", 2), ("last", 3)])
+def test_the_best_checkpoint_holds_the_weights_of_the_epoch_that_was_chosen(
+    select: Literal["robust", "clean", "last"], chosen: int, tmp_path: Path
+) -> None:
+    robust, clean = (0.2, 0.4, 0.3, 0.3), (0.5, 0.5, 0.7, 0.6)
+    checks = [{"clean": c, "robust": r, "fgsm": r} for c, r in zip(clean, robust, strict=True)]
+    settings = replace(SETTINGS, select=select)
+    folder, noise = RunFolder(tmp_path), StreamNoise.on(CPU)
+    training = training_of(settings, natural(), noise=noise)
+    weights: list[dict[str, Tensor]] = []
+
+    def check(network: nn.Module) -> dict[str, float]:
+        weights.append(deepcopy(network.state_dict()))
+        return checks[len(weights) - 1]
+
+    saver = Saver(ExperimentSpec.parse(TINY, "the test"), small_data(), training, folder)
+    fit(training, replace(loop_of(training, settings, noise=noise), check=check, save=saver.save))
+    for path, epoch in ((folder.best, chosen), (folder.last, 3)):
+        stored = checkpoint.load(path)
+        assert stored["check"]["epoch"] == epoch
+        assert stored["weights"].keys() == weights[epoch].keys()
+        for number, held in enumerate(weights):
+            is_equal = all(torch.equal(value, held[name]) for name, value in stored["weights"].items())
+            assert is_equal == (number == epoch)
 
 
 # Warm-up of the radius.
