@@ -10,8 +10,8 @@ from torch import Tensor
 
 from robustcli.bench.subjects import BenchSubject
 from robustcli.evaluation.evaluate import settled
-from robustcli.evaluation.statistics import paired_difference
 from robustcli.evaluators.autoattack import AutoAttack, Part
+from robustcli.statistics import paired_difference
 
 PARTS: tuple[Part, ...] = ("apgd-ce", "apgd-t", "fab-t", "square")
 # Points by which the native robust accuracy may exceed the package's on average.

@@ -68,7 +68,7 @@ def train(
     """
     from robustcli.bench.train import bench_train
     from robustcli.bench.variants import Request
-    from robustcli.store.runs import write_json
+    from robustcli.store.files import write_json
 
     names = defense or ["pgd_at"]
     widths: Sequence[int | None] = width or [None]
@@ -186,7 +186,7 @@ def report(
     """
     from robustcli.bench.tables import markdown_of
     from robustcli.reports.runs import replace_block
-    from robustcli.store.runs import read_json
+    from robustcli.store.files import read_json
 
     for path in files:
         if not path.is_file():

@@ -34,7 +34,7 @@ def show(results: list[dict[str, Any]], rows: list[tuple[str, ...]], out: Path |
     """Print a table, and write the results where they are asked for."""
     from robustcli.bench.tables import terminal
     from robustcli.measuring.machine import machine_words
-    from robustcli.store.runs import write_json
+    from robustcli.store.files import write_json
 
     if out is not None:
         write_json(out, results)

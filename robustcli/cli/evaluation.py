@@ -92,7 +92,7 @@ def evaluate_network(
     from robustcli.evaluation.wording import warning_lines
     from robustcli.reports.runs import result_table
     from robustcli.runtime.signals import stop_requests
-    from robustcli.store.runs import write_json
+    from robustcli.store.files import write_json
     from robustcli.workflows import evaluate as assess
 
     _require_files({"--out": out})
@@ -173,7 +173,7 @@ def diagnose_network(
 ) -> None:
     """Ask a network what its accuracy does not tell: curves, surfaces, calibration, convergence of attacks."""
     from robustcli.reports.picture import draw, require_picture
-    from robustcli.store.runs import write_json
+    from robustcli.store.files import write_json
     from robustcli.workflows.diagnose import Request, diagnose
 
     _require_files({"--out": out, "--picture": picture})

@@ -219,7 +219,7 @@ def _run(spec: ExperimentSpec, runs: Path, quiet: bool, *, resume: bool) -> dict
     from robustcli.cli.progress import Screen
     from robustcli.evaluation.wording import warning_lines
     from robustcli.reports.runs import result_table
-    from robustcli.store.runs import read_json
+    from robustcli.store.files import read_json
     from robustcli.workflows.train import run_experiment
 
     with Screen(is_quiet=quiet) as screen:

@@ -16,10 +16,10 @@ from robustcli.evaluation.isolation import generators_restored, model_restored
 from robustcli.evaluation.outcomes import Journal
 from robustcli.evaluation.postflight import postflight
 from robustcli.evaluation.preflight import preflight
-from robustcli.evaluation.statistics import clopper_pearson
 from robustcli.evaluators import Evaluator, looks_of
 from robustcli.registry.types import exact_text
 from robustcli.runtime.precision import full_precision
+from robustcli.statistics import clopper_pearson
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
 

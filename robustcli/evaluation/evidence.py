@@ -21,9 +21,9 @@ from robustcli.evaluation.batching import Portions
 from robustcli.evaluation.confirm import judged
 from robustcli.evaluation.isolation import generators_restored, passes_counted
 from robustcli.evaluation.outcomes import Forgetful, Journal, Strike
-from robustcli.evaluation.statistics import unseen_at_most
 from robustcli.evaluators import Case, Evaluator, Stage, looks_of
 from robustcli.runtime.precision import full_precision
+from robustcli.statistics import unseen_at_most
 from robustcli.threat.noise import IndexedNoise, derive
 from robustcli.threat.threat import ThreatModel
 

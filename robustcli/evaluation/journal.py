@@ -19,8 +19,7 @@ import torch
 
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.outcomes import Strike
-from robustcli.store.files import replacing
-from robustcli.store.runs import read_json, write_json
+from robustcli.store.files import read_json, replacing, write_json
 
 # Of the image number in a file's name.
 _DIGITS = 8

@@ -16,7 +16,7 @@ from robustcli.attacks.crafting import ascend
 from robustcli.attacks.losses import LOSSES
 from robustcli.attacks.pgd import Pgd
 from robustcli.evaluation.evidence import Evidence
-from robustcli.evaluation.statistics import clopper_pearson
+from robustcli.statistics import clopper_pearson
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
 

@@ -17,7 +17,7 @@ from robustcli.evaluators import Evaluator, files_of, looks_of, threat_of
 from robustcli.registry.registry import Chosen
 from robustcli.registry.types import exact_text
 from robustcli.specs.check import to_plain
-from robustcli.store.runs import read_json, write_json
+from robustcli.store.files import read_json, write_json
 from robustcli.threat.threat import ThreatModel
 
 

@@ -10,8 +10,8 @@ from rich.table import Table
 
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.wording import accuracies, describe, interval, percent, threats_of, verdict
-from robustcli.store.files import write_text
-from robustcli.store.runs import RunFolder, find_runs, read_json
+from robustcli.store.files import read_json, write_text
+from robustcli.store.runs import RunFolder, find_runs
 
 
 def result_table(title: str, results: Mapping[str, Mapping[str, Any]]) -> Table:

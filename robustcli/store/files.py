@@ -1,34 +1,58 @@
-"""Files that a reader never meets half-written."""
+"""Files that a reader never meets half-written, and JSON that a person can read."""
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+from robustcli.errors import RobustCliError
 
 
 @contextmanager
 def replacing(path: Path, mark: str = "writing") -> Iterator[BinaryIO]:
-    """Write beside the final name, flush to the disk, then rename; after an error the file at `path` is as it was.
+    """Write next to the final name, flush to the disk, then rename; after an error the file at `path` is unchanged.
 
     Args:
-        path: of the file; its folder is made.
-        mark: ends the name beside it; processes that may write one file at once each have their own.
+        path: the file; its folder is created.
+        mark: suffix of the temporary name; processes that may write the same file at once need different ones.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{mark}")
+    temporary = path.with_name(f"{path.name}.{mark}")
     try:
-        with beside.open("wb") as file:
+        with temporary.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(path)
+        temporary.replace(path)
     except BaseException:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
 def write_text(path: Path, text: str, mark: str = "writing") -> None:
-    """Put a text in UTF-8 at a path, whole or not at all."""
+    """Write a text in UTF-8, whole or not at all."""
     with replacing(path, mark) as file:
         file.write(text.encode())
+
+
+def write_json(path: Path, value: Any, *, mark: str = "writing") -> None:
+    """Write indented JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", mark)
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file.
+
+    Raises:
+        RobustCliError: the file is missing, cannot be read or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RobustCliError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise RobustCliError(f"{path}: not text: byte {error.start} is not UTF-8; expected JSON") from error
+    except json.JSONDecodeError as error:
+        raise RobustCliError(f"{path}: not JSON: {error}") from error

@@ -22,23 +22,10 @@ import robustcli
 from robustcli import __version__
 from robustcli.errors import InUseError, RobustCliError
 from robustcli.specs.spec import ExperimentSpec
-from robustcli.store.files import write_text
+from robustcli.store.files import read_json, write_json, write_text
 
 SCHEMA = 1
 _PACKAGES = ("torch", "torchvision", "pyautoattack", "numpy", "scikit-learn", "pydantic")
-
-
-def write_json(path: Path, value: Any, *, mark: str = "writing") -> None:
-    """Write JSON that a person can read, whole or not at all."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", mark)
-
-
-def read_json(path: Path) -> Any:
-    """Parse a JSON file of a run."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise RobustCliError(f"{path}: not JSON: {error}") from error
 
 
 @dataclass(frozen=True)

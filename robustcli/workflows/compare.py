@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from robustcli.errors import RobustCliError, suggest
-from robustcli.evaluation.statistics import clopper_pearson, mcnemar, paired_difference, smallest_excess
 from robustcli.evaluation.wording import describe
-from robustcli.store.runs import SCHEMA, read_json
+from robustcli.statistics import clopper_pearson, mcnemar, paired_difference, smallest_excess
+from robustcli.store.files import read_json
+from robustcli.store.runs import SCHEMA
 
 LEVEL = 0.05
 # Of an evaluation's settings, the one that changes memory and speed but, noise apart, no number.

@@ -25,7 +25,8 @@ from robustcli.runtime.device import choose_device
 from robustcli.specs.check import Checker, checked
 from robustcli.specs.settings import EvaluateOptions
 from robustcli.specs.yamlfile import parse_scalar
-from robustcli.store.runs import RunFolder, lock_folder, read_json, write_json
+from robustcli.store.files import read_json, write_json
+from robustcli.store.runs import RunFolder, lock_folder
 
 
 @dataclass(frozen=True, kw_only=True)

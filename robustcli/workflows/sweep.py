@@ -17,7 +17,8 @@ from robustcli.registry.types import exact_text
 from robustcli.runtime.signals import stop_requests
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store import checkpoint
-from robustcli.store.runs import RunFolder, folder_of, read_json
+from robustcli.store.files import read_json
+from robustcli.store.runs import RunFolder, folder_of
 from robustcli.workflows.sweep_spec import Row
 from robustcli.workflows.train import run_experiment
 

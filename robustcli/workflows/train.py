@@ -26,8 +26,8 @@ from robustcli.specs.data_guards import unverified
 from robustcli.specs.derivation import derived_spec
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store import checkpoint
-from robustcli.store.files import write_text
-from robustcli.store.runs import Run, RunFolder, read_json
+from robustcli.store.files import read_json, write_text
+from robustcli.store.runs import Run, RunFolder
 from robustcli.threat.threat import ThreatModel
 from robustcli.training.loop import fit
 from robustcli.training.setup import assemble

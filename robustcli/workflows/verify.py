@@ -28,7 +28,8 @@ from robustcli.runtime.device import choose_device
 from robustcli.specs.check import checked
 from robustcli.specs.settings import EvaluateOptions, ThreatSettings
 from robustcli.specs.yamlfile import parse_scalar
-from robustcli.store.runs import RunFolder, read_json
+from robustcli.store.files import read_json
+from robustcli.store.runs import RunFolder
 from robustcli.threat.noise import derive
 from robustcli.threat.threat import ThreatModel
 

@@ -21,7 +21,8 @@ from robustcli.registry.catalog import FAMILIES, catalog
 from robustcli.specs import experiments
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store import checkpoint
-from robustcli.store.runs import RunFolder, read_json, write_json
+from robustcli.store.files import read_json, write_json
+from robustcli.store.runs import RunFolder
 from robustcli.training import collapse
 
 NAMES = sorted({name for family in FAMILIES for name in catalog(family)})

@@ -11,7 +11,8 @@ from shell import Robust
 from robustcli.registry.catalog import catalog
 from robustcli.reports import picture
 from robustcli.store import checkpoint
-from robustcli.store.runs import RunFolder, read_json
+from robustcli.store.files import read_json
+from robustcli.store.runs import RunFolder
 
 FEW = ("--examples", 30)
 

@@ -16,7 +16,8 @@ from shell import TINY, Robust
 from robustcli.cli.progress import Screen
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store import checkpoint
-from robustcli.store.runs import RunFolder, lock_folder, read_json, write_json
+from robustcli.store.files import read_json, write_json
+from robustcli.store.runs import RunFolder, lock_folder
 from robustcli.workflows.train import run_experiment
 
 WORDS = ("--attack", "pgd", "--steps", "5", "--eps", "0.05", "--examples", "60", "--batch-size", "16", "--witnesses")

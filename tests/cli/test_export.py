@@ -22,7 +22,8 @@ from robustcli.models.build import network_of
 from robustcli.models.find import Wanted
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store import checkpoint
-from robustcli.store.runs import RunFolder, read_json, write_json
+from robustcli.store.files import read_json, write_json
+from robustcli.store.runs import RunFolder
 from robustcli.workflows.evaluate import Request, assess
 from robustcli.workflows.export import rebuild, robustbench
 from robustcli.workflows.train import run_experiment

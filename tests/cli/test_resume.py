@@ -18,7 +18,8 @@ from robustcli.cli.progress import Screen
 from robustcli.errors import Interrupted
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store import checkpoint
-from robustcli.store.runs import RunFolder, read_json
+from robustcli.store.files import read_json
+from robustcli.store.runs import RunFolder
 from robustcli.training import collapse
 from robustcli.workflows.train import run_experiment
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from shell import Robust
 
-from robustcli.store.runs import read_json
+from robustcli.store.files import read_json
 
 
 def test_a_search_says_what_to_train_next_and_that_trains(robust: Robust, tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import pytest
 from killing import Plan, Sessions
 from shell import Outcome, Robust
 
-from robustcli.store.files import write_text
-from robustcli.store.runs import lock_folder, read_json
+from robustcli.store.files import read_json, write_text
+from robustcli.store.runs import lock_folder
 from robustcli.workflows import sweep as rows_module
 from robustcli.workflows.sweep_spec import Sweep
 

@@ -18,7 +18,7 @@ from robustcli.attacks.pgd import Pgd
 from robustcli.cli.progress import Screen
 from robustcli.specs.settings import TrainSettings
 from robustcli.specs.spec import ExperimentSpec, override_text
-from robustcli.store.runs import read_json
+from robustcli.store.files import read_json
 from robustcli.threat.noise import StreamNoise
 from robustcli.training.model import TrainingModel
 from robustcli.workflows.train import run_experiment

@@ -18,7 +18,7 @@ from robustcli.errors import SpecError
 from robustcli.optimization.weights.awp import Awp
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.specs.yamlfile import parse_yaml
-from robustcli.store.runs import read_json
+from robustcli.store.files import read_json
 from robustcli.threat.noise import IndexedNoise
 from robustcli.workflows.train import run_experiment
 

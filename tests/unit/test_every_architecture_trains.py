@@ -7,7 +7,7 @@ import pytest
 
 from robustcli.cli.progress import Screen
 from robustcli.specs.spec import ExperimentSpec
-from robustcli.store.runs import read_json
+from robustcli.store.files import read_json
 from robustcli.workflows.train import run_experiment
 
 SPEC = """

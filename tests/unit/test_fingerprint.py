@@ -26,10 +26,10 @@ _NOT_DECIDING = {
     "evaluation/batching.py",
     "evaluation/postflight.py",
     "evaluation/preflight.py",
-    "evaluation/statistics.py",
     "models/build.py",
     "registry/registry.py",
     "registry/types.py",
+    "statistics.py",
     "store/checkpoint.py",
 }
 NETWORK = """

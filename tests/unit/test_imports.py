@@ -20,7 +20,7 @@ BANDS = tuple(
         "__main__ cli reports",
         "workflows bench measuring",
         "training evaluation diagnostics defenses evaluators attacks architectures optimization data models",
-        "store specs threat registry runtime errors __init__",
+        "store specs threat registry runtime statistics errors __init__",
     )
 )
 BAND = {name: number for number, names in enumerate(BANDS) for name in names}

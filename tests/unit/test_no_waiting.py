@@ -8,7 +8,7 @@ import torch
 
 from robustcli.cli.progress import Screen
 from robustcli.specs.spec import ExperimentSpec
-from robustcli.store.runs import read_json
+from robustcli.store.files import read_json
 from robustcli.training import loop as train
 from robustcli.workflows.train import run_experiment
 

@@ -12,7 +12,8 @@ import pytest
 
 from robustcli.errors import RobustCliError
 from robustcli.specs.spec import ExperimentSpec
-from robustcli.store.runs import Run, RunFolder, find_runs, folder_of, provenance, read_json, write_json
+from robustcli.store.files import read_json, write_json
+from robustcli.store.runs import Run, RunFolder, find_runs, folder_of, provenance
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = """\

@@ -20,10 +20,10 @@ from robustcli.errors import EvaluationError
 from robustcli.evaluation.evidence import Evidence, gather
 from robustcli.evaluation.journal import FolderJournal
 from robustcli.evaluation.outcomes import Strike
-from robustcli.evaluation.statistics import unseen_at_most
 from robustcli.evaluators import Case, Stage
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.worst_case import WorstCase
+from robustcli.statistics import unseen_at_most
 from robustcli.threat.noise import IndexedNoise, Noise
 from robustcli.threat.threat import ThreatModel
 

@@ -1,7 +1,7 @@
 import pytest
 from scipy.stats import binom, binomtest
 
-from robustcli.evaluation.statistics import clopper_pearson, mcnemar, paired_difference, smallest_excess
+from robustcli.statistics import clopper_pearson, mcnemar, paired_difference, smallest_excess
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from robustcli.cli.progress import Screen
 from robustcli.errors import RobustCliError
 from robustcli.measuring.anatomy import anatomy
 from robustcli.specs.spec import ExperimentSpec
-from robustcli.store.runs import read_json
+from robustcli.store.files import read_json
 from robustcli.workflows.train import run_experiment
 
 CIFAR = ImageShape(3, 32, 32, 10)

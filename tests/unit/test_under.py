@@ -20,7 +20,7 @@ from robustcli.evaluators.under import Under
 from robustcli.evaluators.worst_case import WorstCase
 from robustcli.registry.types import Norm
 from robustcli.specs.spec import ExperimentSpec
-from robustcli.store.runs import read_json, write_json
+from robustcli.store.files import read_json, write_json
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
 from robustcli.workflows.compare import compare

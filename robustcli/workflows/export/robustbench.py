@@ -20,7 +20,8 @@ from robustcli.models.sources import Foreign, Subject, Trained
 from robustcli.registry.registry import Chosen
 from robustcli.runtime.device import choose_device
 from robustcli.specs.check import to_plain
-from robustcli.store.runs import RunFolder, read_json, write_json
+from robustcli.store.files import read_json, write_json
+from robustcli.store.runs import RunFolder
 from robustcli.workflows.export import rebuild
 from robustcli.workflows.export.card import architecture_name, card, threat_name
 from robustcli.workflows.export.claims import missing_for_autoattack, missing_images
