@@ -13,7 +13,7 @@ from robustcli.errors import RobustCliError, suggest
 from robustcli.measuring.machine import circumstances
 from robustcli.measuring.rounds import Sample, Spread, Stopwatch, Timed, measure, speed
 from robustcli.registry.catalog import catalog
-from robustcli.registry.registry import Chosen
+from robustcli.registry.registry import MemberSpec
 from robustcli.registry.signatures import REQUIRED
 from robustcli.registry.types import Family
 from robustcli.runtime.allocator import keep_freed_memory
@@ -38,7 +38,7 @@ class _Member:
     """
 
     name: str
-    chosen: Chosen
+    chosen: MemberSpec
     settings: dict[str, Any]
     macs: int
     parameters: int

@@ -13,7 +13,7 @@ from robustcli.measuring.machine import circumstances
 from robustcli.measuring.passes import least_passes
 from robustcli.measuring.rounds import AGAIN, ALONE, OURS, Sample, Spread, Stopwatch, Timed, beside, measure, to_others
 from robustcli.measuring.untimed import Untimed, peak_of_update
-from robustcli.registry.registry import Chosen
+from robustcli.registry.registry import MemberSpec
 from robustcli.runtime.allocator import keep_freed_memory
 from robustcli.runtime.device import choose_device
 
@@ -57,7 +57,7 @@ def bench_train(request: Request) -> dict[str, Any]:
 
 
 def _bench(
-    name: str, chosen: Chosen, request: Request, architecture: Chosen, torchattacks: Any | None
+    name: str, chosen: MemberSpec, request: Request, architecture: MemberSpec, torchattacks: Any | None
 ) -> dict[str, Any]:
     """Passes and rows of one defense."""
     variants = Variants(request, architecture)

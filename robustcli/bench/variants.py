@@ -19,7 +19,7 @@ from robustcli.measuring.passes import Passes, PassesAlone, passes_by_kind
 from robustcli.models.build import build_network
 from robustcli.optimization.clock import Clock
 from robustcli.registry.catalog import catalog
-from robustcli.registry.registry import Chosen, instantiate
+from robustcli.registry.registry import MemberSpec, instantiate
 from robustcli.registry.types import Family
 from robustcli.runtime.device import choose_device
 from robustcli.runtime.memory_format import to_channels_last
@@ -68,7 +68,7 @@ class Request:
         return replace(self, precision="fp32", channels_last=False, is_compiled=False)
 
 
-def choose(request: Request) -> tuple[Chosen, dict[str, Chosen]]:
+def choose(request: Request) -> tuple[MemberSpec, dict[str, MemberSpec]]:
     """The architecture and the defenses by name, checked as those of a spec."""
     checker = Checker()
     architecture: dict[str, Any] = {"name": request.architecture}
@@ -85,12 +85,12 @@ def choose(request: Request) -> tuple[Chosen, dict[str, Chosen]]:
     return chosen, defenses
 
 
-def new_network(architecture: Chosen) -> Network:
+def new_network(architecture: MemberSpec) -> Network:
     """A network for random images."""
     return build_network(architecture, SHAPE, (0.5,) * SHAPE.channels, (0.25,) * SHAPE.channels)
 
 
-def anatomy_of(architecture: Chosen) -> Anatomy:
+def anatomy_of(architecture: MemberSpec) -> Anatomy:
     """Its parts, without computing anything."""
     with torch.device("meta"):
         return anatomy(new_network(architecture), SHAPE)
@@ -104,7 +104,7 @@ class Variants:
         architecture: of the network.
     """
 
-    def __init__(self, request: Request, architecture: Chosen) -> None:
+    def __init__(self, request: Request, architecture: MemberSpec) -> None:
         self.request = request
         self.device = choose_device(request.device)
         self.settings = TrainSettings(
@@ -121,18 +121,18 @@ class Variants:
         self.network = new_network(architecture).to(self.device).train()
         self.is_last = is_channels_last(self.network, self.settings, self.device)
 
-    def passes(self, chosen: Chosen) -> Passes:
+    def passes(self, chosen: MemberSpec) -> Passes:
         """What one of our steps makes; compiling changes no count."""
         network, step = self._step(chosen, replace(self.settings, compile=False))
         with passes_by_kind(network) as counter:
             step()
         return counter.per_image(self.request.batch_size)
 
-    def ours(self, chosen: Chosen) -> Callable[[], object]:
+    def ours(self, chosen: MemberSpec) -> Callable[[], object]:
         """The step that `robust train` makes."""
         return self.step(chosen)[1]
 
-    def step(self, chosen: Chosen) -> tuple[nn.Module, Callable[[], object]]:
+    def step(self, chosen: MemberSpec) -> tuple[nn.Module, Callable[[], object]]:
         """The network and the step that `robust train` makes."""
         return self._step(chosen, self.settings)
 
@@ -154,7 +154,7 @@ class Variants:
             lr=_LR,
         )
 
-    def _step(self, chosen: Chosen, settings: TrainSettings) -> tuple[nn.Module, Callable[[], object]]:
+    def _step(self, chosen: MemberSpec, settings: TrainSettings) -> tuple[nn.Module, Callable[[], object]]:
         network = self._copy()
         model = TrainingModel(network, settings, self.device, _refuse)
         optimizer = SGD(network.parameters(), lr=_LR, momentum=0.9, weight_decay=5e-4)

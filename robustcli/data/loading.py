@@ -6,11 +6,11 @@ from robustcli.data import Data, prepare, shape_of
 from robustcli.data.datasets import Source
 from robustcli.data.extra import Extra, read_extra
 from robustcli.data.targets import Targets
-from robustcli.registry.registry import Chosen, instantiate
+from robustcli.registry.registry import MemberSpec, instantiate
 from robustcli.specs.settings import DataOptions
 
 
-def load_data(chosen: Chosen, device: torch.device, *, to_train: bool = False) -> Data:
+def load_data(chosen: MemberSpec, device: torch.device, *, to_train: bool = False) -> Data:
     """The images that a spec asks for, split and on the device; those that training adds only `to_train`."""
     options: DataOptions = chosen.options
     source: Source = instantiate(chosen)

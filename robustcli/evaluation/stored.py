@@ -14,7 +14,7 @@ from robustcli.evaluation.fingerprint import fingerprint
 from robustcli.evaluation.journal import FolderJournal
 from robustcli.evaluation.per_image import lines_of, write_ledger, write_witnesses
 from robustcli.evaluators import Evaluator, files_of, looks_of, threat_of
-from robustcli.registry.registry import Chosen
+from robustcli.registry.registry import MemberSpec
 from robustcli.registry.types import exact_text
 from robustcli.specs.check import to_plain
 from robustcli.store.files import read_json, write_json
@@ -53,7 +53,7 @@ class Dossier:
 
 def evaluate_into(
     dossier: Dossier,
-    chosen: Chosen,
+    chosen: MemberSpec,
     evaluator: Evaluator,
     data: Data,
     network: nn.Module,

@@ -8,7 +8,7 @@ from torch import nn
 from robustcli.architectures import ImageShape
 from robustcli.models.body import Body
 from robustcli.models.weights_file import Weights, filled
-from robustcli.registry.registry import Chosen, instantiate
+from robustcli.registry.registry import MemberSpec, instantiate
 from robustcli.specs.check import to_plain
 
 
@@ -16,7 +16,7 @@ from robustcli.specs.check import to_plain
 class Architecture:
     """Weights of a file in an architecture of this project."""
 
-    chosen: Chosen
+    chosen: MemberSpec
     weights: Weights
     size: int | None = None
 

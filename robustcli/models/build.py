@@ -11,7 +11,7 @@ from robustcli.architectures import ImageShape, Network, first_layer
 from robustcli.architectures.convnorm import settle_divisors
 from robustcli.architectures.features import classifier_of
 from robustcli.errors import RobustCliError
-from robustcli.registry.registry import Chosen, instantiate
+from robustcli.registry.registry import MemberSpec, instantiate
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store import checkpoint
 
@@ -19,7 +19,7 @@ from robustcli.store import checkpoint
 _NORMALISATION = "normalize."
 
 
-def build_network(chosen: Chosen, shape: ImageShape, mean: Sequence[float], std: Sequence[float]) -> Network:
+def build_network(chosen: MemberSpec, shape: ImageShape, mean: Sequence[float], std: Sequence[float]) -> Network:
     """The architecture that a spec asks for, behind its normalisation."""
     network = Network(first_layer(chosen.options.normalize, tuple(mean), tuple(std)), instantiate(chosen, shape))
     settle_divisors(network, shape)

@@ -14,7 +14,7 @@ from robustcli.models.sources import Foreign, Subject, Trained
 from robustcli.models.weights_file import Weights, read_weights
 from robustcli.models.zoos import in_timm, light_xcit, published
 from robustcli.registry.catalog import catalog
-from robustcli.registry.registry import Chosen
+from robustcli.registry.registry import MemberSpec
 from robustcli.registry.types import Family
 from robustcli.specs.check import checked
 from robustcli.specs.settings import ArchitectureOptions, DataOptions, EvaluateOptions
@@ -179,9 +179,9 @@ def _foreign(wanted: Wanted, source: Origin, values: Mapping[str, Any] | None = 
     )
 
 
-def _evaluator(name: str) -> Chosen:
+def _evaluator(name: str) -> MemberSpec:
     family = Family("evaluators", EvaluateOptions)
-    chosen: Chosen = checked(lambda checker: checker.chosen(family, name, (name,)), _HERE)
+    chosen: MemberSpec = checked(lambda checker: checker.chosen(family, name, (name,)), _HERE)
     return chosen
 
 
@@ -211,7 +211,7 @@ def _overridden(wanted: Wanted, values: Mapping[str, Any]) -> dict[str, Any]:
     return value
 
 
-def _data(values: Mapping[str, Any]) -> Chosen:
+def _data(values: Mapping[str, Any]) -> MemberSpec:
     if "data" not in values:
         raise RobustCliError("--data: nothing says which images; name a data set, an .npz file or a folder of images")
     data = values["data"]
@@ -220,7 +220,9 @@ def _data(values: Mapping[str, Any]) -> Chosen:
             "data.size: nothing says how large the images of a folder are to be; write data.size=32 or what the "
             "network was made for"
         )
-    chosen: Chosen = checked(lambda checker: checker.chosen(Family("datasets", DataOptions), data, ("data",)), _HERE)
+    chosen: MemberSpec = checked(
+        lambda checker: checker.chosen(Family("datasets", DataOptions), data, ("data",)), _HERE
+    )
     return chosen
 
 

@@ -15,7 +15,7 @@ from robustcli.models.body import Origin, reason
 from robustcli.models.build import network_of
 from robustcli.models.checkpoint_facts import SELECTED_ON_TEST, held_out_accuracy
 from robustcli.models.digest import weights_digest
-from robustcli.registry.registry import Chosen
+from robustcli.registry.registry import MemberSpec
 from robustcli.specs.settings import ThreatSettings
 from robustcli.specs.spec import ExperimentSpec
 
@@ -39,9 +39,9 @@ class Terms:
 
     name: str
     seed: int
-    data: Chosen
+    data: MemberSpec
     threat: ThreatSettings | None
-    evaluate: Mapping[str, Chosen]
+    evaluate: Mapping[str, MemberSpec]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +99,7 @@ class Trained:
     path: Path
     contents: Mapping[str, Any]
     spec: ExperimentSpec
-    data: Chosen
+    data: MemberSpec
 
     @property
     def terms(self) -> Terms:
@@ -140,8 +140,8 @@ class Foreign:
     """
 
     source: Origin
-    data: Chosen
-    evaluate: Mapping[str, Chosen]
+    data: MemberSpec
+    evaluate: Mapping[str, MemberSpec]
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
 

@@ -7,24 +7,29 @@ from functools import partial
 from typing import Any, TypeVar
 
 from robustcli.errors import RobustCliError
-from robustcli.registry.catalog import catalog, describe, package_of
+from robustcli.registry.catalog import Member, catalog, describe, package_of
 
 T = TypeVar("T", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """A member chosen by a spec, with every parameter resolved.
+class MemberSpec:
+    """A member as a spec names it, with every parameter resolved.
 
     Args:
-        parameters: what its builder gets; values may be Chosen themselves.
-        options: settings beside the member's own, such as the validation size beside a data set.
+        parameters: arguments of its builder; members inside it are `MemberSpec`s too.
+        options: settings that any member of its place has, such as the validation size of a data set.
     """
 
     family: str
     name: str
     parameters: dict[str, Any]
     options: Any = None
+
+    @property
+    def member(self) -> Member:
+        """The registered member."""
+        return describe(self.family, self.name)
 
 
 class Registry:
@@ -77,7 +82,7 @@ class Registry:
         return iter(catalog(self.family))
 
 
-def instantiate(chosen: Chosen, *positional: Any) -> Any:
+def instantiate(chosen: MemberSpec, *positional: Any) -> Any:
     """Import the chosen member and call it with its parameters; then replace fields of what it returned.
 
     Args:
@@ -94,7 +99,7 @@ def instantiate(chosen: Chosen, *positional: Any) -> Any:
 
 
 def _instantiate_value(value: Any, positional: tuple[Any, ...]) -> Any:
-    if isinstance(value, Chosen):
+    if isinstance(value, MemberSpec):
         return instantiate(value, *positional)
     if isinstance(value, list):
         return [_instantiate_value(item, positional) for item in value]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from robustcli.registry.registry import Chosen
+from robustcli.registry.registry import MemberSpec
 from robustcli.specs.places import Findings, Where, attacks, not_a_pixel, threat_at
 from robustcli.specs.settings import ThreatSettings
 
@@ -14,7 +14,7 @@ _OTHER_REACH = ("noise", "replays", "multipliers")
 _FAR_OUT = 4
 
 
-def step_size_in_pixels(threat: ThreatSettings, defense: Chosen, evaluate: Mapping[str, Chosen]) -> Findings:
+def step_size_in_pixels(threat: ThreatSettings, defense: MemberSpec, evaluate: Mapping[str, MemberSpec]) -> Findings:
     for where, attack in attacks(defense, evaluate):
         size = attack.get("step_size")
         if threat_at(where, evaluate, threat).norm == "linf" and size is not None and size > 1:
@@ -25,7 +25,7 @@ def step_size_in_pixels(threat: ThreatSettings, defense: Chosen, evaluate: Mappi
                 yield (*where, "step_sizes", number), not_a_pixel(size)
 
 
-def attack_can_start(defense: Chosen, evaluate: Mapping[str, Chosen]) -> Findings:
+def attack_can_start(defense: MemberSpec, evaluate: Mapping[str, MemberSpec]) -> Findings:
     for where, attack in attacks(defense, evaluate):
         loss = attack.get("loss")
         if attack.get("start") == "clean" and loss in ("kl", "squared"):
@@ -35,13 +35,15 @@ def attack_can_start(defense: Chosen, evaluate: Mapping[str, Chosen]) -> Finding
             yield (*where, "restarts"), "restarts from the clean image are all the same; write start: random"
 
 
-def attack_reaches_eps(threat: ThreatSettings, defense: Chosen, evaluate: Mapping[str, Chosen]) -> Findings:
+def attack_reaches_eps(threat: ThreatSettings, defense: MemberSpec, evaluate: Mapping[str, MemberSpec]) -> Findings:
     for where, radius, steps, size, eps in _walks(threat, defense, evaluate):
         if radius == 0 and steps * size < eps * (1 - 1e-9):
             yield where, f"{_count(steps)} of {size:.4g} from the clean image cannot reach eps {eps:.4g}"
 
 
-def attack_reaches_far_side(threat: ThreatSettings, defense: Chosen, evaluate: Mapping[str, Chosen]) -> Findings:
+def attack_reaches_far_side(
+    threat: ThreatSettings, defense: MemberSpec, evaluate: Mapping[str, MemberSpec]
+) -> Findings:
     for where, radius, steps, size, eps in _walks(threat, defense, evaluate):
         if radius > 0 and steps * size < (eps + radius) * (1 - 1e-9):
             text = f"{_count(steps)} of {size:.4g} from a random start cannot reach the far side of the threat set"
@@ -49,7 +51,7 @@ def attack_reaches_far_side(threat: ThreatSettings, defense: Chosen, evaluate: M
 
 
 def _walks(
-    threat: ThreatSettings, defense: Chosen, evaluate: Mapping[str, Chosen]
+    threat: ThreatSettings, defense: MemberSpec, evaluate: Mapping[str, MemberSpec]
 ) -> Iterator[tuple[Where, float, int, float, float]]:
     """Of every attack that goes in steps: place, how far from x it may start, steps, their length, and eps."""
     for where, attack in attacks(defense, evaluate):

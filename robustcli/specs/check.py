@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 
 from robustcli.errors import SpecError, suggest
 from robustcli.registry.catalog import catalog
-from robustcli.registry.registry import Chosen
+from robustcli.registry.registry import MemberSpec
 from robustcli.registry.signatures import REQUIRED, Parameter, argument_docs
 from robustcli.registry.types import Family, Ratio
 
@@ -105,7 +105,7 @@ class Checker:
         options = None
         if family.options:
             options = self.settings(family.options, {k: v for k, v in given.items() if k in beside}, where)
-        return Chosen(family.name, name, resolved, options) if len(self.problems) == before else _FAILED
+        return MemberSpec(family.name, name, resolved, options) if len(self.problems) == before else _FAILED
 
     def _plain(self, parameter: Parameter, value: Any, where: Where) -> Any:
         accepts_fraction = Fraction in _parts(parameter.annotation)
@@ -186,7 +186,7 @@ def settings_of(kind: type) -> dict[str, Parameter]:
 
 def to_plain(value: Any) -> Any:
     """Resolved values as dictionaries, lists, numbers and text, in the form that specs are written in."""
-    if isinstance(value, Chosen):
+    if isinstance(value, MemberSpec):
         options = to_plain(value.options) if value.options is not None else {}
         return {"name": value.name, **to_plain(value.parameters), **options}
     if is_dataclass(value) and not isinstance(value, type):

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from typing import get_args
 
 from robustcli.registry.catalog import describe
-from robustcli.registry.registry import Chosen
+from robustcli.registry.registry import MemberSpec
 from robustcli.specs.places import Findings, attacks_inside, evaluators_inside
 from robustcli.specs.settings import TrainSettings
 from robustcli.specs.sizes import batches_of_epoch
 
 
-def selection_has_images(train: TrainSettings, data: Chosen) -> Findings:
+def selection_has_images(train: TrainSettings, data: MemberSpec) -> Findings:
     has_val = data.options.val_size > 0
     if train.select != "last" and not has_val and not train.allow_test_selection:
         yield (
@@ -22,7 +22,7 @@ def selection_has_images(train: TrainSettings, data: Chosen) -> Findings:
         yield ("train", "allow_test_selection"), "true, but nothing would be selected on test images; leave it out"
 
 
-def monitoring_ends(defense: Chosen, data: Chosen, train: TrainSettings) -> Findings:
+def monitoring_ends(defense: MemberSpec, data: MemberSpec, train: TrainSettings) -> Findings:
     images, batches = defense.parameters.get("monitor_images"), batches_of_epoch(data, train)
     if images is None or batches is None:
         return
@@ -35,13 +35,13 @@ def monitoring_ends(defense: Chosen, data: Chosen, train: TrainSettings) -> Find
         yield ("defense", "monitor_images"), f"{text}; {hint}"
 
 
-def places_of_a_batch_stay(defense: Chosen, data: Chosen) -> Findings:
+def places_of_a_batch_stay(defense: MemberSpec, data: MemberSpec) -> Findings:
     if "replays" in defense.parameters and data.options.extra is not None:
         text = f"'{defense.name}' carries its perturbation over from place to place in the batch; leave them out"
         yield ("data", "extra"), text
 
 
-def smoothing_has_labels(data: Chosen) -> Findings:
+def smoothing_has_labels(data: MemberSpec) -> Findings:
     if data.options.smoothing_for == "both" and not data.options.is_smoothed:
         yield ("data", "smoothing_for"), "'both', but no label is smoothed; leave it out"
 
@@ -50,7 +50,7 @@ def smoothing_has_labels(data: Chosen) -> Findings:
 _MIXES_LABELS = ("mixup", "cutmix")
 
 
-def labels_are_whole(defense: Chosen, data: Chosen) -> Findings:
+def labels_are_whole(defense: MemberSpec, data: MemberSpec) -> Findings:
     if defense.parameters.get("soft_labels") != "refuse":
         return
     is_mixed = data.options.mixer.name in _MIXES_LABELS
@@ -61,7 +61,7 @@ def labels_are_whole(defense: Chosen, data: Chosen) -> Findings:
         yield ("defense", "soft_labels"), f"{text} soft_labels: {' or '.join(rules)}, a rule of this project"
 
 
-def unverified(defense: Chosen, data: Chosen, evaluate: Mapping[str, Chosen]) -> dict[str, str]:
+def unverified(defense: MemberSpec, data: MemberSpec, evaluate: Mapping[str, MemberSpec]) -> dict[str, str]:
     """Why some evaluations prove little: training that can hide gradients, judged by other attacks than AutoAttack.
 
     Returns:
@@ -80,15 +80,15 @@ def unverified(defense: Chosen, data: Chosen, evaluate: Mapping[str, Chosen]) ->
     return {key: text for key, chosen in evaluate.items() if any(attacks_inside(chosen, ()))}
 
 
-def soft_labels_are_verified(defense: Chosen, data: Chosen, evaluate: Mapping[str, Chosen]) -> Findings:
+def soft_labels_are_verified(defense: MemberSpec, data: MemberSpec, evaluate: Mapping[str, MemberSpec]) -> Findings:
     for key, text in unverified(defense, data, evaluate).items():
         yield ("evaluate", key), text
 
 
-def average_has_its_window(defense: Chosen, data: Chosen, train: TrainSettings) -> Findings:
+def average_has_its_window(defense: MemberSpec, data: MemberSpec, train: TrainSettings) -> Findings:
     averaging, batches = defense.parameters.get("averaging"), batches_of_epoch(data, train)
     # With a ramp the window is a ninth of the updates done as long as it would be longer: never too long a one.
-    if not isinstance(averaging, Chosen) or batches is None or averaging.parameters.get("ramp", True):
+    if not isinstance(averaging, MemberSpec) or batches is None or averaging.parameters.get("ramp", True):
         return
     warmup, decay = averaging.parameters["warmup"], averaging.parameters["decay"]
     updates = int((train.epochs - warmup) * batches * defense.parameters.get("replays", 1))

@@ -11,7 +11,7 @@ from typing import Any
 
 from robustcli.errors import suggest
 from robustcli.registry.catalog import catalog, describe
-from robustcli.registry.registry import Chosen
+from robustcli.registry.registry import MemberSpec
 from robustcli.registry.types import Norm
 from robustcli.specs.attack_guards import (
     attack_can_start,
@@ -109,7 +109,7 @@ def nesterov_has_momentum(train: TrainSettings) -> Findings:
         yield ("train", "optimizer", "nesterov"), "true needs a momentum above 0"
 
 
-def evaluated_attack_stays_inside(evaluate: Mapping[str, Chosen]) -> Findings:
+def evaluated_attack_stays_inside(evaluate: Mapping[str, MemberSpec]) -> Findings:
     for key, evaluator in evaluate.items():
         for where, attack in attacks_inside(evaluator, ("evaluate", key)):
             clip = attack.parameters.get("clip", 1)
@@ -120,8 +120,8 @@ def evaluated_attack_stays_inside(evaluate: Mapping[str, Chosen]) -> Findings:
                 )
 
 
-def attack_knows_the_norm(threat: ThreatSettings, defense: Chosen, evaluate: Mapping[str, Chosen]) -> Findings:
-    evaluators: list[tuple[Where, Chosen]] = [(("evaluate", key), evaluator) for key, evaluator in evaluate.items()]
+def attack_knows_the_norm(threat: ThreatSettings, defense: MemberSpec, evaluate: Mapping[str, MemberSpec]) -> Findings:
+    evaluators: list[tuple[Where, MemberSpec]] = [(("evaluate", key), evaluator) for key, evaluator in evaluate.items()]
     for place, part in [(("defense",), defense), *evaluators]:
         for where, attack in attacks_inside(part, place):
             norm = threat_at(where, evaluate, threat).norm
@@ -130,7 +130,7 @@ def attack_knows_the_norm(threat: ThreatSettings, defense: Chosen, evaluate: Map
                 yield where, f"'{attack.name}' knows {' and '.join(norms)} alone, the threat is {norm}"
 
 
-def gradient_can_be_differentiated(defense: Chosen, train: TrainSettings) -> Findings:
+def gradient_can_be_differentiated(defense: MemberSpec, train: TrainSettings) -> Findings:
     name = next((part.name for part in (defense, _regulariser(defense)) if part and part.name in _SECOND_ORDER), None)
     if name is None:
         return
@@ -146,7 +146,7 @@ def precision_can_be_compiled(train: TrainSettings) -> Findings:
         yield ("train", "compile"), "passes in fp16 are not compiled; write train.precision: bf16, or compile: false"
 
 
-def claim_is_evaluated(claim: Claim | None, evaluate: Mapping[str, Chosen]) -> Findings:
+def claim_is_evaluated(claim: Claim | None, evaluate: Mapping[str, MemberSpec]) -> Findings:
     for metric in claim.metrics if claim else ():
         if metric not in evaluate:
             yield ("claim", "metrics", metric), f"is not evaluated{suggest(metric, evaluate)}"
@@ -161,10 +161,10 @@ def eps_is_exact(threat: ThreatSettings) -> Findings:
         yield ("threat", "eps"), text
 
 
-def parts_begin(defense: Chosen, train: TrainSettings) -> Findings:
+def parts_begin(defense: MemberSpec, train: TrainSettings) -> Findings:
     for part in ("weights", "averaging"):
         chosen = defense.parameters.get(part)
-        if not isinstance(chosen, Chosen):
+        if not isinstance(chosen, MemberSpec):
             continue
         for key in ("warmup", "start_epoch"):
             epochs = chosen.parameters.get(key)
@@ -172,9 +172,9 @@ def parts_begin(defense: Chosen, train: TrainSettings) -> Findings:
                 yield ("defense", part, key), f"{epochs:g} epochs of {train.epochs}: '{chosen.name}' never begins"
 
 
-def averages_are_many(defense: Chosen) -> Findings:
+def averages_are_many(defense: MemberSpec) -> Findings:
     averaging, replays = defense.parameters.get("averaging"), defense.parameters.get("replays", 1)
-    if isinstance(averaging, Chosen) and "start_epoch" in averaging.parameters and replays > 1:
+    if isinstance(averaging, MemberSpec) and "start_epoch" in averaging.parameters and replays > 1:
         text = (
             f"'{averaging.name}' takes in the weights of epochs, and '{defense.name}' makes {replays} updates on each"
         )
@@ -187,10 +187,10 @@ def drops_happen(train: TrainSettings) -> Findings:
         yield ("train", "schedule", "after"), f"{late} lie at or beyond the end of {train.epochs} epochs"
 
 
-def replaced_part_has_no_parameters(defense: Chosen) -> Findings:
+def replaced_part_has_no_parameters(defense: MemberSpec) -> Findings:
     member = describe("defenses", defense.name)
     for part, keys in member.served.items():
-        if not isinstance(defense.parameters.get(part), Chosen):
+        if not isinstance(defense.parameters.get(part), MemberSpec):
             continue
         for key, parameter in member.parameters.items():
             if key in keys and defense.parameters[key] != parameter.default:
@@ -204,37 +204,37 @@ _LOOKS_INSIDE = {"dial": "the features", "norm_decay": "the layers", "svc": "the
 _SCHEDULED = {"max_criterion": "criterion", "patiences": "patience"}
 
 
-def schedule_has_its_attack(defense: Chosen) -> Findings:
+def schedule_has_its_attack(defense: MemberSpec) -> Findings:
     attack = defense.parameters.get("attack")
     for own, key in _SCHEDULED.items():
-        if own in defense.parameters and isinstance(attack, Chosen) and key not in attack.parameters:
+        if own in defense.parameters and isinstance(attack, MemberSpec) and key not in attack.parameters:
             able = [name for name, member in catalog("attacks").items() if key in member.parameters]
             text = f"'{defense.name}' changes the {key} of its attack; '{attack.name}' has none, {', '.join(able)} does"
             yield ("defense", "attack"), text
 
 
-def stages_are_counted(defense: Chosen) -> Findings:
+def stages_are_counted(defense: MemberSpec) -> Findings:
     patiences, after = defense.parameters.get("patiences"), defense.parameters.get("after")
     if patiences is not None and after is not None and len(patiences) != len(after) + 1:
         text = f"{len(patiences)} of them with {len(after)} epochs in 'after'; write one more than those"
         yield ("defense", "patiences"), text
 
 
-def features_can_be_read(defense: Chosen, train: TrainSettings) -> Findings:
+def features_can_be_read(defense: MemberSpec, train: TrainSettings) -> Findings:
     for part in (defense, _regulariser(defense)):
         if part and part.name in _LOOKS_INSIDE and train.compile:
             text = f"a compiled network does not show {_LOOKS_INSIDE[part.name]} that '{part.name}' reads"
             yield ("train", "compile"), text
 
 
-def distortion_is_reachable(defense: Chosen) -> Findings:
+def distortion_is_reachable(defense: MemberSpec) -> Findings:
     most = defense.parameters.get("max_distortion")
     if most is not None and not 1 / 3 < most <= 1:
         text = f"{most:g} is outside (1/3, 1], where the distortion of two steps lies; try 0.9"
         yield ("defense", "max_distortion"), text
 
 
-def distortion_tells(defense: Chosen) -> Findings:
+def distortion_tells(defense: MemberSpec) -> Findings:
     most = defense.parameters.get("max_distortion")
     if most is not None and 1 / 3 < most <= 0.745:
         yield (
@@ -284,6 +284,6 @@ WARN: tuple[Guard, ...] = (
 NOTE: tuple[Guard, ...] = (attack_reaches_far_side, soft_labels_are_verified)
 
 
-def _regulariser(defense: Chosen) -> Chosen | None:
+def _regulariser(defense: MemberSpec) -> MemberSpec | None:
     chosen = defense.parameters.get("regulariser")
-    return chosen if isinstance(chosen, Chosen) else None
+    return chosen if isinstance(chosen, MemberSpec) else None

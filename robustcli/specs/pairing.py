@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from robustcli.registry.registry import Chosen
+from robustcli.registry.registry import MemberSpec
 from robustcli.specs.places import Findings, evaluators_inside, not_a_pixel
 from robustcli.specs.settings import TrainSettings
 
@@ -14,7 +14,7 @@ _SEARCH = "dsara"
 _GATES = "cifs"
 
 
-def other_eps_in_pixels(defense: Chosen, evaluate: Mapping[str, Chosen]) -> Findings:
+def other_eps_in_pixels(defense: MemberSpec, evaluate: Mapping[str, MemberSpec]) -> Findings:
     for number, other in enumerate(defense.parameters.get("others", ())):
         for key in ("eps", "step_size"):
             size = getattr(other, key)
@@ -26,16 +26,16 @@ def other_eps_in_pixels(defense: Chosen, evaluate: Mapping[str, Chosen]) -> Find
             yield (*where, "eps"), not_a_pixel(float(eps))
 
 
-def others_keep_their_radius(defense: Chosen, train: TrainSettings) -> Findings:
+def others_keep_their_radius(defense: MemberSpec, train: TrainSettings) -> Findings:
     if train.eps_warmup and defense.parameters.get("others"):
         yield ("train", "eps_warmup"), "only the spec's threat would grow, not those in defense.others; leave it out"
 
 
-def _has_gates_to_train(architecture: Chosen) -> bool:
+def _has_gates_to_train(architecture: MemberSpec) -> bool:
     return architecture.parameters.get("channel_gate") == _GATES
 
 
-def architecture_has_its_parts(defense: Chosen, architecture: Chosen) -> Findings:
+def architecture_has_its_parts(defense: MemberSpec, architecture: MemberSpec) -> Findings:
     if defense.name == _GATES and _has_gates_to_train(architecture):
         return
     if defense.name in PAIRED and architecture.name != defense.name:
@@ -51,13 +51,13 @@ def architecture_has_its_parts(defense: Chosen, architecture: Chosen) -> Finding
             yield ("architecture", "branches"), text
 
 
-def parts_can_be_reached(architecture: Chosen, train: TrainSettings) -> Findings:
+def parts_can_be_reached(architecture: MemberSpec, train: TrainSettings) -> Findings:
     added = _GATES if _has_gates_to_train(architecture) else architecture.name
     if added in PAIRED and train.compile:
         yield ("train", "compile"), f"a compiled network does not show the parts that '{added}' adds"
 
 
-def halves_stay_apart(defense: Chosen, data: Chosen, train: TrainSettings) -> Findings:
+def halves_stay_apart(defense: MemberSpec, data: MemberSpec, train: TrainSettings) -> Findings:
     if defense.name != _SEARCH:
         return
     if train.batch_size % 2:
@@ -70,9 +70,9 @@ def halves_stay_apart(defense: Chosen, data: Chosen, train: TrainSettings) -> Fi
         yield ("data", "extra"), f"'{defense.name}' halves the data set's own images; leave them out"
 
 
-def branches_keep_their_statistics(architecture: Chosen, defense: Chosen) -> Findings:
+def branches_keep_their_statistics(architecture: MemberSpec, defense: MemberSpec) -> Findings:
     averaging = defense.parameters.get("averaging")
-    buffers = averaging.parameters.get("buffers") if isinstance(averaging, Chosen) else None
+    buffers = averaging.parameters.get("buffers") if isinstance(averaging, MemberSpec) else None
     if architecture.name == "multibn" and buffers == "re_estimate":
         text = "re_estimate gives every branch the statistics of clean images; write copy or average"
         yield ("defense", "averaging", "buffers"), text

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from robustcli.registry.registry import Chosen
+from robustcli.registry.registry import MemberSpec
 from robustcli.specs.settings import ThreatSettings
 
 Where = tuple[str | int, ...]
@@ -11,10 +11,10 @@ Where = tuple[str | int, ...]
 Findings = Iterator[tuple[Where, str]]
 
 
-def attacks(defense: Chosen, evaluate: Mapping[str, Chosen]) -> Iterator[tuple[Where, dict[str, Any]]]:
+def attacks(defense: MemberSpec, evaluate: Mapping[str, MemberSpec]) -> Iterator[tuple[Where, dict[str, Any]]]:
     """Parameters of every attack; those of a defense stand for its own attack unless that is replaced."""
     attack = defense.parameters.get("attack")
-    if isinstance(attack, Chosen):
+    if isinstance(attack, MemberSpec):
         yield ("defense", "attack"), attack.parameters
     else:
         yield ("defense",), defense.parameters
@@ -23,18 +23,18 @@ def attacks(defense: Chosen, evaluate: Mapping[str, Chosen]) -> Iterator[tuple[W
             yield where, inner.parameters
 
 
-def attacks_inside(value: Any, where: Where) -> Iterator[tuple[Where, Chosen]]:
+def attacks_inside(value: Any, where: Where) -> Iterator[tuple[Where, MemberSpec]]:
     """Every attack of a part of a spec."""
     return _members_inside("attacks", value, where)
 
 
-def evaluators_inside(value: Any, where: Where) -> Iterator[tuple[Where, Chosen]]:
+def evaluators_inside(value: Any, where: Where) -> Iterator[tuple[Where, MemberSpec]]:
     """Every evaluator of a part of a spec."""
     return _members_inside("evaluators", value, where)
 
 
-def _members_inside(family: str, value: Any, where: Where) -> Iterator[tuple[Where, Chosen]]:
-    if isinstance(value, Chosen):
+def _members_inside(family: str, value: Any, where: Where) -> Iterator[tuple[Where, MemberSpec]]:
+    if isinstance(value, MemberSpec):
         if value.family == family:
             yield where, value
         value = value.parameters
@@ -43,15 +43,15 @@ def _members_inside(family: str, value: Any, where: Where) -> Iterator[tuple[Whe
         yield from _members_inside(family, item, (*where, key))
 
 
-def threat_at(where: Where, evaluate: Mapping[str, Chosen], threat: ThreatSettings) -> ThreatSettings:
+def threat_at(where: Where, evaluate: Mapping[str, MemberSpec], threat: ThreatSettings) -> ThreatSettings:
     """The threat at a place of the spec: of the innermost evaluator that has one of its own, or the spec's."""
     if where[0] != "evaluate":
         return threat
     inner: Any = evaluate
     for key in where[1:]:
-        inside: Any = inner.parameters if isinstance(inner, Chosen) else inner
+        inside: Any = inner.parameters if isinstance(inner, MemberSpec) else inner
         inner = inside[key]
-        if isinstance(inner, Chosen) and {"norm", "eps"} <= inner.parameters.keys():
+        if isinstance(inner, MemberSpec) and {"norm", "eps"} <= inner.parameters.keys():
             threat = ThreatSettings(norm=inner.parameters["norm"], eps=inner.parameters["eps"])
     return threat
 

@@ -1,6 +1,6 @@
 """How long a training is, as far as a spec alone tells: images and batches of an epoch."""
 
-from robustcli.registry.registry import Chosen
+from robustcli.registry.registry import MemberSpec
 from robustcli.specs.settings import TrainSettings
 
 # Images to train on of the data sets whose size does not depend on what lies in a folder.
@@ -15,7 +15,7 @@ TRAIN_IMAGES = {
 }
 
 
-def images_of_epoch(data: Chosen) -> int | None:
+def images_of_epoch(data: MemberSpec) -> int | None:
     """The data set's own images that training sees once in an epoch; None where only its files know."""
     if data.options.train_size is not None:
         return int(data.options.train_size)
@@ -23,7 +23,7 @@ def images_of_epoch(data: Chosen) -> int | None:
     return None if total is None else max(0, total - data.options.val_size)
 
 
-def batches_of_epoch(data: Chosen, train: TrainSettings) -> int | None:
+def batches_of_epoch(data: MemberSpec, train: TrainSettings) -> int | None:
     """As many as training makes of them; None where only the files of the data set know."""
     images = images_of_epoch(data)
     if images is None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_args
 from pydantic import StringConstraints
 
 from robustcli.errors import RobustCliError, SpecError, suggest
-from robustcli.registry.registry import Chosen
+from robustcli.registry.registry import MemberSpec
 from robustcli.registry.types import Family, Ratio, Size
 from robustcli.specs.check import Checker, Where, family_of, is_sound, settings_of, to_plain
 from robustcli.specs.guards import find_notes, find_problems, find_warnings
@@ -73,12 +73,12 @@ class ExperimentSpec:
 
     name: Name
     seed: Size = 0
-    data: Annotated[Chosen, Family("datasets", DataOptions)]
-    architecture: Annotated[Chosen, Family("architectures", ArchitectureOptions)]
+    data: Annotated[MemberSpec, Family("datasets", DataOptions)]
+    architecture: Annotated[MemberSpec, Family("architectures", ArchitectureOptions)]
     threat: ThreatSettings
-    defense: Annotated[Chosen, Family("defenses")]
+    defense: Annotated[MemberSpec, Family("defenses")]
     train: TrainSettings
-    evaluate: Mapping[str, Annotated[Chosen, Family("evaluators", EvaluateOptions)]] = field(default_factory=dict)
+    evaluate: Mapping[str, Annotated[MemberSpec, Family("evaluators", EvaluateOptions)]] = field(default_factory=dict)
     claim: Claim | None = None
 
     @classmethod
@@ -174,7 +174,7 @@ def _as_before(value: Any) -> Any:
     return [_as_before(item) for item in value] if isinstance(value, list) else value
 
 
-def _check_evaluate(checker: Checker, value: Any) -> dict[str, Chosen]:
+def _check_evaluate(checker: Checker, value: Any) -> dict[str, MemberSpec]:
     family = family_of(get_args(settings_of(ExperimentSpec)["evaluate"].annotation)[1])
     assert family is not None
     if not isinstance(value, Mapping):

@@ -18,7 +18,7 @@ from robustcli.evaluation.isolation import generators_restored
 from robustcli.models.find import Wanted, find_subject
 from robustcli.models.open import opened, threat_of
 from robustcli.registry.catalog import catalog
-from robustcli.registry.registry import Chosen, instantiate
+from robustcli.registry.registry import MemberSpec, instantiate
 from robustcli.registry.types import Family, exact_text
 from robustcli.runtime.device import choose_device
 from robustcli.specs.check import Checker, checked
@@ -82,7 +82,7 @@ def diagnose(request: Request, begins: Callable[[str], None]) -> dict[str, Any]:
     return {**head, "seed": seed, "examples": len(x), "diagnostics": results}
 
 
-def choose(names: Sequence[str], overrides: Sequence[str]) -> dict[str, Chosen]:
+def choose(names: Sequence[str], overrides: Sequence[str]) -> dict[str, MemberSpec]:
     """Diagnostics by name, with their parameters set by dotted overrides.
 
     Raises:
@@ -100,10 +100,10 @@ def choose(names: Sequence[str], overrides: Sequence[str]) -> dict[str, Chosen]:
     written = override_text(to_yaml({name: {"name": name} for name in names}), overrides, _HERE)
     values = parse_yaml(written, _HERE).value
 
-    def check(checker: Checker) -> dict[str, Chosen]:
+    def check(checker: Checker) -> dict[str, MemberSpec]:
         return {name: checker.chosen(Family("diagnostics"), values[name], (name,)) for name in values}
 
-    chosen: dict[str, Chosen] = checked(check, _HERE)
+    chosen: dict[str, MemberSpec] = checked(check, _HERE)
     return chosen
 
 

@@ -19,7 +19,7 @@ from robustcli.models.find import Wanted, find_subject
 from robustcli.models.open import Opened, opened, threat_of
 from robustcli.models.sources import Terms
 from robustcli.registry.catalog import catalog
-from robustcli.registry.registry import Chosen, instantiate
+from robustcli.registry.registry import MemberSpec, instantiate
 from robustcli.registry.types import Family
 from robustcli.runtime.device import choose_device
 from robustcli.specs.check import Checker, checked
@@ -97,7 +97,7 @@ class _Case:
     """A request, made out: everything that an evaluation takes."""
 
     opened: Opened
-    chosen: dict[str, Chosen]
+    chosen: dict[str, MemberSpec]
     evaluators: dict[str, Evaluator]
     seed: int
     folder: RunFolder
@@ -166,7 +166,7 @@ def _folder(store: Path, name: str, parts: Sequence[Any]) -> Path:
     return store / f"{Path(name).name}-{digest[:8]}"
 
 
-def _evaluations(request: Request, spec: Terms) -> dict[str, Chosen]:
+def _evaluations(request: Request, spec: Terms) -> dict[str, MemberSpec]:
     """What to evaluate, by the name of its result."""
     if request.attack is None:
         if request.options:
@@ -209,11 +209,11 @@ def _choose(checker: Checker, request: Request) -> Any:
     return checker.chosen(family, {**wish, "attack": attack}, ("attack",))
 
 
-def _with_batch_size(choice: Chosen, batch_size: int) -> Chosen:
+def _with_batch_size(choice: MemberSpec, batch_size: int) -> MemberSpec:
     """The same evaluator, and those inside it, with another batch size."""
     parameters = {
         key: [_with_batch_size(member, batch_size) for member in value]
-        if isinstance(value, list) and all(isinstance(member, Chosen) for member in value)
+        if isinstance(value, list) and all(isinstance(member, MemberSpec) for member in value)
         else value
         for key, value in choice.parameters.items()
     }

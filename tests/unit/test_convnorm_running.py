@@ -15,7 +15,7 @@ from robustcli.attacks.crafting import crafting, statistics_held
 from robustcli.errors import RobustCliError
 from robustcli.models.build import build_network
 from robustcli.optimization.averaging.shadow import Shadow
-from robustcli.registry.registry import Chosen
+from robustcli.registry.registry import MemberSpec
 from robustcli.specs.spec import ExperimentSpec
 
 SHAPE = ImageShape(1, 8, 8, 3)
@@ -174,7 +174,7 @@ threat: {norm: linf, eps: 0.1}
 defense: pgd_at
 train: {epochs: 2}
 """
-    chosen: Chosen = ExperimentSpec.parse(text, "the test").architecture
+    chosen: MemberSpec = ExperimentSpec.parse(text, "the test").architecture
     network = build_network(chosen, SHAPE, (0.5,), (0.5,))
     assert network.training
     parts = running_of(network)

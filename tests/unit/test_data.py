@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
-class Chosen:
+class MemberSpec:
     crop: int = 0
     pad_mode: Literal["zero", "reflect"] = "reflect"
     flip: bool = False
@@ -30,8 +30,8 @@ class Chosen:
     jitter: float = 0.0
 
 
-PLAIN = Chosen()
-ALL = Chosen(crop=1, flip=True, cutout=2, resized_crop=0.5, rotate=10.0, jitter=0.2)
+PLAIN = MemberSpec()
+ALL = MemberSpec(crop=1, flip=True, cutout=2, resized_crop=0.5, rotate=10.0, jitter=0.2)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pytest
 
 from robustcli.errors import RobustCliError
 from robustcli.registry.catalog import catalog
-from robustcli.registry.registry import Chosen
+from robustcli.registry.registry import MemberSpec
 from robustcli.specs import experiments
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.workflows.sweep_spec import Sweep
@@ -63,7 +63,7 @@ def test_no_two_specs_have_one_name() -> None:
 def _parts(spec: ExperimentSpec) -> set[tuple[str, str]]:
     """Family and name of the parts of a spec's training, as far as they are written out."""
     chosen = (spec.defense, spec.data.options.mixer, *spec.defense.parameters.values())
-    parts = {(part.family, part.name) for part in chosen if isinstance(part, Chosen)}
+    parts = {(part.family, part.name) for part in chosen if isinstance(part, MemberSpec)}
     return parts | ({("mixers", "cutout")} if spec.data.options.augment.cutout else set())
 
 

@@ -17,7 +17,7 @@ from robustcli.errors import RobustCliError
 from robustcli.registry import catalog as catalog_module
 from robustcli.registry.catalog import FAMILIES, catalog, describe, package_of
 from robustcli.registry.published import published
-from robustcli.registry.registry import Chosen, Registry, instantiate
+from robustcli.registry.registry import MemberSpec, Registry, instantiate
 from robustcli.registry.signatures import REQUIRED, argument_docs
 from robustcli.registry.types import Family
 
@@ -122,8 +122,8 @@ def test_published_accuracies_are_read_from_the_table() -> None:
 
 
 def test_parts_of_a_member_are_built_and_replaced() -> None:
-    awp = Chosen("weights", "awp", {"gamma": 0.25, "warmup": 1.0})
-    built = instantiate(Chosen("defenses", "trades", {"beta": 3.0, "weights": awp}))
+    awp = MemberSpec("weights", "awp", {"gamma": 0.25, "warmup": 1.0})
+    built = instantiate(MemberSpec("defenses", "trades", {"beta": 3.0, "weights": awp}))
     assert built.loss.beta == 3.0
     assert built.weights.gamma == 0.25
     assert type(built.averaging).__name__ == "LastWeights"

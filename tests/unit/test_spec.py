@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from robustcli.errors import RobustCliError, SpecError
 from robustcli.registry.catalog import FAMILIES, catalog
-from robustcli.registry.registry import Chosen
+from robustcli.registry.registry import MemberSpec
 from robustcli.registry.signatures import REQUIRED, Parameter
 from robustcli.registry.types import Family
 from robustcli.specs import experiments, guards
@@ -58,7 +58,7 @@ def test_numbers_reach_the_spec_as_they_were_written(base: Path) -> None:
     assert spec.threat.eps == Fraction(8, 255)
     assert spec.train.lr == 1e-4
     assert spec.defense.parameters["beta"] == 6.0
-    assert spec.train.schedule == Chosen("schedules", "piecewise", {"at": (0.5, 0.75), "factor": 0.1})
+    assert spec.train.schedule == MemberSpec("schedules", "piecewise", {"at": (0.5, 0.75), "factor": 0.1})
 
 
 @pytest.mark.parametrize(
@@ -280,7 +280,7 @@ def test_overrides_replace_nested_values_and_the_last_one_wins(base: Path) -> No
 
 def test_a_member_written_as_its_name_alone_is_entered(base: Path) -> None:
     spec = ExperimentSpec.read(base, ["train.schedule=cosine", "train.schedule.warmup=2"])
-    assert spec.train.schedule == Chosen(
+    assert spec.train.schedule == MemberSpec(
         "schedules", "cosine", {"warmup": 2.0, "cooldown": 0.0, "initial": 0.0, "final": 0.0}
     )
     spec = ExperimentSpec.read(base, ["architecture.width=4", "evaluate.clean.examples=5"])

@@ -13,7 +13,7 @@ from robustcli.cli.progress import Screen
 from robustcli.diagnostics.layer_norms import LayerNorms
 from robustcli.models.build import build_network, network_of, start_from
 from robustcli.models.sources import Built
-from robustcli.registry.registry import Chosen
+from robustcli.registry.registry import MemberSpec
 from robustcli.specs.settings import ArchitectureOptions
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store import checkpoint
@@ -23,7 +23,7 @@ from robustcli.workflows.export import rebuild
 from robustcli.workflows.train import run_experiment
 
 SHAPE = ImageShape(3, 8, 8, 10)
-CHOSEN = Chosen("architectures", "small_cnn", {"width": 4, "hidden": 8}, ArchitectureOptions(normalize="per_image"))
+CHOSEN = MemberSpec("architectures", "small_cnn", {"width": 4, "hidden": 8}, ArchitectureOptions(normalize="per_image"))
 SPEC = """
 name: standardised
 data: {name: digits, train_size: 64}
@@ -82,7 +82,7 @@ def test_a_spec_builds_it_and_its_checkpoint_brings_it_back(tmp_path: Path) -> N
     assert spec.architecture.options.normalize == "per_image"
     built = Built(network=network).to_json()
     assert (built["mean"], built["std"]) == (None, None)
-    other = Chosen("architectures", "small_cnn", {"width": 4, "hidden": 8}, ArchitectureOptions())
+    other = MemberSpec("architectures", "small_cnn", {"width": 4, "hidden": 8}, ArchitectureOptions())
     usual = build_network(other, ImageShape(1, 8, 8, 10), (0.3,), (0.5,))
     start_from(usual, run.last)
     assert isinstance(usual.normalize, Normalize)

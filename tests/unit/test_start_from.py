@@ -13,7 +13,7 @@ from robustcli.architectures import ImageShape
 from robustcli.cli.progress import Screen
 from robustcli.errors import RobustCliError
 from robustcli.models.build import build_network, start_from
-from robustcli.registry.registry import Chosen
+from robustcli.registry.registry import MemberSpec
 from robustcli.specs.settings import ArchitectureOptions
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store import checkpoint
@@ -49,7 +49,7 @@ def test_a_run_starts_from_the_weights_of_another(tmp_path: Path) -> None:
 
 
 def build(name: str, classes: int = 10, **settings: Any) -> nn.Module:
-    chosen = Chosen("architectures", name, {"width": 8, "heads": 2, "depth": 1, **settings}, ArchitectureOptions())
+    chosen = MemberSpec("architectures", name, {"width": 8, "heads": 2, "depth": 1, **settings}, ArchitectureOptions())
     with drawn_from(classes):
         return build_network(chosen, ImageShape(1, 8, 8, classes), (0.5,), (0.25,))
 
@@ -83,7 +83,7 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
 
 def test_divisors_of_images_of_another_size_are_told_from_another_architecture(tmp_path: Path) -> None:
     settings = {"width": 2, "norm": "conv_running"}
-    chosen = Chosen("architectures", "resnet18", settings, ArchitectureOptions())
+    chosen = MemberSpec("architectures", "resnet18", settings, ArchitectureOptions())
     one, other = (build_network(chosen, ImageShape(1, side, side, 10), (0.5,), (0.25,)) for side in (8, 16))
     checkpoint.save(tmp_path / "one.pt", {"spec": "", "weights": one.state_dict()})
     with pytest.raises(RobustCliError, match=r"one\.pt: norm conv_running keeps divisors for images of one size"):

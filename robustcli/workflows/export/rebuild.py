@@ -6,7 +6,7 @@ import torch
 
 from robustcli.architectures import ImageShape, Network, first_layer
 from robustcli.errors import RobustCliError
-from robustcli.registry.registry import Chosen, instantiate
+from robustcli.registry.registry import MemberSpec, instantiate
 from robustcli.registry.types import Family
 from robustcli.specs.check import checked, to_plain
 from robustcli.specs.settings import ArchitectureOptions
@@ -15,7 +15,7 @@ from robustcli.specs.yamlfile import read_yaml, to_yaml
 SPEC, WEIGHTS = "network.yaml", "weights.pt"
 
 
-def keep(folder: Path, network: Network, architecture: Chosen, shape: ImageShape) -> None:
+def keep(folder: Path, network: Network, architecture: MemberSpec, shape: ImageShape) -> None:
     """Write a network so that `rebuild` makes it again.
 
     The weights are a plain state dict on the CPU; mean and std of the normalisation are among them.
@@ -46,7 +46,9 @@ def rebuild(folder: Path) -> Network:
         raise RobustCliError(f"{path}: expected architecture and shape alone")
     shape: ImageShape = checked(lambda checker: checker.settings(ImageShape, spec["shape"], ("shape",)), str(path))
     family = Family("architectures", ArchitectureOptions)
-    chosen: Chosen = checked(lambda checker: checker.chosen(family, spec["architecture"], ("architecture",)), str(path))
+    chosen: MemberSpec = checked(
+        lambda checker: checker.chosen(family, spec["architecture"], ("architecture",)), str(path)
+    )
     # Mean and std, where there are any, are among the weights.
     normalize = first_layer(chosen.options.normalize, (0.0,) * shape.channels, (1.0,) * shape.channels)
     network = Network(normalize, instantiate(chosen, shape))

@@ -17,7 +17,7 @@ from robustcli.evaluation.per_image import read_ledger
 from robustcli.evaluation.stored import Dossier
 from robustcli.models.architecture import Architecture
 from robustcli.models.sources import Foreign, Subject, Trained
-from robustcli.registry.registry import Chosen
+from robustcli.registry.registry import MemberSpec
 from robustcli.runtime.device import choose_device
 from robustcli.specs.check import to_plain
 from robustcli.store.files import read_json, write_json
@@ -160,7 +160,7 @@ def _dossier(folder: Path, key: str, results: Mapping[str, Any]) -> Dossier:
     return dossier
 
 
-def _architecture(subject: Subject, run: Path) -> Chosen:
+def _architecture(subject: Subject, run: Path) -> MemberSpec:
     """The registered architecture of what was evaluated."""
     if isinstance(subject, Trained):
         return subject.spec.architecture

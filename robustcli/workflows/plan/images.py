@@ -10,7 +10,7 @@ from robustcli.data import Data, prepare
 from robustcli.data.datasets import Source, TensorSplit
 from robustcli.data.loading import load_data
 from robustcli.errors import RobustCliError
-from robustcli.registry.registry import Chosen
+from robustcli.registry.registry import MemberSpec
 from robustcli.specs.settings import DataOptions
 from robustcli.specs.sizes import TRAIN_IMAGES
 from robustcli.specs.spec import ExperimentSpec
@@ -60,7 +60,7 @@ def images_of(spec: ExperimentSpec, device: torch.device) -> tuple[Data, str | N
         return data, f"random images of {known.shape.words}, as many as {chosen.name} has: {reason}"
 
 
-def _without_download(chosen: Chosen) -> Chosen:
+def _without_download(chosen: MemberSpec) -> MemberSpec:
     parameters: dict[str, Any] = dict(chosen.parameters)
     if "download" in parameters:
         parameters["download"] = False
