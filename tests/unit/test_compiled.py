@@ -185,31 +185,51 @@ def on_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def error(found: Tensor, exact: Tensor) -> float:
+    return float((found.double().cpu() - exact).norm() / exact.norm())
+
+
+def wrong_signs(found: Tensor, exact: Tensor) -> float:
+    """Share of the values that have another sign, those that vanish counted."""
+    return float((found.sign().cpu() != exact.sign()).double().mean())
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-@pytest.mark.parametrize(("precision", "agreement"), [("fp32", 0.9999), ("bf16", 0.95)])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("mode", ["eval", "train"])
 @pytest.mark.parametrize("device", DEVICES)
-def test_real_programs_give_the_same_signs(device: str, mode: Any, precision: Any, agreement: float) -> None:
-    """Of the gradients of the images, for a trained network; those of the weights point the same way."""
+def test_real_programs_are_as_exact_as_the_network(device: str, mode: Any, precision: Any) -> None:
+    """The gradients of images and weights, against double precision: a program may round elsewhere, but not worse.
+
+    Which values of bf16 come out with another sign, or cancel to 0, is up to the order in which a processor adds.
+    """
     where, network = on_device(device), conv_net()
     # Few updates: of a network that is certain of every image the gradient vanishes in any precision.
     train(pgd_at(steps=2), network, updates=5, lr=0.02)
-    network.to(where)
-    x, y = (values.to(where) for values in batch())
-    settings = TrainSettings(epochs=1, batch_size=COUNT, precision=precision)
-    found = []
-    for is_compiled in (False, True):
-        copied = copy.deepcopy(network)
-        model = TrainingModel(copied, replace(settings, compile=is_compiled), where)
+    x, y = batch()
+
+    def gradients(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         with crafting(model, mode):
-            gradient, _, _ = ascend(model, x, LOSSES["ce"], y)
+            to_images, _, _ = ascend(model, x, LOSSES["ce"], y)
         F.cross_entropy(model.train()(x), y).backward()  # type: ignore[no-untyped-call]
-        weights = [parameter.grad for parameter in copied.parameters() if parameter.grad is not None]
-        found.append((gradient, torch.cat([weight.flatten() for weight in weights])))
-    (plain, plain_weights), (compiled, compiled_weights) = found
-    assert float((plain.sign() == compiled.sign()).float().mean()) >= agreement
-    assert float((compiled == 0).float().mean()) < 1e-3
-    assert F.cosine_similarity(plain_weights, compiled_weights, dim=0) > 0.99
+        to_weights = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        return to_images, torch.cat([weight.flatten() for weight in to_weights])
+
+    settings = TrainSettings(epochs=1, batch_size=COUNT, precision=precision)
+    plain, compiled = (
+        gradients(
+            TrainingModel(copy.deepcopy(network).to(where), replace(settings, compile=is_compiled), where),
+            x.to(where),
+            y.to(where),
+        )
+        for is_compiled in (False, True)
+    )
+    exact = gradients(copy.deepcopy(network).double(), x.double(), y)
+    for found, usual, truth in zip(compiled, plain, exact, strict=True):
+        # Single precision is exact but for the order of additions, which may double an error of 1e-7.
+        assert error(found, truth) <= 1.1 * error(usual, truth) + 1e-6
+        # As many by chance as 1 in 100: those next to 0, on which the two need not agree.
+        assert wrong_signs(found, truth) <= wrong_signs(usual, truth) + 0.01
 
 
 @pytest.mark.parametrize("defense", METHODS, ids=["pgd_at", "trades", "trades with awp", "attack in train mode"])
