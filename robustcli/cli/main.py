@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,6 +43,7 @@ def main() -> None:
     # Threads that spin while they wait take the cores of a shared machine from each other. Set here, because
     # torch reads it once, when it is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    warnings.formatwarning = _in_words
     try:
         app()
     except Interrupted as stopped:
@@ -53,6 +55,15 @@ def main() -> None:
     except RobustCliError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
+
+
+def _in_words(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """What a warning says; only of those about code also where it was raised."""
+    if issubclass(category, DeprecationWarning | FutureWarning):
+        return f"{filename}:{lineno}: {category.__name__}: {message}\n"
+    return f"warning: {message}\n"
 
 
 def _version(shown: bool) -> None:

@@ -1,11 +1,13 @@
 """One evaluation and what is kept of it: journal while it goes on, then ledger, witnesses and result."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from robustcli.data import Data
@@ -13,9 +15,10 @@ from robustcli.evaluation.evaluate import evaluate, settled
 from robustcli.evaluation.fingerprint import fingerprint
 from robustcli.evaluation.journal import FolderJournal
 from robustcli.evaluation.per_image import lines_of, write_ledger, write_witnesses
-from robustcli.evaluators import Evaluator, files_of, looks_of, threat_of
+from robustcli.evaluators import Evaluator, files_of, is_hasty, looks_of, threat_of
 from robustcli.registry.registry import MemberSpec
 from robustcli.registry.types import exact_text
+from robustcli.runtime.precision import emulation
 from robustcli.specs.check import to_plain
 from robustcli.store.files import read_json, write_json
 from robustcli.threat.threat import ThreatModel
@@ -49,6 +52,17 @@ class Dossier:
     @property
     def journal(self) -> Path:
         return self.folder / f"{self.key}.journal"
+
+
+def warn_of_slow_search(evaluators: Iterable[Evaluator], device: torch.device) -> None:
+    """Say once, before the work, that the haste which evaluators ask for is none on this device."""
+    for text in dict.fromkeys(text for evaluator in evaluators for text in _slow_search(evaluator, device)):
+        warnings.warn(text, stacklevel=2)
+
+
+def _slow_search(evaluator: Evaluator, device: torch.device) -> list[str]:
+    slow = emulation("precision: fast", "bf16", device, "precision: fp32") if is_hasty(evaluator) else None
+    return [] if slow is None else [slow]
 
 
 def evaluate_into(
@@ -97,7 +111,7 @@ def evaluate_into(
         with settled(network, x.device.type):
             write_witnesses(dossier.witnesses, result.evidence, network, x, y, looks_of(evaluator))
     stored = result.to_json()
-    stored["warnings"] += stamps
+    stored["warnings"] += [*stamps, *_slow_search(evaluator, x.device)]
     write_json(dossier.result, {**stored, "fingerprint": mark})
     journal.remove()
     return dict(read_json(dossier.result))

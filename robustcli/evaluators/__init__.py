@@ -97,7 +97,8 @@ class Evaluator(Protocol):
     by `stages` or by the attacks. An evaluator made for models whose logits vary from call to call has an attribute
     `looks` above 1: so many forwards then judge an image, and most of them decide. Without it such a model is an
     error. One that reads files, such as another network, has an attribute `files` with their paths; one that is
-    about another threat than the spec's has an attribute `threat`.
+    about another threat than the spec's has an attribute `threat`; one that searches in bf16 has an attribute
+    `is_hasty`.
     """
 
     @property
@@ -124,6 +125,11 @@ def looks_of(evaluator: Evaluator) -> int:
 def files_of(evaluator: Evaluator) -> tuple[str, ...]:
     """Paths of the files that the findings depend on."""
     return tuple(getattr(evaluator, "files", ()))
+
+
+def is_hasty(evaluator: Evaluator) -> bool:
+    """Whether any part of it searches in bf16."""
+    return bool(getattr(evaluator, "is_hasty", False))
 
 
 def chunks(count: int, size: int) -> Iterator[slice]:

@@ -89,6 +89,11 @@ class AutoAttack:
         """How many forwards judge an image: several where the model's logits may vary from call to call."""
         return _LOOKS if self.version == "rand" else 1
 
+    @property
+    def is_hasty(self) -> bool:
+        """Whether the search is in bf16."""
+        return self.precision == "fast"
+
     def stages(self, case: Case) -> list[Stage]:
         if self.version == "plus" and case.threat.norm == "l1":
             warnings.warn("version 'plus' has no published settings for l1; use 'standard'", stacklevel=2)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from robustcli.evaluators import EVALUATORS, Case, Evaluator, Stage, files_of, looks_of
+from robustcli.evaluators import EVALUATORS, Case, Evaluator, Stage, files_of, is_hasty, looks_of
 from robustcli.registry.types import Norm, Radius
 from robustcli.threat.threat import ThreatModel
 
@@ -47,6 +47,11 @@ class Under:
     def files(self) -> tuple[str, ...]:
         """Those of the evaluator inside."""
         return files_of(self.evaluator)
+
+    @property
+    def is_hasty(self) -> bool:
+        """Whether the evaluator inside is."""
+        return is_hasty(self.evaluator)
 
     def stages(self, case: Case) -> list[Stage]:
         return [

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from robustcli.errors import RobustCliError
-from robustcli.evaluators import EVALUATORS, Case, Evaluator, Stage, files_of, looks_of
+from robustcli.evaluators import EVALUATORS, Case, Evaluator, Stage, files_of, is_hasty, looks_of
 
 
 @EVALUATORS.register("worst_case", smoke={"members": [{"name": "clean"}, {"name": "clean", "batch_size": 2}]})
@@ -40,6 +40,11 @@ class WorstCase:
     def files(self) -> tuple[str, ...]:
         """Those of the members."""
         return tuple(file for member in self.members for file in files_of(member))
+
+    @property
+    def is_hasty(self) -> bool:
+        """Whether any member is."""
+        return any(is_hasty(member) for member in self.members)
 
     def stages(self, case: Case) -> list[Stage]:
         return [

@@ -12,6 +12,7 @@ Evaluation is fp32 without autocast and without TF32, whatever training did: wha
 place to look for perturbations of 8/255. A search may hurry (`search.py`), its finds are judged in fp32.
 """
 
+import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -32,6 +33,41 @@ _LARGEST = torch.finfo(torch.float16).max / GRADIENT_SCALE
 def autocast(precision: Precision, device_type: str) -> torch.autocast:
     """The context of a network's passes in training."""
     return torch.autocast(device_type, dtype=_TYPES[precision], enabled=precision != "fp32")
+
+
+def is_native(precision: Precision, device: torch.device) -> bool:
+    """Whether a device has instructions for a precision; without them torch converts around every product."""
+    if precision == "fp32":
+        return True
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            return precision == "fp16" or torch.cuda.is_bf16_supported(including_emulation=False)
+    mkldnn: Any = torch.backends.mkldnn
+    if not mkldnn.is_available():
+        return False
+    if precision == "fp16":
+        return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
+    # Of x86 that says only that AVX-512 is there, in which oneDNN converts too.
+    has_instructions = torch.cpu._is_avx512_bf16_supported() or platform.machine().lower() not in ("x86_64", "amd64")
+    return has_instructions and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def emulation(asked: str, precision: Precision, device: torch.device, instead: str) -> str | None:
+    """A warning that passes will be slow because the device only emulates a precision; None if it does not.
+
+    Args:
+        asked: the setting that asks for it, as a user writes it.
+        instead: what to write.
+    """
+    if is_native(precision, device):
+        return None
+    lacking = f"has no instructions for {precision} and emulates it"
+    if device.type == "cpu":
+        which = f"this processor (as torch uses it: {torch.backends.cpu.get_cpu_capability()}) {lacking}"
+        cost = "passes then take several times as long as in fp32"
+    else:
+        which, cost = f"{torch.cuda.get_device_name(device)} {lacking}", "passes then take longer than in fp32"
+    return f"{asked}: {which}; {cost}; write {instead}"
 
 
 class _Scaled(torch.autograd.Function):

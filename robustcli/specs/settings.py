@@ -145,7 +145,7 @@ class TrainSettings:
             inside; weights, losses and evaluation are always fp32. On GPUs "fp32" lets convolutions use TF32 as torch
             does by default; each session records it.
         channels_last: memory format of images and convolutions; changes speed and rounding only. "auto" is true for
-            networks with batch norms, on CPUs with AVX-512 and, in 16 bits, on GPUs; each session records it.
+            networks with batch norms, on x86 CPUs with AVX2 and, in 16 bits, on GPUs; each session records it.
         compile: whether the passes of whole batches are compiled, which takes a minute or two; changes speed and
             rounding only.
         select: which weights are "best": highest "robust" or "clean" accuracy on validation images, or "last".

@@ -1,5 +1,6 @@
 """From a spec and its images to everything that training needs, before the first update."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from robustcli.evaluation.watcher import Watcher
 from robustcli.models.build import build_network, start_from
 from robustcli.registry.registry import instantiate
 from robustcli.runtime.memory_format import to_channels_last
-from robustcli.runtime.precision import SkippedUpdates, tf32_in_use
+from robustcli.runtime.precision import SkippedUpdates, emulation, tf32_in_use
 from robustcli.specs.settings import TrainSettings
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store.runs import RunFolder
@@ -68,6 +69,11 @@ def assemble(
         start_from(network, Path(settings.start_from))
     is_last = is_channels_last(network, settings, device)
     note({"channels_last": is_last})
+    instead = f"train.precision: {'fp32' if device.type == 'cpu' else 'fp16'}"
+    slow = emulation(f"train.precision: {settings.precision}", settings.precision, device, instead)
+    if slow is not None:
+        warnings.warn(slow, stacklevel=2)
+        note({"emulated": slow})
     if device.type == "cuda":
         note({"tf32": tf32_in_use()})
     if is_last:

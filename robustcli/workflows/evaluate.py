@@ -10,7 +10,7 @@ import torch
 
 from robustcli.errors import RobustCliError, suggest
 from robustcli.evaluation.fingerprint import code_digest, files_digest
-from robustcli.evaluation.stored import Dossier, evaluate_into
+from robustcli.evaluation.stored import Dossier, evaluate_into, warn_of_slow_search
 from robustcli.evaluation.watcher import EvaluationWatcher
 from robustcli.evaluation.workers import Share, device_of, in_processes, share_of_torchrun, wait_for_torchrun
 from robustcli.evaluators import Evaluator, files_of
@@ -73,7 +73,10 @@ def assess(request: Request, watcher: EvaluationWatcher) -> tuple[dict[str, Any]
         assess_share(request, share)
         wait_for_torchrun()
         return None
-    case = _case(request, choose_device(request.device if share is None else device_of(share, request.device)))
+    device = choose_device(request.device if share is None else device_of(share, request.device))
+    case = _case(request, device)
+    left = (key for key in case.chosen if not case.folder.evaluation(key).exists())
+    warn_of_slow_search((case.evaluators[key] for key in left), device)
     # Of processes that share an evaluation the first has the folder for all of them.
     lock = lock_folder(case.folder.path)
     try:

@@ -12,7 +12,7 @@ from robustcli.data import Data
 from robustcli.data.loading import load_data
 from robustcli.defenses import Defense
 from robustcli.errors import RobustCliError
-from robustcli.evaluation.stored import Dossier, evaluate_into
+from robustcli.evaluation.stored import Dossier, evaluate_into, warn_of_slow_search
 from robustcli.evaluation.watcher import EvaluationWatcher, Watcher
 from robustcli.models.build import network_of
 from robustcli.models.checkpoint_facts import SELECTED_ON_TEST, held_out_accuracy
@@ -59,6 +59,8 @@ def run_experiment(spec: ExperimentSpec, root: Path, watcher: EvaluationWatcher,
             extra = {"extra_digest": data.extra_digest} if data.extra_digest else {}
             described = {"digest": data.digest, "sizes": data.sizes, "decode": data.decode, **extra}
             run.begin(describe_device(device), described)
+            left = (key for key in evaluators if not run.folder.evaluation(key).exists())
+            warn_of_slow_search((evaluators[key] for key in left), device)
             _train(spec, defense, data, device, run, watcher, stop)
             best = checkpoint.load(run.folder.best)
             _, network = network_of(best, device)

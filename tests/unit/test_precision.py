@@ -1,5 +1,6 @@
 """What precision the passes are in shows in speed and rounding alone, and fp16 loses no gradient."""
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ from robustcli.defenses.pgd_at import pgd_at
 from robustcli.defenses.trades import trades
 from robustcli.optimization.weights.awp import Awp
 from robustcli.runtime import precision
-from robustcli.runtime.precision import SkippedUpdates, call_scaled
+from robustcli.runtime.precision import SkippedUpdates, call_scaled, emulation, is_native
 from robustcli.specs.settings import TrainSettings
 from robustcli.specs.spec import ExperimentSpec
+from robustcli.store.files import read_json
 from robustcli.training.model import TrainingModel, is_channels_last
 from robustcli.workflows.train import run_experiment
 
@@ -175,7 +177,10 @@ def test_other_precisions_say_nothing_of_it(tmp_path: Path) -> None:
         ("AVX512", "cpu", "fp32", True, True),
         ("AVX512", "cpu", "bf16", True, True),
         ("AVX512", "cpu", "fp32", False, False),
-        ("AVX2", "cpu", "fp32", True, False),
+        ("AVX2", "cpu", "fp32", True, True),
+        ("AVX2", "cpu", "bf16", True, True),
+        ("AVX2", "cpu", "fp32", False, False),
+        ("DEFAULT", "cpu", "fp32", True, False),
         ("AVX2", "cuda", "bf16", True, True),
         ("AVX2", "cuda", "fp32", True, False),
     ],
@@ -189,3 +194,64 @@ def test_the_format_is_chosen_by_its_rule(
     assert is_channels_last(network, settings, torch.device(device)) is expected
     for asked in (True, False):
         assert is_channels_last(network, replace(settings, channels_last=asked), torch.device(device)) is asked
+
+
+# What a device has no instructions for
+
+
+@pytest.mark.parametrize(
+    ("machine", "mkldnn", "avx512_bf16", "precision", "expected"),
+    [
+        ("x86_64", {"bf16": True, "fp16": False}, True, "bf16", True),
+        ("x86_64", {"bf16": True, "fp16": False}, True, "fp16", False),
+        ("x86_64", {"bf16": True, "fp16": True}, True, "fp16", True),
+        # AVX-512 without instructions for bf16, for which oneDNN converts.
+        ("x86_64", {"bf16": True, "fp16": False}, False, "bf16", False),
+        ("AMD64", {"bf16": True, "fp16": False}, False, "bf16", False),
+        ("x86_64", {"bf16": False, "fp16": False}, False, "bf16", False),
+        # Instructions that oneDNN was told not to use.
+        ("x86_64", {"bf16": False, "fp16": False}, True, "bf16", False),
+        ("aarch64", {"bf16": True, "fp16": True}, False, "bf16", True),
+        ("x86_64", {"bf16": False, "fp16": False}, False, "fp32", True),
+    ],
+)
+def test_a_processor_is_asked_what_it_has_instructions_for(
+    machine: str,
+    mkldnn: dict[str, bool],
+    avx512_bf16: bool,
+    precision: Any,
+    expected: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    for name, is_there in mkldnn.items():
+        monkeypatch.setattr(torch.ops.mkldnn, f"_is_mkldnn_{name}_supported", lambda is_there=is_there: is_there)
+    assert is_native(precision, CPU) is expected
+    told = emulation("train.precision: x", precision, CPU, "train.precision: fp32")
+    assert (told is None) is expected
+    if told is not None:
+        assert told.startswith("train.precision: x: this processor")
+        assert f"no instructions for {precision}" in told
+        assert told.endswith("write train.precision: fp32")
+
+
+def test_without_onednn_nothing_has_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert [is_native(name, CPU) for name in ("fp32", "bf16", "fp16")] == [True, False, False]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("has_them", [True, False])
+def test_a_run_says_once_that_its_precision_is_emulated_and_records_it(
+    has_them: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "is_native", lambda name, _device: has_them or name == "fp32")
+    spec = ExperimentSpec.parse(SPEC.replace("fp16", "bf16"), "tiny")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        folder = run_experiment(spec, tmp_path, Screen(is_quiet=True))
+    told = [str(warning.message) for warning in caught if "no instructions" in str(warning.message)]
+    (session,) = read_json(folder.provenance)["sessions"]
+    assert told == ([] if has_them else [session["emulated"]])
+    assert ("emulated" in session) is not has_them

@@ -1,0 +1,73 @@
+"""A processor without instructions for bf16: what it cannot do fast is said once, and stored."""
+
+import platform
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from shell import TINY, Robust
+
+from robustcli.attacks.pgd import Pgd
+from robustcli.evaluators import is_hasty
+from robustcli.evaluators.attacked import Attacked
+from robustcli.evaluators.autoattack import AutoAttack
+from robustcli.evaluators.clean import Clean
+from robustcli.evaluators.under import Under
+from robustcli.evaluators.worst_case import WorstCase
+from robustcli.runtime import precision
+from robustcli.store.files import read_json
+from robustcli.store.runs import RunFolder
+
+# As if there was nothing beyond AVX2, to every library that computes for torch.
+AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+LACKS = "has no instructions for bf16 and emulates it"
+FAST = ("--attack", "autoattack", "--attacks", "apgd-ce", "--examples", 20, "--precision", "fast", "--quiet")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the libraries are told of instructions of x86")
+def test_training_in_bf16_on_avx2_says_what_it_costs(robust_process: Robust, tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(TINY, encoding="utf-8")
+    words = ("train", "tiny.yaml", "train.precision=bf16", "train.channels_last=auto", "--quiet")
+    said = robust_process(*words, cwd=tmp_path, env=AVX2).require(0)
+    (line,) = (line for line in said.err.splitlines() if LACKS in line)
+    assert line.startswith("warning: train.precision: bf16: this processor (as torch uses it: AVX2)")
+    assert line.endswith("write train.precision: fp32")
+    (path,) = tmp_path.glob("runs/tiny/*/provenance.json")
+    (session,) = read_json(path)["sessions"]
+    assert line == f"warning: {session['emulated']}"
+
+
+@pytest.mark.filterwarnings("default:.*has no instructions for:UserWarning")
+def test_a_hasty_search_without_bf16_says_so_once_and_in_its_result(
+    robust: Robust, trained: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "is_native", lambda name, _device: name == "fp32")
+    with pytest.warns(UserWarning, match=f"^precision: fast: this processor .* {LACKS}") as warned:
+        said = robust("eval", trained.best, *FAST, "--out", "found.json").require(0)
+    assert len(warned) == 1
+    (told,) = read_json(Path("found.json"))["evaluations"]["autoattack"]["warnings"]
+    assert told == str(warned[0].message)
+    assert told.endswith("; write precision: fp32")
+    assert f"note: autoattack: {told}" in said.out
+
+
+@pytest.mark.filterwarnings("error")
+def test_nothing_is_said_where_nothing_is_hasty_or_all_is_stored(
+    robust: Robust, trained: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = [word if word != "fast" else "fp32" for word in FAST]
+    monkeypatch.setattr(precision, "is_native", lambda name, _device: True)
+    robust("eval", trained.best, *FAST).require(0)
+    monkeypatch.setattr(precision, "is_native", lambda name, _device: name == "fp32")
+    robust("eval", trained.best, *FAST).require(0)
+    said = robust("eval", trained.best, *plain).require(0)
+    assert LACKS not in said.out + said.err
+
+
+def test_what_holds_a_hasty_search_is_hasty() -> None:
+    hasty = AutoAttack(precision="fast")
+    assert [is_hasty(one) for one in (hasty, AutoAttack(), Clean(), Attacked(attack=Pgd()))] == [True] + [False] * 3
+    for inside, expected in ((hasty, True), (Clean(), False)):
+        assert is_hasty(WorstCase(members=[Clean(), inside])) is expected
+        assert is_hasty(Under(norm="l2", eps=Fraction(1, 2), evaluator=inside)) is expected
