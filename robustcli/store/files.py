@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,8 +21,10 @@ def replacing(path: Path, mark: str = "writing") -> Iterator[BinaryIO]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{mark}")
+    # What a killed process left may be a link to another file, which opening it would empty.
+    temporary.unlink(missing_ok=True)
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -29,6 +32,12 @@ def replacing(path: Path, mark: str = "writing") -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def copy(source: Path, path: Path) -> None:
+    """Copy a file, whole or not at all."""
+    with source.open("rb") as file, replacing(path) as written:
+        shutil.copyfileobj(file, written)
 
 
 def write_text(path: Path, text: str, mark: str = "writing") -> None:

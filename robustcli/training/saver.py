@@ -1,6 +1,5 @@
 """Checkpoints of a training run."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from robustcli.data import Data
 from robustcli.errors import RobustCliError
 from robustcli.registry.types import exact_text
 from robustcli.specs.spec import ExperimentSpec
-from robustcli.store import checkpoint
+from robustcli.store import checkpoint, files
 from robustcli.store.runs import RunFolder
 from robustcli.training.loop import Training
 
@@ -39,13 +38,11 @@ class Saver:
             "weights": evaluated.state_dict(),
             "training": self.training.state_dict(),
         }
-        # Best first: killed in between, the resumed run comes here again and writes the same best once more.
+        # Best first: a run that is killed in between comes here again when resumed, and writes the same best.
         if is_best:
             checkpoint.save(self.folder.best, contents)
-            beside = self.folder.last.with_name("last.pt.writing")
-            beside.unlink(missing_ok=True)
-            os.link(self.folder.best, beside)
-            beside.replace(self.folder.last)
+            # A copy, not a link: what is later written to one of them must never reach the other.
+            files.copy(self.folder.best, self.folder.last)
         else:
             checkpoint.save(self.folder.last, contents)
 

@@ -38,7 +38,7 @@ class Plan:
 
     Args:
         kinds: the events that count: "step" (an update is made), "half" (half a checkpoint is written),
-            "sync", "rename", "renamed", "link", "linked".
+            "sync", "rename", "renamed".
         at: the event of these kinds at which it ends, counted from 1; 0 is never.
         by: the signal.
     """
@@ -48,7 +48,7 @@ class Plan:
     by: signal.Signals = signal.SIGKILL
 
 
-ALL_KINDS = ("step", "half", "sync", "rename", "renamed", "link", "linked")
+ALL_KINDS = ("step", "half", "sync", "rename", "renamed")
 
 
 class Events:
@@ -110,7 +110,6 @@ def _work(words: Sequence[str], folder: str, plan: Plan, log: str, tally: str) -
     setattr(torch, "save", save)  # noqa: B010  (its type is another)
     events.around(os, "fsync", "sync", "synced")
     events.around(Path, "replace", "rename", "renamed")
-    events.around(os, "link", "link", "linked")
     register_optimizer_step_post_hook(lambda *_: events.pass_by("step"))
     sys.argv = ["robust", *words]
     main()

@@ -178,13 +178,29 @@ def test_a_run_killed_at_random_points_ends_the_same(
 def test_a_run_killed_whenever_it_writes_ends_the_same(
     uninterrupted: tuple[str, dict[str, Any], int], sessions: Sessions, kind: str
 ) -> None:
-    # Each session comes past more of these events than the one before, and is killed at the last. A link is made
-    # only when an epoch is the best so far.
-    more = 1 if kind.startswith("link") else 2
-    codes = sessions.until_done(*WORDS, plans=lambda number: Plan((kind,), more * number + 1))
+    # Each session comes past more of these events than the one before, and is killed at the last.
+    codes = sessions.until_done(*WORDS, plans=lambda number: Plan((kind,), 2 * number + 1))
     assert set(codes[:-1]) <= {-signal.SIGKILL}
     assert len(codes) > 2
     require_same(sessions.folder, uninterrupted[1])
+
+
+def test_a_run_killed_before_a_rename_and_stopped_when_resumed_keeps_its_best_weights(tmp_path: Path) -> None:
+    # Killed between the writing of best.pt and the renaming of last.pt, at the end of the first epoch.
+    for number in range(6, 16):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "spec.yaml").write_text(TRADES, encoding="utf-8")
+        sessions = Sessions(folder)
+        assert sessions.run(*WORDS, plan=Plan(("rename",), number)) == -signal.SIGKILL
+        run = the_run(folder)
+        if run.last.exists() and run.last.with_name("last.pt.writing").exists():
+            break
+    before = run.best.read_bytes()
+    assert before != run.last.read_bytes()
+    assert sessions.run(*WORDS, "--resume", plan=Plan(("step",), 1, signal.SIGTERM)) == 3
+    assert run.best.read_bytes() == before
+    assert not run.best.samefile(run.last)
 
 
 @pytest.mark.slow

@@ -64,6 +64,15 @@ def test_half_a_file_beside_it_is_written_over(path: Path) -> None:
     assert checkpoint.load(path)["spec"] == "name: y\n"
 
 
+def test_a_link_that_a_killed_process_left_beside_it_is_not_written_through(path: Path) -> None:
+    best = path.with_name("best.pt")
+    checkpoint.save(best, CONTENTS)
+    before = best.read_bytes()
+    os.link(best, path.with_name("last.pt.writing"))
+    checkpoint.save(path, {**CONTENTS, "spec": "name: y\n"})
+    assert best.read_bytes() == before
+
+
 def require_refused(path: Path, *texts: str) -> None:
     with pytest.raises(RobustCliError) as caught:
         checkpoint.load(path)
