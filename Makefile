@@ -24,7 +24,7 @@ RECORD := $(BIN)/robust reproduce cifar10/fast_record train.device=cuda
 SEEDS := 0 1 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check format smoke tables bench bench-gpu reproduce-gpu-quick clean $(REPRODUCE)
+.PHONY: help install demo test test-slow check format smoke recipes tables bench bench-gpu reproduce-gpu-quick clean $(REPRODUCE)
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 24
@@ -64,10 +64,13 @@ smoke: install ## Train and evaluate every smoke spec, in seconds each.
 
 # Two processes share the rows, beginning from either end; then the tables are written, which trains nothing unless a
 # process was ended.
-tables: install ## Train and attack every row of every sweep (hours; again to go on), for the tables of README.md.
+tables: install ## Train and attack every row of every sweep (hours; again to go on), for experiments/results/README.md.
 	@{ $(foreach sweep,$(SWEEPS),$(SWEEP) $(sweep) $(ARGS) --quiet >/dev/null; )} & \
 	{ $(foreach sweep,$(shell printf '%s\n' $(SWEEPS) | sort -r),$(SWEEP) $(sweep) $(ARGS) --quiet >/dev/null; )}; wait
-	@status=0; $(foreach sweep,$(SWEEPS),$(SWEEP) $(sweep) $(ARGS) --quiet --into README.md || status=$$?; )exit $$status
+	@status=0; $(foreach sweep,$(SWEEPS),$(SWEEP) $(sweep) $(ARGS) --quiet --into experiments/results/README.md || status=$$?; )exit $$status
+
+recipes: install ## Write the index of shipped experiments into experiments/README.md.
+	$(BIN)/robust list experiments --into experiments/README.md
 
 # One thread: ratios between processes that share cores are noise. Each bench is stored whole before it is told.
 # The packages that are measured beside ours.
@@ -75,7 +78,7 @@ $(VENV)/.peers: $(VENV)/.installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'
 	@touch $@
 
-bench: $(VENV)/.peers ## Measure training, evaluations, input, architectures, scaling (two cores: two hours), for README.md.
+bench: $(VENV)/.peers ## Measure training, evaluations, input, architectures, scaling (two cores: two hours), for experiments/results/bench/README.md.
 	@mkdir -p $(BENCH)
 	@export OMP_NUM_THREADS=1; set -e; \
 	$(BIN)/robust bench train $(patsubst %,--defense %,natural pgd_at trades n_fgsm rs_fgsm) --batch-size 64 --rounds 5 \
@@ -101,9 +104,9 @@ bench: $(VENV)/.peers ## Measure training, evaluations, input, architectures, sc
 	$(BIN)/robust bench data --rounds 5 --out $(BENCH)/data.json; \
 	$(BIN)/robust bench architectures --out $(BENCH)/architectures.json; \
 	$(BIN)/robust bench scaling --out $(BENCH)/scaling.json; \
-	$(BIN)/robust bench report $(BENCH)/training_*.json --into README.md; \
+	$(BIN)/robust bench report $(BENCH)/training_*.json --into $(BENCH)/README.md; \
 	for name in evaluation speed data architectures scaling; do \
-		$(BIN)/robust bench report $(BENCH)/$$name.json --into README.md; \
+		$(BIN)/robust bench report $(BENCH)/$$name.json --into $(BENCH)/README.md; \
 	done
 
 # First the checkpoint: without its images nothing else is begun. AutoAttack of all test images is that of our engine.

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,6 +14,8 @@ from robustcli.errors import RobustCliError, suggest
 from robustcli.registry.catalog import FAMILIES, Member, catalog
 from robustcli.registry.published import Published, published
 from robustcli.registry.signatures import REQUIRED
+from robustcli.reports.recipes import BLOCK, recipe_index
+from robustcli.reports.runs import replace_block
 from robustcli.specs import experiments
 
 app = typer.Typer()
@@ -31,10 +34,18 @@ def list_members(
     max_macs: Annotated[
         str | None, typer.Option(help="... and of so many multiply-accumulates of a 3x32x32 image, such as 1G.")
     ] = None,
+    into: Annotated[
+        Path | None, typer.Option(help="Replace the block <!-- recipes --> of this file by the index of experiments.")
+    ] = None,
 ) -> None:
-    """List what specs may name, with the first line of each description."""
+    """List the members of every registry, or of one, with the first line of each description."""
     if registry is not None and registry not in _LISTS:
         raise RobustCliError(f"there is no list of '{registry}'{suggest(registry, _LISTS)}")
+    if into is not None:
+        if registry != "experiments":
+            raise RobustCliError("--into: only the list of experiments can be written; use `robust list experiments`")
+        replace_block(into, BLOCK, recipe_index())
+        return
     filters = {"--family": family, "--max-parameters": max_parameters, "--max-macs": max_macs}
     asked = [option for option, value in filters.items() if value is not None]
     if asked and registry != "architectures":

@@ -343,7 +343,7 @@ def test_a_signal_during_the_evaluations_ends_with_3_too(tiny: Path, name: str) 
 
 def test_a_bug_of_ours_ends_with_1_and_its_traceback(robust_process: Robust, tiny: Path) -> None:
     code = (
-        "import sys\nfrom robustcli import cli\n"
+        "import sys\nfrom robustcli.cli import main as cli\n"
         "def broken(*a, **k):\n    raise ZeroDivisionError('ours')\n"
         "cli.experiments.find = broken\nsys.argv = ['robust', 'validate', 'x']\ncli.main()\n"
     )

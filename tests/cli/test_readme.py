@@ -18,6 +18,11 @@ from robustcli.specs.yamlfile import parse_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
+DOCUMENTS = [
+    README,
+    *(ROOT / name for name in ("CONTRIBUTING.md", "experiments/README.md")),
+    *(ROOT / "experiments" / "results" / name for name in ("README.md", "bench/README.md")),
+]
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
@@ -148,10 +153,15 @@ def test_what_make_is_told_to_do_exists() -> None:
                 assert "=" in word or word.startswith("-") or word in targets, f"README.md:{number}: make {word}"
 
 
-def test_every_relative_link_of_the_readme_leads_somewhere() -> None:
-    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", README.read_text(encoding="utf-8")):
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_relative_link_leads_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8")):
         if not re.match(r"^[a-z]+:", target):
-            assert (ROOT / target).exists(), target
+            assert (document.parent / target).exists(), target
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.read_text(encoding="utf-8").splitlines()) < 300
 
 
 def test_every_command_is_mentioned() -> None:

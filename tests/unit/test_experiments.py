@@ -10,6 +10,7 @@ import pytest
 from robustcli.errors import RobustCliError
 from robustcli.registry.catalog import catalog
 from robustcli.registry.registry import MemberSpec
+from robustcli.reports.recipes import recipe_index
 from robustcli.specs import experiments
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.workflows.sweep_spec import Sweep
@@ -95,18 +96,22 @@ def test_every_spec_has_a_target_in_the_makefile() -> None:
         assert f"robust reproduce {name} \n" in plan.replace("$(ARGS)", "")
 
 
-def test_every_sweep_is_a_table_of_the_readme_that_make_writes() -> None:
+def test_make_tables_writes_a_table_of_every_sweep() -> None:
     make = shutil.which("make")
     assert make is not None
     plan = subprocess.run(
         [make, "-n", "tables", "ARGS=train.epochs=3"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    results = (FOLDER / "results" / "README.md").read_text(encoding="utf-8")
     for name in experiments.sweeps():
-        assert f"sweep {name} train.epochs=3 --quiet --into README.md" in plan
+        assert f"sweep {name} train.epochs=3 --quiet --into experiments/results/README.md" in plan
         block = Sweep.read(experiments.find(name)).name
-        assert f"<!-- {block} -->\n" in readme
-        assert f"<!-- /{block} -->\n" in readme
+        assert f"<!-- {block} -->\n" in results
+        assert f"<!-- /{block} -->\n" in results
+
+
+def test_the_index_of_experiments_is_up_to_date() -> None:
+    assert recipe_index() in (FOLDER / "README.md").read_text(encoding="utf-8"), "run `make recipes`"
 
 
 @pytest.mark.parametrize("name", ["demo/digits_pgd_at", "digits_pgd_at", "demo/digits_pgd_at.yaml"])
