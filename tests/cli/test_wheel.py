@@ -70,7 +70,8 @@ def test_the_wheel_holds_the_package_and_the_shipped_specs_and_nothing_else(whee
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         metadata = archive.read(f"robustcli-{__version__}.dist-info/METADATA").decode()
-    package = {path.relative_to(ROOT).as_posix() for path in (ROOT / "robustcli").rglob("*.py")}
+    files = [path for path in (ROOT / "robustcli").rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    package = {path.relative_to(ROOT).as_posix() for path in files}
     shipped = [path for path in (ROOT / "experiments").rglob("*") if path.is_file()]
     specs = {f"robustcli/{path.relative_to(ROOT).as_posix()}" for path in shipped}
     assert {f"robustcli/experiments/{name}.yaml" for name in experiments.names()} <= specs
