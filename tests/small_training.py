@@ -48,6 +48,7 @@ class Recorder:
     losses: Sequence[float] = ()
     optimizer: Optimizer | None = None
     rates: list[float] = field(default_factory=list)
+    momenta: list[float] = field(default_factory=list)
     threats: list[ThreatModel] = field(default_factory=list)
     clocks: list[Clock] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
@@ -56,7 +57,9 @@ class Recorder:
         self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock, smoothed: Tensor | None = None
     ) -> Metrics:
         assert self.optimizer is not None
-        self.rates.append(self.optimizer.param_groups[0]["lr"])
+        group = self.optimizer.param_groups[0]
+        self.rates.append(group["lr"])
+        self.momenta.append(group["betas"][0] if "betas" in group else group["momentum"])
         self.threats.append(threat)
         self.clocks.append(clock)
         self.sizes.append(len(x))

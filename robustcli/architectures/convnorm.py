@@ -12,7 +12,7 @@ from robustcli.errors import RobustCliError
 
 # An output channel whose kernels have no energy at some frequency would be divided by 0.
 _FLOOR = 1e-12
-# Of the running mean, as published: the share of the present divisor falls to its least in so many steps, on a cosine.
+# The share of the present divisor in the running mean falls to its least in this many steps, along a cosine, and stays.
 _STEPS, _LEAST_SHARE = 40_000, 0.01
 
 
@@ -88,10 +88,10 @@ def _energy(weight: Tensor, height: int, width: int) -> Tensor:
 class RunningPreconditionedConv2d(PreconditionedConv2d):
     """A preconditioned convolution that is evaluated with a running mean of its divisors, as published.
 
-    Step t moves the mean V to f V_t + (1 - f) V, with V_t the divisor of the weights then and
-    f = max((1 + cos(pi t / 40000)) / 2, 0.01); after 40000 steps f rises again. Before the first step V is that of the
-    present weights. What holds or frees the running statistics of batch norms does so with V. It belongs to images of
-    one size. The published count of steps begins anew in a resumed run; this one goes on.
+    Step t moves the mean V to f V_t + (1 - f) V, with V_t the divisor of the weights at step t and
+    f = max((1 + cos(pi min(t, 40000) / 40000)) / 2, 0.01), so f stays at 0.01 after 40000 steps. Before the first
+    step V is that of the present weights. V moves exactly when the running statistics of batch norms move. It belongs
+    to images of one size. The published count of steps starts again in a resumed run; this one continues.
     """
 
     running_divisor: Tensor
@@ -132,7 +132,8 @@ class RunningPreconditionedConv2d(PreconditionedConv2d):
     def _follow(self, present: Tensor) -> None:
         if not self.running_divisor.numel():
             self.running_divisor = present.clone()
-        share = ((1 + torch.cos(math.pi * self.steps / _STEPS)) / 2).clamp_min(_LEAST_SHARE)
+        done = self.steps.clamp_max(_STEPS)
+        share = ((1 + torch.cos(math.pi * done / _STEPS)) / 2).clamp_min(_LEAST_SHARE)
         precision = self.running_divisor.dtype
         self.running_divisor.lerp_(present.to(precision), share.to(precision))
         self.steps.add_(1)

@@ -136,6 +136,11 @@ class Data:
         drawn = torch.randint(len(self._extra.split.labels), (len(batches), fresh), generator=generator) + len(own)
         return torch.cat([row for pair in zip(batches, drawn, strict=True) for row in pair])
 
+    def smallest_batch(self, batch_size: int, drop_last: bool, *, halves: bool = False) -> int:
+        """Images in the smallest batch of an epoch."""
+        order = self.epoch(torch.Generator(), batch_size, drop_last, halves=halves)
+        return batch_size if drop_last else (len(order) - 1) % batch_size + 1
+
     def train_batches(
         self,
         order: Tensor,

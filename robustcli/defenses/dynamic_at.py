@@ -61,7 +61,8 @@ def dynamic_at(
     Early in training an image of PGD stops at a high FOSC (first-order stationary condition), later at 0,
     which is PGD. The released code measures FOSC around the random start and weights every image by its own
     loss from the second epoch on; the paper does neither, and neither is the default. Its weights are taken
-    in inference mode, in one more forward; here they are those of the training forward itself. On a CPU with
+    in inference mode, in one more forward; here they are those of the training forward itself. Its random start is not
+    cut at the pixel box, so its first gradient may be taken outside; here the start lies inside. On a CPU with
     attack_bn "eval" an image that has stopped costs nothing more.
 
     Args:

@@ -154,7 +154,8 @@ def fw_at_adapt(
     seen, K becomes max(1, K // 2) if their mean distortion is at least max_distortion, and
     min(max_steps, K + increase) if not; the rest of the epoch is attacked with K steps. K is 1 at first. At
     equality the paper's algorithm adds steps and the released code, as here, takes them away. The released
-    code's other slips are not repeated (see fw_at).
+    code's other slips are not repeated (see fw_at). With fewer than 1,000 training images the released code never comes
+    to a decision and takes two steps throughout; here monitor_images has to be smaller than an epoch.
 
     Args:
         max_distortion: r, from which on steps are taken away, between 0.745 (steps of independent signs) and

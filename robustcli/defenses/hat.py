@@ -16,6 +16,7 @@ from robustcli.defenses import DEFENSES, Batch, Metrics
 from robustcli.defenses.min_max import MinMax
 from robustcli.errors import RobustCliError
 from robustcli.optimization.clock import Clock
+from robustcli.optimization.rates import copy_rates
 from robustcli.registry.types import AttackBn, NonNegative, Positive, Size
 from robustcli.store import checkpoint
 from robustcli.threat.noise import Noise
@@ -84,9 +85,8 @@ class RunningHat:
         self.metrics = {"helper_accuracy": (self.labels == labels_of(batch.y)).float().mean()}
 
     def _train_helper(self, optimizer: Optimizer, batch: Batch) -> None:
-        """One natural update of the helper, at the rate of the network."""
-        for group, led in zip(self.leader.param_groups, optimizer.param_groups, strict=True):
-            led["lr"] = group["lr"]
+        """Make one natural update of the helper, at the network's learning rate and momentum."""
+        copy_rates(self.leader, optimizer)
         self.helper.train()
         optimizer.zero_grad()
         F.cross_entropy(self.helper(batch.x), batch.y).backward()  # type: ignore[no-untyped-call]

@@ -43,7 +43,10 @@ def pgd_at(
     """Cross-entropy at the adversarial images of PGD.
 
     Batch statistics are updated by the adversarial batch, and by every attack forward when attack_bn is
-    "train", as in the code of Madry et al. and of Rice et al.; "eval" is what Pang et al. recommend.
+    "train", as in the code of Madry et al. and of Rice et al.; "eval" is what Pang et al. recommend. The code of Rice
+    et al. makes two more forwards in train mode at every update: the loss at the last point of the attack (`keep: best`
+    makes the same forward) and, after the update, the accuracy on the clean batch. They move running statistics only;
+    the second one is left out here.
 
     Args:
         steps: gradient steps of the attack.

@@ -59,8 +59,10 @@ def trades(
 
     The clean prediction is computed once for the attack; the released code repeats it in every step, which
     changes nothing in eval mode. In the loss the released code forwards the clean batch twice, so batch
-    statistics see it twice: `clean_forwards: 2` does the same, 1 saves that forward. Of extra images without a
-    label (-1) there is the divergence alone; the cross-entropy is still a mean over the whole batch.
+    statistics see it twice: `clean_forwards: 2` does the same, 1 saves that forward. The order of the forwards is
+    clean, adversarial, clean, as released. The released code of TRADES-AWP forwards the adversarial batch first and
+    then the clean one twice, which weights the running statistics differently and changes nothing else. Extra
+    images without a label (-1) have only the divergence; the cross-entropy is still a mean over the whole batch.
 
     Args:
         beta: weight of the robust term (1 / lambda); 0 is natural training.

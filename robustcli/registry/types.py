@@ -51,6 +51,8 @@ NonNegative = Annotated[float, Ge(0)]
 Share = Annotated[float, Ge(0), Le(1)]
 ProperShare = Annotated[float, Ge(0), Lt(1)]
 Radius = Annotated[Fraction, Ge(0)]
+# Lowest and highest momentum of a cycle.
+MomentumRange = tuple[ProperShare, ProperShare]
 
 
 class Ratio(float):

@@ -7,7 +7,7 @@ from robustcli.registry.catalog import describe
 from robustcli.registry.registry import MemberSpec
 from robustcli.specs.places import Findings, attacks_inside, evaluators_inside
 from robustcli.specs.settings import TrainSettings
-from robustcli.specs.sizes import batches_of_epoch
+from robustcli.specs.sizes import batches_of_epoch, images_of_epoch
 
 
 def selection_has_images(train: TrainSettings, data: MemberSpec) -> Findings:
@@ -33,6 +33,15 @@ def monitoring_ends(defense: MemberSpec, data: MemberSpec, train: TrainSettings)
         )
         hint = f"write at most {(batches - 1) * train.batch_size}" if batches > 1 else "use a smaller train.batch_size"
         yield ("defense", "monitor_images"), f"{text}; {hint}"
+
+
+def last_batch_has_images(data: MemberSpec, train: TrainSettings) -> Findings:
+    images = images_of_epoch(data)
+    is_one = images is not None and (images - 1) % train.batch_size == 0 and not train.drop_last
+    if is_one and not (data.options.extra and int(data.options.extra.share * train.batch_size)):
+        text = "the last batch of an epoch has 1 image, which is too few for batch statistics"
+        hint = "write drop_last: true" if train.batch_size > 1 else "use at least 2"
+        yield ("train", "batch_size"), f"{train.batch_size}: {text}; {hint}"
 
 
 def places_of_a_batch_stay(defense: MemberSpec, data: MemberSpec) -> Findings:

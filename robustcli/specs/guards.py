@@ -22,6 +22,7 @@ from robustcli.specs.attack_guards import (
 from robustcli.specs.data_guards import (
     average_has_its_window,
     labels_are_whole,
+    last_batch_has_images,
     monitoring_ends,
     places_of_a_batch_stay,
     selection_has_images,
@@ -101,6 +102,14 @@ def schedule_inside_run(train: TrainSettings) -> Findings:
     for key, shares in (("peak", (settings.get("peak", 0.5),)), ("at", settings.get("at", ()))):
         if not all(0 < share < 1 for share in shares):
             yield ("train", "schedule", key), "shares of the run lie between 0 and 1, both excluded"
+
+
+def momentum_has_a_range(train: TrainSettings) -> Findings:
+    cycle = train.schedule.parameters.get("momentum")
+    if cycle is not None and cycle[0] > cycle[1]:
+        low, high = cycle
+        text = f"[{low:g}, {high:g}]; expected the lowest first, then the highest; write [{high:g}, {low:g}]"
+        yield ("train", "schedule", "momentum"), text
 
 
 def nesterov_has_momentum(train: TrainSettings) -> Findings:
@@ -252,6 +261,7 @@ REFUSE: tuple[Guard, ...] = (
     selection_has_images,
     warmups_end,
     schedule_inside_run,
+    momentum_has_a_range,
     nesterov_has_momentum,
     attack_can_start,
     evaluated_attack_stays_inside,
@@ -280,6 +290,7 @@ WARN: tuple[Guard, ...] = (
     drops_happen,
     distortion_tells,
     average_has_its_window,
+    last_batch_has_images,
 )
 NOTE: tuple[Guard, ...] = (attack_reaches_far_side, soft_labels_are_verified)
 

@@ -49,6 +49,8 @@ _LATER: Mapping[str, Mapping[str, Any]] = {
     **{name: {"norm": "batch", "downsample": "strided"} for name in _ROBUST_ARCH},
     "sknet": {"norm": "batch", "channel_gate": "none"},
     "multistep": {"warmup": 0.0},
+    "cyclic": {"momentum": None},
+    "one_cycle": {"momentum": None},
     "pgd": {"reach_eps": False},
     "pgd_at": {"reach_eps": False, "clean_batches": 0.0},
     "torchvision": {"stem": "as_it_is"},

@@ -18,6 +18,7 @@ from robustcli.errors import CollapseError, Interrupted, NotFiniteError
 from robustcli.evaluation.watcher import Watcher
 from robustcli.optimization.averaging import RunningAverage
 from robustcli.optimization.clock import Clock
+from robustcli.optimization.rates import set_rates
 from robustcli.optimization.schedules import Schedule
 from robustcli.specs.settings import Augment, TrainSettings
 from robustcli.threat.noise import StreamNoise, derive
@@ -167,8 +168,7 @@ def fit(training: Training, loop: Loop) -> None:
 
 def _update(training: Training, loop: Loop, x: Tensor, y: Tensor, smoothed: Tensor | None) -> None:
     clock = Clock(training.updates, loop.steps_per_epoch, loop.settings.epochs)
-    for group in training.optimizer.param_groups:
-        group["lr"] = loop.settings.lr * loop.schedule(clock)
+    set_rates(training.optimizer, loop.settings.lr * loop.schedule(clock), loop.schedule.momentum_at(clock))
     threat = loop.threat.scaled(clock.warmed_up(loop.settings.eps_warmup, loop.settings.eps_warmup_form))
     # The draws of an update depend on (seed, update) alone: attacks use the stream, dropout the global state.
     loop.noise.reseed(loop.seed, "attack", training.updates)

@@ -27,6 +27,7 @@ from robustcli.threat.threat import ThreatModel
 from robustcli.training.check import Check
 from robustcli.training.loop import Loop, Means, Training
 from robustcli.training.model import TrainingModel, is_channels_last, parameter_groups
+from robustcli.training.rehearsal import rehearse_smallest_batch
 from robustcli.training.saver import Saver
 
 
@@ -48,8 +49,8 @@ def assemble(
         note: takes what this session decided or met with.
 
     Raises:
-        RobustCliError: programs were asked for, and no batch would be one that they are made for; or some images have
-            no label, and the defense needs them.
+        RobustCliError: no batch is large enough to be compiled; some images have no label, and the defense needs
+            labels; or the smallest batch is too small for the network's batch norms.
     """
     settings = spec.train
     if not data.is_labelled and not _spares_labels(defense):
@@ -79,6 +80,7 @@ def assemble(
     if is_last:
         to_channels_last(network)
     optimizer, skipped = _optimizer(settings, network)
+    rehearse_smallest_batch(defense, network, optimizer, data, settings)
     # What a method draws when it starts, such as the weights of a network of its own, depends on the seed alone.
     noise = StreamNoise.on(device).reseed(spec.seed, "start")
     model = TrainingModel(network, settings, device, lambda text: note({"not_compiled": text}))

@@ -17,6 +17,7 @@ from robustcli.defenses import Batch
 from robustcli.defenses.hat import HatLoss, RunningHat, hat
 from robustcli.defenses.trades import trades
 from robustcli.errors import RobustCliError
+from robustcli.optimization.rates import set_rates
 from robustcli.optimization.weights.awp import Awp
 from robustcli.specs.settings import TrainSettings
 from robustcli.store import checkpoint
@@ -122,17 +123,17 @@ def test_a_helper_that_is_not_there_is_an_error_with_its_name(tmp_path: Path) ->
 
 
 def test_beside_the_network_the_helper_is_trained_naturally_at_its_rate() -> None:
-    """Two rates, as the loop sets them, and momentum: the helper goes where natural training goes."""
+    """Rates and momenta, as the loop sets them: the helper goes where natural training goes."""
     model, twin = conv_net().train(), conv_net().train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
     running = HatLoss(beta=1.0, helper_weight=1.0, extrapolation=2.0, helper="beside").start(
         model, optimizer, StreamNoise.on(torch.device("cpu"))
     )
     plain = torch.optim.SGD(twin.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
-    for update, rate in enumerate((0.1, 0.02, 0.02)):
+    for update, (rate, momentum) in enumerate(((0.1, 0.9), (0.02, 0.9), (0.02, 0.8))):
         x, y = batch(update)
-        for group in (*optimizer.param_groups, *plain.param_groups):
-            group["lr"] = rate
+        for each in (optimizer, plain):
+            set_rates(each, rate, momentum)
         before = deepcopy(model.state_dict())
         running.begin(Batch(x, y, x), clock(update))
         assert same(list(before.values()), list(model.state_dict().values())), "the network moved"

@@ -1,13 +1,17 @@
 """Schedules at their boundaries, update by update, alone and in a real run."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
+import torch
 from small_training import Recorder, loop_of, training_of
+from torch.optim import SGD, Adam, Optimizer
+from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR
 
 from robustcli.errors import RobustCliError
 from robustcli.optimization.clock import Clock
+from robustcli.optimization.rates import set_rates
 from robustcli.optimization.schedules import Schedule
 from robustcli.optimization.schedules.smooth import Cosine, Cyclic, Linear, OneCycle
 from robustcli.optimization.schedules.steps import Constant, Multistep, Piecewise
@@ -163,6 +167,104 @@ def test_one_cycle_rises_and_falls_along_half_cosines() -> None:
     assert other[0] == pytest.approx(0.5)
     assert other[25] == 1.0
     assert other[-1] == pytest.approx(0.1, abs=1e-5)
+
+
+def _of_torch(
+    make: Callable[[Optimizer], LRScheduler], kind: type[SGD] | type[Adam], updates: int
+) -> tuple[list[float], list[float]]:
+    """Learning rates and momenta of the first updates under a schedule of torch."""
+    optimizer = kind([torch.zeros(1, requires_grad=True)], lr=0.3)
+    if kind is SGD:
+        optimizer.param_groups[0]["momentum"] = optimizer.defaults["momentum"] = 0.9
+    schedule = make(optimizer)
+    rates, momenta = [], []
+    for _ in range(updates):
+        group = optimizer.param_groups[0]
+        rates.append(group["lr"])
+        momenta.append(group["momentum"] if kind is SGD else group["betas"][0])
+        optimizer.step()
+        schedule.step()
+    return rates, momenta
+
+
+def _of_a_run(schedule: Schedule, kind: type[SGD] | type[Adam]) -> tuple[list[float], list[float]]:
+    """Those of a run of 40 updates."""
+    settings = TrainSettings(epochs=20, batch_size=10, lr=0.3)
+    recorder = Recorder()
+    training = training_of(settings, recorder)
+    recorder.optimizer = training.optimizer = kind(training.network.parameters(), lr=0.3)
+    fit(training, loop_of(training, settings, schedule=schedule))
+    return recorder.rates, recorder.momenta
+
+
+@pytest.mark.parametrize("kind", [SGD, Adam])
+@pytest.mark.parametrize("peak", [0.5, 0.4])
+def test_cyclic_cycles_rate_and_momentum_as_torch_does(peak: float, kind: type[SGD] | type[Adam]) -> None:
+    rates, momenta = _of_torch(
+        lambda optimizer: CyclicLR(
+            optimizer, 0.0, 0.3, step_size_up=int(peak * 40), step_size_down=int(40 - peak * 40)
+        ),
+        kind,
+        40,
+    )
+    found = _of_a_run(Cyclic(peak=peak, momentum=(0.8, 0.9)), kind)
+    assert found[0] == pytest.approx(rates)
+    assert found[1] == pytest.approx(momenta)
+    assert min(momenta) == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize("kind", [SGD, Adam])
+def test_one_cycle_cycles_rate_and_momentum_as_torch_does(kind: type[SGD] | type[Adam]) -> None:
+    # torch counts from the first update to the last, so its peak and end come one update earlier.
+    rates, momenta = _of_torch(
+        lambda optimizer: OneCycleLR(
+            optimizer, 0.3, total_steps=41, pct_start=11 / 41, div_factor=25, final_div_factor=1e4
+        ),
+        kind,
+        40,
+    )
+    found = _of_a_run(OneCycle(peak=0.25, initial=0.04, final=0.04e-4, momentum=(0.85, 0.95)), kind)
+    assert found[0] == pytest.approx(rates)
+    assert found[1] == pytest.approx(momenta)
+    assert (momenta[0], min(momenta)) == pytest.approx((0.95, 0.85))
+
+
+def test_the_momentum_of_the_optimizer_stays_where_the_schedule_has_none() -> None:
+    for schedule in (Constant(), Piecewise(), Linear(), Cosine(), Cyclic(), OneCycle()):
+        assert set(_of_a_run(schedule, Adam)[1]) == {0.9}
+
+
+def test_a_cycled_momentum_needs_an_optimizer_that_has_one() -> None:
+    optimizer = torch.optim.Adagrad([torch.zeros(1)])
+    with pytest.raises(RobustCliError, match="Adagrad has no momentum"):
+        set_rates(optimizer, 0.1, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("name", "momentum"),
+    [
+        ("rs_fgsm", (0.8, 0.9)),
+        ("n_fgsm", (0.8, 0.9)),
+        ("flc", (0.8, 0.9)),
+        ("hat", (0.85, 0.95)),
+        ("hat_helper", (0.85, 0.95)),
+        ("score_generated", (0.85, 0.95)),
+    ],
+)
+def test_recipes_cycle_their_momentum_as_released(name: str, momentum: tuple[float, float]) -> None:
+    spec = ExperimentSpec.read(experiments.find(f"cifar10/{name}"))
+    assert instantiate(spec.train.schedule).momentum == momentum
+
+
+def test_recipes_of_loops_that_count_from_1_drop_one_epoch_earlier() -> None:
+    after = {"trades_awp": (99, 149), "norm_decay": (74, 89, 99), "svc": (74, 89, 99), "dial_awp": (74, 89, 99)}
+    for name, expected in after.items():
+        spec = ExperimentSpec.read(experiments.find(f"cifar10/{name}"))
+        assert instantiate(spec.train.schedule).after == expected
+        if name.endswith("awp"):
+            assert spec.defense.parameters["weights"].parameters["warmup"] == 9
+        else:
+            assert spec.architecture.options.normalize == "none"
 
 
 @pytest.mark.parametrize(

@@ -506,6 +506,12 @@ REFUSED = [
     ),
     ("schedule_inside_run", ["train.schedule.at=[0.5, 1.5]"], "train.schedule.at: ", ["train.schedule.at=[0.1, 0.9]"]),
     (
+        "momentum_has_a_range",
+        ["train.schedule={name: cyclic, momentum: [0.9, 0.8]}"],
+        "train.schedule.momentum: [0.9, 0.8]; expected the lowest first, then the highest; write [0.8, 0.9]",
+        ["train.schedule={name: cyclic, momentum: [0.8, 0.9]}"],
+    ),
+    (
         "nesterov_has_momentum",
         ["train.optimizer={name: sgd, nesterov: true, momentum: 0}"],
         "train.optimizer.nesterov: true needs a momentum above 0",
@@ -735,6 +741,19 @@ WARNED = [
         ["train.schedule={name: multistep, after: [5, 10]}"],
         "train.schedule.after: [10] lie at or beyond the end of 10 epochs",
         ["train.schedule={name: multistep, after: [5, 9]}"],
+    ),
+    (
+        "last_batch_has_images",
+        ["data.train_size=129", "train.batch_size=64"],
+        "train.batch_size: 64: the last batch of an epoch has 1 image, which is too few for batch statistics; write "
+        "drop_last: true",
+        ["data.train_size=129", "train.batch_size=64", "train.drop_last=true"],
+    ),
+    (
+        "last_batch_has_images",
+        ["data.train_size=129", "train.batch_size=1"],
+        "train.batch_size: 1: the last batch of an epoch has 1 image, which is too few for batch statistics; use",
+        ["data.train_size=129", "train.batch_size=2", "data.extra={path: more.npz, share: 0.5}"],
     ),
     (
         "distortion_tells",

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: functions of where training stands. Each returns the factor that lr is times."""
+"""Learning-rate schedules: functions of the training progress. Each returns the factor of the learning rate."""
 
 from typing import Protocol
 
@@ -9,8 +9,12 @@ SCHEDULES = Registry("schedules")
 
 
 class Schedule(Protocol):
-    """Settings of a schedule."""
+    """Settings of a schedule; members inherit from it."""
 
     def __call__(self, clock: Clock) -> float:
-        """Factor of the learning rate for the update that `clock` counts; 1 is the full rate."""
+        """Factor of the learning rate for one update; 1 is the full rate."""
         ...
+
+    def momentum_at(self, clock: Clock) -> float | None:
+        """Momentum for one update; None leaves the momentum of the optimizer as it is."""
+        return None

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 from robustcli.errors import RobustCliError
 from robustcli.optimization.clock import Clock
-from robustcli.optimization.schedules import SCHEDULES
+from robustcli.optimization.schedules import SCHEDULES, Schedule
 from robustcli.registry.types import NonNegative, Share
 
 
 @SCHEDULES.register("constant")
 @dataclass(frozen=True, kw_only=True)
-class Constant:
+class Constant(Schedule):
     """The full rate throughout.
 
     Reference: none.
@@ -23,7 +23,7 @@ class Constant:
 
 @SCHEDULES.register("piecewise")
 @dataclass(frozen=True, kw_only=True)
-class Piecewise:
+class Piecewise(Schedule):
     """Multiplied by `factor` at shares of the whole run, counted after the update.
 
     Because the count is taken after the update, a drop at one half of E epochs is in force for the last
@@ -47,7 +47,7 @@ class Piecewise:
 
 @SCHEDULES.register("multistep", smoke={"after": (1,)})
 @dataclass(frozen=True, kw_only=True)
-class Multistep:
+class Multistep(Schedule):
     """Multiplied by `factor` after given numbers of epochs.
 
     Args:

@@ -25,7 +25,8 @@ class Awp:
     One ascent step; norms are per tensor (Frobenius); batch norms and biases are left alone. The authors
     take the step on a copy of the network; since v is renormalised, the gradient at the weights gives the
     same v. The optimiser steps inside the context, so that its weight decay sees w + v as theirs does;
-    then v is taken away.
+    then v is taken away. The released loop for PGD-AT is that of Rice et al.: two more forwards in train mode at every
+    update move its running statistics (see pgd_at); they are left out here.
 
     Args:
         gamma: size of v relative to the weights, per tensor; the released code has 0.01 for PGD-AT and

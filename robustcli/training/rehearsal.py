@@ -1,0 +1,51 @@
+"""Try the smallest batch of an epoch before training starts."""
+
+from copy import deepcopy
+from dataclasses import replace
+from fractions import Fraction
+
+from torch import nn
+from torch.optim import Optimizer
+
+from robustcli.data import Data
+from robustcli.defenses import Defense
+from robustcli.errors import RobustCliError
+from robustcli.optimization.clock import Clock
+from robustcli.specs.settings import TrainSettings
+from robustcli.threat.noise import StreamNoise
+from robustcli.threat.threat import ThreatModel
+from robustcli.training.model import TrainingModel
+
+# How torch's batch norms refuse a batch with one value per channel.
+_TOO_FEW = "Expected more than 1 value per channel"
+
+
+def rehearse_smallest_batch(
+    defense: Defense, network: nn.Module, optimizer: Optimizer, data: Data, settings: TrainSettings
+) -> None:
+    """Make one update of a copy of the network if some batch holds a single image.
+
+    A batch norm cannot normalise one image whose feature maps have one pixel. Which layers a method calls with how
+    many images is known only to the method, so the update itself is tried.
+
+    Raises:
+        RobustCliError: a batch norm refuses the batch.
+    """
+    count = data.smallest_batch(settings.batch_size, settings.drop_last, halves=defense.halves)
+    if count > (2 if defense.halves else 1) or not settings.epochs:
+        return
+    x, y = data.evaluation("train", count)
+    network, optimizer = deepcopy((network, optimizer))
+    noise = StreamNoise.on(x.device).reseed(0, "rehearsal")
+    step = defense.start(TrainingModel(network.train(), replace(settings, compile=False), x.device), optimizer, noise)
+    try:
+        step(x, y, ThreatModel("linf", Fraction(0)), Clock(0, 1, settings.epochs))
+    except ValueError as error:
+        if _TOO_FEW not in str(error):
+            raise
+        total = data.sizes["train"]
+        raise RobustCliError(
+            f"train.batch_size: {total} training images in batches of {settings.batch_size} leave a last batch of "
+            f"{count}, which is too small for the batch norms of this network; "
+            + ("write train.drop_last: true" if total > settings.batch_size else "use more images in a batch")
+        ) from error
