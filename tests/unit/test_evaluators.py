@@ -33,6 +33,14 @@ def network(classes: int, shape: tuple[int, int, int] = (1, 8, 8), seed: int = 0
     return nn.Sequential(nn.Flatten(), layer).eval()
 
 
+class Brightness(nn.Module):
+    """The logit of class 1 is the first pixel; those of classes 0 and 2 are a half and 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixel = x.flatten(1)[:, 0]
+        return torch.stack([torch.full_like(pixel, 0.5), pixel, torch.zeros_like(pixel)], 1)
+
+
 def images(count: int, shape: tuple[int, int, int] = (1, 8, 8), seed: int = 1) -> Tensor:
     return torch.rand((count, *shape), generator=torch.Generator().manual_seed(seed))
 
@@ -124,6 +132,11 @@ class TestClean:
             survives = standing(Clean(batch_size=batch_size), model, x, y, LINF, noise(7))
             assert survives.tolist() == [True, True, False, True, True, True, True]
 
+    def test_a_tie_is_won_by_the_class_with_the_lower_number(self) -> None:
+        """The label does not decide it: a class is not right by being as likely as another."""
+        x, y = torch.full((3, 1, 1, 1), 0.5), torch.arange(3)
+        assert standing(Clean(), Brightness().eval(), x, y, LINF, noise(3)).tolist() == [True, False, False]
+
     def test_logits_that_are_not_finite_are_an_error(self) -> None:
         model, x = network(3), images(2)
         with torch.no_grad():
@@ -141,6 +154,11 @@ class TestAttacked:
         survives = standing(Attacked(attack=attack, batch_size=3), model, x, y, LINF, noise(6))
         assert survives.tolist() == [True, False, True, True, True, True]
         assert attack.seen == [(0, 2, 3), (4, 5)]
+
+    def test_a_tie_may_break_an_image(self) -> None:
+        model, x, y = Brightness().eval(), torch.full((1, 1, 1, 1), 0.5625), torch.tensor([1])
+        assert standing(Attacked(attack=Shift()), model, x, y, LINF, noise(1)).all()
+        assert not standing(Attacked(attack=Shift(-0.0625)), model, x, y, LINF, noise(1)).any()
 
     def test_batch_size_changes_nothing(self) -> None:
         model, x = network(4), images(40)
