@@ -201,7 +201,8 @@ def diagnose_network(
         _print_findings(title, results)
     # Last: a result that has nothing to draw is not lost.
     if picture is not None:
-        draw(picture, title, {name: result["found"] for name, result in results["diagnostics"].items()})
+        found = {name: result["found"] for name, result in results["diagnostics"].items()}
+        draw(picture, title, found, results["threat"]["norm"])
 
 
 @app.command("verify")

@@ -1,5 +1,6 @@
 """What diagnostics found -> one picture. Draws with matplotlib, which is not installed by default."""
 
+import re
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -7,8 +8,19 @@ from typing import Any
 
 from robustcli.errors import RobustCliError
 from robustcli.reports.findings import axes_and_grids
+from robustcli.statistics import clopper_pearson
 
 _FORMATS = (".png", ".pdf", ".svg")
+_LABELS = {
+    "eps": "radius eps in {norm} (pixels in [0, 1])",
+    "steps": "gradient steps",
+    "restarts": "restarts (0: clean)",
+    "uphill": "along the gradient (multiples of eps in {norm})",
+    "aside": "in a random direction (multiples of eps in {norm})",
+    "alpha": "alpha (lengths of the filters)",
+    "beta": "beta (lengths of the filters)",
+    "loss": "mean cross-entropy (nats)",
+}
 
 
 def require_picture(path: Path) -> None:
@@ -23,13 +35,24 @@ def require_picture(path: Path) -> None:
         raise RobustCliError("--picture: needs matplotlib, which is not installed: pip install 'robustcli[plots]'")
 
 
-def draw(path: Path, title: str, found: Mapping[str, Mapping[str, Any]]) -> None:
-    """Draw every curve and every surface side by side.
+def draw(path: Path, title: str, found: Mapping[str, Mapping[str, Any]], norm: str) -> None:
+    """Draw every curve and every surface side by side into a file.
+
+    Raises:
+        RobustCliError: nothing in it can be drawn.
+    """
+    figure = drawn(title, found, norm)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+
+
+def drawn(title: str, found: Mapping[str, Mapping[str, Any]], norm: str) -> Any:
+    """The figure with every curve and every surface side by side.
 
     Args:
-        path: of the picture.
-        title: over all of it.
+        title: over all of it; cut into lines that fit.
         found: what was found, by diagnostic.
+        norm: of the threat, in which radii are measured.
 
     Raises:
         RobustCliError: nothing in it can be drawn.
@@ -49,30 +72,70 @@ def draw(path: Path, title: str, found: Mapping[str, Mapping[str, Any]]) -> None
     # No pyplot: it keeps figures alive and may look for a display.
     figure = Figure(figsize=(5 * len(panels), 4), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title)
+    _entitle(figure, title)
     for axes, (name, key, grid_name) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         if key == "curve":
-            _curve(axes, name, found[name]["curve"])
+            _curve(axes, name, found[name], norm)
         else:
-            _surface(figure, axes, name, found[name]["surface"], grid_name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+            _surface(figure, axes, name, found[name]["surface"], grid_name, norm)
+    return figure
 
 
-def _curve(axes: Any, name: str, rows: list[Mapping[str, Any]]) -> None:
+def _entitle(figure: Any, title: str) -> None:
+    """Write the title in lines as long as fit, which end after a slash or a space where there is one."""
+    text, lines = figure.suptitle("", parse_math=False), [""]
+    for piece in re.findall(r"[^/\\ ]{1,24}[/\\ ]?|[/\\ ]", title):
+        text.set_text(lines[-1] + piece)
+        if lines[-1] and text.get_window_extent().width > 0.95 * figure.bbox.width:
+            lines.append("")
+        lines[-1] += piece
+    text.set_text("\n".join(lines))
+
+
+def _curve(axes: Any, name: str, values: Mapping[str, Any], norm: str) -> None:
+    rows = values["curve"]
     abscissa, *others = rows[0]
-    shown = [key for key in others if key.endswith("accuracy")] or [key for key in others if key != "correct"]
+    accuracies = [key for key in others if key.endswith("accuracy")]
+    shown = accuracies or [key for key in others if key != "correct"]
+    places = [row[abscissa] for row in rows]
     for key in shown:
-        axes.plot([row[abscissa] for row in rows], [row[key] for row in rows], marker="o", label=key)
-    if shown[0].endswith("accuracy"):
-        axes.set_ylim(0, 1)
-    axes.set(title=name, xlabel=abscissa)
+        (line,) = axes.plot(places, [_scaled(key, row[key]) for row in rows], marker="o", label=_words(key))
+        if key in accuracies and "total" in values:
+            total = values["total"]
+            bounds = [clopper_pearson(round(row[key] * total), total) for row in rows]
+            low, high = ([_scaled(key, end) for end in ends] for ends in zip(*bounds, strict=True))
+            band = f"95 % interval, {total} images"
+            axes.fill_between(places, low, high, color=line.get_color(), alpha=0.2, linewidth=0, label=band)
+    if accuracies:
+        axes.set_ylim(0, 100)
+    if all(isinstance(place, int) for place in places):
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set(
+        title=name, xlabel=_label(abscissa, norm), ylabel=" / ".join(dict.fromkeys(_label(k, norm) for k in shown))
+    )
     axes.legend()
 
 
-def _surface(figure: Any, axes: Any, name: str, surface: Mapping[str, Any], grid_name: str) -> None:
+def _surface(figure: Any, axes: Any, name: str, surface: Mapping[str, Any], grid_name: str, norm: str) -> None:
     ((first, rows), (second, columns)), grids = axes_and_grids(surface)
     # Rows of the grid belong to the first axis, which is drawn upwards.
-    mesh = axes.pcolormesh(columns, rows, grids[grid_name], shading="nearest")
-    figure.colorbar(mesh, ax=axes)
-    axes.set(title=f"{name}: {grid_name}", xlabel=second, ylabel=first)
+    grid = [[_scaled(grid_name, value) for value in row] for row in grids[grid_name]]
+    mesh = axes.pcolormesh(columns, rows, grid, shading="nearest")
+    figure.colorbar(mesh, ax=axes, label=_label(grid_name, norm))
+    axes.set(title=f"{name}: {_words(grid_name)}", xlabel=_label(second, norm), ylabel=_label(first, norm))
+
+
+def _scaled(key: str, value: float) -> float:
+    """Accuracies in per cent, as everywhere else."""
+    return 100 * value if key.endswith("accuracy") else value
+
+
+def _words(key: str) -> str:
+    return key.replace("_", " ")
+
+
+def _label(key: str, norm: str) -> str:
+    """What an axis shows, and in which unit."""
+    if key.endswith("accuracy"):
+        return f"{_words(key)} (%)"
+    return _LABELS.get(key, _words(key)).format(norm=norm)

@@ -10,6 +10,7 @@ from shell import Robust
 
 from robustcli.registry.catalog import catalog
 from robustcli.reports import picture
+from robustcli.statistics import clopper_pearson
 from robustcli.store import checkpoint
 from robustcli.store.files import read_json
 from robustcli.store.runs import RunFolder
@@ -112,3 +113,56 @@ def test_curves_and_surfaces_are_drawn(robust: Robust, trained: RunFolder, tmp_p
         assert len(set(image.convert("L").resize((64, 32)).tobytes())) > 10
     said = robust("diagnose", trained.best, "--with", "fosc", *FEW, "--picture", drawn)
     said.require(2, "none of them has a curve or a surface", "median")
+
+
+LONG = f"runs/{'a_rather_long_name_of_an_experiment/' * 4}{'x' * 90}/checkpoints/best_$of$_all.pt, linf 8/255"
+ROWS = [{"eps": 0.0, "accuracy": 0.9, "correct": 18}, {"eps": 0.1, "accuracy": 0.0, "correct": 0}]
+SURFACE = {"uphill": [-1, 0, 1], "aside": [-1, 0, 1], "loss": [[0.1] * 3] * 3, "accuracy": [[0.5] * 3] * 3}
+FOUND: dict[str, dict[str, Any]] = {
+    "eps_curve": {"total": 20, "curve": ROWS},
+    "weight_surface": {"images": 20, "curve": [{"alpha": -1.0, "loss": 2.0}, {"alpha": 1.0, "loss": 3.0}]},
+    "input_surface": {"images": 20, "surface": SURFACE},
+}
+
+
+@pytest.mark.parametrize("names", [["eps_curve"], list(FOUND)])
+def test_a_long_title_is_cut_into_lines_that_fit(names: list[str]) -> None:
+    pytest.importorskip("matplotlib")
+    figure = picture.drawn(LONG, {name: FOUND[name] for name in names}, "linf")
+    figure.canvas.draw()
+    title = figure.get_suptitle()
+    assert title.replace("\n", "") == LONG
+    (text,) = (text for text in figure.texts if text.get_text() == title)
+    extent, whole = text.get_window_extent(), figure.bbox
+    assert whole.x0 <= extent.x0 < extent.x1 <= whole.x1
+    assert whole.y0 <= extent.y0 < extent.y1 <= whole.y1
+    assert extent.y0 >= max(axes.get_tightbbox().y1 for axes in figure.axes), "the title lies over a panel"
+
+
+def test_axes_say_what_they_show_and_in_which_unit() -> None:
+    pytest.importorskip("matplotlib")
+    figure = picture.drawn("title", FOUND, "l2")
+    labels = [(axes.get_xlabel(), axes.get_ylabel()) for axes in figure.axes]
+    aside, uphill = (f"{way} (multiples of eps in l2)" for way in ("in a random direction", "along the gradient"))
+    assert labels == [
+        ("radius eps in l2 (pixels in [0, 1])", "accuracy (%)"),
+        ("alpha (lengths of the filters)", "mean cross-entropy (nats)"),
+        (aside, uphill),
+        (aside, uphill),
+        ("", "mean cross-entropy (nats)"),
+        ("", "accuracy (%)"),
+    ]
+    assert figure.axes[3].collections[0].get_array().max() == 50
+
+
+def test_an_accuracy_has_the_band_of_its_exact_interval() -> None:
+    pytest.importorskip("matplotlib")
+    figure = picture.drawn("title", FOUND, "linf")
+    curve, loss = figure.axes[:2]
+    (band,) = curve.collections
+    drawn = {(round(float(x), 6), round(float(y), 6)) for x, y in band.get_paths()[0].vertices}
+    for row in ROWS:
+        ends = clopper_pearson(int(row["correct"]), 20)
+        assert {(row["eps"], round(100 * end, 6)) for end in ends} <= drawn
+    assert [text.get_text() for text in curve.get_legend().get_texts()] == ["accuracy", "95 % interval, 20 images"]
+    assert not loss.collections, "a loss has no binomial interval"
