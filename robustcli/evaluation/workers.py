@@ -76,7 +76,8 @@ def in_processes(work: Callable[[Any, Share], None], wish: Any, count: int) -> N
 
 
 def _share(work: Callable[[Any, Share], None], wish: Any, share: Share) -> None:
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // share[1]))
+    # Of those that torch would take here: fewer than the machine's where this process is held to some of them.
+    torch.set_num_threads(max(1, torch.get_num_threads() // share[1]))
     try:
         work(wish, share)
     except RobustCliError as error:
