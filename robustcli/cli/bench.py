@@ -1,4 +1,4 @@
-"""The commands below `robust bench`: parse, call, print. torch is imported inside commands."""
+"""The commands of `robust bench`. torch is imported inside them."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,13 +21,13 @@ from robustcli.specs.pairing import PAIRED
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Measure what a step costs beside what it must cost and beside other projects, in turn in one process.",
+    help="Benchmark training and attacks against their theoretical minimum and against other libraries.",
 )
 app.add_typer(cost_commands.app)
 
 
 class Precision(StrEnum):
-    """Of the network's passes."""
+    """Precision of the network's passes."""
 
     fp32 = "fp32"
     bf16 = "bf16"
@@ -35,36 +35,43 @@ class Precision(StrEnum):
 
 @app.command()
 def train(
-    architecture: Annotated[str, typer.Option(help="See `robust list architectures`.")] = "preact_resnet18",
+    architecture: Annotated[
+        str, typer.Option(help="Architecture; see `robust list architectures`.")
+    ] = "preact_resnet18",
     width: Annotated[
         list[int] | None,
-        typer.Option(min=1, help="Of the architecture; 16 if it has a width. May be repeated.", show_default=False),
+        typer.Option(min=1, help="Width of the architecture; default 16. May be repeated.", show_default=False),
     ] = None,
     batch_size: Annotated[
-        list[int] | None, typer.Option(min=1, help="Images per update; 128. May be repeated.")
+        list[int] | None, typer.Option(min=1, help="Images per update; default 128. May be repeated.")
     ] = None,
-    rounds: Annotated[int, typer.Option(min=3, help="In each of which everything runs once.")] = 7,
-    defense: Annotated[list[str] | None, typer.Option(help="May be repeated; or all that need no settings.")] = None,
+    rounds: Annotated[int, typer.Option(min=3, help="Number of rounds; everything runs once in each.")] = 7,
+    defense: Annotated[
+        list[str] | None,
+        typer.Option(help="Defense to measure; may be repeated. `all`: every defense that has defaults."),
+    ] = None,
     weights: Annotated[
-        list[str] | None, typer.Option(help="Weight perturbation; none. See `robust list weights`. May be repeated.")
+        list[str] | None,
+        typer.Option(help="Weight perturbation; default none. See `robust list weights`. May be repeated."),
     ] = None,
     channels_last: Annotated[
         bool | None,
         typer.Option(
-            "--channels-last/--plain-format", help="Memory format of images and weights; as training chooses it."
+            "--channels-last/--plain-format",
+            help="Memory format of images and weights. Default: as training chooses it.",
         ),
     ] = None,
-    precision: Annotated[Precision, typer.Option(help="Of the network's passes.")] = Precision.fp32,
+    precision: Annotated[Precision, typer.Option(help="Precision of the network's passes.")] = Precision.fp32,
     is_compiled: Annotated[bool, typer.Option("--compile", help="Compile the network, as train.compile does.")] = False,
     device: Device = "auto",
     as_json: Json = False,
     out: Out = None,
 ) -> None:
-    """Speed of adversarial training: our update beside its passes alone and beside torchattacks' PGD.
+    """Benchmark training updates against their bare passes and against torchattacks' PGD.
 
-    Random images of CIFAR-10's shape. A ratio is our speed as a multiple of the other's, taken round by round;
-    a difference is called one only if it exceeds what the same step differs from itself. Every width is measured
-    with every batch size and every weight perturbation.
+    Uses random images of CIFAR-10's shape. Ratios are our speed as a multiple of the other's, taken round by round; a
+    difference counts only if it exceeds the variation between two measurements of the same update. Every width is
+    measured with every batch size and every weight perturbation.
     """
     from robustcli.bench.train import bench_train
     from robustcli.bench.variants import Request
@@ -91,7 +98,7 @@ def train(
     with Console(stderr=True).status(f"measuring {', '.join(requests[0].defenses)} in {rounds} rounds"):
         for request in requests:
             measured.append(bench_train(request))
-            if out is not None:  # What is measured so far, in case the rest is not waited for.
+            if out is not None:  # Keeps the finished measurements if the rest is interrupted.
                 write_json(out, measured)
     if as_json:
         typer.echo(json.dumps(measured if len(measured) > 1 else measured[0], indent=2))
@@ -108,22 +115,23 @@ def train(
 @app.command()
 def autoattack(
     checkpoints: Checkpoints,
-    examples: Annotated[int, typer.Option(min=1, help="The first so many test images.")] = 200,
+    examples: Annotated[int, typer.Option(min=1, help="Use only the first N test images.")] = 200,
     rounds: Rounds = 3,
-    screen: Annotated[int | None, typer.Option(min=1, help="Also with so many survivors sampled.")] = None,
-    is_compiled: Annotated[bool, typer.Option("--compile", help="Also with compiled searches.")] = False,
+    screen: Annotated[
+        int | None, typer.Option(min=1, help="Also measure with this many surviving images tried first.")
+    ] = None,
+    is_compiled: Annotated[bool, typer.Option("--compile", help="Also measure a compiled search.")] = False,
     eps: Eps = None,
     norm: NormOption = None,
     data: Images = None,
     device: Device = "auto",
     out: Out = None,
 ) -> None:
-    """Speed of AutoAttack: the native engine beside the package of its authors, in turn in one process.
+    """Benchmark AutoAttack: our engine against the authors' package.
 
-    The package runs as its users call it. Speeds are multiples of its, taken round by round; on a CPU they are those
-    of the processor time of this process. Compiling is no part of them. The limit is what survivors and broken images
-    take at least, in single precision and with nothing around the passes. A difference is called one only if it
-    exceeds what the native engine differs from itself.
+    The package runs as its users call it. Speeds are multiples of the package's, taken round by round; on a CPU they
+    are measured in processor time. Compilation time is not counted. The limit is the bare passes that surviving and
+    broken images need in fp32. A difference counts only if it exceeds the variation of our engine itself.
     """
     from robustcli.bench.autoattack import bench_autoattack
     from robustcli.bench.tables import speed_rows
@@ -138,21 +146,23 @@ def autoattack(
 @app.command()
 def conformance(
     checkpoints: Checkpoints,
-    examples: Annotated[int, typer.Option(min=1, help="The first so many test images.")] = 500,
-    runs: Annotated[int, typer.Option(min=1, help="Of what draws noise, each with another seed.")] = 1,
+    examples: Annotated[int, typer.Option(min=1, help="Use only the first N test images.")] = 500,
+    runs: Annotated[
+        int, typer.Option(min=1, help="Repetitions of the attacks that draw noise, each with another seed.")
+    ] = 1,
     attacks: Annotated[
-        str | None, typer.Option(help="Some of apgd-ce, apgd-t, fab-t, square; all if left out.")
+        str | None, typer.Option(help="Attacks to run, among apgd-ce, apgd-t, fab-t, square. Default: all.")
     ] = None,
-    precision: Annotated[str, typer.Option(help="Of the native search: fp32 or fast.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="Precision of our search: fp32 or fast.")] = "fp32",
     eps: Eps = None,
     norm: NormOption = None,
     data: Images = None,
     device: Device = "auto",
     out: Out = None,
 ) -> None:
-    """Equal verdicts: what the native engine of AutoAttack breaks beside what the package of its authors breaks.
+    """Compare which images our AutoAttack and the authors' package break.
 
-    Every attack alone on all images that are right when clean, and all together.
+    Each attack runs on all images that are classified correctly when clean; then all attacks run together.
     """
     from robustcli.bench.conformance import PARTS, bench_conformance
     from robustcli.bench.tables import conformance_rows, conformance_words
@@ -174,12 +184,12 @@ def conformance(
 
 @app.command()
 def report(
-    files: Annotated[list[Path], typer.Argument(help="Of one bench: what --out wrote.")],
+    files: Annotated[list[Path], typer.Argument(help="Files that --out of one benchmark wrote.")],
     into: Annotated[
         Path | None, typer.Option(help="Replace a block of this file: <!-- speed -->, <!-- conformance -->, ...")
     ] = None,
 ) -> None:
-    """Print stored results of one of these benches as a Markdown table, or put it into a file.
+    """Print stored results of a benchmark as a Markdown table, or write it into a file.
 
     The block is speed (of autoattack), conformance, "training speed", "evaluation speed", "data speed",
     "architecture speed" or scaling.
@@ -199,7 +209,7 @@ def report(
 
 
 def _trainable() -> Iterator[str]:
-    """Defenses that are at home on any network without being told anything."""
+    """Yield the defenses that train any architecture with their defaults."""
     for name, member in catalog("defenses").items():
         if name not in PAIRED and all(value.default is not REQUIRED for value in member.parameters.values()):
             yield name
@@ -237,14 +247,12 @@ def _table(name: str, result: Mapping[str, Any], settings: Mapping[str, Any]) ->
 
 
 def _passes(result: Mapping[str, Any]) -> str:
-    """Counted and least passes in one line."""
+    """Format counted and minimal passes in one line."""
     words = " ".join(f"{count:g} {kind.replace('_', ' ')}," for kind, count in result["passes"].items()).rstrip(",")
     least = result["least_passes"]
     if least is None:
-        return f"passes per image: {words} (the least is not known here; those made are timed alone)"
-    return (
-        f"passes per image: {words} ({'the least' if least == result['passes'] else f'more than the least: {least}'})"
-    )
+        return f"passes per image: {words} (the minimum is not known; the passes made are timed)"
+    return f"passes per image: {words} ({'the minimum' if least == result['passes'] else f'minimum: {least}'})"
 
 
 def _conditions(results: Mapping[str, Any]) -> list[str]:
@@ -254,8 +262,8 @@ def _conditions(results: Mapping[str, Any]) -> list[str]:
     seconds = "processor seconds" if settings["clock"] == "cpu" else "wall-clock seconds"
     return [
         f"{machine_words(results)}; {settings['rounds']} rounds in alternating order; {seconds}",
-        "passes: forwards + backwards to the images alone + backwards to the weights, per image",
-        "peak: of tensors at once, beyond what was held before the update",
+        "passes: forwards + backwards to the images + backwards to the weights, per image",
+        "peak: memory of tensors at once, in addition to what was held before the update",
         "its passes alone: the same network, precision, format and programs, with nothing around the passes: the limit",
         "torchattacks, set as ours: same precision and format, not compiled, in this process, which keeps freed memory",
         "torchattacks, fp32 in the plain format: the same there",

@@ -1,4 +1,4 @@
-"""What the commands below `robust bench` share: checkpoints among words, and where results go."""
+"""Arguments and output that the commands of `robust bench` share."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,14 +10,16 @@ from robustcli.cli.options import NormName, console
 from robustcli.errors import RobustCliError
 from robustcli.registry.types import Norm
 
-Checkpoints = Annotated[list[str], typer.Argument(help="Checkpoints, then overrides such as data.root=PATH.")]
-Rounds = Annotated[int, typer.Option(min=3, help="In each of which everything runs once.")]
+Checkpoints = Annotated[
+    list[str], typer.Argument(help="Checkpoints, followed by values to change, for example data.root=PATH.")
+]
+Rounds = Annotated[int, typer.Option(min=3, help="Number of rounds; everything runs once in each.")]
 
 
 def subjects_of(
     words: list[str], norm: NormName | None, eps: str | None, examples: int, data: str | None, device: str
 ) -> Iterator[Any]:
-    """Every checkpoint in turn, under the same overrides."""
+    """Open one checkpoint after the other with the same overrides."""
     from robustcli.bench.subjects import open_subject
 
     overrides = [word for word in words if "=" in word]
@@ -31,7 +33,7 @@ def subjects_of(
 
 
 def show(results: list[dict[str, Any]], rows: list[tuple[str, ...]], out: Path | None) -> None:
-    """Print a table, and write the results where they are asked for."""
+    """Print a table and write the results to `out`."""
     from robustcli.bench.tables import terminal
     from robustcli.measuring.machine import machine_words
     from robustcli.store.files import write_json

@@ -1,4 +1,4 @@
-"""The commands below `robust bench` that look at single parts: parse, call, print. torch is imported inside them."""
+"""The commands of `robust bench` for single parts. torch is imported inside them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ app = typer.Typer()
 @app.command("eval")
 def evaluation(
     checkpoints: Checkpoints,
-    examples: Annotated[int, typer.Option(min=1, help="The first so many test images.")] = 200,
+    examples: Annotated[int, typer.Option(min=1, help="Use only the first N test images.")] = 200,
     rounds: Rounds = 5,
     eps: Eps = None,
     norm: NormOption = None,
@@ -24,10 +24,10 @@ def evaluation(
     device: Device = "auto",
     out: Out = None,
 ) -> None:
-    """Speed of PGD-20: images leave when they break; beside its passes alone, torchattacks and foolbox.
+    """Benchmark PGD-20 with early exit against its bare passes, torchattacks and foolbox.
 
-    A ratio is our speed as a multiple of the other's, taken round by round; a difference is called one only if it
-    exceeds what the same evaluation differs from itself. Peers are left out where they are not installed.
+    Ratios are our speed as a multiple of the other's, taken round by round; a difference counts only if it exceeds the
+    variation of our evaluation itself. Libraries that are not installed are left out.
     """
     from robustcli.bench.cost_tables import evaluation_rows
     from robustcli.bench.evaluate import bench_evaluation
@@ -40,12 +40,12 @@ def evaluation(
 
 @app.command()
 def data(
-    batch_size: Annotated[int, typer.Option(min=1, max=2048, help="Images of a batch.")] = 128,
+    batch_size: Annotated[int, typer.Option(min=1, max=2048, help="Images per batch.")] = 128,
     rounds: Rounds = 5,
     device: Device = "auto",
     out: Out = None,
 ) -> None:
-    """What a training image costs before the network sees it, as a share of a PGD-10 step, beside torchvision's PIL."""
+    """Benchmark the input pipeline against torchvision's, as a fraction of a PGD-10 update."""
     from robustcli.bench.cost_tables import data_rows
     from robustcli.bench.data import bench_data
 
@@ -57,19 +57,19 @@ def data(
 @app.command()
 def architectures(
     architecture: Annotated[
-        list[str] | None, typer.Option(help="May be repeated; all that need no settings if left out.")
+        list[str] | None,
+        typer.Option(help="Architecture to measure; may be repeated. Default: all that have defaults."),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images of a pass.")] = 4,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per pass.")] = 4,
     rounds: Rounds = 3,
     device: Device = "auto",
     out: Out = None,
 ) -> None:
-    """Passes of every architecture against their multiply-accumulates, beside those of resnet18.
+    """Benchmark architectures: time of a pass relative to its multiply-accumulates and to resnet18.
 
-    After the families: resnet18 with every other layer it can have, and inside cifs and multibn.
-
-    Networks of more than 0.6 G multiply-accumulates are made narrower first. One that makes less than a third of
-    resnet18's multiply-accumulates in a second, in every round, is named.
+    Measures every family, then resnet18 with each alternative layer and inside cifs and multibn. Networks above 0.6 G
+    multiply-accumulates are narrowed first. The output names networks that reach less than a third of resnet18's
+    multiply-accumulates per second in every round.
     """
     from robustcli.bench.architectures import bench_architectures
     from robustcli.bench.cost_tables import architecture_rows, architecture_words
@@ -82,13 +82,13 @@ def architectures(
 
 @app.command()
 def scaling(
-    architecture: Annotated[str, typer.Option(help="One that has a width.")] = "preact_resnet18",
+    architecture: Annotated[str, typer.Option(help="Architecture that has a width.")] = "preact_resnet18",
     rounds: Rounds = 3,
-    workers: Annotated[int, typer.Option(min=1, help="Processes at most.")] = 2,
+    workers: Annotated[int, typer.Option(min=1, help="Largest number of processes.")] = 2,
     device: Device = "auto",
     out: Out = None,
 ) -> None:
-    """How the cost of an update grows with batch, attack steps, width and processes, and where it leaves the line."""
+    """Benchmark how the cost of an update grows with batch size, attack steps, width and processes."""
     from robustcli.bench.cost_tables import scaling_rows, scaling_words
     from robustcli.bench.scaling import bench_scaling
 

@@ -1,4 +1,4 @@
-"""The commands that judge networks: parse, call, print. torch is imported inside commands."""
+"""Commands on trained networks: `eval`, `diagnose`, `verify`, `compare`. torch is imported inside them."""
 
 import json
 from collections.abc import Mapping
@@ -39,7 +39,7 @@ def evaluate_network(
     context: typer.Context,
     subject: Subject = None,
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="Overrides, such as data.root=PATH or architecture.width=32.")
+        list[str] | None, typer.Argument(help="Values to change, for example data.root=PATH or architecture.width=32.")
     ] = None,
     architecture: Architecture = None,
     model: Model = None,
@@ -50,44 +50,55 @@ def evaluate_network(
     attack: Annotated[
         str | None,
         typer.Option(
-            help="An evaluator, an attack, or a name under `evaluate` of the spec. If left out: all of those, or "
-            "clean and autoattack where there is no spec."
+            help="Evaluator, attack or evaluation of the spec to run. Default: every evaluation of the spec, or clean "
+            "and autoattack without a spec."
         ),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Gradient steps of the attack.")] = None,
-    restarts: Annotated[int | None, typer.Option(help="Independent tries of the attack.")] = None,
-    step_size: Annotated[str | None, typer.Option(help="Length of one step, such as 2/255.")] = None,
-    loss: Annotated[str | None, typer.Option(help="What the attack maximises.")] = None,
+    restarts: Annotated[int | None, typer.Option(help="Independent restarts of the attack.")] = None,
+    step_size: Annotated[str | None, typer.Option(help="Step size of the attack, for example 2/255.")] = None,
+    loss: Annotated[str | None, typer.Option(help="Loss that the attack maximizes.")] = None,
     source: Annotated[
-        str | None, typer.Option(help="Checkpoint of another network, which the attack sees instead of this one.")
+        str | None, typer.Option(help="Checkpoint of another network to craft the examples on (transfer attack).")
     ] = None,
-    version: Annotated[str | None, typer.Option(help="Of autoattack: standard, plus or rand.")] = None,
+    version: Annotated[str | None, typer.Option(help="AutoAttack: version, one of standard, plus, rand.")] = None,
     attacks: Annotated[
-        str | None, typer.Option(help="Of autoattack: others than the version's, such as apgd-ce,fab-t.")
+        str | None, typer.Option(help="AutoAttack: attacks to run instead of the version's, for example apgd-ce,fab-t.")
     ] = None,
-    engine: Annotated[str | None, typer.Option(help="Of autoattack: native, or reference (the package).")] = None,
-    precision: Annotated[str | None, typer.Option(help="Of autoattack's search: fp32, or fast (bf16).")] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="AutoAttack: engine, native or reference (the authors' package).")
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="AutoAttack: precision of the search, fp32 or fast (bf16).")
+    ] = None,
     is_compiled: Annotated[
-        bool, typer.Option("--compile", help="Of autoattack's search: compile it; pays in long evaluations.")
+        bool, typer.Option("--compile", help="AutoAttack: compile the search; worthwhile in long evaluations.")
     ] = False,
     screen: Annotated[
-        int | None, typer.Option(min=1, help="Survivors that autoattack's FAB and Square try first.")
+        int | None, typer.Option(min=1, help="AutoAttack: number of surviving images that FAB and Square try first.")
     ] = None,
     eps: Eps = None,
     norm: NormOption = None,
     examples: Examples = None,
     data: Images = None,
     seed: Seed = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images attacked at once.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images per batch.")] = None,
     device: Device = "auto",
-    store: Annotated[Path, typer.Option(help="Folder of evaluations; begun ones are gone on with.")] = Path("evals"),
-    workers: Annotated[int, typer.Option(min=1, help="Processes at once, on the GPUs in turn.")] = 1,
-    witnesses: Annotated[bool, typer.Option("--witnesses", help="Keep the adversarial images.")] = False,
+    store: Annotated[Path, typer.Option(help="Folder for results; unfinished evaluations are resumed.")] = Path(
+        "evals"
+    ),
+    workers: Annotated[
+        int, typer.Option(min=1, help="Number of processes; they are assigned to the GPUs in turn.")
+    ] = 1,
+    witnesses: Annotated[bool, typer.Option("--witnesses", help="Store the adversarial examples.")] = False,
     out: Out = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Evaluate a checkpoint, which needs nothing else but the images, or any other network under --norm and --eps."""
+    """Evaluate a network: clean accuracy and accuracy under attack.
+
+    A checkpoint of `robust train` needs only its images. For any other network, give --data, --norm and --eps.
+    """
     from robustcli.cli.progress import Screen
     from robustcli.evaluation.wording import warning_lines
     from robustcli.reports.runs import result_table
@@ -128,7 +139,7 @@ def evaluate_network(
         with Screen(is_quiet=quiet) as watcher, stop_requests():
             found = assess.assess(request, watcher)
     except Interrupted as stopped:
-        typer.echo(f"{stopped}; the same command goes on from there", err=True)
+        typer.echo(f"{stopped}; run the same command again to resume", err=True)
         raise typer.Exit(3) from None
     if found is None:
         return
@@ -149,10 +160,12 @@ def diagnose_network(
     context: typer.Context,
     subject: Subject = None,
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="Overrides, such as data.root=PATH or eps_curve.batch_size=50.")
+        list[str] | None,
+        typer.Argument(help="Values to change, for example data.root=PATH or eps_curve.batch_size=50."),
     ] = None,
     names: Annotated[
-        list[str] | None, typer.Option("--with", help="A diagnostic; may be repeated. See `robust list diagnostics`.")
+        list[str] | None,
+        typer.Option("--with", help="Diagnostic to run; may be repeated. See `robust list diagnostics`."),
     ] = None,
     architecture: Architecture = None,
     model: Model = None,
@@ -167,11 +180,13 @@ def diagnose_network(
     seed: Seed = None,
     device: Device = "auto",
     out: Out = None,
-    picture: Annotated[Path | None, typer.Option(help="Draw curves and surfaces into this .png, .pdf or .svg.")] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="Draw curves and surfaces into this .png, .pdf or .svg file.")
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Ask a network what its accuracy does not tell: curves, surfaces, calibration, convergence of attacks."""
+    """Diagnose a network beyond its accuracy: curves, loss surfaces, calibration, convergence of attacks."""
     from robustcli.reports.picture import draw, require_picture
     from robustcli.store.files import write_json
     from robustcli.workflows.diagnose import Request, diagnose
@@ -199,7 +214,7 @@ def diagnose_network(
         typer.echo(json.dumps(results, indent=2))
     else:
         _print_findings(title, results)
-    # Last: a result that has nothing to draw is not lost.
+    # Last, so that a result without anything to draw is not lost.
     if picture is not None:
         found = {name: result["found"] for name, result in results["diagnostics"].items()}
         draw(picture, title, found, results["threat"]["norm"])
@@ -207,9 +222,9 @@ def diagnose_network(
 
 @app.command("verify")
 def verify_results(
-    folder: Annotated[Path, typer.Argument(help="A run's folder, or one that `robust eval` stored.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Such as data.root=PATH.")] = None,
-    checkpoint: Annotated[str | None, typer.Option(help="The weights, if they are not where they were.")] = None,
+    folder: Annotated[Path, typer.Argument(help="Folder of a run or of a stored evaluation.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Values to change, for example data.root=PATH.")] = None,
+    checkpoint: Annotated[str | None, typer.Option(help="Checkpoint, if it has moved.")] = None,
     device: Device = "auto",
 ) -> None:
     """Recompute stored accuracies from weights, images and kept adversarial images, without attacking."""
@@ -226,14 +241,15 @@ def verify_results(
 
 @app.command("compare")
 def compare_results(
-    a: Annotated[Path, typer.Argument(help="A run's folder or results.json, or a file of `robust eval --out`.")],
-    b: Annotated[Path, typer.Argument(help="The other one.")],
+    a: Annotated[Path, typer.Argument(help="First result: run folder, results.json or file of `robust eval --out`.")],
+    b: Annotated[Path, typer.Argument(help="Second result, of the same kinds.")],
     key: Annotated[
-        list[str] | None, typer.Option(help="An evaluation's name; may be repeated. All that both have if left out.")
+        list[str] | None,
+        typer.Option(help="Evaluation to compare; may be repeated. Default: all that both results have."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Compare two networks image by image, and say whether a difference between them can be claimed."""
+    """Compare two networks image by image and test whether they differ."""
     from robustcli.reports.compare import comparison_table, conditions
     from robustcli.workflows.compare import compare
 
@@ -251,7 +267,7 @@ def compare_results(
 
 
 def _wanted(given: Mapping[str, Any]) -> "Wanted":
-    """What a command's subject, overrides and the options about them name."""
+    """Return the network that arguments and options of a command name."""
     from robustcli.models.find import Wanted
 
     words = [word for word in (given["subject"], *(given["overrides"] or ())) if word is not None]
@@ -262,7 +278,7 @@ def _wanted(given: Mapping[str, Any]) -> "Wanted":
 
 
 def _require_files(paths: Mapping[str, Path | None]) -> None:
-    """Where a result is to be written, asked before the work."""
+    """Check the files to write before the work starts."""
     for option, path in paths.items():
         if path is not None and path.is_dir():
             raise RobustCliError(f"{option}: {path}: is a folder")

@@ -1,4 +1,4 @@
-"""The commands below `robust export`: parse, call, print. torch is imported inside commands."""
+"""The commands of `robust export`. torch is imported inside them."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import typer
 
 from robustcli.cli.options import Device
 
-app = typer.Typer(no_args_is_help=True, help="Write a network and its evaluation in a format that others read.")
+app = typer.Typer(no_args_is_help=True, help="Write a network and its evaluation in the format of another project.")
 
 
 # A group of one command is still a group: `robust export robustbench`.
@@ -19,20 +19,21 @@ def _formats() -> None:
 
 @app.command()
 def robustbench(
-    run: Annotated[Path, typer.Argument(help="A finished run's folder, or one that `robust eval` stored.")],
-    out: Annotated[Path, typer.Argument(help="A folder that is new or empty.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Such as data.root=PATH.")] = None,
-    evaluation: Annotated[str, typer.Option(help="Name of the evaluation that the card is about.")] = "autoattack",
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run or of a stored evaluation.")],
+    out: Annotated[Path, typer.Argument(help="New or empty folder to write to.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Values to change, for example data.root=PATH.")] = None,
+    evaluation: Annotated[str, typer.Option(help="Evaluation to report in the card.")] = "autoattack",
     metadata: Annotated[
-        Path | None, typer.Option(help="YAML with what no run knows; without it an example is shown.")
+        Path | None,
+        typer.Option(help="YAML file with authors, title and so on; without it an example is printed."),
     ] = None,
     partial: Annotated[
-        bool, typer.Option("--partial", help="Leave out accuracies that the evaluation does not entitle to.")
+        bool, typer.Option("--partial", help="Omit fields that this evaluation does not support.")
     ] = False,
-    checkpoint: Annotated[str | None, typer.Option(help="The weights, if they are not where they were.")] = None,
+    checkpoint: Annotated[str | None, typer.Option(help="Checkpoint, if it has moved.")] = None,
     device: Device = "auto",
 ) -> None:
-    """Write RobustBench's model card with weights, a loader, a log and the ledger; then load and check them anew."""
+    """Write a RobustBench model card, weights, loader, log and per-image results, and check them in a new process."""
     from robustcli.workflows.export.robustbench import Request, export
 
     exported = export(

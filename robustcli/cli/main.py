@@ -1,4 +1,4 @@
-"""The command line: parse, call, print. torch is imported inside commands, because it takes seconds."""
+"""The command line. Commands import torch inside, because the import takes seconds."""
 
 import json
 import os
@@ -39,9 +39,8 @@ app.add_typer(export.app, name="export")
 
 
 def main() -> None:
-    """Run a command; an error that a user can mend is one message and an exit code."""
-    # Threads that spin while they wait take the cores of a shared machine from each other. Set here, because
-    # torch reads it once, when it is imported.
+    """Run a command; errors in the input become one message and an exit code."""
+    # Waiting threads that spin slow each other down on shared cores. Set here, because torch reads it at import.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.formatwarning = _in_words
     try:
@@ -83,24 +82,24 @@ def _root(
 
 @app.command()
 def train(
-    spec: Annotated[str, typer.Argument(help="A spec's file, or the name of a shipped one.")],
+    spec: Annotated[str, typer.Argument(help="File of a spec, or name of a shipped one.")],
     overrides: Overrides = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an unfinished run.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")] = False,
     runs: Runs = Path("runs"),
     quiet: Quiet = False,
 ) -> None:
-    """Train what a spec describes, evaluate it and store the results."""
+    """Train and evaluate the model that a spec describes."""
     _run(_read(spec, overrides), runs, quiet, resume=resume)
 
 
 @app.command()
 def reproduce(
-    name: Annotated[str, typer.Argument(help="A shipped experiment; see `robust list experiments`.")],
+    name: Annotated[str, typer.Argument(help="Shipped experiment; see `robust list experiments`.")],
     overrides: Overrides = None,
     runs: Runs = Path("runs"),
     quiet: Quiet = False,
 ) -> None:
-    """Train and evaluate a shipped experiment (or go on with it) and compare with what its source claims."""
+    """Train and evaluate a shipped experiment, or resume it, and compare with the published result."""
     from robustcli.reports.runs import claim_table
     from robustcli.specs.check import to_plain
     from robustcli.store.runs import folder_of
@@ -108,10 +107,10 @@ def reproduce(
     spec = _read(name, overrides)
     results = _run(spec, runs, quiet, resume=True)
     seconds = sum(record.get("seconds", 0.0) for record in folder_of(runs, spec).records())
-    typer.echo(f"training took {seconds:.1f} s, checks apart")
+    typer.echo(f"training took {seconds:.1f} s without the checks after each epoch")
     results["claim"] = to_plain(spec.claim) if spec.claim else None
     if results["claim"] is None:
-        typer.echo("This spec carries no claim to compare with.")
+        typer.echo("This spec has no claim to compare with.")
         return
     console().print(claim_table(results))
     claim = results["claim"]
@@ -126,24 +125,24 @@ def reproduce(
 
 @app.command()
 def demo(runs: Runs = Path("runs"), quiet: Quiet = False) -> None:
-    """Train a natural and a robust model on the embedded digits and show what an attack leaves of each."""
+    """Train a natural and a robust model on the embedded digits and attack both."""
     for name in ("demo/digits_natural", "demo/digits_pgd_at"):
         _run(_read(name, []), runs, quiet, resume=True)
 
 
 @app.command()
 def validate(
-    specs: Annotated[list[str] | None, typer.Argument(help="Files, or names of shipped specs and sweeps.")] = None,
+    specs: Annotated[list[str] | None, typer.Argument(help="Files or names of specs and sweeps.")] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of specs, for editors.")] = False,
 ) -> None:
-    """Check specs, and sweeps row by row, without running anything; every problem is shown with its line."""
+    """Check specs and sweeps without running anything, and print every problem with its line."""
     if schema:
         from robustcli.specs.schema import json_schema
 
         typer.echo(json.dumps(json_schema(), indent=2))
         return
     if not specs:
-        raise RobustCliError("nothing to check; name a spec, or ask for --schema")
+        raise RobustCliError("no spec given; name one, or use --schema")
     failures = []
     for name in specs:
         try:
@@ -155,7 +154,7 @@ def validate(
 
 
 def _validate(name: str) -> None:
-    """Check one file and say what it is."""
+    """Check one file and print its digest, warnings and notes."""
     path = experiments.find(name)
     if is_sweep(path):
         checked = Sweep.read(path)
@@ -173,13 +172,13 @@ def _validate(name: str) -> None:
 
 @app.command("cp")
 def copy_experiment(
-    name: Annotated[str, typer.Argument(help="A shipped experiment.")],
-    target: Annotated[Path, typer.Argument(help="The new file.")],
+    name: Annotated[str, typer.Argument(help="Shipped experiment or sweep.")],
+    target: Annotated[Path, typer.Argument(help="New file.")],
 ) -> None:
-    """Copy a shipped spec, to change it."""
+    """Copy a shipped spec to a new file."""
     source = experiments.find(name)
     if target.exists():
-        raise RobustCliError(f"{target}: exists already; nothing is overwritten")
+        raise RobustCliError(f"{target}: exists already; choose another name or remove it")
     if not target.parent.is_dir():
         raise RobustCliError(f"{target}: there is no folder {target.parent}")
     shutil.copyfile(source, target)
@@ -188,7 +187,7 @@ def copy_experiment(
 
 @app.command("runs")
 def list_runs(runs: Runs = Path("runs"), as_json: Json = False) -> None:
-    """List all runs with their status and results."""
+    """List runs with their status and results."""
     from robustcli.reports.runs import run_rows, run_table
 
     rows = run_rows(runs)
@@ -202,10 +201,10 @@ def list_runs(runs: Runs = Path("runs"), as_json: Json = False) -> None:
 
 @app.command()
 def report(
-    folders: Annotated[list[Path], typer.Argument(help="Run folders, or folders of runs.")],
+    folders: Annotated[list[Path], typer.Argument(help="Run folders, or folders that contain runs.")],
     into: Annotated[Path | None, typer.Option(help="Replace the block <!-- results --> of this file.")] = None,
 ) -> None:
-    """Print a Markdown table of finished runs, or put it into a file."""
+    """Print a Markdown table of finished runs, or write it into a file."""
     from robustcli.reports.runs import markdown, replace_block
     from robustcli.store.runs import RunFolder
 

@@ -1,4 +1,4 @@
-"""`robust list` and `robust show`: what there is to choose from. Only the size of architectures needs torch."""
+"""`robust list` and `robust show`. Only the size of architectures needs torch."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -27,12 +27,17 @@ _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
 @app.command("list")
 def list_members(
     registry: Annotated[str | None, typer.Argument(help=f"experiments, {', '.join(FAMILIES)}.")] = None,
-    family: Annotated[str | None, typer.Option(help="Architectures of one file, such as wide_resnet.")] = None,
+    family: Annotated[
+        str | None, typer.Option(help="Only architectures of this file, for example wide_resnet.")
+    ] = None,
     max_parameters: Annotated[
-        str | None, typer.Option(help="Architectures of at most so many parameters, such as 12M.")
+        str | None, typer.Option(help="Only architectures with at most this many parameters, for example 12M.")
     ] = None,
     max_macs: Annotated[
-        str | None, typer.Option(help="... and of so many multiply-accumulates of a 3x32x32 image, such as 1G.")
+        str | None,
+        typer.Option(
+            help="Only architectures with at most this many multiply-accumulates for a 3x32x32 image, for example 1G."
+        ),
     ] = None,
     into: Annotated[
         Path | None, typer.Option(help="Replace the block <!-- recipes --> of this file by the index of experiments.")
@@ -40,7 +45,7 @@ def list_members(
 ) -> None:
     """List the members of every registry, or of one, with the first line of each description."""
     if registry is not None and registry not in _LISTS:
-        raise RobustCliError(f"there is no list of '{registry}'{suggest(registry, _LISTS)}")
+        raise RobustCliError(f"there is no registry '{registry}'{suggest(registry, _LISTS)}")
     if into is not None:
         if registry != "experiments":
             raise RobustCliError("--into: only the list of experiments can be written; use `robust list experiments`")
@@ -49,7 +54,7 @@ def list_members(
     filters = {"--family": family, "--max-parameters": max_parameters, "--max-macs": max_macs}
     asked = [option for option, value in filters.items() if value is not None]
     if asked and registry != "architectures":
-        raise RobustCliError(f"{', '.join(asked)}: for architectures alone; write `robust list architectures`")
+        raise RobustCliError(f"{', '.join(asked)}: supported only by `robust list architectures`")
     members = _of_file(family) if family is not None else [*catalog("architectures").values()]
     if max_parameters is not None or max_macs is not None:
         _list_sizes(members, _amount("--max-parameters", max_parameters), _amount("--max-macs", max_macs))
@@ -68,7 +73,7 @@ def list_members(
 
 
 def _of_file(family: str) -> list[Member]:
-    """The architectures that one file registers."""
+    """Return the architectures that one file registers."""
     files = {member.path.stem for member in catalog("architectures").values()}
     if family not in files:
         raise RobustCliError(f"--family: no file of architectures is called '{family}'{suggest(family, sorted(files))}")
@@ -76,17 +81,17 @@ def _of_file(family: str) -> list[Member]:
 
 
 def _amount(option: str, text: str | None) -> float:
-    """A number that may end with k, M or G; without one, no bound."""
+    """Parse a number that may end with k, M or G; None means no bound."""
     if text is None:
         return float("inf")
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([kMG]?)", text)
     if found is None:
-        raise RobustCliError(f"{option}: '{text}' is no amount; write one such as 500k, 12M or 1.5G")
+        raise RobustCliError(f"{option}: '{text}' is not a number; write for example 500k, 12M or 1.5G")
     return float(found[1]) * _UNITS[found[2]]
 
 
 def _list_sizes(members: Iterable[Member], max_parameters: float, max_macs: float) -> None:
-    """Those within both bounds with their defaults; their shapes are followed without computing anything."""
+    """Print the architectures within both bounds; only shapes are computed."""
     from robustcli.reports.anatomy import SHAPE, anatomy_of
 
     sizes: list[tuple[Member, int, int]] = []
@@ -109,31 +114,31 @@ def _list_sizes(members: Iterable[Member], max_parameters: float, max_macs: floa
         lightest = min(sizes, key=lambda size: size[1])
         cheapest = min(sizes, key=lambda size: size[2])
         typer.echo(
-            f"none is that small by default: {lightest[0].name} has the fewest parameters, {lightest[1]:,}, and "
-            f"{cheapest[0].name} the fewest multiply-accumulates, {cheapest[2] / 1e6:,.1f} million"
+            f"no architecture is that small with its defaults: {lightest[0].name} has the fewest parameters, "
+            f"{lightest[1]:,}, and {cheapest[0].name} the fewest multiply-accumulates, {cheapest[2] / 1e6:,.1f} million"
         )
     if unknown:
-        typer.echo(f"left out, because their size depends on their settings: {', '.join(unknown)}")
+        typer.echo(f"left out because their size depends on settings: {', '.join(unknown)}")
 
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="A member of any registry, or a shipped experiment.")],
+    name: Annotated[str, typer.Argument(help="Member of any registry, or shipped experiment.")],
     settings: Annotated[
-        list[str] | None, typer.Argument(help="Of an architecture that is measured, such as depth=34 widen=10.")
+        list[str] | None, typer.Argument(help="Settings of an architecture, for example depth=34 widen=10.")
     ] = None,
 ) -> None:
-    """Describe a member: its documentation, every parameter with its default, and where its code is."""
+    """Print the documentation, parameters, cost and source file of a member."""
     members = [catalog(family)[name] for family in FAMILIES if name in catalog(family)]
     if settings and members and not any(member.family == "architectures" for member in members):
-        raise RobustCliError(f"'{settings[0]}': settings are for architectures alone, and '{name}' is none")
+        raise RobustCliError(f"'{settings[0]}': only architectures take settings, and '{name}' is not one")
     for member in members:
         _show_member(member, settings or ())
     if members:
         return
     if name in (*experiments.names(), *experiments.sweeps()) or "/" in name:
         if settings:
-            raise RobustCliError(f"'{settings[0]}': settings are for architectures alone, and '{name}' is none")
+            raise RobustCliError(f"'{settings[0]}': only architectures take settings, and '{name}' is not one")
         typer.echo(experiments.find(name).read_text(encoding="utf-8"), nl=False)
         return
     known = [*(known for family in FAMILIES for known in catalog(family)), *experiments.names()]

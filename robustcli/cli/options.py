@@ -1,4 +1,4 @@
-"""What commands share: options that mean the same everywhere, and the console that tables go to."""
+"""Options that several commands share, and the console for tables."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -16,48 +16,56 @@ class NormName(StrEnum):
     l1 = "l1"
 
 
-Overrides = Annotated[list[str] | None, typer.Argument(help="Dotted overrides, such as train.epochs=30 seed=1.")]
-Runs = Annotated[Path, typer.Option("--runs", help="Folder of all runs.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only results.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Values to change in the spec, for example train.epochs=30 seed=1.")
+]
+Runs = Annotated[Path, typer.Option("--runs", help="Folder that holds all runs.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only results, no progress.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-# What `eval` and `diagnose` both ask: which network, which images, which threat.
+# Shared by `eval` and `diagnose`: network, images and threat model.
 Subject = Annotated[
     str | None,
     typer.Argument(
-        help="best.pt or last.pt of a run, weights with --architecture, a TorchScript file, torchvision:NAME or "
-        "timm:NAME."
+        help="Checkpoint of a run, weights file (with --architecture), TorchScript file, torchvision:NAME or timm:NAME."
     ),
 ]
 Architecture = Annotated[
-    str | None, typer.Option(help="Of weights that another program saved; see `robust list architectures`.")
+    str | None,
+    typer.Option(help="Architecture of a weights file saved by another program; see `robust list architectures`."),
 ]
 Model = Annotated[
-    str | None, typer.Option(help="path/file.py:function or package.module:function, which returns an nn.Module.")
+    str | None, typer.Option(help="Function that builds the network: path/file.py:function or package.module:function.")
 ]
 WeightsFile = Annotated[
     str | None,
-    typer.Option(help="A file of weights for --model or a zoo's network, or torchvision's name of some."),
+    typer.Option(
+        help="Weights for --model, torchvision:NAME or timm:NAME: a file, or the name of torchvision weights."
+    ),
 ]
-WeightsKey = Annotated[str | None, typer.Option(help="Which weights of a file that holds several.")]
+WeightsKey = Annotated[str | None, typer.Option(help="Key of the weights in a file that holds several objects.")]
 Mean = Annotated[
-    str | None, typer.Option(help="Of the normalisation before a network from elsewhere, such as 0.49,0.48,0.45.")
+    str | None, typer.Option(help="Mean of the input normalization of an external network, for example 0.49,0.48,0.45.")
 ]
-Std = Annotated[str | None, typer.Option(help="Likewise; 1 with --mean 0 is none.")]
+Std = Annotated[
+    str | None, typer.Option(help="Standard deviation of the input normalization; `--mean 0 --std 1` for none.")
+]
 Eps = Annotated[
-    str | None, typer.Option(help="Radius, such as 8/255; the spec's if left out, needed where there is none.")
+    str | None, typer.Option(help="Radius of the threat model, for example 8/255. Default: the value in the spec.")
 ]
-NormOption = Annotated[NormName | None, typer.Option(help="Norm; the spec's if left out.")]
-Examples = Annotated[int | None, typer.Option(min=1, help="The first so many test images.")]
-Images = Annotated[str | None, typer.Option(help="A data set's name, an .npz file or a folder of images.")]
-Seed = Annotated[int | None, typer.Option(min=0, help="Of the attack's noise; the spec's if left out.")]
-Out = Annotated[Path | None, typer.Option(help="Also write the JSON to this file.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i.")]
+NormOption = Annotated[NormName | None, typer.Option(help="Norm of the threat model. Default: the norm in the spec.")]
+Examples = Annotated[int | None, typer.Option(min=1, help="Use only the first N test images.")]
+Images = Annotated[str | None, typer.Option(help="Name of a data set, .npz file or folder of images.")]
+Seed = Annotated[
+    int | None, typer.Option(min=0, help="Seed for the attack's random noise. Default: the seed in the spec.")
+]
+Out = Annotated[Path | None, typer.Option(help="Also write the results to this JSON file.")]
+Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda or cuda:i.")]
 
 
 def console() -> Console:
-    """Where tables are printed."""
+    """Return the console for tables."""
     # Wide when not a terminal, so that tables in logs and pipes are not cut.
     screen = Console()
     return screen if screen.is_terminal else Console(width=200)

@@ -1,4 +1,4 @@
-"""The command `robust plan`: parse, call, print. torch is imported inside it."""
+"""The command `robust plan`. torch is imported inside it."""
 
 import json
 from concurrent.futures import ProcessPoolExecutor
@@ -19,32 +19,32 @@ app = typer.Typer()
 
 @app.command("plan")
 def plan_run(
-    name: Annotated[str, typer.Argument(metavar="SPEC", help="A spec's or a sweep's file, or a shipped one's name.")],
+    name: Annotated[str, typer.Argument(metavar="SPEC", help="File of a spec or sweep, or name of a shipped one.")],
     overrides: Overrides = None,
-    updates: Annotated[int, typer.Option(min=3, help="How many are made and measured.")] = 20,
+    updates: Annotated[int, typer.Option(min=3, help="Number of updates to measure.")] = 20,
     robust: Annotated[
         str | None,
         typer.Option(
-            help="Share of images that survive, which evaluations depend on: 0.5, or from least to largest 0.3-0.6. "
-            "If left out: what the spec's claim says, else 0.3-0.6."
+            help="Robust accuracy to assume, which determines the cost of attacks: a fraction such as 0.5, or a range "
+            "such as 0.3-0.6. Default: the spec's claim, or 0.3-0.6."
         ),
     ] = None,
     is_compiled: Annotated[
-        bool, typer.Option("--compile", help="Also try what compiling saves; takes a minute or more.")
+        bool, typer.Option("--compile", help="Also measure compilation; takes a minute or more.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Say what a run would take before it is begun: hours of training and of every evaluation, and memory.
+    """Estimate the cost of a run: hours of training, hours of every evaluation, and memory.
 
-    Twenty real updates are made, each attack makes some of its steps on a batch, and bf16 and the memory format are
-    tried. Nothing is stored. Without the images of a known data set random ones take their place. Of a sweep each row
-    is one line, and nothing is tried.
+    Measures some real updates and some steps of each attack, and what bf16 and the memory format would save. Nothing is
+    stored. If the images of a known data set are missing, random images replace them. For a sweep, every row is one
+    line and alternatives are not measured.
     """
     share = None if robust is None else _share(robust)
     path = experiments.find(name)
     if is_sweep(path):
         if is_compiled:
-            raise RobustCliError("--compile: is for one spec; of a sweep's rows nothing is tried")
+            raise RobustCliError("--compile: supports only a single spec, not a sweep")
         _plan_sweep(Sweep.read(path, overrides or ()), updates, share, as_json)
         return
     spec = ExperimentSpec.read(path, overrides or ())
@@ -66,7 +66,7 @@ def plan_run(
 
 
 def _plan_sweep(sweep: Sweep, updates: int, share: tuple[float, float] | None, as_json: bool) -> None:
-    """Every row in a process of its own, whose memory is that of the row alone."""
+    """Measure every row in its own process, so that its memory is measured separately."""
     from robustcli.reports.plan import sweep_table
     from robustcli.workflows.plan.story import Request, plan
 
@@ -83,12 +83,12 @@ def _plan_sweep(sweep: Sweep, updates: int, share: tuple[float, float] | None, a
 
 
 def _share(text: str) -> tuple[float, float]:
-    """ "0.5" or "0.3-0.6" as least and largest share."""
+    """Parse "0.5" or "0.3-0.6" into lower and upper bound."""
     words = text.split("-")
     try:
         bounds = [float(word) for word in words]
     except ValueError:
         bounds = []
     if len(bounds) not in (1, 2) or not all(0 <= bound <= 1 for bound in bounds) or bounds != sorted(bounds):
-        raise RobustCliError(f"--robust: '{text}' is no share of images; write 0.5, or 0.3-0.6 for a guess")
+        raise RobustCliError(f"--robust: '{text}' is not a fraction of images; write 0.5, or 0.3-0.6 for a range")
     return bounds[0], bounds[-1]

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a bar on a terminal, a line per epoch elsewhere."""
+"""Progress of a run: a bar in a terminal, one line per epoch in a log."""
 
 from collections.abc import Mapping
 from types import TracebackType
@@ -14,7 +14,7 @@ _HIDDEN = ("epoch", "seconds", "checked_on")
 
 
 class Screen:
-    """Shows training and evaluation on the error stream, so that results alone go to standard output.
+    """Shows progress on the error stream, so that standard output holds only results.
 
     Args:
         is_quiet: show nothing.
@@ -44,24 +44,24 @@ class Screen:
         self._bar.stop()
 
     def begin(self, updates: int, done: int) -> None:
-        """Training begins, with so many updates in all and so many done."""
+        """Start the bar: `updates` in total, `done` of them finished."""
         self._bar.update(self._task, total=updates, completed=done, visible=True)
 
     def step(self, images: int) -> None:
-        """One update is on its way."""
+        """Count one update of `images` images."""
         self._images += images
         elapsed = self._bar.tasks[0].elapsed
         rate = f"{self._images / elapsed:,.0f} images/s" if elapsed else ""
         self._bar.update(self._task, advance=1, rate=rate)
 
     def epoch(self, record: dict[str, Any]) -> None:
-        """One epoch is done and checked."""
+        """Print the record of a finished epoch."""
         trained = "  ".join(f"{key} {value:.4g}" for key, value in record.items() if key not in (*_CHECK, *_HIDDEN))
         checked = "  ".join(f"{key} {100 * record[key]:.1f}%" for key in _CHECK if key in record)
         self._print(f"epoch {record['epoch'] + 1:>3}  {trained}  {record['checked_on']}: {checked}")
 
     def evaluation(self, key: str, result: Mapping[str, Any] | None) -> None:
-        """An evaluation begins (result None) or is done."""
+        """Print that an evaluation starts (result None) or is finished."""
         self._bar.update(self._task, visible=False)
         text = (
             "..." if result is None else f"{interval(result)} % of {result['total']} images, {result['seconds']:.0f} s"
@@ -69,5 +69,5 @@ class Screen:
         self._print(f"evaluating {key}: {text}")
 
     def _print(self, text: str) -> None:
-        # Not wrapped: one line per event, however narrow a pipe pretends to be.
+        # Not wrapped: one line per event in any width.
         self.console.print(text, highlight=False, soft_wrap=True)

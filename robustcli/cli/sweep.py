@@ -1,4 +1,4 @@
-"""The command `robust sweep`: parse, call, print. torch is imported inside it."""
+"""The command `robust sweep`. torch is imported inside it."""
 
 import json
 from pathlib import Path
@@ -15,9 +15,9 @@ app = typer.Typer()
 
 @app.command("sweep")
 def run(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A sweep's file, or the name of a shipped one.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="File of a sweep, or name of a shipped sweep.")],
     overrides: Overrides = None,
-    row: Annotated[list[str] | None, typer.Option(help="May be repeated; all rows if left out.")] = None,
+    row: Annotated[list[str] | None, typer.Option(help="Row to run; may be repeated. Default: all rows.")] = None,
     runs: Runs = Path("runs"),
     into: Annotated[
         Path | None, typer.Option(help="Replace the block <!-- NAME OF THE SWEEP --> of this file.")
@@ -25,11 +25,11 @@ def run(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train and evaluate every row of a sweep, one after the other, and tell all in one table.
+    """Train and evaluate every row of a sweep and print one table.
 
-    Rows that are done are read, one that was killed goes on, one that another process has is left to it: the same
-    command continues, and run twice at once it shares the work. A row that fails in training says so in the table;
-    the others go on, and the exit code is 4.
+    Finished rows are read from disk, interrupted rows are resumed, and rows in use by another process are skipped. Run
+    the same command again to resume, or several times at once to share the work. If the training of a row fails, the
+    table says so, the other rows continue, and the exit code is 4.
     """
     sweep = Sweep.read(experiments.find(file), overrides or (), row or ())
     for chosen in sweep.rows:

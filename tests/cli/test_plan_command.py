@@ -78,7 +78,7 @@ def test_of_a_sweep_every_row_is_one_line(robust: Robust, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("words", "said"),
-    [(["--robust", "much"], "--robust: 'much' is no share"), (["train.epocs=3"], "did you mean 'epochs'")],
+    [(["--robust", "much"], "--robust: 'much' is not a fraction"), (["train.epocs=3"], "did you mean 'epochs'")],
 )
 def test_a_mistake_is_named(robust: Robust, tiny: Path, words: list[str], said: str) -> None:
     done = robust("plan", str(tiny), *words)
