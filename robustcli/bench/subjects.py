@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from robustcli.evaluation.evidence import Evidence, gather
 from robustcli.evaluators import Evaluator
 from robustcli.measuring.machine import circumstances
-from robustcli.models.find import Wanted, find_subject
-from robustcli.models.open import opened, threat_of
+from robustcli.models.find import ModelRequest, find_model
+from robustcli.models.open import open_model, threat_of
 from robustcli.registry.types import Norm
 from robustcli.runtime.device import choose_device
 from robustcli.threat.noise import IndexedNoise
@@ -65,10 +65,10 @@ def open_subject(
     Raises:
         RobustCliError: something a user can mend.
     """
-    wanted = Wanted(text=checkpoint, overrides=tuple(overrides), data=data)
-    subject = find_subject(wanted)
-    terms = subject.terms
-    threat = threat_of(terms, norm, eps, where="robust bench")
-    case = opened(wanted, subject, threat, choose_device(device))
+    wanted = ModelRequest(text=checkpoint, overrides=tuple(overrides), data=data)
+    subject = find_model(wanted)
+    defaults = subject.defaults
+    threat = threat_of(defaults, norm, eps, where="robust bench")
+    case = open_model(wanted, subject, threat, choose_device(device))
     x, y = case.data.evaluation("test", examples)
-    return BenchSubject(terms.name, case.built.network, x, y, threat)
+    return BenchSubject(defaults.name, case.loaded.network, x, y, threat)

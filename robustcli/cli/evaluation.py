@@ -29,7 +29,7 @@ from robustcli.cli.options import (
 from robustcli.errors import Interrupted, RobustCliError
 
 if TYPE_CHECKING:
-    from robustcli.models.find import Wanted
+    from robustcli.models.find import ModelRequest
 
 app = typer.Typer()
 
@@ -266,15 +266,15 @@ def compare_results(
         typer.echo(f"{name}: {pair.claim}")
 
 
-def _wanted(given: Mapping[str, Any]) -> "Wanted":
+def _wanted(given: Mapping[str, Any]) -> "ModelRequest":
     """Return the network that arguments and options of a command name."""
-    from robustcli.models.find import Wanted
+    from robustcli.models.find import ModelRequest
 
     words = [word for word in (given["subject"], *(given["overrides"] or ())) if word is not None]
     # With --model there is no other subject, and the first word is an override already.
     text = words.pop(0) if words and (given["model"] is None or "=" not in words[0]) else None
     names = ("architecture", "model", "weights", "weights_key", "mean", "std", "data")
-    return Wanted(text=text, overrides=tuple(words), **{name: given[name] for name in names})
+    return ModelRequest(text=text, overrides=tuple(words), **{name: given[name] for name in names})
 
 
 def _require_files(paths: Mapping[str, Path | None]) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from robustcli.architectures import ImageShape
-from robustcli.models.body import Body
+from robustcli.models.source import LoadedNetwork
 from robustcli.models.weights_file import Weights, filled
 from robustcli.registry.registry import MemberSpec, instantiate
 from robustcli.specs.check import to_plain
@@ -28,16 +28,16 @@ class Architecture:
     def plain_because(self) -> str | None:
         return "as architecture.normalize=none says" if self.chosen.options.normalize == "none" else None
 
-    def body(self, shape: ImageShape, device: torch.device) -> Body:
+    def load(self, shape: ImageShape, device: torch.device) -> LoadedNetwork:
         network: nn.Module = instantiate(self.chosen, shape)
         settings = " ".join(f"{key}={value}" for key, value in to_plain(self.chosen.parameters).items())
         words = f"{self.chosen.name}{f' with {settings}' if settings else ''}"
-        body = filled(network, self.weights, f"{words} for {shape.words}")
+        loaded = filled(network, self.weights, f"{words} for {shape.words}")
         note = (
             f"the weights fit {words}; what has no weights (activation, strides, padding, what a shortcut is fed) is "
             "taken from these settings, and a low clean accuracy may mean that one of them is wrong"
         )
-        notes = (*body.notes, note)
-        if self.plain_because and body.mean is not None:
-            return Body(network=network, notes=(*notes, f"the normalisation {body.source} was left out"))
-        return replace(body, notes=notes)
+        notes = (*loaded.notes, note)
+        if self.plain_because and loaded.mean is not None:
+            return LoadedNetwork(network=network, notes=(*notes, f"the normalisation {loaded.source} was left out"))
+        return replace(loaded, notes=notes)

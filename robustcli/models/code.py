@@ -16,7 +16,7 @@ from torch import nn
 
 from robustcli.architectures import ImageShape
 from robustcli.errors import RobustCliError, suggest
-from robustcli.models.body import Body, reason
+from robustcli.models.source import LoadedNetwork, reason
 from robustcli.models.weights_file import Weights, filled
 
 
@@ -40,7 +40,7 @@ class Code:
     def name(self) -> str:
         return self.target
 
-    def body(self, shape: ImageShape, device: torch.device) -> Body:
+    def load(self, shape: ImageShape, device: torch.device) -> LoadedNetwork:
         network = self.function
         if not isinstance(network, nn.Module):
             takes_classes = _parameters(self.target, self.function)
@@ -48,7 +48,7 @@ class Code:
                 network = self.function(classes=shape.classes) if takes_classes else self.function()
         if not isinstance(network, nn.Module):
             raise RobustCliError(f"--model: {self.target}: returned {type(network).__name__}; expected an nn.Module")
-        return Body(network=network) if self.weights is None else filled(network, self.weights, self.target)
+        return LoadedNetwork(network=network) if self.weights is None else filled(network, self.weights, self.target)
 
 
 def load_code(target: str, weights: Weights | None) -> Code:

@@ -7,10 +7,10 @@ from typing import Any
 
 from robustcli.errors import RobustCliError, suggest
 from robustcli.models.architecture import Architecture
-from robustcli.models.body import Origin
 from robustcli.models.code import load_code
+from robustcli.models.model import ExternalModel, Model, TrainedModel
 from robustcli.models.script import Script, is_torchscript
-from robustcli.models.sources import Foreign, Subject, Trained
+from robustcli.models.source import ModelSource
 from robustcli.models.weights_file import Weights, read_weights
 from robustcli.models.zoos import in_timm, light_xcit, published
 from robustcli.registry.catalog import catalog
@@ -29,7 +29,7 @@ _DEFAULT = ("clean", "autoattack")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class ModelRequest:
     """How a user names what is to be evaluated; None is not said.
 
     Args:
@@ -54,54 +54,54 @@ class Wanted:
     data: str | None = None
 
 
-def find_subject(wanted: Wanted) -> Subject:
+def find_model(request: ModelRequest) -> Model:
     """What the user names; files are read here, networks are built when the images are known.
 
     Raises:
         RobustCliError: nothing is named, or two things, or what is named is not there or cannot be read.
     """
-    if wanted.text is None and wanted.model is None:
+    if request.text is None and request.model is None:
         raise RobustCliError(
             "nothing says what to evaluate; name a checkpoint, a file of weights with --architecture, a TorchScript "
             "file, torchvision:NAME, timm:NAME, or --model file.py:function"
         )
-    if wanted.model is not None and (wanted.text is not None or wanted.architecture is not None):
-        other = "--architecture" if wanted.text is None else f"'{wanted.text}'"
-        hint = "" if wanted.text is None else "; weights for --model go to --weights"
+    if request.model is not None and (request.text is not None or request.architecture is not None):
+        other = "--architecture" if request.text is None else f"'{request.text}'"
+        hint = "" if request.text is None else "; weights for --model go to --weights"
         raise RobustCliError(f"{other} and --model both say what to evaluate; leave one out{hint}")
-    if wanted.weights_key is not None and wanted.architecture is None and wanted.weights is None:
+    if request.weights_key is not None and request.architecture is None and request.weights is None:
         raise RobustCliError("--weights-key needs --architecture or --weights, which name a file of weights")
-    if wanted.model is not None:
-        weights = None if wanted.weights is None else _read(wanted, wanted.weights)
-        return _foreign(wanted, load_code(wanted.model, weights))
-    assert wanted.text is not None
-    zoo, _, model = wanted.text.partition(":")
+    if request.model is not None:
+        weights = None if request.weights is None else _read(request, request.weights)
+        return _foreign(request, load_code(request.model, weights))
+    assert request.text is not None
+    zoo, _, model = request.text.partition(":")
     if zoo in _ZOOS:
-        return _from_zoo(wanted, zoo, model)
-    if wanted.weights is not None:
-        raise RobustCliError(f"--weights needs --model, torchvision:NAME or timm:NAME; '{wanted.text}' brings its own")
-    if wanted.architecture is not None:
-        return _with_architecture(wanted, {"name": wanted.architecture}, wanted.text)
-    path = Path(wanted.text)
+        return _from_zoo(request, zoo, model)
+    if request.weights is not None:
+        raise RobustCliError(f"--weights needs --model, torchvision:NAME or timm:NAME; '{request.text}' brings its own")
+    if request.architecture is not None:
+        return _with_architecture(request, {"name": request.architecture}, request.text)
+    path = Path(request.text)
     if path.is_file() and is_torchscript(path):
-        return _foreign(wanted, Script(path))
-    return _trained(wanted, path)
+        return _foreign(request, Script(path))
+    return _trained(request, path)
 
 
-def _trained(wanted: Wanted, path: Path) -> Trained:
-    if wanted.mean is not None or wanted.std is not None:
+def _trained(request: ModelRequest, path: Path) -> TrainedModel:
+    if request.mean is not None or request.std is not None:
         raise RobustCliError(f"--mean and --std: {path} brings its own normalisation")
     contents = _checkpoint(path)
     source = f"the spec inside {path}"
     inside = ExperimentSpec.parse(contents["spec"], source)
     # With --data the spec's own data set is out of the play, and overrides of data are about the other one.
-    rest = [text for text in wanted.overrides if wanted.data is None or not _is_about("data", text)]
+    rest = [text for text in request.overrides if request.data is None or not _is_about("data", text)]
     spec = ExperimentSpec.parse(override_text(contents["spec"], rest, source), source)
     if spec.architecture != inside.architecture:
         raise RobustCliError("architecture: cannot be overridden")
     height = contents["shape"][1]
-    data = spec.data if wanted.data is None else _data(_overridden(wanted, {"data": _images(wanted.data, height)}))
-    return Trained(path, contents, spec, data)
+    data = spec.data if request.data is None else _data(_overridden(request, {"data": _images(request.data, height)}))
+    return TrainedModel(path, contents, spec, data)
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:
@@ -116,52 +116,52 @@ def _checkpoint(path: Path) -> dict[str, Any]:
         raise RobustCliError(f"{error}; for weights alone say --architecture or --model too{weights.hint}") from None
 
 
-def _from_zoo(wanted: Wanted, zoo: str, model: str) -> Foreign:
-    if wanted.architecture is not None:
-        raise RobustCliError(f"--architecture: {wanted.text} brings its own; leave one out")
-    is_file = wanted.weights is not None and Path(wanted.weights).is_file()
-    if wanted.weights_key is not None and not is_file:
-        raise RobustCliError(f"--weights-key: {wanted.weights} is no file of weights")
+def _from_zoo(request: ModelRequest, zoo: str, model: str) -> ExternalModel:
+    if request.architecture is not None:
+        raise RobustCliError(f"--architecture: {request.text} brings its own; leave one out")
+    is_file = request.weights is not None and Path(request.weights).is_file()
+    if request.weights_key is not None and not is_file:
+        raise RobustCliError(f"--weights-key: {request.weights} is no file of weights")
     if zoo == "timm":
-        if wanted.weights is not None and not is_file:
-            raise RobustCliError(f"--weights: {wanted.weights}: no such file; timm's tags follow the name after a dot")
+        if request.weights is not None and not is_file:
+            raise RobustCliError(f"--weights: {request.weights}: no such file; timm's tags follow the name after a dot")
         ours = light_xcit(model)
-        if wanted.weights is not None:
-            return _with_architecture(wanted, ours or {"name": "timm", "model": model}, wanted.weights)
+        if request.weights is not None:
+            return _with_architecture(request, ours or {"name": "timm", "model": model}, request.weights)
         if ours is not None:
             raise RobustCliError(f"timm:{model}: timm does not have its weights; --weights names a file of them")
-        return _foreign(wanted, in_timm(model))
-    if wanted.weights is None:
+        return _foreign(request, in_timm(model))
+    if request.weights is None:
         raise RobustCliError(
-            f"{wanted.text}: its weights would be random; --weights names a file, or published ones such as DEFAULT"
+            f"{request.text}: its weights would be random; --weights names a file, or published ones such as DEFAULT"
         )
     if is_file:
-        return _with_architecture(wanted, {"name": "torchvision", "model": model}, wanted.weights)
-    return _foreign(wanted, published(model, wanted.weights))
+        return _with_architecture(request, {"name": "torchvision", "model": model}, request.weights)
+    return _foreign(request, published(model, request.weights))
 
 
-def _with_architecture(wanted: Wanted, architecture: Mapping[str, Any], file: str) -> Foreign:
-    values = _overridden(wanted, {"architecture": dict(architecture), **_data_of(wanted, None)})
+def _with_architecture(request: ModelRequest, architecture: Mapping[str, Any], file: str) -> ExternalModel:
+    values = _overridden(request, {"architecture": dict(architecture), **_data_of(request, None)})
     family = Family("architectures", ArchitectureOptions)
     chosen = checked(lambda checker: checker.chosen(family, values["architecture"], ("architecture",)), _HERE)
     if chosen.options.normalize == "per_image":
         raise RobustCliError(
             "architecture.normalize=per_image: weights of a file are normalised per channel; write dataset or none"
         )
-    if wanted.mean is not None and chosen.options.normalize == "none":
+    if request.mean is not None and chosen.options.normalize == "none":
         raise RobustCliError("--mean and architecture.normalize=none contradict each other; leave one out")
-    return _foreign(wanted, Architecture(chosen, _read(wanted, file)), values)
+    return _foreign(request, Architecture(chosen, _read(request, file)), values)
 
 
-def _foreign(wanted: Wanted, source: Origin, values: Mapping[str, Any] | None = None) -> Foreign:
-    """Under the terms of the command line.
+def _foreign(request: ModelRequest, source: ModelSource, values: Mapping[str, Any] | None = None) -> ExternalModel:
+    """Under the defaults of the command line.
 
     Args:
         values: architecture and data with overrides applied, if that is done.
     """
     if values is None:
-        values = _overridden(wanted, _data_of(wanted, source.size))
-    for override in wanted.overrides:
+        values = _overridden(request, _data_of(request, source.size))
+    for override in request.overrides:
         if not _is_about("data", override) and not _is_about("architecture", override):
             raise RobustCliError(
                 f"override '{override}': {source.name} has no spec; only data and, with --architecture, architecture "
@@ -169,12 +169,12 @@ def _foreign(wanted: Wanted, source: Origin, values: Mapping[str, Any] | None = 
             )
     if "architecture" in values and not isinstance(source, Architecture):
         raise RobustCliError(f"architecture: {source.name} brings its own, which cannot be overridden")
-    if (wanted.mean is None) != (wanted.std is None):
+    if (request.mean is None) != (request.std is None):
         raise RobustCliError("--mean and --std are given together, or neither is")
-    mean, std = _numbers("--mean", wanted.mean), _numbers("--std", wanted.std)
+    mean, std = _numbers("--mean", request.mean), _numbers("--std", request.std)
     if std is not None and min(std) <= 0:
-        raise RobustCliError(f"--std: {wanted.std}: expected numbers above 0")
-    return Foreign(
+        raise RobustCliError(f"--std: {request.std}: expected numbers above 0")
+    return ExternalModel(
         source=source, data=_data(values), evaluate={name: _evaluator(name) for name in _DEFAULT}, mean=mean, std=std
     )
 
@@ -185,8 +185,8 @@ def _evaluator(name: str) -> MemberSpec:
     return chosen
 
 
-def _data_of(wanted: Wanted, size: int | None) -> dict[str, Any]:
-    return {} if wanted.data is None else {"data": _images(wanted.data, size)}
+def _data_of(request: ModelRequest, size: int | None) -> dict[str, Any]:
+    return {} if request.data is None else {"data": _images(request.data, size)}
 
 
 def _images(text: str, size: int | None) -> dict[str, Any]:
@@ -204,9 +204,9 @@ def _images(text: str, size: int | None) -> dict[str, Any]:
     raise RobustCliError(f"--data: '{text}' is no data set, folder or .npz file{suggest(text, catalog('datasets'))}")
 
 
-def _overridden(wanted: Wanted, values: Mapping[str, Any]) -> dict[str, Any]:
+def _overridden(request: ModelRequest, values: Mapping[str, Any]) -> dict[str, Any]:
     """Architecture and data with the overrides applied that are about them."""
-    overrides = [text for text in wanted.overrides if _is_about("data", text) or _is_about("architecture", text)]
+    overrides = [text for text in request.overrides if _is_about("data", text) or _is_about("architecture", text)]
     value: dict[str, Any] = parse_yaml(override_text(to_yaml(dict(values)), overrides, _HERE), _HERE).value
     return value
 
@@ -230,8 +230,8 @@ def _is_about(part: str, override: str) -> bool:
     return override.partition("=")[0].partition(".")[0] == part
 
 
-def _read(wanted: Wanted, text: str) -> Weights:
-    return read_weights(Path(text), wanted.weights_key)
+def _read(request: ModelRequest, text: str) -> Weights:
+    return read_weights(Path(text), request.weights_key)
 
 
 def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:

@@ -9,7 +9,7 @@ import torch
 
 from robustcli.architectures import ImageShape
 from robustcli.errors import RobustCliError
-from robustcli.models.body import Body, reason
+from robustcli.models.source import LoadedNetwork, reason
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,12 @@ class Script:
     def name(self) -> str:
         return self.path.name
 
-    def body(self, shape: ImageShape, device: torch.device) -> Body:
+    def load(self, shape: ImageShape, device: torch.device) -> LoadedNetwork:
         with warnings.catch_warnings():
             # That newer ways exist is no news to the user of a file that was written in this one.
             warnings.simplefilter("ignore", FutureWarning)
             try:
-                return Body(network=torch.jit.load(str(self.path), map_location=device))  # type: ignore[no-untyped-call]
+                return LoadedNetwork(network=torch.jit.load(str(self.path), map_location=device))  # type: ignore[no-untyped-call]
             except RuntimeError as error:
                 raise RobustCliError(f"{self.path}: TorchScript that cannot be loaded: {reason(error)}") from error
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.errors import RobustCliError, suggest
-from robustcli.models.body import Body
 from robustcli.models.key_families import recognise
 from robustcli.models.script import is_torchscript
+from robustcli.models.source import LoadedNetwork
 from robustcli.store.checkpoint import why_unreadable
 
 # How deep below the top of a file weights are looked for, such as state_dict or model.state_dict.
@@ -111,7 +111,7 @@ def read_weights(path: Path, key: str | None = None) -> Weights:
     return Weights(path, found[where], notes=(f"{path.name}: weights are those under '{where}'",) if where else ())
 
 
-def filled(network: nn.Module, weights: Weights, name: str) -> Body:
+def filled(network: nn.Module, weights: Weights, name: str) -> LoadedNetwork:
     """The network with weights of a file in it, and the normalisation that was saved beside them.
 
     Args:
@@ -124,7 +124,9 @@ def filled(network: nn.Module, weights: Weights, name: str) -> Body:
     """
     own = weights.unwrapped(network.state_dict().keys())
     notes = fit(network, own, name)
-    return Body(network=network, mean=own.mean, std=own.std, source=f"saved in {own.path.name}", notes=tuple(notes))
+    return LoadedNetwork(
+        network=network, mean=own.mean, std=own.std, source=f"saved in {own.path.name}", notes=tuple(notes)
+    )
 
 
 def fit(network: nn.Module, weights: Weights, name: str) -> list[str]:

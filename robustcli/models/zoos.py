@@ -10,7 +10,7 @@ import torch
 from robustcli.architectures import ImageShape
 from robustcli.architectures.borrowed import nearest_in_timm, timm_package
 from robustcli.errors import RobustCliError, suggest
-from robustcli.models.body import Body
+from robustcli.models.source import LoadedNetwork
 
 # What the XCiTs of the light recipe are called where timm is extended by them: RobustBench asks for
 # debenedetti2020light_xcit_s_cifar10_linf, and registered is debenedetti2022light_xcit_s12_cifar10_linf.
@@ -39,7 +39,7 @@ class Torchvision:
     def size(self) -> int | None:
         return int(self.weights.transforms().crop_size[0])
 
-    def body(self, shape: ImageShape, device: torch.device) -> Body:
+    def load(self, shape: ImageShape, device: torch.device) -> LoadedNetwork:
         from torchvision import models
 
         try:
@@ -48,7 +48,7 @@ class Torchvision:
             raise RobustCliError(f"{self.name}: its weights {self.weights.name} cannot be fetched: {error}") from error
         preset = self.weights.transforms()
         source = f"of torchvision's weights {self.weights.name}"
-        return Body(network=network, mean=tuple(preset.mean), std=tuple(preset.std), source=source)
+        return LoadedNetwork(network=network, mean=tuple(preset.mean), std=tuple(preset.std), source=source)
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,15 @@ class Timm:
     def size(self) -> int | None:
         return None
 
-    def body(self, shape: ImageShape, device: torch.device) -> Body:
+    def load(self, shape: ImageShape, device: torch.device) -> LoadedNetwork:
         try:
             network = timm_package().create_model(self.model, pretrained=True)
         except (OSError, RuntimeError) as error:
             raise RobustCliError(f"{self.name}: its published weights cannot be had: {error}") from error
         config = network.pretrained_cfg
-        return Body(network=network, mean=tuple(config["mean"]), std=tuple(config["std"]), source="of timm's weights")
+        return LoadedNetwork(
+            network=network, mean=tuple(config["mean"]), std=tuple(config["std"]), source="of timm's weights"
+        )
 
 
 def published(model: str, weights: str) -> Torchvision:

@@ -15,8 +15,8 @@ from robustcli.diagnostics import Diagnostic
 from robustcli.errors import EvaluationError, RobustCliError, suggest
 from robustcli.evaluation.evaluate import preflight, settled
 from robustcli.evaluation.isolation import generators_restored
-from robustcli.models.find import Wanted, find_subject
-from robustcli.models.open import opened, threat_of
+from robustcli.models.find import ModelRequest, find_model
+from robustcli.models.open import open_model, threat_of
 from robustcli.registry.catalog import catalog
 from robustcli.registry.registry import MemberSpec, instantiate
 from robustcli.registry.types import Family, exact_text
@@ -44,7 +44,7 @@ class Request:
         device: auto, cpu, cuda or cuda:i.
     """
 
-    subject: Wanted
+    subject: ModelRequest
     diagnostics: tuple[str, ...]
     eps: str | None = None
     norm: str | None = None
@@ -66,17 +66,17 @@ def diagnose(request: Request, begins: Callable[[str], None]) -> dict[str, Any]:
     own = [text for text in request.subject.overrides if _diagnostic_of(text) is not None]
     chosen = choose(request.diagnostics, own)
     wanted = replace(request.subject, overrides=tuple(text for text in request.subject.overrides if text not in own))
-    subject = find_subject(wanted)
-    terms = subject.terms
-    threat = threat_of(terms, request.norm, request.eps, where=_HERE)
+    subject = find_model(wanted)
+    defaults = subject.defaults
+    threat = threat_of(defaults, request.norm, request.eps, where=_HERE)
     diagnostics = {name: instantiate(choice) for name, choice in chosen.items()}
-    case = opened(wanted, subject, threat, choose_device(request.device))
+    case = open_model(wanted, subject, threat, choose_device(request.device))
     x, y = case.data.evaluation("test", request.examples)
-    seed = terms.seed if request.seed is None else request.seed
+    seed = defaults.seed if request.seed is None else request.seed
     results = {}
     for name, diagnostic in diagnostics.items():
         begins(name)
-        results[name] = look(diagnostic, case.built.network, x, y, threat, seed)
+        results[name] = look(diagnostic, case.loaded.network, x, y, threat, seed)
     # All overrides, those of diagnostics too: as the user wrote them.
     head = {**case.to_json(), "subject": asdict(request.subject)}
     return {**head, "seed": seed, "examples": len(x), "diagnostics": results}

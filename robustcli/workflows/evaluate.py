@@ -15,9 +15,9 @@ from robustcli.evaluation.watcher import EvaluationWatcher
 from robustcli.evaluation.workers import Share, device_of, in_processes, share_of_torchrun, wait_for_torchrun
 from robustcli.evaluators import Evaluator, files_of
 from robustcli.models.digest import network_digest, weights_digest
-from robustcli.models.find import Wanted, find_subject
-from robustcli.models.open import Opened, opened, threat_of
-from robustcli.models.sources import Terms
+from robustcli.models.find import ModelRequest, find_model
+from robustcli.models.model import EvaluationDefaults
+from robustcli.models.open import OpenedModel, open_model, threat_of
 from robustcli.registry.catalog import catalog
 from robustcli.registry.registry import MemberSpec, instantiate
 from robustcli.registry.types import Family
@@ -47,7 +47,7 @@ class Request:
         workers: processes at once.
     """
 
-    subject: Wanted
+    subject: ModelRequest
     attack: str | None = None
     options: Mapping[str, Any]
     eps: str | None = None
@@ -99,7 +99,7 @@ def assess_share(request: Request, share: Share) -> None:
 class _Case:
     """A request, made out: everything that an evaluation takes."""
 
-    opened: Opened
+    opened: OpenedModel
     chosen: dict[str, MemberSpec]
     evaluators: dict[str, Evaluator]
     seed: int
@@ -130,24 +130,24 @@ class _Case:
             self.chosen[key],
             self.evaluators[key],
             self.opened.data,
-            self.opened.built.network,
+            self.opened.loaded.network,
             self.opened.threat,
             self.seed,
-            expected_clean=self.opened.built.clean,
+            expected_clean=self.opened.loaded.clean,
             share=share,
         )
 
 
 def _case(request: Request, device: torch.device) -> _Case:
-    subject = find_subject(request.subject)
-    terms = subject.terms
-    chosen = _evaluations(request, terms)
+    subject = find_model(request.subject)
+    defaults = subject.defaults
+    chosen = _evaluations(request, defaults)
     is_attacked = any(choice.name != "clean" for choice in chosen.values())
-    threat = threat_of(terms, request.norm, request.eps, is_attacked=is_attacked)
+    threat = threat_of(defaults, request.norm, request.eps, is_attacked=is_attacked)
     evaluators = {key: instantiate(choice) for key, choice in chosen.items()}
-    case = opened(request.subject, subject, threat, device)
-    seed = terms.seed if request.seed is None else request.seed
-    network = case.built.network
+    case = open_model(request.subject, subject, threat, device)
+    seed = defaults.seed if request.seed is None else request.seed
+    network = case.loaded.network
     files = [files_digest(files_of(evaluator)) for evaluator in evaluators.values()]
     digest = [weights_digest(network), network_digest(network), case.data.digest, str(threat), seed, chosen, files]
     return _Case(
@@ -155,7 +155,7 @@ def _case(request: Request, device: torch.device) -> _Case:
         chosen=chosen,
         evaluators=evaluators,
         seed=seed,
-        folder=RunFolder(_folder(request.store, terms.name, digest)),
+        folder=RunFolder(_folder(request.store, defaults.name, digest)),
     )
 
 
@@ -169,7 +169,7 @@ def _folder(store: Path, name: str, parts: Sequence[Any]) -> Path:
     return store / f"{Path(name).name}-{digest[:8]}"
 
 
-def _evaluations(request: Request, spec: Terms) -> dict[str, MemberSpec]:
+def _evaluations(request: Request, spec: EvaluationDefaults) -> dict[str, MemberSpec]:
     """What to evaluate, by the name of its result."""
     if request.attack is None:
         if request.options:

@@ -20,8 +20,8 @@ from robustcli.evaluation.per_image import Line, decoded, read_ledger, read_witn
 from robustcli.evaluation.stored import Dossier
 from robustcli.evaluators import Evaluator, looks_of
 from robustcli.models.digest import weights_digest
-from robustcli.models.find import Wanted, find_subject
-from robustcli.models.sources import Subject
+from robustcli.models.find import ModelRequest, find_model
+from robustcli.models.model import Model
 from robustcli.registry.registry import instantiate
 from robustcli.registry.types import Family
 from robustcli.runtime.device import choose_device
@@ -71,8 +71,8 @@ def verify_folder(folder: Path, overrides: Sequence[str], checkpoint: str | None
     keys = sorted(path.stem for path in dossiers.glob("*.csv"))
     if not keys:
         raise RobustCliError(f"{dossiers}: no ledger (*.csv); nothing to check")
-    data = load_data(subject.terms.data, choose_device(device))
-    network = subject.build(data, choose_device(device)).network
+    data = load_data(subject.defaults.data, choose_device(device))
+    network = subject.load(data, choose_device(device)).network
     x, y = data.evaluation("test", None)
     summary = folder / "results.json"
     summed_up: Mapping[str, Any] = read_json(summary)["evaluations"] if summary.is_file() else {}
@@ -87,7 +87,7 @@ def verify_folder(folder: Path, overrides: Sequence[str], checkpoint: str | None
     return findings
 
 
-def find_evidence(folder: Path, overrides: Sequence[str], checkpoint: str | None) -> tuple[Subject, Path]:
+def find_evidence(folder: Path, overrides: Sequence[str], checkpoint: str | None) -> tuple[Model, Path]:
     """What the evaluations in a folder are about, and where their dossiers lie.
 
     Args:
@@ -100,14 +100,14 @@ def find_evidence(folder: Path, overrides: Sequence[str], checkpoint: str | None
     """
     files = RunFolder(folder)
     if files.spec.is_file():
-        wanted = Wanted(text=str(files.best))
+        wanted = ModelRequest(text=str(files.best))
     elif files.results.is_file() and "subject" in read_json(files.results):
         stored = read_json(files.results)["subject"]
-        wanted = Wanted(**{**stored, "overrides": tuple(stored["overrides"])})
+        wanted = ModelRequest(**{**stored, "overrides": tuple(stored["overrides"])})
     else:
         raise RobustCliError(f"{folder}: neither a run nor what `robust eval` stored: no spec.yaml, no results.json")
     wanted = replace(wanted, text=checkpoint or wanted.text, overrides=(*wanted.overrides, *overrides))
-    return find_subject(wanted), files.evaluations
+    return find_model(wanted), files.evaluations
 
 
 def verify(dossier: Dossier, network: nn.Module, x: Tensor, y: Tensor) -> tuple[list[str], str]:

@@ -296,13 +296,13 @@ def test_torchvision_with_published_weights(robust: Robust, here: Path, monkeypa
 
 
 def test_images_of_a_folder_get_the_size_that_published_weights_were_made_for(here: Path) -> None:
-    from robustcli.models.find import Wanted, find_subject
+    from robustcli.models.find import ModelRequest, find_model
 
     (here / "photos").mkdir()
-    subject = find_subject(Wanted(text=SHUFFLE, weights="DEFAULT", data="photos"))
-    assert subject.terms.data.parameters["size"] == 224
-    other = find_subject(Wanted(text=SHUFFLE, weights="DEFAULT", data="photos", overrides=("data.size=96",)))
-    assert other.terms.data.parameters["size"] == 96
+    subject = find_model(ModelRequest(text=SHUFFLE, weights="DEFAULT", data="photos"))
+    assert subject.defaults.data.parameters["size"] == 224
+    other = find_model(ModelRequest(text=SHUFFLE, weights="DEFAULT", data="photos", overrides=("data.size=96",)))
+    assert other.defaults.data.parameters["size"] == 96
 
 
 @pytest.mark.parametrize("zoo", ["torchvision", "timm"])
@@ -378,9 +378,9 @@ def test_without_timm_the_extra_is_named(robust: Robust, here: Path, monkeypatch
         (("w.pt", *DIGITS), ("not written by `robust train`", "for weights alone say --architecture")),
         (("gone.pt", *SMALL, *DIGITS), ("gone.pt: no such file",)),
         (("mine.py", *SMALL, *DIGITS), ("mine.py: cannot be read as plain data",)),
-        (("w.pt", *SMALL, *DIGITS), ("--norm and --eps: w.pt does not say", "write --norm linf --eps 8/255")),
-        (("w.pt", *SMALL, *DIGITS, "--eps", "0.1"), ("--norm: w.pt does not say",)),
-        (("w.pt", *SMALL, *DIGITS, "--norm", "l2", *FEW), ("--eps: w.pt does not say",)),
+        (("w.pt", *SMALL, *DIGITS), ("--norm and --eps: w.pt has no threat model", "write --norm linf --eps 8/255")),
+        (("w.pt", *SMALL, *DIGITS, "--eps", "0.1"), ("--norm: w.pt has no threat model",)),
+        (("w.pt", *SMALL, *DIGITS, "--norm", "l2", *FEW), ("--eps: w.pt has no threat model",)),
         (("w.pt", *SMALL, *DIGITS, "--norm", "linf", "--eps", "8"), ("write 8/255",)),
         (("w.pt", *SMALL, *THREAT), ("--data: nothing says which images",)),
         (("w.pt", *SMALL, *THREAT, "--data", "digit"), ("no data set, folder or .npz file; did you mean 'digits'?",)),

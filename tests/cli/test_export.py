@@ -19,7 +19,7 @@ from robustcli.architectures import ImageShape, Network
 from robustcli.cli.progress import Screen
 from robustcli.errors import RobustCliError
 from robustcli.models.build import network_of
-from robustcli.models.find import Wanted
+from robustcli.models.find import ModelRequest
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store import checkpoint
 from robustcli.store.files import read_json, write_json
@@ -59,7 +59,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def stored(place: Path) -> Path:
     """AutoAttack as the leaderboard asks for it, on all of the few images, with witnesses."""
-    subject = Wanted(text=str(RunFolder(place / "run").best), data=str(place / "images.npz"))
+    subject = ModelRequest(text=str(RunFolder(place / "run").best), data=str(place / "images.npz"))
     request = Request(
         subject=subject, attack="autoattack", options={}, eps="30/255", store=place / "evals", witnesses=True
     )

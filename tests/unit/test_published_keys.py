@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.errors import RobustCliError
-from robustcli.models.find import Wanted, find_subject
+from robustcli.models.find import ModelRequest, find_model
 from robustcli.models.key_families import recognise
-from robustcli.models.sources import Foreign
+from robustcli.models.model import ExternalModel
 
 CLASSES = 10
 SHAPE = ImageShape(3, 32, 32, CLASSES)
@@ -362,12 +362,12 @@ def written(text: Mapping[str, Any]) -> tuple[str, ...]:
 def loaded(path: Path, family: Family, key: str | None = None) -> tuple[nn.Module, tuple[float, ...] | None]:
     """What `robust eval FILE --architecture NAME architecture.KEY=VALUE --data cifar10` makes of a file."""
     overrides = (*written(family.small_settings),)
-    wanted = Wanted(
+    wanted = ModelRequest(
         text=str(path), architecture=family.architecture, overrides=overrides, data="cifar10", weights_key=key
     )
-    subject = find_subject(wanted)
-    assert isinstance(subject, Foreign)
-    body = subject.source.body(SHAPE, torch.device("cpu"))
+    subject = find_model(wanted)
+    assert isinstance(subject, ExternalModel)
+    body = subject.source.load(SHAPE, torch.device("cpu"))
     return body.network, body.mean
 
 
@@ -470,9 +470,9 @@ def test_names_of_published_xcits_mean_this_projects(
     tmp_path: Path, name: str, size: str, width: int, heads: int, count: int
 ) -> None:
     torch.save({"model.cls_token.weight": torch.zeros(1)}, tmp_path / "w.pt")
-    wanted = Wanted(text=f"timm:{name.format(size)}", weights=str(tmp_path / "w.pt"), data="cifar10")
-    subject = find_subject(wanted)
-    assert isinstance(subject, Foreign)
+    wanted = ModelRequest(text=f"timm:{name.format(size)}", weights=str(tmp_path / "w.pt"), data="cifar10")
+    subject = find_model(wanted)
+    assert isinstance(subject, ExternalModel)
     chosen = subject.source.chosen  # type: ignore[attr-defined]
     assert chosen.name == "xcit"
     assert (chosen.parameters["width"], chosen.parameters["heads"], chosen.parameters["patch"]) == (width, heads, 4)
@@ -487,9 +487,9 @@ def test_a_published_xcit_is_loaded_by_its_name_in_timm(tmp_path: Path) -> None:
     file = {**{f"model.{key}": tensor for key, tensor in state.items()}, "normalize.mean": torch.zeros(3)}
     torch.save({**file, "normalize.std": torch.ones(3)}, tmp_path / "w.pt")
     name = "timm:debenedetti2020light_xcit_s_cifar10_linf"
-    subject = find_subject(Wanted(text=name, weights=str(tmp_path / "w.pt"), data="cifar10"))
-    assert isinstance(subject, Foreign)
-    body = subject.source.body(SHAPE, torch.device("cpu"))
+    subject = find_model(ModelRequest(text=name, weights=str(tmp_path / "w.pt"), data="cifar10"))
+    assert isinstance(subject, ExternalModel)
+    body = subject.source.load(SHAPE, torch.device("cpu"))
     found = body.network.state_dict()
     assert body.mean == (0, 0, 0)
     assert all(torch.equal(found[key], tensor) for key, tensor in state.items() if "num_batches" not in key)
@@ -498,8 +498,8 @@ def test_a_published_xcit_is_loaded_by_its_name_in_timm(tmp_path: Path) -> None:
 def test_an_xcit_for_imagenet_has_larger_patches_and_without_a_file_there_is_nothing_to_load(tmp_path: Path) -> None:
     torch.save({"model.cls_token.weight": torch.zeros(1)}, tmp_path / "w.pt")
     name = "timm:debenedetti2020light_xcit_m_imagenet_linf"
-    subject = find_subject(Wanted(text=name, weights=str(tmp_path / "w.pt"), data="cifar10"))
-    assert isinstance(subject, Foreign)
+    subject = find_model(ModelRequest(text=name, weights=str(tmp_path / "w.pt"), data="cifar10"))
+    assert isinstance(subject, ExternalModel)
     assert subject.source.chosen.parameters["patch"] == 16  # type: ignore[attr-defined]
     with pytest.raises(RobustCliError, match="timm does not have its weights; --weights names a file of them"):
-        find_subject(Wanted(text=name, data="cifar10"))
+        find_model(ModelRequest(text=name, data="cifar10"))

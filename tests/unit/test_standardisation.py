@@ -12,7 +12,7 @@ from robustcli.architectures import ImageShape, Network, Normalize, Standardize
 from robustcli.cli.progress import Screen
 from robustcli.diagnostics.layer_norms import LayerNorms
 from robustcli.models.build import build_network, network_of, start_from
-from robustcli.models.sources import Built
+from robustcli.models.model import LoadedModel
 from robustcli.registry.registry import MemberSpec
 from robustcli.specs.settings import ArchitectureOptions
 from robustcli.specs.spec import ExperimentSpec
@@ -80,7 +80,7 @@ def test_a_spec_builds_it_and_its_checkpoint_brings_it_back(tmp_path: Path) -> N
     spec, network = network_of(contents, torch.device("cpu"))
     assert isinstance(network.normalize, Standardize)
     assert spec.architecture.options.normalize == "per_image"
-    built = Built(network=network).to_json()
+    built = LoadedModel(network=network).to_json()
     assert (built["mean"], built["std"]) == (None, None)
     other = MemberSpec("architectures", "small_cnn", {"width": 4, "hidden": 8}, ArchitectureOptions())
     usual = build_network(other, ImageShape(1, 8, 8, 10), (0.3,), (0.5,))

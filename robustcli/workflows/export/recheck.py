@@ -75,7 +75,7 @@ def _check(wish: dict[str, Any]) -> dict[str, Any]:
     if network.training:
         return {"problems": ["model.py: the network is in train mode"], "checked": "nothing"}
     subject, _ = find_evidence(Path(wish["run"]), wish["overrides"], wish["checkpoint"])
-    x, y = load_data(subject.terms.data, device).evaluation("test", None)
+    x, y = load_data(subject.defaults.data, device).evaluation("test", None)
     problems, words = verify(Dossier(folder, wish["key"]), network, x, y)
     return {"problems": problems, "checked": words}
 

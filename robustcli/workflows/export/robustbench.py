@@ -16,7 +16,7 @@ from robustcli.errors import RobustCliError, suggest
 from robustcli.evaluation.per_image import read_ledger
 from robustcli.evaluation.stored import Dossier
 from robustcli.models.architecture import Architecture
-from robustcli.models.sources import Foreign, Subject, Trained
+from robustcli.models.model import ExternalModel, Model, TrainedModel
 from robustcli.registry.registry import MemberSpec
 from robustcli.runtime.device import choose_device
 from robustcli.specs.check import to_plain
@@ -89,11 +89,11 @@ def export(request: Request) -> Exported:
     dossier = _dossier(dossiers, request.evaluation, results)
     result, lines = read_json(dossier.result), read_ledger(dossier.ledger)
     chosen = _architecture(subject, request.run)
-    dataset, threat = dataset_of(subject.terms.data.name, metadata), results["threat"]
+    dataset, threat = dataset_of(subject.defaults.data.name, metadata), results["threat"]
     place = Path("model_info", dataset, threat_name(threat["norm"]), f"{metadata.card_name}.json")
 
     device = choose_device(request.device)
-    data = load_data(subject.terms.data, device)
+    data = load_data(subject.defaults.data, device)
     images = data.sizes["test"]
     missing = {
         "clean_acc": missing_images(dataset, result["total"], images),
@@ -118,7 +118,7 @@ def export(request: Request) -> Exported:
         architecture=architecture_name(chosen.name, to_plain(chosen.parameters)),
         left_out=tuple(left_out),
     )
-    network = subject.build(data, device).network
+    network = subject.load(data, device).network
     beside = request.out.with_name(request.out.name + ".writing")
     try:
         beside.mkdir(parents=True)
@@ -132,7 +132,7 @@ def export(request: Request) -> Exported:
             if path.exists():
                 shutil.copyfile(path, beside / path.name)
         checked = recheck(beside, dossier.key, request.run, request.overrides, request.checkpoint, request.device)
-        words = f"{dataset}, read by {subject.terms.data.name}"
+        words = f"{dataset}, read by {subject.defaults.data.name}"
         log = log_text(dossier.key, result, results, _sessions(request.run, results), left_out, images=words)
         (beside / "log.txt").write_text(f"{log}\nchecked in a new process: {checked}\n", encoding="utf-8")
         if request.out.exists():
@@ -160,14 +160,14 @@ def _dossier(folder: Path, key: str, results: Mapping[str, Any]) -> Dossier:
     return dossier
 
 
-def _architecture(subject: Subject, run: Path) -> MemberSpec:
+def _architecture(subject: Model, run: Path) -> MemberSpec:
     """The registered architecture of what was evaluated."""
-    if isinstance(subject, Trained):
+    if isinstance(subject, TrainedModel):
         return subject.spec.architecture
-    if isinstance(subject, Foreign) and isinstance(subject.source, Architecture):
+    if isinstance(subject, ExternalModel) and isinstance(subject.source, Architecture):
         return subject.source.chosen
     raise RobustCliError(
-        f"{run}: {subject.terms.name} brings code of its own, which an export cannot carry; expected a network of "
+        f"{run}: {subject.defaults.name} brings code of its own, which an export cannot carry; expected a network of "
         "`robust train`, or weights with --architecture"
     )
 

@@ -1,4 +1,4 @@
-"""What `robust eval` evaluates: a network, and under which terms."""
+"""What `robust eval` evaluates: a network, and under which defaults."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from robustcli.architectures import ImageShape, Network, Normalize
 from robustcli.data import Data
 from robustcli.errors import RobustCliError
-from robustcli.models.body import Origin, reason
 from robustcli.models.build import network_of
 from robustcli.models.checkpoint_facts import SELECTED_ON_TEST, held_out_accuracy
 from robustcli.models.digest import weights_digest
+from robustcli.models.source import ModelSource, reason
 from robustcli.registry.registry import MemberSpec
 from robustcli.specs.settings import ThreatSettings
 from robustcli.specs.spec import ExperimentSpec
@@ -26,7 +26,7 @@ _GUESS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Terms:
+class EvaluationDefaults:
     """What an evaluation is told beside the network: by the spec in a checkpoint, or by the command line.
 
     Args:
@@ -45,7 +45,7 @@ class Terms:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Built:
+class LoadedModel:
     """A network that can be evaluated.
 
     Args:
@@ -69,21 +69,21 @@ class Built:
         }
 
 
-class Subject(Protocol):
+class Model(Protocol):
     """What is evaluated.
 
     Args:
-        terms: as far as they are known from it and from the command line.
+        defaults: as far as they are known from it and from the command line.
         origin: the checkpoint's keys in the results: file name, digest of the spec, training seed.
     """
 
     @property
-    def terms(self) -> Terms: ...
+    def defaults(self) -> EvaluationDefaults: ...
 
     @property
     def origin(self) -> dict[str, Any]: ...
 
-    def build(self, data: Data, device: torch.device) -> Built:
+    def load(self, data: Data, device: torch.device) -> LoadedModel:
         """The network for these images.
 
         Raises:
@@ -93,7 +93,7 @@ class Subject(Protocol):
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedModel:
     """A checkpoint of `robust train`: it says everything itself."""
 
     path: Path
@@ -102,9 +102,11 @@ class Trained:
     data: MemberSpec
 
     @property
-    def terms(self) -> Terms:
+    def defaults(self) -> EvaluationDefaults:
         spec = self.spec
-        return Terms(name=spec.name, seed=spec.seed, data=self.data, threat=spec.threat, evaluate=spec.evaluate)
+        return EvaluationDefaults(
+            name=spec.name, seed=spec.seed, data=self.data, threat=spec.threat, evaluate=spec.evaluate
+        )
 
     @property
     def origin(self) -> dict[str, Any]:
@@ -115,7 +117,7 @@ class Trained:
             "training_seed": self.spec.seed,
         }
 
-    def build(self, data: Data, device: torch.device) -> Built:
+    def load(self, data: Data, device: torch.device) -> LoadedModel:
         shape = ImageShape(*self.contents["shape"])
         if data.shape != shape:
             raise RobustCliError(f"{self.path}: takes {shape.words}; the data have {data.shape.words}")
@@ -125,11 +127,11 @@ class Trained:
             notes.append("the images are not those that the checkpoint was trained and selected with")
         if self.spec.train.allow_test_selection:
             notes.append(SELECTED_ON_TEST)
-        return Built(network=network, notes=notes, clean=held_out_accuracy(self.contents["check"]))
+        return LoadedModel(network=network, notes=notes, clean=held_out_accuracy(self.contents["check"]))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Foreign:
+class ExternalModel:
     """A network that `robust train` did not make.
 
     Args:
@@ -139,35 +141,35 @@ class Foreign:
         mean, std: of the normalisation before it, if the user says so.
     """
 
-    source: Origin
+    source: ModelSource
     data: MemberSpec
     evaluate: Mapping[str, MemberSpec]
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
 
     @property
-    def terms(self) -> Terms:
-        return Terms(name=self.source.name, seed=0, data=self.data, threat=None, evaluate=self.evaluate)
+    def defaults(self) -> EvaluationDefaults:
+        return EvaluationDefaults(name=self.source.name, seed=0, data=self.data, threat=None, evaluate=self.evaluate)
 
     @property
     def origin(self) -> dict[str, Any]:
         return {"checkpoint": None, "name": self.source.name, "spec_digest": None, "training_seed": None}
 
-    def build(self, data: Data, device: torch.device) -> Built:
-        body = self.source.body(data.shape, device)
+    def load(self, data: Data, device: torch.device) -> LoadedModel:
+        loaded = self.source.load(data.shape, device)
         channels = data.shape.channels
         if self.mean is not None and self.std is not None:
             mean, std, source = self.mean, self.std, "as --mean and --std say"
-        elif body.mean is not None and body.std is not None:
-            mean, std, source = body.mean, body.std, body.source
+        elif loaded.mean is not None and loaded.std is not None:
+            mean, std, source = loaded.mean, loaded.std, loaded.source
         elif self.source.plain_because is not None:
             mean, std, source = (0.0,), (1.0,), self.source.plain_because
         else:
             mean, std, source = data.mean, data.std, _GUESS
         mean, std = (_per_channel(values, channels, self.source.name) for values in (mean, std))
-        network = Network(Normalize(mean, std), body.network).to(device).eval()
+        network = Network(Normalize(mean, std), loaded.network).to(device).eval()
         _require_logits(network, data.shape, self.source.name, device)
-        return Built(network=network, notes=[*body.notes, _normalisation(mean, std, source)])
+        return LoadedModel(network=network, notes=[*loaded.notes, _normalisation(mean, std, source)])
 
 
 def _per_channel(values: tuple[float, ...], channels: int, where: str) -> tuple[float, ...]:

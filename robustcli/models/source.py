@@ -1,0 +1,56 @@
+"""Where an external model comes from: a network that `robust train` did not make."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from robustcli.architectures import ImageShape
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedNetwork:
+    """A network as its source loads it, before any normalization is put in front of it.
+
+    Args:
+        network: (n, c, h, w) -> logits, in eval mode, on the CPU or on the requested device.
+        mean, std: the normalization that its weights were trained with, if the source knows it; else None.
+        source: where mean and std come from, in words.
+        notes: facts that a reader of its numbers must know.
+    """
+
+    network: nn.Module
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    source: str = ""
+    notes: tuple[str, ...] = ()
+
+
+class ModelSource(Protocol):
+    """A file, a function or a package that a network is loaded from.
+
+    Args:
+        name: name of the network, for titles and messages.
+        plain_because: reason why the network takes pixels in [0, 1] as they are; None if that is not known.
+        size: side of the images that the network was made for, or None.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def plain_because(self) -> str | None: ...
+
+    @property
+    def size(self) -> int | None: ...
+
+    def load(self, shape: ImageShape, device: torch.device) -> LoadedNetwork:
+        """Load the network for images of this shape."""
+        ...
+
+
+def reason(error: Exception) -> str:
+    """The last line of another program's error message, which is where TorchScript puts the cause."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__
