@@ -9,7 +9,11 @@ from robustcli.errors import RobustCliError
 from robustcli.registry.types import Activation, Count, Downsample, NormBeside
 
 
-@ARCHITECTURES.register("dsara", smoke={"width": 2, "cells": 4, "nodes": 1})
+@ARCHITECTURES.register(
+    "dsara",
+    added={"activation": "relu", "norm": "batch", "downsample": "strided"},
+    smoke={"width": 2, "cells": 4, "nodes": 1},
+)
 def dsara(
     shape: ImageShape,
     /,

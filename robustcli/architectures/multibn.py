@@ -24,7 +24,9 @@ def kind_gate(shape: ImageShape, kinds: int, width: int) -> nn.Module:
     )
 
 
-@ARCHITECTURES.register("multibn", smoke={"network": {"name": "resnet18", "width": 4}, "branches": 3, "gate_width": 4})
+@ARCHITECTURES.register(
+    "multibn", branches="branches", smoke={"network": {"name": "resnet18", "width": 4}, "branches": 3, "gate_width": 4}
+)
 def multibn(
     shape: ImageShape,
     /,

@@ -33,7 +33,9 @@ ARNAS = genotype(
 _DOUBLING = (1, 2, 4)
 
 
-@ARCHITECTURES.register("advrush", smoke={"width": 2, "cells": 3})
+@ARCHITECTURES.register(
+    "advrush", added={"activation": "relu", "norm": "batch", "downsample": "strided"}, smoke={"width": 2, "cells": 3}
+)
 def advrush(
     shape: ImageShape,
     /,
@@ -62,7 +64,9 @@ def advrush(
     return CellNetwork(shape, [ADVRUSH] * cells, layers, width=width, factors=_DOUBLING)
 
 
-@ARCHITECTURES.register("racl", smoke={"width": 2, "cells": 3})
+@ARCHITECTURES.register(
+    "racl", added={"activation": "relu", "norm": "batch", "downsample": "strided"}, smoke={"width": 2, "cells": 3}
+)
 def racl(
     shape: ImageShape,
     /,
@@ -91,7 +95,12 @@ def racl(
     return CellNetwork(shape, [RACL] * cells, layers, width=width, factors=_DOUBLING)
 
 
-@ARCHITECTURES.register("darts_v2", fixed={"search": "DARTS-V2"}, smoke={"width": 2, "cells": 3})
+@ARCHITECTURES.register(
+    "darts_v2",
+    added={"activation": "relu", "norm": "batch", "downsample": "strided"},
+    fixed={"search": "DARTS-V2"},
+    smoke={"width": 2, "cells": 3},
+)
 @ARCHITECTURES.register("p_darts", fixed={"search": "P-DARTS"}, smoke={"width": 2, "cells": 3})
 def darts(
     shape: ImageShape,
@@ -124,7 +133,9 @@ def darts(
     return CellNetwork(shape, [found] * cells, layers, width=width, factors=_DOUBLING)
 
 
-@ARCHITECTURES.register("arnas", smoke={"width": 2, "cells": 4})
+@ARCHITECTURES.register(
+    "arnas", added={"activation": "relu", "norm": "batch", "downsample": "strided"}, smoke={"width": 2, "cells": 4}
+)
 def arnas(
     shape: ImageShape,
     /,
@@ -153,7 +164,7 @@ def arnas(
     return CellNetwork(shape, [ARNAS] * cells, layers, width=width, factors=(1, 2, 2))
 
 
-@ARCHITECTURES.register("cell_network", smoke={
+@ARCHITECTURES.register("cell_network", added={"activation": "relu", "norm": "batch", "downsample": "strided"}, smoke={
     "normal": ("sep3 0 + skip 1", "dil3 1 + avg 2"),
     "reduce": ("max 0 + dil5 1", "skip 0 + sep5 2"),
     "robust": ("dil3 0 + dil3 1", "dil3 1 + skip 2"),

@@ -41,7 +41,7 @@ def _in_form(
     return RegNet(shape, stages, layers, stem=64, stem_stride=1, strides=strides, upsample=upsample)
 
 
-@ARCHITECTURES.register("regnet", smoke={"size": "x_200mf"})
+@ARCHITECTURES.register("regnet", added={"channel_gate": "none"}, smoke={"size": "x_200mf"})
 def regnet(
     shape: ImageShape,
     /,
@@ -82,7 +82,9 @@ def regnet(
     return _in_form(shape, published[size], form, layers, upsample)
 
 
-@ARCHITECTURES.register("regnet_rule", smoke={"depth": 3, "w0": 8.0, "wa": 8.0, "wm": 2.0, "group_width": 4})
+@ARCHITECTURES.register(
+    "regnet_rule", added={"channel_gate": "none"}, smoke={"depth": 3, "w0": 8.0, "wa": 8.0, "wm": 2.0, "group_width": 4}
+)
 def regnet_rule(
     shape: ImageShape,
     /,
@@ -130,7 +132,9 @@ def regnet_rule(
     return _in_form(shape, on_the_line(depth, w0, wa, wm, group_width, squeeze), form, layers, upsample)
 
 
-@ARCHITECTURES.register("regnet_stages", smoke={"depths": (1, 1), "widths": (8, 16), "strides": (1, 2)})
+@ARCHITECTURES.register(
+    "regnet_stages", added={"channel_gate": "none"}, smoke={"depths": (1, 1), "widths": (8, 16), "strides": (1, 2)}
+)
 def regnet_stages(
     shape: ImageShape,
     /,

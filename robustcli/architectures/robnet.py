@@ -44,7 +44,9 @@ def _cell(digits: str) -> Genotype:
     return genotype(normal=nodes, reduce=nodes)
 
 
-@ARCHITECTURES.register("robnet", smoke={"width": 2, "cells": 3})
+@ARCHITECTURES.register(
+    "robnet", added={"activation": "relu", "norm": "batch", "downsample": "strided"}, smoke={"width": 2, "cells": 3}
+)
 def robnet(
     shape: ImageShape,
     /,

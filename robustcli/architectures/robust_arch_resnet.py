@@ -104,9 +104,24 @@ class RobustArchResNet(nn.Module):
         return logits
 
 
-@ARCHITECTURES.register("robust_arch_resnet50", fixed={"net": "RaResNet-50"}, smoke={"width": 16})
-@ARCHITECTURES.register("robust_arch_resnet101", fixed={"net": "RaResNet-101"}, smoke={"width": 16})
-@ARCHITECTURES.register("robust_arch_wide_resnet101_2", fixed={"net": "RaWRN-101-2"}, smoke={"width": 16})
+@ARCHITECTURES.register(
+    "robust_arch_resnet50",
+    added={"norm": "batch", "downsample": "strided"},
+    fixed={"net": "RaResNet-50"},
+    smoke={"width": 16},
+)
+@ARCHITECTURES.register(
+    "robust_arch_resnet101",
+    added={"norm": "batch", "downsample": "strided"},
+    fixed={"net": "RaResNet-101"},
+    smoke={"width": 16},
+)
+@ARCHITECTURES.register(
+    "robust_arch_wide_resnet101_2",
+    added={"norm": "batch", "downsample": "strided"},
+    fixed={"net": "RaWRN-101-2"},
+    smoke={"width": 16},
+)
 def robust_arch_resnet(
     shape: ImageShape,
     /,

@@ -11,7 +11,11 @@ _REDUCTION = 4
 _STRIDES = (1, 2, 2)
 
 
-@ARCHITECTURES.register("robust_arch_wide_resnet", smoke={"depths": (1, 1, 1), "widths": (32, 32, 32), "stem": 4})
+@ARCHITECTURES.register(
+    "robust_arch_wide_resnet",
+    added={"norm": "batch", "downsample": "strided"},
+    smoke={"depths": (1, 1, 1), "widths": (32, 32, 32), "stem": 4},
+)
 def robust_arch_wide_resnet(
     shape: ImageShape,
     /,

@@ -177,7 +177,7 @@ class SKNet(nn.Module):
         return logits
 
 
-@ARCHITECTURES.register("sknet", smoke={"width": 4})
+@ARCHITECTURES.register("sknet", added={"norm": "batch", "channel_gate": "none"}, smoke={"width": 4})
 def sknet(
     shape: ImageShape,
     /,

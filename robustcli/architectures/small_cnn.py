@@ -11,7 +11,7 @@ from robustcli.registry.types import Activation, Count, Gate
 _SMALLEST = 4
 
 
-@ARCHITECTURES.register("small_cnn", smoke={"width": 4, "hidden": 16})
+@ARCHITECTURES.register("small_cnn", added={"channel_gate": "none"}, smoke={"width": 4, "hidden": 16})
 def small_cnn(
     shape: ImageShape,
     /,

@@ -18,7 +18,7 @@ from robustcli.registry.types import Stem
 _WITH_AUXILIARY = ("googlenet", "inception_v3")
 
 
-@ARCHITECTURES.register("torchvision", smoke={"model": "shufflenet_v2_x0_5"})
+@ARCHITECTURES.register("torchvision", added={"stem": "as_it_is"}, smoke={"model": "shufflenet_v2_x0_5"})
 def torchvision(shape: ImageShape, /, *, model: str, stem: Stem = "as_it_is") -> nn.Module:
     """A torchvision classifier, from random weights.
 

@@ -23,7 +23,7 @@ _FALLS = 0.9999
 _GROWTH = 10
 
 
-@ATTACKS.register("carlini_wagner", smoke={"steps": 40, "searches": 3, "c": 1.0, "lr": 0.03})
+@ATTACKS.register("carlini_wagner", norms=("l2",), smoke={"steps": 40, "searches": 3, "c": 1.0, "lr": 0.03})
 @dataclass(frozen=True, kw_only=True)
 class CarliniWagner:
     """Minimise |x' - x|^2 + c max(0, z_y - max of the other z + confidence), with x' = (tanh w + 1) / 2.

@@ -21,7 +21,7 @@ _FIRST_REACH = 0.1
 _HALVINGS = 16
 
 
-@ATTACKS.register("hop_skip_jump", smoke={"queries": 200, "samples": 12})
+@ATTACKS.register("hop_skip_jump", norms=("linf", "l2"), smoke={"queries": 200, "samples": 12})
 @dataclass(frozen=True, kw_only=True)
 class HopSkipJump:
     """Decision-based attack: find the boundary, estimate its normal there, jump outwards along it, and again.

@@ -12,7 +12,7 @@ from robustcli.threat.noise import Noise
 from robustcli.threat.threat import ThreatModel
 
 
-@ATTACKS.register("n_fgsm")
+@ATTACKS.register("n_fgsm", goes_farther=True)
 @dataclass(frozen=True, kw_only=True)
 class NFgsm:
     """x + delta with delta = eta + alpha sign(gradient at x + eta) and eta uniform in k times the ball.

@@ -16,7 +16,7 @@ from robustcli.threat.noise import Noise
 from robustcli.threat.threat import ThreatModel
 
 
-@ATTACKS.register("pgd", smoke={"steps": 2})
+@ATTACKS.register("pgd", flat_at_x=("kl", "squared"), added={"reach_eps": False}, smoke={"steps": 2})
 @dataclass(frozen=True, kw_only=True)
 class Pgd:
     """Steepest-ascent steps from a start near x, each projected back into the threat set.

@@ -44,7 +44,9 @@ def _cut(x: Tensor) -> Tensor:
     return torch.minimum(torch.maximum(x, x.new_zeros(())), x.new_ones(()))
 
 
-@ATTACKS.register("pyramid", smoke={"steps": 2, "sides": [4, 1], "multipliers": [2, 1]})
+@ATTACKS.register(
+    "pyramid", norms=("linf",), goes_farther=True, smoke={"steps": 2, "sides": [4, 1], "multipliers": [2, 1]}
+)
 @dataclass(frozen=True, kw_only=True)
 class Pyramid:
     """x' = cut(... cut(x + m_1 U_1(d_1)) ... + m_S U_S(d_S)): one grid d_s of cells for each resolution.

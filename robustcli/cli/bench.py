@@ -17,7 +17,6 @@ from robustcli.cli.options import Device, Eps, Images, Json, NormOption, Out, co
 from robustcli.errors import RobustCliError, suggest
 from robustcli.registry.catalog import catalog
 from robustcli.registry.signatures import REQUIRED
-from robustcli.specs.pairing import PAIRED
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -211,7 +210,7 @@ def report(
 def _trainable() -> Iterator[str]:
     """Yield the defenses that train any architecture with their defaults."""
     for name, member in catalog("defenses").items():
-        if name not in PAIRED and all(value.default is not REQUIRED for value in member.parameters.values()):
+        if not member.trains and all(value.default is not REQUIRED for value in member.parameters.values()):
             yield name
 
 

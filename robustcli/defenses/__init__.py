@@ -91,20 +91,6 @@ class StatefulLoss(Protocol):
         ...
 
 
-@runtime_checkable
-class ReadsHalves(Protocol):
-    """An outer loss that learns one thing from every second image of a batch and another from those between."""
-
-    reads_halves: bool
-
-
-@runtime_checkable
-class SparesLabels(Protocol):
-    """An outer loss that may go without some labels: where class shares are all 0, it asks for what needs none."""
-
-    spares_labels: bool
-
-
 class Step(Protocol):
     """One update of the weights, with the state that a method keeps between updates."""
 
@@ -141,8 +127,6 @@ class Defense(Protocol):
         has_one_step: whether it crafts by a single gradient step, which may overfit catastrophically; the record of
             an epoch then says more of how many steps would differ.
         replays: updates made on each batch before the next one comes; 1 in all but free training.
-        halves: whether the training images are to have two fixed halves of which every batch holds images in turn,
-            for methods that learn two things from images that they do not share.
     """
 
     @property
@@ -156,9 +140,6 @@ class Defense(Protocol):
 
     @property
     def replays(self) -> int: ...
-
-    @property
-    def halves(self) -> bool: ...
 
     def start(self, model: nn.Module, optimizer: Optimizer, rng: Noise) -> Step:
         """Bind the method to a model, its optimiser and the source of noise."""

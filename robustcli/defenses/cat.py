@@ -114,7 +114,12 @@ class RunningSteps:
         self.right = state["right"].to(self.right.device)
 
 
-@DEFENSES.register("cat", smoke={"steps": 4, "raise_at": 0.0}, passes=(2, 1, 1))
+@DEFENSES.register(
+    "cat",
+    measured="takes more steps as training goes on: measured with those of its first epoch",
+    smoke={"steps": 4, "raise_at": 0.0},
+    passes=(2, 1, 1),
+)
 def cat(
     *,
     steps: Count = 10,

@@ -36,7 +36,13 @@ class CifsLoss:
         return 3 / (self.beta + 1) * joint_loss(scores, batch.y).mean()
 
 
-@DEFENSES.register("cifs", smoke={"steps": 2, "soft_labels": "largest"}, passes=(11, 10, 1))
+@DEFENSES.register(
+    "cifs",
+    trains="cifs",
+    trains_with={"channel_gate": "cifs"},
+    smoke={"steps": 2, "soft_labels": "largest"},
+    passes=(11, 10, 1),
+)
 def cifs(
     *,
     beta: NonNegative = 2.0,

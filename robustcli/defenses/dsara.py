@@ -93,9 +93,6 @@ class SearchLoss:
     alpha_lr: float
     alpha_weight_decay: float
 
-    # What a loop asks before it makes batches; see ReadsHalves.
-    reads_halves = True
-
     def start(self, model: nn.Module, optimizer: Optimizer, rng: Noise) -> "RunningSearch":
         supernets = [module for module in model.modules() if isinstance(module, Supernet)]
         if not supernets:
@@ -203,7 +200,9 @@ def _learned(alphas: Sequence[nn.Parameter]) -> Iterator[None]:
             alpha.requires_grad_(False)
 
 
-@DEFENSES.register("dsara", smoke={"steps": 2}, passes=(8, 7, 0.5))
+@DEFENSES.register(
+    "dsara", trains="dsara", two_halves=True, added={"order": "first"}, smoke={"steps": 2}, passes=(8, 7, 0.5)
+)
 def dsara(
     *,
     order: Literal["first", "second"] = "first",

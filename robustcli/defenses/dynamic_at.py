@@ -43,9 +43,14 @@ class FallingCriterion:
         return replace(game, attack=replace(game.attack, criterion=criterion), loss=loss)
 
 
-@DEFENSES.register("dynamic_at", passes=(11, 10, 1), fewest=(3, 2, 1), smoke={
-    "steps": 3, "max_criterion": 0.15,
-})  # fmt: skip
+@DEFENSES.register(
+    "dynamic_at",
+    sets="criterion",
+    passes=(11, 10, 1),
+    fewest=(3, 2, 1),
+    measured="is measured at its most: on a CPU, images that have converged leave their batch",
+    smoke={"steps": 3, "max_criterion": 0.15},
+)
 def dynamic_at(
     *,
     max_criterion: NonNegative = 0.5,

@@ -28,7 +28,14 @@ class GrowingPatience:
         return replace(game, attack=replace(game.attack, patience=self.patiences[stage]))
 
 
-@DEFENSES.register("fat", smoke={"steps": 2}, passes=(11, 10, 1), fewest=(2, 1, 1))
+@DEFENSES.register(
+    "fat",
+    sets="patience",
+    measured="is measured at its most: on a CPU, images that have stopped leave their batch",
+    smoke={"steps": 2},
+    passes=(11, 10, 1),
+    fewest=(2, 1, 1),
+)
 def fat(
     *,
     patiences: tuple[Size, ...] = (0, 1, 2),

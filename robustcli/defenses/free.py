@@ -43,10 +43,6 @@ class Free:
     def has_one_step(self) -> bool:
         return True
 
-    @property
-    def halves(self) -> bool:
-        return False
-
     def start(self, model: nn.Module, optimizer: Optimizer, rng: Noise) -> "FreeStep":
         return FreeStep(self, model, optimizer, self.regulariser.start(model))
 
@@ -99,7 +95,7 @@ class FreeStep:
         self.delta = None if delta is None else delta.to(next(self.model.parameters()).device)
 
 
-@DEFENSES.register("free", smoke={"replays": 2}, passes=(1, 0, 1))
+@DEFENSES.register("free", goes_farther=True, smoke={"replays": 2}, passes=(1, 0, 1))
 def free(*, replays: Count = 8, step_size: Positive | None = None) -> Free:
     """Cross-entropy at x + delta, where delta takes one sign step for each step of the weights.
 

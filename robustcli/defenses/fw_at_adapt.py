@@ -63,10 +63,6 @@ class AdaptiveFrankWolfe:
     def replays(self) -> int:
         return 1
 
-    @property
-    def halves(self) -> bool:
-        return False
-
     def start(self, model: nn.Module, optimizer: Optimizer, rng: Noise) -> "AdaptiveStep":
         return AdaptiveStep(self, model, optimizer, rng)
 
@@ -138,7 +134,12 @@ class AdaptiveStep:
         self.distortion = state["distortion"].to(self.distortion.device)
 
 
-@DEFENSES.register("fw_at_adapt", smoke={"monitor_images": 8, "max_steps": 5}, passes=(3, 2, 1))
+@DEFENSES.register(
+    "fw_at_adapt",
+    measured="decides its steps anew in every epoch: measured with the 2 of an epoch's first images",
+    smoke={"monitor_images": 8, "max_steps": 5},
+    passes=(3, 2, 1),
+)
 def fw_at_adapt(
     *,
     max_distortion: NonNegative = 0.9,

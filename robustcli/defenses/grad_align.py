@@ -52,10 +52,6 @@ class GradAlign:
     def replays(self) -> int:
         return 1
 
-    @property
-    def halves(self) -> bool:
-        return False
-
     def start(self, model: nn.Module, optimizer: Optimizer, rng: Noise) -> "GradAlignStep":
         return GradAlignStep(self, model, optimizer, rng, self.regulariser.start(model))
 
@@ -123,7 +119,7 @@ def mean_cosine(one: Tensor, other: Tensor) -> Tensor:
     return mean
 
 
-@DEFENSES.register("grad_align", passes=(3, 2, 3))
+@DEFENSES.register("grad_align", second_derivatives=True, passes=(3, 2, 3))
 def grad_align(*, align: NonNegative = 0.2, detach_clean: bool = True, attack_bn: AttackBn = "train") -> GradAlign:
     """Cross-entropy at the FGSM image, plus lambda (1 - cosine of the gradients at x and beside it).
 

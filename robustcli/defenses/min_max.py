@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from robustcli.attacks import Attack, ReportingAttack, takes_one_step
 from robustcli.attacks.crafting import crafting
 from robustcli.attacks.none import NoAttack
-from robustcli.defenses import Batch, Metrics, OuterLoss, ReadsHalves, RunningLoss, StatefulLoss
+from robustcli.defenses import Batch, Metrics, OuterLoss, RunningLoss, StatefulLoss
 from robustcli.optimization.averaging import Averaging
 from robustcli.optimization.averaging.none import LastWeights
 from robustcli.optimization.clock import Clock
@@ -108,10 +108,6 @@ class MinMax:
     @property
     def replays(self) -> int:
         return 1
-
-    @property
-    def halves(self) -> bool:
-        return isinstance(self.loss, ReadsHalves)
 
     def start(self, model: nn.Module, optimizer: Optimizer, rng: Noise) -> "MinMaxStep":
         running = self.loss.start(model, optimizer, rng) if isinstance(self.loss, StatefulLoss) else None

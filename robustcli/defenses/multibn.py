@@ -59,7 +59,9 @@ def _through_each(
     return Each(attacks=tuple(attacks))
 
 
-@DEFENSES.register("multibn", smoke={"others": [{"norm": "l2", "eps": 0.5}], "steps": 2}, passes=(23, 20, 3))
+@DEFENSES.register(
+    "multibn", trains="multibn", smoke={"others": [{"norm": "l2", "eps": 0.5}], "steps": 2}, passes=(23, 20, 3)
+)
 def multibn(
     *,
     others: list[OtherThreat],

@@ -6,7 +6,7 @@ from robustcli.defenses.min_max import AdversarialCrossEntropy, MinMax
 from robustcli.registry.types import AttackBn, NonNegative, Positive
 
 
-@DEFENSES.register("n_fgsm", passes=(2, 1, 1))
+@DEFENSES.register("n_fgsm", goes_farther=True, passes=(2, 1, 1))
 def n_fgsm(
     *,
     noise: NonNegative = 2.0,

@@ -29,7 +29,7 @@ class CleanBatches:
         return replace(game, attack=replace(game.attack, start="clean")) if is_clean else game
 
 
-@DEFENSES.register("pgd_at", smoke={"steps": 2}, passes=(11, 10, 1))
+@DEFENSES.register("pgd_at", added={"reach_eps": False, "clean_batches": 0.0}, smoke={"steps": 2}, passes=(11, 10, 1))
 def pgd_at(
     *,
     steps: Size = 10,

@@ -33,7 +33,13 @@ class MatchedCrossEntropy:
         return loss
 
 
-@DEFENSES.register("pyramid_at", smoke={"steps": 2, "sides": [4, 1], "multipliers": [2, 1]}, passes=(7, 5, 2))
+@DEFENSES.register(
+    "pyramid_at",
+    norms=("linf",),
+    goes_farther=True,
+    smoke={"steps": 2, "sides": [4, 1], "multipliers": [2, 1]},
+    passes=(7, 5, 2),
+)
 def pyramid_at(
     *,
     adv_weight: NonNegative = 1.0,

@@ -24,9 +24,6 @@ class TradesLoss:
     detach_target: bool
     statistics: Literal["both", "adversarial"] = "both"
 
-    # The divergence needs no label, and a cross-entropy is 0 where all shares are.
-    spares_labels = True
-
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
         # Without an adversarial batch the clean one is all that there is to learn statistics from.
         is_held = self.statistics == "adversarial" and self.beta > 0
@@ -43,7 +40,8 @@ class TradesLoss:
         return natural + self.beta * kl_divergence(logits_adv, target).mean()
 
 
-@DEFENSES.register("trades", smoke={"steps": 2}, passes=(13, 10, 2))
+# Images without labels have class shares of 0, where the cross-entropy is 0; the divergence needs no label.
+@DEFENSES.register("trades", spares_labels=True, smoke={"steps": 2}, passes=(13, 10, 2))
 def trades(
     *,
     beta: NonNegative = 6.0,

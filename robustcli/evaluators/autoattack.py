@@ -33,7 +33,7 @@ _PRECISE = ("fab", "fab-t")
 _GRADIENTS, _LOOKS = 20, 10
 
 
-@EVALUATORS.register("autoattack", smoke={"attacks": ["apgd-ce", "fab-t"], "batch_size": 8})
+@EVALUATORS.register("autoattack", sees_through_masking=True, smoke={"attacks": ["apgd-ce", "fab-t"], "batch_size": 8})
 @dataclass(frozen=True, kw_only=True)
 class AutoAttack:
     """AutoAttack: APGD, FAB and Square with the published budgets, one after the other on whoever is left.

@@ -6,7 +6,7 @@ from robustcli.evaluators import EVALUATORS, Case, Stage
 from robustcli.registry.types import Count
 
 
-@EVALUATORS.register("clean")
+@EVALUATORS.register("clean", without_attack=True)
 @dataclass(frozen=True, kw_only=True)
 class Clean:
     """Accuracy on unperturbed images.

@@ -1,4 +1,4 @@
-"""What members there are, read from their source files without importing them.
+"""The members of every family, read from their source files without importing them.
 
 A member registers under a name that is written out in its file::
 
@@ -11,7 +11,7 @@ at once. The contract tests compare what is read here with the imported signatur
 
 import ast
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from importlib.util import find_spec
@@ -20,6 +20,7 @@ from typing import Any
 
 import robustcli
 from robustcli.errors import RobustCliError, suggest
+from robustcli.registry.declarations import Declaration, checked_declaration
 from robustcli.registry.signatures import (
     REQUIRED,
     Parameter,
@@ -48,21 +49,16 @@ FAMILIES = {
 PLUGIN_GROUP = "robustcli"
 
 
-@dataclass(frozen=True)
-class Member:
-    """What a registry knows of a member before it is imported.
+@dataclass(frozen=True, kw_only=True)
+class Member(Declaration):
+    """A registered member: what it declares, and what its source says of it.
 
     Args:
+        path: file that registers it.
+        line: line of its function or class.
         parameters: what its part of a spec may set.
         replaceable: fields of the object that it returns; a spec may replace them too.
         served: by field of that object, the parameters that serve nothing else.
-        fixed: parameters that the name settles.
-        smoke: cheap settings for the tests.
-        passes: what an update costs, in passes of one batch: forwards, backwards to the images that leave the weights
-            alone, and backwards to the weights. Of a defense, by default, with the required parameters of `smoke`;
-            of a regulariser, what it adds; of a weight perturbation, what it adds for every batch that the loss
-            is differentiated at. None where it is not said.
-        fewest: where `passes` are the most that an update can cost, the fewest; None where it always costs the same.
     """
 
     family: str
@@ -73,16 +69,12 @@ class Member:
     line: int
     doc: str
     parameters: dict[str, Parameter]
-    replaceable: dict[str, Parameter] = field(default_factory=dict)
-    served: dict[str, frozenset[str]] = field(default_factory=dict)
-    fixed: dict[str, Any] = field(default_factory=dict)
-    smoke: dict[str, Any] = field(default_factory=dict)
-    passes: tuple[float, float, float] | None = None
-    fewest: tuple[float, float, float] | None = None
+    replaceable: dict[str, Parameter]
+    served: dict[str, frozenset[str]]
 
     @property
     def given(self) -> dict[str, Any]:
-        """The parameters without a default, as in `smoke`."""
+        """The parameters without a default, with their values in `smoke`."""
         return {name: value for name, value in self.smoke.items() if self.parameters[name].default is REQUIRED}
 
     @property
@@ -175,8 +167,8 @@ def _member(
 ) -> Member:
     doc = ast.get_docstring(node) or ""
     where = f"{path}:{node.lineno}"
-    options = {keyword.arg: keyword.value for keyword in decorator.keywords}
-    fixed = literal(options["fixed"]) if "fixed" in options else {}
+    name, declared = _declared(decorator, family, f"{path}:{decorator.lineno}")
+    fixed = declared.get("fixed", {})
     for settled, value in fixed.items():
         doc = doc.replace(f"{{{settled}}}", str(value))
     replaceable: dict[str, Parameter] = {}
@@ -194,7 +186,7 @@ def _member(
             }
     return Member(
         family=family,
-        name=ast.literal_eval(decorator.args[0]),
+        name=name,
         module=module,
         attribute=node.name,
         path=path,
@@ -203,8 +195,24 @@ def _member(
         parameters={name: parameter for name, parameter in parameters.items() if name not in fixed},
         replaceable=replaceable,
         served=served(node),
-        fixed=fixed,
-        smoke=literal(options["smoke"]) if "smoke" in options else {},
-        passes=literal(options["passes"]) if "passes" in options else None,
-        fewest=literal(options["fewest"]) if "fewest" in options else None,
+        **declared,
     )
+
+
+def _declared(decorator: ast.Call, family: str, where: str) -> tuple[str, dict[str, Any]]:
+    """Return the name of a member and what it declares."""
+    words = {"name": decorator.args[0]} if decorator.args else {}
+    words |= {keyword.arg or "**": keyword.value for keyword in decorator.keywords}
+    found = {}
+    for word, node in words.items():
+        try:
+            found[word] = literal(node)
+        except ValueError:
+            raise RobustCliError(
+                f"{where}: register({word}=...): found '{ast.unparse(node)}'; write out the value, because the source "
+                "is read without running it"
+            ) from None
+    name = found.pop("name", None)
+    if not isinstance(name, str):
+        raise RobustCliError(f"{where}: register(): the first argument is the name of the member, a string")
+    return name, checked_declaration(family, found, where)

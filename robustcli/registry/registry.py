@@ -1,4 +1,4 @@
-"""Registries: members register while they are imported, and are imported when a spec names them."""
+"""Registries: members register when they are imported, and are imported when a spec names them."""
 
 import importlib
 from collections.abc import Callable, Iterator
@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from robustcli.errors import RobustCliError
 from robustcli.registry.catalog import Member, catalog, describe, package_of
+from robustcli.registry.declarations import checked_declaration
 
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -33,31 +34,24 @@ class MemberSpec:
 
 
 class Registry:
-    """The members of one family: `register` while they are imported, `get` imports one by its name."""
+    """The members of one family. Importing a file registers its members; `get` imports a member by its name."""
 
     def __init__(self, family: str) -> None:
         self.family = family
         self._registered: dict[str, Callable[..., Any]] = {}
         self._fixed: dict[str, dict[str, Any]] = {}
 
-    def register(
-        self,
-        name: str,
-        *,
-        fixed: dict[str, Any] | None = None,
-        smoke: dict[str, Any] | None = None,
-        passes: tuple[float, float, float] | None = None,
-        fewest: tuple[float, float, float] | None = None,
-    ) -> Callable[[T], T]:
+    def register(self, name: str, **declared: Any) -> Callable[[T], T]:
         """Add a member under `name`.
 
         Args:
-            fixed: parameters that the name settles, such as the depth of a network; specs cannot set them, and one
-                function may be several members. Their names in braces stand for their values in the docstring.
-            smoke: cheap settings for the tests.
-            passes: what an update costs, or what the member adds to that; see `catalog.Member`.
-            fewest: the same at best, where it depends on the images.
+            declared: what others must know of it, written out as literals; see `Declaration`. With `fixed` one function
+                may be several members.
+
+        Raises:
+            RobustCliError: something else is declared, or another member has the name.
         """
+        checked_declaration(self.family, declared, f"{self.family} '{name}'")
 
         def add(member: T) -> T:
             known = self._registered.get(name)
@@ -66,7 +60,7 @@ class Registry:
                     f"two {self.family} are named '{name}': in {known.__module__} and in {member.__module__}"
                 )
             self._registered[name] = member
-            self._fixed[name] = fixed or {}
+            self._fixed[name] = declared.get("fixed", {})
             return member
 
         return add

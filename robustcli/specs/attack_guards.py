@@ -1,4 +1,4 @@
-"""Guards on attacks: steps in the right unit, starts that can move, and how far a walk comes."""
+"""Guards on attacks: supported norms, steps in the right unit, starts that can move, and how far the steps reach."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -7,32 +7,40 @@ from robustcli.registry.registry import MemberSpec
 from robustcli.specs.places import Findings, Where, attacks, not_a_pixel, threat_at
 from robustcli.specs.settings import ThreatSettings
 
-# What marks attacks whose reach is more than steps times their length: noise beyond the ball, a perturbation that is
-# carried over, several resolutions.
-_OTHER_REACH = ("noise", "replays", "multipliers")
 # Normal noise of a start, in standard deviations: one pixel of 16,000 lies farther out.
 _FAR_OUT = 4
 
 
 def step_size_in_pixels(threat: ThreatSettings, defense: MemberSpec, evaluate: Mapping[str, MemberSpec]) -> Findings:
     for where, attack in attacks(defense, evaluate):
-        size = attack.get("step_size")
+        size = attack.parameters.get("step_size")
         if threat_at(where, evaluate, threat).norm == "linf" and size is not None and size > 1:
             yield (*where, "step_size"), not_a_pixel(size)
-        # Adam's are in pixels whatever the norm.
-        for number, size in enumerate(attack.get("step_sizes", ())):
+        # Step sizes of Adam are in pixels in every norm.
+        for number, size in enumerate(attack.parameters.get("step_sizes", ())):
             if size > 1:
                 yield (*where, "step_sizes", number), not_a_pixel(size)
 
 
 def attack_can_start(defense: MemberSpec, evaluate: Mapping[str, MemberSpec]) -> Findings:
     for where, attack in attacks(defense, evaluate):
-        loss = attack.get("loss")
-        if attack.get("start") == "clean" and loss in ("kl", "squared"):
+        if attack.parameters.get("start") != "clean":
+            continue
+        loss = attack.parameters.get("loss")
+        if loss in attack.member.flat_at_x:
             text = f"'clean' with loss '{loss}' never moves, its gradient is zero there; write gaussian"
             yield (*where, "start"), text
-        if attack.get("start") == "clean" and attack.get("restarts", 1) > 1:
+        if attack.parameters.get("restarts", 1) > 1:
             yield (*where, "restarts"), "restarts from the clean image are all the same; write start: random"
+
+
+def attack_supports_the_norm(
+    threat: ThreatSettings, defense: MemberSpec, evaluate: Mapping[str, MemberSpec]
+) -> Findings:
+    for where, attack in attacks(defense, evaluate):
+        norm, norms = threat_at(where, evaluate, threat).norm, attack.member.norms
+        if norm not in norms:
+            yield where, f"'{attack.name}' supports only {' and '.join(norms)}; the threat is {norm}"
 
 
 def attack_reaches_eps(threat: ThreatSettings, defense: MemberSpec, evaluate: Mapping[str, MemberSpec]) -> Findings:
@@ -53,13 +61,14 @@ def attack_reaches_far_side(
 def _walks(
     threat: ThreatSettings, defense: MemberSpec, evaluate: Mapping[str, MemberSpec]
 ) -> Iterator[tuple[Where, float, int, float, float]]:
-    """Of every attack that goes in steps: place, how far from x it may start, steps, their length, and eps."""
-    for where, attack in attacks(defense, evaluate):
+    """For every attack that takes steps: place, how far from x it may start, steps, their length, and eps."""
+    for where, spec in attacks(defense, evaluate):
+        attack = spec.parameters
         steps = attack.get("steps", 1)
-        if not steps or "step_size" not in attack or any(key in attack for key in _OTHER_REACH):
+        if not steps or "step_size" not in attack or spec.member.goes_farther:
             continue
         size, eps = attack["step_size"], float(threat_at(where, evaluate, threat).eps)
-        # Where nothing is said a walk goes in quarters of eps, and a single step as far as it is published to.
+        # By default, several steps are quarters of eps, and a single step is as long as published.
         if size is not None or "steps" in attack:
             yield where, _start_radius(attack, eps), steps, size or eps / 4, eps
         for number, other in enumerate(attack.get("others", ())):

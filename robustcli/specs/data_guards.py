@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import get_args
 
-from robustcli.registry.catalog import describe
 from robustcli.registry.registry import MemberSpec
 from robustcli.specs.places import Findings, attacks_inside, evaluators_inside
 from robustcli.specs.settings import TrainSettings
@@ -55,17 +54,13 @@ def smoothing_has_labels(data: MemberSpec) -> Findings:
         yield ("data", "smoothing_for"), "'both', but no label is smoothed; leave it out"
 
 
-# Other mixers may mix labels too; a loss that wants them whole then says so itself.
-_MIXES_LABELS = ("mixup", "cutmix")
-
-
 def labels_are_whole(defense: MemberSpec, data: MemberSpec) -> Findings:
     if defense.parameters.get("soft_labels") != "refuse":
         return
-    is_mixed = data.options.mixer.name in _MIXES_LABELS
+    is_mixed = data.options.mixer.member.mixes_labels
     found = f"'{data.options.mixer.name}' mixes them" if is_mixed else "smoothing shares them out"
     if is_mixed or data.options.is_smoothed:
-        _, *rules = get_args(describe("defenses", defense.name).parameters["soft_labels"].annotation)
+        _, *rules = get_args(defense.member.parameters["soft_labels"].annotation)
         text = f"'{defense.name}' is published for whole labels, and {found}; leave that out, or write"
         yield ("defense", "soft_labels"), f"{text} soft_labels: {' or '.join(rules)}, a rule of this project"
 
@@ -77,11 +72,11 @@ def unverified(defense: MemberSpec, data: MemberSpec, evaluate: Mapping[str, Mem
         By the key of the evaluation; nothing where AutoAttack is among all of them.
     """
     options = data.options
-    if any(evaluator.name == "autoattack" for _, evaluator in evaluators_inside(evaluate, ())):
+    if any(evaluator.member.sees_through_masking for _, evaluator in evaluators_inside(evaluate, ())):
         return {}
     if options.is_smoothed or defense.parameters.get("label_smoothing"):
         cause = "smoothed"
-    elif options.mixer.name in _MIXES_LABELS:
+    elif options.mixer.member.mixes_labels:
         cause = "mixed"
     else:
         return {}

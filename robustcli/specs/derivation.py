@@ -5,11 +5,10 @@ from typing import Any
 
 from robustcli.registry.catalog import describe
 from robustcli.specs.check import to_plain
-from robustcli.specs.pairing import PAIRED
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.specs.yamlfile import to_yaml
 
-# What trains a network where the defense of the search trains a supernet alone.
+# Trains the network that was found where the defense of the search trains only a supernet.
 _DEFENSE = "pgd_at"
 
 
@@ -25,7 +24,7 @@ def derived_spec(spec: ExperimentSpec, architecture: Mapping[str, Any]) -> str:
     plain["architecture"] = {**architecture, **to_plain(spec.architecture.options)}
     plain["train"]["start_from"] = None
     plain.pop("claim", None)
-    if spec.defense.name in PAIRED:
+    if spec.defense.member.trains:
         member = describe("defenses", _DEFENSE)
         shared = {**member.parameters, **member.replaceable}
         own = {key: value for key, value in plain["defense"].items() if key in shared}

@@ -1,7 +1,7 @@
-"""What no field of a spec can see alone: combinations that are refused, and some that are worth a word.
+"""Checks of combinations: those that are refused, and those that are worth a warning or a note.
 
-A guard is a function whose parameters name the parts of the spec that it looks at; it runs when those
-parts are sound, whatever else is wrong.
+A guard is a function whose parameters name the parts of the spec that it checks. It runs when these parts are sound,
+even if other parts are not. What it has to know about a member, the member declares where it is registered.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,13 +10,13 @@ from inspect import signature
 from typing import Any
 
 from robustcli.errors import suggest
-from robustcli.registry.catalog import catalog, describe
+from robustcli.registry.catalog import catalog
 from robustcli.registry.registry import MemberSpec
-from robustcli.registry.types import Norm
 from robustcli.specs.attack_guards import (
     attack_can_start,
     attack_reaches_eps,
     attack_reaches_far_side,
+    attack_supports_the_norm,
     step_size_in_pixels,
 )
 from robustcli.specs.data_guards import (
@@ -37,19 +37,10 @@ from robustcli.specs.pairing import (
     others_keep_their_radius,
     parts_can_be_reached,
 )
-from robustcli.specs.places import Findings, Where, attacks_inside, not_a_pixel, threat_at
+from robustcli.specs.places import Findings, Where, attacks_inside, not_a_pixel
 from robustcli.specs.settings import Claim, ThreatSettings, TrainSettings
 
 Guard = Callable[..., Findings]
-
-# Defenses and regularisers that differentiate an input gradient in the weights.
-_SECOND_ORDER = ("grad_align", "grad_norm")
-# Attacks that know some norms alone; all others know every one.
-NORMS: dict[str, tuple[Norm, ...]] = {
-    "carlini_wagner": ("l2",),
-    "hop_skip_jump": ("linf", "l2"),
-    "pyramid": ("linf",),
-}
 
 
 def find_problems(parts: Mapping[str, Any]) -> list[tuple[Where, str]]:
@@ -93,7 +84,7 @@ def warmups_end(train: TrainSettings) -> Findings:
     elif warmup + cooldown >= train.epochs > 0:
         text = f"{cooldown:g} epochs after a warm-up of {warmup:g} leave nothing of the {train.epochs} of the run"
         yield ("train", "schedule", "cooldown"), text
-    if train.schedule.parameters.get("initial") and train.schedule.name == "cosine" and not warmup:
+    if train.schedule.parameters.get("initial") and "warmup" in train.schedule.parameters and not warmup:
         yield ("train", "schedule", "initial"), "there is no warm-up that would begin with it; write a warmup"
 
 
@@ -129,18 +120,8 @@ def evaluated_attack_stays_inside(evaluate: Mapping[str, MemberSpec]) -> Finding
                 )
 
 
-def attack_knows_the_norm(threat: ThreatSettings, defense: MemberSpec, evaluate: Mapping[str, MemberSpec]) -> Findings:
-    evaluators: list[tuple[Where, MemberSpec]] = [(("evaluate", key), evaluator) for key, evaluator in evaluate.items()]
-    for place, part in [(("defense",), defense), *evaluators]:
-        for where, attack in attacks_inside(part, place):
-            norm = threat_at(where, evaluate, threat).norm
-            norms = NORMS.get(attack.name, (norm,))
-            if norm not in norms:
-                yield where, f"'{attack.name}' knows {' and '.join(norms)} alone, the threat is {norm}"
-
-
 def gradient_can_be_differentiated(defense: MemberSpec, train: TrainSettings) -> Findings:
-    name = next((part.name for part in (defense, _regulariser(defense)) if part and part.name in _SECOND_ORDER), None)
+    name = next((part.name for part in _penalising(defense) if part.member.second_derivatives), None)
     if name is None:
         return
     if train.precision != "fp32":
@@ -197,7 +178,7 @@ def drops_happen(train: TrainSettings) -> Findings:
 
 
 def replaced_part_has_no_parameters(defense: MemberSpec) -> Findings:
-    member = describe("defenses", defense.name)
+    member = defense.member
     for part, keys in member.served.items():
         if not isinstance(defense.parameters.get(part), MemberSpec):
             continue
@@ -207,19 +188,12 @@ def replaced_part_has_no_parameters(defense: MemberSpec) -> Findings:
                 yield ("defense", key), text
 
 
-# Defenses and regularisers that look into the network, through hooks that a compiled network does not call.
-_LOOKS_INSIDE = {"dial": "the features", "norm_decay": "the layers", "svc": "the layers"}
-# What some defenses change as training goes on: their own parameter, and that of the attack which it sets.
-_SCHEDULED = {"max_criterion": "criterion", "patiences": "patience"}
-
-
 def schedule_has_its_attack(defense: MemberSpec) -> Findings:
-    attack = defense.parameters.get("attack")
-    for own, key in _SCHEDULED.items():
-        if own in defense.parameters and isinstance(attack, MemberSpec) and key not in attack.parameters:
-            able = [name for name, member in catalog("attacks").items() if key in member.parameters]
-            text = f"'{defense.name}' changes the {key} of its attack; '{attack.name}' has none, {', '.join(able)} does"
-            yield ("defense", "attack"), text
+    attack, key = defense.parameters.get("attack"), defense.member.sets
+    if key and isinstance(attack, MemberSpec) and key not in attack.parameters:
+        able = [name for name, member in catalog("attacks").items() if key in member.parameters]
+        text = f"'{defense.name}' changes the {key} of its attack; '{attack.name}' has none, {', '.join(able)} does"
+        yield ("defense", "attack"), text
 
 
 def stages_are_counted(defense: MemberSpec) -> Findings:
@@ -230,10 +204,9 @@ def stages_are_counted(defense: MemberSpec) -> Findings:
 
 
 def features_can_be_read(defense: MemberSpec, train: TrainSettings) -> Findings:
-    for part in (defense, _regulariser(defense)):
-        if part and part.name in _LOOKS_INSIDE and train.compile:
-            text = f"a compiled network does not show {_LOOKS_INSIDE[part.name]} that '{part.name}' reads"
-            yield ("train", "compile"), text
+    for part in _penalising(defense):
+        if part.member.reads and train.compile:
+            yield ("train", "compile"), f"a compiled network does not show {part.member.reads} that '{part.name}' reads"
 
 
 def distortion_is_reachable(defense: MemberSpec) -> Findings:
@@ -265,7 +238,7 @@ REFUSE: tuple[Guard, ...] = (
     nesterov_has_momentum,
     attack_can_start,
     evaluated_attack_stays_inside,
-    attack_knows_the_norm,
+    attack_supports_the_norm,
     gradient_can_be_differentiated,
     precision_can_be_compiled,
     claim_is_evaluated,
@@ -295,6 +268,7 @@ WARN: tuple[Guard, ...] = (
 NOTE: tuple[Guard, ...] = (attack_reaches_far_side, soft_labels_are_verified)
 
 
-def _regulariser(defense: MemberSpec) -> MemberSpec | None:
-    chosen = defense.parameters.get("regulariser")
-    return chosen if isinstance(chosen, MemberSpec) else None
+def _penalising(defense: MemberSpec) -> list[MemberSpec]:
+    """The defense and its regulariser, where it has one."""
+    regulariser = defense.parameters.get("regulariser")
+    return [defense, regulariser] if isinstance(regulariser, MemberSpec) else [defense]

@@ -1,17 +1,12 @@
-"""Guards on what belongs together: a threat and others beside it, a defense and the architecture that it trains."""
+"""Guards on what belongs together: several threats, and a defense with the architecture that it trains."""
 
 from collections.abc import Mapping
 
+from robustcli.registry.catalog import Member, catalog, describe
 from robustcli.registry.registry import MemberSpec
+from robustcli.specs.check import family_of
 from robustcli.specs.places import Findings, evaluators_inside, not_a_pixel
 from robustcli.specs.settings import TrainSettings
-
-# Defenses that train one architecture, of the same name.
-PAIRED = ("multibn", "cifs", "dsara")
-# Of these, the one whose architecture is no other network with something added.
-_SEARCH = "dsara"
-# And the one whose parts networks can also have of themselves, as their channel_gate.
-_GATES = "cifs"
 
 
 def other_eps_in_pixels(defense: MemberSpec, evaluate: Mapping[str, MemberSpec]) -> Findings:
@@ -31,34 +26,43 @@ def others_keep_their_radius(defense: MemberSpec, train: TrainSettings) -> Findi
         yield ("train", "eps_warmup"), "only the spec's threat would grow, not those in defense.others; leave it out"
 
 
-def _has_gates_to_train(architecture: MemberSpec) -> bool:
-    return architecture.parameters.get("channel_gate") == _GATES
+def _has_parts_of(architecture: MemberSpec, defense: Member) -> bool:
+    """Whether an architecture has the parts that a defense trains, by its name or by its settings."""
+    settings = defense.trains_with
+    has_settings = all(architecture.parameters.get(key) == value for key, value in settings.items())
+    return architecture.name == defense.trains or (bool(settings) and has_settings)
 
 
 def architecture_has_its_parts(defense: MemberSpec, architecture: MemberSpec) -> Findings:
-    if defense.name == _GATES and _has_gates_to_train(architecture):
+    member = defense.member
+    if not member.trains:
         return
-    if defense.name in PAIRED and architecture.name != defense.name:
-        around = "" if defense.name == _SEARCH else ", around any network"
-        if defense.name == _GATES:
-            around += f", or a network with channel_gate: {_GATES}"
-        text = f"'{defense.name}' trains the architecture '{defense.name}'{around}; this is"
+    if not _has_parts_of(architecture, member):
+        wraps = any(family_of(part.annotation) for part in describe("architectures", member.trains).parameters.values())
+        around = ", around any network" if wraps else ""
+        for key, value in member.trains_with.items():
+            around += f", or a network with {key}: {value}"
+        text = f"'{defense.name}' trains the architecture '{member.trains}'{around}; this is"
         yield ("defense", "name"), f"{text} '{architecture.name}'"
-    elif defense.name == "multibn":
-        kinds, branches = 2 + len(defense.parameters["others"]), architecture.parameters["branches"]
+    elif architecture.member.branches and "others" in defense.parameters:
+        key = architecture.member.branches
+        kinds, branches = 2 + len(defense.parameters["others"]), architecture.parameters[key]
         if branches != kinds:
             text = f"{branches}; clean images, the threat and {kinds - 2} others are {kinds} kinds; write {kinds}"
-            yield ("architecture", "branches"), text
+            yield ("architecture", key), text
 
 
 def parts_can_be_reached(architecture: MemberSpec, train: TrainSettings) -> Findings:
-    added = _GATES if _has_gates_to_train(architecture) else architecture.name
-    if added in PAIRED and train.compile:
-        yield ("train", "compile"), f"a compiled network does not show the parts that '{added}' adds"
+    if not train.compile:
+        return
+    for member in catalog("defenses").values():
+        if member.trains and _has_parts_of(architecture, member):
+            yield ("train", "compile"), f"a compiled network does not show the parts that '{member.trains}' adds"
+            return
 
 
 def halves_stay_apart(defense: MemberSpec, data: MemberSpec, train: TrainSettings) -> Findings:
-    if defense.name != _SEARCH:
+    if not defense.member.two_halves:
         return
     if train.batch_size % 2:
         text = f"{train.batch_size}; '{defense.name}' needs as many images of each half of the data, an even number"
@@ -73,6 +77,6 @@ def halves_stay_apart(defense: MemberSpec, data: MemberSpec, train: TrainSetting
 def branches_keep_their_statistics(architecture: MemberSpec, defense: MemberSpec) -> Findings:
     averaging = defense.parameters.get("averaging")
     buffers = averaging.parameters.get("buffers") if isinstance(averaging, MemberSpec) else None
-    if architecture.name == "multibn" and buffers == "re_estimate":
+    if architecture.member.branches and buffers == "re_estimate":
         text = "re_estimate gives every branch the statistics of clean images; write copy or average"
         yield ("defense", "averaging", "buffers"), text

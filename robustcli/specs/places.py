@@ -11,16 +11,13 @@ Where = tuple[str | int, ...]
 Findings = Iterator[tuple[Where, str]]
 
 
-def attacks(defense: MemberSpec, evaluate: Mapping[str, MemberSpec]) -> Iterator[tuple[Where, dict[str, Any]]]:
-    """Parameters of every attack; those of a defense stand for its own attack unless that is replaced."""
-    attack = defense.parameters.get("attack")
-    if isinstance(attack, MemberSpec):
-        yield ("defense", "attack"), attack.parameters
-    else:
-        yield ("defense",), defense.parameters
+def attacks(defense: MemberSpec, evaluate: Mapping[str, MemberSpec]) -> Iterator[tuple[Where, MemberSpec]]:
+    """Every attack of a spec. A defense whose attack is not replaced stands for its own attack."""
+    if not isinstance(defense.parameters.get("attack"), MemberSpec):
+        yield ("defense",), defense
+    yield from attacks_inside(defense, ("defense",))
     for key, evaluator in evaluate.items():
-        for where, inner in attacks_inside(evaluator, ("evaluate", key)):
-            yield where, inner.parameters
+        yield from attacks_inside(evaluator, ("evaluate", key))
 
 
 def attacks_inside(value: Any, where: Where) -> Iterator[tuple[Where, MemberSpec]]:

@@ -1,25 +1,14 @@
-"""How long a training is, as far as a spec alone tells: images and batches of an epoch."""
+"""Length of a training as far as a spec tells: images and batches of an epoch."""
 
 from robustcli.registry.registry import MemberSpec
 from robustcli.specs.settings import TrainSettings
-
-# Images to train on of the data sets whose size does not depend on what lies in a folder.
-TRAIN_IMAGES = {
-    "digits": 1_437,
-    "moving_digits": 1_437,
-    "mnist": 60_000,
-    "fashion_mnist": 60_000,
-    "cifar10": 50_000,
-    "cifar100": 50_000,
-    "svhn": 73_257,
-}
 
 
 def images_of_epoch(data: MemberSpec) -> int | None:
     """The data set's own images that training sees once in an epoch; None where only its files know."""
     if data.options.train_size is not None:
         return int(data.options.train_size)
-    total = TRAIN_IMAGES.get(data.name)
+    total = data.member.train_images
     return None if total is None else max(0, total - data.options.val_size)
 
 

@@ -5,12 +5,14 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
 from pydantic import StringConstraints
 
 from robustcli.errors import RobustCliError, SpecError, suggest
+from robustcli.registry.catalog import FAMILIES, catalog
 from robustcli.registry.registry import MemberSpec
 from robustcli.registry.types import Family, Ratio, Size
 from robustcli.specs.check import Checker, Where, family_of, is_sound, settings_of, to_plain
@@ -32,29 +34,6 @@ Name = Annotated[str, StringConstraints(pattern=NAME)]
 # Where things lie and on what they run; they do not change what a run is.
 _PLACES = ("root", "path", "download")
 _PLACES_OF_EXTRA = ("path", "labels")
-# Parameters that came later, by the member that has them: left at these values, a spec keeps the digest that it had.
-_CELLS = ("advrush", "arnas", "cell_network", "darts_v2", "racl", "robnet")
-_OF_CELLS = {"activation": "relu", "norm": "batch", "downsample": "strided"}
-_GATED = ("regnet", "regnet_rule", "regnet_stages", "small_cnn")
-_ROBUST_ARCH = (
-    "robust_arch_resnet50",
-    "robust_arch_resnet101",
-    "robust_arch_wide_resnet",
-    "robust_arch_wide_resnet101_2",
-)
-_LATER: Mapping[str, Mapping[str, Any]] = {
-    **dict.fromkeys(_CELLS, _OF_CELLS),
-    "dsara": {**_OF_CELLS, "order": "first"},
-    **{name: {"channel_gate": "none"} for name in _GATED},
-    **{name: {"norm": "batch", "downsample": "strided"} for name in _ROBUST_ARCH},
-    "sknet": {"norm": "batch", "channel_gate": "none"},
-    "multistep": {"warmup": 0.0},
-    "cyclic": {"momentum": None},
-    "one_cycle": {"momentum": None},
-    "pgd": {"reach_eps": False},
-    "pgd_at": {"reach_eps": False, "clean_batches": 0.0},
-    "torchvision": {"stem": "as_it_is"},
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,12 +147,19 @@ class ExperimentSpec:
 
 
 def _as_before(value: Any) -> Any:
-    """Plain values without the later parameters of members that leave them as if there were none."""
+    """Plain values without the added parameters of members that leave everything as it was."""
     if isinstance(value, Mapping):
-        later = _LATER.get(str(value.get("name")), {})
-        kept = {key: item for key, item in value.items() if key not in later or item != later[key]}
+        added = _added(str(value.get("name")))
+        kept = {key: item for key, item in value.items() if key not in added or item != added[key]}
         return {key: _as_before(item) for key, item in kept.items()}
     return [_as_before(item) for item in value] if isinstance(value, list) else value
+
+
+@cache
+def _added(name: str) -> dict[str, Any]:
+    """The added parameters of the members with a name, in all families."""
+    members = [catalog(family)[name] for family in FAMILIES if name in catalog(family)]
+    return {key: value for member in members for key, value in member.added.items()}
 
 
 def _check_evaluate(checker: Checker, value: Any) -> dict[str, MemberSpec]:

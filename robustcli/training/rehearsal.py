@@ -21,18 +21,21 @@ _TOO_FEW = "Expected more than 1 value per channel"
 
 
 def rehearse_smallest_batch(
-    defense: Defense, network: nn.Module, optimizer: Optimizer, data: Data, settings: TrainSettings
+    defense: Defense, network: nn.Module, optimizer: Optimizer, data: Data, settings: TrainSettings, *, halves: bool
 ) -> None:
     """Make one update of a copy of the network if some batch holds a single image.
 
     A batch norm cannot normalise one image whose feature maps have one pixel. Which layers a method calls with how
     many images is known only to the method, so the update itself is tried.
 
+    Args:
+        halves: whether every batch holds images of two fixed halves in turn.
+
     Raises:
         RobustCliError: a batch norm refuses the batch.
     """
-    count = data.smallest_batch(settings.batch_size, settings.drop_last, halves=defense.halves)
-    if count > (2 if defense.halves else 1) or not settings.epochs:
+    count = data.smallest_batch(settings.batch_size, settings.drop_last, halves=halves)
+    if count > (2 if halves else 1) or not settings.epochs:
         return
     x, y = data.evaluation("train", count)
     network, optimizer = deepcopy((network, optimizer))

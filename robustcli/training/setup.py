@@ -11,11 +11,12 @@ from torch.optim import Optimizer
 
 from robustcli.attacks.losses import LOSSES
 from robustcli.data import Data
-from robustcli.defenses import Defense, SparesLabels
+from robustcli.defenses import Defense
 from robustcli.defenses.min_max import MinMax
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.watcher import Watcher
 from robustcli.models.build import build_network, start_from
+from robustcli.registry.catalog import catalog
 from robustcli.registry.registry import instantiate
 from robustcli.runtime.memory_format import to_channels_last
 from robustcli.runtime.precision import SkippedUpdates, emulation, tf32_in_use
@@ -53,10 +54,11 @@ def assemble(
             labels; or the smallest batch is too small for the network's batch norms.
     """
     settings = spec.train
-    if not data.is_labelled and not _spares_labels(defense):
+    if not data.is_labelled and not (spec.defense.member.spares_labels and _attacks_without_labels(defense)):
+        sparing = " or ".join(name for name, member in catalog("defenses").items() if member.spares_labels)
         raise RobustCliError(
             f"data.extra: some images have no label (-1), and '{spec.defense.name}' with this attack needs them; write "
-            "defense: trades with its own attack, or give data.extra.labels"
+            f"defense: {sparing} with its own attack, or give data.extra.labels"
         )
     if settings.compile and data.sizes["train"] < settings.batch_size:
         raise RobustCliError(
@@ -80,7 +82,7 @@ def assemble(
     if is_last:
         to_channels_last(network)
     optimizer, skipped = _optimizer(settings, network)
-    rehearse_smallest_batch(defense, network, optimizer, data, settings)
+    rehearse_smallest_batch(defense, network, optimizer, data, settings, halves=spec.defense.member.two_halves)
     # What a method draws when it starts, such as the weights of a network of its own, depends on the seed alone.
     noise = StreamNoise.on(device).reseed(spec.seed, "start")
     model = TrainingModel(network, settings, device, lambda text: note({"not_compiled": text}))
@@ -96,7 +98,7 @@ def assemble(
         mixer=instantiate(spec.data.options.mixer),
         schedule=instantiate(settings.schedule),
         replays=defense.replays,
-        halves=defense.halves,
+        halves=spec.defense.member.two_halves,
         seed=spec.seed,
         noise=noise,
         check=Check(settings, defense, data, threat),
@@ -110,9 +112,9 @@ def assemble(
     return training, loop, saver
 
 
-def _spares_labels(defense: Defense) -> bool:
-    """Whether a defense can go without some labels: its loss says so, and its attack raises a divergence alone."""
-    if not isinstance(defense, MinMax) or not isinstance(defense.loss, SparesLabels):
+def _attacks_without_labels(defense: Defense) -> bool:
+    """Whether the attack of a defense raises only a divergence from the clean prediction."""
+    if not isinstance(defense, MinMax):
         return False
     attack = defense.attack
     raises = LOSSES.get(getattr(attack, "loss", "ce"))

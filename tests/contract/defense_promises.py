@@ -198,7 +198,6 @@ def says_what_it_is(defense: Defense) -> None:
     assert callable(defense.averaging.start)
     assert isinstance(defense.replays, int)
     assert defense.replays >= 1
-    assert isinstance(defense.halves, bool)
 
 
 def observed(defense: Defense) -> Tensor:

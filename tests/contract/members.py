@@ -24,7 +24,6 @@ from robustcli.registry.registry import instantiate
 from robustcli.registry.signatures import REQUIRED, Parameter
 from robustcli.registry.types import Family, Norm
 from robustcli.specs.check import Checker, family_of
-from robustcli.specs.guards import NORMS
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.specs.yamlfile import to_yaml
 
@@ -32,8 +31,6 @@ from robustcli.specs.yamlfile import to_yaml
 SHAPES = (ImageShape(1, 8, 8, 10), ImageShape(3, 32, 32, 10), ImageShape(3, 64, 64, 10))
 
 Settings = dict[str, Any]
-# Members that build networks of an optional package, called like it: looked at where it is installed.
-_OF_OPTIONAL_PACKAGES = ("timm",)
 
 
 def all_members() -> list[Member]:
@@ -46,12 +43,14 @@ def is_named_by_specs(member: Member) -> bool:
 
 
 def names_of(family: str) -> list[str]:
-    return [name for name in catalog(family) if name not in _OF_OPTIONAL_PACKAGES or find_spec(name) is not None]
+    """The members of a family, without those of optional packages that are not installed."""
+    members = catalog(family).items()
+    return [name for name, member in members if not member.requires or find_spec(member.requires) is not None]
 
 
 def norms_known_to(attack: str) -> tuple[Norm, ...]:
     """The norms that a registered attack works in; it promises to refuse the others."""
-    return NORMS.get(attack, ("linf", "l2", "l1"))
+    return catalog("attacks")[attack].norms
 
 
 def can_build_from_defaults(member: Member) -> bool:
@@ -118,16 +117,14 @@ def whole_spec(member: Member, settings: Settings) -> ExperimentSpec:
         "weights": lambda: spec["defense"].update(weights=entry),
     }
     places[member.family]()
-    if member.family == "defenses" and member.name in catalog("architectures"):
-        # It trains an architecture of its own.
-        spec["architecture"] = {"name": member.name, **catalog("architectures")[member.name].smoke}
+    if member.trains:
+        spec["architecture"] = {"name": member.trains, **catalog("architectures")[member.trains].smoke}
     text = to_yaml(spec).replace("'8/255'", "8/255")
     return ExperimentSpec.parse(text, "the contract tests")
 
 
 def _norm_for(member: Member) -> Norm:
-    norms = norms_known_to(member.name) if member.family == "attacks" else ("linf",)
-    return "linf" if "linf" in norms else norms[0]
+    return "linf" if "linf" in member.norms else member.norms[0]
 
 
 def chosen_in(spec: ExperimentSpec, family: str) -> Any:

@@ -289,7 +289,6 @@ class Training:
     aims_at_robustness: bool = False
     has_one_step: bool = False
     replays: int = 1
-    halves: bool = False
 
     def start(self, model: nn.Module, optimizer: Optimizer, rng: Noise) -> Trained:
         return self.step(model, optimizer, rng)

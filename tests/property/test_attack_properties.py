@@ -24,8 +24,8 @@ from robustcli.attacks.pgd import Pgd
 from robustcli.attacks.spsa import Spsa
 from robustcli.evaluators.attacked import Attacked
 from robustcli.evaluators.clean import Clean
+from robustcli.registry.catalog import catalog
 from robustcli.registry.types import Norm
-from robustcli.specs.guards import NORMS
 from robustcli.threat.noise import IndexedNoise, Noise, StreamNoise
 from robustcli.threat.threat import ThreatModel
 
@@ -290,7 +290,7 @@ MINIMUM_NORM = [name for name in OTHERS if name.split(",")[0] in ("deepfool", "c
 
 def norm_for(name: str, norm: Norm) -> Norm:
     """The norm asked for, or one that the attack knows."""
-    known = NORMS.get(name.split(",")[0], (norm,))
+    known = catalog("attacks")[name.split(",")[0]].norms
     return norm if norm in known else known[0]
 
 

@@ -25,11 +25,10 @@ from robustcli.data import Data, prepare
 from robustcli.data.datasets import Source, TensorSplit
 from robustcli.defenses import Metrics
 from robustcli.defenses.dsara import SearchLoss, dsara, natural_share, unrolled_gradient
-from robustcli.defenses.free import free
 from robustcli.defenses.min_max import MinMaxStep
-from robustcli.defenses.natural import natural
 from robustcli.errors import RobustCliError
 from robustcli.optimization.clock import Clock
+from robustcli.registry.catalog import describe
 from robustcli.specs.derivation import derived_spec
 from robustcli.specs.settings import TrainSettings
 from robustcli.specs.spec import ExperimentSpec
@@ -422,11 +421,10 @@ def test_the_loop_deals_out_halves_where_they_are_asked_for(halves: bool) -> Non
     assert (len(step.places[0] & step.places[1]) == 0) == halves
 
 
-def test_who_asks_for_halves() -> None:
-    assert dsara().halves
+def test_the_search_asks_for_halves() -> None:
+    assert describe("defenses", "dsara").two_halves
     assert isinstance(dsara().loss, SearchLoss)
-    assert not natural().halves
-    assert not free().halves
+    assert not describe("defenses", "natural").two_halves
 
 
 # The run.

@@ -8,7 +8,7 @@ from small_training import CPU
 from robustcli.data.loading import load_data
 from robustcli.optimization.averaging.ema import Ema
 from robustcli.registry.catalog import catalog
-from robustcli.specs.sizes import TRAIN_IMAGES, batches_of_epoch, images_of_epoch
+from robustcli.specs.sizes import batches_of_epoch, images_of_epoch
 from robustcli.specs.spec import ExperimentSpec
 
 SPEC = """\
@@ -25,10 +25,23 @@ def spec_of(data: str, train: str = "batch_size: 128") -> ExperimentSpec:
     return ExperimentSpec.parse(SPEC.replace("DATA", data).replace("TRAIN", train), "the test")
 
 
-@pytest.mark.parametrize("name", TRAIN_IMAGES)
+SIZED = [name for name, member in catalog("datasets").items() if member.train_images]
+
+
+@pytest.mark.parametrize("name", SIZED)
 def test_sizes_are_those_that_the_data_sets_document(name: str) -> None:
-    doc = catalog("datasets")[name].doc
-    assert f"{TRAIN_IMAGES[name]:,}" in doc or name == "moving_digits"
+    member = catalog("datasets")[name]
+    assert f"{member.train_images:,}" in member.doc or name == "moving_digits"
+    assert f"{member.test_images:,}" in member.doc or name in ("digits", "moving_digits")
+
+
+@pytest.mark.parametrize("name", ["digits", "moving_digits"])
+def test_data_sets_have_what_they_declare(name: str) -> None:
+    member, data = catalog("datasets")[name], load_data(spec_of(f"name: {name}").data, CPU)
+    assert (data.sizes["train"], data.sizes["test"]) == (member.train_images, member.test_images)
+    shape = data.shape
+    assert member.image in (None, (shape.channels, shape.height, shape.width))
+    assert member.classes in (None, shape.classes)
 
 
 @pytest.mark.parametrize("name", ["digits", "moving_digits"])

@@ -518,15 +518,15 @@ REFUSED = [
         ["train.optimizer={name: sgd, nesterov: true}"],
     ),
     (
-        "attack_knows_the_norm",
+        "attack_supports_the_norm",
         ["evaluate.p={name: attacked, attack: carlini_wagner}"],
-        "evaluate.p.attack: 'carlini_wagner' knows l2 alone, the threat is linf",
+        "evaluate.p.attack: 'carlini_wagner' supports only l2; the threat is linf",
         ["evaluate.p={name: attacked, attack: carlini_wagner}", "threat.norm=l2"],
     ),
     (
-        "attack_knows_the_norm",
+        "attack_supports_the_norm",
         ["threat.norm=l1", "defense.attack={name: hop_skip_jump}"],
-        "defense.attack: 'hop_skip_jump' knows linf and l2 alone, the threat is l1",
+        "defense.attack: 'hop_skip_jump' supports only linf and l2; the threat is l1",
         ["defense.attack={name: hop_skip_jump}"],
     ),
     (
@@ -889,7 +889,7 @@ def with_member(family: str, name: str, parameters: dict[str, Any]) -> dict[str,
         "name": "s",
         "data": {"name": "digits"},
         "architecture": {"name": "small_cnn"},
-        "threat": {"norm": "linf" if guards.NORMS.get(name) == ("linf",) else "l2", "eps": 0.5},
+        "threat": {"norm": "l2" if "l2" in catalog(family)[name].norms else "linf", "eps": 0.5},
         "defense": {"name": "natural"},
         "train": {"epochs": 100},
         "evaluate": {},
@@ -901,8 +901,8 @@ def with_member(family: str, name: str, parameters: dict[str, Any]) -> dict[str,
             spec["architecture"] = chosen
         case "defenses":
             spec["defense"] = chosen
-            if name in catalog("architectures"):  # It trains an architecture of its own.
-                spec["architecture"] = {"name": name, **catalog("architectures")[name].smoke}
+            if trains := catalog(family)[name].trains:
+                spec["architecture"] = {"name": trains, **catalog("architectures")[trains].smoke}
         case "evaluators":
             spec["evaluate"]["result"] = chosen
         case "optimizers":

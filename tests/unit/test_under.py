@@ -134,7 +134,7 @@ def _with_threat(result: dict[str, Any], threat: str) -> dict[str, Any]:
         ("{name: under, norm: linf, eps: 8, evaluator: clean}", r"evaluate\.one\.eps: 8 is larger .* write 8/255"),
         (
             "{name: under, norm: linf, eps: 0.1, evaluator: {name: attacked, attack: carlini_wagner}}",
-            "knows l2 alone, the threat is linf",
+            "supports only l2; the threat is linf",
         ),
         (
             "{name: worst_case, members: [{name: under, norm: linf, eps: 0.1,"

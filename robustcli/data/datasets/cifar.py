@@ -7,7 +7,7 @@ from robustcli.data.datasets import DATASETS, Source, TensorSplit
 from robustcli.data.datasets.published import read_published
 
 
-@DATASETS.register("cifar10")
+@DATASETS.register("cifar10", image=(3, 32, 32), classes=10, train_images=50_000, test_images=10_000)
 def cifar10(*, root: str = "data", download: bool = False) -> Source:
     """Photographs in 10 classes, 32 x 32 colour, 50,000 to train and 10,000 to test.
 
@@ -27,7 +27,7 @@ def cifar10(*, root: str = "data", download: bool = False) -> Source:
     )
 
 
-@DATASETS.register("cifar100")
+@DATASETS.register("cifar100", image=(3, 32, 32), classes=100, train_images=50_000, test_images=10_000)
 def cifar100(*, root: str = "data", download: bool = False) -> Source:
     """Photographs in 100 fine classes, 32 x 32 colour, 50,000 to train and 10,000 to test.
 

@@ -5,7 +5,7 @@ from robustcli.data.datasets.channel_statistics import channel_statistics
 from robustcli.data.datasets.embedded_digits import embedded_digits
 
 
-@DATASETS.register("digits")
+@DATASETS.register("digits", image=(1, 8, 8), classes=10, train_images=1_437, test_images=360)
 def digits() -> Source:
     """1,797 real digits of 8 x 8 pixels and 17 grey levels, with nothing to download.
 

@@ -26,7 +26,7 @@ _STATISTICS_SIZE = 1000
 _CHUNK = 32
 
 
-@DATASETS.register("image_folder", smoke={"root": "data/images"})
+@DATASETS.register("image_folder", own_images=True, smoke={"root": "data/images"})
 def image_folder(*, root: str, size: Count = 32, memory_mib: Size = 2048) -> Source:
     """Your own images: root/train/<class>/<image> and root/test/<class>/<image>, always read as RGB.
 

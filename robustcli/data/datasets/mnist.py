@@ -13,7 +13,7 @@ _FILES = (
 )
 
 
-@DATASETS.register("mnist")
+@DATASETS.register("mnist", image=(1, 28, 28), classes=10, train_images=60_000, test_images=10_000)
 def mnist(*, root: str = "data", download: bool = False) -> Source:
     """Handwritten digits, 28 x 28 grey, 60,000 to train and 10,000 to test.
 
@@ -30,7 +30,7 @@ def mnist(*, root: str = "data", download: bool = False) -> Source:
     return _read("MNIST", torchvision.datasets.MNIST, root, download, mean=0.1307, std=0.3081)
 
 
-@DATASETS.register("fashion_mnist")
+@DATASETS.register("fashion_mnist", image=(1, 28, 28), classes=10, train_images=60_000, test_images=10_000)
 def fashion_mnist(*, root: str = "data", download: bool = False) -> Source:
     """Articles of clothing, 28 x 28 grey, 60,000 to train and 10,000 to test.
 

@@ -14,7 +14,7 @@ _SIDE = 16
 _WAYS = {"up": (-1, 0), "down": (1, 0), "left": (0, -1), "right": (0, 1)}
 
 
-@DATASETS.register("moving_digits")
+@DATASETS.register("moving_digits", train_images=1_437, test_images=360)
 def moving_digits(*, frames: Count = 8) -> Source:
     """1,797 clips of 16 x 16 pixels: in each a digit goes up, down, left or right, one pixel a frame.
 

@@ -19,7 +19,7 @@ _EVERY_KEY = ("x_train", "y_train", "x_test", "y_test")
 _BROKEN = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
-@DATASETS.register("npz", smoke={"path": "data/images.npz"})
+@DATASETS.register("npz", own_images=True, smoke={"path": "data/images.npz"})
 def npz(*, path: str) -> Source:
     """Your own arrays: x_train, y_train, x_test and y_test in a file that numpy.savez wrote.
 

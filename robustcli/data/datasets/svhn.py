@@ -8,7 +8,7 @@ from robustcli.data.datasets import DATASETS, Source, TensorSplit
 from robustcli.data.datasets.published import read_published
 
 
-@DATASETS.register("svhn")
+@DATASETS.register("svhn", image=(3, 32, 32), classes=10, train_images=73_257, test_images=26_032)
 def svhn(*, root: str = "data", download: bool = False) -> Source:
     """House-number digits, 32 x 32 colour, 73,257 to train and 26,032 to test; the extra part is not used.
 

@@ -11,7 +11,7 @@ from robustcli.registry.types import NonNegative
 from robustcli.threat.noise import Noise
 
 
-@MIXERS.register("cutmix", smoke={"alpha": 1.0})
+@MIXERS.register("cutmix", mixes_labels=True, smoke={"alpha": 1.0})
 @dataclass(frozen=True, kw_only=True)
 class CutMix:
     """x <- x_j inside a box and x_i outside, q <- s q_i + (1 - s) q_j, with s the share of pixels outside.

@@ -10,7 +10,7 @@ from robustcli.registry.types import NonNegative
 from robustcli.threat.noise import Noise
 
 
-@MIXERS.register("mixup", smoke={"alpha": 0.4})
+@MIXERS.register("mixup", mixes_labels=True, smoke={"alpha": 0.4})
 @dataclass(frozen=True, kw_only=True)
 class MixUp:
     """x <- s x_i + (1 - s) x_j and q <- s q_i + (1 - s) q_j, with one s ~ Beta(alpha, alpha) for the batch.

@@ -13,7 +13,7 @@ from robustcli.optimization.regularisers import REGULARISERS
 from robustcli.registry.types import NonNegative
 
 
-@REGULARISERS.register("grad_norm", smoke={"weight": 0.1}, passes=(1, 1, 2))
+@REGULARISERS.register("grad_norm", second_derivatives=True, smoke={"weight": 0.1}, passes=(1, 1, 2))
 @dataclass(frozen=True, kw_only=True)
 class GradNorm:
     """weight * mean over the clean images of the size of the gradient of their cross-entropy in the pixels.

@@ -13,7 +13,7 @@ from robustcli.optimization.regularisers.layers import sizes_seen, trained_layer
 from robustcli.registry.types import NonNegative, ProperShare
 
 
-@REGULARISERS.register("norm_decay", smoke={"weight": 0.01}, passes=(0, 0, 0))
+@REGULARISERS.register("norm_decay", reads="the layers", smoke={"weight": 0.01}, passes=(0, 0, 0))
 @dataclass(frozen=True, kw_only=True)
 class NormDecay:
     """weight * sum over the layers of their norm: a subgradient is sign(w) on the weights that the norm sums.

@@ -13,7 +13,7 @@ from robustcli.optimization.regularisers.layers import sizes_seen, trained_layer
 from robustcli.registry.types import Count, Positive
 
 
-@REGULARISERS.register("svc", smoke={"clip": 0.5, "every": 2}, passes=(0, 0, 0))
+@REGULARISERS.register("svc", reads="the layers", smoke={"clip": 0.5, "every": 2}, passes=(0, 0, 0))
 @dataclass(frozen=True, kw_only=True)
 class Svc:
     """Every so many updates the singular values of every convolution, taken as circular, are cut at `clip`.

@@ -54,7 +54,7 @@ class Cosine(Schedule):
         return self.final + (1 - self.final) * _half_cosine(share)
 
 
-@SCHEDULES.register("cyclic", smoke={"momentum": (0.8, 0.9)})
+@SCHEDULES.register("cyclic", added={"momentum": None}, smoke={"momentum": (0.8, 0.9)})
 @dataclass(frozen=True, kw_only=True)
 class Cyclic(Schedule):
     """One triangle: a line from zero to the full rate at `peak`, then a line back to zero at the end.
@@ -81,7 +81,7 @@ class Cyclic(Schedule):
         return None if self.momentum is None else _against(self.momentum, self(clock))
 
 
-@SCHEDULES.register("one_cycle", smoke={"momentum": (0.85, 0.95)})
+@SCHEDULES.register("one_cycle", added={"momentum": None}, smoke={"momentum": (0.85, 0.95)})
 @dataclass(frozen=True, kw_only=True)
 class OneCycle(Schedule):
     """Half a cosine up from `initial` to the full rate, then half a cosine down to `final`.

@@ -45,7 +45,7 @@ class Piecewise(Schedule):
         return self.factor ** sum(clock.step + 1 >= round(share * total) for share in self.at)
 
 
-@SCHEDULES.register("multistep", smoke={"after": (1,)})
+@SCHEDULES.register("multistep", added={"warmup": 0.0}, smoke={"after": (1,)})
 @dataclass(frozen=True, kw_only=True)
 class Multistep(Schedule):
     """Multiplied by `factor` after given numbers of epochs.

@@ -38,13 +38,6 @@ from robustcli.workflows.plan.updates import Trial, measure_updates, trial_folde
 
 # Images that evaluations are measured on, at most.
 _PROBED = 1000
-# Defenses whose updates change as training goes on, and what is taken to hold.
-_ADAPTIVE = {
-    "fw_at_adapt": "fw_at_adapt decides its steps anew in every epoch: measured with the 2 of an epoch's first images",
-    "cat": "cat takes more steps as training goes on: measured with those of its first epoch",
-    "dynamic_at": "dynamic_at is measured at its most: on a CPU, images that have converged leave their batch",
-    "fat": "fat is measured at its most: on a CPU, images that have stopped leave their batch",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,8 +249,8 @@ def _too_large_later(costs: Mapping[str, EvaluationCost], device: torch.device) 
 def _notes(spec: ExperimentSpec, costs: Any, device: torch.device) -> list[str]:
     defense: Defense = instantiate(spec.defense)
     notes = [note for cost in costs for note in cost.notes]
-    if spec.defense.name in _ADAPTIVE:
-        notes.insert(0, _ADAPTIVE[spec.defense.name])
+    if measured := spec.defense.member.measured:
+        notes.insert(0, f"{spec.defense.name} {measured}")
     if defense.replays > 1:
         notes.append(f"each batch is used {defense.replays} times, and every use is an update")
     if any(cost.stages for cost in costs):

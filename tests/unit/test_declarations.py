@@ -1,0 +1,165 @@
+"""Declarations of members: checked where they are written, and obeyed for members of other packages."""
+
+import ast
+import inspect
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import robustcli
+from robustcli.errors import RobustCliError
+from robustcli.registry import catalog as catalog_module
+from robustcli.registry.catalog import FAMILIES, catalog
+from robustcli.registry.declarations import Declaration
+from robustcli.registry.registry import Registry
+from robustcli.registry.signatures import argument_docs
+
+ROOT = Path(__file__).resolve().parents[2]
+OURS = Path(robustcli.__file__).parent
+
+SPEC = """\
+name: declared
+data: digits
+architecture: {ARCHITECTURE}
+threat: {norm: linf, eps: 8/255}
+defense: {name: DEFENSE}
+train: {epochs: 1, TRAIN}
+evaluate: {clean: clean}
+"""
+
+PAIR = '''"""A defense and the only network that it trains."""
+
+from torch import nn
+
+from robustcli.architectures import ARCHITECTURES, ImageShape
+from robustcli.attacks.pgd import Pgd
+from robustcli.defenses import DEFENSES
+from robustcli.defenses.min_max import AdversarialCrossEntropy, MinMax
+from robustcli.registry.types import Count, Size
+
+
+@DEFENSES.register("their_pair", trains="their_net", trains_with={"channel_gate": "se"}, smoke={"steps": 1})
+def their_pair(*, steps: Size = 2) -> MinMax:
+    """Adversarial training of one architecture.
+
+    Args:
+        steps: gradient steps of the attack.
+
+    Reference: made up for this test.
+    """
+    return MinMax(attack=Pgd(steps=steps), loss=AdversarialCrossEntropy())
+
+
+@ARCHITECTURES.register("their_net")
+def their_net(shape: ImageShape, /, *, width: Count = 4) -> nn.Module:
+    """One hidden layer.
+
+    Args:
+        width: hidden units.
+
+    Reference: made up for this test.
+    """
+    pixels = shape.channels * shape.height * shape.width
+    return nn.Sequential(nn.Flatten(), nn.Linear(pixels, width), nn.ReLU(), nn.Linear(width, shape.classes))
+'''
+
+
+def validate(folder: Path, defense: str, architecture: str, train: str = "compile: false") -> list[str]:
+    """The problems of a spec that names these members, next to a package with the modules of a folder."""
+    text = SPEC.replace("DEFENSE", defense).replace("ARCHITECTURE", architecture).replace("TRAIN", train)
+    (folder / "spec.yaml").write_text(text)
+    done = subprocess.run(
+        [sys.executable, "-m", "robustcli", "validate", "spec.yaml"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode in (0, 2), done.stderr
+    return done.stderr.splitlines()[1:]
+
+
+def plug_in(folder: Path, source: str) -> Path:
+    """Leave what an installer leaves of a package with one module."""
+    info = folder / "their_package-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-package\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[robustcli]\ntheirs = their_package\n")
+    (folder / "their_package.py").write_text(source)
+    return folder
+
+
+def test_grad_align_of_another_package_has_the_problems_of_ours(tmp_path: Path) -> None:
+    source = (OURS / "defenses/grad_align.py").read_text(encoding="utf-8")
+    plug_in(tmp_path, source.replace('register("grad_align"', 'register("their_align"'))
+    train = "precision: fp16, compile: true"
+    ours, theirs = (validate(tmp_path, name, "name: small_cnn", train) for name in ("grad_align", "their_align"))
+    assert len(ours) == 3
+    assert theirs == [line.replace("'grad_align'", "'their_align'") for line in ours]
+
+
+def test_another_package_can_bring_the_architecture_that_its_defense_trains(tmp_path: Path) -> None:
+    plug_in(tmp_path, PAIR)
+    assert validate(tmp_path, "their_pair", "name: their_net") == []
+    assert validate(tmp_path, "their_pair", "name: small_cnn, channel_gate: se") == []
+    (line,) = validate(tmp_path, "their_pair", "name: small_cnn")
+    assert "'their_pair' trains the architecture 'their_net', or a network with channel_gate: se; this is" in line
+    (line,) = validate(tmp_path, "pgd_at", "name: their_net", "compile: true")
+    assert "a compiled network does not show the parts that 'their_net' adds" in line
+
+
+@pytest.mark.parametrize(
+    ("family", "declared", "text"),
+    [
+        ("attacks", 'norm=("l2",)', "register(norm=...): members of attacks declare no 'norm'; did you mean 'norms'?"),
+        ("attacks", "image=(1, 8, 8)", "register(image=...): members of attacks declare no 'image' (known: "),
+        ("attacks", 'norms=("l2", "l3")', "register(norms=...)[1]: found 'l3'; input should be 'linf', 'l2' or 'l1'"),
+        ("attacks", 'norms="l2"', "register(norms=...): found 'l2'; input should be a valid tuple"),
+        ("defenses", "passes=(1, 2)", "register(passes=...)[2]: "),
+        ("defenses", "two_halves=1", "register(two_halves=...): found 1; input should be a valid boolean"),
+        ("datasets", "train_images=COUNT", "register(train_images=...): found 'COUNT'; write out the value"),
+        ("datasets", "**SIZES", "register(**=...): found 'SIZES'; write out the value"),
+    ],
+)
+def test_a_wrong_declaration_is_an_error_with_its_line(family: str, declared: str, text: str, tmp_path: Path) -> None:
+    path = tmp_path / "member.py"
+    path.write_text(f'\n@{family.upper()}.register("one", {declared})\ndef one(*, width: int = 1): ...\n')
+    with pytest.raises(RobustCliError) as caught:
+        list(catalog_module._read("member", path, family))
+    assert str(caught.value).startswith(f"{path}:2: {text}")
+
+
+def test_a_name_that_is_not_written_out_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "member.py"
+    for written in ("", "3", "norms=()"):
+        path.write_text(f"@ATTACKS.register({written})\ndef one(*, width: int = 1): ...\n")
+        with pytest.raises(RobustCliError, match=r"member\.py:1: register.*the first argument is the name"):
+            list(catalog_module._read("member", path, "attacks"))
+
+
+def test_an_import_checks_declarations_too() -> None:
+    with pytest.raises(RobustCliError, match=r"attacks 'one': register\(norm=...\): members of attacks declare no"):
+        Registry("attacks").register("one", norm=("l2",))
+
+
+def test_every_declaration_is_documented_and_made_by_some_member() -> None:
+    documented = argument_docs(inspect.getdoc(Declaration) or "")
+    assert list(documented) == list(Declaration.__dataclass_fields__)
+    usual = Declaration()
+    members = [member for family in FAMILIES for member in catalog(family).values()]
+    for name in documented:
+        assert any(getattr(member, name) != getattr(usual, name) for member in members), name
+
+
+def test_checks_of_specs_name_no_member() -> None:
+    """What the checks of a spec must know about a member, the member declares."""
+    families = ("attacks", "defenses", "architectures", "datasets", "mixers", "regularisers")
+    names = {name for family in families for name in catalog(family)} - {"none"}
+    for path in (*(OURS / "specs").glob("*guards.py"), OURS / "specs/pairing.py", OURS / "specs/sizes.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        assert not names & {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}, path
