@@ -46,11 +46,26 @@ def is_channels_last(network: nn.Module, settings: TrainSettings, device: torch.
     if settings.channels_last != "auto":
         return settings.channels_last
     if device.type == "cpu":
-        suits = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+        capability = torch.backends.cpu.get_cpu_capability()
+        suits = capability == "AVX512" or (capability == "AVX2" and not _corrupts_memory(network))
     else:
         # Tensor cores take 16 bits in this order; fp32 would be turned back and forth.
         suits = settings.precision != "fp32"
     return suits and any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+
+
+def _corrupts_memory(network: nn.Module) -> bool:
+    """Whether oneDNN, in channels_last with AVX2, would write beyond the gradient of some weight.
+
+    It does for strided 1 x 1 convolutions of 3 or 4 channels; its kernel works in blocks of 8 (torch 2.14).
+    """
+    return any(
+        isinstance(module, nn.Conv2d)
+        and module.kernel_size == (1, 1)
+        and module.stride != (1, 1)
+        and module.in_channels % 8 != 0
+        for module in network.modules()
+    )
 
 
 def parameter_groups(network: nn.Module, weight_decay: float, exclude: str) -> list[dict[str, Any]]:

@@ -439,7 +439,8 @@ def test_a_compiler_that_fails_is_no_result(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_the_format_is_that_of_training_unless_it_is_given() -> None:
     narrow = {"architecture": "preact_resnet18"}
-    is_chosen = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+    # Of 4 channels, which AVX2 would not take in this format.
+    is_chosen = torch.backends.cpu.get_cpu_capability() == "AVX512"
     assert bench_train(request("natural", **narrow))["settings"]["channels_last"] is is_chosen
     assert bench_train(request("natural", **narrow, channels_last=False))["settings"]["channels_last"] is False
 

@@ -196,6 +196,25 @@ def test_the_format_is_chosen_by_its_rule(
         assert is_channels_last(network, replace(settings, channels_last=asked), torch.device(device)) is asked
 
 
+@pytest.mark.parametrize(
+    ("capability", "channels", "kernel", "stride", "expected"),
+    [
+        ("AVX2", 4, 1, 2, False),
+        ("AVX2", 12, 1, 2, False),
+        ("AVX2", 8, 1, 2, True),
+        ("AVX2", 4, 1, 1, True),
+        ("AVX2", 4, 3, 2, True),
+        ("AVX512", 4, 1, 2, True),
+    ],
+)
+def test_on_avx2_the_format_spares_what_onednn_would_break(
+    capability: str, channels: int, kernel: int, stride: int, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    network = nn.Sequential(nn.Conv2d(channels, 8, kernel, stride=stride), nn.BatchNorm2d(8))
+    assert is_channels_last(network, TrainSettings(epochs=1), CPU) is expected
+
+
 # What a device has no instructions for
 
 
