@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustcli.errors import RobustCliError
 from robustcli.runtime.compiled import CompiledCalls, Tell, tell_nobody
 from robustcli.runtime.precision import autocast, call_scaled
 from robustcli.specs.settings import TrainSettings
@@ -43,11 +44,16 @@ def is_channels_last(network: nn.Module, settings: TrainSettings, device: torch.
     On x86 CPUs networks with batch norms were 1.1 to 1.4 times as fast in it with AVX-512, and 1.0 to 1.35 times with
     AVX2, narrow ones most; plain convolutions without norms were a little slower, and ConvNeXt cared little.
     """
+    is_broken = device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2" and _corrupts_memory(network)
     if settings.channels_last != "auto":
+        if settings.channels_last and is_broken and settings.precision == "fp32":
+            raise RobustCliError(
+                "train.channels_last: true: with AVX2 oneDNN writes beyond the weights of strided 1 x 1 convolutions "
+                "whose channels are no multiple of 8, which this network has; write auto or false"
+            )
         return settings.channels_last
     if device.type == "cpu":
-        capability = torch.backends.cpu.get_cpu_capability()
-        suits = capability == "AVX512" or (capability == "AVX2" and not _corrupts_memory(network))
+        suits = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512") and not is_broken
     else:
         # Tensor cores take 16 bits in this order; fp32 would be turned back and forth.
         suits = settings.precision != "fp32"

@@ -17,6 +17,7 @@ from robustcli.attacks.losses import LOSSES
 from robustcli.cli.progress import Screen
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.defenses.trades import trades
+from robustcli.errors import RobustCliError
 from robustcli.optimization.weights.awp import Awp
 from robustcli.runtime import precision
 from robustcli.runtime.precision import SkippedUpdates, call_scaled, emulation, is_native
@@ -213,6 +214,12 @@ def test_on_avx2_the_format_spares_what_onednn_would_break(
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     network = nn.Sequential(nn.Conv2d(channels, 8, kernel, stride=stride), nn.BatchNorm2d(8))
     assert is_channels_last(network, TrainSettings(epochs=1), CPU) is expected
+    asked = TrainSettings(epochs=1, channels_last=True)
+    if expected:
+        assert is_channels_last(network, asked, CPU)
+    else:
+        with pytest.raises(RobustCliError, match=r"^train\.channels_last: true: .* write auto or false$"):
+            is_channels_last(network, asked, CPU)
 
 
 # What a device has no instructions for
