@@ -1,7 +1,11 @@
 """Settings of every test. Nothing is seeded here: a test that draws seeds its own source."""
 
+import pytest
 import torch
 from hypothesis import settings
+
+# Promises fail by assert; pytest then shows the values of both sides.
+pytest.register_assert_rewrite("robustcli.promises")
 
 # Tiny tensors otherwise spend most of their time waiting for each other.
 torch.set_num_threads(1)

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import torch
-from small_networks import drawn_from, images
 from torch import nn
 
 from robustcli.architectures import ImageShape, Network
 from robustcli.models.build import build_network
+from robustcli.promises.networks import drawn_from, images
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store import checkpoint
 

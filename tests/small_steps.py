@@ -7,11 +7,11 @@ from fractions import Fraction
 from typing import Any
 
 import torch
-from small_networks import drawn_from, images, labels
 from torch import Tensor, nn
 
 from robustcli.defenses import Defense
 from robustcli.optimization.clock import Clock
+from robustcli.promises.networks import drawn_from, images, labels
 from robustcli.threat.noise import StreamNoise
 from robustcli.threat.threat import ThreatModel
 

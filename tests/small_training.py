@@ -6,7 +6,6 @@ from fractions import Fraction
 from typing import Any
 
 import torch
-from small_networks import conv_net, images, labels
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -20,6 +19,7 @@ from robustcli.optimization.averaging.none import LastWeights
 from robustcli.optimization.clock import Clock
 from robustcli.optimization.schedules import Schedule
 from robustcli.optimization.schedules.steps import Constant
+from robustcli.promises.networks import conv_net, images, labels
 from robustcli.specs.settings import Augment, TrainSettings
 from robustcli.threat.noise import StreamNoise
 from robustcli.threat.threat import ThreatModel

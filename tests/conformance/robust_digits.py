@@ -5,11 +5,11 @@ from functools import cache
 
 import torch
 from pyautoattack import AutoAttack as Ensemble  # type: ignore[import-untyped]
-from small_networks import drawn_from
 from torch import Tensor, nn
 
 from robustcli.attacks.pgd import Pgd
 from robustcli.data.datasets.digits import digits
+from robustcli.promises.networks import drawn_from
 from robustcli.registry.types import Norm
 from robustcli.threat.noise import StreamNoise
 from robustcli.threat.threat import ThreatModel

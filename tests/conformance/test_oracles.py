@@ -9,7 +9,6 @@ import pytest
 import torch
 from judging import standing
 from sine_networks import SineConv, SineLinear, labelled
-from small_networks import images, labels, linear_net
 from torch import Tensor, nn
 
 from robustcli.attacks.carlini_wagner import CarliniWagner
@@ -23,6 +22,7 @@ from robustcli.defenses.min_max import AdversarialCrossEntropy
 from robustcli.defenses.natural import CleanCrossEntropy
 from robustcli.defenses.trades import TradesLoss
 from robustcli.evaluators.attacked import Attacked
+from robustcli.promises.networks import images, labels, linear_net
 from robustcli.registry.types import Norm
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel

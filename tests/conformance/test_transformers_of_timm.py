@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from small_networks import drawn_from
 from torch import nn
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
+from robustcli.promises.networks import drawn_from
 
 with warnings.catch_warnings():
     # What timm's own imports say.

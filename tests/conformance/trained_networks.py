@@ -5,7 +5,6 @@ from fractions import Fraction
 from functools import cache
 
 import torch
-from small_networks import drawn_from
 from torch import Tensor, nn
 
 from robustcli.architectures import ImageShape
@@ -13,6 +12,7 @@ from robustcli.architectures.small_cnn import small_cnn
 from robustcli.attacks.crafting import crafting
 from robustcli.attacks.pgd import Pgd
 from robustcli.data.datasets.digits import digits
+from robustcli.promises.networks import drawn_from
 from robustcli.threat.noise import StreamNoise
 from robustcli.threat.threat import ThreatModel
 

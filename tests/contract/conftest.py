@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 from small_checkpoint import random_network, save_network
-from small_networks import conv_net, images
 from torch import nn
+
+from robustcli.promises.networks import conv_net, images
 
 
 @pytest.fixture(scope="session")

@@ -6,19 +6,22 @@ from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any
 
-import attack_promises
-import averaging_promises
-import defense_promises
-import diagnostic_promises
-import mixer_promises
-import other_promises
-import regulariser_promises
 import torch
-import weight_promises
 from torch import Tensor, nn
 
 from robustcli.architectures import ImageShape
 from robustcli.errors import RobustCliError
+from robustcli.promises import architectures as architectures_promises
+from robustcli.promises import attacks as attacks_promises
+from robustcli.promises import averaging as averaging_promises
+from robustcli.promises import defenses as defenses_promises
+from robustcli.promises import diagnostics as diagnostics_promises
+from robustcli.promises import evaluators as evaluators_promises
+from robustcli.promises import mixers as mixers_promises
+from robustcli.promises import optimizers as optimizers_promises
+from robustcli.promises import regularisers as regularisers_promises
+from robustcli.promises import schedules as schedules_promises
+from robustcli.promises import weights as weights_promises
 from robustcli.registry.catalog import FAMILIES, Member, catalog
 from robustcli.registry.registry import instantiate
 from robustcli.registry.signatures import REQUIRED, Parameter
@@ -75,7 +78,7 @@ def smoke(family: str, name: str, **settings: Any) -> Any:
     return build(member, {**member.smoke, **settings})
 
 
-def body_builder(member: Member, settings: Settings) -> other_promises.Body:
+def body_builder(member: Member, settings: Settings) -> architectures_promises.Body:
     return lambda shape: typing.cast(nn.Module, build(member, settings, shape))
 
 
@@ -87,7 +90,7 @@ def suitable_shape(member: Member, settings: Settings) -> ImageShape:
     raise AssertionError(f"{member.name} takes none of {SHAPES}")
 
 
-def optimizer_maker(member: Member, settings: Settings) -> other_promises.Make:
+def optimizer_maker(member: Member, settings: Settings) -> optimizers_promises.Make:
     return lambda groups, lr: build(member, settings, groups, lr)
 
 
@@ -149,19 +152,19 @@ def observe(member: Member, settings: Settings) -> Tensor:
     """What the member does with some settings, as one row of numbers that differ when it does something else."""
     if member.family == "architectures":
         body = body_builder(member, settings)
-        return other_promises.observed_architecture(body, suitable_shape(member, member.smoke))
+        return architectures_promises.observed_architecture(body, suitable_shape(member, member.smoke))
     if member.family == "optimizers":
-        return other_promises.observed_optimizer(optimizer_maker(member, settings))
+        return optimizers_promises.observed_optimizer(optimizer_maker(member, settings))
     observers: dict[str, Callable[[Any], Tensor]] = {
-        "attacks": lambda attack: attack_promises.observed(attack, norms_known_to(member.name)),
+        "attacks": lambda attack: attacks_promises.observed(attack, member.norms),
         "averaging": averaging_promises.observed,
-        "defenses": defense_promises.observed,
-        "diagnostics": diagnostic_promises.observed,
-        "evaluators": other_promises.observed_evaluator,
-        "mixers": mixer_promises.observed,
-        "regularisers": regulariser_promises.observed,
-        "schedules": other_promises.observed_schedule,
-        "weights": weight_promises.observed,
+        "defenses": defenses_promises.observed,
+        "diagnostics": diagnostics_promises.observed,
+        "evaluators": evaluators_promises.observed_evaluator,
+        "mixers": mixers_promises.observed,
+        "regularisers": regularisers_promises.observed,
+        "schedules": schedules_promises.observed_schedule,
+        "weights": weights_promises.observed,
     }
     return observers[member.family](build(member, settings))
 

@@ -2,18 +2,18 @@
 
 from collections.abc import Callable
 
-import other_promises
 import pytest
 import torch
 from members import Settings, body_builder, build, names_of, suitable_shape
-from small_networks import drawn_from
 from torch import Tensor, nn
 
 from robustcli.architectures import ImageShape
+from robustcli.promises import architectures as architectures_promises
+from robustcli.promises.networks import drawn_from
 from robustcli.registry.catalog import catalog
 from robustcli.runtime.memory_format import to_channels_last
 
-Promise = Callable[[other_promises.Body, ImageShape], None]
+Promise = Callable[[architectures_promises.Body, ImageShape], None]
 
 CHEAPEST: list[tuple[str, Settings]] = [
     (name, catalog("architectures")[name].smoke) for name in names_of("architectures")
@@ -88,10 +88,10 @@ def test_compiling_changes_nothing(form: tuple[str, Settings]) -> None:
 @pytest.mark.parametrize(
     "promise",
     [
-        other_promises.gives_logits,
-        other_promises.sees_one_image_at_a_time,
-        other_promises.every_parameter_learns,
-        other_promises.is_drawn_from_the_seed,
+        architectures_promises.gives_logits,
+        architectures_promises.sees_one_image_at_a_time,
+        architectures_promises.every_parameter_learns,
+        architectures_promises.is_drawn_from_the_seed,
     ],
     ids=lambda promise: promise.__name__,
 )

@@ -3,13 +3,13 @@
 import pytest
 import torch
 from members import body_builder, names_of, suitable_shape
-from model_state import Failing, PlannedError, found_again
-from small_networks import conv_net, images
 from torch import nn
 
 from robustcli.architectures import Network, Normalize
 from robustcli.architectures.features import classifier_of, with_features
 from robustcli.errors import RobustCliError
+from robustcli.promises.model_state import Failing, PlannedError, found_again
+from robustcli.promises.networks import conv_net, images
 from robustcli.registry.catalog import catalog
 from robustcli.specs.settings import TrainSettings
 from robustcli.training.model import TrainingModel

@@ -3,15 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-import attack_promises
-import averaging_promises
-import diagnostic_promises
-import mixer_promises
-import other_promises
 import pytest
-import regulariser_promises
 import torch
-import weight_promises
 from members import build, names_of, norms_known_to, settings_to_try, smoke
 
 from robustcli.data.mixers import Mixer
@@ -19,6 +12,13 @@ from robustcli.diagnostics import Diagnostic
 from robustcli.optimization.averaging import Averaging
 from robustcli.optimization.regularisers import Regulariser
 from robustcli.optimization.weights import WeightPerturbation
+from robustcli.promises import attacks as attacks_promises
+from robustcli.promises import averaging as averaging_promises
+from robustcli.promises import diagnostics as diagnostics_promises
+from robustcli.promises import mixers as mixers_promises
+from robustcli.promises import regularisers as regularisers_promises
+from robustcli.promises import schedules as schedules_promises
+from robustcli.promises import weights as weights_promises
 from robustcli.registry.catalog import catalog
 from robustcli.registry.types import AttackBn, Norm
 
@@ -43,17 +43,17 @@ def variants(family: str, name: str) -> list[Any]:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_attack_stays_inside(name: str, norm: Norm, channels: int) -> None:
     for attack in variants("attacks", name):
-        attack_promises.stays_inside(attack, norm, channels)
+        attacks_promises.stays_inside(attack, norm, channels)
 
 
 @in_norms_it_knows
 @pytest.mark.parametrize(
     "promise",
     [
-        attack_promises.at_radius_0_returns_x,
-        attack_promises.repeats_itself,
-        attack_promises.treats_each_image_alone,
-        attack_promises.treats_class_shares_as_labels,
+        attacks_promises.at_radius_0_returns_x,
+        attacks_promises.repeats_itself,
+        attacks_promises.treats_each_image_alone,
+        attacks_promises.treats_class_shares_as_labels,
     ],
     ids=lambda promise: promise.__name__,
 )
@@ -65,7 +65,7 @@ def test_attack(name: str, norm: Norm, promise: Callable[..., None]) -> None:
 @pytest.mark.parametrize("attack_bn", ["eval", "train", "batch_no_update"])
 @pytest.mark.parametrize(
     "promise",
-    [attack_promises.leaves_the_model_alone, attack_promises.leaves_the_model_alone_when_it_fails],
+    [attacks_promises.leaves_the_model_alone, attacks_promises.leaves_the_model_alone_when_it_fails],
     ids=lambda promise: promise.__name__,
 )
 def test_attack_leaves_the_model(name: str, attack_bn: AttackBn, promise: Callable[..., None]) -> None:
@@ -74,18 +74,18 @@ def test_attack_leaves_the_model(name: str, attack_bn: AttackBn, promise: Callab
 
 @in_norms_it_does_not_know
 def test_attack_refuses_other_norms(name: str, norm: Norm) -> None:
-    attack_promises.refuses(smoke("attacks", name), norm)
+    attacks_promises.refuses(smoke("attacks", name), norm)
 
 
 @pytest.mark.parametrize("name", names_of("weights"))
 @pytest.mark.parametrize(
     "promise",
     [
-        weight_promises.restores_the_weights,
-        weight_promises.restores_the_weights_after_an_error,
-        weight_promises.keeps_what_an_update_did,
-        weight_promises.moves_statistics_once,
-        weight_promises.repeats_itself,
+        weights_promises.restores_the_weights,
+        weights_promises.restores_the_weights_after_an_error,
+        weights_promises.keeps_what_an_update_did,
+        weights_promises.moves_statistics_once,
+        weights_promises.repeats_itself,
     ],
     ids=lambda promise: promise.__name__,
 )
@@ -98,7 +98,7 @@ def test_weight_perturbation(name: str, promise: Callable[[WeightPerturbation], 
 @pytest.mark.parametrize("name", [name for name in names_of("weights") if name != "none"])
 def test_weight_perturbation_perturbs(name: str) -> None:
     for perturbation in variants("weights", name):
-        weight_promises.moves_the_weights(perturbation)
+        weights_promises.moves_the_weights(perturbation)
 
 
 @pytest.mark.parametrize("name", names_of("averaging"))
@@ -126,12 +126,12 @@ def test_averaging(name: str, buffers: str, promise: Callable[[Averaging], None]
 @pytest.mark.parametrize(
     "promise",
     [
-        mixer_promises.stays_in_the_box,
-        mixer_promises.shares_sum_to_one,
-        mixer_promises.leaves_what_it_is_given,
-        mixer_promises.treats_class_shares_as_labels,
-        mixer_promises.repeats_itself,
-        mixer_promises.takes_a_single_image,
+        mixers_promises.stays_in_the_box,
+        mixers_promises.shares_sum_to_one,
+        mixers_promises.leaves_what_it_is_given,
+        mixers_promises.treats_class_shares_as_labels,
+        mixers_promises.repeats_itself,
+        mixers_promises.takes_a_single_image,
     ],
     ids=lambda promise: promise.__name__,
 )
@@ -144,12 +144,12 @@ def test_mixer(name: str, promise: Callable[[Mixer], None]) -> None:
 @pytest.mark.parametrize(
     "promise",
     [
-        regulariser_promises.leaves_all_but_gradients,
-        regulariser_promises.leaves_held_weights,
-        regulariser_promises.is_finite_and_scalar,
-        regulariser_promises.treats_class_shares_as_labels,
-        regulariser_promises.continues_from_its_state,
-        regulariser_promises.repeats_itself,
+        regularisers_promises.leaves_all_but_gradients,
+        regularisers_promises.leaves_held_weights,
+        regularisers_promises.is_finite_and_scalar,
+        regularisers_promises.treats_class_shares_as_labels,
+        regularisers_promises.continues_from_its_state,
+        regularisers_promises.repeats_itself,
     ],
     ids=lambda promise: promise.__name__,
 )
@@ -161,14 +161,14 @@ def test_regulariser(name: str, promise: Callable[[Regulariser], None]) -> None:
 @pytest.mark.parametrize("name", [name for name in names_of("regularisers") if name != "none"])
 def test_regulariser_does_something(name: str) -> None:
     for regulariser in variants("regularisers", name):
-        regulariser_promises.does_something(regulariser)
+        regularisers_promises.does_something(regulariser)
 
 
 @pytest.mark.parametrize("name", names_of("schedules"))
 def test_schedule(name: str) -> None:
     for schedule in variants("schedules", name):
-        other_promises.stays_between_0_and_1(schedule)
-        other_promises.depends_on_the_clock_alone(schedule)
+        schedules_promises.stays_between_0_and_1(schedule)
+        schedules_promises.depends_on_the_clock_alone(schedule)
 
 
 @pytest.mark.parametrize("name", names_of("diagnostics"))
@@ -176,9 +176,9 @@ def test_schedule(name: str) -> None:
 @pytest.mark.parametrize(
     "promise",
     [
-        diagnostic_promises.finds_plain_data,
-        diagnostic_promises.finds_it_again,
-        diagnostic_promises.leaves_the_network_alone,
+        diagnostics_promises.finds_plain_data,
+        diagnostics_promises.finds_it_again,
+        diagnostics_promises.leaves_the_network_alone,
     ],
     ids=lambda promise: promise.__name__,
 )
@@ -189,7 +189,7 @@ def test_diagnostic(name: str, norm: Norm, promise: Callable[[Diagnostic, Norm],
 @pytest.mark.parametrize("name", names_of("diagnostics"))
 def test_diagnostic_does_not_depend_on_its_batches(name: str) -> None:
     if "batch_size" in catalog("diagnostics")[name].parameters:
-        diagnostic_promises.finds_the_same(smoke("diagnostics", name, batch_size=3), smoke("diagnostics", name))
+        diagnostics_promises.finds_the_same(smoke("diagnostics", name, batch_size=3), smoke("diagnostics", name))
 
 
 @pytest.mark.parametrize(
@@ -197,5 +197,5 @@ def test_diagnostic_does_not_depend_on_its_batches(name: str) -> None:
 )
 def test_another_attack_makes_another_finding(name: str) -> None:
     other = smoke("diagnostics", name, attack={"name": "pgd", "steps": 1, "step_size": 0.001})
-    usual = diagnostic_promises.observed(smoke("diagnostics", name))
-    assert not torch.equal(diagnostic_promises.observed(other), usual)
+    usual = diagnostics_promises.observed(smoke("diagnostics", name))
+    assert not torch.equal(diagnostics_promises.observed(other), usual)

@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import defense_promises
-import other_promises
 import pytest
 import torch
 from members import SHAPES, body_builder, build, names_of, optimizer_maker, settings_to_try, smoke, suitable_shape
@@ -13,6 +11,11 @@ from robustcli.architectures import ImageShape
 from robustcli.defenses import Defense
 from robustcli.errors import RobustCliError
 from robustcli.evaluators import Evaluator
+from robustcli.promises import architectures as architectures_promises
+from robustcli.promises import datasets as datasets_promises
+from robustcli.promises import defenses as defenses_promises
+from robustcli.promises import evaluators as evaluators_promises
+from robustcli.promises import optimizers as optimizers_promises
 from robustcli.registry.catalog import catalog
 from robustcli.registry.types import Norm
 
@@ -25,18 +28,18 @@ def named(promise: Callable[..., None]) -> str:
 @pytest.mark.parametrize(
     "promise",
     [
-        defense_promises.lowers_its_loss,
-        defense_promises.trains_every_parameter,
-        defense_promises.restores_modes,
-        defense_promises.keeps_weights_when_it_fails,
-        defense_promises.updates_once_per_step,
-        defense_promises.forgets_earlier_gradients,
-        defense_promises.reports_scalars,
-        defense_promises.repeats_itself,
-        defense_promises.continues_from_its_state,
-        defense_promises.treats_class_shares_as_labels,
-        defense_promises.smooths_its_loss_alone,
-        defense_promises.says_what_it_is,
+        defenses_promises.lowers_its_loss,
+        defenses_promises.trains_every_parameter,
+        defenses_promises.restores_modes,
+        defenses_promises.keeps_weights_when_it_fails,
+        defenses_promises.updates_once_per_step,
+        defenses_promises.forgets_earlier_gradients,
+        defenses_promises.reports_scalars,
+        defenses_promises.repeats_itself,
+        defenses_promises.continues_from_its_state,
+        defenses_promises.treats_class_shares_as_labels,
+        defenses_promises.smooths_its_loss_alone,
+        defenses_promises.says_what_it_is,
     ],
     ids=named,
 )
@@ -54,10 +57,10 @@ def test_defense_with_other_parts(name: str, weights: str, attack_bn: str) -> No
         pytest.skip("its weights cannot be replaced")
     parts = {"weights": {"name": weights, **catalog("weights")[weights].smoke}, "attack_bn": attack_bn}
     defense = build(member, {**member.smoke, **parts})
-    defense_promises.trains_every_parameter(defense)
-    defense_promises.restores_modes(defense)
-    defense_promises.keeps_weights_when_it_fails(defense)
-    defense_promises.continues_from_its_state(defense)
+    defenses_promises.trains_every_parameter(defense)
+    defenses_promises.restores_modes(defense)
+    defenses_promises.keeps_weights_when_it_fails(defense)
+    defenses_promises.continues_from_its_state(defense)
 
 
 @pytest.mark.parametrize("name", names_of("defenses"))
@@ -67,25 +70,25 @@ def test_defense_with_a_regulariser(name: str, regulariser: str) -> None:
     member = catalog("defenses")[name]
     part = {"name": regulariser, **catalog("regularisers")[regulariser].smoke}
     defense = build(member, {**member.smoke, "regulariser": part})
-    assert not torch.equal(defense_promises.observed(defense), defense_promises.observed(build(member, member.smoke)))
-    defense_promises.restores_modes(defense)
-    defense_promises.keeps_weights_when_it_fails(defense)
-    defense_promises.continues_from_its_state(defense)
-    defense_promises.treats_class_shares_as_labels(defense)
+    assert not torch.equal(defenses_promises.observed(defense), defenses_promises.observed(build(member, member.smoke)))
+    defenses_promises.restores_modes(defense)
+    defenses_promises.keeps_weights_when_it_fails(defense)
+    defenses_promises.continues_from_its_state(defense)
+    defenses_promises.treats_class_shares_as_labels(defense)
 
 
 @pytest.mark.parametrize("name", names_of("architectures"))
 @pytest.mark.parametrize(
     "promise",
     [
-        other_promises.gives_logits,
-        other_promises.sees_one_image_at_a_time,
-        other_promises.every_parameter_learns,
-        other_promises.is_drawn_from_the_seed,
+        architectures_promises.gives_logits,
+        architectures_promises.sees_one_image_at_a_time,
+        architectures_promises.every_parameter_learns,
+        architectures_promises.is_drawn_from_the_seed,
     ],
     ids=named,
 )
-def test_architecture(name: str, promise: Callable[[other_promises.Body, ImageShape], None]) -> None:
+def test_architecture(name: str, promise: Callable[[architectures_promises.Body, ImageShape], None]) -> None:
     member = catalog("architectures")[name]
     shapes = {suitable_shape(member, member.smoke), SHAPES[-1]}
     for shape in shapes:
@@ -95,18 +98,18 @@ def test_architecture(name: str, promise: Callable[[other_promises.Body, ImageSh
 @pytest.mark.parametrize("name", names_of("evaluators"))
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_evaluator_gives_a_mask(name: str, norm: Norm) -> None:
-    other_promises.gives_a_mask(smoke("evaluators", name), norm)
+    evaluators_promises.gives_a_mask(smoke("evaluators", name), norm)
 
 
 @pytest.mark.parametrize("name", names_of("evaluators"))
 @pytest.mark.parametrize(
     "promise",
     [
-        other_promises.lets_the_right_live_at_radius_0,
-        other_promises.takes_the_smallest_batches,
-        other_promises.evaluator_repeats_itself,
-        other_promises.keeps_to_its_batch_size,
-        other_promises.names_its_stages,
+        evaluators_promises.lets_the_right_live_at_radius_0,
+        evaluators_promises.takes_the_smallest_batches,
+        evaluators_promises.evaluator_repeats_itself,
+        evaluators_promises.keeps_to_its_batch_size,
+        evaluators_promises.names_its_stages,
     ],
     ids=named,
 )
@@ -118,7 +121,7 @@ def test_evaluator(name: str, promise: Callable[[Evaluator], None]) -> None:
 def test_optimizer_lowers_a_loss(name: str) -> None:
     member = catalog("optimizers")[name]
     for settings in settings_to_try(member):
-        other_promises.lowers_a_loss(optimizer_maker(member, settings))
+        optimizers_promises.lowers_a_loss(optimizer_maker(member, settings))
 
 
 @pytest.mark.parametrize("name", names_of("datasets"))
@@ -128,7 +131,7 @@ def test_dataset_loads_or_says_what_is_missing(name: str, tmp_path: Path, monkey
     member = catalog("datasets")[name]
     for settings in settings_to_try(member):
         try:
-            other_promises.is_a_source(lambda settings=settings: build(member, settings))  # type: ignore[misc]
+            datasets_promises.is_a_source(lambda settings=settings: build(member, settings))  # type: ignore[misc]
         except RobustCliError as error:
             key = next(key for key in ("root", "path") if key in member.parameters)
             assert f"data.{key}" in str(error)  # noqa: PT017

@@ -4,18 +4,20 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import attack_promises
-import averaging_promises
-import defense_promises
-import diagnostic_promises
 import members
-import other_promises
 import pytest
 import test_members
-import weight_promises
 import zoo
 
 from robustcli.architectures import ImageShape
+from robustcli.promises import architectures as architectures_promises
+from robustcli.promises import attacks as attacks_promises
+from robustcli.promises import averaging as averaging_promises
+from robustcli.promises import defenses as defenses_promises
+from robustcli.promises import diagnostics as diagnostics_promises
+from robustcli.promises import evaluators as evaluators_promises
+from robustcli.promises import schedules as schedules_promises
+from robustcli.promises import weights as weights_promises
 from robustcli.registry.catalog import Member, catalog
 from robustcli.registry.signatures import Parameter, argument_docs
 
@@ -23,7 +25,7 @@ SHAPE = ImageShape(1, 8, 8, 10)
 
 
 def stays_inside(attack: Any) -> None:
-    attack_promises.stays_inside(attack, "linf", 1)
+    attacks_promises.stays_inside(attack, "linf", 1)
 
 
 def in_linf(promise: Callable[..., None]) -> Callable[[Any], None]:
@@ -34,16 +36,16 @@ def with_eval(promise: Callable[..., None]) -> Callable[[Any], None]:
     return lambda attack: promise(attack, "linf", "eval")
 
 
-returns_x = in_linf(attack_promises.at_radius_0_returns_x)
-repeats = in_linf(attack_promises.repeats_itself)
-alone = in_linf(attack_promises.treats_each_image_alone)
-shares = in_linf(attack_promises.treats_class_shares_as_labels)
-leaves = with_eval(attack_promises.leaves_the_model_alone)
-leaves_when_it_fails = with_eval(attack_promises.leaves_the_model_alone_when_it_fails)
+returns_x = in_linf(attacks_promises.at_radius_0_returns_x)
+repeats = in_linf(attacks_promises.repeats_itself)
+alone = in_linf(attacks_promises.treats_each_image_alone)
+shares = in_linf(attacks_promises.treats_class_shares_as_labels)
+leaves = with_eval(attacks_promises.leaves_the_model_alone)
+leaves_when_it_fails = with_eval(attacks_promises.leaves_the_model_alone_when_it_fails)
 
 
 def gives_a_mask(evaluator: Any) -> None:
-    other_promises.gives_a_mask(evaluator, "linf")
+    evaluators_promises.gives_a_mask(evaluator, "linf")
 
 
 def on_small_images(promise: Callable[..., None]) -> Callable[[Any], None]:
@@ -55,7 +57,7 @@ def of_a_diagnostic(promise: Callable[..., None]) -> Callable[[Any], None]:
 
 
 def does_not_depend_on_its_batches(kind: Any) -> None:
-    diagnostic_promises.finds_the_same(kind(batch_size=3), kind(batch_size=250))
+    diagnostics_promises.finds_the_same(kind(batch_size=3), kind(batch_size=250))
 
 
 def training(step: type[zoo.Trained]) -> zoo.Training:
@@ -67,13 +69,13 @@ def averaged(running: type[zoo.Mean]) -> zoo.Averaged:
 
 
 BROKEN: list[tuple[Callable[[Any], None], Any]] = [
-    (of_a_diagnostic(diagnostic_promises.finds_plain_data), zoo.FindsNan()),
-    (of_a_diagnostic(diagnostic_promises.finds_plain_data), zoo.FindsTensors()),
-    (of_a_diagnostic(diagnostic_promises.finds_plain_data), zoo.FindsPercent()),
-    (of_a_diagnostic(diagnostic_promises.finds_plain_data), zoo.FindsAnUnsortedCurve()),
-    (of_a_diagnostic(diagnostic_promises.finds_it_again), zoo.FindsByChance()),
-    (of_a_diagnostic(diagnostic_promises.leaves_the_network_alone), zoo.LeavesTheWeightsMoved()),
-    (of_a_diagnostic(diagnostic_promises.leaves_the_network_alone), zoo.ForgetsItsHookWhenItFails()),
+    (of_a_diagnostic(diagnostics_promises.finds_plain_data), zoo.FindsNan()),
+    (of_a_diagnostic(diagnostics_promises.finds_plain_data), zoo.FindsTensors()),
+    (of_a_diagnostic(diagnostics_promises.finds_plain_data), zoo.FindsPercent()),
+    (of_a_diagnostic(diagnostics_promises.finds_plain_data), zoo.FindsAnUnsortedCurve()),
+    (of_a_diagnostic(diagnostics_promises.finds_it_again), zoo.FindsByChance()),
+    (of_a_diagnostic(diagnostics_promises.leaves_the_network_alone), zoo.LeavesTheWeightsMoved()),
+    (of_a_diagnostic(diagnostics_promises.leaves_the_network_alone), zoo.ForgetsItsHookWhenItFails()),
     (does_not_depend_on_its_batches, zoo.LooksAtTheFirstBatch),
     (stays_inside, zoo.LeavesTheBall()),
     (stays_inside, zoo.LeavesTheBox()),
@@ -89,28 +91,28 @@ BROKEN: list[tuple[Callable[[Any], None], Any]] = [
     (alone, zoo.SharesOneDirection()),
     (repeats, zoo.DrawsGlobally()),
     (shares, zoo.IgnoresClassShares()),
-    (defense_promises.restores_modes, training(zoo.TrainsInEvalMode)),
-    (defense_promises.restores_modes, training(zoo.RestoresModesUnlessItFails)),
-    (defense_promises.restores_modes, training(zoo.SetsEveryModuleToTrain)),
-    (defense_promises.forgets_earlier_gradients, training(zoo.KeepsEarlierGradients)),
-    (defense_promises.updates_once_per_step, training(zoo.StepsTwice)),
-    (defense_promises.updates_once_per_step, training(zoo.NeverSteps)),
-    (defense_promises.lowers_its_loss, training(zoo.NeverSteps)),
-    (defense_promises.trains_every_parameter, training(zoo.TrainsTheLastLayerAlone)),
-    (defense_promises.keeps_weights_when_it_fails, training(zoo.StepsBeforeItFails)),
-    (defense_promises.reports_scalars, training(zoo.ReportsTheGraph)),
-    (defense_promises.repeats_itself, training(zoo.DrawsFromItsOwnGenerator)),
-    (defense_promises.continues_from_its_state, training(zoo.ForgetsItsState)),
-    (defense_promises.smooths_its_loss_alone, training(zoo.SmoothsNothing)),
-    (defense_promises.smooths_its_loss_alone, training(zoo.SmoothsItsAttackToo)),
-    (defense_promises.says_what_it_is, zoo.Training(aims_at_robustness=None)),  # type: ignore[arg-type]
-    (defense_promises.says_what_it_is, zoo.Training(replays=0)),
-    (weight_promises.restores_the_weights, zoo.DoesNotRestore()),
-    (weight_promises.restores_the_weights, zoo.RestoresByRounding()),
-    (weight_promises.restores_the_weights_after_an_error, zoo.RestoresUnlessItFails()),
-    (weight_promises.keeps_what_an_update_did, zoo.UndoesTheUpdate()),
-    (weight_promises.moves_statistics_once, zoo.CountsStatisticsTwice()),
-    (weight_promises.moves_the_weights, zoo.DoesNothing()),
+    (defenses_promises.restores_modes, training(zoo.TrainsInEvalMode)),
+    (defenses_promises.restores_modes, training(zoo.RestoresModesUnlessItFails)),
+    (defenses_promises.restores_modes, training(zoo.SetsEveryModuleToTrain)),
+    (defenses_promises.forgets_earlier_gradients, training(zoo.KeepsEarlierGradients)),
+    (defenses_promises.updates_once_per_step, training(zoo.StepsTwice)),
+    (defenses_promises.updates_once_per_step, training(zoo.NeverSteps)),
+    (defenses_promises.lowers_its_loss, training(zoo.NeverSteps)),
+    (defenses_promises.trains_every_parameter, training(zoo.TrainsTheLastLayerAlone)),
+    (defenses_promises.keeps_weights_when_it_fails, training(zoo.StepsBeforeItFails)),
+    (defenses_promises.reports_scalars, training(zoo.ReportsTheGraph)),
+    (defenses_promises.repeats_itself, training(zoo.DrawsFromItsOwnGenerator)),
+    (defenses_promises.continues_from_its_state, training(zoo.ForgetsItsState)),
+    (defenses_promises.smooths_its_loss_alone, training(zoo.SmoothsNothing)),
+    (defenses_promises.smooths_its_loss_alone, training(zoo.SmoothsItsAttackToo)),
+    (defenses_promises.says_what_it_is, zoo.Training(aims_at_robustness=None)),  # type: ignore[arg-type]
+    (defenses_promises.says_what_it_is, zoo.Training(replays=0)),
+    (weights_promises.restores_the_weights, zoo.DoesNotRestore()),
+    (weights_promises.restores_the_weights, zoo.RestoresByRounding()),
+    (weights_promises.restores_the_weights_after_an_error, zoo.RestoresUnlessItFails()),
+    (weights_promises.keeps_what_an_update_did, zoo.UndoesTheUpdate()),
+    (weights_promises.moves_statistics_once, zoo.CountsStatisticsTwice()),
+    (weights_promises.moves_the_weights, zoo.DoesNothing()),
     (averaging_promises.shares_no_memory_with_the_model, averaged(zoo.AliasesBuffers)),
     (averaging_promises.shares_no_memory_with_the_model, averaged(zoo.AliasesWeights)),
     (averaging_promises.never_touches_the_model, averaged(zoo.WritesTheAverageIntoTheModel)),
@@ -118,19 +120,19 @@ BROKEN: list[tuple[Callable[[Any], None], Any]] = [
     (averaging_promises.is_undisturbed_by_looking, averaged(zoo.CountsLookingAsAnUpdate)),
     (averaging_promises.continues_from_its_state, averaged(zoo.ForgetsHowManyItTookIn)),
     (averaging_promises.rests_on_weights_that_rest, averaged(zoo.ShrinksTheWeights)),
-    (other_promises.stays_between_0_and_1, zoo.goes_below_0),
-    (other_promises.stays_between_0_and_1, zoo.goes_above_1),
-    (other_promises.stays_between_0_and_1, zoo.is_undefined_at_the_end),
-    (other_promises.depends_on_the_clock_alone, zoo.RemembersItsCalls()),
-    (on_small_images(other_promises.sees_one_image_at_a_time), zoo.SeesTheWholeBatch),
-    (on_small_images(other_promises.gives_logits), zoo.GivesProbabilities),
-    (on_small_images(other_promises.gives_logits), zoo.GivesNanInEvalMode),
-    (on_small_images(other_promises.every_parameter_learns), zoo.HasAnUnusedWeight),
-    (on_small_images(other_promises.every_parameter_learns), zoo.CutsAGradient),
-    (on_small_images(other_promises.is_drawn_from_the_seed), zoo.StartsFromTheClock),
-    (other_promises.names_its_stages, zoo.NamesTwoStagesAlike()),
-    (other_promises.names_its_stages, zoo.AttacksWhatItFeelsLike()),
-    (other_promises.keeps_to_its_batch_size, zoo.ForgetsItsBatchSize()),
+    (schedules_promises.stays_between_0_and_1, zoo.goes_below_0),
+    (schedules_promises.stays_between_0_and_1, zoo.goes_above_1),
+    (schedules_promises.stays_between_0_and_1, zoo.is_undefined_at_the_end),
+    (schedules_promises.depends_on_the_clock_alone, zoo.RemembersItsCalls()),
+    (on_small_images(architectures_promises.sees_one_image_at_a_time), zoo.SeesTheWholeBatch),
+    (on_small_images(architectures_promises.gives_logits), zoo.GivesProbabilities),
+    (on_small_images(architectures_promises.gives_logits), zoo.GivesNanInEvalMode),
+    (on_small_images(architectures_promises.every_parameter_learns), zoo.HasAnUnusedWeight),
+    (on_small_images(architectures_promises.every_parameter_learns), zoo.CutsAGradient),
+    (on_small_images(architectures_promises.is_drawn_from_the_seed), zoo.StartsFromTheClock),
+    (evaluators_promises.names_its_stages, zoo.NamesTwoStagesAlike()),
+    (evaluators_promises.names_its_stages, zoo.AttacksWhatItFeelsLike()),
+    (evaluators_promises.keeps_to_its_batch_size, zoo.ForgetsItsBatchSize()),
 ]
 
 # The same promises, kept: what the broken ones were made from.
@@ -140,10 +142,10 @@ SOUND: list[tuple[Callable[[Any], None], Any]] = [
     *(
         (on_small_images(promise), zoo.Body)
         for promise in (
-            other_promises.sees_one_image_at_a_time,
-            other_promises.gives_logits,
-            other_promises.every_parameter_learns,
-            other_promises.is_drawn_from_the_seed,
+            architectures_promises.sees_one_image_at_a_time,
+            architectures_promises.gives_logits,
+            architectures_promises.every_parameter_learns,
+            architectures_promises.is_drawn_from_the_seed,
         )
     ),
 ]

@@ -9,7 +9,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from judging import standing
-from small_networks import conv_net, images, labels
 from torch import Tensor, nn
 
 from robustcli.attacks import Attack
@@ -24,6 +23,7 @@ from robustcli.attacks.pgd import Pgd
 from robustcli.attacks.spsa import Spsa
 from robustcli.evaluators.attacked import Attacked
 from robustcli.evaluators.clean import Clean
+from robustcli.promises.networks import conv_net, images, labels
 from robustcli.registry.catalog import catalog
 from robustcli.registry.types import Norm
 from robustcli.threat.noise import IndexedNoise, Noise, StreamNoise

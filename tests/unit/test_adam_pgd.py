@@ -5,13 +5,13 @@ from fractions import Fraction
 import pytest
 import torch
 import torch.nn.functional as F
-from small_networks import conv_net, images, labels
 from torch import Tensor, nn
 
 from robustcli.attacks.adam_pgd import AdamPgd
 from robustcli.attacks.losses import LOSSES
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.isolation import passes_counted
+from robustcli.promises.networks import conv_net, images, labels
 from robustcli.registry.types import Norm
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel

@@ -10,13 +10,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small_networks import conv_net, images, labels
 from torch import Tensor, nn
 
 from robustcli.attacks.adaptive_steps import MomentumRule, Rows, SparseRule
 from robustcli.attacks.apgd import Apgd
 from robustcli.attacks.losses import targeted_dlr
 from robustcli.errors import RobustCliError
+from robustcli.promises.networks import conv_net, images, labels
 from robustcli.registry.types import Norm
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel

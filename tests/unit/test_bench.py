@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from pyautoattack import AutoAttack as Ensemble
 from scipy.stats import binom
-from small_networks import conv_net, images, labels
 from torch import Tensor, nn
 
 from robustcli.attacks.search import SearchNetwork
@@ -39,6 +38,7 @@ from robustcli.measuring.machine import machine_words
 from robustcli.measuring.passes import Passes, PassesAlone, least_passes, passes_by_kind
 from robustcli.measuring.rounds import Spread, Stopwatch, Timed, measure, speed, to_others, verdict
 from robustcli.measuring.untimed import peak_bytes, peak_of_update
+from robustcli.promises.networks import conv_net, images, labels
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store.runs import version_of
 from robustcli.threat.threat import ThreatModel

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from small_networks import conv_net, images
 from torch import Tensor
 
 from robustcli.bench import architectures, data, scaling
@@ -27,6 +26,7 @@ from robustcli.bench.subjects import BenchSubject
 from robustcli.bench.tables import markdown_of
 from robustcli.errors import RobustCliError
 from robustcli.measuring import rounds
+from robustcli.promises.networks import conv_net, images
 from robustcli.threat.threat import ThreatModel
 
 VERDICTS = {"faster", "slower", "within the spread"}

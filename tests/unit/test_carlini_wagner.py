@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from judging import standing
-from small_networks import conv_net, images, linear_net
 from test_hyperplane import shortest
 from torch import Tensor, nn
 
@@ -17,6 +16,7 @@ from robustcli.attacks.fab import Fab
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.isolation import passes_counted
 from robustcli.evaluators.attacked import Attacked
+from robustcli.promises.networks import conv_net, images, linear_net
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from small_networks import conv_net
 from small_steps import COUNT, LINF, batch, counted
 from torch import nn
 
@@ -18,6 +17,7 @@ from robustcli.defenses.pgd_at import pgd_at
 from robustcli.errors import RobustCliError
 from robustcli.optimization.clock import Clock
 from robustcli.optimization.weights.awp import Awp
+from robustcli.promises.networks import conv_net
 from robustcli.threat.noise import StreamNoise
 
 PER_EPOCH, EPOCHS = 3, 4

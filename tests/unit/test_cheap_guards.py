@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from small_networks import conv_net, images, labels
 from small_steps import LINF, train
 from torch import Tensor, nn
 
@@ -16,6 +15,7 @@ from robustcli.defenses import Batch
 from robustcli.defenses.min_max import MinMax
 from robustcli.errors import SpecError
 from robustcli.optimization.weights.awp import Awp
+from robustcli.promises.networks import conv_net, images, labels
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.specs.yamlfile import parse_yaml
 from robustcli.store.files import read_json

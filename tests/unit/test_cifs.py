@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from small_networks import conv_net, drawn_from, gated_net, images, labels
 from small_steps import LINF, batch, counted, same, train
 from torch import Tensor, nn
 
@@ -23,6 +22,7 @@ from robustcli.defenses import Batch
 from robustcli.defenses.cifs import CifsLoss, cifs
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.errors import RobustCliError
+from robustcli.promises.networks import conv_net, drawn_from, gated_net, images, labels
 from robustcli.threat.noise import IndexedNoise
 
 resnet18 = ARCHITECTURES.get("resnet18")

@@ -10,7 +10,6 @@ from fractions import Fraction
 
 import pytest
 import torch
-from small_networks import drawn_from
 from small_training import CPU, RecordedLoop, loop_of
 from torch import Tensor, nn
 
@@ -21,6 +20,7 @@ from robustcli.defenses.fgsm import fgsm
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.errors import CollapseError
 from robustcli.optimization.averaging.none import LastWeights
+from robustcli.promises.networks import drawn_from
 from robustcli.specs.settings import TrainSettings
 from robustcli.threat.noise import StreamNoise
 from robustcli.threat.threat import ThreatModel

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from small_networks import conv_net, images
 from small_steps import COUNT, batch, same, train
 from torch import Tensor, nn
 
@@ -23,6 +22,7 @@ from robustcli.defenses.pgd_at import pgd_at
 from robustcli.defenses.trades import trades
 from robustcli.errors import RobustCliError
 from robustcli.optimization.weights.awp import Awp
+from robustcli.promises.networks import conv_net, images
 from robustcli.runtime.compiled import CompiledCalls
 from robustcli.specs.settings import TrainSettings
 from robustcli.specs.spec import ExperimentSpec

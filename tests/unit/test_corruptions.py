@@ -10,7 +10,6 @@ import pytest
 import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
-from small_networks import linear_net
 
 from robustcli.diagnostics.corruption_blurs import (
     defocus_blur,
@@ -23,6 +22,7 @@ from robustcli.diagnostics.corruption_blurs import (
 from robustcli.diagnostics.corruption_kinds import KINDS, corrupted, fog, pixelate, snow
 from robustcli.diagnostics.corruptions import Corruptions
 from robustcli.errors import RobustCliError
+from robustcli.promises.networks import linear_net
 from robustcli.threat.noise import IndexedNoise, derive
 from robustcli.threat.threat import ThreatModel
 

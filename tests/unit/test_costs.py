@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from small_networks import branched_net, conv_net, gated_net, images, labels, search_net
 from small_steps import COUNT, LINF, batch, clock
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -42,6 +41,7 @@ from robustcli.measuring.passes import PassCounter, passes_by_kind
 from robustcli.optimization.regularisers.grad_norm import GradNorm
 from robustcli.optimization.weights.awp import Awp
 from robustcli.optimization.weights.sam import Sam
+from robustcli.promises.networks import branched_net, conv_net, gated_net, images, labels, search_net
 from robustcli.registry.catalog import catalog
 from robustcli.registry.registry import instantiate
 from robustcli.registry.types import Family, OtherThreat

@@ -6,13 +6,13 @@ from fractions import Fraction
 import pytest
 import torch
 from judging import standing
-from small_networks import conv_net, images, linear_net
 from test_hyperplane import shortest
 from torch import Tensor, nn
 
 from robustcli.attacks.deepfool import DeepFool
 from robustcli.evaluation.isolation import passes_counted
 from robustcli.evaluators.attacked import Attacked
+from robustcli.promises.networks import conv_net, images, linear_net
 from robustcli.registry.types import Norm
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel

@@ -10,7 +10,6 @@ from typing import Any, Literal
 import pytest
 import torch
 import torch.nn.functional as F
-from small_networks import conv_net, images, labels
 from small_steps import COUNT, batch, clock, counted, same, tracked, train
 from torch import Tensor, nn
 
@@ -24,6 +23,7 @@ from robustcli.defenses.trades import trades
 from robustcli.optimization.averaging.ema import Ema
 from robustcli.optimization.averaging.swa import Swa
 from robustcli.optimization.weights.awp import Awp
+from robustcli.promises.networks import conv_net, images, labels
 from robustcli.registry.catalog import catalog
 from robustcli.threat.noise import Noise, StreamNoise
 from robustcli.threat.threat import ThreatModel

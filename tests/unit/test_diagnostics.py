@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from small_networks import drawn_from, linear_net
 from torch import Tensor, nn
 
 from robustcli.attacks.fgsm import Fgsm
@@ -25,6 +24,7 @@ from robustcli.diagnostics.per_class import PerClass
 from robustcli.diagnostics.restarts_curve import RestartsCurve
 from robustcli.diagnostics.steps_curve import StepsCurve, steps_curve
 from robustcli.errors import EvaluationError, RobustCliError
+from robustcli.promises.networks import drawn_from, linear_net
 from robustcli.registry.types import Norm
 from robustcli.threat.noise import IndexedNoise, Noise
 from robustcli.threat.threat import ThreatModel

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from small_networks import conv_net
 from small_steps import LINF, batch, counted, same, tracked, train
 from torch import Tensor, nn
 
@@ -17,6 +16,7 @@ from robustcli.defenses.dial import DialLoss, Reversal, dial, domain_head
 from robustcli.defenses.trades import trades
 from robustcli.optimization.clock import Clock
 from robustcli.optimization.weights.awp import Awp
+from robustcli.promises.networks import conv_net
 from robustcli.threat.noise import StreamNoise
 
 

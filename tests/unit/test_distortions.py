@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 from PIL import Image, ImageEnhance
-from small_networks import images
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image, to_tensor
 
 from robustcli.data.augmentation import augment
 from robustcli.data.distortions import DRAWS, distorted
+from robustcli.promises.networks import images
 from robustcli.threat.noise import StreamNoise
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from small_networks import conv_net, drawn_from, images, search_net
 from small_steps import LINF, batch, clock
 from small_training import Recorder, loop_of, small_data, training_of
 from torch import Tensor, nn
@@ -28,6 +27,7 @@ from robustcli.defenses.dsara import SearchLoss, dsara, natural_share, unrolled_
 from robustcli.defenses.min_max import MinMaxStep
 from robustcli.errors import RobustCliError
 from robustcli.optimization.clock import Clock
+from robustcli.promises.networks import conv_net, drawn_from, images, search_net
 from robustcli.registry.catalog import describe
 from robustcli.specs.derivation import derived_spec
 from robustcli.specs.settings import TrainSettings

@@ -8,7 +8,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from small_logits import ONE_HOT, Z_ADV, ce, gradients, outer
-from small_networks import conv_net, images, labels
 from small_steps import LINF, batch, counted, same, train
 from torch import Tensor
 
@@ -20,6 +19,7 @@ from robustcli.defenses.min_max import MinMax
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.errors import RobustCliError
 from robustcli.optimization.clock import Clock
+from robustcli.promises.networks import conv_net, images, labels
 from robustcli.registry.types import Norm
 from robustcli.threat.noise import IndexedNoise, StreamNoise
 from robustcli.threat.threat import ThreatModel

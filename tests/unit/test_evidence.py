@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_networks import conv_net, images
 from torch import Tensor, nn
 
 from robustcli.attacks.pgd import Pgd
@@ -30,6 +29,7 @@ from robustcli.evaluators import Case, Evaluator, Stage
 from robustcli.evaluators.attacked import Attacked
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.worst_case import WorstCase
+from robustcli.promises.networks import conv_net, images
 from robustcli.threat.noise import IndexedNoise, Noise
 from robustcli.threat.threat import ThreatModel
 

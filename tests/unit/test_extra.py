@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_networks import conv_net, gated_net, images, labels
 from small_training import CPU
 from torch import Tensor, nn
 
@@ -23,6 +22,7 @@ from robustcli.defenses.cifs import cifs
 from robustcli.defenses.mart import mart
 from robustcli.defenses.trades import TradesLoss, trades
 from robustcli.errors import RobustCliError
+from robustcli.promises.networks import conv_net, gated_net, images, labels
 from robustcli.specs.settings import Augment
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store import checkpoint

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from small_networks import conv_net, images, labels, linear_net
 from test_hyperplane import shortest
 from torch import Tensor, nn
 
 from robustcli.attacks.fab import Fab, fab_t
 from robustcli.evaluation.isolation import passes_counted
+from robustcli.promises.networks import conv_net, images, labels, linear_net
 from robustcli.registry.types import Norm
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from small_networks import conv_net, images, labels
 from small_steps import LINF, batch, counted, same, train
 from torch import Tensor
 
@@ -17,6 +16,7 @@ from robustcli.defenses.fat import fat
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.errors import RobustCliError
 from robustcli.optimization.clock import Clock
+from robustcli.promises.networks import conv_net, images, labels
 from robustcli.threat.noise import IndexedNoise, StreamNoise
 
 COUNT = 24

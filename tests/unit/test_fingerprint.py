@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from small_networks import conv_net, images, labels
 from test_imports import IMPORTS, PACKAGE
 from torch import Tensor, nn
 
 from robustcli.evaluation.fingerprint import _DECIDING, fingerprint
 from robustcli.models.digest import network_digest, weights_digest
+from robustcli.promises.networks import conv_net, images, labels
 from robustcli.threat.threat import ThreatModel
 
 # They word messages, sum up, cut batches, read settings or files; what is in a file that an evaluator reads counts by

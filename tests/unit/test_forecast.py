@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from small_networks import conv_net, images
 from torch import nn
 
 from robustcli.attacks import Attack
@@ -30,6 +29,7 @@ from robustcli.measuring import rounds
 from robustcli.measuring.clocks import Seconds, median
 from robustcli.measuring.memory import fitting, free_bytes, is_out_of_memory
 from robustcli.measuring.untimed import peak_bytes
+from robustcli.promises.networks import conv_net, images
 from robustcli.reports.plan import lines_of, sweep_table, tables_of, time_of
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.specs.yamlfile import parse_yaml

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from small_networks import conv_net, drawn_from, images, labels
 from small_training import CPU, THREAT, RecordedLoop, Recorder, loop_of, training_of
 from torch import Tensor, nn
 
@@ -20,6 +19,7 @@ from robustcli.errors import Interrupted, NotFiniteError, RobustCliError
 from robustcli.optimization.averaging.ema import Ema
 from robustcli.optimization.averaging.swa import Swa
 from robustcli.optimization.clock import Clock
+from robustcli.promises.networks import conv_net, drawn_from, images, labels
 from robustcli.registry.types import Norm
 from robustcli.specs.settings import Augment, TrainSettings
 from robustcli.specs.spec import ExperimentSpec

@@ -5,7 +5,6 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from small_networks import conv_net, images, labels, linear_net
 from small_steps import LINF, counted, same, train
 from torch import Tensor, nn
 
@@ -13,6 +12,7 @@ from robustcli.attacks.fgsm import Fgsm
 from robustcli.attacks.frank_wolfe import FrankWolfe
 from robustcli.defenses.fw_at import fw_at
 from robustcli.defenses.min_max import AdversarialCrossEntropy, MinMax
+from robustcli.promises.networks import conv_net, images, labels, linear_net
 from robustcli.registry.types import Norm
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from small_networks import conv_net, linear_net
 from small_steps import COUNT, LINF, batch, counted
 from torch import nn
 
 from robustcli.defenses.fw_at_adapt import AdaptiveFrankWolfe, fw_at_adapt
 from robustcli.optimization.clock import Clock
+from robustcli.promises.networks import conv_net, linear_net
 from robustcli.threat.noise import StreamNoise
 
 PER_EPOCH = 5

@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from small_networks import conv_net, drawn_from, images, labels, linear_net
 from small_training import CPU, THREAT
 from torch import Tensor, nn
 
@@ -13,6 +12,7 @@ from robustcli.defenses import Defense, Metrics
 from robustcli.defenses.fgsm import fgsm
 from robustcli.defenses.grad_align import grad_align, mean_cosine
 from robustcli.optimization.clock import Clock
+from robustcli.promises.networks import conv_net, drawn_from, images, labels, linear_net
 from robustcli.registry.types import AttackBn
 from robustcli.threat.noise import StreamNoise
 

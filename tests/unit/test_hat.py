@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from small_networks import conv_net
 from small_steps import LINF, batch, clock, counted, same, tracked, train
 from torch import nn
 
@@ -19,6 +18,7 @@ from robustcli.defenses.trades import trades
 from robustcli.errors import RobustCliError
 from robustcli.optimization.rates import set_rates
 from robustcli.optimization.weights.awp import Awp
+from robustcli.promises.networks import conv_net
 from robustcli.specs.settings import TrainSettings
 from robustcli.store import checkpoint
 from robustcli.threat.noise import StreamNoise

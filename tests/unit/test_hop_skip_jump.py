@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from judging import standing
-from small_networks import conv_net, images, linear_net
 from torch import Tensor, nn
 
 from robustcli.attacks.hop_skip_jump import HopSkipJump, _Oracle
@@ -15,6 +14,7 @@ from robustcli.attacks.pgd import Pgd
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.isolation import passes_counted
 from robustcli.evaluators.attacked import Attacked
+from robustcli.promises.networks import conv_net, images, linear_net
 from robustcli.registry.types import Norm
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import linprog, minimize
-from small_networks import images
 from torch import Tensor
 
+from robustcli.promises.networks import images
 from robustcli.registry.types import Norm
 from robustcli.threat.hyperplane import plane_distance, towards_plane
 from robustcli.threat.threat import ThreatModel

@@ -18,7 +18,7 @@ BANDS = tuple(
     line.split()
     for line in (
         "__main__ cli reports",
-        "workflows bench measuring",
+        "workflows bench measuring promises",
         "training evaluation diagnostics defenses evaluators attacks architectures optimization data models",
         "store specs threat registry runtime statistics errors __init__",
     )

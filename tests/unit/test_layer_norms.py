@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from small_networks import drawn_from
 from torch import Tensor, nn
 
 from robustcli.architectures import Network, Normalize
@@ -17,6 +16,7 @@ from robustcli.architectures.convolutions import SameConv2d
 from robustcli.architectures.downsampling import SpectralPool
 from robustcli.architectures.induced_norms import dense_matrix, map_of, output_count, row_and_column_sums, taps_of_norm
 from robustcli.diagnostics.layer_norms import LayerNorms
+from robustcli.promises.networks import drawn_from
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
 

@@ -19,12 +19,12 @@ from small_logits import (
     outer,
     softmax,
 )
-from small_networks import conv_net
 from small_steps import counted, same, tracked, train
 
 from robustcli.defenses.mart import MartLoss, mart
 from robustcli.defenses.min_max import MinMax
 from robustcli.optimization.weights.awp import Awp
+from robustcli.promises.networks import conv_net
 
 CERTAIN = 60.0 * torch.eye(5, dtype=torch.float64)
 

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_networks import conv_net, images, labels
 from torch import Tensor, nn
 
 from robustcli.attacks.mim import Mim
 from robustcli.attacks.pgd import Pgd
 from robustcli.evaluation.isolation import passes_counted
+from robustcli.promises.networks import conv_net, images, labels
 from robustcli.registry.types import Norm
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from small_networks import images, labels
 from small_training import CPU, Recorder, loop_of, training_of
 from torch import Tensor
 
@@ -17,6 +16,7 @@ from robustcli.data.mixers.cutout import Cutout
 from robustcli.data.mixers.mixup import MixUp
 from robustcli.data.mixers.none import Unmixed
 from robustcli.data.mixers.partners import beta, partners
+from robustcli.promises.networks import images, labels
 from robustcli.specs.settings import Augment, TrainSettings
 from robustcli.threat.noise import StreamNoise
 from robustcli.training.loop import fit

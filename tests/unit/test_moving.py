@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from small_networks import conv_net, images, labels
 from small_steps import LINF
 from torch import Tensor, nn
 
@@ -15,6 +14,7 @@ from robustcli.attacks.crafting import crafting
 from robustcli.attacks.early_stopped_pgd import EarlyStoppedPgd
 from robustcli.attacks.fosc_pgd import FoscPgd
 from robustcli.attacks.moving import computed_along
+from robustcli.promises.networks import conv_net, images, labels
 from robustcli.registry.types import AttackBn
 from robustcli.threat.noise import IndexedNoise, Noise, StreamNoise
 

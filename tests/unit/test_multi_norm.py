@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_networks import conv_net, images, labels
 from small_steps import LINF, clock, counted, same, train
 from torch import Tensor, nn
 
@@ -20,6 +19,7 @@ from robustcli.defenses.multi_norm import VersionsCrossEntropy, multi_norm, one_
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.errors import RobustCliError
 from robustcli.optimization.clock import Clock
+from robustcli.promises.networks import conv_net, images, labels
 from robustcli.registry.types import OtherThreat
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.threat.noise import IndexedNoise, Noise

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from small_networks import branched_net, conv_net, drawn_from, images, labels
 from small_steps import LINF, batch, clock, counted, same, tracked, train
 from torch import Tensor, nn
 
@@ -20,6 +19,7 @@ from robustcli.defenses import Batch
 from robustcli.defenses.half_half import half_half
 from robustcli.defenses.multibn import BranchesCrossEntropy, multibn
 from robustcli.errors import RobustCliError
+from robustcli.promises.networks import branched_net, conv_net, drawn_from, images, labels
 from robustcli.registry.types import OtherThreat
 from robustcli.threat.noise import IndexedNoise, StreamNoise
 from robustcli.threat.threat import ThreatModel

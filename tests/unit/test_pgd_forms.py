@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from small_networks import conv_net, images, labels
 from torch import Tensor, nn
 
 from robustcli.attacks.crafting import ascend, ascend_by_mean
 from robustcli.attacks.losses import LOSSES
 from robustcli.attacks.pgd import Pgd, eot_pgd, tpgd
 from robustcli.evaluation.isolation import passes_counted
+from robustcli.promises.networks import conv_net, images, labels
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
 

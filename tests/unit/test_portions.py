@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from small_networks import conv_net, images, labels
 from torch import Tensor, nn
 
 from robustcli.attacks.fab import fab_t
@@ -17,6 +16,7 @@ from robustcli.evaluation.evidence import gather
 from robustcli.evaluators import Stage
 from robustcli.evaluators.attacked import Attacked
 from robustcli.evaluators.autoattack import AutoAttack
+from robustcli.promises.networks import conv_net, images, labels
 from robustcli.threat.noise import IndexedNoise, Noise
 from robustcli.threat.threat import ThreatModel
 

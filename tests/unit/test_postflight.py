@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from small_networks import conv_net, images, linear_net
 from torch import Tensor, nn
 
 from robustcli.attacks.hop_skip_jump import HopSkipJump
@@ -20,6 +19,7 @@ from robustcli.evaluators.attacked import Attacked
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.clean import Clean
 from robustcli.evaluators.worst_case import WorstCase
+from robustcli.promises.networks import conv_net, images, linear_net
 from robustcli.threat.noise import Noise
 from robustcli.threat.threat import ThreatModel
 

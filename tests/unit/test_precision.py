@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from small_networks import conv_net, images, labels
 from small_steps import batch, counted, train
 from torch import Tensor, nn
 
@@ -19,6 +18,7 @@ from robustcli.defenses.pgd_at import pgd_at
 from robustcli.defenses.trades import trades
 from robustcli.errors import RobustCliError
 from robustcli.optimization.weights.awp import Awp
+from robustcli.promises.networks import conv_net, images, labels
 from robustcli.runtime import precision
 from robustcli.runtime.precision import SkippedUpdates, call_scaled, emulation, is_native
 from robustcli.specs.settings import TrainSettings

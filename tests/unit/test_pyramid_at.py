@@ -4,7 +4,6 @@ from fractions import Fraction
 
 import pytest
 import torch
-from small_networks import conv_net, drawn_from, images, labels
 from small_steps import LINF, batch, clock, counted, same, train
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
@@ -17,6 +16,7 @@ from robustcli.defenses import Batch
 from robustcli.defenses.natural import natural
 from robustcli.defenses.pyramid_at import MatchedCrossEntropy, pyramid_at
 from robustcli.errors import RobustCliError
+from robustcli.promises.networks import conv_net, drawn_from, images, labels
 from robustcli.threat.noise import IndexedNoise, StreamNoise
 from robustcli.threat.threat import ThreatModel
 

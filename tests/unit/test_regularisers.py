@@ -8,7 +8,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from small_networks import conv_net, drawn_from, images, labels
 from small_steps import LINF, batch, clock, counted, same, tracked, train
 from test_layer_norms import LAYERS, matrix
 from torch import Tensor, nn
@@ -27,6 +26,7 @@ from robustcli.optimization.regularisers.grad_norm import GradNorm
 from robustcli.optimization.regularisers.norm_decay import NormDecay
 from robustcli.optimization.regularisers.svc import Svc, clipped
 from robustcli.optimization.weights.awp import Awp
+from robustcli.promises.networks import conv_net, drawn_from, images, labels
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.threat.noise import StreamNoise
 

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from small_networks import conv_net
 from small_steps import LINF, batch, clock, counted, same, tracked, train
 
 from robustcli.defenses.mart import mart
@@ -14,6 +13,7 @@ from robustcli.defenses.natural import natural
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.defenses.trades import trades
 from robustcli.optimization.weights.sam import Sam
+from robustcli.promises.networks import conv_net
 from robustcli.threat.noise import StreamNoise
 
 BASES: dict[str, Any] = {

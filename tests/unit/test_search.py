@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from small_networks import conv_net, images, linear_net
 from torch import Tensor, nn
 
 from robustcli.attacks.pgd import Pgd
@@ -23,6 +22,7 @@ from robustcli.evaluation.outcomes import Strike
 from robustcli.evaluators import Case, Stage
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.worst_case import WorstCase
+from robustcli.promises.networks import conv_net, images, linear_net
 from robustcli.statistics import unseen_at_most
 from robustcli.threat.noise import IndexedNoise, Noise
 from robustcli.threat.threat import ThreatModel

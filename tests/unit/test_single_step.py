@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from small_networks import conv_net, drawn_from, images, labels, linear_net
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -25,6 +24,7 @@ from robustcli.defenses.pgd_at import pgd_at
 from robustcli.defenses.rs_fgsm import rs_fgsm
 from robustcli.optimization.clock import Clock
 from robustcli.optimization.weights.awp import Awp
+from robustcli.promises.networks import conv_net, drawn_from, images, labels, linear_net
 from robustcli.registry.types import Norm
 from robustcli.threat.noise import StreamNoise
 from robustcli.threat.threat import ThreatModel

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from small_networks import conv_net
 from small_steps import COUNT, LINF, batch, clock, counted, same, train
 
 from robustcli.attacks.none import NoAttack
@@ -11,6 +10,7 @@ from robustcli.defenses.min_max import MinMax
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.errors import RobustCliError
 from robustcli.optimization.clock import Clock
+from robustcli.promises.networks import conv_net
 from robustcli.specs import experiments
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.threat.noise import IndexedNoise

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from small_networks import conv_net, images, labels
 from small_training import COUNT, CPU, Recorder, loop_of, training_of
 from torch import Tensor, nn
 
@@ -21,6 +20,7 @@ from robustcli.defenses.free import free
 from robustcli.defenses.natural import natural
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.errors import Interrupted
+from robustcli.promises.networks import conv_net, images, labels
 from robustcli.specs.settings import TrainSettings
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.threat.noise import StreamNoise

@@ -6,7 +6,6 @@ from fractions import Fraction
 import pytest
 import torch
 from judging import standing
-from small_networks import conv_net, images, labels, linear_net
 from torch import Tensor, nn
 
 from robustcli.attacks.crafting import ascend
@@ -15,6 +14,7 @@ from robustcli.attacks.pgd import Pgd
 from robustcli.attacks.spsa import Spsa
 from robustcli.evaluation.isolation import passes_counted
 from robustcli.evaluators.attacked import Attacked
+from robustcli.promises.networks import conv_net, images, labels, linear_net
 from robustcli.registry.types import Norm
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel

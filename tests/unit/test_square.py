@@ -9,7 +9,6 @@ import pytest
 import torch
 from judging import standing
 from pyautoattack import AutoAttack as Ensemble
-from small_networks import conv_net, images, labels
 from torch import Tensor, nn
 
 from robustcli.attacks.pgd import Pgd
@@ -25,6 +24,7 @@ from robustcli.attacks.windows import (
 )
 from robustcli.evaluation.isolation import passes_counted
 from robustcli.evaluators.attacked import Attacked
+from robustcli.promises.networks import conv_net, images, labels
 from robustcli.registry.types import Norm
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel

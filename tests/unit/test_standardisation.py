@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from small_networks import conv_net, images
 from torch import nn
 
 from robustcli.architectures import ImageShape, Network, Normalize, Standardize
@@ -13,6 +12,7 @@ from robustcli.cli.progress import Screen
 from robustcli.diagnostics.layer_norms import LayerNorms
 from robustcli.models.build import build_network, network_of, start_from
 from robustcli.models.model import LoadedModel
+from robustcli.promises.networks import conv_net, images
 from robustcli.registry.registry import MemberSpec
 from robustcli.specs.settings import ArchitectureOptions
 from robustcli.specs.spec import ExperimentSpec

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from small_networks import drawn_from
 from torch import nn
 
 from robustcli.architectures import ImageShape
 from robustcli.cli.progress import Screen
 from robustcli.errors import RobustCliError
 from robustcli.models.build import build_network, start_from
+from robustcli.promises.networks import drawn_from
 from robustcli.registry.registry import MemberSpec
 from robustcli.specs.settings import ArchitectureOptions
 from robustcli.specs.spec import ExperimentSpec

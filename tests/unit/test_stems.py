@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_networks import drawn_from
 from torch import nn
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
@@ -17,6 +16,7 @@ from robustcli.architectures.stems import make_stem_small
 from robustcli.cli.progress import Screen
 from robustcli.errors import RobustCliError
 from robustcli.measuring.anatomy import anatomy
+from robustcli.promises.networks import drawn_from
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store.files import read_json
 from robustcli.workflows.train import run_experiment

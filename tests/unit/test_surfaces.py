@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from small_networks import conv_net, images, linear_net
 from torch import Tensor, nn
 
 from robustcli.attacks.fgsm import Fgsm
 from robustcli.diagnostics.input_surface import InputSurface
 from robustcli.diagnostics.weight_surface import moved, random_direction, weight_surface
+from robustcli.promises.networks import conv_net, images, linear_net
 from robustcli.registry.types import Norm
 from robustcli.threat.noise import IndexedNoise, Noise, derive
 from robustcli.threat.threat import ThreatModel

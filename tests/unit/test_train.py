@@ -11,7 +11,6 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
-from small_networks import conv_net, drawn_from, images, labels
 from small_training import COUNT, CPU, THREAT, RecordedLoop, Recorder, loop_of, small_data, training_of
 from torch import Tensor, nn
 
@@ -28,6 +27,7 @@ from robustcli.optimization.averaging.ema import Ema
 from robustcli.optimization.averaging.swa import Swa
 from robustcli.optimization.clock import Clock
 from robustcli.optimization.weights.awp import Awp
+from robustcli.promises.networks import conv_net, drawn_from, images, labels
 from robustcli.specs.settings import Augment, TrainSettings
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store import checkpoint

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from small_checkpoint import random_network, save_network
-from small_networks import images
 from torch import Tensor
 
 from robustcli.architectures import Network
@@ -21,6 +20,7 @@ from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.transferred import Transferred
 from robustcli.evaluators.under import Under
 from robustcli.evaluators.worst_case import WorstCase
+from robustcli.promises.networks import images
 from robustcli.store import checkpoint
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel

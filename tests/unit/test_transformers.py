@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from small_networks import drawn_from
 from torch import Tensor, nn
 from torchvision.models import ConvNeXt, VisionTransformer
 from torchvision.models.convnext import CNBlockConfig
@@ -17,6 +16,7 @@ from robustcli.architectures.transformer_parts import StochasticDepth, late_stri
 from robustcli.attacks.matched_masks import masks_matched
 from robustcli.errors import RobustCliError
 from robustcli.measuring.anatomy import anatomy
+from robustcli.promises.networks import drawn_from
 
 CIFAR = ImageShape(3, 32, 32, 10)
 IMAGENET = ImageShape(3, 224, 224, 1000)

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from judging import standing
-from small_networks import images, linear_net
 from torch import Tensor, nn
 
 from robustcli.attacks.pgd import Pgd
@@ -18,6 +17,7 @@ from robustcli.evaluation.wording import threats_of
 from robustcli.evaluators.attacked import Attacked
 from robustcli.evaluators.under import Under
 from robustcli.evaluators.worst_case import WorstCase
+from robustcli.promises.networks import images, linear_net
 from robustcli.registry.types import Norm
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store.files import read_json, write_json

@@ -1,4 +1,4 @@
-"""What every defense promises; each function takes a defense and fails where it breaks the promise."""
+"""Promises of every defense."""
 
 import io
 from contextlib import suppress
@@ -7,8 +7,6 @@ from fractions import Fraction
 from typing import Any
 
 import torch
-from model_state import Failing, PlannedError, changes, found_again, snapshot
-from small_networks import branched_net, conv_net, drawn_from, gated_net, images, labels, search_net
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -18,6 +16,8 @@ from robustcli.defenses.dsara import SearchLoss
 from robustcli.defenses.multibn import BranchesCrossEntropy
 from robustcli.errors import RobustCliError
 from robustcli.optimization.clock import Clock
+from robustcli.promises.model_state import Failing, PlannedError, changes, found_again, snapshot
+from robustcli.promises.networks import branched_net, conv_net, drawn_from, gated_net, images, labels, search_net
 from robustcli.threat.noise import StreamNoise, derive
 from robustcli.threat.threat import ThreatModel
 
@@ -160,7 +160,8 @@ def continues_from_its_state(defense: Defense) -> None:
     saved = through_a_file([part.state_dict() for part in (first.model, first.optimizer, first.step)])
     resumed = Session.of(defense, momentum=0.9)
     resumed.updates = first.updates
-    for part, state in zip((resumed.model, resumed.optimizer, resumed.step), saved, strict=True):
+    parts: tuple[Any, ...] = (resumed.model, resumed.optimizer, resumed.step)
+    for part, state in zip(parts, saved, strict=True):
         part.load_state_dict(state)
     for number in (2, 3):
         straight.update(*batch(number))

@@ -1,4 +1,4 @@
-"""Small networks and images that several tests share; each depends on its arguments alone."""
+"""Small networks and images to try members on; each depends only on its arguments."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,7 +75,8 @@ def gated_net(*, mask: Mask = "scaled", detaches: bool = True, **settings: Any) 
     assert isinstance(body, nn.Sequential)
     with drawn_from(settings.get("seed", 0) + 1):
         gates = [ChannelGate(8, settings.get("classes", 10), hidden, mask, detaches) for hidden in (5, 0)]
-    return nn.Sequential(*body[:6], *(gate.to(body[0].weight.dtype) for gate in gates), *body[6:])
+    dtype = next(body.parameters()).dtype
+    return nn.Sequential(*body[:6], *(gate.to(dtype) for gate in gates), *body[6:])
 
 
 def search_net(

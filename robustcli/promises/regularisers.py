@@ -1,13 +1,13 @@
-"""What every regulariser promises; each function takes its settings and fails where the promise is broken."""
+"""Promises of every regulariser."""
 
 import torch
-from defense_promises import through_a_file
-from model_state import changes, found_again, snapshot
-from small_networks import conv_net, images, labels
 from torch import Tensor, nn
 
 from robustcli.optimization.clock import Clock
 from robustcli.optimization.regularisers import Regulariser, RunningRegulariser, add_penalty
+from robustcli.promises.defenses import through_a_file
+from robustcli.promises.model_state import changes, found_again, snapshot
+from robustcli.promises.networks import conv_net, images, labels
 
 _STEPS_PER_EPOCH = 4
 

@@ -1,4 +1,4 @@
-"""What of a model must be as it was found, and a model that fails when it is told to."""
+"""Snapshots of a model that show what changed, and a model that fails at a given call."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -10,7 +10,7 @@ Snapshot = dict[str, object]
 
 
 class PlannedError(Exception):
-    """What a `Failing` network raises."""
+    """Raised by a `Failing` network."""
 
 
 class Failing(nn.Module):

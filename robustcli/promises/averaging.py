@@ -1,15 +1,15 @@
-"""What every average promises; each function takes its settings and fails where the promise is broken."""
+"""Promises of every average of weights."""
 
 from collections.abc import Iterator
 
 import torch
-from defense_promises import through_a_file
-from model_state import found_again
-from small_networks import conv_net, images
 from torch import Tensor, nn
 
 from robustcli.optimization.averaging import Averaging, RunningAverage
 from robustcli.optimization.clock import Clock
+from robustcli.promises.defenses import through_a_file
+from robustcli.promises.model_state import found_again
+from robustcli.promises.networks import conv_net, images
 
 _STEPS_PER_EPOCH = 3
 

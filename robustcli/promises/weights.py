@@ -1,16 +1,16 @@
-"""What every weight perturbation promises; each function fails where the promise is broken."""
+"""Promises of every weight perturbation."""
 
 from collections.abc import Callable
 from copy import deepcopy
 
 import torch
-from model_state import Failing, PlannedError, changes, found_again, snapshot
-from small_networks import conv_net, images, labels
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from robustcli.optimization.clock import Clock
 from robustcli.optimization.weights import WeightPerturbation
+from robustcli.promises.model_state import Failing, PlannedError, changes, found_again, snapshot
+from robustcli.promises.networks import conv_net, images, labels
 
 _CLOCK = Clock(0, steps_per_epoch=4, epochs=10)
 

@@ -1,4 +1,4 @@
-"""What every diagnostic promises; each function takes a diagnostic and fails where it breaks the promise."""
+"""Promises of every diagnostic."""
 
 import json
 import math
@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from attack_promises import RADII
-from model_state import Failing, found_again
-from small_networks import conv_net, images, labels
 from torch import Tensor, nn
 
 from robustcli.diagnostics import Diagnostic
+from robustcli.promises.attacks import RADII
+from robustcli.promises.model_state import Failing, found_again
+from robustcli.promises.networks import conv_net, images, labels
 from robustcli.registry.types import Norm
 from robustcli.reports.findings import axes_and_grids
 from robustcli.threat.noise import IndexedNoise
@@ -26,7 +26,7 @@ def _network() -> nn.Sequential:
     assert isinstance(model, nn.Sequential)
     with torch.no_grad():
         for parameter in model[-1].parameters():
-            parameter *= 8
+            parameter.mul_(8)
     return model
 
 
@@ -101,8 +101,8 @@ def leaves_the_network_alone(diagnostic: Diagnostic, norm: Norm) -> None:
 
 def finds_the_same(one: Diagnostic, other: Diagnostic) -> None:
     """Two that differ in how they cut images into batches."""
-    numbers = [torch.tensor([*numbers_in(_asked(each, _network(), "linf"))]) for each in (one, other)]
-    assert torch.allclose(*numbers, rtol=1e-3, atol=1e-5)
+    first, second = (torch.tensor([*numbers_in(_asked(each, _network(), "linf"))]) for each in (one, other))
+    assert torch.allclose(first, second, rtol=1e-3, atol=1e-5)
 
 
 def observed(diagnostic: Diagnostic) -> Tensor:

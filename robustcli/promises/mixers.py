@@ -1,10 +1,10 @@
-"""What every mixer promises; each function takes its settings and fails where the promise is broken."""
+"""Promises of every mixer."""
 
 import torch
-from small_networks import images, labels
 from torch import Tensor, nn
 
 from robustcli.data.mixers import Mixer
+from robustcli.promises.networks import images, labels
 from robustcli.threat.noise import StreamNoise
 
 _COUNT = 9

@@ -1,0 +1,91 @@
+"""Promises of every architecture."""
+
+from collections.abc import Callable
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+
+from robustcli.architectures import ImageShape
+from robustcli.architectures.channel_gates import with_probes
+from robustcli.promises.networks import drawn_from
+
+Body = Callable[[ImageShape], nn.Module]
+
+
+def _body(build: Body, shape: ImageShape) -> nn.Module:
+    with drawn_from(0):
+        return build(shape)
+
+
+def _pixels(shape: ImageShape, count: int = 4) -> Tensor:
+    generator = torch.Generator().manual_seed(3)
+    return torch.rand((count, shape.channels, shape.height, shape.width), generator=generator)
+
+
+def gives_logits(build: Body, shape: ImageShape) -> None:
+    """(n, k), finite, in train and in eval mode, and not probabilities; the images are not written to."""
+    network, x = _body(build, shape), _pixels(shape)
+    given = x.clone()
+    for is_training in (True, False):
+        with drawn_from(1), torch.no_grad():
+            logits = network.train(is_training)(x)
+        assert logits.shape == (len(x), shape.classes)
+        assert logits.dtype == torch.float32
+        assert torch.isfinite(logits).all()
+        assert not torch.allclose(logits.sum(1), torch.ones(len(x)), atol=1e-3), "probabilities?"
+    assert torch.equal(x, given)
+
+
+def sees_one_image_at_a_time(build: Body, shape: ImageShape) -> None:
+    """In eval mode logits do not depend on the images beside."""
+    network, x = _body(build, shape).eval(), _pixels(shape)
+    with torch.no_grad():
+        together = network(x)
+        alone = torch.cat([network(image[None]) for image in x])
+    assert torch.allclose(alone, together, rtol=1e-4, atol=1e-4 * float(together.abs().max()))
+
+
+def every_parameter_learns(build: Body, shape: ImageShape) -> None:
+    network, x = _body(build, shape).train(), _pixels(shape)
+    with drawn_from(1):
+        # A little beside where they start: gradients of parts that start as copies may cancel, and of what a zero
+        # multiplies there are none.
+        for parameter in network.parameters():
+            size = float(parameter.detach().abs().mean()) or 0.1
+            parameter.data += 0.1 * torch.randn_like(parameter) * size
+        logits, probes = with_probes(network, x)
+        # Probes inside a network learn from losses of their own.
+        torch.stack([output.square().sum() for output in (logits, *probes)]).sum().backward()  # type: ignore[no-untyped-call]
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, f"{name} has no gradient"
+        assert torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.abs().max() > 0, f"{name} has the gradient zero"
+
+
+def is_drawn_from_the_seed(build: Body, shape: ImageShape) -> None:
+    """Equal seeds give equal weights; a copy, loaded from a state, is the same function."""
+    one, other = _body(build, shape), _body(build, shape)
+    for name, value in one.state_dict().items():
+        assert torch.equal(other.state_dict()[name], value), name
+    with drawn_from(5):
+        copy = build(shape)
+    copy.load_state_dict(deepcopy(one.state_dict()))
+    with torch.no_grad():
+        assert torch.equal(copy.eval()(_pixels(shape)), one.eval()(_pixels(shape)))
+
+
+def observed_architecture(build: Body, shape: ImageShape) -> Tensor:
+    """Logits, their gradient, and the size of every weight: parts that start as copies do not show in the logits.
+
+    Last, logits in eval mode after the weights have moved: statistics may be of earlier ones.
+    """
+    network, x = _body(build, shape).train(), _pixels(shape).requires_grad_()
+    logits = network(x)
+    (grad,) = torch.autograd.grad(logits.square().sum(), x)
+    sizes = torch.tensor([parameter.numel() for parameter in network.parameters()])
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(1.1)
+        later = network.eval()(x)
+    return torch.cat([logits.detach().flatten(), grad.flatten(), sizes, later.flatten()])
