@@ -7,7 +7,8 @@ from torch import nn
 
 from robustcli.architectures import ImageShape
 from robustcli.models.source import LoadedNetwork
-from robustcli.models.weights_file import Weights, filled
+from robustcli.models.weights_file import Weights
+from robustcli.models.weights_fit import filled
 from robustcli.registry.registry import MemberSpec, instantiate
 from robustcli.specs.check import to_plain
 

@@ -17,7 +17,8 @@ from torch import nn
 from robustcli.architectures import ImageShape
 from robustcli.errors import RobustCliError, suggest
 from robustcli.models.source import LoadedNetwork, reason
-from robustcli.models.weights_file import Weights, filled
+from robustcli.models.weights_file import Weights
+from robustcli.models.weights_fit import filled
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from robustcli.models.model import ExternalModel, Model, TrainedModel
 from robustcli.models.script import Script, is_torchscript
 from robustcli.models.source import ModelSource
 from robustcli.models.weights_file import Weights, read_weights
+from robustcli.models.weights_fit import hint_of
 from robustcli.models.zoos import in_timm, light_xcit, published
 from robustcli.registry.catalog import catalog
 from robustcli.registry.registry import MemberSpec
@@ -105,7 +106,7 @@ def _trained(request: ModelRequest, path: Path) -> TrainedModel:
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint of `robust train`; of other weights the error says what else is needed."""
+    """A checkpoint of `robust train`; for other weights the error says which option is missing."""
     try:
         return checkpoint.load(path)
     except RobustCliError as error:
@@ -113,7 +114,10 @@ def _checkpoint(path: Path) -> dict[str, Any]:
             weights = read_weights(path)
         except RobustCliError:
             raise error from None
-        raise RobustCliError(f"{error}; for weights alone say --architecture or --model too{weights.hint}") from None
+        raise RobustCliError(
+            f"{path}: not written by `robust train`; weights of another program need --architecture NAME, or "
+            f"--model file.py:function --weights {path}{hint_of(weights)}"
+        ) from None
 
 
 def _from_zoo(request: ModelRequest, zoo: str, model: str) -> ExternalModel:

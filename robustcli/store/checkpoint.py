@@ -9,6 +9,7 @@ import torch
 
 from robustcli import __version__
 from robustcli.errors import RobustCliError
+from robustcli.store.file_kinds import other_kind
 from robustcli.store.files import replacing
 
 FORMAT = 1
@@ -28,6 +29,9 @@ def load(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise RobustCliError(f"{path}: no such file; expected a checkpoint such as runs/NAME/.../checkpoints/best.pt")
+    kind = other_kind(path)
+    if kind is not None:
+        raise RobustCliError(f"{path}: the file is {kind}")
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever a broken pickle makes its reader stumble on

@@ -375,7 +375,7 @@ def test_without_timm_the_extra_is_named(robust: Robust, here: Path, monkeypatch
     ("words", "texts"),
     [
         ((), ("nothing says what to evaluate", "--model file.py:function")),
-        (("w.pt", *DIGITS), ("not written by `robust train`", "for weights alone say --architecture")),
+        (("w.pt", *DIGITS), ("not written by `robust train`", "need --architecture NAME")),
         (("gone.pt", *SMALL, *DIGITS), ("gone.pt: no such file",)),
         (("mine.py", *SMALL, *DIGITS), ("mine.py: cannot be read as plain data",)),
         (("w.pt", *SMALL, *DIGITS), ("--norm and --eps: w.pt has no threat model", "write --norm linf --eps 8/255")),
@@ -442,7 +442,7 @@ def test_what_cannot_be_evaluated_ends_with_2(
 
 
 def test_a_checkpoint_of_a_run_says_everything_itself(robust: Robust, trained: RunFolder) -> None:
-    robust("eval", trained.best, *SMALL, *DIGITS).require(2, "says itself what network it is")
+    robust("eval", trained.best, *SMALL, *DIGITS).require(2, "names its own network")
     robust("eval", trained.best, "--mean", 0, "--std", 1).require(2, "brings its own normalisation")
 
 

@@ -1,13 +1,17 @@
 """Weights that other programs saved: found, told apart from their wrapping, and loaded whole or not at all."""
 
+import argparse
+import collections
 import os
 import random
+import tarfile
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -17,7 +21,9 @@ from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.errors import RobustCliError
 from robustcli.models.key_families import recognise
 from robustcli.models.script import is_torchscript
-from robustcli.models.weights_file import Weights, filled, fit, read_weights
+from robustcli.models.weights_file import Weights, read_weights
+from robustcli.models.weights_fit import filled
+from robustcli.store import checkpoint
 
 SHAPE = ImageShape(3, 16, 16, classes=5)
 
@@ -272,7 +278,7 @@ def test_what_does_not_fit_is_named_and_nothing_is_loaded(tmp_path: Path) -> Non
     before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
     state = {**made("resnet18", {"width": 4}, seed=1).state_dict(), "linear.weight": torch.zeros(5, 7)}
     weights = Weights(tmp_path / "w.pt", state)
-    text = refusal(fit, network, weights, "preact_resnet18")
+    text = refusal(filled, network, weights, "preact_resnet18")
     assert text.startswith(f"{tmp_path / 'w.pt'}: does not fit preact_resnet18; the names look like those of ")
     assert "--architecture resnet18 architecture.width=4" in text
     assert "4 missing: bn.weight [32]; bn.bias [32]; bn.running_mean [32]; bn.running_var [32]" in text
@@ -286,14 +292,14 @@ def test_what_does_not_fit_is_named_and_nothing_is_loaded(tmp_path: Path) -> Non
 @pytest.mark.parametrize("classes", [4, 100])
 def test_another_number_of_classes_is_said_in_words(classes: int) -> None:
     state = ARCHITECTURES.get("resnet18")(ImageShape(3, 16, 16, classes), width=4).state_dict()
-    text = refusal(fit, made("resnet18", {"width": 4}), Weights(Path("w.pt"), state), "resnet18")
+    text = refusal(filled, made("resnet18", {"width": 4}), Weights(Path("w.pt"), state), "resnet18")
     assert f"2 of another shape: linear.weight [{classes}, 32], expected [5, 32]" in text
     assert f"the file knows {classes} classes, and the data have 5" in text
 
 
 def test_another_number_of_channels_is_not_taken_for_classes() -> None:
     state = ARCHITECTURES.get("resnet18")(ImageShape(1, 16, 16, 5), width=4).state_dict()
-    text = refusal(fit, made("resnet18", {"width": 4}), Weights(Path("w.pt"), state), "resnet18")
+    text = refusal(filled, made("resnet18", {"width": 4}), Weights(Path("w.pt"), state), "resnet18")
     assert "1 of another shape: conv1.weight [4, 1, 3, 3], expected [4, 3, 3, 3]" in text
     assert "classes" not in text
 
@@ -303,7 +309,7 @@ def test_weights_in_another_precision_are_said(dtype: torch.dtype) -> None:
     network = made("small_cnn", {"width": 4})
     state = {key: tensor.to(dtype) for key, tensor in network.state_dict().items()}
     other = made("small_cnn", {"width": 4}, 2)
-    assert fit(other, Weights(Path("w.pt"), state), "x") == [
+    assert [*filled(other, Weights(Path("w.pt"), state), "x").notes] == [
         f"w.pt: weights in {str(dtype)[6:]} are evaluated in float32"
     ]
     assert all(tensor.dtype == torch.float32 for tensor in other.state_dict().values())
@@ -327,15 +333,33 @@ STATE = {"layer.weight": torch.zeros(2, 3), "layer.bias": torch.zeros(2)}
 def test_weights_are_found_in_what_is_around_them(tmp_path: Path, contents: Any, where: str) -> None:
     weights = read_weights(saved(tmp_path / "w.pt", contents))
     assert set(weights.tensors) == set(STATE)
-    assert weights.notes == ((f"w.pt: weights are those under '{where}'",) if where else ())
+    (only,) = weights.candidates()
+    assert only.notes == ((f"w.pt: weights are those under '{where}'",) if where else ())
 
 
-def test_of_several_weights_one_is_to_be_chosen(tmp_path: Path) -> None:
-    other = {"layer.weight": torch.ones(2, 3)}
+class Layer(nn.Module):
+    """A network of one layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+
+def test_of_several_weights_that_fit_one_is_to_be_chosen(tmp_path: Path) -> None:
+    other = {"layer.weight": torch.ones(2, 3), "layer.bias": torch.zeros(2)}
     path = saved(tmp_path / "w.pt", {"model": STATE, "ema": other})
-    assert refusal(read_weights, path).endswith("choose one with --weights-key (known: model, ema)")
-    assert set(read_weights(path, "ema").tensors) == {"layer.weight"}
+    text = refusal(filled, Layer(), read_weights(path), "x")
+    assert text.endswith("choose one with --weights-key (known: model, ema)")
+    filled(chosen := Layer(), read_weights(path, "ema"), "x")
+    assert torch.equal(chosen.layer.weight, torch.ones(2, 3))
     assert "no weights under 'emma'; did you mean 'ema'?" in refusal(read_weights, path, "emma")
+
+
+def test_of_several_weights_those_that_fit_are_taken(tmp_path: Path) -> None:
+    teacher = {"other.weight": torch.ones(5, 3), "other.bias": torch.zeros(5)}
+    path = saved(tmp_path / "w.pt", {"teacher": teacher, "student": STATE, "copy": STATE})
+    found = filled(Layer(), read_weights(path), "x")
+    assert found.notes == ("w.pt: weights are those under 'student'",)
 
 
 class Harmful:
@@ -348,14 +372,19 @@ class Harmful:
         return os.mkdir, (str(self.target),)
 
 
-def test_objects_are_never_loaded(tmp_path: Path) -> None:
+def test_objects_are_skipped_and_named_and_their_code_is_never_run(tmp_path: Path) -> None:
     path = saved(tmp_path / "w.pt", {"state_dict": STATE, "extra": Harmful(tmp_path / "made")})
-    assert "it holds objects of posix.mkdir" in refusal(read_weights, path)
+    weights = read_weights(path)
+    assert set(weights.tensors) == set(STATE)
+    assert weights.notes == ("w.pt: objects that are not plain data were skipped unread (posix.mkdir)",)
     assert not (tmp_path / "made").exists()
-    text = refusal(read_weights, saved(tmp_path / "n.pt", nn.Linear(2, 2)))
-    assert "it holds objects of torch.nn.modules.linear.Linear, and loading them would run code" in text
-    assert "torch.save(model.state_dict(), ...)" in text
-    assert "weights_only" not in text  # torch's advice to read it as code is not ours
+
+
+def test_a_network_that_was_saved_whole_is_read_as_its_weights(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Linear(3, 4), nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 2)))
+    weights = read_weights(saved(tmp_path / "w.pt", {"net": network}))
+    assert weights.tensors.keys() == network.state_dict().keys()
+    assert all(torch.equal(tensor, weights.tensors[key]) for key, tensor in network.state_dict().items())
 
 
 @pytest.mark.parametrize(
@@ -365,7 +394,7 @@ def test_objects_are_never_loaded(tmp_path: Path) -> None:
         ({"epoch": 3, "lr": 0.1}, "holds no weights (found epoch, lr)"),
         (torch.zeros(3), "holds no weights (found Tensor)"),
         ([STATE], "holds no weights (found list)"),
-        ({"format": 1, "spec": "x", "weights": STATE}, "says itself what network it is; evaluate it alone"),
+        ({"format": 1, "spec": "x", "weights": STATE}, "names its own network; evaluate it without"),
     ],
 )
 def test_files_without_weights_are_refused(tmp_path: Path, contents: Any, text: str) -> None:
@@ -376,6 +405,129 @@ def test_what_is_not_there_or_no_such_file_is_refused(tmp_path: Path) -> None:
     assert "gone.pt: no such file" in refusal(read_weights, tmp_path / "gone.pt")
     (tmp_path / "text.pt").write_text("hello")
     assert "cannot be read as plain data" in refusal(read_weights, tmp_path / "text.pt")
+
+
+@pytest.mark.parametrize(
+    ("start", "text"),
+    [
+        (b"", "the file is empty"),
+        (b"<!DOCTYPE html><title>Quota exceeded</title>", "an HTML or XML page"),
+        (b"\n\n  <html>", "an HTML or XML page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n", "a Git LFS pointer"),
+        (b"PK\x03\x04 and no more", "cut short"),
+        (b"\x1f\x8b\x08", "a gzip archive"),
+    ],
+)
+def test_files_of_another_kind_are_called_what_they_are(tmp_path: Path, start: bytes, text: str) -> None:
+    (tmp_path / "w.pt").write_bytes(start)
+    assert text in refusal(read_weights, tmp_path / "w.pt")
+    assert text in refusal(checkpoint.load, tmp_path / "w.pt")
+
+
+def test_an_archive_of_weights_is_to_be_unpacked(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "w.tar", "w") as archive:
+        archive.add(saved(tmp_path / "w.pt", STATE), "w.pt")
+    assert "a tar archive" in refusal(read_weights, tmp_path / "w.tar")
+
+
+# Weights as people save them
+
+
+def small() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(72, 3))
+
+
+GIVEN = small().state_dict()
+EXTRA = {"criterion.weight": torch.ones(3)}
+
+
+@pytest.mark.parametrize(
+    ("contents", "note"),
+    [
+        ({"state_dict": GIVEN, "best": np.float64(0.9)}, "not plain data were skipped unread (numpy"),
+        ({"state_dict": GIVEN, "args": argparse.Namespace(lr=0.1)}, "skipped unread (argparse.Namespace)"),
+        ({"state_dict": GIVEN, "history": collections.defaultdict(list, loss=[1.0])}, "under 'state_dict'"),
+        (argparse.Namespace(net=GIVEN), "under 'net'"),
+        ({**GIVEN, "epoch": 3}, "entries next to the weights are not tensors and were left out (epoch)"),
+        ({**GIVEN, "0._extra_state": None}, "left out (0._extra_state)"),
+        ({"a": {"b": {"c": GIVEN}}}, "under 'a.b.c'"),
+        ({"state_dict": {**{f"net.{k}": v for k, v in GIVEN.items()}, **EXTRA}}, "1 others were left out (criterion.w"),
+        ({f"model.module.{k}": v for k, v in GIVEN.items()}, "'model.' was taken"),
+        ({k.replace("0.", "0._orig_mod.", 1): v for k, v in GIVEN.items()}, "'_orig_mod.' was taken out of the names"),
+        ({f"_orig_mod.{k}": v for k, v in GIVEN.items()}, "'_orig_mod.' was taken"),
+        ({k.replace("3.", "3.module.", 1): v for k, v in GIVEN.items()}, "'module.' was taken out of the names"),
+        (
+            {**{f"1.{k}": v for k, v in GIVEN.items()}, "0.mean": torch.zeros(1), "0.std": torch.ones(1)},
+            "weights are those whose names begin with '1.'",
+        ),
+        ({"model": GIVEN, "optimizer": torch.optim.Adam(small().parameters()).state_dict()}, "under 'model'"),
+    ],
+)
+def test_weights_are_read_as_people_save_them(tmp_path: Path, contents: Any, note: str) -> None:
+    network = small()
+    found = filled(network, read_weights(saved(tmp_path / "w.pt", contents)), "x")
+    assert all(torch.equal(tensor, GIVEN[key]) for key, tensor in network.state_dict().items())
+    assert any(note in text for text in found.notes), found.notes
+
+
+class OwnNames(nn.Module):
+    """A network whose parameters are not called weight or bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(4, 3))
+        self.b = nn.Parameter(torch.zeros(3))
+
+
+def test_parameters_may_have_other_names(tmp_path: Path) -> None:
+    path = saved(tmp_path / "w.pt", {"w": torch.ones(4, 3), "b": torch.ones(3)})
+    filled(network := OwnNames(), read_weights(path), "x")
+    assert torch.equal(network.w, torch.ones(4, 3))
+
+
+@pytest.mark.parametrize("key", ["ema", "state_dict.ema", "ema."])
+def test_a_key_may_be_a_prefix(tmp_path: Path, key: str) -> None:
+    both = {f"{head}.{name}": one for head in ("net", "ema") for name, one in GIVEN.items()}
+    path = saved(tmp_path / "w.pt", {"state_dict": both, "epoch": 1})
+    assert "holds several sets of weights that fit, under net., ema.;" in refusal(
+        filled, small(), read_weights(path), ""
+    )
+    found = filled(small(), read_weights(path, key), "x")
+    assert found.notes[-1] == "w.pt: weights are those whose names begin with 'ema.'"
+
+
+def quantized(tensor: Tensor) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its deprecation
+        return torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda one: one.to_sparse(), "sparse; save it with .to_dense()"),
+        (quantized, "quantized"),
+        (lambda one: one.to("meta"), "on the device meta, so it has no values"),
+        (lambda one: one.to(torch.int8), "int8, and the network's is float32"),
+        (lambda one: one.to(torch.bool), "bool, and the network's is float32"),
+        (lambda one: one.to(torch.complex64), "complex64, and the network's is float32"),
+    ],
+)
+def test_tensors_that_are_no_plain_numbers_are_refused(tmp_path: Path, change: Any, text: str) -> None:
+    path = saved(tmp_path / "w.pt", {**GIVEN, "3.weight": change(GIVEN["3.weight"])})
+    assert text in refusal(filled, small(), read_weights(path), "x")
+
+
+def test_a_network_with_extra_state_takes_weights(tmp_path: Path) -> None:
+    class Extra(nn.Linear):
+        def get_extra_state(self) -> dict[str, int]:
+            return {"version": 3}
+
+        def set_extra_state(self, state: Any) -> None:
+            assert state == {"version": 3}
+
+    path = saved(tmp_path / "w.pt", Extra(2, 2).state_dict())
+    filled(Extra(2, 2), read_weights(path), "x")
 
 
 def scripted(path: Path) -> Path:
