@@ -1,4 +1,4 @@
-"""Adam for attacks: every image has means of its own, and they leave the batch with it."""
+"""Adam for attacks: every image has its own means, which leave the batch with it."""
 
 from dataclasses import dataclass
 
@@ -24,12 +24,12 @@ class Adam:
     tiny: float = 1e-8
 
     @classmethod
-    def like(cls, x: Tensor, *, tiny: float = 1e-8) -> "Adam":
-        """Nothing seen yet."""
+    def start(cls, x: Tensor, *, tiny: float = 1e-8) -> "Adam":
+        """Before the first gradient."""
         return cls(torch.zeros_like(x), torch.zeros_like(x), tiny=tiny)
 
     def direction(self, grad: Tensor) -> Tensor:
-        """Take in a gradient; the step uphill, of a size near 1 in every coordinate."""
+        """Take in a gradient and return a step uphill, of a size near 1 in every coordinate."""
         self.count += 1
         self.mean = _FIRST * self.mean + (1 - _FIRST) * grad
         self.square = _SECOND * self.square + (1 - _SECOND) * grad.square()

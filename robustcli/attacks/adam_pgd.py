@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from robustcli.attacks import ATTACKS
 from robustcli.attacks.adam import Adam
-from robustcli.attacks.crafting import ascend
+from robustcli.attacks.ascent import Look, gradient_ascent
+from robustcli.attacks.gradient import Objective
 from robustcli.attacks.losses import LOSSES
 from robustcli.errors import RobustCliError
 from robustcli.registry.types import Count, Positive, Size
@@ -49,11 +50,11 @@ class AdamPgd:
             )
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
-        loss = LOSSES[self.loss]
-        reference = loss.refer(model, x, y)
-        x_adv, adam = threat.project(threat.sample(x, rng), x), Adam.like(x, tiny=_TINY)
-        for step in range(self.steps):
-            grad, _, _ = ascend(model, x_adv, loss, reference)
-            size = self.step_sizes[sum(step >= done for done in self.after)]
-            x_adv = threat.project(x_adv + size * adam.direction(grad), x)
-        return x_adv
+        objective = Objective.at(model, x, y, LOSSES[self.loss])
+        start, adam = threat.project(threat.sample(x, rng), x), Adam.start(x, tiny=_TINY)
+
+        def move(look: Look) -> Tensor:
+            size = self.step_sizes[sum(look.step >= done for done in self.after)]
+            return threat.project(look.points + size * adam.direction(look.grad), x)
+
+        return gradient_ascent(objective, start, self.steps, move)

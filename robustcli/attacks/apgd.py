@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from robustcli.attacks import ATTACKS
 from robustcli.attacks.adaptive_steps import MomentumRule, Rows, SparseRule, StepRule
-from robustcli.attacks.crafting import ascend_by_mean
+from robustcli.attacks.gradient import mean_input_gradient
 from robustcli.attacks.losses import LOSSES, AttackLoss, labels_of, targeted_dlr
 from robustcli.registry.types import Count
 from robustcli.threat.noise import Noise
@@ -235,7 +235,7 @@ class _Search:
                 grad, loss = rows.grad, self.loss.score(logits, rows.reference)
         else:
             count = self.attack.gradients
-            grad, loss, logits = ascend_by_mean(self.model, rows.point, self.loss, rows.reference, count)
+            grad, loss, logits = mean_input_gradient(self.model, rows.point, self.loss, rows.reference, count)
         rows.learn(grad, loss)
         is_fooled: Tensor = (logits.argmax(1) != rows.labels).cpu()
         if is_first.any() and not is_last:

@@ -83,7 +83,7 @@ class CarliniWagner:
         nearest, sizes = x.clone(), torch.full_like(c, torch.inf)
         rows, origin = torch.arange(len(x), device=x.device), x
         w = torch.atanh(_INSIDE * (2 * x - 1))
-        adam, before = Adam.like(w), torch.full_like(c, torch.inf)
+        adam, before = Adam.start(w), torch.full_like(c, torch.inf)
         tenth = max(self.steps // 10, 1)
         for step in range(1, self.steps + 1):
             w.requires_grad_()

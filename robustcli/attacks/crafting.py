@@ -1,14 +1,12 @@
-"""The state a model is in while it is attacked, and the gradient that attacks use."""
+"""The state a model is in while it is attacked."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from robustcli.architectures.convnorm import RunningPreconditionedConv2d
-from robustcli.attacks.losses import AttackLoss
 from robustcli.errors import RobustCliError
 from robustcli.registry.types import AttackBn
 
@@ -84,33 +82,6 @@ def _weights_held(model: nn.Module) -> Iterator[None]:
 
 def _with_statistics(model: nn.Module) -> list[_BatchNorm | RunningPreconditionedConv2d]:
     return [module for module in model.modules() if isinstance(module, _BatchNorm | RunningPreconditionedConv2d)]
-
-
-def ascend(
-    model: nn.Module, x_adv: Tensor, loss: AttackLoss, reference: Tensor, *, create_graph: bool = False
-) -> tuple[Tensor, Tensor, Tensor]:
-    """One forward and one backward to the input: gradient of the score, score (n,), logits (n, k).
-
-    The scores are summed, not averaged: their gradient must not shrink with the batch. With `create_graph`
-    the gradient can itself be differentiated in the weights.
-    """
-    x_adv = x_adv.detach().requires_grad_()
-    with torch.enable_grad():
-        logits = model(x_adv)
-        scores = loss.score(logits, reference)
-        (grad,) = torch.autograd.grad(scores.sum(), x_adv, create_graph=create_graph)
-    return grad, scores.detach(), logits.detach()
-
-
-def ascend_by_mean(
-    model: nn.Module, x_adv: Tensor, loss: AttackLoss, reference: Tensor, count: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The mean gradient of `count` passes; score and logits are those of the last one alone."""
-    total, scores, logits = ascend(model, x_adv, loss, reference)
-    for _ in range(count - 1):
-        grad, scores, logits = ascend(model, x_adv, loss, reference)
-        total = total + grad
-    return total if count == 1 else total / count, scores, logits
 
 
 @contextmanager

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.attacks import ATTACKS
-from robustcli.attacks.crafting import ascend
+from robustcli.attacks.active_set import ActiveSet
+from robustcli.attacks.ascent import Look, gradient_ascent
+from robustcli.attacks.gradient import Objective
 from robustcli.attacks.losses import LOSSES, labels_of
-from robustcli.attacks.moving import Moving
 from robustcli.registry.types import Count, NonNegative, Positive, Size
 from robustcli.threat.noise import Noise
 from robustcli.threat.threat import ThreatModel
@@ -52,25 +53,26 @@ class EarlyStoppedPgd:
     def search(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        loss, labels = LOSSES[self.loss], labels_of(y)
-        reference = loss.refer(model, x, y)
-        step_size = threat.radius / 4 if self.step_size is None else self.step_size
+        labels = labels_of(y)
+        objective = Objective.at(model, x, y, LOSSES[self.loss])
         # Projected, because a start that is kept must lie in the threat set.
         start = threat.sample(x, rng) if self.start == "random" else threat.project(x + 0.001 * rng.normal(x), x)
-        x_adv = start.clone()
-        left = torch.full_like(labels, self.patience)
-        moving = Moving(model, x)
-        for _ in range(self.steps):
-            rows = moving.rows
-            points = x_adv[rows]
-            grad, _, logits = ascend(model, points, loss, reference[rows])
-            is_wrong = logits.argmax(1) != labels[rows]
-            moving.stop(is_wrong & (left[rows] == 0))
-            left[rows] = (left[rows] - is_wrong.long()).clamp_min(0)
-            moved = points + threat.ascent(grad, points, step_size)
+        step_size = threat.radius / 4 if self.step_size is None else self.step_size
+        patience = torch.full_like(labels, self.patience)
+
+        def stop(look: Look) -> Tensor:
+            is_wrong = look.logits.argmax(1) != labels[look.rows]
+            is_done = is_wrong & (patience[look.rows] == 0)
+            patience[look.rows] = (patience[look.rows] - is_wrong.long()).clamp_min(0)
+            return is_done
+
+        def move(look: Look) -> Tensor:
+            moved = look.points + threat.ascent(look.grad, look.points, step_size)
             if self.noise_std:
-                # Drawn for all images: what one gets depends on no other.
-                moved = moved + self.noise_std * rng.normal(x)[rows]
-            if not moving.step(x_adv, threat.project(moved, x[rows])):
-                break
-        return x_adv, {"attack_steps": moving.taken.mean()}
+                # Drawn for all images: the noise of one depends on no other.
+                moved = moved + self.noise_std * rng.normal(x)[look.rows]
+            return threat.project(moved, x[look.rows])
+
+        active = ActiveSet.where_free(model, x)
+        x_adv = gradient_ascent(objective, start, self.steps, move, stop=stop, active=active)
+        return x_adv, {"attack_steps": active.steps.mean()}

@@ -6,7 +6,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from robustcli.attacks import ATTACKS
-from robustcli.attacks.crafting import ascend
+from robustcli.attacks.gradient import input_gradient
 from robustcli.attacks.losses import LOSSES
 from robustcli.registry.types import Positive
 from robustcli.threat.noise import Noise
@@ -43,6 +43,6 @@ class Fgsm:
         start = x if self.start == "clean" else x + threat.noise(x, rng)
         if self.start == "random":
             start = threat.project(start, x)
-        grad, _, _ = ascend(model, start, loss, loss.refer(model, x, y))
+        grad, _, _ = input_gradient(model, start, loss, loss.refer(model, x, y))
         step_size = _REACH[self.start] * threat.radius if self.step_size is None else self.step_size
         return threat.project(start + threat.ascent(grad, start, step_size), x)

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.attacks import ATTACKS
-from robustcli.attacks.crafting import ascend
+from robustcli.attacks.active_set import ActiveSet
+from robustcli.attacks.ascent import Look, gradient_ascent, steepest
+from robustcli.attacks.gradient import Objective
 from robustcli.attacks.losses import LOSSES
-from robustcli.attacks.moving import Moving
 from robustcli.registry.types import Count, NonNegative, Positive
 from robustcli.threat.noise import Noise
 from robustcli.threat.threat import ThreatModel
@@ -55,22 +56,22 @@ class FoscPgd:
     def search(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        loss = LOSSES[self.loss]
-        reference = loss.refer(model, x, y)
         start = threat.sample(x, rng) if self.start == "random" else x
         center = start if self.center == "start" else x
-        x_adv = start.clone()
         step_size = threat.radius / 4 if self.step_size is None else self.step_size
-        moving = Moving(model, x)
         fosc = torch.zeros(len(x), dtype=x.dtype, device=x.device)
-        for step in range(self.steps):
-            rows = moving.rows
-            points = x_adv[rows]
-            grad, _, _ = ascend(model, points, loss, reference[rows])
-            fosc[rows] = threat.gap(grad, points, center[rows])
-            if step:
-                moving.stop(fosc[rows] <= self.criterion)
-            moved = threat.project(points + threat.ascent(grad, points, step_size), x[rows])
-            if not moving.step(x_adv, moved):
-                break
-        return x_adv, {"fosc": fosc.mean(), "attack_steps": moving.taken.mean()}
+
+        def stop(look: Look) -> Tensor:
+            fosc[look.rows] = threat.gap(look.grad, look.points, center[look.rows])
+            return (fosc[look.rows] <= self.criterion) & (look.step > 0)
+
+        active = ActiveSet.where_free(model, x)
+        x_adv = gradient_ascent(
+            Objective.at(model, x, y, LOSSES[self.loss]),
+            start,
+            self.steps,
+            steepest(threat, x, step_size),
+            stop=stop,
+            active=active,
+        )
+        return x_adv, {"fosc": fosc.mean(), "attack_steps": active.steps.mean()}

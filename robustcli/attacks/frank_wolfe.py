@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.attacks import ATTACKS
-from robustcli.attacks.crafting import ascend
+from robustcli.attacks.gradient import input_gradient
 from robustcli.attacks.losses import LOSSES
 from robustcli.registry.types import Count, Positive
 from robustcli.threat.noise import Noise
@@ -56,6 +56,6 @@ class FrankWolfe:
         reference = loss.refer(model, x, y)
         delta = torch.zeros_like(x) if self.start == "clean" else threat.sample(x, rng) - x
         for k in range(self.steps):
-            grad, _, _ = ascend(model, threat.project(x + delta, x), loss, reference)
+            grad, _, _ = input_gradient(model, threat.project(x + delta, x), loss, reference)
             delta = delta.lerp(threat.ascent(grad, x, threat.radius), self.c / (self.c + k))
         return delta

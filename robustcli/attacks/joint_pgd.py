@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from robustcli.architectures.channel_gates import with_probes
 from robustcli.attacks import ATTACKS
-from robustcli.attacks.crafting import ascend
+from robustcli.attacks.ascent import gradient_ascent, steepest
+from robustcli.attacks.best_so_far import BestSoFar
+from robustcli.attacks.gradient import Objective
 from robustcli.attacks.losses import AttackLoss, shares_of
-from robustcli.attacks.worst import Worst
 from robustcli.registry.types import NonNegative, Positive, Size
 from robustcli.threat.noise import Noise
 from robustcli.threat.threat import ThreatModel
@@ -69,16 +69,9 @@ class JointPgd:
     keeps_best: bool = False
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
-        joint, worst = JointScores(model, self.beta), Worst.of(x)
-        step_size = threat.radius / 4 if self.step_size is None else self.step_size
-        x_adv = threat.sample(x, rng.split("restart 0")) if self.start == "random" else x
-        for _ in range(self.steps):
-            grad, losses, _ = ascend(joint, x_adv, _JOINT, y)
-            if self.keeps_best:
-                worst.see(x_adv, losses)
-            x_adv = threat.project(x_adv + threat.ascent(grad, x_adv, step_size), x)
-        if not self.keeps_best:
-            return x_adv
-        with torch.no_grad():
-            worst.see(x_adv, joint_loss(joint(x_adv), y))
-        return worst.points
+        objective = Objective(JointScores(model, self.beta), _JOINT, y)
+        start = threat.sample(x, rng.split("restart 0")) if self.start == "random" else x
+        move = steepest(threat, x, threat.radius / 4 if self.step_size is None else self.step_size)
+        best = BestSoFar.start(x) if self.keeps_best else None
+        x_adv = gradient_ascent(objective, start, self.steps, move, best=best)
+        return x_adv if best is None else best.points

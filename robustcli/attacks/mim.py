@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.attacks import ATTACKS
-from robustcli.attacks.crafting import ascend
+from robustcli.attacks.ascent import Look, gradient_ascent, once_fooled
+from robustcli.attacks.best_so_far import BestSoFar
+from robustcli.attacks.gradient import Objective
 from robustcli.attacks.losses import LOSSES, labels_of
-from robustcli.attacks.worst import Worst
 from robustcli.registry.types import NonNegative, Positive, Size
 from robustcli.threat.noise import Noise
 from robustcli.threat.threat import ThreatModel
@@ -44,30 +45,26 @@ class Mim:
     keep: Literal["last", "best", "fooled"] = "last"
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
-        loss, labels = LOSSES[self.loss], labels_of(y)
-        reference = loss.refer(model, x, y)
+        labels = labels_of(y)
+        start = x if self.start == "clean" else threat.sample(x, rng)
         step_size = threat.radius / 4 if self.step_size is None else self.step_size
-        found, rows = Worst.of(x), torch.arange(len(x), device=x.device)
-        x_adv = x if self.start == "clean" else threat.sample(x, rng)
         velocity = torch.zeros_like(x)
-        for _ in range(self.steps):
-            grad, scores, logits = ascend(model, x_adv, loss, reference[rows])
-            if self.keep == "best":
-                found.see(x_adv, scores)
-            elif self.keep == "fooled":
-                stays = found.see_rows(rows, x_adv, scores, logits.argmax(1) != labels[rows])
-                rows, x_adv, grad, velocity = rows[stays], x_adv[stays], grad[stays], velocity[stays]
-                if not len(rows):
-                    return found.points
-            velocity = self.momentum * velocity + _at_unit_scale(grad)
-            x_adv = threat.project(x_adv + threat.ascent(velocity, x_adv, step_size), x[rows])
-        if self.keep == "last":
-            return x_adv
-        with torch.no_grad():
-            logits = model(x_adv)
-        is_fooled = logits.argmax(1) != labels[rows] if self.keep == "fooled" else torch.zeros_like(rows).bool()
-        found.see_rows(rows, x_adv, loss.score(logits, reference[rows]), is_fooled)
-        return found.points
+
+        def move(look: Look) -> Tensor:
+            rows = look.rows
+            velocity[rows] = self.momentum * velocity[rows] + _at_unit_scale(look.grad)
+            return threat.project(look.points + threat.ascent(velocity[rows], look.points, step_size), x[rows])
+
+        best = None if self.keep == "last" else BestSoFar.start(x)
+        x_adv = gradient_ascent(
+            Objective.at(model, x, y, LOSSES[self.loss]),
+            start,
+            self.steps,
+            move,
+            stop=once_fooled(labels) if self.keep == "fooled" else None,
+            best=best,
+        )
+        return x_adv if best is None else best.points
 
 
 def _at_unit_scale(grad: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from robustcli.attacks import ATTACKS
-from robustcli.attacks.crafting import ascend
+from robustcli.attacks.gradient import input_gradient
 from robustcli.attacks.losses import LOSSES
 from robustcli.registry.types import NonNegative, Positive
 from robustcli.threat.noise import Noise
@@ -39,7 +39,7 @@ class NFgsm:
         beside = (x + eta).clamp(0, 1)
         if self.clamp_noise:
             eta = beside - x
-        grad, _, _ = ascend(model, beside, LOSSES["ce"], y)
+        grad, _, _ = input_gradient(model, beside, LOSSES["ce"], y)
         step_size = threat.radius if self.step_size is None else self.step_size
         delta = eta + threat.ascent(grad, beside, step_size)
         if self.clip is not None:

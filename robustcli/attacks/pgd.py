@@ -7,9 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.attacks import ATTACKS
-from robustcli.attacks.crafting import ascend_by_mean
+from robustcli.attacks.active_set import ActiveSet
+from robustcli.attacks.ascent import gradient_ascent, once_fooled, steepest
+from robustcli.attacks.best_so_far import BestSoFar
+from robustcli.attacks.gradient import Objective
 from robustcli.attacks.losses import LOSSES, labels_of
-from robustcli.attacks.worst import Worst
 from robustcli.errors import RobustCliError
 from robustcli.registry.types import Count, Positive, Size
 from robustcli.threat.noise import Noise
@@ -64,78 +66,39 @@ class Pgd:
             raise RobustCliError("attack pgd: restarts from start 'clean' are all the same; use start 'random'")
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
-        reference = LOSSES[self.loss].refer(model, x, y)
+        objective = Objective.at(model, x, y, LOSSES[self.loss], gradients=self.gradients)
+        move = steepest(threat, x, self._length(threat))
         if self.keep == "last" and self.restarts == 1:
-            return self._walk(model, x, reference, threat, rng.split("restart 0"))
-        if self.keep == "fooled":
-            return self._until_fooled(model, x, y, reference, threat, rng)
-        worst = Worst.of(x)
+            return gradient_ascent(objective, self._start(x, threat, rng.split("restart 0")), self.steps, move)
+        best, rows = BestSoFar.start(x), torch.arange(len(x), device=x.device)
+        stop = once_fooled(labels_of(y)) if self.keep == "fooled" else None
         for restart in range(self.restarts):
-            self._search(model, x, reference, threat, rng.split(f"restart {restart}"), worst)
-        return worst.points
-
-    def _begin(self, x: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
-        if self.start == "random":
-            return threat.sample(x, rng)
-        if self.start == "gaussian":
-            return x + self.start_std * rng.normal(x)
-        return x
-
-    def _advance(self, x_adv: Tensor, grad: Tensor, x: Tensor, threat: ThreatModel) -> Tensor:
-        step_size = threat.radius / 4 if self.step_size is None else self.step_size
-        if self.reach_eps:
-            step_size = max(step_size, threat.radius / self.steps)
-        return threat.project(x_adv + threat.ascent(grad, x_adv, step_size), x)
-
-    def _walk(self, model: nn.Module, x: Tensor, reference: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
-        """One try that keeps its last point: `steps` gradients and nothing else."""
-        x_adv = self._begin(x, threat, rng)
-        for _ in range(self.steps):
-            grad, _, _ = ascend_by_mean(model, x_adv, LOSSES[self.loss], reference, self.gradients)
-            x_adv = self._advance(x_adv, grad, x, threat)
-        return x_adv if self.steps else threat.project(x_adv, x)
-
-    def _search(
-        self, model: nn.Module, x: Tensor, reference: Tensor, threat: ThreatModel, rng: Noise, worst: Worst
-    ) -> None:
-        """One try whose last point, or whose every point, may become the worst one."""
-        loss = LOSSES[self.loss]
-        if self.keep == "last":
-            x_adv = self._walk(model, x, reference, threat, rng)
-        else:
-            # Projected, because a start that is kept must lie in the threat set.
-            x_adv = threat.project(self._begin(x, threat, rng), x)
-            for _ in range(self.steps):
-                grad, scores, _ = ascend_by_mean(model, x_adv, loss, reference, self.gradients)
-                worst.see(x_adv, scores)
-                x_adv = self._advance(x_adv, grad, x, threat)
-        with torch.no_grad():
-            worst.see(x_adv, loss.score(model(x_adv), reference))
-
-    def _until_fooled(
-        self, model: nn.Module, x: Tensor, y: Tensor, reference: Tensor, threat: ThreatModel, rng: Noise
-    ) -> Tensor:
-        """Each example is searched until a point fools the model; the batch holds only those still right."""
-        loss, labels = LOSSES[self.loss], labels_of(y)
-        found = Worst.of(x)
-        rows = torch.arange(len(x), device=x.device)
-        for restart in range(self.restarts):
-            source = rng.rows(rows).split(f"restart {restart}")
-            x_adv = threat.project(self._begin(x[rows], threat, source), x[rows])
-            for _ in range(self.steps):
-                grad, scores, logits = ascend_by_mean(model, x_adv, loss, reference[rows], self.gradients)
-                stays = found.see_rows(rows, x_adv, scores, logits.argmax(1) != labels[rows])
-                rows, x_adv, grad = rows[stays], x_adv[stays], grad[stays]
-                if not len(rows):
-                    return found.points
-                x_adv = self._advance(x_adv, grad, x[rows], threat)
-            with torch.no_grad():
-                logits = model(x_adv)
-            scores = loss.score(logits, reference[rows])
-            rows = rows[found.see_rows(rows, x_adv, scores, logits.argmax(1) != labels[rows])]
+            start = x.clone()
+            start[rows] = self._start(x[rows], threat, rng.rows(rows).split(f"restart {restart}"))
+            if self.keep == "last":
+                points = gradient_ascent(objective, start, self.steps, move)
+                best.update(points, objective.score(points, rows)[0])
+                continue
+            gradient_ascent(objective, start, self.steps, move, stop=stop, best=best, active=ActiveSet(x, rows))
+            rows = best.open_rows()
             if not len(rows):
-                return found.points
-        return found.points
+                break
+        return best.points
+
+    def _start(self, x: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
+        if self.start == "random":
+            start = threat.sample(x, rng)
+        elif self.start == "gaussian":
+            start = x + self.start_std * rng.normal(x)
+        else:
+            start = x
+        # A start that may be returned must lie in the threat set.
+        return start if self.keep == "last" and self.steps else threat.project(start, x)
+
+    def _length(self, threat: ThreatModel) -> float:
+        """Length of one step."""
+        step_size = threat.radius / 4 if self.step_size is None else self.step_size
+        return max(step_size, threat.radius / self.steps) if self.reach_eps and self.steps else step_size
 
 
 @ATTACKS.register("eot_pgd", smoke={"steps": 2, "gradients": 2})

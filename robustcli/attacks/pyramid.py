@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.attacks import ATTACKS
-from robustcli.attacks.crafting import ascend
+from robustcli.attacks.gradient import input_gradient
 from robustcli.attacks.losses import LOSSES, AttackLoss, cross_entropy
 from robustcli.attacks.matched_masks import masks_matched
 from robustcli.errors import RobustCliError
@@ -98,7 +98,7 @@ class Pyramid:
                 grids = [grid.detach().requires_grad_() for grid in grids]
                 with torch.enable_grad():
                     x_adv = self._composed(x, grids)
-                grad, _, _ = ascend(model, x_adv, loss, reference)
+                grad, _, _ = input_gradient(model, x_adv, loss, reference)
                 grads = torch.autograd.grad(x_adv, grids, grad)
                 with torch.no_grad():
                     grids = [

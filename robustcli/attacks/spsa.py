@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from robustcli.attacks import ATTACKS
 from robustcli.attacks.adam import Adam
+from robustcli.attacks.best_so_far import BestSoFar
 from robustcli.attacks.losses import LOSSES, AttackLoss, labels_of
-from robustcli.attacks.worst import Worst
 from robustcli.registry.types import Count, Positive
 from robustcli.threat.noise import Noise
 from robustcli.threat.threat import ThreatModel
@@ -53,20 +53,21 @@ class Spsa:
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         loss, labels = LOSSES[self.loss], labels_of(y)
         reference = loss.refer(model, x, y)
-        found, rows = Worst.of(x), torch.arange(len(x), device=x.device)
-        x_adv, adam = x, Adam.like(x)
+        best, rows = BestSoFar.start(x), torch.arange(len(x), device=x.device)
+        x_adv, adam = x, Adam.start(x)
         for step in range(self.steps + 1):
             with torch.no_grad():
                 logits = model(x_adv)
             is_fooled = logits.argmax(1) != labels[rows]
-            stays = found.see_rows(rows, x_adv, loss.score(logits, reference[rows]), is_fooled)
+            best.update(x_adv, loss.score(logits, reference[rows]), is_fooled, rows)
+            stays = (~is_fooled).nonzero().flatten()
             rows, x_adv, adam = rows[stays], x_adv[stays], adam.rows(stays)
             if step == self.steps or not len(rows):
                 break
             source = rng.rows(rows).split(f"step {step}")
             slope = self.slope(model, x_adv, loss, reference[rows], source, len(x))
             x_adv = threat.project(x_adv + self.lr * adam.direction(slope), x[rows])
-        return found.points
+        return best.points
 
     def slope(
         self, model: nn.Module, x_adv: Tensor, loss: AttackLoss, reference: Tensor, rng: Noise, limit: int

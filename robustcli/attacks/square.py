@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from robustcli.attacks import ATTACKS
 from robustcli.attacks.losses import labels_of, margin
-from robustcli.attacks.windows import first_points, numbers_per_proposal, proposed, window_side
+from robustcli.attacks.square_tiles import first_points, numbers_per_proposal, proposed, window_side
 from robustcli.registry.types import Count, Share
 from robustcli.threat.noise import Noise
 from robustcli.threat.threat import ThreatModel

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustcli.attacks.search import SearchNetwork
+from robustcli.attacks.surrogate import SurrogateCopy
 from robustcli.bench.subjects import BenchSubject
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.evidence import Evidence, gather
@@ -128,7 +128,7 @@ def passes_alone(subject: BenchSubject, native: Row, clean: Tensor) -> Callable[
         clean: (n,) who is right when clean.
     """
     assert native.survives is not None
-    network = SearchNetwork(subject.network).requires_grad_(False)
+    network = SurrogateCopy(subject.network).requires_grad_(False)
     size = AutoAttack().batch_size
     alive, broken = (
         flags.nonzero().flatten().to(subject.x.device) for flags in (native.survives, clean & ~native.survives)
@@ -153,7 +153,7 @@ def passes_alone(subject: BenchSubject, native: Row, clean: Tensor) -> Callable[
     return run
 
 
-def _look(network: SearchNetwork, x: Tensor) -> None:
+def _look(network: SurrogateCopy, x: Tensor) -> None:
     with torch.no_grad():
         network(x)
 

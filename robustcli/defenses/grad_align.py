@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Optimizer
 
-from robustcli.attacks.crafting import ascend, crafting, crafting_mode
+from robustcli.attacks.crafting import crafting, crafting_mode
+from robustcli.attacks.gradient import input_gradient
 from robustcli.attacks.losses import LOSSES
 from robustcli.defenses import DEFENSES, Metrics
 from robustcli.optimization.averaging import Averaging
@@ -92,10 +93,10 @@ class GradAlignStep:
         """Gradient of the cross-entropy at some points, with its graph if weights learn from it."""
         if not is_learnt:
             with crafting(self.model, self.settings.attack_bn):
-                return ascend(self.model, points, LOSSES["ce"], y)[0]
+                return input_gradient(self.model, points, LOSSES["ce"], y)[0]
         # Attention in its plain form: the fused kernels have no second derivative.
         with crafting_mode(self.model, self.settings.attack_bn), sdpa_kernel(SDPBackend.MATH):
-            return ascend(self.model, points, LOSSES["ce"], y, create_graph=True)[0]
+            return input_gradient(self.model, points, LOSSES["ce"], y, create_graph=True)[0]
 
     def state_dict(self) -> dict[str, Any]:
         return self.regulariser.state_dict()

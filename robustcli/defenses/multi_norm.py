@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustcli.attacks import Attack
+from robustcli.attacks.multi_threat import Alternate, Concatenate, Msd, WithThreat, WorstOf
 from robustcli.attacks.pgd import Pgd
-from robustcli.attacks.several import Aimed, Each, OneOf, SteepestOf, WorstOf
 from robustcli.defenses import DEFENSES, Batch
 from robustcli.defenses.min_max import MinMax
 from robustcli.optimization.clock import Clock
@@ -28,7 +28,7 @@ class VersionsCrossEntropy:
 
 def one_in_turn(game: MinMax, clock: Clock) -> MinMax:
     """Of several attacks the one whose turn it is: drawn by the number of the update, so that nothing is kept."""
-    if not isinstance(game.attack, OneOf):
+    if not isinstance(game.attack, Alternate):
         return game
     turn = derive(0, "threat", clock.step) % len(game.attack.attacks)
     return replace(game, attack=replace(game.attack, turn=turn))
@@ -45,14 +45,14 @@ def _combined(
     threats = (None, *(ThreatModel(other.norm, other.eps) for other in others))
     step_sizes = (step_size, *(other.step_size for other in others))
     if combine == "msd":
-        return SteepestOf(threats=threats, step_sizes=step_sizes, steps=steps, start=start)
+        return Msd(threats=threats, step_sizes=step_sizes, steps=steps, start=start)
     attacks = tuple(
-        Aimed(attack=Pgd(steps=steps, step_size=size, start=start), threat=threat)
+        WithThreat(attack=Pgd(steps=steps, step_size=size, start=start), threat=threat)
         for threat, size in zip(threats, step_sizes, strict=True)
     )
     if combine == "average":
-        return Each(attacks=attacks)
-    return WorstOf(attacks=attacks) if combine == "max" else OneOf(attacks=attacks)
+        return Concatenate(attacks=attacks)
+    return WorstOf(attacks=attacks) if combine == "max" else Alternate(attacks=attacks)
 
 
 @DEFENSES.register("multi_norm", passes=(34, 30, 1), smoke={

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from robustcli.architectures.branches import branched_of, with_kinds
 from robustcli.attacks import Attack
+from robustcli.attacks.multi_threat import Concatenate, WithThreat
 from robustcli.attacks.pgd import Pgd
-from robustcli.attacks.several import Aimed, Each
 from robustcli.attacks.through_branch import ThroughBranch
 from robustcli.defenses import DEFENSES, Batch
 from robustcli.defenses.min_max import MinMax
@@ -47,16 +47,16 @@ def _through_each(
     steps: int,
     step_size: float | None,
     start: Literal["random", "clean"],
-) -> Each:
+) -> Concatenate:
     """PGD in the spec's threat, which comes first, and in the others."""
     attacks: list[Attack] = [Pgd(steps=steps, step_size=step_size, start=start)]
     for other in others:
         pgd = Pgd(steps=steps, step_size=other.step_size, start=start)
-        attacks.append(Aimed(attack=pgd, threat=ThreatModel(other.norm, other.eps)))
+        attacks.append(WithThreat(attack=pgd, threat=ThreatModel(other.norm, other.eps)))
     if attack_through == "branch":
         branches = len(attacks) + 1
         attacks = [ThroughBranch(attack=a, branch=k, branches=branches) for k, a in enumerate(attacks, 1)]
-    return Each(attacks=tuple(attacks))
+    return Concatenate(attacks=tuple(attacks))
 
 
 @DEFENSES.register(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.attacks import Attack
-from robustcli.attacks.crafting import ascend
+from robustcli.attacks.gradient import input_gradient
 from robustcli.attacks.losses import LOSSES
 from robustcli.errors import EvaluationError
 from robustcli.evaluation.confirm import require_inside
@@ -43,7 +43,7 @@ def logits_of(model: nn.Module, x: Tensor, batch_size: int) -> Tensor:
 
 def gradients_of(model: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> Tensor:
     """Gradient of each image's cross-entropy at the image: (n, c, h, w)."""
-    return in_batches(len(x), batch_size, lambda part: ascend(model, x[part], LOSSES["ce"], y[part])[0])
+    return in_batches(len(x), batch_size, lambda part: input_gradient(model, x[part], LOSSES["ce"], y[part])[0])
 
 
 def cosines(one: Tensor, other: Tensor) -> Tensor:

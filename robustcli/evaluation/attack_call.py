@@ -6,9 +6,9 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-from robustcli.attacks.crafting import ascend
+from robustcli.attacks.gradient import input_gradient
 from robustcli.attacks.losses import LOSSES
-from robustcli.attacks.search import SearchNetwork
+from robustcli.attacks.surrogate import SurrogateCopy
 from robustcli.evaluation.confirm import judged, require_inside
 from robustcli.evaluation.isolation import passes_counted
 from robustcli.evaluation.outcomes import Strike
@@ -30,11 +30,11 @@ def propose(
 
     Args:
         model: the network.
-        search: what the attack is given: the network, or a SearchNetwork.
+        search: what the attack is given: the network, or a SurrogateCopy.
     """
     # A copy of x: an attack that writes into its input must not move what it is compared with.
     points: Tensor = stage.attack(search, x.clone(), y, threat, rng.split(stage.noise)).detach()
-    if not (isinstance(search, SearchNetwork) and search.is_fast) or points.shape != x.shape:
+    if not (isinstance(search, SurrogateCopy) and search.is_fast) or points.shape != x.shape:
         return points
     with torch.no_grad():
         is_right = model(points).argmax(1) == y
@@ -52,7 +52,7 @@ def propose(
 def _last_steps(model: nn.Module, points: Tensor, x: Tensor, y: Tensor, threat: ThreatModel) -> Tensor:
     """A few steps up the margin; a point that fools the network stays."""
     for _ in range(_LAST_STEPS):
-        grad, scores, _ = ascend(model, points, LOSSES["margin"], y)
+        grad, scores, _ = input_gradient(model, points, LOSSES["margin"], y)
         moved = threat.project(points + threat.ascent(grad, points, _LAST_LENGTH * threat.radius), x)
         points = torch.where((scores > 0).view(-1, 1, 1, 1), points, moved)
     return points

@@ -12,7 +12,7 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
-from robustcli.attacks.crafting import ascend
+from robustcli.attacks.gradient import input_gradient
 from robustcli.attacks.losses import LOSSES
 from robustcli.attacks.pgd import Pgd
 from robustcli.evaluation.evidence import Evidence
@@ -122,7 +122,7 @@ def _of_survivors(
     """What a few cheap questions about the survivors tell."""
     count = len(x)
     for name, words in (("ce", "cross-entropy"), ("margin", "the margin of the logits")):
-        grad, _, _ = ascend(model, x, LOSSES[name], y)  # type: ignore[index]
+        grad, _, _ = input_gradient(model, x, LOSSES[name], y)  # type: ignore[index]
         flat = int(((grad == 0) | ~torch.isfinite(grad)).flatten(1).all(1).sum())
         if flat > _ODD_SHARE * count:
             yield f"the gradient of {words} is zero on {flat} of {count} survivors: attacks by gradients cannot move"

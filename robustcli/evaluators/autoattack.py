@@ -8,8 +8,8 @@ from typing import Literal
 from robustcli.attacks import Attack
 from robustcli.attacks.apgd import Apgd
 from robustcli.attacks.fab import Fab, fab_t
-from robustcli.attacks.search import SearchNetwork
 from robustcli.attacks.square import Square
+from robustcli.attacks.surrogate import SurrogateCopy
 from robustcli.errors import RobustCliError
 from robustcli.evaluators import EVALUATORS, Case, Stage
 from robustcli.evaluators.autoattack_package import Package
@@ -110,7 +110,7 @@ class AutoAttack:
             package = Package(version=self.version, attacks=parts, batch_size=self.batch_size)
             has_square = "square" in package.parts(case.threat, case.shape)
             return [Stage(name="package", attack=package, noise="package", batch_size=None, has_black_box=has_square)]
-        exact = partial(SearchNetwork, is_compiled=self.compile)
+        exact = partial(SurrogateCopy, is_compiled=self.compile)
         fast = exact if self.precision == "fp32" else partial(exact, precision="fast")
         return [
             Stage(

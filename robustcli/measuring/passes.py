@@ -13,7 +13,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.optim import SGD
 
 from robustcli.architectures import ImageShape
-from robustcli.attacks.moving import computed_along
+from robustcli.attacks.active_set import no_early_exit
 from robustcli.defenses import Defense
 from robustcli.errors import RobustCliError
 from robustcli.models.build import build_network
@@ -149,7 +149,7 @@ def passes_of(spec: ExperimentSpec, shape: ImageShape) -> Passes:
         epochs = max(1, spec.train.epochs)
         threat = ThreatModel(spec.threat.norm, spec.threat.eps)
         step(x, y, threat, Clock(2 * epochs - 2, 2, epochs))
-        with computed_along(), passes_by_kind(network) as counter:
+        with no_early_exit(), passes_by_kind(network) as counter:
             step(x, y, threat, Clock(2 * epochs - 1, 2, epochs))
     return counter.per_image(_COUNTED)
 

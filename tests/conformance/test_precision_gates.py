@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from trained_networks import THREATS, trained
 
-from robustcli.attacks.crafting import ascend
+from robustcli.attacks.gradient import input_gradient
 from robustcli.attacks.losses import LOSSES
 from robustcli.attacks.pgd import Pgd
 from robustcli.cli.progress import Screen
@@ -27,8 +27,8 @@ CPU = torch.device("cpu")
 NETWORKS = ("linf", "natural")
 
 
-def input_gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    return ascend(model, x, LOSSES["ce"], y)[0]
+def cross_entropy_gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    return input_gradient(model, x, LOSSES["ce"], y)[0]
 
 
 def in_precision(network: nn.Module, precision: Any) -> TrainingModel:
@@ -39,8 +39,8 @@ def in_precision(network: nn.Module, precision: Any) -> TrainingModel:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_signs_agree_with_double_precision(name: str, precision: str, agreement: float) -> None:
     case = trained(name)
-    exact = input_gradient(deepcopy(case.model).double(), case.x.double(), case.y)
-    found = input_gradient(in_precision(case.model, precision), case.x, case.y)
+    exact = cross_entropy_gradient(deepcopy(case.model).double(), case.x.double(), case.y)
+    found = cross_entropy_gradient(in_precision(case.model, precision), case.x, case.y)
     # Where the true gradient is none, no precision can find its sign.
     counts = exact != 0
     assert float((found.sign() == exact.sign())[counts].double().mean()) >= agreement
@@ -55,7 +55,7 @@ def test_without_a_scale_fp16_would_not_pass() -> None:
         logits = case.model(x)
     loss = nn.functional.cross_entropy(logits.float(), case.y)
     (found,) = torch.autograd.grad(loss, x)
-    exact = input_gradient(deepcopy(case.model).double(), case.x.double(), case.y)
+    exact = cross_entropy_gradient(deepcopy(case.model).double(), case.x.double(), case.y)
     assert float((found == 0)[exact != 0].double().mean()) > 1e-3
 
 

@@ -17,8 +17,8 @@ from pyautoattack import AutoAttack as Ensemble
 from scipy.stats import binom
 from torch import Tensor, nn
 
-from robustcli.attacks.search import SearchNetwork
 from robustcli.attacks.square import Square
+from robustcli.attacks.surrogate import SurrogateCopy
 from robustcli.bench import autoattack as autoattack_bench
 from robustcli.bench import subjects
 from robustcli.bench.autoattack import Row, bench_autoattack, least_of_autoattack, passes_alone
@@ -558,13 +558,13 @@ def test_compiled_engines_are_measured_where_they_compile(
 def test_the_limit_makes_the_least_passes_of_each_image(monkeypatch: pytest.MonkeyPatch) -> None:
     looks, gradients = 0, 0
 
-    class Counting(SearchNetwork):
+    class Counting(SurrogateCopy):
         def forward(self, x: Tensor) -> Tensor:
             nonlocal looks, gradients
             looks, gradients = looks + len(x) * (not x.requires_grad), gradients + len(x) * x.requires_grad
             return super().forward(x)
 
-    monkeypatch.setattr(autoattack_bench, "SearchNetwork", Counting)
+    monkeypatch.setattr(autoattack_bench, "SurrogateCopy", Counting)
     monkeypatch.setattr(autoattack_bench, "_QUERIES", 50)
     network, x = conv_net().eval(), images(6)
     subject = BenchSubject("net", network, x, network(x).argmax(1), ThreatModel("linf", "1/10"))

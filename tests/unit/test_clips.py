@@ -9,7 +9,7 @@ from torch import nn
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.branches import BranchedNorm
 from robustcli.architectures.clip_resnet import clip_resnet
-from robustcli.attacks.search import SearchNetwork
+from robustcli.attacks.surrogate import SurrogateCopy
 from robustcli.data.datasets.digits import digits
 from robustcli.data.datasets.moving_digits import moving_digits
 from robustcli.errors import RobustCliError
@@ -96,7 +96,7 @@ def test_clips_are_searched_and_trained_in_the_format_of_images() -> None:
     assert to_channels_last(images).weight.is_contiguous(memory_format=torch.channels_last)
     x = torch.rand(2, 8, 16, 16)
     expected = network(x)
-    assert torch.allclose(SearchNetwork(network)(x), expected, atol=1e-5)
+    assert torch.allclose(SurrogateCopy(network)(x), expected, atol=1e-5)
     assert torch.allclose(to_channels_last(network)(x), expected, atol=1e-5)
 
 

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from small_steps import COUNT, batch, same, train
 from torch import Tensor, nn
 
-from robustcli.attacks.crafting import ascend, crafting
+from robustcli.attacks.crafting import crafting
+from robustcli.attacks.gradient import input_gradient
 from robustcli.attacks.losses import LOSSES
 from robustcli.cli.progress import Screen
 from robustcli.defenses.min_max import MinMax
@@ -210,7 +211,7 @@ def test_real_programs_are_as_exact_as_the_network(device: str, mode: Any, preci
 
     def gradients(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         with crafting(model, mode):
-            to_images, _, _ = ascend(model, x, LOSSES["ce"], y)
+            to_images, _, _ = input_gradient(model, x, LOSSES["ce"], y)
         F.cross_entropy(model.train()(x), y).backward()  # type: ignore[no-untyped-call]
         to_weights = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         return to_images, torch.cat([weight.flatten() for weight in to_weights])

@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from robustcli.attacks.moving import computed_along
+from robustcli.attacks.active_set import no_early_exit
 from robustcli.defenses import Defense, Step
 from robustcli.defenses.alp import alp
 from robustcli.defenses.dial import dial
@@ -145,7 +145,7 @@ def test_an_update_costs_what_its_method_says(name: str) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     step = instantiate(chosen).start(model, optimizer, StreamNoise.on(torch.device("cpu")))
     x, y = batch()
-    with computed_along(), passes_by_kind(model) as passes:
+    with no_early_exit(), passes_by_kind(model) as passes:
         step(x, y, LINF, clock())
     assert tuple(asdict(passes.per_image(len(x))).values()) == member.passes
 

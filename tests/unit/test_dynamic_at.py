@@ -11,8 +11,8 @@ from small_logits import ONE_HOT, Z_ADV, ce, gradients, outer
 from small_steps import LINF, batch, counted, same, train
 from torch import Tensor
 
+from robustcli.attacks.active_set import no_early_exit
 from robustcli.attacks.fosc_pgd import FoscPgd
-from robustcli.attacks.moving import computed_along
 from robustcli.attacks.pgd import Pgd
 from robustcli.defenses.dynamic_at import SelfWeightedCrossEntropy, dynamic_at
 from robustcli.defenses.min_max import MinMax
@@ -189,7 +189,7 @@ def test_a_step_costs_k_attack_steps_and_one_branch(self_weighted: bool) -> None
     step = dynamic_at(steps=5, self_weighted=self_weighted).start(
         model, torch.optim.SGD(model.parameters(), lr=0.1), StreamNoise.on(torch.device("cpu"))
     )
-    with computed_along(), counted(model) as passes:
+    with no_early_exit(), counted(model) as passes:
         step(*batch(), LINF, Clock(4, 4, 10))
     assert (passes.forwards, passes.crafting, passes.input, passes.weight) == (6, 5, 5, 1)
 

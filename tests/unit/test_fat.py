@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from small_steps import LINF, batch, counted, same, train
 from torch import Tensor
 
+from robustcli.attacks.active_set import no_early_exit
 from robustcli.attacks.early_stopped_pgd import EarlyStoppedPgd
-from robustcli.attacks.moving import computed_along
 from robustcli.attacks.pgd import Pgd
 from robustcli.defenses.fat import fat
 from robustcli.defenses.pgd_at import pgd_at
@@ -127,7 +127,7 @@ def test_a_step_costs_its_attack_and_one_branch() -> None:
     """No more than PGD-AT, and no less where images stay in the batch."""
     model = conv_net().train()
     step = fat(steps=5).start(model, torch.optim.SGD(model.parameters(), lr=0.1), StreamNoise.on(torch.device("cpu")))
-    with computed_along(), counted(model) as passes:
+    with no_early_exit(), counted(model) as passes:
         metrics = step(*batch(), LINF, Clock(0, 4, 10))
     assert (passes.forwards, passes.crafting, passes.input, passes.weight) == (6, 5, 5, 1)
     assert set(metrics) == {"loss", "attack_steps"}

@@ -14,8 +14,8 @@ from robustcli.attacks import Attack
 from robustcli.attacks.apgd import Apgd
 from robustcli.attacks.fab import Fab
 from robustcli.attacks.pgd import Pgd
-from robustcli.attacks.search import SearchNetwork
 from robustcli.attacks.square import Square
+from robustcli.attacks.surrogate import SurrogateCopy
 from robustcli.bench.autoattack import least_of_autoattack
 from robustcli.cli.plan import _share
 from robustcli.errors import RobustCliError
@@ -164,7 +164,7 @@ def test_an_evaluation_under_another_threat_is_measured_there() -> None:
 
 
 def test_a_search_is_never_compiled_for_a_plan() -> None:
-    compiled = partial(SearchNetwork, is_compiled=True, precision="fast")
+    compiled = partial(SurrogateCopy, is_compiled=True, precision="fast")
     found = evaluations._uncompiled(compiled)
     assert isinstance(found, partial)
     assert found.keywords == {"is_compiled": False, "precision": "fast"}

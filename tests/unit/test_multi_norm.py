@@ -11,8 +11,8 @@ import torch
 from small_steps import LINF, clock, counted, same, train
 from torch import Tensor, nn
 
+from robustcli.attacks.multi_threat import Alternate, Msd, WorstOf
 from robustcli.attacks.pgd import Pgd
-from robustcli.attacks.several import OneOf, SteepestOf, WorstOf
 from robustcli.defenses import Batch
 from robustcli.defenses.min_max import MinMax
 from robustcli.defenses.multi_norm import VersionsCrossEntropy, multi_norm, one_in_turn
@@ -104,7 +104,7 @@ def test_a_turn_is_drawn_for_every_update_and_all_come() -> None:
     game = against("random", L2, L1)
     turns = [one_in_turn(game, Clock(step, 100, 3)).attack for step in range(300)]
     assert turns == [one_in_turn(game, Clock(step, 100, 3)).attack for step in range(300)]
-    counts = Counter(attack.turn for attack in turns if isinstance(attack, OneOf))
+    counts = Counter(attack.turn for attack in turns if isinstance(attack, Alternate))
     assert set(counts) == {0, 1, 2}
     assert min(counts.values()) > 70
     # An attack that a spec puts in its place stays.
@@ -115,7 +115,7 @@ def test_a_turn_is_drawn_for_every_update_and_all_come() -> None:
 def test_steepest_descent_makes_the_best_of_the_steps() -> None:
     model, x, y = conv_net().eval(), images(16), labels(16)
     threats = (None, ThreatModel("l2", Fraction(1, 2)), ThreatModel("l1", Fraction(4)))
-    attack = SteepestOf(threats=threats, step_sizes=(None, None, 1.0), steps=1, start="clean")
+    attack = Msd(threats=threats, step_sizes=(None, None, 1.0), steps=1, start="clean")
     found = attack(model, x, y, LINF, noise(16))
     alone = [
         Pgd(steps=1, start="clean", step_size=size)(model, x, y, threat or LINF, noise(16))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustcli.attacks.crafting import ascend, ascend_by_mean
+from robustcli.attacks.gradient import input_gradient, mean_input_gradient
 from robustcli.attacks.losses import LOSSES
 from robustcli.attacks.pgd import Pgd, eot_pgd, tpgd
 from robustcli.evaluation.isolation import passes_counted
@@ -60,8 +60,8 @@ def test_the_direction_is_the_mean_and_the_score_is_the_last_pass() -> None:
     model, x, y = setting()
     loss = LOSSES["ce"]
     one_by_one = Shaken(model, 0.2)
-    passes = [ascend(one_by_one, x, loss, y) for _ in range(5)]
-    grad, scores, logits = ascend_by_mean(Shaken(model, 0.2), x, loss, y, 5)
+    passes = [input_gradient(one_by_one, x, loss, y) for _ in range(5)]
+    grad, scores, logits = mean_input_gradient(Shaken(model, 0.2), x, loss, y, 5)
     assert torch.allclose(grad, torch.stack([each[0] for each in passes]).mean(0), rtol=0, atol=1e-12)
     assert torch.equal(scores, passes[-1][1])
     assert torch.equal(logits, passes[-1][2])

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from small_steps import batch, counted, train
 from torch import Tensor, nn
 
-from robustcli.attacks.crafting import ascend, crafting
+from robustcli.attacks.crafting import crafting
+from robustcli.attacks.gradient import input_gradient
 from robustcli.attacks.losses import LOSSES
 from robustcli.cli.progress import Screen
 from robustcli.defenses.pgd_at import pgd_at
@@ -103,7 +104,7 @@ def test_an_attack_loses_only_the_pixels_that_overflow() -> None:
     x, y = images(3), labels(3, 3)
     model = Bursting()
     with crafting(model, "eval"):
-        gradient, _, _ = ascend(_Scaled(model), x, LOSSES["ce"], y)
+        gradient, _, _ = input_gradient(_Scaled(model), x, LOSSES["ce"], y)
     flat = gradient.flatten(1)
     assert flat.isfinite().all()
     assert (flat[:, 1] == 0).all()

@@ -8,7 +8,7 @@ import torch
 from judging import standing
 from torch import Tensor, nn
 
-from robustcli.attacks.crafting import ascend
+from robustcli.attacks.gradient import input_gradient
 from robustcli.attacks.losses import LOSSES
 from robustcli.attacks.pgd import Pgd
 from robustcli.attacks.spsa import Spsa
@@ -42,7 +42,7 @@ def test_the_estimate_is_as_good_as_its_samples_allow(samples: int) -> None:
     """Of a linear function of d pixels: length and angle of a mean of n products v <v, g>."""
     model, x, y = linear_net(64, 2, seed=4, dtype=torch.float64), images(200, dtype=torch.float64), labels(200, 2)
     loss = LOSSES["margin"]
-    exact, _, _ = ascend(model, x, loss, y)
+    exact, _, _ = input_gradient(model, x, loss, y)
     estimate = Spsa(samples=samples).slope(model, x, loss, y, noise(200), 10**6)
     # Along g the products have mean |g|^2; across it they spread over the other d - 1 directions.
     expected = 1 / math.sqrt(1 + 63 / samples)
@@ -55,7 +55,7 @@ def test_the_estimate_is_as_good_as_its_samples_allow(samples: int) -> None:
 def test_the_estimate_points_along_the_gradient_of_a_network(loss: str) -> None:
     model, x = conv_net(dtype=torch.float64).eval(), images(6, dtype=torch.float64)
     y = predictions(model, x)
-    exact, _, _ = ascend(model, x, LOSSES[loss], y)  # type: ignore[index]
+    exact, _, _ = input_gradient(model, x, LOSSES[loss], y)  # type: ignore[index]
     estimate = Spsa(samples=2000, delta=1e-4).slope(model, x, LOSSES[loss], y, noise(6), 10**6)  # type: ignore[index]
     assert (cosines(estimate, exact) > 0.97).all()
 

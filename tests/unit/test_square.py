@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from robustcli.attacks.pgd import Pgd
 from robustcli.attacks.square import Square
-from robustcli.attacks.windows import (
+from robustcli.attacks.square_tiles import (
     _bump,
     _is_inside,
     _window,

@@ -6,7 +6,8 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from robustcli.attacks.crafting import ascend, crafting_mode
+from robustcli.attacks.crafting import crafting_mode
+from robustcli.attacks.gradient import input_gradient
 from robustcli.attacks.losses import LOSSES
 from robustcli.optimization.clock import Clock
 from robustcli.optimization.regularisers import REGULARISERS
@@ -48,7 +49,7 @@ class RunningGradNorm:
             return None
         # Attention in its plain form: the fused kernels have no second derivative.
         with crafting_mode(model, "batch_no_update"), sdpa_kernel(SDPBackend.MATH):
-            grad, _, _ = ascend(model, x, LOSSES["ce"], y, create_graph=True)
+            grad, _, _ = input_gradient(model, x, LOSSES["ce"], y, create_graph=True)
         sizes = grad.flatten(1).square() if self.settings.norm == "l2" else grad.flatten(1).abs()
         mean: Tensor = sizes.sum(1).mean()
         return self.settings.weight * mean

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustcli.attacks.moving import computed_along
+from robustcli.attacks.active_set import no_early_exit
 from robustcli.data import Data
 from robustcli.defenses import Defense
 from robustcli.errors import Interrupted
@@ -182,7 +182,7 @@ class Updates:
 
 def measure_updates(trial: Trial, count: int) -> Updates:
     """Some updates after a warm-up, and the end of an epoch."""
-    with computed_along():
+    with no_early_exit():
         trial.run(_WARM_UP)
         seconds = trial.run(count)
     trial.epoch_end()

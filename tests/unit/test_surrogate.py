@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.attacks.pgd import Pgd
-from robustcli.attacks.search import SearchNetwork
+from robustcli.attacks.surrogate import SurrogateCopy
 from robustcli.errors import EvaluationError
 from robustcli.evaluation.evidence import Evidence, gather
 from robustcli.evaluation.journal import FolderJournal
@@ -46,12 +46,12 @@ class TestSearchNetwork:
     def test_in_single_precision_it_is_the_network(self) -> None:
         model, x, _ = case()
         with torch.no_grad():
-            assert torch.allclose(SearchNetwork(model)(x), model(x), atol=1e-6)
+            assert torch.allclose(SurrogateCopy(model)(x), model(x), atol=1e-6)
 
     def test_in_bf16_it_is_nearly_the_network_and_says_so_in_float32(self) -> None:
         model, x, _ = case()
         before = {name: value.clone() for name, value in model.state_dict().items()}
-        search = SearchNetwork(model, precision="fast")
+        search = SurrogateCopy(model, precision="fast")
         with torch.no_grad():
             logits, exact = search(x), model(x)
         assert logits.dtype == torch.float32
@@ -63,7 +63,7 @@ class TestSearchNetwork:
     def test_gradients_reach_the_images_and_no_weight(self, precision: Any) -> None:
         model, x, _ = case()
         model.requires_grad_(False)
-        search = SearchNetwork(model, precision=precision)
+        search = SurrogateCopy(model, precision=precision)
         x = x.requires_grad_()
         (found,) = torch.autograd.grad(search(x).square().sum(), x)
         (exact,) = torch.autograd.grad(model(x).square().sum(), x)
@@ -88,7 +88,7 @@ class TestJudgement:
     def test_a_copy_that_is_always_fooled_breaks_nobody_by_itself(self) -> None:
         """The images that it takes for broken are attacked again, with the network."""
         model, _, _ = case()
-        liar = SearchNetwork(model, precision="fast")
+        liar = SurrogateCopy(model, precision="fast")
         liar.network = nn.Sequential(model, Rolled())
         found = gathered(Hasty(liar, Pgd(steps=10, keep="fooled")))
         honest = gathered(Hasty(model, Pgd(steps=10, keep="fooled")))
@@ -98,13 +98,13 @@ class TestJudgement:
     def test_survivors_get_their_last_steps_with_the_network(self) -> None:
         """A copy that sees nothing leaves images where they are; a few steps of the network still break some."""
         model, _, _ = case()
-        blind = SearchNetwork(model, precision="fast")
+        blind = SurrogateCopy(model, precision="fast")
         blind.network = Blind(model)
         assert 0 < int(gathered(Hasty(blind, Pgd(steps=1, start="clean"))).survives.sum()) < COUNT
 
     def test_in_single_precision_nothing_is_added(self) -> None:
         model, _, _ = case()
-        blind = SearchNetwork(model)
+        blind = SurrogateCopy(model)
         blind.network = Blind(model)
         assert int(gathered(Hasty(blind, Pgd(steps=1, start="clean"))).survives.sum()) == COUNT
 
@@ -120,7 +120,7 @@ class TestJudgement:
 
     def test_passes_of_copy_and_network_are_counted(self) -> None:
         model, _, _ = case()
-        found = gathered(Hasty(SearchNetwork(model), Pgd(steps=3, keep="last")))
+        found = gathered(Hasty(SurrogateCopy(model), Pgd(steps=3, keep="last")))
         # Clean, three steps by the copy, one look by the network.
         assert (found.forwards, found.gradients) == (COUNT + 3 * COUNT + COUNT, 3 * COUNT)
 
@@ -144,7 +144,7 @@ def test_a_network_that_cannot_be_copied_is_refused() -> None:
     model = conv_net(classes=4).eval()
     model.lock = threading.Lock()  # type: ignore[assignment]
     with pytest.raises(EvaluationError, match=r"cannot be copied for the search .*engine: reference"):
-        SearchNetwork(model)
+        SurrogateCopy(model)
 
 
 class TestCompiled:
@@ -168,7 +168,7 @@ class TestCompiled:
 
     def test_it_gives_what_the_copy_gives(self, shapes: list[tuple[int, ...]]) -> None:
         model, x, _ = case()
-        plain, compiled = SearchNetwork(model), SearchNetwork(model, is_compiled=True)
+        plain, compiled = SurrogateCopy(model), SurrogateCopy(model, is_compiled=True)
         for count in (7, 1, 2):
             assert torch.allclose(plain(x[:count]), compiled(x[:count]), atol=1e-5)
         # Both passes are tried with the first batch; one image is never a batch of its own.
@@ -177,7 +177,7 @@ class TestCompiled:
     def test_one_image_gets_its_own_gradient(self, shapes: list[tuple[int, ...]]) -> None:
         model, x, _ = case()
         one = x[:1].clone().requires_grad_()
-        (found,) = torch.autograd.grad(SearchNetwork(model, is_compiled=True)(one).square().sum(), one)
+        (found,) = torch.autograd.grad(SurrogateCopy(model, is_compiled=True)(one).square().sum(), one)
         (exact,) = torch.autograd.grad(model(one).square().sum(), one)
         assert torch.allclose(found, exact, atol=1e-4)
 
@@ -348,4 +348,4 @@ def test_of_many_the_bound_is_about_three_over_the_sample() -> None:
 
 def test_a_linear_network_may_be_copied_too() -> None:
     model = linear_net(64).eval()
-    assert SearchNetwork(model, precision="fast")(images(3)).shape == (3, model(images(3)).shape[1])
+    assert SurrogateCopy(model, precision="fast")(images(3)).shape == (3, model(images(3)).shape[1])

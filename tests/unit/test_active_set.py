@@ -10,10 +10,10 @@ from small_steps import LINF
 from torch import Tensor, nn
 
 from robustcli.attacks import ReportingAttack
+from robustcli.attacks.active_set import no_early_exit
 from robustcli.attacks.crafting import crafting
 from robustcli.attacks.early_stopped_pgd import EarlyStoppedPgd
 from robustcli.attacks.fosc_pgd import FoscPgd
-from robustcli.attacks.moving import computed_along
 from robustcli.promises.networks import conv_net, images, labels
 from robustcli.registry.types import AttackBn
 from robustcli.threat.noise import IndexedNoise, Noise, StreamNoise
@@ -59,7 +59,7 @@ def sources() -> list[Noise]:
 def test_points_are_those_of_the_whole_batch(attack: ReportingAttack, source: int) -> None:
     model = conv_net(dtype=torch.float64).eval()
     y = right_at_first(model)
-    with computed_along(), sizes_of(model) as whole:
+    with no_early_exit(), sizes_of(model) as whole:
         expected, told = attack.search(model, X, y, LINF, sources()[source])
     with sizes_of(model) as sizes:
         found, report = attack.search(model, X, y, LINF, sources()[source])
@@ -90,7 +90,7 @@ def test_the_search_ends_with_the_last_image() -> None:
 
 
 def test_images_stay_only_inside() -> None:
-    with pytest.raises(ValueError, match="mended"), computed_along():
+    with pytest.raises(ValueError, match="mended"), no_early_exit():
         raise ValueError("mended")
     model = conv_net(dtype=torch.float64).eval()
     with sizes_of(model) as sizes:

@@ -19,7 +19,7 @@ from robustcli.runtime.precision import autocast
 Precision = Literal["fp32", "fast"]
 
 
-class SearchNetwork(nn.Module):
+class SurrogateCopy(nn.Module):
     """A copy in channels_last, and on request in bf16 or compiled; logits are float32.
 
     Args:

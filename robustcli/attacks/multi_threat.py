@@ -1,7 +1,7 @@
 """Attacks on several threats at once, for training: their images together, the worst, one in turn, or one path.
 
 None is registered: what they return lies in the union of the threat sets, so an evaluation cannot name them
-(evaluators/under.py is its way to several threats).
+(evaluators/other_threat.py is its way to several threats).
 """
 
 from dataclasses import dataclass
@@ -10,19 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.attacks import Attack
-from robustcli.attacks.crafting import ascend
+from robustcli.attacks.ascent import Look, gradient_ascent, steepest
+from robustcli.attacks.best_so_far import BestSoFar
+from robustcli.attacks.gradient import Objective
 from robustcli.attacks.losses import LOSSES, cross_entropy
-from robustcli.attacks.worst import Worst
 from robustcli.threat.noise import Noise
 from robustcli.threat.threat import ThreatModel
 
 
 @dataclass(frozen=True, kw_only=True)
-class Aimed:
-    """An attack with a threat of its own.
+class WithThreat:
+    """An attack that searches its own threat set.
 
     Args:
-        threat: where it searches; None is the threat that it is called with.
+        threat: None is the threat that it is called with.
     """
 
     attack: Attack
@@ -33,8 +34,8 @@ class Aimed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Each:
-    """What every attack finds: as many blocks of n images as there are attacks, (m n, c, h, w)."""
+class Concatenate:
+    """The images of every attack: as many blocks of n images as there are attacks, (m n, c, h, w)."""
 
     attacks: tuple[Attack, ...]
 
@@ -44,27 +45,27 @@ class Each:
 
 @dataclass(frozen=True, kw_only=True)
 class WorstOf:
-    """Of every image the version whose cross-entropy is highest; with one attack nothing is scored."""
+    """The version of every image with the highest cross-entropy; if there is one attack, nothing is scored."""
 
     attacks: tuple[Attack, ...]
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         if len(self.attacks) == 1:
             return self.attacks[0](model, x, y, threat, rng)
-        worst = Worst.of(x)
+        best = BestSoFar.start(x)
         for attack in self.attacks:
             points = attack(model, x, y, threat, rng)
             with torch.no_grad():
-                worst.see(points, cross_entropy(model(points), y))
-        return worst.points
+                best.update(points, cross_entropy(model(points), y))
+        return best.points
 
 
 @dataclass(frozen=True, kw_only=True)
-class OneOf:
+class Alternate:
     """One of the attacks on the whole batch.
 
     Args:
-        turn: which one.
+        turn: number of the attack whose turn it is.
     """
 
     attacks: tuple[Attack, ...]
@@ -75,17 +76,19 @@ class OneOf:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SteepestOf:
-    """Multi steepest descent: every step goes from one point, in the threat that raises the cross-entropy most.
+class Msd:
+    """Multi steepest descent: every step starts from one point, in the threat that raises the cross-entropy most.
 
-    One gradient suggests a step in each threat, projected there; of every image the step that leads to the
-    highest cross-entropy is made. A step costs one forward, one input-backward and one forward per threat. A
+    One gradient suggests a step in each threat, projected there; each image takes the step that leads to the
+    highest cross-entropy. A step costs one forward, one backward to the input and one forward per threat. A
     point that the last step left in one threat may lie outside the others.
 
     Args:
         threats: None is the threat that it is called with.
         step_sizes: one for each, in the unit of its eps; None is a quarter of that.
         start: "random", in the threat that it is called with, or "clean".
+
+    Reference: Maini, Wong and Kolter, ICML 2020.
     """
 
     threats: tuple[ThreatModel | None, ...]
@@ -94,24 +97,20 @@ class SteepestOf:
     start: str
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
-        x_adv = threat.sample(x, rng) if self.start == "random" else x
-        for _ in range(self.steps):
-            grad, _, _ = ascend(model, x_adv, LOSSES["ce"], y)
-            steps = [
-                self._step(own or threat, step_size, x_adv, grad, x)
-                for own, step_size in zip(self.threats, self.step_sizes, strict=True)
-            ]
-            if len(steps) == 1:
-                x_adv = steps[0]
-                continue
-            worst = Worst.of(x)
-            for points in steps:
-                with torch.no_grad():
-                    worst.see(points, cross_entropy(model(points), y))
-            x_adv = worst.points
-        return x_adv
+        moves = [
+            steepest(own, x, own.radius / 4 if step_size is None else step_size)
+            for own, step_size in zip((own or threat for own in self.threats), self.step_sizes, strict=True)
+        ]
 
-    @staticmethod
-    def _step(threat: ThreatModel, step_size: float | None, x_adv: Tensor, grad: Tensor, x: Tensor) -> Tensor:
-        length = threat.radius / 4 if step_size is None else step_size
-        return threat.project(x_adv + threat.ascent(grad, x_adv, length), x)
+        def move(look: Look) -> Tensor:
+            if len(moves) == 1:
+                return moves[0](look)
+            best = BestSoFar.start(x)
+            for candidate in moves:
+                points = candidate(look)
+                with torch.no_grad():
+                    best.update(points, cross_entropy(model(points), y))
+            return best.points
+
+        start = threat.sample(x, rng) if self.start == "random" else x
+        return gradient_ascent(Objective.at(model, x, y, LOSSES["ce"]), start, self.steps, move)
