@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.defenses import Defense
-from robustcli.optimization.clock import Clock
+from robustcli.optimization.progress import Progress
 from robustcli.promises.networks import drawn_from, images, labels
 from robustcli.threat.noise import StreamNoise
 from robustcli.threat.threat import ThreatModel
@@ -19,8 +19,8 @@ LINF = ThreatModel("linf", Fraction(8, 255))
 COUNT = 8
 
 
-def clock(step: int = 0) -> Clock:
-    return Clock(step, steps_per_epoch=3, epochs=10)
+def progress(step: int = 0) -> Progress:
+    return Progress(step, steps_per_epoch=3, epochs=10)
 
 
 def batch(number: int = 0, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
@@ -46,7 +46,7 @@ def train(
         noise.reseed(0, "attack", update)
         with drawn_from(update):
             x, y = batch(update, first.dtype)
-            step(x.to(first.device), y.to(first.device), threat, clock(update))
+            step(x.to(first.device), y.to(first.device), threat, progress(update))
     return [value.detach().clone() for value in model.state_dict().values()]
 
 

@@ -16,7 +16,7 @@ from robustcli.data.mixers.none import Unmixed
 from robustcli.defenses import Defense, Metrics
 from robustcli.optimization.averaging import Averaging
 from robustcli.optimization.averaging.none import LastWeights
-from robustcli.optimization.clock import Clock
+from robustcli.optimization.progress import Progress
 from robustcli.optimization.schedules import Schedule
 from robustcli.optimization.schedules.steps import Constant
 from robustcli.promises.networks import conv_net, images, labels
@@ -50,20 +50,20 @@ class Recorder:
     rates: list[float] = field(default_factory=list)
     momenta: list[float] = field(default_factory=list)
     threats: list[ThreatModel] = field(default_factory=list)
-    clocks: list[Clock] = field(default_factory=list)
+    progresses: list[Progress] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
 
     def __call__(
-        self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock, smoothed: Tensor | None = None
+        self, x: Tensor, y: Tensor, threat: ThreatModel, progress: Progress, smoothed: Tensor | None = None
     ) -> Metrics:
         assert self.optimizer is not None
         group = self.optimizer.param_groups[0]
         self.rates.append(group["lr"])
         self.momenta.append(group["betas"][0] if "betas" in group else group["momentum"])
         self.threats.append(threat)
-        self.clocks.append(clock)
+        self.progresses.append(progress)
         self.sizes.append(len(x))
-        update = len(self.clocks) - 1
+        update = len(self.progresses) - 1
         return {"loss": torch.tensor(self.losses[update] if update < len(self.losses) else 1.0)}
 
     def state_dict(self) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def loop_of(
     stop_requested: Callable[[], bool] = lambda: False,
     seed: int = 0,
     replays: int = 1,
-    halves: bool = False,
+    split_in_two: bool = False,
 ) -> RecordedLoop:
     """A loop whose checks of the epochs find, in order, what was planned."""
     planned = iter(checks)
@@ -153,7 +153,7 @@ def loop_of(
         mixer=mixer or Unmixed(),
         schedule=schedule or Constant(),
         replays=replays,
-        halves=halves,
+        split_in_two=split_in_two,
         seed=seed,
         noise=noise or StreamNoise.on(CPU),
         check=lambda network: next(planned, {"clean": 0.5}),

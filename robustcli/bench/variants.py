@@ -17,7 +17,7 @@ from robustcli.errors import RobustCliError, SpecError
 from robustcli.measuring.anatomy import Anatomy, anatomy
 from robustcli.measuring.passes import Passes, PassesAlone, passes_by_kind
 from robustcli.models.build import build_network
-from robustcli.optimization.clock import Clock
+from robustcli.optimization.progress import Progress
 from robustcli.registry.catalog import catalog
 from robustcli.registry.registry import MemberSpec, instantiate
 from robustcli.registry.types import Family
@@ -161,11 +161,11 @@ class Variants:
         defense: Defense = instantiate(chosen)
         noise = StreamNoise.on(self.device)
         step = defense.start(model, optimizer, noise)
-        clock = Clock(step=0, steps_per_epoch=1, epochs=1)
+        progress = Progress(step=0, steps_per_epoch=1, epochs=1)
 
         def run() -> object:
             noise.reseed(0, "attack")
-            return step(self.x, self.y, THREAT, clock)
+            return step(self.x, self.y, THREAT, progress)
 
         return network, run
 

@@ -116,7 +116,9 @@ class Data:
         pairs = torch.stack([one, torch.cat([other, other[: count % 2]])], 1)
         return pairs.flatten()[: self.steps_per_epoch(batch_size, drop_last) * batch_size]
 
-    def epoch(self, generator: torch.Generator, batch_size: int, drop_last: bool, *, halves: bool = False) -> Tensor:
+    def epoch(
+        self, generator: torch.Generator, batch_size: int, drop_last: bool, *, split_in_two: bool = False
+    ) -> Tensor:
         """What one epoch reads, batch after batch: (n,) int64 on the CPU, as is the generator.
 
         Without extra images it is `order`. With them every batch begins with the next of the data set's own,
@@ -125,7 +127,7 @@ class Data:
         those of the train split. Nor are halves for them: those are of the data set's own images, as `in_turn`
         gives them.
         """
-        if halves:
+        if split_in_two:
             assert self._extra is None
             return self.in_turn(generator, batch_size, drop_last)
         own = self.order(generator)
@@ -136,9 +138,9 @@ class Data:
         drawn = torch.randint(len(self._extra.split.labels), (len(batches), fresh), generator=generator) + len(own)
         return torch.cat([row for pair in zip(batches, drawn, strict=True) for row in pair])
 
-    def smallest_batch(self, batch_size: int, drop_last: bool, *, halves: bool = False) -> int:
+    def smallest_batch(self, batch_size: int, drop_last: bool, *, split_in_two: bool = False) -> int:
         """Images in the smallest batch of an epoch."""
-        order = self.epoch(torch.Generator(), batch_size, drop_last, halves=halves)
+        order = self.epoch(torch.Generator(), batch_size, drop_last, split_in_two=split_in_two)
         return batch_size if drop_last else (len(order) - 1) % batch_size + 1
 
     def train_batches(

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from robustcli.errors import RobustCliError
 from robustcli.optimization.averaging import Averaging
-from robustcli.optimization.clock import Clock
+from robustcli.optimization.progress import Progress
 from robustcli.registry.registry import Registry
 from robustcli.threat.noise import Noise
 from robustcli.threat.threat import ThreatModel
@@ -65,7 +65,7 @@ class RunningLoss(Protocol):
         """What the last evaluation has to say beside its value; the same names every time."""
         ...
 
-    def begin(self, batch: Batch, clock: Clock) -> None:
+    def begin(self, batch: Batch, progress: Progress) -> None:
         """An update begins. Its loss may be evaluated more than once, so what happens once happens here."""
         ...
 
@@ -95,7 +95,7 @@ class Step(Protocol):
     """One update of the weights, with the state that a method keeps between updates."""
 
     def __call__(
-        self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock, smoothed: Tensor | None = None
+        self, x: Tensor, y: Tensor, threat: ThreatModel, progress: Progress, smoothed: Tensor | None = None
     ) -> Metrics:
         """Update the weights on one batch; metrics are scalar tensors on the device, "loss" among them.
 
@@ -103,7 +103,7 @@ class Step(Protocol):
             x: images (n, c, h, w) in [0, 1].
             y: labels (n,), or class shares (n, k) of mixed images: what attacks raise the loss of.
             threat: that of this update.
-            clock: how far the training is.
+            progress: how far the training is.
             smoothed: class shares (n, k) that the loss asks for instead of y, which they are made from; None where
                 it asks for y.
         """
@@ -123,8 +123,8 @@ class Defense(Protocol):
 
     Args:
         averaging: how the weights to evaluate follow from those trained.
-        aims_at_robustness: whether losing robustness is a failure; the collapse guard watches only these.
-        has_one_step: whether it crafts by a single gradient step, which may overfit catastrophically; the record of
+        is_adversarial: whether losing robustness is a failure; the collapse guard watches only these.
+        is_single_step: whether it crafts by a single gradient step, which may overfit catastrophically; the record of
             an epoch then says more of how many steps would differ.
         replays: updates made on each batch before the next one comes; 1 in all but free training.
     """
@@ -133,10 +133,10 @@ class Defense(Protocol):
     def averaging(self) -> Averaging: ...
 
     @property
-    def aims_at_robustness(self) -> bool: ...
+    def is_adversarial(self) -> bool: ...
 
     @property
-    def has_one_step(self) -> bool: ...
+    def is_single_step(self) -> bool: ...
 
     @property
     def replays(self) -> int: ...

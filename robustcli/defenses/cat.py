@@ -13,7 +13,7 @@ from robustcli.attacks.pgd import Pgd
 from robustcli.defenses import DEFENSES, Batch, Metrics
 from robustcli.defenses.min_max import MinMax
 from robustcli.errors import RobustCliError
-from robustcli.optimization.clock import Clock
+from robustcli.optimization.progress import Progress
 from robustcli.registry.types import AttackBn, Count, Positive, Share, Size
 from robustcli.threat.noise import Noise
 
@@ -32,7 +32,7 @@ class RunningScored:
     def __init__(self) -> None:
         self.metrics: Metrics = {}
 
-    def begin(self, batch: Batch, clock: Clock) -> None:
+    def begin(self, batch: Batch, progress: Progress) -> None:
         self.metrics = {}
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -87,13 +87,13 @@ class RunningSteps:
     def metrics(self) -> Metrics:
         return {"attack_steps": torch.full_like(self.right, self.steps)}
 
-    def __call__(self, game: MinMax, clock: Clock) -> MinMax:
+    def __call__(self, game: MinMax, progress: Progress) -> MinMax:
         if not isinstance(game.attack, Pgd):
             raise RobustCliError(
                 "defense cat raises the steps of its attack as training goes on; only pgd can be written in its place"
             )
-        if int(clock.epoch) != self.epoch:
-            self._begin(int(clock.epoch))
+        if int(progress.epoch) != self.epoch:
+            self._begin(int(progress.epoch))
         return replace(game, attack=replace(game.attack, steps=self.steps))
 
     def see(self, metrics: Metrics, images: int) -> None:

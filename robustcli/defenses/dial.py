@@ -14,7 +14,7 @@ from robustcli.attacks.losses import kl_divergence
 from robustcli.attacks.pgd import Pgd
 from robustcli.defenses import DEFENSES, Batch, Metrics
 from robustcli.defenses.min_max import MinMax
-from robustcli.optimization.clock import Clock
+from robustcli.optimization.progress import Progress
 from robustcli.registry.types import AttackBn, NonNegative, Positive, Size
 from robustcli.threat.noise import Noise
 
@@ -70,9 +70,9 @@ class DialLoss:
     head_norm: bool
     reversal: Literal["epoch", "update"]
 
-    def strength(self, clock: Clock) -> float:
+    def strength(self, progress: Progress) -> float:
         """2 / (1 + exp(-10 p)) - 1, with p the share of the training that is done."""
-        share = (int(clock.epoch) + 1) / clock.epochs if self.reversal == "epoch" else clock.progress
+        share = (int(progress.epoch) + 1) / progress.epochs if self.reversal == "epoch" else progress.share
         return 2 / (1 + math.exp(-10 * share)) - 1
 
     def start(self, model: nn.Module, optimizer: Optimizer, rng: Noise) -> "RunningDial":
@@ -97,8 +97,8 @@ class RunningDial:
         self.strength = 0.0
         self.metrics: Metrics = {}
 
-    def begin(self, batch: Batch, clock: Clock) -> None:
-        self.strength = self.settings.strength(clock)
+    def begin(self, batch: Batch, progress: Progress) -> None:
+        self.strength = self.settings.strength(progress)
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
         settings = self.settings

@@ -17,8 +17,8 @@ from robustcli.attacks.pgd import Pgd
 from robustcli.defenses import DEFENSES, Batch, Metrics
 from robustcli.defenses.min_max import MinMax
 from robustcli.errors import RobustCliError
-from robustcli.optimization.clock import Clock
-from robustcli.optimization.weights.shift import shifted
+from robustcli.optimization.progress import Progress
+from robustcli.optimization.weights.perturbed_weights import perturbed_weights
 from robustcli.registry.types import AttackBn, NonNegative, Positive, Share, Size
 from robustcli.threat.noise import Noise
 
@@ -61,7 +61,7 @@ def unrolled_gradient(
 
     Reference: Liu, Simonyan and Yang, ICLR 2019, equations 7 and 8.
     """
-    with shifted(weights, [-rate * part for part in ahead]):
+    with perturbed_weights(weights, [-rate * part for part in ahead]):
         value = loss()
         grads = torch.autograd.grad(value, [*alphas, *weights])
     direct, v = grads[: len(alphas)], grads[len(alphas) :]
@@ -69,7 +69,7 @@ def unrolled_gradient(
     reach = _REACH / size.clamp_min(torch.finfo(size.dtype).tiny)
     sides = []
     for signed in (reach, -reach):
-        with shifted(weights, [signed * part for part in v]):
+        with perturbed_weights(weights, [signed * part for part in v]):
             sides.append(_flat(torch.autograd.grad(train(), alphas)))
     return value.detach(), _flat(direct) - rate * (sides[0] - sides[1]) / (2 * reach)
 
@@ -127,7 +127,7 @@ class RunningSearch:
         self.alphas, self.optimizer, self.of_weights = alphas, optimizer, of_weights
         self.metrics: Metrics = {}
 
-    def begin(self, batch: Batch, clock: Clock) -> None:
+    def begin(self, batch: Batch, progress: Progress) -> None:
         x, x_adv, y = (part[1::2] for part in (batch.x, batch.x_adv, batch.y))
         looks_ahead = self.settings.order == "second"
         # Batch statistics are of weights that are trained, and not of those that were tried.
@@ -136,7 +136,7 @@ class RunningSearch:
             weight = self.settings.adversarial_weight
             adversarial, direction = gradient(lambda: F.cross_entropy(self.model(x_adv), y), weight)
             share = torch.zeros_like(adversarial)
-            if clock.progress >= self.settings.first_stage:
+            if progress.share >= self.settings.first_stage:
                 _, natural = gradient(lambda: F.cross_entropy(self.model(x), y), 1.0)
                 share = natural_share(natural, direction)
                 direction = share * natural + (1 - share) * direction

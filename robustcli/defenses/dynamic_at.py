@@ -10,7 +10,7 @@ from robustcli.attacks.losses import cross_entropy
 from robustcli.defenses import DEFENSES, Batch
 from robustcli.defenses.min_max import AdversarialCrossEntropy, MinMax
 from robustcli.errors import RobustCliError
-from robustcli.optimization.clock import Clock
+from robustcli.optimization.progress import Progress
 from robustcli.registry.types import AttackBn, Count, NonNegative, Positive
 
 
@@ -31,13 +31,13 @@ class FallingCriterion:
     until: int
     self_weighted: bool
 
-    def __call__(self, game: MinMax, clock: Clock) -> MinMax:
+    def __call__(self, game: MinMax, progress: Progress) -> MinMax:
         if not isinstance(game.attack, FoscPgd):
             raise RobustCliError(
                 "defense dynamic_at lowers the criterion of its attack as training goes on; an attack without "
                 "one cannot replace fosc_pgd"
             )
-        epoch = int(clock.epoch)
+        epoch = int(progress.epoch)
         criterion = max(0.0, self.max_criterion * (1 - epoch / self.until))
         loss = SelfWeightedCrossEntropy() if self.self_weighted and epoch >= 1 else game.loss
         return replace(game, attack=replace(game.attack, criterion=criterion), loss=loss)

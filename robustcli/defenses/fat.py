@@ -7,7 +7,7 @@ from robustcli.attacks.early_stopped_pgd import EarlyStoppedPgd
 from robustcli.defenses import DEFENSES
 from robustcli.defenses.min_max import AdversarialCrossEntropy, MinMax
 from robustcli.errors import RobustCliError
-from robustcli.optimization.clock import Clock
+from robustcli.optimization.progress import Progress
 from robustcli.registry.types import AttackBn, Count, NonNegative, Positive, Size
 
 
@@ -18,13 +18,13 @@ class GrowingPatience:
     patiences: tuple[int, ...]
     after: tuple[int, ...]
 
-    def __call__(self, game: MinMax, clock: Clock) -> MinMax:
+    def __call__(self, game: MinMax, progress: Progress) -> MinMax:
         if not isinstance(game.attack, EarlyStoppedPgd):
             raise RobustCliError(
                 "defense fat raises the patience of its attack as training goes on; an attack without one cannot "
                 "replace early_stopped_pgd"
             )
-        stage = sum(clock.epoch >= epochs for epochs in self.after)
+        stage = sum(progress.epoch >= epochs for epochs in self.after)
         return replace(game, attack=replace(game.attack, patience=self.patiences[stage]))
 
 

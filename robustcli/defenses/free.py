@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from robustcli.defenses import DEFENSES, Metrics
 from robustcli.optimization.averaging import Averaging
 from robustcli.optimization.averaging.none import LastWeights
-from robustcli.optimization.clock import Clock
+from robustcli.optimization.progress import Progress
 from robustcli.optimization.regularisers import Regulariser, RunningRegulariser, add_penalty
 from robustcli.optimization.regularisers.none import Unregularised
 from robustcli.registry.types import Count, Positive
@@ -36,11 +36,11 @@ class Free:
     regulariser: Regulariser = field(default_factory=Unregularised)
 
     @property
-    def aims_at_robustness(self) -> bool:
+    def is_adversarial(self) -> bool:
         return True
 
     @property
-    def has_one_step(self) -> bool:
+    def is_single_step(self) -> bool:
         return True
 
     def start(self, model: nn.Module, optimizer: Optimizer, rng: Noise) -> "FreeStep":
@@ -63,7 +63,7 @@ class FreeStep:
     delta: Tensor | None = None
 
     def __call__(
-        self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock, smoothed: Tensor | None = None
+        self, x: Tensor, y: Tensor, threat: ThreatModel, progress: Progress, smoothed: Tensor | None = None
     ) -> Metrics:
         asked = y if smoothed is None else smoothed
         if self.delta is None:
@@ -73,7 +73,7 @@ class FreeStep:
         x_adv = (x + delta).clamp(0, 1)
         loss = F.cross_entropy(self.model(x_adv), asked)
         self.optimizer.zero_grad()
-        penalised = add_penalty(self.regulariser, self.model, x, asked, clock)
+        penalised = add_penalty(self.regulariser, self.model, x, asked, progress)
         loss.backward()  # type: ignore[no-untyped-call]
         assert delta.grad is not None
         step_size = threat.radius if self.settings.step_size is None else self.settings.step_size
@@ -81,7 +81,7 @@ class FreeStep:
             moved = delta + threat.ascent(delta.grad, x_adv, step_size)
             self.delta[: len(x)] = threat.bound(moved, threat.radius)
         self.optimizer.step()
-        self.regulariser.after(self.model, clock)
+        self.regulariser.after(self.model, progress)
         return {"loss": loss.detach(), **penalised}
 
     def state_dict(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from robustcli.defenses import DEFENSES, Metrics
 from robustcli.defenses.min_max import AdversarialCrossEntropy, MinMax
 from robustcli.optimization.averaging import Averaging
 from robustcli.optimization.averaging.none import LastWeights
-from robustcli.optimization.clock import Clock
+from robustcli.optimization.progress import Progress
 from robustcli.optimization.regularisers import Regulariser
 from robustcli.optimization.regularisers.none import Unregularised
 from robustcli.optimization.weights import WeightPerturbation
@@ -52,11 +52,11 @@ class AdaptiveFrankWolfe:
     attack_bn: AttackBn = "eval"
 
     @property
-    def aims_at_robustness(self) -> bool:
+    def is_adversarial(self) -> bool:
         return True
 
     @property
-    def has_one_step(self) -> bool:
+    def is_single_step(self) -> bool:
         return False
 
     @property
@@ -101,13 +101,13 @@ class AdaptiveStep:
         self.distortion = torch.zeros((), device=next(model.parameters()).device)
 
     def __call__(
-        self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock, smoothed: Tensor | None = None
+        self, x: Tensor, y: Tensor, threat: ThreatModel, progress: Progress, smoothed: Tensor | None = None
     ) -> Metrics:
-        if int(clock.epoch) != self.epoch:
-            self.epoch, self.images, self.distortion = int(clock.epoch), 0, torch.zeros_like(self.distortion)
+        if int(progress.epoch) != self.epoch:
+            self.epoch, self.images, self.distortion = int(progress.epoch), 0, torch.zeros_like(self.distortion)
         is_monitoring = self.images < self.settings.monitor_images
         steps = _MONITOR_STEPS if is_monitoring else self.steps
-        metrics = replace(self.game, settings=self.settings.with_steps(steps))(x, y, threat, clock, smoothed)
+        metrics = replace(self.game, settings=self.settings.with_steps(steps))(x, y, threat, progress, smoothed)
         if is_monitoring:
             self._measure(len(x), metrics["distortion"])
         return {**metrics, "attack_steps": torch.full_like(metrics["loss"], steps)}

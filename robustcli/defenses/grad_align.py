@@ -15,7 +15,7 @@ from robustcli.attacks.losses import LOSSES
 from robustcli.defenses import DEFENSES, Metrics
 from robustcli.optimization.averaging import Averaging
 from robustcli.optimization.averaging.none import LastWeights
-from robustcli.optimization.clock import Clock
+from robustcli.optimization.progress import Progress
 from robustcli.optimization.regularisers import Regulariser, RunningRegulariser, add_penalty
 from robustcli.optimization.regularisers.none import Unregularised
 from robustcli.registry.types import AttackBn, NonNegative
@@ -42,11 +42,11 @@ class GradAlign:
     regulariser: Regulariser = field(default_factory=Unregularised)
 
     @property
-    def aims_at_robustness(self) -> bool:
+    def is_adversarial(self) -> bool:
         return True
 
     @property
-    def has_one_step(self) -> bool:
+    def is_single_step(self) -> bool:
         return True
 
     @property
@@ -68,7 +68,7 @@ class GradAlignStep:
     regulariser: RunningRegulariser
 
     def __call__(
-        self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock, smoothed: Tensor | None = None
+        self, x: Tensor, y: Tensor, threat: ThreatModel, progress: Progress, smoothed: Tensor | None = None
     ) -> Metrics:
         asked = y if smoothed is None else smoothed
         grad = self._gradient(x, y, is_learnt=not self.settings.detach_clean)
@@ -81,12 +81,12 @@ class GradAlignStep:
             loss = loss + self.settings.align * (1 - cosine)
             metrics["cosine"] = cosine.detach()
         self.optimizer.zero_grad()
-        penalised = add_penalty(self.regulariser, self.model, x, asked, clock)
+        penalised = add_penalty(self.regulariser, self.model, x, asked, progress)
         # To the weights alone: the images are leaves of the second gradient's graph as well.
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         loss.backward(inputs=trained)  # type: ignore[no-untyped-call]
         self.optimizer.step()
-        self.regulariser.after(self.model, clock)
+        self.regulariser.after(self.model, progress)
         return {"loss": loss.detach(), **metrics, **penalised}
 
     def _gradient(self, points: Tensor, y: Tensor, *, is_learnt: bool) -> Tensor:

@@ -15,7 +15,7 @@ from robustcli.attacks.pgd import Pgd
 from robustcli.defenses import DEFENSES, Batch, Metrics
 from robustcli.defenses.min_max import MinMax
 from robustcli.errors import RobustCliError
-from robustcli.optimization.clock import Clock
+from robustcli.optimization.progress import Progress
 from robustcli.optimization.rates import copy_rates
 from robustcli.registry.types import AttackBn, NonNegative, Positive, Size
 from robustcli.store import checkpoint
@@ -74,7 +74,7 @@ class RunningHat:
         self.labels = torch.empty(0, dtype=torch.int64)
         self.metrics: Metrics = {}
 
-    def begin(self, batch: Batch, clock: Clock) -> None:
+    def begin(self, batch: Batch, progress: Progress) -> None:
         if not self.settings.helper_weight:
             return
         if self.optimizer is not None:

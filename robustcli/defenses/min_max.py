@@ -13,7 +13,7 @@ from robustcli.attacks.none import NoAttack
 from robustcli.defenses import Batch, Metrics, OuterLoss, RunningLoss, StatefulLoss
 from robustcli.optimization.averaging import Averaging
 from robustcli.optimization.averaging.none import LastWeights
-from robustcli.optimization.clock import Clock
+from robustcli.optimization.progress import Progress
 from robustcli.optimization.regularisers import Regulariser, RunningRegulariser, add_penalty
 from robustcli.optimization.regularisers.none import Unregularised
 from robustcli.optimization.weights import WeightPerturbation
@@ -34,7 +34,7 @@ class AdversarialCrossEntropy:
 class Curriculum(Protocol):
     """How the parts change as training goes on."""
 
-    def __call__(self, game: "MinMax", clock: Clock) -> "MinMax":
+    def __call__(self, game: "MinMax", progress: Progress) -> "MinMax":
         """What is played at one update, made from the parts as they are set."""
         ...
 
@@ -69,7 +69,7 @@ class StatefulCurriculum(Protocol):
         ...
 
 
-def unchanging(game: "MinMax", clock: Clock) -> "MinMax":
+def unchanging(game: "MinMax", progress: Progress) -> "MinMax":
     """The parts stay as they are set."""
     return game
 
@@ -98,11 +98,11 @@ class MinMax:
     curriculum: Curriculum | StatefulCurriculum = unchanging
 
     @property
-    def aims_at_robustness(self) -> bool:
+    def is_adversarial(self) -> bool:
         return not isinstance(self.attack, NoAttack)
 
     @property
-    def has_one_step(self) -> bool:
+    def is_single_step(self) -> bool:
         return takes_one_step(self.attack)
 
     @property
@@ -134,23 +134,23 @@ class MinMaxStep:
     planner: RunningCurriculum | None
 
     def __call__(
-        self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock, smoothed: Tensor | None = None
+        self, x: Tensor, y: Tensor, threat: ThreatModel, progress: Progress, smoothed: Tensor | None = None
     ) -> Metrics:
-        game = self._planned(clock)
+        game = self._planned(progress)
         with crafting(self.model, game.attack_bn):  # weights held, mode set, both restored
             x_adv, found = _searched(game.attack, self.model, x, y, threat, self.rng)
         batch = Batch(x, y if smoothed is None else smoothed, x_adv)
-        loss_of = self._begun(game, batch, clock)
+        loss_of = self._begun(game, batch, progress)
         self.optimizer.zero_grad()
-        asked = add_penalty(self.regulariser, self.model, x, batch.y, clock)
-        with game.weights.around(self.model, lambda: loss_of(self.model, batch), clock):
+        asked = add_penalty(self.regulariser, self.model, x, batch.y, progress)
+        with game.weights.around(self.model, lambda: loss_of(self.model, batch), progress):
             loss = loss_of(self.model, batch)
             loss.backward()  # type: ignore[no-untyped-call]
             if game.weights.steps_inside:
                 self.optimizer.step()
         if not game.weights.steps_inside:
             self.optimizer.step()
-        self.regulariser.after(self.model, clock)
+        self.regulariser.after(self.model, progress)
         said = {} if self.running is None else self.running.metrics
         metrics = {"loss": loss.detach(), **found, **said, **asked}  # tensors: no wait for the device here
         if self.planner is None:
@@ -158,17 +158,17 @@ class MinMaxStep:
         self.planner.see(metrics, len(x))
         return {**metrics, **self.planner.metrics}
 
-    def _planned(self, clock: Clock) -> MinMax:
+    def _planned(self, progress: Progress) -> MinMax:
         """What is played at this update."""
         if self.planner is not None:
-            return self.planner(self.settings, clock)
+            return self.planner(self.settings, progress)
         assert not isinstance(self.settings.curriculum, StatefulCurriculum)
-        return self.settings.curriculum(self.settings, clock)
+        return self.settings.curriculum(self.settings, progress)
 
-    def _begun(self, game: MinMax, batch: Batch, clock: Clock) -> OuterLoss:
+    def _begun(self, game: MinMax, batch: Batch, progress: Progress) -> OuterLoss:
         """The loss of this update."""
         if self.running is not None:
-            self.running.begin(batch, clock)
+            self.running.begin(batch, progress)
             return self.running
         assert not isinstance(game.loss, StatefulLoss)
         return game.loss

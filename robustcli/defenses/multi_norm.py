@@ -11,7 +11,7 @@ from robustcli.attacks.multi_threat import Alternate, Concatenate, Msd, WithThre
 from robustcli.attacks.pgd import Pgd
 from robustcli.defenses import DEFENSES, Batch
 from robustcli.defenses.min_max import MinMax
-from robustcli.optimization.clock import Clock
+from robustcli.optimization.progress import Progress
 from robustcli.registry.types import AttackBn, OtherThreat, Positive, Size
 from robustcli.threat.noise import derive
 from robustcli.threat.threat import ThreatModel
@@ -26,11 +26,11 @@ class VersionsCrossEntropy:
         return F.cross_entropy(model(batch.x_adv), batch.y.repeat(versions, *[1] * (batch.y.dim() - 1)))
 
 
-def one_in_turn(game: MinMax, clock: Clock) -> MinMax:
+def one_in_turn(game: MinMax, progress: Progress) -> MinMax:
     """Of several attacks the one whose turn it is: drawn by the number of the update, so that nothing is kept."""
     if not isinstance(game.attack, Alternate):
         return game
-    turn = derive(0, "threat", clock.step) % len(game.attack.attacks)
+    turn = derive(0, "threat", progress.step) % len(game.attack.attacks)
     return replace(game, attack=replace(game.attack, turn=turn))
 
 

@@ -7,7 +7,7 @@ from robustcli.attacks.pgd import Pgd
 from robustcli.defenses import DEFENSES
 from robustcli.defenses.min_max import AdversarialCrossEntropy, MinMax, unchanging
 from robustcli.errors import RobustCliError
-from robustcli.optimization.clock import Clock
+from robustcli.optimization.progress import Progress
 from robustcli.registry.types import AttackBn, Positive, ProperShare, Size
 from robustcli.threat.noise import derive
 
@@ -18,14 +18,14 @@ class CleanBatches:
 
     share: float
 
-    def __call__(self, game: MinMax, clock: Clock) -> MinMax:
+    def __call__(self, game: MinMax, progress: Progress) -> MinMax:
         if not isinstance(game.attack, Pgd) or game.attack.start == "clean":
             raise RobustCliError(
                 "defense.clean_batches: some batches are attacked from the clean images and the others not, which "
                 "needs a pgd with another start; write start: random, or leave clean_batches out"
             )
         # Which ones follows from the number of the update alone: nothing is drawn on the device, nothing is kept.
-        is_clean = derive(0, "clean batch", clock.step) < self.share * 2**63
+        is_clean = derive(0, "clean batch", progress.step) < self.share * 2**63
         return replace(game, attack=replace(game.attack, start="clean")) if is_clean else game
 
 

@@ -17,7 +17,7 @@ from robustcli.attacks.active_set import no_early_exit
 from robustcli.defenses import Defense
 from robustcli.errors import RobustCliError
 from robustcli.models.build import build_network
-from robustcli.optimization.clock import Clock
+from robustcli.optimization.progress import Progress
 from robustcli.registry.catalog import catalog
 from robustcli.registry.registry import instantiate
 from robustcli.specs.spec import ExperimentSpec
@@ -148,9 +148,9 @@ def passes_of(spec: ExperimentSpec, shape: ImageShape) -> Passes:
         step = defense.start(model, SGD(network.parameters(), lr=1e-3), noise)
         epochs = max(1, spec.train.epochs)
         threat = ThreatModel(spec.threat.norm, spec.threat.eps)
-        step(x, y, threat, Clock(2 * epochs - 2, 2, epochs))
+        step(x, y, threat, Progress(2 * epochs - 2, 2, epochs))
         with no_early_exit(), passes_by_kind(network) as counter:
-            step(x, y, threat, Clock(2 * epochs - 1, 2, epochs))
+            step(x, y, threat, Progress(2 * epochs - 1, 2, epochs))
     return counter.per_image(_COUNTED)
 
 

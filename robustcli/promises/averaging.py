@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.optimization.averaging import Averaging, RunningAverage
-from robustcli.optimization.clock import Clock
+from robustcli.optimization.progress import Progress
 from robustcli.promises.defenses import through_a_file
 from robustcli.promises.model_state import found_again
 from robustcli.promises.networks import conv_net, images
@@ -23,7 +23,7 @@ def _train(model: nn.Module, running: RunningAverage, updates: range) -> None:
                 generator = torch.Generator().manual_seed(100 * update + number)
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
             model(images(8, seed=update))
-        running.update(model, Clock(update, _STEPS_PER_EPOCH, epochs=10))
+        running.update(model, Progress(update, _STEPS_PER_EPOCH, epochs=10))
 
 
 def _clean() -> Iterator[Tensor]:
@@ -45,7 +45,7 @@ def never_touches_the_model(averaging: Averaging) -> None:
         running = averaging.start(model)
     _train(model, running, range(4))
     with found_again(model):
-        running.update(model, Clock(4, _STEPS_PER_EPOCH, epochs=10))
+        running.update(model, Progress(4, _STEPS_PER_EPOCH, epochs=10))
         running.averaged(model, _clean)
         running.state_dict()
     with found_again(model):
@@ -89,7 +89,7 @@ def rests_on_weights_that_rest(averaging: Averaging) -> None:
     model = conv_net().train()
     running = averaging.start(model)
     for update in range(7):
-        running.update(model, Clock(update, _STEPS_PER_EPOCH, epochs=10))
+        running.update(model, Progress(update, _STEPS_PER_EPOCH, epochs=10))
     for now, expected in zip(running.averaged(model, _clean).parameters(), model.parameters(), strict=True):
         assert torch.equal(now, expected)
 

@@ -15,7 +15,7 @@ from robustcli.defenses.cifs import CifsLoss
 from robustcli.defenses.dsara import SearchLoss
 from robustcli.defenses.multibn import BranchesCrossEntropy
 from robustcli.errors import RobustCliError
-from robustcli.optimization.clock import Clock
+from robustcli.optimization.progress import Progress
 from robustcli.promises.model_state import Failing, PlannedError, changes, found_again, snapshot
 from robustcli.promises.networks import branched_net, conv_net, drawn_from, gated_net, images, labels, search_net
 from robustcli.threat.noise import StreamNoise, derive
@@ -50,9 +50,9 @@ class Session:
 
     def update(self, x: Tensor, y: Tensor, *smoothed: Tensor) -> Metrics:
         self.noise.reseed(0, "attack", self.updates)
-        clock = Clock(self.updates, STEPS_PER_EPOCH, self.epochs)
+        progress = Progress(self.updates, STEPS_PER_EPOCH, self.epochs)
         with drawn_from(derive(0, "network", self.updates)):
-            metrics = self.step(x, y, self.threat, clock, *smoothed)
+            metrics = self.step(x, y, self.threat, progress, *smoothed)
         self.updates += 1
         return metrics
 
@@ -194,8 +194,8 @@ def smooths_its_loss_alone(defense: Defense) -> None:
 
 
 def says_what_it_is(defense: Defense) -> None:
-    assert isinstance(defense.aims_at_robustness, bool)
-    assert isinstance(defense.has_one_step, bool)
+    assert isinstance(defense.is_adversarial, bool)
+    assert isinstance(defense.is_single_step, bool)
     assert callable(defense.averaging.start)
     assert isinstance(defense.replays, int)
     assert defense.replays >= 1

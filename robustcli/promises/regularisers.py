@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from robustcli.optimization.clock import Clock
+from robustcli.optimization.progress import Progress
 from robustcli.optimization.regularisers import Regulariser, RunningRegulariser, add_penalty
 from robustcli.promises.defenses import through_a_file
 from robustcli.promises.model_state import changes, found_again, snapshot
@@ -15,13 +15,13 @@ _STEPS_PER_EPOCH = 4
 def _update(model: nn.Module, running: RunningRegulariser, update: int) -> None:
     """The regulariser's part of an update, with plain descent and nothing else to descend."""
     model.zero_grad()
-    clock = Clock(update, _STEPS_PER_EPOCH, epochs=10)
-    add_penalty(running, model, images(8, seed=update), labels(8, seed=update), clock)
+    progress = Progress(update, _STEPS_PER_EPOCH, epochs=10)
+    add_penalty(running, model, images(8, seed=update), labels(8, seed=update), progress)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.grad is not None:
                 parameter.sub_(0.1 * parameter.grad)
-    running.after(model, clock)
+    running.after(model, progress)
 
 
 def _weights(model: nn.Module) -> Tensor:
@@ -50,7 +50,7 @@ def leaves_all_but_gradients(regulariser: Regulariser) -> None:
     with found_again(model):
         running = regulariser.start(model)
     with found_again(model, except_for=("grad",)):
-        add_penalty(running, model, x, y, Clock(0, _STEPS_PER_EPOCH, 10))
+        add_penalty(running, model, x, y, Progress(0, _STEPS_PER_EPOCH, 10))
     assert torch.equal(torch.get_rng_state(), state), "moved the global generator"
     assert held.grad is None
     assert x.grad is None
@@ -69,7 +69,7 @@ def leaves_held_weights(regulariser: Regulariser) -> None:
 
 def is_finite_and_scalar(regulariser: Regulariser) -> None:
     model = conv_net().train()
-    penalty = regulariser.start(model).penalty(model, images(8), labels(8), Clock(0, _STEPS_PER_EPOCH, 10))
+    penalty = regulariser.start(model).penalty(model, images(8), labels(8), Progress(0, _STEPS_PER_EPOCH, 10))
     if penalty is not None:
         assert penalty.shape == ()
         assert torch.isfinite(penalty)
@@ -81,7 +81,7 @@ def treats_class_shares_as_labels(regulariser: Regulariser) -> None:
     for targets in (y, nn.functional.one_hot(y, 10).double()):
         model = conv_net(dtype=torch.float64).train()
         running = regulariser.start(model)
-        add_penalty(running, model, x, targets, Clock(0, _STEPS_PER_EPOCH, 10))
+        add_penalty(running, model, x, targets, Progress(0, _STEPS_PER_EPOCH, 10))
         found += [[parameter.grad for parameter in model.parameters()]]
     for one, other in zip(*found, strict=True):
         assert (one is None) == (other is None)

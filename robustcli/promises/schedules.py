@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from robustcli.optimization.clock import Clock
+from robustcli.optimization.progress import Progress
 from robustcli.optimization.schedules import Schedule
 
 RUNS = ((1, 1), (5, 1), (2, 3), (7, 10), (390, 4))
@@ -15,17 +15,17 @@ def stays_between_0_and_1(schedule: Schedule) -> None:
     """A finite factor in [0, 1] for every update of short and long runs; full rate is reached or nearly so."""
     for steps_per_epoch, epochs in RUNS:
         for step in range(steps_per_epoch * epochs):
-            factor = schedule(Clock(step, steps_per_epoch, epochs))
+            factor = schedule(Progress(step, steps_per_epoch, epochs))
             assert isinstance(factor, float)
             assert math.isfinite(factor)
             assert -1e-12 <= factor <= 1 + 1e-12, f"{factor} at update {step} of {steps_per_epoch} x {epochs}"
 
 
-def depends_on_the_clock_alone(schedule: Schedule) -> None:
-    clocks = [Clock(step, 7, 10) for step in range(70)]
-    forwards = [schedule(clock) for clock in clocks]
-    assert [schedule(clock) for clock in reversed(clocks)][::-1] == forwards
+def depends_only_on_progress(schedule: Schedule) -> None:
+    progresses = [Progress(step, 7, 10) for step in range(70)]
+    forwards = [schedule(progress) for progress in progresses]
+    assert [schedule(progress) for progress in reversed(progresses)][::-1] == forwards
 
 
 def observed_schedule(schedule: Schedule) -> Tensor:
-    return torch.tensor([schedule(Clock(step, 7, 10)) for step in range(70)])
+    return torch.tensor([schedule(Progress(step, 7, 10)) for step in range(70)])

@@ -48,7 +48,7 @@ class Check:
     def evaluators(self) -> dict[str, Evaluator]:
         """What each accuracy is found by."""
         found: dict[str, Evaluator] = {"clean": Clean()}
-        if self.defense.aims_at_robustness or self.settings.select == "robust":
+        if self.defense.is_adversarial or self.settings.select == "robust":
             found["robust"] = Attacked(attack=Pgd(steps=self.settings.check_steps, keep="fooled"))
             found["fgsm"] = Attacked(attack=Fgsm())
         return found
@@ -56,7 +56,7 @@ class Check:
     @property
     def watches_one_step(self) -> bool:
         """Whether it also looks for what announces catastrophic overfitting."""
-        return self.defense.has_one_step and "robust" in self.evaluators
+        return self.defense.is_single_step and "robust" in self.evaluators
 
     def __call__(self, network: nn.Module) -> dict[str, Any]:
         x, y = self.data.evaluation(self.split, self.count)

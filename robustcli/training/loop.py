@@ -17,7 +17,7 @@ from robustcli.defenses import Step
 from robustcli.errors import CollapseError, Interrupted, NotFiniteError
 from robustcli.evaluation.watcher import Watcher
 from robustcli.optimization.averaging import RunningAverage
-from robustcli.optimization.clock import Clock
+from robustcli.optimization.progress import Progress
 from robustcli.optimization.rates import set_rates
 from robustcli.optimization.schedules import Schedule
 from robustcli.specs.settings import Augment, TrainSettings
@@ -106,7 +106,7 @@ class Loop:
     Args:
         mixer: how the images of a batch are mixed with each other.
         replays: updates made on each batch; an epoch is one pass over the images, however often each is used.
-        halves: whether every batch holds images of two fixed halves in turn.
+        split_in_two: whether every batch holds images of two fixed halves in turn.
         check: accuracy of a network on held-out images: clean, and robust (many steps) and fgsm (one step)
             where the method aims at robustness.
         save: writes a checkpoint of the network to evaluate; says whether it is the best so far, and its check.
@@ -123,7 +123,7 @@ class Loop:
     mixer: Mixer
     schedule: Schedule
     replays: int
-    halves: bool
+    split_in_two: bool
     seed: int
     noise: StreamNoise
     check: Callable[[nn.Module], dict[str, Any]]
@@ -167,14 +167,14 @@ def fit(training: Training, loop: Loop) -> None:
 
 
 def _update(training: Training, loop: Loop, x: Tensor, y: Tensor, smoothed: Tensor | None) -> None:
-    clock = Clock(training.updates, loop.steps_per_epoch, loop.settings.epochs)
-    set_rates(training.optimizer, loop.settings.lr * loop.schedule(clock), loop.schedule.momentum_at(clock))
-    threat = loop.threat.scaled(clock.warmed_up(loop.settings.eps_warmup, loop.settings.eps_warmup_form))
+    progress = Progress(training.updates, loop.steps_per_epoch, loop.settings.epochs)
+    set_rates(training.optimizer, loop.settings.lr * loop.schedule(progress), loop.schedule.momentum_at(progress))
+    threat = loop.threat.scaled(progress.warmed_up(loop.settings.eps_warmup, loop.settings.eps_warmup_form))
     # The draws of an update depend on (seed, update) alone: attacks use the stream, dropout the global state.
     loop.noise.reseed(loop.seed, "attack", training.updates)
     torch.manual_seed(derive(loop.seed, "network", training.updates))
-    metrics = training.step(x, y, threat, clock, smoothed)
-    training.average.update(training.network, clock)
+    metrics = training.step(x, y, threat, progress, smoothed)
+    training.average.update(training.network, progress)
     training.means.add({**metrics, **loop.beside()}, len(x), training.updates)
     training.updates += 1
     if x.device.type == "cpu":  # Asking a GPU would make every update wait for it; there the epoch's end asks.
@@ -191,7 +191,7 @@ def _batches(loop: Loop, epoch: int, done: int) -> Iterator[tuple[Tensor, Tensor
     generator = torch.Generator().manual_seed(derive(loop.seed, "order", epoch))
     noise = StreamNoise.on(loop.noise.generator.device)
     batches = loop.data.train_batches(
-        loop.data.epoch(generator, loop.settings.batch_size, loop.settings.drop_last, halves=loop.halves),
+        loop.data.epoch(generator, loop.settings.batch_size, loop.settings.drop_last, split_in_two=loop.split_in_two),
         loop.settings.batch_size,
         drop_last=loop.settings.drop_last,
         augment=loop.augment,

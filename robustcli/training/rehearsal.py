@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from robustcli.data import Data
 from robustcli.defenses import Defense
 from robustcli.errors import RobustCliError
-from robustcli.optimization.clock import Clock
+from robustcli.optimization.progress import Progress
 from robustcli.specs.settings import TrainSettings
 from robustcli.threat.noise import StreamNoise
 from robustcli.threat.threat import ThreatModel
@@ -21,7 +21,13 @@ _TOO_FEW = "Expected more than 1 value per channel"
 
 
 def rehearse_smallest_batch(
-    defense: Defense, network: nn.Module, optimizer: Optimizer, data: Data, settings: TrainSettings, *, halves: bool
+    defense: Defense,
+    network: nn.Module,
+    optimizer: Optimizer,
+    data: Data,
+    settings: TrainSettings,
+    *,
+    split_in_two: bool,
 ) -> None:
     """Make one update of a copy of the network if some batch holds a single image.
 
@@ -29,20 +35,20 @@ def rehearse_smallest_batch(
     many images is known only to the method, so the update itself is tried.
 
     Args:
-        halves: whether every batch holds images of two fixed halves in turn.
+        split_in_two: whether every batch holds images of two fixed halves in turn.
 
     Raises:
         RobustCliError: a batch norm refuses the batch.
     """
-    count = data.smallest_batch(settings.batch_size, settings.drop_last, halves=halves)
-    if count > (2 if halves else 1) or not settings.epochs:
+    count = data.smallest_batch(settings.batch_size, settings.drop_last, split_in_two=split_in_two)
+    if count > (2 if split_in_two else 1) or not settings.epochs:
         return
     x, y = data.evaluation("train", count)
     network, optimizer = deepcopy((network, optimizer))
     noise = StreamNoise.on(x.device).reseed(0, "rehearsal")
     step = defense.start(TrainingModel(network.train(), replace(settings, compile=False), x.device), optimizer, noise)
     try:
-        step(x, y, ThreatModel("linf", Fraction(0)), Clock(0, 1, settings.epochs))
+        step(x, y, ThreatModel("linf", Fraction(0)), Progress(0, 1, settings.epochs))
     except ValueError as error:
         if _TOO_FEW not in str(error):
             raise

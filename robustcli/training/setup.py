@@ -82,7 +82,7 @@ def assemble(
     if is_last:
         to_channels_last(network)
     optimizer, skipped = _optimizer(settings, network)
-    rehearse_smallest_batch(defense, network, optimizer, data, settings, halves=spec.defense.member.two_halves)
+    rehearse_smallest_batch(defense, network, optimizer, data, settings, split_in_two=spec.defense.member.two_halves)
     # What a method draws when it starts, such as the weights of a network of its own, depends on the seed alone.
     noise = StreamNoise.on(device).reseed(spec.seed, "start")
     model = TrainingModel(network, settings, device, lambda text: note({"not_compiled": text}))
@@ -98,7 +98,7 @@ def assemble(
         mixer=instantiate(spec.data.options.mixer),
         schedule=instantiate(settings.schedule),
         replays=defense.replays,
-        halves=spec.defense.member.two_halves,
+        split_in_two=spec.defense.member.two_halves,
         seed=spec.seed,
         noise=noise,
         check=Check(settings, defense, data, threat),

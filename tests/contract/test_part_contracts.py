@@ -168,7 +168,7 @@ def test_regulariser_does_something(name: str) -> None:
 def test_schedule(name: str) -> None:
     for schedule in variants("schedules", name):
         schedules_promises.stays_between_0_and_1(schedule)
-        schedules_promises.depends_on_the_clock_alone(schedule)
+        schedules_promises.depends_only_on_progress(schedule)
 
 
 @pytest.mark.parametrize("name", names_of("diagnostics"))

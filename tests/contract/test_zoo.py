@@ -105,7 +105,7 @@ BROKEN: list[tuple[Callable[[Any], None], Any]] = [
     (defenses_promises.continues_from_its_state, training(zoo.ForgetsItsState)),
     (defenses_promises.smooths_its_loss_alone, training(zoo.SmoothsNothing)),
     (defenses_promises.smooths_its_loss_alone, training(zoo.SmoothsItsAttackToo)),
-    (defenses_promises.says_what_it_is, zoo.Training(aims_at_robustness=None)),  # type: ignore[arg-type]
+    (defenses_promises.says_what_it_is, zoo.Training(is_adversarial=None)),  # type: ignore[arg-type]
     (defenses_promises.says_what_it_is, zoo.Training(replays=0)),
     (weights_promises.restores_the_weights, zoo.DoesNotRestore()),
     (weights_promises.restores_the_weights, zoo.RestoresByRounding()),
@@ -123,7 +123,7 @@ BROKEN: list[tuple[Callable[[Any], None], Any]] = [
     (schedules_promises.stays_between_0_and_1, zoo.goes_below_0),
     (schedules_promises.stays_between_0_and_1, zoo.goes_above_1),
     (schedules_promises.stays_between_0_and_1, zoo.is_undefined_at_the_end),
-    (schedules_promises.depends_on_the_clock_alone, zoo.RemembersItsCalls()),
+    (schedules_promises.depends_only_on_progress, zoo.RemembersItsCalls()),
     (on_small_images(architectures_promises.sees_one_image_at_a_time), zoo.SeesTheWholeBatch),
     (on_small_images(architectures_promises.gives_logits), zoo.GivesProbabilities),
     (on_small_images(architectures_promises.gives_logits), zoo.GivesNanInEvalMode),

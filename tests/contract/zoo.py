@@ -19,7 +19,7 @@ from robustcli.defenses import Metrics
 from robustcli.evaluators import Case, Stage
 from robustcli.optimization.averaging import Averaging, CleanImages
 from robustcli.optimization.averaging.none import LastWeights
-from robustcli.optimization.clock import Clock
+from robustcli.optimization.progress import Progress
 from robustcli.optimization.weights.awp import Awp
 from robustcli.threat.noise import IndexedNoise, Noise
 from robustcli.threat.threat import ThreatModel
@@ -168,7 +168,7 @@ class Trained:
     rng: Noise
 
     def __call__(
-        self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock, smoothed: Tensor | None = None
+        self, x: Tensor, y: Tensor, threat: ThreatModel, progress: Progress, smoothed: Tensor | None = None
     ) -> Metrics:
         self.optimizer.zero_grad()
         loss = cross_entropy(self.model(x), y if smoothed is None else smoothed)
@@ -184,16 +184,16 @@ class Trained:
 
 
 class TrainsInEvalMode(Trained):
-    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock) -> Metrics:
+    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, progress: Progress) -> Metrics:
         self.model.eval()
-        return super().__call__(x, y, threat, clock)
+        return super().__call__(x, y, threat, progress)
 
 
 class RestoresModesUnlessItFails(Trained):
-    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock) -> Metrics:
+    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, progress: Progress) -> Metrics:
         modes = [(module, module.training) for module in self.model.modules()]
         self.model.eval()
-        metrics = super().__call__(x, y, threat, clock)
+        metrics = super().__call__(x, y, threat, progress)
         for module, mode in modes:
             module.training = mode
         return metrics
@@ -202,14 +202,14 @@ class RestoresModesUnlessItFails(Trained):
 class SetsEveryModuleToTrain(Trained):
     """Forgets that a batch norm was held."""
 
-    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock) -> Metrics:
-        metrics = super().__call__(x, y, threat, clock)
+    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, progress: Progress) -> Metrics:
+        metrics = super().__call__(x, y, threat, progress)
         self.model.train()
         return metrics
 
 
 class KeepsEarlierGradients(Trained):
-    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock) -> Metrics:
+    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, progress: Progress) -> Metrics:
         loss = cross_entropy(self.model(x), y)
         loss.backward()
         self.optimizer.step()
@@ -217,18 +217,18 @@ class KeepsEarlierGradients(Trained):
 
 
 class StepsTwice(Trained):
-    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock) -> Metrics:
-        super().__call__(x, y, threat, clock)
-        return super().__call__(x, y, threat, clock)
+    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, progress: Progress) -> Metrics:
+        super().__call__(x, y, threat, progress)
+        return super().__call__(x, y, threat, progress)
 
 
 class NeverSteps(Trained):
-    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock) -> Metrics:
+    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, progress: Progress) -> Metrics:
         return {"loss": cross_entropy(self.model(x), y).detach()}
 
 
 class TrainsTheLastLayerAlone(Trained):
-    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock) -> Metrics:
+    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, progress: Progress) -> Metrics:
         self.optimizer.zero_grad()
         *_, last = self.model.parameters()
         loss = cross_entropy(self.model(x), y)
@@ -238,36 +238,36 @@ class TrainsTheLastLayerAlone(Trained):
 
 
 class StepsBeforeItFails(Trained):
-    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock) -> Metrics:
-        super().__call__(x, y, threat, clock)
+    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, progress: Progress) -> Metrics:
+        super().__call__(x, y, threat, progress)
         return {"loss": cross_entropy(self.model(x), y).detach()}
 
 
 class ReportsTheGraph(Trained):
-    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock) -> Metrics:
-        return {"loss": cross_entropy(self.model(x), y) + super().__call__(x, y, threat, clock)["loss"]}
+    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, progress: Progress) -> Metrics:
+        return {"loss": cross_entropy(self.model(x), y) + super().__call__(x, y, threat, progress)["loss"]}
 
 
 class DrawsFromItsOwnGenerator(Trained):
     generator = torch.Generator().manual_seed(0)
 
-    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock) -> Metrics:
-        return super().__call__(x + 0.1 * torch.rand(x.shape, generator=self.generator), y, threat, clock)
+    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, progress: Progress) -> Metrics:
+        return super().__call__(x + 0.1 * torch.rand(x.shape, generator=self.generator), y, threat, progress)
 
 
 class SmoothsNothing(Trained):
     def __call__(
-        self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock, smoothed: Tensor | None = None
+        self, x: Tensor, y: Tensor, threat: ThreatModel, progress: Progress, smoothed: Tensor | None = None
     ) -> Metrics:
-        return super().__call__(x, y, threat, clock)
+        return super().__call__(x, y, threat, progress)
 
 
 class SmoothsItsAttackToo(Trained):
     def __call__(
-        self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock, smoothed: Tensor | None = None
+        self, x: Tensor, y: Tensor, threat: ThreatModel, progress: Progress, smoothed: Tensor | None = None
     ) -> Metrics:
         asked = y if smoothed is None else smoothed
-        return super().__call__(Fgsm()(self.model, x, asked, threat, self.rng), asked, threat, clock)
+        return super().__call__(Fgsm()(self.model, x, asked, threat, self.rng), asked, threat, progress)
 
 
 class ForgetsItsState(Trained):
@@ -275,9 +275,9 @@ class ForgetsItsState(Trained):
 
     seen: float | Tensor = 0.0
 
-    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock) -> Metrics:
+    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, progress: Progress) -> Metrics:
         self.seen = self.seen + x
-        return super().__call__(torch.as_tensor(self.seen), y, threat, clock)
+        return super().__call__(torch.as_tensor(self.seen), y, threat, progress)
 
 
 @dataclass(frozen=True)
@@ -286,8 +286,8 @@ class Training:
 
     step: type[Trained] = Trained
     averaging: Averaging = field(default_factory=LastWeights)
-    aims_at_robustness: bool = False
-    has_one_step: bool = False
+    is_adversarial: bool = False
+    is_single_step: bool = False
     replays: int = 1
 
     def start(self, model: nn.Module, optimizer: Optimizer, rng: Noise) -> Trained:
@@ -300,7 +300,7 @@ class Training:
 @dataclass(frozen=True)
 class DoesNotRestore:
     @contextmanager
-    def around(self, model: nn.Module, loss: Callable[[], Tensor], clock: Clock) -> Iterator[None]:
+    def around(self, model: nn.Module, loss: Callable[[], Tensor], progress: Progress) -> Iterator[None]:
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.mul_(1.01)
@@ -310,7 +310,7 @@ class DoesNotRestore:
 @dataclass(frozen=True)
 class RestoresUnlessItFails:
     @contextmanager
-    def around(self, model: nn.Module, loss: Callable[[], Tensor], clock: Clock) -> Iterator[None]:
+    def around(self, model: nn.Module, loss: Callable[[], Tensor], progress: Progress) -> Iterator[None]:
         before = deepcopy(model.state_dict())
         with torch.no_grad():
             for parameter in model.parameters():
@@ -324,7 +324,7 @@ class RestoresByRounding:
     """w + v - v is not always w."""
 
     @contextmanager
-    def around(self, model: nn.Module, loss: Callable[[], Tensor], clock: Clock) -> Iterator[None]:
+    def around(self, model: nn.Module, loss: Callable[[], Tensor], progress: Progress) -> Iterator[None]:
         shares = [0.0123 * parameter.detach() for parameter in model.parameters()]
         with torch.no_grad():
             for parameter, share in zip(model.parameters(), shares, strict=True):
@@ -342,9 +342,9 @@ class UndoesTheUpdate:
     """Puts the old weights back, whatever an optimiser did meanwhile."""
 
     @contextmanager
-    def around(self, model: nn.Module, loss: Callable[[], Tensor], clock: Clock) -> Iterator[None]:
+    def around(self, model: nn.Module, loss: Callable[[], Tensor], progress: Progress) -> Iterator[None]:
         before = [parameter.detach().clone() for parameter in model.parameters()]
-        with Awp().around(model, loss, clock):
+        with Awp().around(model, loss, progress):
             yield
         with torch.no_grad():
             for parameter, then in zip(model.parameters(), before, strict=True):
@@ -356,16 +356,16 @@ class CountsStatisticsTwice:
     """Evaluates the loss once more, with batch norms that take it in."""
 
     @contextmanager
-    def around(self, model: nn.Module, loss: Callable[[], Tensor], clock: Clock) -> Iterator[None]:
+    def around(self, model: nn.Module, loss: Callable[[], Tensor], progress: Progress) -> Iterator[None]:
         loss()
-        with Awp().around(model, loss, clock):
+        with Awp().around(model, loss, progress):
             yield
 
 
 @dataclass(frozen=True)
 class DoesNothing:
     @contextmanager
-    def around(self, model: nn.Module, loss: Callable[[], Tensor], clock: Clock) -> Iterator[None]:
+    def around(self, model: nn.Module, loss: Callable[[], Tensor], progress: Progress) -> Iterator[None]:
         yield
 
 
@@ -379,7 +379,7 @@ class Mean:
         self.network = deepcopy(model).eval()
         self.updates = 0
 
-    def update(self, model: nn.Module, clock: Clock) -> None:
+    def update(self, model: nn.Module, progress: Progress) -> None:
         self.updates += 1
         with torch.no_grad():
             for own, live in zip(self.network.parameters(), model.parameters(), strict=True):
@@ -436,8 +436,8 @@ class ForgetsHowManyItTookIn(Mean):
 
 
 class ShrinksTheWeights(Mean):
-    def update(self, model: nn.Module, clock: Clock) -> None:
-        super().update(model, clock)
+    def update(self, model: nn.Module, progress: Progress) -> None:
+        super().update(model, progress)
         with torch.no_grad():
             for own in self.network.parameters():
                 own.mul_(0.999)
@@ -453,26 +453,26 @@ class Averaged:
         return self.running(model)
 
 
-# Schedules, as functions of the clock.
+# Schedules, as functions of the progress.
 
 
-def goes_below_0(clock: Clock) -> float:
-    return 1 - 1.1 * clock.progress
+def goes_below_0(progress: Progress) -> float:
+    return 1 - 1.1 * progress.share
 
 
-def goes_above_1(clock: Clock) -> float:
-    return 1 + clock.progress
+def goes_above_1(progress: Progress) -> float:
+    return 1 + progress.share
 
 
-def is_undefined_at_the_end(clock: Clock) -> float:
-    is_last = clock.step + 1 == clock.steps_per_epoch * clock.epochs
+def is_undefined_at_the_end(progress: Progress) -> float:
+    is_last = progress.step + 1 == progress.steps_per_epoch * progress.epochs
     return math.nan if is_last else 0.5
 
 
 class RemembersItsCalls:
     calls = 0
 
-    def __call__(self, clock: Clock) -> float:
+    def __call__(self, progress: Progress) -> float:
         self.calls += 1
         return 1 / self.calls
 

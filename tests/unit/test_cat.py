@@ -15,7 +15,7 @@ from robustcli.defenses.cat import ScoredCrossEntropy, cat
 from robustcli.defenses.min_max import MinMax, MinMaxStep
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.errors import RobustCliError
-from robustcli.optimization.clock import Clock
+from robustcli.optimization.progress import Progress
 from robustcli.optimization.weights.awp import Awp
 from robustcli.promises.networks import conv_net
 from robustcli.threat.noise import StreamNoise
@@ -35,7 +35,7 @@ def trace(settings: MinMax, model: nn.Module) -> tuple[list[int], list[float]]:
     for update in range(EPOCHS * PER_EPOCH):
         with counted(model) as passes:
             model.zero_grad()
-            metrics = step(*batch(update % PER_EPOCH), LINF, Clock(update, PER_EPOCH, EPOCHS))
+            metrics = step(*batch(update % PER_EPOCH), LINF, Progress(update, PER_EPOCH, EPOCHS))
         taken = int(metrics["attack_steps"])
         assert (passes.forwards, passes.crafting, passes.input, passes.weight) == (taken + 1, taken, taken, 1)
         steps.append(taken)
@@ -69,7 +69,7 @@ def test_with_steps_that_cannot_rise_it_is_pgd_at() -> None:
     for settings, model in ((cat(steps=3, first_steps=3), curricular), (pgd_at(steps=3), usual)):
         step = started(settings, model)
         for update in range(4):
-            step(*batch(update), LINF, Clock(update, PER_EPOCH, EPOCHS))
+            step(*batch(update), LINF, Progress(update, PER_EPOCH, EPOCHS))
     assert all(torch.equal(a, b) for a, b in zip(curricular.parameters(), usual.parameters(), strict=True))
 
 
@@ -82,7 +82,7 @@ def test_the_score_is_the_accuracy_at_the_unperturbed_weights() -> None:
     running = ScoredCrossEntropy().start(
         model, torch.optim.SGD(model.parameters()), StreamNoise.on(torch.device("cpu"))
     )
-    running.begin(Batch(x, y, x), Clock(0, 1, 1))
+    running.begin(Batch(x, y, x), Progress(0, 1, 1))
     running(model, Batch(x, y, x)).backward()
     assert float(running.metrics["robust_train"]) == 5 / 8
     with torch.no_grad():
@@ -91,7 +91,7 @@ def test_the_score_is_the_accuracy_at_the_unperturbed_weights() -> None:
     running(model, Batch(x, y, x))
     assert float(running.metrics["robust_train"]) == 5 / 8
     # Of class shares the largest is the label.
-    running.begin(Batch(x, y, x), Clock(0, 1, 1))
+    running.begin(Batch(x, y, x), Progress(0, 1, 1))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.neg_()
@@ -111,7 +111,7 @@ def test_it_goes_on_from_any_update_as_if_nothing_had_happened(saved_after: int)
         found = []
         for update in updates:
             step.rng.reseed(0, "attack", update)  # type: ignore[attr-defined]
-            metrics = step(*batch(update), LINF, Clock(update, PER_EPOCH, EPOCHS))
+            metrics = step(*batch(update), LINF, Progress(update, PER_EPOCH, EPOCHS))
             found.append({name: float(value) for name, value in metrics.items()})
         return found, deepcopy(step.state_dict())
 
@@ -130,4 +130,4 @@ def test_what_cannot_rise_is_refused() -> None:
         cat(steps=2, first_steps=3)
     step = started(replace(cat(), attack=NoAttack()), conv_net())
     with pytest.raises(RobustCliError, match="only pgd can be written in its place"):
-        step(*batch(), LINF, Clock(0, 1, 1))
+        step(*batch(), LINF, Progress(0, 1, 1))

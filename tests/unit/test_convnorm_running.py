@@ -14,7 +14,7 @@ from robustcli.architectures.convnorm import PreconditionedConv2d, RunningPrecon
 from robustcli.attacks.crafting import crafting, statistics_held
 from robustcli.errors import RobustCliError
 from robustcli.models.build import build_network
-from robustcli.optimization.averaging.shadow import Shadow
+from robustcli.optimization.averaging.averaged_copy import AveragedCopy
 from robustcli.registry.registry import MemberSpec
 from robustcli.specs.spec import ExperimentSpec
 
@@ -144,7 +144,7 @@ def test_images_of_another_size_are_refused_after_training() -> None:
 @pytest.mark.parametrize("buffers", ["copy", "average", "re_estimate"])
 def test_averages_have_divisors_of_their_own(buffers: Any) -> None:
     network = network_of().train()
-    shadow = Shadow(network, buffers)
+    shadow = AveragedCopy(network, buffers)
     for part in running_of(network):
         moved(part, 2.0)
     network(images())
@@ -179,7 +179,7 @@ train: {epochs: 2}
     assert network.training
     parts = running_of(network)
     assert {tuple(part.running_divisor.shape[1:]) for part in parts} >= {(10, 6), (6, 4), (1, 1)}
-    shadow = Shadow(network, "average")
+    shadow = AveragedCopy(network, "average")
     network(images())
     shadow.move(network, 0.1)
     assert count_parameters(build_weightless("resnet18", norm="conv_running")) == 11_214_794

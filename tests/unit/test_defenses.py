@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pytest
 import torch
 import torch.nn.functional as F
-from small_steps import COUNT, batch, clock, counted, same, tracked, train
+from small_steps import COUNT, batch, counted, progress, same, tracked, train
 from torch import Tensor, nn
 
 from robustcli.attacks import Attack
@@ -83,18 +83,18 @@ def test_label_smoothing_0_is_none_and_s_is_shared_by_all_classes() -> None:
 
 
 def test_only_attacked_defenses_aim_at_robustness() -> None:
-    assert not natural().aims_at_robustness
-    assert pgd_at().aims_at_robustness
-    assert trades().aims_at_robustness
-    assert replace(natural(), attack=Pgd()).aims_at_robustness
+    assert not natural().is_adversarial
+    assert pgd_at().is_adversarial
+    assert trades().is_adversarial
+    assert replace(natural(), attack=Pgd()).is_adversarial
 
 
 def test_defenses_that_craft_in_one_step_are_told_by_their_attack() -> None:
-    single = {name for name in DEFENSES if not catalog("defenses")[name].given and DEFENSES.get(name)().has_one_step}
+    single = {name for name in DEFENSES if not catalog("defenses")[name].given and DEFENSES.get(name)().is_single_step}
     # Curriculum training begins with one.
     assert single == {"fgsm", "rs_fgsm", "n_fgsm", "grad_align", "free", "cat"}
-    assert pgd_at(steps=1).has_one_step
-    assert not replace(pgd_at(steps=1), attack=Pgd(steps=2)).has_one_step
+    assert pgd_at(steps=1).is_single_step
+    assert not replace(pgd_at(steps=1), attack=Pgd(steps=2)).is_single_step
 
 
 # Whole steps against plain loops in double precision.
@@ -339,7 +339,7 @@ def test_awp_has_its_relative_size_in_every_layer(gamma: float) -> None:
     model, loss = awp_setting()
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     layers = {id(weight) for weight in perturbable(model)}
-    with Awp(gamma=gamma).around(model, loss, clock()):
+    with Awp(gamma=gamma).around(model, loss, progress()):
         for name, parameter in model.named_parameters():
             v = parameter.detach() - before[name]
             if id(parameter) in layers:
@@ -352,7 +352,7 @@ def test_awp_points_along_the_gradient_of_the_full_loss() -> None:
     model, loss = awp_setting()
     grads = torch.autograd.grad(loss(), perturbable(model))
     before = [weight.detach().clone() for weight in perturbable(model)]
-    with Awp(gamma=0.001).around(model, loss, clock()):
+    with Awp(gamma=0.001).around(model, loss, progress()):
         for weight, then, grad in zip(perturbable(model), before, grads, strict=True):
             cosine = F.cosine_similarity((weight.detach() - then).flatten(), grad.flatten(), dim=0)
             assert cosine.item() == pytest.approx(1, abs=1e-9)
@@ -364,12 +364,12 @@ def test_awp_leaves_a_layer_without_gradient_where_it_is() -> None:
     model, loss = awp_setting()
     unused = nn.Linear(3, 3, dtype=torch.float64)
     then = unused.weight.detach().clone()
-    with Awp(gamma=0.5).around(nn.ModuleList([model, unused]), loss, clock()):
+    with Awp(gamma=0.5).around(nn.ModuleList([model, unused]), loss, progress()):
         assert torch.equal(unused.weight, then)
     zero = nn.Linear(4, 2, dtype=torch.float64)
     x = torch.zeros(3, 4, dtype=torch.float64)
     before = zero.weight.detach().clone()
-    with Awp(gamma=0.5).around(zero, lambda: zero(x).sum(), clock()):
+    with Awp(gamma=0.5).around(zero, lambda: zero(x).sum(), progress()):
         assert torch.equal(zero.weight, before)
 
 
@@ -377,7 +377,7 @@ def test_awp_leaves_zero_weights_where_they_are() -> None:
     layer = nn.Linear(4, 2, dtype=torch.float64)
     nn.init.zeros_(layer.weight)
     x = torch.ones(3, 4, dtype=torch.float64)
-    with Awp(gamma=0.5).around(layer, lambda: layer(x).square().sum() + layer(x).sum(), clock()):
+    with Awp(gamma=0.5).around(layer, lambda: layer(x).square().sum() + layer(x).sum(), progress()):
         assert torch.equal(layer.weight, torch.zeros_like(layer.weight))
 
 
@@ -402,7 +402,7 @@ def test_awp_updates_in_the_published_order() -> None:
     m_w, m_b = torch.zeros_like(w), torch.zeros_like(b)
     for update in range(3):
         optimizer.zero_grad()
-        with Awp(gamma=gamma).around(model, loss, clock(update)):
+        with Awp(gamma=gamma).around(model, loss, progress(update)):
             loss().backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         g, _ = gradients(w, b)
@@ -461,7 +461,7 @@ def test_ema_is_its_recursion(decay: float, ramp: bool, warmup: float) -> None:
     taken = 0
     for update in range(8):
         walk(model, update)
-        running.update(model, clock(update))
+        running.update(model, progress(update))
         if update < 3 * warmup:
             expected = weights_of(model)
             continue
@@ -478,8 +478,8 @@ def test_ema_with_decay_0_is_the_weights_and_with_1_is_frozen() -> None:
     following, frozen = Ema(decay=0, ramp=False).start(model), Ema(decay=1, ramp=False).start(model)
     for update in range(3):
         walk(model, update)
-        following.update(model, clock(update))
-        frozen.update(model, clock(update))
+        following.update(model, progress(update))
+        frozen.update(model, progress(update))
     assert same(weights_of(following.averaged(model, clean)), weights_of(model))
     assert same(weights_of(frozen.averaged(model, clean)), first)
 
@@ -493,7 +493,7 @@ def test_copied_statistics_are_those_of_the_trained_network() -> None:
     running = Ema(buffers="copy").start(model)
     for update in range(3):
         walk(model, update)
-        running.update(model, clock(update))
+        running.update(model, progress(update))
     averaged = running.averaged(model, clean)
     assert same(statistics(averaged), statistics(model))
     then = statistics(averaged)
@@ -507,7 +507,7 @@ def test_averaged_statistics_follow_the_recursion_of_the_weights() -> None:
     expected = statistics(model)
     for update in range(4):
         walk(model, update)
-        running.update(model, clock(update))
+        running.update(model, progress(update))
         expected = [
             0.6 * past + 0.4 * now if now.is_floating_point() else now
             for past, now in zip(expected, statistics(model), strict=True)
@@ -523,7 +523,7 @@ def test_re_estimated_statistics_are_those_of_one_pass(averaging: Ema | Swa) -> 
     running = averaging.start(model)
     for update in range(3):
         walk(model, update)
-        running.update(model, clock(update))
+        running.update(model, progress(update))
     averaged = running.averaged(model, clean)
     layers = list(averaged.children())
     inputs = clean()
@@ -556,7 +556,7 @@ def test_swa_is_the_mean_of_its_epochs(start_epoch: int, every: int) -> None:
     taken: list[list[Tensor]] = []
     for update in range(18):
         walk(model, update)
-        running.update(model, clock(update))
+        running.update(model, progress(update))
         epoch, rest = divmod(update + 1, 3)
         if rest == 0 and epoch > start_epoch and (epoch - 1 - start_epoch) % every == 0:
             taken.append(weights_of(model))

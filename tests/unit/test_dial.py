@@ -14,7 +14,7 @@ from robustcli.attacks.losses import kl_divergence
 from robustcli.defenses import Batch
 from robustcli.defenses.dial import DialLoss, Reversal, dial, domain_head
 from robustcli.defenses.trades import trades
-from robustcli.optimization.clock import Clock
+from robustcli.optimization.progress import Progress
 from robustcli.optimization.weights.awp import Awp
 from robustcli.promises.networks import conv_net
 from robustcli.threat.noise import StreamNoise
@@ -53,16 +53,16 @@ def test_reversal_is_the_identity_with_another_gradient(strength: float) -> None
 
 def test_strength_follows_the_epochs_as_released() -> None:
     loss: Any = dial().loss
-    found = [loss.strength(Clock(4 * (epoch - 1) + 3, 4, 100)) for epoch in (1, 5, 10, 25, 50, 100)]
+    found = [loss.strength(Progress(4 * (epoch - 1) + 3, 4, 100)) for epoch in (1, 5, 10, 25, 50, 100)]
     assert found == pytest.approx([0.05, 0.24, 0.46, 0.85, 0.99, 1.0], abs=0.005)
     # All updates of an epoch have one strength.
-    assert loss.strength(Clock(0, 4, 100)) == found[0]
+    assert loss.strength(Progress(0, 4, 100)) == found[0]
 
 
 def test_strength_follows_the_updates_if_asked() -> None:
     loss: Any = dial(reversal="update").loss
-    assert loss.strength(Clock(0, 4, 100)) == 0
-    rising = [loss.strength(Clock(step, 4, 100)) for step in range(400)]
+    assert loss.strength(Progress(0, 4, 100)) == 0
+    rising = [loss.strength(Progress(step, 4, 100)) for step in range(400)]
     assert rising == sorted(rising)
     assert len(set(rising[:100])) == 100
 
@@ -89,7 +89,7 @@ def test_loss_is_its_formula_and_its_gradient_is_reversed_below_the_head(
     beta, r = 3.0, 0.7
     model, _, running = started(base=base, beta=beta, domain_weight=r, hidden=hidden, head_norm=head_norm)
     data = a_batch()
-    running.begin(data, Clock(40, 4, 100))
+    running.begin(data, Progress(40, 4, 100))
     weights, own = list(model.parameters()), list(running.head.parameters())
     loss = running(model, data)
     found = torch.autograd.grad(loss, weights + own)
@@ -98,7 +98,7 @@ def test_loss_is_its_formula_and_its_gradient_is_reversed_below_the_head(
     robust = kl_divergence(z_adv, z.log_softmax(1)).mean() if base == "kl" else F.cross_entropy(z_adv, data.y)
     task = F.cross_entropy(z, data.y) + beta * robust
     assert loss.item() == pytest.approx((task + r * domains).item())
-    strength = running.settings.strength(Clock(40, 4, 100))
+    strength = running.settings.strength(Progress(40, 4, 100))
     assert 0.4 < strength < 0.6
     of_task = torch.autograd.grad(task, weights, retain_graph=True)
     of_domains = torch.autograd.grad(r * domains, weights + own, allow_unused=True)
@@ -113,7 +113,7 @@ def test_loss_is_its_formula_and_its_gradient_is_reversed_below_the_head(
 
 def test_at_strength_0_the_head_learns_and_the_features_do_not_notice() -> None:
     model, _, running = started(beta=0.0, domain_weight=5.0, reversal="update")
-    running.begin(a_batch(), Clock(0, 4, 100))
+    running.begin(a_batch(), Progress(0, 4, 100))
     weights, own = list(model.parameters()), list(running.head.parameters())
     found = torch.autograd.grad(running(model, a_batch()), weights + own)
     z, _, _ = plain_terms(model, running, a_batch())
@@ -189,6 +189,6 @@ def test_a_step_costs_its_attack_and_two_branches(base: Any, with_awp: bool) -> 
 def test_what_the_head_tells_is_recorded() -> None:
     model = conv_net().train()
     step = dial().start(model, torch.optim.SGD(model.parameters(), lr=0.1), stream())
-    metrics = step(*batch(), LINF, Clock(0, 4, 10))
+    metrics = step(*batch(), LINF, Progress(0, 4, 10))
     assert set(metrics) == {"loss", "domain_natural", "domain_adversarial"}
     assert all(0 <= metrics[name] <= 1 for name in ("domain_natural", "domain_adversarial"))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from small_steps import LINF, batch, clock
+from small_steps import LINF, batch, progress
 from small_training import Recorder, loop_of, small_data, training_of
 from torch import Tensor, nn
 
@@ -26,7 +26,7 @@ from robustcli.defenses import Metrics
 from robustcli.defenses.dsara import SearchLoss, dsara, natural_share, unrolled_gradient
 from robustcli.defenses.min_max import MinMaxStep
 from robustcli.errors import RobustCliError
-from robustcli.optimization.clock import Clock
+from robustcli.optimization.progress import Progress
 from robustcli.promises.networks import conv_net, drawn_from, images, search_net
 from robustcli.registry.catalog import describe
 from robustcli.specs.derivation import derived_spec
@@ -38,7 +38,7 @@ from robustcli.training.loop import fit
 from robustcli.workflows.train import run_experiment
 
 CPU = torch.device("cpu")
-LATE = Clock(25, steps_per_epoch=3, epochs=10)
+LATE = Progress(25, steps_per_epoch=3, epochs=10)
 
 
 def supernet_of(model: nn.Module) -> Supernet:
@@ -169,7 +169,7 @@ def weights_of(model: nn.Module) -> list[Tensor]:
     return [value.detach().clone() for name, value in model.named_parameters() if "alphas" not in name]
 
 
-def updated(x: Tensor, y: Tensor, at: Clock, **settings: Any) -> tuple[list[Tensor], list[Tensor], Metrics]:
+def updated(x: Tensor, y: Tensor, at: Progress, **settings: Any) -> tuple[list[Tensor], list[Tensor], Metrics]:
     model, step = started(**settings)
     metrics = step(x, y, LINF, at)
     return alphas_of(model), weights_of(model), metrics
@@ -179,8 +179,8 @@ def same(one: list[Tensor], other: list[Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-@pytest.mark.parametrize("at", [clock(), LATE])
-def test_shares_move_by_their_half_alone_and_weights_by_theirs(at: Clock) -> None:
+@pytest.mark.parametrize("at", [progress(), LATE])
+def test_shares_move_by_their_half_alone_and_weights_by_theirs(at: Progress) -> None:
     x, y = batch()
     before_alphas, before_weights = alphas_of(started()[0]), weights_of(started()[0])
     alphas, weights, _ = updated(x, y, at)
@@ -203,8 +203,8 @@ def test_shares_move_by_their_half_alone_and_weights_by_theirs(at: Clock) -> Non
             assert same(still[1], moved[1]), "the shares' half moved the weights"
 
 
-@pytest.mark.parametrize("at", [clock(), LATE])
-def test_shares_step_along_the_direction_of_their_stage(at: Clock) -> None:
+@pytest.mark.parametrize("at", [progress(), LATE])
+def test_shares_step_along_the_direction_of_their_stage(at: Progress) -> None:
     """Adam's first step without decay is its rate against the sign of the gradient."""
     x, y = batch()
     model, step = started(adversarial_weight=1.0, alpha_lr=0.01, alpha_weight_decay=0.0)
@@ -252,7 +252,7 @@ def test_shares_want_no_gradient_but_while_they_move() -> None:
 
 def test_it_says_how_much_is_skipped() -> None:
     model, step = started(alpha_lr=1e-30)
-    said = step(*batch(), LINF, clock())
+    said = step(*batch(), LINF, progress())
     rows = torch.cat([shares[:, 2] for shares in supernet_of(model).shares().values()])
     assert list(OPERATIONS)[2] == "skip"
     assert float(said["skip_share"]) == pytest.approx(float(rows.mean()))
@@ -327,8 +327,8 @@ def test_the_gradient_ahead_of_a_curved_loss_is_near_that_of_an_unrolled_step() 
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize(("at", "passes"), [(clock(), 4 + 1), (LATE, 7 + 1)])
-def test_the_second_order_moves_the_shares_elsewhere_and_the_weights_alike(at: Clock, passes: int) -> None:
+@pytest.mark.parametrize(("at", "passes"), [(progress(), 4 + 1), (LATE, 7 + 1)])
+def test_the_second_order_moves_the_shares_elsewhere_and_the_weights_alike(at: Progress, passes: int) -> None:
     x, y = batch()
     # Shares that stand still, and then ones that move.
     still = [updated(x, y, at, order=order, alpha_lr=1e-30) for order in ("first", "second")]
@@ -352,11 +352,11 @@ def test_the_second_order_uses_the_rate_of_the_weights() -> None:
     for rate in (0.0, 0.1):
         model, step = started(order="second", alpha_lr=0.01, alpha_weight_decay=0.0)
         step.optimizer.param_groups[0]["lr"] = rate
-        step(x, y, LINF, clock())
+        step(x, y, LINF, progress())
         found.append(alphas_of(model))
     assert not same(*found)
     # Without a step there is nothing ahead.
-    expected = updated(x, y, clock(), alpha_lr=0.01, alpha_weight_decay=0.0)[0]
+    expected = updated(x, y, progress(), alpha_lr=0.01, alpha_weight_decay=0.0)[0]
     for one, other in zip(found[0], expected, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
 
@@ -379,7 +379,7 @@ def test_every_batch_holds_fixed_halves_in_turn(count: int, drop_last: bool) -> 
     halves: tuple[set[int], set[int]] = (set(), set())
     orders = []
     for epoch in range(5):
-        order = data.epoch(torch.Generator().manual_seed(epoch), size, drop_last, halves=True)
+        order = data.epoch(torch.Generator().manual_seed(epoch), size, drop_last, split_in_two=True)
         assert -(-len(order) // size) == data.steps_per_epoch(size, drop_last)
         assert len(order) % 2 == 0
         for place, half in enumerate(halves):
@@ -395,7 +395,7 @@ def test_every_batch_holds_fixed_halves_in_turn(count: int, drop_last: bool) -> 
 
 def test_one_image_has_no_halves() -> None:
     with pytest.raises(RobustCliError, match="1 image cannot be halved"):
-        data_of(1).epoch(torch.Generator(), 2, False, halves=True)
+        data_of(1).epoch(torch.Generator(), 2, False, split_in_two=True)
 
 
 @dataclass
@@ -404,7 +404,9 @@ class Collector(Recorder):
 
     places: tuple[set[bytes], set[bytes]] = field(default_factory=lambda: (set(), set()))
 
-    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, at: Clock, smoothed: Tensor | None = None) -> Metrics:
+    def __call__(
+        self, x: Tensor, y: Tensor, threat: ThreatModel, at: Progress, smoothed: Tensor | None = None
+    ) -> Metrics:
         for place, seen in enumerate(self.places):
             seen.update(image.numpy().tobytes() for image in x[place::2])
         return super().__call__(x, y, threat, at, smoothed)
@@ -415,7 +417,7 @@ def test_the_loop_deals_out_halves_where_they_are_asked_for(halves: bool) -> Non
     settings = TrainSettings(epochs=4, batch_size=6, lr=0.1)
     step = Collector()
     training = training_of(settings, step)
-    fit(training, loop_of(training, settings, halves=halves))
+    fit(training, loop_of(training, settings, split_in_two=halves))
     count = small_data().sizes["train"]
     assert len(step.places[0] | step.places[1]) == count
     assert (len(step.places[0] & step.places[1]) == 0) == halves

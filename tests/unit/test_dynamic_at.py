@@ -18,7 +18,7 @@ from robustcli.defenses.dynamic_at import SelfWeightedCrossEntropy, dynamic_at
 from robustcli.defenses.min_max import MinMax
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.errors import RobustCliError
-from robustcli.optimization.clock import Clock
+from robustcli.optimization.progress import Progress
 from robustcli.promises.networks import conv_net, images, labels
 from robustcli.registry.types import Norm
 from robustcli.threat.noise import IndexedNoise, StreamNoise
@@ -146,7 +146,7 @@ def test_the_criterion_falls_to_0_in_a_straight_line() -> None:
     game = dynamic_at(max_criterion=0.5, until=100)
 
     def criterion(epoch: float) -> float:
-        attack: Any = game.curriculum(game, Clock(int(epoch * 4), 4, 120)).attack
+        attack: Any = game.curriculum(game, Progress(int(epoch * 4), 4, 120)).attack
         return float(attack.criterion)
 
     assert [criterion(epoch) for epoch in (0, 0.75, 1, 50, 99)] == pytest.approx([0.5, 0.5, 0.495, 0.25, 0.005])
@@ -190,7 +190,7 @@ def test_a_step_costs_k_attack_steps_and_one_branch(self_weighted: bool) -> None
         model, torch.optim.SGD(model.parameters(), lr=0.1), StreamNoise.on(torch.device("cpu"))
     )
     with no_early_exit(), counted(model) as passes:
-        step(*batch(), LINF, Clock(4, 4, 10))
+        step(*batch(), LINF, Progress(4, 4, 10))
     assert (passes.forwards, passes.crafting, passes.input, passes.weight) == (6, 5, 5, 1)
 
 
@@ -199,5 +199,5 @@ def test_fosc_and_the_steps_taken_are_recorded() -> None:
     defense: MinMax = dynamic_at()
     step = defense.start(model, torch.optim.SGD(model.parameters(), lr=0.1), noise())
     x, y = batch()
-    metrics = step(x[:COUNT], y[:COUNT], LINF, Clock(0, 4, 10))
+    metrics = step(x[:COUNT], y[:COUNT], LINF, Progress(0, 4, 10))
     assert set(metrics) == {"loss", "fosc", "attack_steps"}

@@ -15,7 +15,7 @@ from robustcli.attacks.pgd import Pgd
 from robustcli.defenses.fat import fat
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.errors import RobustCliError
-from robustcli.optimization.clock import Clock
+from robustcli.optimization.progress import Progress
 from robustcli.promises.networks import conv_net, images, labels
 from robustcli.threat.noise import IndexedNoise, StreamNoise
 
@@ -106,7 +106,7 @@ def test_patience_grows_with_the_stages() -> None:
     game = fat()
 
     def patience(epoch: float) -> int:
-        attack: Any = game.curriculum(game, Clock(int(epoch * 4), 4, 120)).attack
+        attack: Any = game.curriculum(game, Progress(int(epoch * 4), 4, 120)).attack
         return int(attack.patience)
 
     # The released code counts epochs from 1: 0 up to the 50th, 1 up to the 90th, 2 from then on.
@@ -128,7 +128,7 @@ def test_a_step_costs_its_attack_and_one_branch() -> None:
     model = conv_net().train()
     step = fat(steps=5).start(model, torch.optim.SGD(model.parameters(), lr=0.1), StreamNoise.on(torch.device("cpu")))
     with no_early_exit(), counted(model) as passes:
-        metrics = step(*batch(), LINF, Clock(0, 4, 10))
+        metrics = step(*batch(), LINF, Progress(0, 4, 10))
     assert (passes.forwards, passes.crafting, passes.input, passes.weight) == (6, 5, 5, 1)
     assert set(metrics) == {"loss", "attack_steps"}
     assert 0 <= metrics["attack_steps"] < 5

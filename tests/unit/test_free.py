@@ -18,7 +18,7 @@ from robustcli.defenses.natural import natural
 from robustcli.errors import Interrupted, NotFiniteError, RobustCliError
 from robustcli.optimization.averaging.ema import Ema
 from robustcli.optimization.averaging.swa import Swa
-from robustcli.optimization.clock import Clock
+from robustcli.optimization.progress import Progress
 from robustcli.promises.networks import conv_net, drawn_from, images, labels
 from robustcli.registry.types import Norm
 from robustcli.specs.settings import Augment, TrainSettings
@@ -42,7 +42,7 @@ def begin(defense: Free, model: nn.Module, lr: float = 0.05) -> FreeStep:
 
 
 def update(step: FreeStep, x: Tensor, y: Tensor, threat: ThreatModel = THREAT) -> Metrics:
-    return step(x, y, threat, Clock(0, 3, 10))
+    return step(x, y, threat, Progress(0, 3, 10))
 
 
 def carried(step: FreeStep) -> Tensor:
@@ -90,7 +90,7 @@ def test_the_first_update_is_a_natural_one_and_the_second_is_not() -> None:
     for number in range(2):
         x, y = batch(number, dtype=torch.float32)
         update(step, x, y)
-        clean(x, y, THREAT, Clock(0, 3, 10))
+        clean(x, y, THREAT, Progress(0, 3, 10))
         states = [list(model.state_dict().values()) for model in models]
         found.append(all(torch.equal(one, other) for one, other in zip(*states, strict=True)))
     assert found == [True, False]
@@ -145,7 +145,7 @@ def test_radius_0_is_natural_training_with_every_batch_replayed() -> None:
     for number in (0, 0, 1, 1):
         x, y = batch(number, dtype=torch.float32)
         update(step, x, y, point)
-        clean(x, y, point, Clock(0, 3, 10))
+        clean(x, y, point, Progress(0, 3, 10))
     for one, other in zip(*(model.state_dict().values() for model in models), strict=True):
         assert torch.equal(one, other)
 
@@ -188,10 +188,10 @@ class Noted(Recorder):
     batches: list[Tensor] = field(default_factory=list)
 
     def __call__(
-        self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock, smoothed: Tensor | None = None
+        self, x: Tensor, y: Tensor, threat: ThreatModel, progress: Progress, smoothed: Tensor | None = None
     ) -> Metrics:
         self.batches.append(x)
-        return super().__call__(x, y, threat, clock, smoothed)
+        return super().__call__(x, y, threat, progress, smoothed)
 
 
 def noted(replays: int, *, settings: TrainSettings = SETTINGS, augment: Augment | None = None) -> Noted:
@@ -207,8 +207,8 @@ def test_a_batch_is_replayed_before_the_next_one_comes() -> None:
     once, thrice = noted(1, augment=augment), noted(3, augment=augment)
     assert once.sizes == [8, 8, 4] * 2
     assert thrice.sizes == [8] * 6 + [4] * 3 + [8] * 6 + [4] * 3
-    assert [clock.step for clock in thrice.clocks] == list(range(18))
-    assert {(clock.steps_per_epoch, clock.epochs) for clock in thrice.clocks} == {(9, 2)}
+    assert [progress.step for progress in thrice.progresses] == list(range(18))
+    assert {(progress.steps_per_epoch, progress.epochs) for progress in thrice.progresses} == {(9, 2)}
     for number, images_of_batch in enumerate(thrice.batches):
         assert torch.equal(images_of_batch, once.batches[number // 3])
 

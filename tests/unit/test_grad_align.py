@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from robustcli.defenses import Defense, Metrics
 from robustcli.defenses.fgsm import fgsm
 from robustcli.defenses.grad_align import grad_align, mean_cosine
-from robustcli.optimization.clock import Clock
+from robustcli.optimization.progress import Progress
 from robustcli.promises.networks import conv_net, drawn_from, images, labels, linear_net
 from robustcli.registry.types import AttackBn
 from robustcli.threat.noise import StreamNoise
@@ -39,7 +39,7 @@ def train(
         noise.reseed(0, "attack", update)
         x, y = batch(update, classes)
         with drawn_from(update):
-            found.append(step(x.to(next(model.parameters()).dtype), y, THREAT, Clock(update, 3, 10)))
+            found.append(step(x.to(next(model.parameters()).dtype), y, THREAT, Progress(update, 3, 10)))
     return [value.detach().clone() for value in model.state_dict().values()], found
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from small_steps import LINF, batch, clock, counted, same, tracked, train
+from small_steps import LINF, batch, counted, progress, same, tracked, train
 from torch import nn
 
 from robustcli.attacks.losses import kl_divergence
@@ -51,7 +51,7 @@ def test_loss_is_its_formula(beta: float, gamma: float, h: float, tmp_path: Path
     running = started(
         model, helper=saved(helper, tmp_path), beta=beta, helper_weight=gamma, extrapolation=h, step_size=0.1
     )
-    running.begin(data, clock())
+    running.begin(data, progress())
     found = running(model, data)
     z, z_adv = model(data.x), model(data.x_adv)
     labels = helper(data.x_adv).argmax(1)
@@ -70,7 +70,7 @@ def test_the_point_beyond_is_not_cut_at_the_box(tmp_path: Path) -> None:
     seen: list[torch.Tensor] = []
     model, data = conv_net(dtype=torch.float64), a_batch()
     running = started(model, helper=saved(conv_net(dtype=torch.float64), tmp_path), extrapolation=4.0)
-    running.begin(data, clock())
+    running.begin(data, progress())
     hook = model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     running(model, data)
     hook.remove()
@@ -97,7 +97,7 @@ def test_the_helper_is_the_saved_network_and_stays_it(inside: bool, tmp_path: Pa
         wrapped, torch.optim.SGD(model.parameters(), lr=0.1), StreamNoise.on(torch.device("cpu"))
     )
     for update in range(3):
-        step(*batch(update), LINF, clock(update))
+        step(*batch(update), LINF, progress(update))
     assert step.running is not None
     kept = step.state_dict()["loss"]["helper"]
     expected = other.state_dict()
@@ -135,7 +135,7 @@ def test_beside_the_network_the_helper_is_trained_naturally_at_its_rate() -> Non
         for each in (optimizer, plain):
             set_rates(each, rate, momentum)
         before = deepcopy(model.state_dict())
-        running.begin(Batch(x, y, x), clock(update))
+        running.begin(Batch(x, y, x), progress(update))
         assert same(list(before.values()), list(model.state_dict().values())), "the network moved"
         twin.train()
         plain.zero_grad()
@@ -158,7 +158,7 @@ def test_a_step_costs_trades_one_more_branch_and_one_look_at_the_helper(
     before, calls = tracked(model), []
     step.running.helper.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
     with counted(model) as passes:
-        step(*batch(), LINF, clock())
+        step(*batch(), LINF, progress())
     branches = 6 if with_awp else 3
     assert (passes.forwards, passes.crafting, passes.input, passes.weight) == (6 + branches, 6, 5, branches)
     assert [now - then for now, then in zip(tracked(model), before, strict=True)] == [3] * 2
@@ -169,6 +169,6 @@ def test_a_step_costs_trades_one_more_branch_and_one_look_at_the_helper(
 def test_the_accuracy_of_the_helper_is_recorded() -> None:
     model = conv_net().train()
     step = hat(steps=1).start(model, torch.optim.SGD(model.parameters(), lr=0.1), StreamNoise.on(torch.device("cpu")))
-    metrics = step(*batch(), LINF, clock())
+    metrics = step(*batch(), LINF, progress())
     assert set(metrics) == {"loss", "helper_accuracy"}
     assert 0 <= metrics["helper_accuracy"] <= 1

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_steps import LINF, clock, counted, same, train
+from small_steps import LINF, counted, progress, same, train
 from torch import Tensor, nn
 
 from robustcli.attacks.multi_threat import Alternate, Msd, WorstOf
@@ -18,7 +18,7 @@ from robustcli.defenses.min_max import MinMax
 from robustcli.defenses.multi_norm import VersionsCrossEntropy, multi_norm, one_in_turn
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.errors import RobustCliError
-from robustcli.optimization.clock import Clock
+from robustcli.optimization.progress import Progress
 from robustcli.promises.networks import conv_net, images, labels
 from robustcli.registry.types import OtherThreat
 from robustcli.specs.spec import ExperimentSpec
@@ -102,14 +102,14 @@ def test_every_version_lies_in_its_own_threat() -> None:
 
 def test_a_turn_is_drawn_for_every_update_and_all_come() -> None:
     game = against("random", L2, L1)
-    turns = [one_in_turn(game, Clock(step, 100, 3)).attack for step in range(300)]
-    assert turns == [one_in_turn(game, Clock(step, 100, 3)).attack for step in range(300)]
+    turns = [one_in_turn(game, Progress(step, 100, 3)).attack for step in range(300)]
+    assert turns == [one_in_turn(game, Progress(step, 100, 3)).attack for step in range(300)]
     counts = Counter(attack.turn for attack in turns if isinstance(attack, Alternate))
     assert set(counts) == {0, 1, 2}
     assert min(counts.values()) > 70
     # An attack that a spec puts in its place stays.
     replaced = replace(game, attack=Pgd(steps=1))
-    assert one_in_turn(replaced, clock()) is replaced
+    assert one_in_turn(replaced, progress()) is replaced
 
 
 def test_steepest_descent_makes_the_best_of_the_steps() -> None:

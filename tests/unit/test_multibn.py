@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_steps import LINF, batch, clock, counted, same, tracked, train
+from small_steps import LINF, batch, counted, progress, same, tracked, train
 from torch import Tensor, nn
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
@@ -180,7 +180,7 @@ def test_the_gate_learns_the_kinds() -> None:
     x, y = images(64, seed=3) * 0.2 + 0.4, labels(64)
     for update in range(40):
         noise_.reseed(0, update)
-        step(x, y, ThreatModel("linf", Fraction(1, 5)), clock())
+        step(x, y, ThreatModel("linf", Fraction(1, 5)), progress())
     x_adv = Pgd(steps=1, step_size=0.2)(part.eval(), x, y, ThreatModel("linf", Fraction(1, 5)), noise(64))
     with torch.no_grad():
         kinds = part.gate(torch.cat((x, x_adv))).argmax(1)

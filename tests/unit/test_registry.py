@@ -29,7 +29,7 @@ MEMBER = '''"""A schedule for the tests."""
 
 from dataclasses import dataclass
 
-from robustcli.optimization.clock import Clock
+from robustcli.optimization.progress import Progress
 from robustcli.registry.types import Share
 from robustcli.optimization.schedules import SCHEDULES
 
@@ -47,7 +47,7 @@ class Halved:
 
     share: Share = 0.5
 
-    def __call__(self, clock: Clock) -> float:
+    def __call__(self, progress: Progress) -> float:
         return self.share
 '''
 
@@ -204,7 +204,7 @@ from torch import nn
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.attacks.pgd import Pgd
-from robustcli.optimization.clock import Clock
+from robustcli.optimization.progress import Progress
 from robustcli.defenses import DEFENSES
 from robustcli.defenses.min_max import MinMax
 from robustcli.defenses.min_max import AdversarialCrossEntropy
@@ -251,7 +251,7 @@ class Plugged:
 
     share: Share = 1.0
 
-    def __call__(self, clock: Clock) -> float:
+    def __call__(self, progress: Progress) -> float:
         return self.share
 '''
 PLUGIN_PROJECT = """\

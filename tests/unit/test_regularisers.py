@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from small_steps import LINF, batch, clock, counted, same, tracked, train
+from small_steps import LINF, batch, counted, progress, same, tracked, train
 from test_layer_norms import LAYERS, matrix
 from torch import Tensor, nn
 
@@ -142,7 +142,7 @@ def test_without_memory_the_penalty_is_the_weighted_sum_of_the_norms() -> None:
         for layer, shape in ((model[0], (1, 8, 8)), (model[3], (6, 8, 8)), (model[8], (128,)))  # type: ignore[index]
     ]
     running = NormDecay(weight=0.25, memory=0).start(model)
-    penalty = running.penalty(model, *batch(dtype=torch.float64), clock())
+    penalty = running.penalty(model, *batch(dtype=torch.float64), progress())
     assert penalty is not None
     assert float(penalty.detach()) == pytest.approx(0.25 * sum(norms), rel=1e-12)
 
@@ -165,7 +165,7 @@ class Twice(nn.Module):
 @pytest.mark.parametrize("is_small_first", [False, True])
 def test_a_layer_at_two_sizes_has_the_larger_norm(is_small_first: bool) -> None:
     model = Twice(is_small_first)
-    penalty = NormDecay(weight=1, memory=0).start(model).penalty(model, *batch(dtype=torch.float64), clock())
+    penalty = NormDecay(weight=1, memory=0).start(model).penalty(model, *batch(dtype=torch.float64), progress())
     assert penalty is not None
     small, large = (np.linalg.norm(matrix(model.shared, (1, side, side)), ord=np.inf) for side in (2, 8))
     assert small < large
@@ -182,7 +182,7 @@ def test_the_direction_remembers_half_of_the_last_one() -> None:
     for rows in ([[3.0, -1, 0], [1, 1, 1]], [[1.0, 1, 1], [-2, 2, 2]], [[1.0, 1, 1], [2, 2, 2]]):
         with torch.no_grad():
             layer.weight.copy_(torch.tensor(rows))
-        penalty = running.penalty(model, x, y, clock())
+        penalty = running.penalty(model, x, y, progress())
         assert penalty is not None
         gradients.append(torch.autograd.grad(penalty, layer.weight)[0].tolist())
     assert gradients == [
@@ -198,7 +198,7 @@ def test_taps_are_copied_where_every_tap_is_a_class_of_its_own() -> None:
     before = layer.weight.detach().clone()
     model = nn.Sequential(layer)
     running = NormDecay(weight=1, norm="l1").start(model)
-    running.penalty(model, torch.rand(2, 2, 6, 6), labels(2), clock())
+    running.penalty(model, torch.rand(2, 2, 6, 6), labels(2), progress())
     assert torch.equal(layer.weight, before)
 
 
@@ -281,7 +281,7 @@ def test_weights_that_are_computed_cannot_be_clipped_and_can_decay() -> None:
     model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(1, 3, 3)))
     with pytest.raises(RobustCliError, match="the weight of 0 is computed from other parameters"):
         Svc().start(model)
-    penalty = NormDecay().start(model).penalty(model, images(2), labels(2), clock())
+    penalty = NormDecay().start(model).penalty(model, images(2), labels(2), progress())
     assert penalty is not None
     penalty.backward()  # type: ignore[no-untyped-call]
     assert all(parameter.grad is not None for name, parameter in model.named_parameters() if "original" in name)
@@ -292,8 +292,8 @@ def test_an_asymmetric_convolution_is_seen_at_the_size_of_its_input() -> None:
         model = nn.Sequential(SameConv2d(1, 3, 3, 2, bias=False))
     before = model[0].weight.detach().clone()
     running = Svc(clip=0.1, every=1).start(model)
-    running.penalty(model, images(2), labels(2), clock())
-    running.after(model, clock())
+    running.penalty(model, images(2), labels(2), progress())
+    running.after(model, progress())
     layer = nn.Conv2d(1, 3, 3)
     layer.weight = nn.Parameter(before)
     assert torch.equal(model[0].weight, clipped(layer, (8, 8), 0.1))
@@ -311,7 +311,7 @@ def test_grad_norm_is_the_size_of_the_gradient_and_its_slope_the_difference_quot
     running = GradNorm(weight=0.5, norm=norm).start(model)
 
     def value() -> Tensor:
-        penalty = running.penalty(model, x, y, clock())
+        penalty = running.penalty(model, x, y, progress())
         assert penalty is not None
         return penalty
 
@@ -376,5 +376,5 @@ def test_pgd_at_reports_the_penalty() -> None:
     model = conv_net().train()
     defense = replace(pgd_at(steps=1), regulariser=NormDecay(weight=0.5, memory=0))
     step = defense.start(model, torch.optim.SGD(model.parameters(), lr=0.0), StreamNoise.on(torch.device("cpu")))
-    metrics = step(*batch(), LINF, clock())
+    metrics = step(*batch(), LINF, progress())
     assert float(metrics["penalty"]) > 0

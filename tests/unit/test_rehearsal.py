@@ -68,10 +68,10 @@ def test_the_smallest_batch_is_the_smallest_that_training_reads(batch_size: int,
     if drop_last and batch_size > data.sizes["train"]:
         return
     batches = data.train_batches(
-        data.epoch(generator, batch_size, drop_last, halves=halves),
+        data.epoch(generator, batch_size, drop_last, split_in_two=halves),
         batch_size,
         drop_last=drop_last,
         augment=Augment(),
         rng=StreamNoise.on(torch.device("cpu")),
     )
-    assert data.smallest_batch(batch_size, drop_last, halves=halves) == min(len(x) for x, *_ in batches)
+    assert data.smallest_batch(batch_size, drop_last, split_in_two=halves) == min(len(x) for x, *_ in batches)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from small_steps import LINF, batch, clock, counted, same, tracked, train
+from small_steps import LINF, batch, counted, progress, same, tracked, train
 
 from robustcli.defenses.mart import mart
 from robustcli.defenses.natural import natural
@@ -77,7 +77,7 @@ def test_the_perturbation_has_length_rho_over_all_parameters() -> None:
     model = conv_net(dtype=torch.float64).train()
     x, y = batch(dtype=torch.float64)
     before = [parameter.detach().clone() for parameter in model.parameters()]
-    with Sam(rho=0.25).around(model, lambda: F.cross_entropy(model(x), y), clock()):
+    with Sam(rho=0.25).around(model, lambda: F.cross_entropy(model(x), y), progress()):
         moves = [now.detach() - then for now, then in zip(model.parameters(), before, strict=True)]
     assert float(sum(move.square().sum() for move in moves)) ** 0.5 == pytest.approx(0.25)
     assert all(move.abs().max() > 0 for move in moves)
@@ -87,7 +87,7 @@ def test_a_flat_loss_moves_nothing() -> None:
     model = conv_net().train()
     x, _ = batch()
     before = [parameter.detach().clone() for parameter in model.parameters()]
-    with Sam().around(model, lambda: 0 * model(x).sum(), clock()):
+    with Sam().around(model, lambda: 0 * model(x).sum(), progress()):
         assert all(torch.equal(now, then) for now, then in zip(model.parameters(), before, strict=True))
 
 
@@ -97,5 +97,5 @@ def test_it_costs_the_loss_once_more() -> None:
         model, torch.optim.SGD(model.parameters(), lr=0.1), StreamNoise.on(torch.device("cpu"))
     )
     with counted(model) as passes:
-        step(*batch(), LINF, clock())
+        step(*batch(), LINF, progress())
     assert (passes.forwards, passes.input, passes.weight) == (7, 5, 2)

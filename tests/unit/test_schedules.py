@@ -10,7 +10,7 @@ from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR
 
 from robustcli.errors import RobustCliError
-from robustcli.optimization.clock import Clock
+from robustcli.optimization.progress import Progress
 from robustcli.optimization.rates import set_rates
 from robustcli.optimization.schedules import Schedule
 from robustcli.optimization.schedules.smooth import Cosine, Cyclic, Linear, OneCycle
@@ -23,7 +23,7 @@ from robustcli.training.loop import fit
 
 
 def factors(schedule: Schedule, epochs: int, steps_per_epoch: int) -> list[float]:
-    return [schedule(Clock(step, steps_per_epoch, epochs)) for step in range(epochs * steps_per_epoch)]
+    return [schedule(Progress(step, steps_per_epoch, epochs)) for step in range(epochs * steps_per_epoch)]
 
 
 def drops(values: Sequence[float]) -> list[int]:
@@ -31,13 +31,12 @@ def drops(values: Sequence[float]) -> list[int]:
     return [step for step in range(1, len(values)) if values[step] < values[step - 1] - 1e-12]
 
 
-def test_clock_counts_before_and_after_an_update() -> None:
-    clock = Clock(7, steps_per_epoch=4, epochs=10)
-    assert clock.epoch == 1.75
-    assert clock.epoch_after == 2.0
-    assert clock.progress == 7 / 40
-    assert Clock(0, 4, 10).progress == 0
-    assert Clock(39, 4, 10).progress < 1
+def test_progress_counts_the_updates_before() -> None:
+    progress = Progress(7, steps_per_epoch=4, epochs=10)
+    assert progress.epoch == 1.75
+    assert progress.share == 7 / 40
+    assert Progress(0, 4, 10).share == 0
+    assert Progress(39, 4, 10).share < 1
 
 
 def test_constant_is_1() -> None:

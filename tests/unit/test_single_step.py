@@ -22,7 +22,7 @@ from robustcli.defenses.n_fgsm import n_fgsm
 from robustcli.defenses.natural import natural
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.defenses.rs_fgsm import rs_fgsm
-from robustcli.optimization.clock import Clock
+from robustcli.optimization.progress import Progress
 from robustcli.optimization.weights.awp import Awp
 from robustcli.promises.networks import conv_net, drawn_from, images, labels, linear_net
 from robustcli.registry.types import Norm
@@ -53,7 +53,7 @@ def train(
     for update in range(updates):
         noise.reseed(0, "attack", update)
         with drawn_from(update):
-            step(*batch(update, next(model.parameters()).dtype), threat, Clock(update, 3, 10))
+            step(*batch(update, next(model.parameters()).dtype), threat, Progress(update, 3, 10))
     return [value.detach().clone() for value in model.state_dict().values()]
 
 

@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from small_steps import COUNT, LINF, batch, clock, counted, same, train
+from small_steps import COUNT, LINF, batch, counted, progress, same, train
 
 from robustcli.attacks.none import NoAttack
 from robustcli.attacks.pgd import Pgd
 from robustcli.defenses.min_max import MinMax
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.errors import RobustCliError
-from robustcli.optimization.clock import Clock
+from robustcli.optimization.progress import Progress
 from robustcli.promises.networks import conv_net
 from robustcli.specs import experiments
 from robustcli.specs.spec import ExperimentSpec
@@ -17,7 +17,7 @@ from robustcli.threat.noise import IndexedNoise
 
 
 def start_at(game: MinMax, update: int) -> str:
-    attack = game.curriculum(game, clock(update)).attack
+    attack = game.curriculum(game, progress(update)).attack
     assert isinstance(attack, Pgd)
     return attack.start
 
@@ -33,7 +33,7 @@ def test_a_share_of_the_batches_begins_at_its_clean_images() -> None:
         for share in (0.2, 0.7)
     )
     assert few < many
-    later = pgd_at(clean_batches=0.2).curriculum(pgd_at(), Clock(min(few), 7, 3))
+    later = pgd_at(clean_batches=0.2).curriculum(pgd_at(), Progress(min(few), 7, 3))
     assert later.attack == Pgd(start="clean")
 
 
@@ -45,7 +45,7 @@ def test_such_a_batch_is_attacked_as_from_a_clean_start() -> None:
     begun = next(update for update in range(100) if start_at(mixed, update) == "clean")
     x, y = batch()
     noise = IndexedNoise(0, torch.arange(COUNT))
-    found = mixed.curriculum(mixed, clock(begun)).attack(conv_net().eval(), x, y, LINF, noise)
+    found = mixed.curriculum(mixed, progress(begun)).attack(conv_net().eval(), x, y, LINF, noise)
     assert torch.equal(found, Pgd(steps=2, start="clean")(conv_net().eval(), x, y, LINF, noise))
 
 

@@ -25,7 +25,7 @@ from robustcli.errors import CollapseError, Interrupted, NotFiniteError
 from robustcli.models.build import build_network
 from robustcli.optimization.averaging.ema import Ema
 from robustcli.optimization.averaging.swa import Swa
-from robustcli.optimization.clock import Clock
+from robustcli.optimization.progress import Progress
 from robustcli.optimization.weights.awp import Awp
 from robustcli.promises.networks import conv_net, drawn_from, images, labels
 from robustcli.specs.settings import Augment, TrainSettings
@@ -56,8 +56,8 @@ def run(settings: TrainSettings = SETTINGS, *, losses: Any = (), checks: Any = (
 
 def test_every_update_is_made_once_and_in_order() -> None:
     loop, recorder = run()
-    assert [clock.step for clock in recorder.clocks] == list(range(12))
-    assert {(clock.steps_per_epoch, clock.epochs) for clock in recorder.clocks} == {(3, 4)}
+    assert [progress.step for progress in recorder.progresses] == list(range(12))
+    assert {(progress.steps_per_epoch, progress.epochs) for progress in recorder.progresses} == {(3, 4)}
     assert recorder.sizes == [8, 8, 4] * 4
     assert [record["epoch"] for record in loop.records] == [0, 1, 2, 3]
 
@@ -76,7 +76,7 @@ def test_the_epochs_loss_is_a_mean_over_images() -> None:
 
 def test_no_epochs_is_no_training() -> None:
     loop, recorder = run(replace(SETTINGS, epochs=0))
-    assert not recorder.clocks
+    assert not recorder.progresses
     assert not loop.saved
 
 
@@ -98,7 +98,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(bad: float, update: int, place:
     loop = loop_of(training, SETTINGS)
     with pytest.raises(NotFiniteError, match=rf"{place} \(update {update + 1}\); {kept}"):
         fit(training, loop)
-    assert len(recorder.clocks) == update + 1, "went on training"
+    assert len(recorder.progresses) == update + 1, "went on training"
     assert [saved for saved, _, _ in loop.saved] == [3 * epoch for epoch in range(1, update // 3 + 1)]
     (event,) = loop.events
     assert event["event"] == "failed"
@@ -468,7 +468,7 @@ def test_every_group_follows_the_schedule() -> None:
     settings = replace(SETTINGS, weight_decay_exclude="bn_and_bias", epochs=2)
     recorder = Recorder()
     training = training_of(settings, recorder)
-    fit(training, loop_of(training, settings, schedule=lambda clock: 0.5 if clock.step else 1.0))
+    fit(training, loop_of(training, settings, schedule=lambda progress: 0.5 if progress.step else 1.0))
     assert [group["lr"] for group in training.optimizer.param_groups] == [0.025, 0.025]
 
 
@@ -598,13 +598,13 @@ def test_noise_of_an_update_depends_on_the_seed_and_the_update_alone() -> None:
     drawn: dict[int, list[float]] = {}
 
     class Drawing(Recorder):
-        def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, clock: Clock, *_: Any) -> dict[str, Tensor]:
+        def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, progress: Progress, *_: Any) -> dict[str, Tensor]:
             first = float(noise.uniform(x[:1, :1, :1, :1]))
-            drawn.setdefault(clock.step, []).extend([first, float(torch.rand(()))])
+            drawn.setdefault(progress.step, []).extend([first, float(torch.rand(()))])
             for _ in range(skipped):
                 noise.uniform(x)
                 torch.rand(3)
-            return super().__call__(x, y, threat, clock)
+            return super().__call__(x, y, threat, progress)
 
     for skipped in (0, 3):
         noise = StreamNoise.on(CPU)
@@ -621,11 +621,11 @@ def test_labels_travel_with_their_images() -> None:
 
     class Matching(Recorder):
         def __call__(
-            self, x_batch: Tensor, y_batch: Tensor, threat: ThreatModel, clock: Clock, *_: Any
+            self, x_batch: Tensor, y_batch: Tensor, threat: ThreatModel, progress: Progress, *_: Any
         ) -> dict[str, Tensor]:
             rows = (x_batch[:, None] - x[None]).flatten(2).abs().amax(2).argmin(1)
             found.append(torch.equal(y[rows], y_batch))
-            return super().__call__(x_batch, y_batch, threat, clock)
+            return super().__call__(x_batch, y_batch, threat, progress)
 
     training = training_of(SETTINGS, Matching())
     fit(training, loop_of(training, SETTINGS))

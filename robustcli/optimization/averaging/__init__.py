@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from robustcli.optimization.clock import Clock
+from robustcli.optimization.progress import Progress
 from robustcli.registry.registry import Registry
 
 AVERAGING = Registry("averaging")
@@ -16,8 +16,8 @@ CleanImages = Callable[[], Iterable[Tensor]]
 class RunningAverage(Protocol):
     """The state of an average; it never touches the model that is being trained."""
 
-    def update(self, model: nn.Module, clock: Clock) -> None:
-        """Take the weights in, after the update that `clock` counts."""
+    def update(self, model: nn.Module, progress: Progress) -> None:
+        """Take the weights in, after the update that `progress` counts."""
         ...
 
     def averaged(self, model: nn.Module, images: CleanImages) -> nn.Module:

@@ -6,8 +6,8 @@ from typing import Any, Literal
 from torch import nn
 
 from robustcli.optimization.averaging import AVERAGING, CleanImages
-from robustcli.optimization.averaging.shadow import Shadow
-from robustcli.optimization.clock import Clock
+from robustcli.optimization.averaging.averaged_copy import AveragedCopy
+from robustcli.optimization.progress import Progress
 from robustcli.registry.types import NonNegative, Share
 
 
@@ -44,22 +44,22 @@ class RunningEma:
 
     def __init__(self, settings: Ema, model: nn.Module) -> None:
         self.settings = settings
-        self.shadow = Shadow(model, settings.buffers)
+        self.copy = AveragedCopy(model, settings.buffers)
         self.updates = 0
 
-    def update(self, model: nn.Module, clock: Clock) -> None:
-        if clock.epoch < self.settings.warmup:
-            self.shadow.move(model, 1.0)
+    def update(self, model: nn.Module, progress: Progress) -> None:
+        if progress.epoch < self.settings.warmup:
+            self.copy.move(model, 1.0)
             return
-        self.shadow.move(model, 1 - self.settings.decay_at(self.updates))
+        self.copy.move(model, 1 - self.settings.decay_at(self.updates))
         self.updates += 1
 
     def averaged(self, model: nn.Module, images: CleanImages) -> nn.Module:
-        return self.shadow.evaluated(model, images)
+        return self.copy.evaluated(model, images)
 
     def state_dict(self) -> dict[str, Any]:
-        return {**self.shadow.state_dict(), "updates": self.updates}
+        return {**self.copy.state_dict(), "updates": self.updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.shadow.load_state_dict(state)
+        self.copy.load_state_dict(state)
         self.updates = state["updates"]

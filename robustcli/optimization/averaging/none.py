@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from robustcli.optimization.averaging import AVERAGING, CleanImages
-from robustcli.optimization.clock import Clock
+from robustcli.optimization.progress import Progress
 
 
 @AVERAGING.register("none")
@@ -22,7 +22,7 @@ class LastWeights:
 
 
 class _Nothing:
-    def update(self, model: nn.Module, clock: Clock) -> None:
+    def update(self, model: nn.Module, progress: Progress) -> None:
         pass
 
     def averaged(self, model: nn.Module, images: CleanImages) -> nn.Module:

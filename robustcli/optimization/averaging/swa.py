@@ -6,8 +6,8 @@ from typing import Any, Literal
 from torch import nn
 
 from robustcli.optimization.averaging import AVERAGING, CleanImages
-from robustcli.optimization.averaging.shadow import Shadow
-from robustcli.optimization.clock import Clock
+from robustcli.optimization.averaging.averaged_copy import AveragedCopy
+from robustcli.optimization.progress import Progress
 from robustcli.registry.types import Count, Size
 
 
@@ -41,22 +41,22 @@ class RunningSwa:
 
     def __init__(self, settings: Swa, model: nn.Module) -> None:
         self.settings = settings
-        self.shadow = Shadow(model, settings.buffers)
+        self.copy = AveragedCopy(model, settings.buffers)
         self.epochs = 0
 
-    def update(self, model: nn.Module, clock: Clock) -> None:
-        done, rest = divmod(clock.step + 1, clock.steps_per_epoch)
+    def update(self, model: nn.Module, progress: Progress) -> None:
+        done, rest = divmod(progress.step + 1, progress.steps_per_epoch)
         since = done - 1 - self.settings.start_epoch
         if rest == 0 and since >= 0 and since % self.settings.every == 0:
-            self.shadow.move(model, 1 / (self.epochs + 1))
+            self.copy.move(model, 1 / (self.epochs + 1))
             self.epochs += 1
 
     def averaged(self, model: nn.Module, images: CleanImages) -> nn.Module:
-        return self.shadow.evaluated(model, images) if self.epochs else model
+        return self.copy.evaluated(model, images) if self.epochs else model
 
     def state_dict(self) -> dict[str, Any]:
-        return {**self.shadow.state_dict(), "epochs": self.epochs}
+        return {**self.copy.state_dict(), "epochs": self.epochs}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.shadow.load_state_dict(state)
+        self.copy.load_state_dict(state)
         self.epochs = state["epochs"]

@@ -4,7 +4,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from robustcli.optimization.clock import Clock
+from robustcli.optimization.progress import Progress
 from robustcli.registry.registry import Registry
 
 REGULARISERS = Registry("regularisers")
@@ -13,7 +13,7 @@ REGULARISERS = Registry("regularisers")
 class RunningRegulariser(Protocol):
     """A regulariser at work on a model, with what it keeps between updates."""
 
-    def penalty(self, model: nn.Module, x: Tensor, y: Tensor, clock: Clock) -> Tensor | None:
+    def penalty(self, model: nn.Module, x: Tensor, y: Tensor, progress: Progress) -> Tensor | None:
         """The term that joins the loss of this update, a scalar differentiable in the weights; None is no term.
 
         Asked for once per update, at the weights themselves and not at perturbed ones. It leaves the batch
@@ -24,8 +24,8 @@ class RunningRegulariser(Protocol):
         """
         ...
 
-    def after(self, model: nn.Module, clock: Clock) -> None:
-        """The update that `clock` counts was made: move the weights to where they may be."""
+    def after(self, model: nn.Module, progress: Progress) -> None:
+        """The update that `progress` counts was made: move the weights to where they may be."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -46,13 +46,13 @@ class Regulariser(Protocol):
 
 
 def add_penalty(
-    regulariser: RunningRegulariser, model: nn.Module, x: Tensor, y: Tensor, clock: Clock
+    regulariser: RunningRegulariser, model: nn.Module, x: Tensor, y: Tensor, progress: Progress
 ) -> dict[str, Tensor]:
     """Add the gradient of the penalty to that of every weight that is trained; what a step says of it.
 
     Penalty and loss are differentiated one after the other: the weights may be perturbed for the loss alone.
     """
-    penalty = regulariser.penalty(model, x, y, clock)
+    penalty = regulariser.penalty(model, x, y, progress)
     if penalty is None:
         return {}
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]

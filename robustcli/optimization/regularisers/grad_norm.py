@@ -9,7 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from robustcli.attacks.crafting import crafting_mode
 from robustcli.attacks.gradient import input_gradient
 from robustcli.attacks.losses import LOSSES
-from robustcli.optimization.clock import Clock
+from robustcli.optimization.progress import Progress
 from robustcli.optimization.regularisers import REGULARISERS
 from robustcli.registry.types import NonNegative
 
@@ -44,7 +44,7 @@ class RunningGradNorm:
 
     settings: GradNorm
 
-    def penalty(self, model: nn.Module, x: Tensor, y: Tensor, clock: Clock) -> Tensor | None:
+    def penalty(self, model: nn.Module, x: Tensor, y: Tensor, progress: Progress) -> Tensor | None:
         if not self.settings.weight:
             return None
         # Attention in its plain form: the fused kernels have no second derivative.
@@ -54,7 +54,7 @@ class RunningGradNorm:
         mean: Tensor = sizes.sum(1).mean()
         return self.settings.weight * mean
 
-    def after(self, model: nn.Module, clock: Clock) -> None:
+    def after(self, model: nn.Module, progress: Progress) -> None:
         pass
 
     def state_dict(self) -> dict[str, Any]:

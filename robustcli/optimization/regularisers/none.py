@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from robustcli.optimization.clock import Clock
+from robustcli.optimization.progress import Progress
 from robustcli.optimization.regularisers import REGULARISERS
 
 
@@ -22,10 +22,10 @@ class Unregularised:
 
 
 class _Nothing:
-    def penalty(self, model: nn.Module, x: Tensor, y: Tensor, clock: Clock) -> Tensor | None:
+    def penalty(self, model: nn.Module, x: Tensor, y: Tensor, progress: Progress) -> Tensor | None:
         return None
 
-    def after(self, model: nn.Module, clock: Clock) -> None:
+    def after(self, model: nn.Module, progress: Progress) -> None:
         pass
 
     def state_dict(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.architectures.induced_norms import taps_of_norm
-from robustcli.optimization.clock import Clock
+from robustcli.optimization.progress import Progress
 from robustcli.optimization.regularisers import REGULARISERS
 from robustcli.optimization.regularisers.layers import sizes_seen, trained_layers
 from robustcli.registry.types import NonNegative, ProperShare
@@ -56,7 +56,7 @@ class RunningNormDecay:
         self.sizes: dict[str, list[tuple[int, ...]]] | None = None
         self.directions: dict[str, Tensor] = {}
 
-    def penalty(self, model: nn.Module, x: Tensor, y: Tensor, clock: Clock) -> Tensor | None:
+    def penalty(self, model: nn.Module, x: Tensor, y: Tensor, progress: Progress) -> Tensor | None:
         if not self.settings.weight:
             return None
         if self.sizes is None:
@@ -81,7 +81,7 @@ class RunningNormDecay:
         self.directions[name] = torch.where(taps, weight.detach().sign(), kept)
         return self.directions[name]
 
-    def after(self, model: nn.Module, clock: Clock) -> None:
+    def after(self, model: nn.Module, progress: Progress) -> None:
         pass
 
     def state_dict(self) -> dict[str, Any]:

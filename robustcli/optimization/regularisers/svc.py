@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.errors import RobustCliError
-from robustcli.optimization.clock import Clock
+from robustcli.optimization.progress import Progress
 from robustcli.optimization.regularisers import REGULARISERS
 from robustcli.optimization.regularisers.layers import sizes_seen, trained_layers
 from robustcli.registry.types import Count, Positive
@@ -57,13 +57,13 @@ class RunningSvc:
             )
         self.sizes: dict[str, list[tuple[int, ...]]] | None = None
 
-    def penalty(self, model: nn.Module, x: Tensor, y: Tensor, clock: Clock) -> Tensor | None:
+    def penalty(self, model: nn.Module, x: Tensor, y: Tensor, progress: Progress) -> Tensor | None:
         if self.sizes is None:
             self.sizes = sizes_seen(model, self.layers, x)
         return None
 
-    def after(self, model: nn.Module, clock: Clock) -> None:
-        if (clock.step + 1) % self.settings.every:
+    def after(self, model: nn.Module, progress: Progress) -> None:
+        if (progress.step + 1) % self.settings.every:
             return
         assert self.sizes is not None, "an update was made, so its batch was seen"
         for name, sizes in self.sizes.items():

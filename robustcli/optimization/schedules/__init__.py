@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from robustcli.optimization.clock import Clock
+from robustcli.optimization.progress import Progress
 from robustcli.registry.registry import Registry
 
 SCHEDULES = Registry("schedules")
@@ -11,10 +11,10 @@ SCHEDULES = Registry("schedules")
 class Schedule(Protocol):
     """Settings of a schedule; members inherit from it."""
 
-    def __call__(self, clock: Clock) -> float:
+    def __call__(self, progress: Progress) -> float:
         """Factor of the learning rate for one update; 1 is the full rate."""
         ...
 
-    def momentum_at(self, clock: Clock) -> float | None:
+    def momentum_at(self, progress: Progress) -> float | None:
         """Momentum for one update; None leaves the momentum of the optimizer as it is."""
         return None

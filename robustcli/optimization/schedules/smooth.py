@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, replace
 
-from robustcli.optimization.clock import Clock
+from robustcli.optimization.progress import Progress
 from robustcli.optimization.schedules import SCHEDULES, Schedule
 from robustcli.registry.types import MomentumRange, NonNegative, Share
 
@@ -21,8 +21,8 @@ class Linear(Schedule):
 
     end: Share = 0.0
 
-    def __call__(self, clock: Clock) -> float:
-        return 1 + (self.end - 1) * clock.progress
+    def __call__(self, progress: Progress) -> float:
+        return 1 + (self.end - 1) * progress.share
 
 
 @SCHEDULES.register("cosine", smoke={"warmup": 2})
@@ -45,12 +45,12 @@ class Cosine(Schedule):
     initial: Share = 0.0
     final: Share = 0.0
 
-    def __call__(self, clock: Clock) -> float:
-        if clock.epoch < self.warmup:
-            return self.initial + (1 - self.initial) * clock.epoch / self.warmup
-        if clock.epoch >= clock.epochs - self.cooldown:
+    def __call__(self, progress: Progress) -> float:
+        if progress.epoch < self.warmup:
+            return self.initial + (1 - self.initial) * progress.epoch / self.warmup
+        if progress.epoch >= progress.epochs - self.cooldown:
             return self.final
-        share = (clock.epoch - self.warmup) / (clock.epochs - self.cooldown - self.warmup)
+        share = (progress.epoch - self.warmup) / (progress.epochs - self.cooldown - self.warmup)
         return self.final + (1 - self.final) * _half_cosine(share)
 
 
@@ -72,13 +72,13 @@ class Cyclic(Schedule):
     peak: Share = 0.5
     momentum: MomentumRange | None = None
 
-    def __call__(self, clock: Clock) -> float:
-        if clock.progress < self.peak:
-            return clock.progress / self.peak
-        return (1 - clock.progress) / (1 - self.peak)
+    def __call__(self, progress: Progress) -> float:
+        if progress.share < self.peak:
+            return progress.share / self.peak
+        return (1 - progress.share) / (1 - self.peak)
 
-    def momentum_at(self, clock: Clock) -> float | None:
-        return None if self.momentum is None else _against(self.momentum, self(clock))
+    def momentum_at(self, progress: Progress) -> float | None:
+        return None if self.momentum is None else _against(self.momentum, self(progress))
 
 
 @SCHEDULES.register("one_cycle", added={"momentum": None}, smoke={"momentum": (0.85, 0.95)})
@@ -105,20 +105,20 @@ class OneCycle(Schedule):
     final: Share = 0.000004
     momentum: MomentumRange | None = None
 
-    def __call__(self, clock: Clock) -> float:
-        if clock.progress < self.peak:
-            return 1 - (1 - self.initial) * _half_cosine(clock.progress / self.peak)
-        return self.final + (1 - self.final) * _half_cosine((clock.progress - self.peak) / (1 - self.peak))
+    def __call__(self, progress: Progress) -> float:
+        if progress.share < self.peak:
+            return 1 - (1 - self.initial) * _half_cosine(progress.share / self.peak)
+        return self.final + (1 - self.final) * _half_cosine((progress.share - self.peak) / (1 - self.peak))
 
-    def momentum_at(self, clock: Clock) -> float | None:
+    def momentum_at(self, progress: Progress) -> float | None:
         if self.momentum is None:
             return None
-        return _against(self.momentum, replace(self, initial=0.0, final=0.0)(clock))
+        return _against(self.momentum, replace(self, initial=0.0, final=0.0)(progress))
 
 
-def _half_cosine(progress: float) -> float:
+def _half_cosine(done: float) -> float:
     """1 at 0, 0 at 1."""
-    return 0.5 * (1 + math.cos(math.pi * progress))
+    return 0.5 * (1 + math.cos(math.pi * done))
 
 
 def _against(momentum: MomentumRange, height: float) -> float:

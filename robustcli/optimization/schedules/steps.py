@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from robustcli.errors import RobustCliError
-from robustcli.optimization.clock import Clock
+from robustcli.optimization.progress import Progress
 from robustcli.optimization.schedules import SCHEDULES, Schedule
 from robustcli.registry.types import NonNegative, Share
 
@@ -17,7 +17,7 @@ class Constant(Schedule):
     Reference: none.
     """
 
-    def __call__(self, clock: Clock) -> float:
+    def __call__(self, progress: Progress) -> float:
         return 1.0
 
 
@@ -39,10 +39,10 @@ class Piecewise(Schedule):
     at: tuple[float, ...] = (0.5, 0.75)
     factor: Share = 0.1
 
-    def __call__(self, clock: Clock) -> float:
+    def __call__(self, progress: Progress) -> float:
         # In whole updates: a share computed in floats could miss the very update.
-        total = clock.steps_per_epoch * clock.epochs
-        return self.factor ** sum(clock.step + 1 >= round(share * total) for share in self.at)
+        total = progress.steps_per_epoch * progress.epochs
+        return self.factor ** sum(progress.step + 1 >= round(share * total) for share in self.at)
 
 
 @SCHEDULES.register("multistep", added={"warmup": 0.0}, smoke={"after": (1,)})
@@ -73,8 +73,8 @@ class Multistep(Schedule):
                 "for each, or one number for all"
             )
 
-    def __call__(self, clock: Clock) -> float:
-        drops = sum(clock.step >= epochs * clock.steps_per_epoch for epochs in self.after)
+    def __call__(self, progress: Progress) -> float:
+        drops = sum(progress.step >= epochs * progress.steps_per_epoch for epochs in self.after)
         left = math.prod(self.factor[:drops]) if isinstance(self.factor, tuple) else self.factor**drops
-        risen = clock.epoch / self.warmup if clock.epoch < self.warmup else 1.0
-        return left * risen / (1 + self.decay * clock.step)
+        risen = progress.epoch / self.warmup if progress.epoch < self.warmup else 1.0
+        return left * risen / (1 + self.decay * progress.step)

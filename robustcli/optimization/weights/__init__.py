@@ -6,7 +6,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from robustcli.optimization.clock import Clock
+from robustcli.optimization.progress import Progress
 from robustcli.registry.registry import Registry
 
 WEIGHTS = Registry("weights")
@@ -22,7 +22,7 @@ class WeightPerturbation(Protocol):
     @property
     def steps_inside(self) -> bool: ...
 
-    def around(self, model: nn.Module, loss: Callable[[], Tensor], clock: Clock) -> AbstractContextManager[None]:
+    def around(self, model: nn.Module, loss: Callable[[], Tensor], progress: Progress) -> AbstractContextManager[None]:
         """Weights are w + v inside; outside, v is gone and what an optimiser did inside stays.
 
         If nothing else changed the weights inside, they are afterwards bit for bit what they were.

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.attacks.crafting import statistics_held
-from robustcli.optimization.clock import Clock
+from robustcli.optimization.progress import Progress
 from robustcli.optimization.weights import WEIGHTS
-from robustcli.optimization.weights.shift import shifted
+from robustcli.optimization.weights.perturbed_weights import perturbed_weights
 from robustcli.registry.types import NonNegative
 
 # Keeps a layer whose gradient is zero where it is, instead of dividing by zero.
@@ -43,8 +43,8 @@ class Awp:
     steps_inside = True
 
     @contextmanager
-    def around(self, model: nn.Module, loss: Callable[[], Tensor], clock: Clock) -> Iterator[None]:
-        if self.gamma == 0 or clock.epoch < self.warmup:
+    def around(self, model: nn.Module, loss: Callable[[], Tensor], progress: Progress) -> Iterator[None]:
+        if self.gamma == 0 or progress.epoch < self.warmup:
             yield
             return
         weights = [
@@ -57,5 +57,5 @@ class Awp:
         moved = [(w, g) for w, g in zip(weights, grads, strict=True) if g is not None]
         with torch.no_grad():
             steps = [self.gamma * w.norm() / (g.norm() + _TINY) * g for w, g in moved]
-        with shifted([w for w, _ in moved], steps):
+        with perturbed_weights([w for w, _ in moved], steps):
             yield

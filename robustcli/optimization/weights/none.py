@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from robustcli.optimization.clock import Clock
+from robustcli.optimization.progress import Progress
 from robustcli.optimization.weights import WEIGHTS
 
 
@@ -20,5 +20,5 @@ class Unperturbed:
 
     steps_inside = True
 
-    def around(self, model: nn.Module, loss: Callable[[], Tensor], clock: Clock) -> AbstractContextManager[None]:
+    def around(self, model: nn.Module, loss: Callable[[], Tensor], progress: Progress) -> AbstractContextManager[None]:
         return nullcontext()

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.attacks.crafting import statistics_held
-from robustcli.optimization.clock import Clock
+from robustcli.optimization.progress import Progress
 from robustcli.optimization.weights import WEIGHTS
-from robustcli.optimization.weights.shift import shifted
+from robustcli.optimization.weights.perturbed_weights import perturbed_weights
 from robustcli.registry.types import NonNegative
 
 # Stays where the gradient is zero, instead of dividing by zero.
@@ -38,7 +38,7 @@ class Sam:
     steps_inside = False
 
     @contextmanager
-    def around(self, model: nn.Module, loss: Callable[[], Tensor], clock: Clock) -> Iterator[None]:
+    def around(self, model: nn.Module, loss: Callable[[], Tensor], progress: Progress) -> Iterator[None]:
         if self.rho == 0:
             yield
             return
@@ -47,5 +47,5 @@ class Sam:
             grads = torch.autograd.grad(loss(), weights, allow_unused=True)
         moved = [(w, g) for w, g in zip(weights, grads, strict=True) if g is not None]
         length = torch.stack([g.norm() for _, g in moved]).norm()
-        with shifted([w for w, _ in moved], [self.rho / (length + _TINY) * g for _, g in moved]):
+        with perturbed_weights([w for w, _ in moved], [self.rho / (length + _TINY) * g for _, g in moved]):
             yield

@@ -18,7 +18,7 @@ from robustcli.errors import Interrupted
 from robustcli.measuring.clocks import Seconds, median, now
 from robustcli.measuring.untimed import peak_bytes
 from robustcli.optimization.averaging import RunningAverage
-from robustcli.optimization.clock import Clock
+from robustcli.optimization.progress import Progress
 from robustcli.registry.registry import instantiate
 from robustcli.specs.settings import TrainSettings
 from robustcli.specs.spec import ExperimentSpec
@@ -137,7 +137,7 @@ class Trial:
         average, network = self.defense.averaging.start(self.training.network), self.training.network
         length, epochs = self.loop.steps_per_epoch, self.spec.train.epochs
         for epoch in range(epochs):
-            average.update(network, Clock((epoch + 1) * length - 1, length, epochs))
+            average.update(network, Progress((epoch + 1) * length - 1, length, epochs))
             if average.averaged(network, _no_images) is not network:
                 return average, 1 - epoch / epochs
         return average, 0.0

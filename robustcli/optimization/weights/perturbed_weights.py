@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 @contextmanager
-def shifted(weights: Sequence[Tensor], by: Sequence[Tensor]) -> Iterator[None]:
+def perturbed_weights(weights: Sequence[Tensor], by: Sequence[Tensor]) -> Iterator[None]:
     """Weights are w + v inside; outside v is gone, also after an error, and what else moved them inside stays."""
     with torch.no_grad():
         before = [w.clone() for w in weights]

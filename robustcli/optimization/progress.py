@@ -1,4 +1,4 @@
-"""Where training stands."""
+"""The progress of training."""
 
 import math
 from dataclasses import dataclass
@@ -6,8 +6,8 @@ from typing import Literal
 
 
 @dataclass(frozen=True)
-class Clock:
-    """The place of one update in the whole of training.
+class Progress:
+    """Progress of the training at one update.
 
     Args:
         step: updates done before this one, over all epochs.
@@ -21,26 +21,21 @@ class Clock:
 
     @property
     def epoch(self) -> float:
-        """Epochs done before this update, with the fraction of the running one."""
+        """Epochs done before this update, with the fraction of the current one."""
         return self.step / self.steps_per_epoch
 
     @property
-    def progress(self) -> float:
+    def share(self) -> float:
         """Share of all updates done before this one, in [0, 1)."""
         return self.step / (self.steps_per_epoch * self.epochs)
 
-    @property
-    def epoch_after(self) -> float:
-        """Epochs done once this update is made (the convention of Rice et al.'s loop)."""
-        return (self.step + 1) / self.steps_per_epoch
-
     def warmed_up(self, epochs: float, form: Literal["line", "stairs", "sine"]) -> float:
-        """How far a warm-up is, 1 once it is over (or there is none).
+        """Progress of a warm-up, from 0 to 1; 1 once it is over or if there is none.
 
         Args:
-            epochs: that it takes; 0 is no warm-up.
-            form: "line": with every update; "stairs": with every epoch, by as much; "sine": with every epoch, along
-                half a wave.
+            epochs: length of the warm-up; 0 is none.
+            form: "line": linear, at every update; "stairs": linear, at every epoch; "sine": half a cosine, at every
+                epoch.
         """
         done = self.epoch if form == "line" else float(self.step // self.steps_per_epoch)
         if done >= epochs:

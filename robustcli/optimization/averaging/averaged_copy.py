@@ -13,7 +13,7 @@ from robustcli.optimization.averaging import CleanImages
 Buffers = Literal["copy", "average", "re_estimate"]
 
 
-class Shadow:
+class AveragedCopy:
     """A copy of the network that follows the trained one.
 
     Args:
