@@ -69,6 +69,7 @@ class Evidence:
         points: adversarial images (c, h, w) by image number.
         stages: in their order.
         clean_forwards, clean_seconds: of the clean images.
+        classes: logits of the model.
         warnings: each once.
         attacks, threats: of the stages.
     """
@@ -84,6 +85,7 @@ class Evidence:
     stages: list[StageRecord]
     clean_forwards: int
     clean_seconds: float
+    classes: int = 0
     warnings: tuple[str, ...] = ()
     attacks: tuple[Attack, ...] = ()
     threats: tuple[ThreatModel, ...] = ()
@@ -261,5 +263,6 @@ def _clean(
         stages=[],
         clean_forwards=passes.forwards,
         clean_seconds=time.perf_counter() - begun,
+        classes=parts[0].classes,
     )
     return evidence, parts[0].classes

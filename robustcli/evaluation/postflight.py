@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from robustcli.attacks.gradient import input_gradient
 from robustcli.attacks.losses import LOSSES
 from robustcli.attacks.pgd import Pgd
+from robustcli.evaluation.chance import chance_suspicions
 from robustcli.evaluation.evidence import Evidence
 from robustcli.statistics import clopper_pearson
 from robustcli.threat.noise import IndexedNoise
@@ -57,7 +58,11 @@ def postflight(
         is_random: whether logits may vary from call to call.
         expected_clean: clean accuracy that the network is known to have on other images of its kind.
     """
-    found = [*_of_clean_images(evidence, expected_clean), *_of_stages(evidence)]
+    found = [
+        *chance_suspicions(evidence.clean, evidence.labels, evidence.classes, x),
+        *_of_clean_images(evidence, expected_clean),
+        *_of_stages(evidence),
+    ]
     if not evidence.stages:
         return found
     if is_random:
@@ -83,6 +88,9 @@ def _of_clean_images(evidence: Evidence, expected: float | None) -> Iterator[str
 def _of_stages(evidence: Evidence) -> Iterator[str]:
     """What the numbers of the stages tell."""
     total = len(evidence.labels)
+    searched = [stage for stage in evidence.stages if stage.forwards > stage.entered or stage.gradients]
+    if any(stage.entered for stage in evidence.stages) and not searched:
+        yield "no attack made a pass through the network to search, so this is clean accuracy: give it steps to make"
     gradients_tried = False
     for stage in evidence.stages:
         if stage.is_black_box and gradients_tried and stage.broken > _BLACK_BOX_SHARE * total:

@@ -21,7 +21,7 @@ _NULL = re.compile(r"^(?:null|~|)$")
 _BOOL = re.compile(r"^(?:true|false)$")
 _INT = re.compile(r"^[-+]?[0-9]{1,4000}$")
 _FLOAT = re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?$")
-_RATIO = re.compile(r"^[-+]?[0-9]+(?:\.[0-9]+)?/[0-9]+(?:\.[0-9]+)?$")
+_RATIO = re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)? ?/ ?[0-9]+(?:\.[0-9]*)?$")
 
 
 @dataclass(frozen=True)

@@ -200,6 +200,9 @@ def _choose(checker: Checker, request: Request) -> Any:
         raise RobustCliError(
             f"--attack: there is no evaluator or attack '{request.attack}'{suggest(request.attack, known)}"
         )
+    if request.attack == "none" or options.get("steps") == 0:
+        asked = "--attack none" if request.attack == "none" else "--steps 0"
+        raise RobustCliError(f"{asked}: attacks nothing; for clean accuracy write --attack clean")
     source = options.pop("source", None)
     attack = {"name": request.attack, **options}
     if source is None and "keep" in catalog("attacks")[request.attack].parameters:
