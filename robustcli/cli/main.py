@@ -12,6 +12,7 @@ import typer
 
 from robustcli import __version__
 from robustcli.cli import bench, export, sweep
+from robustcli.cli.authoring import app as authoring
 from robustcli.cli.evaluation import app as evaluation
 from robustcli.cli.members import app as members
 from robustcli.cli.options import Json, Overrides, Quiet, Runs, console
@@ -32,7 +33,7 @@ app = typer.Typer(
     add_completion=False,
     help=f"{PURPOSE}\n\n{EXIT_CODES}",
 )
-for commands in (members, evaluation, sweep.app, forecast):
+for commands in (members, authoring, evaluation, sweep.app, forecast):
     app.add_typer(commands)
 app.add_typer(bench.app, name="bench")
 app.add_typer(export.app, name="export")

@@ -1,7 +1,8 @@
 """Promises of every defense."""
 
 import io
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -13,6 +14,7 @@ from torch.optim import Optimizer
 from robustcli.defenses import Defense, Metrics, Step
 from robustcli.defenses.cifs import CifsLoss
 from robustcli.defenses.dsara import SearchLoss
+from robustcli.defenses.min_max import MinMax
 from robustcli.defenses.multibn import BranchesCrossEntropy
 from robustcli.errors import RobustCliError
 from robustcli.optimization.progress import Progress
@@ -57,16 +59,44 @@ class Session:
         return metrics
 
 
+# Small networks with the parts that some defenses train, by the type of their loss.
+_NETWORKS: dict[type, Callable[..., nn.Module]] = {
+    BranchesCrossEntropy: lambda loss, **settings: branched_net(loss.branches, **settings),
+    CifsLoss: lambda _, **settings: gated_net(**settings),
+    SearchLoss: lambda _, **settings: search_net(**settings),
+}
+
+
 def network_for(defense: Defense, **settings: Any) -> nn.Module:
-    """A small network with the parts that the defense trains, where it asks for some."""
-    loss = getattr(defense, "loss", None)
-    if isinstance(loss, BranchesCrossEntropy):
-        return branched_net(loss.branches, **settings)
-    if isinstance(loss, CifsLoss):
-        return gated_net(**settings)
-    if isinstance(loss, SearchLoss):
-        return search_net(**settings)
-    return conv_net(**settings)
+    """Return a small network with the parts that a defense trains."""
+    trained = _trained(defense)
+    make = _NETWORKS.get(type(trained))
+    return conv_net(**settings) if make is None else make(trained, **settings)
+
+
+def has_network(defense: Defense) -> bool:
+    """Return whether there is a small network with the parts that a defense trains."""
+    return type(_trained(defense)) in _NETWORKS
+
+
+@contextmanager
+def trained_on(defense: Defense, build: Callable[[], nn.Module]) -> Iterator[None]:
+    """Inside, promises of a defense are tried on another network, for images of 1 x 8 x 8 pixels and 10 classes."""
+
+    def make(_: Any, *, dtype: torch.dtype = torch.float32, **settings: Any) -> nn.Module:
+        with drawn_from(0):
+            return build().to(dtype)
+
+    kind = type(_trained(defense))
+    _NETWORKS[kind] = make
+    try:
+        yield
+    finally:
+        del _NETWORKS[kind]
+
+
+def _trained(defense: Defense) -> Any:
+    return defense.loss if isinstance(defense, MinMax) else defense
 
 
 def batch(number: int = 0) -> tuple[Tensor, Tensor]:
@@ -96,7 +126,8 @@ def restores_modes(defense: Defense) -> None:
     for model in (networks[0], *(Failing(network, at) for at, network in enumerate(networks[1:], 1))):
         model.train()
         # One batch norm held, as in fine-tuning.
-        next(module for module in model.modules() if isinstance(module, nn.BatchNorm2d)).eval()
+        for module in [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)][:1]:
+            module.eval()
         session = Session.of(defense, model)
         with found_again(model, except_for=("weight", "buffer", "grad")):
             session.update(*batch())

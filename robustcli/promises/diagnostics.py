@@ -13,7 +13,6 @@ from robustcli.promises.attacks import RADII
 from robustcli.promises.model_state import Failing, found_again
 from robustcli.promises.networks import conv_net, images, labels
 from robustcli.registry.types import Norm
-from robustcli.reports.findings import axes_and_grids
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
 
@@ -74,9 +73,11 @@ def finds_plain_data(diagnostic: Diagnostic, norm: Norm) -> None:
         abscissa = [row[next(iter(row))] for row in found["curve"]]
         assert abscissa == sorted(set(abscissa))
     if "surface" in found:
-        ((_, rows), (_, columns)), grids = axes_and_grids(found["surface"])
+        parts = found["surface"].values()
+        rows, columns = (part for part in parts if not isinstance(part[0], list))
+        grids = [part for part in parts if isinstance(part[0], list)]
         assert grids
-        for grid in grids.values():
+        for grid in grids:
             assert [len(row) for row in grid] == [len(columns)] * len(rows)
 
 

@@ -141,6 +141,12 @@ def _source_of(module: str) -> Path | None:
     return next((p for p in (base.with_suffix(".py"), base / "__init__.py") if p.exists()), None)
 
 
+def section(doc: str, title: str) -> str:
+    """The text of a paragraph that begins with a title and a colon, as one line; empty where there is none."""
+    found = re.search(rf"^{re.escape(title)}: (.+(?:\n.+)*)", doc, re.MULTILINE)
+    return " ".join(line.strip() for line in found.group(1).splitlines()) if found else ""
+
+
 def argument_docs(doc: str) -> dict[str, str]:
     """The parameters that an `Args:` section describes, each as one line of text."""
     section = re.search(r"^Args:\n((?:[ ]+.*\n?|\n)+)", doc, re.MULTILINE)

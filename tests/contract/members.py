@@ -2,15 +2,12 @@
 
 import typing
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from robustcli.architectures import ImageShape
-from robustcli.errors import RobustCliError
 from robustcli.promises import architectures as architectures_promises
 from robustcli.promises import attacks as attacks_promises
 from robustcli.promises import averaging as averaging_promises
@@ -22,18 +19,20 @@ from robustcli.promises import optimizers as optimizers_promises
 from robustcli.promises import regularisers as regularisers_promises
 from robustcli.promises import schedules as schedules_promises
 from robustcli.promises import weights as weights_promises
+from robustcli.promises.build import (
+    Settings,
+    body_builder,
+    build,
+    can_build_from_defaults,
+    optimizer_maker,
+    settings_to_try,
+    suitable_shape,
+)
 from robustcli.registry.catalog import FAMILIES, Member, catalog
-from robustcli.registry.registry import instantiate
-from robustcli.registry.signatures import REQUIRED, Parameter
-from robustcli.registry.types import Family, Norm
-from robustcli.specs.check import Checker, family_of
+from robustcli.registry.signatures import Parameter
+from robustcli.registry.types import Norm
+from robustcli.specs.check import family_of
 from robustcli.specs.spec import ExperimentSpec
-from robustcli.specs.yamlfile import to_yaml
-
-# Tried in this order: the first that a network takes is the one it is tested on.
-SHAPES = (ImageShape(1, 8, 8, 10), ImageShape(3, 32, 32, 10), ImageShape(3, 64, 64, 10))
-
-Settings = dict[str, Any]
 
 
 def all_members() -> list[Member]:
@@ -56,78 +55,9 @@ def norms_known_to(attack: str) -> tuple[Norm, ...]:
     return catalog("attacks")[attack].norms
 
 
-def can_build_from_defaults(member: Member) -> bool:
-    return all(parameter.default is not REQUIRED for parameter in member.parameters.values())
-
-
-def settings_to_try(member: Member) -> list[Settings]:
-    """Defaults, where they suffice, and the member's own cheap settings."""
-    return [*([{}] if can_build_from_defaults(member) else []), member.smoke]
-
-
-def build(member: Member, settings: Settings, *positional: Any) -> Any:
-    """The member built as a spec builds it: its settings are checked first."""
-    checker = Checker()
-    chosen = checker.chosen(Family(member.family), {"name": member.name, **settings}, ())
-    assert not checker.problems, checker.problems
-    return instantiate(chosen, *positional)
-
-
 def smoke(family: str, name: str, **settings: Any) -> Any:
     member = catalog(family)[name]
     return build(member, {**member.smoke, **settings})
-
-
-def body_builder(member: Member, settings: Settings) -> architectures_promises.Body:
-    return lambda shape: typing.cast(nn.Module, build(member, settings, shape))
-
-
-def suitable_shape(member: Member, settings: Settings) -> ImageShape:
-    for shape in SHAPES:
-        with suppress(RobustCliError):
-            build(member, settings, shape)
-            return shape
-    raise AssertionError(f"{member.name} takes none of {SHAPES}")
-
-
-def optimizer_maker(member: Member, settings: Settings) -> optimizers_promises.Make:
-    return lambda groups, lr: build(member, settings, groups, lr)
-
-
-def whole_spec(member: Member, settings: Settings) -> ExperimentSpec:
-    """A sound spec that chooses the member in its place."""
-    entry = {"name": member.name, **settings}
-    spec: Settings = {
-        "name": "contract",
-        "data": {"name": "digits"},
-        "architecture": {"name": "small_cnn"},
-        "threat": {"norm": _norm_for(member), "eps": "8/255"},
-        "defense": {"name": "natural"},
-        "train": {"epochs": 200},
-        "evaluate": {},
-    }
-    places: dict[str, Callable[[], None]] = {
-        "architectures": lambda: spec.update(architecture=entry),
-        "attacks": lambda: spec["evaluate"].update(one={"name": "attacked", "attack": entry}),
-        "averaging": lambda: spec["defense"].update(averaging=entry),
-        "datasets": lambda: spec.update(data=entry),
-        "defenses": lambda: spec.update(defense=entry),
-        "evaluators": lambda: spec["evaluate"].update(one=entry),
-        "mixers": lambda: spec["data"].update(mixer=entry),
-        "optimizers": lambda: spec["train"].update(optimizer=entry),
-        "regularisers": lambda: spec["defense"].update(regulariser=entry),
-        "schedules": lambda: spec["train"].update(schedule=entry),
-        "weights": lambda: spec["defense"].update(weights=entry),
-    }
-    places[member.family]()
-    if member.trains:
-        spec["architecture"] = {"name": member.trains, **catalog("architectures")[member.trains].smoke}
-    text = to_yaml(spec).replace("'8/255'", "8/255")
-    return ExperimentSpec.parse(text, "the contract tests")
-
-
-def _norm_for(member: Member) -> Norm:
-    return "linf" if "linf" in member.norms else member.norms[0]
 
 
 def chosen_in(spec: ExperimentSpec, family: str) -> Any:

@@ -4,11 +4,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from members import Settings, body_builder, build, names_of, suitable_shape
+from members import names_of
 from torch import Tensor, nn
 
 from robustcli.architectures import ImageShape
 from robustcli.promises import architectures as architectures_promises
+from robustcli.promises.build import Settings, body_builder, build, suitable_shape
 from robustcli.promises.networks import drawn_from
 from robustcli.registry.catalog import catalog
 from robustcli.runtime.memory_format import to_channels_last

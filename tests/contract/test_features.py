@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from members import body_builder, names_of, suitable_shape
+from members import names_of
 from torch import nn
 
 from robustcli.architectures import Network, Normalize
 from robustcli.architectures.features import classifier_of, with_features
 from robustcli.errors import RobustCliError
+from robustcli.promises.build import body_builder, suitable_shape
 from robustcli.promises.model_state import Failing, PlannedError, found_again
 from robustcli.promises.networks import conv_net, images
 from robustcli.registry.catalog import catalog

@@ -10,10 +10,7 @@ from typing import Any
 
 import pytest
 from members import (
-    SHAPES,
     all_members,
-    build,
-    can_build_from_defaults,
     choices_of,
     chosen_in,
     differ,
@@ -22,19 +19,18 @@ from members import (
     other_parameters,
     other_values,
     parameters_with_choices,
-    settings_to_try,
-    suitable_shape,
     surroundings,
     usual_settings,
-    whole_spec,
 )
 from torch import device, nn
 
 from robustcli.errors import RobustCliError
+from robustcli.promises import description
+from robustcli.promises.build import SHAPES, build, can_build_from_defaults, settings_to_try, suitable_shape, whole_spec
 from robustcli.registry.catalog import FAMILIES, Member, catalog, package_of
 from robustcli.registry.published import published, table
 from robustcli.registry.registry import instantiate
-from robustcli.registry.signatures import REQUIRED, Parameter, argument_docs
+from robustcli.registry.signatures import REQUIRED, Parameter
 from robustcli.registry.types import PROTOCOLS, Family
 from robustcli.specs.check import Checker, family_of
 from robustcli.specs.spec import ExperimentSpec, overridden
@@ -191,21 +187,7 @@ def test_survives_yaml(member: Member) -> None:
 
 @of_every_member
 def test_is_documented(member: Member) -> None:
-    has_reference_and_describes_every_parameter(member)
-
-
-def has_reference_and_describes_every_parameter(member: Member) -> None:
-    assert member.summary.rstrip().endswith(".")
-    assert "\nReference: " in member.doc, "no line that begins with Reference:"
-    described = argument_docs(member.doc)
-    assert set(member.fixed) <= set(described)
-    settable = [name for name in described if name not in member.fixed]
-    assert settable == list(member.parameters), "Args: describes other parameters than there are"
-    assert "{" not in member.doc, "a name in braces that nothing settles"
-    for name, parameter in member.parameters.items():
-        assert len(parameter.doc) > 10, f"{name} is not described"
-    for line in member.doc.splitlines():
-        assert "TODO" not in line
+    description.has_reference_and_describes_every_parameter(member)
 
 
 @pytest.mark.parametrize("name", sorted({line.architecture for line in table()}))

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from members import build, names_of, norms_known_to, settings_to_try, smoke
+from members import names_of, norms_known_to, smoke
 
 from robustcli.data.mixers import Mixer
 from robustcli.diagnostics import Diagnostic
@@ -19,6 +19,7 @@ from robustcli.promises import mixers as mixers_promises
 from robustcli.promises import regularisers as regularisers_promises
 from robustcli.promises import schedules as schedules_promises
 from robustcli.promises import weights as weights_promises
+from robustcli.promises.build import build, settings_to_try
 from robustcli.registry.catalog import catalog
 from robustcli.registry.types import AttackBn, Norm
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from members import SHAPES, body_builder, build, names_of, optimizer_maker, settings_to_try, smoke, suitable_shape
+from members import names_of, smoke
 
 from robustcli.architectures import ImageShape
 from robustcli.defenses import Defense
@@ -16,6 +16,7 @@ from robustcli.promises import datasets as datasets_promises
 from robustcli.promises import defenses as defenses_promises
 from robustcli.promises import evaluators as evaluators_promises
 from robustcli.promises import optimizers as optimizers_promises
+from robustcli.promises.build import SHAPES, body_builder, build, optimizer_maker, settings_to_try, suitable_shape
 from robustcli.registry.catalog import catalog
 from robustcli.registry.types import Norm
 

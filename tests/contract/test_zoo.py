@@ -14,6 +14,7 @@ from robustcli.promises import architectures as architectures_promises
 from robustcli.promises import attacks as attacks_promises
 from robustcli.promises import averaging as averaging_promises
 from robustcli.promises import defenses as defenses_promises
+from robustcli.promises import description
 from robustcli.promises import diagnostics as diagnostics_promises
 from robustcli.promises import evaluators as evaluators_promises
 from robustcli.promises import schedules as schedules_promises
@@ -207,4 +208,4 @@ def test_contract_refuses_a_thin_docstring(doc: str, told: str) -> None:
     steps = Parameter("steps", int, 1, described.get("steps", ""))
     member = replace(catalog("attacks")["pgd"], doc=doc, parameters={"steps": steps})
     with pytest.raises(AssertionError, match=told):
-        test_members.has_reference_and_describes_every_parameter(member)
+        description.has_reference_and_describes_every_parameter(member)

@@ -55,31 +55,36 @@ def their_pair(*, steps: Size = 2) -> MinMax:
 
 @ARCHITECTURES.register("their_net")
 def their_net(shape: ImageShape, /, *, width: Count = 4) -> nn.Module:
-    """One hidden layer.
+    """One convolution.
 
     Args:
-        width: hidden units.
+        width: channels of it.
 
     Reference: made up for this test.
     """
-    pixels = shape.channels * shape.height * shape.width
-    return nn.Sequential(nn.Flatten(), nn.Linear(pixels, width), nn.ReLU(), nn.Linear(width, shape.classes))
+    layers = nn.Conv2d(shape.channels, width, 3, bias=False), nn.BatchNorm2d(width), nn.ReLU(), nn.Flatten()
+    return nn.Sequential(*layers, nn.Linear(width * (shape.height - 2) * (shape.width - 2), shape.classes))
 '''
+
+
+def robust(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """`robust` next to a package in a folder."""
+    return subprocess.run(
+        [sys.executable, "-m", "robustcli", *words],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
 
 
 def validate(folder: Path, defense: str, architecture: str, train: str = "compile: false") -> list[str]:
     """The problems of a spec that names these members, next to a package with the modules of a folder."""
     text = SPEC.replace("DEFENSE", defense).replace("ARCHITECTURE", architecture).replace("TRAIN", train)
     (folder / "spec.yaml").write_text(text)
-    done = subprocess.run(
-        [sys.executable, "-m", "robustcli", "validate", "spec.yaml"],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = robust(folder, "validate", "spec.yaml")
     assert done.returncode in (0, 2), done.stderr
     return done.stderr.splitlines()[1:]
 
@@ -111,6 +116,8 @@ def test_another_package_can_bring_the_architecture_that_its_defense_trains(tmp_
     assert "'their_pair' trains the architecture 'their_net', or a network with channel_gate: se; this is" in line
     (line,) = validate(tmp_path, "pgd_at", "name: their_net", "compile: true")
     assert "a compiled network does not show the parts that 'their_net' adds" in line
+    checked = robust(tmp_path, "check-member", "their_pair")
+    assert checked.returncode == 0, checked.stdout
 
 
 @pytest.mark.parametrize(

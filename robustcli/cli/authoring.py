@@ -1,0 +1,63 @@
+"""`robust new` and `robust check-member`: write a member, and check that it keeps the promises of its family."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from robustcli.cli.options import console
+from robustcli.errors import RobustCliError, suggest
+from robustcli.registry.catalog import FAMILIES, catalog
+from robustcli.workflows.new import KINDS, new_member
+
+app = typer.Typer()
+
+
+@app.command()
+def new(
+    kind: Annotated[str, typer.Argument(help=f"{', '.join(KINDS)}.")],
+    name: Annotated[str, typer.Argument(help="Name of the new member, such as margin_at.")],
+    into: Annotated[
+        Path | None, typer.Option(help="Folder for the file. Default: the folder of its family in robustcli.")
+    ] = None,
+    package: Annotated[
+        Path | None, typer.Option(help="Folder of a package of your own; created if it does not exist.")
+    ] = None,
+) -> None:
+    """Write the file of a new member: one that runs, to be changed into yours."""
+    written = new_member(kind, name, into=into, package=package)
+    typer.echo(f"wrote {written.member}")
+    if written.package is not None:
+        typer.echo(f"next: pip install --editable {written.package}")
+    typer.echo(f"next: robust check-member {name}")
+
+
+@app.command("check-member")
+def check(
+    name: Annotated[str, typer.Argument(help="A member of any registry, also of another package.")],
+    family: Annotated[str | None, typer.Option(help="Its family, where several have a member of this name.")] = None,
+) -> None:
+    """Check that a member keeps the promises of its family, on small networks and in seconds."""
+    if family is not None and family not in FAMILIES:
+        raise RobustCliError(f"--family: there is no family '{family}'{suggest(family, FAMILIES)}")
+    families = FAMILIES if family is None else (family,)
+    members = [catalog(each)[name] for each in families if name in catalog(each)]
+    if not members:
+        known = [known for each in families for known in catalog(each)]
+        near = suggest(name, known).partition(" (known")[0]
+        raise RobustCliError(f"there is no member '{name}'{near}; see `robust list`")
+    from robustcli.workflows.check_member import check_member
+
+    broken = []
+    for member in members:
+        console().print(f"[bold]{member.name}[/] ({member.family}), {member.path}:{member.line}", highlight=False)
+        for outcome in check_member(member):
+            mark = {"kept": "kept  ", "broken": "[red]broken[/]", "advice": "[yellow]advice[/]"}[outcome.verdict]
+            reason = f": {escape(outcome.reason)}" if outcome.reason else ""
+            console().print(f"  {mark} {escape(outcome.promise)}{reason}", highlight=False, soft_wrap=True)
+            if outcome.verdict == "broken":
+                broken.append(outcome.promise)
+    if broken:
+        raise RobustCliError(f"'{name}' breaks {len(broken)} promises: {', '.join(broken)}")
+    typer.echo("every promise is kept")

@@ -1,0 +1,106 @@
+"""Members built for their checks: as a spec builds them, from cheap settings."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from robustcli.architectures import ImageShape
+from robustcli.errors import RobustCliError
+from robustcli.registry.catalog import Member, catalog
+from robustcli.registry.registry import instantiate
+from robustcli.registry.signatures import REQUIRED
+from robustcli.registry.types import Family, Norm
+from robustcli.specs.check import Checker
+from robustcli.specs.spec import ExperimentSpec
+from robustcli.specs.yamlfile import to_yaml
+
+Settings = dict[str, Any]
+# Tried in this order: a network is checked on the first that it takes.
+SHAPES = (ImageShape(1, 8, 8, 10), ImageShape(3, 32, 32, 10), ImageShape(3, 64, 64, 10))
+
+
+def can_build_from_defaults(member: Member) -> bool:
+    """Return whether every parameter has a default."""
+    return all(parameter.default is not REQUIRED for parameter in member.parameters.values())
+
+
+def settings_to_try(member: Member) -> list[Settings]:
+    """Return the defaults, where they suffice, and the cheap settings that the member declares."""
+    return [*([{}] if can_build_from_defaults(member) else []), member.smoke]
+
+
+def build(member: Member, settings: Settings, *positional: Any) -> Any:
+    """Return the member built as a spec builds it, after its settings are checked."""
+    checker = Checker()
+    spec = checker.chosen(Family(member.family), {"name": member.name, **settings}, ())
+    assert not checker.problems, checker.problems
+    return instantiate(spec, *positional)
+
+
+def body_builder(member: Member, settings: Settings) -> Callable[[ImageShape], nn.Module]:
+    """Return what builds an architecture for a shape of images."""
+
+    def build_body(shape: ImageShape) -> nn.Module:
+        network: nn.Module = build(member, settings, shape)
+        return network
+
+    return build_body
+
+
+def optimizer_maker(member: Member, settings: Settings) -> Callable[[list[dict[str, Any]], float], Optimizer]:
+    """Return what makes an optimizer of groups of parameters and a learning rate."""
+
+    def make(groups: list[dict[str, Any]], lr: float) -> Optimizer:
+        optimizer: Optimizer = build(member, settings, groups, lr)
+        return optimizer
+
+    return make
+
+
+def suitable_shape(member: Member, settings: Settings) -> ImageShape:
+    """Return the first of the shapes that an architecture takes."""
+    for shape in SHAPES:
+        with suppress(RobustCliError):
+            build(member, settings, shape)
+            return shape
+    raise AssertionError(f"{member.name} takes none of {SHAPES}")
+
+
+def whole_spec(member: Member, settings: Settings) -> ExperimentSpec:
+    """Return a valid spec that names the member in its place."""
+    entry = {"name": member.name, **settings}
+    spec: Settings = {
+        "name": "contract",
+        "data": {"name": "digits"},
+        "architecture": {"name": "small_cnn"},
+        "threat": {"norm": usual_norm(member), "eps": "8/255"},
+        "defense": {"name": "natural"},
+        "train": {"epochs": 200},
+        "evaluate": {},
+    }
+    places: dict[str, Callable[[], None]] = {
+        "architectures": lambda: spec.update(architecture=entry),
+        "attacks": lambda: spec["evaluate"].update(one={"name": "attacked", "attack": entry}),
+        "averaging": lambda: spec["defense"].update(averaging=entry),
+        "datasets": lambda: spec.update(data=entry),
+        "defenses": lambda: spec.update(defense=entry),
+        "evaluators": lambda: spec["evaluate"].update(one=entry),
+        "mixers": lambda: spec["data"].update(mixer=entry),
+        "optimizers": lambda: spec["train"].update(optimizer=entry),
+        "regularisers": lambda: spec["defense"].update(regulariser=entry),
+        "schedules": lambda: spec["train"].update(schedule=entry),
+        "weights": lambda: spec["defense"].update(weights=entry),
+    }
+    places[member.family]()
+    if member.trains:
+        spec["architecture"] = {"name": member.trains, **catalog("architectures")[member.trains].smoke}
+    text = to_yaml(spec).replace("'8/255'", "8/255")
+    return ExperimentSpec.parse(text, f"a spec with {member.name}")
+
+
+def usual_norm(member: Member) -> Norm:
+    """Return linf, or the first norm that the member supports."""
+    return "linf" if "linf" in member.norms else member.norms[0]

@@ -1,0 +1,73 @@
+"""`robust check-member`: run the promises of a member on it."""
+
+import importlib
+import linecache
+import traceback
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Literal
+
+from robustcli.errors import RobustCliError
+from robustcli.promises.check import Case, cases_of
+from robustcli.registry.catalog import Member
+
+Verdict = Literal["kept", "broken", "advice"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The outcome of one promise.
+
+    Args:
+        verdict: "kept", "broken", or "advice" where something that is only recommended is missing.
+        reason: why it is not kept.
+        seconds: what it took.
+    """
+
+    promise: str
+    verdict: Verdict
+    reason: str
+    seconds: float
+
+
+def check_member(member: Member) -> Iterator[Outcome]:
+    """Run the promises of a member one after the other; one that is broken does not stop the others.
+
+    Raises:
+        RobustCliError: Python runs without assertions, or the member cannot be imported or built.
+    """
+    if not __debug__:
+        raise RobustCliError("check-member: promises are assertions, which python -O leaves out; run it without -O")
+    where = f"{member.path}:{member.line}"
+    try:
+        importlib.import_module(member.module)
+        cases = list(cases_of(member))
+    except Exception as error:
+        raise RobustCliError(f"{where}: '{member.name}' cannot be built from its smoke settings: {error}") from error
+    for case in cases:
+        yield _outcome(case)
+
+
+def _outcome(case: Case) -> Outcome:
+    begun = perf_counter()
+    reason = ""
+    try:
+        with warnings.catch_warnings():
+            # They are for the reader of a number.
+            warnings.simplefilter("ignore")
+            case.run()
+    except AssertionError as error:
+        reason = str(error) or f"not true: {_line_of(error)}"
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}; raised by: {_line_of(error)}"
+    verdict: Verdict = "kept" if not reason else "advice" if case.is_advice else "broken"
+    return Outcome(case.name, verdict, reason, perf_counter() - begun)
+
+
+def _line_of(error: Exception) -> str:
+    """The line of code that raised an error."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    line = linecache.getline(last.filename, last.lineno or 0).strip()
+    return f"{line} ({last.filename}:{last.lineno})"

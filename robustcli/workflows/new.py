@@ -1,0 +1,104 @@
+"""`robust new`: write a member that runs, to be changed into another one."""
+
+import re
+from dataclasses import dataclass
+from keyword import iskeyword
+from pathlib import Path
+
+import robustcli
+from robustcli.errors import RobustCliError, suggest
+from robustcli.registry.catalog import FAMILIES, catalog
+
+_TEMPLATES = Path(__file__).parent / "templates"
+# Kinds of members that there are templates of, with their families.
+KINDS = {
+    "defense": "defenses",
+    "attack": "attacks",
+    "architecture": "architectures",
+    "evaluator": "evaluators",
+    "dataset": "datasets",
+    "regulariser": "regularisers",
+}
+
+
+@dataclass(frozen=True)
+class Written:
+    """The files of a new member.
+
+    Args:
+        member: the file that registers it.
+        package: folder of the package that it belongs to, if it is not this one, to be installed by pip.
+    """
+
+    member: Path
+    package: Path | None
+
+
+def new_member(kind: str, name: str, *, into: Path | None = None, package: Path | None = None) -> Written:
+    """Write the file of a new member.
+
+    Args:
+        kind: such as "defense".
+        into: folder for the file; None is that of its family in this package.
+        package: folder of a package of your own, made if it is not there.
+
+    Raises:
+        RobustCliError: the kind is unknown, the name cannot be used or is taken, or a file is there already.
+    """
+    if kind not in KINDS:
+        raise RobustCliError(f"'{kind}' is not a kind of member{suggest(kind, KINDS)}")
+    if into is not None and package is not None:
+        raise RobustCliError("--into and --package: write one of them; a package has a folder of its own")
+    family = KINDS[kind]
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or iskeyword(name):
+        raise RobustCliError(f"'{name}' is not a name; write small letters, digits and _, such as margin_at")
+    if name in catalog(family):
+        known = catalog(family)[name]
+        raise RobustCliError(f"{family} have a member '{name}' already: {known.path}:{known.line}")
+    folder = into or Path(robustcli.__file__).parent / FAMILIES[family]
+    if package is not None:
+        folder = package / _module_of(package)
+    path = folder / f"{name}.py"
+    if path.exists():
+        raise RobustCliError(f"{path}: there is a file already; choose another name or folder")
+    if package is not None:
+        _begin_package(package, folder)
+    if not folder.is_dir():
+        raise RobustCliError(f"--into: there is no folder '{folder}'")
+    path.write_text(_template(kind, NAME=name, CLASS=_class_name(name)), encoding="utf-8")
+    return Written(path, package)
+
+
+def _template(name: str, **words: str) -> str:
+    text = (_TEMPLATES / f"{name}.txt").read_text(encoding="utf-8")
+    for placeholder, word in words.items():
+        text = text.replace(placeholder, word)
+    return text
+
+
+def _class_name(name: str) -> str:
+    return "".join(part.capitalize() for part in name.split("_"))
+
+
+def _module_of(package: Path) -> str:
+    """The module of a package, named like its folder."""
+    module = re.sub(r"\W", "_", package.resolve().name).lower()
+    if not module.isidentifier() or iskeyword(module) or module == "robustcli":
+        raise RobustCliError(f"--package: '{package}' does not give a module its name; write a folder like my_members")
+    return module
+
+
+def _begin_package(package: Path, folder: Path) -> None:
+    """Write what makes a folder a package that robustcli finds, unless it is there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    project, module = package / "pyproject.toml", folder.name
+    if not project.exists():
+        text = _template("pyproject", PROJECT=module.replace("_", "-"), MODULE=module)
+        project.write_text(text, encoding="utf-8")
+    elif "entry-points.robustcli" not in project.read_text(encoding="utf-8"):
+        raise RobustCliError(
+            f"{project}: has no entry point of robustcli; add [project.entry-points.robustcli] with "
+            f'{module} = "{module}"'
+        )
+    if not (folder / "__init__.py").exists():
+        (folder / "__init__.py").write_text('"""Members for robustcli."""\n', encoding="utf-8")

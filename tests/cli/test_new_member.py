@@ -1,0 +1,183 @@
+"""`robust new` writes members that run, and `robust check-member` holds any member to its promises."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from robustcli.workflows.new import KINDS
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# As in a guide for new members: no cost is declared, and no advice is given.
+MARGIN_AT = '''"""Adversarial training on the margin."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from robustcli.attacks.losses import shares_of
+from robustcli.attacks.pgd import Pgd
+from robustcli.defenses import DEFENSES, Batch
+from robustcli.defenses.min_max import MinMax
+from robustcli.registry.types import Size
+
+
+@dataclass(frozen=True, kw_only=True)
+class HingeLoss:
+    """max(0, target - margin), mean over the batch."""
+
+    target: float
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
+        logits = model(batch.x_adv)
+        first, second = logits.topk(2, dim=1).values.split(1, dim=1)
+        hinge = (self.target - logits + first.where(logits < first, second)).clamp_min(0)
+        return (shares_of(batch.y, logits) * hinge).sum(1).mean()
+
+
+@DEFENSES.register("margin_at", smoke={"steps": 2})
+def margin_at(*, target: float = 1.0, steps: Size = 10) -> MinMax:
+    """Hinge loss on the logit margin of adversarial examples.
+
+    Attack and loss use the same margin, so they pull in opposite directions on one quantity. Batch statistics are
+    updated by the adversarial batch.
+
+    Args:
+        target: margin to ask for, in logits.
+        steps: gradient steps of the attack.
+
+    Reference: illustration only; compare Crammer and Singer, JMLR 2001.
+    """
+    return MinMax(attack=Pgd(steps=steps, loss="margin"), loss=HingeLoss(target=target))
+'''
+SPEC = """\
+name: margin
+data: {name: digits, train_size: 64}
+architecture: {name: small_cnn, width: 2}
+threat: {norm: linf, eps: 8/255}
+defense: {name: margin_at, steps: 1, weights: {name: awp}}
+train: {epochs: 1, batch_size: 32, check_examples: 10, device: cpu}
+evaluate: {clean: {name: clean, examples: 20}}
+"""
+
+
+def robust(folder: Path, *words: object, installed: Path | None = None) -> subprocess.CompletedProcess[str]:
+    path = [ROOT] if installed is None else [installed, ROOT]
+    return subprocess.run(
+        [sys.executable, "-m", "robustcli", *map(str, words)],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, path))},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def pretend_to_install(package: Path) -> Path:
+    """Leave what `pip install --editable` leaves of a package that `robust new` began."""
+    info = package / f"{package.name}-0.1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package.name}\nVersion: 0.1.0\n")
+    (info / "entry_points.txt").write_text(f"[robustcli]\n{package.name} = {package.name}\n")
+    return package
+
+
+def holding(folder: Path, source: str) -> Path:
+    """A package with one module of members."""
+    package = folder / "their_members"
+    (package / "their_members").mkdir(parents=True)
+    (package / "their_members/__init__.py").write_text("")
+    (package / "their_members/members.py").write_text(source)
+    return pretend_to_install(package)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_new_member_of_a_new_package_keeps_every_promise(kind: str, tmp_path: Path) -> None:
+    package = tmp_path / "my_members"
+    written = robust(tmp_path, "new", kind, "brand_new", "--package", package)
+    assert written.returncode == 0, written.stderr
+    assert 'my_members = "my_members"' in (package / "pyproject.toml").read_text()
+    checked = robust(tmp_path, "check-member", "brand_new", installed=pretend_to_install(package))
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "every promise is kept" in checked.stdout
+    assert "advice" not in checked.stdout
+
+
+def test_a_second_member_joins_the_package(tmp_path: Path) -> None:
+    for kind, name in (("attack", "one"), ("defense", "other")):
+        assert robust(tmp_path, "new", kind, name, "--package", "my_members").returncode == 0
+    files = sorted(path.name for path in (tmp_path / "my_members/my_members").iterdir())
+    assert files == ["__init__.py", "one.py", "other.py"]
+    again = robust(tmp_path, "new", "attack", "one", "--package", "my_members")
+    assert again.returncode == 2
+    assert "one.py: there is a file already" in again.stderr
+
+
+def test_a_member_is_written_into_a_folder(tmp_path: Path) -> None:
+    assert robust(tmp_path, "new", "attack", "two_words", "--into", tmp_path).returncode == 0
+    tree = ast.parse((tmp_path / "two_words.py").read_text())
+    assert [node.name for node in tree.body if isinstance(node, ast.ClassDef)] == ["TwoWords"]
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("defence", "one"), "'defence' is not a kind of member; did you mean 'defense'?"),
+        (("defense", "trades"), "defenses have a member 'trades' already"),
+        (("defense", "My-AT"), "'My-AT' is not a name; write small letters"),
+        (("defense", "class"), "'class' is not a name"),
+        (("defense", "one", "--into", "nowhere"), "--into: there is no folder 'nowhere'"),
+        (("defense", "one", "--into", ".", "--package", "p"), "write one of them"),
+        (("defense", "one", "--package", "1st"), "does not give a module its name"),
+    ],
+)
+def test_what_cannot_be_written_is_refused(words: tuple[str, ...], text: str, tmp_path: Path) -> None:
+    refused = robust(tmp_path, "new", *words)
+    assert refused.returncode == 2
+    assert text in " ".join(refused.stderr.split())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_defense_of_one_file_is_checked_shown_and_trained(tmp_path: Path) -> None:
+    package = holding(tmp_path, MARGIN_AT)
+    checked = robust(tmp_path, "check-member", "margin_at", installed=package)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "advice costs_what_it_declares: no cost is declared; write passes=(11, 10, 1)" in checked.stdout
+    assert "advice says_when_to_use_it: no paragraph that begins with When to use: or First setting:" in checked.stdout
+    assert "margin to ask for, in logits." in robust(tmp_path, "show", "margin_at", installed=package).stdout
+    (tmp_path / "spec.yaml").write_text(SPEC)
+    trained = robust(tmp_path, "train", "spec.yaml", "--quiet", installed=package)
+    assert trained.returncode == 0, trained.stderr
+    (results,) = (tmp_path / "runs").rglob("results.json")
+    assert json.loads(results.read_text())["evaluations"]["clean"]["total"] == 20
+
+
+@pytest.mark.parametrize(
+    ("sound", "broken", "promise"),
+    [
+        ("shares_of(batch.y, logits)", "shares_of(labels_of(batch.y), logits)", "smooths_its_loss_alone"),
+        ('smoke={"steps": 2}', 'smoke={"steps": 2}, passes=(1, 2, 3)', "costs_what_it_declares"),
+        ("        steps: gradient steps of the attack.\n", "", "has_reference_and_describes_every_parameter"),
+        ("logits = model(batch.x_adv)", "logits = model.eval()(batch.x_adv)", "restores_modes"),
+    ],
+)
+def test_a_broken_promise_is_named(sound: str, broken: str, promise: str, tmp_path: Path) -> None:
+    source = MARGIN_AT.replace("import shares_of", "import labels_of, shares_of")
+    assert sound in source
+    checked = robust(tmp_path, "check-member", "margin_at", installed=holding(tmp_path, source.replace(sound, broken)))
+    assert checked.returncode == 2
+    assert f"broken {promise}" in checked.stdout
+    assert promise in checked.stderr
+
+
+def test_what_is_no_member_cannot_be_checked(tmp_path: Path) -> None:
+    unknown = robust(tmp_path, "check-member", "tradess")
+    assert unknown.returncode == 2
+    assert "there is no member 'tradess'; did you mean 'trades'?" in unknown.stderr
+    assert "did you mean 'defenses'?" in robust(tmp_path, "check-member", "trades", "--family", "defense").stderr
