@@ -13,6 +13,7 @@ import typer
 from robustcli import __version__
 from robustcli.cli import bench, export, sweep
 from robustcli.cli.authoring import app as authoring
+from robustcli.cli.doctor import app as doctor
 from robustcli.cli.evaluation import app as evaluation
 from robustcli.cli.members import app as members
 from robustcli.cli.options import Json, Overrides, Quiet, Runs, console
@@ -28,12 +29,12 @@ EXIT_CODES = (
 )
 
 app = typer.Typer(
-    no_args_is_help=True,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help=f"{PURPOSE}\n\n{EXIT_CODES}",
 )
-for commands in (members, authoring, evaluation, sweep.app, forecast):
+for commands in (members, authoring, evaluation, sweep.app, forecast, doctor):
     app.add_typer(commands)
 app.add_typer(bench.app, name="bench")
 app.add_typer(export.app, name="export")
@@ -74,11 +75,13 @@ def _version(shown: bool) -> None:
 
 @app.callback()
 def _root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 @app.command()
@@ -133,7 +136,10 @@ def demo(runs: Runs = Path("runs"), quiet: Quiet = False) -> None:
 
 @app.command()
 def validate(
-    specs: Annotated[list[str] | None, typer.Argument(help="Files or names of specs and sweeps.")] = None,
+    specs: Annotated[
+        list[str] | None,
+        typer.Argument(help="Files or names of specs and sweeps, and values to change, for example seed=1."),
+    ] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of specs, for editors.")] = False,
 ) -> None:
     """Check specs and sweeps without running anything, and print every problem with its line."""
@@ -144,25 +150,26 @@ def validate(
         return
     if not specs:
         raise RobustCliError("no spec given; name one, or use --schema")
+    overrides = [word for word in specs if "=" in word]
     failures = []
-    for name in specs:
+    for name in (word for word in specs if word not in overrides):
         try:
-            _validate(name)
+            _validate(name, overrides)
         except RobustCliError as error:
             failures.append(str(error))
     if failures:
         raise RobustCliError("\n".join(failures))
 
 
-def _validate(name: str) -> None:
+def _validate(name: str, overrides: list[str]) -> None:
     """Check one file and print its digest, warnings and notes."""
     path = experiments.find(name)
     if is_sweep(path):
-        checked = Sweep.read(path)
+        checked = Sweep.read(path, overrides)
         typer.echo(f"{name}: valid, {len(checked.rows)} rows")
         found = [(f"row {row.name}: ", row.specs[0]) for row in checked.rows]
     else:
-        found = [("", ExperimentSpec.read(path))]
+        found = [("", ExperimentSpec.read(path, overrides))]
         typer.echo(f"{name}: valid, digest {found[0][1].digest}")
     for where, spec in found:
         for warning in spec.warnings():
@@ -174,10 +181,12 @@ def _validate(name: str) -> None:
 @app.command("cp")
 def copy_experiment(
     name: Annotated[str, typer.Argument(help="Shipped experiment or sweep.")],
-    target: Annotated[Path, typer.Argument(help="New file.")],
+    target: Annotated[Path, typer.Argument(help="New file, or folder for a file of the same name.")],
 ) -> None:
     """Copy a shipped spec to a new file."""
     source = experiments.find(name)
+    if target.is_dir():
+        target = target / source.name
     if target.exists():
         raise RobustCliError(f"{target}: exists already; choose another name or remove it")
     if not target.parent.is_dir():

@@ -952,3 +952,19 @@ def test_two_processes_do_not_write_one_run(tiny: Path, robust_process: Robust) 
     finally:
         process.terminate()
         process.communicate(timeout=60)
+
+
+def test_validate_applies_overrides(robust: Robust) -> None:
+    digest = robust("validate", "demo/digits_pgd_at").require(0).out
+    assert robust("validate", "demo/digits_pgd_at", "train.lr=0.05").require(0).out != digest
+    robust("validate", "demo/digits_pgd_at", "train.epocs=3").require(2, "did you mean 'epochs'?")
+
+
+def test_cp_into_a_folder_keeps_the_name(robust: Robust, tmp_path: Path) -> None:
+    robust("cp", "demo/digits_pgd_at", tmp_path).require(0)
+    assert (tmp_path / "digits_pgd_at.yaml").is_file()
+
+
+@pytest.mark.parametrize("words", [(), ("-h",), ("train", "-h")])
+def test_help_is_printed_and_is_no_error(robust: Robust, words: tuple[str, ...]) -> None:
+    assert "Usage" in robust(*words).require(0).out
