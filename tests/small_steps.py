@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustcli.data.targets import Labels
 from robustcli.defenses import Defense
 from robustcli.optimization.progress import Progress
 from robustcli.promises.networks import drawn_from, images, labels
@@ -25,6 +26,12 @@ def progress(step: int = 0) -> Progress:
 
 def batch(number: int = 0, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
     return images(COUNT, seed=30 + number, dtype=dtype), labels(COUNT, seed=40 + number)
+
+
+def labelled(number: int = 0, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Labels]:
+    """A batch as steps take it."""
+    x, y = batch(number, dtype)
+    return x, Labels.of(y)
 
 
 def train(
@@ -46,7 +53,7 @@ def train(
         noise.reseed(0, "attack", update)
         with drawn_from(update):
             x, y = batch(update, first.dtype)
-            step(x.to(first.device), y.to(first.device), threat, progress(update))
+            step(x.to(first.device), Labels.of(y.to(first.device)), threat, progress(update))
     return [value.detach().clone() for value in model.state_dict().values()]
 
 

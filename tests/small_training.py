@@ -13,6 +13,7 @@ from robustcli.data import Data, prepare
 from robustcli.data.datasets import Source, TensorSplit
 from robustcli.data.mixers import Mixer
 from robustcli.data.mixers.none import Unmixed
+from robustcli.data.targets import Labels
 from robustcli.defenses import Defense, Metrics
 from robustcli.optimization.averaging import Averaging
 from robustcli.optimization.averaging.none import LastWeights
@@ -53,9 +54,7 @@ class Recorder:
     progresses: list[Progress] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
 
-    def __call__(
-        self, x: Tensor, y: Tensor, threat: ThreatModel, progress: Progress, smoothed: Tensor | None = None
-    ) -> Metrics:
+    def __call__(self, x: Tensor, labels: Labels, threat: ThreatModel, progress: Progress) -> Metrics:
         assert self.optimizer is not None
         group = self.optimizer.param_groups[0]
         self.rates.append(group["lr"])

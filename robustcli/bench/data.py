@@ -88,7 +88,7 @@ def _ours(data: Data, batch_size: int, device: torch.device) -> Callable[[], Non
         generator.manual_seed(0)
         noise.reseed(0, "augment")
         order = data.epoch(generator, batch_size, True)
-        for x, _, _ in data.train_batches(order, batch_size, drop_last=True, augment=AUGMENT, rng=noise):
+        for x, _ in data.train_batches(order, batch_size, drop_last=True, augment=AUGMENT, rng=noise):
             assert len(x) == batch_size
 
     return epoch

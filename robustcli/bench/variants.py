@@ -12,6 +12,7 @@ from torch.optim import SGD
 
 from robustcli.architectures import ImageShape, Network
 from robustcli.bench.peers import torchattacks_step
+from robustcli.data.targets import Labels
 from robustcli.defenses import Defense
 from robustcli.errors import RobustCliError, SpecError
 from robustcli.measuring.anatomy import Anatomy, anatomy
@@ -165,7 +166,7 @@ class Variants:
 
         def run() -> object:
             noise.reseed(0, "attack")
-            return step(self.x, self.y, THREAT, progress)
+            return step(self.x, Labels.of(self.y), THREAT, progress)
 
         return network, run
 

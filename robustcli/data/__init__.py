@@ -15,7 +15,7 @@ from robustcli.data.datasets import Source
 from robustcli.data.datasets.fixed_order import fixed_order
 from robustcli.data.extra import Extra, Joined
 from robustcli.data.stores import Store, batches_of, store
-from robustcli.data.targets import Targets
+from robustcli.data.targets import Labels, Targets
 from robustcli.errors import RobustCliError
 from robustcli.threat.noise import Noise
 
@@ -152,8 +152,8 @@ class Data:
         augment: AugmentSettings,
         rng: Noise,
         skip: int = 0,
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-        """Augmented images in [0, 1] and what is asked of them, as `Targets` gives it, batch by batch, on the device.
+    ) -> Iterator[tuple[Tensor, Labels]]:
+        """Augmented images in [0, 1] and their labels, batch by batch, on the device.
 
         Numbers are drawn from `rng` when a batch is asked for and never ahead, so that a run may be resumed
         between two batches from the state that `rng` has there.
@@ -176,8 +176,8 @@ class Data:
         is_extra = batches_of((order >= own).to(self._levels.device), batch_size)
         batches = part.store.batches(rows[order], batch_size)
         for (images, labels), is_added in zip(batches, is_extra, strict=True):
-            y, smoothed = self._targets(labels, is_added, self.shape.classes)
-            yield self._pixels(augmentation.augment(images, augment, rng)), y, smoothed
+            given = self._targets(labels, is_added, self.shape.classes)
+            yield self._pixels(augmentation.augment(images, augment, rng)), given
 
     def evaluation(self, split: SplitName, count: int | None = None) -> tuple[Tensor, Tensor]:
         """The first `count` images of a split, or all, in its fixed order and unchanged, with their labels."""

@@ -1,5 +1,6 @@
-"""What is asked of a training image, and of its attack: its label, or class shares that leave others something."""
+"""Labels of training images, as the attack and as the loss see them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,17 +9,42 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+@dataclass(frozen=True)
+class Labels:
+    """Labels of a batch, as the attack and as the loss see them.
+
+    Both are labels (n,) or class shares (n, k), and one tensor unless labels are smoothed for the loss only.
+
+    Args:
+        attack: the attack raises the loss of these.
+        loss: the weights lower the loss of these.
+    """
+
+    attack: Tensor
+    loss: Tensor
+
+    @classmethod
+    def of(cls, y: Tensor) -> "Labels":
+        """The same labels for attack and loss."""
+        return cls(y, y)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Labels":
+        """Both changed alike."""
+        attack = change(self.attack)
+        return Labels(attack, attack if self.loss is self.attack else change(self.loss))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Targets:
     """Label smoothing, by the source of an image.
 
     Args:
         smoothing: s of the data set's own images.
-        extra_smoothing: s of images that were added to it.
-        over: who gets s: "all" classes s / k each, the labelled one too, or the "others" s / (k - 1) each.
-        reach_attack: whether attacks see them too; published ones raise the loss of the label itself.
-        is_complete: whether every image has a label. Where some have -1 instead, all are asked for as class shares, and
-            those of an image without a label are 0: a cross-entropy is 0 there.
+        extra_smoothing: s of the extra images.
+        over: "all": s / k on every class, the labelled one included; "others": s / (k - 1) on every other class.
+        reach_attack: whether attacks see smoothed labels too; published ones raise the loss of the label itself.
+        is_complete: whether every image has a label. If some have -1 instead, all labels become class shares, and
+            those of an image without a label are 0: its cross-entropy is 0.
     """
 
     smoothing: float = 0.0
@@ -27,30 +53,27 @@ class Targets:
     reach_attack: bool = False
     is_complete: bool = True
 
-    def __call__(self, y: Tensor, is_extra: Tensor, classes: int) -> tuple[Tensor, Tensor | None]:
-        """What attacks raise the loss of, and what the loss asks for where that is something else.
-
-        The labels (n,) and class shares (n, k) in float32; the labels alone where nothing is smoothed at all; the
-        shares alone where they reach the attack.
+    def __call__(self, y: Tensor, is_extra: Tensor, classes: int) -> Labels:
+        """Labels (n,) as given, or class shares (n, k) in float32 where smoothed labels or missing ones ask for them.
 
         Args:
             y: labels (n,), -1 for none.
-            is_extra: bool (n,).
+            is_extra: mask of the extra images (n,).
             classes: k.
         """
         is_smoothed = self.smoothing or self.extra_smoothing
         if self.is_complete and not is_smoothed:
-            return y, None
+            return Labels.of(y)
         has_label = (y >= 0)[:, None]
         label = F.one_hot(y.clamp_min(0), classes).float()
         given = y if self.is_complete else label * has_label
         if not is_smoothed:
-            return given, None
+            return Labels.of(given)
         smoothed = self._smoothed(label, is_extra) * has_label
-        return (smoothed, None) if self.reach_attack else (given, smoothed)
+        return Labels.of(smoothed) if self.reach_attack else Labels(given, smoothed)
 
     def _smoothed(self, label: Tensor, is_extra: Tensor) -> Tensor:
-        # Filled in and not copied to the device, which would wait for it.
+        # Filled on the device: a copy to it would make the caller wait.
         own = torch.full_like(label[:, :1], self.smoothing)
         s = own.masked_fill(is_extra[:, None], self.extra_smoothing)
         classes = label.shape[1]

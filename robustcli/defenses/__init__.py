@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from robustcli.data.targets import Labels
 from robustcli.errors import RobustCliError
 from robustcli.optimization.averaging import Averaging
 from robustcli.optimization.progress import Progress
@@ -94,18 +95,14 @@ class StatefulLoss(Protocol):
 class Step(Protocol):
     """One update of the weights, with the state that a method keeps between updates."""
 
-    def __call__(
-        self, x: Tensor, y: Tensor, threat: ThreatModel, progress: Progress, smoothed: Tensor | None = None
-    ) -> Metrics:
+    def __call__(self, x: Tensor, labels: Labels, threat: ThreatModel, progress: Progress) -> Metrics:
         """Update the weights on one batch; metrics are scalar tensors on the device, "loss" among them.
 
         Args:
             x: images (n, c, h, w) in [0, 1].
-            y: labels (n,), or class shares (n, k) of mixed images: what attacks raise the loss of.
-            threat: that of this update.
-            progress: how far the training is.
-            smoothed: class shares (n, k) that the loss asks for instead of y, which they are made from; None where
-                it asks for y.
+            labels: of the images.
+            threat: the threat model of this update.
+            progress: of the training, at this update.
         """
         ...
 

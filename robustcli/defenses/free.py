@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from robustcli.data.targets import Labels
 from robustcli.defenses import DEFENSES, Metrics
 from robustcli.optimization.averaging import Averaging
 from robustcli.optimization.averaging.none import LastWeights
@@ -62,18 +63,15 @@ class FreeStep:
     regulariser: RunningRegulariser
     delta: Tensor | None = None
 
-    def __call__(
-        self, x: Tensor, y: Tensor, threat: ThreatModel, progress: Progress, smoothed: Tensor | None = None
-    ) -> Metrics:
-        asked = y if smoothed is None else smoothed
+    def __call__(self, x: Tensor, labels: Labels, threat: ThreatModel, progress: Progress) -> Metrics:
         if self.delta is None:
             self.delta = torch.zeros_like(x)
         assert len(x) <= len(self.delta), "only the last batch of an epoch is smaller, and none is larger"
         delta = self.delta[: len(x)].clone().requires_grad_()
         x_adv = (x + delta).clamp(0, 1)
-        loss = F.cross_entropy(self.model(x_adv), asked)
+        loss = F.cross_entropy(self.model(x_adv), labels.loss)
         self.optimizer.zero_grad()
-        penalised = add_penalty(self.regulariser, self.model, x, asked, progress)
+        penalised = add_penalty(self.regulariser, self.model, x, labels.loss, progress)
         loss.backward()  # type: ignore[no-untyped-call]
         assert delta.grad is not None
         step_size = threat.radius if self.settings.step_size is None else self.settings.step_size

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from robustcli.attacks.frank_wolfe import FrankWolfe
+from robustcli.data.targets import Labels
 from robustcli.defenses import DEFENSES, Metrics
 from robustcli.defenses.min_max import AdversarialCrossEntropy, MinMax
 from robustcli.optimization.averaging import Averaging
@@ -100,14 +101,12 @@ class AdaptiveStep:
         self.steps, self.epoch, self.images = 1, -1, 0
         self.distortion = torch.zeros((), device=next(model.parameters()).device)
 
-    def __call__(
-        self, x: Tensor, y: Tensor, threat: ThreatModel, progress: Progress, smoothed: Tensor | None = None
-    ) -> Metrics:
+    def __call__(self, x: Tensor, labels: Labels, threat: ThreatModel, progress: Progress) -> Metrics:
         if int(progress.epoch) != self.epoch:
             self.epoch, self.images, self.distortion = int(progress.epoch), 0, torch.zeros_like(self.distortion)
         is_monitoring = self.images < self.settings.monitor_images
         steps = _MONITOR_STEPS if is_monitoring else self.steps
-        metrics = replace(self.game, settings=self.settings.with_steps(steps))(x, y, threat, progress, smoothed)
+        metrics = replace(self.game, settings=self.settings.with_steps(steps))(x, labels, threat, progress)
         if is_monitoring:
             self._measure(len(x), metrics["distortion"])
         return {**metrics, "attack_steps": torch.full_like(metrics["loss"], steps)}

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from robustcli.attacks.crafting import crafting, crafting_mode
 from robustcli.attacks.gradient import input_gradient
 from robustcli.attacks.losses import LOSSES
+from robustcli.data.targets import Labels
 from robustcli.defenses import DEFENSES, Metrics
 from robustcli.optimization.averaging import Averaging
 from robustcli.optimization.averaging.none import LastWeights
@@ -67,21 +68,18 @@ class GradAlignStep:
     rng: Noise
     regulariser: RunningRegulariser
 
-    def __call__(
-        self, x: Tensor, y: Tensor, threat: ThreatModel, progress: Progress, smoothed: Tensor | None = None
-    ) -> Metrics:
-        asked = y if smoothed is None else smoothed
-        grad = self._gradient(x, y, is_learnt=not self.settings.detach_clean)
+    def __call__(self, x: Tensor, labels: Labels, threat: ThreatModel, progress: Progress) -> Metrics:
+        grad = self._gradient(x, labels.attack, is_learnt=not self.settings.detach_clean)
         x_adv = threat.project(x + threat.ascent(grad.detach(), x, threat.radius), x)
-        loss = F.cross_entropy(self.model(x_adv), asked)
+        loss = F.cross_entropy(self.model(x_adv), labels.loss)
         metrics = {}
         if self.settings.align:
-            beside = self._gradient(x + threat.noise(x, self.rng), y, is_learnt=True)
+            beside = self._gradient(x + threat.noise(x, self.rng), labels.attack, is_learnt=True)
             cosine = mean_cosine(grad, beside)
             loss = loss + self.settings.align * (1 - cosine)
             metrics["cosine"] = cosine.detach()
         self.optimizer.zero_grad()
-        penalised = add_penalty(self.regulariser, self.model, x, asked, progress)
+        penalised = add_penalty(self.regulariser, self.model, x, labels.loss, progress)
         # To the weights alone: the images are leaves of the second gradient's graph as well.
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         loss.backward(inputs=trained)  # type: ignore[no-untyped-call]

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from robustcli.attacks import Attack, ReportingAttack, takes_one_step
 from robustcli.attacks.crafting import crafting
 from robustcli.attacks.none import NoAttack
+from robustcli.data.targets import Labels
 from robustcli.defenses import Batch, Metrics, OuterLoss, RunningLoss, StatefulLoss
 from robustcli.optimization.averaging import Averaging
 from robustcli.optimization.averaging.none import LastWeights
@@ -133,13 +134,11 @@ class MinMaxStep:
     regulariser: RunningRegulariser
     planner: RunningCurriculum | None
 
-    def __call__(
-        self, x: Tensor, y: Tensor, threat: ThreatModel, progress: Progress, smoothed: Tensor | None = None
-    ) -> Metrics:
+    def __call__(self, x: Tensor, labels: Labels, threat: ThreatModel, progress: Progress) -> Metrics:
         game = self._planned(progress)
         with crafting(self.model, game.attack_bn):  # weights held, mode set, both restored
-            x_adv, found = _searched(game.attack, self.model, x, y, threat, self.rng)
-        batch = Batch(x, y if smoothed is None else smoothed, x_adv)
+            x_adv, found = _searched(game.attack, self.model, x, labels.attack, threat, self.rng)
+        batch = Batch(x, labels.loss, x_adv)
         loss_of = self._begun(game, batch, progress)
         self.optimizer.zero_grad()
         asked = add_penalty(self.regulariser, self.model, x, batch.y, progress)

@@ -14,6 +14,7 @@ from torch.optim import SGD
 
 from robustcli.architectures import ImageShape
 from robustcli.attacks.active_set import no_early_exit
+from robustcli.data.targets import Labels
 from robustcli.defenses import Defense
 from robustcli.errors import RobustCliError
 from robustcli.models.build import build_network
@@ -148,9 +149,9 @@ def passes_of(spec: ExperimentSpec, shape: ImageShape) -> Passes:
         step = defense.start(model, SGD(network.parameters(), lr=1e-3), noise)
         epochs = max(1, spec.train.epochs)
         threat = ThreatModel(spec.threat.norm, spec.threat.eps)
-        step(x, y, threat, Progress(2 * epochs - 2, 2, epochs))
+        step(x, Labels.of(y), threat, Progress(2 * epochs - 2, 2, epochs))
         with no_early_exit(), passes_by_kind(network) as counter:
-            step(x, y, threat, Progress(2 * epochs - 1, 2, epochs))
+            step(x, Labels.of(y), threat, Progress(2 * epochs - 1, 2, epochs))
     return counter.per_image(_COUNTED)
 
 

@@ -5,6 +5,7 @@ from dataclasses import astuple
 import torch
 
 from robustcli.attacks.active_set import no_early_exit
+from robustcli.data.targets import Labels
 from robustcli.measuring.passes import passes_by_kind
 from robustcli.optimization.progress import Progress
 from robustcli.promises.build import build
@@ -27,7 +28,7 @@ def cost_of_update(member: Member) -> Cost:
     step = defense.start(model, optimizer, StreamNoise.on(torch.device("cpu")))
     x, y = batch()
     with no_early_exit(), passes_by_kind(model) as passes:
-        step(x, y, THREAT, Progress(0, 4, 10))
+        step(x, Labels.of(y), THREAT, Progress(0, 4, 10))
     return astuple(passes.per_image(len(x)))
 
 

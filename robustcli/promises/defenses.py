@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from robustcli.data.targets import Labels
 from robustcli.defenses import Defense, Metrics, Step
 from robustcli.defenses.cifs import CifsLoss
 from robustcli.defenses.dsara import SearchLoss
@@ -54,7 +55,7 @@ class Session:
         self.noise.reseed(0, "attack", self.updates)
         progress = Progress(self.updates, STEPS_PER_EPOCH, self.epochs)
         with drawn_from(derive(0, "network", self.updates)):
-            metrics = self.step(x, y, self.threat, progress, *smoothed)
+            metrics = self.step(x, Labels(y, *smoothed or (y,)), self.threat, progress)
         self.updates += 1
         return metrics
 

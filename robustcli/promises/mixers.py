@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.data.mixers import Mixer
+from robustcli.data.targets import Labels
 from robustcli.promises.networks import images, labels
 from robustcli.threat.noise import StreamNoise
 
@@ -18,7 +19,13 @@ def _noise(batch: int) -> StreamNoise:
 def _mixed(mixer: Mixer, batch: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
     """Of oblong images in three colours, so that axes cannot be confused."""
     x = images(_COUNT, 3, 8, seed=batch, dtype=dtype)[..., :6]
-    return mixer(x, labels(_COUNT, seed=batch), _CLASSES, _noise(batch))
+    return _mix(mixer, x, labels(_COUNT, seed=batch), batch)
+
+
+def _mix(mixer: Mixer, x: Tensor, y: Tensor, batch: int) -> tuple[Tensor, Tensor]:
+    found, both = mixer(x, Labels.of(y), _CLASSES, _noise(batch))
+    assert both.loss is both.attack
+    return found, both.loss
 
 
 def stays_in_the_box(mixer: Mixer) -> None:
@@ -47,7 +54,7 @@ def leaves_what_it_is_given(mixer: Mixer) -> None:
     x, y = images(_COUNT), labels(_COUNT)
     given_x, given_y = x.clone(), y.clone()
     state = torch.get_rng_state()
-    mixer(x, y, _CLASSES, _noise(0))
+    _mix(mixer, x, y, 0)
     assert torch.equal(x, given_x)
     assert torch.equal(y, given_y)
     assert torch.equal(torch.get_rng_state(), state), "moved the global generator"
@@ -56,16 +63,26 @@ def leaves_what_it_is_given(mixer: Mixer) -> None:
 def treats_class_shares_as_labels(mixer: Mixer) -> None:
     x, y = images(_COUNT), labels(_COUNT)
     shares = nn.functional.one_hot(y, _CLASSES).float()
-    by_label, by_share = (mixer(x, targets, _CLASSES, _noise(3)) for targets in (y, shares))
+    by_label, by_share = (_mix(mixer, x, targets, 3) for targets in (y, shares))
     assert torch.equal(by_label[0], by_share[0])
     found = by_label[1] if by_label[1].dim() == 2 else nn.functional.one_hot(by_label[1], _CLASSES).float()
     assert torch.equal(found, by_share[1])
 
 
+def mixes_labels_for_attack_and_loss_alike(mixer: Mixer) -> None:
+    """Smoothed labels are mixed as those they were made from: with the same partners, by the same share."""
+    x, y = images(_COUNT), labels(_COUNT)
+    smoothed = 0.7 * nn.functional.one_hot(y, _CLASSES) + 0.03
+    found, both = mixer(x, Labels(y, smoothed), _CLASSES, _noise(4))
+    assert torch.equal(found, _mix(mixer, x, y, 4)[0])
+    assert torch.equal(both.attack, _mix(mixer, x, y, 4)[1])
+    assert torch.equal(both.loss, _mix(mixer, x, smoothed, 4)[1])
+
+
 def takes_a_single_image(mixer: Mixer) -> None:
     """The last batch of an epoch may hold one, which is its own partner: pixels stay, or are cut out."""
     x, y = images(1, side=40).clamp_min(0.01), labels(1)
-    found, targets = mixer(x, y, _CLASSES, _noise(0))
+    found, targets = _mix(mixer, x, y, 0)
     is_kept = found != 0
     assert is_kept.any()
     assert torch.allclose(found[is_kept], x[is_kept], atol=1e-6)

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from robustcli.data import Data
 from robustcli.data.mixers import Mixer
+from robustcli.data.targets import Labels
 from robustcli.defenses import Step
 from robustcli.errors import CollapseError, Interrupted, NotFiniteError
 from robustcli.evaluation.watcher import Watcher
@@ -152,8 +153,8 @@ def fit(training: Training, loop: Loop) -> None:
         epoch, done = divmod(training.updates, loop.steps_per_epoch)
         training.network.train()
         begun = time.perf_counter()
-        for x, y, smoothed in _batches(loop, epoch, done):
-            _update(training, loop, x, y, smoothed)
+        for x, labels in _batches(loop, epoch, done):
+            _update(training, loop, x, labels)
             loop.watcher.step(len(x))
             # After the last update of an epoch comes its check, without which it would be lost.
             if loop.stop_requested() and training.updates % loop.steps_per_epoch:
@@ -166,14 +167,14 @@ def fit(training: Training, loop: Loop) -> None:
             raise Interrupted(f"stopped after epoch {epoch + 1}")
 
 
-def _update(training: Training, loop: Loop, x: Tensor, y: Tensor, smoothed: Tensor | None) -> None:
+def _update(training: Training, loop: Loop, x: Tensor, labels: Labels) -> None:
     progress = Progress(training.updates, loop.steps_per_epoch, loop.settings.epochs)
     set_rates(training.optimizer, loop.settings.lr * loop.schedule(progress), loop.schedule.momentum_at(progress))
     threat = loop.threat.scaled(progress.warmed_up(loop.settings.eps_warmup, loop.settings.eps_warmup_form))
     # The draws of an update depend on (seed, update) alone: attacks use the stream, dropout the global state.
     loop.noise.reseed(loop.seed, "attack", training.updates)
     torch.manual_seed(derive(loop.seed, "network", training.updates))
-    metrics = training.step(x, y, threat, progress, smoothed)
+    metrics = training.step(x, labels, threat, progress)
     training.average.update(training.network, progress)
     training.means.add({**metrics, **loop.beside()}, len(x), training.updates)
     training.updates += 1
@@ -181,7 +182,7 @@ def _update(training: Training, loop: Loop, x: Tensor, y: Tensor, smoothed: Tens
         _raise_if_not_finite(training, loop)
 
 
-def _batches(loop: Loop, epoch: int, done: int) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+def _batches(loop: Loop, epoch: int, done: int) -> Iterator[tuple[Tensor, Labels]]:
     """The batch of every update of one epoch after the first `done`.
 
     Order, augmentation and mixing depend on (seed, epoch, batch) alone; a batch that is replayed is the same
@@ -203,24 +204,11 @@ def _batches(loop: Loop, epoch: int, done: int) -> Iterator[tuple[Tensor, Tensor
         batch = next(batches, None)
         if batch is None:
             return
-        mixed = _mixed(loop, *batch, noise, ("mix", epoch, number))
+        noise.reseed(loop.seed, "mix", epoch, number)
+        mixed = loop.mixer(*batch, loop.data.shape.classes, noise)
         for _ in range(replayed, loop.replays):
             yield mixed
         replayed = 0
-
-
-def _mixed(
-    loop: Loop, x: Tensor, y: Tensor, smoothed: Tensor | None, noise: StreamNoise, key: tuple[str, int, int]
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """A batch mixed with itself; its labels and what they were smoothed to are mixed alike."""
-    classes = loop.data.shape.classes
-    noise.reseed(loop.seed, *key)
-    images, labels = loop.mixer(x, y, classes, noise)
-    if smoothed is None:
-        return images, labels, None
-    # The same once more: what a mixer draws does not depend on the labels.
-    noise.reseed(loop.seed, *key)
-    return images, labels, loop.mixer(x, smoothed, classes, noise)[1]
 
 
 def _end_epoch(training: Training, loop: Loop, epoch: int, seconds: float) -> None:

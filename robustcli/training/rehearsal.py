@@ -8,6 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from robustcli.data import Data
+from robustcli.data.targets import Labels
 from robustcli.defenses import Defense
 from robustcli.errors import RobustCliError
 from robustcli.optimization.progress import Progress
@@ -48,7 +49,7 @@ def rehearse_smallest_batch(
     noise = StreamNoise.on(x.device).reseed(0, "rehearsal")
     step = defense.start(TrainingModel(network.train(), replace(settings, compile=False), x.device), optimizer, noise)
     try:
-        step(x, y, ThreatModel("linf", Fraction(0)), Progress(0, 1, settings.epochs))
+        step(x, Labels.of(y), ThreatModel("linf", Fraction(0)), Progress(0, 1, settings.epochs))
     except ValueError as error:
         if _TOO_FEW not in str(error):
             raise

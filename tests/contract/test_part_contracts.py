@@ -131,6 +131,7 @@ def test_averaging(name: str, buffers: str, promise: Callable[[Averaging], None]
         mixers_promises.shares_sum_to_one,
         mixers_promises.leaves_what_it_is_given,
         mixers_promises.treats_class_shares_as_labels,
+        mixers_promises.mixes_labels_for_attack_and_loss_alike,
         mixers_promises.repeats_itself,
         mixers_promises.takes_a_single_image,
     ],

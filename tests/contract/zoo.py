@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from robustcli.attacks.fgsm import Fgsm
 from robustcli.attacks.pgd import Pgd
+from robustcli.data.targets import Labels
 from robustcli.defenses import Metrics
 from robustcli.evaluators import Case, Stage
 from robustcli.optimization.averaging import Averaging, CleanImages
@@ -167,11 +168,9 @@ class Trained:
     optimizer: Optimizer
     rng: Noise
 
-    def __call__(
-        self, x: Tensor, y: Tensor, threat: ThreatModel, progress: Progress, smoothed: Tensor | None = None
-    ) -> Metrics:
+    def __call__(self, x: Tensor, labels: Labels, threat: ThreatModel, progress: Progress) -> Metrics:
         self.optimizer.zero_grad()
-        loss = cross_entropy(self.model(x), y if smoothed is None else smoothed)
+        loss = cross_entropy(self.model(x), labels.loss)
         loss.backward()
         self.optimizer.step()
         return {"loss": loss.detach()}
@@ -184,16 +183,16 @@ class Trained:
 
 
 class TrainsInEvalMode(Trained):
-    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, progress: Progress) -> Metrics:
+    def __call__(self, x: Tensor, labels: Labels, threat: ThreatModel, progress: Progress) -> Metrics:
         self.model.eval()
-        return super().__call__(x, y, threat, progress)
+        return super().__call__(x, labels, threat, progress)
 
 
 class RestoresModesUnlessItFails(Trained):
-    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, progress: Progress) -> Metrics:
+    def __call__(self, x: Tensor, labels: Labels, threat: ThreatModel, progress: Progress) -> Metrics:
         modes = [(module, module.training) for module in self.model.modules()]
         self.model.eval()
-        metrics = super().__call__(x, y, threat, progress)
+        metrics = super().__call__(x, labels, threat, progress)
         for module, mode in modes:
             module.training = mode
         return metrics
@@ -202,72 +201,70 @@ class RestoresModesUnlessItFails(Trained):
 class SetsEveryModuleToTrain(Trained):
     """Forgets that a batch norm was held."""
 
-    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, progress: Progress) -> Metrics:
-        metrics = super().__call__(x, y, threat, progress)
+    def __call__(self, x: Tensor, labels: Labels, threat: ThreatModel, progress: Progress) -> Metrics:
+        metrics = super().__call__(x, labels, threat, progress)
         self.model.train()
         return metrics
 
 
 class KeepsEarlierGradients(Trained):
-    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, progress: Progress) -> Metrics:
-        loss = cross_entropy(self.model(x), y)
+    def __call__(self, x: Tensor, labels: Labels, threat: ThreatModel, progress: Progress) -> Metrics:
+        loss = cross_entropy(self.model(x), labels.loss)
         loss.backward()
         self.optimizer.step()
         return {"loss": loss.detach()}
 
 
 class StepsTwice(Trained):
-    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, progress: Progress) -> Metrics:
-        super().__call__(x, y, threat, progress)
-        return super().__call__(x, y, threat, progress)
+    def __call__(self, x: Tensor, labels: Labels, threat: ThreatModel, progress: Progress) -> Metrics:
+        super().__call__(x, labels, threat, progress)
+        return super().__call__(x, labels, threat, progress)
 
 
 class NeverSteps(Trained):
-    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, progress: Progress) -> Metrics:
-        return {"loss": cross_entropy(self.model(x), y).detach()}
+    def __call__(self, x: Tensor, labels: Labels, threat: ThreatModel, progress: Progress) -> Metrics:
+        return {"loss": cross_entropy(self.model(x), labels.loss).detach()}
 
 
 class TrainsTheLastLayerAlone(Trained):
-    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, progress: Progress) -> Metrics:
+    def __call__(self, x: Tensor, labels: Labels, threat: ThreatModel, progress: Progress) -> Metrics:
         self.optimizer.zero_grad()
         *_, last = self.model.parameters()
-        loss = cross_entropy(self.model(x), y)
+        loss = cross_entropy(self.model(x), labels.loss)
         (last.grad,) = torch.autograd.grad(loss, last)
         self.optimizer.step()
         return {"loss": loss.detach()}
 
 
 class StepsBeforeItFails(Trained):
-    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, progress: Progress) -> Metrics:
-        super().__call__(x, y, threat, progress)
-        return {"loss": cross_entropy(self.model(x), y).detach()}
+    def __call__(self, x: Tensor, labels: Labels, threat: ThreatModel, progress: Progress) -> Metrics:
+        super().__call__(x, labels, threat, progress)
+        return {"loss": cross_entropy(self.model(x), labels.loss).detach()}
 
 
 class ReportsTheGraph(Trained):
-    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, progress: Progress) -> Metrics:
-        return {"loss": cross_entropy(self.model(x), y) + super().__call__(x, y, threat, progress)["loss"]}
+    def __call__(self, x: Tensor, labels: Labels, threat: ThreatModel, progress: Progress) -> Metrics:
+        return {
+            "loss": cross_entropy(self.model(x), labels.loss) + super().__call__(x, labels, threat, progress)["loss"]
+        }
 
 
 class DrawsFromItsOwnGenerator(Trained):
     generator = torch.Generator().manual_seed(0)
 
-    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, progress: Progress) -> Metrics:
-        return super().__call__(x + 0.1 * torch.rand(x.shape, generator=self.generator), y, threat, progress)
+    def __call__(self, x: Tensor, labels: Labels, threat: ThreatModel, progress: Progress) -> Metrics:
+        return super().__call__(x + 0.1 * torch.rand(x.shape, generator=self.generator), labels, threat, progress)
 
 
 class SmoothsNothing(Trained):
-    def __call__(
-        self, x: Tensor, y: Tensor, threat: ThreatModel, progress: Progress, smoothed: Tensor | None = None
-    ) -> Metrics:
-        return super().__call__(x, y, threat, progress)
+    def __call__(self, x: Tensor, labels: Labels, threat: ThreatModel, progress: Progress) -> Metrics:
+        return super().__call__(x, Labels.of(labels.attack), threat, progress)
 
 
 class SmoothsItsAttackToo(Trained):
-    def __call__(
-        self, x: Tensor, y: Tensor, threat: ThreatModel, progress: Progress, smoothed: Tensor | None = None
-    ) -> Metrics:
-        asked = y if smoothed is None else smoothed
-        return super().__call__(Fgsm()(self.model, x, asked, threat, self.rng), asked, threat, progress)
+    def __call__(self, x: Tensor, labels: Labels, threat: ThreatModel, progress: Progress) -> Metrics:
+        x_adv = Fgsm()(self.model, x, labels.loss, threat, self.rng)
+        return super().__call__(x_adv, labels, threat, progress)
 
 
 class ForgetsItsState(Trained):
@@ -275,9 +272,9 @@ class ForgetsItsState(Trained):
 
     seen: float | Tensor = 0.0
 
-    def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, progress: Progress) -> Metrics:
+    def __call__(self, x: Tensor, labels: Labels, threat: ThreatModel, progress: Progress) -> Metrics:
         self.seen = self.seen + x
-        return super().__call__(torch.as_tensor(self.seen), y, threat, progress)
+        return super().__call__(torch.as_tensor(self.seen), labels, threat, progress)
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,12 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from small_steps import COUNT, LINF, batch, progress
+from small_steps import COUNT, LINF, batch, labelled, progress
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from robustcli.data.targets import Labels
 from robustcli.defenses import Defense, Step
 from robustcli.defenses.alp import alp
 from robustcli.defenses.dial import dial
@@ -125,7 +126,7 @@ def test_units_of_an_update(name: str) -> None:
     row = ROWS[name]
     model, step = started(row.defense)
     with passes_by_kind(model) as passes:
-        step(*batch(), LINF, progress())
+        step(*labelled(), LINF, progress())
     assert units_of(passes) == row.units
     assert row.published in (None, row.units) or row.why
 
@@ -146,7 +147,7 @@ def test_an_update_costs_no_less_than_is_said(name: str) -> None:
     with torch.no_grad():
         wrong = (deepcopy(model).eval()(x).argmax(1) + 1) % 10
     with passes_by_kind(model) as passes:
-        step(x, wrong, LINF, progress())
+        step(x, Labels.of(wrong), LINF, progress())
     assert tuple(asdict(passes.per_image(COUNT)).values()) == catalog("defenses")[name].fewest
 
 
@@ -170,9 +171,9 @@ def test_parts_add_what_they_say(family: str, name: str, base: str) -> None:
         field = "weights" if family == "weights" else "regulariser"
         chosen = Checker().chosen(Family("defenses"), {"name": base, field: own}, ())
         model, step = started(instantiate(chosen))
-        step(*batch(), LINF, progress())
+        step(*labelled(), LINF, progress())
         with passes_by_kind(model) as passes:
-            step(*batch(1), LINF, progress(1))
+            step(*labelled(1), LINF, progress(1))
         found.append(asdict(passes.per_image(COUNT)))
     batches = found[1]["weight_gradients"] if family == "weights" else 1
     added = [found[0][kind] - found[1][kind] for kind in found[0]]
@@ -184,7 +185,7 @@ def test_units_of_hat_with_its_helper_from_a_file(tmp_path: Path) -> None:
     checkpoint.save(path, {"spec": "", "weights": conv_net().state_dict()})
     model, step = started(hat(helper=str(path)))
     with passes_by_kind(model) as passes:
-        step(*batch(), LINF, progress())
+        step(*labelled(), LINF, progress())
     assert units_of(passes) == 31
 
 
@@ -235,9 +236,9 @@ def test_units_are_those_of_the_arithmetic(defense: Defense) -> None:
     step = defense.start(network, torch.optim.SGD(network.parameters(), lr=0.1), StreamNoise.on(torch.device("cpu")))
     x, y = images(COUNT, 8, side=4), labels(COUNT, 2)
     forward = multiplications(lambda: network(x))
-    found = multiplications(lambda: step(x, y, LINF, progress())) / forward
+    found = multiplications(lambda: step(x, Labels.of(y), LINF, progress())) / forward
     with passes_by_kind(network) as passes:
-        step(x, y, LINF, progress())
+        step(x, Labels.of(y), LINF, progress())
     first = multiplications(lambda: network[0](x)) / forward
     lacking = 2 if isinstance(defense, GradAlign) else 1
     assert found + lacking * first == pytest.approx(units_of(passes), abs=1e-9)

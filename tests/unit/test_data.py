@@ -87,7 +87,7 @@ def _order(data: Data, seed: int = 0) -> Tensor:
 
 def _batches(data: Data, size: int, **options: Any) -> list[tuple[Tensor, Tensor]]:
     arguments: dict[str, Any] = {"drop_last": False, "augment": PLAIN, "rng": _noise(), **options}
-    return [(x, y) for x, y, _ in data.train_batches(_order(data), size, **arguments)]
+    return [(x, labels.loss) for x, labels in data.train_batches(_order(data), size, **arguments)]
 
 
 def _keys(images: Tensor) -> list[bytes]:
@@ -203,17 +203,17 @@ def test_skipping_continues_where_the_noise_was_left(kind: Any, workers: int) ->
     data = _prepare(_source() if kind is None else _streamed(_source(), kind), workers=workers)
     order, whole, states = _order(data), [], []
     rng = _noise(5)
-    for x, y, _ in data.train_batches(order, 3, drop_last=False, augment=ALL, rng=rng):
-        whole.append((x, y))
+    for x, labels in data.train_batches(order, 3, drop_last=False, augment=ALL, rng=rng):
+        whole.append((x, labels.loss))
         states.append(rng.generator.get_state())
     for skip in range(1, len(whole) + 1):
         resumed = _noise()
         resumed.generator.set_state(states[skip - 1])
         tail = list(data.train_batches(order, 3, drop_last=False, augment=ALL, rng=resumed, skip=skip))
         assert len(tail) == len(whole) - skip
-        for (x, y, _), (x_whole, y_whole) in zip(tail, whole[skip:], strict=True):
+        for (x, labels), (x_whole, y_whole) in zip(tail, whole[skip:], strict=True):
             assert torch.equal(x, x_whole)
-            assert torch.equal(y, y_whole)
+            assert torch.equal(labels.loss, y_whole)
 
 
 def test_streamed_batches_equal_those_from_memory_with_any_number_of_workers() -> None:
@@ -296,6 +296,7 @@ def test_a_gpu_gets_the_pixels_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> No
             data = prepare(source, val_size=2, train_size=None, device=device, workers=2)
             rng = StreamNoise(torch.Generator("cuda").manual_seed(0))
             found = data.train_batches(_order(data), 4, drop_last=False, augment=PLAIN, rng=rng)
-            for one, (*two, _) in zip(expected, found, strict=True):
+            for one, (x, labels) in zip(expected, found, strict=True):
+                two = (x, labels.loss)
                 assert all(torch.equal(a, b.cpu()) for a, b in zip(one, two, strict=True))
                 assert all(tensor.is_cuda for tensor in two)

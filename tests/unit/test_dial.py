@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from small_steps import LINF, batch, counted, same, tracked, train
+from small_steps import LINF, batch, counted, labelled, same, tracked, train
 from torch import Tensor, nn
 
 from robustcli.attacks.losses import kl_divergence
@@ -189,6 +189,6 @@ def test_a_step_costs_its_attack_and_two_branches(base: Any, with_awp: bool) -> 
 def test_what_the_head_tells_is_recorded() -> None:
     model = conv_net().train()
     step = dial().start(model, torch.optim.SGD(model.parameters(), lr=0.1), stream())
-    metrics = step(*batch(), LINF, Progress(0, 4, 10))
+    metrics = step(*labelled(), LINF, Progress(0, 4, 10))
     assert set(metrics) == {"loss", "domain_natural", "domain_adversarial"}
     assert all(0 <= metrics[name] <= 1 for name in ("domain_natural", "domain_adversarial"))

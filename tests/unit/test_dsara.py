@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from small_steps import LINF, batch, progress
+from small_steps import LINF, batch, labelled, progress
 from small_training import Recorder, loop_of, small_data, training_of
 from torch import Tensor, nn
 
@@ -22,6 +22,7 @@ from robustcli.architectures.supernet import KINDS, Mixture, Supernet, strongest
 from robustcli.cli.progress import Screen
 from robustcli.data import Data, prepare
 from robustcli.data.datasets import Source, TensorSplit
+from robustcli.data.targets import Labels
 from robustcli.defenses import Metrics
 from robustcli.defenses.dsara import SearchLoss, dsara, natural_share, unrolled_gradient
 from robustcli.defenses.min_max import MinMaxStep
@@ -171,7 +172,7 @@ def weights_of(model: nn.Module) -> list[Tensor]:
 
 def updated(x: Tensor, y: Tensor, at: Progress, **settings: Any) -> tuple[list[Tensor], list[Tensor], Metrics]:
     model, step = started(**settings)
-    metrics = step(x, y, LINF, at)
+    metrics = step(x, Labels.of(y), LINF, at)
     return alphas_of(model), weights_of(model), metrics
 
 
@@ -211,7 +212,7 @@ def test_shares_step_along_the_direction_of_their_stage(at: Progress) -> None:
     reference = deepcopy(model)
     seen: list[Tensor] = []
     hook = model.register_forward_pre_hook(lambda m, inputs: seen.append(inputs[0]) if m.training else None)
-    metrics = step(x, y, LINF, at)
+    metrics = step(x, Labels.of(y), LINF, at)
     hook.remove()
     # In train mode: the adversarial and, in the second stage, the clean images of the one half, then the other half.
     assert len(seen) == (2 if at is not LATE else 3)
@@ -245,14 +246,14 @@ def test_shares_want_no_gradient_but_while_they_move() -> None:
     model, step = started()
     alphas = list(supernet_of(model).alphas.values())
     for _ in range(2):
-        step(*batch(), LINF, LATE)
+        step(*labelled(), LINF, LATE)
         assert not any(alpha.requires_grad for alpha in alphas)
         assert all(alpha.grad is None for alpha in alphas)
 
 
 def test_it_says_how_much_is_skipped() -> None:
     model, step = started(alpha_lr=1e-30)
-    said = step(*batch(), LINF, progress())
+    said = step(*labelled(), LINF, progress())
     rows = torch.cat([shares[:, 2] for shares in supernet_of(model).shares().values()])
     assert list(OPERATIONS)[2] == "skip"
     assert float(said["skip_share"]) == pytest.approx(float(rows.mean()))
@@ -340,7 +341,7 @@ def test_the_second_order_moves_the_shares_elsewhere_and_the_weights_alike(at: P
     model, step = started(order="second")
     sizes: list[int] = []
     model.register_forward_pre_hook(lambda m, inputs: sizes.append(len(inputs[0])) if m.training else None)
-    step(x, y, LINF, at)
+    step(x, Labels.of(y), LINF, at)
     assert sizes == [4] * passes
     tracked = {int(module.num_batches_tracked) for module in model.modules() if isinstance(module, nn.BatchNorm2d)}
     assert tracked == {1}, "weights that were tried left their statistics"
@@ -352,7 +353,7 @@ def test_the_second_order_uses_the_rate_of_the_weights() -> None:
     for rate in (0.0, 0.1):
         model, step = started(order="second", alpha_lr=0.01, alpha_weight_decay=0.0)
         step.optimizer.param_groups[0]["lr"] = rate
-        step(x, y, LINF, progress())
+        step(x, Labels.of(y), LINF, progress())
         found.append(alphas_of(model))
     assert not same(*found)
     # Without a step there is nothing ahead.
@@ -404,12 +405,10 @@ class Collector(Recorder):
 
     places: tuple[set[bytes], set[bytes]] = field(default_factory=lambda: (set(), set()))
 
-    def __call__(
-        self, x: Tensor, y: Tensor, threat: ThreatModel, at: Progress, smoothed: Tensor | None = None
-    ) -> Metrics:
+    def __call__(self, x: Tensor, labels: Labels, threat: ThreatModel, at: Progress) -> Metrics:
         for place, seen in enumerate(self.places):
             seen.update(image.numpy().tobytes() for image in x[place::2])
-        return super().__call__(x, y, threat, at, smoothed)
+        return super().__call__(x, labels, threat, at)
 
 
 @pytest.mark.parametrize("halves", [True, False])

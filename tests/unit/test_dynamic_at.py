@@ -8,12 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from small_logits import ONE_HOT, Z_ADV, ce, gradients, outer
-from small_steps import LINF, batch, counted, same, train
+from small_steps import LINF, batch, counted, labelled, same, train
 from torch import Tensor
 
 from robustcli.attacks.active_set import no_early_exit
 from robustcli.attacks.fosc_pgd import FoscPgd
 from robustcli.attacks.pgd import Pgd
+from robustcli.data.targets import Labels
 from robustcli.defenses.dynamic_at import SelfWeightedCrossEntropy, dynamic_at
 from robustcli.defenses.min_max import MinMax
 from robustcli.defenses.pgd_at import pgd_at
@@ -190,7 +191,7 @@ def test_a_step_costs_k_attack_steps_and_one_branch(self_weighted: bool) -> None
         model, torch.optim.SGD(model.parameters(), lr=0.1), StreamNoise.on(torch.device("cpu"))
     )
     with no_early_exit(), counted(model) as passes:
-        step(*batch(), LINF, Progress(4, 4, 10))
+        step(*labelled(), LINF, Progress(4, 4, 10))
     assert (passes.forwards, passes.crafting, passes.input, passes.weight) == (6, 5, 5, 1)
 
 
@@ -199,5 +200,5 @@ def test_fosc_and_the_steps_taken_are_recorded() -> None:
     defense: MinMax = dynamic_at()
     step = defense.start(model, torch.optim.SGD(model.parameters(), lr=0.1), noise())
     x, y = batch()
-    metrics = step(x[:COUNT], y[:COUNT], LINF, Progress(0, 4, 10))
+    metrics = step(x[:COUNT], Labels.of(y[:COUNT]), LINF, Progress(0, 4, 10))
     assert set(metrics) == {"loss", "fosc", "attack_steps"}

@@ -58,9 +58,7 @@ def batches(
     """The numbers of the images of each batch of an epoch, and what is asked of them."""
     order = given.epoch(torch.Generator().manual_seed(seed), size, drop_last)
     found = given.train_batches(order, size, drop_last=drop_last, augment=Augment(), rng=StreamNoise.on(CPU), skip=skip)
-    return [
-        ((255 * x[:, 0, 0, 0]).round().long().tolist(), y if smoothed is None else smoothed) for x, y, smoothed in found
-    ]
+    return [((255 * x[:, 0, 0, 0]).round().long().tolist(), labels.loss) for x, labels in found]
 
 
 @pytest.mark.parametrize("share", [None, 0.0, 0.1])
@@ -130,10 +128,9 @@ def test_bytes_and_floats_meet_as_floats() -> None:
 
 
 def smoothed(targets: Targets, y: Tensor, is_extra: Tensor) -> Tensor:
-    label, found = targets(y, is_extra, 4)
-    assert label is y
-    assert found is not None
-    return found
+    found = targets(y, is_extra, 4)
+    assert found.attack is y
+    return found.loss
 
 
 def test_smoothing_by_source_and_in_both_definitions() -> None:
@@ -156,15 +153,13 @@ def test_smoothing_of_one_source_leaves_the_other_one_hot() -> None:
 
 def test_attacks_see_labels_as_they_are_unless_told_otherwise() -> None:
     y, is_extra = torch.tensor([1, 3]), torch.tensor([False, True])
-    label, asked = Targets(smoothing=0.2)(y, is_extra, 4)
-    assert label is y
-    both, nothing_else = Targets(smoothing=0.2, reach_attack=True)(y, is_extra, 4)
-    assert asked is not None
-    assert torch.equal(both, asked)
-    assert nothing_else is None
-    label, nothing_else = Targets(over="others")(y, is_extra, 4)
-    assert label is y
-    assert nothing_else is None
+    for_loss = Targets(smoothing=0.2)(y, is_extra, 4)
+    assert for_loss.attack is y
+    for_both = Targets(smoothing=0.2, reach_attack=True)(y, is_extra, 4)
+    assert torch.equal(for_both.loss, for_loss.loss)
+    assert for_both.attack is for_both.loss
+    plain = Targets(over="others")(y, is_extra, 4)
+    assert plain.attack is plain.loss is y
 
 
 # Files.
@@ -287,12 +282,11 @@ def test_smoothed_labels_reach_the_loss(tmp_path: Path) -> None:
 @pytest.mark.parametrize("reach_attack", [False, True])
 def test_an_image_without_a_label_has_no_shares(over: Any, reach_attack: bool) -> None:
     y, is_extra = torch.tensor([1, -1, 3]), torch.tensor([False, True, True])
-    given, nothing_else = Targets(is_complete=False)(y, is_extra, 4)
-    assert given.tolist() == [[0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1]]
-    assert nothing_else is None
+    given = Targets(is_complete=False)(y, is_extra, 4)
+    assert given.attack.tolist() == [[0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1]]
+    assert given.loss is given.attack
     some = Targets(smoothing=0.1, extra_smoothing=0.2, over=over, reach_attack=reach_attack, is_complete=False)
-    given, asked = some(y, is_extra, 4)
-    asked = given if asked is None else asked
+    asked = some(y, is_extra, 4).loss
     rows = torch.tensor([0, 2])
     assert torch.equal(
         asked[rows], smoothed(replace(some, reach_attack=False, is_complete=True), y[rows], is_extra[rows])

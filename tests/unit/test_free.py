@@ -12,6 +12,7 @@ import torch
 from small_training import CPU, THREAT, RecordedLoop, Recorder, loop_of, training_of
 from torch import Tensor, nn
 
+from robustcli.data.targets import Labels
 from robustcli.defenses import Metrics
 from robustcli.defenses.free import Free, FreeStep, free
 from robustcli.defenses.natural import natural
@@ -42,7 +43,7 @@ def begin(defense: Free, model: nn.Module, lr: float = 0.05) -> FreeStep:
 
 
 def update(step: FreeStep, x: Tensor, y: Tensor, threat: ThreatModel = THREAT) -> Metrics:
-    return step(x, y, threat, Progress(0, 3, 10))
+    return step(x, Labels.of(y), threat, Progress(0, 3, 10))
 
 
 def carried(step: FreeStep) -> Tensor:
@@ -90,7 +91,7 @@ def test_the_first_update_is_a_natural_one_and_the_second_is_not() -> None:
     for number in range(2):
         x, y = batch(number, dtype=torch.float32)
         update(step, x, y)
-        clean(x, y, THREAT, Progress(0, 3, 10))
+        clean(x, Labels.of(y), THREAT, Progress(0, 3, 10))
         states = [list(model.state_dict().values()) for model in models]
         found.append(all(torch.equal(one, other) for one, other in zip(*states, strict=True)))
     assert found == [True, False]
@@ -145,7 +146,7 @@ def test_radius_0_is_natural_training_with_every_batch_replayed() -> None:
     for number in (0, 0, 1, 1):
         x, y = batch(number, dtype=torch.float32)
         update(step, x, y, point)
-        clean(x, y, point, Progress(0, 3, 10))
+        clean(x, Labels.of(y), point, Progress(0, 3, 10))
     for one, other in zip(*(model.state_dict().values() for model in models), strict=True):
         assert torch.equal(one, other)
 
@@ -187,11 +188,9 @@ class Noted(Recorder):
 
     batches: list[Tensor] = field(default_factory=list)
 
-    def __call__(
-        self, x: Tensor, y: Tensor, threat: ThreatModel, progress: Progress, smoothed: Tensor | None = None
-    ) -> Metrics:
+    def __call__(self, x: Tensor, labels: Labels, threat: ThreatModel, progress: Progress) -> Metrics:
         self.batches.append(x)
-        return super().__call__(x, y, threat, progress, smoothed)
+        return super().__call__(x, labels, threat, progress)
 
 
 def noted(replays: int, *, settings: TrainSettings = SETTINGS, augment: Augment | None = None) -> Noted:

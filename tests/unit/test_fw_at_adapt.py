@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from small_steps import COUNT, LINF, batch, counted
+from small_steps import COUNT, LINF, batch, counted, labelled
 from torch import nn
 
+from robustcli.data.targets import Labels
 from robustcli.defenses.fw_at_adapt import AdaptiveFrankWolfe, fw_at_adapt
 from robustcli.optimization.progress import Progress
 from robustcli.promises.networks import conv_net, linear_net
@@ -24,7 +25,7 @@ def trace(model: nn.Module, settings: AdaptiveFrankWolfe, epochs: int, classes: 
     found: list[list[int]] = [[] for _ in range(epochs)]
     for update in range(epochs * PER_EPOCH):
         x, y = batch(update)
-        metrics = step(x, y % classes, LINF, Progress(update, PER_EPOCH, epochs))
+        metrics = step(x, Labels.of(y % classes), LINF, Progress(update, PER_EPOCH, epochs))
         found[update // PER_EPOCH].append(int(metrics["attack_steps"]))
     return found
 
@@ -71,7 +72,7 @@ def test_it_goes_on_from_any_update_as_if_nothing_had_happened(saved_after: int)
         )
         if state is not None:
             step.load_state_dict(state)
-        steps = [int(step(*batch(u), LINF, Progress(u, PER_EPOCH, 3))["attack_steps"]) for u in updates]
+        steps = [int(step(*labelled(u), LINF, Progress(u, PER_EPOCH, 3))["attack_steps"]) for u in updates]
         return steps, step.state_dict()
 
     model = conv_net()
@@ -93,5 +94,5 @@ def test_a_step_costs_its_attack_and_one_branch() -> None:
     for update, steps in enumerate([2, 3, 3]):
         with counted(model) as passes:
             model.zero_grad()
-            step(*batch(update), LINF, Progress(update, PER_EPOCH, 3))
+            step(*labelled(update), LINF, Progress(update, PER_EPOCH, 3))
         assert (passes.forwards, passes.crafting, passes.input, passes.weight) == (steps + 1, steps, steps, 1)

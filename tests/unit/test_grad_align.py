@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from small_training import CPU, THREAT
 from torch import Tensor, nn
 
+from robustcli.data.targets import Labels
 from robustcli.defenses import Defense, Metrics
 from robustcli.defenses.fgsm import fgsm
 from robustcli.defenses.grad_align import grad_align, mean_cosine
@@ -39,7 +40,7 @@ def train(
         noise.reseed(0, "attack", update)
         x, y = batch(update, classes)
         with drawn_from(update):
-            found.append(step(x.to(next(model.parameters()).dtype), y, THREAT, Progress(update, 3, 10)))
+            found.append(step(x.to(next(model.parameters()).dtype), Labels.of(y), THREAT, Progress(update, 3, 10)))
     return [value.detach().clone() for value in model.state_dict().values()], found
 
 

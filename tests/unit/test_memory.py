@@ -17,6 +17,7 @@ CODE = """
 import json, resource, sys
 from fractions import Fraction
 import torch
+from robustcli.data.targets import Labels
 from robustcli.optimization.progress import Progress
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.runtime.allocator import keep_freed_memory
@@ -46,7 +47,7 @@ def weights():
     noise = StreamNoise.on(x.device).reseed(0)
     step = pgd_at(steps=3).start(model, torch.optim.SGD(model.parameters(), lr=0.1), noise)
     for _ in range(3):
-        step(x, y, ThreatModel("linf", Fraction(8, 255)), Progress(0, 1, 1))
+        step(x, Labels.of(y), ThreatModel("linf", Fraction(8, 255)), Progress(0, 1, 1))
     return model.state_dict()
 
 found = {"faults_before": passes()}

@@ -16,6 +16,7 @@ from robustcli.data.mixers.cutout import Cutout
 from robustcli.data.mixers.mixup import MixUp
 from robustcli.data.mixers.none import Unmixed
 from robustcli.data.mixers.partners import beta, partners
+from robustcli.data.targets import Labels
 from robustcli.promises.networks import images, labels
 from robustcli.specs.settings import Augment, TrainSettings
 from robustcli.threat.noise import StreamNoise
@@ -31,7 +32,8 @@ def noise(batch: int = 0) -> StreamNoise:
 def mixed(mixer: Mixer, batch: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """x, y and what the mixer makes of them, in double precision."""
     x, y = images(COUNT, 3, seed=batch, dtype=torch.float64), labels(COUNT, seed=batch)
-    return x, y, *mixer(x, y, CLASSES, noise(batch))
+    found, both = mixer(x, Labels.of(y), CLASSES, noise(batch))
+    return x, y, found, both.loss
 
 
 @pytest.mark.parametrize(
@@ -39,9 +41,9 @@ def mixed(mixer: Mixer, batch: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]
 )
 def test_nothing_is_none(mixer: Mixer) -> None:
     x, y = images(COUNT), labels(COUNT)
-    found = mixer(x, y, CLASSES, noise())
-    assert found[0] is x
-    assert found[1] is y
+    found, both = mixer(x, Labels.of(y), CLASSES, noise())
+    assert found is x
+    assert both.attack is both.loss is y
 
 
 def test_a_small_alpha_is_none_but_for_the_order() -> None:
@@ -79,7 +81,8 @@ def test_cutmix_takes_a_box_and_counts_its_pixels() -> None:
     y = torch.arange(COUNT) % CLASSES
     seen = set()
     for batch in range(60):
-        found, shares = CutMix()(x, y, CLASSES, noise(batch))
+        found, both = CutMix()(x, Labels.of(y), CLASSES, noise(batch))
+        shares = both.loss
         is_box = found[:, 0] != x[:, 0]
         moved = is_box.flatten(1).any(1)
         seen.add(int(moved.sum()))
@@ -127,16 +130,17 @@ def test_cutout_is_a_square_of_each_image_and_no_label() -> None:
             return self.numbers
 
     places = torch.rand((COUNT, 2), generator=torch.Generator().manual_seed(4))
-    found, targets = Cutout(side=3)(x, y, CLASSES, Told(places))  # type: ignore[arg-type]
+    found, both = Cutout(side=3)(x, Labels.of(y), CLASSES, Told(places))  # type: ignore[arg-type]
     chance = torch.cat([torch.zeros(COUNT, 3), places], 1)
     assert torch.equal(found, augment(x, Augment(cutout=3), Told(chance)))  # type: ignore[arg-type]
-    assert targets is y
+    assert both.attack is both.loss is y
     assert not torch.equal(found, x)
 
 
 def test_cutout_squares_lie_anywhere() -> None:
     hidden = sum(
-        (Cutout(side=1)(torch.ones(COUNT, 1, 3, 4), labels(COUNT), CLASSES, noise(b))[0] == 0) for b in range(20)
+        (Cutout(side=1)(torch.ones(COUNT, 1, 3, 4), Labels.of(labels(COUNT)), CLASSES, noise(b))[0] == 0)
+        for b in range(20)
     )
     assert isinstance(hidden, Tensor)
     assert int(hidden.sum()) == 20 * COUNT, "one pixel of each image"
@@ -165,8 +169,8 @@ class Watching:
     def __init__(self) -> None:
         self.seen: list[tuple[Tensor, Tensor]] = []
 
-    def __call__(self, x: Tensor, y: Tensor, *_: Any) -> dict[str, Tensor]:
-        self.seen.append((x, y))
+    def __call__(self, x: Tensor, labels: Labels, *_: Any) -> dict[str, Tensor]:
+        self.seen.append((x, labels.loss))
         return {"loss": torch.tensor(1.0)}
 
     def state_dict(self) -> dict[str, Any]:

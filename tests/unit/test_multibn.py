@@ -15,6 +15,7 @@ from robustcli.architectures.features import classifier_of
 from robustcli.architectures.multibn import multibn as multibn_network
 from robustcli.architectures.small_cnn import small_cnn
 from robustcli.attacks.pgd import Pgd
+from robustcli.data.targets import Labels
 from robustcli.defenses import Batch
 from robustcli.defenses.half_half import half_half
 from robustcli.defenses.multibn import BranchesCrossEntropy, multibn
@@ -180,7 +181,7 @@ def test_the_gate_learns_the_kinds() -> None:
     x, y = images(64, seed=3) * 0.2 + 0.4, labels(64)
     for update in range(40):
         noise_.reseed(0, update)
-        step(x, y, ThreatModel("linf", Fraction(1, 5)), progress())
+        step(x, Labels.of(y), ThreatModel("linf", Fraction(1, 5)), progress())
     x_adv = Pgd(steps=1, step_size=0.2)(part.eval(), x, y, ThreatModel("linf", Fraction(1, 5)), noise(64))
     with torch.no_grad():
         kinds = part.gate(torch.cat((x, x_adv))).argmax(1)

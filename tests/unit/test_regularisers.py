@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from small_steps import LINF, batch, counted, progress, same, tracked, train
+from small_steps import LINF, batch, counted, labelled, progress, same, tracked, train
 from test_layer_norms import LAYERS, matrix
 from torch import Tensor, nn
 
@@ -376,5 +376,5 @@ def test_pgd_at_reports_the_penalty() -> None:
     model = conv_net().train()
     defense = replace(pgd_at(steps=1), regulariser=NormDecay(weight=0.5, memory=0))
     step = defense.start(model, torch.optim.SGD(model.parameters(), lr=0.0), StreamNoise.on(torch.device("cpu")))
-    metrics = step(*batch(), LINF, progress())
+    metrics = step(*labelled(), LINF, progress())
     assert float(metrics["penalty"]) > 0

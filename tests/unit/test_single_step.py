@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from robustcli.attacks.fgsm import Fgsm
 from robustcli.attacks.n_fgsm import NFgsm
 from robustcli.attacks.pgd import Pgd
+from robustcli.data.targets import Labels
 from robustcli.defenses import Defense
 from robustcli.defenses.fgsm import fgsm
 from robustcli.defenses.free import free
@@ -53,7 +54,8 @@ def train(
     for update in range(updates):
         noise.reseed(0, "attack", update)
         with drawn_from(update):
-            step(*batch(update, next(model.parameters()).dtype), threat, Progress(update, 3, 10))
+            x, y = batch(update, next(model.parameters()).dtype)
+            step(x, Labels.of(y), threat, Progress(update, 3, 10))
     return [value.detach().clone() for value in model.state_dict().values()]
 
 

@@ -14,7 +14,7 @@ from robustcli.data.mixers import Mixer
 from robustcli.data.mixers.cutmix import CutMix
 from robustcli.data.mixers.mixup import MixUp
 from robustcli.data.mixers.none import Unmixed
-from robustcli.data.targets import Targets
+from robustcli.data.targets import Labels, Targets
 from robustcli.defenses import Defense
 from robustcli.defenses.free import free
 from robustcli.defenses.natural import natural
@@ -44,10 +44,10 @@ class Watching:
     """A step that keeps its batches."""
 
     def __init__(self) -> None:
-        self.seen: list[tuple[Tensor, Tensor, Tensor | None]] = []
+        self.seen: list[tuple[Tensor, Labels]] = []
 
-    def __call__(self, x: Tensor, y: Tensor, threat: Any, clock: Any, smoothed: Tensor | None) -> dict[str, Tensor]:
-        self.seen.append((x, y, smoothed))
+    def __call__(self, x: Tensor, labels: Labels, threat: Any, progress: Any) -> dict[str, Tensor]:
+        self.seen.append((x, labels))
         return {"loss": torch.tensor(1.0)}
 
     def state_dict(self) -> dict[str, Any]:
@@ -56,7 +56,7 @@ class Watching:
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
-def batches(targets: Targets, mixer: Mixer) -> list[tuple[Tensor, Tensor, Tensor | None]]:
+def batches(targets: Targets, mixer: Mixer) -> list[tuple[Tensor, Labels]]:
     training = training_of(SETTINGS, Recorder())
     training.step = watching = Watching()
     fit(training, replace(loop_of(training, SETTINGS, mixer=mixer), data=data_of(targets)))
@@ -65,17 +65,15 @@ def batches(targets: Targets, mixer: Mixer) -> list[tuple[Tensor, Tensor, Tensor
 
 @pytest.mark.parametrize("mixer", [Unmixed(), MixUp(), CutMix()], ids=lambda part: type(part).__name__)
 def test_the_attack_is_given_the_labels_that_there_are_without_smoothing(mixer: Mixer) -> None:
-    for (x, y, asked), (x_plain, y_plain, nothing) in zip(batches(LOSS, mixer), batches(NONE, mixer), strict=True):
-        assert nothing is None
+    for (x, found), (x_plain, plain) in zip(batches(LOSS, mixer), batches(NONE, mixer), strict=True):
+        assert plain.loss is plain.attack
         assert torch.equal(x, x_plain)
-        assert torch.equal(y, y_plain)
-        shares = nn.functional.one_hot(y, 10).float() if y.dim() == 1 else y
-        assert asked is not None
-        assert torch.allclose(asked, (1 - SMOOTHING) * shares + SMOOTHING / 10, rtol=0, atol=1e-6)
-    for (_, y, nothing), (_, _, asked) in zip(batches(BOTH, mixer), batches(LOSS, mixer), strict=True):
-        assert nothing is None
-        assert asked is not None
-        assert torch.equal(y, asked)
+        assert torch.equal(found.attack, plain.attack)
+        shares = nn.functional.one_hot(plain.attack, 10).float() if plain.attack.dim() == 1 else plain.attack
+        assert torch.allclose(found.loss, (1 - SMOOTHING) * shares + SMOOTHING / 10, rtol=0, atol=1e-6)
+    for (_, both), (_, found) in zip(batches(BOTH, mixer), batches(LOSS, mixer), strict=True):
+        assert both.attack is both.loss
+        assert torch.equal(both.loss, found.loss)
 
 
 def shown(defense: Defense, targets: Targets, mixer: Mixer | None = None, *, updates: int = 1) -> tuple[Images, float]:
@@ -131,8 +129,8 @@ class ImagesOnly:
     def __init__(self, mixer: Mixer) -> None:
         self.mixer = mixer
 
-    def __call__(self, x: Tensor, y: Tensor, classes: int, rng: Any) -> tuple[Tensor, Tensor]:
-        return self.mixer(x, y, classes, rng)[0], y
+    def __call__(self, x: Tensor, labels: Labels, classes: int, rng: Any) -> tuple[Tensor, Labels]:
+        return self.mixer(x, labels, classes, rng)[0], labels
 
 
 def test_free_training_has_one_backward_for_both() -> None:

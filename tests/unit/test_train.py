@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from robustcli.attacks.crafting import evaluating
 from robustcli.cli.progress import Screen
 from robustcli.data.loading import load_data
+from robustcli.data.targets import Labels
 from robustcli.defenses.min_max import MinMax
 from robustcli.defenses.natural import natural
 from robustcli.defenses.pgd_at import pgd_at
@@ -598,13 +599,13 @@ def test_noise_of_an_update_depends_on_the_seed_and_the_update_alone() -> None:
     drawn: dict[int, list[float]] = {}
 
     class Drawing(Recorder):
-        def __call__(self, x: Tensor, y: Tensor, threat: ThreatModel, progress: Progress, *_: Any) -> dict[str, Tensor]:
+        def __call__(self, x: Tensor, labels: Labels, threat: ThreatModel, progress: Progress) -> dict[str, Tensor]:
             first = float(noise.uniform(x[:1, :1, :1, :1]))
             drawn.setdefault(progress.step, []).extend([first, float(torch.rand(()))])
             for _ in range(skipped):
                 noise.uniform(x)
                 torch.rand(3)
-            return super().__call__(x, y, threat, progress)
+            return super().__call__(x, labels, threat, progress)
 
     for skipped in (0, 3):
         noise = StreamNoise.on(CPU)
@@ -621,11 +622,11 @@ def test_labels_travel_with_their_images() -> None:
 
     class Matching(Recorder):
         def __call__(
-            self, x_batch: Tensor, y_batch: Tensor, threat: ThreatModel, progress: Progress, *_: Any
+            self, x_batch: Tensor, batch: Labels, threat: ThreatModel, progress: Progress
         ) -> dict[str, Tensor]:
             rows = (x_batch[:, None] - x[None]).flatten(2).abs().amax(2).argmin(1)
-            found.append(torch.equal(y[rows], y_batch))
-            return super().__call__(x_batch, y_batch, threat, progress)
+            found.append(torch.equal(y[rows], batch.loss))
+            return super().__call__(x_batch, batch, threat, progress)
 
     training = training_of(SETTINGS, Matching())
     fit(training, loop_of(training, SETTINGS))

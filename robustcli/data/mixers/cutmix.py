@@ -7,6 +7,7 @@ from torch import Tensor
 
 from robustcli.data.mixers import MIXERS
 from robustcli.data.mixers.partners import beta, mixed_labels, partners
+from robustcli.data.targets import Labels
 from robustcli.registry.types import NonNegative
 from robustcli.threat.noise import Noise
 
@@ -29,9 +30,9 @@ class CutMix:
 
     alpha: NonNegative = 1.0
 
-    def __call__(self, x: Tensor, y: Tensor, classes: int, rng: Noise) -> tuple[Tensor, Tensor]:
+    def __call__(self, x: Tensor, labels: Labels, classes: int, rng: Noise) -> tuple[Tensor, Labels]:
         if self.alpha == 0:
-            return x, y
+            return x, labels
         height, width = x.shape[-2:]
         side = (1 - beta(self.alpha, x, rng)).sqrt()
         centre = rng.uniform(torch.empty(2, device=x.device, dtype=torch.float64))
@@ -39,7 +40,7 @@ class CutMix:
         is_box = _is_inside(centre[0], side, height)[:, None] & _is_inside(centre[1], side, width)
         # A sum of booleans is exact, so there is one rounding.
         kept = 1 - is_box.sum(dtype=torch.float64) / (height * width)
-        return torch.where(is_box, x[partner], x), mixed_labels(y, partner, kept, classes, x.dtype)
+        return torch.where(is_box, x[partner], x), mixed_labels(labels, partner, kept, classes, x.dtype)
 
 
 def _is_inside(centre: Tensor, side: Tensor, length: int) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from robustcli.data.mixers import MIXERS
 from robustcli.data.mixers.squares import cut_out
+from robustcli.data.targets import Labels
 from robustcli.registry.types import Size
 from robustcli.threat.noise import Noise
 
@@ -30,8 +31,8 @@ class Cutout:
 
     side: Size = 16
 
-    def __call__(self, x: Tensor, y: Tensor, classes: int, rng: Noise) -> tuple[Tensor, Tensor]:
+    def __call__(self, x: Tensor, labels: Labels, classes: int, rng: Noise) -> tuple[Tensor, Labels]:
         if self.side == 0:
-            return x, y
+            return x, labels
         places = rng.uniform(torch.empty((len(x), 2), device=x.device, dtype=torch.float32))
-        return cut_out(x, places, self.side), y
+        return cut_out(x, places, self.side), labels

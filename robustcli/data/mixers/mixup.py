@@ -6,6 +6,7 @@ from torch import Tensor
 
 from robustcli.data.mixers import MIXERS
 from robustcli.data.mixers.partners import beta, mixed_labels, partners
+from robustcli.data.targets import Labels
 from robustcli.registry.types import NonNegative
 from robustcli.threat.noise import Noise
 
@@ -26,8 +27,8 @@ class MixUp:
 
     alpha: NonNegative = 1.0
 
-    def __call__(self, x: Tensor, y: Tensor, classes: int, rng: Noise) -> tuple[Tensor, Tensor]:
+    def __call__(self, x: Tensor, labels: Labels, classes: int, rng: Noise) -> tuple[Tensor, Labels]:
         if self.alpha == 0:
-            return x, y
+            return x, labels
         kept, partner = beta(self.alpha, x, rng).to(x.dtype), partners(x, rng)
-        return kept * x + (1 - kept) * x[partner], mixed_labels(y, partner, kept, classes, x.dtype)
+        return kept * x + (1 - kept) * x[partner], mixed_labels(labels, partner, kept, classes, x.dtype)

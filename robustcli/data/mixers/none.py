@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from robustcli.data.mixers import MIXERS
+from robustcli.data.targets import Labels
 from robustcli.threat.noise import Noise
 
 
@@ -16,5 +17,5 @@ class Unmixed:
     Reference: none.
     """
 
-    def __call__(self, x: Tensor, y: Tensor, classes: int, rng: Noise) -> tuple[Tensor, Tensor]:
-        return x, y
+    def __call__(self, x: Tensor, labels: Labels, classes: int, rng: Noise) -> tuple[Tensor, Labels]:
+        return x, labels
