@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
@@ -21,6 +21,8 @@ from robustcli.threat.noise import Noise
 
 SplitName = Literal["train", "val", "test"]
 
+# Test images by which a data set is recognized.
+_DIGESTED = 64
 # Images read at once where the caller does not say.
 _CHUNK = 256
 
@@ -54,6 +56,8 @@ class Data:
             anything is cut from them. Of images that are read from files when needed, over labels, file
             names and file sizes instead.
         extra_digest: of the images that training adds to them; "" if there are none.
+        classes_are_known: whether there are no other classes than `classes`.
+        is_whole: whether the train part was read; otherwise `mean` and `std` are empty.
         is_labelled: whether every image of training has a label; of those that are added some may have none.
     """
 
@@ -69,7 +73,9 @@ class Data:
         self.mean, self.std = source.mean, source.std
         self.classes: Sequence[str] = source.classes
         self.decode = source.decode
+        self.classes_are_known, self.is_whole = source.classes_are_known, source.is_whole
         self.digest = _digest(source)
+        self._labels_by_name: Tensor | None = None
         self.extra_digest = "" if extra is None else extra.digest
         self.is_labelled = extra is None or extra.is_labelled
         self._extra = extra
@@ -190,7 +196,32 @@ class Data:
             raise RobustCliError(f"data: {count} {split} images were asked for; there are {size}")
         batches = list(part.store.batches(part.rows[:count], _CHUNK))
         images = torch.cat([images for images, _ in batches])
-        return self._pixels(images), torch.cat([labels for _, labels in batches])
+        labels = torch.cat([labels for _, labels in batches])
+        if self._labels_by_name is not None:
+            labels = self._labels_by_name.to(labels.device)[labels]
+        return self._pixels(images), labels
+
+    @property
+    def test_digest(self) -> str:
+        """SHA-256 of the first test images and their labels, and of how many there are: what is known in any case."""
+        x, y = self.evaluation("test", min(_DIGESTED, self.sizes["test"]))
+        digest = hashlib.sha256(f"{self.sizes['test']} {tuple(x.shape)}".encode())
+        digest.update(x.cpu().numpy().tobytes() + y.cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+    def name_classes(self, names: Sequence[str]) -> None:
+        """Number the test labels as a network does that names its classes, where only the test part was read.
+
+        A test part may lack classes, and then its own numbers are others.
+        """
+        if self.is_whole or len(names) < len(self.classes):
+            return
+        if set(self.classes) <= set(names):
+            self._labels_by_name = torch.tensor([list(names).index(name) for name in self.classes])
+        elif self.classes_are_known:
+            return
+        self.classes = list(names)
+        self.shape = replace(self.shape, classes=len(names))
 
     def clean_batches(self, batch_size: int) -> Iterator[Tensor]:
         """Train images without augmentation, in the same order every time."""

@@ -3,11 +3,21 @@
 import torch
 
 from robustcli.data import Data, prepare, shape_of
-from robustcli.data.datasets import Source
+from robustcli.data.datasets import Source, test_reader
 from robustcli.data.extra import Extra, read_extra
 from robustcli.data.targets import Targets
 from robustcli.registry.registry import MemberSpec, instantiate
 from robustcli.specs.settings import DataOptions
+
+
+def load_test_data(chosen: MemberSpec, device: torch.device) -> Data:
+    """The test images that a spec asks for; a train part is not read where the data set can be read without it."""
+    reader = test_reader(chosen.name)
+    if reader is None:
+        return load_data(chosen, device)
+    options: DataOptions = chosen.options
+    source = reader(**chosen.parameters)
+    return prepare(source, val_size=0, train_size=None, device=device, workers=options.workers)
 
 
 def load_data(chosen: MemberSpec, device: torch.device, *, to_train: bool = False) -> Data:

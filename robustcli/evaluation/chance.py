@@ -26,29 +26,28 @@ def is_at_chance(right: int, total: int, classes: int) -> bool:
 
 
 def chance_suspicions(predictions: Tensor, labels: Tensor, classes: int, x: Tensor) -> Iterator[str]:
-    """A suspicion with its likely causes, if the clean accuracy is at chance.
+    """Suspicions about clean images: they are nearly black, or the accuracy on them is at chance, with likely causes.
 
     Args:
         predictions, labels: (n,) of the clean images, on the CPU.
         classes: logits of the network.
         x: the clean images.
     """
-    right, total = int((predictions == labels).sum()), len(labels)
-    if not is_at_chance(right, total, classes):
-        return
-    yield (
-        f"clean accuracy is {right} of {total}, no better than guessing among {classes} classes, so robustness cannot "
-        f"be measured; {'; '.join(_causes(predictions, labels, classes, x))}"
-    )
-
-
-def _causes(predictions: Tensor, labels: Tensor, classes: int, x: Tensor) -> Iterator[str]:
     brightest = float(x.max())
     if brightest < _DARK:
         yield (
             f"the brightest pixel is {brightest:.3g} of 1, nearly black: were pixels in [0, 1], or a few levels, saved "
             "as uint8?"
         )
+    right, total = int((predictions == labels).sum()), len(labels)
+    if is_at_chance(right, total, classes):
+        yield (
+            f"clean accuracy is {right} of {total}, no better than guessing among {classes} classes, so robustness "
+            f"cannot be measured; {'; '.join(_causes(predictions, labels, classes))}"
+        )
+
+
+def _causes(predictions: Tensor, labels: Tensor, classes: int) -> Iterator[str]:
     shifts = ((predictions - labels) % classes).bincount(minlength=classes)
     shift = int(shifts[1:].argmax()) + 1
     if int(shifts[shift]) > _SHIFT_SHARE * len(labels) and len(set(predictions.tolist())) > 1:

@@ -27,7 +27,7 @@ class Architecture:
 
     @property
     def plain_because(self) -> str | None:
-        return "as architecture.normalize=none says" if self.chosen.options.normalize == "none" else None
+        return None
 
     def load(self, shape: ImageShape, device: torch.device) -> LoadedNetwork:
         network: nn.Module = instantiate(self.chosen, shape)
@@ -39,6 +39,8 @@ class Architecture:
             "taken from these settings, and a low clean accuracy may mean that one of them is wrong"
         )
         notes = (*loaded.notes, note)
-        if self.plain_because and loaded.mean is not None:
-            return LoadedNetwork(network=network, notes=(*notes, f"the normalisation {loaded.source} was left out"))
-        return replace(loaded, notes=notes)
+        if self.chosen.options.normalize != "none":
+            return replace(loaded, notes=notes)
+        if loaded.mean is not None:
+            notes += (f"the normalisation {loaded.source} was left out",)
+        return replace(loaded, mean=(0.0,), std=(1.0,), source="as architecture.normalize=none says", notes=notes)

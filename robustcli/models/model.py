@@ -1,28 +1,26 @@
 """What `robust eval` evaluates: a network, and under which defaults."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
 
 from robustcli.architectures import ImageShape, Network, Normalize
 from robustcli.data import Data
+from robustcli.data.loading import load_test_data
 from robustcli.errors import RobustCliError
 from robustcli.models.build import network_of
 from robustcli.models.checkpoint_facts import SELECTED_ON_TEST, held_out_accuracy
 from robustcli.models.digest import weights_digest
-from robustcli.models.source import ModelSource, reason
+from robustcli.models.external import ExternalNetwork, precision_note, require_logits, require_values
+from robustcli.models.normalization import Statistics, find_normalization
+from robustcli.models.source import LoadedNetwork, ModelSource
+from robustcli.models.weights_fit import ClassesDiffer
 from robustcli.registry.registry import MemberSpec
 from robustcli.specs.settings import ThreatSettings
 from robustcli.specs.spec import ExperimentSpec
-
-_GUESS = (
-    "a guess, the data set's own; a network that was trained with another one loses accuracy: say which by --mean and "
-    "--std, 0 and 1 for none"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +33,7 @@ class EvaluationDefaults:
         data: the images.
         threat: None where nothing says it.
         evaluate: evaluations by the names of their results.
+        classes: names of the network's classes in the order of its logits, if they are known.
     """
 
     name: str
@@ -42,6 +41,7 @@ class EvaluationDefaults:
     data: MemberSpec
     threat: ThreatSettings | None
     evaluate: Mapping[str, MemberSpec]
+    classes: Sequence[str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +105,12 @@ class TrainedModel:
     def defaults(self) -> EvaluationDefaults:
         spec = self.spec
         return EvaluationDefaults(
-            name=spec.name, seed=spec.seed, data=self.data, threat=spec.threat, evaluate=spec.evaluate
+            name=spec.name,
+            seed=spec.seed,
+            data=self.data,
+            threat=spec.threat,
+            evaluate=spec.evaluate,
+            classes=self.contents.get("classes"),
         )
 
     @property
@@ -123,7 +128,9 @@ class TrainedModel:
             raise RobustCliError(f"{self.path}: takes {shape.words}; the data have {data.shape.words}")
         _, network = network_of(self.contents, device)
         notes = []
-        if data.digest != self.contents["data_digest"]:
+        # An evaluation that does not read the train part knows only the test part, and older checkpoints do not.
+        digest, key = (data.digest, "data_digest") if data.is_whole else (data.test_digest, "test_digest")
+        if self.contents.get(key, digest) != digest:
             notes.append("the images are not those that the checkpoint was trained and selected with")
         if self.spec.train.allow_test_selection:
             notes.append(SELECTED_ON_TEST)
@@ -156,20 +163,37 @@ class ExternalModel:
         return {"checkpoint": None, "name": self.source.name, "spec_digest": None, "training_seed": None}
 
     def load(self, data: Data, device: torch.device) -> LoadedModel:
-        loaded = self.source.load(data.shape, device)
-        channels = data.shape.channels
+        name = self.source.name
+        loaded = self._loaded(data, device)
+        require_values(loaded.network, name)
+
+        def build(statistics: Statistics) -> ExternalNetwork:
+            mean, std = (_per_channel(values, data.shape.channels, name) for values in statistics)
+            return ExternalNetwork(Normalize(mean, std), loaded.network).to(device).eval()
+
+        plain = build(((0.0,), (1.0,)))
+        require_logits(plain, data.shape, name, device, at_least=not data.classes_are_known)
+        notes = [*loaded.notes, *precision_note(plain, name)]
         if self.mean is not None and self.std is not None:
-            mean, std, source = self.mean, self.std, "as --mean and --std say"
+            statistics, source = (self.mean, self.std), "as --mean and --std say"
         elif loaded.mean is not None and loaded.std is not None:
-            mean, std, source = loaded.mean, loaded.std, loaded.source
-        elif self.source.plain_because is not None:
-            mean, std, source = (0.0,), (1.0,), self.source.plain_because
+            statistics, source = (loaded.mean, loaded.std), loaded.source
         else:
-            mean, std, source = data.mean, data.std, _GUESS
-        mean, std = (_per_channel(values, channels, self.source.name) for values in (mean, std))
-        network = Network(Normalize(mean, std), loaded.network).to(device).eval()
-        _require_logits(network, data.shape, self.source.name, device)
-        return LoadedModel(network=network, notes=[*loaded.notes, _normalisation(mean, std, source)])
+            found = find_normalization(build, data, name, self.source.plain_because)
+            statistics, source = found.statistics, "found on clean images"
+            notes.append(found.note)
+        mean, std = (_per_channel(values, data.shape.channels, name) for values in statistics)
+        network = build((mean, std))
+        return LoadedModel(network=network, notes=[*notes, _normalisation(mean, std, source)])
+
+    def _loaded(self, data: Data, device: torch.device) -> LoadedNetwork:
+        """The network of the source, with the number of classes of its weights where the data leave that open."""
+        try:
+            return self.source.load(data.shape, device)
+        except ClassesDiffer as error:
+            if data.classes_are_known or error.classes < data.shape.classes:
+                raise
+            return self.source.load(replace(data.shape, classes=error.classes), device)
 
 
 def _per_channel(values: tuple[float, ...], channels: int, where: str) -> tuple[float, ...]:
@@ -192,19 +216,9 @@ def _normalisation(mean: tuple[float, ...], std: tuple[float, ...], source: str)
     return f"normalisation before the network: {done} ({source})"
 
 
-def _require_logits(network: nn.Module, shape: ImageShape, name: str, device: torch.device) -> None:
-    """Ask the network once, before anything expensive: does it take these images and know as many classes?"""
-    images = torch.full((2, shape.channels, shape.height, shape.width), 0.5, device=device)
-    try:
-        with torch.no_grad():
-            logits = network(images)
-    # A network from elsewhere raises what it likes.
-    except Exception as error:
-        raise RobustCliError(f"{name}: does not take {shape.words}: {reason(error)}") from error
-    found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-    if found != (2, shape.classes):
-        what = f"{found[1]} classes" if isinstance(found, tuple) and len(found) == 2 else f"an output of {found}"
-        raise RobustCliError(
-            f"{name}: gives {what} for 2 images; the data have {shape.classes} classes, so (2, {shape.classes}) is "
-            "expected"
-        )
+def test_images(defaults: EvaluationDefaults, device: torch.device) -> Data:
+    """The test images of an evaluation, their labels numbered as the network numbers its classes."""
+    data = load_test_data(defaults.data, device)
+    if defaults.classes is not None:
+        data.name_classes(defaults.classes)
+    return data

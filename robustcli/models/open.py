@@ -7,10 +7,9 @@ from typing import Any
 import torch
 
 from robustcli.data import Data
-from robustcli.data.loading import load_data
 from robustcli.errors import RobustCliError
 from robustcli.models.find import ModelRequest
-from robustcli.models.model import EvaluationDefaults, LoadedModel, Model
+from robustcli.models.model import EvaluationDefaults, LoadedModel, Model, test_images
 from robustcli.registry.types import exact_text
 from robustcli.runtime.allocator import keep_freed_memory
 from robustcli.runtime.device import describe_device
@@ -57,7 +56,7 @@ def open_model(request: ModelRequest, model: Model, threat: ThreatModel, device:
     Raises:
         RobustCliError: the images cannot be read, or the network does not take them.
     """
-    data = load_data(model.defaults.data, device)
+    data = test_images(model.defaults, device)
     keep_freed_memory()
     loaded = model.load(data, device)
     return OpenedModel(request=request, model=model, loaded=loaded, data=data, threat=threat, device=device)

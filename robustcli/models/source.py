@@ -32,7 +32,8 @@ class ModelSource(Protocol):
 
     Args:
         name: name of the network, for titles and messages.
-        plain_because: reason why the network takes pixels in [0, 1] as they are; None if that is not known.
+        plain_because: reason why the network most likely takes pixels in [0, 1] as they are; None if that is not
+            known.
         size: side of the images that the network was made for, or None.
     """
 

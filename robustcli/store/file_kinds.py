@@ -13,7 +13,7 @@ _FORMATS = {
     b"\x89PNG": "a PNG image",
     b"\xff\xd8\xff": "a JPEG image",
     b"%PDF": "a PDF document",
-    b"\x93NUMPY": "a NumPy array",
+    b"\x93NUMPY": "a single NumPy array; expected an archive, as numpy.savez writes it",
 }
 _ZIP = b"PK\x03\x04"
 

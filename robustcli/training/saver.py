@@ -33,6 +33,7 @@ class Saver:
             "mean": list(self.data.mean),
             "std": list(self.data.std),
             "data_digest": self.data.digest,
+            "test_digest": self.data.test_digest,
             "threat": {"norm": self.spec.threat.norm, "eps": exact_text(self.spec.threat.eps)},
             "check": record,
             "weights": evaluated.state_dict(),

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.attacks.losses import margin
-from robustcli.data.loading import load_data
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.consistency import Threats, of_counts, of_derived, of_lines
 from robustcli.evaluation.evaluate import Result, settled
@@ -21,7 +20,7 @@ from robustcli.evaluation.stored import Dossier
 from robustcli.evaluators import Evaluator, looks_of
 from robustcli.models.digest import weights_digest
 from robustcli.models.find import ModelRequest, find_model
-from robustcli.models.model import Model
+from robustcli.models.model import Model, test_images
 from robustcli.registry.registry import instantiate
 from robustcli.registry.types import Family
 from robustcli.runtime.device import choose_device
@@ -71,7 +70,7 @@ def verify_folder(folder: Path, overrides: Sequence[str], checkpoint: str | None
     keys = sorted(path.stem for path in dossiers.glob("*.csv"))
     if not keys:
         raise RobustCliError(f"{dossiers}: no ledger (*.csv); nothing to check")
-    data = load_data(subject.defaults.data, choose_device(device))
+    data = test_images(subject.defaults, choose_device(device))
     network = subject.load(data, choose_device(device)).network
     x, y = data.evaluation("test", None)
     summary = folder / "results.json"

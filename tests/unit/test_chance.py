@@ -55,7 +55,14 @@ def test_nearly_black_images_are_recognised() -> None:
     x, y = examples()
     for result in assessed(Reads(), (x > 2).float() / 255, y):
         assert "nearly black" in result.suspicions[0]
-        assert "every image is put into class 0" in result.suspicions[0]
+        assert "every image is put into class 0" in result.suspicions[1]
+
+
+def test_nearly_black_images_are_suspect_though_the_network_reads_them() -> None:
+    x, y = examples()
+    for result in assessed(Reads(), x / 20, y):
+        assert len(result.suspicions) == 1
+        assert "nearly black" in result.suspicions[0]
 
 
 @given(total=st.integers(1, 2000), classes=st.integers(2, 1000))

@@ -5,6 +5,7 @@ import hashlib
 import pickle
 import struct
 import urllib.request
+import zlib
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -16,14 +17,16 @@ import torch
 import torchvision
 from PIL import Image
 
+from robustcli.data import prepare
 from robustcli.data.datasets import DATASETS, Source, TensorSplit
+from robustcli.data.datasets import image_folder as image_folder_module
 from robustcli.data.datasets.channel_statistics import channel_statistics
 from robustcli.data.datasets.cifar import cifar10, cifar100
 from robustcli.data.datasets.digits import digits
 from robustcli.data.datasets.fixed_order import fixed_order
-from robustcli.data.datasets.image_folder import image_folder
+from robustcli.data.datasets.image_folder import image_folder, image_folder_test
 from robustcli.data.datasets.mnist import fashion_mnist, mnist
-from robustcli.data.datasets.npz import npz
+from robustcli.data.datasets.npz import npz, npz_test
 from robustcli.data.datasets.svhn import svhn
 from robustcli.errors import RobustCliError
 
@@ -338,8 +341,8 @@ def test_npz_with_test_images_alone_has_an_empty_train_part(tmp_path: Path) -> N
     source = npz(path=_saved(tmp_path, _arrays(x_train=None, y_train=None)))
     assert _held(source.train).images.shape == (0, 3, 4, 5)
     assert len(source.test.labels) == 3
-    assert source.mean == (0.0,) * 3
-    assert source.std == (1.0,) * 3
+    assert (source.mean, source.std) == ((), ())
+    assert not source.is_whole
 
 
 @pytest.mark.parametrize(
@@ -347,7 +350,14 @@ def test_npz_with_test_images_alone_has_an_empty_train_part(tmp_path: Path) -> N
     [
         ({"y_test": None}, r"lacks y_test \(it has x_train, y_train, x_test\)"),
         ({"y_train": None}, "lacks y_train"),
-        ({"x_train": np.zeros((6, 4, 5, 3))}, r"x_train is float64; .*astype\('uint8'\)"),
+        (
+            {"x_train": np.full((6, 4, 5, 3), 9.0)},
+            r"x_train is float64 from 9 to 9; expected pixels in \[0, 1\]: divide",
+        ),
+        (
+            {"x_train": np.full((6, 4, 5, 3), np.nan)},
+            r"x_train is float64 from nan to nan; expected pixels in \[0, 1\]",
+        ),
         ({"x_test": np.zeros((3, 4, 5, 3), dtype=np.int32)}, "x_test is int32; expected uint8"),
         ({"x_test": _pixels(3, 60)}, r"x_test has shape \(3, 60\)"),
         ({"x_test": _pixels(0, 4, 5, 3), "y_test": np.zeros(0, dtype=int)}, r"x_test has shape \(0, "),
@@ -377,9 +387,134 @@ def test_npz_refuses_other_files(tmp_path: Path) -> None:
     file = tmp_path / "other.npz"
     for content in (b"", b"text", gzip.compress(b"text"), b"PK\x03\x04 cut short"):
         file.write_bytes(content)
-        with pytest.raises(RobustCliError, match="cannot be read"):
+        with pytest.raises(RobustCliError, match=r"cannot be read|the file is (empty|a gzip archive|cut short)"):
             npz(path=str(file))
     with file.open("wb") as stream:
         np.save(stream, np.zeros(3))
-    with pytest.raises(RobustCliError, match="it holds a single array"):
+    with pytest.raises(RobustCliError, match="a single NumPy array"):
         npz(path=str(file))
+
+
+# The test part alone
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"x_train": None, "y_train": None},
+        {"x_train": _pixels(0, 4, 5, 3), "y_train": np.zeros(0, dtype=int)},
+        {"x_train": _pixels(6, 9, 9, 3)},
+        {"x_train": np.zeros((6, 4, 5, 3), dtype="float32") - 1},
+        {"y_train": None},
+        {"y_train": np.full(6, -7)},
+        {"y_train": np.array(["a", "b"])},
+    ],
+)
+def test_the_train_part_of_a_file_does_not_matter_to_an_evaluation(tmp_path: Path, changes: dict[str, Any]) -> None:
+    x, y = _pixels(3, 4, 5, 3), np.array([2, 1, 0])
+    source = npz_test(path=_saved(tmp_path, _arrays(**{**changes, "x_test": x, "y_test": y})))
+    assert torch.equal(_held(source.test).images, torch.from_numpy(x).permute(0, 3, 1, 2))
+    assert source.test.labels.tolist() == [2, 1, 0]
+    assert not source.classes_are_known
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_floats_and_labels_in_a_column_are_read(tmp_path: Path, dtype: str) -> None:
+    x = np.linspace(0, 1, 180).reshape(3, 4, 5, 3).astype(dtype)
+    source = npz_test(path=_saved(tmp_path, _arrays(x_test=x, y_test=np.array([[0], [1], [0]]))))
+    assert _held(source.test).images.dtype == torch.float32
+    assert torch.equal(_held(source.test).images, torch.from_numpy(x.astype("float32")).permute(0, 3, 1, 2))
+    assert source.test.labels.tolist() == [0, 1, 0]
+
+
+def test_advice_to_load_code_is_not_passed_on(tmp_path: Path) -> None:
+    path = _saved(tmp_path, _arrays(x_test=np.array([{}, 3], dtype=object)))
+    with pytest.raises(RobustCliError, match="it holds Python objects") as caught:
+        npz_test(path=path)
+    assert "pickle" not in str(caught.value)
+
+
+def _image(path: Path, level: int = 100) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((8, 8, 3), level, dtype=np.uint8)).save(path)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "expected"),
+    [
+        ("", "ab", ["a", "b"]),
+        ("abc", "ac", ["a", "b", "c"]),
+        ("ab", "abc", ["a", "b", "c"]),
+    ],
+)
+def test_only_names_of_train_classes_matter_to_an_evaluation(
+    tmp_path: Path, train: str, test: str, expected: list[str]
+) -> None:
+    for name in train:
+        (tmp_path / "train" / name).mkdir(parents=True)
+        (tmp_path / "train" / name / "broken.png").write_text("not an image")
+    for name in test:
+        _image(tmp_path / "test" / name / "0.png", 10 * ord(name) % 256)
+    source = image_folder_test(root=str(tmp_path), size=8)
+    assert source.classes == expected
+    levels = source.test.read(torch.arange(len(test)))[:, 0, 0, 0].tolist()
+    assert levels == [10 * ord(expected[label]) % 256 for label in source.test.labels.tolist()]
+
+
+def test_an_evaluation_decodes_only_the_images_that_it_asks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(40):
+        _image(tmp_path / "test" / "ab"[number % 2] / f"{number}.png")
+    decoded: list[str] = []
+    usual = image_folder_module._decode
+
+    def counting(path: str, size: int) -> Any:
+        decoded.append(path)
+        return usual(path, size)
+
+    monkeypatch.setattr(image_folder_module, "_decode", counting)
+    data = prepare(
+        image_folder_test(root=str(tmp_path), size=8),
+        val_size=0,
+        train_size=None,
+        device=torch.device("cpu"),
+        workers=0,
+    )
+    data.evaluation("test", 5)
+    assert len(set(decoded)) == 5
+
+
+def test_what_file_managers_leave_is_passed_over(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        for name in "ab":
+            _image(tmp_path / part / name / "0.png")
+            for litter in ("Thumbs.db", "desktop.ini", ".DS_Store"):
+                (tmp_path / part / name / litter).write_text("x")
+    assert len(image_folder(root=str(tmp_path), size=8).train.labels) == 2
+    assert len(image_folder_test(root=str(tmp_path), size=8).test.labels) == 2
+
+
+def test_names_that_only_look_different_in_unicode_are_one_class(tmp_path: Path) -> None:
+    for part, name in (("train", "caf\u00e9"), ("test", "cafe\u0301")):
+        _image(tmp_path / part / name / "0.png")
+        _image(tmp_path / part / "tea" / "0.png")
+    assert image_folder(root=str(tmp_path), size=8).classes == ["caf\u00e9", "tea"]
+    assert image_folder_test(root=str(tmp_path), size=8).classes == ["caf\u00e9", "tea"]
+
+
+def test_rgb_of_16_bits_is_refused_as_grey_of_16_bits_is(tmp_path: Path) -> None:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    rows = b"".join(b"\0" + bytes(8 * 6) for _ in range(8))
+    header = struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    folder = tmp_path / "test" / "a"
+    folder.mkdir(parents=True)
+    (folder / "0.png").write_bytes(png)
+    (folder / "1.ppm").write_bytes(b"P6 8 8 65535\n" + bytes(8 * 8 * 6))
+    source = image_folder_test(root=str(tmp_path), size=8)
+    for number in range(2):
+        with pytest.raises(RobustCliError, match="has more than 8 bits per channel"):
+            source.test.read(torch.tensor([number]))

@@ -65,9 +65,12 @@ class Source:
     Args:
         train, test: the published parts; validation is cut from train elsewhere.
         classes: their names, in the order of the labels.
-        mean: per channel, of pixels in [0, 1], for the network's first layer.
+        mean: per channel, of pixels in [0, 1], for the network's first layer; empty where only the test part was read.
         std: per channel likewise.
         decode: how stored files became pixels, where that changes them (such as "JPEG"); "" if exact.
+        classes_are_known: whether there are no other classes; False where labels alone tell, and the largest may be
+            missing among them.
+        is_whole: whether the train part was read too.
     """
 
     train: Split
@@ -76,6 +79,30 @@ class Source:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     decode: str = ""
+    classes_are_known: bool = True
+    is_whole: bool = True
 
 
 Loader = Callable[..., Source]
+
+_TEST_READERS: dict[str, Loader] = {}
+
+
+def reads_test(name: str) -> Callable[[Loader], Loader]:
+    """Declare a function that reads only the test part of a data set, with the member's parameters.
+
+    The source that it returns has an empty train part. Evaluations use it, so that a train part that is absent, damaged
+    or of another size does not matter to them.
+    """
+
+    def add(reader: Loader) -> Loader:
+        _TEST_READERS[name] = reader
+        return reader
+
+    return add
+
+
+def test_reader(name: str) -> Loader | None:
+    """The function that reads only the test part of a data set; None where only the whole can be read."""
+    DATASETS.get(name)  # Its file is imported now.
+    return _TEST_READERS.get(name)

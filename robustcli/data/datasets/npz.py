@@ -2,6 +2,7 @@
 
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,25 +10,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustcli.data.datasets import DATASETS, Source, TensorSplit
+from robustcli.data.datasets import DATASETS, Source, TensorSplit, reads_test
 from robustcli.data.datasets.channel_statistics import channel_statistics
-from robustcli.errors import RobustCliError
+from robustcli.errors import RobustCliError, in_one_line
+from robustcli.store.file_kinds import other_kind
 
 Array = np.ndarray[tuple[int, ...], np.dtype[Any]]
 
-_EVERY_KEY = ("x_train", "y_train", "x_test", "y_test")
-_BROKEN = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
+_TRAIN, _TEST = ("x_train", "y_train"), ("x_test", "y_test")
+_BROKEN = (OSError, ValueError, EOFError, NotImplementedError, MemoryError, zipfile.BadZipFile, zlib.error)
+# Labels beyond it are no classes, and a name for each of them would fill the memory.
+_MOST_CLASSES = 1_000_000
 
 
 @DATASETS.register("npz", own_images=True, smoke={"path": "data/images.npz"})
 def npz(*, path: str) -> Source:
     """Your own arrays: x_train, y_train, x_test and y_test in a file that numpy.savez wrote.
 
-    Images are uint8, (n, height, width, channels) or, for one channel, (n, height, width). Labels are whole
-    numbers from 0 on; an array of names under "classes" may say what they mean and how many there are,
-    and without it every label up to the largest must occur in y_train. Mean and std are those of the train
-    images. A file with x_test and y_test alone serves for evaluation: mean is 0, std is 1, and without
-    "classes" the largest label tells their number.
+    Images are uint8 in 0..255 or floats in [0, 1], (n, height, width, channels) or, for one channel, (n, height,
+    width). Labels are whole numbers from 0 on, (n,) or (n, 1). An array of names under "classes" gives the names and
+    the number of classes; without it every label up to the largest must occur in y_train. Mean and std are those of
+    the train images. An evaluation reads only x_test, y_test and "classes", and takes the number of classes from the
+    network where "classes" is missing.
 
     Args:
         path: of the file; "~" is the home folder.
@@ -35,14 +39,10 @@ def npz(*, path: str) -> Source:
     Reference: the .npz format of NumPy, numpy.org/doc/stable/reference/generated/numpy.savez.html.
     """
     file = Path(path).expanduser().resolve()
-    arrays = _arrays(file)
-    x_test, y_test = _images(file, "x_test", arrays), _labels(file, "y_test", arrays)
+    arrays = _arrays(file, (*_TEST, *_TRAIN) if _has_train(file) else _TEST)
     if "x_train" not in arrays:
-        classes = _classes(file, arrays, int(y_test.max()) + 1)
-        _check_range(file, "y_test", y_test, len(classes))
-        channels = x_test.shape[1]
-        nothing = TensorSplit(x_test[:0], y_test[:0])
-        return Source(nothing, TensorSplit(x_test, y_test), classes, mean=(0.0,) * channels, std=(1.0,) * channels)
+        return _test_alone(file, arrays)
+    x_test, y_test = _images(file, "x_test", arrays), _labels(file, "y_test", arrays)
     x_train, y_train = _images(file, "x_train", arrays), _labels(file, "y_train", arrays)
     if x_train.shape[1:] != x_test.shape[1:]:
         raise RobustCliError(
@@ -63,9 +63,44 @@ def npz(*, path: str) -> Source:
     return Source(TensorSplit(x_train, y_train), TensorSplit(x_test, y_test), classes, mean, std)
 
 
-def _arrays(file: Path) -> dict[str, Array]:
+@reads_test("npz")
+def npz_test(*, path: str) -> Source:
+    """The test part of a file; its train part, whatever it holds, is not read."""
+    file = Path(path).expanduser().resolve()
+    return _test_alone(file, _arrays(file, _TEST))
+
+
+def _test_alone(file: Path, arrays: dict[str, Array]) -> Source:
+    x, y = _images(file, "x_test", arrays), _labels(file, "y_test", arrays)
+    classes = _classes(file, arrays, int(y.max()) + 1)
+    _check_range(file, "y_test", y, len(classes))
+    return Source(
+        TensorSplit(x[:0], y[:0]),
+        TensorSplit(x, y),
+        classes,
+        mean=(),
+        std=(),
+        classes_are_known="classes" in arrays,
+        is_whole=False,
+    )
+
+
+def _has_train(file: Path) -> bool:
+    """Whether a file has train images or labels; one that cannot be read has none."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return not {f"{key}.npy" for key in _TRAIN}.isdisjoint(archive.namelist())
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return False
+
+
+def _arrays(file: Path, needed: Sequence[str]) -> dict[str, Array]:
+    """Arrays by name: those that are needed, and "classes" if it is there."""
     if not file.is_file():
         raise RobustCliError(f"data.path: there is no file {file}; expected one that numpy.savez wrote")
+    kind = other_kind(file)
+    if kind is not None:
+        raise RobustCliError(f"data.path: {file}: the file is {kind}")
     key = ""
     arrays: dict[str, Array] = {}
     try:
@@ -75,32 +110,31 @@ def _arrays(file: Path) -> dict[str, Array]:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ValueError("it holds a single array")
             keys = archive.files
-            for key in (*_EVERY_KEY, "classes"):
+            for key in (*needed, "classes"):
                 if key in keys:
                     arrays[key] = archive[key]
     except _BROKEN as error:
         where = f"{file}: {key}" if key else f"{file}"
+        # NumPy advises to trust the file and load it with pickle, which would run its code.
+        said = "it holds Python objects or an odd header" if "allow_pickle" in str(error) else in_one_line(error)
         raise RobustCliError(
-            f"data.path: {where} cannot be read ({error}); expected a file that numpy.savez wrote"
+            f"data.path: {where} cannot be read ({said}); expected a file that numpy.savez wrote"
         ) from error
-    has_train = "x_train" in arrays or "y_train" in arrays
-    missing = [key for key in (_EVERY_KEY if has_train else _EVERY_KEY[2:]) if key not in arrays]
+    missing = [key for key in needed if key not in arrays]
     if missing:
         raise RobustCliError(
             f"data.path: {file} lacks {', '.join(missing)} (it has {', '.join(keys) or 'nothing'}); expected "
-            f"{', '.join(_EVERY_KEY)}, or x_test and y_test alone to evaluate only"
+            "x_test and y_test, and to train x_train and y_train too"
         )
+    for key, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise RobustCliError(f"data.path: {file}: {key} is no array; expected a file that numpy.savez wrote")
     return arrays
 
 
 def _images(file: Path, key: str, arrays: dict[str, Array]) -> Tensor:
     array = arrays[key]
     where = f"data.path: {file}: {key}"
-    if array.dtype != np.uint8:
-        hint = (
-            f"; convert floats in [0, 1] with ({key} * 255).round().astype('uint8')" if array.dtype.kind == "f" else ""
-        )
-        raise RobustCliError(f"{where} is {array.dtype}; expected uint8 in 0..255{hint}")
     if array.ndim == 3:
         array = array[..., None]
     if array.ndim != 4 or 0 in array.shape:
@@ -112,7 +146,21 @@ def _images(file: Path, key: str, arrays: dict[str, Array]) -> Tensor:
             f"{where} has shape {array.shape}, which looks like channels first; "
             f"expected (n, height, width, channels): use {key}.transpose(0, 2, 3, 1)"
         )
+    if array.dtype.kind == "f":
+        array = _unit_floats(where, key, array)
+    elif array.dtype != np.uint8:
+        raise RobustCliError(f"{where} is {array.dtype}; expected uint8 in 0..255 or floats in [0, 1]")
     return torch.from_numpy(np.ascontiguousarray(array.transpose(0, 3, 1, 2)))
+
+
+def _unit_floats(where: str, key: str, array: Array) -> Array:
+    """Floats as float32, refused where they are not pixels in [0, 1]."""
+    low, high = float(array.min()), float(array.max())
+    # Written so that NaN, for which every comparison is false, is refused too.
+    if not (low >= 0 and high <= 1):
+        hint = f": divide by 255, {key} / 255" if 1 < high <= 255 and low >= 0 else ""
+        raise RobustCliError(f"{where} is {array.dtype} from {low:.4g} to {high:.4g}; expected pixels in [0, 1]{hint}")
+    return array.astype(np.float32)
 
 
 def _labels(file: Path, key: str, arrays: dict[str, Array]) -> Tensor:
@@ -120,13 +168,16 @@ def _labels(file: Path, key: str, arrays: dict[str, Array]) -> Tensor:
     where = f"data.path: {file}: {key}"
     if array.dtype.kind not in "iu":
         raise RobustCliError(f"{where} is {array.dtype}; expected whole numbers: use {key}.astype('int64')")
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
     if array.ndim != 1:
         hint = f": use {key}.argmax(1) if each row marks one class" if array.ndim == 2 and array.shape[1] > 1 else ""
         raise RobustCliError(f"{where} has shape {array.shape}; expected (n,){hint}")
     if len(array) != count:
         raise RobustCliError(f"{where} has {len(array)} labels for {count} images; expected one for each")
-    if array.min() < 0:
-        raise RobustCliError(f"{where} has the label {array.min()}; expected whole numbers from 0 on")
+    if int(array.min()) < 0 or int(array.max()) > _MOST_CLASSES:
+        wrong = array.min() if int(array.min()) < 0 else array.max()
+        raise RobustCliError(f"{where} has the label {wrong}; expected whole numbers from 0 on")
     return torch.from_numpy(array.astype(np.int64))
 
 

@@ -60,8 +60,8 @@ def recheck(folder: Path, key: str, run: Path, overrides: Sequence[str], checkpo
 
 def _check(wish: dict[str, Any]) -> dict[str, Any]:
     """What the new process does."""
-    from robustcli.data.loading import load_data
     from robustcli.evaluation.stored import Dossier
+    from robustcli.models.model import test_images
     from robustcli.runtime.device import choose_device
     from robustcli.workflows.verify import find_evidence, verify
 
@@ -75,7 +75,7 @@ def _check(wish: dict[str, Any]) -> dict[str, Any]:
     if network.training:
         return {"problems": ["model.py: the network is in train mode"], "checked": "nothing"}
     subject, _ = find_evidence(Path(wish["run"]), wish["overrides"], wish["checkpoint"])
-    x, y = load_data(subject.defaults.data, device).evaluation("test", None)
+    x, y = test_images(subject.defaults, device).evaluation("test", None)
     problems, words = verify(Dossier(folder, wish["key"]), network, x, y)
     return {"problems": problems, "checked": words}
 

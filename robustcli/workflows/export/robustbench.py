@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from robustcli import __version__
-from robustcli.data.loading import load_data
 from robustcli.errors import RobustCliError, suggest
 from robustcli.evaluation.per_image import read_ledger
 from robustcli.evaluation.stored import Dossier
 from robustcli.models.architecture import Architecture
-from robustcli.models.model import ExternalModel, Model, TrainedModel
+from robustcli.models.model import ExternalModel, Model, TrainedModel, test_images
 from robustcli.registry.registry import MemberSpec
 from robustcli.runtime.device import choose_device
 from robustcli.specs.check import to_plain
@@ -93,7 +92,7 @@ def export(request: Request) -> Exported:
     place = Path("model_info", dataset, threat_name(threat["norm"]), f"{metadata.card_name}.json")
 
     device = choose_device(request.device)
-    data = load_data(subject.defaults.data, device)
+    data = test_images(subject.defaults, device)
     images = data.sizes["test"]
     missing = {
         "clean_acc": missing_images(dataset, result["total"], images),

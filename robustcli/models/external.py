@@ -1,0 +1,94 @@
+"""A network of another program as attacks and checks need it: float32 in and out, and errors that name the batch."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustcli.architectures import ImageShape, Network, Normalize
+from robustcli.errors import EvaluationError, Interrupted, RobustCliError
+from robustcli.models.source import reason
+
+
+class ExternalNetwork(Network):
+    """Normalization, then a network that `robust train` did not make; logits are float32.
+
+    Args:
+        normalize: the first layer.
+        body: the network, in its own precision.
+    """
+
+    def __init__(self, normalize: Normalize, body: nn.Module) -> None:
+        super().__init__(normalize, body)
+        kinds = {one.dtype for one in body.parameters() if one.is_floating_point()}
+        self.dtype = kinds.pop() if len(kinds) == 1 else torch.float32
+
+    def forward(self, x: Tensor) -> Tensor:
+        try:
+            logits = self.body(self.normalize(x).to(self.dtype))
+        except (Interrupted, RobustCliError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # a network from elsewhere raises what it likes
+            count = f"{len(x)} image{'s' if len(x) > 1 else ''}"
+            raise EvaluationError(
+                f"the network fails on a batch of {count} ({_said(error)}); attacks need batches of any size"
+            ) from error
+        if not isinstance(logits, Tensor) or not logits.is_floating_point():
+            return logits  # type: ignore[no-any-return]  # the checks before an evaluation say what is wrong
+        # A copy of what inference mode made can be part of a graph.
+        return (logits.clone() if logits.is_inference() else logits).float()
+
+
+def _said(error: Exception) -> str:
+    kind, said = type(error).__name__, reason(error)
+    return said if said.startswith(kind) else f"{kind}: {said}"
+
+
+def precision_note(network: ExternalNetwork, name: str) -> list[str]:
+    """A note for a network that computes in another precision than float32."""
+    if network.dtype == torch.float32:
+        return []
+    kind = str(network.dtype).removeprefix("torch.")
+    return [f"{name}: computes in {kind}; images are converted to it, and its logits to float32"]
+
+
+def require_values(network: nn.Module, name: str) -> None:
+    """Refuse a network with tensors that have no values.
+
+    Raises:
+        RobustCliError: a parameter or buffer is on the device meta.
+    """
+    for key, tensor in (*network.named_parameters(), *network.named_buffers()):
+        if tensor.is_meta:
+            raise RobustCliError(
+                f"{name}: {key} is on the device meta, so it has no values; load the weights when the network is built"
+            )
+
+
+def require_logits(network: nn.Module, shape: ImageShape, name: str, device: torch.device, *, at_least: bool) -> None:
+    """Ask the network once, before anything expensive, for the logits of two grey images.
+
+    Args:
+        at_least: whether the network may know more classes than the data show.
+
+    Raises:
+        RobustCliError: it does not take such images, or gives other logits.
+    """
+    images = torch.full((2, shape.channels, shape.height, shape.width), 0.5, device=device)
+    try:
+        with torch.no_grad():
+            logits: Any = network(images)
+    except (RobustCliError, RuntimeError) as error:
+        raise RobustCliError(f"{name}: does not take {shape.words}: {reason(error)}") from error
+    found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if isinstance(found, tuple) and len(found) == 2 and found[0] == 2:
+        if found[1] == shape.classes or (at_least and found[1] > shape.classes):
+            return
+        raise RobustCliError(
+            f"{name}: gives {found[1]} classes for 2 images; the data have {shape.classes} classes, so "
+            f"(2, {shape.classes}) is expected"
+        )
+    raise RobustCliError(
+        f"{name}: gives an output of {found} for 2 images; the data have {shape.classes} classes, so "
+        f"(2, {shape.classes}) is expected"
+    )
