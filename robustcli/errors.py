@@ -8,6 +8,10 @@ class RobustCliError(Exception):
     """Something a user can fix; the message alone is shown."""
 
 
+class CheckFailedError(RobustCliError):
+    """A check that the user asked for failed (exit code 1)."""
+
+
 class SpecError(RobustCliError):
     """A spec with problems, all of them at once.
 

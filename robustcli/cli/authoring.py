@@ -7,7 +7,7 @@ import typer
 from rich.markup import escape
 
 from robustcli.cli.options import console
-from robustcli.errors import RobustCliError, suggest
+from robustcli.errors import CheckFailedError, RobustCliError, suggest
 from robustcli.registry.catalog import FAMILIES, catalog
 from robustcli.workflows.new import KINDS, new_member
 
@@ -59,5 +59,5 @@ def check(
             if outcome.verdict == "broken":
                 broken.append(outcome.promise)
     if broken:
-        raise RobustCliError(f"'{name}' breaks {len(broken)} promises: {', '.join(broken)}")
+        raise CheckFailedError(f"'{name}' breaks {len(broken)} promises: {', '.join(broken)}")
     typer.echo("every promise is kept")

@@ -194,7 +194,7 @@ def report(
     "architecture speed" or scaling.
     """
     from robustcli.bench.tables import markdown_of
-    from robustcli.reports.runs import replace_block
+    from robustcli.reports.blocks import replace_block
     from robustcli.store.files import read_json
 
     for path in files:

@@ -24,6 +24,7 @@ from robustcli.cli.options import (
     Subject,
     WeightsFile,
     WeightsKey,
+    Wide,
     console,
 )
 from robustcli.errors import Interrupted, RobustCliError
@@ -90,7 +91,10 @@ def evaluate_network(
     workers: Annotated[
         int, typer.Option(min=1, help="Number of processes; they are assigned to the GPUs in turn.")
     ] = 1,
-    witnesses: Annotated[bool, typer.Option("--witnesses", help="Store the adversarial examples.")] = False,
+    save_examples: Annotated[
+        bool, typer.Option("--save-examples", "--witnesses", help="Keep the adversarial images, for `robust verify`.")
+    ] = False,
+    wide: Wide = False,
     out: Out = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -101,9 +105,9 @@ def evaluate_network(
     """
     from robustcli.cli.progress import Screen
     from robustcli.evaluation.wording import warning_lines
-    from robustcli.reports.runs import result_table
+    from robustcli.reports.results import result_table
     from robustcli.runtime.signals import stop_requests
-    from robustcli.store.files import write_json
+    from robustcli.store.results import write_results
     from robustcli.workflows import evaluate as assess
 
     _require_files({"--out": out})
@@ -132,7 +136,7 @@ def evaluate_network(
         batch_size=batch_size,
         device=device,
         store=store,
-        witnesses=witnesses,
+        save_examples=save_examples,
         workers=workers,
     )
     try:
@@ -145,12 +149,13 @@ def evaluate_network(
         return
     results, folder = found
     if out is not None:
-        write_json(out, results)
+        write_results(out, results)
     if as_json:
-        typer.echo(json.dumps(results, indent=2))
+        typer.echo(json.dumps(results.to_json(), indent=2))
         return
-    console().print(result_table(wanted.text or str(model), results["evaluations"]))
-    for line in (*results["notes"], *warning_lines(results["evaluations"])):
+    typer.echo(wanted.text or str(model))
+    console().print(result_table(results, is_wide=wide))
+    for line in (*results.notes, *warning_lines(results.evaluations)):
         typer.echo(f"note: {line}")
     typer.echo(f"stored in {folder}")
 
@@ -218,52 +223,6 @@ def diagnose_network(
     if picture is not None:
         found = {name: result["found"] for name, result in results["diagnostics"].items()}
         draw(picture, title, found, results["threat"]["norm"])
-
-
-@app.command("verify")
-def verify_results(
-    folder: Annotated[Path, typer.Argument(help="Folder of a run or of a stored evaluation.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Values to change, for example data.root=PATH.")] = None,
-    checkpoint: Annotated[str | None, typer.Option(help="Checkpoint, if it has moved.")] = None,
-    device: Device = "auto",
-) -> None:
-    """Recompute stored accuracies from weights, images and kept adversarial images, without attacking."""
-    from robustcli.workflows.verify import verify_folder
-
-    findings = verify_folder(folder, overrides or (), checkpoint, device)
-    problems = [f"{finding.key}: {problem}" for finding in findings for problem in finding.problems]
-    if problems:
-        lines = "\n  ".join(problems)
-        raise RobustCliError(f"{folder}: {len(problems)} problem{'s' if len(problems) > 1 else ''}\n  {lines}")
-    for finding in findings:
-        typer.echo(f"{finding.key}: verified: {finding.checked}")
-
-
-@app.command("compare")
-def compare_results(
-    a: Annotated[Path, typer.Argument(help="First result: run folder, results.json or file of `robust eval --out`.")],
-    b: Annotated[Path, typer.Argument(help="Second result, of the same kinds.")],
-    key: Annotated[
-        list[str] | None,
-        typer.Option(help="Evaluation to compare; may be repeated. Default: all that both results have."),
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Compare two networks image by image and test whether they differ."""
-    from robustcli.reports.compare import comparison_table, conditions
-    from robustcli.workflows.compare import compare
-
-    pairs = compare(a, b, key or ())
-    if as_json:
-        comparisons = {name: pair.to_json() for name, pair in pairs.items()}
-        typer.echo(json.dumps({"a": str(a), "b": str(b), "comparisons": comparisons}, indent=2))
-        return
-    typer.echo(f"A: {a}\nB: {b}")
-    console().print(comparison_table(pairs))
-    for line in conditions(pairs):
-        typer.echo(f"note: {line}")
-    for name, pair in pairs.items():
-        typer.echo(f"{name}: {pair.claim}")
 
 
 def _wanted(given: Mapping[str, Any]) -> "ModelRequest":

@@ -4,28 +4,33 @@ import json
 import os
 import shutil
 import sys
+import traceback
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from robustcli import __version__
-from robustcli.cli import bench, export, sweep
+from robustcli.cli import bench, export, results, sweep
 from robustcli.cli.authoring import app as authoring
 from robustcli.cli.doctor import app as doctor
 from robustcli.cli.evaluation import app as evaluation
 from robustcli.cli.members import app as members
-from robustcli.cli.options import Json, Overrides, Quiet, Runs, console
+from robustcli.cli.options import Overrides, Quiet, Runs, console
 from robustcli.cli.plan import app as forecast
-from robustcli.errors import CollapseError, Interrupted, NotFiniteError, RobustCliError
+from robustcli.errors import CheckFailedError, CollapseError, Interrupted, NotFiniteError, RobustCliError
 from robustcli.specs import experiments
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.workflows.sweep_spec import Sweep, is_sweep
 
+if TYPE_CHECKING:
+    from robustcli.store.results import RunResults
+
 PURPOSE = "Adversarial training and evaluation: one YAML spec in; a model, its robust accuracy and the evidence out."
 EXIT_CODES = (
-    "Exit codes: 0 done, 1 a bug of ours, 2 something to mend, 3 stopped by a signal (resume it), 4 training failed."
+    "Exit codes: 0 ok, 1 a check failed, 2 bad input, 3 interrupted (can be resumed), 4 training failed, 70 internal "
+    "error (please report it)."
 )
 
 app = typer.Typer(
@@ -34,7 +39,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help=f"{PURPOSE}\n\n{EXIT_CODES}",
 )
-for commands in (members, authoring, evaluation, sweep.app, forecast, doctor):
+for commands in (members, authoring, evaluation, results.app, sweep.app, forecast, doctor):
     app.add_typer(commands)
 app.add_typer(bench.app, name="bench")
 app.add_typer(export.app, name="export")
@@ -53,9 +58,16 @@ def main() -> None:
     except (CollapseError, NotFiniteError) as failure:
         typer.echo(f"training failed: {failure}", err=True)
         sys.exit(4)
+    except CheckFailedError as failure:
+        typer.echo(f"failed: {failure}", err=True)
+        sys.exit(1)
     except RobustCliError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
+    except Exception:
+        traceback.print_exc()
+        typer.echo("internal error: please report it with the lines above", err=True)
+        sys.exit(70)
 
 
 def _in_words(
@@ -104,27 +116,27 @@ def reproduce(
     quiet: Quiet = False,
 ) -> None:
     """Train and evaluate a shipped experiment, or resume it, and compare with the published result."""
-    from robustcli.reports.runs import claim_table
+    from robustcli.reports.results import claim_table
     from robustcli.specs.check import to_plain
+    from robustcli.store.results import Claim
     from robustcli.store.runs import folder_of
 
     spec = _read(name, overrides)
-    results = _run(spec, runs, quiet, resume=True)
-    seconds = sum(record.get("seconds", 0.0) for record in folder_of(runs, spec).records())
-    typer.echo(f"training took {seconds:.1f} s without the checks after each epoch")
-    results["claim"] = to_plain(spec.claim) if spec.claim else None
-    if results["claim"] is None:
+    found = _run(spec, runs, quiet, resume=True)
+    seconds = sum(record.seconds for record in folder_of(runs, spec).epochs())
+    typer.echo(f"training took {seconds:.1f} s, without checks")
+    if spec.claim is None:
         typer.echo("This spec has no claim to compare with.")
         return
-    console().print(claim_table(results))
-    claim = results["claim"]
-    images = results["selection"]["images"]
-    ours = f"{results['selection']['by']}{f' on {images} images' if images else ' epoch'}"
-    typer.echo(f"selection: source {claim['selection'] or 'not stated'}; here {ours}")
-    if claim["hardware"]:
-        typer.echo(f"hardware: source {claim['hardware']}")
-    if claim["note"]:
-        typer.echo(f"note: {claim['note']}")
+    claim = Claim.model_validate(to_plain(spec.claim))
+    console().print(claim_table(found, claim))
+    selection = found.selection
+    ours = f"{selection.by}{f' on {selection.images} images' if selection.images else ' epoch'}"
+    typer.echo(f"selection: source {claim.selection or 'not stated'}; here {ours}")
+    if claim.hardware:
+        typer.echo(f"hardware: source {claim.hardware}")
+    if claim.note:
+        typer.echo(f"note: {claim.note}")
 
 
 @app.command()
@@ -195,39 +207,6 @@ def copy_experiment(
     typer.echo(f"{target}: copied from {name}")
 
 
-@app.command("runs")
-def list_runs(runs: Runs = Path("runs"), as_json: Json = False) -> None:
-    """List runs with their status and results."""
-    from robustcli.reports.runs import run_rows, run_table
-
-    rows = run_rows(runs)
-    if as_json:
-        typer.echo(json.dumps(rows, indent=2))
-    elif rows:
-        console().print(run_table(rows))
-    else:
-        typer.echo(f"no runs in {runs}")
-
-
-@app.command()
-def report(
-    folders: Annotated[list[Path], typer.Argument(help="Run folders, or folders that contain runs.")],
-    into: Annotated[Path | None, typer.Option(help="Replace the block <!-- results --> of this file.")] = None,
-) -> None:
-    """Print a Markdown table of finished runs, or write it into a file."""
-    from robustcli.reports.runs import markdown, replace_block
-    from robustcli.store.runs import RunFolder
-
-    found = [RunFolder(path.parent) for folder in folders for path in sorted(folder.rglob("results.json"))]
-    if not found:
-        raise RobustCliError(f"no results.json below {', '.join(map(str, folders))}")
-    table = markdown(found)
-    if into is None:
-        typer.echo(table, nl=False)
-        return
-    replace_block(into, "results", table)
-
-
 def _read(name: str, overrides: list[str] | None) -> ExperimentSpec:
     spec = ExperimentSpec.read(experiments.find(name), overrides or ())
     for warning in spec.warnings():
@@ -235,20 +214,20 @@ def _read(name: str, overrides: list[str] | None) -> ExperimentSpec:
     return spec
 
 
-def _run(spec: ExperimentSpec, runs: Path, quiet: bool, *, resume: bool) -> dict[str, Any]:
+def _run(spec: ExperimentSpec, runs: Path, quiet: bool, *, resume: bool) -> "RunResults":
     from robustcli.cli.progress import Screen
     from robustcli.evaluation.wording import warning_lines
-    from robustcli.reports.runs import result_table
-    from robustcli.store.files import read_json
+    from robustcli.reports.results import result_table
+    from robustcli.store.results import read_run_results
     from robustcli.workflows.train import run_experiment
 
     with Screen(is_quiet=quiet) as screen:
         folder = run_experiment(spec, runs, screen, resume=resume)
-    results: dict[str, Any] = read_json(folder.results)
-    title = f"{spec.name}, seed {spec.seed}: {results['status']}"
-    console().print(result_table(title, results["evaluations"]))
-    for line in warning_lines(results["evaluations"]):
+    found = read_run_results(folder.results)
+    typer.echo(f"{spec.name}, seed {spec.seed}: {found.status}")
+    console().print(result_table(found))
+    for line in warning_lines(found.evaluations):
         typer.echo(f"note: {line}")
-    found = f"\nthe network that was found: robust train {folder.derived}" if folder.derived.exists() else ""
-    typer.echo(f"stored in {folder.path}{found}")
-    return results
+    derived = f"\nthe network that was found: robust train {folder.derived}" if folder.derived.exists() else ""
+    typer.echo(f"stored in {folder.path}{derived}")
+    return found

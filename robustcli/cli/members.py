@@ -14,8 +14,8 @@ from robustcli.errors import RobustCliError, suggest
 from robustcli.registry.catalog import FAMILIES, Member, catalog
 from robustcli.registry.published import Published, published
 from robustcli.registry.signatures import REQUIRED
+from robustcli.reports.blocks import replace_block
 from robustcli.reports.recipes import BLOCK, recipe_index
-from robustcli.reports.runs import replace_block
 from robustcli.specs import experiments
 
 app = typer.Typer()

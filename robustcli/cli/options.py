@@ -1,5 +1,6 @@
 """Options that several commands share, and the console for tables."""
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +23,7 @@ Overrides = Annotated[
 Runs = Annotated[Path, typer.Option("--runs", help="Folder that holds all runs.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only results, no progress.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Wide = Annotated[bool, typer.Option("--wide", help="Show more columns.")]
 
 
 # Shared by `eval` and `diagnose`: network, images and threat model.
@@ -66,6 +68,6 @@ Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda or cuda:i.")]
 
 def console() -> Console:
     """Return the console for tables."""
-    # Wide when not a terminal, so that tables in logs and pipes are not cut.
+    # Wide if it is not a terminal and COLUMNS is not set, so that tables in logs and pipes are not wrapped.
     screen = Console()
-    return screen if screen.is_terminal else Console(width=200)
+    return screen if screen.is_terminal or "COLUMNS" in os.environ else Console(width=200)

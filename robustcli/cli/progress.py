@@ -1,6 +1,5 @@
 """Progress of a run: a bar in a terminal, one line per epoch in a log."""
 
-from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
@@ -8,6 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from robustcli.evaluation.wording import interval
+from robustcli.store.results import Evaluation
 
 _CHECK = ("clean", "robust", "fgsm")
 _HIDDEN = ("epoch", "seconds", "checked_on")
@@ -60,12 +60,10 @@ class Screen:
         checked = "  ".join(f"{key} {100 * record[key]:.1f}%" for key in _CHECK if key in record)
         self._print(f"epoch {record['epoch'] + 1:>3}  {trained}  {record['checked_on']}: {checked}")
 
-    def evaluation(self, key: str, result: Mapping[str, Any] | None) -> None:
+    def evaluation(self, key: str, result: Evaluation | None) -> None:
         """Print that an evaluation starts (result None) or is finished."""
         self._bar.update(self._task, visible=False)
-        text = (
-            "..." if result is None else f"{interval(result)} % of {result['total']} images, {result['seconds']:.0f} s"
-        )
+        text = "..." if result is None else f"{interval(result)} % of {result.total} images, {result.seconds:.0f} s"
         self._print(f"evaluating {key}: {text}")
 
     def _print(self, text: str) -> None:

@@ -36,7 +36,7 @@ def run(
         for warning in chosen.specs[0].warnings():
             typer.echo(f"warning: row {chosen.name}: {warning}", err=True)
     from robustcli.cli.progress import Screen
-    from robustcli.reports.runs import replace_block, require_block
+    from robustcli.reports.blocks import replace_block, require_block
     from robustcli.reports.sweep import markdown
     from robustcli.workflows.sweep import run_rows, summary
 
@@ -50,8 +50,8 @@ def run(
     elif not as_json:
         typer.echo(markdown(rows), nl=False)
     if as_json:
-        typer.echo(json.dumps(rows, indent=2))
-    failed = [found["row"] for found in rows if found["failures"]]
+        typer.echo(json.dumps([found.to_json() for found in rows], indent=2))
+    failed = [found.row for found in rows if found.failures]
     if failed:
         typer.echo(f"training failed in {', '.join(failed)}", err=True)
         raise typer.Exit(4)

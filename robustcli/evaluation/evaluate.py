@@ -1,17 +1,17 @@
 """One evaluation: check model and data, gather the evidence, judge it, put everything back."""
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import MISSING, asdict, dataclass, field, fields
-from fractions import Fraction
-from typing import Any, get_origin, get_type_hints
+from dataclasses import asdict
+from typing import Any
 
 import torch
+from pydantic import Field, InstanceOf
 from torch import Tensor, nn
 
-from robustcli.errors import EvaluationError, RobustCliError
-from robustcli.evaluation.evidence import Evidence, StageRecord, gather
+from robustcli.errors import EvaluationError
+from robustcli.evaluation.evidence import Evidence, gather
 from robustcli.evaluation.isolation import generators_restored, model_restored
 from robustcli.evaluation.outcomes import Journal
 from robustcli.evaluation.postflight import postflight
@@ -19,122 +19,22 @@ from robustcli.evaluation.preflight import preflight
 from robustcli.evaluators import Evaluator, looks_of
 from robustcli.registry.types import exact_text
 from robustcli.runtime.precision import full_precision
-from robustcli.statistics import clopper_pearson
+from robustcli.store.results import Evaluation, StageResult
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
 
 __all__ = ["Result", "evaluate", "preflight"]
 
 
-@dataclass(frozen=True)
-class Result:
-    """What one evaluation found, image by image; `to_json` is its entry in results.json.
+class Result(Evaluation):
+    """An evaluation with its evidence: what is known of every image. `to_json` is its entry in results.json."""
 
-    Args:
-        evaluator: registered name of the evaluator.
-        parameters: its settings, as the spec states them.
-        norm: of the threat model.
-        eps: radius of the threat model, as exact text such as "8/255" or "0.5".
-        seed: of the evaluation's noise.
-        survivors: one character per image, in the order of the data: "1" still correct, "0" not.
-        forwards: examples that the evaluator passed through the model.
-        gradients: examples for which it asked for a gradient through the logits.
-        seconds: wall-clock time of the evaluator, without the checks around it.
-        stages: its attacks in their order: images that entered and that it broke, and what that took.
-        suspicions: signs that attacks failed for another reason than robustness.
-        warnings: what else a reader of the number must know, each once.
-        evidence: what is known of every image.
-    """
+    evidence: InstanceOf[Evidence] | None = Field(default=None, exclude=True, repr=False)
 
-    evaluator: str
-    parameters: dict[str, Any]
-    norm: str
-    eps: str
-    seed: int
-    survivors: str
-    forwards: int
-    gradients: int
-    seconds: float
-    stages: list[StageRecord] = field(default_factory=list)
-    suspicions: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    evidence: Evidence | None = field(default=None, compare=False, repr=False)
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Result) and self.to_json() == other.to_json()
 
-    @property
-    def eps_value(self) -> float:
-        """The radius as a float."""
-        return float(Fraction(self.eps))
-
-    @property
-    def correct(self) -> int:
-        """Images that survived."""
-        return self.survivors.count("1")
-
-    @property
-    def total(self) -> int:
-        """Images evaluated, those wrong when clean included."""
-        return len(self.survivors)
-
-    @property
-    def accuracy(self) -> float:
-        """Survivors as a fraction of all images."""
-        return self.correct / self.total
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95 % Clopper-Pearson interval of the accuracy, over the drawing of the images."""
-        return clopper_pearson(self.correct, self.total)
-
-    @property
-    def verdict(self) -> str:
-        """TRUSTED, or SUSPECT where there are suspicions. What is INVALID has no result: it is an error."""
-        return "SUSPECT" if self.suspicions else "TRUSTED"
-
-    @property
-    def is_upper_bound(self) -> bool:
-        """Whether only attacks of one kind were tried: masked gradients go unnoticed by those that use them, and
-        those that use none are weak."""
-        uses_gradients = any(not stage.is_black_box for stage in self.stages)
-        uses_none = any(stage.is_black_box or stage.has_black_box for stage in self.stages)
-        return bool(self.stages) and not (uses_gradients and uses_none)
-
-    @classmethod
-    def from_json(cls, value: Any, source: str) -> "Result":
-        """What `to_json` wrote, without the evidence; what follows from other fields is not read.
-
-        Args:
-            source: the file, for messages.
-
-        Raises:
-            RobustCliError: names the key that is missing or of another kind.
-        """
-        found = _known(cls, value, source)
-        if not found["survivors"]:
-            raise RobustCliError(f"{source}: survivors: expected one character per image, found none")
-        stages = [
-            StageRecord(**_known(StageRecord, stage, f"{source}: stages[{number}]"))
-            for number, stage in enumerate(found["stages"])
-        ]
-        return cls(**{**found, "stages": stages})
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data with the keys of results.json.
-
-        All fields but the evidence; further eps_value (float), correct and total (counts of images), accuracy
-        (fraction), interval ([low, high], fractions, 95 %), verdict and is_upper_bound.
-        """
-        plain = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "evidence"}
-        return {
-            **plain,
-            "stages": [asdict(stage) for stage in self.stages],
-            "eps_value": self.eps_value,
-            "correct": self.correct,
-            "total": self.total,
-            "accuracy": self.accuracy,
-            "interval": list(self.interval),
-            "verdict": self.verdict,
-            "is_upper_bound": self.is_upper_bound,
-        }
+    __hash__ = None  # type: ignore[assignment]
 
 
 def evaluate(
@@ -205,33 +105,11 @@ def evaluate(
         forwards=evidence.forwards,
         gradients=evidence.gradients,
         seconds=evidence.seconds,
-        stages=evidence.stages,
+        stages=[StageResult(**asdict(stage)) for stage in evidence.stages],
         suspicions=suspicions,
         warnings=list(dict.fromkeys([*(str(warning.message) for warning in caught), *evidence.warnings])),
         evidence=evidence,
     )
-
-
-def _known(kind: type, value: Any, source: str) -> dict[str, Any]:
-    """The fields of a dataclass in a mapping, other keys left out; each of the type that the class states.
-
-    What has a default was added later, and older files lack it.
-    """
-    if not isinstance(value, Mapping):
-        raise RobustCliError(f"{source}: expected keys and values, found {str(value)[:40]}")
-    hints = get_type_hints(kind)
-    found = {}
-    for item in fields(kind):
-        if item.name == "evidence" or (item.name not in value and item.default is not MISSING):
-            continue
-        hint = hints[item.name]
-        # Of list[str] the list is looked at alone; JSON writes whole floats as it likes.
-        expected = get_origin(hint) if get_origin(hint) in (list, dict) else int | float if hint is float else hint
-        if item.name not in value or not isinstance(value[item.name], expected):
-            text = str(value[item.name])[:40] if item.name in value else "nothing"
-            raise RobustCliError(f"{source}: {item.name}: expected {getattr(hint, '__name__', hint)}, found {text}")
-        found[item.name] = value[item.name]
-    return found
 
 
 @contextmanager

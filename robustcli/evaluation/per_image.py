@@ -1,4 +1,4 @@
-"""The ledger of an evaluation, one line per image, and its witnesses: the adversarial images themselves.
+"""Per-image results of an evaluation, one CSV line per image, and the adversarial examples themselves.
 
 With both, anyone who has the weights and the images can check a robust accuracy without attacking
 (workflows/verify.py).
@@ -24,25 +24,25 @@ from robustcli.store.files import replacing, write_text
 from robustcli.threat.threat import ThreatModel
 
 COLUMNS = ("image", "label", "clean", "broken_by", "prediction", "margin", "size")
-# How a witness is written, the smallest first: steps of 1/255 from the clean image, a half-precision perturbation,
-# or the image itself.
+# How an adversarial example is written, the smallest first: steps of 1/255 from the clean image, a half-precision
+# perturbation, or the image itself.
 Encoding = Literal["steps", "halves", "floats"]
 _ENCODINGS: tuple[Encoding, ...] = ("steps", "halves", "floats")
 _BATCH = 250
 
 
 @dataclass(frozen=True)
-class Line:
-    """What is known of one image.
+class ImageResult:
+    """Outcome for one image.
 
     Args:
-        image: its number in the order of the data.
-        label: its class.
-        clean: the class that the model gives it unperturbed.
-        broken_by: name of the stage that broke it, "clean" when it was wrong unperturbed, "" when it survives.
-        prediction: class of the adversarial image.
-        margin: largest seen, wrong logit minus true one.
-        size: of the perturbation that broke it, in the norm of the threat.
+        image: number in the order of the data.
+        label: true class.
+        clean: predicted class of the clean image.
+        broken_by: name of the stage that broke it, "clean" if it is wrong when clean, "" if it survives.
+        prediction: predicted class of the adversarial image.
+        margin: largest margin seen, wrong logit minus true one.
+        size: norm of the perturbation that broke it, in the norm of the threat.
     """
 
     image: int
@@ -54,8 +54,8 @@ class Line:
     size: float
 
 
-def lines_of(evidence: Evidence) -> list[Line]:
-    """The ledger, in the order of the images."""
+def per_image_results(evidence: Evidence) -> list[ImageResult]:
+    """Outcome for every image, in the order of the images."""
     names = {SURVIVES: "", WRONG_WHEN_CLEAN: "clean", **{i: stage.name for i, stage in enumerate(evidence.stages)}}
     columns = (
         evidence.numbers,
@@ -67,29 +67,29 @@ def lines_of(evidence: Evidence) -> list[Line]:
         evidence.sizes,
     )
     return [
-        Line(image, label, clean, names[broken_by], prediction, margin, size)
+        ImageResult(image, label, clean, names[broken_by], prediction, margin, size)
         for image, label, clean, broken_by, prediction, margin, size in zip(
             *(column.tolist() for column in columns), strict=True
         )
     ]
 
 
-def write_ledger(path: Path, lines: list[Line]) -> None:
-    """Write a ledger as CSV."""
+def write_per_image(path: Path, lines: list[ImageResult]) -> None:
+    """Write per-image results as CSV."""
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for line in lines:
-        # Nine digits tell any two numbers of single precision apart.
+        # Nine digits are enough to tell any two numbers of single precision apart.
         writer.writerow([*(getattr(line, name) for name in COLUMNS[:5]), f"{line.margin:.9g}", f"{line.size:.9g}"])
     write_text(path, text.getvalue())
 
 
-def read_ledger(path: Path) -> list[Line]:
-    """Read a ledger.
+def read_per_image(path: Path) -> list[ImageResult]:
+    """Read per-image results.
 
     Raises:
-        RobustCliError: it is not there, or is not a ledger; names file and line.
+        RobustCliError: the file is missing, damaged or foreign; names file and line.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -97,22 +97,25 @@ def read_ledger(path: Path) -> list[Line]:
     except (OSError, UnicodeDecodeError) as error:
         raise RobustCliError(f"{path}: cannot be read: {error}") from error
     if not rows or tuple(rows[0]) != COLUMNS:
-        raise RobustCliError(f"{path}: is no ledger: the first line is not {','.join(COLUMNS)}")
+        raise RobustCliError(f"{path}: not per-image results: expected the first line {','.join(COLUMNS)}")
     kinds: tuple[Callable[[str], Any], ...] = (int, int, int, str, int, float, float)
     lines = []
     for number, row in enumerate(rows[1:], 2):
         try:
-            lines.append(Line(*(kind(text) for kind, text in zip(kinds, row, strict=True))))
+            lines.append(ImageResult(*(kind(text) for kind, text in zip(kinds, row, strict=True))))
         except ValueError as error:
             raise RobustCliError(f"{path}: line {number}: {error}") from error
     return lines
 
 
-def write_witnesses(path: Path, evidence: Evidence, model: nn.Module, x: Tensor, y: Tensor, looks: int = 1) -> None:
-    """Write the adversarial images, each in the smallest encoding that still lies inside and fools the model.
+def write_adversarial_examples(
+    path: Path, evidence: Evidence, model: nn.Module, x: Tensor, y: Tensor, looks: int = 1
+) -> None:
+    """Write every adversarial image in the smallest encoding that still lies in the threat set and fools the model.
 
     Args:
         x, y: all images that were evaluated, and their labels, on the model's device.
+        looks: forward passes per verdict.
     """
     chosen: dict[Encoding, list[int]] = {encoding: [] for encoding in _ENCODINGS}
     kept: dict[Encoding, list[NDArray[Any]]] = {encoding: [] for encoding in _ENCODINGS}
@@ -126,7 +129,7 @@ def write_witnesses(path: Path, evidence: Evidence, model: nn.Module, x: Tensor,
             points = decoded(encoding, codes, x[rows])
             is_good = threat.contains(points, x[rows])
             is_good &= judged(model, points, y[rows], looks).predictions != y[rows]
-            # What breaks an image in its own encoding was confirmed when it was found.
+            # The image itself was confirmed when it was found.
             is_kept = is_good.cpu().numpy() | (encoding == "floats")
             chosen[encoding] += [number for number, keep in zip(left, is_kept, strict=True) if keep]
             kept[encoding].append(codes[is_kept])
@@ -141,7 +144,7 @@ def write_witnesses(path: Path, evidence: Evidence, model: nn.Module, x: Tensor,
 
 
 def _in_batches(evidence: Evidence, row_of: Mapping[int, int]) -> Iterator[tuple[list[int], ThreatModel]]:
-    """Numbers of the images that are broken, and the threat under which they are."""
+    """Numbers of the broken images in batches, with the threat under which they were broken."""
     threats: dict[int, ThreatModel] = {
         number: evidence.threats[int(evidence.broken_by[row_of[number]])] for number in sorted(evidence.points)
     }
@@ -151,21 +154,21 @@ def _in_batches(evidence: Evidence, row_of: Mapping[int, int]) -> Iterator[tuple
             yield numbers[start : start + _BATCH], threat
 
 
-def read_witnesses(path: Path) -> list[tuple[Encoding, NDArray[Any], NDArray[Any]]]:
-    """Encoding, image numbers and codes, for every encoding in the file.
+def read_adversarial_examples(path: Path) -> list[tuple[Encoding, NDArray[Any], NDArray[Any]]]:
+    """Read encoding, image numbers and codes, for every encoding in the file.
 
     Raises:
-        RobustCliError: it is no such file.
+        RobustCliError: the file is missing, damaged or foreign.
     """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return [(encoding, stored[f"{encoding}_images"], stored[encoding]) for encoding in _ENCODINGS]
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-        raise RobustCliError(f"{path}: is no file of witnesses: {error}") from error
+        raise RobustCliError(f"{path}: not a file of adversarial examples: {error}") from error
 
 
 def decoded(encoding: Encoding, codes: NDArray[Any], x: Tensor) -> Tensor:
-    """Adversarial images (n, c, h, w) from their codes and the clean images, on the device of those."""
+    """Decode adversarial images (n, c, h, w), on the device of the clean images `x`."""
     values = torch.from_numpy(codes).to(x.device)
     if encoding == "steps":
         return (((255 * x).round() + values) / 255).clamp(0, 1)

@@ -1,4 +1,4 @@
-"""One evaluation and what is kept of it: journal while it goes on, then ledger, witnesses and result."""
+"""One evaluation and its files: a journal while it runs, then result, per-image results and adversarial examples."""
 
 import warnings
 from collections.abc import Iterable, Sequence
@@ -8,28 +8,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from robustcli.data import Data
-from robustcli.evaluation.evaluate import evaluate, settled
+from robustcli.evaluation.evaluate import Result, evaluate, settled
 from robustcli.evaluation.fingerprint import fingerprint
 from robustcli.evaluation.journal import FolderJournal
-from robustcli.evaluation.per_image import lines_of, write_ledger, write_witnesses
+from robustcli.evaluation.per_image import per_image_results, write_adversarial_examples, write_per_image
 from robustcli.evaluators import Evaluator, files_of, is_hasty, looks_of, threat_of
 from robustcli.registry.registry import MemberSpec
 from robustcli.registry.types import exact_text
 from robustcli.runtime.precision import emulation
 from robustcli.specs.check import to_plain
-from robustcli.store.files import read_json, write_json
+from robustcli.store.files import write_json
+from robustcli.store.results import Evaluation, read_evaluation
 from robustcli.threat.threat import ThreatModel
 
 
 @dataclass(frozen=True)
-class Dossier:
-    """The files of one evaluation, in a folder that it shares with others.
+class EvaluationFiles:
+    """Files of one evaluation, in a folder that it shares with others.
 
     Args:
-        folder: where they lie.
+        folder: the folder.
         key: name of the evaluation.
     """
 
@@ -38,16 +39,19 @@ class Dossier:
 
     @property
     def result(self) -> Path:
-        """What Result.to_json says, and a fingerprint; when it is there the evaluation is done."""
+        """The stored `Evaluation`; if this file exists, the evaluation is finished."""
         return self.folder / f"{self.key}.json"
 
     @property
-    def ledger(self) -> Path:
+    def per_image(self) -> Path:
         return self.folder / f"{self.key}.csv"
 
     @property
-    def witnesses(self) -> Path:
-        return self.folder / f"{self.key}.witnesses.npz"
+    def adversarial_examples(self) -> Path:
+        """Adversarial images; files of version 0.1 that still have their former name are found too."""
+        path = self.folder / f"{self.key}.adversarial.npz"
+        former = self.folder / f"{self.key}.witnesses.npz"
+        return former if former.exists() and not path.exists() else path
 
     @property
     def journal(self) -> Path:
@@ -55,7 +59,7 @@ class Dossier:
 
 
 def warn_of_slow_search(evaluators: Iterable[Evaluator], device: torch.device) -> None:
-    """Say once, before the work, that the haste which evaluators ask for is none on this device."""
+    """Warn once, before the work, if `precision: fast` of an evaluator is slow on this device."""
     for text in dict.fromkeys(text for evaluator in evaluators for text in _slow_search(evaluator, device)):
         warnings.warn(text, stacklevel=2)
 
@@ -65,60 +69,88 @@ def _slow_search(evaluator: Evaluator, device: torch.device) -> list[str]:
     return [] if slow is None else [slow]
 
 
-def evaluate_into(
-    dossier: Dossier,
-    chosen: MemberSpec,
-    evaluator: Evaluator,
-    data: Data,
-    network: nn.Module,
-    threat: ThreatModel,
-    seed: int,
-    *,
-    stamps: Sequence[str] = (),
-    expected_clean: float | None = None,
-    share: tuple[int, int] | None = None,
-) -> dict[str, Any] | None:
-    """Evaluate a network on test images, or read what an earlier process found; begun work is gone on with.
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """Everything that one evaluation depends on.
 
     Args:
+        files: where its files go.
+        chosen: evaluator and settings as the spec states them; `evaluator` is built from it.
+        threat: threat model, unless the evaluator has its own.
+        seed: of the noise.
         stamps: warnings that go with every number of this network.
         expected_clean: clean accuracy on held-out images in training, if known.
-        share: (i, n): strike the i-th of n shares of the images, for the journal alone; None does the rest, whatever
-            that is, and writes the result.
-
-    Returns:
-        The result as plain data; None for a share.
     """
-    if dossier.result.exists():
-        if dossier.journal.exists() and share is None:
-            FolderJournal(dossier.journal).remove()  # Killed when all was done but this.
-        return dict(read_json(dossier.result))
-    options, threat = chosen.options, threat_of(evaluator, threat)
-    x, y = data.evaluation("test", options.examples if options else None)
-    parameters = _as_text(to_plain(chosen.parameters))
-    mark = fingerprint(network, x, y, threat, chosen.name, parameters, seed, files_of(evaluator))
-    journal = FolderJournal.open(dossier.journal, mark)
-    settings = (chosen.name, parameters, evaluator, network, x, y, threat, seed)
-    if share is not None:
-        # Of fewer images than shares the last shares have none.
+
+    files: EvaluationFiles
+    chosen: MemberSpec
+    evaluator: Evaluator
+    data: Data
+    network: nn.Module
+    threat: ThreatModel
+    seed: int
+    stamps: Sequence[str] = ()
+    expected_clean: float | None = None
+
+    def run(self) -> Evaluation:
+        """Evaluate, or read the result of an earlier process; unfinished work is resumed."""
+        files, options = self.files, self.chosen.options
+        if files.result.exists():
+            if files.journal.exists():
+                FolderJournal(files.journal).remove()  # The process was killed just before it would have removed it.
+            return read_evaluation(files.result)
+        x, y = self._images()
+        mark = self._fingerprint(x, y)
+        journal = FolderJournal.open(files.journal, mark)
+        result = self._evaluate(x, y, journal, expected_clean=self.expected_clean)
+        assert result.evidence is not None
+        write_per_image(files.per_image, per_image_results(result.evidence))
+        if options and options.witnesses:
+            with settled(self.network, x.device.type):
+                write_adversarial_examples(
+                    files.adversarial_examples, result.evidence, self.network, x, y, looks_of(self.evaluator)
+                )
+        warned = [*result.warnings, *self.stamps, *_slow_search(self.evaluator, x.device)]
+        stored = result.model_copy(update={"warnings": warned, "fingerprint": mark})
+        write_json(files.result, stored.to_json())
+        journal.remove()
+        return read_evaluation(files.result)
+
+    def run_share(self, share: tuple[int, int]) -> None:
+        """Attack the i-th of n shares of the images, only for the journal.
+
+        If there are fewer images than shares, the last shares are empty.
+        """
+        if self.files.result.exists():
+            return
+        x, y = self._images()
+        journal = FolderJournal.open(self.files.journal, self._fingerprint(x, y))
         if share[0] < len(x):
-            evaluate(*settings, journal=journal, share=share)
-        return None
-    result = evaluate(*settings, journal=journal, expected_clean=expected_clean)
-    assert result.evidence is not None
-    write_ledger(dossier.ledger, lines_of(result.evidence))
-    if options and options.witnesses:
-        with settled(network, x.device.type):
-            write_witnesses(dossier.witnesses, result.evidence, network, x, y, looks_of(evaluator))
-    stored = result.to_json()
-    stored["warnings"] += [*stamps, *_slow_search(evaluator, x.device)]
-    write_json(dossier.result, {**stored, "fingerprint": mark})
-    journal.remove()
-    return dict(read_json(dossier.result))
+            self._evaluate(x, y, journal, share=share)
+
+    def _images(self) -> tuple[Tensor, Tensor]:
+        options = self.chosen.options
+        return self.data.evaluation("test", options.examples if options else None)
+
+    @property
+    def _parameters(self) -> dict[str, Any]:
+        parameters: dict[str, Any] = _as_text(to_plain(self.chosen.parameters))
+        return parameters
+
+    def _fingerprint(self, x: Tensor, y: Tensor) -> dict[str, str]:
+        threat, files = threat_of(self.evaluator, self.threat), files_of(self.evaluator)
+        return fingerprint(self.network, x, y, threat, self.chosen.name, self._parameters, self.seed, files)
+
+    def _evaluate(self, x: Tensor, y: Tensor, journal: FolderJournal, **settings: Any) -> Result:
+        threat = threat_of(self.evaluator, self.threat)
+        name, parameters = self.chosen.name, self._parameters
+        return evaluate(
+            name, parameters, self.evaluator, self.network, x, y, threat, self.seed, journal=journal, **settings
+        )
 
 
 def _as_text(value: Any) -> Any:
-    """Plain values with exact numbers as text, such as the radius of an evaluator's own threat: JSON has none."""
+    """Plain values with exact numbers as text, such as the radius of an evaluator's own threat."""
     if isinstance(value, dict):
         return {key: _as_text(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -1,7 +1,8 @@
 """Protocols for objects that follow the progress of training and evaluation."""
 
-from collections.abc import Mapping
 from typing import Any, Protocol
+
+from robustcli.store.results import Evaluation
 
 
 class Watcher(Protocol):
@@ -23,6 +24,6 @@ class Watcher(Protocol):
 class EvaluationWatcher(Watcher, Protocol):
     """Who is also shown the evaluations."""
 
-    def evaluation(self, key: str, result: Mapping[str, Any] | None) -> None:
+    def evaluation(self, key: str, result: Evaluation | None) -> None:
         """An evaluation begins (result None) or is done."""
         ...

@@ -2,68 +2,90 @@
 
 from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, Protocol
+
+from robustcli.store.results import Evaluation
+
+
+class Measured(Protocol):
+    """An accuracy with its 95 % interval, as fractions."""
+
+    @property
+    def accuracy(self) -> float: ...
+
+    @property
+    def interval(self) -> tuple[float, float]: ...
+
+
+class Described(Protocol):
+    """An evaluator with its settings, as the spec states them."""
+
+    @property
+    def evaluator(self) -> str: ...
+
+    @property
+    def parameters(self) -> dict[str, Any]: ...
 
 
 def percent(fraction: float) -> str:
-    """A fraction as people read it."""
+    """A fraction in percent, with one decimal."""
     return f"{100 * fraction:.1f}"
 
 
-def interval(result: Mapping[str, Any]) -> str:
+def interval(measured: Measured) -> str:
     """Accuracy with its 95 % interval, in percent."""
-    low, high = result["interval"]
-    return f"{percent(result['accuracy'])} [{percent(low)}, {percent(high)}]"
+    low, high = measured.interval
+    return f"{percent(measured.accuracy)} [{percent(low)}, {percent(high)}]"
 
 
-def threats_of(result: Mapping[str, Any]) -> str:
-    """The threat of an evaluation, and those that attacks of it have for themselves."""
-    others = [stage["threat"] for stage in result.get("stages", ()) if stage.get("threat")]
-    return ", ".join(dict.fromkeys([f"{result['norm']} {result['eps']}", *others]))
+def threats_of(evaluation: Evaluation) -> str:
+    """Threat of the evaluation, and those of its stages that have their own."""
+    own = [stage.threat for stage in evaluation.stages if stage.threat]
+    return ", ".join(dict.fromkeys([str(evaluation.threat), *own]))
 
 
-def verdict(result: Mapping[str, Any]) -> str:
-    """The verdict in words, as far as the result has one; attacks of one kind alone give an upper bound."""
-    word = str(result.get("verdict", ""))
-    return f"{word}, upper bound" if result.get("is_upper_bound") else word
+def verdict(evaluation: Evaluation) -> str:
+    """The verdict, if the result has one; attacks of only one kind give an upper bound."""
+    word = evaluation.verdict or ""
+    return f"{word}, upper bound" if evaluation.is_upper_bound else word
 
 
-def describe(result: Mapping[str, Any]) -> str:
-    """Evaluator and the settings that readers ask for."""
-    parameters = result["parameters"]
+def describe(evaluation: Described) -> str:
+    """Evaluator and its main settings, such as "pgd-20-1" or "autoattack standard"."""
+    parameters = evaluation.parameters
     attack = parameters.get("attack")
     if not isinstance(attack, Mapping):
-        parts = [str(result["evaluator"]), *filter(None, [parameters.get("version")])]
+        parts = [evaluation.evaluator, *filter(None, [parameters.get("version")])]
         if attacks := parameters.get("attacks"):
             parts.append(f"({', '.join(attacks)})")
         if parameters.get("precision", "fp32") != "fp32":
-            parts.append(str(parameters["precision"]))
+            parts.append(str(parameters.get("precision")))
         if parameters.get("screen"):
-            parts.append(f"screen {parameters['screen']}")
-        # What older results have no word for was made by the package.
-        if "version" in parameters and parameters.get("engine", "reference") == "reference":
+            parts.append(f"screen {parameters.get('screen')}")
+        if parameters.get("engine") == "reference":
             parts.append("(package)")
         return " ".join(parts)
-    parts = [attack["name"], *(str(attack[key]) for key in ("steps", "restarts") if key in attack)]
+    parts = [str(attack.get(key)) for key in ("name", "steps", "restarts") if key in attack]
     loss = attack.get("loss")
-    source = parameters.get("source")
     return (
-        "-".join(parts) + (f" {loss}" if loss not in (None, "ce") else "") + (" from another network" if source else "")
+        "-".join(parts)
+        + (f" {loss}" if loss not in (None, "ce") else "")
+        + (" from another network" if parameters.get("source") else "")
     )
 
 
-def warning_lines(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What a reader of the numbers must know: suspicions first."""
+def warning_lines(evaluations: Mapping[str, Evaluation]) -> list[str]:
+    """Everything that a reader of the numbers must know, suspicions first."""
     return [
         f"{key}: {text}"
-        for key, result in results.items()
-        for text in (*(f"SUSPECT: {reason}" for reason in result.get("suspicions", ())), *result["warnings"])
+        for key, evaluation in evaluations.items()
+        for text in (*(f"SUSPECT: {reason}" for reason in evaluation.suspicions or ()), *evaluation.warnings)
     ]
 
 
-def accuracies(evaluations: Sequence[Mapping[str, Any]]) -> str:
+def accuracies(evaluations: Sequence[Measured]) -> str:
     """One accuracy with its interval, or mean, standard deviation and range of several."""
     if len(evaluations) == 1:
         return interval(evaluations[0])
-    found = [100 * evaluation["accuracy"] for evaluation in evaluations]
+    found = [100 * evaluation.accuracy for evaluation in evaluations]
     return f"{mean(found):.1f} ± {stdev(found):.1f} ({min(found):.1f} to {max(found):.1f})"

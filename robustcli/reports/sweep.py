@@ -1,97 +1,94 @@
-"""The rows of a sweep as a Markdown table, and what has to be said below it."""
+"""Rows of a sweep as a Markdown table with notes below it."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import compress, zip_longest
-from typing import Any
 
 from robustcli.evaluation.wording import accuracies, describe
+from robustcli.store.sweep_rows import PassCounts, SweepRow
 
-Summary = Mapping[str, Any]
 
-
-def markdown(rows: Sequence[Summary]) -> str:
-    """One line per row; evaluations that every row has are columns, those of single rows are told below.
+def markdown(rows: Sequence[SweepRow]) -> str:
+    """One line per row; evaluations that every row has are columns, the others are listed in the notes.
 
     One run shows its accuracy with the 95 % interval over the drawing of the images; several show mean and standard
     deviation over the seeds, and the range.
 
     Args:
-        rows: at least one, as `rows.summary` makes them.
+        rows: at least one.
     """
-    shared = [key for key in rows[0]["evaluations"] if all(key in row["evaluations"] for row in rows)]
+    shared = [key for key in rows[0].evaluations if all(key in row.evaluations for row in rows)]
     titles = ["row", "threat", "epochs", *(f"{key} %" for key in shared), "passes", "images/s", "best - last"]
     lines = [titles, ["---"] * len(titles), *(_cells(row, shared) for row in rows)]
     table = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
     return table + "\n" + "".join(f"- {note}\n" for note in _notes(rows, shared))
 
 
-def _cells(row: Summary, shared: Sequence[str]) -> list[str]:
-    speed, gap = row["images_per_second"], row["best_minus_last"]
-    found = [accuracies(row["evaluations"][key]) if row["evaluations"][key] else "failed" for key in shared]
+def _cells(row: SweepRow, shared: Sequence[str]) -> list[str]:
+    speed, gap = row.images_per_second, row.best_minus_last
+    found = [accuracies(row.evaluations[key]) if row.evaluations[key] else "failed" for key in shared]
     return [
-        f"{row['row']}{_mark(row)}",
-        f"{row['threat']['norm']} {row['threat']['eps']}",
-        str(row["epochs"]),
+        f"{row.row}{_mark(row)}",
+        str(row.threat),
+        str(row.epochs),
         *found,
-        _cost(row["passes"]),
+        _cost(row.passes),
         "" if speed is None else f"{speed:,.0f}",
         "" if gap is None else f"{100 * gap:.1f}",
     ]
 
 
-def _mark(row: Summary) -> str:
-    return " (collapsed)" if any(epoch is not None for epoch in row["collapsed_at"]) else ""
+def _mark(row: SweepRow) -> str:
+    return " (collapsed)" if any(epoch is not None for epoch in row.collapsed_at) else ""
 
 
-def _cost(passes: Mapping[str, float] | None) -> str:
+def _cost(passes: PassCounts | None) -> str:
     if passes is None:
         return ""
-    forwards, images, weights = (passes[key] for key in ("forwards", "input_gradients", "weight_gradients"))
-    return f"{forwards + images + 2 * weights:g} ({forwards:g}, {images:g}, {weights:g})"
+    return f"{passes.total:g} ({passes.forwards:g}, {passes.input_gradients:g}, {passes.weight_gradients:g})"
 
 
-def _notes(rows: Sequence[Summary], shared: Sequence[str]) -> list[str]:
-    """What the columns mean, and what is to be said of single rows."""
+def _notes(rows: Sequence[SweepRow], shared: Sequence[str]) -> list[str]:
+    """Legend of the columns, and notes on single rows."""
     notes = []
     for key in shared:
-        # Rows may evaluate in ways of their own under one name.
+        # Rows may use different evaluators under one name.
         ways = dict.fromkeys(
-            f"{describe(found)}, {found['total']} images" for row in rows for found in row["evaluations"][key]
+            f"{describe(found)}, {found.total} images" for row in rows for found in row.evaluations[key]
         )
         notes.append(f"{key}: {'; '.join(ways)}.")
-    seeds = sorted({seed for row in rows for seed in row["seeds"]})
+    seeds = sorted({seed for row in rows for seed in row.seeds})
     kind = "95 % intervals over the drawing of the images" if len(seeds) < 2 else "mean ± deviation (range) over seeds"
     notes.append(f"Accuracies: {kind}; seed {', '.join(map(str, seeds))}." if seeds else "No row has a result.")
     notes.append(
-        "passes: of an update, as much as so many forwards (forwards, backwards to the images, backwards to the "
-        "weights, which count twice); counted in one update of the last epoch. images/s: of training."
+        "passes: cost of one update in the last epoch, in forward passes (forwards, gradients to the images, gradients "
+        "to the weights, which count twice). images/s: of training."
     )
-    notes.append("best - last: points between the best and the last epoch's robust accuracy on the check's images.")
+    notes.append("best - last: robust accuracy of the best minus the last epoch, in points, on the check's images.")
     for row in rows:
-        for seed, text in row["failures"].items():
-            notes.append(f"{row['row']}, seed {seed}: failed: {text}.")
-        for seed, epoch in zip(row["seeds"], row["collapsed_at"], strict=True):
+        for seed, text in row.failures.items():
+            notes.append(f"{row.row}, seed {seed}: failed: {text}.")
+        for number, epoch in zip(row.seeds, row.collapsed_at, strict=True):
             if epoch is not None:
-                notes.append(f"{row['row']}, seed {seed}: robustness collapsed in epoch {epoch + 1}.")
-        for key, found in row["evaluations"].items():
+                notes.append(f"{row.row}, seed {number}: robustness collapsed in epoch {epoch + 1}.")
+        for key, found in row.evaluations.items():
             if key not in shared and found:
-                notes.append(f"{row['row']}, {key}: {accuracies(found)} ({describe(found[0])}).")
+                notes.append(f"{row.row}, {key}: {accuracies(found)} ({describe(found[0])}).")
     return [*notes, *_suspicions(rows)]
 
 
-def _suspicions(rows: Sequence[Summary]) -> list[str]:
-    """What is suspect, each thing once: reasons that differ in their numbers alone are told together."""
-    told: dict[tuple[str, ...], dict[str, list[str]]] = {}
+def _suspicions(rows: Sequence[SweepRow]) -> list[str]:
+    """All suspicions, each once: reasons that differ only in their numbers share a note."""
+    reasons: dict[tuple[str, ...], dict[str, list[str]]] = {}
     for row in rows:
-        for key, found in row["evaluations"].items():
-            for seed, result in zip(row["seeds"], found, strict=True):
-                for reason in result["suspicions"]:
+        for key, found in row.evaluations.items():
+            for seed, result in zip(row.seeds, found, strict=True):
+                for reason in result.suspicions:
                     parts = re.split(r"(\d[\d.]*)", reason)
-                    place = row["row"] if len(row["seeds"]) == 1 else f"{row['row']}, seed {seed}"
-                    told.setdefault((key, *parts[::2]), {})[place] = parts[1::2]
+                    place = row.row if len(row.seeds) == 1 else f"{row.row}, seed {seed}"
+                    reasons.setdefault((key, *parts[::2]), {})[place] = parts[1::2]
     notes = []
-    for (key, *words), places in told.items():
+    for (key, *words), places in reasons.items():
         columns = list(zip(*places.values(), strict=True))
         varies = [len(set(column)) > 1 for column in columns]
         letters = iter("nmkpqrstuvw")
@@ -104,5 +101,5 @@ def _suspicions(rows: Sequence[Summary]) -> list[str]:
 
 
 def _with_numbers(place: str, numbers: Iterable[str]) -> str:
-    told = ", ".join(numbers)
-    return f"{place} ({told})" if told else place
+    shown = ", ".join(numbers)
+    return f"{place} ({shown})" if shown else place

@@ -1,7 +1,7 @@
-"""The run store: one folder per run, JSON a person can read, no half-written file, no finished run touched.
+"""The run store: one folder per run; no file is ever half-written, and finished runs are never written again.
 
 ``runs/<name>/<digest>-s<seed>/`` holds spec.yaml (resolved), provenance.json, train.jsonl, checkpoints/,
-evaluations/ (one file per evaluation that is done) and, when all is done, results.json.
+evaluations/ (one file per finished evaluation) and, when everything is done, results.json.
 """
 
 import json
@@ -22,15 +22,27 @@ import robustcli
 from robustcli import __version__
 from robustcli.errors import InUseError, RobustCliError
 from robustcli.specs.spec import ExperimentSpec
-from robustcli.store.files import read_json, write_json, write_text
+from robustcli.store.files import write_json, write_text
+from robustcli.store.results import (
+    DataRecord,
+    Provenance,
+    Record,
+    RunResults,
+    Session,
+    parse_record,
+    read_provenance,
+    read_run_results,
+    write_results,
+)
 
+# Of what `robust bench` and `robust diagnose` write; results have their own.
 SCHEMA = 1
 _PACKAGES = ("torch", "torchvision", "pyautoattack", "numpy", "scikit-learn", "pydantic")
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where the files of one run lie."""
+    """Paths of the files of one run."""
 
     path: Path
 
@@ -60,7 +72,7 @@ class RunFolder:
 
     @property
     def derived(self) -> Path:
-        """What the run of an architecture search has found: a spec that trains it."""
+        """Spec that trains the network which an architecture search found."""
         return self.path / "derived.yaml"
 
     @property
@@ -74,20 +86,39 @@ class RunFolder:
     def is_finished(self) -> bool:
         return self.results.exists()
 
-    def records(self) -> list[dict[str, Any]]:
-        """The lines of train.jsonl; a last line that a kill cut short is left out."""
-        if not self.log.exists():
-            return []
-        lines = self.log.read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in lines[:-1]]
+    def _lines(self) -> list[str]:
+        """Lines of train.jsonl; a last line that a kill cut short is left out."""
+        return self.log.read_text(encoding="utf-8").split("\n")[:-1] if self.log.exists() else []
+
+    def records(self) -> list[Record]:
+        """Epochs and events of train.jsonl.
+
+        Raises:
+            RobustCliError: a line is damaged; names it.
+        """
+        path = self.log
+        return [parse_record(line, path, number) for number, line in enumerate(self._lines(), 1)]
+
+    def epochs(self) -> list[Record]:
+        """Epochs of train.jsonl, without events."""
+        return [record for record in self.records() if record.event is None]
+
+    def keep_epochs(self, count: int) -> None:
+        """Drop events, and epochs from number `count` on, which are about to be run again."""
+        kept = [
+            line
+            for line, record in zip(self._lines(), self.records(), strict=True)
+            if record.event is None and record.epoch < count
+        ]
+        write_text(self.log, "".join(f"{line}\n" for line in kept))
 
     def status(self) -> str:
-        """finished, collapsed, rewound, failed, or how far an unfinished run has come."""
+        """Return finished, collapsed, rewound, failed, or the progress of an unfinished run."""
         if self.is_finished:
-            return str(read_json(self.results)["status"])
+            return read_run_results(self.results).status
         records = self.records()
-        if records and "event" in records[-1]:
-            return str(records[-1]["event"])
+        if records and records[-1].event is not None:
+            return records[-1].event
         return f"unfinished, {len(records)} epochs"
 
 
@@ -95,8 +126,8 @@ class Run:
     """A run that is open for writing, locked against other processes.
 
     Args:
-        folder: its files.
-        spec: what it runs.
+        folder: paths of its files.
+        spec: the experiment.
     """
 
     def __init__(self, folder: RunFolder, spec: ExperimentSpec, lock: FileLock) -> None:
@@ -106,11 +137,11 @@ class Run:
 
     @classmethod
     def open(cls, root: Path, spec: ExperimentSpec, *, resume: bool) -> "Run":
-        """Lock the folder of this spec and seed; make it if it is new.
+        """Lock the folder of this spec and seed; create it if it is new.
 
         Raises:
-            RobustCliError: another process has it; it is unfinished and `resume` was not asked for; or it
-                holds another spec than its name says.
+            RobustCliError: another process uses it; it is unfinished and `resume` is false; or its spec is not the
+                one that its name says.
         """
         folder = folder_of(root, spec)
         lock = lock_folder(folder.path)
@@ -125,36 +156,36 @@ class Run:
         return cls(folder, spec, lock)
 
     def close(self) -> None:
-        """Let other processes have the folder."""
+        """Unlock the folder."""
         self._lock.release()
 
-    def begin(self, device: str, data: Mapping[str, Any]) -> None:
-        """Record what runs, on what and with which data, for every session of the run.
+    def begin(self, device: str, data: DataRecord) -> None:
+        """Record a session: code, device and data.
 
         Raises:
             RobustCliError: the data differ from those of an earlier session.
         """
         path = self.folder.provenance
-        known: dict[str, Any] = read_json(path) if path.exists() else {"data": dict(data), "sessions": []}
-        for key, places in (("digest", "data.root or data.path"), ("extra_digest", "data.extra")):
-            before, now = known["data"].get(key, ""), data.get(key, "")
+        known = read_provenance(path) if path.exists() else Provenance(data=data, sessions=[])
+        for before, now, places in (
+            (known.data.digest, data.digest, "data.root or data.path"),
+            (known.data.extra_digest, data.extra_digest, "data.extra"),
+        ):
             if before != now:
                 raise RobustCliError(
                     f"{self.folder.path}: the data changed: this run began with images of digest "
                     f"{before[:12]}, {places} now gives {now[:12]}"
                 )
-        write_json(path, {**known, "sessions": [*known["sessions"], provenance(device)]})
+        self._write_sessions(known, [*known.sessions, Session.model_validate(provenance(device))])
 
     def note(self, **facts: Any) -> None:
-        """Add what this session decided or met with to its record."""
-        known = read_json(self.folder.provenance)
-        *earlier, session = known["sessions"]
-        write_json(self.folder.provenance, {**known, "sessions": [*earlier, {**session, **facts}]})
+        """Add facts to the record of this session."""
+        known = read_provenance(self.folder.provenance)
+        *earlier, session = known.sessions
+        self._write_sessions(known, [*earlier, session.model_copy(update=facts)])
 
-    def keep_records(self, epochs: int) -> None:
-        """Drop records at or after an epoch that is about to be run again."""
-        kept = [record for record in self.folder.records() if record["epoch"] < epochs and "event" not in record]
-        write_text(self.folder.log, "".join(json.dumps(record) + "\n" for record in kept))
+    def _write_sessions(self, known: Provenance, sessions: list[Session]) -> None:
+        write_json(self.folder.provenance, known.model_copy(update={"sessions": sessions}).to_json())
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one line to train.jsonl."""
@@ -163,23 +194,23 @@ class Run:
             file.flush()
             os.fsync(file.fileno())
 
-    def finish(self, results: Mapping[str, Any]) -> None:
-        """Write results.json; from here on the run is never written again."""
+    def finish(self, results: RunResults) -> None:
+        """Write results.json; the run is never written again."""
         assert not self.folder.is_finished
-        write_json(self.folder.results, {"schema": SCHEMA, **results})
+        write_results(self.folder.results, results)
 
 
 def lock_folder(path: Path) -> FileLock:
-    """Keep other processes out of a folder, which is made, until the lock is released or this process ends.
+    """Lock a folder, creating it, until the lock is released or this process ends.
 
     Raises:
-        InUseError: another process has it.
-        RobustCliError: it cannot be made.
+        InUseError: another process has locked it.
+        RobustCliError: it cannot be created.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RobustCliError(f"{path}: cannot be made: {error.strerror}") from error
+        raise RobustCliError(f"{path}: cannot be created: {error.strerror}") from error
     lock = FileLock(path / "lock")
     try:
         lock.acquire(timeout=0)
@@ -189,12 +220,12 @@ def lock_folder(path: Path) -> FileLock:
 
 
 def folder_of(root: Path, spec: ExperimentSpec) -> RunFolder:
-    """Where the run of this spec and seed lies."""
+    """Folder of the run of this spec and seed."""
     return RunFolder(root / spec.name / f"{spec.digest}-s{spec.seed}")
 
 
 def find_runs(root: Path) -> Iterator[RunFolder]:
-    """All runs below a folder, by name."""
+    """All runs below a folder, sorted by name."""
     for path in sorted(root.glob("*/*/spec.yaml")):
         yield RunFolder(path.parent)
 
@@ -210,7 +241,7 @@ def _check_same(folder: RunFolder, spec: ExperimentSpec, *, resume: bool) -> Non
             f"{folder.spec}: holds a spec of digest {stored.digest}, this one has {spec.digest}: "
             "the file was changed or written by another version; use another --runs folder"
         )
-    # Before its images were read there is nothing of a run to lose.
+    # A run whose images were never read has nothing to lose.
     if not resume and not folder.is_finished and folder.provenance.exists():
         raise RobustCliError(
             f"{folder.path}: this run exists and is {folder.status()}; continue it with --resume, "
@@ -219,21 +250,21 @@ def _check_same(folder: RunFolder, spec: ExperimentSpec, *, resume: bool) -> Non
 
 
 def provenance(device: str) -> dict[str, Any]:
-    """Commit, versions, device and command of the running process."""
+    """Commit, versions, device and command of the running process; see `results.Session`."""
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": ["robust", *sys.argv[1:]],
         "device": device,
         "platform": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        # Its own version from the code that runs: metadata may be missing or of another copy.
+        # From the running code: installed metadata may be missing or of another copy.
         "versions": {"robustcli": __version__, **{name: version_of(name) for name in _PACKAGES}},
         **_commit(),
     }
 
 
 def version_of(package: str) -> str | None:
-    """The version of an installed package; None where there is none."""
+    """Version of an installed package, or None."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -241,7 +272,7 @@ def version_of(package: str) -> str | None:
 
 
 def _commit() -> dict[str, Any]:
-    """Commit of the checkout that this code runs from, and whether the code differs; null in an installed package."""
+    """Commit of the checkout that this code runs from, and if the code differs; None in an installed package."""
     here = Path(robustcli.__file__).resolve().parent.parent
     if not (here / ".git").exists():
         return {"commit": None, "dirty": None}

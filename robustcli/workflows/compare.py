@@ -1,6 +1,6 @@
-"""The story of `robust compare`: two results on the same images -> what can be claimed of their difference."""
+"""`robust compare`: two results on the same images -> what can be claimed about their difference."""
 
-import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -10,13 +10,19 @@ from typing import Any
 from robustcli.errors import RobustCliError, suggest
 from robustcli.evaluation.wording import describe
 from robustcli.statistics import clopper_pearson, mcnemar, paired_difference, smallest_excess
-from robustcli.store.files import read_json
-from robustcli.store.runs import SCHEMA
+from robustcli.store.results import Evaluation, Results, read_results
 
 LEVEL = 0.05
-# Of an evaluation's settings, the one that changes memory and speed but, noise apart, no number.
+# The setting of an evaluation that changes memory and speed, but results only by rounding.
 _SILENT = "batch_size"
-_NEEDED = {"evaluator", "parameters", "norm", "eps", "seed", "survivors", "warnings"}
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Accuracy of one network on the images that are compared, as fractions."""
+
+    accuracy: float
+    interval: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -24,12 +30,14 @@ class Pair:
     """Two networks under one evaluation, image by image.
 
     Args:
-        evaluations: A's and B's entry in their results, for the words about them.
-        both, only_a, only_b, neither: on how many images which of them is right.
+        evaluations: those of A and B.
+        clean: clean accuracy of A and B on the images of their evaluation, if known.
+        both, only_a, only_b, neither: number of images that both, only A, only B or none classify correctly.
         warnings: what a reader of the difference must know.
     """
 
-    evaluations: tuple[Mapping[str, Any], Mapping[str, Any]]
+    evaluations: tuple[Evaluation, Evaluation]
+    clean: tuple[float | None, float | None]
     both: int
     only_a: int
     only_b: int
@@ -37,39 +45,50 @@ class Pair:
     warnings: Sequence[str]
 
     @property
+    def is_clean(self) -> bool:
+        """True if nothing was attacked."""
+        return all(evaluation.is_clean for evaluation in self.evaluations)
+
+    @property
     def total(self) -> int:
-        """Images compared."""
+        """Number of images compared."""
         return self.both + self.only_a + self.only_b + self.neither
 
     @property
     def correct(self) -> tuple[int, int]:
-        """Images on which A, and on which B, is right."""
+        """Number of images that A and that B classifies correctly."""
         return self.both + self.only_a, self.both + self.only_b
 
     @property
+    def sides(self) -> tuple[Measurement, Measurement]:
+        """Accuracy of A and of B."""
+        a, b = (Measurement(count / self.total, clopper_pearson(count, self.total)) for count in self.correct)
+        return a, b
+
+    @property
     def p(self) -> float:
-        """Of the two being equally accurate: exact McNemar, two-sided."""
+        """p-value of the exact two-sided McNemar test that both are equally accurate."""
         return mcnemar(self.only_a, self.only_b)
 
     @property
     def difference(self) -> float:
-        """Accuracy of A minus accuracy of B, a fraction."""
+        """Accuracy of A minus accuracy of B, as a fraction."""
         return (self.only_a - self.only_b) / self.total
 
     @property
     def difference_interval(self) -> tuple[float, float]:
-        """95 % interval of the difference, over the drawing of the images; holds 0 unless p is below 0.05."""
+        """95 % interval of the difference, over the drawing of the images; contains 0 unless p is below 0.05."""
         return paired_difference(self.only_a, self.only_b, self.total)
 
     @property
     def smallest_claimable(self) -> float | None:
-        """Smallest difference of accuracies with p below 0.05, had they differed on as many of these images."""
+        """Smallest difference with p below 0.05 if the two differ on as many images as here; None if there is none."""
         excess = smallest_excess(self.only_a + self.only_b, LEVEL)
         return None if excess is None else excess / self.total
 
     @property
     def claim(self) -> str:
-        """What may be said of the two networks, in words."""
+        """One sentence about the two networks that the data support."""
         low, high = self.difference_interval
         if self.p >= LEVEL:
             return (
@@ -78,7 +97,7 @@ class Pair:
             )
         better = "A" if self.difference > 0 else "B"
         nearest, farthest = sorted((abs(low), abs(high)))
-        word = "accurate" if is_clean(*self.evaluations) else "robust"
+        word = "accurate" if self.is_clean else "robust"
         return (
             f"{better} is more {word} by {100 * abs(self.difference):.2f} points "
             f"[{100 * nearest:.2f}, {100 * farthest:.2f}], p = {self.p:.2g}"
@@ -88,12 +107,15 @@ class Pair:
         """Plain data; accuracies, differences and their intervals are fractions."""
         sides = {
             side: {
-                **{name: found[name] for name in ("evaluator", "parameters", "norm", "eps", "seed")},
+                **found.model_dump(mode="json", include={"evaluator", "parameters", "norm", "eps", "seed"}),
                 "correct": correct,
-                "accuracy": correct / self.total,
-                "interval": list(clopper_pearson(correct, self.total)),
+                "accuracy": measured.accuracy,
+                "interval": list(measured.interval),
+                "clean_accuracy": clean,
             }
-            for side, found, correct in zip("ab", self.evaluations, self.correct, strict=True)
+            for side, found, correct, measured, clean in zip(
+                "ab", self.evaluations, self.correct, self.sides, self.clean, strict=True
+            )
         }
         return {
             **sides,
@@ -108,96 +130,94 @@ class Pair:
 
 
 def compare(a: Path, b: Path, keys: Sequence[str] = ()) -> dict[str, Pair]:
-    """Both results image by image, for every evaluation that both have or for those asked for.
+    """Compare two results image by image, for every evaluation that both have or for the named ones.
 
-    Where one evaluated more images than the other, the first ones are compared, which both have.
+    If one evaluated more images than the other, the first ones, which both have, are compared.
 
     Args:
         a, b: results.json of a run, the folder of a run, or what `robust eval --out` wrote.
-        keys: names of evaluations; without any, all that both have.
+        keys: names of evaluations; if empty, all that both have.
 
     Raises:
-        RobustCliError: the images or the threats differ, or an evaluation is missing; all of it at once.
+        RobustCliError: the images or the threats differ, or an evaluation is missing; all problems at once.
     """
-    first, second = _read(a), _read(b)
-    if first["data"]["digest"] != second["data"]["digest"]:
+    first, second = read_side(a), read_side(b)
+    if first.data.digest != second.data.digest:
         raise RobustCliError(
-            f"{a} and {b} were evaluated on different images (digests {first['data']['digest'][:12]} and "
-            f"{second['data']['digest'][:12]}); only the same images can be compared one by one"
+            f"{a} and {b} were evaluated on different images (digests {first.data.digest[:12]} and "
+            f"{second.data.digest[:12]}); only the same images can be compared one by one"
         )
-    chosen = tuple(dict.fromkeys(keys)) or tuple(key for key in first["evaluations"] if key in second["evaluations"])
+    chosen = tuple(dict.fromkeys(keys)) or tuple(key for key in first.evaluations if key in second.evaluations)
     missing = [
-        f"{path}: has no evaluation '{key}'{suggest(key, found['evaluations'])}"
+        f"{path}: has no evaluation '{key}'{suggest(key, found.evaluations)}"
         for key in chosen
         for path, found in ((a, first), (b, second))
-        if key not in found["evaluations"]
+        if key not in found.evaluations
     ]
     if not chosen:
         missing = [
-            f"{a} and {b} have no evaluation in common: {', '.join(first['evaluations']) or 'none'} in the one, "
-            f"{', '.join(second['evaluations']) or 'none'} in the other"
+            f"{a} and {b} have no evaluation in common: found {', '.join(first.evaluations) or 'none'} in A, "
+            f"{', '.join(second.evaluations) or 'none'} in B"
         ]
     if missing:
         raise RobustCliError("\n".join(missing))
-    pairs = {key: (first["evaluations"][key], second["evaluations"][key]) for key in chosen}
-    unequal = {key: pair for key, pair in pairs.items() if not is_clean(*pair) and _threat(pair[0]) != _threat(pair[1])}
+    pairs = {key: _pair(key, first, second) for key in chosen}
+    unequal = {
+        key: pair.evaluations
+        for key, pair in pairs.items()
+        if not pair.is_clean and _threat(pair.evaluations[0]) != _threat(pair.evaluations[1])
+    }
     if unequal:
-        shown = "; ".join(
-            f"{key}: {threat_words(one)} in A, {threat_words(other)} in B" for key, (one, other) in unequal.items()
-        )
+        shown = "; ".join(f"{key}: {one.threat} in A, {other.threat} in B" for key, (one, other) in unequal.items())
         rest = [key for key in pairs if key not in unequal]
         hint = f"; the others can be compared: --key {' --key '.join(rest)}" if rest else ""
         raise RobustCliError(f"{a} and {b} were evaluated under different threats ({shown}){hint}")
-    return {key: _pair(*pair) for key, pair in pairs.items()}
+    return pairs
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_side(path: Path) -> Results:
+    """Read results.json of a run or of `robust eval`, or a folder that has one.
+
+    Raises:
+        RobustCliError: there is none, or it is damaged or foreign.
+    """
     file = path / "results.json" if path.is_dir() else path
     if not file.is_file():
-        kind = "this folder holds no results.json: no finished run" if path.is_dir() else "no such file"
-        raise RobustCliError(f"{path}: {kind}; expected a finished run, or a file of `robust eval --out`")
-    wrong = f"{file}: not results of `robust train` or `robust eval --out`"
-    try:
-        found = read_json(file)
-    except UnicodeDecodeError as error:
-        raise RobustCliError(f"{wrong}: not text") from error
-    if not isinstance(found, Mapping) or not all(isinstance(found.get(k), Mapping) for k in ("evaluations", "data")):
-        raise RobustCliError(wrong)
-    if found.get("schema") != SCHEMA:
-        raise RobustCliError(f"{file}: results of schema {found.get('schema')}; this version reads schema {SCHEMA}")
-    for key, evaluation in found["evaluations"].items():
-        if not isinstance(evaluation, Mapping) or not evaluation.keys() >= _NEEDED or "digest" not in found["data"]:
-            raise RobustCliError(f"{wrong}: evaluations.{key} is not complete")
-        if not re.fullmatch("[01]+", str(evaluation["survivors"])):
-            raise RobustCliError(f"{file}: evaluations.{key}.survivors: expected a 0 or a 1 for every image")
-    return dict(found)
+        found = "found no results.json in this folder" if path.is_dir() else "no such file"
+        raise RobustCliError(f"{path}: {found}; expected a finished run, or a file of `robust eval --out`")
+    return read_results(file)
 
 
-def _pair(a: Mapping[str, Any], b: Mapping[str, Any]) -> Pair:
-    total = min(len(a["survivors"]), len(b["survivors"]))
-    counts = {"11": 0, "10": 0, "01": 0, "00": 0}
-    for one, other in zip(a["survivors"][:total], b["survivors"][:total], strict=True):
-        counts[one + other] += 1
+def _pair(key: str, first: Results, second: Results) -> Pair:
+    a, b = first.evaluations[key], second.evaluations[key]
+    total = min(a.total, b.total)
+    counts = Counter(zip(a.survivors[:total], b.survivors[:total], strict=True))
     warnings = []
-    if len(a["survivors"]) != len(b["survivors"]):
-        warnings.append(
-            f"A has {len(a['survivors'])} images and B {len(b['survivors'])}; the first {total} are compared"
-        )
+    if a.total != b.total:
+        warnings.append(f"A has {a.total} images and B {b.total}; the first {total} are compared")
     if differing := list(_differences(a, b)):
         warnings.append(
-            f"evaluated differently ({'; '.join(differing)}): part of the difference may be the evaluation's, "
-            "not the networks'"
+            f"evaluated differently ({'; '.join(differing)}): the difference may come from the evaluations and not "
+            "from the networks"
         )
-    warnings += [f"{side}: {text}" for side, found in (("A", a), ("B", b)) for text in found["warnings"]]
-    return Pair((a, b), counts["11"], counts["10"], counts["01"], counts["00"], warnings)
+    warnings += [f"{side}: {text}" for side, found in (("A", a), ("B", b)) for text in found.warnings]
+    return Pair(
+        evaluations=(a, b),
+        clean=(first.clean_accuracy(key), second.clean_accuracy(key)),
+        both=counts["1", "1"],
+        only_a=counts["1", "0"],
+        only_b=counts["0", "1"],
+        neither=counts["0", "0"],
+        warnings=warnings,
+    )
 
 
-def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[str]:
-    """Settings in which two evaluations of one name differ, in words."""
-    if a["evaluator"] != b["evaluator"]:
+def _differences(a: Evaluation, b: Evaluation) -> Iterator[str]:
+    """Settings in which two evaluations of one name differ, as text."""
+    if a.evaluator != b.evaluator:
         yield f"{describe(a)} in A, {describe(b)} in B"
         return
-    settings = dict(_flat(a["parameters"])), dict(_flat(b["parameters"]))
+    settings = dict(_flat(a.parameters)), dict(_flat(b.parameters))
     for name in dict.fromkeys((*settings[0], *settings[1])):
         if name.rpartition(".")[2] == _SILENT:
             continue
@@ -219,14 +239,6 @@ def _plain(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def is_clean(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    return all(evaluation["evaluator"] == "clean" for evaluation in (a, b))
-
-
-def _threat(evaluation: Mapping[str, Any]) -> tuple[str, Fraction, frozenset[str]]:
-    own = frozenset(stage["threat"] for stage in evaluation.get("stages", ()) if stage.get("threat"))
-    return evaluation["norm"], Fraction(evaluation["eps"]), own - {threat_words(evaluation)}
-
-
-def threat_words(evaluation: Mapping[str, Any]) -> str:
-    return f"{evaluation['norm']} {evaluation['eps']}"
+def _threat(evaluation: Evaluation) -> tuple[str, Fraction, frozenset[str]]:
+    own = frozenset(stage.threat for stage in evaluation.stages if stage.threat)
+    return evaluation.norm, Fraction(evaluation.eps), own - {str(evaluation.threat)}

@@ -1,4 +1,4 @@
-"""The story of `robust eval`: subject -> data -> evaluations."""
+"""`robust eval`: find the network -> read the images -> run the evaluations -> store the results."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ import torch
 
 from robustcli.errors import RobustCliError, suggest
 from robustcli.evaluation.fingerprint import code_digest, files_digest
-from robustcli.evaluation.stored import Dossier, evaluate_into, warn_of_slow_search
+from robustcli.evaluation.stored import EvaluationFiles, Task, warn_of_slow_search
 from robustcli.evaluation.watcher import EvaluationWatcher
 from robustcli.evaluation.workers import Share, device_of, in_processes, share_of_torchrun, wait_for_torchrun
 from robustcli.evaluators import Evaluator, files_of
@@ -25,26 +25,26 @@ from robustcli.runtime.device import choose_device
 from robustcli.specs.check import Checker, checked
 from robustcli.specs.settings import EvaluateOptions
 from robustcli.specs.yamlfile import parse_scalar
-from robustcli.store.files import read_json, write_json
+from robustcli.store.results import SCHEMA, EvalResults, read_results, write_results
 from robustcli.store.runs import RunFolder, lock_folder
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What `robust eval` was asked for; None is what the subject says.
+    """Request of `robust eval`; None means the value that comes with the network.
 
     Args:
-        subject: what is evaluated, and on which images.
-        attack: an evaluator, an attack or a name under `evaluate`; None is everything under `evaluate`.
+        subject: the network and the images.
+        attack: an evaluator, an attack or a name under `evaluate`; None means everything under `evaluate`.
         options: settings of the attack or evaluator.
-        eps, norm: the threat.
-        examples: the first so many test images.
-        seed: of the attack's noise.
+        eps, norm: threat model.
+        examples: use the first N test images.
+        seed: seed of the attack's noise.
         batch_size: images attacked at once.
         device: auto, cpu, cuda or cuda:i.
         store: folder of all evaluations.
-        witnesses: whether to keep the adversarial images.
-        workers: processes at once.
+        save_examples: keep the adversarial images.
+        workers: number of processes.
     """
 
     subject: ModelRequest
@@ -57,16 +57,15 @@ class Request:
     batch_size: int | None = None
     device: str = "auto"
     store: Path = Path("evals")
-    witnesses: bool = False
+    save_examples: bool = False
     workers: int = 1
 
 
-def assess(request: Request, watcher: EvaluationWatcher) -> tuple[dict[str, Any], Path] | None:
-    """Evaluate, alone or with others, and go on with what an earlier process began.
+def assess(request: Request, watcher: EvaluationWatcher) -> tuple[EvalResults, Path] | None:
+    """Evaluate in this process or in several, and resume unfinished evaluations.
 
     Returns:
-        The evaluations by name with what a reader must know of their conditions, and the folder of all files; None
-        in a process of torchrun that is not the first, and has done its share.
+        The results and the folder of all files; None in every process of torchrun but the first.
     """
     share = share_of_torchrun()
     if share is not None and share[0]:
@@ -77,11 +76,11 @@ def assess(request: Request, watcher: EvaluationWatcher) -> tuple[dict[str, Any]
     case = _case(request, device)
     left = (key for key in case.chosen if not case.folder.evaluation(key).exists())
     warn_of_slow_search((case.evaluators[key] for key in left), device)
-    # Of processes that share an evaluation the first has the folder for all of them.
+    # The first of several processes locks the folder for all of them.
     lock = lock_folder(case.folder.path)
     try:
         if share is not None:
-            case.strike(share)
+            case.run_share(share)
             wait_for_torchrun()
         elif request.workers > 1 and not case.folder.is_finished:
             in_processes(assess_share, request, request.workers)
@@ -91,13 +90,13 @@ def assess(request: Request, watcher: EvaluationWatcher) -> tuple[dict[str, Any]
 
 
 def assess_share(request: Request, share: Share) -> None:
-    """One share of the attacks of a request; what they find goes to the journals."""
-    _case(request, choose_device(device_of(share, request.device))).strike(share)
+    """Run one share of the attacks of a request; the outcomes go to the journals."""
+    _case(request, choose_device(device_of(share, request.device))).run_share(share)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Case:
-    """A request, made out: everything that an evaluation takes."""
+    """A checked request: everything that an evaluation needs."""
 
     opened: OpenedModel
     chosen: dict[str, MemberSpec]
@@ -105,36 +104,37 @@ class _Case:
     seed: int
     folder: RunFolder
 
-    def strike(self, share: Share) -> None:
-        """One share of all attacks, for the journals."""
+    def run_share(self, share: Share) -> None:
+        """Run one share of all attacks, only for the journals."""
         for key in self.chosen:
-            self._evaluate(key, share)
+            self._task(key).run_share(share)
 
-    def finish(self, watcher: EvaluationWatcher) -> dict[str, Any]:
-        """All evaluations; those that are stored are read, and keep the provenance that they were written with."""
-        results = {}
+    def finish(self, watcher: EvaluationWatcher) -> EvalResults:
+        """Run or read all evaluations and write the results; stored results keep their provenance."""
+        evaluations = {}
         for key in self.chosen:
             if not self.folder.evaluation(key).exists():
                 watcher.evaluation(key, None)
-            results[key] = self._evaluate(key)
-            watcher.evaluation(key, results[key])
-        found = {**self.opened.to_json(), "evaluations": results}
+            evaluations[key] = self._task(key).run()
+            watcher.evaluation(key, evaluations[key])
+        results = EvalResults.model_validate({**self.opened.to_json(), "schema": SCHEMA, "evaluations": evaluations})
         if self.folder.is_finished:
-            found["provenance"] = read_json(self.folder.results)["provenance"]
-        write_json(self.folder.results, found)
-        return found
+            stored = read_results(self.folder.results)
+            if isinstance(stored, EvalResults):
+                results = results.model_copy(update={"provenance": stored.provenance})
+        write_results(self.folder.results, results)
+        return results
 
-    def _evaluate(self, key: str, share: Share | None = None) -> dict[str, Any] | None:
-        return evaluate_into(
-            Dossier(self.folder.evaluations, key),
-            self.chosen[key],
-            self.evaluators[key],
-            self.opened.data,
-            self.opened.loaded.network,
-            self.opened.threat,
-            self.seed,
+    def _task(self, key: str) -> Task:
+        return Task(
+            files=EvaluationFiles(self.folder.evaluations, key),
+            chosen=self.chosen[key],
+            evaluator=self.evaluators[key],
+            data=self.opened.data,
+            network=self.opened.loaded.network,
+            threat=self.opened.threat,
+            seed=self.seed,
             expected_clean=self.opened.loaded.clean,
-            share=share,
         )
 
 
@@ -160,28 +160,29 @@ def _case(request: Request, device: torch.device) -> _Case:
 
 
 def _folder(store: Path, name: str, parts: Sequence[Any]) -> Path:
-    """Where an evaluation is kept: the same place for the same wish on the same network and images.
+    """Folder of an evaluation: the same for the same request on the same network and images.
 
     Args:
-        name: of the network; of one that is named by a path, what the path ends with: the store holds them all.
+        name: of the network; only the last part of a path is used.
+        parts: everything that the evaluation depends on.
     """
     digest = hashlib.sha256(repr([*map(repr, parts), code_digest()]).encode()).hexdigest()
     return store / f"{Path(name).name}-{digest[:8]}"
 
 
 def _evaluations(request: Request, spec: EvaluationDefaults) -> dict[str, MemberSpec]:
-    """What to evaluate, by the name of its result."""
+    """Evaluators to run, by the name of the result."""
     if request.attack is None:
         if request.options:
             raise RobustCliError(f"--{next(iter(request.options)).replace('_', '-')} needs --attack")
         chosen = dict(spec.evaluate)
         if not chosen:
-            raise RobustCliError("the spec inside the checkpoint names no evaluation; say which --attack")
+            raise RobustCliError("the spec in the checkpoint has no evaluation; pass --attack")
     elif request.attack in spec.evaluate and not request.options:
         chosen = {request.attack: spec.evaluate[request.attack]}
     else:
         chosen = {request.attack: checked(lambda checker: _choose(checker, request), "robust eval")}
-    asked = {"examples": request.examples, "witnesses": request.witnesses or None}
+    asked = {"examples": request.examples, "witnesses": request.save_examples or None}
     given = {name: value for name, value in asked.items() if value is not None}
     chosen = {key: replace(choice, options=replace(choice.options, **given)) for key, choice in chosen.items()}
     if request.batch_size is not None:
@@ -206,7 +207,7 @@ def _choose(checker: Checker, request: Request) -> Any:
     source = options.pop("source", None)
     attack = {"name": request.attack, **options}
     if source is None and "keep" in catalog("attacks")[request.attack].parameters:
-        # The evaluation's rule: any point that fools the model counts, not only the last one.
+        # In an evaluation any point that fools the model counts, not only the last one.
         attack.setdefault("keep", "fooled")
     size = attack.get("step_size")
     if isinstance(size, float | int) and size > 1:
@@ -216,7 +217,7 @@ def _choose(checker: Checker, request: Request) -> Any:
 
 
 def _with_batch_size(choice: MemberSpec, batch_size: int) -> MemberSpec:
-    """The same evaluator, and those inside it, with another batch size."""
+    """The same evaluator, and the members of a worst case, with another batch size."""
     parameters = {
         key: [_with_batch_size(member, batch_size) for member in value]
         if isinstance(value, list) and all(isinstance(member, MemberSpec) for member in value)

@@ -1,4 +1,4 @@
-"""The story of one run: spec -> components -> fit -> evaluate -> store."""
+"""`robust train`: spec -> components -> training -> evaluations -> stored results."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ from robustcli.data import Data
 from robustcli.data.loading import load_data
 from robustcli.defenses import Defense
 from robustcli.errors import RobustCliError
-from robustcli.evaluation.stored import Dossier, evaluate_into, warn_of_slow_search
+from robustcli.evaluation.stored import EvaluationFiles, Task, warn_of_slow_search
 from robustcli.evaluation.watcher import EvaluationWatcher, Watcher
 from robustcli.models.build import network_of
 from robustcli.models.checkpoint_facts import SELECTED_ON_TEST, held_out_accuracy
@@ -26,7 +26,17 @@ from robustcli.specs.data_guards import unverified
 from robustcli.specs.derivation import derived_spec
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store import checkpoint
-from robustcli.store.files import read_json, write_text
+from robustcli.store.files import write_text
+from robustcli.store.results import (
+    Claim,
+    DataRecord,
+    RunResults,
+    Selection,
+    Sizes,
+    Threat,
+    read_evaluation,
+    read_provenance,
+)
 from robustcli.store.runs import Run, RunFolder
 from robustcli.threat.threat import ThreatModel
 from robustcli.training.loop import fit
@@ -34,11 +44,11 @@ from robustcli.training.setup import assemble
 
 
 def run_experiment(spec: ExperimentSpec, root: Path, watcher: EvaluationWatcher, *, resume: bool = False) -> RunFolder:
-    """Train, evaluate and store; what is already done is not done again.
+    """Train, evaluate and store; finished parts are not repeated.
 
     Raises:
         Interrupted: a signal asked to stop; everything done so far is kept.
-        RobustCliError: something a user can mend.
+        RobustCliError: something that the user can fix.
     """
     device = choose_device(spec.train.device)
     defense: Defense = instantiate(spec.defense)
@@ -49,15 +59,15 @@ def run_experiment(spec: ExperimentSpec, root: Path, watcher: EvaluationWatcher,
             return run.folder
         with stop_requests() as stop:
             data = load_data(spec.data, device, to_train=True)
-            keep_freed_memory()  # From here on: what reading the images took goes back.
+            keep_freed_memory()  # After reading the images, so that memory used for that is returned.
+            test_images = data.sizes["test"]
             for key, chosen in spec.evaluate.items():
                 count = chosen.options.examples
-                if count is not None and count > data.sizes["test"]:
-                    raise RobustCliError(
-                        f"evaluate.{key}.examples: {count} test images were asked for; there are {data.sizes['test']}"
-                    )
-            extra = {"extra_digest": data.extra_digest} if data.extra_digest else {}
-            described = {"digest": data.digest, "sizes": data.sizes, "decode": data.decode, **extra}
+                if count is not None and count > test_images:
+                    raise RobustCliError(f"evaluate.{key}.examples: {count}; there are {test_images} test images")
+            described = DataRecord(
+                digest=data.digest, sizes=Sizes(**data.sizes), decode=data.decode, extra_digest=data.extra_digest
+            )
             run.begin(describe_device(device), described)
             left = (key for key in evaluators if not run.folder.evaluation(key).exists())
             warn_of_slow_search((evaluators[key] for key in left), device)
@@ -82,7 +92,7 @@ def _train(
     watcher: Watcher,
     stop: StopRequest,
 ) -> None:
-    """Train to the end, from the last checkpoint if there is one."""
+    """Train to the end, resuming from the last checkpoint if there is one."""
     training, loop, saver = assemble(
         spec,
         defense,
@@ -98,9 +108,9 @@ def _train(
         if run.folder.last.exists():
             saver.reload(run.folder.last)
             if not training.is_over:
-                run.keep_records(training.updates // loop.steps_per_epoch)
+                run.folder.keep_epochs(training.updates // loop.steps_per_epoch)
         else:
-            run.keep_records(0)
+            run.folder.keep_epochs(0)
             saver.save(training.network, True, {})
         fit(training, loop)
 
@@ -114,26 +124,25 @@ def _evaluate(
     watcher: EvaluationWatcher,
     expected_clean: float | None,
 ) -> None:
-    """Every evaluation that is not stored yet."""
+    """Run every evaluation that is not stored yet."""
     threat = ThreatModel(spec.threat.norm, spec.threat.eps)
     stamps = [SELECTED_ON_TEST] if spec.train.allow_test_selection else []
     doubts = unverified(spec.defense, spec.data, spec.evaluate)
     for key, chosen in spec.evaluate.items():
-        dossier = Dossier(run.folder.evaluation(key).parent, key)
-        if not dossier.result.exists():
-            watcher.evaluation(key, None)
-        result = evaluate_into(
-            dossier,
-            chosen,
-            evaluators[key],
-            data,
-            network,
-            threat,
-            spec.seed,
+        task = Task(
+            files=EvaluationFiles(run.folder.evaluations, key),
+            chosen=chosen,
+            evaluator=evaluators[key],
+            data=data,
+            network=network,
+            threat=threat,
+            seed=spec.seed,
             stamps=[*stamps, *([doubts[key]] if key in doubts else [])],
             expected_clean=expected_clean,
         )
-        watcher.evaluation(key, result)
+        if not task.files.result.exists():
+            watcher.evaluation(key, None)
+        watcher.evaluation(key, task.run())
 
 
 def _finish(spec: ExperimentSpec, data: Data, run: Run) -> None:
@@ -144,17 +153,17 @@ def _finish(spec: ExperimentSpec, data: Data, run: Run) -> None:
         status = "rewound" if training["is_over"] else "collapsed"
     images = "val" if data.sizes["val"] else "test" if spec.train.allow_test_selection else None
     run.finish(
-        {
-            "status": status,
-            "name": spec.name,
-            "seed": spec.seed,
-            "spec_digest": spec.digest,
-            "threat": {"norm": spec.threat.norm, "eps": exact_text(spec.threat.eps)},
-            "data": read_json(run.folder.provenance)["data"],
-            "selection": {"by": spec.train.select, "images": images if spec.train.select != "last" else None},
-            "epoch": contents["check"].get("epoch"),
-            "collapsed_at": training["collapsed_at"],
-            "evaluations": {key: read_json(run.folder.evaluation(key)) for key in spec.evaluate},
-            "claim": to_plain(spec.claim) if spec.claim else None,
-        }
+        RunResults(
+            status=status,
+            name=spec.name,
+            seed=spec.seed,
+            spec_digest=spec.digest,
+            threat=Threat(norm=spec.threat.norm, eps=exact_text(spec.threat.eps)),
+            data=read_provenance(run.folder.provenance).data,
+            selection=Selection(by=spec.train.select, images=images if spec.train.select != "last" else None),
+            epoch=contents["check"].get("epoch"),
+            collapsed_at=training["collapsed_at"],
+            evaluations={key: read_evaluation(run.folder.evaluation(key)) for key in spec.evaluate},
+            claim=Claim.model_validate(to_plain(spec.claim)) if spec.claim else None,
+        )
     )

@@ -120,7 +120,7 @@ def test_train_stores_everything_a_run_has(robust: Robust, tiny: Path) -> None:
     }  # fmt: skip
     results = read_json(folder.results)
     assert set(results) == RESULT_KEYS
-    assert (results["schema"], results["status"], results["name"], results["seed"]) == (1, "finished", "tiny", 0)
+    assert (results["schema"], results["status"], results["name"], results["seed"]) == (2, "finished", "tiny", 0)
     assert results["spec_digest"] == spec.digest
     assert results["threat"] == {"norm": "linf", "eps": "0.1"}
     assert results["selection"] == {"by": "robust", "images": "val"}
@@ -133,9 +133,9 @@ def test_train_stores_everything_a_run_has(robust: Robust, tiny: Path) -> None:
         assert result["correct"] == result["survivors"].count("1")
         assert result["accuracy"] == result["correct"] / 60
         assert result["interval"][0] <= result["accuracy"] <= result["interval"][1]
-        assert f"{result['correct']}/60" in said.out
+        assert f"{100 * result['accuracy']:.1f} [" in said.out
     (record,) = folder.records()
-    assert {"epoch", "lr", "seconds", "loss"} <= set(record)
+    assert {"epoch", "lr", "seconds", "loss"} <= set(record.to_json())
     (session,) = read_json(folder.provenance)["sessions"]
     assert session["command"] == ["robust", "train", "tiny.yaml"]
     assert session["versions"]["torch"] == version("torch")
@@ -149,7 +149,7 @@ def test_a_finished_run_is_shown_again_and_not_touched(robust: Robust, trained: 
     (tmp_path / "tiny.yaml").write_text(TINY, encoding="utf-8")
     time.sleep(0.02)
     for words in ((), ("--resume",), ("train.device=auto",)):
-        said = robust("train", tmp_path / "tiny.yaml", "--runs", root, *words).require(0, "finished", "/60")
+        said = robust("train", tmp_path / "tiny.yaml", "--runs", root, *words).require(0, "finished", "TRUSTED")
         assert "epoch" not in said.err
     after = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.path.rglob("*.*") if path.is_file()}
     assert after == before
@@ -283,7 +283,7 @@ def test_a_collapse_is_treated_as_the_spec_says_and_never_hidden(
     words = ("train", "tiny.yaml", "train.epochs=2", f"train.on_collapse={policy}", "-q")
     said = robust(*words).require(code)
     folder = the_run(Path("runs"))
-    assert len([record for record in folder.records() if "event" not in record]) == epochs
+    assert len(folder.epochs()) == epochs
     if status is None:
         assert "training failed: robustness collapsed in epoch 1" in said.err
         assert not folder.is_finished
@@ -620,7 +620,7 @@ def test_what_is_no_checkpoint_ends_with_2(robust: Robust, tiny: Path) -> None:
 def test_a_checkpoint_without_evaluations_asks_for_one(robust: Robust, tiny: Path) -> None:
     robust("train", "tiny.yaml", "train.epochs=0", "evaluate={}", "-q").require(0)
     best = the_run(Path("runs")).best
-    robust("eval", best).require(2, "names no evaluation; say which --attack")
+    robust("eval", best).require(2, "has no evaluation; pass --attack")
     robust("eval", best, "--attack", "clean").require(0)
 
 
@@ -844,13 +844,17 @@ def test_runs_are_listed(robust: Robust, trained: RunFolder, tiny: Path) -> None
     shutil.copytree(trained.path, unfinished)
     (unfinished / "results.json").unlink()
     rows = {row["run"]: row for row in json.loads(robust("runs", "--json").require(0).out)}
-    assert rows["tiny/00000000-s1"] == {"run": "tiny/00000000-s1", "status": "unfinished, 1 epochs", "epoch": 0}
+    row = rows["tiny/00000000-s1"]
+    assert (row["status"], row["text"], row["epoch"], row["evaluations"]) == ("unfinished", "1 epochs", 0, {})
     whole = rows[f"tiny/{trained.path.name}"]
     results = read_json(trained.results)["evaluations"]
     assert whole["status"] == "finished"
-    assert whole["results"]["pgd"]["correct"] == results["pgd"]["correct"]
+    assert whole["evaluations"]["pgd"]["correct"] == results["pgd"]["correct"]
+    assert (whole["defense"], whole["kind"], whole["date"][:2]) == ("pgd_at", "run", "20")
     said = robust("runs").require(0)
     assert "unfinished, 1 epochs" in said.out
+    assert f"{100 * results['pgd']['accuracy']:.1f}" in said.out
+    said = robust("runs", "--wide").require(0)
     assert f"pgd: {100 * results['pgd']['accuracy']:.1f} [" in said.out
     assert trained.path.name in robust("runs", "--runs", trained.path.parent.parent).require(0).out
 
@@ -871,20 +875,20 @@ def test_a_report_is_printed_or_put_into_a_file(robust: Robust, trained: RunFold
         robust("report", root, "--into", page).require(0)
         assert page.read_text(encoding="utf-8") == (f"before\n<!-- results -->\n{table}<!-- /results -->\nafter\n")
     page.write_text("no block\n", encoding="utf-8")
-    robust("report", root, "--into", page).require(2, "has no block between <!-- results -->")
+    robust("report", root, "--into", page).require(2, "found no block; expected <!-- results -->")
     assert page.read_text(encoding="utf-8") == "no block\n"
     page.write_text("<!-- results -->\nnever closed\n", encoding="utf-8")
-    robust("report", root, "--into", page).require(2, "has no block between")
+    robust("report", root, "--into", page).require(2, "found no block")
     robust("report", root, "--into", "gone.md").require(2, "gone.md")
-    robust("report", "nowhere").require(2, "no results.json below nowhere")
+    robust("report", "nowhere").require(2, "nowhere: found no readable results.json")
 
 
 def test_runs_that_differ_in_their_seed_alone_share_a_row(robust: Robust, trained: RunFolder, tiny: Path) -> None:
     value = read_json(trained.results)
-    for name, digest, seed, accuracy in (("a", "11", 0, 0.5), ("a", "11", 3, 0.6), ("a", "22", 0, 0.1)):
+    for name, digest, seed, correct in (("a", "11", 0, 30), ("a", "11", 3, 36), ("a", "22", 0, 6)):
         folder = RunFolder(Path("runs", name, f"{digest}-s{seed}"))
         write_json(folder.provenance, read_json(trained.provenance))
-        pgd = {**value["evaluations"]["pgd"], "accuracy": accuracy}
+        pgd = {**value["evaluations"]["pgd"], "survivors": "1" * correct + "0" * (60 - correct)}
         claim = {"source": "A paper", "metrics": {"pgd": 0.8}}
         told = {"name": name, "spec_digest": digest, "seed": seed, "claim": claim, "evaluations": {"pgd": pgd}}
         write_json(folder.results, {**value, **told})

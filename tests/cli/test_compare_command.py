@@ -9,7 +9,7 @@ from robustcli.store.runs import RunFolder
 
 
 def test_a_run_is_compared_with_itself(robust: Robust, trained: RunFolder) -> None:
-    said = robust("compare", trained.path, trained.results).require(0, "linf 0.1", "claimable from")
+    said = robust("compare", trained.path, trained.results, "--wide").require(0, "linf 0.1", "claimable from")
     assert "clean: no difference can be claimed: A - B is +0.00 points" in said.out
     assert "pgd: no difference can be claimed" in said.out
 
@@ -33,5 +33,5 @@ def test_what_cannot_be_compared_ends_with_2(robust: Robust, trained: RunFolder,
     robust("eval", trained.best, "--attack", "pgd", "--eps", "0.2", "--examples", 9, "--out", out, "-q").require(0)
     robust("compare", trained.path, out).require(2, "pgd: linf 0.1 in A, linf 0.2 in B")
     robust("compare", trained.path, trained.path, "--key", "cleen").require(2, "did you mean 'clean'?")
-    robust("compare", trained.path, trained.best).require(2, "best.pt: not results of `robust train`")
-    robust("compare", trained.path, tmp_path).require(2, "holds no results.json")
+    robust("compare", trained.path, trained.best).require(2, "best.pt: not text")
+    robust("compare", trained.path, tmp_path).require(2, "found no results.json in this folder")

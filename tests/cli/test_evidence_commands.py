@@ -20,7 +20,8 @@ from robustcli.store.files import read_json, write_json
 from robustcli.store.runs import RunFolder, lock_folder
 from robustcli.workflows.train import run_experiment
 
-WORDS = ("--attack", "pgd", "--steps", "5", "--eps", "0.05", "--examples", "60", "--batch-size", "16", "--witnesses")
+WORDS = ("--attack", "pgd", "--steps", "5", "--eps", "0.05", "--examples", "60", "--batch-size", "16")
+WORDS += ("--save-examples",)
 
 
 def facts(folder: Path) -> tuple[Any, ...]:
@@ -41,7 +42,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 @pytest.fixture(scope="module")
 def stored(trained: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished evaluation with witnesses, for tests that only read."""
+    """A finished evaluation with adversarial examples, for tests that only read."""
     folder = tmp_path_factory.mktemp("stored")
     sessions = Sessions(folder)
     assert sessions.run("eval", str(trained.best), *WORDS, "--quiet") == 0, sessions.log.read_text()
@@ -50,10 +51,10 @@ def stored(trained: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> Path
     return path
 
 
-def test_an_evaluation_leaves_ledger_witnesses_and_no_journal(stored: Path) -> None:
+def test_an_evaluation_leaves_its_files_and_no_journal(stored: Path) -> None:
     assert sorted(path.name for path in stored.iterdir()) == ["evaluations", "lock", "results.json"]
     assert sorted(path.name for path in (stored / "evaluations").iterdir()) == [
-        "pgd.csv", "pgd.json", "pgd.witnesses.npz",
+        "pgd.adversarial.npz", "pgd.csv", "pgd.json",
     ]  # fmt: skip
     lines = (stored / "evaluations" / "pgd.csv").read_text().splitlines()
     assert lines[0] == "image,label,clean,broken_by,prediction,margin,size"
@@ -84,7 +85,7 @@ def test_stopped_by_a_signal_it_says_how_to_go_on(
     sessions = Sessions(tmp_path)
     words = ("eval", str(trained.best), *WORDS, "--quiet")
     assert sessions.run(*words, plan=Plan(("renamed",), at=4, by=number)) == 3
-    assert f"stopped by {number.name}; the same command goes on" in sessions.log.read_text()
+    assert f"stopped by {number.name}; run the same command again to resume" in sessions.log.read_text()
     assert sessions.run(*words) == 0
     (path,) = (tmp_path / "evals").iterdir()
     assert facts(path) == facts(stored)
@@ -127,7 +128,7 @@ def test_a_result_cut_short_is_one_clear_error(robust: Robust, stored: Path, tmp
     path.write_text(path.read_text()[:100])
     robust("verify", folder).require(2, "pgd.json: not JSON")
     write_json(path, [1, 2])
-    robust("verify", folder).require(2, "pgd.json: expected keys and values, found [1, 2]")
+    robust("verify", folder).require(2, "pgd.json: the file: found [1, 2]; expected keys and values")
 
 
 def test_an_evaluation_may_have_any_name(robust: Robust, tmp_path: Path, trained: RunFolder) -> None:
@@ -155,7 +156,7 @@ def test_a_source_that_changed_is_another_evaluation(robust: Robust, tmp_path: P
         "60",
         "--quiet",
     )
-    said = robust(*words).require(0, "mim-10 from another network", "upper bound")
+    said = robust(*words, "--wide").require(0, "mim-10 from another network", "upper bound")
     contents = checkpoint.load(source)
     checkpoint.save(source, {**contents, "weights": {name: 0 * value for name, value in contents["weights"].items()}})
     other = robust(*words).require(0)
@@ -218,18 +219,18 @@ def test_what_was_stored_is_verified(robust: Robust, stored: Path, trained: RunF
     robust("verify", stored).require(
         0, "pgd: verified: 60 clean predictions, counts and interval,", "adversarial images"
     )
-    said = robust("verify", trained.path).require(0, "clean: verified", "taken on trust")
+    said = robust("verify", trained.path).require(0, "clean: verified", "could not be re-checked")
     assert "error" not in said.err
 
 
-def test_without_witnesses_that_is_said(robust: Robust, stored: Path, tmp_path: Path) -> None:
+def test_without_adversarial_examples_that_is_said(robust: Robust, stored: Path, tmp_path: Path) -> None:
     folder = tampered(stored, tmp_path)
-    (folder / "evaluations" / "pgd.witnesses.npz").unlink()
-    robust("verify", folder).require(0, "no adversarial images were kept (--witnesses)")
+    (folder / "evaluations" / "pgd.adversarial.npz").unlink()
+    robust("verify", folder).require(0, "no adversarial images were kept (--save-examples)")
 
 
 def _line(change: Callable[[list[str]], list[str]], where: Callable[[list[str]], bool]) -> Callable[[Path], None]:
-    """Change the first line of the ledger for which `where` holds."""
+    """Change the first line of the per-image results for which `where` holds."""
 
     def tamper(folder: Path) -> None:
         path = folder / "evaluations" / "pgd.csv"
@@ -273,15 +274,15 @@ def _stage(**changes: Any) -> Callable[[Path], None]:
     return tamper
 
 
-def _witness(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+def _examples(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
     def tamper(folder: Path) -> None:
-        with np.load(folder / "evaluations" / "pgd.witnesses.npz") as stored:
+        with np.load(folder / "evaluations" / "pgd.adversarial.npz") as stored:
             arrays = dict(stored)
         kind = max(("steps", "halves", "floats"), key=lambda name: len(arrays[name]))
         arrays["kind"] = kind
         change(arrays)
         del arrays["kind"]
-        np.savez(folder / "evaluations" / "pgd.witnesses.npz", **arrays)
+        np.savez(folder / "evaluations" / "pgd.adversarial.npz", **arrays)
 
     return tamper
 
@@ -314,52 +315,44 @@ def _broken(line: list[str]) -> bool:
 @pytest.mark.parametrize(
     ("tamper", "message"),
     [
-        (_line(lambda line: [*line[:3], "", *line[4:]], _broken), "survivors: the ledger and the result differ"),
+        (_line(lambda line: [*line[:3], "", *line[4:]], _broken), "survivors: the per-image results and"),
         (_line(lambda line: [*line[:3], "pgd", *line[4:]], _survives), "broken images have none"),
         (_line(lambda line: [line[0], "9" if line[1] != "9" else "8", *line[2:]], _survives), "labels: 1 differ"),
         (_line(lambda line: [*line[:2], "9" if line[2] != "9" else "8", *line[3:]], _survives), "clean predictions: 1"),
-        (_line(lambda line: [*line[:3], "magic", *line[4:]], _broken), "broken by 'magic', which is no stage"),
+        (_line(lambda line: [*line[:3], "magic", *line[4:]], _broken), "broken by 'magic', which is not a stage"),
         (_line(lambda line: ["999", *line[1:]], _survives), "the images are not numbered"),
-        (_json(correct=59), "correct: the result says 59, what it is made of gives"),
+        (_json(correct=59), "correct: the result says 59; its other keys give"),
         (_json(accuracy=0.99), "accuracy: the result says 0.99"),
         (_json(interval=[0.0, 1.0]), "interval: the result says"),
-        (_json(survivors="1" * 60), "survivors: the ledger and the result differ"),
-        (_json(survivors="1" * 61), "images: the evaluation was of"),
-        (_json(survivors=""), "survivors: expected one character per image"),
-        (_json(stages=[]), "which is no stage of the result"),
+        (_json(survivors="1" * 60), "survivors: the per-image results and"),
+        (_json(survivors="1" * 61), "images: the evaluation used"),
+        (_json(stages=[]), "which is not a stage of the result"),
         (_json(eps="0.01"), "lie outside linf 0.01"),
         (_json(eps="0.1"), "threat: the result says linf 0.1, its fingerprint linf 0.05"),
         (_json(norm="l2"), "threat: the result says l2 0.05, its fingerprint linf 0.05"),
-        (_json(norm="l3"), "norm: 'l3'"),
-        (_json(eps="much"), "eps: 'much' is not a number"),
         (_json(fingerprint=None), "fingerprint: the result has none"),
-        (_json(stages=[{}]), "pgd.json: stages[0]: name: expected str, found nothing"),
-        (_json(forwards="many"), "pgd.json: forwards: expected int, found many"),
-        (_json(evaluator="magic"), "magic"),
-        (_json(parameters={"batch_size": 16}), "attack"),
         (_attack(steps=50), "evaluator: the result says attacked"),
         (_json(seed=7), "seed: the result says 7, its fingerprint 0"),
-        (_json(eps_value=0.5), "eps_value: the result says 0.5, what it is made of gives 0.05"),
+        (_json(eps_value=0.5), "eps_value: the result says 0.5; its other keys give 0.05"),
         (_json(verdict="SUSPECT"), "verdict: the result says SUSPECT"),
         (_json(suspicions=["gradients vanish"]), "verdict: the result says TRUSTED"),
         (_json(is_upper_bound=False), "is_upper_bound: the result says False"),
         (_json(forwards=60), "forwards: the result says 60"),
-        (_json(gradients=1), "gradients: the result says 1,"),
+        (_json(gradients=1), "gradients: the result says 1;"),
         (_stage(gradients=1), "gradients: the result says"),
         (_stage(has_black_box=True), "is_upper_bound: the result says True"),
         (_line(lambda line: [*line[:4], line[1], *line[5:]], _broken), "prediction"),
-        (_line(lambda line: [*line[:5], "-1", line[6]], _broken), "with a largest margin of -1"),
-        (_line(lambda line: [*line[:5], "1", line[6]], _survives), "with a largest margin of 1"),
-        (_line(lambda line: [*line[:5], "nan", line[6]], _survives), "with a largest margin of nan"),
+        (_line(lambda line: [*line[:5], "-1", line[6]], _broken), "with largest margin -1"),
+        (_line(lambda line: [*line[:5], "1", line[6]], _survives), "with largest margin 1"),
+        (_line(lambda line: [*line[:5], "nan", line[6]], _survives), "with largest margin nan"),
         (_line(lambda line: [*line[:6], "0.5"], _broken), "size 0.5 where 0.05 is allowed"),
         (_line(lambda line: [*line[:6], "nan"], _broken), "size nan where 0.05 is allowed"),
         (_line(lambda line: [*line[:6], "0.01"], _survives), "size 0.01 where 0.05 is allowed"),
-        (_summary(lambda found: found["pgd"].update(accuracy=0.99)), "results.json: does not say what pgd.json says"),
-        (_summary(lambda found: found.update(square=found["pgd"])), "square.json: no such file"),
-        (_witness(_zero), "witnesses: 1 do not fool the network"),
-        (_witness(_far), "witnesses: 1 lie outside linf 0.05"),
-        (_witness(_drop), "witnesses: 1 broken images have none"),
-        (_witness(_twice), "witnesses: 1 images have more than one"),
+        (_summary(lambda found: found["pgd"].update(accuracy=0.99)), "results.json: differs from pgd.json"),
+        (_examples(_zero), "adversarial examples: 1 do not fool the network"),
+        (_examples(_far), "adversarial examples: 1 lie outside linf 0.05"),
+        (_examples(_drop), "adversarial examples: 1 broken images have none"),
+        (_examples(_twice), "adversarial examples: 1 images have more than one"),
     ],
 )
 def test_tampering_is_caught(
@@ -367,6 +360,27 @@ def test_tampering_is_caught(
 ) -> None:
     folder = tampered(stored, tmp_path)
     tamper(folder)
+    robust("verify", folder).require(1, message)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_json(survivors=""), "survivors: found ''; expected a 0 or a 1 for every image"),
+        (_json(norm="l3"), "norm: 'l3'"),
+        (_json(eps="much"), "eps: found 'much'; expected a number"),
+        (_json(stages=[{}]), "stages.0.name: found nothing; expected this key"),
+        (_json(forwards="many"), "pgd.json: forwards: found 'many'; expected a valid integer"),
+        (_json(evaluator="magic"), "magic"),
+        (_json(parameters={"batch_size": 16}), "attack"),
+        (_summary(lambda found: found.update(square=found["pgd"])), "square.json: no such file"),
+    ],
+)
+def test_damaged_files_are_bad_input(
+    robust: Robust, stored: Path, tmp_path: Path, damage: Callable[[Path], None], message: str
+) -> None:
+    folder = tampered(stored, tmp_path)
+    damage(folder)
     robust("verify", folder).require(2, message)
 
 
@@ -376,7 +390,7 @@ def test_another_checkpoint_is_caught(robust: Robust, stored: Path, tmp_path: Pa
     name = next(name for name, value in weights.items() if value.dtype == torch.float32 and value.dim() > 1)
     weights[name] = weights[name] * 1.001
     checkpoint.save(tmp_path / "other.pt", contents)
-    robust("verify", stored, "--checkpoint", tmp_path / "other.pt").require(2, "weights: the evaluation was of")
+    robust("verify", stored, "--checkpoint", tmp_path / "other.pt").require(1, "weights: the evaluation used")
 
 
 def test_swapped_labels_in_the_data_are_caught(robust: Robust, tmp_path: Path, trained: RunFolder) -> None:
@@ -393,14 +407,14 @@ def test_swapped_labels_in_the_data_are_caught(robust: Robust, tmp_path: Path, t
     swapped = labels.copy()
     swapped[[3, 4]] = swapped[[4, 3]]
     np.savez(path, **{**settings, "y_test": swapped})
-    robust("verify", folder).require(2, "images: the evaluation was of", "labels: 2 differ from those of the data")
+    robust("verify", folder).require(1, "images: the evaluation used", "labels: 2 differ from those of the data")
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("nowhere",), "nowhere: neither a run nor what `robust eval` stored"),
-        ((".",), "neither a run nor what `robust eval` stored"),
+        (("nowhere",), "nowhere: found no spec.yaml and no results.json"),
+        ((".",), "found no spec.yaml and no results.json"),
     ],
 )
 def test_folders_without_evidence_are_refused(robust: Robust, tiny: Path, words: tuple[str, ...], message: str) -> None:
@@ -412,7 +426,7 @@ def test_missing_files_are_named(robust: Robust, stored: Path, tmp_path: Path) -
     (folder / "evaluations" / "pgd.csv").rename(folder / "evaluations" / "other.csv")
     robust("verify", folder).require(2, "other.json: no such file")
     (folder / "evaluations" / "other.csv").unlink()
-    robust("verify", folder).require(2, "no ledger (*.csv)")
+    robust("verify", folder).require(2, "found no per-image results (*.csv)")
 
 
 def test_results_say_what_was_evaluated(stored: Path) -> None:
@@ -448,18 +462,18 @@ def build():
 def test_a_network_that_draws_noise_is_verified_as_far_as_that_goes(robust: Robust, tmp_path: Path) -> None:
     (tmp_path / "noisy.py").write_text(NOISY)
     words = ("--model", f"{tmp_path / 'noisy.py'}:build", "--data", "digits", "--eps", "0.1", "--norm", "linf")
-    words += ("--attack", "autoattack", "--version", "rand", "--examples", "40", "--witnesses")
+    words += ("--attack", "autoattack", "--version", "rand", "--examples", "40", "--save-examples")
     robust("eval", *words, "--store", tmp_path / "evals", "--quiet").require(0, "SUSPECT")
     (folder,) = (tmp_path / "evals").iterdir()
     assert 2 < read_json(folder / "evaluations" / "autoattack.json")["correct"] < 38
     robust("verify", folder).require(0, "20% of the images may differ by chance")
-    path = folder / "evaluations" / "autoattack.witnesses.npz"
+    path = folder / "evaluations" / "autoattack.adversarial.npz"
     with np.load(path) as stored:
         arrays = {
             name: np.zeros_like(value) if name in ("steps", "halves") else value for name, value in stored.items()
         }
     np.savez(path, **arrays)
-    robust("verify", folder).require(2, "do not fool the network")
+    robust("verify", folder).require(1, "do not fool the network")
 
 
 def test_stages_of_older_versions_are_verified(robust: Robust, stored: Path, tmp_path: Path) -> None:
@@ -475,11 +489,11 @@ def test_stages_of_older_versions_are_verified(robust: Robust, stored: Path, tmp
 
 
 @pytest.mark.slow
-def test_every_witness_of_a_union_is_measured_in_its_own_threat(robust: Robust, tmp_path: Path) -> None:
+def test_every_adversarial_example_of_a_union_is_measured_in_its_own_threat(robust: Robust, tmp_path: Path) -> None:
     robust("train", "smoke/multi_norm", "--quiet").require(0)
     (run,) = Path("runs").glob("*/*")
     robust("verify", run).require(0, "l2: verified", "union: verified")
-    robust("eval", run / "checkpoints" / "best.pt", "--attack", "union", "--witnesses", "--quiet").require(0)
+    robust("eval", run / "checkpoints" / "best.pt", "--attack", "union", "--save-examples", "--quiet").require(0)
     (folder,) = Path("evals").iterdir()
     robust("verify", folder).require(0, "union: verified")
     path = folder / "evaluations" / "union.json"
@@ -487,4 +501,4 @@ def test_every_witness_of_a_union_is_measured_in_its_own_threat(robust: Robust, 
     broken = [stage["broken"] for stage in stages]
     assert min(broken) > 0, "every threat is to break somebody"
     write_json(path, {**read_json(path), "stages": [{**stage, "threat": None} for stage in stages]})
-    robust("verify", folder).require(2, "witnesses: ", " lie outside linf 0.1 or the pixel box")
+    robust("verify", folder).require(1, "adversarial examples: ", " lie outside linf 0.1 or the pixel box")

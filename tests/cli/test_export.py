@@ -58,10 +58,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def stored(place: Path) -> Path:
-    """AutoAttack as the leaderboard asks for it, on all of the few images, with witnesses."""
+    """AutoAttack as the leaderboard asks for it, on all of the few images, with adversarial examples."""
     subject = ModelRequest(text=str(RunFolder(place / "run").best), data=str(place / "images.npz"))
     request = Request(
-        subject=subject, attack="autoattack", options={}, eps="30/255", store=place / "evals", witnesses=True
+        subject=subject, attack="autoattack", options={}, eps="30/255", store=place / "evals", save_examples=True
     )
     found = assess(request, Screen(is_quiet=True))
     assert found is not None
@@ -95,7 +95,7 @@ def test_a_card_says_what_the_evidence_says(robust: Robust, place: Path, stored:
     card = "model_info/few-digits/Linf/Emile2026Digits.json"
     assert files(out) == {
         card, "weights.pt", "network.yaml", "model.py", "log.txt",
-        "autoattack.json", "autoattack.csv", "autoattack.witnesses.npz",
+        "autoattack.json", "autoattack.csv", "autoattack.adversarial.npz",
     }  # fmt: skip
     ledger = [line.split(",") for line in (out / "autoattack.csv").read_text().splitlines()[1:]]
     right, alive = (sum(is_so) for is_so in zip(*((row[1] == row[2], row[3] == "") for row in ledger), strict=True))
@@ -151,7 +151,7 @@ def test_a_run_is_exported_and_what_it_does_not_entitle_to_is_left_out(
 ) -> None:
     words = ("export", "robustbench", place / "run", "out", "--metadata", place / "digits.yaml", "--evaluation", "pgd")
     robust(*words).require(
-        2, "clean_acc: images: the first 60 of 360", "autoattack_acc: evaluator: attacked; autoattack is needed"
+        2, "clean_acc: images: the first 60 of 360", "autoattack_acc: evaluator: attacked; expected autoattack"
     )
     assert nothing_left(tmp_path)
     said = robust(*words, "--partial")
@@ -195,7 +195,7 @@ def test_a_network_with_code_of_its_own_is_refused(robust: Robust, place: Path) 
     robust("eval", *words, "--std", 1, "--data", place / "images.npz", "--quiet").require(0)
     (folder,) = Path("evals").iterdir()
     robust("export", "robustbench", folder, "out", "--metadata", place / "meta.yaml", "--evaluation", "clean").require(
-        2, "brings code of its own, which an export cannot carry"
+        2, "has its own code, which an export cannot contain"
     )
 
 
@@ -231,7 +231,7 @@ def _ledger(folder: Path) -> None:
         (_settings(screen=3), "autoattack_acc: screen: 3"),
         (_result(stages=[]), "autoattack_acc: attacks: none"),
         (_result(eps="0.5"), "autoattack_acc: threat: linf 0.5; the card is about linf 2/17"),
-        (_result(total=5), "autoattack_acc: images: the first 5 of 16"),
+        (_result(survivors="1" * 5), "autoattack_acc: images: the first 5 of 16"),
         # What the refusals above do not see, the new process does.
         (_result(correct=IMAGES), f"correct: the result says {IMAGES}"),
         (_ledger, "clean predictions: 1 differ from those of this network"),
@@ -261,7 +261,7 @@ def test_weights_that_changed_on_the_way_are_caught(
     robust("export", "robustbench", stored, "out", "--metadata", place / "meta.yaml").require(
         2,
         "the exported network is not the one that was evaluated",
-        "weights: the evaluation was of",
+        "weights: the evaluation used",
         "clean predictions",
     )
     assert nothing_left(tmp_path)
@@ -293,7 +293,7 @@ def test_only_a_new_or_an_empty_folder_is_written(robust: Robust, place: Path, s
     words = ("export", "robustbench", stored, "out", "--metadata", place / "meta.yaml")
     out = tmp_path / "out"
     out.write_text("mine")
-    robust(*words).require(2, "out: is a file; expected a new or an empty folder")
+    robust(*words).require(2, "out: found a file; expected a new or an empty folder")
     assert out.read_text() == "mine"
     out.unlink()
     out.mkdir()
@@ -311,9 +311,9 @@ def test_only_a_new_or_an_empty_folder_is_written(robust: Robust, place: Path, s
 def test_what_is_asked_for_is_checked_first(robust: Robust, place: Path, stored: Path, tmp_path: Path) -> None:
     robust("export", "robustbench", stored, "out").require(2, "nothing says link, name, authors", 'venue: "arXiv')
     meta = ("--metadata", place / "meta.yaml")
-    robust("export", "robustbench", tmp_path, "out", *meta).require(2, "neither a run nor what `robust eval` stored")
+    robust("export", "robustbench", tmp_path, "out", *meta).require(2, "found no spec.yaml and no results.json")
     robust("export", "robustbench", stored, "out", *meta, "--evaluation", "autoatack").require(
-        2, "has none of name 'autoatack'; did you mean 'autoattack'?"
+        2, "has no evaluation 'autoatack'; did you mean 'autoattack'?"
     )
     robust("export", "robustbench", stored, "out", "--metadata", place / "digits.yaml").require(
         2, "dataset: the images come from npz, which does not say what they are"
@@ -340,9 +340,9 @@ def test_a_spec_that_was_changed_by_hand_gives_no_network(place: Path, tmp_path:
     path = tmp_path / "network.yaml"
     text = path.read_text()
     for old, new, message in (
-        ("hidden: 16", "hidden: 17", "is not of the network in"),
+        ("hidden: 16", "hidden: 17", "does not fit the network in"),
         ("hidden: 16", "hiden: 16", "did you mean 'hidden'"),
-        ("shape:", "form:", "expected architecture and shape alone"),
+        ("shape:", "form:", "expected only the keys architecture and shape"),
         ("channels: 1", "channels: one", "shape.channels"),
     ):
         path.write_text(text.replace(old, new))

@@ -222,7 +222,7 @@ def test_a_run_stopped_in_the_middle_of_an_epoch_ends_the_same(
     assert "stopped in epoch 2, after update 6; continue with --resume" in sessions.log.read_text(encoding="utf-8")
     stopped = the_run(sessions.folder)
     assert checkpoint.load(stopped.last)["training"]["updates"] == 6
-    assert [record["epoch"] for record in stopped.records()] == [0]
+    assert [record.epoch for record in stopped.records()] == [0]
     assert sessions.run(*WORDS) == 2  # not without being asked
     assert sessions.run(*WORDS, "--resume") == 0
     require_same(sessions.folder, uninterrupted[1])

@@ -95,7 +95,7 @@ def test_the_table_goes_into_the_block_of_the_sweep(robust: Robust, family: Path
 
 def test_a_page_without_the_block_is_refused_before_anything_runs(robust: Robust, family: Path) -> None:
     Path("page.md").write_text("nothing\n", encoding="utf-8")
-    robust("sweep", "family.yaml", "-q", "--into", "page.md").require(2, "has no block between <!-- family -->")
+    robust("sweep", "family.yaml", "-q", "--into", "page.md").require(2, "found no block; expected <!-- family -->")
     assert not Path("runs").exists()
 
 

@@ -1,13 +1,14 @@
 """RobustBench's card: its keys, and every reason for which an accuracy may not be claimed."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from stored_results import evaluation
 
 from robustcli.errors import RobustCliError
-from robustcli.evaluation.per_image import Line
+from robustcli.evaluation.per_image import ImageResult
+from robustcli.store.results import Evaluation, Threat
 from robustcli.workflows.export.card import architecture_name, card, eps_text, percent, threat_name
 from robustcli.workflows.export.claims import missing_for_autoattack, missing_images
 from robustcli.workflows.export.metadata import EXAMPLE, Metadata, dataset_of, read_metadata
@@ -23,20 +24,17 @@ METADATA = Metadata(
 STAGES = ("apgd-ce", "apgd-t", "fab-t", "square")
 
 
-def result(stages: tuple[str, ...] = STAGES, **changed: Any) -> dict[str, Any]:
+def result(stages: tuple[str, ...] = STAGES, total: int = 10_000, correct: int = 5342, **changed: Any) -> Evaluation:
     """A stored AutoAttack on the whole of CIFAR-10's test set, as the leaderboard asks for it."""
-    return {
+    costs = {"is_black_box": False, "entered": 0, "broken": 0, "forwards": 0, "gradients": 0, "seconds": 0.0}
+    right = min(correct, total)
+    plain = {
         "evaluator": "autoattack",
         "parameters": parameters(),
-        "norm": "linf",
-        "eps": "8/255",
-        "total": 10_000,
-        "correct": 5342,
-        "stages": [{"name": name} for name in stages],
-        "suspicions": [],
-        "warnings": [],
+        "stages": [{"name": name, **costs} for name in stages],
         **changed,
     }
+    return Evaluation.model_validate(evaluation("1" * right + "0" * (total - right), **plain))
 
 
 def parameters(**changed: Any) -> dict[str, Any]:
@@ -52,7 +50,7 @@ def parameters(**changed: Any) -> dict[str, Any]:
 
 
 def missing(
-    found: Mapping[str, Any],
+    found: Evaluation,
     norm: str = "linf",
     eps: str = "8/255",
     dataset: str = "cifar10",
@@ -60,7 +58,7 @@ def missing(
     classes: int = 10,
     metadata: Metadata = METADATA,
 ) -> list[str]:
-    threat = {"norm": norm, "eps": eps}
+    threat = Threat(norm=norm, eps=eps)
     return missing_for_autoattack(
         found, threat=threat, dataset=dataset, images=images, classes=classes, metadata=metadata
     )
@@ -82,25 +80,25 @@ def test_what_the_leaderboard_asks_for_may_be_claimed() -> None:
 @pytest.mark.parametrize(
     ("found", "reason"),
     [
-        (result(total=9_999), "images: the first 9,999 of 10,000 test images; all are needed"),
+        (result(total=9_999), "images: the first 9,999 of 10,000 test images; expected all"),
         (result(eps="4/255"), "threat: linf 4/255; the card is about linf 8/255"),
         (result(norm="l2"), "threat: l2 8/255; the card is about linf 8/255"),
-        (result(evaluator="attacked", parameters={}), "evaluator: attacked; autoattack is needed"),
-        (result(parameters=parameters(version="plus")), "version: plus; standard is needed"),
-        (result(parameters=parameters(precision="fast")), "precision: fast; fp32 is needed"),
-        (result(parameters=parameters(screen=500)), "screen: 500; every survivor is to be attacked"),
+        (result(evaluator="attacked", parameters={}), "evaluator: attacked; expected autoattack"),
+        (result(parameters=parameters(version="plus")), "version: plus; expected standard"),
+        (result(parameters=parameters(precision="fast")), "precision: fast; expected fp32"),
+        (result(parameters=parameters(screen=500)), "screen: 500; expected null, which attacks every survivor"),
         (
             result(STAGES[:2], parameters=parameters(attacks=list(STAGES[:2]))),
-            "attacks: apgd-ce, apgd-t; apgd-ce, apgd-t, fab-t, square are needed",
+            "attacks: apgd-ce, apgd-t; expected apgd-ce, apgd-t, fab-t, square",
         ),
-        (result(()), "attacks: none; apgd-ce, apgd-t, fab-t, square are needed"),
+        (result(()), "attacks: none; expected apgd-ce, apgd-t, fab-t, square"),
         (
             result(("package",), parameters=parameters(attacks=["square"], engine="reference")),
-            "attacks: square; apgd-ce, apgd-t, fab-t, square are needed",
+            "attacks: square; expected apgd-ce, apgd-t, fab-t, square",
         ),
     ],
 )
-def test_each_lack_is_named_and_nothing_else(found: dict[str, Any], reason: str) -> None:
+def test_each_lack_is_named_and_nothing_else(found: Evaluation, reason: str) -> None:
     assert missing(found) == [reason]
 
 
@@ -131,17 +129,17 @@ def test_radii_are_those_of_the_leaderboard() -> None:
     hundred = missing(result(norm="l2", eps="0.5"), "l2", "0.5", "cifar100")
     assert hundred == ["threat: l2 0.5; the leaderboards of cifar100 have linf 8/255"]
     assert missing(result(eps="0.031"), eps="0.031") == [
-        "threat: linf 0.031 in place of 8/255; the metadata's footnote is to say so"
+        "threat: linf 0.031 in place of 8/255; the metadata's footnote must say so"
     ]
     assert missing(result(eps="0.031"), eps="0.031", metadata=noted(footnote="eps 0.031 for 8/255.")) == []
 
 
-def lines(clean: int, total: int) -> list[Line]:
-    return [Line(i, 1, 1 if i < clean else 0, "" if i < clean else "clean", 1, 0.0, 0.0) for i in range(total)]
+def lines(clean: int, total: int) -> list[ImageResult]:
+    return [ImageResult(i, 1, 1 if i < clean else 0, "" if i < clean else "clean", 1, 0.0, 0.0) for i in range(total)]
 
 
 def made(metadata: Metadata, left_out: tuple[str, ...] = (), **changed: Any) -> dict[str, Any]:
-    threat = {"norm": "linf", "eps": "8/255"}
+    threat = Threat(norm="linf", eps="8/255")
     return card(
         metadata,
         result(**changed),
@@ -244,7 +242,7 @@ def test_only_images_of_a_users_own_are_named_by_the_user() -> None:
 
 def test_norms_without_a_leaderboard_are_refused() -> None:
     assert (threat_name("linf"), threat_name("l2")) == ("Linf", "L2")
-    with pytest.raises(RobustCliError, match="norm l1: RobustBench has no such threat; it has linf and l2"):
+    with pytest.raises(RobustCliError, match="norm l1: RobustBench has no such threat; expected linf or l2"):
         threat_name("l1")
 
 

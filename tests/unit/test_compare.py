@@ -1,34 +1,15 @@
 """Two results on the same images: what is counted, what is claimed, and what is no comparison."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from stored_results import evaluation
+from stored_results import write_raw as write
 
 from robustcli.errors import RobustCliError
 from robustcli.reports.compare import conditions
 from robustcli.workflows.compare import compare
-
-
-def evaluation(survivors: str, **changed: Any) -> dict[str, Any]:
-    """An entry under `evaluations`: PGD-20 in linf 8/255."""
-    attack = {"name": "pgd", "steps": 20, "restarts": 1}
-    return {
-        "evaluator": "attacked",
-        "parameters": {"attack": attack, "batch_size": 250},
-        "norm": "linf",
-        "eps": "8/255",
-        "seed": 0,
-        "survivors": survivors,
-        "warnings": [],
-        **changed,
-    }
-
-
-def write(path: Path, digest: str = "d" * 64, **evaluations: Any) -> Path:
-    path.write_text(json.dumps({"schema": 1, "data": {"digest": digest}, "evaluations": evaluations}))
-    return path
 
 
 @pytest.fixture
@@ -99,7 +80,7 @@ def test_equal_radii_may_be_written_differently(a: Path, tmp_path: Path) -> None
         ),
         (
             {"evaluator": "autoattack", "parameters": {"version": "standard"}},
-            "pgd-20-1 in A, autoattack standard (package) in B",
+            "pgd-20-1 in A, autoattack standard in B",
         ),
     ],
 )
@@ -162,7 +143,7 @@ def test_other_threats_are_refused_and_what_is_left_is_named(tmp_path: Path) -> 
 
 def test_a_missing_evaluation_is_named_with_the_nearest(a: Path, tmp_path: Path) -> None:
     other = write(tmp_path / "other.json", autoattack=evaluation("1" * 55))
-    assert "have no evaluation in common: pgd in the one, autoattack in the other" in refusal(a, other)
+    assert "have no evaluation in common: found pgd in A, autoattack in B" in refusal(a, other)
     assert f"{a}: has no evaluation 'pdg'; did you mean 'pgd'?" in refusal(a, other, ["pdg"])
 
 
@@ -171,11 +152,14 @@ def test_a_missing_evaluation_is_named_with_the_nearest(a: Path, tmp_path: Path)
     [
         (b"hello", "not JSON"),
         (b"\xff\xfe\x00", "not text"),
-        (b"[]", "not results of `robust train`"),
+        (b"[]", "not results of `robust train` or `robust eval`: found []; expected the keys schema, data"),
         (b'{"schema": 1, "evaluations": {}}', "not results of `robust train`"),
-        (b'{"schema": 9, "data": {"digest": ""}, "evaluations": {}}', "schema 9; this version reads schema 1"),
-        (b'{"schema": 1, "data": {"digest": ""}, "evaluations": {"pgd": {}}}', "evaluations.pgd is not complete"),
-        (b'{"schema": 1, "data": {"digest": ""}, "evaluations": {"pgd": 3}}', "evaluations.pgd is not complete"),
+        (b'{"schema": 9, "data": {"digest": ""}, "evaluations": {}}', "schema: found 9; expected 1 to 2"),
+        (
+            b'{"schema": 1, "data": {}, "evaluations": {"pgd": {}}}',
+            "evaluations.pgd.norm: found nothing; expected this",
+        ),
+        (b'{"schema": 1, "data": {}, "evaluations": {"pgd": 3}}', "evaluations.pgd: found 3; expected keys and values"),
     ],
 )
 def test_another_file_is_refused(a: Path, tmp_path: Path, content: bytes, text: str) -> None:
@@ -185,9 +169,9 @@ def test_another_file_is_refused(a: Path, tmp_path: Path, content: bytes, text: 
 
 def test_survivors_that_are_none_are_refused(a: Path, tmp_path: Path) -> None:
     for survivors in ("", "012", None):
-        assert "expected a 0 or a 1 for every image" in refusal(a, write(tmp_path / "o", pgd=evaluation(survivors)))  # type: ignore[arg-type]
+        assert "expected a 0 or a 1 for every image" in refusal(a, write(tmp_path / "o", pgd=evaluation(survivors)))
 
 
 def test_what_is_not_there_is_named(a: Path, tmp_path: Path) -> None:
     assert "gone.json: no such file" in refusal(a, tmp_path / "gone.json")
-    assert "holds no results.json" in refusal(a, tmp_path)
+    assert "found no results.json in this folder" in refusal(a, tmp_path)

@@ -17,13 +17,13 @@ from robustcli.evaluation.evidence import SURVIVES, WRONG_WHEN_CLEAN, Evidence, 
 from robustcli.evaluation.journal import FolderJournal
 from robustcli.evaluation.outcomes import Strike
 from robustcli.evaluation.per_image import (
-    Line,
+    ImageResult,
     decoded,
-    lines_of,
-    read_ledger,
-    read_witnesses,
-    write_ledger,
-    write_witnesses,
+    per_image_results,
+    read_adversarial_examples,
+    read_per_image,
+    write_adversarial_examples,
+    write_per_image,
 )
 from robustcli.evaluators import Case, Evaluator, Stage
 from robustcli.evaluators.attacked import Attacked
@@ -67,7 +67,7 @@ def facts(evidence: Evidence) -> list[object]:
     """All that is known of images, without what finding it took."""
     points = [evidence.points.get(number) for number in evidence.numbers.tolist()]
     return [
-        lines_of(evidence),
+        per_image_results(evidence),
         [None if point is None else point.tolist() for point in points],
         [(stage.name, stage.entered, stage.broken) for stage in evidence.stages],
     ]
@@ -190,7 +190,7 @@ def test_shares_add_up(tmp_path: Path, shares: int) -> None:
     assert torch.allclose(merged.evidence.margins, whole.evidence.margins, atol=1e-4)
     assert sorted(merged.evidence.points) == sorted(whole.evidence.points)
     assert merged.stages == [
-        replace(stage, seconds=merged.stages[number].seconds) for number, stage in enumerate(whole.stages)
+        stage.model_copy(update={"seconds": merged.stages[number].seconds}) for number, stage in enumerate(whole.stages)
     ]
 
 
@@ -338,11 +338,11 @@ def found(threat: ThreatModel, steps: int = 10, count: int = COUNT) -> tuple[nn.
     return model, x, y, gather(Ladder((steps,)), model, x, y, threat, noise(count))
 
 
-def test_the_ledger_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_per_image_results_are_read_as_it_was_written(tmp_path: Path) -> None:
     _, _, _, evidence = found(LINF)
-    lines = lines_of(evidence)
-    write_ledger(tmp_path / "ledger.csv", lines)
-    assert read_ledger(tmp_path / "ledger.csv") == [
+    lines = per_image_results(evidence)
+    write_per_image(tmp_path / "ledger.csv", lines)
+    assert read_per_image(tmp_path / "ledger.csv") == [
         replace(line, margin=pytest.approx(line.margin, rel=1e-7), size=pytest.approx(line.size, rel=1e-7))
         for line in lines
     ]
@@ -352,26 +352,26 @@ def test_the_ledger_is_read_as_it_was_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda text: "", "is no ledger"),
-        (lambda text: text.replace("image", "picture", 1), "is no ledger"),
+        (lambda text: "", "not per-image results"),
+        (lambda text: text.replace("image", "picture", 1), "not per-image results"),
         (lambda text: text.replace("\n1,", "\none,", 1), "line 3: invalid literal"),
         (lambda text: text.replace("\n1,", "\n1,2,", 1), "line 3: "),
     ],
 )
-def test_a_damaged_ledger_is_refused(tmp_path: Path, change: Callable[[str], str], message: str) -> None:
+def test_damaged_per_image_results_are_refused(tmp_path: Path, change: Callable[[str], str], message: str) -> None:
     path = tmp_path / "ledger.csv"
-    write_ledger(path, [Line(number, 0, 0, "", 0, -1.0, 0.0) for number in range(3)])
+    write_per_image(path, [ImageResult(number, 0, 0, "", 0, -1.0, 0.0) for number in range(3)])
     path.write_text(change(path.read_text()))
     with pytest.raises(RobustCliError, match=message):
-        read_ledger(path)
+        read_per_image(path)
 
 
 @pytest.mark.parametrize("threat", [LINF, ThreatModel("l2", Fraction(1, 2)), ThreatModel("l1", Fraction(4))], ids=str)
-def test_every_witness_lies_inside_and_fools_the_model(tmp_path: Path, threat: ThreatModel) -> None:
+def test_every_adversarial_example_lies_inside_and_fools_the_model(tmp_path: Path, threat: ThreatModel) -> None:
     model, x, y, evidence = found(threat)
-    write_witnesses(tmp_path / "witnesses.npz", evidence, model, x, y)
+    write_adversarial_examples(tmp_path / "examples.npz", evidence, model, x, y)
     seen: list[int] = []
-    for encoding, numbers, codes in read_witnesses(tmp_path / "witnesses.npz"):
+    for encoding, numbers, codes in read_adversarial_examples(tmp_path / "examples.npz"):
         seen += numbers.tolist()
         points = decoded(encoding, codes, x[torch.from_numpy(numbers)])
         assert bool(threat.contains(points, x[torch.from_numpy(numbers)]).all())
@@ -381,13 +381,13 @@ def test_every_witness_lies_inside_and_fools_the_model(tmp_path: Path, threat: T
     assert seen
 
 
-def test_witnesses_take_the_smallest_encoding_that_holds(tmp_path: Path) -> None:
+def test_adversarial_examples_take_the_smallest_encoding_that_holds(tmp_path: Path) -> None:
     """A wide ball leaves room for steps of 1/255; one narrower than a step does not."""
     kinds = []
     for eps in (Fraction(1, 10), Fraction(1, 300)):
         model, x, y, evidence = found(ThreatModel("linf", eps), steps=30, count=200)
-        write_witnesses(tmp_path / "witnesses.npz", evidence, model, x, y)
-        kinds.append({encoding: len(n) for encoding, n, _ in read_witnesses(tmp_path / "witnesses.npz")})
+        write_adversarial_examples(tmp_path / "examples.npz", evidence, model, x, y)
+        kinds.append({encoding: len(n) for encoding, n, _ in read_adversarial_examples(tmp_path / "examples.npz")})
     assert kinds[0]["steps"] > 0.7 * sum(kinds[0].values())
     assert kinds[1]["steps"] == 0 < kinds[1]["halves"]
 

@@ -271,7 +271,7 @@ def test_smoothed_labels_reach_the_loss(tmp_path: Path) -> None:
     losses = []
     for data in ("label_smoothing: 0", "label_smoothing: 0.5", "label_smoothing: 0.5, smoothing_over: others"):
         run = run_experiment(spec_of(data), tmp_path / str(len(losses)), Screen(is_quiet=True))
-        losses.append(run.records()[0]["loss"])
+        losses.append(run.records()[0].measures["loss"])
     assert len(set(losses)) == 3
 
 
@@ -313,7 +313,7 @@ def test_runs_without_some_labels_need_a_defense_that_can_spare_them(tmp_path: P
     np.savez(path, image=drawn, label=np.where(np.arange(50) % 2, np.arange(50) % 10, -1))
     extra = f"extra: {{path: {path}, share: 0.5, label_smoothing: 0.1}}"
     run = run_experiment(spec_of(extra, "trades, steps: 2"), tmp_path / "runs", Screen(is_quiet=True))
-    assert run.records()[0]["loss"] > 0
+    assert run.records()[0].measures["loss"] > 0
     run_experiment(
         spec_of(extra, "trades, attack: {name: adam_pgd, loss: kl, steps: 1}"), tmp_path / "runs", Screen(is_quiet=True)
     )

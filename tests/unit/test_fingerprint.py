@@ -30,6 +30,7 @@ _NOT_DECIDING = {
     "registry/registry.py",
     "registry/types.py",
     "statistics.py",
+    "store/results.py",
     "store/checkpoint.py",
 }
 NETWORK = """

@@ -155,19 +155,22 @@ def test_a_run_in_fp16_says_which_share_of_its_updates_overflowed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = ExperimentSpec.parse(SPEC, "tiny")
-    assert [record["skipped"] for record in run_experiment(spec, tmp_path / "a", Screen(is_quiet=True)).records()] == [
+    assert [
+        record.measures["skipped"] for record in run_experiment(spec, tmp_path / "a", Screen(is_quiet=True)).records()
+    ] == [
         0,
         0,
     ]
     # A scale that no gradient survives: every update is one without a gradient, and clipping does not mind.
     monkeypatch.setattr(precision, "GRADIENT_SCALE", 2.0**30)
     records = run_experiment(spec, tmp_path / "b", Screen(is_quiet=True)).records()
-    assert [record["skipped"] for record in records] == [1, 1]
+    assert [record.measures["skipped"] for record in records] == [1, 1]
 
 
 def test_other_precisions_say_nothing_of_it(tmp_path: Path) -> None:
     spec = ExperimentSpec.parse(SPEC.replace("fp16", "bf16"), "tiny")
-    assert all("skipped" not in record for record in run_experiment(spec, tmp_path, Screen(is_quiet=True)).records())
+    records = run_experiment(spec, tmp_path, Screen(is_quiet=True)).records()
+    assert all("skipped" not in record.measures for record in records)
 
 
 # Memory format

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from stored_results import DATA, run_results
 
 from robustcli.errors import RobustCliError
 from robustcli.specs.spec import ExperimentSpec
@@ -26,7 +27,6 @@ train: {epochs: 3, device: cpu}
 evaluate: {clean: clean}
 """
 SPEC = ExperimentSpec.parse(TEXT, "the test")
-DATA = {"digest": "d" * 64, "sizes": {"train": 10, "val": 5, "test": 5}, "decode": ""}
 
 
 def begun(root: Path) -> RunFolder:
@@ -41,7 +41,7 @@ def finished(root: Path) -> RunFolder:
     run = Run.open(root, SPEC, resume=False)
     run.begin("cpu", DATA)
     run.log({"epoch": 0, "loss": 1.0})
-    run.finish({"status": "finished"})
+    run.finish(run_results())
     run.close()
     return run.folder
 
@@ -121,7 +121,7 @@ def test_a_finished_run_is_never_written_again(tmp_path: Path) -> None:
         run = Run.open(tmp_path, SPEC, resume=resume)
         assert run.folder.is_finished
         with pytest.raises(AssertionError):
-            run.finish({"status": "again"})
+            run.finish(run_results(status="again"))
         run.close()
     assert contents(folder.path) == before
 
@@ -153,7 +153,7 @@ def test_changed_images_are_refused(tmp_path: Path) -> None:
     before = contents(folder.path)
     run = Run.open(tmp_path, SPEC, resume=True)
     with pytest.raises(RobustCliError, match=r"the data changed: .* digest dddddddddddd, .* now gives eeeeeeeeeeee"):
-        run.begin("cpu", {**DATA, "digest": "e" * 64})
+        run.begin("cpu", DATA.model_copy(update={"digest": "e" * 64}))
     run.close()
     assert contents(folder.path) == before
 
@@ -164,7 +164,7 @@ def test_every_session_is_recorded(tmp_path: Path) -> None:
     run.begin("another device", DATA)
     run.close()
     known = read_json(folder.provenance)
-    assert known["data"] == DATA
+    assert known["data"] == DATA.to_json()
     assert [session["device"] for session in known["sessions"]] == ["cpu", "another device"]
 
 
@@ -180,6 +180,11 @@ def test_provenance_names_commit_versions_device_and_command() -> None:
 # train.jsonl
 
 
+def plain(folder: RunFolder) -> list[dict[str, Any]]:
+    """The records as they were logged."""
+    return [record.model_dump(exclude_unset=True) for record in folder.records()]
+
+
 def test_a_line_that_a_kill_cut_short_is_left_out(tmp_path: Path) -> None:
     run = Run.open(tmp_path, SPEC, resume=False)
     run.log({"epoch": 0, "loss": 2.0})
@@ -188,7 +193,7 @@ def test_a_line_that_a_kill_cut_short_is_left_out(tmp_path: Path) -> None:
     second = whole.index(b"\n") + 1
     for length in range(second, len(whole)):
         run.folder.log.write_bytes(whole[:length])
-        assert run.folder.records() == [{"epoch": 0, "loss": 2.0}]
+        assert plain(run.folder) == [{"epoch": 0, "loss": 2.0}]
         assert run.folder.status() == "unfinished, 1 epochs"
     # No cut can fall inside a character, because a line holds none of more than one byte.
     run.log({"epoch": 2, "text": "é"})
@@ -208,10 +213,10 @@ def test_records_of_epochs_to_come_are_dropped_with_all_events(tmp_path: Path) -
     assert run.folder.status() == "failed"
     with run.folder.log.open("a") as file:
         file.write('{"epoch": 3, "lo')
-    run.keep_records(2)
-    assert run.folder.records() == [{"epoch": 0, "loss": 2.0}, {"epoch": 1, "loss": 1.0}]
+    run.folder.keep_epochs(2)
+    assert plain(run.folder) == [{"epoch": 0, "loss": 2.0}, {"epoch": 1, "loss": 1.0}]
     run.log({"epoch": 2, "loss": 0.7})
-    assert run.folder.records()[-1] == {"epoch": 2, "loss": 0.7}
+    assert plain(run.folder)[-1] == {"epoch": 2, "loss": 0.7}
     run.close()
 
 

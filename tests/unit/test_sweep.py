@@ -10,10 +10,11 @@ import torch
 from robustcli.architectures import ImageShape
 from robustcli.errors import RobustCliError, SpecError
 from robustcli.measuring.passes import Passes, passes_of
-from robustcli.reports.sweep import markdown
+from robustcli.reports.sweep import markdown as markdown_of_rows
 from robustcli.specs import experiments
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.specs.yamlfile import parse_yaml
+from robustcli.store.sweep_rows import SweepRow
 from robustcli.workflows.sweep_spec import Sweep, is_sweep
 
 SWEEP = """\
@@ -231,6 +232,10 @@ def test_passes_are_those_after_every_warm_up() -> None:
 
 
 # The table
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    return markdown_of_rows([SweepRow.model_validate(row) for row in rows])
 
 
 def planted(row: str, **changes: Any) -> dict[str, Any]:

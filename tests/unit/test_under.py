@@ -80,7 +80,7 @@ def test_stages_say_their_threat_and_survivors_are_asked_in_every_one() -> None:
     result = evaluate("worst_case", {}, members, model, x, y, LINF, 0)
     assert [stage.threat for stage in result.stages] == [None, "l2 0.1"]
     assert result.suspicions == []
-    assert threats_of(result.to_json()) == "linf 0.02, l2 0.1"
+    assert threats_of(result) == "linf 0.02, l2 0.1"
     # No attack at all in l2: chance finds what it missed.
     idle = Under(norm="l2", eps=Fraction(3), evaluator=Attacked(attack=Pgd(steps=0)))
     missed = evaluate("worst_case", {}, WorstCase(members=[PGD, idle]), model, x, y, LINF, 0)
@@ -120,7 +120,7 @@ def test_what_is_kept_of_it_can_be_checked(tmp_path: Path) -> None:
     path = run.path / "evaluations" / "union.json"
     write_json(path, _with_threat(read_json(path), "l2 0.25"))
     problems = next(finding.problems for finding in verify_folder(run.path, [], None, "cpu") if finding.key == "union")
-    assert any("witnesses" in problem and "lie outside" in problem for problem in problems)
+    assert any("adversarial examples" in problem and "lie outside" in problem for problem in problems)
 
 
 def _with_threat(result: dict[str, Any], threat: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""RobustBench's model card, its keys in that project's order, words and units."""
+"""RobustBench's model card, with the keys, their order, the spelling and the units of that project."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -6,27 +6,28 @@ from fractions import Fraction
 from typing import Any
 
 from robustcli.errors import RobustCliError
-from robustcli.evaluation.per_image import Line
+from robustcli.evaluation.per_image import ImageResult
 from robustcli.registry.catalog import describe
 from robustcli.registry.types import exact_text
+from robustcli.store.results import Evaluation, Threat
 from robustcli.workflows.export.metadata import Metadata
 
 _THREATS = {"linf": "Linf", "l2": "L2"}
 
 
 def threat_name(norm: str) -> str:
-    """A norm as RobustBench spells it.
+    """Norm as RobustBench spells it.
 
     Raises:
-        RobustCliError: it has none of that norm.
+        RobustCliError: RobustBench has no threat of that norm.
     """
     if norm not in _THREATS:
-        raise RobustCliError(f"norm {norm}: RobustBench has no such threat; it has {' and '.join(_THREATS)}")
+        raise RobustCliError(f"norm {norm}: RobustBench has no such threat; expected {' or '.join(_THREATS)}")
     return _THREATS[norm]
 
 
 def eps_text(norm: str, eps: str) -> str:
-    """A radius as cards have it: in 255ths where it is no short decimal, so 2/85 becomes 6/255."""
+    """Radius as cards write it: in 255ths if it is not a short decimal, so 2/85 becomes 6/255."""
     text = exact_text(Fraction(eps))
     steps = 255 * Fraction(eps)
     return f"{steps.numerator}/255" if norm == "linf" and "/" in text and steps.denominator == 1 else text
@@ -34,27 +35,27 @@ def eps_text(norm: str, eps: str) -> str:
 
 def card(
     metadata: Metadata,
-    result: Mapping[str, Any],
-    lines: Sequence[Line],
+    result: Evaluation,
+    lines: Sequence[ImageResult],
     *,
-    threat: Mapping[str, str],
+    threat: Threat,
     dataset: str,
     architecture: str,
     left_out: Sequence[str],
 ) -> dict[str, Any]:
-    """The card, its keys in RobustBench's order.
+    """The card, with its keys in RobustBench's order.
 
     Args:
-        result, lines: of one evaluation, as stored.
+        result, lines: stored evaluation and its per-image results.
         threat: norm and eps.
-        dataset, architecture: as the card calls them.
-        left_out: keys that it may not have.
+        dataset, architecture: names in the card.
+        left_out: keys that the card may not have.
 
     Raises:
-        RobustCliError: the metadata's `external` is no lower accuracy.
+        RobustCliError: the metadata's `external` is not below the robust accuracy.
     """
     clean = percent(sum(line.clean == line.label for line in lines), len(lines))
-    robust = percent(result["correct"], result["total"])
+    robust = percent(result.correct, result.total)
     has_robust = "autoattack_acc" not in left_out
     if has_robust and metadata.external is not None and Fraction(metadata.external) >= Fraction(robust):
         raise RobustCliError(
@@ -69,40 +70,40 @@ def card(
         "dataset": dataset,
         "venue": metadata.venue,
         "architecture": architecture,
-        "eps": eps_text(threat["norm"], threat["eps"]),
+        "eps": eps_text(threat.norm, threat.eps),
         "clean_acc": clean,
         "reported": metadata.reported,
         "autoattack_acc": robust,
         "external": metadata.external,
         "footnote": metadata.footnote,
-        "unreliable": bool(result["suspicions"]),
+        "unreliable": bool(result.suspicions),
     }
     absent = {*left_out, *(("external",) if metadata.external is None else ())}
     return {key: value for key, value in keys.items() if key not in absent}
 
 
 def percent(correct: int, total: int) -> str:
-    """A share in percent with two decimals, rounded from the exact quotient."""
+    """Fraction in percent with two decimals, rounded from the exact quotient."""
     return f"{float(round(Fraction(100 * correct, total), 2)):.2f}"
 
 
 def architecture_name(name: str, parameters: Mapping[str, Any]) -> str:
-    """The name that cards give an architecture, such as WideResNet-34-10; our own where it has none there.
+    """Name of an architecture in cards, such as WideResNet-34-10; the registered one if cards have no name for it.
 
     Args:
-        name: as registered.
-        parameters: its settings, all of them.
+        name: registered name.
+        parameters: all its settings.
     """
     if name == "torchvision":
-        return _torchvision_name(parameters["model"])
+        return _torchvision_name(str(parameters.get("model")))
     found = re.fullmatch(r"(preact_)?resnet(\d+)|(vgg)(\d+)", name)
     if name == "wide_resnet":
-        words = f"WideResNet-{parameters['depth']}-{parameters['widen']}"
+        words = f"WideResNet-{parameters.get('depth')}-{parameters.get('widen')}"
     elif found is None:
         return name
     else:
         words = f"VGG-{found[4]}" if found[3] else f"{'PreActResNet' if found[1] else 'ResNet'}-{found[2]}"
-    # The numbers in the name say nothing of these, and a network of other layers is another network.
+    # The numbers in the name do not cover these settings, which make another network.
     known = describe("architectures", name).parameters
     others = {
         key: parameters[key]
@@ -113,7 +114,7 @@ def architecture_name(name: str, parameters: Mapping[str, Any]) -> str:
     return f"{words} ({settings})" if settings else words
 
 
-# Settings of a network that its number of weights or its cost depends on, and layers of another kind.
+# Settings that change the number of weights, the cost or the kind of layers.
 _DECIDING = ("width", "norm", "downsample", "channel_gate", "stem_stride", "strides", "upsample")
 
 

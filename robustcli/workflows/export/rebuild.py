@@ -1,4 +1,4 @@
-"""The network of an exported folder: what its model.py calls."""
+"""Write and rebuild the network of an exported folder; its model.py calls `rebuild`."""
 
 from pathlib import Path
 
@@ -21,33 +21,33 @@ def keep(folder: Path, network: Network, architecture: MemberSpec, shape: ImageS
     The weights are a plain state dict on the CPU; mean and std of the normalisation are among them.
 
     Args:
-        folder: that exists.
-        network: in which the body is of `architecture`, for images of `shape`.
+        folder: existing folder.
+        network: its body is of `architecture`, for images of `shape`.
     """
     spec = {"architecture": to_plain(architecture), "shape": to_plain(shape)}
     (folder / SPEC).write_text(to_yaml(spec), encoding="utf-8")
-    # A storage of its own for each: a view would be stored with all that it is a view of.
+    # Cloned, because a view would be stored with the whole tensor that it is a view of.
     weights = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
     torch.save(weights, folder / WEIGHTS)
 
 
 def rebuild(folder: Path) -> Network:
-    """The network that `keep` wrote.
+    """Rebuild the network that `keep` wrote.
 
     Returns:
         Pixels in [0, 1] (n, c, h, w) -> logits (n, k), on the CPU, in eval mode.
 
     Raises:
-        RobustCliError: the folder's spec is no such spec, or the weights are of another network.
+        RobustCliError: the spec in the folder is not valid, or the weights are those of another network.
     """
     path = folder / SPEC
     spec = read_yaml(path).value
     if not isinstance(spec, dict) or set(spec) != {"architecture", "shape"}:
-        raise RobustCliError(f"{path}: expected architecture and shape alone")
-    shape: ImageShape = checked(lambda checker: checker.settings(ImageShape, spec["shape"], ("shape",)), str(path))
+        raise RobustCliError(f"{path}: expected only the keys architecture and shape")
+    shape: ImageShape = checked(lambda checker: checker.settings(ImageShape, spec.get("shape"), ("shape",)), str(path))
     family = Family("architectures", ArchitectureOptions)
     chosen: MemberSpec = checked(
-        lambda checker: checker.chosen(family, spec["architecture"], ("architecture",)), str(path)
+        lambda checker: checker.chosen(family, spec.get("architecture"), ("architecture",)), str(path)
     )
     # Mean and std, where there are any, are among the weights.
     normalize = first_layer(chosen.options.normalize, (0.0,) * shape.channels, (1.0,) * shape.channels)
@@ -55,5 +55,5 @@ def rebuild(folder: Path) -> Network:
     try:
         network.load_state_dict(torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True))
     except RuntimeError as error:
-        raise RobustCliError(f"{folder / WEIGHTS}: is not of the network in {path}: {error}") from error
+        raise RobustCliError(f"{folder / WEIGHTS}: does not fit the network in {path}: {error}") from error
     return network.eval()

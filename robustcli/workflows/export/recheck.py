@@ -1,4 +1,4 @@
-"""An exported folder, loaded in a process that knows nothing of the one which wrote it, and checked."""
+"""Load an exported folder in a new process and check it."""
 
 import importlib.util
 import json
@@ -14,21 +14,21 @@ from robustcli.errors import RobustCliError
 
 
 def recheck(folder: Path, key: str, run: Path, overrides: Sequence[str], checkpoint: str | None, device: str) -> str:
-    """Let a new process build the network by the folder's model.py and check an evaluation in the folder.
+    """Build the network with the folder's model.py in a new process and check an evaluation in the folder.
 
-    Weights, images, clean predictions, counts and witnesses are compared as `robust verify` does it.
+    Weights, images, clean predictions, counts and adversarial examples are checked as `robust verify` does.
 
     Args:
-        folder: what was exported.
-        key: of the evaluation.
-        run, overrides, checkpoint: what says which images it is about.
+        folder: the exported folder.
+        key: name of the evaluation.
+        run, overrides, checkpoint: these say which images it is about.
         device: auto, cpu, cuda or cuda:i.
 
     Returns:
-        What was checked, in words.
+        What was checked, as text.
 
     Raises:
-        RobustCliError: the network cannot be built, or is not the one that was evaluated; says why.
+        RobustCliError: the network cannot be built, or is not the evaluated one.
     """
     wish = {
         "folder": str(folder),
@@ -40,7 +40,7 @@ def recheck(folder: Path, key: str, run: Path, overrides: Sequence[str], checkpo
     }
     roots = [str(Path(robustcli.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
     done = subprocess.run(
-        # -B: importing model.py is to leave nothing beside it.
+        # -B: importing model.py must not write files next to it.
         [sys.executable, "-B", "-m", "robustcli.workflows.export.recheck"],
         input=json.dumps(wish),
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, roots))},
@@ -59,8 +59,8 @@ def recheck(folder: Path, key: str, run: Path, overrides: Sequence[str], checkpo
 
 
 def _check(wish: dict[str, Any]) -> dict[str, Any]:
-    """What the new process does."""
-    from robustcli.evaluation.stored import Dossier
+    """Check the folder; this runs in the new process."""
+    from robustcli.evaluation.stored import EvaluationFiles
     from robustcli.models.model import test_images
     from robustcli.runtime.device import choose_device
     from robustcli.workflows.verify import find_evidence, verify
@@ -76,7 +76,7 @@ def _check(wish: dict[str, Any]) -> dict[str, Any]:
         return {"problems": ["model.py: the network is in train mode"], "checked": "nothing"}
     subject, _ = find_evidence(Path(wish["run"]), wish["overrides"], wish["checkpoint"])
     x, y = test_images(subject.defaults, device).evaluation("test", None)
-    problems, words = verify(Dossier(folder, wish["key"]), network, x, y)
+    problems, words = verify(EvaluationFiles(folder, wish["key"]), network, x, y)
     return {"problems": problems, "checked": words}
 
 

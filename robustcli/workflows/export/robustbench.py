@@ -1,7 +1,7 @@
-"""The story of `robust export robustbench`: evidence -> claims -> folder -> the same evidence from the folder.
+"""`robust export robustbench`: check the evaluation -> write the folder -> check the folder in a new process.
 
 The folder has model_info/DATASET/THREAT/NAME.json (the card, where RobustBench keeps it), weights.pt, network.yaml,
-model.py, log.txt, and result, ledger and witnesses of the evaluation.
+model.py, log.txt, and result, per-image results and adversarial examples of the evaluation.
 """
 
 import shutil
@@ -12,14 +12,15 @@ from typing import Any
 
 from robustcli import __version__
 from robustcli.errors import RobustCliError, suggest
-from robustcli.evaluation.per_image import read_ledger
-from robustcli.evaluation.stored import Dossier
+from robustcli.evaluation.per_image import read_per_image
+from robustcli.evaluation.stored import EvaluationFiles
 from robustcli.models.architecture import Architecture
 from robustcli.models.model import ExternalModel, Model, TrainedModel, test_images
 from robustcli.registry.registry import MemberSpec
 from robustcli.runtime.device import choose_device
 from robustcli.specs.check import to_plain
-from robustcli.store.files import read_json, write_json
+from robustcli.store.files import write_json
+from robustcli.store.results import EvalResults, Results, Session, read_evaluation, read_provenance, read_results
 from robustcli.store.runs import RunFolder
 from robustcli.workflows.export import rebuild
 from robustcli.workflows.export.card import architecture_name, card, threat_name
@@ -32,16 +33,16 @@ from robustcli.workflows.verify import find_evidence
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What `robust export robustbench` was asked for.
+    """Request of `robust export robustbench`.
 
     Args:
         run: folder of a finished run, or of what `robust eval` stored.
-        out: folder that is new or empty.
-        evaluation: name of one of the run's.
-        metadata: file with what no run knows.
-        is_partial: whether accuracies that may not be claimed are left out instead of being an error.
+        out: new or empty folder.
+        evaluation: name of the evaluation.
+        metadata: file with the facts that a run does not know.
+        is_partial: leave out accuracies that may not be claimed instead of raising an error.
         overrides: dotted overrides, such as data.root=PATH.
-        checkpoint: the weights, if they are not where they were.
+        checkpoint: the weights, if they have moved.
         device: auto, cpu, cuda or cuda:i.
     """
 
@@ -57,13 +58,13 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """What was written.
+    """The written folder.
 
     Args:
         path: of the card.
-        card: its keys.
+        card: its keys and values.
         left_out: keys that it may not have, and why.
-        checked: in words.
+        checked: what was checked, as text.
     """
 
     path: Path
@@ -76,26 +77,26 @@ def export(request: Request) -> Exported:
     """Write the folder, and check it in a new process before it gets its name.
 
     Raises:
-        RobustCliError: there is something already, the evidence is not there or not enough, or the folder does not
-            give the network that was evaluated; nothing is left then.
+        RobustCliError: the folder is not empty, files are missing, the evaluation does not suffice, or the folder
+            does not rebuild the evaluated network; nothing is written then.
     """
     _require_empty(request.out)
     metadata = read_metadata(request.metadata)
-    subject, dossiers = find_evidence(request.run, request.overrides, request.checkpoint)
+    subject, evaluations = find_evidence(request.run, request.overrides, request.checkpoint)
     if (request.run / "spec.yaml").is_file() and not RunFolder(request.run).is_finished:
         raise RobustCliError(f"{request.run}: is {RunFolder(request.run).status()}; finish it with --resume")
-    results = read_json(request.run / "results.json")
-    dossier = _dossier(dossiers, request.evaluation, results)
-    result, lines = read_json(dossier.result), read_ledger(dossier.ledger)
+    results = read_results(RunFolder(request.run).results)
+    files = _files(evaluations, request.evaluation, results)
+    result, lines = read_evaluation(files.result), read_per_image(files.per_image)
     chosen = _architecture(subject, request.run)
-    dataset, threat = dataset_of(subject.defaults.data.name, metadata), results["threat"]
-    place = Path("model_info", dataset, threat_name(threat["norm"]), f"{metadata.card_name}.json")
+    dataset, threat = dataset_of(subject.defaults.data.name, metadata), results.threat
+    place = Path("model_info", dataset, threat_name(threat.norm), f"{metadata.card_name}.json")
 
     device = choose_device(request.device)
     data = test_images(subject.defaults, device)
     images = data.sizes["test"]
     missing = {
-        "clean_acc": missing_images(dataset, result["total"], images),
+        "clean_acc": missing_images(dataset, result.total, images),
         "autoattack_acc": missing_for_autoattack(
             result, threat=threat, dataset=dataset, images=images, classes=data.shape.classes, metadata=metadata
         ),
@@ -104,10 +105,10 @@ def export(request: Request) -> Exported:
     if left_out and not request.is_partial:
         problems = "\n".join(f"  {key}: {reason}" for key, reasons in left_out.items() for reason in reasons)
         raise RobustCliError(
-            f"{dossier.result}: is not what RobustBench asks for:\n{problems}\n--partial leaves such keys out"
+            f"{files.result}: does not meet RobustBench's conditions:\n{problems}\n--partial leaves these keys out"
         )
     if not lines:
-        raise RobustCliError(f"{dossier.ledger}: has no images")
+        raise RobustCliError(f"{files.per_image}: has no images")
     contents = card(
         metadata,
         result,
@@ -122,17 +123,19 @@ def export(request: Request) -> Exported:
     try:
         beside.mkdir(parents=True)
     except OSError as error:
-        raise RobustCliError(f"{beside}: cannot be made: {error.strerror}; delete it if an export left it") from error
+        raise RobustCliError(
+            f"{beside}: cannot be created: {error.strerror}; delete it if an export left it"
+        ) from error
     try:
         write_json(beside / place, contents)
         rebuild.keep(beside, network, chosen, data.shape)
         (beside / "model.py").write_text(_loader(data.shape.words, contents), encoding="utf-8")
-        for path in (dossier.result, dossier.ledger, dossier.witnesses):
+        for path in (files.result, files.per_image, files.adversarial_examples):
             if path.exists():
                 shutil.copyfile(path, beside / path.name)
-        checked = recheck(beside, dossier.key, request.run, request.overrides, request.checkpoint, request.device)
+        checked = recheck(beside, files.key, request.run, request.overrides, request.checkpoint, request.device)
         words = f"{dataset}, read by {subject.defaults.data.name}"
-        log = log_text(dossier.key, result, results, _sessions(request.run, results), left_out, images=words)
+        log = log_text(files.key, results, _sessions(request.run, results), left_out, images=words)
         (beside / "log.txt").write_text(f"{log}\nchecked in a new process: {checked}\n", encoding="utf-8")
         if request.out.exists():
             request.out.rmdir()
@@ -145,41 +148,41 @@ def export(request: Request) -> Exported:
 
 def _require_empty(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        what = "a folder that is not empty" if out.is_dir() else "a file"
-        raise RobustCliError(f"{out}: is {what}; expected a new or an empty folder")
+        found = "a folder that is not empty" if out.is_dir() else "a file"
+        raise RobustCliError(f"{out}: found {found}; expected a new or an empty folder")
 
 
-def _dossier(folder: Path, key: str, results: Mapping[str, Any]) -> Dossier:
-    if key not in results["evaluations"]:
-        raise RobustCliError(f"--evaluation: {folder} has none of name '{key}'{suggest(key, results['evaluations'])}")
-    dossier = Dossier(folder, key)
-    for path in (dossier.result, dossier.ledger):
+def _files(folder: Path, key: str, results: Results) -> EvaluationFiles:
+    if key not in results.evaluations:
+        raise RobustCliError(f"--evaluation: {folder} has no evaluation '{key}'{suggest(key, results.evaluations)}")
+    files = EvaluationFiles(folder, key)
+    for path in (files.result, files.per_image):
         if not path.is_file():
-            raise RobustCliError(f"{path}: no such file; what it held is needed to check the export")
-    return dossier
+            raise RobustCliError(f"{path}: no such file; it is needed to check the export")
+    return files
 
 
 def _architecture(subject: Model, run: Path) -> MemberSpec:
-    """The registered architecture of what was evaluated."""
+    """Registered architecture of the evaluated network."""
     if isinstance(subject, TrainedModel):
         return subject.spec.architecture
     if isinstance(subject, ExternalModel) and isinstance(subject.source, Architecture):
         return subject.source.chosen
     raise RobustCliError(
-        f"{run}: {subject.defaults.name} brings code of its own, which an export cannot carry; expected a network of "
+        f"{run}: {subject.defaults.name} has its own code, which an export cannot contain; expected a network of "
         "`robust train`, or weights with --architecture"
     )
 
 
-def _sessions(run: Path, results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    if "provenance" in results:
-        return [results["provenance"]]
-    return list(read_json(RunFolder(run).provenance)["sessions"])
+def _sessions(run: Path, results: Results) -> list[Session]:
+    if isinstance(results, EvalResults):
+        return [results.provenance]
+    return read_provenance(RunFolder(run).provenance).sessions
 
 
 def _loader(shape: str, contents: Mapping[str, Any]) -> str:
-    """The text of model.py."""
-    return f'''"""{contents["architecture"]} on {contents["dataset"]}: build() gives the network.
+    """Text of model.py."""
+    return f'''"""{contents.get("architecture")} on {contents.get("dataset")}: build() gives the network.
 
 It takes pixels in [0, 1], {shape}, as (n, c, h, w), normalises them itself, and returns logits
 (n, k). It comes on the CPU and in eval mode.

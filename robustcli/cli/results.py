@@ -1,0 +1,199 @@
+"""Commands that read stored results: parse, call, print. Nothing heavy is imported outside them."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from robustcli.cli.options import Device, Json, Wide, console
+from robustcli.errors import CheckFailedError, RobustCliError
+
+app = typer.Typer()
+
+
+@app.command("results")
+def show_results(
+    path: Annotated[
+        Path | None, typer.Argument(help="Folder of a run or of an evaluation, or its results.json.")
+    ] = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of results.json.")] = False,
+    wide: Wide = False,
+    as_json: Json = False,
+) -> None:
+    """Print stored results as a table or as JSON."""
+    from robustcli.store.results import json_schema
+
+    if schema:
+        typer.echo(json.dumps(json_schema(), indent=2))
+        return
+    if path is None:
+        raise RobustCliError("found no path; expected the folder of a run, or --schema")
+    from robustcli.evaluation.wording import warning_lines
+    from robustcli.reports.results import result_table
+    from robustcli.workflows.compare import read_side
+
+    found = read_side(path)
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), indent=2))
+        return
+    typer.echo(found.name)
+    console().print(result_table(found, is_wide=wide))
+    for line in warning_lines(found.evaluations):
+        typer.echo(f"note: {line}")
+
+
+@app.command("runs")
+def list_runs(
+    folders: Annotated[
+        list[Path] | None, typer.Argument(help="Folders of runs or of evaluations. Default: runs and evals.")
+    ] = None,
+    runs: Annotated[Path | None, typer.Option("--runs", help="Folder of all runs.")] = None,
+    where: Annotated[
+        list[str] | None, typer.Option(help="Condition such as defense=trades or name=cifar*; may be repeated.")
+    ] = None,
+    sort: Annotated[str, typer.Option(help="run, date, seconds, clean, robust or epoch.")] = "run",
+    limit: Annotated[int | None, typer.Option(min=1, help="Show only the first N rows.")] = None,
+    wide: Wide = False,
+    as_json: Json = False,
+) -> None:
+    """List runs and stored evaluations with date, duration, defense and accuracies.
+
+    `robust %` is the lowest robust accuracy of a row. A run whose files are damaged is listed as damaged.
+    """
+    from robustcli.reports.runs import run_lines, select, wide_table
+    from robustcli.store.listing import list_runs
+
+    named = [*(folders or ()), *([runs] if runs is not None else [])]
+    chosen = named or [folder for folder in (Path("runs"), Path("evals")) if folder.is_dir()] or [Path("runs")]
+    if missing := [str(folder) for folder in named if folder.exists() and not folder.is_dir()]:
+        raise RobustCliError(f"{', '.join(missing)}: found a file; expected a folder")
+    rows = []
+    for folder in chosen:
+        found = list_runs(folder)
+        rows += [row.model_copy(update={"run": f"{folder}/{row.run}"}) for row in found] if len(chosen) > 1 else found
+    rows = select(rows, where or (), sort, limit)
+    if as_json:
+        typer.echo(json.dumps([row.to_json() for row in rows], indent=2))
+        return
+    if not rows:
+        typer.echo(f"no runs in {', '.join(map(str, chosen))}")
+        return
+    if wide:
+        console().print(wide_table(rows))
+    else:
+        typer.echo("\n".join(run_lines(rows)))
+    for row in rows:
+        if row.status == "damaged":
+            typer.echo(f"damaged: {row.text}")
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of runs or evaluations, or folders of those.")],
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table (the default).")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    as_json: Json = False,
+    into: Annotated[Path | None, typer.Option(help="Replace the block <!-- results --> of this Markdown file.")] = None,
+) -> None:
+    """Print a table of finished runs and stored evaluations as Markdown, CSV or JSON, or put it into a file."""
+    from robustcli.reports.blocks import replace_block
+    from robustcli.reports.summary import csv_text, lines_of, markdown, plain, read_sources
+
+    if as_markdown + as_csv + as_json > 1 or (into is not None and (as_csv or as_json)):
+        raise RobustCliError("--markdown, --csv and --json exclude each other, and --into needs Markdown")
+    sources, damaged = read_sources(folders)
+    for text in damaged:
+        typer.echo(f"damaged: {text}", err=True)
+    if not sources:
+        raise RobustCliError(f"{', '.join(map(str, folders))}: found no readable results.json; expected a finished run")
+    lines = lines_of(sources)
+    if into is not None:
+        replace_block(into, "results", markdown(lines))
+    elif as_csv:
+        typer.echo(csv_text(lines), nl=False)
+    elif as_json:
+        typer.echo(json.dumps(plain(lines), indent=2))
+    else:
+        typer.echo(markdown(lines), nl=False)
+
+
+@app.command("verify")
+def verify_results(
+    folder: Annotated[Path, typer.Argument(help="Folder of a run, or one that `robust eval` stored.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Dotted overrides, such as data.root=PATH.")] = None,
+    checkpoint: Annotated[str | None, typer.Option(help="The weights, if they have moved.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Recompute stored accuracies from weights, images and kept adversarial images, without attacking."""
+    from robustcli.workflows.verify import verify_folder
+
+    findings = verify_folder(folder, overrides or (), checkpoint, device)
+    problems = [f"{finding.key}: {problem}" for finding in findings for problem in finding.problems]
+    if problems:
+        lines = "\n  ".join(problems)
+        raise CheckFailedError(f"{folder}: {len(problems)} problem{'s' if len(problems) > 1 else ''}\n  {lines}")
+    for finding in findings:
+        typer.echo(f"{finding.key}: verified: {finding.checked}")
+
+
+@app.command("compare")
+def compare_results(
+    a: Annotated[Path, typer.Argument(help="Folder of a run, its results.json, or a file of `robust eval --out`.")],
+    b: Annotated[Path, typer.Argument(help="The other results.")],
+    key: Annotated[
+        list[str] | None, typer.Option(help="Name of an evaluation; may be repeated. Default: all that both have.")
+    ] = None,
+    wide: Wide = False,
+    as_json: Json = False,
+) -> None:
+    """Compare two networks image by image and report whether their difference is significant."""
+    from robustcli.reports.compare import comparison_table, conditions
+    from robustcli.workflows.compare import compare
+
+    pairs = compare(a, b, key or ())
+    if as_json:
+        comparisons = {name: pair.to_json() for name, pair in pairs.items()}
+        typer.echo(json.dumps({"a": str(a), "b": str(b), "comparisons": comparisons}, indent=2))
+        return
+    typer.echo(f"A: {a}\nB: {b}")
+    console().print(comparison_table(pairs, is_wide=wide))
+    for line in conditions(pairs, is_wide=wide):
+        typer.echo(f"note: {line}")
+    for name, pair in pairs.items():
+        typer.echo(f"{name}: {pair.claim}")
+
+
+@app.command("gate")
+def gate_results(
+    result: Annotated[Path, typer.Argument(help="Folder of a run or of an evaluation, or its results.json.")],
+    minima: Annotated[
+        list[str] | None,
+        typer.Option("--min", help="Condition such as robust>=0.41, clean>=0.8 or NAME>=0.4; may be repeated."),
+    ] = None,
+    max_drop: Annotated[
+        float | None, typer.Option(help="Largest accepted drop of accuracy against --baseline, as a fraction.")
+    ] = None,
+    baseline: Annotated[Path | None, typer.Option(help="Earlier results on the same images.")] = None,
+    key: Annotated[
+        list[str] | None, typer.Option(help="Evaluation to compare with the baseline. Default: all that both have.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check conditions on results, for continuous integration; the exit code is 1 if one fails.
+
+    `robust` is the lowest robust accuracy of all evaluations. A drop fails if it is larger than --max-drop and
+    significant (exact McNemar test on the same images, p < 0.05).
+    """
+    from robustcli.workflows.gate import gate
+
+    outcomes = gate(result, minima or (), baseline=baseline, max_drop=max_drop, keys=key or ())
+    if as_json:
+        typer.echo(json.dumps([outcome.to_json() for outcome in outcomes], indent=2))
+    else:
+        for outcome in outcomes:
+            word = "passed" if outcome.passed else "FAILED"
+            typer.echo(f"{word}: {outcome.evaluation}: {outcome.condition}: {outcome.text}")
+    failed = sum(not outcome.passed for outcome in outcomes)
+    if failed:
+        raise CheckFailedError(f"{failed} of {len(outcomes)} conditions")

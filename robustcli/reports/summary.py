@@ -1,0 +1,174 @@
+"""`robust report`: finished runs and stored evaluations -> one table as Markdown, CSV or JSON."""
+
+import csv
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from robustcli.errors import RobustCliError
+from robustcli.evaluation.wording import accuracies, describe, percent
+from robustcli.store.results import EvalResults, Evaluation, Results, RunResults, read_provenance, read_results
+from robustcli.store.runs import RunFolder
+
+
+@dataclass(frozen=True)
+class Source:
+    """Results and the device that they were made on."""
+
+    path: Path
+    results: Results
+    device: str
+
+    @property
+    def group(self) -> tuple[object, ...]:
+        """Runs of one group differ only in their seed and share a row per evaluation."""
+        results = self.results
+        if isinstance(results, RunResults):
+            return (results.name, results.spec_digest, results.status)
+        return (self.path,)
+
+    @property
+    def seed(self) -> int | None:
+        """Seed of training; None if it is not known."""
+        return self.results.seed if isinstance(self.results, RunResults) else self.results.training_seed
+
+    @property
+    def title(self) -> str:
+        """Name, with what a reader must know about the images and the training."""
+        results = self.results
+        status = results.status if isinstance(results, RunResults) else "finished"
+        # JPEG changes accuracies on CIFAR-10 by a point or two.
+        asides = [aside for aside in (results.data.decode, "" if status == "finished" else status) if aside]
+        return f"{results.name} ({', '.join(asides)})" if asides else results.name
+
+    @property
+    def claimed(self) -> dict[str, float]:
+        """Claimed accuracies by evaluation."""
+        claim = self.results.claim if isinstance(self.results, RunResults) else None
+        return {} if claim is None else claim.metrics
+
+
+@dataclass(frozen=True)
+class Line:
+    """One evaluation of one network, or of several that differ only in their seed.
+
+    Args:
+        accuracy, low, high: mean over the seeds, and the 95 % interval if there is one seed, as fractions.
+        text: accuracy as the Markdown table shows it, in percent.
+        claimed: claimed accuracy, as a fraction.
+    """
+
+    experiment: str
+    threat: str
+    seeds: list[int]
+    key: str
+    evaluation: str
+    images: int
+    clean_accuracy: float | None
+    accuracy: float
+    low: float | None
+    high: float | None
+    verdict: str | None
+    text: str
+    claimed: float | None
+    device: str
+
+
+def read_sources(folders: Iterable[Path]) -> tuple[list[Source], list[str]]:
+    """Read all results below some folders.
+
+    Returns:
+        The results, and one line for every damaged file.
+    """
+    sources, damaged = [], []
+    for folder in folders:
+        for path in sorted(folder.rglob("results.json")):
+            try:
+                results = read_results(path)
+                sources.append(Source(path, results, _device(path, results)))
+            except RobustCliError as error:
+                damaged.append(str(error))
+    return sources, damaged
+
+
+def _device(path: Path, results: Results) -> str:
+    if isinstance(results, EvalResults):
+        return results.provenance.device
+    sessions = read_provenance(RunFolder(path.parent).provenance).sessions
+    return sessions[-1].device if sessions else ""
+
+
+def lines_of(sources: Iterable[Source]) -> list[Line]:
+    """One line per evaluation and group of sources."""
+    groups: dict[tuple[object, ...], list[Source]] = {}
+    for source in sources:
+        groups.setdefault(source.group, []).append(source)
+    return [line for group in groups.values() for line in _lines(group)]
+
+
+def _lines(group: Sequence[Source]) -> Iterator[Line]:
+    first = group[0]
+    for key in first.results.evaluations:
+        evaluations = [found for source in group if (found := source.results.evaluations.get(key)) is not None]
+        known = [source.results.clean_accuracy(key) for source in group if key in source.results.evaluations]
+        cleans = [clean for clean in known if clean is not None]
+        low, high = evaluations[0].interval if len(evaluations) == 1 else (None, None)
+        yield Line(
+            experiment=first.title,
+            threat=str(first.results.threat),
+            seeds=[source.seed for source in group if source.seed is not None],
+            key=key,
+            evaluation=describe(evaluations[0]),
+            images=evaluations[0].total,
+            clean_accuracy=sum(cleans) / len(cleans) if cleans else None,
+            accuracy=sum(found.accuracy for found in evaluations) / len(evaluations),
+            low=low,
+            high=high,
+            verdict=_verdict(evaluations),
+            text=accuracies(evaluations),
+            claimed=first.claimed.get(key),
+            device="; ".join(dict.fromkeys(source.device for source in group)),
+        )
+
+
+def _verdict(evaluations: Sequence[Evaluation]) -> str | None:
+    """SUSPECT if one is suspect; None if one has no verdict."""
+    found = {evaluation.verdict for evaluation in evaluations}
+    return "SUSPECT" if "SUSPECT" in found else None if None in found else "TRUSTED"
+
+
+def markdown(lines: Iterable[Line]) -> str:
+    """Markdown table.
+
+    One run shows its accuracy with the 95 % interval over the drawing of the images; several show mean and standard
+    deviation over the seeds, and the range.
+    """
+    rows = [
+        "| experiment | threat | seeds | evaluation | images | accuracy % | claimed % | device |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for line in lines:
+        claimed = "" if line.claimed is None else percent(line.claimed)
+        seeds = ", ".join(map(str, line.seeds))
+        cells = (line.experiment, line.threat, seeds, line.evaluation, str(line.images), line.text, claimed)
+        rows.append(f"| {' | '.join((*cells, line.device))} |")
+    return "\n".join(rows) + "\n"
+
+
+def csv_text(lines: Sequence[Line]) -> str:
+    """CSV with a header; accuracies are fractions."""
+    text = StringIO()
+    names = [name for name in Line.__dataclass_fields__ if name != "text"]
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    for line in lines:
+        values = {**asdict(line), "seeds": " ".join(map(str, line.seeds))}
+        writer.writerow(["" if values.get(name) is None else values.get(name) for name in names])
+    return text.getvalue()
+
+
+def plain(lines: Sequence[Line]) -> list[dict[str, Any]]:
+    """Plain data for JSON; accuracies are fractions."""
+    return [{name: value for name, value in asdict(line).items() if name != "text"} for line in lines]

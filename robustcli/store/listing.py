@@ -1,0 +1,243 @@
+"""Rows for `robust runs`: every run and stored evaluation below a folder, with a small index that makes this quick.
+
+The index `.robust-index.json` lies in the folder. A row in it is used as long as the files of its run have the same
+sizes and times; otherwise it is read again. Deleting the index is safe.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field
+
+from robustcli.errors import RobustCliError
+from robustcli.store.files import write_text
+from robustcli.store.models import Stored, parsed
+from robustcli.store.results import EvalResults, Results, read_provenance, read_results, read_run_results
+from robustcli.store.runs import RunFolder
+
+INDEX = ".robust-index.json"
+# Change it when rows change, so that older indexes are not used.
+_VERSION = 1
+_WATCHED = ("spec.yaml", "provenance.json", "train.jsonl", "results.json")
+
+
+class ListedEvaluation(Stored):
+    """Accuracy of an evaluation, as fractions."""
+
+    is_clean: bool
+    correct: int
+    total: int
+    accuracy: float
+    low: float
+    high: float
+
+
+class RunRow(Stored):
+    """A run, or what `robust eval` stored.
+
+    Args:
+        run: folder, relative to the one that is listed.
+        kind: "run" or "eval".
+        status: finished, collapsed, rewound, failed, unfinished or damaged.
+        text: more about the status, such as the damaged file.
+        epoch: of the chosen weights, or the last one of an unfinished run, from 0.
+        date: when the last session started, in ISO format.
+        seconds: of training, checks excluded, and of the evaluations.
+        clean: clean accuracy; None if it is not known.
+    """
+
+    run: str
+    kind: Literal["run", "eval"]
+    status: str
+    text: str = ""
+    name: str = ""
+    seed: int | None = None
+    defense: str = ""
+    architecture: str = ""
+    data: str = ""
+    norm: str = ""
+    eps: str = ""
+    epoch: int | None = None
+    date: str = ""
+    seconds: float | None = None
+    clean: float | None = None
+    evaluations: dict[str, ListedEvaluation] = Field(default_factory=dict)
+
+    @property
+    def strongest(self) -> tuple[str, ListedEvaluation] | None:
+        """Name and result of the evaluation with the lowest robust accuracy."""
+        attacked = [(key, found) for key, found in self.evaluations.items() if not found.is_clean]
+        return min(attacked, key=lambda item: item[1].accuracy) if attacked else None
+
+    @property
+    def robust(self) -> float | None:
+        """Lowest robust accuracy; None if nothing was attacked."""
+        return None if self.strongest is None else self.strongest[1].accuracy
+
+
+class _Named(Stored):
+    name: str
+
+
+class _ListedThreat(Stored):
+    norm: str
+    eps: float | str
+
+
+class _ListedSpec(Stored):
+    name: str
+    seed: int
+    data: _Named
+    architecture: _Named
+    threat: _ListedThreat
+    defense: _Named
+
+
+class _Entry(Stored):
+    signature: list[int]
+    row: RunRow
+
+
+class _Index(Stored):
+    version: int
+    entries: dict[str, _Entry]
+
+
+def list_runs(root: Path) -> list[RunRow]:
+    """All runs and stored evaluations below a folder, sorted by name; a damaged one is a row too."""
+    known = _read_index(root)
+    entries = {}
+    for folder in _folders(root):
+        signature, files = _signature(folder)
+        if not files & {"spec.yaml", "results.json"}:
+            continue
+        name = folder.relative_to(root).as_posix()
+        entry = known.get(name)
+        if entry is None or entry.signature != signature:
+            entry = _Entry(signature=signature, row=_read_row(folder, name, is_run="spec.yaml" in files))
+        entries[name] = entry
+    if entries != known:
+        _write_index(root, entries)
+    return [entry.row for entry in entries.values()]
+
+
+def _folders(root: Path) -> Iterator[Path]:
+    """Folders at the depth of `robust eval` (NAME-DIGEST) and of runs (NAME/DIGEST-sSEED)."""
+    for path in _subfolders(root):
+        yield path
+        yield from _subfolders(path)
+
+
+def _subfolders(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return []
+    with os.scandir(path) as entries:
+        return [path / name for name in sorted(entry.name for entry in entries if entry.is_dir())]
+
+
+def _signature(folder: Path) -> tuple[list[int], set[str]]:
+    """Sizes and times of the files that a row depends on, and their names."""
+    signature, names = [], set()
+    with os.scandir(folder) as entries:
+        for entry in sorted((entry for entry in entries if entry.name in _WATCHED), key=lambda entry: entry.name):
+            status = entry.stat()
+            signature += [_WATCHED.index(entry.name), status.st_mtime_ns, status.st_size]
+            names.add(entry.name)
+    return signature, names
+
+
+def _read_index(root: Path) -> dict[str, _Entry]:
+    """Entries of the index; none if there is no index, or one of another version."""
+    try:
+        index = _Index.model_validate_json((root / INDEX).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return index.entries if index.version == _VERSION else {}
+
+
+def _write_index(root: Path, entries: dict[str, _Entry]) -> None:
+    try:
+        write_text(root / INDEX, _Index(version=_VERSION, entries=entries).model_dump_json(), f"writing-{os.getpid()}")
+    except OSError:
+        return  # A folder that cannot be written can still be listed.
+
+
+def _read_row(folder: Path, name: str, *, is_run: bool) -> RunRow:
+    try:
+        return _run_row(RunFolder(folder), name) if is_run else _eval_row(RunFolder(folder), name)
+    except RobustCliError as error:
+        return RunRow(run=name, kind="run" if is_run else "eval", status="damaged", text=str(error))
+
+
+def _run_row(folder: RunFolder, name: str) -> RunRow:
+    spec = _spec(folder.spec)
+    epochs = folder.epochs()
+    seconds = sum(record.seconds for record in epochs)
+    sessions = read_provenance(folder.provenance).sessions if folder.provenance.is_file() else []
+    found: dict[str, Any]
+    if folder.is_finished:
+        results = read_run_results(folder.results)
+        seconds += sum(evaluation.seconds for evaluation in results.evaluations.values())
+        found = {"status": results.status, "epoch": results.epoch, **_accuracies(results)}
+    else:
+        status, _, progress = folder.status().partition(", ")
+        found = {"status": status, "text": progress, "epoch": epochs[-1].epoch if epochs else None}
+    date = sessions[-1].started if sessions else ""
+    return RunRow(run=name, kind="run", seconds=seconds, date=date, **spec, **found)
+
+
+def _eval_row(folder: RunFolder, name: str) -> RunRow:
+    results = read_results(folder.results)
+    if not isinstance(results, EvalResults):
+        raise RobustCliError(f"{folder.path}: found results of a run; expected spec.yaml next to them")
+    return RunRow(
+        run=name,
+        kind="eval",
+        status="finished",
+        name=results.name,
+        seed=results.training_seed,
+        norm=results.threat.norm,
+        eps=results.threat.eps,
+        date=results.provenance.started,
+        seconds=sum(evaluation.seconds for evaluation in results.evaluations.values()),
+        **_accuracies(results),
+    )
+
+
+def _accuracies(results: Results) -> dict[str, Any]:
+    evaluations = {
+        key: ListedEvaluation(
+            is_clean=found.is_clean,
+            correct=found.correct,
+            total=found.total,
+            accuracy=found.accuracy,
+            low=found.interval[0],
+            high=found.interval[1],
+        )
+        for key, found in results.evaluations.items()
+    }
+    known = [accuracy for key in results.evaluations if (accuracy := results.clean_accuracy(key)) is not None]
+    clean = next((found.accuracy for found in evaluations.values() if found.is_clean), known[0] if known else None)
+    return {"evaluations": evaluations, "clean": clean}
+
+
+def _spec(path: Path) -> dict[str, Any]:
+    """Keys of a resolved spec that a row shows; not checked, because specs of other versions are listed too."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RobustCliError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+    spec = parsed(_ListedSpec, content, path)
+    return {
+        "name": spec.name,
+        "seed": spec.seed,
+        "defense": spec.defense.name,
+        "architecture": spec.architecture.name,
+        "data": spec.data.name,
+        "norm": spec.threat.norm,
+        "eps": str(spec.threat.eps),
+    }

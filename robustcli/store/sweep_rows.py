@@ -1,0 +1,67 @@
+"""Typed rows of a sweep: what `robust sweep --json` prints and its table shows."""
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from robustcli.store.models import Count, Radius, Stored
+from robustcli.store.results import Evaluation, Threat
+
+
+class PassCounts(Stored):
+    """Passes of one update, as multiples of one pass of the batch."""
+
+    forwards: float
+    input_gradients: float
+    weight_gradients: float
+
+    @property
+    def total(self) -> float:
+        """Cost in forwards; gradients to the weights count twice."""
+        return self.forwards + self.input_gradients + 2 * self.weight_gradients
+
+
+class SweepEvaluation(Stored):
+    """The part of an evaluation that the table of a sweep shows."""
+
+    evaluator: str
+    norm: str
+    eps: Radius
+    correct: Count
+    total: Count
+    accuracy: float
+    interval: Annotated[tuple[float, float], Field(strict=False)]
+    parameters: dict[str, Any]
+    warnings: list[str]
+    suspicions: list[str] = Field(default_factory=list)
+
+    @classmethod
+    def of(cls, evaluation: Evaluation) -> "SweepEvaluation":
+        """Shorten an evaluation."""
+        kept = evaluation.model_dump(include=set(cls.model_fields))
+        return cls.model_validate({**kept, "suspicions": evaluation.suspicions or []})
+
+
+class SweepRow(Stored):
+    """One row of a sweep with all its seeds, as `robust sweep --json` prints it.
+
+    Args:
+        row: name of the row.
+        seeds: those with results; `collapsed_at` and the lists of `evaluations` are in their order.
+        failures: reason by seed, of the seeds without results.
+        passes: of one update in the last epoch.
+        best_minus_last: robust accuracy of the best minus that of the last epoch, on the check's images.
+        runs: folder of every seed.
+    """
+
+    row: str
+    threat: Threat
+    epochs: int
+    seeds: list[int]
+    failures: dict[str, str]
+    collapsed_at: list[int | None]
+    evaluations: dict[str, list[SweepEvaluation]]
+    passes: PassCounts | None
+    images_per_second: float | None
+    best_minus_last: float | None
+    runs: list[str]

@@ -1,0 +1,130 @@
+"""`robust gate`: conditions on results, each with an exact test -> passed or failed."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from robustcli.errors import RobustCliError, suggest
+from robustcli.store.results import Results
+from robustcli.workflows.compare import LEVEL, compare, read_side
+
+_CONDITION = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9_.-]*)\s*>=\s*([0-9./]+)\s*")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One condition and what the results say about it.
+
+    Args:
+        condition: as text.
+        evaluation: name of the evaluation.
+        passed: True if the condition holds.
+        text: what was found.
+    """
+
+    condition: str
+    evaluation: str
+    passed: bool
+    text: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+def gate(
+    result: Path,
+    minima: Sequence[str] = (),
+    *,
+    baseline: Path | None = None,
+    max_drop: float | None = None,
+    keys: Sequence[str] = (),
+) -> list[Outcome]:
+    """Check conditions on results.
+
+    A minimum holds if the measured accuracy reaches it. A drop against the baseline fails if it is larger than
+    `max_drop` and significant: the exact McNemar test on the same images has p < 0.05. With few images, a large drop
+    may not be significant; the text of the outcome has the interval.
+
+    Args:
+        result: results.json, or a folder that has one.
+        minima: conditions such as "robust>=0.41", "clean>=0.8" or "autoattack>=0.4"; `robust` is the lowest robust
+            accuracy of all evaluations.
+        baseline: earlier results on the same images.
+        max_drop: largest accepted drop of accuracy, as a fraction.
+        keys: evaluations to compare with the baseline; if empty, all that both have.
+
+    Raises:
+        RobustCliError: a condition cannot be read, or names an evaluation that is not there; there is no condition; or
+            the results cannot be compared.
+    """
+    if (baseline is None) != (max_drop is None):
+        raise RobustCliError("--max-drop and --baseline need each other, such as --max-drop 0.01 --baseline OLD.json")
+    if max_drop is not None and not 0 <= max_drop < 1:
+        raise RobustCliError(f"--max-drop: found {max_drop:g}; expected a fraction from 0 to 1, such as 0.01")
+    if not minima and baseline is None:
+        raise RobustCliError("found no condition; expected --min robust>=0.41, or --max-drop with --baseline")
+    results = read_side(result)
+    outcomes = [_minimum(results, text) for text in minima]
+    if baseline is not None and max_drop is not None:
+        outcomes += _drops(result, baseline, max_drop, keys)
+    return outcomes
+
+
+def _minimum(results: Results, text: str) -> Outcome:
+    found = _CONDITION.fullmatch(text)
+    if found is None:
+        raise RobustCliError(f"--min: found '{text}'; expected NAME>=FRACTION, such as robust>=0.41")
+    name, least = found[1], _fraction(found[2], text)
+    key = _key(results, name)
+    evaluation = results.evaluations[key]
+    low, high = evaluation.interval
+    return Outcome(
+        condition=f"{name} >= {float(least):g}",
+        evaluation=key,
+        passed=Fraction(evaluation.correct, evaluation.total) >= least,
+        text=f"{evaluation.accuracy:.4f} [{low:.4f}, {high:.4f}], {evaluation.correct} of {evaluation.total} images",
+    )
+
+
+def _fraction(text: str, condition: str) -> Fraction:
+    try:
+        value = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        value = Fraction(-1)
+    if not 0 <= value <= 1:
+        raise RobustCliError(f"--min: found '{condition}'; expected a fraction from 0 to 1, such as robust>=0.41")
+    return value
+
+
+def _key(results: Results, name: str) -> str:
+    """Evaluation that a condition names: its own name, or `clean` or `robust`."""
+    if name in results.evaluations:
+        return name
+    groups = {
+        "clean": [key for key, found in results.evaluations.items() if found.is_clean],
+        "robust": [key for key, found in results.evaluations.items() if not found.is_clean],
+    }
+    candidates = groups.get(name, [])
+    if not candidates:
+        raise RobustCliError(f"--min: there is no evaluation '{name}'{suggest(name, (*results.evaluations, *groups))}")
+    return min(candidates, key=lambda key: results.evaluations[key].accuracy)
+
+
+def _drops(result: Path, baseline: Path, max_drop: float, keys: Sequence[str]) -> list[Outcome]:
+    outcomes = []
+    for key, pair in compare(result, baseline, keys).items():
+        low, high = pair.difference_interval
+        change = f"change {pair.difference:+.4f} [{low:+.4f}, {high:+.4f}]"
+        outcomes.append(
+            Outcome(
+                condition=f"drop <= {max_drop:g}",
+                evaluation=key,
+                passed=-pair.difference <= max_drop or pair.p >= LEVEL,
+                text=f"{change} on {pair.total} images, p = {pair.p:.2g}",
+            )
+        )
+    return outcomes
