@@ -19,13 +19,17 @@ from robustcli.threat.threat import ThreatModel
 _TINY = 1e-9
 
 
-@ATTACKS.register("adam_pgd", smoke={"steps": 2, "after": (1,)})
+@ATTACKS.register("adam_pgd", passes=(10, 10, 0), smoke={"steps": 2, "after": (1,)})
 @dataclass(frozen=True, kw_only=True)
 class AdamPgd:
     """Ascent by Adam on the image, from a random point of the threat set, each step projected back into it.
 
     The first steps are far longer than the set is wide, so that they end in its corners; the last ones are
     short. The point after the last step is returned.
+
+    When to use: where signs of gradients lose what their sizes say, such as in norms other than linf.
+
+    First setting: the defaults.
 
     Args:
         steps: gradient steps; 0 returns the start.

@@ -18,7 +18,7 @@ from robustcli.threat.noise import Noise
 from robustcli.threat.threat import ThreatModel
 
 
-@ATTACKS.register("apgd", smoke={"steps": 4})
+@ATTACKS.register("apgd", passes=(101, 100, 0), smoke={"steps": 4})
 @dataclass(frozen=True, kw_only=True)
 class Apgd:
     """Gradient steps that begin long and get shorter where they stop to pay off; fooled images stop.
@@ -27,6 +27,10 @@ class Apgd:
     runs with the highest loss is. The logits that a gradient came from are also the test of its point, so a run
     that ends after i moves costs i + 1 forwards. Runs of one image, from fresh starts and towards other targets,
     go on side by side where a pass has room; what is returned is the same as if they came one after the other.
+
+    When to use: as the strongest single gradient attack that needs no step size.
+
+    First setting: the defaults with loss: ce; then targeted_dlr, which finds what ce misses.
 
     Args:
         steps: moves of a run.

@@ -23,7 +23,9 @@ _FALLS = 0.9999
 _GROWTH = 10
 
 
-@ATTACKS.register("carlini_wagner", norms=("l2",), smoke={"steps": 40, "searches": 3, "c": 1.0, "lr": 0.03})
+@ATTACKS.register(
+    "carlini_wagner", passes=(9001, 9000, 0), norms=("l2",), smoke={"steps": 40, "searches": 3, "c": 1.0, "lr": 0.03}
+)
 @dataclass(frozen=True, kw_only=True)
 class CarliniWagner:
     """Minimise |x' - x|^2 + c max(0, z_y - max of the other z + confidence), with x' = (tanh w + 1) / 2.
@@ -32,6 +34,11 @@ class CarliniWagner:
     multiplied by 10 until a descent finds a misclassified point, and bisected afterwards, towards the smallest
     c that finds one. The radius steers nothing: an image is broken when a misclassified point lies inside the
     threat set, and an image that is not is returned as it is. No noise is drawn. In l2 alone.
+
+    When to use: for the nearest adversarial image in l2, or where signs of gradient masking in the loss are
+    suspected.
+
+    First setting: keep: fooled for an accuracy, keep: nearest for distances; fewer searches if c is known.
 
     Args:
         steps: of Adam, for each c; a descent whose objective no longer falls ends sooner. The released code

@@ -16,7 +16,7 @@ from robustcli.threat.noise import Noise
 from robustcli.threat.threat import ThreatModel
 
 
-@ATTACKS.register("early_stopped_pgd", smoke={"steps": 3})
+@ATTACKS.register("early_stopped_pgd", passes=(10, 10, 0), smoke={"steps": 3})
 @dataclass(frozen=True, kw_only=True)
 class EarlyStoppedPgd:
     """PGD in which an image stops at the misclassified point after `patience` others were left behind.
@@ -28,6 +28,10 @@ class EarlyStoppedPgd:
     GPU would have to be asked in every step who is left.
 
     It reports attack_steps, the steps that images took.
+
+    When to use: in training, where weak examples are wanted (see fat); for an evaluation use pgd.
+
+    First setting: patience 0 for the first misclassified point.
 
     Args:
         steps: gradient steps at most.

@@ -20,7 +20,7 @@ _SHORT = 0.98
 _TINY = 1e-8
 
 
-@ATTACKS.register("fab", smoke={"steps": 10, "targets": 2})
+@ATTACKS.register("fab", passes=(201, 900, 0), smoke={"steps": 10, "targets": 2})
 @dataclass(frozen=True, kw_only=True)
 class Fab:
     """Minimum-norm attack: walk along the decision boundary towards the image.
@@ -30,6 +30,10 @@ class Fab:
     image. The radius of the threat set steers nothing: an image is broken when a misclassified point lies
     inside, and an image that is not is returned as it is. A step costs a forward, one gradient for every class
     aimed at together, and a forward that judges the new point. Without restarts no noise is drawn.
+
+    When to use: for distances to the decision boundary, and as a check of attacks that raise a loss.
+
+    First setting: the defaults; fab_t for many classes.
 
     Args:
         steps: steps of one try.
@@ -160,7 +164,7 @@ class Fab:
         return wrong
 
 
-@ATTACKS.register("fab_t", smoke={"steps": 10, "targets": 2})
+@ATTACKS.register("fab_t", passes=(1801, 900, 0), smoke={"steps": 10, "targets": 2})
 def fab_t(
     *,
     steps: Count = 100,
@@ -169,6 +173,10 @@ def fab_t(
     batch_size: Count | None = None,
 ) -> Fab:
     """Targeted FAB, as AutoAttack runs it: one wrong class after the other, one gradient per step, no noise.
+
+    When to use: where a data set has many classes: it costs the same for each target, whatever their number.
+
+    First setting: the defaults, as in AutoAttack.
 
     Args:
         steps: steps of the try at one class.

@@ -17,10 +17,15 @@ from robustcli.threat.threat import ThreatModel
 _REACH = {"clean": 1.0, "random": 1.25, "unclamped": 1.25}
 
 
-@ATTACKS.register("fgsm")
+@ATTACKS.register("fgsm", passes=(1, 1, 0))
 @dataclass(frozen=True, kw_only=True)
 class Fgsm:
     """One steepest-ascent step, projected back into the threat set.
+
+    When to use: for a first look, and to detect catastrophic overfitting: a network that withstands only this is
+    not robust.
+
+    First setting: start: clean, and compare with pgd of 20 steps.
 
     Args:
         start: "clean": at x. "random": at a random point of the threat set. "unclamped": likewise, but the noise

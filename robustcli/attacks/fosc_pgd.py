@@ -16,7 +16,7 @@ from robustcli.threat.noise import Noise
 from robustcli.threat.threat import ThreatModel
 
 
-@ATTACKS.register("fosc_pgd", smoke={"steps": 3, "criterion": 0.04})
+@ATTACKS.register("fosc_pgd", passes=(10, 10, 0), smoke={"steps": 3, "criterion": 0.04})
 @dataclass(frozen=True, kw_only=True)
 class FoscPgd:
     """PGD in which an image stops moving when its FOSC falls to the criterion.
@@ -30,6 +30,10 @@ class FoscPgd:
     step who is left.
 
     It reports fosc, as last measured, and attack_steps, the steps that images took.
+
+    When to use: in training, where examples are to be as converged as a criterion says (see dynamic_at).
+
+    First setting: criterion 0 for plain PGD; 0.5 for early epochs.
 
     Args:
         steps: gradient steps at most.

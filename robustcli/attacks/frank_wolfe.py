@@ -14,7 +14,7 @@ from robustcli.threat.noise import Noise
 from robustcli.threat.threat import ThreatModel
 
 
-@ATTACKS.register("frank_wolfe", smoke={"steps": 2})
+@ATTACKS.register("frank_wolfe", passes=(10, 10, 0), smoke={"steps": 2})
 @dataclass(frozen=True, kw_only=True)
 class FrankWolfe:
     """delta <- (1 - g_k) delta + g_k s_k, with s_k the steepest point of the ball and g_k = c / (c + k).
@@ -26,6 +26,10 @@ class FrankWolfe:
 
     It reports the distortion of delta: its Euclidean length over the greatest in the ball. That is 1 when
     all s_k agree, so that the steps after the first gained nothing, and small when they contradict each other.
+
+    When to use: where every step is to be a vertex of the ball, so that the distortion of few steps can be read.
+
+    First setting: the defaults with 10 steps.
 
     Args:
         steps: gradient steps.

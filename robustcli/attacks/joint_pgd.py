@@ -43,13 +43,17 @@ def joint_loss(scores: Tensor, y: Tensor) -> Tensor:
 _JOINT = AttackLoss(refer=lambda model, x, y: y, score=joint_loss)
 
 
-@ATTACKS.register("joint_pgd", smoke={"steps": 2})
+@ATTACKS.register("joint_pgd", passes=(10, 10, 0), smoke={"steps": 2})
 @dataclass(frozen=True, kw_only=True)
 class JointPgd:
     """Steepest ascent on CE(f(x'), y) + (beta / L) sum of CE(probe_l(x'), y), over the L probes of a network.
 
     The probes are those of channel gates (architecture cifs, or channel_gate: cifs), which choose what the network
     sees; a network without any is attacked as by PGD.
+
+    When to use: to evaluate networks with channel gates, whose choice it attacks too.
+
+    First setting: beta 0, 2 and 10 in a worst_case.
 
     Args:
         beta: weight of the probes; 0 is PGD. An adaptive evaluation tries several.

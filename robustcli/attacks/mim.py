@@ -16,7 +16,7 @@ from robustcli.threat.noise import Noise
 from robustcli.threat.threat import ThreatModel
 
 
-@ATTACKS.register("mim", smoke={"steps": 3})
+@ATTACKS.register("mim", passes=(10, 10, 0), smoke={"steps": 3})
 @dataclass(frozen=True, kw_only=True)
 class Mim:
     """Steepest-ascent steps along v <- momentum v + g / mean|g|, each projected back into the threat set.
@@ -24,6 +24,10 @@ class Mim:
     The past turns a step away from where the last gradient alone points, which fits the model attacked less
     closely and other models better. Gradients count alike however steep the loss is where they were taken;
     the paper divides by their sum, which changes the length of v and no step.
+
+    When to use: for adversarial images that transfer to other networks.
+
+    First setting: the defaults, inside the evaluator transferred.
 
     Args:
         steps: gradient steps; 0 returns the start.

@@ -12,10 +12,14 @@ from robustcli.threat.noise import Noise
 from robustcli.threat.threat import ThreatModel
 
 
-@ATTACKS.register("n_fgsm", goes_farther=True)
+@ATTACKS.register("n_fgsm", passes=(1, 1, 0), goes_farther=True)
 @dataclass(frozen=True, kw_only=True)
 class NFgsm:
     """x + delta with delta = eta + alpha sign(gradient at x + eta) and eta uniform in k times the ball.
+
+    When to use: in training (see n_fgsm in defenses); as an evaluation it is no stronger than fgsm.
+
+    First setting: the defaults.
 
     Args:
         noise: k, size of the noise as a multiple of eps; 0 is FGSM.

@@ -9,10 +9,14 @@ from robustcli.threat.noise import Noise
 from robustcli.threat.threat import ThreatModel
 
 
-@ATTACKS.register("none")
+@ATTACKS.register("none", passes=(0, 0, 0))
 @dataclass(frozen=True, kw_only=True)
 class NoAttack:
     """Leave the images as they are.
+
+    When to use: as the attack of natural training.
+
+    First setting: nothing to set.
 
     Reference: none; the identity.
     """

@@ -18,7 +18,9 @@ from robustcli.threat.noise import Noise
 from robustcli.threat.threat import ThreatModel
 
 
-@ATTACKS.register("pgd", flat_at_x=("kl", "squared"), added={"reach_eps": False}, smoke={"steps": 2})
+@ATTACKS.register(
+    "pgd", passes=(10, 10, 0), flat_at_x=("kl", "squared"), added={"reach_eps": False}, smoke={"steps": 2}
+)
 @dataclass(frozen=True, kw_only=True)
 class Pgd:
     """Steepest-ascent steps from a start near x, each projected back into the threat set.
@@ -26,6 +28,10 @@ class Pgd:
     With keep "last" and one restart it costs one forward and one input-backward per step and no more.
     The other two also score the last point. "fooled" is the evaluation's rule: an example leaves the
     batch with its first misclassified point, which is never weaker and mostly cheaper.
+
+    When to use: as the usual attack in training, and for quick evaluations before autoattack.
+
+    First setting: 20 steps with keep: fooled for an evaluation; more restarts change little, the margin loss more.
 
     Args:
         steps: gradient steps; 0 returns the start.
@@ -101,7 +107,7 @@ class Pgd:
         return max(step_size, threat.radius / self.steps) if self.reach_eps and self.steps else step_size
 
 
-@ATTACKS.register("eot_pgd", smoke={"steps": 2, "gradients": 2})
+@ATTACKS.register("eot_pgd", passes=(201, 200, 0), smoke={"steps": 2, "gradients": 2})
 def eot_pgd(
     *,
     steps: Size = 20,
@@ -110,6 +116,10 @@ def eot_pgd(
     keep: Literal["last", "best", "fooled"] = "fooled",
 ) -> Pgd:
     """PGD along the mean of several gradients at every point, for models that draw noise in their forward.
+
+    When to use: for networks whose logits vary from call to call.
+
+    First setting: the defaults; raise gradients until robust accuracy no longer falls.
 
     Args:
         steps: gradient steps.
@@ -123,7 +133,7 @@ def eot_pgd(
     return Pgd(steps=steps, step_size=step_size, gradients=gradients, keep=keep)
 
 
-@ATTACKS.register("tpgd", smoke={"steps": 2})
+@ATTACKS.register("tpgd", passes=(11, 10, 0), smoke={"steps": 2})
 def tpgd(
     *,
     steps: Size = 10,
@@ -134,6 +144,10 @@ def tpgd(
     """The inner attack of TRADES: away from the clean prediction, from a start beside x.
 
     No label is used, but by "fooled".
+
+    When to use: in training (see trades); for an evaluation prefer pgd, because it ignores the label.
+
+    First setting: the defaults.
 
     Args:
         steps: gradient steps.

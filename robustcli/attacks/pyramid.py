@@ -45,7 +45,11 @@ def _cut(x: Tensor) -> Tensor:
 
 
 @ATTACKS.register(
-    "pyramid", norms=("linf",), goes_farther=True, smoke={"steps": 2, "sides": [4, 1], "multipliers": [2, 1]}
+    "pyramid",
+    passes=(5, 5, 0),
+    norms=("linf",),
+    goes_farther=True,
+    smoke={"steps": 2, "sides": [4, 1], "multipliers": [2, 1]},
 )
 @dataclass(frozen=True, kw_only=True)
 class Pyramid:
@@ -58,6 +62,10 @@ class Pyramid:
 
     One resolution of side 1 and multiplier 1, aim "away", is PGD from the clean image, but that a pixel which has
     been pushed out of the box stays there: cells are not cut at the box, and beyond it they have no gradient.
+
+    When to use: in training of transformers on large images (see pyramid_at).
+
+    First setting: the defaults on 224 pixels.
 
     Args:
         steps: gradient steps.

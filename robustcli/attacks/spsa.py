@@ -18,7 +18,7 @@ from robustcli.threat.threat import ThreatModel
 _DRAWN = 8
 
 
-@ATTACKS.register("spsa", smoke={"steps": 3, "samples": 20})
+@ATTACKS.register("spsa", passes=(10281, 0, 0), smoke={"steps": 3, "samples": 20})
 @dataclass(frozen=True, kw_only=True)
 class Spsa:
     """Adam's steps up the mean of v (l(x' + delta v) - l(x' - delta v)) / (2 delta), over random signs v.
@@ -27,6 +27,10 @@ class Spsa:
     beside x' are asked for wherever they lie; x' itself is projected after every step. An image leaves the
     batch with its first misclassified point; of others the point with the highest loss is returned. A pass
     holds as many points as the first batch has images, so that few images that are left share passes.
+
+    When to use: where gradients are suspected to mislead and only the loss is trusted.
+
+    First setting: the defaults on some hundred images; more samples before more steps.
 
     Args:
         steps: moves of an image; each costs 2 samples + 1 forwards.

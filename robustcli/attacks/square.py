@@ -20,7 +20,7 @@ _PLANNED = 10_000
 _DRAWN = 100
 
 
-@ATTACKS.register("square", smoke={"queries": 30})
+@ATTACKS.register("square", passes=(5001, 0, 0), smoke={"queries": 30})
 @dataclass(frozen=True, kw_only=True)
 class Square:
     """Score-based attack without gradients: change a random window, keep the change if the margin falls.
@@ -29,6 +29,10 @@ class Square:
     shrink as the search goes on. Each image has windows of its own, anywhere on it; AutoAttack's code draws one
     window for all images of a batch, and none of its windows reaches the last row or column. An image leaves
     the batch once it is misclassified; of others the point with the smallest margin is returned.
+
+    When to use: as the check without gradients that masking cannot deceive.
+
+    First setting: 5000 queries, as in AutoAttack.
 
     Args:
         queries: proposals per try, one forward each; the start takes one more.

@@ -13,7 +13,7 @@ from robustcli.cli.options import console
 from robustcli.errors import RobustCliError, suggest
 from robustcli.registry.catalog import FAMILIES, Member, catalog
 from robustcli.registry.published import Published, published
-from robustcli.registry.signatures import REQUIRED
+from robustcli.registry.signatures import REQUIRED, section
 from robustcli.reports.blocks import replace_block
 from robustcli.reports.recipes import BLOCK, recipe_index
 from robustcli.specs import experiments
@@ -21,6 +21,8 @@ from robustcli.specs import experiments
 app = typer.Typer()
 
 _LISTS = (*FAMILIES, "experiments")
+# Where the sections of a docstring begin.
+_SECTIONS = re.compile(r"^(?:When to use|First setting|Args|Reference):", re.MULTILINE)
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
 
 
@@ -156,9 +158,14 @@ def _show_member(member: Member, settings: Sequence[str]) -> None:
         )
     screen = console()
     screen.print(f"[bold]{member.name}[/] ({member.family})", highlight=False)
-    screen.print(member.doc.partition("\nArgs:")[0].rstrip(), highlight=False, markup=False)
-    if "Reference:" in member.doc:
-        screen.print("\nReference:" + member.doc.rpartition("Reference:")[2], highlight=False, markup=False)
+    screen.print(_SECTIONS.split(member.doc)[0].rstrip(), highlight=False, markup=False)
+    for title in ("When to use", "First setting"):
+        if text := section(member.doc, title):
+            screen.print(f"\n{title}: {text}", highlight=False, markup=False)
+    if cost := _cost(member):
+        screen.print(f"\n{cost}", highlight=False, markup=False)
+    if reference := section(member.doc, "Reference"):
+        screen.print(f"\nReference: {reference}", highlight=False, markup=False)
     table = Table("parameter", "default", "meaning", title="", box=None, padding=(0, 2))
     for parameter in member.parameters.values():
         default = "(required)" if parameter.default is REQUIRED else _plain(parameter.default)
@@ -166,8 +173,6 @@ def _show_member(member: Member, settings: Sequence[str]) -> None:
     for parameter in member.replaceable.values():
         table.add_row(parameter.name, "(as published)", parameter.doc)
     screen.print(table)
-    if member.passes is not None:
-        screen.print(_cost(member, member.passes), highlight=False, markup=False)
     if member.family == "architectures" and (found := published(member.name)):
         screen.print(_published_table(found), highlight=False)
     if anatomy:
@@ -175,30 +180,36 @@ def _show_member(member: Member, settings: Sequence[str]) -> None:
     screen.print(f"code: {member.path}:{member.line}\n", highlight=False, soft_wrap=True)
 
 
-def _cost(member: Member, passes: tuple[float, float, float]) -> str:
-    """What an update costs with a defense, or what another part adds to it, in words."""
+def _cost(member: Member) -> str:
+    """The cost of an update or of an evaluation, or what a part adds to it; empty if it is not declared."""
+    if member.passes is None:
+        return "Cost: that of the attacks inside it." if member.family == "evaluators" else ""
     given = ", ".join(f"{name} {value}" for name, value in member.given.items())
-    begin = {
-        "weights": "it adds to an update, for every batch that the loss is differentiated at",
-        "regularisers": "it adds to an update",
-    }.get(member.family, f"an update costs, {f'with {given} and otherwise ' if given else ''}by default and at first")
-    if not any(passes):
-        return f"{begin}: no passes through the network"
+    defaults = f"with {given} and otherwise defaults" if given else "with defaults"
+    subject = {
+        "attacks": f"Cost for one image {defaults}, at most",
+        "evaluators": f"Cost for one image {defaults}, at most",
+        "regularisers": "Adds to an update",
+        "weights": "Adds to an update, each time the loss is differentiated",
+    }.get(member.family, f"Cost of one update {defaults}")
     if member.fewest is None:
-        return f"{begin}: {_in_words(passes)}"
+        return f"{subject}: {_in_words(member.passes)}."
     return (
-        f"{begin}, at most: {_in_words(passes)}; on a CPU, where images that the attack is done with leave the "
-        f"batch, at least: {_in_words(member.fewest)}"
+        f"{subject}, at most: {_in_words(member.passes)}. At least, where images that the attack is done with leave "
+        f"the batch (on a CPU): {_in_words(member.fewest)}."
     )
 
 
 def _in_words(passes: tuple[float, float, float]) -> str:
-    forwards, images, weights = passes
-    # A backward to the images costs about a forward, one to the weights computes both.
-    return (
-        f"{forwards} forwards, {images} backwards to the images, {weights} to the weights; "
-        f"as much as {forwards + images + 2 * weights:g} forwards"
-    )
+    if not any(passes):
+        return "no passes through the network"
+    kinds = ("forward", "input-gradient", "weight-gradient")
+    parts = [f"{count:g} {kind}" for count, kind in zip(passes, kinds, strict=True) if count]
+    listed = f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else parts[0]
+    listed += " pass" if sum(passes) == 1 else " passes"
+    # An input gradient costs about a forward pass, and a weight gradient computes that and its own.
+    total = passes[0] + passes[1] + 2 * passes[2]
+    return listed if total == passes[0] else f"{listed} (about {total:g} forwards)"
 
 
 def _missing(member: Member) -> str:

@@ -52,6 +52,12 @@ def alp(
     Batch statistics see the clean batch once and the adversarial batch once. The robustness that it seems
     to bring shrinks under many random restarts: judge it by AutoAttack.
 
+    When to use: to reproduce work on logit pairing; its robustness falls under longer attacks than it trained on,
+    so judge it by autoattack.
+
+    First setting: the defaults with pairing: squared and 10 steps; compare with half_half, which is the same loss
+    without the pairing.
+
     Args:
         pairing_weight: lambda, the weight of the distance; 0 is training on half clean, half adversarial images.
         pairing: "squared", the squared distance as in the paper, or "norm", the distance itself, as in the

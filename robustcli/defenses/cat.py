@@ -136,6 +136,11 @@ def cat(
     Of the paper this is the curriculum alone: images of earlier strengths are not mixed into the batches. Threshold
     and increase are this project's.
 
+    When to use: where the first epochs of strong adversarial training fail, or where cheap early epochs are wanted.
+
+    First setting: the defaults (1 step at first, at most 10); lower raise_at if K never rises, which attack_steps
+    in the record shows.
+
     Args:
         steps: the most that K rises to.
         first_steps: K of the first epoch; 0 is random noise.

@@ -226,6 +226,11 @@ def dsara(
     learns, and in the second order by the weights' alone. Where skip takes over everywhere, a known failure, the record
     of an epoch shows it (skip_share, a seventh at first): search for fewer epochs then.
 
+    When to use: to search for a cell under adversarial training before the network that it finds is trained.
+
+    First setting: 50 epochs with order: first and the architecture dsara; then train the derived spec that the run
+    writes.
+
     Args:
         order: of the derivative of the losses by the shares: "first" takes the weights as they are; "second", as
             published, takes them a step ahead along their own adversarial loss, and asks how the shares change that

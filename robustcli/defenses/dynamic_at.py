@@ -70,6 +70,11 @@ def dynamic_at(
     cut at the pixel box, so its first gradient may be taken outside; here the start lies inside. On a CPU with
     attack_bn "eval" an image that has stopped costs nothing more.
 
+    When to use: where strong examples early in training harm clean accuracy: it starts with weak ones.
+
+    First setting: the defaults, with until at four fifths of the epochs, so that the last fifth trains on converged
+    examples.
+
     Args:
         max_criterion: FOSC at which images stop in the first epoch; in the unit of one image's own loss.
         until: epochs after which the criterion is 0; it falls in a straight line, epoch by epoch.

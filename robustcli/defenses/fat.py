@@ -51,6 +51,10 @@ def fat(
     How soon changes as training goes on: early in training, images that fool the model by far would spoil
     it. The steps that images took are recorded. On a CPU with attack_bn "eval" no others are computed.
 
+    When to use: where clean accuracy matters more than the last points of robust accuracy.
+
+    First setting: patiences (0, 1, 2) with `after` at about half and nine tenths of the epochs.
+
     Args:
         patiences: tau, the misclassified points that an image moves on from, in each stage of training; with
             the number of steps it is PGD-AT.

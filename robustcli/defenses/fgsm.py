@@ -14,6 +14,11 @@ def fgsm(*, attack_bn: AttackBn = "train") -> MinMax:
     catastrophically, which train.on_collapse watches for. Batch statistics are updated by the adversarial
     batch and, with attack_bn "train", by the forward of the attack.
 
+    When to use: as a baseline of catastrophic overfitting, or for very small eps; for fast training prefer n_fgsm.
+
+    First setting: a cyclic schedule of 15 to 30 epochs and a validation split; watch for a sudden fall of robust
+    accuracy.
+
     Args:
         attack_bn: mode of the model while it is attacked: train (as in published single-step code), eval or
             batch_no_update.

@@ -106,6 +106,11 @@ def free(*, replays: Count = 8, step_size: Positive | None = None) -> Free:
     ones, whatever data.smoothing_for says: there is no other backward. Batch statistics are updated by every
     forward.
 
+    When to use: where adversarial training must cost about as much as natural training of the same number of
+    updates.
+
+    First setting: replays 8 with an eighth of the usual epochs, and no averaging that counts epochs.
+
     Args:
         replays: m, updates on each batch.
         step_size: length of one step of delta in the unit of eps; null (as published) is eps.

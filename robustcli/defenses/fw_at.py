@@ -22,6 +22,10 @@ def fw_at(
     step is about to be fooled (catastrophic overfitting). The released code attacks outside the pixel box
     and, by a slip, does not normalise its images; neither is done here.
 
+    When to use: where the strength of the attack is to be watched through the distortion of its steps.
+
+    First setting: the defaults (7 steps); 2 steps cost little more than a single-step method.
+
     Args:
         steps: gradient steps of the attack; 1 from the clean image is FGSM.
         c: step k has weight c / (c + k); the released code has 2.

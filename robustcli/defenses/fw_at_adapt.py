@@ -157,6 +157,10 @@ def fw_at_adapt(
     code's other slips are not repeated (see fw_at). With fewer than 1,000 training images the released code never comes
     to a decision and takes two steps throughout; here monitor_images has to be smaller than an epoch.
 
+    When to use: where few steps are to be spent without catastrophic overfitting.
+
+    First setting: the defaults; check in the record that attack_steps varies and does not stay at max_steps.
+
     Args:
         max_distortion: r, from which on steps are taken away, between 0.745 (steps of independent signs) and
             1 (steps that agree). The released trainer has 0.9, as here; its command line has 2.0, never reached.

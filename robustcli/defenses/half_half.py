@@ -40,6 +40,10 @@ def half_half(
 
     Batch statistics see the clean batch once and the adversarial batch once, so they are those of neither.
 
+    When to use: where clean accuracy is to be traded for robust accuracy by one number.
+
+    First setting: share 0.5; pgd_at is share 1.
+
     Args:
         share: a, the weight of the adversarial images; 1 is PGD-AT, 0 is natural training.
         steps: gradient steps of the attack.

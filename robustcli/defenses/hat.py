@@ -132,6 +132,10 @@ def hat(
     Batch statistics see the clean, the adversarial and the helped batch once each; p(x) in the divergence
     is not held fixed, as released.
 
+    When to use: where adversarial training loses too much clean accuracy, at about the cost of TRADES.
+
+    First setting: the defaults with helper: beside; train the helper first for the published method.
+
     Args:
         helper: a checkpoint of a naturally trained network (experiments/cifar10/hat_helper.yaml), as in the
             paper; or "beside": a copy of the network is trained naturally on the same batches by a copy of

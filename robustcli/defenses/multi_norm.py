@@ -76,6 +76,10 @@ def multi_norm(
     are not trained on. Batch statistics are updated by all adversarial images at once. What holds under all
     threats together is found out by worst_case with members of `under`.
 
+    When to use: where the network must withstand several norms at once.
+
+    First setting: combine: max with the radii that you evaluate; random costs a third with three threats.
+
     Args:
         others: threats beside the spec's, each with norm, eps and, if wanted, step_size.
         combine: max, average, random or msd.

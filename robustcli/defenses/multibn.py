@@ -80,6 +80,10 @@ def multibn(
     gradient from the classes. With no others it is training with two sets of batch norms, whose published loss
     is the sum where this is the mean. Published kinds are clean, PGD and occluded videos; here kinds are norms.
 
+    When to use: where clean images and several threats should not share batch statistics.
+
+    First setting: the architecture multibn around preact_resnet18, with one branch more than there are threats.
+
     Args:
         others: threats beside the spec's, each with norm, eps and, if wanted, step_size; [] for none.
         gate_weight: weight of the gate's cross-entropy, for which no published value is known.

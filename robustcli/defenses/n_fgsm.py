@@ -21,6 +21,10 @@ def n_fgsm(
     Only the box holds them, unless `clip` does. Where the paper says "no clipping" it means the ball. Batch
     statistics are updated by the adversarial batch and, with attack_bn "train", by the forward of the attack.
 
+    When to use: for adversarial training at the cost of two passes, where rs_fgsm collapses.
+
+    First setting: noise 2 with the cyclic schedule of rs_fgsm, and noise 3 if training still collapses.
+
     Args:
         noise: k, size of the noise as a multiple of eps; larger for a wider network or a larger radius (3 or 4).
         step_size: alpha, length of the step in the unit of eps; null is eps.

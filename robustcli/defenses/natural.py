@@ -25,6 +25,10 @@ class CleanCrossEntropy:
 def natural(*, label_smoothing: ProperShare = 0.0) -> MinMax:
     """Cross-entropy on clean images.
 
+    When to use: as the reference for clean accuracy, and to see that an evaluation breaks what is not robust.
+
+    First setting: the defaults.
+
     Args:
         label_smoothing: s of targets (1 - s) on the label plus s / k on each of the k classes.
 

@@ -61,6 +61,10 @@ def pyramid_at(
     the network has any, see the clean batch once, the adversarial batch once and, with attack_bn "train", every
     forward of the attack.
 
+    When to use: for transformers on large images, where clean accuracy should not fall.
+
+    First setting: the defaults on 224 pixels with the architecture vit.
+
     Args:
         adv_weight: lambda, the weight of the adversarial images; 0 is natural training.
         masks: "same": attack, clean and adversarial pass see the same masks of dropout and stochastic depth;

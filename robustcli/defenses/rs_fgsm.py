@@ -14,6 +14,10 @@ def rs_fgsm(*, step_size: Positive | None = None, clamp_noise: bool = True, atta
     Batch statistics are updated by the adversarial batch and, with attack_bn "train", by the forward of the
     attack.
 
+    When to use: for short runs at the cost of two passes, with eps up to about 8/255.
+
+    First setting: the cyclic schedule with 15 to 30 epochs; change to n_fgsm if robust accuracy falls suddenly.
+
     Args:
         step_size: length of the step in the unit of eps; null is 1.25 eps (10/255 for 8/255).
         clamp_noise: whether the noise of the start is cut at the box before the step, as in the released code for

@@ -33,7 +33,12 @@ _PRECISE = ("fab", "fab-t")
 _GRADIENTS, _LOOKS = 20, 10
 
 
-@EVALUATORS.register("autoattack", sees_through_masking=True, smoke={"attacks": ["apgd-ce", "fab-t"], "batch_size": 8})
+@EVALUATORS.register(
+    "autoattack",
+    passes=(7818, 1900, 0),
+    sees_through_masking=True,
+    smoke={"attacks": ["apgd-ce", "fab-t"], "batch_size": 8},
+)
 @dataclass(frozen=True, kw_only=True)
 class AutoAttack:
     """AutoAttack: APGD, FAB and Square with the published budgets, one after the other on whoever is left.
@@ -42,6 +47,11 @@ class AutoAttack:
     image that is broken costs nothing more. "reference" hands all images that are right when clean to the package
     of the authors, whose noise depends on the batches. In both, every adversarial image is measured and classified
     by a forward of our own. Each departure that few classes force is announced as a warning.
+
+    When to use: for every number that is published or compared.
+
+    First setting: version: standard on all test images; examples: 1000 for a first look, and version: rand for
+    networks that draw noise.
 
     Args:
         version: "standard" (apgd-ce, apgd-t, fab-t, square), "plus" (adds apgd-dlr and fab, more restarts) or

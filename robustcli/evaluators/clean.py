@@ -6,10 +6,14 @@ from robustcli.evaluators import EVALUATORS, Case, Stage
 from robustcli.registry.types import Count
 
 
-@EVALUATORS.register("clean", without_attack=True)
+@EVALUATORS.register("clean", passes=(1, 0, 0), without_attack=True)
 @dataclass(frozen=True, kw_only=True)
 class Clean:
     """Accuracy on unperturbed images.
+
+    When to use: next to every robust accuracy.
+
+    First setting: the defaults, on all test images.
 
     Args:
         batch_size: images per forward; changes memory and speed, not the number.

@@ -23,6 +23,11 @@ class Transferred:
     are masked. What the attack keeps is chosen by the other network: `keep: last` carries over better than `fooled`,
     which stops as soon as that one errs.
 
+    When to use: to ask whether masked gradients protect the network: images made on another network do not need
+    them.
+
+    First setting: attack: {name: mim} with a naturally trained network as the source.
+
     Args:
         source: a checkpoint of `robust train`, for the same images; the network that the attack sees.
         attack: the attack.

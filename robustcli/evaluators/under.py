@@ -16,6 +16,10 @@ class Under:
     result then names the spec's threat, and every attack under another one says which. `--eps` and `--norm` of
     `robust eval` change the spec's threat alone.
 
+    When to use: to report a second norm or a larger radius than the spec's.
+
+    First setting: evaluator: autoattack in l2 with eps 0.5 next to linf 8/255.
+
     Args:
         norm: linf, l2 or l1.
         eps: radius as a number or a quotient such as 8/255; pixels of [0, 1] for linf, length for l2, sum for l1.

@@ -14,6 +14,10 @@ class WorstCase:
     This is not the minimum of the members' accuracies: two attacks that break different images add up. The
     order changes the cost alone (cheap members first), unless a member's noise depends on its batches.
 
+    When to use: where several attacks are one protocol, and only their joint survivors count.
+
+    First setting: cheap attacks first: each member sees only what survived before it.
+
     Args:
         members: evaluators, at least one.
 

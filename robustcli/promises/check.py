@@ -164,6 +164,8 @@ def _attack(member: Member) -> Iterator[Case]:
     for norm in get_args(Norm):
         if norm not in member.norms:
             yield _case(attacks.refuses, attack, norm, on=norm)
+    if member.passes is not None:
+        yield _case(costs.costs_at_most_what_it_declares, member)
 
 
 def _defense(member: Member) -> Iterator[Case]:
@@ -210,6 +212,8 @@ def _evaluator(member: Member) -> Iterator[Case]:
         yield _case(evaluators.gives_a_mask, evaluator, norm, on=norm)
     for promise in _EVALUATOR:
         yield _case(promise, evaluator)
+    if member.passes is not None:
+        yield _case(costs.costs_at_most_what_it_declares, member)
 
 
 def _weights(member: Member) -> Iterator[Case]:

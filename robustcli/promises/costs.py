@@ -1,19 +1,27 @@
 """Promises of the declared cost of an update."""
 
 from dataclasses import astuple
+from fractions import Fraction
 
 import torch
+from torch import Tensor, nn
 
 from robustcli.attacks.active_set import no_early_exit
+from robustcli.attacks.crafting import crafting
 from robustcli.data.targets import Labels
+from robustcli.evaluation.evidence import gather
 from robustcli.measuring.passes import passes_by_kind
 from robustcli.optimization.progress import Progress
-from robustcli.promises.build import build
+from robustcli.promises.build import build, usual_norm
 from robustcli.promises.defenses import THREAT, batch, network_for
+from robustcli.promises.networks import conv_net, images
 from robustcli.registry.catalog import Member
-from robustcli.threat.noise import StreamNoise
+from robustcli.threat.noise import IndexedNoise, StreamNoise
+from robustcli.threat.threat import ThreatModel
 
 Cost = tuple[float, ...]
+# A radius within which no image is broken.
+_HARMLESS = Fraction(1, 100_000)
 
 
 def cost_of_update(member: Member) -> Cost:
@@ -30,6 +38,40 @@ def cost_of_update(member: Member) -> Cost:
     with no_early_exit(), passes_by_kind(model) as passes:
         step(x, Labels.of(y), THREAT, Progress(0, 4, 10))
     return astuple(passes.per_image(len(x)))
+
+
+def cost_of_attack(member: Member) -> Cost:
+    """Count the passes of an attack with its defaults, for each of two images that it cannot break."""
+    attack = build(member, member.given)
+    model, x, y = _images_to_break()
+    threat = ThreatModel(usual_norm(member), _HARMLESS)
+    with no_early_exit(), crafting(model, "eval"), passes_by_kind(model) as passes:
+        attack(model, x, y, threat, IndexedNoise(0, torch.arange(len(x))))
+    return astuple(passes.per_image(len(x)))
+
+
+def cost_of_evaluation(member: Member) -> Cost:
+    """Count the passes of an evaluator with its defaults, for each of two images that it cannot break."""
+    model, x, y = _images_to_break()
+    rng = IndexedNoise(0, torch.arange(len(x)))
+    with passes_by_kind(model) as passes:
+        gather(build(member, member.given), model, x, y, ThreatModel("linf", _HARMLESS), rng)
+    return astuple(passes.per_image(len(x)))
+
+
+def _images_to_break() -> tuple[nn.Module, Tensor, Tensor]:
+    """A network of 10 classes, with images that it classifies correctly."""
+    model, x = conv_net(3).eval(), images(2, 3)
+    with torch.no_grad():
+        return model, x, model(x).argmax(1)
+
+
+def costs_at_most_what_it_declares(member: Member) -> None:
+    """An attack or an evaluator takes at most the declared passes for an image that it does not break."""
+    assert member.passes is not None
+    found = (cost_of_attack if member.family == "attacks" else cost_of_evaluation)(member)
+    is_less = all(count <= declared for count, declared in zip(found, member.passes, strict=True))
+    assert is_less, f"an image takes {found} passes; the registration declares {member.passes}"
 
 
 def costs_what_it_declares(member: Member) -> None:

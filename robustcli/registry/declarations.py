@@ -23,7 +23,7 @@ class _Of(tuple[str, ...]):
     """The families whose members may declare something."""
 
 
-_COSTLY = _Of(("defenses", "regularisers", "weights"))
+_COSTLY = _Of(("attacks", "defenses", "evaluators", "regularisers", "weights"))
 _ATTACKING = _Of(("attacks", "defenses"))
 _PENALISING = _Of(("defenses", "regularisers"))
 _ATTACK, _ARCHITECTURE, _DATASET = _Of(("attacks",)), _Of(("architectures",)), _Of(("datasets",))
@@ -41,9 +41,10 @@ class Declaration:
         added: parameters that came after a release, with the values that leave everything as it was before. A spec
             that has these values keeps the digest that it had.
         requires: optional package that the member needs.
-        passes: cost of an update, in passes of one batch: forward passes, backward passes to the images only, and
-            backward passes to the weights. For a defense: with its defaults and the required parameters of `smoke`; for
-            a regulariser: what it adds; for a weight perturbation: what it adds each time the loss is differentiated.
+        passes: cost with the defaults and the required parameters of `smoke`: forward passes, backward passes to the
+            images only, and backward passes to the weights. For a defense: of an update, in passes of one batch; for a
+            regulariser: what it adds; for a weight perturbation: what it adds each time the loss is differentiated; for
+            an attack or an evaluator: of one image, at most.
         fewest: lower bound of the cost, where `passes` is an upper bound.
         measured: what `robust plan` assumes where the cost of an update changes during training.
         norms: norms that the member supports.

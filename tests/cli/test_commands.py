@@ -710,13 +710,24 @@ def test_a_member_is_shown_with_every_parameter(robust: Robust, name: str) -> No
 
 
 def test_a_defense_is_shown_with_what_an_update_costs(robust: Robust) -> None:
-    said = robust("show", "mart").require(0).out
-    assert "12 forwards, 10 backwards to the images, 2 to the weights; as much as 26 forwards" in said
-    assert "forwards" not in robust("show", "cosine").require(0).out
-    needy = " ".join(robust("show", "multibn").require(0).out.split())
-    assert "with others [{'norm': 'l2', 'eps': 0.5}] and otherwise by default" in needy
-    assert "it adds to an update, for every batch" in robust("show", "awp").require(0).out
-    assert "no passes through the network" in robust("show", "svc").require(0).out
+    def shown(name: str) -> str:
+        return " ".join(robust("show", name).require(0).out.split())
+
+    passes = "12 forward, 10 input-gradient and 2 weight-gradient passes (about 26 forwards)."
+    assert f"Cost of one update with defaults: {passes}" in shown("mart")
+    assert "Cost" not in shown("cosine")
+    assert "with others [{'norm': 'l2', 'eps': 0.5}] and otherwise defaults: 23 forward" in shown("multibn")
+    assert "Adds to an update, each time the loss is differentiated: 1 forward and 1 weight-" in shown("awp")
+    assert "no passes through the network" in shown("svc")
+    assert "Cost for one image with defaults, at most: 5001 forward passes." in shown("square")
+    assert "Cost: that of the attacks inside it." in shown("attacked")
+
+
+def test_a_member_is_shown_with_advice(robust: Robust) -> None:
+    lines = robust("show", "free").require(0).out.splitlines()
+    starts = [line.partition(":")[0] for line in lines if line.startswith(("When", "First", "Cost", "Reference"))]
+    assert starts == ["When to use", "First setting", "Cost of one update with defaults", "Reference"]
+    assert sum(line.startswith("Reference: ") for line in robust("show", "digits").require(0).out.splitlines()) == 1
 
 
 def test_an_architecture_is_shown_with_what_it_consists_of(robust: Robust) -> None:

@@ -190,6 +190,11 @@ def test_is_documented(member: Member) -> None:
     description.has_reference_and_describes_every_parameter(member)
 
 
+@pytest.mark.parametrize("member", [member for member in MEMBERS if member.family in description.ADVISED], ids=title)
+def test_says_when_to_use_it(member: Member) -> None:
+    description.says_when_to_use_it(member)
+
+
 @pytest.mark.parametrize("name", sorted({line.architecture for line in table()}))
 def test_published_accuracies_are_those_of_networks_that_a_spec_can_name(name: str) -> None:
     lines = [replace(found, autoattack=0, clean=None) for found in published(name)]

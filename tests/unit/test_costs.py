@@ -40,7 +40,7 @@ from robustcli.measuring.passes import PassCounter, passes_by_kind
 from robustcli.optimization.regularisers.grad_norm import GradNorm
 from robustcli.optimization.weights.awp import Awp
 from robustcli.optimization.weights.sam import Sam
-from robustcli.promises.costs import costs_what_it_declares
+from robustcli.promises.costs import costs_at_most_what_it_declares, costs_what_it_declares
 from robustcli.promises.networks import conv_net, images, labels
 from robustcli.registry.catalog import catalog
 from robustcli.registry.registry import instantiate
@@ -134,6 +134,14 @@ def test_units_of_an_update(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name, member in catalog("defenses").items() if member.passes])
 def test_an_update_costs_what_its_method_declares(name: str) -> None:
     costs_what_it_declares(catalog("defenses")[name])
+
+
+ATTACKING = [(family, name) for family in ("attacks", "evaluators") for name in catalog(family)]
+
+
+@pytest.mark.parametrize(("family", "name"), [pair for pair in ATTACKING if catalog(pair[0])[pair[1]].passes])
+def test_an_image_costs_at_most_what_its_attack_declares(family: str, name: str) -> None:
+    costs_at_most_what_it_declares(catalog(family)[name])
 
 
 # Images that are wrong at their start are never moved; one step is made before FOSC is asked for.
