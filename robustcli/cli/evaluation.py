@@ -91,6 +91,7 @@ def evaluate_network(
     workers: Annotated[
         int, typer.Option(min=1, help="Number of processes; they are assigned to the GPUs in turn.")
     ] = 1,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Compute again what is stored.")] = False,
     save_examples: Annotated[
         bool, typer.Option("--save-examples", "--witnesses", help="Keep the adversarial images, for `robust verify`.")
     ] = False,
@@ -138,10 +139,11 @@ def evaluate_network(
         store=store,
         save_examples=save_examples,
         workers=workers,
+        fresh=fresh,
     )
     try:
         with Screen(is_quiet=quiet) as watcher, stop_requests():
-            found = assess.assess(request, watcher)
+            found = assess.assess(request, watcher, lambda text: typer.echo(text, err=True))
     except Interrupted as stopped:
         typer.echo(f"{stopped}; run the same command again to resume", err=True)
         raise typer.Exit(3) from None

@@ -1,24 +1,50 @@
 """Digests of a network's weights and code."""
 
 import hashlib
+import site
 import sys
-from collections.abc import Iterator
+import sysconfig
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+import robustcli
+
 
 def weights_digest(model: nn.Module) -> str:
     """SHA-256 of names, types, shapes and bytes of all parameters and buffers.
 
-    TorchScript that is frozen holds its weights as constants of its code; those count too.
+    TorchScript that is frozen holds its weights as constants of its code; those count too, as does what modules keep as
+    extra state.
     """
     digest = hashlib.sha256()
     for name, value in (*sorted(model.state_dict().items()), *_constants(model)):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(tensor_bytes(value))
+        for tensor in _tensors(value):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor_bytes(tensor))
+        if not isinstance(value, Tensor):
+            digest.update(f"{name} {_plain_part(value)}\n".encode())
     return digest.hexdigest()
+
+
+def _tensors(value: object) -> Iterator[Tensor]:
+    """Tensors in a value, such as the packed weights of a quantized layer."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from (tensor for item in value.values() for tensor in _tensors(item))
+    elif isinstance(value, tuple | list):
+        yield from (tensor for item in value for tensor in _tensors(item))
+
+
+def _plain_part(value: object) -> str:
+    if isinstance(value, Mapping):
+        return str({str(key): _plain_part(item) for key, item in value.items()})
+    if isinstance(value, tuple | list):
+        return str([_plain_part(item) for item in value])
+    return repr(value) if _is_plain(value) else ""
 
 
 def _constants(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -31,21 +57,64 @@ def _constants(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def network_digest(model: nn.Module) -> str:
-    """SHA-256 of what a network is beside its weights: its modules, and the code that their classes are written in.
+    """SHA-256 of what a network is besides its weights: modules, their plain attributes and the code of their classes.
 
-    Of torch's own modules the name says enough; TorchScript brings its code along. What code elsewhere does, such as
-    a function that a class calls from another file, is not seen.
+    The name of torch's own modules says enough; TorchScript brings its code along. Functions that are put into a
+    module, as hooks or as `forward`, count with their bytecode.
     """
     digest = hashlib.sha256(str(model).encode())
     files = set()
-    for module in model.modules():
+    for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             digest.update(str(getattr(module, "code", "")).encode())
-        elif type(module).__module__.partition(".")[0] != "torch":
+            continue
+        digest.update(f"{name} {_attributes(module)}\n".encode())
+        if type(module).__module__.partition(".")[0] != "torch":
             files.add(_file_of(type(module)))
     for path in sorted(path for path in files if path is not None):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
+
+
+def imported_code_digest() -> str:
+    """SHA-256 of the files of all imported modules that are neither Python's, nor installed, nor of this package."""
+    installed = [Path(path).resolve() for path in (*sysconfig.get_paths().values(), *site.getsitepackages())]
+    own = Path(robustcli.__file__).resolve().parent
+    files = set()
+    for name, module in list(sys.modules.items()):
+        path = getattr(module, "__file__", None)
+        if path is None or name in ("__main__", "__mp_main__"):
+            continue
+        file = Path(path).resolve()
+        if file.is_file() and not any(file.is_relative_to(folder) for folder in (own, *installed)):
+            files.add(file)
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def _attributes(module: nn.Module) -> list[str]:
+    """Plain values and functions that a module holds itself, as text; without the mode, which evaluations set."""
+    hooks = {key: list(vars(module).get(key, {}).values()) for key in ("_forward_pre_hooks", "_forward_hooks")}
+    held = {key: [value] for key, value in vars(module).items() if not key.startswith("_") and key != "training"}
+    texts = []
+    for key, values in {**held, **hooks}.items():
+        for value in values:
+            code = getattr(getattr(value, "__func__", value), "__code__", None)
+            if code is not None:
+                texts.append(
+                    f"{key} {code.co_code.hex()} {code.co_names} {[c for c in code.co_consts if _is_plain(c)]}"
+                )
+            elif _is_plain(value):
+                texts.append(f"{key} {value!r}")
+    return sorted(texts)
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, tuple | list):
+        return all(_is_plain(item) for item in value)
+    return value is None or isinstance(value, bool | int | float | str | torch.dtype)
 
 
 def _file_of(kind: type) -> Path | None:
@@ -55,5 +124,12 @@ def _file_of(kind: type) -> Path | None:
 
 
 def tensor_bytes(tensor: Tensor) -> bytes:
-    plain = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return plain.numpy().tobytes()
+    """Bytes of a tensor of any layout, without its type and shape."""
+    plain = tensor.detach().cpu()
+    if plain.is_quantized:
+        return f"{plain.q_scale() if plain.qscheme() == torch.per_tensor_affine else ''}".encode() + tensor_bytes(
+            plain.int_repr()
+        )
+    if plain.layout != torch.strided:
+        return tensor_bytes(plain.to_dense())
+    return plain.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

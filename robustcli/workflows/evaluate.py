@@ -1,20 +1,25 @@
 """`robust eval`: find the network -> read the images -> run the evaluations -> store the results."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from robustcli.errors import RobustCliError, suggest
+from robustcli.evaluation.behavior import Behavior, behavior_of, is_same, read_behavior, write_behavior
 from robustcli.evaluation.fingerprint import code_digest, files_digest
 from robustcli.evaluation.stored import EvaluationFiles, Task, warn_of_slow_search
 from robustcli.evaluation.watcher import EvaluationWatcher
 from robustcli.evaluation.workers import Share, device_of, in_processes, share_of_torchrun, wait_for_torchrun
 from robustcli.evaluators import Evaluator, files_of
-from robustcli.models.digest import network_digest, weights_digest
+from robustcli.models.digest import imported_code_digest, network_digest, weights_digest
 from robustcli.models.find import ModelRequest, find_model
 from robustcli.models.model import EvaluationDefaults
 from robustcli.models.open import OpenedModel, open_model, threat_of
@@ -27,6 +32,9 @@ from robustcli.specs.settings import EvaluateOptions
 from robustcli.specs.yamlfile import parse_scalar
 from robustcli.store.results import SCHEMA, EvalResults, read_results, write_results
 from robustcli.store.runs import RunFolder, lock_folder
+
+# Clean images on which a network is compared with the one that a stored result is about.
+_COMPARED = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +53,7 @@ class Request:
         store: folder of all evaluations.
         save_examples: keep the adversarial images.
         workers: number of processes.
+        fresh: whether to compute what is stored again.
     """
 
     subject: ModelRequest
@@ -59,15 +68,23 @@ class Request:
     store: Path = Path("evals")
     save_examples: bool = False
     workers: int = 1
+    fresh: bool = False
 
 
-def assess(request: Request, watcher: EvaluationWatcher) -> tuple[EvalResults, Path] | None:
+def assess(
+    request: Request, watcher: EvaluationWatcher, tell: Callable[[str], None] = lambda text: None
+) -> tuple[EvalResults, Path] | None:
     """Evaluate in this process or in several, and resume unfinished evaluations.
+
+    Args:
+        tell: is told which results were stored by an earlier process and are read.
 
     Returns:
         The results and the folder of all files; None in every process of torchrun but the first.
     """
     share = share_of_torchrun()
+    if share is not None and request.fresh:
+        raise RobustCliError("--fresh: not under torchrun; remove the stored folder, or run one process")
     if share is not None and share[0]:
         assess_share(request, share)
         wait_for_torchrun()
@@ -79,6 +96,10 @@ def assess(request: Request, watcher: EvaluationWatcher) -> tuple[EvalResults, P
     # The first of several processes locks the folder for all of them.
     lock = lock_folder(case.folder.path)
     try:
+        if request.fresh:
+            case.forget()
+        for text in case.stored():
+            tell(text)
         if share is not None:
             case.run_share(share)
             wait_for_torchrun()
@@ -103,6 +124,24 @@ class _Case:
     evaluators: dict[str, Evaluator]
     seed: int
     folder: RunFolder
+
+    def forget(self) -> None:
+        """Remove what is stored of these evaluations."""
+        self.folder.results.unlink(missing_ok=True)
+        for key in self.chosen:
+            files = EvaluationFiles(self.folder.evaluations, key)
+            for path in (files.result, files.per_image, files.adversarial_examples):
+                path.unlink(missing_ok=True)
+            if files.journal.exists():
+                shutil.rmtree(files.journal)
+
+    def stored(self) -> Iterator[str]:
+        """A line about each evaluation that an earlier process has done."""
+        for key in self.chosen:
+            path = self.folder.evaluation(key)
+            if path.exists():
+                date = datetime.fromtimestamp(path.stat().st_mtime).astimezone().isoformat(" ", "minutes")
+                yield f"{key}: stored result of {date}, {self.folder.path}; --fresh computes it again"
 
     def run_share(self, share: Share) -> None:
         """Run one share of all attacks, only for the journals."""
@@ -150,24 +189,37 @@ def _case(request: Request, device: torch.device) -> _Case:
     network = case.loaded.network
     files = [files_digest(files_of(evaluator)) for evaluator in evaluators.values()]
     digest = [weights_digest(network), network_digest(network), case.data.digest, str(threat), seed, chosen, files]
+    if request.subject.model is not None:
+        digest.append(imported_code_digest())
+    x, y = case.data.evaluation("test", min(_COMPARED, case.data.sizes["test"]))
     return _Case(
         opened=case,
         chosen=chosen,
         evaluators=evaluators,
         seed=seed,
-        folder=RunFolder(_folder(request.store, defaults.name, digest)),
+        folder=RunFolder(_folder(request.store, defaults.name, digest, behavior_of(network, x, y))),
     )
 
 
-def _folder(store: Path, name: str, parts: Sequence[Any]) -> Path:
-    """Folder of an evaluation: the same for the same request on the same network and images.
+def _folder(store: Path, name: str, parts: Sequence[Any], behavior: Behavior) -> Path:
+    """Where an evaluation is kept: the same place for the same request about the same network and images.
+
+    What a network does may depend on more than its weights and its code, such as the environment. So its behavior is
+    kept in the folder, and a network that behaves otherwise gets the next one.
 
     Args:
-        name: of the network; only the last part of a path is used.
-        parts: everything that the evaluation depends on.
+        name: name of the network; for a path, its last part.
     """
     digest = hashlib.sha256(repr([*map(repr, parts), code_digest()]).encode()).hexdigest()
-    return store / f"{Path(name).name}-{digest[:8]}"
+    folder = store / f"{Path(name).name}-{digest[:8]}"
+    for number in count(2):
+        known = folder / "behavior.npz"
+        if not known.exists():
+            write_behavior(known, behavior, f"writing-{os.getpid()}")
+        if is_same(read_behavior(known), behavior):
+            return folder
+        folder = store / f"{Path(name).name}-{digest[:8]}-{number}"
+    raise AssertionError("there is always a next number")
 
 
 def _evaluations(request: Request, spec: EvaluationDefaults) -> dict[str, MemberSpec]:
