@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import robustcli
 from robustcli.errors import RobustCliError
 from robustcli.models.digest import network_digest, tensor_bytes, weights_digest
+from robustcli.registry.catalog import catalog
 from robustcli.threat.threat import ThreatModel
 
 # The code that decides who survives; a change elsewhere leaves findings as they are.
@@ -97,7 +98,9 @@ def _without_batch_size(value: Any) -> Any:
 
 @cache
 def code_digest() -> str:
-    """SHA-256 of the files that decide who survives."""
+    """SHA-256 of the files that decide who survives, with those of attacks and evaluators of other packages."""
     folder = Path(robustcli.__file__).parent
     files = sorted(path for pattern in _DECIDING for path in folder.glob(pattern))
+    members = [member for family in ("attacks", "evaluators") for member in catalog(family).values()]
+    files += sorted({member.path for member in members if folder not in member.path.parents})
     return _digest(b"".join(path.name.encode() + path.read_bytes() for path in files))

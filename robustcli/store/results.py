@@ -23,6 +23,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter, computed_field
 
 from robustcli.errors import RobustCliError
+from robustcli.registry.catalog import catalog
 from robustcli.statistics import clopper_pearson
 from robustcli.store.files import read_json, write_json
 from robustcli.store.models import Count, Radius, Stored, parsed, short
@@ -155,7 +156,8 @@ class Evaluation(Stored):
     @property
     def is_clean(self) -> bool:
         """True if nothing was attacked."""
-        return self.evaluator == "clean"
+        member = catalog("evaluators").get(self.evaluator)
+        return member is not None and member.without_attack
 
     @property
     def clean_correct(self) -> int | None:

@@ -181,7 +181,7 @@ def _case(request: Request, device: torch.device) -> _Case:
     subject = find_model(request.subject)
     defaults = subject.defaults
     chosen = _evaluations(request, defaults)
-    is_attacked = any(choice.name != "clean" for choice in chosen.values())
+    is_attacked = not all(choice.member.without_attack for choice in chosen.values())
     threat = threat_of(defaults, request.norm, request.eps, is_attacked=is_attacked)
     evaluators = {key: instantiate(choice) for key, choice in chosen.items()}
     case = open_model(request.subject, subject, threat, device)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ import torch
 from test_imports import IMPORTS, PACKAGE
 from torch import Tensor, nn
 
-from robustcli.evaluation.fingerprint import _DECIDING, fingerprint
+from robustcli.evaluation import fingerprint as fingerprint_module
+from robustcli.evaluation.fingerprint import _DECIDING, code_digest, fingerprint
 from robustcli.models.digest import network_digest, weights_digest
 from robustcli.promises.networks import conv_net, images, labels
+from robustcli.registry.catalog import catalog
 from robustcli.threat.threat import ThreatModel
 
 # They word messages, sum up, cut batches, read settings or files; what is in a file that an evaluator reads counts by
@@ -105,6 +108,16 @@ def built(path: Path, code: str) -> nn.Module:
     spec.loader.exec_module(module)
     network: nn.Module = module.Net(4, 2)
     return network
+
+
+def test_code_of_an_attack_of_another_package_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, ours = tmp_path / "theirs.py", code_digest.__wrapped__()
+    path.write_text("EPS = 1\n")
+    theirs = replace(catalog("attacks")["pgd"], path=path)
+    monkeypatch.setattr(fingerprint_module, "catalog", lambda family: {**catalog(family), "theirs": theirs})
+    first = code_digest.__wrapped__()
+    path.write_text("EPS = 2\n")
+    assert len({ours, first, code_digest.__wrapped__()}) == 3
 
 
 def test_code_of_a_network_counts(tmp_path: Path) -> None:

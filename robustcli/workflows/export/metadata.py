@@ -24,8 +24,6 @@ external: null                                # optional: a lower accuracy that 
 model_id: null                                # optional: name of the card, such as Author2026Title_WRN-34-10
 dataset: null                                 # for an .npz file or a folder of images alone: what they are
 """
-# What images of a user's own are read by: their names say nothing of what they are.
-_OWN = ("npz", "image_folder")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +128,8 @@ def dataset_of(source: str, metadata: Metadata) -> str:
         RobustCliError: nobody says it, or the user says something else than the run.
     """
     said = metadata.dataset
-    if source not in _OWN:
+    member = catalog("datasets").get(source)
+    if member is None or not member.own_images:
         if said not in (None, source):
             raise RobustCliError(f"metadata: dataset: '{said}': the evaluation is on {source}; leave the key out")
         return source
