@@ -5,8 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SPECS := $(shell find experiments -name '*.yaml' -not -path '*/sweeps/*' | sort)
 REPRODUCE := $(addprefix reproduce-,$(subst /,-,$(patsubst experiments/%.yaml,%,$(SPECS))))
-# One process per core: the tests keep torch to one thread each.
-PYTEST := $(BIN)/python -m pytest -n auto
+# One process per core, the tests keep torch to one thread each; a process that has nothing left takes from another.
+PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 # Overrides for the reproduce targets and the tables, such as ARGS="data.root=FOLDER seed=1".
 ARGS ?=
 SWEEPS := $(patsubst experiments/%.yaml,%,$(sort $(wildcard experiments/sweeps/*.yaml)))
@@ -24,7 +24,7 @@ RECORD := $(BIN)/robust reproduce cifar10/fast_record train.device=cuda
 SEEDS := 0 1 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check format smoke recipes tables bench bench-gpu reproduce-gpu-quick clean $(REPRODUCE)
+.PHONY: help install demo test test-full check format smoke recipes tables bench bench-gpu reproduce-gpu-quick clean $(REPRODUCE)
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 24
@@ -43,17 +43,17 @@ install: $(VENV)/.installed ## Make .venv and install everything into it.
 demo: install ## Train a natural and a robust digits model, attack both, print the tables.
 	$(BIN)/robust demo
 
-test: install ## Run all tests.
-	$(PYTEST)
+test: install ## Run the tests; of large products those in which any two values meet.
+	$(PYTEST) -m 'not full'
 
-test-slow: install ## Run only the slow tests.
-	$(PYTEST) -m slow
+test-full: install ## Run what is left out of test: whole products and long comparisons.
+	$(PYTEST) -m full
 
 check: install ## Format, lint, types and fast tests: before every commit.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(PYTEST) -m 'not slow' -q
+	$(PYTEST) -m 'not slow and not full' -q
 
 format: install ## Format the code and sort imports.
 	$(BIN)/ruff format .

@@ -13,3 +13,8 @@ torch.set_num_threads(1)
 # The same examples in every run and no time limit for one: a test fails because of the code alone.
 settings.register_profile("robustcli", deadline=None, derandomize=True, max_examples=20, database=None)
 settings.load_profile("robustcli")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long tests first: processes that share the work then end together."""
+    items.sort(key=lambda item: [item.get_closest_marker(name) is None for name in ("full", "slow")])

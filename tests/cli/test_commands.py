@@ -25,7 +25,11 @@ from robustcli.store.files import read_json, write_json
 from robustcli.store.runs import RunFolder
 from robustcli.training import collapse
 
-NAMES = sorted({name for family in FAMILIES for name in catalog(family)})
+FIRST_OF_FAMILIES = {next(iter(catalog(family))) for family in FAMILIES}
+NAMES = [
+    pytest.param(name, marks=[] if name in FIRST_OF_FAMILIES else [pytest.mark.slow])
+    for name in sorted({name for family in FAMILIES for name in catalog(family)})
+]
 RESULT_KEYS = {
     "schema", "status", "name", "seed", "spec_digest", "threat", "data", "selection", "epoch", "collapsed_at",
     "evaluations", "claim",
@@ -77,6 +81,7 @@ def test_words_that_are_no_command_end_with_2(robust: Robust, words: tuple[str, 
 BENCH = ("bench", "train", "--architecture", "small_cnn", "--width", 4, "--batch-size", 4, "--rounds", 3)
 
 
+@pytest.mark.slow
 def test_bench_train_says_what_was_measured_and_on_what(robust: Robust, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchattacks", None)
     monkeypatch.setattr(rounds, "_SAMPLE", 0.0)
@@ -369,6 +374,7 @@ def numbers(result: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("seed", "is_process"), [(0, True), (3, False)])
+@pytest.mark.slow
 def test_a_checkpoint_alone_gives_the_numbers_of_its_run(
     robust_process: Robust, robust: Robust, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int,
     is_process: bool,
@@ -655,6 +661,7 @@ def test_architectures_of_one_file_are_listed(robust: Robust) -> None:
     assert "did you mean 'regnet'?" in said.err
 
 
+@pytest.mark.slow
 def test_architectures_within_a_budget_are_listed_with_their_size(robust: Robust) -> None:
     within = ("--max-parameters", "22M", "--max-macs", "600M")
     said = robust("list", "architectures", "--family", "resnet", *within).require(0).out
@@ -786,7 +793,7 @@ def test_an_architecture_is_shown_with_what_is_published_of_it(robust: Robust) -
     assert "AutoAttack" not in robust("show", "vgg16").require(0).out
 
 
-@pytest.mark.parametrize("name", [*experiments.names(), *experiments.sweeps()])
+@pytest.mark.parametrize("name", ["demo/digits_pgd_at", experiments.sweeps()[0]])
 def test_an_experiment_is_shown_as_it_is_written(robust: Robust, name: str) -> None:
     assert robust("show", name).require(0).out == experiments.find(name).read_text(encoding="utf-8")
 

@@ -307,6 +307,7 @@ def test_images_of_a_folder_get_the_size_that_published_weights_were_made_for(he
 
 
 @pytest.mark.parametrize("zoo", ["torchvision", "timm"])
+@pytest.mark.slow
 def test_the_stem_of_a_zoos_network_can_be_said(robust: Robust, here: Path, zoo: str) -> None:
     if zoo == "timm" and find_spec("timm") is None:
         pytest.skip("needs the package timm")

@@ -180,6 +180,7 @@ def test_a_journal_of_another_evaluation_is_refused(
     assert [path.name for path in journal.iterdir()] == ["fingerprint.json"]
 
 
+@pytest.mark.slow
 def test_workers_give_the_same_numbers(
     robust_process: Robust, stored: Path, tmp_path: Path, trained: RunFolder
 ) -> None:
@@ -192,11 +193,13 @@ def test_workers_give_the_same_numbers(
     )
 
 
+@pytest.mark.slow
 def test_more_workers_than_images_are_no_error(robust_process: Robust, tmp_path: Path, trained: RunFolder) -> None:
     words = ("--attack", "fgsm", "--examples", 1, "--workers", 2, "--quiet")
     robust_process("eval", trained.best, *words, cwd=tmp_path).require(0)
 
 
+@pytest.mark.slow
 def test_a_worker_that_fails_is_an_error(
     robust_process: Robust, stored: Path, tmp_path: Path, trained: RunFolder
 ) -> None:

@@ -124,6 +124,7 @@ def test_a_card_says_what_the_evidence_says(robust: Robust, place: Path, stored:
         assert text in log
 
 
+@pytest.mark.slow
 def test_the_loader_gives_the_network_in_a_process_of_its_own(
     robust: Robust, place: Path, stored: Path, tmp_path: Path
 ) -> None:
@@ -146,6 +147,7 @@ def test_the_loader_gives_the_network_in_a_process_of_its_own(
     assert list(weights) == list(network.state_dict())
 
 
+@pytest.mark.slow
 def test_a_run_is_exported_and_what_it_does_not_entitle_to_is_left_out(
     robust: Robust, place: Path, tmp_path: Path
 ) -> None:
@@ -238,6 +240,7 @@ def _ledger(folder: Path) -> None:
         (lambda folder: (folder / "evaluations" / "autoattack.csv").unlink(), "autoattack.csv: no such file"),
     ],
 )
+@pytest.mark.slow
 def test_evidence_that_is_not_enough_is_refused(
     robust: Robust, place: Path, copy: Path, tmp_path: Path, change: Callable[[Path], None], message: str
 ) -> None:
@@ -246,6 +249,7 @@ def test_evidence_that_is_not_enough_is_refused(
     assert nothing_left(tmp_path, "copy")
 
 
+@pytest.mark.slow
 def test_weights_that_changed_on_the_way_are_caught(
     robust: Robust, place: Path, stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -274,6 +278,7 @@ def test_weights_that_changed_on_the_way_are_caught(
         ("\nkept = build\nbuild = lambda: kept().train()\n", "the network is in train mode"),
     ],
 )
+@pytest.mark.slow
 def test_a_loader_that_does_not_load_is_caught(
     robust: Robust,
     place: Path,
@@ -289,6 +294,7 @@ def test_a_loader_that_does_not_load_is_caught(
     assert nothing_left(tmp_path)
 
 
+@pytest.mark.slow
 def test_only_a_new_or_an_empty_folder_is_written(robust: Robust, place: Path, stored: Path, tmp_path: Path) -> None:
     words = ("export", "robustbench", stored, "out", "--metadata", place / "meta.yaml")
     out = tmp_path / "out"

@@ -36,6 +36,7 @@ def tiny(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_spec_is_told_in_tables_and_nothing_is_stored(robust: Robust, tiny: Path, tmp_path: Path) -> None:
     done = robust("plan", str(tiny), "train.epochs=3", "--updates", "3", "--robust", "0.4")
     assert done.code == 0, done.err
@@ -52,6 +53,7 @@ def test_json_holds_the_same(robust: Robust, tiny: Path) -> None:
     assert found["fits"] is True
 
 
+@pytest.mark.slow
 def test_a_budget_is_what_the_plan_finds(robust: Robust, tiny: Path) -> None:
     """The least one that RobustScaling takes: (1, 1, 1) blocks, of 8x8 images with one channel."""
     robust("plan", str(tiny), "architecture={name: robust_resnet, budget: 0.02}").require(2, "write 0.0214 or more")

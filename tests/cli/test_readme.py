@@ -5,6 +5,7 @@ import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer.main
@@ -98,7 +99,12 @@ def test_a_command_of_the_readme_can_be_parsed(line: Line) -> None:
     command.make_context(f"robust {name}", list(words), resilient_parsing=False)
 
 
-@pytest.mark.parametrize("line", LINES, ids=str)
+def marked(line: Line) -> Any:
+    """Lines that build every architecture take long."""
+    return pytest.param(line, marks=[pytest.mark.slow] if "--max-parameters" in line.words else [])
+
+
+@pytest.mark.parametrize("line", [*map(marked, LINES)], ids=str)
 def test_what_a_command_of_the_readme_names_exists(line: Line, robust: Robust) -> None:
     name, *words = line.words
     plain = [word for word in words if not word.startswith("-")]
@@ -170,6 +176,7 @@ def test_every_command_is_mentioned() -> None:
     assert [name for name in FAMILIES if name not in text.lower()] == []
 
 
+@pytest.mark.slow
 def test_the_defense_of_the_readme_trains(robust_process: Robust, tmp_path: Path) -> None:
     (code,) = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     (tmp_path / "readme_plugin.py").write_text(code, encoding="utf-8")

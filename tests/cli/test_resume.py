@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from killing import ALL_KINDS, Plan, Sessions
+from products import products
 from shell import environment
 
 from robustcli.cli.progress import Screen
@@ -159,7 +160,11 @@ def test_a_run_that_is_not_interrupted_is_the_same_every_time(
 SLOW = pytest.mark.slow
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=SLOW), pytest.param(2, marks=SLOW)])
+@pytest.mark.parametrize(
+    ("uninterrupted", "seed"),
+    products(list(SPECS), [0, 1, 2], strength=1, marks=[SLOW]),
+    indirect=["uninterrupted"],
+)
 def test_a_run_killed_at_random_points_ends_the_same(
     uninterrupted: tuple[str, dict[str, Any], int], sessions: Sessions, seed: int
 ) -> None:
@@ -174,7 +179,11 @@ def test_a_run_killed_at_random_points_ends_the_same(
     require_same(sessions.folder, whole)
 
 
-@pytest.mark.parametrize("kind", ["half", *(pytest.param(kind, marks=SLOW) for kind in ALL_KINDS[2:])])
+@pytest.mark.parametrize(
+    ("uninterrupted", "kind"),
+    products(list(SPECS), ALL_KINDS[1:], strength=1, marks=[SLOW]),
+    indirect=["uninterrupted"],
+)
 def test_a_run_killed_whenever_it_writes_ends_the_same(
     uninterrupted: tuple[str, dict[str, Any], int], sessions: Sessions, kind: str
 ) -> None:
@@ -185,6 +194,7 @@ def test_a_run_killed_whenever_it_writes_ends_the_same(
     require_same(sessions.folder, uninterrupted[1])
 
 
+@SLOW
 def test_a_run_killed_before_a_rename_and_stopped_when_resumed_keeps_its_best_weights(tmp_path: Path) -> None:
     # Killed between the writing of best.pt and the renaming of last.pt, at the end of the first epoch.
     for number in range(6, 16):
@@ -203,18 +213,11 @@ def test_a_run_killed_before_a_rename_and_stopped_when_resumed_keeps_its_best_we
     assert not run.best.samefile(run.last)
 
 
-@pytest.mark.slow
-def test_a_run_stopped_after_every_single_update_ends_the_same(
-    uninterrupted: tuple[str, dict[str, Any], int], sessions: Sessions
-) -> None:
-    codes = sessions.until_done(*WORDS, plans=lambda number: Plan(("step",), 1, signal.SIGTERM))
-    # 4 updates an epoch, of 100 images in batches of 32, or of 64 and twice each; each of the 12 was the last of
-    # its session.
-    assert codes == [3] * 12 + [0]
-    require_same(sessions.folder, uninterrupted[1])
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize(
+    ("uninterrupted", "number"),
+    products(list(SPECS), [signal.SIGTERM, signal.SIGINT], strength=1),
+    indirect=["uninterrupted"],
+)
 def test_a_run_stopped_in_the_middle_of_an_epoch_ends_the_same(
     uninterrupted: tuple[str, dict[str, Any], int], sessions: Sessions, number: signal.Signals
 ) -> None:
@@ -228,6 +231,11 @@ def test_a_run_stopped_in_the_middle_of_an_epoch_ends_the_same(
     require_same(sessions.folder, uninterrupted[1])
 
 
+@pytest.mark.parametrize(
+    "uninterrupted", ["trades_awp_ema", *(pytest.param(name, marks=pytest.mark.full) for name in list(SPECS)[1:])],
+    indirect=True,
+)  # fmt: skip
+@SLOW
 def test_a_run_stopped_at_random_points_ends_the_same(
     uninterrupted: tuple[str, dict[str, Any], int], sessions: Sessions
 ) -> None:
@@ -241,7 +249,9 @@ def test_a_run_stopped_at_random_points_ends_the_same(
     require_same(sessions.folder, uninterrupted[1])
 
 
-@pytest.mark.parametrize("update", [4, 12], ids=["first", "last"])
+@pytest.mark.parametrize(
+    ("uninterrupted", "update"), products(list(SPECS), [4, 12], strength=1), indirect=["uninterrupted"]
+)
 def test_a_run_stopped_at_the_last_update_of_an_epoch_ends_the_same(
     uninterrupted: tuple[str, dict[str, Any], int], sessions: Sessions, update: int
 ) -> None:
@@ -273,7 +283,11 @@ def test_a_stop_in_the_epoch_of_a_collapse_does_not_change_what_is_gone_back_to(
     assert without_seconds(read_json(stopped.results)) == without_seconds(read_json(whole.results))
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    "uninterrupted", ["free_ema", *(pytest.param(name, marks=pytest.mark.full) for name in list(SPECS)[:2])],
+    indirect=True,
+)  # fmt: skip
+@SLOW
 def test_a_command_killed_from_outside_and_resumed_ends_the_same(
     uninterrupted: tuple[str, dict[str, Any], int], sessions: Sessions
 ) -> None:

@@ -8,6 +8,7 @@ from fractions import Fraction
 import pytest
 import torch
 from fed_reference import fed_survivors, own_survivors
+from products import products
 from pyautoattack import autopgd_base
 from sine_networks import SineConv, SineLinear, labelled
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from robustcli.registry.types import Norm
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
 
-slow = pytest.mark.slow
+slow, full = pytest.mark.slow, pytest.mark.full
 DUAL = {"linf": 1.0, "l2": 2.0, "l1": float("inf")}
 EXACT = [Apgd(), Apgd(loss="dlr"), Apgd(restarts=3), Apgd(loss="targeted_dlr"), Apgd(steps=37), Apgd(gradients=2)]
 SPARSE = [Apgd(), Apgd(loss="dlr"), Apgd(radius="shrinking"), Apgd(loss="targeted_dlr", targets=5, radius="shrinking")]
@@ -62,8 +63,8 @@ def _package_may_warn() -> Iterator[None]:
     [
         ("linf", "0.002"),
         ("l2", "0.02"),
-        pytest.param("linf", "0.001", marks=slow),
-        pytest.param("l2", "0.01", marks=slow),
+        pytest.param("linf", "0.001", marks=full),
+        pytest.param("l2", "0.01", marks=full),
     ],
 )
 @pytest.mark.parametrize("attack", EXACT[:4], ids=str)
@@ -72,9 +73,9 @@ def test_same_flags_with_the_same_noise(norm: Norm, eps: str, attack: Apgd) -> N
     same_flags(attack, model, x, y, ThreatModel(norm, Fraction(eps)), seed=0)
 
 
-@slow
-@pytest.mark.parametrize("name", [name for name in THREATS if name != "l1"])
-@pytest.mark.parametrize("attack", EXACT, ids=str)
+@pytest.mark.parametrize(
+    ("name", "attack"), products([name for name in THREATS if name != "l1"], EXACT, strength=1, marks=[slow]), ids=str
+)
 def test_same_flags_with_the_same_noise_on_trained_networks(name: str, attack: Apgd) -> None:
     case = trained(name)
     for seed in (0, 1):
@@ -99,7 +100,7 @@ def _rounding_is_no_move() -> Iterator[None]:
         autopgd_base.L0_norm = original
 
 
-@pytest.mark.parametrize("eps", ["0.12", pytest.param("0.06", marks=slow)])
+@pytest.mark.parametrize("eps", ["0.12", pytest.param("0.06", marks=full)])
 @pytest.mark.parametrize(
     "attack", [*SPARSE[1:3], *(pytest.param(attack, marks=slow) for attack in SPARSE[::3])], ids=str
 )
@@ -109,8 +110,8 @@ def test_same_flags_in_l1_where_rounding_is_not_counted(eps: str, attack: Apgd) 
         same_flags(attack, model, x, y, ThreatModel("l1", Fraction(eps)), seed=0)
 
 
+@pytest.mark.parametrize("attack", [*(pytest.param(attack, marks=full) for attack in SPARSE[:3]), SPARSE[3]], ids=str)
 @slow
-@pytest.mark.parametrize("attack", SPARSE, ids=str)
 def test_nearly_the_same_flags_in_l1_on_a_trained_network(attack: Apgd) -> None:
     """Its points overshoot the ball by rounding, so a flag may differ for that reason."""
     case = trained("l1")
@@ -125,7 +126,7 @@ def test_nearly_the_same_flags_in_l1_on_a_trained_network(attack: Apgd) -> None:
 # Each with noise of its own: nobody may survive more than the package leaves.
 
 
-@slow
+@full
 @pytest.mark.parametrize(
     ("names", "attack"),
     [
@@ -164,6 +165,7 @@ def test_robust_accuracy_is_not_above_the_packages(names: tuple[str, ...], attac
 @pytest.mark.parametrize(
     ("norm", "eps", "robust"), [("linf", "0.001275", 30), ("l2", "0.007287", 39), ("l1", "0.028399", 39)]
 )
+@pytest.mark.slow
 def test_linear_model_is_broken_exactly_where_its_margin_ends(norm: Norm, eps: str, robust: int) -> None:
     model = SineLinear()
     with torch.no_grad():
@@ -182,14 +184,15 @@ def test_linear_model_is_broken_exactly_where_its_margin_ends(norm: Norm, eps: s
 @pytest.mark.parametrize(
     ("norm", "eps", "expected"),
     [
-        pytest.param("linf", "0.001", "0110000101111101010000110110001001110100100000101010110000010110", marks=slow),
+        pytest.param("linf", "0.001", "0110000101111101010000110110001001110100100000101010110000010110", marks=full),
         ("linf", "0.002", "0010000000111000000000100000001001100100000000100000010000000010"),
-        pytest.param("l2", "0.01", "0110000101111101010010110110001001110100100000101010110000010110", marks=slow),
+        pytest.param("l2", "0.01", "0110000101111101010010110110001001110100100000101010110000010110", marks=full),
         ("l2", "0.02", "0010000001111000000000100000001001100100000000100000010000000010"),
-        pytest.param("l1", "0.06", "0010000101111101010000110110001001100100100000101010110000010110", marks=slow),
+        pytest.param("l1", "0.06", "0010000101111101010000110110001001100100100000101010110000010110", marks=full),
         ("l1", "0.12", "0010000000111000000000000000001001000100000000100000010000000010"),
     ],
 )
+@pytest.mark.slow
 def test_targets_break_what_the_whole_ensemble_of_the_package_broke(norm: Norm, eps: str, expected: str) -> None:
     """Flags of the package's version "standard", equal over two seeds and two batch sizes on a CPU."""
     model, x, y = labelled(SineConv())

@@ -1,13 +1,45 @@
-"""A folder with what members of the registries read: another network, for attacks that see it."""
+"""A folder with what members read, and `--member NAME`: the contract of one member, in seconds."""
 
 from pathlib import Path
 
+import members
 import pytest
 import torch
 from small_checkpoint import random_network, save_network
 from torch import nn
 
 from robustcli.promises.networks import conv_net, images
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--member",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="Test only the members of this name, or FAMILY.NAME; may be repeated. Needs tests/contract as argument.",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before the test modules ask for their parameters."""
+    asked: list[str] = config.getoption("member", [])
+    known = {spelling for member in members.all_members() for spelling in members.spellings(member)}
+    if unknown := set(asked) - known:
+        raise pytest.UsageError(f"--member: there is no member {', '.join(sorted(unknown))}")
+    members.asked_for.update(asked)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With --member, tests of no member in particular are left out."""
+    if members.asked_for:
+        kept = [item for item in items if any(map(members.is_or_names_one_asked_for, _parameters(item)))]
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = kept
+
+
+def _parameters(item: pytest.Item) -> list[object]:
+    return [*item.callspec.params.values()] if hasattr(item, "callspec") else []
 
 
 @pytest.fixture(scope="session")

@@ -34,6 +34,19 @@ from robustcli.registry.types import Norm
 from robustcli.specs.check import family_of
 from robustcli.specs.spec import ExperimentSpec
 
+# Names that `--member` gives, with or without their family; none: every member is tested.
+asked_for: set[str] = set()
+
+
+def spellings(member: Member) -> set[str]:
+    return {member.name, f"{member.family}.{member.name}"}
+
+
+def is_or_names_one_asked_for(value: object) -> bool:
+    if isinstance(value, Member):
+        return bool(spellings(value) & asked_for)
+    return isinstance(value, str) and value in {spelling.rpartition(".")[2] for spelling in asked_for}
+
 
 def all_members() -> list[Member]:
     return [catalog(family)[name] for family in FAMILIES for name in names_of(family)]
@@ -45,9 +58,13 @@ def is_named_by_specs(member: Member) -> bool:
 
 
 def names_of(family: str) -> list[str]:
-    """The members of a family, without those of optional packages that are not installed."""
-    members = catalog(family).items()
-    return [name for name, member in members if not member.requires or find_spec(member.requires) is not None]
+    """The members of a family that are asked for, without those of optional packages that are not installed."""
+    return [
+        name
+        for name, member in catalog(family).items()
+        if not asked_for or asked_for & spellings(member)
+        if not member.requires or find_spec(member.requires) is not None
+    ]
 
 
 def norms_known_to(attack: str) -> tuple[Norm, ...]:
@@ -78,8 +95,21 @@ def chosen_in(spec: ExperimentSpec, family: str) -> Any:
     return places[family]()
 
 
+_observed: dict[str, Tensor] = {}
+
+
 def observe(member: Member, settings: Settings) -> Tensor:
-    """What the member does with some settings, as one row of numbers that differ when it does something else."""
+    """What the member does with some settings, as one row of numbers that differ when it does something else.
+
+    It is remembered: every parameter is varied around the same settings.
+    """
+    key = f"{member.family} {member.name} {sorted(settings.items())}"
+    if key not in _observed:
+        _observed[key] = _observe(member, settings)
+    return _observed[key]
+
+
+def _observe(member: Member, settings: Settings) -> Tensor:
     if member.family == "architectures":
         body = body_builder(member, settings)
         return architectures_promises.observed_architecture(body, suitable_shape(member, member.smoke))

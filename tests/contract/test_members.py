@@ -54,7 +54,7 @@ def imported(member: Member) -> Any:
 
 
 def test_every_family_has_members() -> None:
-    assert {member.family for member in MEMBERS} == set(FAMILIES)
+    assert all(catalog(family) for family in FAMILIES)
 
 
 @of_every_member
@@ -164,16 +164,8 @@ def test_builds_from_defaults_and_from_smoke(member: Member) -> None:
 
 @pytest.mark.parametrize("member", [*filter(is_named_by_specs, MEMBERS)], ids=title)
 def test_survives_yaml(member: Member) -> None:
-    settings = [*settings_to_try(member)]
-    for parameter in member.parameters.values():
-        settings += [{**member.smoke, parameter.name: choice} for choice in choices_of(parameter)]
-    for values in settings:
-        try:
-            spec = whole_spec(member, values)
-        except RobustCliError as error:
-            if values in settings_to_try(member) or not any(name in str(error) for name in values):
-                raise
-            continue  # Two settings that exclude each other, and the error names them.
+    for values in settings_to_try(member):
+        spec = whole_spec(member, values)
         again = ExperimentSpec.parse(spec.to_yaml(), "printed")
         assert again == spec
         assert again.digest == spec.digest

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from members import names_of, norms_known_to, smoke
+from products import cover
 
 from robustcli.data.mixers import Mixer
 from robustcli.diagnostics import Diagnostic
@@ -25,9 +26,8 @@ from robustcli.registry.types import AttackBn, Norm
 
 of_every_attack = pytest.mark.parametrize("name", names_of("attacks"))
 NORMS: tuple[Norm, ...] = ("linf", "l2", "l1")
-in_norms_it_knows = pytest.mark.parametrize(
-    ("name", "norm"), [(name, norm) for name in names_of("attacks") for norm in norms_known_to(name)]
-)
+IN_NORMS_IT_KNOWS = [(name, norm) for name in names_of("attacks") for norm in norms_known_to(name)]
+in_norms_it_knows = pytest.mark.parametrize(("name", "norm"), IN_NORMS_IT_KNOWS)
 in_norms_it_does_not_know = pytest.mark.parametrize(
     ("name", "norm"),
     [(name, norm) for name in names_of("attacks") for norm in NORMS if norm not in norms_known_to(name)],
@@ -40,8 +40,10 @@ def variants(family: str, name: str) -> list[Any]:
     return [build(member, settings) for settings in settings_to_try(member)]
 
 
-@in_norms_it_knows
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("name", "norm", "channels"),
+    [(*known, channels) for known, channels in cover(IN_NORMS_IT_KNOWS, [1, 3], strength=1)],
+)
 def test_attack_stays_inside(name: str, norm: Norm, channels: int) -> None:
     for attack in variants("attacks", name):
         attacks_promises.stays_inside(attack, norm, channels)
@@ -195,7 +197,7 @@ def test_diagnostic_does_not_depend_on_its_batches(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name, member in catalog("diagnostics").items() if "attack" in member.replaceable]
+    "name", [name for name in names_of("diagnostics") if "attack" in catalog("diagnostics")[name].replaceable]
 )
 def test_another_attack_makes_another_finding(name: str) -> None:
     other = smoke("diagnostics", name, attack={"name": "pgd", "steps": 1, "step_size": 0.001})

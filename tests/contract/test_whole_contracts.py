@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from members import names_of, smoke
+from products import products
 
 from robustcli.architectures import ImageShape
 from robustcli.defenses import Defense
@@ -48,30 +49,26 @@ def test_defense(name: str, promise: Callable[[Defense], None]) -> None:
     promise(smoke("defenses", name))
 
 
-@pytest.mark.parametrize("name", names_of("defenses"))
-@pytest.mark.parametrize("weights", names_of("weights"))
-@pytest.mark.parametrize("attack_bn", ["eval", "train", "batch_no_update"])
-def test_defense_with_other_parts(name: str, weights: str, attack_bn: str) -> None:
-    """A defense whose parts may be replaced keeps its promises with every weight perturbation and attack mode."""
+@pytest.mark.parametrize(
+    ("name", "weights", "attack_bn", "regulariser"),
+    products(
+        names_of("defenses"),
+        list(catalog("weights")),
+        ["eval", "train", "batch_no_update"],
+        [name for name in catalog("regularisers") if name != "none"],
+        marks=[pytest.mark.slow],
+    ),
+)
+def test_defense_with_other_parts(name: str, weights: str, attack_bn: str, regulariser: str) -> None:
+    """Every defense takes every regulariser, and the parts that may be replaced in it, and keeps its promises."""
     member = catalog("defenses")[name]
-    if "weights" not in member.replaceable:
-        pytest.skip("its weights cannot be replaced")
-    parts = {"weights": {"name": weights, **catalog("weights")[weights].smoke}, "attack_bn": attack_bn}
-    defense = build(member, {**member.smoke, **parts})
-    defenses_promises.trains_every_parameter(defense)
-    defenses_promises.restores_modes(defense)
-    defenses_promises.keeps_weights_when_it_fails(defense)
-    defenses_promises.continues_from_its_state(defense)
-
-
-@pytest.mark.parametrize("name", names_of("defenses"))
-@pytest.mark.parametrize("regulariser", [name for name in names_of("regularisers") if name != "none"])
-def test_defense_with_a_regulariser(name: str, regulariser: str) -> None:
-    """Every defense takes every regulariser, and keeps its promises with it."""
-    member = catalog("defenses")[name]
+    settings = dict(member.smoke)
+    if "weights" in member.replaceable:
+        settings |= {"weights": {"name": weights, **catalog("weights")[weights].smoke}, "attack_bn": attack_bn}
     part = {"name": regulariser, **catalog("regularisers")[regulariser].smoke}
-    defense = build(member, {**member.smoke, "regulariser": part})
-    assert not torch.equal(defenses_promises.observed(defense), defenses_promises.observed(build(member, member.smoke)))
+    defense = build(member, {**settings, "regulariser": part})
+    assert not torch.equal(defenses_promises.observed(defense), defenses_promises.observed(build(member, settings)))
+    defenses_promises.trains_every_parameter(defense)
     defenses_promises.restores_modes(defense)
     defenses_promises.keeps_weights_when_it_fails(defense)
     defenses_promises.continues_from_its_state(defense)

@@ -152,6 +152,7 @@ def test_an_image_leaves_the_batch_with_its_first_misclassified_point(norm: Norm
     st.integers(1, COUNT),
 )
 @settings(max_examples=40)
+@pytest.mark.slow
 def test_attacking_a_batch_is_attacking_its_parts(
     norm: Norm, loss: Any, keep: Any, start: Any, restarts: int, seed: int, size: int
 ) -> None:
@@ -296,6 +297,7 @@ def norm_for(name: str, norm: Norm) -> Norm:
 
 @given(norms, st.sampled_from(sorted(OTHERS)), seeds, st.sampled_from([0, 0.1, 1, 30]), st.integers(1, COUNT))
 @settings(max_examples=60, deadline=None)
+@pytest.mark.slow
 def test_other_attacks_stay_inside_and_see_each_image_alone(
     norm: Norm, name: str, seed: int, stretch: float, size: int
 ) -> None:

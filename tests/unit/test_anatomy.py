@@ -194,6 +194,7 @@ def test_nothing_is_counted_twice_or_left_out(name: str, settings: dict[str, Any
         ("wide_resnet", {"depth": 10, "widen": 1}),
     ],
 )
+@pytest.mark.slow
 def test_a_pixel_of_the_last_map_sees_the_field_and_no_more(name: str, settings: dict[str, Any]) -> None:
     shape = ImageShape(1, 256, 256, 3)
     torch.manual_seed(0)

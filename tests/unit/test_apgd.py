@@ -127,6 +127,7 @@ class TestBatches:
         st.integers(1, 3 * COUNT),
         st.integers(1, COUNT),
     )
+    @pytest.mark.slow
     def test_the_batch_changes_nothing(
         self, norm: Norm, loss: Any, radius: Any, restarts: int, seed: int, size: int, part_size: int
     ) -> None:

@@ -327,6 +327,7 @@ OWN_ROWS = ["ours", "ours again", "its passes alone"]
 PLAIN = "torchattacks, fp32 in the plain format"
 
 
+@pytest.mark.slow
 def test_torchattacks_is_given_the_same_attack_here_and_elsewhere(peer: Peer) -> None:
     changes = {"precision": "bf16", "channels_last": True, "architecture": "preact_resnet18"}
     results = bench_train(request("pgd_at", "natural", **changes))
@@ -360,6 +361,7 @@ def test_without_torchattacks_its_rows_are_left_out_and_that_is_said() -> None:
     assert bench_train(request("natural"))["notes"] == []
 
 
+@pytest.mark.slow
 def test_rows_and_ratios_belong_together(peer: Peer) -> None:
     results = bench_train(request("pgd_at"))
     assert set(results) == {"schema", "provenance", "machine", "peers", "settings", "notes", "defenses"}
@@ -503,6 +505,7 @@ def test_a_subject_takes_threat_and_images_from_its_checkpoint_or_the_command(di
         subject_of(digits, eps="far")
 
 
+@pytest.mark.slow
 def test_engines_are_measured_on_the_same_images(digits: Path, quick: None) -> None:
     subject = subject_of(digits)
     before = {name: value.clone() for name, value in subject.network.state_dict().items()}
@@ -539,6 +542,7 @@ def test_engines_are_measured_on_the_same_images(digits: Path, quick: None) -> N
     assert "6,912 + 1,900" in rows[-1]
 
 
+@pytest.mark.slow
 def test_compiled_engines_are_measured_where_they_compile(
     digits: Path, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -604,6 +608,7 @@ def test_the_least_is_counted_from_the_budgets() -> None:
     assert least_of_autoattack("l1")[1] == 10 * 100 + 900
 
 
+@pytest.mark.slow
 def test_engines_are_compared_attack_by_attack(digits: Path, quick: None) -> None:
     result = bench_conformance(subject_of(digits), "fp32")
     assert [row["part"] for row in result["rows"]] == ["apgd-ce", "apgd-t", "fab-t", "square", "standard"]
@@ -613,11 +618,10 @@ def test_engines_are_compared_attack_by_attack(digits: Path, quick: None) -> Non
         assert row["points"] == pytest.approx(100 * difference / 24)
         assert row["interval"][0] <= row["points"] <= row["interval"][1]
     assert len(conformance_rows([result])) == 6
-    again = bench_conformance(subject_of(digits), "fp32", runs=2)["rows"]
-    assert [row["runs"] for row in again] == [2, 2, 1, 2, 2], "FAB-T draws nothing"
-    some = bench_conformance(subject_of(digits), "fp32", only=["apgd-ce"])["rows"]
-    assert [(row["part"], row["native"]) for row in some] == [("apgd-ce", result["rows"][0]["native"])]
-    assert [row["native"] >= once["native"] for row, once in zip(again, result["rows"], strict=True)] == [True] * 5
+    some = bench_conformance(subject_of(digits), "fp32", only=["apgd-ce", "fab-t"], runs=2)["rows"]
+    assert [(row["part"], row["runs"]) for row in some] == [("apgd-ce", 2), ("fab-t", 1)], "FAB-T draws nothing"
+    assert some[0]["native"] >= result["rows"][0]["native"]
+    assert some[1]["native"] == result["rows"][2]["native"]
     assert "standard" in conformance_words([result])
 
 

@@ -194,6 +194,7 @@ def test_large_architectures_are_made_narrower() -> None:
     assert architectures._sized("robust_wide_resnet").macs <= architectures._LARGE
 
 
+@pytest.mark.slow
 def test_every_layer_and_every_network_around_another_is_measured() -> None:
     every = list(architectures._members(()))
     members = {member.label: member for member in every}

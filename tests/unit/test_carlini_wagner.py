@@ -59,6 +59,7 @@ def test_adam_makes_the_steps_of_torch() -> None:
 
 
 @pytest.mark.parametrize("classes", [2, 5])
+@pytest.mark.slow
 def test_distance_to_a_linear_boundary_is_nearly_exact(classes: int) -> None:
     model, weight, _ = linear(classes)
     x = 0.4 + 0.2 * images(20, dtype=torch.float64)
@@ -76,6 +77,7 @@ def test_distance_to_a_linear_boundary_is_nearly_exact(classes: int) -> None:
     assert (found <= exact * 1.02 + 0.4 * 0.0015 * 8).all()
 
 
+@pytest.mark.slow
 def test_the_box_is_kept_and_costs_what_it_must() -> None:
     """Two classes, pixels on the border of the box: near what a solver finds inside."""
     model, weight, bias = linear(2)
@@ -101,6 +103,7 @@ def network() -> tuple[nn.Module, Tensor, Tensor]:
     return model, x, predictions(model, x)
 
 
+@pytest.mark.slow
 def test_it_goes_as_near_as_fab() -> None:
     model, x, y = network()
     ours, fab = (
@@ -111,6 +114,7 @@ def test_it_goes_as_near_as_fab() -> None:
     assert (ours > 0.9 * fab).all()
 
 
+@pytest.mark.slow
 def test_broken_is_what_has_a_wrong_point_inside() -> None:
     """The radius decides who is broken, and when the search may end, and nothing else."""
     model, x, y = network()
@@ -134,6 +138,7 @@ def test_broken_is_what_has_a_wrong_point_inside() -> None:
     assert costs["fooled"] < 0.8 * costs["nearest"]
 
 
+@pytest.mark.slow
 def test_more_values_of_c_never_end_farther_away() -> None:
     model, x, y = network()
     sizes = []
@@ -148,6 +153,7 @@ def test_more_values_of_c_never_end_farther_away() -> None:
 
 
 @pytest.mark.parametrize("confidence", [0.0, 0.1])
+@pytest.mark.slow
 def test_confidence_is_a_lead_of_a_wrong_class(confidence: float) -> None:
     model, x, y = network()
     x_adv = CarliniWagner(confidence=confidence, keep="nearest", lr=0.003)(model, x, y, WIDE, noise(16))
@@ -159,6 +165,7 @@ def test_confidence_is_a_lead_of_a_wrong_class(confidence: float) -> None:
     assert (lead < confidence + 0.02).all()
 
 
+@pytest.mark.slow
 def test_survivors_do_not_depend_on_batches() -> None:
     model, x = conv_net(3).eval(), images(24, 3)
     y, threat = predictions(model, x), ThreatModel("l2", Fraction(1, 5))

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from products import products
 from small_steps import COUNT, batch, same, train
 from torch import Tensor, nn
 
@@ -196,8 +197,7 @@ def wrong_signs(found: Tensor, exact: Tensor) -> float:
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("mode", ["eval", "train"])
+@pytest.mark.parametrize(("mode", "precision"), products(["eval", "train"], ["fp32", "bf16"], strength=1))
 @pytest.mark.parametrize("device", DEVICES)
 def test_real_programs_are_as_exact_as_the_network(device: str, mode: Any, precision: Any) -> None:
     """The gradients of images and weights, against double precision: a program may round elsewhere, but not worse.

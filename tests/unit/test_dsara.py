@@ -181,6 +181,7 @@ def same(one: list[Tensor], other: list[Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("at", [progress(), LATE])
+@pytest.mark.slow
 def test_shares_move_by_their_half_alone_and_weights_by_theirs(at: Progress) -> None:
     x, y = batch()
     before_alphas, before_weights = alphas_of(started()[0]), weights_of(started()[0])
@@ -205,6 +206,7 @@ def test_shares_move_by_their_half_alone_and_weights_by_theirs(at: Progress) -> 
 
 
 @pytest.mark.parametrize("at", [progress(), LATE])
+@pytest.mark.slow
 def test_shares_step_along_the_direction_of_their_stage(at: Progress) -> None:
     """Adam's first step without decay is its rate against the sign of the gradient."""
     x, y = batch()
@@ -329,6 +331,7 @@ def test_the_gradient_ahead_of_a_curved_loss_is_near_that_of_an_unrolled_step() 
 
 
 @pytest.mark.parametrize(("at", "passes"), [(progress(), 4 + 1), (LATE, 7 + 1)])
+@pytest.mark.slow
 def test_the_second_order_moves_the_shares_elsewhere_and_the_weights_alike(at: Progress, passes: int) -> None:
     x, y = batch()
     # Shares that stand still, and then ones that move.
@@ -443,6 +446,7 @@ claim: {source: nobody, metrics: {clean: 0.5}}
 """
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_a_spec_that_trains_what_it_found(tmp_path: Path) -> None:
     spec = ExperimentSpec.parse(SPEC, "the test")
     run = run_experiment(spec, tmp_path, Screen(is_quiet=True))

@@ -109,7 +109,8 @@ def test_batches_change_nothing(batch_size: int) -> None:
     assert torch.allclose(whole.margins, cut.margins, atol=1e-4)
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.parametrize("norm", ["linf", *(pytest.param(norm, marks=pytest.mark.full) for norm in ("l2", "l1"))])
+@pytest.mark.slow
 def test_autoattack_does_not_depend_on_batches(norm: str) -> None:
     model, x, y = case()
     threat = ThreatModel(norm, {"linf": Fraction(1, 50), "l2": Fraction(1, 3), "l1": Fraction(1)}[norm])  # type: ignore[arg-type,index]
@@ -170,6 +171,7 @@ def test_what_is_in_the_journal_is_not_attacked_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shares", [2, 3, 30])
+@pytest.mark.slow
 def test_shares_add_up(tmp_path: Path, shares: int) -> None:
     """Each share strikes its own images; who comes last finds all done, each image once."""
     model, x, y = case()
@@ -199,6 +201,7 @@ def test_shares_add_up(tmp_path: Path, shares: int) -> None:
     [AutoAttack(attacks=("apgd-ce", "fab-t"), screen=5), AutoAttack(attacks=("apgd-ce",), engine="reference")],
     ids=["sampled", "package"],
 )
+@pytest.mark.slow
 def test_shares_leave_to_the_whole_what_depends_on_it(tmp_path: Path, evaluator: AutoAttack) -> None:
     """A sample is drawn from all survivors, and the package draws its noise by the batch."""
     model, x, y = case(100)
@@ -318,6 +321,7 @@ class Wavering(nn.Module):
         return logits + self.spread * torch.randn_like(logits)
 
 
+@pytest.mark.slow
 def test_a_random_model_is_judged_by_most_of_several_looks() -> None:
     inner, x, y = case()
     model = Wavering(0.02, inner).eval()

@@ -96,6 +96,7 @@ def test_distance_is_exact_where_the_box_is_in_the_way(norm: Norm) -> None:
 
 
 @in_every_norm
+@pytest.mark.slow
 def test_broken_is_what_has_a_wrong_point_inside(norm: Norm) -> None:
     """The radius decides who is broken and nothing else; who is not comes back unchanged."""
     model = conv_net(3, dtype=torch.float64).eval()

@@ -61,6 +61,7 @@ def linear() -> tuple[nn.Module, Tensor, Tensor, Tensor]:
 
 
 @in_its_norms
+@pytest.mark.slow
 def test_distance_shrinks_with_the_budget_to_that_of_a_linear_boundary(norm: Norm) -> None:
     model, x, y, gaps = linear()
     weight: Tensor = model[1].weight.detach()  # type: ignore[index]

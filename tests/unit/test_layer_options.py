@@ -49,6 +49,7 @@ def modules(network: nn.Module, kind: type[nn.Module]) -> list[nn.Module]:
 
 
 @pytest.mark.parametrize(("name", "settings"), FAMILIES)
+@pytest.mark.slow
 def test_pooled_ones_cost_what_strided_ones_do(name: str, settings: Settings) -> None:
     plain = build_weightless(name, **settings)
     for downsample in ("average", "flc", "asap"):

@@ -68,6 +68,7 @@ def found() -> dict[str, Any]:
     return dict(json.loads(done.stdout))
 
 
+@pytest.mark.slow
 def test_results_do_not_change(found: dict[str, Any]) -> None:
     assert found["is_equal"]
 

@@ -71,6 +71,7 @@ def found(model: nn.Module, evaluator: Any = PGD, threat: ThreatModel = THREAT) 
 
 @pytest.mark.parametrize("evaluator", [PGD, AutoAttack(attacks=("apgd-ce", "apgd-t", "square"))])
 @pytest.mark.parametrize("network", [conv_net(classes=4), linear_net(64)], ids=["conv", "linear"])
+@pytest.mark.slow
 def test_an_honest_model_is_trusted(evaluator: Any, network: nn.Module) -> None:
     result = found(network, evaluator)
     assert 0 < result.correct < COUNT
@@ -107,6 +108,7 @@ def test_staircases_are_suspect(see: Callable[[Tensor], Tensor]) -> None:
     assert any("even when every pixel may take any value" in text for text in result.suspicions)
 
 
+@pytest.mark.slow
 def test_a_staircase_is_suspect_to_autoattack_because_square_climbs_it() -> None:
     result = found(
         Planted(see=thermometer), AutoAttack(attacks=("apgd-ce", "square")), ThreatModel("linf", Fraction(1, 10))
@@ -140,6 +142,7 @@ def test_an_attack_that_misses_what_chance_finds_is_suspect() -> None:
     assert any("misclassified at one of 20 random points" in text for text in result.suspicions)
 
 
+@pytest.mark.slow
 def test_a_random_model_is_refused_or_suspect() -> None:
     model = Planted(say=lambda logits: logits + 0.01 * torch.randn_like(logits))
     with pytest.raises(EvaluationError, match=r"^INVALID: model: two equal calls"):

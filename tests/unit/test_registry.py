@@ -156,6 +156,7 @@ def package(tmp_path: Path) -> Path:
     return tmp_path / "copy"
 
 
+@pytest.mark.slow
 def test_a_file_dropped_into_a_family_is_a_member_with_no_other_edit(package: Path) -> None:
     (package / SCHEDULES_FOLDER / "halved.py").write_text(MEMBER % ("halved", "Half the rate."))
     listed = run("list", "schedules", path=[package], cwd=package)
@@ -342,6 +343,7 @@ def plugged(plugin: Path, tmp_path: Path) -> Call:
     return call
 
 
+@pytest.mark.slow
 def test_an_installed_package_is_listed_and_shown(plugged: Call, plugin: Path) -> None:
     for family, name, summary in (
         ("defenses", "plugged_at", "Adversarial training from a plugin."),
@@ -369,6 +371,7 @@ def test_specs_are_checked_against_an_installed_package(plugged: Call, tmp_path:
     assert "architecture.wdth: unknown parameter of 'plugged_linear' in architectures; did you mean" in invalid.stderr
 
 
+@pytest.mark.slow
 def test_an_installed_package_trains(plugged: Call, tmp_path: Path) -> None:
     done = plugged("train", "plugged.yaml", "--quiet")
     assert done.returncode == 0, done.stderr

@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from robustcli.errors import RobustCliError, SpecError
-from robustcli.registry.catalog import FAMILIES, catalog
+from robustcli.registry.catalog import catalog
 from robustcli.registry.registry import MemberSpec
 from robustcli.registry.signatures import REQUIRED, Parameter
 from robustcli.registry.types import Family
-from robustcli.specs import experiments, guards
+from robustcli.specs import guards
 from robustcli.specs.check import family_of, settings_of
 from robustcli.specs.spec import ExperimentSpec, override_text
 from robustcli.specs.yamlfile import Document, to_yaml
@@ -859,27 +859,6 @@ def test_a_guard_speaks_although_another_part_is_wrong(base: Path) -> None:
 
 
 # The way back
-
-
-@pytest.mark.parametrize("name", experiments.names())
-def test_every_shipped_spec_is_equal_after_the_way_through_yaml(name: str) -> None:
-    spec = ExperimentSpec.read(experiments.find(name))
-    again = ExperimentSpec.parse(spec.to_yaml(), "again")
-    assert again == spec
-    assert again.digest == spec.digest
-    assert again.to_yaml() == spec.to_yaml()
-
-
-# Of what specs can name, which diagnostics are not.
-SMOKE = [(family, member.name) for family in FAMILIES if family != "diagnostics" for member in catalog(family).values()]
-
-
-@pytest.mark.parametrize(("family", "name"), SMOKE)
-def test_every_member_is_equal_after_the_way_through_yaml(family: str, name: str) -> None:
-    spec = ExperimentSpec.check(Document("s", with_member(family, name, dict(catalog(family)[name].smoke)), {}))
-    again = ExperimentSpec.parse(spec.to_yaml(), "again")
-    assert again == spec
-    assert again.digest == spec.digest
 
 
 def with_member(family: str, name: str, parameters: dict[str, Any]) -> dict[str, Any]:

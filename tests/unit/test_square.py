@@ -254,6 +254,7 @@ def test_more_queries_and_restarts_never_leave_a_larger_margin(norm: Norm) -> No
 
 
 @in_every_norm
+@pytest.mark.slow
 def test_survivors_do_not_depend_on_batches(norm: Norm) -> None:
     model, x = conv_net(3).eval(), images(24, 3)
     y = predictions(model, x)

@@ -109,6 +109,7 @@ class TestJudgement:
         assert int(gathered(Hasty(blind, Pgd(steps=1, start="clean"))).survives.sum()) == COUNT
 
     @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+    @pytest.mark.slow
     def test_fast_autoattack_breaks_what_the_slow_one_does(self, norm: Any) -> None:
         threat = ThreatModel(norm, {"linf": Fraction(1, 40), "l2": Fraction(1, 3), "l1": Fraction(1)}[norm])
         slow, fast = (
@@ -202,7 +203,7 @@ class TestCompiled:
 
     @pytest.mark.slow
     @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-    @pytest.mark.parametrize("precision", ["fp32", "fast"])
+    @pytest.mark.parametrize("precision", ["fast", pytest.param("fp32", marks=pytest.mark.full)])
     def test_real_programs_break_whom_the_copy_breaks(self, precision: Any) -> None:
         plain, compiled = (
             gathered(AutoAttack(attacks=("apgd-ce", "square"), precision=precision, compile=wish))

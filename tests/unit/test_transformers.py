@@ -497,6 +497,7 @@ def test_gradients_can_be_differentiated(name: str, settings: Settings) -> None:
 
 
 @pytest.mark.parametrize(("name", "settings"), [TINIES[0], TINIES[1], TINIES[3]])
+@pytest.mark.slow
 def test_is_traced_as_a_whole(name: str, settings: Settings) -> None:
     """Nothing in a forward depends on values, so a compiler finds one graph, with the masks in it."""
     with drawn_from(0):
