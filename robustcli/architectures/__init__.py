@@ -1,7 +1,7 @@
-"""f_w: the networks. Each file holds one family; a member maps pixels in [0, 1] to logits.
+"""Networks: f_w of the formula. Each file holds one family.
 
-A builder takes the shape of the data first and its settings as keyword-only parameters. It does not
-normalise: `build` puts the normalisation in front, so that every attack sees the function of raw pixels.
+A builder takes the shape of the data first and its settings as keyword-only parameters. It returns a network for
+normalised images; `Network` puts the normalisation in front, so that attacks see a function of pixels in [0, 1].
 """
 
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ ARCHITECTURES = Registry("architectures")
 
 @dataclass(frozen=True)
 class ImageShape:
-    """What a network needs to know of the data.
+    """Shape of the images and number of classes.
 
     Args:
-        channels, height, width: of one image.
+        channels, height, width: size of one image.
         classes: number of logits.
     """
 
@@ -30,34 +30,34 @@ class ImageShape:
     classes: int
 
     @property
-    def words(self) -> str:
-        """For messages."""
+    def text(self) -> str:
+        """Return the shape for a message."""
         return f"{self.channels}x{self.height}x{self.width} images of {self.classes} classes"
 
 
 class Builder(Protocol):
-    """A registered architecture: (shape, *, settings) -> body, which maps normalised images to logits."""
+    """A registered architecture: (shape, *, settings) -> network that maps normalised images to logits."""
 
     def __call__(self, shape: ImageShape, /, **settings: Any) -> nn.Module: ...
 
 
 class Body(Protocol):
-    """A network inside another one, built for the same images: a torch module, normalised images -> logits."""
+    """A network inside another one, built for the same images: a torch module that maps normalised images to logits."""
 
     def __call__(self, x: Tensor, /) -> Tensor: ...
 
 
 @runtime_checkable
 class Searched(Protocol):
-    """A body that stands for many networks, and says which of them it prefers."""
+    """A network that searches an architecture: it contains many networks and prefers one of them."""
 
     def derived(self) -> dict[str, Any]:
-        """That network, as a spec names it: plain values, the name among them."""
+        """Return the preferred network as a part of a spec: its name and its settings, as plain values."""
         ...
 
 
 class Normalize(nn.Module):
-    """(x - mean) / std per channel; mean 0 and std 1 leave x as it is."""
+    """Normalise every channel: (x - mean) / std. Mean 0 and std 1 leave x unchanged."""
 
     mean: Tensor
     std: Tensor
@@ -72,27 +72,28 @@ class Normalize(nn.Module):
 
 
 class Standardize(nn.Module):
-    """(x - mean) / std of each image by itself, over all its pixels and channels; gradients flow through both.
+    """Normalise every image by its own mean and standard deviation, over all pixels and channels.
 
-    The deviation is at least 1 / sqrt(numbers in the image) levels of 255, as in TensorFlow; a flat image becomes 0.
+    Gradients flow through both. The standard deviation is at least 1 / sqrt(values in the image) levels of 255, as in
+    TensorFlow, so a flat image becomes 0.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         mean = x.mean((1, 2, 3), keepdim=True)
-        # Cut before the root, whose slope at 0 is infinite.
+        # Clamp before the root, because its slope at 0 is infinite.
         variance = x.var((1, 2, 3), correction=0, keepdim=True).clamp_min(1 / (255**2 * x[0].numel()))
         return (x - mean) / variance.sqrt()
 
 
 def first_layer(kind: str, mean: tuple[float, ...], std: tuple[float, ...]) -> Normalize | Standardize:
-    """What `normalize:` names: "dataset" (mean and std per channel), "none" or "per_image"."""
+    """Return the layer for `normalize:`: "dataset" (mean and std per channel), "none" or "per_image"."""
     if kind == "per_image":
         return Standardize()
     return Normalize((0.0,) * len(mean), (1.0,) * len(std)) if kind == "none" else Normalize(mean, std)
 
 
 class Network(nn.Module):
-    """Normalisation first, then the body: pixels in [0, 1] (n, c, h, w) -> logits (n, k)."""
+    """Normalisation followed by a network: pixels in [0, 1] (n, c, h, w) -> logits (n, k)."""
 
     def __init__(self, normalize: Normalize | Standardize, body: nn.Module) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What `activation:` may name, by the field's names; those that torch does not have are written out."""
+"""Activations by the names that `activation:` takes, with the definitions that torch lacks."""
 
 from collections.abc import Callable, Mapping
 
@@ -6,12 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# The published sharpness of the parametric softplus: 1 is softplus itself, infinity is relu.
+# Sharpness of the parametric softplus, as published: 1 is softplus, infinity is relu.
 _SHARPNESS = 10.0
 
 
 class SmoothReLU(nn.Module):
-    """x - log(beta x + 1) / beta for x >= 0, otherwise 0: a relu with a continuous slope, beta = raw^2 learned.
+    """ReLU with a continuous slope: x - log(beta x + 1) / beta for x >= 0, otherwise 0, with a learned beta = raw^2.
 
     Reference: Xie et al., "Smooth Adversarial Training", 2020.
     """
@@ -26,22 +26,22 @@ class SmoothReLU(nn.Module):
 
 
 class SmoothBackwardReLU(nn.Module):
-    """max(x, 0), whose gradient is taken for sigmoid(10 x), that of the parametric softplus.
+    """ReLU whose backward pass uses sigmoid(10 x), the gradient of the parametric softplus.
 
-    Attackers and weights follow that slope, which is not the function's; so gradients alone say little about how robust
-    it is.
+    Attacks and training follow a gradient that is not the gradient of the function, so gradient attacks alone show
+    little about robustness.
 
-    Reference: Xie et al., "Smooth Adversarial Training", 2020, which asks what smooth gradients alone do.
+    Reference: Xie et al., "Smooth Adversarial Training", 2020, which uses it to study smooth gradients by themselves.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         smooth = F.softplus(x, _SHARPNESS).to(x.dtype)
-        # What is added is 0, and has a slope.
+        # The added term is 0, but has a gradient.
         return F.relu(x).detach() + (smooth - smooth.detach())
 
 
 class PSSiLU(nn.Module):
-    """x (sigmoid(|alpha| x) - |beta|) / (1 - |beta|): a silu of learned sharpness, less a learned share of the line.
+    """SiLU with learned sharpness and slope: x (sigmoid(|alpha| x) - |beta|) / (1 - |beta|).
 
     Reference: Dai, Mahloujifar and Mittal, "Parameterizing Activation Functions for Adversarial Robustness", 2021.
     """
@@ -57,11 +57,12 @@ class PSSiLU(nn.Module):
 
 
 class SpartaLike(nn.Module):
-    """m relu(x) + (1 - m) t min(x, 0), with a mask m of the surroundings: this project's reading of an abstract.
+    """Activation with a spatial mask m: m relu(x) + (1 - m) t min(x, 0).
 
-    m = sigmoid(a (w * x) + b) with one 3x3 kernel w for all channels (at first the identity), a = 0, b = 2 and
-    t = 0 at first, so it begins as 0.88 relu. The formula of the paper is not published; numbers that this gives
-    are not the paper's. Features without space are their own surroundings.
+    m = sigmoid(a (w * x) + b) with one 3x3 kernel w for all channels. Initially w is the identity, a = 0, b = 2 and
+    t = 0, so the activation starts as 0.88 relu. For features without spatial axes, w * x is the centre weight times x.
+    The formula of the paper is not published: this is an interpretation of its abstract, and results may differ from
+    the paper.
 
     Reference: Guo et al., "Sparta: Spatially Attentive and Adversarially Robust Activations", 2021.
     """
@@ -85,12 +86,12 @@ class SpartaLike(nn.Module):
         return mask * F.relu(x) + (1 - mask) * self.slope * x.clamp_max(0)
 
 
-class Again(nn.Module):
-    """A module that is used once more in its block, under a name that adds nothing to the keys of a checkpoint."""
+class Reused(nn.Module):
+    """Second use of a module in a block; adds no keys to checkpoints."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
-        # In a tuple, where torch does not look for modules.
+        # In a tuple, so that torch does not register it.
         self.of = (module,)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -111,5 +112,5 @@ ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
     "pssilu": PSSiLU,
     "sparta_like": SpartaLike,
 }
-# Learned once for the whole network, as published; of the others every place has its own.
+# Activations with one set of parameters for the whole network, as published; others have one set per layer.
 SHARED = ("pssilu",)

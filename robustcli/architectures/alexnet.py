@@ -1,4 +1,4 @@
-"""AlexNet for small images, whose four strides are a setting."""
+"""AlexNet for small images, with adjustable strides."""
 
 from torch import nn
 
@@ -22,21 +22,21 @@ def alexnet(
 ) -> nn.Module:
     """AlexNet for small images: five convolutions, three pools, global average, three linear layers.
 
-    A pool of stride 1 takes the largest of each 2x2 pixels and makes the map one pixel smaller; average, flc and
-    asap pools of stride 1 do nothing and are left out. Dropout (one half, before the first two linear layers)
-    draws from torch's global generator in training.
+    A max pool of stride 1 makes the map one pixel smaller; average, flc and asap pools of stride 1 are left out.
+    Dropout (0.5, before the first two linear layers) draws from torch's global generator in training.
 
     Args:
-        activation: the nonlinearity, everywhere.
-        norm: after every convolution: none as published, batch, group, conv (preconditioned, then batch) or
-            conv_running.
-        downsample: max pools and a strided first convolution as published, or average, flc or asap pooling in
-            the place of all four.
-        channel_gate: what every activated convolution goes through: none, se, residual_se or cifs (its probes learn
-            with the defense cifs).
-        width: channels of the first convolution; the others have 3, 6, 4 and 4 times as many, hidden layers 8 times.
-        strides: of the first convolution and the three pools; AlexNet-1122 of Xu et al. is [1, 1, 2, 2].
-        upsample: factor that images are enlarged by, each pixel repeated.
+        activation: nonlinearity of all layers.
+        norm: norm after every convolution: none (as published), batch, group, conv (preconditioned convolutions, then
+            batch norms) or conv_running.
+        downsample: max (max pools and a strided first convolution, as published), or average, flc or asap pooling in
+            all four places.
+        channel_gate: gate after every activated convolution: none, se, residual_se or cifs (its probes learn with the
+            defense cifs).
+        width: channels of the first convolution; the others have 3, 6, 4 and 4 times as many, the hidden layers 8
+            times.
+        strides: strides of the first convolution and the three pools; AlexNet-1122 of Xu et al. is [1, 1, 2, 2].
+        upsample: factor by which images are enlarged; every pixel is repeated.
 
     Reference: Krizhevsky, "One weird trick for parallelizing convolutional neural networks", 2014; this form: Xu et
         al., "Understanding Adversarial Robustness from Feature Maps of Convolutional Layers", TNNLS 2025.

@@ -1,4 +1,4 @@
-"""Networks of other packages as members: the package imported, and one image followed through what it builds."""
+"""Helpers for networks of other packages: import timm, and check that a network returns logits."""
 
 import importlib
 import warnings
@@ -12,27 +12,27 @@ from robustcli.errors import RobustCliError, suggest
 
 
 def timm_package() -> Any:
-    """The package timm, imported.
+    """Return the package timm.
 
     Raises:
-        RobustCliError: it is not installed.
+        RobustCliError: timm is not installed.
     """
     try:
         with warnings.catch_warnings():
-            # Its imports speak to its authors.
+            # Ignore deprecation warnings inside timm.
             warnings.simplefilter("ignore")
             return importlib.import_module("timm")
     except ImportError as error:
-        raise RobustCliError("timm: the package is not installed; pip install 'robustcli[timm]' does it") from error
+        raise RobustCliError("timm: the package is not installed; run pip install 'robustcli[timm]'") from error
 
 
 def nearest_in_timm(name: str) -> str:
-    """The end of an error message: the nearest name that timm knows. It has more than a thousand."""
-    return suggest(name, timm_package().list_models()).partition(" (known")[0] + "; `timm.list_models()` names all"
+    """Return the end of an error message with the most similar name in timm, without its list of a thousand names."""
+    return suggest(name, timm_package().list_models()).partition(" (known")[0] + "; `timm.list_models()` lists all"
 
 
 def follow(network: nn.Module, shape: ImageShape) -> Any:
-    """What one image becomes in a network in eval mode, as shapes alone: nothing is computed."""
+    """Return the output of a network in eval mode for one image on the meta device: only shapes, no computation."""
     tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
     weightless = {name: tensor.detach().to("meta") for name, tensor in tensors.items()}
     image = torch.empty(1, shape.channels, shape.height, shape.width, device="meta")
@@ -45,12 +45,12 @@ def follow(network: nn.Module, shape: ImageShape) -> Any:
 
 
 def require_logits(network: nn.Module, shape: ImageShape) -> None:
-    """Follow an image to the end.
+    """Check that a network returns logits.
 
     Raises:
-        ValueError: at the end there is something else than one row of logits.
+        ValueError: the output for one image is not one row of logits.
     """
     out = follow(network, shape)
     if not isinstance(out, Tensor) or out.shape != (1, shape.classes):
-        found = f"numbers of shape {list(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
-        raise ValueError(f"one image gives {found} and not {shape.classes} logits")
+        found = f"a tensor of shape {list(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
+        raise ValueError(f"one image gives {found}, not {shape.classes} logits")

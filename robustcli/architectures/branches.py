@@ -1,4 +1,4 @@
-"""Batch norms with a branch for each kind of input, and what decides which branch an image takes."""
+"""Batch norms with a branch for each kind of input, and the gate that chooses the branch of an image."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +13,10 @@ from robustcli.errors import RobustCliError
 
 
 class BranchedNorm(nn.Module):
-    """Several batch norms in the place of one; `route` says which of them sees the batch.
+    """Several batch norms instead of one; `route` selects the one that normalises the batch, or mixes them.
 
     Args:
-        norm: the first branch; the others begin as copies of it.
+        norm: the first branch; the others start as copies of it.
     """
 
     def __init__(self, norm: _BatchNorm, branches: int) -> None:
@@ -37,13 +37,13 @@ class BranchedNorm(nn.Module):
 
 
 class Branched(nn.Module):
-    """A network all of whose batch norms have branches. Its images take one branch, or shares of all.
+    """A network whose batch norms have branches. An image takes one branch, or a weighted mean of all.
 
     Args:
-        gate: images -> (n, branches), logits of the kind of each image; their softmax are the shares that it
-            takes of every branch. None: `branch` says it.
-        branch: taken by every image where there is no gate and nothing else is said.
-        shares_shortcuts: whether norms on shortcuts stay single.
+        gate: network that predicts the kind of each image: images -> logits (n, branches). Their softmax are the
+            weights of the branches. None: all images take `branch`.
+        branch: branch of all images if there is no gate.
+        shares_shortcuts: norms on shortcuts have no branches.
     """
 
     def __init__(
@@ -54,12 +54,12 @@ class Branched(nn.Module):
         self.network = network
         self.count = branches
         self.branch = branch
-        self.asked: int | None = None
+        self.forced: int | None = None
         norms = _branch_out(network, branches, shares_shortcuts)
         if not norms:
             raise RobustCliError(
-                "architecture.network: it has no batch norms that could have branches; resnet18, preact_resnet18 and "
-                "wide_resnet have"
+                "architecture.network: this network has no batch norms, so there is nothing to branch; resnet18, "
+                "preact_resnet18 and wide_resnet have batch norms"
             )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -70,14 +70,14 @@ class Branched(nn.Module):
         try:
             logits: Tensor = self.network(x)
         finally:
-            # A tensor that is left would hold the graph, and keep the network from being copied.
+            # A remaining tensor would keep the graph alive and prevent copies of the network.
             for norm in norms:
                 norm.route = 0
         return logits
 
     def _route(self, x: Tensor) -> int | Tensor:
-        if self.asked is not None:
-            return self.asked
+        if self.forced is not None:
+            return self.forced
         if self.gate is not None:
             shares: Tensor = self.gate(x).softmax(1)
             return shares
@@ -86,7 +86,7 @@ class Branched(nn.Module):
 
 
 def _branch_out(network: nn.Module, branches: int, shares_shortcuts: bool) -> list[BranchedNorm]:
-    """Put a BranchedNorm in the place of every batch norm."""
+    """Replace every batch norm by a BranchedNorm, and return the new norms."""
     found = []
     for path, module in list(network.named_modules()):
         for name, child in list(module.named_children()):
@@ -99,32 +99,34 @@ def _branch_out(network: nn.Module, branches: int, shares_shortcuts: bool) -> li
 
 
 def branched_of(model: nn.Module, branches: int) -> Branched:
-    """The part of a model that has branches.
+    """Return the part of a model that has branches.
 
     Raises:
-        RobustCliError: there is none, or it has another number of them.
+        RobustCliError: no part has branches, or their number differs from `branches`.
     """
     parts = [module for module in model.modules() if isinstance(module, Branched)]
     if not parts:
         raise RobustCliError("this network has no branches of batch norms; write architecture: {name: multibn, ...}")
     if parts[0].count != branches:
-        raise RobustCliError(f"this network has {parts[0].count} branches, and {branches} kinds of images to take them")
+        raise RobustCliError(
+            f"this network has {parts[0].count} branches; the defense needs {branches}, one per kind of image"
+        )
     return parts[0]
 
 
 @contextmanager
 def through_branch(part: Branched, branch: int) -> Iterator[None]:
-    """Every image takes one branch inside, whatever the gate says."""
-    before = part.asked
-    part.asked = branch
+    """Send all images through one branch inside the context, without asking the gate."""
+    before = part.forced
+    part.forced = branch
     try:
         yield
     finally:
-        part.asked = before
+        part.forced = before
 
 
 def with_kinds(model: nn.Module, part: Branched, x: Tensor, branch: int) -> tuple[Tensor, Tensor | None]:
-    """One forward through a branch: logits, and what the gate says of the kind of the images (None without a gate)."""
+    """Return the logits of a forward pass through one branch, and the logits of the gate (None without a gate)."""
     seen: list[Tensor] = []
 
     def ask(_network: nn.Module, inputs: tuple[Any, ...]) -> None:

@@ -1,4 +1,4 @@
-"""Networks of cells: small graphs of operations, repeated, as architecture search finds them."""
+"""Networks of cells: small graphs of operations, found by architecture search and repeated."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -20,24 +20,24 @@ NewOperation = Callable[[str, int, int], nn.Module]
 
 @dataclass(frozen=True)
 class Edge:
-    """An operation on an earlier state: 0 and 1 are the outputs of the cells before, 2 the first node, and so on."""
+    """An operation on an earlier state: 0 and 1 are the outputs of the two previous cells, 2 is the first node, ..."""
 
     operation: str
     source: int
 
 
-# What a node sums.
+# A node is the sum of its edges.
 Node = tuple[Edge, ...]
 
 
 @dataclass(frozen=True)
 class Genotype:
-    """What the cells of a network consist of, node by node.
+    """The three kinds of cells of a network, as lists of nodes.
 
     Args:
-        normal: cells that keep the resolution, before the second reduction.
-        reduce: the two that halve it.
-        robust: those after the second reduction.
+        normal: cells before the second reduction, which keep the resolution.
+        reduce: the two cells that halve the resolution.
+        robust: cells after the second reduction.
     """
 
     normal: tuple[Node, ...]
@@ -46,13 +46,13 @@ class Genotype:
 
 
 def genotype(normal: Nodes, reduce: Nodes, robust: Nodes | None = None) -> Genotype:
-    """Read cells as specs write them: one text such as "sep3 0 + skip 1" for each node.
+    """Parse the cells of a spec: one string such as "sep3 0 + skip 1" for each node.
 
     Args:
-        robust: None for cells like the normal ones.
+        robust: nodes of the last third; None: those of `normal`.
 
     Raises:
-        RobustCliError: there is no such operation, or nothing to read from yet.
+        RobustCliError: an operation is unknown, or an edge reads a state that does not exist yet.
     """
     late = ("normal", normal) if robust is None else ("robust", robust)
     return Genotype(_nodes("normal", normal), _nodes("reduce", reduce), _nodes(*late))
@@ -61,7 +61,7 @@ def genotype(normal: Nodes, reduce: Nodes, robust: Nodes | None = None) -> Genot
 def _nodes(kind: str, texts: Nodes) -> tuple[Node, ...]:
     if not texts:
         raise RobustCliError(
-            f"architecture.{kind}: a cell without nodes; write one text such as 'sep3 0 + skip 1' each"
+            f"architecture.{kind}: the cell has no nodes; write a list of strings such as 'sep3 0 + skip 1'"
         )
     return tuple(_node(f"architecture.{kind}.{number}", text, 2 + number) for number, text in enumerate(texts))
 
@@ -75,25 +75,26 @@ def _node(where: str, text: str, states: int) -> Node:
         if not source.strip().isdecimal() or int(source) >= states:
             raise RobustCliError(
                 f"{where}: '{part.strip()}' reads from '{source.strip()}'; write '{operation} I' with I from 0 to "
-                f"{states - 1}: 0 and 1 are the outputs of the two cells before, 2 the first node of this one"
+                f"{states - 1}: 0 and 1 are the outputs of the two previous cells, 2 is the first node of this one"
             )
         edges.append(Edge(operation, int(source)))
     return tuple(edges)
 
 
 def text_of(node: Node) -> str:
-    """A node as specs write it."""
+    """Return a node as a spec writes it."""
     return " + ".join(f"{edge.operation} {edge.source}" for edge in node)
 
 
 class Cell(nn.Module):
-    """The outputs of the two cells before -> all nodes side by side, each a sum of operations on earlier states.
+    """One cell: outputs of the two previous cells -> all nodes, concatenated; a node sums operations on earlier states.
 
     Args:
-        kind: a cell that reduces halves the resolution on every edge from the two inputs.
-        inputs: channels of the two outputs; the first has twice the resolution if `after_reduction`.
-        channels: of every node.
-        layers: of the projections before the nodes.
+        kind: kind of the cell; "reduce" halves the resolution on every edge from the two inputs.
+        inputs: channels of the two inputs; the first has twice the resolution if `after_reduction`.
+        channels: channels of every node.
+        new: makes the layer of an edge.
+        layers: layers of the projections before the nodes.
     """
 
     def __init__(
@@ -129,7 +130,7 @@ class Cell(nn.Module):
 
 
 def kind_of(number: int, cells: int) -> Kind:
-    """The kind of a cell by its place."""
+    """Return the kind of a cell, given its number and the number of all cells."""
     first, second = cells // 3, 2 * cells // 3
     if number in (first, second):
         return "reduce"
@@ -137,14 +138,14 @@ def kind_of(number: int, cells: int) -> Kind:
 
 
 class CellNetwork(nn.Module):
-    """A 3x3 convolution, cells of which those after each third reduce, global average, classifier.
+    """A 3x3 convolution, cells, global average, classifier; the cells after one and two thirds halve the resolution.
 
     Args:
         genotypes: one for each cell.
+        layers: layers of the cells; the first convolution has the same, with scale and shift in its norm.
         width: channels of a node in the first third; the first convolution has three times as many.
-        factors: on the width, for each third; a cell that reduces belongs to the third that it begins.
-        layers: of the cells; the first convolution has the same, and a norm with scale and shift.
-        new: makes the layer of an edge; the operations that the genotype names if left out.
+        factors: factors on the width for each third; a reducing cell belongs to the third that it starts.
+        new: makes the layer of an edge; None: the operation that the genotype names.
     """
 
     def __init__(

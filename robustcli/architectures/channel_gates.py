@@ -1,4 +1,4 @@
-"""Channels weighed by how much they speak for the classes that matter: the gate of CIFS, and its probes."""
+"""The channel gate of CIFS, which weights channels by their relevance for two classes, and its probes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,15 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Mask = Literal["softmax", "scaled", "sigmoid", "tanh"]
-# Of the softplus between the layers of a probe that has two.
+# Sharpness of the softplus between the two layers of a probe.
 _SHARPNESS = 5.0
 
 
 class Probe(nn.Module):
-    """Pooled features (n, c) -> logits (n, k), by one linear layer, or by two with a softplus between them.
+    """Classifier of pooled features (n, c) -> logits (n, k): one linear layer, or two with a softplus between them.
 
     Args:
-        hidden: units between the two; 0 is one layer.
+        hidden: units between the two layers; 0 makes one layer.
     """
 
     def __init__(self, channels: int, classes: int, hidden: int) -> None:
@@ -32,10 +32,10 @@ class Probe(nn.Module):
         return logits
 
     def relevance(self, v: Tensor, pairs: Tensor) -> Tensor:
-        """d(A_c1 + A_c2) / dv, the gradient of two logits of each example, written out: (n, c).
+        """Return the gradient of the sum of two logits of each example, d(A_c1 + A_c2) / dv: (n, c).
 
-        Of a mean over pixels it is the sum of the gradient over the pixels. Written out it can be differentiated
-        like any other expression, and needs no graph where there is none.
+        For means over pixels this is the sum of the gradient over the pixels. The closed form can be differentiated
+        and needs no graph in evaluation.
         """
         of_both: Tensor = self.last.weight[pairs].sum(1)
         if self.first is None:
@@ -45,13 +45,13 @@ class Probe(nn.Module):
 
 
 class ChannelGate(nn.Module):
-    """z -> z m, with m the relevance of each channel for two classes, made into a mask.
+    """Multiply channels by a mask m of their relevance for two classes: z -> z m.
 
-    The classes are the two that the probe finds most likely; where `labels` are set, which is in training alone,
-    they are the label and what the probe ranks second (which may be the label too).
+    The classes are the two most likely ones of the probe. If `labels` are set, which is so only in training, they are
+    the label and the second most likely class (which may be the label too).
 
     Args:
-        detaches: whether m is a constant to the features: its gradient then reaches the probe alone.
+        detaches: no gradient flows from m to the features, only to the probe.
     """
 
     def __init__(self, channels: int, classes: int, hidden: int, mask: Mask, detaches: bool) -> None:
@@ -81,13 +81,13 @@ def _masked(relevance: Tensor, mask: Mask) -> Tensor:
 
 
 def gates_of(model: nn.Module) -> list[ChannelGate]:
-    """All channel gates, in the order in which they are registered."""
+    """Return all channel gates in the order of their registration."""
     return [module for module in model.modules() if isinstance(module, ChannelGate)]
 
 
 @contextmanager
 def labelled(model: nn.Module, labels: Tensor) -> Iterator[None]:
-    """The gates of a model are told the labels of the batch inside."""
+    """Give the labels of the batch to the gates of a model inside the context."""
     gates = gates_of(model)
     for gate in gates:
         gate.labels = labels
@@ -99,16 +99,16 @@ def labelled(model: nn.Module, labels: Tensor) -> Iterator[None]:
 
 
 def with_probes(model: nn.Module, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """One forward: logits, and what the probe of each gate says; no probes where there are no gates."""
-    said: list[Tensor] = []
+    """Return the logits of one forward pass, and the logits of the probe of each gate."""
+    probes: list[Tensor] = []
 
-    def hear(_probe: nn.Module, _inputs: tuple[Any, ...], logits: Tensor) -> None:
-        said.append(logits.float() if logits.dtype == torch.bfloat16 else logits)
+    def record(_probe: nn.Module, _inputs: tuple[Any, ...], logits: Tensor) -> None:
+        probes.append(logits.float() if logits.dtype == torch.bfloat16 else logits)
 
-    hooks = [gate.probe.register_forward_hook(hear) for gate in gates_of(model)]
+    hooks = [gate.probe.register_forward_hook(record) for gate in gates_of(model)]
     try:
         logits = model(x)
     finally:
         for hook in hooks:
             hook.remove()
-    return logits, said
+    return logits, probes

@@ -1,4 +1,4 @@
-"""CIFS: any network of stages, with gates that weigh the channels of its last stage."""
+"""CIFS: a network of stages with gates that weight the channels of its last stage."""
 
 from typing import Any, Literal
 
@@ -21,25 +21,24 @@ def cifs(
     mask: Literal["softmax", "scaled", "sigmoid", "tanh"] = "softmax",
     detaches: bool = True,
 ) -> nn.Module:
-    """Another network, with a channel gate after every block of its last stage.
+    """Another network with a channel gate after every block of its last stage.
 
-    Each gate has a probe that predicts the class; channels are weighed by the gradient of the probe's logits of
-    two classes: in evaluation the two most likely ones, in training (with the defense of the same name) the
-    label and the probe's second. The last block has a linear probe, those before it one with a hidden layer.
-    In a pre-activation network a gate sees the sum that a block puts out, and not activated features as
-    published. Attackers should maximise the joint loss of network and probes (attack joint_pgd). Gates at the end of
-    every residual branch, to be compared with other gates, are not these: write channel_gate: cifs instead.
+    Each gate has a probe that predicts the class. Channels are weighted by the gradient of the probe's logits of two
+    classes: in evaluation the two most likely ones, in training (with the defense of the same name) the label and the
+    second most likely one. The probe of the last block is linear, the others have a hidden layer. In a pre-activation
+    network a gate sees the sum at the end of a block, not activated features as published. Evaluate with the joint
+    loss of network and probes (attack joint_pgd). For gates at the end of every residual branch, as for comparisons
+    with other gates, write channel_gate: cifs instead.
 
     Args:
-        network: any architecture without gates of this kind whose last stage is a sequence of blocks: resnet18,
+        network: architecture without such gates whose last stage is a sequence of blocks, such as resnet18,
             preact_resnet18, wide_resnet and torchvision's ResNets.
-        hidden: units of the hidden layer of the probes before the last; 0 makes them linear.
-        mask: what becomes of a channel's relevance g: "softmax" over channels as released, whose mean is one over
-            the number of channels; "scaled", that times the number of channels, which keeps the scale of the
-            features; "sigmoid" and "tanh" (cut at 0) name forms that the paper compares and that are not
-            published in full.
-        detaches: whether the mask is a constant to the features, as released. Attacks on a network that has it so
-            see a part of the gradient alone; the same weights with false give them all of it.
+        hidden: hidden units of all probes but the last; 0 makes them linear.
+        mask: function from the relevance of channels to the mask: "softmax" over channels, as released, with the mean
+            1 / channels; "scaled", the same times the number of channels, which keeps the scale of the features;
+            "sigmoid" and "tanh" (clipped at 0), forms that the paper compares without publishing them in full.
+        detaches: no gradient flows from the mask to the features, as released. Attacks then see only a part of the
+            gradient; to give them all of it, evaluate the same weights with false.
 
     Reference: Yan et al., "CIFS: Improving Adversarial Robustness of CNNs via Channel-wise Importance-based
         Feature Selection", ICML 2021.
@@ -47,8 +46,8 @@ def cifs(
     assert isinstance(network, nn.Module)
     if gates_of(network):
         raise RobustCliError(
-            "architecture.network.channel_gate: cifs: this network has such gates already, and one probe would guess "
-            "for another; write channel_gate: none, or the network itself without cifs around it"
+            "architecture.network.channel_gate: cifs: this network already has such gates; write channel_gate: none, "
+            "or use the network without cifs around it"
         )
     stage = _last_stage(network)
     for number, channels in enumerate(_channels(network, stage, shape)):
@@ -59,7 +58,7 @@ def cifs(
 
 
 def _last_stage(network: nn.Module) -> nn.Sequential:
-    """The last sequence of blocks, which are modules that torch itself does not have."""
+    """Return the last sequence of blocks. Blocks are modules that torch does not define."""
     stages = [
         module
         for module in network.modules()
@@ -74,19 +73,19 @@ def _last_stage(network: nn.Module) -> nn.Sequential:
 
 def _without_stages() -> RobustCliError:
     return RobustCliError(
-        "architecture.network: its last stage is no sequence of blocks of channels, so there is no place for gates; "
-        "resnet18, preact_resnet18 and wide_resnet have one"
+        "architecture.network: its last stage is not a sequence of convolutional blocks, so gates have no place; "
+        "use resnet18, preact_resnet18 or wide_resnet"
     )
 
 
 def _channels(network: nn.Module, stage: nn.Sequential, shape: ImageShape) -> list[int]:
-    """The channels that each block of a stage puts out, seen on one black image."""
+    """Return the output channels of each block of a stage, measured with one black image."""
     seen: list[int] = []
 
-    def see(_block: nn.Module, _inputs: tuple[Any, ...], z: Tensor) -> None:
+    def record(_block: nn.Module, _inputs: tuple[Any, ...], z: Tensor) -> None:
         if z.dim() != 4:
             raise _without_stages()
         seen.append(z.shape[1])
 
-    show_black_image(network, shape, [block.register_forward_hook(see) for block in stage])
+    show_black_image(network, shape, [block.register_forward_hook(record) for block in stage])
     return seen

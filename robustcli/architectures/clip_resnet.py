@@ -1,4 +1,4 @@
-"""3D ResNets for short clips, whose frames lie along the channels of an image."""
+"""3D ResNets for short clips that are stored as images, with frames as channels."""
 
 from torch import Tensor, nn
 
@@ -8,7 +8,7 @@ from robustcli.registry.types import Count
 
 
 class ClipBlock(nn.Module):
-    """ReLU(two 3x3x3 convolutions + shortcut); the first halves time and sides where the stride is 2."""
+    """Residual block: ReLU(two 3x3x3 convolutions + shortcut); the first one has the stride, in time and space."""
 
     def __init__(self, inputs: int, width: int, stride: int) -> None:
         super().__init__()
@@ -54,24 +54,22 @@ class ClipResNet(nn.Module):
 def clip_resnet(
     shape: ImageShape, /, *, frames: Count | None = None, width: Count = 16, blocks: Count = 1, stages: Count = 3
 ) -> nn.Module:
-    """3D ResNet for short clips: convolutions over time and both sides, each later stage at half of all three.
+    """3D ResNet for short clips: convolutions over time, height and width; each later stage halves all three.
 
-    A clip is an image whose channels are its frames, all colours of the first, then of the second, and so on; so
-    threats and attacks treat a clip as one point, as the literature does. The published networks for clips of 112
-    pixels begin with a 7x7x7 stem and a pool; here the stem is 3x3x3, for small ones.
+    A clip is an image with frames as channels: all colours of the first frame, then of the second, and so on. So threat
+    models and attacks treat a clip as one point, as in the literature. The published networks for clips of 112 pixels
+    have a 7x7x7 stem and a pool; this one has a 3x3x3 stem, for small clips.
 
     Args:
-        frames: of a clip; the channels of an image are a multiple of it. null: every channel is a frame.
-        width: channels of the stem and the first stage; each later stage doubles it.
-        blocks: in every stage.
-        stages: of blocks, each later one at half the size.
+        frames: frames of a clip; must divide the channels of an image. null: every channel is a frame.
+        width: channels of the stem and the first stage; each later stage has twice as many.
+        blocks: blocks in every stage.
+        stages: number of stages.
 
     Reference: Hara et al., "Can Spatiotemporal 3D CNNs Retrace the History of 2D CNNs and ImageNet?", CVPR 2018; under
         attack: Lo and Patel, "Defending Against Multiple and Unforeseen Adversarial Videos", IEEE TIP 2022.
     """
     frames = shape.channels if frames is None else frames
     if shape.channels % frames:
-        raise RobustCliError(
-            f"architecture.frames: {frames}; the {shape.channels} channels of the data are no multiple of it"
-        )
+        raise RobustCliError(f"architecture.frames: {frames} does not divide the {shape.channels} channels of the data")
     return ClipResNet(shape, frames, width, blocks, stages)

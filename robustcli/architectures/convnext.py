@@ -1,4 +1,4 @@
-"""ConvNeXt: convolutions in the shape of a transformer, with stems for ImageNet and for small images."""
+"""ConvNeXt: convolutional networks designed like transformers, with stems for ImageNet and for small images."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from robustcli.registry.types import Activation, Positive, ProperShare
 
 
 class ConvNextBlock(nn.Module):
-    """x + scale * perceptron(norm(depthwise 7x7 convolution of x)), the perceptron at every pixel."""
+    """Residual block: x + scale * MLP(norm(depthwise 7x7 convolution of x)), with the MLP at every pixel."""
 
     def __init__(self, width: int, layer_scale: float, drop_path: float, activation: Callable[[], nn.Module]) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class ConvNextBlock(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks of one width; before them, but in the first stage, a norm and a convolution that halve the sides."""
+    """Blocks of one width; all stages but the first start with a norm and a convolution that halves the sides."""
 
     def __init__(self, inputs: int | None, width: int, blocks: list[ConvNextBlock]) -> None:
         super().__init__()
@@ -116,38 +116,37 @@ def convnext(
     layer_scale: Positive = 1e-6,
     drop_path: ProperShare = 0.0,
 ) -> nn.Module:
-    """ConvNeXt: depthwise 7x7 convolutions, layer norms and wide perceptrons in stages that halve the sides.
+    """ConvNeXt: stages of depthwise 7x7 convolutions, layer norms and MLPs; each later stage halves the sides.
 
-    The defaults are ConvNeXt-T with a stem for small images. Depths and widths of other published sizes: atto
-    (2, 2, 6, 2) from 40 channels, femto and pico the same from 48 and 64, nano (2, 2, 8, 2) from 80, S
-    (3, 3, 27, 3) from 96, B and L the same from 128 and 192; each stage doubles the width. There are no batch
-    norms; stochastic depth draws from torch's global generator in training. Of layers it takes the activation alone:
-    its layer norms, its convolutions on patches that do not overlap, and the learned factor of every channel at the end
-    of a branch are what it is.
+    The defaults give ConvNeXt-T with a stem for small images. Depths and first widths of the other published sizes, of
+    which each stage has twice the width: atto (2, 2, 6, 2) and 40, femto and pico the same depths and 48 and 64, nano
+    (2, 2, 8, 2) and 80, S (3, 3, 27, 3) and 96, B and L the same depths as S and 128 and 192. There are no batch norms;
+    stochastic depth draws from torch's global generator in training. Of the layer options only the activation can be
+    changed.
 
     Args:
         depths: blocks of each stage.
         widths: channels of each stage.
-        patch: what the stem divides the sides by; 4 on ImageNet. 1 leaves 4 of 32 pixels before the average.
-        stem: "patch": one convolution as wide as a patch, with a norm. "conv2" and "conv3": two or three 3x3
-            convolutions with norms and GELUs, the published stems of T and S, and of B and L; for patches
-            below 4 the first lose their stride.
-        activation: the nonlinearity of the blocks.
-        layer_scale: what the learned factor of every block starts from.
-        drop_path: rate of stochastic depth in the last block; it rises in a straight line from 0 in the first.
+        patch: factor by which the stem divides the sides; 4 on ImageNet. With 1, 32 pixels become 4 before the average.
+        stem: "patch" (one convolution as wide as a patch, with a norm), "conv2" (two 3x3 convolutions with norms and
+            GELUs, published for sizes T and S) or "conv3" (three, for B and L). For patches below 4 the first
+            convolutions of these stems lose their stride.
+        activation: nonlinearity of the blocks.
+        layer_scale: initial value of the learned factor of every channel at the end of a block.
+        drop_path: rate of stochastic depth in the last block; it rises linearly from 0 in the first.
 
     Reference: Liu et al., "A ConvNet for the 2020s", CVPR 2022; convolutional stems: Singh, Croce and Hein, "Revisiting
         Adversarial Training for ImageNet", NeurIPS 2023.
     """
     if len(depths) != len(widths) or not depths:
-        raise RobustCliError(f"architecture.depths: {len(depths)} stages, and {len(widths)} in widths; name as many")
+        raise RobustCliError(f"architecture.depths: {len(depths)} stages, but {len(widths)} widths; give as many")
     if min(*depths, *widths) < 1:
-        raise RobustCliError("architecture.depths: each stage needs a block and a channel at least")
+        raise RobustCliError("architecture.depths: each stage needs at least one block and one channel")
     shrinks = patch * 2 ** (len(depths) - 1)
     if min(shape.height, shape.width) < shrinks:
         raise RobustCliError(
-            f"architecture.patch: {len(depths)} stages and patches of {patch} divide the sides by {shrinks}, and the "
-            f"images have {shape.height}x{shape.width} pixels; write a smaller patch or fewer stages"
+            f"architecture.patch: {len(depths)} stages and patches of {patch} divide the sides by {shrinks}, but the "
+            f"images have {shape.height}x{shape.width} pixels; use a smaller patch or fewer stages"
         )
     body = _stem(stem, shape.channels, widths[0], patch)
     return ConvNext(shape, body, depths, widths, layer_scale, drop_path, ACTIVATIONS[activation])

@@ -1,4 +1,4 @@
-"""ConvNorm: convolutions every output channel of which is preconditioned to have a flat spectrum."""
+"""ConvNorm: convolutions whose output channels are preconditioned to have a flat spectrum."""
 
 import math
 from typing import Any
@@ -10,20 +10,18 @@ from robustcli.architectures import ImageShape
 from robustcli.architectures.features import show_black_image
 from robustcli.errors import RobustCliError
 
-# An output channel whose kernels have no energy at some frequency would be divided by 0.
+# Floor of the energy, so that channels without energy at a frequency are not divided by 0.
 _FLOOR = 1e-12
-# The share of the present divisor in the running mean falls to its least in this many steps, along a cosine, and stays.
+# The weight of the current divisor in the running mean falls to its minimum along a cosine of this many steps.
 _STEPS, _LEAST_SHARE = 40_000, 0.01
 
 
 class PreconditionedConv2d(nn.Module):
-    """A convolution, each output channel divided by the spectrum of its kernels; then a depthwise convolution.
+    """Convolution with each output channel divided by the spectrum of its kernels, then a depthwise convolution.
 
-    Seen as a circular convolution of the zero-padded image, every output channel then has the gain 1 at every
-    frequency. No gradient flows through the divisor. It is that of the present weights in training and evaluation
-    alike.
-
-    The batch norm that belongs to it is the one that the network has after the convolution anyway.
+    Seen as a circular convolution of the zero-padded image, every output channel has gain 1 at every frequency. No
+    gradient flows through the divisor, which belongs to the current weights, in training and in evaluation. The batch
+    norm of the method is the one that the network already has after the convolution.
 
     Reference: Liu et al., "Convolutional Normalization: Improving Deep Convolutional Network Robustness and
         Training", NeurIPS 2021.
@@ -31,7 +29,7 @@ class PreconditionedConv2d(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, groups: int) -> None:
         super().__init__()
-        # The full convolution: all of what a circular one would give.
+        # The full convolution contains all values of a circular one.
         self.convolution = nn.Conv2d(inputs, outputs, kernel, padding=kernel - 1, groups=groups, bias=False)
         self.affine = nn.Conv2d(outputs, outputs, kernel, padding=kernel // 2, groups=outputs)
         self.kernel = kernel
@@ -42,7 +40,7 @@ class PreconditionedConv2d(nn.Module):
         u = self.convolution(x)
         height, width = u.shape[2:]
         if self.kernel == 1:
-            # One weight for each input has one and the same energy at every frequency.
+            # A 1x1 kernel has the same energy at every frequency.
             divisor = self.used_divisor(1, 1).to(u.dtype)
             pixel: Tensor = self.affine(u[:, :, :: self.stride, :: self.stride] * divisor)
             return pixel
@@ -53,19 +51,19 @@ class PreconditionedConv2d(nn.Module):
         return out
 
     def used_divisor(self, height: int, width: int) -> Tensor:
-        """What a forward uses."""
+        """Return the divisor that the forward pass uses."""
         return self.divisor(height, width)
 
     def divisor(self, height: int, width: int) -> Tensor:
-        """One over the root energy of each output channel's kernels, by frequency: (outputs, height, width // 2 + 1)"""
+        """Return 1 / sqrt(energy of an output channel's kernels) by frequency: (outputs, height, width // 2 + 1)."""
         return _energy(self.convolution.weight.detach(), height, width).clamp_min(_FLOOR).rsqrt().float()
 
 
 def _energy(weight: Tensor, height: int, width: int) -> Tensor:
-    """sum_i |F(K_i)|^2 of every output channel, by frequency: the transform of the autocorrelation of its kernels.
+    """Return the energy sum_i |F(K_i)|^2 of every output channel by frequency.
 
-    That has (2 k - 1)^2 numbers however many inputs there are, so no kernel is transformed by itself. In double
-    precision, because an energy near zero is the difference of large sums.
+    It is the transform of the autocorrelation of the kernels, which has (2 k - 1)^2 values for any number of inputs, so
+    kernels are not transformed one by one. Double precision, because an energy near zero is a difference of large sums.
     """
     outputs, _, kernel, _ = weight.shape
     flat = weight.double().flatten(2)
@@ -86,12 +84,12 @@ def _energy(weight: Tensor, height: int, width: int) -> Tensor:
 
 
 class RunningPreconditionedConv2d(PreconditionedConv2d):
-    """A preconditioned convolution that is evaluated with a running mean of its divisors, as published.
+    """Preconditioned convolution that is evaluated with a running mean of its divisors, as published.
 
     Step t moves the mean V to f V_t + (1 - f) V, with V_t the divisor of the weights at step t and
     f = max((1 + cos(pi min(t, 40000) / 40000)) / 2, 0.01), so f stays at 0.01 after 40000 steps. Before the first
-    step V is that of the present weights. V moves exactly when the running statistics of batch norms move. It belongs
-    to images of one size. The published count of steps starts again in a resumed run; this one continues.
+    step, V is the divisor of the current weights. V is updated whenever batch norms update their running statistics. It
+    fits images of one size. In the published code the step count restarts in a resumed run; here it continues.
     """
 
     running_divisor: Tensor
@@ -99,18 +97,18 @@ class RunningPreconditionedConv2d(PreconditionedConv2d):
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, groups: int) -> None:
         super().__init__(inputs, outputs, kernel, stride, groups)
-        # Without numbers until the size of the maps is known.
+        # Empty until the size of the maps is known.
         self.register_buffer("running_divisor", torch.zeros(0))
         self.register_buffer("steps", torch.tensor(0))
-        # By the name that batch norms have for it.
+        # Same name as in batch norms.
         self.track_running_stats = True
 
     def reset_running_stats(self) -> None:
-        """The next step begins a new mean."""
+        """Start a new mean at the next step."""
         self.steps.zero_()
 
     def settle(self, x: Tensor) -> None:
-        """Begin with the divisor of the present weights, for maps of this size."""
+        """Initialise the mean with the divisor of the current weights, for maps of this size."""
         added = self.kernel - 1
         sides = (1, 1) if self.kernel == 1 else (x.shape[2] + added, x.shape[3] + added)
         self.running_divisor = self.divisor(*sides)
@@ -119,8 +117,8 @@ class RunningPreconditionedConv2d(PreconditionedConv2d):
         if self.running_divisor.numel() and self.running_divisor.shape[1:] != (height, width // 2 + 1):
             kept = tuple(self.running_divisor.shape[1:])
             raise RobustCliError(
-                f"architecture.norm: conv_running keeps divisors for {kept} frequencies, and these maps have "
-                f"{(height, width // 2 + 1)}; give it images of the size that it was built for, or write norm: conv"
+                f"architecture.norm: conv_running has divisors for {kept} frequencies, but these maps have "
+                f"{(height, width // 2 + 1)}; use images of the size that it was built for, or write norm: conv"
             )
         if not self.training:
             return self.running_divisor if self.running_divisor.numel() else self.divisor(height, width)
@@ -141,14 +139,14 @@ class RunningPreconditionedConv2d(PreconditionedConv2d):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         given = state_dict.get(f"{prefix}running_divisor")
         own = self.running_divisor
-        # A mean that does not exist yet has any size.
+        # An uninitialised mean fits any size.
         if given is not None and given.shape != own.shape and not (given.numel() and own.numel()):
             self.running_divisor = torch.empty_like(given, device=own.device)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
 def settle_divisors(network: nn.Module, shape: ImageShape) -> None:
-    """Give running divisors their size, so that copies of a network that is not trained yet fit the trained one."""
+    """Initialise running divisors, so that copies of an untrained network have the shapes of the trained one."""
     parts = [module for module in network.modules() if isinstance(module, RunningPreconditionedConv2d)]
     if parts:
         hooks = [part.register_forward_pre_hook(lambda part, inputs: part.settle(inputs[0])) for part in parts]

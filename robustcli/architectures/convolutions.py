@@ -1,19 +1,20 @@
-"""Convolutions as residual networks use them, with either of two paddings."""
+"""Convolutions of residual networks, with PyTorch's or TensorFlow's padding."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
-    """A 3x3 convolution without bias, with one zero on every side."""
+    """Return a 3x3 convolution without bias, padded with one zero on every side."""
     return nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
 
 
 class SameConv2d(nn.Conv2d):
-    """A convolution with ceil(n / stride) outputs per axis and, where the zeros are odd, more at the end.
+    """Convolution with TensorFlow's "SAME" padding: ceil(n / stride) outputs per axis.
 
-    At stride 2 and kernel 3 an even side gets a single zero, at the right and at the bottom, so the kernels
-    sit one pixel further than with symmetric padding; an odd side gets one zero at both ends.
+    If the number of zeros is odd, the extra one is at the end. With stride 2 and kernel 3, an even side gets a single
+    zero at the right and at the bottom, so kernels sit one pixel further than with symmetric padding; an odd side gets
+    one zero at both ends.
     """
 
     def forward(self, input: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Halving the resolution by cutting the spectrum: FrequencyLowCut pooling, and ASAP, which also windows it."""
+"""Pools that halve the resolution by cropping the spectrum: FrequencyLowCut, and ASAP, which also windows it."""
 
 import math
 
@@ -8,18 +8,18 @@ from torch import Tensor, nn
 
 
 class SpectralPool(nn.Module):
-    """(n, c, h, w) -> (n, c, ceil(h / 2), ceil(w / 2)): the low half of the spectrum, nothing folded into it.
+    """Keep the low half of the spectrum, without aliasing: (n, c, h, w) -> (n, c, ceil(h / 2), ceil(w / 2)).
 
     The spectrum is cropped to the frequencies -floor(m / 2) ... ceil(m / 2) - 1 of m outputs per axis, and the real
-    part is taken. On sides that 4 divides that is the published operator. On others the published slice differs:
-    it gives 6 of 13 where a strided convolution gives 7, and of 14 it misses the mean. Constants are kept; an
-    output may leave the range of the input (ringing).
+    part is taken. For sides divisible by 4 this is the published operator. For others the published slice differs: it
+    gives 6 outputs for 13 pixels, where a strided convolution gives 7, and for 14 pixels it loses the mean. Constants
+    are kept; outputs may leave the range of the input (ringing).
 
-    Written as one small matrix for each axis and not as a transform: the same numbers, in every precision.
+    Computed with one small matrix per axis instead of a transform, which works in every precision.
 
     Args:
-        windowed: whether the spectrum is first multiplied by the root of a Hamming window, which takes the ringing
-            away (ASAP). Even sides then get one zero at the end, so that the window is symmetric about constants.
+        windowed: multiply the spectrum by the root of a Hamming window first, which removes the ringing (ASAP). Even
+            sides then get one zero at the end, so that the window is symmetric about constants.
     """
 
     def __init__(self, *, windowed: bool) -> None:
@@ -37,33 +37,33 @@ class SpectralPool(nn.Module):
         return real - imaginary
 
 
-# By sides, kind, device and precision. Here and not in the layer, so that copies and checkpoints know nothing of it.
+# Matrices by sides, kind, device and precision. A module variable, so that they are not copied or saved with a layer.
 _KEPT: dict[tuple[int, int, bool, torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 _MOST_KEPT = 64
 
 
 def _kept_low_pass(side: int, kept: int, windowed: bool, like: Tensor) -> tuple[Tensor, Tensor]:
-    """`low_pass`, on the device and in the precision of a tensor, computed once."""
+    """Return `low_pass` on the device and in the precision of a tensor; computed once."""
 
     def new() -> tuple[Tensor, Tensor]:
         real, imaginary = low_pass(side, kept, windowed, like.device)
         return real.to(like.dtype), imaginary.to(like.dtype)
 
-    # A compiler folds the matrices itself, and tensors that only trace, or have no numbers, are not to be kept.
+    # Do not cache for compilers, which fold the matrices themselves, or for tensors without values.
     if torch.compiler.is_compiling() or type(like) not in (Tensor, nn.Parameter) or like.is_meta:
         return new()
     key = (side, kept, windowed, like.device, like.dtype)
     if key not in _KEPT:
         if len(_KEPT) == _MOST_KEPT:
             _KEPT.clear()
-        # Usable in a later training step also where the first use is an evaluation.
+        # Outside inference mode, so that later training steps can use matrices that an evaluation made.
         with torch.inference_mode(False):
             _KEPT[key] = new()
     return _KEPT[key]
 
 
 def low_pass(side: int, kept: int, windowed: bool, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Real and imaginary part of the matrix (kept, side) that crops the spectrum of a signal to `kept` frequencies."""
+    """Return the matrix (kept, side), real and imaginary part, that crops the spectrum of a signal to `kept` values."""
     frequencies = (torch.arange(kept, device=device) - kept // 2)[:, None, None]
     turns = torch.arange(kept, device=device)[:, None] / kept - torch.arange(side, device=device) / side
     angles = 2 * math.pi * frequencies * turns
@@ -75,7 +75,7 @@ def low_pass(side: int, kept: int, windowed: bool, device: torch.device) -> tupl
 
 
 class Pooled(nn.Module):
-    """A pooling, then a layer."""
+    """A pool followed by a layer."""
 
     def __init__(self, pool: nn.Module, layer: nn.Module) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""DSARA's search space: a supernet of accurate, reducing and robust cells."""
+"""Search space of DSARA: a supernet of accurate, reducing and robust cells."""
 
 from torch import nn
 
@@ -25,28 +25,28 @@ def dsara(
     norm: NormBeside = "batch",
     downsample: Downsample = "strided",
 ) -> nn.Module:
-    """The supernet that the defense of the same name searches: every edge mixes all operations in learned shares.
+    """Supernet for the defense of the same name: every edge is a mixture of all operations with learned weights.
 
-    Cells before the second reduction are accurate ones (`normal`), those after it robust ones; cells of one kind
-    have the same shares. Operations: max and average pools, skip, sep3, sep5, dil3 and dil5; there is no "none".
-    What a search prefers is an architecture cell_network, whose nodes keep the two strongest edges; a run ends
-    with a spec that names it. Any other defense trains the shares as it trains the weights.
+    Cells before the second reduction are accurate (`normal`), those after it robust; cells of one kind share their
+    mixture weights. Operations: max and average pools, skip, sep3, sep5, dil3 and dil5; "none" is not among them. The
+    result of a search is a cell_network whose nodes keep the two strongest edges; the run writes a spec for it. Other
+    defenses train the mixture weights like all other weights.
 
     Args:
-        width: channels of a node in the first third of the cells, doubled after it; those that train the network
-            found are more.
-        cells: of the supernet, at least 4, so that there is one of each kind.
-        nodes: of a cell; 4 as published.
-        activation: the nonlinearity, everywhere.
-        norm: batch or group, without scale and shift; the network that is found has them.
-        downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
+        width: channels of a node in the first third of the cells, doubled after it; train the network that the search
+            finds with more.
+        cells: number of cells, at least 4, so that there is one of each kind.
+        nodes: nodes of a cell; 4 as published.
+        activation: nonlinearity of all layers.
+        norm: batch or group, without scale and shift; the network that the search finds has both.
+        downsample: how convolutions halve the sides: strided, or average, flc or asap pooling before a convolution.
 
     Reference: Ou et al., "Differentiable Search of Accurate and Robust Architectures", arXiv 2212.14049; cells:
         Liu, Simonyan and Yang, ICLR 2019.
     """
     if cells < 4:
         raise RobustCliError(
-            f"architecture.cells: {cells}; a supernet has at least 4, one accurate, two that reduce and one robust"
+            f"architecture.cells: {cells}; a supernet needs at least 4 cells: one accurate, two reducing, one robust"
         )
     layers = Layers(activation=activation, norm=norm, downsample=downsample, affine=False)
     return Supernet(shape, layers, width=width, cells=cells, nodes=nodes)

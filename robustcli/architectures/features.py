@@ -1,7 +1,6 @@
-"""What hooks see inside a network: its features, which its last linear layer makes the logits of, and other layers.
+"""Features of a network: the input of its last linear layer, read by a hook.
 
-No architecture is written for it. Every classifier here ends with a linear layer, registered last; a hook on
-that layer, there for one forward, sees what goes in.
+Architectures need no code for it: all classifiers here end with a linear layer, registered last.
 """
 
 from collections.abc import Iterable
@@ -16,46 +15,46 @@ from robustcli.errors import RobustCliError
 
 
 def classifier_of(network: nn.Module) -> nn.Linear:
-    """The last linear layer of a network.
+    """Return the last linear layer of a network.
 
     Raises:
-        RobustCliError: it has none (torchvision's squeezenets end with a convolution).
+        RobustCliError: there is no linear layer (torchvision's squeezenets end with a convolution).
     """
     layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
     if not layers:
         raise RobustCliError(
-            "architecture: this network has no linear layer, so its features cannot be told from its logits; "
+            "architecture: this network has no linear layer, so its features cannot be found; "
             "resnet18 and the other networks of this project end with one"
         )
     return layers[-1]
 
 
 def with_features(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """One forward: logits (n, k) and features (n, d), both differentiable.
+    """Return the logits (n, k) and features (n, d) of one forward pass, both differentiable.
 
     Raises:
-        RobustCliError: the layer was not called exactly once, as in a compiled network, which calls no hooks.
+        RobustCliError: the layer was not called exactly once, as in a compiled network, which ignores hooks.
     """
     seen: list[Tensor] = []
 
-    def see(_layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def record(_layer: nn.Module, inputs: tuple[Any, ...]) -> None:
         seen.append(inputs[0])
 
-    hook = classifier_of(network).register_forward_pre_hook(see)
+    hook = classifier_of(network).register_forward_pre_hook(record)
     try:
         logits = network(x)
     finally:
         hook.remove()
     if len(seen) != 1:
         raise RobustCliError(
-            f"the last linear layer of the network was seen {len(seen)} times in one forward and not once, so its "
+            f"the last linear layer of the network was called {len(seen)} times in one forward pass, not once, so its "
             "features are not known; write train.compile: false, or choose another architecture"
         )
     return logits, seen[0].flatten(1)
 
 
 def show_black_image(network: nn.Module, shape: ImageShape, hooks: Iterable[RemovableHandle]) -> None:
-    """One forward in eval mode for the sake of these hooks, which are removed; the mode is restored."""
+    """Run one forward pass in eval mode to trigger hooks, then remove the hooks and restore the mode."""
     was_training = network.training
     network.eval()
     try:

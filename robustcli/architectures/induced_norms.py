@@ -1,4 +1,4 @@
-"""The matrices that layers are: their transposes, their norms, and the weights that a norm is the sum of."""
+"""Layers as matrices: transposes, induced norms, and the weights that a norm sums."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -14,19 +14,19 @@ from torch.func import functional_call
 
 from robustcli.architectures.convolutions import SameConv2d
 
-# A layer without its bias: an input of one example and a weight -> an output.
+# A layer without its bias: (input of one example, weight) -> output.
 Map = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass
 class Seen:
-    """Shapes of one example, call by call."""
+    """Shapes of one input, for every call of a layer."""
 
     sizes: list[tuple[int, ...]] = field(default_factory=list)
 
 
 def is_matrix(module: nn.Module) -> bool:
-    """Whether it is a convolution or a linear layer; a subclass with a forward of its own is neither."""
+    """Return True for convolutions and linear layers, but not for subclasses with another `forward`."""
     forward = getattr(type(module), "forward", None)
     if isinstance(module, nn.Conv2d):
         return forward in (nn.Conv2d.forward, SameConv2d.forward) and module.padding_mode == "zeros"
@@ -35,15 +35,15 @@ def is_matrix(module: nn.Module) -> bool:
 
 @contextmanager
 def inputs_seen(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, Seen]]:
-    """What each layer is given by the forwards inside."""
+    """Record the input shapes of layers in the forward passes inside the context."""
     seen = {name: Seen() for name in layers}
 
-    def look(name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        # A linear layer treats every position alike, so one is all that it sees.
+    def record(name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        # A linear layer treats all positions alike, so record one position.
         axes = 1 if isinstance(module, nn.Linear) else inputs[0].dim() - 1
         seen[name].sizes.append(tuple(inputs[0].shape[-axes:]))
 
-    hooks = [module.register_forward_pre_hook(partial(look, name)) for name, module in layers.items()]
+    hooks = [module.register_forward_pre_hook(partial(record, name)) for name, module in layers.items()]
     try:
         yield seen
     finally:
@@ -52,7 +52,7 @@ def inputs_seen(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, Seen]]:
 
 
 def map_of(module: nn.Module) -> Map:
-    """What a layer of which `is_matrix` holds does to an input, its bias left out."""
+    """Return the linear map of a layer without its bias; `is_matrix` must hold."""
     if isinstance(module, SameConv2d):
         count = None if module.bias is None else len(module.bias)
 
@@ -71,9 +71,9 @@ def map_of(module: nn.Module) -> Map:
 def there_and_back(
     apply: Map, weight: Tensor, v: Tensor, returns: Callable[[Tensor], Tensor], *, create_graph: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """W v, and W' times what `returns` makes of it: a linear map's gradient is its transpose.
+    """Return W v and W' returns(W v), using that the gradient of a linear map is its transpose.
 
-    With `create_graph` both can be differentiated in the weight.
+    With `create_graph`, both can be differentiated with respect to the weight.
     """
     v = v.detach().requires_grad_()
     with torch.enable_grad():
@@ -85,17 +85,17 @@ def there_and_back(
 def row_and_column_sums(
     apply: Map, size: tuple[int, ...], weight: Tensor, *, create_graph: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Sums along the rows and along the columns of the matrix of a weight, for inputs of one size.
+    """Return the row sums and the column sums of the matrix of a weight, for inputs of one size.
 
-    Their largest, for the weight's magnitudes, are the norms induced by linf and by l1: exact, with zero
-    padding, stride, dilation and groups, however small the input is.
+    For the magnitudes of the weight, the largest row sum and column sum are the norms induced by linf and by l1. They
+    are exact for zero padding, stride, dilation, groups and small inputs.
     """
     ones = torch.ones(1, *size, dtype=weight.dtype, device=weight.device)
     return there_and_back(apply, weight, ones, torch.ones_like, create_graph=create_graph)
 
 
 def output_count(module: nn.Module, size: tuple[int, ...]) -> int:
-    """Numbers in the output of a layer of which `is_matrix` holds, for one input of that size."""
+    """Return the number of output values of a layer for one input of a size; `is_matrix` must hold."""
     weight = module.weight
     assert isinstance(weight, Tensor)
     with torch.no_grad():
@@ -103,7 +103,7 @@ def output_count(module: nn.Module, size: tuple[int, ...]) -> int:
 
 
 def dense_matrix(apply: Map, size: tuple[int, ...], weight: Tensor) -> Tensor:
-    """The matrix of a weight for inputs of one size, written out: (numbers put out, numbers put in)."""
+    """Return the dense matrix of a weight for inputs of one size: (output values, input values)."""
     count = math.prod(size)
     units = torch.eye(count, dtype=weight.dtype, device=weight.device).view(count, *size)
     with torch.no_grad():
@@ -111,12 +111,12 @@ def dense_matrix(apply: Map, size: tuple[int, ...], weight: Tensor) -> Tensor:
 
 
 def taps_of_norm(module: nn.Module, size: tuple[int, ...], norm: Literal["l1", "linf"]) -> tuple[Tensor, Tensor]:
-    """An induced norm of a layer, and which of its weights are summed in it: a scalar, bool in the weight's shape.
+    """Return an induced norm of a layer (a scalar) and a mask of the weights that it sums.
 
     Args:
-        module: a layer of which `is_matrix` holds.
-        size: of one input of it.
-        norm: "linf" (the largest row sum of magnitudes) or "l1" (the largest column sum). Of equal sums one counts.
+        module: layer for which `is_matrix` holds.
+        size: size of one input.
+        norm: "linf" (the largest row sum of magnitudes) or "l1" (the largest column sum); the first of equal sums.
     """
     weight = module.weight
     assert isinstance(weight, Tensor)
@@ -124,8 +124,8 @@ def taps_of_norm(module: nn.Module, size: tuple[int, ...], norm: Literal["l1", "
         magnitudes = weight.detach().abs().requires_grad_()
         rows, columns = row_and_column_sums(map_of(module), size, magnitudes, create_graph=True)
         sums = (rows if norm == "linf" else columns).flatten()
-        # Not sums[...]: an index on a GPU would be waited for.
+        # Not sums[...], which would wait for the GPU.
         largest = sums.gather(0, sums.argmax(0, keepdim=True)).squeeze(0)
         (counts,) = torch.autograd.grad(largest, magnitudes)
-    # Each weight is met once or not at all; a fast algorithm may say 0.999.
+    # A weight counts once or not at all; fast convolution algorithms may give 0.999.
     return largest.detach(), counts > 0.5

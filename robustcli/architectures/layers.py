@@ -1,7 +1,7 @@
-"""The switchboard: which layers the convolutional families are made of, as a spec's options say.
+"""Factory of the layers of convolutional networks: convolutions, norms, activations, pools and gates.
 
-A family asks for "a convolution that halves", "a norm of c channels", "an activation", and its file reads like
-its figure; none of them knows what there is to choose from.
+The options of a spec select the kinds of layers. Architectures ask the factory for "a convolution with stride 2" or
+"a norm of c channels", so their files need not know the options.
 """
 
 import math
@@ -10,7 +10,7 @@ from functools import cached_property
 
 from torch import nn
 
-from robustcli.architectures.activations import ACTIVATIONS, SHARED, Again
+from robustcli.architectures.activations import ACTIVATIONS, SHARED, Reused
 from robustcli.architectures.channel_gates import ChannelGate
 from robustcli.architectures.convnorm import PreconditionedConv2d, RunningPreconditionedConv2d
 from robustcli.architectures.convolutions import SameConv2d
@@ -19,28 +19,27 @@ from robustcli.architectures.squeeze import ResidualSqueezeExcitation, SqueezeEx
 from robustcli.errors import RobustCliError
 from robustcli.registry.types import Activation, Downsample, Gate, PlainNorm
 
-# As published, the reduction of the channels inside a residual gate.
+# Reduction of the channels inside a residual gate, as published.
 _RESIDUAL_SQUEEZE = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layers:
-    """The parts that one network is built from. Every call makes a new layer, but for activations learned once.
+    """Factory of the layers of one network. Every call returns a new layer, except for shared activations.
 
     Args:
-        activation: the nonlinearity.
-        norm: batch; group (32 groups, fewer where the channels do not allow it); conv: batch norms, and
-            preconditioned convolutions before them; conv_running: these, evaluated with running divisors; none.
-        downsample: how a convolution with stride 2 gets there: by itself, or with stride 1 after a pooling.
-        channel_gate: what the end of a residual branch, or an activated convolution of a plain network, goes through.
-            cifs: a mask of mean 1, a constant to the features, from a linear probe of the class, so that a branch
-            keeps its scale; in all these places, to compare it with other gates. Architecture cifs has the published
-            placement, masks and probes.
-        reduction: of the channels inside a gate se; that of residual_se is published as 64.
-        classes: that the probes of cifs tell apart.
-        momentum: of running statistics.
-        affine: whether norms have a scale and a shift.
-        pads_same: whether strided convolutions have TensorFlow's "SAME" padding.
+        activation: nonlinearity.
+        norm: batch; group (32 groups, or fewer if the channels require it); conv (preconditioned convolutions, then
+            batch norms); conv_running (as conv, evaluated with running divisors); none.
+        downsample: how a convolution halves the sides: with stride 2, or with stride 1 after a pool.
+        channel_gate: gate at the end of residual branches, or after activated convolutions of networks without
+            shortcuts. cifs multiplies channels by a mask of mean 1 from a linear probe of the class; no gradient flows
+            from the mask to the features. The architecture cifs has the published places, masks and probes.
+        reduction: reduction of the channels inside a gate se; residual_se always has the published 64.
+        classes: number of classes, for the probes of cifs.
+        momentum: momentum of running statistics.
+        affine: norms have a scale and a shift.
+        pads_same: strided convolutions use TensorFlow's "SAME" padding.
     """
 
     activation: Activation = "relu"
@@ -56,7 +55,7 @@ class Layers:
     def __post_init__(self) -> None:
         if self.pads_same and self._preconditioned:
             raise RobustCliError(
-                f"architecture.norm: {self.norm} pads its convolutions symmetrically, and this form does not; "
+                f"architecture.norm: {self.norm} pads convolutions symmetrically, but this form does not; "
                 "choose another form, or norm: batch"
             )
 
@@ -69,27 +68,27 @@ class Layers:
         return ACTIVATIONS[self.activation]()
 
     def nonlinearity(self) -> nn.Module:
-        """An activation."""
+        """Return an activation."""
         return self._learned_once if self.activation in SHARED else ACTIVATIONS[self.activation]()
 
     def nonlinearities(self, count: int) -> list[nn.Module]:
-        """Activations for so many places of one block; of one that is learned once, all but the first refer to it."""
+        """Return the activations of one block; if the activation is shared, all after the first are references."""
         if self.activation in SHARED:
             first = self.nonlinearity()
-            return [first, *(Again(first) for _ in range(count - 1))]
+            return [first, *(Reused(first) for _ in range(count - 1))]
         return [self.nonlinearity() for _ in range(count)]
 
     def normalisation(self, channels: int, *, of_means: bool = False) -> nn.Module:
-        """A norm of so many channels.
+        """Return a norm for `channels` channels.
 
         Args:
-            of_means: whether the maps have a single pixel. All channels are one group then: of two numbers in a group
-                nothing would be left but which one is larger.
+            of_means: the maps have a single pixel. Then all channels form one group: a group of two values would keep
+                only which one is larger.
         """
         if self.norm == "none":
             return nn.Identity()
         if self.norm == "group":
-            # At least two channels in each, because a group of one pixel has no variance.
+            # At least two channels per group, because one pixel of one channel has no variance.
             groups = 1 if of_means else max(1, math.gcd(2 * 32, channels) // 2)
             return nn.GroupNorm(groups, channels, affine=self.affine)
         return nn.BatchNorm2d(channels, momentum=self.momentum, affine=self.affine)
@@ -105,9 +104,9 @@ class Layers:
         bias: bool = False,
         dilation: int = 1,
     ) -> nn.Module:
-        """A convolution whose outputs have the side ceil(n / stride); a preconditioned one has its own bias.
+        """Return a convolution with ceil(n / stride) outputs per side; a preconditioned one has its own bias.
 
-        Dilated ones are plain convolutions with symmetric padding; no family has them with another.
+        Dilated convolutions are plain ones with symmetric padding.
         """
         if stride == 1 or self.downsample == "strided":
             return self._convolution(inputs, outputs, kernel, stride, groups, bias, dilation)
@@ -116,7 +115,7 @@ class Layers:
     def normed(
         self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1
     ) -> tuple[nn.Module, nn.Module]:
-        """A convolution and the norm of what it puts out."""
+        """Return a convolution and the norm of its output."""
         return self.convolution(inputs, outputs, kernel, stride, groups), self.normalisation(outputs)
 
     def _convolution(
@@ -136,22 +135,22 @@ class Layers:
         return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=bias)
 
     def pool(self, stride: int) -> nn.Module:
-        """The pooling of a `downsample` that pools.
+        """Return the pool of `downsample`.
 
         Raises:
-            RobustCliError: the spectrum is cut to a half, so the stride must be 2.
+            RobustCliError: `downsample` is flc or asap, which halve the sides, and the stride is not 2.
         """
         if self.downsample == "average":
             return nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False)
         if stride != 2:
             raise RobustCliError(
-                f"architecture.downsample: {self.downsample} halves each side, and the strides ask for {stride}; "
+                f"architecture.downsample: {self.downsample} halves each side, but a stride is {stride}; "
                 "write strides of 1 and 2, or downsample: average"
             )
         return SpectralPool(windowed=self.downsample == "asap")
 
     def gate(self, channels: int) -> nn.Module:
-        """A channel gate, or what leaves channels as they are."""
+        """Return a channel gate, or the identity."""
         if self.channel_gate == "se":
             return SqueezeExcitation(channels, max(1, channels // self.reduction))
         if self.channel_gate == "residual_se":
@@ -164,5 +163,5 @@ class Layers:
 
 
 def enlarged(factor: int) -> nn.Module:
-    """Images with every pixel repeated `factor` times along both axes, before the first layer."""
+    """Return a layer that repeats every pixel `factor` times along both axes."""
     return nn.Identity() if factor == 1 else nn.Upsample(scale_factor=factor, mode="nearest")

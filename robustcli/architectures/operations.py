@@ -1,4 +1,4 @@
-"""What may stand on an edge of a cell: separable and dilated convolutions, pools, and the edge itself."""
+"""Operations on the edges of cells: separable and dilated convolutions, pools and the identity."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -11,7 +11,7 @@ from robustcli.architectures.layers import Layers
 
 
 def projected(inputs: int, outputs: int, layers: Layers, stride: Literal[1, 2] = 1) -> nn.Module:
-    """An activated 1x1 convolution with its norm; one that halves the sides reads all pixels, or pools them before."""
+    """Return activation, 1x1 convolution and norm; with stride 2 it reads all pixels, or pools before."""
     if stride == 2 and layers.downsample == "strided":
         return Halved(inputs, outputs, layers)
     return nn.Sequential(
@@ -20,10 +20,10 @@ def projected(inputs: int, outputs: int, layers: Layers, stride: Literal[1, 2] =
 
 
 class Halved(nn.Module):
-    """(n, c, h, w) -> (n, outputs, ceil(h / 2), ceil(w / 2)): two 1x1 convolutions of stride 2, side by side.
+    """Two 1x1 convolutions of stride 2, concatenated: (n, c, h, w) -> (n, outputs, ceil(h / 2), ceil(w / 2)).
 
-    The second reads what lies one pixel further along both axes, so that no pixel of an even side is lost. On
-    odd sides, which the published form does not have, it meets a zero at the end.
+    The second one is shifted by one pixel along both axes. On odd sides, which the published form does not have, it
+    reads a zero at the end.
     """
 
     def __init__(self, inputs: int, outputs: int, layers: Layers) -> None:
@@ -49,7 +49,7 @@ def _depthwise(channels: int, kernel: int, stride: int, dilation: int, layers: L
 
 
 def _separable(kernel: int) -> "Operation":
-    """Twice a depthwise and a pointwise convolution; the first pair has the stride."""
+    """Return an operation: twice a depthwise and a pointwise convolution; the first pair has the stride."""
     return lambda channels, stride, layers: nn.Sequential(
         *_depthwise(channels, kernel, stride, 1, layers), *_depthwise(channels, kernel, 1, 1, layers)
     )
@@ -71,10 +71,10 @@ def _skip(channels: int, stride: int, layers: Layers) -> nn.Module:
     return nn.Identity() if stride == 1 else projected(channels, channels, layers, 2)
 
 
-# (channels, stride, what it is made of) -> a layer that keeps the channels.
+# (channels, stride, factory of layers) -> a layer that keeps the number of channels.
 Operation = Callable[[int, int, Layers], nn.Module]
 
-# In the order of a search's choices. None of them is "nothing": an edge that is not wanted is left out.
+# In the order of the mixture weights of a search. "none" is not among them: unwanted edges are left out.
 OPERATIONS: dict[str, Operation] = {
     "max": _max,
     "avg": _average,

@@ -1,4 +1,4 @@
-"""Networks without shortcuts: chains of convolutions and pools."""
+"""Parts of networks without shortcuts: chains of convolutions and pools."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -8,10 +8,10 @@ from robustcli.registry.types import Activation, Downsample, Gate, PlainDownsamp
 
 
 class Chain(nn.Module):
-    """Features, global average, classifier.
+    """Sequential network: features, global average, classifier.
 
     Args:
-        upsample: factor that the images are enlarged by.
+        upsample: factor by which images are enlarged.
     """
 
     def __init__(self, features: list[nn.Module], classifier: nn.Module, upsample: int) -> None:
@@ -26,7 +26,7 @@ class Chain(nn.Module):
 
 
 class LargestPixel(nn.Module):
-    """The largest of 2x2 pixels, every `stride` pixels; a side of one pixel stays one, so no image is used up."""
+    """2x2 max pool with a stride; a side of one pixel stays one pixel."""
 
     def __init__(self, stride: int) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class LargestPixel(nn.Module):
 def plain_layers(
     activation: Activation, norm: PlainNorm, downsample: PlainDownsample, channel_gate: Gate, classes: int
 ) -> tuple[Layers, bool]:
-    """The layers of a chain, and whether its pools take the largest pixel, which no convolution does."""
+    """Return the factory of the layers of a chain, and True if it has max pools."""
     is_max = downsample == "max"
     pool: Downsample = "strided" if downsample == "max" else downsample
     layers = Layers(activation=activation, norm=norm, downsample=pool, channel_gate=channel_gate, classes=classes)
@@ -47,7 +47,7 @@ def plain_layers(
 
 
 def activated(layers: Layers, inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> list[nn.Module]:
-    """A convolution with bias, norm, activation, and a gate after it; what is not asked for is left out."""
+    """Return a convolution with bias, norm, activation and gate, without those that are identities."""
     parts = (
         layers.convolution(inputs, outputs, kernel, stride, bias=True),
         layers.normalisation(outputs),

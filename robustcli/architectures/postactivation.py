@@ -1,4 +1,4 @@
-"""What ResNets consist of: activation after every normalisation (key family RN)."""
+"""Blocks of ResNets, with activation after normalisation (key family RN)."""
 
 from torch import Tensor, nn
 
@@ -9,7 +9,7 @@ from robustcli.registry.types import Counts4
 
 
 class BasicBlock(nn.Module):
-    """act(two 3x3 convolutions + shortcut)."""
+    """Residual block: act(two 3x3 convolutions + shortcut)."""
 
     expansion = 1
 
@@ -31,7 +31,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """act(1x1, 3x3 and 1x1 convolutions + shortcut), four times wider outside; the stride is on the 3x3."""
+    """Residual block: act(1x1, 3x3 and 1x1 convolutions + shortcut), 4 times wider outside; the 3x3 has the stride."""
 
     expansion = 4
 
@@ -63,13 +63,13 @@ def _shortcut(inputs: int, outputs: int, stride: int, layers: Layers) -> nn.Modu
 
 
 class ResNet(nn.Module):
-    """Stem, four stages that double the width, global average, linear classifier.
+    """ResNet: stem, four stages that double the width, global average, linear classifier.
 
     Args:
-        block: what the stages consist of.
+        block: block of the stages.
         depths: blocks in each of the four stages.
-        strides: of the first block of each stage.
-        upsample: factor that the images are enlarged by.
+        strides: strides of the first block of each stage.
+        upsample: factor by which images are enlarged.
     """
 
     def __init__(

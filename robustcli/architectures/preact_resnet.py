@@ -1,7 +1,7 @@
-"""Pre-activation ResNets for small images, in the four forms that are in circulation (PRN, DM-PRN).
+"""Pre-activation ResNets for small images, in the four published forms (key families PRN and DM-PRN).
 
-Forms "a", "b" and "c" share most keys, and "b" and "c" all of them: weights trained as one load into the
-other without an error and classify worse. The form is therefore part of the spec.
+The forms "a", "b" and "c" share most keys of their weights, "b" and "c" all of them: weights of one form load into the
+other without an error, but lose accuracy. So the form is part of the spec.
 """
 
 from typing import Literal
@@ -13,7 +13,7 @@ from robustcli.architectures.layers import Layers
 from robustcli.architectures.preactivation import DeepMindPreActResNet, PreActBlock, PreActBottleneck, PreActResNet
 from robustcli.registry.types import Activation, Count, Counts4, Downsample, Gate, NormLayer
 
-# By layers with weights, how many blocks each stage has.
+# Blocks of each stage, by number of layers with weights.
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 
 
@@ -36,26 +36,26 @@ def preact_resnet(
 ) -> nn.Module:
     """Pre-activation ResNet-{depth} for small images.
 
-    Depth 18 is the usual network of small robustness studies. The published "dm" networks use silu; the activation
-    stays what `activation` says.
+    Depth 18 is the usual network of small robustness studies. The published "dm" networks use silu, so write
+    activation: silu for them.
 
     Args:
         depth: layers with weights.
-        form: "a" projects the raw input and ends without normalisation (Wong et al.'s checkpoint); "b" projects
-            the activated input and normalises at the end (Rice et al., AWP); "c" projects the raw input and
-            normalises at the end (Wong et al.'s later code, FLC); "dm" is DeepMind's: raw 3x3 projection, "SAME"
-            padding, slow running statistics (momentum 0.01), normalises at the end.
-        activation: the nonlinearity, everywhere.
-        norm: batch, group, conv (preconditioned convolutions beside batch norms) or conv_running (conv, evaluated with
-            a running mean of the divisors); both are published for networks that normalise what a convolution puts
-            out.
-        downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
-        channel_gate: what ends a residual branch: none, se, residual_se or cifs (its probes learn with the defense
-            cifs).
-        width: channels of the stem and the first stage; each later stage doubles it.
-        stem_stride: 2 halves the resolution at once, for about a quarter of the cost.
-        strides: of the four stages; [1, 1, 2, 2] makes the last map twice as wide.
-        upsample: factor that images are enlarged by, each pixel repeated, before the stem.
+        form: input of the projections on shortcuts, and end of the network. "a": raw input, no norm at the end (Wong et
+            al.'s checkpoint). "b": activated input, norm (Rice et al., AWP). "c": raw input, norm (Wong et al.'s later
+            code, FLC). "dm": DeepMind's, with a raw 3x3 projection, "SAME" padding, slow running statistics (momentum
+            0.01) and a norm.
+        activation: nonlinearity of all layers.
+        norm: batch, group, conv (preconditioned convolutions and batch norms) or conv_running (as conv, but evaluated
+            with a running mean of the divisors). The paper has conv and conv_running only for networks that normalise
+            the output of a convolution.
+        downsample: how convolutions halve the sides: strided, or average, flc or asap pooling before a convolution.
+        channel_gate: gate at the end of every residual branch: none, se, residual_se or cifs (its probes learn with
+            the defense cifs).
+        width: channels of the stem and the first stage; each later stage has twice as many.
+        stem_stride: stride of the first convolution; 2 halves the resolution at once, for about a quarter of the cost.
+        strides: strides of the four stages; [1, 1, 2, 2] makes the last map twice as wide.
+        upsample: factor by which images are enlarged before the stem; every pixel is repeated.
 
     Reference: He et al., "Identity Mappings in Deep Residual Networks", ECCV 2016; form "dm": Rebuffi et al.,
         "Fixing Data Augmentation to Improve Adversarial Robustness", 2021; strides and upsampling:
@@ -97,22 +97,22 @@ def preact_resnet50(
     strides: Counts4 = (1, 2, 2, 2),
     upsample: Count = 1,
 ) -> nn.Module:
-    """Pre-activation ResNet-50 for small images: sixteen bottlenecks.
+    """Pre-activation ResNet-50 for small images, with sixteen bottleneck blocks.
 
     Args:
-        form: which input a projection sees, and whether the last features are normalised: "a" raw, no; "b"
-            activated, yes; "c" raw, yes.
-        activation: the nonlinearity, everywhere.
-        norm: batch, group, conv (preconditioned convolutions beside batch norms) or conv_running (conv, evaluated with
-            a running mean of the divisors); both are published for networks that normalise what a convolution puts
-            out.
-        downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
-        channel_gate: what ends a residual branch: none, se, residual_se or cifs (its probes learn with the defense
-            cifs).
+        form: input of the projections on shortcuts, and end of the network. "a": raw input, no norm at the end. "b":
+            activated input, norm. "c": raw input, norm.
+        activation: nonlinearity of all layers.
+        norm: batch, group, conv (preconditioned convolutions and batch norms) or conv_running (as conv, but evaluated
+            with a running mean of the divisors). The paper has conv and conv_running only for networks that normalise
+            the output of a convolution.
+        downsample: how convolutions halve the sides: strided, or average, flc or asap pooling before a convolution.
+        channel_gate: gate at the end of every residual branch: none, se, residual_se or cifs (its probes learn with
+            the defense cifs).
         width: channels of the stem and inside the first stage; each later stage doubles it.
-        stem_stride: 2 halves the resolution at once, for about a quarter of the cost.
-        strides: of the four stages; [1, 1, 2, 2] makes the last map twice as wide.
-        upsample: factor that images are enlarged by, each pixel repeated, before the stem.
+        stem_stride: stride of the first convolution; 2 halves the resolution at once, for about a quarter of the cost.
+        strides: strides of the four stages; [1, 1, 2, 2] makes the last map twice as wide.
+        upsample: factor by which images are enlarged before the stem; every pixel is repeated.
 
     Reference: He et al., "Identity Mappings in Deep Residual Networks", ECCV 2016; strides and upsampling:
         Xu et al., "Understanding Adversarial Robustness from Feature Maps of Convolutional Layers", TNNLS 2025.

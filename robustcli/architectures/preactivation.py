@@ -1,4 +1,4 @@
-"""What pre-activation ResNets consist of, in DeepMind's form and in that of everyone else (DM-PRN, PRN)."""
+"""Blocks of pre-activation ResNets, in the usual forms and in DeepMind's (key families PRN and DM-PRN)."""
 
 from dataclasses import replace
 from typing import Literal
@@ -14,10 +14,10 @@ _DEEPMIND_MOMENTUM = 0.01
 
 
 class PreActBlock(nn.Module):
-    """Two 3x3 convolutions, each after normalisation and activation, + shortcut.
+    """Residual block: two 3x3 convolutions, each after normalisation and activation, + shortcut.
 
     Args:
-        projects_raw: whether a projecting shortcut sees the block's input itself, or normalised and activated.
+        projects_raw: a projection on the shortcut reads the raw input of the block, not the activated one.
     """
 
     expansion = 1
@@ -42,10 +42,10 @@ class PreActBlock(nn.Module):
 
 
 class PreActBottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions, each after normalisation and activation, + shortcut.
+    """Residual block: 1x1, 3x3 and 1x1 convolutions, each after normalisation and activation, + shortcut.
 
     Args:
-        projects_raw: whether a projecting shortcut sees the block's input itself, or normalised and activated.
+        projects_raw: a projection on the shortcut reads the raw input of the block, not the activated one.
     """
 
     expansion = 4
@@ -81,7 +81,7 @@ def _projection(inputs: int, outputs: int, stride: int, layers: Layers) -> nn.Se
 
 
 def _short(projection: nn.Module | None, x: Tensor, projected: Tensor) -> Tensor:
-    """The shortcut: x itself where shapes allow it, otherwise the projection of what it is fed."""
+    """Return x, or the projection of `projected` if the shapes differ."""
     if projection is None:
         return x
     out: Tensor = projection(projected)
@@ -89,14 +89,14 @@ def _short(projection: nn.Module | None, x: Tensor, projected: Tensor) -> Tensor
 
 
 class PreActResNet(nn.Module):
-    """Convolution, four stages, an optional last normalisation and activation, global average, classifier.
+    """Pre-activation ResNet: convolution, four stages, normalisation and activation unless form "a", classifier.
 
     Args:
-        block: what the stages consist of.
+        block: block of the stages.
         depths: blocks in each of the four stages.
         form: "a", "b" or "c".
-        strides: of the first block of each stage.
-        upsample: factor that the images are enlarged by.
+        strides: strides of the first block of each stage.
+        upsample: factor by which images are enlarged.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class PreActResNet(nn.Module):
         self.conv1 = layers.convolution(shape.channels, width, 3, stem_stride)
         self.layer1, self.layer2, self.layer3, self.layer4 = map(stage, range(4))
         self.bn = None if form == "a" else layers.normalisation(outputs)
-        # Without that norm it is not used, and what some learn would be weights that never move.
+        # Unused without the norm; parameters of an activation would never be trained.
         self.activation = nn.Identity() if form == "a" else layers.nonlinearity()
         self.linear = nn.Linear(outputs, shape.classes)
 
@@ -140,7 +140,7 @@ class PreActResNet(nn.Module):
 
 
 class DeepMindPreActBlock(nn.Module):
-    """PreActBlock with "SAME" padding and a 3x3 shortcut that sees the block's input itself."""
+    """PreActBlock with "SAME" padding and a 3x3 projection of the raw input on the shortcut."""
 
     def __init__(self, inputs: int, width: int, stride: int, layers: Layers) -> None:
         super().__init__()
@@ -160,12 +160,12 @@ class DeepMindPreActBlock(nn.Module):
 
 
 class DeepMindPreActResNet(nn.Module):
-    """Convolution, four stages, normalisation and activation, global average, classifier.
+    """DeepMind's pre-activation ResNet: convolution, four stages, normalisation, activation, average, classifier.
 
     Args:
         depths: blocks in each of the four stages.
-        strides: of the first block of each stage.
-        upsample: factor that the images are enlarged by.
+        strides: strides of the first block of each stage.
+        upsample: factor by which images are enlarged.
     """
 
     def __init__(

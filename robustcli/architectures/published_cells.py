@@ -1,4 +1,4 @@
-"""Cells that searches have found, published as lists of edges, and networks of cells of your own."""
+"""Networks of published cells, found by architecture search, and of your own cells."""
 
 from typing import Literal
 
@@ -46,17 +46,16 @@ def advrush(
     norm: NormBeside = "batch",
     downsample: Downsample = "strided",
 ) -> nn.Module:
-    """AdvRush: cells found on clean images under a penalty of the curvature of the loss in the input.
+    """AdvRush: cells found on clean images with a penalty on the input curvature of the loss.
 
-    The auxiliary classifier and the dropped paths of the authors' training are left out.
+    The auxiliary classifier and path dropping of the authors' training are left out.
 
     Args:
-        width: channels of a node in the first third of the cells; 36, and 96 in the form of 23 cells as large as
-            a WideResNet.
-        cells: of the network; those at one and at two thirds reduce.
-        activation: the nonlinearity, everywhere.
+        width: channels of a node in the first third of the cells: 36, or 96 with 23 cells for the size of a WideResNet.
+        cells: number of cells; those at one third and two thirds halve the resolution.
+        activation: nonlinearity of all layers.
         norm: batch or group.
-        downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
+        downsample: how convolutions halve the sides: strided, or average, flc or asap pooling before a convolution.
 
     Reference: Mok et al., "AdvRush: Searching for Adversarially Robust Neural Architectures", ICCV 2021.
     """
@@ -77,17 +76,17 @@ def racl(
     norm: NormBeside = "batch",
     downsample: Downsample = "strided",
 ) -> nn.Module:
-    """RACL: cells found under a bound on the Lipschitz constant that holds with confidence.
+    """RACL: cells found with a bound on the Lipschitz constant that holds with high confidence.
 
-    The auxiliary classifier and the dropped paths of the authors' training are left out.
+    The auxiliary classifier and path dropping of the authors' training are left out.
 
     Args:
-        width: channels of a node in the first third of the cells; 36, and 104 in the form of 23 cells as large as
-            a WideResNet.
-        cells: of the network; those at one and at two thirds reduce.
-        activation: the nonlinearity, everywhere.
+        width: channels of a node in the first third of the cells: 36, or 104 with 23 cells for the size of a
+            WideResNet.
+        cells: number of cells; those at one third and two thirds halve the resolution.
+        activation: nonlinearity of all layers.
         norm: batch or group.
-        downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
+        downsample: how convolutions halve the sides: strided, or average, flc or asap pooling before a convolution.
 
     Reference: Dong et al., "Adversarially Robust Neural Architectures", arXiv 2009.00902.
     """
@@ -113,17 +112,17 @@ def darts(
     norm: NormBeside = "batch",
     downsample: Downsample = "strided",
 ) -> nn.Module:
-    """{search}: cells found for clean accuracy alone, to compare robust ones with.
+    """{search}: cells found for clean accuracy only, as a baseline for robust cells.
 
-    The auxiliary classifier and the dropped paths of the authors' training are left out.
+    The auxiliary classifier and path dropping of the authors' training are left out.
 
     Args:
-        search: DARTS in the second order, or progressive DARTS.
+        search: second-order DARTS, or progressive DARTS.
         width: channels of a node in the first third of the cells.
-        cells: of the network; those at one and at two thirds reduce.
-        activation: the nonlinearity, everywhere.
+        cells: number of cells; those at one third and two thirds halve the resolution.
+        activation: nonlinearity of all layers.
         norm: batch or group.
-        downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
+        downsample: how convolutions halve the sides: strided, or average, flc or asap pooling before a convolution.
 
     Reference: Liu, Simonyan and Yang, "DARTS: Differentiable Architecture Search", ICLR 2019; P-DARTS: Chen et
         al., "Progressive Differentiable Architecture Search", ICCV 2019.
@@ -146,16 +145,16 @@ def arnas(
     norm: NormBeside = "batch",
     downsample: Downsample = "strided",
 ) -> nn.Module:
-    """ARNAS: accurate cells near the input, robust ones near the output, found by two losses at once.
+    """ARNAS: accurate cells near the input and robust cells near the output, found with two losses.
 
     The last third keeps the width of the second. The auxiliary classifier of the authors' training is left out.
 
     Args:
         width: channels of a node in the first third of the cells.
-        cells: of the network; those at one and at two thirds reduce, and those after the latter are robust ones.
-        activation: the nonlinearity, everywhere.
+        cells: number of cells; those at one third and two thirds halve the resolution, and the last third is robust.
+        activation: nonlinearity of all layers.
         norm: batch or group.
-        downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
+        downsample: how convolutions halve the sides: strided, or average, flc or asap pooling before a convolution.
 
     Reference: Ou, Feng and Sun, "Towards Accurate and Robust Architectures via Neural Architecture Search",
         CVPR 2024.
@@ -186,29 +185,29 @@ def cell_network(
     norm: NormBeside = "batch",
     downsample: Downsample = "strided",
 ) -> nn.Module:
-    """A network of cells of your own, such as those that a search has found.
+    """Network of your own cells, such as those of an architecture search.
 
-    A cell is a list of nodes and a node a sum of operations on earlier states: "sep3 0 + skip 1". States 0 and 1
-    are the outputs of the two cells before, 2 is the first node; all nodes side by side are the output.
-    Operations: sep3 and sep5 (two separable convolutions), dil3 and dil5 (a dilated one), max and avg (pools of
-    3x3) and skip (the state itself; where the resolution is halved, two shifted 1x1 convolutions).
+    A cell is a list of nodes, and a node is a sum of operations on earlier states: "sep3 0 + skip 1". States 0 and 1
+    are the outputs of the two previous cells, state 2 is the first node. The output of a cell is all nodes,
+    concatenated. Operations: sep3 and sep5 (two separable convolutions), dil3 and dil5 (a dilated convolution), max and
+    avg (3x3 pools) and skip (identity; two shifted 1x1 convolutions where the resolution is halved).
 
-    Where `downsample` pools, it does so before every convolution that would be strided, and one 1x1 convolution takes
-    the place of the two shifted ones; max and avg halve by themselves, as what was chosen. There is no norm conv: a
-    depthwise convolution divided by the spectrum of its kernel would keep nothing but the phases. Nor are there channel
-    gates, because a cell has no residual branch that one could end.
+    With pooling in `downsample`, a pool precedes every convolution that would be strided, and one 1x1 convolution
+    replaces the two shifted ones; the operations max and avg keep their stride. There is no norm conv, because a
+    depthwise convolution divided by its spectrum would keep only phases, and there are no channel gates, because cells
+    have no residual branches.
 
     Args:
         normal: nodes of the cells before the second reduction.
-        reduce: nodes of the two cells that halve the resolution, at one and at two thirds of the cells.
-        robust: nodes of the cells after the second reduction; null is as normal.
+        reduce: nodes of the two cells that halve the resolution, at one third and two thirds of the cells.
+        robust: nodes of the cells after the second reduction; null: those of normal.
         width: channels of a node in the first third of the cells.
-        cells: of the network.
-        factors: on the width, for each third; DSARA and ARNAS have 1, 2, 2.
-        affine: whether the norms inside cells have a scale and a shift.
-        activation: the nonlinearity, everywhere.
+        cells: number of cells.
+        factors: factors on the width for each third; 1, 2, 2 in DSARA and ARNAS.
+        affine: norms inside cells have a scale and a shift.
+        activation: nonlinearity of all layers.
         norm: batch or group.
-        downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
+        downsample: how convolutions halve the sides: strided, or average, flc or asap pooling before a convolution.
 
     Reference: Liu, Simonyan and Yang, ICLR 2019; three kinds: Ou et al., arXiv 2212.14049.
     """

@@ -1,6 +1,6 @@
-"""What RegNets consist of: grouped bottlenecks, and stages whose widths lie on a quantised line.
+"""Parts of RegNets: grouped bottleneck blocks, and stages with widths on a quantised line.
 
-Weights have the names of torchvision's networks.
+The keys of the weights are those of torchvision.
 """
 
 import math
@@ -14,20 +14,20 @@ from robustcli.architectures.layers import Layers, enlarged
 from robustcli.architectures.squeeze import SqueezeExcitation
 from robustcli.architectures.wide_stages import draw_by_fan_out
 
-# Widths on the line are multiples of it.
+# Widths on the line are multiples of this.
 _QUANTUM = 8
 _CLASSIFIER_SPREAD = 0.01
 
 
 @dataclass(frozen=True)
 class Stages:
-    """What a RegNet consists of.
+    """Depths and widths of the stages of a RegNet.
 
     Args:
         depths: blocks of each stage.
         widths: channels of each stage.
         group_width: channels of a group in the 3x3 convolutions.
-        squeeze: channels inside squeeze-and-excitation, as a share of those that enter the block; 0 is none.
+        squeeze: channels inside squeeze-and-excitation, as a share of the input channels of the block; 0: none.
     """
 
     depths: tuple[int, ...]
@@ -37,9 +37,10 @@ class Stages:
 
 
 def on_the_line(depth: int, w0: float, wa: float, wm: float, group_width: int, squeeze: float = 0.0) -> Stages:
-    """Block j is w0 + wa j wide, taken to the nearest power of wm times w0; blocks of one width are a stage.
+    """Return the stages of the rule: block j has the width w0 + wa j, rounded to the nearest w0 times a power of wm.
 
-    Widths are rounded to multiples of 8, and then to whole groups; a group is never wider than its stage.
+    Blocks of the same width form a stage. Widths are rounded to multiples of 8, then to whole groups; a group is never
+    wider than its stage.
     """
     powers = [round(math.log((w0 + wa * j) / w0) / math.log(wm)) for j in range(depth)]
     line = [max(1, round(w0 * wm**power / _QUANTUM)) * _QUANTUM for power in powers]
@@ -49,13 +50,13 @@ def on_the_line(depth: int, w0: float, wa: float, wm: float, group_width: int, s
 
 
 def whole_groups(width: int, group_width: int) -> int:
-    """The nearest width that is a multiple of a group, which is never wider than the stage."""
+    """Return the nearest width that is a multiple of the group width; a group is never wider than the stage."""
     group = min(group_width, width)
     return max(1, math.floor(width / group + 0.5)) * group
 
 
 class Block(nn.Module):
-    """act(1x1, grouped 3x3, squeeze-and-excitation where there is one, 1x1 + shortcut), equally wide throughout."""
+    """Residual block of constant width: act(1x1, grouped 3x3, squeeze-and-excitation if any, 1x1 + shortcut)."""
 
     def __init__(self, inputs: int, width: int, stride: int, group_width: int, squeeze: float, layers: Layers) -> None:
         super().__init__()
@@ -79,12 +80,12 @@ class Block(nn.Module):
 
 
 class RegNet(nn.Module):
-    """Stem, stages, global average, linear classifier.
+    """RegNet: stem, stages, global average, linear classifier.
 
     Args:
         stem: channels of the first convolution.
-        strides: of the first block of each stage.
-        upsample: factor that the images are enlarged by.
+        strides: strides of the first block of each stage.
+        upsample: factor by which images are enlarged.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""RegNet: stages of grouped bottlenecks whose widths lie on a quantised line; stems for small images and ImageNet."""
+"""RegNet: stages of grouped bottleneck blocks with widths on a quantised line; for small images and ImageNet."""
 
 from typing import Literal
 
@@ -10,10 +10,10 @@ from robustcli.architectures.quantised_stages import RegNet, Stages, on_the_line
 from robustcli.errors import RobustCliError
 from robustcli.registry.types import AboveOne, Activation, Count, Downsample, Gate, NonNegative, NormLayer, Positive
 
-# What the Y in RegNetY adds, as a share of the channels that enter a block.
+# Squeeze-and-excitation of RegNetY, as a share of the input channels of a block.
 _SQUEEZE = 0.25
 
-# By the line; published for ImageNet.
+# Networks of the rule, published for ImageNet.
 _LINES = {
     "x_200mf": on_the_line(13, 24, 36.44, 2.49, 8),
     "x_400mf": on_the_line(22, 24, 24.48, 2.54, 16),
@@ -23,7 +23,7 @@ _LINES = {
     "x_1_6gf": on_the_line(18, 80, 34.01, 2.25, 24),
     "y_1_6gf": on_the_line(27, 48, 20.71, 2.65, 24, _SQUEEZE),
 }
-# In use for 32 pixels under the same names, and other networks than the line gives.
+# Used for 32 pixels under the same names; they differ from the rule.
 _FOR_SMALL_IMAGES = {
     "x_400mf": Stages((1, 2, 7, 12), (32, 64, 160, 384), 16),
     "y_400mf": Stages((1, 2, 7, 12), (32, 64, 160, 384), 16, _SQUEEZE),
@@ -33,7 +33,7 @@ _FOR_SMALL_IMAGES = {
 def _in_form(
     shape: ImageShape, stages: Stages, form: Literal["small", "imagenet"], layers: Layers, upsample: int
 ) -> RegNet:
-    """A stem and strides for 32 pixels, or for 224."""
+    """Return a network with the stem and strides for 32 or for 224 pixels."""
     count = len(stages.depths)
     if form == "imagenet":
         return RegNet(shape, stages, layers, stem=32, stem_stride=2, strides=(2,) * count, upsample=upsample)
@@ -54,24 +54,24 @@ def regnet(
     channel_gate: Gate = "none",
     upsample: Count = 1,
 ) -> nn.Module:
-    """RegNet by its published name: grouped bottlenecks, four stages, widths on a quantised line.
+    """RegNet by its published name: four stages of grouped bottleneck blocks, with widths on a quantised line.
 
-    Y has squeeze-and-excitation after every 3x3 convolution, a quarter as wide inside as what enters the block.
-    Convolutions are drawn by fan-out, the classifier from N(0, 0.01^2). Other depths and widths: regnet_rule, which
-    takes the line, and regnet_stages.
+    RegNetY has squeeze-and-excitation after every 3x3 convolution, a quarter as wide inside as the input of the block.
+    Convolutions are initialised by fan-out, the classifier from N(0, 0.01^2). For other depths and widths use
+    regnet_rule or regnet_stages.
 
     Args:
-        size: X or Y and about 10^6 or 10^9 multiply-accumulates of an ImageNet image.
-        form: "small" has a stem of 64 channels and stride 1, and strides 1, 1, 2, 2 (published for 32 pixels, with
-            other widths of x_400mf and y_400mf than on ImageNet); "imagenet" a stem of 32 channels, and stride 2
-            there and in every stage.
-        activation: the nonlinearity, everywhere but inside squeeze-and-excitation.
-        norm: batch, group, conv (preconditioned convolutions, then batch norms), or conv_running (conv, evaluated with
-            a running mean of the divisors, as published).
-        downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
-        channel_gate: what ends a residual branch, whatever Y has inside it: none, se, residual_se or cifs (its probes
-            learn with the defense cifs).
-        upsample: factor that images are enlarged by, each pixel repeated, before the stem.
+        size: X or Y, and the multiply-accumulates for an ImageNet image (mf: 10^6, gf: 10^9).
+        form: "small" has a stem of 64 channels with stride 1 and the strides 1, 1, 2, 2 (published for 32 pixels, with
+            other widths of x_400mf and y_400mf than for ImageNet); "imagenet" has a stem of 32 channels, with stride 2
+            in the stem and in every stage.
+        activation: nonlinearity of all layers, except inside squeeze-and-excitation.
+        norm: batch, group, conv (preconditioned convolutions, then batch norms) or conv_running (as conv, but
+            evaluated with a running mean of the divisors, as published).
+        downsample: how convolutions halve the sides: strided, or average, flc or asap pooling before a convolution.
+        channel_gate: gate at the end of every residual branch, in addition to the one inside the blocks of RegNetY:
+            none, se, residual_se or cifs (its probes learn with the defense cifs).
+        upsample: factor by which images are enlarged before the stem; every pixel is repeated.
 
     Reference: Radosavovic et al., "Designing Network Design Spaces", CVPR 2020.
     """
@@ -102,27 +102,27 @@ def regnet_rule(
     channel_gate: Gate = "none",
     upsample: Count = 1,
 ) -> nn.Module:
-    """RegNet by its rule: block j is w0 + wa j wide, taken to the nearest w0 times a power of wm.
+    """RegNet by its rule: block j has the width w0 + wa j, rounded to the nearest w0 times a power of wm.
 
-    The defaults are RegNetX-200MF. Blocks of one width are a stage; widths are multiples of 8 and of whole groups.
+    The defaults give RegNetX-200MF. Blocks of the same width form a stage; widths are multiples of 8 and of the groups.
 
     Args:
-        depth: blocks in all.
-        w0: width where the line begins.
-        wa: how much wider each next block is on the line.
+        depth: number of all blocks.
+        w0: width of the first block.
+        wa: growth of the width per block, before rounding.
         wm: ratio of the widths of neighbouring stages, above 1.
         group_width: channels of a group in the 3x3 convolutions.
-        squeeze: channels inside squeeze-and-excitation, as a share of those that enter the block; 0 is RegNetX,
-            and 0.25 RegNetY.
-        form: "small" has a stem of 64 channels and stride 1, and stride 1 in two stages; "imagenet" a stem of 32
-            channels, and stride 2 there and in every stage.
-        activation: the nonlinearity, everywhere but inside squeeze-and-excitation.
-        norm: batch, group, conv (preconditioned convolutions, then batch norms), or conv_running (conv, evaluated with
-            a running mean of the divisors, as published).
-        downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
-        channel_gate: what ends a residual branch, whatever Y has inside it: none, se, residual_se or cifs (its probes
-            learn with the defense cifs).
-        upsample: factor that images are enlarged by, each pixel repeated, before the stem.
+        squeeze: channels inside squeeze-and-excitation, as a share of the input channels of the block; 0 gives RegNetX,
+            0.25 RegNetY.
+        form: "small" has a stem of 64 channels with stride 1, and stride 1 in two stages; "imagenet" has a stem of 32
+            channels, with stride 2 in the stem and in every stage.
+        activation: nonlinearity of all layers, except inside squeeze-and-excitation.
+        norm: batch, group, conv (preconditioned convolutions, then batch norms) or conv_running (as conv, but
+            evaluated with a running mean of the divisors, as published).
+        downsample: how convolutions halve the sides: strided, or average, flc or asap pooling before a convolution.
+        channel_gate: gate at the end of every residual branch, in addition to the one inside the blocks of RegNetY:
+            none, se, residual_se or cifs (its probes learn with the defense cifs).
+        upsample: factor by which images are enlarged before the stem; every pixel is repeated.
 
     Reference: Radosavovic et al., "Designing Network Design Spaces", CVPR 2020.
     """
@@ -152,37 +152,37 @@ def regnet_stages(
     channel_gate: Gate = "none",
     upsample: Count = 1,
 ) -> nn.Module:
-    """RegNet stage by stage; the defaults are RegNetX-200MF for small images.
+    """RegNet with depths and widths stage by stage; the defaults are RegNetX-200MF for small images.
 
     Args:
         depths: blocks of each stage.
         widths: channels of each stage, in whole groups.
-        strides: of the first block of each stage.
-        group_width: channels of a group in the 3x3 convolutions; in a narrower stage, the whole stage.
-        squeeze: channels inside squeeze-and-excitation, as a share of those that enter the block; 0 is RegNetX,
-            and 0.25 RegNetY.
+        strides: strides of the first block of each stage.
+        group_width: channels of a group in the 3x3 convolutions; a narrower stage is one group.
+        squeeze: channels inside squeeze-and-excitation, as a share of the input channels of the block; 0 gives RegNetX,
+            0.25 RegNetY.
         stem: channels of the first convolution.
-        stem_stride: 2 halves the resolution at once, for about a quarter of the cost.
-        activation: the nonlinearity, everywhere but inside squeeze-and-excitation.
-        norm: batch, group, conv (preconditioned convolutions, then batch norms), or conv_running (conv, evaluated with
-            a running mean of the divisors, as published).
-        downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
-        channel_gate: what ends a residual branch, whatever Y has inside it: none, se, residual_se or cifs (its probes
-            learn with the defense cifs).
-        upsample: factor that images are enlarged by, each pixel repeated, before the stem.
+        stem_stride: stride of the first convolution; 2 halves the resolution at once, for about a quarter of the cost.
+        activation: nonlinearity of all layers, except inside squeeze-and-excitation.
+        norm: batch, group, conv (preconditioned convolutions, then batch norms) or conv_running (as conv, but
+            evaluated with a running mean of the divisors, as published).
+        downsample: how convolutions halve the sides: strided, or average, flc or asap pooling before a convolution.
+        channel_gate: gate at the end of every residual branch, in addition to the one inside the blocks of RegNetY:
+            none, se, residual_se or cifs (its probes learn with the defense cifs).
+        upsample: factor by which images are enlarged before the stem; every pixel is repeated.
 
     Reference: Radosavovic et al., "Designing Network Design Spaces", CVPR 2020.
     """
     if not len(depths) == len(widths) == len(strides) or not depths:
         raise RobustCliError(
-            f"architecture.depths: {len(depths)} stages, with {len(widths)} widths and {len(strides)} strides; "
-            "name as many of each"
+            f"architecture.depths: {len(depths)} stages, but {len(widths)} widths and {len(strides)} strides; "
+            "give the same number of each"
         )
     for width in widths:
         if width != whole_groups(width, group_width):
             raise RobustCliError(
-                f"architecture.widths: {width} channels are no whole groups of {group_width}; "
-                f"write {whole_groups(width, group_width)}, or another group_width"
+                f"architecture.widths: {width} channels cannot be divided into groups of {group_width}; "
+                f"write {whole_groups(width, group_width)}, or change group_width"
             )
     return RegNet(
         shape,

@@ -1,4 +1,4 @@
-"""ResNets with a stem for small images: activation after every normalisation (key family RN)."""
+"""ResNets for small images, with activation after normalisation (key family RN)."""
 
 from typing import Literal
 
@@ -9,7 +9,7 @@ from robustcli.architectures.layers import Layers
 from robustcli.architectures.postactivation import BasicBlock, Bottleneck, ResNet
 from robustcli.registry.types import Activation, Count, Counts4, Downsample, Gate, NormLayer
 
-# By layers with weights: the kind of block, and how many each stage has.
+# Block and number of blocks of each stage, by number of layers with weights.
 _DEPTHS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
     18: (BasicBlock, (2, 2, 2, 2)),
     34: (BasicBlock, (3, 4, 6, 3)),
@@ -38,23 +38,24 @@ def resnet(
     strides: Counts4 = (1, 2, 2, 2),
     upsample: Count = 1,
 ) -> nn.Module:
-    """ResNet-{depth} for small images, activation after every normalisation.
+    """ResNet-{depth} for small images, with activation after normalisation.
 
-    The stem is a 3x3 convolution without pooling, so 32 pixels become 4 before the global average. Blocks are two 3x3
-    convolutions up to depth 34, and bottlenecks beyond.
+    The stem is a 3x3 convolution without a pool, so 32 pixels become 4 before the global average. Up to depth 34 a
+    block has two 3x3 convolutions; deeper networks have bottleneck blocks.
 
     Args:
         depth: layers with weights.
-        activation: the nonlinearity, everywhere.
-        norm: batch, group, conv (preconditioned convolutions, then batch norms), or conv_running (conv, evaluated with
-            a running mean of the divisors, as published).
-        downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
-        channel_gate: what ends a residual branch: none, se, residual_se or cifs (its probes learn with the defense
-            cifs).
-        width: channels of the stem and the first stage; each later stage doubles it.
-        stem_stride: 2 halves the resolution at once, for about a quarter of the cost.
-        strides: of the four stages; [1, 1, 2, 2] is ResNet{depth}-1122 of Xu et al., whose last map is 8 pixels wide.
-        upsample: factor that images are enlarged by, each pixel repeated, before the stem.
+        activation: nonlinearity of all layers.
+        norm: batch, group, conv (preconditioned convolutions, then batch norms) or conv_running (as conv, but
+            evaluated with a running mean of the divisors, as published).
+        downsample: how convolutions halve the sides: strided, or average, flc or asap pooling before a convolution.
+        channel_gate: gate at the end of every residual branch: none, se, residual_se or cifs (its probes learn with
+            the defense cifs).
+        width: channels of the stem and the first stage; each later stage has twice as many.
+        stem_stride: stride of the first convolution; 2 halves the resolution at once, for about a quarter of the cost.
+        strides: strides of the four stages; [1, 1, 2, 2] is ResNet{depth}-1122 of Xu et al., whose last map is 8 pixels
+            wide.
+        upsample: factor by which images are enlarged before the stem; every pixel is repeated.
 
     Reference: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016; strides and upsampling: Xu et
         al., "Understanding Adversarial Robustness from Feature Maps of Convolutional Layers", TNNLS 2025.

@@ -1,4 +1,4 @@
-"""RobNet: cells in which every state is joined to every later one, each edge by a code of two bits."""
+"""RobNet: cells in which every state is connected to every later one; a code of two bits describes an edge."""
 
 from torch import nn
 
@@ -7,10 +7,10 @@ from robustcli.architectures.cells import CellNetwork, Genotype, genotype
 from robustcli.architectures.layers import Layers
 from robustcli.registry.types import Activation, Cells, Count, Downsample, NormBeside
 
-# What joins two states: nothing, a separable convolution, the state itself, or the sum of both.
+# Operations on an edge: none, a separable convolution, the identity, or the sum of both.
 _BY_DIGIT = {"0": (), "1": ("sep3",), "2": ("skip",), "3": ("sep3", "skip")}
 
-# A group for each node, a digit for each state that it may read from.
+# One group of digits for each node, one digit for each earlier state.
 _LARGE = "33 333 1312 31113"
 _FREE = (
     "32 332 3112 33031",
@@ -57,16 +57,16 @@ def robnet(
     norm: NormBeside = "batch",
     downsample: Downsample = "strided",
 ) -> nn.Module:
-    """RobNet-large: one densely connected cell of separable convolutions and the states themselves, everywhere.
+    """RobNet-large: repetitions of one densely connected cell of separable convolutions and identities.
 
-    The defaults are RobNet-large-v1. The norms inside cells have neither scale nor shift.
+    The defaults give RobNet-large-v1. The norms inside cells have no scale and no shift.
 
     Args:
         width: channels of a node in the first third of the cells; 64 in RobNet-large-v2.
-        cells: of the network, 33 in RobNet-large-v2; those at one and at two thirds reduce.
-        activation: the nonlinearity, everywhere.
+        cells: number of cells, 33 in RobNet-large-v2; those at one third and two thirds halve the resolution.
+        activation: nonlinearity of all layers.
         norm: batch or group.
-        downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
+        downsample: how convolutions halve the sides: strided, or average, flc or asap pooling before a convolution.
 
     Reference: Guo et al., "When NAS Meets Robustness: In Search of Robust Architectures against Adversarial
         Attacks", CVPR 2020.
@@ -85,15 +85,15 @@ def robnet_free(
     norm: NormBeside = "batch",
     downsample: Downsample = "strided",
 ) -> nn.Module:
-    """RobNet-free: twenty cells, each of them found by itself.
+    """RobNet-free: twenty different cells, each found by the search.
 
-    The norms inside cells have neither scale nor shift; the cells at one and at two thirds reduce.
+    The norms inside cells have no scale and no shift. The cells at one third and two thirds halve the resolution.
 
     Args:
         width: channels of a node in the first third of the cells.
-        activation: the nonlinearity, everywhere.
+        activation: nonlinearity of all layers.
         norm: batch or group.
-        downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
+        downsample: how convolutions halve the sides: strided, or average, flc or asap pooling before a convolution.
 
     Reference: Guo et al., "When NAS Meets Robustness: In Search of Robust Architectures against Adversarial
         Attacks", CVPR 2020; the cells: the authors' repository.

@@ -1,6 +1,6 @@
-"""RaResNet: ImageNet's bottleneck network by robust design principles, with squeeze-and-excitation.
+"""RaResNet: bottleneck networks for ImageNet by robust design principles, with squeeze-and-excitation.
 
-Weights have the names that the published networks give them.
+The keys of the weights are those of the published networks.
 """
 
 from collections import OrderedDict
@@ -14,22 +14,22 @@ from robustcli.architectures.layers import Layers
 from robustcli.architectures.squeeze import SqueezeExcitation
 from robustcli.registry.types import Activation, Count, Counts4, Downsample, NormBeside
 
-# By published names: blocks and channels of the four stages, behind a stem of 96 channels.
+# Blocks and channels of the four stages by published name, for a stem of 96 channels.
 _NETS: dict[str, tuple[Counts4, Counts4]] = {
     "RaResNet-50": ((5, 8, 13, 1), (288, 576, 1120, 2160)),
     "RaResNet-101": ((7, 11, 18, 1), (336, 672, 1328, 2624)),
     "RaWRN-101-2": ((7, 11, 18, 1), (512, 1024, 2016, 4032)),
 }
 _STEM = 96
-# Inside a block there is a quarter of its channels, which the 3x3 convolution takes in two groups.
+# A block has a quarter of its channels inside; its 3x3 convolution has two groups.
 _BOTTLENECK, _GROUPS = 4, 2
-# Channels inside squeeze-and-excitation, as a share of those that enter the block.
+# Channels inside squeeze-and-excitation, as a share of the input channels of the block.
 _SQUEEZE = 0.25
 _CLASSIFIER_SPREAD = 0.01
 
 
 class Block(nn.Module):
-    """act(1x1, act, grouped 3x3, norm, act, squeeze-and-excitation, 1x1, norm + shortcut).
+    """Residual block: act(1x1, act, grouped 3x3, norm, act, squeeze-and-excitation, 1x1, norm + shortcut).
 
     The first convolution has no norm; the stride is on the 3x3.
     """
@@ -55,14 +55,14 @@ class Block(nn.Module):
 
 
 class RobustArchResNet(nn.Module):
-    """Stem without a pool, four stages, global average, linear classifier.
+    """RaResNet: stem without a pool, four stages, global average, linear classifier.
 
     Args:
         depths: blocks of each stage.
         widths: channels of each stage.
-        stem: its channels.
-        strides: of the first block of each stage.
-        stem_layers: what the stem is made of, with an activation of its own.
+        stem: channels of the stem.
+        strides: strides of the first block of each stage.
+        stem_layers: layers of the stem, which has its own activation.
     """
 
     def __init__(
@@ -138,25 +138,27 @@ def robust_arch_resnet(
     """{net} for ImageNet: grouped bottlenecks with squeeze-and-excitation, a stem without a pool, a short last stage.
 
     The first 1x1 convolution of a block has no norm. Squeeze-and-excitation follows the 3x3 convolution and is a
-    quarter as wide inside as what enters the block: the one reading that gives the published 104,065,776 parameters of
-    RaWRN-101-2. All convolutions are drawn by fan-out, the classifier from N(0, 0.01^2). There is no choice of gates,
-    of which it has one, nor the norm conv, which takes the place of norms behind every convolution.
+    quarter as wide inside as the input of the block, the only interpretation that gives the published 104,065,776
+    parameters of RaWRN-101-2. All convolutions are initialised by fan-out, the classifier from N(0, 0.01^2). The gate
+    is fixed, and norm: conv is not available, because it needs a norm after every convolution.
 
     Args:
-        net: published name, which settles depths and widths.
-        activation: the nonlinearity of the blocks, but not inside squeeze-and-excitation.
-        stem_activation: that of the stem: silu by the paper's words, relu in its code and so in its published weights.
+        net: published name, which determines depths and widths.
+        activation: nonlinearity of the blocks, except inside squeeze-and-excitation.
+        stem_activation: nonlinearity of the stem: silu in the text of the paper, relu in its code and published
+            weights.
         norm: batch or group.
-        downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
-        width: channels of the stem; those of the stages go with it, in multiples of 8, and are as published at 96.
-        stem_stride: of the 7x7 convolution.
-        strides: of the first block of each stage; with these and the stem images shrink 32 times.
+        downsample: how convolutions halve the sides: strided, or average, flc or asap pooling before a convolution.
+        width: channels of the stem; those of the stages are proportional to it, in multiples of 8, and as published
+            for 96.
+        stem_stride: stride of the 7x7 convolution.
+        strides: strides of the first block of each stage; the defaults and the stem shrink images 32 times.
 
     Reference: Peng et al., "Robust Principles: Architectural Design Principles for Adversarially Robust CNNs", BMVC
         2023.
     """
     depths, widths = _NETS[net]
-    # Two groups of a quarter.
+    # Channels inside a block are divided into two groups.
     whole = _BOTTLENECK * _GROUPS
     first, second, third, fourth = (max(1, round(channels * width / _STEM / whole)) * whole for channels in widths)
     layers = Layers(activation=activation, norm=norm, downsample=downsample)

@@ -1,4 +1,4 @@
-"""RaWRN: a wide network of robust design principles, with squeeze-and-excitation (key family RA-WRN)."""
+"""RaWRN: a wide residual network by robust design principles, with squeeze-and-excitation (key family RA-WRN)."""
 
 from torch import nn
 
@@ -27,19 +27,18 @@ def robust_arch_wide_resnet(
     norm: NormBeside = "batch",
     downsample: Downsample = "strided",
 ) -> nn.Module:
-    """RaWRN: DeepMind's wide network with a wide stem, a short last stage and a gate of means in every block.
+    """RaWRN: DeepMind's wide residual network with a wide stem, a short last stage and squeeze-and-excitation.
 
-    The defaults are RaWRN-70-16. Squeeze-and-excitation, to a quarter of the channels, ends every residual branch.
-    That gate is a part of the network; wide_resnet in the form "deepmind" has others. Convolutions are drawn by
-    fan-out.
+    The defaults give RaWRN-70-16. Every residual branch ends with squeeze-and-excitation, with a quarter of the
+    channels inside. For other gates use wide_resnet in the form "deepmind". Convolutions are initialised by fan-out.
 
     Args:
         depths: blocks in each of the three stages.
         widths: channels of the stages.
         stem: channels of the first convolution.
-        activation: the nonlinearity, everywhere but inside the gates.
-        norm: batch or group; convolutions padded at one side cannot be preconditioned.
-        downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
+        activation: nonlinearity of all layers, except inside the gates.
+        norm: batch or group; convolutions with one-sided padding cannot be preconditioned.
+        downsample: how convolutions halve the sides: strided, or average, flc or asap pooling before a convolution.
 
     Reference: Peng et al., "Robust Principles: Architectural Design Principles for Adversarially Robust CNNs", BMVC
         2023.

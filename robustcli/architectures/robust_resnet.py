@@ -1,4 +1,4 @@
-"""RobustResNet and WRN-A: three stages sized by RobustScaling (the latter: key family RRN)."""
+"""RobustResNet and WRN-A: residual networks with three stages sized by RobustScaling (key family RRN)."""
 
 from typing import Literal
 
@@ -27,26 +27,27 @@ def robust_resnet(
     downsample: Downsample = "strided",
     upsample: Count = 1,
 ) -> nn.Module:
-    """RobustResNet: deep and narrow, its last stage small, multi-scale blocks with residual squeeze-and-excitation.
+    """RobustResNet: deep and narrow, small last stage, multi-scale blocks with residual squeeze-and-excitation.
 
-    The defaults are RobustResNet-A1; A2 to A4 are the budgets 10, 20 and 40, and with block: basic they are WRN-A1
-    to WRN-A4. In multi-scale blocks that project nothing, the first norm is part of the published count of
-    weights and, as published, never used. The advanced recipe of the paper uses silu. The gate is a part of the block;
-    robust_wide_resnet has basic blocks with any.
+    The defaults give RobustResNet-A1; the budgets 10, 20 and 40 give A2 to A4. With block: basic they give WRN-A1 to
+    WRN-A4. In multi-scale blocks without a projection the first norm is never used, but counts among the published
+    weights, as in the published code. The advanced recipe of the paper uses silu. The gate of multi-scale blocks is
+    fixed; robust_wide_resnet has basic blocks with any gate.
 
     Args:
-        budget: about 10^9 multiply-accumulates of a 32x32 image: depths and widths are then those of RobustScaling
-            and not the settings, at a cost near the budget; null: the settings.
+        budget: cost of a 32x32 image in 10^9 multiply-accumulates; RobustScaling then determines depths and widths.
+            null: use `depths` and `widths`.
         depths: blocks in each of the three stages.
         widths: factors on the 16, 32 and 64 planes of the three stages.
-        block: robust puts out four times its planes; basic has two 3x3 convolutions and puts out its planes.
-        expands_activated: whether the first convolution of a robust block reads the activated input, and not the
-            input itself as in the published code.
-        activation: the nonlinearity, everywhere.
-        norm: batch, group, conv (preconditioned convolutions beside batch norms), or conv_running (conv, evaluated with
-            a running mean of the divisors).
-        downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
-        upsample: factor that images are enlarged by, each pixel repeated, before the stem.
+        block: "robust" is multi-scale, with four times its planes as outputs; "basic" has two 3x3 convolutions, with
+            its planes as outputs.
+        expands_activated: the first convolution of a robust block reads the activated input, not the raw input as in
+            the published code.
+        activation: nonlinearity of all layers.
+        norm: batch, group, conv (preconditioned convolutions and batch norms) or conv_running (as conv, but evaluated
+            with a running mean of the divisors).
+        downsample: how convolutions halve the sides: strided, or average, flc or asap pooling before a convolution.
+        upsample: factor by which images are enlarged before the stem; every pixel is repeated.
 
     Reference: Huang et al., "Revisiting Residual Networks for Adversarial Robustness", CVPR 2023.
     """

@@ -1,4 +1,4 @@
-"""RobustScaling: how the depths and widths of three stages grow with a budget of multiply-accumulates."""
+"""RobustScaling: depths and widths of three stages for a budget of multiply-accumulates."""
 
 import math
 from typing import Literal
@@ -10,14 +10,14 @@ Block = Literal["robust", "basic"]
 Size = tuple[Counts3, Counts3]
 
 STEM = 16
-# Of the multi-scale block: chunks, width of a chunk for 160 planes and per group, groups, reduction of its gate.
+# Multi-scale block: chunks, groups, width of a group per chunk for 160 planes, reduction of the gate.
 SCALES = 8
 CARDINALITY = 4
 _BASE_WIDTH = 10
 _SQUEEZE = 64
 EXPANSION = 4
 
-# Published by the budgets that they were made for, in 10^9 multiply-accumulates of a 32x32 image: depths, widths.
+# Published depths and widths by budget, in 10^9 multiply-accumulates of a 32x32 image.
 _PUBLISHED: dict[float, Size] = {
     5: ((14, 14, 7), (5, 7, 3)),
     10: ((17, 17, 8), (7, 9, 4)),
@@ -25,29 +25,29 @@ _PUBLISHED: dict[float, Size] = {
     40: ((27, 28, 13), (10, 14, 6)),
 }
 _SMALLEST: Size = ((1, 1, 1), (1, 1, 1))
-# Halvings after which no two members of the chain lie between the bounds.
+# Bisection steps after which at most one network lies between the bounds.
 _HALVINGS = 60
 _APART = 1e-9
 
 
 def robust_scaling(budget: float, block: Block = "robust") -> Size:
-    """Depths and widths of three stages for a budget: stages are about 2:2:1 deep, 2:2.5:1 wide, and 7:3 in sum.
+    """Return depths and widths of three stages for a budget: depths are about 2:2:1, widths 2:2.5:1, in total 7:3.
 
-    How the paper rounds is not published, and no rounding of these ratios gives its four networks. So they are
-    taken as they are, and joined by a chain of networks: between two of them every number grows evenly with the
-    logarithm of a size, and beyond with its cube root, as cost grows with depth and the square of width. Of this
-    chain a budget gets the member whose cost is nearest. The published ones cost 2 % less to 8 % more than their
-    budgets say; so a budget stands for their cost, and between them for a share of both.
+    The paper does not publish its rounding, and no rounding of these ratios gives its four networks. So the four are
+    taken as published and interpolated: between two of them every number grows linearly in the logarithm of a size, and
+    beyond them with its cube root, because cost grows with depth and the square of width. The result is the network of
+    this sequence whose cost is nearest to the budget. The published networks cost 2 % less to 8 % more than their
+    budgets, so a budget means the cost of the published network, interpolated between them.
 
-    No number falls when the budget rises. From 1 on the cost is within 16 % of the budget, from 0.1 on within a
-    quarter, and below that within a half: depths and widths are small integers, so not nearer.
+    Depths and widths never fall when the budget rises. They are small integers, so the cost differs from the budget: by
+    up to 16 % for budgets of at least 1, by up to a quarter from 0.1 on, and by up to a half below.
 
     Args:
-        budget: about 10^9 multiply-accumulates of a 32x32 image; 5, 10, 20 and 40 are A1, A2, A3 and A4.
-        block: what the stages consist of; the chain is the same, and costs differ a little.
+        budget: cost of a 32x32 image in 10^9 multiply-accumulates; 5, 10, 20 and 40 give A1, A2, A3 and A4.
+        block: block of the stages; the sequence is the same, the costs differ slightly.
 
     Raises:
-        RobustCliError: not even the smallest network is within the budget.
+        RobustCliError: the smallest network costs more than the budget.
 
     Reference: Huang et al., "Revisiting Residual Networks for Adversarial Robustness", CVPR 2023.
     """
@@ -58,7 +58,7 @@ def robust_scaling(budget: float, block: Block = "robust") -> Size:
     if target < least:
         needed = math.ceil(1e4 * budget * least / target) / 1e4
         raise RobustCliError(
-            f"architecture.budget: {budget:g} is less than the smallest network of {block} blocks costs; "
+            f"architecture.budget: {budget:g} is less than the cost of the smallest network of {block} blocks; "
             f"write {needed} or more"
         )
     low, high = 0.0, 2.0 * budget + 1
@@ -70,7 +70,7 @@ def robust_scaling(budget: float, block: Block = "robust") -> Size:
 
 
 def cost(size: Size, block: Block) -> float:
-    """10^9 multiply-accumulates of a 32x32 image with three channels and ten classes."""
+    """Return the cost of a 32x32 image with three channels and ten classes, in 10^9 multiply-accumulates."""
     inputs, side = STEM, 32
     total = 27 * STEM * side**2
     for number, (depth, width) in enumerate(zip(*size, strict=True)):
@@ -85,12 +85,12 @@ def cost(size: Size, block: Block) -> float:
 
 
 def chunk_width(planes: int) -> int:
-    """Channels of each chunk of a multi-scale block."""
+    """Return the channels of each chunk of a multi-scale block."""
     return max(1, planes * _BASE_WIDTH // 160) * CARDINALITY
 
 
 def squeezed_width(planes: int) -> int:
-    """Channels between the two layers of its gate."""
+    """Return the channels between the two layers of the gate of a multi-scale block."""
     return max(1, EXPANSION * planes // _SQUEEZE)
 
 
@@ -109,7 +109,7 @@ def _multi_scale(inputs: int, planes: int, stride: int, area: int) -> int:
 
 
 def _target(budget: float, block: Block) -> float:
-    """The cost that a budget stands for: that of the published networks at theirs."""
+    """Return the cost for a budget: that of the published network, interpolated between them."""
     lower, upper, share = _between(budget)
     if lower == upper:
         return budget / lower * cost(_PUBLISHED[lower], block)
@@ -118,13 +118,13 @@ def _target(budget: float, block: Block) -> float:
 
 
 def _member(size: float) -> Size:
-    """The network of the chain at a size, which is about its cost."""
+    """Return the network of the sequence at a size, which is about its cost."""
     lower, upper, share = _between(size)
     growth = (size / lower) ** (1 / 3) if lower == upper else 1
     (depths, widths), (more_depths, more_widths) = _PUBLISHED[lower], _PUBLISHED[upper]
     pairs = zip((*depths, *widths), (*more_depths, *more_widths), strict=True)
     values = [growth * ((1 - share) * one + share * other) for one, other in pairs]
-    # Numbers that would grow at once, such as all of them at half of A1's, grow one after the other.
+    # Numbers that would change at the same size change one after the other.
     one, two, three, first, second, third = (
         max(1, math.floor(value + 0.5 - place * _APART)) for place, value in enumerate(values)
     )
@@ -132,7 +132,7 @@ def _member(size: float) -> Size:
 
 
 def _between(size: float) -> tuple[float, float, float]:
-    """The published budgets around a size and how far it lies between them; twice the nearest beyond all."""
+    """Return the published budgets around a size and its position between them; outside, the nearest one twice."""
     sizes = sorted(_PUBLISHED)
     if not sizes[0] <= size <= sizes[-1]:
         nearest = sizes[0] if size < sizes[0] else sizes[-1]

@@ -1,4 +1,4 @@
-"""Three stages whose depths and widths are set one by one, and the multi-scale block."""
+"""Networks of three stages with separate depths and widths, and the multi-scale block."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -16,10 +16,10 @@ from robustcli.registry.types import Counts3
 
 
 class RobustResBlock(nn.Module):
-    """A pre-activation bottleneck whose 3x3 part is split into chunks, each of which also sees the one before it.
+    """Pre-activation bottleneck with its 3x3 part in chunks, each of which also reads the output of the previous one.
 
-    The expanding convolution reads the block's input itself, as in the published code, so that in blocks which
-    project nothing the first norm is never used and never learns; `expands_activated` gives it the activated input.
+    The first convolution reads the raw input of the block, as in the published code. So in blocks without a projection
+    the first norm is never used or trained. With `expands_activated` it reads the activated input.
     """
 
     expansion = EXPANSION
@@ -57,22 +57,22 @@ class RobustResBlock(nn.Module):
         return out
 
 
-# (inputs, planes, stride) -> a block that puts out `expansion` times `planes` channels.
+# (inputs, planes, stride) -> a block with `expansion` times `planes` output channels.
 Block = Callable[[int, int, int], nn.Module]
 
 
 class RobustStages(nn.Module):
     """A 3x3 convolution, three stages of blocks, norm, activation, global average, classifier.
 
-    Convolutions are drawn by fan-out, and the classifier's bias is 0 at the start.
+    Convolutions are initialised by fan-out, the bias of the classifier with 0.
 
     Args:
-        block: what the stages consist of.
-        expansion: channels that a block puts out, in planes.
+        block: block of the stages.
+        expansion: output channels of a block per plane.
         depths: blocks in each stage.
         widths: planes of the stages, in units of 16, 32 and 64.
-        last_norm: name of the last norm, by which public checkpoints know it.
-        upsample: factor that the images are enlarged by.
+        last_norm: name of the last norm in public checkpoints.
+        upsample: factor by which images are enlarged.
     """
 
     def __init__(

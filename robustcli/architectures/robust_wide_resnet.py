@@ -1,4 +1,4 @@
-"""WRN-34-R, whose last stage is narrow, and every other depth and width of three wide stages (key family RWRN)."""
+"""WRN-34-R: a wide residual network with separate depths and widths of its three stages (key family RWRN)."""
 
 from torch import nn
 
@@ -22,20 +22,20 @@ def robust_wide_resnet(
     channel_gate: Gate = "none",
     upsample: Count = 1,
 ) -> nn.Module:
-    """Wide residual network with its own depth and width in each of three stages; the defaults are WRN-34-R.
+    """Wide residual network with separate depths and widths of its three stages; the defaults give WRN-34-R.
 
     The blocks are those of wide_resnet in the form "trades"; equal depths and widths give that network.
 
     Args:
         depths: blocks in each stage.
         widths: factors on the 16, 32 and 64 channels of the stages.
-        activation: the nonlinearity, everywhere.
-        norm: batch, group, conv (preconditioned convolutions beside batch norms), or conv_running (conv, evaluated with
-            a running mean of the divisors).
-        downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
-        channel_gate: what ends a residual branch: none, se, residual_se or cifs (its probes learn with the defense
-            cifs).
-        upsample: factor that images are enlarged by, each pixel repeated, before the stem.
+        activation: nonlinearity of all layers.
+        norm: batch, group, conv (preconditioned convolutions and batch norms) or conv_running (as conv, but evaluated
+            with a running mean of the divisors).
+        downsample: how convolutions halve the sides: strided, or average, flc or asap pooling before a convolution.
+        channel_gate: gate at the end of every residual branch: none, se, residual_se or cifs (its probes learn with
+            the defense cifs).
+        upsample: factor by which images are enlarged before the stem; every pixel is repeated.
 
     Reference: Huang et al., "Exploring Architectural Ingredients of Adversarially Robust Deep Neural Networks",
         NeurIPS 2021.

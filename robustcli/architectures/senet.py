@@ -25,22 +25,21 @@ def senet18(
     strides: Counts4 = (1, 2, 2, 2),
     upsample: Count = 1,
 ) -> nn.Module:
-    """SENet-18 for small images: eight pre-activation blocks, each ending with squeeze-and-excitation.
+    """SENet-18 for small images: eight pre-activation blocks that end with squeeze-and-excitation.
 
-    Nothing normalises the last features, and the stem is normalised although a block with a norm follows: both as in
-    the network that is in use for 32 pixels. Projections see the activated input. Another gate would be another
-    network: preact_resnet18 in the form "a" has them all.
+    As in the network commonly used for 32 pixels, the last features are not normalised, and the stem has a norm of its
+    own. Projections read the activated input. For other gates use preact_resnet18 in the form "a".
 
     Args:
-        reduction: of the channels inside squeeze-and-excitation, which keeps one at least.
-        activation: the nonlinearity, everywhere but inside squeeze-and-excitation.
-        norm: batch, group, conv (preconditioned convolutions beside batch norms), or conv_running (conv, evaluated with
-            a running mean of the divisors).
-        downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
-        width: channels of the stem and the first stage; each later stage doubles it.
-        stem_stride: 2 halves the resolution at once, for about a quarter of the cost.
-        strides: of the four stages; [1, 1, 2, 2] makes the last map twice as wide.
-        upsample: factor that images are enlarged by, each pixel repeated, before the stem.
+        reduction: reduction of the channels inside squeeze-and-excitation; at least one channel remains.
+        activation: nonlinearity of all layers, except inside squeeze-and-excitation.
+        norm: batch, group, conv (preconditioned convolutions and batch norms) or conv_running (as conv, but evaluated
+            with a running mean of the divisors).
+        downsample: how convolutions halve the sides: strided, or average, flc or asap pooling before a convolution.
+        width: channels of the stem and the first stage; each later stage has twice as many.
+        stem_stride: stride of the first convolution; 2 halves the resolution at once, for about a quarter of the cost.
+        strides: strides of the four stages; [1, 1, 2, 2] makes the last map twice as wide.
+        upsample: factor by which images are enlarged before the stem; every pixel is repeated.
 
     Reference: Hu, Shen and Sun, "Squeeze-and-Excitation Networks", CVPR 2018.
     """

@@ -1,6 +1,6 @@
-"""SKResNet: residual networks whose 3x3 convolutions choose, channel by channel, between two fields of view.
+"""SKResNet: residual networks with pairs of 3x3 convolutions and attention between their receptive fields.
 
-Weights have the names of timm's networks.
+The keys of the weights are those of timm.
 """
 
 from collections import OrderedDict
@@ -28,7 +28,7 @@ def _normed(
 
 
 class BranchAttention(nn.Module):
-    """What the mean of the summed branches makes of each channel: shares of the branches, which sum to 1.
+    """Attention between branches: from the mean of the summed branches, weights of each branch that sum to 1.
 
     Args:
         squeezed: channels between the two layers.
@@ -42,17 +42,17 @@ class BranchAttention(nn.Module):
         self.fc_select = nn.Conv2d(squeezed, len(_DILATIONS) * channels, 1, bias=False)
 
     def forward(self, summed: Tensor) -> tuple[Tensor, ...]:
-        """The sum of the branches (n, channels, h, w) -> for each branch, (n, channels, 1, 1)."""
+        """Return the weights (n, channels, 1, 1) of each branch from the sum of the branches (n, channels, h, w)."""
         z = self.activation(self.bn(self.fc_reduce(summed.mean((2, 3), keepdim=True))))
         shares: Tensor = self.fc_select(z).unflatten(1, (len(_DILATIONS), -1)).softmax(1)
         return shares.unbind(1)
 
 
 class SelectiveKernel(nn.Module):
-    """Two activated 3x3 convolutions, one of them dilated, weighed by their attention and summed.
+    """Two activated 3x3 convolutions, one of them dilated, weighted by attention and summed.
 
     Args:
-        unit: "split": each sees half of the channels; "paper": each sees all of them.
+        unit: "split": each convolution reads half of the channels; "paper": each reads all of them.
         squeezed: channels inside the attention.
     """
 
@@ -77,10 +77,10 @@ class SelectiveKernel(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """act(selective kernel, 3x3 convolution + shortcut)."""
+    """Residual block: act(selective kernel, 3x3 convolution + shortcut)."""
 
     expansion = 1
-    # Of the attention in units "split": its share of the channels, and what it is a multiple of.
+    # Channels of the attention in units "split": a fraction of the width, rounded to a multiple.
     share, multiple = 8, 16
 
     def __init__(self, inputs: int, width: int, stride: int, unit: Unit, layers: Layers) -> None:
@@ -98,7 +98,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """act(1x1 convolution, selective kernel, 1x1 convolution + shortcut), four times wider outside."""
+    """Residual block: act(1x1 convolution, selective kernel, 1x1 convolution + shortcut), four times wider outside."""
 
     expansion = 4
     share, multiple = 16, 8
@@ -133,11 +133,11 @@ def _shortcut(inputs: int, outputs: int, stride: int, layers: Layers) -> nn.Modu
 
 
 class SKNet(nn.Module):
-    """Stem, four stages that double the width, global average, linear classifier.
+    """SKResNet: stem, four stages that double the width, global average, linear classifier.
 
     Args:
-        pools: whether the stem is that of ImageNet: a 7x7 convolution of stride 2 and a max pool.
-        upsample: factor that the images are enlarged by.
+        pools: use the stem for ImageNet, a 7x7 convolution of stride 2 and a max pool.
+        upsample: factor by which images are enlarged.
     """
 
     def __init__(
@@ -192,25 +192,25 @@ def sknet(
     width: Count = 64,
     upsample: Count = 1,
 ) -> nn.Module:
-    """SKResNet: a ResNet whose 3x3 convolutions are two, and attention chooses between their fields of view.
+    """SKResNet: a ResNet with pairs of 3x3 convolutions and attention that chooses between their receptive fields.
 
-    In 18 and 34 layers the first convolution of a block is selective, in 50 the middle one. There are norms inside the
-    attention too, where a batch norm finds nothing to normalise in a single image.
+    With 18 and 34 layers the first convolution of a block is selective, with 50 the middle one. The attention contains
+    norms; a batch norm there has nothing to normalise if a training batch is a single image.
 
     Args:
-        depth: layers: 18 or 34, of two convolutions a block, or 50, of three.
-        unit: "split" gives either convolution half of the channels, so that both cost what one did, and has 1/8 of the
-            channels inside the attention (a multiple of 16), or 1/16 of them at depth 50 (a multiple of 8), as
-            the networks in use have it; "paper" gives each all channels, and has 1/16 of them in the attention,
-            32 at least. The paper's own networks also have 32 groups and twice the width.
-        form: "small" has a 3x3 stem of stride 1; "imagenet" one of 7x7 and stride 2, and a max pool.
-        activation: the nonlinearity, everywhere.
-        norm: batch, or group (in the attention all channels together); dilated convolutions are not preconditioned.
-        downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
-        channel_gate: what ends a residual branch, beside the attention: none, se, residual_se or cifs (its probes
-            learn with the defense cifs).
-        width: channels of the stem and the first stage; each later stage doubles it.
-        upsample: factor that images are enlarged by, each pixel repeated, before the stem.
+        depth: number of layers: 18 or 34, with two convolutions per block, or 50, with three.
+        unit: "split": each convolution of a pair reads half of the channels, so both cost as much as one, and the
+            attention has 1/8 of the channels (a multiple of 16), or 1/16 at depth 50 (a multiple of 8), as in commonly
+            used networks. "paper": each reads all channels, and the attention has 1/16 of them, at least 32. The
+            networks of the paper also have 32 groups and twice the width.
+        form: "small" has a 3x3 stem of stride 1; "imagenet" has a 7x7 stem of stride 2 and a max pool.
+        activation: nonlinearity of all layers.
+        norm: batch or group (one group inside the attention); dilated convolutions cannot be preconditioned.
+        downsample: how convolutions halve the sides: strided, or average, flc or asap pooling before a convolution.
+        channel_gate: gate at the end of every residual branch, in addition to the attention: none, se, residual_se or
+            cifs (its probes learn with the defense cifs).
+        width: channels of the stem and the first stage; each later stage has twice as many.
+        upsample: factor by which images are enlarged before the stem; every pixel is repeated.
 
     Reference: Li et al., "Selective Kernel Networks", CVPR 2019.
     """

@@ -7,7 +7,7 @@ from robustcli.architectures.layers import Layers
 from robustcli.errors import RobustCliError
 from robustcli.registry.types import Activation, Count, Gate
 
-# Two convolutions that halve the side: less than this leaves nothing.
+# Smallest side that remains after two convolutions that halve it.
 _SMALLEST = 4
 
 
@@ -23,13 +23,13 @@ def small_cnn(
 ) -> nn.Module:
     """Two strided 4x4 convolutions and two linear layers; the defaults are Wong et al.'s MNIST network.
 
-    Each convolution halves the resolution: 28 pixels become 7, and 8 become 2. There is no choice of norms, which it is
-    without, nor of pooling, after which kernels of four pixels would have no centre.
+    Each convolution halves the resolution: 28 pixels become 7, and 8 become 2. There are no options for norms, which
+    the network does not have, and for pools, which do not fit kernels of even size.
 
     Args:
-        activation: the nonlinearity, everywhere.
-        channel_gate: what every activated convolution goes through: none, se, residual_se or cifs (its probes learn
-            with the defense cifs).
+        activation: nonlinearity of all layers.
+        channel_gate: gate after every activated convolution: none, se, residual_se or cifs (its probes learn with the
+            defense cifs).
         width: channels of the first convolution; the second has twice as many.
         hidden: units of the hidden linear layer.
 

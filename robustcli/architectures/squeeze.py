@@ -1,18 +1,18 @@
-"""Gates that look at a whole map and weigh its channels: squeeze-and-excitation, plain and residual."""
+"""Gates that weight channels by the means of all maps: squeeze-and-excitation, plain and residual."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 class SqueezeExcitation(nn.Module):
-    """v times a number in (0, 1) for each channel, made of the means of all channels by two small layers.
+    """Squeeze-and-excitation: multiply each channel by a number in (0, 1) that two layers compute from channel means.
 
     Reference: Hu, Shen and Sun, "Squeeze-and-Excitation Networks", CVPR 2018.
     """
 
     def __init__(self, channels: int, squeezed: int, *, bias: bool = True) -> None:
         super().__init__()
-        # 1x1 convolutions, because public checkpoints have their weights in that shape.
+        # 1x1 convolutions, as in public checkpoints.
         self.fc1 = nn.Conv2d(channels, squeezed, 1, bias=bias)
         self.fc2 = nn.Conv2d(squeezed, channels, 1, bias=bias)
 
@@ -23,7 +23,7 @@ class SqueezeExcitation(nn.Module):
 
 
 class ResidualSqueezeExcitation(nn.Module):
-    """m plus the squeeze-and-excitation of the normalised m.
+    """Residual squeeze-and-excitation: m + SE(norm(m)).
 
     Reference: Huang et al., "Revisiting Residual Networks for Adversarial Robustness", CVPR 2023.
     """

@@ -1,4 +1,4 @@
-"""All networks of a search space at once: on every edge a mixture of all operations, in shares that are learned."""
+"""Supernet of a search space: every edge is a mixture of all operations with learned weights."""
 
 from typing import Any
 
@@ -11,14 +11,14 @@ from robustcli.architectures.layers import Layers
 from robustcli.architectures.operations import OPERATIONS, POOLS
 
 KINDS: tuple[Kind, ...] = ("normal", "reduce", "robust")
-# Of width, in each third: the last keeps the width of the second.
+# Factors on the width for each third; the last keeps the width of the second.
 _FACTORS = (1, 2, 2)
 
 
 class Mixture(nn.Module):
-    """All operations on one edge; what comes out is their sum, each times its share.
+    """Weighted sum of all operations on one edge.
 
-    Pools have a norm too, so that no operation gains by its scale.
+    Pools get a norm too, so that no operation is preferred for its scale.
     """
 
     def __init__(self, channels: int, stride: int, layers: Layers) -> None:
@@ -40,12 +40,12 @@ class Mixture(nn.Module):
 
 
 class Supernet(nn.Module):
-    """A network of cells in which every node reads from all earlier states, through mixtures.
+    """Network of cells in which every node reads all earlier states through mixtures.
 
     Args:
         width: channels of a node in the first third of the cells.
-        cells: of the network.
-        nodes: of a cell.
+        cells: number of cells.
+        nodes: nodes of a cell.
     """
 
     def __init__(self, shape: ImageShape, layers: Layers, *, width: int, cells: int, nodes: int) -> None:
@@ -63,11 +63,11 @@ class Supernet(nn.Module):
             new=lambda _name, channels, stride: Mixture(channels, stride, layers),
         )
         edges = sum(len(node) for node in every)
-        # (edges, operations) for each kind of cell: the shares are its softmax over operations.
+        # (edges, operations) for each kind of cell; their softmax over operations are the shares.
         self.alphas = nn.ParameterDict({kind: 1e-3 * torch.randn(edges, len(OPERATIONS)) for kind in KINDS})
 
     def shares(self) -> dict[str, Tensor]:
-        """By kind of cell: of each operation on each edge, (edges, operations), rows that sum to 1."""
+        """Return the shares (edges, operations) of the operations by kind of cell; rows sum to 1."""
         return {kind: alpha.softmax(1) for kind, alpha in self.alphas.items()}
 
     def forward(self, x: Tensor) -> Tensor:
@@ -79,13 +79,13 @@ class Supernet(nn.Module):
         try:
             logits: Tensor = self.network(x)
         finally:
-            # A tensor that is left would hold the graph, and keep the network from being copied.
+            # A remaining tensor would keep the graph alive and prevent copies of the network.
             for mixture in _mixtures(self):
                 mixture.shares = None
         return logits
 
     def derived(self) -> dict[str, Any]:
-        """The network that is preferred now, as a spec names it."""
+        """Return the currently preferred network as a part of a spec."""
         cells = {kind: [text_of(node) for node in strongest(share.detach())] for kind, share in self.shares().items()}
         layers = {name: getattr(self.layers, name) for name in ("activation", "norm", "downsample")}
         size = {"width": self.width, "cells": self.count, "factors": list(_FACTORS)}
@@ -93,15 +93,15 @@ class Supernet(nn.Module):
 
 
 def _mixtures(part: nn.Module) -> list[Mixture]:
-    """In the order of nodes and of the states that they read from."""
+    """Return the mixtures in the order of nodes and of the states that they read."""
     return [module for module in part.modules() if isinstance(module, Mixture)]
 
 
 def strongest(shares: Tensor) -> tuple[Node, ...]:
-    """For every node the two edges whose strongest operation has the largest share, with that operation.
+    """Return, for every node, the two edges whose strongest operation has the largest share, with that operation.
 
     Args:
-        shares: (edges, operations) of a cell whose first node has two edges, the next three, and so on.
+        shares: (edges, operations) of a cell; its first node has two edges, the second three, and so on.
     """
     best, choice = shares.max(1)
     names = list(OPERATIONS)

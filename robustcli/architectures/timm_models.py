@@ -1,4 +1,4 @@
-"""Any classifier of the package timm, by timm's name."""
+"""Classifiers of the package timm."""
 
 from typing import Any
 
@@ -6,25 +6,25 @@ from torch import nn
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.borrowed import nearest_in_timm, require_logits, timm_package
-from robustcli.architectures.stems import make_stem_small, said_of
+from robustcli.architectures.stems import make_stem_small, stem_text
 from robustcli.errors import RobustCliError, in_one_line
 from robustcli.registry.types import Stem
 
 
 @ARCHITECTURES.register("timm", requires="timm", smoke={"model": "mobilenetv3_small_050"})
 def timm(shape: ImageShape, /, *, model: str, stem: Stem = "as_it_is") -> nn.Module:
-    """A classifier of timm (PyTorch Image Models), from random weights.
+    """Classifier of timm (PyTorch Image Models) with random initial weights.
 
-    Needs the package: pip install 'robustcli[timm]'. It is built for the channels and classes of the data, and for
-    the size of the images where timm says that the network has one. Most were made for images of 224 pixels and
-    shrink them 32 times, so small images may be refused; see `stem`. Dropout and stochastic depth, where a network
-    has them, draw from torch's global generator in training.
+    Needs timm: pip install 'robustcli[timm]'. The network is built for the channels and classes of the data, and for
+    the size of the images if it has a fixed size. Most networks are made for images of 224 pixels and shrink them 32
+    times, so small images may be rejected; see `stem`. Dropout and stochastic depth draw from torch's global generator
+    in training.
 
     Args:
-        model: timm's name of the network, such as resnet50d or mobilenetv3_large_100.
-        stem: "small" keeps the resolution of small images: the first convolution gets stride 1 and a kernel of at
-            most 3x3, and a pool right after it goes, so that resnet18 is resnet18 of this project. Later strides stay.
-            Networks that cut images into patches have no such stem and are refused.
+        model: name of the network in timm, such as resnet50d or mobilenetv3_large_100.
+        stem: "small" keeps the resolution of small images: the first convolution gets stride 1 and a kernel of at most
+            3x3, and a pool right after it is removed, so resnet18 becomes the resnet18 of this project. Later strides
+            stay. Networks that cut images into patches have no such stem and are rejected.
 
     Reference: Wightman, "PyTorch Image Models", 2019, doi 10.5281/zenodo.4414861.
     """
@@ -38,10 +38,10 @@ def timm(shape: ImageShape, /, *, model: str, stem: Stem = "as_it_is") -> nn.Mod
         require_logits(network, shape)
     except RobustCliError:
         raise
-    # A thousand networks by many authors: what they raise for a size or a number of channels is anything.
+    # The many networks of timm raise many kinds of errors for unsupported sizes and channels.
     except Exception as error:
         raise RobustCliError(
-            f"architecture.model: timm's '{model}' cannot take {shape.words}{said_of(stem)} "
+            f"architecture.model: timm's '{model}' cannot take {shape.text}{stem_text(stem)} "
             f"({in_one_line(error)}); choose another model, or resnet18, which takes any size"
         ) from error
     return network

@@ -1,4 +1,4 @@
-"""Any classifier that torchvision has, by torchvision's name."""
+"""Classifiers of torchvision."""
 
 from contextlib import nullcontext
 from typing import Any
@@ -9,28 +9,28 @@ from torchvision import models
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.borrowed import require_logits
-from robustcli.architectures.stems import make_stem_small, said_of
+from robustcli.architectures.stems import make_stem_small, stem_text
 from robustcli.errors import RobustCliError, suggest
 from robustcli.registry.types import Stem
 
-# Without an auxiliary classifier they return plain logits in training too. Their initial weights are asked
-# for by name, because torchvision warns that the default will change.
+# Built without the auxiliary classifier, so that they return logits in training too. `init_weights` is explicit,
+# because torchvision warns that its default will change.
 _WITH_AUXILIARY = ("googlenet", "inception_v3")
 
 
 @ARCHITECTURES.register("torchvision", added={"stem": "as_it_is"}, smoke={"model": "shufflenet_v2_x0_5"})
 def torchvision(shape: ImageShape, /, *, model: str, stem: Stem = "as_it_is") -> nn.Module:
-    """A torchvision classifier, from random weights.
+    """Classifier of torchvision with random initial weights.
 
-    Most were made for images of 224 pixels and shrink them 32 times, so small images may be refused; see `stem`.
-    Vision transformers are built for the size of the images. Dropout and stochastic depth, where a network has them,
-    draw from torch's global generator in training.
+    Most networks are made for images of 224 pixels and shrink them 32 times, so small images may be rejected; see
+    `stem`. Vision transformers are built for the size of the images. Dropout and stochastic depth draw from torch's
+    global generator in training.
 
     Args:
-        model: torchvision's name of the network, such as resnet50 or convnext_tiny.
-        stem: "small" keeps the resolution of small images: the first convolution gets stride 1 and a kernel of at
-            most 3x3, and a pool right after it goes, so that resnet18 is resnet18 of this project. Later strides stay.
-            Networks that cut images into patches have no such stem and are refused.
+        model: name of the network in torchvision, such as resnet50 or convnext_tiny.
+        stem: "small" keeps the resolution of small images: the first convolution gets stride 1 and a kernel of at most
+            3x3, and a pool right after it is removed, so resnet18 becomes the resnet18 of this project. Later strides
+            stay. Networks that cut images into patches have no such stem and are rejected.
 
     Reference: Marcel and Rodriguez, "Torchvision the machine-vision package of Torch", ACM Multimedia 2010.
     """
@@ -46,11 +46,11 @@ def torchvision(shape: ImageShape, /, *, model: str, stem: Stem = "as_it_is") ->
         )
     if shape.channels != 3:
         raise RobustCliError(
-            f"architecture.model: torchvision's '{model}' takes images of 3 channels, and the data has "
+            f"architecture.model: torchvision's '{model}' takes images of 3 channels, but the data has "
             f"{shape.channels}; resnet18 and the other networks of this project take any number"
         )
     try:
-        # RegNets read their widths from tensors, which a network without memory for its weights has not.
+        # RegNets compute widths with tensors, which fails on the meta device.
         with torch.device("cpu") if model.startswith("regnet_") else nullcontext():
             network: nn.Module = models.get_model(
                 model, weights=None, num_classes=shape.classes, **_settings(model, shape)
@@ -59,11 +59,11 @@ def torchvision(shape: ImageShape, /, *, model: str, stem: Stem = "as_it_is") ->
         if stem == "small":
             make_stem_small(network, shape, model)
         require_logits(network, shape)
-    # What torchvision raises for a size it cannot take depends on the network.
+    # The kind of error for an unsupported size depends on the network.
     except (RuntimeError, ValueError, AssertionError) as error:
         raise RobustCliError(
             f"architecture.model: torchvision's '{model}' cannot take images of {shape.height}x{shape.width} "
-            f"pixels{said_of(stem)} ({error}); choose another model, or resnet18, which takes any size"
+            f"pixels{stem_text(stem)} ({error}); choose another model, or resnet18, which takes any size"
         ) from error
     return network
 

@@ -1,4 +1,4 @@
-"""What transformers and the networks that imitate them share: norms, perceptrons, stems and dropped branches."""
+"""Parts of transformers and ConvNeXt: norms, MLPs, stems and stochastic depth."""
 
 import math
 from collections.abc import Callable
@@ -7,19 +7,19 @@ from torch import Tensor, nn
 
 from robustcli.errors import RobustCliError
 
-# Of every layer norm in these networks; PyTorch's own default is ten times larger.
+# Epsilon of the layer norms; the default of PyTorch is ten times larger.
 LAYER_NORM_EPS = 1e-6
-# Standard deviation of the weights at the start, cut off at two units of size, not at two deviations.
+# Standard deviation of the initial weights, truncated at +-2, not at two deviations.
 _SPREAD = 0.02
 
 
 def layer_norm(width: int) -> nn.LayerNorm:
-    """Over the last axis."""
+    """Return a layer norm over the last axis."""
     return nn.LayerNorm(width, eps=LAYER_NORM_EPS)
 
 
 class ChannelNorm(nn.LayerNorm):
-    """A layer norm over the channels at every pixel: (n, c, h, w) -> the same."""
+    """Layer norm over the channels of every pixel: (n, c, h, w) -> (n, c, h, w)."""
 
     def __init__(self, width: int) -> None:
         super().__init__(width, eps=LAYER_NORM_EPS)
@@ -29,12 +29,12 @@ class ChannelNorm(nn.LayerNorm):
 
 
 class StochasticDepth(nn.Module):
-    """In training, whole images lose a residual branch by chance; the others' is scaled to keep the mean.
+    """Drop a residual branch for random images in training, and scale it for the others to keep the mean.
 
-    Draws come from torch's global generator, one for each image and call.
+    Draws one number per image and call from torch's global generator.
 
     Args:
-        rate: share of the images.
+        rate: probability that an image loses the branch.
     """
 
     def __init__(self, rate: float) -> None:
@@ -50,7 +50,7 @@ class StochasticDepth(nn.Module):
 
 
 def rising_rates(rate: float, blocks: int) -> list[float]:
-    """Stochastic depth that grows in a straight line from 0 in the first block to `rate` in the last."""
+    """Return rates of stochastic depth that rise linearly from 0 in the first block to `rate` in the last."""
     return [rate * i / max(1, blocks - 1) for i in range(blocks)]
 
 
@@ -71,12 +71,12 @@ class Mlp(nn.Module):
 
 
 class ConvStem(nn.Module):
-    """3x3 convolutions, each with a norm over the channels and a GELU, in the place of one patch convolution.
+    """Stem of 3x3 convolutions, each with a norm over the channels and a GELU, instead of one patch convolution.
 
     Args:
         widths: channels after each convolution.
-        strides: of each, 1 or 2.
-        outputs: channels after a last linear map of every pixel; None is no such map.
+        strides: stride of each convolution, 1 or 2.
+        outputs: channels after a final 1x1 convolution; None: no such convolution.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class ConvStem(nn.Module):
 
 
 def late_strides(patch: int, published: tuple[int, ...]) -> tuple[int, ...]:
-    """Strides of a stem that makes smaller patches than it was published for: the first convolutions lose theirs.
+    """Return the strides of a stem for smaller patches than published: the first convolutions lose their stride.
 
     Args:
         patch: a power of two, at most the product of the published strides.
@@ -112,10 +112,10 @@ def late_strides(patch: int, published: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def require_heads(width: int, heads: int) -> None:
-    """Refuse a width that the heads of an attention cannot share.
+    """Check that the heads of an attention can share a width evenly.
 
     Raises:
-        RobustCliError: it is not a multiple of their number.
+        RobustCliError: the width is not a multiple of the number of heads.
     """
     if width % heads:
         nearest = max(1, round(width / heads)) * heads
@@ -126,12 +126,12 @@ def require_heads(width: int, heads: int) -> None:
 
 
 def draw(weight: Tensor) -> None:
-    """Set a weight to what these networks start from."""
+    """Draw the initial values of a weight in place."""
     nn.init.trunc_normal_(weight, std=_SPREAD)
 
 
 def draw_all(network: nn.Module, kinds: tuple[type[nn.Module], ...]) -> None:
-    """Draw the weights of all layers of some kinds; their biases become 0."""
+    """Draw the initial weights of all layers of some kinds, and set their biases to 0."""
     for module in network.modules():
         if isinstance(module, kinds):
             assert isinstance(module.weight, Tensor)

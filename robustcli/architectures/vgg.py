@@ -1,4 +1,4 @@
-"""VGG networks for small images, whose five pools are a setting."""
+"""VGG networks for small images, with adjustable pools."""
 
 from typing import Literal
 
@@ -8,9 +8,9 @@ from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.plain import Chain, LargestPixel, activated, plain_layers
 from robustcli.registry.types import Activation, Count, Counts5, Gate, PlainDownsample, PlainNorm
 
-# Channels of the five groups of convolutions, in units of the first.
+# Channels of the five groups of convolutions, relative to the first.
 _WIDTHS = (1, 2, 4, 8, 8)
-# By layers with weights, how many convolutions each group has.
+# Convolutions of each group, by number of layers with weights.
 _DEPTHS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 
 
@@ -32,21 +32,22 @@ def vgg(
     strides: Counts5 = (2, 2, 2, 2, 2),
     upsample: Count = 1,
 ) -> nn.Module:
-    """VGG-{depth} for small images: 3x3 convolutions in five groups, a pool after each.
+    """VGG-{depth} for small images: five groups of 3x3 convolutions with a pool after each.
 
-    Dropout (form rcm: one half, after both hidden layers) draws from torch's global generator in training.
+    Dropout (only in the form rcm: 0.5, after both hidden layers) draws from torch's global generator in training.
 
     Args:
         depth: layers with weights, three of which are the linear ones of form rcm.
         form: "rcm" ends with three linear layers and dropout (Xu et al.); "kuangliu" with a single linear layer.
-        activation: the nonlinearity, everywhere.
-        norm: after every convolution: batch, none, group, conv (preconditioned, then batch) or conv_running.
-        downsample: max pools, or average, flc or asap pooling in their place.
-        channel_gate: what every activated convolution goes through: none, se, residual_se or cifs (its probes learn
-            with the defense cifs).
+        activation: nonlinearity of all layers.
+        norm: norm after every convolution: batch, none, group, conv (preconditioned convolutions, then batch norms) or
+            conv_running.
+        downsample: pools: max, average, flc or asap.
+        channel_gate: gate after every activated convolution: none, se, residual_se or cifs (its probes learn with the
+            defense cifs).
         width: channels of the first group; the others have 2, 4, 8 and 8 times as many, hidden layers 4 times.
-        strides: of the five pools; 1 leaves a pool out, so [1, 1, 2, 2, 2] is the string 11222 of Xu et al.
-        upsample: factor that images are enlarged by, each pixel repeated.
+        strides: strides of the five pools; 1 leaves a pool out, so [1, 1, 2, 2, 2] is the string 11222 of Xu et al.
+        upsample: factor by which images are enlarged; every pixel is repeated.
 
     Reference: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR
         2015; form rcm: Xu et al., "Understanding Adversarial Robustness from Feature Maps of Convolutional Layers",
@@ -79,7 +80,7 @@ def vgg(
 
 
 def _draw(network: Chain) -> None:
-    """Convolutions from N(0, 2 / (k^2 outputs)), linear weights from N(0, 0.01^2), biases 0; gates stay as they are."""
+    """Draw convolutions from N(0, 2 / (k^2 outputs)) and linear weights from N(0, 0.01^2); biases 0; not in gates."""
     for module in network.features:
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -21,13 +21,13 @@ from robustcli.architectures.transformer_parts import (
 from robustcli.errors import RobustCliError
 from robustcli.registry.types import Count, ProperShare
 
-# Of the convolutional stem, for every width of the tokens.
+# Convolutional stem, the same for every width of the tokens.
 _STEM_WIDTHS, _STEM_STRIDES = (48, 96, 192, 384), (2, 2, 2, 2)
 _STEM_PATCHES = (1, 2, 4, 8, 16)
 
 
 class PatchEmbedding(nn.Module):
-    """Images -> one token for every patch: (n, tokens, width)."""
+    """Embedding of patches: images -> one token for every patch (n, tokens, width)."""
 
     def __init__(self, channels: int, width: int, patch: int, stem: Literal["patch", "conv"]) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class PatchEmbedding(nn.Module):
 
 
 class Attention(nn.Module):
-    """Attention between tokens, as plain products: fused kernels round otherwise from device to device."""
+    """Attention between tokens, with plain products because fused kernels round differently on each device."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm x), then x + perceptron(norm x)."""
+    """Transformer block: x + attention(norm x), then x + MLP(norm x)."""
 
     def __init__(self, width: int, heads: int, dropout: float, drop_path: float) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class Block(nn.Module):
 
 
 class Vit(nn.Module):
-    """Patches and a class token, positions, blocks, and a linear classifier of the class token."""
+    """Vision transformer: patches and a class token, positions, blocks, linear classifier of the class token."""
 
     def __init__(
         self,
@@ -126,22 +126,23 @@ def vit(
     drop_path: ProperShare = 0.0,
     head_bias: float = 0.0,
 ) -> nn.Module:
-    """Vision transformer: patches as tokens, attention between them, and a class token that is classified.
+    """Vision transformer (ViT, DeiT): attention between patches and a class token.
 
-    Widths and heads of the published sizes, all of depth 12: Ti 192 and 3, S 384 and 6, B 768 and 12. It is built
-    for the size of the images. There are no batch norms; dropout and stochastic depth draw from torch's global
-    generator in training. The start is that of DeiT.
+    Widths and heads of the published sizes, all of depth 12: Ti 192 and 3, S 384 and 6, B 768 and 12. The network fits
+    only the size of the images that it is built for. There are no batch norms; dropout and stochastic depth draw from
+    torch's global generator in training. Weights are initialised as in DeiT.
 
     Args:
         width: channels of a token.
-        heads: of the attention; they share the width evenly.
-        depth: blocks, each an attention and a perceptron.
-        patch: side of the patches, in pixels; 16 on ImageNet. It divides the sides of the images.
-        stem: "patch": one convolution as wide as a patch. "conv": four 3x3 convolutions with norms over the
-            channels, then a linear map; published for patches of 16, for smaller ones the first lose their stride.
-        dropout: rate after the positions are added, after every attention and within every perceptron.
-        drop_path: rate of stochastic depth in the last block; it rises in a straight line from 0 in the first.
-        head_bias: what the biases of the classifier start from; -log(classes) makes every class rare at first.
+        heads: heads of the attention; must divide the width.
+        depth: blocks, each an attention and an MLP.
+        patch: side of the patches, in pixels; 16 on ImageNet. Must divide the sides of the images.
+        stem: "patch" (one convolution as wide as a patch) or "conv" (four 3x3 convolutions with norms over the
+            channels, then a linear map; published for patches of 16, with smaller ones the first convolutions lose
+            their stride).
+        dropout: rate of dropout after adding the positions, after every attention and inside every MLP.
+        drop_path: rate of stochastic depth in the last block; it rises linearly from 0 in the first.
+        head_bias: initial biases of the classifier; -log(classes) makes every class unlikely at first.
 
     Reference: Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021; Touvron et al., "Training data-efficient
         image transformers", ICML 2021; stem: Singh, Croce and Hein, NeurIPS 2023.
@@ -153,5 +154,5 @@ def vit(
             f"{math.gcd(shape.height, shape.width)} or a divisor of it"
         )
     if stem == "conv" and patch not in _STEM_PATCHES:
-        raise RobustCliError(f"architecture.patch: {patch}; a stem 'conv' makes patches of 1, 2, 4, 8 or 16 pixels")
+        raise RobustCliError(f"architecture.patch: {patch}; the stem 'conv' supports 1, 2, 4, 8 and 16")
     return Vit(shape, width, heads, depth, patch, stem, dropout, drop_path, head_bias)

@@ -1,4 +1,4 @@
-"""Wide residual networks, in the form of TRADES and in that of DeepMind (key families WRN and DM-WRN)."""
+"""Wide residual networks in the forms of TRADES and DeepMind (key families WRN and DM-WRN)."""
 
 from typing import Literal
 
@@ -32,24 +32,24 @@ def wide_resnet(
 ) -> nn.Module:
     """Wide residual network WRN-depth-widen: three stages of wide pre-activation blocks.
 
-    The published "deepmind" networks use silu; the activation stays what `activation` says. There is no
-    dropout, because the published robust networks set its rate to 0.
+    The published "deepmind" networks use silu, so write activation: silu for them. There is no dropout, because the
+    published robust networks set its rate to 0.
 
     Args:
-        depth: layers, 6 n + 4 for n blocks per stage.
+        depth: number of layers, 6 n + 4 for n blocks per stage.
         widen: factor on the widths 16, 32 and 64 of the three stages.
-        form: "trades" pads strided convolutions symmetrically; "deepmind" pads them at the right and the bottom
-            only, and its running statistics move slower (momentum 0.01). Weights of one lose accuracy in the other.
-        activation: the nonlinearity, everywhere; pssilu is learned once for the whole network.
-        norm: batch, group, conv (preconditioned convolutions beside batch norms) or conv_running (conv, evaluated with
-            a running mean of the divisors); both are published for networks that normalise what a convolution puts
-            out, and not for the form "deepmind".
-        downsample: convolutions that are strided, or average, flc or asap pooling and then a convolution.
-        channel_gate: what ends a residual branch: none, se, residual_se or cifs (its probes learn with the defense
-            cifs).
-        stem_stride: 2 halves the resolution at once, for about a quarter of the cost.
-        strides: of the three stages; [1, 1, 2] makes the last map twice as wide.
-        upsample: factor that images are enlarged by, each pixel repeated, before the stem.
+        form: "trades" pads strided convolutions symmetrically; "deepmind" pads them only at the right and the bottom,
+            with slower running statistics (momentum 0.01). Weights of one form lose accuracy in the other.
+        activation: nonlinearity of all layers; pssilu has one set of parameters for the whole network.
+        norm: batch, group, conv (preconditioned convolutions and batch norms) or conv_running (as conv, but evaluated
+            with a running mean of the divisors). The paper has conv and conv_running only for networks that normalise
+            the output of a convolution; the form "deepmind" does not support them.
+        downsample: how convolutions halve the sides: strided, or average, flc or asap pooling before a convolution.
+        channel_gate: gate at the end of every residual branch: none, se, residual_se or cifs (its probes learn with
+            the defense cifs).
+        stem_stride: stride of the first convolution; 2 halves the resolution at once, for about a quarter of the cost.
+        strides: strides of the three stages; [1, 1, 2] makes the last map twice as wide.
+        upsample: factor by which images are enlarged before the stem; every pixel is repeated.
 
     Reference: Zagoruyko and Komodakis, "Wide Residual Networks", BMVC 2016; forms: Zhang et al., "Theoretically
     Principled Trade-off between Robustness and Accuracy", ICML 2019, and Gowal et al., "Uncovering the Limits of

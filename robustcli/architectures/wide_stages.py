@@ -1,4 +1,4 @@
-"""Three stages of wide pre-activation blocks, in the form of TRADES and in that of DeepMind."""
+"""Wide residual networks of three stages, in the forms of TRADES and DeepMind."""
 
 from collections import OrderedDict
 from dataclasses import replace
@@ -15,7 +15,7 @@ _DEEPMIND_MOMENTUM = 0.01
 
 
 class WideBlock(nn.Module):
-    """Two 3x3 convolutions after normalisation and activation; a projection sees the activated input too."""
+    """Residual block: two 3x3 convolutions after normalisation and activation; projections read the activated input."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, layers: Layers) -> None:
         super().__init__()
@@ -37,14 +37,14 @@ class WideBlock(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """The form of TRADES: symmetric padding, convolutions drawn by fan-out, classifier bias 0 at the start.
+    """Wide residual network of TRADES: symmetric padding, convolutions initialised by fan-out, classifier bias 0.
 
     Args:
         depths: blocks in each stage.
         widths: channels of each stage.
         stem: channels of the first convolution.
-        strides: of the first block of each stage.
-        upsample: factor that the images are enlarged by.
+        strides: strides of the first block of each stage.
+        upsample: factor by which images are enlarged.
     """
 
     def __init__(
@@ -83,9 +83,9 @@ class WideResNet(nn.Module):
 
 
 def draw_by_fan_out(network: nn.Module) -> None:
-    """Convolution weights from N(0, 2 / (k^2 outputs)), and 0 for the bias of the last linear layer.
+    """Draw convolution weights from N(0, 2 / (k^2 outputs)), and set the bias of the last linear layer to 0.
 
-    Convolutions with a bias, and linear layers before the last, belong to norms and gates, and stay as they are.
+    Convolutions with a bias and other linear layers belong to norms and gates; they stay unchanged.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and module.bias is None:
@@ -102,7 +102,7 @@ class DeepMindWideBlock(nn.Module):
         self.conv_0 = layers.convolution(inputs, outputs, 3, stride)
         self.batchnorm_1 = layers.normalisation(outputs)
         self.conv_1 = layers.convolution(outputs, outputs)
-        # The name that public checkpoints of networks with squeeze-and-excitation use.
+        # Name of the gate in public checkpoints with squeeze-and-excitation.
         self.se = layers.gate(outputs)
         keeps = stride == 1 and inputs == outputs
         self.shortcut = None if keeps else layers.convolution(inputs, outputs, 1, stride)
@@ -117,17 +117,17 @@ class DeepMindWideBlock(nn.Module):
 
 
 class DeepMindWideResNet(nn.Module):
-    """The form of DeepMind: "SAME" padding and slow running statistics; PyTorch's initial weights.
+    """Wide residual network of DeepMind: "SAME" padding, slow running statistics, PyTorch's initial weights.
 
-    The original starts from a zero classifier and other convolution weights; the PyTorch re-implementations
-    that published results start from PyTorch's defaults, as here.
+    The original has a zero classifier and another initialisation of convolutions; the PyTorch re-implementations with
+    published results use PyTorch's defaults, as here.
 
     Args:
         depths: blocks in each stage.
         widths: channels of each stage.
         stem: channels of the first convolution.
-        strides: of the first block of each stage.
-        upsample: factor that the images are enlarged by.
+        strides: strides of the first block of each stage.
+        upsample: factor by which images are enlarged.
     """
 
     def __init__(

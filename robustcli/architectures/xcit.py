@@ -1,4 +1,4 @@
-"""XCiT: transformers whose attention is between channels, in ImageNet's form and adapted to small images."""
+"""XCiT: transformers with attention between channels, for ImageNet and for small images."""
 
 import math
 from typing import Literal
@@ -20,13 +20,13 @@ from robustcli.architectures.transformer_parts import (
 )
 from robustcli.registry.types import Count, Positive, ProperShare
 
-# Sines and cosines of each coordinate, and the ratio of the longest to the shortest of their wave lengths.
+# Number of sines and cosines per coordinate, and ratio of the longest to the shortest wave length.
 _WAVES, _LONGEST = 32, 10_000.0
 _CLASS_BLOCKS = 2
 
 
 class PatchEmbedding(nn.Module):
-    """Four 3x3 convolutions with batch norms, GELU between them: images -> (n, width, h / patch, w / patch)."""
+    """Stem of four 3x3 convolutions with batch norms and GELUs: images -> (n, width, h / patch, w / patch)."""
 
     def __init__(self, channels: int, width: int, patch: int) -> None:
         super().__init__()
@@ -42,14 +42,14 @@ class PatchEmbedding(nn.Module):
 
 
 class FourierPosition(nn.Module):
-    """A learned linear map of waves along both axes, so it knows any number of tokens."""
+    """Positions as a learned linear map of waves along both axes, for any number of tokens."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.token_projection = nn.Conv2d(2 * _WAVES, width, 1)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """What is added to tokens that lie in a grid (n, width, h, w): (1, width, h, w)."""
+        """Return the term (1, width, h, w) to add to a grid of tokens (n, width, h, w)."""
         height, width = tokens.shape[2:]
         rows = _waves(height, tokens.device)[:, :, None].expand(-1, -1, width)
         columns = _waves(width, tokens.device)[:, None, :].expand(-1, height, -1)
@@ -59,7 +59,7 @@ class FourierPosition(nn.Module):
 
 
 def _waves(length: int, device: torch.device) -> Tensor:
-    """Sine and cosine in turn, of wave after wave, at positions 1..length scaled to at most 2 pi: (waves, length)."""
+    """Return sines and cosines in turn (waves, length) at the positions 1..length, scaled to at most 2 pi."""
     position = 2 * math.pi * torch.arange(1, length + 1, device=device) / (length + 1e-6)
     scale = _LONGEST ** (torch.arange(0, _WAVES, 2, device=device) / _WAVES)
     angle = position / scale[:, None]
@@ -67,7 +67,7 @@ def _waves(length: int, device: torch.device) -> Tensor:
 
 
 class CrossCovarianceAttention(nn.Module):
-    """Attention between the channels of a head, by the cosine of their values at all tokens: (n, tokens, width)."""
+    """Attention between the channels of a head, by their cosine over all tokens: (n, tokens, width)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class CrossCovarianceAttention(nn.Module):
 
 
 class LocalPatchInteraction(nn.Module):
-    """Two depthwise 3x3 convolutions on the grid of tokens, the only place where neighbours meet."""
+    """Two depthwise 3x3 convolutions on the grid of tokens, the only layers that connect neighbours."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class LocalPatchInteraction(nn.Module):
 
 
 class XcitBlock(nn.Module):
-    """Attention between channels, interaction of neighbours, perceptron: each scaled and added."""
+    """Block of attention between channels, local interaction and MLP, each scaled and added."""
 
     def __init__(self, width: int, heads: int, layer_scale: float, drop_path: float) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ class XcitBlock(nn.Module):
 
 
 class ClassAttention(nn.Module):
-    """What the class token asks of all tokens, itself among them: (n, 1 + tokens, width) -> (n, 1, width)."""
+    """Attention of the class token to all tokens and itself: (n, 1 + tokens, width) -> (n, 1, width)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -142,10 +142,10 @@ class ClassAttention(nn.Module):
 
 
 class ClassAttentionBlock(nn.Module):
-    """Class attention and a perceptron of the class token; the other tokens are added to what the norms make of them.
+    """Class attention and an MLP of the class token; the other tokens are added to their normalised values.
 
     Args:
-        norm_tokens: whether the second norm sees all tokens, which then are doubled, or the class token alone.
+        norm_tokens: the second norm reads all tokens, which are then doubled, not only the class token.
     """
 
     def __init__(self, width: int, heads: int, layer_scale: float, norm_tokens: bool) -> None:
@@ -165,7 +165,7 @@ class ClassAttentionBlock(nn.Module):
 
 
 class Xcit(nn.Module):
-    """Patches, positions, blocks on the grid of tokens, then a class token that asks them."""
+    """XCiT: patches, positions, blocks on the grid of tokens, class attention, linear classifier."""
 
     def __init__(
         self,
@@ -217,23 +217,23 @@ def xcit(
     norm_tokens: bool = True,
     drop_path: ProperShare = 0.0,
 ) -> nn.Module:
-    """XCiT: a transformer whose attention is between channels, so its cost grows with the pixels, not their square.
+    """XCiT: a transformer with attention between channels, at a cost linear in the number of pixels.
 
-    Widths and heads of the published sizes: nano 128 and 4, tiny 192 and 4, S 384 and 8, M 512 and 8, L 768
-    and 16. Images may have any size. Batch norms are in the stem and in every block; stochastic depth draws from
-    torch's global generator in training.
+    Widths and heads of the published sizes: nano 128 and 4, tiny 192 and 4, S 384 and 8, M 512 and 8, L 768 and 16.
+    Images may have any size. The stem and every block have batch norms; stochastic depth draws from torch's global
+    generator in training.
 
     Args:
         width: channels of a token.
-        heads: groups of channels that attend to each other; they share the width evenly.
-        depth: blocks before the two of the class token; published 12 or 24.
-        patch: side of the patches, in pixels. 16 is the form for ImageNet; for 8 and 4 the first one or two of the
-            stem's four convolutions lose their stride, so all weights fit every patch. 4 is the light recipe's
-            form for 32 pixels. (XCiT's own networks for patches of 8 have a stem of three convolutions.)
-        layer_scale: what the learned factors of all branches start from; published 1 at depth 12, 1e-5 at 24.
-        norm_tokens: whether the class blocks normalise all tokens before the perceptron or the class token
-            alone; false in the published nano networks.
-        drop_path: rate of stochastic depth, equal in all blocks; 0.05 in the light recipe.
+        heads: groups of channels that attend to each other; must divide the width.
+        depth: blocks before the two blocks of the class token; published 12 or 24.
+        patch: side of the patches, in pixels: 16 for ImageNet, 4 for 32 pixels (light recipe). For 8 and 4 the first
+            one or two of the four convolutions of the stem lose their stride, so weights fit every patch. (The original
+            networks for patches of 8 have a stem of three convolutions.)
+        layer_scale: initial value of the learned factors of all branches; published 1 for depth 12, 1e-5 for 24.
+        norm_tokens: class blocks normalise all tokens before the MLP, not only the class token; false in the published
+            nano networks.
+        drop_path: rate of stochastic depth, the same in all blocks; 0.05 in the light recipe.
 
     Reference: El-Nouby et al., "XCiT: Cross-Covariance Image Transformers", NeurIPS 2021; small patches: Debenedetti
         et al., "A Light Recipe to Train Robust Vision Transformers", SaTML 2023.

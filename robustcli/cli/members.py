@@ -105,7 +105,7 @@ def _list_sizes(members: Iterable[Member], max_parameters: float, max_macs: floa
         else:
             sizes.append((member, found.parameters, found.macs))
     within = [size for size in sizes if size[1] <= max_parameters and size[2] <= max_macs]
-    title = f"architectures by default, for {SHAPE.words}"
+    title = f"architectures by default, for {SHAPE.text}"
     table = Table("name", "parameters", "10^6 mult.-acc.", "", title=title, title_justify="left", box=None)
     table.columns[1].justify = table.columns[2].justify = "right"
     for member, parameters, macs in within:

@@ -33,7 +33,7 @@ class Architecture:
         network: nn.Module = instantiate(self.chosen, shape)
         settings = " ".join(f"{key}={value}" for key, value in to_plain(self.chosen.parameters).items())
         words = f"{self.chosen.name}{f' with {settings}' if settings else ''}"
-        loaded = filled(network, self.weights, f"{words} for {shape.words}")
+        loaded = filled(network, self.weights, f"{words} for {shape.text}")
         note = (
             f"the weights fit {words}; what has no weights (activation, strides, padding, what a shortcut is fed) is "
             "taken from these settings, and a low clean accuracy may mean that one of them is wrong"

@@ -79,7 +79,7 @@ def require_logits(network: nn.Module, shape: ImageShape, name: str, device: tor
         with torch.no_grad():
             logits: Any = network(images)
     except (RobustCliError, RuntimeError) as error:
-        raise RobustCliError(f"{name}: does not take {shape.words}: {reason(error)}") from error
+        raise RobustCliError(f"{name}: does not take {shape.text}: {reason(error)}") from error
     found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     if isinstance(found, tuple) and len(found) == 2 and found[0] == 2:
         if found[1] == shape.classes or (at_least and found[1] > shape.classes):

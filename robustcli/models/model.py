@@ -125,7 +125,7 @@ class TrainedModel:
     def load(self, data: Data, device: torch.device) -> LoadedModel:
         shape = ImageShape(*self.contents["shape"])
         if data.shape != shape:
-            raise RobustCliError(f"{self.path}: takes {shape.words}; the data have {data.shape.words}")
+            raise RobustCliError(f"{self.path}: takes {shape.text}; the data have {data.shape.text}")
         _, network = network_of(self.contents, device)
         notes = []
         # An evaluation that does not read the train part knows only the test part, and older checkpoints do not.

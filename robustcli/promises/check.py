@@ -203,7 +203,7 @@ def _cost(member: Member) -> None:
 def _architecture(member: Member) -> Iterator[Case]:
     shape, body = suitable_shape(member, member.smoke), body_builder(member, member.smoke)
     for promise in _ARCHITECTURE:
-        yield _case(promise, body, shape, on=shape.words)
+        yield _case(promise, body, shape, on=shape.text)
 
 
 def _evaluator(member: Member) -> Iterator[Case]:

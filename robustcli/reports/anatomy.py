@@ -48,7 +48,7 @@ def anatomy_table(member: Member, overrides: Sequence[str] = ()) -> Group | None
     if found is None:
         return None
     title = (
-        f"{' '.join(overrides) or 'by default'}, for {SHAPE.words}: {found.parameters:,} parameters, "
+        f"{' '.join(overrides) or 'by default'}, for {SHAPE.text}: {found.parameters:,} parameters, "
         f"{found.macs / 1e9:.4f} G multiply-accumulates"
     )
     has_stages = any(part.name for part in found.parts)

@@ -59,5 +59,5 @@ def test_a_linear_layer_that_is_not_called_once_is_refused() -> None:
             logits: torch.Tensor = self.layer(self.layer(x.flatten(1)))
             return logits
 
-    with pytest.raises(RobustCliError, match="was seen 2 times"):
+    with pytest.raises(RobustCliError, match="was called 2 times"):
         with_features(Twice(), images(2))

@@ -181,7 +181,7 @@ def test_halving_reads_every_other_pixel_of_both_kinds(side: int) -> None:
         (("skip 0", "skip"), "normal.1: 'skip' reads from ''; write 'skip I' with I from 0 to 2"),
         (("skip -1",), "reads from '-1'"),
         (("skip 0 +",), "unknown operation ''"),
-        ((), "architecture.normal: a cell without nodes"),
+        ((), "architecture.normal: the cell has no nodes"),
     ],
 )
 def test_a_wrong_genotype_is_named(normal: tuple[str, ...], text: str) -> None:

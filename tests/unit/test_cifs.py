@@ -130,7 +130,7 @@ def test_gates_follow_the_blocks_of_the_last_stage(build: Any) -> None:
 
 def test_a_network_without_stages_is_refused() -> None:
     body: Any = small_cnn(ImageShape(1, 8, 8, 10))
-    with pytest.raises(RobustCliError, match="no sequence of blocks of channels"):
+    with pytest.raises(RobustCliError, match="not a sequence of convolutional blocks"):
         cifs_network(ImageShape(1, 8, 8, 10), network=body)
     with pytest.raises(RobustCliError, match="no channel gates; write architecture"):
         CifsLoss(beta=2.0)(conv_net(), Batch(*batch(), batch()[0]))
@@ -138,7 +138,7 @@ def test_a_network_without_stages_is_refused() -> None:
 
 def test_gates_within_gates_are_refused() -> None:
     body: Any = resnet18(SHAPE, width=4, channel_gate="cifs")
-    with pytest.raises(RobustCliError, match=r"network.channel_gate: cifs: this network has such gates already"):
+    with pytest.raises(RobustCliError, match=r"network.channel_gate: cifs: this network already has such gates"):
         cifs_network(SHAPE, network=body)
 
 

@@ -86,7 +86,7 @@ def test_counts_are_those_of_three_by_three_by_three_kernels() -> None:
 
 
 def test_frames_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(RobustCliError, match=r"architecture.frames: 3; the 8 channels of the data are no multiple"):
+    with pytest.raises(RobustCliError, match=r"architecture.frames: 3 does not divide the 8 channels"):
         clip_resnet(SHAPE, frames=3)
 
 

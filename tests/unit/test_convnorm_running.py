@@ -133,7 +133,7 @@ def test_a_state_goes_into_a_new_network_whether_it_is_settled_or_not() -> None:
 
 def test_images_of_another_size_are_refused_after_training() -> None:
     network = network_of().eval()
-    with pytest.raises(RobustCliError, match=r"conv_running keeps divisors for \(10, 6\) frequencies, .* \(18, 10\)"):
+    with pytest.raises(RobustCliError, match=r"conv_running has divisors for \(10, 6\) frequencies, .* \(18, 10\)"):
         network(torch.rand(1, 1, 16, 16))
     other = build("resnet18", ImageShape(1, 16, 16, 3), width=4, norm="conv_running")
     settle_divisors(other, ImageShape(1, 16, 16, 3))

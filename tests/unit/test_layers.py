@@ -303,7 +303,7 @@ def test_flc_preact_resnet18_has_its_published_size() -> None:
 
 
 def test_a_spectrum_is_only_cut_to_a_half() -> None:
-    with pytest.raises(RobustCliError, match=r"downsample: flc halves each side.*ask for 4"):
+    with pytest.raises(RobustCliError, match=r"downsample: flc halves each side.*a stride is 4"):
         build("resnet18", downsample="flc", strides=(1, 4, 2, 2))
 
 
@@ -380,7 +380,7 @@ def test_conv_norm_ignores_the_size_of_the_kernels_and_takes_any_size_of_images(
 def test_conv_norm_is_refused_where_padding_is_not_symmetric() -> None:
     for name, form in (("wide_resnet", "deepmind"), ("preact_resnet18", "dm")):
         for norm in ("conv", "conv_running"):
-            with pytest.raises(RobustCliError, match=f"norm: {norm} pads its convolutions symmetrically"):
+            with pytest.raises(RobustCliError, match=f"norm: {norm} pads convolutions symmetrically"):
                 build_weightless(name, norm=norm, form=form)
 
 

@@ -233,11 +233,11 @@ def test_the_classifier_is_that_of_the_network() -> None:
 
 def test_what_has_no_branches_is_refused() -> None:
     body: Any = small_cnn(ImageShape(1, 8, 8, 10))
-    with pytest.raises(RobustCliError, match="no batch norms that could have branches"):
+    with pytest.raises(RobustCliError, match="no batch norms, so there is nothing to branch"):
         multibn_network(ImageShape(1, 8, 8, 10), network=body)
     with pytest.raises(RobustCliError, match="no branches of batch norms"):
         branched_of(conv_net(), 2)
-    with pytest.raises(RobustCliError, match="has 3 branches, and 2 kinds of images"):
+    with pytest.raises(RobustCliError, match="has 3 branches; the defense needs 2"):
         branched_of(branched_net(3), 2)
     with pytest.raises(RobustCliError, match=r"architecture\.branch: 2; the 2 branches"):
         multibn_network(SHAPE, network=body, branch=2)

@@ -119,7 +119,7 @@ def test_scaling_takes_the_nearest_member_of_its_chain(budget: float) -> None:
 
 @pytest.mark.parametrize(("block", "needed"), [("robust", "0.0214"), ("basic", "0.0124")])
 def test_a_budget_below_the_smallest_network_is_refused(block: Block, needed: str) -> None:
-    with pytest.raises(RobustCliError, match=rf"architecture.budget: 0.01 .* of {block} blocks costs; write {needed}"):
+    with pytest.raises(RobustCliError, match=rf"architecture.budget: 0.01 .* of {block} blocks; write {needed}"):
         robust_scaling(0.01, block)
     depths, widths = robust_scaling(float(needed), block)
     assert depths + widths == (1,) * 6

@@ -146,9 +146,9 @@ def test_regnet_is_drawn_by_fan_out() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"depths": (1, 2)}, "depths: 2 stages, with 4 widths and 4 strides"),
+        ({"depths": (1, 2)}, "depths: 2 stages, but 4 widths and 4 strides"),
         ({"depths": (), "widths": (), "strides": ()}, "depths: 0 stages"),
-        ({"widths": (24, 56, 156, 368)}, "widths: 156 channels are no whole groups of 8; write 160, or"),
+        ({"widths": (24, 56, 156, 368)}, "widths: 156 channels cannot be divided into groups of 8; write 160, or"),
     ],
 )
 def test_stages_that_do_not_fit_are_refused(settings: dict[str, Any], message: str) -> None:

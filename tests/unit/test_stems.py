@@ -146,11 +146,11 @@ def test_the_middle_of_a_drawn_kernel_is_spread_as_a_small_kernel_is() -> None:
         ("torchvision", "convnext_tiny", ("4x4 with stride 4, so it cuts images into patches", "convnext, vit")),
         ("torchvision", "vit_b_16", ("'vit_b_16'", "patches")),
         ("torchvision", "swin_t", ("patches",)),
-        ("torchvision", "alexnet", ("11x11 with stride 4, and stems that are known here have 3x3", "wide_resnet")),
+        ("torchvision", "alexnet", ("11x11 with stride 4, but the supported stems are 3x3", "wide_resnet")),
         # Its later layers need more than 32 pixels with this stem too.
         ("torchvision", "inception_v3", ("cannot take images of 32x32 pixels with a small stem",)),
         pytest.param("timm", "resnetblur50", ("BlurPool2d, neither a pool nor a convolution",), marks=with_timm),
-        pytest.param("timm", "tresnet_m", ("does not begin with a convolution of the image",), marks=with_timm),
+        pytest.param("timm", "tresnet_m", ("does not start with a convolution of the image",), marks=with_timm),
         # The sizes of its maps are built into it.
         pytest.param("timm", "levit_128s", ("cannot take 3x32x32 images of 10 classes with a small",), marks=with_timm),
     ],
@@ -174,9 +174,9 @@ class Functional(nn.Module):
 
 
 def test_what_no_layer_does_cannot_be_taken_away() -> None:
-    with pytest.raises(RobustCliError, match="no layer of its own shrinks the maps of its first convolution"):
+    with pytest.raises(RobustCliError, match="the maps of its first convolution are shrunk outside any layer"):
         make_stem_small(Functional(), CIFAR, "functional")
-    with pytest.raises(RobustCliError, match="does not begin with a convolution of the image"):
+    with pytest.raises(RobustCliError, match="does not start with a convolution of the image"):
         make_stem_small(nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)), CIFAR, "linear")
 
 
@@ -271,4 +271,4 @@ def test_what_gives_no_logits_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(timm, "create_model", lambda *_, **__: nn.Identity())
     said = refused("timm", model="resnet18")
-    assert "one image gives numbers of shape [1, 3, 32, 32] and not 10 logits" in said
+    assert "one image gives a tensor of shape [1, 3, 32, 32], not 10 logits" in said

@@ -299,7 +299,7 @@ def test_vit_starts_with_rare_classes_where_asked() -> None:
 def test_vit_refuses_patches_that_do_not_fit() -> None:
     with pytest.raises(RobustCliError, match=r"patch: 5 does not divide images of 32x32 pixels; write 32 or a divisor"):
         build("vit", patch=5)
-    with pytest.raises(RobustCliError, match=r"patch: 32; a stem 'conv' makes patches of 1, 2, 4, 8 or 16"):
+    with pytest.raises(RobustCliError, match=r"patch: 32; the stem 'conv' supports 1, 2, 4, 8 and 16"):
         build("vit", patch=32, stem="conv")
     for name in ("vit", "xcit"):
         with pytest.raises(RobustCliError, match=r"width: 20 channels cannot be shared by 8 heads; .* such as 16"):
@@ -400,7 +400,7 @@ def test_convnext_leaves_4_of_32_pixels() -> None:
 
 def test_convnext_refuses_images_that_it_would_shrink_to_nothing() -> None:
     with pytest.raises(
-        RobustCliError, match=r"patch: 4 stages and patches of 4 divide the sides by 32, and the images"
+        RobustCliError, match=r"patch: 4 stages and patches of 4 divide the sides by 32, but the images"
     ):
         build("convnext", ImageShape(3, 28, 40, 10), patch=4)
     with pytest.raises(RobustCliError, match=r"depths: 2 stages, and 4 in widths"):

@@ -129,7 +129,7 @@ def export(request: Request) -> Exported:
     try:
         write_json(beside / place, contents)
         rebuild.keep(beside, network, chosen, data.shape)
-        (beside / "model.py").write_text(_loader(data.shape.words, contents), encoding="utf-8")
+        (beside / "model.py").write_text(_loader(data.shape.text, contents), encoding="utf-8")
         for path in (files.result, files.per_image, files.adversarial_examples):
             if path.exists():
                 shutil.copyfile(path, beside / path.name)

@@ -40,7 +40,7 @@ def images_of(spec: ExperimentSpec, device: torch.device) -> tuple[Data, str | N
             device=device,
             workers=options.workers,
         )
-        return data, f"random images of {shape.words}, as many as {chosen.name} has: {reason}"
+        return data, f"random images of {shape.text}, as many as {chosen.name} has: {reason}"
 
 
 def _without_download(chosen: MemberSpec) -> MemberSpec:

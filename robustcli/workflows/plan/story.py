@@ -83,7 +83,7 @@ def plan(request: Request) -> dict[str, Any]:
         **circumstances(device),
         "name": spec.name,
         "digest": spec.digest,
-        "images": {"shape": data.shape.words, "sizes": data.sizes, "replaced": replaced},
+        "images": {"shape": data.shape.text, "sizes": data.sizes, "replaced": replaced},
         **_contents(spec, data),
     }
     with trial_folder() as folder:
