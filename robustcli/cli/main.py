@@ -16,6 +16,7 @@ from robustcli.cli import bench, export, results, sweep
 from robustcli.cli.authoring import app as authoring
 from robustcli.cli.doctor import app as doctor
 from robustcli.cli.evaluation import app as evaluation
+from robustcli.cli.examples import app as examples
 from robustcli.cli.members import app as members
 from robustcli.cli.options import Overrides, Quiet, Runs, console
 from robustcli.cli.plan import app as forecast
@@ -39,7 +40,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help=f"{PURPOSE}\n\n{EXIT_CODES}",
 )
-for commands in (members, authoring, evaluation, results.app, sweep.app, forecast, doctor):
+for commands in (members, authoring, evaluation, results.app, examples, sweep.app, forecast, doctor):
     app.add_typer(commands)
 app.add_typer(bench.app, name="bench")
 app.add_typer(export.app, name="export")

@@ -95,18 +95,25 @@ def report(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     as_json: Json = False,
     into: Annotated[Path | None, typer.Option(help="Replace the block <!-- results --> of this Markdown file.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a self-contained HTML page to this file.")] = None,
 ) -> None:
-    """Print a table of finished runs and stored evaluations as Markdown, CSV or JSON, or put it into a file."""
+    """Report finished runs and stored evaluations as Markdown, CSV, JSON or HTML."""
     from robustcli.reports.blocks import replace_block
     from robustcli.reports.summary import csv_text, lines_of, markdown, plain, read_sources
 
-    if as_markdown + as_csv + as_json > 1 or (into is not None and (as_csv or as_json)):
-        raise RobustCliError("--markdown, --csv and --json exclude each other, and --into needs Markdown")
+    if as_markdown + as_csv + as_json + (html is not None) > 1 or (into is not None and (as_csv or as_json or html)):
+        raise RobustCliError("--markdown, --csv, --json and --html exclude each other, and --into needs Markdown")
     sources, damaged = read_sources(folders)
     for text in damaged:
         typer.echo(f"damaged: {text}", err=True)
     if not sources:
         raise RobustCliError(f"{', '.join(map(str, folders))}: found no readable results.json; expected a finished run")
+    if html is not None:
+        from robustcli.reports.html import write_page
+
+        write_page(html, sources, damaged)
+        typer.echo(f"wrote {html}")
+        return
     lines = lines_of(sources)
     if into is not None:
         replace_block(into, "results", markdown(lines))

@@ -1,0 +1,132 @@
+"""Small charts as plain SVG text, in colours that a style sheet sets."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+_WIDTH, _HEIGHT = 560, 260
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 12, 40
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Linear axis from data to pixels.
+
+    Args:
+        low, high: range of the data.
+        start, end: pixels of both ends.
+    """
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    @classmethod
+    def over(cls, values: Sequence[float], start: float, end: float) -> "Axis":
+        """Axis that covers all values, with a margin where they are equal."""
+        low, high = min(values), max(values)
+        margin = 0.05 * (high - low) or abs(high) / 2 or 0.5
+        return cls(low - margin, high + margin, start, end)
+
+    def at(self, value: float) -> float:
+        """Pixel of a value."""
+        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
+
+    def ticks(self) -> list[float]:
+        """About five round values within the range."""
+        raw = (self.high - self.low) / 5
+        magnitude = 10.0 ** math.floor(math.log10(raw))
+        step = next(factor * magnitude for factor in (1, 2, 5, 10) if factor * magnitude >= raw)
+        first = math.ceil(self.low / step)
+        return [number * step for number in range(first, math.floor(self.high / step) + 1)]
+
+
+def line_chart(title: str, curves: Mapping[str, Sequence[tuple[float, float]]], x_label: str, y_label: str) -> str:
+    """Draw curves of (x, y) points; points that are not finite are left out. Returns "" without any point."""
+    kept = {
+        name: points
+        for name, curve in curves.items()
+        if (points := [(x, y) for x, y in curve if math.isfinite(x) and math.isfinite(y)])
+    }
+    if not kept:
+        return ""
+    everything = [point for points in kept.values() for point in points]
+    x_axis = Axis.over([x for x, _ in everything], _LEFT, _WIDTH - _RIGHT)
+    y_axis = Axis.over([y for _, y in everything], _HEIGHT - _BOTTOM, _TOP)
+    body = _frame(x_axis, y_axis, x_label, y_label)
+    for number, points in enumerate(kept.values()):
+        path = " ".join(f"{x_axis.at(x):.1f},{y_axis.at(y):.1f}" for x, y in points)
+        body.append(f'<polyline class="curve c{number % 6}" points="{path}"/>')
+        if len(points) == 1:
+            (x, y) = points[0]
+            body.append(f'<circle class="dot c{number % 6}" cx="{x_axis.at(x):.1f}" cy="{y_axis.at(y):.1f}" r="4"/>')
+    return _figure(title, body, list(kept))
+
+
+def bar_chart(title: str, bars: Mapping[str, float], y_label: str) -> str:
+    """Draw one horizontal bar per name, labelled with its value; the axis starts at 0."""
+    if not bars:
+        return ""
+    largest = max(*bars.values(), 1e-12)
+    height, left = 24, 170
+    body = []
+    for row, (name, value) in enumerate(bars.items()):
+        y, length = row * height, (_WIDTH - left - 70) * value / largest
+        body.append(f'<text class="label" x="{left - 8}" y="{y + 16}" text-anchor="end">{escape(name[:26])}</text>')
+        body.append(f'<rect class="bar" x="{left}" y="{y + 4}" width="{length:.1f}" height="{height - 8}"/>')
+        body.append(f'<text class="label" x="{left + length + 6:.1f}" y="{y + 16}">{value:g}</text>')
+    return _svg(title, body, [], len(bars) * height + 4, f"{title} ({y_label})")
+
+
+def scatter(title: str, points: Mapping[str, tuple[float, float]], x_label: str, y_label: str) -> str:
+    """Draw one labelled point per name. Returns "" without any point."""
+    if not points:
+        return ""
+    x_axis = Axis.over([x for x, _ in points.values()], _LEFT, _WIDTH - _RIGHT)
+    y_axis = Axis.over([y for _, y in points.values()], _HEIGHT - _BOTTOM, _TOP)
+    body = _frame(x_axis, y_axis, x_label, y_label)
+    for number, (name, (x, y)) in enumerate(points.items()):
+        left, top = x_axis.at(x), y_axis.at(y)
+        anchor, shift = ("end", -8) if left > _WIDTH * 0.7 else ("start", 8)
+        body.append(f'<circle class="dot c{number % 6}" cx="{left:.1f}" cy="{top:.1f}" r="5"/>')
+        body.append(
+            f'<text class="label" x="{left + shift:.1f}" y="{top - 6:.1f}" text-anchor="{anchor}">{escape(name)}</text>'
+        )
+    return _figure(title, body, [])
+
+
+def _frame(x_axis: Axis, y_axis: Axis, x_label: str, y_label: str) -> list[str]:
+    """Grid lines, tick labels and axis labels."""
+    body = []
+    for tick in y_axis.ticks():
+        y = y_axis.at(tick)
+        body.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        body.append(f'<text class="tick" x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_number(tick)}</text>')
+    for tick in x_axis.ticks():
+        x = x_axis.at(tick)
+        text = _number(tick)
+        body.append(f'<text class="tick" x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 16}" text-anchor="middle">{text}</text>')
+    middle = (_LEFT + _WIDTH - _RIGHT) / 2
+    body.append(f'<text class="axis" x="{middle}" y="{_HEIGHT - 6}" text-anchor="middle">{escape(x_label)}</text>')
+    y_middle = (_TOP + _HEIGHT - _BOTTOM) / 2
+    turned = f'transform="translate(12 {y_middle}) rotate(-90)"'
+    body.append(f'<text class="axis" {turned} text-anchor="middle">{escape(y_label)}</text>')
+    return body
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}" if abs(value) >= 1e-12 else "0"
+
+
+def _figure(title: str, body: Sequence[str], names: Sequence[str]) -> str:
+    return _svg(title, body, names, _HEIGHT, title)
+
+
+def _svg(title: str, body: Sequence[str], names: Sequence[str], height: int, caption: str) -> str:
+    legend = "".join(f'<span class="key c{number % 6}">{escape(name)}</span>' for number, name in enumerate(names))
+    return (
+        f"<figure><figcaption>{escape(caption)} {legend if len(names) > 1 else ''}</figcaption>"
+        f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(title)}">{"".join(body)}</svg></figure>'
+    )

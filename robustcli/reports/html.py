@@ -1,0 +1,259 @@
+"""`robust report --html`: runs and stored evaluations as one self-contained page that opens offline."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from robustcli import __version__
+from robustcli.errors import RobustCliError
+from robustcli.evaluation.per_image import ImageResult, read_per_image
+from robustcli.evaluation.stored import EvaluationFiles
+from robustcli.evaluation.wording import describe, interval, percent, threats_of
+from robustcli.reports.charts import bar_chart, line_chart, scatter
+from robustcli.reports.images import data_url, difference
+from robustcli.reports.summary import Source
+from robustcli.store.files import write_text
+from robustcli.store.results import EvalResults, Evaluation, Record, Results, RunResults, Session, read_provenance
+from robustcli.store.runs import RunFolder
+from robustcli.workflows.examples import keys_with_examples, stored_examples
+
+_TEMPLATE = Path(__file__).with_name("report.html.j2")
+# Examples shown for each result, and classes up to which a confusion matrix is shown.
+_EXAMPLES, _CLASSES = 8, 20
+# Charts of training: title, unit, and the measures that are drawn if they were recorded.
+_CURVES = (
+    ("Loss", "loss", ("loss",)),
+    ("Accuracy on held-out images", "accuracy %", ("clean", "robust", "fgsm")),
+    ("Learning rate", "learning rate", ("lr",)),
+    ("Radius of the attack", "eps", ("eps",)),
+)
+_IN_PERCENT = ("clean", "robust", "fgsm")
+
+
+@dataclass(frozen=True)
+class EvaluationView:
+    """One evaluation as the page shows it."""
+
+    key: str
+    title: str
+    threat: str
+    images: int
+    clean: str
+    accuracy: str
+    verdict: str
+    sentence: str
+    reasons: list[str]
+    ladder: str
+    per_class: str
+    confusion: list[list[str]]
+
+
+@dataclass(frozen=True)
+class ExampleView:
+    """One adversarial example: three images as data URLs, and its labels."""
+
+    image: int
+    clean: str
+    difference: str
+    adversarial: str
+    text: str
+
+
+@dataclass(frozen=True)
+class ResultView:
+    """One run or stored evaluation as the page shows it."""
+
+    anchor: str
+    title: str
+    facts: list[tuple[str, str]]
+    evaluations: list[EvaluationView]
+    curves: list[str]
+    examples: list[ExampleView]
+    notes: list[str]
+    spec: str
+    lowest: tuple[float, float] | None
+
+
+def write_page(path: Path, sources: Sequence[Source], damaged: Sequence[str], overrides: Sequence[str] = ()) -> None:
+    """Write the page.
+
+    Args:
+        path: file to write.
+        sources: results to show; several of them get a leaderboard.
+        damaged: one line for every file that could not be read.
+        overrides: values to change when images are read, for example data.root=PATH.
+    """
+    from jinja2 import Environment
+
+    views = [_view(number, source, overrides) for number, source in enumerate(sources)]
+    template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
+        _TEMPLATE.read_text(encoding="utf-8")
+    )
+    points = {view.title: view.lowest for view in views if view.lowest is not None}
+    overview = scatter("Robust against clean accuracy", points, "clean %", "robust %") if len(points) > 1 else ""
+    write_text(path, template.render(views=views, damaged=damaged, scatter=overview, version=__version__))
+
+
+def _view(number: int, source: Source, overrides: Sequence[str]) -> ResultView:
+    results, folder = source.results, source.path.parent
+    examples, note = _examples(folder, overrides)
+    spec = RunFolder(folder).spec
+    return ResultView(
+        anchor=f"result-{number}",
+        title=_title(source),
+        facts=list(_facts(source)),
+        evaluations=[_evaluation(results, key, folder) for key in results.evaluations],
+        curves=list(_curves(folder)) if isinstance(results, RunResults) else [],
+        examples=examples,
+        notes=[*(results.notes if isinstance(results, EvalResults) else []), *note],
+        spec=spec.read_text(encoding="utf-8") if spec.is_file() else "",
+        lowest=_lowest(results),
+    )
+
+
+def _title(source: Source) -> str:
+    return source.title if source.seed is None else f"{source.title}, seed {source.seed}"
+
+
+def _facts(source: Source) -> Iterator[tuple[str, str]]:
+    """Conditions of a result, as pairs of name and value."""
+    results = source.results
+    yield "folder", str(source.path.parent)
+    yield "threat model", str(results.threat)
+    yield "device", source.device
+    if isinstance(results, RunResults):
+        yield "status", results.status
+        images = f" on {results.selection.images} images" if results.selection.images else ""
+        yield "weights selected by", f"{results.selection.by}{images}"
+    else:
+        yield "weights (SHA-256)", results.network.sha256
+    yield "spec digest", results.spec_digest or "-"
+    yield "data digest", results.data.digest
+    session = _session(source)
+    if session is not None:
+        yield "date", session.started
+        yield "command", " ".join(session.command)
+        yield "commit", f"{session.commit or '-'}{' (modified)' if session.dirty else ''}"
+        yield "versions", ", ".join(f"{name} {version}" for name, version in session.versions.items() if version)
+
+
+def _session(source: Source) -> Session | None:
+    if isinstance(source.results, EvalResults):
+        return source.results.provenance
+    path = RunFolder(source.path.parent).provenance
+    sessions = read_provenance(path).sessions if path.is_file() else []
+    return sessions[-1] if sessions else None
+
+
+def _evaluation(results: Results, key: str, folder: Path) -> EvaluationView:
+    evaluation = results.evaluations[key]
+    clean = results.clean_accuracy(key)
+    files = EvaluationFiles(folder / "evaluations", key)
+    lines = read_per_image(files.per_image) if files.per_image.is_file() else []
+    return EvaluationView(
+        key=key,
+        title=describe(evaluation),
+        threat="-" if evaluation.is_clean else threats_of(evaluation),
+        images=evaluation.total,
+        clean="-" if clean is None else percent(clean),
+        accuracy=interval(evaluation),
+        verdict=evaluation.verdict or "no verdict",
+        sentence=_sentence(evaluation),
+        reasons=[*(evaluation.suspicions or []), *evaluation.warnings],
+        ladder=_ladder(evaluation),
+        per_class=_per_class(key, lines),
+        confusion=[] if evaluation.is_clean else _confusion(lines),
+    )
+
+
+def _sentence(evaluation: Evaluation) -> str:
+    """The result of an evaluation in words."""
+    what = "classified correctly" if evaluation.is_clean else f"still correct under {threats_of(evaluation)}"
+    text = f"{evaluation.correct} of {evaluation.total} images are {what}: {interval(evaluation)} %."
+    if evaluation.verdict == "SUSPECT":
+        return f"{text} This number is not to be trusted, for the reasons below."
+    if evaluation.is_upper_bound:
+        return f"{text} Only one kind of attack was tried, so it is an upper bound."
+    return text
+
+
+def _ladder(evaluation: Evaluation) -> str:
+    """Images that are left after each attack."""
+    if not evaluation.stages:
+        return ""
+    left = {"classified correctly when clean": float(evaluation.stages[0].entered)}
+    for stage in evaluation.stages:
+        left[f"after {stage.name}"] = float(stage.entered - stage.broken)
+    return bar_chart("Images left after each attack", left, "images")
+
+
+def _per_class(key: str, lines: Sequence[ImageResult]) -> str:
+    if not lines:
+        return ""
+    total = Counter(line.label for line in lines)
+    if len(total) > _CLASSES:
+        return ""
+    right = Counter(line.label for line in lines if not line.broken_by)
+    shares = {f"class {label}": round(100 * right[label] / count, 1) for label, count in sorted(total.items())}
+    return bar_chart(f"Accuracy by class, {key}", shares, "%")
+
+
+def _confusion(lines: Sequence[ImageResult]) -> list[list[str]]:
+    """Predicted class under attack (columns) of each true class (rows); [] for many classes."""
+    classes = sorted({line.label for line in lines} | {line.prediction for line in lines})
+    if not lines or len(classes) > _CLASSES:
+        return []
+    counts = Counter((line.label, line.prediction) for line in lines)
+    head = ["", *map(str, classes)]
+    return [head, *([str(row), *(str(counts[row, column] or "") for column in classes)] for row in classes)]
+
+
+def _curves(folder: Path) -> Iterator[str]:
+    """Charts of train.jsonl; nothing if the file is missing or damaged."""
+    try:
+        epochs = RunFolder(folder).epochs()
+    except RobustCliError:
+        return
+    for title, unit, names in _CURVES:
+        curves = {name: points for name in names if (points := list(_points(epochs, name)))}
+        if curves:
+            yield line_chart(title, curves, "epoch", unit)
+
+
+def _points(epochs: Sequence[Record], name: str) -> Iterator[tuple[float, float]]:
+    for record in epochs:
+        value = record.robust if name == "robust" else record.measures.get(name)
+        if isinstance(value, int | float):
+            yield record.epoch + 1, 100 * value if name in _IN_PERCENT else value
+
+
+def _lowest(results: Results) -> tuple[float, float] | None:
+    """Clean and lowest robust accuracy in percent; None if one of them is not known."""
+    attacked = {key: found for key, found in results.evaluations.items() if not found.is_clean}
+    if not attacked:
+        return None
+    key = min(attacked, key=lambda name: attacked[name].accuracy)
+    clean = results.clean_accuracy(key)
+    return None if clean is None else (100 * clean, 100 * attacked[key].accuracy)
+
+
+def _examples(folder: Path, overrides: Sequence[str]) -> tuple[list[ExampleView], list[str]]:
+    """Some stored adversarial examples, and a note if they cannot be shown."""
+    if not keys_with_examples(folder):
+        return [], []
+    try:
+        found = stored_examples(folder, overrides, limit=_EXAMPLES)
+    except RobustCliError as error:
+        return [], [f"adversarial examples are not shown: {error}"]
+    names = found.classes
+    return [
+        ExampleView(
+            image=int(found.indices[row]),
+            clean=data_url(found.x[row]),
+            difference=data_url(difference(found.x[row], found.x_adv[row])),
+            adversarial=data_url(found.x_adv[row]),
+            text=f"{names[found.labels[row]]} to {names[found.predictions[row]]}, {found.broken_by[row]}",
+        )
+        for row in range(len(found.indices))
+    ], []

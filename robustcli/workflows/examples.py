@@ -1,0 +1,107 @@
+"""Adversarial examples that an evaluation stored, as plain arrays next to the clean images."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from robustcli.data.loading import load_data
+from robustcli.errors import RobustCliError, suggest
+from robustcli.evaluation.per_image import decoded, read_adversarial_examples, read_per_image
+from robustcli.evaluation.stored import EvaluationFiles
+from robustcli.runtime.device import choose_device
+from robustcli.store.files import replacing
+from robustcli.workflows.verify import find_evidence
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Clean images and their adversarial examples, in the order of the data.
+
+    Args:
+        key: name of the evaluation.
+        indices: (n,) number of each image in the test data.
+        x, x_adv: (n, c, h, w) float32 pixels in [0, 1].
+        labels, predictions: (n,) true class, and predicted class of the adversarial example.
+        broken_by: attack that broke each image.
+        classes: class names.
+    """
+
+    key: str
+    indices: NDArray[np.int64]
+    x: NDArray[np.float32]
+    x_adv: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    predictions: NDArray[np.int64]
+    broken_by: list[str]
+    classes: list[str]
+
+    def save(self, path: Path) -> None:
+        """Write an .npz file with x, x_adv, labels, predictions and indices."""
+        arrays: dict[str, Any] = {
+            name: getattr(self, name) for name in ("x", "x_adv", "labels", "predictions", "indices")
+        }
+        with replacing(path) as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def keys_with_examples(folder: Path) -> list[str]:
+    """Names of the evaluations of a run or of `robust eval` that stored adversarial examples."""
+    evaluations = folder / "evaluations"
+    keys = (path.stem for path in sorted(evaluations.glob("*.csv")))
+    return [key for key in keys if EvaluationFiles(evaluations, key).adversarial_examples.is_file()]
+
+
+def stored_examples(
+    folder: Path, overrides: Sequence[str] = (), *, key: str | None = None, limit: int | None = None
+) -> Examples:
+    """Read the adversarial examples of one evaluation, and the clean images from the data set.
+
+    Args:
+        folder: folder of a run or of a stored evaluation.
+        overrides: values to change, for example data.root=PATH.
+        key: name of the evaluation. Default: the last one that stored examples.
+        limit: read only the first `limit` broken images.
+
+    Raises:
+        RobustCliError: no examples were stored, or the images cannot be read.
+    """
+    keys = keys_with_examples(folder)
+    if key is not None and key not in keys:
+        raise RobustCliError(f"{folder}: no adversarial examples of '{key}'{suggest(key, keys)}")
+    if not keys:
+        raise RobustCliError(
+            f"{folder}: no adversarial examples are stored; evaluate with --save-examples, or set witnesses: true "
+            "in the spec"
+        )
+    key = keys[-1] if key is None else key
+    model, evaluations = find_evidence(folder, overrides, None)
+    files = EvaluationFiles(evaluations, key)
+    outcomes = {line.image: line for line in read_per_image(files.per_image)}
+    stored = read_adversarial_examples(files.adversarial_examples)
+    wanted = set(sorted(number for _, numbers, _ in stored for number in numbers.tolist())[:limit])
+    data = load_data(model.defaults.data, choose_device("cpu"))
+    x, _ = data.evaluation("test", None)
+    if wanted and max(wanted) >= len(x):
+        raise RobustCliError(f"{files.adversarial_examples}: image {max(wanted)}; the data set has {len(x)} images")
+    found: dict[int, torch.Tensor] = {}
+    for encoding, numbers, codes in stored:
+        rows = np.array([row for row, number in enumerate(numbers.tolist()) if number in wanted], dtype=np.int64)
+        chosen = torch.from_numpy(numbers[rows])
+        found |= dict(zip(chosen.tolist(), decoded(encoding, codes[rows], x[chosen]), strict=True))
+    order = sorted(found)
+    empty = torch.zeros((0, *x.shape[1:]))
+    return Examples(
+        key=key,
+        indices=np.array(order, dtype=np.int64),
+        x=x[torch.tensor(order, dtype=torch.int64)].float().numpy(),
+        x_adv=(torch.stack([found[number] for number in order]) if order else empty).float().numpy(),
+        labels=np.array([outcomes[number].label for number in order], dtype=np.int64),
+        predictions=np.array([outcomes[number].prediction for number in order], dtype=np.int64),
+        broken_by=[outcomes[number].broken_by for number in order],
+        classes=list(data.classes),
+    )
