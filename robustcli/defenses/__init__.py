@@ -4,7 +4,7 @@ Most are a `MinMax` (min_max.py), the formula itself, with the paper's parts; a 
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -13,6 +13,7 @@ from robustcli.data.targets import Labels
 from robustcli.errors import RobustCliError
 from robustcli.optimization.averaging import Averaging
 from robustcli.optimization.progress import Progress
+from robustcli.optimization.stateless import Stateless
 from robustcli.registry.registry import Registry
 from robustcli.threat.noise import Noise
 from robustcli.threat.threat import ThreatModel
@@ -24,12 +25,12 @@ Metrics = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch and its adversarial images.
+    """A batch and its adversarial images, as a loss sees them.
 
     Args:
         x: (n, c, h, w) in [0, 1].
         x_adv: the same, or several such blocks one after the other, from an attack that makes several versions.
-        y: what the loss asks for: labels (n,), or class shares (n, k) when labels are mixed or smoothed.
+        y: labels (n,), or class shares (n, k) when labels are mixed or smoothed.
     """
 
     x: Tensor
@@ -38,7 +39,7 @@ class Batch:
 
 
 def refuse_shares(batch: Batch, defense: str) -> None:
-    """For a loss whose equation names the label.
+    """Refuse class shares, for a loss that is defined for labels.
 
     Raises:
         RobustCliError: the batch has class shares.
@@ -46,36 +47,28 @@ def refuse_shares(batch: Batch, defense: str) -> None:
     if batch.y.dim() > 1:
         raise RobustCliError(
             f"defense.soft_labels: '{defense}' is published for whole labels, and these are mixed or smoothed; "
-            f"leave that out, or choose what it does with them (robust show {defense})"
+            f"leave that out, or choose a rule for them (robust show {defense})"
         )
 
 
-class OuterLoss(Protocol):
-    """What the weights minimise, given the adversarial images."""
+class RunningLoss(Protocol):
+    """The loss that the weights minimise, with its state, such as a second network."""
+
+    @property
+    def metrics(self) -> Metrics:
+        """Metrics of the last evaluation besides its value; the same names every time."""
+        ...
+
+    def begin(self, batch: Batch, progress: Progress) -> None:
+        """Begin an update. Its loss may be evaluated more than once; what happens once per update happens here."""
+        ...
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
         """Mean loss of the batch, a scalar, differentiable in the weights."""
         ...
 
-
-class RunningLoss(Protocol):
-    """An outer loss at work that keeps something between updates, such as a network of its own."""
-
-    @property
-    def metrics(self) -> Metrics:
-        """What the last evaluation has to say beside its value; the same names every time."""
-        ...
-
-    def begin(self, batch: Batch, progress: Progress) -> None:
-        """An update begins. Its loss may be evaluated more than once, so what happens once happens here."""
-        ...
-
-    def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Mean loss of the batch, as of any outer loss."""
-        ...
-
     def state_dict(self) -> dict[str, Any]:
-        """What is kept, as tensors, numbers and containers of them."""
+        """State, as tensors, numbers and containers of them."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -83,13 +76,26 @@ class RunningLoss(Protocol):
         ...
 
 
-@runtime_checkable
-class StatefulLoss(Protocol):
-    """Settings of an outer loss that has to be started, because it keeps something between updates."""
+class OuterLoss(Protocol):
+    """Settings of the loss that the weights minimise, given the adversarial images."""
 
     def start(self, model: nn.Module, optimizer: Optimizer, rng: Noise) -> RunningLoss:
-        """Bind it to a model; weights of its own that are to be trained join the optimiser."""
+        """Bind it to a model; weights of its own that are trained join the optimizer."""
         ...
+
+
+class StatelessLoss(Stateless):
+    """Base of a loss that keeps nothing between updates; it defines `__call__`, as of a `RunningLoss`."""
+
+    @property
+    def metrics(self) -> Metrics:
+        return {}
+
+    def begin(self, batch: Batch, progress: Progress) -> None:
+        pass
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
+        raise NotImplementedError
 
 
 class Step(Protocol):
@@ -107,7 +113,7 @@ class Step(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """All state beyond weights, optimiser and noise, as tensors, numbers and containers of them."""
+        """All state except weights, optimizer and noise, as tensors, numbers and containers of them."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -116,28 +122,29 @@ class Step(Protocol):
 
 
 class Defense(Protocol):
-    """Settings of a training method.
+    """Settings of a training method; members inherit from it.
 
     Args:
-        averaging: how the weights to evaluate follow from those trained.
-        is_adversarial: whether losing robustness is a failure; the collapse guard watches only these.
-        is_single_step: whether it crafts by a single gradient step, which may overfit catastrophically; the record of
-            an epoch then says more of how many steps would differ.
-        replays: updates made on each batch before the next one comes; 1 in all but free training.
+        averaging: the weights that are evaluated, the last ones or an average.
     """
 
-    @property
-    def averaging(self) -> Averaging: ...
+    averaging: Averaging
 
     @property
-    def is_adversarial(self) -> bool: ...
+    def is_adversarial(self) -> bool:
+        """Whether it trains on adversarial examples, so that losing robustness is a failure (see collapse.py)."""
+        return True
 
     @property
-    def is_single_step(self) -> bool: ...
+    def is_single_step(self) -> bool:
+        """Whether its attack is one gradient step, which may overfit catastrophically; checks then record more."""
+        return False
 
     @property
-    def replays(self) -> int: ...
+    def replays(self) -> int:
+        """Updates on each batch before the next one; 1 except in free training."""
+        return 1
 
     def start(self, model: nn.Module, optimizer: Optimizer, rng: Noise) -> Step:
-        """Bind the method to a model, its optimiser and the source of noise."""
+        """Bind the method to a model, its optimizer and the source of noise."""
         ...

@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustcli.attacks.pgd import Pgd
-from robustcli.defenses import DEFENSES, Batch
+from robustcli.defenses import DEFENSES, Batch, StatelessLoss
 from robustcli.defenses.min_max import MinMax
 from robustcli.registry.types import AttackBn, NonNegative, Positive, Size
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlpLoss:
+class AlpLoss(StatelessLoss):
     """1/2 [CE(f(x), y) + CE(f(x'), y)] + weight * d(f(x), f(x')), mean over the batch.
 
     d is |f(x) - f(x')|^2 when `pairing` is "squared", |f(x) - f(x')| when it is "norm". With

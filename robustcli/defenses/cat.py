@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from robustcli.attacks import Attack
 from robustcli.attacks.losses import labels_of
 from robustcli.attacks.pgd import Pgd
-from robustcli.defenses import DEFENSES, Batch, Metrics
+from robustcli.defenses import DEFENSES, Batch, Metrics, OuterLoss
 from robustcli.defenses.min_max import MinMax
 from robustcli.errors import RobustCliError
 from robustcli.optimization.progress import Progress
@@ -19,7 +20,7 @@ from robustcli.threat.noise import Noise
 
 
 @dataclass(frozen=True)
-class ScoredCrossEntropy:
+class ScoredCrossEntropy(OuterLoss):
     """CE(f(x'), y), which also says how many of the adversarial images are classified correctly."""
 
     def start(self, model: nn.Module, optimizer: Optimizer, rng: Noise) -> "RunningScored":
@@ -87,14 +88,14 @@ class RunningSteps:
     def metrics(self) -> Metrics:
         return {"attack_steps": torch.full_like(self.right, self.steps)}
 
-    def __call__(self, game: MinMax, progress: Progress) -> MinMax:
-        if not isinstance(game.attack, Pgd):
+    def attack(self, attack: Attack, progress: Progress) -> Attack:
+        if not isinstance(attack, Pgd):
             raise RobustCliError(
                 "defense cat raises the steps of its attack as training goes on; only pgd can be written in its place"
             )
         if int(progress.epoch) != self.epoch:
             self._begin(int(progress.epoch))
-        return replace(game, attack=replace(game.attack, steps=self.steps))
+        return replace(attack, steps=self.steps)
 
     def see(self, metrics: Metrics, images: int) -> None:
         self.right = self.right + images * metrics["robust_train"]

@@ -8,14 +8,14 @@ from torch import Tensor, nn
 from robustcli.architectures.channel_gates import gates_of, labelled
 from robustcli.attacks.joint_pgd import JointPgd, JointScores, joint_loss
 from robustcli.attacks.losses import labels_of
-from robustcli.defenses import DEFENSES, Batch, refuse_shares
+from robustcli.defenses import DEFENSES, Batch, StatelessLoss, refuse_shares
 from robustcli.defenses.min_max import MinMax
 from robustcli.errors import RobustCliError
 from robustcli.registry.types import AttackBn, NonNegative, Positive, Size
 
 
 @dataclass(frozen=True, kw_only=True)
-class CifsLoss:
+class CifsLoss(StatelessLoss):
     """3 / (beta + 1) [CE(f(x'), y) + (beta / L) sum over L probes of CE(probe_l(x'), y)], mean over the batch.
 
     The gates are told the labels here, and nowhere else.

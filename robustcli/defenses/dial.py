@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from robustcli.architectures.features import classifier_of, with_features
 from robustcli.attacks.losses import kl_divergence
 from robustcli.attacks.pgd import Pgd
-from robustcli.defenses import DEFENSES, Batch, Metrics
+from robustcli.defenses import DEFENSES, Batch, Metrics, OuterLoss
 from robustcli.defenses.min_max import MinMax
 from robustcli.optimization.progress import Progress
 from robustcli.registry.types import AttackBn, NonNegative, Positive, Size
@@ -56,7 +56,7 @@ def domain_head(inputs: int, hidden: tuple[int, ...], head_norm: bool, like: Ten
 
 
 @dataclass(frozen=True, kw_only=True)
-class DialLoss:
+class DialLoss(OuterLoss):
     """CE(f(x), y) + beta R + domain_weight [CE(D(h(x)), natural) + CE(D(h(x')), adversarial)], mean over the batch.
 
     R is KL(p(x) || p(x')) or CE(f(x'), y); h are the features, D the head. D learns to tell the domains

@@ -14,7 +14,7 @@ from robustcli.architectures.operations import OPERATIONS
 from robustcli.architectures.supernet import Supernet
 from robustcli.attacks.crafting import statistics_held
 from robustcli.attacks.pgd import Pgd
-from robustcli.defenses import DEFENSES, Batch, Metrics
+from robustcli.defenses import DEFENSES, Batch, Metrics, OuterLoss
 from robustcli.defenses.min_max import MinMax
 from robustcli.errors import RobustCliError
 from robustcli.optimization.progress import Progress
@@ -79,7 +79,7 @@ def _flat(grads: Sequence[Tensor]) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchLoss:
+class SearchLoss(OuterLoss):
     """CE(f(x'), y) over the half of the batch that is for the weights; the other half moves the shares.
 
     These move first, once each update, along g = c g1 + (1 - c) g2: g1 is the gradient of the natural loss and g2

@@ -3,44 +3,62 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
+from robustcli.attacks import Attack
 from robustcli.attacks.fosc_pgd import FoscPgd
 from robustcli.attacks.losses import cross_entropy
-from robustcli.defenses import DEFENSES, Batch
-from robustcli.defenses.min_max import AdversarialCrossEntropy, MinMax
+from robustcli.defenses import DEFENSES, Batch, OuterLoss, StatelessLoss
+from robustcli.defenses.min_max import AdversarialCrossEntropy, MinMax, StatelessCurriculum
 from robustcli.errors import RobustCliError
 from robustcli.optimization.progress import Progress
 from robustcli.registry.types import AttackBn, Count, NonNegative, Positive
+from robustcli.threat.noise import Noise
 
 
 @dataclass(frozen=True)
-class SelfWeightedCrossEntropy:
-    """CE(f(x'), y) times its own current value, mean over the batch: the gradient is that of CE^2 / 2."""
+class SelfWeightedCrossEntropy(OuterLoss):
+    """CE(f(x'), y); from the second epoch on, times its own current value, so the gradient is that of CE^2 / 2.
+
+    The mean is over the batch.
+    """
+
+    def start(self, model: nn.Module, optimizer: Optimizer, rng: Noise) -> "RunningSelfWeighted":
+        return RunningSelfWeighted()
+
+
+class RunningSelfWeighted(StatelessLoss):
+    """A SelfWeightedCrossEntropy; whether it weights follows from the progress."""
+
+    is_weighting = False
+
+    def begin(self, batch: Batch, progress: Progress) -> None:
+        self.is_weighting = progress.epoch >= 1
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
-        losses = cross_entropy(model(batch.x_adv), batch.y)
+        logits = model(batch.x_adv)
+        if not self.is_weighting:
+            return F.cross_entropy(logits, batch.y)
+        losses = cross_entropy(logits, batch.y)
         return (losses.detach() * losses).mean()
 
 
 @dataclass(frozen=True, kw_only=True)
-class FallingCriterion:
-    """c_t = max(0, max_criterion (1 - t / until)) in epoch t = 0, 1, ...; the weighting begins in epoch 1."""
+class FallingCriterion(StatelessCurriculum):
+    """c_t = max(0, max_criterion (1 - t / until)) in epoch t = 0, 1, ..."""
 
     max_criterion: float
     until: int
-    self_weighted: bool
 
-    def __call__(self, game: MinMax, progress: Progress) -> MinMax:
-        if not isinstance(game.attack, FoscPgd):
+    def attack(self, attack: Attack, progress: Progress) -> Attack:
+        if not isinstance(attack, FoscPgd):
             raise RobustCliError(
                 "defense dynamic_at lowers the criterion of its attack as training goes on; an attack without "
                 "one cannot replace fosc_pgd"
             )
-        epoch = int(progress.epoch)
-        criterion = max(0.0, self.max_criterion * (1 - epoch / self.until))
-        loss = SelfWeightedCrossEntropy() if self.self_weighted and epoch >= 1 else game.loss
-        return replace(game, attack=replace(game.attack, criterion=criterion), loss=loss)
+        return replace(attack, criterion=max(0.0, self.max_criterion * (1 - int(progress.epoch) / self.until)))
 
 
 @DEFENSES.register(
@@ -89,7 +107,7 @@ def dynamic_at(
     """
     return MinMax(
         attack=FoscPgd(steps=steps, step_size=step_size, center=center, criterion=max_criterion),
-        loss=AdversarialCrossEntropy(),
+        loss=SelfWeightedCrossEntropy() if self_weighted else AdversarialCrossEntropy(),
         attack_bn=attack_bn,
-        curriculum=FallingCriterion(max_criterion=max_criterion, until=until, self_weighted=self_weighted),
+        curriculum=FallingCriterion(max_criterion=max_criterion, until=until),
     )

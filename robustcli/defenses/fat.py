@@ -3,29 +3,30 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from robustcli.attacks import Attack
 from robustcli.attacks.early_stopped_pgd import EarlyStoppedPgd
 from robustcli.defenses import DEFENSES
-from robustcli.defenses.min_max import AdversarialCrossEntropy, MinMax
+from robustcli.defenses.min_max import AdversarialCrossEntropy, MinMax, StatelessCurriculum
 from robustcli.errors import RobustCliError
 from robustcli.optimization.progress import Progress
 from robustcli.registry.types import AttackBn, Count, NonNegative, Positive, Size
 
 
 @dataclass(frozen=True, kw_only=True)
-class GrowingPatience:
+class GrowingPatience(StatelessCurriculum):
     """The attack's patience is patiences[i] once as many as i of the epochs in `after` are done."""
 
     patiences: tuple[int, ...]
     after: tuple[int, ...]
 
-    def __call__(self, game: MinMax, progress: Progress) -> MinMax:
-        if not isinstance(game.attack, EarlyStoppedPgd):
+    def attack(self, attack: Attack, progress: Progress) -> Attack:
+        if not isinstance(attack, EarlyStoppedPgd):
             raise RobustCliError(
                 "defense fat raises the patience of its attack as training goes on; an attack without one cannot "
                 "replace early_stopped_pgd"
             )
         stage = sum(progress.epoch >= epochs for epochs in self.after)
-        return replace(game, attack=replace(game.attack, patience=self.patiences[stage]))
+        return replace(attack, patience=self.patiences[stage])
 
 
 @DEFENSES.register(

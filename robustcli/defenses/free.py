@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from robustcli.data.targets import Labels
-from robustcli.defenses import DEFENSES, Metrics
+from robustcli.defenses import DEFENSES, Defense, Metrics
 from robustcli.optimization.averaging import Averaging
 from robustcli.optimization.averaging.none import LastWeights
 from robustcli.optimization.progress import Progress
@@ -21,7 +21,7 @@ from robustcli.threat.threat import ThreatModel
 
 
 @dataclass(frozen=True, kw_only=True)
-class Free:
+class Free(Defense):
     """Free training; it has no attack of its own, and no second evaluation of the loss for a weight perturbation.
 
     Args:
@@ -31,18 +31,12 @@ class Free:
         regulariser: what is asked of the weights beside the loss, at every update.
     """
 
-    replays: Count
-    step_size: Positive | None
+    replays: Count = 8
+    step_size: Positive | None = None
     averaging: Averaging = field(default_factory=LastWeights)
     regulariser: Regulariser = field(default_factory=Unregularised)
 
-    @property
-    def is_adversarial(self) -> bool:
-        return True
-
-    @property
-    def is_single_step(self) -> bool:
-        return True
+    is_single_step = True
 
     def start(self, model: nn.Module, optimizer: Optimizer, rng: Noise) -> "FreeStep":
         return FreeStep(self, model, optimizer, self.regulariser.start(model))

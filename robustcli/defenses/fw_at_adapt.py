@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from robustcli.attacks.frank_wolfe import FrankWolfe
 from robustcli.data.targets import Labels
-from robustcli.defenses import DEFENSES, Metrics
+from robustcli.defenses import DEFENSES, Defense, Metrics
 from robustcli.defenses.min_max import AdversarialCrossEntropy, MinMax
 from robustcli.optimization.averaging import Averaging
 from robustcli.optimization.averaging.none import LastWeights
@@ -27,7 +27,7 @@ _MONITOR_STEPS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdaptiveFrankWolfe:
+class AdaptiveFrankWolfe(Defense):
     """MinMax with a Frank-Wolfe attack of K steps, where K is decided anew in every epoch.
 
     Args:
@@ -51,18 +51,6 @@ class AdaptiveFrankWolfe:
     averaging: Averaging = field(default_factory=LastWeights)
     regulariser: Regulariser = field(default_factory=Unregularised)
     attack_bn: AttackBn = "eval"
-
-    @property
-    def is_adversarial(self) -> bool:
-        return True
-
-    @property
-    def is_single_step(self) -> bool:
-        return False
-
-    @property
-    def replays(self) -> int:
-        return 1
 
     def start(self, model: nn.Module, optimizer: Optimizer, rng: Noise) -> "AdaptiveStep":
         return AdaptiveStep(self, model, optimizer, rng)

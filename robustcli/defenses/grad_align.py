@@ -13,7 +13,7 @@ from robustcli.attacks.crafting import crafting, crafting_mode
 from robustcli.attacks.gradient import input_gradient
 from robustcli.attacks.losses import LOSSES
 from robustcli.data.targets import Labels
-from robustcli.defenses import DEFENSES, Metrics
+from robustcli.defenses import DEFENSES, Defense, Metrics
 from robustcli.optimization.averaging import Averaging
 from robustcli.optimization.averaging.none import LastWeights
 from robustcli.optimization.progress import Progress
@@ -25,7 +25,7 @@ from robustcli.threat.threat import ThreatModel
 
 
 @dataclass(frozen=True, kw_only=True)
-class GradAlign:
+class GradAlign(Defense):
     """GradAlign; its attack is FGSM, whose gradient the alignment uses again.
 
     Args:
@@ -42,17 +42,7 @@ class GradAlign:
     averaging: Averaging = field(default_factory=LastWeights)
     regulariser: Regulariser = field(default_factory=Unregularised)
 
-    @property
-    def is_adversarial(self) -> bool:
-        return True
-
-    @property
-    def is_single_step(self) -> bool:
-        return True
-
-    @property
-    def replays(self) -> int:
-        return 1
+    is_single_step = True
 
     def start(self, model: nn.Module, optimizer: Optimizer, rng: Noise) -> "GradAlignStep":
         return GradAlignStep(self, model, optimizer, rng, self.regulariser.start(model))

@@ -7,13 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustcli.attacks.pgd import Pgd
-from robustcli.defenses import DEFENSES, Batch
+from robustcli.defenses import DEFENSES, Batch, StatelessLoss
 from robustcli.defenses.min_max import MinMax
 from robustcli.registry.types import AttackBn, Positive, Share, Size
 
 
 @dataclass(frozen=True, kw_only=True)
-class MixedCrossEntropy:
+class MixedCrossEntropy(StatelessLoss):
     """share CE(f(x'), y) + (1 - share) CE(f(x), y), mean over the batch; a term of weight 0 is not computed."""
 
     share: float

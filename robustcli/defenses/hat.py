@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from robustcli.attacks.losses import kl_divergence, labels_of
 from robustcli.attacks.pgd import Pgd
-from robustcli.defenses import DEFENSES, Batch, Metrics
+from robustcli.defenses import DEFENSES, Batch, Metrics, OuterLoss
 from robustcli.defenses.min_max import MinMax
 from robustcli.errors import RobustCliError
 from robustcli.optimization.progress import Progress
@@ -25,7 +25,7 @@ _BESIDE = "beside"
 
 
 @dataclass(frozen=True, kw_only=True)
-class HatLoss:
+class HatLoss(OuterLoss):
     """CE(f(x), y) + beta KL(p(x) || p(x')) + helper_weight CE(f(x + h (x' - x)), y_h), mean over the batch.
 
     y_h is what the helper takes x' for; h is `extrapolation`, and the point beyond x' is not cut at the box.

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from robustcli.attacks.losses import cross_entropy, labels_of, shares_of
 from robustcli.attacks.pgd import Pgd
-from robustcli.defenses import DEFENSES, Batch, refuse_shares
+from robustcli.defenses import DEFENSES, Batch, StatelessLoss, refuse_shares
 from robustcli.defenses.min_max import MinMax
 from robustcli.registry.types import AttackBn, NonNegative, Positive, Size
 
@@ -16,7 +16,7 @@ _RIVAL_CEILING, _FLOOR, _WEIGHT_CEILING = 1.0001, 1e-12, 1.0000001
 
 
 @dataclass(frozen=True, kw_only=True)
-class MartLoss:
+class MartLoss(StatelessLoss):
     """BCE(p', y) + beta KL(p || p') (1 - p_y), mean over the batch; gradients flow through every factor.
 
     BCE(p', y) = CE(p', y) - log(1 - p'_r), with r the likeliest class other than y.

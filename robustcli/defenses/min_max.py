@@ -1,7 +1,8 @@
 """The step that most published methods share: the formula of adversarial training, line by line."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,13 +12,14 @@ from robustcli.attacks import Attack, ReportingAttack, takes_one_step
 from robustcli.attacks.crafting import crafting
 from robustcli.attacks.none import NoAttack
 from robustcli.data.targets import Labels
-from robustcli.defenses import Batch, Metrics, OuterLoss, RunningLoss, StatefulLoss
+from robustcli.defenses import Batch, Defense, Metrics, OuterLoss, RunningLoss, StatelessLoss
 from robustcli.optimization.averaging import Averaging
 from robustcli.optimization.averaging.none import LastWeights
 from robustcli.optimization.progress import Progress
 from robustcli.optimization.regularisers import Regulariser, RunningRegulariser, add_penalty
 from robustcli.optimization.regularisers.none import Unregularised
-from robustcli.optimization.weights import WeightPerturbation
+from robustcli.optimization.stateless import Stateless
+from robustcli.optimization.weights import RunningPerturbation, WeightPerturbation
 from robustcli.optimization.weights.none import Unperturbed
 from robustcli.registry.types import AttackBn
 from robustcli.threat.noise import Noise
@@ -25,35 +27,31 @@ from robustcli.threat.threat import ThreatModel
 
 
 @dataclass(frozen=True)
-class AdversarialCrossEntropy:
-    """CE(f(x'), y), mean over the batch: what most methods that differ in their attack minimise."""
+class AdversarialCrossEntropy(StatelessLoss):
+    """CE(f(x'), y), mean over the batch: the loss of most methods that differ only in their attack."""
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
         return F.cross_entropy(model(batch.x_adv), batch.y)
 
 
-class Curriculum(Protocol):
-    """How the parts change as training goes on."""
-
-    def __call__(self, game: "MinMax", progress: Progress) -> "MinMax":
-        """What is played at one update, made from the parts as they are set."""
-        ...
-
-
-class RunningCurriculum(Curriculum, Protocol):
-    """A curriculum at work that goes by how training went so far, and keeps what it has seen of it."""
+class RunningCurriculum(Protocol):
+    """How the attack changes as training goes on, with its state."""
 
     @property
     def metrics(self) -> Metrics:
-        """What it decided for this update; the same names every time."""
+        """Metrics of its decision for this update; the same names every time."""
+        ...
+
+    def attack(self, attack: Attack, progress: Progress) -> Attack:
+        """The attack of one update, made from the attack in the settings."""
         ...
 
     def see(self, metrics: Metrics, images: int) -> None:
-        """An update of so many images is made; its metrics are tensors on the device."""
+        """Take in the metrics of an update on `images` images, as tensors on the device."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """What is kept, as tensors, numbers and containers of them."""
+        """State, as tensors, numbers and containers of them."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -61,42 +59,51 @@ class RunningCurriculum(Curriculum, Protocol):
         ...
 
 
-@runtime_checkable
-class StatefulCurriculum(Protocol):
-    """Settings of a curriculum that has to be started, because it keeps something between updates."""
+class Curriculum(Protocol):
+    """Settings of a curriculum."""
 
     def start(self, model: nn.Module) -> RunningCurriculum:
-        """Begin to watch the training of a model."""
+        """Start to follow the training of a model."""
         ...
 
 
-def unchanging(game: "MinMax", progress: Progress) -> "MinMax":
-    """The parts stay as they are set."""
-    return game
+@dataclass(frozen=True)
+class StatelessCurriculum(Stateless):
+    """Base of a curriculum that follows only the progress; by default the attack stays as it is set."""
+
+    @property
+    def metrics(self) -> Metrics:
+        return {}
+
+    def attack(self, attack: Attack, progress: Progress) -> Attack:
+        return attack
+
+    def see(self, metrics: Metrics, images: int) -> None:
+        pass
 
 
 @dataclass(frozen=True, kw_only=True)
-class MinMax:
-    """min over w of E loss(w + v, x, x_adv, y) + r(w), with x_adv from `attack`, v from `weights`.
+class MinMax(Defense):
+    """min over w of E loss(w + v, x, x_adv, y) + r(w), with x_adv from `attack` and v from `weights`.
 
     Args:
         attack: finds x_adv at the unperturbed weights.
-        loss: what the weights minimise; one that keeps something between updates is started with the training.
+        loss: the loss that the weights minimise.
         weights: the perturbation v around which the loss is taken.
-        averaging: which weights are evaluated.
-        regulariser: r, what is asked of the weights beside the loss.
+        averaging: the weights that are evaluated.
+        regulariser: r, a penalty on the weights or a projection.
         attack_bn: mode of the model while it is attacked: "eval" (running statistics), "train" (batch
             statistics, running ones move with every forward) or "batch_no_update".
-        curriculum: how attack and loss change as training goes on.
+        curriculum: how the attack changes as training goes on.
     """
 
     attack: Attack
-    loss: OuterLoss | StatefulLoss
+    loss: OuterLoss
     weights: WeightPerturbation = field(default_factory=Unperturbed)
     averaging: Averaging = field(default_factory=LastWeights)
     regulariser: Regulariser = field(default_factory=Unregularised)
     attack_bn: AttackBn = "eval"
-    curriculum: Curriculum | StatefulCurriculum = unchanging
+    curriculum: Curriculum = field(default_factory=StatelessCurriculum)
 
     @property
     def is_adversarial(self) -> bool:
@@ -106,92 +113,75 @@ class MinMax:
     def is_single_step(self) -> bool:
         return takes_one_step(self.attack)
 
-    @property
-    def replays(self) -> int:
-        return 1
-
     def start(self, model: nn.Module, optimizer: Optimizer, rng: Noise) -> "MinMaxStep":
-        running = self.loss.start(model, optimizer, rng) if isinstance(self.loss, StatefulLoss) else None
-        planner = self.curriculum.start(model) if isinstance(self.curriculum, StatefulCurriculum) else None
-        return MinMaxStep(self, model, optimizer, rng, running, self.regulariser.start(model), planner)
+        return MinMaxStep(
+            self,
+            model,
+            optimizer,
+            rng,
+            loss=self.loss.start(model, optimizer, rng),
+            weights=self.weights.start(model),
+            regulariser=self.regulariser.start(model),
+            curriculum=self.curriculum.start(model),
+        )
 
 
 @dataclass(frozen=True)
 class MinMaxStep:
-    """A MinMax bound to a model; what it keeps between updates is what its parts keep.
-
-    Args:
-        running: the loss at work, if it is one that had to be started.
-        regulariser: at work.
-        planner: the curriculum at work, if it is one that had to be started.
-    """
+    """A MinMax bound to a model; its state is the state of its parts."""
 
     settings: MinMax
     model: nn.Module
     optimizer: Optimizer
     rng: Noise
-    running: RunningLoss | None
+    loss: RunningLoss
+    weights: RunningPerturbation
     regulariser: RunningRegulariser
-    planner: RunningCurriculum | None
+    curriculum: RunningCurriculum
 
     def __call__(self, x: Tensor, labels: Labels, threat: ThreatModel, progress: Progress) -> Metrics:
-        game = self._planned(progress)
-        with crafting(self.model, game.attack_bn):  # weights held, mode set, both restored
-            x_adv, found = _searched(game.attack, self.model, x, labels.attack, threat, self.rng)
+        attack = self.curriculum.attack(self.settings.attack, progress)
+        with crafting(self.model, self.settings.attack_bn):  # weights held, mode set, both restored
+            x_adv, found = _searched(attack, self.model, x, labels.attack, threat, self.rng)
         batch = Batch(x, labels.loss, x_adv)
-        loss_of = self._begun(game, batch, progress)
+        self.loss.begin(batch, progress)
         self.optimizer.zero_grad()
-        asked = add_penalty(self.regulariser, self.model, x, batch.y, progress)
-        with game.weights.around(self.model, lambda: loss_of(self.model, batch), progress):
-            loss = loss_of(self.model, batch)
+        penalty = add_penalty(self.regulariser, self.model, x, batch.y, progress)
+        with self.weights.around(self.model, lambda: self.loss(self.model, batch), progress):
+            loss = self.loss(self.model, batch)
             loss.backward()  # type: ignore[no-untyped-call]
-            if game.weights.steps_inside:
+            if self.weights.steps_inside:
                 self.optimizer.step()
-        if not game.weights.steps_inside:
+        if not self.weights.steps_inside:
             self.optimizer.step()
         self.regulariser.after(self.model, progress)
-        said = {} if self.running is None else self.running.metrics
-        metrics = {"loss": loss.detach(), **found, **said, **asked}  # tensors: no wait for the device here
-        if self.planner is None:
-            return metrics
-        self.planner.see(metrics, len(x))
-        return {**metrics, **self.planner.metrics}
+        # Tensors: nothing waits for the device here.
+        metrics = {"loss": loss.detach(), **found, **self.loss.metrics, **penalty}
+        self.curriculum.see(metrics, len(x))
+        return {**metrics, **self.curriculum.metrics}
 
-    def _planned(self, progress: Progress) -> MinMax:
-        """What is played at this update."""
-        if self.planner is not None:
-            return self.planner(self.settings, progress)
-        assert not isinstance(self.settings.curriculum, StatefulCurriculum)
-        return self.settings.curriculum(self.settings, progress)
-
-    def _begun(self, game: MinMax, batch: Batch, progress: Progress) -> OuterLoss:
-        """The loss of this update."""
-        if self.running is not None:
-            self.running.begin(batch, progress)
-            return self.running
-        assert not isinstance(game.loss, StatefulLoss)
-        return game.loss
+    @property
+    def _parts(self) -> Mapping[str, RunningLoss | RunningPerturbation | RunningRegulariser | RunningCurriculum]:
+        return {
+            "loss": self.loss,
+            "weights": self.weights,
+            "regulariser": self.regulariser,
+            "curriculum": self.curriculum,
+        }
 
     def state_dict(self) -> dict[str, Any]:
-        kept = {} if self.running is None else {"loss": self.running.state_dict()}
-        if self.planner is not None:
-            kept["curriculum"] = self.planner.state_dict()
-        asked = self.regulariser.state_dict()
-        return {**kept, "regulariser": asked} if asked else kept
+        states = {name: part.state_dict() for name, part in self._parts.items()}
+        return {name: state for name, state in states.items() if state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if self.running is not None:
-            self.running.load_state_dict(state["loss"])
-        if self.planner is not None:
-            self.planner.load_state_dict(state["curriculum"])
-        if "regulariser" in state:
-            self.regulariser.load_state_dict(state["regulariser"])
+        for name, part in self._parts.items():
+            part.load_state_dict(state.get(name, {}))
 
 
 def _searched(
     attack: Attack, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise
 ) -> tuple[Tensor, Metrics]:
-    """What the attack found, and what it has to say about it."""
+    """Adversarial images, and the metrics of an attack that reports some."""
     if isinstance(attack, ReportingAttack):
         return attack.search(model, x, y, threat, rng)
     return attack(model, x, y, threat, rng), {}

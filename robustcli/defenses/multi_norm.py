@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from robustcli.attacks import Attack
 from robustcli.attacks.multi_threat import Alternate, Concatenate, Msd, WithThreat, WorstOf
 from robustcli.attacks.pgd import Pgd
-from robustcli.defenses import DEFENSES, Batch
-from robustcli.defenses.min_max import MinMax
+from robustcli.defenses import DEFENSES, Batch, StatelessLoss
+from robustcli.defenses.min_max import MinMax, StatelessCurriculum
 from robustcli.optimization.progress import Progress
 from robustcli.registry.types import AttackBn, OtherThreat, Positive, Size
 from robustcli.threat.noise import derive
@@ -18,7 +18,7 @@ from robustcli.threat.threat import ThreatModel
 
 
 @dataclass(frozen=True)
-class VersionsCrossEntropy:
+class VersionsCrossEntropy(StatelessLoss):
     """CE(f(x'), y), mean over all adversarial versions of all images, which pass the network as one batch."""
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -26,12 +26,14 @@ class VersionsCrossEntropy:
         return F.cross_entropy(model(batch.x_adv), batch.y.repeat(versions, *[1] * (batch.y.dim() - 1)))
 
 
-def one_in_turn(game: MinMax, progress: Progress) -> MinMax:
-    """Of several attacks the one whose turn it is: drawn by the number of the update, so that nothing is kept."""
-    if not isinstance(game.attack, Alternate):
-        return game
-    turn = derive(0, "threat", progress.step) % len(game.attack.attacks)
-    return replace(game, attack=replace(game.attack, turn=turn))
+@dataclass(frozen=True)
+class OneInTurn(StatelessCurriculum):
+    """One of several attacks in turn, drawn by the number of the update, so that there is no state."""
+
+    def attack(self, attack: Attack, progress: Progress) -> Attack:
+        if not isinstance(attack, Alternate):
+            return attack
+        return replace(attack, turn=derive(0, "threat", progress.step) % len(attack.attacks))
 
 
 def _combined(
@@ -96,5 +98,5 @@ def multi_norm(
         attack=_combined(combine, others, steps, step_size, start),
         loss=VersionsCrossEntropy(),
         attack_bn=attack_bn,
-        curriculum=one_in_turn,
+        curriculum=OneInTurn(),
     )

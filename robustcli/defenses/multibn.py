@@ -12,14 +12,14 @@ from robustcli.attacks import Attack
 from robustcli.attacks.multi_threat import Concatenate, WithThreat
 from robustcli.attacks.pgd import Pgd
 from robustcli.attacks.through_branch import ThroughBranch
-from robustcli.defenses import DEFENSES, Batch
+from robustcli.defenses import DEFENSES, Batch, StatelessLoss
 from robustcli.defenses.min_max import MinMax
 from robustcli.registry.types import AttackBn, NonNegative, OtherThreat, Positive, Size
 from robustcli.threat.threat import ThreatModel
 
 
 @dataclass(frozen=True, kw_only=True)
-class BranchesCrossEntropy:
+class BranchesCrossEntropy(StatelessLoss):
     """Mean over branches k of CE(f_k(x_k), y) + gate_weight CE(gate(x_k), k), mean over the batch.
 
     x_0 is the clean batch, x_k the k-th block of the adversarial one, and f_k the network through branch k.

@@ -6,13 +6,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustcli.attacks.none import NoAttack
-from robustcli.defenses import DEFENSES, Batch
+from robustcli.defenses import DEFENSES, Batch, StatelessLoss
 from robustcli.defenses.min_max import MinMax
 from robustcli.registry.types import ProperShare
 
 
 @dataclass(frozen=True, kw_only=True)
-class CleanCrossEntropy:
+class CleanCrossEntropy(StatelessLoss):
     """CE(f(x), y), mean over the batch."""
 
     label_smoothing: float

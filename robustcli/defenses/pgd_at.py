@@ -3,9 +3,10 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from robustcli.attacks import Attack
 from robustcli.attacks.pgd import Pgd
 from robustcli.defenses import DEFENSES
-from robustcli.defenses.min_max import AdversarialCrossEntropy, MinMax, unchanging
+from robustcli.defenses.min_max import AdversarialCrossEntropy, MinMax, StatelessCurriculum
 from robustcli.errors import RobustCliError
 from robustcli.optimization.progress import Progress
 from robustcli.registry.types import AttackBn, Positive, ProperShare, Size
@@ -13,20 +14,20 @@ from robustcli.threat.noise import derive
 
 
 @dataclass(frozen=True, kw_only=True)
-class CleanBatches:
+class CleanBatches(StatelessCurriculum):
     """A share of the batches is attacked from the clean images."""
 
     share: float
 
-    def __call__(self, game: MinMax, progress: Progress) -> MinMax:
-        if not isinstance(game.attack, Pgd) or game.attack.start == "clean":
+    def attack(self, attack: Attack, progress: Progress) -> Attack:
+        if not isinstance(attack, Pgd) or attack.start == "clean":
             raise RobustCliError(
                 "defense.clean_batches: some batches are attacked from the clean images and the others not, which "
                 "needs a pgd with another start; write start: random, or leave clean_batches out"
             )
         # Which ones follows from the number of the update alone: nothing is drawn on the device, nothing is kept.
         is_clean = derive(0, "clean batch", progress.step) < self.share * 2**63
-        return replace(game, attack=replace(game.attack, start="clean")) if is_clean else game
+        return replace(attack, start="clean") if is_clean else attack
 
 
 @DEFENSES.register("pgd_at", added={"reach_eps": False, "clean_batches": 0.0}, smoke={"steps": 2}, passes=(11, 10, 1))
@@ -70,5 +71,5 @@ def pgd_at(
         attack=Pgd(steps=steps, step_size=step_size, start=start, keep=keep, reach_eps=reach_eps),
         loss=AdversarialCrossEntropy(),
         attack_bn=attack_bn,
-        curriculum=CleanBatches(share=clean_batches) if clean_batches else unchanging,
+        curriculum=CleanBatches(share=clean_batches) if clean_batches else StatelessCurriculum(),
     )

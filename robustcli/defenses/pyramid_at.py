@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from robustcli.attacks.matched_masks import masks_matched
 from robustcli.attacks.pyramid import Pyramid
-from robustcli.defenses import DEFENSES, Batch
+from robustcli.defenses import DEFENSES, Batch, StatelessLoss
 from robustcli.defenses.min_max import MinMax
 from robustcli.registry.types import AttackBn, NonNegative, Positive, Size
 
 
 @dataclass(frozen=True, kw_only=True)
-class MatchedCrossEntropy:
+class MatchedCrossEntropy(StatelessLoss):
     """CE(f_M(x), y) + adv_weight CE(f_M(x'), y), mean over the batch, with M the masks of dropout and depth.
 
     Args:

@@ -7,13 +7,13 @@ from torch import Tensor, nn
 
 from robustcli.attacks.losses import shares_of
 from robustcli.attacks.pgd import Pgd
-from robustcli.defenses import DEFENSES, Batch
+from robustcli.defenses import DEFENSES, Batch, StatelessLoss
 from robustcli.defenses.min_max import MinMax
 from robustcli.registry.types import AttackBn, NonNegative, Positive, Size
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreLoss:
+class ScoreLoss(StatelessLoss):
     """max(0, |p(x) - q|^2 + beta max(0, |p(x') - p(x)|^2 - clip_robust) - clip_total), mean over the batch."""
 
     beta: float

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from robustcli.attacks.crafting import statistics_held
 from robustcli.attacks.losses import kl_divergence
 from robustcli.attacks.pgd import Pgd
-from robustcli.defenses import DEFENSES, Batch
+from robustcli.defenses import DEFENSES, Batch, StatelessLoss
 from robustcli.defenses.min_max import MinMax
 from robustcli.registry.types import AttackBn, NonNegative, Positive, Size
 
 
 @dataclass(frozen=True, kw_only=True)
-class TradesLoss:
+class TradesLoss(StatelessLoss):
     """CE(f(x), y) + beta KL(p(x) || p(x')), mean over the batch."""
 
     beta: float

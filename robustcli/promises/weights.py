@@ -24,7 +24,7 @@ def _setting(model: nn.Module | None = None) -> tuple[nn.Module, Callable[[], Te
 def moves_the_weights(perturbation: WeightPerturbation) -> None:
     model, loss = _setting()
     before = snapshot(model)
-    with perturbation.around(model, loss, _PROGRESS):
+    with perturbation.start(model).around(model, loss, _PROGRESS):
         assert any(name.startswith("weight") for name in changes(before, snapshot(model)))
 
 
@@ -35,17 +35,17 @@ def restores_the_weights(perturbation: WeightPerturbation) -> None:
     for parameter in list(model.parameters())[1:3]:
         parameter.grad = torch.ones_like(parameter)
     for _ in range(5):
-        with found_again(model), perturbation.around(model, loss, _PROGRESS):
+        with found_again(model), perturbation.start(model).around(model, loss, _PROGRESS):
             pass
 
 
 def restores_the_weights_after_an_error(perturbation: WeightPerturbation) -> None:
     """An error inside the context, or in the loss that the perturbation itself evaluates."""
     model, loss = _setting()
-    with found_again(model), perturbation.around(model, loss, _PROGRESS):
+    with found_again(model), perturbation.start(model).around(model, loss, _PROGRESS):
         raise PlannedError
     model, loss = _setting(Failing(conv_net(), 1).train())
-    with found_again(model), perturbation.around(model, loss, _PROGRESS):
+    with found_again(model), perturbation.start(model).around(model, loss, _PROGRESS):
         raise PlannedError
 
 
@@ -53,7 +53,7 @@ def keeps_what_an_update_did(perturbation: WeightPerturbation) -> None:
     """A change of the weights made inside stays when v is taken away."""
     model, loss = _setting(conv_net(dtype=torch.float64).train())
     before = [parameter.detach().clone() for parameter in model.parameters()]
-    with perturbation.around(model, loss, _PROGRESS), torch.no_grad():
+    with perturbation.start(model).around(model, loss, _PROGRESS), torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.25)
     for now, then in zip(model.parameters(), before, strict=True):
@@ -64,7 +64,7 @@ def moves_statistics_once(perturbation: WeightPerturbation) -> None:
     """Batch statistics after the context are those of the one forward inside, at the perturbed weights."""
     model, loss = _setting()
     before = snapshot(model)
-    with perturbation.around(model, loss, _PROGRESS):
+    with perturbation.start(model).around(model, loss, _PROGRESS):
         assert not [name for name in changes(before, snapshot(model)) if name.startswith("buffer")]
         plain = deepcopy(model)
         loss()
@@ -80,5 +80,5 @@ def repeats_itself(perturbation: WeightPerturbation) -> None:
 def observed(perturbation: WeightPerturbation) -> Tensor:
     """The perturbed weights, as one row of numbers."""
     model, loss = _setting()
-    with perturbation.around(model, loss, _PROGRESS):
+    with perturbation.start(model).around(model, loss, _PROGRESS):
         return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])

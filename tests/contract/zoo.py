@@ -16,11 +16,12 @@ from torch.optim import Optimizer
 from robustcli.attacks.fgsm import Fgsm
 from robustcli.attacks.pgd import Pgd
 from robustcli.data.targets import Labels
-from robustcli.defenses import Metrics
+from robustcli.defenses import Defense, Metrics
 from robustcli.evaluators import Case, Stage
 from robustcli.optimization.averaging import Averaging, CleanImages
 from robustcli.optimization.averaging.none import LastWeights
 from robustcli.optimization.progress import Progress
+from robustcli.optimization.stateless import Stateless
 from robustcli.optimization.weights.awp import Awp
 from robustcli.threat.noise import IndexedNoise, Noise
 from robustcli.threat.threat import ThreatModel
@@ -278,7 +279,7 @@ class ForgetsItsState(Trained):
 
 
 @dataclass(frozen=True)
-class Training:
+class Training(Defense):
     """The settings of a `Trained`."""
 
     step: type[Trained] = Trained
@@ -295,7 +296,7 @@ class Training:
 
 
 @dataclass(frozen=True)
-class DoesNotRestore:
+class DoesNotRestore(Stateless):
     @contextmanager
     def around(self, model: nn.Module, loss: Callable[[], Tensor], progress: Progress) -> Iterator[None]:
         with torch.no_grad():
@@ -305,7 +306,7 @@ class DoesNotRestore:
 
 
 @dataclass(frozen=True)
-class RestoresUnlessItFails:
+class RestoresUnlessItFails(Stateless):
     @contextmanager
     def around(self, model: nn.Module, loss: Callable[[], Tensor], progress: Progress) -> Iterator[None]:
         before = deepcopy(model.state_dict())
@@ -317,7 +318,7 @@ class RestoresUnlessItFails:
 
 
 @dataclass(frozen=True)
-class RestoresByRounding:
+class RestoresByRounding(Stateless):
     """w + v - v is not always w."""
 
     @contextmanager
@@ -335,7 +336,7 @@ class RestoresByRounding:
 
 
 @dataclass(frozen=True)
-class UndoesTheUpdate:
+class UndoesTheUpdate(Stateless):
     """Puts the old weights back, whatever an optimiser did meanwhile."""
 
     @contextmanager
@@ -349,7 +350,7 @@ class UndoesTheUpdate:
 
 
 @dataclass(frozen=True)
-class CountsStatisticsTwice:
+class CountsStatisticsTwice(Stateless):
     """Evaluates the loss once more, with batch norms that take it in."""
 
     @contextmanager
@@ -360,7 +361,7 @@ class CountsStatisticsTwice:
 
 
 @dataclass(frozen=True)
-class DoesNothing:
+class DoesNothing(Stateless):
     @contextmanager
     def around(self, model: nn.Module, loss: Callable[[], Tensor], progress: Progress) -> Iterator[None]:
         yield

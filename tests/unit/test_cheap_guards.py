@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from robustcli.attacks.fosc_pgd import FoscPgd
 from robustcli.attacks.none import NoAttack
 from robustcli.cli.progress import Screen
-from robustcli.defenses import Batch
+from robustcli.defenses import Batch, StatelessLoss
 from robustcli.defenses.min_max import MinMax
 from robustcli.errors import SpecError
 from robustcli.optimization.weights.awp import Awp
@@ -95,7 +95,7 @@ def test_6_the_ascent_of_awp_takes_the_loss_of_the_update_itself() -> None:
     """Of mixed labels too: it is called twice, with one batch."""
     seen: list[Batch] = []
 
-    class Noting:
+    class Noting(StatelessLoss):
         def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
             seen.append(batch)
             return nn.functional.cross_entropy(model(batch.x_adv), batch.y)

@@ -15,7 +15,8 @@ from robustcli.attacks.active_set import no_early_exit
 from robustcli.attacks.fosc_pgd import FoscPgd
 from robustcli.attacks.pgd import Pgd
 from robustcli.data.targets import Labels
-from robustcli.defenses.dynamic_at import SelfWeightedCrossEntropy, dynamic_at
+from robustcli.defenses import Batch
+from robustcli.defenses.dynamic_at import RunningSelfWeighted, dynamic_at
 from robustcli.defenses.min_max import MinMax
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.errors import RobustCliError
@@ -144,10 +145,11 @@ def test_with_a_criterion_out_of_reach_it_takes_one_step() -> None:
 
 
 def test_the_criterion_falls_to_0_in_a_straight_line() -> None:
-    game = dynamic_at(max_criterion=0.5, until=100)
+    defense = dynamic_at(max_criterion=0.5, until=100)
+    curriculum = defense.curriculum.start(conv_net())
 
     def criterion(epoch: float) -> float:
-        attack: Any = game.curriculum(game, Progress(int(epoch * 4), 4, 120)).attack
+        attack: Any = curriculum.attack(defense.attack, Progress(int(epoch * 4), 4, 120))
         return float(attack.criterion)
 
     assert [criterion(epoch) for epoch in (0, 0.75, 1, 50, 99)] == pytest.approx([0.5, 0.5, 0.495, 0.25, 0.005])
@@ -164,13 +166,14 @@ def test_a_criterion_of_0_is_pgd_at() -> None:
 
 
 def test_the_weighted_loss_has_the_gradient_of_half_the_square() -> None:
-    losses = ce(Z_ADV.numpy(), ONE_HOT)
-    assert outer(SelfWeightedCrossEntropy()).item() == pytest.approx((losses**2).mean())
+    losses, weighted = ce(Z_ADV.numpy(), ONE_HOT), RunningSelfWeighted()
+    weighted.begin(Batch(Z_ADV, Z_ADV, Z_ADV), Progress(4, 4, 10))
+    assert outer(weighted).item() == pytest.approx((losses**2).mean())
 
     def half_square(model: Any, batch: Any) -> Tensor:
         return F.cross_entropy(model(batch.x_adv), batch.y, reduction="none").square().mean() / 2
 
-    found, expected = gradients(SelfWeightedCrossEntropy())[1], gradients(half_square)[1]
+    found, expected = gradients(weighted)[1], gradients(half_square)[1]
     assert found is not None
     assert expected is not None
     assert torch.allclose(found, expected, rtol=1e-12, atol=1e-15)

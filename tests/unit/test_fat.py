@@ -103,10 +103,11 @@ def test_with_patience_for_every_step_it_is_pgd_at() -> None:
 
 
 def test_patience_grows_with_the_stages() -> None:
-    game = fat()
+    defense = fat()
+    curriculum = defense.curriculum.start(conv_net())
 
     def patience(epoch: float) -> int:
-        attack: Any = game.curriculum(game, Progress(int(epoch * 4), 4, 120)).attack
+        attack: Any = curriculum.attack(defense.attack, Progress(int(epoch * 4), 4, 120))
         return int(attack.patience)
 
     # The released code counts epochs from 1: 0 up to the 50th, 1 up to the 90th, 2 from then on.

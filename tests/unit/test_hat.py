@@ -98,7 +98,7 @@ def test_the_helper_is_the_saved_network_and_stays_it(inside: bool, tmp_path: Pa
     )
     for update in range(3):
         step(*labelled(update), LINF, progress(update))
-    assert step.running is not None
+    assert isinstance(step.loss, RunningHat)
     kept = step.state_dict()["loss"]["helper"]
     expected = other.state_dict()
     for name, value in expected.items():
@@ -154,16 +154,16 @@ def test_a_step_costs_trades_one_more_branch_and_one_look_at_the_helper(
     defense = hat(steps=5, helper=saved(conv_net(), tmp_path) if helper == "file" else "beside")
     defense = replace(defense, weights=Awp()) if with_awp else defense
     step = defense.start(model, torch.optim.SGD(model.parameters(), lr=0.1), StreamNoise.on(torch.device("cpu")))
-    assert isinstance(step.running, RunningHat)
+    assert isinstance(step.loss, RunningHat)
     before, calls = tracked(model), []
-    step.running.helper.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+    step.loss.helper.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
     with counted(model) as passes:
         step(*labelled(), LINF, progress())
     branches = 6 if with_awp else 3
     assert (passes.forwards, passes.crafting, passes.input, passes.weight) == (6 + branches, 6, 5, branches)
     assert [now - then for now, then in zip(tracked(model), before, strict=True)] == [3] * 2
     assert calls == ([False] if helper == "file" else [True, False])
-    assert all(parameter.grad is None for parameter in step.running.helper.parameters()) == (helper == "file")
+    assert all(parameter.grad is None for parameter in step.loss.helper.parameters()) == (helper == "file")
 
 
 def test_the_accuracy_of_the_helper_is_recorded() -> None:

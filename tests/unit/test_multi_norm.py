@@ -1,7 +1,7 @@
 """Training against several threats: limits, formulas, and what an update costs."""
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -15,7 +15,7 @@ from robustcli.attacks.multi_threat import Alternate, Msd, WorstOf
 from robustcli.attacks.pgd import Pgd
 from robustcli.defenses import Batch
 from robustcli.defenses.min_max import MinMax
-from robustcli.defenses.multi_norm import VersionsCrossEntropy, multi_norm, one_in_turn
+from robustcli.defenses.multi_norm import VersionsCrossEntropy, multi_norm
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.errors import RobustCliError
 from robustcli.optimization.progress import Progress
@@ -101,15 +101,16 @@ def test_every_version_lies_in_its_own_threat() -> None:
 
 
 def test_a_turn_is_drawn_for_every_update_and_all_come() -> None:
-    game = against("random", L2, L1)
-    turns = [one_in_turn(game, Progress(step, 100, 3)).attack for step in range(300)]
-    assert turns == [one_in_turn(game, Progress(step, 100, 3)).attack for step in range(300)]
+    defense = against("random", L2, L1)
+    curriculum = defense.curriculum.start(conv_net())
+    turns = [curriculum.attack(defense.attack, Progress(step, 100, 3)) for step in range(300)]
+    assert turns == [curriculum.attack(defense.attack, Progress(step, 100, 3)) for step in range(300)]
     counts = Counter(attack.turn for attack in turns if isinstance(attack, Alternate))
     assert set(counts) == {0, 1, 2}
     assert min(counts.values()) > 70
     # An attack that a spec puts in its place stays.
-    replaced = replace(game, attack=Pgd(steps=1))
-    assert one_in_turn(replaced, progress()) is replaced
+    replaced = Pgd(steps=1)
+    assert curriculum.attack(replaced, progress()) is replaced
 
 
 def test_steepest_descent_makes_the_best_of_the_steps() -> None:

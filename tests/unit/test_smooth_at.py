@@ -4,6 +4,7 @@ import pytest
 import torch
 from small_steps import COUNT, LINF, batch, counted, progress, same, train
 
+from robustcli.attacks import Attack
 from robustcli.attacks.none import NoAttack
 from robustcli.attacks.pgd import Pgd
 from robustcli.defenses.min_max import MinMax
@@ -16,8 +17,12 @@ from robustcli.specs.spec import ExperimentSpec
 from robustcli.threat.noise import IndexedNoise
 
 
-def start_at(game: MinMax, update: int) -> str:
-    attack = game.curriculum(game, progress(update)).attack
+def attack_at(defense: MinMax, at: Progress) -> Attack:
+    return defense.curriculum.start(conv_net()).attack(defense.attack, at)
+
+
+def start_at(defense: MinMax, update: int) -> str:
+    attack = attack_at(defense, progress(update))
     assert isinstance(attack, Pgd)
     return attack.start
 
@@ -33,8 +38,7 @@ def test_a_share_of_the_batches_begins_at_its_clean_images() -> None:
         for share in (0.2, 0.7)
     )
     assert few < many
-    later = pgd_at(clean_batches=0.2).curriculum(pgd_at(), Progress(min(few), 7, 3))
-    assert later.attack == Pgd(start="clean")
+    assert attack_at(pgd_at(clean_batches=0.2), Progress(min(few), 7, 3)) == Pgd(start="clean")
 
 
 def test_such_a_batch_is_attacked_as_from_a_clean_start() -> None:
@@ -45,17 +49,17 @@ def test_such_a_batch_is_attacked_as_from_a_clean_start() -> None:
     begun = next(update for update in range(100) if start_at(mixed, update) == "clean")
     x, y = batch()
     noise = IndexedNoise(0, torch.arange(COUNT))
-    found = mixed.curriculum(mixed, progress(begun)).attack(conv_net().eval(), x, y, LINF, noise)
+    found = attack_at(mixed, progress(begun))(conv_net().eval(), x, y, LINF, noise)
     assert torch.equal(found, Pgd(steps=2, start="clean")(conv_net().eval(), x, y, LINF, noise))
 
 
 @pytest.mark.parametrize("attack", [NoAttack(), Pgd(start="clean")])
 def test_an_attack_without_another_start_is_refused(attack: NoAttack | Pgd) -> None:
-    game = MinMax(attack=attack, loss=pgd_at().loss, curriculum=pgd_at(clean_batches=0.2).curriculum)
+    defense = MinMax(attack=attack, loss=pgd_at().loss, curriculum=pgd_at(clean_batches=0.2).curriculum)
     with pytest.raises(
         RobustCliError, match=r"defense\.clean_batches: some batches are attacked from the clean images"
     ):
-        train(game, conv_net(), updates=1)
+        train(defense, conv_net(), updates=1)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The w that gets evaluated: the last one, or an average of those that training passed. One per file."""
+"""Averaging: the weights that are evaluated, the last ones or an average along the training. One per file."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
@@ -14,10 +14,10 @@ CleanImages = Callable[[], Iterable[Tensor]]
 
 
 class RunningAverage(Protocol):
-    """The state of an average; it never touches the model that is being trained."""
+    """An average with its state; it never changes the model that is trained."""
 
     def update(self, model: nn.Module, progress: Progress) -> None:
-        """Take the weights in, after the update that `progress` counts."""
+        """Take in the weights after an update."""
         ...
 
     def averaged(self, model: nn.Module, images: CleanImages) -> nn.Module:
@@ -25,7 +25,7 @@ class RunningAverage(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """All state, as tensors, numbers and containers of them."""
+        """State, as tensors, numbers and containers of them."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -37,5 +37,5 @@ class Averaging(Protocol):
     """Settings of an average."""
 
     def start(self, model: nn.Module) -> RunningAverage:
-        """Begin with the model as it is."""
+        """Start with the model as it is."""
         ...

@@ -1,4 +1,4 @@
-"""r = what is asked of the weights beside the loss: a penalty, a projection, or nothing. One per file."""
+"""Regularisers r: what is asked of the weights besides the loss, a penalty or a projection. One per file."""
 
 from typing import Any, Protocol
 
@@ -11,25 +11,25 @@ REGULARISERS = Registry("regularisers")
 
 
 class RunningRegulariser(Protocol):
-    """A regulariser at work on a model, with what it keeps between updates."""
+    """A regulariser of one model with its state; members inherit from it."""
 
     def penalty(self, model: nn.Module, x: Tensor, y: Tensor, progress: Progress) -> Tensor | None:
-        """The term that joins the loss of this update, a scalar differentiable in the weights; None is no term.
+        """Term that is added to the loss of this update, a scalar differentiable in the weights; None is no term.
 
-        Asked for once per update, at the weights themselves and not at perturbed ones. It leaves the batch
-        statistics and the global generators alone.
+        Called once per update, at the weights themselves and not at perturbed ones. It changes neither the batch
+        statistics nor the global generators.
 
         Args:
             x, y: the clean batch; y may be class shares (n, k).
         """
-        ...
+        return None
 
     def after(self, model: nn.Module, progress: Progress) -> None:
-        """The update that `progress` counts was made: move the weights to where they may be."""
-        ...
+        """Project the weights after an update; by default they stay."""
+        return None
 
     def state_dict(self) -> dict[str, Any]:
-        """All state, as tensors, numbers and containers of them."""
+        """State, as tensors, numbers and containers of them."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -48,15 +48,15 @@ class Regulariser(Protocol):
 def add_penalty(
     regulariser: RunningRegulariser, model: nn.Module, x: Tensor, y: Tensor, progress: Progress
 ) -> dict[str, Tensor]:
-    """Add the gradient of the penalty to that of every weight that is trained; what a step says of it.
+    """Add the gradient of the penalty to that of every trained weight; return the metrics of the step.
 
-    Penalty and loss are differentiated one after the other: the weights may be perturbed for the loss alone.
+    Penalty and loss are differentiated one after the other: only for the loss the weights may be perturbed.
     """
     penalty = regulariser.penalty(model, x, y, progress)
     if penalty is None:
         return {}
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if trained and penalty.requires_grad:
-        # To the weights alone: the images are leaves of the graph of an input gradient as well.
+        # Only to the weights: the images are leaves of the graph of an input gradient as well.
         penalty.backward(inputs=trained)  # type: ignore[no-untyped-call]
     return {"penalty": penalty.detach()}

@@ -1,7 +1,7 @@
 """Input gradient regularisation: the loss may not change fast with the pixels."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -10,13 +10,14 @@ from robustcli.attacks.crafting import crafting_mode
 from robustcli.attacks.gradient import input_gradient
 from robustcli.attacks.losses import LOSSES
 from robustcli.optimization.progress import Progress
-from robustcli.optimization.regularisers import REGULARISERS
+from robustcli.optimization.regularisers import REGULARISERS, RunningRegulariser
+from robustcli.optimization.stateless import Stateless
 from robustcli.registry.types import NonNegative
 
 
 @REGULARISERS.register("grad_norm", second_derivatives=True, smoke={"weight": 0.1}, passes=(1, 1, 2))
 @dataclass(frozen=True, kw_only=True)
-class GradNorm:
+class GradNorm(Stateless, RunningRegulariser):
     """weight * mean over the clean images of the size of the gradient of their cross-entropy in the pixels.
 
     Costs one forward, one backward to the images and the derivative of both. Batch norms normalise by the
@@ -34,31 +35,12 @@ class GradNorm:
     weight: NonNegative = 1.0
     norm: Literal["l2", "l1"] = "l2"
 
-    def start(self, model: nn.Module) -> "RunningGradNorm":
-        return RunningGradNorm(self)
-
-
-@dataclass(frozen=True)
-class RunningGradNorm:
-    """A GradNorm at work; it keeps nothing between updates."""
-
-    settings: GradNorm
-
     def penalty(self, model: nn.Module, x: Tensor, y: Tensor, progress: Progress) -> Tensor | None:
-        if not self.settings.weight:
+        if not self.weight:
             return None
         # Attention in its plain form: the fused kernels have no second derivative.
         with crafting_mode(model, "batch_no_update"), sdpa_kernel(SDPBackend.MATH):
             grad, _, _ = input_gradient(model, x, LOSSES["ce"], y, create_graph=True)
-        sizes = grad.flatten(1).square() if self.settings.norm == "l2" else grad.flatten(1).abs()
+        sizes = grad.flatten(1).square() if self.norm == "l2" else grad.flatten(1).abs()
         mean: Tensor = sizes.sum(1).mean()
-        return self.settings.weight * mean
-
-    def after(self, model: nn.Module, progress: Progress) -> None:
-        pass
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        assert not state
+        return self.weight * mean

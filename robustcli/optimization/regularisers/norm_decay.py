@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from robustcli.architectures.induced_norms import taps_of_norm
 from robustcli.optimization.progress import Progress
-from robustcli.optimization.regularisers import REGULARISERS
+from robustcli.optimization.regularisers import REGULARISERS, RunningRegulariser
 from robustcli.optimization.regularisers.layers import sizes_seen, trained_layers
 from robustcli.registry.types import NonNegative, ProperShare
 
@@ -42,7 +42,7 @@ class NormDecay:
         return RunningNormDecay(self, model)
 
 
-class RunningNormDecay:
+class RunningNormDecay(RunningRegulariser):
     """A NormDecay with its directions.
 
     Args:
@@ -80,9 +80,6 @@ class RunningNormDecay:
         kept = torch.zeros_like(weight) if past is None else self.settings.memory * past
         self.directions[name] = torch.where(taps, weight.detach().sign(), kept)
         return self.directions[name]
-
-    def after(self, model: nn.Module, progress: Progress) -> None:
-        pass
 
     def state_dict(self) -> dict[str, Any]:
         return {"directions": self.directions}

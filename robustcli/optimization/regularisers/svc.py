@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from robustcli.errors import RobustCliError
 from robustcli.optimization.progress import Progress
-from robustcli.optimization.regularisers import REGULARISERS
+from robustcli.optimization.regularisers import REGULARISERS, RunningRegulariser
 from robustcli.optimization.regularisers.layers import sizes_seen, trained_layers
 from robustcli.registry.types import Count, Positive
 
@@ -39,7 +39,7 @@ class Svc:
         return RunningSvc(self, model)
 
 
-class RunningSvc:
+class RunningSvc(RunningRegulariser):
     """An Svc at work.
 
     Args:

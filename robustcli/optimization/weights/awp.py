@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from robustcli.attacks.crafting import statistics_held
 from robustcli.optimization.progress import Progress
+from robustcli.optimization.stateless import Stateless
 from robustcli.optimization.weights import WEIGHTS
 from robustcli.optimization.weights.perturbed_weights import perturbed_weights
 from robustcli.registry.types import NonNegative
@@ -19,7 +20,7 @@ _TINY = 1e-20
 
 @WEIGHTS.register("awp", smoke={"gamma": 0.01}, passes=(1, 0, 1))
 @dataclass(frozen=True, kw_only=True)
-class Awp:
+class Awp(Stateless):
     """v_l = gamma |w_l| g_l / |g_l| for every convolution and linear weight, g the gradient of the full loss.
 
     One ascent step; norms are per tensor (Frobenius); batch norms and biases are left alone. The authors

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from robustcli.optimization.progress import Progress
+from robustcli.optimization.stateless import Stateless
 from robustcli.optimization.weights import WEIGHTS
 
 
 @WEIGHTS.register("none", passes=(0, 0, 0))
 @dataclass(frozen=True, kw_only=True)
-class Unperturbed:
+class Unperturbed(Stateless):
     """Take the loss at the weights themselves.
 
     Reference: none; v = 0.

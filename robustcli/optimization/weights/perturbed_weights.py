@@ -1,4 +1,4 @@
-"""What perturbations share: weights moved inside a context, and moved back without a trace."""
+"""Move weights inside a context, and move them back exactly."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from torch import Tensor
 
 @contextmanager
 def perturbed_weights(weights: Sequence[Tensor], by: Sequence[Tensor]) -> Iterator[None]:
-    """Weights are w + v inside; outside v is gone, also after an error, and what else moved them inside stays."""
+    """Weights are w + v inside; outside, v is gone, also after an error, and any other change made inside stays."""
     with torch.no_grad():
         before = [w.clone() for w in weights]
         for w, v in zip(weights, by, strict=True):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from robustcli.attacks.crafting import statistics_held
 from robustcli.optimization.progress import Progress
+from robustcli.optimization.stateless import Stateless
 from robustcli.optimization.weights import WEIGHTS
 from robustcli.optimization.weights.perturbed_weights import perturbed_weights
 from robustcli.registry.types import NonNegative
@@ -19,7 +20,7 @@ _TINY = 1e-20
 
 @WEIGHTS.register("sam", smoke={"rho": 0.05}, passes=(1, 0, 1))
 @dataclass(frozen=True, kw_only=True)
-class Sam:
+class Sam(Stateless):
     """v = rho g / |g| with g the gradient of the full loss in all trained parameters and |g| its one length.
 
     Biases and batch norms move as well, and layers do not get equal shares, as they do in AWP. The weights are
