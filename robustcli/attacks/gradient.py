@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.attacks.losses import AttackLoss
+from robustcli.errors import EvaluationError
 
 Rows = Tensor | slice
 """Some images of a batch: their indices (m,), or a slice, which copies nothing."""
@@ -23,6 +24,8 @@ def input_gradient(
     with torch.enable_grad():
         logits = model(x_adv)
         scores = loss.score(logits, reference)
+        if not scores.requires_grad:
+            raise EvaluationError("this network gives no gradient, which this attack or measurement cannot do without")
         (grad,) = torch.autograd.grad(scores.sum(), x_adv, create_graph=create_graph)
     return grad, scores.detach(), logits.detach()
 

@@ -8,9 +8,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from robustcli.attacks.gradient import input_gradient
 from robustcli.attacks.losses import LOSSES
 from robustcli.errors import EvaluationError, RobustCliError
 from robustcli.evaluation.evaluate import settled
+from robustcli.evaluation.gradient import gives_gradient
 from robustcli.store.files import replacing
 
 # Images that are looked at.
@@ -73,12 +75,9 @@ def read_behavior(path: Path) -> Behavior:
 
 def _gradient(model: nn.Module, x: Tensor, y: Tensor) -> NDArray[np.float32]:
     """The gradient to the images, empty where the network gives none."""
-    x = x.detach().clone().requires_grad_()
-    with torch.enable_grad():
-        try:
-            (gradient,) = torch.autograd.grad(LOSSES["ce"].score(model(x), y).sum(), x)
-        except (RuntimeError, EvaluationError, IndexError):
-            return np.zeros(0, dtype=np.float32)
+    if not gives_gradient(model, x):
+        return np.zeros(0, dtype=np.float32)
+    gradient, _, _ = input_gradient(model, x, LOSSES["ce"], y)
     return _array(gradient)
 
 

@@ -83,7 +83,7 @@ def evaluate(
             warnings.simplefilter("always", category)
         with settled(model, x.device.type):
             try:
-                preflight(model, x, y, threat, allows_randomness=is_random)
+                preflight(model, x, y, threat, allows_randomness=is_random, batch_size=evaluator.batch_size)
                 for parameter in model.parameters():
                     parameter.requires_grad_(False)
                 rng = IndexedNoise(seed, numbers)

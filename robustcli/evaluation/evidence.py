@@ -19,6 +19,7 @@ from robustcli.errors import EvaluationError
 from robustcli.evaluation.attack_call import struck
 from robustcli.evaluation.batching import Portions
 from robustcli.evaluation.confirm import judged
+from robustcli.evaluation.gradient import gives_gradient, no_gradient
 from robustcli.evaluation.isolation import generators_restored, passes_counted
 from robustcli.evaluation.outcomes import Forgetful, Journal, Strike
 from robustcli.evaluators import Case, Evaluator, Stage, looks_of
@@ -70,6 +71,8 @@ class Evidence:
         stages: in their order.
         clean_forwards, clean_seconds: of the clean images.
         classes: logits of the model.
+        has_gradient: whether the model gives a gradient.
+        without_gradient: attacks that were left out, because it gives none.
         warnings: each once.
         attacks, threats: of the stages.
     """
@@ -86,6 +89,8 @@ class Evidence:
     clean_forwards: int
     clean_seconds: float
     classes: int = 0
+    has_gradient: bool = True
+    without_gradient: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     attacks: tuple[Attack, ...] = ()
     threats: tuple[ThreatModel, ...] = ()
@@ -177,6 +182,13 @@ def gather(
         evidence.warnings += tuple(str(warning.message) for warning in caught)
         if len({stage.name for stage in stages}) < len(stages):
             raise EvaluationError(f"two stages have one name: {', '.join(stage.name for stage in stages)}")
+        by_gradient = [stage.name for stage in stages if not stage.is_black_box]
+        evidence.has_gradient = not stages or gives_gradient(model, x)
+        if by_gradient and not evidence.has_gradient:
+            stages = [stage for stage in stages if stage.is_black_box]
+            if not stages:
+                raise EvaluationError(no_gradient(by_gradient))
+            evidence.without_gradient = tuple(by_gradient)
         # A copy for all stages that search with the same one.
         copies = {stage.searcher: stage.searcher(model) for stage in stages if stage.searcher is not None}
         evidence.attacks = tuple(stage.attack for stage in stages)

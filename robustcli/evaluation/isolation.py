@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from robustcli.models.digest import tensor_bytes
+
 
 @dataclass
 class Passes:
@@ -102,4 +104,6 @@ def model_restored(model: nn.Module) -> Iterator[None]:
 
 def _is_same(now: Tensor, before: Tensor) -> bool:
     # Bytes, not values: NaN differs from itself, and 0 equals -0.
+    if now.layout != torch.strided or now.is_quantized:
+        return now.shape == before.shape and tensor_bytes(now) == tensor_bytes(before)
     return torch.equal(now.detach().reshape(-1).view(torch.uint8), before.reshape(-1).view(torch.uint8))

@@ -67,11 +67,19 @@ def postflight(
         return found
     if is_random:
         found.append("logits vary from call to call: the number is that of most of several forwards, not a worst case")
+    if not evidence.has_gradient:
+        left_out = ", ".join(evidence.without_gradient)
+        found.append(
+            f"the network gives no gradient, so {f'{left_out} could not run' if left_out else 'none was used'}: only "
+            "weak attacks were tried, and the true robust accuracy may be lower"
+        )
     rows = evidence.survives.nonzero().flatten()[:_PROBES].to(x.device)
     if len(rows):
         noise = rng.rows(rows).split("postflight")
-        found += _of_survivors(model, x[rows], y[rows], dict.fromkeys(evidence.threats), noise)
-        found += _of_longer_attacks(model, x[rows], y[rows], noise, evidence)
+        found += _of_random_points(model, x[rows], y[rows], dict.fromkeys(evidence.threats), noise)
+        if evidence.has_gradient:
+            found += _of_gradients(model, x[rows], y[rows], noise)
+            found += _of_longer_attacks(model, x[rows], y[rows], noise, evidence)
     return found
 
 
@@ -124,26 +132,30 @@ def _of_longer_attacks(model: nn.Module, x: Tensor, y: Tensor, rng: IndexedNoise
             yield f"PGD with {longer.steps} steps breaks {broken} of {len(x)} images that withstood {attack.steps}"
 
 
-def _of_survivors(
+def _of_random_points(
     model: nn.Module, x: Tensor, y: Tensor, threats: Iterable[ThreatModel], rng: IndexedNoise
 ) -> Iterator[str]:
-    """What a few cheap questions about the survivors tell."""
-    count = len(x)
-    for name, words in (("ce", "cross-entropy"), ("margin", "the margin of the logits")):
-        grad, _, _ = input_gradient(model, x, LOSSES[name], y)  # type: ignore[index]
-        flat = int(((grad == 0) | ~torch.isfinite(grad)).flatten(1).all(1).sum())
-        if flat > _ODD_SHARE * count:
-            yield f"the gradient of {words} is zero on {flat} of {count} survivors: attacks by gradients cannot move"
-    fooled = torch.zeros(count, dtype=torch.bool, device=x.device)
+    """Whether survivors fall to random points of the threat sets."""
+    fooled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     for threat, draw in product(threats, range(_RANDOM_POINTS)):
         points = threat.sample(x, rng.split(f"random point {draw}"))
         with torch.no_grad():
             fooled |= model(points).argmax(1) != y
     if bool(fooled.any()):
         yield (
-            f"{int(fooled.sum())} of {count} survivors are misclassified at one of {_RANDOM_POINTS} random points of "
+            f"{int(fooled.sum())} of {len(x)} survivors are misclassified at one of {_RANDOM_POINTS} random points of "
             "the threat set: the attacks missed what chance finds"
         )
+
+
+def _of_gradients(model: nn.Module, x: Tensor, y: Tensor, rng: IndexedNoise) -> Iterator[str]:
+    """Whether the gradients at survivors lead anywhere."""
+    count = len(x)
+    for name, words in (("ce", "cross-entropy"), ("margin", "the margin of the logits")):
+        grad, _, _ = input_gradient(model, x, LOSSES[name], y)  # type: ignore[index]
+        flat = int(((grad == 0) | ~torch.isfinite(grad)).flatten(1).all(1).sum())
+        if flat > _ODD_SHARE * count:
+            yield f"the gradient of {words} is zero on {flat} of {count} survivors: attacks by gradients cannot move"
     attack = Pgd(steps=_WIDE_STEPS, loss="margin", keep="fooled")
     points = attack(model, x, y, _WHOLE_BOX, rng.split("whole box"))
     with torch.no_grad():

@@ -1,23 +1,34 @@
 """Questions asked before an evaluation: is there a number to be had from this model and these images?"""
 
 import warnings
+from collections.abc import Sequence
 from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
 from robustcli.errors import EvaluationError
+from robustcli.evaluation.gradient import is_quantized
 from robustcli.threat.threat import ThreatModel
 
 # Rounding of single precision, as a share of the largest logit: between two equal calls, and between two
-# batches that hold the same image.
-_REPEAT_ROUNDING, _BATCH_ROUNDING = 1e-5, 1e-4
+# batches that hold the same image; networks in half precision round by more, in units of their own epsilon.
+_REPEAT_ROUNDING, _BATCH_ROUNDING, _EPSILONS = 1e-5, 1e-4, 16
+_EPSILON_OF_8_BITS = 2**-8
 _PIXEL_ROUNDING = 1e-6
 # Images that the questions to the model are asked with.
 _PROBES = 16
 
 
-def preflight(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, *, allows_randomness: bool = False) -> None:
+def preflight(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    *,
+    allows_randomness: bool = False,
+    batch_size: int | None = None,
+) -> None:
     """Refuse a model or data for which an accuracy would be a number about nothing.
 
     Signs that are not proof are raised as warnings: logits that look like probabilities, and a radius at
@@ -28,6 +39,7 @@ def preflight(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, *, al
         x, y: images (n, c, h, w) in [0, 1] and labels, on the model's device.
         threat: the threat model.
         allows_randomness: whether logits may vary from call to call.
+        batch_size: most images in a batch of the evaluation; None is as many as the checks ask with.
 
     Raises:
         EvaluationError: the first problem found.
@@ -45,6 +57,7 @@ def preflight(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, *, al
     _check_logits(logits, y)
     if not allows_randomness:
         _check_repeats(model, probes, logits)
+        _check_batches(model, x[: batch_size or _PROBES])
     rows_sum_to_1 = bool(((logits.sum(1) - 1).abs() < 1e-4).all())
     if rows_sum_to_1 and float(logits.min()) > -1e-6:
         warnings.warn(
@@ -129,9 +142,40 @@ def _check_repeats(model: nn.Module, probes: Tensor, logits: Tensor) -> None:
         )
     alone = torch.cat([_logits(model, image[None]) for image in probes])
     backwards = _logits(model, probes.flip(0)).flip(0)
-    influence = float(torch.maximum((alone - logits).abs(), (backwards - logits).abs()).max())
-    if influence > _BATCH_ROUNDING * scale:
+    _require_near(model, logits, (alone, backwards), f"{len(probes)}")
+
+
+def _check_batches(model: nn.Module, x: Tensor) -> None:
+    """A batch of the size that is used must give the logits of small batches, whatever else is in it."""
+    if len(x) <= _PROBES:
+        return
+    try:
+        _check_batch(model, x)
+    except torch.OutOfMemoryError:
+        # Evaluations then use smaller batches too.
+        _check_batches(model, x[: len(x) // 2])
+
+
+def _check_batch(model: nn.Module, x: Tensor) -> None:
+    small = torch.cat([_logits(model, part) for part in torch.split(x, _PROBES)])
+    whole, backwards = _logits(model, x), _logits(model, x.flip(0)).flip(0)
+    halves = torch.cat([_logits(model, part) for part in torch.split(x, (len(x) + 1) // 2)])
+    _require_near(model, small, (whole, backwards, halves), f"{len(x)}")
+
+
+def _require_near(model: nn.Module, logits: Tensor, others: Sequence[Tensor], size: str) -> None:
+    scale = float(logits.abs().max())
+    influence = max(float((other - logits).abs().max()) for other in others)
+    if influence > max(_BATCH_ROUNDING, _EPSILONS * _epsilon(model)) * scale:
         raise EvaluationError(
             f"model: the logits of an image change by {influence:.3g} (their size is {scale:.3g}) with the images "
-            "beside it; accuracy would depend on the batch. Batch norms without running statistics do this"
+            f"next to it in a batch of {size}; accuracy would depend on the batch. Batch norms without running "
+            "statistics do this"
         )
+
+
+def _epsilon(model: nn.Module) -> float:
+    """The coarsest relative rounding in a model: of its weights, or of layers with 8 bits, which scale by the batch."""
+    if is_quantized(model):
+        return _EPSILON_OF_8_BITS
+    return max((torch.finfo(one.dtype).eps for one in model.parameters() if one.is_floating_point()), default=0.0)

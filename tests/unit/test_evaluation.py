@@ -125,9 +125,9 @@ class TestPreflight:
             (lambda x, z: z.index_fill(0, torch.tensor([2]), torch.nan), "not finite on 1 of the first 8"),
             (lambda x, z: z + torch.rand_like(z), "two equal calls give logits that differ"),
             (lambda x, z: z + 1e-3 * torch.randn_like(z) * z.abs().max(), "version 'rand'"),
-            (lambda x, z: z - z.mean(0), "change by .* with the images beside it"),
+            (lambda x, z: z - z.mean(0), "change by .* with the images next to it"),
             (lambda x, z: z + torch.arange(len(z))[:, None], "accuracy would depend on the batch"),
-            (lambda x, z: z + (x[0].mean() > x[-1].mean()), "with the images beside it"),
+            (lambda x, z: z + (x[0].mean() > x[-1].mean()), "with the images next to it"),
         ],
     )
     def test_bad_models_are_refused(self, change: Callable[[Tensor, Tensor], Any], message: str) -> None:
