@@ -1,4 +1,4 @@
-"""Random changes of a whole batch of training images at once, on the device it lies on."""
+"""Random changes of a batch of training images at once, on their device."""
 
 from typing import Literal, Protocol
 
@@ -12,12 +12,12 @@ from robustcli.threat.noise import Noise
 
 
 class AugmentSettings(DistortionSettings, Protocol):
-    """What may be done to a training image, beside distortions; nothing is done when all are off.
+    """Changes of a training image besides distortions; all may be off.
 
     Args:
         crop: pixels added on each side before a window of the old size is cut out; 0 is off.
-        pad_mode: what the added pixels show: "zero", or the image mirrored at its outermost pixels ("reflect").
-        flip: whether every other image, by chance, is mirrored left to right.
+        pad_mode: values of the added pixels: "zero", or the image mirrored at its outermost pixels ("reflect").
+        flip: whether images are mirrored left to right, each with probability 1/2.
         cutout: side of a square set to 0, in pixels, at a random place and cut at the border; 0 is off.
     """
 

@@ -21,14 +21,14 @@ from robustcli.threat.noise import Noise
 
 @dataclass(frozen=True)
 class ScoredCrossEntropy(OuterLoss):
-    """CE(f(x'), y), which also says how many of the adversarial images are classified correctly."""
+    """CE(f(x'), y), which also reports the accuracy on the adversarial images."""
 
     def start(self, model: nn.Module, optimizer: Optimizer, rng: Noise) -> "RunningScored":
         return RunningScored()
 
 
 class RunningScored:
-    """A ScoredCrossEntropy at work; it keeps nothing from one update to the next."""
+    """A ScoredCrossEntropy; it keeps nothing from one update to the next."""
 
     def __init__(self) -> None:
         self.metrics: Metrics = {}
@@ -70,11 +70,11 @@ class RisingSteps:
 
 
 class RunningSteps:
-    """A RisingSteps at work.
+    """A RisingSteps with its state.
 
     Args:
         steps: K.
-        epoch: the one that is watched; -1 before the first.
+        epoch: the current one; -1 before the first.
         images: of that epoch, seen so far.
         right: how many of them were right, on the device.
     """
@@ -102,7 +102,7 @@ class RunningSteps:
         self.images += images
 
     def _begin(self, epoch: int) -> None:
-        # The one place of an epoch that waits for the device: its attacks depend on the answer.
+        # The only place in an epoch that waits for the device: its attacks depend on the answer.
         if self.images and float(self.right) >= self.settings.raise_at * self.images:
             self.steps = min(self.settings.most, self.steps + self.settings.increase)
         self.epoch, self.images, self.right = epoch, 0, torch.zeros_like(self.right)

@@ -106,7 +106,7 @@ class SearchLoss(OuterLoss):
 
 
 class RunningSearch:
-    """A SearchLoss at work.
+    """A SearchLoss with its state.
 
     Args:
         alphas: what the shares are the softmax of.

@@ -27,8 +27,8 @@ class Free(Defense):
     Args:
         replays: m, updates on each batch.
         step_size: length of one step of the perturbation in the unit of eps; None is eps.
-        averaging: which weights are evaluated.
-        regulariser: what is asked of the weights beside the loss, at every update.
+        averaging: the weights that are evaluated.
+        regulariser: r, a penalty on the weights or a projection, at every update.
     """
 
     replays: Count = 8

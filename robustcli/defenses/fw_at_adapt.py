@@ -37,8 +37,8 @@ class AdaptiveFrankWolfe(Defense):
         max_steps: K never exceeds it.
         c: of the attack's weights c / (c + k).
         weights: the perturbation of the weights around which the loss is taken.
-        averaging: which weights are evaluated.
-        regulariser: what is asked of the weights beside the loss.
+        averaging: the weights that are evaluated.
+        regulariser: r, a penalty on the weights or a projection.
         attack_bn: mode of the model while it is attacked: "eval", "train" or "batch_no_update".
     """
 
@@ -56,7 +56,7 @@ class AdaptiveFrankWolfe(Defense):
         return AdaptiveStep(self, model, optimizer, rng)
 
     def with_steps(self, steps: int) -> MinMax:
-        """The game that is played while K is `steps`."""
+        """The method with K = `steps`."""
         return MinMax(
             attack=FrankWolfe(steps=steps, c=self.c),
             loss=AdversarialCrossEntropy(),
@@ -73,10 +73,10 @@ class AdaptiveFrankWolfe(Defense):
 
 
 class AdaptiveStep:
-    """An AdaptiveFrankWolfe at work.
+    """An AdaptiveFrankWolfe with its state.
 
     Args:
-        game: what is played, but for the number of steps; its regulariser may keep something.
+        step: the update with its state; only the number of steps changes.
         steps: K, as last decided.
         epoch: the one whose distortion is measured; -1 before the first.
         images: of that epoch, measured so far.
@@ -85,7 +85,7 @@ class AdaptiveStep:
 
     def __init__(self, settings: AdaptiveFrankWolfe, model: nn.Module, optimizer: Optimizer, rng: Noise) -> None:
         self.settings = settings
-        self.game = settings.with_steps(_MONITOR_STEPS).start(model, optimizer, rng)
+        self.step = settings.with_steps(_MONITOR_STEPS).start(model, optimizer, rng)
         self.steps, self.epoch, self.images = 1, -1, 0
         self.distortion = torch.zeros((), device=next(model.parameters()).device)
 
@@ -94,7 +94,7 @@ class AdaptiveStep:
             self.epoch, self.images, self.distortion = int(progress.epoch), 0, torch.zeros_like(self.distortion)
         is_monitoring = self.images < self.settings.monitor_images
         steps = _MONITOR_STEPS if is_monitoring else self.steps
-        metrics = replace(self.game, settings=self.settings.with_steps(steps))(x, labels, threat, progress)
+        metrics = replace(self.step, settings=self.settings.with_steps(steps))(x, labels, threat, progress)
         if is_monitoring:
             self._measure(len(x), metrics["distortion"])
         return {**metrics, "attack_steps": torch.full_like(metrics["loss"], steps)}
@@ -108,7 +108,7 @@ class AdaptiveStep:
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            **self.game.state_dict(),
+            **self.step.state_dict(),
             "steps": self.steps,
             "epoch": self.epoch,
             "images": self.images,
@@ -116,7 +116,7 @@ class AdaptiveStep:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.game.load_state_dict(state)
+        self.step.load_state_dict(state)
         self.steps, self.epoch, self.images = state["steps"], state["epoch"], state["images"]
         self.distortion = state["distortion"].to(self.distortion.device)
 

@@ -32,8 +32,8 @@ class GradAlign(Defense):
         align: lambda, weight of 1 - cosine.
         detach_clean: whether the gradient at x is held fixed in the cosine.
         attack_bn: mode of the model for both gradients.
-        averaging: which weights are evaluated.
-        regulariser: what is asked of the weights beside loss and alignment.
+        averaging: the weights that are evaluated.
+        regulariser: r, a penalty on the weights or a projection.
     """
 
     align: NonNegative
@@ -70,7 +70,7 @@ class GradAlignStep:
             metrics["cosine"] = cosine.detach()
         self.optimizer.zero_grad()
         penalised = add_penalty(self.regulariser, self.model, x, labels.loss, progress)
-        # To the weights alone: the images are leaves of the second gradient's graph as well.
+        # Only to the weights: the images are leaves of the second gradient's graph as well.
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         loss.backward(inputs=trained)  # type: ignore[no-untyped-call]
         self.optimizer.step()

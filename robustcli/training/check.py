@@ -23,9 +23,9 @@ from robustcli.threat.threat import ThreatModel
 
 @dataclass(frozen=True)
 class Check:
-    """Accuracy on the images that weights are chosen by, or on training images where nothing is chosen.
+    """Accuracy on the images by which weights are selected, or on training images if none are set apart.
 
-    Of methods that craft in one step also what announces that they overfit catastrophically.
+    For single-step methods it also records the early signs of catastrophic overfitting.
     """
 
     settings: TrainSettings
@@ -41,12 +41,12 @@ class Check:
 
     @property
     def count(self) -> int:
-        """How many images are checked."""
+        """Number of images that are checked."""
         return min(self.settings.check_examples, self.data.sizes[self.split])
 
     @property
     def evaluators(self) -> dict[str, Evaluator]:
-        """What each accuracy is found by."""
+        """Evaluator of each accuracy."""
         found: dict[str, Evaluator] = {"clean": Clean()}
         if self.defense.is_adversarial or self.settings.select == "robust":
             found["robust"] = Attacked(attack=Pgd(steps=self.settings.check_steps, keep="fooled"))
@@ -55,7 +55,7 @@ class Check:
 
     @property
     def watches_one_step(self) -> bool:
-        """Whether it also looks for what announces catastrophic overfitting."""
+        """Whether it also records the early signs of catastrophic overfitting."""
         return self.defense.is_single_step and "robust" in self.evaluators
 
     def __call__(self, network: nn.Module) -> dict[str, Any]:

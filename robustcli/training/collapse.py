@@ -1,4 +1,4 @@
-"""Catastrophic overfitting, told from what an epoch's check found: robust to one step, and not to many."""
+"""Catastrophic overfitting, detected by the check of an epoch: robust to one step and not to many."""
 
 from typing import Any
 
@@ -6,18 +6,18 @@ from typing import Any
 # (Wong et al., ICLR 2020; Andriushchenko and Flammarion, NeurIPS 2020).
 _DROP = 0.2
 _GAP = 0.2
-# Some never are robust to many steps and have nothing to lose. Many pass through that in their first epochs, so it is
-# asked of the last one only: next to nothing is right under many steps, and most of what could be under one.
+# Some runs are never robust to many steps and have nothing to lose. Many runs look like that in their first epochs, so
+# only the last epoch is tested: almost no image is classified correctly under many steps, and most are under one.
 _NOTHING = 0.1
 _MOST = 0.5
 
 
 def has_collapsed(record: dict[str, Any], best_robust: float) -> bool:
-    """Whether robustness to many steps was lost.
+    """Return whether robustness to many steps was lost.
 
     Args:
-        record: of an epoch, with accuracies "robust" and "fgsm" where the method aims at robustness.
-        best_robust: highest accuracy under many steps before.
+        record: of an epoch, with the accuracies "robust" and "fgsm" if the method is adversarial.
+        best_robust: highest accuracy under many steps so far.
     """
     if "fgsm" not in record:
         return False
@@ -25,10 +25,10 @@ def has_collapsed(record: dict[str, Any], best_robust: float) -> bool:
 
 
 def withstands_one_step_only(record: dict[str, Any]) -> bool:
-    """Whether training ended without robustness to many steps, though it has robustness to one."""
+    """Return whether training ended with robustness to one step and without robustness to many."""
     return "fgsm" in record and bool(record["robust"] < _NOTHING and record["fgsm"] - record["robust"] > _MOST)
 
 
 def in_words(record: dict[str, Any], best_robust: float) -> str:
-    """What was found."""
+    """Format the accuracies for a message."""
     return f"accuracy {record['robust']:.1%} under many steps (best {best_robust:.1%}), {record['fgsm']:.1%} under one"

@@ -1,4 +1,4 @@
-"""fit(): the training loop. It knows no defense, no attack and no norm by name."""
+"""fit(): the training loop. It names no defense, no attack and no norm."""
 
 import math
 import time
@@ -33,7 +33,7 @@ class Means:
     def __init__(self, device: torch.device) -> None:
         self.sums: dict[str, Tensor] = {}
         self.images = 0
-        # Step of the first loss that was no number; -1 while there is none.
+        # Update of the first loss that is not finite; -1 while there is none.
         self.first_bad = torch.tensor(-1, device=device)
 
     def add(self, metrics: dict[str, Tensor], images: int, step: int) -> None:
@@ -44,7 +44,7 @@ class Means:
         self.first_bad = torch.where(is_first, step, self.first_bad)
 
     def pop(self) -> dict[str, float]:
-        """The means so far; then begin anew. Waits for the device."""
+        """Return the means so far and start again. Waits for the device."""
         means = {name: float(value) / max(1, self.images) for name, value in self.sums.items()}
         self.sums, self.images = {}, 0
         return means
@@ -65,10 +65,11 @@ class Training:
     Args:
         network: the weights, with normalisation inside.
         optimizer, step, average: bound to the network.
-        updates: done so far; with the seed it also fixes every random draw.
+        updates: number done so far; with the seed it also fixes every random draw.
         best_score, best_epoch: of the weights selected so far.
         best_robust: highest accuracy under the check's attack so far.
-        collapsed_at: epoch at which robustness collapsed, the last one if there never was any but to one step, or None.
+        collapsed_at: epoch at which robustness collapsed; the last epoch if the run was only ever robust to one step;
+            None if it did not.
         is_over: whether training ended before its last epoch (after a rewind).
     """
 
@@ -102,19 +103,19 @@ class Training:
 
 @dataclass(frozen=True)
 class Loop:
-    """What does not change while training.
+    """Everything that does not change while training.
 
     Args:
         mixer: how the images of a batch are mixed with each other.
         replays: updates made on each batch; an epoch is one pass over the images, however often each is used.
         split_in_two: whether every batch holds images of two fixed halves in turn.
-        check: accuracy of a network on held-out images: clean, and robust (many steps) and fgsm (one step)
-            where the method aims at robustness.
-        save: writes a checkpoint of the network to evaluate; says whether it is the best so far, and its check.
-        reload: puts the state of the last checkpoint back.
-        log: takes the record of an epoch or an event.
+        check: accuracy of a network on held-out images: clean, and robust (many steps) and fgsm (one step) if the
+            method is adversarial.
+        save: writes a checkpoint, given the network to evaluate, whether it is the best so far, and its check.
+        reload: restores the state of the best checkpoint.
+        log: stores the record of an epoch or an event.
         stop_requested: whether a signal asked to stop.
-        beside: metrics of the last update beside those of the step.
+        beside: metrics of the last update in addition to those of the step.
     """
 
     data: Data
@@ -141,7 +142,7 @@ class Loop:
 
 
 def fit(training: Training, loop: Loop) -> None:
-    """Train from where `training` stands to the last epoch.
+    """Train from the state of `training` to the last epoch.
 
     Raises:
         Interrupted: a signal asked to stop; the state is saved.
@@ -156,7 +157,7 @@ def fit(training: Training, loop: Loop) -> None:
         for x, labels in _batches(loop, epoch, done):
             _update(training, loop, x, labels)
             loop.watcher.step(len(x))
-            # After the last update of an epoch comes its check, without which it would be lost.
+            # After the last update of an epoch, its check comes first; otherwise the check would be lost.
             if loop.stop_requested() and training.updates % loop.steps_per_epoch:
                 _raise_if_not_finite(training, loop)
                 loop.save(_evaluated(training, loop), False, {})
@@ -171,22 +172,21 @@ def _update(training: Training, loop: Loop, x: Tensor, labels: Labels) -> None:
     progress = Progress(training.updates, loop.steps_per_epoch, loop.settings.epochs)
     set_rates(training.optimizer, loop.settings.lr * loop.schedule(progress), loop.schedule.momentum_at(progress))
     threat = loop.threat.scaled(progress.warmed_up(loop.settings.eps_warmup, loop.settings.eps_warmup_form))
-    # The draws of an update depend on (seed, update) alone: attacks use the stream, dropout the global state.
+    # The draws of an update depend only on (seed, update): attacks use the stream, dropout the global state.
     loop.noise.reseed(loop.seed, "attack", training.updates)
     torch.manual_seed(derive(loop.seed, "network", training.updates))
     metrics = training.step(x, labels, threat, progress)
     training.average.update(training.network, progress)
     training.means.add({**metrics, **loop.beside()}, len(x), training.updates)
     training.updates += 1
-    if x.device.type == "cpu":  # Asking a GPU would make every update wait for it; there the epoch's end asks.
+    if x.device.type == "cpu":  # On a GPU this would make every update wait, so there the end of the epoch checks.
         _raise_if_not_finite(training, loop)
 
 
 def _batches(loop: Loop, epoch: int, done: int) -> Iterator[tuple[Tensor, Labels]]:
     """The batch of every update of one epoch after the first `done`.
 
-    Order, augmentation and mixing depend on (seed, epoch, batch) alone; a batch that is replayed is the same
-    every time.
+    Order, augmentation and mixing depend only on (seed, epoch, batch); a replayed batch is the same every time.
     """
     skip, replayed = divmod(done, loop.replays)
     generator = torch.Generator().manual_seed(derive(loop.seed, "order", epoch))
@@ -212,7 +212,7 @@ def _batches(loop: Loop, epoch: int, done: int) -> Iterator[tuple[Tensor, Labels
 
 
 def _end_epoch(training: Training, loop: Loop, epoch: int, seconds: float) -> None:
-    """Check the weights, guard against collapse, choose, and save."""
+    """Check the weights, detect a collapse, select, and save."""
     settings = loop.settings
     evaluated = _evaluated(training, loop)
     record: dict[str, Any] = {
@@ -244,7 +244,7 @@ def _evaluated(training: Training, loop: Loop) -> nn.Module:
 
 
 def _collapse(training: Training, loop: Loop, epoch: int, record: dict[str, Any]) -> None:
-    """Stop, go back and end, or go on; in every case the record says so."""
+    """Stop, rewind and end, or continue; in every case it is recorded."""
     policy = loop.settings.on_collapse
     text = f"robustness collapsed in epoch {epoch + 1}: {in_words(record, training.best_robust)}"
     if policy == "stop":

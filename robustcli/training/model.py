@@ -1,4 +1,4 @@
-"""How training calls the network, and which of its parameters decay."""
+"""The network as training calls it, and its parameter groups."""
 
 from typing import Any
 
@@ -12,11 +12,11 @@ from robustcli.specs.settings import TrainSettings
 
 
 class TrainingModel(nn.Module):
-    """The network as training calls it: passes in the precision asked for, logits always in fp32.
+    """The network as training calls it: passes in the precision of the spec, logits always in fp32.
 
     Args:
-        network: shared with everything else; this only changes how it is called.
-        tell: hears of what the run's record should say.
+        network: shared with everything else; only the call changes.
+        tell: takes messages for the record of the run.
     """
 
     def __init__(

@@ -17,7 +17,7 @@ from robustcli.training.loop import Training
 
 @dataclass
 class Saver:
-    """Writes checkpoints of a training and reads the last one back."""
+    """Writes checkpoints of a training and reloads them."""
 
     spec: ExperimentSpec
     data: Data

@@ -1,4 +1,4 @@
-"""From a spec and its images to everything that training needs, before the first update."""
+"""Build everything that training needs from a spec and its images."""
 
 import warnings
 from collections.abc import Callable
@@ -47,7 +47,7 @@ def assemble(
     """Everything that `fit` needs, before the first update; only checkpoints are written into the folder.
 
     Args:
-        note: takes what this session decided or met with.
+        note: stores decisions of this session and what it met.
 
     Raises:
         RobustCliError: no batch is large enough to be compiled; some images have no label, and the defense needs
@@ -67,7 +67,7 @@ def assemble(
         )
     torch.manual_seed(derive(spec.seed, "init"))
     network = build_network(spec.architecture, data.shape, data.mean, data.std).to(device)
-    # A run that goes on has its own weights.
+    # A resumed run has its own weights.
     if settings.start_from is not None and not folder.last.exists():
         start_from(network, Path(settings.start_from))
     is_last = is_channels_last(network, settings, device)
@@ -83,7 +83,7 @@ def assemble(
         to_channels_last(network)
     optimizer, skipped = _optimizer(settings, network)
     rehearse_smallest_batch(defense, network, optimizer, data, settings, split_in_two=spec.defense.member.two_halves)
-    # What a method draws when it starts, such as the weights of a network of its own, depends on the seed alone.
+    # The draws of a method at its start, such as the weights of a second network, depend only on the seed.
     noise = StreamNoise.on(device).reseed(spec.seed, "start")
     model = TrainingModel(network, settings, device, lambda text: note({"not_compiled": text}))
     step = defense.start(model, optimizer, noise)

@@ -44,7 +44,7 @@ class CutMix:
 
 
 def _is_inside(centre: Tensor, side: Tensor, length: int) -> Tensor:
-    """Which pixels of one axis lie in the box: bool (length,). Centre and side are shares of the length."""
+    """Mask of the pixels of one axis that lie in the box, (length,). Centre and side are shares of the length."""
     pixels = (side * length).long()
     first = (centre * length).long() - pixels // 2
     pixel = torch.arange(length, device=centre.device)

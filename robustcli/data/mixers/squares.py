@@ -18,7 +18,7 @@ def cut_out(x: Tensor, places: Tensor, side: int) -> Tensor:
 
 
 def _is_cut(place: Tensor, length: int, side: int) -> Tensor:
-    """Which of the pixels along one axis lie in the square: (n,) -> bool (n, length)."""
+    """Mask of the pixels along one axis that lie in the square: (n,) -> bool (n, length)."""
     # A float32 below 1, times a whole number, never rounds up to that number.
     first = (place[:, None] * length).long() - side // 2
     pixel = torch.arange(length, device=place.device)

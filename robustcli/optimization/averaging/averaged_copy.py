@@ -1,4 +1,4 @@
-"""What averages share: a copy of the network whose weights are the average, and its batch statistics."""
+"""A copy of the network whose weights are an average, with its batch statistics."""
 
 from copy import deepcopy
 from typing import Any, Literal
@@ -14,10 +14,10 @@ Buffers = Literal["copy", "average", "re_estimate"]
 
 
 class AveragedCopy:
-    """A copy of the network that follows the trained one.
+    """A copy of the network whose weights follow those of the trained one.
 
     Args:
-        model: the network as it starts; it is copied, never changed.
+        model: the network at the start; it is copied and never changed.
         buffers: batch statistics of the copy. "copy": those of the trained network, as real copies.
             "average": averaged as the weights are. "re_estimate": anew from one pass over clean images.
     """
@@ -37,7 +37,7 @@ class AveragedCopy:
             torch._foreach_lerp_(own, [tensor.detach() for tensor in other], share)
 
     def evaluated(self, model: nn.Module, images: CleanImages) -> nn.Module:
-        """The copy with the batch statistics that it is evaluated with."""
+        """Return the copy with the batch statistics for evaluation."""
         if self.buffers == "re_estimate":
             self._re_estimate(images)
         with torch.no_grad():

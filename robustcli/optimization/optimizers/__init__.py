@@ -1,4 +1,4 @@
-"""How gradients become updates. A member takes parameter groups and the learning rate first."""
+"""Optimizers. A member takes parameter groups and the learning rate first."""
 
 from robustcli.registry.registry import Registry
 

@@ -1,4 +1,4 @@
-"""What regularisers of layers share: which layers a network has, and the sizes of the inputs that they see."""
+"""Layers of a network for regularisers, and the sizes of their inputs."""
 
 from collections.abc import Mapping
 

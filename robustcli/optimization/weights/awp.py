@@ -14,7 +14,7 @@ from robustcli.optimization.weights import WEIGHTS
 from robustcli.optimization.weights.perturbed_weights import perturbed_weights
 from robustcli.registry.types import NonNegative
 
-# Keeps a layer whose gradient is zero where it is, instead of dividing by zero.
+# Avoids a division by zero: a layer whose gradient is zero does not move.
 _TINY = 1e-20
 
 

@@ -14,7 +14,7 @@ from robustcli.optimization.weights import WEIGHTS
 from robustcli.optimization.weights.perturbed_weights import perturbed_weights
 from robustcli.registry.types import NonNegative
 
-# Stays where the gradient is zero, instead of dividing by zero.
+# Avoids a division by zero: weights do not move where the gradient is zero.
 _TINY = 1e-20
 
 
