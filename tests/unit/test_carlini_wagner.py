@@ -47,7 +47,7 @@ def test_adam_makes_the_steps_of_torch() -> None:
     grads = torch.randn((5, 3, 1, 2, 2), generator=generator, dtype=torch.float64)
     expected = nn.Parameter(torch.zeros(3, 1, 2, 2, dtype=torch.float64))
     optimizer = torch.optim.Adam([expected], lr=0.1)
-    adam, x = Adam.like(expected.detach()), torch.zeros(3, 1, 2, 2, dtype=torch.float64)
+    adam, x = Adam.start(expected.detach()), torch.zeros(3, 1, 2, 2, dtype=torch.float64)
     keep = torch.tensor([0, 2])
     for step, grad in enumerate(grads):
         expected.grad = grad.clone()
