@@ -1,6 +1,6 @@
-"""x_adv = the worst point of the threat set around x, as far as we can find. One attack per file."""
+"""x_adv: the worst point of the threat set around x that a search can find. One attack per file."""
 
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from torch import Tensor, nn
 
@@ -14,27 +14,40 @@ ATTACKS = Registry("attacks")
 class Attack(Protocol):
     """Settings of an attack; calling it searches the threat set.
 
-    It stays in the threat set (but for settings that serve training alone, see n_fgsm.py) and leaves weights,
-    gradients, modes and buffers of the model alone. The mode in which the model is attacked is the caller's
-    (see crafting.py).
+    Attacks derive from this class, which gives the attributes below their defaults. The result stays in the threat set
+    (except with settings that only serve training, see n_fgsm.py). Weights, gradients, modes and buffers of the model
+    stay as they are. The caller sets the mode in which the model is attacked (see crafting.py).
+
+    Attributes:
+        steps: gradient steps; 0 if the attack does not count any.
+        is_black_box: whether it uses no gradients.
     """
+
+    steps: int = 0
+    is_black_box: bool = False
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         """Adversarial images for x (n, c, h, w) and labels y (n,) or class shares y (n, k)."""
         ...
 
-
-@runtime_checkable
-class ReportingAttack(Protocol):
-    """An attack that can also say how its search went, for the record of training."""
-
     def search(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """What calling it returns, and means over the batch: scalars on the device, the same names every time."""
-        ...
+        """The result of calling it, and metrics of the search for the record of training.
 
+        Metrics are means over the batch: scalars on the device, with the same names every time.
+        """
+        return self(model, x, y, threat, rng), {}
 
-def takes_one_step(attack: Attack) -> bool:
-    """Whether an attack is a single gradient step: by its `steps`, or by its word `is_one_step` where it has none."""
-    return getattr(attack, "steps", 0) == 1 or getattr(attack, "is_one_step", False)
+    def limited(self, points: int, images: int) -> "Attack":
+        """The same attack with at most `points` points in one pass, if it makes its own batches.
+
+        Args:
+            images: images per call when memory is not short. An attack whose own limit is smaller keeps it.
+        """
+        return self
+
+    @property
+    def side_by_side(self) -> int:
+        """Points of one image that may pass the network together."""
+        return 1

@@ -5,7 +5,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from robustcli.attacks import ATTACKS
+from robustcli.attacks import ATTACKS, Attack
 from robustcli.attacks.adam import Adam
 from robustcli.attacks.ascent import Look, gradient_ascent
 from robustcli.attacks.gradient import Objective
@@ -21,7 +21,7 @@ _TINY = 1e-9
 
 @ATTACKS.register("adam_pgd", passes=(10, 10, 0), smoke={"steps": 2, "after": (1,)})
 @dataclass(frozen=True, kw_only=True)
-class AdamPgd:
+class AdamPgd(Attack):
     """Ascent by Adam on the image, from a random point of the threat set, each step projected back into it.
 
     The first steps are far longer than the set is wide, so that they end in its corners; the last ones are

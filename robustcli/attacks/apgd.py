@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from robustcli.attacks import ATTACKS
+from robustcli.attacks import ATTACKS, Attack
 from robustcli.attacks.adaptive_steps import MomentumRule, Rows, SparseRule, StepRule
 from robustcli.attacks.gradient import mean_input_gradient
 from robustcli.attacks.losses import LOSSES, AttackLoss, labels_of, targeted_dlr
@@ -20,7 +20,7 @@ from robustcli.threat.threat import ThreatModel
 
 @ATTACKS.register("apgd", passes=(101, 100, 0), smoke={"steps": 4})
 @dataclass(frozen=True, kw_only=True)
-class Apgd:
+class Apgd(Attack):
     """Gradient steps that begin long and get shorter where they stop to pay off; fooled images stop.
 
     A run ends with its first point that fools the model, and that point is returned; otherwise the point of all
@@ -60,6 +60,12 @@ class Apgd:
     def side_by_side(self) -> int:
         """Points of one image that may go through the network together."""
         return self.restarts * (self.targets if self.loss == "targeted_dlr" else 1)
+
+    def limited(self, points: int, images: int) -> "Apgd":
+        if self.batch_size is None:
+            return self
+        # A limit below the images per call was chosen by the user, and is never raised.
+        return replace(self, batch_size=points if self.batch_size >= images else min(self.batch_size, points))
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         labels = labels_of(y)

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from robustcli.attacks import ATTACKS
+from robustcli.attacks import ATTACKS, Attack
 from robustcli.attacks.adam import Adam
 from robustcli.attacks.losses import labels_of, margin
 from robustcli.registry.types import Count, NonNegative, Positive
@@ -27,7 +27,7 @@ _GROWTH = 10
     "carlini_wagner", passes=(9001, 9000, 0), norms=("l2",), smoke={"steps": 40, "searches": 3, "c": 1.0, "lr": 0.03}
 )
 @dataclass(frozen=True, kw_only=True)
-class CarliniWagner:
+class CarliniWagner(Attack):
     """Minimise |x' - x|^2 + c max(0, z_y - max of the other z + confidence), with x' = (tanh w + 1) / 2.
 
     The variable w keeps x' inside the pixel box; Adam descends in it. Each image has a c of its own: it is

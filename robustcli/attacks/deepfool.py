@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from robustcli.attacks import ATTACKS
+from robustcli.attacks import ATTACKS, Attack
 from robustcli.attacks.boundary import nearest_plane, rivals_of
 from robustcli.attacks.losses import labels_of
 from robustcli.registry.types import Count, NonNegative
@@ -16,7 +16,7 @@ from robustcli.threat.threat import ThreatModel
 
 @ATTACKS.register("deepfool", passes=(52, 500, 0), smoke={"steps": 5, "targets": 1})
 @dataclass(frozen=True, kw_only=True)
-class DeepFool:
+class DeepFool(Attack):
     """Minimum-norm attack: step to the nearest of the planes that boundaries are to first order, until misclassified.
 
     Quick, and it does not come back towards the image: the point found is near, not nearest (see fab). The

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from robustcli.attacks import ATTACKS
+from robustcli.attacks import ATTACKS, Attack
 from robustcli.attacks.active_set import ActiveSet
 from robustcli.attacks.ascent import Look, gradient_ascent
 from robustcli.attacks.gradient import Objective
@@ -18,7 +18,7 @@ from robustcli.threat.threat import ThreatModel
 
 @ATTACKS.register("early_stopped_pgd", passes=(10, 10, 0), smoke={"steps": 3})
 @dataclass(frozen=True, kw_only=True)
-class EarlyStoppedPgd:
+class EarlyStoppedPgd(Attack):
     """PGD in which an image stops at the misclassified point after `patience` others were left behind.
 
     With patience 0 that is the first misclassified point, the start included; with patience >= steps it is

@@ -1,12 +1,12 @@
 """Fast adaptive boundary attack: the nearest misclassified point, for every norm."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from robustcli.attacks import ATTACKS
+from robustcli.attacks import ATTACKS, Attack
 from robustcli.attacks.boundary import nearest_plane, rivals_of
 from robustcli.attacks.losses import labels_of, margin
 from robustcli.registry.types import Count, Positive, Share, Size
@@ -22,7 +22,7 @@ _TINY = 1e-8
 
 @ATTACKS.register("fab", passes=(201, 900, 0), smoke={"steps": 10, "targets": 2})
 @dataclass(frozen=True, kw_only=True)
-class Fab:
+class Fab(Attack):
     """Minimum-norm attack: walk along the decision boundary towards the image.
 
     Each step takes the boundary for the hyperplane that it is to first order, goes a little beyond it, and is
@@ -70,6 +70,12 @@ class Fab:
     def side_by_side(self) -> int:
         """Points of one image that may go through the network together."""
         return max(1, self.targets)
+
+    def limited(self, points: int, images: int) -> "Fab":
+        if self.batch_size is None:
+            return self
+        # A limit below the images per call was chosen by the user, and is never raised.
+        return replace(self, batch_size=points if self.batch_size >= images else min(self.batch_size, points))
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         labels = labels_of(y)

@@ -5,7 +5,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from robustcli.attacks import ATTACKS
+from robustcli.attacks import ATTACKS, Attack
 from robustcli.attacks.gradient import input_gradient
 from robustcli.attacks.losses import LOSSES
 from robustcli.registry.types import Positive
@@ -19,7 +19,7 @@ _REACH = {"clean": 1.0, "random": 1.25, "unclamped": 1.25}
 
 @ATTACKS.register("fgsm", passes=(1, 1, 0))
 @dataclass(frozen=True, kw_only=True)
-class Fgsm:
+class Fgsm(Attack):
     """One steepest-ascent step, projected back into the threat set.
 
     When to use: for a first look, and to detect catastrophic overfitting: a network that withstands only this is
@@ -41,7 +41,7 @@ class Fgsm:
     step_size: Positive | None = None
     loss: Literal["ce", "margin", "dlr"] = "ce"
 
-    is_one_step = True
+    steps = 1
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         loss = LOSSES[self.loss]

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from robustcli.attacks import ATTACKS
+from robustcli.attacks import ATTACKS, Attack
 from robustcli.attacks.active_set import ActiveSet
 from robustcli.attacks.ascent import Look, gradient_ascent, steepest
 from robustcli.attacks.gradient import Objective
@@ -18,7 +18,7 @@ from robustcli.threat.threat import ThreatModel
 
 @ATTACKS.register("fosc_pgd", passes=(10, 10, 0), smoke={"steps": 3, "criterion": 0.04})
 @dataclass(frozen=True, kw_only=True)
-class FoscPgd:
+class FoscPgd(Attack):
     """PGD in which an image stops moving when its FOSC falls to the criterion.
 
     FOSC(x') = eps |g|_1 - <x' - x, g> in linf, with g the gradient of the image's own loss (never of a batch

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from robustcli.attacks import ATTACKS
+from robustcli.attacks import ATTACKS, Attack
 from robustcli.attacks.gradient import input_gradient
 from robustcli.attacks.losses import LOSSES
 from robustcli.registry.types import Count, Positive
@@ -16,7 +16,7 @@ from robustcli.threat.threat import ThreatModel
 
 @ATTACKS.register("frank_wolfe", passes=(10, 10, 0), smoke={"steps": 2})
 @dataclass(frozen=True, kw_only=True)
-class FrankWolfe:
+class FrankWolfe(Attack):
     """delta <- (1 - g_k) delta + g_k s_k, with s_k the steepest point of the ball and g_k = c / (c + k).
 
     g_0 is 1, so the first step goes all the way and one step from the clean image is FGSM. A mean of points

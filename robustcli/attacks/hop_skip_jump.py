@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from robustcli.attacks import ATTACKS
+from robustcli.attacks import ATTACKS, Attack
 from robustcli.attacks.losses import labels_of
 from robustcli.registry.types import Count
 from robustcli.threat.noise import Noise
@@ -23,7 +23,7 @@ _HALVINGS = 16
 
 @ATTACKS.register("hop_skip_jump", passes=(5000, 0, 0), norms=("linf", "l2"), smoke={"queries": 200, "samples": 12})
 @dataclass(frozen=True, kw_only=True)
-class HopSkipJump:
+class HopSkipJump(Attack):
     """Decision-based attack: find the boundary, estimate its normal there, jump outwards along it, and again.
 
     The search sees only which points are misclassified, so it needs neither gradients nor logits. It begins at
@@ -53,10 +53,7 @@ class HopSkipJump:
     tries: Count = 100
     keep: Literal["fooled", "nearest"] = "fooled"
 
-    @property
-    def is_black_box(self) -> bool:
-        """It asks for no gradients."""
-        return True
+    is_black_box = True
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         threat.require_norm("hop_skip_jump", "linf", "l2")

@@ -6,7 +6,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from robustcli.architectures.channel_gates import with_probes
-from robustcli.attacks import ATTACKS
+from robustcli.attacks import ATTACKS, Attack
 from robustcli.attacks.ascent import gradient_ascent, steepest
 from robustcli.attacks.best_so_far import BestSoFar
 from robustcli.attacks.gradient import Objective
@@ -45,7 +45,7 @@ _JOINT = AttackLoss(refer=lambda model, x, y: y, score=joint_loss)
 
 @ATTACKS.register("joint_pgd", passes=(10, 10, 0), smoke={"steps": 2})
 @dataclass(frozen=True, kw_only=True)
-class JointPgd:
+class JointPgd(Attack):
     """Steepest ascent on CE(f(x'), y) + (beta / L) sum of CE(probe_l(x'), y), over the L probes of a network.
 
     The probes are those of channel gates (architecture cifs, or channel_gate: cifs), which choose what the network

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from robustcli.attacks import ATTACKS
+from robustcli.attacks import ATTACKS, Attack
 from robustcli.attacks.ascent import Look, gradient_ascent, once_fooled
 from robustcli.attacks.best_so_far import BestSoFar
 from robustcli.attacks.gradient import Objective
@@ -18,7 +18,7 @@ from robustcli.threat.threat import ThreatModel
 
 @ATTACKS.register("mim", passes=(10, 10, 0), smoke={"steps": 3})
 @dataclass(frozen=True, kw_only=True)
-class Mim:
+class Mim(Attack):
     """Steepest-ascent steps along v <- momentum v + g / mean|g|, each projected back into the threat set.
 
     The past turns a step away from where the last gradient alone points, which fits the model attacked less

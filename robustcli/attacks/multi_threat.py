@@ -19,7 +19,7 @@ from robustcli.threat.threat import ThreatModel
 
 
 @dataclass(frozen=True, kw_only=True)
-class WithThreat:
+class WithThreat(Attack):
     """An attack that searches its own threat set.
 
     Args:
@@ -34,7 +34,7 @@ class WithThreat:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Concatenate:
+class Concatenate(Attack):
     """The images of every attack: as many blocks of n images as there are attacks, (m n, c, h, w)."""
 
     attacks: tuple[Attack, ...]
@@ -44,7 +44,7 @@ class Concatenate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorstOf:
+class WorstOf(Attack):
     """The version of every image with the highest cross-entropy; if there is one attack, nothing is scored."""
 
     attacks: tuple[Attack, ...]
@@ -61,7 +61,7 @@ class WorstOf:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Alternate:
+class Alternate(Attack):
     """One of the attacks on the whole batch.
 
     Args:
@@ -76,7 +76,7 @@ class Alternate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Msd:
+class Msd(Attack):
     """Multi steepest descent: every step starts from one point, in the threat that raises the cross-entropy most.
 
     One gradient suggests a step in each threat, projected there; each image takes the step that leads to the

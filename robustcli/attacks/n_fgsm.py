@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from robustcli.attacks import ATTACKS
+from robustcli.attacks import ATTACKS, Attack
 from robustcli.attacks.gradient import input_gradient
 from robustcli.attacks.losses import LOSSES
 from robustcli.registry.types import NonNegative, Positive
@@ -14,7 +14,7 @@ from robustcli.threat.threat import ThreatModel
 
 @ATTACKS.register("n_fgsm", passes=(1, 1, 0), goes_farther=True)
 @dataclass(frozen=True, kw_only=True)
-class NFgsm:
+class NFgsm(Attack):
     """x + delta with delta = eta + alpha sign(gradient at x + eta) and eta uniform in k times the ball.
 
     When to use: in training (see n_fgsm in defenses); as an evaluation it is no stronger than fgsm.
@@ -36,7 +36,7 @@ class NFgsm:
     clip: Positive | None = 1.0
     clamp_noise: bool = True
 
-    is_one_step = True
+    steps = 1
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         eta = self.noise * threat.noise(x, rng)

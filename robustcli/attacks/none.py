@@ -4,14 +4,14 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from robustcli.attacks import ATTACKS
+from robustcli.attacks import ATTACKS, Attack
 from robustcli.threat.noise import Noise
 from robustcli.threat.threat import ThreatModel
 
 
 @ATTACKS.register("none", passes=(0, 0, 0))
 @dataclass(frozen=True, kw_only=True)
-class NoAttack:
+class NoAttack(Attack):
     """Leave the images as they are.
 
     When to use: as the attack of natural training.

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from robustcli.attacks import ATTACKS
+from robustcli.attacks import ATTACKS, Attack
 from robustcli.attacks.active_set import ActiveSet
 from robustcli.attacks.ascent import gradient_ascent, once_fooled, steepest
 from robustcli.attacks.best_so_far import BestSoFar
@@ -22,7 +22,7 @@ from robustcli.threat.threat import ThreatModel
     "pgd", passes=(10, 10, 0), flat_at_x=("kl", "squared"), added={"reach_eps": False}, smoke={"steps": 2}
 )
 @dataclass(frozen=True, kw_only=True)
-class Pgd:
+class Pgd(Attack):
     """Steepest-ascent steps from a start near x, each projected back into the threat set.
 
     With keep "last" and one restart it costs one forward and one input-backward per step and no more.

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from robustcli.attacks import ATTACKS
+from robustcli.attacks import ATTACKS, Attack
 from robustcli.attacks.gradient import input_gradient
 from robustcli.attacks.losses import LOSSES, AttackLoss, cross_entropy
 from robustcli.attacks.matched_masks import masks_matched
@@ -52,7 +52,7 @@ def _cut(x: Tensor) -> Tensor:
     smoke={"steps": 2, "sides": [4, 1], "multipliers": [2, 1]},
 )
 @dataclass(frozen=True, kw_only=True)
-class Pyramid:
+class Pyramid(Attack):
     """x' = cut(... cut(x + m_1 U_1(d_1)) ... + m_S U_S(d_S)): one grid d_s of cells for each resolution.
 
     U_s makes a block of side_s x side_s pixels of each cell, and cut is that of the pixel box. All grids start at

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from robustcli.attacks import ATTACKS
+from robustcli.attacks import ATTACKS, Attack
 from robustcli.attacks.adam import Adam
 from robustcli.attacks.best_so_far import BestSoFar
 from robustcli.attacks.losses import LOSSES, AttackLoss, labels_of
@@ -20,7 +20,7 @@ _DRAWN = 8
 
 @ATTACKS.register("spsa", passes=(10281, 0, 0), smoke={"steps": 3, "samples": 20})
 @dataclass(frozen=True, kw_only=True)
-class Spsa:
+class Spsa(Attack):
     """Adam's steps up the mean of v (l(x' + delta v) - l(x' - delta v)) / (2 delta), over random signs v.
 
     The search sees nothing but logits, so masked gradients do not hide adversarial examples from it. Points
@@ -49,10 +49,7 @@ class Spsa:
     lr: Positive = 0.01
     loss: Literal["margin", "ce", "dlr"] = "margin"
 
-    @property
-    def is_black_box(self) -> bool:
-        """It asks for no gradients."""
-        return True
+    is_black_box = True
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         loss, labels = LOSSES[self.loss], labels_of(y)

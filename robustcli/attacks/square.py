@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from robustcli.attacks import ATTACKS
+from robustcli.attacks import ATTACKS, Attack
 from robustcli.attacks.losses import labels_of, margin
 from robustcli.attacks.square_tiles import first_points, numbers_per_proposal, proposed, window_side
 from robustcli.registry.types import Count, Share
@@ -22,7 +22,7 @@ _DRAWN = 100
 
 @ATTACKS.register("square", passes=(5001, 0, 0), smoke={"queries": 30})
 @dataclass(frozen=True, kw_only=True)
-class Square:
+class Square(Attack):
     """Score-based attack without gradients: change a random window, keep the change if the margin falls.
 
     The search sees nothing but logits, so masked gradients do not hide adversarial examples from it. Windows
@@ -50,10 +50,7 @@ class Square:
     schedule: Literal["rescaled", "fixed"] = "rescaled"
     restarts: Count = 1
 
-    @property
-    def is_black_box(self) -> bool:
-        """It asks for no gradients."""
-        return True
+    is_black_box = True
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         labels, worst = labels_of(y), _Points.none(x)

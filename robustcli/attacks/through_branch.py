@@ -11,7 +11,7 @@ from robustcli.threat.threat import ThreatModel
 
 
 @dataclass(frozen=True, kw_only=True)
-class ThroughBranch:
+class ThroughBranch(Attack):
     """The attack sees the network as it is for images that all take one branch; the gate is left out.
 
     Args:

@@ -16,7 +16,8 @@ from robustcli.attacks.surrogate import SurrogateCopy
 from robustcli.bench.subjects import BenchSubject
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.evidence import Evidence, gather
-from robustcli.evaluation.isolation import Passes, generators_restored, model_restored, passes_counted
+from robustcli.evaluation.passes import Passes, count_passes
+from robustcli.evaluation.restore import restored_generators, restored_model
 from robustcli.evaluators import chunks
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.autoattack_package import Package
@@ -64,7 +65,7 @@ def bench_autoattack(
         evaluators[name] = AutoAttack(precision="fast", compile=is_compiled, screen=screen)
     watch = Stopwatch(subject.x.device)
     # The package runs in whatever precision torch has where its user says nothing; all else in single precision.
-    with model_restored(subject.network), generators_restored(subject.x.device):
+    with restored_model(subject.network), restored_generators(subject.x.device):
         with full_precision(subject.x.device.type):
             clean = subject.gather(AutoAttack(), subject.threat.scaled(0)).survives
             compile_seconds = _warmed_up(subject, watch, evaluators.values())
@@ -220,7 +221,7 @@ def _package(subject: BenchSubject) -> tuple[Tensor, Passes]:
     """As its users call it: on all images, with a network whose weights want gradients, in the plain format."""
     network = subject.network.requires_grad_(True)
     package = Package(version="standard", attacks=_PARTS, batch_size=250)
-    with warnings.catch_warnings(), passes_counted(network) as passes:
+    with warnings.catch_warnings(), count_passes(network) as passes:
         warnings.simplefilter("ignore", UserWarning)
         points = package(network, subject.x, subject.y, subject.threat, subject.noise())
     network.requires_grad_(False)

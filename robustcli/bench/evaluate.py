@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from robustcli.attacks.pgd import Pgd
 from robustcli.bench.peers import find_peer, foolbox_attack, torchattacks_attack
 from robustcli.bench.subjects import BenchSubject
-from robustcli.evaluation.isolation import generators_restored, model_restored, passes_counted
+from robustcli.evaluation.passes import count_passes
+from robustcli.evaluation.restore import restored_generators, restored_model
 from robustcli.evaluators import chunks
 from robustcli.evaluators.attacked import Attacked
 from robustcli.measuring.passes import passes_by_kind
@@ -51,7 +52,7 @@ def bench_evaluation(subject: BenchSubject, rounds: int) -> dict[str, Any]:
     watch = Stopwatch(subject.x.device)
     missing: list[str] = []
     # Ours and the limit run in single precision; peers in whatever torch does where its user says nothing.
-    with model_restored(subject.network), generators_restored(subject.x.device):
+    with restored_model(subject.network), restored_generators(subject.x.device):
         subject.network.requires_grad_(False)
         ways = {name: _Way(run) for name, run in _ways(subject, missing).items()}
         passes = {name: _counted(subject, way) for name, way in ways.items()}
@@ -142,7 +143,7 @@ def _counted(subject: BenchSubject, way: _Way) -> dict[str, float | None]:
     images = len(subject.x)
     has_convolution = any(isinstance(module, nn.Conv2d) for module in subject.network.modules())
     with ExitStack() as stack:
-        passes = stack.enter_context(passes_counted(subject.network))
+        passes = stack.enter_context(count_passes(subject.network))
         kinds = stack.enter_context(passes_by_kind(subject.network)) if has_convolution else None
         way()
     return {

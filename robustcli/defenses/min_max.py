@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from robustcli.attacks import Attack, ReportingAttack, takes_one_step
+from robustcli.attacks import Attack
 from robustcli.attacks.crafting import crafting
 from robustcli.attacks.none import NoAttack
 from robustcli.data.targets import Labels
@@ -111,7 +111,7 @@ class MinMax(Defense):
 
     @property
     def is_single_step(self) -> bool:
-        return takes_one_step(self.attack)
+        return self.attack.steps == 1
 
     def start(self, model: nn.Module, optimizer: Optimizer, rng: Noise) -> "MinMaxStep":
         return MinMaxStep(
@@ -142,7 +142,7 @@ class MinMaxStep:
     def __call__(self, x: Tensor, labels: Labels, threat: ThreatModel, progress: Progress) -> Metrics:
         attack = self.curriculum.attack(self.settings.attack, progress)
         with crafting(self.model, self.settings.attack_bn):  # weights held, mode set, both restored
-            x_adv, found = _searched(attack, self.model, x, labels.attack, threat, self.rng)
+            x_adv, found = attack.search(self.model, x, labels.attack, threat, self.rng)
         batch = Batch(x, labels.loss, x_adv)
         self.loss.begin(batch, progress)
         self.optimizer.zero_grad()
@@ -176,12 +176,3 @@ class MinMaxStep:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, part in self._parts.items():
             part.load_state_dict(state.get(name, {}))
-
-
-def _searched(
-    attack: Attack, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise
-) -> tuple[Tensor, Metrics]:
-    """Adversarial images, and the metrics of an attack that reports some."""
-    if isinstance(attack, ReportingAttack):
-        return attack.search(model, x, y, threat, rng)
-    return attack(model, x, y, threat, rng), {}

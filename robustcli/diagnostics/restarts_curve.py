@@ -10,21 +10,21 @@ from robustcli.attacks.pgd import Pgd
 from robustcli.diagnostics import DIAGNOSTICS
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.evidence import gather
-from robustcli.evaluators import Case, Stage
+from robustcli.evaluators import AttackContext, Evaluator, Stage
 from robustcli.registry.types import Count
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Tries:
+class _Tries(Evaluator):
     """One attack, again and again with other noise."""
 
     attack: Attack
     count: int
     batch_size: int
 
-    def stages(self, case: Case) -> list[Stage]:
+    def stages(self, context: AttackContext) -> list[Stage]:
         names = [f"try {number}" for number in range(self.count)]
         return [Stage(name=name, attack=self.attack, noise=name, batch_size=self.batch_size) for name in names]
 

@@ -1,4 +1,4 @@
-"""What evaluations take from nobody's word: the class of an image, and where an adversarial one lies."""
+"""Confirm what an attack returned: the class of every image, and that it lies in the threat set."""
 
 from dataclasses import dataclass
 
@@ -11,22 +11,25 @@ from robustcli.threat.threat import ThreatModel
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """Classes (n,) that a model gives to images, margins (n,) of wrong logits over true ones, and how many classes."""
+class Prediction:
+    """Classes (n,) of images, margins (n,) of the largest wrong logit over the true one, and the number of classes."""
 
     predictions: Tensor
     margins: Tensor
     classes: int
 
 
-def judged(model: nn.Module, x: Tensor, y: Tensor, looks: int) -> Judgement:
-    """Classes and margins of images; of several looks, the class seen most often and the mean margin.
+def predict(model: nn.Module, x: Tensor, y: Tensor, votes: int) -> Prediction:
+    """Classes and margins of images. With several votes: the most frequent class and the mean margin.
+
+    Args:
+        votes: forward passes that vote.
 
     Raises:
-        EvaluationError: some logit is not finite; an argmax over NaN would be a number about nothing.
+        EvaluationError: some logits are not finite; an argmax over NaN means nothing.
     """
-    votes, margins = None, torch.zeros(len(x), dtype=x.dtype, device=x.device)
-    for _ in range(looks):
+    counts, margins = None, torch.zeros(len(x), dtype=x.dtype, device=x.device)
+    for _ in range(votes):
         with torch.no_grad():
             logits: Tensor = model(x)
         is_finite = torch.isfinite(logits).all(1)
@@ -36,17 +39,17 @@ def judged(model: nn.Module, x: Tensor, y: Tensor, looks: int) -> Judgement:
                 "accuracy would mean nothing"
             )
         vote = torch.nn.functional.one_hot(logits.argmax(1), logits.shape[1])
-        votes = vote if votes is None else votes + vote
-        margins += margin(logits, y) / looks
-    assert votes is not None
-    return Judgement(votes.argmax(1), margins, votes.shape[1])
+        counts = vote if counts is None else counts + vote
+        margins += margin(logits, y) / votes
+    assert counts is not None
+    return Prediction(counts.argmax(1), margins, counts.shape[1])
 
 
 def require_inside(attack: str, x_adv: Tensor, x: Tensor, threat: ThreatModel) -> None:
-    """Refuse adversarial images that are not finite, or lie outside the threat set around x.
+    """Refuse adversarial images that are not finite or lie outside the threat set around x.
 
     Raises:
-        EvaluationError: how many, and by how much; the attack is at fault, not the model.
+        EvaluationError: says how many, and by how much. The fault is the attack's, not the model's.
     """
     if x_adv.shape != x.shape:
         raise EvaluationError(

@@ -14,7 +14,7 @@ Threats = Mapping[str, ThreatModel]
 _OVERSHOOT, _ABSOLUTE = 1e-2, 1e-5
 
 
-def of_counts(result: Evaluation, lines: list[ImageResult]) -> Iterator[str]:
+def check_counts(result: Evaluation, lines: list[ImageResult]) -> Iterator[str]:
     """Check that the result and the per-image results agree."""
     survivors = "".join("1" if line.broken_by == "" else "0" for line in lines)
     if [line.image for line in lines] != list(range(len(lines))):
@@ -37,7 +37,7 @@ def of_counts(result: Evaluation, lines: list[ImageResult]) -> Iterator[str]:
         yield f"per-image results: {broken[name]} images are broken by '{name}', which is not a stage of the result"
 
 
-def of_derived(result: Evaluation, stored: Mapping[str, Any]) -> Iterator[str]:
+def check_derived(result: Evaluation, stored: Mapping[str, Any]) -> Iterator[str]:
     """Check that derived keys of the file follow from the others."""
     yield from result.contradictions(stored)
     gradients = sum(stage.gradients for stage in result.stages)
@@ -49,7 +49,7 @@ def of_derived(result: Evaluation, stored: Mapping[str, Any]) -> Iterator[str]:
         yield f"forwards: the result says {result.forwards}, which leaves {clean} for the clean images"
 
 
-def of_lines(lines: list[ImageResult], threats: Threats, *, is_random: bool) -> Iterator[str]:
+def check_lines(lines: list[ImageResult], threats: Threats, *, is_random: bool) -> Iterator[str]:
     """Check that prediction, margin and size of every image fit its outcome."""
     for line in lines:
         threat = threats[line.broken_by]

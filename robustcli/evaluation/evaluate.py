@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from robustcli.errors import EvaluationError
 from robustcli.evaluation.evidence import Evidence, gather
-from robustcli.evaluation.isolation import generators_restored, model_restored
-from robustcli.evaluation.outcomes import Journal
+from robustcli.evaluation.journal import Journal
 from robustcli.evaluation.postflight import postflight
 from robustcli.evaluation.preflight import preflight
-from robustcli.evaluators import Evaluator, looks_of
+from robustcli.evaluation.restore import restored_generators, restored_model
+from robustcli.evaluators import Evaluator
 from robustcli.registry.types import exact_text
 from robustcli.runtime.precision import full_precision
 from robustcli.store.results import Evaluation, StageResult
@@ -72,7 +72,7 @@ def evaluate(
     Raises:
         EvaluationError: the number would mean nothing; says why.
     """
-    is_random = looks_of(evaluator) > 1
+    is_random = evaluator.votes > 1
     numbers = torch.arange(len(x), device=x.device)
     if share is not None:
         numbers = numbers[share[0] :: share[1]]
@@ -115,5 +115,5 @@ def evaluate(
 @contextmanager
 def settled(model: nn.Module, device_type: str) -> Iterator[None]:
     """The state in which numbers are made: single precision; model and generators are afterwards what they were."""
-    with model_restored(model), full_precision(device_type), generators_restored(torch.device(device_type)):
+    with restored_model(model), full_precision(device_type), restored_generators(torch.device(device_type)):
         yield

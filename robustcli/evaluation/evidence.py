@@ -1,7 +1,7 @@
-"""The record of an evaluation: which attack broke which image, how far from it, and what that took.
+"""The evidence of an evaluation: which attack broke which image, at which distance, and at what cost.
 
-Attacks propose, this module judges: where an adversarial image lies is measured, and it is classified by a forward
-of its own before it counts.
+An adversarial image counts only after its distance was measured and the network has classified it in a separate
+forward pass.
 """
 
 import time
@@ -16,32 +16,33 @@ from torch import Tensor, nn
 from robustcli.attacks import Attack
 from robustcli.attacks.crafting import crafting
 from robustcli.errors import EvaluationError
-from robustcli.evaluation.attack_call import struck
-from robustcli.evaluation.batching import Portions
-from robustcli.evaluation.confirm import judged
+from robustcli.evaluation.adaptive_batches import AdaptiveBatches
+from robustcli.evaluation.confirm import predict
 from robustcli.evaluation.gradient import gives_gradient, no_gradient
-from robustcli.evaluation.isolation import generators_restored, passes_counted
-from robustcli.evaluation.outcomes import Forgetful, Journal, Strike
-from robustcli.evaluators import Case, Evaluator, Stage, looks_of
+from robustcli.evaluation.journal import Journal, NullJournal
+from robustcli.evaluation.passes import count_passes
+from robustcli.evaluation.restore import restored_generators
+from robustcli.evaluation.run_attack import AttackOutcome, run_attack
+from robustcli.evaluators import AttackContext, Evaluator, Stage
 from robustcli.runtime.precision import full_precision
 from robustcli.statistics import unseen_at_most
 from robustcli.threat.noise import IndexedNoise, derive
 from robustcli.threat.threat import ThreatModel
 
-# In `broken_by`, beside the numbers of stages.
+# Values of `broken_by` besides the numbers of stages.
 SURVIVES, WRONG_WHEN_CLEAN = -1, -2
 
 
 @dataclass
 class StageRecord:
-    """What one stage did: images that entered and that it broke, and what that took.
+    """One stage of an evaluation: images that entered and that it broke, and its cost.
 
     Args:
         name: of the stage.
-        is_black_box: whether it used no gradients.
-        has_black_box: whether a part of it used none.
-        threat: as text such as "l2 0.5", where the stage has one of its own.
-        sampled: how many of those that entered were attacked, where none of them broke; None is all.
+        is_black_box: whether it uses no gradients of the network.
+        has_black_box: whether a part of it uses none.
+        threat: as text such as "l2 0.5", if the stage has its own threat model.
+        sampled: number of images attacked, if a sample was attacked first and none of it broke; None is all.
     """
 
     name: str
@@ -58,23 +59,23 @@ class StageRecord:
 
 @dataclass
 class Evidence:
-    """What is known of every image, on the CPU.
+    """The findings for every image, on the CPU.
 
     Args:
-        numbers: (n,) in the data set.
-        labels, clean: (n,) classes: the true one, and that of the clean image.
+        numbers: (n,) of the images in the data set.
+        labels, clean: (n,) true classes, and predicted classes of the clean images.
         broken_by: (n,) number of the stage that broke the image, or SURVIVES, or WRONG_WHEN_CLEAN.
-        predictions: (n,) class of the adversarial image; of those not broken, the clean one's.
-        margins: (n,) the largest seen: wrong logit minus true one.
-        sizes: (n,) of the perturbations that broke images; 0 elsewhere.
+        predictions: (n,) class of the adversarial image; of the clean image where none was found.
+        margins: (n,) largest margin seen: wrong logit minus true one.
+        sizes: (n,) of the perturbations that broke the images; 0 elsewhere.
         points: adversarial images (c, h, w) by image number.
-        stages: in their order.
-        clean_forwards, clean_seconds: of the clean images.
-        classes: logits of the model.
+        stages: in order.
+        clean_forwards, clean_seconds: cost of the clean images.
+        classes: number of logits of the model.
         has_gradient: whether the model gives a gradient.
         without_gradient: attacks that were left out, because it gives none.
         warnings: each once.
-        attacks, threats: of the stages.
+        attacks, threats: one for each stage.
     """
 
     numbers: Tensor
@@ -97,26 +98,26 @@ class Evidence:
 
     @property
     def survives(self) -> Tensor:
-        """Who is right when clean and broken by nobody: bool (n,)."""
+        """Mask (n,) of the images that are classified correctly and survive every attack."""
         return self.broken_by == SURVIVES
 
     @property
     def forwards(self) -> int:
-        """Of the clean images and of all stages."""
+        """Forward passes for the clean images and all stages."""
         return self.clean_forwards + sum(stage.forwards for stage in self.stages)
 
     @property
     def gradients(self) -> int:
-        """Of all stages."""
+        """Gradients of all stages."""
         return sum(stage.gradients for stage in self.stages)
 
     @property
     def seconds(self) -> float:
-        """Of the clean images and of all stages."""
+        """Time for the clean images and all stages."""
         return self.clean_seconds + sum(stage.seconds for stage in self.stages)
 
-    def screened(self, sampled: int) -> None:
-        """The last stage broke nobody among so many, and leaves it at that."""
+    def end_after_sample(self, sampled: int) -> None:
+        """Record that the last stage attacked a sample, broke no image of it and stops there."""
         stage = self.stages[-1]
         stage.sampled = sampled
         missed = unseen_at_most(sampled, stage.entered)
@@ -125,21 +126,21 @@ class Evidence:
             f"would break at most {missed} of all, {100 * missed / len(self.labels):.2f} points",
         )
 
-    def take(self, strike: Strike, rows: Mapping[int, int]) -> None:
-        """Add a strike of the last stage; `rows` tells where image numbers are."""
+    def add(self, outcome: AttackOutcome, rows: Mapping[int, int]) -> None:
+        """Add an outcome of the last stage; `rows` maps image numbers to rows."""
         stage = self.stages[-1]
-        row = torch.tensor([rows[number] for number in strike.numbers.tolist()], dtype=torch.int64)
-        broken = row[strike.is_broken]
+        row = torch.tensor([rows[number] for number in outcome.numbers.tolist()], dtype=torch.int64)
+        broken = row[outcome.is_broken]
         self.broken_by[broken] = len(self.stages) - 1
-        self.predictions[broken] = strike.predictions[strike.is_broken]
-        self.sizes[broken] = strike.sizes[strike.is_broken]
-        self.margins[row] = torch.maximum(self.margins[row], strike.margins)
-        self.points.update(zip(strike.numbers[strike.is_broken].tolist(), strike.points, strict=True))
+        self.predictions[broken] = outcome.predictions[outcome.is_broken]
+        self.sizes[broken] = outcome.sizes[outcome.is_broken]
+        self.margins[row] = torch.maximum(self.margins[row], outcome.margins)
+        self.points.update(zip(outcome.numbers[outcome.is_broken].tolist(), outcome.points, strict=True))
         stage.broken += len(broken)
-        stage.forwards += strike.forwards
-        stage.gradients += strike.gradients
-        stage.seconds += strike.seconds
-        self.warnings = tuple(dict.fromkeys((*self.warnings, *strike.warnings)))
+        stage.forwards += outcome.forwards
+        stage.gradients += outcome.gradients
+        stage.seconds += outcome.seconds
+        self.warnings = tuple(dict.fromkeys((*self.warnings, *outcome.warnings)))
 
 
 def gather(
@@ -153,31 +154,30 @@ def gather(
     *,
     is_share: bool = False,
 ) -> Evidence:
-    """Let every attack of an evaluator at the images that are left.
+    """Run every attack of an evaluator on the images that still survive.
 
     Args:
-        model: in eval mode; its weights and modes are as found afterwards.
+        model: in eval mode; weights and modes are restored.
         x, y: images and labels, on the model's device.
-        rng: its index numbers the images; noise depends on those numbers, so how images are cut into batches or
-            over processes changes nothing.
-        journal: what earlier processes found, and where findings are kept.
-        is_share: whether these images are some of an evaluation's; then it ends before the first stage whose findings
-            on them depend on the others: one that draws a sample, or makes batches itself.
+        rng: its index holds the image numbers. Noise depends on these, so batches and processes change nothing.
+        journal: outcomes of earlier processes; new ones are added.
+        is_share: whether these are only some of the images of an evaluation. It then ends before the first stage whose
+            outcome depends on the other images: one that draws a sample or makes its own batches.
 
     Raises:
-        EvaluationError: logits that are not finite, or an attack that left the threat set.
+        EvaluationError: logits are not finite, or an attack left the threat set.
     """
-    journal = journal or Forgetful()
-    looks = looks_of(evaluator)
-    portions = Portions(x.device, model, is_random=looks > 1)
-    with full_precision(x.device.type), crafting(model, "eval"), generators_restored(x.device):
-        evidence, classes = _clean(model, x, y, rng, evaluator.batch_size, looks, portions)
+    journal = journal or NullJournal()
+    votes = evaluator.votes
+    batches = AdaptiveBatches(x.device, model, is_random=votes > 1)
+    with full_precision(x.device.type), crafting(model, "eval"), restored_generators(x.device):
+        evidence, classes = _clean(model, x, y, rng, evaluator.batch_size, votes, batches)
         if not len(x):
             return evidence
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
-            stages = evaluator.stages(Case(threat, (x.shape[1], x.shape[2], x.shape[3]), classes))
-        # At radius 0 the clean image is all there is.
+            stages = evaluator.stages(AttackContext(threat, (x.shape[1], x.shape[2], x.shape[3]), classes))
+        # At radius 0 the threat set holds only the clean image.
         stages = [stage for stage in stages if (stage.threat or threat).radius]
         evidence.warnings += tuple(str(warning.message) for warning in caught)
         if len({stage.name for stage in stages}) < len(stages):
@@ -189,34 +189,34 @@ def gather(
             if not stages:
                 raise EvaluationError(no_gradient(by_gradient))
             evidence.without_gradient = tuple(by_gradient)
-        # A copy for all stages that search with the same one.
-        copies = {stage.searcher: stage.searcher(model) for stage in stages if stage.searcher is not None}
+        # One surrogate for all stages that ask for the same one.
+        surrogates = {stage.surrogate: stage.surrogate(model) for stage in stages if stage.surrogate is not None}
         evidence.attacks = tuple(stage.attack for stage in stages)
         evidence.threats = tuple(stage.threat or threat for stage in stages)
         for stage in stages:
             if is_share and (stage.sample is not None or stage.batch_size is None):
                 break
-            search = model if stage.searcher is None else copies[stage.searcher]
-            call = partial(struck, stage, model, search, threat=stage.threat or threat, looks=looks)
-            _carry_out(stage, call, x, y, rng, evidence, journal, portions)
-        evidence.warnings += portions.warnings
+            search = model if stage.surrogate is None else surrogates[stage.surrogate]
+            call = partial(run_attack, stage, model, search, threat=stage.threat or threat, votes=votes)
+            _run_stage(stage, call, x, y, rng, evidence, journal, batches)
+        evidence.warnings += batches.warnings
     return evidence
 
 
-def _carry_out(
+def _run_stage(
     stage: Stage,
-    call: Callable[[Tensor, Tensor, IndexedNoise, int], Strike],
+    call: Callable[[Tensor, Tensor, IndexedNoise, int], AttackOutcome],
     x: Tensor,
     y: Tensor,
     rng: IndexedNoise,
     evidence: Evidence,
     journal: Journal,
-    portions: Portions,
+    batches: AdaptiveBatches,
 ) -> None:
-    """One stage on everybody who is left and whom the journal does not know yet.
+    """Run one stage on every image that survives so far and is not in the journal yet.
 
     Args:
-        call: the stage's attack on some images, with at most so many points in one pass, judged.
+        call: runs the attack on some images, with a largest number of points in one pass.
     """
     rows = {number: row for row, number in enumerate(evidence.numbers.tolist())}
     is_waiting, sample = evidence.survives, _sample(evidence.survives, stage.sample, rng)
@@ -224,28 +224,28 @@ def _carry_out(
     record = StageRecord(stage.name, stage.is_black_box, entered, has_black_box=stage.has_black_box)
     record.threat = None if stage.threat is None else str(stage.threat)
     evidence.stages.append(record)
-    for strike in journal.strikes(stage.name):
-        # Processes that cut the images otherwise may have struck some twice.
-        strike = strike.among(set(evidence.numbers[is_waiting].tolist()))
-        evidence.take(strike, rows)
-        is_waiting[[rows[number] for number in strike.numbers.tolist()]] = False
+    for outcome in journal.outcomes(stage.name):
+        # Processes with other shares may have attacked some images twice.
+        known = outcome.among(set(evidence.numbers[is_waiting].tolist()))
+        evidence.add(known, rows)
+        is_waiting[[rows[number] for number in known.numbers.tolist()]] = False
     for waiting in (is_waiting & sample, is_waiting & ~sample):
         left = waiting.nonzero().flatten().to(x.device)
 
-        def strike_at(part: slice, size: int, left: Tensor = left) -> Strike:
+        def attack(part: slice, size: int, left: Tensor = left) -> AttackOutcome:
             row = left[part]
             return call(x[row], y[row], rng.rows(row), size)
 
-        for strike in portions.of(len(left), stage.batch_size, strike_at):
-            journal.keep(strike)
-            evidence.take(strike, rows)
+        for outcome in batches.map(len(left), stage.batch_size, attack):
+            journal.keep(outcome)
+            evidence.add(outcome, rows)
         if record.broken == 0 and not bool(sample.all()):
-            evidence.screened(int(sample.sum()))
+            evidence.end_after_sample(int(sample.sum()))
             break
 
 
 def _sample(survives: Tensor, size: int | None, rng: IndexedNoise) -> Tensor:
-    """Who is attacked first: bool (n,). A random choice that depends on who survives alone; everybody if few do."""
+    """Mask (n,) of the images to attack first: a random choice among the survivors, or all if there are few."""
     if size is None or int(survives.sum()) <= size:
         return torch.ones_like(survives)
     luck = rng.split("sample").uniform(torch.empty((len(survives), 1), device=rng.index.device))[:, 0].cpu()
@@ -254,13 +254,13 @@ def _sample(survives: Tensor, size: int | None, rng: IndexedNoise) -> Tensor:
 
 
 def _clean(
-    model: nn.Module, x: Tensor, y: Tensor, rng: IndexedNoise, batch_size: int, looks: int, portions: Portions
+    model: nn.Module, x: Tensor, y: Tensor, rng: IndexedNoise, batch_size: int, votes: int, batches: AdaptiveBatches
 ) -> tuple[Evidence, int]:
-    """The evidence before any attack, and how many classes there are."""
+    """The evidence before any attack, and the number of classes."""
     begun = time.perf_counter()
     torch.manual_seed(derive(rng.seed, "clean"))
-    with passes_counted(model) as passes:
-        parts = [*portions.of(len(x), batch_size, lambda part, _: judged(model, x[part], y[part], looks))]
+    with count_passes(model) as passes:
+        parts = [*batches.map(len(x), batch_size, lambda part, _: predict(model, x[part], y[part], votes))]
     predictions = torch.cat([part.predictions for part in parts]).cpu()
     labels = y.cpu()
     evidence = Evidence(

@@ -1,28 +1,50 @@
-"""The journal of an evaluation: what every call of an attack came to, kept until the evaluation is done.
+"""The journal of an evaluation: the outcome of every call of an attack, kept until the evaluation is done.
 
-A folder of small files, one per call, each written beside its final name and renamed: a process that is killed at
-any moment loses the call it was in and no more, and several processes may write to one journal.
+A folder holds one small file per call, which is written under another name and then renamed. A process that is killed
+loses only the call it was in, and several processes may write to one journal.
 """
 
 import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from zipfile import BadZipFile
 
 import numpy as np
 import torch
 
 from robustcli.errors import RobustCliError
-from robustcli.evaluation.outcomes import Strike
+from robustcli.evaluation.run_attack import AttackOutcome
 from robustcli.store.files import read_json, replacing, write_json
 
-# Of the image number in a file's name.
+# Digits of the image number in a file name.
 _DIGITS = 8
+
+
+class Journal(Protocol):
+    """Keeps the outcomes of attacks, so that a later process need not repeat them."""
+
+    def outcomes(self, stage: str) -> Iterable[AttackOutcome]:
+        """The outcomes kept so far."""
+        ...
+
+    def keep(self, outcome: AttackOutcome) -> None:
+        """Keep one more outcome; it is on disk when this returns."""
+        ...
+
+
+class NullJournal:
+    """A journal that keeps nothing."""
+
+    def outcomes(self, stage: str) -> Iterable[AttackOutcome]:
+        return ()
+
+    def keep(self, outcome: AttackOutcome) -> None:
+        pass
 
 
 @dataclass(frozen=True)
@@ -37,14 +59,14 @@ class FolderJournal:
 
     @classmethod
     def open(cls, path: Path, fingerprint: Mapping[str, Any]) -> "FolderJournal":
-        """Go on with the journal at a path, or begin one.
+        """Open the journal at a path, or begin one.
 
         Args:
             path: of the folder.
-            fingerprint: all that the findings depend on, by name.
+            fingerprint: everything that the findings depend on, by name.
 
         Raises:
-            RobustCliError: the journal there belongs to another evaluation; names what differs.
+            RobustCliError: the journal there belongs to another evaluation; says what differs.
         """
         header = path / "fingerprint.json"
         if not header.exists():
@@ -58,44 +80,44 @@ class FolderJournal:
                 for name in names
             )
             raise RobustCliError(
-                f"{path}: is the journal of another evaluation: {differences}. Remove the folder to begin anew"
+                f"{path}: belongs to another evaluation: {differences}; remove the folder to start over"
             )
         return cls(path)
 
-    def strikes(self, stage: str) -> Iterator[Strike]:
+    def outcomes(self, stage: str) -> Iterator[AttackOutcome]:
         for path in sorted(self.path.glob(f"{_file_name(stage)}-{'[0-9]' * _DIGITS}.npz")):
             try:
                 with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                     yield _read(stored)
             except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
                 raise RobustCliError(
-                    f"{path}: cannot be read ({error}); remove this file to repeat its part"
+                    f"{path}: cannot be read ({error}); remove this file to repeat its images"
                 ) from error
 
-    def keep(self, strike: Strike) -> None:
-        path = self.path / f"{_file_name(strike.stage)}-{int(strike.numbers[0]):0{_DIGITS}d}.npz"
+    def keep(self, outcome: AttackOutcome) -> None:
+        path = self.path / f"{_file_name(outcome.stage)}-{int(outcome.numbers[0]):0{_DIGITS}d}.npz"
         with replacing(path, _own_mark()) as file:
             np.savez(
                 file,
-                stage=np.array(strike.stage),
-                numbers=strike.numbers.numpy(),
-                is_broken=strike.is_broken.numpy(),
-                predictions=strike.predictions.numpy(),
-                margins=strike.margins.numpy(),
-                sizes=strike.sizes.numpy(),
-                points=strike.points.numpy(),
-                passes=np.array([strike.forwards, strike.gradients]),
-                seconds=np.array(strike.seconds),
-                warnings=np.array(strike.warnings, dtype=np.str_),
+                stage=np.array(outcome.stage),
+                numbers=outcome.numbers.numpy(),
+                is_broken=outcome.is_broken.numpy(),
+                predictions=outcome.predictions.numpy(),
+                margins=outcome.margins.numpy(),
+                sizes=outcome.sizes.numpy(),
+                points=outcome.points.numpy(),
+                passes=np.array([outcome.forwards, outcome.gradients]),
+                seconds=np.array(outcome.seconds),
+                warnings=np.array(outcome.warnings, dtype=np.str_),
             )
 
     def remove(self) -> None:
-        """The evaluation is stored; the journal has done its work."""
+        """Delete the journal, once the evaluation is stored."""
         shutil.rmtree(self.path)
 
 
-def _read(stored: Mapping[str, Any]) -> Strike:
-    return Strike(
+def _read(stored: Mapping[str, Any]) -> AttackOutcome:
+    return AttackOutcome(
         stage=str(stored["stage"]),
         numbers=torch.from_numpy(stored["numbers"]),
         is_broken=torch.from_numpy(stored["is_broken"]),
@@ -111,12 +133,12 @@ def _read(stored: Mapping[str, Any]) -> Strike:
 
 
 def _own_mark() -> str:
-    """Ends the names of this process's half-written files."""
+    """Suffix of the half-written files of this process."""
     return f"writing-{os.getpid()}"
 
 
 def _file_name(stage: str) -> str:
-    """The name of a stage, cut to what every file system keeps apart; of one that is cut, a digest keeps it apart."""
+    """A file name for a stage; a digest keeps names apart that differ only in characters which are replaced."""
     kept = re.sub(r"[^a-z0-9_-]+", "_", stage.lower())
     return kept if kept == stage else f"{kept}-{hashlib.sha256(stage.encode()).hexdigest()[:8]}"
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from robustcli.errors import RobustCliError
-from robustcli.evaluation.confirm import judged
+from robustcli.evaluation.confirm import predict
 from robustcli.evaluation.evidence import SURVIVES, WRONG_WHEN_CLEAN, Evidence
 from robustcli.store.files import replacing, write_text
 from robustcli.threat.threat import ThreatModel
@@ -109,13 +109,13 @@ def read_per_image(path: Path) -> list[ImageResult]:
 
 
 def write_adversarial_examples(
-    path: Path, evidence: Evidence, model: nn.Module, x: Tensor, y: Tensor, looks: int = 1
+    path: Path, evidence: Evidence, model: nn.Module, x: Tensor, y: Tensor, votes: int = 1
 ) -> None:
     """Write every adversarial image in the smallest encoding that still lies in the threat set and fools the model.
 
     Args:
         x, y: all images that were evaluated, and their labels, on the model's device.
-        looks: forward passes per verdict.
+        votes: forward passes per verdict.
     """
     chosen: dict[Encoding, list[int]] = {encoding: [] for encoding in _ENCODINGS}
     kept: dict[Encoding, list[NDArray[Any]]] = {encoding: [] for encoding in _ENCODINGS}
@@ -128,7 +128,7 @@ def write_adversarial_examples(
             codes = _encoded(encoding, torch.stack([evidence.points[number] for number in left]), x[rows].cpu(), threat)
             points = decoded(encoding, codes, x[rows])
             is_good = threat.contains(points, x[rows])
-            is_good &= judged(model, points, y[rows], looks).predictions != y[rows]
+            is_good &= predict(model, points, y[rows], votes).predictions != y[rows]
             # The image itself was confirmed when it was found.
             is_kept = is_good.cpu().numpy() | (encoding == "floats")
             chosen[encoding] += [number for number, keep in zip(left, is_kept, strict=True) if keep]

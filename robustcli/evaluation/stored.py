@@ -15,7 +15,7 @@ from robustcli.evaluation.evaluate import Result, evaluate, settled
 from robustcli.evaluation.fingerprint import fingerprint
 from robustcli.evaluation.journal import FolderJournal
 from robustcli.evaluation.per_image import per_image_results, write_adversarial_examples, write_per_image
-from robustcli.evaluators import Evaluator, files_of, is_hasty, looks_of, threat_of
+from robustcli.evaluators import Evaluator
 from robustcli.registry.registry import MemberSpec
 from robustcli.registry.types import exact_text
 from robustcli.runtime.precision import emulation
@@ -65,7 +65,7 @@ def warn_of_slow_search(evaluators: Iterable[Evaluator], device: torch.device) -
 
 
 def _slow_search(evaluator: Evaluator, device: torch.device) -> list[str]:
-    slow = emulation("precision: fast", "bf16", device, "precision: fp32") if is_hasty(evaluator) else None
+    slow = emulation("precision: fast", "bf16", device, "precision: fp32") if evaluator.is_low_precision else None
     return [] if slow is None else [slow]
 
 
@@ -108,7 +108,7 @@ class Task:
         if options and options.witnesses:
             with settled(self.network, x.device.type):
                 write_adversarial_examples(
-                    files.adversarial_examples, result.evidence, self.network, x, y, looks_of(self.evaluator)
+                    files.adversarial_examples, result.evidence, self.network, x, y, self.evaluator.votes
                 )
         warned = [*result.warnings, *self.stamps, *_slow_search(self.evaluator, x.device)]
         stored = result.model_copy(update={"warnings": warned, "fingerprint": mark})
@@ -138,11 +138,11 @@ class Task:
         return parameters
 
     def _fingerprint(self, x: Tensor, y: Tensor) -> dict[str, str]:
-        threat, files = threat_of(self.evaluator, self.threat), files_of(self.evaluator)
+        threat, files = self.evaluator.threat or self.threat, self.evaluator.files
         return fingerprint(self.network, x, y, threat, self.chosen.name, self._parameters, self.seed, files)
 
     def _evaluate(self, x: Tensor, y: Tensor, journal: FolderJournal, **settings: Any) -> Result:
-        threat = threat_of(self.evaluator, self.threat)
+        threat = self.evaluator.threat or self.threat
         name, parameters = self.chosen.name, self._parameters
         return evaluate(
             name, parameters, self.evaluator, self.network, x, y, threat, self.seed, journal=journal, **settings

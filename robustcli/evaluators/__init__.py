@@ -1,12 +1,12 @@
-"""Who is still classified correctly. One evaluator per file.
+"""Which images are still classified correctly. One evaluator per file.
 
-An evaluator says which attacks an image has to survive; evaluation/evidence.py carries them out, checks what they
-claim and keeps the record, and evaluation/evaluate.py turns the record into a result.
+An evaluator names the attacks that an image has to survive. evaluation/evidence.py runs them, confirms what they find
+and keeps the record; evaluation/evaluate.py turns the record into a result.
 """
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from torch import nn
@@ -19,13 +19,13 @@ EVALUATORS = Registry("evaluators")
 
 
 @dataclass(frozen=True)
-class Case:
-    """What an evaluation is about, as far as its attacks depend on it.
+class AttackContext:
+    """The part of an evaluation that the choice of its attacks depends on.
 
     Args:
         threat: the threat model.
         shape: channels, height and width of an image.
-        classes: logits of the model.
+        classes: number of logits of the model.
     """
 
     threat: ThreatModel
@@ -38,16 +38,16 @@ class Stage:
     """One attack on every image that has survived so far.
 
     Args:
-        name: of the stage, unlike any other of its evaluation.
+        name: unique within the evaluation.
         attack: the attack.
         noise: key of its noise; stages with equal keys draw equal numbers for an image.
-        batch_size: images per call; None hands over all of them, for an attack that makes batches itself.
-        has_black_box: whether that holds of a part of it, where it is several attacks in one.
-        sample: of more survivors than this, so many are attacked first, and the others only if one of those breaks;
-            None attacks all.
-        threat: of this stage; None is that of the evaluation.
-        searcher: from the network, the one that the attack searches with; None is the network itself.
-        is_transfer: whether that is a network of its own, so that no gradient of the one evaluated is used.
+        batch_size: images per call; None passes all of them, for an attack that makes its own batches.
+        has_black_box: whether a part of the attack is a black-box attack, if it is several attacks in one.
+        sample: with more survivors than this, attack a random sample of this size first, and the other images only if
+            one of the sample breaks; None attacks all.
+        threat: threat model of this stage; None is that of the evaluation.
+        surrogate: makes the network that the attack searches with from the network evaluated; None is that network.
+        is_transfer: whether the surrogate is another network, so that no gradient of the network evaluated is used.
     """
 
     name: str
@@ -57,14 +57,15 @@ class Stage:
     has_black_box: bool = False
     sample: int | None = None
     threat: ThreatModel | None = None
-    searcher: Callable[[nn.Module], nn.Module] | None = None
+    surrogate: Callable[[nn.Module], nn.Module] | None = None
     is_transfer: bool = False
 
     @classmethod
     def of(cls, attack: Attack, batch_size: int) -> "Stage":
-        """The stage of one attack, named after its kind.
+        """The stage of one attack, named after its class.
 
-        Its noise too is that of the kind, not the settings: a sweep over steps walks on from the same starts.
+        Its noise depends only on the class, not on the settings: in a sweep over steps all attacks start at the same
+        points.
         """
         kind = type(attack).__name__
         name = re.sub(r"(?<!^)(?=[A-Z])", "_", kind).lower()
@@ -72,18 +73,14 @@ class Stage:
 
     @property
     def is_black_box(self) -> bool:
-        """Whether no gradients of the network are used, so that masked ones do not stop the attack."""
-        return self.is_transfer or bool(getattr(self.attack, "is_black_box", False))
+        """Whether no gradients of the network are used, so that masked gradients do not stop the attack."""
+        return self.is_transfer or self.attack.is_black_box
 
-    def with_points(self, count: int) -> "Stage":
-        """The same stage, whose attack has at most so many points in one pass where it says how many it has."""
-        points: int | None = getattr(self.attack, "batch_size", None)
-        if self.batch_size is None or points is None:
+    def limited(self, points: int) -> "Stage":
+        """The same stage with at most `points` points in one pass of its attack."""
+        if self.batch_size is None:
             return self
-        assert is_dataclass(self.attack)
-        # Fewer than images per call are somebody's wish, and never raised.
-        limit = count if points >= self.batch_size else min(points, count)
-        return replace(self, attack=replace(self.attack, batch_size=limit))
+        return replace(self, attack=self.attack.limited(points, self.batch_size))
 
     def renamed(self, prefix: str) -> "Stage":
         """The same stage, as a part of a larger evaluation."""
@@ -93,43 +90,42 @@ class Stage:
 class Evaluator(Protocol):
     """Settings of an evaluation.
 
-    What a reader of the number must know (a departure from the published protocol) is raised as a Python warning
-    by `stages` or by the attacks. An evaluator made for models whose logits vary from call to call has an attribute
-    `looks` above 1: so many forwards then judge an image, and most of them decide. Without it such a model is an
-    error. One that reads files, such as another network, has an attribute `files` with their paths; one that is
-    about another threat than the spec's has an attribute `threat`; one that searches in bf16 has an attribute
-    `is_hasty`.
+    Evaluators derive from this class, which gives the properties their defaults. Anything that a reader of the number
+    must know, such as a departure from the published protocol, is raised as a Python warning by `stages` or by the
+    attacks.
+
+    Attributes:
+        batch_size: images per forward pass on clean images; changes memory and speed, not the number.
     """
 
+    batch_size: int
+
     @property
-    def batch_size(self) -> int:
-        """Images per forward on clean images; changes memory and speed, not the number."""
+    def votes(self) -> int:
+        """Forward passes per image, the majority of which decides its class.
+
+        More than 1 is for models whose logits vary from call to call; with 1 such a model is an error.
+        """
+        return 1
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Paths of the files that the findings depend on, such as another network."""
+        return ()
+
+    @property
+    def threat(self) -> ThreatModel | None:
+        """Threat model of the evaluation; None is that of the spec."""
+        return None
+
+    @property
+    def is_low_precision(self) -> bool:
+        """Whether some of its attacks search in bf16."""
+        return False
+
+    def stages(self, context: AttackContext) -> list[Stage]:
+        """The attacks in order; each sees the images that survived those before it."""
         ...
-
-    def stages(self, case: Case) -> list[Stage]:
-        """The attacks in their order: each sees the images that survived those before it."""
-        ...
-
-
-def threat_of(evaluator: Evaluator, threat: ThreatModel) -> ThreatModel:
-    """The threat of an evaluation: the given one, unless the evaluator has one of its own."""
-    own: ThreatModel = getattr(evaluator, "threat", threat)
-    return own
-
-
-def looks_of(evaluator: Evaluator) -> int:
-    """How many forwards judge an image."""
-    return int(getattr(evaluator, "looks", 1))
-
-
-def files_of(evaluator: Evaluator) -> tuple[str, ...]:
-    """Paths of the files that the findings depend on."""
-    return tuple(getattr(evaluator, "files", ()))
-
-
-def is_hasty(evaluator: Evaluator) -> bool:
-    """Whether any part of it searches in bf16."""
-    return bool(getattr(evaluator, "is_hasty", False))
 
 
 def chunks(count: int, size: int) -> Iterator[slice]:

@@ -3,16 +3,16 @@
 from dataclasses import dataclass
 
 from robustcli.attacks import Attack
-from robustcli.evaluators import EVALUATORS, Case, Stage
+from robustcli.evaluators import EVALUATORS, AttackContext, Evaluator, Stage
 from robustcli.registry.types import Count
 
 
 @EVALUATORS.register("attacked", smoke={"attack": {"name": "fgsm"}})
 @dataclass(frozen=True, kw_only=True)
-class Attacked:
-    """Accuracy under one attack: an image survives when its adversarial image does not fool the model.
+class Attacked(Evaluator):
+    """Accuracy under one attack: an image survives if its adversarial image is classified correctly.
 
-    The attack sees only images that are right when clean; restarts are the attack's own.
+    Only images that are classified correctly are attacked. Restarts are a setting of the attack.
 
     When to use: for quick numbers under one attack, and to compare with papers that report PGD.
 
@@ -28,5 +28,5 @@ class Attacked:
     attack: Attack
     batch_size: Count = 250
 
-    def stages(self, case: Case) -> list[Stage]:
+    def stages(self, context: AttackContext) -> list[Stage]:
         return [Stage.of(self.attack, self.batch_size)]

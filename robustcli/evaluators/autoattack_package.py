@@ -1,4 +1,4 @@
-"""AutoAttack as the package of its authors runs it: the reference that our own engine is measured against."""
+"""AutoAttack as run by the package of its authors: the reference for the native engine."""
 
 import logging
 import re
@@ -14,6 +14,7 @@ from pyautoattack import AutoAttack as Ensemble  # type: ignore[import-untyped]
 from pyautoattack import checks
 from torch import Tensor, nn
 
+from robustcli.attacks import Attack
 from robustcli.threat.noise import IndexedNoise, Noise
 from robustcli.threat.threat import ThreatModel
 
@@ -23,12 +24,12 @@ _OVERSHOOT = 2e-3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Package:
-    """All attacks of the package, called safely on images of any size, with few classes and few channels.
+class Package(Attack):
+    """The attacks of the package, made safe for images of any size, few classes and few channels.
 
     Args:
-        version: as the package names it; its settings are those of this version.
-        attacks: what it runs, in this order.
+        version: version of AutoAttack, which sets the budgets.
+        attacks: attacks to run, in this order.
         batch_size: images attacked at once; the package draws its noise by the batch.
     """
 
@@ -83,7 +84,7 @@ class Package:
 
 
 def _without_overshoot(x_adv: Tensor, x: Tensor, threat: ThreatModel) -> Tensor:
-    """What lies outside the threat set by rounding alone, projected; what lies farther out is left to be refused."""
+    """Project points that lie outside the threat set only by rounding; others stay, to be refused later."""
     is_close = threat.size(x_adv - x) <= threat.radius * (1 + _OVERSHOOT)
     is_overshot = ~threat.contains(x_adv, x) & is_close
     if not bool(is_overshot.any()):
@@ -107,7 +108,7 @@ def _tiles_fit(height: int, width: int) -> bool:
 
 
 def _translated(messages: Iterable[str]) -> Iterator[str]:
-    """The package's messages as a reader of the number needs them, each once."""
+    """Yield the messages of the package, reworded for readers of the result, each once."""
     flat_starts = 0
     for message in dict.fromkeys(messages):
         zero = re.match(r"there are (\d+) points with zero gradient", message)
@@ -121,7 +122,7 @@ def _translated(messages: Iterable[str]) -> Iterator[str]:
                 "robust accuracy lower"
             )
         elif not message.startswith(("with only", "it seems that more target classes")):
-            # Those left out speak of class counts, which _fit_to_classes has dealt with.
+            # The messages left out are about class counts, which AutoAttack.stages has handled.
             yield message.partition(" See flags_doc.md")[0]
     if flat_starts:
         yield (
@@ -156,7 +157,7 @@ def _overheard(logger: logging.Logger) -> Iterator[list[str]]:
 
 @contextmanager
 def _tracer_restored(device: torch.device) -> Iterator[None]:
-    """Undo what the package does to the process beside seeding global generators: it drops the tracer.
+    """Restore the tracer of the process, which the package removes.
 
     Its count of gradient calls during a forward is never reset either: without it, every model after the
     first that optimises at test time is taken for one.

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
-from robustcli.evaluators import EVALUATORS, Case, Stage
+from robustcli.evaluators import EVALUATORS, AttackContext, Evaluator, Stage
 from robustcli.registry.types import Count
 
 
 @EVALUATORS.register("clean", passes=(1, 0, 0), without_attack=True)
 @dataclass(frozen=True, kw_only=True)
-class Clean:
+class Clean(Evaluator):
     """Accuracy on unperturbed images.
 
     When to use: next to every robust accuracy.
@@ -23,5 +23,5 @@ class Clean:
 
     batch_size: Count = 500
 
-    def stages(self, case: Case) -> list[Stage]:
+    def stages(self, context: AttackContext) -> list[Stage]:
         return []

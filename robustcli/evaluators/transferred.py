@@ -8,7 +8,7 @@ from torch import nn
 
 from robustcli.attacks import Attack
 from robustcli.errors import RobustCliError
-from robustcli.evaluators import EVALUATORS, Case, Stage
+from robustcli.evaluators import EVALUATORS, AttackContext, Evaluator, Stage
 from robustcli.models.build import network_of
 from robustcli.registry.types import Count
 from robustcli.store import checkpoint
@@ -16,12 +16,12 @@ from robustcli.store import checkpoint
 
 @EVALUATORS.register("transferred", smoke={"source": "source.pt", "attack": {"name": "fgsm"}})
 @dataclass(frozen=True, kw_only=True)
-class Transferred:
-    """Accuracy under one attack that sees another network: its adversarial images are judged by the one evaluated.
+class Transferred(Evaluator):
+    """Accuracy under one attack on another network, whose adversarial images are shown to the network evaluated.
 
-    It uses no gradient of the network evaluated, so where it breaks images that attacks by gradients left, gradients
-    are masked. What the attack keeps is chosen by the other network: `keep: last` carries over better than `fooled`,
-    which stops as soon as that one errs.
+    It uses no gradients of the network evaluated. If it breaks images that survive gradient attacks, gradients are
+    masked. The other network decides which point the attack keeps: `keep: last` transfers better than `fooled`, which
+    stops as soon as that network is wrong.
 
     When to use: to ask whether masked gradients protect the network: images made on another network do not need
     them.
@@ -29,7 +29,7 @@ class Transferred:
     First setting: attack: {name: mim} with a naturally trained network as the source.
 
     Args:
-        source: a checkpoint of `robust train`, for the same images; the network that the attack sees.
+        source: checkpoint of `robust train` for images of the same shape and classes; the network that is attacked.
         attack: the attack.
         batch_size: images per attack; changes memory and speed, not the number.
 
@@ -42,21 +42,21 @@ class Transferred:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """What the findings depend on beside the settings."""
+        """The checkpoint of the other network."""
         return (self.source,)
 
-    def stages(self, case: Case) -> list[Stage]:
-        searcher = partial(_network_of, Path(self.source), case)
+    def stages(self, context: AttackContext) -> list[Stage]:
+        surrogate = partial(_load_network, Path(self.source), context)
         stage = Stage.of(self.attack, self.batch_size).renamed("transferred ")
-        return [replace(stage, searcher=searcher, is_transfer=True)]
+        return [replace(stage, surrogate=surrogate, is_transfer=True)]
 
 
-def _network_of(path: Path, case: Case, model: nn.Module) -> nn.Module:
-    """The network in a checkpoint, where the one that is evaluated is."""
+def _load_network(path: Path, context: AttackContext, model: nn.Module) -> nn.Module:
+    """Load the network of a checkpoint to the device of the model evaluated."""
     contents = checkpoint.load(path)
-    found, expected = tuple(contents["shape"]), (*case.shape, case.classes)
+    found, expected = tuple(contents["shape"]), (*context.shape, context.classes)
     if found != expected:
-        words = ["x".join(map(str, shape[:3])) + f" images of {shape[3]} classes" for shape in (found, expected)]
-        raise RobustCliError(f"source: {path}: takes {words[0]}; these are {words[1]}")
+        shapes = ["x".join(map(str, shape[:3])) + f" images of {shape[3]} classes" for shape in (found, expected)]
+        raise RobustCliError(f"source: {path}: takes {shapes[0]}; expected {shapes[1]}")
     _, network = network_of(contents, next(model.parameters()).device)
     return network.requires_grad_(False)

@@ -1,20 +1,20 @@
-"""An evaluation under a threat of its own, beside that of the spec."""
+"""An evaluation under another threat model than the one of the spec."""
 
 from dataclasses import dataclass, replace
 
-from robustcli.evaluators import EVALUATORS, Case, Evaluator, Stage, files_of, is_hasty, looks_of
+from robustcli.evaluators import EVALUATORS, AttackContext, Evaluator, Stage
 from robustcli.registry.types import Norm, Radius
 from robustcli.threat.threat import ThreatModel
 
 
 @EVALUATORS.register("under", smoke={"norm": "l2", "eps": 0.5, "evaluator": {"name": "attacked", "attack": "pgd"}})
 @dataclass(frozen=True, kw_only=True)
-class Under:
-    """Another evaluator, under another threat than the spec's.
+class Under(Evaluator):
+    """Run another evaluator under another threat model than the one of the spec.
 
-    As a member of worst_case it makes an image survive several threats at once (the union of their sets). The
-    result then names the spec's threat, and every attack under another one says which. `--eps` and `--norm` of
-    `robust eval` change the spec's threat alone.
+    As a member of worst_case it asks that an image survives several threats at once (the union of their sets). The
+    result then names the threat of the spec, and every attack under another threat names its own. `--eps` and
+    `--norm` of `robust eval` change only the threat of the spec.
 
     When to use: to report a second norm or a larger radius than the spec's.
 
@@ -23,7 +23,7 @@ class Under:
     Args:
         norm: linf, l2 or l1.
         eps: radius as a number or a quotient such as 8/255; pixels of [0, 1] for linf, length for l2, sum for l1.
-        evaluator: what is evaluated under it.
+        evaluator: evaluator to run under this threat.
 
     Reference: the union of Tramer and Boneh, NeurIPS 2019, and of Maini, Wong and Kolter, ICML 2020.
     """
@@ -34,32 +34,32 @@ class Under:
 
     @property
     def threat(self) -> ThreatModel:
-        """The threat of this evaluation."""
+        """The threat model of this evaluation."""
         return ThreatModel(self.norm, self.eps)
 
     @property
-    def batch_size(self) -> int:
-        """That of the evaluator inside."""
+    def batch_size(self) -> int:  # type: ignore[override]  # read only
+        """The batch size of the inner evaluator."""
         return self.evaluator.batch_size
 
     @property
-    def looks(self) -> int:
-        """As many as the evaluator inside asks for."""
-        return looks_of(self.evaluator)
+    def votes(self) -> int:
+        """The votes of the inner evaluator."""
+        return self.evaluator.votes
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Those of the evaluator inside."""
-        return files_of(self.evaluator)
+        """The files of the inner evaluator."""
+        return self.evaluator.files
 
     @property
-    def is_hasty(self) -> bool:
-        """Whether the evaluator inside is."""
-        return is_hasty(self.evaluator)
+    def is_low_precision(self) -> bool:
+        """Whether the inner evaluator searches in bf16."""
+        return self.evaluator.is_low_precision
 
-    def stages(self, case: Case) -> list[Stage]:
+    def stages(self, context: AttackContext) -> list[Stage]:
         return [
-            # A threat further inside stays.
+            # A threat set by an inner evaluator stays.
             replace(stage.renamed(f"{self.norm} "), threat=stage.threat or self.threat)
-            for stage in self.evaluator.stages(replace(case, threat=self.threat))
+            for stage in self.evaluator.stages(replace(context, threat=self.threat))
         ]

@@ -3,16 +3,16 @@
 from dataclasses import dataclass
 
 from robustcli.errors import RobustCliError
-from robustcli.evaluators import EVALUATORS, Case, Evaluator, Stage, files_of, is_hasty, looks_of
+from robustcli.evaluators import EVALUATORS, AttackContext, Evaluator, Stage
 
 
 @EVALUATORS.register("worst_case", smoke={"members": [{"name": "clean"}, {"name": "clean", "batch_size": 2}]})
 @dataclass(frozen=True, kw_only=True)
-class WorstCase:
-    """An image survives when it survives every member; each member sees only the survivors of the last one.
+class WorstCase(Evaluator):
+    """An image survives if it survives every member. Each member sees only the survivors of the members before it.
 
-    This is not the minimum of the members' accuracies: two attacks that break different images add up. The
-    order changes the cost alone (cheap members first), unless a member's noise depends on its batches.
+    The result can be lower than every member's accuracy, because two attacks may break different images. The order
+    changes only the cost (put cheap members first), unless a member's noise depends on its batches.
 
     When to use: where several attacks are one protocol, and only their joint survivors count.
 
@@ -31,28 +31,28 @@ class WorstCase:
             raise RobustCliError("evaluator worst_case: members is empty; name at least one evaluator")
 
     @property
-    def batch_size(self) -> int:
-        """The smallest of the members': what suits each suits all."""
+    def batch_size(self) -> int:  # type: ignore[override]  # read only
+        """The smallest batch size of the members."""
         return min(member.batch_size for member in self.members)
 
     @property
-    def looks(self) -> int:
-        """The most that any member asks for."""
-        return max(looks_of(member) for member in self.members)
+    def votes(self) -> int:
+        """The largest number of votes of the members."""
+        return max(member.votes for member in self.members)
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Those of the members."""
-        return tuple(file for member in self.members for file in files_of(member))
+        """The files of all members."""
+        return tuple(file for member in self.members for file in member.files)
 
     @property
-    def is_hasty(self) -> bool:
-        """Whether any member is."""
-        return any(is_hasty(member) for member in self.members)
+    def is_low_precision(self) -> bool:
+        """Whether any member searches in bf16."""
+        return any(member.is_low_precision for member in self.members)
 
-    def stages(self, case: Case) -> list[Stage]:
+    def stages(self, context: AttackContext) -> list[Stage]:
         return [
             stage.renamed(f"{number} ")
             for number, member in enumerate(self.members, 1)
-            for stage in member.stages(case)
+            for stage in member.stages(context)
         ]

@@ -10,7 +10,7 @@ from robustcli.attacks import Attack
 from robustcli.attacks.crafting import crafting
 from robustcli.attacks.joint_pgd import JointPgd
 from robustcli.errors import RobustCliError
-from robustcli.evaluation.isolation import passes_counted
+from robustcli.evaluation.passes import count_passes
 from robustcli.promises.model_state import Failing, found_again
 from robustcli.promises.networks import conv_net, gated_net, images, labels
 from robustcli.registry.types import AttackBn, Norm
@@ -139,7 +139,7 @@ def _unusual_model() -> nn.Sequential:
 def refuses(attack: Attack, norm: Norm) -> None:
     """A norm that the attack does not support is refused by its name, before a pass is spent."""
     model, x, y = conv_net().eval(), images(_COUNT), labels(_COUNT)
-    with passes_counted(model) as passes:
+    with count_passes(model) as passes:
         try:
             attack(model, x, y, _threat(norm), _noise())
         except RobustCliError as error:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.evaluation.evidence import Evidence, gather
-from robustcli.evaluators import Case, Evaluator
+from robustcli.evaluators import AttackContext, Evaluator
 from robustcli.evaluators.under import Under
 from robustcli.promises.attacks import RADII
 from robustcli.promises.model_state import found_again
@@ -93,7 +93,7 @@ def keeps_to_its_batch_size(evaluator: Evaluator) -> None:
 
 def names_its_stages(evaluator: Evaluator) -> None:
     """No two stages have one name, and asked twice an evaluator names the same."""
-    case = Case(ThreatModel("linf", Fraction(1, 100)), (3, 8, 8), 10)
+    case = AttackContext(ThreatModel("linf", Fraction(1, 100)), (3, 8, 8), 10)
     names = [stage.name for stage in evaluator.stages(case)]
     assert len(set(names)) == len(names)
     assert [stage.name for stage in evaluator.stages(case)] == names

@@ -14,7 +14,7 @@ from robustcli.attacks.crafting import crafting
 from robustcli.diagnostics import Diagnostic
 from robustcli.errors import EvaluationError, RobustCliError, suggest
 from robustcli.evaluation.evaluate import preflight, settled
-from robustcli.evaluation.isolation import generators_restored
+from robustcli.evaluation.restore import restored_generators
 from robustcli.models.find import ModelRequest, find_model
 from robustcli.models.open import open_model, threat_of
 from robustcli.registry.catalog import catalog
@@ -124,7 +124,7 @@ def look(
         # Deprecations stay with the filters of the process: they are about code, not about the network.
         for category in (UserWarning, RuntimeWarning):
             warnings.simplefilter("always", category)
-        with settled(network, x.device.type), generators_restored(x.device), crafting(network, "eval"):
+        with settled(network, x.device.type), restored_generators(x.device), crafting(network, "eval"):
             torch.manual_seed(derive(seed, "diagnose"))
             try:
                 preflight(network, x, y, threat)

@@ -18,7 +18,7 @@ from robustcli.evaluation.fingerprint import code_digest, files_digest
 from robustcli.evaluation.stored import EvaluationFiles, Task, warn_of_slow_search
 from robustcli.evaluation.watcher import EvaluationWatcher
 from robustcli.evaluation.workers import Share, device_of, in_processes, share_of_torchrun, wait_for_torchrun
-from robustcli.evaluators import Evaluator, files_of
+from robustcli.evaluators import Evaluator
 from robustcli.models.digest import imported_code_digest, network_digest, weights_digest
 from robustcli.models.find import ModelRequest, find_model
 from robustcli.models.model import EvaluationDefaults
@@ -187,7 +187,7 @@ def _case(request: Request, device: torch.device) -> _Case:
     case = open_model(request.subject, subject, threat, device)
     seed = defaults.seed if request.seed is None else request.seed
     network = case.loaded.network
-    files = [files_digest(files_of(evaluator)) for evaluator in evaluators.values()]
+    files = [files_digest(evaluator.files) for evaluator in evaluators.values()]
     digest = [weights_digest(network), network_digest(network), case.data.digest, str(threat), seed, chosen, files]
     if request.subject.model is not None:
         digest.append(imported_code_digest())

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from robustcli.attacks.losses import margin
 from robustcli.errors import RobustCliError
-from robustcli.evaluation.consistency import Threats, of_counts, of_derived, of_lines
+from robustcli.evaluation.consistency import Threats, check_counts, check_derived, check_lines
 from robustcli.evaluation.evaluate import settled
 from robustcli.evaluation.fingerprint import evaluator_text, images_digest
 from robustcli.evaluation.per_image import ImageResult, decoded, read_adversarial_examples, read_per_image
 from robustcli.evaluation.stored import EvaluationFiles
-from robustcli.evaluators import Evaluator, looks_of
+from robustcli.evaluators import Evaluator
 from robustcli.models.digest import weights_digest
 from robustcli.models.find import ModelRequest, find_model
 from robustcli.models.model import Model, test_images
@@ -139,21 +139,21 @@ def verify(files: EvaluationFiles, network: nn.Module, x: Tensor, y: Tensor) -> 
         return [f"{result.total} images were evaluated; the data set has {len(x)}"], "nothing"
     x, y = x[: result.total], y[: result.total]
     threats = _threats_of(result, str(files.result))
-    looks = looks_of(evaluator)
+    votes = evaluator.votes
     problems = list(_of_fingerprint(result, network, x, y))
-    problems += of_counts(result, lines)
-    problems += of_derived(result, stored)
-    problems += of_lines(lines, threats, is_random=looks > 1)
+    problems += check_counts(result, lines)
+    problems += check_derived(result, stored)
+    problems += check_lines(lines, threats, is_random=votes > 1)
     if len(lines) == result.total:
         with settled(network, x.device.type):
             # So that a network that draws noise gets the same verdict every time.
             torch.manual_seed(derive(result.seed, "verify"))
-            problems += _of_clean_images(lines, network, x, y, looks)
+            problems += _of_clean_images(lines, network, x, y, votes)
             if files.adversarial_examples.exists():
-                problems += _of_adversarial_examples(files, lines, network, x, y, threats, looks)
+                problems += _of_adversarial_examples(files, lines, network, x, y, threats, votes)
     broken = sum(line.broken_by not in ("", "clean") for line in lines)
     words = f"{result.total} clean predictions, counts and interval"
-    if looks > 1:
+    if votes > 1:
         words += f" (logits vary from call to call; up to {_BY_CHANCE:.0%} of the images may differ by chance)"
     if files.adversarial_examples.exists() or not broken:
         return problems, f"{words}, {broken} adversarial images"
@@ -209,7 +209,7 @@ def _of_fingerprint(result: Evaluation, network: nn.Module, x: Tensor, y: Tensor
             yield f"{name}: the result says {stated}, its fingerprint {said.get(name)}"
 
 
-def _of_clean_images(lines: list[ImageResult], network: nn.Module, x: Tensor, y: Tensor, looks: int) -> Iterator[str]:
+def _of_clean_images(lines: list[ImageResult], network: nn.Module, x: Tensor, y: Tensor, votes: int) -> Iterator[str]:
     labels = torch.tensor([line.label for line in lines], device=x.device)
     said = torch.tensor([line.clean for line in lines], device=x.device)
     swapped = (labels != y).nonzero().flatten()
@@ -217,13 +217,13 @@ def _of_clean_images(lines: list[ImageResult], network: nn.Module, x: Tensor, y:
         yield f"labels: {len(swapped)} differ from those of the data, first of image {int(swapped[0])}"
     odd = []
     for start in range(0, len(x), _BATCH):
-        scores, slack = _scores(network, x[start : start + _BATCH], looks)
+        scores, slack = _scores(network, x[start : start + _BATCH], votes)
         classes = said[start : start + _BATCH]
         known = classes.clamp(0, scores.shape[1] - 1)
         behind = scores.amax(1) - scores.gather(1, known[:, None]).squeeze(1)
         # Not "greater than", so that a NaN is reported.
         odd += (start + (~(behind <= slack) | (known != classes)).nonzero().flatten()).tolist()
-    if len(odd) > _by_chance(len(x), looks):
+    if len(odd) > _by_chance(len(x), votes):
         yield f"clean predictions: {len(odd)} differ from those of this network, first of image {odd[0]}"
     for line in lines:
         if (line.clean != line.label) != (line.broken_by == "clean"):
@@ -234,21 +234,21 @@ def _of_clean_images(lines: list[ImageResult], network: nn.Module, x: Tensor, y:
             return
 
 
-def _scores(network: nn.Module, x: Tensor, looks: int) -> tuple[Tensor, Tensor]:
+def _scores(network: nn.Module, x: Tensor, votes: int) -> tuple[Tensor, Tensor]:
     """Scores (n, k) that decide the class of images, and their rounding error (n,): logits, or votes of forwards."""
     with torch.no_grad():
         logits: Tensor = network(x)
-        if looks == 1:
+        if votes == 1:
             return logits, _ROUNDING * logits.abs().amax(1)
-        votes = torch.nn.functional.one_hot(logits.argmax(1), logits.shape[1])
-        for _ in range(looks - 1):
-            votes += torch.nn.functional.one_hot(network(x).argmax(1), logits.shape[1])
-    return votes.to(x.dtype), torch.zeros(len(x), dtype=x.dtype, device=x.device)
+        counts = torch.nn.functional.one_hot(logits.argmax(1), logits.shape[1])
+        for _ in range(votes - 1):
+            counts += torch.nn.functional.one_hot(network(x).argmax(1), logits.shape[1])
+    return counts.to(x.dtype), torch.zeros(len(x), dtype=x.dtype, device=x.device)
 
 
-def _by_chance(images: int, looks: int) -> int:
+def _by_chance(images: int, votes: int) -> int:
     """Number of images whose verdict may differ by chance from that of the evaluation."""
-    return max(_FEW, int(_BY_CHANCE * images)) if looks > 1 else 0
+    return max(_FEW, int(_BY_CHANCE * images)) if votes > 1 else 0
 
 
 def _of_adversarial_examples(
@@ -258,7 +258,7 @@ def _of_adversarial_examples(
     x: Tensor,
     y: Tensor,
     threats: Threats,
-    looks: int,
+    votes: int,
 ) -> Iterator[str]:
     claimed = {line.image for line in lines if line.broken_by not in ("", "clean")}
     own = {line.image: threats[line.broken_by] for line in lines}
@@ -282,11 +282,11 @@ def _of_adversarial_examples(
             for threat in {own[number] for number in rows.tolist()}:
                 is_under = torch.tensor([own[number] == threat for number in rows.tolist()], device=x.device)
                 outside += rows[is_under & ~threat.contains(points, x[rows])].tolist()
-            scores, slack = _scores(network, points, looks)
+            scores, slack = _scores(network, points, votes)
             right += rows[~(margin(scores, y[rows]) >= -slack)].tolist()
     for words, images, allowed in (
         (f"lie outside {', '.join(map(str, dict.fromkeys(own.values())))} or the pixel box", outside, 0),
-        ("do not fool the network", right, _by_chance(len(seen), looks)),
+        ("do not fool the network", right, _by_chance(len(seen), votes)),
     ):
         if len(images) > allowed:
             yield f"adversarial examples: {len(images)} {words}, first of image {min(images)}"

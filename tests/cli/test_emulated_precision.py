@@ -8,7 +8,6 @@ import pytest
 from shell import TINY, Robust
 
 from robustcli.attacks.pgd import Pgd
-from robustcli.evaluators import is_hasty
 from robustcli.evaluators.attacked import Attacked
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.clean import Clean
@@ -67,7 +66,8 @@ def test_nothing_is_said_where_nothing_is_hasty_or_all_is_stored(
 
 def test_what_holds_a_hasty_search_is_hasty() -> None:
     hasty = AutoAttack(precision="fast")
-    assert [is_hasty(one) for one in (hasty, AutoAttack(), Clean(), Attacked(attack=Pgd()))] == [True] + [False] * 3
+    ones = (hasty, AutoAttack(), Clean(), Attacked(attack=Pgd()))
+    assert [one.is_low_precision for one in ones] == [True] + [False] * 3
     for inside, expected in ((hasty, True), (Clean(), False)):
-        assert is_hasty(WorstCase(members=[Clean(), inside])) is expected
-        assert is_hasty(Under(norm="l2", eps=Fraction(1, 2), evaluator=inside)) is expected
+        assert WorstCase(members=[Clean(), inside]).is_low_precision is expected
+        assert Under(norm="l2", eps=Fraction(1, 2), evaluator=inside).is_low_precision is expected

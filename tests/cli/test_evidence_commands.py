@@ -176,7 +176,7 @@ def test_a_journal_of_another_evaluation_is_refused(
         {**read_json(stored / "evaluations" / "pgd.json")["fingerprint"], "code": "0" * 64},
     )
     monkeypatch.chdir(tmp_path)
-    robust("eval", trained.best, *WORDS, "--quiet").require(2, "code: the journal has 000000000000...", "begin anew")
+    robust("eval", trained.best, *WORDS, "--quiet").require(2, "code: the journal has 000000000000...", "start over")
     assert [path.name for path in journal.iterdir()] == ["fingerprint.json"]
 
 
@@ -206,7 +206,7 @@ def test_a_worker_that_fails_is_an_error(
     journal = tmp_path / "evals" / stored.name / "evaluations" / "pgd.journal"
     write_json(journal / "fingerprint.json", {})
     said = robust_process("eval", trained.best, *WORDS, "--workers", 2, cwd=tmp_path)
-    said.require(2, "a worker ended with exit code 2", "is the journal of another evaluation")
+    said.require(2, "a worker ended with exit code 2", "belongs to another evaluation")
 
 
 def test_what_nobody_can_do_is_said_before_workers_begin(robust: Robust, trained: RunFolder) -> None:

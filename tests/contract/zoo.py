@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
+from robustcli.attacks import Attack
 from robustcli.attacks.fgsm import Fgsm
 from robustcli.attacks.pgd import Pgd
 from robustcli.data.targets import Labels
 from robustcli.defenses import Defense, Metrics
-from robustcli.evaluators import Case, Stage
+from robustcli.evaluators import AttackContext, Evaluator, Stage
 from robustcli.optimization.averaging import Averaging, CleanImages
 from robustcli.optimization.averaging.none import LastWeights
 from robustcli.optimization.progress import Progress
@@ -30,44 +31,44 @@ from robustcli.threat.threat import ThreatModel
 
 
 @dataclass(frozen=True)
-class LeavesTheBall:
+class LeavesTheBall(Attack):
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         return Fgsm()(model, x, y, ThreatModel(threat.norm, threat.eps * Fraction(102, 100)), rng)
 
 
 @dataclass(frozen=True)
-class LeavesTheBox:
+class LeavesTheBox(Attack):
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         return x + threat.radius / x[0].numel()
 
 
 @dataclass(frozen=True)
-class ReturnsNan:
+class ReturnsNan(Attack):
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         return torch.full_like(x, torch.nan)
 
 
 @dataclass(frozen=True)
-class WritesIntoItsInput:
+class WritesIntoItsInput(Attack):
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         return x.copy_(Fgsm()(model, x, y, threat, rng))
 
 
 @dataclass(frozen=True)
-class MovesAtRadius0:
+class MovesAtRadius0(Attack):
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         return (x + 1e-7 + 0.5 * threat.radius / x[0].numel()).clamp(0, 1)
 
 
 @dataclass(frozen=True)
-class ForgetsTheMode:
+class ForgetsTheMode(Attack):
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         model.eval()
         return Fgsm()(model, x, y, threat, rng)
 
 
 @dataclass(frozen=True)
-class RestoresTheModeUnlessItFails:
+class RestoresTheModeUnlessItFails(Attack):
     """Harmless on its own, inside `crafting`; alone it leaves train mode behind when the model fails."""
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
@@ -83,21 +84,21 @@ class RestoresTheModeUnlessItFails:
 
 
 @dataclass(frozen=True)
-class FillsGradients:
+class FillsGradients(Attack):
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         cross_entropy(model(x.clone().requires_grad_()), y).backward()
         return Fgsm()(model, x, y, threat, rng)
 
 
 @dataclass(frozen=True)
-class FreezesTheWeights:
+class FreezesTheWeights(Attack):
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         model.requires_grad_(False)
         return Fgsm()(model, x, y, threat, rng)
 
 
 @dataclass(frozen=True)
-class MovesStatistics:
+class MovesStatistics(Attack):
     """Looks at the model in train mode before it attacks."""
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
@@ -111,14 +112,14 @@ class MovesStatistics:
 
 
 @dataclass(frozen=True)
-class AttacksHalfOfTheBatch:
+class AttacksHalfOfTheBatch(Attack):
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         half = len(x) // 2
         return torch.cat([Fgsm()(model, x[:half], y[:half], threat, rng), x[half:]])
 
 
 @dataclass(frozen=True)
-class SharesOneDirection:
+class SharesOneDirection(Attack):
     """One perturbation for the whole batch."""
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
@@ -127,13 +128,13 @@ class SharesOneDirection:
 
 
 @dataclass(frozen=True)
-class DrawsGlobally:
+class DrawsGlobally(Attack):
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         return threat.project(x + torch.rand_like(x), x)
 
 
 @dataclass(frozen=True)
-class IgnoresClassShares:
+class IgnoresClassShares(Attack):
     """Takes any class shares for the first class."""
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
@@ -141,7 +142,7 @@ class IgnoresClassShares:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HasDeadOptions:
+class HasDeadOptions(Attack):
     """Two of its three starts are the same, and it ignores `restarts`.
 
     Args:
@@ -530,34 +531,34 @@ class StartsFromTheClock(Body):
 
 
 @dataclass(frozen=True)
-class NamesTwoStagesAlike:
+class NamesTwoStagesAlike(Evaluator):
     """What the second finds would be taken for what the first found."""
 
     batch_size: int = 4
 
-    def stages(self, case: Case) -> list[Stage]:
+    def stages(self, case: AttackContext) -> list[Stage]:
         return [Stage(name="pgd", attack=attack, noise="pgd") for attack in (Fgsm(), Pgd(steps=1))]
 
 
 @dataclass(frozen=True)
-class AttacksWhatItFeelsLike:
+class AttacksWhatItFeelsLike(Evaluator):
     """Its stages are other ones every time that it is asked."""
 
     batch_size: int = 4
     asked: list[int] = field(default_factory=list)
 
-    def stages(self, case: Case) -> list[Stage]:
+    def stages(self, case: AttackContext) -> list[Stage]:
         self.asked.append(1)
         return [Stage(name="fgsm", attack=Fgsm(), noise="fgsm")][len(self.asked) % 2 :]
 
 
 @dataclass(frozen=True)
-class ForgetsItsBatchSize:
+class ForgetsItsBatchSize(Evaluator):
     """Hands over all images, whatever batch size was asked for."""
 
     batch_size: int = 2
 
-    def stages(self, case: Case) -> list[Stage]:
+    def stages(self, case: AttackContext) -> list[Stage]:
         return [Stage(name="fgsm", attack=Fgsm(), noise="fgsm", batch_size=None)]
 
 

@@ -9,7 +9,7 @@ import torch
 from small_steps import LINF
 from torch import Tensor, nn
 
-from robustcli.attacks import ReportingAttack
+from robustcli.attacks import Attack
 from robustcli.attacks.active_set import no_early_exit
 from robustcli.attacks.crafting import crafting
 from robustcli.attacks.early_stopped_pgd import EarlyStoppedPgd
@@ -21,7 +21,7 @@ from robustcli.threat.noise import IndexedNoise, Noise, StreamNoise
 COUNT = 24
 X = images(COUNT, dtype=torch.float64)
 Y = labels(COUNT)
-ATTACKS: list[ReportingAttack] = [
+ATTACKS: list[Attack] = [
     EarlyStoppedPgd(steps=5, patience=1),
     EarlyStoppedPgd(steps=5, loss="kl", start="gaussian", noise_std=0.0),
     FoscPgd(steps=5, criterion=0.011),
@@ -56,7 +56,7 @@ def sources() -> list[Noise]:
 
 @pytest.mark.parametrize("source", [0, 1], ids=["stream", "by counter"])
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_points_are_those_of_the_whole_batch(attack: ReportingAttack, source: int) -> None:
+def test_points_are_those_of_the_whole_batch(attack: Attack, source: int) -> None:
     model = conv_net(dtype=torch.float64).eval()
     y = right_at_first(model)
     with no_early_exit(), sizes_of(model) as whole:
@@ -72,7 +72,7 @@ def test_points_are_those_of_the_whole_batch(attack: ReportingAttack, source: in
 
 @pytest.mark.parametrize("attack_bn", ["train", "batch_no_update"])
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_nobody_leaves_where_batches_are_normalised_by_themselves(attack: ReportingAttack, attack_bn: AttackBn) -> None:
+def test_nobody_leaves_where_batches_are_normalised_by_themselves(attack: Attack, attack_bn: AttackBn) -> None:
     model = conv_net(dtype=torch.float64)
     y = right_at_first(model)
     with crafting(model, attack_bn), sizes_of(model) as sizes:

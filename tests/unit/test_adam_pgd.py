@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from robustcli.attacks.adam_pgd import AdamPgd
 from robustcli.attacks.losses import LOSSES
 from robustcli.errors import RobustCliError
-from robustcli.evaluation.isolation import passes_counted
+from robustcli.evaluation.passes import count_passes
 from robustcli.promises.networks import conv_net, images, labels
 from robustcli.registry.types import Norm
 from robustcli.threat.noise import IndexedNoise
@@ -63,7 +63,7 @@ def test_it_raises_the_loss(norm: Norm) -> None:
 
 def test_ten_steps_are_ten_gradients() -> None:
     model, x, y = setting()
-    with passes_counted(model) as passes:
+    with count_passes(model) as passes:
         AdamPgd()(model, x, y, THREATS[0], noise())
     assert (passes.forwards, passes.gradients) == (80, 80)
 

@@ -18,7 +18,7 @@ from robustcli.attacks.fab import Fab
 from robustcli.attacks.square import Square
 from robustcli.errors import EvaluationError
 from robustcli.evaluation.evidence import gather
-from robustcli.evaluators import Case, autoattack_package
+from robustcli.evaluators import AttackContext, autoattack_package
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.registry.types import Norm
 from robustcli.threat.noise import IndexedNoise
@@ -150,7 +150,7 @@ class TestAutoAttack:
         package = Ensemble(
             nn.Identity(), norm={"linf": "Linf"}.get(norm, norm.upper()), eps=0.1, version=version, device="cpu"
         )
-        stages = AutoAttack(version=version).stages(Case(threat(norm), (3, 32, 32), 10))
+        stages = AutoAttack(version=version).stages(AttackContext(threat(norm), (3, 32, 32), 10))
         assert [stage.name for stage in stages] == package.attacks_to_run
         for name, attack in ((stage.name, stage.attack) for stage in stages):
             if isinstance(attack, Apgd):
@@ -405,7 +405,7 @@ class TestAutoAttack:
         model, x = Noisy().eval(), images(20)
         y = predicted(model.inner, x)
         rand = AutoAttack(engine="reference", version="rand")
-        assert (rand.looks, PACKAGE.looks) == (10, 1)
+        assert (rand.votes, PACKAGE.votes) == (10, 1)
         masks = []
         for draws in (0, 1):
             torch.rand(draws)

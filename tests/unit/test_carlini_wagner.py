@@ -14,7 +14,7 @@ from robustcli.attacks.adam import Adam
 from robustcli.attacks.carlini_wagner import CarliniWagner
 from robustcli.attacks.fab import Fab
 from robustcli.errors import RobustCliError
-from robustcli.evaluation.isolation import passes_counted
+from robustcli.evaluation.passes import count_passes
 from robustcli.evaluators.attacked import Attacked
 from robustcli.promises.networks import conv_net, images, linear_net
 from robustcli.threat.noise import IndexedNoise
@@ -126,7 +126,7 @@ def test_broken_is_what_has_a_wrong_point_inside() -> None:
     costs = {}
     for keep in ("fooled", "nearest"):
         attack = CarliniWagner(keep=keep, steps=200)  # type: ignore[arg-type]
-        with passes_counted(model) as passes:
+        with count_passes(model) as passes:
             x_adv = attack(model, x, y, inside, noise(16))
         costs[keep] = passes.gradients
         is_broken = predictions(model, x_adv) != y

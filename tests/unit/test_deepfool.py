@@ -10,7 +10,7 @@ from test_hyperplane import shortest
 from torch import Tensor, nn
 
 from robustcli.attacks.deepfool import DeepFool
-from robustcli.evaluation.isolation import passes_counted
+from robustcli.evaluation.passes import count_passes
 from robustcli.evaluators.attacked import Attacked
 from robustcli.promises.networks import conv_net, images, linear_net
 from robustcli.registry.types import Norm
@@ -103,11 +103,11 @@ def test_images_leave_when_misclassified_and_wrong_ones_do_not_enter() -> None:
     model, x = conv_net(3).eval(), images(16, 3)
     y = predictions(model, x)
     y[:4] = (y[:4] + 1) % 10
-    with passes_counted(model) as passes:
+    with count_passes(model) as passes:
         x_adv = DeepFool(steps=1, targets=3)(model, x, y, ThreatModel("l2", Fraction(100)), noise(16))
     assert torch.equal(x_adv[:4], x[:4])
     assert (passes.forwards, passes.gradients) == (16 + 2 * 12, 3 * 12)
-    with passes_counted(model) as passes:
+    with count_passes(model) as passes:
         DeepFool()(model, x, y, ThreatModel("l2", Fraction(100)), noise(16))
     assert passes.gradients < 9 * 12 * 5
 

@@ -302,7 +302,7 @@ def test_statistics_advance_with_the_forwards_that_count(defense: MinMax, advanc
 
 
 @dataclass
-class Watched:
+class Watched(Attack):
     """An attack that notes the state of the weights' gradients around the attack inside it."""
 
     inside: Attack

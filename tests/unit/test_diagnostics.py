@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from robustcli.attacks import Attack
 from robustcli.attacks.fgsm import Fgsm
 from robustcli.attacks.none import NoAttack
 from robustcli.attacks.pgd import Pgd
@@ -90,7 +91,7 @@ def test_the_curve_of_a_linear_model_counts_its_exact_radii(norm: Norm) -> None:
 
 
 @dataclass(frozen=True)
-class OnlySmall:
+class OnlySmall(Attack):
     """An attack that loses its strength at large radii."""
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
@@ -143,7 +144,7 @@ def test_an_attack_without_steps_has_no_curve_over_them() -> None:
 
 
 @dataclass(frozen=True)
-class Chance:
+class Chance(Attack):
     """A random point of the threat set."""
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
@@ -241,7 +242,7 @@ def test_an_attack_that_has_converged_has_fosc_0() -> None:
 
 
 @dataclass(frozen=True)
-class Checkered:
+class Checkered(Attack):
     """eps in every second pixel, half of it in the others."""
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
@@ -407,7 +408,7 @@ def test_bins_are_closed_above() -> None:
 
 
 @dataclass(frozen=True)
-class WritesIntoItsInput:
+class WritesIntoItsInput(Attack):
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         return x.add_(threat.radius)
 

@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from robustcli.attacks import Attack
 from robustcli.attacks.fgsm import Fgsm
 from robustcli.attacks.pgd import Pgd
 from robustcli.errors import EvaluationError
 from robustcli.evaluation.evaluate import Result, evaluate, preflight
 from robustcli.evaluation.evidence import gather
-from robustcli.evaluation.isolation import passes_counted
+from robustcli.evaluation.passes import count_passes
 from robustcli.evaluators.attacked import Attacked
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.clean import Clean
@@ -185,7 +186,7 @@ def run(evaluator: Any, model: nn.Module, x: Tensor, y: Tensor, **settings: Any)
 
 
 @dataclass(frozen=True)
-class Harm:
+class Harm(Attack):
     """An attack that does what it should not, then leaves the images or fails."""
 
     harm: Callable[[nn.Module], None]
@@ -258,7 +259,7 @@ class TestEvaluate:
     def test_counting_does_not_change_the_gradient(self) -> None:
         model, x = Net().eval(), images(3).requires_grad_()
         (plain,) = torch.autograd.grad(model(x).square().sum(), x)
-        with passes_counted(model) as passes:
+        with count_passes(model) as passes:
             (counted,) = torch.autograd.grad(model(x).square().sum(), x)
         assert torch.equal(plain, counted)
         assert (passes.forwards, passes.gradients) == (3, 3)
@@ -400,16 +401,17 @@ class TestFullPrecision:
     def test_the_check_of_an_epoch_is_in_full_precision_too(self) -> None:
         seen: list[list[str]] = []
 
-        def attack(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
-            seen.append(tf32_in_use())
-            return x
+        class Looks(Attack):
+            def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
+                seen.append(tf32_in_use())
+                return x
 
         before = torch.backends.cudnn.allow_tf32
         try:
             torch.backends.cudnn.allow_tf32 = True
             x, y = images(4), torch.arange(4)
             rng = IndexedNoise(0, torch.arange(4))
-            gather(Attacked(attack=attack), Net().eval(), x, y, LINF, rng)
+            gather(Attacked(attack=Looks()), Net().eval(), x, y, LINF, rng)
         finally:
             torch.backends.cudnn.allow_tf32 = before
         assert seen

@@ -9,6 +9,7 @@ import torch
 from judging import standing
 from torch import Tensor, nn
 
+from robustcli.attacks import Attack
 from robustcli.attacks.pgd import Pgd
 from robustcli.errors import EvaluationError, RobustCliError
 from robustcli.evaluators import EVALUATORS
@@ -63,7 +64,7 @@ def said(call: Callable[[], Tensor]) -> tuple[Tensor, list[str]]:
 
 
 @dataclass(frozen=True)
-class Shift:
+class Shift(Attack):
     """Adds a constant, wherever that leads; remembers what it was given."""
 
     by: float = 0.0
@@ -77,7 +78,7 @@ class Shift:
 
 
 @dataclass(frozen=True)
-class RandomPoint:
+class RandomPoint(Attack):
     """One random point of the threat set."""
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
@@ -85,7 +86,7 @@ class RandomPoint:
 
 
 @dataclass(frozen=True)
-class Overwriting:
+class Overwriting(Attack):
     """Leaves the ball by writing into its own input."""
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
@@ -93,7 +94,7 @@ class Overwriting:
 
 
 @dataclass(frozen=True)
-class NotANumber:
+class NotANumber(Attack):
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         x_adv = x.clone()
         x_adv[0, 0, 0, 0] = torch.nan
@@ -101,7 +102,7 @@ class NotANumber:
 
 
 @dataclass(frozen=True)
-class Fixed:
+class Fixed(Attack):
     """An attack that breaks images of known numbers, by a point found before, and remembers whom it was asked about."""
 
     points: dict[int, Tensor]
@@ -198,7 +199,7 @@ class TestAttacked:
 
     def test_images_of_another_shape_are_caught(self) -> None:
         @dataclass(frozen=True)
-        class Half:
+        class Half(Attack):
             def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
                 return x[:1]
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from robustcli.attacks import Attack
 from robustcli.attacks.pgd import Pgd
 from robustcli.errors import EvaluationError, RobustCliError
 from robustcli.evaluation.evaluate import evaluate
 from robustcli.evaluation.evidence import SURVIVES, WRONG_WHEN_CLEAN, Evidence, gather
 from robustcli.evaluation.journal import FolderJournal
-from robustcli.evaluation.outcomes import Strike
 from robustcli.evaluation.per_image import (
     ImageResult,
     decoded,
@@ -25,7 +25,8 @@ from robustcli.evaluation.per_image import (
     write_adversarial_examples,
     write_per_image,
 )
-from robustcli.evaluators import Case, Evaluator, Stage
+from robustcli.evaluation.run_attack import AttackOutcome
+from robustcli.evaluators import AttackContext, Evaluator, Stage
 from robustcli.evaluators.attacked import Attacked
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.worst_case import WorstCase
@@ -50,13 +51,13 @@ def noise(count: int = COUNT, seed: int = 0) -> IndexedNoise:
 
 
 @dataclass(frozen=True)
-class Ladder:
+class Ladder(Evaluator):
     """An attack for each given strength, weak ones first, in batches of a given size."""
 
     steps: tuple[int, ...] = (0, 1, 4)
     batch_size: int = 7
 
-    def stages(self, case: Case) -> list[Stage]:
+    def stages(self, case: AttackContext) -> list[Stage]:
         return [
             Stage(name=f"pgd-{steps}", attack=Pgd(steps=steps, keep="fooled"), noise="pgd", batch_size=self.batch_size)
             for steps in self.steps
@@ -129,14 +130,14 @@ class Dying:
     journal: FolderJournal
     left: int
 
-    def strikes(self, stage: str) -> Iterable[Strike]:
-        return self.journal.strikes(stage)
+    def outcomes(self, stage: str) -> Iterable[AttackOutcome]:
+        return self.journal.outcomes(stage)
 
-    def keep(self, strike: Strike) -> None:
+    def keep(self, outcome: AttackOutcome) -> None:
         if self.left == 0:
             raise KeyboardInterrupt
         self.left -= 1
-        self.journal.keep(strike)
+        self.journal.keep(outcome)
 
 
 def test_a_killed_evaluation_goes_on_after_any_call(tmp_path: Path) -> None:
@@ -158,13 +159,13 @@ def test_what_is_in_the_journal_is_not_attacked_again(tmp_path: Path) -> None:
     first = gather(Ladder(), model, x, y, LINF, noise(), journal)
 
     @dataclass(frozen=True)
-    class Broken:
+    class Broken(Attack):
         def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
             raise AssertionError("attacked again")
 
     @dataclass(frozen=True)
     class Again(Ladder):
-        def stages(self, case: Case) -> list[Stage]:
+        def stages(self, case: AttackContext) -> list[Stage]:
             return [replace(stage, attack=Broken()) for stage in super().stages(case)]
 
     assert facts(gather(Again(), model, x, y, LINF, noise(), journal)) == facts(first)
@@ -182,7 +183,7 @@ def test_shares_add_up(tmp_path: Path, shares: int) -> None:
         evaluate(*settings, journal=journal, share=(share, shares))  # type: ignore[arg-type]
     struck: list[tuple[str, int]] = []
     for stage in ("pgd-0", "pgd-1", "pgd-4"):
-        struck += [(stage, number) for strike in journal.strikes(stage) for number in strike.numbers.tolist()]
+        struck += [(stage, number) for strike in journal.outcomes(stage) for number in strike.numbers.tolist()]
     assert len(set(struck)) == len(struck)
     merged = evaluate(*settings, journal=journal)  # type: ignore[arg-type]
     assert whole.evidence is not None
@@ -209,7 +210,7 @@ def test_shares_leave_to_the_whole_what_depends_on_it(tmp_path: Path, evaluator:
     journal = FolderJournal.open(tmp_path / "journal", {})
     for share in range(2):
         evaluate(*settings, journal=journal, share=(share, 2))  # type: ignore[arg-type]
-    assert not [strike for name in ("fab-t", "package") for strike in journal.strikes(name)]
+    assert not [strike for name in ("fab-t", "package") for strike in journal.outcomes(name)]
     merged, whole = evaluate(*settings, journal=journal), evaluate(*settings)  # type: ignore[arg-type]
     assert merged.survivors == whole.survivors
     assert merged.warnings == whole.warnings
@@ -273,26 +274,26 @@ def test_stages_whose_names_are_cut_alike_keep_their_findings_apart(tmp_path: Pa
         kept[name] = sorted(path.name for path in journal.path.glob("*.npz"))
     assert len(kept["pgd"]) == 4 * math.ceil((COUNT - COUNT // 4) / 7)
     for name in kept:
-        assert {strike.stage for strike in journal.strikes(name)} == {name}
+        assert {strike.stage for strike in journal.outcomes(name)} == {name}
 
 
 @dataclass(frozen=True)
-class Named:
+class Named(Evaluator):
     """One attack under a given name."""
 
     name: str
     batch_size: int = 7
 
-    def stages(self, case: Case) -> list[Stage]:
+    def stages(self, case: AttackContext) -> list[Stage]:
         return [Stage(name=self.name, attack=Pgd(steps=0), noise="pgd", batch_size=self.batch_size)]
 
 
 def test_two_stages_of_one_name_are_refused() -> None:
     @dataclass(frozen=True)
-    class Twins:
+    class Twins(Evaluator):
         batch_size: int = 4
 
-        def stages(self, case: Case) -> list[Stage]:
+        def stages(self, case: AttackContext) -> list[Stage]:
             return [Stage(name="pgd", attack=Pgd(steps=1), noise="pgd")] * 2
 
     model, x, y = case()

@@ -10,7 +10,7 @@ from test_hyperplane import shortest
 from torch import Tensor, nn
 
 from robustcli.attacks.fab import Fab, fab_t
-from robustcli.evaluation.isolation import passes_counted
+from robustcli.evaluation.passes import count_passes
 from robustcli.promises.networks import conv_net, images, labels, linear_net
 from robustcli.registry.types import Norm
 from robustcli.threat.noise import IndexedNoise
@@ -142,7 +142,7 @@ def test_what_is_wrong_already_is_left_as_it_is() -> None:
 def test_survivors_cost_these_passes(attack: Fab, forwards: int, gradients: int) -> None:
     model, x = conv_net(3).eval(), images(8, 3)
     y = predictions(model, x)
-    with passes_counted(model) as passes:
+    with count_passes(model) as passes:
         x_adv = attack(model, x, y, ThreatModel("linf", Fraction(1, 10**6)), noise(8))
     assert torch.equal(x_adv, x)
     assert (passes.forwards, passes.gradients) == (8 * forwards, 8 * gradients)
@@ -151,7 +151,7 @@ def test_survivors_cost_these_passes(attack: Fab, forwards: int, gradients: int)
 def test_an_image_leaves_the_batch_once_it_is_broken() -> None:
     model, x = conv_net(3).eval(), images(8, 3)
     y = predictions(model, x)
-    with passes_counted(model) as passes:
+    with count_passes(model) as passes:
         x_adv = fab_t()(model, x, y, ThreatModel("linf", Fraction(1)), noise(8))
     assert (predictions(model, x_adv) != y).all()
     assert passes.gradients < 8 * 5

@@ -20,7 +20,7 @@ from robustcli.bench.autoattack import least_of_autoattack
 from robustcli.cli.plan import _share
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.evidence import gather
-from robustcli.evaluators import Case, Evaluator, Stage
+from robustcli.evaluators import AttackContext, Evaluator, Stage
 from robustcli.evaluators.attacked import Attacked
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.clean import Clean
@@ -146,7 +146,7 @@ def test_seconds_follow_from_survivors() -> None:
 
 def test_an_evaluation_under_another_threat_is_measured_there() -> None:
     @dataclass(frozen=True)
-    class Noting:
+    class Noting(Attack):
         seen: list[str]
 
         def __call__(self, model: Any, x: Any, y: Any, threat: ThreatModel, rng: Any) -> Any:
@@ -169,13 +169,13 @@ def test_a_search_is_never_compiled_for_a_plan() -> None:
     assert isinstance(found, partial)
     assert found.keywords == {"is_compiled": False, "precision": "fast"}
     assert evaluations._uncompiled(None) is None
-    case = Case(THREAT, (1, 8, 8), 10)
-    (searcher,) = {stage.searcher for stage in AutoAttack(attacks=("apgd-ce",)).stages(case)}
-    assert evaluations._uncompiled(searcher) is searcher
+    case = AttackContext(THREAT, (1, 8, 8), 10)
+    (surrogate,) = {stage.surrogate for stage in AutoAttack(attacks=("apgd-ce",)).stages(case)}
+    assert evaluations._uncompiled(surrogate) is surrogate
 
 
 def test_an_attack_without_steps_is_measured_as_it_is() -> None:
-    class Still:
+    class Still(Attack):
         def __call__(self, model: nn.Module, x: Any, y: Any, threat: Any, rng: Any) -> Any:
             model(x)
             return x

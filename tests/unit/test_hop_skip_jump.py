@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from robustcli.attacks.hop_skip_jump import HopSkipJump, _Oracle
 from robustcli.attacks.pgd import Pgd
 from robustcli.errors import RobustCliError
-from robustcli.evaluation.isolation import passes_counted
+from robustcli.evaluation.passes import count_passes
 from robustcli.evaluators.attacked import Attacked
 from robustcli.promises.networks import conv_net, images, linear_net
 from robustcli.registry.types import Norm
@@ -196,21 +196,21 @@ def test_no_image_asks_for_more_than_its_budget(norm: Norm) -> None:
     attack = HopSkipJump(queries=400, samples=20, keep="nearest")
     together = 0
     for i in range(6):
-        with passes_counted(model) as passes:
+        with count_passes(model) as passes:
             attack(model, x[i : i + 1], y[i : i + 1], threat, IndexedNoise(0, torch.tensor([i])))
         assert passes.gradients == 0
         assert passes.forwards <= 400
         together += passes.forwards
-    with passes_counted(model) as passes:
+    with count_passes(model) as passes:
         attack(model, x, y, threat, noise(6))
     assert passes.forwards == together
     assert together > 6 * 200
     # Many short steps: what each of them asks for must be counted.
-    with passes_counted(model) as passes:
+    with count_passes(model) as passes:
         HopSkipJump(queries=1000, samples=1, keep="nearest")(model, x[:1], y[:1], threat, noise(1))
     assert 900 < passes.forwards <= 1000
     for queries in (1, 2, 10, 30):
-        with passes_counted(model) as passes:
+        with count_passes(model) as passes:
             HopSkipJump(queries=queries)(model, x, y, threat, noise(6))
         assert passes.forwards <= 6 * queries
 
@@ -224,7 +224,7 @@ def test_broken_is_what_has_a_wrong_point_inside(norm: Norm) -> None:
     inside = ThreatModel(norm, Fraction(float(sizes.median()) * 1.0001))
     costs = []
     for attack in (HopSkipJump(queries=1000, keep="nearest"), HopSkipJump(queries=1000)):
-        with passes_counted(model) as passes:
+        with count_passes(model) as passes:
             x_adv = attack(model, x, y, inside, noise(20))
         costs.append(passes.forwards)
         is_broken = predictions(model, x_adv) != y
@@ -240,7 +240,7 @@ def test_what_noise_does_not_fool_is_returned_as_it_is() -> None:
         model[1].bias[0] += 1000  # type: ignore[index]
     y = torch.zeros_like(y)
     for queries, tries, asked in ((500, 7, 8), (5, 7, 5)):
-        with passes_counted(model) as passes:
+        with count_passes(model) as passes:
             x_adv = HopSkipJump(queries=queries, tries=tries)(model, x, y, ThreatModel("l2", WIDE["l2"]), noise(20))
         assert torch.equal(x_adv, x)
         assert passes.forwards == 20 * asked

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from robustcli.attacks.mim import Mim
 from robustcli.attacks.pgd import Pgd
-from robustcli.evaluation.isolation import passes_counted
+from robustcli.evaluation.passes import count_passes
 from robustcli.promises.networks import conv_net, images, labels
 from robustcli.registry.types import Norm
 from robustcli.threat.noise import IndexedNoise
@@ -93,7 +93,7 @@ def test_it_costs_a_gradient_per_step_and_a_forward_where_points_are_kept() -> N
     with torch.no_grad():
         y = model(x).argmax(1)
     for keep, forwards in (("last", 4), ("best", 5), ("fooled", 5)):
-        with passes_counted(model) as passes:
+        with count_passes(model) as passes:
             Mim(steps=4, keep=keep)(model, x, y, threat, noise(16))  # type: ignore[arg-type]
         assert (passes.forwards, passes.gradients) == (16 * forwards, 16 * 4)
 

@@ -11,6 +11,7 @@ import torch
 from small_steps import LINF, counted, progress, same, train
 from torch import Tensor, nn
 
+from robustcli.attacks import Attack
 from robustcli.attacks.multi_threat import Alternate, Msd, WorstOf
 from robustcli.attacks.pgd import Pgd
 from robustcli.defenses import Batch
@@ -69,7 +70,7 @@ def test_average_is_the_mean_over_threats(shares: bool) -> None:
 
 
 @dataclass(frozen=True)
-class Constant:
+class Constant(Attack):
     """Answers with images of its own."""
 
     points: Tensor

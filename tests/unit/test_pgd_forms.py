@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from robustcli.attacks.gradient import input_gradient, mean_input_gradient
 from robustcli.attacks.losses import LOSSES
 from robustcli.attacks.pgd import Pgd, eot_pgd, tpgd
-from robustcli.evaluation.isolation import passes_counted
+from robustcli.evaluation.passes import count_passes
 from robustcli.promises.networks import conv_net, images, labels
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
@@ -48,7 +48,7 @@ def test_more_gradients_of_a_model_without_noise_change_only_the_cost(keep: Any)
     small = ThreatModel("linf", Fraction(1, 10**5))
     found, costs = [], []
     for gradients in (1, 4):
-        with passes_counted(model) as passes:
+        with count_passes(model) as passes:
             found.append(Pgd(steps=3, gradients=gradients, keep=keep)(model, x, y, small, noise(8)))
         costs.append((passes.forwards, passes.gradients))
     assert torch.allclose(found[0], found[1], rtol=0, atol=1e-12)

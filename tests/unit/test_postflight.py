@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from robustcli.attacks import Attack
 from robustcli.attacks.hop_skip_jump import HopSkipJump
 from robustcli.attacks.pgd import Pgd
 from robustcli.attacks.spsa import Spsa
 from robustcli.attacks.square import Square
 from robustcli.errors import EvaluationError
 from robustcli.evaluation.evaluate import Result, evaluate
-from robustcli.evaluators import Case, Stage
+from robustcli.evaluators import AttackContext, Evaluator, Stage
 from robustcli.evaluators.attacked import Attacked
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.clean import Clean
@@ -134,7 +135,7 @@ def test_cross_entropy_that_finds_little_is_suspect() -> None:
 
 
 def test_an_attack_that_misses_what_chance_finds_is_suspect() -> None:
-    class Lazy:
+    class Lazy(Attack):
         def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
             return x
 
@@ -177,16 +178,16 @@ def test_train_mode_is_invalid() -> None:
 def test_black_box_attacks_after_others_are_asked_about_alone() -> None:
     """A stage without gradients that comes first proves nothing about gradients."""
 
-    class Blind:
+    class Blind(Attack):
         is_black_box = True
 
         def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
             return Pgd(steps=10, keep="fooled")(model, x, y, threat, rng)
 
-    class First:
+    class First(Evaluator):
         batch_size = 50
 
-        def stages(self, case: Case) -> list[Stage]:
+        def stages(self, case: AttackContext) -> list[Stage]:
             return [Stage(name="noise", attack=Blind(), noise="a")]
 
     result = found(conv_net(classes=4), First())

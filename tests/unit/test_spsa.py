@@ -12,7 +12,7 @@ from robustcli.attacks.gradient import input_gradient
 from robustcli.attacks.losses import LOSSES
 from robustcli.attacks.pgd import Pgd
 from robustcli.attacks.spsa import Spsa
-from robustcli.evaluation.isolation import passes_counted
+from robustcli.evaluation.passes import count_passes
 from robustcli.evaluators.attacked import Attacked
 from robustcli.promises.networks import conv_net, images, labels, linear_net
 from robustcli.registry.types import Norm
@@ -94,7 +94,7 @@ def test_survivors_cost_forwards_alone_and_keep_their_worst_point(norm: Norm) ->
     loss = LOSSES["margin"]
     found = []
     for steps in (1, 3, 6):
-        with passes_counted(model) as passes:
+        with count_passes(model) as passes:
             x_adv = Spsa(steps=steps, samples=10)(model, x, y, threat, noise(8))
         assert (predictions(model, x_adv) == y).all()
         assert (passes.forwards, passes.gradients) == (8 * (steps * 21 + 1), 0)

@@ -22,7 +22,7 @@ from robustcli.attacks.square_tiles import (
     proposed,
     window_side,
 )
-from robustcli.evaluation.isolation import passes_counted
+from robustcli.evaluation.passes import count_passes
 from robustcli.evaluators.attacked import Attacked
 from robustcli.promises.networks import conv_net, images, labels
 from robustcli.registry.types import Norm
@@ -202,11 +202,11 @@ def test_survivors_cost_one_forward_per_query_and_no_gradient(norm: Norm) -> Non
     model, x = conv_net(3).eval(), images(8, 3)
     y = predictions(model, x)
     threat = ThreatModel(norm, EPS[norm] / 10**4)
-    with passes_counted(model) as passes:
+    with count_passes(model) as passes:
         x_adv = Square(queries=40)(model, x, y, threat, noise(8))
     assert (predictions(model, x_adv) == y).all()
     assert (passes.forwards, passes.gradients) == (8 * 41, 0)
-    with passes_counted(model) as passes:
+    with count_passes(model) as passes:
         Square(queries=40, restarts=2)(model, x, y, threat, noise(8))
     assert passes.forwards == 8 * 82
 

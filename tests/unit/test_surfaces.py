@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from robustcli.attacks import Attack
 from robustcli.attacks.fgsm import Fgsm
 from robustcli.diagnostics.input_surface import InputSurface
 from robustcli.diagnostics.weight_surface import moved, random_direction, weight_surface
@@ -145,7 +146,7 @@ def test_two_directions_span_a_surface_whose_axes_are_curves() -> None:
 
 
 @dataclass(frozen=True)
-class Counted:
+class Counted(Attack):
     """FGSM that notes the weights it sees."""
 
     seen: list[float]

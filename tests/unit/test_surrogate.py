@@ -13,13 +13,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from robustcli.attacks import Attack
 from robustcli.attacks.pgd import Pgd
 from robustcli.attacks.surrogate import SurrogateCopy
 from robustcli.errors import EvaluationError
 from robustcli.evaluation.evidence import Evidence, gather
 from robustcli.evaluation.journal import FolderJournal
-from robustcli.evaluation.outcomes import Strike
-from robustcli.evaluators import Case, Stage
+from robustcli.evaluation.run_attack import AttackOutcome
+from robustcli.evaluators import AttackContext, Evaluator, Stage
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.worst_case import WorstCase
 from robustcli.promises.networks import conv_net, images, linear_net
@@ -73,18 +74,18 @@ class TestSearchNetwork:
 
 
 @dataclass(frozen=True)
-class Hasty:
+class Hasty(Evaluator):
     """One PGD, searching with a copy that answers as told."""
 
     copy: nn.Module
     attack: Any
     batch_size: int = 50
 
-    def stages(self, case: Case) -> list[Stage]:
-        return [Stage(name="pgd", attack=self.attack, noise="pgd", searcher=lambda model: self.copy)]
+    def stages(self, case: AttackContext) -> list[Stage]:
+        return [Stage(name="pgd", attack=self.attack, noise="pgd", surrogate=lambda model: self.copy)]
 
 
-class TestJudgement:
+class TestPrediction:
     def test_a_copy_that_is_always_fooled_breaks_nobody_by_itself(self) -> None:
         """The images that it takes for broken are attacked again, with the network."""
         model, _, _ = case()
@@ -127,9 +128,9 @@ class TestJudgement:
 
 
 def test_fab_searches_precisely_also_in_haste() -> None:
-    stages = AutoAttack(precision="fast").stages(Case(LINF, (1, 8, 8), 10))
+    stages = AutoAttack(precision="fast").stages(AttackContext(LINF, (1, 8, 8), 10))
     model, _, _ = case()
-    is_fast = {stage.name: stage.searcher(model).is_fast for stage in stages if stage.searcher is not None}
+    is_fast = {stage.name: stage.surrogate(model).is_fast for stage in stages if stage.surrogate is not None}
     assert is_fast == {"apgd-ce": True, "apgd-t": True, "fab-t": False, "square": True}
 
 
@@ -234,7 +235,21 @@ class Blind(nn.Module):
 
 
 @dataclass(frozen=True)
-class Sampled:
+class BreaksGiven(Attack):
+    broken: frozenset[int]
+    asked: list[list[int]]
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
+        assert isinstance(rng, IndexedNoise)
+        numbers = rng.index.tolist()
+        self.asked.append(numbers)
+        found = Pgd(steps=20, keep="fooled", loss="margin")(model, x, y, threat, rng)
+        hit = torch.tensor([number in self.broken for number in numbers])
+        return torch.where(hit[:, None, None, None], found, x)
+
+
+@dataclass(frozen=True)
+class Sampled(Evaluator):
     """Breaks given images of those that it is asked about, after asking `sample` of them first."""
 
     broken: frozenset[int]
@@ -242,16 +257,12 @@ class Sampled:
     asked: list[list[int]]
     batch_size: int = 6
 
-    def stages(self, case: Case) -> list[Stage]:
-        def attack(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
-            assert isinstance(rng, IndexedNoise)
-            numbers = rng.index.tolist()
-            self.asked.append(numbers)
-            found = Pgd(steps=20, keep="fooled", loss="margin")(model, x, y, threat, rng)
-            hit = torch.tensor([number in self.broken for number in numbers])
-            return torch.where(hit[:, None, None, None], found, x)
-
-        return [Stage(name="late", attack=attack, noise="late", batch_size=6, sample=self.sample)]
+    def stages(self, case: AttackContext) -> list[Stage]:
+        return [
+            Stage(
+                name="late", attack=BreaksGiven(self.broken, self.asked), noise="late", batch_size=6, sample=self.sample
+            )
+        ]
 
 
 WIDE = ThreatModel("linf", Fraction(1, 5))
@@ -300,7 +311,7 @@ class TestScreen:
             assert sum(map(len, asked)) <= COUNT + 6
 
     def test_autoattack_samples_what_seldom_breaks(self) -> None:
-        case_ = Case(LINF, (3, 8, 8), 10)
+        case_ = AttackContext(LINF, (3, 8, 8), 10)
         samples = {stage.name: stage.sample for stage in AutoAttack(screen=5).stages(case_)}
         assert samples == {"apgd-ce": None, "apgd-t": None, "fab-t": 5, "square": 5}
         assert {stage.sample for stage in AutoAttack().stages(case_)} == {None}
@@ -315,14 +326,14 @@ class Dying:
     journal: FolderJournal
     left: int
 
-    def strikes(self, stage: str) -> Any:
-        return self.journal.strikes(stage)
+    def outcomes(self, stage: str) -> Any:
+        return self.journal.outcomes(stage)
 
-    def keep(self, strike: Strike) -> None:
+    def keep(self, outcome: AttackOutcome) -> None:
         if self.left == 0:
             raise KeyboardInterrupt
         self.left -= 1
-        self.journal.keep(strike)
+        self.journal.keep(outcome)
 
 
 def _asked_first() -> list[list[int]]:

@@ -101,6 +101,6 @@ def test_a_network_for_other_images_is_refused(tmp_path: Path, shape: tuple[int,
     path = tmp_path / "source.pt"
     model, x, y = case(path)
     checkpoint.save(path, {**checkpoint.load(path), "shape": list(shape)})
-    words = f"takes {'x'.join(map(str, shape[:3]))} images of {shape[3]} classes; these are 1x8x8 images of 10"
+    words = f"takes {'x'.join(map(str, shape[:3]))} images of {shape[3]} classes; expected 1x8x8 images of 10"
     with pytest.raises(RobustCliError, match=words):
         gathered(Transferred(source=str(path), attack=PGD), model, x, y)

@@ -8,7 +8,7 @@ the attack lets go of it.
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from robustcli.attacks import Attack
 from robustcli.attacks.crafting import crafting
 from robustcli.evaluation.evidence import gather
-from robustcli.evaluation.isolation import passes_counted
-from robustcli.evaluators import Case, Evaluator, Stage, chunks, threat_of
+from robustcli.evaluation.passes import count_passes
+from robustcli.evaluators import AttackContext, Evaluator, Stage, chunks
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.autoattack_package import Package
 from robustcli.measuring.clocks import Seconds, now
@@ -137,9 +137,9 @@ class Probe:
             return self._measured(evaluator, images, max(1, round(robust * images)))
 
     def _measured(self, evaluator: Evaluator, images: int, survivors: int) -> EvaluationCost:
-        threat = threat_of(evaluator, self.threat)
-        case = Case(threat, (self.x.shape[1], self.x.shape[2], self.x.shape[3]), self.classes)
-        stages, notes = _ours(evaluator.stages(case), case)
+        threat = evaluator.threat or self.threat
+        context = AttackContext(threat, (self.x.shape[1], self.x.shape[2], self.x.shape[3]), self.classes)
+        stages, notes = _ours(evaluator.stages(context), context)
         costs = []
         for stage in stages:
             own = stage.threat or threat
@@ -167,7 +167,7 @@ class Probe:
     def _stage(self, stage: Stage, threat: ThreatModel, survivors: int) -> StageCost:
         few, more = (_shortened(stage.attack, steps) for steps in (_FEW, _MORE))
         passes = self._passes(stage, few, more, threat)
-        points = survivors * getattr(stage.attack, "side_by_side", 1)
+        points = survivors * stage.attack.side_by_side
         batch = min(stage.batch_size or points, points, self.affordable, len(self.x))
         timed = self._timed(stage, threat, batch)
         return StageCost(
@@ -202,7 +202,7 @@ class Probe:
     def _gathered(self, stage: Stage, attack: Attack, threat: ThreatModel, images: int) -> "_Found":
         """One short attack on images that it cannot break; per image."""
         harmless = threat.scaled(_HARMLESS)
-        probed = replace(stage, attack=attack, sample=None, threat=harmless, searcher=_uncompiled(stage.searcher))
+        probed = replace(stage, attack=attack, sample=None, threat=harmless, surrogate=_uncompiled(stage.surrogate))
         only = _Only(probed, stage.batch_size or images)
         x, y = self.x[:images], self.y[:images]
         rng = IndexedNoise(0, torch.arange(len(x), device=self.device))
@@ -221,7 +221,7 @@ class Probe:
         spent = []
         for labels in (y, (y + 1) % self.classes):
             rng = IndexedNoise(0, torch.arange(len(x), device=self.device))
-            with crafting(self.network, "eval"), passes_counted(self.network) as passes:
+            with crafting(self.network, "eval"), count_passes(self.network) as passes:
                 attack(self.network, x.clone(), labels, threat.scaled(_HARMLESS), rng)
             spent.append(passes.forwards + passes.gradients)
         return spent[1] < spent[0]
@@ -240,17 +240,17 @@ class _Found:
 
 
 @dataclass(frozen=True)
-class _Only:
+class _Only(Evaluator):
     """An evaluator of one stage."""
 
     stage: Stage
     batch_size: int
 
-    def stages(self, case: Case) -> list[Stage]:
+    def stages(self, context: AttackContext) -> list[Stage]:
         return [self.stage]
 
 
-def _ours(stages: Sequence[Stage], case: Case) -> tuple[list[Stage], tuple[str, ...]]:
+def _ours(stages: Sequence[Stage], context: AttackContext) -> tuple[list[Stage], tuple[str, ...]]:
     """Stages of attacks that can be cut short; the package of AutoAttack's authors cannot."""
     found: list[Stage] = []
     notes = []
@@ -258,7 +258,7 @@ def _ours(stages: Sequence[Stage], case: Case) -> tuple[list[Stage], tuple[str, 
         if isinstance(stage.attack, Package):
             known: Any = stage.attack  # Its words are checked where an evaluator makes it.
             native = AutoAttack(version=known.version, attacks=known.attacks)
-            found += native.stages(case)
+            found += native.stages(context)
             notes.append("engine reference is told by the native engine, which is mostly the faster one")
         else:
             found.append(stage)
@@ -269,17 +269,17 @@ def _ours(stages: Sequence[Stage], case: Case) -> tuple[list[Stage], tuple[str, 
 
 def _length_of(attack: Attack) -> int | None:
     """Its steps or queries; None where its length is set by something else."""
-    for name in _LENGTHS:
-        value = getattr(attack, name, None)
-        if is_dataclass(attack) and isinstance(value, int):
-            return value
-    return None
+    return next((getattr(attack, name) for name in _settings(attack) if name in _LENGTHS), None)
+
+
+def _settings(attack: Any) -> list[str]:
+    """The names of its settings."""
+    return [item.name for item in fields(attack)] if is_dataclass(attack) else []
 
 
 def _shortened(attack: Any, steps: int) -> Attack:
     """The attack with so many steps or queries, or itself where it has none."""
-    has_length = _length_of(attack) is not None
-    return _replaced(attack, {name: steps for name in _LENGTHS if has_length and hasattr(attack, name)})
+    return _replaced(attack, {name: steps for name in _settings(attack) if name in _LENGTHS})
 
 
 def _single(attack: Any) -> Attack:
@@ -292,8 +292,8 @@ def _replaced(attack: Any, changes: dict[str, int]) -> Attack:
     return changed
 
 
-def _uncompiled(searcher: Callable[[nn.Module], nn.Module] | None) -> Callable[[nn.Module], nn.Module] | None:
+def _uncompiled(surrogate: Callable[[nn.Module], nn.Module] | None) -> Callable[[nn.Module], nn.Module] | None:
     """The same without compiling, which takes a minute and is stated nowhere else."""
-    if isinstance(searcher, partial) and searcher.keywords.get("is_compiled"):
-        return partial(searcher.func, *searcher.args, **{**searcher.keywords, "is_compiled": False})
-    return searcher
+    if isinstance(surrogate, partial) and surrogate.keywords.get("is_compiled"):
+        return partial(surrogate.func, *surrogate.args, **{**surrogate.keywords, "is_compiled": False})
+    return surrogate

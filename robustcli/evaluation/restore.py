@@ -1,10 +1,8 @@
-"""An evaluation leaves no trace: the model, its generators and its hooks are afterwards what they were."""
+"""Restore what an evaluation may change: the model and the global random generators."""
 
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,41 +11,9 @@ from torch import Tensor, nn
 from robustcli.models.digest import tensor_bytes
 
 
-@dataclass
-class Passes:
-    """Examples that went forward, and examples that a gradient came back for."""
-
-    forwards: int = 0
-    gradients: int = 0
-
-
 @contextmanager
-def passes_counted(*models: nn.Module) -> Iterator[Passes]:
-    """Count the examples that go forward through the models, and those that a gradient comes back for."""
-    passes = Passes()
-
-    def count(_module: nn.Module, _inputs: Any, logits: Tensor) -> None:
-        examples = len(logits)
-        passes.forwards += examples
-
-        def came_back(_gradient: Tensor) -> None:
-            passes.gradients += examples
-
-        if logits.requires_grad:
-            logits.register_hook(came_back)  # type: ignore[no-untyped-call]
-
-    # A model may be named twice, and is counted once.
-    hooks = [model.register_forward_hook(count) for model in dict.fromkeys(models)]
-    try:
-        yield passes
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-@contextmanager
-def generators_restored(device: torch.device) -> Iterator[None]:
-    """Global generators of torch and numpy go on afterwards as if nothing had drawn from them or seeded them."""
+def restored_generators(device: torch.device) -> Iterator[None]:
+    """Restore the global generators of torch and numpy, as if nothing had drawn from them or seeded them."""
     numpy_state = np.random.get_state()
     with torch.random.fork_rng(devices=list(range(torch.cuda.device_count())) if device.type == "cuda" else []):
         try:
@@ -57,10 +23,10 @@ def generators_restored(device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def model_restored(model: nn.Module) -> Iterator[None]:
-    """Put weights, buffers, gradients, modes and requires_grad back, bit for bit, also after an error.
+def restored_model(model: nn.Module) -> Iterator[None]:
+    """Restore weights, buffers, gradients, modes and requires_grad bit for bit, also after an error.
 
-    An evaluator that changed weights or buffers has measured another model: that is a warning.
+    Warns if weights or buffers had changed, because then another model was measured.
     """
     modes = [(module, module.training) for module in model.modules()]
     parameters = [

@@ -1,4 +1,4 @@
-"""How many images are worked on at once: what was asked for, fewer where memory runs out, more where it lies idle."""
+"""Batches that adapt to memory: smaller after it runs out, larger while a GPU has much of it left."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,31 +12,31 @@ from robustcli.errors import EvaluationError
 
 T = TypeVar("T")
 
-# A batch of twice the size is tried while one takes less than this share of a GPU's memory.
+# The batch size is doubled while a batch takes less than this share of a GPU's memory.
 _IDLE = 0.4
 
 
 @dataclass
 class _Fit:
-    """What has been found out about memory: how much fits of what is asked for, and whether more may be tried."""
+    """What fits into memory: a multiple of the size that is asked for, and whether larger batches may be tried."""
 
     factor: float
     may_grow: bool
 
 
-# Of the networks of this process.
+# By network, for this process.
 _REMEMBERED: WeakKeyDictionary[nn.Module, _Fit] = WeakKeyDictionary()
 
 
-class Portions:
-    """Cuts images into batches that fit. What one attack has found out about memory holds for the next.
+class AdaptiveBatches:
+    """Cuts images into batches that fit into memory, and remembers what fits from one attack to the next.
 
-    Findings do not depend on how images are cut (see threat/noise.py), so this changes cost alone. A network that draws
-    noise of its own draws it by the batch: there nothing grows, and where memory runs out the draws are others.
+    Results do not depend on how images are cut (see threat/noise.py), so only the cost changes. A network that draws
+    its own noise draws it per batch: its batches never grow, and if memory runs out it draws other numbers.
 
     Args:
-        network: what one evaluation has found out about it holds for the next in this process, too.
-        is_random: whether it draws noise.
+        network: what fits is remembered for this network, also in later evaluations of this process.
+        is_random: whether the network draws noise.
     """
 
     def __init__(self, device: torch.device, network: nn.Module | None = None, *, is_random: bool = False) -> None:
@@ -47,16 +47,16 @@ class Portions:
             self._fit = _REMEMBERED.setdefault(network, self._fit)
         self.least: int | None = None
 
-    def of(self, count: int, asked: int | None, work: Callable[[slice, int], T]) -> Iterator[T]:
-        """What `work` makes of slices that cover 0..count, in their order.
+    def map(self, count: int, asked: int | None, work: Callable[[slice, int], T]) -> Iterator[T]:
+        """Yield what `work` returns for slices that cover 0..count, in order.
 
         Args:
-            asked: images at once where nothing else is known; None is all, whatever memory there is.
-            work: of a slice and the most points that may be in one pass. Called again, with fewer, after it ran out of
-                memory.
+            asked: batch size to begin with; None is one batch of all images, whatever memory there is.
+            work: called with a slice and the largest number of points in one pass; called again with smaller ones
+                after it ran out of memory.
 
         Raises:
-            EvaluationError: one image alone does not fit.
+            EvaluationError: a single image does not fit.
         """
         if asked is None:
             if count:
@@ -71,7 +71,7 @@ class Portions:
             try:
                 done = work(part, size)
             except torch.OutOfMemoryError:
-                # A small rest may run out too: what was tried counts, not what would have been allowed.
+                # The last batch may be smaller: what was tried counts, not what was allowed.
                 self._halve(min(size, part.stop - begin), asked)
                 continue
             if self._fit.may_grow and part.stop - begin == size and _share_used(self._device) < _IDLE:
@@ -81,10 +81,10 @@ class Portions:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """For the reader of a result: that memory ran out."""
+        """A warning for the result, if memory ran out."""
         if self.least is None:
             return ()
-        price = "which changes the noise that the network draws" if self._is_random else "which costs time alone"
+        price = "which changes the noise that the network draws" if self._is_random else "which costs only time"
         return (f"memory ran out; batches were cut to {self.least} images, {price}",)
 
     def _halve(self, tried: int, asked: int) -> None:
@@ -98,8 +98,8 @@ class Portions:
 
 
 def _share_used(device: torch.device) -> float:
-    """The share of a GPU's memory that was in use at most since the peak was last reset.
+    """The largest share of a GPU's memory in use since the peak was last reset.
 
-    In use, not held: what training has left in the allocator's store is free to take.
+    Memory that the allocator only caches does not count.
     """
     return torch.cuda.max_memory_allocated(device) / torch.cuda.get_device_properties(device).total_memory

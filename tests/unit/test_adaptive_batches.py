@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from robustcli.attacks import Attack
 from robustcli.attacks.fab import fab_t
 from robustcli.attacks.pgd import Pgd
 from robustcli.errors import EvaluationError
-from robustcli.evaluation import batching as portions
-from robustcli.evaluation.batching import Portions
+from robustcli.evaluation import adaptive_batches
+from robustcli.evaluation.adaptive_batches import AdaptiveBatches
 from robustcli.evaluation.evidence import gather
 from robustcli.evaluators import Stage
 from robustcli.evaluators.attacked import Attacked
@@ -23,7 +24,7 @@ from robustcli.threat.threat import ThreatModel
 CPU = torch.device("cpu")
 
 
-def tried(found: Portions, count: int, asked: int | None, fits: int) -> tuple[list[tuple[int, int]], list[int]]:
+def tried(found: AdaptiveBatches, count: int, asked: int | None, fits: int) -> tuple[list[tuple[int, int]], list[int]]:
     """Slices that were done, and sizes that were tried, where more than `fits` at once run out of memory."""
     sizes: list[int] = []
 
@@ -34,18 +35,18 @@ def tried(found: Portions, count: int, asked: int | None, fits: int) -> tuple[li
             raise torch.OutOfMemoryError("CUDA out of memory")
         return part.start, part.stop
 
-    return [*found.of(count, asked, work)], sizes
+    return [*found.map(count, asked, work)], sizes
 
 
 def test_slices_cover_everything_once_and_are_halved_until_they_fit() -> None:
-    assert tried(Portions(CPU), 10, 4, 100) == ([(0, 4), (4, 8), (8, 10)], [4, 4, 2])
-    assert tried(Portions(CPU), 10, 8, 3) == ([(0, 2), (2, 4), (4, 6), (6, 8), (8, 10)], [8, 4, 2, 2, 2, 2, 2])
-    assert tried(Portions(CPU), 10, None, 100) == ([(0, 10)], [10])
-    assert tried(Portions(CPU), 0, 4, 100) == tried(Portions(CPU), 0, None, 100) == ([], [])
+    assert tried(AdaptiveBatches(CPU), 10, 4, 100) == ([(0, 4), (4, 8), (8, 10)], [4, 4, 2])
+    assert tried(AdaptiveBatches(CPU), 10, 8, 3) == ([(0, 2), (2, 4), (4, 6), (6, 8), (8, 10)], [8, 4, 2, 2, 2, 2, 2])
+    assert tried(AdaptiveBatches(CPU), 10, None, 100) == ([(0, 10)], [10])
+    assert tried(AdaptiveBatches(CPU), 0, 4, 100) == tried(AdaptiveBatches(CPU), 0, None, 100) == ([], [])
 
 
 def test_what_one_attack_found_holds_for_the_next() -> None:
-    found = Portions(CPU)
+    found = AdaptiveBatches(CPU)
     assert found.least is None
     tried(found, 8, 8, 2)
     assert found.least == 2
@@ -54,23 +55,23 @@ def test_what_one_attack_found_holds_for_the_next() -> None:
 
 
 def test_a_small_rest_that_does_not_fit_is_halved_too() -> None:
-    found = Portions(CPU)
+    found = AdaptiveBatches(CPU)
     assert tried(found, 3, 250, 1) == ([(0, 1), (1, 2), (2, 3)], [3, 1, 1, 1])
 
 
 def test_one_image_that_does_not_fit_is_an_error() -> None:
     with pytest.raises(EvaluationError, match="out of memory on cpu with one image at a time"):
-        tried(Portions(CPU), 4, 4, 0)
+        tried(AdaptiveBatches(CPU), 4, 4, 0)
     with pytest.raises(torch.OutOfMemoryError):
-        tried(Portions(CPU), 4, None, 3)
+        tried(AdaptiveBatches(CPU), 4, None, 3)
 
 
 def test_batches_are_doubled_while_memory_lies_idle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _device: None)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     used = {"share": 0.1}
-    monkeypatch.setattr(portions, "_share_used", lambda _device: used["share"])
-    found = Portions(torch.device("cuda"))
+    monkeypatch.setattr(adaptive_batches, "_share_used", lambda _device: used["share"])
+    found = AdaptiveBatches(torch.device("cuda"))
     assert tried(found, 20, 2, 100)[1] == [2, 4, 8, 6]
     used["share"] = 0.5
     assert tried(found, 20, 2, 100)[1] == [16, 4]
@@ -81,26 +82,26 @@ def test_batches_are_doubled_while_memory_lies_idle(monkeypatch: pytest.MonkeyPa
 
 def test_the_next_evaluation_of_a_network_begins_where_the_last_ended() -> None:
     model, other = conv_net(), conv_net()
-    tried(Portions(CPU, model), 8, 8, 2)
-    again = Portions(CPU, model)
+    tried(AdaptiveBatches(CPU, model), 8, 8, 2)
+    again = AdaptiveBatches(CPU, model)
     assert tried(again, 4, 8, 100)[1] == [2, 2]
     assert again.warnings == (), "nothing ran out in this one"
-    assert tried(Portions(CPU, other), 8, 8, 100)[1] == [8]
+    assert tried(AdaptiveBatches(CPU, other), 8, 8, 100)[1] == [8]
 
 
 def test_nothing_grows_where_the_network_draws_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     model = conv_net()
-    found = Portions(torch.device("cuda"), model, is_random=True)
+    found = AdaptiveBatches(torch.device("cuda"), model, is_random=True)
     assert tried(found, 20, 8, 4)[1] == [8, 4, 4, 4, 4, 4]
     assert found.warnings == (
         "memory ran out; batches were cut to 4 images, which changes the noise that the network draws",
     )
-    assert tried(Portions(torch.device("cuda"), model, is_random=True), 8, 8, 100)[1] == [8]
+    assert tried(AdaptiveBatches(torch.device("cuda"), model, is_random=True), 8, 8, 100)[1] == [8]
 
 
 @dataclass(frozen=True)
-class Hungry:
+class Hungry(Attack):
     """PGD for which more than so many images at once do not fit."""
 
     fits: int
@@ -124,15 +125,15 @@ def test_findings_are_the_same_however_little_fits() -> None:
     assert torch.equal(whole.broken_by, cut.broken_by)
     assert torch.equal(whole.margins, cut.margins)
     assert whole.warnings == ()
-    assert list(cut.warnings) == ["memory ran out; batches were cut to 2 images, which costs time alone"]
+    assert list(cut.warnings) == ["memory ran out; batches were cut to 2 images, which costs only time"]
 
 
 def test_points_in_a_pass_are_cut_with_the_images() -> None:
     stage = Stage(name="fab", attack=fab_t(targets=9, batch_size=8), noise="fab", batch_size=8)
-    assert stage.with_points(3).attack.batch_size == 3  # type: ignore[attr-defined]
+    assert stage.limited(3).attack.batch_size == 3  # type: ignore[attr-defined]
     wish = Stage(name="fab", attack=fab_t(targets=9, batch_size=2), noise="fab", batch_size=8)
-    assert wish.with_points(16).attack.batch_size == 2  # type: ignore[attr-defined]
-    assert Stage.of(Pgd(), 8).with_points(3) == Stage.of(Pgd(), 8)
+    assert wish.limited(16).attack.batch_size == 2  # type: ignore[attr-defined]
+    assert Stage.of(Pgd(), 8).limited(3) == Stage.of(Pgd(), 8)
     whole = Stage(name="package", attack=fab_t(targets=9, batch_size=8), noise="p", batch_size=None)
-    assert whole.with_points(3) is whole
+    assert whole.limited(3) is whole
     assert AutoAttack().batch_size == 250

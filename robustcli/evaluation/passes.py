@@ -1,0 +1,40 @@
+"""Count how many examples pass through models."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+
+@dataclass
+class Passes:
+    """Examples passed forward, and examples that a gradient came back for."""
+
+    forwards: int = 0
+    gradients: int = 0
+
+
+@contextmanager
+def count_passes(*models: nn.Module) -> Iterator[Passes]:
+    """Count the examples that go forward through models, and those that a gradient comes back for."""
+    passes = Passes()
+
+    def count(_module: nn.Module, _inputs: Any, logits: Tensor) -> None:
+        examples = len(logits)
+        passes.forwards += examples
+
+        def count_gradient(_gradient: Tensor) -> None:
+            passes.gradients += examples
+
+        if logits.requires_grad:
+            logits.register_hook(count_gradient)  # type: ignore[no-untyped-call]
+
+    # A model may be given twice; it is counted once.
+    hooks = [model.register_forward_hook(count) for model in dict.fromkeys(models)]
+    try:
+        yield passes
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,154 @@
+"""One call of an attack: search, then check and classify every point that it returns."""
+
+import time
+import warnings
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from robustcli.attacks.ascent import Look, gradient_ascent
+from robustcli.attacks.gradient import Objective
+from robustcli.attacks.losses import LOSSES
+from robustcli.attacks.surrogate import SurrogateCopy
+from robustcli.evaluation.confirm import predict, require_inside
+from robustcli.evaluation.passes import count_passes
+from robustcli.evaluators import Stage
+from robustcli.threat.noise import IndexedNoise, derive
+from robustcli.threat.threat import ThreatModel
+
+# Gradient steps in single precision from where a search in bf16 ended, and their length in radii.
+_LAST_STEPS, _LAST_LENGTH = 10, 1 / 20
+
+
+@dataclass(frozen=True)
+class AttackOutcome:
+    """What one call of an attack found, confirmed by the model.
+
+    Args:
+        stage: name of the stage.
+        numbers: (m,) of the images attacked, in the data set.
+        is_broken: (m,) bool.
+        predictions: (m,) class of the point that the attack returned.
+        margins: (m,) largest wrong logit minus the true one there; positive when broken.
+        sizes: (m,) distance from the clean image, in the norm of the threat.
+        points: (b, c, h, w) adversarial images of those that are broken, in the same order.
+        forwards, gradients: examples passed forward, and examples that a gradient came back for.
+        seconds: wall-clock time.
+        warnings: warnings that the attack raised.
+    """
+
+    stage: str
+    numbers: Tensor
+    is_broken: Tensor
+    predictions: Tensor
+    margins: Tensor
+    sizes: Tensor
+    points: Tensor
+    forwards: int
+    gradients: int
+    seconds: float
+    warnings: tuple[str, ...] = ()
+
+    def among(self, images: Collection[int]) -> "AttackOutcome":
+        """The outcome for some of the images; the counts stay those of the whole call."""
+        is_in = torch.tensor([number in images for number in self.numbers.tolist()], dtype=torch.bool)
+        if bool(is_in.all()):
+            return self
+        return replace(
+            self,
+            numbers=self.numbers[is_in],
+            is_broken=self.is_broken[is_in],
+            predictions=self.predictions[is_in],
+            margins=self.margins[is_in],
+            sizes=self.sizes[is_in],
+            points=self.points[is_in[self.is_broken]],
+        )
+
+
+def run_attack(
+    stage: Stage,
+    model: nn.Module,
+    search: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    rng: IndexedNoise,
+    size: int,
+    *,
+    threat: ThreatModel,
+    votes: int,
+) -> AttackOutcome:
+    """Run the attack of a stage on some images and confirm what it found.
+
+    Args:
+        model: the network.
+        search: network that the attack searches with: the network itself or its surrogate.
+        size: largest number of points in one pass.
+        votes: forward passes that decide the class of an image.
+
+    Raises:
+        EvaluationError: the attack left the threat set, or logits are not finite.
+    """
+    stage = stage.limited(size)
+    begun = time.perf_counter()
+    numbers = rng.index.cpu()
+    # A model that draws its own noise draws the same for the same images.
+    torch.manual_seed(derive(rng.seed, stage.name, int(numbers[0])))
+    with warnings.catch_warnings(record=True) as caught, count_passes(model, search) as passes:
+        # Deprecations stay with the filters of the process: they are about code, not about the number.
+        for category in (UserWarning, RuntimeWarning):
+            warnings.simplefilter("always", category)
+        points = _search(stage, model, search, x, y, threat, rng)
+        require_inside(stage.name, points, x, threat)
+        found = predict(model, points, y, votes)
+    is_broken = found.predictions != y
+    return AttackOutcome(
+        stage=stage.name,
+        numbers=numbers,
+        is_broken=is_broken.cpu(),
+        predictions=found.predictions.cpu(),
+        margins=found.margins.cpu(),
+        sizes=threat.size(points - x).cpu(),
+        points=points[is_broken].contiguous().cpu(),
+        forwards=passes.forwards,
+        gradients=passes.gradients,
+        seconds=time.perf_counter() - begun,
+        warnings=tuple(str(warning.message) for warning in caught),
+    )
+
+
+def _search(
+    stage: Stage, model: nn.Module, search: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise
+) -> Tensor:
+    """Return the points that the attack found, not yet confirmed.
+
+    After a search in bf16, images that fool the copy but not the network are attacked again with the network, and
+    the other images that survive take a few last steps with the network.
+    """
+    # A copy of x: an attack that writes into its input must not move what it is compared with.
+    points: Tensor = stage.attack(search, x.clone(), y, threat, rng.split(stage.noise)).detach()
+    if not (isinstance(search, SurrogateCopy) and search.is_fast) or points.shape != x.shape:
+        return points
+    with torch.no_grad():
+        is_right = model(points).argmax(1) == y
+        is_rejected = is_right & (search(points).argmax(1) != y)
+    rejected = is_rejected.nonzero().flatten()
+    if len(rejected):
+        noise = rng.rows(rejected).split(stage.noise)
+        points[rejected] = stage.attack(model, x[rejected].clone(), y[rejected], threat, noise).detach()
+    left = (is_right & ~is_rejected).nonzero().flatten()
+    if len(left) and not stage.is_black_box:
+        points[left] = _last_steps(model, points[left], x[left], y[left], threat)
+    return points
+
+
+def _last_steps(model: nn.Module, points: Tensor, x: Tensor, y: Tensor, threat: ThreatModel) -> Tensor:
+    """A few steps up the margin; a point that fools the network stays."""
+
+    def move(look: Look) -> Tensor:
+        step = threat.ascent(look.grad, look.points, _LAST_LENGTH * threat.radius)
+        is_fooled = (look.scores > 0).view(-1, 1, 1, 1)
+        return torch.where(is_fooled, look.points, threat.project(look.points + step, x))
+
+    return gradient_ascent(Objective.at(model, x, y, LOSSES["margin"]), points, _LAST_STEPS, move)
