@@ -68,6 +68,7 @@ def _package_may_warn() -> Iterator[None]:
     ],
 )
 @pytest.mark.parametrize("attack", EXACT[:4], ids=str)
+@pytest.mark.slow
 def test_same_flags_with_the_same_noise(norm: Norm, eps: str, attack: Apgd) -> None:
     model, x, y = labelled(SineConv())
     same_flags(attack, model, x, y, ThreatModel(norm, Fraction(eps)), seed=0)

@@ -72,6 +72,7 @@ def test_ten_linear_classes_are_broken_exactly_where_their_margin_ends(norm: Nor
     ],
 )
 @of_both_forms
+@pytest.mark.slow
 def test_a_small_net_gets_the_verdicts_of_the_package(name: str, norm: Norm, eps: str) -> None:
     assert_same_verdicts(name, *labelled(SineConv()), ThreatModel(norm, Fraction(eps)))
 

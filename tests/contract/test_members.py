@@ -3,7 +3,6 @@
 import importlib
 import inspect
 import typing
-from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
 from itertools import chain, combinations
 from typing import Any
@@ -200,15 +199,8 @@ def test_published_accuracies_are_those_of_networks_that_a_spec_can_name(name: s
         assert checker.problems == []
 
 
-def marked(pairs: Iterator[tuple[Member, Parameter]]) -> list[Any]:
-    """Evaluators take long to tell apart."""
-    return [
-        pytest.param(member, parameter, marks=[pytest.mark.slow] if member.family == "evaluators" else [])
-        for member, parameter in pairs
-    ]
-
-
-@pytest.mark.parametrize(("member", "parameter"), marked(parameters_with_choices()), ids=title)
+@pytest.mark.parametrize(("member", "parameter"), [*parameters_with_choices()], ids=title)
+@pytest.mark.slow
 def test_every_choice_does_something_of_its_own(member: Member, parameter: Parameter) -> None:
     choices_differ(member, parameter)
 
@@ -226,7 +218,8 @@ def choices_differ(member: Member, parameter: Parameter) -> None:
     pytest.fail(f"{parameter.name}: {alike[0][0]} does what {alike[0][1]} does")
 
 
-@pytest.mark.parametrize(("member", "parameter"), marked(other_parameters()), ids=title)
+@pytest.mark.parametrize(("member", "parameter"), [*other_parameters()], ids=title)
+@pytest.mark.slow
 def test_every_other_parameter_does_something(member: Member, parameter: Parameter) -> None:
     some_other_value_differs(member, parameter)
 

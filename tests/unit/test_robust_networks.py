@@ -47,6 +47,7 @@ BASIC = {"block": "basic"}
         ("robust_wide_resnet", {"widths": (12, 12, 12)}, 66_457_818, 9.5823),
     ],
 )
+@pytest.mark.slow
 def test_size_is_the_published_one(name: str, settings: dict[str, Any], expected: int, gigamacs: float) -> None:
     network = build_weightless(name, **settings)
     assert count_parameters(network) == expected
