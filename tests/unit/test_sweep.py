@@ -1,20 +1,26 @@
 """Sweeps: what a row becomes, what is wrong with it and where, and the table of what was found."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from stored_results import run_results
 
 from robustcli.architectures import ImageShape
+from robustcli.cli.progress import Screen
 from robustcli.errors import RobustCliError, SpecError
 from robustcli.measuring.passes import Passes, passes_of
 from robustcli.reports.sweep import markdown as markdown_of_rows
 from robustcli.specs import experiments
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.specs.yamlfile import parse_yaml
+from robustcli.store.files import write_text
+from robustcli.store.runs import folder_of
 from robustcli.store.sweep_rows import SweepRow
+from robustcli.workflows.sweep import run_rows
 from robustcli.workflows.sweep_spec import Sweep, is_sweep
 
 SWEEP = """\
@@ -343,3 +349,17 @@ def test_evaluations_of_single_rows_are_told_below() -> None:
     assert "l2 %" not in table
     assert "- multi_norm, l2: 50.0 [58.8, 87.3] (pgd-20-1).\n" in table
     assert "l2 %" in markdown([other])
+
+
+def test_a_damaged_run_is_a_failed_row_and_the_others_are_read(tmp_path: Path) -> None:
+    sweep = Sweep.check(parse_yaml(SWEEP.replace("seeds: [3, 5]", "seeds: [3]"), "family.yaml"))
+    rows = sweep.rows[:2]
+    for row, text in zip(rows, ("{", json.dumps(run_results().to_json())), strict=True):
+        folder = folder_of(tmp_path / "runs", row.specs[0])
+        write_text(folder.spec, row.specs[0].to_yaml())
+        write_text(folder.results, text)
+    broken, whole = (found[0] for found in run_rows(rows, tmp_path / "runs", Screen(is_quiet=True)).values())
+    assert broken.failure is not None
+    assert broken.failure.startswith("damaged: ")
+    assert "results.json: not JSON" in broken.failure
+    assert whole.failure is None
