@@ -90,7 +90,7 @@ def test_overrides_hold_for_every_row() -> None:
     rows = read(SWEEP, "train.epochs=7", "defense.averaging=ema")
     assert {spec.train.epochs for spec in rows.values()} == {7}
     assert {spec.defense.parameters["averaging"].name for spec in rows.values()} == {"ema"}
-    with pytest.raises(RobustCliError, match="override 'seed=4': write seeds beside base"):
+    with pytest.raises(RobustCliError, match="override 'seed=4': write seeds next to base"):
         read(SWEEP, "seed=4")
     with pytest.raises(RobustCliError, match="named by the sweep and the row"):
         read(SWEEP, "name=other")
@@ -130,7 +130,7 @@ def test_rows_are_chosen_in_the_order_of_the_file() -> None:
         ("[3, 5]", "[3, 3]", "line 2: seeds: name at least one, and none twice"),
         ("  plain: {}", "  a b: {}", "line 12: rows.a b: names of rows hold letters"),
         ("  plain: {}", "  plain: fgsm", "line 12: rows.plain: not a mapping of what differs"),
-        ("  plain: {}", "  plain: {seed: 1}", "line 12: rows.plain.seed: write seeds beside base"),
+        ("  plain: {}", "  plain: {seed: 1}", "line 12: rows.plain.seed: write seeds next to base"),
         ("  data:", "  name: x\n  data:", "line 4: base.name: a row's run is named by the sweep and the row"),
     ],
 )
@@ -149,7 +149,7 @@ def test_a_problem_of_several_rows_is_told_once_and_all_problems_at_once() -> No
 
 def test_a_sweep_without_rows_is_refused() -> None:
     head = SWEEP.partition("rows:")[0]
-    assert "line 11: rows: there are none" in problems(head + "rows: {}\n")[0]
+    assert "line 11: rows: found none; expected at least one" in problems(head + "rows: {}\n")[0]
     assert "rows: missing; a sweep needs it" in problems(head)[0]
     assert "not a mapping; a sweep has the keys name, base, rows, seeds" in problems("3")[0]
 
