@@ -1,5 +1,6 @@
 """Errors that a user can cause and fix: one message, exit code 2, no traceback."""
 
+import errno
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -42,8 +43,11 @@ class InUseError(RobustCliError):
     """Another process works in this folder; it is free again when that one is done or gone."""
 
 
-class Interrupted(Exception):
-    """A signal asked the run to stop; its state is saved and it can be resumed (exit code 3)."""
+class Interrupted(BaseException):
+    """A signal asked the run to stop; its state is saved and it can be resumed (exit code 3).
+
+    Not an Exception, as KeyboardInterrupt is none: whatever a reader of foreign files catches, it does not catch this.
+    """
 
 
 def suggest(found: str, known: Iterable[str]) -> str:
@@ -58,3 +62,39 @@ def in_one_line(error: Exception) -> str:
     """The kind of an error and the first line of what it says; compilers go on for pages."""
     said = str(error).splitlines()
     return f"{type(error).__name__}: {said[0] if said else ''}"
+
+
+# What to do about errors of files and disks, by their number.
+_REMEDIES = {
+    errno.ENOSPC: "the disk is full; free space",
+    errno.EDQUOT: "the disk quota is used up; free space",
+    errno.EFBIG: "the file is larger than is allowed here",
+    errno.EROFS: "the file system is read-only; choose a folder that can be written",
+    errno.EACCES: "permission denied; change the permissions or choose another folder",
+    errno.EPERM: "the operation is not permitted here; choose another folder",
+    errno.ENOENT: "no such file or folder; it may have been moved or deleted meanwhile",
+    errno.ENOTDIR: "a part of this path is a file, not a folder",
+    errno.EISDIR: "found a folder; expected a file",
+    errno.EEXIST: "exists already",
+    errno.ENAMETOOLONG: "the name is too long for this file system; choose a shorter one",
+    errno.ELOOP: "its links lead round in a circle",
+    errno.EMFILE: "too many files are open; raise the limit (ulimit -n)",
+    errno.ENOLCK: "this file system has no locks; choose another folder",
+    errno.ENOTSUP: "the file system does not support this; choose another folder",
+    errno.EIO: "the disk reports an error",
+    errno.ESTALE: "the network file system has lost this file; mount it again",
+}
+
+
+def disk_message(error: OSError) -> str:
+    """Describe an error of a file or disk, with its path and what to do."""
+    # Errors of other systems, such as a network, have their own words.
+    if error.errno is None:
+        return str(error) or type(error).__name__
+    where = "" if error.filename is None else f"{_named(error.filename)}: "
+    remedy = _REMEDIES.get(error.errno, error.strerror or str(error))
+    return f"{where}{remedy}; then run the command again, which loses nothing that was finished"
+
+
+def _named(path: object) -> str:
+    return path.decode(errors="backslashreplace") if isinstance(path, bytes) else str(path)

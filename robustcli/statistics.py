@@ -1,10 +1,10 @@
-"""Intervals and tests over the drawing of the images: for one network, and for two on the same images."""
+"""What n images say about the population they were drawn from: of one network, and of two on the same images."""
 
 
 def clopper_pearson(correct: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
     """Exact binomial interval of an accuracy: (low, high), fractions.
 
-    It covers only the drawing of the images; results also vary with the seeds of training and of attacks.
+    It speaks of the drawing of the images alone; seeds of training and of attacks vary besides.
 
     Args:
         correct: images counted as correct, 0..total.
@@ -19,7 +19,7 @@ def clopper_pearson(correct: int, total: int, confidence: float = 0.95) -> tuple
         raise ValueError(f"{correct} correct of {total} is not a count")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence {confidence} is not between 0 and 1")
-    # Imported here, because it is slow and most commands show no interval.
+    # Here, not above: commands that show no interval should not wait for scipy.
     from scipy.special import betaincinv
 
     tail = (1 - confidence) / 2
@@ -29,36 +29,40 @@ def clopper_pearson(correct: int, total: int, confidence: float = 0.95) -> tuple
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
-    """Exact two-sided p-value for two networks being equally accurate.
+    """Exact two-sided p-value of two networks being equally accurate, from the images on which they differ.
 
-    Under this hypothesis every image on which they differ falls to either side like a fair coin; images on which both
+    If they were, each of those images would fall to either side like a fair coin; the images on which both
     are right, or both wrong, say nothing about the difference.
 
     Args:
-        only_a: number of images that only A classifies correctly.
-        only_b: number of images that only B classifies correctly.
+        only_a: images on which A alone is right.
+        only_b: images on which B alone is right.
 
     Reference: McNemar, Psychometrika 1947, with the binomial tail in place of its approximation.
     """
     if only_a < 0 or only_b < 0:
         raise ValueError(f"{only_a} and {only_b} are not counts")
-    from scipy.special import bdtr
-
-    return min(1.0, 2 * float(bdtr(min(only_a, only_b), only_a + only_b, 0.5)))
+    count = only_a + only_b
+    ways, term = 0, 1
+    for k in range(min(only_a, only_b) + 1):
+        ways += term
+        term = term * (count - k) // (k + 1)
+    # Whole numbers to the end: the powers of 2 are beyond floats where the quotient is not.
+    return min(1.0, 2 * ways / (1 << count))
 
 
 def paired_difference(only_a: int, only_b: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
     """Interval of accuracy A - accuracy B over the drawing of the images: (low, high), fractions.
 
-    The difference is p (2 q - 1), where p is the share of images on which the two differ and q the share of those that
-    A classifies correctly. Both get their exact interval, and the ends are the extremes of the product. So 0 lies
-    outside exactly if `mcnemar` is below 1 - confidence, and the interval of two networks that differ on no image has
-    a positive width. It is conservative: it covers the true difference in more than `confidence` of all cases.
+    The difference is p (2 q - 1), where p is how often the two differ and q how often it is then A that is
+    right. Both get their exact interval, and the ends are the extremes of the product. So 0 lies outside
+    exactly when `mcnemar` is below 1 - confidence, and two networks that differ nowhere do not get a width of 0.
+    The price is width: it covers the true difference in more than `confidence` of all cases.
 
     Args:
-        only_a: number of images that only A classifies correctly.
-        only_b: number of images that only B classifies correctly.
-        total: number of images evaluated, at least 1.
+        only_a: images on which A alone is right.
+        only_b: images on which B alone is right.
+        total: images evaluated, at least 1.
         confidence: of each of the two intervals, in (0, 1).
     """
     differing = only_a + only_b
@@ -70,36 +74,41 @@ def paired_difference(only_a: int, only_b: int, total: int, confidence: float = 
 
 
 def smallest_excess(differing: int, level: float = 0.05) -> int | None:
-    """Smallest lead, in images, with which `mcnemar` is below `level`; None if winning all of them is not enough.
+    """How many more of the images on which two networks differ one must win for `mcnemar` to be below `level`.
+
+    None where winning all of them would not do: at level 0.05, where they differ on fewer than 6.
 
     Args:
-        differing: number of images on which exactly one of the two networks is right.
-        level: bound of the p-value, in (0, 1).
+        differing: images on which exactly one of the two is right.
+        level: what the p-value must be below, in (0, 1).
     """
     if differing < 0 or not 0 < level < 1:
         raise ValueError(f"{differing} is not a count, or {level} is not between 0 and 1")
-    from scipy.special import bdtr
-
-    lost = range(differing // 2 + 1)
-    # The p-value grows with the images lost, so the last count that is below the level is the answer.
-    below = sum(2 * bdtr(list(lost), differing, 0.5) < level)
-    return differing - 2 * (int(below) - 1) if below else None
+    ways, term, lost = 0, 1, None
+    # The sum grows with the images lost, so the last count that is still below the level is the answer.
+    for k in range(differing // 2 + 1):
+        ways += term
+        if 2 * ways / (1 << differing) >= level:
+            break
+        lost = k
+        term = term * (differing - k) // (k + 1)
+    return None if lost is None else differing - 2 * lost
 
 
 def unseen_at_most(sampled: int, total: int, confidence: float = 0.95) -> int:
-    """Upper bound of the number among `total` that have a property which none of `sampled`, drawn at random, has.
+    """How many of `total` may have a property that none of `sampled` has, drawn without replacement: an upper bound.
 
-    The largest number that would stay unseen with a probability of more than 1 - confidence; for large samples about
-    3 / sampled of the total.
+    The largest number that would stay unseen in the sample with a probability of more than 1 - confidence; of many
+    it is about 3 / sampled of the total.
 
     Args:
-        sampled: size of the sample, drawn without replacement, 1..total.
-        total: size of the population.
+        sampled: drawn, 1..total.
+        total: there are.
         confidence: probability with which the bound holds, in (0, 1).
     """
     unseen, number = 1.0, 0
     while number < total - sampled:
-        # None of `number` with the property is drawn; nor is the next one.
+        # Of `number` with the property none is drawn: the next one is not drawn either.
         unseen *= (total - sampled - number) / (total - number)
         if unseen <= 1 - confidence:
             break

@@ -20,7 +20,7 @@ from robustcli.cli.examples import app as examples
 from robustcli.cli.members import app as members
 from robustcli.cli.options import Overrides, Quiet, Runs, console
 from robustcli.cli.plan import app as forecast
-from robustcli.errors import CheckFailedError, CollapseError, Interrupted, NotFiniteError, RobustCliError
+from robustcli.errors import CheckFailedError, CollapseError, Interrupted, NotFiniteError, RobustCliError, disk_message
 from robustcli.specs import experiments
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.workflows.sweep_spec import Sweep, is_sweep
@@ -64,6 +64,9 @@ def main() -> None:
         sys.exit(1)
     except RobustCliError as error:
         typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except OSError as error:
+        typer.echo(f"error: {disk_message(error)}", err=True)
         sys.exit(2)
     except Exception:
         traceback.print_exc()

@@ -131,17 +131,37 @@ def verify_results(
     overrides: Annotated[list[str] | None, typer.Argument(help="Dotted overrides, such as data.root=PATH.")] = None,
     checkpoint: Annotated[str | None, typer.Option(help="The weights, if they have moved.")] = None,
     device: Device = "auto",
+    sign_with: Annotated[
+        Path | None, typer.Option("--sign", help="Private Ed25519 key (PEM); signs the results if nothing is wrong.")
+    ] = None,
+    public_key: Annotated[
+        Path | None, typer.Option("--public-key", help="Public Ed25519 key (PEM) that the signature must fit.")
+    ] = None,
 ) -> None:
-    """Recompute stored accuracies from weights, images and kept adversarial images, without attacking."""
-    from robustcli.workflows.verify import verify_folder
+    """Recompute stored accuracies from weights, images and kept adversarial images, without attacking.
+
+    The digest chain in results.json binds spec, weights, data, settings, all files and numbers. What cannot be checked
+    without attacking is listed as "not checked". A signature also reveals changes after which the chain was recomputed.
+    """
+    from robustcli.store.signature import sign, signature_problem
+    from robustcli.workflows.verify import chain_in, verify_folder
 
     findings = verify_folder(folder, overrides or (), checkpoint, device)
     problems = [f"{finding.key}: {problem}" for finding in findings for problem in finding.problems]
+    if public_key is not None and (problem := signature_problem(folder, chain_in(folder), public_key)):
+        problems.append(problem)
     if problems:
         lines = "\n  ".join(problems)
         raise CheckFailedError(f"{folder}: {len(problems)} problem{'s' if len(problems) > 1 else ''}\n  {lines}")
     for finding in findings:
-        typer.echo(f"{finding.key}: verified: {finding.checked}")
+        if finding.checked:
+            typer.echo(f"{finding.key}: verified: {finding.checked}")
+        for text in finding.unchecked:
+            typer.echo(f"{finding.key}: not checked: {text}")
+    if public_key is not None:
+        typer.echo("signature: valid")
+    if sign_with is not None:
+        typer.echo(f"signed: {sign(folder, chain_in(folder), sign_with)}")
 
 
 @app.command("compare")

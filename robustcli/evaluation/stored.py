@@ -134,8 +134,7 @@ class Task:
 
     @property
     def _parameters(self) -> dict[str, Any]:
-        parameters: dict[str, Any] = _as_text(to_plain(self.chosen.parameters))
-        return parameters
+        return plain_parameters(self.chosen)
 
     def _fingerprint(self, x: Tensor, y: Tensor) -> dict[str, str]:
         threat, files = self.evaluator.threat or self.threat, self.evaluator.files
@@ -147,6 +146,12 @@ class Task:
         return evaluate(
             name, parameters, self.evaluator, self.network, x, y, threat, self.seed, journal=journal, **settings
         )
+
+
+def plain_parameters(chosen: MemberSpec) -> dict[str, Any]:
+    """Settings of an evaluator as a result states them."""
+    parameters: dict[str, Any] = _as_text(to_plain(chosen.parameters))
+    return parameters
 
 
 def _as_text(value: Any) -> Any:

@@ -9,7 +9,7 @@ Versions of the files (the key `schema`):
    one by one and before their failures were questioned. They get `suspicions: null` and have no verdict. AutoAttack
    without an `engine` was run by its authors' package.
 2. Every evaluation in `results.json` has all keys. A stored evaluation (`evaluations/NAME.json`) is one of them and has
-   no `schema` of its own.
+   no `schema` of its own. `chain` binds everything in the folder; version 1 has none.
 
 Files of version 1 are upgraded while they are read, and never rewritten.
 """
@@ -299,6 +299,18 @@ class NetworkRecord(Stored):
     std: list[float] | None
 
 
+class Chain(Stored):
+    """Digest chain of results; see `store.chain`.
+
+    Args:
+        links: SHA-256 of every content, in the order of the chain.
+        digest: of all links.
+    """
+
+    links: dict[str, str]
+    digest: str
+
+
 class _Results(Stored):
     schema_version: int = Field(default=SCHEMA, alias="schema")
     name: str
@@ -306,6 +318,7 @@ class _Results(Stored):
     threat: Threat
     data: DataRecord
     evaluations: dict[str, Evaluation]
+    chain: Chain | None = None
 
     def clean_accuracy(self, key: str) -> float | None:
         """Clean accuracy on the images of an evaluation; None if no file says it.

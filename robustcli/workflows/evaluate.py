@@ -30,6 +30,7 @@ from robustcli.runtime.device import choose_device
 from robustcli.specs.check import Checker, checked
 from robustcli.specs.settings import EvaluateOptions
 from robustcli.specs.yamlfile import parse_scalar
+from robustcli.store.chain import chained
 from robustcli.store.results import SCHEMA, EvalResults, read_results, write_results
 from robustcli.store.runs import RunFolder, lock_folder
 
@@ -149,18 +150,20 @@ class _Case:
             self._task(key).run_share(share)
 
     def finish(self, watcher: EvaluationWatcher) -> EvalResults:
-        """Run or read all evaluations and write the results; stored results keep their provenance."""
+        """Run or read all evaluations and write the results; complete results are read, and never written again."""
+        is_complete = self.folder.is_finished and all(self.folder.evaluation(key).exists() for key in self.chosen)
         evaluations = {}
         for key in self.chosen:
             if not self.folder.evaluation(key).exists():
                 watcher.evaluation(key, None)
             evaluations[key] = self._task(key).run()
             watcher.evaluation(key, evaluations[key])
-        results = EvalResults.model_validate({**self.opened.to_json(), "schema": SCHEMA, "evaluations": evaluations})
-        if self.folder.is_finished:
+        if is_complete:
             stored = read_results(self.folder.results)
             if isinstance(stored, EvalResults):
-                results = results.model_copy(update={"provenance": stored.provenance})
+                return stored
+        results = EvalResults.model_validate({**self.opened.to_json(), "schema": SCHEMA, "evaluations": evaluations})
+        results = chained(self.folder.path, results, weights_digest(self.opened.loaded.network))
         write_results(self.folder.results, results)
         return results
 

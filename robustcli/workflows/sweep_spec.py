@@ -1,4 +1,4 @@
-"""A sweep file -> checked specs, one for each row and seed. Imports no torch, because sweeps are checked without it."""
+"""A sweep's file -> checked specs, one for each row and seed. No torch here: sweeps are checked without it."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -12,8 +12,8 @@ from robustcli.specs.check import Checker, Where, settings_of
 from robustcli.specs.spec import NAME, ExperimentSpec, Name, located, overridden
 from robustcli.specs.yamlfile import Document, read_yaml
 
-# Keys that the sweep sets for every row.
-_OWN = {"name": "a row's run is named by the sweep and the row", "seed": "write seeds next to base"}
+# What the sweep itself says of every row.
+_OWN = {"name": "a row's run is named by the sweep and the row", "seed": "write seeds beside base"}
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Row:
     """One line of the table.
 
     Args:
-        specs: differ only in their seed.
+        specs: that differ in their seed alone.
     """
 
     name: str
@@ -30,13 +30,13 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class _Head:
-    """Content of a sweep file.
+    """What a sweep's file holds.
 
     Args:
-        name: name of the sweep, for folders and for the block of a page.
+        name: of the sweep, for folders and for the block of a page.
         base: a spec without name and seed.
-        rows: differences from the base, by name of the row.
-        seeds: seeds of every row.
+        rows: by their names, what differs from the base.
+        seeds: of every row.
     """
 
     name: Name
@@ -47,7 +47,7 @@ class _Head:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A family of experiments in one table."""
+    """A family of experiments that are told in one table."""
 
     name: str
     rows: tuple[Row, ...]
@@ -57,12 +57,12 @@ class Sweep:
         """Read a file and check every row as a spec.
 
         Args:
-            overrides: dotted overrides of every chosen row.
-            only: names of the chosen rows, in any order; empty means all. The others are checked without overrides.
+            overrides: dotted, of every row that is asked for.
+            only: names of the rows asked for, in any order; nothing is all. The others are checked as they are written.
 
         Raises:
             SpecError: with all problems of all rows at once, each with its line.
-            RobustCliError: there is no such row, or an override sets a key that belongs to the sweep.
+            RobustCliError: there is no such row, or an override is of what rows may not say.
         """
         return cls.check(read_yaml(path), overrides, only)
 
@@ -91,7 +91,7 @@ class Sweep:
             if name in chosen:
                 rows.append(Row(name, tuple(replace(spec, seed=seed) for seed in head.seeds)))
         if problems:
-            # A problem of the base is one of every row, and reported once.
+            # What is wrong in the base is wrong in every row, and told once.
             wrong = {
                 problem: "every row" if len(names) == len(head.rows) > 1 else f"row {', '.join(names)}"
                 for problem, names in problems.items()
@@ -101,7 +101,7 @@ class Sweep:
 
 
 def is_sweep(path: Path) -> bool:
-    """True if a file has rows, which no spec has."""
+    """Whether a file has rows, which no spec has."""
     value = read_yaml(path).value
     return isinstance(value, Mapping) and "rows" in value
 
@@ -120,17 +120,17 @@ def _head(document: Document) -> _Head:
 
 
 def _of_rows(head: _Head) -> list[tuple[Where, str]]:
-    """Problems of rows, apart from those of their specs."""
+    """What is wrong with rows beside their being specs."""
     found: list[tuple[Where, str]] = []
     if not head.rows:
-        found.append((("rows",), "found none; expected at least one"))
+        found.append((("rows",), "there are none"))
     if not head.seeds or len(set(head.seeds)) < len(head.seeds):
         found.append((("seeds",), "name at least one, and none twice"))
     for name, row in head.rows.items():
         if not re.fullmatch(NAME, name):
             found.append((("rows", name), "names of rows hold letters, digits, _ . and - only"))
         if row is not None and not isinstance(row, Mapping):
-            found.append((("rows", name), "not a mapping of differences from the base; use {} for none"))
+            found.append((("rows", name), "not a mapping of what differs from the base; {} is nothing"))
     parts: list[tuple[Where, Any]] = [(("base",), head.base)]
     parts += [(("rows", name), row) for name, row in head.rows.items()]
     for where, part in parts:
@@ -139,7 +139,7 @@ def _of_rows(head: _Head) -> list[tuple[Where, str]]:
 
 
 def _row(document: Document, head: _Head, name: str) -> Document:
-    """One row as the document of a spec, with places in the sweep file."""
+    """One row as the document of a spec, whose places are those of the sweep's file."""
     changes = head.rows[name] or {}
     replaced: list[Where] = []
     value = _merged(head.base, changes, (), replaced)
@@ -153,7 +153,7 @@ def _row(document: Document, head: _Head, name: str) -> Document:
 
 
 def _merged(before: Any, change: Any, path: Where, replaced: list[Where]) -> Any:
-    """Merge a change into a value: a mapping changes the keys that it has; one with `name` replaces the member."""
+    """A mapping changes the keys that it names; with a name it chooses a member anew, and replaces."""
     if isinstance(change, Mapping) and "name" not in change:
         if isinstance(before, str):
             before = {"name": before}

@@ -16,31 +16,23 @@ from robustcli.evaluation.stored import EvaluationFiles, Task, warn_of_slow_sear
 from robustcli.evaluation.watcher import EvaluationWatcher, Watcher
 from robustcli.models.build import network_of
 from robustcli.models.checkpoint_facts import SELECTED_ON_TEST, held_out_accuracy
+from robustcli.models.digest import weights_digest
 from robustcli.registry.registry import instantiate
-from robustcli.registry.types import exact_text
 from robustcli.runtime.allocator import keep_freed_memory
 from robustcli.runtime.device import choose_device, describe_device
 from robustcli.runtime.signals import StopRequest, stop_requests
-from robustcli.specs.check import to_plain
 from robustcli.specs.data_guards import unverified
 from robustcli.specs.derivation import derived_spec
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store import checkpoint
+from robustcli.store.chain import chained
 from robustcli.store.files import write_text
-from robustcli.store.results import (
-    Claim,
-    DataRecord,
-    RunResults,
-    Selection,
-    Sizes,
-    Threat,
-    read_evaluation,
-    read_provenance,
-)
+from robustcli.store.results import DataRecord, RunResults, Sizes, read_evaluation, read_provenance
 from robustcli.store.runs import Run, RunFolder
 from robustcli.threat.threat import ThreatModel
 from robustcli.training.loop import fit
 from robustcli.training.setup import assemble
+from robustcli.workflows.outcome import run_outcome
 
 
 def run_experiment(spec: ExperimentSpec, root: Path, watcher: EvaluationWatcher, *, resume: bool = False) -> RunFolder:
@@ -77,7 +69,7 @@ def run_experiment(spec: ExperimentSpec, root: Path, watcher: EvaluationWatcher,
             if isinstance(network.body, Searched):
                 write_text(run.folder.derived, derived_spec(spec, network.body.derived()))
             _evaluate(spec, evaluators, data, network, run, watcher, held_out_accuracy(best["check"]))
-            _finish(spec, data, run)
+            _finish(spec, network, run)
         return run.folder
     finally:
         run.close()
@@ -145,25 +137,14 @@ def _evaluate(
         watcher.evaluation(key, task.run())
 
 
-def _finish(spec: ExperimentSpec, data: Data, run: Run) -> None:
-    contents = checkpoint.load(run.folder.best)
+def _finish(spec: ExperimentSpec, network: nn.Module, run: Run) -> None:
+    """Write results.json, bound to all other files of the run."""
+    best = checkpoint.load(run.folder.best)
     training = checkpoint.load(run.folder.last)["training"]
-    status = "finished"
-    if training["collapsed_at"] is not None:
-        status = "rewound" if training["is_over"] else "collapsed"
-    images = "val" if data.sizes["val"] else "test" if spec.train.allow_test_selection else None
-    run.finish(
-        RunResults(
-            status=status,
-            name=spec.name,
-            seed=spec.seed,
-            spec_digest=spec.digest,
-            threat=Threat(norm=spec.threat.norm, eps=exact_text(spec.threat.eps)),
-            data=read_provenance(run.folder.provenance).data,
-            selection=Selection(by=spec.train.select, images=images if spec.train.select != "last" else None),
-            epoch=contents["check"].get("epoch"),
-            collapsed_at=training["collapsed_at"],
-            evaluations={key: read_evaluation(run.folder.evaluation(key)) for key in spec.evaluate},
-            claim=Claim.model_validate(to_plain(spec.claim)) if spec.claim else None,
-        )
+    data = read_provenance(run.folder.provenance).data
+    results = RunResults(
+        **run_outcome(spec, best, training, data.sizes),
+        data=data,
+        evaluations={key: read_evaluation(run.folder.evaluation(key)) for key in spec.evaluate},
     )
+    run.finish(chained(run.folder.path, results, weights_digest(network)))

@@ -1,8 +1,8 @@
 """`robust verify`: recompute stored accuracies from weights, images and adversarial examples, without attacking."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.attacks.losses import margin
+from robustcli.data import Data
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.consistency import Threats, check_counts, check_derived, check_lines
 from robustcli.evaluation.evaluate import settled
@@ -20,18 +21,20 @@ from robustcli.evaluation.stored import EvaluationFiles
 from robustcli.evaluators import Evaluator
 from robustcli.models.digest import weights_digest
 from robustcli.models.find import ModelRequest, find_model
-from robustcli.models.model import Model, test_images
+from robustcli.models.model import LoadedModel, Model, test_images
 from robustcli.registry.registry import instantiate
 from robustcli.registry.types import Family
 from robustcli.runtime.device import choose_device
 from robustcli.specs.check import checked
 from robustcli.specs.settings import EvaluateOptions, ThreatSettings
 from robustcli.specs.yamlfile import parse_scalar
+from robustcli.store.chain import RESULTS
 from robustcli.store.files import read_json
-from robustcli.store.results import EvalResults, Evaluation, parse_evaluation, read_results
+from robustcli.store.results import Chain, EvalResults, Evaluation, Results, parse_evaluation, read_results
 from robustcli.store.runs import RunFolder
 from robustcli.threat.noise import derive
 from robustcli.threat.threat import ThreatModel
+from robustcli.workflows.verify_results import of_chain, of_data, of_eval, of_run
 
 # Logits differ by rounding in batches of another size; relative to the largest logit.
 _ROUNDING = 1e-4
@@ -48,15 +51,17 @@ class Finding:
         key: its name.
         problems: one line each; empty if the evaluation is verified.
         checked: what was recomputed.
+        unchecked: what cannot be checked without attacking, or for lack of files; one text each.
     """
 
     key: str
     problems: list[str]
     checked: str
+    unchecked: list[str] = field(default_factory=list)
 
 
 def verify_folder(folder: Path, overrides: Sequence[str], checkpoint: str | None, device: str) -> list[Finding]:
-    """Check every evaluation of a run, or of `robust eval`.
+    """Check every evaluation of a run, or of `robust eval`, and results.json with its digest chain.
 
     Args:
         folder: of the run, or what `robust eval` stored.
@@ -67,25 +72,59 @@ def verify_folder(folder: Path, overrides: Sequence[str], checkpoint: str | None
     Raises:
         RobustCliError: there is no evaluation to check, or its network or its images cannot be read.
     """
-    subject, evaluations = find_evidence(folder, overrides, checkpoint)
+    files = RunFolder(folder)
+    model, evaluations = find_evidence(folder, overrides, checkpoint)
     keys = sorted(path.stem for path in evaluations.glob("*.csv"))
     if not keys:
         raise RobustCliError(f"{evaluations}: found no per-image results (*.csv); nothing to check")
-    data = test_images(subject.defaults, choose_device(device))
-    network = subject.load(data, choose_device(device)).network
+    data = test_images(model.defaults, choose_device(device))
+    loaded = model.load(data, choose_device(device))
     x, y = data.evaluation("test", None)
     # People and other commands read the summary, so it is checked too.
-    summary = RunFolder(folder).results
-    summarised = read_results(summary).evaluations if summary.is_file() else {}
-    stated = read_json(summary).get("evaluations") if summary.is_file() else {}
+    results = read_results(files.results) if files.is_finished else None
+    stated = read_json(files.results) if files.is_finished else {}
     findings = []
-    for key in dict.fromkeys((*keys, *summarised)):
-        files = EvaluationFiles(evaluations, key)
-        problems, checked = verify(files, network, x, y)
-        if summary.is_file() and stated.get(key) != read_json(files.result):
-            problems.append(f"results.json: differs from {files.result.name}")
-        findings.append(Finding(key, problems, checked))
-    return findings
+    for key in dict.fromkeys((*keys, *(results.evaluations if results else ()))):
+        own = EvaluationFiles(evaluations, key)
+        finding = verify(own, loaded.network, x, y)
+        if results is not None and stated["evaluations"].get(key) != read_json(own.result):
+            finding.problems.append(f"results.json: differs from {own.result.name}")
+        findings.append(finding)
+    if results is None:
+        return [*findings, Finding(RESULTS, [], "", ["status, settings and digest chain: the run is not finished"])]
+    return [*findings, _of_results(files, results, stated, model, loaded, data)]
+
+
+def _of_results(
+    files: RunFolder, results: Results, stated: Mapping[str, Any], model: Model, loaded: LoadedModel, data: Data
+) -> Finding:
+    """Check results.json itself: the digest chain, and everything that follows from the other files."""
+    problems, unchecked = of_chain(files, results, stated, weights_digest(loaded.network))
+    if data.is_whole or (isinstance(results, EvalResults) and results.chain is not None):
+        problems += of_data(results, data)
+    else:
+        unchecked.append("data: digest of the training images, which are not read here")
+    if isinstance(results, EvalResults):
+        problems += of_eval(results, stated, model, loaded)
+        unchecked.append("subject and provenance: how the user named the network, and the session")
+    elif files.spec.is_file():
+        problems += of_run(files, results, model)
+        if not files.last.is_file():
+            unchecked.append(f"status and collapsed_at: there is no {files.last.relative_to(files.path)}")
+    words = "settings, status, data and digest chain" if results.chain else "settings, status and data"
+    return Finding(RESULTS, problems, words, unchecked)
+
+
+def chain_in(folder: Path) -> Chain:
+    """Digest chain of the results in a folder.
+
+    Raises:
+        RobustCliError: there is none, so that there is nothing to sign.
+    """
+    chain = read_results(RunFolder(folder).results).chain
+    if chain is None:
+        raise RobustCliError(f"{folder}: the results have no digest chain to sign; evaluate again to get one")
+    return chain
 
 
 def find_evidence(folder: Path, overrides: Sequence[str], checkpoint: str | None) -> tuple[Model, Path]:
@@ -115,16 +154,13 @@ def find_evidence(folder: Path, overrides: Sequence[str], checkpoint: str | None
     return find_model(wanted), files.evaluations
 
 
-def verify(files: EvaluationFiles, network: nn.Module, x: Tensor, y: Tensor) -> tuple[list[str], str]:
+def verify(files: EvaluationFiles, network: nn.Module, x: Tensor, y: Tensor) -> Finding:
     """Check one evaluation.
 
     Args:
         files: its files.
         network: in eval mode, with the weights that the evaluation names.
         x, y: all test images and their labels, on the network's device.
-
-    Returns:
-        Every problem found, one line each, and what was checked.
 
     Raises:
         RobustCliError: a file is missing or cannot be read.
@@ -136,7 +172,7 @@ def verify(files: EvaluationFiles, network: nn.Module, x: Tensor, y: Tensor) -> 
     evaluator = _evaluator_of(result, str(files.result))
     lines = read_per_image(files.per_image)
     if result.total > len(x):
-        return [f"{result.total} images were evaluated; the data set has {len(x)}"], "nothing"
+        return Finding(files.key, [f"{result.total} images were evaluated; the data set has {len(x)}"], "nothing")
     x, y = x[: result.total], y[: result.total]
     threats = _threats_of(result, str(files.result))
     votes = evaluator.votes
@@ -155,11 +191,17 @@ def verify(files: EvaluationFiles, network: nn.Module, x: Tensor, y: Tensor) -> 
     words = f"{result.total} clean predictions, counts and interval"
     if votes > 1:
         words += f" (logits vary from call to call; up to {_BY_CHANCE:.0%} of the images may differ by chance)"
+    unchecked = ["forwards, gradients, seconds, suspicions, warnings; network, code and files in the fingerprint"]
+    if result.stages:
+        unchecked += [
+            f"that the attacks ran with these parameters and that none breaks the {result.correct} surviving images",
+            "margin and size of the per-image results, apart from sign and radius",
+            "sampled, is_black_box and has_black_box of the stages",
+        ]
     if files.adversarial_examples.exists() or not broken:
-        return problems, f"{words}, {broken} adversarial images"
-    return problems, (
-        f"{words}; no adversarial images were kept (--save-examples), so {broken} breaks could not be re-checked"
-    )
+        return Finding(files.key, problems, f"{words}, {broken} adversarial images", unchecked)
+    words += f"; no adversarial images were kept (--save-examples), so {broken} breaks could not be re-checked"
+    return Finding(files.key, problems, words, unchecked)
 
 
 def _evaluator_of(result: Evaluation, source: str) -> Evaluator:

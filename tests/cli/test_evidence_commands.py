@@ -52,7 +52,9 @@ def stored(trained: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def test_an_evaluation_leaves_its_files_and_no_journal(stored: Path) -> None:
-    assert sorted(path.name for path in stored.iterdir()) == ["evaluations", "lock", "results.json"]
+    assert sorted(path.name for path in stored.iterdir()) == [
+        "behavior.npz", "evaluations", "lock", "results.json",
+    ]  # fmt: skip
     assert sorted(path.name for path in (stored / "evaluations").iterdir()) == [
         "pgd.adversarial.npz", "pgd.csv", "pgd.json",
     ]  # fmt: skip
@@ -488,7 +490,12 @@ def test_stages_of_older_versions_are_verified(robust: Robust, stored: Path, tmp
     ]
     write_json(path, result)
     _summary(lambda found: found.update(pgd=result))(folder)
-    robust("verify", folder).require(0, "pgd: verified")
+    robust("verify", folder).require(1, "digest chain: evaluations/pgd.json was changed")
+    summary = read_json(folder / "results.json")
+    del summary["chain"]
+    robust("verify", folder).require(1)
+    write_json(folder / "results.json", {**summary, "schema": 1})
+    robust("verify", folder).require(0, "pgd: verified", "results of schema 1 have no digest chain")
 
 
 @pytest.mark.slow

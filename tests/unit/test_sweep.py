@@ -1,26 +1,20 @@
 """Sweeps: what a row becomes, what is wrong with it and where, and the table of what was found."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from stored_results import run_results
 
 from robustcli.architectures import ImageShape
-from robustcli.cli.progress import Screen
 from robustcli.errors import RobustCliError, SpecError
 from robustcli.measuring.passes import Passes, passes_of
 from robustcli.reports.sweep import markdown as markdown_of_rows
 from robustcli.specs import experiments
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.specs.yamlfile import parse_yaml
-from robustcli.store.files import write_text
-from robustcli.store.runs import folder_of
 from robustcli.store.sweep_rows import SweepRow
-from robustcli.workflows.sweep import run_rows
 from robustcli.workflows.sweep_spec import Sweep, is_sweep
 
 SWEEP = """\
@@ -90,7 +84,7 @@ def test_overrides_hold_for_every_row() -> None:
     rows = read(SWEEP, "train.epochs=7", "defense.averaging=ema")
     assert {spec.train.epochs for spec in rows.values()} == {7}
     assert {spec.defense.parameters["averaging"].name for spec in rows.values()} == {"ema"}
-    with pytest.raises(RobustCliError, match="override 'seed=4': write seeds next to base"):
+    with pytest.raises(RobustCliError, match="override 'seed=4': write seeds beside base"):
         read(SWEEP, "seed=4")
     with pytest.raises(RobustCliError, match="named by the sweep and the row"):
         read(SWEEP, "name=other")
@@ -130,7 +124,7 @@ def test_rows_are_chosen_in_the_order_of_the_file() -> None:
         ("[3, 5]", "[3, 3]", "line 2: seeds: name at least one, and none twice"),
         ("  plain: {}", "  a b: {}", "line 12: rows.a b: names of rows hold letters"),
         ("  plain: {}", "  plain: fgsm", "line 12: rows.plain: not a mapping of what differs"),
-        ("  plain: {}", "  plain: {seed: 1}", "line 12: rows.plain.seed: write seeds next to base"),
+        ("  plain: {}", "  plain: {seed: 1}", "line 12: rows.plain.seed: write seeds beside base"),
         ("  data:", "  name: x\n  data:", "line 4: base.name: a row's run is named by the sweep and the row"),
     ],
 )
@@ -149,7 +143,7 @@ def test_a_problem_of_several_rows_is_told_once_and_all_problems_at_once() -> No
 
 def test_a_sweep_without_rows_is_refused() -> None:
     head = SWEEP.partition("rows:")[0]
-    assert "line 11: rows: found none; expected at least one" in problems(head + "rows: {}\n")[0]
+    assert "line 11: rows: there are none" in problems(head + "rows: {}\n")[0]
     assert "rows: missing; a sweep needs it" in problems(head)[0]
     assert "not a mapping; a sweep has the keys name, base, rows, seeds" in problems("3")[0]
 
@@ -349,17 +343,3 @@ def test_evaluations_of_single_rows_are_told_below() -> None:
     assert "l2 %" not in table
     assert "- multi_norm, l2: 50.0 [58.8, 87.3] (pgd-20-1).\n" in table
     assert "l2 %" in markdown([other])
-
-
-def test_a_damaged_run_is_a_failed_row_and_the_others_are_read(tmp_path: Path) -> None:
-    sweep = Sweep.check(parse_yaml(SWEEP.replace("seeds: [3, 5]", "seeds: [3]"), "family.yaml"))
-    rows = sweep.rows[:2]
-    for row, text in zip(rows, ("{", json.dumps(run_results().to_json())), strict=True):
-        folder = folder_of(tmp_path / "runs", row.specs[0])
-        write_text(folder.spec, row.specs[0].to_yaml())
-        write_text(folder.results, text)
-    broken, whole = (found[0] for found in run_rows(rows, tmp_path / "runs", Screen(is_quiet=True)).values())
-    assert broken.failure is not None
-    assert broken.failure.startswith("damaged: ")
-    assert "results.json: not JSON" in broken.failure
-    assert whole.failure is None

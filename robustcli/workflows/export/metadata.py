@@ -1,4 +1,4 @@
-"""Facts for a model card that a run does not know: a file that the user writes."""
+"""The part of a model card that no run knows: a file that the user writes."""
 
 import re
 import unicodedata
@@ -17,30 +17,30 @@ link: https://arxiv.org/abs/2601.00001        # of the paper
 name: "Title of the paper"
 authors: "First Author, Second Author"
 venue: "arXiv, Jan 2026"
-additional_data: false                        # real images besides the training set; generated ones go to footnote
+additional_data: false                        # real images beside the training set; generated ones go to footnote
 reported: "53.42"                             # robust accuracy in the paper, in percent; "" if none
 footnote: null                                # optional
 external: null                                # optional: a lower accuracy that others found, in percent: "52.10"
 model_id: null                                # optional: name of the card, such as Author2026Title_WRN-34-10
-dataset: null                                 # only for an .npz file or a folder of images: what they are
+dataset: null                                 # for an .npz file or a folder of images alone: what they are
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metadata:
-    """Facts that a run does not know.
+    """What no run knows.
 
     Args:
         link: to the paper.
         name: its title.
         authors: separated by commas.
         venue: where it appeared, with the year.
-        additional_data: true if real images besides the training set were trained on.
+        additional_data: whether real images beside the training set were trained on.
         reported: robust accuracy that the paper states, in percent, or "".
-        footnote: of the card.
-        external: a lower robust accuracy that others found, in percent.
-        model_id: name of the card. Default: author, year and first word of the title.
-        dataset: what the user's own images are.
+        footnote: to the card.
+        external: a lower robust accuracy by an attack of others, in percent.
+        model_id: name of the card; made of author, year and title if left out.
+        dataset: what images of a user's own are.
     """
 
     link: str
@@ -56,7 +56,7 @@ class Metadata:
 
     @property
     def card_name(self) -> str:
-        """Name of the card: author, year and first word of the title, as in Rice2020Overfitting."""
+        """Name, year and first word, as in Rice2020Overfitting."""
         if self.model_id is not None:
             return self.model_id
         year = re.findall(r"(?:19|20)\d\d", self.venue)[-1]
@@ -64,15 +64,15 @@ class Metadata:
 
 
 def read_metadata(path: Path | None) -> Metadata:
-    """Read the file of --metadata.
+    """The file of --metadata.
 
     Raises:
-        RobustCliError: there is no file, or keys are missing, unknown or of the wrong kind; with all problems and an
+        RobustCliError: there is none, or keys are missing, unknown or no such values; with all problems and an
             example.
     """
     if path is None:
         wanted = ", ".join(item.name for item in fields(Metadata)[:6])
-        raise RobustCliError(f"--metadata: found no file; expected one with {wanted}, such as\n\n{EXAMPLE}")
+        raise RobustCliError(f"--metadata: nothing says {wanted}; write them into a file such as\n\n{EXAMPLE}")
     values = read_yaml(path).value
     if not isinstance(values, dict):
         raise RobustCliError(f"{path}: expected keys and values, such as\n\n{EXAMPLE}")
@@ -94,12 +94,12 @@ def _problems(found: Metadata) -> Iterator[str]:
     for key in ("reported", "external"):
         text = getattr(found, key)
         if text not in ("", None) and not _is_percentage(text):
-            yield f"{key}: '{text}' is not a percentage such as \"53.42\""
+            yield f"{key}: '{text}' is no percentage such as \"53.42\""
     if found.external == "":
         yield "external: is empty; leave it out"
     if found.model_id is not None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", found.model_id):
-            yield f"model_id: '{found.model_id}' is not a file name such as Author2026Title_WRN-34-10"
+            yield f"model_id: '{found.model_id}' is no name of a file such as Author2026Title_WRN-34-10"
         return
     if not re.search(r"(?:19|20)\d\d", found.venue):
         yield f"venue: '{found.venue}' has no year to name the card with; add it, or a model_id"
@@ -113,19 +113,19 @@ def _is_percentage(text: str) -> bool:
 
 
 def _plain_words(text: str) -> list[str]:
-    """Words of a text, without accents."""
+    """The words of a text, without accents."""
     letters = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
     return re.findall(r"[A-Za-z0-9]+", letters)
 
 
 def dataset_of(source: str, metadata: Metadata) -> str:
-    """Name of the data set in the card.
+    """What a card calls the images.
 
     Args:
-        source: registered name of the reader.
+        source: registered name of what they were read by.
 
     Raises:
-        RobustCliError: neither the run nor the metadata say it, or they disagree.
+        RobustCliError: nobody says it, or the user says something else than the run.
     """
     said = metadata.dataset
     member = catalog("datasets").get(source)
@@ -141,5 +141,5 @@ def dataset_of(source: str, metadata: Metadata) -> str:
             f"with --data {said}, or give these images another name"
         )
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", said):
-        raise RobustCliError(f"metadata: dataset: '{said}' is not a folder name such as imagenet")
+        raise RobustCliError(f"metadata: dataset: '{said}' is no name of a folder such as imagenet")
     return said

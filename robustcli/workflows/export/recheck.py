@@ -6,31 +6,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import robustcli
 from robustcli.errors import RobustCliError
-
-
-@dataclass(frozen=True)
-class _Wish:
-    """Arguments of `recheck`, as the new process reads them."""
-
-    folder: str
-    key: str
-    run: str
-    overrides: Sequence[str]
-    checkpoint: str | None
-    device: str
-
-
-@dataclass(frozen=True)
-class _Answer:
-    """Problems found, and what was checked, as text."""
-
-    problems: list[str]
-    checked: str
 
 
 def recheck(folder: Path, key: str, run: Path, overrides: Sequence[str], checkpoint: str | None, device: str) -> str:
@@ -50,12 +30,19 @@ def recheck(folder: Path, key: str, run: Path, overrides: Sequence[str], checkpo
     Raises:
         RobustCliError: the network cannot be built, or is not the evaluated one.
     """
-    wish = _Wish(str(folder), key, str(run), tuple(overrides), checkpoint, device)
+    wish = {
+        "folder": str(folder),
+        "key": key,
+        "run": str(run),
+        "overrides": list(overrides),
+        "checkpoint": checkpoint,
+        "device": device,
+    }
     roots = [str(Path(robustcli.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
     done = subprocess.run(
         # -B: importing model.py must not write files next to it.
         [sys.executable, "-B", "-m", "robustcli.workflows.export.recheck"],
-        input=json.dumps(asdict(wish)),
+        input=json.dumps(wish),
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, roots))},
         capture_output=True,
         text=True,
@@ -64,21 +51,21 @@ def recheck(folder: Path, key: str, run: Path, overrides: Sequence[str], checkpo
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise RobustCliError(f"the exported network cannot be loaded in a new process: {last}")
-    found = _Answer(**json.loads(done.stdout.splitlines()[-1]))
-    if found.problems:
-        lines = "\n  ".join(found.problems)
+    found = json.loads(done.stdout.splitlines()[-1])
+    if found["problems"]:
+        lines = "\n  ".join(found["problems"])
         raise RobustCliError(f"the exported network is not the one that was evaluated:\n  {lines}")
-    return found.checked
+    return str(found["checked"])
 
 
-def _check(wish: _Wish) -> _Answer:
+def _check(wish: dict[str, Any]) -> dict[str, Any]:
     """Check the folder; this runs in the new process."""
     from robustcli.evaluation.stored import EvaluationFiles
     from robustcli.models.model import test_images
     from robustcli.runtime.device import choose_device
     from robustcli.workflows.verify import find_evidence, verify
 
-    folder, device = Path(wish.folder), choose_device(wish.device)
+    folder, device = Path(wish["folder"]), choose_device(wish["device"])
     spec = importlib.util.spec_from_file_location("exported_model", folder / "model.py")
     assert spec is not None
     assert spec.loader is not None
@@ -86,15 +73,15 @@ def _check(wish: _Wish) -> _Answer:
     spec.loader.exec_module(module)
     network = module.build().to(device)
     if network.training:
-        return _Answer(["model.py: the network is in train mode"], "nothing")
-    subject, _ = find_evidence(Path(wish.run), wish.overrides, wish.checkpoint)
+        return {"problems": ["model.py: the network is in train mode"], "checked": "nothing"}
+    subject, _ = find_evidence(Path(wish["run"]), wish["overrides"], wish["checkpoint"])
     x, y = test_images(subject.defaults, device).evaluation("test", None)
-    problems, words = verify(EvaluationFiles(folder, wish.key), network, x, y)
-    return _Answer(problems, words)
+    finding = verify(EvaluationFiles(folder, wish["key"]), network, x, y)
+    return {"problems": finding.problems, "checked": finding.checked}
 
 
 if __name__ == "__main__":
     try:
-        print(json.dumps(asdict(_check(_Wish(**json.load(sys.stdin))))))
+        print(json.dumps(_check(json.load(sys.stdin))))
     except RobustCliError as error:
         sys.exit(" ".join(str(error).split()))

@@ -1,0 +1,122 @@
+"""Digest chain of stored results: spec, weights, data, settings, files and numbers, bound together.
+
+Every link is a SHA-256 of one content, and the digest of the chain folds all links in their order. Whoever changes a
+content after the results were written breaks a link; whoever recomputes the links changes the digest, which a
+signature protects.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from robustcli.errors import RobustCliError
+from robustcli.store.results import Chain, EvalResults, RunResults
+
+RESULTS, SIGNATURE = "results.json", "results.json.sig"
+# Not part of a result: the lock of the folder, the index of `robust runs`, and what half-written files are called.
+_LEFT_OUT = (RESULTS, SIGNATURE, "lock", ".robust-index.json")
+_HALF_WRITTEN = ".writing"
+_BLOCK = 1 << 20
+_Results = TypeVar("_Results", RunResults, EvalResults)
+
+
+def chained(folder: Path, results: _Results, weights: str) -> _Results:
+    """Results with the chain that binds them to the other files of their folder.
+
+    Args:
+        folder: of the run or the evaluation, with all files but results.json.
+        weights: digest of the evaluated weights.
+    """
+    return results.model_copy(update={"chain": chain_of(folder, results.to_json(), weights)})
+
+
+def chain_of(folder: Path, raw: Mapping[str, Any], weights: str) -> Chain:
+    """Chain of the files of a folder as they are now.
+
+    Args:
+        raw: content of results.json; a chain in it is left out.
+        weights: digest of the evaluated weights.
+    """
+    settings = {key: value for key, value in raw.items() if key not in ("chain", "data", "evaluations")}
+    links = {
+        "subject" if "subject" in raw else "spec.yaml": _spec(folder, raw),
+        "weights": weights,
+        "data": _digest(raw.get("data")),
+        "settings": _digest(settings),
+    }
+    for path in _files(folder):
+        links.setdefault(path.relative_to(folder).as_posix(), file_digest(path))
+    evaluations = raw.get("evaluations")
+    if isinstance(evaluations, Mapping):
+        links |= {f"evaluation {key}": _digest(value) for key, value in evaluations.items()}
+    return Chain(links=links, digest=folded(links))
+
+
+def broken_links(stated: Chain, found: Chain) -> tuple[list[str], list[str]]:
+    """Compare a stored chain with the one of the files as they are now.
+
+    Returns:
+        Problems, one line each; and the names of files that the chain does not bind, or that are not there any more.
+    """
+    problems = [
+        f"digest chain: {name} was changed after the results were written"
+        for name, link in stated.links.items()
+        if name in found.links and found.links[name] != link
+    ]
+    problems += [
+        f"digest chain: {name} is not in results.json any more"
+        for name in stated.links
+        if name not in found.links and not _is_file(name)
+    ]
+    problems += [
+        f"digest chain: {name} was added after the results were written"
+        for name in found.links
+        if name not in stated.links and not _is_file(name)
+    ]
+    if folded(stated.links) != stated.digest:
+        problems.append("digest chain: its digest does not follow from its links")
+    missing = [name for name in stated.links if name not in found.links and _is_file(name)]
+    added = [name for name in found.links if name not in stated.links and _is_file(name)]
+    return problems, [*(f"{name} (missing)" for name in missing), *(f"{name} (added later)" for name in added)]
+
+
+def folded(links: Mapping[str, str]) -> str:
+    """Digest of a chain: every link hashed with the digest of those before it."""
+    digest = ""
+    for name, link in links.items():
+        digest = hashlib.sha256(f"{digest}\n{name}\n{link}".encode()).hexdigest()
+    return digest
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _is_file(name: str) -> bool:
+    return not name.startswith("evaluation ") and name not in ("subject", "weights", "data", "settings")
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.rglob("*")):
+        name = path.name
+        if path.is_file() and name not in _LEFT_OUT and _HALF_WRITTEN not in name:
+            yield path
+
+
+def _spec(folder: Path, raw: Mapping[str, Any]) -> str:
+    if "subject" in raw:
+        return _digest(raw["subject"])
+    if not (folder / "spec.yaml").is_file():
+        raise RobustCliError(f"{folder / 'spec.yaml'}: no such file; expected the spec of the run")
+    return file_digest(folder / "spec.yaml")
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
