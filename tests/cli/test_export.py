@@ -304,7 +304,7 @@ def test_only_a_new_or_an_empty_folder_is_written(robust: Robust, place: Path, s
     out.unlink()
     out.mkdir()
     (out / "mine").touch()
-    robust(*words).require(2, "out: is a folder that is not empty")
+    robust(*words).require(2, "out: found a folder that is not empty")
     assert files(out) == {"mine"}
     (out / "mine").unlink()
     (tmp_path / "out.writing").mkdir()
