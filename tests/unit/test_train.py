@@ -27,6 +27,7 @@ from robustcli.models.build import build_network
 from robustcli.optimization.averaging.ema import Ema
 from robustcli.optimization.averaging.swa import Swa
 from robustcli.optimization.progress import Progress
+from robustcli.optimization.schedules.steps import Multistep
 from robustcli.optimization.weights.awp import Awp
 from robustcli.promises.networks import conv_net, drawn_from, images, labels
 from robustcli.specs.settings import Augment, TrainSettings
@@ -465,11 +466,11 @@ def test_weight_decay_spares_what_it_should(exclude: str, spared: set[str]) -> N
 
 
 def test_every_group_follows_the_schedule() -> None:
-    """Released code moves the rate of the first group alone."""
+    """Released code moves only the rate of the first group."""
     settings = replace(SETTINGS, weight_decay_exclude="bn_and_bias", epochs=2)
     recorder = Recorder()
     training = training_of(settings, recorder)
-    fit(training, loop_of(training, settings, schedule=lambda progress: 0.5 if progress.step else 1.0))
+    fit(training, loop_of(training, settings, schedule=Multistep(after=(1,), factor=0.5)))
     assert [group["lr"] for group in training.optimizer.param_groups] == [0.025, 0.025]
 
 
