@@ -84,7 +84,7 @@ class Member(Declaration):
 
 
 def describe(family: str, name: str) -> Member:
-    """The member `name` of `family`, or an error that names the nearest one."""
+    """Return the member `name` of `family`; an unknown name is an error with the nearest one."""
     members = catalog(family)
     if name not in members:
         raise RobustCliError(f"unknown name '{name}' in {family}{suggest(name, members)}")

@@ -66,7 +66,7 @@ class Registry:
         return add
 
     def get(self, name: str) -> Callable[..., Any]:
-        """The member itself, with what its name settles; its file is imported now if it was not yet."""
+        """Return the member, with the parameters that its name fixes; import its file if necessary."""
         if name not in self._registered:
             importlib.import_module(describe(self.family, name).module)
         member, fixed = self._registered[name], self._fixed[name]
@@ -77,11 +77,11 @@ class Registry:
 
 
 def instantiate(chosen: MemberSpec, *positional: Any) -> Any:
-    """Import the chosen member and call it with its parameters; then replace fields of what it returned.
+    """Import a member and call it with its parameters; then replace fields of the object that it returned.
 
     Args:
-        positional: what the family's members are given beside their parameters, such as the shape of images; members
-            inside others are given the same.
+        positional: further arguments of the family's members, such as the shape of images; members inside others get
+            the same.
     """
     member = describe(chosen.family, chosen.name)
     values = {name: _instantiate_value(value, positional) for name, value in chosen.parameters.items()}

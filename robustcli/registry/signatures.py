@@ -1,4 +1,4 @@
-"""What a function or a class takes, read from its source file without importing it."""
+"""Parameters of functions and classes, read from their source files without importing them."""
 
 import ast
 import re
@@ -36,7 +36,7 @@ class Parameter:
 
 
 def served(node: ast.FunctionDef | ast.ClassDef) -> dict[str, frozenset[str]]:
-    """By keyword of the call that a function returns, the names that are used there and nowhere else in it."""
+    """Return, by keyword of the call that a function returns, the names that are used only there."""
     last = node.body[-1]
     if not isinstance(last, ast.Return) or not isinstance(last.value, ast.Call):
         return {}
@@ -66,7 +66,7 @@ def function_parameters(node: ast.FunctionDef, doc: str, where: str) -> dict[str
 
 
 def class_parameters(node: ast.ClassDef, doc: str, where: str, *, strict: bool = True) -> dict[str, Parameter]:
-    """Fields of a dataclass; with strict=False those that no spec can write are passed over."""
+    """Return the fields of a dataclass; with strict=False, skip those that no spec can write."""
     docs = argument_docs(doc)
     parameters = {}
     for line in node.body:

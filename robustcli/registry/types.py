@@ -1,4 +1,4 @@
-"""The vocabulary of signatures: what the parameters of registered members are annotated with.
+"""Types that annotate the parameters of registered members.
 
 The signature of a member is the schema of its part of a spec. It is read without importing the member
 (see registry/signatures.py), so its annotations use only Python's own types and the names of this module.
@@ -68,7 +68,7 @@ class Ratio(float):
 
 @dataclass(frozen=True, kw_only=True)
 class OtherThreat:
-    """A threat beside the spec's, for methods that train against several.
+    """A threat next to the spec's, for methods that train against several.
 
     Args:
         norm: linf, l2 or l1.
@@ -93,7 +93,7 @@ class Family:
 
     Args:
         name: of the registry.
-        options: a settings dataclass whose fields stand beside the member's own in a spec, or None.
+        options: a settings dataclass whose fields a spec writes next to the member's own, or None.
     """
 
     name: str

@@ -1,1 +1,1 @@
-"""A YAML file -> checked choices, every problem at once. Nothing here imports torch."""
+"""Specs: YAML files, checked with every problem reported at once. Nothing here imports torch."""

@@ -78,8 +78,8 @@ def _walks(
 
 def _start_radius(attack: Mapping[str, Any], eps: float) -> float:
     start = attack.get("start", "gaussian" if "start_std" in attack else "random")
-    beside = _FAR_OUT * float(attack.get("start_std", 0.001))
-    return {"clean": 0.0, "gaussian": beside}.get(start, eps)
+    far_out = _FAR_OUT * float(attack.get("start_std", 0.001))
+    return {"clean": 0.0, "gaussian": far_out}.get(start, eps)
 
 
 def _count(steps: int) -> str:

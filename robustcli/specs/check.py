@@ -1,4 +1,4 @@
-"""Values against signatures: every problem found, with the place and the nearest thing that works.
+"""Check values against signatures; report every problem with its place and the nearest thing that works.
 
 pydantic checks plain values; this walks the tree of members that choose members and words the errors.
 """
@@ -78,7 +78,7 @@ class Checker:
         return kind(**resolved) if len(self.problems) == before else _FAILED
 
     def chosen(self, family: Family, value: Any, where: Where) -> Any:
-        """Check the choice of a member, written as {name: ..., parameters} or as its name alone."""
+        """Check the choice of a member, written as {name: ..., parameters} or as only its name."""
         if isinstance(value, str):
             value = {"name": value}
         if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
@@ -91,9 +91,9 @@ class Checker:
             self.problems.append(((*where, "name"), f"unknown name '{name}' in {family.name}{suggest(name, members)}"))
             return _FAILED
         member = members[name]
-        beside = settings_of(family.options) if family.options else {}
+        options_known = settings_of(family.options) if family.options else {}
         replaced = {key: p for key, p in member.replaceable.items() if key in value}
-        known = {**member.parameters, **member.replaceable, **beside}
+        known = {**member.parameters, **member.replaceable, **options_known}
         given = {key: item for key, item in value.items() if key != "name"}
         before = len(self.problems)
         for key in given:
@@ -104,7 +104,7 @@ class Checker:
         resolved = self.parameters(own, {k: v for k, v in given.items() if k in own}, where, f"'{name}'")
         options = None
         if family.options:
-            options = self.settings(family.options, {k: v for k, v in given.items() if k in beside}, where)
+            options = self.settings(family.options, {k: v for k, v in given.items() if k in options_known}, where)
         return MemberSpec(family.name, name, resolved, options) if len(self.problems) == before else _FAILED
 
     def _plain(self, parameter: Parameter, value: Any, where: Where) -> Any:
@@ -129,7 +129,7 @@ class Checker:
 
 
 def checked(check: Callable[[Checker], Any], source: str) -> Any:
-    """What `check` makes of plain values.
+    """Return what `check` makes of plain values.
 
     Raises:
         SpecError: with all problems that it found; `source` says where the values came from.
@@ -142,7 +142,7 @@ def checked(check: Callable[[Checker], Any], source: str) -> Any:
 
 
 def is_sound(value: Any) -> bool:
-    """Whether a part of a checked spec holds nothing that failed."""
+    """Return True if no value inside a part of a checked spec failed."""
     if isinstance(value, Mapping):
         return all(is_sound(item) for item in value.values())
     return value is not _FAILED
@@ -162,7 +162,7 @@ def family_of(annotation: Any) -> Family | None:
 
 
 def settings_kind(annotation: Any) -> tuple[type | None, bool]:
-    """The settings dataclass that an annotation asks for, if any, and whether nothing will do as well."""
+    """Return the settings dataclass that an annotation asks for, if any, and whether None is allowed."""
     kinds = [part for part in (annotation, *typing.get_args(annotation)) if isinstance(part, type)]
     found = next((kind for kind in kinds if is_dataclass(kind)), None)
     return found, type(None) in kinds
@@ -220,7 +220,7 @@ def _doc(parameter: Parameter) -> str:
 
 
 def _telling(problems: list[ErrorDetails]) -> list[ErrorDetails]:
-    """Where a number or a list of them may stand, what is wrong with the one that was written."""
+    """Where a number or a list of numbers is allowed, return the problems of the form that was written."""
     other_form = ("tuple_type", "float_type")
     found = [item for item in problems if item["type"] not in other_form or isinstance(item["loc"][-1], int)]
     return found or problems

@@ -1,4 +1,4 @@
-"""Combinations of a data set's options with the rest of a spec, refused or worth a word; guards.py calls them."""
+"""Guards on data: combinations of its options with the rest of a spec."""
 
 from collections.abc import Mapping
 from typing import get_args
@@ -66,10 +66,10 @@ def labels_are_whole(defense: MemberSpec, data: MemberSpec) -> Findings:
 
 
 def unverified(defense: MemberSpec, data: MemberSpec, evaluate: Mapping[str, MemberSpec]) -> dict[str, str]:
-    """Why some evaluations prove little: training that can hide gradients, judged by other attacks than AutoAttack.
+    """Return why some evaluations prove little: training can hide gradients, and every attack needs them.
 
     Returns:
-        By the key of the evaluation; nothing where AutoAttack is among all of them.
+        Reasons by the key of the evaluation; empty if some evaluation sees through gradient masking.
     """
     options = data.options
     if any(evaluator.member.sees_through_masking for _, evaluator in evaluators_inside(evaluate, ())):

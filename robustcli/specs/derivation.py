@@ -1,4 +1,4 @@
-"""From the run of a search to the spec that trains, from the beginning, the network that was found."""
+"""The spec that trains from random weights the network that a search found."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,11 +13,11 @@ _DEFENSE = "pgd_at"
 
 
 def derived_spec(spec: ExperimentSpec, architecture: Mapping[str, Any]) -> str:
-    """The text of a spec: all as in the search, but for the architecture and a defense that needs no supernet.
+    """Return the text of a spec: as in the search, except for the architecture and a defense without a supernet.
 
     Args:
-        spec: of the search.
-        architecture: that it found, as specs name it.
+        spec: spec of the search.
+        architecture: architecture that it found, as specs name it.
     """
     plain = spec.to_plain()
     plain["name"] = f"{spec.name}_derived"

@@ -1,4 +1,4 @@
-"""The shipped specs and sweeps: in the checkout beside the package, in an installed package inside it."""
+"""The shipped specs and sweeps: next to the package in a checkout, inside an installed package."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ _SWEEPS = "sweeps/"
 
 
 def folder() -> Path:
-    """Where the shipped specs lie."""
+    """Return the folder of the shipped specs."""
     package = Path(robustcli.__file__).parent
     inside = package / "experiments"
     return inside if inside.is_dir() else package.parent / "experiments"

@@ -44,17 +44,17 @@ Guard = Callable[..., Findings]
 
 
 def find_problems(parts: Mapping[str, Any]) -> list[tuple[Where, str]]:
-    """Combinations that are refused, with the place of each."""
+    """Return combinations that are refused, with the place of each."""
     return _run(REFUSE, parts)
 
 
 def find_warnings(parts: Mapping[str, Any]) -> list[str]:
-    """Combinations that are legal and probably not meant."""
+    """Return combinations that are legal but probably not intended."""
     return [f"{'.'.join(map(str, where))}: {text}" for where, text in _run(WARN, parts)]
 
 
 def find_notes(parts: Mapping[str, Any]) -> list[str]:
-    """Combinations that may well be meant, with what their author should know."""
+    """Return combinations that may be intended, with what the author of the spec should know."""
     return [f"{'.'.join(map(str, where))}: {text}" for where, text in _run(NOTE, parts)]
 
 
@@ -184,7 +184,7 @@ def replaced_part_has_no_parameters(defense: MemberSpec) -> Findings:
             continue
         for key, parameter in member.parameters.items():
             if key in keys and defense.parameters[key] != parameter.default:
-                text = f"does nothing beside defense.{part}, which replaces the {part}; write it there"
+                text = f"has no effect, because defense.{part} replaces the {part}; write it there"
                 yield ("defense", key), text
 
 

@@ -1,4 +1,4 @@
-"""Where things are in a spec: attacks and evaluators, however deep inside others, and the threat they are under."""
+"""Places in a spec: attacks and evaluators at any depth, and the threat that holds there."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from robustcli.registry.registry import MemberSpec
 from robustcli.specs.settings import ThreatSettings
 
 Where = tuple[str | int, ...]
-# What a guard finds: places of a spec, and what is wrong there.
+# Findings of a guard: places of a spec, and the problem there.
 Findings = Iterator[tuple[Where, str]]
 
 
@@ -41,7 +41,7 @@ def _members_inside(family: str, value: Any, where: Where) -> Iterator[tuple[Whe
 
 
 def threat_at(where: Where, evaluate: Mapping[str, MemberSpec], threat: ThreatSettings) -> ThreatSettings:
-    """The threat at a place of the spec: of the innermost evaluator that has one of its own, or the spec's."""
+    """Return the threat at a place of the spec: that of the innermost evaluator with its own, or the spec's."""
     if where[0] != "evaluate":
         return threat
     inner: Any = evaluate
@@ -54,5 +54,5 @@ def threat_at(where: Where, evaluate: Mapping[str, MemberSpec], threat: ThreatSe
 
 
 def not_a_pixel(size: float) -> str:
-    """What to say of a length in linf that is above 1."""
+    """Return the message about a length in linf that is above 1."""
     return f"{size:g} is larger than the pixel range [0, 1]; write {size:g}/255"

@@ -37,7 +37,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def keys_of_evaluate() -> Family:
-    """What the values under `evaluate` choose from."""
+    """Return the family of the values under `evaluate`."""
     annotation = settings_of(ExperimentSpec)["evaluate"].annotation
     found = family_of(get_args(annotation)[1])
     assert found is not None
@@ -48,7 +48,7 @@ def _member(member: Member) -> dict[str, Any]:
     parameters = {**member.parameters, **member.replaceable}
     properties = {"name": {"const": member.name}, **{name: _parameter(p) for name, p in parameters.items()}}
     required = [name for name, parameter in member.parameters.items() if parameter.default is REQUIRED]
-    # Settings beside the member's own are checked where it is chosen, so other keys are let through here.
+    # Options of the place are checked where the member is named, so other keys are allowed here.
     return {
         "type": "object",
         "description": member.summary,

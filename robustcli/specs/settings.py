@@ -1,4 +1,4 @@
-"""The parts of a spec that are not members of a registry. No torch here: specs are checked without it."""
+"""The parts of a spec that are not members of a registry. Nothing here imports torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -49,12 +49,12 @@ class ExtraSettings:
     """Images that join those of the data set in training, such as generated ones.
 
     Args:
-        path: of a NumPy archive with "image", uint8 (n, height, width, channels), and "label", (n,), -1 for none:
+        path: NumPy archive with "image", uint8 (n, height, width, channels), and "label", (n,), -1 for none:
             only a divergence from the clean prediction is asked of such images (defense: trades).
-        labels: of a file whose labels replace those of the archive, such as a classifier's; .npz with "label"
+        labels: file whose labels replace those of the archive, such as a classifier's; .npz with "label"
             or .npy.
-        share: of every batch that is drawn from them, rounded down to whole images.
-        label_smoothing: s of their labels.
+        share: share of every batch that is drawn from them, rounded down to whole images.
+        label_smoothing: smoothing s of their labels.
     """
 
     path: str
@@ -65,17 +65,17 @@ class ExtraSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """What is done with any data set.
+    """Options of any data set.
 
     Args:
-        val_size: training images set apart for model choice, by a fixed permutation.
-        train_size: how many of the other training images are used; null is all.
+        val_size: number of training images set apart to select weights, by a fixed permutation.
+        train_size: number of the other training images that are used; null is all.
         augment: random changes of training images.
-        mixer: how the images of a training batch are mixed with each other, after their own changes.
-        label_smoothing: s of the labels in training; the extra images have their own.
-        smoothing_over: who shares s: "all" k classes, the labelled one too, or the k - 1 "others".
-        smoothing_for: who sees smoothed labels: the "loss" alone, as published, or "both" it and the attack, which
-            otherwise raises the loss of labels as they are, or as they were mixed.
+        mixer: mixing of the images of a training batch with each other, after their own changes.
+        label_smoothing: smoothing s of the labels in training; the extra images have their own.
+        smoothing_over: classes that share s: "all" k classes, the label included, or the k - 1 "others".
+        smoothing_for: what uses smoothed labels: only the "loss", as published, or "both" the loss and the attack. In
+            the first case the attack raises the loss of unsmoothed (perhaps mixed) labels.
         extra: images that join those of the data set in training; null is none.
         workers: threads that read images which do not fit into memory.
     """
@@ -92,13 +92,13 @@ class DataOptions:
 
     @property
     def is_smoothed(self) -> bool:
-        """Whether any label is."""
+        """True if any label is smoothed."""
         return bool(self.label_smoothing or (self.extra and self.extra.label_smoothing))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArchitectureOptions:
-    """What is done with any architecture.
+    """Options of any architecture.
 
     Args:
         normalize: the network's first layer: the data set's mean and std, none (pixels in [0, 1]), or "per_image"
@@ -110,10 +110,10 @@ class ArchitectureOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions:
-    """What is said of any evaluation.
+    """Options of any evaluation.
 
     Args:
-        examples: the first so many test images, in the data set's fixed order; null is all.
+        examples: number of test images, from the first on in the data set's fixed order; null is all.
         witnesses: whether the adversarial images are kept, for `robust verify`.
     """
 
@@ -132,7 +132,7 @@ class TrainSettings:
         lr: learning rate where the schedule's factor is 1.
         optimizer: how gradients become updates.
         schedule: factor of the learning rate over the run.
-        weight_decay: of the optimiser, on all parameters but those excluded.
+        weight_decay: weight decay of the optimiser, on all parameters except those excluded.
         weight_decay_exclude: parameters without weight decay: none, those of normalisation layers ("bn"), those
             and all biases ("bn_and_bias"), or those, every other vector (factors of layers, class tokens) and
             learned positions ("vectors"), as is usual with transformers.

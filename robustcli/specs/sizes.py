@@ -1,11 +1,11 @@
-"""Length of a training as far as a spec tells: images and batches of an epoch."""
+"""Images and batches of an epoch, as far as a spec states them."""
 
 from robustcli.registry.registry import MemberSpec
 from robustcli.specs.settings import TrainSettings
 
 
 def images_of_epoch(data: MemberSpec) -> int | None:
-    """The data set's own images that training sees once in an epoch; None where only its files know."""
+    """Return the number of the data set's own images in an epoch; None if it depends on files."""
     if data.options.train_size is not None:
         return int(data.options.train_size)
     total = data.member.train_images
@@ -13,7 +13,7 @@ def images_of_epoch(data: MemberSpec) -> int | None:
 
 
 def batches_of_epoch(data: MemberSpec, train: TrainSettings) -> int | None:
-    """As many as training makes of them; None where only the files of the data set know."""
+    """Return the number of batches in an epoch; None if it depends on files."""
     images = images_of_epoch(data)
     if images is None:
         return None

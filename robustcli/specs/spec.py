@@ -1,4 +1,4 @@
-"""YAML -> checked choices: the whole spec is checked before anything is imported, read or made."""
+"""An experiment from YAML, checked as a whole before anything is imported, read or made."""
 
 import hashlib
 import json
@@ -103,11 +103,11 @@ class ExperimentSpec:
         raise SpecError(document.source, [located(document, where) + text for where, text in ordered])
 
     def warnings(self) -> list[str]:
-        """What is legal but probably not meant."""
+        """Return what is legal but probably not intended."""
         return find_warnings({item.name: getattr(self, item.name) for item in fields(self)})
 
     def notes(self) -> list[str]:
-        """What may well be meant, and its author should know."""
+        """Return what may be intended, but the author of the spec should know."""
         return find_notes({item.name: getattr(self, item.name) for item in fields(self)})
 
     def to_plain(self) -> dict[str, Any]:
@@ -123,7 +123,7 @@ class ExperimentSpec:
 
     @property
     def digest(self) -> str:
-        """Eight hexadecimal digits of what this experiment is: not its seed, its claim, nor where it runs."""
+        """Eight hexadecimal digits that identify the experiment, without its seed, its claim and its machine."""
         plain = self.to_plain()
         plain.pop("seed")
         plain.pop("claim", None)
@@ -175,7 +175,7 @@ def _check_evaluate(checker: Checker, value: Any) -> dict[str, MemberSpec]:
 
 
 def overridden(document: Document, overrides: Sequence[str]) -> Document:
-    """The document with values replaced; a member written as its name alone becomes a mapping when entered."""
+    """Return the document with values replaced; a member written as only its name becomes a mapping."""
     value = document.value if isinstance(document.value, Mapping) else {}
     places = dict(document.places)
     for override in overrides:
@@ -193,7 +193,7 @@ def overridden(document: Document, overrides: Sequence[str]) -> Document:
 
 
 def override_text(text: str, overrides: Sequence[str], source: str) -> str:
-    """The text of a spec with dotted overrides applied; quotients such as 8/255 stay what they are."""
+    """Return the text of a spec with dotted overrides applied; quotients such as 8/255 stay quotients."""
     return to_yaml(_with_quotients(overridden(parse_yaml(text, source), overrides).value)) if overrides else text
 
 

@@ -174,7 +174,7 @@ train: {epochs: 3}
         ("OTHER", "{norm: l2, epss: 0.1}", r"unknown parameter of others; did you mean 'eps'\?"),
         ("others: [OTHER], ", "", r"defense\.others: missing"),
         ("epochs: 3", "epochs: 3, eps_warmup: 1", r"train\.eps_warmup: only the spec's threat would grow"),
-        ("steps: 2", "attack: fgsm", r"defense\.others: does nothing beside defense\.attack"),
+        ("steps: 2", "attack: fgsm", r"defense\.others: has no effect, because defense\.attack"),
     ],
 )
 def test_what_a_spec_may_not_say(old: str, new: str, problem: str) -> None:
