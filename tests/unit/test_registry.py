@@ -31,12 +31,12 @@ from dataclasses import dataclass
 
 from robustcli.optimization.progress import Progress
 from robustcli.registry.types import Share
-from robustcli.optimization.schedules import SCHEDULES
+from robustcli.optimization.schedules import SCHEDULES, Schedule
 
 
 @SCHEDULES.register("%s")
 @dataclass(frozen=True, kw_only=True)
-class Halved:
+class Halved(Schedule):
     """%s
 
     Args:
@@ -210,7 +210,7 @@ from robustcli.defenses import DEFENSES
 from robustcli.defenses.min_max import MinMax
 from robustcli.defenses.min_max import AdversarialCrossEntropy
 from robustcli.registry.types import Count, Positive, Share
-from robustcli.optimization.schedules import SCHEDULES
+from robustcli.optimization.schedules import SCHEDULES, Schedule
 
 
 @DEFENSES.register("plugged_at", smoke={"steps": 1})
@@ -241,7 +241,7 @@ def plugged_linear(shape: ImageShape, /, *, width: Count = 8) -> nn.Module:
 
 @SCHEDULES.register("plugged_constant")
 @dataclass(frozen=True, kw_only=True)
-class Plugged:
+class Plugged(Schedule):
     """A share of the full rate throughout, from a plugin.
 
     Args:
