@@ -16,12 +16,13 @@ from robustcli.models.digest import network_digest, tensor_bytes, weights_digest
 from robustcli.registry.catalog import catalog
 from robustcli.threat.threat import ThreatModel
 
-# The code that decides who survives; a change elsewhere leaves findings as they are.
+# The code that decides which images survive; a change elsewhere leaves findings as they are.
 _DECIDING = (
     "attacks/*.py",
     "evaluators/*.py",
     "evaluation/evaluate.py",
     "evaluation/evidence.py",
+    "evaluation/gradient.py",
     "evaluation/passes.py",
     "evaluation/confirm.py",
     "evaluation/restore.py",
