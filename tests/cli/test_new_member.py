@@ -22,13 +22,13 @@ from torch import Tensor, nn
 
 from robustcli.attacks.losses import shares_of
 from robustcli.attacks.pgd import Pgd
-from robustcli.defenses import DEFENSES, Batch
+from robustcli.defenses import DEFENSES, Batch, StatelessLoss
 from robustcli.defenses.min_max import MinMax
 from robustcli.registry.types import Size
 
 
 @dataclass(frozen=True, kw_only=True)
-class HingeLoss:
+class HingeLoss(StatelessLoss):
     """max(0, target - margin), mean over the batch."""
 
     target: float
