@@ -203,7 +203,7 @@ def _images(text: str, size: int | None) -> dict[str, Any]:
         return {"name": text}
     if Path(text).is_dir():
         return {"name": "image_folder", "root": text, **({} if size is None else {"size": size})}
-    if Path(text).suffix == ".npz":
+    if Path(text).suffix.lower() == ".npz":
         return {"name": "npz", "path": text}
     raise RobustCliError(f"--data: '{text}' is no data set, folder or .npz file{suggest(text, catalog('datasets'))}")
 

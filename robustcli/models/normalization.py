@@ -74,8 +74,8 @@ def find_normalization(
     best = max(counts, key=lambda title: counts[title])
     rivals = [title for title in known if title != best and not _is_better(right[best], right[title])]
     equal = all(torch.equal(right[best], found) for found in right.values())
-    is_clear = not rivals and not is_at_chance(counts[best], len(x), data.shape.classes)
-    if is_clear or equal:
+    is_guess = is_at_chance(counts[best], len(x), data.shape.classes)
+    if not is_guess and (not rivals or equal):
         # Where all give the same, the first is as good as any.
         chosen = next(iter(known)) if equal else best
         why = "all give the same" if equal else f"clearly best; {_RULE}"
