@@ -140,7 +140,7 @@ def test_the_user_says_how_pixels_are_normalised(robust: Robust, here: Path, bod
     words = ("w.pt", *SMALL, "--data", "digits", "--attack", "clean")
     said, none, bare = (
         evaluated(robust, *words, *more)
-        for more in (("--mean", "0.25", "--std", "0.5"), ("--mean=0", "--std=1"), ("architecture.normalize=none",))
+        for more in (("--mean", "0.25", "--std", "0.5"), ("--mean=0", "--std=1"), ("architecture.normalize=none", "--fresh"))
     )
     assert (said["network"]["mean"], said["network"]["std"]) == ([0.25], [0.5])
     assert "normalisation before the network: mean 0.25, std 0.5 (as --mean and --std say)" in said["notes"]
@@ -266,7 +266,7 @@ SHUFFLE = "torchvision:shufflenet_v2_x0_5"
 def test_torchvision_with_weights_of_a_file(robust: Robust, here: Path) -> None:
     network = torchvision.models.get_model("shufflenet_v2_x0_5", weights=None, num_classes=3)
     torch.save(network.state_dict(), "w.pt")
-    words = (SHUFFLE, "--weights", "w.pt", "--data", rgb(here / "x.npz", 3), "--attack", "clean")
+    words = (SHUFFLE, "--weights", "w.pt", "--data", rgb(here / "x.npz", 3), "--attack", "clean", *NONE)
     assert evaluated(robust, *words)["name"] == "w.pt"
     other = (SHUFFLE, "--weights", "w.pt", "--data", rgb(here / "y.npz", 4), "--attack", "clean")
     robust("eval", *other).require(2, "does not fit torchvision with model=shufflenet", "knows 3 classes, and the data")
@@ -319,7 +319,7 @@ def test_the_stem_of_a_zoos_network_can_be_said(robust: Robust, here: Path, zoo:
     }
     torch.save(state, "w.pt")
     torch.save(network.state_dict(), "ours.pt")
-    data = ("--data", rgb(here / "x.npz", 3, side=32), "--attack", "clean")
+    data = ("--data", rgb(here / "x.npz", 3, side=32), "--attack", "clean", *NONE)
     robust("eval", f"{zoo}:resnet18", "--weights", "w.pt", *data).require(2, "[64, 3, 3, 3], expected [64, 3, 7, 7]")
     value = evaluated(robust, f"{zoo}:resnet18", "--weights", "w.pt", *data, "architecture.stem=small")
     ours = evaluated(robust, "ours.pt", "--architecture", "resnet18", *data)
