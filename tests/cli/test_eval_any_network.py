@@ -140,7 +140,11 @@ def test_the_user_says_how_pixels_are_normalised(robust: Robust, here: Path, bod
     words = ("w.pt", *SMALL, "--data", "digits", "--attack", "clean")
     said, none, bare = (
         evaluated(robust, *words, *more)
-        for more in (("--mean", "0.25", "--std", "0.5"), ("--mean=0", "--std=1"), ("architecture.normalize=none", "--fresh"))
+        for more in (
+            ("--mean", "0.25", "--std", "0.5"),
+            ("--mean=0", "--std=1"),
+            ("architecture.normalize=none", "--fresh"),
+        )
     )
     assert (said["network"]["mean"], said["network"]["std"]) == ([0.25], [0.5])
     assert "normalisation before the network: mean 0.25, std 0.5 (as --mean and --std say)" in said["notes"]
