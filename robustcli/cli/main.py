@@ -6,6 +6,7 @@ import shutil
 import sys
 import traceback
 import warnings
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -51,10 +52,15 @@ def main() -> None:
     # Waiting threads that spin slow each other down on shared cores. Set here, because torch reads it at import.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.formatwarning = _in_words
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            # A name that is not UTF-8 can be printed, too.
+            stream.reconfigure(errors="backslashreplace")
     try:
+        _require_text(sys.argv[1:])
         app()
     except Interrupted as stopped:
-        typer.echo(f"{stopped}; continue with --resume", err=True)
+        typer.echo(f"{stopped}{_how_to_resume(sys.argv[1:])}", err=True)
         sys.exit(3)
     except (CollapseError, NotFiniteError) as failure:
         typer.echo(f"training failed: {failure}", err=True)
@@ -72,6 +78,22 @@ def main() -> None:
         traceback.print_exc()
         typer.echo("internal error: please report it with the lines above", err=True)
         sys.exit(70)
+
+
+def _require_text(words: list[str]) -> None:
+    """Refuse paths that are not UTF-8: specs and results name paths as text."""
+    for word in words:
+        if not word.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in word):
+            shown = word.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+            raise RobustCliError(f"'{shown}': not UTF-8; rename it, or use a link with another name")
+
+
+def _how_to_resume(words: list[str]) -> str:
+    """Advice on resuming a command that was interrupted; none for commands that cannot be resumed."""
+    command = words[0] if words else ""
+    if command == "train":
+        return "; continue with --resume"
+    return "; run the same command again to resume" if command in ("reproduce", "demo", "sweep") else ""
 
 
 def _in_words(
@@ -109,7 +131,12 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train and evaluate the model that a spec describes."""
-    _run(_read(spec, overrides), runs, quiet, resume=resume)
+    from robustcli.workflows.resuming import without_run
+
+    read = _read(spec, overrides)
+    if resume and (text := without_run(runs, read)):
+        typer.echo(f"note: {text}", err=True)
+    _run(read, runs, quiet, resume=resume)
 
 
 @app.command()

@@ -13,18 +13,31 @@ from typing import Any, cast
 
 import torch
 
-from robustcli.errors import RobustCliError
+from robustcli.errors import RobustCliError, disk_message
 
 Share = tuple[int, int]
 """(i, n): the i-th of n shares, numbered from 0."""
 
 
 def share_of_torchrun() -> Share | None:
-    """The share of this process among those that torchrun started; None outside torchrun or alone."""
+    """Return the share of this process among those that torchrun started; None if there is only one.
+
+    Raises:
+        RobustCliError: RANK or WORLD_SIZE is not a number.
+    """
     names = ("RANK", "WORLD_SIZE")
     if not all(name in os.environ for name in names):
         return None
-    rank, world = (int(os.environ[name]) for name in names)
+    texts = [os.environ[name].strip() for name in names]
+    if not all(texts):
+        # Set, but empty, is as good as not set.
+        return None
+    if not all(text.isdecimal() for text in texts) or int(texts[0]) >= int(texts[1]):
+        raise RobustCliError(
+            f"RANK={texts[0]} WORLD_SIZE={texts[1]}: expected numbers as torchrun sets them, RANK below WORLD_SIZE; "
+            "unset both for one process"
+        )
+    rank, world = (int(text) for text in texts)
     return (rank, world) if world > 1 else None
 
 
@@ -82,6 +95,9 @@ def _share(work: Callable[[Any, Share], None], wish: Any, share: Share) -> None:
         work(wish, share)
     except RobustCliError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        print(f"error: {disk_message(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         # A terminal sends it to every process; the first one says so.

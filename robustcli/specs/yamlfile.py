@@ -21,7 +21,9 @@ _NULL = re.compile(r"^(?:null|~|)$")
 _BOOL = re.compile(r"^(?:true|false)$")
 _INT = re.compile(r"^[-+]?[0-9]{1,4000}$")
 _FLOAT = re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?$")
-_RATIO = re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)? ?/ ?[0-9]+(?:\.[0-9]*)?$")
+# Both parts short enough for a float.
+_RATIO = re.compile(r"^[-+]?[0-9]{1,300}(?:\.[0-9]{0,300})? ?/ ?[0-9]{1,300}(?:\.[0-9]{0,300})?$")
+_DEEPEST = 50
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ def parse_yaml(text: str, source: str) -> Document:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark is not None else ""
         raise SpecError(source, [f"{where}not YAML: {getattr(error, 'problem', None) or error}"]) from error
+    except RecursionError:
+        raise SpecError(source, [_too_deep()]) from None
     value = _construct(node, (), places, problems, ()) if node is not None else None
     if problems:
         raise SpecError(source, problems)
@@ -80,6 +84,9 @@ def _construct(
     node: yaml.Node, path: Path_, places: dict[Path_, str], problems: list[str], around: tuple[yaml.Node, ...]
 ) -> Any:
     places[path] = f"line {node.start_mark.line + 1}"
+    if len(path) > _DEEPEST:
+        problems.append(f"{places[path]}: {_too_deep()}")
+        return None
     if any(node is outer for outer in around):
         problems.append(f"{places[path]}: {'.'.join(map(str, path))}: an anchor inside itself")
         return None
@@ -98,6 +105,10 @@ def _construct(
         return [_construct(item, (*path, i), places, problems, around) for i, item in enumerate(node.value)]
     assert isinstance(node, yaml.ScalarNode)
     return _scalar(node.value) if node.style is None else node.value
+
+
+def _too_deep() -> str:
+    return f"nested too deeply; expected at most {_DEEPEST} levels"
 
 
 def _scalar(text: str) -> Any:

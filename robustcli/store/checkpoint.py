@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import torch
 
@@ -18,7 +18,30 @@ FORMAT = 1
 def save(path: Path, contents: Mapping[str, Any]) -> None:
     """Write a checkpoint, whole or not at all."""
     with replacing(path) as file:
-        torch.save({"format": FORMAT, "robustcli": __version__, **contents}, file)
+        kept = _ErrorKeeper(file)
+        try:
+            torch.save({"format": FORMAT, "robustcli": __version__, **contents}, cast("BinaryIO", kept))
+        except RuntimeError as error:
+            # torch replaces errors of the disk by its own.
+            raise kept.error or error from error
+
+
+class _ErrorKeeper:
+    """File that remembers the first error of writing to it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -34,6 +57,8 @@ def load(path: Path) -> dict[str, Any]:
         raise RobustCliError(f"{path}: the file is {kind}")
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
     except Exception as error:  # torch raises whatever a broken pickle makes its reader stumble on
         raise RobustCliError(
             f"{path}: not a checkpoint that `robust train` wrote: it cannot be read as plain data "

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,19 +19,51 @@ def replacing(path: Path, mark: str = "writing") -> Iterator[BinaryIO]:
         path: the file; its folder is created.
         mark: suffix of the temporary name; processes that may write the same file at once need different ones.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{mark}")
-    # What a killed process left may be a link to another file, which opening it would empty.
-    temporary.unlink(missing_ok=True)
-    try:
-        with temporary.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
+    with errors_name(path, temporary):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # What a killed process left may be a link to another file, which opening it would empty.
         temporary.unlink(missing_ok=True)
+        try:
+            with temporary.open("xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def errors_name(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Let errors of the disk name the file, also those of writing, which name none.
+
+    Args:
+        temporary: name under which the file is written.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename in (None, str(temporary)):
+            error.filename = str(path)
         raise
+
+
+def append(path: Path, line: str) -> None:
+    """Append a line to a text, whole or not at all."""
+    left = f"{line}\n".encode()
+    with errors_name(path), path.open("ab", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            while left:
+                left = left[file.write(left) :]
+            os.fsync(file.fileno())
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(file.fileno(), size)
+            raise
 
 
 def copy(source: Path, path: Path) -> None:
@@ -63,5 +95,5 @@ def read_json(path: Path) -> Any:
         raise RobustCliError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise RobustCliError(f"{path}: not text: byte {error.start} is not UTF-8; expected JSON") from error
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise RobustCliError(f"{path}: not JSON: {error}") from error

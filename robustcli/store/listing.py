@@ -229,7 +229,7 @@ def _spec(path: Path) -> dict[str, Any]:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
         raise RobustCliError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
     spec = parsed(_ListedSpec, content, path)
     return {

@@ -433,7 +433,7 @@ def parse_record(line: str, path: Path, number: int) -> Record:
     """Record from a line of train.jsonl; path and line number are for messages."""
     try:
         raw = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise RobustCliError(f"{path}: line {number}: not JSON: {error}") from error
     return parsed(Record, raw, f"{path}: line {number}")
 

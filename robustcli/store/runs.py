@@ -5,10 +5,10 @@ evaluations/ (one file per finished evaluation) and, when everything is done, re
 """
 
 import json
-import os
 import platform
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,7 +22,7 @@ import robustcli
 from robustcli import __version__
 from robustcli.errors import InUseError, RobustCliError
 from robustcli.specs.spec import ExperimentSpec
-from robustcli.store.files import write_json, write_text
+from robustcli.store.files import append, write_json, write_text
 from robustcli.store.results import (
     DataRecord,
     Provenance,
@@ -88,7 +88,7 @@ class RunFolder:
 
     def _lines(self) -> list[str]:
         """Lines of train.jsonl; a last line that a kill cut short is left out."""
-        return self.log.read_text(encoding="utf-8").split("\n")[:-1] if self.log.exists() else []
+        return self.log.read_text(encoding="utf-8", errors="replace").split("\n")[:-1] if self.log.exists() else []
 
     def records(self) -> list[Record]:
         """Epochs and events of train.jsonl.
@@ -104,19 +104,27 @@ class RunFolder:
         return [record for record in self.records() if record.event is None]
 
     def keep_epochs(self, count: int) -> None:
-        """Drop events, and epochs from number `count` on, which are about to be run again."""
-        kept = [
-            line
-            for line, record in zip(self._lines(), self.records(), strict=True)
-            if record.event is None and record.epoch < count
-        ]
+        """Drop events, damaged lines, and epochs from number `count` on, which are about to be run again.
+
+        A damaged line costs its measures, not the run: weights and state are in the checkpoint.
+        """
+        kept = [line for line, record in self._readable(warn=True) if record.event is None and record.epoch < count]
         write_text(self.log, "".join(f"{line}\n" for line in kept))
+
+    def _readable(self, *, warn: bool = False) -> Iterator[tuple[str, Record]]:
+        """Lines of train.jsonl with their records, without damaged ones."""
+        for number, line in enumerate(self._lines(), 1):
+            try:
+                yield line, parse_record(line, self.log, number)
+            except RobustCliError as damage:
+                if warn:
+                    warnings.warn(f"{damage}; the line is left out", stacklevel=3)
 
     def status(self) -> str:
         """Return finished, collapsed, rewound, failed, or the progress of an unfinished run."""
         if self.is_finished:
             return read_run_results(self.results).status
-        records = self.records()
+        records = [record for _, record in self._readable()]
         if records and records[-1].event is not None:
             return records[-1].event
         return f"unfinished, {len(records)} epochs"
@@ -147,7 +155,7 @@ class Run:
         lock = lock_folder(folder.path)
         if folder.spec.exists():
             try:
-                _check_same(folder, spec, resume=resume)
+                check_same(folder, spec, resume=resume)
             except RobustCliError:
                 lock.release()
                 raise
@@ -189,10 +197,7 @@ class Run:
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one line to train.jsonl."""
-        with self.folder.log.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append(self.folder.log, json.dumps(record))
 
     def finish(self, results: RunResults) -> None:
         """Write results.json; the run is never written again."""
@@ -205,17 +210,16 @@ def lock_folder(path: Path) -> FileLock:
 
     Raises:
         InUseError: another process has locked it.
-        RobustCliError: it cannot be created.
+        RobustCliError: its file system has no locks.
     """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RobustCliError(f"{path}: cannot be created: {error.strerror}") from error
+    path.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path / "lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
         raise InUseError(f"{path}: in use by another process") from None
+    except NotImplementedError as error:
+        raise RobustCliError(f"{path}: this file system has no locks; choose another folder") from error
     return lock
 
 
@@ -224,14 +228,36 @@ def folder_of(root: Path, spec: ExperimentSpec) -> RunFolder:
     return RunFolder(root / spec.name / f"{spec.digest}-s{spec.seed}")
 
 
+def differences(folder: RunFolder, spec: ExperimentSpec) -> dict[str, Any]:
+    """Values of the spec in a folder that differ from those of this spec, by dotted key.
+
+    Raises:
+        RobustCliError: the spec in the folder is damaged or of another version.
+    """
+    stored = ExperimentSpec.read(folder.spec)
+    theirs, ours = _flat(stored.to_plain()), _flat(spec.to_plain())
+    return {key: value for key, value in theirs.items() if ours.get(key) != value}
+
+
+def _flat(value: Any, where: str = "") -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        return {where: value}
+    return {k: v for key, part in value.items() for k, v in _flat(part, f"{where}.{key}" if where else key).items()}
+
+
 def find_runs(root: Path) -> Iterator[RunFolder]:
     """All runs below a folder, sorted by name."""
     for path in sorted(root.glob("*/*/spec.yaml")):
         yield RunFolder(path.parent)
 
 
-def _check_same(folder: RunFolder, spec: ExperimentSpec, *, resume: bool) -> None:
-    stored = ExperimentSpec.parse(folder.spec.read_text(encoding="utf-8"), str(folder.spec))
+def check_same(folder: RunFolder, spec: ExperimentSpec, *, resume: bool) -> None:
+    """Check that a folder holds the run of this spec and may be entered.
+
+    Raises:
+        RobustCliError: it holds another run, or an unfinished one and `resume` is false.
+    """
+    stored = ExperimentSpec.read(folder.spec)
     if stored.seed != spec.seed:
         raise RobustCliError(
             f"{folder.spec}: holds seed {stored.seed}, this run has seed {spec.seed}: the file was changed"

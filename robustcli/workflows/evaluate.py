@@ -14,8 +14,8 @@ import torch
 
 from robustcli.errors import RobustCliError, suggest
 from robustcli.evaluation.behavior import Behavior, behavior_of, is_same, read_behavior, write_behavior
-from robustcli.evaluation.fingerprint import code_digest, files_digest
-from robustcli.evaluation.stored import EvaluationFiles, Task, warn_of_slow_search
+from robustcli.evaluation.fingerprint import code_digest, evaluator_text, files_digest
+from robustcli.evaluation.stored import EvaluationFiles, Task, plain_parameters, warn_of_slow_search
 from robustcli.evaluation.watcher import EvaluationWatcher
 from robustcli.evaluation.workers import Share, device_of, in_processes, share_of_torchrun, wait_for_torchrun
 from robustcli.evaluators import Evaluator
@@ -94,6 +94,11 @@ def assess(
     case = _case(request, device)
     left = (key for key in case.chosen if not case.folder.evaluation(key).exists())
     warn_of_slow_search((case.evaluators[key] for key in left), device)
+    if case.is_complete and share is None and not request.fresh:
+        # Without the lock, so that a folder that cannot be written can be read.
+        for text in case.stored():
+            tell(text)
+        return case.finish(watcher), case.folder.path
     # The first of several processes locks the folder for all of them.
     lock = lock_folder(case.folder.path)
     try:
@@ -136,6 +141,11 @@ class _Case:
             if files.journal.exists():
                 shutil.rmtree(files.journal)
 
+    @property
+    def is_complete(self) -> bool:
+        """True if every evaluation and the results are stored."""
+        return self.folder.is_finished and all(self.folder.evaluation(key).exists() for key in self.chosen)
+
     def stored(self) -> Iterator[str]:
         """A line about each evaluation that an earlier process has done."""
         for key in self.chosen:
@@ -151,7 +161,7 @@ class _Case:
 
     def finish(self, watcher: EvaluationWatcher) -> EvalResults:
         """Run or read all evaluations and write the results; complete results are read, and never written again."""
-        is_complete = self.folder.is_finished and all(self.folder.evaluation(key).exists() for key in self.chosen)
+        is_complete = self.is_complete
         evaluations = {}
         for key in self.chosen:
             if not self.folder.evaluation(key).exists():
@@ -191,7 +201,11 @@ def _case(request: Request, device: torch.device) -> _Case:
     seed = defaults.seed if request.seed is None else request.seed
     network = case.loaded.network
     files = [files_digest(evaluator.files) for evaluator in evaluators.values()]
-    digest = [weights_digest(network), network_digest(network), case.data.digest, str(threat), seed, chosen, files]
+    # Without the batch size, as in the fingerprint: another one continues the same evaluation.
+    settings = {
+        key: (evaluator_text(choice.name, plain_parameters(choice)), choice.options) for key, choice in chosen.items()
+    }
+    digest = [weights_digest(network), network_digest(network), case.data.digest, str(threat), seed, settings, files]
     if request.subject.model is not None:
         digest.append(imported_code_digest())
     x, y = case.data.evaluation("test", min(_COMPARED, case.data.sizes["test"]))

@@ -28,7 +28,7 @@ from robustcli.store import checkpoint
 from robustcli.store.chain import chained
 from robustcli.store.files import write_text
 from robustcli.store.results import DataRecord, RunResults, Sizes, read_evaluation, read_provenance
-from robustcli.store.runs import Run, RunFolder
+from robustcli.store.runs import Run, RunFolder, check_same, folder_of
 from robustcli.threat.threat import ThreatModel
 from robustcli.training.loop import fit
 from robustcli.training.setup import assemble
@@ -45,6 +45,11 @@ def run_experiment(spec: ExperimentSpec, root: Path, watcher: EvaluationWatcher,
     device = choose_device(spec.train.device)
     defense: Defense = instantiate(spec.defense)
     evaluators = {key: instantiate(chosen) for key, chosen in spec.evaluate.items()}
+    found = folder_of(root, spec)
+    if found.is_finished:
+        # Without the lock, so that a folder that cannot be written can be read.
+        check_same(found, spec, resume=resume)
+        return found
     run = Run.open(root, spec, resume=resume)
     try:
         if run.folder.is_finished:

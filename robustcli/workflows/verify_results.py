@@ -38,7 +38,7 @@ def of_chain(folder: RunFolder, results: Results, raw: Mapping[str, Any], weight
 
 def of_run(folder: RunFolder, results: RunResults, model: Model) -> Iterator[str]:
     """Check results.json of a run against its spec, its checkpoints and its provenance."""
-    spec = ExperimentSpec.parse(folder.spec.read_text(encoding="utf-8"), str(folder.spec))
+    spec = ExperimentSpec.read(folder.spec)
     if isinstance(model, TrainedModel):
         inside = ExperimentSpec.parse(model.contents["spec"], f"the spec inside {model.path}")
         for name in ("digest", "seed"):

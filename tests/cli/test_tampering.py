@@ -44,6 +44,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     once(verify, "test_images")
     once(verify, "find_model")
     once(ExperimentSpec, "parse")
+    once(ExperimentSpec, "read")
     load = TrainedModel.load
     monkeypatch.setattr(
         TrainedModel, "load", lambda *words: known.get("load") or known.setdefault("load", load(*words))
