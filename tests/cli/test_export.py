@@ -308,7 +308,7 @@ def test_only_a_new_or_an_empty_folder_is_written(robust: Robust, place: Path, s
     assert files(out) == {"mine"}
     (out / "mine").unlink()
     (tmp_path / "out.writing").mkdir()
-    robust(*words).require(2, "out.writing: cannot be made", "delete it if an export left it")
+    robust(*words).require(2, "out.writing: cannot be created", "delete it if an export left it")
     (tmp_path / "out.writing").rmdir()
     robust(*words).require(0)
     assert nothing_left(tmp_path, "out")
