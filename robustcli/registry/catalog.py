@@ -176,7 +176,9 @@ def _member(
         parameters = class_parameters(node, doc, where)
     else:
         parameters = function_parameters(node, doc, where)
-        form = class_named(node.returns.id, tree, path) if isinstance(node.returns, ast.Name) else None
+        # What a data set returns is its images; specs change settings only.
+        returned = node.returns.id if isinstance(node.returns, ast.Name) and family != "datasets" else None
+        form = class_named(returned, tree, path) if returned is not None else None
         if form is not None:
             form_doc = ast.get_docstring(form) or ""
             replaceable = {

@@ -89,7 +89,7 @@ def test_bench_train_says_what_was_measured_and_on_what(robust: Robust, monkeypa
     robust("bench", "train", "--help").require(0, "--defense", "--channels-last", "--precision")
     said = robust(*BENCH, "--defense", "pgd_at", "--defense", "natural")
     said.require(0, "pgd_at, small_cnn width 4, batch 4, fp32, plain format", "natural, small_cnn", "over the limit")
-    said.require(0, "11 forwards, 10 input gradients, 1 weight gradients (the least)", f"torch {torch.__version__}")
+    said.require(0, "11 forwards, 10 input gradients, 1 weight gradients (the minimum)", f"torch {torch.__version__}")
     # In one line, and the brackets are no markup.
     said.require(0, "note: torchattacks cannot be imported and is left out (pip install 'robustcli[bench]')\n")
     said = robust(*BENCH, "--width", 6, "--batch-size", 2, "--defense", "natural", "--out", "speed.json")
