@@ -23,12 +23,12 @@ from robustcli.models.weights_fit import filled
 
 @dataclass(frozen=True)
 class Code:
-    """What a function of a user's own returns.
+    """A network that a function of the user returns.
 
     Args:
         target: "path/file.py:function" or "package.module:function".
         function: with no argument, or with `classes`.
-        weights: put into what it returns, if given.
+        weights: loaded into the network, if given.
     """
 
     target: str
@@ -75,7 +75,7 @@ def load_code(target: str, weights: Weights | None) -> Code:
 
 
 def _parameters(target: str, function: Callable[..., Any]) -> bool:
-    """Whether a function takes `classes`; it may need nothing else."""
+    """Return True if a function takes `classes`; other parameters need defaults."""
     try:
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):
@@ -104,13 +104,13 @@ def _users_code(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
-        # Python's own machinery of imports is no place that a user can go to.
+        # Frames of Python's import machinery do not help the user.
         place = "" if last.filename.startswith("<") else f" ({last.filename}:{last.lineno})"
         raise RobustCliError(f"{what}: {type(error).__name__}: {reason(error)}{place}") from error
 
 
 def _import(name: str) -> Any:
-    # As `python -m` has it: what lies in the working directory can be imported.
+    # As with `python -m`, modules in the working directory can be imported.
     sys.path.insert(0, str(Path.cwd()))
     return importlib.import_module(name)
 
@@ -118,9 +118,9 @@ def _import(name: str) -> Any:
 def _run_file(path: Path) -> Any:
     if not path.is_file():
         raise RobustCliError(f"--model: {path}: no such file")
-    # As `python file.py` has it: what lies beside the file can be imported.
+    # As with `python file.py`, modules next to the file can be imported.
     sys.path.insert(0, str(path.resolve().parent))
-    # Not by its own name, which may be that of an installed package.
+    # A name of its own, because the file may be named like an installed package.
     name = f"robust_eval_model_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None

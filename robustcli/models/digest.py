@@ -118,7 +118,7 @@ def _is_plain(value: object) -> bool:
 
 
 def _file_of(kind: type) -> Path | None:
-    """Where a class is written; None where it is in no file."""
+    """File that defines a class; None if it is not in a file."""
     name = getattr(sys.modules.get(kind.__module__), "__file__", None)
     return Path(name) if name is not None and Path(name).is_file() else None
 

@@ -84,9 +84,10 @@ def require_logits(network: nn.Module, shape: ImageShape, name: str, device: tor
     if isinstance(found, tuple) and len(found) == 2 and found[0] == 2:
         if found[1] == shape.classes or (at_least and found[1] > shape.classes):
             return
+        hint = "; a class without test images needs an empty folder, or a name in `classes`"
         raise RobustCliError(
             f"{name}: gives {found[1]} classes for 2 images; the data have {shape.classes} classes, so "
-            f"(2, {shape.classes}) is expected"
+            f"(2, {shape.classes}) is expected{hint if found[1] > shape.classes else ''}"
         )
     raise RobustCliError(
         f"{name}: gives an output of {found} for 2 images; the data have {shape.classes} classes, so "

@@ -1,4 +1,4 @@
-"""From the words of a command line to the subject of an evaluation."""
+"""Find the model that a command line names."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ _DEFAULT = ("clean", "autoattack")
 
 @dataclass(frozen=True, kw_only=True)
 class ModelRequest:
-    """How a user names what is to be evaluated; None is not said.
+    """How a user names the model and the images; None is not given.
 
     Args:
         text: a checkpoint, a file of weights, a TorchScript file, torchvision:NAME or timm:NAME.
@@ -39,8 +39,8 @@ class ModelRequest:
         architecture: registered name of the network that weights in a file belong to.
         model: "path/file.py:function" or "package.module:function".
         weights: a file for `model`, a file or a published name for a zoo.
-        weights_key: where in their file weights are.
-        mean, std: of the normalisation before a network from elsewhere, "0.5" or one number for each channel.
+        weights_key: key or prefix of the weights in their file.
+        mean, std: normalization in front of an external model, "0.5" or one number for each channel.
         data: a data set's name, an .npz file or a folder of images.
     """
 
@@ -56,10 +56,10 @@ class ModelRequest:
 
 
 def find_model(request: ModelRequest) -> Model:
-    """What the user names; files are read here, networks are built when the images are known.
+    """Find the model that the user names; files are read here, networks are built when the images are known.
 
     Raises:
-        RobustCliError: nothing is named, or two things, or what is named is not there or cannot be read.
+        RobustCliError: no model is named, or two, or it is missing or cannot be read.
     """
     if request.text is None and request.model is None:
         raise RobustCliError(
@@ -74,7 +74,7 @@ def find_model(request: ModelRequest) -> Model:
         raise RobustCliError("--weights-key needs --architecture or --weights, which name a file of weights")
     if request.model is not None:
         weights = None if request.weights is None else _read(request, request.weights)
-        return _foreign(request, load_code(request.model, weights))
+        return _external(request, load_code(request.model, weights))
     assert request.text is not None
     zoo, _, model = request.text.partition(":")
     if zoo in _ZOOS:
@@ -85,7 +85,7 @@ def find_model(request: ModelRequest) -> Model:
         return _with_architecture(request, {"name": request.architecture}, request.text)
     path = Path(request.text)
     if path.is_file() and is_torchscript(path):
-        return _foreign(request, Script(path))
+        return _external(request, Script(path))
     return _trained(request, path)
 
 
@@ -95,7 +95,7 @@ def _trained(request: ModelRequest, path: Path) -> TrainedModel:
     contents = _checkpoint(path)
     source = f"the spec inside {path}"
     inside = ExperimentSpec.parse(contents["spec"], source)
-    # With --data the spec's own data set is out of the play, and overrides of data are about the other one.
+    # With --data the spec's own data set is not used, and overrides of data set parameters of the other one.
     rest = [text for text in request.overrides if request.data is None or not _is_about("data", text)]
     spec = ExperimentSpec.parse(override_text(contents["spec"], rest, source), source)
     if spec.architecture != inside.architecture:
@@ -134,14 +134,14 @@ def _from_zoo(request: ModelRequest, zoo: str, model: str) -> ExternalModel:
             return _with_architecture(request, ours or {"name": "timm", "model": model}, request.weights)
         if ours is not None:
             raise RobustCliError(f"timm:{model}: timm does not have its weights; --weights names a file of them")
-        return _foreign(request, in_timm(model))
+        return _external(request, in_timm(model))
     if request.weights is None:
         raise RobustCliError(
             f"{request.text}: its weights would be random; --weights names a file, or published ones such as DEFAULT"
         )
     if is_file:
         return _with_architecture(request, {"name": "torchvision", "model": model}, request.weights)
-    return _foreign(request, published(model, request.weights))
+    return _external(request, published(model, request.weights))
 
 
 def _with_architecture(request: ModelRequest, architecture: Mapping[str, Any], file: str) -> ExternalModel:
@@ -154,10 +154,10 @@ def _with_architecture(request: ModelRequest, architecture: Mapping[str, Any], f
         )
     if request.mean is not None and chosen.options.normalize == "none":
         raise RobustCliError("--mean and architecture.normalize=none contradict each other; leave one out")
-    return _foreign(request, Architecture(chosen, _read(request, file)), values)
+    return _external(request, Architecture(chosen, _read(request, file)), values)
 
 
-def _foreign(request: ModelRequest, source: ModelSource, values: Mapping[str, Any] | None = None) -> ExternalModel:
+def _external(request: ModelRequest, source: ModelSource, values: Mapping[str, Any] | None = None) -> ExternalModel:
     """Under the defaults of the command line.
 
     Args:
@@ -194,10 +194,10 @@ def _data_of(request: ModelRequest, size: int | None) -> dict[str, Any]:
 
 
 def _images(text: str, size: int | None) -> dict[str, Any]:
-    """What --data says, as a spec has it.
+    """The value of --data in the form of a spec.
 
     Args:
-        size: side that images of a folder get; None is not known.
+        size: side of the images of a folder; None is not known.
     """
     if text in catalog("datasets"):
         return {"name": text}
@@ -209,7 +209,7 @@ def _images(text: str, size: int | None) -> dict[str, Any]:
 
 
 def _overridden(request: ModelRequest, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Architecture and data with the overrides applied that are about them."""
+    """Architecture and data with their overrides applied."""
     overrides = [text for text in request.overrides if _is_about("data", text) or _is_about("architecture", text)]
     value: dict[str, Any] = parse_yaml(override_text(to_yaml(dict(values)), overrides, _HERE), _HERE).value
     return value

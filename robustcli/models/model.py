@@ -1,4 +1,4 @@
-"""What `robust eval` evaluates: a network, and under which defaults."""
+"""Models that can be evaluated, with the defaults of their evaluation."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,13 +25,13 @@ from robustcli.specs.spec import ExperimentSpec
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationDefaults:
-    """What an evaluation is told beside the network: by the spec in a checkpoint, or by the command line.
+    """Defaults of an evaluation, from the spec in a checkpoint or from the command line.
 
     Args:
         name: of the network.
         seed: of the evaluations' noise.
         data: the images.
-        threat: None where nothing says it.
+        threat: None if no threat model is known.
         evaluate: evaluations by the names of their results.
         classes: names of the network's classes in the order of its logits, if they are known.
     """
@@ -50,7 +50,7 @@ class LoadedModel:
 
     Args:
         network: pixels in [0, 1] -> logits, in eval mode, on the device.
-        notes: what a reader of its numbers must know.
+        notes: facts that a reader of its numbers must know.
         clean: its accuracy on held-out images when its weights were chosen, if known.
     """
 
@@ -94,7 +94,7 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A checkpoint of `robust train`: it says everything itself."""
+    """A checkpoint of `robust train`, which contains everything that an evaluation needs."""
 
     path: Path
     contents: Mapping[str, Any]
@@ -145,7 +145,7 @@ class ExternalModel:
         source: where it comes from.
         data: the images.
         evaluate: evaluations by the names of their results.
-        mean, std: of the normalisation before it, if the user says so.
+        mean, std: normalization in front of it, if the user gives one.
     """
 
     source: ModelSource
@@ -197,7 +197,7 @@ class ExternalModel:
 
 
 def _per_channel(values: tuple[float, ...], channels: int, where: str) -> tuple[float, ...]:
-    """One number for each channel, where one may stand for all."""
+    """One number for each channel; a single number stands for all."""
     if len(values) not in (1, channels):
         raise RobustCliError(
             f"{where}: normalisation with {len(values)} numbers; expected one for each channel of the images, which "
@@ -207,7 +207,7 @@ def _per_channel(values: tuple[float, ...], channels: int, where: str) -> tuple[
 
 
 def _normalisation(mean: tuple[float, ...], std: tuple[float, ...], source: str) -> str:
-    """What is done to pixels before the network, in words: a wrong guess must be seen."""
+    """Describe the normalization, so that a wrong one is seen."""
     if set(mean) == {0.0} and set(std) == {1.0}:
         done = "none, pixels in [0, 1] go in as they are"
     else:

@@ -70,10 +70,10 @@ def threat_of(
     is_attacked: bool = True,
     where: str = "robust eval",
 ) -> ThreatModel:
-    """The threat of the model, as far as the user does not say another.
+    """The threat model of the defaults, changed by what the user gives.
 
     Args:
-        is_attacked: whether anything needs a threat; otherwise one of radius 0 will do.
+        is_attacked: whether an evaluation needs a threat model; if not, the radius is 0.
         where: the command, for messages.
     """
     asked = {"norm": norm, "eps": None if eps is None else parse_scalar(eps)}

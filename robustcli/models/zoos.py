@@ -1,4 +1,4 @@
-"""Networks of other packages by their names there: torchvision's and timm's."""
+"""Networks of torchvision and timm, by their names there."""
 
 import re
 from collections.abc import Mapping
@@ -45,7 +45,9 @@ class Torchvision:
         try:
             network = models.get_model(self.model, weights=self.weights)
         except OSError as error:
-            raise RobustCliError(f"{self.name}: its weights {self.weights.name} cannot be fetched: {error}") from error
+            raise RobustCliError(
+                f"{self.name}: its weights {self.weights.name} cannot be downloaded: {error}"
+            ) from error
         preset = self.weights.transforms()
         source = f"of torchvision's weights {self.weights.name}"
         return LoadedNetwork(network=network, mean=tuple(preset.mean), std=tuple(preset.std), source=source)
@@ -74,7 +76,7 @@ class Timm:
         try:
             network = timm_package().create_model(self.model, pretrained=True)
         except (OSError, RuntimeError) as error:
-            raise RobustCliError(f"{self.name}: its published weights cannot be had: {error}") from error
+            raise RobustCliError(f"{self.name}: its published weights cannot be downloaded: {error}") from error
         config = network.pretrained_cfg
         return LoadedNetwork(
             network=network, mean=tuple(config["mean"]), std=tuple(config["std"]), source="of timm's weights"

@@ -297,7 +297,7 @@ def test_torchvision_with_published_weights(robust: Robust, here: Path, monkeypa
         raise OSError("no route to host")
 
     monkeypatch.setattr(torchvision.models, "get_model", gone)
-    robust("eval", *words).require(2, "its weights IMAGENET1K_V1 cannot be fetched: no route to host")
+    robust("eval", *words).require(2, "its weights IMAGENET1K_V1 cannot be downloaded: no route to host")
 
 
 def test_images_of_a_folder_get_the_size_that_published_weights_were_made_for(here: Path) -> None:
