@@ -17,8 +17,9 @@ from robustcli.workflows.train import run_experiment
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands store what they find below the working directory, which is not to be the checkout."""
+    """Commands store results below the working directory, not in the checkout, and print as wide as into a log."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("COLUMNS", raising=False)
 
 
 @pytest.fixture
