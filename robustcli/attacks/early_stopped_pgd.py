@@ -24,7 +24,7 @@ class EarlyStoppedPgd(Attack):
     With patience 0 that is the first misclassified point, the start included; with patience >= steps it is
     PGD. Some noise is added to every step. The last point is not looked at, as in the released code. Images
     keep their order. One that has stopped leaves the batch, which spares its passes, on a CPU with the model in
-    eval mode. Elsewhere it is computed along, to the same end: batch statistics would change without it, and a
+    eval mode. SubprocessPeer it is computed along, to the same end: batch statistics would change without it, and a
     GPU would have to be asked in every step who is left.
 
     It reports attack_steps, the steps that images took.

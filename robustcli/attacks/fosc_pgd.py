@@ -25,7 +25,7 @@ class FoscPgd(Attack):
     mean, which would shrink it): how far the linearised loss could still rise in the ball. It is 0 at a corner
     that the gradient points to. In other norms |.|_1 is the dual norm; the pixel box is left out. The first
     step is always taken; the gradient that measures FOSC is that of the next step. An image that has stopped
-    leaves the batch, which spares its passes, on a CPU with the model in eval mode. Elsewhere it is computed
+    leaves the batch, which spares its passes, on a CPU with the model in eval mode. SubprocessPeer it is computed
     along, to the same end: batch statistics would change without it, and a GPU would have to be asked in every
     step who is left.
 

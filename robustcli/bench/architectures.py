@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.bench.cost_tables import architecture_label
-from robustcli.bench.variants import SHAPE, anatomy_of, new_network
+from robustcli.bench.variants import SHAPE, new_network, profile_of
 from robustcli.errors import RobustCliError, suggest
 from robustcli.measuring.machine import circumstances
-from robustcli.measuring.rounds import Sample, Spread, Stopwatch, Timed, measure, speed
+from robustcli.measuring.timing import Sample, Spread, Stopwatch, Timed, measure, speed
 from robustcli.registry.catalog import catalog
 from robustcli.registry.registry import MemberSpec
 from robustcli.registry.signatures import REQUIRED
@@ -159,7 +159,7 @@ def _sized(name: str) -> _Member:
 def _member(name: str, settings: dict[str, Any]) -> _Member:
     family = Family("architectures", ArchitectureOptions)
     chosen = Checker().chosen(family, {"name": name, **settings}, ("architecture",))
-    parts = anatomy_of(chosen)
+    parts = profile_of(chosen)
     return _Member(name, chosen, settings, parts.macs, parts.parameters)
 
 

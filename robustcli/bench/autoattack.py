@@ -21,7 +21,7 @@ from robustcli.evaluation.restore import restored_generators, restored_model
 from robustcli.evaluators import chunks
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.autoattack_package import Package
-from robustcli.measuring.rounds import ALONE, Spread, Stopwatch, speed, verdict
+from robustcli.measuring.timing import ALONE, Spread, Stopwatch, speed, verdict
 from robustcli.runtime.precision import full_precision
 
 PACKAGE, NATIVE, NATIVE_AGAIN = "package, as it comes", "native", "native again"

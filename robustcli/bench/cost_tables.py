@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from robustcli.measuring.rounds import AGAIN, ALONE
-from robustcli.measuring.words import megabytes, ratio_words
+from robustcli.measuring.formats import format_megabytes, format_ratio
+from robustcli.measuring.timing import AGAIN, ALONE
 
 Rows = list[tuple[str, ...]]
 
@@ -31,7 +31,7 @@ def training_rows(results: Sequence[Mapping[str, Any]]) -> Rows:
                     continue
                 speed = row["images_per_second"]
                 # Of ours: how it differs from itself, and whether the limit differs by more.
-                compared = f"again {ratio_words(of[AGAIN]['ratio'])}" if row is ours else ratio_words(row["ratio"])
+                compared = f"again {format_ratio(of[AGAIN]['ratio'])}" if row is ours else format_ratio(row["ratio"])
                 verdict = f"beside the limit: {of[ALONE]['verdict']}" if row is ours else row["verdict"]
                 rows.append(
                     (
@@ -42,8 +42,8 @@ def training_rows(results: Sequence[Mapping[str, Any]]) -> Rows:
                         passes_words(row.get("passes", found["passes"] if row is ours else {})),
                         f"{speed:.1f}",
                         *([f"{_EPOCH / speed:.1f}"] if is_gpu else []),
-                        megabytes(row),
-                        ratio_words(row.get("over_limit")),
+                        format_megabytes(row),
+                        format_ratio(row.get("over_limit")),
                         compared,
                         verdict,
                     )
@@ -76,9 +76,9 @@ def evaluation_rows(results: Sequence[Mapping[str, Any]]) -> Rows:
                 str(result["images"]),
                 f"{result['attack']}: {row['name']}",
                 f"{1000 * row['seconds']['median'] / result['images']:.2f}",
-                megabytes(row),
-                ratio_words(row.get("over_limit")),
-                ratio_words(row["ratio"]),
+                format_megabytes(row),
+                format_ratio(row.get("over_limit")),
+                format_ratio(row["ratio"]),
                 row["verdict"] or "",
                 "" if row["robust"] is None else str(row["robust"]),
                 _gradients(row["passes"]),
@@ -108,7 +108,7 @@ def data_rows(results: Sequence[Mapping[str, Any]]) -> Rows:
                     f"{1e6 * row['seconds_per_image']['median']:.1f}",
                     f"{100 * share['median']:.2f} % ({100 * share['low']:.2f}-{100 * share['high']:.2f})",
                     result["step"]["name"],
-                    ratio_words(row["ratio"]),
+                    format_ratio(row["ratio"]),
                     row["verdict"] or "",
                 )
             )
@@ -135,8 +135,8 @@ def architecture_rows(results: Sequence[Mapping[str, Any]]) -> Rows:
                     f"{row['macs'] / 1e6:,.1f}",
                     *(f"{1000 * row['seconds_per_image'][kind]['median']:.2f}" for kind in ("forward", "gradient")),
                     f"{row['gmacs_per_second']['gradient']:.1f}",
-                    ratio_words(row["ratio"]["forward"]),
-                    ratio_words(row["ratio"]["gradient"]),
+                    format_ratio(row["ratio"]["forward"]),
+                    format_ratio(row["ratio"]["gradient"]),
                     "slow" if row["is_slow"] else "",
                 )
             )

@@ -12,7 +12,7 @@ from robustcli.bench.variants import SHAPE, Request, Variants, choose
 from robustcli.data import Data, prepare
 from robustcli.data.datasets import Source, TensorSplit
 from robustcli.measuring.machine import circumstances
-from robustcli.measuring.rounds import AGAIN, OURS, Sample, Spread, Stopwatch, Timed, beside, measure
+from robustcli.measuring.timing import AGAIN, OURS, Sample, Spread, Stopwatch, Timed, compare, measure
 from robustcli.runtime.allocator import keep_freed_memory
 from robustcli.runtime.device import choose_device
 from robustcli.specs.settings import Augment
@@ -51,7 +51,7 @@ def bench_data(batch_size: int, rounds: int, device_name: str) -> dict[str, Any]
     samples: dict[str, Sample] = {step: Timed(Variants(request, architecture).ours(defenses["pgd_at"]), watch)}
     samples |= {name: Timed(epoch, watch) for name, epoch in epochs.items()}
     seconds = measure(samples, rounds)
-    compared = beside(seconds, OURS, AGAIN)
+    compared = compare(seconds, OURS, AGAIN)
     per_image = [value / batch_size for value in seconds[step]]
     rows = []
     for name in epochs:

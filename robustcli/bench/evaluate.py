@@ -10,15 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustcli.attacks.pgd import Pgd
-from robustcli.bench.peers import find_peer, foolbox_attack, torchattacks_attack
+from robustcli.bench.baselines import find_peer, foolbox_attack, torchattacks_attack
 from robustcli.bench.subjects import BenchSubject
 from robustcli.evaluation.passes import count_passes
 from robustcli.evaluation.restore import restored_generators, restored_model
 from robustcli.evaluators import chunks
 from robustcli.evaluators.attacked import Attacked
+from robustcli.measuring.counters import peak_bytes
 from robustcli.measuring.passes import passes_by_kind
-from robustcli.measuring.rounds import AGAIN, ALONE, Sample, Spread, Stopwatch, Timed, beside, measure, to_others
-from robustcli.measuring.untimed import peak_bytes
+from robustcli.measuring.timing import AGAIN, ALONE, Sample, Spread, Stopwatch, Timed, compare, measure, to_others
 from robustcli.runtime.precision import full_precision
 
 STEPS = 20
@@ -59,7 +59,7 @@ def bench_evaluation(subject: BenchSubject, rounds: int) -> dict[str, Any]:
         peaks = {name: peak_bytes(way.run, subject.x.device) for name, way in ways.items()}
         samples: dict[str, Sample] = {name: Timed(way, watch) for name, way in ways.items()}
         seconds = measure(samples, rounds)
-    compared = beside(seconds, LEAVING, AGAIN)
+    compared = compare(seconds, LEAVING, AGAIN)
     others = to_others(seconds, ALONE, TORCHATTACKS)
     rows = [
         {

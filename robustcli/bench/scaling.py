@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from robustcli.bench.variants import Request, Variants, anatomy_of, choose
+from robustcli.bench.variants import Request, Variants, choose, profile_of
 from robustcli.measuring.machine import circumstances
-from robustcli.measuring.rounds import Sample, Spread, Stopwatch, Timed, measure
+from robustcli.measuring.timing import Sample, Spread, Stopwatch, Timed, measure
 from robustcli.runtime.allocator import keep_freed_memory
 from robustcli.runtime.device import choose_device
 
@@ -119,7 +119,7 @@ def _update(request: Request, steps: int) -> Callable[[], object]:
 
 
 def _macs(request: Request) -> float:
-    return anatomy_of(choose(request)[0]).macs / 1e6
+    return profile_of(choose(request)[0]).macs / 1e6
 
 
 def _workers(request: Request, rounds: int, most: int) -> dict[str, Any]:

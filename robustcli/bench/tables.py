@@ -16,8 +16,8 @@ from robustcli.bench.cost_tables import (
     training_rows,
 )
 from robustcli.errors import RobustCliError
-from robustcli.measuring.machine import machine_words, peer_words
-from robustcli.measuring.words import ratio_words
+from robustcli.measuring.formats import format_ratio
+from robustcli.measuring.machine import format_machine, format_peers
 
 _SPEED = ("network", "threat", "images", "engine", "seconds", "time over the limit's", "speed: median (min-max)",
           "so it is", "robust", "passes per survivor", "passes per broken image")  # fmt: skip
@@ -40,8 +40,8 @@ def speed_rows(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
                     str(result["images"]),
                     row["name"],
                     f"{row['seconds']['median']:.2f}",
-                    ratio_words(row.get("over_limit")),
-                    ratio_words(ratio) if ratio else "1",
+                    format_ratio(row.get("over_limit")),
+                    format_ratio(ratio) if ratio else "1",
                     row.get("verdict") or "",
                     "" if row["robust"] is None else str(row["robust"]),
                     _pair(survivor) + ("" if "survivor" in passes else " (mean of all right when clean)"),
@@ -121,9 +121,9 @@ def _machines(heads: Sequence[Mapping[str, Any]]) -> str:
     loads: dict[str, list[float]] = {}
     peers: dict[str, dict[str, None]] = {}
     for head in heads:
-        words = machine_words({**head, "machine": {**head["machine"], "load": "LOAD"}, "peers": {}})
+        words = format_machine({**head, "machine": {**head["machine"], "load": "LOAD"}, "peers": {}})
         loads.setdefault(words, []).append(head["machine"]["load"])
-        peers.setdefault(words, {}).update(dict.fromkeys(peer_words(head)))
+        peers.setdefault(words, {}).update(dict.fromkeys(format_peers(head)))
 
     def told(found: list[float]) -> str:
         return f"{min(found)}" if min(found) == max(found) else f"{min(found)} to {max(found)}"

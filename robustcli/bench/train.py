@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
-from robustcli.bench.elsewhere import Elsewhere
-from robustcli.bench.peers import find_peer
+from robustcli.bench.baselines import find_peer
+from robustcli.bench.subprocess_peer import SubprocessPeer
 from robustcli.bench.variants import SHAPE, Request, Variants, choose
+from robustcli.measuring.counters import Counters, peak_of_update
 from robustcli.measuring.machine import circumstances
 from robustcli.measuring.passes import least_passes
-from robustcli.measuring.rounds import AGAIN, ALONE, OURS, Sample, Spread, Stopwatch, Timed, beside, measure, to_others
-from robustcli.measuring.untimed import Untimed, peak_of_update
+from robustcli.measuring.timing import AGAIN, ALONE, OURS, Sample, Spread, Stopwatch, Timed, compare, measure, to_others
 from robustcli.registry.registry import MemberSpec
 from robustcli.runtime.allocator import keep_freed_memory
 from robustcli.runtime.device import choose_device
@@ -70,9 +70,9 @@ def _bench(
         AGAIN: Timed(variants.ours(chosen), watch),
         ALONE: Timed(alone, watch),
     }
-    of_ours = Untimed(passes, peak_of_update(trained, ours, device))
-    of_limit = Untimed(least or passes, peak_of_update(alone.trained, alone, device))
-    untimed = {OURS: of_ours, AGAIN: of_ours, ALONE: of_limit}
+    of_ours = Counters(passes, peak_of_update(trained, ours, device))
+    of_limit = Counters(least or passes, peak_of_update(alone.trained, alone, device))
+    counters = {OURS: of_ours, AGAIN: of_ours, ALONE: of_limit}
     with ExitStack() as stack:
         if name == "pgd_at" and torchattacks is not None:
             theirs = {AS_OURS: variants}
@@ -80,29 +80,29 @@ def _bench(
                 theirs[PLAIN] = Variants(request.plain(), architecture)
             for key, settings in theirs.items():
                 network, step = settings.torchattacks(torchattacks, steps)
-                untimed[key] = Untimed.of(network, step, request.batch_size, device)
+                counters[key] = Counters.of(network, step, request.batch_size, device)
                 samples[key] = Timed(step, watch)
-            elsewhere = stack.enter_context(Elsewhere(request, steps))
-            untimed[AS_IT_COMES] = elsewhere.untimed()
-            samples[AS_IT_COMES] = elsewhere
+            peer = stack.enter_context(SubprocessPeer(request, steps))
+            counters[AS_IT_COMES] = peer.counters()
+            samples[AS_IT_COMES] = peer
         seconds = measure(samples, request.rounds)
     return {
         "passes": asdict(passes),
         "least_passes": asdict(least) if least else None,
-        "rows": _rows(seconds, untimed, request.batch_size),
+        "rows": _rows(seconds, counters, request.batch_size),
     }
 
 
-def _rows(seconds: dict[str, list[float]], untimed: dict[str, Untimed], batch_size: int) -> list[dict[str, Any]]:
+def _rows(seconds: dict[str, list[float]], counters: dict[str, Counters], batch_size: int) -> list[dict[str, Any]]:
     """One row per variant; its ratio is our speed as a multiple of its."""
-    compared = beside(seconds, OURS, AGAIN)
+    compared = compare(seconds, OURS, AGAIN)
     others = to_others(seconds, ALONE, AS_IT_COMES)
     return [
         {
             "name": name,
             "seconds": asdict(Spread.of(values)),
             "images_per_second": batch_size / Spread.of(values).median,
-            **asdict(untimed[name]),
+            **asdict(counters[name]),
             **compared[name],
             **others[name],
         }

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from robustcli.architectures import ImageShape, Network
-from robustcli.bench.peers import torchattacks_step
+from robustcli.bench.baselines import torchattacks_step
 from robustcli.data.targets import Labels
 from robustcli.defenses import Defense
 from robustcli.errors import RobustCliError, SpecError
-from robustcli.measuring.anatomy import Anatomy, anatomy
+from robustcli.measuring.network_profile import Profile, network_profile
 from robustcli.measuring.passes import Passes, PassesAlone, passes_by_kind
 from robustcli.models.build import build_network
 from robustcli.optimization.progress import Progress
@@ -91,10 +91,10 @@ def new_network(architecture: MemberSpec) -> Network:
     return build_network(architecture, SHAPE, (0.5,) * SHAPE.channels, (0.25,) * SHAPE.channels)
 
 
-def anatomy_of(architecture: MemberSpec) -> Anatomy:
+def profile_of(architecture: MemberSpec) -> Profile:
     """Its parts, without computing anything."""
     with torch.device("meta"):
-        return anatomy(new_network(architecture), SHAPE)
+        return network_profile(new_network(architecture), SHAPE)
 
 
 class Variants:

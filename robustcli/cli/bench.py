@@ -216,7 +216,7 @@ def _trainable() -> Iterator[str]:
 
 def _table(name: str, result: Mapping[str, Any], settings: Mapping[str, Any]) -> Table:
     from robustcli.bench.cost_tables import passes_words
-    from robustcli.measuring.words import megabytes, ratio_words
+    from robustcli.measuring.formats import format_megabytes, format_ratio
 
     architecture = settings["architecture"]
     parts = [
@@ -237,9 +237,9 @@ def _table(name: str, result: Mapping[str, Any], settings: Mapping[str, Any]) ->
             passes_words(row["passes"]),
             f"{row['images_per_second']:.1f}",
             f"{row['seconds']['median']:.4f}",
-            megabytes(row),
-            ratio_words(row["over_limit"]),
-            ratio_words(row["ratio"]),
+            format_megabytes(row),
+            format_ratio(row["over_limit"]),
+            format_ratio(row["ratio"]),
             row["verdict"] or "",
         )
     return table
@@ -255,12 +255,12 @@ def _passes(result: Mapping[str, Any]) -> str:
 
 
 def _conditions(results: Mapping[str, Any]) -> list[str]:
-    from robustcli.measuring.machine import machine_words
+    from robustcli.measuring.machine import format_machine
 
     settings = results["settings"]
     seconds = "processor seconds" if settings["clock"] == "cpu" else "wall-clock seconds"
     return [
-        f"{machine_words(results)}; {settings['rounds']} rounds in alternating order; {seconds}",
+        f"{format_machine(results)}; {settings['rounds']} rounds in alternating order; {seconds}",
         "passes: forwards + backwards to the images + backwards to the weights, per image",
         "peak: memory of tensors at once, in addition to what was held before the update",
         "its passes alone: the same network, precision, format and programs, with nothing around the passes: the limit",

@@ -35,7 +35,7 @@ def subjects_of(
 def show(results: list[dict[str, Any]], rows: list[tuple[str, ...]], out: Path | None) -> None:
     """Print a table and write the results to `out`."""
     from robustcli.bench.tables import terminal
-    from robustcli.measuring.machine import machine_words
+    from robustcli.measuring.machine import format_machine
     from robustcli.store.files import write_json
 
     if out is not None:
@@ -43,4 +43,4 @@ def show(results: list[dict[str, Any]], rows: list[tuple[str, ...]], out: Path |
     console().print(terminal(rows))
     for note in dict.fromkeys(note for result in results for note in result.get("notes", ())):
         typer.echo(f"note: {note}")
-    typer.echo(machine_words(results[0]))
+    typer.echo(format_machine(results[0]))

@@ -94,12 +94,12 @@ def _amount(option: str, text: str | None) -> float:
 
 def _list_sizes(members: Iterable[Member], max_parameters: float, max_macs: float) -> None:
     """Print the architectures within both bounds; only shapes are computed."""
-    from robustcli.reports.anatomy import SHAPE, anatomy_of
+    from robustcli.reports.network_profile import SHAPE, profile_of
 
     sizes: list[tuple[Member, int, int]] = []
     unknown = []
     for member in members:
-        found = anatomy_of(member)
+        found = profile_of(member)
         if found is None:
             unknown.append(member.name)
         else:
@@ -148,12 +148,12 @@ def show(
 
 
 def _show_member(member: Member, settings: Sequence[str]) -> None:
-    anatomy: Group | str = ""
+    profile: Group | str = ""
     if member.family == "architectures":
-        from robustcli.reports.anatomy import anatomy_table
+        from robustcli.reports.network_profile import profile_table
 
         # Before anything is printed, because settings may be wrong.
-        anatomy = anatomy_table(member, settings) or (
+        profile = profile_table(member, settings) or (
             f"what it consists of depends on its settings: write {_missing(member)} after `robust show {member.name}`"
         )
     screen = console()
@@ -175,8 +175,8 @@ def _show_member(member: Member, settings: Sequence[str]) -> None:
     screen.print(table)
     if member.family == "architectures" and (found := published(member.name)):
         screen.print(_published_table(found), highlight=False)
-    if anatomy:
-        screen.print(anatomy, highlight=False)
+    if profile:
+        screen.print(profile, highlight=False)
     screen.print(f"code: {member.path}:{member.line}\n", highlight=False, soft_wrap=True)
 
 

@@ -51,7 +51,7 @@ def plan_run(
     for warning in spec.warnings():
         typer.echo(f"warning: {warning}", err=True)
     from robustcli.reports.plan import lines_of, tables_of
-    from robustcli.workflows.plan.story import Request, plan
+    from robustcli.workflows.plan.plan import Request, plan
 
     with Console(stderr=True).status(f"measuring {spec.name}"):
         found = plan(Request(spec=spec, updates=updates, robust=share, compile=is_compiled))
@@ -68,7 +68,7 @@ def plan_run(
 def _plan_sweep(sweep: Sweep, updates: int, share: tuple[float, float] | None, as_json: bool) -> None:
     """Measure every row in its own process, so that its memory is measured separately."""
     from robustcli.reports.plan import sweep_table
-    from robustcli.workflows.plan.story import Request, plan
+    from robustcli.workflows.plan.plan import Request, plan
 
     rows: dict[str, dict[str, Any]] = {}
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:

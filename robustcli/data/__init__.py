@@ -1,4 +1,4 @@
-"""A source of images, split and ready for the device: what training and evaluation read from."""
+"""Images for training and evaluation: a source, split and on the device."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -21,24 +21,24 @@ from robustcli.threat.noise import Noise
 
 SplitName = Literal["train", "val", "test"]
 
-# Test images by which a data set is recognized.
+# Number of test images in the digest that identifies a data set.
 _DIGESTED = 64
-# Images read at once where the caller does not say.
+# Images to read at once by default.
 _CHUNK = 256
 
 
 @runtime_checkable
 class Fingerprinted(Protocol):
-    """A split that is too large to be read only for its digest, and can say what it is."""
+    """A split that is too large to read for its digest, and has a fingerprint instead."""
 
     def fingerprint(self) -> bytes:
-        """Bytes that differ when the images differ, as far as that shows without reading them."""
+        """Return bytes that identify the images without reading them, as far as possible."""
         ...
 
 
 @dataclass(frozen=True)
 class _Part:
-    """One split: which rows of a store belong to it, in its fixed order."""
+    """One split: its rows of a store, in a fixed order."""
 
     store: Store
     rows: Tensor
@@ -48,17 +48,16 @@ class Data:
     """The splits of one source on one device; made by `prepare`.
 
     Args:
-        shape: of one image, with the number of classes.
-        mean, std: per channel, of pixels in [0, 1].
-        classes: their names.
-        decode: how files became pixels where that changes them; "" if exact.
-        digest: SHA-256 over the shapes, labels and image bytes of the source's train and test part, before
-            anything is cut from them. Of images that are read from files when needed, over labels, file
-            names and file sizes instead.
-        extra_digest: of the images that training adds to them; "" if there are none.
-        classes_are_known: whether there are no other classes than `classes`.
-        is_whole: whether the train part was read; otherwise `mean` and `std` are empty.
-        is_labelled: whether every image of training has a label; of those that are added some may have none.
+        shape: shape of one image, with the number of classes.
+        mean, std: mean and standard deviation per channel, of pixels in [0, 1].
+        classes: names of the classes.
+        decode: decoding of the files if it changes pixels, such as "JPEG"; "" if exact.
+        digest: SHA-256 over the shapes, labels and image bytes of the whole train and test part. For images that are
+            read from files when needed: over labels, file names and file sizes.
+        extra_digest: digest of the extra training images; "" if there are none.
+        classes_are_known: there are no other classes than `classes`.
+        is_whole: the train part was read; otherwise `mean` and `std` are empty.
+        is_labelled: all training images have a label; extra images may have none.
     """
 
     def __init__(
@@ -82,36 +81,36 @@ class Data:
         self._source_size = len(source.train.labels)
         self._targets = targets or Targets()
         self._parts = parts
-        # A tensor and not a number: CUDA divides by a number through its reciprocal, which is not exact.
+        # A tensor, because CUDA divides by a number through its reciprocal, which is not exact.
         self._levels = torch.tensor(255.0, device=device)
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Images in train, val and test."""
+        """Number of images in train, val and test."""
         return {name: len(part.rows) for name, part in self._parts.items()}
 
     def steps_per_epoch(self, batch_size: int, drop_last: bool) -> int:
-        """Batches that train_batches yields for one order."""
+        """Return the number of batches of an epoch."""
         count = len(self._train().rows)
         if drop_last and count < batch_size:
             raise RobustCliError(
-                f"train.batch_size: {batch_size} is more than the {count} train images, and train.drop_last "
+                f"train.batch_size: {batch_size} is more than the {count} train images, so train.drop_last "
                 f"leaves no batch; use at most {count}, or train.drop_last=false"
             )
         return count // batch_size if drop_last else -(-count // batch_size)
 
     def order(self, generator: torch.Generator) -> Tensor:
-        """The train split shuffled for one epoch: (n,) int64 on the CPU, as is the generator."""
+        """Return the train split in random order: (n,) int64 on the CPU; the generator is on the CPU too."""
         return torch.randperm(len(self._train().rows), generator=generator)
 
     def in_turn(self, generator: torch.Generator, batch_size: int, drop_last: bool) -> Tensor:
-        """What one epoch reads where the train split has two halves: (n,) int64 on the CPU, one of each in turn.
+        """Return the order of an epoch that alternates between two halves of the train split: (n,) int64 on the CPU.
 
-        The halves are fixed, each is shuffled for itself. Of an odd number of images, the last is followed by one
-        of the other half that comes twice.
+        The halves are fixed, and each is shuffled. If the number of images is odd, one image of the smaller half occurs
+        twice.
 
         Raises:
-            RobustCliError: there is one image alone.
+            RobustCliError: there is only one image.
         """
         count = len(self._train().rows)
         if count < 2:
@@ -125,13 +124,12 @@ class Data:
     def epoch(
         self, generator: torch.Generator, batch_size: int, drop_last: bool, *, split_in_two: bool = False
     ) -> Tensor:
-        """What one epoch reads, batch after batch: (n,) int64 on the CPU, as is the generator.
+        """Return the order of an epoch: (n,) int64 on the CPU; the generator is on the CPU too.
 
-        Without extra images it is `order`. With them every batch begins with the next of the data set's own,
-        as far as they are asked for: an epoch has as many batches as it had without, and so sees a part of
-        them. The rest of the batch is drawn from the extra images, with replacement; their numbers follow
-        those of the train split. Nor are halves for them: those are of the data set's own images, as `in_turn`
-        gives them.
+        Without extra images it is `order`, or `in_turn` if the train split has two halves. With extra images, a batch
+        starts with images of the data set, followed by extra images that are drawn with replacement; their numbers
+        follow those of the train split. The number of batches does not change, so an epoch contains only a part of the
+        data set. Extra images cannot be combined with halves.
         """
         if split_in_two:
             assert self._extra is None
@@ -145,7 +143,7 @@ class Data:
         return torch.cat([row for pair in zip(batches, drawn, strict=True) for row in pair])
 
     def smallest_batch(self, batch_size: int, drop_last: bool, *, split_in_two: bool = False) -> int:
-        """Images in the smallest batch of an epoch."""
+        """Return the size of the smallest batch of an epoch."""
         order = self.epoch(torch.Generator(), batch_size, drop_last, split_in_two=split_in_two)
         return batch_size if drop_last else (len(order) - 1) % batch_size + 1
 
@@ -159,18 +157,18 @@ class Data:
         rng: Noise,
         skip: int = 0,
     ) -> Iterator[tuple[Tensor, Labels]]:
-        """Augmented images in [0, 1] and their labels, batch by batch, on the device.
+        """Yield batches of augmented images in [0, 1] and their labels, on the device.
 
-        Numbers are drawn from `rng` when a batch is asked for and never ahead, so that a run may be resumed
-        between two batches from the state that `rng` has there.
+        Random numbers for a batch are drawn from `rng` only when it is requested, so that a run can resume between two
+        batches from the state of `rng`.
 
         Args:
-            order: of the train split, as `order` or `epoch` gives it.
+            order: order of the train split, from `order` or `epoch`.
             batch_size: images in a batch.
-            drop_last: whether a last batch that is not full is left out.
-            augment: what is done to each image.
+            drop_last: omit an incomplete last batch.
+            augment: augmentation of each image.
             rng: source of noise on the device.
-            skip: batches to leave out at the beginning, at no cost.
+            skip: batches to skip at the start, without cost.
         """
         part = self._train()
         if drop_last:
@@ -178,7 +176,7 @@ class Data:
         order = order[skip * batch_size :]
         own = len(part.rows)
         rows = part.rows if self._extra is None else torch.cat([part.rows, self._extra_rows])
-        # All at once: a copy from ordinary memory waits for the device.
+        # One copy for all batches, because a copy from pageable memory waits for the device.
         is_extra = batches_of((order >= own).to(self._levels.device), batch_size)
         batches = part.store.batches(rows[order], batch_size)
         for (images, labels), is_added in zip(batches, is_extra, strict=True):
@@ -186,14 +184,14 @@ class Data:
             yield self._pixels(augmentation.augment(images, augment, rng)), given
 
     def evaluation(self, split: SplitName, count: int | None = None) -> tuple[Tensor, Tensor]:
-        """The first `count` images of a split, or all, in its fixed order and unchanged, with their labels."""
+        """Return the first `count` images of a split, or all, and their labels, in fixed order without augmentation."""
         part = self._train() if split == "train" else self._parts[split]
         size = len(part.rows)
         if size == 0:
             hint = "set data.val_size" if split == "val" else f"the data set has no {split} part"
             raise RobustCliError(f"data: there are no {split} images; {hint}")
         if count is not None and not 1 <= count <= size:
-            raise RobustCliError(f"data: {count} {split} images were asked for; there are {size}")
+            raise RobustCliError(f"data: {count} {split} images requested; there are only {size}")
         batches = list(part.store.batches(part.rows[:count], _CHUNK))
         images = torch.cat([images for images, _ in batches])
         labels = torch.cat([labels for _, labels in batches])
@@ -203,16 +201,16 @@ class Data:
 
     @property
     def test_digest(self) -> str:
-        """SHA-256 of the first test images and their labels, and of how many there are: what is known in any case."""
+        """SHA-256 of the first test images, their labels and the number of test images, all available without train."""
         x, y = self.evaluation("test", min(_DIGESTED, self.sizes["test"]))
         digest = hashlib.sha256(f"{self.sizes['test']} {tuple(x.shape)}".encode())
         digest.update(x.cpu().numpy().tobytes() + y.cpu().numpy().tobytes())
         return digest.hexdigest()
 
     def name_classes(self, names: Sequence[str]) -> None:
-        """Number the test labels as a network does that names its classes, where only the test part was read.
+        """Renumber the test labels to the classes of a network, if only the test part was read.
 
-        A test part may lack classes, and then its own numbers are others.
+        A test part may lack classes; then its labels have other numbers.
         """
         if self.is_whole or len(names) < len(self.classes):
             return
@@ -224,7 +222,7 @@ class Data:
         self.shape = replace(self.shape, classes=len(names))
 
     def clean_batches(self, batch_size: int) -> Iterator[Tensor]:
-        """Train images without augmentation, in the same order every time."""
+        """Yield batches of train images in fixed order without augmentation."""
         part = self._train()
         for images, _ in part.store.batches(part.rows, batch_size):
             yield self._pixels(images)
@@ -232,14 +230,14 @@ class Data:
     def _train(self) -> _Part:
         if len(self._parts["train"].rows) == 0:
             raise RobustCliError(
-                "data: there are no train images, so this data set serves for evaluation only; "
+                "data: there are no train images, so this data set is for evaluation only; "
                 "use one that has a train part"
             )
         return self._parts["train"]
 
     @property
     def _extra_rows(self) -> Tensor:
-        """Where the extra images lie in the store of the train part: after all that the source has."""
+        """Rows of the extra images in the store of the train part, after those of the source."""
         assert self._extra is not None
         return self._source_size + torch.arange(len(self._extra.split.labels))
 
@@ -257,30 +255,30 @@ def prepare(
     extra: Extra | None = None,
     targets: Targets | None = None,
 ) -> Data:
-    """Cut validation images from train and put what fits on the device.
+    """Split a source into train, validation and test, and move splits to the device if they fit.
 
-    The cut follows one fixed permutation, whatever the seed of the run: its first `val_size` images are for
-    validation, those after them for training. Splits that lie in memory are held on the device, unless
-    that is a GPU of whose free memory they would take more than a quarter.
+    Validation images are the first `val_size` images of one fixed permutation of the train part, independent of the
+    seed of the run; training images follow. Splits in memory are moved to the device, unless they would take more than
+    a quarter of the free memory of a GPU.
 
     Args:
-        source: the data set.
-        val_size: train images set apart for validation.
-        train_size: how many of the others are used; None is all.
-        device: where batches are wanted.
-        workers: threads that read images ahead when they are not held on the device; with 0 the caller reads.
-        extra: images of which every training batch has a share; neither validation nor anything else sees them.
-        targets: what training asks of an image; the label by default.
+        source: data set.
+        val_size: number of train images for validation.
+        train_size: number of the other images to use for training; None: all.
+        device: device of the batches.
+        workers: threads that read images ahead if they are not on the device; 0: read in the caller.
+        extra: extra images, a part of every training batch and used for nothing else.
+        targets: label smoothing of training images.
     """
     total = len(source.train.labels)
     left = total - val_size
     if val_size > 0 and left < 1:
         raise RobustCliError(
-            f"data.val_size: {val_size} of {total} train images leave none to train on; "
+            f"data.val_size: {val_size} of {total} train images leave no image for training; "
             + (f"use at most {total - 1}" if total > 1 else "use 0 to evaluate only")
         )
     if train_size is not None and train_size > left:
-        rest = f" after {val_size} were set apart for validation" if val_size else ""
+        rest = f" that remain after {val_size} for validation" if val_size else ""
         raise RobustCliError(f"data.train_size: {train_size} is more than the {left} train images{rest}")
     order = fixed_order(total)
     train_end = total if train_size is None else val_size + train_size
@@ -295,7 +293,7 @@ def prepare(
 
 
 def shape_of(source: Source) -> ImageShape:
-    """Of the images of a source, with the number of its classes."""
+    """Return the shape of the images of a source and the number of classes."""
     split = source.train if len(source.train.labels) else source.test
     _, channels, height, width = split.read(torch.tensor([0])).shape
     return ImageShape(channels, height, width, classes=len(source.classes))

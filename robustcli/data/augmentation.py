@@ -1,4 +1,4 @@
-"""Random changes of a batch of training images at once, on their device."""
+"""Augmentation of whole batches of training images, on their device."""
 
 from typing import Literal, Protocol
 
@@ -12,13 +12,13 @@ from robustcli.threat.noise import Noise
 
 
 class AugmentSettings(DistortionSettings, Protocol):
-    """Changes of a training image besides distortions; all may be off.
+    """Settings of augmentation, in addition to distortions.
 
     Args:
-        crop: pixels added on each side before a window of the old size is cut out; 0 is off.
-        pad_mode: values of the added pixels: "zero", or the image mirrored at its outermost pixels ("reflect").
-        flip: whether images are mirrored left to right, each with probability 1/2.
-        cutout: side of a square set to 0, in pixels, at a random place and cut at the border; 0 is off.
+        crop: pixels of padding on each side before a random crop of the old size; 0 is off.
+        pad_mode: values of the padding: "zero", or the image mirrored at its border pixels ("reflect").
+        flip: mirror images left to right with probability 0.5.
+        cutout: side of a square at a random place that is set to 0, in pixels, clipped at the border; 0 is off.
     """
 
     @property
@@ -35,11 +35,11 @@ class AugmentSettings(DistortionSettings, Protocol):
 
 
 def augment(x: Tensor, settings: AugmentSettings, rng: Noise) -> Tensor:
-    """Each image distorted, cropped, flipped, then cut out, with chances of its own; uint8 or float, on any device.
+    """Return images (uint8 or float) after distortions, crop, flip and cutout, with random numbers per image.
 
-    Every image takes the same five numbers from `rng`, whichever of the last three are on, so that switching one
-    off leaves the others as they were; distortions take theirs afterwards. With all of them off nothing is drawn
-    and x itself is returned.
+    Every image draws five numbers from `rng` for crop, flip and cutout, even if some are off, so turning one off does
+    not change the others. Distortions draw their numbers afterwards. If everything is off, nothing is drawn and x
+    itself is returned.
     """
     is_distorted = bool(settings.resized_crop or settings.rotate or settings.jitter)
     if not (settings.crop or settings.flip or settings.cutout or is_distorted):
@@ -56,7 +56,7 @@ def augment(x: Tensor, settings: AugmentSettings, rng: Noise) -> Tensor:
 
 
 def _crop_and_flip(x: Tensor, settings: AugmentSettings, chance: Tensor) -> Tensor:
-    """One gather for both: where each pixel of the result comes from, as a row and a column of x."""
+    """Crop and flip with one gather from the row and the column of each source pixel."""
     n, _, height, width = x.shape
     pad = settings.crop
     row = torch.arange(height, device=x.device).expand(n, height)
@@ -68,8 +68,8 @@ def _crop_and_flip(x: Tensor, settings: AugmentSettings, chance: Tensor) -> Tens
     if settings.pad_mode == "reflect":
         if pad >= min(height, width):
             raise RobustCliError(
-                f"data.augment.crop: {pad} pixels cannot be mirrored from images of {height} x {width}; "
-                f"at most {min(height, width) - 1} with pad_mode 'reflect'"
+                f"data.augment.crop: {pad} pixels of padding cannot be mirrored in images of {height} x {width}; "
+                f"use at most {min(height, width) - 1} with pad_mode 'reflect'"
             )
         row, column = _reflected(row, height), _reflected(column, width)
         source = row[:, :, None] * width + column[:, None, :]
@@ -81,18 +81,18 @@ def _crop_and_flip(x: Tensor, settings: AugmentSettings, chance: Tensor) -> Tens
 
 
 def _gathered(x: Tensor, source: Tensor) -> Tensor:
-    """The pixels of x at `source` (n, h, w), numbered within one channel."""
+    """Return the pixels of x at `source` (n, h, w), which numbers the pixels of a channel."""
     flat = x.flatten(2)
     return flat.gather(2, source.flatten(1)[:, None].expand_as(flat)).view(x.shape)
 
 
 def _factor(is_kept: Tensor, x: Tensor) -> Tensor:
-    # A product in x's own type: masked_fill takes many times as long on a CPU.
+    # A factor in the type of x, because masked_fill is many times slower on a CPU.
     return is_kept[:, None].to(x.dtype)
 
 
 def _whole(chance: Tensor, count: int) -> Tensor:
-    """Whole numbers below count. A float32 below 1, times a whole number, never rounds up to that number."""
+    """Return integers below count. A float32 below 1 times an integer never rounds up to that integer."""
     return (chance * count).long()
 
 

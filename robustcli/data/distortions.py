@@ -1,4 +1,4 @@
-"""Images turned, cut out and stretched, and their colours changed: each image of a batch by numbers of its own."""
+"""Random resized crops, rotations and colour jitter, different for each image of a batch."""
 
 import math
 from typing import Protocol
@@ -7,21 +7,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Of the sides of a crop that is stretched, as everybody has it.
+# Usual range of the ratio of the sides of a resized crop.
 _NARROWEST, _WIDEST = 3 / 4, 4 / 3
-# What red, green and blue add to grey (ITU-R BT.601).
+# Weights of red, green and blue in grey (ITU-R BT.601).
 _GREY = (0.299, 0.587, 0.114)
-# Numbers that an image takes: four of a crop, one of a turn, three of its colours.
+# Random numbers per image: four for the crop, one for the rotation, three for the colours.
 DRAWS = 8
 
 
 class DistortionSettings(Protocol):
-    """How far training images are distorted; 0 is off.
+    """Strength of distortions; 0 is off.
 
     Args:
-        resized_crop: smallest share of the area that is cut out and stretched to the whole image.
-        rotate: largest angle, in degrees.
-        jitter: largest relative change of brightness, contrast and saturation.
+        resized_crop: minimum share of the area of a crop, which is resized to the whole image.
+        rotate: maximum angle in degrees.
+        jitter: maximum relative change of brightness, contrast and saturation.
     """
 
     @property
@@ -35,41 +35,41 @@ class DistortionSettings(Protocol):
 
 
 def distorted(x: Tensor, settings: DistortionSettings, chance: Tensor) -> Tensor:
-    """Cropped and stretched, then turned, then coloured; uint8 in whole levels, or float in [0, 1].
+    """Return images after resized crop, rotation and colour jitter: uint8, or float in [0, 1].
 
     Args:
-        chance: (n, DRAWS) in [0, 1), float32: all are looked at whatever is on, so that switching one distortion
-            off leaves the others as they were.
+        chance: random numbers (n, DRAWS) in [0, 1), float32. Each distortion has fixed columns, so turning one off does
+            not change the others.
     """
     pixels = x.float() / 255 if x.dtype == torch.uint8 else x
     if settings.resized_crop:
         pixels = _cropped(pixels, settings.resized_crop, chance[:, :4])
     if settings.rotate:
-        pixels = _turned(pixels, math.radians(settings.rotate), chance[:, 4])
+        pixels = _rotated(pixels, math.radians(settings.rotate), chance[:, 4])
     if settings.jitter:
         pixels = _coloured(pixels, settings.jitter, chance[:, 5:])
     return (255 * pixels).round().to(torch.uint8) if x.dtype == torch.uint8 else pixels
 
 
 def _cropped(x: Tensor, smallest: float, chance: Tensor) -> Tensor:
-    """A box of a share of the area between `smallest` and 1, of a ratio between 3/4 and 4/3, anywhere in the image.
+    """Resize a random box to the whole image; its share of the area is at least `smallest`, its ratio 3/4 to 4/3.
 
-    A side that would be longer than the image's is cut to it.
+    Sides are at most those of the image.
     """
     share = smallest + (1 - smallest) * chance[:, 0]
     ratio = _NARROWEST * (_WIDEST / _NARROWEST) ** chance[:, 1]
     height, width = x.shape[2:]
-    # Ratio of the sides in pixels; sides as shares of the image's.
+    # The ratio is in pixels, the sides are shares of those of the image.
     wide = (share * ratio * height / width).sqrt().clamp(max=1)
     high = (share / ratio * width / height).sqrt().clamp(max=1)
     right, down = (1 - wide) * (2 * chance[:, 2] - 1), (1 - high) * (2 * chance[:, 3] - 1)
     none = torch.zeros_like(wide)
-    # Bilinear without smoothing: a crop is never made smaller, only its edge may ask beyond the image.
+    # Bilinear without smoothing, because a crop is only enlarged; only its border may read outside the image.
     return _sampled(x, torch.stack([wide, none, right, none, high, down], 1), "border")
 
 
-def _turned(x: Tensor, largest: float, chance: Tensor) -> Tensor:
-    """About the centre, by an angle between -largest and largest; what comes from beyond the image is 0."""
+def _rotated(x: Tensor, largest: float, chance: Tensor) -> Tensor:
+    """Rotate images around the centre by random angles up to `largest`; pixels from outside the image are 0."""
     angle = largest * (2 * chance - 1)
     height, width = x.shape[2:]
     cos, sin, none = angle.cos(), angle.sin(), torch.zeros_like(angle)
@@ -77,13 +77,13 @@ def _turned(x: Tensor, largest: float, chance: Tensor) -> Tensor:
 
 
 def _sampled(x: Tensor, maps: Tensor, beyond: str) -> Tensor:
-    """Where each pixel comes from is an affine map (n, 6) of where it is, both in [-1, 1] along each axis."""
+    """Sample images at affine maps (n, 6) of the position, with coordinates in [-1, 1] along each axis."""
     grid = F.affine_grid(maps.view(-1, 2, 3).to(x.dtype), list(x.shape), align_corners=False)
     return F.grid_sample(x.contiguous(), grid, mode="bilinear", padding_mode=beyond, align_corners=False)
 
 
 def _coloured(x: Tensor, largest: float, chance: Tensor) -> Tensor:
-    """Brightness, contrast and saturation times a factor between 1 - largest and 1 + largest, cut at the box each."""
+    """Scale brightness, contrast and saturation by random factors in 1 +- largest, and clip to [0, 1] after each."""
     factors = ((1 - largest) + 2 * largest * chance).clamp(min=0).to(x.dtype)
     brightness, contrast, saturation = (factor[:, None, None, None] for factor in factors.unbind(1))
     x = (brightness * x).clamp(0, 1)
@@ -94,9 +94,9 @@ def _coloured(x: Tensor, largest: float, chance: Tensor) -> Tensor:
 
 
 def _grey(x: Tensor) -> Tensor:
-    """(n, c, h, w) -> (n, 1, h, w); without three channels they all count alike."""
+    """Return grey images: (n, c, h, w) -> (n, 1, h, w); the mean of channels if there are not three."""
     if x.shape[1] != len(_GREY):
         return x.mean(1, keepdim=True)
-    # One by one: a tensor of the three would be waited for on its way to a GPU.
+    # One by one, because copying a tensor of the weights to a GPU would wait.
     red, green, blue = _GREY
     return red * x[:, :1] + green * x[:, 1:2] + blue * x[:, 2:]

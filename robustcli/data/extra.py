@@ -1,4 +1,4 @@
-"""Images that training adds to those of a data set, such as generated ones, read from a NumPy archive."""
+"""Extra training images from a NumPy archive, such as generated ones."""
 
 import hashlib
 import zipfile
@@ -23,11 +23,11 @@ _BROKEN = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 
 @dataclass(frozen=True)
 class Extra:
-    """Images beside a data set's own, and how many of a batch they are.
+    """Extra images and their share of a batch.
 
     Args:
-        split: in memory.
-        share: of each batch, rounded down to whole images.
+        split: images and labels in memory.
+        share: share of extra images in each batch, rounded down to whole images.
     """
 
     split: TensorSplit
@@ -42,7 +42,7 @@ class Extra:
 
     @property
     def is_labelled(self) -> bool:
-        """Whether every one of them has a label."""
+        """True if all extra images have a label."""
         return bool((self.split.labels >= 0).all())
 
     def per_batch(self, batch_size: int) -> int:
@@ -52,7 +52,7 @@ class Extra:
 
 @dataclass(frozen=True)
 class Joined:
-    """One split after the other, read as one."""
+    """Concatenation of two splits."""
 
     first: Split
     second: Split
@@ -70,7 +70,7 @@ class Joined:
         first = self.first.read(index[~is_second])
         second = self.second.read(index[is_second] - len(self.first.labels))
         if first.dtype != second.dtype:
-            # Pixels as bytes and as floats meet as floats.
+            # Bytes and floats become floats.
             first, second = (part.float() / 255 if part.dtype == torch.uint8 else part for part in (first, second))
         images = torch.empty((len(index), *first.shape[1:]), dtype=first.dtype)
         images[~is_second], images[is_second] = first, second
@@ -78,16 +78,16 @@ class Joined:
 
 
 def read_extra(path: str, labels: str | None, shape: ImageShape) -> TensorSplit:
-    """The images of an archive and their labels.
+    """Read the images of an archive and their labels.
 
     Args:
-        path: an .npz with "image", uint8 (n, height, width, channels), and "label", whole numbers (n,), as
-            generated data sets are published; -1 is no label.
-        labels: a file whose labels replace those of the archive: an .npz with "label", or an .npy.
-        shape: of the images that they join.
+        path: .npz file with "image", uint8 (n, height, width, channels), and "label", integers (n,), the usual form of
+            generated data sets; the label -1 means none.
+        labels: .npz file with "label", or .npy file, with labels that replace those of the archive.
+        shape: shape of the images of the data set.
 
     Raises:
-        RobustCliError: a file is missing or broken, or does not suit.
+        RobustCliError: a file is missing or broken, or does not fit the data set.
     """
     wanted = ("image",) if labels is not None else ("image", "label")
     arrays = _arrays("data.extra.path", path, wanted)
@@ -102,7 +102,7 @@ def read_extra(path: str, labels: str | None, shape: ImageShape) -> TensorSplit:
 def _arrays(key: str, path: str, wanted: tuple[str, ...]) -> Mapping[str, Array]:
     file = Path(path).expanduser().resolve()
     if not file.is_file():
-        raise RobustCliError(f"{key}: there is no file {file}; expected one that NumPy wrote")
+        raise RobustCliError(f"{key}: there is no file {file}; expected a NumPy file (.npz or .npy)")
     try:
         with file.open("rb") as stream:
             found = np.load(stream, allow_pickle=False)
@@ -113,7 +113,7 @@ def _arrays(key: str, path: str, wanted: tuple[str, ...]) -> Mapping[str, Array]
                 return {name: found[name] for name in wanted}
             held = ", ".join(found.files) or "nothing"
     except _BROKEN as error:
-        raise RobustCliError(f"{key}: {file} cannot be read ({error}); expected a file that NumPy wrote") from error
+        raise RobustCliError(f"{key}: {file} cannot be read ({error}); expected a NumPy file (.npz or .npy)") from error
     raise RobustCliError(f"{key}: {file} lacks {', '.join(missing)} (it has {held})")
 
 
@@ -130,12 +130,10 @@ def _images(where: str, array: Array, shape: ImageShape) -> Tensor:
 
 def _labels(where: str, array: Array, count: int, classes: int) -> Tensor:
     if array.dtype.kind not in "iu":
-        raise RobustCliError(f"{where} is {array.dtype}; expected whole numbers")
+        raise RobustCliError(f"{where} is {array.dtype}; expected integers")
     if array.shape != (count,):
         raise RobustCliError(f"{where} has shape {array.shape}; expected ({count},), one for each image")
     if array.min() < -1 or array.max() >= classes:
         worst = array.min() if array.min() < -1 else array.max()
-        raise RobustCliError(
-            f"{where} has the label {worst}; expected 0 to {classes - 1}, as the data set has, or -1 for none"
-        )
+        raise RobustCliError(f"{where} has the label {worst}; expected 0 to {classes - 1}, or -1 for no label")
     return torch.from_numpy(array.astype(np.int64))

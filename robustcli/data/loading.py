@@ -11,7 +11,7 @@ from robustcli.specs.settings import DataOptions
 
 
 def load_test_data(chosen: MemberSpec, device: torch.device) -> Data:
-    """The test images that a spec asks for; a train part is not read where the data set can be read without it."""
+    """Load the test images of a spec, without the train part if the data set supports that."""
     reader = test_reader(chosen.name)
     if reader is None:
         return load_data(chosen, device)
@@ -21,7 +21,7 @@ def load_test_data(chosen: MemberSpec, device: torch.device) -> Data:
 
 
 def load_data(chosen: MemberSpec, device: torch.device, *, to_train: bool = False) -> Data:
-    """The images that a spec asks for, split and on the device; those that training adds only `to_train`."""
+    """Load the images of a spec, split and on the device; extra images and label smoothing only with `to_train`."""
     options: DataOptions = chosen.options
     source: Source = instantiate(chosen)
     extra, targets = None, None

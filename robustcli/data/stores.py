@@ -1,4 +1,4 @@
-"""Where images lie while a run reads them: on the device, or beside it and read ahead."""
+"""Storage of images during a run: on the device, or on the host and read ahead."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -11,43 +11,43 @@ from torch import Tensor
 
 from robustcli.data.datasets import Split, TensorSplit
 
-# A split is held on a GPU when it takes less than this share of the memory that is free there.
+# A split is stored on a GPU if it takes at most this share of its free memory.
 GPU_SHARE = 0.25
 
 
 class Store(Protocol):
-    """All images and labels of one part of a source."""
+    """Images and labels of one part of a source."""
 
     def batches(self, rows: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The images of `rows` (int64, on the CPU) as they are stored, and their labels, on the device."""
+        """Yield batches of images in their stored type, and labels, on the device; `rows` is int64 on the CPU."""
         ...
 
 
 @dataclass(frozen=True)
 class OnDevice:
-    """Held where it is used, so that a batch costs one gather.
+    """Images and labels on the device, where a batch costs one gather.
 
     Args:
-        images, labels: on the device.
+        images, labels: tensors on the device.
     """
 
     images: Tensor
     labels: Tensor
 
     def batches(self, rows: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        # All rows move at once: a copy from ordinary memory waits for the device.
+        # One copy for all rows, because a copy from pageable memory waits for the device.
         for chosen in batches_of(rows.to(self.labels.device), batch_size):
             yield self.images.index_select(0, chosen), self.labels.index_select(0, chosen)
 
 
 @dataclass(frozen=True)
 class OnHost:
-    """Read batch by batch, ahead of its use, and copied to the device.
+    """Images on the host, read ahead batch by batch and copied to the device.
 
     Args:
-        split: where images are read from.
-        device: where they go.
-        workers: threads that read ahead; with 0 the caller reads.
+        split: split to read.
+        device: device of the batches.
+        workers: threads that read ahead; 0: read in the caller.
     """
 
     split: Split
@@ -61,18 +61,18 @@ class OnHost:
     def _read(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         images, labels = self.split.read(rows), self.split.labels[rows]
         if self.device.type == "cuda":
-            # Only from pinned memory does the copy not wait for the device.
+            # A copy from pinned memory does not wait for the device.
             return images.pin_memory(), labels.pin_memory()
         return images, labels
 
 
 def store(split: Split, device: torch.device, workers: int) -> Store:
-    """Hold a split on the device if it lies in memory, unless the device is a GPU that it would fill."""
+    """Store a split on the device if it is in memory and fits, otherwise on the host."""
     if not split.in_memory:
         return OnHost(split, device, workers)
     images = split.images if isinstance(split, TensorSplit) else split.read(torch.arange(len(split.labels)))
     if device.type == "cuda" and images.nbytes > GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
-        # One thread at least: it gathers the next batch while the device computes.
+        # At least one thread, to gather the next batch while the device computes.
         return OnHost(TensorSplit(images, split.labels), device, max(workers, 1))
     return OnDevice(images.to(device), split.labels.to(device))
 
@@ -80,9 +80,9 @@ def store(split: Split, device: torch.device, workers: int) -> Store:
 def _ahead(
     read: Callable[[Tensor], tuple[Tensor, Tensor]], requests: Sequence[Tensor], workers: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Results of `read` in order, each begun by a thread before it is asked for.
+    """Yield the results of `read` in order, computed ahead by threads.
 
-    Threads and not processes: decoders let go of the interpreter's lock, and an error keeps its type.
+    Threads instead of processes, because decoders release the interpreter lock and errors keep their type.
     """
     if workers == 0:
         yield from map(read, requests)
@@ -97,11 +97,11 @@ def _ahead(
         while waiting:
             yield waiting.popleft().result()
     finally:
-        # Also when the caller stops early: what was begun ends, what was not is dropped.
+        # If the caller stops early, running reads finish and waiting ones are cancelled.
         pool.shutdown(cancel_futures=True)
 
 
 def batches_of(rows: Tensor, batch_size: int) -> Sequence[Tensor]:
-    """The rows of each batch, the last one perhaps smaller; none of nothing."""
-    # Of nothing, `split` would make one empty batch.
+    """Return the rows of each batch; the last batch may be smaller, and no rows give no batch."""
+    # torch.split would return one empty batch for no rows.
     return torch.split(rows, batch_size) if len(rows) else ()

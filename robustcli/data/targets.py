@@ -25,11 +25,11 @@ class Labels:
 
     @classmethod
     def of(cls, y: Tensor) -> "Labels":
-        """The same labels for attack and loss."""
+        """Return the same labels for attack and loss."""
         return cls(y, y)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Labels":
-        """Both changed alike."""
+        """Return both with the same change."""
         attack = change(self.attack)
         return Labels(attack, attack if self.loss is self.attack else change(self.loss))
 
@@ -42,9 +42,9 @@ class Targets:
         smoothing: s of the data set's own images.
         extra_smoothing: s of the extra images.
         over: "all": s / k on every class, the labelled one included; "others": s / (k - 1) on every other class.
-        reach_attack: whether attacks see smoothed labels too; published ones raise the loss of the label itself.
-        is_complete: whether every image has a label. If some have -1 instead, all labels become class shares, and
-            those of an image without a label are 0: its cross-entropy is 0.
+        reach_attack: attacks use smoothed labels too; published attacks use the label itself.
+        is_complete: every image has a label. If some have -1, all labels become class shares, and those of an image
+            without a label are 0, so its cross-entropy is 0.
     """
 
     smoothing: float = 0.0
@@ -54,10 +54,10 @@ class Targets:
     is_complete: bool = True
 
     def __call__(self, y: Tensor, is_extra: Tensor, classes: int) -> Labels:
-        """Labels (n,) as given, or class shares (n, k) in float32 where smoothed labels or missing ones ask for them.
+        """Return labels (n,), or float32 class shares (n, k) if labels are smoothed or missing.
 
         Args:
-            y: labels (n,), -1 for none.
+            y: labels (n,); -1 for no label.
             is_extra: mask of the extra images (n,).
             classes: k.
         """
@@ -73,7 +73,7 @@ class Targets:
         return Labels.of(smoothed) if self.reach_attack else Labels(given, smoothed)
 
     def _smoothed(self, label: Tensor, is_extra: Tensor) -> Tensor:
-        # Filled on the device: a copy to it would make the caller wait.
+        # Created on the device, because a copy to it would wait.
         own = torch.full_like(label[:, :1], self.smoothing)
         s = own.masked_fill(is_extra[:, None], self.extra_smoothing)
         classes = label.shape[1]

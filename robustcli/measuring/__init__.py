@@ -1,1 +1,1 @@
-"""Clocks, pass counters and machine facts that `robust bench`, `robust plan` and sweeps share."""
+"""Clocks, pass counters, memory and machine facts for `robust bench`, `robust plan` and sweeps."""

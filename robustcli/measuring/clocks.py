@@ -1,4 +1,4 @@
-"""Seconds on the wall, and of the processor: on a machine that others use too, the second is the steadier one."""
+"""Wall-clock and processor time; on a shared machine processor time varies less."""
 
 import statistics
 import time
@@ -10,11 +10,11 @@ import torch
 
 @dataclass(frozen=True)
 class Seconds:
-    """How long something takes.
+    """Duration.
 
     Args:
-        wall: as a clock on the wall tells.
-        cpu: of the processor in this process, all threads together.
+        wall: wall-clock time in seconds.
+        cpu: processor time of this process in seconds, all threads together.
     """
 
     wall: float = 0.0
@@ -31,12 +31,12 @@ class Seconds:
 
 
 def now(device: torch.device) -> Seconds:
-    """Both clocks, after waiting for the device."""
+    """Return both clocks after waiting for the device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return Seconds(time.perf_counter(), time.process_time())
 
 
 def median(values: Sequence[Seconds]) -> Seconds:
-    """The median of each clock."""
+    """Return the median of each clock."""
     return Seconds(statistics.median(value.wall for value in values), statistics.median(value.cpu for value in values))

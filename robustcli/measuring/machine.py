@@ -1,4 +1,4 @@
-"""The machine that is measured on, and the head of what is stored."""
+"""Facts about the machine, and the header of stored measurements."""
 
 import os
 import platform
@@ -12,10 +12,10 @@ from robustcli.store.runs import SCHEMA, provenance, version_of
 
 
 def circumstances(device: torch.device, peers: Sequence[str] = ()) -> dict[str, Any]:
-    """What every stored bench begins with: who measured, where, with which code, beside what.
+    """Return the header of stored measurements: code, machine and versions.
 
     Args:
-        peers: packages that are measured too.
+        peers: other packages that are measured too.
     """
     return {
         "schema": SCHEMA,
@@ -26,7 +26,7 @@ def circumstances(device: torch.device, peers: Sequence[str] = ()) -> dict[str, 
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores, threads, load and torch's version."""
+    """Return processor, cores, threads, load and version of torch."""
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -36,23 +36,23 @@ def machine() -> dict[str, Any]:
     }
 
 
-def machine_words(head: Mapping[str, Any]) -> str:
-    """The machine that was measured on, with threads and versions."""
+def format_machine(head: Mapping[str, Any]) -> str:
+    """Return one line about the machine of a measurement, with threads and versions."""
     facts = head["machine"]
-    versions = ", ".join([f"torch {facts['torch']}", *peer_words(head)])
+    versions = ", ".join([f"torch {facts['torch']}", *format_peers(head)])
     return (
         f"{head['provenance']['device']}; {facts['processor']}, {facts['cores']} cores, {facts['threads']} threads, "
         f"load {facts['load']}; {versions}"
     )
 
 
-def peer_words(head: Mapping[str, Any]) -> list[str]:
-    """Every package that was measured too, with its version; of what was stored before these were, none."""
+def format_peers(head: Mapping[str, Any]) -> list[str]:
+    """Return the other packages of a measurement with their versions; old measurements store none."""
     return [f"{name} {version or 'of unknown version'}" for name, version in head.get("peers", {}).items()]
 
 
 def _processor() -> str:
-    """The processor in words, as far as the system tells."""
+    """Return the name of the processor, if the system has one."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]

@@ -1,4 +1,4 @@
-"""How much memory there is, how much this process has held so far, and what happens where it is not enough."""
+"""Free and used memory, and errors when it runs out."""
 
 import resource
 import sys
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-# What torch's allocator for the CPU says, as a plain RuntimeError.
+# Part of the RuntimeError of torch's allocator for the CPU.
 _CPU_ALLOCATOR = "DefaultCPUAllocator"
 _MEMINFO = Path("/proc/meminfo")
 
@@ -17,8 +17,8 @@ class DoesNotFitError(Exception):
     """Memory ran out.
 
     Args:
-        stage: what was being done.
-        reason: what the allocator said, in one line.
+        stage: activity at that time.
+        reason: message of the allocator, in one line.
     """
 
     def __init__(self, stage: str, reason: str) -> None:
@@ -28,10 +28,10 @@ class DoesNotFitError(Exception):
 
 @contextmanager
 def fitting(stage: str) -> Iterator[None]:
-    """Name what was being done when memory ran out.
+    """Add the name of the activity to errors about memory.
 
     Raises:
-        DoesNotFitError: it did, on a GPU or on the CPU.
+        DoesNotFitError: memory ran out, on a GPU or on the CPU.
     """
     try:
         yield
@@ -43,12 +43,12 @@ def fitting(stage: str) -> Iterator[None]:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an allocator failed; that of the CPU has no class of its own for it."""
+    """Return True if an allocator failed; on the CPU torch has no error class for it."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or _CPU_ALLOCATOR in str(error)
 
 
 def peak_bytes(device: torch.device) -> int:
-    """On a GPU what torch's allocator held at most; else the largest resident set."""
+    """Return the peak memory: of torch's allocator on a GPU, of the resident set on a CPU."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -56,7 +56,7 @@ def peak_bytes(device: torch.device) -> int:
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """What this process can still have; None where the system does not tell."""
+    """Return the memory that this process can still allocate; None if unknown."""
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + unused
@@ -69,5 +69,5 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 def device_bytes(device: torch.device) -> int | None:
-    """All memory of a GPU; None for the CPU, whose other processes come and go."""
+    """Return the total memory of a GPU; None for a CPU."""
     return int(torch.cuda.get_device_properties(device).total_memory) if device.type == "cuda" else None

@@ -1,4 +1,4 @@
-"""Passes through the network: how many a step makes, how many it must make, and what those cost alone."""
+"""Passes through the network: count those of a step, its minimum, and run them by themselves."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,14 +34,14 @@ _COUNTED = 4
 class Passes:
     """Passes through the network in one update, per image of the batch.
 
-    Passes of networks beside it, such as a helper, count like its own.
+    Passes of other networks, such as a helper, count too.
 
     Args:
-        forwards: every one, with or without a gradient to follow.
-        input_gradients: backwards to the input that leave the weights alone.
-        weight_gradients: backwards to the weights. One backward through two forwards counts as two, and so does one
-            through a gradient: it goes through that gradient's backward, for as much as a backward to the weights
-            costs, and through the forward below.
+        forwards: forward passes, with or without a gradient.
+        input_gradients: backward passes to the input only.
+        weight_gradients: backward passes to the weights. A backward pass through two forward passes counts as two. One
+            through a gradient counts as two as well: it goes through the backward pass of that gradient, which costs as
+            much as a backward pass to the weights, and through the forward pass below.
     """
 
     forwards: float = 0
@@ -51,7 +51,7 @@ class Passes:
 
 @dataclass
 class PassCounter:
-    """Images that went through the networks so far, by kind of pass."""
+    """Number of images that passed through the networks, by kind of pass."""
 
     forwards: int = 0
     input_gradients: int = 0
@@ -63,19 +63,19 @@ class PassCounter:
 
 @contextmanager
 def passes_by_kind(network: nn.Module) -> Iterator[PassCounter]:
-    """Count what goes through a network and through any other; the counter is filled when the context is left.
+    """Count the passes through a network and all others; the counter is complete at the end of the context.
 
-    A backward is told by which gradients a convolution computed: the convolution of its network that most images
-    went through, the first of these. A part that is asked less often, such as a gate beside the network, is none of
-    its passes. What is called from outside and is no part of `network` is a network of its own, known to the caller
-    or not; one without a convolution, such as a head on features, counts nothing.
+    The kind of a backward pass follows from the gradients that a convolution computes. In each network the convolution
+    with the most images counts, the first of several. So parts that are called less often, such as gates, do not count.
+    A module that is called from outside and is not a part of `network` counts as another network; modules without a
+    convolution, such as a classifier of features, do not count.
 
     Raises:
-        RobustCliError: the network has no convolution to look at.
+        RobustCliError: the network has no convolution.
     """
     own = set(network.modules())
     if not any(isinstance(module, nn.Conv2d) for module in own):
-        raise RobustCliError("passes are counted at a convolution; this network has none")
+        raise RobustCliError("passes are counted at a convolution, but this network has no convolution")
     counters: dict[nn.Module, dict[nn.Module, PassCounter]] = {}
     entered: list[nn.Module] = []
 
@@ -85,10 +85,10 @@ def passes_by_kind(network: nn.Module) -> Iterator[PassCounter]:
     def leave(module: nn.Module, _inputs: Any, features: Any) -> None:
         outermost = entered[0]
         entered.pop()
-        # None after an error inside.
+        # None after an error in the module.
         if isinstance(module, nn.Conv2d) and features is not None:
             of_network = counters.setdefault(network if module in own else outermost, {})
-            _went_forward(of_network.setdefault(module, PassCounter()), features)
+            _count_forward(of_network.setdefault(module, PassCounter()), features)
 
     hooks = (register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True))
     total = PassCounter()
@@ -104,36 +104,35 @@ def passes_by_kind(network: nn.Module) -> Iterator[PassCounter]:
             total.weight_gradients += busiest.weight_gradients
 
 
-def _went_forward(counter: PassCounter, features: Tensor) -> None:
+def _count_forward(counter: PassCounter, features: Tensor) -> None:
     images = len(features)
     counter.forwards += images
 
-    def came_through_a_gradient(*_: Any) -> None:
+    def count_second_order(*_: Any) -> None:
         counter.weight_gradients += images
 
-    def came_back(gradients: tuple[Tensor | None, ...], _: Any) -> None:
-        # Of the input, the weight and the bias; None where autograd left it out.
+    def count(gradients: tuple[Tensor | None, ...], _: Any) -> None:
+        # Gradients of input, weight and bias; None for those that autograd did not compute.
         if gradients[1] is not None:
             counter.weight_gradients += images
         else:
             counter.input_gradients += images
             to_input = gradients[0]
             if to_input is not None and to_input.grad_fn is not None:
-                to_input.grad_fn.register_hook(came_through_a_gradient)
+                to_input.grad_fn.register_hook(count_second_order)
 
     if features.grad_fn is not None:
-        features.grad_fn.register_hook(came_back)
+        features.grad_fn.register_hook(count)
 
 
 def passes_of(spec: ExperimentSpec, shape: ImageShape) -> Passes:
-    """The passes of one update with the settings of a spec: the second one of a new network, in the last epoch.
+    """Return the passes of one update of a spec: the second update of a new network, in the last epoch.
 
-    By then what begins after a warm-up has begun. Of methods that adapt it is the beginning, and of attacks that are
-    done with some images early it is the most they take. The first update has forwards beside it, by which parts
-    learn the shapes of what they are given.
+    So parts that start after a warm-up count. For defenses that adapt, this is the cost at the start; for attacks with
+    early exit, the maximum. The first update may have additional forward passes, which determine shapes.
 
     Raises:
-        RobustCliError: the network has no convolution to look at.
+        RobustCliError: the network has no convolution.
     """
     device = torch.device("cpu")
     noise = StreamNoise.on(device).reseed(0, "passes")
@@ -144,7 +143,7 @@ def passes_of(spec: ExperimentSpec, shape: ImageShape) -> Passes:
         torch.manual_seed(0)
         network = build_network(spec.architecture, shape, (0.5,) * shape.channels, (0.25,) * shape.channels).train()
         defense: Defense = instantiate(spec.defense)
-        # Compiling changes no count.
+        # Compilation does not change the passes.
         model = TrainingModel(network, replace(spec.train, compile=False), device)
         step = defense.start(model, SGD(network.parameters(), lr=1e-3), noise)
         epochs = max(1, spec.train.epochs)
@@ -156,7 +155,7 @@ def passes_of(spec: ExperimentSpec, shape: ImageShape) -> Passes:
 
 
 def least_passes(defense: str, weights: str) -> Passes | None:
-    """The passes that the mathematics of a method demands in its default form, or None where nobody has counted.
+    """Return the minimum of passes for a method with its defaults, or None if unknown.
 
     Args:
         defense, weights: registered names.
@@ -165,39 +164,39 @@ def least_passes(defense: str, weights: str) -> Passes | None:
     if member is None or member.passes is None or around is None or around.passes is None:
         return None
     if member.fewest is not None:
-        return None  # it depends on the images and on the network
+        return None  # depends on the images and on the network
     forwards, images, batches = member.passes
-    # What the perturbation adds for every batch that the loss is differentiated at.
+    # Added by the weight perturbation each time the loss is differentiated.
     more = around.passes
     return Passes(forwards + batches * more[0], images + batches * more[1], batches + batches * more[2])
 
 
 class PassesAlone:
-    """The passes of an update with nothing around them: no noise, no projection, no change of mode.
+    """Run the passes of an update by themselves: without noise, projection and changes of mode.
 
-    Forwards without a gradient and gradients of the input run in eval mode at weights that want no gradient;
-    gradients of the weights in train mode. The update of the weights is part of it. Where there are more backwards
-    than forwards, as with the derivative of a gradient, a forward's backward is made so many times more.
+    Forward passes without a gradient and gradients of the input run in eval mode, with weights that need no gradient;
+    gradients of the weights run in train mode. The update of the weights is included. If there are more backward than
+    forward passes, as for the derivative of a gradient, one backward pass is repeated.
 
     Args:
-        model: called for every pass; copied.
-        passes: per image; what is left of a whole number is made with a part of the batch.
-        x, y: the batch.
+        model: model to copy and call.
+        passes: passes per image; a fraction is run with a part of the batch.
+        x, y: batch.
     """
 
     def __init__(self, model: nn.Module, passes: Passes, x: Tensor, y: Tensor, lr: float) -> None:
         self.trained = deepcopy(model).train()
         self.held = deepcopy(model).eval().requires_grad_(False)
         self.optimizer = SGD(self.trained.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
-        looks = passes.forwards - passes.input_gradients - passes.weight_gradients
-        self.again = max(0, round(-looks))
-        self.looks = _batches(max(0, looks), x, y)
+        clean = passes.forwards - passes.input_gradients - passes.weight_gradients
+        self.repeats = max(0, round(-clean))
+        self.forwards = _batches(max(0, clean), x, y)
         self.input_gradients = _batches(passes.input_gradients, x, y)
-        self.weight_gradients = _batches(passes.weight_gradients - self.again, x, y)
+        self.weight_gradients = _batches(passes.weight_gradients - self.repeats, x, y)
 
     def __call__(self) -> None:
         with torch.no_grad():
-            for x, _ in self.looks:
+            for x, _ in self.forwards:
                 self.held(x)
         for x, y in self.input_gradients:
             x = x.detach().requires_grad_()
@@ -205,7 +204,7 @@ class PassesAlone:
         self.optimizer.zero_grad()
         for number, (x, y) in enumerate(self.weight_gradients):
             loss = F.cross_entropy(self.trained(x), y)
-            for _ in range(0 if number else self.again):
+            for _ in range(0 if number else self.repeats):
                 loss.backward(retain_graph=True)  # type: ignore[no-untyped-call]
             loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()

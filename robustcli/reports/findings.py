@@ -1,4 +1,4 @@
-"""What diagnostics found -> tables. Reads plain data only (see diagnostics/__init__.py for its forms)."""
+"""Tables of the results of diagnostics, from plain data (diagnostics/__init__.py describes its forms)."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -7,14 +7,14 @@ from rich.table import Table
 
 from robustcli.evaluation.wording import percent
 
-# More columns do not fit beside each other.
+# Wider grids are not printed.
 _WIDEST_GRID = 20
 
 
 def finding_parts(found: Mapping[str, Any]) -> Iterator[tuple[str, str | Table]]:
-    """What one diagnostic found, each part with its title: single values as text, then every table and every grid."""
+    """Yield the results of one diagnostic as (title, part): single values as text, then tables and grids."""
     single = {key: value for key, value in found.items() if not isinstance(value, Mapping | list)}
-    # A few numbers about one thing, such as mean and quantiles, make a row.
+    # Mappings such as mean and quantiles become rows.
     groups = {key: value for key, value in found.items() if isinstance(value, Mapping) and not _is_surface(value)}
     if single:
         yield "", ", ".join(f"{_header(key)} {_cell(key, value)}" for key, value in single.items())
@@ -33,7 +33,7 @@ def finding_parts(found: Mapping[str, Any]) -> Iterator[tuple[str, str | Table]]
 
 
 def axes_and_grids(surface: Mapping[str, Any]) -> tuple[list[tuple[str, list[float]]], dict[str, list[list[float]]]]:
-    """The two axes of a surface, and what lies over them."""
+    """Return the two axes of a surface, and its grids by name."""
     axes = [(key, value) for key, value in surface.items() if not isinstance(value[0], list)]
     return axes, {key: value for key, value in surface.items() if isinstance(value[0], list)}
 
@@ -43,13 +43,13 @@ def _is_surface(value: Mapping[str, Any]) -> bool:
 
 
 def _extremes(surface: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Where each grid is least and greatest: all of it would fill the screen."""
+    """Yield the minimum and maximum of each grid, because a whole grid would fill the screen."""
     axes, grids = axes_and_grids(surface)
     (first, rows), (second, columns) = axes
     for key, grid in grids.items():
         places = [(value, rows[i], columns[j]) for i, row in enumerate(grid) for j, value in enumerate(row)]
-        for words, (value, a, b) in (("least", min(places)), ("greatest", max(places))):
-            yield {"of": key, "": words, "value": value, first: a, second: b}
+        for name, (value, a, b) in (("least", min(places)), ("greatest", max(places))):
+            yield {"of": key, "": name, "value": value, first: a, second: b}
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -1,4 +1,4 @@
-"""What diagnostics found -> one picture. Draws with matplotlib, which is not installed by default."""
+"""Picture of the results of diagnostics. Needs matplotlib, which is not installed by default."""
 
 import re
 from collections.abc import Mapping
@@ -24,10 +24,10 @@ _LABELS = {
 
 
 def require_picture(path: Path) -> None:
-    """Refuse a picture that could not be drawn, before anything expensive.
+    """Check early that a picture can be drawn.
 
     Raises:
-        RobustCliError: matplotlib is missing, or the file cannot be one.
+        RobustCliError: matplotlib is missing, or the suffix of the file is unknown.
     """
     if path.suffix.lower() not in _FORMATS:
         raise RobustCliError(f"--picture: {path}: its name must end in one of {', '.join(_FORMATS)}")
@@ -36,10 +36,10 @@ def require_picture(path: Path) -> None:
 
 
 def draw(path: Path, title: str, found: Mapping[str, Mapping[str, Any]], norm: str) -> None:
-    """Draw every curve and every surface side by side into a file.
+    """Draw all curves and surfaces side by side into a file.
 
     Raises:
-        RobustCliError: nothing in it can be drawn.
+        RobustCliError: there is no curve and no surface.
     """
     figure = drawn(title, found, norm)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,15 +47,15 @@ def draw(path: Path, title: str, found: Mapping[str, Mapping[str, Any]], norm: s
 
 
 def drawn(title: str, found: Mapping[str, Mapping[str, Any]], norm: str) -> Any:
-    """The figure with every curve and every surface side by side.
+    """Return a figure with all curves and surfaces side by side.
 
     Args:
-        title: over all of it; cut into lines that fit.
-        found: what was found, by diagnostic.
-        norm: of the threat, in which radii are measured.
+        title: title of the figure, wrapped to its width.
+        found: results by diagnostic.
+        norm: norm of the threat model, the unit of radii.
 
     Raises:
-        RobustCliError: nothing in it can be drawn.
+        RobustCliError: there is no curve and no surface.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -68,8 +68,8 @@ def drawn(title: str, found: Mapping[str, Mapping[str, Any]], norm: str) -> Any:
         for grid_name in (axes_and_grids(values[key])[1] if key == "surface" else ("",))
     ]
     if not panels:
-        raise RobustCliError(f"--picture: {', '.join(found)}: none of them has a curve or a surface")
-    # No pyplot: it keeps figures alive and may look for a display.
+        raise RobustCliError(f"--picture: {', '.join(found)}: no curve or surface to draw")
+    # Not pyplot, which keeps figures alive and may need a display.
     figure = Figure(figsize=(5 * len(panels), 4), layout="constrained")
     FigureCanvasAgg(figure)
     _entitle(figure, title)
@@ -82,7 +82,7 @@ def drawn(title: str, found: Mapping[str, Mapping[str, Any]], norm: str) -> Any:
 
 
 def _entitle(figure: Any, title: str) -> None:
-    """Write the title in lines as long as fit, which end after a slash or a space where there is one."""
+    """Wrap the title to the width of the figure, after a slash or a space if possible."""
     text, lines = figure.suptitle("", parse_math=False), [""]
     for piece in re.findall(r"[^/\\ ]{1,24}[/\\ ]?|[/\\ ]", title):
         text.set_text(lines[-1] + piece)
@@ -99,7 +99,7 @@ def _curve(axes: Any, name: str, values: Mapping[str, Any], norm: str) -> None:
     shown = accuracies or [key for key in others if key != "correct"]
     places = [row[abscissa] for row in rows]
     for key in shown:
-        (line,) = axes.plot(places, [_scaled(key, row[key]) for row in rows], marker="o", label=_words(key))
+        (line,) = axes.plot(places, [_scaled(key, row[key]) for row in rows], marker="o", label=_text(key))
         if key in accuracies and "total" in values:
             total = values["total"]
             bounds = [clopper_pearson(round(row[key] * total), total) for row in rows]
@@ -118,24 +118,24 @@ def _curve(axes: Any, name: str, values: Mapping[str, Any], norm: str) -> None:
 
 def _surface(figure: Any, axes: Any, name: str, surface: Mapping[str, Any], grid_name: str, norm: str) -> None:
     ((first, rows), (second, columns)), grids = axes_and_grids(surface)
-    # Rows of the grid belong to the first axis, which is drawn upwards.
+    # Rows of the grid belong to the first axis, which is vertical.
     grid = [[_scaled(grid_name, value) for value in row] for row in grids[grid_name]]
     mesh = axes.pcolormesh(columns, rows, grid, shading="nearest")
     figure.colorbar(mesh, ax=axes, label=_label(grid_name, norm))
-    axes.set(title=f"{name}: {_words(grid_name)}", xlabel=_label(second, norm), ylabel=_label(first, norm))
+    axes.set(title=f"{name}: {_text(grid_name)}", xlabel=_label(second, norm), ylabel=_label(first, norm))
 
 
 def _scaled(key: str, value: float) -> float:
-    """Accuracies in per cent, as everywhere else."""
+    """Return accuracies in percent and other values unchanged."""
     return 100 * value if key.endswith("accuracy") else value
 
 
-def _words(key: str) -> str:
+def _text(key: str) -> str:
     return key.replace("_", " ")
 
 
 def _label(key: str, norm: str) -> str:
-    """What an axis shows, and in which unit."""
+    """Return the label of an axis, with its unit."""
     if key.endswith("accuracy"):
-        return f"{_words(key)} (%)"
-    return _LABELS.get(key, _words(key)).format(norm=norm)
+        return f"{_text(key)} (%)"
+    return _LABELS.get(key, _text(key)).format(norm=norm)

@@ -1,18 +1,18 @@
-"""A forecast as tables of the terminal and lines of words."""
+"""Tables and lines of text for `robust plan`."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
 
-from robustcli.measuring.machine import machine_words
-from robustcli.measuring.words import megabytes, ratio_words
+from robustcli.measuring.formats import format_megabytes, format_ratio
+from robustcli.measuring.machine import format_machine
 
 _GIB = 2**30
 
 
 def tables_of(found: Mapping[str, Any]) -> list[Table]:
-    """What takes how long, and what would save some of it."""
+    """Return the tables of times and of savings."""
     if not found["fits"]:
         return []
     tables = [_times(found)]
@@ -22,31 +22,31 @@ def tables_of(found: Mapping[str, Any]) -> list[Table]:
 
 
 def lines_of(found: Mapping[str, Any]) -> list[str]:
-    """Network, images, memory, what is assumed, and on which machine."""
+    """Return lines about the network, the images, memory, assumptions and the machine."""
     images = found["images"]
     sizes = images["sizes"]
     passes = found["passes_per_image"]
-    made = "not counted, as this network has no convolution"
+    made = "not counted, because this network has no convolution"
     if passes is not None:
         made = (
-            f"{passes['forwards']:g} forwards, {passes['input_gradients']:g} backwards to the images, "
-            f"{passes['weight_gradients']:g} to the weights"
+            f"{passes['forwards']:g} forward, {passes['input_gradients']:g} input-gradient, "
+            f"{passes['weight_gradients']:g} weight-gradient"
         )
     lines = [
         f"network: {found['parameters']:,} parameters, {found['macs'] / 1e9:.4f} G multiply-accumulates for an image "
         f"of {images['shape']}",
         f"passes of an update, per image: {made}",
-        f"images: {sizes['train']:,} to train, {sizes['val']:,} to choose by, {sizes['test']:,} to test",
+        f"images: {sizes['train']:,} for training, {sizes['val']:,} for validation, {sizes['test']:,} for testing",
     ]
     if images["replaced"]:
         lines.append(f"note: {images['replaced']}")
     lines.append(_memory(found))
     lines += [f"note: {note}" for note in found["notes"]]
-    return [*lines, machine_words(found)]
+    return [*lines, format_machine(found)]
 
 
 def sweep_table(name: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
-    """One line for each row, and their sum; every seed is a run."""
+    """Return a table of the rows of a sweep and their sum; every seed is a run."""
     table = Table(title=f"plan of {name}", title_justify="left")
     table.add_column("row")
     for column in ("passes", "seeds", "s per update", "training", "whole run", "all seeds", "processor", "memory GiB"):
@@ -77,7 +77,7 @@ def sweep_table(name: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def time_of(seconds: float) -> str:
-    """Seconds as a person says them."""
+    """Return a duration in seconds, minutes or hours."""
     if seconds < 120:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
@@ -90,48 +90,48 @@ def _times(found: Mapping[str, Any]) -> Table:
         table.add_column(column)
     for column in ("peak MB", "time", "processor"):
         table.add_column(column, justify="right")
-    table.add_row("start", "program and images", "", "", *_both(found["start"], found["start"]))
+    table.add_row("start", "imports and images", "", "", *_both(found["start"], found["start"]))
     table.add_row(
         "training",
         f"{training['epochs']} epochs, {training['updates']:,} updates of {training['batch_size']}",
         f"{_fine(training['update']['wall'])} (slowest of {training['measured']}: "
         f"{_fine(training['slowest']['wall'])})",
-        megabytes(training),
+        format_megabytes(training),
         *_both(training["seconds"], training["seconds"]),
     )
     epochs = training["epochs"]
     check = {bound: _times_all(training["check"][bound], epochs) for bound in ("low", "high")}
     table.add_row("checks", f"{epochs}", _range(training["check"]), "", *_both(check["low"], check["high"]))
     end = _times_all(training["epoch_end"], epochs)
-    table.add_row("averages, files", f"{epochs}", _fine(training["epoch_end"]["wall"]), "", *_both(end, end))
+    table.add_row("averaging, files", f"{epochs}", _fine(training["epoch_end"]["wall"]), "", *_both(end, end))
     for key, cost in found["evaluations"].items():
         seconds = cost["seconds"]
         both = _both(seconds["low"], seconds["high"])
-        table.add_row(key, f"{cost['images']:,} images", _passes(cost), megabytes(cost), *both)
-    table.add_row("in all", "", "", "", *_both(found["seconds"]["low"], found["seconds"]["high"]), style="bold")
+        table.add_row(key, f"{cost['images']:,} images", _passes(cost), format_megabytes(cost), *both)
+    table.add_row("total", "", "", "", *_both(found["seconds"]["low"], found["seconds"]["high"]), style="bold")
     return table
 
 
 def _passes(cost: Mapping[str, Any]) -> str:
     passes, survivors = cost["passes_per_survivor"], cost["survivors"]
-    words = f"{passes['forwards']:,.0f} + {passes['gradients']:,.0f} passes per survivor"
+    text = f"{passes['forwards']:,.0f} + {passes['gradients']:,.0f} passes per survivor"
     if survivors is None:
         return "1 forward"
     low, high = 100 * survivors["low"], 100 * survivors["high"]
     share = f"{low:.0f} %" if low == high else f"{low:.0f} to {high:.0f} %"
-    return f"{words} ({share}), {cost['passes_per_broken_image']:,.0f} else"
+    return f"{text} ({share}), {cost['passes_per_broken_image']:,.0f} otherwise"
 
 
 def _savings(found: Mapping[str, Any]) -> Table:
     table = Table(title="updates with other settings", title_justify="left")
-    for column in ("override", "speed: median (min-max)", "so it is", "saves"):
+    for column in ("override", "speed: median (min-max)", "result", "saves"):
         table.add_column(column)
     for row in found["savings"]:
         speed = row["speed"]
         saved = found["training"]["seconds"]["wall"] * (1 - 1 / speed["median"]) if speed else 0.0
         table.add_row(
             row["change"],
-            ratio_words(speed),
+            format_ratio(speed),
             row["verdict"],
             time_of(saved) if row["verdict"] == "faster" else "",
         )
@@ -145,8 +145,8 @@ def _memory(found: Mapping[str, Any]) -> str:
     of_free = "" if free is None else f"; {free / _GIB:.1f} GiB were free"
     if memory["is_resident_set"]:
         updates = f" ({memory['after_updates'] / _GIB:.2f} GiB after the updates)" if found["fits"] else ""
-        return f"memory: {peak} resident at most{updates}{of_free}"
-    return f"memory: {peak} at most of the {memory['device'] / _GIB:.1f} GiB of the device{of_free}"
+        return f"peak memory: {peak} resident{updates}{of_free}"
+    return f"peak memory: {peak} of the {memory['device'] / _GIB:.1f} GiB of the device{of_free}"
 
 
 def _both(low: Mapping[str, float], high: Mapping[str, float]) -> tuple[str, str]:

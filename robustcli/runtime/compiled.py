@@ -1,4 +1,4 @@
-"""The network's passes as compiled programs, wherever that is possible, and as they are otherwise."""
+"""Calls of a network through torch.compile, with a fallback to uncompiled calls."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -9,49 +9,49 @@ from torch import Tensor, nn
 
 from robustcli.errors import in_one_line
 
-Tell = Callable[[str], None]
-"""Takes what a run's record should say."""
+Note = Callable[[str], None]
+"""Writes a note into the record of a run."""
 
 
-def tell_nobody(text: str) -> None:
-    """For callers that keep no record; a warning is given all the same."""
+def ignore(note: str) -> None:
+    """Ignore a note, for callers without a record."""
 
 
 def _logits(network: nn.Module, x: Tensor) -> Tensor:
-    # The network is an argument, so that a copy of a model calls its own and finds the same programs.
+    # The network is an argument, so that copies of a model use the same programs with their own network.
     logits: Tensor = network(x)
     return logits
 
 
 class CompiledCalls:
-    """Calls a network by programs that torch.compile makes, one per kind of pass.
+    """Call a network through programs of torch.compile, one for each kind of pass.
 
-    Kinds differ in the mode of the network and in what wants a gradient: in PGD-AT a gradient of the images at held
-    weights in eval mode, and a gradient of the weights in train mode. Programs are made for whole batches and several
-    of them in one; other numbers of rows, such as the last batch of an epoch, go through the network as it is. What
-    attacks do between two passes is not compiled: it takes less than two thousandths of a pass.
+    Kinds differ in the mode of the network and in the tensors that need gradients. PGD-AT has two: gradients of the
+    images in eval mode with fixed weights, and gradients of the weights in train mode. Programs are compiled for whole
+    batches and multiples of them; other numbers of rows, such as the last batch of an epoch, run uncompiled. Code of
+    attacks between two passes is not compiled, because it takes less than 0.2 % of a pass.
 
-    On a GPU a program is replayed as a CUDA graph, whose memory the next replay overwrites, so everything that goes
-    in and out is copied. A kind is tried when it first occurs, forward and backward: there a failure can be mended,
-    in the middle of a backward it cannot. If one fails, a warning says so and everything runs uncompiled.
-    A graph is captured in the second call and replayed in the third, so there it is tried three times.
+    On a GPU a program is replayed as a CUDA graph. The next replay overwrites its memory, so inputs and outputs are
+    copied. A new kind is tried before its first use, forward and backward, because a failure in the middle of a real
+    backward pass could not be handled. After a failure, with a warning, all calls run uncompiled. A CUDA graph is
+    captured in the second call and replayed in the third, so on a GPU three calls are tried.
 
     Args:
-        batch_size: rows that programs are made for.
-        tell: also hears of a failure.
+        batch_size: rows of the batches to compile for.
+        note: receives a note if compilation fails.
     """
 
-    def __init__(self, batch_size: int, device: torch.device, tell: Tell = tell_nobody) -> None:
+    def __init__(self, batch_size: int, device: torch.device, note: Note = ignore) -> None:
         self.batch_size = batch_size
         self.is_graphed = device.type == "cuda"
-        self._tell = tell
+        self._note = note
         self._tried: set[object] = set()
         self._program: Callable[[nn.Module, Tensor], Tensor] | None = torch.compile(
             _logits, dynamic=False, mode="reduce-overhead" if self.is_graphed else None
         )
 
     def __deepcopy__(self, memo: object) -> "CompiledCalls":
-        # Copies of a model call their own networks by the same programs.
+        # Copies of a model share the programs, which take the network as an argument.
         return self
 
     def __call__(self, network: nn.Module, x: Tensor) -> Tensor:
@@ -67,12 +67,12 @@ class CompiledCalls:
         if self._program is None:
             return _logits(network, x)
         if self.is_graphed:
-            # Times one: what goes back to the images is a copy then, too.
+            # Multiply by one, so that the gradient of the images is a copy too.
             return self._program(network, x * 1).clone()
         return self._program(network, x)
 
     def _try(self, network: nn.Module, x: Tensor) -> None:
-        """Make the programs of a kind; nothing is moved by it."""
+        """Compile the programs of a new kind, without changes of buffers and random states."""
         probe = x.detach().requires_grad_(x.requires_grad)
         trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
         wanted = ([probe] if x.requires_grad else []) + trained
@@ -83,17 +83,17 @@ class CompiledCalls:
                     if logits.requires_grad:
                         torch.autograd.grad(logits.sum(), wanted, allow_unused=True)
         except torch.OutOfMemoryError:
-            # Too large a batch, which no other way of calling the network would mend.
+            # The batch is too large, so an uncompiled call would fail too.
             raise
-        except Exception as error:  # whatever the compilers behind torch.compile stumble on
+        except Exception as error:  # torch.compile and its backends raise many kinds of errors
             self._program = None
-            text = f"training goes on without torch.compile, which failed ({in_one_line(error)})"
+            text = f"training continues without torch.compile, which failed ({in_one_line(error)})"
             warnings.warn(text, stacklevel=2)
-            self._tell(text)
+            self._note(text)
 
 
 def _kind(network: nn.Module, x: Tensor) -> object:
-    """What makes another program necessary."""
+    """Return the properties of a call that determine its program."""
     modes = tuple((module.training, getattr(module, "track_running_stats", None)) for module in network.modules())
     is_trained = any(parameter.requires_grad for parameter in network.parameters())
     return len(x), modes, is_trained, x.requires_grad, torch.is_grad_enabled()
@@ -101,7 +101,7 @@ def _kind(network: nn.Module, x: Tensor) -> object:
 
 @contextmanager
 def _unmoved(network: nn.Module, device: torch.device) -> Iterator[None]:
-    """Buffers and random states are afterwards what they were."""
+    """Restore buffers and random states at the end of the context."""
     buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -109,6 +109,6 @@ def _unmoved(network: nn.Module, device: torch.device) -> Iterator[None]:
     finally:
         with torch.no_grad():
             for buffer, before in buffers:
-                # Only what moved: a pass that waits for its backward may still need the others as they are.
+                # Write only changed buffers: a pending backward pass may need the others unmodified.
                 if not torch.equal(buffer, before):
                     buffer.copy_(before)

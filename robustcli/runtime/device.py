@@ -1,4 +1,4 @@
-"""Choosing and describing the device."""
+"""Choose and describe the device."""
 
 import torch
 
@@ -6,7 +6,7 @@ from robustcli.errors import RobustCliError
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of a spec; a GPU that is not there is an error, not a CPU."""
+    """Return the device of a spec; a missing GPU is an error, with no fallback to the CPU."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -17,13 +17,13 @@ def choose_device(name: str) -> torch.device:
         raise RobustCliError(f"train.device: '{name}' is not one of auto, cpu, cuda, cuda:i")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise RobustCliError(
-            f"train.device: '{name}': this machine has {torch.cuda.device_count()} such devices; write auto"
+            f"train.device: '{name}': this machine has {torch.cuda.device_count()} GPUs for torch; write auto"
         )
     return device
 
 
 def describe_device(device: torch.device) -> str:
-    """The device in words, for provenance."""
+    """Return a description of the device, for provenance."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()

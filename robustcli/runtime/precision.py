@@ -1,15 +1,16 @@
-"""In which numbers things are computed: the whole policy, in one place.
+"""Numerical precision of training and evaluation.
 
-Training asks for a precision of the network's passes (`train.precision`): "fp32", "bf16" or "fp16", the latter two
-under autocast. Images, perturbations, projections, logits, losses, weights, averages and the optimiser are fp32 in each
-of them. fp16 alone has a small range, so gradients go back through the network multiplied by a constant; they leave
-it, towards the images and towards the weights, divided by the same, and nobody outside notices.
+In training `train.precision` selects the precision of passes through the network: "fp32", or "bf16" or "fp16" under
+autocast. Images, perturbations, projections, logits, losses, weights, averages and the optimiser are always fp32. fp16
+has a small range, so gradients inside the network are multiplied by a constant; where they leave the network, at the
+images and at the weights, they are divided by it again.
 
-What "fp32" is to a GPU is left to the switches of torch, whose default rounds the inputs of convolutions to TF32;
-each session of a run records them.
+On a GPU, "fp32" follows the settings of torch, whose default rounds the inputs of convolutions to TF32. Each session of
+a run records them.
 
-Evaluation is fp32 without autocast and without TF32, whatever training did: what is spaced 1/255 apart in bf16 is no
-place to look for perturbations of 8/255. A search may hurry (`search.py`), its finds are judged in fp32.
+Evaluation is fp32 without autocast and TF32 for any precision of training, because bf16 has a spacing of 1/255 near 1,
+too coarse for perturbations of 8/255. An attack may search in lower precision (`attacks/surrogate.py`); its results are
+confirmed in fp32.
 """
 
 import platform
@@ -24,19 +25,19 @@ from torch.optim import Optimizer
 Precision = Literal["fp32", "bf16", "fp16"]
 
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-# The gradient of a sum of cross-entropies is at most 1 in every logit, so that 64 times as much still fits into fp16;
-# what reaches a pixel, some 1e-4, is 1e6 times its smallest number.
+# Scaled gradients of a sum of cross-entropies are at most 1024 in every logit, 1/64 of the largest fp16 number. The
+# gradient at a pixel is about 1e-4, and 1e6 times the smallest fp16 number after scaling.
 GRADIENT_SCALE = 2.0**10
 _LARGEST = torch.finfo(torch.float16).max / GRADIENT_SCALE
 
 
 def autocast(precision: Precision, device_type: str) -> torch.autocast:
-    """The context of a network's passes in training."""
+    """Return the autocast context for passes in training."""
     return torch.autocast(device_type, dtype=_TYPES[precision], enabled=precision != "fp32")
 
 
 def is_native(precision: Precision, device: torch.device) -> bool:
-    """Whether a device has instructions for a precision; without them torch converts around every product."""
+    """Return True if a device has instructions for a precision; otherwise torch converts around every product."""
     if precision == "fp32":
         return True
     if device.type == "cuda":
@@ -47,17 +48,17 @@ def is_native(precision: Precision, device: torch.device) -> bool:
         return False
     if precision == "fp16":
         return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
-    # Of x86 that says only that AVX-512 is there, in which oneDNN converts too.
+    # On x86 the last check is true for any AVX-512, which may still have to convert.
     has_instructions = torch.cpu._is_avx512_bf16_supported() or platform.machine().lower() not in ("x86_64", "amd64")
     return has_instructions and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def emulation(asked: str, precision: Precision, device: torch.device, instead: str) -> str | None:
-    """A warning that passes will be slow because the device only emulates a precision; None if it does not.
+    """Return a warning if the device only emulates a precision, which is slow; otherwise None.
 
     Args:
-        asked: the setting that asks for it, as a user writes it.
-        instead: what to write.
+        asked: setting that selects the precision, as a user writes it.
+        instead: setting to recommend.
     """
     if is_native(precision, device):
         return None
@@ -71,7 +72,7 @@ def emulation(asked: str, precision: Precision, device: torch.device, instead: s
 
 
 class _Scaled(torch.autograd.Function):
-    """The tensor itself; its gradient goes back multiplied by a factor."""
+    """Identity that multiplies the gradient by a factor."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, factor: float) -> Tensor:
@@ -84,9 +85,9 @@ class _Scaled(torch.autograd.Function):
 
 
 class _UnscaledImages(torch.autograd.Function):
-    """Images; their gradient goes back divided by the scale, and what overflowed is as large as fp16 allows.
+    """Identity that divides the gradient by the scale, and replaces overflow by the largest finite value.
 
-    An attack loses a pixel where even the direction overflowed, and no more.
+    NaN becomes 0, so an attack loses at most those pixels.
     """
 
     @staticmethod
@@ -99,9 +100,9 @@ class _UnscaledImages(torch.autograd.Function):
 
 
 def call_scaled(network: nn.Module, x: Tensor) -> Tensor:
-    """Logits of a network in fp16 whose gradients are scaled inside and as they should be outside.
+    """Return logits of a network in fp16, with gradients that are scaled only inside the network.
 
-    Overflow reaches the weights as gradients that are not finite: see `SkippedUpdates`.
+    After an overflow the gradients of the weights are not finite; see `SkippedUpdates`.
     """
     x = _UnscaledImages.apply(x)
     unscaled = {
@@ -116,24 +117,24 @@ def call_scaled(network: nn.Module, x: Tensor) -> Tensor:
 
 
 class SkippedUpdates:
-    """Takes the gradient of an update away if any of it overflowed; momentum and decay go on.
+    """Set the gradients of an update to 0 if any of them overflowed; momentum and weight decay still apply.
 
-    Nothing waits for the device, unlike with a scaler that leaves the update out.
+    Unlike a gradient scaler that skips the step, this never waits for the device.
 
     Args:
-        optimizer: what else looks at gradients before a step, such as clipping, must be registered later.
+        optimizer: optimizer to watch; register other hooks on its steps, such as clipping, later.
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
         self._is_skipped: Tensor | None = None
-        optimizer.register_step_pre_hook(self._look)
+        optimizer.register_step_pre_hook(self._zero_if_overflowed)
 
     @property
     def metrics(self) -> dict[str, Tensor]:
-        """Whether the last update was one, as a scalar; its mean over an epoch is their share."""
+        """1 if the last update was skipped, otherwise 0, as a scalar tensor."""
         return {} if self._is_skipped is None else {"skipped": self._is_skipped}
 
-    def _look(self, optimizer: Optimizer, *_: Any) -> None:
+    def _zero_if_overflowed(self, optimizer: Optimizer, *_: Any) -> None:
         trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
         if not gradients:
@@ -146,7 +147,7 @@ class SkippedUpdates:
 
 @contextmanager
 def full_precision(device_type: str) -> Iterator[None]:
-    """float32 as it is written: no autocast, no TF32; the settings of the process are restored."""
+    """Compute in full float32, without autocast and TF32, and restore the settings of the process at the end."""
     restore = _without_tf32()
     try:
         with torch.autocast(device_type, enabled=False):
@@ -156,7 +157,7 @@ def full_precision(device_type: str) -> Iterator[None]:
 
 
 def tf32_in_use() -> list[str]:
-    """What a GPU would compute in TF32 now where fp32 is asked for: "convolutions", "products", both or neither."""
+    """Return what a GPU computes in TF32 instead of fp32 now: "convolutions", "products", both or nothing."""
     cudnn: Any = torch.backends.cudnn
     try:
         are_used = {"convolutions": cudnn.allow_tf32, "products": torch.get_float32_matmul_precision() != "highest"}
@@ -167,12 +168,12 @@ def tf32_in_use() -> list[str]:
 
 
 def _without_tf32() -> Callable[[], None]:
-    """Switch TF32 off; the function returned puts it back. Torch refuses to mix its older and newer switches."""
+    """Disable TF32 and return a function that restores it. Torch forbids mixing its older and newer settings."""
     cudnn: Any = torch.backends.cudnn
     try:
         matmul, allow_tf32 = torch.get_float32_matmul_precision(), cudnn.allow_tf32
     except RuntimeError:
-        return _without_tf32_by_newer_switches()
+        return _without_tf32_newer_api()
     torch.set_float32_matmul_precision("highest")
     cudnn.allow_tf32 = False
 
@@ -183,7 +184,7 @@ def _without_tf32() -> Callable[[], None]:
     return restore
 
 
-def _without_tf32_by_newer_switches() -> Callable[[], None]:
+def _without_tf32_newer_api() -> Callable[[], None]:
     cudnn: Any = torch.backends.cudnn
     switches: list[Any] = [torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn]
     before = [switch.fp32_precision for switch in switches]

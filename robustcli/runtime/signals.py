@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a wish to stop, which a run grants when it can be resumed without loss."""
+"""Handle SIGINT and SIGTERM: stop a run at the next point where it can be resumed without loss."""
 
 import signal
 import threading
@@ -10,10 +10,11 @@ from robustcli.errors import Interrupted
 
 
 class StopRequest:
-    """Whether a signal asked to stop.
+    """State of a request to stop.
 
     Args:
-        is_safe_now: while true, a signal stops at once; while false, whoever works looks at `is_made`.
+        is_made: a signal asked to stop.
+        is_safe_now: a signal stops at once; if false, it only sets `is_made`, which the running code checks.
     """
 
     def __init__(self) -> None:
@@ -22,7 +23,7 @@ class StopRequest:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Inside, a signal only leaves a mark."""
+        """Inside the context, a signal only sets `is_made`."""
         self.is_safe_now = False
         try:
             yield
@@ -30,16 +31,16 @@ class StopRequest:
             self.is_safe_now = True
 
     def take(self, number: int, frame: FrameType | None) -> None:
-        """The signal handler."""
+        """Handle a signal."""
         if self.is_safe_now or self.is_made:
-            # A second signal does not wait either; what the last checkpoint holds is kept.
+            # A second signal stops at once; the last checkpoint remains.
             raise Interrupted(f"stopped by {signal.Signals(number).name}")
         self.is_made = True
 
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Handle both signals inside; outside they do what they did before."""
+    """Handle both signals inside the context, and restore the previous handlers at the end."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request

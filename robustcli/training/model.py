@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.errors import RobustCliError
-from robustcli.runtime.compiled import CompiledCalls, Tell, tell_nobody
+from robustcli.runtime.compiled import CompiledCalls, Note, ignore
 from robustcli.runtime.precision import autocast, call_scaled
 from robustcli.specs.settings import TrainSettings
 
@@ -16,15 +16,13 @@ class TrainingModel(nn.Module):
 
     Args:
         network: shared with everything else; only the call changes.
-        tell: takes messages for the record of the run.
+        note: receives notes for the record of the run.
     """
 
-    def __init__(
-        self, network: nn.Module, settings: TrainSettings, device: torch.device, tell: Tell = tell_nobody
-    ) -> None:
+    def __init__(self, network: nn.Module, settings: TrainSettings, device: torch.device, note: Note = ignore) -> None:
         super().__init__()
         self.network = network
-        self._call = CompiledCalls(settings.batch_size, device, tell) if settings.compile else None
+        self._call = CompiledCalls(settings.batch_size, device, note) if settings.compile else None
         is_last = is_channels_last(network, settings, device)
         self._format = torch.channels_last if is_last else torch.contiguous_format
         self._precision = settings.precision

@@ -16,7 +16,7 @@ import torch
 from shell import TINY, Outcome, Robust, environment
 
 from robustcli import __version__
-from robustcli.measuring import rounds
+from robustcli.measuring import timing
 from robustcli.registry.catalog import FAMILIES, catalog
 from robustcli.specs import experiments
 from robustcli.specs.spec import ExperimentSpec
@@ -84,7 +84,7 @@ BENCH = ("bench", "train", "--architecture", "small_cnn", "--width", 4, "--batch
 @pytest.mark.slow
 def test_bench_train_says_what_was_measured_and_on_what(robust: Robust, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchattacks", None)
-    monkeypatch.setattr(rounds, "_SAMPLE", 0.0)
+    monkeypatch.setattr(timing, "_SAMPLE", 0.0)
     robust("bench", "--help").require(0, "train")
     robust("bench", "train", "--help").require(0, "--defense", "--channels-last", "--precision")
     said = robust(*BENCH, "--defense", "pgd_at", "--defense", "natural")
@@ -196,8 +196,8 @@ def test_warnings_go_to_the_error_stream(robust: Robust, tiny: Path) -> None:
         ),
         (("tiny.yaml", "data={name: npz, path: gone.npz, val_size: 5}"), ("data.path: there is no file",)),
         (("tiny.yaml", "data={name: mnist, val_size: 5}"), ("data.root: MNIST is not in",)),
-        (("tiny.yaml", "data.augment.crop=9"), ("data.augment.crop: 9 pixels cannot be mirrored",)),
-        (("tiny.yaml", "evaluate.clean.examples=361"), ("361 test images were asked for; there are 360",)),
+        (("tiny.yaml", "data.augment.crop=9"), ("data.augment.crop: 9 pixels of padding cannot be mirrored",)),
+        (("tiny.yaml", "evaluate.clean.examples=361"), ("361 test images requested; there are only 360",)),
         (("tiny.yaml", "evaluate={w: {name: worst_case, members: []}}"), ("members is empty",)),
     ],
 )
@@ -589,7 +589,7 @@ def test_images_of_another_shape_are_refused(
         (("--eps=-1",), ("threat.eps: -1 is outside the range",)),
         (("--norm", "l3"), ("l3",)),
         (("--examples", "0"), ("examples",)),
-        (("--examples", "361"), ("361 test images were asked for; there are 360",)),
+        (("--examples", "361"), ("361 test images requested; there are only 360",)),
         (("--seed", "-1"), ("seed",)),
         (("--batch-size", "0"), ("batch-size",)),
         (("--device", "tpu"), ("'tpu' is not one of auto, cpu, cuda, cuda:i",)),
@@ -744,7 +744,7 @@ def test_an_architecture_is_shown_with_what_it_consists_of(robust: Robust) -> No
     assert ["layer4", "4x4", "512", "8,392,192", "134.2", "109x109", "pixels"] in lines
     assert "depends on its settings: write model=... after" in robust("show", "torchvision").require(0).out
     # Tokens count as the grid that they were cut from.
-    tokens = ["8x8", "1536", "22,702,944", "1,475.1", "everything"]
+    tokens = ["8x8", "1536", "22,702,944", "1,475.1", "whole"]
     assert tokens in [line.split() for line in robust("show", "xcit").require(0).out.splitlines()]
     assert "10^6" not in robust("show", "mart").require(0).out
 
@@ -770,7 +770,7 @@ def test_an_architecture_is_shown_with_the_settings_that_are_written(robust: Rob
         ("wide_resnet dept=34", "dept: unknown parameter of 'wide_resnet' in architectures; did you mean 'depth'?"),
         ("wide_resnet depth=deep", "depth: 'deep' is not a whole number"),
         ("wide_resnet depth=35", "architecture.depth: 35 is not 6 n + 4"),
-        ("wide_resnet depth", "'depth' sets nothing; write key=value"),
+        ("wide_resnet depth", "'depth' is not an override; write key=value"),
         ("trades beta=3", "only architectures take settings, and 'trades' is not one"),
         ("wide_resne depth=34", "did you mean 'wide_resnet'?"),
     ],

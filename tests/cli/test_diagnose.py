@@ -112,7 +112,7 @@ def test_curves_and_surfaces_are_drawn(robust: Robust, trained: RunFolder, tmp_p
         # Text, axes and lines, not one even colour.
         assert len(set(image.convert("L").resize((64, 32)).tobytes())) > 10
     said = robust("diagnose", trained.best, "--with", "fosc", *FEW, "--picture", drawn)
-    said.require(2, "none of them has a curve or a surface", "median")
+    said.require(2, "no curve or surface to draw", "median")
 
 
 LONG = f"runs/{'a_rather_long_name_of_an_experiment/' * 4}{'x' * 90}/checkpoints/best_$of$_all.pt, linf 8/255"

@@ -9,7 +9,7 @@ from shell import TINY, Robust
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.robust_scaling import robust_scaling
-from robustcli.measuring.anatomy import anatomy
+from robustcli.measuring.network_profile import network_profile
 
 SWEEP = """\
 # Two ways to train on 64 digits.
@@ -40,7 +40,7 @@ def tiny(tmp_path: Path) -> Path:
 def test_a_spec_is_told_in_tables_and_nothing_is_stored(robust: Robust, tiny: Path, tmp_path: Path) -> None:
     done = robust("plan", str(tiny), "train.epochs=3", "--updates", "3", "--robust", "0.4")
     assert done.code == 0, done.err
-    for words in ("3 epochs, 12 updates of 32", "in all", "train.precision=bf16", "parameters", "40 %"):
+    for words in ("3 epochs, 12 updates of 32", "total", "train.precision=bf16", "parameters", "40 %"):
         assert words in done.out, words
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
 
@@ -62,7 +62,7 @@ def test_a_budget_is_what_the_plan_finds(robust: Robust, tiny: Path) -> None:
     with torch.device("meta"):
         shape = ImageShape(1, 8, 8, 10)
         network = ARCHITECTURES.get("robust_resnet")(shape, depths=chosen[0], widths=chosen[1])
-        assert json.loads(done.out)["macs"] == anatomy(network, shape).macs
+        assert json.loads(done.out)["macs"] == network_profile(network, shape).macs
 
 
 @pytest.mark.slow

@@ -147,7 +147,7 @@ def test_replacing_a_field_replaces_it(member: Member) -> None:
 def test_builds_from_defaults_and_from_smoke(member: Member) -> None:
     for settings in settings_to_try(member):
         if member.family == "architectures":
-            # Weightless: the published sizes hold hundreds of megabytes.
+            # Weightless: the published sizes hold hundreds of format_megabytes.
             with device("meta"):
                 assert isinstance(build(member, settings, SHAPES[2]), nn.Module)
             suitable_shape(member, member.smoke)

@@ -14,7 +14,7 @@ from robustcli.architectures.convolutions import SameConv2d
 from robustcli.architectures.layers import Layers
 from robustcli.architectures.plain import LargestPixel
 from robustcli.errors import RobustCliError
-from robustcli.measuring.anatomy import anatomy
+from robustcli.measuring.network_profile import network_profile
 from robustcli.registry.registry import describe
 
 CIFAR = ImageShape(3, 32, 32, 10)
@@ -57,7 +57,7 @@ def count_parameters(network: nn.Module) -> int:
 
 def count_macs(network: nn.Module, shape: ImageShape) -> int:
     """By the counter behind `robust show` and `robust plan`."""
-    return anatomy(network, shape).macs
+    return network_profile(network, shape).macs
 
 
 def wide(depth: int, widen: int) -> dict[str, Any]:

@@ -33,11 +33,11 @@ from robustcli.evaluators import autoattack as autoattack_evaluator
 from robustcli.evaluators import autoattack_package
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.autoattack_package import Package
-from robustcli.measuring import rounds
-from robustcli.measuring.machine import machine_words
+from robustcli.measuring import timing
+from robustcli.measuring.counters import peak_bytes, peak_of_update
+from robustcli.measuring.machine import format_machine
 from robustcli.measuring.passes import Passes, PassesAlone, least_passes, passes_by_kind
-from robustcli.measuring.rounds import Spread, Stopwatch, Timed, measure, speed, to_others, verdict
-from robustcli.measuring.untimed import peak_bytes, peak_of_update
+from robustcli.measuring.timing import Spread, Stopwatch, Timed, measure, speed, to_others, verdict
 from robustcli.promises.networks import conv_net, images, labels
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store.runs import version_of
@@ -51,7 +51,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def short_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rounds, "_SAMPLE", 0.0)
+    monkeypatch.setattr(timing, "_SAMPLE", 0.0)
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ def test_the_passes_alone_are_those_asked_for_and_train(passes: Passes) -> None:
 def test_everything_is_measured_in_turn_and_the_order_alternates() -> None:
     calls: list[str] = []
 
-    def sample_of(name: str) -> rounds.Sample:
+    def sample_of(name: str) -> timing.Sample:
         def sample(repeats: int) -> float:
             calls.append(name)
             return 1.0 * len(calls)
@@ -181,7 +181,7 @@ def test_everything_is_measured_in_turn_and_the_order_alternates() -> None:
 def test_a_short_step_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter(range(100))
     monkeypatch.setattr(Stopwatch, "now", lambda self: float(next(ticks)))
-    monkeypatch.setattr(rounds, "_SAMPLE", 5.0)
+    monkeypatch.setattr(timing, "_SAMPLE", 5.0)
     calls: list[str] = []
     seconds = measure({"a": Timed(lambda: calls.append("a"), Stopwatch(CPU))}, 2)
     assert len(calls) == 1 + 1 + 2 * 5
@@ -366,7 +366,7 @@ def test_rows_and_ratios_belong_together(peer: Peer) -> None:
     results = bench_train(request("pgd_at"))
     assert set(results) == {"schema", "provenance", "machine", "peers", "settings", "notes", "defenses"}
     assert results["peers"] == {"torchattacks": version_of("torchattacks")}
-    assert ", torchattacks " in machine_words(results)
+    assert ", torchattacks " in format_machine(results)
     assert bench_train(request("natural"))["peers"] == {}, "it was not measured"
     assert set(results["machine"]) == {"processor", "cores", "threads", "load", "torch"}
     assert results["settings"] == {

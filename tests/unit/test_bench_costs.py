@@ -25,7 +25,7 @@ from robustcli.bench.scaling import Line, bench_scaling, fitted
 from robustcli.bench.subjects import BenchSubject
 from robustcli.bench.tables import markdown_of
 from robustcli.errors import RobustCliError
-from robustcli.measuring import rounds
+from robustcli.measuring import timing
 from robustcli.promises.networks import conv_net, images
 from robustcli.threat.threat import ThreatModel
 
@@ -34,7 +34,7 @@ VERDICTS = {"faster", "slower", "within the spread"}
 
 @pytest.fixture(autouse=True)
 def short_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rounds, "_SAMPLE", 0.0)
+    monkeypatch.setattr(timing, "_SAMPLE", 0.0)
 
 
 def is_table(rows: list[tuple[str, ...]]) -> bool:

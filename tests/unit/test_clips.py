@@ -13,7 +13,7 @@ from robustcli.attacks.surrogate import SurrogateCopy
 from robustcli.data.datasets.digits import digits
 from robustcli.data.datasets.moving_digits import moving_digits
 from robustcli.errors import RobustCliError
-from robustcli.measuring.anatomy import anatomy
+from robustcli.measuring.network_profile import network_profile
 from robustcli.runtime.memory_format import to_channels_last
 
 SHAPE = ImageShape(8, 16, 16, 4)
@@ -76,7 +76,7 @@ def test_counts_are_those_of_three_by_three_by_three_kernels() -> None:
     network = clip_resnet(SHAPE, width=4, stages=2).to("meta")
     stem, first = 27 * 4 + 8, 2 * (27 * 4 * 4 + 8)
     second = 27 * 4 * 8 + 27 * 8 * 8 + 2 * 16 + 4 * 8 + 16
-    found = anatomy(network, SHAPE)
+    found = network_profile(network, SHAPE)
     assert found.parameters == stem + first + second + 8 * 4 + 4
     full, half = 8 * 16 * 16, 4 * 8 * 8
     convolutions = full * (27 * 4 + 2 * 27 * 4 * 4) + half * (27 * 4 * 8 + 27 * 8 * 8 + 4 * 8)

@@ -151,7 +151,7 @@ def test_a_compiler_that_fails_is_told_of_once(in_backward: bool, monkeypatch: p
         found = train(pgd_at(steps=2), model)
     assert same(expected, found)
     assert len(warned) == 1
-    assert told == ["training goes on without torch.compile, which failed (RuntimeError: no compiler)"]
+    assert told == ["training continues without torch.compile, which failed (RuntimeError: no compiler)"]
 
 
 SPEC = """\

@@ -257,7 +257,7 @@ def test_a_loop_that_stops_early_leaves_no_threads() -> None:
 def test_more_images_than_there_are_is_an_error() -> None:
     data = _prepare(_source())
     assert len(data.evaluation("test", 6)[0]) == 6
-    with pytest.raises(RobustCliError, match="7 test images were asked for; there are 6"):
+    with pytest.raises(RobustCliError, match="7 test images requested; there are only 6"):
         data.evaluation("test", 7)
     with pytest.raises(RobustCliError, match=r"no val images; set data\.val_size"):
         data.evaluation("val")
@@ -279,7 +279,7 @@ def test_without_train_images_only_evaluation_works() -> None:
         lambda: data.evaluation("train"),
     ]
     for attempt in attempts:
-        with pytest.raises(RobustCliError, match="serves for evaluation only"):
+        with pytest.raises(RobustCliError, match="is for evaluation only"):
             attempt()
     with pytest.raises(RobustCliError, match=r"data\.val_size: 5 of 0"):
         _prepare(_source(train=0), val_size=5)

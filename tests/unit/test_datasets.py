@@ -183,7 +183,7 @@ def test_a_download_that_fails_is_one_clear_error(member: Any, tmp_path: Path, m
         raise URLError("offline")
 
     monkeypatch.setattr(urllib.request, "urlopen", offline)
-    with pytest.raises(RobustCliError, match=r"could not be fetched into .*offline") as caught:
+    with pytest.raises(RobustCliError, match=r"could not be downloaded into .*offline") as caught:
         member(root=str(tmp_path), download=True)
     assert "\n" not in str(caught.value)
 

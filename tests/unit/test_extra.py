@@ -199,7 +199,7 @@ def test_the_archive_is_read_and_pseudo_labels_replace_its_own(tmp_path: Path) -
         ({"image": np.zeros((6, 4, 5, 3))}, "image is float64; expected uint8"),
         ({"image": np.zeros((6, 3, 4, 5), np.uint8)}, r"image has shape \(6, 3, 4, 5\); expected \(n, 4, 5, 3\)"),
         ({"image": np.zeros((0, 4, 5, 3), np.uint8)}, r"expected \(n, 4, 5, 3\)"),
-        ({"label": np.zeros(6)}, "label is float64; expected whole numbers"),
+        ({"label": np.zeros(6)}, "label is float64; expected integers"),
         ({"label": np.zeros(5, int)}, r"label has shape \(5,\); expected \(6,\)"),
         ({"label": np.array([0, 1, -1, 3, 4, 0])}, "label has the label 4; expected 0 to 3"),
         ({"label": np.array([0, 1, -2, 3, -1, 0])}, "label has the label -2; expected 0 to 3, .* or -1 for none"),

@@ -15,7 +15,7 @@ from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.stems import make_stem_small
 from robustcli.cli.progress import Screen
 from robustcli.errors import RobustCliError
-from robustcli.measuring.anatomy import anatomy
+from robustcli.measuring.network_profile import network_profile
 from robustcli.promises.networks import drawn_from
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store.files import read_json
@@ -67,7 +67,7 @@ def test_sizes_are_those_of_networks_for_small_images(name: str, model: str, cou
     network = weightless(name, model=model, stem="small")
     assert parameters(network) == count
     if gigamacs is not None:
-        assert round(anatomy(network, CIFAR).macs / 1e9, 4) == gigamacs
+        assert round(network_profile(network, CIFAR).macs / 1e9, 4) == gigamacs
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_sizes_are_those_of_networks_for_small_images(name: str, model: str, cou
 def test_a_regnet_for_imagenet_with_a_stem_of_stride_1(model: str, count: int, gigamacs: float) -> None:
     network = build("torchvision", model=model, stem="small").to("meta")
     assert parameters(network) == count
-    assert round(anatomy(network, CIFAR).macs / 1e9, 4) == gigamacs
+    assert round(network_profile(network, CIFAR).macs / 1e9, 4) == gigamacs
 
 
 @pytest.mark.parametrize(

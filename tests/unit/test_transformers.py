@@ -15,7 +15,7 @@ from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.transformer_parts import StochasticDepth, late_strides, rising_rates
 from robustcli.attacks.matched_masks import masks_matched
 from robustcli.errors import RobustCliError
-from robustcli.measuring.anatomy import anatomy
+from robustcli.measuring.network_profile import network_profile
 from robustcli.promises.networks import drawn_from
 
 CIFAR = ImageShape(3, 32, 32, 10)
@@ -99,7 +99,7 @@ def count_parameters(network: nn.Module) -> int:
 
 def gigamacs(network: nn.Module, shape: ImageShape) -> float:
     """By the counter behind `robust show` and `robust plan`."""
-    return anatomy(network, shape).macs / 1e9
+    return network_profile(network, shape).macs / 1e9
 
 
 @pytest.mark.parametrize(("name", "settings", "shape", "parameters", "cost"), EXACT)

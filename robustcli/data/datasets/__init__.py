@@ -1,7 +1,7 @@
-"""The images: each file holds one source of them.
+"""Data sets; each file holds one source of images.
 
-A member is a function of keyword-only settings that returns a `Source`. It raises RobustCliError with the
-folder it looked in when files are missing. Splitting, augmentation and moving to the device are data/'s.
+A member is a function with keyword-only settings that returns a `Source`. If files are missing, it raises
+RobustCliError with the folder. Splits, augmentation and copies to the device belong to data/.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,8 +20,8 @@ class Split(Protocol):
     """Labelled images, read by number.
 
     Args:
-        labels: (n,) int64, on the CPU.
-        in_memory: whether `read` only indexes a tensor, so that the whole split may be held on the device.
+        labels: labels (n,), int64 on the CPU.
+        in_memory: `read` only indexes a tensor, so the whole split may be stored on the device.
     """
 
     @property
@@ -31,17 +31,17 @@ class Split(Protocol):
     def in_memory(self) -> bool: ...
 
     def read(self, index: Tensor) -> Tensor:
-        """Images by number: (m,) int64 -> (m, c, h, w), uint8 in 0..255 or float32 in [0, 1]."""
+        """Return images by number: (m,) int64 -> (m, c, h, w), uint8 in 0..255 or float32 in [0, 1]."""
         ...
 
 
 @dataclass(frozen=True)
 class TensorSplit:
-    """A split that lies in memory.
+    """A split in memory.
 
     Args:
-        images: (n, c, h, w), uint8 in 0..255 or float32 in [0, 1].
-        labels: (n,) int64.
+        images: images (n, c, h, w), uint8 in 0..255 or float32 in [0, 1].
+        labels: labels (n,), int64.
     """
 
     images: Tensor
@@ -63,14 +63,14 @@ class Source:
     """A data set with its train and test parts.
 
     Args:
-        train, test: the published parts; validation is cut from train elsewhere.
-        classes: their names, in the order of the labels.
-        mean: per channel, of pixels in [0, 1], for the network's first layer; empty where only the test part was read.
-        std: per channel likewise.
-        decode: how stored files became pixels, where that changes them (such as "JPEG"); "" if exact.
-        classes_are_known: whether there are no other classes; False where labels alone tell, and the largest may be
-            missing among them.
-        is_whole: whether the train part was read too.
+        train, test: published parts; `prepare` takes validation images from train.
+        classes: names of the classes, in the order of the labels.
+        mean: mean per channel of pixels in [0, 1], for the normalisation; empty if only the test part was read.
+        std: standard deviation per channel; empty if only the test part was read.
+        decode: decoding of the files if it changes pixels, such as "JPEG"; "" if exact.
+        classes_are_known: there are no other classes. False if they are inferred from labels, where classes may be
+            missing.
+        is_whole: the train part was read too.
     """
 
     train: Split
@@ -89,10 +89,9 @@ _TEST_READERS: dict[str, Loader] = {}
 
 
 def reads_test(name: str) -> Callable[[Loader], Loader]:
-    """Declare a function that reads only the test part of a data set, with the member's parameters.
+    """Register a function that reads only the test part of a data set, with the parameters of the member.
 
-    The source that it returns has an empty train part. Evaluations use it, so that a train part that is absent, damaged
-    or of another size does not matter to them.
+    It returns a source with an empty train part. Evaluations use it, so they do not need the train part.
     """
 
     def add(reader: Loader) -> Loader:
@@ -103,6 +102,6 @@ def reads_test(name: str) -> Callable[[Loader], Loader]:
 
 
 def test_reader(name: str) -> Loader | None:
-    """The function that reads only the test part of a data set; None where only the whole can be read."""
-    DATASETS.get(name)  # Its file is imported now.
+    """Return the function that reads only the test part of a data set, or None if there is none."""
+    DATASETS.get(name)  # imports its file
     return _TEST_READERS.get(name)

@@ -5,10 +5,10 @@ from torch import Tensor
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Per channel, of pixels in [0, 1]; a channel that is the same everywhere gets the deviation 1.
+    """Return mean and standard deviation of each channel, of pixels in [0, 1]; constant channels get the deviation 1.
 
     Args:
-        images: (n, c, h, w), at least one image, uint8 in 0..255 or float32 in [0, 1].
+        images: at least one image, (n, c, h, w), uint8 in 0..255 or float32 in [0, 1].
     """
     pairs = [_statistics(images[:, channel]) for channel in range(images.shape[1])]
     return tuple(mean for mean, _ in pairs), tuple(std if std > 0 else 1.0 for _, std in pairs)

@@ -9,11 +9,11 @@ from robustcli.data.datasets.published import read_published
 
 @DATASETS.register("cifar10", image=(3, 32, 32), classes=10, train_images=50_000, test_images=10_000)
 def cifar10(*, root: str = "data", download: bool = False) -> Source:
-    """Photographs in 10 classes, 32 x 32 colour, 50,000 to train and 10,000 to test.
+    """CIFAR-10: colour photographs of 32 x 32 pixels in 10 classes, 50,000 for training and 10,000 for testing.
 
     Args:
-        root: folder that holds cifar-10-batches-py/ as published; checksums are verified.
-        download: whether missing files are fetched into it.
+        root: folder that contains cifar-10-batches-py/ as published; checksums are verified.
+        download: download missing files into the folder.
 
     Reference: Krizhevsky, Learning Multiple Layers of Features from Tiny Images, University of Toronto, 2009.
     """
@@ -29,11 +29,11 @@ def cifar10(*, root: str = "data", download: bool = False) -> Source:
 
 @DATASETS.register("cifar100", image=(3, 32, 32), classes=100, train_images=50_000, test_images=10_000)
 def cifar100(*, root: str = "data", download: bool = False) -> Source:
-    """Photographs in 100 fine classes, 32 x 32 colour, 50,000 to train and 10,000 to test.
+    """CIFAR-100: colour photographs of 32 x 32 pixels in 100 classes, 50,000 for training and 10,000 for testing.
 
     Args:
-        root: folder that holds cifar-100-python/ as published; checksums are verified.
-        download: whether missing files are fetched into it.
+        root: folder that contains cifar-100-python/ as published; checksums are verified.
+        download: download missing files into the folder.
 
     Reference: Krizhevsky, Learning Multiple Layers of Features from Tiny Images, University of Toronto, 2009.
     """

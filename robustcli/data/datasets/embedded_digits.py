@@ -1,4 +1,4 @@
-"""The handwritten digits that scikit-learn carries, in the two parts that all data sets made of them share."""
+"""The handwritten digits of scikit-learn, in the two parts that all data sets of digits share."""
 
 import torch
 from sklearn.datasets import load_digits
@@ -10,7 +10,7 @@ _TEST_SIZE = 360
 
 
 def embedded_digits() -> tuple[TensorSplit, TensorSplit]:
-    """Train and test part: (n, 1, 8, 8) with pixels v / 16, exact in float32, and the digits."""
+    """Return the train and test part: images (n, 1, 8, 8) with pixels v / 16, exact in float32, and digits."""
     bunch = load_digits()
     images = torch.from_numpy(bunch.images)[:, None].float() / 16
     labels = torch.from_numpy(bunch.target).long()

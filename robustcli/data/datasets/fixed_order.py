@@ -1,4 +1,4 @@
-"""The one shuffle of a data set that no seed changes."""
+"""A fixed permutation of a data set, independent of seeds."""
 
 import numpy as np
 import torch
@@ -6,8 +6,8 @@ from torch import Tensor
 
 
 def fixed_order(count: int) -> Tensor:
-    """The numbers below count in an order that is the same in every run, (count,) int64.
+    """Return a permutation of the numbers below count that is the same in every run: (count,) int64.
 
-    NumPy promises that RandomState never changes its stream; torch promises no such thing of its own.
+    NumPy guarantees that the stream of RandomState never changes; torch gives no such guarantee.
     """
     return torch.from_numpy(np.random.RandomState(0).permutation(count).astype(np.int64))

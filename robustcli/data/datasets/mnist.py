@@ -1,4 +1,4 @@
-"""MNIST, and the clothes that took its place."""
+"""MNIST and Fashion-MNIST."""
 
 import torchvision
 
@@ -15,15 +15,15 @@ _FILES = (
 
 @DATASETS.register("mnist", image=(1, 28, 28), classes=10, train_images=60_000, test_images=10_000)
 def mnist(*, root: str = "data", download: bool = False) -> Source:
-    """Handwritten digits, 28 x 28 grey, 60,000 to train and 10,000 to test.
+    """MNIST: handwritten digits of 28 x 28 grey pixels, 60,000 for training and 10,000 for testing.
 
-    Mean 0.1307 and std 0.3081, those of the train images and the usual choice; fast adversarial training
-    (Wong et al., 2020) used none on MNIST. The second half of the test set is the harder one, so the first
-    n test images, in the published order, flatter a model a little.
+    Mean 0.1307 and std 0.3081 are those of the train images and the usual choice; fast adversarial training (Wong et
+    al., 2020) uses no normalisation on MNIST. The second half of the test set is harder, so accuracies on the first n
+    test images are slightly too high.
 
     Args:
-        root: folder that holds MNIST/raw/ with the four published files, unpacked.
-        download: whether missing files are fetched into it; checksums are verified.
+        root: folder that contains MNIST/raw/ with the four published files, unpacked.
+        download: download missing files into the folder; checksums are verified.
 
     Reference: LeCun, Bottou, Bengio and Haffner, Proceedings of the IEEE 1998.
     """
@@ -32,13 +32,13 @@ def mnist(*, root: str = "data", download: bool = False) -> Source:
 
 @DATASETS.register("fashion_mnist", image=(1, 28, 28), classes=10, train_images=60_000, test_images=10_000)
 def fashion_mnist(*, root: str = "data", download: bool = False) -> Source:
-    """Articles of clothing, 28 x 28 grey, 60,000 to train and 10,000 to test.
+    """Fashion-MNIST: articles of clothing, 28 x 28 grey pixels, 60,000 for training and 10,000 for testing.
 
-    Mean 0.2860 and std 0.3530, those of the train images.
+    Mean 0.2860 and std 0.3530 are those of the train images.
 
     Args:
-        root: folder that holds FashionMNIST/raw/ with the four published files, unpacked.
-        download: whether missing files are fetched into it; checksums are verified.
+        root: folder that contains FashionMNIST/raw/ with the four published files, unpacked.
+        download: download missing files into the folder; checksums are verified.
 
     Reference: Xiao, Rasul and Vollgraf, arXiv:1708.07747, 2017.
     """

@@ -1,4 +1,4 @@
-"""Short clips: handwritten digits that drift over an empty square, to be told by the way they go."""
+"""Short clips of handwritten digits that move over an empty square, classified by direction."""
 
 import numpy as np
 import torch
@@ -10,24 +10,24 @@ from robustcli.data.datasets.embedded_digits import embedded_digits
 from robustcli.registry.types import Count
 
 _SIDE = 16
-# Pixels down and to the right that a digit goes from one frame to the next.
+# Movement per frame, in pixels down and to the right.
 _WAYS = {"up": (-1, 0), "down": (1, 0), "left": (0, -1), "right": (0, 1)}
 
 
 @DATASETS.register("moving_digits", train_images=1_437, test_images=360)
 def moving_digits(*, frames: Count = 8) -> Source:
-    """1,797 clips of 16 x 16 pixels: in each a digit goes up, down, left or right, one pixel a frame.
+    """1,797 clips of 16 x 16 pixels with a digit that moves up, down, left or right by one pixel per frame.
 
-    The frames of a clip are its channels, in their order. What leaves on one side comes back on the other, and where a
-    digit begins is drawn: no single frame says where it goes, and the classes are the ways, not the digits. Digits,
-    and who is in which part, are those of `digits`; ways and beginnings are drawn once and for all from
-    `numpy.random.RandomState(0)`, for the train clips first.
+    The classes are the four directions, not the digits. The frames of a clip are its channels. A digit that leaves on
+    one side returns on the other, and its first position is random, so a single frame does not show the direction.
+    Digits and split are those of `digits`; directions and first positions are drawn from `numpy.random.RandomState(0)`,
+    for train clips first.
 
     Args:
-        frames: of every clip.
+        frames: number of frames of a clip.
 
-    Reference: made of the digits of Alpaydin and Kaynak, UCI Machine Learning Repository, 1998; the idea of drifting
-        digits is that of Srivastava et al., "Unsupervised Learning of Video Representations using LSTMs", ICML 2015.
+    Reference: digits by Alpaydin and Kaynak, UCI Machine Learning Repository, 1998; moving
+        digits as in Srivastava et al., "Unsupervised Learning of Video Representations using LSTMs", ICML 2015.
     """
     draws = np.random.RandomState(0)
     parts = []
@@ -43,7 +43,7 @@ def moving_digits(*, frames: Count = 8) -> Source:
 
 
 def _clip(digit: Tensor, way: int, begin: np.ndarray, frames: int) -> Tensor:
-    """A digit (8, 8) on its way: (frames, side, side)."""
+    """Return a clip (frames, side, side) of a moving digit (8, 8)."""
     canvas = digit.new_zeros(_SIDE, _SIDE)
     canvas[: digit.shape[0], : digit.shape[1]] = digit
     down, right = list(_WAYS.values())[way]

@@ -1,4 +1,4 @@
-"""SVHN: digits cut from photographs of house numbers."""
+"""SVHN: digits from photographs of house numbers."""
 
 import numpy as np
 import torch
@@ -10,13 +10,13 @@ from robustcli.data.datasets.published import read_published
 
 @DATASETS.register("svhn", image=(3, 32, 32), classes=10, train_images=73_257, test_images=26_032)
 def svhn(*, root: str = "data", download: bool = False) -> Source:
-    """House-number digits, 32 x 32 colour, 73,257 to train and 26,032 to test; the extra part is not used.
+    """SVHN: digits of house numbers, 32 x 32 colour pixels, 73,257 for training and 26,032 for testing.
 
-    Mean and std are 0.5 in every channel, as in Rice et al., ICML 2020.
+    The extra part is not used. Mean and std are 0.5 in every channel, as in Rice et al., ICML 2020.
 
     Args:
-        root: folder that holds train_32x32.mat and test_32x32.mat as published; checksums are verified.
-        download: whether missing files are fetched into it.
+        root: folder that contains train_32x32.mat and test_32x32.mat as published; checksums are verified.
+        download: download missing files into the folder.
 
     Reference: Netzer, Wang, Coates, Bissacco, Wu and Ng, NIPS Workshop on Deep Learning and Unsupervised
         Feature Learning, 2011.

@@ -1,8 +1,7 @@
-"""What the evaluations of a spec take: every attack makes a few of its steps on a batch, and is counted to its end.
+"""Estimate the cost of evaluations: every attack runs a few steps on some images, and its passes are extrapolated.
 
-How many images an attack has to go through to the end depends on how robust the network will be, which nobody knows
-before; so a share of survivors is assumed. An image that breaks costs next to nothing beside one that survives, where
-the attack lets go of it.
+The cost depends on the robust accuracy, which is unknown before training, so it is assumed. An attack with early exit
+spends few passes on images that it breaks, and all of its passes on those that survive.
 """
 
 import math
@@ -23,58 +22,59 @@ from robustcli.evaluators import AttackContext, Evaluator, Stage, chunks
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.autoattack_package import Package
 from robustcli.measuring.clocks import Seconds, now
-from robustcli.measuring.untimed import peak_bytes
+from robustcli.measuring.counters import peak_bytes
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
 
-# So small a share of the radius that no image breaks: each takes all that the attack has for a survivor.
+# A share of the radius so small that no image breaks, so the attack spends all of its passes on every image.
 _HARMLESS = 1e-4
-# Steps of the two short attacks from which passes are counted, and the fewest of the one that is timed.
+# Steps of the two short attacks that count passes, and minimum steps of the one that is timed.
 _FEW, _MORE = 5, 10
 _COUNTED_IMAGES = 2
-# An attack is timed on as many images as one forward and backward of takes so many seconds, or on a whole batch.
+# An attack is timed on at most as many images as take this many seconds for one forward and backward pass.
 _PATIENCE = 1.0
-# What the fields of attacks are called that say how long they are.
+# Fields of attacks that set their length.
 _LENGTHS = ("steps", "queries")
-# An image that breaks does so within so many forwards and gradients, if the attack lets go of it then.
+# Passes that an attack with early exit is assumed to spend on an image that it breaks.
 BROKEN_PASSES = 20
 
 
 @dataclass(frozen=True)
 class StageCost:
-    """One attack of an evaluation.
+    """Cost of one attack of an evaluation.
 
     Args:
-        name: of its stage.
-        forwards, gradients: of an image that survives.
-        seconds: of such an image.
-        lets_go: whether an image that breaks leaves.
-        sample: the most survivors that it attacks; None is all.
+        name: name of its stage.
+        forwards, gradients: passes for an image that survives.
+        seconds: seconds for an image that survives.
+        exits_early: the attack stops for images that it breaks.
+        sample: maximum number of survivors to attack; None: all.
     """
 
     name: str
     forwards: float
     gradients: float
     seconds: Seconds
-    lets_go: bool
+    exits_early: bool
     sample: int | None
 
     def of_broken(self) -> float:
-        """What an image that breaks costs, as a share of one that survives."""
+        """Return the cost of an image that breaks, as a share of the cost of one that survives."""
         passes = self.forwards + self.gradients
-        return min(1.0, BROKEN_PASSES / passes) if self.lets_go and passes else 1.0
+        return min(1.0, BROKEN_PASSES / passes) if self.exits_early and passes else 1.0
 
 
 @dataclass(frozen=True)
 class EvaluationCost:
-    """One evaluation.
+    """Cost of one evaluation.
 
     Args:
-        images: of it.
-        clean: seconds of a forward of one image.
-        stages: its attacks.
-        notes: what a reader of the forecast must know.
-        batch_size, peak: images at once, and bytes that a pass of them takes beside the network.
+        images: number of images.
+        clean: seconds of a forward pass of one image.
+        stages: costs of its attacks.
+        notes: assumptions to report.
+        batch_size: images in a batch.
+        peak: peak memory of a pass of one batch in bytes, besides the network.
     """
 
     images: int
@@ -85,14 +85,14 @@ class EvaluationCost:
     peak: int = 0
 
     def passes(self) -> tuple[float, float]:
-        """Forwards and gradients of an image that survives all attacks."""
+        """Return the forward and gradient passes for an image that survives all attacks."""
         return 1 + sum(stage.forwards for stage in self.stages), sum(stage.gradients for stage in self.stages)
 
     def seconds(self, robust: float) -> Seconds:
-        """All of it, if this share of the images survives.
+        """Return the seconds of the evaluation for an assumed robust accuracy.
 
-        As many are taken to be right when clean as lie in the middle between that share and all; the first attack
-        breaks those that break.
+        Half of the other images are assumed to be misclassified without an attack, and the rest to be broken by the
+        first attack.
         """
         total, survivors = self.clean * self.images, robust * self.images
         broken = (1 + robust) / 2 * self.images - survivors
@@ -104,12 +104,12 @@ class EvaluationCost:
 
 
 class Probe:
-    """Measures evaluations on images that the network classifies as labelled.
+    """Measure evaluations, with the predictions of the network as labels.
 
     Args:
-        network: in eval mode.
-        x: (n, c, h, w) images.
-        threat: of the spec.
+        network: network in eval mode.
+        x: images (n, c, h, w).
+        threat: threat model of the spec.
     """
 
     def __init__(self, network: nn.Module, x: Tensor, threat: ThreatModel) -> None:
@@ -120,18 +120,19 @@ class Probe:
         self.y, self.classes = logits.argmax(1), logits.shape[1]
         few = x[:4]
         self._one_pass(few)
-        begun = now(self.device)
+        start = now(self.device)
         self._one_pass(few)
-        self.affordable = max(4, int(_PATIENCE / max((now(self.device) - begun).wall / len(few), 1e-9)))
+        self.affordable = max(4, int(_PATIENCE / max((now(self.device) - start).wall / len(few), 1e-9)))
 
     def measure(self, evaluator: Evaluator, images: int, robust: float) -> EvaluationCost:
-        """What an evaluation of so many images consists of.
+        """Measure an evaluation.
 
         Args:
-            robust: the share of them that is likely to survive: attacks on few images take longer for each.
+            images: number of images of the evaluation.
+            robust: share of images that probably survive; attacks on fewer images take longer per image.
         """
         with warnings.catch_warnings():
-            # They are about accuracies, and none is told here.
+            # Warnings about accuracies do not matter here.
             for category in (UserWarning, RuntimeWarning):
                 warnings.simplefilter("ignore", category)
             return self._measured(evaluator, images, max(1, round(robust * images)))
@@ -150,7 +151,7 @@ class Probe:
         return EvaluationCost(images, self._clean(evaluator, images), tuple(costs), notes, batch, peak)
 
     def _peak(self, batch: int, *, has_gradients: bool) -> int:
-        """Of one pass of a batch, told from some images: it grows in a straight line with them."""
+        """Return the peak memory of a pass of one batch, extrapolated linearly from some images."""
         x = self.x[: min(batch, self.affordable)]
         with torch.set_grad_enabled(has_gradients):
             run = partial(self._one_pass if has_gradients else self.network, x)
@@ -160,9 +161,9 @@ class Probe:
         x = self.x[: min(evaluator.batch_size, images, self.affordable)]
         with torch.no_grad():
             self.network(x)
-            begun = now(self.device)
+            start = now(self.device)
             self.network(x)
-        return (now(self.device) - begun) * (1 / len(x))
+        return (now(self.device) - start) * (1 / len(x))
 
     def _stage(self, stage: Stage, threat: ThreatModel, survivors: int) -> StageCost:
         few, more = (_shortened(stage.attack, steps) for steps in (_FEW, _MORE))
@@ -174,14 +175,14 @@ class Probe:
             name=stage.name,
             forwards=passes[0],
             gradients=passes[1],
-            # What is timed makes some of the passes, and each of its passes takes as long.
+            # The timed attack makes only some of the passes; extrapolate with equal time per pass.
             seconds=timed.seconds * (sum(passes) / max(sum(timed.passes), 1e-9)),
-            lets_go=self._lets_go(_single(few), threat),
+            exits_early=self._exits_early(_single(few), threat),
             sample=stage.sample,
         )
 
     def _timed(self, stage: Stage, threat: ThreatModel, images: int) -> "_Found":
-        """A short attack that is long enough for a clock, with one try and one target."""
+        """Time a short attack with one restart and one target, with enough steps for the clock."""
         found = self._gathered(stage, _single(_shortened(stage.attack, _FEW)), threat, images)
         whole, taken = _length_of(stage.attack), found.seconds.wall * images
         if whole is None or taken > _PATIENCE / 2:
@@ -190,7 +191,7 @@ class Probe:
         return self._gathered(stage, _single(_shortened(stage.attack, max(_FEW, steps))), threat, images)
 
     def _passes(self, stage: Stage, few: Attack, more: Attack, threat: ThreatModel) -> tuple[float, float]:
-        """Forwards and gradients of the whole attack on one image: they grow in a straight line with its steps."""
+        """Return the passes of the whole attack on one image, extrapolated linearly in its steps."""
         whole = _length_of(stage.attack)
         first = self._gathered(stage, few, threat, _COUNTED_IMAGES).passes
         if whole is None:
@@ -200,23 +201,23 @@ class Probe:
         return first[0] + share * (second[0] - first[0]), first[1] + share * (second[1] - first[1])
 
     def _gathered(self, stage: Stage, attack: Attack, threat: ThreatModel, images: int) -> "_Found":
-        """One short attack on images that it cannot break; per image."""
+        """Run one short attack on images that it cannot break, and return its cost per image."""
         harmless = threat.scaled(_HARMLESS)
         probed = replace(stage, attack=attack, sample=None, threat=harmless, surrogate=_uncompiled(stage.surrogate))
         only = _Only(probed, stage.batch_size or images)
         x, y = self.x[:images], self.y[:images]
         rng = IndexedNoise(0, torch.arange(len(x), device=self.device))
-        begun = now(self.device)
+        start = now(self.device)
         evidence = gather(only, self.network, x, y, self.threat, rng)
-        taken = now(self.device) - begun
+        taken = now(self.device) - start
         record = evidence.stages[0]
-        # Of the whole call the attack is a part: the clean images and a copy to search with are not in it.
+        # Count only the time of the attack, without the pass of the clean images and a copy of the network.
         share = record.seconds / max(taken.wall, 1e-9)
         entered = max(record.entered, 1)
         return _Found((record.forwards / entered, record.gradients / entered), taken * (share / entered))
 
-    def _lets_go(self, attack: Attack, threat: ThreatModel) -> bool:
-        """Whether an image that is misclassified from the beginning costs less than one that never is."""
+    def _exits_early(self, attack: Attack, threat: ThreatModel) -> bool:
+        """Return True if the attack spends fewer passes on images that are misclassified from the start."""
         x, y = self.x[:_COUNTED_IMAGES], self.y[:_COUNTED_IMAGES]
         spent = []
         for labels in (y, (y + 1) % self.classes):
@@ -233,7 +234,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class _Found:
-    """Of one image: forwards and gradients, and seconds."""
+    """Forward and gradient passes, and seconds, per image."""
 
     passes: tuple[float, float]
     seconds: Seconds
@@ -241,7 +242,7 @@ class _Found:
 
 @dataclass(frozen=True)
 class _Only(Evaluator):
-    """An evaluator of one stage."""
+    """Evaluator with a single stage."""
 
     stage: Stage
     batch_size: int
@@ -251,39 +252,39 @@ class _Only(Evaluator):
 
 
 def _ours(stages: Sequence[Stage], context: AttackContext) -> tuple[list[Stage], tuple[str, ...]]:
-    """Stages of attacks that can be cut short; the package of AutoAttack's authors cannot."""
+    """Replace the package of AutoAttack's authors, which cannot be shortened, by our implementation; add notes."""
     found: list[Stage] = []
     notes = []
     for stage in stages:
         if isinstance(stage.attack, Package):
-            known: Any = stage.attack  # Its words are checked where an evaluator makes it.
+            known: Any = stage.attack  # The evaluator checks its settings.
             native = AutoAttack(version=known.version, attacks=known.attacks)
             found += native.stages(context)
-            notes.append("engine reference is told by the native engine, which is mostly the faster one")
+            notes.append("engine reference: estimated with the native engine, which is usually faster")
         else:
             found.append(stage)
         if stage.sample is not None:
-            notes.append(f"screen: as if none of the {stage.sample} sampled broke")
+            notes.append(f"sample_first: assumes that none of the {stage.sample} sampled images break")
     return found, tuple(dict.fromkeys(notes))
 
 
 def _length_of(attack: Attack) -> int | None:
-    """Its steps or queries; None where its length is set by something else."""
+    """Return the number of steps or queries of an attack; None if it has neither."""
     return next((getattr(attack, name) for name in _settings(attack) if name in _LENGTHS), None)
 
 
 def _settings(attack: Any) -> list[str]:
-    """The names of its settings."""
+    """Return the names of the settings of an attack."""
     return [item.name for item in fields(attack)] if is_dataclass(attack) else []
 
 
 def _shortened(attack: Any, steps: int) -> Attack:
-    """The attack with so many steps or queries, or itself where it has none."""
+    """Return the attack with another number of steps or queries, or unchanged if it has neither."""
     return _replaced(attack, {name: steps for name in _settings(attack) if name in _LENGTHS})
 
 
 def _single(attack: Any) -> Attack:
-    """The attack with one try and one target at most."""
+    """Return the attack with at most one restart and one target."""
     return _replaced(attack, {name: 1 for name in ("restarts", "targets") if getattr(attack, name, 0) > 1})
 
 
@@ -293,7 +294,7 @@ def _replaced(attack: Any, changes: dict[str, int]) -> Attack:
 
 
 def _uncompiled(surrogate: Callable[[nn.Module], nn.Module] | None) -> Callable[[nn.Module], nn.Module] | None:
-    """The same without compiling, which takes a minute and is stated nowhere else."""
+    """Return the searcher without compilation, which would take a minute."""
     if isinstance(surrogate, partial) and surrogate.keywords.get("is_compiled"):
         return partial(surrogate.func, *surrogate.args, **{**surrogate.keywords, "is_compiled": False})
     return surrogate

@@ -1,4 +1,4 @@
-"""The images of a spec, or random ones of their shape where they are not there."""
+"""The images of a spec, or random images of the same shape if they are missing."""
 
 from dataclasses import replace
 from typing import Any
@@ -40,7 +40,7 @@ def images_of(spec: ExperimentSpec, device: torch.device) -> tuple[Data, str | N
             device=device,
             workers=options.workers,
         )
-        return data, f"random images of {shape.text}, as many as {chosen.name} has: {reason}"
+        return data, f"random {shape.text} replace {chosen.name}: {reason}"
 
 
 def _without_download(chosen: MemberSpec) -> MemberSpec:

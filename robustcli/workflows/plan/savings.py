@@ -1,4 +1,4 @@
-"""What another way of making the same passes would save: bf16, the memory format, compiling."""
+"""Speed of updates with other settings: bf16, memory format, compilation."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -9,22 +9,21 @@ from typing import Any
 import torch
 
 from robustcli.data import Data
-from robustcli.measuring.rounds import Sample, measure, speed, verdict
+from robustcli.measuring.timing import Sample, measure, speed, verdict
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.workflows.plan.updates import Trial, trial_folder
 
-AS_IT_IS, AGAIN = "as the spec says", "as the spec says, again"
+UNCHANGED, AGAIN = "unchanged", "unchanged, again"
 _ROUNDS = 3
-
-
 COMPILE = "train.compile=true"
 
 
 def changes_of(spec: ExperimentSpec, *, is_last: bool, with_compile: bool) -> dict[str, dict[str, Any]]:
-    """By their names, what could be changed that the spec does not say already.
+    """Return settings to try, which the spec does not already have, by their overrides.
 
     Args:
-        is_last: the memory format that the spec comes to; what "auto" has chosen is checked against the other one.
+        is_last: the spec uses channels_last; if "auto" has chosen it, the other format is tried too.
+        with_compile: try compilation too.
     """
     open_: dict[str, dict[str, Any]] = {}
     if not is_last:
@@ -37,16 +36,16 @@ def changes_of(spec: ExperimentSpec, *, is_last: bool, with_compile: bool) -> di
         every = {key: value for change in open_.values() for key, value in change.items()}
         open_[COMPILE] = {"compile": True}
         if every:
-            words = " ".join(name for name in open_ if " " not in name)
-            open_[words] = {**every, "compile": True}
-    # The way back is no part of what is combined.
+            combined = " ".join(name for name in open_ if " " not in name)
+            open_[combined] = {**every, "compile": True}
+    # Not combined with the others.
     if is_last and spec.train.channels_last == "auto":
         open_["train.channels_last=false"] = {"channels_last": False}
     return open_
 
 
 def not_measured(spec: ExperimentSpec, *, with_compile: bool) -> list[dict[str, Any]]:
-    """The row of what is tried on request alone."""
+    """Return a row for compilation, which is only measured on request."""
     if with_compile or spec.train.compile:
         return []
     return [{"change": COMPILE, "speed": None, "verdict": "not measured (--compile)"}]
@@ -55,14 +54,13 @@ def not_measured(spec: ExperimentSpec, *, with_compile: bool) -> list[dict[str, 
 def measure_savings(
     spec: ExperimentSpec, data: Data, device: torch.device, changes: dict[str, dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Speed of updates with each change as a multiple of that without, in turn, round by round.
+    """Return the speed of updates with each change as a multiple of the speed without it.
 
-    A change is called faster or slower only where every round says so and by more than the same updates differ from
-    themselves.
+    A change is called faster or slower only if this holds in every round and exceeds the run-to-run variation.
     """
     if not changes:
         return []
-    specs = {AS_IT_IS: spec, AGAIN: spec}
+    specs = {UNCHANGED: spec, AGAIN: spec}
     specs |= {name: replace(spec, train=replace(spec.train, **change)) for name, change in changes.items()}
     with ExitStack() as stack:
         trials = {
@@ -83,6 +81,6 @@ def _sample(trial: Trial) -> Sample:
 
 
 def _row(name: str, seconds: dict[str, Sequence[float]] | dict[str, list[float]]) -> dict[str, Any]:
-    found = speed(seconds[name], seconds[AS_IT_IS])
-    again = speed(seconds[AGAIN], seconds[AS_IT_IS])
+    found = speed(seconds[name], seconds[UNCHANGED])
+    again = speed(seconds[AGAIN], seconds[UNCHANGED])
     return {"change": name, "speed": asdict(found), "verdict": verdict(found, again)}

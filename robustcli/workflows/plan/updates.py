@@ -1,4 +1,4 @@
-"""What the updates of a spec, and the end of an epoch, take: some of them are made."""
+"""Measure updates of a spec and the end of an epoch."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -16,7 +16,7 @@ from robustcli.data import Data
 from robustcli.defenses import Defense
 from robustcli.errors import Interrupted
 from robustcli.measuring.clocks import Seconds, median, now
-from robustcli.measuring.untimed import peak_bytes
+from robustcli.measuring.counters import peak_bytes
 from robustcli.optimization.averaging import RunningAverage
 from robustcli.optimization.progress import Progress
 from robustcli.registry.registry import instantiate
@@ -27,17 +27,17 @@ from robustcli.training.check import Check
 from robustcli.training.loop import Loop, fit
 from robustcli.training.setup import assemble
 
-# Updates before those that are measured: memory is fetched, kernels are chosen, programs are compiled.
+# Updates before the measured ones, which allocate memory, choose kernels and compile programs.
 _WARM_UP = 3
-# Small, because weights that were never trained meet the learning rate of the middle of training.
+# Small, because untrained weights would diverge with the learning rate of the middle of training.
 _LR_SHARE = 1e-6
-# Batches from which the cost of going through all training images is told.
+# Batches from which the cost of all training images is extrapolated.
 _SAMPLED = 5
 
 
 @dataclass
 class _Marks:
-    """The watcher and the brake of a training: notes when each update was done, and stops after enough of them."""
+    """Watcher of a training that records the time of each update, and stops it after enough of them."""
 
     device: torch.device
     wanted: int
@@ -54,7 +54,7 @@ class _Marks:
         self.last = time
 
     def epoch(self, record: dict[str, Any]) -> None:
-        # What lies between two epochs belongs to no update.
+        # The time between two epochs is not a part of an update.
         self.last = now(self.device)
 
     def is_enough(self) -> bool:
@@ -62,13 +62,13 @@ class _Marks:
 
 
 class Trial:
-    """A training that never ends: updates from the middle of what the spec asks for, checks and files left out.
+    """Updates from the middle of a training, without checks and files.
 
     Args:
-        spec: what would be trained.
-        data: its images.
-        device: where.
-        folder: for checkpoints.
+        spec: spec of the training.
+        data: images of the spec.
+        device: device of the training.
+        folder: folder for checkpoints.
     """
 
     def __init__(self, spec: ExperimentSpec, data: Data, device: torch.device, folder: Path) -> None:
@@ -92,13 +92,13 @@ class Trial:
 
     @property
     def updates(self) -> int:
-        """In the whole training."""
+        """Number of updates of the whole training."""
         return self.loop.steps_per_epoch * self.spec.train.epochs
 
     def run(self, count: int) -> list[Seconds]:
-        """Make so many updates, or as many as the training has; the seconds of each."""
+        """Run updates, at most as many as the training has, and return the seconds of each."""
         count = min(count, self.updates)
-        # An epoch that begins within them costs its order of images too, and is not what is asked.
+        # Start at the beginning of an epoch, so that no other epoch starts in between.
         middle = self.updates // 2 // self.loop.steps_per_epoch * self.loop.steps_per_epoch
         self.training.updates = max(0, min(middle, self.updates - count))
         self.training.best_robust, self.training.collapsed_at, self.training.is_over = 0.0, None, False
@@ -108,31 +108,31 @@ class Trial:
         return self.marks.intervals
 
     def sample(self, repeats: int) -> Seconds:
-        """Mean seconds of so many updates."""
+        """Return the mean seconds of some updates."""
         intervals = self.run(repeats)
         return sum(intervals, Seconds()) * (1 / len(intervals))
 
     def peak(self) -> int:
-        """The most bytes that tensors take in an update, beside the weights and what is kept between updates."""
-        # Gradients count as the update's own, which drops those of the last one.
+        """Return the peak memory of an update in bytes, besides what is kept between updates."""
+        # Free old gradients, so that the new ones count.
         self.training.network.zero_grad(set_to_none=True)
         return peak_bytes(lambda: self.run(1), self.device)
 
     def epoch_end(self) -> Seconds:
-        """Averaging the weights and storing them, without the check: the mean of all epochs."""
+        """Return the mean seconds of averaging and storing the weights after an epoch, without the check."""
         average, share = self.average_of_the_end()
-        begun = now(self.device)
+        start = now(self.device)
         batches = _Batches(self.loop.data, self.spec.train)
         evaluated = average.averaged(self.training.network, batches)
-        averaged = (now(self.device) - begun) * (batches.scale * share)
-        begun = now(self.device)
+        averaged = (now(self.device) - start) * (batches.scale * share)
+        start = now(self.device)
         self.saver.save(evaluated, True, {})
-        return averaged + (now(self.device) - begun)
+        return averaged + (now(self.device) - start)
 
     def average_of_the_end(self) -> tuple[RunningAverage, float]:
-        """A new average that has taken a network in as soon as it does, and in what share of the epochs it has one.
+        """Return an average of one network, and the share of epochs in which an average exists.
 
-        Until then the trained network is evaluated, which takes no time.
+        In the epochs before, the trained network itself is evaluated, which takes no time.
         """
         average, network = self.defense.averaging.start(self.training.network), self.training.network
         length, epochs = self.loop.steps_per_epoch, self.spec.train.epochs
@@ -143,13 +143,13 @@ class Trial:
         return average, 0.0
 
     def check(self) -> Check:
-        """What is asked of the weights after every epoch."""
+        """Return the check after every epoch."""
         return Check(self.loop.settings, self.defense, self.loop.data, self.loop.threat)
 
 
 @dataclass
 class _Batches:
-    """Some of the batches of all training images, for an average that goes through them."""
+    """Some batches of training images, for averages that read all of them."""
 
     data: Data
     settings: TrainSettings
@@ -163,12 +163,12 @@ class _Batches:
 
 @dataclass(frozen=True)
 class Updates:
-    """What was measured.
+    """Measured updates.
 
     Args:
-        seconds: of each update.
-        epoch_end: beside the check.
-        peak: bytes of an update.
+        seconds: seconds of each update.
+        epoch_end: seconds of the end of an epoch, without the check.
+        peak: peak memory of an update in bytes.
     """
 
     seconds: list[Seconds]
@@ -181,7 +181,7 @@ class Updates:
 
 
 def measure_updates(trial: Trial, count: int) -> Updates:
-    """Some updates after a warm-up, and the end of an epoch."""
+    """Measure some updates after a warm-up, and the end of an epoch."""
     with no_early_exit():
         trial.run(_WARM_UP)
         seconds = trial.run(count)
@@ -190,7 +190,7 @@ def measure_updates(trial: Trial, count: int) -> Updates:
 
 
 def trial_folder() -> "TemporaryDirectory[str]":
-    """Where a trial stores what it stores; gone afterwards."""
+    """Return a temporary folder for the files of a trial."""
     return TemporaryDirectory(prefix="robust-plan-")
 
 

@@ -12,14 +12,14 @@ from typing import IO, Any
 
 import torch
 
-from robustcli.bench.peers import find_peer
+from robustcli.bench.baselines import find_peer
 from robustcli.bench.variants import Request, Variants, choose
+from robustcli.measuring.counters import Counters
 from robustcli.measuring.passes import Passes
-from robustcli.measuring.rounds import Stopwatch, Timed
-from robustcli.measuring.untimed import Untimed
+from robustcli.measuring.timing import Stopwatch, Timed
 
 
-class Elsewhere:
+class SubprocessPeer:
     """Samples of torchattacks' loop in another process, which waits while this one measures.
 
     Args:
@@ -37,10 +37,10 @@ class Elsewhere:
     def __call__(self, repeats: int) -> float:
         return float(self._answer(repeats))
 
-    def untimed(self) -> Untimed:
+    def counters(self) -> Counters:
         """Its passes, and the memory that it takes there."""
         found = self._answer(0)
-        return Untimed(Passes(**found["passes"]), found["peak_bytes"])
+        return Counters(Passes(**found["passes"]), found["peak_bytes"])
 
     def _answer(self, repeats: int) -> Any:
         self._write(str(repeats))
@@ -48,7 +48,7 @@ class Elsewhere:
         assert answer, "the process that measures torchattacks ended; what it wrote is above"
         return json.loads(answer)
 
-    def __enter__(self) -> "Elsewhere":
+    def __enter__(self) -> "SubprocessPeer":
         return self
 
     def __exit__(
@@ -79,7 +79,7 @@ def main() -> None:
     sample = Timed(step, Stopwatch(variants.device))
     for line in sys.stdin:
         repeats = int(line)
-        answer = sample(repeats) if repeats else asdict(Untimed.of(network, step, request.batch_size, variants.device))
+        answer = sample(repeats) if repeats else asdict(Counters.of(network, step, request.batch_size, variants.device))
         print(json.dumps(answer), flush=True)
 
 

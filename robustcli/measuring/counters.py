@@ -1,4 +1,4 @@
-"""What is asked of a step in runs that no clock sees: its passes by kind, and the most memory that it takes."""
+"""Counters of a step: passes by kind and peak memory, measured in runs that are not timed."""
 
 import json
 import os
@@ -15,31 +15,31 @@ from torch.profiler import ProfilerActivity, profile
 
 from robustcli.measuring.passes import Passes, passes_by_kind
 
-# What the allocator says of a block that is older than the profile and freed in it: such ones are not to count.
+# Message of the profiler about blocks that were allocated before it started; they do not count.
 _OLDER = b"before the profiling started"
 
 
 @dataclass(frozen=True)
-class Untimed:
-    """Of one way of making an update.
+class Counters:
+    """Passes and memory of an update.
 
     Args:
-        passes: per image of the batch.
-        peak_bytes: the most memory of tensors at once, beyond what was held before.
+        passes: passes per image of the batch.
+        peak_bytes: peak memory of tensors, in addition to the memory before the update.
     """
 
     passes: Passes
     peak_bytes: int
 
     @classmethod
-    def of(cls, network: nn.Module, step: Callable[[], object], batch_size: int, device: torch.device) -> "Untimed":
-        """Run a step thrice.
+    def of(cls, network: nn.Module, step: Callable[[], object], batch_size: int, device: torch.device) -> "Counters":
+        """Count passes and memory of a step, which runs three times.
 
         Args:
-            network: the one that the step makes its passes through, and trains.
+            network: network that the step trains.
 
         Raises:
-            RobustCliError: the network has no convolution to look at.
+            RobustCliError: the network has no convolution.
         """
         with passes_by_kind(network) as counter:
             step()
@@ -47,10 +47,10 @@ class Untimed:
 
 
 def peak_of_update(network: nn.Module, step: Callable[[], object], device: torch.device) -> int:
-    """The peak of an update's second run: what it fetches once, such as the optimiser's buffers, is no part of it.
+    """Return the peak memory of the second run of an update, which does not allocate buffers of the optimiser.
 
     Args:
-        network: that is trained; its gradients of the last update are dropped, and the next ones count.
+        network: network that is trained; its old gradients are freed before, so that the new ones count.
     """
     step()
     network.zero_grad(set_to_none=True)
@@ -58,10 +58,10 @@ def peak_of_update(network: nn.Module, step: Callable[[], object], device: torch
 
 
 def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
-    """The most memory that tensors take at once while something runs, beyond what they held before.
+    """Return the peak memory of tensors while `run` runs, in addition to the memory before.
 
-    On a GPU as torch's allocator counts it. On a CPU from the allocations that torch's profiler writes down, so that
-    neither what the process keeps of freed memory nor what else lies in it counts.
+    On a GPU torch's allocator counts it. On a CPU it is the sum of the allocations that torch's profiler records, so
+    freed memory that the process keeps, and memory of other objects, do not count.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -70,7 +70,7 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
         run()
         torch.cuda.synchronize(device)
         return int(torch.cuda.max_memory_allocated(device)) - held
-    # The profiler says on stderr that it begins and ends, and that there is no GPU.
+    # Suppress messages of the profiler on stderr.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     with _quieter(), profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=False) as found:
         run()
@@ -88,18 +88,18 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
 
 @contextmanager
 def _quieter() -> Iterator[None]:
-    """Standard error, that of C++ too, comes out at the end, without what the allocator says of older blocks."""
+    """Buffer standard error, also of C++, and print it at the end without the messages about older blocks."""
     sys.stderr.flush()
     own = os.dup(2)
-    with TemporaryFile() as said:
-        os.dup2(said.fileno(), 2)
+    with TemporaryFile() as buffer:
+        os.dup2(buffer.fileno(), 2)
         try:
             yield
         finally:
             sys.stderr.flush()
             os.dup2(own, 2)
             os.close(own)
-            said.seek(0)
-            for line in said:
+            buffer.seek(0)
+            for line in buffer:
                 if _OLDER not in line:
                     os.write(2, line)

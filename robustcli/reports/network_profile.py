@@ -1,4 +1,4 @@
-"""The parts of an architecture as a table, for `robust show`, and its size, for `robust list`."""
+"""Profile of an architecture: table of its parts for `robust show`, size for `robust list`."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from rich.table import Table
 
 from robustcli.architectures import ImageShape
 from robustcli.errors import RobustCliError
-from robustcli.measuring.anatomy import Anatomy, Part, anatomy
+from robustcli.measuring.network_profile import Part, Profile, network_profile
 from robustcli.registry.catalog import Member
 from robustcli.registry.registry import instantiate
 from robustcli.registry.signatures import REQUIRED
@@ -17,20 +17,20 @@ from robustcli.specs.check import checked
 from robustcli.specs.spec import overridden
 from robustcli.specs.yamlfile import Document
 
-# What an architecture is measured on where nothing else is said.
+# Default shape of the images.
 SHAPE = ImageShape(3, 32, 32, 10)
 
 
-def anatomy_of(member: Member, overrides: Sequence[str] = ()) -> Anatomy | None:
-    """An architecture with its defaults but for some settings, in parts, or None where settings are missing.
+def profile_of(member: Member, overrides: Sequence[str] = ()) -> Profile | None:
+    """Return the profile of an architecture with some settings, or None if required settings are missing.
 
     Raises:
-        SpecError: overrides name what it does not have, or values that it does not take.
-        RobustCliError: they are no overrides, or the architecture refuses them.
+        SpecError: an override names an unknown setting or an invalid value.
+        RobustCliError: an override has no "=", or the architecture rejects a value.
     """
     for override in overrides:
         if "=" not in override:
-            raise RobustCliError(f"'{override}' sets nothing; write key=value, such as width=16")
+            raise RobustCliError(f"'{override}' is not an override; write key=value, such as width=16")
     source = f"{member.name} {' '.join(overrides)}".rstrip()
     written = overridden(Document(source, {}, {}), overrides).value
     if any(parameter.default is REQUIRED for name, parameter in member.parameters.items() if name not in written):
@@ -39,20 +39,20 @@ def anatomy_of(member: Member, overrides: Sequence[str] = ()) -> Anatomy | None:
     value = {**written, "name": member.name}
     chosen = checked(lambda checker: checker.chosen(family, value, ()), source)
     with torch.device("meta"):
-        return anatomy(instantiate(chosen, SHAPE), SHAPE)
+        return network_profile(instantiate(chosen, SHAPE), SHAPE)
 
 
-def anatomy_table(member: Member, overrides: Sequence[str] = ()) -> Group | None:
-    """Weights, cost and sight of an architecture with such settings, or None where settings are missing."""
-    found = anatomy_of(member, overrides)
+def profile_table(member: Member, overrides: Sequence[str] = ()) -> Group | None:
+    """Return a table of parameters, cost and receptive fields, or None if required settings are missing."""
+    found = profile_of(member, overrides)
     if found is None:
         return None
     title = (
-        f"{' '.join(overrides) or 'by default'}, for {SHAPE.text}: {found.parameters:,} parameters, "
+        f"{' '.join(overrides) or 'default settings'}, {SHAPE.text}: {found.parameters:,} parameters, "
         f"{found.macs / 1e9:.4f} G multiply-accumulates"
     )
     has_stages = any(part.name for part in found.parts)
-    columns = ("map", "channels", "parameters", "10^6 mult.-acc.", "sees")
+    columns = ("map", "channels", "parameters", "10^6 mult.-acc.", "receptive field")
     table = Table(*(("part", *columns) if has_stages else columns), box=None, padding=(0, 2))
     for part in found.parts:
         table.add_row(*((part.name,) if has_stages else ()), *_row(part))
@@ -61,5 +61,5 @@ def anatomy_table(member: Member, overrides: Sequence[str] = ()) -> Group | None
 
 def _row(part: Part) -> tuple[str, ...]:
     size = "means" if part.size == (1, 1) else f"{part.size[0]}x{part.size[1]}"
-    field = "everything" if part.field is None else f"{part.field}x{part.field} pixels"
+    field = "whole image" if part.field is None else f"{part.field}x{part.field} pixels"
     return size, str(part.channels), f"{part.parameters:,}", f"{part.macs / 1e6:,.1f}", field

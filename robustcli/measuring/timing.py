@@ -1,4 +1,4 @@
-"""Rounds: everything that is compared runs in turn, so that what else happens on the machine hits all alike."""
+"""Time several things in turn, round by round, so that other load on the machine affects all alike."""
 
 import math
 import statistics
@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 
-# Rows that benches share: our own, once more for the noise, and the limit.
+# Names of rows in all benches: our code, the same again for the noise, and the limit.
 OURS, AGAIN, ALONE = "ours", "ours again", "its passes alone"
-# A sample lasts at least so long, in seconds; shorter ones measure the clock.
+# Minimum duration of a sample in seconds; shorter ones are dominated by the clock.
 _SAMPLE = 0.25
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Median, least and largest of what the rounds gave."""
+    """Median, minimum and maximum over rounds."""
 
     median: float
     low: float
@@ -30,10 +30,10 @@ class Spread:
 
 @dataclass(frozen=True)
 class Stopwatch:
-    """Seconds of a device.
+    """Clock for a device, in seconds.
 
-    On a CPU those of the processor in this process, all threads together: other processes do not count. On a
-    GPU those on the wall, after waiting for the device.
+    On a CPU it is the processor time of this process, all threads together, so other processes do not count. On a GPU
+    it is the wall clock, after waiting for the device.
     """
 
     device: torch.device
@@ -50,27 +50,27 @@ class Stopwatch:
 
 
 Sample = Callable[[int], float]
-"""Runs something so many times and returns its seconds per run."""
+"""Runs something n times and returns the seconds per run."""
 
 
 @dataclass(frozen=True)
 class Timed:
-    """Samples of a step in this process."""
+    """Sample of a step in this process."""
 
     step: Callable[[], object]
     watch: Stopwatch
 
     def __call__(self, repeats: int) -> float:
-        begun = self.watch.now()
+        start = self.watch.now()
         for _ in range(repeats):
             self.step()
-        return (self.watch.now() - begun) / repeats
+        return (self.watch.now() - start) / repeats
 
 
 def measure(samples: Mapping[str, Sample], rounds: int) -> dict[str, list[float]]:
-    """Seconds per run of everything, one number per round; the order turns round after every round.
+    """Return the seconds per run of every sample, one number per round; the order is reversed after each round.
 
-    Each runs once before, unmeasured, and the first once more to find how often a sample repeats it.
+    Every sample runs once before without being timed, and the first one once more to choose the number of repeats.
     """
     for sample in samples.values():
         sample(1)
@@ -85,17 +85,17 @@ def measure(samples: Mapping[str, Sample], rounds: int) -> dict[str, list[float]
 
 
 def speed(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
-    """Our speed as a multiple of theirs, round by round: above 1 is faster."""
+    """Return our speed as a multiple of theirs, by rounds: above 1 is faster."""
     return Spread.of([their / our for our, their in zip(ours, theirs, strict=True)])
 
 
 def to_others(seconds: Mapping[str, Sequence[float]], limit: str, peer: str) -> dict[str, dict[str, Any]]:
-    """By name: its seconds as a multiple of the limit's, and its speed as a multiple of a peer's, round by round.
+    """Return, by name, the time as a multiple of the limit and the speed as a multiple of torchattacks.
 
     Args:
-        seconds: of every round.
-        limit: name of the passes alone.
-        peer: name of torchattacks' way as it comes; where it was not measured, nothing is compared with it.
+        seconds: seconds of every round by name.
+        limit: name of the limit, the passes by themselves.
+        peer: name of torchattacks; None in the result if it was not measured.
     """
     return {
         name: {
@@ -106,12 +106,13 @@ def to_others(seconds: Mapping[str, Sequence[float]], limit: str, peer: str) -> 
     }
 
 
-def beside(seconds: Mapping[str, Sequence[float]], ours: str, again: str) -> dict[str, dict[str, Any]]:
-    """By name: our speed as a multiple of its, and the verdict.
+def compare(seconds: Mapping[str, Sequence[float]], ours: str, again: str) -> dict[str, dict[str, Any]]:
+    """Return, by name, our speed as a multiple of its speed, and the verdict.
 
     Args:
-        seconds: of every round.
-        ours, again: names of what is compared, which has neither, and of the same once more, which has no verdict.
+        seconds: seconds of every round by name.
+        ours: name of our code, which gets no ratio and no verdict.
+        again: name of the repetition of our code, which gets no verdict.
     """
     same = speed(seconds[ours], seconds[again])
     found: dict[str, dict[str, Any]] = {}
@@ -125,11 +126,11 @@ def beside(seconds: Mapping[str, Sequence[float]], ours: str, again: str) -> dic
 
 
 def verdict(ratio: Spread, again: Spread) -> str:
-    """ "faster" or "slower", if every round says so and by more than the same thing differs from itself.
+    """Return "faster" or "slower" if this holds in every round and exceeds the spread of our own code.
 
     Args:
         ratio: our speed as a multiple of another.
-        again: our speed as a multiple of our own, measured once more.
+        again: our speed as a multiple of its repetition.
     """
     if ratio.low > max(1, again.high):
         return "faster"

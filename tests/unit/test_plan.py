@@ -25,21 +25,22 @@ from robustcli.evaluators.attacked import Attacked
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.clean import Clean
 from robustcli.evaluators.under import Under
-from robustcli.measuring import rounds
+from robustcli.measuring import timing
 from robustcli.measuring.clocks import Seconds, median
+from robustcli.measuring.counters import peak_bytes
 from robustcli.measuring.memory import fitting, free_bytes, is_out_of_memory
-from robustcli.measuring.untimed import peak_bytes
 from robustcli.promises.networks import conv_net, images
 from robustcli.reports.plan import lines_of, sweep_table, tables_of, time_of
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.specs.yamlfile import parse_yaml
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
-from robustcli.workflows.plan import evaluations, story, updates
+from robustcli.workflows.plan import evaluations, updates
+from robustcli.workflows.plan import plan as plan_module
 from robustcli.workflows.plan.evaluations import EvaluationCost, Probe, StageCost
 from robustcli.workflows.plan.images import images_of
+from robustcli.workflows.plan.plan import Request, plan
 from robustcli.workflows.plan.savings import changes_of, not_measured
-from robustcli.workflows.plan.story import Request, plan
 from robustcli.workflows.plan.updates import Trial
 
 CPU = torch.device("cpu")
@@ -59,7 +60,7 @@ evaluate:
 
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rounds, "_SAMPLE", 0.0)
+    monkeypatch.setattr(timing, "_SAMPLE", 0.0)
     monkeypatch.setattr(evaluations, "_PATIENCE", 0.01)
 
 
@@ -119,27 +120,30 @@ def test_autoattack_takes_its_published_budget() -> None:
 
 
 @pytest.mark.parametrize(
-    ("attack", "lets_go"), [(Pgd(), False), (Pgd(keep="fooled"), True), (Apgd(), True), (Fab(), True), (Square(), True)]
+    ("attack", "exits_early"),
+    [(Pgd(), False), (Pgd(keep="fooled"), True), (Apgd(), True), (Fab(), True), (Square(), True)],
 )
-def test_whether_an_attack_lets_go_is_seen(attack: Attack, lets_go: bool) -> None:
+def test_whether_an_attack_exits_early_is_seen(attack: Attack, exits_early: bool) -> None:
     (stage,) = Probe(network(), images(8), THREAT).measure(Attacked(attack=attack), 8, 0.5).stages
-    assert stage.lets_go is lets_go
-    assert (stage.of_broken() < 1) is (lets_go and stage.forwards + stage.gradients > evaluations.BROKEN_PASSES)
+    assert stage.exits_early is exits_early
+    assert (stage.of_broken() < 1) is (exits_early and stage.forwards + stage.gradients > evaluations.BROKEN_PASSES)
 
 
-def stage_of(name: str, seconds: float, *, lets_go: bool, sample: int | None = None) -> StageCost:
-    return StageCost(name, 100, 100, Seconds(seconds, 2 * seconds), lets_go, sample)
+def stage_of(name: str, seconds: float, *, exits_early: bool, sample: int | None = None) -> StageCost:
+    return StageCost(name, 100, 100, Seconds(seconds, 2 * seconds), exits_early, sample)
 
 
 def test_seconds_follow_from_survivors() -> None:
     clean = Seconds(1, 1)
     # Of 100 images 60 survive, 20 break, 20 are wrong when clean.
-    whole = EvaluationCost(100, clean, (stage_of("a", 10, lets_go=False),))
+    whole = EvaluationCost(100, clean, (stage_of("a", 10, exits_early=False),))
     assert whole.seconds(0.6) == Seconds(100 + 80 * 10, 100 + 80 * 20)
-    leaving = EvaluationCost(100, clean, (stage_of("a", 10, lets_go=True),))
+    leaving = EvaluationCost(100, clean, (stage_of("a", 10, exits_early=True),))
     assert leaving.seconds(0.6).wall == pytest.approx(100 + 10 * (60 + 20 * 0.1))
     # The second attack meets survivors alone, and of those a sample where it draws one.
-    both = EvaluationCost(100, clean, (stage_of("a", 10, lets_go=False), stage_of("b", 1, lets_go=True, sample=5)))
+    both = EvaluationCost(
+        100, clean, (stage_of("a", 10, exits_early=False), stage_of("b", 1, exits_early=True, sample=5))
+    )
     assert both.seconds(0.6).wall == 100 + 800 + 5
     assert EvaluationCost(100, clean, ()).seconds(0.6) == Seconds(100, 100)
 
@@ -273,7 +277,7 @@ def test_random_images_stand_for_those_of_a_known_data_set(tmp_path: Path) -> No
     )
     data, replaced = images_of(spec_of(text), CPU)
     assert replaced is not None
-    assert replaced.startswith("random images of 1x28x28")
+    assert replaced.startswith("random 1x28x28")
     assert "MNIST is not in" in replaced
     assert data.sizes == {"train": 59_950, "val": 50, "test": 10_000}
     assert list(tmp_path.iterdir()) == [], "nothing is fetched"
@@ -318,7 +322,7 @@ def test_what_is_watched_in_methods_of_one_step_is_told_with_the_check(tmp_path:
     for defense in ("{name: pgd_at, steps: 2}", "n_fgsm"):
         spec = spec_of(TINY.replace("{name: pgd_at, steps: 2}\ntrain", f"{defense}\ntrain"))
         data, _ = images_of(spec, CPU)
-        checked, _ = story._evaluations(Request(spec=spec, updates=3), Trial(spec, data, CPU, tmp_path), data)
+        checked, _ = plan_module._evaluations(Request(spec=spec, updates=3), Trial(spec, data, CPU, tmp_path), data)
         gradients[defense] = [sum(stage.gradients for stage in cost.stages) for cost in checked]
     assert gradients["n_fgsm"] == [*gradients["{name: pgd_at, steps: 2}"], 10 + 4]
 
@@ -341,7 +345,7 @@ def test_what_does_not_fit_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["fits"] is False
     assert "train.batch_size=16" in found["notes"][0]
     assert tables_of(found) == []
-    assert any("it will not fit: an update of 32 images" in line for line in lines_of(found))
+    assert any("does not fit: an update of 32 images" in line for line in lines_of(found))
     assert sweep_table("family", {"a": {"seeds": 1, **found}}).row_count == 2
 
 
@@ -353,11 +357,11 @@ def test_what_the_cpu_cannot_allocate_is_said_with_its_stage(monkeypatch: pytest
     with monkeypatch.context() as patched:
         patched.setattr(Trial, "run", exhausted)
         (note,) = plan(request)["notes"]
-    assert note.startswith("it will not fit: an update of 32 images ran out of the memory of cpu ([enforce")
+    assert note.startswith("does not fit: an update of 32 images ran out of memory on cpu ([enforce")
     with monkeypatch.context() as patched:
         patched.setattr(Probe, "measure", exhausted)
         (note,) = plan(request)["notes"]
-    assert note.startswith("it will not fit: the check after an epoch ran out")
+    assert note.startswith("does not fit: the check after an epoch ran out")
     measure = Probe.measure
 
     def for_pgd(self: Probe, evaluator: Evaluator, *words: Any) -> EvaluationCost:
@@ -383,12 +387,12 @@ def test_memory_is_told_for_updates_and_every_evaluation(monkeypatch: pytest.Mon
     # A pass of a single image, as often as there are images in a batch.
     assert clean.peak == pytest.approx(32 / 8 * peak_bytes(lambda: model(x), CPU), rel=0.5)
     assert attacked.peak / 16 > clean.peak / 32, "gradients keep what a look drops"
-    monkeypatch.setattr(story, "free_bytes", lambda _: 1)
+    monkeypatch.setattr(plan_module, "free_bytes", lambda _: 1)
     found = plan(Request(spec=spec_of(), updates=3, savings=False))
     assert found["memory"]["free"] == 1
     assert found["training"]["peak_bytes"] > 0
     assert [note.split()[:6] for note in found["notes"][:2]] == [
-        f"it will not fit: evaluation {key}".split() for key in ("clean", "pgd")
+        f"does not fit: evaluation {key}".split() for key in ("clean", "pgd")
     ]
     assert "evaluation pgd takes" in found["notes"][1]
     assert is_out_of_memory(MemoryError())

@@ -1,4 +1,4 @@
-"""What a network consists of, without computing anything: weights, cost and sight, stage by stage."""
+"""Profile of a network: parameters, multiply-accumulates and receptive fields by stage, without computing outputs."""
 
 import math
 import re
@@ -15,23 +15,23 @@ from torch.utils.flop_counter import flop_registry
 
 from robustcli.architectures import ImageShape
 
-# What families call their stages, wherever these lie: layer1, layer.0, block1, blocks.0, stages.0.
+# Names of stages at any depth: layer1, layer.0, block1, blocks.0, stages.0.
 _STAGE = re.compile(r"(?:.*\.)?((?:layer|block|stage)s?\.?\d+)")
 Grid = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Part:
-    """A stage of the network, what lies before or after the stages, or all that works on maps of one size.
+    """A stage, the layers before, between or after stages, or all layers with maps of one size.
 
     Args:
-        name: of the stage, "stem", "between" or "head"; empty where parts are told by the size of their maps.
-        size: (height, width) of the maps that it puts out; tokens count as the grid that they were cut from, and
-            (1, 1) is the classifier, and what sees means of whole maps.
-        channels: of the widest.
-        parameters: learned numbers.
-        macs: multiply-accumulates of convolutions, linear layers and matrix products, for one image.
-        field: side of the square of pixels that a pixel of its last map sees; None is the whole image.
+        name: name of the stage, "stem", "between" or "head"; empty for parts that are divided by the size of maps.
+        size: (height, width) of the output maps. Tokens have the size of their grid; the classifier, and layers that
+            read means of whole maps, have (1, 1).
+        channels: channels of the widest layer.
+        parameters: number of parameters.
+        macs: multiply-accumulates of convolutions, linear layers and matrix products for one image.
+        field: side of the receptive field in pixels; None: the whole image.
     """
 
     name: str
@@ -43,11 +43,11 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Anatomy:
-    """A network in parts: stem, stages and head in this order, or from the largest maps to the smallest.
+class Profile:
+    """Parts of a network: stem, stages and head in this order, or from the largest to the smallest maps.
 
     Args:
-        parameters: all of them, also those that the forward never uses.
+        parameters: number of all parameters, also of unused ones.
     """
 
     parts: tuple[Part, ...]
@@ -55,29 +55,29 @@ class Anatomy:
 
     @property
     def macs(self) -> int:
-        """Of one image: convolutions, linear layers and products of matrices that are learned or made of the image.
+        """Multiply-accumulates for one image: convolutions, linear layers and matrix products.
 
-        Norms, activations, pools and transforms by fixed matrices are not counted.
+        Norms, activations, pools and products with fixed matrices do not count.
         """
         return sum(part.macs for part in self.parts)
 
 
-def anatomy(network: nn.Module, shape: ImageShape) -> Anatomy:
-    """Follow one image through a network of the meta device, operation by operation.
+def network_profile(network: nn.Module, shape: ImageShape) -> Profile:
+    """Return the profile of a network on the meta device, by following one image through its operations.
 
-    A network of two or more modules that are called layer, block or stage with a number, each a sequence of blocks,
-    is told by these stages; any other one by the size of its maps.
+    If at least two modules are sequences of blocks with the name layer, block or stage and a number, these are the
+    parts. Otherwise the network is divided by the size of its maps.
     """
     stages = _stages(network)
-    watching = _Watching(by_stage=bool(stages))
+    tracker = _Tracker(by_stage=bool(stages))
     hooks = []
     for number, (name, module) in enumerate(stages.items(), start=1):
         after = "head" if number == len(stages) else "between"
-        hooks.append(module.register_forward_pre_hook(watching.entering(name)))
-        hooks.append(module.register_forward_hook(watching.leaving(name, after)))
+        hooks.append(module.register_forward_pre_hook(tracker.entering(name)))
+        hooks.append(module.register_forward_hook(tracker.leaving(name, after)))
     was_training = network.training
     try:
-        with torch.no_grad(), watching:
+        with torch.no_grad(), tracker:
             image = torch.empty(1, shape.channels, shape.height, shape.width, device="meta")
             image.sight = _Sight(1, 1, (shape.height, shape.width))  # type: ignore[attr-defined]
             network.eval()(image)
@@ -85,7 +85,7 @@ def anatomy(network: nn.Module, shape: ImageShape) -> Anatomy:
         network.train(was_training)
         for hook in hooks:
             hook.remove()
-    rows = [(key, row) for key, row in watching.rows.items() if row.parameters]
+    rows = [(key, row) for key, row in tracker.rows.items() if row.parameters]
     if not stages:
         rows.sort(key=lambda item: item[0], reverse=True)
     parts = tuple(
@@ -99,11 +99,11 @@ def anatomy(network: nn.Module, shape: ImageShape) -> Anatomy:
         )
         for key, row in rows
     )
-    return Anatomy(parts, sum(parameter.numel() for parameter in network.parameters()))
+    return Profile(parts, sum(parameter.numel() for parameter in network.parameters()))
 
 
 def _stages(network: nn.Module) -> dict[str, nn.Module]:
-    """The outermost stages by their own names; none where there are less than two."""
+    """Return the outermost stages by name; none if there are less than two."""
     found: dict[str, tuple[str, nn.Module]] = {}
     for path, module in network.named_modules():
         matched = _STAGE.fullmatch(path)
@@ -115,7 +115,7 @@ def _stages(network: nn.Module) -> dict[str, nn.Module]:
 
 @dataclass
 class _Row:
-    """A part that is still growing; `fields` holds, by size, what the maps of that size see."""
+    """A part under construction; `fields` has the receptive fields by size of map."""
 
     size: Grid = (1, 1)
     channels: int = 0
@@ -125,19 +125,19 @@ class _Row:
 
     def sees(self, sight: "_Sight") -> None:
         side = None if sight.side is None else math.ceil(sight.side)
-        # A shortcut that is computed last sees less than the branch beside it.
+        # A shortcut that is computed last has a smaller receptive field than its branch.
         before = self.fields.get(sight.grid, 0)
         self.fields[sight.grid] = None if side is None or before is None else max(side, before)
 
 
 @dataclass(frozen=True)
 class _Sight:
-    """What a pixel of a map sees.
+    """Receptive field of a pixel of a map.
 
     Args:
-        side: of a square of pixels; None is all of them.
-        pace: how far its neighbour's square lies.
-        grid: height and width of the map, whatever the layout of the tensor that holds it.
+        side: side of a square of pixels; None: the whole image.
+        pace: distance to the receptive field of the neighbour, in pixels.
+        grid: height and width of the map, for any layout of its tensor.
     """
 
     side: float | None
@@ -148,7 +148,7 @@ class _Sight:
         side = None if self.side is None else self.side + (kernel - 1) * dilation * self.pace
         return replace(self, side=side, pace=self.pace * stride)
 
-    def beside(self, other: "_Sight") -> "_Sight":
+    def merged(self, other: "_Sight") -> "_Sight":
         side = None if self.side is None or other.side is None else max(self.side, other.side)
         return _Sight(side, max(self.pace, other.pace), max(self.grid, other.grid, key=math.prod))
 
@@ -157,9 +157,9 @@ _aten = torch.ops.aten
 _POOLS = (_aten.max_pool2d_with_indices, _aten.avg_pool2d)
 _NORMS = (_aten.native_batch_norm, _aten._native_batch_norm_legit_no_training, _aten.native_group_norm)
 _LINEAR = (_aten.mm, _aten.addmm)
-# The operands that are multiplied; an addend may come first.
+# Positions of the multiplied operands; an addend may come first.
 _FACTORS = {_aten.convolution: (0, 1), _aten.mm: (0, 1), _aten.bmm: (0, 1), _aten.addmm: (1, 2), _aten.baddbmm: (1, 2)}
-# What sees all pixels of a map at once; a batch norm in evaluation does not.
+# Operations that read all pixels of a map; a batch norm in evaluation does not.
 _WHOLE = (
     _aten.mean,
     _aten._adaptive_avg_pool2d,
@@ -170,10 +170,10 @@ _WHOLE = (
 )
 
 
-class _Watching(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows what is made of the image and what of weights, by attributes of the tensors, and adds it up in rows.
+class _Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Follow tensors that depend on the image or on weights, by attributes of the tensors, and sum them in rows.
 
-    Weights count where they first meet the image, so also those that no layer owns or that are reshaped before.
+    Weights count where they first meet the image, so also weights outside layers and reshaped ones.
     """
 
     def __init__(self, by_stage: bool) -> None:
@@ -204,7 +204,7 @@ class _Watching(TorchDispatchMode):  # type: ignore[no-untyped-call]
         weights = tuple(dict.fromkeys(weight for part in tensors for weight in _weights(part)))
         outputs = [part for part in tree_leaves(out) if isinstance(part, Tensor)]
         if sights and outputs:
-            sight = _after(operation, args, outputs[0], reduce(_Sight.beside, sights))
+            sight = _after(operation, args, outputs[0], reduce(_Sight.merged, sights))
             for part in outputs:
                 part.sight = sight  # type: ignore[attr-defined]
             self._count(operation, args, outputs[0], sight, weights)
@@ -212,7 +212,7 @@ class _Watching(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for part in outputs:
                 part.weights = weights  # type: ignore[attr-defined]
             if operation is _aten.convolution:
-                # Not of the image, such as the code of a position, but computed with it.
+                # Independent of the image, such as the code of a position.
                 self._multiplied(operation, args, outputs[0], self._row(_sides(outputs[0])))
         return out
 
@@ -220,7 +220,7 @@ class _Watching(TorchDispatchMode):  # type: ignore[no-untyped-call]
         new = [weight for weight in weights if weight not in self._seen]
         factors = [args[i] for i in _FACTORS.get(operation, ())]
         is_learned = any(_weights(factor) for factor in factors)
-        # A product with neither learned nor seen numbers is a fixed transform, such as that of a low-pass.
+        # A product with a factor that depends on neither weights nor image is a fixed transform, such as a low-pass.
         is_product = bool(factors) and (is_learned or all(hasattr(factor, "sight") for factor in factors))
         if not new and not is_product:
             return
@@ -233,7 +233,7 @@ class _Watching(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 row.sees(sight)
 
     def _multiplied(self, operation: Any, args: Any, out: Tensor, row: _Row) -> None:
-        # The registry counts a multiplication and an addition as two.
+        # The registry counts multiplication and addition separately.
         row.macs += flop_registry[operation](*args, out_val=out) // 2
         if operation is _aten.convolution:
             row.channels = max(row.channels, out.shape[1])
@@ -247,7 +247,7 @@ class _Watching(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _weights(part: Tensor) -> tuple[nn.Parameter, ...]:
-    """What learned numbers, and nothing else, a tensor is made of."""
+    """Return the weights that a tensor consists of, if it depends on weights only."""
     return (part,) if isinstance(part, nn.Parameter) else getattr(part, "weights", ())
 
 
@@ -256,9 +256,9 @@ def _sides(map_: Tensor) -> Grid:
 
 
 def _after(operation: Any, args: Any, out: Tensor, sight: _Sight) -> _Sight:
-    """What the output of an operation sees, of which `sight` is what its inputs see."""
+    """Return the receptive field of the output of an operation, given that of its inputs."""
     if operation is _aten.convolution:
-        # Of a clip the last two axes are the sides.
+        # The last two axes are height and width, also for clips.
         return replace(sight.through(args[1].shape[-1], args[3][-1], args[5][-1]), grid=_sides(out))
     if operation in _POOLS:
         kernel = args[1][0]
@@ -278,13 +278,13 @@ def _after(operation: Any, args: Any, out: Tensor, sight: _Sight) -> _Sight:
         factors = [args[i] for i in _FACTORS[operation]]
         return _by_rows(sight, len(out), any(_weights(factor) for factor in factors))
     if operation is _aten.native_layer_norm and out.numel() // math.prod(args[1]) < math.prod(sight.grid):
-        # One token of many, such as that of the class.
+        # A single token, such as the class token.
         return replace(sight, grid=(1, 1))
     return sight
 
 
 def _cut(grid: Grid, whole: Tensor, out: Tensor) -> Grid:
-    """The grid of a slice of a map, with channels before or after its sides; of anything else, the grid as it was."""
+    """Return the grid of a slice of a map with channels first or last; for other slices, the grid unchanged."""
     for rows, columns in ((2, 3), (1, 2)):
         if whole.dim() == 4 and (whole.shape[rows], whole.shape[columns]) == grid:
             return (out.shape[rows], out.shape[columns])
@@ -292,7 +292,7 @@ def _cut(grid: Grid, whole: Tensor, out: Tensor) -> Grid:
 
 
 def _by_rows(sight: _Sight, rows: int, is_learned: bool) -> _Sight:
-    """After a matrix product: a linear layer on every pixel or token mixes none of them, one on all of them does."""
+    """Return the receptive field after a matrix product: linear layers on single pixels or tokens do not mix them."""
     if not is_learned:
         return replace(sight, side=None)
     return sight if rows >= math.prod(sight.grid) else replace(sight, side=None, grid=(1, 1))

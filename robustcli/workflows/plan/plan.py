@@ -1,4 +1,4 @@
-"""The story of `robust plan`: what a spec consists of, what some of its passes take, and what that adds up to."""
+"""Estimate the time and memory of a run from a few real updates and short attacks."""
 
 import importlib
 import time
@@ -18,10 +18,10 @@ from robustcli.diagnostics.one_step import BESIDE_PGD
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.evaluate import settled
 from robustcli.evaluators.attacked import Attacked
-from robustcli.measuring.anatomy import anatomy
 from robustcli.measuring.clocks import Seconds, now
 from robustcli.measuring.machine import circumstances
 from robustcli.measuring.memory import DoesNotFitError, device_bytes, fitting, free_bytes, peak_bytes
+from robustcli.measuring.network_profile import network_profile
 from robustcli.measuring.passes import passes_of
 from robustcli.models.build import build_network
 from robustcli.registry.registry import instantiate
@@ -42,15 +42,15 @@ _PROBED = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What `robust plan` was asked for.
+    """Options of `robust plan`.
 
     Args:
-        spec: the experiment.
-        updates: how many are measured.
-        robust: the least and the largest share of images that survive an evaluation; None is what the spec's claim
-            says, and 0.3 to 0.6 where it says nothing.
-        savings: whether bf16 and the memory format are tried.
-        compile: whether compiling is tried too.
+        spec: experiment.
+        updates: number of updates to measure.
+        robust: lower and upper bound of the robust accuracy to assume, between 0 and 1; None: the spec's claim, or 0.3
+            to 0.6 without a claim.
+        savings: measure bf16 and the memory format.
+        compile: measure compilation too.
     """
 
     spec: ExperimentSpec
@@ -65,20 +65,20 @@ _UPDATE = "an update"
 
 
 def plan(request: Request) -> dict[str, Any]:
-    """Measure and add up; the result is plain data.
+    """Return the estimated cost of a run as plain data.
 
     Raises:
-        RobustCliError: something a user can mend.
+        RobustCliError: the images or the device are missing, or a setting is invalid.
     """
     spec = request.spec
-    # Until here the program has read itself, as training does, whose first optimizer reads this too.
+    # Import what the first optimizer of a training imports, so that the time to start includes it.
     importlib.import_module("torch._dynamo")
-    began = Seconds(time.process_time(), time.process_time())
+    program = Seconds(time.process_time(), time.process_time())
     device = choose_device(spec.train.device)
-    begun = now(device)
+    before = now(device)
     data, replaced = images_of(spec, device)
     keep_freed_memory()
-    loaded = now(device) - begun
+    loaded = now(device) - before
     found: dict[str, Any] = {
         **circumstances(device),
         "name": spec.name,
@@ -92,7 +92,7 @@ def plan(request: Request) -> dict[str, Any]:
         except DoesNotFitError as error:
             return {**found, "fits": False, "memory": _memory(device), "notes": [_too_large(spec, device, error)]}
     total, parts = measured["total"], measured["parts"]
-    start = began + loaded
+    start = program + loaded
     found |= {
         "fits": True,
         "start": asdict(start),
@@ -104,7 +104,7 @@ def plan(request: Request) -> dict[str, Any]:
             found["savings"] = _savings(request, data, device) if request.savings else []
     except DoesNotFitError:
         found["savings"] = []
-        found["notes"].append("what other settings save was not measured: they do not fit side by side")
+        found["notes"].append("other settings were not measured: two networks at once do not fit into memory")
     return found
 
 
@@ -118,10 +118,10 @@ def _savings(request: Request, data: Data, device: torch.device) -> list[dict[st
 
 
 def _contents(spec: ExperimentSpec, data: Data) -> dict[str, Any]:
-    """Parameters, multiply-accumulates and passes."""
+    """Return the numbers of parameters, multiply-accumulates and passes of an update."""
     with torch.device("meta"):
         network = build_network(spec.architecture, data.shape, data.mean, data.std)
-        parts = anatomy(network, data.shape)
+        parts = network_profile(network, data.shape)
     try:
         passes = asdict(passes_of(spec, data.shape))
     except RobustCliError:
@@ -130,7 +130,7 @@ def _contents(spec: ExperimentSpec, data: Data) -> dict[str, Any]:
 
 
 def _measured(request: Request, data: Data, device: torch.device, folder: Path) -> dict[str, Any]:
-    """Updates, ends of epochs and evaluations, and what they add up to."""
+    """Measure updates, ends of epochs and evaluations, and add them up."""
     spec = request.spec
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -165,7 +165,7 @@ def _measured(request: Request, data: Data, device: torch.device, folder: Path) 
                 "epoch_end": asdict(updates.epoch_end),
                 "check": {bound: asdict(seconds) for bound, seconds in checks.items()},
             },
-            "evaluations": {key: _told(cost, guesses[key]) for key, cost in costs.items()},
+            "evaluations": {key: _described(cost, guesses[key]) for key, cost in costs.items()},
             "memory": {"after_updates": after_updates, "free": free, **_memory(device)},
             "notes": [*_too_large_later(costs, device), *_notes(spec, costs.values(), device)],
         },
@@ -173,7 +173,7 @@ def _measured(request: Request, data: Data, device: torch.device, folder: Path) 
 
 
 def _evaluations(request: Request, trial: Trial, data: Data) -> tuple[list[EvaluationCost], dict[str, EvaluationCost]]:
-    """What the check after an epoch consists of, and each evaluation at the end."""
+    """Measure the evaluations of the check after an epoch, and each evaluation at the end."""
     spec = request.spec
     network, check = trial.training.network, trial.check()
     threat = ThreatModel(spec.threat.norm, spec.threat.eps)
@@ -183,12 +183,12 @@ def _evaluations(request: Request, trial: Trial, data: Data) -> tuple[list[Evalu
             parameter.requires_grad_(False)
         probe = Probe(network, x, threat)
         middle = mean(request.robust or _GUESS)
-        asked = [*check.evaluators.values()]
+        checks = [*check.evaluators.values()]
         if check.watches_one_step:
-            # As much as PGD with some more steps that lets nobody go.
-            asked.append(Attacked(attack=Pgd(steps=spec.train.check_steps + BESIDE_PGD)))
+            # The check for catastrophic overfitting costs as much as PGD without early exit and with some more steps.
+            checks.append(Attacked(attack=Pgd(steps=spec.train.check_steps + BESIDE_PGD)))
         with fitting("the check after an epoch"):
-            checked = [probe.measure(evaluator, check.count, middle) for evaluator in asked]
+            checked = [probe.measure(evaluator, check.count, middle) for evaluator in checks]
         costs = {}
         for key, chosen in spec.evaluate.items():
             options: EvaluateOptions | None = chosen.options
@@ -199,14 +199,14 @@ def _evaluations(request: Request, trial: Trial, data: Data) -> tuple[list[Evalu
 
 
 def _guess(request: Request, key: str) -> tuple[float, float]:
-    """The share of survivors that an evaluation is told by."""
+    """Return lower and upper bound of the assumed robust accuracy of an evaluation."""
     if request.robust is not None:
         return request.robust
     claimed: Mapping[str, float] = {} if request.spec.claim is None else request.spec.claim.metrics
     return (claimed[key], claimed[key]) if key in claimed else _GUESS
 
 
-def _told(cost: EvaluationCost, guess: tuple[float, float]) -> dict[str, Any]:
+def _described(cost: EvaluationCost, guess: tuple[float, float]) -> dict[str, Any]:
     forwards, gradients = cost.passes()
     broken = [stage.of_broken() * (stage.forwards + stage.gradients) for stage in cost.stages[:1]]
     return {
@@ -228,19 +228,16 @@ def _too_large(spec: ExperimentSpec, device: torch.device, error: DoesNotFitErro
     half = max(1, spec.train.batch_size // 2)
     is_update = error.stage == _UPDATE
     stage = f"an update of {spec.train.batch_size} images" if is_update else error.stage
-    smaller = f"train.batch_size={half}, train.precision=bf16" if is_update else "a smaller batch_size of it"
-    return (
-        f"it will not fit: {stage} ran out of the memory of {device} ({error.reason}); "
-        f"try {smaller} or a narrower network"
-    )
+    smaller = f"train.batch_size={half}, train.precision=bf16" if is_update else "a smaller batch_size for it"
+    return f"does not fit: {stage} ran out of memory on {device} ({error.reason}); try {smaller} or a narrower network"
 
 
 def _too_large_later(costs: Mapping[str, EvaluationCost], device: torch.device) -> list[str]:
-    """Evaluations whose batches are larger than what was measured, and than what is free by now."""
+    """Return a note for each evaluation whose batches need more memory than is free."""
     free = free_bytes(device)
     return [
-        f"it will not fit: evaluation {key} takes {cost.peak / 2**30:.1f} GiB for a batch of {cost.batch_size} images, "
-        f"and {free / 2**30:.1f} GiB are free; try a smaller batch_size of it"
+        f"does not fit: evaluation {key} needs {cost.peak / 2**30:.1f} GiB for a batch of {cost.batch_size} images, "
+        f"but {free / 2**30:.1f} GiB are free; try a smaller batch_size for it"
         for key, cost in costs.items()
         if free is not None and cost.peak > free
     ]
@@ -252,12 +249,12 @@ def _notes(spec: ExperimentSpec, costs: Any, device: torch.device) -> list[str]:
     if measured := spec.defense.member.measured:
         notes.insert(0, f"{spec.defense.name} {measured}")
     if defense.replays > 1:
-        notes.append(f"each batch is used {defense.replays} times, and every use is an update")
+        notes.append(f"each batch is used {defense.replays} times, each of which is an update")
     if any(cost.stages for cost in costs):
         notes.append(
-            "survivors are a guess (--robust): half of the others are taken to be wrong when clean, and an image "
-            f"that breaks to take {BROKEN_PASSES} passes where its attack lets go of it"
+            "robust accuracies are assumed (--robust); of the other images half are assumed to be misclassified "
+            f"without an attack, and half to take {BROKEN_PASSES} passes if the attack stops for them"
         )
     if spec.train.compile:
-        notes.append("compiling itself is left out; it takes about a minute")
+        notes.append("the time of compilation, about a minute, is not included")
     return list(dict.fromkeys(notes))

@@ -10,11 +10,11 @@ from test_architectures import CIFAR, IMAGENET, build, build_weightless, count_p
 from torch import Tensor, nn
 
 from robustcli.architectures import ImageShape
-from robustcli.measuring.anatomy import anatomy
+from robustcli.measuring.network_profile import network_profile
 
 
 def test_resnet18_in_parts() -> None:
-    found = anatomy(build_weightless("resnet18"), CIFAR)
+    found = network_profile(build_weightless("resnet18"), CIFAR)
     assert found.parameters == 11_173_962
     assert round(found.macs / 1e9, 4) == 0.5554
     assert [(part.name, part.size, part.channels, part.field) for part in found.parts] == [
@@ -32,9 +32,9 @@ def test_resnet18_in_parts() -> None:
 
 
 def test_stages_of_one_resolution_are_told_apart() -> None:
-    late = anatomy(build_weightless("resnet18", strides=(1, 1, 2, 2)), CIFAR).parts
+    late = network_profile(build_weightless("resnet18", strides=(1, 1, 2, 2)), CIFAR).parts
     assert [(part.name, part.size) for part in late][1:3] == [("layer1", (32, 32)), ("layer2", (32, 32))]
-    assert [(part.size, part.channels) for part in anatomy(build_weightless("regnet"), CIFAR).parts] == [
+    assert [(part.size, part.channels) for part in network_profile(build_weightless("regnet"), CIFAR).parts] == [
         ((32, 32), 64),
         ((32, 32), 24),
         ((32, 32), 56),
@@ -54,13 +54,13 @@ def test_stages_of_one_resolution_are_told_apart() -> None:
     ],
 )
 def test_stages_have_the_names_of_their_modules(name: str, settings: dict[str, Any], named: list[str]) -> None:
-    parts = anatomy(build_weightless(name, **settings), CIFAR).parts
+    parts = network_profile(build_weightless(name, **settings), CIFAR).parts
     assert [part.name for part in parts] == ["stem", *named, "head"]
 
 
 @pytest.mark.parametrize("name", ["vgg11", "advrush", "vit", "xcit", "small_cnn"])
 def test_networks_without_stages_are_told_by_the_size_of_their_maps(name: str) -> None:
-    parts = anatomy(build_weightless(name), CIFAR).parts
+    parts = network_profile(build_weightless(name), CIFAR).parts
     assert {part.name for part in parts} == {""}
     areas = [math.prod(part.size) for part in parts]
     assert areas == sorted(set(areas), reverse=True)
@@ -68,7 +68,7 @@ def test_networks_without_stages_are_told_by_the_size_of_their_maps(name: str) -
 
 def test_layouts_are_read_whatever_comes_last() -> None:
     """Perceptrons on channels-last maps, tokens, and the class token alone."""
-    convnext = anatomy(build_weightless("convnext"), CIFAR).parts
+    convnext = network_profile(build_weightless("convnext"), CIFAR).parts
     assert [(part.size, part.channels, part.field) for part in convnext] == [
         ((32, 32), 96, 1),
         ((32, 32), 384, 19),
@@ -77,13 +77,13 @@ def test_layouts_are_read_whatever_comes_last() -> None:
         ((4, 4), 3072, 422),
         ((1, 1), 10, None),
     ]
-    xcit = anatomy(build_weightless("xcit", width=16, heads=2, depth=1), CIFAR).parts
+    xcit = network_profile(build_weightless("xcit", width=16, heads=2, depth=1), CIFAR).parts
     assert [(part.size, part.channels) for part in xcit] == [((32, 32), 4), ((16, 16), 8), ((8, 8), 64), ((1, 1), 64)]
     # The projections of both class blocks, their perceptrons, and the classifier are of one token.
     assert xcit[-1].macs == 2 * (2 * 16 * 16 + 8 * 16 * 16) + 160
-    vit = anatomy(build_weightless("vit", width=16, heads=2, depth=1), CIFAR).parts
+    vit = network_profile(build_weightless("vit", width=16, heads=2, depth=1), CIFAR).parts
     assert [(part.size, part.channels) for part in vit] == [((8, 8), 64), ((1, 1), 10)]
-    swin = anatomy(build_weightless("torchvision", IMAGENET, model="swin_t"), IMAGENET).parts
+    swin = network_profile(build_weightless("torchvision", IMAGENET, model="swin_t"), IMAGENET).parts
     assert [(part.size, part.channels) for part in swin] == [
         ((56, 56), 384),
         ((28, 28), 768),
@@ -109,7 +109,7 @@ class Products(nn.Module):
 
 def test_products_count_unless_one_factor_is_fixed() -> None:
     with torch.device("meta"):
-        found = anatomy(Products(), ImageShape(3, 2, 2, 1))
+        found = network_profile(Products(), ImageShape(3, 2, 2, 1))
     attention = 2 * 4 * 4 * 3
     assert found.macs == 2 * attention + 4 * 3 * 5
     assert found.parameters == sum(part.parameters for part in found.parts) == 15
@@ -129,13 +129,13 @@ def test_products_count_unless_one_factor_is_fixed() -> None:
 def test_cost_is_the_published_one(name: str, settings: dict[str, Any], gigamacs: float) -> None:
     """Of those that no other test counts."""
     shape = IMAGENET if name == "torchvision" else CIFAR
-    assert round(anatomy(build_weightless(name, shape, **settings), shape).macs / 1e9, 4) == gigamacs
+    assert round(network_profile(build_weightless(name, shape, **settings), shape).macs / 1e9, 4) == gigamacs
 
 
 def test_the_probes_of_cifs_count() -> None:
     with torch.device("meta"):
-        found = anatomy(build("cifs", network=build("resnet18")), CIFAR)
-    plain = anatomy(build_weightless("resnet18"), CIFAR)
+        found = network_profile(build("cifs", network=build("resnet18")), CIFAR)
+    plain = network_profile(build_weightless("resnet18"), CIFAR)
     assert [part.name for part in found.parts] == ["stem", "layer1", "layer2", "layer3", "layer4", "head"]
     # Two forwards of the first probe's hidden layer and one backward; its last layer, and the linear probe.
     assert found.macs - plain.macs == 3 * 512 * 128 + 128 * 10 + 512 * 10
@@ -176,7 +176,7 @@ def counted_by_layers(network: nn.Module) -> int:
 )
 def test_nothing_is_counted_twice_or_left_out(name: str, settings: dict[str, Any]) -> None:
     network = build_weightless(name, **settings)
-    found = anatomy(network, CIFAR)
+    found = network_profile(network, CIFAR)
     assert found.parameters == count_parameters(network)
     # Two affine weights for each input of the first norm of robust blocks that project nothing.
     never_used = 2 * 4 * (2 * 16 + 2 * 32 + 64) if name == "robust_resnet" else 0
@@ -213,7 +213,7 @@ def test_a_pixel_of_the_last_map_sees_the_field_and_no_more(name: str, settings:
         rows = grad[0, 0].abs().amax(1).nonzero().flatten()
         seen.append(int(rows[-1] - rows[0]) + 1)
     with torch.device("meta"):
-        found = anatomy(build(name, shape, **settings), shape)
+        found = network_profile(build(name, shape, **settings), shape)
     assert max(seen) == found.parts[-2].field
 
 
@@ -221,11 +221,11 @@ def test_a_pixel_of_the_last_map_sees_the_field_and_no_more(name: str, settings:
     "settings", [{"channel_gate": "se"}, {"downsample": "flc"}, {"norm": "conv"}, {"norm": "group"}]
 )
 def test_some_layers_see_the_whole_image(settings: dict[str, Any]) -> None:
-    assert anatomy(build_weightless("resnet18", **settings), CIFAR).parts[-2].field is None
+    assert network_profile(build_weightless("resnet18", **settings), CIFAR).parts[-2].field is None
 
 
 def test_an_enlarged_image_is_seen_in_smaller_pieces() -> None:
-    plain, enlarged = (anatomy(build_weightless("resnet18", upsample=factor), CIFAR).parts for factor in (1, 2))
+    plain, enlarged = (network_profile(build_weightless("resnet18", upsample=factor), CIFAR).parts for factor in (1, 2))
     assert [part.field for part in enlarged] == [2, 6, 13, 27, 55, None]
     assert [part.field for part in plain] == [3, 11, 25, 53, 109, None]
 
@@ -234,4 +234,4 @@ def test_a_linear_layer_costs_as_much_as_there_are_tokens() -> None:
     shape = ImageShape(3, 4, 4, 10)
     with torch.device("meta"):
         tokens = nn.Sequential(nn.Conv2d(3, 5, 1), nn.Flatten(2), nn.Linear(16, 7), nn.Flatten(), nn.Linear(35, 10))
-    assert anatomy(tokens, shape).macs == 16 * 3 * 5 + 5 * 16 * 7 + 35 * 10
+    assert network_profile(tokens, shape).macs == 16 * 3 * 5 + 5 * 16 * 7 + 35 * 10
