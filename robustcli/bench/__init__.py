@@ -1,1 +1,1 @@
-"""`robust bench`: what a step costs, as ratios of things measured in turn in one process."""
+"""`robust bench`: cost of steps and attacks, as ratios of times that are measured in turn in one process."""

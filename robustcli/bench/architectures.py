@@ -1,4 +1,4 @@
-"""The story of `robust bench architectures`: time of every family and layer against its multiply-accumulates."""
+"""`robust bench architectures`: speed of every architecture and layer relative to its multiply-accumulates."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -21,20 +21,20 @@ from robustcli.runtime.device import choose_device
 from robustcli.specs.check import Checker
 from robustcli.specs.settings import ArchitectureOptions
 
-# What all are compared with.
+# Reference of all comparisons.
 YARDSTICK = "resnet18"
-# A network that makes less than this share of the yardstick's multiply-accumulates in a second is looked at.
+# A network is slow if its multiply-accumulates per second are less than this share of the reference's.
 SLOW = 1 / 3
-# Networks beyond it are made narrower, by their own width, until they are not: 10^9 multiply-accumulates an image.
+# Multiply-accumulates per image above which the width of a network is halved until it is below.
 _LARGE = 0.6e9
 
 
 @dataclass(frozen=True)
 class _Member:
-    """An architecture at the size that is measured.
+    """An architecture to measure.
 
     Args:
-        settings: those that are not the defaults.
+        settings: settings that differ from the defaults.
     """
 
     name: str
@@ -45,19 +45,19 @@ class _Member:
 
     @property
     def label(self) -> str:
-        """Unlike that of any other."""
+        """Unique name with settings."""
         return architecture_label(self.name, self.settings)
 
 
 def bench_architectures(names: tuple[str, ...], batch_size: int, rounds: int, device_name: str) -> dict[str, Any]:
-    """Forward, and forward with gradient to the images, of each architecture with its defaults, in evaluation mode.
+    """Time forward passes and input gradients of architectures with their defaults, in eval mode.
 
     Args:
-        names: of architectures; none is all that need no settings, then the yardstick with every other layer that
-            it can be made of and inside every architecture that is built around another.
+        names: names of architectures. Empty: all architectures without required settings, the reference with every
+            other layer option, and the reference inside every architecture that contains another network.
 
     Raises:
-        RobustCliError: there is no such architecture.
+        RobustCliError: an architecture is unknown or has required settings.
     """
     device = choose_device(device_name)
     members = list(_members(names))
@@ -67,7 +67,7 @@ def bench_architectures(names: tuple[str, ...], batch_size: int, rounds: int, de
     x = torch.rand((batch_size, SHAPE.channels, SHAPE.height, SHAPE.width), generator=generator).to(device)
     seconds: dict[str, dict[str, list[float]]] = {}
     samples: dict[str, Sample] = {}
-    # The costliest first: a sample repeats everything as often as the first needs.
+    # The most expensive first, because it determines the number of repeats.
     for member in sorted(members, key=lambda member: -member.macs):
         network = new_network(member.chosen).to(device).eval().requires_grad_(False)
         samples[f"gradient {member.label}"] = Timed(_gradient(network, x), watch)
@@ -93,7 +93,7 @@ def _row(
 ) -> dict[str, Any]:
     ratios = {}
     for kind, of_kind in seconds.items():
-        # Multiply-accumulates in a second as a multiple of the yardstick's, round by round.
+        # Multiply-accumulates per second as a multiple of the reference's, by rounds.
         share = speed(of_kind[member.label], of_kind[yardstick.label])
         scale = member.macs / yardstick.macs
         ratios[kind] = {key: scale * value for key, value in asdict(share).items()}
@@ -111,13 +111,13 @@ def _row(
             for kind, of_kind in seconds.items()
         },
         "ratio": ratios,
-        # In every round, so that no noise is called a slow layer.
+        # Slow in every round, so that noise does not make a layer slow.
         "is_slow": any(ratio["high"] < SLOW for ratio in ratios.values()),
     }
 
 
 def _members(names: tuple[str, ...]) -> Iterator[_Member]:
-    """The yardstick, then the others by name."""
+    """Yield the reference, then the others."""
     known = catalog("architectures")
     for name in names:
         if name not in known:
@@ -129,7 +129,7 @@ def _members(names: tuple[str, ...]) -> Iterator[_Member]:
     ]
     for name in names:
         if name not in able:
-            raise RobustCliError(f"--architecture: '{name}' needs settings, and is measured with its defaults alone")
+            raise RobustCliError(f"--architecture: '{name}' has required settings, but only defaults are measured")
     for name in dict.fromkeys((YARDSTICK, *(names or able))):
         yield _sized(name)
     if not names:
@@ -139,14 +139,14 @@ def _members(names: tuple[str, ...]) -> Iterator[_Member]:
 
 
 def _other_layers() -> Iterator[dict[str, Any]]:
-    """Settings of the yardstick, each with one layer that is not the default."""
+    """Yield settings of the reference that change one layer option each."""
     for key, parameter in catalog("architectures")[YARDSTICK].parameters.items():
         if get_origin(parameter.annotation) is Literal and isinstance(parameter.default, str):
             yield from ({key: name} for name in get_args(parameter.annotation) if name != parameter.default)
 
 
 def _sized(name: str) -> _Member:
-    """An architecture with its defaults, or with its widths halved until it is small enough."""
+    """Return an architecture with its defaults, or with its widths halved until it is small enough."""
     member = _member(name, {})
     while member.macs > _LARGE:
         widths = {key: _halved(value) for key, value in member.chosen.parameters.items() if key.startswith("wid")}

@@ -1,6 +1,6 @@
-"""The story of `robust bench autoattack`: our engine beside the package of AutoAttack's authors, in one process.
+"""`robust bench autoattack`: speed of our AutoAttack and of the authors' package, in one process.
 
-The limit is what the outcome takes at least: the passes of images that survive and of those that break, alone.
+The limit is the minimum for the same result: the passes of images that survive and of images that break, by themselves.
 """
 
 import warnings
@@ -31,14 +31,15 @@ _MOVES, _QUERIES, _FAB_TARGETS = 100, 5000, 9
 
 @dataclass
 class Row:
-    """What one way of evaluating came to.
+    """Result of one engine.
 
     Args:
-        name: of the way.
-        seconds: of every round.
-        survives: (n,) who is left; None of the passes alone, which decide nothing.
-        passes: forwards and gradients per image that survives and per image that an attack breaks; of the package,
-            which does not tell them apart, per image that is right when clean.
+        name: name of the engine.
+        seconds: seconds of every round.
+        survives: mask (n,) of the surviving images; None for the limit.
+        passes: forward and gradient passes per image that survives and per image that breaks. For the package, which
+            does
+            not distinguish them: per image that is classified correctly without an attack.
     """
 
     name: str
@@ -50,11 +51,11 @@ class Row:
 def bench_autoattack(
     subject: BenchSubject, rounds: int, screen: int | None, *, is_compiled: bool = False
 ) -> dict[str, Any]:
-    """Standard AutoAttack by the package, by the native engine, and by it in haste, in turn in every round.
+    """Time standard AutoAttack with the package, the native engine and its fast precision, in turn in every round.
 
     Args:
-        screen: also measure with this many survivors sampled.
-        is_compiled: also measure with compiled searches; compiling is no part of a speed and stated by itself.
+        screen: also measure with this number of sampled survivors.
+        is_compiled: also measure compiled searches; the time of compilation is reported separately.
     """
     evaluators = {NATIVE: AutoAttack(), NATIVE_AGAIN: AutoAttack(), f"{NATIVE}, fast": AutoAttack(precision="fast")}
     if is_compiled:
@@ -64,7 +65,7 @@ def bench_autoattack(
         name = f"{NATIVE}, fast{', compiled' if is_compiled else ''}, screen {screen}"
         evaluators[name] = AutoAttack(precision="fast", compile=is_compiled, screen=screen)
     watch = Stopwatch(subject.x.device)
-    # The package runs in whatever precision torch has where its user says nothing; all else in single precision.
+    # The package runs in the default precision of torch, everything else in single precision.
     with restored_model(subject.network), restored_generators(subject.x.device):
         with full_precision(subject.x.device.type):
             clean = subject.gather(AutoAttack(), subject.threat.scaled(0)).survives
@@ -80,13 +81,13 @@ def bench_autoattack(
                     if name in evaluators:
                         _time_native(subject, watch, row, evaluators[name])
                         continue
-                    # Last in the first round: by then it is known which images survive, and what the others took.
+                    # Last in the first round, when the survivors and the passes of the others are known.
                     if alone is None:
                         row.passes = _least_of(subject, rows[NATIVE])
                         alone = passes_alone(subject, rows[NATIVE], clean)
-                    begun = watch.now()
+                    start = watch.now()
                     alone()
-                    row.seconds.append(watch.now() - begun)
+                    row.seconds.append(watch.now() - start)
             rows = dict(reversed(rows.items()))
     return {
         **subject.to_json(["pyautoattack"]),
@@ -100,18 +101,18 @@ def bench_autoattack(
 
 
 def least_of_autoattack(norm: str) -> tuple[int, int]:
-    """Forwards and gradients of standard AutoAttack on one survivor, if no pass were made that the outcome needs not.
+    """Return the minimum of forward and gradient passes of standard AutoAttack on an image that survives.
 
-    A run of APGD of so many moves takes as many gradients and one forward more; one of FAB that never comes to the
-    wrong side as many forwards as gradients; Square its start and its queries. The clean image takes a forward.
+    APGD with n steps takes n gradients and one more forward pass. FAB takes as many forward passes as gradients if it
+    never finds a misclassified point. Square takes its start and its queries. The clean image takes one forward pass.
     """
     parts = _least_parts(norm)
-    forwards = 1 + sum(side_by_side * (looks + gradients) for side_by_side, looks, gradients in parts)
+    forwards = 1 + sum(side_by_side * (forwards + gradients) for side_by_side, forwards, gradients in parts)
     return forwards, sum(side_by_side * gradients for side_by_side, _, gradients in parts)
 
 
 def _least_parts(norm: str) -> list[tuple[int, int, int]]:
-    """Of each attack on a survivor: points that go through the network together, forwards alone, and gradients."""
+    """Return for each attack the points that pass together, forward passes without gradient, and gradients."""
     tries, targets = (5, 5) if norm == "l1" else (1, 9)
     return [
         (1, tries, tries * _MOVES),
@@ -122,11 +123,11 @@ def _least_parts(norm: str) -> list[tuple[int, int, int]]:
 
 
 def passes_alone(subject: BenchSubject, native: Row, clean: Tensor) -> Callable[[], None]:
-    """The least passes of all images, with nothing around them: same network, format and batches as the engine's.
+    """Return a function that runs the minimum of passes with the network, format and batches of the engine.
 
     Args:
-        native: of the engine, which says who survives and what images took that break.
-        clean: (n,) who is right when clean.
+        native: result of the native engine, with survivors and the passes of images that break.
+        clean: mask (n,) of the images that are classified correctly without an attack.
     """
     assert native.survives is not None
     network = SurrogateCopy(subject.network).requires_grad_(False)
@@ -134,19 +135,19 @@ def passes_alone(subject: BenchSubject, native: Row, clean: Tensor) -> Callable[
     alive, broken = (
         flags.nonzero().flatten().to(subject.x.device) for flags in (native.survives, clean & ~native.survives)
     )
-    work = [(points, alive, looks, gradients) for points, looks, gradients in _least_parts(subject.threat.norm)]
+    work = [(points, alive, forwards, gradients) for points, forwards, gradients in _least_parts(subject.threat.norm)]
     forwards, gradients = (round(passes) for passes in native.passes["broken"])
     work.append((1, broken, forwards - gradients, gradients))
 
     def run() -> None:
         for part in chunks(len(subject.x), size):
-            _look(network, subject.x[part])
-        for points, chosen, looks, gradients in work:
+            _forward(network, subject.x[part])
+        for points, chosen, forwards, gradients in work:
             numbers = chosen.repeat(points)
             for part in chunks(len(numbers), size):
                 x, y = subject.x[numbers[part]], subject.y[numbers[part]]
-                for _ in range(looks):
-                    _look(network, x)
+                for _ in range(forwards):
+                    _forward(network, x)
                 for _ in range(gradients):
                     x = x.detach().requires_grad_()
                     torch.autograd.grad(F.cross_entropy(network(x), y, reduction="sum"), x)
@@ -154,7 +155,7 @@ def passes_alone(subject: BenchSubject, native: Row, clean: Tensor) -> Callable[
     return run
 
 
-def _look(network: SurrogateCopy, x: Tensor) -> None:
+def _forward(network: SurrogateCopy, x: Tensor) -> None:
     with torch.no_grad():
         network(x)
 
@@ -165,34 +166,34 @@ def _least_of(subject: BenchSubject, native: Row) -> dict[str, tuple[float, floa
 
 
 def _time_package(subject: BenchSubject, watch: Stopwatch, row: Row, right: int) -> None:
-    begun = watch.now()
+    start = watch.now()
     row.survives, passes = _package(subject)
-    row.seconds.append(watch.now() - begun)
-    row.passes = {"right when clean": _shared(passes.forwards, passes.gradients, right)}
+    row.seconds.append(watch.now() - start)
+    row.passes = {"right when clean": _per_image(passes.forwards, passes.gradients, right)}
 
 
 def _time_native(subject: BenchSubject, watch: Stopwatch, row: Row, evaluator: AutoAttack) -> None:
-    begun = watch.now()
+    start = watch.now()
     found = subject.gather(evaluator)
-    row.seconds.append(watch.now() - begun)
+    row.seconds.append(watch.now() - start)
     row.survives = found.survives
     if not row.passes:
         row.passes = _passes_of(subject, evaluator, found)
 
 
 def _warmed_up(subject: BenchSubject, watch: Stopwatch, evaluators: Iterable[AutoAttack]) -> float | None:
-    """Seconds until every program was there; None where nothing is compiled. Afterwards nothing is called first.
+    """Warm up every engine, and return the seconds of compilation, or None without compilation.
 
     Raises:
-        RobustCliError: torch.compile does not work here, and what is measured would not be what it is called.
+        RobustCliError: torch.compile failed, so that the measurement would be mislabelled.
     """
     first = replace(subject, x=subject.x[:2], y=subject.y[:2])
     seconds = None
     for evaluator in evaluators:
-        begun = watch.now()
+        start = watch.now()
         failures = first.gather(replace(evaluator, attacks=("apgd-ce",), screen=None)).warnings
         if evaluator.compile:
-            seconds = (seconds or 0.0) + watch.now() - begun
+            seconds = (seconds or 0.0) + watch.now() - start
         for failure in (text for text in failures if "torch.compile" in text):
             raise RobustCliError(failure)
     return seconds
@@ -218,7 +219,7 @@ def _plain(row: Row, rows: Mapping[str, Row]) -> dict[str, Any]:
 
 
 def _package(subject: BenchSubject) -> tuple[Tensor, Passes]:
-    """As its users call it: on all images, with a network whose weights want gradients, in the plain format."""
+    """Run the package as its users do: on all images, with weights that need gradients, in the default format."""
     network = subject.network.requires_grad_(True)
     package = Package(version="standard", attacks=_PARTS, batch_size=250)
     with warnings.catch_warnings(), count_passes(network) as passes:
@@ -231,7 +232,7 @@ def _package(subject: BenchSubject) -> tuple[Tensor, Passes]:
 
 
 def _passes_of(subject: BenchSubject, evaluator: AutoAttack, whole: Evidence) -> dict[str, tuple[float, float]]:
-    """Those that broke are attacked once more, alone: what they do not take was spent on survivors."""
+    """Attack the broken images once more by themselves; the remaining passes were spent on survivors."""
     broken = (whole.broken_by >= 0).nonzero().flatten().to(subject.x.device)
     alive = int(whole.survives.sum())
     spent = (0, 0)
@@ -241,10 +242,10 @@ def _passes_of(subject: BenchSubject, evaluator: AutoAttack, whole: Evidence) ->
         spent = (alone.forwards, alone.gradients)
     wrong = len(subject.x) - alive - len(broken)
     return {
-        "survivor": _shared(whole.forwards - wrong - spent[0], whole.gradients - spent[1], alive),
-        "broken": _shared(*spent, len(broken)),
+        "survivor": _per_image(whole.forwards - wrong - spent[0], whole.gradients - spent[1], alive),
+        "broken": _per_image(*spent, len(broken)),
     }
 
 
-def _shared(forwards: int, gradients: int, images: int) -> tuple[float, float]:
+def _per_image(forwards: int, gradients: int, images: int) -> tuple[float, float]:
     return forwards / max(images, 1), gradients / max(images, 1)

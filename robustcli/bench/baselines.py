@@ -1,4 +1,4 @@
-"""Adversarial training with another project's attack, in the plainest loop that a user of it writes."""
+"""Attacks and adversarial training with other packages, in the simplest loop of their users."""
 
 import importlib
 import warnings
@@ -11,28 +11,28 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 
-def find_peer(name: str, missing: list[str]) -> Any | None:
-    """A package, or None where it is not installed; then `missing` gets a line that says so."""
+def find_package(name: str, missing: list[str]) -> Any | None:
+    """Return a package, or None if it is not installed; then add a note to `missing`."""
     try:
         with warnings.catch_warnings():
-            # Of what that package imports, and nothing that its user or ours can mend.
+            # Ignore deprecation warnings inside the package.
             warnings.simplefilter("ignore", DeprecationWarning)
             return importlib.import_module(name)
     except ImportError:
-        missing.append(f"{name} cannot be imported and is left out (pip install 'robustcli[bench]')")
+        missing.append(f"{name} cannot be imported and is omitted (pip install 'robustcli[bench]')")
         return None
 
 
 def torchattacks_step(
     torchattacks: Any, network: nn.Module, x: Tensor, y: Tensor, *, eps: float, steps: int, is_bf16: bool, lr: float
 ) -> Callable[[], None]:
-    """One update of PGD adversarial training with torchattacks' PGD, bound to a batch.
+    """Return one update of adversarial training with torchattacks' PGD on a batch.
 
     Args:
-        network: in train mode, in the memory format to measure; it is trained.
-        x, y: the batch, in the same format.
+        network: network to train, in train mode and in the memory format to measure.
+        x, y: batch in the same format.
         eps: radius; a step of the attack is a quarter of it.
-        is_bf16: whether all of it runs under autocast.
+        is_bf16: run everything under autocast.
 
     Reference: Kim, "Torchattacks", 2020 (arXiv 2010.01950).
     """
@@ -53,7 +53,7 @@ def torchattacks_step(
 def torchattacks_attack(
     torchattacks: Any, network: nn.Module, norm: str, eps: float, steps: int
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """Its PGD with a random start; a step is a quarter of the radius."""
+    """Return torchattacks' PGD with a random start; a step is a quarter of the radius."""
     kind = torchattacks.PGD if norm == "linf" else torchattacks.PGDL2
     attack: Callable[[Tensor, Tensor], Tensor] = kind(network, eps=eps, alpha=eps / 4, steps=steps, random_start=True)
     return attack
@@ -62,7 +62,7 @@ def torchattacks_attack(
 def foolbox_attack(
     foolbox: Any, network: nn.Module, norm: str, eps: float, steps: int
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """Its PGD with a random start; a step is a quarter of the radius.
+    """Return foolbox's PGD with a random start; a step is a quarter of the radius.
 
     Reference: Rauber et al., "Foolbox Native", Journal of Open Source Software, 2020.
     """

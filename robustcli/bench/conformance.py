@@ -1,4 +1,4 @@
-"""The story of `robust bench conformance`: does the native engine break what the package breaks, attack by attack?"""
+"""`robust bench conformance`: compare the robust accuracies of the native engine and the package, attack by attack."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,21 +14,21 @@ from robustcli.evaluators.autoattack import AutoAttack, Part
 from robustcli.statistics import paired_difference
 
 PARTS: tuple[Part, ...] = ("apgd-ce", "apgd-t", "fab-t", "square")
-# Points by which the native robust accuracy may exceed the package's on average.
+# Maximum mean excess of the native robust accuracy over the package's, in percentage points.
 TOLERANCE = 0.2
 _WITHOUT_NOISE = ("fab-t",)
 _ROUNDING = 1e-9
-# Of the paired intervals.
+# Level of the paired intervals.
 _LEVEL = 0.95
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One attack, or all of them, by both engines on the same images.
+    """Results of both engines for one attack, or all of them, on the same images.
 
     Args:
-        part: of AutoAttack, or "standard".
-        native, package: (runs, n) who survives; each run has noise of its own.
+        part: attack of AutoAttack, or "standard".
+        native, package: masks (runs, n) of the surviving images; each run has its own noise.
     """
 
     part: str
@@ -37,11 +37,11 @@ class Comparison:
 
     @property
     def points(self) -> float:
-        """Native minus package robust accuracy, in percentage points; above 0 the native attack is the weaker one."""
+        """Native minus package robust accuracy in percentage points; above 0 the native attack is weaker."""
         return 100 * float(self.native.double().mean() - self.package.double().mean())
 
     def to_json(self) -> dict[str, Any]:
-        """Counts, the difference with its paired 95 % interval, and the images that one engine alone breaks."""
+        """Return counts, the difference with its paired 95 % interval, and the images that only one engine breaks."""
         only_native = (~self.native & self.package).nonzero()[:, 1].tolist()
         only_package = (self.native & ~self.package).nonzero()[:, 1].tolist()
         low, high = paired_difference(len(only_package), len(only_native), self.native.numel())
@@ -61,12 +61,12 @@ class Comparison:
 def bench_conformance(
     subject: BenchSubject, precision: Literal["fp32", "fast"], runs: int = 1, only: Sequence[Part] = ()
 ) -> dict[str, Any]:
-    """Every part of standard AutoAttack on all images that are right when clean, and then all parts together.
+    """Compare every attack of standard AutoAttack, and all together, on correctly classified images.
 
     Args:
-        precision: of the native search.
-        runs: of what draws noise, each with another seed: on some networks luck decides over many images.
-        only: these parts, and not all together.
+        precision: precision of the native search.
+        runs: number of runs of random attacks, each with another seed; on some networks results vary between runs.
+        only: compare only these attacks, and not all together.
     """
     comparisons = []
     with settled(subject.network, subject.x.device.type):
@@ -88,7 +88,7 @@ def bench_conformance(
 
 
 def merged(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One result per network, threat and precision: of each part the row with the most runs, which says the most."""
+    """Merge results to one per network, threat and precision, with the row of the most runs for each attack."""
     heads: dict[tuple[str, ...], dict[str, Any]] = {}
     for result in results:
         key = tuple(str(result.get(name)) for name in ("subject", "threat", "images", "precision"))
@@ -102,7 +102,7 @@ def merged(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def average_points(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Mean difference of every part over networks and threats, in points."""
+    """Return the mean difference of every attack over networks and threats, in percentage points."""
     parts = dict.fromkeys(row["part"] for result in results for row in result["rows"])
     means = {}
     for part in parts:
@@ -112,7 +112,7 @@ def average_points(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def beyond(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Comparisons in which the native attack is the weaker one by more than the paired interval, in words."""
+    """Return descriptions of the comparisons in which the native attack is significantly weaker."""
     return [
         f"{row['part']} on {result['subject']}, {result['threat']}"
         for result in results
@@ -122,7 +122,7 @@ def beyond(results: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def by_chance(comparisons: int) -> int:
-    """How many of so many comparisons of equal attacks lie beyond their interval at most, with 95 % confidence."""
+    """Return the maximum number of comparisons of equal attacks outside their interval, with 95 % confidence."""
     share = 0.5 * (1 - _LEVEL)
     most, likely = -1, 0.0
     while likely < _LEVEL:
@@ -132,7 +132,7 @@ def by_chance(comparisons: int) -> int:
 
 
 def holds(results: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether no part is weaker than the package's: on average by more than a tolerance, on networks than chance."""
+    """Return True if no attack is weaker than the package's by more than the tolerance or chance."""
     comparisons = sum(len(result["rows"]) for result in results)
     is_by_chance = len(beyond(results)) <= by_chance(comparisons)
     return is_by_chance and all(points <= TOLERANCE + _ROUNDING for points in average_points(results).values())

@@ -1,4 +1,4 @@
-"""Results of the benches of single parts -> rows of tables, and what they say in words."""
+"""Rows of tables and sentences for the results of benchmarks of training, evaluation, data and architectures."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,11 +14,11 @@ _EPOCH = 50_000
 
 
 def training_rows(results: Sequence[Mapping[str, Any]]) -> Rows:
-    """Of `robust bench train`: a line per update and who makes it; ours stands beside itself and the passes alone."""
+    """Return the table of `robust bench train`: one row per update and implementation."""
     is_gpu = any(head["settings"].get("clock") == "wall" for head in results)
     epoch = ("s per 50,000 images",) if is_gpu else ()
     rows: Rows = [("network", "batch", "update", "by", "passes", "images/s", *epoch, "peak MB", "time over the limit's",
-                   "our speed is: median (min-max)", "so ours is")]  # fmt: skip
+                   "our speed is: median (min-max)", "ours is")]  # fmt: skip
     for head in results:
         settings = head["settings"]
         for name, found in head["defenses"].items():
@@ -26,20 +26,20 @@ def training_rows(results: Sequence[Mapping[str, Any]]) -> Rows:
             of = {row["name"]: row for row in found["rows"]}
             ours = found["rows"][0]
             for row in found["rows"]:
-                # These say something about the others, and are told beside ours.
+                # These two appear in our row.
                 if row["name"] in (AGAIN, ALONE):
                     continue
                 speed = row["images_per_second"]
-                # Of ours: how it differs from itself, and whether the limit differs by more.
+                # Our row shows the run-to-run variation and the verdict on the limit.
                 compared = f"again {format_ratio(of[AGAIN]['ratio'])}" if row is ours else format_ratio(row["ratio"])
-                verdict = f"beside the limit: {of[ALONE]['verdict']}" if row is ours else row["verdict"]
+                verdict = f"compared with the limit: {of[ALONE]['verdict']}" if row is ours else row["verdict"]
                 rows.append(
                     (
                         _network(settings),
                         str(settings["batch_size"]),
                         method,
                         row["name"],
-                        passes_words(row.get("passes", found["passes"] if row is ours else {})),
+                        format_passes(row.get("passes", found["passes"] if row is ours else {})),
                         f"{speed:.1f}",
                         *([f"{_EPOCH / speed:.1f}"] if is_gpu else []),
                         format_megabytes(row),
@@ -51,8 +51,8 @@ def training_rows(results: Sequence[Mapping[str, Any]]) -> Rows:
     return rows
 
 
-def passes_words(passes: Mapping[str, float]) -> str:
-    """Forwards + backwards to the images + backwards to the weights."""
+def format_passes(passes: Mapping[str, float]) -> str:
+    """Return forward + input-gradient + weight-gradient passes as text."""
     return " + ".join(f"{count:g}" for count in passes.values())
 
 
@@ -65,9 +65,9 @@ def _network(settings: Mapping[str, Any]) -> str:
 
 
 def evaluation_rows(results: Sequence[Mapping[str, Any]]) -> Rows:
-    """Of `robust bench eval`; passes are forwards + gradients per image, and those that went to the weights too."""
+    """Return the table of `robust bench eval`; passes are forward + gradient passes per image."""
     rows: Rows = [("network", "threat", "images", "evaluation", "ms per image", "peak MB", "time over the limit's",
-                   "our speed is: median (min-max)", "so ours is", "robust", "passes")]  # fmt: skip
+                   "our speed is: median (min-max)", "ours is", "robust", "passes")]  # fmt: skip
     for result in results:
         rows += [
             (
@@ -95,9 +95,9 @@ def _gradients(passes: Mapping[str, Any]) -> str:
 
 
 def data_rows(results: Sequence[Mapping[str, Any]]) -> Rows:
-    """Of `robust bench data`."""
+    """Return the table of `robust bench data`."""
     rows: Rows = [("batch", "pipeline", "us per image", "share of a step: median (min-max)", "of the step",
-                   "our speed is: median (min-max)", "so ours is")]  # fmt: skip
+                   "our speed is: median (min-max)", "ours is")]  # fmt: skip
     for result in results:
         for row in result["rows"]:
             share = row["share_of_step"]
@@ -116,7 +116,7 @@ def data_rows(results: Sequence[Mapping[str, Any]]) -> Rows:
 
 
 def architecture_label(name: str, settings: Mapping[str, Any]) -> str:
-    """A network and the settings that are not its defaults; of a network inside it the name alone."""
+    """Return the name of a network with the settings that differ from its defaults."""
     named = (
         f"{key} {value['name'] if isinstance(value, Mapping) else value}" for key, value in sorted(settings.items())
     )
@@ -124,9 +124,9 @@ def architecture_label(name: str, settings: Mapping[str, Any]) -> str:
 
 
 def architecture_rows(results: Sequence[Mapping[str, Any]]) -> Rows:
-    """Of `robust bench architectures`, the slowest first."""
+    """Return the table of `robust bench architectures`, the slowest first."""
     rows: Rows = [("architecture", "10^6 mult.-acc.", "forward ms", "with gradient ms", "G mult.-acc./s",
-                   "beside resnet18, forward", "with gradient", "")]  # fmt: skip
+                   "relative to resnet18, forward", "with gradient", "")]  # fmt: skip
     for result in results:
         for row in sorted(result["rows"], key=lambda row: row["ratio"]["gradient"]["median"]):
             rows.append(
@@ -143,21 +143,21 @@ def architecture_rows(results: Sequence[Mapping[str, Any]]) -> Rows:
     return rows
 
 
-def architecture_words(results: Sequence[Mapping[str, Any]]) -> str:
-    """Which are slow, in one sentence."""
+def describe_architectures(results: Sequence[Mapping[str, Any]]) -> str:
+    """Return a sentence about slow architectures."""
     slow = [
         architecture_label(row["name"], row["settings"])
         for result in results
         for row in result["rows"]
         if row["is_slow"]
     ]
-    share = f"a third of {results[0]['yardstick']}'s multiply-accumulates in a second, in every round"
-    return f"less than {share}: {', '.join(slow)}" if slow else f"none makes less than {share}"
+    share = f"a third of the multiply-accumulates per second of {results[0]['yardstick']}, in every round"
+    return f"less than {share}: {', '.join(slow)}" if slow else f"no architecture has less than {share}"
 
 
 def scaling_rows(results: Sequence[Mapping[str, Any]]) -> Rows:
-    """Of `robust bench scaling`."""
-    rows: Rows = [("network", "over", "at", "ms per update: median (min-max)", "apart from the line", "")]
+    """Return the table of `robust bench scaling`."""
+    rows: Rows = [("network", "over", "at", "ms per update: median (min-max)", "deviation from the line", "")]
     for result in results:
         for axis, found in result["axes"].items():
             for point in found["points"]:
@@ -175,18 +175,18 @@ def scaling_rows(results: Sequence[Mapping[str, Any]]) -> Rows:
     return rows
 
 
-def scaling_words(results: Sequence[Mapping[str, Any]]) -> str:
-    """The lines, and where they are left, one sentence for each axis."""
+def describe_scaling(results: Sequence[Mapping[str, Any]]) -> str:
+    """Return a sentence for each axis: the line, and points that deviate from it."""
     sentences = []
     units = {"batch": "image", "steps": "step", "width": "10^6 multiply-accumulates"}
     for result in results:
         for axis, found in result["axes"].items():
             off = [str(point["value"]) for point in found["points"] if point["is_off"]]
-            where = f"left at {', '.join(off)}" if off else "left nowhere"
+            where = f"deviations at {', '.join(off)}" if off else "no deviations"
             line = (
                 f"{1000 * found['start']:.1f} ms + {1000 * found['slope']:.2f} ms per {units[axis]}"
                 if axis in units
-                else f"as one process alone, {1000 * found['start']:.1f} ms"
+                else f"{1000 * found['start']:.1f} ms with one process"
             )
             sentences.append(f"{axis}: {line}, {where}")
     return "\n".join(sentences)

@@ -1,4 +1,4 @@
-"""The story of `robust bench data`: what a training image costs before the network sees it."""
+"""`robust bench data`: cost of loading and augmenting a training image."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -20,14 +20,14 @@ from robustcli.threat.noise import StreamNoise
 
 PIL = "torchvision, PIL"
 AUGMENT = Augment(crop=4, flip=True)
-# Images of a sample: some batches, and their order.
+# Number of images in a sample.
 _IMAGES = 2048
 
 
 def bench_data(batch_size: int, rounds: int, device_name: str) -> dict[str, Any]:
-    """Images from memory, cropped and flipped, beside torchvision's transforms of PIL images, in this process.
+    """Time cropping and flipping of images in memory, and torchvision's transforms of PIL images.
 
-    The share is that of a PGD-10 step of a PreActResNet-18 of width 16, the cheapest step that is worth the name.
+    The share refers to a PGD-10 step of a PreActResNet-18 with width 16, the cheapest realistic step.
     """
     device = choose_device(device_name)
     keep_freed_memory()
@@ -47,7 +47,7 @@ def bench_data(batch_size: int, rounds: int, device_name: str) -> dict[str, Any]
         PIL: _pil(images, batch_size, device),
     }
     step = "step"
-    # First: a sample repeats everything as often as the first needs, and the step is the longest.
+    # The step is first, because the first sample determines the number of repeats and the step is the longest.
     samples: dict[str, Sample] = {step: Timed(Variants(request, architecture).ours(defenses["pgd_at"]), watch)}
     samples |= {name: Timed(epoch, watch) for name, epoch in epochs.items()}
     seconds = measure(samples, rounds)
@@ -80,7 +80,7 @@ def bench_data(batch_size: int, rounds: int, device_name: str) -> dict[str, Any]
 
 
 def _ours(data: Data, batch_size: int, device: torch.device) -> Callable[[], None]:
-    """An epoch, as training reads it."""
+    """Return a function that reads an epoch as training does."""
     noise = StreamNoise.on(device)
     generator = torch.Generator()
 
@@ -95,7 +95,7 @@ def _ours(data: Data, batch_size: int, device: torch.device) -> Callable[[], Non
 
 
 def _pil(images: Tensor, batch_size: int, device: torch.device) -> Callable[[], None]:
-    """The same with the transforms of torchvision's examples, image by image."""
+    """Return a function that reads an epoch with the transforms of torchvision's examples, image by image."""
     to_image = transforms.ToPILImage()
     pictures = [to_image(image) for image in images]
     transform = transforms.Compose(

@@ -1,4 +1,4 @@
-"""The story of `robust bench eval`: PGD-20 with images that leave when they break, beside its passes and peers."""
+"""`robust bench eval`: speed of PGD-20 with early exit, compared with its passes and with other packages."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustcli.attacks.pgd import Pgd
-from robustcli.bench.baselines import find_peer, foolbox_attack, torchattacks_attack
+from robustcli.bench.baselines import find_package, foolbox_attack, torchattacks_attack
 from robustcli.bench.subjects import BenchSubject
 from robustcli.evaluation.passes import count_passes
 from robustcli.evaluation.restore import restored_generators, restored_model
@@ -24,16 +24,16 @@ from robustcli.runtime.precision import full_precision
 STEPS = 20
 LEAVING, WHOLE = "ours, images leave", "ours, to the last step"
 TORCHATTACKS, FOOLBOX = "torchattacks, as it comes", "foolbox, as it comes"
-# Images attacked at once, by everybody.
+# Batch size of all implementations.
 BATCH = 250
 
 
 @dataclass
 class _Way:
-    """One way to evaluate.
+    """One implementation.
 
     Args:
-        run: does it, and says who is still classified correctly; None where it only makes passes.
+        run: runs it and returns the mask of the surviving images, or None if it only runs passes.
     """
 
     run: Callable[[], Tensor | None]
@@ -44,14 +44,13 @@ class _Way:
 
 
 def bench_evaluation(subject: BenchSubject, rounds: int) -> dict[str, Any]:
-    """PGD-20 on all images by every way there is, in turn in every round.
+    """Time PGD-20 on all images with every implementation, in turn in every round.
 
-    A step is a quarter of the radius. The limit is a gradient to the images for every step and a forward, on all
-    images, with nothing around them.
+    A step is a quarter of the radius. The limit is one input gradient per step and one forward pass, on all images.
     """
     watch = Stopwatch(subject.x.device)
     missing: list[str] = []
-    # Ours and the limit run in single precision; peers in whatever torch does where its user says nothing.
+    # Ours and the limit run in single precision, other packages in the default precision of torch.
     with restored_model(subject.network), restored_generators(subject.x.device):
         subject.network.requires_grad_(False)
         ways = {name: _Way(run) for name, run in _ways(subject, missing).items()}
@@ -86,7 +85,7 @@ def bench_evaluation(subject: BenchSubject, rounds: int) -> dict[str, Any]:
 
 
 def _ways(subject: BenchSubject, missing: list[str]) -> dict[str, Callable[[], Tensor | None]]:
-    """By their names; ours first."""
+    """Return the implementations by name, ours first."""
 
     def ours(keep: str) -> Callable[[], Tensor]:
         evaluator = Attacked(attack=Pgd(steps=STEPS, keep="fooled" if keep == "fooled" else "last"), batch_size=BATCH)
@@ -100,9 +99,9 @@ def _ways(subject: BenchSubject, missing: list[str]) -> dict[str, Callable[[], T
     }
     threat = subject.threat
     if threat.norm == "l1":
-        missing.append("torchattacks and foolbox are left out: they have no PGD of this kind under l1")
+        missing.append("torchattacks and foolbox are omitted: they have no such PGD for l1")
         return ways
-    torchattacks, foolbox = (find_peer(name, missing) for name in ("torchattacks", "foolbox"))
+    torchattacks, foolbox = (find_package(name, missing) for name in ("torchattacks", "foolbox"))
     if torchattacks is not None:
         attack = torchattacks_attack(torchattacks, subject.network, threat.norm, threat.radius, STEPS)
         ways[TORCHATTACKS] = lambda: _as_users_do(subject, attack)
@@ -113,7 +112,7 @@ def _ways(subject: BenchSubject, missing: list[str]) -> dict[str, Callable[[], T
 
 
 def _as_users_do(subject: BenchSubject, attack: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """On all images, batch by batch, with a network whose weights want gradients; then one forward."""
+    """Attack all images as users of a package do, with weights that need gradients; then one forward pass."""
     network: nn.Module = subject.network.requires_grad_(True)
     survives = []
     for part in chunks(len(subject.x), BATCH):
@@ -136,9 +135,9 @@ def _passes_alone(subject: BenchSubject) -> None:
 
 
 def _counted(subject: BenchSubject, way: _Way) -> dict[str, float | None]:
-    """Forwards and gradients per image, and how many gradients went to the weights too.
+    """Return the passes per image: forward, gradient, and gradients that include the weights.
 
-    The last is told at a convolution, and None of a network that has none.
+    The last is counted at a convolution, and None for networks without one.
     """
     images = len(subject.x)
     has_convolution = any(isinstance(module, nn.Conv2d) for module in subject.network.modules())

@@ -1,4 +1,4 @@
-"""The story of `robust bench scaling`: how the cost of a step grows, and where it leaves the straight line."""
+"""`robust bench scaling`: growth of the cost of a step with batch, steps, width and processes."""
 
 import multiprocessing
 import statistics
@@ -19,9 +19,9 @@ from robustcli.runtime.device import choose_device
 BATCHES = (1, 4, 16, 32, 64, 128, 256)
 STEPS = (1, 2, 5, 10, 20)
 WIDTHS = (4, 8, 16, 32, 64)
-# A point is off the line if it is so far from it, as a share, and none of its rounds comes nearer.
+# A point deviates if its median is this far from the line, as a share, and all rounds are on one side.
 _OFF = 0.1
-# Of the axes that are not varied.
+# Values of the axes that are not varied.
 _BATCH, _STEPS, _WIDTH = 64, 5, 16
 # Updates of each process in one sample.
 _UPDATES = 4
@@ -29,14 +29,14 @@ _UPDATES = 4
 
 @dataclass(frozen=True)
 class Line:
-    """seconds = start + slope * size, through the middle of all pairs of points (Theil and Sen)."""
+    """Line seconds = start + slope * size, fitted by the method of Theil and Sen."""
 
     start: float
     slope: float
 
     @classmethod
     def through(cls, points: Sequence[tuple[float, float]]) -> "Line":
-        """The line through (size, seconds) of at least two sizes: the median slope of all pairs, then its start.
+        """Fit a line to (size, seconds) of at least two sizes: the median slope of all pairs, then the median start.
 
         Reference: Sen, Journal of the American Statistical Association, 1968.
         """
@@ -49,14 +49,14 @@ class Line:
 
 
 def bench_scaling(architecture: str, rounds: int, workers: int, device_name: str) -> dict[str, Any]:
-    """Updates of PGD adversarial training over batch size, attack steps, width and processes.
+    """Time updates of PGD adversarial training over batch size, attack steps, width and processes.
 
     Args:
-        architecture: with a width.
-        workers: processes at most.
+        architecture: architecture with a width.
+        workers: maximum number of processes.
 
     Raises:
-        RobustCliError: something a user can mend.
+        RobustCliError: the architecture or the device is invalid.
     """
     device = choose_device(device_name)
     keep_freed_memory()
@@ -83,28 +83,28 @@ def bench_scaling(architecture: str, rounds: int, workers: int, device_name: str
 
 
 def fitted(sizes: Mapping[int, float], seconds: Mapping[int, Sequence[float]]) -> dict[str, Any]:
-    """A line through the medians, and the points that are off it.
+    """Fit a line to the medians, and mark points that deviate.
 
     Args:
-        sizes: by the value on the axis, what cost should be a multiple of.
-        seconds: of every round.
+        sizes: expected size of the cost by value on the axis.
+        seconds: seconds of every round by value on the axis.
     """
     spreads = {value: Spread.of(found) for value, found in seconds.items()}
     line = Line.through([(sizes[value], spreads[value].median) for value in sizes])
     points = []
     for value, size in sizes.items():
-        spread, told = spreads[value], line(size)
-        apart = spread.median / told - 1 if told > 0 else float("inf")
-        # The whole spread on one side of the line, and by more than the tolerance.
-        is_off = abs(apart) > _OFF and not spread.low <= told <= spread.high
+        spread, expected = spreads[value], line(size)
+        apart = spread.median / expected - 1 if expected > 0 else float("inf")
+        # The whole spread is on one side of the line, and the median is beyond the tolerance.
+        is_off = abs(apart) > _OFF and not spread.low <= expected <= spread.high
         points.append({"value": value, "size": size, "seconds": asdict(spread), "apart": apart, "is_off": is_off})
     return {"start": line.start, "slope": line.slope, "points": points}
 
 
 def _axis(variants: Mapping[int, tuple[float, Request, int]], rounds: int) -> dict[str, Any]:
-    """Seconds of an update at each value of one axis, in turn in every round."""
+    """Time an update at each value of one axis, in turn in every round."""
     samples: dict[str, Sample] = {}
-    # The costliest first: a sample repeats everything as often as the first needs.
+    # The most expensive first, because it determines the number of repeats.
     for value, (_, request, steps) in reversed(list(variants.items())):
         samples[str(value)] = Timed(_update(request, steps), Stopwatch(choose_device(request.device)))
     found = measure(samples, rounds)
@@ -123,7 +123,7 @@ def _macs(request: Request) -> float:
 
 
 def _workers(request: Request, rounds: int, most: int) -> dict[str, Any]:
-    """Wall-clock seconds of as many updates in each of several processes at once: flat, if they do not meet."""
+    """Time updates in several processes at once, by the wall clock; constant if they do not slow each other."""
     found = {}
     for count in range(1, most + 1):
         with _Processes(request, count) as processes:
@@ -140,7 +140,7 @@ def _workers(request: Request, rounds: int, most: int) -> dict[str, Any]:
 
 
 class _Processes:
-    """Processes that each make updates when they are told to, one thread each, on the GPUs in turn."""
+    """Processes that run updates on request, with one thread each, distributed over the GPUs."""
 
     def __init__(self, request: Request, count: int) -> None:
         context = multiprocessing.get_context("spawn")
@@ -156,13 +156,13 @@ class _Processes:
             self.processes.append(process)
 
     def sample(self) -> float:
-        """Seconds per update until the last process is done."""
-        begun = time.perf_counter()
+        """Return the seconds per update until the last process is done."""
+        start = time.perf_counter()
         for pipe in self.pipes:
             pipe.send(_UPDATES)
         for pipe in self.pipes:
             pipe.recv()
-        return (time.perf_counter() - begun) / _UPDATES
+        return (time.perf_counter() - start) / _UPDATES
 
     def __enter__(self) -> "_Processes":
         return self
@@ -175,7 +175,7 @@ class _Processes:
 
 
 def _serve(pipe: Any, request: Request) -> None:
-    """Make as many updates as each message says; none ends it."""
+    """Run the number of updates of each message; 0 ends the process."""
     torch.set_num_threads(1)
     keep_freed_memory()
     update = _update(request, _STEPS)

@@ -1,4 +1,4 @@
-"""What the benches of evaluations are about: a network, images that it may be attacked on, and a threat."""
+"""Subject of benchmarks of evaluations: a network, images and a threat model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,10 +20,10 @@ from robustcli.threat.threat import ThreatModel
 
 @dataclass(frozen=True)
 class BenchSubject:
-    """A network in eval mode, images and labels on its device, and the threat.
+    """A network in eval mode, images and labels on its device, and the threat model.
 
     Args:
-        name: of the network.
+        name: name of the network.
     """
 
     name: str
@@ -33,15 +33,15 @@ class BenchSubject:
     threat: ThreatModel
 
     def noise(self, seed: int = 0) -> IndexedNoise:
-        """Noise of all images."""
+        """Return the noise of all images."""
         return IndexedNoise(seed, torch.arange(len(self.x), device=self.x.device))
 
     def gather(self, evaluator: Evaluator, threat: ThreatModel | None = None, *, seed: int = 0) -> Evidence:
-        """What an evaluator finds on all images, under the subject's threat or another."""
+        """Return the results of an evaluator on all images, in the threat model of the subject or another."""
         return gather(evaluator, self.network, self.x, self.y, threat or self.threat, self.noise(seed))
 
     def to_json(self, peers: Sequence[str] = ()) -> dict[str, Any]:
-        """The head of what was measured on it, beside these packages."""
+        """Return the header of measurements of this subject and other packages."""
         return {
             **circumstances(self.x.device, peers),
             "subject": self.name,
@@ -60,10 +60,10 @@ def open_subject(
     data: str | None,
     device: str,
 ) -> BenchSubject:
-    """The network of a checkpoint with its first test images; threat and data are its own where not said.
+    """Return the network of a checkpoint with its first test images; threat and data default to its own.
 
     Raises:
-        RobustCliError: something a user can mend.
+        RobustCliError: the checkpoint, the data or the threat model is missing or invalid.
     """
     wanted = ModelRequest(text=checkpoint, overrides=tuple(overrides), data=data)
     subject = find_model(wanted)

@@ -1,4 +1,4 @@
-"""Results of the benches of evaluations -> Markdown and tables of the terminal."""
+"""Markdown and terminal tables of the results of benchmarks."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -8,11 +8,11 @@ from rich.table import Table
 from robustcli.bench.conformance import TOLERANCE, average_points, beyond, by_chance, holds, merged
 from robustcli.bench.cost_tables import (
     architecture_rows,
-    architecture_words,
     data_rows,
+    describe_architectures,
+    describe_scaling,
     evaluation_rows,
     scaling_rows,
-    scaling_words,
     training_rows,
 )
 from robustcli.errors import RobustCliError
@@ -20,13 +20,13 @@ from robustcli.measuring.formats import format_ratio
 from robustcli.measuring.machine import format_machine, format_peers
 
 _SPEED = ("network", "threat", "images", "engine", "seconds", "time over the limit's", "speed: median (min-max)",
-          "so it is", "robust", "passes per survivor", "passes per broken image")  # fmt: skip
+          "result", "robust", "passes per survivor", "passes per broken image")  # fmt: skip
 _CONFORMANCE = ("network", "threat", "images", "attack", "native %", "package %", "points [95 %]",
                 "broken by native alone", "by the package alone")  # fmt: skip
 
 
 def speed_rows(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """Header and rows; passes are forwards + gradients."""
+    """Return the table of `robust bench autoattack`; passes are forward + gradient passes."""
     rows: list[tuple[str, ...]] = [_SPEED]
     for result in results:
         for row in result["rows"]:
@@ -49,14 +49,14 @@ def speed_rows(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
                 )
             )
         if not any("over_limit" in row for row in result["rows"]):
-            # Stored before the limit was timed.
+            # Old results without a timed limit.
             least = _pair(result["least_passes_per_survivor"])
             rows.append((result["subject"], result["threat"], "", "the least", *[""] * 5, least, ""))
     return rows
 
 
 def conformance_rows(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """Header and rows."""
+    """Return the table of `robust bench conformance`."""
     rows: list[tuple[str, ...]] = [_CONFORMANCE]
     for result in results:
         images = result["images"]
@@ -79,37 +79,37 @@ def conformance_rows(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ..
     return rows
 
 
-def conformance_words(results: Sequence[Mapping[str, Any]]) -> str:
-    """The verdict in one sentence."""
+def describe_conformance(results: Sequence[Mapping[str, Any]]) -> str:
+    """Return the verdict in one sentence."""
     means = ", ".join(f"{part} {points:+.2f}" for part, points in average_points(results).items())
     comparisons, odd = sum(len(result["rows"]) for result in results), beyond(results)
     named = f" ({'; '.join(odd)})" if odd else ""
     return (
-        f"native minus package robust accuracy, mean points: {means}, where {TOLERANCE} is allowed; of {comparisons} "
-        f"comparisons {len(odd)} lie beyond their 95 % interval{named}, and equal attacks would put up to "
-        f"{by_chance(comparisons)} there; that verdicts are equal {'holds' if holds(results) else 'DOES NOT HOLD'}"
+        f"native minus package robust accuracy, mean points: {means}, with a tolerance of {TOLERANCE}; of "
+        f"{comparisons} comparisons {len(odd)} are outside their 95 % interval{named}, and for equal attacks up to "
+        f"{by_chance(comparisons)} would be; equal results: {'confirmed' if holds(results) else 'NOT CONFIRMED'}"
     )
 
 
 def markdown_of(results: Mapping[str, Any]) -> tuple[str, str]:
-    """Stored results of one bench -> the name of its block and a Markdown table.
+    """Return the name of the README block of one benchmark, and its Markdown table.
 
     Args:
-        results: by the file that they come from.
+        results: stored results by file.
 
     Raises:
-        RobustCliError: a file holds something else, or two files are of different benches.
+        RobustCliError: a file has other contents, or files belong to different benchmarks.
     """
     kinds = {path: _kind(path, found) for path, found in results.items()}
     if len(set(kinds.values())) > 1:
-        raise RobustCliError(f"{', '.join(f'{path} is of {kind}' for path, kind in kinds.items())}; name those of one")
+        raise RobustCliError(f"{', '.join(f'{path} is of {kind}' for path, kind in kinds.items())}; give those of one")
     everything = [head for found in results.values() for head in _heads(found)]
     kind = next(iter(kinds.values()))
     if kind == "speed":
         return kind, f"{markdown(speed_rows(everything))}\n{_machines(everything)}.\n"
     if kind == "conformance":
         results_of = merged(everything)
-        words = f"{conformance_words(results_of)}.\n\n{_machines(everything)}"
+        words = f"{describe_conformance(results_of)}.\n\n{_machines(everything)}"
         return kind, f"{markdown(_summary(results_of))}\n{words}.\n"
     rows_of, words_of = _PARTS[kind]
     words = "" if words_of is None else "\n" + words_of(everything).replace("\n", "; ") + ".\n"
@@ -117,7 +117,7 @@ def markdown_of(results: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _machines(heads: Sequence[Mapping[str, Any]]) -> str:
-    """Every machine once, with all peers; what differs on one is its load, and the range of that is told."""
+    """Describe every machine once, with all packages and the range of its load."""
     loads: dict[str, list[float]] = {}
     peers: dict[str, dict[str, None]] = {}
     for head in heads:
@@ -125,10 +125,12 @@ def _machines(heads: Sequence[Mapping[str, Any]]) -> str:
         loads.setdefault(words, []).append(head["machine"]["load"])
         peers.setdefault(words, {}).update(dict.fromkeys(format_peers(head)))
 
-    def told(found: list[float]) -> str:
+    def loads_of(found: list[float]) -> str:
         return f"{min(found)}" if min(found) == max(found) else f"{min(found)} to {max(found)}"
 
-    return "; ".join(", ".join([words.replace("LOAD", told(found)), *peers[words]]) for words, found in loads.items())
+    return "; ".join(
+        ", ".join([words.replace("LOAD", loads_of(found)), *peers[words]]) for words, found in loads.items()
+    )
 
 
 def _heads(found: Any) -> list[Any]:
@@ -136,11 +138,11 @@ def _heads(found: Any) -> list[Any]:
 
 
 def _kind(path: str, found: Any) -> str:
-    """The block that a file's results belong to."""
+    """Return the block of the results of a file."""
     heads = _heads(found)
     known = ("rows", "axes", "defenses")
     if not heads or not all(isinstance(head, Mapping) and any(head.get(key) for key in known) for head in heads):
-        raise RobustCliError(f"{path}: not what `robust bench` wrote with --out")
+        raise RobustCliError(f"{path}: not a result of `robust bench --out`")
     if "defenses" in heads[0]:
         return "training speed"
     if "bench" in heads[0]:
@@ -148,7 +150,7 @@ def _kind(path: str, found: Any) -> str:
     return "conformance" if "part" in heads[0]["rows"][0] else "speed"
 
 
-# Blocks by what `bench` says, and what makes the table and the words of each.
+# Blocks by benchmark, and functions for the table and the sentence of each.
 _BLOCKS = {
     "evaluation": "evaluation speed",
     "data": "data speed",
@@ -159,13 +161,13 @@ _PARTS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], str] | None]] = {
     "training speed": (training_rows, None),
     "evaluation speed": (evaluation_rows, None),
     "data speed": (data_rows, None),
-    "architecture speed": (architecture_rows, architecture_words),
-    "scaling": (scaling_rows, scaling_words),
+    "architecture speed": (architecture_rows, describe_architectures),
+    "scaling": (scaling_rows, describe_scaling),
 }
 
 
 def _summary(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """One row per network and threat: robust accuracies, and how many images one engine alone breaks."""
+    """Return one row per network and threat: robust accuracies, and images that only one engine breaks."""
     parts = tuple(dict.fromkeys(row["part"] for result in results for row in result["rows"]))
     rows: list[tuple[str, ...]] = [("network", "threat", "images", *parts)]
     for result in results:
@@ -183,13 +185,13 @@ def _summary(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table of a header and rows."""
+    """Return a Markdown table of a header and rows."""
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]]) + "\n"
 
 
 def terminal(rows: Sequence[Sequence[str]]) -> Table:
-    """The same for a terminal."""
+    """Return a terminal table of a header and rows."""
     table = Table(*rows[0])
     for row in rows[1:]:
         table.add_row(*row)

@@ -1,4 +1,4 @@
-"""The story of `robust bench train`: a defense's step beside its passes alone, and beside torchattacks."""
+"""`robust bench train`: speed of training steps, compared with their passes and with torchattacks."""
 
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from robustcli.bench.baselines import find_peer
+from robustcli.bench.baselines import find_package
 from robustcli.bench.subprocess_peer import SubprocessPeer
 from robustcli.bench.variants import SHAPE, Request, Variants, choose
 from robustcli.measuring.counters import Counters, peak_of_update
@@ -18,24 +18,24 @@ from robustcli.runtime.allocator import keep_freed_memory
 from robustcli.runtime.device import choose_device
 
 AS_OURS, AS_IT_COMES = "torchattacks, set as ours", "torchattacks, as it comes"
-# As it comes but in this process: what is between the two is the memory that this process keeps.
+# Default settings, but in this process, which keeps freed memory.
 PLAIN = "torchattacks, fp32 in the plain format"
 
 
 def bench_train(request: Request) -> dict[str, Any]:
-    """Measure every defense asked for.
+    """Measure defenses.
 
     Raises:
-        RobustCliError: something a user can mend; before anything is measured.
+        RobustCliError: an option is invalid; raised before anything is measured.
     """
     device = choose_device(request.device)
     architecture, defenses = choose(request)
     is_compared = "pgd_at" in defenses and request.weights == "none"
     missing: list[str] = []
-    torchattacks = find_peer("torchattacks", missing) if is_compared else None
-    keep_freed_memory()  # As training does.
+    torchattacks = find_package("torchattacks", missing) if is_compared else None
+    keep_freed_memory()  # as training does
     if request.is_compiled:
-        # Torch makes only so many programs of one function, and those of other networks count.
+        # Torch limits the number of programs of a function, including those of other networks.
         torch.compiler.reset()
     results = {name: _bench(name, chosen, request, architecture, torchattacks) for name, chosen in defenses.items()}
     return {
@@ -59,7 +59,7 @@ def bench_train(request: Request) -> dict[str, Any]:
 def _bench(
     name: str, chosen: MemberSpec, request: Request, architecture: MemberSpec, torchattacks: Any | None
 ) -> dict[str, Any]:
-    """Passes and rows of one defense."""
+    """Return the passes and rows of one defense."""
     variants = Variants(request, architecture)
     device, watch = variants.device, Stopwatch(variants.device)
     steps = chosen.parameters.get("steps", 0)
@@ -94,7 +94,7 @@ def _bench(
 
 
 def _rows(seconds: dict[str, list[float]], counters: dict[str, Counters], batch_size: int) -> list[dict[str, Any]]:
-    """One row per variant; its ratio is our speed as a multiple of its."""
+    """Return one row per variant; the ratio is our speed as a multiple of its speed."""
     compared = compare(seconds, OURS, AGAIN)
     others = to_others(seconds, ALONE, AS_IT_COMES)
     return [

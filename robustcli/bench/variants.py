@@ -1,4 +1,4 @@
-"""One batch and one network, and everything that `robust bench train` does with them."""
+"""Variants of a training step on one batch, for `robust bench train`."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -30,26 +30,26 @@ from robustcli.threat.noise import StreamNoise
 from robustcli.threat.threat import ThreatModel
 from robustcli.training.model import TrainingModel, is_channels_last
 
-# The shape of CIFAR-10. What the images show does not matter: every pass costs the same.
+# Shape of CIFAR-10. The images are random, because the cost of a pass does not depend on them.
 SHAPE = ImageShape(3, 32, 32, 10)
 THREAT = ThreatModel("linf", Fraction(8, 255))
 WIDTH = 16
-# Small, because one batch is seen again and again.
+# Small, because the same batch is used repeatedly.
 _LR = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What `robust bench train` was asked for.
+    """Options of `robust bench train`.
 
     Args:
-        defenses: registered names.
-        weights: the weight perturbation of each of them.
-        architecture: registered name.
-        width: of the architecture; None is 16 where it has one.
+        defenses: registered names of defenses.
+        weights: registered name of the weight perturbation of all defenses, or "none".
+        architecture: registered name of the architecture.
+        width: width of the architecture; None: 16 if it has a width.
         batch_size: images per update.
-        rounds: in each of which everything is measured once.
-        precision, channels_last, is_compiled: of the network's passes, as in a spec.
+        rounds: number of rounds; everything is measured once per round.
+        precision, channels_last, is_compiled: settings of passes through the network, as in a spec.
         device: auto, cpu, cuda or cuda:i.
     """
 
@@ -65,12 +65,12 @@ class Request:
     device: str = "auto"
 
     def plain(self) -> "Request":
-        """The same uncompiled, in fp32 and in the plain memory format, as torch runs when nothing is said."""
+        """Return the same options with the defaults of torch: uncompiled, fp32, default memory format."""
         return replace(self, precision="fp32", channels_last=False, is_compiled=False)
 
 
 def choose(request: Request) -> tuple[MemberSpec, dict[str, MemberSpec]]:
-    """The architecture and the defenses by name, checked as those of a spec."""
+    """Return the architecture, and the defenses by name, checked like those of a spec."""
     checker = Checker()
     architecture: dict[str, Any] = {"name": request.architecture}
     known = catalog("architectures").get(request.architecture)
@@ -87,12 +87,12 @@ def choose(request: Request) -> tuple[MemberSpec, dict[str, MemberSpec]]:
 
 
 def new_network(architecture: MemberSpec) -> Network:
-    """A network for random images."""
+    """Return a network for random images."""
     return build_network(architecture, SHAPE, (0.5,) * SHAPE.channels, (0.25,) * SHAPE.channels)
 
 
 def profile_of(architecture: MemberSpec) -> Profile:
-    """Its parts, without computing anything."""
+    """Return the profile of an architecture, without computing outputs."""
     with torch.device("meta"):
         return network_profile(new_network(architecture), SHAPE)
 
@@ -101,8 +101,8 @@ class Variants:
     """Steps on one batch; each trains a copy of one network.
 
     Args:
-        request: what was asked for.
-        architecture: of the network.
+        request: options of the benchmark.
+        architecture: architecture of the network.
     """
 
     def __init__(self, request: Request, architecture: MemberSpec) -> None:
@@ -123,18 +123,18 @@ class Variants:
         self.is_last = is_channels_last(self.network, self.settings, self.device)
 
     def passes(self, chosen: MemberSpec) -> Passes:
-        """What one of our steps makes; compiling changes no count."""
+        """Return the passes of one of our steps; compilation does not change them."""
         network, step = self._step(chosen, replace(self.settings, compile=False))
         with passes_by_kind(network) as counter:
             step()
         return counter.per_image(self.request.batch_size)
 
     def ours(self, chosen: MemberSpec) -> Callable[[], object]:
-        """The step that `robust train` makes."""
+        """Return the step of `robust train`."""
         return self.step(chosen)[1]
 
     def step(self, chosen: MemberSpec) -> tuple[nn.Module, Callable[[], object]]:
-        """The network and the step that `robust train` makes."""
+        """Return the network and the step of `robust train`."""
         return self._step(chosen, self.settings)
 
     def alone(self, passes: Passes) -> PassesAlone:
@@ -142,7 +142,7 @@ class Variants:
         return PassesAlone(model, passes, self._formatted(self.x), self.y, _LR)
 
     def torchattacks(self, torchattacks: Any, steps: int) -> tuple[nn.Module, Callable[[], object]]:
-        """Its PGD in the plainest loop, with our precision and memory format; the network and the step."""
+        """Return network and step of a loop with torchattacks' PGD, with our precision and memory format."""
         network = self._copy()
         return network, torchattacks_step(
             torchattacks,
@@ -179,5 +179,5 @@ class Variants:
 
 
 def _refuse(text: str) -> None:
-    """What is measured would not be what it is called."""
+    """Raise an error, because the measurement would be mislabelled."""
     raise RobustCliError(f"--compile: {text}")

@@ -164,7 +164,7 @@ def conformance(
     Each attack runs on all images that are classified correctly when clean; then all attacks run together.
     """
     from robustcli.bench.conformance import PARTS, bench_conformance
-    from robustcli.bench.tables import conformance_rows, conformance_words
+    from robustcli.bench.tables import conformance_rows, describe_conformance
 
     if precision not in ("fp32", "fast"):
         raise RobustCliError(f"--precision: '{precision}' is not one of fp32, fast")
@@ -178,7 +178,7 @@ def conformance(
         for subject in subjects_of(checkpoints, norm, eps, examples, data, device)
     ]
     show(results, conformance_rows(results), out)
-    typer.echo(conformance_words(results))
+    typer.echo(describe_conformance(results))
 
 
 @app.command()
@@ -215,7 +215,7 @@ def _trainable() -> Iterator[str]:
 
 
 def _table(name: str, result: Mapping[str, Any], settings: Mapping[str, Any]) -> Table:
-    from robustcli.bench.cost_tables import passes_words
+    from robustcli.bench.cost_tables import format_passes
     from robustcli.measuring.formats import format_megabytes, format_ratio
 
     architecture = settings["architecture"]
@@ -229,12 +229,12 @@ def _table(name: str, result: Mapping[str, Any], settings: Mapping[str, Any]) ->
     ]
     table = Table(title=", ".join(parts), title_justify="left")
     table.add_column("")
-    for column in ("passes", "images/s", "s per update", "peak MB", "over the limit", "our speed is", "so ours is"):
+    for column in ("passes", "images/s", "s per update", "peak MB", "over the limit", "our speed is", "ours is"):
         table.add_column(column, justify="right")
     for row in result["rows"]:
         table.add_row(
             row["name"],
-            passes_words(row["passes"]),
+            format_passes(row["passes"]),
             f"{row['images_per_second']:.1f}",
             f"{row['seconds']['median']:.4f}",
             format_megabytes(row),

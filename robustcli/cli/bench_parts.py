@@ -72,12 +72,12 @@ def architectures(
     multiply-accumulates per second in every round.
     """
     from robustcli.bench.architectures import bench_architectures
-    from robustcli.bench.cost_tables import architecture_rows, architecture_words
+    from robustcli.bench.cost_tables import architecture_rows, describe_architectures
 
     with _measuring("architectures"):
         result = bench_architectures(tuple(architecture or ()), batch_size, rounds, device)
     _show(result, architecture_rows([result]), out)
-    typer.echo(architecture_words([result]))
+    typer.echo(describe_architectures([result]))
 
 
 @app.command()
@@ -89,13 +89,13 @@ def scaling(
     out: Out = None,
 ) -> None:
     """Benchmark how the cost of an update grows with batch size, attack steps, width and processes."""
-    from robustcli.bench.cost_tables import scaling_rows, scaling_words
+    from robustcli.bench.cost_tables import describe_scaling, scaling_rows
     from robustcli.bench.scaling import bench_scaling
 
     with _measuring("updates over batch, steps, width and processes"):
         result = bench_scaling(architecture, rounds, workers, device)
     _show(result, scaling_rows([result]), out)
-    typer.echo(scaling_words([result]))
+    typer.echo(describe_scaling([result]))
 
 
 @contextmanager

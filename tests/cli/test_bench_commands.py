@@ -26,7 +26,7 @@ def test_evaluations_are_told_stored_and_put_into_a_page(
     out = tmp_path / "found.json"
     done = robust("bench", "eval", str(checkpoint), "--examples", "20", "--rounds", "3", "--out", str(out))
     assert done.code == 0, done.err
-    assert "note: foolbox cannot be imported and is left out" in done.out
+    assert "note: foolbox cannot be imported and is omitted" in done.out
     assert [result["attack"] for result in json.loads(out.read_text())] == ["pgd-20"]
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- evaluation speed -->\nold\n<!-- /evaluation speed -->\nafter\n")

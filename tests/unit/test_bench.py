@@ -24,7 +24,7 @@ from robustcli.bench import subjects
 from robustcli.bench.autoattack import Row, bench_autoattack, least_of_autoattack, passes_alone
 from robustcli.bench.conformance import Comparison, average_points, bench_conformance, beyond, by_chance, holds
 from robustcli.bench.subjects import BenchSubject, open_subject
-from robustcli.bench.tables import conformance_rows, conformance_words, markdown, markdown_of, speed_rows
+from robustcli.bench.tables import conformance_rows, describe_conformance, markdown, markdown_of, speed_rows
 from robustcli.bench.train import bench_train
 from robustcli.bench.variants import Request
 from robustcli.cli.progress import Screen
@@ -622,7 +622,7 @@ def test_engines_are_compared_attack_by_attack(digits: Path, quick: None) -> Non
     assert [(row["part"], row["runs"]) for row in some] == [("apgd-ce", 2), ("fab-t", 1)], "FAB-T draws nothing"
     assert some[0]["native"] >= result["rows"][0]["native"]
     assert some[1]["native"] == result["rows"][2]["native"]
-    assert "standard" in conformance_words([result])
+    assert "standard" in describe_conformance([result])
 
 
 HEAD = {
@@ -709,8 +709,8 @@ def test_stored_results_become_one_table_each() -> None:
     assert markdown_of({"s.json": [speed]})[0] == "speed"
     # What was stored before the limit was timed tells it in passes.
     assert "| the least |" in markdown_of({"s.json": [speed]})[1]
-    with pytest.raises(RobustCliError, match=r"a\.json is of conformance, s\.json is of speed; name those of one"):
+    with pytest.raises(RobustCliError, match=r"a\.json is of conformance, s\.json is of speed; give those of one"):
         markdown_of({"a.json": [comparison], "s.json": [speed]})
     for junk in ({}, [], [{}], [1]):
-        with pytest.raises(RobustCliError, match=r"x\.json: not what `robust bench"):
+        with pytest.raises(RobustCliError, match=r"x\.json: not a result of `robust bench"):
             markdown_of({"x.json": junk})

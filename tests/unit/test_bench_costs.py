@@ -13,11 +13,11 @@ from robustcli.bench import architectures, data, scaling
 from robustcli.bench.architectures import bench_architectures
 from robustcli.bench.cost_tables import (
     architecture_rows,
-    architecture_words,
     data_rows,
+    describe_architectures,
+    describe_scaling,
     evaluation_rows,
     scaling_rows,
-    scaling_words,
 )
 from robustcli.bench.data import bench_data
 from robustcli.bench.evaluate import bench_evaluation
@@ -165,11 +165,11 @@ def test_architectures_are_measured_against_their_cost() -> None:
     assert small["is_slow"]
     assert not yardstick["is_slow"]
     assert is_table(architecture_rows([result]))
-    assert architecture_words([result]).endswith("small_cnn")
+    assert describe_architectures([result]).endswith("small_cnn")
     assert markdown_of({"a.json": result})[0] == "architecture speed"
     with pytest.raises(RobustCliError, match=r"there is no 'resnet_18'.*'resnet18'"):
         bench_architectures(("resnet_18",), 1, 3, "cpu")
-    with pytest.raises(RobustCliError, match="'cifs' needs settings"):
+    with pytest.raises(RobustCliError, match="'cifs' has required settings"):
         bench_architectures(("cifs",), 1, 3, "cpu")
 
 
@@ -235,7 +235,7 @@ def test_costs_are_told_over_every_axis(monkeypatch: pytest.MonkeyPatch) -> None
     sizes = [point["size"] for point in result["axes"]["width"]["points"]]
     assert sizes == sorted(sizes)
     assert is_table(scaling_rows([result]))
-    assert scaling_words([result]).count("\n") == 3
+    assert describe_scaling([result]).count("\n") == 3
     assert markdown_of({"a.json": [result]})[0] == "scaling"
 
 
@@ -267,10 +267,10 @@ def test_training_has_a_block_too() -> None:
     head, _, *lines = text.splitlines()
     assert head == (
         "| network | batch | update | by | passes | images/s | peak MB | time over the limit's "
-        "| our speed is: median (min-max) | so ours is |"
+        "| our speed is: median (min-max) | ours is |"
     )
     network, spread = "| small_cnn width 4, fp32, compiled | 4 |", "1.50 (1.25-1.75)"
-    ours = f"ours | 11 + 10 | 500.0 | 12.3 | {spread} | again {spread} | beside the limit: within the spread |"
+    ours = f"ours | 11 + 10 | 500.0 | 12.3 | {spread} | again {spread} | compared with the limit: within the spread |"
     assert lines[:3] == [
         f"{network} pgd_at with awp | {ours}",
         f"{network} pgd_at with awp | peer | 12 | 500.0 | 12.3 | {spread} | {spread} | faster |",

@@ -263,7 +263,7 @@ def test_more_images_than_there_are_is_an_error() -> None:
         data.evaluation("val")
     with pytest.raises(RobustCliError, match=r"data\.val_size: 20 of 20 .*at most 19"):
         _prepare(_source(), val_size=20)
-    with pytest.raises(RobustCliError, match=r"data\.train_size: 16 is more than the 15 .* 5 were set apart"):
+    with pytest.raises(RobustCliError, match=r"data\.train_size: 16 is more than the 15 .* after 5 for validation"):
         _prepare(_source(), val_size=5, train_size=16)
 
 
