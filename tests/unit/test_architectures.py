@@ -558,7 +558,7 @@ def test_image_too_small_for_small_cnn_is_refused(size: tuple[int, int]) -> None
         (CIFAR, "resnet19", "no classifier 'resnet19'; did you mean 'resnet1"),
         (CIFAR, "fcn_resnet50", "'fcn_resnet50' does not classify"),
         (CIFAR, "r3d_18", "'r3d_18' does not classify"),
-        (ImageShape(1, 32, 32, 10), "resnet18", "3 channels, and the data has 1"),
+        (ImageShape(1, 32, 32, 10), "resnet18", "3 channels, but the data has 1"),
         (CIFAR, "alexnet", "'alexnet' cannot take images of 32x32 pixels"),
         (ImageShape(3, 32, 48, 10), "vit_b_32", r"32x48 pixels \(it needs square images\)"),
         (ImageShape(3, 40, 40, 10), "vit_b_32", "'vit_b_32' cannot take images of 40x40"),
