@@ -744,7 +744,7 @@ def test_an_architecture_is_shown_with_what_it_consists_of(robust: Robust) -> No
     assert ["layer4", "4x4", "512", "8,392,192", "134.2", "109x109", "pixels"] in lines
     assert "depends on its settings: write model=... after" in robust("show", "torchvision").require(0).out
     # Tokens count as the grid that they were cut from.
-    tokens = ["8x8", "1536", "22,702,944", "1,475.1", "whole"]
+    tokens = ["8x8", "1536", "22,702,944", "1,475.1", "whole", "image"]
     assert tokens in [line.split() for line in robust("show", "xcit").require(0).out.splitlines()]
     assert "10^6" not in robust("show", "mart").require(0).out
 
@@ -761,7 +761,7 @@ def test_an_architecture_is_shown_with_what_it_consists_of(robust: Robust) -> No
 )
 def test_an_architecture_is_shown_with_the_settings_that_are_written(robust: Robust, words: str, size: str) -> None:
     said = robust("show", *words.split()).require(0).out
-    assert f"{words.partition(' ')[2]}, for 3x32x32 images of 10 classes: {size} multiply-accumulates" in said
+    assert f"{words.partition(' ')[2]}, 3x32x32 images of 10 classes: {size} multiply-accumulates" in said
 
 
 @pytest.mark.parametrize(

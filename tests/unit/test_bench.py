@@ -688,7 +688,7 @@ def test_stored_results_become_one_table_each() -> None:
         "| a | b | 4 | 50.0 / 37.5 (1, 1; 2 runs) |  |",
         "| a, fast | b | 4 | 50.0 / 50.0 (1, 1) | 25.0 / 75.0 (1, 1) |",
     ]
-    assert lines[-3].endswith("holds.")
+    assert lines[-3].endswith("confirmed.")
     assert lines[-1] == "cpu; p, 1 cores, 1 threads, load 0.5; torch t, pyautoattack 1.2."
     speed = {
         **HEAD,
