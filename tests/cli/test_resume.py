@@ -113,7 +113,8 @@ def outcome(folder: Path) -> dict[str, Any]:
         "best": without_seconds(checkpoint.load(run.best)),
         "last": without_seconds(checkpoint.load(run.last)),
         "log": [without_seconds(json.loads(line)) for line in run.log.read_text(encoding="utf-8").splitlines()],
-        "results": without_seconds(read_json(run.results)),
+        # The chain binds provenance and seconds, too.
+        "results": without_seconds({key: value for key, value in read_json(run.results).items() if key != "chain"}),
         "data": provenance["data"],
     }
 
