@@ -35,7 +35,8 @@ _GRADIENTS, _VOTES = 20, 10
 
 @EVALUATORS.register(
     "autoattack",
-    passes=(7818, 1900, 0),
+    # One of each checks that the network gives gradients.
+    passes=(7819, 1901, 0),
     sees_through_masking=True,
     smoke={"attacks": ["apgd-ce", "fab-t"], "batch_size": 8},
 )
