@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from robustcli.attacks.fgsm import Fgsm
 from robustcli.attacks.frank_wolfe import FrankWolfe
+from robustcli.data.targets import Labels
 from robustcli.defenses.fw_at import fw_at
 from robustcli.defenses.min_max import AdversarialCrossEntropy, MinMax
 from robustcli.promises.networks import conv_net, images, labels, linear_net
@@ -161,6 +162,6 @@ def test_a_step_costs_k_attack_steps_and_one_branch(start: Literal["clean", "ran
 def test_the_distortion_is_recorded() -> None:
     model = conv_net().train()
     step: Any = fw_at().start(model, torch.optim.SGD(model.parameters(), lr=0.1), noise())
-    metrics = step(images(COUNT), labels(COUNT), LINF, None)
+    metrics = step(images(COUNT), Labels.of(labels(COUNT)), LINF, None)
     assert set(metrics) == {"loss", "distortion"}
     assert 0 < metrics["distortion"] <= 1

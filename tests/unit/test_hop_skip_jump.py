@@ -260,7 +260,7 @@ def test_masked_gradients_do_not_hide_what_is_there() -> None:
     model, x, y, _ = linear()
     decisions, threat = Decisions(model).requires_grad_(False), ThreatModel("l2", Fraction(1, 4))
     assert (predictions(decisions, HopSkipJump(queries=2000)(decisions, x, y, threat, noise(20))) != y).all()
-    with pytest.raises(RuntimeError, match="does not require grad"):
+    with pytest.raises(RobustCliError, match="gives no gradient"):
         Pgd()(decisions, x, y, threat, noise(20))
 
 

@@ -239,7 +239,7 @@ def test_what_has_no_branches_is_refused() -> None:
         branched_of(conv_net(), 2)
     with pytest.raises(RobustCliError, match="has 3 branches; the defense needs 2"):
         branched_of(branched_net(3), 2)
-    with pytest.raises(RobustCliError, match=r"architecture\.branch: 2; the 2 branches"):
+    with pytest.raises(RobustCliError, match=r"architecture\.branch: 2; the branches have the numbers 0 to 1"):
         multibn_network(SHAPE, network=body, branch=2)
 
 
