@@ -17,6 +17,7 @@ from robustcli.attacks.losses import LOSSES
 from robustcli.attacks.pgd import Pgd
 from robustcli.evaluation.chance import chance_suspicions
 from robustcli.evaluation.evidence import Evidence
+from robustcli.evaluation.gradient import gives_gradient
 from robustcli.statistics import clopper_pearson
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
@@ -67,7 +68,8 @@ def postflight(
         return found
     if is_random:
         found.append("logits vary from call to call: the number is that of most of several forwards, not a worst case")
-    if not evidence.has_gradient:
+    has_gradient = evidence.has_gradient and gives_gradient(model, x)
+    if not has_gradient:
         left_out = ", ".join(evidence.without_gradient)
         found.append(
             f"the network gives no gradient, so {f'{left_out} could not run' if left_out else 'none was used'}: only "
@@ -77,7 +79,7 @@ def postflight(
     if len(rows):
         noise = rng.rows(rows).split("postflight")
         found += _of_random_points(model, x[rows], y[rows], dict.fromkeys(evidence.threats), noise)
-        if evidence.has_gradient:
+        if has_gradient:
             found += _of_gradients(model, x[rows], y[rows], noise)
             found += _of_longer_attacks(model, x[rows], y[rows], noise, evidence)
     return found

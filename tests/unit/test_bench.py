@@ -142,7 +142,7 @@ def test_each_kind_of_pass_is_told_from_the_others(
 
 
 def test_a_network_without_a_convolution_is_refused() -> None:
-    with pytest.raises(RobustCliError, match="has none"), passes_by_kind(nn.Linear(2, 2)):
+    with pytest.raises(RobustCliError, match="has no convolution"), passes_by_kind(nn.Linear(2, 2)):
         pass
 
 

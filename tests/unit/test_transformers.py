@@ -403,9 +403,9 @@ def test_convnext_refuses_images_that_it_would_shrink_to_nothing() -> None:
         RobustCliError, match=r"patch: 4 stages and patches of 4 divide the sides by 32, but the images"
     ):
         build("convnext", ImageShape(3, 28, 40, 10), patch=4)
-    with pytest.raises(RobustCliError, match=r"depths: 2 stages, and 4 in widths"):
+    with pytest.raises(RobustCliError, match=r"depths: 2 stages, but 4 widths"):
         build("convnext", depths=(1, 1))
-    with pytest.raises(RobustCliError, match=r"depths: each stage needs a block"):
+    with pytest.raises(RobustCliError, match=r"depths: each stage needs at least one block"):
         build("convnext", depths=(1, 0), widths=(4, 8))
 
 
