@@ -110,7 +110,9 @@ def test_only_keyword_parameters_are_settings(member: Member) -> None:
 def test_replaceable_fields_are_those_of_what_is_returned(member: Member) -> None:
     target = imported(member)
     returned = target if inspect.isclass(target) else typing.get_type_hints(target)["return"]
-    writable = {item.name for item in fields(returned) if is_writable(item.type)} if is_dataclass(returned) else set()
+    # A data set returns its images, which no spec writes.
+    has_fields = is_dataclass(returned) and member.family != "datasets"
+    writable = {item.name for item in fields(returned) if is_writable(item.type)} if has_fields else set()
     assert set(member.replaceable) == writable - set(member.parameters)
     undescribed = [parameter.name for parameter in member.replaceable.values() if not parameter.doc]
     assert not undescribed
