@@ -844,8 +844,8 @@ def test_a_shipped_spec_is_copied_and_nothing_is_overwritten(robust: Robust, tin
     robust("cp", name, "mine.yaml").require(2, "exists already; choose another name")
     assert Path("mine.yaml").read_text(encoding="utf-8") == "mine\n"
     Path("folder").mkdir()
-    robust("cp", name, "folder").require(2)
-    assert list(Path("folder").iterdir()) == []
+    robust("cp", name, "folder").require(0)
+    robust("cp", name, "folder").require(2, "folder/digits_pgd_at.yaml: exists already")
     robust("cp", name, "no/such/folder.yaml").require(2, "there is no folder no/such")
     robust("cp", "demo/nothing", "new.yaml").require(2, "unknown experiment")
     assert not Path("new.yaml").exists()

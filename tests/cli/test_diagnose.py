@@ -68,7 +68,7 @@ def test_networks_from_elsewhere_need_a_threat(robust: Robust, trained: RunFolde
     weights = tmp_path / "weights.pt"
     torch.save({key.removeprefix("body."): value for key, value in body.items() if key.startswith("body.")}, weights)
     small = ("--architecture", "small_cnn", "architecture.width=4", "architecture.hidden=16", "--data", "digits")
-    robust("diagnose", weights, *small, "--with", "fosc").require(2, "--norm and --eps: weights.pt does not say")
+    robust("diagnose", weights, *small, "--with", "fosc").require(2, "--norm and --eps: weights.pt has no threat model")
     value = found(robust, weights, *small, "--with", "fosc", "--norm", "linf", "--eps", "0.1")
     own = found(robust, trained.best, "--with", "fosc")
     assert value["diagnostics"]["fosc"]["found"] == own["diagnostics"]["fosc"]["found"]
@@ -83,7 +83,7 @@ def test_networks_from_elsewhere_need_a_threat(robust: Robust, trained: RunFolde
         (("--with", "fosc", "fosc.bins=3"), "fosc.bins: unknown parameter of 'fosc' in diagnostics"),
         (("--with", "fosc", "eps_curve.radii=[0]"), "override 'eps_curve.radii=[0]': add --with eps_curve"),
         (("--with", "eps_curve", "eps_curve.radii=[2]"), "threat.eps: 2 is larger than the pixel range"),
-        (("--with", "fosc", "--examples", 10**6), "1000000 test images were asked for"),
+        (("--with", "fosc", "--examples", 10**6), "1000000 test images requested; there are only 360"),
         (("--with", "fosc", "--out", "."), "--out: .: is a folder"),
         (("--with", "fosc", "--picture", "curve.jpg"), "its name must end in one of .png, .pdf, .svg"),
     ],
