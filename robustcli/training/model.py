@@ -42,7 +42,7 @@ def is_channels_last(network: nn.Module, settings: TrainSettings, device: torch.
     On x86 CPUs networks with batch norms were 1.1 to 1.4 times as fast in it with AVX-512, and 1.0 to 1.35 times with
     AVX2, narrow ones most; plain convolutions without norms were a little slower, and ConvNeXt cared little.
     """
-    is_broken = device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2" and _corrupts_memory(network)
+    is_broken = breaks_in_channels_last(network, device)
     if settings.channels_last != "auto":
         if settings.channels_last and is_broken and settings.precision == "fp32":
             raise RobustCliError(
@@ -58,11 +58,13 @@ def is_channels_last(network: nn.Module, settings: TrainSettings, device: torch.
     return suits and any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
 
 
-def _corrupts_memory(network: nn.Module) -> bool:
-    """Whether oneDNN, in channels_last with AVX2, would write beyond the gradient of some weight.
+def breaks_in_channels_last(network: nn.Module, device: torch.device) -> bool:
+    """Return True if oneDNN would write beyond the gradient of a weight in channels_last, which happens with AVX2.
 
     It does for strided 1 x 1 convolutions of 3 or 4 channels; its kernel works in blocks of 8 (torch 2.14).
     """
+    if device.type != "cpu" or torch.backends.cpu.get_cpu_capability() != "AVX2":
+        return False
     return any(
         isinstance(module, nn.Conv2d)
         and module.kernel_size == (1, 1)

@@ -428,6 +428,9 @@ def test_only_what_the_spec_leaves_open_is_tried() -> None:
     assert len(every) == 5
     plain = replace(spec, train=replace(spec.train, channels_last=False))
     assert changes_of(plain, is_last=False, with_compile=True) == every
+    assert not any(
+        "channels_last" in name for name in changes_of(plain, is_last=False, can_be_last=False, with_compile=True)
+    )
     assert not_measured(spec, with_compile=True) == []
     assert not_measured(replace(spec, train=replace(spec.train, compile=True)), with_compile=False) == []
 

@@ -30,7 +30,7 @@ from robustcli.runtime.device import choose_device
 from robustcli.specs.settings import EvaluateOptions
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.threat.threat import ThreatModel
-from robustcli.training.model import is_channels_last
+from robustcli.training.model import breaks_in_channels_last, is_channels_last
 from robustcli.workflows.plan.evaluations import BROKEN_PASSES, EvaluationCost, Probe
 from robustcli.workflows.plan.images import images_of
 from robustcli.workflows.plan.savings import changes_of, measure_savings, not_measured
@@ -113,7 +113,8 @@ def _savings(request: Request, data: Data, device: torch.device) -> list[dict[st
     with torch.device("meta"):
         network = build_network(spec.architecture, data.shape, data.mean, data.std)
     is_last = is_channels_last(network, spec.train, device)
-    changes = changes_of(spec, is_last=is_last, with_compile=with_compile)
+    can_be_last = not breaks_in_channels_last(network, device)
+    changes = changes_of(spec, is_last=is_last, can_be_last=can_be_last, with_compile=with_compile)
     return [*measure_savings(spec, data, device, changes), *not_measured(spec, with_compile=with_compile)]
 
 

@@ -18,15 +18,18 @@ _ROUNDS = 3
 COMPILE = "train.compile=true"
 
 
-def changes_of(spec: ExperimentSpec, *, is_last: bool, with_compile: bool) -> dict[str, dict[str, Any]]:
+def changes_of(
+    spec: ExperimentSpec, *, is_last: bool, can_be_last: bool = True, with_compile: bool
+) -> dict[str, dict[str, Any]]:
     """Return settings to try, which the spec does not already have, by their overrides.
 
     Args:
         is_last: the spec uses channels_last; if "auto" has chosen it, the other format is tried too.
+        can_be_last: the network works in channels_last on this device.
         with_compile: try compilation too.
     """
     open_: dict[str, dict[str, Any]] = {}
-    if not is_last:
+    if can_be_last and not is_last:
         open_["train.channels_last=true"] = {"channels_last": True}
     if spec.train.precision == "fp32":
         open_["train.precision=bf16"] = {"precision": "bf16"}
