@@ -28,4 +28,8 @@ def depends_only_on_progress(schedule: Schedule) -> None:
 
 
 def observed_schedule(schedule: Schedule) -> Tensor:
-    return torch.tensor([schedule(Progress(step, 7, 10)) for step in range(70)])
+    """Rate and momentum of every update; -1 stands for a momentum that is not changed."""
+    progresses = [Progress(step, 7, 10) for step in range(70)]
+    momenta = [schedule.momentum_at(progress) for progress in progresses]
+    rates = [schedule(progress) for progress in progresses]
+    return torch.tensor([*rates, *(-1.0 if momentum is None else momentum for momentum in momenta)])
