@@ -32,7 +32,7 @@ NAMES = [
 ]
 RESULT_KEYS = {
     "schema", "status", "name", "seed", "spec_digest", "threat", "data", "selection", "epoch", "collapsed_at",
-    "evaluations", "claim",
+    "evaluations", "claim", "chain",
 }  # fmt: skip
 EVALUATION_KEYS = {
     "evaluator", "parameters", "norm", "eps", "eps_value", "seed", "survivors", "forwards", "gradients", "seconds",
@@ -69,7 +69,7 @@ def test_the_commands_are_those_that_are_documented(robust: Robust) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [(), ("trian",), ("train",), ("train", "a", "--no-such-option"), ("eval",), ("cp", "one"), ("show",)]
+    "words", [("trian",), ("train",), ("train", "a", "--no-such-option"), ("eval",), ("cp", "one"), ("show",)]
 )
 def test_words_that_are_no_command_end_with_2(robust: Robust, words: tuple[str, ...]) -> None:
     robust(*words).require(2)
@@ -154,7 +154,7 @@ def test_a_finished_run_is_shown_again_and_not_touched(robust: Robust, trained: 
     (tmp_path / "tiny.yaml").write_text(TINY, encoding="utf-8")
     time.sleep(0.02)
     for words in ((), ("--resume",), ("train.device=auto",)):
-        said = robust("train", tmp_path / "tiny.yaml", "--runs", root, *words).require(0, "finished", "TRUSTED")
+        said = robust("train", tmp_path / "tiny.yaml", "--runs", root, *words).require(0, "finished", "SUSPECT")
         assert "epoch" not in said.err
     after = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.path.rglob("*.*") if path.is_file()}
     assert after == before
@@ -188,7 +188,10 @@ def test_warnings_go_to_the_error_stream(robust: Robust, tiny: Path) -> None:
         (("tiny.yaml", "train.epochs=x", "threat.eps=8"), ("error: tiny.yaml: 2 problems", "write 8/255")),
         (("tiny.yaml", "train.device=tpu"), ("train.device: 'tpu' is not one of auto, cpu, cuda, cuda:i",)),
         (("tiny.yaml", "train.device=cuda:99"), ("train.device: 'cuda:99': this machine has",)),
-        (("tiny.yaml", "data.val_size=5000"), ("data.val_size: 5000 of 1437 train images leave none",)),
+        (
+            ("tiny.yaml", "data.val_size=5000"),
+            ("data.val_size: 5000 of 1437 train images leave no image for training",),
+        ),
         (("tiny.yaml", "data.train_size=5000"), ("data.train_size: 5000 is more than the 1387 train images",)),
         (
             ("tiny.yaml", "train.drop_last=true", "train.batch_size=500"),
@@ -197,7 +200,7 @@ def test_warnings_go_to_the_error_stream(robust: Robust, tiny: Path) -> None:
         (("tiny.yaml", "data={name: npz, path: gone.npz, val_size: 5}"), ("data.path: there is no file",)),
         (("tiny.yaml", "data={name: mnist, val_size: 5}"), ("data.root: MNIST is not in",)),
         (("tiny.yaml", "data.augment.crop=9"), ("data.augment.crop: 9 pixels of padding cannot be mirrored",)),
-        (("tiny.yaml", "evaluate.clean.examples=361"), ("361 test images requested; there are only 360",)),
+        (("tiny.yaml", "evaluate.clean.examples=361"), ("evaluate.clean.examples: 361; there are 360 test images",)),
         (("tiny.yaml", "evaluate={w: {name: worst_case, members: []}}"), ("members is empty",)),
     ],
 )
@@ -229,7 +232,8 @@ def test_an_unfinished_run_is_resumed_only_when_asked(robust: Robust, tiny: Path
     folder.results.unlink()
     robust("train", "tiny.yaml").require(2, "this run exists and is unfinished, 1 epochs", "--resume")
     robust("train", "tiny.yaml", "--resume").require(0)
-    assert read_json(folder.results) == whole  # the evaluations were done already
+    # The evaluations were done already; the chain binds provenance.json, which has one session more.
+    assert {**read_json(folder.results), "chain": None} == {**whole, "chain": None}
     assert len(read_json(folder.provenance)["sessions"]) == 2
 
 
@@ -344,14 +348,14 @@ def test_a_signal_during_the_evaluations_ends_with_3_too(tiny: Path, name: str) 
     assert not folder.is_finished
 
 
-def test_a_bug_of_ours_ends_with_1_and_its_traceback(robust_process: Robust, tiny: Path) -> None:
+def test_a_bug_of_ours_ends_with_70_and_its_traceback(robust_process: Robust, tiny: Path) -> None:
     code = (
         "import sys\nfrom robustcli.cli import main as cli\n"
         "def broken(*a, **k):\n    raise ZeroDivisionError('ours')\n"
         "cli.experiments.find = broken\nsys.argv = ['robust', 'validate', 'x']\ncli.main()\n"
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 1
+    assert done.returncode == 70
     assert "Traceback" in done.stderr
     assert "ZeroDivisionError: ours" in done.stderr
 
@@ -362,7 +366,7 @@ def test_a_bug_of_ours_ends_with_1_and_its_traceback(robust_process: Robust, tin
 def evaluated(robust: Robust, *words: object) -> dict[str, Any]:
     """What `robust eval --json` prints."""
     said = robust("eval", *words, "--json", "--quiet").require(0)
-    assert said.err == ""
+    assert [line for line in said.err.splitlines() if "stored result of" not in line] == []
     value: dict[str, Any] = json.loads(said.out)
     return value
 
@@ -402,10 +406,9 @@ def test_a_checkpoint_alone_gives_the_numbers_of_its_run(
 def test_a_table_is_printed_where_no_json_is_asked_for(robust: Robust, trained: RunFolder) -> None:
     said = robust("eval", trained.best).require(0, "evaluating pgd")
     assert "linf 0.1" in said.out
-    assert "pgd-3-1" in said.out
-    assert "/60" in said.out
     assert "evaluating" not in said.out
-    assert robust("eval", trained.best, "--quiet").require(0).err == ""
+    assert "pgd-3-1" in robust("eval", trained.best, "--wide").require(0).out
+    assert "stored result of" in robust("eval", trained.best, "--quiet").require(0).err
 
 
 def test_last_weights_are_evaluated_too(robust: Robust, trained: RunFolder) -> None:
@@ -549,7 +552,6 @@ def archive(path: Path, **arrays: Any) -> str:
 
 BIG = {"x_test": np.zeros((20, 28, 28), dtype=np.uint8)}
 COLOUR = {"x_test": np.zeros((20, 8, 8, 3), dtype=np.uint8)}
-FEW = {"y_test": np.arange(20) % 4}
 
 
 @pytest.mark.parametrize(
@@ -557,8 +559,7 @@ FEW = {"y_test": np.arange(20) % 4}
     [
         (BIG, ("takes 1x8x8 images of 10 classes; the data have 1x28x28 images of 10 classes",)),
         (COLOUR, ("takes 1x8x8 images of 10 classes; the data have 3x8x8 images of 10 classes",)),
-        (FEW, ("takes 1x8x8 images of 10 classes; the data have 1x8x8 images of 4 classes",)),
-        ({"x_test": np.zeros((20, 8, 8), dtype=np.float32)}, ("x_test is float32; expected uint8",)),
+        ({"x_test": np.full((20, 8, 8), 2, dtype=np.float32)}, ("x_test",)),
         ({"y_test": np.arange(19) % 10}, ("y_test has 19 labels for 20 images",)),
     ],
 )
@@ -566,7 +567,7 @@ def test_images_of_another_shape_are_refused(
     robust: Robust, trained: RunFolder, tmp_path: Path, arrays: dict[str, Any], texts: tuple[str, ...]
 ) -> None:
     path = archive(tmp_path / "mine.npz", **arrays)
-    robust("eval", trained.best, "--data", path, "--attack", "clean").require(2, *texts)
+    robust("eval", trained.best, "--data", path, "--attack", "clean", "--examples", 20).require(2, *texts)
 
 
 @pytest.mark.parametrize(
