@@ -1,11 +1,16 @@
 """Settings of every test. Nothing is seeded here: a test that draws seeds its own source."""
 
+import os
+
 import pytest
 import torch
 from hypothesis import settings
 
 # Promises fail by assert; pytest then shows the values of both sides.
 pytest.register_assert_rewrite("robustcli.promises")
+
+# Processes of pytest-xdist have the width of the terminal, which tables of commands would follow.
+os.environ.pop("COLUMNS", None)
 
 # Tiny tensors otherwise spend most of their time waiting for each other.
 torch.set_num_threads(1)

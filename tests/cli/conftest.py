@@ -17,9 +17,8 @@ from robustcli.workflows.train import run_experiment
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands store results below the working directory, not in the checkout, and print as wide as into a log."""
+    """Commands store results below the working directory, not in the checkout."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("COLUMNS", raising=False)
 
 
 @pytest.fixture
