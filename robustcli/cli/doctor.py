@@ -1,5 +1,6 @@
 """The command `robust doctor`. torch is imported inside it."""
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -18,8 +19,6 @@ def check_installation(
     as_json: Json = False,
 ) -> None:
     """Check the installation: versions, device, memory, disk and a short self-test."""
-    import json
-
     from robustcli.workflows.doctor import examine
 
     findings = examine(device, folder)

@@ -72,7 +72,7 @@ class Evidence:
         stages: in order.
         clean_forwards, clean_seconds: cost of the clean images.
         classes: number of logits of the model.
-        has_gradient: False if an attack needed a gradient and the model gives none.
+        has_gradient: whether the model gives a gradient; None if no attack needed one.
         without_gradient: attacks that were left out, because it gives none.
         warnings: each once.
         attacks, threats: one for each stage.
@@ -90,7 +90,7 @@ class Evidence:
     clean_forwards: int
     clean_seconds: float
     classes: int = 0
-    has_gradient: bool = True
+    has_gradient: bool | None = None
     without_gradient: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     attacks: tuple[Attack, ...] = ()
@@ -183,8 +183,8 @@ def gather(
         if len({stage.name for stage in stages}) < len(stages):
             raise EvaluationError(f"two stages have one name: {', '.join(stage.name for stage in stages)}")
         by_gradient = [stage.name for stage in stages if not stage.is_black_box]
-        evidence.has_gradient = not by_gradient or gives_gradient(model, x)
-        if by_gradient and not evidence.has_gradient:
+        evidence.has_gradient = gives_gradient(model, x) if by_gradient else None
+        if evidence.has_gradient is False:
             stages = [stage for stage in stages if stage.is_black_box]
             if not stages:
                 raise EvaluationError(no_gradient(by_gradient))

@@ -68,7 +68,7 @@ def postflight(
         return found
     if is_random:
         found.append("logits vary from call to call: the number is that of most of several forwards, not a worst case")
-    has_gradient = evidence.has_gradient and gives_gradient(model, x)
+    has_gradient = gives_gradient(model, x) if evidence.has_gradient is None else evidence.has_gradient
     if not has_gradient:
         left_out = ", ".join(evidence.without_gradient)
         found.append(

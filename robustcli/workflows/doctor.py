@@ -16,13 +16,14 @@ from robustcli.attacks.pgd import Pgd
 from robustcli.measuring.machine import machine
 from robustcli.measuring.memory import free_bytes
 from robustcli.runtime.device import choose_device, describe_device
-from robustcli.runtime.precision import is_native
+from robustcli.runtime.precision import Precision, is_native
 from robustcli.store.runs import version_of
 from robustcli.threat.noise import StreamNoise
 from robustcli.threat.threat import ThreatModel
 
 _PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "pyautoattack")
 _OPTIONAL = ("timm", "matplotlib", "torchattacks", "foolbox")
+_PRECISIONS: tuple[Precision, ...] = ("bf16", "fp16")
 _GIB = 2**30
 _CLOSE = 1e-5
 
@@ -56,7 +57,7 @@ def examine(device_name: str, folder: Path) -> list[Finding]:
     facts = machine()
     missing = [name for name in _PACKAGES if version_of(name) is None]
     optional = [name for name in _OPTIONAL if version_of(name) is None]
-    native = [name for name in ("bf16", "fp16") if is_native("bf16" if name == "bf16" else "fp16", device)]
+    native = [precision for precision in _PRECISIONS if is_native(precision, device)]
     free = free_bytes(device)
     return [
         Finding("robust", f"{__version__}, Python {platform.python_version()} at {sys.prefix}"),
