@@ -126,15 +126,17 @@ def _root(
 def train(
     spec: Annotated[str, typer.Argument(help="File of a spec, or name of a shipped one.")],
     overrides: Overrides = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Resume an interrupted run, or continue one with more epochs.")
+    ] = False,
     runs: Runs = Path("runs"),
     quiet: Quiet = False,
 ) -> None:
     """Train and evaluate the model that a spec describes."""
-    from robustcli.workflows.resuming import without_run
+    from robustcli.workflows.resuming import prepare_to_resume
 
     read = _read(spec, overrides)
-    if resume and (text := without_run(runs, read)):
+    if resume and (text := prepare_to_resume(runs, read)):
         typer.echo(f"note: {text}", err=True)
     _run(read, runs, quiet, resume=resume)
 

@@ -201,7 +201,13 @@ def _learned(alphas: Sequence[nn.Parameter]) -> Iterator[None]:
 
 
 @DEFENSES.register(
-    "dsara", trains="dsara", two_halves=True, added={"order": "first"}, smoke={"steps": 2}, passes=(8, 7, 0.5)
+    "dsara",
+    trains="dsara",
+    two_halves=True,
+    spans_training=True,
+    added={"order": "first"},
+    smoke={"steps": 2},
+    passes=(8, 7, 0.5),
 )
 def dsara(
     *,

@@ -26,6 +26,7 @@ class _Of(tuple[str, ...]):
 _COSTLY = _Of(("attacks", "defenses", "evaluators", "regularisers", "weights"))
 _ATTACKING = _Of(("attacks", "defenses"))
 _PENALISING = _Of(("defenses", "regularisers"))
+_FOLLOWING = _Of(("schedules", "defenses", "averaging", "regularisers", "weights"))
 _ATTACK, _ARCHITECTURE, _DATASET = _Of(("attacks",)), _Of(("architectures",)), _Of(("datasets",))
 _DEFENSE, _EVALUATOR, _MIXER = _Of(("defenses",)), _Of(("evaluators",)), _Of(("mixers",))
 
@@ -57,6 +58,8 @@ class Declaration:
             defense that learns two things from images that they do not share.
         sets: parameter of its attack that the defense changes during training.
         spares_labels: with its own attack the defense can train on images without labels.
+        spans_training: what the member does at an update depends on the number of epochs of the whole run, so a run
+            with it cannot be continued with more epochs.
         goes_farther: the attack reaches farther than its number of steps times their length.
         flat_at_x: values of `loss` whose gradient is zero at the clean image.
         branches: parameter of the architecture that counts its branches of batch norms: one for clean images, one for
@@ -87,6 +90,7 @@ class Declaration:
     two_halves: Annotated[bool, _DEFENSE] = False
     sets: Annotated[str, _DEFENSE] = ""
     spares_labels: Annotated[bool, _DEFENSE] = False
+    spans_training: Annotated[bool, _FOLLOWING] = False
     goes_farther: Annotated[bool, _ATTACKING] = False
     flat_at_x: Annotated[tuple[str, ...], _ATTACK] = ()
     branches: Annotated[str, _ARCHITECTURE] = ""
