@@ -23,6 +23,7 @@ from robustcli.cli.options import Overrides, Quiet, Runs, console
 from robustcli.cli.plan import app as forecast
 from robustcli.errors import CheckFailedError, CollapseError, Interrupted, NotFiniteError, RobustCliError, disk_message
 from robustcli.specs import experiments
+from robustcli.specs.grid import read_grid
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.workflows.sweep_spec import Sweep, is_sweep
 
@@ -132,7 +133,15 @@ def train(
     runs: Runs = Path("runs"),
     quiet: Quiet = False,
 ) -> None:
-    """Train and evaluate the model that a spec describes."""
+    """Train and evaluate the model that a spec describes.
+
+    Several values make a grid: `robust train SPEC seed=0,1,2 defense.beta=1,3` trains six runs, one after the other,
+    and prints one table; the same command again resumes it.
+    """
+    path = experiments.find(spec)
+    if read_grid(overrides or ()).is_grid and not is_sweep(path):
+        sweep.run_sweep(Sweep.read(path, overrides or ()), runs, quiet=quiet)
+        return
     from robustcli.workflows.resuming import prepare_to_resume
 
     read = _read(spec, overrides)
@@ -209,7 +218,7 @@ def validate(
 def _validate(name: str, overrides: list[str]) -> None:
     """Check one file and print its digest, warnings and notes."""
     path = experiments.find(name)
-    if is_sweep(path):
+    if is_sweep(path) or read_grid(overrides).is_grid:
         checked = Sweep.read(path, overrides)
         typer.echo(f"{name}: valid, {len(checked.rows)} rows")
         found = [(f"row {row.name}: ", row.specs[0]) for row in checked.rows]
