@@ -246,7 +246,7 @@ def _require_files(paths: Mapping[str, Path | None]) -> None:
 
 
 def _print_findings(title: str, results: dict[str, Any]) -> None:
-    from robustcli.reports.findings import finding_parts
+    from robustcli.reports.diagnostics import finding_parts
 
     screen = console()
     typer.echo(f"{title}, {results['examples']} images")

@@ -18,6 +18,7 @@ from robustcli.cli.authoring import app as authoring
 from robustcli.cli.doctor import app as doctor
 from robustcli.cli.evaluation import app as evaluation
 from robustcli.cli.examples import app as examples
+from robustcli.cli.finding import reproduce_finding
 from robustcli.cli.members import app as members
 from robustcli.cli.options import Overrides, Quiet, Runs, console
 from robustcli.cli.plan import app as forecast
@@ -152,12 +153,22 @@ def train(
 
 @app.command()
 def reproduce(
-    name: Annotated[str, typer.Argument(help="Shipped experiment; see `robust list experiments`.")],
+    name: Annotated[str, typer.Argument(help="Shipped experiment or finding; see `robust list experiments`.")],
     overrides: Overrides = None,
     runs: Runs = Path("runs"),
+    out: Annotated[Path | None, typer.Option(help="Write the result of a finding to this JSON file.")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train and evaluate a shipped experiment, or resume it, and compare with the published result."""
+    """Train and evaluate a shipped experiment, or resume it, and compare with the published result.
+
+    For a finding, run every arm with every seed and print whether the claim is SHOWN, NOT SHOWN or REFUTED.
+    """
+    path = experiments.find(name)
+    if is_sweep(path):
+        reproduce_finding(path, overrides or (), runs, out, quiet=quiet)
+        return
+    if out is not None:
+        raise RobustCliError(f"--out: {name} is not a finding; its results are in the folder of the run")
     from robustcli.reports.results import claim_table
     from robustcli.specs.check import to_plain
     from robustcli.store.results import Claim

@@ -13,6 +13,7 @@ from robustcli.specs.check import Checker, Where, settings_of
 from robustcli.specs.grid import read_grid
 from robustcli.specs.spec import NAME, ExperimentSpec, Name, located, overridden
 from robustcli.specs.yamlfile import Document, read_yaml
+from robustcli.workflows.finding_spec import Finding, Measure, problems_of, seeds_needed
 
 # Keys that the sweep itself sets in every row.
 _OWN = {"name": "a row's run is named by the sweep and the row", "seed": "write seeds beside base"}
@@ -42,20 +43,27 @@ class _Head:
         base: a spec without name and seed.
         rows: by their names, what differs from the base.
         seeds: of every row.
+        finding: claim of a paper that the rows test; null for a plain table.
     """
 
     name: Name
     base: Mapping[str, Any]
     rows: Mapping[str, Any]
     seeds: tuple[Size, ...] = (0,)
+    finding: Finding | None = None
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """Experiments that are shown in one table."""
+    """Experiments that are shown in one table.
+
+    Args:
+        finding: claim of a paper that the rows test, if there is one.
+    """
 
     name: str
     rows: tuple[Row, ...]
+    finding: Finding | None = None
 
     @classmethod
     def read(cls, path: Path, overrides: Sequence[str] = (), only: Sequence[str] = ()) -> "Sweep":
@@ -65,7 +73,8 @@ class Sweep:
             path: file of a sweep, or of a spec if the overrides make a grid.
             overrides: dotted, for every row that is asked for. With several values, such as `defense.beta=1,3`, every
                 row becomes one row per combination; `seed` replaces the seeds.
-            only: names of the rows asked for, in any order; if empty, all. The others are checked as they are written.
+            only: names of the rows asked for, in any order; if empty, all. The others are checked as they are written,
+                and a finding, which needs all rows, is left out.
 
         Raises:
             SpecError: with all problems of all rows at once, each with its line.
@@ -96,7 +105,25 @@ class Sweep:
         }
         specs = _checked(document.source, documents)
         seeds = grid.seeds or head.seeds
-        return cls(head.name, tuple(_with_seeds(name, specs[name], seeds) for name in specs if name in chosen))
+        finding = None if only or len(combinations) > 1 else head.finding
+        if finding is not None:
+            _check_finding(document, finding, specs, seeds)
+        return cls(head.name, tuple(_with_seeds(name, specs[name], seeds) for name in specs if name in chosen), finding)
+
+
+def _check_finding(
+    document: Document, finding: Finding, specs: Mapping[str, ExperimentSpec], seeds: Sequence[Size]
+) -> None:
+    shared = [
+        key for key in next(iter(specs.values())).evaluate if all(key in spec.evaluate for spec in specs.values())
+    ]
+    problems = [
+        located(document, ("finding", *where)) + text for where, text in problems_of(finding, list(specs), shared)
+    ]
+    if text := seeds_needed(seeds):
+        problems.append(f"seeds: {text}")
+    if problems:
+        raise SpecError(document.source, problems)
 
 
 def _grid_of_spec(document: Document, overrides: Sequence[str], only: Sequence[str]) -> Sweep:
@@ -185,9 +212,19 @@ def _head(document: Document) -> _Head:
     if not checker.problems:
         head = _Head(**resolved)
         checker.problems += _of_rows(head)
+        if head.finding is not None:
+            head = replace(head, finding=_with_measures(head.finding, checker))
         if not checker.problems:
             return head
     raise SpecError(document.source, [located(document, where) + text for where, text in checker.problems])
+
+
+def _with_measures(finding: Finding, checker: Checker) -> Finding:
+    """Check the diagnostics of a finding."""
+    checked = {
+        name: checker.settings(Measure, value, ("finding", "measure", name)) for name, value in finding.measure.items()
+    }
+    return replace(finding, measure=checked)
 
 
 def _of_rows(head: _Head) -> list[tuple[Where, str]]:
