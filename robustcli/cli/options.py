@@ -30,7 +30,8 @@ Wide = Annotated[bool, typer.Option("--wide", help="Show more columns.")]
 Subject = Annotated[
     str | None,
     typer.Argument(
-        help="Checkpoint of a run, weights file (with --architecture), TorchScript file, torchvision:NAME or timm:NAME."
+        help="Run folder or checkpoint, weights file (with --architecture), TorchScript file, torchvision:NAME or "
+        "timm:NAME."
     ),
 ]
 Architecture = Annotated[

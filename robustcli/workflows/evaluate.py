@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from robustcli.errors import RobustCliError, suggest
+from robustcli.errors import RobustCliError
+from robustcli.evaluation.attack_choice import evaluator_of, with_batch_size
 from robustcli.evaluation.behavior import Behavior, behavior_of, is_same, read_behavior, write_behavior
 from robustcli.evaluation.fingerprint import code_digest, evaluator_text, files_digest
 from robustcli.evaluation.stored import EvaluationFiles, Task, plain_parameters, warn_of_slow_search
@@ -23,12 +24,8 @@ from robustcli.models.digest import imported_code_digest, network_digest, weight
 from robustcli.models.find import ModelRequest, find_model
 from robustcli.models.model import EvaluationDefaults
 from robustcli.models.open import OpenedModel, open_model, threat_of
-from robustcli.registry.catalog import catalog
 from robustcli.registry.registry import MemberSpec, instantiate
-from robustcli.registry.types import Family
 from robustcli.runtime.device import choose_device
-from robustcli.specs.check import Checker, checked
-from robustcli.specs.settings import EvaluateOptions
 from robustcli.specs.yamlfile import parse_scalar
 from robustcli.store.chain import chained
 from robustcli.store.results import SCHEMA, EvalResults, read_results, write_results
@@ -250,49 +247,13 @@ def _evaluations(request: Request, spec: EvaluationDefaults) -> dict[str, Member
     elif request.attack in spec.evaluate and not request.options:
         chosen = {request.attack: spec.evaluate[request.attack]}
     else:
-        chosen = {request.attack: checked(lambda checker: _choose(checker, request), "robust eval")}
+        options = {
+            key: parse_scalar(value) if isinstance(value, str) else value for key, value in request.options.items()
+        }
+        chosen = {request.attack: evaluator_of(request.attack, options)}
     asked = {"examples": request.examples, "witnesses": request.save_examples or None}
     given = {name: value for name, value in asked.items() if value is not None}
     chosen = {key: replace(choice, options=replace(choice.options, **given)) for key, choice in chosen.items()}
     if request.batch_size is not None:
-        chosen = {key: _with_batch_size(choice, request.batch_size) for key, choice in chosen.items()}
+        chosen = {key: with_batch_size(choice, request.batch_size) for key, choice in chosen.items()}
     return chosen
-
-
-def _choose(checker: Checker, request: Request) -> Any:
-    assert request.attack is not None
-    family = Family("evaluators", EvaluateOptions)
-    options = {key: parse_scalar(value) if isinstance(value, str) else value for key, value in request.options.items()}
-    if request.attack in catalog("evaluators"):
-        return checker.chosen(family, {"name": request.attack, **options}, ("attack",))
-    if request.attack not in catalog("attacks"):
-        known = [*catalog("evaluators"), *catalog("attacks")]
-        raise RobustCliError(
-            f"--attack: there is no evaluator or attack '{request.attack}'{suggest(request.attack, known)}"
-        )
-    if request.attack == "none" or options.get("steps") == 0:
-        asked = "--attack none" if request.attack == "none" else "--steps 0"
-        raise RobustCliError(f"{asked}: attacks nothing; for clean accuracy write --attack clean")
-    source = options.pop("source", None)
-    attack = {"name": request.attack, **options}
-    if source is None and "keep" in catalog("attacks")[request.attack].parameters:
-        # In an evaluation any point that fools the model counts, not only the last one.
-        attack.setdefault("keep", "fooled")
-    size = attack.get("step_size")
-    if isinstance(size, float | int) and size > 1:
-        raise RobustCliError(f"step_size: {size:g} is larger than the pixel range [0, 1]; write {size:g}/255")
-    wish = {"name": "attacked"} if source is None else {"name": "transferred", "source": source}
-    return checker.chosen(family, {**wish, "attack": attack}, ("attack",))
-
-
-def _with_batch_size(choice: MemberSpec, batch_size: int) -> MemberSpec:
-    """The same evaluator, and the members of a worst case, with another batch size."""
-    parameters = {
-        key: [_with_batch_size(member, batch_size) for member in value]
-        if isinstance(value, list) and all(isinstance(member, MemberSpec) for member in value)
-        else value
-        for key, value in choice.parameters.items()
-    }
-    if "batch_size" in parameters:
-        parameters["batch_size"] = batch_size
-    return replace(choice, parameters=parameters)

@@ -17,7 +17,7 @@ ROOT = PACKAGE.parent
 BANDS = tuple(
     line.split()
     for line in (
-        "__main__ cli reports",
+        "__main__ api cli reports",
         "workflows bench measuring promises",
         "training evaluation diagnostics defenses evaluators attacks architectures optimization data models",
         "store specs threat registry runtime statistics errors __init__",
