@@ -21,6 +21,7 @@ from robustcli.cli.examples import app as examples
 from robustcli.cli.finding import reproduce_finding
 from robustcli.cli.members import app as members
 from robustcli.cli.options import Overrides, Quiet, Runs, console
+from robustcli.cli.pack import app as pack
 from robustcli.cli.plan import app as forecast
 from robustcli.errors import CheckFailedError, CollapseError, Interrupted, NotFiniteError, RobustCliError, disk_message
 from robustcli.specs import experiments
@@ -43,7 +44,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help=f"{PURPOSE}\n\n{EXIT_CODES}",
 )
-for commands in (members, authoring, evaluation, results.app, examples, sweep.app, forecast, doctor):
+for commands in (members, authoring, evaluation, results.app, examples, sweep.app, forecast, doctor, pack):
     app.add_typer(commands)
 app.add_typer(bench.app, name="bench")
 app.add_typer(export.app, name="export")

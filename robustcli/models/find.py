@@ -239,6 +239,8 @@ def _images(text: str, size: int | None) -> dict[str, Any]:
     """
     if text in catalog("datasets"):
         return {"name": text}
+    if (Path(text) / "pack.json").is_file():
+        return {"name": "packed", "root": text, **({} if size is None else {"size": size})}
     if Path(text).is_dir():
         return {"name": "image_folder", "root": text, **({} if size is None else {"size": size})}
     if Path(text).suffix.lower() == ".npz":
