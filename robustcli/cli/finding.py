@@ -7,7 +7,6 @@ import typer
 
 from robustcli.cli.options import console
 from robustcli.errors import RobustCliError
-from robustcli.workflows.sweep_spec import Sweep
 
 
 def reproduce_finding(path: Path, overrides: Sequence[str], runs: Path, out: Path | None, *, quiet: bool) -> None:
@@ -16,6 +15,8 @@ def reproduce_finding(path: Path, overrides: Sequence[str], runs: Path, out: Pat
     Raises:
         RobustCliError: the file is a sweep without a finding.
     """
+    from robustcli.workflows.sweep_spec import Sweep
+
     sweep = Sweep.read(path, overrides)
     if sweep.finding is None:
         raise RobustCliError(f"{path}: a sweep without `finding`; run it with `robust sweep {path}`")

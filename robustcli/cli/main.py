@@ -1,4 +1,8 @@
-"""The command line. Commands import torch inside, because the import takes seconds."""
+"""The command line.
+
+Commands import torch inside, because the import takes seconds, and specs, tables and members too, so that help is
+printed at once.
+"""
 
 import json
 import os
@@ -25,11 +29,9 @@ from robustcli.cli.pack import app as pack
 from robustcli.cli.plan import app as forecast
 from robustcli.errors import CheckFailedError, CollapseError, Interrupted, NotFiniteError, RobustCliError, disk_message
 from robustcli.specs import experiments
-from robustcli.specs.grid import read_grid
-from robustcli.specs.spec import ExperimentSpec
-from robustcli.workflows.sweep_spec import Sweep, is_sweep
 
 if TYPE_CHECKING:
+    from robustcli.specs.spec import ExperimentSpec
     from robustcli.store.results import RunResults
 
 PURPOSE = "Adversarial training and evaluation: one YAML spec in; a model, its robust accuracy and the evidence out."
@@ -140,6 +142,9 @@ def train(
     Several values make a grid: `robust train SPEC seed=0,1,2 defense.beta=1,3` trains six runs, one after the other,
     and prints one table; the same command again resumes it.
     """
+    from robustcli.specs.grid import read_grid
+    from robustcli.workflows.sweep_spec import Sweep, is_sweep
+
     path = experiments.find(spec)
     if read_grid(overrides or ()).is_grid and not is_sweep(path):
         sweep.run_sweep(Sweep.read(path, overrides or ()), runs, quiet=quiet)
@@ -164,6 +169,8 @@ def reproduce(
 
     For a finding, run every arm with every seed and print whether the claim is SHOWN, NOT SHOWN or REFUTED.
     """
+    from robustcli.workflows.sweep_spec import is_sweep
+
     path = experiments.find(name)
     if is_sweep(path):
         reproduce_finding(path, overrides or (), runs, out, quiet=quiet)
@@ -229,6 +236,10 @@ def validate(
 
 def _validate(name: str, overrides: list[str]) -> None:
     """Check one file and print its digest, warnings and notes."""
+    from robustcli.specs.grid import read_grid
+    from robustcli.specs.spec import ExperimentSpec
+    from robustcli.workflows.sweep_spec import Sweep, is_sweep
+
     path = experiments.find(name)
     if is_sweep(path) or read_grid(overrides).is_grid:
         checked = Sweep.read(path, overrides)
@@ -261,14 +272,16 @@ def copy_experiment(
     typer.echo(f"{target}: copied from {name}")
 
 
-def _read(name: str, overrides: list[str] | None) -> ExperimentSpec:
+def _read(name: str, overrides: list[str] | None) -> "ExperimentSpec":
+    from robustcli.specs.spec import ExperimentSpec
+
     spec = ExperimentSpec.read(experiments.find(name), overrides or ())
     for warning in spec.warnings():
         typer.echo(f"warning: {warning}", err=True)
     return spec
 
 
-def _run(spec: ExperimentSpec, runs: Path, quiet: bool, *, resume: bool) -> "RunResults":
+def _run(spec: "ExperimentSpec", runs: Path, quiet: bool, *, resume: bool) -> "RunResults":
     from robustcli.cli.progress import Screen
     from robustcli.evaluation.wording import warning_lines
     from robustcli.reports.results import result_table

@@ -3,23 +3,21 @@
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Group
-from rich.table import Table
 
 from robustcli.cli.options import console
 from robustcli.errors import RobustCliError, suggest
 from robustcli.registry.catalog import FAMILIES, Member, catalog
-from robustcli.registry.published import Published, published
 from robustcli.registry.signatures import REQUIRED, section
-from robustcli.reports.blocks import replace_block
-from robustcli.reports.finding import BLOCK as FINDINGS
-from robustcli.reports.finding import finding_index
-from robustcli.reports.recipes import BLOCK as RECIPES
-from robustcli.reports.recipes import recipe_index
 from robustcli.specs import experiments
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
+
+    from robustcli.registry.published import Published
 
 app = typer.Typer()
 
@@ -55,6 +53,12 @@ def list_members(
     if registry is not None and registry not in _LISTS:
         raise RobustCliError(f"there is no registry '{registry}'{suggest(registry, _LISTS)}")
     if into is not None:
+        from robustcli.reports.blocks import replace_block
+        from robustcli.reports.finding import BLOCK as FINDINGS
+        from robustcli.reports.finding import finding_index
+        from robustcli.reports.recipes import BLOCK as RECIPES
+        from robustcli.reports.recipes import recipe_index
+
         if registry == "experiments":
             replace_block(into, RECIPES, recipe_index())
         elif registry == "findings":
@@ -62,6 +66,8 @@ def list_members(
         else:
             raise RobustCliError("--into: only experiments and findings can be written; see `robust list --help`")
         return
+    from rich.table import Table
+
     filters = {"--family": family, "--max-parameters": max_parameters, "--max-macs": max_macs}
     asked = [option for option, value in filters.items() if value is not None]
     if asked and registry != "architectures":
@@ -104,6 +110,8 @@ def _amount(option: str, text: str | None) -> float:
 
 def _list_sizes(members: Iterable[Member], max_parameters: float, max_macs: float) -> None:
     """Print the architectures within both bounds; only shapes are computed."""
+    from rich.table import Table
+
     from robustcli.reports.network_profile import SHAPE, profile_of
 
     sizes: list[tuple[Member, int, int]] = []
@@ -158,6 +166,10 @@ def show(
 
 
 def _show_member(member: Member, settings: Sequence[str]) -> None:
+    from rich.table import Table
+
+    from robustcli.registry.published import published
+
     profile: Group | str = ""
     if member.family == "architectures":
         from robustcli.reports.network_profile import profile_table
@@ -227,7 +239,9 @@ def _missing(member: Member) -> str:
     return " ".join(f"{name}=..." for name, known in member.parameters.items() if known.default is REQUIRED)
 
 
-def _published_table(lines: Iterable[Published]) -> Table:
+def _published_table(lines: "Iterable[Published]") -> "Table":
+    from rich.table import Table
+
     table = Table(
         "settings", "clean %", "AutoAttack %", "training", "more images", "threat", "source",
         title="published", title_justify="left", box=None,

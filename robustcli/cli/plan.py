@@ -2,17 +2,16 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from robustcli.cli.options import Json, Overrides, console
 from robustcli.errors import RobustCliError
 from robustcli.specs import experiments
-from robustcli.specs.grid import read_grid
-from robustcli.specs.spec import ExperimentSpec
-from robustcli.workflows.sweep_spec import Sweep, is_sweep
+
+if TYPE_CHECKING:
+    from robustcli.workflows.sweep_spec import Sweep
 
 app = typer.Typer()
 
@@ -40,6 +39,12 @@ def plan_run(
     stored. If the images of a known data set are missing, random images replace them. For a sweep, every row is one
     line and alternatives are not measured.
     """
+    from rich.console import Console
+
+    from robustcli.specs.grid import read_grid
+    from robustcli.specs.spec import ExperimentSpec
+    from robustcli.workflows.sweep_spec import Sweep, is_sweep
+
     share = None if robust is None else _share(robust)
     path = experiments.find(name)
     if is_sweep(path) or read_grid(overrides or ()).is_grid:
@@ -66,7 +71,7 @@ def plan_run(
 
 
 def print_plan_of_sweep(
-    sweep: Sweep, updates: int, share: tuple[float, float] | None, *, runs: Path | None = None, as_json: bool
+    sweep: "Sweep", updates: int, share: tuple[float, float] | None, *, runs: Path | None = None, as_json: bool
 ) -> None:
     """Measure every row of a sweep and print their costs.
 

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,7 +10,9 @@ from robustcli.cli.options import Json, Overrides, Quiet, Runs
 from robustcli.cli.plan import print_plan_of_sweep
 from robustcli.errors import RobustCliError
 from robustcli.specs import experiments
-from robustcli.workflows.sweep_spec import Sweep
+
+if TYPE_CHECKING:
+    from robustcli.workflows.sweep_spec import Sweep
 
 # Updates measured for each row of a dry run.
 _UPDATES = 5
@@ -44,6 +46,8 @@ def run(
     the same command again to resume, or several times at once to share the work. If the training of a row fails, the
     table says so, the other rows continue, and the exit code is 4.
     """
+    from robustcli.workflows.sweep_spec import Sweep
+
     sweep = Sweep.read(experiments.find(file), overrides or (), row or ())
     if dry_run:
         if into is not None:
@@ -53,7 +57,7 @@ def run(
     run_sweep(sweep, runs, into=into, as_json=as_json, quiet=quiet)
 
 
-def run_sweep(sweep: Sweep, runs: Path, *, into: Path | None = None, as_json: bool = False, quiet: bool) -> None:
+def run_sweep(sweep: "Sweep", runs: Path, *, into: Path | None = None, as_json: bool = False, quiet: bool) -> None:
     """Run the rows of a sweep and print its table; the exit code is 4 if the training of a row failed."""
     for chosen in sweep.rows:
         for warning in chosen.specs[0].warnings():

@@ -9,12 +9,13 @@ another package declares the same things in the same way.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Annotated, Any, get_args, get_type_hints
-
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 from robustcli.errors import RobustCliError, suggest
 from robustcli.registry.types import Norm
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 Passes = tuple[float, float, float]
 
@@ -113,6 +114,8 @@ def checked_declaration(family: str, declared: Mapping[str, Any], where: str) ->
     Raises:
         RobustCliError: a keyword is unknown in this family, or its value has another type.
     """
+    from pydantic import ValidationError
+
     known = _known(family)
     for keyword in declared:
         if keyword not in known:
@@ -133,8 +136,10 @@ def checked_declaration(family: str, declared: Mapping[str, Any], where: str) ->
 
 
 @cache
-def _known(family: str) -> dict[str, TypeAdapter[Any]]:
+def _known(family: str) -> "dict[str, TypeAdapter[Any]]":
     """The keywords that members of a family may declare, with the checks of their values."""
+    from pydantic import ConfigDict, TypeAdapter
+
     checks = {}
     for keyword, hint in get_type_hints(Declaration, include_extras=True).items():
         families = next((part for part in get_args(hint) if isinstance(part, _Of)), (family,))

@@ -16,6 +16,7 @@ import scipy.io
 import torch
 import torchvision
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from robustcli.data import prepare
 from robustcli.data.datasets import DATASETS, Source, TensorSplit, encoded
@@ -80,6 +81,11 @@ def test_digits_are_split_once_and_for_all() -> None:
     assert (train.images * 16).frac().abs().max() == 0
     assert train.images.max() == 1
     assert test.labels[:8].tolist() == [2, 8, 2, 6, 6, 7, 1, 9]
+    known = load_digits()
+    images = torch.from_numpy(known.images)[fixed_order(1797)][:, None].float() / 16
+    assert torch.equal(torch.cat([test.images, train.images]), images)
+    labels = torch.from_numpy(known.target)[fixed_order(1797)]
+    assert torch.equal(torch.cat([test.labels, train.labels]), labels.long())
     rows = {image.numpy().tobytes() for image in train.images} & {image.numpy().tobytes() for image in test.images}
     assert not rows
 
