@@ -67,7 +67,7 @@ def load(
         named = find_model(request)
         return named.load(test_images(named.defaults, chosen), chosen).network
     if isinstance(found, Path):
-        return network_of(read_checkpoint(found), chosen)[1]
+        return network_of(read_checkpoint(found), chosen, found)[1]
     size = _USUAL_SIZE if found.size is None else found.size
     channels, height, width = (3, size, size) if image is None else image
     shape = ImageShape(channels, height, width, _USUAL_CLASSES if classes is None else classes)

@@ -145,7 +145,7 @@ def _trained(request: ModelRequest, path: Path) -> TrainedModel:
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Return a checkpoint of `robust train`; for other weights the error says which option is missing."""
     try:
-        return checkpoint.load(path)
+        return checkpoint.load(path, checkpoint.TO_EVALUATE)
     except RobustCliError as error:
         try:
             weights = read_weights(path)

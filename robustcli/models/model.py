@@ -126,7 +126,7 @@ class TrainedModel:
         shape = ImageShape(*self.contents["shape"])
         if data.shape != shape:
             raise RobustCliError(f"{self.path}: takes {shape.text}; the data have {data.shape.text}")
-        _, network = network_of(self.contents, device)
+        _, network = network_of(self.contents, device, self.path)
         notes = []
         # An evaluation that does not read the train part knows only the test part, and older checkpoints do not.
         digest, key = (data.digest, "data_digest") if data.is_whole else (data.test_digest, "test_digest")

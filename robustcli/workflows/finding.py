@@ -173,7 +173,9 @@ class _Measured:
                 raise RobustCliError(f"{self._where}: {metric}: the run has no checks; set train.check_examples")
             return {"best": max(checks), "last": checks[-1], "drop": max(checks) - checks[-1]}[rest]
         if prefix == "cost":
-            passes = PassCounts(**asdict(passes_of(spec, ImageShape(*checkpoint.load(folder.best)["shape"]))))
+            passes = PassCounts(
+                **asdict(passes_of(spec, ImageShape(*checkpoint.load(folder.best, ("shape",))["shape"])))
+            )
             gradients = passes.input_gradients + passes.weight_gradients
             return {"forwards": passes.forwards, "gradients": gradients, "total": passes.total}[rest]
         if prefix == "epoch":
@@ -200,7 +202,7 @@ class _Measured:
                 return stored["found"]
         self._begins(f"{self._where}: {name}")
         device = choose_device(spec.train.device)
-        _, network = network_of(checkpoint.load(folder.best), device)
+        _, network = network_of(checkpoint.load(folder.best, checkpoint.TO_EVALUATE), device, folder.best)
         data = load_data(spec.data, device, to_train=measure.images == "train")
         x, y = data.evaluation(measure.images, min(measure.examples, data.sizes[measure.images]))
         threat = ThreatModel(spec.threat.norm, spec.threat.eps)

@@ -75,7 +75,7 @@ def _shorter(folder: RunFolder, spec: ExperimentSpec) -> Iterator[_Shorter]:
         longer = replace(stored, train=replace(stored.train, epochs=spec.train.epochs))
         is_same = (longer.digest, longer.seed) == (spec.digest, spec.seed)
         if is_same and stored.train.epochs < spec.train.epochs and other.last.is_file():
-            yield _Shorter(other, stored.train.epochs, checkpoint.load(other.last))
+            yield _Shorter(other, stored.train.epochs, checkpoint.load(other.last, checkpoint.TO_RESUME))
 
 
 def _obstacle(shorter: _Shorter, spec: ExperimentSpec) -> str | None:
@@ -106,7 +106,7 @@ def _copy(shorter: _Shorter, folder: RunFolder, spec: ExperimentSpec) -> None:
         if shorter.folder.log.is_file():
             files.copy(shorter.folder.log, folder.log)
         for source, target in ((shorter.folder.best, folder.best), (shorter.folder.last, folder.last)):
-            contents = checkpoint.load(source)
+            contents = checkpoint.load(source, checkpoint.TO_RESUME)
             training = {**contents["training"]}
             # The last epoch of a run is tested more strictly; here it is not the last one any more.
             is_last = training["collapsed_at"] == shorter.epochs - 1

@@ -127,7 +127,7 @@ def _costs(spec: ExperimentSpec, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     kept = [outcome for outcome in outcomes if outcome.folder.best.is_file()]
     if not kept:
         return {"passes": None}
-    shape = ImageShape(*checkpoint.load(kept[0].folder.best)["shape"])
+    shape = ImageShape(*checkpoint.load(kept[0].folder.best, ("shape",))["shape"])
     network = profile_of(spec.architecture, shape)
     size = {"parameters": network.parameters, "macs": network.macs}
     try:

@@ -69,8 +69,8 @@ def run_experiment(spec: ExperimentSpec, root: Path, watcher: EvaluationWatcher,
             left = (key for key in evaluators if not run.folder.evaluation(key).exists())
             warn_of_slow_search((evaluators[key] for key in left), device)
             _train(spec, defense, data, device, run, watcher, stop)
-            best = checkpoint.load(run.folder.best)
-            _, network = network_of(best, device)
+            best = checkpoint.load(run.folder.best, checkpoint.TO_EVALUATE)
+            _, network = network_of(best, device, run.folder.best)
             if isinstance(network.body, Searched):
                 write_text(run.folder.derived, derived_spec(spec, network.body.derived()))
             _evaluate(spec, evaluators, data, network, run, watcher, held_out_accuracy(best["check"]))
@@ -144,8 +144,8 @@ def _evaluate(
 
 def _finish(spec: ExperimentSpec, network: nn.Module, run: Run) -> None:
     """Write results.json, bound to all other files of the run."""
-    best = checkpoint.load(run.folder.best)
-    training = checkpoint.load(run.folder.last)["training"]
+    best = checkpoint.load(run.folder.best, checkpoint.TO_EVALUATE)
+    training = checkpoint.load(run.folder.last, checkpoint.TO_RESUME)["training"]
     data = read_provenance(run.folder.provenance).data
     results = RunResults(
         **run_outcome(spec, best, training, data.sizes),
