@@ -140,6 +140,7 @@ def evaluate_network(
         save_examples=save_examples,
         workers=workers,
         fresh=fresh,
+        quiet=quiet,
     )
     try:
         with Screen(is_quiet=quiet) as watcher, stop_requests():

@@ -3,9 +3,11 @@
 import hashlib
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from robustcli.errors import RobustCliError
 from robustcli.evaluation.attack_choice import evaluator_of, with_batch_size
 from robustcli.evaluation.behavior import Behavior, behavior_of, is_same, read_behavior, write_behavior
 from robustcli.evaluation.fingerprint import code_digest, evaluator_text, files_digest
+from robustcli.evaluation.progress import StageLines, StageProgress, silent
 from robustcli.evaluation.stored import EvaluationFiles, Task, plain_parameters, warn_of_slow_search
 from robustcli.evaluation.watcher import EvaluationWatcher
 from robustcli.evaluation.workers import Share, device_of, in_processes, share_of_torchrun, wait_for_torchrun
@@ -52,6 +55,7 @@ class Request:
         save_examples: keep the adversarial images.
         workers: number of processes.
         fresh: whether to compute what is stored again.
+        quiet: whether the processes print no progress.
     """
 
     subject: ModelRequest
@@ -67,6 +71,7 @@ class Request:
     save_examples: bool = False
     workers: int = 1
     fresh: bool = False
+    quiet: bool = False
 
 
 def assess(
@@ -104,7 +109,7 @@ def assess(
         for text in case.stored():
             tell(text)
         if share is not None:
-            case.run_share(share)
+            case.run_share(share, watcher)
             wait_for_torchrun()
         elif request.workers > 1 and not case.folder.is_finished:
             in_processes(assess_share, request, request.workers)
@@ -115,7 +120,25 @@ def assess(
 
 def assess_share(request: Request, share: Share) -> None:
     """Run one share of the attacks of a request; the outcomes go to the journals."""
-    _case(request, choose_device(device_of(share, request.device))).run_share(share)
+    # The first process prints its progress; those of the others are alike.
+    watcher = None if request.quiet or share[0] else _Lines(share[1])
+    _case(request, choose_device(device_of(share, request.device))).run_share(share, watcher)
+
+
+class _Lines:
+    """Prints the progress of one of several processes as lines."""
+
+    def __init__(self, processes: int) -> None:
+        self._processes = processes
+        self._lines: dict[str, StageLines] = {}
+
+    def attack(self, key: str, progress: StageProgress) -> None:
+        prefix = f"evaluating {key}, process 1 of {self._processes}: "
+        self._lines.setdefault(key, StageLines(_print_to_log, prefix))(progress)
+
+
+def _print_to_log(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,10 +174,10 @@ class _Case:
                 date = datetime.fromtimestamp(path.stat().st_mtime).astimezone().isoformat(" ", "minutes")
                 yield f"{key}: stored result of {date}, {self.folder.path}; --fresh computes it again"
 
-    def run_share(self, share: Share) -> None:
+    def run_share(self, share: Share, watcher: "EvaluationWatcher | _Lines | None") -> None:
         """Run one share of all attacks, only for the journals."""
         for key in self.chosen:
-            self._task(key).run_share(share)
+            self._task(key).run_share(share, silent if watcher is None else partial(watcher.attack, key))
 
     def finish(self, watcher: EvaluationWatcher) -> EvalResults:
         """Run or read all evaluations and write the results; complete results are read, and never written again."""
@@ -163,7 +186,7 @@ class _Case:
         for key in self.chosen:
             if not self.folder.evaluation(key).exists():
                 watcher.evaluation(key, None)
-            evaluations[key] = self._task(key).run()
+            evaluations[key] = self._task(key).run(partial(watcher.attack, key))
             watcher.evaluation(key, evaluations[key])
         if is_complete:
             stored = read_results(self.folder.results)

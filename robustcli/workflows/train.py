@@ -1,6 +1,7 @@
 """`robust train`: spec -> components -> training -> evaluations -> stored results."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,7 @@ def _evaluate(
         )
         if not task.files.result.exists():
             watcher.evaluation(key, None)
-        watcher.evaluation(key, task.run())
+        watcher.evaluation(key, task.run(partial(watcher.attack, key)))
 
 
 def _finish(spec: ExperimentSpec, network: nn.Module, run: Run) -> None:
