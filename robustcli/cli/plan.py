@@ -58,8 +58,10 @@ def plan_run(
     from robustcli.reports.plan import lines_of, tables_of
     from robustcli.workflows.plan.plan import Request, plan
 
-    with Console(stderr=True).status(f"measuring {spec.name}"):
-        found = plan(Request(spec=spec, updates=updates, robust=share, compile=is_compiled))
+    screen = Console(stderr=True)
+    with screen.status(f"measuring {spec.name}"):
+        request = Request(spec=spec, updates=updates, robust=share, compile=is_compiled)
+        found = plan(request, lambda text: screen.print(text, highlight=False, soft_wrap=True))
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
