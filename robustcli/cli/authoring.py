@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from robustcli.cli.options import console
 from robustcli.errors import CheckFailedError, RobustCliError, suggest
@@ -46,8 +47,6 @@ def check(
         known = [known for each in families for known in catalog(each)]
         near = suggest(name, known).partition(" (known")[0]
         raise RobustCliError(f"there is no member '{name}'{near}; see `robust list`")
-    from rich.markup import escape
-
     from robustcli.workflows.check_member import check_member
 
     broken = []

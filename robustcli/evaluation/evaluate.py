@@ -15,7 +15,6 @@ from robustcli.evaluation.evidence import Evidence, gather
 from robustcli.evaluation.journal import Journal
 from robustcli.evaluation.postflight import postflight
 from robustcli.evaluation.preflight import preflight
-from robustcli.evaluation.progress import Report, silent
 from robustcli.evaluation.restore import restored_generators, restored_model
 from robustcli.evaluators import Evaluator
 from robustcli.registry.types import exact_text
@@ -51,7 +50,6 @@ def evaluate(
     journal: Journal | None = None,
     share: tuple[int, int] | None = None,
     expected_clean: float | None = None,
-    report: Report = silent,
 ) -> Result:
     """Run one evaluator between `preflight` and `postflight`, in single precision; the model is left as it was.
 
@@ -70,7 +68,6 @@ def evaluate(
         share: (i, n): only the i-th of n shares of the images, numbered from 0; their findings are what they would
             be among all, and stages of which that does not hold are left out, with all that come after them.
         expected_clean: clean accuracy that the network is known to have on other images of its kind.
-        report: called when an attack begins and after each of its batches.
 
     Raises:
         EvaluationError: the number would mean nothing; says why.
@@ -90,9 +87,7 @@ def evaluate(
                 for parameter in model.parameters():
                     parameter.requires_grad_(False)
                 rng = IndexedNoise(seed, numbers)
-                evidence = gather(
-                    evaluator, model, x, y, threat, rng, journal, is_share=share is not None, report=report
-                )
+                evidence = gather(evaluator, model, x, y, threat, rng, journal, is_share=share is not None)
             except EvaluationError as error:
                 raise EvaluationError(f"INVALID: {error}") from error
             suspicions = (

@@ -15,7 +15,6 @@ from robustcli.evaluation.evaluate import Result, evaluate, settled
 from robustcli.evaluation.fingerprint import fingerprint
 from robustcli.evaluation.journal import FolderJournal
 from robustcli.evaluation.per_image import per_image_results, write_adversarial_examples, write_per_image
-from robustcli.evaluation.progress import Report, silent
 from robustcli.evaluators import Evaluator
 from robustcli.registry.registry import MemberSpec
 from robustcli.registry.types import exact_text
@@ -93,12 +92,8 @@ class Task:
     stamps: Sequence[str] = ()
     expected_clean: float | None = None
 
-    def run(self, report: Report = silent) -> Evaluation:
-        """Evaluate, or read the result of an earlier process; unfinished work is resumed.
-
-        Args:
-            report: called when an attack begins and after each of its batches.
-        """
+    def run(self) -> Evaluation:
+        """Evaluate, or read the result of an earlier process; unfinished work is resumed."""
         files, options = self.files, self.chosen.options
         if files.result.exists():
             if files.journal.exists():
@@ -107,7 +102,7 @@ class Task:
         x, y = self._images()
         mark = self._fingerprint(x, y)
         journal = FolderJournal.open(files.journal, mark)
-        result = self._evaluate(x, y, journal, expected_clean=self.expected_clean, report=report)
+        result = self._evaluate(x, y, journal, expected_clean=self.expected_clean)
         assert result.evidence is not None
         write_per_image(files.per_image, per_image_results(result.evidence))
         if options and options.witnesses:
@@ -121,7 +116,7 @@ class Task:
         journal.remove()
         return read_evaluation(files.result)
 
-    def run_share(self, share: tuple[int, int], report: Report = silent) -> None:
+    def run_share(self, share: tuple[int, int]) -> None:
         """Attack the i-th of n shares of the images, only for the journal.
 
         If there are fewer images than shares, the last shares are empty.
@@ -131,7 +126,7 @@ class Task:
         x, y = self._images()
         journal = FolderJournal.open(self.files.journal, self._fingerprint(x, y))
         if share[0] < len(x):
-            self._evaluate(x, y, journal, share=share, report=report)
+            self._evaluate(x, y, journal, share=share)
 
     def _images(self) -> tuple[Tensor, Tensor]:
         options = self.chosen.options

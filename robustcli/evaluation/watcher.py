@@ -2,19 +2,18 @@
 
 from typing import Any, Protocol
 
-from robustcli.evaluation.progress import StageProgress
 from robustcli.store.results import Evaluation
 
 
 class Watcher(Protocol):
-    """Follows the progress of training."""
+    """Who is shown the progress of training."""
 
     def begin(self, updates: int, done: int) -> None:
-        """Training begins: `updates` in total, `done` of them finished."""
+        """Training begins, with so many updates in all and so many done."""
         ...
 
     def step(self, images: int) -> None:
-        """One update of `images` images is on its way."""
+        """One update is on its way."""
         ...
 
     def epoch(self, record: dict[str, Any]) -> None:
@@ -23,12 +22,8 @@ class Watcher(Protocol):
 
 
 class EvaluationWatcher(Watcher, Protocol):
-    """Follows the progress of evaluations, too."""
+    """Who is also shown the evaluations."""
 
     def evaluation(self, key: str, result: Evaluation | None) -> None:
         """An evaluation begins (result None) or is done."""
-        ...
-
-    def attack(self, key: str, progress: StageProgress) -> None:
-        """An attack of an evaluation begins, or some of its images are done."""
         ...

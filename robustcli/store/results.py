@@ -222,15 +222,10 @@ class Session(Stored):
 
 
 class Provenance(Stored):
-    """provenance.json of a run: its images and every session.
-
-    Args:
-        continued_from: folder, epochs and updates of the shorter run that it continues, whose sessions come first.
-    """
+    """provenance.json of a run: its images and every session."""
 
     data: DataRecord
     sessions: list[Session]
-    continued_from: str | None = None
 
 
 class Record(Stored):
