@@ -191,6 +191,27 @@ def compare_results(
         typer.echo(f"{name}: {pair.claim}")
 
 
+@app.command("diff")
+def diff_results(
+    a: Annotated[Path, typer.Argument(help="Folder of a run or of an evaluation, or its results.json.")],
+    b: Annotated[Path, typer.Argument(help="The other one.")],
+    as_json: Json = False,
+) -> None:
+    """Show in what two results differ: spec, weights, data, environment, code, and the outcome for every image."""
+    from robustcli.workflows.diff import diff
+
+    sections = diff(a, b)
+    if as_json:
+        found = {section.name: section.differences for section in sections}
+        typer.echo(json.dumps({"a": str(a), "b": str(b), "differences": found}, indent=2))
+        return
+    typer.echo(f"A: {a}\nB: {b}")
+    for section in sections:
+        typer.echo(f"{section.name}: {section.same if not section.differences else 'different'}")
+        for line in section.differences:
+            typer.echo(f"  {line}")
+
+
 @app.command("gate")
 def gate_results(
     result: Annotated[Path, typer.Argument(help="Folder of a run or of an evaluation, or its results.json.")],

@@ -195,7 +195,7 @@ def _pair(key: str, first: Results, second: Results) -> Pair:
     warnings = []
     if a.total != b.total:
         warnings.append(f"A has {a.total} images and B {b.total}; the first {total} are compared")
-    if differing := list(_differences(a, b)):
+    if differing := list(setting_differences(a, b)):
         warnings.append(
             f"evaluated differently ({'; '.join(differing)}): the difference may come from the evaluations and not "
             "from the networks"
@@ -212,30 +212,32 @@ def _pair(key: str, first: Results, second: Results) -> Pair:
     )
 
 
-def _differences(a: Evaluation, b: Evaluation) -> Iterator[str]:
+def setting_differences(a: Evaluation, b: Evaluation) -> Iterator[str]:
     """Settings in which two evaluations of one name differ, as text."""
     if a.evaluator != b.evaluator:
         yield f"{describe(a)} in A, {describe(b)} in B"
         return
-    settings = dict(_flat(a.parameters)), dict(_flat(b.parameters))
+    settings = dict(flat(a.parameters)), dict(flat(b.parameters))
     for name in dict.fromkeys((*settings[0], *settings[1])):
         if name.rpartition(".")[2] == _SILENT:
             continue
         one, other = (found.get(name, "not set") for found in settings)
         if one != other:
-            yield f"{name} {_plain(one)} in A, {_plain(other)} in B"
+            yield f"{name} {plain_text(one)} in A, {plain_text(other)} in B"
 
 
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+def flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Plain values inside mappings and lists, by their dotted keys."""
     items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else None
     if items is None:
         yield name, value
         return
     for key, item in items:
-        yield from _flat(item, f"{name}.{key}".lstrip("."))
+        yield from flat(item, f"{name}.{key}".lstrip("."))
 
 
-def _plain(value: Any) -> str:
+def plain_text(value: Any) -> str:
+    """A plain value as a spec writes it."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
