@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-SPECS := $(shell find experiments -name '*.yaml' -not -path '*/sweeps/*' | sort)
+SPECS := $(shell find experiments -name '*.yaml' -not -path '*/sweeps/*' -not -path '*/findings/*' | sort)
 REPRODUCE := $(addprefix reproduce-,$(subst /,-,$(patsubst experiments/%.yaml,%,$(SPECS))))
 # One process per core, the tests keep torch to one thread each; a process that has nothing left takes from another.
 PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
@@ -24,7 +24,7 @@ RECORD := $(BIN)/robust reproduce cifar10/fast_record train.device=cuda
 SEEDS := 0 1 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-full check format smoke recipes tables bench bench-gpu reproduce-gpu-quick clean $(REPRODUCE)
+.PHONY: help install demo test test-full check format smoke findings recipes tables bench bench-gpu reproduce-gpu-quick clean $(REPRODUCE)
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 24
@@ -68,6 +68,12 @@ tables: install ## Train and attack every row of every sweep (hours; again to go
 	@{ $(foreach sweep,$(SWEEPS),$(SWEEP) $(sweep) $(ARGS) --quiet >/dev/null; )} & \
 	{ $(foreach sweep,$(shell printf '%s\n' $(SWEEPS) | sort -r),$(SWEEP) $(sweep) $(ARGS) --quiet >/dev/null; )}; wait
 	@status=0; $(foreach sweep,$(SWEEPS),$(SWEEP) $(sweep) $(ARGS) --quiet --into experiments/results/README.md || status=$$?; )exit $$status
+
+findings: install ## Test every paper's claim at a small size (hours; again to resume); ARGS="data.root=PATH".
+	@mkdir -p experiments/results/findings
+	@status=0; for file in experiments/findings/*.yaml; do name=$$(basename $$file .yaml); \
+		OMP_NUM_THREADS=1 $(BIN)/robust reproduce findings/$$name $(ARGS) --out experiments/results/findings/$$name.json || status=$$?; \
+	done; $(BIN)/robust list findings --into experiments/findings/README.md; exit $$status
 
 recipes: install ## Write the index of shipped experiments into experiments/README.md.
 	$(BIN)/robust list experiments --into experiments/README.md

@@ -1,4 +1,10 @@
-"""What n images say about the population they were drawn from: of one network, and of two on the same images."""
+"""What n images say about the population they were drawn from: of one network, and of two on the same images.
+
+Also what several seeds say about a mean.
+"""
+
+from collections.abc import Sequence
+from statistics import correlation, mean, stdev
 
 
 def clopper_pearson(correct: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -114,3 +120,30 @@ def unseen_at_most(sampled: int, total: int, confidence: float = 0.95) -> int:
             break
         number += 1
     return number
+
+
+def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Student's t interval of a mean: (low, high).
+
+    Args:
+        values: independent measurements, such as one for each seed; at least 2.
+        confidence: probability that the interval covers the mean of the population, in (0, 1).
+
+    Reference: Student, Biometrika 1908.
+    """
+    if len(values) < 2:
+        raise ValueError(f"an interval of a mean needs at least 2 values, found {len(values)}")
+    from scipy.special import stdtrit
+
+    center = mean(values)
+    reach = float(stdtrit(len(values) - 1, (1 + confidence) / 2)) * stdev(values) / len(values) ** 0.5
+    return center - reach, center + reach
+
+
+def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
+    """Spearman's rank correlation of two sequences of the same length; 0 if either is constant."""
+    from scipy.stats import rankdata
+
+    if len(set(one)) < 2 or len(set(other)) < 2:
+        return 0.0
+    return correlation(rankdata(one).tolist(), rankdata(other).tolist())

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from robustcli.cli.options import console
 from robustcli.errors import CheckFailedError, RobustCliError, suggest
@@ -47,6 +46,8 @@ def check(
         known = [known for each in families for known in catalog(each)]
         near = suggest(name, known).partition(" (known")[0]
         raise RobustCliError(f"there is no member '{name}'{near}; see `robust list`")
+    from rich.markup import escape
+
     from robustcli.workflows.check_member import check_member
 
     broken = []

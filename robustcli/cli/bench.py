@@ -5,18 +5,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from robustcli.cli import bench_parts as cost_commands
 from robustcli.cli.bench_options import Checkpoints, Rounds, show, subjects_of
 from robustcli.cli.options import Device, Eps, Images, Json, NormOption, Out, console
 from robustcli.errors import RobustCliError, suggest
-from robustcli.registry.catalog import catalog
-from robustcli.registry.signatures import REQUIRED
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -72,6 +71,8 @@ def train(
     difference counts only if it exceeds the variation between two measurements of the same update. Every width is
     measured with every batch size and every weight perturbation.
     """
+    from rich.console import Console
+
     from robustcli.bench.train import bench_train
     from robustcli.bench.variants import Request
     from robustcli.store.files import write_json
@@ -209,12 +210,17 @@ def report(
 
 def _trainable() -> Iterator[str]:
     """Yield the defenses that train any architecture with their defaults."""
+    from robustcli.registry.catalog import catalog
+    from robustcli.registry.signatures import REQUIRED
+
     for name, member in catalog("defenses").items():
         if not member.trains and all(value.default is not REQUIRED for value in member.parameters.values()):
             yield name
 
 
-def _table(name: str, result: Mapping[str, Any], settings: Mapping[str, Any]) -> Table:
+def _table(name: str, result: Mapping[str, Any], settings: Mapping[str, Any]) -> "Table":
+    from rich.table import Table
+
     from robustcli.bench.cost_tables import format_passes
     from robustcli.measuring.formats import format_megabytes, format_ratio
 

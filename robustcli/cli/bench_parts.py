@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from robustcli.cli.bench_options import Checkpoints, Rounds, show, subjects_of
 from robustcli.cli.options import Device, Eps, Images, NormOption, Out
@@ -100,6 +99,8 @@ def scaling(
 
 @contextmanager
 def _measuring(what: str) -> Iterator[None]:
+    from rich.console import Console
+
     with Console(stderr=True).status(f"measuring {what}"):
         yield
 

@@ -140,6 +140,7 @@ def evaluate_network(
         save_examples=save_examples,
         workers=workers,
         fresh=fresh,
+        quiet=quiet,
     )
     try:
         with Screen(is_quiet=quiet) as watcher, stop_requests():
@@ -246,7 +247,7 @@ def _require_files(paths: Mapping[str, Path | None]) -> None:
 
 
 def _print_findings(title: str, results: dict[str, Any]) -> None:
-    from robustcli.reports.findings import finding_parts
+    from robustcli.reports.diagnostics import finding_parts
 
     screen = console()
     typer.echo(f"{title}, {results['examples']} images")

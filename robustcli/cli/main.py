@@ -1,4 +1,8 @@
-"""The command line. Commands import torch inside, because the import takes seconds."""
+"""The command line.
+
+Commands import torch inside, because the import takes seconds, and specs, tables and members too, so that help is
+printed at once.
+"""
 
 import json
 import os
@@ -18,15 +22,16 @@ from robustcli.cli.authoring import app as authoring
 from robustcli.cli.doctor import app as doctor
 from robustcli.cli.evaluation import app as evaluation
 from robustcli.cli.examples import app as examples
+from robustcli.cli.finding import reproduce_finding
 from robustcli.cli.members import app as members
 from robustcli.cli.options import Overrides, Quiet, Runs, console
+from robustcli.cli.pack import app as pack
 from robustcli.cli.plan import app as forecast
 from robustcli.errors import CheckFailedError, CollapseError, Interrupted, NotFiniteError, RobustCliError, disk_message
 from robustcli.specs import experiments
-from robustcli.specs.spec import ExperimentSpec
-from robustcli.workflows.sweep_spec import Sweep, is_sweep
 
 if TYPE_CHECKING:
+    from robustcli.specs.spec import ExperimentSpec
     from robustcli.store.results import RunResults
 
 PURPOSE = "Adversarial training and evaluation: one YAML spec in; a model, its robust accuracy and the evidence out."
@@ -41,7 +46,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help=f"{PURPOSE}\n\n{EXIT_CODES}",
 )
-for commands in (members, authoring, evaluation, results.app, examples, sweep.app, forecast, doctor):
+for commands in (members, authoring, evaluation, results.app, examples, sweep.app, forecast, doctor, pack):
     app.add_typer(commands)
 app.add_typer(bench.app, name="bench")
 app.add_typer(export.app, name="export")
@@ -52,8 +57,6 @@ def main() -> None:
     # Waiting threads that spin slow each other down on shared cores. Set here, because torch reads it at import.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.formatwarning = _in_words
-    if _is_silent():
-        warnings.simplefilter("ignore")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             # A name that is not UTF-8 can be printed, too.
@@ -62,55 +65,24 @@ def main() -> None:
         _require_text(sys.argv[1:])
         app()
     except Interrupted as stopped:
-        typer.echo(f"{_which_process()}{stopped}{_how_to_resume(sys.argv[1:])}", err=True)
+        typer.echo(f"{stopped}{_how_to_resume(sys.argv[1:])}", err=True)
         sys.exit(3)
     except (CollapseError, NotFiniteError) as failure:
-        typer.echo(f"{_which_process()}training failed: {failure}", err=True)
+        typer.echo(f"training failed: {failure}", err=True)
         sys.exit(4)
     except CheckFailedError as failure:
         typer.echo(f"failed: {failure}", err=True)
         sys.exit(1)
     except RobustCliError as error:
-        typer.echo(f"{_which_process()}error: {error}", err=True)
+        typer.echo(f"error: {error}", err=True)
         sys.exit(2)
     except OSError as error:
-        typer.echo(f"{_which_process()}error: {disk_message(error)}", err=True)
+        typer.echo(f"error: {disk_message(error)}", err=True)
         sys.exit(2)
     except Exception:
         traceback.print_exc()
         typer.echo("internal error: please report it with the lines above", err=True)
         sys.exit(70)
-
-
-# Commands whose work the processes of torchrun share.
-_SHARED = ("train", "reproduce", "eval")
-
-
-def _is_silent() -> bool:
-    """Return True in every process of torchrun but the first, which prints for all."""
-    is_one = os.environ.get("WORLD_SIZE", "") in ("", "1")
-    return not is_one and os.environ.get("RANK", "") not in ("", "0")
-
-
-def _which_process() -> str:
-    """Beginning of an error message of a process that is not the first one."""
-    return f"process {os.environ['RANK']}: " if _is_silent() else ""
-
-
-def _refuse_torchrun(command: str) -> None:
-    """Refuse a command that several processes would only repeat."""
-    if command in _SHARED or os.environ.get("WORLD_SIZE", "") in ("", "1"):
-        return
-    from robustcli.runtime.ranks import share_of_torchrun
-
-    if share_of_torchrun() is not None:
-        instead = (
-            "start it in as many processes as you like, which share its rows, or train one row with robust train "
-            "--devices N"
-            if command == "sweep"
-            else "start it once"
-        )
-        raise RobustCliError(f"robust {command}: torchrun is for {', '.join(_SHARED)}; {instead}")
 
 
 def _require_text(words: list[str]) -> None:
@@ -153,51 +125,58 @@ def _root(
 ) -> None:
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
-    else:
-        _refuse_torchrun(context.invoked_subcommand)
 
 
 @app.command()
 def train(
     spec: Annotated[str, typer.Argument(help="File of a spec, or name of a shipped one.")],
     overrides: Overrides = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Resume an interrupted run, or continue one with more epochs.")
+    ] = False,
     runs: Runs = Path("runs"),
     quiet: Quiet = False,
-    devices: Annotated[
-        int, typer.Option(min=1, help="Number of GPUs, or of processes on a CPU, that share every batch.")
-    ] = 1,
 ) -> None:
-    """Train and evaluate the model that a spec describes."""
-    from robustcli.workflows.resuming import without_run
+    """Train and evaluate the model that a spec describes.
+
+    Several values make a grid: `robust train SPEC seed=0,1,2 defense.beta=1,3` trains six runs, one after the other,
+    and prints one table; the same command again resumes it.
+    """
+    from robustcli.specs.grid import read_grid
+    from robustcli.workflows.sweep_spec import Sweep, is_sweep
+
+    path = experiments.find(spec)
+    if read_grid(overrides or ()).is_grid and not is_sweep(path):
+        sweep.run_sweep(Sweep.read(path, overrides or ()), runs, quiet=quiet)
+        return
+    from robustcli.workflows.resuming import prepare_to_resume
 
     read = _read(spec, overrides)
-    if resume and not _is_silent() and (text := without_run(runs, read)):
+    if resume and (text := prepare_to_resume(runs, read)):
         typer.echo(f"note: {text}", err=True)
-    if devices > 1:
-        _launch(["train", spec, *(overrides or []), "--runs", str(runs)], devices, resume=resume, quiet=quiet)
     _run(read, runs, quiet, resume=resume)
-
-
-def _launch(words: list[str], devices: int, *, resume: bool, quiet: bool) -> None:
-    """Run a command in several processes, and end with their exit code."""
-    from robustcli.runtime.launch import launch
-    from robustcli.runtime.ranks import share_of_torchrun
-
-    if share_of_torchrun() is not None:
-        raise RobustCliError("--devices: torchrun has started the processes; leave it out")
-    words = [*words, *(["--resume"] if resume else []), *(["--quiet"] if quiet else [])]
-    raise typer.Exit(launch(words, devices))
 
 
 @app.command()
 def reproduce(
-    name: Annotated[str, typer.Argument(help="Shipped experiment; see `robust list experiments`.")],
+    name: Annotated[str, typer.Argument(help="Shipped experiment or finding; see `robust list experiments`.")],
     overrides: Overrides = None,
     runs: Runs = Path("runs"),
+    out: Annotated[Path | None, typer.Option(help="Write the result of a finding to this JSON file.")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train and evaluate a shipped experiment, or resume it, and compare with the published result."""
+    """Train and evaluate a shipped experiment, or resume it, and compare with the published result.
+
+    For a finding, run every arm with every seed and print whether the claim is SHOWN, NOT SHOWN or REFUTED.
+    """
+    from robustcli.workflows.sweep_spec import is_sweep
+
+    path = experiments.find(name)
+    if is_sweep(path):
+        reproduce_finding(path, overrides or (), runs, out, quiet=quiet)
+        return
+    if out is not None:
+        raise RobustCliError(f"--out: {name} is not a finding; its results are in the folder of the run")
     from robustcli.reports.results import claim_table
     from robustcli.specs.check import to_plain
     from robustcli.store.results import Claim
@@ -257,8 +236,12 @@ def validate(
 
 def _validate(name: str, overrides: list[str]) -> None:
     """Check one file and print its digest, warnings and notes."""
+    from robustcli.specs.grid import read_grid
+    from robustcli.specs.spec import ExperimentSpec
+    from robustcli.workflows.sweep_spec import Sweep, is_sweep
+
     path = experiments.find(name)
-    if is_sweep(path):
+    if is_sweep(path) or read_grid(overrides).is_grid:
         checked = Sweep.read(path, overrides)
         typer.echo(f"{name}: valid, {len(checked.rows)} rows")
         found = [(f"row {row.name}: ", row.specs[0]) for row in checked.rows]
@@ -289,24 +272,24 @@ def copy_experiment(
     typer.echo(f"{target}: copied from {name}")
 
 
-def _read(name: str, overrides: list[str] | None) -> ExperimentSpec:
+def _read(name: str, overrides: list[str] | None) -> "ExperimentSpec":
+    from robustcli.specs.spec import ExperimentSpec
+
     spec = ExperimentSpec.read(experiments.find(name), overrides or ())
-    for warning in () if _is_silent() else spec.warnings():
+    for warning in spec.warnings():
         typer.echo(f"warning: {warning}", err=True)
     return spec
 
 
-def _run(spec: ExperimentSpec, runs: Path, quiet: bool, *, resume: bool) -> "RunResults":
+def _run(spec: "ExperimentSpec", runs: Path, quiet: bool, *, resume: bool) -> "RunResults":
     from robustcli.cli.progress import Screen
     from robustcli.evaluation.wording import warning_lines
     from robustcli.reports.results import result_table
     from robustcli.store.results import read_run_results
     from robustcli.workflows.train import run_experiment
 
-    with Screen(is_quiet=quiet or _is_silent()) as screen:
+    with Screen(is_quiet=quiet) as screen:
         folder = run_experiment(spec, runs, screen, resume=resume)
-    if _is_silent():
-        raise typer.Exit
     found = read_run_results(folder.results)
     typer.echo(f"{spec.name}, seed {spec.seed}: {found.status}")
     console().print(result_table(found))

@@ -3,24 +3,25 @@
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Group
-from rich.table import Table
 
 from robustcli.cli.options import console
 from robustcli.errors import RobustCliError, suggest
 from robustcli.registry.catalog import FAMILIES, Member, catalog
-from robustcli.registry.published import Published, published
 from robustcli.registry.signatures import REQUIRED, section
-from robustcli.reports.blocks import replace_block
-from robustcli.reports.recipes import BLOCK, recipe_index
 from robustcli.specs import experiments
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
+
+    from robustcli.registry.published import Published
 
 app = typer.Typer()
 
-_LISTS = (*FAMILIES, "experiments")
+_LISTS = (*FAMILIES, "experiments", "findings")
 # Where the sections of a docstring begin.
 _SECTIONS = re.compile(r"^(?:When to use|First setting|Args|Reference):", re.MULTILINE)
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
@@ -28,7 +29,7 @@ _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
 
 @app.command("list")
 def list_members(
-    registry: Annotated[str | None, typer.Argument(help=f"experiments, {', '.join(FAMILIES)}.")] = None,
+    registry: Annotated[str | None, typer.Argument(help=f"experiments, findings, {', '.join(FAMILIES)}.")] = None,
     family: Annotated[
         str | None, typer.Option(help="Only architectures of this file, for example wide_resnet.")
     ] = None,
@@ -42,17 +43,31 @@ def list_members(
         ),
     ] = None,
     into: Annotated[
-        Path | None, typer.Option(help="Replace the block <!-- recipes --> of this file by the index of experiments.")
+        Path | None,
+        typer.Option(
+            help="Replace the block <!-- recipes --> or <!-- findings --> of this file by the list as a table."
+        ),
     ] = None,
 ) -> None:
     """List the members of every registry, or of one, with the first line of each description."""
     if registry is not None and registry not in _LISTS:
         raise RobustCliError(f"there is no registry '{registry}'{suggest(registry, _LISTS)}")
     if into is not None:
-        if registry != "experiments":
-            raise RobustCliError("--into: only the list of experiments can be written; use `robust list experiments`")
-        replace_block(into, BLOCK, recipe_index())
+        from robustcli.reports.blocks import replace_block
+        from robustcli.reports.finding import BLOCK as FINDINGS
+        from robustcli.reports.finding import finding_index
+        from robustcli.reports.recipes import BLOCK as RECIPES
+        from robustcli.reports.recipes import recipe_index
+
+        if registry == "experiments":
+            replace_block(into, RECIPES, recipe_index())
+        elif registry == "findings":
+            replace_block(into, FINDINGS, finding_index())
+        else:
+            raise RobustCliError("--into: only experiments and findings can be written; see `robust list --help`")
         return
+    from rich.table import Table
+
     filters = {"--family": family, "--max-parameters": max_parameters, "--max-macs": max_macs}
     asked = [option for option, value in filters.items() if value is not None]
     if asked and registry != "architectures":
@@ -62,8 +77,9 @@ def list_members(
         _list_sizes(members, _amount("--max-parameters", max_parameters), _amount("--max-macs", max_macs))
         return
     for name in _LISTS if registry is None else (registry,):
-        if name == "experiments":
-            shipped = [*experiments.names(), *experiments.sweeps()]
+        if name in ("experiments", "findings"):
+            of_runs = [*experiments.names(), *experiments.sweeps()]
+            shipped = experiments.findings() if name == "findings" else of_runs
             rows = [(known, experiments.summary(known)) for known in shipped]
         else:
             chosen = members if name == "architectures" else catalog(name).values()
@@ -94,6 +110,8 @@ def _amount(option: str, text: str | None) -> float:
 
 def _list_sizes(members: Iterable[Member], max_parameters: float, max_macs: float) -> None:
     """Print the architectures within both bounds; only shapes are computed."""
+    from rich.table import Table
+
     from robustcli.reports.network_profile import SHAPE, profile_of
 
     sizes: list[tuple[Member, int, int]] = []
@@ -138,7 +156,7 @@ def show(
         _show_member(member, settings or ())
     if members:
         return
-    if name in (*experiments.names(), *experiments.sweeps()) or "/" in name:
+    if name in (*experiments.names(), *experiments.sweeps(), *experiments.findings()) or "/" in name:
         if settings:
             raise RobustCliError(f"'{settings[0]}': only architectures take settings, and '{name}' is not one")
         typer.echo(experiments.find(name).read_text(encoding="utf-8"), nl=False)
@@ -148,6 +166,10 @@ def show(
 
 
 def _show_member(member: Member, settings: Sequence[str]) -> None:
+    from rich.table import Table
+
+    from robustcli.registry.published import published
+
     profile: Group | str = ""
     if member.family == "architectures":
         from robustcli.reports.network_profile import profile_table
@@ -217,7 +239,9 @@ def _missing(member: Member) -> str:
     return " ".join(f"{name}=..." for name, known in member.parameters.items() if known.default is REQUIRED)
 
 
-def _published_table(lines: Iterable[Published]) -> Table:
+def _published_table(lines: "Iterable[Published]") -> "Table":
+    from rich.table import Table
+
     table = Table(
         "settings", "clean %", "AutoAttack %", "training", "more images", "threat", "source",
         title="published", title_justify="left", box=None,

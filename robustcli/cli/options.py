@@ -3,10 +3,12 @@
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 class NormName(StrEnum):
@@ -30,7 +32,8 @@ Wide = Annotated[bool, typer.Option("--wide", help="Show more columns.")]
 Subject = Annotated[
     str | None,
     typer.Argument(
-        help="Checkpoint of a run, weights file (with --architecture), TorchScript file, torchvision:NAME or timm:NAME."
+        help="Run folder or checkpoint, weights file (with --architecture), TorchScript file, torchvision:NAME or "
+        "timm:NAME."
     ),
 ]
 Architecture = Annotated[
@@ -66,8 +69,10 @@ Out = Annotated[Path | None, typer.Option(help="Also write the results to this J
 Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda or cuda:i.")]
 
 
-def console() -> Console:
+def console() -> "Console":
     """Return the console for tables."""
+    from rich.console import Console
+
     # Wide if it is not a terminal and COLUMNS is not set, so that tables in logs and pipes are not wrapped.
     screen = Console()
     return screen if screen.is_terminal or "COLUMNS" in os.environ else Console(width=200)

@@ -1,18 +1,17 @@
 """The command `robust plan`. torch is imported inside it."""
 
 import json
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from robustcli.cli.options import Json, Overrides, console
 from robustcli.errors import RobustCliError
 from robustcli.specs import experiments
-from robustcli.specs.spec import ExperimentSpec
-from robustcli.workflows.sweep_spec import Sweep, is_sweep
+
+if TYPE_CHECKING:
+    from robustcli.workflows.sweep_spec import Sweep
 
 app = typer.Typer()
 
@@ -40,12 +39,18 @@ def plan_run(
     stored. If the images of a known data set are missing, random images replace them. For a sweep, every row is one
     line and alternatives are not measured.
     """
+    from rich.console import Console
+
+    from robustcli.specs.grid import read_grid
+    from robustcli.specs.spec import ExperimentSpec
+    from robustcli.workflows.sweep_spec import Sweep, is_sweep
+
     share = None if robust is None else _share(robust)
     path = experiments.find(name)
-    if is_sweep(path):
+    if is_sweep(path) or read_grid(overrides or ()).is_grid:
         if is_compiled:
             raise RobustCliError("--compile: supports only a single spec, not a sweep")
-        _plan_sweep(Sweep.read(path, overrides or ()), updates, share, as_json)
+        print_plan_of_sweep(Sweep.read(path, overrides or ()), updates, share, as_json=as_json)
         return
     spec = ExperimentSpec.read(path, overrides or ())
     for warning in spec.warnings():
@@ -53,8 +58,10 @@ def plan_run(
     from robustcli.reports.plan import lines_of, tables_of
     from robustcli.workflows.plan.plan import Request, plan
 
-    with Console(stderr=True).status(f"measuring {spec.name}"):
-        found = plan(Request(spec=spec, updates=updates, robust=share, compile=is_compiled))
+    screen = Console(stderr=True)
+    with screen.status(f"measuring {spec.name}"):
+        request = Request(spec=spec, updates=updates, robust=share, compile=is_compiled)
+        found = plan(request, lambda text: screen.print(text, highlight=False, soft_wrap=True))
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
@@ -65,17 +72,23 @@ def plan_run(
         screen.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _plan_sweep(sweep: Sweep, updates: int, share: tuple[float, float] | None, as_json: bool) -> None:
-    """Measure every row in its own process, so that its memory is measured separately."""
+def print_plan_of_sweep(
+    sweep: "Sweep", updates: int, share: tuple[float, float] | None, *, runs: Path | None = None, as_json: bool
+) -> None:
+    """Measure every row of a sweep and print their costs.
+
+    Args:
+        runs: folder of runs; finished seeds in it are not counted as left. None: say nothing about it.
+    """
     from robustcli.reports.plan import sweep_table
-    from robustcli.workflows.plan.plan import Request, plan
+    from robustcli.workflows.plan.rows import plan_rows
 
     rows: dict[str, dict[str, Any]] = {}
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        for row in sweep.rows:
-            typer.echo(f"measuring {row.name} ...", err=True)
-            request = Request(spec=row.specs[0], updates=updates, robust=share, savings=False)
-            rows[row.name] = {"seeds": len(row.specs), **pool.submit(plan, request).result()}
+    for name, found in plan_rows(sweep.rows, updates, share, runs):
+        if found is None:
+            typer.echo(f"measuring {name} ...", err=True)
+        else:
+            rows[name] = found
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
     else:

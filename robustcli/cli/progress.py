@@ -1,4 +1,4 @@
-"""Progress of a run: a bar in a terminal, one line per epoch in a log."""
+"""Progress of a run or an evaluation: a bar in a terminal, lines in a log."""
 
 from types import TracebackType
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from robustcli.evaluation.progress import StageLines, StageProgress
 from robustcli.evaluation.wording import interval
 from robustcli.store.results import Evaluation
 
@@ -32,6 +33,8 @@ class Screen:
         )
         self._bar = Progress(*columns, console=self.console, disable=is_quiet or not self.console.is_terminal)
         self._task = self._bar.add_task("training", total=None, rate="", visible=False)
+        self._attack = self._bar.add_task("", total=None, rate="", visible=False)
+        self._lines: dict[str, StageLines] = {}
         self._images = 0
 
     def __enter__(self) -> "Screen":
@@ -63,8 +66,24 @@ class Screen:
     def evaluation(self, key: str, result: Evaluation | None) -> None:
         """Print that an evaluation starts (result None) or is finished."""
         self._bar.update(self._task, visible=False)
+        self._bar.update(self._attack, visible=False)
         text = "..." if result is None else f"{interval(result)} % of {result.total} images, {result.seconds:.0f} s"
         self._print(f"evaluating {key}: {text}")
+
+    def attack(self, key: str, progress: StageProgress) -> None:
+        """Show the progress of an attack: a bar in a terminal, lines in a log."""
+        if not self.console.is_terminal:
+            self._lines.setdefault(key, StageLines(self._print, f"evaluating {key}: "))(progress)
+            return
+        survive = f"{progress.broken} broken, {progress.survivors} survive  " if progress.number else ""
+        self._bar.update(
+            self._attack,
+            description=f"{key}: {progress.title}",
+            total=progress.entered,
+            completed=progress.attacked,
+            rate=f"{survive}{progress.rate}",
+            visible=True,
+        )
 
     def _print(self, text: str) -> None:
         # Not wrapped: one line per event in any width.

@@ -1,37 +1,64 @@
-"""The command `robust sweep`. torch is imported inside it."""
+"""The command `robust sweep`, and grids of `robust train`. torch is imported inside them."""
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from robustcli.cli.options import Json, Overrides, Quiet, Runs
+from robustcli.cli.plan import print_plan_of_sweep
+from robustcli.errors import RobustCliError
 from robustcli.specs import experiments
-from robustcli.workflows.sweep_spec import Sweep
+
+if TYPE_CHECKING:
+    from robustcli.workflows.sweep_spec import Sweep
+
+# Updates measured for each row of a dry run.
+_UPDATES = 5
 
 app = typer.Typer()
 
 
 @app.command("sweep")
 def run(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="File of a sweep, or name of a shipped sweep.")],
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="File or name of a sweep, or of a spec if values make a grid.")
+    ],
     overrides: Overrides = None,
     row: Annotated[list[str] | None, typer.Option(help="Row to run; may be repeated. Default: all rows.")] = None,
     runs: Runs = Path("runs"),
     into: Annotated[
         Path | None, typer.Option(help="Replace the block <!-- NAME OF THE SWEEP --> of this file.")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Train nothing; list the rows and estimate their hours.")
+    ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Train and evaluate every row of a sweep and print one table.
 
+    Several values make a grid: `robust sweep SPEC seed=0,1,2 defense.beta=1,3,6` has three rows with three seeds each,
+    and 0..4 is a range. A value in brackets or quotes is one value, such as "data.mean=[0.5, 0.5, 0.5]".
+
     Finished rows are read from disk, interrupted rows are resumed, and rows in use by another process are skipped. Run
     the same command again to resume, or several times at once to share the work. If the training of a row fails, the
     table says so, the other rows continue, and the exit code is 4.
     """
+    from robustcli.workflows.sweep_spec import Sweep
+
     sweep = Sweep.read(experiments.find(file), overrides or (), row or ())
+    if dry_run:
+        if into is not None:
+            raise RobustCliError("--into: not with --dry-run, which trains nothing")
+        print_plan_of_sweep(sweep, _UPDATES, None, runs=runs, as_json=as_json)
+        return
+    run_sweep(sweep, runs, into=into, as_json=as_json, quiet=quiet)
+
+
+def run_sweep(sweep: "Sweep", runs: Path, *, into: Path | None = None, as_json: bool = False, quiet: bool) -> None:
+    """Run the rows of a sweep and print its table; the exit code is 4 if the training of a row failed."""
     for chosen in sweep.rows:
         for warning in chosen.specs[0].warnings():
             typer.echo(f"warning: row {chosen.name}: {warning}", err=True)

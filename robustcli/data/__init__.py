@@ -73,7 +73,7 @@ class Data:
         self.classes: Sequence[str] = source.classes
         self.decode = source.decode
         self.classes_are_known, self.is_whole = source.classes_are_known, source.is_whole
-        self.digest = _digest(source)
+        self.digest = source.digest or _digest(source)
         self._labels_by_name: Tensor | None = None
         self.extra_digest = "" if extra is None else extra.digest
         self.is_labelled = extra is None or extra.is_labelled

@@ -13,6 +13,8 @@ from robustcli.data.datasets import Split, TensorSplit
 
 # A split is stored on a GPU if it takes at most this share of its free memory.
 GPU_SHARE = 0.25
+# Images that are copied to a GPU at once.
+_COPIED = 1024
 
 
 class Store(Protocol):
@@ -70,11 +72,28 @@ def store(split: Split, device: torch.device, workers: int) -> Store:
     """Store a split on the device if it is in memory and fits, otherwise on the host."""
     if not split.in_memory:
         return OnHost(split, device, workers)
-    images = split.images if isinstance(split, TensorSplit) else split.read(torch.arange(len(split.labels)))
-    if device.type == "cuda" and images.nbytes > GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
+    if device.type != "cuda":
+        # Whatever is in memory is on the device already, or is mapped from files and must not be copied.
+        if isinstance(split, TensorSplit):
+            return OnDevice(split.images.to(device), split.labels.to(device))
+        return OnHost(split, device, 0)
+    count = len(split.labels)
+    size = count * split.read(torch.tensor([0])).nbytes if count else 0
+    if size > GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
         # At least one thread, to gather the next batch while the device computes.
-        return OnHost(TensorSplit(images, split.labels), device, max(workers, 1))
-    return OnDevice(images.to(device), split.labels.to(device))
+        return OnHost(split, device, max(workers, 1))
+    return OnDevice(_on_device(split, device), split.labels.to(device))
+
+
+def _on_device(split: Split, device: torch.device) -> Tensor:
+    """Copy all images of a split to a device, a part at a time."""
+    if isinstance(split, TensorSplit):
+        return split.images.to(device)
+    first = split.read(torch.arange(min(1, len(split.labels))))
+    images = torch.empty((len(split.labels), *first.shape[1:]), dtype=first.dtype, device=device)
+    for rows in batches_of(torch.arange(len(split.labels)), _COPIED):
+        images[rows[0] : rows[-1] + 1] = split.read(rows).to(device)
+    return images
 
 
 def _ahead(

@@ -125,7 +125,9 @@ class RunningDial:
         self.head.load_state_dict(state["head"])
 
 
-@DEFENSES.register("dial", reads="the features", smoke={"steps": 2, "domain_weight": 0.5}, passes=(13, 10, 2))
+@DEFENSES.register(
+    "dial", spans_training=True, reads="the features", smoke={"steps": 2, "domain_weight": 0.5}, passes=(13, 10, 2)
+)
 def dial(
     *,
     base: Literal["kl", "ce"] = "kl",

@@ -22,7 +22,6 @@ from robustcli.optimization.stateless import Stateless
 from robustcli.optimization.weights import RunningPerturbation, WeightPerturbation
 from robustcli.optimization.weights.none import Unperturbed
 from robustcli.registry.types import AttackBn
-from robustcli.runtime import ranks
 from robustcli.threat.noise import Noise
 from robustcli.threat.threat import ThreatModel
 
@@ -48,7 +47,7 @@ class RunningCurriculum(Protocol):
         ...
 
     def see(self, metrics: Metrics, images: int) -> None:
-        """Take in the metrics of an update on a batch of `images` images, as tensors on the device."""
+        """Take in the metrics of an update on `images` images, as tensors on the device."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -148,17 +147,17 @@ class MinMaxStep:
         self.loss.begin(batch, progress)
         self.optimizer.zero_grad()
         penalty = add_penalty(self.regulariser, self.model, x, batch.y, progress)
-        with self.weights.around(self.model, lambda: ranks.weighed(self.loss(self.model, batch)), progress):
+        with self.weights.around(self.model, lambda: self.loss(self.model, batch), progress):
             loss = self.loss(self.model, batch)
-            ranks.weighed(loss).backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]
             if self.weights.steps_inside:
                 self.optimizer.step()
         if not self.weights.steps_inside:
             self.optimizer.step()
         self.regulariser.after(self.model, progress)
         # Tensors: nothing waits for the device here.
-        metrics = ranks.metrics({"loss": loss.detach(), **found, **self.loss.metrics, **penalty})
-        self.curriculum.see(metrics, ranks.images(len(x)))
+        metrics = {"loss": loss.detach(), **found, **self.loss.metrics, **penalty}
+        self.curriculum.see(metrics, len(x))
         return {**metrics, **self.curriculum.metrics}
 
     @property

@@ -19,10 +19,10 @@ def is_at_chance(right: int, total: int, classes: int) -> bool:
     that test, so an accuracy more than half-way from chance to 1 is never called chance.
     """
     # Here, not above: commands that evaluate nothing should not wait for scipy.
-    from scipy.stats import binom
+    from scipy.special import bdtrc
 
     chance = 1 / classes
-    return right / total <= (1 + chance) / 2 and float(binom.sf(right - 1, total, chance)) >= _LEVEL
+    return right / total <= (1 + chance) / 2 and float(bdtrc(right - 1, total, chance)) >= _LEVEL
 
 
 def chance_suspicions(predictions: Tensor, labels: Tensor, classes: int, x: Tensor) -> Iterator[str]:

@@ -15,6 +15,7 @@ from robustcli.evaluation.evidence import Evidence, gather
 from robustcli.evaluation.journal import Journal
 from robustcli.evaluation.postflight import postflight
 from robustcli.evaluation.preflight import preflight
+from robustcli.evaluation.progress import Report, silent
 from robustcli.evaluation.restore import restored_generators, restored_model
 from robustcli.evaluators import Evaluator
 from robustcli.registry.types import exact_text
@@ -50,6 +51,7 @@ def evaluate(
     journal: Journal | None = None,
     share: tuple[int, int] | None = None,
     expected_clean: float | None = None,
+    report: Report = silent,
 ) -> Result:
     """Run one evaluator between `preflight` and `postflight`, in single precision; the model is left as it was.
 
@@ -68,6 +70,7 @@ def evaluate(
         share: (i, n): only the i-th of n shares of the images, numbered from 0; their findings are what they would
             be among all, and stages of which that does not hold are left out, with all that come after them.
         expected_clean: clean accuracy that the network is known to have on other images of its kind.
+        report: called when an attack begins and after each of its batches.
 
     Raises:
         EvaluationError: the number would mean nothing; says why.
@@ -87,7 +90,9 @@ def evaluate(
                 for parameter in model.parameters():
                     parameter.requires_grad_(False)
                 rng = IndexedNoise(seed, numbers)
-                evidence = gather(evaluator, model, x, y, threat, rng, journal, is_share=share is not None)
+                evidence = gather(
+                    evaluator, model, x, y, threat, rng, journal, is_share=share is not None, report=report
+                )
             except EvaluationError as error:
                 raise EvaluationError(f"INVALID: {error}") from error
             suspicions = (

@@ -17,10 +17,11 @@ from robustcli.attacks import Attack
 from robustcli.attacks.crafting import crafting
 from robustcli.errors import EvaluationError
 from robustcli.evaluation.adaptive_batches import AdaptiveBatches
-from robustcli.evaluation.confirm import predict
+from robustcli.evaluation.confirm import Prediction, predict
 from robustcli.evaluation.gradient import gives_gradient, no_gradient
 from robustcli.evaluation.journal import Journal, NullJournal
 from robustcli.evaluation.passes import count_passes
+from robustcli.evaluation.progress import Report, StageProgress, silent
 from robustcli.evaluation.restore import restored_generators
 from robustcli.evaluation.run_attack import AttackOutcome, run_attack
 from robustcli.evaluators import AttackContext, Evaluator, Stage
@@ -153,6 +154,7 @@ def gather(
     journal: Journal | None = None,
     *,
     is_share: bool = False,
+    report: Report = silent,
 ) -> Evidence:
     """Run every attack of an evaluator on the images that still survive.
 
@@ -163,6 +165,7 @@ def gather(
         journal: outcomes of earlier processes; new ones are added.
         is_share: whether these are only some of the images of an evaluation. It then ends before the first stage whose
             outcome depends on the other images: one that draws a sample or makes its own batches.
+        report: called when an attack begins and after each of its batches.
 
     Raises:
         EvaluationError: logits are not finite, or an attack left the threat set.
@@ -171,7 +174,7 @@ def gather(
     votes = evaluator.votes
     batches = AdaptiveBatches(x.device, model, is_random=votes > 1)
     with full_precision(x.device.type), crafting(model, "eval"), restored_generators(x.device):
-        evidence, classes = _clean(model, x, y, rng, evaluator.batch_size, votes, batches)
+        evidence, classes = _clean(model, x, y, rng, evaluator.batch_size, votes, batches, report)
         if not len(x):
             return evidence
         with warnings.catch_warnings(record=True) as caught:
@@ -193,12 +196,13 @@ def gather(
         surrogates = {stage.surrogate: stage.surrogate(model) for stage in stages if stage.surrogate is not None}
         evidence.attacks = tuple(stage.attack for stage in stages)
         evidence.threats = tuple(stage.threat or threat for stage in stages)
-        for stage in stages:
+        for number, stage in enumerate(stages, 1):
             if is_share and (stage.sample is not None or stage.batch_size is None):
                 break
             search = model if stage.surrogate is None else surrogates[stage.surrogate]
             call = partial(run_attack, stage, model, search, threat=stage.threat or threat, votes=votes)
-            _run_stage(stage, call, x, y, rng, evidence, journal, batches)
+            follow = partial(_report, report, evidence, number, len(stages))
+            _run_stage(stage, call, x, y, rng, evidence, journal, batches, follow)
         evidence.warnings += batches.warnings
     return evidence
 
@@ -212,11 +216,14 @@ def _run_stage(
     evidence: Evidence,
     journal: Journal,
     batches: AdaptiveBatches,
+    follow: Callable[[int, int, float], None],
 ) -> None:
     """Run one stage on every image that survives so far and is not in the journal yet.
 
     Args:
         call: runs the attack on some images, with a largest number of points in one pass.
+        follow: is given the number of images attacked, of those attacked by this process, and the seconds for the
+            latter.
     """
     rows = {number: row for row, number in enumerate(evidence.numbers.tolist())}
     is_waiting, sample = evidence.survives, _sample(evidence.survives, stage.sample, rng)
@@ -229,6 +236,8 @@ def _run_stage(
         known = outcome.among(set(evidence.numbers[is_waiting].tolist()))
         evidence.add(known, rows)
         is_waiting[[rows[number] for number in known.numbers.tolist()]] = False
+    begun, before, attacked = time.perf_counter(), entered - int(is_waiting.sum()), 0
+    follow(before, 0, 0.0)
     for waiting in (is_waiting & sample, is_waiting & ~sample):
         left = waiting.nonzero().flatten().to(x.device)
 
@@ -239,9 +248,30 @@ def _run_stage(
         for outcome in batches.map(len(left), stage.batch_size, attack):
             journal.keep(outcome)
             evidence.add(outcome, rows)
+            attacked += len(outcome.numbers)
+            follow(before + attacked, attacked, time.perf_counter() - begun)
         if record.broken == 0 and not bool(sample.all()):
             evidence.end_after_sample(int(sample.sum()))
             break
+
+
+def _report(
+    report: Report, evidence: Evidence, number: int, stages: int, attacked: int, here: int, seconds: float
+) -> None:
+    """Report the progress of the last stage."""
+    stage = evidence.stages[-1]
+    report(
+        StageProgress(
+            stage=stage.name,
+            number=number,
+            stages=stages,
+            entered=stage.entered,
+            attacked=attacked,
+            broken=stage.broken,
+            survivors=int(evidence.survives.sum()),
+            images_per_second=here / seconds if here and seconds else None,
+        )
+    )
 
 
 def _sample(survives: Tensor, size: int | None, rng: IndexedNoise) -> Tensor:
@@ -254,13 +284,27 @@ def _sample(survives: Tensor, size: int | None, rng: IndexedNoise) -> Tensor:
 
 
 def _clean(
-    model: nn.Module, x: Tensor, y: Tensor, rng: IndexedNoise, batch_size: int, votes: int, batches: AdaptiveBatches
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    rng: IndexedNoise,
+    batch_size: int,
+    votes: int,
+    batches: AdaptiveBatches,
+    report: Report,
 ) -> tuple[Evidence, int]:
-    """The evidence before any attack, and the number of classes."""
+    """Return the evidence before any attack, and the number of classes."""
     begun = time.perf_counter()
+
+    def classify(part: slice, _size: int) -> Prediction:
+        found = predict(model, x[part], y[part], votes)
+        rate = part.stop / max(time.perf_counter() - begun, 1e-9)
+        report(StageProgress("clean", 0, 0, len(x), part.stop, 0, 0, rate))
+        return found
+
     torch.manual_seed(derive(rng.seed, "clean"))
     with count_passes(model) as passes:
-        parts = [*batches.map(len(x), batch_size, lambda part, _: predict(model, x[part], y[part], votes))]
+        parts = [*batches.map(len(x), batch_size, classify)]
     predictions = torch.cat([part.predictions for part in parts]).cpu()
     labels = y.cpu()
     evidence = Evidence(

@@ -15,6 +15,7 @@ from robustcli.evaluation.evaluate import Result, evaluate, settled
 from robustcli.evaluation.fingerprint import fingerprint
 from robustcli.evaluation.journal import FolderJournal
 from robustcli.evaluation.per_image import per_image_results, write_adversarial_examples, write_per_image
+from robustcli.evaluation.progress import Report, silent
 from robustcli.evaluators import Evaluator
 from robustcli.registry.registry import MemberSpec
 from robustcli.registry.types import exact_text
@@ -92,8 +93,12 @@ class Task:
     stamps: Sequence[str] = ()
     expected_clean: float | None = None
 
-    def run(self) -> Evaluation:
-        """Evaluate, or read the result of an earlier process; unfinished work is resumed."""
+    def run(self, report: Report = silent) -> Evaluation:
+        """Evaluate, or read the result of an earlier process; unfinished work is resumed.
+
+        Args:
+            report: called when an attack begins and after each of its batches.
+        """
         files, options = self.files, self.chosen.options
         if files.result.exists():
             if files.journal.exists():
@@ -102,7 +107,7 @@ class Task:
         x, y = self._images()
         mark = self._fingerprint(x, y)
         journal = FolderJournal.open(files.journal, mark)
-        result = self._evaluate(x, y, journal, expected_clean=self.expected_clean)
+        result = self._evaluate(x, y, journal, expected_clean=self.expected_clean, report=report)
         assert result.evidence is not None
         write_per_image(files.per_image, per_image_results(result.evidence))
         if options and options.witnesses:
@@ -116,7 +121,7 @@ class Task:
         journal.remove()
         return read_evaluation(files.result)
 
-    def run_share(self, share: tuple[int, int]) -> None:
+    def run_share(self, share: tuple[int, int], report: Report = silent) -> None:
         """Attack the i-th of n shares of the images, only for the journal.
 
         If there are fewer images than shares, the last shares are empty.
@@ -126,7 +131,7 @@ class Task:
         x, y = self._images()
         journal = FolderJournal.open(self.files.journal, self._fingerprint(x, y))
         if share[0] < len(x):
-            self._evaluate(x, y, journal, share=share)
+            self._evaluate(x, y, journal, share=share, report=report)
 
     def _images(self) -> tuple[Tensor, Tensor]:
         options = self.chosen.options

@@ -2,18 +2,19 @@
 
 from typing import Any, Protocol
 
+from robustcli.evaluation.progress import StageProgress
 from robustcli.store.results import Evaluation
 
 
 class Watcher(Protocol):
-    """Who is shown the progress of training."""
+    """Follows the progress of training."""
 
     def begin(self, updates: int, done: int) -> None:
-        """Training begins, with so many updates in all and so many done."""
+        """Training begins: `updates` in total, `done` of them finished."""
         ...
 
     def step(self, images: int) -> None:
-        """One update is on its way."""
+        """One update of `images` images is on its way."""
         ...
 
     def epoch(self, record: dict[str, Any]) -> None:
@@ -22,8 +23,12 @@ class Watcher(Protocol):
 
 
 class EvaluationWatcher(Watcher, Protocol):
-    """Who is also shown the evaluations."""
+    """Follows the progress of evaluations, too."""
 
     def evaluation(self, key: str, result: Evaluation | None) -> None:
         """An evaluation begins (result None) or is done."""
+        ...
+
+    def attack(self, key: str, progress: StageProgress) -> None:
+        """An attack of an evaluation begins, or some of its images are done."""
         ...

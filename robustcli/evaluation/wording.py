@@ -38,6 +38,13 @@ def interval(measured: Measured) -> str:
     return f"{percent(measured.accuracy)} [{percent(low)}, {percent(high)}]"
 
 
+def duration(seconds: float) -> str:
+    """Seconds as text such as "42 s", "3 min" or "1.5 h"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
 def threats_of(evaluation: Evaluation) -> str:
     """Threat of the evaluation, and those of its stages that have their own."""
     own = [stage.threat for stage in evaluation.stages if stage.threat]

@@ -53,10 +53,10 @@ class Transferred(Evaluator):
 
 def _load_network(path: Path, context: AttackContext, model: nn.Module) -> nn.Module:
     """Load the network of a checkpoint to the device of the model evaluated."""
-    contents = checkpoint.load(path)
+    contents = checkpoint.load(path, ("shape", "mean", "std"))
     found, expected = tuple(contents["shape"]), (*context.shape, context.classes)
     if found != expected:
         shapes = ["x".join(map(str, shape[:3])) + f" images of {shape[3]} classes" for shape in (found, expected)]
         raise RobustCliError(f"source: {path}: takes {shapes[0]}; expected {shapes[1]}")
-    _, network = network_of(contents, next(model.parameters()).device)
+    _, network = network_of(contents, next(model.parameters()).device, path)
     return network.requires_grad_(False)

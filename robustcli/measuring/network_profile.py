@@ -14,6 +14,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from robustcli.architectures import ImageShape
+from robustcli.models.build import build_network
+from robustcli.registry.registry import MemberSpec
 
 # Names of stages at any depth: layer1, layer.0, block1, blocks.0, stages.0.
 _STAGE = re.compile(r"(?:.*\.)?((?:layer|block|stage)s?\.?\d+)")
@@ -60,6 +62,13 @@ class Profile:
         Norms, activations, pools and products with fixed matrices do not count.
         """
         return sum(part.macs for part in self.parts)
+
+
+def profile_of(chosen: MemberSpec, shape: ImageShape) -> Profile:
+    """Return the profile of the architecture of a spec."""
+    with torch.device("meta"):
+        network = build_network(chosen, shape, (0.5,) * shape.channels, (0.25,) * shape.channels)
+        return network_profile(network, shape)
 
 
 def network_profile(network: nn.Module, shape: ImageShape) -> Profile:

@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from robustcli.architectures import ImageShape, Network, first_layer
 from robustcli.architectures.convnorm import settle_divisors
 from robustcli.architectures.features import classifier_of
 from robustcli.errors import RobustCliError
+from robustcli.models.weights_fit import require_plain_numbers
 from robustcli.registry.registry import MemberSpec, instantiate
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store import checkpoint
@@ -53,12 +54,40 @@ def start_from(network: nn.Module, path: Path) -> None:
             f"of them or have other shapes, such as {wrong[0]}); give both specs one architecture"
         )
     kept = classifier if differs else set()
-    network.load_state_dict({name: own[name] if name in kept else given[name] for name in own})
+    loaded = {name: own[name] if name in kept else given[name] for name in own}
+    require_plain_numbers(loaded, own, path)
+    network.load_state_dict(loaded)
 
 
-def network_of(contents: Mapping[str, Any], device: torch.device) -> tuple[ExperimentSpec, Network]:
-    """The spec and the network to evaluate of a checkpoint, in eval mode; nothing else is needed."""
-    spec = ExperimentSpec.parse(contents["spec"], "the spec inside the checkpoint")
-    network = build_network(spec.architecture, ImageShape(*contents["shape"]), contents["mean"], contents["std"])
-    network.load_state_dict(contents["weights"])
+def network_of(contents: Mapping[str, Any], device: torch.device, path: Path) -> tuple[ExperimentSpec, Network]:
+    """Spec and network of a checkpoint, in eval mode; nothing else is needed.
+
+    Args:
+        path: of the checkpoint, for messages.
+
+    Raises:
+        RobustCliError: its parts do not fit each other.
+    """
+    spec = ExperimentSpec.parse(contents["spec"], f"the spec inside {path}")
+    shape, mean, std = ImageShape(*contents["shape"]), contents["mean"], contents["std"]
+    if not len(mean) == len(std) == shape.channels:
+        raise RobustCliError(
+            f"{path}: mean has {len(mean)} and std {len(std)} numbers; expected one each of {shape.channels} channels"
+        )
+    network = build_network(spec.architecture, shape, mean, std)
+    own, given = network.state_dict(), contents["weights"]
+    wrong = sorted(
+        name for name in own.keys() | given.keys() if name not in own or name not in given or _differ(own, given, name)
+    )
+    if wrong:
+        raise RobustCliError(
+            f"{path}: its weights do not fit the network of its spec ({len(wrong)} are missing in one of them or have "
+            f"other shapes, such as {wrong[0]})"
+        )
+    require_plain_numbers(given, own, path)
+    network.load_state_dict(given)
     return spec, network.to(device).eval()
+
+
+def _differ(one: Mapping[str, Tensor], other: Mapping[str, Tensor], name: str) -> bool:
+    return one[name].shape != other[name].shape

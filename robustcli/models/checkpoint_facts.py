@@ -8,4 +8,4 @@ SELECTED_ON_TEST = "the weights were selected on test images, which flatters thi
 
 def held_out_accuracy(record: Mapping[str, Any]) -> float | None:
     """Clean accuracy in the check that a checkpoint keeps, unless it was of images that were trained on."""
-    return record["clean"] if record.get("checked_on") in ("val", "test") else None
+    return record.get("clean") if record.get("checked_on") in ("val", "test") else None

@@ -24,6 +24,8 @@ from robustcli.specs.yamlfile import parse_scalar, parse_yaml, to_yaml
 from robustcli.store import checkpoint
 
 _HERE = "the command line"
+# Runs that a message lists.
+_LISTED = 10
 _ZOOS = ("torchvision", "timm")
 # What is evaluated where neither a spec nor --attack says it.
 _DEFAULT = ("clean", "autoattack")
@@ -34,7 +36,7 @@ class ModelRequest:
     """How a user names the model and the images; None is not given.
 
     Args:
-        text: a checkpoint, a file of weights, a TorchScript file, torchvision:NAME or timm:NAME.
+        text: a checkpoint, the folder of a run, a file of weights, a TorchScript file, torchvision:NAME or timm:NAME.
         overrides: dotted overrides of the spec in a checkpoint, or of architecture and data.
         architecture: registered name of the network that weights in a file belong to.
         model: "path/file.py:function" or "package.module:function".
@@ -61,6 +63,16 @@ def find_model(request: ModelRequest) -> Model:
     Raises:
         RobustCliError: no model is named, or two, or it is missing or cannot be read.
     """
+    found = find_source(request)
+    return _trained(request, found) if isinstance(found, Path) else _external(request, found)
+
+
+def find_source(request: ModelRequest) -> ModelSource | Path:
+    """Find what the user names, without images: a checkpoint of `robust train`, or where another network comes from.
+
+    Raises:
+        RobustCliError: no model is named, or two, or it is missing or cannot be read.
+    """
     if request.text is None and request.model is None:
         raise RobustCliError(
             "nothing says what to evaluate; name a checkpoint, a file of weights with --architecture, a TorchScript "
@@ -74,7 +86,7 @@ def find_model(request: ModelRequest) -> Model:
         raise RobustCliError("--weights-key needs --architecture or --weights, which name a file of weights")
     if request.model is not None:
         weights = None if request.weights is None else _read(request, request.weights)
-        return _external(request, load_code(request.model, weights))
+        return load_code(request.model, weights)
     assert request.text is not None
     zoo, _, model = request.text.partition(":")
     if zoo in _ZOOS:
@@ -85,14 +97,37 @@ def find_model(request: ModelRequest) -> Model:
         return _with_architecture(request, {"name": request.architecture}, request.text)
     path = Path(request.text)
     if path.is_file() and is_torchscript(path):
-        return _external(request, Script(path))
-    return _trained(request, path)
+        return Script(path)
+    return checkpoint_in(path)
+
+
+def checkpoint_in(path: Path) -> Path:
+    """Return the checkpoint that a path names; for the folder of a run, its selected weights.
+
+    Raises:
+        RobustCliError: a folder has no run in it, or several.
+    """
+    if not path.is_dir():
+        return path
+    places = ("checkpoints/best.pt", "best.pt", "*/checkpoints/best.pt", "*/*/checkpoints/best.pt")
+    found = next((some for place in places if (some := sorted(path.glob(place)))), [])
+    if len(found) == 1:
+        return found[0]
+    if found:
+        shown = "\n".join(f"  {one.parent.parent}" for one in found[:_LISTED])
+        rest = f"\n  and {len(found) - _LISTED} more; `robust runs {path}` lists all" if len(found) > _LISTED else ""
+        raise RobustCliError(f"{path}: holds {len(found)} runs; name one of them:\n{shown}{rest}")
+    if (path / "results.json").is_file():
+        raise RobustCliError(f"{path}: holds a stored evaluation and no weights; `robust results {path}` prints it")
+    raise RobustCliError(
+        f"{path}: a folder without a run; expected a checkpoint, or the folder of a run with checkpoints/best.pt"
+    )
 
 
 def _trained(request: ModelRequest, path: Path) -> TrainedModel:
     if request.mean is not None or request.std is not None:
         raise RobustCliError(f"--mean and --std: {path} brings its own normalisation")
-    contents = _checkpoint(path)
+    contents = read_checkpoint(path)
     source = f"the spec inside {path}"
     inside = ExperimentSpec.parse(contents["spec"], source)
     # With --data the spec's own data set is not used, and overrides of data set parameters of the other one.
@@ -101,14 +136,16 @@ def _trained(request: ModelRequest, path: Path) -> TrainedModel:
     if spec.architecture != inside.architecture:
         raise RobustCliError("architecture: cannot be overridden")
     height = contents["shape"][1]
-    data = spec.data if request.data is None else _data(_overridden(request, {"data": _images(request.data, height)}))
+    data = spec.data
+    if request.data is not None:
+        data = _data(_overridden(request, "data", _images(request.data, height)))
     return TrainedModel(path, contents, spec, data)
 
 
-def _checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint of `robust train`; for other weights the error says which option is missing."""
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Return a checkpoint of `robust train`; for other weights the error says which option is missing."""
     try:
-        return checkpoint.load(path)
+        return checkpoint.load(path, checkpoint.TO_EVALUATE)
     except RobustCliError as error:
         try:
             weights = read_weights(path)
@@ -120,7 +157,7 @@ def _checkpoint(path: Path) -> dict[str, Any]:
         ) from None
 
 
-def _from_zoo(request: ModelRequest, zoo: str, model: str) -> ExternalModel:
+def _from_zoo(request: ModelRequest, zoo: str, model: str) -> ModelSource:
     if request.architecture is not None:
         raise RobustCliError(f"--architecture: {request.text} brings its own; leave one out")
     is_file = request.weights is not None and Path(request.weights).is_file()
@@ -134,63 +171,64 @@ def _from_zoo(request: ModelRequest, zoo: str, model: str) -> ExternalModel:
             return _with_architecture(request, ours or {"name": "timm", "model": model}, request.weights)
         if ours is not None:
             raise RobustCliError(f"timm:{model}: timm does not have its weights; --weights names a file of them")
-        return _external(request, in_timm(model))
+        return in_timm(model)
     if request.weights is None:
         raise RobustCliError(
             f"{request.text}: its weights would be random; --weights names a file, or published ones such as DEFAULT"
         )
     if is_file:
         return _with_architecture(request, {"name": "torchvision", "model": model}, request.weights)
-    return _external(request, published(model, request.weights))
+    return published(model, request.weights)
 
 
-def _with_architecture(request: ModelRequest, architecture: Mapping[str, Any], file: str) -> ExternalModel:
-    values = _overridden(request, {"architecture": dict(architecture), **_data_of(request, None)})
+def _with_architecture(request: ModelRequest, architecture: Mapping[str, Any], file: str) -> ModelSource:
+    value = _overridden(request, "architecture", architecture)
     family = Family("architectures", ArchitectureOptions)
-    chosen = checked(lambda checker: checker.chosen(family, values["architecture"], ("architecture",)), _HERE)
+    chosen = checked(lambda checker: checker.chosen(family, value, ("architecture",)), _HERE)
     if chosen.options.normalize == "per_image":
         raise RobustCliError(
             "architecture.normalize=per_image: weights of a file are normalised per channel; write dataset or none"
         )
     if request.mean is not None and chosen.options.normalize == "none":
         raise RobustCliError("--mean and architecture.normalize=none contradict each other; leave one out")
-    return _external(request, Architecture(chosen, _read(request, file)), values)
+    return Architecture(chosen, _read(request, file))
 
 
-def _external(request: ModelRequest, source: ModelSource, values: Mapping[str, Any] | None = None) -> ExternalModel:
-    """Under the defaults of the command line.
-
-    Args:
-        values: architecture and data with overrides applied, if that is done.
-    """
-    if values is None:
-        values = _overridden(request, _data_of(request, source.size))
+def _external(request: ModelRequest, source: ModelSource) -> ExternalModel:
+    """Under the defaults of the command line."""
     for override in request.overrides:
         if not _is_about("data", override) and not _is_about("architecture", override):
             raise RobustCliError(
                 f"override '{override}': {source.name} has no spec; only data and, with --architecture, architecture "
                 "can be set so"
             )
-    if "architecture" in values and not isinstance(source, Architecture):
-        raise RobustCliError(f"architecture: {source.name} brings its own, which cannot be overridden")
+        if _is_about("architecture", override) and not isinstance(source, Architecture):
+            raise RobustCliError(f"architecture: {source.name} brings its own, which cannot be overridden")
+    mean, std = normalization_of(request)
+    data = _data(_overridden(request, "data", None if request.data is None else _images(request.data, source.size)))
+    return ExternalModel(
+        source=source, data=data, evaluate={name: _evaluator(name) for name in _DEFAULT}, mean=mean, std=std
+    )
+
+
+def normalization_of(request: ModelRequest) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    """Return mean and standard deviation as the user gives them.
+
+    Raises:
+        RobustCliError: only one of them is given, or they are not numbers, or a deviation is not above 0.
+    """
     if (request.mean is None) != (request.std is None):
         raise RobustCliError("--mean and --std are given together, or neither is")
     mean, std = _numbers("--mean", request.mean), _numbers("--std", request.std)
     if std is not None and min(std) <= 0:
         raise RobustCliError(f"--std: {request.std}: expected numbers above 0")
-    return ExternalModel(
-        source=source, data=_data(values), evaluate={name: _evaluator(name) for name in _DEFAULT}, mean=mean, std=std
-    )
+    return mean, std
 
 
 def _evaluator(name: str) -> MemberSpec:
     family = Family("evaluators", EvaluateOptions)
     chosen: MemberSpec = checked(lambda checker: checker.chosen(family, name, (name,)), _HERE)
     return chosen
-
-
-def _data_of(request: ModelRequest, size: int | None) -> dict[str, Any]:
-    return {} if request.data is None else {"data": _images(request.data, size)}
 
 
 def _images(text: str, size: int | None) -> dict[str, Any]:
@@ -201,6 +239,8 @@ def _images(text: str, size: int | None) -> dict[str, Any]:
     """
     if text in catalog("datasets"):
         return {"name": text}
+    if (Path(text) / "pack.json").is_file():
+        return {"name": "packed", "root": text, **({} if size is None else {"size": size})}
     if Path(text).is_dir():
         return {"name": "image_folder", "root": text, **({} if size is None else {"size": size})}
     if Path(text).suffix.lower() == ".npz":
@@ -208,17 +248,16 @@ def _images(text: str, size: int | None) -> dict[str, Any]:
     raise RobustCliError(f"--data: '{text}' is no data set, folder or .npz file{suggest(text, catalog('datasets'))}")
 
 
-def _overridden(request: ModelRequest, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Architecture and data with their overrides applied."""
-    overrides = [text for text in request.overrides if _is_about("data", text) or _is_about("architecture", text)]
-    value: dict[str, Any] = parse_yaml(override_text(to_yaml(dict(values)), overrides, _HERE), _HERE).value
-    return value
+def _overridden(request: ModelRequest, part: str, value: Any) -> Any:
+    """Architecture or data with its overrides applied; None if nothing says anything about it."""
+    overrides = [text for text in request.overrides if _is_about(part, text)]
+    plain = {} if value is None else {part: value}
+    return (parse_yaml(override_text(to_yaml(plain), overrides, _HERE), _HERE).value or {}).get(part)
 
 
-def _data(values: Mapping[str, Any]) -> MemberSpec:
-    if "data" not in values:
+def _data(data: Any) -> MemberSpec:
+    if data is None:
         raise RobustCliError("--data: nothing says which images; name a data set, an .npz file or a folder of images")
-    data = values["data"]
     if isinstance(data, Mapping) and data.get("name") == "image_folder" and "size" not in data:
         raise RobustCliError(
             "data.size: nothing says how large the images of a folder are to be; write data.size=32 or what the "
@@ -228,6 +267,11 @@ def _data(values: Mapping[str, Any]) -> MemberSpec:
         lambda checker: checker.chosen(Family("datasets", DataOptions), data, ("data",)), _HERE
     )
     return chosen
+
+
+def named_data(data: str | Mapping[str, Any]) -> MemberSpec:
+    """Return the data set that a name, a path or a part of a spec stands for."""
+    return _data(_images(data, None) if isinstance(data, str) else data)
 
 
 def _is_about(part: str, override: str) -> bool:

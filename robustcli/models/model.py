@@ -126,7 +126,7 @@ class TrainedModel:
         shape = ImageShape(*self.contents["shape"])
         if data.shape != shape:
             raise RobustCliError(f"{self.path}: takes {shape.text}; the data have {data.shape.text}")
-        _, network = network_of(self.contents, device)
+        _, network = network_of(self.contents, device, self.path)
         notes = []
         # An evaluation that does not read the train part knows only the test part, and older checkpoints do not.
         digest, key = (data.digest, "data_digest") if data.is_whole else (data.test_digest, "test_digest")
@@ -163,37 +163,68 @@ class ExternalModel:
         return {"checkpoint": None, "name": self.source.name, "spec_digest": None, "training_seed": None}
 
     def load(self, data: Data, device: torch.device) -> LoadedModel:
-        name = self.source.name
-        loaded = self._loaded(data, device)
-        require_values(loaded.network, name)
+        return prepared(self.source, data.shape, device, self.mean, self.std, data)
 
-        def build(statistics: Statistics) -> ExternalNetwork:
-            mean, std = (_per_channel(values, data.shape.channels, name) for values in statistics)
-            return ExternalNetwork(Normalize(mean, std), loaded.network).to(device).eval()
 
-        plain = build(((0.0,), (1.0,)))
-        require_logits(plain, data.shape, name, device, at_least=not data.classes_are_known)
-        notes = [*loaded.notes, *precision_note(plain, name)]
-        if self.mean is not None and self.std is not None:
-            statistics, source = (self.mean, self.std), "as --mean and --std say"
-        elif loaded.mean is not None and loaded.std is not None:
-            statistics, source = (loaded.mean, loaded.std), loaded.source
-        else:
-            found = find_normalization(build, data, name, self.source.plain_because)
-            statistics, source = found.statistics, "found on clean images"
-            notes.append(found.note)
-        mean, std = (_per_channel(values, data.shape.channels, name) for values in statistics)
-        network = build((mean, std))
-        return LoadedModel(network=network, notes=[*notes, _normalisation(mean, std, source)])
+def prepared(
+    source: ModelSource,
+    shape: ImageShape,
+    device: torch.device,
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
+    data: Data | None,
+) -> LoadedModel:
+    """Load an external network and put its normalization in front of it.
 
-    def _loaded(self, data: Data, device: torch.device) -> LoadedNetwork:
-        """The network of the source, with the number of classes of its weights where the data leave that open."""
-        try:
-            return self.source.load(data.shape, device)
-        except ClassesDiffer as error:
-            if data.classes_are_known or error.classes < data.shape.classes:
-                raise
-            return self.source.load(replace(data.shape, classes=error.classes), device)
+    Args:
+        shape: shape of the images; without data the network may have another number of classes.
+        mean, std: normalization, if the user gives one.
+        data: images to find the normalization with, where neither user nor source knows it; None is none.
+
+    Raises:
+        RobustCliError: the network does not take such images, or nothing says which normalization it needs.
+    """
+    name = source.name
+    loaded = _loaded(source, shape, device, data)
+    require_values(loaded.network, name)
+
+    def build(statistics: Statistics) -> ExternalNetwork:
+        means, stds = (_per_channel(values, shape.channels, name) for values in statistics)
+        return ExternalNetwork(Normalize(means, stds), loaded.network).to(device).eval()
+
+    plain = build(((0.0,), (1.0,)))
+    if data is None:
+        require_logits(plain, replace(shape, classes=2), name, device, at_least=True)
+    else:
+        require_logits(plain, shape, name, device, at_least=not data.classes_are_known)
+    notes = [*loaded.notes, *precision_note(plain, name)]
+    if mean is not None and std is not None:
+        statistics, words = (mean, std), "as --mean and --std say"
+    elif loaded.mean is not None and loaded.std is not None:
+        statistics, words = (loaded.mean, loaded.std), loaded.source
+    elif data is not None:
+        found = find_normalization(build, data, name, source.plain_because)
+        statistics, words = found.statistics, "found on clean images"
+        notes.append(found.note)
+    elif source.plain_because is not None:
+        statistics, words = ((0.0,), (1.0,)), source.plain_because
+    else:
+        raise RobustCliError(
+            f"{name}: nothing says which normalisation it was trained with; give mean and std (0 and 1 mean none), or "
+            "labelled images to find it with (data)"
+        )
+    means, stds = (_per_channel(values, shape.channels, name) for values in statistics)
+    return LoadedModel(network=build((means, stds)), notes=[*notes, _normalisation(means, stds, words)])
+
+
+def _loaded(source: ModelSource, shape: ImageShape, device: torch.device, data: Data | None) -> LoadedNetwork:
+    """Load the network of the source, with the number of classes of its weights where the data leave that open."""
+    try:
+        return source.load(shape, device)
+    except ClassesDiffer as error:
+        if data is not None and (data.classes_are_known or error.classes < shape.classes):
+            raise
+        return source.load(replace(shape, classes=error.classes), device)
 
 
 def _per_channel(values: tuple[float, ...], channels: int, where: str) -> tuple[float, ...]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from robustcli.errors import RobustCliError, suggest
 from robustcli.models.plain_pickle import read_plain
 from robustcli.models.script import is_torchscript
+from robustcli.store import checkpoint
 
 # How deep below the top of a file weights are looked for, such as state_dict or model.state_dict.
 _DEPTH = 4
@@ -60,7 +61,7 @@ def read_weights(path: Path, key: str | None = None) -> Weights:
         )
     file = read_plain(path)
     contents = file.contents
-    if isinstance(contents, Mapping) and "format" in contents and "spec" in contents:
+    if checkpoint.is_own(contents):
         raise RobustCliError(
             f"{path}: written by `robust train`, so it names its own network; evaluate it without other options"
         )

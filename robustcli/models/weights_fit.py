@@ -212,7 +212,7 @@ def _load(network: nn.Module, weights: _Unwrapped, path: Path, name: str) -> lis
     if dead:
         notes.append(f"{path.name}: {len(dead)} weights under {_DEAD[:-1]} are never used and were left out")
         found = {key: tensor for key, tensor in found.items() if key in expected}
-    _require_plain_numbers(found, expected, path)
+    require_plain_numbers(found, expected, path)
     _require_one_value(network, found, path, name)
     types = {str(tensor.dtype).removeprefix("torch.") for tensor in found.values() if tensor.is_floating_point()}
     if types - {"float32"}:
@@ -221,7 +221,7 @@ def _load(network: nn.Module, weights: _Unwrapped, path: Path, name: str) -> lis
     return notes
 
 
-def _require_plain_numbers(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
+def require_plain_numbers(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
     """Refuse tensors whose numbers copying would lose or change: quantized, sparse, empty, whole or complex."""
     for key, tensor in found.items():
         advice = None

@@ -21,6 +21,7 @@ from robustcli.promises import (
     optimizers,
     regularisers,
     schedules,
+    spanning,
     weights,
 )
 from robustcli.promises.build import (
@@ -140,6 +141,8 @@ def _each(promises: tuple[Callable[..., None], ...]) -> Callable[[Member], Itera
     """Promises of a family whose members are built without anything else."""
 
     def cases(member: Member) -> Iterator[Case]:
+        if member.family in spanning.DRIVES:
+            yield Case("declares_that_it_spans_training", lambda: _spanning(member, build(member, member.smoke)))
         for promise in promises:
             yield Case(promise.__name__, lambda promise=promise: promise(build(member, member.smoke)))  # type: ignore[misc]
 
@@ -179,7 +182,12 @@ def _defense(member: Member) -> Iterator[Case]:
 
     for promise in _DEFENSE:
         yield Case(promise.__name__, tried(promise))
+    yield Case("declares_that_it_spans_training", tried(partial(_spanning, member)))
     yield Case("costs_what_it_declares", partial(_cost, member), is_advice=member.passes is None)
+
+
+def _spanning(member: Member, built: Any) -> None:
+    spanning.declares_that_it_spans_training(member.family, built, member.spans_training)
 
 
 def _paired(member: Member, defense: Any) -> Any:

@@ -9,12 +9,13 @@ another package declares the same things in the same way.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Annotated, Any, get_args, get_type_hints
-
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 from robustcli.errors import RobustCliError, suggest
 from robustcli.registry.types import Norm
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 Passes = tuple[float, float, float]
 
@@ -26,6 +27,7 @@ class _Of(tuple[str, ...]):
 _COSTLY = _Of(("attacks", "defenses", "evaluators", "regularisers", "weights"))
 _ATTACKING = _Of(("attacks", "defenses"))
 _PENALISING = _Of(("defenses", "regularisers"))
+_FOLLOWING = _Of(("schedules", "defenses", "averaging", "regularisers", "weights"))
 _ATTACK, _ARCHITECTURE, _DATASET = _Of(("attacks",)), _Of(("architectures",)), _Of(("datasets",))
 _DEFENSE, _EVALUATOR, _MIXER = _Of(("defenses",)), _Of(("evaluators",)), _Of(("mixers",))
 
@@ -57,11 +59,12 @@ class Declaration:
             defense that learns two things from images that they do not share.
         sets: parameter of its attack that the defense changes during training.
         spares_labels: with its own attack the defense can train on images without labels.
+        spans_training: what the member does at an update depends on the number of epochs of the whole run, so a run
+            with it cannot be continued with more epochs.
         goes_farther: the attack reaches farther than its number of steps times their length.
         flat_at_x: values of `loss` whose gradient is zero at the clean image.
         branches: parameter of the architecture that counts its branches of batch norms: one for clean images, one for
             the threat and one for each other threat of the defense.
-        mixes_alone: every image is changed by itself, whatever else is in its batch.
         mixes_labels: training labels become shares of several classes.
         without_attack: the evaluator runs no attack.
         sees_through_masking: the evaluator includes attacks that need no gradients, so gradient masking does not
@@ -88,10 +91,10 @@ class Declaration:
     two_halves: Annotated[bool, _DEFENSE] = False
     sets: Annotated[str, _DEFENSE] = ""
     spares_labels: Annotated[bool, _DEFENSE] = False
+    spans_training: Annotated[bool, _FOLLOWING] = False
     goes_farther: Annotated[bool, _ATTACKING] = False
     flat_at_x: Annotated[tuple[str, ...], _ATTACK] = ()
     branches: Annotated[str, _ARCHITECTURE] = ""
-    mixes_alone: Annotated[bool, _MIXER] = False
     mixes_labels: Annotated[bool, _MIXER] = False
     without_attack: Annotated[bool, _EVALUATOR] = False
     sees_through_masking: Annotated[bool, _EVALUATOR] = False
@@ -111,6 +114,8 @@ def checked_declaration(family: str, declared: Mapping[str, Any], where: str) ->
     Raises:
         RobustCliError: a keyword is unknown in this family, or its value has another type.
     """
+    from pydantic import ValidationError
+
     known = _known(family)
     for keyword in declared:
         if keyword not in known:
@@ -131,8 +136,10 @@ def checked_declaration(family: str, declared: Mapping[str, Any], where: str) ->
 
 
 @cache
-def _known(family: str) -> dict[str, TypeAdapter[Any]]:
+def _known(family: str) -> "dict[str, TypeAdapter[Any]]":
     """The keywords that members of a family may declare, with the checks of their values."""
+    from pydantic import ConfigDict, TypeAdapter
+
     checks = {}
     for keyword, hint in get_type_hints(Declaration, include_extras=True).items():
         families = next((part for part in get_args(hint) if isinstance(part, _Of)), (family,))

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,12 @@ def literal(node: ast.expr) -> Any:
     return ast.literal_eval(node)
 
 
+@cache
+def parse(path: Path) -> ast.Module:
+    """Return the syntax tree of a source file; many members return the same class."""
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
 def class_named(name: str, tree: ast.Module, path: Path) -> ast.ClassDef | None:
     """The class that a function returns: from the same file, or from the one it imports it from."""
     for node in tree.body:
@@ -125,7 +132,7 @@ def class_named(name: str, tree: ast.Module, path: Path) -> ast.ClassDef | None:
         if isinstance(node, ast.ImportFrom) and node.module and any(a.name == name for a in node.names):
             source = _source_of(node.module)
             if source is not None and source != path:
-                return class_named(name, ast.parse(source.read_text(encoding="utf-8")), source)
+                return class_named(name, parse(source), source)
     return None
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from robustcli.errors import RobustCliError
-from robustcli.reports.findings import axes_and_grids
+from robustcli.reports.diagnostics import axes_and_grids
 from robustcli.statistics import clopper_pearson
 
 _FORMATS = (".png", ".pdf", ".svg")

@@ -46,21 +46,33 @@ def lines_of(found: Mapping[str, Any]) -> list[str]:
 
 
 def sweep_table(name: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Return a table of the rows of a sweep and their sum; every seed is a run."""
+    """Return a table of the rows of a sweep and their sum; every seed is a run.
+
+    Rows with a status of their runs, as a dry run has it, also show how many are left and the time for these.
+    """
+    has_status = all("left" in found for found in rows.values())
+    columns = ["passes", "seeds", "s per update", "training", "whole run", "all seeds", "processor", "memory GiB"]
+    if has_status:
+        columns += ["runs left", "time left"]
     table = Table(title=f"plan of {name}", title_justify="left")
-    table.add_column("row")
-    for column in ("passes", "seeds", "s per update", "training", "whole run", "all seeds", "processor", "memory GiB"):
+    table.add_column("row", overflow="fold")
+    for column in columns:
         table.add_column(column, justify="right")
-    whole = processor = 0.0
+    whole = processor = left = 0.0
     for row, found in rows.items():
         if not found["fits"]:
-            table.add_row(row, *[""] * 6, "", "does not fit")
+            blank = (str(found["left"]), "") if has_status else ()
+            table.add_row(row, *[""] * 7, "does not fit", *blank)
             continue
         seconds = found["seconds"]["middle"]
         whole += found["seeds"] * seconds["wall"]
         processor += found["seeds"] * seconds["cpu"]
         training = found["training"]
         passes = found["passes_per_image"]
+        status: tuple[str, ...] = ()
+        if has_status:
+            left += found["left"] * seconds["wall"]
+            status = (str(found["left"]), time_of(found["left"] * seconds["wall"]))
         table.add_row(
             row,
             "" if passes is None else " + ".join(f"{count:g}" for count in passes.values()),
@@ -71,8 +83,10 @@ def sweep_table(name: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
             time_of(found["seeds"] * seconds["wall"]),
             time_of(found["seeds"] * seconds["cpu"]),
             f"{found['memory']['peak'] / _GIB:.1f}",
+            *status,
         )
-    table.add_row("all rows", *[""] * 5, time_of(whole), time_of(processor), "", style="bold")
+    runs = (str(sum(found["left"] for found in rows.values())), time_of(left)) if has_status else ()
+    table.add_row("all rows", *[""] * 5, time_of(whole), time_of(processor), "", *runs, style="bold")
     return table
 
 

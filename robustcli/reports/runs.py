@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from rich.table import Table
 
 from robustcli.errors import RobustCliError, suggest
-from robustcli.evaluation.wording import percent
+from robustcli.evaluation.wording import duration, percent
 from robustcli.reports.tables import plain_table
 from robustcli.store.listing import ListedEvaluation, RunRow
 
@@ -106,10 +106,3 @@ def wide_table(rows: Iterable[RunRow]) -> Table:
 
 def _interval(found: ListedEvaluation) -> str:
     return f"{percent(found.accuracy)} [{percent(found.low)}, {percent(found.high)}]"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as text such as "42 s", "3 min" or "1.5 h"."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

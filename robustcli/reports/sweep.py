@@ -18,13 +18,14 @@ def markdown(rows: Sequence[SweepRow]) -> str:
         rows: at least one.
     """
     shared = [key for key in rows[0].evaluations if all(key in row.evaluations for row in rows)]
-    titles = ["row", "threat", "epochs", *(f"{key} %" for key in shared), "passes", "images/s", "best - last"]
-    lines = [titles, ["---"] * len(titles), *(_cells(row, shared) for row in rows)]
+    sized = ["parameters", "GFLOPs", "training TFLOPs"] if any(row.macs is not None for row in rows) else []
+    titles = ["row", "threat", "epochs", *(f"{key} %" for key in shared), *sized, "passes", "images/s", "best - last"]
+    lines = [titles, ["---"] * len(titles), *(_cells(row, shared, with_size=bool(sized)) for row in rows)]
     table = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
     return table + "\n" + "".join(f"- {note}\n" for note in _notes(rows, shared))
 
 
-def _cells(row: SweepRow, shared: Sequence[str]) -> list[str]:
+def _cells(row: SweepRow, shared: Sequence[str], *, with_size: bool) -> list[str]:
     speed, gap = row.images_per_second, row.best_minus_last
     found = [accuracies(row.evaluations[key]) if row.evaluations[key] else "failed" for key in shared]
     return [
@@ -32,6 +33,7 @@ def _cells(row: SweepRow, shared: Sequence[str]) -> list[str]:
         str(row.threat),
         str(row.epochs),
         *found,
+        *(_size(row) if with_size else ()),
         _cost(row.passes),
         "" if speed is None else f"{speed:,.0f}",
         "" if gap is None else f"{100 * gap:.1f}",
@@ -40,6 +42,14 @@ def _cells(row: SweepRow, shared: Sequence[str]) -> list[str]:
 
 def _mark(row: SweepRow) -> str:
     return " (collapsed)" if any(epoch is not None for epoch in row.collapsed_at) else ""
+
+
+def _size(row: SweepRow) -> tuple[str, str, str]:
+    return (
+        "" if row.parameters is None else f"{row.parameters:,}",
+        "" if row.macs is None else f"{2 * row.macs / 1e9:.4g}",
+        "" if row.training_flops is None else f"{row.training_flops / 1e12:.4g}",
+    )
 
 
 def _cost(passes: PassCounts | None) -> str:
@@ -64,6 +74,11 @@ def _notes(rows: Sequence[SweepRow], shared: Sequence[str]) -> list[str]:
         "passes: cost of one update in the last epoch, in forward passes (forwards, gradients to the images, gradients "
         "to the weights, which count twice). images/s: of training."
     )
+    if any(row.macs is not None for row in rows):
+        notes.append(
+            "GFLOPs: forward pass of one image, two operations for each multiply-accumulate. training TFLOPs: passes "
+            "of one training, without checks."
+        )
     notes.append("best - last: robust accuracy of the best minus the last epoch, in points, on the check's images.")
     for row in rows:
         for seed, text in row.failures.items():

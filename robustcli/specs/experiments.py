@@ -5,8 +5,9 @@ from pathlib import Path
 import robustcli
 from robustcli.errors import RobustCliError, suggest
 
-# The folder of files that hold several specs.
+# Folders of files that hold several specs.
 _SWEEPS = "sweeps/"
+_FINDINGS = "findings/"
 
 
 def folder() -> Path:
@@ -18,12 +19,17 @@ def folder() -> Path:
 
 def names() -> list[str]:
     """Names of the shipped specs, such as "cifar10/pgd_at"."""
-    return [name for name in _files() if not name.startswith(_SWEEPS)]
+    return [name for name in _files() if not name.startswith((_SWEEPS, _FINDINGS))]
 
 
 def sweeps() -> list[str]:
     """Names of the shipped sweeps, such as "sweeps/mnist_defenses"."""
     return [name for name in _files() if name.startswith(_SWEEPS)]
+
+
+def findings() -> list[str]:
+    """Names of the shipped findings, sweeps that test the claim of a paper, such as "findings/awp"."""
+    return [name for name in _files() if name.startswith(_FINDINGS)]
 
 
 def find(name: str) -> Path:

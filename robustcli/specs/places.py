@@ -22,22 +22,26 @@ def attacks(defense: MemberSpec, evaluate: Mapping[str, MemberSpec]) -> Iterator
 
 def attacks_inside(value: Any, where: Where) -> Iterator[tuple[Where, MemberSpec]]:
     """Every attack of a part of a spec."""
-    return _members_inside("attacks", value, where)
+    return _of_family("attacks", value, where)
 
 
 def evaluators_inside(value: Any, where: Where) -> Iterator[tuple[Where, MemberSpec]]:
     """Every evaluator of a part of a spec."""
-    return _members_inside("evaluators", value, where)
+    return _of_family("evaluators", value, where)
 
 
-def _members_inside(family: str, value: Any, where: Where) -> Iterator[tuple[Where, MemberSpec]]:
+def members_inside(value: Any, where: Where) -> Iterator[tuple[Where, MemberSpec]]:
+    """Every member of a part of a spec, itself among them."""
     if isinstance(value, MemberSpec):
-        if value.family == family:
-            yield where, value
+        yield where, value
         value = value.parameters
     items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
     for key, item in items:
-        yield from _members_inside(family, item, (*where, key))
+        yield from members_inside(item, (*where, key))
+
+
+def _of_family(family: str, value: Any, where: Where) -> Iterator[tuple[Where, MemberSpec]]:
+    return ((place, chosen) for place, chosen in members_inside(value, where) if chosen.family == family)
 
 
 def threat_at(where: Where, evaluate: Mapping[str, MemberSpec], threat: ThreatSettings) -> ThreatSettings:

@@ -132,9 +132,6 @@ class ExperimentSpec:
         # before the machine was asked.
         if plain["train"]["channels_last"] == "auto":
             plain["train"]["channels_last"] = False
-        # Added later; without it every run is what it was.
-        if not plain["train"]["sync_batch_norm"]:
-            del plain["train"]["sync_batch_norm"]
         # As long as there was no choice, smoothed labels reached the attack.
         if not self.data.options.is_smoothed or plain["data"]["smoothing_for"] == "both":
             del plain["data"]["smoothing_for"]
@@ -179,19 +176,28 @@ def _check_evaluate(checker: Checker, value: Any) -> dict[str, MemberSpec]:
 
 def overridden(document: Document, overrides: Sequence[str]) -> Document:
     """Return the document with values replaced; a member written as only its name becomes a mapping."""
-    value = document.value if isinstance(document.value, Mapping) else {}
-    places = dict(document.places)
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not all(key.split(".")):
             raise RobustCliError(f"override '{override}': write key.subkey=value, such as train.epochs=30")
-        value = _replaced(value, key.split("."), parse_scalar(text), override)
-        path = tuple(key.split("."))
-        # What it replaced is no longer written anywhere; what it passes through is written here if nowhere else.
-        places = {where: place for where, place in places.items() if where[: len(path)] != path}
-        for depth in range(1, len(path)):
-            places.setdefault(path[:depth], f"override {override}")
-        places[path] = f"override {override}"
+        document = with_value(document, key, parse_scalar(text), f"override {override}")
+    return document
+
+
+def with_value(document: Document, key: str, new: Any, place: str) -> Document:
+    """Return the document with one value replaced.
+
+    Args:
+        key: dotted path of the value, such as "train.epochs".
+        place: where the new value was written, for messages.
+    """
+    path = tuple(key.split("."))
+    value = _replaced(document.value if isinstance(document.value, Mapping) else {}, list(path), new, place)
+    # What it replaced is no longer written anywhere; what it passes through is written here if nowhere else.
+    places = {where: known for where, known in document.places.items() if where[: len(path)] != path}
+    for depth in range(1, len(path)):
+        places.setdefault(path[:depth], place)
+    places[path] = place
     return Document(document.source, value, places)
 
 
@@ -209,15 +215,16 @@ def _with_quotients(value: Any) -> Any:
     return value.fraction if isinstance(value, Ratio) else value
 
 
-def _replaced(value: Any, keys: list[str], new: Any, override: str) -> Any:
+def _replaced(value: Any, keys: list[str], new: Any, place: str) -> Any:
     if not keys:
         return new
     if isinstance(value, str):
         value = {"name": value}
     if value is not None and not isinstance(value, Mapping):
-        raise RobustCliError(f"override '{override}': there is no mapping to set '{keys[0]}' in")
+        word, _, text = place.partition(" ")
+        raise RobustCliError(f"{word} '{text}': there is no mapping to set '{keys[0]}' in")
     inner = dict(value or {})
-    inner[keys[0]] = _replaced(inner.get(keys[0]), keys[1:], new, override)
+    inner[keys[0]] = _replaced(inner.get(keys[0]), keys[1:], new, place)
     return inner
 
 

@@ -222,10 +222,15 @@ class Session(Stored):
 
 
 class Provenance(Stored):
-    """provenance.json of a run: its images and every session."""
+    """provenance.json of a run: its images and every session.
+
+    Args:
+        continued_from: folder, epochs and updates of the shorter run that it continues, whose sessions come first.
+    """
 
     data: DataRecord
     sessions: list[Session]
+    continued_from: str | None = None
 
 
 class Record(Stored):

@@ -14,9 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
-
-from filelock import FileLock, Timeout
+from typing import TYPE_CHECKING, Any
 
 import robustcli
 from robustcli import __version__
@@ -34,6 +32,9 @@ from robustcli.store.results import (
     read_run_results,
     write_results,
 )
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 # Of what `robust bench` and `robust diagnose` write; results have their own.
 SCHEMA = 1
@@ -138,7 +139,7 @@ class Run:
         spec: the experiment.
     """
 
-    def __init__(self, folder: RunFolder, spec: ExperimentSpec, lock: FileLock) -> None:
+    def __init__(self, folder: RunFolder, spec: ExperimentSpec, lock: "FileLock") -> None:
         self.folder = folder
         self.spec = spec
         self._lock = lock
@@ -205,13 +206,16 @@ class Run:
         write_results(self.folder.results, results)
 
 
-def lock_folder(path: Path) -> FileLock:
+def lock_folder(path: Path) -> "FileLock":
     """Lock a folder, creating it, until the lock is released or this process ends.
 
     Raises:
         InUseError: another process has locked it.
         RobustCliError: its file system has no locks.
     """
+    # Here, not above: commands that only read runs need no locks.
+    from filelock import FileLock, Timeout
+
     path.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path / "lock")
     try:

@@ -50,6 +50,9 @@ class SweepRow(Stored):
         seeds: those with results; `collapsed_at` and the lists of `evaluations` are in their order.
         failures: reason by seed, of the seeds without results.
         passes: of one update in the last epoch.
+        parameters, macs: of the network; multiply-accumulates of a forward pass of one image.
+        training_flops: floating-point operations of the network's passes in one training, two for each
+            multiply-accumulate.
         best_minus_last: robust accuracy of the best minus that of the last epoch, on the check's images.
         runs: folder of every seed.
     """
@@ -62,6 +65,9 @@ class SweepRow(Stored):
     collapsed_at: list[int | None]
     evaluations: dict[str, list[SweepEvaluation]]
     passes: PassCounts | None
+    parameters: int | None = None
+    macs: int | None = None
+    training_flops: float | None = None
     images_per_second: float | None
     best_minus_last: float | None
     runs: list[str]

@@ -7,9 +7,8 @@ from typing import Any
 from torch import nn
 
 from robustcli.data import Data
-from robustcli.errors import RobustCliError
+from robustcli.errors import RobustCliError, in_one_line
 from robustcli.registry.types import exact_text
-from robustcli.runtime import ranks
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store import checkpoint, files
 from robustcli.store.runs import RunFolder
@@ -18,7 +17,7 @@ from robustcli.training.loop import Training
 
 @dataclass
 class Saver:
-    """Writes checkpoints of a training and reloads them; with several processes the first one does, and all wait."""
+    """Writes checkpoints of a training and reloads them."""
 
     spec: ExperimentSpec
     data: Data
@@ -26,9 +25,6 @@ class Saver:
     folder: RunFolder
 
     def save(self, evaluated: nn.Module, is_best: bool, record: dict[str, Any]) -> None:
-        ranks.from_first(lambda: self._save(evaluated, is_best, record))
-
-    def _save(self, evaluated: nn.Module, is_best: bool, record: dict[str, Any]) -> None:
         shape = self.data.shape
         contents = {
             "spec": self.spec.to_yaml(),
@@ -52,11 +48,18 @@ class Saver:
             checkpoint.save(self.folder.last, contents)
 
     def reload(self, path: Path) -> None:
-        contents = ranks.from_first(lambda: checkpoint.load(path))
-        stored = ExperimentSpec.parse(contents["spec"], str(self.folder.last))
+        contents = checkpoint.load(path, checkpoint.TO_RESUME)
+        stored = ExperimentSpec.parse(contents["spec"], f"the spec inside {path}")
         if stored.digest != self.spec.digest or stored.seed != self.spec.seed:
             raise RobustCliError(
-                f"{self.folder.last}: belongs to spec {stored.digest} with seed {stored.seed}, "
+                f"{path}: belongs to spec {stored.digest} with seed {stored.seed}, "
                 f"not to {self.spec.digest} with seed {self.spec.seed}"
             )
-        self.training.load_state_dict(contents["training"])
+        try:
+            self.training.load_state_dict(contents["training"])
+        except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            # Every part of training has its own state, and meets what is wrong with it in its own way.
+            raise RobustCliError(
+                f"{path}: its state of training is damaged ({in_one_line(error)}); copy the checkpoint again, or "
+                f"remove {self.folder.path} to train from the beginning"
+            ) from error

@@ -3,34 +3,32 @@
 import hashlib
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from robustcli.errors import RobustCliError, suggest
+from robustcli.errors import RobustCliError
+from robustcli.evaluation.attack_choice import evaluator_of, with_batch_size
 from robustcli.evaluation.behavior import Behavior, behavior_of, is_same, read_behavior, write_behavior
 from robustcli.evaluation.fingerprint import code_digest, evaluator_text, files_digest
+from robustcli.evaluation.progress import StageLines, StageProgress, silent
 from robustcli.evaluation.stored import EvaluationFiles, Task, plain_parameters, warn_of_slow_search
 from robustcli.evaluation.watcher import EvaluationWatcher
-from robustcli.evaluation.workers import device_of, in_processes
+from robustcli.evaluation.workers import Share, device_of, in_processes, share_of_torchrun, wait_for_torchrun
 from robustcli.evaluators import Evaluator
 from robustcli.models.digest import imported_code_digest, network_digest, weights_digest
 from robustcli.models.find import ModelRequest, find_model
 from robustcli.models.model import EvaluationDefaults
 from robustcli.models.open import OpenedModel, open_model, threat_of
-from robustcli.registry.catalog import catalog
 from robustcli.registry.registry import MemberSpec, instantiate
-from robustcli.registry.types import Family
-from robustcli.runtime import ranks
 from robustcli.runtime.device import choose_device
-from robustcli.runtime.ranks import Share, share_of_torchrun
-from robustcli.specs.check import Checker, checked
-from robustcli.specs.settings import EvaluateOptions
 from robustcli.specs.yamlfile import parse_scalar
 from robustcli.store.chain import chained
 from robustcli.store.results import SCHEMA, EvalResults, read_results, write_results
@@ -57,6 +55,7 @@ class Request:
         save_examples: keep the adversarial images.
         workers: number of processes.
         fresh: whether to compute what is stored again.
+        quiet: whether the processes print no progress.
     """
 
     subject: ModelRequest
@@ -72,6 +71,7 @@ class Request:
     save_examples: bool = False
     workers: int = 1
     fresh: bool = False
+    quiet: bool = False
 
 
 def assess(
@@ -88,16 +88,9 @@ def assess(
     share = share_of_torchrun()
     if share is not None and request.fresh:
         raise RobustCliError("--fresh: not under torchrun; remove the stored folder, or run one process")
-    with ranks.joined():
-        return _assess(request, watcher, tell, share)
-
-
-def _assess(
-    request: Request, watcher: EvaluationWatcher, tell: Callable[[str], None], share: Share | None
-) -> tuple[EvalResults, Path] | None:
     if share is not None and share[0]:
         assess_share(request, share)
-        ranks.wait()
+        wait_for_torchrun()
         return None
     device = choose_device(request.device if share is None else device_of(share, request.device))
     case = _case(request, device)
@@ -116,8 +109,8 @@ def _assess(
         for text in case.stored():
             tell(text)
         if share is not None:
-            case.run_share(share)
-            ranks.wait()
+            case.run_share(share, watcher)
+            wait_for_torchrun()
         elif request.workers > 1 and not case.folder.is_finished:
             in_processes(assess_share, request, request.workers)
         return case.finish(watcher), case.folder.path
@@ -127,7 +120,25 @@ def _assess(
 
 def assess_share(request: Request, share: Share) -> None:
     """Run one share of the attacks of a request; the outcomes go to the journals."""
-    _case(request, choose_device(device_of(share, request.device))).run_share(share)
+    # The first process prints its progress; those of the others are alike.
+    watcher = None if request.quiet or share[0] else _Lines(share[1])
+    _case(request, choose_device(device_of(share, request.device))).run_share(share, watcher)
+
+
+class _Lines:
+    """Prints the progress of one of several processes as lines."""
+
+    def __init__(self, processes: int) -> None:
+        self._processes = processes
+        self._lines: dict[str, StageLines] = {}
+
+    def attack(self, key: str, progress: StageProgress) -> None:
+        prefix = f"evaluating {key}, process 1 of {self._processes}: "
+        self._lines.setdefault(key, StageLines(_print_to_log, prefix))(progress)
+
+
+def _print_to_log(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,10 +174,10 @@ class _Case:
                 date = datetime.fromtimestamp(path.stat().st_mtime).astimezone().isoformat(" ", "minutes")
                 yield f"{key}: stored result of {date}, {self.folder.path}; --fresh computes it again"
 
-    def run_share(self, share: Share) -> None:
+    def run_share(self, share: Share, watcher: "EvaluationWatcher | _Lines | None") -> None:
         """Run one share of all attacks, only for the journals."""
         for key in self.chosen:
-            self._task(key).run_share(share)
+            self._task(key).run_share(share, silent if watcher is None else partial(watcher.attack, key))
 
     def finish(self, watcher: EvaluationWatcher) -> EvalResults:
         """Run or read all evaluations and write the results; complete results are read, and never written again."""
@@ -175,7 +186,7 @@ class _Case:
         for key in self.chosen:
             if not self.folder.evaluation(key).exists():
                 watcher.evaluation(key, None)
-            evaluations[key] = self._task(key).run()
+            evaluations[key] = self._task(key).run(partial(watcher.attack, key))
             watcher.evaluation(key, evaluations[key])
         if is_complete:
             stored = read_results(self.folder.results)
@@ -259,49 +270,13 @@ def _evaluations(request: Request, spec: EvaluationDefaults) -> dict[str, Member
     elif request.attack in spec.evaluate and not request.options:
         chosen = {request.attack: spec.evaluate[request.attack]}
     else:
-        chosen = {request.attack: checked(lambda checker: _choose(checker, request), "robust eval")}
+        options = {
+            key: parse_scalar(value) if isinstance(value, str) else value for key, value in request.options.items()
+        }
+        chosen = {request.attack: evaluator_of(request.attack, options)}
     asked = {"examples": request.examples, "witnesses": request.save_examples or None}
     given = {name: value for name, value in asked.items() if value is not None}
     chosen = {key: replace(choice, options=replace(choice.options, **given)) for key, choice in chosen.items()}
     if request.batch_size is not None:
-        chosen = {key: _with_batch_size(choice, request.batch_size) for key, choice in chosen.items()}
+        chosen = {key: with_batch_size(choice, request.batch_size) for key, choice in chosen.items()}
     return chosen
-
-
-def _choose(checker: Checker, request: Request) -> Any:
-    assert request.attack is not None
-    family = Family("evaluators", EvaluateOptions)
-    options = {key: parse_scalar(value) if isinstance(value, str) else value for key, value in request.options.items()}
-    if request.attack in catalog("evaluators"):
-        return checker.chosen(family, {"name": request.attack, **options}, ("attack",))
-    if request.attack not in catalog("attacks"):
-        known = [*catalog("evaluators"), *catalog("attacks")]
-        raise RobustCliError(
-            f"--attack: there is no evaluator or attack '{request.attack}'{suggest(request.attack, known)}"
-        )
-    if request.attack == "none" or options.get("steps") == 0:
-        asked = "--attack none" if request.attack == "none" else "--steps 0"
-        raise RobustCliError(f"{asked}: attacks nothing; for clean accuracy write --attack clean")
-    source = options.pop("source", None)
-    attack = {"name": request.attack, **options}
-    if source is None and "keep" in catalog("attacks")[request.attack].parameters:
-        # In an evaluation any point that fools the model counts, not only the last one.
-        attack.setdefault("keep", "fooled")
-    size = attack.get("step_size")
-    if isinstance(size, float | int) and size > 1:
-        raise RobustCliError(f"step_size: {size:g} is larger than the pixel range [0, 1]; write {size:g}/255")
-    wish = {"name": "attacked"} if source is None else {"name": "transferred", "source": source}
-    return checker.chosen(family, {**wish, "attack": attack}, ("attack",))
-
-
-def _with_batch_size(choice: MemberSpec, batch_size: int) -> MemberSpec:
-    """The same evaluator, and the members of a worst case, with another batch size."""
-    parameters = {
-        key: [_with_batch_size(member, batch_size) for member in value]
-        if isinstance(value, list) and all(isinstance(member, MemberSpec) for member in value)
-        else value
-        for key, value in choice.parameters.items()
-    }
-    if "batch_size" in parameters:
-        parameters["batch_size"] = batch_size
-    return replace(choice, parameters=parameters)

@@ -1,33 +1,128 @@
-"""`robust train --resume` without a run to resume: what is there instead."""
+"""`robust train --resume` where the run of the spec is not there: continue a shorter one, or say what is there."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from robustcli.errors import RobustCliError
+from robustcli.registry.registry import MemberSpec
+from robustcli.specs.places import Where, members_inside
 from robustcli.specs.spec import ExperimentSpec
-from robustcli.store.runs import RunFolder, differences, folder_of
+from robustcli.store import checkpoint, files
+from robustcli.store.results import read_provenance
+from robustcli.store.runs import RunFolder, differences, folder_of, lock_folder
+from robustcli.training.collapse import has_collapsed
 
 _MOST = 3
 
 
-def without_run(root: Path, spec: ExperimentSpec) -> str | None:
-    """Describe what is in the folder of a spec's runs if its own run is not; None if there is something to resume.
+def prepare_to_resume(root: Path, spec: ExperimentSpec) -> str | None:
+    """Fill the folder of a spec that has none from a run that has fewer epochs and else the same spec.
+
+    Of several such runs the one with the most updates is taken.
+
+    Returns:
+        What was found instead of the run; None if the run itself is there.
 
     Raises:
-        RobustCliError: there is a run that differs only in train.epochs; says why it is not continued.
+        RobustCliError: there is a run with fewer epochs that cannot be continued; says why.
     """
     folder = folder_of(root, spec)
     if folder.spec.is_file():
         return None
+    shorter = max(_shorter(folder, spec), key=lambda one: one.updates, default=None)
+    if shorter is None:
+        return _what_is_there(folder, spec)
+    reason = _obstacle(shorter, spec)
+    if reason is not None:
+        raise RobustCliError(
+            f"--resume: {shorter.folder.path} has train.epochs {shorter.epochs}, this spec {spec.train.epochs}; it "
+            f"cannot be continued, because {reason}. Without --resume a new run begins; "
+            f"train.start_from={shorter.folder.last} lets it start from these weights"
+        )
+    _copy(shorter, folder, spec)
+    return (
+        f"--resume: continues {shorter.folder.path}, which has train.epochs {shorter.epochs}, in {folder.path} after "
+        f"{shorter.updates} updates"
+    )
+
+
+@dataclass(frozen=True)
+class _Shorter:
+    """A run of the same spec with fewer epochs.
+
+    Args:
+        contents: its last checkpoint.
+    """
+
+    folder: RunFolder
+    epochs: int
+    contents: Mapping[str, Any]
+
+    @property
+    def updates(self) -> int:
+        return int(self.contents["training"]["updates"])
+
+
+def _shorter(folder: RunFolder, spec: ExperimentSpec) -> Iterator[_Shorter]:
+    for path in sorted(folder.path.parent.glob("*/spec.yaml")):
+        other = RunFolder(path.parent)
+        try:
+            stored = ExperimentSpec.read(path)
+        except RobustCliError:
+            continue
+        longer = replace(stored, train=replace(stored.train, epochs=spec.train.epochs))
+        is_same = (longer.digest, longer.seed) == (spec.digest, spec.seed)
+        if is_same and stored.train.epochs < spec.train.epochs and other.last.is_file():
+            yield _Shorter(other, stored.train.epochs, checkpoint.load(other.last, checkpoint.TO_RESUME))
+
+
+def _obstacle(shorter: _Shorter, spec: ExperimentSpec) -> str | None:
+    """Reason why a longer run would differ from the shorter one from its beginning; None if it would not."""
+    if shorter.contents["training"]["is_over"]:
+        return "it ended early, at the weights before its robustness collapsed"
+    spanning = [f"{'.'.join(map(str, where))}: {part.name}" for where, part in _spanning(spec)]
+    if not spanning:
+        return None
+    follow = "follows" if len(spanning) == 1 else "follow"
+    return f"{' and '.join(spanning)} {follow} the whole of training, so its first epochs are others in a longer run"
+
+
+def _spanning(spec: ExperimentSpec) -> Iterator[tuple[Where, MemberSpec]]:
+    for where, part in ((("train", "schedule"), spec.train.schedule), (("defense",), spec.defense)):
+        yield from ((place, chosen) for place, chosen in members_inside(part, where) if chosen.member.spans_training)
+
+
+def _copy(shorter: _Shorter, folder: RunFolder, spec: ExperimentSpec) -> None:
+    """Fill the folder of a longer run with what the shorter one has done; its spec comes last and makes it valid."""
+    lock = lock_folder(folder.path)
+    # A finished run does not change any more, and may be in a folder that cannot be written.
+    other = None if shorter.folder.is_finished else lock_folder(shorter.folder.path)
+    try:
+        known = read_provenance(shorter.folder.provenance)
+        origin = f"{shorter.folder.path} (train.epochs {shorter.epochs}, {shorter.updates} updates)"
+        files.write_json(folder.provenance, known.model_copy(update={"continued_from": origin}).to_json())
+        if shorter.folder.log.is_file():
+            files.copy(shorter.folder.log, folder.log)
+        for source, target in ((shorter.folder.best, folder.best), (shorter.folder.last, folder.last)):
+            contents = checkpoint.load(source, checkpoint.TO_RESUME)
+            training = {**contents["training"]}
+            # The last epoch of a run is tested more strictly; here it is not the last one any more.
+            is_last = training["collapsed_at"] == shorter.epochs - 1
+            if is_last and not has_collapsed(contents["check"], training["best_robust"]):
+                training["collapsed_at"] = None
+            checkpoint.save(target, {**contents, "spec": spec.to_yaml(), "training": training})
+        files.write_text(folder.spec, spec.to_yaml())
+    finally:
+        if other is not None:
+            other.release()
+        lock.release()
+
+
+def _what_is_there(folder: RunFolder, spec: ExperimentSpec) -> str:
+    """Describe the runs of the same name."""
     others = list(_others(folder, spec))
-    for other, found in others:
-        if set(found) == {"train.epochs"}:
-            raise RobustCliError(
-                f"--resume: {other.path} has train.epochs {found['train.epochs']}, this spec {spec.train.epochs}; "
-                "such a run is not continued, because the learning rates of its schedule and the drawing of its images "
-                "depend on the number of epochs. Leave out --resume to train a new run from the beginning"
-            )
     if not others:
         return f"--resume: found no run in {folder.path.parent}; training starts from the beginning"
     shown = "; ".join(f"{other.path.name} with {_as_text(found)}" for other, found in others[:_MOST])

@@ -1,15 +1,17 @@
-"""`robust sweep`: every row is a run that is trained, resumed or read, then summarised."""
+"""`robust sweep`: every row is a run that is trained, resumed or read, then summarized."""
 
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean, median
+from typing import Any
 
 from robustcli.architectures import ImageShape
 from robustcli.defenses import Defense
 from robustcli.errors import CollapseError, EvaluationError, InUseError, NotFiniteError, RobustCliError
 from robustcli.evaluation.watcher import EvaluationWatcher
+from robustcli.measuring.network_profile import profile_of
 from robustcli.measuring.passes import passes_of
 from robustcli.registry.registry import instantiate
 from robustcli.registry.types import exact_text
@@ -82,7 +84,7 @@ def _run(spec: ExperimentSpec, root: Path, watcher: EvaluationWatcher) -> Outcom
 
 
 def summary(row: Row, outcomes: Sequence[Outcome], root: Path) -> SweepRow:
-    """Summarise one row: settings, status and accuracies of every seed, cost."""
+    """Summarize one row: settings, status and accuracies of every seed, cost."""
     spec = row.specs[0]
     done = [outcome for outcome in outcomes if outcome.failure is None]
     results = [read_run_results(outcome.folder.results) for outcome in done]
@@ -96,7 +98,7 @@ def summary(row: Row, outcomes: Sequence[Outcome], root: Path) -> SweepRow:
         failures={str(outcome.spec.seed): outcome.failure for outcome in outcomes if outcome.failure is not None},
         collapsed_at=[found.collapsed_at for found in results],
         evaluations={key: [SweepEvaluation.of(found.evaluations[key]) for found in results] for key in spec.evaluate},
-        passes=_passes(spec, outcomes),
+        **_costs(spec, outcomes),
         images_per_second=mean(speeds) if speeds else None,
         best_minus_last=mean(max(robust) - robust[-1] for robust in checks) if checks and all(checks) else None,
         runs=[outcome.folder.path.relative_to(root).as_posix() for outcome in outcomes],
@@ -108,18 +110,29 @@ def images_per_second(outcome: Outcome) -> float | None:
 
     The median, because an epoch that was interrupted has only the seconds of its second part.
     """
-    defense: Defense = instantiate(outcome.spec.defense)
-    images = read_provenance(outcome.folder.provenance).data.sizes.train * defense.replays
     seconds = [record.seconds for record in outcome.folder.epochs() if record.seconds > 0]
-    return images / median(seconds) if seconds else None
+    return _images_per_epoch(outcome) / median(seconds) if seconds else None
 
 
-def _passes(spec: ExperimentSpec, outcomes: Sequence[Outcome]) -> PassCounts | None:
-    """Passes of one update; None if no checkpoint says the images' shape, or the network has no convolution."""
-    kept = [outcome.folder.best for outcome in outcomes if outcome.folder.best.is_file()]
+def _images_per_epoch(outcome: Outcome) -> int:
+    defense: Defense = instantiate(outcome.spec.defense)
+    return read_provenance(outcome.folder.provenance).data.sizes.train * defense.replays
+
+
+def _costs(spec: ExperimentSpec, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Passes of one update, size of the network, and operations of a training.
+
+    Nothing if no checkpoint gives the shape of the images; no passes if the network has no convolution.
+    """
+    kept = [outcome for outcome in outcomes if outcome.folder.best.is_file()]
     if not kept:
-        return None
+        return {"passes": None}
+    shape = ImageShape(*checkpoint.load(kept[0].folder.best, ("shape",))["shape"])
+    network = profile_of(spec.architecture, shape)
+    size = {"parameters": network.parameters, "macs": network.macs}
     try:
-        return PassCounts(**asdict(passes_of(spec, ImageShape(*checkpoint.load(kept[0])["shape"]))))
+        passes = PassCounts(**asdict(passes_of(spec, shape)))
     except RobustCliError:
-        return None
+        return {"passes": None, **size}
+    images = _images_per_epoch(kept[0]) * spec.train.epochs
+    return {"passes": passes, **size, "training_flops": 2 * network.macs * passes.total * images}

@@ -1,19 +1,24 @@
-"""A sweep's file -> checked specs, one for each row and seed. No torch here: sweeps are checked without it."""
+"""A sweep's file, or a spec with a grid -> checked specs, one for each row and seed. torch is not imported."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from robustcli.errors import RobustCliError, SpecError, suggest
 from robustcli.registry.types import Size
+from robustcli.specs import experiments
 from robustcli.specs.check import Checker, Where, settings_of
+from robustcli.specs.grid import read_grid
 from robustcli.specs.spec import NAME, ExperimentSpec, Name, located, overridden
 from robustcli.specs.yamlfile import Document, read_yaml
+from robustcli.workflows.finding_spec import Finding, Measure, problems_of, seeds_needed
 
-# What the sweep itself says of every row.
+# Keys that the sweep itself sets in every row.
 _OWN = {"name": "a row's run is named by the sweep and the row", "seed": "write seeds beside base"}
+# Keys of a spec that a sweep does not take over when its base is the name of that spec.
+_LEFT_OUT = ("name", "seed", "claim")
 
 
 @dataclass(frozen=True)
@@ -21,7 +26,8 @@ class Row:
     """One line of the table.
 
     Args:
-        specs: that differ in their seed alone.
+        name: name of the row, such as "trades" or "beta=1,lr=0.1".
+        specs: specs that differ only in their seed.
     """
 
     name: str
@@ -30,78 +36,170 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class _Head:
-    """What a sweep's file holds.
+    """Keys of a sweep's file.
 
     Args:
         name: of the sweep, for folders and for the block of a page.
         base: a spec without name and seed.
         rows: by their names, what differs from the base.
         seeds: of every row.
+        finding: claim of a paper that the rows test; null for a plain table.
     """
 
     name: Name
     base: Mapping[str, Any]
     rows: Mapping[str, Any]
     seeds: tuple[Size, ...] = (0,)
+    finding: Finding | None = None
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A family of experiments that are told in one table."""
+    """Experiments that are shown in one table.
+
+    Args:
+        finding: claim of a paper that the rows test, if there is one.
+    """
 
     name: str
     rows: tuple[Row, ...]
+    finding: Finding | None = None
 
     @classmethod
     def read(cls, path: Path, overrides: Sequence[str] = (), only: Sequence[str] = ()) -> "Sweep":
         """Read a file and check every row as a spec.
 
         Args:
-            overrides: dotted, of every row that is asked for.
-            only: names of the rows asked for, in any order; nothing is all. The others are checked as they are written.
+            path: file of a sweep, or of a spec if the overrides make a grid.
+            overrides: dotted, for every row that is asked for. With several values, such as `defense.beta=1,3`, every
+                row becomes one row per combination; `seed` replaces the seeds.
+            only: names of the rows asked for, in any order; if empty, all. The others are checked as they are written,
+                and a finding, which needs all rows, is left out.
 
         Raises:
             SpecError: with all problems of all rows at once, each with its line.
             RobustCliError: there is no such row, or an override is of what rows may not say.
         """
-        return cls.check(read_yaml(path), overrides, only)
+        document = read_yaml(path)
+        if isinstance(document.value, Mapping) and not {"rows", "base"} & document.value.keys():
+            return _grid_of_spec(document, overrides, only)
+        return cls.check(document, overrides, only)
 
     @classmethod
     def check(cls, document: Document, overrides: Sequence[str] = (), only: Sequence[str] = ()) -> "Sweep":
         """Check a parsed sweep."""
+        grid = read_grid(overrides)
         for override in overrides:
-            key = override.partition("=")[0]
-            if key in _OWN:
-                raise RobustCliError(f"override '{override}': {_OWN[key]}")
+            if override.partition("=")[0] == "name":
+                raise RobustCliError(f"override '{override}': {_OWN['name']}")
+        document = _with_base(document)
         head = _head(document)
-        for name in only:
-            if name not in head.rows:
-                raise RobustCliError(f"{document.source}: has no row '{name}'{suggest(name, head.rows)}")
-        chosen = only or list(head.rows)
-        problems: dict[str, list[str]] = {}
-        rows = []
-        for name in head.rows:
-            try:
-                row = _row(document, head, name)
-                spec = ExperimentSpec.check(overridden(row, overrides if name in chosen else ()))
-            except SpecError as error:
-                for problem in error.problems:
-                    problems.setdefault(problem, []).append(name)
-                continue
-            if name in chosen:
-                rows.append(Row(name, tuple(replace(spec, seed=seed) for seed in head.seeds)))
-        if problems:
-            # What is wrong in the base is wrong in every row, and told once.
-            wrong = {
-                problem: "every row" if len(names) == len(head.rows) > 1 else f"row {', '.join(names)}"
-                for problem, names in problems.items()
-            }
-            raise SpecError(document.source, [f"{where}: {problem}" for problem, where in wrong.items()])
-        return cls(head.name, tuple(rows))
+        combinations = list(grid.rows())
+        # Rows of a grid are chosen by their own name, or all at once by that of the row in the file.
+        names = {(row, part): ",".join(filter(None, (row, part))) for row in head.rows for part, _ in combinations}
+        _require_rows(document, only, {*names.values(), *head.rows})
+        chosen = {name for (row, _), name in names.items() if not only or row in only or name in only}
+        documents = {
+            name: overridden(_row(document, head, row), dict(combinations)[part] if name in chosen else ())
+            for (row, part), name in names.items()
+        }
+        specs = _checked(document.source, documents)
+        seeds = grid.seeds or head.seeds
+        finding = None if only or len(combinations) > 1 else head.finding
+        if finding is not None:
+            _check_finding(document, finding, specs, seeds)
+        return cls(head.name, tuple(_with_seeds(name, specs[name], seeds) for name in specs if name in chosen), finding)
+
+
+def _check_finding(
+    document: Document, finding: Finding, specs: Mapping[str, ExperimentSpec], seeds: Sequence[Size]
+) -> None:
+    shared = [
+        key for key in next(iter(specs.values())).evaluate if all(key in spec.evaluate for spec in specs.values())
+    ]
+    problems = [
+        located(document, ("finding", *where)) + text for where, text in problems_of(finding, list(specs), shared)
+    ]
+    if text := seeds_needed(seeds):
+        problems.append(f"seeds: {text}")
+    if problems:
+        raise SpecError(document.source, problems)
+
+
+def _grid_of_spec(document: Document, overrides: Sequence[str], only: Sequence[str]) -> Sweep:
+    """Sweep over the combinations of a grid; each run is the one that `robust train` makes of these values."""
+    grid = read_grid(overrides)
+    if not grid.is_grid:
+        raise RobustCliError(
+            f"{document.source}: found a spec; expected a sweep, or several values such as seed=0,1,2 defense.beta=1,3"
+        )
+    documents = {name or "all": overridden(document, changes) for name, changes in grid.rows()}
+    _require_rows(document, only, documents)
+    specs = _checked(document.source, documents)
+    known: dict[str, str] = {}
+    for name, spec in specs.items():
+        if (other := known.setdefault(spec.digest, name)) != name:
+            raise RobustCliError(f"rows {other} and {name} are the same experiment; remove one of the values")
+    rows = [_with_seeds(name, spec, grid.seeds or (spec.seed,)) for name, spec in specs.items()]
+    return Sweep(rows[0].specs[0].name, tuple(row for row in rows if not only or row.name in only))
+
+
+def _checked(source: str, documents: Mapping[str, Document]) -> dict[str, ExperimentSpec]:
+    """Specs by the names of their rows.
+
+    Raises:
+        SpecError: with all problems of all rows, each once and with the rows that have it.
+    """
+    problems: dict[str, list[str]] = {}
+    specs = {}
+    for name, document in documents.items():
+        try:
+            specs[name] = ExperimentSpec.check(document)
+        except SpecError as error:
+            for problem in error.problems:
+                problems.setdefault(problem, []).append(name)
+    if problems:
+        # What is wrong in the base is wrong in every row.
+        wrong = {
+            problem: "every row" if len(names) == len(documents) > 1 else f"row {', '.join(names)}"
+            for problem, names in problems.items()
+        }
+        raise SpecError(source, [f"{where}: {problem}" for problem, where in wrong.items()])
+    return specs
+
+
+def _with_seeds(name: str, spec: ExperimentSpec, seeds: Sequence[int]) -> Row:
+    return Row(name, tuple(replace(spec, seed=seed) for seed in seeds))
+
+
+def _require_rows(document: Document, only: Sequence[str], known: Collection[str]) -> None:
+    for name in only:
+        if name not in known:
+            raise RobustCliError(f"{document.source}: has no row '{name}'{suggest(name, known)}")
+
+
+def _with_base(document: Document) -> Document:
+    """Sweep whose base is written out, if it is a file or the name of a shipped spec.
+
+    A file is looked up next to the sweep first.
+    """
+    value = document.value
+    if not isinstance(value, Mapping) or not isinstance(value.get("base"), str):
+        return document
+    near = Path(document.source).parent / value["base"]
+    try:
+        base = read_yaml(near if near.is_file() else experiments.find(value["base"]))
+    except RobustCliError as error:
+        raise SpecError(document.source, [f"{document.places[('base',)]}: base: {error}"]) from error
+    if not isinstance(base.value, Mapping) or "rows" in base.value:
+        raise SpecError(document.source, [f"{document.places[('base',)]}: base: {value['base']} is not a spec"])
+    kept = {key: part for key, part in base.value.items() if key not in _LEFT_OUT}
+    places = {("base", *where): f"{value['base']}, {place}" for where, place in base.places.items() if where}
+    return Document(document.source, {**value, "base": kept}, {**document.places, **places})
 
 
 def is_sweep(path: Path) -> bool:
-    """Whether a file has rows, which no spec has."""
+    """Return True if a file has rows, which no spec has."""
     value = read_yaml(path).value
     return isinstance(value, Mapping) and "rows" in value
 
@@ -114,9 +212,19 @@ def _head(document: Document) -> _Head:
     if not checker.problems:
         head = _Head(**resolved)
         checker.problems += _of_rows(head)
+        if head.finding is not None:
+            head = replace(head, finding=_with_measures(head.finding, checker))
         if not checker.problems:
             return head
     raise SpecError(document.source, [located(document, where) + text for where, text in checker.problems])
+
+
+def _with_measures(finding: Finding, checker: Checker) -> Finding:
+    """Check the diagnostics of a finding."""
+    checked = {
+        name: checker.settings(Measure, value, ("finding", "measure", name)) for name, value in finding.measure.items()
+    }
+    return replace(finding, measure=checked)
 
 
 def _of_rows(head: _Head) -> list[tuple[Where, str]]:

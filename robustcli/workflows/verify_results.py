@@ -47,7 +47,7 @@ def of_run(folder: RunFolder, results: RunResults, model: Model) -> Iterator[str
                     f"spec.yaml: {name} {getattr(spec, name)}; the spec inside {model.path.name} has "
                     f"{getattr(inside, name)}"
                 )
-        training = checkpoint.load(folder.last)["training"] if folder.last.is_file() else None
+        training = checkpoint.load(folder.last, checkpoint.TO_RESUME)["training"] if folder.last.is_file() else None
         for name, value in run_outcome(spec, model.contents, training, results.data.sizes).items():
             if getattr(results, name) != value:
                 yield f"{name}: results.json says {getattr(results, name)}; spec and checkpoints give {value}"

@@ -229,7 +229,7 @@ def test_torchscript_brings_its_network(
 ) -> None:
     from robustcli.models.build import network_of
 
-    _, network = network_of(checkpoint.load(trained.best), torch.device("cpu"))
+    _, network = network_of(checkpoint.load(trained.best), torch.device("cpu"), trained.best)
     whole = Whole(network.body, own["network"]["mean"][0], own["network"]["std"][0])
     whole.train()  # as it is when people forget
     with warnings.catch_warnings():

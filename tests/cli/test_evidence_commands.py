@@ -1,6 +1,7 @@
 """`robust eval` killed, shared out and checked: the numbers stay, and whoever changes them is caught."""
 
 import json
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -512,3 +513,13 @@ def test_every_adversarial_example_of_a_union_is_measured_in_its_own_threat(robu
     assert min(broken) > 0, "every threat is to break somebody"
     write_json(path, {**read_json(path), "stages": [{**stage, "threat": None} for stage in stages]})
     robust("verify", folder).require(1, "adversarial examples: ", " lie outside linf 0.1 or the pixel box")
+
+
+def test_progress_goes_to_the_log_unless_it_is_quiet(robust: Robust, trained: RunFolder) -> None:
+    said = robust("eval", trained.best, "--attack", "pgd", "--steps", "2", "--examples", "30").require(0)
+    (line,) = (line for line in said.err.splitlines() if line.startswith("evaluating pgd: pgd: "))
+    found = re.match(r"evaluating pgd: pgd: (\d+) of \1 images, (\d+) broken, (\d+) survive, .* images/s$", line)
+    assert found
+    assert int(found[1]) == int(found[2]) + int(found[3])
+    quiet = robust("eval", trained.best, "--attack", "pgd", "--steps", "2", "--examples", "30", "--fresh", "-q")
+    assert quiet.require(0).err == ""

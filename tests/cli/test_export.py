@@ -138,7 +138,8 @@ def test_the_loader_gives_the_network_in_a_process_of_its_own(
     )
     env = environment({"PYTHONPATH": os.pathsep.join([str(tmp_path / "moved"), environment()["PYTHONPATH"]])})
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
-    _, network = network_of(checkpoint.load(RunFolder(place / "run").best), torch.device("cpu"))
+    best = RunFolder(place / "run").best
+    _, network = network_of(checkpoint.load(best), torch.device("cpu"), best)
     with torch.no_grad():
         expected = network(torch.linspace(0, 1, 128).reshape(2, 1, 8, 8)).double().sum().item()
     assert float(done.stdout) == pytest.approx(expected, abs=1e-4)

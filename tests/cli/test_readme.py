@@ -176,9 +176,28 @@ def test_every_command_is_mentioned() -> None:
     assert [name for name in FAMILIES if name not in text.lower()] == []
 
 
+def python_blocks() -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_the_example_of_the_readme_for_python_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (code,) = (block for block in python_blocks() if "robustcli.evaluate" in block)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    result = names["result"]
+    assert names["x_adv"].shape == names["x"].shape
+    assert 0 < result.robust < result.clean
+    assert (tmp_path / "runs").is_dir()
+    assert f"{result.verdict}" in capsys.readouterr().out.splitlines()[0]
+
+
 @pytest.mark.slow
 def test_the_defense_of_the_readme_trains(robust_process: Robust, tmp_path: Path) -> None:
-    (code,) = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    (code,) = (block for block in python_blocks() if "DEFENSES.register" in block)
     (tmp_path / "readme_plugin.py").write_text(code, encoding="utf-8")
     info = tmp_path / "readme_plugin-1.0.dist-info"
     info.mkdir()

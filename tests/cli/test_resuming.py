@@ -5,12 +5,15 @@ from pathlib import Path
 
 import pytest
 from shell import Robust
+from test_resume import outcome, require_same
 
 from robustcli.cli import main as command_line
 from robustcli.errors import Interrupted
 from robustcli.specs.spec import ExperimentSpec
+from robustcli.store import checkpoint
+from robustcli.store.results import read_provenance
 from robustcli.store.runs import RunFolder, differences
-from robustcli.workflows.resuming import without_run
+from robustcli.workflows.resuming import prepare_to_resume
 
 
 def test_resume_without_a_run_says_so_and_names_what_is_there(robust: Robust, tiny: Path) -> None:
@@ -21,19 +24,92 @@ def test_resume_without_a_run_says_so_and_names_what_is_there(robust: Robust, ti
     said.require(0, f"runs/tiny has {run.name} with seed 0, train.lr 0.01", "starts from the beginning")
 
 
-def test_resume_with_more_epochs_says_why_not(robust: Robust, tiny: Path) -> None:
+CONTINUED = """\
+# Everything that may be continued, with weights that are selected.
+name: longer
+data: {name: digits, val_size: 40, train_size: 100, augment: {crop: 1}}
+architecture: {name: small_cnn, width: 4, hidden: 16}
+threat: {norm: linf, eps: 0.1}
+defense: {name: pgd_at, steps: 1, averaging: {name: ema, decay: 0.9}}
+train:
+  epochs: 2
+  batch_size: 32
+  lr: 1e-2
+  optimizer: adam
+  schedule: {name: multistep, after: [1]}
+  eps_warmup: 1
+  select: SELECT
+  check_examples: 20
+  check_steps: 1
+  device: cpu
+evaluate:
+  clean: {name: clean, examples: 40}
+"""
+
+
+@pytest.mark.parametrize("select", ["robust", "last"])
+def test_a_run_continued_with_more_epochs_is_bit_identical_to_a_longer_one(
+    robust: Robust, tmp_path: Path, select: str
+) -> None:
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(CONTINUED.replace("SELECT", select), encoding="utf-8")
+    robust("train", spec, "--quiet", "--runs", "one/runs").require(0)
+    (short,) = Path("one/runs/longer").iterdir()
+    before = {path: path.read_bytes() for path in sorted(short.rglob("*")) if path.is_file()}
+    said = robust("train", spec, "train.epochs=4", "--quiet", "--resume", "--runs", "one/runs")
+    said.require(0, f"continues {short}, which has train.epochs 2, in one/runs/longer/", "after 8 updates")
+    assert {path: path.read_bytes() for path in before} == before
+    robust("train", spec, "train.epochs=4", "--quiet", "--runs", "whole/runs").require(0)
+    (longer,) = (path for path in Path("one/runs/longer").iterdir() if path != short)
+    assert str(short) in str(read_provenance(RunFolder(longer).provenance).continued_from)
+    (tmp_path / "continued" / "runs" / "longer").mkdir(parents=True)
+    longer.rename(tmp_path / "continued" / "runs" / "longer" / longer.name)
+    require_same(tmp_path / "continued", outcome(tmp_path / "whole"))
+    assert len(outcome(tmp_path / "continued")["log"]) == 4
+
+
+def test_an_unfinished_run_is_continued_with_more_epochs(robust: Robust, tiny: Path) -> None:
     robust("train", tiny, "--quiet").require(0)
     (run,) = Path("runs/tiny").iterdir()
-    said = robust("train", tiny, "train.epochs=3", "--quiet", "--resume")
-    said.require(2, f"{run} has train.epochs 1, this spec 3; such a run is not continued, because")
+    RunFolder(run).results.unlink()
+    robust("train", tiny, "train.epochs=2", "--quiet", "--resume").require(0, f"continues {run}")
+    robust("train", tiny, "train.epochs=2", "--quiet").require(0)
+
+
+@pytest.mark.parametrize(
+    ("override", "part"),
+    [("train.schedule=cosine", "train.schedule: cosine follows"), ("defense=dial", "defense: dial follows")],
+)
+def test_a_run_is_not_continued_where_a_part_follows_the_whole_run(
+    robust: Robust, tiny: Path, override: str, part: str
+) -> None:
+    robust("train", tiny, override, "--quiet").require(0)
+    (run,) = Path("runs/tiny").iterdir()
+    said = robust("train", tiny, override, "train.epochs=3", "--quiet", "--resume")
+    said.require(2, f"{run} has train.epochs 1, this spec 3; it cannot be continued, because {part} the whole")
     assert len(list(Path("runs/tiny").iterdir())) == 1
+    said.require(2, f"train.start_from={run}/checkpoints/last.pt")
+
+
+def test_a_longer_run_is_not_cut_short(robust: Robust, tiny: Path) -> None:
+    robust("train", tiny, "train.epochs=2", "--quiet").require(0)
+    robust("train", tiny, "--quiet", "--resume").require(0, "with train.epochs 2. Training starts from the beginning")
+
+
+def test_a_last_epoch_that_is_not_the_last_any_more_is_judged_anew(robust: Robust, tiny: Path) -> None:
+    robust("train", tiny, "--quiet").require(0)
+    (run,) = Path("runs/tiny").iterdir()
+    for path in (RunFolder(run).best, RunFolder(run).last):
+        contents = checkpoint.load(path)
+        checkpoint.save(path, {**contents, "training": {**contents["training"], "collapsed_at": 0}})
+    robust("train", tiny, "train.epochs=2", "--quiet", "--resume").require(0, "tiny, seed 0: finished")
 
 
 def test_a_damaged_run_next_to_it_is_passed_over(tiny: Path, tmp_path: Path) -> None:
     path = tmp_path / "runs" / "tiny" / "00000000-s0" / "spec.yaml"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"\xff{")
-    text = without_run(tmp_path / "runs", ExperimentSpec.read(tiny))
+    text = prepare_to_resume(tmp_path / "runs", ExperimentSpec.read(tiny))
     assert text is not None
     assert "found no run" in text
 

@@ -52,7 +52,10 @@ def times(folder: Path) -> dict[str, int]:
 def test_a_sweep_trains_every_row_and_reads_them_when_asked_again(robust: Robust, family: Path) -> None:
     said = robust("sweep", "family.yaml", "-q").require(0)
     lines = [line for line in said.out.splitlines() if line.startswith("|")]
-    assert lines[0] == "| row | threat | epochs | clean % | pgd % | passes | images/s | best - last |"
+    assert lines[0] == (
+        "| row | threat | epochs | clean % | pgd % | parameters | GFLOPs | training TFLOPs | passes | images/s | "
+        "best - last |"
+    )
     assert [line.split()[1] for line in lines[2:]] == ["natural", "pgd_at", "free"]
     before = times(Path("runs"))
     assert [Path(path).parts[1] for path in before] == ["family.free", "family.natural", "family.pgd_at"]
@@ -105,7 +108,7 @@ def test_everything_is_checked_before_anything_runs(robust: Robust, family: Path
     assert not Path("runs").exists()
     family.write_text(SWEEP, encoding="utf-8")
     robust("sweep", "family.yaml", "--row", "natrual").require(2, "did you mean 'natural'?")
-    robust("sweep", "demo/digits_pgd_at").require(2, "unknown parameter of a sweep")
+    robust("sweep", "demo/digits_pgd_at").require(2, "found a spec; expected a sweep, or several values such as")
     robust("train", "family.yaml").require(2, "run it with robust sweep")
     assert not Path("runs").exists()
 
@@ -171,3 +174,37 @@ def test_a_sweep_that_is_killed_goes_on(family: Path, tmp_path: Path) -> None:
     assert sessions.run("sweep", "family.yaml", "-q", "--json", "--runs", "others") == 0
     straight = json.loads(sessions.log.read_text(encoding="utf-8"))
     assert [row["evaluations"] for row in resumed] == [row["evaluations"] for row in straight]
+
+
+def test_values_on_the_command_line_make_a_grid(robust: Robust, tiny: Path) -> None:
+    said = robust("train", "tiny.yaml", "seed=0,1", "defense.steps=1,2", "-q").require(0)
+    lines = [line for line in said.out.splitlines() if line.startswith("|")]
+    assert [line.split()[1] for line in lines[2:]] == ["steps=1", "steps=2"]
+    assert "±" in lines[2]
+    assert len(list(Path("runs/tiny").glob("*-s0/results.json"))) == 2
+    before = times(Path("runs"))
+    # Those are the runs of the single values, and of the same grid as a sweep.
+    robust("train", "tiny.yaml", "seed=1", "defense.steps=2", "-q").require(0)
+    rows = told(robust("sweep", "tiny.yaml", "seed=0,1", "defense.steps=1,2", "--json", "-q").require(0))
+    assert times(Path("runs")) == before
+    assert rows["steps=2"]["seeds"] == [0, 1]
+    assert (rows["steps=1"]["passes"], rows["steps=2"]["passes"]) == (
+        {"forwards": 2, "input_gradients": 1, "weight_gradients": 1},
+        {"forwards": 3, "input_gradients": 2, "weight_gradients": 1},
+    )
+    macs = rows["steps=2"]["macs"]
+    assert isinstance(macs, int)
+    # 128 images, once, and 7 passes.
+    assert rows["steps=2"]["training_flops"] == 2 * macs * 7 * 128
+
+
+@pytest.mark.slow
+def test_a_dry_run_trains_nothing_and_says_what_is_left(robust: Robust, tiny: Path) -> None:
+    robust("train", "tiny.yaml", "-q").require(0)
+    before = times(Path("runs"))
+    said = robust("sweep", "tiny.yaml", "seed=0..2", "--dry-run", "--json").require(0, "measuring all ...")
+    (row,) = json.loads(said.out).values()
+    assert (row["seeds"], row["left"], row["fits"]) == (3, 2, True)
+    assert sorted(row["runs"].values()) == ["finished", "not started", "not started"]
+    assert times(Path("runs")) == before
+    assert len(list(Path("runs/tiny").iterdir())) == 1

@@ -19,6 +19,7 @@ from robustcli.promises import diagnostics as diagnostics_promises
 from robustcli.promises import mixers as mixers_promises
 from robustcli.promises import regularisers as regularisers_promises
 from robustcli.promises import schedules as schedules_promises
+from robustcli.promises import spanning
 from robustcli.promises import weights as weights_promises
 from robustcli.promises.build import build, settings_to_try
 from robustcli.registry.catalog import catalog
@@ -173,6 +174,20 @@ def test_schedule(name: str) -> None:
     for schedule in variants("schedules", name):
         schedules_promises.stays_between_0_and_1(schedule)
         schedules_promises.depends_only_on_progress(schedule)
+
+
+@pytest.mark.parametrize(
+    ("family", "name"), [(family, name) for family in spanning.DRIVES for name in names_of(family)]
+)
+def test_a_member_declares_whether_it_spans_training(family: str, name: str) -> None:
+    member = catalog(family)[name]
+    assert spanning.asks_for_the_length(family, smoke(family, name)) is member.spans_training
+    spanning.declares_that_it_spans_training(family, smoke(family, name), member.spans_training)
+
+
+def test_a_member_that_follows_training_undeclared_is_refused() -> None:
+    with pytest.raises(AssertionError, match="spans_training=True"):
+        spanning.declares_that_it_spans_training("schedules", smoke("schedules", "linear"), spans=False)
 
 
 @pytest.mark.parametrize("name", names_of("diagnostics"))

@@ -18,7 +18,16 @@ from robustcli.store import checkpoint
 CONTENTS: dict[str, Any] = {
     "spec": "name: x\n",
     "weights": {"a": torch.arange(12.0).view(3, 4), "n": torch.tensor(3)},
-    "training": {"updates": 5, "best_score": -float("inf"), "parts": [1, 2.5, {"none": None, "yes": True}]},
+    "training": {
+        "updates": 5,
+        "best_score": -float("inf"),
+        "best_epoch": 0,
+        "best_robust": 0.0,
+        "collapsed_at": None,
+        "is_over": False,
+        **{part: {"parts": [1, 2.5, {"none": None, "yes": True}]} for part in ("network", "optimizer", "step")},
+        **{part: {} for part in ("average", "means")},
+    },
 }
 
 

@@ -16,10 +16,10 @@ import scipy.io
 import torch
 import torchvision
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from robustcli.data import prepare
-from robustcli.data.datasets import DATASETS, Source, TensorSplit
-from robustcli.data.datasets import image_folder as image_folder_module
+from robustcli.data.datasets import DATASETS, Source, TensorSplit, encoded
 from robustcli.data.datasets.channel_statistics import channel_statistics
 from robustcli.data.datasets.cifar import cifar10, cifar100
 from robustcli.data.datasets.digits import digits
@@ -52,6 +52,7 @@ def test_the_registry_finds_every_source() -> None:
         "svhn",
         "moving_digits",
         "image_folder",
+        "packed",
         "npz",
     }
     assert expected <= set(DATASETS)
@@ -80,6 +81,11 @@ def test_digits_are_split_once_and_for_all() -> None:
     assert (train.images * 16).frac().abs().max() == 0
     assert train.images.max() == 1
     assert test.labels[:8].tolist() == [2, 8, 2, 6, 6, 7, 1, 9]
+    known = load_digits()
+    images = torch.from_numpy(known.images)[fixed_order(1797)][:, None].float() / 16
+    assert torch.equal(torch.cat([test.images, train.images]), images)
+    labels = torch.from_numpy(known.target)[fixed_order(1797)]
+    assert torch.equal(torch.cat([test.labels, train.labels]), labels.long())
     rows = {image.numpy().tobytes() for image in train.images} & {image.numpy().tobytes() for image in test.images}
     assert not rows
 
@@ -467,13 +473,13 @@ def test_an_evaluation_decodes_only_the_images_that_it_asks_for(
     for number in range(40):
         _image(tmp_path / "test" / "ab"[number % 2] / f"{number}.png")
     decoded: list[str] = []
-    usual = image_folder_module._decode
+    usual = encoded.decode
 
-    def counting(path: str, size: int) -> Any:
-        decoded.append(path)
-        return usual(path, size)
+    def counting(data: bytes, size: int, where: str) -> Any:
+        decoded.append(where)
+        return usual(data, size, where)
 
-    monkeypatch.setattr(image_folder_module, "_decode", counting)
+    monkeypatch.setattr(encoded, "decode", counting)
     data = prepare(
         image_folder_test(root=str(tmp_path), size=8),
         val_size=0,

@@ -18,7 +18,8 @@ from robustcli.workflows.sweep_spec import Sweep
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "experiments"
 SWEEPS = sorted((FOLDER / "sweeps").glob("*.yaml"))
-FILES = sorted(set(FOLDER.rglob("*.yaml")) - set(SWEEPS))
+FINDINGS = sorted((FOLDER / "findings").glob("*.yaml"))
+FILES = sorted(set(FOLDER.rglob("*.yaml")) - set(SWEEPS) - set(FINDINGS))
 IDS = [path.relative_to(FOLDER).as_posix() for path in FILES]
 
 
@@ -32,7 +33,7 @@ def test_some_specs_are_shipped_and_all_are_found_by_name() -> None:
     others = [path for path in FOLDER.rglob("*") if path.is_file() and path.suffix not in (".yaml", ".md")]
     # Beside the specs lie results of theirs, as text: no weights, and no path of the machine that made them.
     assert {path.relative_to(FOLDER).parts[0] for path in others} <= {"results"}
-    tables = {FOLDER / "results" / "bench", FOLDER / "results" / "sweeps"}
+    tables = {FOLDER / "results" / kind for kind in ("bench", "sweeps", "findings")}
     of_runs = [path for path in others if path.parent not in tables]
     assert {path.name for path in of_runs} <= {"results.json", "provenance.json"}
     assert {path.suffix for path in others} == {".json"}
@@ -53,7 +54,7 @@ def test_every_shipped_spec_is_sound(path: Path) -> None:
 
 
 def test_every_shipped_file_begins_with_a_line_that_says_what_it_is() -> None:
-    for path in (*FILES, *SWEEPS):
+    for path in (*FILES, *SWEEPS, *FINDINGS):
         first = path.read_text(encoding="utf-8").splitlines()[0]
         assert first.startswith("# "), path
         assert len(first) > 20, path

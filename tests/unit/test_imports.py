@@ -6,9 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import robustcli
+from robustcli.data.datasets.embedded_digits import embedded_digits
 
 PACKAGE = Path(robustcli.__file__).parent
 ROOT = PACKAGE.parent
@@ -17,7 +19,7 @@ ROOT = PACKAGE.parent
 BANDS = tuple(
     line.split()
     for line in (
-        "__main__ cli reports",
+        "__main__ api cli reports",
         "workflows bench measuring promises",
         "training evaluation diagnostics defenses evaluators attacks architectures optimization data models",
         "store specs threat registry runtime statistics errors __init__",
@@ -79,34 +81,54 @@ def test_modules_do_not_import_each_other_in_a_circle() -> None:
 
 # Commands that do not compute anything
 
-
-COMMANDS = [
-    ("--help",),
-    ("list",),
-    ("list", "architectures", "--family", "wide_resnet"),
-    ("validate", "demo/digits_pgd_at"),
-    ("train", "--help"),
-    ("show", "trades"),
-    ("export", "robustbench", "--help"),
-]
-HEAVY = ("torch", "torchvision", "numpy", "scipy", "sklearn", "pyautoattack", "PIL")
+HEAVY = ("torch", "torchvision", "numpy", "scipy", "sklearn", "pyautoattack", "PIL", "jinja2", "matplotlib")
+RUNS = (*HEAVY, "filelock")
+SPECS = (*RUNS, "yaml", "robustcli.specs.spec", "robustcli.workflows.sweep_spec")
+# By command, the modules that it does not import.
+COMMANDS = {
+    ("--help",): SPECS,
+    ("train", "--help"): SPECS,
+    ("bench", "train", "--help"): SPECS,
+    ("export", "robustbench", "--help"): SPECS,
+    ("list",): SPECS,
+    ("list", "architectures", "--family", "wide_resnet"): SPECS,
+    ("show", "trades"): SPECS,
+    ("validate", "demo/digits_pgd_at"): RUNS,
+    ("runs", "."): RUNS,
+}
+# Each takes as long as importing torch itself.
+COMPILER_AND_LIKE = ("torch._dynamo", "sympy", "sklearn", "scipy.stats")
 
 
 def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
-@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
-def test_what_only_looks_does_not_import_torch(words: tuple[str, ...], tmp_path: Path) -> None:
+def imported(words: tuple[str, ...], unwanted: tuple[str, ...], folder: Path) -> str:
+    """The modules among `unwanted` that a command imports; what the command itself says on stderr precedes them."""
     code = (
         "import sys\n"
         f"sys.argv = ['robust', *{words!r}]\n"
         "from robustcli.cli.main import main\n"
         "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code, stop.code\n"
-        f"sys.stderr.write(' '.join(sorted(set({HEAVY!r}) & set(sys.modules))))\n"
+        f"sys.stderr.write(' '.join(sorted(set({unwanted!r}) & set(sys.modules))))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], cwd=folder, env=environment(), capture_output=True, text=True, check=True
     )
-    assert done.stderr == ""
     assert done.stdout
+    return done.stderr
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_a_command_imports_only_what_it_needs(words: tuple[str, ...], tmp_path: Path) -> None:
+    assert imported(words, COMMANDS[words], tmp_path) == ""
+
+
+def test_training_and_evaluation_import_no_compiler(tmp_path: Path) -> None:
+    assert imported(("train", "smoke/pgd_at", "--quiet"), COMPILER_AND_LIKE, tmp_path) == ""
+    _, test = embedded_digits()
+    np.savez(tmp_path / "images.npz", x_test=test.images[:20, 0].numpy(), y_test=test.labels[:20].numpy())
+    (checkpoint,) = tmp_path.glob("runs/*/*/checkpoints/best.pt")
+    words = ("eval", str(checkpoint), "--data", "images.npz", "--attack", "apgd", "--quiet")
+    assert imported(words, (*COMPILER_AND_LIKE, "torchvision", "pyautoattack"), tmp_path) == ""

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from robustcli.architectures import ImageShape
 from robustcli.attacks import Attack
 from robustcli.attacks.apgd import Apgd
 from robustcli.attacks.fab import Fab
@@ -20,6 +21,7 @@ from robustcli.bench.autoattack import least_of_autoattack
 from robustcli.cli.plan import _share
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.evidence import gather
+from robustcli.evaluation.wording import duration
 from robustcli.evaluators import AttackContext, Evaluator, Stage
 from robustcli.evaluators.attacked import Attacked
 from robustcli.evaluators.autoattack import AutoAttack
@@ -29,8 +31,10 @@ from robustcli.measuring import timing
 from robustcli.measuring.clocks import Seconds, median
 from robustcli.measuring.counters import peak_bytes
 from robustcli.measuring.memory import fitting, free_bytes, is_out_of_memory
+from robustcli.measuring.passes import Passes, passes_of
 from robustcli.promises.networks import conv_net, images
 from robustcli.reports.plan import lines_of, sweep_table, tables_of, time_of
+from robustcli.specs import experiments
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.specs.yamlfile import parse_yaml
 from robustcli.threat.noise import IndexedNoise
@@ -39,7 +43,7 @@ from robustcli.workflows.plan import evaluations, updates
 from robustcli.workflows.plan import plan as plan_module
 from robustcli.workflows.plan.evaluations import EvaluationCost, Probe, StageCost
 from robustcli.workflows.plan.images import images_of
-from robustcli.workflows.plan.plan import Request, plan
+from robustcli.workflows.plan.plan import Request, declared_passes, plan
 from robustcli.workflows.plan.savings import changes_of, not_measured
 from robustcli.workflows.plan.updates import Trial
 
@@ -484,3 +488,24 @@ def test_targets_that_go_side_by_side_are_timed_like_more_images(monkeypatch: py
     seen.clear()
     probe.measure(Attacked(attack=attack), 12, 0.25)
     assert seen.count(9) > 5, "three survivors, three targets"
+
+
+def test_a_first_estimate_comes_before_the_updates_are_measured() -> None:
+    told: list[str] = []
+    found = plan(Request(spec=spec_of(), updates=3, savings=False), told.append)
+    assert [text.partition(",")[0].partition(":")[0] for text in told] == ["first estimate", "after 3 updates"]
+    seconds = found["training"]["seconds"]["wall"]
+    assert f"training {duration(seconds)}; measuring the evaluations" in told[1]
+
+
+@pytest.mark.parametrize(
+    ("defense", "passes"),
+    [
+        ("{name: trades, steps: 3}", Passes(6, 3, 2)),
+        ("{name: pgd_at, steps: 10, weights: {name: awp, gamma: 0.01}}", Passes(12, 10, 2)),
+        ("natural", Passes(1, 0, 1)),
+    ],
+)
+def test_declared_passes_follow_the_steps_of_the_spec(defense: str, passes: Passes) -> None:
+    spec = ExperimentSpec.read(experiments.find("demo/digits_pgd_at"), [f"defense={defense}", "train.eps_warmup=0"])
+    assert declared_passes(spec) == passes == passes_of(spec, ImageShape(1, 8, 8, 10))

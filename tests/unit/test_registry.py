@@ -79,6 +79,55 @@ def test_every_family_has_members_and_each_is_what_its_name_gives(family: str) -
         assert member.summary
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_names_in_the_text_of_files_are_those_that_parsing_finds(family: str) -> None:
+    parsed = {
+        member.name: path
+        for module, path in catalog_module._own_files(family)
+        for member in catalog_module._read(module, path, family)
+    }
+    assert {name: member.path for name, member in catalog(family).items()} == parsed
+
+
+def test_a_file_is_parsed_when_one_of_its_members_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.py"
+    path.write_text((MEMBER % ("halved", "Half the rate.")).replace("share: Share", "share: Unknown"))
+    members = catalog_module.Members("schedules", {"halved": ("theirs", path)})
+    assert (list(members), len(members), "halved" in members) == (["halved"], 1, True)
+    assert "cosine" not in members
+    assert members.get("cosine") is None
+    with pytest.raises(RobustCliError, match="annotation 'Unknown'"):
+        members["halved"]
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        (
+            '@SCHEDULES.register("one")\ndef one(): ...\n\n\n@SCHEDULES.register(\n    "two"\n)\ndef two(): ...\n',
+            "one two",
+        ),
+        ("@SCHEDULES.register('one')\ndef one(): ...\n", "one"),
+        ('"""Say\n\n@SCHEDULES.register("other")\n"""\n\n\n@SCHEDULES.register("o" "ne")\ndef one(): ...\n', "one"),
+        ("TEXT = 'SCHEDULES.register(\"other\")'\n", ""),
+    ],
+)
+def test_names_are_found_however_they_are_written(text: str, names: str, tmp_path: Path) -> None:
+    path = tmp_path / "theirs.py"
+    path.write_text(text)
+    assert catalog_module._names("theirs", path, "schedules") == names.split()
+
+
+def test_a_name_in_a_text_that_registers_nothing_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.py"
+    path.write_text('"""Say\n\n@SCHEDULES.register("other")\n"""\n')
+    members = catalog_module.Members("schedules", {"other": ("theirs", path)})
+    with pytest.raises(
+        RobustCliError, match=r'theirs\.py: register\("other"\) is not in front of a function or a class'
+    ):
+        members["other"]
+
+
 def test_two_members_with_one_name_are_refused_when_they_register() -> None:
     registry = Registry("attacks")
 

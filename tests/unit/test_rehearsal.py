@@ -19,6 +19,8 @@ from robustcli.workflows.train import run_experiment
 class Watcher(SilentWatcher):
     def evaluation(self, key: str, result: Any) -> None: ...
 
+    def attack(self, key: str, progress: Any) -> None: ...
+
 
 def spec_of(text: str) -> ExperimentSpec:
     return ExperimentSpec.check(

@@ -58,7 +58,9 @@ def test_rows_of_sweeps_load_and_stay_as_they_are(path: Path) -> None:
     rows = read_json(path)
     assert rows
     for row in rows:
-        assert SweepRow.model_validate(row).to_json() == row
+        # The size of the network was not counted when these were written.
+        size = dict.fromkeys(("parameters", "macs", "training_flops"))
+        assert SweepRow.model_validate(row).to_json() == {**size, **row}
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:

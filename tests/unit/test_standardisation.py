@@ -77,7 +77,7 @@ def test_a_spec_builds_it_and_its_checkpoint_brings_it_back(tmp_path: Path) -> N
     run = run_experiment(ExperimentSpec.parse(SPEC, "the test"), tmp_path, Screen(is_quiet=True))
     contents = checkpoint.load(run.last)
     assert not [name for name in contents["weights"] if name.startswith("normalize.")]
-    spec, network = network_of(contents, torch.device("cpu"))
+    spec, network = network_of(contents, torch.device("cpu"), Path("x.pt"))
     assert isinstance(network.normalize, Standardize)
     assert spec.architecture.options.normalize == "per_image"
     built = LoadedModel(network=network).to_json()

@@ -84,8 +84,7 @@ def test_overrides_hold_for_every_row() -> None:
     rows = read(SWEEP, "train.epochs=7", "defense.averaging=ema")
     assert {spec.train.epochs for spec in rows.values()} == {7}
     assert {spec.defense.parameters["averaging"].name for spec in rows.values()} == {"ema"}
-    with pytest.raises(RobustCliError, match="override 'seed=4': write seeds beside base"):
-        read(SWEEP, "seed=4")
+    assert {spec.seed for spec in read(SWEEP, "seed=4").values()} == {4}
     with pytest.raises(RobustCliError, match="named by the sweep and the row"):
         read(SWEEP, "name=other")
     with pytest.raises(SpecError, match=r"row beta: override defense.start=clean: defense.start: unknown parameter"):

@@ -21,7 +21,8 @@ class Split(Protocol):
 
     Args:
         labels: labels (n,), int64 on the CPU.
-        in_memory: `read` only indexes a tensor, so the whole split may be stored on the device.
+        in_memory: `read` only copies from a tensor or from files mapped into memory, so the whole split may be stored
+            on a GPU.
     """
 
     @property
@@ -71,6 +72,7 @@ class Source:
         classes_are_known: there are no other classes. False if they are inferred from labels, where classes may be
             missing.
         is_whole: the train part was read too.
+        digest: digest of all images and labels, if it is stored with them; "" if it has to be computed.
     """
 
     train: Split
@@ -81,6 +83,7 @@ class Source:
     decode: str = ""
     classes_are_known: bool = True
     is_whole: bool = True
+    digest: str = ""
 
 
 Loader = Callable[..., Source]

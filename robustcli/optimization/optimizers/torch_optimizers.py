@@ -2,11 +2,13 @@
 
 from typing import Any
 
-import torch
-from torch.optim import Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from robustcli.optimization.optimizers import OPTIMIZERS
 from robustcli.registry.types import ProperShare
+from robustcli.runtime.uncompiled import without_compiler
+
+_Sgd, _Adam, _AdamW = without_compiler(SGD), without_compiler(Adam), without_compiler(AdamW)
 
 
 @OPTIMIZERS.register("sgd")
@@ -19,7 +21,7 @@ def sgd(groups: list[dict[str, Any]], lr: float, *, momentum: ProperShare = 0.9,
 
     Reference: Sutskever et al., ICML 2013.
     """
-    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov)
+    return _Sgd(groups, lr=lr, momentum=momentum, nesterov=nesterov)
 
 
 @OPTIMIZERS.register("adam")
@@ -32,7 +34,7 @@ def adam(groups: list[dict[str, Any]], lr: float, *, beta1: ProperShare = 0.9, b
 
     Reference: Kingma and Ba, ICLR 2015.
     """
-    return torch.optim.Adam(groups, lr=lr, betas=(beta1, beta2))
+    return _Adam(groups, lr=lr, betas=(beta1, beta2))
 
 
 @OPTIMIZERS.register("adamw")
@@ -47,4 +49,4 @@ def adamw(
 
     Reference: Loshchilov and Hutter, ICLR 2019.
     """
-    return torch.optim.AdamW(groups, lr=lr, betas=(beta1, beta2))
+    return _AdamW(groups, lr=lr, betas=(beta1, beta2))

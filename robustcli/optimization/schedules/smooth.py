@@ -8,7 +8,7 @@ from robustcli.optimization.schedules import SCHEDULES, Schedule
 from robustcli.registry.types import MomentumRange, NonNegative, Share
 
 
-@SCHEDULES.register("linear")
+@SCHEDULES.register("linear", spans_training=True)
 @dataclass(frozen=True, kw_only=True)
 class Linear(Schedule):
     """A straight line from the full rate to `end` at the end of the run.
@@ -25,7 +25,7 @@ class Linear(Schedule):
         return 1 + (self.end - 1) * progress.share
 
 
-@SCHEDULES.register("cosine", smoke={"warmup": 2})
+@SCHEDULES.register("cosine", spans_training=True, smoke={"warmup": 2})
 @dataclass(frozen=True, kw_only=True)
 class Cosine(Schedule):
     """Half a cosine from the full rate to `final`, between a linear warm-up and a cool-down.
@@ -54,7 +54,7 @@ class Cosine(Schedule):
         return self.final + (1 - self.final) * _half_cosine(share)
 
 
-@SCHEDULES.register("cyclic", added={"momentum": None}, smoke={"momentum": (0.8, 0.9)})
+@SCHEDULES.register("cyclic", spans_training=True, added={"momentum": None}, smoke={"momentum": (0.8, 0.9)})
 @dataclass(frozen=True, kw_only=True)
 class Cyclic(Schedule):
     """One triangle: a line from zero to the full rate at `peak`, then a line back to zero at the end.
@@ -81,7 +81,7 @@ class Cyclic(Schedule):
         return None if self.momentum is None else _against(self.momentum, self(progress))
 
 
-@SCHEDULES.register("one_cycle", added={"momentum": None}, smoke={"momentum": (0.85, 0.95)})
+@SCHEDULES.register("one_cycle", spans_training=True, added={"momentum": None}, smoke={"momentum": (0.85, 0.95)})
 @dataclass(frozen=True, kw_only=True)
 class OneCycle(Schedule):
     """Half a cosine up from `initial` to the full rate, then half a cosine down to `final`.

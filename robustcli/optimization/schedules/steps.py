@@ -21,7 +21,7 @@ class Constant(Schedule):
         return 1.0
 
 
-@SCHEDULES.register("piecewise")
+@SCHEDULES.register("piecewise", spans_training=True)
 @dataclass(frozen=True, kw_only=True)
 class Piecewise(Schedule):
     """Multiplied by `factor` at shares of the whole run, counted after the update.

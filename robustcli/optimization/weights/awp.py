@@ -13,7 +13,6 @@ from robustcli.optimization.stateless import Stateless
 from robustcli.optimization.weights import WEIGHTS
 from robustcli.optimization.weights.perturbed_weights import perturbed_weights
 from robustcli.registry.types import NonNegative
-from robustcli.runtime import ranks
 
 # Avoids a division by zero: a layer whose gradient is zero does not move.
 _TINY = 1e-20
@@ -55,7 +54,7 @@ class Awp(Stateless):
             if "weight" in name and parameter.dim() > 1 and parameter.requires_grad
         ]
         with statistics_held(model):
-            grads = ranks.mean(torch.autograd.grad(loss(), weights, allow_unused=True))
+            grads = torch.autograd.grad(loss(), weights, allow_unused=True)
         moved = [(w, g) for w, g in zip(weights, grads, strict=True) if g is not None]
         with torch.no_grad():
             steps = [self.gamma * w.norm() / (g.norm() + _TINY) * g for w, g in moved]

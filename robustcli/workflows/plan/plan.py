@@ -2,13 +2,16 @@
 
 import importlib
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from robustcli.attacks.crafting import evaluating
 from robustcli.attacks.pgd import Pgd
@@ -17,14 +20,15 @@ from robustcli.defenses import Defense
 from robustcli.diagnostics.one_step import BESIDE_PGD
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.evaluate import settled
+from robustcli.evaluation.wording import duration
 from robustcli.evaluators.attacked import Attacked
 from robustcli.measuring.clocks import Seconds, now
 from robustcli.measuring.machine import circumstances
 from robustcli.measuring.memory import DoesNotFitError, device_bytes, fitting, free_bytes, peak_bytes
 from robustcli.measuring.network_profile import network_profile
-from robustcli.measuring.passes import passes_of
+from robustcli.measuring.passes import Passes, least_passes, passes_of
 from robustcli.models.build import build_network
-from robustcli.registry.registry import instantiate
+from robustcli.registry.registry import MemberSpec, instantiate
 from robustcli.runtime.allocator import keep_freed_memory
 from robustcli.runtime.device import choose_device
 from robustcli.specs.settings import EvaluateOptions
@@ -34,10 +38,12 @@ from robustcli.training.model import breaks_in_channels_last, is_channels_last
 from robustcli.workflows.plan.evaluations import BROKEN_PASSES, EvaluationCost, Probe
 from robustcli.workflows.plan.images import images_of
 from robustcli.workflows.plan.savings import changes_of, measure_savings, not_measured
-from robustcli.workflows.plan.updates import Trial, measure_updates, trial_folder
+from robustcli.workflows.plan.updates import WARM_UP, Trial, measure_updates, trial_folder
 
 # Images that evaluations are measured on, at most.
 _PROBED = 1000
+# Seconds of a pass that is long enough for a first estimate, and of one that is not repeated.
+_QUICK, _SLOW = 0.2, 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +70,11 @@ _GUESS = (0.3, 0.6)
 _UPDATE = "an update"
 
 
-def plan(request: Request) -> dict[str, Any]:
+def plan(request: Request, tell: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
     """Return the estimated cost of a run as plain data.
+
+    Args:
+        tell: called with a first estimate after a few passes, and with a better one after the updates.
 
     Raises:
         RobustCliError: the images or the device are missing, or a setting is invalid.
@@ -79,6 +88,9 @@ def plan(request: Request) -> dict[str, Any]:
     data, replaced = images_of(spec, device)
     keep_freed_memory()
     loaded = now(device) - before
+    # Before anything that takes long; an update that does not fit is reported below.
+    with suppress(DoesNotFitError), fitting(_UPDATE):
+        tell(_first_estimate(request, data, device))
     found: dict[str, Any] = {
         **circumstances(device),
         "name": spec.name,
@@ -88,7 +100,7 @@ def plan(request: Request) -> dict[str, Any]:
     }
     with trial_folder() as folder:
         try:
-            measured = _measured(request, data, device, Path(folder))
+            measured = _measured(request, data, device, Path(folder), tell)
         except DoesNotFitError as error:
             return {**found, "fits": False, "memory": _memory(device), "notes": [_too_large(spec, device, error)]}
     total, parts = measured["total"], measured["parts"]
@@ -130,7 +142,57 @@ def _contents(spec: ExperimentSpec, data: Data) -> dict[str, Any]:
     return {"parameters": parts.parameters, "macs": parts.macs, "passes_per_image": passes}
 
 
-def _measured(request: Request, data: Data, device: torch.device, folder: Path) -> dict[str, Any]:
+def _first_estimate(request: Request, data: Data, device: torch.device) -> str:
+    """Return the time of training, from a few passes of the network and the declared number of passes, as text."""
+    spec = request.spec
+    passes = declared_passes(spec)
+    if passes is None:
+        return f"measuring {request.updates} updates ..."
+    network = build_network(spec.architecture, data.shape, data.mean, data.std).to(device).train()
+    seconds = _seconds_of_an_image(network, data, spec.train.batch_size, device)
+    defense: Defense = instantiate(spec.defense)
+    # Of the measured pass, the gradient of the weights counts as two forward passes.
+    of_an_image = seconds / 3 * (passes.forwards + passes.input_gradients + 2 * passes.weight_gradients)
+    training = of_an_image * data.sizes["train"] * defense.replays * spec.train.epochs
+    measuring = of_an_image * spec.train.batch_size * (WARM_UP + request.updates)
+    return (
+        f"first estimate, from a few passes of the network: training {duration(training)}; measuring {request.updates} "
+        f"updates takes about {duration(measuring)} ..."
+    )
+
+
+def declared_passes(spec: ExperimentSpec) -> Passes | None:
+    """Return the passes of one update as the defense declares them, for the number of steps in the spec."""
+    weights = spec.defense.parameters.get("weights")
+    passes = least_passes(spec.defense.name, weights.name if isinstance(weights, MemberSpec) else "none")
+    known, steps = spec.defense.member.parameters.get("steps"), spec.defense.parameters.get("steps")
+    if passes is None or known is None or not isinstance(known.default, int) or not isinstance(steps, int):
+        return passes
+    more = steps - known.default
+    return replace(passes, forwards=passes.forwards + more, input_gradients=passes.input_gradients + more)
+
+
+def _seconds_of_an_image(network: nn.Module, data: Data, batch_size: int, device: torch.device) -> float:
+    """Return the seconds of a forward and a backward pass, per image, in the largest batch that is quick enough."""
+    x, y = data.evaluation("test", min(batch_size, data.sizes["test"]))
+    images, seconds = 2, 0.0
+    while True:
+        few = slice(0, min(images, len(x)))
+        # The first pass of a size allocates memory and chooses kernels.
+        for _ in range(2):
+            start = now(device)
+            torch.autograd.grad(F.cross_entropy(network(x[few]), y[few]), [*network.parameters()])
+            seconds = (now(device) - start).wall
+            if seconds > _SLOW:
+                return seconds / len(x[few])
+        if images >= len(x) or seconds > _QUICK:
+            return seconds / len(x[few])
+        images *= 4
+
+
+def _measured(
+    request: Request, data: Data, device: torch.device, folder: Path, tell: Callable[[str], None]
+) -> dict[str, Any]:
     """Measure updates, ends of epochs and evaluations, and add them up."""
     spec = request.spec
     if device.type == "cuda":
@@ -140,8 +202,9 @@ def _measured(request: Request, data: Data, device: torch.device, folder: Path) 
         trial = Trial(spec, data, device, folder)
         updates = measure_updates(trial, request.updates)
     after_updates = peak_bytes(device)
-    check, costs = _evaluations(request, trial, data)
     training = updates.median * trial.updates
+    tell(f"after {len(updates.seconds)} updates: training {duration(training.wall)}; measuring the evaluations ...")
+    check, costs = _evaluations(request, trial, data)
     epochs = spec.train.epochs
     guesses = {key: _guess(request, key) for key in costs}
     checks, total = {}, {}

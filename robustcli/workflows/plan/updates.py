@@ -28,7 +28,7 @@ from robustcli.training.loop import Loop, fit
 from robustcli.training.setup import assemble
 
 # Updates before the measured ones, which allocate memory, choose kernels and compile programs.
-_WARM_UP = 3
+WARM_UP = 3
 # Small, because untrained weights would diverge with the learning rate of the middle of training.
 _LR_SHARE = 1e-6
 # Batches from which the cost of all training images is extrapolated.
@@ -183,7 +183,7 @@ class Updates:
 def measure_updates(trial: Trial, count: int) -> Updates:
     """Measure some updates after a warm-up, and the end of an epoch."""
     with no_early_exit():
-        trial.run(_WARM_UP)
+        trial.run(WARM_UP)
         seconds = trial.run(count)
     trial.epoch_end()
     return Updates(seconds, trial.epoch_end(), trial.peak())

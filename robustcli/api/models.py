@@ -1,0 +1,82 @@
+"""Load a network from Python."""
+
+import json
+from collections.abc import Mapping, Sequence
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from robustcli.architectures import ImageShape
+from robustcli.models.build import network_of
+from robustcli.models.find import ModelRequest, find_model, find_source, normalization_of, read_checkpoint
+from robustcli.models.model import prepared, test_images
+from robustcli.runtime.device import choose_device
+
+# Side of the images, and classes, of an external network for which nothing else is known.
+_USUAL_SIZE, _USUAL_CLASSES = 32, 10
+
+
+def load(
+    model: str | PathLike[str],
+    *,
+    architecture: str | Mapping[str, Any] | None = None,
+    weights: str | PathLike[str] | None = None,
+    weights_key: str | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    data: str | None = None,
+    image: tuple[int, int, int] | None = None,
+    classes: int | None = None,
+    device: str = "cpu",
+) -> nn.Module:
+    """Load a network with its normalization inside, in eval mode: pixels in [0, 1] -> logits.
+
+    Args:
+        model: checkpoint or folder of a run, file of weights (with `architecture`), TorchScript file, or a name such as
+            timm:NAME; the same as in `robust eval`.
+        architecture: architecture of a file of weights, as its name or as {"name": ..., settings}.
+        weights: weights for torchvision:NAME or timm:NAME: a file, or a name in torchvision.
+        weights_key: key of the weights in a file that holds several objects.
+        mean, std: normalization of an external network; 0 and 1 mean none.
+        data: data set, .npz file or folder with labelled images, on which an unknown normalization is found.
+        image: channels, height and width of the images of an external network. Default: those of `data`, or those it
+            was made for, or 3x32x32.
+        classes: number of classes of an external network. Default: that of its weights.
+        device: cpu, cuda, cuda:i or auto.
+
+    Raises:
+        RobustCliError: there is no such network, or nothing says which normalization it needs.
+    """
+    chosen = choose_device(device)
+    settings = {"name": architecture} if isinstance(architecture, str) else dict(architecture or {})
+    overrides = [f"architecture.{key}={json.dumps(value)}" for key, value in settings.items() if key != "name"]
+    request = ModelRequest(
+        text=fspath(model),
+        overrides=tuple(overrides),
+        architecture=settings.get("name"),
+        weights=None if weights is None else fspath(weights),
+        weights_key=weights_key,
+        mean=_text(mean),
+        std=_text(std),
+        data=data,
+    )
+    found = find_source(request)
+    if data is not None:
+        named = find_model(request)
+        return named.load(test_images(named.defaults, chosen), chosen).network
+    if isinstance(found, Path):
+        return network_of(read_checkpoint(found), chosen, found)[1]
+    size = _USUAL_SIZE if found.size is None else found.size
+    channels, height, width = (3, size, size) if image is None else image
+    shape = ImageShape(channels, height, width, _USUAL_CLASSES if classes is None else classes)
+    means, stds = normalization_of(request)
+    return prepared(found, shape, chosen, means, stds, None).network
+
+
+def _text(values: float | Sequence[float] | None) -> str | None:
+    """Mean or deviation as on a command line."""
+    if values is None:
+        return None
+    return ",".join(map(str, [values] if isinstance(values, int | float) else values))

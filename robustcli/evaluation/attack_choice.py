@@ -1,0 +1,78 @@
+"""Turn the name of an attack or of an evaluator into a checked evaluator."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from robustcli.errors import RobustCliError, suggest
+from robustcli.registry.catalog import catalog
+from robustcli.registry.registry import MemberSpec
+from robustcli.registry.types import Family
+from robustcli.specs.check import checked
+from robustcli.specs.settings import EvaluateOptions
+
+_EVALUATORS = Family("evaluators", EvaluateOptions)
+
+
+def evaluator_of(
+    name: str, options: Mapping[str, Any], *, option: str = "--", source: str = "robust eval"
+) -> MemberSpec:
+    """Return the evaluator that a name stands for, with its settings.
+
+    An attack becomes the evaluator `attacked`, or `transferred` if a `source` is among its settings.
+
+    Args:
+        name: an evaluator or an attack.
+        options: its settings, as plain values.
+        option: how settings are marked in messages: "--" on the command line.
+        source: where the values came from, for messages.
+
+    Raises:
+        RobustCliError: there is no such evaluator or attack, or a setting is wrong.
+    """
+    if name in catalog("evaluators"):
+        return _checked({"name": name, **options}, source)
+    attack = attack_settings(name, options, option=option)
+    network = attack.pop("source", None)
+    wish = {"name": "attacked"} if network is None else {"name": "transferred", "source": network}
+    return _checked({**wish, "attack": attack}, source)
+
+
+def attack_settings(name: str, options: Mapping[str, Any], *, option: str = "--") -> dict[str, Any]:
+    """Return an attack for an evaluation in the form of a spec: any point that fools the network counts.
+
+    Raises:
+        RobustCliError: there is no such attack, or it attacks nothing.
+    """
+    if name not in catalog("attacks"):
+        known = [*catalog("evaluators"), *catalog("attacks")]
+        raise RobustCliError(f"{option}attack: there is no evaluator or attack '{name}'{suggest(name, known)}")
+    if name == "none" or options.get("steps") == 0:
+        asked = f"{option}attack none" if name == "none" else f"{option}steps 0"
+        raise RobustCliError(f"{asked}: attacks nothing; for clean accuracy write {option}attack clean")
+    attack = {"name": name, **options}
+    if "source" not in options and "keep" in catalog("attacks")[name].parameters:
+        # In an evaluation any point that fools the model counts, not only the last one.
+        attack.setdefault("keep", "fooled")
+    size = attack.get("step_size")
+    if isinstance(size, float | int) and size > 1:
+        raise RobustCliError(f"step_size: {size:g} is larger than the pixel range [0, 1]; write {size:g}/255")
+    return attack
+
+
+def with_batch_size(choice: MemberSpec, batch_size: int) -> MemberSpec:
+    """Return the same evaluator, and the members of a worst case, with another batch size."""
+    parameters = {
+        key: [with_batch_size(member, batch_size) for member in value]
+        if isinstance(value, list) and all(isinstance(member, MemberSpec) for member in value)
+        else value
+        for key, value in choice.parameters.items()
+    }
+    if "batch_size" in parameters:
+        parameters["batch_size"] = batch_size
+    return replace(choice, parameters=parameters)
+
+
+def _checked(value: Mapping[str, Any], source: str) -> MemberSpec:
+    chosen: MemberSpec = checked(lambda checker: checker.chosen(_EVALUATORS, value, ("attack",)), source)
+    return chosen

@@ -1,0 +1,247 @@
+"""`robust reproduce` of a finding: rows of a sweep -> metrics -> comparisons -> verdict."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from robustcli.architectures import ImageShape
+from robustcli.data.loading import load_data
+from robustcli.errors import RobustCliError
+from robustcli.evaluation.watcher import EvaluationWatcher
+from robustcli.measuring.passes import passes_of
+from robustcli.models.build import network_of
+from robustcli.registry.registry import instantiate
+from robustcli.runtime.device import choose_device
+from robustcli.statistics import mean_interval, rank_correlation
+from robustcli.store import checkpoint
+from robustcli.store.files import write_json
+from robustcli.store.finding_results import Comparison, FindingResult, Verdict
+from robustcli.store.results import read_provenance, read_run_results
+from robustcli.store.sweep_rows import PassCounts
+from robustcli.threat.threat import ThreatModel
+from robustcli.workflows.diagnose import look, settings_of
+from robustcli.workflows.finding_spec import Expectation, Finding, Measure, terms
+from robustcli.workflows.sweep import Outcome, run_rows
+from robustcli.workflows.sweep_spec import Row, Sweep
+
+# By metric, then by arm, one number for each seed.
+Values = dict[str, dict[str, list[float]]]
+
+
+def reproduce_finding(
+    sweep: Sweep, finding: Finding, root: Path, watcher: EvaluationWatcher, begins: Callable[[str], None]
+) -> FindingResult:
+    """Train and evaluate every arm with every seed, or read what is stored, and judge the claim.
+
+    Args:
+        begins: is told of every diagnostic before it runs.
+
+    Raises:
+        RobustCliError: an arm has no result, so that the claim cannot be judged.
+    """
+    outcomes = run_rows(sweep.rows, root, watcher)
+    failures = [
+        f"{row.name}, seed {outcome.spec.seed}: {outcome.failure}"
+        for row in sweep.rows
+        for outcome in outcomes[row.name]
+        if outcome.failure is not None
+    ]
+    if failures:
+        raise RobustCliError("\n".join([f"{sweep.name}: no verdict, because arms failed", *failures]))
+    values: Values = {metric: {} for expected in finding.expect for metric in expected.metrics}
+    for row in sweep.rows:
+        runs = [_Measured(done, row, finding.measure, begins) for done in outcomes[row.name]]
+        for metric in values:
+            try:
+                values[metric][row.name] = [run.number(metric) for run in runs]
+            except RobustCliError:
+                # An arm that no comparison needs may lack a number, such as natural training its robust checks.
+                if any(row.name in expected.arms for expected in finding.expect if metric in expected.metrics):
+                    raise
+    comparisons = [compare(expected, values) for expected in finding.expect]
+    first = outcomes[sweep.rows[0].name][0]
+    session = read_provenance(first.folder.provenance).sessions[-1]
+    return FindingResult(
+        name=sweep.name,
+        claim=finding.claim,
+        reference=finding.reference,
+        reduced=finding.reduced,
+        doubt=finding.doubt,
+        seeds=[outcome.spec.seed for outcome in outcomes[sweep.rows[0].name]],
+        values=values,
+        comparisons=comparisons,
+        verdict=joint_verdict([found.verdict for found in comparisons]),
+        training_seconds=sum(
+            record.seconds for found in outcomes.values() for outcome in found for record in outcome.folder.epochs()
+        ),
+        hardware=f"{session.device}, {session.platform}",
+        torch=session.versions.get("torch") or "unknown",
+    )
+
+
+def compare(expected: Expectation, values: Values) -> Comparison:
+    """Judge one comparison from the numbers of all arms and seeds.
+
+    The effects of the seeds are differences between arms trained with the same seed. The claim is shown if their whole
+    95 % interval lies where the claim says, refuted if all of it lies outside, and otherwise not shown: then there are
+    too few seeds or images to tell.
+    """
+    effects = _effects(expected, values)
+    low, high = mean_interval(effects)
+    if expected.relation == "near":
+        is_shown, is_refuted = -expected.by <= low and high <= expected.by, high < -expected.by or low > expected.by
+    else:
+        is_shown, is_refuted = low > expected.by, high < expected.by
+    verdict: Verdict = "SHOWN" if is_shown else "REFUTED" if is_refuted else "NOT SHOWN"
+    return Comparison(
+        text=describe(expected),
+        effects=effects,
+        mean=fmean(effects),
+        interval=(low, high),
+        needed=expected.by,
+        verdict=verdict,
+    )
+
+
+def joint_verdict(verdicts: Sequence[Verdict]) -> Verdict:
+    """Verdict on a claim of several parts: refuted if a part is, shown if every part is."""
+    if "REFUTED" in verdicts:
+        return "REFUTED"
+    return "SHOWN" if all(verdict == "SHOWN" for verdict in verdicts) else "NOT SHOWN"
+
+
+def describe(expected: Expectation) -> str:
+    """The expectation in words."""
+    if expected.relation == "correlates_with":
+        return f"{expected.metric} has a rank correlation with {expected.other} over the arms above {expected.by:g}"
+    other = f"{expected.times:g} x {expected.other}" if expected.times != 1 else str(expected.other)
+    if expected.relation == "near":
+        return f"{expected.metric}: {expected.of} is within {expected.by:g} of {other}"
+    margin = f" by more than {expected.by:g}" if expected.by else ""
+    return f"{expected.metric}: {expected.of} is {expected.relation} {other}{margin}"
+
+
+def _effects(expected: Expectation, values: Values) -> list[float]:
+    """One number for each seed, positive in the direction of the claim."""
+    by_arm = values[expected.metric]
+    if expected.relation == "correlates_with":
+        others = values[str(expected.other)]
+        seeds = range(len(next(iter(by_arm.values()))))
+        return [rank_correlation([by_arm[arm][s] for arm in by_arm], [others[arm][s] for arm in by_arm]) for s in seeds]
+    assert expected.of is not None
+    own = by_arm[expected.of]
+    other = by_arm[expected.other] if isinstance(expected.other, str) else [expected.other] * len(own)
+    sign = -1 if expected.relation == "below" else 1
+    return [sign * (mine - expected.times * theirs) for mine, theirs in zip(own, other, strict=True)]
+
+
+class _Measured:
+    """Numbers of one arm with one seed, read or measured when they are first asked for."""
+
+    def __init__(
+        self,
+        outcome: Outcome,
+        row: Row,
+        measures: Mapping[str, Measure],
+        begins: Callable[[str], None],
+    ) -> None:
+        self._outcome = outcome
+        self._where = f"{row.name}, seed {outcome.spec.seed}"
+        self._measures = measures
+        self._begins = begins
+
+    def number(self, metric: str) -> float:
+        """The value of a metric; accuracies in percent.
+
+        Raises:
+            RobustCliError: the run does not have it.
+        """
+        parts = [self._single(term) for term in terms(metric)]
+        return parts[0] - sum(parts[1:])
+
+    def _single(self, metric: str) -> float:
+        spec, folder = self._outcome.spec, self._outcome.folder
+        if metric in spec.evaluate:
+            return 100 * read_run_results(folder.results).evaluations[metric].accuracy
+        prefix, _, rest = metric.partition(".")
+        if prefix == "check":
+            checks = [100 * record.robust for record in folder.epochs() if record.robust is not None]
+            if not checks:
+                raise RobustCliError(f"{self._where}: {metric}: the run has no checks; set train.check_examples")
+            return {"best": max(checks), "last": checks[-1], "drop": max(checks) - checks[-1]}[rest]
+        if prefix == "cost":
+            passes = PassCounts(
+                **asdict(passes_of(spec, ImageShape(*checkpoint.load(folder.best, ("shape",))["shape"])))
+            )
+            gradients = passes.input_gradients + passes.weight_gradients
+            return {"forwards": passes.forwards, "gradients": gradients, "total": passes.total}[rest]
+        if prefix == "epoch":
+            last = folder.epochs()[-1]
+            return _follow({**last.measures, "robust": last.robust}, rest, f"{self._where}: {metric}")
+        name, _, path = rest.partition(".")
+        return _follow(self._measure(name), path, f"{self._where}: {metric}")
+
+    def _measure(self, name: str) -> Any:
+        """What a diagnostic finds, stored next to the run under its settings."""
+        measure, spec, folder = self._measures[name], self._outcome.spec, self._outcome.folder
+        diagnostic = instantiate(measure.diagnostic)
+        settings = {
+            "diagnostic": {"name": measure.diagnostic.name, **settings_of(diagnostic)},
+            "images": measure.images,
+            "examples": measure.examples,
+        }
+        # As they are read again.
+        settings = json.loads(json.dumps(settings))
+        file = folder.path / "diagnostics" / f"{name}.json"
+        if file.is_file():
+            stored = json.loads(file.read_text(encoding="utf-8"))
+            if stored["settings"] == settings:
+                return stored["found"]
+        self._begins(f"{self._where}: {name}")
+        device = choose_device(spec.train.device)
+        _, network = network_of(checkpoint.load(folder.best, checkpoint.TO_EVALUATE), device, folder.best)
+        data = load_data(spec.data, device, to_train=measure.images == "train")
+        x, y = data.evaluation(measure.images, min(measure.examples, data.sizes[measure.images]))
+        threat = ThreatModel(spec.threat.norm, spec.threat.eps)
+        result = look(diagnostic, network, x, y, threat, spec.seed)
+        file.parent.mkdir(exist_ok=True)
+        write_json(file, {"settings": settings, "found": result["found"]})
+        return result["found"]
+
+
+def _follow(value: Any, path: str, where: str) -> float:
+    """The number at a dotted path; of a list of mappings, a column, whose last step is mean, max, first or last.
+
+    Raises:
+        RobustCliError: there is no such number; names what there is.
+    """
+    steps = path.split(".") if path else []
+    for number, step in enumerate(steps):
+        if isinstance(value, list):
+            if step in _OVER and all(isinstance(item, int | float) for item in value):
+                value = _OVER[step](value)
+            elif value and all(isinstance(item, Mapping) and step in item for item in value):
+                value = [item[step] for item in value]
+            else:
+                raise RobustCliError(f"{where}: there is no '{step}' at step {number + 1} of {path}")
+        elif isinstance(value, Mapping) and step in value:
+            value = value[step]
+        else:
+            known = ", ".join(map(str, value)) if isinstance(value, Mapping) else type(value).__name__
+            raise RobustCliError(f"{where}: there is no '{step}'; found {known}")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise RobustCliError(f"{where}: not a number but {value!r:.60}")
+    last = [step for step in steps if step not in _OVER][-1:] or [""]
+    return 100 * value if last[0].endswith("accuracy") else float(value)
+
+
+_OVER: dict[str, Callable[[Sequence[float]], float]] = {
+    "mean": fmean,
+    "max": max,
+    "min": min,
+    "first": lambda values: values[0],
+    "last": lambda values: values[-1],
+}
