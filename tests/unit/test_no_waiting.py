@@ -1,10 +1,12 @@
-"""Nothing waits for the device inside an epoch: only a GPU can show it."""
+"""Nothing waits for the device inside an epoch, on a GPU or on a simulated one."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from simulated_gpu import simulated_gpu
 
 from robustcli.cli.progress import Screen
 from robustcli.specs.spec import ExperimentSpec
@@ -14,12 +16,12 @@ from robustcli.workflows.train import run_experiment
 
 SPEC = """
 name: no_waiting
-data: {name: digits, val_size: 100, train_size: 256, augment: {crop: 1, flip: true, AUGMENT}}
+data: {name: digits, val_size: 20, train_size: 192, augment: {crop: 1, flip: true, AUGMENT}}
 architecture: {name: preact_resnet18, width: 4}
 threat: {norm: linf, eps: 0.1}
 defense: DEFENSE
 train: {epochs: 1, batch_size: 64, device: cuda, precision: PRECISION, compile: COMPILE}
-evaluate: {clean: {name: clean, examples: 100}}
+evaluate: {clean: {name: clean, examples: 20}}
 """
 DEFENSES = {
     "pgd_at": "{name: pgd_at, steps: 2}",
@@ -48,16 +50,18 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **words: str) -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
     for name, word in {"AUGMENT": "cutout: 0", "PRECISION": "fp32", "COMPILE": "false", **words}.items():
         spec = spec.replace(name, word)
+    is_real = torch.cuda.is_available()
+    if not is_real and words.get("COMPILE") == "true":
+        pytest.skip("needs a CUDA device: compilation is not simulated")
     watch(monkeypatch)
-    try:
-        folder = run_experiment(ExperimentSpec.parse(spec, "the test"), tmp_path, Screen(is_quiet=True))
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    assert read_json(folder.results)["evaluations"]["clean"]["total"] == 100
+    with nullcontext() if is_real else simulated_gpu():
+        try:
+            folder = run_experiment(ExperimentSpec.parse(spec, "the test"), tmp_path, Screen(is_quiet=True))
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert read_json(folder.results)["evaluations"]["clean"]["total"] == 20
 
 
 @pytest.mark.gpu
@@ -76,6 +80,6 @@ def test_updates_do_not_wait(
     ["{name: cutmix, alpha: 1}", "{name: mixup, alpha: 1}", "{name: cutout, side: 3}"],
 )
 def test_batches_do_not_wait(mixer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = SPEC.replace("train_size: 256", f"train_size: 256, label_smoothing: 0.1, mixer: {mixer}")
+    spec = SPEC.replace("train_size: 192", f"train_size: 192, label_smoothing: 0.1, mixer: {mixer}")
     augment = "jitter: 0.2, rotate: 5, cutout: 2"
     run(spec, tmp_path, monkeypatch, DEFENSE="{name: pgd_at, steps: 2}", AUGMENT=augment)
