@@ -23,7 +23,7 @@ def timm_package() -> Any:
             warnings.simplefilter("ignore")
             return importlib.import_module("timm")
     except ImportError as error:
-        raise RobustCliError("timm: the package is not installed; run pip install 'robustcli[timm]'") from error
+        raise RobustCliError("timm: the package is not installed; run pip install timm") from error
 
 
 def nearest_in_timm(name: str) -> str:

@@ -15,7 +15,7 @@ from robustcli.registry.types import Stem
 def timm(shape: ImageShape, /, *, model: str, stem: Stem = "as_it_is") -> nn.Module:
     """Classifier of timm (PyTorch Image Models) with random initial weights.
 
-    Needs timm: pip install 'robustcli[timm]'. The network is built for the channels and classes of the data, and for
+    Needs timm: pip install timm. The network is built for the channels and classes of the data, and for
     the size of the images if it has a fixed size. Most networks are made for images of 224 pixels and shrink them 32
     times, so small images may be rejected; see `stem`. Dropout and stochastic depth draw from torch's global generator
     in training.

@@ -19,7 +19,7 @@ def find_package(name: str, missing: list[str]) -> Any | None:
             warnings.simplefilter("ignore", DeprecationWarning)
             return importlib.import_module(name)
     except ImportError:
-        missing.append(f"{name} cannot be imported and is omitted (pip install 'robustcli[bench]')")
+        missing.append(f"{name} cannot be imported and is omitted (pip install {name})")
         return None
 
 

@@ -32,8 +32,8 @@ Wide = Annotated[bool, typer.Option("--wide", help="Show more columns.")]
 Subject = Annotated[
     str | None,
     typer.Argument(
-        help="Run folder or checkpoint, weights file (with --architecture), TorchScript file, torchvision:NAME or "
-        "timm:NAME."
+        help="Run folder or checkpoint, weights file (with --architecture), TorchScript file, robustbench:NAME, "
+        "hf:ORG/REPO[/FILE], timm:NAME or torchvision:NAME."
     ),
 ]
 Architecture = Annotated[
@@ -46,7 +46,7 @@ Model = Annotated[
 WeightsFile = Annotated[
     str | None,
     typer.Option(
-        help="Weights for --model, torchvision:NAME or timm:NAME: a file, or the name of torchvision weights."
+        help="Weights for --model or for a name such as timm:NAME: a file, or the name of torchvision weights."
     ),
 ]
 WeightsKey = Annotated[str | None, typer.Option(help="Key of the weights in a file that holds several objects.")]

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from robustcli.architectures import ImageShape
-from robustcli.models.source import LoadedNetwork
+from robustcli.models.schemes import NamedFile
+from robustcli.models.source import LoadedNetwork, ModelSource
 from robustcli.models.weights_file import Weights
 from robustcli.models.weights_fit import filled
 from robustcli.registry.registry import MemberSpec, instantiate
@@ -14,31 +15,54 @@ from robustcli.specs.check import to_plain
 
 
 @dataclass(frozen=True)
-class Architecture:
-    """Weights of a file in an architecture of this project."""
+class Architecture(ModelSource):
+    """Weights of a file in an architecture of this project.
+
+    Args:
+        chosen: the architecture.
+        weights: contents of the file.
+        about: what a name says about the file, if a name stands for it.
+    """
 
     chosen: MemberSpec
     weights: Weights
-    size: int | None = None
+    about: NamedFile | None = None
 
     @property
     def name(self) -> str:
-        return self.weights.path.name
+        return self.weights.path.name if self.about is None or self.about.title is None else self.about.title
 
     @property
-    def plain_because(self) -> str | None:
-        return None
+    def size(self) -> int | None:
+        return None if self.about is None else self.about.size
+
+    @property
+    def images(self) -> str | None:
+        return None if self.about is None else self.about.images
+
+    @property
+    def norm(self) -> str | None:
+        return None if self.about is None else self.about.norm
+
+    @property
+    def eps(self) -> str | None:
+        return None if self.about is None else self.about.eps
 
     def load(self, shape: ImageShape, device: torch.device) -> LoadedNetwork:
         network: nn.Module = instantiate(self.chosen, shape)
         settings = " ".join(f"{key}={value}" for key, value in to_plain(self.chosen.parameters).items())
         words = f"{self.chosen.name}{f' with {settings}' if settings else ''}"
         loaded = filled(network, self.weights, f"{words} for {shape.text}")
-        note = (
-            f"the weights fit {words}; what has no weights (activation, strides, padding, what a shortcut is fed) is "
-            "taken from these settings, and a low clean accuracy may mean that one of them is wrong"
-        )
-        notes = (*loaded.notes, note)
+        about = self.about or NamedFile(path=self.weights.path)
+        notes = (*loaded.notes, *about.notes)
+        if loaded.mean is None and about.mean is not None:
+            # Weights that were saved without the normalization that their name stands for.
+            loaded = replace(loaded, mean=about.mean, std=about.std, source=f"of {self.name}")
+        if about.title is None or about.architecture is None:
+            notes += (
+                f"the weights fit {words}; what has no weights (activation, strides, padding, what a shortcut is fed) "
+                "is taken from these settings, and a low clean accuracy may mean that one of them is wrong",
+            )
         if self.chosen.options.normalize != "none":
             return replace(loaded, notes=notes)
         if loaded.mean is not None:

@@ -5,19 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustcli.architectures import ImageShape, Network, first_layer
 from robustcli.architectures.convnorm import settle_divisors
-from robustcli.architectures.features import classifier_of
 from robustcli.errors import RobustCliError
 from robustcli.models.weights_fit import require_plain_numbers
 from robustcli.registry.registry import MemberSpec, instantiate
 from robustcli.specs.spec import ExperimentSpec
-from robustcli.store import checkpoint
-
-# With what the names of the normalisation's buffers begin, where it has any.
-_NORMALISATION = "normalize."
 
 
 def build_network(chosen: MemberSpec, shape: ImageShape, mean: Sequence[float], std: Sequence[float]) -> Network:
@@ -25,38 +20,6 @@ def build_network(chosen: MemberSpec, shape: ImageShape, mean: Sequence[float], 
     network = Network(first_layer(chosen.options.normalize, tuple(mean), tuple(std)), instantiate(chosen, shape))
     settle_divisors(network, shape)
     return network
-
-
-def start_from(network: nn.Module, path: Path) -> None:
-    """Put the weights of a checkpoint into a network, but for normalisation and a classifier of other classes.
-
-    The normalisation stays that of the data at hand; a classifier that does not fit keeps its random weights.
-
-    Raises:
-        RobustCliError: there is no such checkpoint, or it is of another architecture; nothing is changed.
-    """
-    own = network.state_dict()
-    of_normalisation = {name: value for name, value in own.items() if name.startswith(_NORMALISATION)}
-    stored = checkpoint.load(path)["weights"]
-    given = {name: value for name, value in stored.items() if not name.startswith(_NORMALISATION)} | of_normalisation
-    differs = {name for name in own.keys() & given.keys() if own[name].shape != given[name].shape}
-    names = {parameter: name for name, parameter in network.named_parameters()}
-    classifier = {names[parameter] for parameter in classifier_of(network).parameters()}
-    wrong = sorted((own.keys() ^ given.keys()) | (differs - classifier))
-    if wrong and all(name.endswith("running_divisor") for name in wrong):
-        raise RobustCliError(
-            f"train.start_from: {path}: norm conv_running keeps divisors for images of one size, and those there were "
-            "of another; give both specs images of one size, or norm: conv"
-        )
-    if wrong:
-        raise RobustCliError(
-            f"train.start_from: {path}: not of the architecture of this spec ({len(wrong)} weights are missing in one "
-            f"of them or have other shapes, such as {wrong[0]}); give both specs one architecture"
-        )
-    kept = classifier if differs else set()
-    loaded = {name: own[name] if name in kept else given[name] for name in own}
-    require_plain_numbers(loaded, own, path)
-    network.load_state_dict(loaded)
 
 
 def network_of(contents: Mapping[str, Any], device: torch.device, path: Path) -> tuple[ExperimentSpec, Network]:

@@ -16,13 +16,13 @@ from torch import nn
 
 from robustcli.architectures import ImageShape
 from robustcli.errors import RobustCliError, suggest
-from robustcli.models.source import LoadedNetwork, reason
+from robustcli.models.source import LoadedNetwork, ModelSource, reason
 from robustcli.models.weights_file import Weights
 from robustcli.models.weights_fit import filled
 
 
 @dataclass(frozen=True)
-class Code:
+class Code(ModelSource):
     """A network that a function of the user returns.
 
     Args:
@@ -35,7 +35,6 @@ class Code:
     function: Callable[..., Any]
     weights: Weights | None
     plain_because: str | None = "it brings its own, if it needs one"
-    size: int | None = None
 
     @property
     def name(self) -> str:

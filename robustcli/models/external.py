@@ -65,11 +65,13 @@ def require_values(network: nn.Module, name: str) -> None:
             )
 
 
-def require_logits(network: nn.Module, shape: ImageShape, name: str, device: torch.device, *, at_least: bool) -> None:
+def require_logits(
+    network: nn.Module, shape: ImageShape, name: str, device: torch.device, *, at_least: int | None = None
+) -> None:
     """Ask the network once, before anything expensive, for the logits of two grey images.
 
     Args:
-        at_least: whether the network may know more classes than the data show.
+        at_least: smallest number of classes that the network may know; None means exactly those of the data.
 
     Raises:
         RobustCliError: it does not take such images, or gives other logits.
@@ -82,7 +84,7 @@ def require_logits(network: nn.Module, shape: ImageShape, name: str, device: tor
         raise RobustCliError(f"{name}: does not take {shape.text}: {reason(error)}") from error
     found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     if isinstance(found, tuple) and len(found) == 2 and found[0] == 2:
-        if found[1] == shape.classes or (at_least and found[1] > shape.classes):
+        if found[1] == shape.classes or (at_least is not None and found[1] >= at_least):
             return
         hint = "; a class without test images needs an empty folder, or a name in `classes`"
         raise RobustCliError(

@@ -9,11 +9,11 @@ from robustcli.errors import RobustCliError, suggest
 from robustcli.models.architecture import Architecture
 from robustcli.models.code import load_code
 from robustcli.models.model import ExternalModel, Model, TrainedModel
+from robustcli.models.schemes import NamedFile, Scheme, forms, scheme_of
 from robustcli.models.script import Script, is_torchscript
 from robustcli.models.source import ModelSource
-from robustcli.models.weights_file import Weights, read_weights
+from robustcli.models.weights_file import read_weights
 from robustcli.models.weights_fit import hint_of
-from robustcli.models.zoos import in_timm, light_xcit, published
 from robustcli.registry.catalog import catalog
 from robustcli.registry.registry import MemberSpec
 from robustcli.registry.types import Family
@@ -26,7 +26,6 @@ from robustcli.store import checkpoint
 _HERE = "the command line"
 # Runs that a message lists.
 _LISTED = 10
-_ZOOS = ("torchvision", "timm")
 # What is evaluated where neither a spec nor --attack says it.
 _DEFAULT = ("clean", "autoattack")
 
@@ -36,7 +35,7 @@ class ModelRequest:
     """How a user names the model and the images; None is not given.
 
     Args:
-        text: a checkpoint, the folder of a run, a file of weights, a TorchScript file, torchvision:NAME or timm:NAME.
+        text: a checkpoint, the folder of a run, a file of weights, a TorchScript file, or a name such as timm:NAME.
         overrides: dotted overrides of the spec in a checkpoint, or of architecture and data.
         architecture: registered name of the network that weights in a file belong to.
         model: "path/file.py:function" or "package.module:function".
@@ -75,8 +74,8 @@ def find_source(request: ModelRequest) -> ModelSource | Path:
     """
     if request.text is None and request.model is None:
         raise RobustCliError(
-            "nothing says what to evaluate; name a checkpoint, a file of weights with --architecture, a TorchScript "
-            "file, torchvision:NAME, timm:NAME, or --model file.py:function"
+            "nothing says what to evaluate; name a run or a checkpoint, a file of weights with --architecture, a "
+            f"TorchScript file, {', '.join(forms())}, or --model file.py:function"
         )
     if request.model is not None and (request.text is not None or request.architecture is not None):
         other = "--architecture" if request.text is None else f"'{request.text}'"
@@ -85,20 +84,26 @@ def find_source(request: ModelRequest) -> ModelSource | Path:
     if request.weights_key is not None and request.architecture is None and request.weights is None:
         raise RobustCliError("--weights-key needs --architecture or --weights, which name a file of weights")
     if request.model is not None:
-        weights = None if request.weights is None else _read(request, request.weights)
+        weights = None if request.weights is None else read_weights(Path(request.weights), request.weights_key)
         return load_code(request.model, weights)
     assert request.text is not None
-    zoo, _, model = request.text.partition(":")
-    if zoo in _ZOOS:
-        return _from_zoo(request, zoo, model)
+    named = scheme_of(request.text)
+    if named is not None:
+        return _from_scheme(request, *named)
     if request.weights is not None:
-        raise RobustCliError(f"--weights needs --model, torchvision:NAME or timm:NAME; '{request.text}' brings its own")
+        raise RobustCliError(
+            f"--weights needs --model, or a name such as {' or '.join(forms())}; '{request.text}' brings its own"
+        )
+    return _of_file(request, NamedFile(path=Path(request.text)))
+
+
+def _of_file(request: ModelRequest, file: NamedFile) -> ModelSource | Path:
+    """What a file holds: weights of an architecture that the user names, TorchScript, or a checkpoint."""
     if request.architecture is not None:
-        return _with_architecture(request, {"name": request.architecture}, request.text)
-    path = Path(request.text)
-    if path.is_file() and is_torchscript(path):
-        return Script(path)
-    return checkpoint_in(path)
+        return _with_architecture(request, {"name": request.architecture}, file)
+    if file.path.is_file() and is_torchscript(file.path):
+        return Script(file.path)
+    return checkpoint_in(file.path)
 
 
 def checkpoint_in(path: Path) -> Path:
@@ -157,31 +162,21 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ) from None
 
 
-def _from_zoo(request: ModelRequest, zoo: str, model: str) -> ModelSource:
-    if request.architecture is not None:
+def _from_scheme(request: ModelRequest, scheme: Scheme, name: str) -> ModelSource | Path:
+    if request.architecture is not None and not scheme.takes_architecture:
         raise RobustCliError(f"--architecture: {request.text} brings its own; leave one out")
     is_file = request.weights is not None and Path(request.weights).is_file()
-    if request.weights_key is not None and not is_file:
+    if request.weights_key is not None and not is_file and not scheme.takes_architecture:
         raise RobustCliError(f"--weights-key: {request.weights} is no file of weights")
-    if zoo == "timm":
-        if request.weights is not None and not is_file:
-            raise RobustCliError(f"--weights: {request.weights}: no such file; timm's tags follow the name after a dot")
-        ours = light_xcit(model)
-        if request.weights is not None:
-            return _with_architecture(request, ours or {"name": "timm", "model": model}, request.weights)
-        if ours is not None:
-            raise RobustCliError(f"timm:{model}: timm does not have its weights; --weights names a file of them")
-        return in_timm(model)
-    if request.weights is None:
-        raise RobustCliError(
-            f"{request.text}: its weights would be random; --weights names a file, or published ones such as DEFAULT"
-        )
-    if is_file:
-        return _with_architecture(request, {"name": "torchvision", "model": model}, request.weights)
-    return published(model, request.weights)
+    found = scheme.find(name, request.weights)
+    if not isinstance(found, NamedFile):
+        return found
+    if found.architecture is None:
+        return _of_file(request, found)
+    return _with_architecture(request, found.architecture, found)
 
 
-def _with_architecture(request: ModelRequest, architecture: Mapping[str, Any], file: str) -> ModelSource:
+def _with_architecture(request: ModelRequest, architecture: Mapping[str, Any], file: NamedFile) -> ModelSource:
     value = _overridden(request, "architecture", architecture)
     family = Family("architectures", ArchitectureOptions)
     chosen = checked(lambda checker: checker.chosen(family, value, ("architecture",)), _HERE)
@@ -191,7 +186,8 @@ def _with_architecture(request: ModelRequest, architecture: Mapping[str, Any], f
         )
     if request.mean is not None and chosen.options.normalize == "none":
         raise RobustCliError("--mean and architecture.normalize=none contradict each other; leave one out")
-    return Architecture(chosen, _read(request, file))
+    weights = read_weights(file.path, request.weights_key or file.weights_key)
+    return Architecture(chosen, weights if file.unused is None else weights.without(file.unused), file)
 
 
 def _external(request: ModelRequest, source: ModelSource) -> ExternalModel:
@@ -205,9 +201,13 @@ def _external(request: ModelRequest, source: ModelSource) -> ExternalModel:
         if _is_about("architecture", override) and not isinstance(source, Architecture):
             raise RobustCliError(f"architecture: {source.name} brings its own, which cannot be overridden")
     mean, std = normalization_of(request)
-    data = _data(_overridden(request, "data", None if request.data is None else _images(request.data, source.size)))
+    images = source.images if request.data is None else _images(request.data, source.size)
     return ExternalModel(
-        source=source, data=data, evaluate={name: _evaluator(name) for name in _DEFAULT}, mean=mean, std=std
+        source=source,
+        data=_data(_overridden(request, "data", images)),
+        evaluate={name: _evaluator(name) for name in _DEFAULT},
+        mean=mean,
+        std=std,
     )
 
 
@@ -276,10 +276,6 @@ def named_data(data: str | Mapping[str, Any]) -> MemberSpec:
 
 def _is_about(part: str, override: str) -> bool:
     return override.partition("=")[0].partition(".")[0] == part
-
-
-def _read(request: ModelRequest, text: str) -> Weights:
-    return read_weights(Path(text), request.weights_key)
 
 
 def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:

@@ -19,8 +19,10 @@ from robustcli.models.normalization import Statistics, find_normalization
 from robustcli.models.source import LoadedNetwork, ModelSource
 from robustcli.models.weights_fit import ClassesDiffer
 from robustcli.registry.registry import MemberSpec
+from robustcli.specs.check import checked
 from robustcli.specs.settings import ThreatSettings
 from robustcli.specs.spec import ExperimentSpec
+from robustcli.specs.yamlfile import parse_scalar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +158,16 @@ class ExternalModel:
 
     @property
     def defaults(self) -> EvaluationDefaults:
-        return EvaluationDefaults(name=self.source.name, seed=0, data=self.data, threat=None, evaluate=self.evaluate)
+        source = self.source
+        threat = None
+        if source.norm is not None and source.eps is not None:
+            threat = checked(
+                lambda checker: checker.settings(
+                    ThreatSettings, {"norm": source.norm, "eps": parse_scalar(str(source.eps))}, ("threat",)
+                ),
+                source.name,
+            )
+        return EvaluationDefaults(name=source.name, seed=0, data=self.data, threat=threat, evaluate=self.evaluate)
 
     @property
     def origin(self) -> dict[str, Any]:
@@ -193,10 +204,8 @@ def prepared(
         return ExternalNetwork(Normalize(means, stds), loaded.network).to(device).eval()
 
     plain = build(((0.0,), (1.0,)))
-    if data is None:
-        require_logits(plain, replace(shape, classes=2), name, device, at_least=True)
-    else:
-        require_logits(plain, shape, name, device, at_least=not data.classes_are_known)
+    fewest = 2 if data is None else None if data.classes_are_known else shape.classes
+    require_logits(plain, shape, name, device, at_least=fewest)
     notes = [*loaded.notes, *precision_note(plain, name)]
     if mean is not None and std is not None:
         statistics, words = (mean, std), "as --mean and --std say"

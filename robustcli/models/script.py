@@ -9,16 +9,15 @@ import torch
 
 from robustcli.architectures import ImageShape
 from robustcli.errors import RobustCliError
-from robustcli.models.source import LoadedNetwork, reason
+from robustcli.models.source import LoadedNetwork, ModelSource, reason
 
 
 @dataclass(frozen=True)
-class Script:
+class Script(ModelSource):
     """A network that torch.jit.save wrote, code and weights."""
 
     path: Path
     plain_because: str | None = "it brings its own, if it needs one"
-    size: int | None = None
 
     @property
     def name(self) -> str:

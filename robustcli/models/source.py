@@ -30,21 +30,39 @@ class LoadedNetwork:
 class ModelSource(Protocol):
     """A file, a function or a package that a network is loaded from.
 
+    Sources derive from this class, which gives the properties below `name` their defaults.
+
     Args:
         name: name of the network, for titles and messages.
         plain_because: reason why the network most likely takes pixels in [0, 1] as they are; None if that is not
             known.
         size: side of the images that the network was made for, or None.
+        images: data set that the network was trained on, if known.
+        norm, eps: threat model that the network was trained against, if known.
     """
 
     @property
     def name(self) -> str: ...
 
     @property
-    def plain_because(self) -> str | None: ...
+    def plain_because(self) -> str | None:
+        return None
 
     @property
-    def size(self) -> int | None: ...
+    def size(self) -> int | None:
+        return None
+
+    @property
+    def images(self) -> str | None:
+        return None
+
+    @property
+    def norm(self) -> str | None:
+        return None
+
+    @property
+    def eps(self) -> str | None:
+        return None
 
     def load(self, shape: ImageShape, device: torch.device) -> LoadedNetwork:
         """Load the network for images of this shape."""

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from robustcli.errors import RobustCliError, suggest
-from robustcli.models.plain_pickle import read_plain
+from robustcli.errors import RobustCliError, in_one_line, suggest
+from robustcli.models.plain_pickle import PlainFile, read_plain
 from robustcli.models.script import is_torchscript
 from robustcli.store import checkpoint
 
@@ -35,6 +35,15 @@ class Weights:
     others: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     place: str = ""
 
+    def without(self, prefix: str) -> "Weights":
+        """Return these weights without those whose names begin with a prefix, wherever a wrapper put it."""
+
+        def kept(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+            return {name: one for name, one in tensors.items() if f".{prefix}" not in f".{name}"}
+
+        others = {place: kept(tensors) for place, tensors in self.others.items()}
+        return replace(self, tensors=kept(self.tensors), others=others)
+
     def candidates(self) -> Iterator["Weights"]:
         """These weights, and each of the others instead of them, with a note that says where they lie."""
         for place, tensors in {self.place: self.tensors, **self.others}.items():
@@ -59,7 +68,7 @@ def read_weights(path: Path, key: str | None = None) -> Weights:
         raise RobustCliError(
             f"{path}: is TorchScript, which brings its own network; evaluate it without --architecture and --weights"
         )
-    file = read_plain(path)
+    file = read_safetensors(path) if path.suffix == ".safetensors" else read_plain(path)
     contents = file.contents
     if checkpoint.is_own(contents):
         raise RobustCliError(
@@ -84,6 +93,23 @@ def read_weights(path: Path, key: str | None = None) -> Weights:
     if skipped:
         notes += (f"{path.name}: entries next to the weights are not tensors and were left out ({_listed(skipped)})",)
     return Weights(path, tensors, notes, dict(rest), place)
+
+
+def read_safetensors(path: Path) -> PlainFile:
+    """Read the tensors of a file in the format safetensors.
+
+    Raises:
+        RobustCliError: the package safetensors is missing, or the file is damaged.
+    """
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise RobustCliError(f"{path}: needs the package safetensors: pip install safetensors") from error
+    try:
+        return PlainFile(load_file(path), ())
+    except (SafetensorError, OSError) as error:
+        raise RobustCliError(f"{path}: cannot be read as safetensors: {in_one_line(error)}") from error
 
 
 def _at(path: Path, found: Mapping[str, Mapping[str, Tensor]], key: str, notes: tuple[str, ...]) -> Weights:

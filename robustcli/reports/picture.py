@@ -32,7 +32,7 @@ def require_picture(path: Path) -> None:
     if path.suffix.lower() not in _FORMATS:
         raise RobustCliError(f"--picture: {path}: its name must end in one of {', '.join(_FORMATS)}")
     if find_spec("matplotlib") is None:
-        raise RobustCliError("--picture: needs matplotlib, which is not installed: pip install 'robustcli[plots]'")
+        raise RobustCliError("--picture: needs matplotlib, which is not installed: pip install matplotlib")
 
 
 def draw(path: Path, title: str, found: Mapping[str, Mapping[str, Any]], norm: str) -> None:

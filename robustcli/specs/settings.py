@@ -152,8 +152,9 @@ class TrainSettings:
         allow_test_selection: choose on test images where there is no validation split; stamped on every number.
         check_examples: validation images on which accuracy is checked after every epoch.
         check_steps: PGD steps of that check.
-        start_from: a checkpoint of `robust train` whose weights the network starts from instead of random ones;
-            of the same architecture, but a classifier of another number of classes, which then stays random.
+        start_from: weights that the network starts from instead of random ones: a checkpoint or the folder of a run, a
+            file of weights, or a name such as timm:resnet50, robustbench:NAME or hf:ORG/REPO; of the same architecture,
+            but a classifier of another number of classes, which then stays random.
         on_collapse: when robustness to many steps is lost suddenly: "stop", "rewind" to the last good
             weights and end there, or "continue".
         device: auto (the first GPU if there is one), cpu, cuda or cuda:i.

@@ -65,7 +65,7 @@ def _loaded(path: Path, reader: str, kind: str, expected: str) -> Any:
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric import ed25519
     except ImportError as error:
-        raise RobustCliError("signatures need the package cryptography: pip install 'robustcli[sign]'") from error
+        raise RobustCliError("signatures need the package cryptography: pip install cryptography") from error
     content = path.read_bytes()
     try:
         words = (None,) if "private" in reader else ()

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +14,8 @@ from robustcli.defenses import Defense
 from robustcli.defenses.min_max import MinMax
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.watcher import Watcher
-from robustcli.models.build import build_network, start_from
+from robustcli.models.build import build_network
+from robustcli.models.start import start_from
 from robustcli.registry.catalog import catalog
 from robustcli.registry.registry import instantiate
 from robustcli.runtime.memory_format import to_channels_last
@@ -69,7 +69,7 @@ def assemble(
     network = build_network(spec.architecture, data.shape, data.mean, data.std).to(device)
     # A resumed run has its own weights.
     if settings.start_from is not None and not folder.last.exists():
-        start_from(network, Path(settings.start_from))
+        start_from(network, settings.start_from, spec.architecture, data.shape)
     is_last = is_channels_last(network, settings, device)
     note({"channels_last": is_last})
     instead = f"train.precision: {'fp32' if device.type == 'cpu' else 'fp16'}"

@@ -91,7 +91,7 @@ def test_bench_train_says_what_was_measured_and_on_what(robust: Robust, monkeypa
     said.require(0, "pgd_at, small_cnn width 4, batch 4, fp32, plain format", "natural, small_cnn", "over the limit")
     said.require(0, "11 forwards, 10 input gradients, 1 weight gradients (the minimum)", f"torch {torch.__version__}")
     # In one line, and the brackets are no markup.
-    said.require(0, "note: torchattacks cannot be imported and is omitted (pip install 'robustcli[bench]')\n")
+    said.require(0, "note: torchattacks cannot be imported and is omitted (pip install torchattacks)\n")
     said = robust(*BENCH, "--width", 6, "--batch-size", 2, "--defense", "natural", "--out", "speed.json")
     said.require(0, *(f"small_cnn width {width}, batch {size}" for width in (4, 6) for size in (4, 2)))
     stored = json.loads(Path("speed.json").read_text())

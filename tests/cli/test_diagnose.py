@@ -101,7 +101,7 @@ def test_without_matplotlib_a_picture_is_refused_before_anything_else(
     robust: Robust, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(picture, "find_spec", lambda _name: None)
-    told = "--picture: needs matplotlib, which is not installed: pip install 'robustcli[plots]'"
+    told = "--picture: needs matplotlib, which is not installed: pip install matplotlib"
     robust("diagnose", "no_such.pt", "--with", "fosc", "--picture", "a.png").require(2, told)
 
 

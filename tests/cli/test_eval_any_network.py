@@ -371,7 +371,7 @@ def test_timm_is_asked_by_its_names(robust: Robust, here: Path, monkeypatch: pyt
 
 def test_without_timm_the_extra_is_named(robust: Robust, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    robust("eval", "timm:resnet18", "--data", "digits").require(2, "pip install 'robustcli[timm]'")
+    robust("eval", "timm:resnet18", "--data", "digits").require(2, "pip install timm")
 
 
 # What a user can mend

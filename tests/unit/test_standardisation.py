@@ -10,8 +10,9 @@ from torch import nn
 from robustcli.architectures import ImageShape, Network, Normalize, Standardize
 from robustcli.cli.progress import Screen
 from robustcli.diagnostics.layer_norms import LayerNorms
-from robustcli.models.build import build_network, network_of, start_from
+from robustcli.models.build import build_network, network_of
 from robustcli.models.model import LoadedModel
+from robustcli.models.start import start_from
 from robustcli.promises.networks import conv_net, images
 from robustcli.registry.registry import MemberSpec
 from robustcli.specs.settings import ArchitectureOptions
@@ -84,7 +85,7 @@ def test_a_spec_builds_it_and_its_checkpoint_brings_it_back(tmp_path: Path) -> N
     assert (built["mean"], built["std"]) == (None, None)
     other = MemberSpec("architectures", "small_cnn", {"width": 4, "hidden": 8}, ArchitectureOptions())
     usual = build_network(other, ImageShape(1, 8, 8, 10), (0.3,), (0.5,))
-    start_from(usual, run.last)
+    start_from(usual, str(run.last), other, ImageShape(1, 8, 8, 10))
     assert isinstance(usual.normalize, Normalize)
     assert usual.normalize.std.item() == 0.5
     assert all(torch.equal(a, b) for a, b in zip(usual.body.parameters(), network.body.parameters(), strict=True))

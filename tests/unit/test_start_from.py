@@ -11,7 +11,8 @@ from torch import nn
 from robustcli.architectures import ImageShape
 from robustcli.cli.progress import Screen
 from robustcli.errors import RobustCliError
-from robustcli.models.build import build_network, start_from
+from robustcli.models.build import build_network
+from robustcli.models.start import start_from as start
 from robustcli.promises.networks import drawn_from
 from robustcli.registry.registry import MemberSpec
 from robustcli.specs.settings import ArchitectureOptions
@@ -48,10 +49,19 @@ def test_a_run_starts_from_the_weights_of_another(tmp_path: Path) -> None:
     assert not torch.allclose(alone["body.head.weight"], weights["body.head.weight"], atol=1e-3)
 
 
+def member(name: str, **settings: Any) -> MemberSpec:
+    return MemberSpec("architectures", name, settings, ArchitectureOptions())
+
+
 def build(name: str, classes: int = 10, **settings: Any) -> nn.Module:
-    chosen = MemberSpec("architectures", name, {"width": 8, "heads": 2, "depth": 1, **settings}, ArchitectureOptions())
+    chosen = member(name, **{"width": 8, "heads": 2, "depth": 1, **settings})
     with drawn_from(classes):
         return build_network(chosen, ImageShape(1, 8, 8, classes), (0.5,), (0.25,))
+
+
+def start_from(network: nn.Module, path: Path) -> None:
+    """From a checkpoint, for which architecture and shape of the network do not matter."""
+    start(network, str(path), member("xcit"), ImageShape(1, 8, 8, 10))
 
 
 def saved_network(folder: Path) -> Path:
@@ -82,9 +92,63 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
 
 
 def test_divisors_of_images_of_another_size_are_told_from_another_architecture(tmp_path: Path) -> None:
-    settings = {"width": 2, "norm": "conv_running"}
-    chosen = MemberSpec("architectures", "resnet18", settings, ArchitectureOptions())
+    chosen = member("resnet18", width=2, norm="conv_running")
     one, other = (build_network(chosen, ImageShape(1, side, side, 10), (0.5,), (0.25,)) for side in (8, 16))
     checkpoint.save(tmp_path / "one.pt", {"spec": "", "weights": one.state_dict()})
     with pytest.raises(RobustCliError, match=r"one\.pt: norm conv_running keeps divisors for images of one size"):
         start_from(other, tmp_path / "one.pt")
+
+
+SMALL = member("small_cnn", width=4, hidden=8)
+
+
+def small(classes: int) -> nn.Module:
+    with drawn_from(classes):
+        return build_network(SMALL, ImageShape(3, 16, 16, classes), (0.5,) * 3, (0.25,) * 3)
+
+
+def test_weights_of_another_program_are_a_start(tmp_path: Path) -> None:
+    theirs = {f"module.{name}": value for name, value in small(10).body.state_dict().items()}  # type: ignore[operator,union-attr]
+    torch.save({"state_dict": theirs, "epoch": 3}, tmp_path / "theirs.pt")
+    network, fresh = small(10), small(7)
+    for parameter in network.parameters():
+        parameter.data.zero_()
+    start(network, str(tmp_path / "theirs.pt"), SMALL, ImageShape(3, 16, 16, 10))
+    for name, value in small(10).state_dict().items():
+        assert torch.equal(network.state_dict()[name], value), name
+    head = [name for name, value in fresh.state_dict().items() if value.shape[:1] == (7,)]
+    start(fresh, str(tmp_path / "theirs.pt"), SMALL, ImageShape(3, 16, 16, 7))
+    for name, value in small(10).state_dict().items():
+        assert torch.equal(fresh.state_dict()[name], small(7).state_dict()[name] if name in head else value), name
+    with pytest.raises(RobustCliError, match=r"train\.start_from: .*theirs\.pt: does not fit xcit"):
+        start(
+            build("xcit"),
+            str(tmp_path / "theirs.pt"),
+            member("xcit", width=8, heads=2, depth=1),
+            ImageShape(3, 8, 8, 10),
+        )
+
+
+def test_a_model_by_name_is_a_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    import timm
+
+    real = timm.create_model
+    # The published weights would have to be downloaded.
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **how: real(name, pretrained=False, **how))
+    chosen = member("timm", model="mobilenetv3_small_050", stem="as_it_is")
+    shape = ImageShape(3, 64, 64, 10)
+    network = build_network(chosen, shape, (0.5,) * 3, (0.25,) * 3)
+    before = deepcopy(network.state_dict())
+    start(network, "timm:mobilenetv3_small_050", chosen, shape)
+    changed = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
+    assert "body.conv_stem.weight" in changed
+    assert not any(name.startswith(("body.classifier", "normalize")) for name in changed)
+    with pytest.raises(RobustCliError, match=r"train\.start_from: timm:mobilenetv3_smal: timm has no such network"):
+        start(network, "timm:mobilenetv3_smal", chosen, shape)
+
+
+def test_a_run_may_be_named_by_its_folder(tmp_path: Path) -> None:
+    first = trained(tmp_path, "first")
+    second = trained(tmp_path, "second", f"start_from: {first.parents[1]}")
+    weights, others = (checkpoint.load(path)["weights"] for path in (first, second))
+    assert torch.allclose(others["body.head.weight"], weights["body.head.weight"], rtol=0, atol=1e-6)

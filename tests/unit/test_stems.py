@@ -262,7 +262,7 @@ def test_names_that_timm_does_not_have_and_images_that_are_too_small_are_refused
 
 def test_without_timm_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    assert "pip install 'robustcli[timm]'" in refused("timm", model="resnet18")
+    assert "pip install timm" in refused("timm", model="resnet18")
 
 
 @with_timm
