@@ -79,10 +79,28 @@ def main() -> None:
     except OSError as error:
         typer.echo(f"error: {disk_message(error)}", err=True)
         sys.exit(2)
-    except Exception:
+    except Exception as error:
+        if (reason := _memory_message(error)) is not None:
+            typer.echo(f"error: {reason}", err=True)
+            sys.exit(2)
         traceback.print_exc()
         typer.echo("internal error: please report it with the lines above", err=True)
         sys.exit(70)
+
+
+def _memory_message(error: Exception) -> str | None:
+    """Message for an allocation that failed, on a GPU or on the CPU; None for any other error."""
+    if not isinstance(error, RuntimeError | MemoryError):
+        return None
+    from robustcli.measuring.memory import is_out_of_memory
+
+    if not is_out_of_memory(error):
+        return None
+    reason = (str(error).splitlines() or ["no further reason given"])[0]
+    return (
+        f"out of memory ({reason}); use a smaller batch (train.batch_size=N, --batch-size N), a smaller network or "
+        "precision bf16; `robust plan` estimates the memory of a spec. What was finished is kept"
+    )
 
 
 def _require_text(words: list[str]) -> None:

@@ -141,11 +141,12 @@ class MinMaxStep:
 
     def __call__(self, x: Tensor, labels: Labels, threat: ThreatModel, progress: Progress) -> Metrics:
         attack = self.curriculum.attack(self.settings.attack, progress)
+        # Before the attack, whose passes can then use the memory of the last gradients.
+        self.optimizer.zero_grad()
         with crafting(self.model, self.settings.attack_bn):  # weights held, mode set, both restored
             x_adv, found = attack.search(self.model, x, labels.attack, threat, self.rng)
         batch = Batch(x, labels.loss, x_adv)
         self.loss.begin(batch, progress)
-        self.optimizer.zero_grad()
         penalty = add_penalty(self.regulariser, self.model, x, batch.y, progress)
         with self.weights.around(self.model, lambda: self.loss(self.model, batch), progress):
             loss = self.loss(self.model, batch)

@@ -24,12 +24,15 @@ class _Fit:
     may_grow: bool
 
 
-# By network, for this process.
-_REMEMBERED: WeakKeyDictionary[nn.Module, _Fit] = WeakKeyDictionary()
+# By network, then by kind of work, for this process.
+_REMEMBERED: WeakKeyDictionary[nn.Module, dict[str, _Fit]] = WeakKeyDictionary()
 
 
 class AdaptiveBatches:
     """Cuts images into batches that fit into memory, and remembers what fits from one attack to the next.
+
+    A forward pass takes far less memory than a gradient, so what fits is learned for each kind of work. Where a kind is
+    new, it begins with the size that is asked for, or with less if another kind ran out of memory.
 
     Results do not depend on how images are cut (see threat/noise.py), so only the cost changes. A network that draws
     its own noise draws it per batch: its batches never grow, and if memory runs out it draws other numbers.
@@ -42,18 +45,19 @@ class AdaptiveBatches:
     def __init__(self, device: torch.device, network: nn.Module | None = None, *, is_random: bool = False) -> None:
         self._device = device
         self._is_random = is_random
-        self._fit = _Fit(1.0, may_grow=device.type == "cuda" and not is_random)
+        self._fits: dict[str, _Fit] = {}
         if network is not None and not is_random:
-            self._fit = _REMEMBERED.setdefault(network, self._fit)
+            self._fits = _REMEMBERED.setdefault(network, self._fits)
         self.least: int | None = None
 
-    def map(self, count: int, asked: int | None, work: Callable[[slice, int], T]) -> Iterator[T]:
+    def map(self, count: int, asked: int | None, work: Callable[[slice, int], T], kind: str = "") -> Iterator[T]:
         """Yield what `work` returns for slices that cover 0..count, in order.
 
         Args:
             asked: batch size to begin with; None is one batch of all images, whatever memory there is.
             work: called with a slice and the largest number of points in one pass; called again with smaller ones
                 after it ran out of memory.
+            kind: name of what shares its needs of memory, such as the class of an attack.
 
         Raises:
             EvaluationError: a single image does not fit.
@@ -62,22 +66,37 @@ class AdaptiveBatches:
             if count:
                 yield work(slice(0, count), count)
             return
-        begin = 0
+        begin, fit = 0, self._fit(kind)
         while begin < count:
-            size = max(1, round(asked * self._fit.factor))
+            size = max(1, round(asked * fit.factor))
             part = slice(begin, min(begin + size, count))
-            if self._fit.may_grow:
+            if fit.may_grow:
                 torch.cuda.reset_peak_memory_stats(self._device)
-            try:
-                done = work(part, size)
-            except torch.OutOfMemoryError:
+            done = self._attempt(work, part, size)
+            if done is None:
                 # The last batch may be smaller: what was tried counts, not what was allowed.
-                self._halve(min(size, part.stop - begin), asked)
+                self._halve(fit, min(size, part.stop - begin), asked)
                 continue
-            if self._fit.may_grow and part.stop - begin == size and _share_used(self._device) < _IDLE:
-                self._fit.factor *= 2
+            if fit.may_grow and part.stop - begin == size and _share_used(self._device) < _IDLE:
+                fit.factor *= 2
             begin = part.stop
-            yield done
+            yield done[0]
+
+    def _fit(self, kind: str) -> _Fit:
+        least = min((fit.factor for fit in self._fits.values()), default=1.0)
+        may_grow = self._device.type == "cuda" and not self._is_random
+        return self._fits.setdefault(kind, _Fit(min(1.0, least), may_grow))
+
+    @staticmethod
+    def _attempt(work: Callable[[slice, int], T], part: slice, size: int) -> tuple[T] | None:
+        """Return what the work returns, or None if memory ran out.
+
+        A function of its own: while an exception is handled, its traceback holds the tensors that did not fit.
+        """
+        try:
+            return (work(part, size),)
+        except torch.OutOfMemoryError:
+            return None
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -87,19 +106,20 @@ class AdaptiveBatches:
         price = "which changes the noise that the network draws" if self._is_random else "which costs only time"
         return (f"memory ran out; batches were cut to {self.least} images, {price}",)
 
-    def _halve(self, tried: int, asked: int) -> None:
+    def _halve(self, fit: _Fit, tried: int, asked: int) -> None:
         if tried == 1:
             raise EvaluationError(f"out of memory on {self._device} with one image at a time")
         self.least = tried // 2
-        self._fit.factor = self.least / asked
-        self._fit.may_grow = False
+        fit.factor = self.least / asked
+        fit.may_grow = False
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
 
 def _share_used(device: torch.device) -> float:
-    """The largest share of a GPU's memory in use since the peak was last reset.
+    """The largest share of the GPU's memory available to this process in use since the peak was last reset.
 
-    Memory that the allocator only caches does not count.
+    Memory that the allocator only caches does not count as used; memory of other processes is not available.
     """
-    return torch.cuda.max_memory_allocated(device) / torch.cuda.get_device_properties(device).total_memory
+    free, _ = torch.cuda.mem_get_info(device)
+    return torch.cuda.max_memory_allocated(device) / (free + torch.cuda.memory_reserved(device))

@@ -245,7 +245,7 @@ def _run_stage(
             row = left[part]
             return call(x[row], y[row], rng.rows(row), size)
 
-        for outcome in batches.map(len(left), stage.batch_size, attack):
+        for outcome in batches.map(len(left), stage.batch_size, attack, type(stage.attack).__name__):
             journal.keep(outcome)
             evidence.add(outcome, rows)
             attacked += len(outcome.numbers)
@@ -304,7 +304,7 @@ def _clean(
 
     torch.manual_seed(derive(rng.seed, "clean"))
     with count_passes(model) as passes:
-        parts = [*batches.map(len(x), batch_size, classify)]
+        parts = [*batches.map(len(x), batch_size, classify, "clean")]
     predictions = torch.cat([part.predictions for part in parts]).cpu()
     labels = y.cpu()
     evidence = Evidence(

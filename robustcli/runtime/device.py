@@ -1,5 +1,8 @@
 """Choose and describe the device."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from robustcli.errors import RobustCliError
@@ -28,3 +31,19 @@ def describe_device(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
     return f"cpu, {threads} thread{'s' if threads > 1 else ''}"
+
+
+@contextmanager
+def tuned_convolutions(device: torch.device) -> Iterator[None]:
+    """Let cuDNN time its algorithms for every shape and use the fastest, which pays where shapes repeat.
+
+    Algorithms differ in rounding, so two trainings on a GPU may differ in the last digits.
+    """
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = before or (
+        device.type == "cuda" and not torch.are_deterministic_algorithms_enabled()
+    )
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before

@@ -20,7 +20,7 @@ from robustcli.models.checkpoint_facts import SELECTED_ON_TEST, held_out_accurac
 from robustcli.models.digest import weights_digest
 from robustcli.registry.registry import instantiate
 from robustcli.runtime.allocator import keep_freed_memory
-from robustcli.runtime.device import choose_device, describe_device
+from robustcli.runtime.device import choose_device, describe_device, tuned_convolutions
 from robustcli.runtime.signals import StopRequest, stop_requests
 from robustcli.specs.data_guards import unverified
 from robustcli.specs.derivation import derived_spec
@@ -110,7 +110,8 @@ def _train(
         else:
             run.folder.keep_epochs(0)
             saver.save(training.network, True, {})
-        fit(training, loop)
+        with tuned_convolutions(device):
+            fit(training, loop)
 
 
 def _evaluate(

@@ -1,10 +1,12 @@
 """Batches that do not fit are cut, and nothing else changes."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
+from simulated_gpu import simulated_gpu
 from torch import Tensor, nn
 
 from robustcli.attacks import Attack
@@ -78,6 +80,42 @@ def test_batches_are_doubled_while_memory_lies_idle(monkeypatch: pytest.MonkeyPa
     used["share"] = 0.1
     # Once memory has run out, nothing grows again.
     assert tried(found, 20, 2, 5)[1] == [16, 8, 4, 4, 4, 4, 4]
+
+
+def test_a_forward_that_fits_says_nothing_about_a_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clean batches grow while memory lies idle; attacks begin with the size that is asked for."""
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _device: None)
+    monkeypatch.setattr(adaptive_batches, "_share_used", lambda _device: 0.1)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    sizes: dict[str, list[int]] = {"clean": [], "attack": [], "other": []}
+
+    def work(kind: str, fits: int) -> Callable[[slice, int], None]:
+        def run(part: slice, _size: int) -> None:
+            sizes[kind].append(part.stop - part.start)
+            if part.stop - part.start > fits:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+
+        return run
+
+    found = AdaptiveBatches(torch.device("cuda"))
+    assert len([*found.map(30, 2, work("clean", 100), "clean")]) == 4
+    assert len([*found.map(8, 2, work("attack", 3), "attack")]) == 4
+    assert sizes == {"clean": [2, 4, 8, 16], "attack": [2, 4, 2, 2, 2], "other": []}
+    assert found.least == 2
+    # A kind that is not known yet begins with what fits the hungriest so far.
+    found = AdaptiveBatches(torch.device("cuda"))
+    [*found.map(4, 8, work("attack", 3), "attack")]
+    [*found.map(6, 8, work("other", 100), "other")]
+    assert sizes["other"] == [2, 4]
+
+
+def test_memory_of_other_processes_is_not_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = {"bytes": 20 * 2**30}
+    with simulated_gpu(total=24 * 2**30, free=lambda: free["bytes"]):
+        monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _device: 2**30)
+        assert adaptive_batches._share_used(torch.device("cuda")) == pytest.approx(1 / 20)
+        free["bytes"] = 2**30
+        assert adaptive_batches._share_used(torch.device("cuda")) == 1
 
 
 def test_the_next_evaluation_of_a_network_begins_where_the_last_ended() -> None:

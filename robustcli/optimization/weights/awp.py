@@ -56,7 +56,14 @@ class Awp(Stateless):
         with statistics_held(model):
             grads = torch.autograd.grad(loss(), weights, allow_unused=True)
         moved = [(w, g) for w, g in zip(weights, grads, strict=True) if g is not None]
+        if not moved:
+            yield
+            return
         with torch.no_grad():
-            steps = [self.gamma * w.norm() / (g.norm() + _TINY) * g for w, g in moved]
+            # One kernel for all tensors: on a GPU a network has hundreds of small ones.
+            lengths = torch.stack(torch._foreach_norm([w for w, _ in moved]))
+            slopes = torch.stack(torch._foreach_norm([g for _, g in moved]))
+            factors = self.gamma * lengths / (slopes + _TINY)
+            steps = list(torch._foreach_mul([g for _, g in moved], list(factors.unbind())))
         with perturbed_weights([w for w, _ in moved], steps):
             yield
