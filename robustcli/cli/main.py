@@ -57,6 +57,8 @@ def main() -> None:
     # Waiting threads that spin slow each other down on shared cores. Set here, because torch reads it at import.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.formatwarning = _in_words
+    if _is_silent():
+        warnings.simplefilter("ignore")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             # A name that is not UTF-8 can be printed, too.
@@ -65,23 +67,23 @@ def main() -> None:
         _require_text(sys.argv[1:])
         app()
     except Interrupted as stopped:
-        typer.echo(f"{stopped}{_how_to_resume(sys.argv[1:])}", err=True)
+        typer.echo(f"{_which_process()}{stopped}{_how_to_resume(sys.argv[1:])}", err=True)
         sys.exit(3)
     except (CollapseError, NotFiniteError) as failure:
-        typer.echo(f"training failed: {failure}", err=True)
+        typer.echo(f"{_which_process()}training failed: {failure}", err=True)
         sys.exit(4)
     except CheckFailedError as failure:
         typer.echo(f"failed: {failure}", err=True)
         sys.exit(1)
     except RobustCliError as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"{_which_process()}error: {error}", err=True)
         sys.exit(2)
     except OSError as error:
-        typer.echo(f"error: {disk_message(error)}", err=True)
+        typer.echo(f"{_which_process()}error: {disk_message(error)}", err=True)
         sys.exit(2)
     except Exception as error:
         if (reason := _memory_message(error)) is not None:
-            typer.echo(f"error: {reason}", err=True)
+            typer.echo(f"{_which_process()}error: {reason}", err=True)
             sys.exit(2)
         traceback.print_exc()
         typer.echo("internal error: please report it with the lines above", err=True)
@@ -101,6 +103,37 @@ def _memory_message(error: Exception) -> str | None:
         f"out of memory ({reason}); use a smaller batch (train.batch_size=N, --batch-size N), a smaller network or "
         "precision bf16; `robust plan` estimates the memory of a spec. What was finished is kept"
     )
+
+
+# Commands whose work the processes of torchrun share.
+_SHARED = ("train", "reproduce", "eval")
+
+
+def _is_silent() -> bool:
+    """Return True in every process of torchrun but the first, which prints for all."""
+    is_one = os.environ.get("WORLD_SIZE", "") in ("", "1")
+    return not is_one and os.environ.get("RANK", "") not in ("", "0")
+
+
+def _which_process() -> str:
+    """Beginning of an error message of a process that is not the first one."""
+    return f"process {os.environ['RANK']}: " if _is_silent() else ""
+
+
+def _refuse_torchrun(command: str) -> None:
+    """Refuse a command that several processes would only repeat."""
+    if command in _SHARED or os.environ.get("WORLD_SIZE", "") in ("", "1"):
+        return
+    from robustcli.runtime.ranks import share_of_torchrun
+
+    if share_of_torchrun() is not None:
+        instead = (
+            "start it in as many processes as you like, which share its rows, or train one row with robust train "
+            "--devices N"
+            if command == "sweep"
+            else "start it once"
+        )
+        raise RobustCliError(f"robust {command}: torchrun is for {', '.join(_SHARED)}; {instead}")
 
 
 def _require_text(words: list[str]) -> None:
@@ -143,6 +176,8 @@ def _root(
 ) -> None:
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
+    else:
+        _refuse_torchrun(context.invoked_subcommand)
 
 
 @app.command()
@@ -154,6 +189,9 @@ def train(
     ] = False,
     runs: Runs = Path("runs"),
     quiet: Quiet = False,
+    devices: Annotated[
+        int, typer.Option(min=1, help="Number of GPUs, or of processes on a CPU, that share every batch.")
+    ] = 1,
 ) -> None:
     """Train and evaluate the model that a spec describes.
 
@@ -165,14 +203,31 @@ def train(
 
     path = experiments.find(spec)
     if read_grid(overrides or ()).is_grid and not is_sweep(path):
+        _refuse_torchrun("sweep")
+        if devices > 1:
+            raise RobustCliError("--devices: for one run at a time, and these values make a grid; write one value each")
         sweep.run_sweep(Sweep.read(path, overrides or ()), runs, quiet=quiet)
         return
     from robustcli.workflows.resuming import prepare_to_resume
 
     read = _read(spec, overrides)
-    if resume and (text := prepare_to_resume(runs, read)):
+    # Once for all processes: it may copy a shorter run.
+    if resume and not _is_silent() and (text := prepare_to_resume(runs, read)):
         typer.echo(f"note: {text}", err=True)
+    if devices > 1:
+        _launch(["train", spec, *(overrides or []), "--runs", str(runs)], devices, resume=resume, quiet=quiet)
     _run(read, runs, quiet, resume=resume)
+
+
+def _launch(words: list[str], devices: int, *, resume: bool, quiet: bool) -> None:
+    """Run a command in several processes, and end with their exit code."""
+    from robustcli.runtime.launch import launch
+    from robustcli.runtime.ranks import share_of_torchrun
+
+    if share_of_torchrun() is not None:
+        raise RobustCliError("--devices: torchrun has started the processes; leave it out")
+    words = [*words, *(["--resume"] if resume else []), *(["--quiet"] if quiet else [])]
+    raise typer.Exit(launch(words, devices))
 
 
 @app.command()
@@ -191,6 +246,7 @@ def reproduce(
 
     path = experiments.find(name)
     if is_sweep(path):
+        _refuse_torchrun("sweep")
         reproduce_finding(path, overrides or (), runs, out, quiet=quiet)
         return
     if out is not None:
@@ -294,7 +350,7 @@ def _read(name: str, overrides: list[str] | None) -> "ExperimentSpec":
     from robustcli.specs.spec import ExperimentSpec
 
     spec = ExperimentSpec.read(experiments.find(name), overrides or ())
-    for warning in spec.warnings():
+    for warning in () if _is_silent() else spec.warnings():
         typer.echo(f"warning: {warning}", err=True)
     return spec
 
@@ -306,8 +362,10 @@ def _run(spec: "ExperimentSpec", runs: Path, quiet: bool, *, resume: bool) -> "R
     from robustcli.store.results import read_run_results
     from robustcli.workflows.train import run_experiment
 
-    with Screen(is_quiet=quiet) as screen:
+    with Screen(is_quiet=quiet or _is_silent()) as screen:
         folder = run_experiment(spec, runs, screen, resume=resume)
+    if _is_silent():
+        raise typer.Exit
     found = read_run_results(folder.results)
     typer.echo(f"{spec.name}, seed {spec.seed}: {found.status}")
     console().print(result_table(found))

@@ -104,6 +104,10 @@ class Step(Protocol):
     def __call__(self, x: Tensor, labels: Labels, threat: ThreatModel, progress: Progress) -> Metrics:
         """Update the weights on one batch; metrics are scalar tensors on the device, "loss" among them.
 
+        With several processes, x is a slice of the batch. A step passes its loss through `ranks.weighed` before it is
+        differentiated, gradients that it uses itself through `ranks.mean`, and metrics through `ranks.metrics`. The
+        optimizer takes means of gradients.
+
         Args:
             x: images (n, c, h, w) in [0, 1].
             labels: of the images.

@@ -20,6 +20,7 @@ from robustcli.errors import RobustCliError
 from robustcli.optimization.progress import Progress
 from robustcli.optimization.weights.perturbed_weights import perturbed_weights
 from robustcli.registry.types import AttackBn, NonNegative, Positive, Share, Size
+from robustcli.runtime import ranks
 from robustcli.threat.noise import Noise
 
 # How far the weights move to either side, all together, where a second derivative is a difference of first ones.
@@ -63,15 +64,20 @@ def unrolled_gradient(
     """
     with perturbed_weights(weights, [-rate * part for part in ahead]):
         value = loss()
-        grads = torch.autograd.grad(value, [*alphas, *weights])
+        grads = _gradients(value, [*alphas, *weights])
     direct, v = grads[: len(alphas)], grads[len(alphas) :]
     size = torch.stack([part.norm() for part in v]).norm()
     reach = _REACH / size.clamp_min(torch.finfo(size.dtype).tiny)
     sides = []
     for signed in (reach, -reach):
         with perturbed_weights(weights, [signed * part for part in v]):
-            sides.append(_flat(torch.autograd.grad(train(), alphas)))
+            sides.append(_flat(_gradients(train(), alphas)))
     return value.detach(), _flat(direct) - rate * (sides[0] - sides[1]) / (2 * reach)
+
+
+def _gradients(loss: Tensor, of: Sequence[Tensor]) -> list[Tensor]:
+    """Gradients of the loss of the batch, in which each process has its part."""
+    return ranks.mean(torch.autograd.grad(ranks.weighed(loss), of))
 
 
 def _flat(grads: Sequence[Tensor]) -> Tensor:
@@ -154,7 +160,7 @@ class RunningSearch:
     def _gradient(self, loss: Loss, weight: float) -> tuple[Tensor, Tensor]:
         """A loss, and the gradient of so many times that loss in all alphas, as one vector."""
         value = loss()
-        return value.detach(), _flat(torch.autograd.grad(weight * value, self.alphas))
+        return value.detach(), _flat(_gradients(weight * value, self.alphas))
 
     def _unrolled(self, batch: Batch) -> Callable[[Loss, float], tuple[Tensor, Tensor]]:
         """The same for weights that are a step of plain gradient descent ahead."""
@@ -165,7 +171,7 @@ class RunningSearch:
         def train() -> Tensor:
             return self(self.model, batch)
 
-        ahead = torch.autograd.grad(train(), weights)
+        ahead = _gradients(train(), weights)
 
         def gradient(loss: Loss, weight: float) -> tuple[Tensor, Tensor]:
             value, grad = unrolled_gradient(loss, train, self.alphas, weights, ahead, rate)

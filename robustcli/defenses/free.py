@@ -16,6 +16,7 @@ from robustcli.optimization.progress import Progress
 from robustcli.optimization.regularisers import Regulariser, RunningRegulariser, add_penalty
 from robustcli.optimization.regularisers.none import Unregularised
 from robustcli.registry.types import Count, Positive
+from robustcli.runtime import ranks
 from robustcli.threat.noise import Noise
 from robustcli.threat.threat import ThreatModel
 
@@ -58,23 +59,25 @@ class FreeStep:
     delta: Tensor | None = None
 
     def __call__(self, x: Tensor, labels: Labels, threat: ThreatModel, progress: Progress) -> Metrics:
+        count = ranks.images(len(x))
         if self.delta is None:
-            self.delta = torch.zeros_like(x)
-        assert len(x) <= len(self.delta), "only the last batch of an epoch is smaller, and none is larger"
-        delta = self.delta[: len(x)].clone().requires_grad_()
+            self.delta = x.new_zeros(count, *x.shape[1:])
+        assert count <= len(self.delta), "only the last batch of an epoch is smaller, and none is larger"
+        delta = ranks.own(self.delta[:count]).clone().requires_grad_()
         x_adv = (x + delta).clamp(0, 1)
         loss = F.cross_entropy(self.model(x_adv), labels.loss)
         self.optimizer.zero_grad()
         penalised = add_penalty(self.regulariser, self.model, x, labels.loss, progress)
-        loss.backward()  # type: ignore[no-untyped-call]
+        ranks.weighed(loss).backward()  # type: ignore[no-untyped-call]
         assert delta.grad is not None
         step_size = threat.radius if self.settings.step_size is None else self.settings.step_size
         with torch.no_grad():
             moved = delta + threat.ascent(delta.grad, x_adv, step_size)
-            self.delta[: len(x)] = threat.bound(moved, threat.radius)
+            # All of it in every process: the slices of a smaller batch lie elsewhere.
+            self.delta[:count] = ranks.gathered(threat.bound(moved, threat.radius))
         self.optimizer.step()
         self.regulariser.after(self.model, progress)
-        return {"loss": loss.detach(), **penalised}
+        return ranks.metrics({"loss": loss.detach(), **penalised})
 
     def state_dict(self) -> dict[str, Any]:
         asked = self.regulariser.state_dict()

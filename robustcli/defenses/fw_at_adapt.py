@@ -19,6 +19,7 @@ from robustcli.optimization.regularisers.none import Unregularised
 from robustcli.optimization.weights import WeightPerturbation
 from robustcli.optimization.weights.none import Unperturbed
 from robustcli.registry.types import AttackBn, Count, NonNegative, Positive
+from robustcli.runtime import ranks
 from robustcli.threat.noise import Noise
 from robustcli.threat.threat import ThreatModel
 
@@ -96,7 +97,7 @@ class AdaptiveStep:
         steps = _MONITOR_STEPS if is_monitoring else self.steps
         metrics = replace(self.step, settings=self.settings.with_steps(steps))(x, labels, threat, progress)
         if is_monitoring:
-            self._measure(len(x), metrics["distortion"])
+            self._measure(ranks.images(len(x)), metrics["distortion"])
         return {**metrics, "attack_steps": torch.full_like(metrics["loss"], steps)}
 
     def _measure(self, images: int, distortion: Tensor) -> None:

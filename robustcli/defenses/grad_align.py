@@ -20,6 +20,7 @@ from robustcli.optimization.progress import Progress
 from robustcli.optimization.regularisers import Regulariser, RunningRegulariser, add_penalty
 from robustcli.optimization.regularisers.none import Unregularised
 from robustcli.registry.types import AttackBn, NonNegative
+from robustcli.runtime import ranks
 from robustcli.threat.noise import Noise
 from robustcli.threat.threat import ThreatModel
 
@@ -72,10 +73,10 @@ class GradAlignStep:
         penalised = add_penalty(self.regulariser, self.model, x, labels.loss, progress)
         # Only to the weights: the images are leaves of the second gradient's graph as well.
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        loss.backward(inputs=trained)  # type: ignore[no-untyped-call]
+        ranks.weighed(loss).backward(inputs=trained)  # type: ignore[no-untyped-call]
         self.optimizer.step()
         self.regulariser.after(self.model, progress)
-        return {"loss": loss.detach(), **metrics, **penalised}
+        return ranks.metrics({"loss": loss.detach(), **metrics, **penalised})
 
     def _gradient(self, points: Tensor, y: Tensor, *, is_learnt: bool) -> Tensor:
         """Gradient of the cross-entropy at some points, with its graph if weights learn from it."""
@@ -96,7 +97,8 @@ class GradAlignStep:
 def mean_cosine(one: Tensor, other: Tensor) -> Tensor:
     """Mean over the examples of the cosine of two gradients (n, ...); examples where either is zero do not count.
 
-    1 where none counts, so that nothing is asked of a network without a gradient.
+    1 where none counts, so that nothing is asked of a network without a gradient. With several processes they are
+    counted in the whole batch.
     """
     one, other = one.flatten(1), other.flatten(1)
     lengths = [gradient.norm(dim=1, keepdim=True) for gradient in (one, other)]
@@ -104,7 +106,7 @@ def mean_cosine(one: Tensor, other: Tensor) -> Tensor:
     # By 1 where a length is 0: a mask over a division by 0 would hide it in the value and not in the derivative.
     first, second = (v / torch.where(counts, length, 1) for v, length in zip((one, other), lengths, strict=True))
     lost = (1 - (first * second).sum(1)) * counts.squeeze(1)
-    mean: Tensor = 1 - lost.sum() / counts.sum().clamp_min(1)
+    mean: Tensor = 1 - lost.sum() / ranks.usual(counts.sum())
     return mean
 
 

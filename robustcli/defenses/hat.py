@@ -18,6 +18,7 @@ from robustcli.errors import RobustCliError
 from robustcli.optimization.progress import Progress
 from robustcli.optimization.rates import copy_rates
 from robustcli.registry.types import AttackBn, NonNegative, Positive, Size
+from robustcli.runtime import ranks
 from robustcli.store import checkpoint
 from robustcli.threat.noise import Noise
 
@@ -89,8 +90,11 @@ class RunningHat:
         copy_rates(self.leader, optimizer)
         self.helper.train()
         optimizer.zero_grad()
-        F.cross_entropy(self.helper(batch.x), batch.y).backward()  # type: ignore[no-untyped-call]
+        ranks.weighed(F.cross_entropy(self.helper(batch.x), batch.y)).backward()  # type: ignore[no-untyped-call]
+        # A copied optimizer has no hooks.
+        ranks.mean_gradients(optimizer)
         optimizer.step()
+        ranks.mean_statistics(self.helper)
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
         settings = self.settings

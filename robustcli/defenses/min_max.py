@@ -22,6 +22,7 @@ from robustcli.optimization.stateless import Stateless
 from robustcli.optimization.weights import RunningPerturbation, WeightPerturbation
 from robustcli.optimization.weights.none import Unperturbed
 from robustcli.registry.types import AttackBn
+from robustcli.runtime import ranks
 from robustcli.threat.noise import Noise
 from robustcli.threat.threat import ThreatModel
 
@@ -47,7 +48,7 @@ class RunningCurriculum(Protocol):
         ...
 
     def see(self, metrics: Metrics, images: int) -> None:
-        """Take in the metrics of an update on `images` images, as tensors on the device."""
+        """Take in the metrics of an update on a batch of `images` images, as tensors on the device."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -148,17 +149,17 @@ class MinMaxStep:
         batch = Batch(x, labels.loss, x_adv)
         self.loss.begin(batch, progress)
         penalty = add_penalty(self.regulariser, self.model, x, batch.y, progress)
-        with self.weights.around(self.model, lambda: self.loss(self.model, batch), progress):
+        with self.weights.around(self.model, lambda: ranks.weighed(self.loss(self.model, batch)), progress):
             loss = self.loss(self.model, batch)
-            loss.backward()  # type: ignore[no-untyped-call]
+            ranks.weighed(loss).backward()  # type: ignore[no-untyped-call]
             if self.weights.steps_inside:
                 self.optimizer.step()
         if not self.weights.steps_inside:
             self.optimizer.step()
         self.regulariser.after(self.model, progress)
         # Tensors: nothing waits for the device here.
-        metrics = {"loss": loss.detach(), **found, **self.loss.metrics, **penalty}
-        self.curriculum.see(metrics, len(x))
+        metrics = ranks.metrics({"loss": loss.detach(), **found, **self.loss.metrics, **penalty})
+        self.curriculum.see(metrics, ranks.images(len(x)))
         return {**metrics, **self.curriculum.metrics}
 
     @property

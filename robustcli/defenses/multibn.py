@@ -37,7 +37,7 @@ class BranchesCrossEntropy(StatelessLoss):
             total = total + F.cross_entropy(logits, batch.y)
             if kinds is not None:
                 label = torch.full((len(points),), branch, device=points.device)
-                total = total + self.gate_weight * F.cross_entropy(kinds.float(), label)
+                total = total + self.gate_weight * F.cross_entropy(kinds.to(logits.dtype), label)
         return total / self.branches
 
 

@@ -14,38 +14,7 @@ from typing import Any, cast
 import torch
 
 from robustcli.errors import RobustCliError, disk_message
-
-Share = tuple[int, int]
-"""(i, n): the i-th of n shares, numbered from 0."""
-
-
-def share_of_torchrun() -> Share | None:
-    """Return the share of this process among those that torchrun started; None if there is only one.
-
-    Raises:
-        RobustCliError: RANK or WORLD_SIZE is not a number.
-    """
-    names = ("RANK", "WORLD_SIZE")
-    if not all(name in os.environ for name in names):
-        return None
-    texts = [os.environ[name].strip() for name in names]
-    if not all(texts):
-        # Set, but empty, is as good as not set.
-        return None
-    if not all(text.isdecimal() for text in texts) or int(texts[0]) >= int(texts[1]):
-        raise RobustCliError(
-            f"RANK={texts[0]} WORLD_SIZE={texts[1]}: expected numbers as torchrun sets them, RANK below WORLD_SIZE; "
-            "unset both for one process"
-        )
-    rank, world = (int(text) for text in texts)
-    return (rank, world) if world > 1 else None
-
-
-def wait_for_torchrun() -> None:
-    """Return when every process that torchrun started has come here."""
-    torch.distributed.init_process_group("gloo")
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+from robustcli.runtime.ranks import Share
 
 
 def device_of(share: Share, device: str) -> str:

@@ -65,6 +65,7 @@ class Declaration:
         flat_at_x: values of `loss` whose gradient is zero at the clean image.
         branches: parameter of the architecture that counts its branches of batch norms: one for clean images, one for
             the threat and one for each other threat of the defense.
+        mixes_alone: every image is changed by itself, whatever else is in its batch.
         mixes_labels: training labels become shares of several classes.
         without_attack: the evaluator runs no attack.
         sees_through_masking: the evaluator includes attacks that need no gradients, so gradient masking does not
@@ -95,6 +96,7 @@ class Declaration:
     goes_farther: Annotated[bool, _ATTACKING] = False
     flat_at_x: Annotated[tuple[str, ...], _ATTACK] = ()
     branches: Annotated[str, _ARCHITECTURE] = ""
+    mixes_alone: Annotated[bool, _MIXER] = False
     mixes_labels: Annotated[bool, _MIXER] = False
     without_attack: Annotated[bool, _EVALUATOR] = False
     sees_through_masking: Annotated[bool, _EVALUATOR] = False

@@ -146,6 +146,8 @@ class TrainSettings:
             does by default; each session records it.
         channels_last: memory format of images and convolutions; changes speed and rounding only. "auto" is true for
             networks with batch norms, on x86 CPUs with AVX2 and, in 16 bits, on GPUs; each session records it.
+        sync_batch_norm: whether batch norms normalise by the whole batch where several processes take slices of it, as
+            in one process. Otherwise each normalises by its slice, and running statistics are means over the processes.
         compile: whether the passes of whole batches are compiled, which takes a minute or two; changes speed and
             rounding only.
         select: which weights are "best": highest "robust" or "clean" accuracy on validation images, or "last".
@@ -173,6 +175,7 @@ class TrainSettings:
     drop_last: bool = False
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     channels_last: bool | Literal["auto"] = "auto"
+    sync_batch_norm: bool = False
     compile: bool = False
     select: Literal["robust", "clean", "last"] = "last"
     allow_test_selection: bool = False

@@ -132,6 +132,9 @@ class ExperimentSpec:
         # before the machine was asked.
         if plain["train"]["channels_last"] == "auto":
             plain["train"]["channels_last"] = False
+        # Added later; without it every run is what it was.
+        if not plain["train"]["sync_batch_norm"]:
+            del plain["train"]["sync_batch_norm"]
         # As long as there was no choice, smoothed labels reached the attack.
         if not self.data.options.is_smoothed or plain["data"]["smoothing_for"] == "both":
             del plain["data"]["smoothing_for"]

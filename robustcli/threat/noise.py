@@ -7,11 +7,14 @@ resumed run has no random state to restore. Evaluation draws by counter: the noi
 
 import hashlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from robustcli.runtime import ranks
 
 
 class Noise(Protocol):
@@ -42,7 +45,10 @@ def derive(seed: int, *keys: str | int) -> int:
 
 @dataclass(frozen=True)
 class StreamNoise:
-    """Noise from a generator, one draw after the other."""
+    """Noise from a generator, one draw after the other.
+
+    Where several processes take slices of a batch, all of them draw for the whole batch and keep their own rows.
+    """
 
     generator: torch.Generator
 
@@ -58,10 +64,15 @@ class StreamNoise:
 
     def uniform(self, like: Tensor) -> Tensor:
         # By shape, not rand_like: that one fills in memory order, and channels_last would change the draw.
-        return torch.rand(like.shape, generator=self.generator, device=like.device, dtype=like.dtype)
+        return self._own(torch.rand, like)
 
     def normal(self, like: Tensor) -> Tensor:
-        return torch.randn(like.shape, generator=self.generator, device=like.device, dtype=like.dtype)
+        return self._own(torch.randn, like)
+
+    def _own(self, draw: Callable[..., Tensor], like: Tensor) -> Tensor:
+        shape = ranks.whole_shape(like)
+        drawn = draw(shape, generator=self.generator, device=like.device, dtype=like.dtype)
+        return drawn if shape == like.shape else ranks.own(drawn)
 
     def rows(self, keep: Tensor) -> "StreamNoise":
         return self

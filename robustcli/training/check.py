@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from robustcli.attacks.crafting import evaluating
 from robustcli.attacks.fgsm import Fgsm
@@ -16,6 +16,8 @@ from robustcli.evaluation.evidence import gather
 from robustcli.evaluators import Evaluator
 from robustcli.evaluators.attacked import Attacked
 from robustcli.evaluators.clean import Clean
+from robustcli.runtime import ranks
+from robustcli.runtime.ranks import Slice
 from robustcli.specs.settings import TrainSettings
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
@@ -62,11 +64,19 @@ class Check:
         x, y = self.data.evaluation(self.split, self.count)
         rng = IndexedNoise(0, torch.arange(self.count, device=x.device))
         with evaluating(network):
-            found = {
-                name: float(gather(evaluator, network, x, y, self.threat, rng).survives.double().mean())
-                for name, evaluator in self.evaluators.items()
-            }
+            found = {name: self._accuracy(evaluator, network, x, y) for name, evaluator in self.evaluators.items()}
             if self.watches_one_step:
                 steps, batch_size = self.settings.check_steps, self.settings.batch_size
-                found |= monitors(network, x, y, self.threat, rng, steps=steps, batch_size=batch_size)
+                found |= ranks.from_first(
+                    lambda: monitors(network, x, y, self.threat, rng, steps=steps, batch_size=batch_size)
+                )
         return {"checked_on": self.split, **found}
+
+    def _accuracy(self, evaluator: Evaluator, network: nn.Module, x: Tensor, y: Tensor) -> float:
+        """Share of the images that survive; each process attacks its slice of them."""
+        part = Slice.of(self.count)
+        rows = torch.arange(part.start, part.stop, device=x.device)
+        survives = torch.zeros((), dtype=torch.float64, device=x.device)
+        if len(part):
+            survives += gather(evaluator, network, x[rows], y[rows], self.threat, IndexedNoise(0, rows)).survives.sum()
+        return float(ranks.total(survives)) / self.count

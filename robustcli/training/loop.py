@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import count
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch.optim import Optimizer
 
 from robustcli.data import Data
 from robustcli.data.mixers import Mixer
+from robustcli.data.stores import batches_of
 from robustcli.data.targets import Labels
 from robustcli.defenses import Step
 from robustcli.errors import CollapseError, Interrupted, NotFiniteError
@@ -21,6 +21,9 @@ from robustcli.optimization.averaging import RunningAverage
 from robustcli.optimization.progress import Progress
 from robustcli.optimization.rates import set_rates
 from robustcli.optimization.schedules import Schedule
+from robustcli.runtime import ranks
+from robustcli.runtime.ranks import Slice
+from robustcli.runtime.synchronized import synchronized_batch_norm
 from robustcli.specs.settings import Augment, TrainSettings
 from robustcli.threat.noise import StreamNoise, derive
 from robustcli.threat.threat import ThreatModel
@@ -107,6 +110,7 @@ class Loop:
 
     Args:
         mixer: how the images of a batch are mixed with each other.
+        mixes_alone: whether the mixer changes every image by itself.
         replays: updates made on each batch; an epoch is one pass over the images, however often each is used.
         split_in_two: whether every batch holds images of two fixed halves in turn.
         check: accuracy of a network on held-out images: clean, and robust (many steps) and fgsm (one step) if the
@@ -123,6 +127,7 @@ class Loop:
     settings: TrainSettings
     augment: Augment
     mixer: Mixer
+    mixes_alone: bool
     schedule: Schedule
     replays: int
     split_in_two: bool
@@ -154,61 +159,78 @@ def fit(training: Training, loop: Loop) -> None:
         epoch, done = divmod(training.updates, loop.steps_per_epoch)
         training.network.train()
         begun = time.perf_counter()
-        for x, labels in _batches(loop, epoch, done):
-            _update(training, loop, x, labels)
-            loop.watcher.step(len(x))
+        for part, x, labels in _batches(loop, epoch, done):
+            _update(training, loop, part, x, labels)
+            loop.watcher.step(part.total)
             # After the last update of an epoch, its check comes first; otherwise the check would be lost.
-            if loop.stop_requested() and training.updates % loop.steps_per_epoch:
+            if ranks.any_of(loop.stop_requested()) and training.updates % loop.steps_per_epoch:
                 _raise_if_not_finite(training, loop)
                 loop.save(_evaluated(training, loop), False, {})
                 raise Interrupted(f"stopped in epoch {epoch + 1}, after update {training.updates}")
         _raise_if_not_finite(training, loop)
         _end_epoch(training, loop, epoch, time.perf_counter() - begun)
-        if loop.stop_requested():
+        if ranks.any_of(loop.stop_requested()):
             raise Interrupted(f"stopped after epoch {epoch + 1}")
 
 
-def _update(training: Training, loop: Loop, x: Tensor, labels: Labels) -> None:
+def _update(training: Training, loop: Loop, part: Slice, x: Tensor, labels: Labels) -> None:
+    """Make one update with the images of a batch that this process takes."""
     progress = Progress(training.updates, loop.steps_per_epoch, loop.settings.epochs)
     set_rates(training.optimizer, loop.settings.lr * loop.schedule(progress), loop.schedule.momentum_at(progress))
     threat = loop.threat.scaled(progress.warmed_up(loop.settings.eps_warmup, loop.settings.eps_warmup_form))
     # The draws of an update depend only on (seed, update): attacks use the stream, dropout the global state.
     loop.noise.reseed(loop.seed, "attack", training.updates)
-    torch.manual_seed(derive(loop.seed, "network", training.updates))
-    metrics = training.step(x, labels, threat, progress)
+    torch.manual_seed(derive(loop.seed, "network", training.updates, *([ranks.rank()] if ranks.rank() else [])))
+    with ranks.taking(part), synchronized_batch_norm(loop.settings.sync_batch_norm):
+        metrics = training.step(x, labels, threat, progress)
+    ranks.mean_statistics(training.network)
     training.average.update(training.network, progress)
-    training.means.add({**metrics, **loop.beside()}, len(x), training.updates)
+    training.means.add({**metrics, **loop.beside()}, part.total, training.updates)
     training.updates += 1
     if x.device.type == "cpu":  # On a GPU this would make every update wait, so there the end of the epoch checks.
         _raise_if_not_finite(training, loop)
 
 
-def _batches(loop: Loop, epoch: int, done: int) -> Iterator[tuple[Tensor, Labels]]:
-    """The batch of every update of one epoch after the first `done`.
+def _batches(loop: Loop, epoch: int, done: int) -> Iterator[tuple[Slice, Tensor, Labels]]:
+    """The slice of this process in the batch of every update of one epoch after the first `done`, with its images.
 
     Order, augmentation and mixing depend only on (seed, epoch, batch); a replayed batch is the same every time.
     """
     skip, replayed = divmod(done, loop.replays)
     generator = torch.Generator().manual_seed(derive(loop.seed, "order", epoch))
     noise = StreamNoise.on(loop.noise.generator.device)
+    size, drop_last = loop.settings.batch_size, loop.settings.drop_last
+    order = loop.data.epoch(generator, size, drop_last, split_in_two=loop.split_in_two)
+    whole = batches_of(order, size)[: loop.data.steps_per_epoch(size, drop_last)]
+    parts = [Slice.of(len(rows), 2 if loop.split_in_two else 1) for rows in whole]
     batches = loop.data.train_batches(
-        loop.data.epoch(generator, loop.settings.batch_size, loop.settings.drop_last, split_in_two=loop.split_in_two),
-        loop.settings.batch_size,
-        drop_last=loop.settings.drop_last,
+        torch.cat([rows[part.start : part.stop] for part, rows in zip(parts, whole, strict=True)]),
+        len(parts[0]),
+        drop_last=drop_last,
         augment=loop.augment,
         rng=noise,
         skip=skip,
     )
-    for number in count(skip):
-        noise.reseed(loop.seed, "augment", epoch, number)
-        batch = next(batches, None)
-        if batch is None:
-            return
+    for number in range(skip, len(parts)):
+        part = parts[number]
+        with ranks.taking(part):
+            noise.reseed(loop.seed, "augment", epoch, number)
+            batch = next(batches)
         noise.reseed(loop.seed, "mix", epoch, number)
-        mixed = loop.mixer(*batch, loop.data.shape.classes, noise)
+        mixed = _mixed(loop, part, *batch, noise)
         for _ in range(replayed, loop.replays):
-            yield mixed
+            yield part, *mixed
         replayed = 0
+
+
+def _mixed(loop: Loop, part: Slice, x: Tensor, labels: Labels, noise: StreamNoise) -> tuple[Tensor, Labels]:
+    """The mixed images of a slice; a mixer that pairs images gets the whole batch."""
+    with ranks.taking(part):
+        if loop.mixes_alone:
+            return loop.mixer(x, labels, loop.data.shape.classes, noise)
+        x, labels = ranks.gathered(x), labels.map(ranks.gathered)
+    x, labels = loop.mixer(x, labels, loop.data.shape.classes, noise)
+    return x[part.start : part.stop], labels.map(lambda y: y[part.start : part.stop])
 
 
 def _end_epoch(training: Training, loop: Loop, epoch: int, seconds: float) -> None:

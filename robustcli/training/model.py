@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from robustcli.errors import RobustCliError
 from robustcli.runtime.compiled import CompiledCalls, Note, ignore
 from robustcli.runtime.precision import autocast, call_scaled
+from robustcli.runtime.ranks import Slice
 from robustcli.specs.settings import TrainSettings
 
 
@@ -22,7 +23,7 @@ class TrainingModel(nn.Module):
     def __init__(self, network: nn.Module, settings: TrainSettings, device: torch.device, note: Note = ignore) -> None:
         super().__init__()
         self.network = network
-        self._call = CompiledCalls(settings.batch_size, device, note) if settings.compile else None
+        self._call = CompiledCalls(len(Slice.of(settings.batch_size)), device, note) if settings.compile else None
         is_last = is_channels_last(network, settings, device)
         self._format = torch.channels_last if is_last else torch.contiguous_format
         self._precision = settings.precision

@@ -12,6 +12,8 @@ from robustcli.data.targets import Labels
 from robustcli.defenses import Defense
 from robustcli.errors import RobustCliError
 from robustcli.optimization.progress import Progress
+from robustcli.runtime import ranks
+from robustcli.runtime.ranks import Slice
 from robustcli.specs.settings import TrainSettings
 from robustcli.threat.noise import StreamNoise
 from robustcli.threat.threat import ThreatModel
@@ -42,6 +44,9 @@ def rehearse_smallest_batch(
         RobustCliError: a batch norm refuses the batch.
     """
     count = data.smallest_batch(settings.batch_size, settings.drop_last, split_in_two=split_in_two)
+    if not settings.sync_batch_norm:
+        # The last process has the smallest slice.
+        count = len(Slice.of(count, 2 if split_in_two else 1, ranks.world() - 1))
     if count > (2 if split_in_two else 1) or not settings.epochs:
         return
     x, y = data.evaluation("train", count)

@@ -9,6 +9,7 @@ from torch import nn
 from robustcli.data import Data
 from robustcli.errors import RobustCliError, in_one_line
 from robustcli.registry.types import exact_text
+from robustcli.runtime import ranks
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store import checkpoint, files
 from robustcli.store.runs import RunFolder
@@ -17,7 +18,7 @@ from robustcli.training.loop import Training
 
 @dataclass
 class Saver:
-    """Writes checkpoints of a training and reloads them."""
+    """Writes checkpoints of a training and reloads them; with several processes the first one does, and all wait."""
 
     spec: ExperimentSpec
     data: Data
@@ -25,6 +26,9 @@ class Saver:
     folder: RunFolder
 
     def save(self, evaluated: nn.Module, is_best: bool, record: dict[str, Any]) -> None:
+        ranks.from_first(lambda: self._save(evaluated, is_best, record))
+
+    def _save(self, evaluated: nn.Module, is_best: bool, record: dict[str, Any]) -> None:
         shape = self.data.shape
         contents = {
             "spec": self.spec.to_yaml(),
@@ -48,7 +52,7 @@ class Saver:
             checkpoint.save(self.folder.last, contents)
 
     def reload(self, path: Path) -> None:
-        contents = checkpoint.load(path, checkpoint.TO_RESUME)
+        contents = ranks.from_first(lambda: checkpoint.load(path, checkpoint.TO_RESUME))
         stored = ExperimentSpec.parse(contents["spec"], f"the spec inside {path}")
         if stored.digest != self.spec.digest or stored.seed != self.spec.seed:
             raise RobustCliError(

@@ -18,6 +18,7 @@ from robustcli.models.build import build_network
 from robustcli.models.start import start_from
 from robustcli.registry.catalog import catalog
 from robustcli.registry.registry import instantiate
+from robustcli.runtime import ranks
 from robustcli.runtime.memory_format import to_channels_last
 from robustcli.runtime.precision import SkippedUpdates, emulation, tf32_in_use
 from robustcli.specs.settings import TrainSettings
@@ -70,6 +71,7 @@ def assemble(
     # A resumed run has its own weights.
     if settings.start_from is not None and not folder.last.exists():
         start_from(network, settings.start_from, spec.architecture, data.shape)
+    _refuse_empty_slices(data, settings, 2 if spec.defense.member.two_halves else 1)
     is_last = is_channels_last(network, settings, device)
     note({"channels_last": is_last})
     instead = f"train.precision: {'fp32' if device.type == 'cpu' else 'fp16'}"
@@ -96,6 +98,7 @@ def assemble(
         settings=settings,
         augment=spec.data.options.augment,
         mixer=instantiate(spec.data.options.mixer),
+        mixes_alone=spec.data.options.mixer.member.mixes_alone,
         schedule=instantiate(settings.schedule),
         replays=defense.replays,
         split_in_two=spec.defense.member.two_halves,
@@ -112,6 +115,22 @@ def assemble(
     return training, loop, saver
 
 
+def _refuse_empty_slices(data: Data, settings: TrainSettings, unit: int) -> None:
+    """Refuse batches that have fewer images than there are processes.
+
+    Args:
+        unit: images that one process takes at least.
+    """
+    count = data.smallest_batch(settings.batch_size, settings.drop_last, split_in_two=unit > 1)
+    if settings.epochs and count < unit * ranks.world():
+        total = data.sizes["train"]
+        raise RobustCliError(
+            f"train.batch_size: {total} training images in batches of {settings.batch_size} leave a last batch of "
+            f"{count}, too few for {ranks.world()} processes; "
+            + ("write train.drop_last: true" if total > settings.batch_size else "use fewer processes")
+        )
+
+
 def _attacks_without_labels(defense: Defense) -> bool:
     """Whether the attack of a defense raises only a divergence from the clean prediction."""
     if not isinstance(defense, MinMax):
@@ -125,6 +144,8 @@ def _optimizer(settings: TrainSettings, network: nn.Module) -> tuple[Optimizer, 
     """The optimiser of a spec, which by itself clips gradients if that is asked for, and in fp16 looks for overflow."""
     groups = parameter_groups(network, settings.weight_decay, settings.weight_decay_exclude)
     optimizer: Optimizer = instantiate(settings.optimizer, groups, settings.lr)
+    # Before the hooks that look at gradients: those of the batch are the means over the processes.
+    optimizer.register_step_pre_hook(ranks.mean_gradients)
     skipped = SkippedUpdates(optimizer) if settings.precision == "fp16" else None
     limit = settings.grad_clip
     if limit is not None:

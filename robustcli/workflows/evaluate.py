@@ -21,14 +21,16 @@ from robustcli.evaluation.fingerprint import code_digest, evaluator_text, files_
 from robustcli.evaluation.progress import StageLines, StageProgress, silent
 from robustcli.evaluation.stored import EvaluationFiles, Task, plain_parameters, warn_of_slow_search
 from robustcli.evaluation.watcher import EvaluationWatcher
-from robustcli.evaluation.workers import Share, device_of, in_processes, share_of_torchrun, wait_for_torchrun
+from robustcli.evaluation.workers import device_of, in_processes
 from robustcli.evaluators import Evaluator
 from robustcli.models.digest import imported_code_digest, network_digest, weights_digest
 from robustcli.models.find import ModelRequest, find_model
 from robustcli.models.model import EvaluationDefaults
 from robustcli.models.open import OpenedModel, open_model, threat_of
 from robustcli.registry.registry import MemberSpec, instantiate
+from robustcli.runtime import ranks
 from robustcli.runtime.device import choose_device
+from robustcli.runtime.ranks import Share, share_of_torchrun
 from robustcli.specs.yamlfile import parse_scalar
 from robustcli.store.chain import chained
 from robustcli.store.results import SCHEMA, EvalResults, read_results, write_results
@@ -88,9 +90,16 @@ def assess(
     share = share_of_torchrun()
     if share is not None and request.fresh:
         raise RobustCliError("--fresh: not under torchrun; remove the stored folder, or run one process")
+    with ranks.joined():
+        return _assess(request, watcher, tell, share)
+
+
+def _assess(
+    request: Request, watcher: EvaluationWatcher, tell: Callable[[str], None], share: Share | None
+) -> tuple[EvalResults, Path] | None:
     if share is not None and share[0]:
         assess_share(request, share)
-        wait_for_torchrun()
+        ranks.wait()
         return None
     device = choose_device(request.device if share is None else device_of(share, request.device))
     case = _case(request, device)
@@ -110,7 +119,7 @@ def assess(
             tell(text)
         if share is not None:
             case.run_share(share, watcher)
-            wait_for_torchrun()
+            ranks.wait()
         elif request.workers > 1 and not case.folder.is_finished:
             in_processes(assess_share, request, request.workers)
         return case.finish(watcher), case.folder.path

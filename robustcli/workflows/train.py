@@ -1,6 +1,7 @@
 """`robust train`: spec -> components -> training -> evaluations -> stored results."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from robustcli.models.build import network_of
 from robustcli.models.checkpoint_facts import SELECTED_ON_TEST, held_out_accuracy
 from robustcli.models.digest import weights_digest
 from robustcli.registry.registry import instantiate
+from robustcli.runtime import ranks
 from robustcli.runtime.allocator import keep_freed_memory
 from robustcli.runtime.device import choose_device, describe_device, tuned_convolutions
 from robustcli.runtime.signals import StopRequest, stop_requests
@@ -39,22 +41,31 @@ from robustcli.workflows.outcome import run_outcome
 def run_experiment(spec: ExperimentSpec, root: Path, watcher: EvaluationWatcher, *, resume: bool = False) -> RunFolder:
     """Train, evaluate and store; finished parts are not repeated.
 
+    The processes that torchrun started work together; the first one holds the lock and writes.
+
     Raises:
         Interrupted: a signal asked to stop; everything done so far is kept.
         RobustCliError: something that the user can fix.
     """
-    device = choose_device(spec.train.device)
+    device = choose_device(ranks.own_device(spec.train.device))
+    with ranks.joined(device.type):
+        return _run_experiment(spec, root, device, watcher, resume=resume or ranks.is_restarted())
+
+
+def _run_experiment(
+    spec: ExperimentSpec, root: Path, device: torch.device, watcher: EvaluationWatcher, *, resume: bool
+) -> RunFolder:
     defense: Defense = instantiate(spec.defense)
     evaluators = {key: instantiate(chosen) for key, chosen in spec.evaluate.items()}
     found = folder_of(root, spec)
-    if found.is_finished:
+    if ranks.from_first(lambda: found.is_finished):
         # Without the lock, so that a folder that cannot be written can be read.
-        check_same(found, spec, resume=resume)
+        ranks.from_first(lambda: check_same(found, spec, resume=resume))
         return found
-    run = Run.open(root, spec, resume=resume)
+    run = _SharedRun.open(root, spec, resume=resume)
     try:
-        if run.folder.is_finished:
-            return run.folder
+        if ranks.from_first(lambda: found.is_finished):
+            return found
         with stop_requests() as stop:
             data = load_data(spec.data, device, to_train=True)
             keep_freed_memory()  # After reading the images, so that memory used for that is returned.
@@ -67,16 +78,19 @@ def run_experiment(spec: ExperimentSpec, root: Path, watcher: EvaluationWatcher,
                 digest=data.digest, sizes=Sizes(**data.sizes), decode=data.decode, extra_digest=data.extra_digest
             )
             run.begin(describe_device(device), described)
-            left = (key for key in evaluators if not run.folder.evaluation(key).exists())
+            if ranks.world() > 1:
+                run.note(processes=ranks.world(), backend=ranks.backend(device.type))
+            left = (key for key in evaluators if not found.evaluation(key).exists())
             warn_of_slow_search((evaluators[key] for key in left), device)
             _train(spec, defense, data, device, run, watcher, stop)
-            best = checkpoint.load(run.folder.best, checkpoint.TO_EVALUATE)
-            _, network = network_of(best, device, run.folder.best)
-            if isinstance(network.body, Searched):
-                write_text(run.folder.derived, derived_spec(spec, network.body.derived()))
-            _evaluate(spec, evaluators, data, network, run, watcher, held_out_accuracy(best["check"]))
-            _finish(spec, network, run)
-        return run.folder
+            best = ranks.from_first(lambda: checkpoint.load(found.best, checkpoint.TO_EVALUATE))
+            _, network = network_of(best, device, found.best)
+            body = network.body
+            if isinstance(body, Searched):
+                ranks.from_first(lambda: write_text(found.derived, derived_spec(spec, body.derived())))
+            _evaluate(spec, evaluators, data, network, found, watcher, held_out_accuracy(best["check"]))
+            ranks.from_first(lambda: run.finish(_results(spec, network, found)))
+        return found
     finally:
         run.close()
 
@@ -86,7 +100,7 @@ def _train(
     defense: Defense,
     data: Data,
     device: torch.device,
-    run: Run,
+    run: "_SharedRun",
     watcher: Watcher,
     stop: StopRequest,
 ) -> None:
@@ -103,12 +117,12 @@ def _train(
         watcher=watcher,
     )
     with stop.held():
-        if run.folder.last.exists():
+        if ranks.from_first(run.folder.last.exists):
             saver.reload(run.folder.last)
             if not training.is_over:
-                run.folder.keep_epochs(training.updates // loop.steps_per_epoch)
+                run.keep_epochs(training.updates // loop.steps_per_epoch)
         else:
-            run.folder.keep_epochs(0)
+            run.keep_epochs(0)
             saver.save(training.network, True, {})
         with tuned_convolutions(device):
             fit(training, loop)
@@ -119,17 +133,17 @@ def _evaluate(
     evaluators: Mapping[str, Any],
     data: Data,
     network: nn.Module,
-    run: Run,
+    folder: RunFolder,
     watcher: EvaluationWatcher,
     expected_clean: float | None,
 ) -> None:
-    """Run every evaluation that is not stored yet."""
+    """Run every evaluation that is not stored yet; several processes take shares of the images."""
     threat = ThreatModel(spec.threat.norm, spec.threat.eps)
     stamps = [SELECTED_ON_TEST] if spec.train.allow_test_selection else []
     doubts = unverified(spec.defense, spec.data, spec.evaluate)
     for key, chosen in spec.evaluate.items():
         task = Task(
-            files=EvaluationFiles(run.folder.evaluations, key),
+            files=EvaluationFiles(folder.evaluations, key),
             chosen=chosen,
             evaluator=evaluators[key],
             data=data,
@@ -141,17 +155,62 @@ def _evaluate(
         )
         if not task.files.result.exists():
             watcher.evaluation(key, None)
-        watcher.evaluation(key, task.run(partial(watcher.attack, key)))
+        if ranks.world() > 1:
+            task.run_share((ranks.rank(), ranks.world()), partial(watcher.attack, key))
+            ranks.wait()
+        watcher.evaluation(key, ranks.from_first(partial(task.run, partial(watcher.attack, key))))
 
 
-def _finish(spec: ExperimentSpec, network: nn.Module, run: Run) -> None:
-    """Write results.json, bound to all other files of the run."""
-    best = checkpoint.load(run.folder.best, checkpoint.TO_EVALUATE)
-    training = checkpoint.load(run.folder.last, checkpoint.TO_RESUME)["training"]
-    data = read_provenance(run.folder.provenance).data
+def _results(spec: ExperimentSpec, network: nn.Module, folder: RunFolder) -> RunResults:
+    """Return the results, bound to all other files of the run."""
+    best = checkpoint.load(folder.best, checkpoint.TO_EVALUATE)
+    training = checkpoint.load(folder.last, checkpoint.TO_RESUME)["training"]
+    data = read_provenance(folder.provenance).data
     results = RunResults(
         **run_outcome(spec, best, training, data.sizes),
         data=data,
-        evaluations={key: read_evaluation(run.folder.evaluation(key)) for key in spec.evaluate},
+        evaluations={key: read_evaluation(folder.evaluation(key)) for key in spec.evaluate},
     )
-    run.finish(chained(run.folder.path, results, weights_digest(network)))
+    return chained(folder.path, results, weights_digest(network))
+
+
+@dataclass(frozen=True)
+class _SharedRun:
+    """A run of one or several processes, of which the first one holds the lock and writes.
+
+    Args:
+        run: the open run in the first process, None in the others.
+    """
+
+    folder: RunFolder
+    run: Run | None
+
+    @classmethod
+    def open(cls, root: Path, spec: ExperimentSpec, *, resume: bool) -> "_SharedRun":
+        opened: list[Run] = []
+        ranks.from_first(lambda: opened.append(Run.open(root, spec, resume=resume)))
+        return cls(folder_of(root, spec), opened[0] if opened else None)
+
+    def close(self) -> None:
+        if self.run is not None:
+            self.run.close()
+
+    def begin(self, device: str, data: DataRecord) -> None:
+        """Record a session."""
+        ranks.from_first(lambda: None if self.run is None else self.run.begin(device, data))
+
+    def note(self, **facts: Any) -> None:
+        if self.run is not None:
+            self.run.note(**facts)
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        if self.run is not None:
+            self.run.log(record)
+
+    def keep_epochs(self, count: int) -> None:
+        if self.run is not None:
+            self.folder.keep_epochs(count)
+
+    def finish(self, results: RunResults) -> None:
+        if self.run is not None:
+            self.run.finish(results)

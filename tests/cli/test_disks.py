@@ -10,7 +10,7 @@ import pytest
 from shell import TINY, Robust
 
 from robustcli.errors import Interrupted, RobustCliError, disk_message
-from robustcli.evaluation import workers
+from robustcli.runtime.ranks import share_of_torchrun
 from robustcli.specs.yamlfile import parse_scalar, parse_yaml
 from robustcli.store import checkpoint, files, runs
 from robustcli.store.files import append, read_json, replacing, write_json
@@ -205,7 +205,7 @@ def test_empty_variables_of_torchrun_mean_one_process(
 ) -> None:
     monkeypatch.setenv("RANK", rank)
     monkeypatch.setenv("WORLD_SIZE", world)
-    assert workers.share_of_torchrun() == expected
+    assert share_of_torchrun() == expected
 
 
 @pytest.mark.parametrize(("rank", "world"), [("x", "2"), ("-1", "2"), ("2", "2"), ("1", "two")])
@@ -213,7 +213,7 @@ def test_other_variables_of_torchrun_are_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("RANK", rank)
     monkeypatch.setenv("WORLD_SIZE", world)
     with pytest.raises(RobustCliError, match="expected numbers as torchrun sets them"):
-        workers.share_of_torchrun()
+        share_of_torchrun()
 
 
 @pytest.mark.parametrize("text", ["[" * 2000 + "]" * 2000, "{a: " * 2000 + "1" + "}" * 2000, "[" * 60 + "]" * 60])

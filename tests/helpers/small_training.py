@@ -150,6 +150,7 @@ def loop_of(
         settings=settings,
         augment=augment or Augment(),
         mixer=mixer or Unmixed(),
+        mixes_alone=False,
         schedule=schedule or Constant(),
         replays=replays,
         split_in_two=split_in_two,

@@ -12,7 +12,7 @@ from robustcli.registry.types import Size
 from robustcli.threat.noise import Noise
 
 
-@MIXERS.register("cutout", smoke={"side": 3})
+@MIXERS.register("cutout", mixes_alone=True, smoke={"side": 3})
 @dataclass(frozen=True, kw_only=True)
 class Cutout:
     """x <- 0 inside a square, x outside; every image has a square of its own, and its label is what it was.

@@ -9,7 +9,7 @@ from robustcli.data.targets import Labels
 from robustcli.threat.noise import Noise
 
 
-@MIXERS.register("none")
+@MIXERS.register("none", mixes_alone=True)
 @dataclass(frozen=True, kw_only=True)
 class Unmixed:
     """Every image stays what it is.

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from robustcli.optimization.progress import Progress
 from robustcli.registry.registry import Registry
+from robustcli.runtime import ranks
 
 REGULARISERS = Registry("regularisers")
 
@@ -58,5 +59,5 @@ def add_penalty(
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if trained and penalty.requires_grad:
         # Only to the weights: the images are leaves of the graph of an input gradient as well.
-        penalty.backward(inputs=trained)  # type: ignore[no-untyped-call]
+        ranks.weighed(penalty).backward(inputs=trained)  # type: ignore[no-untyped-call]
     return {"penalty": penalty.detach()}

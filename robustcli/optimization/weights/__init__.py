@@ -26,7 +26,8 @@ class RunningPerturbation(Protocol):
         """Weights are w + v inside; outside, v is gone, and what an optimizer did inside stays.
 
         If nothing else changed the weights inside, they are afterwards bit for bit what they were.
-        Evaluating `loss` for the perturbation does not change the batch statistics that the model keeps.
+        Evaluating `loss` for the perturbation does not change the batch statistics that the model keeps. With several
+        processes it is the part of this one, so `ranks.mean` is taken of its gradient.
         """
         ...
 

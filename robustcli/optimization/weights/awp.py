@@ -13,6 +13,7 @@ from robustcli.optimization.stateless import Stateless
 from robustcli.optimization.weights import WEIGHTS
 from robustcli.optimization.weights.perturbed_weights import perturbed_weights
 from robustcli.registry.types import NonNegative
+from robustcli.runtime import ranks
 
 # Avoids a division by zero: a layer whose gradient is zero does not move.
 _TINY = 1e-20
@@ -54,7 +55,7 @@ class Awp(Stateless):
             if "weight" in name and parameter.dim() > 1 and parameter.requires_grad
         ]
         with statistics_held(model):
-            grads = torch.autograd.grad(loss(), weights, allow_unused=True)
+            grads = ranks.mean(torch.autograd.grad(loss(), weights, allow_unused=True))
         moved = [(w, g) for w, g in zip(weights, grads, strict=True) if g is not None]
         if not moved:
             yield

@@ -13,6 +13,7 @@ from robustcli.optimization.stateless import Stateless
 from robustcli.optimization.weights import WEIGHTS
 from robustcli.optimization.weights.perturbed_weights import perturbed_weights
 from robustcli.registry.types import NonNegative
+from robustcli.runtime import ranks
 
 # Avoids a division by zero: weights do not move where the gradient is zero.
 _TINY = 1e-20
@@ -45,7 +46,7 @@ class Sam(Stateless):
             return
         weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
         with statistics_held(model):
-            grads = torch.autograd.grad(loss(), weights, allow_unused=True)
+            grads = ranks.mean(torch.autograd.grad(loss(), weights, allow_unused=True))
         moved = [(w, g) for w, g in zip(weights, grads, strict=True) if g is not None]
         length = torch.stack([g.norm() for _, g in moved]).norm()
         with perturbed_weights([w for w, _ in moved], [self.rho / (length + _TINY) * g for _, g in moved]):

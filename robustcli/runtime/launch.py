@@ -1,0 +1,48 @@
+"""Start one command in several processes of this machine, as torchrun does."""
+
+import logging
+import os
+import signal
+import sys
+import uuid
+from collections.abc import Sequence
+
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from robustcli.errors import Interrupted
+
+
+def launch(words: Sequence[str], count: int) -> int:
+    """Run `python -m robustcli` with these words in `count` processes and return the exit code of the first to fail.
+
+    A signal goes to all of them. The cores of a CPU are shared, unless OMP_NUM_THREADS says otherwise.
+
+    Raises:
+        Interrupted: a signal ended this process or one of those.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // count)))
+    # Each process says itself why it ends.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    # What torchrun makes of --standalone.
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        run_id=str(uuid.uuid4()),
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "robustcli", *words)
+    except SignalException as stopped:
+        raise Interrupted(f"stopped by {stopped.sigval.name}") from stopped
+    except ChildFailedError as failed:
+        rank, failure = failed.get_first_failure()
+        if failure.exitcode < 0:
+            name = signal.Signals(-failure.exitcode).name
+            raise Interrupted(f"process {rank} was ended by {name}") from failed
+        return failure.exitcode
+    return 0

@@ -1,0 +1,61 @@
+"""Two processes that work together as torchrun's do, for many calls."""
+
+import multiprocessing
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+_PROCESSES = multiprocessing.get_context("forkserver")
+_PROCESSES.set_forkserver_preload(["torch", "torch.distributed", "ranked_training"])
+_COUNT = 2
+
+
+class Pair:
+    """Two processes; `run` calls a function in both at once.
+
+    Args:
+        folder: an empty folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._pipes: list[Connection] = []
+        self._processes = []
+        for rank in range(_COUNT):
+            ours, theirs = _PROCESSES.Pipe()
+            process = _PROCESSES.Process(target=_serve, args=(theirs, rank, str(folder / "group")), daemon=True)
+            process.start()
+            self._pipes.append(ours)
+            self._processes.append(process)
+
+    def run(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+        """Return the result of each process, in their order."""
+        for pipe in self._pipes:
+            pipe.send((function, arguments))
+        found = []
+        for pipe in self._pipes:
+            assert pipe.poll(60), "a process hangs"
+            found.append(pipe.recv())
+        for one in found:
+            if isinstance(one, BaseException):
+                raise one
+        return found
+
+    def close(self) -> None:
+        for process in self._processes:
+            process.terminate()
+            process.join()
+
+
+def _serve(pipe: Connection, rank: int, file: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=_COUNT)
+    while True:
+        function, arguments = pipe.recv()
+        try:
+            pipe.send(function(*arguments))
+        except Exception as error:
+            pipe.send(AssertionError(f"process {rank}: {type(error).__name__}: {error}"))

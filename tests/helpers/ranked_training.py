@@ -1,0 +1,103 @@
+"""Small trainings in float64 by the training loop, in one process or in several."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from small_training import loop_of
+from torch import Tensor
+
+from robustcli.data import Data, prepare
+from robustcli.data.datasets import Source
+from robustcli.defenses import Defense
+from robustcli.promises.build import build
+from robustcli.promises.defenses import network_for
+from robustcli.promises.networks import images, labels
+from robustcli.registry.catalog import catalog
+from robustcli.runtime import ranks
+from robustcli.specs.settings import Augment, TrainSettings
+from robustcli.threat.noise import StreamNoise
+from robustcli.training.loop import Means, Training, fit
+
+CPU = torch.device("cpu")
+# In batches of 6 the last one of an epoch has 3 images, so slices are uneven.
+_COUNT, _BATCH, _EPOCHS = 15, 6, 7
+
+
+@dataclass(frozen=True)
+class Case:
+    """A training.
+
+    Args:
+        defense: name and settings; parts are settings too.
+        mixer: name and settings.
+    """
+
+    defense: dict[str, Any] = field(default_factory=lambda: {"name": "pgd_at", "steps": 2})
+    mixer: dict[str, Any] = field(default_factory=lambda: {"name": "none"})
+    sync_batch_norm: bool = True
+    stop_after: int = 0
+
+
+def trained(case: Case) -> dict[str, Tensor]:
+    """Weights, statistics, averages and recorded means after 21 updates or more."""
+    torch.manual_seed(0)
+    defense: Defense = _built("defenses", case.defense)
+    mixer = case.mixer
+    settings = TrainSettings(
+        epochs=_EPOCHS, batch_size=_BATCH, lr=0.02, device="cpu", sync_batch_norm=case.sync_batch_norm
+    )
+    network = network_for(defense, dtype=torch.float64)
+    optimizer = torch.optim.SGD(
+        [weight for weight in network.parameters() if weight.requires_grad], lr=settings.lr, momentum=0.9
+    )
+    optimizer.register_step_pre_hook(ranks.mean_gradients)
+    noise = StreamNoise.on(CPU).reseed(0, "start")
+    step = defense.start(network, optimizer, noise)
+    training = Training(network, optimizer, step, defense.averaging.start(network), Means(CPU))
+    member = catalog("mixers")[mixer["name"]]
+    loop = loop_of(
+        training,
+        settings,
+        noise=noise,
+        augment=Augment(crop=1, flip=True, cutout=2),
+        mixer=_built("mixers", mixer),
+        replays=defense.replays,
+        split_in_two=catalog("defenses")[case.defense["name"]].two_halves,
+    )
+    loop = replace(loop, data=_data(), mixes_alone=member.mixes_alone)
+    fit(training, loop)
+    average = training.average.averaged(network, lambda: loop.data.clean_batches(_BATCH))
+    measures = [
+        value
+        for record in loop.records
+        for name, value in record.items()
+        if isinstance(value, float) and name != "seconds"
+    ]
+    return {
+        **{f"network {name}": value.double() for name, value in network.state_dict().items()},
+        **{f"average {name}": value.double() for name, value in average.state_dict().items()},
+        "measures": torch.tensor(measures, dtype=torch.float64),
+    }
+
+
+def _built(family: str, chosen: dict[str, Any]) -> Any:
+    settings = dict(chosen)
+    return build(catalog(family)[settings.pop("name")], settings)
+
+
+@dataclass(frozen=True)
+class _Doubles:
+    """Images in float64, which data sets have not."""
+
+    labels: Tensor
+    in_memory: bool = True
+
+    def read(self, index: Tensor) -> Tensor:
+        return images(len(self.labels), dtype=torch.float64)[index]
+
+
+def _data() -> Data:
+    split = _Doubles(labels(_COUNT))
+    source = Source(split, split, [str(label) for label in range(10)], mean=(0.5,), std=(0.25,))
+    return prepare(source, val_size=0, train_size=None, device=CPU, workers=0)
