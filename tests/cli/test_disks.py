@@ -12,7 +12,7 @@ from shell import TINY, Robust
 from robustcli.errors import Interrupted, RobustCliError, disk_message
 from robustcli.runtime.ranks import share_of_torchrun
 from robustcli.specs.yamlfile import parse_scalar, parse_yaml
-from robustcli.store import checkpoint, files, runs
+from robustcli.store import checkpoint, files
 from robustcli.store.files import append, read_json, replacing, write_json
 from robustcli.store.results import parse_record
 from robustcli.store.runs import RunFolder
@@ -92,7 +92,7 @@ def test_a_finished_run_is_read_without_writing(
     def refuse(*words: object, **options: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), "somewhere")
 
-    monkeypatch.setattr(runs, "FileLock", refuse)
+    monkeypatch.setattr("filelock.FileLock", refuse)
     monkeypatch.setattr(files.os, "fsync", refuse)
     robust("train", tiny, "--runs", trained.path.parents[1], "--quiet").require(0, "stored in")
     robust("eval", trained.best, "--attack", "pgd", "--quiet").require(0, "stored in")
