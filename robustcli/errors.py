@@ -4,6 +4,9 @@ import errno
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+# Lists of at most so many names are shown whole; of longer ones the nearest names.
+_SHORT, _NEAREST = 10, 5
+
 
 class RobustCliError(Exception):
     """Something a user can fix; the message alone is shown."""
@@ -51,11 +54,14 @@ class Interrupted(BaseException):
 
 
 def suggest(found: str, known: Iterable[str]) -> str:
-    """The end of an error message: the nearest known name, and all of them."""
+    """Return the end of an error message: the nearest known name, and all of them or, if there are many, five."""
     names = sorted(known)
-    near = get_close_matches(found, names, n=1, cutoff=0.6)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
-    return f"{hint} (known: {', '.join(names) or 'none'})"
+    nearest = get_close_matches(found, names, n=_NEAREST, cutoff=0)
+    is_near = bool(get_close_matches(found, nearest[:1], cutoff=0.6))
+    hint = f"; did you mean '{nearest[0]}'?" if is_near else ""
+    if len(names) <= _SHORT:
+        return f"{hint} (known: {', '.join(names) or 'none'})"
+    return f"{hint} (nearest of {len(names)}: {', '.join(nearest)})"
 
 
 def in_one_line(error: Exception) -> str:

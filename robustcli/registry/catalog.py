@@ -11,6 +11,7 @@ at once. The contract tests compare what is read here with the imported signatur
 
 import ast
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -95,18 +96,31 @@ def describe(family: str, name: str) -> Member:
 def catalog(family: str) -> Mapping[str, Member]:
     """All members of a family by name, in alphabetical order, read from the source files."""
     files: dict[str, tuple[str, Path]] = {}
-    for module, path in (*_own_files(family), *_plugin_files()):
+    for module, path in _own_files(family):
         for name in _names(module, path, family):
             if name in files:
-                first, second = (
-                    next(member for member in _read(*file, family) if member.name == name)
-                    for file in (files[name], (module, path))
-                )
-                raise RobustCliError(
-                    f"two {family} are named '{name}': {first.path}:{first.line} and {second.path}:{second.line}"
-                )
+                raise RobustCliError(_twice(family, name, files[name], (module, path)))
             files[name] = module, path
+    for module, path in _plugin_files():
+        try:
+            # Parsed here, so that a file which cannot be read costs its own members only.
+            names = [member.name for member in _read(module, path, family)]
+        except (RobustCliError, SyntaxError, ValueError, OSError) as error:
+            warnings.warn(f"plugin {path}: left out, it cannot be read: {error}", stacklevel=2)
+            continue
+        for name in names:
+            if name in files:
+                twice = _twice(family, name, files[name], (module, path))
+                warnings.warn(f"plugin {module}: {twice}; the second is left out", stacklevel=2)
+            else:
+                files[name] = module, path
     return Members(family, dict(sorted(files.items())))
+
+
+def _twice(family: str, name: str, *files: tuple[str, Path]) -> str:
+    """Describe two members of one name."""
+    first, second = (next(member for member in _read(*file, family) if member.name == name) for file in files)
+    return f"two {family} are named '{name}': {first.path}:{first.line} and {second.path}:{second.line}"
 
 
 class Members(Mapping[str, Member]):
@@ -155,7 +169,10 @@ def package_of(family: str) -> str:
 
 @cache
 def _plugin_files() -> tuple[tuple[str, Path], ...]:
-    """Source files of installed packages that announce themselves under the entry point group."""
+    """Source files of installed packages that announce themselves under the entry point group.
+
+    A package that cannot be found is left out with a warning: it must not end commands that do not need it.
+    """
     from importlib.metadata import entry_points
 
     files: list[tuple[str, Path]] = []
@@ -164,8 +181,12 @@ def _plugin_files() -> tuple[tuple[str, Path], ...]:
             spec = find_spec(entry.module)
         except ModuleNotFoundError:
             spec = None
+        except Exception as error:  # a package around the module is imported, and raises what it likes
+            warnings.warn(f"plugin '{entry.name}': left out, {entry.module} fails: {error!r}", stacklevel=2)
+            continue
         if spec is None or spec.origin is None:
-            raise RobustCliError(f"plugin '{entry.name}': there is no module '{entry.module}'")
+            warnings.warn(f"plugin '{entry.name}': left out, there is no module '{entry.module}'", stacklevel=2)
+            continue
         files.append((entry.module, Path(spec.origin)))
         for folder in spec.submodule_search_locations or ():
             files += [

@@ -143,7 +143,7 @@ def test_two_members_with_one_name_are_refused_when_they_register() -> None:
 
 
 def test_an_unknown_name_suggests_the_nearest() -> None:
-    with pytest.raises(RobustCliError, match=r"unknown name 'tradess' in defenses; did you mean 'trades'\? \(known: "):
+    with pytest.raises(RobustCliError, match=r"unknown name 'tradess' in defenses; did you mean 'trades'\? \(nearest "):
         describe("defenses", "tradess")
     with pytest.raises(RobustCliError, match="unknown name 'sdg' in optimizers; did you mean 'sgd'"):
         Registry("optimizers").get("sdg")
@@ -458,27 +458,49 @@ def entry_point(folder: Path, module: str, *names: str) -> Path:
     return folder
 
 
-def test_a_package_that_takes_a_name_of_ours_is_an_error(tmp_path: Path) -> None:
+def test_a_package_that_takes_a_name_of_ours_is_left_out_with_a_warning(tmp_path: Path) -> None:
     folder = entry_point(tmp_path / "other", "other_plugin", "other")
     (folder / "other_plugin.py").write_text(MEMBER % ("cosine", "Another cosine."))
     listed = run("list", "schedules", path=[folder, ROOT], cwd=tmp_path)
-    assert listed.returncode == 2
-    assert "two schedules are named 'cosine'" in listed.stderr
+    assert listed.returncode == 0, listed.stderr
+    assert "warning: plugin other_plugin: two schedules are named 'cosine'" in listed.stderr
     assert "other_plugin.py" in listed.stderr
+    assert "Another cosine." not in listed.stdout
+
+
+@pytest.mark.parametrize(
+    "text", ["def broken(:\n    SCHEDULES.register(", "@SCHEDULES.register(NAME)\ndef halved() -> None: ...\n"]
+)
+def test_a_package_that_cannot_be_read_is_left_out_with_one_warning(tmp_path: Path, text: str) -> None:
+    folder = entry_point(tmp_path / "other", "other_plugin", "other")
+    (folder / "other_plugin.py").write_text(text)
+    listed = run("list", path=[folder, ROOT], cwd=tmp_path)
+    assert listed.returncode == 0, listed.stderr
+    assert listed.stderr.count("warning: plugin") == 1
+    assert "other_plugin.py: left out, it cannot be read" in listed.stderr
+
+
+def test_a_package_that_fails_when_it_is_imported_is_left_out_with_a_warning(tmp_path: Path) -> None:
+    folder = entry_point(tmp_path / "other", "other_package.members", "other")
+    (folder / "other_package").mkdir()
+    (folder / "other_package" / "__init__.py").write_text("raise OSError('no licence')")
+    listed = run("list", "schedules", path=[folder, ROOT], cwd=tmp_path)
+    assert listed.returncode == 0, listed.stderr
+    assert "plugin 'other': left out, other_package.members fails: OSError('no licence')" in listed.stderr
 
 
 def test_a_package_whose_module_is_gone_is_named(tmp_path: Path) -> None:
     folder = entry_point(tmp_path / "other", "no_such_module", "other")
     listed = run("list", "schedules", path=[folder, ROOT], cwd=tmp_path)
-    assert listed.returncode == 2
-    assert "plugin 'other': there is no module 'no_such_module'" in listed.stderr
+    assert listed.returncode == 0, listed.stderr
+    assert "plugin 'other': left out, there is no module 'no_such_module'" in listed.stderr
 
 
 def test_a_package_whose_parent_module_is_gone_is_named(tmp_path: Path) -> None:
     folder = entry_point(tmp_path / "other", "no_such_package.members", "other")
     listed = run("list", "schedules", path=[folder, ROOT], cwd=tmp_path)
-    assert listed.returncode == 2
-    assert "plugin 'other': there is no module 'no_such_package.members'" in listed.stderr
+    assert listed.returncode == 0, listed.stderr
+    assert "plugin 'other': left out, there is no module 'no_such_package.members'" in listed.stderr
 
 
 def test_a_package_that_announces_one_module_twice_is_read_once(tmp_path: Path) -> None:

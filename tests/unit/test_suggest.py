@@ -1,0 +1,18 @@
+"""The end of messages about unknown names."""
+
+from robustcli.errors import suggest
+
+
+def test_a_short_list_is_shown_whole() -> None:
+    assert suggest("widht", ["width", "depth"]) == "; did you mean 'width'? (known: depth, width)"
+    assert suggest("zzz", ["width", "depth"]) == " (known: depth, width)"
+    assert suggest("zzz", []) == " (known: none)"
+
+
+def test_of_a_long_list_the_five_nearest_are_shown() -> None:
+    names = [f"resnet{number}" for number in range(18, 40)] + ["trades", "mart"]
+    text = suggest("resnt18", names)
+    assert text.startswith("; did you mean 'resnet18'? (nearest of 24: resnet18, ")
+    assert text.count(",") == 4
+    assert "trades" not in text
+    assert "did you mean" not in suggest("qqqq", names)
