@@ -27,6 +27,7 @@ from robustcli.cli.options import (
     Wide,
     console,
 )
+from robustcli.cli.table_of_models import print_table
 from robustcli.errors import Interrupted, RobustCliError
 
 if TYPE_CHECKING:
@@ -40,7 +41,11 @@ def evaluate_network(
     context: typer.Context,
     subject: Subject = None,
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="Values to change, for example data.root=PATH or architecture.width=32.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODELS]... [KEY=VALUE]...",
+            help="More models, for a table; and values to change, for example data.root=PATH or architecture.width=32.",
+        ),
     ] = None,
     architecture: Architecture = None,
     model: Model = None,
@@ -51,8 +56,8 @@ def evaluate_network(
     attack: Annotated[
         str | None,
         typer.Option(
-            help="Evaluator, attack or evaluation of the spec to run. Default: every evaluation of the spec, or clean "
-            "and autoattack without a spec."
+            help="Evaluator, attack or evaluation of the spec to run; several with commas give a table. Default: every "
+            "evaluation of the spec, or clean and autoattack without a spec."
         ),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Gradient steps of the attack.")] = None,
@@ -61,6 +66,16 @@ def evaluate_network(
     loss: Annotated[str | None, typer.Option(help="Loss that the attack maximizes.")] = None,
     source: Annotated[
         str | None, typer.Option(help="Checkpoint of another network to craft the examples on (transfer attack).")
+    ] = None,
+    transfer: Annotated[
+        bool, typer.Option("--transfer", help="Show every model the examples made on every other model, too.")
+    ] = False,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="Passes that each attack may spend on an image: forwards=N, gradients=N or passes=N (both). Sets the "
+            "steps or queries of the attack."
+        ),
     ] = None,
     version: Annotated[str | None, typer.Option(help="AutoAttack: version, one of standard, plus, rand.")] = None,
     attacks: Annotated[
@@ -110,6 +125,7 @@ def evaluate_network(
     from robustcli.runtime.signals import stop_requests
     from robustcli.store.results import write_results
     from robustcli.workflows import evaluate as assess
+    from robustcli.workflows.budget import Budget
 
     _require_files({"--out": out})
     options = {
@@ -125,7 +141,8 @@ def evaluate_network(
         "compile": is_compiled or None,
         "screen": screen,
     }
-    wanted = _wanted(context.params)
+    wanted, *others = models_of(context.params)
+    names = [] if attack is None else [name.strip() for name in attack.split(",")]
     request = assess.Request(
         subject=wanted,
         attack=attack,
@@ -140,8 +157,14 @@ def evaluate_network(
         save_examples=save_examples,
         workers=workers,
         fresh=fresh,
+        budget=None if budget is None else Budget.parse(budget),
         quiet=quiet,
     )
+    if others or len(names) > 1 or transfer:
+        if out is not None:
+            raise RobustCliError("--out: holds the results of one model and --attack; others are stored in --store")
+        print_table(request, [wanted, *others], names, transfer=transfer, as_json=as_json, is_wide=wide)
+        return
     try:
         with Screen(is_quiet=quiet) as watcher, stop_requests():
             found = assess.assess(request, watcher, lambda text: typer.echo(text, err=True))
@@ -230,13 +253,26 @@ def diagnose_network(
 
 def _wanted(given: Mapping[str, Any]) -> "ModelRequest":
     """Return the network that arguments and options of a command name."""
+    first, *others = models_of(given)
+    if others:
+        raise RobustCliError(
+            f"'{others[0].text}': found a second model; expected one, and values such as data.root=PATH"
+        )
+    return first
+
+
+def models_of(given: Mapping[str, Any]) -> "list[ModelRequest]":
+    """Return the networks that arguments and options of a command name; all have the same options."""
     from robustcli.models.find import ModelRequest
 
     words = [word for word in (given["subject"], *(given["overrides"] or ())) if word is not None]
     # With --model there is no other subject, and the first word is an override already.
-    text = words.pop(0) if words and (given["model"] is None or "=" not in words[0]) else None
+    texts = [words.pop(0)] if words and (given["model"] is None or "=" not in words[0]) else []
+    texts += [word for word in words if "=" not in word]
+    overrides = tuple(word for word in words if "=" in word)
     names = ("architecture", "model", "weights", "weights_key", "mean", "std", "data")
-    return ModelRequest(text=text, overrides=tuple(words), **{name: given[name] for name in names})
+    options = {name: given[name] for name in names}
+    return [ModelRequest(text=text, overrides=overrides, **options) for text in texts or [None]]
 
 
 def _require_files(paths: Mapping[str, Path | None]) -> None:

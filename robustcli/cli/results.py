@@ -167,17 +167,29 @@ def verify_results(
 @app.command("compare")
 def compare_results(
     a: Annotated[Path, typer.Argument(help="Folder of a run, its results.json, or a file of `robust eval --out`.")],
-    b: Annotated[Path, typer.Argument(help="The other results.")],
+    b: Annotated[
+        Path | None, typer.Argument(help="The other results. Default: the same, to compare two of its evaluations.")
+    ] = None,
     key: Annotated[
-        list[str] | None, typer.Option(help="Name of an evaluation; may be repeated. Default: all that both have.")
+        list[str] | None,
+        typer.Option(
+            help="Name of an evaluation, or KEY_OF_A:KEY_OF_B for two attacks; may be repeated. Default: all that both "
+            "have."
+        ),
     ] = None,
     wide: Wide = False,
     as_json: Json = False,
 ) -> None:
-    """Compare two networks image by image and report whether their difference is significant."""
+    """Compare two networks, or two attacks on one network, image by image: is the difference significant?"""
     from robustcli.reports.compare import comparison_table, conditions
     from robustcli.workflows.compare import compare
 
+    if b is None:
+        if not key or not all(":" in name for name in key):
+            raise RobustCliError(
+                "found one result; expected another one, or --key KEY:OTHER for two of its evaluations"
+            )
+        b = a
     pairs = compare(a, b, key or ())
     if as_json:
         comparisons = {name: pair.to_json() for name, pair in pairs.items()}

@@ -47,7 +47,10 @@ def conditions(pairs: Mapping[str, Pair], *, is_wide: bool = False) -> Iterator[
             "only this one: images that only this network classifies correctly. claimable from: the smallest "
             f"difference, in points, with p < {LEVEL:g} if the two differ on as many images as here"
         )
-    yield "claims are about these two networks: training with another seed gives another network"
+    if all(pair.is_same_network for pair in pairs.values()):
+        yield "A and B are one network: claims are about the attacks on it, with the seeds they had"
+    else:
+        yield "claims are about these two networks: training with another seed gives another network"
     if len(pairs) > 1:
         yield "each p-value is about one row; of many rows without any difference, 1 in 20 may fall below 0.05"
     for key, pair in pairs.items():

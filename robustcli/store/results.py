@@ -325,6 +325,11 @@ class _Results(Stored):
     evaluations: dict[str, Evaluation]
     chain: Chain | None = None
 
+    @property
+    def weights_digest(self) -> str | None:
+        """Digest of the evaluated weights; None in a file that does not have it."""
+        return None if self.chain is None else self.chain.links.get("weights")
+
     def clean_accuracy(self, key: str) -> float | None:
         """Clean accuracy on the images of an evaluation; None if no file says it.
 

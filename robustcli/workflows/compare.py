@@ -32,12 +32,14 @@ class Pair:
     Args:
         evaluations: those of A and B.
         clean: clean accuracy of A and B on the images of their evaluation, if known.
+        is_same_network: True if A and B have the same weights, so that two attacks are compared.
         both, only_a, only_b, neither: number of images that both, only A, only B or none classify correctly.
         warnings: what a reader of the difference must know.
     """
 
     evaluations: tuple[Evaluation, Evaluation]
     clean: tuple[float | None, float | None]
+    is_same_network: bool
     both: int
     only_a: int
     only_b: int
@@ -97,6 +99,12 @@ class Pair:
             )
         better = "A" if self.difference > 0 else "B"
         nearest, farthest = sorted((abs(low), abs(high)))
+        if self.is_same_network and not self.is_clean:
+            stronger = "B" if better == "A" else "A"
+            return (
+                f"the attack of {stronger} is stronger by {100 * abs(self.difference):.2f} points "
+                f"[{100 * nearest:.2f}, {100 * farthest:.2f}], p = {self.p:.2g}"
+            )
         word = "accurate" if self.is_clean else "robust"
         return (
             f"{better} is more {word} by {100 * abs(self.difference):.2f} points "
@@ -120,6 +128,7 @@ class Pair:
         return {
             **sides,
             "total": self.total,
+            "is_same_network": self.is_same_network,
             **{name: getattr(self, name) for name in ("both", "only_a", "only_b", "neither", "difference")},
             "difference_interval": list(self.difference_interval),
             "p": self.p,
@@ -135,8 +144,10 @@ def compare(a: Path, b: Path, keys: Sequence[str] = ()) -> dict[str, Pair]:
     If one evaluated more images than the other, the first ones, which both have, are compared.
 
     Args:
-        a, b: results.json of a run, the folder of a run, or what `robust eval --out` wrote.
-        keys: names of evaluations; if empty, all that both have.
+        a, b: results.json of a run, the folder of a run, or what `robust eval --out` wrote. They may be the same, to
+            compare two attacks on one network.
+        keys: names of evaluations, or pairs such as "pgd:autoattack" of an evaluation of A and one of B; if empty, all
+            that both have; for one network, also the only attack of each.
 
     Raises:
         RobustCliError: the images or the threats differ, or an evaluation is missing; all problems at once.
@@ -147,21 +158,21 @@ def compare(a: Path, b: Path, keys: Sequence[str] = ()) -> dict[str, Pair]:
             f"{a} and {b} were evaluated on different images (digests {first.data.digest[:12]} and "
             f"{second.data.digest[:12]}); only the same images can be compared one by one"
         )
-    chosen = tuple(dict.fromkeys(keys)) or tuple(key for key in first.evaluations if key in second.evaluations)
+    chosen = {key: _both(key) for key in keys} or _shared(first, second)
     missing = [
-        f"{path}: has no evaluation '{key}'{suggest(key, found.evaluations)}"
-        for key in chosen
-        for path, found in ((a, first), (b, second))
-        if key not in found.evaluations
+        f"{path}: has no evaluation '{name}'{suggest(name, found.evaluations)}"
+        for names in chosen.values()
+        for name, path, found in zip(names, (a, b), (first, second), strict=True)
+        if name not in found.evaluations
     ]
     if not chosen:
         missing = [
             f"{a} and {b} have no evaluation in common: found {', '.join(first.evaluations) or 'none'} in A, "
-            f"{', '.join(second.evaluations) or 'none'} in B"
+            f"{', '.join(second.evaluations) or 'none'} in B; name a pair, such as --key KEY_OF_A:KEY_OF_B"
         ]
     if missing:
         raise RobustCliError("\n".join(missing))
-    pairs = {key: _pair(key, first, second) for key in chosen}
+    pairs = {key: _pair(*names, first, second) for key, names in chosen.items()}
     unequal = {
         key: pair.evaluations
         for key, pair in pairs.items()
@@ -188,22 +199,41 @@ def read_side(path: Path) -> Results:
     return read_results(file)
 
 
-def _pair(key: str, first: Results, second: Results) -> Pair:
-    a, b = first.evaluations[key], second.evaluations[key]
+def _is_same_network(first: Results, second: Results) -> bool:
+    return first.weights_digest is not None and first.weights_digest == second.weights_digest
+
+
+def _both(key: str) -> tuple[str, str]:
+    """Names of the evaluations of A and B: "pgd:autoattack", or one name for both."""
+    one, _, other = key.partition(":")
+    return one, other or one
+
+
+def _shared(first: Results, second: Results) -> dict[str, tuple[str, str]]:
+    """Evaluations that both have; for one network, also the only attacks of both."""
+    shared = {key: (key, key) for key in first.evaluations if key in second.evaluations}
+    attacks = [[key for key, found in side.evaluations.items() if not found.is_clean] for side in (first, second)]
+    if _is_same_network(first, second) and len(attacks[0]) == len(attacks[1]) == 1 and attacks[0] != attacks[1]:
+        shared[f"{attacks[0][0]}:{attacks[1][0]}"] = (attacks[0][0], attacks[1][0])
+    return shared
+
+
+def _pair(one: str, other: str, first: Results, second: Results) -> Pair:
+    a, b = first.evaluations[one], second.evaluations[other]
+    is_same_network = _is_same_network(first, second)
     total = min(a.total, b.total)
     counts = Counter(zip(a.survivors[:total], b.survivors[:total], strict=True))
     warnings = []
     if a.total != b.total:
         warnings.append(f"A has {a.total} images and B {b.total}; the first {total} are compared")
     if differing := list(setting_differences(a, b)):
-        warnings.append(
-            f"evaluated differently ({'; '.join(differing)}): the difference may come from the evaluations and not "
-            "from the networks"
-        )
+        reason = "" if is_same_network else ": the difference may come from the evaluations and not from the networks"
+        warnings.append(f"evaluated differently ({'; '.join(differing)}){reason}")
     warnings += [f"{side}: {text}" for side, found in (("A", a), ("B", b)) for text in found.warnings]
     return Pair(
         evaluations=(a, b),
-        clean=(first.clean_accuracy(key), second.clean_accuracy(key)),
+        clean=(first.clean_accuracy(one), second.clean_accuracy(other)),
+        is_same_network=is_same_network,
         both=counts["1", "1"],
         only_a=counts["1", "0"],
         only_b=counts["0", "1"],

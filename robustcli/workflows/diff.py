@@ -56,9 +56,7 @@ class _Side:
     @property
     def weights(self) -> str:
         """Digest of the weights; "" if the file does not have it."""
-        if isinstance(self.results, EvalResults):
-            return self.results.network.sha256
-        return "" if self.results.chain is None else self.results.chain.links.get("weights", "")
+        return self.results.weights_digest or ""
 
     def per_image(self, key: str) -> list[ImageResult]:
         path = EvaluationFiles(self.folder / "evaluations", key).per_image

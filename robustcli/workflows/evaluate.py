@@ -17,6 +17,7 @@ import torch
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.attack_choice import evaluator_of, with_batch_size
 from robustcli.evaluation.behavior import Behavior, behavior_of, is_same, read_behavior, write_behavior
+from robustcli.evaluation.evaluate import settled
 from robustcli.evaluation.fingerprint import code_digest, evaluator_text, files_digest
 from robustcli.evaluation.progress import StageLines, StageProgress, silent
 from robustcli.evaluation.stored import EvaluationFiles, Task, plain_parameters, warn_of_slow_search
@@ -35,6 +36,7 @@ from robustcli.specs.yamlfile import parse_scalar
 from robustcli.store.chain import chained
 from robustcli.store.results import SCHEMA, EvalResults, read_results, write_results
 from robustcli.store.runs import RunFolder, lock_folder
+from robustcli.workflows.budget import Budget, within_budget
 
 # Clean images on which a network is compared with the one that a stored result is about.
 _COMPARED = 16
@@ -57,6 +59,7 @@ class Request:
         save_examples: keep the adversarial images.
         workers: number of processes.
         fresh: whether to compute what is stored again.
+        budget: passes that every attack may spend on an image; it sets the steps.
         quiet: whether the processes print no progress.
     """
 
@@ -73,6 +76,7 @@ class Request:
     save_examples: bool = False
     workers: int = 1
     fresh: bool = False
+    budget: Budget | None = None
     quiet: bool = False
 
 
@@ -125,6 +129,15 @@ def _assess(
         return case.finish(watcher), case.folder.path
     finally:
         lock.release()
+
+
+def require_sound(request: Request) -> None:
+    """Check a request as far as this is possible without images.
+
+    Raises:
+        RobustCliError: the model or the attack is not there, or a setting is wrong.
+    """
+    _evaluations(request, find_model(request.subject).defaults)
 
 
 def assess_share(request: Request, share: Share) -> None:
@@ -227,6 +240,10 @@ def _case(request: Request, device: torch.device) -> _Case:
     threat = threat_of(defaults, request.norm, request.eps, is_attacked=is_attacked)
     evaluators = {key: instantiate(choice) for key, choice in chosen.items()}
     case = open_model(request.subject, subject, threat, device)
+    if request.budget is not None:
+        with settled(case.loaded.network, device.type):
+            chosen = {key: within_budget(choice, request.budget, case) for key, choice in chosen.items()}
+        evaluators = {key: instantiate(choice) for key, choice in chosen.items()}
     seed = defaults.seed if request.seed is None else request.seed
     network = case.loaded.network
     files = [files_digest(evaluator.files) for evaluator in evaluators.values()]

@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stored_results import evaluation
+from stored_results import evaluation, run_results
 from stored_results import write_raw as write
 
 from robustcli.errors import RobustCliError
 from robustcli.reports.compare import conditions
+from robustcli.store.files import write_json
+from robustcli.store.results import Chain
 from robustcli.workflows.compare import compare
 
 
@@ -56,6 +58,15 @@ def test_the_images_of_the_shorter_one_are_compared(a: Path, tmp_path: Path) -> 
     pair = compare(a, short)["pgd"]
     assert (pair.total, pair.only_a) == (12, 12)
     assert pair.warnings == ["A has 55 images and B 12; the first 12 are compared"]
+
+
+def test_the_stronger_of_two_attacks_on_one_network_is_named(tmp_path: Path) -> None:
+    results = run_results({"pgd": evaluation("1" * 40), "aa": evaluation("1" * 20 + "0" * 20)})
+    path = tmp_path / "results.json"
+    write_json(path, results.model_copy(update={"chain": Chain(links={"weights": "w"}, digest="")}).to_json())
+    pair = compare(path, path, ["pgd:aa"])["pgd:aa"]
+    assert pair.claim.startswith("the attack of B is stronger by 50.00 points [")
+    assert compare(path, path, ["aa:pgd"])["aa:pgd"].claim.startswith("the attack of A is stronger")
 
 
 def test_clean_accuracy_has_no_threat_and_is_no_robustness(tmp_path: Path) -> None:

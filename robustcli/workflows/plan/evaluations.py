@@ -34,7 +34,7 @@ _COUNTED_IMAGES = 2
 # An attack is timed on at most as many images as take this many seconds for one forward and backward pass.
 _PATIENCE = 1.0
 # Fields of attacks that set their length.
-_LENGTHS = ("steps", "queries")
+LENGTHS = ("steps", "queries")
 # Passes that an attack with early exit is assumed to spend on an image that it breaks.
 BROKEN_PASSES = 20
 
@@ -166,8 +166,8 @@ class Probe:
         return (now(self.device) - start) * (1 / len(x))
 
     def _stage(self, stage: Stage, threat: ThreatModel, survivors: int) -> StageCost:
-        few, more = (_shortened(stage.attack, steps) for steps in (_FEW, _MORE))
-        passes = self._passes(stage, few, more, threat)
+        few = _shortened(stage.attack, _FEW)
+        passes = self._passes(stage, few, threat)
         points = survivors * stage.attack.side_by_side
         batch = min(stage.batch_size or points, points, self.affordable, len(self.x))
         timed = self._timed(stage, threat, batch)
@@ -190,15 +190,22 @@ class Probe:
         steps = min(whole, math.ceil(_FEW * _PATIENCE / max(taken, 1e-9)))
         return self._gathered(stage, _single(_shortened(stage.attack, max(_FEW, steps))), threat, images)
 
-    def _passes(self, stage: Stage, few: Attack, more: Attack, threat: ThreatModel) -> tuple[float, float]:
+    def _passes(self, stage: Stage, few: Attack, threat: ThreatModel) -> tuple[float, float]:
         """Return the passes of the whole attack on one image, extrapolated linearly in its steps."""
         whole = _length_of(stage.attack)
-        first = self._gathered(stage, few, threat, _COUNTED_IMAGES).passes
         if whole is None:
-            return first
-        second = self._gathered(stage, more, threat, _COUNTED_IMAGES).passes
-        share = (whole - _FEW) / (_MORE - _FEW)
-        return first[0] + share * (second[0] - first[0]), first[1] + share * (second[1] - first[1])
+            return self._gathered(stage, few, threat, _COUNTED_IMAGES).passes
+        (forwards, of_a_step), (gradients, gradients_of_a_step) = self.lines(stage, threat)
+        return forwards + whole * of_a_step, gradients + whole * gradients_of_a_step
+
+    def lines(self, stage: Stage, threat: ThreatModel) -> tuple[tuple[float, float], tuple[float, float]]:
+        """Return the forward passes for an image that survives, without steps and for each step; and the gradients."""
+        few, more = (
+            self._gathered(stage, _shortened(stage.attack, steps), threat, _COUNTED_IMAGES).passes
+            for steps in (_FEW, _MORE)
+        )
+        slopes = [(after - before) / (_MORE - _FEW) for before, after in zip(few, more, strict=True)]
+        return (few[0] - _FEW * slopes[0], slopes[0]), (few[1] - _FEW * slopes[1], slopes[1])
 
     def _gathered(self, stage: Stage, attack: Attack, threat: ThreatModel, images: int) -> "_Found":
         """Run one short attack on images that it cannot break, and return its cost per image."""
@@ -270,7 +277,7 @@ def _ours(stages: Sequence[Stage], context: AttackContext) -> tuple[list[Stage],
 
 def _length_of(attack: Attack) -> int | None:
     """Return the number of steps or queries of an attack; None if it has neither."""
-    return next((getattr(attack, name) for name in _settings(attack) if name in _LENGTHS), None)
+    return next((getattr(attack, name) for name in _settings(attack) if name in LENGTHS), None)
 
 
 def _settings(attack: Any) -> list[str]:
@@ -280,7 +287,7 @@ def _settings(attack: Any) -> list[str]:
 
 def _shortened(attack: Any, steps: int) -> Attack:
     """Return the attack with another number of steps or queries, or unchanged if it has neither."""
-    return _replaced(attack, {name: steps for name in _settings(attack) if name in _LENGTHS})
+    return _replaced(attack, {name: steps for name in _settings(attack) if name in LENGTHS})
 
 
 def _single(attack: Any) -> Attack:

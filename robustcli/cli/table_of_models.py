@@ -1,0 +1,71 @@
+"""`robust eval` with several models or attacks: one table. torch is imported inside it."""
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import typer
+
+from robustcli.cli.options import console
+from robustcli.errors import Interrupted
+
+if TYPE_CHECKING:
+    from robustcli.models.find import ModelRequest
+    from robustcli.workflows.evaluate import Request
+
+
+def print_table(
+    request: "Request",
+    models: "Sequence[ModelRequest]",
+    attacks: Sequence[str],
+    *,
+    transfer: bool,
+    as_json: bool,
+    is_wide: bool,
+) -> None:
+    """Evaluate every model under every attack and print a table.
+
+    Args:
+        request: everything but the model and the attack.
+        transfer: print transfer matrices.
+        is_wide: also print where each evaluation is stored.
+    """
+    from robustcli.cli.progress import Screen
+    from robustcli.evaluation.wording import warning_lines
+    from robustcli.reports.evaluations import cost_lines, model_table, transfer_tables
+    from robustcli.runtime.signals import stop_requests
+    from robustcli.workflows.evaluate_many import assess_all
+
+    try:
+        with Screen(is_quiet=request.quiet) as watcher, stop_requests():
+            cells = assess_all(
+                request, models, attacks, watcher, lambda text: typer.echo(text, err=True), transfer=transfer
+            )
+    except Interrupted as stopped:
+        typer.echo(f"{stopped}; run the same command again to resume", err=True)
+        raise typer.Exit(3) from None
+    if as_json:
+        found = [
+            {"model": cell.model, "attack": cell.attack, "source": cell.source, "folder": str(cell.folder)}
+            | {"results": cell.results.to_json()}
+            for cell in cells
+        ]
+        typer.echo(json.dumps(found, indent=2))
+        return
+    for table in transfer_tables(cells) if transfer else [model_table(cells)]:
+        console().print(table)
+    if request.budget is not None:
+        for line in cost_lines(cells):
+            typer.echo(line)
+    notes = [
+        f"{cell.model}: {line}"
+        for cell in cells
+        for line in (*cell.results.notes, *warning_lines(cell.results.evaluations))
+    ]
+    for line in dict.fromkeys(notes):
+        typer.echo(f"note: {line}")
+    if is_wide:
+        for cell in cells:
+            typer.echo(f"{cell.model}, {cell.attack or 'all evaluations'}: stored in {cell.folder}")
+    elif cells:
+        typer.echo(f"stored in {cells[0].folder.parent}; --wide shows the folders, which robust compare takes in pairs")

@@ -1,0 +1,83 @@
+"""Equal budgets for attacks: choose the steps of an attack so that its passes stay within a limit."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from robustcli.errors import RobustCliError
+from robustcli.evaluators import AttackContext, Evaluator
+from robustcli.models.open import OpenedModel
+from robustcli.registry.registry import MemberSpec, instantiate
+from robustcli.workflows.plan.evaluations import LENGTHS, Probe
+
+_UNITS = ("forwards", "gradients", "passes")
+# Images on which passes are counted.
+_COUNTED = 4
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Largest number of passes that an attack may spend on one image, the one that confirms its result included.
+
+    Args:
+        unit: forwards, gradients, or passes for the sum of both.
+        limit: the number.
+    """
+
+    unit: str
+    limit: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Budget":
+        """Read "forwards=1000".
+
+        Raises:
+            RobustCliError: it is something else.
+        """
+        found = re.fullmatch(r"(\w+)=(\d+)", text.replace(",", "").replace("_", ""))
+        if found is None or found[1] not in _UNITS or not int(found[2]):
+            raise RobustCliError(f"--budget: found '{text}'; expected {', '.join(f'{unit}=N' for unit in _UNITS)}")
+        return cls(found[1], int(found[2]))
+
+    def __str__(self) -> str:
+        return f"{self.unit}={self.limit}"
+
+
+def within_budget(choice: MemberSpec, budget: Budget, opened: OpenedModel) -> MemberSpec:
+    """Return an evaluator whose attack takes as many steps as the budget allows.
+
+    The passes of an attack are counted in two short attacks on images that it cannot break, and are linear in its
+    steps. An attack that stops early spends less on images that it breaks.
+
+    Raises:
+        RobustCliError: the attack has no number of steps, is one of several, or one step is more than the budget.
+    """
+    attack = choice.parameters.get("attack")
+    name = attack.name if isinstance(attack, MemberSpec) else choice.name
+    if choice.member.without_attack:
+        return choice
+    length = next((key for key in LENGTHS if isinstance(attack, MemberSpec) and key in attack.parameters), None)
+    if not isinstance(attack, MemberSpec) or length is None:
+        raise RobustCliError(
+            f"--budget: '{name}' has no number of {' or '.join(LENGTHS)}; expected attacks such as pgd, apgd or square"
+        )
+    fixed, of_a_step = _passes(instantiate(choice), budget.unit, opened)
+    if of_a_step <= 0:
+        raise RobustCliError(f"--budget: '{name}' uses no {budget.unit}; expected {_UNITS[0]}=N or {_UNITS[2]}=N")
+    steps = int((budget.limit - fixed) / of_a_step + 1e-6)
+    if steps < 1:
+        raise RobustCliError(f"--budget: {budget}: one of the {length} of '{name}' takes {fixed + of_a_step:g}")
+    limited = replace(attack, parameters={**attack.parameters, length: steps})
+    return replace(choice, parameters={**choice.parameters, "attack": limited})
+
+
+def _passes(evaluator: Evaluator, unit: str, opened: OpenedModel) -> tuple[float, float]:
+    """Return the passes for an image without any step, and those of one step."""
+    network, threat = opened.loaded.network, opened.threat
+    x, _ = opened.data.evaluation("test", min(_COUNTED, opened.data.sizes["test"]))
+    probe = Probe(network, x, threat)
+    (stage,) = evaluator.stages(AttackContext(threat, (x.shape[1], x.shape[2], x.shape[3]), probe.classes))
+    forwards, gradients = probe.lines(stage, threat)
+    parts: Mapping[str, Any] = {"forwards": [forwards], "gradients": [gradients], "passes": [forwards, gradients]}
+    return sum(part[0] for part in parts[unit]), sum(part[1] for part in parts[unit])

@@ -1,0 +1,94 @@
+"""Several models under several attacks, each evaluated and stored as `robust eval` does one; transfer matrices."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from robustcli.errors import RobustCliError
+from robustcli.evaluation.watcher import EvaluationWatcher
+from robustcli.models.find import ModelRequest, checkpoint_in
+from robustcli.store.results import EvalResults
+from robustcli.workflows.evaluate import Request, assess, require_sound
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One evaluation of a table.
+
+    Args:
+        model: the model as the user names it.
+        attack: name of the attack; None for all evaluations of the model's spec.
+        source: model that the examples are made on, in a transfer matrix.
+        results: the results.
+        folder: where they are stored.
+    """
+
+    model: str
+    attack: str | None
+    source: str | None
+    results: EvalResults
+    folder: Path
+
+
+def assess_all(
+    request: Request,
+    models: Sequence[ModelRequest],
+    attacks: Sequence[str],
+    watcher: EvaluationWatcher,
+    tell: Callable[[str], None] = lambda text: None,
+    *,
+    transfer: bool = False,
+) -> list[Cell]:
+    """Evaluate every model under every attack, one after the other; what is stored already is read.
+
+    Args:
+        request: everything but the model and the attack.
+        attacks: names; if empty, all evaluations of each model's spec.
+        tell: is told which results were stored by an earlier process.
+        transfer: also show each model the examples that are made on every other model.
+
+    Raises:
+        RobustCliError: a model or an attack is not there, before anything is attacked.
+    """
+    wanted = list(_requests(request, list(dict.fromkeys(models)), attacks, transfer=transfer))
+    for one, _ in wanted:
+        require_sound(one)
+    cells = []
+    for one, source in wanted:
+        name = _name(one.subject)
+        found = assess(one, watcher, partial(_with_name, tell, name))
+        if found is not None:
+            cells.append(Cell(name, one.attack, source, *found))
+    return cells
+
+
+def _with_name(tell: Callable[[str], None], name: str, text: str) -> None:
+    tell(f"{name}: {text}")
+
+
+def _requests(
+    request: Request, models: Sequence[ModelRequest], attacks: Sequence[str], *, transfer: bool
+) -> Iterator[tuple[Request, str | None]]:
+    """Yield a request for every cell, and the model that its examples are made on."""
+    if not transfer:
+        for model in models:
+            for attack in attacks or (None,):
+                yield replace(request, subject=model, attack=attack), None
+        return
+    if len(models) < 2 or not attacks:
+        raise RobustCliError(
+            "--transfer: needs at least two models and --attack, such as M1 M2 --attack pgd --transfer"
+        )
+    if "source" in request.options:
+        raise RobustCliError("--source: not with --transfer, which makes every model the source once")
+    for attack in attacks:
+        for source in models:
+            for model in models:
+                given = {} if source is model else {"source": str(checkpoint_in(Path(source.text or "")))}
+                options = {**request.options, **given}
+                yield replace(request, subject=model, attack=attack, options=options), _name(source)
+
+
+def _name(model: ModelRequest) -> str:
+    return model.text or model.model or ""
