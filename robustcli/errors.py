@@ -64,10 +64,16 @@ def suggest(found: str, known: Iterable[str]) -> str:
     return f"{hint} (nearest of {len(names)}: {', '.join(nearest)})"
 
 
+def shortened(text: str, width: int = 100) -> str:
+    """Return a text with its middle left out if it is long, such as a number of thousands of digits."""
+    half = (width - 5) // 2
+    return text if len(text) <= width else f"{text[:half]} ... {text[-half:]}"
+
+
 def in_one_line(error: Exception) -> str:
     """The kind of an error and the first line of what it says; compilers go on for pages."""
     said = str(error).splitlines()
-    return f"{type(error).__name__}: {said[0] if said else ''}"
+    return f"{type(error).__name__}: {shortened(said[0], 300) if said else ''}"
 
 
 # What to do about errors of files and disks, by their number.

@@ -104,7 +104,7 @@ def evaluate_network(
         "evals"
     ),
     workers: Annotated[
-        int, typer.Option(min=1, help="Number of processes; they are assigned to the GPUs in turn.")
+        int, typer.Option(min=1, max=1024, help="Number of processes; they are assigned to the GPUs in turn.")
     ] = 1,
     fresh: Annotated[bool, typer.Option("--fresh", help="Compute again what is stored.")] = False,
     save_examples: Annotated[

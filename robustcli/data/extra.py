@@ -1,11 +1,8 @@
 """Extra training images from a NumPy archive, such as generated ones."""
 
 import hashlib
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,11 +11,11 @@ from torch import Tensor
 
 from robustcli.architectures import ImageShape
 from robustcli.data.datasets import Split, TensorSplit
-from robustcli.errors import RobustCliError
+from robustcli.errors import RobustCliError, in_one_line
+from robustcli.store.arrays import UNREADABLE
+from robustcli.store.files import absolute
 
 Array = np.ndarray[tuple[int, ...], np.dtype[Any]]
-
-_BROKEN = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -100,7 +97,7 @@ def read_extra(path: str, labels: str | None, shape: ImageShape) -> TensorSplit:
 
 
 def _arrays(key: str, path: str, wanted: tuple[str, ...]) -> Mapping[str, Array]:
-    file = Path(path).expanduser().resolve()
+    file = absolute(path)
     if not file.is_file():
         raise RobustCliError(f"{key}: there is no file {file}; expected a NumPy file (.npz or .npy)")
     try:
@@ -112,8 +109,10 @@ def _arrays(key: str, path: str, wanted: tuple[str, ...]) -> Mapping[str, Array]
             if not missing:
                 return {name: found[name] for name in wanted}
             held = ", ".join(found.files) or "nothing"
-    except _BROKEN as error:
-        raise RobustCliError(f"{key}: {file} cannot be read ({error}); expected a NumPy file (.npz or .npy)") from error
+    except UNREADABLE as error:
+        raise RobustCliError(
+            f"{key}: {file} cannot be read ({in_one_line(error)}); expected a NumPy file (.npz or .npy)"
+        ) from error
     raise RobustCliError(f"{key}: {file} lacks {', '.join(missing)} (it has {held})")
 
 

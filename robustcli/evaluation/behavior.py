@@ -1,7 +1,6 @@
 """What a network does with a few clean images, to tell whether a stored result is still about this network."""
 
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from robustcli.attacks.losses import LOSSES
 from robustcli.errors import EvaluationError, RobustCliError
 from robustcli.evaluation.evaluate import settled
 from robustcli.evaluation.gradient import gives_gradient
+from robustcli.store.arrays import UNREADABLE
 from robustcli.store.files import replacing
 
 # Images that are looked at.
@@ -69,7 +69,7 @@ def read_behavior(path: Path) -> Behavior:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return {key: stored[key] for key in stored.files}
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+    except UNREADABLE as error:
         raise RobustCliError(f"{path}: cannot be read; remove its folder to evaluate anew") from error
 
 

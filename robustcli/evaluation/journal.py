@@ -12,13 +12,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 
-from robustcli.errors import RobustCliError
+from robustcli.errors import RobustCliError, in_one_line
 from robustcli.evaluation.run_attack import AttackOutcome
+from robustcli.store.arrays import UNREADABLE
 from robustcli.store.files import read_json, replacing, write_json
 
 # Digits of the image number in a file name.
@@ -88,11 +88,12 @@ class FolderJournal:
         for path in sorted(self.path.glob(f"{_file_name(stage)}-{'[0-9]' * _DIGITS}.npz")):
             try:
                 with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-                    yield _read(stored)
-            except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+                    outcome = _read(stored)
+            except UNREADABLE as error:
                 raise RobustCliError(
-                    f"{path}: cannot be read ({error}); remove this file to repeat its images"
+                    f"{path}: cannot be read ({in_one_line(error)}); remove this file to repeat its images"
                 ) from error
+            yield outcome
 
     def keep(self, outcome: AttackOutcome) -> None:
         path = self.path / f"{_file_name(outcome.stage)}-{int(outcome.numbers[0]):0{_DIGITS}d}.npz"

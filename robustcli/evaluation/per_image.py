@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.confirm import predict
 from robustcli.evaluation.evidence import SURVIVES, WRONG_WHEN_CLEAN, Evidence
+from robustcli.store.arrays import UNREADABLE
 from robustcli.store.files import replacing, write_text
 from robustcli.threat.threat import ThreatModel
 
@@ -163,7 +163,7 @@ def read_adversarial_examples(path: Path) -> list[tuple[Encoding, NDArray[Any], 
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return [(encoding, stored[f"{encoding}_images"], stored[encoding]) for encoding in _ENCODINGS]
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+    except UNREADABLE as error:
         raise RobustCliError(f"{path}: not a file of adversarial examples: {error}") from error
 
 

@@ -5,7 +5,6 @@ and merging is nothing but going on with the journal.
 """
 
 import multiprocessing
-import os
 import sys
 from collections.abc import Callable
 from multiprocessing.connection import wait
@@ -14,14 +13,13 @@ from typing import Any, cast
 import torch
 
 from robustcli.errors import RobustCliError, disk_message
-from robustcli.runtime.ranks import Share
+from robustcli.runtime.ranks import Share, local_rank
 
 
 def device_of(share: Share, device: str) -> str:
     """The device of a share: GPUs in turn where `device` is auto or cuda."""
     gpus = torch.cuda.device_count()
-    local = int(os.environ.get("LOCAL_RANK", share[0]))
-    return f"cuda:{local % gpus}" if gpus and device in ("auto", "cuda") else device
+    return f"cuda:{local_rank(share[0]) % gpus}" if gpus and device in ("auto", "cuda") else device
 
 
 def in_processes(work: Callable[[Any, Share], None], wish: Any, count: int) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from robustcli.errors import RobustCliError, suggest
+from robustcli.errors import RobustCliError, shortened, suggest
 from robustcli.models.architecture import Architecture
 from robustcli.models.code import load_code
 from robustcli.models.model import ExternalModel, Model, TrainedModel
@@ -283,5 +283,7 @@ def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
         return None
     values = [parse_scalar(part.strip()) for part in text.split(",")]
     if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-        raise RobustCliError(f"{option}: '{text}' is not a number, or one for each channel such as 0.49,0.48,0.45")
+        raise RobustCliError(
+            f"{option}: '{shortened(text)}' is not a number, or one for each channel such as 0.49,0.48,0.45"
+        )
     return tuple(float(value) for value in values)

@@ -167,6 +167,7 @@ _SAFE: Mapping[tuple[str, str], Any] = {
     ("_codecs", "encode"): _encoded,
     ("torch", "Size"): torch.Size,
     ("torch", "device"): torch.device,
+    ("torch.storage", "UntypedStorage"): torch.UntypedStorage,
     ("torch.serialization", "_get_layout"): torch.serialization._get_layout,
     ("torch._utils", "_rebuild_tensor"): rebuild._rebuild_tensor,
     ("torch._utils", "_rebuild_tensor_v2"): rebuild._rebuild_tensor_v2,

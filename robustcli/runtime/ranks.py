@@ -10,6 +10,7 @@ With one process every function here returns its argument.
 """
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from robustcli.errors import Interrupted, RobustCliError
+from robustcli.errors import Interrupted, RobustCliError, shortened
 
 T = TypeVar("T")
 SomeTensor = TypeVar("SomeTensor", bound=Tensor | None)
@@ -32,6 +33,7 @@ Share = tuple[int, int]
 
 # Parts of an AutoAttack may end hours apart. Lost processes are noticed at once, by their closed connections.
 _PATIENCE = timedelta(days=14)
+_NUMBER = re.compile("[0-9]{1,9}")
 
 
 def share_of_torchrun() -> Share | None:
@@ -47,13 +49,19 @@ def share_of_torchrun() -> Share | None:
     if not all(texts):
         # Set, but empty, is as good as not set.
         return None
-    if not all(text.isdecimal() for text in texts) or int(texts[0]) >= int(texts[1]):
+    if not all(_NUMBER.fullmatch(text) for text in texts) or int(texts[0]) >= int(texts[1]):
         raise RobustCliError(
-            f"RANK={texts[0]} WORLD_SIZE={texts[1]}: expected numbers as torchrun sets them, RANK below WORLD_SIZE; "
-            "unset both for one process"
+            f"RANK={shortened(texts[0])} WORLD_SIZE={shortened(texts[1])}: expected numbers as torchrun sets them, "
+            "RANK below WORLD_SIZE; unset both for one process"
         )
     rank, world = (int(text) for text in texts)
     return (rank, world) if world > 1 else None
+
+
+def local_rank(default: int) -> int:
+    """Return the number of this process on its machine, from 0; `default` if torchrun did not set it."""
+    text = os.environ.get("LOCAL_RANK", "")
+    return int(text) if _NUMBER.fullmatch(text) else default
 
 
 def is_restarted() -> bool:
@@ -70,7 +78,7 @@ def own_device(device: str) -> str:
     gpus = torch.cuda.device_count()
     if share_of_torchrun() is None or device == "cpu" or not gpus:
         return device
-    local, count = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    local, count = local_rank(0), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if device not in ("auto", "cuda"):
         raise RobustCliError(f"train.device: {device}: every process needs a GPU of its own; write auto or cuda")
     if count > gpus:
@@ -91,10 +99,17 @@ def joined(device_type: str = "cpu") -> Iterator[None]:
 
     Raises:
         Interrupted: another process ended.
+        RobustCliError: the address at which they meet is not set.
     """
     if share_of_torchrun() is None:
         yield
         return
+    lacking = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if lacking:
+        raise RobustCliError(
+            f"RANK and WORLD_SIZE are set without {' and '.join(lacking)}, which torchrun sets too; start with "
+            "torchrun, or unset RANK for one process"
+        )
     dist.init_process_group(backend(device_type), timeout=_PATIENCE)
     try:
         yield

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
-from robustcli.errors import SpecError, suggest
+from robustcli.errors import SpecError, shortened, suggest
 from robustcli.registry.catalog import catalog
 from robustcli.registry.registry import MemberSpec
 from robustcli.registry.signatures import REQUIRED, Parameter, argument_docs
@@ -212,7 +212,7 @@ def _show(value: Any) -> str:
         return "nothing"
     if isinstance(value, bool):
         return str(value).lower()
-    return f"'{value}'" if isinstance(value, str) else str(value)
+    return f"'{shortened(value)}'" if isinstance(value, str) else shortened(str(value))
 
 
 def _doc(parameter: Parameter) -> str:
@@ -243,7 +243,7 @@ def _word(problem: dict[str, Any], parameter: Parameter) -> str:
     if kind == "is_instance_of" and Fraction in _parts(parameter.annotation):
         return f"{found} is not a number or a quotient such as 8/255"
     if kind in ("tuple_type", "too_long", "missing"):
-        found = str(list(problem["input"])) if isinstance(problem["input"], tuple) else found
+        found = shortened(str(list(problem["input"]))) if isinstance(problem["input"], tuple) else found
         return f"{found} is not a list of {_length(parameter.annotation)}{_example(parameter)}"
     if kind == "string_pattern_mismatch":
         return f"{found} holds more than letters, digits, _ . and -, or begins with one of the last three"

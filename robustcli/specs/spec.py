@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_args
 
 from pydantic import StringConstraints
 
-from robustcli.errors import RobustCliError, SpecError, suggest
+from robustcli.errors import RobustCliError, SpecError, shortened, suggest
 from robustcli.registry.catalog import FAMILIES, catalog
 from robustcli.registry.registry import MemberSpec
 from robustcli.registry.types import Family, Ratio, Size
@@ -25,7 +25,7 @@ from robustcli.specs.settings import (
     ThreatSettings,
     TrainSettings,
 )
-from robustcli.specs.yamlfile import Document, parse_scalar, parse_yaml, read_yaml, to_yaml
+from robustcli.specs.yamlfile import DEEPEST, Document, parse_scalar, parse_yaml, read_yaml, to_yaml
 
 # Names become names of folders and files.
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
@@ -182,7 +182,11 @@ def overridden(document: Document, overrides: Sequence[str]) -> Document:
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not all(key.split(".")):
-            raise RobustCliError(f"override '{override}': write key.subkey=value, such as train.epochs=30")
+            raise RobustCliError(f"override '{shortened(override)}': write key.subkey=value, such as train.epochs=30")
+        if key.count(".") >= DEEPEST:
+            raise RobustCliError(
+                f"override '{shortened(override)}': nested too deeply; expected at most {DEEPEST} levels"
+            )
         document = with_value(document, key, parse_scalar(text), f"override {override}")
     return document
 

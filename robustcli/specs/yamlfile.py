@@ -19,11 +19,14 @@ Path_ = tuple[str | int, ...]
 
 _NULL = re.compile(r"^(?:null|~|)$")
 _BOOL = re.compile(r"^(?:true|false)$")
-_INT = re.compile(r"^[-+]?[0-9]{1,4000}$")
+_INT = re.compile(r"^[-+]?[0-9]+$")
 _FLOAT = re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?$")
-# Both parts short enough for a float.
-_RATIO = re.compile(r"^[-+]?[0-9]{1,300}(?:\.[0-9]{0,300})? ?/ ?[0-9]{1,300}(?:\.[0-9]{0,300})?$")
-_DEEPEST = 50
+_RATIO = re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)? ?/ ?[0-9]+(?:\.[0-9]*)?$")
+# Longer text is no number, and both parts of a shorter quotient fit into a float.
+_LONGEST = 300
+DEEPEST = 50
+# Anchors can repeat each other, so that a short file has more values than fit into memory.
+_MOST_VALUES = 100_000
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,12 @@ def parse_yaml(text: str, source: str) -> Document:
         raise SpecError(source, [f"{where}not YAML: {getattr(error, 'problem', None) or error}"]) from error
     except RecursionError:
         raise SpecError(source, [_too_deep()]) from None
-    value = _construct(node, (), places, problems, ()) if node is not None else None
+    try:
+        value = _construct(node, (), places, problems, ()) if node is not None else None
+    except _TooLargeError:
+        raise SpecError(
+            source, [f"holds more than {_MOST_VALUES:,} values, or anchors that repeat each other"]
+        ) from None
     if problems:
         raise SpecError(source, problems)
     return Document(source, value, places)
@@ -80,11 +88,17 @@ def parse_scalar(text: str) -> Any:
     return parse_yaml(text, text).value
 
 
+class _TooLargeError(Exception):
+    """There are too many values."""
+
+
 def _construct(
     node: yaml.Node, path: Path_, places: dict[Path_, str], problems: list[str], around: tuple[yaml.Node, ...]
 ) -> Any:
     places[path] = f"line {node.start_mark.line + 1}"
-    if len(path) > _DEEPEST:
+    if len(places) > _MOST_VALUES:
+        raise _TooLargeError
+    if len(path) > DEEPEST:
         problems.append(f"{places[path]}: {_too_deep()}")
         return None
     if any(node is outer for outer in around):
@@ -94,6 +108,11 @@ def _construct(
     if isinstance(node, yaml.MappingNode):
         mapping: dict[str, Any] = {}
         for key_node, value_node in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                problems.append(
+                    f"line {key_node.start_mark.line + 1}: a key that is a list or a mapping; expected text"
+                )
+                continue
             key = str(key_node.value)
             if key in mapping:
                 line = key_node.start_mark.line + 1
@@ -108,10 +127,12 @@ def _construct(
 
 
 def _too_deep() -> str:
-    return f"nested too deeply; expected at most {_DEEPEST} levels"
+    return f"nested too deeply; expected at most {DEEPEST} levels"
 
 
 def _scalar(text: str) -> Any:
+    if len(text) > _LONGEST:
+        return text
     if _NULL.match(text):
         return None
     if _BOOL.match(text):

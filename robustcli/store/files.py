@@ -51,6 +51,11 @@ def errors_name(path: Path, temporary: Path | None = None) -> Iterator[None]:
         raise
 
 
+def absolute(text: str) -> Path:
+    """Return the absolute path of a file that a user names; "~" is the home folder, and links may lead in a circle."""
+    return Path(os.path.realpath(os.path.expanduser(text)))
+
+
 def append(path: Path, line: str) -> None:
     """Append a line to a text, whole or not at all."""
     left = f"{line}\n".encode()

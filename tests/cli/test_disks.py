@@ -10,8 +10,7 @@ import pytest
 from shell import TINY, Robust
 
 from robustcli.errors import Interrupted, RobustCliError, disk_message
-from robustcli.runtime.ranks import share_of_torchrun
-from robustcli.specs.yamlfile import parse_scalar, parse_yaml
+from robustcli.specs.yamlfile import parse_yaml
 from robustcli.store import checkpoint, files
 from robustcli.store.files import append, read_json, replacing, write_json
 from robustcli.store.results import parse_record
@@ -197,25 +196,6 @@ def test_a_run_with_a_damaged_log_is_resumed(robust: Robust, tiny: Path) -> None
         robust("train", tiny, "--quiet", "--resume").require(0)
 
 
-@pytest.mark.parametrize(
-    ("rank", "world", "expected"), [("", "", None), ("", "2", None), ("0", "1", None), ("1", "2", (1, 2))]
-)
-def test_empty_variables_of_torchrun_mean_one_process(
-    monkeypatch: pytest.MonkeyPatch, rank: str, world: str, expected: tuple[int, int] | None
-) -> None:
-    monkeypatch.setenv("RANK", rank)
-    monkeypatch.setenv("WORLD_SIZE", world)
-    assert share_of_torchrun() == expected
-
-
-@pytest.mark.parametrize(("rank", "world"), [("x", "2"), ("-1", "2"), ("2", "2"), ("1", "two")])
-def test_other_variables_of_torchrun_are_refused(monkeypatch: pytest.MonkeyPatch, rank: str, world: str) -> None:
-    monkeypatch.setenv("RANK", rank)
-    monkeypatch.setenv("WORLD_SIZE", world)
-    with pytest.raises(RobustCliError, match="expected numbers as torchrun sets them"):
-        share_of_torchrun()
-
-
 @pytest.mark.parametrize("text", ["[" * 2000 + "]" * 2000, "{a: " * 2000 + "1" + "}" * 2000, "[" * 60 + "]" * 60])
 def test_deeply_nested_files_are_one_message(text: str, tmp_path: Path) -> None:
     with pytest.raises(RobustCliError, match="nested too deeply"):
@@ -226,11 +206,6 @@ def test_deeply_nested_files_are_one_message(text: str, tmp_path: Path) -> None:
         read_json(path)
     with pytest.raises(RobustCliError, match="not JSON"):
         parse_record("[" * 200_000, path, 1)
-
-
-@pytest.mark.parametrize("text", ["1" * 5000 + "/255", "8/" + "9" * 5000, "1" * 5000, "1." + "2" * 5000 + "/3"])
-def test_numbers_of_5000_digits_are_text(text: str) -> None:
-    assert parse_scalar(text) == text
 
 
 def test_replacing_names_the_file(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from robustcli.evaluation.workers import Share, _share
+from robustcli.errors import RobustCliError
+from robustcli.evaluation.workers import _share, device_of
+from robustcli.runtime.ranks import Share, joined, share_of_torchrun
 
 
 @pytest.mark.parametrize(("threads", "count", "expected"), [(6, 2, 3), (6, 4, 1), (1, 4, 1)])
@@ -17,3 +19,40 @@ def test_workers_share_the_threads_of_one_process(
     monkeypatch.setattr(torch, "set_num_threads", taken.append)
     _share(lambda _wish, share: seen.append(share), None, (1, count))
     assert (taken, seen) == ([expected], [(1, count)])
+
+
+@pytest.mark.parametrize(("rank", "world"), [("", ""), ("", "2"), ("0", ""), ("0", "1"), (" ", " ")])
+def test_empty_variables_of_torchrun_and_a_single_process_are_no_share(
+    rank: str, world: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", world)
+    assert share_of_torchrun() is None
+
+
+@pytest.mark.parametrize(
+    ("rank", "world"), [("a", "2"), ("-1", "2"), ("2", "2"), ("0", "0"), ("\u00b2", "3"), ("9" * 5000, "9" * 5001)]
+)
+def test_variables_that_torchrun_does_not_set_are_refused(
+    rank: str, world: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", world)
+    with pytest.raises(RobustCliError, match="expected numbers as torchrun sets them") as caught:
+        share_of_torchrun()
+    assert len(str(caught.value)) < 500
+
+
+def test_a_share_without_an_address_to_meet_at_is_refused_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": "1", "MASTER_ADDR": ""}.items():
+        monkeypatch.setenv(name, value)
+    assert share_of_torchrun() == (0, 2)
+    with pytest.raises(RobustCliError, match="without MASTER_ADDR"), joined():
+        pass
+
+
+@pytest.mark.parametrize("local", ["", "x", "9" * 5000])
+def test_an_odd_local_rank_is_passed_over(local: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", local)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert device_of((6, 8), "auto") == "cuda:2"

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from robustcli.errors import RobustCliError, SpecError
 from robustcli.registry.types import Ratio
+from robustcli.specs.spec import ExperimentSpec, overridden
 from robustcli.specs.yamlfile import parse_scalar, parse_yaml, read_yaml, to_yaml
 
 
@@ -236,3 +237,29 @@ def test_fractions_are_read_back_exactly(number: Fraction) -> None:
 )
 def test_fractions_are_written_as_people_write_them(number: Fraction, text: str) -> None:
     assert to_yaml({"eps": number}) == f"eps: {text}\n"
+
+
+@pytest.mark.parametrize(
+    "text", ["9" * 4000, "9" * 20_000, "8/" + "9" * 5000, "9" * 20_000 + "/255", "0." + "9" * 5000]
+)
+def test_a_number_of_thousands_of_digits_is_text(text: str) -> None:
+    assert parse_scalar(text) == text
+    with pytest.raises(SpecError) as caught:
+        ExperimentSpec.parse(f"name: x\nthreat: {{eps: {text}}}\n", "the test")
+    assert len(str(caught.value)) < 2000
+
+
+def test_anchors_that_repeat_each_other_are_refused_before_they_fill_the_memory() -> None:
+    lines = ["a0: &a0 [x]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 20))]
+    with pytest.raises(SpecError, match="more than 100,000 values"):
+        parse_yaml("\n".join(lines), "the test")
+
+
+def test_keys_that_are_no_text_are_refused() -> None:
+    with pytest.raises(SpecError, match="line 1: a key that is a list or a mapping"):
+        parse_yaml("? [a, b]\n: 2\n", "the test")
+
+
+def test_an_override_of_thousands_of_levels_is_refused() -> None:
+    with pytest.raises(RobustCliError, match="nested too deeply"):
+        overridden(parse_yaml("name: x", "the test"), ["a." * 3000 + "b=1"])

@@ -11,6 +11,7 @@ import torch
 from robustcli.data.datasets.encoded import JPEG, EncodedSplit
 from robustcli.data.datasets.fixed_order import fixed_order
 from robustcli.errors import RobustCliError
+from robustcli.store.files import absolute
 
 _SUFFIXES = (*JPEG, ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 _LITTER = ("thumbs.db", "ehthumbs.db", "desktop.ini")
@@ -56,7 +57,7 @@ def both_parts(root: str, size: int) -> tuple[EncodedSplit, EncodedSplit, list[s
     Raises:
         RobustCliError: the folder has another layout; names what is wrong.
     """
-    folder = Path(root).expanduser().resolve()
+    folder = absolute(root)
     train_folder = _part(folder, "train")
     if _is_tiny_imagenet(folder):
         classes = _classes(train_folder)
@@ -83,7 +84,7 @@ def test_part(root: str, size: int) -> tuple[EncodedSplit, list[str]]:
     Raises:
         RobustCliError: the folder has another layout; names what is wrong.
     """
-    folder = Path(root).expanduser().resolve()
+    folder = absolute(root)
     has_train = (folder / "train").is_dir()
     train_classes = _classes(folder / "train", may_be_empty=True) if has_train else {}
     if _is_tiny_imagenet(folder):

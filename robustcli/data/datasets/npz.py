@@ -1,7 +1,6 @@
 """Images and labels in one NumPy archive."""
 
 import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,14 @@ from torch import Tensor
 
 from robustcli.data.datasets import DATASETS, Source, TensorSplit, reads_test
 from robustcli.data.datasets.channel_statistics import channel_statistics
-from robustcli.errors import RobustCliError, in_one_line
+from robustcli.errors import RobustCliError, in_one_line, shortened
+from robustcli.store.arrays import UNREADABLE
 from robustcli.store.file_kinds import other_kind
+from robustcli.store.files import absolute
 
 Array = np.ndarray[tuple[int, ...], np.dtype[Any]]
 
 _TRAIN, _TEST = ("x_train", "y_train"), ("x_test", "y_test")
-_BROKEN = (OSError, ValueError, EOFError, NotImplementedError, MemoryError, zipfile.BadZipFile, zlib.error)
 # Labels beyond it are no classes, and a name for each of them would fill the memory.
 _MOST_CLASSES = 1_000_000
 
@@ -38,7 +38,7 @@ def npz(*, path: str) -> Source:
 
     Reference: the .npz format of NumPy, numpy.org/doc/stable/reference/generated/numpy.savez.html.
     """
-    file = Path(path).expanduser().resolve()
+    file = absolute(path)
     arrays = _arrays(file, (*_TEST, *_TRAIN) if _has_train(file) else _TEST)
     if "x_train" not in arrays:
         return _test_alone(file, arrays)
@@ -66,7 +66,7 @@ def npz(*, path: str) -> Source:
 @reads_test("npz")
 def npz_test(*, path: str) -> Source:
     """The test part of a file; its train part, whatever it holds, is not read."""
-    file = Path(path).expanduser().resolve()
+    file = absolute(path)
     return _test_alone(file, _arrays(file, _TEST))
 
 
@@ -113,7 +113,7 @@ def _arrays(file: Path, needed: Sequence[str]) -> dict[str, Array]:
             for key in (*needed, "classes"):
                 if key in keys:
                     arrays[key] = archive[key]
-    except _BROKEN as error:
+    except UNREADABLE as error:
         where = f"{file}: {key}" if key else f"{file}"
         # NumPy advises to trust the file and load it with pickle, which would run its code.
         said = "it holds Python objects or an odd header" if "allow_pickle" in str(error) else in_one_line(error)
@@ -190,7 +190,11 @@ def _classes(file: Path, arrays: dict[str, Array], count: int) -> list[str]:
         raise RobustCliError(
             f"data.path: {file}: classes has shape {names.shape} and type {names.dtype}; expected one row of texts"
         )
-    return [str(name) for name in names]
+    listed = [str(name) for name in names]
+    twice = next((name for name in listed if listed.count(name) > 1), None)
+    if twice is not None:
+        raise RobustCliError(f"data.path: {file}: classes has '{shortened(twice)}' twice; expected different names")
+    return listed
 
 
 def _check_range(file: Path, key: str, labels: Tensor, classes: int) -> None:

@@ -21,7 +21,7 @@ from robustcli.data.datasets import DATASETS, Source, reads_test
 from robustcli.data.datasets.encoded import EncodedSplit, fingerprint, source_of, test_source_of
 from robustcli.errors import RobustCliError, in_one_line
 from robustcli.registry.types import Count, Size
-from robustcli.store.files import read_json
+from robustcli.store.files import absolute, read_json
 
 MANIFEST = "pack.json"
 PartName = Literal["train", "test"]
@@ -210,7 +210,7 @@ class PackedPixels:
 
 def _opened(root: str, size: int | None) -> tuple[Path, Manifest, int]:
     """Folder, manifest and size of the images."""
-    folder = Path(root).expanduser().resolve()
+    folder = absolute(root)
     manifest = read_manifest(folder)
     if manifest.size is None and size is None:
         raise RobustCliError(

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from http.client import HTTPException
-from pathlib import Path
 from typing import TypeVar
 
 from robustcli.errors import RobustCliError
+from robustcli.store.files import absolute
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ def read_published(name: str, root: str, files: Sequence[str], download: bool, r
     Raises:
         RobustCliError: files are missing or wrong; the message says how to get them.
     """
-    folder = Path(root).expanduser().resolve()
+    folder = absolute(root)
     missing = [file for file in files if not (folder / file).is_file()]
     if missing and not download:
         raise RobustCliError(

@@ -1,0 +1,23 @@
+"""Errors of NumPy archives that are damaged or were not written by NumPy."""
+
+import struct
+import tokenize
+import zipfile
+import zlib
+
+# What reading meets in a header that is parsed as Python, in a zip archive and in compressed bytes.
+UNREADABLE = (
+    ArithmeticError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
