@@ -122,7 +122,8 @@ class Fab(Attack):
         Args:
             images: (n,) which image each row is of; what breaks an image ends all its tries.
         """
-        is_done = torch.zeros(int(images.max()) + 1, dtype=torch.bool, device=x.device)
+        # Numbers, because several rows of one image meet in a maximum, which the device finds without being asked.
+        is_done = torch.zeros(int(images.max()) + 1, dtype=torch.uint8, device=x.device)
         nearest, sizes = x.clone(), torch.full((len(x),), torch.inf, device=x.device, dtype=x.dtype)
         rows, origin, x_adv = torch.arange(len(x), device=x.device), x, start
         for _ in range(self.steps):
@@ -135,8 +136,8 @@ class Fab(Attack):
             nearest[rows] = torch.where(_wide(is_nearer, x), x_adv, nearest[rows])
             sizes[rows] = torch.where(is_nearer, size, sizes[rows])
             x_adv = torch.where(_wide(is_fooled, x), origin + self.beta * (x_adv - origin), x_adv)
-            is_done[images[rows[sizes[rows] <= threat.radius]]] = True
-            stays = ~is_done[images[rows]]
+            is_done.scatter_reduce_(0, images[rows], (sizes[rows] <= threat.radius).to(torch.uint8), "amax")
+            stays = is_done[images[rows]] == 0
             if self.keep == "fooled" and not bool(stays.all()):
                 rows, origin, x_adv = rows[stays], origin[stays], x_adv[stays]
                 if not len(rows):

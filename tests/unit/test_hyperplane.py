@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import linprog, minimize
+from simulated_gpu import simulated_gpu
 from torch import Tensor
 
 from robustcli.promises.networks import images
@@ -137,3 +138,15 @@ def test_single_precision_reaches_the_plane_too(norm: Norm) -> None:
     left = (gap.float() + (weight.float() * rounded).flatten(1).sum(1)).abs()
     assert (left[is_reached] < 1e-5 * (1 + gap[is_reached].abs())).all()
     assert ((x.float() + rounded).clamp(0, 1) - x.float() - rounded).abs().max() < 1e-6
+
+
+@in_every_norm
+def test_a_gpu_finds_the_same_way_and_is_seldom_asked(norm: Norm) -> None:
+    x = images(30, 3)
+    weight = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    gap = torch.linspace(-3, 3, 30) * weight.flatten(1).abs().sum(1) / 8
+    expected = towards_plane(x, gap, weight, norm)
+    with simulated_gpu() as gpu:
+        found = towards_plane(x.to("cuda"), gap.to("cuda"), weight.to("cuda"), norm).cpu()
+    assert torch.equal(found, expected)
+    assert sum(gpu.waits_in("threat/hyperplane.py").values()) <= 3
