@@ -22,6 +22,7 @@ from robustcli.cli.authoring import app as authoring
 from robustcli.cli.doctor import app as doctor
 from robustcli.cli.evaluation import app as evaluation
 from robustcli.cli.examples import app as examples
+from robustcli.cli.explain import app as explain
 from robustcli.cli.finding import reproduce_finding
 from robustcli.cli.members import app as members
 from robustcli.cli.options import Overrides, Quiet, Runs, console
@@ -46,7 +47,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help=f"{PURPOSE}\n\n{EXIT_CODES}",
 )
-for commands in (members, authoring, evaluation, results.app, examples, sweep.app, forecast, doctor, pack):
+for commands in (members, authoring, evaluation, results.app, examples, sweep.app, forecast, doctor, pack, explain):
     app.add_typer(commands)
 app.add_typer(bench.app, name="bench")
 app.add_typer(export.app, name="export")

@@ -19,8 +19,10 @@ from robustcli.specs.yamlfile import parse_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
+AGENTS = ROOT / "AGENTS.md"
 DOCUMENTS = [
     README,
+    AGENTS,
     *(ROOT / name for name in ("CONTRIBUTING.md", "experiments/README.md")),
     *(ROOT / "experiments" / "results" / name for name in ("README.md", "bench/README.md")),
 ]
@@ -43,11 +45,11 @@ class Line:
         return f"{self.number}: robust {' '.join(self.words)}"
 
 
-def shell_lines() -> list[tuple[int, str]]:
+def shell_lines(document: Path = README) -> list[tuple[int, str]]:
     """Lines inside blocks marked sh or bash, continuations joined, prompts and comments taken away."""
     found = []
     language, waiting = None, ""
-    for number, line in enumerate(README.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(document.read_text(encoding="utf-8").splitlines(), 1):
         fence = re.match(r"^\s*```\s*(\w*)", line)
         if fence:
             language = None if language is not None else fence.group(1)
@@ -61,9 +63,9 @@ def shell_lines() -> list[tuple[int, str]]:
     return found
 
 
-def robust_lines() -> list[Line]:
+def robust_lines(document: Path = README) -> list[Line]:
     lines = []
-    for number, text in shell_lines():
+    for number, text in shell_lines(document):
         for part in re.split(r"\s*(?:&&|;|\|)\s*", text):
             words = shlex.split(part, comments=True)
             # As it is called from an environment, or through Python.
@@ -81,13 +83,13 @@ def test_the_readme_shows_commands() -> None:
     assert {line.words[0] for line in LINES} >= {"train", "eval", "list", "show", "validate", "reproduce", "report"}
 
 
-@pytest.mark.parametrize("line", LINES, ids=str)
-def test_a_command_of_the_readme_can_be_parsed(line: Line) -> None:
+@pytest.mark.parametrize("line", [*LINES, *robust_lines(AGENTS)], ids=str)
+def test_a_command_of_the_documents_can_be_parsed(line: Line) -> None:
     name, *words = line.words
     if name.startswith("-"):
         assert name in ("--help", "--version")
         return
-    assert name in COMMANDS, f"README.md:{line}: there is no command {name}"
+    assert name in COMMANDS, f"{line}: there is no command {name}"
     if "--help" in words:
         return
     command = COMMANDS[name]
