@@ -21,10 +21,12 @@ class Attack(Protocol):
     Attributes:
         steps: gradient steps; 0 if the attack does not count any.
         is_black_box: whether it uses no gradients.
+        is_given: whether it looks up examples that were made elsewhere, without a search.
     """
 
     steps: int = 0
     is_black_box: bool = False
+    is_given: bool = False
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         """Adversarial images for x (n, c, h, w) and labels y (n,) or class shares y (n, k)."""

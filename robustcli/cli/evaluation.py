@@ -67,6 +67,10 @@ def evaluate_network(
     source: Annotated[
         str | None, typer.Option(help="Checkpoint of another network to craft the examples on (transfer attack).")
     ] = None,
+    attack_from: Annotated[
+        Path | None,
+        typer.Option(help=".npz file with x_adv, labels and indices: evaluate examples that were made elsewhere."),
+    ] = None,
     transfer: Annotated[
         bool, typer.Option("--transfer", help="Show every model the examples made on every other model, too.")
     ] = False,
@@ -141,6 +145,10 @@ def evaluate_network(
         "compile": is_compiled or None,
         "screen": screen,
     }
+    if attack_from is not None:
+        if attack is not None:
+            raise RobustCliError("--attack-from and --attack both say what to evaluate; leave one out")
+        attack, options["path"] = "from_file", str(attack_from)
     wanted, *others = models_of(context.params)
     names = [] if attack is None else [name.strip() for name in attack.split(",")]
     request = assess.Request(

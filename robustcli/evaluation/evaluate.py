@@ -100,6 +100,8 @@ def evaluate(
                 if share
                 else postflight(model, x, y, threat, evidence, rng, is_random=is_random, expected_clean=expected_clean)
             )
+    # A warning that is the reason of a suspicion is shown as such.
+    told = [text for text in evidence.warnings if text not in suspicions]
     return Result(
         evaluator=name,
         parameters=parameters,
@@ -112,7 +114,7 @@ def evaluate(
         seconds=evidence.seconds,
         stages=[StageResult(**asdict(stage)) for stage in evidence.stages],
         suspicions=suspicions,
-        warnings=list(dict.fromkeys([*(str(warning.message) for warning in caught), *evidence.warnings])),
+        warnings=list(dict.fromkeys([*(str(warning.message) for warning in caught), *told])),
         evidence=evidence,
     )
 

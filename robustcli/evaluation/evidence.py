@@ -19,6 +19,7 @@ from robustcli.errors import EvaluationError
 from robustcli.evaluation.adaptive_batches import AdaptiveBatches
 from robustcli.evaluation.confirm import Prediction, predict
 from robustcli.evaluation.gradient import gives_gradient, no_gradient
+from robustcli.evaluation.image_warnings import joined
 from robustcli.evaluation.journal import Journal, NullJournal
 from robustcli.evaluation.passes import count_passes
 from robustcli.evaluation.progress import Report, StageProgress, silent
@@ -203,7 +204,7 @@ def gather(
             call = partial(run_attack, stage, model, search, threat=stage.threat or threat, votes=votes)
             follow = partial(_report, report, evidence, number, len(stages))
             _run_stage(stage, call, x, y, rng, evidence, journal, batches, follow)
-        evidence.warnings += batches.warnings
+        evidence.warnings = joined((*evidence.warnings, *batches.warnings))
     return evidence
 
 

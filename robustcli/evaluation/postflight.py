@@ -18,6 +18,7 @@ from robustcli.attacks.pgd import Pgd
 from robustcli.evaluation.chance import chance_suspicions
 from robustcli.evaluation.evidence import Evidence
 from robustcli.evaluation.gradient import gives_gradient
+from robustcli.evaluators.from_file import OUTSIDE
 from robustcli.statistics import clopper_pearson
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
@@ -66,6 +67,7 @@ def postflight(
     ]
     if not evidence.stages:
         return found
+    found += [text for text in evidence.warnings if text.startswith(OUTSIDE)]
     if is_random:
         found.append("logits vary from call to call: the number is that of most of several forwards, not a worst case")
     has_gradient = gives_gradient(model, x) if evidence.has_gradient is None else evidence.has_gradient
@@ -98,7 +100,11 @@ def _of_clean_images(evidence: Evidence, expected: float | None) -> Iterator[str
 def _of_stages(evidence: Evidence) -> Iterator[str]:
     """What the numbers of the stages tell."""
     total = len(evidence.labels)
-    searched = [stage for stage in evidence.stages if stage.forwards > stage.entered or stage.gradients]
+    searched = [
+        stage
+        for stage, attack in zip(evidence.stages, evidence.attacks, strict=True)
+        if stage.forwards > stage.entered or stage.gradients or attack.is_given
+    ]
     if any(stage.entered for stage in evidence.stages) and not searched:
         yield "no attack made a pass through the network to search, so this is clean accuracy: give it steps to make"
     gradients_tried = False

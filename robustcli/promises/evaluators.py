@@ -93,7 +93,7 @@ def keeps_to_its_batch_size(evaluator: Evaluator) -> None:
 
 def names_its_stages(evaluator: Evaluator) -> None:
     """No two stages have one name, and asked twice an evaluator names the same."""
-    case = AttackContext(ThreatModel("linf", Fraction(1, 100)), (3, 8, 8), 10)
+    case = AttackContext(ThreatModel("linf", Fraction(1, 100)), (1, 8, 8), 10)
     names = [stage.name for stage in evaluator.stages(case)]
     assert len(set(names)) == len(names)
     assert [stage.name for stage in evaluator.stages(case)] == names

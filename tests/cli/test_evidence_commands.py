@@ -523,3 +523,23 @@ def test_progress_goes_to_the_log_unless_it_is_quiet(robust: Robust, trained: Ru
     assert int(found[1]) == int(found[2]) + int(found[3])
     quiet = robust("eval", trained.best, "--attack", "pgd", "--steps", "2", "--examples", "30", "--fresh", "-q")
     assert quiet.require(0).err == ""
+
+
+def test_examples_that_were_written_out_break_the_same_images(robust: Robust, trained: RunFolder) -> None:
+    words = ("--attack", "pgd", "--steps", "4", "--examples", "40", "-q")
+    robust("eval", trained.best, *words, "--save-examples", "--out", "pgd.json").require(0)
+    (folder,) = Path("evals").iterdir()
+    robust("show-examples", folder, "--out", "given.npz").require(0)
+    said = robust("eval", trained.best, "--attack-from", "given.npz", "--examples", "40", "-q", "--out", "from.json")
+    said.require(0, "no example is given, so that the clean image is counted")
+    made, given = (read_json(Path(name))["evaluations"] for name in ("pgd.json", "from.json"))
+    assert given["from_file"]["survivors"] == made["pgd"]["survivors"]
+    assert given["from_file"]["verdict"] == made["pgd"]["verdict"]
+    # At half the radius, some examples lie outside.
+    out = json.loads(
+        robust("eval", trained.best, "--attack-from", "given.npz", "--eps", "0.05", "--examples", "40", "--json").out
+    )
+    (reason,) = (text for text in out["evaluations"]["from_file"]["suspicions"] if "outside the threat set" in text)
+    assert re.search(r"not counted: \d+ images \(\d+, ", reason)
+    robust("eval", trained.best, "--attack-from", "x.npz", "--attack", "pgd").require(2, "leave one out")
+    robust("eval", trained.best, "--attack-from", "x.npz").require(2, "x.npz: cannot be read")

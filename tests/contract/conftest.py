@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import members
+import numpy as np
 import pytest
 import torch
 from small_checkpoint import random_network, save_network
@@ -48,6 +49,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network = random_network()
     _imitate(network, conv_net().eval())
     save_network(folder / "source.pt", network)
+    x = images(7)
+    np.savez(folder / "given.npz", x_adv=(x + 1e-3 * torch.where(x > 0.5, -1, 1)).numpy())
     return folder
 
 
