@@ -30,11 +30,11 @@ from robustcli.specs.settings import EvaluateOptions, ThreatSettings
 from robustcli.specs.yamlfile import parse_scalar
 from robustcli.store.chain import RESULTS
 from robustcli.store.files import read_json
-from robustcli.store.results import Chain, EvalResults, Evaluation, Results, parse_evaluation, read_results
+from robustcli.store.results import Chain, EvalResults, Evaluation, Results, RunResults, parse_evaluation, read_results
 from robustcli.store.runs import RunFolder
 from robustcli.threat.noise import derive
 from robustcli.threat.threat import ThreatModel
-from robustcli.workflows.verify_results import of_chain, of_data, of_eval, of_run
+from robustcli.workflows.verify_results import of_chain, of_data, of_eval, of_provenance, of_run
 
 # Logits differ by rounding in batches of another size; relative to the largest logit.
 _ROUNDING = 1e-4
@@ -72,27 +72,56 @@ def verify_folder(folder: Path, overrides: Sequence[str], checkpoint: str | None
     Raises:
         RobustCliError: there is no evaluation to check, or its network or its images cannot be read.
     """
-    files = RunFolder(folder)
-    model, evaluations = find_evidence(folder, overrides, checkpoint)
-    keys = sorted(path.stem for path in evaluations.glob("*.csv"))
-    if not keys:
-        raise RobustCliError(f"{evaluations}: found no per-image results (*.csv); nothing to check")
-    data = test_images(model.defaults, choose_device(device))
-    loaded = model.load(data, choose_device(device))
-    x, y = data.evaluation("test", None)
+    files = RunFolder(folder.parent if folder.name == RESULTS and folder.is_file() else folder)
     # People and other commands read the summary, so it is checked too.
     results = read_results(files.results) if files.is_finished else None
     stated = read_json(files.results) if files.is_finished else {}
+    if isinstance(results, RunResults) and checkpoint is None and not files.best.is_file():
+        return list(_of_numbers(files, results, stated))
+    model, evaluations = find_evidence(files.path, overrides, checkpoint)
+    keys = sorted({path.stem for kind in ("*.csv", "*.json") for path in evaluations.glob(kind)})
+    keys = list(dict.fromkeys((*keys, *(results.evaluations if results else ()))))
+    if not keys:
+        raise RobustCliError(f"{evaluations}: found no results and no per-image results (*.csv); nothing to check")
+    data = test_images(model.defaults, choose_device(device))
+    loaded = model.load(data, choose_device(device))
+    known = {key: _stored(EvaluationFiles(evaluations, key), stated) for key in keys}
+    count = max(parse_evaluation(raw, evaluations / f"{key}.json").total for key, raw in known.items())
+    x, y = data.evaluation("test", min(count, data.sizes["test"]))
     findings = []
-    for key in dict.fromkeys((*keys, *(results.evaluations if results else ()))):
+    for key in keys:
         own = EvaluationFiles(evaluations, key)
-        finding = verify(own, loaded.network, x, y)
-        if results is not None and stated["evaluations"].get(key) != read_json(own.result):
+        finding = verify(own, loaded.network, x, y, known[key])
+        if results is not None and stated["evaluations"].get(key) != known[key]:
             finding.problems.append(f"results.json: differs from {own.result.name}")
         findings.append(finding)
     if results is None:
         return [*findings, Finding(RESULTS, [], "", ["status, settings and digest chain: the run is not finished"])]
     return [*findings, _of_results(files, results, stated, model, loaded, data)]
+
+
+def _stored(files: EvaluationFiles, stated: Mapping[str, Any]) -> Any:
+    """Content of an evaluation's own file, or of its part of results.json where only that was kept."""
+    return read_json(files.result) if files.folder.is_dir() else stated["evaluations"][files.key]
+
+
+def _of_numbers(files: RunFolder, results: RunResults, stated: Mapping[str, Any]) -> Iterator[Finding]:
+    """Check results without their weights: only that the numbers of every evaluation follow from each other."""
+    for key, result in results.evaluations.items():
+        problems = list(check_derived(result, stated["evaluations"][key]))
+        lines = EvaluationFiles(files.evaluations, key).per_image
+        if lines.is_file():
+            problems += check_counts(result, read_per_image(lines))
+        yield Finding(key, problems, "counts, accuracy and interval", ["weights, images, predictions and attacks"])
+    problems = list(of_provenance(files, results))
+    unchecked: list[str] = []
+    if results.chain is not None and files.spec.is_file():
+        # The weights are not here to be compared; everything else is.
+        broken, unchecked = of_chain(files, results, stated, results.chain.links.get("weights", ""))
+        problems += broken
+    where = files.best.relative_to(files.path)
+    unchecked.append(f"what follows from the weights and the images: there is no {where}; --checkpoint names it")
+    yield Finding(RESULTS, problems, "record of the data", unchecked)
 
 
 def _of_results(
@@ -154,29 +183,33 @@ def find_evidence(folder: Path, overrides: Sequence[str], checkpoint: str | None
     return find_model(wanted), files.evaluations
 
 
-def verify(files: EvaluationFiles, network: nn.Module, x: Tensor, y: Tensor) -> Finding:
+def verify(files: EvaluationFiles, network: nn.Module, x: Tensor, y: Tensor, stored: Any = None) -> Finding:
     """Check one evaluation.
 
     Args:
         files: its files.
         network: in eval mode, with the weights that the evaluation names.
-        x, y: all test images and their labels, on the network's device.
+        x, y: at least the test images that were evaluated, and their labels, on the network's device.
+        stored: content of the result; None reads its file.
 
     Raises:
-        RobustCliError: a file is missing or cannot be read.
+        RobustCliError: a file cannot be read.
     """
-    if not files.result.is_file():
-        raise RobustCliError(f"{files.result}: no such file; expected the result of the evaluation")
-    stored = read_json(files.result)
+    if stored is None:
+        stored = read_json(files.result)
     result = parse_evaluation(stored, files.result)
     evaluator = _evaluator_of(result, str(files.result))
-    lines = read_per_image(files.per_image)
     if result.total > len(x):
         return Finding(files.key, [f"{result.total} images were evaluated; the data set has {len(x)}"], "nothing")
     x, y = x[: result.total], y[: result.total]
     threats = _threats_of(result, str(files.result))
     votes = evaluator.votes
     problems = list(_of_fingerprint(result, network, x, y))
+    if not files.per_image.is_file():
+        problems += [*check_derived(result, stored), *_of_survivors(result, network, x, y, votes)]
+        missing = f"per-image results and attacks: there is no {files.per_image.name}"
+        return Finding(files.key, problems, "fingerprint, clean predictions of the survivors, interval", [missing])
+    lines = read_per_image(files.per_image)
     problems += check_counts(result, lines)
     problems += check_derived(result, stored)
     problems += check_lines(lines, threats, is_random=votes > 1)
@@ -274,6 +307,24 @@ def _of_clean_images(lines: list[ImageResult], network: nn.Module, x: Tensor, y:
                 f"{line.clean}"
             )
             return
+
+
+def _of_survivors(result: Evaluation, network: nn.Module, x: Tensor, y: Tensor, votes: int) -> Iterator[str]:
+    """Check that images which survive are right when clean, and without an attack also that the others are not."""
+    lived = torch.tensor([letter == "1" for letter in result.survivors], device=x.device)
+    odd: list[int] = []
+    with settled(network, x.device.type):
+        torch.manual_seed(derive(result.seed, "verify"))
+        for start in range(0, len(x), _BATCH):
+            scores, slack = _scores(network, x[start : start + _BATCH], votes)
+            labels, alive = y[start : start + _BATCH], lived[start : start + _BATCH]
+            lead = -margin(scores, labels)
+            is_odd = alive & ~(lead >= -slack)
+            if result.is_clean:
+                is_odd |= ~alive & ~(lead <= slack)
+            odd += (start + is_odd.nonzero().flatten()).tolist()
+    if len(odd) > _by_chance(len(x), votes):
+        yield f"survivors: {len(odd)} do not fit the clean predictions of this network, first image {odd[0]}"
 
 
 def _scores(network: nn.Module, x: Tensor, votes: int) -> tuple[Tensor, Tensor]:

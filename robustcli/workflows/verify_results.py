@@ -51,9 +51,14 @@ def of_run(folder: RunFolder, results: RunResults, model: Model) -> Iterator[str
         for name, value in run_outcome(spec, model.contents, training, results.data.sizes).items():
             if getattr(results, name) != value:
                 yield f"{name}: results.json says {getattr(results, name)}; spec and checkpoints give {value}"
+    yield from of_provenance(folder, results)
+    yield from _of_evaluations(results, spec)
+
+
+def of_provenance(folder: RunFolder, results: RunResults) -> Iterator[str]:
+    """Check that results.json and provenance.json record the same data."""
     if folder.provenance.is_file() and read_provenance(folder.provenance).data != results.data:
         yield "data: results.json and provenance.json differ"
-    yield from _of_evaluations(results, spec)
 
 
 def _of_evaluations(results: RunResults, spec: ExperimentSpec) -> Iterator[str]:

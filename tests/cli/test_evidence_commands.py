@@ -15,6 +15,7 @@ from killing import Plan, Sessions
 from shell import TINY, Robust
 
 from robustcli.cli.progress import Screen
+from robustcli.data import Data
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store import checkpoint
 from robustcli.store.files import read_json, write_json
@@ -379,7 +380,7 @@ def test_tampering_is_caught(
         (_json(forwards="many"), "pgd.json: forwards: found 'many'; expected a valid integer"),
         (_json(evaluator="magic"), "magic"),
         (_json(parameters={"batch_size": 16}), "attack"),
-        (_summary(lambda found: found.update(square=found["pgd"])), "square.json: no such file"),
+        (_summary(lambda found: found.update(square=found["pgd"])), "square.json: cannot be read"),
     ],
 )
 def test_damaged_files_are_bad_input(
@@ -430,9 +431,54 @@ def test_folders_without_evidence_are_refused(robust: Robust, tiny: Path, words:
 def test_missing_files_are_named(robust: Robust, stored: Path, tmp_path: Path) -> None:
     folder = tampered(stored, tmp_path)
     (folder / "evaluations" / "pgd.csv").rename(folder / "evaluations" / "other.csv")
-    robust("verify", folder).require(2, "other.json: no such file")
+    robust("verify", folder).require(2, "other.json: cannot be read")
     (folder / "evaluations" / "other.csv").unlink()
-    robust("verify", folder).require(2, "found no per-image results (*.csv)")
+    robust("verify", folder).require(0, "pgd: not checked: per-image results and attacks: there is no pgd.csv")
+
+
+def test_survivors_that_are_wrong_when_clean_are_found_without_per_image_results(
+    robust: Robust, stored: Path, tmp_path: Path
+) -> None:
+    folder = tampered(stored, tmp_path)
+    (folder / "evaluations" / "pgd.csv").unlink()
+    for path in (folder / "evaluations" / "pgd.json", folder / "results.json"):
+        path.write_text(re.sub(r'"survivors": "[01]+"', f'"survivors": "{"1" * 60}"', path.read_text()))
+    robust("verify", folder).require(1, "do not fit the clean predictions of this network")
+
+
+def test_a_run_without_its_weights_is_checked_as_far_as_possible(
+    robust: Robust, trained: RunFolder, tmp_path: Path
+) -> None:
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    for name in ("results.json", "provenance.json"):
+        shutil.copy(trained.path / name, alone / name)
+    for place in (alone, alone / "results.json"):
+        said = robust("verify", place).require(0, "pgd: verified: counts, accuracy and interval")
+        said.require(0, "pgd: not checked: weights, images", "there is no checkpoints/best.pt")
+    path = alone / "results.json"
+    path.write_text(re.sub(r'"correct": \d+', '"correct": 59', path.read_text()))
+    robust("verify", alone).require(1, "correct: the result says 59; its other keys give")
+
+
+def test_a_run_whose_weights_were_removed_still_has_its_digest_chain(
+    robust: Robust, trained: RunFolder, tmp_path: Path
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    shutil.copytree(trained.path, run.path)
+    run.best.unlink()
+    robust("verify", run.path).require(0, "checkpoints/best.pt (missing)")
+    run.results.write_text(run.results.read_text().replace('"seed": 0', '"seed": 1'))
+    robust("verify", run.path).require(1, "digest chain: settings was changed")
+
+
+def test_only_the_evaluated_images_are_read(robust: Robust, stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int | None] = []
+    usual = Data.evaluation
+    monkeypatch.setattr(Data, "evaluation", lambda *given: asked.append(given[2]) or usual(*given))
+    robust("verify", stored).require(0)
+    assert asked
+    assert max(count or 10**9 for count in asked) <= 64
 
 
 def test_results_say_what_was_evaluated(stored: Path) -> None:
