@@ -133,11 +133,16 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[fl
     """
     if len(values) < 2:
         raise ValueError(f"an interval of a mean needs at least 2 values, found {len(values)}")
+    center = mean(values)
+    reach = student_quantile((1 + confidence) / 2, len(values) - 1) * stdev(values) / len(values) ** 0.5
+    return center - reach, center + reach
+
+
+def student_quantile(probability: float, freedom: int) -> float:
+    """Quantile of Student's t distribution with some degrees of freedom, at least 1."""
     from scipy.special import stdtrit
 
-    center = mean(values)
-    reach = float(stdtrit(len(values) - 1, (1 + confidence) / 2)) * stdev(values) / len(values) ** 0.5
-    return center - reach, center + reach
+    return float(stdtrit(freedom, probability))
 
 
 def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:

@@ -12,6 +12,7 @@ from robustcli.cli.options import (
     Device,
     Eps,
     Examples,
+    FailOn,
     Images,
     Json,
     Mean,
@@ -28,6 +29,7 @@ from robustcli.cli.options import (
     console,
 )
 from robustcli.cli.table_of_models import print_table
+from robustcli.cli.verdicts import require
 from robustcli.errors import Interrupted, RobustCliError
 
 if TYPE_CHECKING:
@@ -114,6 +116,7 @@ def evaluate_network(
     save_examples: Annotated[
         bool, typer.Option("--save-examples", "--witnesses", help="Keep the adversarial images, for `robust verify`.")
     ] = False,
+    fail_on: FailOn = None,
     wide: Wide = False,
     out: Out = None,
     as_json: Json = False,
@@ -171,7 +174,10 @@ def evaluate_network(
     if others or len(names) > 1 or transfer:
         if out is not None:
             raise RobustCliError("--out: holds the results of one model and --attack; others are stored in --store")
-        print_table(request, [wanted, *others], names, transfer=transfer, as_json=as_json, is_wide=wide)
+        cells = print_table(request, [wanted, *others], names, transfer=transfer, as_json=as_json, is_wide=wide)
+        require(
+            fail_on, [(f"{cell.model}, {key}", one) for cell in cells for key, one in cell.results.evaluations.items()]
+        )
         return
     try:
         with Screen(is_quiet=quiet) as watcher, stop_requests():
@@ -186,12 +192,13 @@ def evaluate_network(
         write_results(out, results)
     if as_json:
         typer.echo(json.dumps(results.to_json(), indent=2))
-        return
-    typer.echo(wanted.text or str(model))
-    console().print(result_table(results, is_wide=wide))
-    for line in (*results.notes, *warning_lines(results.evaluations)):
-        typer.echo(f"note: {line}")
-    typer.echo(f"stored in {folder}")
+    else:
+        typer.echo(wanted.text or str(model))
+        console().print(result_table(results, is_wide=wide))
+        for line in (*results.notes, *warning_lines(results.evaluations)):
+            typer.echo(f"note: {line}")
+        typer.echo(f"stored in {folder}")
+    require(fail_on, results.evaluations.items())
 
 
 @app.command("diagnose")

@@ -25,9 +25,11 @@ from robustcli.cli.examples import app as examples
 from robustcli.cli.explain import app as explain
 from robustcli.cli.finding import reproduce_finding
 from robustcli.cli.members import app as members
-from robustcli.cli.options import Overrides, Quiet, Runs, console
+from robustcli.cli.options import FailOn, Overrides, Quiet, Runs, console
 from robustcli.cli.pack import app as pack
 from robustcli.cli.plan import app as forecast
+from robustcli.cli.reproduce import print_claim, specs_of_seeds
+from robustcli.cli.verdicts import require
 from robustcli.errors import CheckFailedError, CollapseError, Interrupted, NotFiniteError, RobustCliError, disk_message
 from robustcli.specs import experiments
 
@@ -237,9 +239,12 @@ def reproduce(
     overrides: Overrides = None,
     runs: Runs = Path("runs"),
     out: Annotated[Path | None, typer.Option(help="Write the result of a finding to this JSON file.")] = None,
+    fail_on: FailOn = None,
     quiet: Quiet = False,
 ) -> None:
     """Train and evaluate a shipped experiment, or resume it, and compare with the published result.
+
+    With several seeds, such as seed=0,1,2, the mean is compared, and the noise over seeds is known.
 
     For a finding, run every arm with every seed and print whether the claim is SHOWN, NOT SHOWN or REFUTED.
     """
@@ -250,29 +255,18 @@ def reproduce(
         _refuse_torchrun("sweep")
         reproduce_finding(path, overrides or (), runs, out, quiet=quiet)
         return
-    if out is not None:
-        raise RobustCliError(f"--out: {name} is not a finding; its results are in the folder of the run")
-    from robustcli.reports.results import claim_table
-    from robustcli.specs.check import to_plain
-    from robustcli.store.results import Claim
     from robustcli.store.runs import folder_of
 
-    spec = _read(name, overrides)
-    found = _run(spec, runs, quiet, resume=True)
-    seconds = sum(record.seconds for record in folder_of(runs, spec).epochs())
-    typer.echo(f"training took {seconds:.1f} s, without checks")
-    if spec.claim is None:
-        typer.echo("This spec has no claim to compare with.")
-        return
-    claim = Claim.model_validate(to_plain(spec.claim))
-    console().print(claim_table(found, claim))
-    selection = found.selection
-    ours = f"{selection.by}{f' on {selection.images} images' if selection.images else ' epoch'}"
-    typer.echo(f"selection: source {claim.selection or 'not stated'}; here {ours}")
-    if claim.hardware:
-        typer.echo(f"hardware: source {claim.hardware}")
-    if claim.note:
-        typer.echo(f"note: {claim.note}")
+    if out is not None:
+        raise RobustCliError(f"--out: {name} is not a finding; its results are in the folder of the run")
+    specs = specs_of_seeds(path, overrides or ())
+    found = []
+    for spec in specs:
+        found.append(_run(spec, runs, quiet, resume=True))
+        seconds = sum(record.seconds for record in folder_of(runs, spec).epochs())
+        typer.echo(f"training took {seconds:.1f} s, without checks")
+    print_claim(specs[0], found)
+    require(fail_on, [one for results in found for one in results.evaluations.items()])
 
 
 @app.command()

@@ -19,6 +19,15 @@ class NormName(StrEnum):
     l1 = "l1"
 
 
+class FailOnName(StrEnum):
+    """Verdicts that may end a command with exit code 1."""
+
+    suspect = "suspect"
+
+
+FailOn = Annotated[
+    FailOnName | None, typer.Option("--fail-on", help="Exit with code 1 if an evaluation has this verdict.")
+]
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="Values to change in the spec, for example train.epochs=30 seed=1.")
 ]

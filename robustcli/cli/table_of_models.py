@@ -12,6 +12,7 @@ from robustcli.errors import Interrupted
 if TYPE_CHECKING:
     from robustcli.models.find import ModelRequest
     from robustcli.workflows.evaluate import Request
+    from robustcli.workflows.evaluate_many import Cell
 
 
 def print_table(
@@ -22,8 +23,8 @@ def print_table(
     transfer: bool,
     as_json: bool,
     is_wide: bool,
-) -> None:
-    """Evaluate every model under every attack and print a table.
+) -> "list[Cell]":
+    """Evaluate every model under every attack, print a table, and return its cells.
 
     Args:
         request: everything but the model and the attack.
@@ -51,7 +52,7 @@ def print_table(
             for cell in cells
         ]
         typer.echo(json.dumps(found, indent=2))
-        return
+        return cells
     for table in transfer_tables(cells) if transfer else [model_table(cells)]:
         console().print(table)
     if request.budget is not None:
@@ -69,3 +70,4 @@ def print_table(
             typer.echo(f"{cell.model}, {cell.attack or 'all evaluations'}: stored in {cell.folder}")
     elif cells:
         typer.echo(f"stored in {cells[0].folder.parent}; --wide shows the folders, which robust compare takes in pairs")
+    return cells

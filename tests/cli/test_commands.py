@@ -936,6 +936,31 @@ def test_a_claim_is_compared_and_a_finished_run_is_reused(robust: Robust, tiny: 
     robust("reproduce", "tiny.yaml", "-q").require(0, "Another paper", "reproduced", "training took")
 
 
+def test_several_seeds_are_compared_with_a_claim_by_their_mean(robust: Robust, tiny: Path) -> None:
+    tiny.write_text(TINY + "claim: {source: A paper, metrics: {clean: 0.99, pgd: 0.05}}\n", encoding="utf-8")
+    said = robust("reproduce", "tiny.yaml", "seed=0,1", "-q").require(0, "mean % [95 % of a run]")
+    found = {seed: read_json(next(Path("runs/tiny").glob(f"*-s{seed}/results.json"))) for seed in (0, 1)}
+    accuracies = [100 * found[seed]["evaluations"]["pgd"]["accuracy"] for seed in (0, 1)]
+    assert f"pgd: {accuracies[0]:.1f} (seed 0), {accuracies[1]:.1f} (seed 1)" in said.out
+    assert "from 2 seeds" in said.out
+    robust("reproduce", "tiny.yaml", "train.lr=1,2").require(
+        2, "train.lr: found several values; expected several seeds"
+    )
+
+
+def test_a_suspect_verdict_can_end_with_exit_code_1(robust: Robust, trained: RunFolder, tiny: Path) -> None:
+    # One image per class: clean accuracy is at chance, which is suspect.
+    words = ("eval", trained.best, "--attack", "pgd", "--steps", "2", "--examples", "20", "-q")
+    said = robust(*words, "--json").require(0)
+    suspect = json.loads(said.out)["evaluations"]["pgd"]["verdict"] == "SUSPECT"
+    assert suspect
+    robust(*words, "--fail-on", "suspect").require(
+        1, "failed: pgd: the verdict is SUSPECT (--fail-on suspect)", "stored"
+    )
+    robust(*words, "--fail-on", "nothing").require(2)
+    robust("reproduce", "tiny.yaml", "-q", "--fail-on", "suspect").require(1, "clean, pgd: the verdict is SUSPECT")
+
+
 def test_a_spec_without_a_claim_is_reproduced_without_one(robust: Robust, tiny: Path) -> None:
     robust("reproduce", "tiny.yaml", "train.epochs=0", "evaluate={}", "-q").require(0, "has no claim")
     robust("reproduce", "nothing_like_it").require(2, "unknown experiment")

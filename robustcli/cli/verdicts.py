@@ -1,0 +1,26 @@
+"""Exit code 1 for verdicts that the user does not accept: `--fail-on`."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from robustcli.cli.options import FailOnName
+from robustcli.errors import CheckFailedError
+
+if TYPE_CHECKING:
+    from robustcli.store.results import Evaluation
+
+
+def require(fail_on: FailOnName | None, evaluations: "Iterable[tuple[str, Evaluation]]") -> None:
+    """Raise if an evaluation has the verdict that `--fail-on` names, after everything is printed and stored.
+
+    Raises:
+        CheckFailedError: names the evaluations.
+    """
+    if fail_on is None:
+        return
+    found = list(evaluations)
+    wrong = list(dict.fromkeys(key for key, evaluation in found if evaluation.verdict == fail_on.value.upper()))
+    if wrong:
+        raise CheckFailedError(
+            f"{', '.join(wrong)}: the verdict is {fail_on.value.upper()} (--fail-on {fail_on.value})"
+        )
