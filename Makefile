@@ -24,7 +24,7 @@ RECORD := $(BIN)/robust reproduce cifar10/fast_record train.device=cuda
 SEEDS := 0 1 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-full check format smoke findings recipes tables bench bench-gpu reproduce-gpu-quick clean $(REPRODUCE)
+.PHONY: help install demo test test-full check format smoke findings recipes tables bench bench-gpu check-gpu reproduce-gpu-quick clean $(REPRODUCE)
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 24
@@ -137,6 +137,11 @@ bench-gpu: $(VENV)/.peers ## The same at a GPU's sizes, into experiments/results
 	$(BIN)/robust eval "$$checkpoint" $(ARGS) --attack autoattack --precision fast --compile --device cuda \
 		>$(BENCH)/gpu/autoattack_whole.txt; \
 	cat $(BENCH)/gpu/autoattack_whole.txt
+
+# On a machine without a network, too: with its own Python where there is no .venv.
+check-gpu: ## Check a GPU in about ten minutes: tests, verdicts, speed, for experiments/results/bench/gpu/check.json.
+	@mkdir -p $(BENCH)/gpu
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m robustcli bench gpu --device cuda --out $(BENCH)/gpu/check.json
 
 reproduce-gpu-quick: install ## Train and evaluate what one GPU trains in minutes; ARGS="data.root=PATH", JPEG=FOLDER.
 	@for name in $(QUICK); do $(BIN)/robust reproduce $$name train.device=cuda $(ARGS) || exit 1; done

@@ -12,7 +12,7 @@ import typer
 from robustcli.cli import bench_parts as cost_commands
 from robustcli.cli.bench_options import Checkpoints, Rounds, show, subjects_of
 from robustcli.cli.options import Device, Eps, Images, Json, NormOption, Out, console
-from robustcli.errors import RobustCliError, suggest
+from robustcli.errors import CheckFailedError, RobustCliError, suggest
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -206,6 +206,46 @@ def report(
         typer.echo(text, nl=False)
     else:
         replace_block(into, name, text)
+
+
+@app.command("gpu")
+def check_gpu(device: Device = "auto", out: Out = None) -> None:
+    """Check a GPU in about ten minutes: tests, verdicts next to the authors' package, speed of updates and epochs.
+
+    A step that fails is reported and the others continue; the exit code is then 1.
+    """
+    from rich.table import Table
+
+    from robustcli.bench.gpu_check import Sizes
+    from robustcli.bench.gpu_check import check_gpu as run
+    from robustcli.cli.progress import Screen
+    from robustcli.measuring.machine import format_machine
+    from robustcli.store.files import write_json
+
+    with Screen(is_quiet=True) as screen:
+        found = run(device, Sizes(), screen, lambda name: typer.echo(f"running: {name}", err=True))
+    if out is not None:
+        write_json(out, found)
+    table = Table("step", "outcome", "seconds")
+    for step in found["steps"]:
+        table.add_row(step["step"], _outcome(step), f"{step['seconds']:.1f}")
+    console().print(table)
+    typer.echo(format_machine(found))
+    if failed := [step["step"] for step in found["steps"] if step["status"] == "failed"]:
+        raise CheckFailedError(", ".join(failed))
+
+
+def _outcome(step: Mapping[str, Any]) -> str:
+    """Outcome of one step of the check, with its most important number."""
+    if step["status"] != "ok":
+        return f"{step['status']}: {step['reason']}"
+    shown = {
+        "images_per_second": "{} images/s",
+        "differing": "{} verdicts differ",
+        "robust": "robust accuracy {:.2f}",
+        "reason": "{}",
+    }
+    return next((text.format(step[key]) for key, text in shown.items() if step.get(key) is not None), "ok")
 
 
 def _trainable() -> Iterator[str]:
