@@ -1,9 +1,10 @@
 """Which normalization a network was trained with, found out on clean images instead of guessed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustcli.data import Data
@@ -17,6 +18,9 @@ _IMAGES = 400
 _BATCH = 100
 # Probability of such a difference by chance, below which one normalization is clearly better than another.
 _LEVEL = 0.05
+# Difference in accuracy, as a share of the images, that hardly changes the number of an evaluation.
+_SAME = 0.02
+_TEMPERATURES = [2 ** (step / 4) for step in range(-16, 33)]
 _RULE = f"clearly best means McNemar's exact p below {_LEVEL} against each of the others"
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -54,7 +58,10 @@ def candidates(data: Data, x: Tensor) -> dict[str, Statistics]:
 def find_normalization(
     build: Callable[[Statistics], nn.Module], data: Data, name: str, usual: str | None = None
 ) -> Found:
-    """Try the plausible normalizations on clean test images and take the best, if it is clearly best.
+    """Try the plausible normalizations on clean test images and take the best one.
+
+    Where several have the best accuracy within noise, that with the lowest loss is taken if its loss is clearly lower,
+    or if the choice hardly changes the accuracy.
 
     Args:
         build: the network behind a normalization, in eval mode on the data's device.
@@ -67,18 +74,15 @@ def find_normalization(
     """
     x, y = data.evaluation("test", min(_IMAGES, data.sizes["test"]))
     known = candidates(data, x)
-    right = {title: _correct(build(statistics), x, y) for title, statistics in known.items()}
-    counts = {title: int(found.sum()) for title, found in right.items()}
-    said = ", ".join(f"{title} {100 * count / len(x):.1f} %" for title, count in counts.items())
+    trials = {title: _trial(build(statistics), x, y) for title, statistics in known.items()}
+    said = ", ".join(
+        f"{title} {100 * one.correct / len(x):.1f} % (loss {one.mean:.3g})" for title, one in trials.items()
+    )
     tried = f"clean accuracy on {len(x)} images by normalisation: {said}"
-    best = max(counts, key=lambda title: counts[title])
-    rivals = [title for title in known if title != best and not _is_better(right[best], right[title])]
-    equal = all(torch.equal(right[best], found) for found in right.values())
-    is_guess = is_at_chance(counts[best], len(x), data.shape.classes)
-    if not is_guess and (not rivals or equal):
-        # Where all give the same, the first is as good as any.
-        chosen = next(iter(known)) if equal else best
-        why = "all give the same" if equal else f"clearly best; {_RULE}"
+    best = max(trials, key=lambda title: trials[title].correct)
+    close = [title for title in known if not trials[best].is_clearly_better(trials[title])]
+    chosen, why = _choose({title: trials[title] for title in close}, known, usual)
+    if chosen is not None and not is_at_chance(trials[chosen].correct, len(x), data.shape.classes):
         return Found(known[chosen], f"{tried}; took {chosen} ({why})")
     if usual is not None:
         return Found(known["none"], f"{tried}; took none ({usual}; no other is clearly best)")
@@ -89,17 +93,73 @@ def find_normalization(
     )
 
 
-def _correct(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class _Trial:
+    """A network behind one normalization on clean images.
+
+    Args:
+        right: images that it classifies correctly, (n,) bool.
+        loss: cross-entropy of every image, (n,), at the temperature that makes the mean smallest. So a normalization
+            does not win by making a network less sure of everything.
+    """
+
+    right: Tensor
+    loss: Tensor
+
+    @property
+    def correct(self) -> int:
+        return int(self.right.sum())
+
+    @property
+    def mean(self) -> float:
+        return float(self.loss.mean())
+
+    def is_clearly_better(self, other: "_Trial") -> bool:
+        """Whether it is right on clearly more images than the other."""
+        only_one, only_other = int((self.right & ~other.right).sum()), int((other.right & ~self.right).sum())
+        return only_one > only_other and mcnemar(only_one, only_other) < _LEVEL
+
+    def has_clearly_lower_loss(self, other: "_Trial") -> bool:
+        """Whether its loss is clearly lower than the other's on the same images."""
+        from scipy.stats import wilcoxon
+
+        difference = (other.loss - self.loss).nan_to_num(0.0).numpy()
+        return bool(difference.any()) and float(wilcoxon(difference, alternative="greater").pvalue) < _LEVEL
+
+
+def _choose(close: Mapping[str, _Trial], known: Mapping[str, Statistics], usual: str | None) -> tuple[str | None, str]:
+    """The candidate to take among those whose accuracy is the best within noise, and why; None if none stands out."""
+    leader = min(close, key=lambda title: close[title].mean)
+    others = [trial for title, trial in close.items() if title != leader]
+    if len(close) == len(known) and all(torch.equal(trial.right, close[leader].right) for trial in others):
+        # Where all give the same, the first is as good as any.
+        return next(iter(known)), "all give the same"
+    if not others:
+        return leader, f"clearly best; {_RULE}"
+    if usual is not None:
+        return None, ""
+    if all(close[leader].has_clearly_lower_loss(trial) for trial in others):
+        return leader, (
+            f"the accuracy of {len(close)} is equal within noise, and the loss of this one is clearly the lowest: "
+            f"Wilcoxon's p below {_LEVEL} against each of them"
+        )
+    counts = [trial.correct for trial in close.values()]
+    if max(counts) - min(counts) <= _SAME * len(close[leader].right):
+        return (
+            leader,
+            f"the accuracy of {len(close)} differs by at most {_SAME:.0%}, so this hardly matters; lowest loss",
+        )
+    return None, ""
+
+
+def _trial(network: nn.Module, x: Tensor, y: Tensor) -> _Trial:
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        predictions = [network(part).argmax(1) for part in torch.split(x, _BATCH)]
-    return (torch.cat(predictions) == y).cpu()
-
-
-def _is_better(one: Tensor, other: Tensor) -> bool:
-    """Whether the first is right on clearly more images than the second."""
-    only_one, only_other = int((one & ~other).sum()), int((other & ~one).sum())
-    return only_one > only_other and mcnemar(only_one, only_other) < _LEVEL
+        logits = torch.cat([network(part) for part in torch.split(x, _BATCH)]).cpu().double()
+    labels = y.cpu()
+    losses = torch.stack([F.cross_entropy(logits / heat, labels, reduction="none") for heat in _TEMPERATURES])
+    means = losses.mean(1).nan_to_num(torch.inf)
+    return _Trial(logits.argmax(1) == labels, losses[int(means.argmin())])
 
 
 def _options(statistics: Statistics) -> str:

@@ -10,16 +10,22 @@ from robustcli.architectures import Normalize
 from robustcli.data import Data, prepare
 from robustcli.data.datasets import Source, TensorSplit
 from robustcli.errors import RobustCliError
+from robustcli.models import normalization
 from robustcli.models.external import ExternalNetwork
 from robustcli.models.normalization import Statistics, find_normalization
 
 CLASSES, COUNT = 8, 200
 
 
-def levels(seed: int = 0) -> Data:
-    """Images of one level each; the class is the eighth of [0, 1] that the level lies in."""
+def levels(seed: int = 0, *, spread: int = 32) -> Data:
+    """Images of one level each; the class is the eighth of [0, 1] that the level lies in.
+
+    Args:
+        spread: number of levels of a class, around its center.
+    """
     generator = torch.Generator().manual_seed(seed)
-    shades = (256 * torch.rand(COUNT, 1, 1, 1, generator=generator)).to(torch.uint8)
+    centers = 32 * torch.randint(CLASSES, (COUNT, 1, 1, 1), generator=generator) + 16
+    shades = (centers + spread * (torch.rand(COUNT, 1, 1, 1, generator=generator) - 0.5)).to(torch.uint8)
     split = TensorSplit(shades.expand(-1, 1, 4, 4).contiguous(), (shades.flatten() // 32).long())
     source = Source(split, split, [str(n) for n in range(CLASSES)], mean=(0.25,), std=(0.125,))
     return prepare(source, val_size=0, train_size=None, device=torch.device("cpu"), workers=0)
@@ -88,6 +94,58 @@ def test_where_all_give_the_same_there_is_nothing_to_ask() -> None:
     found = find_normalization(behind(Invariant()), levels(), "x")
     assert found.statistics == ((0.0,), (1.0,))
     assert "all give the same" in found.note
+
+
+class Shifted(nn.Module):
+    """Reads levels, with a first layer that expects one normalization and hardly minds a similar one."""
+
+    def __init__(self, mean: float, std: float, sharpness: float) -> None:
+        super().__init__()
+        self.mean, self.std, self.sharpness = mean, std, sharpness
+
+    def forward(self, x: Tensor) -> Tensor:
+        level = (x.mean((1, 2, 3)) * self.std + self.mean)[:, None]
+        return -self.sharpness * (level - (torch.arange(CLASSES) + 0.5) / CLASSES) ** 2
+
+
+@pytest.mark.parametrize("sharpness", [20.0, 100.0])
+def test_of_normalizations_with_one_accuracy_the_one_with_the_lowest_loss_is_taken(
+    sharpness: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    similar = {"none": ((0.0,), (1.0,)), "own": ((0.25,), (0.125,)), "similar": ((0.27,), (0.126,))}
+    monkeypatch.setattr(normalization, "candidates", lambda data, x: similar)
+    found = find_normalization(behind(Shifted(0.25, 0.125, sharpness)), levels(spread=12), "x")
+    assert found.statistics == similar["own"]
+    assert "took own (the accuracy of 2 is equal within noise, and the loss of this one is clearly" in found.note
+    assert "similar 100.0 %" in found.note
+
+
+def test_normalizations_that_differ_by_nothing_that_matters_are_not_asked_about(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    similar = {"none": ((0.0,), (1.0,)), "own": ((0.25,), (0.125,)), "same": ((0.25,), (0.12500001,))}
+    monkeypatch.setattr(normalization, "candidates", lambda data, x: similar)
+    monkeypatch.setattr(normalization._Trial, "has_clearly_lower_loss", lambda *_: False)
+    found = find_normalization(behind(Shifted(0.25, 0.125, 200.0)), levels(), "x")
+    assert "so this hardly matters" in found.note
+
+
+def test_few_images_on_which_accuracies_differ_are_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = levels()
+    monkeypatch.setattr(type(data), "sizes", {"train": 200, "val": 0, "test": 4})
+    wide = {"own": ((0.25,), (0.125,)), "other": ((0.30,), (0.125,))}
+    monkeypatch.setattr(normalization, "candidates", lambda data, x: wide)
+    with pytest.raises(RobustCliError, match="nothing says which"):
+        find_normalization(behind(Shifted(0.25, 0.125, 200.0)), data, "x")
+
+
+def test_being_less_sure_of_everything_is_no_lower_loss() -> None:
+    """A network that is too sure of itself has a lower loss behind a normalization that makes contrasts smaller."""
+    data = levels()
+    x, y = data.evaluation("test")
+    sure = normalization._trial(behind(Shifted(0.25, 0.125, 1e5))(((0.25,), (0.125,))), x, y)
+    unsure = normalization._trial(behind(Shifted(0.25, 0.125, 1e3))(((0.25,), (0.125,))), x, y)
+    assert abs(sure.mean - unsure.mean) < 0.05
 
 
 # Classes
