@@ -22,11 +22,13 @@ class Attack(Protocol):
         steps: gradient steps; 0 if the attack does not count any.
         is_black_box: whether it uses no gradients.
         is_given: whether it looks up examples that were made elsewhere, without a search.
+        is_search: whether it looks for the worst point; if not, it changes images by chance, as corruptions do.
     """
 
     steps: int = 0
     is_black_box: bool = False
     is_given: bool = False
+    is_search: bool = True
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         """Adversarial images for x (n, c, h, w) and labels y (n,) or class shares y (n, k)."""

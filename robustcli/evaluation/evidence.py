@@ -45,6 +45,7 @@ class StageRecord:
         has_black_box: whether a part of it uses none.
         threat: as text such as "l2 0.5", if the stage has its own threat model.
         sampled: number of images attacked, if a sample was attacked first and none of it broke; None is all.
+        is_search: whether it looked for the worst point.
     """
 
     name: str
@@ -56,6 +57,7 @@ class StageRecord:
     seconds: float = 0.0
     sampled: int | None = None
     has_black_box: bool = False
+    is_search: bool = True
     threat: str | None = None
 
 
@@ -230,6 +232,7 @@ def _run_stage(
     is_waiting, sample = evidence.survives, _sample(evidence.survives, stage.sample, rng)
     entered = int(is_waiting.sum())
     record = StageRecord(stage.name, stage.is_black_box, entered, has_black_box=stage.has_black_box)
+    record.is_search = stage.attack.is_search
     record.threat = None if stage.threat is None else str(stage.threat)
     evidence.stages.append(record)
     for outcome in journal.outcomes(stage.name):

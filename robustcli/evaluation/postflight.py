@@ -65,7 +65,7 @@ def postflight(
         *_of_clean_images(evidence, expected_clean),
         *_of_stages(evidence),
     ]
-    if not evidence.stages:
+    if not any(stage.is_search for stage in evidence.stages):
         return found
     found += [text for text in evidence.warnings if text.startswith(OUTSIDE)]
     if is_random:
@@ -80,7 +80,9 @@ def postflight(
     rows = evidence.survives.nonzero().flatten()[:_PROBES].to(x.device)
     if len(rows):
         noise = rng.rows(rows).split("postflight")
-        found += _of_random_points(model, x[rows], y[rows], dict.fromkeys(evidence.threats), noise)
+        pairs = zip(evidence.threats, evidence.stages, strict=True)
+        searched = dict.fromkeys(threat for threat, stage in pairs if stage.is_search)
+        found += _of_random_points(model, x[rows], y[rows], searched, noise)
         if has_gradient:
             found += _of_gradients(model, x[rows], y[rows], noise)
             found += _of_longer_attacks(model, x[rows], y[rows], noise, evidence)
@@ -100,25 +102,25 @@ def _of_clean_images(evidence: Evidence, expected: float | None) -> Iterator[str
 def _of_stages(evidence: Evidence) -> Iterator[str]:
     """What the numbers of the stages tell."""
     total = len(evidence.labels)
+    pairs = [pair for pair in zip(evidence.stages, evidence.attacks, strict=True) if pair[0].is_search]
+    stages = [stage for stage, _ in pairs]
     searched = [
-        stage
-        for stage, attack in zip(evidence.stages, evidence.attacks, strict=True)
-        if stage.forwards > stage.entered or stage.gradients or attack.is_given
+        stage for stage, attack in pairs if stage.forwards > stage.entered or stage.gradients or attack.is_given
     ]
-    if any(stage.entered for stage in evidence.stages) and not searched:
+    if any(stage.entered for stage in stages) and not searched:
         yield "no attack made a pass through the network to search, so this is clean accuracy: give it steps to make"
     gradients_tried = False
-    for stage in evidence.stages:
+    for stage in stages:
         if stage.is_black_box and gradients_tried and stage.broken > _BLACK_BOX_SHARE * total:
             yield (
                 f"{stage.name}, which uses no gradients, broke {stage.broken} of {total} images after attacks by "
                 "gradients had failed on them: gradients may be masked, and the true robust accuracy lower"
             )
         gradients_tried |= not stage.is_black_box
-    first = evidence.stages[0] if evidence.stages else None
+    first = stages[0] if stages else None
     if first is not None and first.name.endswith("apgd-ce"):
         left = first.entered - first.broken
-        others = sum(stage.broken for stage in evidence.stages[1:] if not stage.is_black_box)
+        others = sum(stage.broken for stage in stages[1:] if not stage.is_black_box)
         if others > max(_OTHER_LOSSES_SHARE * left, _BLACK_BOX_SHARE * total):
             yield (
                 f"of {left} images that withstood cross-entropy, {others} fell to other losses: its gradients may "

@@ -46,8 +46,10 @@ def duration(seconds: float) -> str:
 
 
 def threats_of(evaluation: Evaluation) -> str:
-    """Threat of the evaluation, and those of its stages that have their own."""
-    own = [stage.threat for stage in evaluation.stages if stage.threat]
+    """Threat of the evaluation, and those of its stages that have their own; what changes images by chance by name."""
+    if evaluation.stages and not any(stage.is_search for stage in evaluation.stages):
+        return evaluation.evaluator
+    own = [stage.threat if stage.is_search else stage.name for stage in evaluation.stages if stage.threat]
     return ", ".join(dict.fromkeys([str(evaluation.threat), *own]))
 
 

@@ -68,6 +68,7 @@ class Declaration:
         mixes_alone: every image is changed by itself, whatever else is in its batch.
         mixes_labels: training labels become shares of several classes.
         without_attack: the evaluator runs no attack.
+        without_threat: the evaluator does not use the threat model of the spec or of the command.
         sees_through_masking: the evaluator includes attacks that need no gradients, so gradient masking does not
             deceive it.
         own_images: the data set is files of the user, of any size.
@@ -99,6 +100,7 @@ class Declaration:
     mixes_alone: Annotated[bool, _MIXER] = False
     mixes_labels: Annotated[bool, _MIXER] = False
     without_attack: Annotated[bool, _EVALUATOR] = False
+    without_threat: Annotated[bool, _EVALUATOR] = False
     sees_through_masking: Annotated[bool, _EVALUATOR] = False
     own_images: Annotated[bool, _DATASET] = False
     image: Annotated[tuple[int, int, int] | None, _DATASET] = None

@@ -49,6 +49,7 @@ class StageResult(Stored):
         is_black_box: the stage used no gradients.
         sampled: images that were attacked, where none of them broke; None means all that entered.
         has_black_box: a part of the stage used no gradients.
+        is_search: the stage looked for the worst point; if not, it changed images by chance, as corruptions do.
         threat: the stage's own threat as text such as "l2 0.5"; None means that of the evaluation.
     """
 
@@ -61,6 +62,7 @@ class StageResult(Stored):
     seconds: float
     sampled: int | None = None
     has_black_box: bool = False
+    is_search: bool = True
     threat: str | None = None
 
 
@@ -144,9 +146,10 @@ class Evaluation(Stored):
 
         Attacks that use gradients do not notice masked ones, and attacks that use none are weak.
         """
-        uses_gradients = any(not stage.is_black_box for stage in self.stages)
-        uses_none = any(stage.is_black_box or stage.has_black_box for stage in self.stages)
-        return bool(self.stages) and not (uses_gradients and uses_none)
+        searches = [stage for stage in self.stages if stage.is_search]
+        uses_gradients = any(not stage.is_black_box for stage in searches)
+        uses_none = any(stage.is_black_box or stage.has_black_box for stage in searches)
+        return bool(searches) and not (uses_gradients and uses_none)
 
     @property
     def threat(self) -> Threat:

@@ -236,7 +236,8 @@ def _case(request: Request, device: torch.device) -> _Case:
     subject = find_model(request.subject)
     defaults = subject.defaults
     chosen = _evaluations(request, defaults)
-    is_attacked = not all(choice.member.without_attack for choice in chosen.values())
+    members = [choice.member for choice in chosen.values()]
+    is_attacked = not all(member.without_attack or member.without_threat for member in members)
     threat = threat_of(defaults, request.norm, request.eps, is_attacked=is_attacked)
     evaluators = {key: instantiate(choice) for key, choice in chosen.items()}
     case = open_model(request.subject, subject, threat, device)

@@ -229,7 +229,7 @@ def verify(files: EvaluationFiles, network: nn.Module, x: Tensor, y: Tensor, sto
         unchecked += [
             f"that the attacks ran with these parameters and that none breaks the {result.correct} surviving images",
             "margin and size of the per-image results, apart from sign and radius",
-            "sampled, is_black_box and has_black_box of the stages",
+            "sampled, is_black_box, has_black_box and is_search of the stages",
         ]
     if files.adversarial_examples.exists() or not broken:
         return Finding(files.key, problems, f"{words}, {broken} adversarial images", unchecked)

@@ -97,6 +97,38 @@ def test_part(root: str, size: int) -> tuple[EncodedSplit, list[str]]:
     return _mixed(_split(test_folder, found, names, size)), names
 
 
+def several_parts(root: str, names: Sequence[str], size: int) -> tuple[EncodedSplit, list[str]]:
+    """Return the images of several folders with the same classes as one test part, and the names of the classes.
+
+    Images come in a fixed random order.
+
+    Args:
+        root: the folder around them.
+        names: paths of the folders below it.
+
+    Raises:
+        RobustCliError: a folder is missing, or has other classes than the first.
+    """
+    folder = absolute(root)
+    missing = [name for name in names if not (folder / name).is_dir()]
+    if missing:
+        raise RobustCliError(
+            f"data.root: {folder} has no folder {missing[0]}; {len(missing)} of {len(names)} are missing"
+        )
+    classes = [_classes(folder / name) for name in names]
+    for name, own in zip(names, classes, strict=True):
+        if own.keys() != classes[0].keys():
+            raise RobustCliError(
+                f"data.root: {folder / name} has other classes than {names[0]}: only there "
+                f"{_listed(set(own) - set(classes[0]))}; only in {names[0]} {_listed(set(classes[0]) - set(own))}"
+            )
+    by_class: dict[str, list[str]] = {}
+    for own in classes:
+        for name, paths in _by_class(own, may_lack_images=True).items():
+            by_class.setdefault(name, []).extend(paths)
+    return _mixed(_split(folder, by_class, list(classes[0]), size)), list(classes[0])
+
+
 def has_train_part(root: str) -> bool:
     """True if a folder has a train part."""
     return (Path(root).expanduser() / "train").is_dir()
