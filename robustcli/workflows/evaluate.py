@@ -33,7 +33,7 @@ from robustcli.runtime import ranks
 from robustcli.runtime.device import choose_device
 from robustcli.runtime.ranks import Share, share_of_torchrun
 from robustcli.specs.yamlfile import parse_scalar
-from robustcli.store.chain import chained
+from robustcli.store.chain import RESULTS, chained
 from robustcli.store.results import SCHEMA, EvalResults, read_results, write_results
 from robustcli.store.runs import RunFolder, lock_folder
 from robustcli.workflows.budget import Budget, within_budget
@@ -278,9 +278,11 @@ def _folder(store: Path, name: str, parts: Sequence[Any], behavior: Behavior) ->
     folder = store / f"{Path(name).name}-{digest[:8]}"
     for number in count(2):
         known = folder / "behavior.npz"
-        if not known.exists():
+        # Nothing says whose results are here.
+        is_foreign = not known.exists() and (folder / RESULTS).exists()
+        if not known.exists() and not is_foreign:
             write_behavior(known, behavior, f"writing-{os.getpid()}")
-        if is_same(read_behavior(known), behavior):
+        if not is_foreign and is_same(read_behavior(known), behavior):
             return folder
         folder = store / f"{Path(name).name}-{digest[:8]}-{number}"
     raise AssertionError("there is always a next number")
