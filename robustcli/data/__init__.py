@@ -1,7 +1,7 @@
 """Images for training and evaluation: a source, split and on the device."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, runtime_checkable
 
@@ -11,10 +11,11 @@ from torch import Tensor
 from robustcli.architectures import ImageShape
 from robustcli.data import augmentation
 from robustcli.data.augmentation import AugmentSettings
-from robustcli.data.datasets import Source
+from robustcli.data.datasets import Crops, Source
 from robustcli.data.datasets.fixed_order import fixed_order
 from robustcli.data.extra import Extra, Joined
-from robustcli.data.stores import Store, batches_of, store
+from robustcli.data.images import Images
+from robustcli.data.stores import Plan, Store, batches_of, store
 from robustcli.data.targets import Labels, Targets
 from robustcli.errors import RobustCliError
 from robustcli.threat.noise import Noise
@@ -78,6 +79,7 @@ class Data:
         self.extra_digest = "" if extra is None else extra.digest
         self.is_labelled = extra is None or extra.is_labelled
         self._extra = extra
+        self._cuts = source.cut is not None
         self._source_size = len(source.train.labels)
         self._targets = targets or Targets()
         self._parts = parts
@@ -156,6 +158,8 @@ class Data:
         augment: AugmentSettings,
         rng: Noise,
         skip: int = 0,
+        crop_chance: Tensor | None = None,
+        after: Callable[[], tuple[Tensor, Tensor | None] | None] = lambda: None,
     ) -> Iterator[tuple[Tensor, Labels]]:
         """Yield batches of augmented images in [0, 1] and their labels, on the device.
 
@@ -169,22 +173,41 @@ class Data:
             augment: augmentation of each image.
             rng: source of noise on the device.
             skip: batches to skip at the start, without cost.
+            crop_chance: random numbers of `crop_chance` for the images in `order`, if crops are cut while decoding.
+            after: returns order and random numbers of the epoch that comes next, to read it ahead; None: none does.
         """
         part = self._train()
+
+        def plan_of(order: Tensor, chance: Tensor | None, begin: int = 0) -> Plan:
+            end = len(order) - len(order) % batch_size if drop_last else len(order)
+            crops = None if chance is None else Crops(chance[begin:end], augment.resized_crop)
+            return Plan(rows[order[begin:end]], crops)
+
+        def following() -> Plan | None:
+            found = after()
+            return None if found is None else plan_of(*found)
+
         if drop_last:
             order = order[: len(order) - len(order) % batch_size]
-        order = order[skip * batch_size :]
-        own = len(part.rows)
+        own, begin = len(part.rows), skip * batch_size
         rows = part.rows if self._extra is None else torch.cat([part.rows, self._extra_rows])
         # One copy for all batches, because a copy from pageable memory waits for the device.
-        is_extra = batches_of((order >= own).to(self._levels.device), batch_size)
-        batches = part.store.batches(rows[order], batch_size)
+        is_extra = batches_of((order[begin:] >= own).to(self._levels.device), batch_size)
+        batches = part.store.batches(plan_of(order, crop_chance, begin), batch_size, following)
         for (images, labels), is_added in zip(batches, is_extra, strict=True):
             given = self._targets(labels, is_added, self.shape.classes)
-            yield self._pixels(augmentation.augment(images, augment, rng)), given
+            is_cropped = crop_chance is not None
+            yield self._pixels(augmentation.augment(images, augment, rng, is_cropped=is_cropped)), given
 
-    def evaluation(self, split: SplitName, count: int | None = None) -> tuple[Tensor, Tensor]:
-        """Return the first `count` images of a split, or all, and their labels, in fixed order without augmentation."""
+    def crop_chance(self, count: int, generator: torch.Generator) -> Tensor | None:
+        """Return random numbers (count, 4) of crops that are cut while images are decoded; None if they are not."""
+        return torch.rand((count, 4), generator=generator) if self._cuts else None
+
+    def images(self, split: SplitName, count: int | None = None) -> tuple[Images, Tensor]:
+        """Return the first `count` images of a split, or all, and their labels, in fixed order without augmentation.
+
+        The images stay in their stored form and become floats where they are indexed.
+        """
         part = self._train() if split == "train" else self._parts[split]
         size = len(part.rows)
         if size == 0:
@@ -192,12 +215,18 @@ class Data:
             raise RobustCliError(f"data: there are no {split} images; {hint}")
         if count is not None and not 1 <= count <= size:
             raise RobustCliError(f"data: {count} {split} images requested; there are only {size}")
-        batches = list(part.store.batches(part.rows[:count], _CHUNK))
-        images = torch.cat([images for images, _ in batches])
-        labels = torch.cat([labels for _, labels in batches])
+        rows = part.rows[:count]
+        labels = part.store.labels[rows.to(part.store.labels.device)]
         if self._labels_by_name is not None:
             labels = self._labels_by_name.to(labels.device)[labels]
-        return self._pixels(images), labels
+        device, shape = self._levels.device, (self.shape.channels, self.shape.height, self.shape.width)
+        images = Images(part.store.reader(rows), self._pixels, torch.arange(len(rows)), shape, device)
+        return images, labels.to(device)
+
+    def evaluation(self, split: SplitName, count: int | None = None) -> tuple[Tensor, Tensor]:
+        """Return the same images as `images`, all as one tensor of floats: for a part that fits into memory."""
+        images, labels = self.images(split, count)
+        return images[:], labels
 
     @property
     def test_digest(self) -> str:
@@ -224,7 +253,7 @@ class Data:
     def clean_batches(self, batch_size: int) -> Iterator[Tensor]:
         """Yield batches of train images in fixed order without augmentation."""
         part = self._train()
-        for images, _ in part.store.batches(part.rows, batch_size):
+        for images, _ in part.store.batches(Plan(part.rows), batch_size):
             yield self._pixels(images)
 
     def _train(self) -> _Part:
@@ -282,7 +311,7 @@ def prepare(
         raise RobustCliError(f"data.train_size: {train_size} is more than the {left} train images{rest}")
     order = fixed_order(total)
     train_end = total if train_size is None else val_size + train_size
-    train = store(source.train if extra is None else Joined(source.train, extra.split), device, workers)
+    train = store(source.train if extra is None else Joined(source.train, extra.split), device, workers, source.cut)
     test = store(source.test, device, workers)
     parts: dict[SplitName, _Part] = {
         "train": _Part(train, order[val_size:train_end]),

@@ -34,20 +34,25 @@ class AugmentSettings(DistortionSettings, Protocol):
     def cutout(self) -> int: ...
 
 
-def augment(x: Tensor, settings: AugmentSettings, rng: Noise) -> Tensor:
+def augment(x: Tensor, settings: AugmentSettings, rng: Noise, *, is_cropped: bool = False) -> Tensor:
     """Return images (uint8 or float) after distortions, crop, flip and cutout, with random numbers per image.
 
     Every image draws five numbers from `rng` for crop, flip and cutout, even if some are off, so turning one off does
     not change the others. Distortions draw their numbers afterwards. If everything is off, nothing is drawn and x
     itself is returned.
+
+    Args:
+        is_cropped: the resized crop was cut when the images were decoded.
     """
-    is_distorted = bool(settings.resized_crop or settings.rotate or settings.jitter)
+    is_resized = bool(settings.resized_crop) and not is_cropped
+    is_distorted = bool(is_resized or settings.rotate or settings.jitter)
     if not (settings.crop or settings.flip or settings.cutout or is_distorted):
         return x
     n = len(x)
     chance = rng.uniform(torch.empty((n, 5), device=x.device, dtype=torch.float32))
     if is_distorted:
-        x = distorted(x, settings, rng.uniform(torch.empty((n, DRAWS), device=x.device, dtype=torch.float32)))
+        luck = rng.uniform(torch.empty((n, DRAWS), device=x.device, dtype=torch.float32))
+        x = distorted(x, settings, luck, is_cropped=is_cropped)
     if settings.crop or settings.flip:
         x = _crop_and_flip(x, settings, chance[:, :3])
     if settings.cutout:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # Usual range of the ratio of the sides of a resized crop.
-_NARROWEST, _WIDEST = 3 / 4, 4 / 3
+NARROWEST, WIDEST = 3 / 4, 4 / 3
 # Weights of red, green and blue in grey (ITU-R BT.601).
 _GREY = (0.299, 0.587, 0.114)
 # Random numbers per image: four for the crop, one for the rotation, three for the colours.
@@ -34,15 +34,16 @@ class DistortionSettings(Protocol):
     def jitter(self) -> float: ...
 
 
-def distorted(x: Tensor, settings: DistortionSettings, chance: Tensor) -> Tensor:
+def distorted(x: Tensor, settings: DistortionSettings, chance: Tensor, *, is_cropped: bool = False) -> Tensor:
     """Return images after resized crop, rotation and colour jitter: uint8, or float in [0, 1].
 
     Args:
         chance: random numbers (n, DRAWS) in [0, 1), float32. Each distortion has fixed columns, so turning one off does
             not change the others.
+        is_cropped: the crop is omitted.
     """
     pixels = x.float() / 255 if x.dtype == torch.uint8 else x
-    if settings.resized_crop:
+    if settings.resized_crop and not is_cropped:
         pixels = _cropped(pixels, settings.resized_crop, chance[:, :4])
     if settings.rotate:
         pixels = _rotated(pixels, math.radians(settings.rotate), chance[:, 4])
@@ -57,7 +58,7 @@ def _cropped(x: Tensor, smallest: float, chance: Tensor) -> Tensor:
     Sides are at most those of the image.
     """
     share = smallest + (1 - smallest) * chance[:, 0]
-    ratio = _NARROWEST * (_WIDEST / _NARROWEST) ** chance[:, 1]
+    ratio = NARROWEST * (WIDEST / NARROWEST) ** chance[:, 1]
     height, width = x.shape[2:]
     # The ratio is in pixels, the sides are shares of those of the image.
     wide = (share * ratio * height / width).sqrt().clamp(max=1)

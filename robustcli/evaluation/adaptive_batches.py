@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from robustcli.errors import EvaluationError
+from robustcli.runtime.allocator import release_freed_memory
 
 T = TypeVar("T")
 
@@ -72,6 +73,8 @@ class AdaptiveBatches:
             part = slice(begin, min(begin + size, count))
             if fit.may_grow:
                 torch.cuda.reset_peak_memory_stats(self._device)
+            if self._device.type == "cpu":
+                release_freed_memory()
             done = self._attempt(work, part, size)
             if done is None:
                 # The last batch may be smaller: what was tried counts, not what was allowed.

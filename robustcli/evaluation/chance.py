@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
+from robustcli.data.images import AnyImages, chunks_of
+
 # Probability, under guessing, below which an accuracy counts as better than guessing.
 _LEVEL = 1e-3
 # Images brighter than this are not "nearly black".
@@ -25,7 +27,7 @@ def is_at_chance(right: int, total: int, classes: int) -> bool:
     return right / total <= (1 + chance) / 2 and float(bdtrc(right - 1, total, chance)) >= _LEVEL
 
 
-def chance_suspicions(predictions: Tensor, labels: Tensor, classes: int, x: Tensor) -> Iterator[str]:
+def chance_suspicions(predictions: Tensor, labels: Tensor, classes: int, x: AnyImages) -> Iterator[str]:
     """Suspicions about clean images: they are nearly black, or the accuracy on them is at chance, with likely causes.
 
     Args:
@@ -33,7 +35,11 @@ def chance_suspicions(predictions: Tensor, labels: Tensor, classes: int, x: Tens
         classes: logits of the network.
         x: the clean images.
     """
-    brightest = float(x.max())
+    brightest = 0.0
+    for part in chunks_of(x):
+        brightest = max(brightest, float(part.max()))
+        if brightest >= _DARK:
+            break
     if brightest < _DARK:
         yield (
             f"the brightest pixel is {brightest:.3g} of 1, nearly black: were pixels in [0, 1], or a few levels, saved "

@@ -10,6 +10,7 @@ import torch
 from pydantic import Field, InstanceOf
 from torch import Tensor, nn
 
+from robustcli.data.images import AnyImages, Images
 from robustcli.errors import EvaluationError
 from robustcli.evaluation.evidence import Evidence, gather
 from robustcli.evaluation.journal import Journal
@@ -43,7 +44,7 @@ def evaluate(
     parameters: dict[str, Any],
     evaluator: Evaluator,
     model: nn.Module,
-    x: Tensor,
+    x: AnyImages,
     y: Tensor,
     threat: ThreatModel,
     seed: int,
@@ -52,6 +53,7 @@ def evaluate(
     share: tuple[int, int] | None = None,
     expected_clean: float | None = None,
     report: Report = silent,
+    keeps_examples: bool = True,
 ) -> Result:
     """Run one evaluator between `preflight` and `postflight`, in single precision; the model is left as it was.
 
@@ -71,6 +73,7 @@ def evaluate(
             be among all, and stages of which that does not hold are left out, with all that come after them.
         expected_clean: clean accuracy that the network is known to have on other images of its kind.
         report: called when an attack begins and after each of its batches.
+        keeps_examples: keep the adversarial images, in memory or in the journal.
 
     Raises:
         EvaluationError: the number would mean nothing; says why.
@@ -79,7 +82,7 @@ def evaluate(
     numbers = torch.arange(len(x), device=x.device)
     if share is not None:
         numbers = numbers[share[0] :: share[1]]
-        x, y = x[numbers], y[numbers]
+        x, y = Images.of(x).subset(numbers), y[numbers]
     with warnings.catch_warnings(record=True) as caught:
         # Deprecations stay with the filters of the process: they are about code, not about the number.
         for category in (UserWarning, RuntimeWarning):
@@ -91,7 +94,16 @@ def evaluate(
                     parameter.requires_grad_(False)
                 rng = IndexedNoise(seed, numbers)
                 evidence = gather(
-                    evaluator, model, x, y, threat, rng, journal, is_share=share is not None, report=report
+                    evaluator,
+                    model,
+                    x,
+                    y,
+                    threat,
+                    rng,
+                    journal,
+                    is_share=share is not None,
+                    report=report,
+                    keeps_examples=keeps_examples,
                 )
             except EvaluationError as error:
                 raise EvaluationError(f"INVALID: {error}") from error

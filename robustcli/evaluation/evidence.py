@@ -7,7 +7,7 @@ forward pass.
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from robustcli.attacks import Attack
 from robustcli.attacks.crafting import crafting
+from robustcli.data.images import AnyImages
 from robustcli.errors import EvaluationError
 from robustcli.evaluation.adaptive_batches import AdaptiveBatches
 from robustcli.evaluation.confirm import Prediction, predict
@@ -72,7 +73,8 @@ class Evidence:
         predictions: (n,) class of the adversarial image; of the clean image where none was found.
         margins: (n,) largest margin seen: wrong logit minus true one.
         sizes: (n,) of the perturbations that broke the images; 0 elsewhere.
-        points: adversarial images (c, h, w) by image number.
+        points: adversarial images (c, h, w) by image number, mapped from the journal if there is one; empty if they are
+            not kept.
         stages: in order.
         clean_forwards, clean_seconds: cost of the clean images.
         classes: number of logits of the model.
@@ -139,7 +141,8 @@ class Evidence:
         self.predictions[broken] = outcome.predictions[outcome.is_broken]
         self.sizes[broken] = outcome.sizes[outcome.is_broken]
         self.margins[row] = torch.maximum(self.margins[row], outcome.margins)
-        self.points.update(zip(outcome.numbers[outcome.is_broken].tolist(), outcome.points, strict=True))
+        if outcome.points is not None:
+            self.points.update(zip(outcome.numbers[outcome.is_broken].tolist(), outcome.points, strict=True))
         stage.broken += len(broken)
         stage.forwards += outcome.forwards
         stage.gradients += outcome.gradients
@@ -150,7 +153,7 @@ class Evidence:
 def gather(
     evaluator: Evaluator,
     model: nn.Module,
-    x: Tensor,
+    x: AnyImages,
     y: Tensor,
     threat: ThreatModel,
     rng: IndexedNoise,
@@ -158,6 +161,7 @@ def gather(
     *,
     is_share: bool = False,
     report: Report = silent,
+    keeps_examples: bool = True,
 ) -> Evidence:
     """Run every attack of an evaluator on the images that still survive.
 
@@ -169,6 +173,7 @@ def gather(
         is_share: whether these are only some of the images of an evaluation. It then ends before the first stage whose
             outcome depends on the other images: one that draws a sample or makes its own batches.
         report: called when an attack begins and after each of its batches.
+        keeps_examples: keep the adversarial images, in memory or in the journal.
 
     Raises:
         EvaluationError: logits are not finite, or an attack left the threat set.
@@ -205,7 +210,7 @@ def gather(
             search = model if stage.surrogate is None else surrogates[stage.surrogate]
             call = partial(run_attack, stage, model, search, threat=stage.threat or threat, votes=votes)
             follow = partial(_report, report, evidence, number, len(stages))
-            _run_stage(stage, call, x, y, rng, evidence, journal, batches, follow)
+            _run_stage(stage, call, x, y, rng, evidence, journal, batches, follow, keeps_examples=keeps_examples)
         evidence.warnings = joined((*evidence.warnings, *batches.warnings))
     return evidence
 
@@ -213,13 +218,15 @@ def gather(
 def _run_stage(
     stage: Stage,
     call: Callable[[Tensor, Tensor, IndexedNoise, int], AttackOutcome],
-    x: Tensor,
+    x: AnyImages,
     y: Tensor,
     rng: IndexedNoise,
     evidence: Evidence,
     journal: Journal,
     batches: AdaptiveBatches,
     follow: Callable[[int, int, float], None],
+    *,
+    keeps_examples: bool,
 ) -> None:
     """Run one stage on every image that survives so far and is not in the journal yet.
 
@@ -236,6 +243,9 @@ def _run_stage(
     record.threat = None if stage.threat is None else str(stage.threat)
     evidence.stages.append(record)
     for outcome in journal.outcomes(stage.name):
+        if keeps_examples and outcome.points is None:
+            # Attacked without keeping examples, so these images are attacked again.
+            continue
         # Processes with other shares may have attacked some images twice.
         known = outcome.among(set(evidence.numbers[is_waiting].tolist()))
         evidence.add(known, rows)
@@ -247,11 +257,11 @@ def _run_stage(
 
         def attack(part: slice, size: int, left: Tensor = left) -> AttackOutcome:
             row = left[part]
-            return call(x[row], y[row], rng.rows(row), size)
+            found = call(x[row], y[row], rng.rows(row), size)
+            return found if keeps_examples else replace(found, points=None)
 
         for outcome in batches.map(len(left), stage.batch_size, attack, type(stage.attack).__name__):
-            journal.keep(outcome)
-            evidence.add(outcome, rows)
+            evidence.add(journal.keep(outcome), rows)
             attacked += len(outcome.numbers)
             follow(before + attacked, attacked, time.perf_counter() - begun)
         if record.broken == 0 and not bool(sample.all()):
@@ -289,7 +299,7 @@ def _sample(survives: Tensor, size: int | None, rng: IndexedNoise) -> Tensor:
 
 def _clean(
     model: nn.Module,
-    x: Tensor,
+    x: AnyImages,
     y: Tensor,
     rng: IndexedNoise,
     batch_size: int,

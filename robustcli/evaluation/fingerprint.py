@@ -4,13 +4,14 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 import robustcli
+from robustcli.data.images import AnyImages, chunks_of
 from robustcli.errors import RobustCliError
 from robustcli.models.digest import network_digest, tensor_bytes, weights_digest
 from robustcli.registry.catalog import catalog
@@ -35,7 +36,7 @@ _DECIDING = (
 
 def fingerprint(
     model: nn.Module,
-    x: Tensor,
+    x: AnyImages,
     y: Tensor,
     threat: ThreatModel,
     evaluator: str,
@@ -67,10 +68,10 @@ def evaluator_text(name: str, parameters: Mapping[str, Any]) -> str:
     return f"{name} {json.dumps(_without_batch_size(parameters), sort_keys=True)}"
 
 
-def images_digest(x: Tensor, y: Tensor) -> str:
+def images_digest(x: AnyImages, y: Tensor) -> str:
     """SHA-256 of images and labels."""
     digest = hashlib.sha256(f"{x.dtype} {tuple(x.shape)}\n".encode())
-    for part in (*torch.split(x, 1000), y):
+    for part in chain(chunks_of(x), [y]):
         digest.update(tensor_bytes(part))
     return digest.hexdigest()
 

@@ -1,15 +1,16 @@
 """Whether attacks get a gradient from a network at all."""
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from robustcli.data.images import AnyImages
 from robustcli.errors import EvaluationError
 
 # Images that the question is asked with.
 _IMAGES = 2
 
 
-def gives_gradient(model: nn.Module, x: Tensor) -> bool:
+def gives_gradient(model: nn.Module, x: AnyImages) -> bool:
     """Whether a gradient flows from the logits to the images.
 
     None flows through no_grad, inference_mode, detach, one-hot outputs and quantized layers. A gradient of zeros
@@ -18,13 +19,13 @@ def gives_gradient(model: nn.Module, x: Tensor) -> bool:
     if is_quantized(model):
         # What autograd makes of layers that it does not know is no gradient, though it does not say so.
         return False
-    x = x[:_IMAGES].detach().clone().requires_grad_()
+    probes = x[:_IMAGES].detach().clone().requires_grad_()
     try:
         with torch.enable_grad():
-            logits = model(x)
+            logits = model(probes)
             if not logits.requires_grad:
                 return False
-            (gradient,) = torch.autograd.grad(logits.sum(), x, allow_unused=True)
+            (gradient,) = torch.autograd.grad(logits.sum(), probes, allow_unused=True)
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, NotImplementedError, EvaluationError):

@@ -5,16 +5,18 @@ loses only the call it was in, and several processes may write to one journal.
 """
 
 import hashlib
+import math
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from robustcli.errors import RobustCliError, in_one_line
 from robustcli.evaluation.run_attack import AttackOutcome
@@ -23,6 +25,8 @@ from robustcli.store.files import read_json, replacing, write_json
 
 # Digits of the image number in a file name.
 _DIGITS = 8
+# Suffix of the adversarial images of an outcome: float32, one image after the other.
+_POINTS = ".points"
 
 
 class Journal(Protocol):
@@ -32,8 +36,8 @@ class Journal(Protocol):
         """The outcomes kept so far."""
         ...
 
-    def keep(self, outcome: AttackOutcome) -> None:
-        """Keep one more outcome; it is on disk when this returns."""
+    def keep(self, outcome: AttackOutcome) -> AttackOutcome:
+        """Keep one more outcome, which is on disk when this returns, and return it with points mapped from there."""
         ...
 
 
@@ -43,8 +47,8 @@ class NullJournal:
     def outcomes(self, stage: str) -> Iterable[AttackOutcome]:
         return ()
 
-    def keep(self, outcome: AttackOutcome) -> None:
-        pass
+    def keep(self, outcome: AttackOutcome) -> AttackOutcome:
+        return outcome
 
 
 @dataclass(frozen=True)
@@ -88,15 +92,20 @@ class FolderJournal:
         for path in sorted(self.path.glob(f"{_file_name(stage)}-{'[0-9]' * _DIGITS}.npz")):
             try:
                 with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-                    outcome = _read(stored)
+                    outcome = _read(stored, path.with_suffix(_POINTS))
             except UNREADABLE as error:
                 raise RobustCliError(
                     f"{path}: cannot be read ({in_one_line(error)}); remove this file to repeat its images"
                 ) from error
             yield outcome
 
-    def keep(self, outcome: AttackOutcome) -> None:
+    def keep(self, outcome: AttackOutcome) -> AttackOutcome:
         path = self.path / f"{_file_name(outcome.stage)}-{int(outcome.numbers[0]):0{_DIGITS}d}.npz"
+        points = outcome.points
+        if points is not None:
+            # First, because the other file says that both are there. Raw, so that they can be mapped into memory.
+            with replacing(path.with_suffix(_POINTS), _own_mark()) as file:
+                file.write(points.contiguous().numpy().data)
         with replacing(path, _own_mark()) as file:
             np.savez(
                 file,
@@ -106,18 +115,20 @@ class FolderJournal:
                 predictions=outcome.predictions.numpy(),
                 margins=outcome.margins.numpy(),
                 sizes=outcome.sizes.numpy(),
-                points=outcome.points.numpy(),
+                shape=np.array(() if points is None else points.shape, dtype=np.int64),
                 passes=np.array([outcome.forwards, outcome.gradients]),
                 seconds=np.array(outcome.seconds),
                 warnings=np.array(outcome.warnings, dtype=np.str_),
             )
+        return outcome if points is None else replace(outcome, points=_mapped(path.with_suffix(_POINTS), points.shape))
 
     def remove(self) -> None:
         """Delete the journal, once the evaluation is stored."""
         shutil.rmtree(self.path)
 
 
-def _read(stored: Mapping[str, Any]) -> AttackOutcome:
+def _read(stored: Mapping[str, Any], points: Path) -> AttackOutcome:
+    """An outcome; `points` is the file of its adversarial images, if they were kept."""
     return AttackOutcome(
         stage=str(stored["stage"]),
         numbers=torch.from_numpy(stored["numbers"]),
@@ -125,12 +136,21 @@ def _read(stored: Mapping[str, Any]) -> AttackOutcome:
         predictions=torch.from_numpy(stored["predictions"]),
         margins=torch.from_numpy(stored["margins"]),
         sizes=torch.from_numpy(stored["sizes"]),
-        points=torch.from_numpy(stored["points"]),
+        points=_mapped(points, stored["shape"].tolist()) if len(stored["shape"]) else None,
         forwards=int(stored["passes"][0]),
         gradients=int(stored["passes"][1]),
         seconds=float(stored["seconds"]),
         warnings=tuple(str(text) for text in stored["warnings"]),
     )
+
+
+def _mapped(path: Path, shape: Sequence[int]) -> Tensor:
+    """Adversarial images in a file, as a tensor that the system reads from there and need not hold in memory."""
+    size = math.prod(shape)
+    if path.stat().st_size != 4 * size:
+        raise ValueError(f"{path.name} has {path.stat().st_size} bytes, not {4 * size}")
+    # A private mapping, and one that keeps no file open, because there may be thousands of them.
+    return torch.from_file(str(path), size=size, dtype=torch.float32).view(*shape) if size else torch.zeros(*shape)
 
 
 def _own_mark() -> str:

@@ -6,6 +6,7 @@ With both, anyone who has the weights and the images can check a robust accuracy
 
 import csv
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -16,11 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from robustcli.data.images import AnyImages
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.confirm import predict
 from robustcli.evaluation.evidence import SURVIVES, WRONG_WHEN_CLEAN, Evidence
 from robustcli.store.arrays import UNREADABLE
 from robustcli.store.files import replacing, write_text
+from robustcli.store.large_arrays import GrowingArray, write_npz
 from robustcli.threat.threat import ThreatModel
 
 COLUMNS = ("image", "label", "clean", "broken_by", "prediction", "margin", "size")
@@ -109,7 +112,7 @@ def read_per_image(path: Path) -> list[ImageResult]:
 
 
 def write_adversarial_examples(
-    path: Path, evidence: Evidence, model: nn.Module, x: Tensor, y: Tensor, votes: int = 1
+    path: Path, evidence: Evidence, model: nn.Module, x: AnyImages, y: Tensor, votes: int = 1
 ) -> None:
     """Write every adversarial image in the smallest encoding that still lies in the threat set and fools the model.
 
@@ -117,30 +120,32 @@ def write_adversarial_examples(
         x, y: all images that were evaluated, and their labels, on the model's device.
         votes: forward passes per verdict.
     """
-    chosen: dict[Encoding, list[int]] = {encoding: [] for encoding in _ENCODINGS}
-    kept: dict[Encoding, list[NDArray[Any]]] = {encoding: [] for encoding in _ENCODINGS}
     row_of = {number: row for row, number in enumerate(evidence.numbers.tolist())}
-    for left, threat in _in_batches(evidence, row_of):
-        for encoding in _ENCODINGS:
-            if not left:
-                break
-            rows = torch.tensor([row_of[number] for number in left], device=x.device)
-            codes = _encoded(encoding, torch.stack([evidence.points[number] for number in left]), x[rows].cpu(), threat)
-            points = decoded(encoding, codes, x[rows])
-            is_good = threat.contains(points, x[rows])
-            is_good &= predict(model, points, y[rows], votes).predictions != y[rows]
-            # The image itself was confirmed when it was found.
-            is_kept = is_good.cpu().numpy() | (encoding == "floats")
-            chosen[encoding] += [number for number, keep in zip(left, is_kept, strict=True) if keep]
-            kept[encoding].append(codes[is_kept])
-            left = [number for number, keep in zip(left, is_kept, strict=True) if not keep]
-    with replacing(path) as file:
-        arrays: dict[str, NDArray[Any]] = {}
+    chosen: dict[Encoding, list[int]] = {encoding: [] for encoding in _ENCODINGS}
+    with ExitStack() as stack:
+        empty = (GrowingArray(path.parent, tuple(x.shape[1:]), np.float32) for _ in _ENCODINGS)
+        kept = {name: stack.enter_context(array) for name, array in zip(_ENCODINGS, empty, strict=True)}
+        for left, threat in _in_batches(evidence, row_of):
+            for encoding in _ENCODINGS:
+                if not left:
+                    break
+                rows = torch.tensor([row_of[number] for number in left], device=x.device)
+                clean, found = x[rows], torch.stack([evidence.points[number] for number in left])
+                codes = _encoded(encoding, found, clean.cpu(), threat)
+                points = decoded(encoding, codes, clean)
+                is_good = threat.contains(points, clean)
+                is_good &= predict(model, points, y[rows], votes).predictions != y[rows]
+                # The image itself was confirmed when it was found.
+                is_kept = is_good.cpu().numpy() | (encoding == "floats")
+                chosen[encoding] += [number for number, keep in zip(left, is_kept, strict=True) if keep]
+                kept[encoding].append(codes[is_kept])
+                left = [number for number, keep in zip(left, is_kept, strict=True) if not keep]
+        arrays: dict[str, NDArray[Any] | GrowingArray] = {}
         for encoding in _ENCODINGS:
             arrays[f"{encoding}_images"] = np.array(chosen[encoding], dtype=np.int64)
-            empty = np.zeros((0, *x.shape[1:]), dtype=np.float32)
-            arrays[encoding] = np.concatenate(kept[encoding]) if kept[encoding] else empty
-        np.savez_compressed(file, allow_pickle=False, **arrays)
+            arrays[encoding] = kept[encoding]
+        with replacing(path) as file:
+            write_npz(file, arrays)
 
 
 def _in_batches(evidence: Evidence, row_of: Mapping[int, int]) -> Iterator[tuple[list[int], ThreatModel]]:

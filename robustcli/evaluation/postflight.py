@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from robustcli.attacks.gradient import input_gradient
 from robustcli.attacks.losses import LOSSES
 from robustcli.attacks.pgd import Pgd
+from robustcli.data.images import AnyImages
 from robustcli.evaluation.chance import chance_suspicions
 from robustcli.evaluation.evidence import Evidence
 from robustcli.evaluation.gradient import gives_gradient
@@ -41,7 +42,7 @@ _WHOLE_BOX = ThreatModel("linf", Fraction(1))
 
 def postflight(
     model: nn.Module,
-    x: Tensor,
+    x: AnyImages,
     y: Tensor,
     threat: ThreatModel,
     evidence: Evidence,

@@ -7,6 +7,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
+from robustcli.data.images import AnyImages, chunks_of
 from robustcli.errors import EvaluationError
 from robustcli.evaluation.gradient import is_quantized
 from robustcli.threat.threat import ThreatModel
@@ -22,7 +23,7 @@ _PROBES = 16
 
 def preflight(
     model: nn.Module,
-    x: Tensor,
+    x: AnyImages,
     y: Tensor,
     threat: ThreatModel,
     *,
@@ -46,7 +47,7 @@ def preflight(
     """
     _check_modes(model)
     _check_data(model, x, y)
-    if bool((threat.size(x - 0.5) <= threat.radius).all()):
+    if all(bool((threat.size(part - 0.5) <= threat.radius).all()) for part in chunks_of(x)):
         warnings.warn(
             f"threat {threat}: the radius reaches from every image to uniform grey, so no model can be robust; "
             "is eps in pixels of [0, 1]?",
@@ -77,14 +78,16 @@ def _check_modes(model: nn.Module) -> None:
         )
 
 
-def _check_data(model: nn.Module, x: Tensor, y: Tensor) -> None:
-    if x.dim() != 4:
+def _check_data(model: nn.Module, x: AnyImages, y: Tensor) -> None:
+    if len(x.shape) != 4:
         raise EvaluationError(f"x: shape {tuple(x.shape)}; expected (n, c, h, w)")
     if not len(x):
         raise EvaluationError("x: no images; an accuracy needs at least one")
     if x.dtype != torch.float32:
         raise EvaluationError(f"x: {x.dtype}; expected torch.float32, with pixels in [0, 1]")
-    low, high = float(x.min()), float(x.max())
+    lows, highs = zip(*((part.min(), part.max()) for part in chunks_of(x)), strict=True)
+    # As tensors, because NaN is their least and greatest.
+    low, high = float(torch.stack(lows).min()), float(torch.stack(highs).max())
     # Written so that NaN, for which every comparison is false, is refused too.
     if not (low >= -_PIXEL_ROUNDING and high <= 1 + _PIXEL_ROUNDING):
         raise EvaluationError(

@@ -33,7 +33,7 @@ class AttackOutcome:
         predictions: (m,) class of the point that the attack returned.
         margins: (m,) largest wrong logit minus the true one there; positive when broken.
         sizes: (m,) distance from the clean image, in the norm of the threat.
-        points: (b, c, h, w) adversarial images of those that are broken, in the same order.
+        points: (b, c, h, w) adversarial images of those that are broken, in the same order; None if they are not kept.
         forwards, gradients: examples passed forward, and examples that a gradient came back for.
         seconds: wall-clock time.
         warnings: warnings that the attack raised.
@@ -45,7 +45,7 @@ class AttackOutcome:
     predictions: Tensor
     margins: Tensor
     sizes: Tensor
-    points: Tensor
+    points: Tensor | None
     forwards: int
     gradients: int
     seconds: float
@@ -63,7 +63,7 @@ class AttackOutcome:
             predictions=self.predictions[is_in],
             margins=self.margins[is_in],
             sizes=self.sizes[is_in],
-            points=self.points[is_in[self.is_broken]],
+            points=None if self.points is None else self.points[is_in[self.is_broken]],
         )
 
 

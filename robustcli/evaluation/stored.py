@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.data import Data
+from robustcli.data.images import Images
 from robustcli.evaluation.evaluate import Result, evaluate, settled
 from robustcli.evaluation.fingerprint import fingerprint
 from robustcli.evaluation.journal import FolderJournal
@@ -133,21 +134,22 @@ class Task:
         if share[0] < len(x):
             self._evaluate(x, y, journal, share=share, report=report)
 
-    def _images(self) -> tuple[Tensor, Tensor]:
+    def _images(self) -> tuple[Images, Tensor]:
         options = self.chosen.options
-        return self.data.evaluation("test", options.examples if options else None)
+        return self.data.images("test", options.examples if options else None)
 
     @property
     def _parameters(self) -> dict[str, Any]:
         return plain_parameters(self.chosen)
 
-    def _fingerprint(self, x: Tensor, y: Tensor) -> dict[str, str]:
+    def _fingerprint(self, x: Images, y: Tensor) -> dict[str, str]:
         threat, files = self.evaluator.threat or self.threat, self.evaluator.files
         return fingerprint(self.network, x, y, threat, self.chosen.name, self._parameters, self.seed, files)
 
-    def _evaluate(self, x: Tensor, y: Tensor, journal: FolderJournal, **settings: Any) -> Result:
+    def _evaluate(self, x: Images, y: Tensor, journal: FolderJournal, **settings: Any) -> Result:
         threat = self.evaluator.threat or self.threat
-        name, parameters = self.chosen.name, self._parameters
+        name, parameters, options = self.chosen.name, self._parameters, self.chosen.options
+        settings["keeps_examples"] = bool(options and options.witnesses)
         return evaluate(
             name, parameters, self.evaluator, self.network, x, y, threat, self.seed, journal=journal, **settings
         )

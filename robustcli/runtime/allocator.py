@@ -2,11 +2,14 @@
 
 import ctypes
 import sys
+from functools import cache
 
 # Options of glibc's mallopt.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _NEVER = 2**31 - 1
 _GROWTH = 64 * 2**20
+# Freed memory that an evaluation keeps between its batches, in bytes.
+_MOST_KEPT = 2**30
 
 
 def keep_freed_memory() -> bool:
@@ -27,3 +30,48 @@ def keep_freed_memory() -> bool:
         return False
     options = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _NEVER), (_M_TOP_PAD, _GROWTH))
     return all(mallopt(option, value) == 1 for option, value in options)
+
+
+class _Usage(ctypes.Structure):
+    """glibc's struct mallinfo2."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena",
+            "ordblks",
+            "smblks",
+            "hblks",
+            "hblkhd",
+            "usmblks",
+            "fsmblks",
+            "uordblks",
+            "fordblks",
+            "keepcost",
+        )
+    )
+
+
+@cache
+def _glibc() -> ctypes.CDLL | None:
+    """The C library if it can tell how much freed memory it keeps, and return it."""
+    if not sys.platform.startswith("linux"):
+        return None
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "mallinfo2") or not hasattr(library, "malloc_trim"):
+        return None
+    library.mallinfo2.restype = _Usage
+    library.malloc_trim.argtypes = (ctypes.c_size_t,)
+    return library
+
+
+def release_freed_memory(most: int = _MOST_KEPT) -> None:
+    """Return freed memory to the system if more than `most` bytes of it are kept.
+
+    Freed blocks of many sizes do not fit later ones, so what `keep_freed_memory` keeps would grow in an evaluation of
+    large images, whose batches shrink while images are broken. Between batches the system's clearing of pages costs
+    little.
+    """
+    library = _glibc()
+    if library is not None and library.mallinfo2().fordblks > most:
+        library.malloc_trim(0)

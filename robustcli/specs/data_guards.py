@@ -54,6 +54,15 @@ def smoothing_has_labels(data: MemberSpec) -> Findings:
         yield ("data", "smoothing_for"), "'both', but no label is smoothed; leave it out"
 
 
+def crops_are_cut(data: MemberSpec) -> Findings:
+    if data.parameters.get("crop_from") != "whole":
+        return
+    if not data.options.augment.resized_crop:
+        yield ("data", "crop_from"), "'whole', but augment.resized_crop is 0, so nothing is cut; leave it out"
+    if data.options.extra is not None:
+        yield ("data", "crop_from"), "'whole', but extra images have no whole images; write square"
+
+
 def labels_are_whole(defense: MemberSpec, data: MemberSpec) -> Findings:
     if defense.parameters.get("soft_labels") != "refuse":
         return

@@ -21,6 +21,7 @@ from robustcli.specs.attack_guards import (
 )
 from robustcli.specs.data_guards import (
     average_has_its_window,
+    crops_are_cut,
     labels_are_whole,
     last_batch_has_images,
     monitoring_ends,
@@ -253,6 +254,7 @@ REFUSE: tuple[Guard, ...] = (
     monitoring_ends,
     places_of_a_batch_stay,
     smoothing_has_labels,
+    crops_are_cut,
     labels_are_whole,
     averages_are_many,
 )

@@ -77,7 +77,7 @@ class DataOptions:
         smoothing_for: what uses smoothed labels: only the "loss", as published, or "both" the loss and the attack. In
             the first case the attack raises the loss of unsmoothed (perhaps mixed) labels.
         extra: images that join those of the data set in training; null is none.
-        workers: threads that read images which do not fit into memory.
+        workers: batches that are read ahead, also beyond the end of an epoch, if images are not in memory.
     """
 
     val_size: Size = 0

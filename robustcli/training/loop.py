@@ -197,19 +197,17 @@ def _batches(loop: Loop, epoch: int, done: int) -> Iterator[tuple[Slice, Tensor,
     Order, augmentation and mixing depend only on (seed, epoch, batch); a replayed batch is the same every time.
     """
     skip, replayed = divmod(done, loop.replays)
-    generator = torch.Generator().manual_seed(derive(loop.seed, "order", epoch))
     noise = StreamNoise.on(loop.noise.generator.device)
-    size, drop_last = loop.settings.batch_size, loop.settings.drop_last
-    order = loop.data.epoch(generator, size, drop_last, split_in_two=loop.split_in_two)
-    whole = batches_of(order, size)[: loop.data.steps_per_epoch(size, drop_last)]
-    parts = [Slice.of(len(rows), 2 if loop.split_in_two else 1) for rows in whole]
+    parts, order, crop_chance = _slices(loop, epoch)
     batches = loop.data.train_batches(
-        torch.cat([rows[part.start : part.stop] for part, rows in zip(parts, whole, strict=True)]),
+        order,
         len(parts[0]),
-        drop_last=drop_last,
+        drop_last=loop.settings.drop_last,
         augment=loop.augment,
         rng=noise,
         skip=skip,
+        crop_chance=crop_chance,
+        after=lambda: _slices(loop, epoch + 1)[1:] if epoch + 1 < loop.settings.epochs else None,
     )
     for number in range(skip, len(parts)):
         part = parts[number]
@@ -221,6 +219,18 @@ def _batches(loop: Loop, epoch: int, done: int) -> Iterator[tuple[Slice, Tensor,
         for _ in range(replayed, loop.replays):
             yield part, *mixed
         replayed = 0
+
+
+def _slices(loop: Loop, epoch: int) -> tuple[list[Slice], Tensor, Tensor | None]:
+    """The slice of every batch of an epoch, their images, and random numbers of crops that are cut while decoding."""
+    size, drop_last = loop.settings.batch_size, loop.settings.drop_last
+    generator = torch.Generator().manual_seed(derive(loop.seed, "order", epoch))
+    order = loop.data.epoch(generator, size, drop_last, split_in_two=loop.split_in_two)
+    crop_chance = loop.data.crop_chance(len(order), generator.manual_seed(derive(loop.seed, "crop", epoch)))
+    whole = batches_of(torch.arange(len(order)), size)[: loop.data.steps_per_epoch(size, drop_last)]
+    parts = [Slice.of(len(places), 2 if loop.split_in_two else 1) for places in whole]
+    own = torch.cat([places[part.start : part.stop] for part, places in zip(parts, whole, strict=True)])
+    return parts, order[own], None if crop_chance is None else crop_chance[own]
 
 
 def _mixed(loop: Loop, part: Slice, x: Tensor, labels: Labels, noise: StreamNoise) -> tuple[Tensor, Labels]:

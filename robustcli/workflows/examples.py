@@ -85,7 +85,7 @@ def stored_examples(
     stored = read_adversarial_examples(files.adversarial_examples)
     wanted = set(sorted(number for _, numbers, _ in stored for number in numbers.tolist())[:limit])
     data = load_data(model.defaults.data, choose_device("cpu"))
-    x, _ = data.evaluation("test", None)
+    x, _ = data.images("test")
     if wanted and max(wanted) >= len(x):
         raise RobustCliError(f"{files.adversarial_examples}: image {max(wanted)}; the data set has {len(x)} images")
     found: dict[int, torch.Tensor] = {}

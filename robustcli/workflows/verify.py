@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from robustcli.attacks.losses import margin
 from robustcli.data import Data
+from robustcli.data.images import Images
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.consistency import Threats, check_counts, check_derived, check_lines
 from robustcli.evaluation.evaluate import settled
@@ -87,7 +88,7 @@ def verify_folder(folder: Path, overrides: Sequence[str], checkpoint: str | None
     loaded = model.load(data, choose_device(device))
     known = {key: _stored(EvaluationFiles(evaluations, key), stated) for key in keys}
     count = max(parse_evaluation(raw, evaluations / f"{key}.json").total for key, raw in known.items())
-    x, y = data.evaluation("test", min(count, data.sizes["test"]))
+    x, y = data.images("test", min(count, data.sizes["test"]))
     findings = []
     for key in keys:
         own = EvaluationFiles(evaluations, key)
@@ -183,7 +184,7 @@ def find_evidence(folder: Path, overrides: Sequence[str], checkpoint: str | None
     return find_model(wanted), files.evaluations
 
 
-def verify(files: EvaluationFiles, network: nn.Module, x: Tensor, y: Tensor, stored: Any = None) -> Finding:
+def verify(files: EvaluationFiles, network: nn.Module, x: Images, y: Tensor, stored: Any = None) -> Finding:
     """Check one evaluation.
 
     Args:
@@ -201,7 +202,7 @@ def verify(files: EvaluationFiles, network: nn.Module, x: Tensor, y: Tensor, sto
     evaluator = _evaluator_of(result, str(files.result))
     if result.total > len(x):
         return Finding(files.key, [f"{result.total} images were evaluated; the data set has {len(x)}"], "nothing")
-    x, y = x[: result.total], y[: result.total]
+    x, y = x.subset(slice(result.total)), y[: result.total]
     threats = _threats_of(result, str(files.result))
     votes = evaluator.votes
     problems = list(_of_fingerprint(result, network, x, y))
@@ -267,7 +268,7 @@ def _threat(norm: str, eps: str, source: str) -> ThreatModel:
     return ThreatModel(settings.norm, Fraction(settings.eps))
 
 
-def _of_fingerprint(result: Evaluation, network: nn.Module, x: Tensor, y: Tensor) -> Iterator[str]:
+def _of_fingerprint(result: Evaluation, network: nn.Module, x: Images, y: Tensor) -> Iterator[str]:
     said = result.fingerprint
     if said is None:
         yield "fingerprint: the result has none"
@@ -284,7 +285,7 @@ def _of_fingerprint(result: Evaluation, network: nn.Module, x: Tensor, y: Tensor
             yield f"{name}: the result says {stated}, its fingerprint {said.get(name)}"
 
 
-def _of_clean_images(lines: list[ImageResult], network: nn.Module, x: Tensor, y: Tensor, votes: int) -> Iterator[str]:
+def _of_clean_images(lines: list[ImageResult], network: nn.Module, x: Images, y: Tensor, votes: int) -> Iterator[str]:
     labels = torch.tensor([line.label for line in lines], device=x.device)
     said = torch.tensor([line.clean for line in lines], device=x.device)
     swapped = (labels != y).nonzero().flatten()
@@ -309,7 +310,7 @@ def _of_clean_images(lines: list[ImageResult], network: nn.Module, x: Tensor, y:
             return
 
 
-def _of_survivors(result: Evaluation, network: nn.Module, x: Tensor, y: Tensor, votes: int) -> Iterator[str]:
+def _of_survivors(result: Evaluation, network: nn.Module, x: Images, y: Tensor, votes: int) -> Iterator[str]:
     """Check that images which survive are right when clean, and without an attack also that the others are not."""
     lived = torch.tensor([letter == "1" for letter in result.survivors], device=x.device)
     odd: list[int] = []
@@ -348,7 +349,7 @@ def _of_adversarial_examples(
     files: EvaluationFiles,
     lines: list[ImageResult],
     network: nn.Module,
-    x: Tensor,
+    x: Images,
     y: Tensor,
     threats: Threats,
     votes: int,
@@ -371,10 +372,11 @@ def _of_adversarial_examples(
         seen += numbers.tolist()
         for start in range(0, len(numbers), _BATCH):
             rows = torch.from_numpy(numbers[start : start + _BATCH]).to(x.device)
-            points = decoded(encoding, codes[start : start + _BATCH], x[rows])
+            clean = x[rows]
+            points = decoded(encoding, codes[start : start + _BATCH], clean)
             for threat in {own[number] for number in rows.tolist()}:
                 is_under = torch.tensor([own[number] == threat for number in rows.tolist()], device=x.device)
-                outside += rows[is_under & ~threat.contains(points, x[rows])].tolist()
+                outside += rows[is_under & ~threat.contains(points, clean)].tolist()
             scores, slack = _scores(network, points, votes)
             right += rows[~(margin(scores, y[rows]) >= -slack)].tolist()
     for words, images, allowed in (

@@ -476,9 +476,9 @@ def test_an_evaluation_decodes_only_the_images_that_it_asks_for(
     decoded: list[str] = []
     usual = encoded.decode
 
-    def counting(data: bytes, size: int, where: str) -> Any:
+    def counting(data: bytes, size: int, where: str, **settings: Any) -> Any:
         decoded.append(where)
-        return usual(data, size, where)
+        return usual(data, size, where, **settings)
 
     monkeypatch.setattr(encoded, "decode", counting)
     data = prepare(

@@ -678,6 +678,21 @@ REFUSED = [
         ["data.smoothing_for=both", "data.extra={path: more.npz, label_smoothing: 0.1}"],
     ),
     (
+        "crops_are_cut",
+        ["data={name: image_folder, root: images, crop_from: whole}"],
+        "data.crop_from: 'whole', but augment.resized_crop is 0, so nothing is cut",
+        ["data={name: image_folder, root: images, crop_from: whole, augment: {resized_crop: 0.1}}"],
+    ),
+    (
+        "crops_are_cut",
+        [
+            "data={name: image_folder, root: images, crop_from: whole, augment: {resized_crop: 0.1}, "
+            "extra: {path: more.npz}}"
+        ],
+        "data.crop_from: 'whole', but extra images have no whole images",
+        ["data={name: image_folder, root: images, augment: {resized_crop: 0.1}, extra: {path: more.npz}}"],
+    ),
+    (
         "labels_are_whole",
         ["defense=mart", "data.mixer=cutmix"],
         "defense.soft_labels: 'mart' is published for whole labels, and 'cutmix' mixes them; leave that out, or write "

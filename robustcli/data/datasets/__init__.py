@@ -16,6 +16,23 @@ from robustcli.registry.registry import Registry
 DATASETS = Registry("datasets")
 
 
+@dataclass(frozen=True)
+class Crops:
+    """Random resized crops of some images, that are cut while the images are decoded.
+
+    Args:
+        chance: random numbers (n, 4) in [0, 1): share of the area, ratio of the sides, place across and down.
+        smallest: smallest share of the area.
+    """
+
+    chance: Tensor
+    smallest: float
+
+    def part(self, rows: slice | Tensor) -> "Crops":
+        """Return the crops of some of the images."""
+        return Crops(self.chance[rows], self.smallest)
+
+
 class Split(Protocol):
     """Labelled images, read by number.
 
@@ -73,6 +90,8 @@ class Source:
             missing.
         is_whole: the train part was read too.
         digest: digest of all images and labels, if it is stored with them; "" if it has to be computed.
+        cut: reads random resized crops of train images by number, cut from whole images while these are decoded. None:
+            crops are cut from the images that `train` reads, on the device.
     """
 
     train: Split
@@ -84,6 +103,7 @@ class Source:
     classes_are_known: bool = True
     is_whole: bool = True
     digest: str = ""
+    cut: Callable[[Tensor, Crops], Tensor] | None = None
 
 
 Loader = Callable[..., Source]

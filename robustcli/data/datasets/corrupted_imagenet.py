@@ -28,4 +28,4 @@ def imagenet_c(
     """
     chosen, strengths = check_corruptions(kinds, severities)
     folders = [f"{kind}/{severity}" for kind in chosen for severity in strengths]
-    return test_source_of(*several_parts(root, folders, size))
+    return test_source_of(*several_parts(root, folders, size), draft=False)

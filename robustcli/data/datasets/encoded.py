@@ -4,14 +4,14 @@ import hashlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from robustcli.data.datasets import Source, TensorSplit
+from robustcli.data.datasets import Crops, Source, TensorSplit
 from robustcli.data.datasets.channel_statistics import channel_statistics
 from robustcli.data.datasets.decoding import Pixels, decode
 from robustcli.data.datasets.fixed_order import fixed_order
@@ -21,6 +21,9 @@ JPEG = (".jpg", ".jpeg")
 _STATISTICS_SIZE = 1000
 # Files that one thread decodes before it asks for more.
 _CHUNK = 8
+
+
+CropFrom = Literal["square", "whole"]
 
 
 class Files(Protocol):
@@ -56,11 +59,13 @@ class EncodedSplit:
         files: encoded images.
         labels: (n,) int64.
         size: height and width of the decoded images.
+        draft: decode JPEG at a reduced size where that is enough.
     """
 
     files: Files
     labels: Tensor
     size: int
+    draft: bool = False
     in_memory: bool = False
 
     @property
@@ -68,13 +73,20 @@ class EncodedSplit:
         return len(self.labels) * 3 * self.size**2
 
     def read(self, index: Tensor) -> Tensor:
+        return self._decoded(index, None)
+
+    def read_crops(self, index: Tensor, crops: Crops) -> Tensor:
+        """Return a random part of each image: (m,) int64 -> (m, 3, size, size) uint8."""
+        return self._decoded(index, crops)
+
+    def _decoded(self, index: Tensor, crops: Crops | None) -> Tensor:
         images = torch.empty((len(index), 3, self.size, self.size), dtype=torch.uint8)
         pixels, numbers = images.numpy(), index.tolist()
         parts = [slice(start, start + _CHUNK) for start in range(0, len(numbers), _CHUNK)]
-        if len(parts) == 1:
-            self._fill(pixels, numbers)
-            return images
-        jobs = [_decoders().submit(self._fill, pixels[part], numbers[part]) for part in parts]
+        jobs = [
+            decoders().submit(self._fill, pixels[part], numbers[part], None if crops is None else crops.part(part))
+            for part in parts
+        ]
         try:
             for job in jobs:
                 job.result()
@@ -85,47 +97,62 @@ class EncodedSplit:
 
     def fingerprint(self) -> bytes:
         """Return a digest of names and sizes of the files; the pixels are not read."""
-        return fingerprint(self.size, self.files)
+        return fingerprint(self.size, self.files, draft=self.draft)
 
     def reordered(self, order: Tensor) -> "EncodedSplit":
         """Return the same images, or some of them, in another order."""
-        return EncodedSplit(self.files.chosen(order.tolist()), self.labels[order], self.size)
+        return replace(self, files=self.files.chosen(order.tolist()), labels=self.labels[order])
 
     def decoded(self) -> TensorSplit:
         """Return all images in memory."""
         return TensorSplit(self.read(torch.arange(len(self.labels))), self.labels)
 
-    def _fill(self, images: Pixels, numbers: Sequence[int]) -> None:
-        for image, number in zip(images, numbers, strict=True):
-            image[:] = decode(self.files.read(number), self.size, self.files.where(number))
+    def _fill(self, images: Pixels, numbers: Sequence[int], crops: Crops | None) -> None:
+        chances = [None] * len(numbers) if crops is None else crops.chance.tolist()
+        smallest = 1.0 if crops is None else crops.smallest
+        for image, number, chance in zip(images, numbers, chances, strict=True):
+            data, where = self.files.read(number), self.files.where(number)
+            image[:] = decode(data, self.size, where, chance=chance, smallest=smallest, draft=self.draft)
 
 
-def source_of(train: EncodedSplit, test: EncodedSplit, classes: Sequence[str], memory_mib: int) -> Source:
-    """Return the source with these parts, decoded into memory if they fit.
+def source_of(
+    train: EncodedSplit,
+    test: EncodedSplit,
+    classes: Sequence[str],
+    memory_mib: int,
+    crop_from: CropFrom = "square",
+    *,
+    draft: bool = False,
+) -> Source:
+    """Return the source with these parts, decoded into memory if they fit and crops are not cut from whole images.
 
     Args:
         memory_mib: most memory for decoded images, in MiB. If they need more, mean and std are those of the first 1,000
             train images in a fixed random order.
+        crop_from: what random resized crops of train images are cut from.
+        draft: decode JPEG at a reduced size where that is enough.
     """
-    decode = decoder(train.files.names) or decoder(test.files.names)
-    if train.decoded_bytes + test.decoded_bytes <= memory_mib * 2**20:
+    train, test, cuts = replace(train, draft=draft), replace(test, draft=draft), crop_from == "whole"
+    decode = _decoding(train) or _decoding(test)
+    if not cuts and train.decoded_bytes + test.decoded_bytes <= memory_mib * 2**20:
         held = train.decoded()
         mean, std = channel_statistics(held.images)
         return Source(held, test.decoded(), classes, mean, std, decode)
     sample = train.reordered(fixed_order(len(train.labels))[:_STATISTICS_SIZE])
     mean, std = channel_statistics(sample.decoded().images)
-    return Source(train, test, classes, mean, std, decode)
+    return Source(train, test, classes, mean, std, decode, cut=train.read_crops if cuts else None)
 
 
-def test_source_of(test: EncodedSplit, classes: Sequence[str]) -> Source:
+def test_source_of(test: EncodedSplit, classes: Sequence[str], *, draft: bool) -> Source:
     """Return the source of a test part, each image decoded when it is needed."""
+    test = replace(test, draft=draft)
     none = test.reordered(torch.arange(0))
-    return Source(none, test, classes, (), (), decoder(test.files.names), is_whole=False)
+    return Source(none, test, classes, (), (), _decoding(test), is_whole=False)
 
 
-def fingerprint(size: int, files: Files) -> bytes:
+def fingerprint(size: int, files: Files, *, draft: bool = False) -> bytes:
     """Return a digest of names and sizes of files, and of the size of the decoded images."""
-    digest = hashlib.sha256(str(size).encode())
+    digest = hashlib.sha256(f"{size}{' draft' if draft else ''}".encode())
     for number, name in enumerate(files.names):
         digest.update(os.fsencode(f"{name}\0{files.length(number)}\n"))
     return digest.digest()
@@ -136,9 +163,14 @@ def decoder(names: Sequence[str]) -> str:
     return "JPEG" if any(name.lower().endswith(JPEG) for name in names) else ""
 
 
+def _decoding(split: EncodedSplit) -> str:
+    found = decoder(split.files.names)
+    return f"{found}, at a reduced size" if found and split.draft else found
+
+
 @cache
-def _decoders() -> ThreadPoolExecutor:
-    """As many threads as this process may use processors, for all splits together."""
+def decoders() -> ThreadPoolExecutor:
+    """Return as many threads as this process may use processors, for all splits together."""
     return ThreadPoolExecutor(usable_processors(), thread_name_prefix="decode")
 
 

@@ -1,13 +1,27 @@
 """A folder of images, one subfolder for each class."""
 
+from typing import Literal
+
 from robustcli.data.datasets import DATASETS, Source, reads_test
 from robustcli.data.datasets.encoded import source_of, test_source_of
 from robustcli.data.datasets.folder_layout import both_parts, test_part
 from robustcli.registry.types import Count, Size
 
 
-@DATASETS.register("image_folder", own_images=True, smoke={"root": "data/images"})
-def image_folder(*, root: str, size: Count = 32, memory_mib: Size = 2048) -> Source:
+@DATASETS.register(
+    "image_folder",
+    own_images=True,
+    added={"crop_from": "square", "draft": False},
+    smoke={"root": "data/images"},
+)
+def image_folder(
+    *,
+    root: str,
+    size: Count = 32,
+    memory_mib: Size = 2048,
+    crop_from: Literal["square", "whole"] = "square",
+    draft: bool = False,
+) -> Source:
     """Your own images: root/train/<class>/<image> and root/test/<class>/<image>, always read as RGB.
 
     If there is no "test", "val" is read instead. Classes are numbered in the order of their names. An image of another
@@ -22,18 +36,29 @@ def image_folder(*, root: str, size: Count = 32, memory_mib: Size = 2048) -> Sou
         root: the folder; "~" is the home folder.
         size: height and width that images get, in pixels.
         memory_mib: up to this much, in MiB, all images are decoded once into memory; beyond it each is read
-            whenever it is needed.
+            whenever it is needed, by as many threads as the process may use processors.
+        crop_from: what data.augment.resized_crop is cut from: the central "square", on the device, or the "whole" image
+            while it is decoded, as is usual on ImageNet; then train images are decoded whenever they are needed.
+        draft: decode JPEG at 1/2, 1/4 or 1/8 of its size where that is no less than needed: faster for large photos,
+            with slightly other pixels.
 
     Reference: the layout of torchvision's ImageFolder, pytorch.org/vision.
     """
     train, test, classes = both_parts(root, size)
-    return source_of(train, test, classes, memory_mib)
+    return source_of(train, test, classes, memory_mib, crop_from, draft=draft)
 
 
 @reads_test("image_folder")
-def image_folder_test(*, root: str, size: int = 32, memory_mib: int = 2048) -> Source:
+def image_folder_test(
+    *,
+    root: str,
+    size: int = 32,
+    memory_mib: int = 2048,
+    crop_from: Literal["square", "whole"] = "square",
+    draft: bool = False,
+) -> Source:
     """The test part of a folder, each image decoded when it is needed.
 
     Of the train part, which may be absent, only the names of its classes are read: a class may lack test images.
     """
-    return test_source_of(*test_part(root, size))
+    return test_source_of(*test_part(root, size), draft=draft)

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
 from robustcli.data.datasets import DATASETS, Source, reads_test
-from robustcli.data.datasets.encoded import EncodedSplit, fingerprint, source_of, test_source_of
+from robustcli.data.datasets.encoded import CropFrom, EncodedSplit, fingerprint, source_of, test_source_of
 from robustcli.errors import RobustCliError, in_one_line
 from robustcli.registry.types import Count, Size
 from robustcli.store.files import absolute, read_json
@@ -70,7 +70,14 @@ class Manifest(BaseModel):
 
 
 @DATASETS.register("packed", own_images=True, smoke={"root": "data/packed"})
-def packed(*, root: str, size: Count | None = None, memory_mib: Size = 2048) -> Source:
+def packed(
+    *,
+    root: str,
+    size: Count | None = None,
+    memory_mib: Size = 2048,
+    crop_from: Literal["square", "whole"] = "square",
+    draft: bool = False,
+) -> Source:
     """A folder of images that `robust pack` wrote into a few files, which are mapped into memory.
 
     Images, order, labels and classes are those of `image_folder`. Pixels of a fixed size are read as they are; mean,
@@ -87,17 +94,19 @@ def packed(*, root: str, size: Count | None = None, memory_mib: Size = 2048) -> 
         size: height and width that images get, in pixels. Default: the size of packed pixels; packed files need one.
         memory_mib: up to this much, in MiB, packed files are decoded once into memory; beyond it each is decoded
             whenever it is needed. Without effect on pixels.
+        crop_from: what data.augment.resized_crop is cut from, as in `image_folder`; packed pixels are squares.
+        draft: decode packed JPEG at a reduced size where that is enough, as in `image_folder`.
 
     Reference: the format of this project, described in robustcli/data/datasets/packed.py.
     """
-    folder, manifest, side = _opened(root, size)
+    folder, manifest, side = _opened(root, size, crop_from, draft=draft)
     if "train" not in manifest.parts:
         raise RobustCliError(
             f"data.root: {folder} has no train part, so it is for evaluation only; pack a folder with train/<class>/"
         )
     train, test = (_split(folder, manifest, name, side) for name in ("train", "test"))
     if isinstance(train, EncodedSplit) and isinstance(test, EncodedSplit):
-        return source_of(train, test, list(manifest.classes), memory_mib)
+        return source_of(train, test, list(manifest.classes), memory_mib, crop_from, draft=draft)
     assert manifest.mean is not None
     assert manifest.std is not None
     classes, digest = list(manifest.classes), manifest.digest or ""
@@ -105,12 +114,19 @@ def packed(*, root: str, size: Count | None = None, memory_mib: Size = 2048) -> 
 
 
 @reads_test("packed")
-def packed_test(*, root: str, size: int | None = None, memory_mib: int = 2048) -> Source:
+def packed_test(
+    *,
+    root: str,
+    size: int | None = None,
+    memory_mib: int = 2048,
+    crop_from: CropFrom = "square",
+    draft: bool = False,
+) -> Source:
     """The test part of a packed folder."""
-    folder, manifest, side = _opened(root, size)
+    folder, manifest, side = _opened(root, size, crop_from, draft=draft)
     test = _split(folder, manifest, "test", side)
     if isinstance(test, EncodedSplit):
-        return test_source_of(test, list(manifest.classes))
+        return test_source_of(test, list(manifest.classes), draft=draft)
     none = PackedPixels(test.files.chosen(()), test.labels[:0], test.size)
     return Source(none, test, list(manifest.classes), (), (), manifest.decode, is_whole=False)
 
@@ -208,10 +224,15 @@ class PackedPixels:
         return fingerprint(self.size, self.files)
 
 
-def _opened(root: str, size: int | None) -> tuple[Path, Manifest, int]:
+def _opened(root: str, size: int | None, crop_from: CropFrom, *, draft: bool) -> tuple[Path, Manifest, int]:
     """Folder, manifest and size of the images."""
     folder = absolute(root)
     manifest = read_manifest(folder)
+    for key, is_set in (("crop_from: whole", crop_from == "whole"), ("draft: true", draft)):
+        if is_set and manifest.kind == "pixels":
+            raise RobustCliError(
+                f"data.{key}: {folder} holds decoded squares; leave it out, or pack the folder without --size"
+            )
     if manifest.size is None and size is None:
         raise RobustCliError(
             f"data.size: {folder} holds image files of any size; set the size that images get, such as data.size=224"

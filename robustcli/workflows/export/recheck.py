@@ -75,7 +75,7 @@ def _check(wish: dict[str, Any]) -> dict[str, Any]:
     if network.training:
         return {"problems": ["model.py: the network is in train mode"], "checked": "nothing"}
     subject, _ = find_evidence(Path(wish["run"]), wish["overrides"], wish["checkpoint"])
-    x, y = test_images(subject.defaults, device).evaluation("test", None)
+    x, y = test_images(subject.defaults, device).images("test")
     finding = verify(EvaluationFiles(folder, wish["key"]), network, x, y)
     return {"problems": finding.problems, "checked": finding.checked}
 
