@@ -5,7 +5,9 @@ and merging is nothing but going on with the journal.
 """
 
 import multiprocessing
+import os
 import sys
+import threading
 from collections.abc import Callable
 from multiprocessing.connection import wait
 from typing import Any, cast
@@ -55,7 +57,21 @@ def in_processes(work: Callable[[Any, Share], None], wish: Any, count: int) -> N
                 process.join()
 
 
+def _end_with_parent() -> None:
+    """End this process as soon as the one that started it is gone, so that nobody works beside those who resume."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
 def _share(work: Callable[[Any, Share], None], wish: Any, share: Share) -> None:
+    _end_with_parent()
     # Of those that torch would take here: fewer than the machine's where this process is held to some of them.
     torch.set_num_threads(max(1, torch.get_num_threads() // share[1]))
     try:

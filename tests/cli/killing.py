@@ -110,6 +110,9 @@ def _work(words: Sequence[str], folder: str, plan: Plan, log: str, tally: str) -
     setattr(torch, "save", save)  # noqa: B010  (its type is another)
     events.around(os, "fsync", "sync", "synced")
     events.around(Path, "replace", "rename", "renamed")
+    # Workers are forked, which takes no time; their events count too.
+    usual_context = multiprocessing.get_context
+    setattr(multiprocessing, "get_context", lambda _: usual_context("fork"))  # noqa: B010  (its type is another)
     register_optimizer_step_post_hook(lambda *_: events.pass_by("step"))
     sys.argv = ["robust", *words]
     main()

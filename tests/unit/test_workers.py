@@ -1,5 +1,10 @@
 """Processes that share an evaluation share the cores that they may use."""
 
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -56,3 +61,34 @@ def test_an_odd_local_rank_is_passed_over(local: str, monkeypatch: pytest.Monkey
     monkeypatch.setenv("LOCAL_RANK", local)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert device_of((6, 8), "auto") == "cuda:2"
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux whether a process is alive")
+def test_a_worker_ends_with_the_process_that_started_it() -> None:
+    """Otherwise it would write into the journal that a resumed command goes on with, or has removed."""
+    code = (
+        "import multiprocessing, time\n"
+        "from robustcli.evaluation.workers import _share\n"
+        "start = multiprocessing.get_context('fork').Process\n"
+        "worker = start(target=_share, args=(lambda *_: time.sleep(60), None, (0, 1)))\n"
+        "worker.start()\n"
+        "print(worker.pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    worker = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    begun = time.monotonic()
+    while is_alive(worker) and time.monotonic() - begun < 20:
+        time.sleep(0.02)
+    assert not is_alive(worker)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and is not waited for does not."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
