@@ -1,0 +1,86 @@
+"""How many proposals of an image the Square attack tries in one pass.
+
+Most proposals are rejected, so the next ones can be tried together as if all of them were: the first that is better
+counts, and those after it were in vain. The result is that of one proposal after the other. A pass with several
+proposals of few images takes little longer than a pass with one of each, and so much less time per proposal.
+"""
+
+import math
+from collections import Counter
+
+_NUMBERS = (1, 2, 3, 4, 6, 8, 12, 16)
+# Rounds of about one size that are timed before their time is trusted; the first may include preparations.
+_TRUSTED = 4
+# Rounds after which all sizes are timed again: another program may have disturbed the first times.
+_RENEWED = 400
+# Share of accepted proposals that is assumed at the start, and the number of proposals that this counts for.
+_ACCEPTED, _WEIGHT = 0.15, 100.0
+# Weight of earlier rounds in that share, per round.
+_MEMORY = 0.97
+# Forwards for each proposal that was not in vain, beyond which proposals are tried one by one.
+MOST_FORWARDS = 1.5
+
+
+class Ahead:
+    """Chooses the number of proposals by the measured time of rounds and the share that is accepted.
+
+    Args:
+        limit: largest number of points in one pass.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        # By size: seconds per point in the fastest round, and the number of rounds.
+        self._seconds: dict[tuple[bool, int], float] = {}
+        self._rounds: Counter[tuple[bool, int]] = Counter()
+        self._accepted, self._tried = _ACCEPTED * _WEIGHT, _WEIGHT
+        self._forwards = self._useful = self._count = 0
+
+    def choose(self, images: int) -> int:
+        """Return the number of proposals of each of some images that promises the most useful ones per second."""
+        if self._forwards > MOST_FORWARDS * self._useful:
+            return 1
+        best, most = 1, 0.0
+        for number in _NUMBERS:
+            if number > 1 and number * images > self._limit:
+                break
+            size = _size(number, number * images)
+            if self._rounds[size] < _TRUSTED:
+                return number
+            rate = self._expected(number) / (self._seconds[size] * number)
+            if rate < most:
+                break
+            best, most = number, rate
+        return best
+
+    def learn(self, number: int, points: int, seconds: float, forwards: int, useful: int, accepted: int) -> None:
+        """Learn from a round.
+
+        Args:
+            number: proposals of each image.
+            points: proposals of all images.
+            seconds: time of the round.
+            forwards: proposals that passed the network.
+            useful: proposals up to the first that was accepted, of all images.
+            accepted: number of images that accepted one.
+        """
+        size = _size(number, points)
+        self._seconds[size] = min(self._seconds.get(size, math.inf), seconds / points)
+        self._rounds[size] += 1
+        self._count += 1
+        if self._count % _RENEWED == 0:
+            self._rounds.clear()
+        self._accepted = _MEMORY * self._accepted + accepted
+        self._tried = _MEMORY * self._tried + useful
+        self._forwards += forwards
+        self._useful += useful
+
+    def _expected(self, number: int) -> float:
+        """Useful ones among `number` proposals of an image."""
+        share = min(max(self._accepted / self._tried, 1e-3), 1.0)
+        return (1 - (1 - share) ** number) / share
+
+
+def _size(number: int, points: int) -> tuple[bool, int]:
+    """Rounds of one size take about the same time per point: those with points within a factor of the root of 2."""
+    return number == 1, round(2 * math.log2(points))
