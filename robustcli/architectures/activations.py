@@ -28,7 +28,7 @@ class SmoothReLU(nn.Module):
 class SmoothBackwardReLU(nn.Module):
     """ReLU whose backward pass uses sigmoid(10 x), the gradient of the parametric softplus.
 
-    Attacks and training follow a gradient that is not the gradient of the function, so gradient attacks alone show
+    Attacks and training follow a gradient that is not the gradient of the function, so only gradient attacks show
     little about robustness.
 
     Reference: Xie et al., "Smooth Adversarial Training", 2020, which uses it to study smooth gradients by themselves.

@@ -18,7 +18,7 @@ _FIRST_SHARE, _MOVED_PER_CHANGED = 0.2, 1.5
 
 @dataclass
 class Rows:
-    """Points under way, each at a step of its own; what only one of the two rules needs is left alone by the other.
+    """Points under way, each at a step of its own; what only one of the two rules needs is not touched by the other.
 
     Args:
         x, labels, reference: of the clean image; the reference is what its loss is scored against.

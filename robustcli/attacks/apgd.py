@@ -40,7 +40,7 @@ class Apgd(Attack):
         targets: wrong classes that "targeted_dlr" aims at, the most likely ones of the clean image first; at most
             all that there are.
         gradients: whose mean gives a step its direction, for models whose logits vary; loss and test are those of
-            the last one alone, as in the published code.
+            only the last one, as in the published code.
         radius: "fixed", or "shrinking": 30 % of the moves within 3 eps, 30 % within 2 eps and the others within
             eps, each part from the best point of the one before. Published for l1.
         batch_size: points in one pass; null is as many as there are images.
@@ -153,7 +153,7 @@ class _Found:
 class _Search:
     """All runs of all images of one call.
 
-    What decides when rows come and go is kept on the CPU; one transfer per pass tells it who is fooled.
+    What decides when rows come and go is kept on the CPU; one transfer per pass tells it which images fool the model.
 
     Args:
         references: what the loss needs to know of each image, for every target: (targets, n, ...).
@@ -238,7 +238,7 @@ class _Search:
             steps = steps + 1
 
     def _look(self, rows: Rows, *, is_first: Tensor, is_last: bool) -> Tensor:
-        """One pass over all points, which learn loss and gradient. Returns who is fooled: bool, on the CPU."""
+        """One pass over all points, which learn loss and gradient. Returns a mask of the fooling ones, on the CPU."""
         if is_last:
             with torch.no_grad():
                 logits = self.model(rows.point)

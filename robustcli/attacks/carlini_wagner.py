@@ -33,7 +33,7 @@ class CarliniWagner(Attack):
     The variable w keeps x' inside the pixel box; Adam descends in it. Each image has a c of its own: it is
     multiplied by 10 until a descent finds a misclassified point, and bisected afterwards, towards the smallest
     c that finds one. The radius steers nothing: an image is broken when a misclassified point lies inside the
-    threat set, and an image that is not is returned as it is. No noise is drawn. In l2 alone.
+    threat set, and an image that is not is returned as it is. No noise is drawn. Only in l2.
 
     When to use: for the nearest adversarial image in l2, or where signs of gradient masking in the loss are
     suspected.

@@ -1,4 +1,4 @@
-"""PGD that leaves an image alone soon after it is first misclassified: friendly adversarial images."""
+"""PGD that stops moving an image soon after it is first misclassified: friendly adversarial images."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -25,7 +25,7 @@ class EarlyStoppedPgd(Attack):
     PGD. Some noise is added to every step. The last point is not looked at, as in the released code. Images
     keep their order. One that has stopped leaves the batch, which spares its passes, on a CPU with the model in
     eval mode. SubprocessPeer it is computed along, to the same end: batch statistics would change without it, and a
-    GPU would have to be asked in every step who is left.
+    GPU would have to be asked in every step which images remain.
 
     It reports attack_steps, the steps that images took.
 
@@ -38,7 +38,7 @@ class EarlyStoppedPgd(Attack):
         step_size: length of one step in the unit of eps; null is a quarter of eps.
         patience: tau, misclassified points that an image still moves on from.
         noise_std: of the normal noise that is added to every step, in pixels of [0, 1].
-        start: "random": in the threat set. "gaussian": beside x, by 0.001 times normal noise.
+        start: "random": in the threat set. "gaussian": near x, by 0.001 times normal noise.
         loss: "ce", or "kl" from the clean prediction.
 
     Reference: Zhang et al., ICML 2020, Algorithm 1; arXiv 2002.11242.

@@ -1,4 +1,4 @@
-"""PGD that leaves an image alone once it has converged well enough, by the first-order stationary condition."""
+"""PGD that stops moving an image once it has converged well enough, by the first-order stationary condition."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -27,7 +27,7 @@ class FoscPgd(Attack):
     step is always taken; the gradient that measures FOSC is that of the next step. An image that has stopped
     leaves the batch, which spares its passes, on a CPU with the model in eval mode. SubprocessPeer it is computed
     along, to the same end: batch statistics would change without it, and a GPU would have to be asked in every
-    step who is left.
+    step which images remain.
 
     It reports fosc, as last measured, and attack_steps, the steps that images took.
 

@@ -1,4 +1,4 @@
-"""HopSkipJump: along the decision boundary towards the image, knowing the decisions of the model alone."""
+"""HopSkipJump: along the decision boundary towards the image, from only the decisions of the model."""
 
 import math
 from dataclasses import dataclass
@@ -28,10 +28,10 @@ class HopSkipJump(Attack):
 
     The search sees only which points are misclassified, so it needs neither gradients nor logits. It begins at
     a misclassified image of uniform noise; an image for which none is found is returned as it is. Bisection
-    between a misclassified point and the image finds the boundary. Whether points beside it are misclassified
-    tells its normal: the mean of random directions that lead to the wrong side, less those that do not. The
+    between a misclassified point and the image finds the boundary. Whether points near it are misclassified
+    gives its normal: the mean of random directions that lead to the wrong side, less those that do not. The
     step along it is halved until it ends on the wrong side. The radius steers nothing: an image is broken when
-    a misclassified point lies inside the threat set. In linf and l2 alone.
+    a misclassified point lies inside the threat set. Only in linf and l2.
 
     When to use: where only decisions of the network are known, or where its gradients are suspected to mislead.
 

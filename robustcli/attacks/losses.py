@@ -23,7 +23,7 @@ class AttackLoss:
     Args:
         refer: (model, x, y) -> reference (n, ...), computed once per batch.
         score: (logits (n, k), reference) -> (n,); higher is worse for the model.
-        rests_at_x: whether the gradient at the clean image is zero, so that an attack must start beside it.
+        rests_at_x: whether the gradient at the clean image is zero, so that an attack must start elsewhere.
     """
 
     refer: Callable[[nn.Module, Tensor, Tensor], Tensor]

@@ -21,7 +21,7 @@ from robustcli.threat.threat import ThreatModel
 class Mim(Attack):
     """Steepest-ascent steps along v <- momentum v + g / mean|g|, each projected back into the threat set.
 
-    The past turns a step away from where the last gradient alone points, which fits the model attacked less
+    The past turns a step away from where only the last gradient points, which fits the model attacked less
     closely and other models better. Gradients count alike however steep the loss is where they were taken;
     the paper divides by their sum, which changes the length of v and no step.
 

@@ -1,4 +1,4 @@
-"""One step beside noise: the attack of N-FGSM, which need not come back into the ball."""
+"""One step from strong noise: the attack of N-FGSM, which may end outside the ball."""
 
 from dataclasses import dataclass
 

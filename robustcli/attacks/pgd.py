@@ -36,7 +36,7 @@ class Pgd(Attack):
     Args:
         steps: gradient steps; 0 returns the start.
         step_size: length of one step in the unit of eps; null is a quarter of eps.
-        start: "random": in the threat set. "clean": at x. "gaussian": beside x, by `start_std` times
+        start: "random": in the threat set. "clean": at x. "gaussian": near x, by `start_std` times
             normal noise that is not projected before the first step (TRADES).
         start_std: standard deviation of the gaussian start, in pixels of [0, 1].
         restarts: independent tries; the point with the highest loss is kept of each example.
@@ -44,7 +44,7 @@ class Pgd(Attack):
         keep: "last" point of a try, "best" (highest loss of all points, the start included), or
             "fooled" (the first misclassified point, otherwise the best).
         gradients: passes whose mean gradient gives a step its direction, for models whose logits vary
-            (expectation over transformation); loss and verdict are those of the last one alone.
+            (expectation over transformation); loss and verdict are those of the last one.
         reach_eps: whether steps that together are shorter than eps are lengthened to eps / steps.
 
     Reference: Madry et al., ICLR 2018; gaussian start and kl: Zhang et al., ICML 2019;
@@ -141,7 +141,7 @@ def tpgd(
     start_std: Positive = 0.001,
     keep: Literal["last", "best", "fooled"] = "last",
 ) -> Pgd:
-    """The inner attack of TRADES: away from the clean prediction, from a start beside x.
+    """The inner attack of TRADES: away from the clean prediction, from a start near x.
 
     No label is used, but by "fooled".
 

@@ -1,4 +1,4 @@
-"""SPSA: steps along a gradient that is estimated from logits alone, for every norm."""
+"""SPSA: steps along a gradient that is estimated only from logits, for every norm."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -24,7 +24,7 @@ class Spsa(Attack):
     """Adam's steps up the mean of v (l(x' + delta v) - l(x' - delta v)) / (2 delta), over random signs v.
 
     The search sees nothing but logits, so masked gradients do not hide adversarial examples from it. Points
-    beside x' are asked for wherever they lie; x' itself is projected after every step. An image leaves the
+    near x' are asked for wherever they lie; x' itself is projected after every step. An image leaves the
     batch with its first misclassified point; of others the point with the highest loss is returned. A pass
     holds as many points as the first batch has images, so that few images that are left share passes.
 

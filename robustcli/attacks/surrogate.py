@@ -23,7 +23,7 @@ class SurrogateCopy(nn.Module):
     """A copy in channels_last, and on request in bf16 or compiled; logits are float32.
 
     Args:
-        model: in eval mode, its weights held; left alone.
+        model: in eval mode, its weights held; not changed.
         precision: "fp32", or "fast" for convolutions and products of matrices in bf16.
         is_compiled: whether torch.compile makes its passes, one program for batches of every size. The first batch
             waits for it; where it cannot be made, a warning says so and the search goes on without.

@@ -134,7 +134,7 @@ def cat(
 
     An epoch is attacked with K steps. If at least `raise_at` of its adversarial images were classified correctly,
     each before the update that it serves and with the batch's own statistics, the next epoch has `increase` more.
-    Of the paper this is the curriculum alone: images of earlier strengths are not mixed into the batches. Threshold
+    Of the paper this is only the curriculum: images of earlier strengths are not mixed into the batches. Threshold
     and increase are this project's.
 
     When to use: where the first epochs of strong adversarial training fail, or where cheap early epochs are wanted.

@@ -18,7 +18,7 @@ from robustcli.registry.types import AttackBn, NonNegative, Positive, Size
 class CifsLoss(StatelessLoss):
     """3 / (beta + 1) [CE(f(x'), y) + (beta / L) sum over L probes of CE(probe_l(x'), y)], mean over the batch.
 
-    The gates are told the labels here, and nowhere else.
+    Only here do the gates see the labels.
     """
 
     beta: float
@@ -67,7 +67,7 @@ def cifs(
     the gates.
 
     Args:
-        beta: weight of the probes in the loss, all together; 0 trains them through the masks alone.
+        beta: weight of the probes in the loss, all together; 0 trains them only through the masks.
         attack_beta: weight of the probes in what the attack raises.
         soft_labels: what to do with labels that are mixed or smoothed, of which the paper has none: "refuse" them,
             or tell the gates the class with the "largest" share, this project's reading.

@@ -145,10 +145,10 @@ def dial(
 
     A small head reads the features that the last linear layer of the network gets, and learns to tell
     natural from adversarial ones; its gradient reaches the network reversed, at a strength that grows from
-    0 to 1. The head is no part of the network: it is neither attacked, nor perturbed with the weights (the
+    0 to 1. The head is not part of the network: it is neither attacked, nor perturbed with the weights (the
     released code perturbs it), nor evaluated. Batch statistics see the clean batch once and the adversarial
     batch once; p(x) in the divergence is not held fixed. Recorded are the shares of the images whose domain
-    the head tells, which are meant to end near one half.
+    the head recognizes, which are meant to end near one half.
 
     When to use: where TRADES should also make clean and adversarial features alike, such as under corruptions
     unlike the attack.
@@ -167,7 +167,7 @@ def dial(
             1, as the released code amounts to; or "update", the share of all updates done, from 0.
         steps: gradient steps of the attack.
         step_size: length of one step in the unit of eps; null is a quarter of eps; as released 0.007.
-        start_std: the attack begins beside x, at this times normal noise.
+        start_std: the attack begins near x, at this times normal noise.
         attack_bn: mode of the model while it is attacked: eval (as released), train or batch_no_update.
 
     Reference: Levi, Attias and Kontorovich, TMLR 2022, arXiv 2104.00322.

@@ -104,7 +104,7 @@ class SearchLoss(OuterLoss):
         if not supernets:
             raise RobustCliError("this network has no shares to search for; write architecture: {name: dsara, ...}")
         alphas = [alpha for alpha in supernets[0].alphas.values() if alpha.requires_grad]
-        # Without a gradient they are left alone by everything that trains, perturbs or regularises weights.
+        # Without a gradient they are not touched by anything that trains, perturbs or regularises weights.
         for alpha in alphas:
             alpha.requires_grad_(False)
         adam = Adam(alphas, lr=self.alpha_lr, betas=(0.5, 0.999), weight_decay=self.alpha_weight_decay)
@@ -235,7 +235,7 @@ def dsara(
     looks one step of the weights ahead (order: second), as in the equations without momentum and weight decay. The two
     stages are those of the paper's abstract; their equations are taken from the successor ARNAS, and the length of the
     first from a branch that its code has switched off. Batch statistics are updated by every pass in which something
-    learns, and in the second order by the weights' alone. Where skip takes over everywhere, a known failure, the record
+    learns, and in the second order by only the weights'. Where skip takes over everywhere, a known failure, the record
     of an epoch shows it (skip_share, a seventh at first): search for fewer epochs then.
 
     When to use: to search for a cell under adversarial training before the network that it finds is trained.
@@ -247,8 +247,8 @@ def dsara(
         order: of the derivative of the losses by the shares: "first" takes the weights as they are; "second", as
             published, takes them a step ahead along their own adversarial loss, and asks how the shares change that
             step. That is seven passes of the half batch in the place of two, and four of one in the first stage.
-        first_stage: share of the run in which the adversarial loss alone moves the shares; 20 of 50 epochs.
-        adversarial_weight: of the adversarial loss beside the natural one. The common direction favours the
+        first_stage: share of the run in which only the adversarial loss moves the shares; 20 of 50 epochs.
+        adversarial_weight: of the adversarial loss next to the natural one. The common direction favours the
             shorter of two gradients, so a small weight favours this loss.
         alpha_lr: learning rate of the shares, the same throughout.
         alpha_weight_decay: of what the shares are the softmax of.

@@ -112,7 +112,7 @@ def mean_cosine(one: Tensor, other: Tensor) -> Tensor:
 
 @DEFENSES.register("grad_align", second_derivatives=True, passes=(3, 2, 3))
 def grad_align(*, align: NonNegative = 0.2, detach_clean: bool = True, attack_bn: AttackBn = "train") -> GradAlign:
-    """Cross-entropy at the FGSM image, plus lambda (1 - cosine of the gradients at x and beside it).
+    """Cross-entropy at the FGSM image, plus lambda (1 - cosine of the gradients at x and near it).
 
     Beside x is x + eta with eta uniform in the ball, not cut at the box. The gradient at x is that of FGSM, so
     the alignment costs one more gradient and its derivative, and both are of labels as attacks see them: those

@@ -36,7 +36,7 @@ def half_half(
     start: Literal["random", "clean"] = "random",
     attack_bn: AttackBn = "eval",
 ) -> MinMax:
-    """Cross-entropy on adversarial and on clean images, half and half unless told otherwise.
+    """Cross-entropy on adversarial and on clean images, half and half by default.
 
     Batch statistics see the clean batch once and the adversarial batch once, so they are those of neither.
 

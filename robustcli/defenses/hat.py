@@ -65,9 +65,9 @@ class RunningHat:
     """A HatLoss with its helper.
 
     Args:
-        leader: the optimiser of the network, whose rate a helper follows that is trained beside it.
+        leader: the optimiser of the network, whose rate a helper follows if it is trained at the same time.
         helper: the other network; it never gets a gradient of this loss.
-        optimizer: of a helper that is trained beside the network, or None.
+        optimizer: of a helper that is trained at the same time, or None.
     """
 
     def __init__(self, settings: HatLoss, leader: Optimizer, helper: nn.Module, optimizer: Optimizer | None) -> None:
@@ -150,7 +150,7 @@ def hat(
         extrapolation: h, how far beyond: 1 is the adversarial image itself.
         steps: gradient steps of the attack.
         step_size: length of one step in the unit of eps; null is a quarter of eps (2/255 for 8/255).
-        start_std: the attack begins beside x, at this times normal noise.
+        start_std: the attack begins near x, at this times normal noise.
         attack_bn: mode of the model while it is attacked: eval (as released), train or batch_no_update.
 
     Reference: Rade and Moosavi-Dezfooli, ICLR 2022.

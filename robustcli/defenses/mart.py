@@ -68,7 +68,7 @@ def mart(
             and r is any class but the likeliest of q.
         steps: gradient steps of the attack.
         step_size: length of one step in the unit of eps; null is a quarter of eps; as released 0.007.
-        start_std: the attack begins beside x, at this times normal noise.
+        start_std: the attack begins near x, at this times normal noise.
         attack_bn: mode of the model while it is attacked: eval (as released), train or batch_no_update.
 
     Reference: Wang et al., ICLR 2020, section 3; constants from the released code.

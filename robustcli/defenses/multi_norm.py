@@ -69,7 +69,7 @@ def multi_norm(
     start: Literal["random", "clean"] = "random",
     attack_bn: AttackBn = "eval",
 ) -> MinMax:
-    """Cross-entropy at the adversarial images of several threats: the spec's, and others beside it.
+    """Cross-entropy at the adversarial images of several threats: the spec's and others.
 
     With no others it is PGD-AT. "average" takes the mean over all threats, whose images pass the network as one
     batch; "max" takes of each image the version with the highest cross-entropy, which costs one more forward
@@ -83,7 +83,7 @@ def multi_norm(
     First setting: combine: max with the radii that you evaluate; random costs a third with three threats.
 
     Args:
-        others: threats beside the spec's, each with norm, eps and, if wanted, step_size.
+        others: threats besides the spec's, each with norm, eps and, if wanted, step_size.
         combine: max, average, random or msd.
         steps: gradient steps in each threat.
         step_size: length of one step in the spec's threat, in the unit of its eps; null is a quarter of eps.

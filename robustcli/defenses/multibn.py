@@ -76,7 +76,7 @@ def multibn(
 
     Trains the architecture of the same name, which needs one branch for the clean images, one for the spec's
     threat and one for each of the others. In training the kind of every image is known, so the statistics of a
-    branch are those of its kind alone; the gate learns the kinds by a cross-entropy of its own and gets no
+    branch are only those of its kind; the gate learns the kinds by a cross-entropy of its own and gets no
     gradient from the classes. With no others it is training with two sets of batch norms, whose published loss
     is the sum where this is the mean. Published kinds are clean, PGD and occluded videos; here kinds are norms.
 
@@ -85,7 +85,7 @@ def multibn(
     First setting: the architecture multibn around preact_resnet18, with one branch more than there are threats.
 
     Args:
-        others: threats beside the spec's, each with norm, eps and, if wanted, step_size; [] for none.
+        others: threats besides the spec's, each with norm, eps and, if wanted, step_size; [] for none.
         gate_weight: weight of the gate's cross-entropy, for which no published value is known.
         attack_through: what the attacks see: their own "branch", as released, or the network with its "gate",
             as an attacker of the trained network does.

@@ -1,4 +1,4 @@
-"""N-FGSM: FGSM adversarial training beside strong noise, without projection."""
+"""N-FGSM: FGSM adversarial training from strong noise, without projection."""
 
 from robustcli.attacks.n_fgsm import NFgsm
 from robustcli.defenses import DEFENSES
@@ -30,7 +30,7 @@ def n_fgsm(
         step_size: alpha, length of the step in the unit of eps; null is eps.
         clip: the perturbation is cut to this many times eps; null (as published) is no cut, 1 the threat set.
         clamp_noise: whether the noise itself is cut at the box before the step is added, as in the released code
-            for CIFAR; false, as in that for ImageNet, cuts the sum alone.
+            for CIFAR; false, as in that for ImageNet, cuts only the sum.
         attack_bn: mode of the model while it is attacked: train (as released), eval or batch_no_update.
 
     Reference: de Jorge et al., "Make Some Noise: Reliable and Efficient Single-Step Adversarial Training",

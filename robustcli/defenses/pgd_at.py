@@ -25,7 +25,7 @@ class CleanBatches(StatelessCurriculum):
                 "defense.clean_batches: some batches are attacked from the clean images and the others not, which "
                 "needs a pgd with another start; write start: random, or leave clean_batches out"
             )
-        # Which ones follows from the number of the update alone: nothing is drawn on the device, nothing is kept.
+        # Which ones follows from only the number of the update: nothing is drawn on the device, nothing is kept.
         is_clean = derive(0, "clean batch", progress.step) < self.share * 2**63
         return replace(attack, start="clean") if is_clean else attack
 

@@ -46,7 +46,7 @@ def score(
     The attack raises the same distance. The gradient flows through p(x) in both terms; batch statistics see
     the clean batch once and the adversarial batch once. The authors' code with generated data starts at a
     random point, attacks with batch statistics and clips the distance (the defaults here); their code
-    without it starts beside x, attacks in eval mode and clips the whole loss of an image.
+    without it starts near x, attacks in eval mode and clips the whole loss of an image.
 
     When to use: with many generated images, where a squared distance keeps accuracy better than a divergence.
 
@@ -60,7 +60,7 @@ def score(
             rest spread evenly over k - 1 classes is at c^2 k / (k - 1).
         steps: gradient steps of the attack.
         step_size: length of one step in the unit of eps; null is a quarter of eps (2/255 for 8/255).
-        start: where the attack begins: at a random point of the threat set, or beside x (0.001 times normal noise).
+        start: where the attack begins: at a random point of the threat set, or near x (0.001 times normal noise).
         attack_bn: mode of the model while it is attacked: eval, train or batch_no_update.
 
     Reference: Pang et al., ICML 2022, arXiv 2202.10103.

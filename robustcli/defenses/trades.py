@@ -72,11 +72,11 @@ def trades(
         steps: gradient steps of the attack.
         step_size: length of one step in the unit of eps; null is a quarter of eps. The released training
             script has 0.007 (its loss function's own default, 0.003, is the evaluation step).
-        start_std: the attack begins beside x, at this times normal noise: at x itself the gradient is zero.
+        start_std: the attack begins near x, at this times normal noise: at x itself the gradient is zero.
         clean_forwards: forwards of the clean batch in the loss, 2 as released, or 1.
         detach_target: whether p(x) in the robust term is held fixed; the released code lets it learn.
         statistics: which batches move the running statistics in the loss: both (as released), or the adversarial
-            one alone, as in the code of Gowal et al.; the clean one then is normalised by itself all the same.
+            one only, as in the code of Gowal et al.; the clean one then is normalised by itself all the same.
         attack_bn: mode of the model while it is attacked: eval (as released), train or batch_no_update.
 
     Reference: Zhang et al., ICML 2019, equation 5 and Algorithm 1.

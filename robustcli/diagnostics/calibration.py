@@ -72,7 +72,7 @@ def calibration(*, bins: Count = 15, batch_size: Count = 250) -> Calibration:
 
     Args:
         bins: of the confidence, equal in width.
-        batch_size: images per attack and forward; changes memory and speed alone.
+        batch_size: images per attack and forward; changes only memory and speed.
 
     Reference: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017; Brier, 1950.
     """

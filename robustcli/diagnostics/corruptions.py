@@ -23,8 +23,8 @@ class Corruptions:
     """Clean accuracy on images with noise, blur, weather and digital artefacts, made here: CIFAR-10-C style.
 
     Kinds and constants are those of CIFAR-10-C, for images of any size. They are not its files: those were drawn from
-    generators without a seed, so no program can make them again, and numbers from here do not belong beside published
-    ones. Frost, which needs photographs, is left out, and so the mean is over 14 kinds where CIFAR-10-C has 15. The
+    generators without a seed, so no program can make them again, and numbers from here must not be compared with
+    published ones. Frost, which needs photographs, is left out, so the mean is over 14 kinds; CIFAR-10-C has 15. The
     further kinds speckle_noise, gaussian_blur and saturate count in the mean when they are asked for. The streaks of
     motion blur and snow are drawn here and not by ImageMagick; glass blur swaps pixels, zoom blur keeps the centre
     where it is, and fog and elastic fields follow the size of the images.
@@ -32,7 +32,7 @@ class Corruptions:
     Args:
         kinds: which, in the order of the results.
         severities: from 1 (mild) to 5, in any order.
-        batch_size: images corrupted and forwarded at once; changes memory and speed alone.
+        batch_size: images corrupted and forwarded at once; changes only memory and speed.
 
     Reference: Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and
         Perturbations", ICLR 2019.

@@ -53,7 +53,7 @@ def distortion(*, batch_size: Count = 250) -> Distortion:
     before they are cut at the pixel box, those of other attacks after it.
 
     Args:
-        batch_size: images per attack; changes memory and speed alone.
+        batch_size: images per attack; changes only memory and speed.
 
     Reference: Tsiligkaridis and Roberts, "Understanding and Increasing Efficiency of Frank-Wolfe Adversarial
         Training", CVPR 2022.

@@ -49,7 +49,7 @@ def fosc(*, batch_size: Count = 250) -> Fosc:
     gradient: what there was to gain.
 
     Args:
-        batch_size: images per attack and gradient; changes memory and speed alone.
+        batch_size: images per attack and gradient; changes only memory and speed.
 
     Reference: Wang et al., "On the Convergence and Robustness of Adversarial Training", ICML 2019.
     """

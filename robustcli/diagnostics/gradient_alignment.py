@@ -25,7 +25,7 @@ class GradientAlignment:
 
     Args:
         points: random points for each image.
-        batch_size: images per gradient; changes memory and speed alone.
+        batch_size: images per gradient; changes only memory and speed.
 
     Reference: Andriushchenko and Flammarion, "Understanding and Improving Fast Adversarial Training", NeurIPS 2020.
     """

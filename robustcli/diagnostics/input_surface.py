@@ -27,7 +27,7 @@ class InputSurface:
         half: points of the grid on each side of the image; 10 makes 21 x 21.
         reach: the last a and b.
         images: the first so many, over which the mean is taken.
-        batch_size: images per forward; changes memory and speed alone.
+        batch_size: images per forward; changes only memory and speed.
 
     Reference: Tramer et al., "Ensemble Adversarial Training: Attacks and Defenses", ICLR 2018, for the plane
         of the gradient and a random direction.

@@ -11,7 +11,7 @@ from robustcli.runtime.precision import full_precision
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
 
-# Forwards and backwards beside those of PGD: at the image, beside it, and two of Frank-Wolfe.
+# Forwards and backwards besides those of PGD: at the image, near it, and two of Frank-Wolfe.
 BESIDE_PGD = 4
 
 
@@ -38,7 +38,7 @@ def monitors(
         model: looked at in eval mode with its weights held; afterwards what it was.
         y: labels (n,).
         steps: of PGD. Altogether that is as many forwards and backwards, and `BESIDE_PGD` more.
-        batch_size: images per gradient; changes memory and speed alone.
+        batch_size: images per gradient; changes only memory and speed.
 
     Reference: Andriushchenko and Flammarion, "Understanding and Improving Fast Adversarial Training", NeurIPS 2020;
         distortion: Tsiligkaridis and Roberts, CVPR 2022.

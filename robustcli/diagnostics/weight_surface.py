@@ -80,7 +80,7 @@ def weight_surface(
     """Mean cross-entropy at w + alpha d, or at w + alpha d + beta e, for random directions d and e.
 
     Every filter (what one output has of a weight) of a direction is as long as that of the weights, so that networks
-    whose weights differ in scale alone look alike. Biases, batch norms and running statistics stay as they are. With
+    whose weights differ only in scale look alike. Biases, batch norms and running statistics stay as they are. With
     adversarial images that are made anew for every point, the flatness seen is that of the robust loss, which goes
     with a small gap between training and test; the sources look at training images, this at the images given.
 
@@ -90,7 +90,7 @@ def weight_surface(
         half: points on each side of the weights; 10 makes 21, or 21 x 21.
         reach: the last alpha and beta.
         images: the first so many, over which the mean is taken.
-        batch_size: images per attack and forward; changes memory and speed alone.
+        batch_size: images per attack and forward; changes only memory and speed.
 
     Reference: Li et al., "Visualizing the Loss Landscape of Neural Nets", NeurIPS 2018; with adversarial images Wu, Xia
         and Wang, "Adversarial Weight Perturbation Helps Robust Generalization", NeurIPS 2020.

@@ -61,7 +61,7 @@ class Package(Attack):
 
         with torch.no_grad():
             classes = logits_of(x[:1]).shape[1]
-        # Not version "custom": its restarts default to 5, which no published version has for APGD-CE alone.
+        # Not version "custom": its restarts default to 5, which no published version has for only APGD-CE.
         ensemble = Ensemble(
             logits_of,
             norm=_NORMS[threat.norm],

@@ -2,7 +2,7 @@
 
 Training draws from a stream that is seeded anew for every update from (seed, purpose, update), so that a
 resumed run has no random state to restore. Evaluation draws by counter: the noise of an example depends on
-(seed, purpose, draw, example) alone, so that batch size, order and the number of workers change nothing.
+(seed, purpose, draw, example), so that batch size, order and the number of workers change nothing.
 """
 
 import hashlib

@@ -55,7 +55,7 @@ class ThreatModel:
             RobustCliError: the norm is another one.
         """
         if self.norm not in known:
-            raise RobustCliError(f"attack {attack} knows {' and '.join(known)} alone, the threat is {self.norm}")
+            raise RobustCliError(f"attack {attack} supports only {' and '.join(known)}; the threat is {self.norm}")
 
     def scaled(self, share: float) -> "ThreatModel":
         """The same threat with a share of its radius, for a warm-up of eps."""

@@ -186,5 +186,5 @@ def test_a_flat_model_is_not_broken_and_gives_no_nan() -> None:
 
 def test_other_norms_are_refused() -> None:
     model, x, y = network()
-    with pytest.raises(RobustCliError, match="attack carlini_wagner knows l2 alone, the threat is linf"):
+    with pytest.raises(RobustCliError, match="attack carlini_wagner supports only l2; the threat is linf"):
         CarliniWagner()(model, x, y, ThreatModel("linf", Fraction(1, 10)), noise(16))

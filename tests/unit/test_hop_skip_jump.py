@@ -266,5 +266,5 @@ def test_masked_gradients_do_not_hide_what_is_there() -> None:
 
 def test_l1_is_refused() -> None:
     model, x, y, _ = linear()
-    with pytest.raises(RobustCliError, match="attack hop_skip_jump knows linf and l2 alone, the threat is l1"):
+    with pytest.raises(RobustCliError, match="attack hop_skip_jump supports only linf and l2; the threat is l1"):
         HopSkipJump()(model, x, y, ThreatModel("l1", Fraction(1)), noise(20))

@@ -19,7 +19,7 @@ from robustcli.store.files import absolute
 Array = np.ndarray[tuple[int, ...], np.dtype[Any]]
 
 _TRAIN, _TEST = ("x_train", "y_train"), ("x_test", "y_test")
-# Labels beyond it are no classes, and a name for each of them would fill the memory.
+# Labels beyond it are not classes, and a name for each of them would fill the memory.
 _MOST_CLASSES = 1_000_000
 
 
@@ -128,7 +128,7 @@ def _arrays(file: Path, needed: Sequence[str]) -> dict[str, Array]:
         )
     for key, array in arrays.items():
         if not isinstance(array, np.ndarray):
-            raise RobustCliError(f"data.path: {file}: {key} is no array; expected a file that numpy.savez wrote")
+            raise RobustCliError(f"data.path: {file}: {key} is not an array; expected a file that numpy.savez wrote")
     return arrays
 
 

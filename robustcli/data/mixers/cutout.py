@@ -19,7 +19,7 @@ class Cutout:
 
     The centre lies anywhere, and the square is cut at the border. Nothing of another image takes its place, so
     attacks and losses see ordinary labels. `data.augment.cutout` does the same to the images before they are mixed,
-    for use beside another mixer.
+    for use with another mixer.
 
     Args:
         side: of the square, in pixels; 16 as published for CIFAR-10, 14 in the study of robust overfitting by Rice

@@ -23,7 +23,7 @@ class NormDecay:
     to lie inside its image at least once. Which weights are summed jumps from update to update, so a memory
     smooths the direction: b <- memory * b, then b = sign(w) on those weights, and the gradient is weight * b.
     The logged `penalty` is weight * <b, w>, which without memory is weight * the sum of the norms. Batch norms
-    and biases are left alone; a layer that is used at several sizes has the largest of its norms.
+    and biases are not decayed; a layer that is used at several sizes has the largest of its norms.
 
     Args:
         weight: beta, of the norms; the authors try 1e-5 to 0.1, their code has 1e-3. 0 is none.

@@ -22,7 +22,7 @@ class Svc:
     its singular values are theirs. Each is cut, and of the kernel that this makes the taps of the old one are
     kept, which lets values rise above `clip` again a little. Stride, and the zeros that really lie beyond the
     border, are left out of the model; a kernel larger than its input is taken on a torus of its own size.
-    Kernels with no value above `clip` stay bit for bit. Linear layers are left alone.
+    Kernels with no value above `clip` stay bit for bit. Linear layers are not changed.
 
     Args:
         clip: c, the largest singular value; the authors try 2, 1.5, 1, 0.5 and 0.1.

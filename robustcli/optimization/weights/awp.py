@@ -24,7 +24,7 @@ _TINY = 1e-20
 class Awp(Stateless):
     """v_l = gamma |w_l| g_l / |g_l| for every convolution and linear weight, g the gradient of the full loss.
 
-    One ascent step; norms are per tensor (Frobenius); batch norms and biases are left alone. The authors
+    One ascent step; norms are per tensor (Frobenius); batch norms and biases do not move. The authors
     take the step on a copy of the network; since v is renormalised, the gradient at the weights gives the
     same v. The optimiser steps inside the context, so that its weight decay sees w + v as theirs does;
     then v is taken away. The released loop for PGD-AT is that of Rice et al.: two more forwards in train mode at every
