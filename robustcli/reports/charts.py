@@ -1,7 +1,7 @@
 """Small charts as plain SVG text, in colours that a style sheet sets."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -80,16 +80,34 @@ def bar_chart(title: str, bars: Mapping[str, float], y_label: str) -> str:
     return _svg(title, body, [], len(bars) * height + 4, f"{title} ({y_label})")
 
 
-def scatter(title: str, points: Mapping[str, tuple[float, float]], x_label: str, y_label: str) -> str:
-    """Draw one labelled point per name. Returns "" without any point."""
+def pareto_front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Points that no other one beats with a smaller or equal x and a larger y, from left to right."""
+    front: list[tuple[float, float]] = []
+    for x, y in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not front or y > front[-1][1]:
+            front.append((x, y))
+    return front
+
+
+def scatter(
+    title: str, points: Mapping[str, tuple[float, float]], x_label: str, y_label: str, *, front: bool = False
+) -> str:
+    """Draw one labelled point per name. Returns "" without any point.
+
+    Args:
+        front: also draw the Pareto front; small x and large y are good.
+    """
     if not points:
         return ""
     x_axis = Axis.over([x for x, _ in points.values()], _LEFT, _WIDTH - _RIGHT)
     y_axis = Axis.over([y for _, y in points.values()], _HEIGHT - _BOTTOM, _TOP)
     body = _frame(x_axis, y_axis, x_label, y_label)
+    if front:
+        path = " ".join(f"{x_axis.at(x):.1f},{y_axis.at(y):.1f}" for x, y in pareto_front(points.values()))
+        body.append(f'<polyline class="front" points="{path}"/>')
     for number, (name, (x, y)) in enumerate(points.items()):
         left, top = x_axis.at(x), y_axis.at(y)
-        anchor, shift = ("end", -8) if left > _WIDTH * 0.7 else ("start", 8)
+        anchor, shift = ("end", -8) if left > _WIDTH / 2 else ("start", 8)
         body.append(f'<circle class="dot c{number % 6}" cx="{left:.1f}" cy="{top:.1f}" r="5"/>')
         body.append(
             f'<text class="label" x="{left + shift:.1f}" y="{top - 6:.1f}" text-anchor="{anchor}">{escape(name)}</text>'

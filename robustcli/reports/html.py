@@ -13,10 +13,11 @@ from robustcli.evaluation.wording import describe, interval, percent, threats_of
 from robustcli.reports.charts import bar_chart, line_chart, scatter
 from robustcli.reports.images import data_url, difference
 from robustcli.reports.summary import Source
-from robustcli.store.files import write_text
+from robustcli.store.files import read_json, write_text
 from robustcli.store.results import EvalResults, Evaluation, Record, Results, RunResults, Session, read_provenance
 from robustcli.store.runs import RunFolder
 from robustcli.workflows.examples import keys_with_examples, stored_examples
+from robustcli.workflows.network_size import size_of_run
 
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
 # Examples shown for each result, and classes up to which a confusion matrix is shown.
@@ -61,6 +62,15 @@ class ExampleView:
 
 
 @dataclass(frozen=True)
+class SurvivorView:
+    """One image that survived: a data URL, and its label."""
+
+    image: int
+    clean: str
+    text: str
+
+
+@dataclass(frozen=True)
 class ResultView:
     """One run or stored evaluation as the page shows it."""
 
@@ -69,7 +79,9 @@ class ResultView:
     facts: list[tuple[str, str]]
     evaluations: list[EvaluationView]
     curves: list[str]
+    diagnostics: list[str]
     examples: list[ExampleView]
+    survivors: list[SurvivorView]
     notes: list[str]
     spec: str
     lowest: tuple[float, float] | None
@@ -90,14 +102,34 @@ def write_page(path: Path, sources: Sequence[Source], damaged: Sequence[str], ov
     template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
         _TEMPLATE.read_text(encoding="utf-8")
     )
-    points = {view.title: view.lowest for view in views if view.lowest is not None}
-    overview = scatter("Robust against clean accuracy", points, "clean %", "robust %") if len(points) > 1 else ""
-    write_text(path, template.render(views=views, damaged=damaged, scatter=overview, version=__version__))
+    charts = list(_overview(views, sources))
+    write_text(path, template.render(views=views, damaged=damaged, charts=charts, version=__version__))
+
+
+def _overview(views: Sequence[ResultView], sources: Sequence[Source]) -> Iterator[str]:
+    """Charts of several results: robust against clean accuracy, and against the cost of the network."""
+    titles = Counter(view.title for view in views)
+    names = [
+        view.title if titles[view.title] == 1 else f"{view.title}, {source.path.parent.name}"
+        for view, source in zip(views, sources, strict=True)
+    ]
+    points = {name: view.lowest for name, view in zip(names, views, strict=True) if view.lowest is not None}
+    if len(points) < 2:
+        return
+    yield scatter("Robust against clean accuracy", points, "clean %", "robust %")
+    sizes = {name: size_of_run(source.path.parent) for name, source in zip(names, sources, strict=True)}
+    costs = {
+        name: (2 * size.macs / 1e9, points[name][1])
+        for name, size in sizes.items()
+        if size is not None and name in points
+    }
+    if len({cost for cost, _ in costs.values()}) > 1:
+        yield scatter("Robust accuracy against cost, with the Pareto front", costs, "GFLOPs", "robust %", front=True)
 
 
 def _view(number: int, source: Source, overrides: Sequence[str]) -> ResultView:
     results, folder = source.results, source.path.parent
-    examples, note = _examples(folder, overrides)
+    examples, survivors, note = _examples(folder, overrides)
     spec = RunFolder(folder).spec
     return ResultView(
         anchor=f"result-{number}",
@@ -105,7 +137,9 @@ def _view(number: int, source: Source, overrides: Sequence[str]) -> ResultView:
         facts=list(_facts(source)),
         evaluations=[_evaluation(results, key, folder) for key in results.evaluations],
         curves=list(_curves(folder)) if isinstance(results, RunResults) else [],
+        diagnostics=list(_diagnostics(folder)),
         examples=examples,
+        survivors=survivors,
         notes=[*(results.notes if isinstance(results, EvalResults) else []), *note],
         spec=spec.read_text(encoding="utf-8") if spec.is_file() else "",
         lowest=_lowest(results),
@@ -182,7 +216,7 @@ def _ladder(evaluation: Evaluation) -> str:
     """Images that are left after each attack."""
     if not evaluation.stages:
         return ""
-    left = {"classified correctly when clean": float(evaluation.stages[0].entered)}
+    left = {"correct when clean": float(evaluation.stages[0].entered)}
     for stage in evaluation.stages:
         left[f"after {stage.name}"] = float(stage.entered - stage.broken)
     return bar_chart("Images left after each attack", left, "images")
@@ -238,16 +272,35 @@ def _lowest(results: Results) -> tuple[float, float] | None:
     return None if clean is None else (100 * clean, 100 * attacked[key].accuracy)
 
 
-def _examples(folder: Path, overrides: Sequence[str]) -> tuple[list[ExampleView], list[str]]:
-    """Some stored adversarial examples, and a note if they cannot be shown."""
+def _diagnostics(folder: Path) -> Iterator[str]:
+    """Charts of what `robust diagnose --out` stored next to the results: accuracy over eps."""
+    for path in sorted(folder.glob("*.json")):
+        try:
+            stored = read_json(path)
+            diagnosed = stored.get("diagnostics") if isinstance(stored, dict) else None
+            if not isinstance(diagnosed, dict) or "eps_curve" not in diagnosed:
+                continue
+            found, norm = diagnosed["eps_curve"]["found"], stored["threat"]["norm"]
+            points = [(float(row["eps"]), 100 * float(row["accuracy"])) for row in found["curve"]]
+        except (RobustCliError, KeyError, TypeError, ValueError):
+            continue
+        yield line_chart(f"Accuracy over eps, {found['total']} images", {"accuracy": points}, f"eps in {norm}", "%")
+
+
+def _examples(folder: Path, overrides: Sequence[str]) -> tuple[list[ExampleView], list[SurvivorView], list[str]]:
+    """Some stored adversarial examples, some images that survived, and a note if they cannot be shown."""
     if not keys_with_examples(folder):
-        return [], []
+        return [], [], []
     try:
         found = stored_examples(folder, overrides, limit=_EXAMPLES)
     except RobustCliError as error:
-        return [], [f"adversarial examples are not shown: {error}"]
+        return [], [], [f"adversarial examples are not shown: {error}"]
     names = found.classes
-    return [
+    survivors = [
+        SurvivorView(one.index, data_url(one.x), f"{names[one.label]}, margin {-one.margin:.3g}")
+        for one in found.survivors
+    ]
+    broken = [
         ExampleView(
             image=int(found.indices[row]),
             clean=data_url(found.x[row]),
@@ -256,4 +309,5 @@ def _examples(folder: Path, overrides: Sequence[str]) -> tuple[list[ExampleView]
             text=f"{names[found.labels[row]]} to {names[found.predictions[row]]}, {found.broken_by[row]}",
         )
         for row in range(len(found.indices))
-    ], []
+    ]
+    return broken, survivors, []

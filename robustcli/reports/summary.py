@@ -2,24 +2,34 @@
 
 import csv
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.wording import accuracies, describe, percent
+from robustcli.specs.yamlfile import read_yaml
 from robustcli.store.results import EvalResults, Evaluation, Results, RunResults, read_provenance, read_results
 from robustcli.store.runs import RunFolder
+from robustcli.workflows.compare import flat, plain_text
+
+# Values of a spec shown next to the name of a run.
+_SHOWN = 4
 
 
 @dataclass(frozen=True)
 class Source:
-    """Results and the device that they were made on."""
+    """Results and the device that they were made on.
+
+    Args:
+        variant: values of the spec in which it differs from other results of the same name, such as "beta=3".
+    """
 
     path: Path
     results: Results
     device: str
+    variant: str = ""
 
     @property
     def group(self) -> tuple[object, ...]:
@@ -40,7 +50,8 @@ class Source:
         results = self.results
         status = results.status if isinstance(results, RunResults) else "finished"
         # JPEG changes accuracies on CIFAR-10 by a point or two.
-        asides = [aside for aside in (results.data.decode, "" if status == "finished" else status) if aside]
+        parts = (self.variant, results.data.decode, "" if status == "finished" else status)
+        asides = [aside for aside in parts if aside]
         return f"{results.name} ({', '.join(asides)})" if asides else results.name
 
     @property
@@ -77,20 +88,52 @@ class Line:
 
 
 def read_sources(folders: Iterable[Path]) -> tuple[list[Source], list[str]]:
-    """Read all results below some folders.
+    """Read all results below some folders, each once.
 
     Returns:
         The results, and one line for every damaged file.
     """
+    paths = (path for folder in folders for path in sorted(folder.rglob("results.json")))
     sources, damaged = [], []
-    for folder in folders:
-        for path in sorted(folder.rglob("results.json")):
-            try:
-                results = read_results(path)
-                sources.append(Source(path, results, _device(path, results)))
-            except RobustCliError as error:
-                damaged.append(str(error))
-    return sources, damaged
+    for path in {path.resolve(): path for path in paths}.values():
+        try:
+            results = read_results(path)
+            sources.append(Source(path, results, _device(path, results)))
+        except RobustCliError as error:
+            damaged.append(str(error))
+    return _with_variants(sources), damaged
+
+
+def _with_variants(sources: Sequence[Source]) -> list[Source]:
+    """Sources with the values in which runs of one name differ, as those of a grid do."""
+    specs: dict[str, dict[str | None, dict[str, Any]]] = {}
+    for source in sources:
+        spec = RunFolder(source.path.parent).spec
+        known = specs.setdefault(source.results.name, {})
+        if isinstance(source.results, RunResults) and source.results.spec_digest not in known and spec.is_file():
+            known[source.results.spec_digest] = _flat_spec(spec)
+    return [
+        replace(source, variant=_variant(source.results.spec_digest, specs[source.results.name])) for source in sources
+    ]
+
+
+def _flat_spec(path: Path) -> dict[str, Any]:
+    try:
+        value = read_yaml(path).value
+    except RobustCliError:
+        return {}
+    # The claim may be corrected afterwards; it is no part of a run.
+    return {key: item for key, item in flat(value) if key != "seed" and not key.startswith("claim.")}
+
+
+def _variant(digest: str | None, specs: dict[str | None, dict[str, Any]]) -> str:
+    """Values of one spec that differ among several."""
+    if len(specs) < 2 or digest not in specs:
+        return ""
+    keys = dict.fromkeys(key for spec in specs.values() for key in spec)
+    differing = [key for key in keys if len({repr(spec.get(key)) for spec in specs.values()}) > 1]
+    shown = [f"{key.rpartition('.')[2]}={plain_text(specs[digest].get(key, 'not set'))}" for key in differing]
+    return ", ".join(shown[:_SHOWN]) + (", ..." if len(shown) > _SHOWN else "")
 
 
 def _device(path: Path, results: Results) -> str:

@@ -1,6 +1,6 @@
 """Adversarial examples that an evaluation stored, as plain arrays next to the clean images."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from robustcli.data.images import Images
 from robustcli.data.loading import load_data
 from robustcli.errors import RobustCliError, suggest
-from robustcli.evaluation.per_image import decoded, read_adversarial_examples, read_per_image
+from robustcli.evaluation.per_image import ImageResult, decoded, read_adversarial_examples, read_per_image
 from robustcli.evaluation.stored import EvaluationFiles
 from robustcli.runtime.device import choose_device
 from robustcli.store.files import replacing
@@ -19,8 +20,25 @@ from robustcli.workflows.verify import find_evidence
 
 
 @dataclass(frozen=True)
+class Survivor:
+    """An image that survived every attack.
+
+    Args:
+        index: number of the image in the test data.
+        x: (c, h, w) float32 pixels in [0, 1].
+        label: true class.
+        margin: largest margin that an attack reached, wrong logit minus true one; negative.
+    """
+
+    index: int
+    x: NDArray[np.float32]
+    label: int
+    margin: float
+
+
+@dataclass(frozen=True)
 class Examples:
-    """Clean images and their adversarial examples, in the order of the data.
+    """Clean images and their adversarial examples, in the order of the data; and images that survived.
 
     Args:
         key: name of the evaluation.
@@ -29,6 +47,7 @@ class Examples:
         labels, predictions: (n,) true class, and predicted class of the adversarial example.
         broken_by: attack that broke each image.
         classes: class names.
+        survivors: images that survived, those closest to being broken first.
     """
 
     key: str
@@ -39,6 +58,7 @@ class Examples:
     predictions: NDArray[np.int64]
     broken_by: list[str]
     classes: list[str]
+    survivors: list["Survivor"]
 
     def save(self, path: Path) -> None:
         """Write an .npz file with x, x_adv, labels, predictions and indices."""
@@ -65,7 +85,7 @@ def stored_examples(
         folder: folder of a run or of a stored evaluation.
         overrides: values to change, for example data.root=PATH.
         key: name of the evaluation. Default: the last one that stored examples.
-        limit: read only the first `limit` broken images.
+        limit: read only the first `limit` broken images, and as many survivors.
 
     Raises:
         RobustCliError: no examples were stored, or the images cannot be read.
@@ -104,4 +124,12 @@ def stored_examples(
         predictions=np.array([outcomes[number].prediction for number in order], dtype=np.int64),
         broken_by=[outcomes[number].broken_by for number in order],
         classes=list(data.classes),
+        survivors=_survivors(outcomes.values(), x, limit),
     )
+
+
+def _survivors(outcomes: Iterable[ImageResult], x: Images, limit: int | None) -> list[Survivor]:
+    survived = [line for line in outcomes if not line.broken_by and line.image < len(x)]
+    chosen = sorted(survived, key=lambda line: -line.margin)[:limit]
+    shown = x[torch.tensor([line.image for line in chosen], dtype=torch.int64)].float().numpy()
+    return [Survivor(line.image, image, line.label, line.margin) for line, image in zip(chosen, shown, strict=True)]

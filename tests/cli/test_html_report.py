@@ -1,5 +1,7 @@
 """`robust report --html` and `robust show-examples` on a small run."""
 
+import csv
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -7,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from shell import Robust
+
+from robustcli.reports.charts import pareto_front
 
 SPEC = ("demo/digits_pgd_at", "train.epochs=1", "train.eps_warmup=0", "data.train_size=100", "train.batch_size=50")
 ATTACK = "{pgd: {name: attacked, attack: {name: pgd, steps: 2}, examples: 30, witnesses: true}}"
@@ -46,6 +50,44 @@ def test_the_page_is_self_contained_and_shows_the_evidence(robust: Robust, runs:
     assert "still correct under linf" in page
     assert page.count("data:image/png;base64") >= 3
     assert "name: digits_pgd_at" in page
+
+
+def test_survivors_and_the_curve_over_eps_are_shown(robust: Robust, runs: Path, tmp_path: Path) -> None:
+    (run,) = (path.parent for path in runs.glob("*/*/results.json"))
+    rows = list(csv.DictReader((run / "evaluations" / "pgd.csv").read_text().splitlines()))
+    survived = sorted((row for row in rows if not row["broken_by"]), key=lambda row: -float(row["margin"]))
+    assert survived
+    words = ("--with", "eps_curve", "--examples", 20, "-q", "--out", run / "diagnose.json")
+    robust("diagnose", run / "checkpoints" / "best.pt", *words, "eps_curve.radii=[0, 0.1, 0.5]").require(0)
+    (run / "other.json").write_text('{"diagnostics": {"eps_curve": 3}}')
+    robust("report", runs, "--html", tmp_path / "out.html").require(0)
+    page = (tmp_path / "out.html").read_text(encoding="utf-8")
+    assert "Accuracy over eps, 20 images" in page
+    assert "eps in linf" in page
+    found = re.findall(r"image (\d+), which survived", page)
+    assert found == [row["image"] for row in survived[:8]]
+
+
+def test_a_sweep_gets_a_leaderboard_and_a_pareto_front(robust: Robust, tmp_path: Path) -> None:
+    words = (*SPEC, f"evaluate={ATTACK}", "architecture.width=2,4", "--runs", tmp_path / "runs", "-q")
+    robust("train", *words).require(0)
+    # Next to an evaluation and a finished run: all of it on one page.
+    (first, _) = sorted((tmp_path / "runs").glob("*/*/checkpoints/best.pt"))
+    robust("eval", first, "--attack", "fgsm", "--examples", 20, "-q").require(0)
+    robust("report", tmp_path / "runs", "evals", "--html", tmp_path / "out.html").require(0)
+    page = (tmp_path / "out.html").read_text(encoding="utf-8")
+    assert page.count("<section>") == 3
+    assert "with the Pareto front" in page
+    assert page.count('class="front"') == 1
+    said = robust("report", tmp_path / "runs", first.parent.parent, "evals", "--json").require(0)
+    rows = [(row["experiment"], row["key"]) for row in json.loads(said.out)]
+    widths = ["digits_pgd_at (width=2)", "digits_pgd_at (width=4)"]
+    assert sorted(rows[:2]) == [(width, "pgd") for width in widths]
+    assert rows[2:] in ([(width, "fgsm")] for width in widths)
+
+
+def test_the_pareto_front_has_the_points_that_no_other_beats() -> None:
+    assert pareto_front([(3, 5), (1, 2), (2, 1), (2, 4), (4, 5), (5, 6)]) == [(1, 2), (2, 4), (3, 5), (5, 6)]
 
 
 def test_text_from_files_is_escaped(robust: Robust, runs: Path, tmp_path: Path) -> None:
