@@ -75,11 +75,10 @@ def test_a_worker_ends_with_the_process_that_started_it() -> None:
         "print(worker.pid, flush=True)\n"
         "time.sleep(60)\n"
     )
-    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert parent.stdout is not None
-    worker = int(parent.stdout.readline())
-    parent.kill()
-    parent.wait()
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        worker = int(parent.stdout.readline())
+        parent.kill()
     begun = time.monotonic()
     while is_alive(worker) and time.monotonic() - begun < 20:
         time.sleep(0.02)
