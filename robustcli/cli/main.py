@@ -28,6 +28,7 @@ from robustcli.cli.members import app as members
 from robustcli.cli.options import FailOn, Overrides, Quiet, Runs, console
 from robustcli.cli.pack import app as pack
 from robustcli.cli.plan import app as forecast
+from robustcli.cli.push import app as push
 from robustcli.cli.reproduce import print_claim, specs_of_seeds
 from robustcli.cli.verdicts import require
 from robustcli.errors import CheckFailedError, CollapseError, Interrupted, NotFiniteError, RobustCliError, disk_message
@@ -49,7 +50,19 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help=f"{PURPOSE}\n\n{EXIT_CODES}",
 )
-for commands in (members, authoring, evaluation, results.app, examples, sweep.app, forecast, doctor, pack, explain):
+for commands in (
+    members,
+    authoring,
+    evaluation,
+    results.app,
+    examples,
+    sweep.app,
+    forecast,
+    doctor,
+    pack,
+    explain,
+    push,
+):
     app.add_typer(commands)
 app.add_typer(bench.app, name="bench")
 app.add_typer(export.app, name="export")

@@ -127,7 +127,10 @@ def report(
 
 @app.command("verify")
 def verify_results(
-    folder: Annotated[Path, typer.Argument(help="Folder of a run, or one that `robust eval` stored.")],
+    claim: Annotated[
+        str,
+        typer.Argument(help="Folder of a run, or one that `robust eval` stored; a .zip file of one; or hf:ORG/REPO."),
+    ],
     overrides: Annotated[list[str] | None, typer.Argument(help="Dotted overrides, such as data.root=PATH.")] = None,
     checkpoint: Annotated[str | None, typer.Option(help="The weights, if they have moved.")] = None,
     device: Device = "auto",
@@ -144,15 +147,19 @@ def verify_results(
     without attacking is listed as "not checked". A signature also reveals changes after which the chain was recomputed.
     """
     from robustcli.store.signature import sign, signature_problem
+    from robustcli.workflows.evidence_folder import evidence_folder
     from robustcli.workflows.verify import chain_in, verify_folder
 
-    findings = verify_folder(folder, overrides or (), checkpoint, device)
-    problems = [f"{finding.key}: {problem}" for finding in findings for problem in finding.problems]
-    if public_key is not None and (problem := signature_problem(folder, chain_in(folder), public_key)):
-        problems.append(problem)
+    if sign_with is not None and not Path(claim).is_dir():
+        raise RobustCliError(f"--sign: {claim} is not a folder; the signature is written next to results.json")
+    with evidence_folder(claim) as folder:
+        findings = verify_folder(folder, overrides or (), checkpoint, device)
+        problems = [f"{finding.key}: {problem}" for finding in findings for problem in finding.problems]
+        if public_key is not None and (problem := signature_problem(folder, chain_in(folder), public_key)):
+            problems.append(problem)
     if problems:
         lines = "\n  ".join(problems)
-        raise CheckFailedError(f"{folder}: {len(problems)} problem{'s' if len(problems) > 1 else ''}\n  {lines}")
+        raise CheckFailedError(f"{claim}: {len(problems)} problem{'s' if len(problems) > 1 else ''}\n  {lines}")
     for finding in findings:
         if finding.checked:
             typer.echo(f"{finding.key}: verified: {finding.checked}")
@@ -161,7 +168,7 @@ def verify_results(
     if public_key is not None:
         typer.echo("signature: valid")
     if sign_with is not None:
-        typer.echo(f"signed: {sign(folder, chain_in(folder), sign_with)}")
+        typer.echo(f"signed: {sign(Path(claim), chain_in(Path(claim)), sign_with)}")
 
 
 @app.command("compare")

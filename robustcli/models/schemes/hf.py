@@ -12,7 +12,8 @@ from robustcli.models.schemes import NamedFile, Scheme
 from robustcli.models.source import ModelSource
 
 # What is looked for in a repository where no file is named; `robust push` writes the first one.
-_USUAL = ("best.pt", "model.pt", "model.safetensors", "pytorch_model.bin", "weights.pt")
+_USUAL = ("checkpoints/best.pt", "best.pt", "model.pt", "model.safetensors", "pytorch_model.bin", "weights.pt")
+_NOT_FOUND = "{name}: there is no such repository or revision, or it is private (log in with `hf auth login`)"
 _SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt", ".tar")
 
 
@@ -33,6 +34,28 @@ def find(name: str, weights: str | None) -> ModelSource | NamedFile:
     found = _fetch(repository, file or None, revision or None)
     title = f"hf:{repository}/{found[1]}"
     return NamedFile(path=found[0], title=title, notes=(f"{found[1]}: from hf:{repository}, commit {found[2]}",))
+
+
+def snapshot(name: str) -> Path:
+    """Return a folder with all files of a repository, downloaded or from the cache.
+
+    Args:
+        name: ORG/REPO, with @REVISION at the end if needed.
+
+    Raises:
+        RobustCliError: there is no such repository, or it cannot be downloaded.
+    """
+    repository, _, revision = name.partition("@")
+    if repository.count("/") != 1 or not all(repository.split("/")):
+        raise RobustCliError(f"hf:{name}: write hf:ORG/REPO")
+    package = hub(f"hf:{name}")
+    errors = importlib.import_module("huggingface_hub.errors")
+    try:
+        return Path(package.snapshot_download(repository, revision=revision or None))
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+        raise RobustCliError(_NOT_FOUND.format(name=f"hf:{name}")) from error
+    except (errors.HfHubHTTPError, OSError, ValueError) as error:
+        raise RobustCliError(f"hf:{name}: cannot be downloaded: {in_one_line(error)}") from error
 
 
 def hub(name: str) -> Any:
@@ -63,9 +86,7 @@ def _fetch(repository: str, file: str | None, revision: str | None) -> tuple[Pat
                 "access, copy the file here and name its path"
             ) from error
         except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
-            raise RobustCliError(
-                f"{name}: there is no such repository or revision, or it is private (log in with `hf auth login`)"
-            ) from error
+            raise RobustCliError(_NOT_FOUND.format(name=name)) from error
         except errors.EntryNotFoundError:
             continue
         except (errors.HfHubHTTPError, OSError, ValueError) as error:
