@@ -104,7 +104,8 @@ def least_of_autoattack(norm: str) -> tuple[int, int]:
     """Return the minimum of forward and gradient passes of standard AutoAttack on an image that survives.
 
     APGD with n steps takes n gradients and one more forward pass. FAB takes as many forward passes as gradients if it
-    never finds a misclassified point. Square takes its start and its queries. The clean image takes one forward pass.
+    never finds a misclassified point. Square takes its start and its queries, fewer
+    if some change nothing. The clean image takes one forward pass.
     """
     parts = _least_parts(norm)
     forwards = 1 + sum(side_by_side * (forwards + gradients) for side_by_side, forwards, gradients in parts)
