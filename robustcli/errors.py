@@ -9,7 +9,7 @@ _SHORT, _NEAREST = 10, 5
 
 
 class RobustCliError(Exception):
-    """Something a user can fix; the message alone is shown."""
+    """Something a user can fix; only the message is shown."""
 
 
 class CheckFailedError(RobustCliError):

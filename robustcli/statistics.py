@@ -10,7 +10,7 @@ from statistics import correlation, mean, stdev
 def clopper_pearson(correct: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
     """Exact binomial interval of an accuracy: (low, high), fractions.
 
-    It speaks of the drawing of the images alone; seeds of training and of attacks vary besides.
+    It covers only the drawing of the images; seeds of training and of attacks vary besides.
 
     Args:
         correct: images counted as correct, 0..total.
@@ -41,8 +41,8 @@ def mcnemar(only_a: int, only_b: int) -> float:
     are right, or both wrong, say nothing about the difference.
 
     Args:
-        only_a: images on which A alone is right.
-        only_b: images on which B alone is right.
+        only_a: images on which only A is right.
+        only_b: images on which only B is right.
 
     Reference: McNemar, Psychometrika 1947, with the binomial tail in place of its approximation.
     """
@@ -66,8 +66,8 @@ def paired_difference(only_a: int, only_b: int, total: int, confidence: float = 
     The price is width: it covers the true difference in more than `confidence` of all cases.
 
     Args:
-        only_a: images on which A alone is right.
-        only_b: images on which B alone is right.
+        only_a: images on which only A is right.
+        only_b: images on which only B is right.
         total: images evaluated, at least 1.
         confidence: of each of the two intervals, in (0, 1).
     """

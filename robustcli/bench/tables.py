@@ -22,7 +22,7 @@ from robustcli.measuring.machine import format_machine, format_peers
 _SPEED = ("network", "threat", "images", "engine", "seconds", "time over the limit's", "speed: median (min-max)",
           "result", "robust", "passes per survivor", "passes per broken image")  # fmt: skip
 _CONFORMANCE = ("network", "threat", "images", "attack", "native %", "package %", "points [95 %]",
-                "broken by native alone", "by the package alone")  # fmt: skip
+                "broken only by native", "only by the package")  # fmt: skip
 
 
 def speed_rows(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:

@@ -17,7 +17,7 @@ from robustcli.store.files import replacing
 
 # Images that are looked at.
 _IMAGES = 16
-# Length of the step beside each image.
+# Length of the step away from each image.
 _STEP = 0.03
 # Differences that other devices, threads and batches make, relative to the largest value. Gradients jump where a ReLU
 # is at its bend.

@@ -100,7 +100,7 @@ def _without_batch_size(value: Any) -> Any:
 
 @cache
 def code_digest() -> str:
-    """SHA-256 of the files that decide who survives, with those of attacks and evaluators of other packages."""
+    """SHA-256 of the files that decide which images survive, with those of attacks and evaluators of other packages."""
     folder = Path(robustcli.__file__).parent
     files = sorted(path for pattern in _DECIDING for path in folder.glob(pattern))
     members = [member for family in ("attacks", "evaluators") for member in catalog(family).values()]

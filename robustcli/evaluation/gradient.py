@@ -17,7 +17,7 @@ def gives_gradient(model: nn.Module, x: AnyImages) -> bool:
     counts as one; the checks after an evaluation report it.
     """
     if is_quantized(model):
-        # What autograd makes of layers that it does not know is no gradient, though it does not say so.
+        # What autograd makes of layers that it does not know is not a gradient, though it does not say so.
         return False
     probes = x[:_IMAGES].detach().clone().requires_grad_()
     try:

@@ -174,5 +174,5 @@ def _of_gradients(model: nn.Module, x: Tensor, y: Tensor, rng: IndexedNoise) -> 
     if standing > _ODD_SHARE * count:
         yield (
             f"{standing} of {count} survivors withstand PGD-{_WIDE_STEPS} even when every pixel may take any value: "
-            "gradients lead nowhere, so the attacks' failure is no sign of robustness"
+            "gradients lead nowhere, so the attacks' failure is not a sign of robustness"
         )

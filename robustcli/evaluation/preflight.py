@@ -63,7 +63,7 @@ def preflight(
     if rows_sum_to_1 and float(logits.min()) > -1e-6:
         warnings.warn(
             "the model's outputs look like probabilities: gradients of a softmax vanish where it is confident, and "
-            "attacks then fail for that reason alone; return the logits before the softmax",
+            "attacks then fail only for that reason; return the logits before the softmax",
             stacklevel=2,
         )
 

@@ -70,7 +70,7 @@ Report = Callable[[StageProgress], None]
 
 
 def silent(progress: StageProgress) -> None:
-    """Report to nobody."""
+    """Discard the report."""
 
 
 @dataclass

@@ -63,7 +63,7 @@ def restored_model(model: nn.Module) -> Iterator[None]:
     if changed:
         warnings.warn(
             f"the evaluation changed {', '.join(changed[:3])}{', ...' if len(changed) > 3 else ''} of the model; it "
-            "was put back, but the number is not about that model alone",
+            "was put back, but the number is not only about that model",
             stacklevel=4,
         )
 

@@ -1,4 +1,4 @@
-"""Several processes on one evaluation: each strikes its own images, and who comes last merges what they found.
+"""Several processes on one evaluation: each attacks its own images, and the last one merges the results.
 
 Noise belongs to the image and the journal to the evaluation, so a share finds what it would find among all images,
 and merging is nothing but going on with the journal.
@@ -58,7 +58,7 @@ def in_processes(work: Callable[[Any, Share], None], wish: Any, count: int) -> N
 
 
 def _end_with_parent() -> None:
-    """End this process as soon as the one that started it is gone, so that nobody works beside those who resume."""
+    """End this process as soon as the one that started it is gone, so that it does not work next to a resumed one."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return

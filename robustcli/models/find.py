@@ -167,7 +167,7 @@ def _from_scheme(request: ModelRequest, scheme: Scheme, name: str) -> ModelSourc
         raise RobustCliError(f"--architecture: {request.text} brings its own; leave one out")
     is_file = request.weights is not None and Path(request.weights).is_file()
     if request.weights_key is not None and not is_file and not scheme.takes_architecture:
-        raise RobustCliError(f"--weights-key: {request.weights} is no file of weights")
+        raise RobustCliError(f"--weights-key: {request.weights} is not a file of weights")
     found = scheme.find(name, request.weights)
     if not isinstance(found, NamedFile):
         return found
@@ -245,7 +245,7 @@ def _images(text: str, size: int | None) -> dict[str, Any]:
         return {"name": "image_folder", "root": text, **({} if size is None else {"size": size})}
     if Path(text).suffix.lower() == ".npz":
         return {"name": "npz", "path": text}
-    raise RobustCliError(f"--data: '{text}' is no data set, folder or .npz file{suggest(text, catalog('datasets'))}")
+    raise RobustCliError(f"--data: '{text}' is not a data set, folder or .npz file{suggest(text, catalog('datasets'))}")
 
 
 def _overridden(request: ModelRequest, part: str, value: Any) -> Any:

@@ -75,7 +75,7 @@ def _wide(tensors: Mapping[str, Tensor], block: str, first: str, form: str) -> s
 
 
 def _robust_arch(tensors: Mapping[str, Tensor]) -> str | None:
-    """RaResNet-50 or -101, or RaWRN-101-2, whose stages are wider beside its stem."""
+    """RaResNet-50 or -101, or RaWRN-101-2, whose stages are wider than its stem suggests."""
     depths = _counts(tensors, r"stages\.stage%d\.stage\d-block(\d+)\.F\.a\.0\.weight", _STAGES)
     stem = tensors["stem.stem.stem.0.weight"].shape[0]
     is_wide = tensors["stages.stage1.stage1-block0.F.c.0.weight"].shape[0] > 4 * stem

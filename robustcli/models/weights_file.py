@@ -129,7 +129,7 @@ def _at(path: Path, found: Mapping[str, Mapping[str, Tensor]], key: str, notes: 
 
 
 def _dictionaries(value: Any, where: str, depth: int) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
-    """Every dictionary with tensors in it by its place; entries that are no tensors are left out."""
+    """Every dictionary with tensors in it by its place; entries that are not tensors are left out."""
     if not isinstance(value, Mapping):
         return
     tensors = {key: item for key, item in value.items() if isinstance(key, str) and isinstance(item, Tensor)}

@@ -38,7 +38,7 @@ def gives_logits(build: Body, shape: ImageShape) -> None:
 
 
 def sees_one_image_at_a_time(build: Body, shape: ImageShape) -> None:
-    """In eval mode logits do not depend on the images beside."""
+    """In eval mode logits do not depend on the other images."""
     network, x = _body(build, shape).eval(), _pixels(shape)
     with torch.no_grad():
         together = network(x)
@@ -49,7 +49,7 @@ def sees_one_image_at_a_time(build: Body, shape: ImageShape) -> None:
 def every_parameter_learns(build: Body, shape: ImageShape) -> None:
     network, x = _body(build, shape).train(), _pixels(shape)
     with drawn_from(1):
-        # A little beside where they start: gradients of parts that start as copies may cancel, and of what a zero
+        # A little away from where they start: gradients of parts that start as copies may cancel, and of what a zero
         # multiplies there are none.
         for parameter in network.parameters():
             size = float(parameter.detach().abs().mean()) or 0.1

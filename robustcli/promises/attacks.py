@@ -33,7 +33,7 @@ def _threat(norm: Norm) -> ThreatModel:
 
 
 def _targets(model: nn.Module, x: Tensor) -> Tensor:
-    """Labels of which every second is what the model says: some attacks leave alone what is wrong already."""
+    """Labels of which every second is what the model says: some attacks do not move what is wrong already."""
     y = labels(len(x))
     with torch.no_grad():
         y[1::2] = model(x)[1::2].argmax(1)
@@ -75,7 +75,7 @@ def repeats_itself(attack: Attack, norm: Norm) -> None:
 
 
 def treats_each_image_alone(attack: Attack, norm: Norm) -> None:
-    """In eval mode, an image in a batch becomes what it becomes alone, in any order."""
+    """In eval mode, an image in a batch becomes what it becomes by itself, in any order."""
     model = conv_net(dtype=torch.float64).eval()
     x = images(_COUNT, dtype=torch.float64)
     y = _targets(model, x)
@@ -83,7 +83,7 @@ def treats_each_image_alone(attack: Attack, norm: Norm) -> None:
     order = torch.randperm(_COUNT, generator=torch.Generator().manual_seed(0))
     for part in (*torch.split(torch.arange(_COUNT), 1), *torch.split(torch.arange(_COUNT), 4), order):
         alone = attack(model, x[part], y[part], _threat(norm), _noise().rows(part))
-        assert torch.allclose(alone, together[part], rtol=0, atol=1e-9), "depends on the images beside it"
+        assert torch.allclose(alone, together[part], rtol=0, atol=1e-9), "depends on the other images"
 
 
 def treats_class_shares_as_labels(attack: Attack, norm: Norm) -> None:

@@ -251,7 +251,7 @@ def observed(defense: Defense) -> Tensor:
 
 
 def through_a_file(state: Any) -> Any:
-    """State as a checkpoint gives it back: data alone."""
+    """State as a checkpoint gives it back: only data."""
     file = io.BytesIO()
     torch.save(state, file)
     file.seek(0)

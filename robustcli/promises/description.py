@@ -14,7 +14,7 @@ ADVISED = ("attacks", "defenses", "evaluators")
 
 def has_reference_and_describes_every_parameter(member: Member) -> None:
     """The docstring has a summary, a reference and a description of every parameter."""
-    assert member.summary.rstrip().endswith("."), "the first line of the docstring is no sentence"
+    assert member.summary.rstrip().endswith("."), "the first line of the docstring is not a sentence"
     assert "\nReference: " in member.doc, "no line that begins with Reference:"
     described = argument_docs(member.doc)
     assert set(member.fixed) <= set(described), "Args: does not describe what is fixed"
@@ -37,7 +37,7 @@ def smoke_gives_what_has_no_default(member: Member) -> None:
     needed = {name for name, parameter in member.parameters.items() if parameter.default is REQUIRED}
     assert needed <= set(member.smoke), f"smoke lacks {', '.join(sorted(needed - set(member.smoke)))}"
     unknown = set(member.smoke) - set(member.parameters)
-    assert not unknown, f"smoke names {', '.join(sorted(unknown))}, which are no parameters"
+    assert not unknown, f"smoke names {', '.join(sorted(unknown))}, which are not parameters"
 
 
 def source_is_what_is_imported(member: Member) -> None:

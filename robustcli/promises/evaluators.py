@@ -19,7 +19,7 @@ from robustcli.threat.threat import ThreatModel
 
 
 def _judged(classes: int = 10) -> tuple[nn.Module, Tensor, Tensor, Tensor]:
-    """A model, images, labels of which every third is wrong, and who is right."""
+    """A model, images, labels of which every third is wrong, and a mask of the right ones."""
     model, x = conv_net(classes=classes).eval(), images(7)
     with torch.no_grad():
         y = model(x).argmax(1)
@@ -40,7 +40,7 @@ def survivors(evaluator: Evaluator, model: nn.Module, x: Tensor, y: Tensor, thre
 
 
 def gives_a_mask(evaluator: Evaluator, norm: Norm) -> None:
-    """bool (n,) on the CPU; nobody survives who was wrong when clean; x, y and the model are as found."""
+    """bool (n,) on the CPU; no image survives that was wrong when clean; x, y and the model are as found."""
     model, x, y, is_right = _judged()
     given_x, given_y = x.clone(), y.clone()
     with found_again(model):

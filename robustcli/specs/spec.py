@@ -128,7 +128,7 @@ class ExperimentSpec:
         plain.pop("seed")
         plain.pop("claim", None)
         plain["train"].pop("device")
-        # Left to the machine it is no part of the experiment; by this word such specs keep the digest they had
+        # Left to the machine it is not part of the experiment; by this word such specs keep the digest they had
         # before the machine was asked.
         if plain["train"]["channels_last"] == "auto":
             plain["train"]["channels_last"] = False

@@ -22,7 +22,7 @@ _BOOL = re.compile(r"^(?:true|false)$")
 _INT = re.compile(r"^[-+]?[0-9]+$")
 _FLOAT = re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?$")
 _RATIO = re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)? ?/ ?[0-9]+(?:\.[0-9]*)?$")
-# Longer text is no number, and both parts of a shorter quotient fit into a float.
+# Longer text is not a number, and both parts of a shorter quotient fit into a float.
 _LONGEST = 300
 DEEPEST = 50
 # Anchors can repeat each other, so that a short file has more values than fit into memory.

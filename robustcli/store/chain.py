@@ -1,7 +1,7 @@
 """Digest chain of stored results: spec, weights, data, settings, files and numbers, bound together.
 
 Every link is a SHA-256 of one content, and the digest of the chain folds all links in their order. Whoever changes a
-content after the results were written breaks a link; whoever recomputes the links changes the digest, which a
+content after the results were written breaks a link; recomputing the links changes the digest, which a
 signature protects.
 """
 

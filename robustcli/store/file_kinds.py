@@ -27,7 +27,7 @@ _FORMATS = {
 }
 _ZIP = b"PK\x03\x04"
 _START = 512
-# Beginnings of lines by which texts are told apart; a comment of YAML and a title of Markdown look the same.
+# Beginnings of lines by which texts are recognized; a comment of YAML and a title of Markdown look the same.
 _TEXTS = {
     r"#!|import |from \w+ import |def |class ": "a program",
     r"---\s*$|[\w.-]+:(\s|$)": "a YAML text, such as a spec or a model card",

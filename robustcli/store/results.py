@@ -82,7 +82,7 @@ class Evaluation(Stored):
         gradients: images for which a gradient through the logits was computed.
         seconds: wall-clock time of the evaluator, without the checks around it.
         stages: its attacks in their order.
-        suspicions: signs that attacks failed for another reason than robustness; None if nobody looked (version 1).
+        suspicions: signs that attacks failed for another reason than robustness; None without a check (version 1).
         warnings: what else a reader of the number must know, each once.
         fingerprint: digests of everything that the survivors depend on.
     """
@@ -134,7 +134,7 @@ class Evaluation(Stored):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def verdict(self) -> Literal["TRUSTED", "SUSPECT"] | None:
-        """SUSPECT if there are suspicions; None if nobody looked. An INVALID number is an error and never stored."""
+        """SUSPECT if there are suspicions; None without a check. An INVALID number is an error and never stored."""
         if self.suspicions is None:
             return None
         return "SUSPECT" if self.suspicions else "TRUSTED"

@@ -48,7 +48,7 @@ def is_channels_last(network: nn.Module, settings: TrainSettings, device: torch.
         if settings.channels_last and is_broken and settings.precision == "fp32":
             raise RobustCliError(
                 "train.channels_last: true: with AVX2 oneDNN writes beyond the weights of strided 1 x 1 convolutions "
-                "whose channels are no multiple of 8, which this network has; write auto or false"
+                "whose channels are not a multiple of 8, which this network has; write auto or false"
             )
         return settings.channels_last
     if device.type == "cpu":

@@ -16,7 +16,7 @@ from robustcli.specs.yamlfile import Document, read_yaml
 from robustcli.workflows.finding_spec import Finding, Measure, problems_of, seeds_needed
 
 # Keys that the sweep itself sets in every row.
-_OWN = {"name": "a row's run is named by the sweep and the row", "seed": "write seeds beside base"}
+_OWN = {"name": "a row's run is named by the sweep and the row", "seed": "write seeds next to base"}
 # Keys of a spec that a sweep does not take over when its base is the name of that spec.
 _LEFT_OUT = ("name", "seed", "claim")
 
@@ -228,7 +228,7 @@ def _with_measures(finding: Finding, checker: Checker) -> Finding:
 
 
 def _of_rows(head: _Head) -> list[tuple[Where, str]]:
-    """What is wrong with rows beside their being specs."""
+    """Problems of rows besides those of their specs."""
     found: list[tuple[Where, str]] = []
     if not head.rows:
         found.append((("rows",), "there are none"))

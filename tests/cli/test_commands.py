@@ -595,7 +595,7 @@ def test_images_of_another_shape_are_refused(
         (("--batch-size", "0"), ("batch-size",)),
         (("--device", "tpu"), ("'tpu' is not one of auto, cpu, cuda, cuda:i",)),
         (("--device", "cuda:99"), ("this machine has",)),
-        (("--data", "digitss"), ("'digitss' is no data set, folder or .npz file; did you mean 'digits'?",)),
+        (("--data", "digitss"), ("'digitss' is not a data set, folder or .npz file; did you mean 'digits'?",)),
         (("--data", "gone.npz"), ("there is no file",)),
         (("threat.esp=1",), ("threat.esp: unknown parameter of threat; did you mean 'eps'?",)),
         (("train.epochs",), ("write key.subkey=value",)),

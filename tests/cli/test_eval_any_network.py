@@ -402,7 +402,10 @@ def test_without_timm_the_extra_is_named(robust: Robust, here: Path, monkeypatch
         (("w.pt", "--weights", "w.pt"), ("--weights needs --model",)),
         (("w.pt", "--weights-key", "ema"), ("--weights-key needs --architecture",)),
         ((*BUILD, *DIGITS, "--weights-key", "ema"), ("--weights-key needs --architecture",)),
-        (("torchvision:resnet18", "--weights", "DEFAULT", "--weights-key", "ema"), ("DEFAULT is no file of weights",)),
+        (
+            ("torchvision:resnet18", "--weights", "DEFAULT", "--weights-key", "ema"),
+            ("DEFAULT is not a file of weights",),
+        ),
         (("--model", "mine.py:biuld", *DIGITS), ("mine.py has no 'biuld'; did you mean 'build'?",)),
         (("--model", "mine.py", *DIGITS), ("write path/file.py:function",)),
         (("--model", "gone.py:build", *DIGITS), ("gone.py: no such file",)),

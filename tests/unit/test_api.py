@@ -204,7 +204,7 @@ def test_images_of_bytes_are_scaled() -> None:
     ("data", "message"),
     [
         (X, "expected \\(x, y\\), a name, a path or a mapping"),
-        ("cifar99", "is no data set, folder or .npz file"),
+        ("cifar99", "is not a data set, folder or .npz file"),
         ({"name": "digits", "rooot": "x"}, "rooot"),
     ],
 )

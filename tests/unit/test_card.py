@@ -283,13 +283,13 @@ def test_all_missing_keys_are_listed_at_once(tmp_path: Path) -> None:
         ("venue:", "venu:", "venu"),
         ("additional_data: false", "additional_data: 3", "additional_data: 3"),
         ('reported: "53.42"', "reported: 53.42", "reported: 53.42"),
-        ('reported: "53.42"', 'reported: "around 50"', "reported: 'around 50' is no percentage"),
-        ("external: null", 'external: "101"', "external: '101' is no percentage"),
+        ('reported: "53.42"', 'reported: "around 50"', "reported: 'around 50' is not a percentage"),
+        ("external: null", 'external: "101"', "external: '101' is not a percentage"),
         ("external: null", 'external: ""', "external: is empty"),
         ('"Title of the paper"', '" "', "name: is empty"),
         ('"arXiv, Jan 2026"', '"arXiv"', "venue: 'arXiv' has no year"),
         ('"Title of the paper"', '"对抗训练"', "has no Latin letters"),
-        ("model_id: null", "model_id: a/b", "model_id: 'a/b' is no name of a file"),
+        ("model_id: null", "model_id: a/b", "model_id: 'a/b' is not the name of a file"),
     ],
 )
 def test_values_that_a_card_cannot_have_are_refused(tmp_path: Path, old: str, new: str, problem: str) -> None:

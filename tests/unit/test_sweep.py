@@ -123,7 +123,7 @@ def test_rows_are_chosen_in_the_order_of_the_file() -> None:
         ("[3, 5]", "[3, 3]", "line 2: seeds: name at least one, and none twice"),
         ("  plain: {}", "  a b: {}", "line 12: rows.a b: names of rows hold letters"),
         ("  plain: {}", "  plain: fgsm", "line 12: rows.plain: not a mapping of what differs"),
-        ("  plain: {}", "  plain: {seed: 1}", "line 12: rows.plain.seed: write seeds beside base"),
+        ("  plain: {}", "  plain: {seed: 1}", "line 12: rows.plain.seed: write seeds next to base"),
         ("  data:", "  name: x\n  data:", "line 4: base.name: a row's run is named by the sweep and the row"),
     ],
 )

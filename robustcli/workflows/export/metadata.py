@@ -17,12 +17,12 @@ link: https://arxiv.org/abs/2601.00001        # of the paper
 name: "Title of the paper"
 authors: "First Author, Second Author"
 venue: "arXiv, Jan 2026"
-additional_data: false                        # real images beside the training set; generated ones go to footnote
+additional_data: false                        # real images besides the training set; generated ones go to footnote
 reported: "53.42"                             # robust accuracy in the paper, in percent; "" if none
 footnote: null                                # optional
 external: null                                # optional: a lower accuracy that others found, in percent: "52.10"
 model_id: null                                # optional: name of the card, such as Author2026Title_WRN-34-10
-dataset: null                                 # for an .npz file or a folder of images alone: what they are
+dataset: null                                 # only for an .npz file or a folder of images: what they are
 """
 
 
@@ -35,7 +35,7 @@ class Metadata:
         name: its title.
         authors: separated by commas.
         venue: where it appeared, with the year.
-        additional_data: whether real images beside the training set were trained on.
+        additional_data: whether real images besides the training set were trained on.
         reported: robust accuracy that the paper states, in percent, or "".
         footnote: to the card.
         external: a lower robust accuracy by an attack of others, in percent.
@@ -94,12 +94,12 @@ def _problems(found: Metadata) -> Iterator[str]:
     for key in ("reported", "external"):
         text = getattr(found, key)
         if text not in ("", None) and not _is_percentage(text):
-            yield f"{key}: '{text}' is no percentage such as \"53.42\""
+            yield f"{key}: '{text}' is not a percentage such as \"53.42\""
     if found.external == "":
         yield "external: is empty; leave it out"
     if found.model_id is not None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", found.model_id):
-            yield f"model_id: '{found.model_id}' is no name of a file such as Author2026Title_WRN-34-10"
+            yield f"model_id: '{found.model_id}' is not the name of a file such as Author2026Title_WRN-34-10"
         return
     if not re.search(r"(?:19|20)\d\d", found.venue):
         yield f"venue: '{found.venue}' has no year to name the card with; add it, or a model_id"
@@ -125,7 +125,7 @@ def dataset_of(source: str, metadata: Metadata) -> str:
         source: registered name of what they were read by.
 
     Raises:
-        RobustCliError: nobody says it, or the user says something else than the run.
+        RobustCliError: it is missing, or the user and the run contradict each other.
     """
     said = metadata.dataset
     member = catalog("datasets").get(source)
@@ -141,5 +141,5 @@ def dataset_of(source: str, metadata: Metadata) -> str:
             f"with --data {said}, or give these images another name"
         )
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", said):
-        raise RobustCliError(f"metadata: dataset: '{said}' is no name of a folder such as imagenet")
+        raise RobustCliError(f"metadata: dataset: '{said}' is not the name of a folder such as imagenet")
     return said

@@ -188,7 +188,7 @@ It takes pixels in [0, 1], {shape}, as (n, c, h, w), normalises them itself, and
 (n, k). It comes on the CPU and in eval mode.
 
 The settings of the architecture are in network.yaml and the weights, a plain state dict with mean and std of the
-normalisation, in weights.pt, both beside this file. The architecture's code is that of robustcli, of which this
+normalisation, in weights.pt, both next to this file. The architecture's code is that of robustcli, of which this
 folder was written by version {__version__}.
 """
 
