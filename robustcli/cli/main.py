@@ -29,7 +29,7 @@ from robustcli.cli.options import FailOn, Overrides, Quiet, Runs, console
 from robustcli.cli.pack import app as pack
 from robustcli.cli.plan import app as forecast
 from robustcli.cli.push import app as push
-from robustcli.cli.reproduce import print_claim, specs_of_seeds
+from robustcli.cli.reproduce import print_agreement, print_claim, specs_of_seeds
 from robustcli.cli.verdicts import require
 from robustcli.errors import CheckFailedError, CollapseError, Interrupted, NotFiniteError, RobustCliError, disk_message
 from robustcli.specs import experiments
@@ -284,9 +284,11 @@ def reproduce(
 
 @app.command()
 def demo(runs: Runs = Path("runs"), quiet: Quiet = False) -> None:
-    """Train a natural and a robust model on the embedded digits and attack both."""
-    for name in ("demo/digits_natural", "demo/digits_pgd_at"):
-        _run(_read(name, []), runs, quiet, resume=True)
+    """Train a natural and a robust model on the embedded digits, attack both, and check the numbers of the README."""
+    from robustcli.workflows.demo import SPECS, agreements
+
+    found = [one for name in SPECS for one in agreements(_run(_read(name, []), runs, quiet, resume=True))]
+    print_agreement(found)
 
 
 @app.command()

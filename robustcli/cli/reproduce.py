@@ -1,4 +1,4 @@
-"""`robust reproduce` of one or several seeds, next to the claim. torch is imported inside."""
+"""What `robust reproduce` and `robust demo` print next to claimed numbers. torch is imported inside."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +12,7 @@ from robustcli.errors import RobustCliError
 if TYPE_CHECKING:
     from robustcli.specs.spec import ExperimentSpec
     from robustcli.store.results import RunResults
+    from robustcli.workflows.demo import Agreement
 
 
 def specs_of_seeds(path: Path, overrides: Sequence[str]) -> "list[ExperimentSpec]":
@@ -52,3 +53,25 @@ def print_claim(spec: "ExperimentSpec", found: "Sequence[RunResults]") -> None:
     console().print(claim_table(compared, claim))
     for line in claim_lines(compared, claim, found):
         typer.echo(line)
+
+
+def print_agreement(found: "Sequence[Agreement]") -> None:
+    """Print if the numbers of the demo agree with those of the README."""
+    from robustcli.evaluation.wording import percent
+    from robustcli.store.runs import version_of
+    from robustcli.workflows.demo import MEASURED_WITH, TOLERANCE
+
+    points = f"{100 * TOLERANCE:g} points"
+    differing = [one for one in found if not one.agrees]
+    if not differing:
+        typer.echo(f"All {len(found)} numbers agree with those of the README ({MEASURED_WITH}) within {points}.")
+        return
+    typer.echo(f"{len(differing)} of {len(found)} numbers differ from those of the README by more than {points}:")
+    for one in differing:
+        typer.echo(
+            f"  {one.network}, {one.evaluation}: found {percent(one.found)} %; expected {percent(one.expected)} %"
+        )
+    typer.echo(
+        f"The README was measured with {MEASURED_WITH}; here is torch {version_of('torch')}. A few more points "
+        "may be rounding; many are not."
+    )

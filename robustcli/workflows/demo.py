@@ -1,0 +1,37 @@
+"""`robust demo`: the two networks of the README, and if their numbers agree with those given there."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from robustcli.store.results import RunResults
+
+SPECS = ("demo/digits_natural", "demo/digits_pgd_at")
+# Accuracies of the README, as fractions, and what they were measured with.
+MEASURED_WITH = "torch 2.14 on a CPU"
+EXPECTED: Mapping[str, Mapping[str, float]] = {
+    "digits_natural": {"clean": 0.953, "pgd_50": 0.114, "autoattack": 0.114},
+    "digits_pgd_at": {"clean": 0.981, "pgd_50": 0.686, "autoattack": 0.669},
+}
+# Other versions and devices round differently, and training amplifies this.
+TOLERANCE = 0.03
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """One number next to that of the README, as fractions."""
+
+    network: str
+    evaluation: str
+    expected: float
+    found: float
+
+    @property
+    def agrees(self) -> bool:
+        """True if both differ by no more than the tolerance; the README has one decimal of a percentage."""
+        return abs(self.found - self.expected) <= TOLERANCE + 0.0005
+
+
+def agreements(results: RunResults) -> Iterator[Agreement]:
+    """Compare a run of the demo with the README, number by number."""
+    for key, expected in EXPECTED[results.name].items():
+        yield Agreement(results.name, key, expected, results.evaluations[key].accuracy)
