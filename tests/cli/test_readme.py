@@ -126,8 +126,8 @@ def test_what_a_command_of_the_readme_names_exists(line: Line, robust: Robust) -
     elif name == "list" or name == "show":
         robust(*line.words).require(0)
     elif name == "eval" and "--attack" in words:
-        attack = words[words.index("--attack") + 1]
-        assert attack in (*catalog("evaluators"), *catalog("attacks")) or attack.isupper()
+        for attack in words[words.index("--attack") + 1].split(","):
+            assert attack in (*catalog("evaluators"), *catalog("attacks")) or attack.isupper()
 
 
 def _is_made_by_an_earlier_line(line: Line, spec: str) -> bool:
