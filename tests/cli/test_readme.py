@@ -14,6 +14,7 @@ from shell import Robust
 from robustcli.cli.main import app
 from robustcli.registry.catalog import FAMILIES, catalog
 from robustcli.specs import experiments
+from robustcli.specs.grid import read_grid
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.specs.yamlfile import parse_yaml
 
@@ -116,7 +117,8 @@ def test_what_a_command_of_the_readme_names_exists(line: Line, robust: Robust) -
         spec, *overrides = plain
         overrides = [override for override in overrides if "=" in override]
         if not _is_made_by_an_earlier_line(line, spec):
-            ExperimentSpec.read(experiments.find(spec), overrides)
+            for _, chosen in read_grid(overrides).rows():
+                ExperimentSpec.read(experiments.find(spec), chosen)
     elif name == "validate" and "--schema" not in words:
         for spec in plain:
             if spec not in is_own and not _is_made_by_an_earlier_line(line, spec) and "*" not in spec:
