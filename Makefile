@@ -24,7 +24,7 @@ RECORD := $(BIN)/robust reproduce cifar10/fast_record train.device=cuda
 SEEDS := 0 1 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-full check format smoke findings recipes tables bench bench-gpu check-gpu reproduce-gpu-quick clean $(REPRODUCE)
+.PHONY: help install demo test test-full test-cluster check format smoke findings recipes tables bench bench-gpu check-gpu reproduce-gpu-quick clean $(REPRODUCE)
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 24
@@ -44,16 +44,23 @@ demo: install ## Train a natural and a robust digits model, attack both, print t
 	$(BIN)/robust demo
 
 test: install ## Run the tests; of large products those in which any two values meet.
-	$(PYTEST) -m 'not full'
+	$(PYTEST) -m 'not full and not cluster'
 
 test-full: install ## Run what is left out of test: whole products and long comparisons.
 	$(PYTEST) -m full
+
+# In one process: all tests share one SLURM. Its programs are those of Debian's packages, which only root can install.
+test-cluster: install ## Run the tests on a real Ray and a real SLURM (minutes; installs both; SLURM needs root).
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[ray,slurm]'
+	@if [ "$$(id -u)" = 0 ] && ! command -v slurmctld >/dev/null; then \
+		apt-get update -qq && apt-get install -y -qq slurmctld slurmd slurm-client munge; fi
+	$(BIN)/python -m pytest -m cluster tests/cluster
 
 check: install ## Format, lint, types and fast tests: before every commit.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(PYTEST) -m 'not slow and not full' -q
+	$(PYTEST) -m 'not slow and not full and not cluster' -q
 
 format: install ## Format the code and sort imports.
 	$(BIN)/ruff format .

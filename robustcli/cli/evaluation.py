@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from robustcli.cli.cluster import Cpus, Gpus, Partition, TimeLimit, engine_of
 from robustcli.cli.options import (
     Architecture,
     Device,
@@ -87,8 +89,8 @@ def evaluate_network(
     attacks: Annotated[
         str | None, typer.Option(help="AutoAttack: attacks to run instead of the version's, for example apgd-ce,fab-t.")
     ] = None,
-    engine: Annotated[
-        str | None, typer.Option(help="AutoAttack: engine, native or reference (the authors' package).")
+    implementation: Annotated[
+        str | None, typer.Option(help="AutoAttack: implementation, native or reference (the authors' package).")
     ] = None,
     precision: Annotated[
         str | None, typer.Option(help="AutoAttack: precision of the search, fp32 or fast (bf16).")
@@ -112,6 +114,11 @@ def evaluate_network(
     workers: Annotated[
         int, typer.Option(min=1, max=1024, help="Number of processes; they are assigned to the GPUs in turn.")
     ] = 1,
+    engine: Annotated[str, typer.Option(help="Where to run: local, ray or slurm.")] = "local",
+    partition: Partition = None,
+    time: TimeLimit = None,
+    gpus: Gpus = None,
+    cpus: Cpus = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Compute again what is stored.")] = False,
     save_examples: Annotated[
         bool, typer.Option("--save-examples", "--witnesses", help="Keep the adversarial images, for `robust verify`.")
@@ -125,6 +132,8 @@ def evaluate_network(
     """Evaluate a network: clean accuracy and accuracy under attack.
 
     A checkpoint of `robust train` needs only its images. For any other network, give --data, --norm and --eps.
+    --engine ray and --engine slurm start --workers tasks or jobs, which draw images from a queue in the folder of
+    results; all machines share it.
     """
     from robustcli.cli.progress import Screen
     from robustcli.evaluation.wording import warning_lines
@@ -135,6 +144,9 @@ def evaluate_network(
     from robustcli.workflows.budget import Budget
 
     _require_files({"--out": out})
+    if engine in ("native", "reference"):
+        typer.echo(f"warning: --engine {engine}: now --implementation {engine}", err=True)
+        implementation, engine = engine, "local"
     options = {
         "steps": steps,
         "restarts": restarts,
@@ -143,7 +155,7 @@ def evaluate_network(
         "source": source,
         "version": version,
         "attacks": None if attacks is None else [part.strip() for part in attacks.split(",")],
-        "engine": engine,
+        "engine": implementation,
         "precision": precision,
         "compile": is_compiled or None,
         "screen": screen,
@@ -171,17 +183,24 @@ def evaluate_network(
         budget=None if budget is None else Budget.parse(budget),
         quiet=quiet,
     )
+    chosen = engine_of(engine, partition, time, gpus, cpus)
     if others or len(names) > 1 or transfer:
         if out is not None:
             raise RobustCliError("--out: holds the results of one model and --attack; others are stored in --store")
+        if chosen is not None:
+            raise RobustCliError(f"--engine {engine}: only for one model and one --attack; run one command for each")
         cells = print_table(request, [wanted, *others], names, transfer=transfer, as_json=as_json, is_wide=wide)
         require(
             fail_on, [(f"{cell.model}, {key}", one) for cell in cells for key, one in cell.results.evaluations.items()]
         )
         return
+    tell = partial(typer.echo, err=True)
     try:
         with Screen(is_quiet=quiet) as watcher, stop_requests():
-            found = assess.assess(request, watcher, lambda text: typer.echo(text, err=True))
+            if chosen is None:
+                found = assess.assess(request, watcher, tell)
+            else:
+                found = assess.assess_on(*chosen, request, Screen, tell)
     except Interrupted as stopped:
         typer.echo(f"{stopped}; run the same command again to resume", err=True)
         raise typer.Exit(3) from None

@@ -19,6 +19,7 @@ import typer
 from robustcli import __version__
 from robustcli.cli import bench, export, results, sweep
 from robustcli.cli.authoring import app as authoring
+from robustcli.cli.cluster import app as cluster
 from robustcli.cli.doctor import app as doctor
 from robustcli.cli.evaluation import app as evaluation
 from robustcli.cli.examples import app as examples
@@ -57,6 +58,7 @@ for commands in (
     results.app,
     examples,
     sweep.app,
+    cluster,
     forecast,
     doctor,
     pack,

@@ -6,12 +6,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from robustcli.cli.cluster import (
+    Cpus,
+    Gpus,
+    Partition,
+    TimeLimit,
+    engine_of,
+    print_end,
+)
 from robustcli.cli.options import Json, Overrides, Quiet, Runs
 from robustcli.cli.plan import print_plan_of_sweep
 from robustcli.errors import RobustCliError
 from robustcli.specs import experiments
 
 if TYPE_CHECKING:
+    from robustcli.workflows.engines import Engine, Needs
     from robustcli.workflows.sweep_spec import Sweep
 
 # Updates measured for each row of a dry run.
@@ -31,6 +40,11 @@ def run(
     into: Annotated[
         Path | None, typer.Option(help="Replace the block <!-- NAME OF THE SWEEP --> of this file.")
     ] = None,
+    engine: Annotated[str, typer.Option(help="Where to run: local, ray or slurm.")] = "local",
+    partition: Partition = None,
+    time: TimeLimit = None,
+    gpus: Gpus = None,
+    cpus: Cpus = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Train nothing; list the rows and estimate their hours.")
     ] = False,
@@ -45,19 +59,31 @@ def run(
     Finished rows are read from disk, interrupted rows are resumed, and rows in use by another process are skipped. Run
     the same command again to resume, or several times at once to share the work. If the training of a row fails, the
     table says so, the other rows continue, and the exit code is 4.
+
+    --engine ray and --engine slurm run every row and seed as a task or job of its own; all machines share the folder of
+    runs.
     """
     from robustcli.workflows.sweep_spec import Sweep
 
+    chosen = engine_of(engine, partition, time, gpus, cpus)
     sweep = Sweep.read(experiments.find(file), overrides or (), row or ())
     if dry_run:
         if into is not None:
             raise RobustCliError("--into: not with --dry-run, which trains nothing")
         print_plan_of_sweep(sweep, _UPDATES, None, runs=runs, as_json=as_json)
         return
-    run_sweep(sweep, runs, into=into, as_json=as_json, quiet=quiet)
+    run_sweep(sweep, runs, into=into, as_json=as_json, quiet=quiet, engine=chosen)
 
 
-def run_sweep(sweep: "Sweep", runs: Path, *, into: Path | None = None, as_json: bool = False, quiet: bool) -> None:
+def run_sweep(
+    sweep: "Sweep",
+    runs: Path,
+    *,
+    into: Path | None = None,
+    as_json: bool = False,
+    quiet: bool,
+    engine: "tuple[Engine, Needs] | None" = None,
+) -> None:
     """Run the rows of a sweep and print its table; the exit code is 4 if the training of a row failed."""
     for chosen in sweep.rows:
         for warning in chosen.specs[0].warnings():
@@ -65,12 +91,16 @@ def run_sweep(sweep: "Sweep", runs: Path, *, into: Path | None = None, as_json: 
     from robustcli.cli.progress import Screen
     from robustcli.reports.blocks import replace_block, require_block
     from robustcli.reports.sweep import markdown
-    from robustcli.workflows.sweep import run_rows, summary
+    from robustcli.workflows.sweep import run_rows, run_rows_on, summary
 
     if into is not None:
         require_block(into, sweep.name)
-    with Screen(is_quiet=quiet) as screen:
-        outcomes = run_rows(sweep.rows, runs, screen)
+    if engine is None:
+        with Screen(is_quiet=quiet) as screen:
+            outcomes = run_rows(sweep.rows, runs, screen)
+    else:
+        report = (lambda task, answer: None) if quiet else print_end
+        outcomes = run_rows_on(*engine, sweep.rows, runs, Screen, report)
     rows = [summary(chosen, outcomes[chosen.name], runs) for chosen in sweep.rows]
     if into is not None:
         replace_block(into, sweep.name, markdown(rows))

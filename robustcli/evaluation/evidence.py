@@ -242,11 +242,11 @@ def _run_stage(
     record.is_search = stage.attack.is_search
     record.threat = None if stage.threat is None else str(stage.threat)
     evidence.stages.append(record)
-    for outcome in journal.outcomes(stage.name):
+    for outcome in journal.outcomes(stage.name, set(evidence.numbers[is_waiting].tolist())):
         if keeps_examples and outcome.points is None:
             # Attacked without keeping examples, so these images are attacked again.
             continue
-        # Processes with other shares may have attacked some images twice.
+        # Processes with other shards may have attacked some images twice.
         known = outcome.among(set(evidence.numbers[is_waiting].tolist()))
         evidence.add(known, rows)
         is_waiting[[rows[number] for number in known.numbers.tolist()]] = False

@@ -4,12 +4,12 @@ A folder holds one small file per call, which is written under another name and 
 loses only the call it was in, and several processes may write to one journal.
 """
 
+import errno
 import hashlib
 import math
-import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,7 +21,7 @@ from torch import Tensor
 from robustcli.errors import RobustCliError, in_one_line
 from robustcli.evaluation.run_attack import AttackOutcome
 from robustcli.store.arrays import UNREADABLE
-from robustcli.store.files import read_json, replacing, write_json
+from robustcli.store.files import own_mark, read_json, replacing, write_json
 
 # Digits of the image number in a file name.
 _DIGITS = 8
@@ -32,8 +32,8 @@ _POINTS = ".points"
 class Journal(Protocol):
     """Keeps the outcomes of attacks, so that a later process need not repeat them."""
 
-    def outcomes(self, stage: str) -> Iterable[AttackOutcome]:
-        """The outcomes kept so far."""
+    def outcomes(self, stage: str, images: Container[int] | None = None) -> Iterable[AttackOutcome]:
+        """The outcomes kept so far of at least one of these images; None is all images."""
         ...
 
     def keep(self, outcome: AttackOutcome) -> AttackOutcome:
@@ -44,7 +44,7 @@ class Journal(Protocol):
 class NullJournal:
     """A journal that keeps nothing."""
 
-    def outcomes(self, stage: str) -> Iterable[AttackOutcome]:
+    def outcomes(self, stage: str, images: Container[int] | None = None) -> Iterable[AttackOutcome]:
         return ()
 
     def keep(self, outcome: AttackOutcome) -> AttackOutcome:
@@ -75,7 +75,7 @@ class FolderJournal:
         header = path / "fingerprint.json"
         if not header.exists():
             # Several processes may begin at once, and all write the same.
-            write_json(header, dict(fingerprint), mark=_own_mark())
+            write_json(header, dict(fingerprint), mark=own_mark())
         found = read_json(header)
         names = [name for name in {**fingerprint, **found} if fingerprint.get(name) != found.get(name)]
         if names:
@@ -88,10 +88,13 @@ class FolderJournal:
             )
         return cls(path)
 
-    def outcomes(self, stage: str) -> Iterator[AttackOutcome]:
+    def outcomes(self, stage: str, images: Container[int] | None = None) -> Iterator[AttackOutcome]:
         for path in sorted(self.path.glob(f"{_file_name(stage)}-{'[0-9]' * _DIGITS}.npz")):
             try:
                 with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+                    # The rest of a file may be large, and most files are of other shards.
+                    if images is not None and not any(number in images for number in stored["numbers"].tolist()):
+                        continue
                     outcome = _read(stored, path.with_suffix(_POINTS))
             except UNREADABLE as error:
                 raise RobustCliError(
@@ -104,9 +107,9 @@ class FolderJournal:
         points = outcome.points
         if points is not None:
             # First, because the other file says that both are there. Raw, so that they can be mapped into memory.
-            with replacing(path.with_suffix(_POINTS), _own_mark()) as file:
+            with replacing(path.with_suffix(_POINTS), own_mark()) as file:
                 file.write(points.contiguous().numpy().data)
-        with replacing(path, _own_mark()) as file:
+        with replacing(path, own_mark()) as file:
             np.savez(
                 file,
                 stage=np.array(outcome.stage),
@@ -124,7 +127,12 @@ class FolderJournal:
 
     def remove(self) -> None:
         """Delete the journal, once the evaluation is stored."""
-        shutil.rmtree(self.path)
+        try:
+            shutil.rmtree(self.path)
+        except OSError as error:
+            # On NFS a file that is mapped into memory keeps another name, and its folder, until this process ends.
+            if error.errno not in (errno.ENOTEMPTY, errno.EBUSY):
+                raise
 
 
 def _read(stored: Mapping[str, Any], points: Path) -> AttackOutcome:
@@ -151,11 +159,6 @@ def _mapped(path: Path, shape: Sequence[int]) -> Tensor:
         raise ValueError(f"{path.name} has {path.stat().st_size} bytes, not {4 * size}")
     # A private mapping, and one that keeps no file open, because there may be thousands of them.
     return torch.from_file(str(path), size=size, dtype=torch.float32).view(*shape) if size else torch.zeros(*shape)
-
-
-def _own_mark() -> str:
-    """Suffix of the half-written files of this process."""
-    return f"writing-{os.getpid()}"
 
 
 def _file_name(stage: str) -> str:

@@ -1,5 +1,6 @@
 """One evaluation and its files: a journal while it runs, then result, per-image results and adversarial examples."""
 
+import time
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from robustcli.evaluation.evaluate import Result, evaluate, settled
 from robustcli.evaluation.fingerprint import fingerprint
 from robustcli.evaluation.journal import FolderJournal
 from robustcli.evaluation.per_image import per_image_results, write_adversarial_examples, write_per_image
-from robustcli.evaluation.progress import Report, silent
+from robustcli.evaluation.progress import Report, StageProgress, silent
+from robustcli.evaluation.shards import ShardQueue
 from robustcli.evaluators import Evaluator
 from robustcli.registry.registry import MemberSpec
 from robustcli.registry.types import exact_text
@@ -122,17 +124,26 @@ class Task:
         journal.remove()
         return read_evaluation(files.result)
 
-    def run_share(self, share: tuple[int, int], report: Report = silent) -> None:
-        """Attack the i-th of n shares of the images, only for the journal.
+    def run_shards(self, report: Report = silent) -> None:
+        """Attack shards of the images, only for the journal, until this and other processes have attacked all.
 
-        If there are fewer images than shares, the last shares are empty.
+        Args:
+            report: called when a shard begins, with the images that all processes have attacked.
         """
         if self.files.result.exists():
             return
         x, y = self._images()
         journal = FolderJournal.open(self.files.journal, self._fingerprint(x, y))
-        if share[0] < len(x):
-            self._evaluate(x, y, journal, share=share, report=report)
+        queue = ShardQueue.of(journal.path / "shards", len(x))
+        begun, before = time.monotonic(), queue.done
+        for shard in queue.draw():
+            # Another process may have stored the result and removed the queue.
+            if self.files.result.exists():
+                return
+            rate = (queue.done - before) * len(x) / queue.count / (time.monotonic() - begun)
+            attacked = round(len(x) * queue.done / queue.count)
+            report(StageProgress("all attacks", 0, 0, len(x), attacked, 0, 0, rate or None))
+            self._evaluate(x, y, journal, share=shard)
 
     def _images(self) -> tuple[Images, Tensor]:
         options = self.chosen.options

@@ -1,5 +1,7 @@
 """Protocols for objects that follow the progress of training and evaluation."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from robustcli.evaluation.progress import StageProgress
@@ -32,3 +34,7 @@ class EvaluationWatcher(Watcher, Protocol):
     def attack(self, key: str, progress: StageProgress) -> None:
         """An attack of an evaluation begins, or some of its images are done."""
         ...
+
+
+Watching = Callable[[], AbstractContextManager[EvaluationWatcher]]
+"""Makes and enters a watcher in another process."""

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from robustcli.errors import RobustCliError
+from robustcli.store.jobs import FOLDER as JOB_FOLDER
 from robustcli.store.results import Chain, EvalResults, RunResults
 
 RESULTS, SIGNATURE = "results.json", "results.json.sig"
-# Not part of a result: the lock of the folder, the index of `robust runs`, and what half-written files are called.
+# Not part of a result: the lock of the folder, the index of `robust runs`, and the mark of half-written files.
 _LEFT_OUT = (RESULTS, SIGNATURE, "lock", ".robust-index.json")
 _HALF_WRITTEN = ".writing"
 _BLOCK = 1 << 20
@@ -105,8 +106,10 @@ def _is_file(name: str) -> bool:
 
 def _files(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
-        name = path.name
-        if path.is_file() and name not in _LEFT_OUT and _HALF_WRITTEN not in name:
+        name, places = path.name, path.relative_to(folder).parts[:-1]
+        # Files of a job, and of a journal that could not be removed while it was in use.
+        is_of_work = places[:1] == (JOB_FOLDER,) or any(place.endswith(".journal") for place in places)
+        if path.is_file() and not is_of_work and name not in _LEFT_OUT and _HALF_WRITTEN not in name:
             yield path
 
 

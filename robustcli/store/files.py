@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -34,6 +35,11 @@ def replacing(path: Path, mark: str = "writing") -> Iterator[BinaryIO]:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise
+
+
+def own_mark() -> str:
+    """Return a mark that no other process has, on this machine or another one that shares its files."""
+    return f"writing-{socket.gethostname()}-{os.getpid()}"
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import yaml
 from pydantic import Field
 
 from robustcli.errors import RobustCliError
-from robustcli.store.files import write_text
+from robustcli.store.files import own_mark, write_text
 from robustcli.store.models import Stored, parsed
 from robustcli.store.results import EvalResults, Results, read_provenance, read_results, read_run_results
 from robustcli.store.runs import RunFolder
@@ -160,7 +160,7 @@ def _read_index(root: Path) -> dict[str, _Entry]:
 
 def _write_index(root: Path, entries: dict[str, _Entry]) -> None:
     try:
-        write_text(root / INDEX, _Index(version=_VERSION, entries=entries).model_dump_json(), f"writing-{os.getpid()}")
+        write_text(root / INDEX, _Index(version=_VERSION, entries=entries).model_dump_json(), own_mark())
     except OSError:
         return  # A folder that cannot be written can still be listed.
 

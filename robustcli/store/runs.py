@@ -213,17 +213,27 @@ def lock_folder(path: Path) -> "FileLock":
         InUseError: another process has locked it.
         RobustCliError: its file system has no locks.
     """
+    return lock_file(path / "lock")
+
+
+def lock_file(path: Path) -> "FileLock":
+    """Lock a file, creating it and its folder, until the lock is released or this process ends.
+
+    Raises:
+        InUseError: another process has locked it.
+        RobustCliError: its file system has no locks.
+    """
     # Here, not above: commands that only read runs need no locks.
     from filelock import FileLock, Timeout
 
-    path.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path / "lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise InUseError(f"{path}: in use by another process") from None
+        raise InUseError(f"{path.parent}: in use by another process") from None
     except NotImplementedError as error:
-        raise RobustCliError(f"{path}: this file system has no locks; choose another folder") from error
+        raise RobustCliError(f"{path.parent}: this file system has no locks; choose another folder") from error
     return lock
 
 

@@ -1,7 +1,6 @@
 """`robust eval`: find the network -> read the images -> run the evaluations -> store the results."""
 
 import hashlib
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,14 +13,14 @@ from typing import Any
 
 import torch
 
-from robustcli.errors import RobustCliError
+from robustcli.errors import InUseError, RobustCliError
 from robustcli.evaluation.attack_choice import evaluator_of, with_batch_size
 from robustcli.evaluation.behavior import Behavior, behavior_of, is_same, read_behavior, write_behavior
 from robustcli.evaluation.evaluate import settled
 from robustcli.evaluation.fingerprint import code_digest, evaluator_text, files_digest
 from robustcli.evaluation.progress import StageLines, StageProgress, silent
 from robustcli.evaluation.stored import EvaluationFiles, Task, plain_parameters, warn_of_slow_search
-from robustcli.evaluation.watcher import EvaluationWatcher
+from robustcli.evaluation.watcher import EvaluationWatcher, Watching
 from robustcli.evaluation.workers import device_of, in_processes
 from robustcli.evaluators import Evaluator
 from robustcli.models.digest import imported_code_digest, network_digest, weights_digest
@@ -34,8 +33,10 @@ from robustcli.runtime.device import choose_device
 from robustcli.runtime.ranks import Share, share_of_torchrun
 from robustcli.specs.yamlfile import parse_scalar
 from robustcli.store.chain import RESULTS, chained
+from robustcli.store.files import own_mark
 from robustcli.store.results import SCHEMA, EvalResults, read_results, write_results
 from robustcli.store.runs import RunFolder, lock_folder
+from robustcli.workflows import engines
 from robustcli.workflows.budget import Budget, within_budget
 
 # Clean images on which a network is compared with the one that a stored result is about.
@@ -122,7 +123,7 @@ def _assess(
         for text in case.stored():
             tell(text)
         if share is not None:
-            case.run_share(share, watcher)
+            case.run_shards(watcher)
             ranks.wait()
         elif request.workers > 1 and not case.folder.is_finished:
             in_processes(assess_share, request, request.workers)
@@ -141,26 +142,90 @@ def require_sound(request: Request) -> None:
 
 
 def assess_share(request: Request, share: Share) -> None:
-    """Run one share of the attacks of a request; the outcomes go to the journals."""
-    # The first process prints its progress; those of the others are alike.
-    watcher = None if request.quiet or share[0] else _Lines(share[1])
-    _case(request, choose_device(device_of(share, request.device))).run_share(share, watcher)
+    """Attack shards of the images as one of several processes; the outcomes go to the journals."""
+    # The first process prints the progress of all.
+    watcher = None if request.quiet or share[0] else _Lines()
+    _case(request, choose_device(device_of(share, request.device))).run_shards(watcher)
 
 
 class _Lines:
-    """Prints the progress of one of several processes as lines."""
+    """Prints the progress of an evaluation as lines."""
 
-    def __init__(self, processes: int) -> None:
-        self._processes = processes
+    def __init__(self) -> None:
         self._lines: dict[str, StageLines] = {}
 
     def attack(self, key: str, progress: StageProgress) -> None:
-        prefix = f"evaluating {key}, process 1 of {self._processes}: "
-        self._lines.setdefault(key, StageLines(_print_to_log, prefix))(progress)
+        self._lines.setdefault(key, StageLines(_print_to_log, f"evaluating {key}: "))(progress)
 
 
 def _print_to_log(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
+
+
+def assess_on(
+    engine: engines.Engine, needs: engines.Needs, request: Request, watching: Watching, tell: Callable[[str], None]
+) -> tuple[EvalResults, Path]:
+    """Evaluate by workers of an engine, which draw shards of the images from a queue.
+
+    Args:
+        needs: GPUs and cores of each worker.
+        watching: returns the watcher of a worker; called in its process.
+        tell: is told which results were stored by an earlier process and are read.
+
+    Returns:
+        The results and the folder of all files.
+
+    Raises:
+        RobustCliError: no worker could finish the evaluation.
+    """
+    if request.fresh:
+        raise RobustCliError("--fresh: only with --engine local; remove the stored folder, or leave out --engine")
+    # The same command again finds its jobs by their folders.
+    jobs = request.store / "jobs" / hashlib.sha256(repr(request).encode()).hexdigest()[:8]
+    name = Path(request.subject.text or "evaluation").name
+    tasks = [
+        engines.Task(
+            name=f"eval-{name}-{number}",
+            folder=jobs / str(number),
+            work=work_on,
+            arguments=(request, watching),
+            **needs.on(request.device),
+        )
+        for number in range(request.workers)
+    ]
+    answers = [answer for _, answer in engine.run(tasks)]
+    found = [answer.value for answer in answers if answer.error is None]
+    finished = [folder for folder, _ in found if RunFolder(folder).is_finished]
+    if not finished:
+        problems = dict.fromkeys(answer.error for answer in answers if answer.error is not None)
+        raise RobustCliError("\n".join([*problems] or ["the evaluation is not finished; run the same command again"]))
+    for text in found[0][1] if all(lines for _, lines in found) else []:
+        tell(text)
+    results = read_results(RunFolder(finished[0]).results)
+    assert isinstance(results, EvalResults)
+    return results, finished[0]
+
+
+def work_on(request: Request, watching: Watching) -> tuple[Path, list[str]]:
+    """Work on an evaluation as one of several workers of an engine; the first that is through with it stores it.
+
+    Returns:
+        The folder of all files, and lines about the results if they were stored before this worker began.
+    """
+    case = _case(request, choose_device(request.device))
+    if case.is_complete:
+        return case.folder.path, list(case.stored())
+    case.run_shards(None if request.quiet else _Lines())
+    try:
+        lock = lock_folder(case.folder.path)
+    except InUseError:
+        return case.folder.path, []
+    try:
+        with watching() as watcher:
+            case.finish(watcher)
+    finally:
+        lock.release()
+    return case.folder.path, []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,10 +261,12 @@ class _Case:
                 date = datetime.fromtimestamp(path.stat().st_mtime).astimezone().isoformat(" ", "minutes")
                 yield f"{key}: stored result of {date}, {self.folder.path}; --fresh computes it again"
 
-    def run_share(self, share: Share, watcher: "EvaluationWatcher | _Lines | None") -> None:
-        """Run one share of all attacks, only for the journals."""
-        for key in self.chosen:
-            self._task(key).run_share(share, silent if watcher is None else partial(watcher.attack, key))
+    def run_shards(self, watcher: "EvaluationWatcher | _Lines | None") -> None:
+        """Attack shards of the images as one of several processes, only for the journals."""
+        for key, choice in self.chosen.items():
+            if not choice.member.without_attack:
+                report = silent if watcher is None else partial(watcher.attack, key)
+                self._task(key).run_shards(report)
 
     def finish(self, watcher: EvaluationWatcher) -> EvalResults:
         """Run or read all evaluations and write the results; complete results are read, and never written again."""
@@ -281,7 +348,7 @@ def _folder(store: Path, name: str, parts: Sequence[Any], behavior: Behavior) ->
         # Nothing says whose results are here.
         is_foreign = not known.exists() and (folder / RESULTS).exists()
         if not known.exists() and not is_foreign:
-            write_behavior(known, behavior, f"writing-{os.getpid()}")
+            write_behavior(known, behavior, own_mark())
         if not is_foreign and is_same(read_behavior(known), behavior):
             return folder
         folder = store / f"{Path(name).name}-{digest[:8]}-{number}"

@@ -1,7 +1,7 @@
 """`robust sweep`: every row is a run that is trained, resumed or read, then summarized."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean, median
@@ -10,7 +10,7 @@ from typing import Any
 from robustcli.architectures import ImageShape
 from robustcli.defenses import Defense
 from robustcli.errors import CollapseError, EvaluationError, InUseError, NotFiniteError, RobustCliError
-from robustcli.evaluation.watcher import EvaluationWatcher
+from robustcli.evaluation.watcher import EvaluationWatcher, Watching
 from robustcli.measuring.network_profile import profile_of
 from robustcli.measuring.passes import passes_of
 from robustcli.registry.registry import instantiate
@@ -18,9 +18,11 @@ from robustcli.registry.types import exact_text
 from robustcli.runtime.signals import stop_requests
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store import checkpoint
+from robustcli.store.jobs import FOLDER as JOB_FOLDER
 from robustcli.store.results import Threat, read_provenance, read_run_results
-from robustcli.store.runs import RunFolder, folder_of
+from robustcli.store.runs import RunFolder, check_same, folder_of
 from robustcli.store.sweep_rows import PassCounts, SweepEvaluation, SweepRow
+from robustcli.workflows.engines import Answer, Engine, Needs, Task
 from robustcli.workflows.sweep_spec import Row
 from robustcli.workflows.train import run_experiment
 
@@ -67,7 +69,77 @@ def run_rows(rows: Sequence[Row], root: Path, watcher: EvaluationWatcher) -> dic
     return {row.name: [found[row.name, spec.seed] for spec in row.specs] for row in rows}
 
 
+def run_rows_on(
+    engine: Engine,
+    needs: Needs,
+    rows: Sequence[Row],
+    root: Path,
+    watching: Watching,
+    report: Callable[[Task, Answer], None],
+) -> dict[str, list[Outcome]]:
+    """Run every row with every seed as a task of an engine; rows that are done are read.
+
+    Args:
+        needs: GPUs and cores of each task.
+        watching: returns the watcher of a task; called in its process.
+        report: is called with each task when it has ended.
+
+    Raises:
+        Interrupted: a signal asked to stop; everything done so far is kept.
+        RobustCliError: some tasks gave no outcome, even if they were repeated; the others are done.
+    """
+    found: dict[tuple[str, int], Outcome] = {}
+    tasks: list[Task] = []
+    places: dict[int, tuple[str, int]] = {}
+    for row in rows:
+        for spec in row.specs:
+            outcome = _settled(spec, root)
+            if outcome is None:
+                tasks.append(_task(spec, root, watching, needs))
+                places[id(tasks[-1])] = row.name, spec.seed
+            else:
+                found[row.name, spec.seed] = outcome
+    problems = []
+    with stop_requests():
+        for task, answer in engine.run(tasks):
+            report(task, answer)
+            if answer.error is None:
+                found[places[id(task)]] = answer.value
+            else:
+                problems.append(f"{task.name}: {answer.error}")
+    if problems:
+        raise RobustCliError("\n".join(problems))
+    return {row.name: [found[row.name, spec.seed] for spec in row.specs] for row in rows}
+
+
+def _task(spec: ExperimentSpec, root: Path, watching: Watching, needs: Needs) -> Task:
+    return Task(
+        name=f"{spec.name}-s{spec.seed}",
+        folder=folder_of(root, spec).path / JOB_FOLDER,
+        work=run_row,
+        arguments=(spec, root, watching),
+        **needs.on(spec.train.device),
+    )
+
+
+def run_row(spec: ExperimentSpec, root: Path, watching: Watching) -> Outcome:
+    """Run one row with one seed: the task of an engine."""
+    with watching() as watcher:
+        return run_rows([Row("", (spec,))], root, watcher)[""][0]
+
+
 def _run(spec: ExperimentSpec, root: Path, watcher: EvaluationWatcher) -> Outcome:
+    outcome = _settled(spec, root)
+    if outcome is not None:
+        return outcome
+    try:
+        return Outcome(spec, run_experiment(spec, root, watcher, resume=True))
+    except (CollapseError, NotFiniteError, EvaluationError) as failure:
+        return Outcome(spec, folder_of(root, spec), str(failure))
+
+
+def _settled(spec: ExperimentSpec, root: Path) -> Outcome | None:
+    """Outcome of a row that is finished, has failed or is damaged; None if it is to be run."""
     folder = folder_of(root, spec)
     try:
         # A failed run would fail again: the same seed gives the same numbers.
@@ -77,10 +149,10 @@ def _run(spec: ExperimentSpec, root: Path, watcher: EvaluationWatcher) -> Outcom
             read_run_results(folder.results)
     except RobustCliError as damage:
         return Outcome(spec, folder, f"damaged: {damage}")
-    try:
-        return Outcome(spec, run_experiment(spec, root, watcher, resume=True))
-    except (CollapseError, NotFiniteError, EvaluationError) as failure:
-        return Outcome(spec, folder, str(failure))
+    if not folder.is_finished:
+        return None
+    check_same(folder, spec, resume=True)
+    return Outcome(spec, folder)
 
 
 def summary(row: Row, outcomes: Sequence[Outcome], root: Path) -> SweepRow:

@@ -156,7 +156,7 @@ def _evaluate(
         if not task.files.result.exists():
             watcher.evaluation(key, None)
         if ranks.world() > 1:
-            task.run_share((ranks.rank(), ranks.world()), partial(watcher.attack, key))
+            task.run_shards(partial(watcher.attack, key))
             ranks.wait()
         watcher.evaluation(key, ranks.from_first(partial(task.run, partial(watcher.attack, key))))
 

@@ -1,7 +1,7 @@
 """The record of an evaluation: however it is cut, interrupted or shared out, it says the same."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -130,8 +130,8 @@ class Dying:
     journal: FolderJournal
     left: int
 
-    def outcomes(self, stage: str) -> Iterable[AttackOutcome]:
-        return self.journal.outcomes(stage)
+    def outcomes(self, stage: str, images: Container[int] | None = None) -> Iterable[AttackOutcome]:
+        return self.journal.outcomes(stage, images)
 
     def keep(self, outcome: AttackOutcome) -> None:
         if self.left == 0:

@@ -326,8 +326,8 @@ class Dying:
     journal: FolderJournal
     left: int
 
-    def outcomes(self, stage: str) -> Any:
-        return self.journal.outcomes(stage)
+    def outcomes(self, stage: str, images: Any = None) -> Any:
+        return self.journal.outcomes(stage, images)
 
     def keep(self, outcome: AttackOutcome) -> None:
         if self.left == 0:

@@ -1,0 +1,159 @@
+"""Options of engines, and the commands on SLURM jobs: `submit`, `status`, `logs`, `cancel`."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from robustcli.cli.options import Json, Overrides, Runs, console
+from robustcli.errors import RobustCliError, suggest
+from robustcli.specs import experiments
+
+if TYPE_CHECKING:
+    from robustcli.workflows.engines import Answer, Engine, Needs, Task
+
+app = typer.Typer()
+
+
+# Options that have a meaning for each engine.
+_ENGINES = {"local": (), "ray": ("--gpus", "--cpus"), "slurm": ("--slurm", "--time", "--gpus", "--cpus")}
+
+Partition = Annotated[
+    str | None, typer.Option("--slurm", "--partition", help="SLURM: partition. Default: the cluster's default.")
+]
+TimeLimit = Annotated[
+    str | None, typer.Option("--time", help="SLURM: time limit of a job, for example 12:00:00; jobs resume after it.")
+]
+Gpus = Annotated[
+    int | None, typer.Option(min=0, help="GPUs of a job or Ray task. Default: 0 if the device is cpu, otherwise 1.")
+]
+Cpus = Annotated[
+    int | None, typer.Option(min=1, help="Processor cores of a job or Ray task. Default: 4 for each GPU, or 1.")
+]
+Run = Annotated[Path, typer.Argument(help="Folder of a run.")]
+
+
+def engine_of(
+    name: str, partition: str | None, time: str | None, gpus: int | None, cpus: int | None
+) -> "tuple[Engine, Needs] | None":
+    """Return the engine that options ask for, and the needs of each task; None is this process.
+
+    Raises:
+        RobustCliError: there is no such engine, an option has no meaning for it, or a necessary one is missing.
+    """
+    if name not in _ENGINES:
+        raise RobustCliError(f"--engine: there is no engine '{name}'{suggest(name, _ENGINES)}")
+    for option, value in {"--slurm": partition, "--time": time, "--gpus": gpus, "--cpus": cpus}.items():
+        if value is not None and option not in _ENGINES[name]:
+            others = " or ".join(f"--engine {other}" for other, options in _ENGINES.items() if option in options)
+            raise RobustCliError(f"{option}: not with --engine {name}; it needs {others}")
+    if name == "local":
+        return None
+    from robustcli.workflows.engines import Needs
+    from robustcli.workflows.engines.ray import RayEngine
+    from robustcli.workflows.engines.slurm import SlurmEngine
+
+    needs = Needs(gpus=gpus, cpus=cpus)
+    if name == "ray":
+        return RayEngine(), needs
+    if time is None:
+        raise RobustCliError("--engine slurm: found no time limit; pass --time, for example --time 12:00:00")
+    return SlurmEngine(partition=partition, time=time), needs
+
+
+def print_end(task: "Task", answer: "Answer") -> None:
+    """Print that a task has ended."""
+    typer.echo(f"{task.name}: {'done' if answer.error is None else answer.error}", err=True)
+
+
+@app.command("submit")
+def submit_run(
+    spec: Annotated[str, typer.Argument(help="File of a spec, or name of a shipped one.")],
+    time: Annotated[str, typer.Option(help="Time limit, for example 12:00:00; the job is queued again after it.")],
+    overrides: Overrides = None,
+    partition: Partition = None,
+    gpus: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="GPUs of every node, each with a process. Default: 0 if the device is cpu, otherwise 1."
+        ),
+    ] = None,
+    nodes: Annotated[int, typer.Option(min=1, help="Number of nodes.")] = 1,
+    cpus: Annotated[
+        int | None, typer.Option(min=1, help="Processor cores of every node. Default: 4 for each GPU, or 1.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the batch script; submit nothing.")] = False,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Train a spec as a SLURM job.
+
+    The batch script is in the folder of the run. When the job is preempted or reaches its time limit, it saves a
+    checkpoint, is queued again and resumes. SLURM also takes options from the environment, such as SBATCH_ACCOUNT.
+    """
+    from robustcli.specs.spec import ExperimentSpec
+    from robustcli.workflows.engines import Needs
+    from robustcli.workflows.slurm import Resources, script, submit
+
+    read = ExperimentSpec.read(experiments.find(spec), overrides or ())
+    for warning in read.warnings():
+        typer.echo(f"warning: {warning}", err=True)
+    needs = Needs(gpus=gpus, cpus=cpus).on(read.train.device)
+    resources = Resources(partition=partition, time=time, nodes=nodes, **needs)
+    if dry_run:
+        typer.echo(script(read, runs, resources), nl=False)
+        return
+    folder, job = submit(read, runs, resources)
+    typer.echo(f"job {job.id}: {folder}")
+
+
+@app.command("status")
+def list_jobs(runs: Runs = Path("runs"), as_json: Json = False) -> None:
+    """List the runs for which a SLURM job was submitted, with the state of the job."""
+    from rich.table import Table
+
+    from robustcli.workflows.slurm import statuses
+
+    found = statuses(runs)
+    if as_json:
+        rows = [
+            {
+                "run": str(row.run),
+                "job": row.job.id,
+                "state": row.queued and row.queued.state,
+                "elapsed": row.queued and row.queued.elapsed,
+                "place": row.queued and row.queued.place,
+                "status": row.status,
+            }
+            for row in found
+        ]
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    if not found:
+        typer.echo(f"{runs}: no run has a job; robust submit SPEC --time TIME submits one")
+        return
+    table = Table("run", "job", "state", "time", "node or reason", "run's status")
+    for row in found:
+        queued = ("ended", "", "") if row.queued is None else (row.queued.state, row.queued.elapsed, row.queued.place)
+        table.add_row(str(row.run), row.job.id, *queued, row.status)
+    console().print(table)
+
+
+@app.command("logs")
+def print_log(
+    run: Run,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Print new lines until the job ends.")] = False,
+) -> None:
+    """Print the log of a run's SLURM job."""
+    from robustcli.workflows.slurm import log_of
+
+    for text in log_of(run, follow=follow):
+        typer.echo(text, nl=False)
+
+
+@app.command("cancel")
+def cancel_run(run: Run) -> None:
+    """Cancel the SLURM job of a run, which saves a checkpoint; `robust submit` resumes it."""
+    from robustcli.workflows.slurm import cancel
+
+    typer.echo(f"job {cancel(run).id}: canceled")

@@ -1,0 +1,72 @@
+"""A queue of small shards of an evaluation's images, from which any number of processes draw.
+
+The queue is a folder. A process locks the shard that it works on, and the lock of a process that was killed is free for
+another one, so every process alone could finish the evaluation.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from robustcli.errors import InUseError
+from robustcli.store.runs import lock_file
+
+# Images of a shard at most, and shards at least if there are few images. Neither depends on the number of processes or
+# their batches, so that others can join.
+_IMAGES, _SHARDS = 250, 32
+# Seconds between two looks at shards that other processes work on.
+_PATIENCE = 1.0
+
+
+@dataclass(frozen=True)
+class ShardQueue:
+    """Shards of the images, numbered from 0.
+
+    Args:
+        folder: folder of the queue; it is created.
+        count: number of shards. Processes that share a queue have the same.
+    """
+
+    folder: Path
+    count: int
+
+    @classmethod
+    def of(cls, folder: Path, images: int) -> "ShardQueue":
+        """Cut images into shards."""
+        return cls(folder, min(images, max(_SHARDS, -(-images // _IMAGES))))
+
+    @property
+    def done(self) -> int:
+        """Number of shards that are done."""
+        return sum(self._done(number).exists() for number in range(self.count))
+
+    def draw(self) -> Iterator[tuple[int, int]]:
+        """Yield (i, n) of each shard that is this process's to attack; return when all shards are done.
+
+        A shard is done when the next one is asked for.
+        """
+        left = list(range(self.count))
+        while left:
+            in_use = []
+            for number in left:
+                done = self._done(number)
+                if done.exists():
+                    continue
+                try:
+                    lock = lock_file(done.with_suffix(".lock"))
+                except InUseError:
+                    in_use.append(number)
+                    continue
+                try:
+                    if not done.exists():
+                        yield number, self.count
+                        done.touch()
+                finally:
+                    lock.release()
+            if len(in_use) == len(left):
+                time.sleep(_PATIENCE)
+            left = in_use
+
+    def _done(self, number: int) -> Path:
+        return self.folder / f"{number}-of-{self.count}.done"

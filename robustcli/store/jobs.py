@@ -1,0 +1,45 @@
+"""The record of a SLURM job, in the folder of its files: `job` in the folder of a run."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from robustcli.store.files import read_json, write_json
+from robustcli.store.models import Stored, parsed
+
+FOLDER = "job"
+_RECORD = "job.json"
+
+
+class JobRecord(Stored):
+    """The last job that was submitted.
+
+    Args:
+        id: number of the job.
+        name: name in the queue.
+        log: file name of its output, next to this record.
+    """
+
+    id: str
+    name: str
+    log: str
+
+
+def write_job(folder: Path, record: JobRecord) -> None:
+    """Write the record of a job into the folder of its files."""
+    write_json(folder / _RECORD, record.to_json())
+
+
+def read_job(folder: Path) -> JobRecord | None:
+    """Read the record in the folder of a job's files; None if nothing was submitted.
+
+    Raises:
+        RobustCliError: the record is damaged.
+    """
+    path = folder / _RECORD
+    return parsed(JobRecord, read_json(path), path) if path.exists() else None
+
+
+def find_jobs(root: Path) -> Iterator[Path]:
+    """Folders of the runs below a folder for which a job was submitted, sorted by name."""
+    for path in sorted(root.glob(f"*/*/{FOLDER}/{_RECORD}")):
+        yield path.parent.parent

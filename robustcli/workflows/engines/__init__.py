@@ -1,0 +1,114 @@
+"""Engines run tasks in other processes: on a Ray cluster, or as jobs of SLURM.
+
+A task is a call of a function. Its state is in files on storage that all machines share, so an engine may run it again
+after its process was lost, and nothing needs to be sent back but a short answer.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from robustcli.errors import RobustCliError, disk_message
+
+# Cores of a task for each of its GPUs, unless it is stated.
+_CORES_PER_GPU = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A call that an engine makes in another process.
+
+    Args:
+        name: name of the job.
+        folder: folder for the files of the job, such as its log.
+        work: function at the top of a module; it can be called again after its process was lost.
+        arguments: its arguments; they can be pickled.
+        gpus, cpus: GPUs and processor cores that it needs.
+    """
+
+    name: str
+    folder: Path
+    work: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    gpus: int = 0
+    cpus: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """The outcome of a task.
+
+    Args:
+        value: value that the function returned.
+        error: reason for which there is no value, or None.
+    """
+
+    value: Any = None
+    error: str | None = None
+
+
+class Engine(Protocol):
+    """Runs tasks in other processes."""
+
+    def run(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Answer]]:
+        """Run all tasks and yield each with its answer as it finishes.
+
+        Raises:
+            RobustCliError: the engine is not there, or cannot give what a task needs.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """GPUs and cores that the user asked for; None means the default.
+
+    Args:
+        gpus: GPUs of a task. Default: none for a task on the CPU, otherwise one.
+        cpus: processor cores of a task. Default: four for each GPU, or one.
+    """
+
+    gpus: int | None = None
+    cpus: int | None = None
+
+    def on(self, device: str) -> dict[str, int]:
+        """GPUs and cores of a task on a device, by its name in a spec."""
+        gpus = self.gpus if self.gpus is not None else int(device != "cpu")
+        return {"gpus": gpus, "cpus": self.cpus or max(1, _CORES_PER_GPU * gpus)}
+
+
+@dataclass(frozen=True)
+class Command:
+    """The command that asks for tasks.
+
+    Args:
+        folder: its working directory, to which paths are relative.
+        words: its words, for provenance.
+    """
+
+    folder: Path
+    words: tuple[str, ...]
+
+    @classmethod
+    def running(cls) -> "Command":
+        """Return the command that this process runs."""
+        return cls(Path.cwd(), tuple(sys.argv))
+
+
+def perform(task: Task, command: Command) -> Answer:
+    """Run a task of a command in this process."""
+    os.chdir(command.folder)
+    sys.argv = [*command.words]
+    if "OMP_NUM_THREADS" not in os.environ:
+        import torch  # Not above: commands that only write tasks should not wait for it.
+
+        torch.set_num_threads(task.cpus)
+    try:
+        return Answer(value=task.work(*task.arguments))
+    except RobustCliError as error:
+        return Answer(error=str(error))
+    except OSError as error:
+        return Answer(error=disk_message(error))

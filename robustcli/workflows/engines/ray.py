@@ -1,0 +1,82 @@
+"""Run tasks on a Ray cluster: the one that is running, or one of this machine that ends with the command."""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
+from typing import Any
+
+from robustcli.errors import Interrupted, RobustCliError, in_one_line
+from robustcli.workflows.engines import Answer, Command, Task, perform
+
+# How often a task whose process was lost runs again. It resumes, so a task that only has bad luck comes to its end.
+_RETRIES = 20
+
+
+class RayEngine:
+    """Tasks as Ray tasks that request GPUs and cores."""
+
+    def run(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Answer]]:
+        """Run all tasks and yield each with its answer as it finishes."""
+        if not tasks:
+            return
+        # Ray prints about lost processes to standard output, which is for results.
+        with redirect_stdout(sys.stderr):
+            yield from _run(tasks)
+
+
+def _run(tasks: Sequence[Task]) -> Iterator[tuple[Task, Answer]]:
+    ray = _connected()
+    try:
+        _require(tasks, ray.cluster_resources())
+        running = {}
+        for task in tasks:
+            call = ray.remote(num_cpus=task.cpus, num_gpus=task.gpus, max_retries=_RETRIES)(_perform)
+            running[call.options(name=task.name).remote(task, Command.running())] = task
+        while running:
+            (done,), _ = ray.wait(list(running), num_returns=1)
+            try:
+                answer = ray.get(done)
+            except ray.exceptions.RayError as error:
+                answer = Answer(error=in_one_line(error))
+            yield running.pop(done), answer
+    finally:
+        ray.shutdown()
+
+
+def _perform(task: Task, command: Command) -> Answer:
+    try:
+        return perform(task, command)
+    except Interrupted:
+        # This machine is going away. Ray takes the end of the process for a loss and runs the task somewhere else.
+        os._exit(3)
+
+
+def _connected() -> Any:
+    """Return the module, connected to a cluster."""
+    try:
+        import ray
+    except ImportError as error:
+        raise RobustCliError("--engine ray: the package is not installed; run pip install ray") from error
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    settings = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
+    try:
+        ray.init(address="auto", log_to_driver=False, logging_level="error")
+    except ConnectionError as error:
+        if address := os.environ.get("RAY_ADDRESS"):
+            raise RobustCliError(
+                f"RAY_ADDRESS={address}: no Ray cluster answers; unset it to start one on this machine"
+            ) from error
+        ray.init(address="local", **settings)
+    return ray
+
+
+def _require(tasks: Sequence[Task], resources: dict[str, float]) -> None:
+    """Refuse tasks that the cluster can never run."""
+    for name, key in (("gpus", "GPU"), ("cpus", "CPU")):
+        most = max(getattr(task, name) for task in tasks)
+        if most > resources.get(key, 0):
+            raise RobustCliError(
+                f"--engine ray: a task needs {most} {key}s; the cluster has {resources.get(key, 0):g}; "
+                f"pass --{name} {int(resources.get(key, 0))}"
+            )

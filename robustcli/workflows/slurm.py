@@ -1,0 +1,252 @@
+"""`robust submit`, `status`, `logs`, `cancel`: a run as a SLURM job."""
+
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from robustcli.errors import RobustCliError
+from robustcli.specs.spec import ExperimentSpec
+from robustcli.store.files import write_text
+from robustcli.store.jobs import FOLDER, JobRecord, find_jobs, read_job, write_job
+from robustcli.store.runs import Run, RunFolder, folder_of
+
+# Seconds before the time limit at which a job is told to stop.
+NOTICE = 120
+# Seconds between two looks at a log that grows, and how many of these pass between two looks at the queue.
+_PATIENCE, _LOOKS = 1.0, 10
+_BLOCK = 1 << 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Queued:
+    """A job in the queue of SLURM.
+
+    Args:
+        state: PENDING, RUNNING, COMPLETING and so on.
+        elapsed: time for which it has run, as SLURM prints it.
+        place: node on which it runs, or reason for which it waits.
+    """
+
+    state: str
+    elapsed: str
+    place: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """Resources of a job.
+
+    Args:
+        partition: partition; None is the default of the cluster.
+        time: time limit, as sbatch takes it.
+        nodes: number of nodes.
+        gpus, cpus: GPUs and processor cores of every node.
+    """
+
+    partition: str | None
+    time: str
+    nodes: int = 1
+    gpus: int = 0
+    cpus: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobStatus:
+    """A run with its job.
+
+    Args:
+        run: folder of the run.
+        status: status of the run, such as "unfinished, 12 epochs".
+        queued: its entry in the queue; None if the job has ended.
+    """
+
+    run: Path
+    job: JobRecord
+    status: str
+    queued: Queued | None
+
+
+def queue() -> dict[str, Queued]:
+    """Return the user's jobs in the queue of SLURM, by number."""
+    lines = _slurm("squeue", "--me", "--noheader", "--format=%i|%T|%M|%R").splitlines()
+    fields = (line.split("|", 3) for line in lines)
+    return {number: Queued(state=state, elapsed=elapsed, place=place) for number, state, elapsed, place in fields}
+
+
+def minutes(text: str) -> int:
+    """Return a time limit as sbatch takes it, such as 90, 12:00:00 or 1-12:00:00, in minutes, rounded up."""
+    match = re.fullmatch(r"(?:(\d+)-(\d+)(?::(\d+)(?::(\d+))?)?|(\d+)(?::(\d+))?|(\d+):(\d+):(\d+))", text)
+    if match is None or not re.search("[1-9]", text):
+        raise RobustCliError(
+            f"--time: '{text}' is not a time limit; write minutes, HOURS:MINUTES:SECONDS or "
+            "DAYS-HOURS:MINUTES:SECONDS, such as 12:00:00"
+        )
+    days, day_hours, day_minutes, day_seconds, alone, seconds, hours, more, rest = (
+        int(part or 0) for part in match.groups()
+    )
+    total = 60 * (60 * (24 * days + day_hours + hours) + day_minutes + alone + more) + day_seconds + seconds + rest
+    return -(-total // 60)
+
+
+def script(spec: ExperimentSpec, runs: Path, resources: Resources) -> str:
+    """Return the batch script of a run."""
+    minutes(resources.time)
+    folder = folder_of(runs, spec)
+    processes = max(1, resources.gpus)
+    options = {
+        "job-name": spec.name,
+        **({"partition": resources.partition} if resources.partition else {}),
+        "time": resources.time,
+        "nodes": resources.nodes,
+        "ntasks-per-node": 1,
+        "cpus-per-task": resources.cpus,
+        **({"gpus-per-node": resources.gpus} if resources.gpus else {}),
+        "chdir": Path.cwd(),
+        "output": f"{folder.path / FOLDER}/%j.log",
+    }
+    python = shlex.quote(sys.executable)
+    command = f"-m robustcli train {shlex.quote(str(folder.spec))} --resume --runs {shlex.quote(str(runs))}"
+    stop = 'kill -TERM "$run"'
+    if processes == resources.nodes == 1:
+        call = f"{python} {command}"
+    else:
+        call = f"{python} -m torch.distributed.run --nnodes {resources.nodes} --nproc-per-node {processes}"
+        if resources.nodes == 1:
+            call += f" --standalone {command}"
+        else:
+            call = f'srun {call} --rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID" --rdzv-endpoint "$head" {command}'
+            stop = 'scancel --signal=TERM "$SLURM_JOB_ID"'
+    lines = [
+        "#!/bin/bash",
+        f"# Trains {folder.path}. Written by robust submit.",
+        *(f"#SBATCH --{key}={shlex.quote(str(value))}" for key, value in options.items()),
+        "#SBATCH --open-mode=append",
+        "#SBATCH --requeue",
+        f"#SBATCH --signal=B:USR1@{NOTICE}",
+        "",
+        f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{max(1, resources.cpus // processes)}}}",
+        "# On preemption SLURM sends SIGTERM to every process and queues the job again: this shell only waits.",
+        "trap : TERM",
+        "# Before the time limit this shell gets SIGUSR1: training is stopped, and the job queued again.",
+        f"trap 'is_over=yes; {stop}' USR1",
+        "is_over=",
+    ]
+    if resources.nodes > 1:
+        port = 'head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1):$((20000 + SLURM_JOB_ID % 10000))'
+        lines.append(port)
+    lines += [
+        f"{call} &",
+        "run=$!",
+        "# A signal ends a wait early.",
+        'until ! kill -0 "$run" 2>/dev/null; do wait "$run"; code=$?; done',
+        'if [ -n "$is_over" ] && [ "$code" -ne 0 ]; then scontrol requeue "$SLURM_JOB_ID"; fi',
+        'exit "$code"',
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def submit(spec: ExperimentSpec, runs: Path, resources: Resources) -> tuple[Path, JobRecord]:
+    """Write the batch script into the folder of the run and submit it.
+
+    Returns:
+        The folder of the run, and its job.
+
+    Raises:
+        RobustCliError: the run is finished, its job is in the queue, or sbatch refuses the job.
+    """
+    text = script(spec, runs, resources)
+    folder = folder_of(runs, spec)
+    if folder.is_finished:
+        raise RobustCliError(f"{folder.path}: this run is {folder.status()}; robust results prints it")
+    known = read_job(folder.path / FOLDER)
+    if known is not None and (queued := queue().get(known.id)):
+        raise RobustCliError(f"{folder.path}: job {known.id} is {queued.state}; robust cancel {folder.path} ends it")
+    # Writes the spec, and refuses a folder that another process works in.
+    Run.open(runs, spec, resume=True).close()
+    path = folder.path / FOLDER / "job.sh"
+    write_text(path, text)
+    number = _slurm("sbatch", "--parsable", str(path)).strip().split(";")[0]
+    record = JobRecord(id=number, name=spec.name, log=f"{number}.log")
+    write_job(folder.path / FOLDER, record)
+    return folder.path, record
+
+
+def statuses(runs: Path) -> list[JobStatus]:
+    """Return the runs below a folder for which a job was submitted."""
+    in_queue: Mapping[str, Queued] | None = None
+    found = []
+    for path in find_jobs(runs):
+        job = read_job(path / FOLDER)
+        assert job is not None
+        in_queue = queue() if in_queue is None else in_queue
+        found.append(JobStatus(run=path, job=job, status=RunFolder(path).status(), queued=in_queue.get(job.id)))
+    return found
+
+
+def log_of(run: Path, *, follow: bool) -> Iterator[str]:
+    """Yield the log of a run's job.
+
+    Args:
+        follow: yield also what is written from now on, until the job leaves the queue.
+    """
+    job = job_of(run)
+    path = run / FOLDER / job.log
+    if not follow and not path.exists():
+        raise RobustCliError(f"{path}: there is no log yet; robust status shows the state of job {job.id}")
+    position, looks, is_over = 0, 0, not follow
+    while True:
+        if path.exists():
+            with path.open("rb") as file:
+                file.seek(position)
+                while block := file.read(_BLOCK):
+                    position += len(block)
+                    yield block.decode(errors="replace")
+        if is_over:
+            return
+        time.sleep(_PATIENCE)
+        looks += 1
+        # After the job has left the queue the log is read once more.
+        is_over = looks % _LOOKS == 0 and job.id not in queue()
+
+
+def cancel(run: Path) -> JobRecord:
+    """Cancel the job of a run; its training saves a checkpoint and ends.
+
+    Raises:
+        RobustCliError: no job of the run is in the queue.
+    """
+    job = job_of(run)
+    if job.id not in queue():
+        raise RobustCliError(f"{run}: job {job.id} is not in the queue; this run is {RunFolder(run).status()}")
+    _slurm("scancel", job.id)
+    return job
+
+
+def job_of(run: Path) -> JobRecord:
+    """Return the job of a run.
+
+    Raises:
+        RobustCliError: no job was submitted for it.
+    """
+    job = read_job(run / FOLDER)
+    if job is None:
+        raise RobustCliError(f"{run}: no job was submitted for this run; robust status lists those with a job")
+    return job
+
+
+def _slurm(*words: str) -> str:
+    """Return the output of a command of SLURM."""
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise RobustCliError(
+            f"{words[0]}: command not found; expected SLURM's commands on this machine; robust train runs without SLURM"
+        ) from None
+    if done.returncode:
+        raise RobustCliError(f"{words[0]}: {done.stderr.strip() or f'exit code {done.returncode}'}")
+    return done.stdout
