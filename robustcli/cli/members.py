@@ -30,6 +30,9 @@ _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
 @app.command("list")
 def list_members(
     registry: Annotated[str | None, typer.Argument(help=f"experiments, findings, {', '.join(FAMILIES)}.")] = None,
+    match: Annotated[
+        str | None, typer.Option("--match", "--paper", help="Only rows with this text in name or description.")
+    ] = None,
     family: Annotated[
         str | None, typer.Option(help="Only architectures of this file, for example wide_resnet.")
     ] = None,
@@ -76,6 +79,7 @@ def list_members(
     if max_parameters is not None or max_macs is not None:
         _list_sizes(members, _amount("--max-parameters", max_parameters), _amount("--max-macs", max_macs))
         return
+    found = 0
     for name in _LISTS if registry is None else (registry,):
         if name in ("experiments", "findings"):
             of_runs = [*experiments.names(), *experiments.sweeps()]
@@ -85,9 +89,14 @@ def list_members(
             chosen = members if name == "architectures" else catalog(name).values()
             rows = [(member.name, member.summary) for member in chosen]
         table = Table(title=name, title_justify="left", show_header=False, box=None, padding=(0, 2))
+        rows = [row for row in rows if match is None or match.lower() in " ".join(row).lower()]
         for row in rows:
             table.add_row(*row)
-        console().print(table)
+        if rows or match is None:
+            console().print(table)
+        found += len(rows)
+    if not found:
+        raise RobustCliError(f"--match: nothing has '{match}' in its name or description")
 
 
 def _of_file(family: str) -> list[Member]:

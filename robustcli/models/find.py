@@ -121,7 +121,9 @@ def checkpoint_in(path: Path) -> Path:
     if found:
         shown = "\n".join(f"  {one.parent.parent}" for one in found[:_LISTED])
         rest = f"\n  and {len(found) - _LISTED} more; `robust runs {path}` lists all" if len(found) > _LISTED else ""
-        raise RobustCliError(f"{path}: holds {len(found)} runs; name one of them:\n{shown}{rest}")
+        raise RobustCliError(
+            f"{path}: holds {len(found)} runs; name one of them, or several for a table:\n{shown}{rest}"
+        )
     if (path / "results.json").is_file():
         raise RobustCliError(f"{path}: holds a stored evaluation and no weights; `robust results {path}` prints it")
     raise RobustCliError(

@@ -43,8 +43,17 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """Return "reproduced" if the claim lies within the tolerance of the interval, or the direction of the gap."""
-        if self.low - self.tolerance <= self.claimed <= self.high + self.tolerance:
+        """Return "reproduced", "inside the noise", or the direction of the gap.
+
+        Of one seed, the claim is reproduced if it lies within the tolerance of the interval. Of several seeds, the mean
+        has to be within the tolerance of the claim: few seeds give a wide interval, which shows little.
+        """
+        if len(self.accuracies) > 1:
+            if abs(self.gap) <= self.tolerance:
+                return "reproduced"
+            if self.is_inside_noise:
+                return "inside the noise"
+        elif self.low - self.tolerance <= self.claimed <= self.high + self.tolerance:
             return "reproduced"
         return "above the claim" if self.gap > 0 else "below the claim"
 

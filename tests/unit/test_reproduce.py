@@ -42,7 +42,10 @@ def test_several_seeds_are_judged_by_one_more_run() -> None:
     assert "the gap of -6.0 points is inside the noise" in found.sentence
     assert compared(0.63, *results).verdict == "below the claim"
     assert compared(0.4, *results).verdict == "above the claim"
-    within = compared(0.63, *results, tolerance=0.02)
+    assert found.verdict == "inside the noise"
+    assert compared(0.54, *results, tolerance=0.03).verdict == "reproduced"
+    equal = [run(50, seed=seed) for seed in range(2)]
+    within = compared(0.51, *equal, tolerance=0.02)
     assert (within.verdict, within.is_inside_noise) == ("reproduced", False)
     assert "larger than the noise, and within the tolerance of 2 points" in within.sentence
 
