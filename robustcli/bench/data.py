@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torchvision import transforms
 
+from robustcli.bench.decoding import bench_decoding
 from robustcli.bench.variants import SHAPE, Request, Variants, choose
 from robustcli.data import Data, prepare
 from robustcli.data.datasets import Source, TensorSplit
@@ -25,7 +26,7 @@ _IMAGES = 2048
 
 
 def bench_data(batch_size: int, rounds: int, device_name: str) -> dict[str, Any]:
-    """Time cropping and flipping of images in memory, and torchvision's transforms of PIL images.
+    """Time cropping and flipping of images in memory, torchvision's transforms of PIL images, and decoding of files.
 
     The share refers to a PGD-10 step of a PreActResNet-18 with width 16, the cheapest realistic step.
     """
@@ -76,6 +77,7 @@ def bench_data(batch_size: int, rounds: int, device_name: str) -> dict[str, Any]
             "seconds_per_image": asdict(Spread.of(per_image)),
         },
         "rows": rows,
+        "decoding": bench_decoding(rounds),
     }
 
 

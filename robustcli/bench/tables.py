@@ -15,6 +15,7 @@ from robustcli.bench.cost_tables import (
     scaling_rows,
     training_rows,
 )
+from robustcli.bench.decoding import describe_decoding
 from robustcli.errors import RobustCliError
 from robustcli.measuring.formats import format_ratio
 from robustcli.measuring.machine import format_machine, format_peers
@@ -112,7 +113,8 @@ def markdown_of(results: Mapping[str, Any]) -> tuple[str, str]:
         words = f"{describe_conformance(results_of)}.\n\n{_machines(everything)}"
         return kind, f"{markdown(_summary(results_of))}\n{words}.\n"
     rows_of, words_of = _PARTS[kind]
-    words = "" if words_of is None else "\n" + words_of(everything).replace("\n", "; ") + ".\n"
+    said = "" if words_of is None else words_of(everything)
+    words = f"\n{said.replace(chr(10), '; ')}.\n" if said else ""
     return kind, f"{markdown(rows_of(everything))}{words}\n{_machines(everything)}.\n"
 
 
@@ -160,7 +162,7 @@ _BLOCKS = {
 _PARTS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], str] | None]] = {
     "training speed": (training_rows, None),
     "evaluation speed": (evaluation_rows, None),
-    "data speed": (data_rows, None),
+    "data speed": (data_rows, describe_decoding),
     "architecture speed": (architecture_rows, describe_architectures),
     "scaling": (scaling_rows, describe_scaling),
 }

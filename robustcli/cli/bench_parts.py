@@ -44,13 +44,18 @@ def data(
     device: Device = "auto",
     out: Out = None,
 ) -> None:
-    """Benchmark the input pipeline against torchvision's, as a fraction of a PGD-10 update."""
+    """Benchmark the input pipeline against torchvision's: images in memory, and crops of large JPEG files.
+
+    Images in memory are compared as a fraction of a PGD-10 update, decoding by images per second and processor.
+    """
     from robustcli.bench.cost_tables import data_rows
     from robustcli.bench.data import bench_data
+    from robustcli.bench.decoding import describe_decoding
 
     with _measuring("the input pipeline"):
         result = bench_data(batch_size, rounds, device)
     _show(result, data_rows([result]), out)
+    typer.echo(describe_decoding([result]))
 
 
 @app.command()

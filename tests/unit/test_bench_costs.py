@@ -1,5 +1,6 @@
 """The benches of single parts: evaluations beside peers, the input pipeline, architectures, and straight lines."""
 
+import os
 import sys
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ from robustcli.bench.cost_tables import (
     scaling_rows,
 )
 from robustcli.bench.data import bench_data
+from robustcli.bench.decoding import bench_decoding, describe_decoding
 from robustcli.bench.evaluate import bench_evaluation
 from robustcli.bench.scaling import Line, bench_scaling, fitted
 from robustcli.bench.subjects import BenchSubject
@@ -144,6 +146,11 @@ def test_peers_that_are_not_there_are_left_out_and_that_is_said(
 
 def test_the_pipeline_is_a_share_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "_IMAGES", 8)
+    monkeypatch.setattr(data, "bench_decoding", lambda _: decoding)
+    # Two processes instead of four.
+    one = {min(os.sched_getaffinity(0))}
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: one)
+    decoding = bench_decoding(1, files=3)
     result = bench_data(4, 3, "cpu")
     assert [row["name"] for row in result["rows"]] == ["ours", "ours again", "torchvision, PIL"]
     step = result["step"]["seconds_per_image"]
@@ -153,6 +160,15 @@ def test_the_pipeline_is_a_share_of_a_step(monkeypatch: pytest.MonkeyPatch) -> N
     assert result["rows"][2]["verdict"] in VERDICTS
     assert is_table(data_rows([result]))
     assert markdown_of({"a.json": [result]})[0] == "data speed"
+    assert {(row["name"], row["processors"]) for row in decoding["rows"]} >= {
+        ("ours", 1),
+        ("torchvision, DataLoader", 1),
+    }
+    for row in decoding["rows"]:
+        assert row["images_per_second"]["low"] > 0
+        assert row["processor_ms_per_image"]["low"] > 0.5
+    assert set(decoding["scaling"]) == {"ours", "torchvision, DataLoader"}
+    assert "per processor, on 1: " in describe_decoding([result, {"bench": "data"}])
 
 
 # Architectures

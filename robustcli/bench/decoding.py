@@ -1,0 +1,221 @@
+"""Throughput of decoding large JPEG files, compared with torchvision's ImageFolder and DataLoader."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from robustcli.data import prepare
+from robustcli.data.datasets.encoded import usable_processors
+from robustcli.data.datasets.image_folder import image_folder
+from robustcli.measuring.timing import OURS, Spread, speed
+from robustcli.specs.settings import Augment
+from robustcli.threat.noise import StreamNoise
+
+LOADER = "torchvision, DataLoader"
+# Width and height of the files, side of the crops, and the smallest share of their area.
+_FILE, _SIZE, _SMALLEST = (500, 375), 224, 0.08
+_FILES, _PASSES = 200, 2
+_BATCH = 64
+
+
+def bench_decoding(rounds: int, files: int = _FILES) -> dict[str, Any]:
+    """Time random resized crops of JPEG files on one processor and on all, in processes that take turns.
+
+    Processor time counts all threads and processes of a loader, so other load on the machine matters little; wall time
+    shows how well a loader uses several processors, and needs an idle machine.
+    """
+    processors = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [*range(usable_processors())]
+    counts = sorted({1, len(processors)})
+    seconds: dict[tuple[str, int], list[dict[str, float]]] = {}
+    with TemporaryDirectory() as folder, ExitStack() as stack:
+        _write_files(Path(folder), files)
+        loaders = {
+            (name, count): stack.enter_context(_Loader(name, folder, processors[:count]))
+            for name in (OURS, LOADER)
+            for count in counts
+        }
+        for loader in loaders.values():
+            loader.epoch()
+        order = list(loaders)
+        for _ in range(rounds):
+            for key in order:
+                seconds.setdefault(key, []).append(loaders[key].epoch())
+            order.reverse()
+    images = files * _PASSES
+    rows = [
+        {
+            "name": name,
+            "processors": count,
+            "images_per_second": asdict(Spread.of([images / each["wall"] for each in found])),
+            "processor_ms_per_image": asdict(Spread.of([1000 * each["cpu"] / images for each in found])),
+        }
+        for (name, count), found in seconds.items()
+    ]
+    return {
+        "file": [*_FILE],
+        "size": _SIZE,
+        "files": files,
+        "rows": rows,
+        # Our throughput per second of processor time as a multiple of the loader's.
+        "per_processor": {
+            str(count): asdict(speed(_times(seconds[OURS, count], "cpu"), _times(seconds[LOADER, count], "cpu")))
+            for count in counts
+        },
+        # Throughput on all processors over that on one, times their number.
+        "scaling": {name: asdict(_scaling(seconds, name, counts[-1])) for name in (OURS, LOADER)},
+    }
+
+
+def describe_decoding(results: Sequence[Mapping[str, Any]]) -> str:
+    """Return sentences about the decoding part of results of `robust bench data`; files of version 0.1 have none."""
+    lines = []
+    for found in (result["decoding"] for result in results if "decoding" in result):
+        width, height = found["file"]
+        lines.append(f"random resized crops of {found['size']} px from {width} x {height} JPEG:")
+        for row in found["rows"]:
+            rate, cost = row["images_per_second"], row["processor_ms_per_image"]
+            lines.append(
+                f"  {row['name']}, {row['processors']} processors: {rate['median']:.0f} images/s ({rate['low']:.0f}-"
+                f"{rate['high']:.0f}), {cost['median']:.2f} ms of processor time each ({cost['low']:.2f}-"
+                f"{cost['high']:.2f})"
+            )
+        for count, ratio in found["per_processor"].items():
+            lines.append(
+                f"  per processor, on {count}: {_spread(ratio)} times the images of {LOADER} in the same processor time"
+            )
+        for name, share in found["scaling"].items():
+            lines.append(f"  {name}, scaling over the processors: {_spread(share)} of one processor times their number")
+    return "\n".join(lines)
+
+
+def _spread(spread: Mapping[str, float]) -> str:
+    return f"{spread['median']:.2f} ({spread['low']:.2f}-{spread['high']:.2f})"
+
+
+def _times(found: Sequence[Mapping[str, float]], clock: str) -> list[float]:
+    return [each[clock] for each in found]
+
+
+def _scaling(seconds: Mapping[tuple[str, int], Sequence[Mapping[str, float]]], name: str, count: int) -> Spread:
+    one, all_ = _times(seconds[name, 1], "wall"), _times(seconds[name, count], "wall")
+    return Spread.of([first / (count * other) for first, other in zip(one, all_, strict=True)])
+
+
+def _write_files(folder: Path, count: int) -> None:
+    """Write JPEG files of about 65 kB: smooth pictures with noise."""
+    random = np.random.RandomState(0)
+    width, height = _FILE
+    for part in ("train", "test"):
+        (folder / part / "one").mkdir(parents=True)
+    for number in range(count):
+        coarse = Image.fromarray(random.randint(0, 256, (24, 32, 3)).astype(np.uint8))
+        smooth = np.asarray(coarse.resize(_FILE, Image.Resampling.BICUBIC)).astype(np.int64)
+        noisy = (smooth + random.randint(-12, 13, (height, width, 3))).clip(0, 255).astype(np.uint8)
+        Image.fromarray(noisy).save(folder / "train" / "one" / f"{number}.jpg", quality=90)
+    Image.new("RGB", _FILE).save(folder / "test" / "one" / "0.jpg")
+
+
+class _Loader:
+    """A loader in a process that may use some of the processors, and waits while others are measured."""
+
+    def __init__(self, name: str, folder: str, processors: Sequence[int]) -> None:
+        settings = {"name": name, "folder": folder, "processors": list(processors)}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __name__, json.dumps(settings)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def epoch(self) -> dict[str, float]:
+        """Return the seconds of an epoch by clock."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        assert answer, "a process that measures decoding ended; its output is above"
+        found: dict[str, float] = json.loads(answer)
+        return found
+
+    def __enter__(self) -> "_Loader":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.communicate()  # closes its input, so it ends
+
+
+def _ours(folder: str) -> Callable[[], int]:
+    source = image_folder(root=folder, size=_SIZE, crop_from="whole")
+    data = prepare(source, val_size=0, train_size=None, device=torch.device("cpu"), workers=2)
+    generator, noise = torch.Generator().manual_seed(0), StreamNoise.on(torch.device("cpu"))
+    augment = Augment(resized_crop=_SMALLEST, flip=True)
+
+    def epoch() -> int:
+        order = torch.cat([data.order(generator) for _ in range(_PASSES)])
+        chance = data.crop_chance(len(order), generator)
+        batches = data.train_batches(order, _BATCH, drop_last=False, augment=augment, rng=noise, crop_chance=chance)
+        return sum(len(x) for x, _ in batches)
+
+    return epoch
+
+
+def _torchvision(folder: str, workers: int) -> Callable[[], int]:
+    from torch.utils.data import DataLoader
+    from torchvision import datasets, transforms
+
+    transform = transforms.Compose(
+        [
+            transforms.RandomResizedCrop(_SIZE, scale=(_SMALLEST, 1)),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+        ]
+    )
+    images = datasets.ImageFolder(f"{folder}/train", transform)
+
+    def epoch() -> int:
+        order = [number for _ in range(_PASSES) for number in torch.randperm(len(images)).tolist()]
+        return sum(len(x) for x, _ in DataLoader(images, _BATCH, sampler=order, num_workers=workers))
+
+    return epoch
+
+
+def _processor_time() -> float:
+    """Processor time of this process and of the children that have ended."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
+def _main() -> None:
+    """Answer each line of input with the seconds of an epoch."""
+    settings = json.loads(sys.argv[1])
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, settings["processors"])
+    torch.set_num_threads(1)
+    workers = len(settings["processors"])
+    epoch = _ours(settings["folder"]) if settings["name"] == OURS else _torchvision(settings["folder"], workers)
+    for _ in sys.stdin:
+        wall, cpu = time.perf_counter(), _processor_time()
+        images = epoch()
+        assert images
+        print(json.dumps({"wall": time.perf_counter() - wall, "cpu": _processor_time() - cpu}), flush=True)
+
+
+if __name__ == "__main__":
+    _main()
