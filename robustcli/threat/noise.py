@@ -89,14 +89,17 @@ _MIX_2 = 0x94D049BB133111EB - (1 << 64)
 
 def _shift_right(bits: Tensor, places: int) -> Tensor:
     # Torch's >> on int64 copies the sign bit; a hash needs zeros there.
-    return (bits >> places) & ((1 << (64 - places)) - 1)
+    return (bits >> places).bitwise_and_((1 << (64 - places)) - 1)
 
 
 def _mix(bits: Tensor) -> Tensor:
-    """A bijection of 64-bit integers whose output looks random (SplitMix64's finaliser)."""
-    bits = (bits ^ _shift_right(bits, 30)) * _MIX_1
-    bits = (bits ^ _shift_right(bits, 27)) * _MIX_2
-    return bits ^ _shift_right(bits, 31)
+    """A bijection of 64-bit integers whose output looks random (SplitMix64's finaliser).
+
+    It changes its argument in place: at 8 bytes a pixel, every copy of the noise for large images counts.
+    """
+    bits.bitwise_xor_(_shift_right(bits, 30)).mul_(_MIX_1)
+    bits.bitwise_xor_(_shift_right(bits, 27)).mul_(_MIX_2)
+    return bits.bitwise_xor_(_shift_right(bits, 31))
 
 
 class IndexedNoise:
@@ -116,7 +119,7 @@ class IndexedNoise:
 
     def uniform(self, like: Tensor) -> Tensor:
         # 24 random bits: every value is exact in float32 and 1 is never reached.
-        return _shift_right(self._bits(like), 40).to(like.dtype) / (1 << 24)
+        return _shift_right(self._bits(like), 40).to(like.dtype).div_(1 << 24)
 
     def normal(self, like: Tensor) -> Tensor:
         # Box-Muller; 1 - u lies in (0, 1], so the logarithm is finite.
