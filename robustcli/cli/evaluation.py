@@ -69,7 +69,7 @@ def evaluate_network(
     step_size: Annotated[str | None, typer.Option(help="Step size of the attack, for example 2/255.")] = None,
     loss: Annotated[str | None, typer.Option(help="Loss that the attack maximizes.")] = None,
     source: Annotated[
-        str | None, typer.Option(help="Checkpoint of another network to craft the examples on (transfer attack).")
+        str | None, typer.Option(help="Another network to craft the examples on (transfer attack): checkpoint or name.")
     ] = None,
     attack_from: Annotated[
         Path | None,

@@ -25,6 +25,7 @@ from robustcli.cli.evaluation import app as evaluation
 from robustcli.cli.examples import app as examples
 from robustcli.cli.explain import app as explain
 from robustcli.cli.finding import reproduce_finding
+from robustcli.cli.inspect import app as inspect
 from robustcli.cli.members import app as members
 from robustcli.cli.options import FailOn, Overrides, Quiet, Runs, console
 from robustcli.cli.pack import app as pack
@@ -64,6 +65,7 @@ for commands in (
     pack,
     explain,
     push,
+    inspect,
 ):
     app.add_typer(commands)
 app.add_typer(bench.app, name="bench")

@@ -47,7 +47,11 @@ Subject = Annotated[
 ]
 Architecture = Annotated[
     str | None,
-    typer.Option(help="Architecture of a weights file saved by another program; see `robust list architectures`."),
+    typer.Option(
+        "--architecture",
+        "--arch",
+        help="Architecture of a weights file saved by another program: see `robust list architectures`, or timm:NAME.",
+    ),
 ]
 Model = Annotated[
     str | None, typer.Option(help="Function that builds the network: path/file.py:function or package.module:function.")
@@ -69,7 +73,7 @@ Eps = Annotated[
     str | None, typer.Option(help="Radius of the threat model, for example 8/255. Default: the value in the spec.")
 ]
 NormOption = Annotated[NormName | None, typer.Option(help="Norm of the threat model. Default: the norm in the spec.")]
-Examples = Annotated[int | None, typer.Option(min=1, help="Use only the first N test images.")]
+Examples = Annotated[int | None, typer.Option("--examples", "-n", min=1, help="Use only the first N test images.")]
 Images = Annotated[str | None, typer.Option(help="Name of a data set, .npz file or folder of images.")]
 Seed = Annotated[
     int | None, typer.Option(min=0, help="Seed for the attack's random noise. Default: the seed in the spec.")

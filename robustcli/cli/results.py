@@ -212,17 +212,21 @@ def compare_results(
 
 @app.command("diff")
 def diff_results(
-    a: Annotated[Path, typer.Argument(help="Folder of a run or of an evaluation, or its results.json.")],
-    b: Annotated[Path, typer.Argument(help="The other one.")],
+    a: Annotated[
+        str, typer.Argument(help="Folder of a run or of an evaluation, its results.json, a .zip file, or hf:ORG/REPO.")
+    ],
+    b: Annotated[str, typer.Argument(help="The other one.")],
     as_json: Json = False,
 ) -> None:
     """Show in what two results differ: spec, weights, data, environment, code, and the outcome for every image."""
     from robustcli.workflows.diff import diff
+    from robustcli.workflows.evidence_folder import evidence_folder
 
-    sections = diff(a, b)
+    with evidence_folder(a) as first, evidence_folder(b) as second:
+        sections = diff(first, second)
     if as_json:
         found = {section.name: section.differences for section in sections}
-        typer.echo(json.dumps({"a": str(a), "b": str(b), "differences": found}, indent=2))
+        typer.echo(json.dumps({"a": a, "b": b, "differences": found}, indent=2))
         return
     typer.echo(f"A: {a}\nB: {b}")
     for section in sections:

@@ -4,12 +4,17 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import nn
 
+from robustcli.architectures import ImageShape
 from robustcli.attacks import Attack
 from robustcli.errors import RobustCliError
 from robustcli.evaluators import EVALUATORS, AttackContext, Evaluator, Stage
 from robustcli.models.build import network_of
+from robustcli.models.find import ModelRequest, checkpoint_in, find_source
+from robustcli.models.model import prepared
+from robustcli.models.schemes import scheme_of
 from robustcli.registry.types import Count
 from robustcli.store import checkpoint
 
@@ -29,7 +34,8 @@ class Transferred(Evaluator):
     First setting: attack: {name: mim} with a naturally trained network as the source.
 
     Args:
-        source: checkpoint of `robust train` for images of the same shape and classes; the network that is attacked.
+        source: network that is attacked, for images of the same shape and classes: a checkpoint, the folder of a run,
+            or a name such as robustbench:NAME or timm:NAME.
         attack: the attack.
         batch_size: images per attack; changes memory and speed, not the number.
 
@@ -42,21 +48,33 @@ class Transferred(Evaluator):
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The checkpoint of the other network."""
-        return (self.source,)
+        """The checkpoint of the other network; none if it is named otherwise."""
+        if scheme_of(self.source) is not None:
+            return ()
+        path = Path(self.source)
+        return (str(checkpoint_in(path)) if path.is_dir() else self.source,)
 
     def stages(self, context: AttackContext) -> list[Stage]:
-        surrogate = partial(_load_network, Path(self.source), context)
+        surrogate = partial(_load_network, self.source, context)
         stage = Stage.of(self.attack, self.batch_size).renamed("transferred ")
         return [replace(stage, surrogate=surrogate, is_transfer=True)]
 
 
-def _load_network(path: Path, context: AttackContext, model: nn.Module) -> nn.Module:
-    """Load the network of a checkpoint to the device of the model evaluated."""
-    contents = checkpoint.load(path, ("shape", "mean", "std"))
-    found, expected = tuple(contents["shape"]), (*context.shape, context.classes)
-    if found != expected:
-        shapes = ["x".join(map(str, shape[:3])) + f" images of {shape[3]} classes" for shape in (found, expected)]
-        raise RobustCliError(f"source: {path}: takes {shapes[0]}; expected {shapes[1]}")
-    _, network = network_of(contents, next(model.parameters()).device, path)
+def _load_network(text: str, context: AttackContext, model: nn.Module) -> nn.Module:
+    """Load another network to the device of the model evaluated."""
+    device = next(model.parameters()).device
+    found = find_source(ModelRequest(text=text))
+    expected = ImageShape(*context.shape, context.classes)
+    if not isinstance(found, Path):
+        network = prepared(found, expected, device, None, None, None).network
+        with torch.no_grad():
+            classes = network(torch.full((2, *context.shape), 0.5, device=device)).shape[1]
+        if classes != context.classes:
+            raise RobustCliError(f"source: {text}: gives {classes} classes; expected {context.classes}")
+        return network.requires_grad_(False)
+    contents = checkpoint.load(found, ("shape", "mean", "std"))
+    own = ImageShape(*contents["shape"])
+    if own != expected:
+        raise RobustCliError(f"source: {found}: takes {own.text}; expected {expected.text}")
+    _, network = network_of(contents, device, found)
     return network.requires_grad_(False)

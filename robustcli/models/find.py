@@ -1,7 +1,7 @@
 """Find the model that a command line names."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,14 @@ def find_source(request: ModelRequest) -> ModelSource | Path:
 def _of_file(request: ModelRequest, file: NamedFile) -> ModelSource | Path:
     """What a file holds: weights of an architecture that the user names, TorchScript, or a checkpoint."""
     if request.architecture is not None:
-        return _with_architecture(request, {"name": request.architecture}, file)
+        named = scheme_of(request.architecture)
+        if named is None:
+            return _with_architecture(request, {"name": request.architecture}, file)
+        # A name such as timm:resnet50 stands for its architecture, with the weights of the file.
+        found = named[0].find(named[1], str(file.path))
+        if not isinstance(found, NamedFile) or found.architecture is None:
+            raise RobustCliError(f"--architecture: '{request.architecture}' names no architecture")
+        return _with_architecture(request, found.architecture, replace(found, title=None))
     if file.path.is_file() and is_torchscript(file.path):
         return Script(file.path)
     return checkpoint_in(file.path)

@@ -82,8 +82,19 @@ def filled(network: nn.Module, weights: Weights, name: str) -> LoadedNetwork:
 
 def hint_of(weights: Weights) -> str:
     """The end of an error message: the architecture that the weights look like, if that is known."""
-    words = recognise(_unwrapped(weights, {}).tensors)
+    words = likely_architecture(weights)
     return f"; the names look like those of {words}" if words else ""
+
+
+def likely_architecture(weights: Weights) -> str | None:
+    """Return the options that name the architecture which the weights look like; None if that is not known."""
+    return recognise(_unwrapped(weights, {}).tensors)
+
+
+def saved_normalization(weights: Weights) -> dict[str, list[float]] | None:
+    """Return mean and standard deviation that were saved next to the weights; None if there are none."""
+    own = _unwrapped(weights, {})
+    return None if own.mean is None or own.std is None else {"mean": list(own.mean), "std": list(own.std)}
 
 
 def _unwrapped(weights: Weights, expected: Mapping[str, Tensor]) -> _Unwrapped:

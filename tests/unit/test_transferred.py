@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from small_checkpoint import random_network, save_network
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustcli.architectures import Network
 from robustcli.attacks.pgd import Pgd
@@ -15,6 +15,7 @@ from robustcli.errors import RobustCliError
 from robustcli.evaluation.evaluate import evaluate
 from robustcli.evaluation.evidence import Evidence, gather
 from robustcli.evaluation.fingerprint import files_digest, fingerprint
+from robustcli.evaluators import AttackContext
 from robustcli.evaluators.attacked import Attacked
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.transferred import Transferred
@@ -104,3 +105,24 @@ def test_a_network_for_other_images_is_refused(tmp_path: Path, shape: tuple[int,
     words = f"takes {'x'.join(map(str, shape[:3]))} images of {shape[3]} classes; expected 1x8x8 images of 10"
     with pytest.raises(RobustCliError, match=words):
         gathered(Transferred(source=str(path), attack=PGD), model, x, y)
+
+
+def test_the_other_network_may_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import timm
+
+    name = "mobilenetv3_small_050"
+    real = timm.create_model
+    # The published weights would have to be downloaded.
+    monkeypatch.setattr(timm, "create_model", lambda model, **_: real(model, pretrained=False, num_classes=10))
+    transferred = Transferred(source=f"timm:{name}", attack=PGD)
+    assert transferred.files == ()
+    stage = transferred.stages(AttackContext(ThreatModel("linf", Fraction(1, 10)), (3, 64, 64), 10))[0]
+    assert stage.surrogate is not None
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 10))
+    source = stage.surrogate(model)
+    assert source(torch.rand(2, 3, 64, 64)).shape == (2, 10)
+    assert not any(parameter.requires_grad for parameter in source.parameters())
+    stage = transferred.stages(AttackContext(ThreatModel("linf", Fraction(1, 10)), (3, 64, 64), 7))[0]
+    assert stage.surrogate is not None
+    with pytest.raises(RobustCliError, match=f"source: timm:{name}: gives 10 classes; expected 7"):
+        stage.surrogate(model)

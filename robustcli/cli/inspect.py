@@ -1,0 +1,41 @@
+"""The command `robust inspect`. torch is imported inside it."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from robustcli.cli.options import Json
+
+app = typer.Typer()
+
+
+@app.command("inspect")
+def inspect_file(
+    subject: Annotated[
+        str,
+        typer.Argument(help="Run folder, checkpoint, weights file, TorchScript file, or a name such as hf:ORG/REPO."),
+    ],
+    as_json: Json = False,
+) -> None:
+    """Show what a file of a network holds: kind, digest, architecture, normalization, and how to evaluate it.
+
+    The file is read as data; no code in it is run.
+    """
+    from robustcli.workflows.inspect import inspect
+
+    facts = inspect(subject)
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+        return
+    for key, value in facts.items():
+        if value not in (None, [], {}):
+            typer.echo(f"{key.replace('_', ' ')}: {_words(value)}")
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return "; ".join(f"{key} {_words(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_words, value))
+    return f"{value:,}" if isinstance(value, int) else str(value)
