@@ -341,7 +341,7 @@ def test_an_unfinished_run_is_refused(robust: Robust, place: Path, tmp_path: Pat
 
 def test_a_spec_that_was_changed_by_hand_gives_no_network(place: Path, tmp_path: Path) -> None:
     contents = checkpoint.load(RunFolder(place / "run").best)
-    spec, network = network_of(contents, torch.device("cpu"))
+    spec, network = network_of(contents, torch.device("cpu"), RunFolder(place / "run").best)
     rebuild.keep(tmp_path, network, spec.architecture, ImageShape(*contents["shape"]))
     assert not rebuild.rebuild(tmp_path).training
     path = tmp_path / "network.yaml"
