@@ -101,6 +101,8 @@ def _users_code(what: str) -> Iterator[None]:
         yield
     except RobustCliError:
         raise
+    except SystemExit as error:
+        raise RobustCliError(f"{what}: the code ends the program (sys.exit({error.code}))") from error
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         # Frames of Python's import machinery do not help the user.

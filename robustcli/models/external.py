@@ -28,7 +28,7 @@ class ExternalNetwork(Network):
             logits = self.body(self.normalize(x).to(self.dtype))
         except (Interrupted, RobustCliError, torch.OutOfMemoryError):
             raise
-        except Exception as error:  # a network from elsewhere raises what it likes
+        except (Exception, SystemExit) as error:  # a network from elsewhere raises what it likes
             count = f"{len(x)} image{'s' if len(x) > 1 else ''}"
             raise EvaluationError(
                 f"the network fails on a batch of {count} ({_said(error)}); attacks need batches of any size"
@@ -39,7 +39,7 @@ class ExternalNetwork(Network):
         return (logits.clone() if logits.is_inference() else logits).float()
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     kind, said = type(error).__name__, reason(error)
     return said if said.startswith(kind) else f"{kind}: {said}"
 

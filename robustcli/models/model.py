@@ -10,7 +10,7 @@ import torch
 from robustcli.architectures import ImageShape, Network, Normalize
 from robustcli.data import Data
 from robustcli.data.loading import load_test_data
-from robustcli.errors import RobustCliError
+from robustcli.errors import RobustCliError, in_one_line
 from robustcli.models.build import network_of
 from robustcli.models.checkpoint_facts import SELECTED_ON_TEST, held_out_accuracy
 from robustcli.models.digest import weights_digest
@@ -201,7 +201,13 @@ def prepared(
 
     def build(statistics: Statistics) -> ExternalNetwork:
         means, stds = (_per_channel(values, shape.channels, name) for values in statistics)
-        return ExternalNetwork(Normalize(means, stds), loaded.network).to(device).eval()
+        network = ExternalNetwork(Normalize(means, stds), loaded.network).to(device)
+        try:
+            return network.eval()
+        except Exception as error:  # a network from elsewhere, such as one of torch.export, may refuse
+            raise RobustCliError(
+                f"{name}: cannot be set to evaluation mode by eval() ({in_one_line(error)})"
+            ) from error
 
     plain = build(((0.0,), (1.0,)))
     fewest = 2 if data is None else None if data.classes_are_known else shape.classes

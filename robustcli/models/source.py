@@ -69,7 +69,7 @@ class ModelSource(Protocol):
         ...
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """The last line of another program's error message, which is where TorchScript puts the cause."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     return lines[-1].strip() if lines else type(error).__name__

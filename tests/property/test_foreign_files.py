@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 import warnings
 from collections import OrderedDict
@@ -323,3 +324,40 @@ def test_folders(
                 else:
                     path.write_text("x")
     require_sound(capsys, monkeypatch, "--data", str(root), "data.size=8", "--weights", "w.pt")
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ("import sys\nsys.exit(0)", "the code ends the program (sys.exit(0))"),
+        ("import sys\ndef build():\n    sys.exit(0)", "the code ends the program (sys.exit(0))"),
+        (
+            "import sys\nfrom torch import nn\nclass build(nn.Module):\n    def forward(self, x):\n        sys.exit(0)",
+            "SystemExit: 0",
+        ),
+        (
+            "from torch import nn\nclass build(nn.Flatten):\n    def train(self, mode=True):\n"
+            "        raise OSError('no')",
+            "cannot be set to evaluation mode by eval() (OSError: no)",
+        ),
+    ],
+)
+def test_code_that_ends_the_program_or_refuses_a_mode_is_an_error(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, body: str, text: str
+) -> None:
+    Path("odd.py").write_text(body)
+    monkeypatch.setattr(sys, "argv", ["robust", "eval", "--model", "odd.py:build", "--data", "test.npz", *THREAT])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    assert text in capsys.readouterr().err
+
+
+def test_a_pipe_in_the_folder_of_a_class_is_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path("piped/test/a")
+    folder.mkdir(parents=True)
+    os.mkfifo(folder / "0.png")
+    code = require_sound(capsys, monkeypatch, "--data", "piped", "data.size=8", "--weights", "w.pt")
+    assert code == 2

@@ -210,13 +210,18 @@ def _by_class(classes: Mapping[str, Path], inner: str = "", *, may_lack_images: 
 
 def _images(folder: Path) -> list[str]:
     """Paths of the images in a folder, sorted; other files are refused."""
-    paths = sorted(entry.path for entry in os.scandir(folder) if not _is_litter(entry.name))
+    entries = sorted((entry for entry in os.scandir(folder) if not _is_litter(entry.name)), key=lambda one: one.path)
+    paths = [entry.path for entry in entries]
     for path in paths:
         if not path.lower().endswith(_SUFFIXES):
             raise RobustCliError(
                 f"{path}: is not an image that is read here; expected files ending in {', '.join(_SUFFIXES)}, "
                 "directly in the folder of their class"
             )
+    for entry in entries:
+        # Such as a folder, a link that leads nowhere, or a pipe, which reading would wait for.
+        if not entry.is_file():
+            raise RobustCliError(f"{entry.path}: is not a file; expected only images in the folder of their class")
     return paths
 
 
