@@ -61,18 +61,16 @@ def list_runs(
 
     `robust %` is the lowest robust accuracy of a row. A run whose files are damaged is listed as damaged.
     """
-    from robustcli.reports.runs import run_lines, select, wide_table
-    from robustcli.store.listing import list_runs
+    from robustcli.reports.runs import run_lines, select, wide_table, with_variants
+    from robustcli.store.listing import list_folder
 
     named = [*(folders or ()), *([runs] if runs is not None else [])]
     chosen = named or [folder for folder in (Path("runs"), Path("evals")) if folder.is_dir()] or [Path("runs")]
     if missing := [str(folder) for folder in named if folder.exists() and not folder.is_dir()]:
         raise RobustCliError(f"{', '.join(missing)}: found a file; expected a folder")
-    rows = []
-    for folder in chosen:
-        found = list_runs(folder)
-        rows += [row.model_copy(update={"run": f"{folder}/{row.run}"}) for row in found] if len(chosen) > 1 else found
-    rows = select(rows, where or (), sort, limit)
+    rows = select(with_variants(row for folder in chosen for row in list_folder(folder)), where or (), sort, limit)
+    if len(chosen) == 1:
+        rows = [row.model_copy(update={"run": row.run.removeprefix(f"{chosen[0]}/")}) for row in rows]
     if as_json:
         typer.echo(json.dumps([row.to_json() for row in rows], indent=2))
         return
@@ -123,6 +121,31 @@ def report(
         typer.echo(json.dumps(plain(lines), indent=2))
     else:
         typer.echo(markdown(lines), nl=False)
+
+
+@app.command("pareto")
+def pareto(
+    folders: Annotated[
+        list[Path] | None, typer.Argument(help="Folders of runs, or folders of those. Default: runs.")
+    ] = None,
+    x: Annotated[str, typer.Option("--x", help="Cost: gflops (forward pass of one image) or parameters.")] = "gflops",
+    y: Annotated[
+        str, typer.Option("--y", help="Accuracy: robust (the lowest), clean, or the name of an evaluation.")
+    ] = "robust",
+    out: Annotated[Path | None, typer.Option(help="Also draw the points into this .svg file.")] = None,
+) -> None:
+    """Show accuracy against the cost of the network, and the runs that no other one beats in both."""
+    from robustcli.reports.pareto import pareto_table, points_of, write_picture
+    from robustcli.reports.summary import read_sources
+
+    sources, damaged = read_sources(folders or [Path("runs")])
+    for text in damaged:
+        typer.echo(f"damaged: {text}", err=True)
+    points = points_of(sources, x, y)
+    console().print(pareto_table(points, x, y))
+    if out is not None:
+        write_picture(out, points, x, y)
+        typer.echo(f"wrote {out}")
 
 
 @app.command("verify")

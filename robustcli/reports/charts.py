@@ -142,6 +142,23 @@ def _figure(title: str, body: Sequence[str], names: Sequence[str]) -> str:
     return _svg(title, body, names, _HEIGHT, title)
 
 
+# Colors of the page of a report, for a picture of its own.
+_STYLE = """
+svg { background: #fff } text { fill: #1c2128; font: 12px "DejaVu Sans", sans-serif } .tick, .axis { fill: #57606a }
+.axis { font-weight: 600 } .grid { stroke: #d0d7de } .front { fill: none; stroke: #57606a; stroke-dasharray: 5 4 }
+.c0 { fill: #0969da } .c1 { fill: #bc4c00 } .c2 { fill: #1a7f37 } .c3 { fill: #8250df } .c4 { fill: #bf3989 }
+.c5 { fill: #57606a }
+"""
+
+
+def standalone(figure: str) -> str:
+    """Return the SVG of a figure as a file of its own."""
+    inner = figure[figure.index("<svg") : figure.index("</svg>")]
+    head, _, body = inner.partition(">")
+    size = f'width="{_WIDTH}" xmlns="http://www.w3.org/2000/svg"'
+    return f"{head} {size}><style>{_STYLE}</style>{body}</svg>\n"
+
+
 def _svg(title: str, body: Sequence[str], names: Sequence[str], height: int, caption: str) -> str:
     legend = "".join(f'<span class="key c{number % 6}">{escape(name)}</span>' for number, name in enumerate(names))
     return (

@@ -7,6 +7,8 @@ from rich.table import Table
 
 from robustcli.measuring.formats import format_megabytes, format_ratio
 from robustcli.measuring.machine import format_machine
+from robustcli.reports.tables import plain_table
+from robustcli.store.sweep_rows import PassCounts
 
 _GIB = 2**30
 
@@ -48,46 +50,40 @@ def lines_of(found: Mapping[str, Any]) -> list[str]:
 def sweep_table(name: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
     """Return a table of the rows of a sweep and their sum; every seed is a run.
 
-    Rows with a status of their runs, as a dry run has it, also show how many are left and the time for these.
+    Rows of a dry run have a status of their runs: how many are left, and the time for these. Their memory is not shown,
+    because one process has measured all of them.
     """
-    has_status = all("left" in found for found in rows.values())
-    columns = ["passes", "seeds", "s per update", "training", "whole run", "all seeds", "processor", "memory GiB"]
-    if has_status:
-        columns += ["runs left", "time left"]
-    table = Table(title=f"plan of {name}", title_justify="left")
-    table.add_column("row", overflow="fold")
-    for column in columns:
-        table.add_column(column, justify="right")
-    whole = processor = left = 0.0
+    is_dry = all("left" in found for found in rows.values())
+    last = ("left", "time left") if is_dry else ("processor", "memory GiB")
+    columns = ("row", "passes", "s per update", "one run", "runs", "all runs", *last)
+    table = plain_table(columns, text=("row",), title=f"plan of {name}")
+    totals = [0.0, 0.0, 0.0]
     for row, found in rows.items():
         if not found["fits"]:
-            blank = (str(found["left"]), "") if has_status else ()
-            table.add_row(row, *[""] * 7, "does not fit", *blank)
+            table.add_row(row, "", "does not fit")
             continue
-        seconds = found["seconds"]["middle"]
-        whole += found["seeds"] * seconds["wall"]
-        processor += found["seeds"] * seconds["cpu"]
-        training = found["training"]
+        seconds, runs, left = found["seconds"]["middle"], found["seeds"], found.get("left", 0)
+        times = (runs * seconds["wall"], runs * seconds["cpu"], left * seconds["wall"])
+        totals = [total + time for total, time in zip(totals, times, strict=True)]
         passes = found["passes_per_image"]
-        status: tuple[str, ...] = ()
-        if has_status:
-            left += found["left"] * seconds["wall"]
-            status = (str(found["left"]), time_of(found["left"] * seconds["wall"]))
+        status = (str(left), time_of(times[2])) if is_dry else (time_of(times[1]), _gib(found))
         table.add_row(
             row,
-            "" if passes is None else " + ".join(f"{count:g}" for count in passes.values()),
-            str(found["seeds"]),
-            f"{training['update']['wall']:.4f}",
-            time_of(training["seconds"]["wall"]),
+            "" if passes is None else f"{PassCounts(**passes).total:g}",
+            f"{found['training']['update']['wall']:.4f}",
             time_of(seconds["wall"]),
-            time_of(found["seeds"] * seconds["wall"]),
-            time_of(found["seeds"] * seconds["cpu"]),
-            f"{found['memory']['peak'] / _GIB:.1f}",
+            str(runs),
+            time_of(times[0]),
             *status,
         )
-    runs = (str(sum(found["left"] for found in rows.values())), time_of(left)) if has_status else ()
-    table.add_row("all rows", *[""] * 5, time_of(whole), time_of(processor), "", *runs, style="bold")
+    runs, left = (str(sum(found.get(key, 0) for found in rows.values())) for key in ("seeds", "left"))
+    sums = (left, time_of(totals[2])) if is_dry else (time_of(totals[1]), "")
+    table.add_row("all rows", "", "", "", runs, time_of(totals[0]), *sums, style="bold")
     return table
+
+
+def _gib(found: Mapping[str, Any]) -> str:
+    return f"{found['memory']['peak'] / _GIB:.1f}"
 
 
 def time_of(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 from rich.table import Table
 
@@ -9,10 +10,14 @@ from robustcli.errors import RobustCliError, suggest
 from robustcli.evaluation.wording import duration, percent
 from robustcli.reports.tables import plain_table
 from robustcli.store.listing import ListedEvaluation, RunRow
+from robustcli.workflows.variants import variants_of
 
 WHERE = ("run", "kind", "status", "name", "seed", "defense", "architecture", "data", "norm", "eps")
 # Names sort upwards; accuracies, dates and durations downwards.
 SORT = ("run", "date", "seconds", "clean", "robust", "epoch")
+
+# Rows up to which specs are read to tell runs of one name apart.
+_READ = 200
 
 
 def select(rows: Iterable[RunRow], where: Sequence[str], sort: str, limit: int | None) -> list[RunRow]:
@@ -41,6 +46,15 @@ def select(rows: Iterable[RunRow], where: Sequence[str], sort: str, limit: int |
         known.sort(key=lambda row: getattr(row, sort), reverse=True)
         chosen = [*known, *(row for row in chosen if getattr(row, sort) in (None, ""))]
     return chosen[:limit]
+
+
+def with_variants(rows: Iterable[RunRow]) -> list[RunRow]:
+    """Rows, named by their paths, with the values in which runs of one name differ; only if there are not many."""
+    listed = list(rows)
+    if len(listed) > _READ:
+        return listed
+    found = variants_of([(row.name, Path(row.run) / "spec.yaml") for row in listed])
+    return [row.model_copy(update={"variant": text}) for row, text in zip(listed, found, strict=True)]
 
 
 def _text(value: object) -> str:
@@ -74,7 +88,7 @@ def _cells(row: RunRow) -> tuple[str, ...]:
         f"{row.status}, {row.text}" if row.status == "unfinished" else row.status,
         "" if clean is None else percent(clean),
         "" if robust is None else percent(robust),
-        row.run,
+        f"{row.run}  {row.variant}".rstrip(),
     )
 
 
@@ -100,7 +114,8 @@ def wide_table(rows: Iterable[RunRow]) -> Table:
         epoch = "" if row.epoch is None else str(row.epoch + 1)
         found = "\n".join(f"{key}: {_interval(evaluation)}" for key, evaluation in row.evaluations.items())
         threat = f"{row.norm} {row.eps}".strip()
-        table.add_row(row.run, date, time, defense, status, epoch, row.architecture, row.data, threat, found)
+        run = f"{row.run}\n{row.variant}".rstrip()
+        table.add_row(run, date, time, defense, status, epoch, row.architecture, row.data, threat, found)
     return table
 
 

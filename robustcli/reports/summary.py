@@ -9,13 +9,9 @@ from typing import Any
 
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.wording import accuracies, describe, percent
-from robustcli.specs.yamlfile import read_yaml
 from robustcli.store.results import EvalResults, Evaluation, Results, RunResults, read_provenance, read_results
 from robustcli.store.runs import RunFolder
-from robustcli.workflows.compare import flat, plain_text
-
-# Values of a spec shown next to the name of a run.
-_SHOWN = 4
+from robustcli.workflows.variants import variants_of
 
 
 @dataclass(frozen=True)
@@ -105,35 +101,11 @@ def read_sources(folders: Iterable[Path]) -> tuple[list[Source], list[str]]:
 
 
 def _with_variants(sources: Sequence[Source]) -> list[Source]:
-    """Sources with the values in which runs of one name differ, as those of a grid do."""
-    specs: dict[str, dict[str | None, dict[str, Any]]] = {}
-    for source in sources:
-        spec = RunFolder(source.path.parent).spec
-        known = specs.setdefault(source.results.name, {})
-        if isinstance(source.results, RunResults) and source.results.spec_digest not in known and spec.is_file():
-            known[source.results.spec_digest] = _flat_spec(spec)
-    return [
-        replace(source, variant=_variant(source.results.spec_digest, specs[source.results.name])) for source in sources
-    ]
-
-
-def _flat_spec(path: Path) -> dict[str, Any]:
-    try:
-        value = read_yaml(path).value
-    except RobustCliError:
-        return {}
-    # The claim may be corrected afterwards; it is no part of a run.
-    return {key: item for key, item in flat(value) if key != "seed" and not key.startswith("claim.")}
-
-
-def _variant(digest: str | None, specs: dict[str | None, dict[str, Any]]) -> str:
-    """Values of one spec that differ among several."""
-    if len(specs) < 2 or digest not in specs:
-        return ""
-    keys = dict.fromkeys(key for spec in specs.values() for key in spec)
-    differing = [key for key in keys if len({repr(spec.get(key)) for spec in specs.values()}) > 1]
-    shown = [f"{key.rpartition('.')[2]}={plain_text(specs[digest].get(key, 'not set'))}" for key in differing]
-    return ", ".join(shown[:_SHOWN]) + (", ..." if len(shown) > _SHOWN else "")
+    runs = [(source.results.name, RunFolder(source.path.parent).spec) for source in sources]
+    found = variants_of(runs)
+    # An evaluation of `robust eval` has no spec; that of a run has the same digest.
+    known = {source.results.spec_digest: text for source, text in zip(sources, found, strict=True) if text}
+    return [replace(source, variant=known.get(source.results.spec_digest, "")) for source in sources]
 
 
 def _device(path: Path, results: Results) -> str:

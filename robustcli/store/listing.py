@@ -47,6 +47,7 @@ class RunRow(Stored):
         date: when the last session started, in ISO format.
         seconds: of training, checks excluded, and of the evaluations.
         clean: clean accuracy; None if it is not known.
+        variant: values of the spec in which it differs from other runs of its name; only set where rows are shown.
     """
 
     run: str
@@ -64,6 +65,7 @@ class RunRow(Stored):
     date: str = ""
     seconds: float | None = None
     clean: float | None = None
+    variant: str = ""
     evaluations: dict[str, ListedEvaluation] = Field(default_factory=dict)
 
     @property
@@ -122,6 +124,15 @@ def list_runs(root: Path) -> list[RunRow]:
     if entries != known:
         _write_index(root, entries)
     return [entry.row for entry in entries.values()]
+
+
+def list_folder(path: Path) -> list[RunRow]:
+    """All runs and stored evaluations below a folder, or the one that it holds itself, by their paths."""
+    if not any((path / name).is_file() for name in ("spec.yaml", "results.json")):
+        return [row.model_copy(update={"run": f"{path}/{row.run}"}) for row in list_runs(path)]
+    # An absolute path, because "." has no name.
+    folder = path.absolute()
+    return [row.model_copy(update={"run": str(path)}) for row in list_runs(folder.parent) if row.run == folder.name]
 
 
 def _folders(root: Path) -> Iterator[Path]:

@@ -3,6 +3,7 @@
 import json
 import signal
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from killing import Plan, Sessions
@@ -216,3 +217,24 @@ def test_a_list_can_be_searched(robust: Robust) -> None:
     robust("list", "--paper", "trades").require(0, "defenses", "experiments")
     robust("list", "losses", "--match", "x").require(2, "no registry")
     robust("list", "defenses", "--match", "nothing-like-it").require(2, "--match: nothing has 'nothing-like-it'")
+
+
+def test_runs_of_a_grid_are_told_apart_and_compared_by_cost(robust: Robust, tiny: Path) -> None:
+    robust("train", "tiny.yaml", "architecture.width=2,4", "seed=0,1", "-q").require(0)
+    lines = robust("runs", "--sort", "seconds").require(0).out.splitlines()
+    assert sorted(line.rpartition("  ")[2] for line in lines[1:]) == ["width=2"] * 2 + ["width=4"] * 2
+    (one, *_) = sorted(Path("runs/tiny").iterdir())
+    alone = robust("runs", one).require(0).out.splitlines()
+    assert alone[1].endswith(str(one))
+    assert len(alone) == 2
+    said = robust("pareto", "--x", "parameters", "--y", "pgd", "--out", "front.svg").require(0, "wrote front.svg")
+    rows = [line.split() for line in said.out.splitlines() if line.startswith("tiny ")]
+    assert [row[1] for row in rows] == ["(width=2)", "(width=4)"]
+    assert rows[0][-1] == "*"
+    accuracies = [read_json(path)["evaluations"]["pgd"]["accuracy"] for path in Path("runs").rglob("results.json")]
+    assert sum(float(row[3]) for row in rows) == pytest.approx(100 * sum(accuracies) / 2, abs=0.1)
+    root = ElementTree.parse("front.svg").getroot()
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert len(root.findall(".//{*}circle")) == 2
+    robust("pareto", "--x", "flops").require(2, "--x: found 'flops'; did you mean 'gflops'?")
+    robust("pareto", "--out", "front.png").require(2, "expected .svg")

@@ -16,7 +16,8 @@ def plan_rows(
 ) -> Iterator[tuple[str, dict[str, Any] | None]]:
     """Yield the name of each row with None before it is measured, and with its plan afterwards.
 
-    Every row is measured in its own process, so that its memory is measured separately. Seeds of a row cost the same.
+    Every row is measured in its own process, so that its memory is measured separately; with `runs`, all are measured
+    in this one, which saves the start of a process for every row. Seeds of a row cost the same.
 
     Args:
         updates: number of updates to measure.
@@ -24,12 +25,16 @@ def plan_rows(
         runs: folder of runs. If given, every plan has the folder and the status of each seed under `runs`, and the
             number of seeds without results under `left`.
     """
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        for row in rows:
+    requests = [Request(spec=row.specs[0], updates=updates, robust=robust, savings=False) for row in rows]
+    if runs is not None:
+        for row, request in zip(rows, requests, strict=True):
             yield row.name, None
-            request = Request(spec=row.specs[0], updates=updates, robust=robust, savings=False)
-            found = {"seeds": len(row.specs), **pool.submit(plan, request).result()}
-            yield row.name, found if runs is None else {**found, **_status(row, runs)}
+            yield row.name, {"seeds": len(row.specs), **plan(request), **_status(row, runs)}
+        return
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+        for row, request in zip(rows, requests, strict=True):
+            yield row.name, None
+            yield row.name, {"seeds": len(row.specs), **pool.submit(plan, request).result()}
 
 
 def _status(row: Row, runs: Path) -> dict[str, Any]:
