@@ -1,0 +1,132 @@
+"""Certified lower bounds: sound against samples and attacks, exact where there is a closed form, refused elsewhere."""
+
+from typing import Any
+
+import pytest
+import torch
+from scipy.special import ndtri
+from torch import Tensor, nn
+
+from robustcli.architectures import ImageShape
+from robustcli.attacks.pgd import Pgd
+from robustcli.diagnostics.interval_bounds import Interval, IntervalBounds
+from robustcli.diagnostics.randomized_smoothing import RandomizedSmoothing
+from robustcli.errors import EvaluationError
+from robustcli.promises.build import body_builder
+from robustcli.promises.networks import conv_net, images, linear_net
+from robustcli.registry.catalog import catalog
+from robustcli.threat.noise import IndexedNoise
+from robustcli.threat.threat import ThreatModel
+
+
+def noise(count: int) -> IndexedNoise:
+    return IndexedNoise(0, torch.arange(count))
+
+
+# Intervals
+
+
+@pytest.mark.parametrize("name", ["small_cnn", "preact_resnet18", "resnet18", "wide_resnet", "vgg11", "senet18"])
+def test_intervals_contain_what_the_network_computes(name: str) -> None:
+    member = catalog("architectures")[name]
+    network = body_builder(member, member.smoke)(ImageShape(3, 32, 32, 10)).eval()
+    x = images(2, 3, 32)
+    with torch.no_grad():
+        point = network(Interval(x, x))
+        torch.testing.assert_close(point.low, network(x), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(point.high, network(x), rtol=1e-3, atol=1e-4)
+        box = network(Interval((x - 0.002).clamp(0, 1), (x + 0.002).clamp(0, 1)))
+        assert (box.high > box.low).all()
+        for seed in range(5):
+            signs = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)).sign()
+            logits = network((x + 0.002 * signs).clamp(0, 1))
+            slack = 1e-3 * logits.abs().max()
+            assert (logits >= box.low - slack).all()
+            assert (logits <= box.high + slack).all()
+
+
+def test_a_linear_network_is_bounded_exactly() -> None:
+    """The smallest margin over the ball is the margin less eps times the sum of the magnitudes."""
+    model, x = linear_net(64, 2), 0.3 + 0.4 * images(40)
+    weight = (model[1].weight[0] - model[1].weight[1]).detach()  # type: ignore[index]
+    bias = (model[1].bias[0] - model[1].bias[1]).detach()  # type: ignore[index]
+    margins = x.flatten(1) @ weight + bias
+    y = (margins < 0).long()
+    eps = float((margins.abs() / weight.abs().sum()).median())
+    # Two logits are bounded apart, so the interval of their difference is that of all magnitudes.
+    apart = sum(one.abs() for one in model[1].weight.detach()).sum()  # type: ignore[index]
+    found = IntervalBounds(radii=(eps,))(model, x, y, ThreatModel("linf", "0.1"), noise(40))
+    expected = float((margins.abs() > eps * apart).double().mean())
+    assert found["curve"][0]["certified_accuracy"] == pytest.approx(expected, abs=1 / 40)
+
+
+def test_no_certified_image_is_broken_by_an_attack() -> None:
+    model, x = conv_net().eval(), images(40)
+    with torch.no_grad():
+        y = model(x).argmax(1)
+    threat = ThreatModel("linf", "0.002")
+    is_certified = IntervalBounds._certified(model, x, y, threat.radius)
+    assert 0 < int(is_certified.sum()) < 40
+    x_adv = Pgd(steps=20, keep="fooled")(model, x, y, threat, noise(40))
+    with torch.no_grad():
+        assert (model(x_adv).argmax(1) == y)[is_certified].all()
+
+
+@pytest.mark.parametrize(
+    ("layer", "what"),
+    [
+        (nn.SiLU(), "'silu'"),
+        (nn.LeakyReLU(-0.1), "a leaky ReLU that falls"),
+        (nn.BatchNorm2d(1, track_running_stats=False), "a batch norm without running statistics"),
+        (nn.LayerNorm(8), "'layer_norm'"),
+    ],
+)
+def test_what_cannot_be_bounded_is_refused_by_name(layer: nn.Module, what: str) -> None:
+    model = nn.Sequential(layer, *linear_net(64)).eval()
+    x = images(3)
+    with pytest.raises(EvaluationError, match=f"interval_bounds: this network uses {what}"):
+        IntervalBounds()(model, x, torch.zeros(3, dtype=torch.long), ThreatModel("linf", "0.1"), noise(3))
+
+
+# Smoothing
+
+
+def linear_case() -> tuple[nn.Module, Tensor, Tensor, Tensor]:
+    """Two classes, and the true l2 distance of every image to the boundary, which smoothing does not move."""
+    model, x = linear_net(64, 2), images(12)
+    weight = (model[1].weight[0] - model[1].weight[1]).detach()  # type: ignore[index]
+    with torch.no_grad():
+        model[1].bias[0] -= (x.flatten(1) @ weight).mean() + model[1].bias[0] - model[1].bias[1]  # type: ignore[index]
+        logits = model(x)
+    return model, x, logits.argmax(1), (logits[:, 0] - logits[:, 1]).abs() / weight.norm()
+
+
+def smoothed(diagnostic: RandomizedSmoothing, threat: ThreatModel) -> dict[str, Any]:
+    model, x, y, _ = linear_case()
+    return diagnostic(model, x, y, threat, noise(len(x)))
+
+
+def test_certified_radii_stay_below_the_true_distance_and_come_near_it() -> None:
+    distance = linear_case()[3]
+    sigma = float(distance.mean())
+    fine = [float(at) for at in torch.linspace(0, 2 * float(distance.max()), 200)]
+    diagnostic = RandomizedSmoothing(sigma=sigma, samples=4000, selection=50, radii=tuple(fine))
+    found = smoothed(diagnostic, ThreatModel("l2", "0.01"))
+    for row in found["curve"]:
+        assert row["certified_accuracy"] <= float((distance >= row["radius"]).double().mean()) + 1e-9
+    assert found["average_certified_radius"] > 0.7 * float(distance.mean())
+    assert found["accuracy"] + found["abstained"] / len(distance) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("norm", "times"), [("l2", 1.0), ("l1", 1.0), ("linf", 8.0)])
+def test_a_certificate_covers_the_threat_set(norm: Any, times: float) -> None:
+    found = smoothed(RandomizedSmoothing(samples=100), ThreatModel(norm, "0.25"))
+    assert found["threat_needs_radius"] == pytest.approx(0.25 * times)
+
+
+def test_the_radius_is_that_of_the_paper() -> None:
+    """If all n draws agree, the lower bound of the probability is alpha to the power of 1/n."""
+    diagnostic = RandomizedSmoothing(sigma=0.5, samples=100_000, alpha=0.001)
+    assert diagnostic.radius(100_000) == pytest.approx(0.5 * ndtri(0.001 ** (1 / 100_000)), rel=1e-6)
+    assert diagnostic.radius(50_000) == -1
+    assert RandomizedSmoothing(samples=10).radius(6) == -1
