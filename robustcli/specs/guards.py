@@ -37,6 +37,7 @@ from robustcli.specs.pairing import (
     other_eps_in_pixels,
     others_keep_their_radius,
     parts_can_be_reached,
+    processes_stop_together,
 )
 from robustcli.specs.places import Findings, Where, attacks_inside, not_a_pixel
 from robustcli.specs.settings import Claim, ThreatSettings, TrainSettings
@@ -250,6 +251,7 @@ REFUSE: tuple[Guard, ...] = (
     parts_can_be_reached,
     branches_keep_their_statistics,
     halves_stay_apart,
+    processes_stop_together,
     distortion_is_reachable,
     monitoring_ends,
     places_of_a_batch_stay,

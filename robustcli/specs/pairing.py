@@ -61,6 +61,17 @@ def parts_can_be_reached(architecture: MemberSpec, train: TrainSettings) -> Find
             return
 
 
+def processes_stop_together(defense: MemberSpec, train: TrainSettings) -> Findings:
+    attack, attack_bn = defense.parameters.get("attack"), defense.parameters.get("attack_bn")
+    if not train.sync_batch_norm or attack_bn == "eval" or not isinstance(attack, MemberSpec):
+        return
+    if attack.parameters.get("keep") == "fooled":
+        text = (
+            f"with sync_batch_norm and attack_bn {attack_bn}, all processes have to take the same steps, and 'fooled' "
+        )
+        yield ("defense", "attack", "keep"), f"{text}stops when no image is left; write best, or attack_bn: eval"
+
+
 def halves_stay_apart(defense: MemberSpec, data: MemberSpec, train: TrainSettings) -> Findings:
     if not defense.member.two_halves:
         return

@@ -71,6 +71,7 @@ def assemble(
     # A resumed run has its own weights.
     if settings.start_from is not None and not folder.last.exists():
         start_from(network, settings.start_from, spec.architecture, data.shape)
+    _refuse_compiled_synchronization(settings)
     _refuse_empty_slices(data, settings, 2 if spec.defense.member.two_halves else 1)
     is_last = is_channels_last(network, settings, device)
     note({"channels_last": is_last})
@@ -113,6 +114,14 @@ def assemble(
         beside=lambda: skipped.metrics if skipped else {},
     )
     return training, loop, saver
+
+
+def _refuse_compiled_synchronization(settings: TrainSettings) -> None:
+    if settings.compile and settings.sync_batch_norm and ranks.world() > 1:
+        raise RobustCliError(
+            "train.compile: batch norms of compiled passes are not synchronized; write compile: false, or "
+            "sync_batch_norm: false"
+        )
 
 
 def _refuse_empty_slices(data: Data, settings: TrainSettings, unit: int) -> None:

@@ -137,7 +137,7 @@ def _evaluate(
     watcher: EvaluationWatcher,
     expected_clean: float | None,
 ) -> None:
-    """Run every evaluation that is not stored yet; several processes take shares of the images."""
+    """Run every evaluation that is not stored yet; several processes take shards of the images."""
     threat = ThreatModel(spec.threat.norm, spec.threat.eps)
     stamps = [SELECTED_ON_TEST] if spec.train.allow_test_selection else []
     doubts = unverified(spec.defense, spec.data, spec.evaluate)

@@ -11,7 +11,7 @@ from ranked_training import Case, trained
 
 from robustcli.registry.catalog import catalog
 
-# Of a weight in float64; what is left is the order of sums.
+# Of a weight in float64 after 21 updates; what differs is the order of sums.
 TOLERANCE = 1e-9
 
 
@@ -22,26 +22,74 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     pair.close()
 
 
-def largest_difference(case: Case, pair: Pair) -> float:
-    alone, (first, second) = trained(case), pair.run(trained, case)
-    assert alone.keys() == first.keys() == second.keys()
-    assert all(torch.equal(first[name], second[name]) for name in first), "the processes differ from each other"
-    return max(float((alone[name] - first[name]).abs().max()) for name in alone if alone[name].numel())
+def in_two(case: Case, pair: Pair) -> dict[str, torch.Tensor]:
+    """What two processes train, which is the same in both."""
+    first, second = pair.run(trained, case)
+    differing = [name for name in first if not torch.equal(first[name], second[name])]
+    assert not differing, f"the processes differ from each other: {differing}"
+    found: dict[str, torch.Tensor] = first
+    return found
+
+
+def assert_same(case: Case, pair: Pair) -> None:
+    alone, together = trained(case), in_two(case, pair)
+    assert alone.keys() == together.keys()
+    found = {name: float((alone[name] - together[name]).abs().max()) for name in alone if alone[name].numel()}
+    assert max(found.values()) < TOLERANCE, found
 
 
 def entry(family: str, name: str) -> dict[str, Any]:
     return {"name": name, **catalog(family)[name].smoke}
 
 
-def cases() -> list[Any]:
-    found = [(name, Case(defense=entry("defenses", name))) for name in names_of("defenses")]
-    base = {"name": "trades", "steps": 2}
+DEFENSES = {name: entry("defenses", name) for name in names_of("defenses")}
+# Those whose attack may see batch statistics, by default or because it is asked to.
+IN_TRAIN_MODE = {
+    name: {**settings, "attack_bn": "train"}
+    for name, settings in DEFENSES.items()
+    if "attack_bn" in catalog("defenses")[name].parameters
+}
+
+
+def parts() -> Iterator[Any]:
+    """Every part with a defense; the loss of TRADES passes the network twice."""
+    base = {"name": "trades", "steps": 2, "attack_bn": "train"}
     for family, key in (("weights", "weights"), ("averaging", "averaging"), ("regularisers", "regulariser")):
-        found += [(f"{family}-{name}", Case(defense={**base, key: entry(family, name)})) for name in names_of(family)]
-    found += [(f"mixers-{name}", Case(mixer=entry("mixers", name))) for name in names_of("mixers")]
-    return [pytest.param(case, id=name) for name, case in found]
+        for name in names_of(family):
+            yield pytest.param(Case(defense={**base, key: entry(family, name)}), id=f"{family}-{name}")
+    for name in names_of("mixers"):
+        yield pytest.param(Case(mixer=entry("mixers", name)), id=f"mixers-{name}")
 
 
-@pytest.mark.parametrize("case", cases())
-def test_two_processes_train_as_one_does(case: Case, pair: Pair) -> None:
-    assert largest_difference(case, pair) < TOLERANCE
+@pytest.mark.parametrize("name", DEFENSES)
+def test_two_processes_train_a_defense_as_one_does(name: str, pair: Pair) -> None:
+    assert_same(Case(defense=DEFENSES[name]), pair)
+
+
+@pytest.mark.parametrize("case", list(parts()))
+def test_two_processes_train_with_a_part_as_one_does(case: Case, pair: Pair) -> None:
+    assert_same(case, pair)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", IN_TRAIN_MODE)
+def test_two_processes_attack_in_train_mode_as_one_does(name: str, pair: Pair) -> None:
+    assert_same(Case(defense=IN_TRAIN_MODE[name]), pair)
+
+
+@pytest.mark.parametrize("name", ["dial", "free", "hat", "multibn", "pgd_at"])
+def test_processes_with_their_own_batch_norms_stay_alike(name: str, pair: Pair) -> None:
+    in_two(Case(defense=entry("defenses", name), sync_batch_norm=False, images=16), pair)
+
+
+@pytest.mark.parametrize("order", ["first", "second"])
+def test_a_search_in_two_processes_is_that_of_one(order: str, pair: Pair) -> None:
+    """In both of its stages; later the narrow supernet makes much of any rounding, in one process too."""
+    assert_same(Case(defense={**entry("defenses", "dsara"), "order": order, "first_stage": 0.5}, epochs=2), pair)
+
+
+def test_own_batch_norms_give_other_weights(pair: Pair) -> None:
+    """As with DataParallel; this is what `sync_batch_norm` is for."""
+    case = Case(sync_batch_norm=False)
+    alone, together = trained(case), in_two(case, pair)
+    assert max(float((alone[name] - together[name]).abs().max()) for name in alone) > 1e-4

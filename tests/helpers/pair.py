@@ -12,6 +12,8 @@ import torch.distributed as dist
 _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload(["torch", "torch.distributed", "ranked_training"])
 _COUNT = 2
+# Seconds for a call, on a machine that is busy with other things.
+_PATIENCE = 300
 
 
 class Pair:
@@ -24,6 +26,7 @@ class Pair:
     def __init__(self, folder: Path) -> None:
         self._pipes: list[Connection] = []
         self._processes = []
+        self._is_running = True
         for rank in range(_COUNT):
             ours, theirs = _PROCESSES.Pipe()
             process = _PROCESSES.Process(target=_serve, args=(theirs, rank, str(folder / "group")), daemon=True)
@@ -33,15 +36,18 @@ class Pair:
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
         """Return the result of each process, in their order."""
+        assert self._is_running, "a process failed in an earlier test"
         for pipe in self._pipes:
             pipe.send((function, arguments))
         found = []
         for pipe in self._pipes:
-            assert pipe.poll(60), "a process hangs"
+            self._is_running = pipe.poll(_PATIENCE)
+            assert self._is_running, "a process hangs"
             found.append(pipe.recv())
-        for one in found:
-            if isinstance(one, BaseException):
-                raise one
+        failures = [one for one in found if isinstance(one, AssertionError)]
+        if failures:
+            self._is_running = False
+            raise AssertionError("; ".join(map(str, failures)))
         return found
 
     def close(self) -> None:
@@ -58,4 +64,6 @@ def _serve(pipe: Connection, rank: int, file: str) -> None:
         try:
             pipe.send(function(*arguments))
         except Exception as error:
+            # The other one may wait for this one; it notices that the connection ends.
             pipe.send(AssertionError(f"process {rank}: {type(error).__name__}: {error}"))
+            return

@@ -20,8 +20,7 @@ from robustcli.threat.noise import StreamNoise
 from robustcli.training.loop import Means, Training, fit
 
 CPU = torch.device("cpu")
-# In batches of 6 the last one of an epoch has 3 images, so slices are uneven.
-_COUNT, _BATCH, _EPOCHS = 15, 6, 7
+_BATCH = 6
 
 
 @dataclass(frozen=True)
@@ -31,12 +30,14 @@ class Case:
     Args:
         defense: name and settings; parts are settings too.
         mixer: name and settings.
+        images: in batches of 6; with 15 the last batch of an epoch has 3 of them, so slices are uneven.
     """
 
     defense: dict[str, Any] = field(default_factory=lambda: {"name": "pgd_at", "steps": 2})
     mixer: dict[str, Any] = field(default_factory=lambda: {"name": "none"})
     sync_batch_norm: bool = True
-    stop_after: int = 0
+    epochs: int = 7
+    images: int = 15
 
 
 def trained(case: Case) -> dict[str, Tensor]:
@@ -45,7 +46,7 @@ def trained(case: Case) -> dict[str, Tensor]:
     defense: Defense = _built("defenses", case.defense)
     mixer = case.mixer
     settings = TrainSettings(
-        epochs=_EPOCHS, batch_size=_BATCH, lr=0.02, device="cpu", sync_batch_norm=case.sync_batch_norm
+        epochs=case.epochs, batch_size=_BATCH, lr=0.02, device="cpu", sync_batch_norm=case.sync_batch_norm
     )
     network = network_for(defense, dtype=torch.float64)
     optimizer = torch.optim.SGD(
@@ -65,7 +66,7 @@ def trained(case: Case) -> dict[str, Tensor]:
         replays=defense.replays,
         split_in_two=catalog("defenses")[case.defense["name"]].two_halves,
     )
-    loop = replace(loop, data=_data(), mixes_alone=member.mixes_alone)
+    loop = replace(loop, data=_data(case.images), mixes_alone=member.mixes_alone)
     fit(training, loop)
     average = training.average.averaged(network, lambda: loop.data.clean_batches(_BATCH))
     measures = [
@@ -97,7 +98,7 @@ class _Doubles:
         return images(len(self.labels), dtype=torch.float64)[index]
 
 
-def _data() -> Data:
-    split = _Doubles(labels(_COUNT))
+def _data(count: int) -> Data:
+    split = _Doubles(labels(count))
     source = Source(split, split, [str(label) for label in range(10)], mean=(0.5,), std=(0.25,))
     return prepare(source, val_size=0, train_size=None, device=CPU, workers=0)

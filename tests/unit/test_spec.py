@@ -430,6 +430,12 @@ REFUSED = [
         "data.mixer: 'dsara' learns from two halves of the data",
         ["defense=natural", "data.mixer=cutmix"],
     ),
+    (
+        "processes_stop_together",
+        ["train.sync_batch_norm=true", "defense.attack_bn=train", "defense.attack={name: pgd, keep: fooled}"],
+        "defense.attack.keep: with sync_batch_norm and attack_bn train, all processes have to take the same steps",
+        ["train.sync_batch_norm=true", "defense.attack_bn=eval", "defense.attack={name: pgd, keep: fooled}"],
+    ),
     ("step_size_in_pixels", ["defense.step_size=2"], "defense.step_size: 2 is larger", ["defense.step_size=1"]),
     (
         "step_size_in_pixels",

@@ -1,0 +1,100 @@
+"""Several processes train one run: killed or stopped anywhere they end where an uninterrupted run ends."""
+
+import random
+import signal
+from pathlib import Path
+
+import pytest
+from killing import ALL_KINDS, Plan
+from ranked import RankedSessions
+from test_resume import SPECS, SWA, TRADES, outcome, the_run
+
+from robustcli.store import checkpoint
+from robustcli.store.files import read_json
+
+KILLED, STOPPED = -signal.SIGKILL, 3
+
+
+def session_in(folder: Path, spec: str = TRADES) -> RankedSessions:
+    sessions = RankedSessions(folder)
+    (folder / "spec.yaml").write_text(spec, encoding="utf-8")
+    return sessions
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SPECS)
+def test_killed_anywhere_and_resumed_it_is_bit_identical(name: str, tmp_path: Path) -> None:
+    whole = session_in(tmp_path / "whole", SPECS[name])
+    # Plans that never end a process count its events.
+    assert whole.run("train", "spec.yaml", "--quiet", plans={rank: Plan(ALL_KINDS) for rank in (0, 1)}) == [0, 0]
+    rng = random.Random(name)
+    killed = session_in(tmp_path / "killed", SPECS[name])
+    for rank in (0, 1, 0, 1):
+        plan = Plan(ALL_KINDS, rng.randint(1, max(1, whole.events(rank) // 3)))
+        codes = killed.run("train", "spec.yaml", "--quiet", "--resume", plans={rank: plan})
+        # The other one notices at once that its partner is gone.
+        assert codes[rank] == KILLED
+        assert codes[1 - rank] == STOPPED
+    assert killed.run("train", "spec.yaml", "--quiet", "--resume") == [0, 0]
+    assert outcome(killed.folder) == outcome(whole.folder)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_signal_to_one_process_saves_and_ends_all(rank: int, tmp_path: Path) -> None:
+    whole, stopped = session_in(tmp_path / "whole"), session_in(tmp_path / "stopped")
+    assert whole.run("train", "spec.yaml", "--quiet") == [0, 0]
+    plans = {rank: Plan(("step",), 6, signal.SIGTERM)}
+    assert stopped.run("train", "spec.yaml", "--quiet", plans=plans) == [STOPPED, STOPPED]
+    assert checkpoint.load(the_run(stopped.folder).last)["training"]["updates"] == 6
+    assert "continue with --resume" in stopped.log(0).read_text(encoding="utf-8")
+    assert stopped.run("train", "spec.yaml", "--quiet", "--resume") == [0, 0]
+    assert outcome(stopped.folder) == outcome(whole.folder)
+
+
+def test_another_number_of_processes_resumes(tmp_path: Path) -> None:
+    """FREE keeps a perturbation for every place in the batch, of which each process knows its slice."""
+    sessions = session_in(tmp_path / "run", SPECS["free_ema"])
+    plans = {0: Plan(("step",), 3, signal.SIGTERM)}
+    assert sessions.run("train", "spec.yaml", "--quiet", plans=plans) == [STOPPED, STOPPED]
+    assert sessions.run("train", "spec.yaml", "--quiet", "--resume", count=3, plans=plans) == [STOPPED] * 3
+    assert sessions.run("train", "spec.yaml", "--quiet", "--resume", count=1) == [0]
+    found = read_json(the_run(sessions.folder).provenance)["sessions"]
+    assert [(session.get("processes"), session.get("backend")) for session in found] == [
+        (2, "gloo"),
+        (3, "gloo"),
+        (None, None),
+    ]
+
+
+def test_processes_that_torchrun_starts_again_resume(tmp_path: Path) -> None:
+    whole, killed = session_in(tmp_path / "whole", SWA), session_in(tmp_path / "killed", SWA)
+    assert whole.run("train", "spec.yaml", "--quiet") == [0, 0]
+    codes = killed.run("train", "spec.yaml", "--quiet", plans={1: Plan(("step",), 6)})
+    assert codes == [STOPPED, KILLED]
+    assert killed.run("train", "spec.yaml", "--quiet", restarts=1) == [0, 0]
+    assert outcome(killed.folder) == outcome(whole.folder)
+
+
+def test_errors_of_the_first_process_end_all(tmp_path: Path) -> None:
+    sessions = session_in(tmp_path / "run")
+    assert sessions.run("train", "spec.yaml", "--quiet", "train.epochs=0") == [0, 0]
+    path = the_run(sessions.folder).provenance
+    path.write_text(path.read_text(encoding="utf-8").replace('"digest": "', '"digest": "0'), encoding="utf-8")
+    (the_run(sessions.folder).results).unlink()
+    assert sessions.run("train", "spec.yaml", "--quiet", "--resume", "train.epochs=0") == [2, 2]
+    assert "the data changed" in sessions.log(1).read_text(encoding="utf-8")
+
+
+def test_fewer_images_than_processes_are_refused(tmp_path: Path) -> None:
+    sessions = session_in(tmp_path / "run")
+    words = ("train", "spec.yaml", "--quiet", "data.train_size=33")
+    assert sessions.run(*words) == [2, 2]
+    text = sessions.log(0).read_text(encoding="utf-8")
+    assert "leave a last batch of 1, too few for 2 processes; write train.drop_last: true" in text
+
+
+def test_other_commands_say_what_to_use(tmp_path: Path) -> None:
+    sessions = session_in(tmp_path / "run")
+    assert sessions.run("sweep", "spec.yaml") == [2, 2]
+    assert "robust train --devices N" in sessions.log(0).read_text(encoding="utf-8")
+    assert sessions.run("train", "spec.yaml", "seed=0,1") == [2, 2]
