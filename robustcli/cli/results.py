@@ -59,7 +59,8 @@ def list_runs(
 ) -> None:
     """List runs and stored evaluations with date, duration, defense and accuracies.
 
-    `robust %` is the lowest robust accuracy of a row. A run whose files are damaged is listed as damaged.
+    `robust %` is the lowest robust accuracy of a row, and `by` the evaluation that found it. A run whose
+    files are damaged is listed as damaged.
     """
     from robustcli.reports.runs import run_lines, select, wide_table, with_variants
     from robustcli.store.listing import list_folder

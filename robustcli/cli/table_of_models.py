@@ -33,7 +33,7 @@ def print_table(
     """
     from robustcli.cli.progress import Screen
     from robustcli.evaluation.wording import warning_lines
-    from robustcli.reports.evaluations import cost_lines, model_table, transfer_tables
+    from robustcli.reports.evaluations import cost_lines, model_table, paired_lines, transfer_tables
     from robustcli.runtime.signals import stop_requests
     from robustcli.workflows.evaluate_many import assess_all
 
@@ -57,6 +57,9 @@ def print_table(
         console().print(table)
     if request.budget is not None:
         for line in cost_lines(cells):
+            typer.echo(line)
+    if not transfer:
+        for line in paired_lines(cells):
             typer.echo(line)
     notes = [
         f"{cell.model}: {line}"

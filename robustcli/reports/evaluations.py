@@ -7,6 +7,7 @@ from rich.table import Table
 from robustcli.evaluation.wording import interval, percent, threats_of
 from robustcli.reports.tables import plain_table
 from robustcli.store.results import Evaluation
+from robustcli.workflows.compare import compare
 from robustcli.workflows.evaluate_many import Cell
 
 
@@ -61,6 +62,19 @@ def cost_lines(cells: Sequence[Cell]) -> Iterator[str]:
                     f"{cell.model}, {key}: {steps}{forwards:,.0f} forwards and {gradients:,.0f} gradients per image "
                     "on average"
                 )
+
+
+def paired_lines(cells: Sequence[Cell]) -> Iterator[str]:
+    """What can be claimed about the attacks on each model: the first one against each of the others, by image."""
+    of_model: dict[str, list[tuple[str, Cell]]] = {}
+    for cell in cells:
+        for key, found in cell.results.evaluations.items():
+            if not found.is_clean:
+                of_model.setdefault(cell.model, []).append((key, cell))
+    for model, ((key, first), *others) in of_model.items():
+        for other_key, other in others:
+            (pair,) = compare(first.folder, other.folder, [f"{key}:{other_key}"]).values()
+            yield f"{model}: {pair.claim_about(key, other_key)}"
 
 
 def _lengths(found: Evaluation) -> Iterator[tuple[str, int]]:

@@ -62,13 +62,13 @@ def _text(value: object) -> str:
 
 
 def run_lines(rows: Sequence[RunRow]) -> Iterator[str]:
-    """One line per run or stored evaluation, with a header.
+    """One line per run or stored evaluation, with a header; `by` is the evaluation with the lowest robust accuracy.
 
     The run comes last, so that a long name needs no wrapping. Plain text, because laying out a table takes seconds if
     there are thousands of rows.
     """
-    header = ("date", "time", "defense", "status", "clean %", "robust %", "run")
-    lines = [header, *(_cells(row) for row in rows)]
+    header = ("date", "time", "defense", "status", "clean %", "robust %", "by", "run")
+    lines = [header, *(_line(row) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     is_number = [name in ("time", "clean %", "robust %") for name in header]
     for line in lines:
@@ -77,6 +77,11 @@ def run_lines(rows: Sequence[RunRow]) -> Iterator[str]:
             for cell, width, right in zip(line, widths, is_number, strict=True)
         ]
         yield "  ".join(padded).rstrip()
+
+
+def _line(row: RunRow) -> tuple[str, ...]:
+    *cells, run = _cells(row)
+    return (*cells, row.strongest[0] if row.strongest else "", run)
 
 
 def _cells(row: RunRow) -> tuple[str, ...]:

@@ -90,19 +90,23 @@ class Pair:
 
     @property
     def claim(self) -> str:
-        """One sentence about the two networks that the data support."""
+        """One sentence about the two networks, or the two attacks on one, that the data support."""
+        return self.claim_about("A", "B")
+
+    def claim_about(self, a: str, b: str) -> str:
+        """The claim with other names for A and B."""
         low, high = self.difference_interval
         if self.p >= LEVEL:
             return (
-                f"no difference can be claimed: A - B is {100 * self.difference:+.2f} points "
+                f"no difference can be claimed: {a} - {b} is {100 * self.difference:+.2f} points "
                 f"[{100 * low:+.2f}, {100 * high:+.2f}], p = {self.p:.2g}"
             )
-        better = "A" if self.difference > 0 else "B"
+        better, worse = (a, b) if self.difference > 0 else (b, a)
         nearest, farthest = sorted((abs(low), abs(high)))
         if self.is_same_network and not self.is_clean:
-            stronger = "B" if better == "A" else "A"
+            stronger = f"the attack of {worse}" if {a, b} == {"A", "B"} else worse
             return (
-                f"the attack of {stronger} is stronger by {100 * abs(self.difference):.2f} points "
+                f"{stronger} is stronger by {100 * abs(self.difference):.2f} points "
                 f"[{100 * nearest:.2f}, {100 * farthest:.2f}], p = {self.p:.2g}"
             )
         word = "accurate" if self.is_clean else "robust"

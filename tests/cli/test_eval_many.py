@@ -30,6 +30,10 @@ def test_models_and_attacks_give_a_table_and_are_stored_one_by_one(
     said = robust("eval", trained.best, other.path, "--attack", "pgd,fgsm,clean", "--examples", 40, "-q", "--wide")
     lines = said.require(0).out.splitlines()
     assert lines[0].split() == ["model", "threat", "clean", "%", "pgd", "%", "fgsm", "%"]
+    for model in (trained.best, other.path):
+        (claim,) = (line for line in lines if line.startswith(f"{model}: "))
+        assert "pgd" in claim
+        assert "p = " in claim
     # Both models, each with three evaluations.
     stored = sorted(Path("evals").glob("*/results.json"))
     assert len(stored) == 6
