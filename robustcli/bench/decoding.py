@@ -28,15 +28,16 @@ from robustcli.threat.noise import StreamNoise
 LOADER = "torchvision, DataLoader"
 # Width and height of the files, side of the crops, and the smallest share of their area.
 _FILE, _SIZE, _SMALLEST = (500, 375), 224, 0.08
-_FILES, _PASSES = 200, 2
+_FILES, _PASSES = 200, 5
 _BATCH = 64
 
 
 def bench_decoding(rounds: int, files: int = _FILES) -> dict[str, Any]:
     """Time random resized crops of JPEG files on one processor and on all, in processes that take turns.
 
-    Processor time counts all threads and processes of a loader, so other load on the machine matters little; wall time
-    shows how well a loader uses several processors, and needs an idle machine.
+    Processor time counts all threads and processes of a loader, so other load on the machine matters little. How well
+    our loader uses several processors is measured against as many loaders at once, each held to a processor of its own.
+    That comparison needs an idle machine, since threads that may run anywhere lose more to other load.
     """
     processors = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [*range(usable_processors())]
     counts = sorted({1, len(processors)})
@@ -48,12 +49,15 @@ def bench_decoding(rounds: int, files: int = _FILES) -> dict[str, Any]:
             for name in (OURS, LOADER)
             for count in counts
         }
-        for loader in loaders.values():
+        apart = [stack.enter_context(_Loader(OURS, folder, [processor])) for processor in processors]
+        for loader in (*loaders.values(), *apart):
             loader.epoch()
+        alone: list[float] = []
         order = list(loaders)
         for _ in range(rounds):
             for key in order:
                 seconds.setdefault(key, []).append(loaders[key].epoch())
+            alone.append(_at_once(apart))
             order.reverse()
     images = files * _PASSES
     rows = [
@@ -75,8 +79,8 @@ def bench_decoding(rounds: int, files: int = _FILES) -> dict[str, Any]:
             str(count): asdict(speed(_times(seconds[OURS, count], "cpu"), _times(seconds[LOADER, count], "cpu")))
             for count in counts
         },
-        # Throughput on all processors over that on one, times their number.
-        "scaling": {name: asdict(_scaling(seconds, name, counts[-1])) for name in (OURS, LOADER)},
+        # Throughput of our loader on all processors over that of as many loaders at once, each on its own.
+        "scaling": asdict(speed(_times(seconds[OURS, counts[-1]], "wall"), alone)),
     }
 
 
@@ -97,8 +101,9 @@ def describe_decoding(results: Sequence[Mapping[str, Any]]) -> str:
             lines.append(
                 f"  per processor, on {count}: {_spread(ratio)} times the images of {LOADER} in the same processor time"
             )
-        for name, share in found["scaling"].items():
-            lines.append(f"  {name}, scaling over the processors: {_spread(share)} of one processor times their number")
+        lines.append(
+            f"  {OURS}, all processors: {_spread(found['scaling'])} times what loaders on one each give at once"
+        )
     return "\n".join(lines)
 
 
@@ -110,9 +115,11 @@ def _times(found: Sequence[Mapping[str, float]], clock: str) -> list[float]:
     return [each[clock] for each in found]
 
 
-def _scaling(seconds: Mapping[tuple[str, int], Sequence[Mapping[str, float]]], name: str, count: int) -> Spread:
-    one, all_ = _times(seconds[name, 1], "wall"), _times(seconds[name, count], "wall")
-    return Spread.of([first / (count * other) for first, other in zip(one, all_, strict=True)])
+def _at_once(loaders: Sequence["_Loader"]) -> float:
+    """Seconds in which loaders that run at once read as many images as one epoch has."""
+    for loader in loaders:
+        loader.begin()
+    return 1 / sum(1 / loader.end()["wall"] for loader in loaders)
 
 
 def _write_files(folder: Path, count: int) -> None:
@@ -143,10 +150,18 @@ class _Loader:
 
     def epoch(self) -> dict[str, float]:
         """Return the seconds of an epoch by clock."""
+        self.begin()
+        return self.end()
+
+    def begin(self) -> None:
+        """Begin an epoch."""
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
+
+    def end(self) -> dict[str, float]:
+        """Return the seconds of the epoch that was begun, by clock."""
+        assert self._process.stdout is not None
         answer = self._process.stdout.readline()
         assert answer, "a process that measures decoding ended; its output is above"
         found: dict[str, float] = json.loads(answer)
@@ -167,9 +182,12 @@ def _ours(folder: str) -> Callable[[], int]:
     generator, noise = torch.Generator().manual_seed(0), StreamNoise.on(torch.device("cpu"))
     augment = Augment(resized_crop=_SMALLEST, flip=True)
 
-    def epoch() -> int:
+    def drawn() -> tuple[torch.Tensor, torch.Tensor | None]:
         order = torch.cat([data.order(generator) for _ in range(_PASSES)])
-        chance = data.crop_chance(len(order), generator)
+        return order, data.crop_chance(len(order), generator)
+
+    def epoch() -> int:
+        order, chance = drawn()
         batches = data.train_batches(order, _BATCH, drop_last=False, augment=augment, rng=noise, crop_chance=chance)
         return sum(len(x) for x, _ in batches)
 

@@ -53,8 +53,11 @@ def augment(x: Tensor, settings: AugmentSettings, rng: Noise, *, is_cropped: boo
     if is_distorted:
         luck = rng.uniform(torch.empty((n, DRAWS), device=x.device, dtype=torch.float32))
         x = distorted(x, settings, luck, is_cropped=is_cropped)
-    if settings.crop or settings.flip:
+    if settings.crop:
         x = _crop_and_flip(x, settings, chance[:, :3])
+    elif settings.flip:
+        # Much cheaper than a gather, which needs the place of every source pixel.
+        x = torch.where(chance[:, 2, None, None, None] < 0.5, x.flip(3), x)
     if settings.cutout:
         x = cut_out(x, chance[:, 3:], settings.cutout)
     return x

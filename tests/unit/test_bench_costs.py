@@ -167,7 +167,8 @@ def test_the_pipeline_is_a_share_of_a_step(monkeypatch: pytest.MonkeyPatch) -> N
     for row in decoding["rows"]:
         assert row["images_per_second"]["low"] > 0
         assert row["processor_ms_per_image"]["low"] > 0.5
-    assert set(decoding["scaling"]) == {"ours", "torchvision, DataLoader"}
+    # One loader on one processor, against itself.
+    assert 0.2 < decoding["scaling"]["median"] < 5
     assert "per processor, on 1: " in describe_decoding([result, {"bench": "data"}])
 
 

@@ -55,7 +55,9 @@ def decode(
                 file.draft("RGB", (math.ceil(width * needed[0]), math.ceil(height * needed[1])))
                 across, down = file.size[0] / width, file.size[1] / height
                 box = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
-            image = file.convert("RGB")
+            # Converting would copy an image that is RGB already.
+            image = file if file.mode == "RGB" else file.convert("RGB")
+            image.load()
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         # Pillow shows the stream where there is no file name.
         reason = "its format is not known" if isinstance(error, UnidentifiedImageError) else str(error)
