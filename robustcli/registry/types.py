@@ -36,7 +36,9 @@ Gate = Literal["none", "se", "residual_se", "cifs"]
 # Of networks of other packages, most of which begin for large images.
 Stem = Literal["as_it_is", "small"]
 
-Count = Annotated[int, Ge(1)]
+# Larger numbers fit neither into tensors nor into any computer.
+_LARGEST = 2**63 - 1
+Count = Annotated[int, Ge(1), Le(_LARGEST)]
 Counts3 = tuple[Count, Count, Count]
 Counts4 = tuple[Count, Count, Count, Count]
 Counts5 = tuple[Count, Count, Count, Count, Count]
@@ -44,7 +46,7 @@ Counts5 = tuple[Count, Count, Count, Count, Count]
 Cells = Annotated[int, Ge(3)]
 # The nodes of a cell, each a sum of operations on earlier states such as "sep3 0 + skip 1".
 Nodes = tuple[str, ...]
-Size = Annotated[int, Ge(0)]
+Size = Annotated[int, Ge(0), Le(_LARGEST)]
 Positive = Annotated[float, Gt(0)]
 AboveOne = Annotated[float, Gt(1)]
 NonNegative = Annotated[float, Ge(0)]
