@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
@@ -125,8 +127,9 @@ def _macs(request: Request) -> float:
 def _workers(request: Request, rounds: int, most: int) -> dict[str, Any]:
     """Time updates in several processes at once, by the wall clock; constant if they do not slow each other."""
     found = {}
-    for count in range(1, most + 1):
-        with _Processes(request, count) as processes:
+    with _Processes(request) as processes:
+        for count in range(1, most + 1):
+            processes.add()
             processes.sample()
             found[count] = [processes.sample() for _ in range(rounds)]
     points = []
@@ -142,18 +145,22 @@ def _workers(request: Request, rounds: int, most: int) -> dict[str, Any]:
 class _Processes:
     """Processes that run updates on request, with one thread each, distributed over the GPUs."""
 
-    def __init__(self, request: Request, count: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.pipes = []
-        self.processes = []
-        for number in range(count):
-            ours, theirs = context.Pipe()
-            gpus = torch.cuda.device_count()
-            device = f"cuda:{number % gpus}" if choose_device(request.device).type == "cuda" else "cpu"
-            process = context.Process(target=_serve, args=(theirs, replace(request, device=device)), daemon=True)
-            process.start()
-            self.pipes.append(ours)
-            self.processes.append(process)
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.context = multiprocessing.get_context("spawn")
+        self.pipes: list[Connection] = []
+        self.processes: list[BaseProcess] = []
+
+    def add(self) -> None:
+        """Start one more process."""
+        ours, theirs = self.context.Pipe()
+        is_cuda = choose_device(self.request.device).type == "cuda"
+        device = f"cuda:{len(self.processes) % torch.cuda.device_count()}" if is_cuda else "cpu"
+        request = replace(self.request, device=device)
+        process = self.context.Process(target=_serve, args=(theirs, request), daemon=True)
+        process.start()
+        self.pipes.append(ours)
+        self.processes.append(process)
 
     def sample(self) -> float:
         """Return the seconds per update until the last process is done."""

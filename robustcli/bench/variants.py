@@ -94,7 +94,8 @@ def new_network(architecture: MemberSpec) -> Network:
 def profile_of(architecture: MemberSpec) -> Profile:
     """Return the profile of an architecture, without computing outputs."""
     with torch.device("meta"):
-        return network_profile(new_network(architecture), SHAPE)
+        network = new_network(architecture)
+    return network_profile(network, SHAPE)
 
 
 class Variants:

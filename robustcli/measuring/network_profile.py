@@ -168,6 +168,9 @@ _NORMS = (_aten.native_batch_norm, _aten._native_batch_norm_legit_no_training, _
 _LINEAR = (_aten.mm, _aten.addmm)
 # Positions of the multiplied operands; an addend may come first.
 _FACTORS = {_aten.convolution: (0, 1), _aten.mm: (0, 1), _aten.bmm: (0, 1), _aten.addmm: (1, 2), _aten.baddbmm: (1, 2)}
+# Operations whose result is like their first operand, whatever the others are: scalars or of its shape. torch finds
+# the shapes of most of them in Python, which takes most of the time of a profile.
+_ALIKE = (_aten.relu, _aten.silu, _aten.gelu, _aten.sigmoid, _aten.add, _aten.sub, _aten.mul)
 # Operations that read all pixels of a map; a batch norm in evaluation does not.
 _WHOLE = (
     _aten.mean,
@@ -206,8 +209,8 @@ class _Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return leave
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
         operation = func.overloadpacket
+        out = _result(func, operation, args, kwargs or {})
         tensors = [part for part in tree_leaves((args, kwargs)) if isinstance(part, Tensor)]
         sights = [part.sight for part in tensors if hasattr(part, "sight")]
         weights = tuple(dict.fromkeys(weight for part in tensors for weight in _weights(part)))
@@ -253,6 +256,29 @@ class _Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         row = self.rows.setdefault(grid if self._stage is None else self._stage, _Row())
         row.size = grid
         return row
+
+
+def _result(func: Any, operation: Any, args: Any, kwargs: Any) -> Any:
+    """Return the result of an operation on the meta device, where only shapes matter."""
+    if operation is _aten.native_batch_norm and not args[5]:
+        return torch.empty_like(args[0]), args[0].new_empty(0), args[0].new_empty(0)
+    if operation is _aten.convolution and not args[6]:
+        x, weight = args[:2]
+        sides = (
+            (side + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+            for side, kernel, stride, padding, dilation in zip(x.shape[2:], weight.shape[2:], *args[3:6], strict=True)
+        )
+        return x.new_empty((len(x), len(weight), *sides))
+    if operation in _ALIKE and all(_is_alike(part, args[0]) for part in args[1:]):
+        return torch.empty_like(args[0])
+    return func(*args, **kwargs)
+
+
+def _is_alike(part: Any, first: Any) -> bool:
+    """Return whether an operand leaves shape and type of a sum or a product to the first one."""
+    if isinstance(part, Tensor):
+        return part.shape == first.shape and part.dtype == first.dtype
+    return not isinstance(part, complex | float) or first.is_floating_point()
 
 
 def _weights(part: Tensor) -> tuple[nn.Parameter, ...]:

@@ -66,8 +66,10 @@ def every_parameter_learns(build: Body, shape: ImageShape) -> None:
 def is_drawn_from_the_seed(build: Body, shape: ImageShape) -> None:
     """Equal seeds give equal weights; a copy, loaded from a state, is the same function."""
     one, other = _body(build, shape), _body(build, shape)
+    # A network makes its state anew for everyone who asks for it.
+    state = other.state_dict()
     for name, value in one.state_dict().items():
-        assert torch.equal(other.state_dict()[name], value), name
+        assert torch.equal(state[name], value), name
     with drawn_from(5):
         copy = build(shape)
     copy.load_state_dict(deepcopy(one.state_dict()))

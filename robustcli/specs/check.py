@@ -8,6 +8,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from fractions import Fraction
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
@@ -150,7 +151,13 @@ def is_sound(value: Any) -> bool:
 
 def plain_model(parameter: Parameter) -> type[BaseModel]:
     """A strict model of one field, which is all that pydantic needs to check a plain value."""
-    return create_model("Plain", __config__=_STRICT, value=(parameter.annotation, ...))
+    return _plain_model(parameter.annotation)
+
+
+# Specs have hundreds of values and few types of them, and a model takes longer to make than a value to check.
+@cache
+def _plain_model(annotation: Any) -> type[BaseModel]:
+    return create_model("Plain", __config__=_STRICT, value=(annotation, ...))
 
 
 def family_of(annotation: Any) -> Family | None:

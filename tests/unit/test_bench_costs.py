@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustcli.bench import architectures, data, scaling
-from robustcli.bench.architectures import bench_architectures
+from robustcli.bench import architectures, data, scaling, variants
+from robustcli.bench.architectures import YARDSTICK, bench_architectures
 from robustcli.bench.cost_tables import (
     architecture_rows,
     data_rows,
@@ -28,7 +28,9 @@ from robustcli.bench.subjects import BenchSubject
 from robustcli.bench.tables import markdown_of
 from robustcli.errors import RobustCliError
 from robustcli.measuring import timing
+from robustcli.measuring.network_profile import Profile
 from robustcli.promises.networks import conv_net, images
+from robustcli.registry.registry import MemberSpec
 from robustcli.threat.threat import ThreatModel
 
 VERDICTS = {"faster", "slower", "within the spread"}
@@ -214,8 +216,12 @@ def test_large_architectures_are_made_narrower() -> None:
     assert architectures._sized("robust_wide_resnet").macs <= architectures._LARGE
 
 
-@pytest.mark.slow
-def test_every_layer_and_every_network_around_another_is_measured() -> None:
+def test_every_layer_and_every_network_around_another_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def profile_of(architecture: MemberSpec) -> Profile:
+        """Return the profile of the yardstick: those of the others take seconds."""
+        return variants.profile_of(architecture) if architecture.name == YARDSTICK else Profile((), 0)
+
+    monkeypatch.setattr(architectures, "profile_of", profile_of)
     every = list(architectures._members(()))
     members = {member.label: member for member in every}
     for layer in ("activation silu", "norm conv", "downsample flc", "channel_gate residual_se"):
