@@ -84,7 +84,7 @@ train: {epochs: 6, batch_size: 32, lr: 1e-2, optimizer: adam, weight_decay: 0, c
 evaluate:
   pgd: {name: attacked, attack: {name: pgd, steps: 20, keep: fooled}}
 """
-SEEDS = 3
+SEEDS = 2
 
 
 def robust_of(precision: str, folder: Path) -> tuple[int, int]:

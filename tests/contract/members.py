@@ -1,10 +1,12 @@
 """Members of the registries as the contract tests choose, build, vary and observe them."""
 
 import typing
+from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -147,11 +149,27 @@ def choices_of(parameter: Parameter) -> tuple[Any, ...]:
     return (False, True) if parameter.annotation is bool else ()
 
 
-def parameters_with_choices() -> Iterator[tuple[Member, Parameter]]:
+def parameters_with_choices() -> Iterator[Any]:
+    """Members, their parameters with choices, and the choices that must differ from each other.
+
+    What the choices of a type do, such as those of an activation, one member of a family shows whole. The others show
+    that they pass on what is chosen, by their default and one other choice, another one in every member; all of theirs
+    belong to the full run.
+    """
+    shown: Counter[Any] = Counter()
     for member in all_members():
         for parameter in member.parameters.values():
-            if member.family != "datasets" and choices_of(parameter):
-                yield member, parameter
+            choices = choices_of(parameter)
+            if member.family == "datasets" or not choices:
+                continue
+            number = shown[member.family, parameter.annotation]
+            shown[member.family, parameter.annotation] += 1
+            if number == 0 or len(choices) == 2 or parameter.default not in choices:
+                yield member, parameter, choices
+            else:
+                others = [choice for choice in choices if choice != parameter.default]
+                yield member, parameter, (parameter.default, others[number % len(others)])
+                yield pytest.param(member, parameter, choices, marks=pytest.mark.full)
 
 
 def other_parameters() -> Iterator[tuple[Member, Parameter]]:

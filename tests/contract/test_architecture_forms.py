@@ -73,11 +73,35 @@ def test_channels_last_changes_nothing(form: tuple[str, Settings]) -> None:
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
+def modules_of_architectures() -> dict[str, list[tuple[str, Settings]]]:
+    """The forms by the file that their architecture is written in."""
+    found: dict[str, list[tuple[str, Settings]]] = {}
+    for form in FORMS:
+        found.setdefault(catalog("architectures")[form[0]].module.rpartition(".")[2], []).append(form)
+    return found
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("module", modules_of_architectures())
+def test_compiling_changes_nothing_in_any_layer(module: str) -> None:
+    """Of the smallest networks of a file that have all of its layers."""
+    networks = [network_and_images(*form) for form in modules_of_architectures()[module]]
+    seen: set[type] = set()
+    for network, x in sorted(networks, key=lambda item: len([*item[0].modules()])):
+        layers = {type(layer) for layer in network.modules()}
+        if not layers <= seen:
+            compiling_changes_nothing(network, x)
+        seen |= layers
+
+
+@pytest.mark.full
 @pytest.mark.parametrize("form", FORMS, ids=told)
 def test_compiling_changes_nothing(form: tuple[str, Settings]) -> None:
+    compiling_changes_nothing(*network_and_images(*form))
+
+
+def compiling_changes_nothing(network: nn.Module, x: Tensor) -> None:
     """Of the graph alone: without a backend that makes code of it."""
-    network, x = network_and_images(*form)
     torch.compiler.reset()
     compiled = torch.compile(network, backend="eager")
     with torch.no_grad():

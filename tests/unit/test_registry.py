@@ -421,7 +421,7 @@ def test_specs_are_checked_against_an_installed_package(plugged: Call, tmp_path:
 
 
 @pytest.mark.slow
-def test_an_installed_package_trains(plugged: Call, tmp_path: Path) -> None:
+def test_an_installed_package_trains_and_its_checkpoint_is_evaluated(plugged: Call, tmp_path: Path) -> None:
     done = plugged("train", "plugged.yaml", "--quiet")
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "runs" / "plugged").iterdir()
@@ -429,15 +429,8 @@ def test_an_installed_package_trains(plugged: Call, tmp_path: Path) -> None:
     assert results["evaluations"]["clean"]["total"] == 20
     record = json.loads((folder / "train.jsonl").read_text(encoding="utf-8"))
     assert record["lr"] == 0.25
-
-
-@pytest.mark.slow
-def test_a_checkpoint_of_an_installed_package_is_evaluated(plugged: Call, tmp_path: Path) -> None:
-    assert plugged("train", "plugged.yaml", "--quiet").returncode == 0
-    (folder,) = (tmp_path / "runs" / "plugged").iterdir()
     again = plugged("eval", folder / "checkpoints" / "best.pt", "--json", "--quiet")
     assert again.returncode == 0, again.stderr
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     survivors = json.loads(again.stdout)["evaluations"]["clean"]["survivors"]
     assert survivors == results["evaluations"]["clean"]["survivors"]
 

@@ -21,20 +21,22 @@ def attack_at(defense: MinMax, at: Progress) -> Attack:
     return defense.curriculum.start(conv_net()).attack(defense.attack, at)
 
 
-def start_at(defense: MinMax, update: int) -> str:
-    attack = attack_at(defense, progress(update))
-    assert isinstance(attack, Pgd)
-    return attack.start
+def starts_of(defense: MinMax, updates: int) -> list[str]:
+    """Starts of the attacks of the first updates."""
+    curriculum = defense.curriculum.start(conv_net())
+    attacks = [curriculum.attack(defense.attack, progress(update)) for update in range(updates)]
+    return [attack.start for attack in attacks if isinstance(attack, Pgd)]
 
 
 def test_a_share_of_the_batches_begins_at_its_clean_images() -> None:
     for share in (0.2, 0.7):
-        starts = [start_at(pgd_at(clean_batches=share), update) for update in range(2000)]
+        starts = starts_of(pgd_at(clean_batches=share), 2000)
+        assert len(starts) == 2000
         assert set(starts) == {"clean", "random"}
         assert starts.count("clean") / 2000 == pytest.approx(share, abs=0.03)
     # A larger share has the batches of a smaller one, and which they are follows from the update alone.
     few, many = (
-        {update for update in range(200) if start_at(pgd_at(clean_batches=share), update) == "clean"}
+        {update for update, start in enumerate(starts_of(pgd_at(clean_batches=share), 200)) if start == "clean"}
         for share in (0.2, 0.7)
     )
     assert few < many
@@ -43,10 +45,9 @@ def test_a_share_of_the_batches_begins_at_its_clean_images() -> None:
 
 def test_such_a_batch_is_attacked_as_from_a_clean_start() -> None:
     usual, mixed = pgd_at(steps=2), pgd_at(steps=2, clean_batches=0.9)
-    starts = [start_at(mixed, update) for update in range(3)]
-    assert "clean" in starts
+    assert "clean" in starts_of(mixed, 3)
     assert not same(train(usual, conv_net()), train(mixed, conv_net()))
-    begun = next(update for update in range(100) if start_at(mixed, update) == "clean")
+    begun = starts_of(mixed, 100).index("clean")
     x, y = batch()
     noise = IndexedNoise(0, torch.arange(COUNT))
     found = attack_at(mixed, progress(begun))(conv_net().eval(), x, y, LINF, noise)
