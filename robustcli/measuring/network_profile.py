@@ -278,7 +278,7 @@ def _is_alike(part: Any, first: Any) -> bool:
     """Return whether an operand leaves shape and type of a sum or a product to the first one."""
     if isinstance(part, Tensor):
         return part.shape == first.shape and part.dtype == first.dtype
-    return not isinstance(part, complex | float) or first.is_floating_point()
+    return isinstance(part, int) or bool(first.is_floating_point())
 
 
 def _weights(part: Tensor) -> tuple[nn.Parameter, ...]:
