@@ -13,23 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import forked
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from robustcli.cli.main import main
-from robustcli.registry.catalog import FAMILIES, catalog
-
-_PROCESSES = multiprocessing.get_context("forkserver")
-# All that takes seconds to import; torch's optimisers import the second one when they are first made.
-_HEAVY = [
-    "torch",
-    "torch._dynamo",
-    "sklearn.datasets",
-    "robustcli.cli.main",
-    "robustcli.workflows.evaluate",
-    "robustcli.cli.progress",
-]
-_PROCESSES.set_forkserver_preload([*_HEAVY, *(member.module for name in FAMILIES for member in catalog(name).values())])
 
 
 @dataclass(frozen=True)
@@ -89,9 +77,7 @@ class Events:
 
 def _work(words: Sequence[str], folder: str, plan: Plan, log: str, tally: str) -> None:
     """The body of a process: `robust` with its events counted."""
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
+    forked.write_to(Path(log), Path(log))
     os.chdir(folder)
     torch.set_num_threads(1)
     events = Events(plan, Path(tally))
@@ -133,8 +119,8 @@ class Sessions:
     def run(self, *words: str, plan: Plan = Plan()) -> int:
         """Exit code of one process; minus the number of the signal that killed it."""
         self.tally.write_text("0", encoding="utf-8")
-        process = _PROCESSES.Process(target=_work, args=(words, str(self.folder), plan, str(self.log), str(self.tally)))
-        process.start()
+        self.log.unlink(missing_ok=True)
+        process = forked.process(_work, words, str(self.folder), plan, str(self.log), str(self.tally))
         process.join(120)
         assert process.exitcode is not None, "the process hangs"
         said = self.log.read_text(encoding="utf-8")

@@ -305,7 +305,7 @@ def test_a_collapse_is_treated_as_the_spec_says_and_never_hidden(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGINT", marks=pytest.mark.full)])
 def test_a_signal_ends_with_3_and_says_how_to_go_on(tiny: Path, name: str) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "robustcli", "train", "tiny.yaml", "train.epochs=5000", "train.check_examples=1"],
@@ -323,7 +323,7 @@ def test_a_signal_ends_with_3_and_says_how_to_go_on(tiny: Path, name: str) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("name", [pytest.param("SIGTERM", marks=pytest.mark.full), "SIGINT"])
 def test_a_signal_during_the_evaluations_ends_with_3_too(tiny: Path, name: str) -> None:
     process = subprocess.Popen(
         [
@@ -986,7 +986,7 @@ def test_numbers_of_weights_chosen_on_test_say_so(robust: Robust, tiny: Path) ->
 
 
 @pytest.mark.slow
-def test_two_processes_do_not_write_one_run(tiny: Path, robust_process: Robust) -> None:
+def test_two_processes_do_not_write_one_run(tiny: Path, robust: Robust) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "robustcli", "train", "tiny.yaml", "train.epochs=5000", "train.check_examples=1"],
         env=environment(),
@@ -998,7 +998,7 @@ def test_two_processes_do_not_write_one_run(tiny: Path, robust_process: Robust) 
         assert process.stderr is not None
         process.stderr.readline()
         words = ("train", "tiny.yaml", "train.epochs=5000", "train.check_examples=1", "--resume")
-        robust_process(*words, cwd=tiny.parent).require(2, "in use by another process")
+        robust(*words).require(2, "in use by another process")
     finally:
         process.terminate()
         process.communicate(timeout=60)

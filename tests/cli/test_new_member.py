@@ -2,16 +2,13 @@
 
 import ast
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 
 from robustcli.workflows.new import KINDS
-
-ROOT = Path(__file__).resolve().parents[2]
 
 # As in a guide for new members: no cost is declared, and no advice is given.
 MARGIN_AT = '''"""Adversarial training on the margin."""
@@ -67,16 +64,7 @@ evaluate: {clean: {name: clean, examples: 20}}
 
 
 def robust(folder: Path, *words: object, installed: Path | None = None) -> subprocess.CompletedProcess[str]:
-    path = [ROOT] if installed is None else [installed, ROOT]
-    return subprocess.run(
-        [sys.executable, "-m", "robustcli", *map(str, words)],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, path))},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    return forked.robust(*words, cwd=folder, path=[] if installed is None else [installed])
 
 
 def pretend_to_install(package: Path) -> Path:

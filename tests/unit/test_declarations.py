@@ -2,11 +2,10 @@
 
 import ast
 import inspect
-import os
 import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 
 import robustcli
@@ -17,7 +16,6 @@ from robustcli.registry.declarations import Declaration
 from robustcli.registry.registry import Registry
 from robustcli.registry.signatures import argument_docs
 
-ROOT = Path(__file__).resolve().parents[2]
 OURS = Path(robustcli.__file__).parent
 
 SPEC = """\
@@ -69,15 +67,7 @@ def their_net(shape: ImageShape, /, *, width: Count = 4) -> nn.Module:
 
 def robust(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """`robust` next to a package in a folder."""
-    return subprocess.run(
-        [sys.executable, "-m", "robustcli", *words],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    return forked.robust(*words, cwd=folder, path=[folder])
 
 
 def validate(folder: Path, defense: str, architecture: str, train: str = "compile: false") -> list[str]:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 
 import robustcli
@@ -22,7 +23,6 @@ from robustcli.registry.registry import MemberSpec, Registry, instantiate
 from robustcli.registry.signatures import REQUIRED, argument_docs
 from robustcli.registry.types import Family
 
-ROOT = Path(__file__).resolve().parents[2]
 SCHEDULES_FOLDER = "robustcli/optimization/schedules"
 
 MEMBER = '''"""A schedule for the tests."""
@@ -387,7 +387,7 @@ def plugged(plugin: Path, tmp_path: Path) -> Call:
     (tmp_path / "plugged.yaml").write_text(SPEC, encoding="utf-8")
 
     def call(*words: object) -> subprocess.CompletedProcess[str]:
-        return run(*words, path=[plugin, ROOT], cwd=tmp_path)
+        return forked.robust(*words, path=[plugin], cwd=tmp_path)
 
     return call
 
@@ -437,7 +437,7 @@ def test_an_installed_package_trains_and_its_checkpoint_is_evaluated(plugged: Ca
 
 def test_without_the_package_its_names_are_unknown(tmp_path: Path) -> None:
     (tmp_path / "plugged.yaml").write_text(SPEC, encoding="utf-8")
-    invalid = run("validate", "plugged.yaml", path=[ROOT], cwd=tmp_path)
+    invalid = forked.robust("validate", "plugged.yaml", cwd=tmp_path)
     assert invalid.returncode == 2
     assert "unknown name 'plugged_at' in defenses" in invalid.stderr
 
@@ -454,7 +454,7 @@ def entry_point(folder: Path, module: str, *names: str) -> Path:
 def test_a_package_that_takes_a_name_of_ours_is_left_out_with_a_warning(tmp_path: Path) -> None:
     folder = entry_point(tmp_path / "other", "other_plugin", "other")
     (folder / "other_plugin.py").write_text(MEMBER % ("cosine", "Another cosine."))
-    listed = run("list", "schedules", path=[folder, ROOT], cwd=tmp_path)
+    listed = forked.robust("list", "schedules", path=[folder], cwd=tmp_path)
     assert listed.returncode == 0, listed.stderr
     assert "warning: plugin other_plugin: two schedules are named 'cosine'" in listed.stderr
     assert "other_plugin.py" in listed.stderr
@@ -467,7 +467,7 @@ def test_a_package_that_takes_a_name_of_ours_is_left_out_with_a_warning(tmp_path
 def test_a_package_that_cannot_be_read_is_left_out_with_one_warning(tmp_path: Path, text: str) -> None:
     folder = entry_point(tmp_path / "other", "other_plugin", "other")
     (folder / "other_plugin.py").write_text(text)
-    listed = run("list", path=[folder, ROOT], cwd=tmp_path)
+    listed = forked.robust("list", path=[folder], cwd=tmp_path)
     assert listed.returncode == 0, listed.stderr
     assert listed.stderr.count("warning: plugin") == 1
     assert "other_plugin.py: left out, it cannot be read" in listed.stderr
@@ -477,21 +477,21 @@ def test_a_package_that_fails_when_it_is_imported_is_left_out_with_a_warning(tmp
     folder = entry_point(tmp_path / "other", "other_package.members", "other")
     (folder / "other_package").mkdir()
     (folder / "other_package" / "__init__.py").write_text("raise OSError('no licence')")
-    listed = run("list", "schedules", path=[folder, ROOT], cwd=tmp_path)
+    listed = forked.robust("list", "schedules", path=[folder], cwd=tmp_path)
     assert listed.returncode == 0, listed.stderr
     assert "plugin 'other': left out, other_package.members fails: OSError('no licence')" in listed.stderr
 
 
 def test_a_package_whose_module_is_gone_is_named(tmp_path: Path) -> None:
     folder = entry_point(tmp_path / "other", "no_such_module", "other")
-    listed = run("list", "schedules", path=[folder, ROOT], cwd=tmp_path)
+    listed = forked.robust("list", "schedules", path=[folder], cwd=tmp_path)
     assert listed.returncode == 0, listed.stderr
     assert "plugin 'other': left out, there is no module 'no_such_module'" in listed.stderr
 
 
 def test_a_package_whose_parent_module_is_gone_is_named(tmp_path: Path) -> None:
     folder = entry_point(tmp_path / "other", "no_such_package.members", "other")
-    listed = run("list", "schedules", path=[folder, ROOT], cwd=tmp_path)
+    listed = forked.robust("list", "schedules", path=[folder], cwd=tmp_path)
     assert listed.returncode == 0, listed.stderr
     assert "plugin 'other': left out, there is no module 'no_such_package.members'" in listed.stderr
 
@@ -499,7 +499,7 @@ def test_a_package_whose_parent_module_is_gone_is_named(tmp_path: Path) -> None:
 def test_a_package_that_announces_one_module_twice_is_read_once(tmp_path: Path) -> None:
     folder = entry_point(tmp_path / "other", "other_plugin", "one", "two")
     (folder / "other_plugin.py").write_text(MEMBER % ("halved", "Half the rate."))
-    listed = run("list", "schedules", path=[folder, ROOT], cwd=tmp_path)
+    listed = forked.robust("list", "schedules", path=[folder], cwd=tmp_path)
     assert listed.returncode == 0, listed.stderr
     assert "Half the rate." in listed.stdout
 
@@ -512,7 +512,7 @@ def test_a_package_of_several_modules_is_read_as_a_whole(tmp_path: Path) -> None
     (folder / "other_plugin" / "halved.py").write_text(MEMBER % ("halved", "Half the rate."))
     spec = tmp_path / "s.yaml"
     spec.write_text(SPEC.replace("plugged_linear, width: 6", "small_cnn, width: 2").replace("plugged_at", "pgd_at"))
-    done = run("train", spec, "train.schedule=halved", "--quiet", path=[folder, ROOT], cwd=tmp_path)
+    done = forked.robust("train", spec, "train.schedule=halved", "--quiet", path=[folder], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
 

@@ -1,0 +1,78 @@
+"""`robust` in processes that are forked from one that has imported torch already.
+
+A process that imports it by itself spends four seconds on that, which most tests do not ask about.
+"""
+
+import io
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from robustcli.registry.catalog import FAMILIES, catalog
+
+# All that takes seconds to import; torch's optimisers import the second one when they are first made.
+_HEAVY = [
+    "torch",
+    "torch._dynamo",
+    "sklearn.datasets",
+    "robustcli.cli.main",
+    "robustcli.workflows.evaluate",
+    "robustcli.cli.progress",
+]
+
+
+def process(work: Callable[..., None], *args: Any) -> BaseProcess:
+    """Start a process that is forked from one with all members imported, and that has not looked for plugins yet."""
+    processes = multiprocessing.get_context("forkserver")
+    members = [member.module for family in FAMILIES for member in catalog(family).values()]
+    processes.set_forkserver_preload([*_HEAVY, *members])
+    started = processes.Process(target=work, args=args)
+    started.start()
+    return started
+
+
+def write_to(out: Path, err: Path) -> None:
+    """Let this process print into files, or into one."""
+    for number, path in ((1, out), (2, err)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+
+
+def robust(*words: object, cwd: Path, path: Sequence[Path] = ()) -> subprocess.CompletedProcess[str]:
+    """Call `robust` in a process of its own, in `cwd`, with further folders to import from."""
+    return python("robustcli", *words, cwd=cwd, path=path)
+
+
+def python(
+    module: str, *words: object, cwd: Path, path: Sequence[Path] = (), text: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Run a module as `python -m` does, with a text to read."""
+    with TemporaryDirectory() as folder:
+        out, err = (Path(folder) / name for name in ("out", "err"))
+        started = process(_work, module, [*map(str, words)], cwd, [*map(str, path)], text, out, err)
+        started.join(300)
+        assert started.exitcode is not None, "the process hangs"
+        texts = [file.read_text(encoding="utf-8") for file in (out, err)]
+        return subprocess.CompletedProcess(words, started.exitcode, *texts)
+
+
+def _work(module: str, words: list[str], cwd: Path, path: list[str], text: str, out: Path, err: Path) -> None:
+    write_to(out, err)
+    os.chdir(cwd)
+    # Of the terminal that pytest was started from; readline, which pytest imports, hands it on.
+    os.environ.pop("COLUMNS", None)
+    sys.path[:0] = path
+    sys.dont_write_bytecode = True
+    sys.stdin = io.StringIO(text)
+    torch.set_num_threads(1)
+    sys.argv = [module, *words]
+    sys.modules.pop(module, None)
+    runpy.run_module(module, run_name="__main__")
