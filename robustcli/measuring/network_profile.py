@@ -277,7 +277,7 @@ def _result(func: Any, operation: Any, args: Any, kwargs: Any) -> Any:
 def _is_alike(part: Any, first: Any) -> bool:
     """Return whether an operand leaves shape and type of a sum or a product to the first one."""
     if isinstance(part, Tensor):
-        return part.shape == first.shape and part.dtype == first.dtype
+        return bool(part.shape == first.shape and part.dtype == first.dtype)
     return isinstance(part, int) or bool(first.is_floating_point())
 
 
