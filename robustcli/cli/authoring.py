@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from robustcli.cli import panels
 from robustcli.cli.options import console
 from robustcli.errors import CheckFailedError, RobustCliError, suggest
 from robustcli.registry.catalog import FAMILIES, catalog
@@ -13,7 +14,7 @@ from robustcli.workflows.new import KINDS, new_member
 app = typer.Typer()
 
 
-@app.command()
+@app.command(rich_help_panel=panels.HELP)
 def new(
     kind: Annotated[str, typer.Argument(help=f"{', '.join(KINDS)}.")],
     name: Annotated[str, typer.Argument(help="Name of the new member, such as margin_at.")],
@@ -32,7 +33,7 @@ def new(
     typer.echo(f"next: robust check-member {name}")
 
 
-@app.command("check-member")
+@app.command("check-member", rich_help_panel=panels.HELP)
 def check(
     name: Annotated[str, typer.Argument(help="A member of any registry, also of another package.")],
     family: Annotated[str | None, typer.Option(help="Its family, where several have a member of this name.")] = None,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from robustcli.cli import panels
 from robustcli.cli.options import Json, Overrides, Runs, console
 from robustcli.errors import RobustCliError, suggest
 from robustcli.specs import experiments
@@ -67,7 +68,7 @@ def print_end(task: "Task", answer: "Answer") -> None:
     typer.echo(f"{task.name}: {'done' if answer.error is None else answer.error}", err=True)
 
 
-@app.command("submit")
+@app.command("submit", rich_help_panel=panels.CLUSTER)
 def submit_run(
     spec: Annotated[str, typer.Argument(help="File of a spec, or name of a shipped one.")],
     time: Annotated[str, typer.Option(help="Time limit, for example 12:00:00; the job is queued again after it.")],
@@ -107,7 +108,7 @@ def submit_run(
     typer.echo(f"job {job.id}: {folder}")
 
 
-@app.command("status")
+@app.command("status", rich_help_panel=panels.CLUSTER)
 def list_jobs(runs: Runs = Path("runs"), as_json: Json = False) -> None:
     """List the runs for which a SLURM job was submitted, with the state of the job."""
     from rich.table import Table
@@ -139,7 +140,7 @@ def list_jobs(runs: Runs = Path("runs"), as_json: Json = False) -> None:
     console().print(table)
 
 
-@app.command("logs")
+@app.command("logs", rich_help_panel=panels.CLUSTER)
 def print_log(
     run: Run,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Print new lines until the job ends.")] = False,
@@ -151,7 +152,7 @@ def print_log(
         typer.echo(text, nl=False)
 
 
-@app.command("cancel")
+@app.command("cancel", rich_help_panel=panels.CLUSTER)
 def cancel_run(run: Run) -> None:
     """Cancel the SLURM job of a run, which saves a checkpoint; `robust submit` resumes it."""
     from robustcli.workflows.slurm import cancel

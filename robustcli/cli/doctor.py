@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
+from robustcli.cli import panels
 from robustcli.cli.options import Device, Json
 
 app = typer.Typer()
 
 
-@app.command("doctor")
+@app.command("doctor", rich_help_panel=panels.HELP)
 def check_installation(
     folder: Annotated[Path, typer.Option("--runs", help="Folder for runs, whose disk is checked.")] = Path("runs"),
     device: Device = "auto",

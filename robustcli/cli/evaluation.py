@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from robustcli.cli import panels
 from robustcli.cli.cluster import Cpus, Gpus, Partition, TimeLimit, engine_of
 from robustcli.cli.options import (
     Architecture,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 
-@app.command("eval")
+@app.command("eval", rich_help_panel=panels.EVALUATION)
 def evaluate_network(
     context: typer.Context,
     subject: Subject = None,
@@ -220,7 +221,7 @@ def evaluate_network(
     require(fail_on, results.evaluations.items())
 
 
-@app.command("diagnose")
+@app.command("diagnose", rich_help_panel=panels.EVALUATION)
 def diagnose_network(
     context: typer.Context,
     subject: Subject = None,

@@ -5,12 +5,13 @@ from typing import Annotated
 
 import typer
 
+from robustcli.cli import panels
 from robustcli.errors import RobustCliError
 
 app = typer.Typer()
 
 
-@app.command("show-examples")
+@app.command("show-examples", rich_help_panel=panels.RESULTS)
 def show_examples(
     folder: Annotated[Path, typer.Argument(help="Folder of a run or of a stored evaluation.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="Values to change, for example data.root=PATH.")] = None,

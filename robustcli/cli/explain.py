@@ -5,10 +5,12 @@ from typing import Annotated
 
 import typer
 
+from robustcli.cli import panels
+
 app = typer.Typer()
 
 
-@app.command("explain")
+@app.command("explain", rich_help_panel=panels.HELP)
 def explain(
     text: Annotated[
         list[str] | None,

@@ -5,12 +5,13 @@ from typing import Annotated, Any
 
 import typer
 
+from robustcli.cli import panels
 from robustcli.cli.options import Json
 
 app = typer.Typer()
 
 
-@app.command("inspect")
+@app.command("inspect", rich_help_panel=panels.EVALUATION)
 def inspect_file(
     subject: Annotated[
         str,

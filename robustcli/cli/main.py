@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from robustcli import __version__
-from robustcli.cli import bench, export, results, sweep
+from robustcli.cli import bench, export, panels, results, sweep
 from robustcli.cli.authoring import app as authoring
 from robustcli.cli.cluster import app as cluster
 from robustcli.cli.doctor import app as doctor
@@ -53,23 +53,23 @@ app = typer.Typer(
     help=f"{PURPOSE}\n\n{EXIT_CODES}",
 )
 for commands in (
-    members,
-    authoring,
     evaluation,
+    inspect,
     results.app,
     examples,
-    sweep.app,
-    cluster,
-    forecast,
-    doctor,
-    pack,
-    explain,
     push,
-    inspect,
+    sweep.app,
+    forecast,
+    pack,
+    cluster,
+    members,
+    explain,
+    doctor,
+    authoring,
 ):
     app.add_typer(commands)
-app.add_typer(bench.app, name="bench")
-app.add_typer(export.app, name="export")
+app.add_typer(bench.app, name="bench", rich_help_panel=panels.HELP)
+app.add_typer(export.app, name="export", rich_help_panel=panels.RESULTS)
 
 
 def main() -> None:
@@ -200,7 +200,7 @@ def _root(
         _refuse_torchrun(context.invoked_subcommand)
 
 
-@app.command()
+@app.command(rich_help_panel=panels.EXPERIMENTS)
 def train(
     spec: Annotated[str, typer.Argument(help="File of a spec, or name of a shipped one.")],
     overrides: Overrides = None,
@@ -250,7 +250,7 @@ def _launch(words: list[str], devices: int, *, resume: bool, quiet: bool) -> Non
     raise typer.Exit(launch(words, devices))
 
 
-@app.command()
+@app.command(rich_help_panel=panels.EXPERIMENTS)
 def reproduce(
     name: Annotated[str, typer.Argument(help="Shipped experiment or finding; see `robust list experiments`.")],
     overrides: Overrides = None,
@@ -286,7 +286,7 @@ def reproduce(
     require(fail_on, [one for results in found for one in results.evaluations.items()])
 
 
-@app.command()
+@app.command(rich_help_panel=panels.EXPERIMENTS)
 def demo(runs: Runs = Path("runs"), quiet: Quiet = False) -> None:
     """Train a natural and a robust model on the embedded digits, attack both, and check the numbers of the README."""
     from robustcli.workflows.demo import SPECS, agreements
@@ -295,7 +295,7 @@ def demo(runs: Runs = Path("runs"), quiet: Quiet = False) -> None:
     print_agreement(found)
 
 
-@app.command()
+@app.command(rich_help_panel=panels.EXPERIMENTS)
 def validate(
     specs: Annotated[
         list[str] | None,
@@ -343,7 +343,7 @@ def _validate(name: str, overrides: list[str]) -> None:
             typer.echo(f"  note: {where}{note}")
 
 
-@app.command("cp")
+@app.command("cp", rich_help_panel=panels.EXPERIMENTS)
 def copy_experiment(
     name: Annotated[str, typer.Argument(help="Shipped experiment or sweep.")],
     target: Annotated[Path, typer.Argument(help="New file, or folder for a file of the same name.")],

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from robustcli.cli import panels
 from robustcli.cli.options import console
 from robustcli.errors import RobustCliError, suggest
 from robustcli.registry.catalog import FAMILIES, Member, catalog
@@ -27,7 +28,7 @@ _SECTIONS = re.compile(r"^(?:When to use|First setting|Args|Reference):", re.MUL
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
 
 
-@app.command("list")
+@app.command("list", rich_help_panel=panels.HELP)
 def list_members(
     registry: Annotated[str | None, typer.Argument(help=f"experiments, findings, {', '.join(FAMILIES)}.")] = None,
     match: Annotated[
@@ -150,7 +151,7 @@ def _list_sizes(members: Iterable[Member], max_parameters: float, max_macs: floa
         typer.echo(f"left out because their size depends on settings: {', '.join(unknown)}")
 
 
-@app.command()
+@app.command(rich_help_panel=panels.HELP)
 def show(
     name: Annotated[str, typer.Argument(help="Member of any registry, or shipped experiment.")],
     settings: Annotated[

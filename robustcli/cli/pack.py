@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
+from robustcli.cli import panels
 from robustcli.cli.options import Quiet
 from robustcli.errors import RobustCliError
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 
-@app.command()
+@app.command(rich_help_panel=panels.EXPERIMENTS)
 def pack(
     folder: Annotated[
         str,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from robustcli.cli import panels
 from robustcli.cli.options import Json, Overrides, console
 from robustcli.errors import RobustCliError
 from robustcli.specs import experiments
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 
-@app.command("plan")
+@app.command("plan", rich_help_panel=panels.EXPERIMENTS)
 def plan_run(
     name: Annotated[str, typer.Argument(metavar="SPEC", help="File of a spec or sweep, or name of a shipped one.")],
     overrides: Overrides = None,

@@ -5,10 +5,12 @@ from typing import Annotated
 
 import typer
 
+from robustcli.cli import panels
+
 app = typer.Typer()
 
 
-@app.command("push")
+@app.command("push", rich_help_panel=panels.RESULTS)
 def push_run(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     target: Annotated[str, typer.Argument(help="hf:ORG/REPO, or a new or empty folder.")],

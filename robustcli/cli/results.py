@@ -6,13 +6,14 @@ from typing import Annotated
 
 import typer
 
+from robustcli.cli import panels
 from robustcli.cli.options import Device, Json, Wide, console
 from robustcli.errors import CheckFailedError, RobustCliError
 
 app = typer.Typer()
 
 
-@app.command("results")
+@app.command("results", rich_help_panel=panels.RESULTS)
 def show_results(
     path: Annotated[
         Path | None, typer.Argument(help="Folder of a run or of an evaluation, or its results.json.")
@@ -43,7 +44,7 @@ def show_results(
         typer.echo(f"note: {line}")
 
 
-@app.command("runs")
+@app.command("runs", rich_help_panel=panels.RESULTS)
 def list_runs(
     folders: Annotated[
         list[Path] | None, typer.Argument(help="Folders of runs or of evaluations. Default: runs and evals.")
@@ -87,7 +88,7 @@ def list_runs(
             typer.echo(f"damaged: {row.text}")
 
 
-@app.command()
+@app.command(rich_help_panel=panels.RESULTS)
 def report(
     folders: Annotated[list[Path], typer.Argument(help="Folders of runs or evaluations, or folders of those.")],
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table (the default).")] = False,
@@ -124,7 +125,7 @@ def report(
         typer.echo(markdown(lines), nl=False)
 
 
-@app.command("pareto")
+@app.command("pareto", rich_help_panel=panels.RESULTS)
 def pareto(
     folders: Annotated[
         list[Path] | None, typer.Argument(help="Folders of runs, or folders of those. Default: runs.")
@@ -149,7 +150,7 @@ def pareto(
         typer.echo(f"wrote {out}")
 
 
-@app.command("verify")
+@app.command("verify", rich_help_panel=panels.RESULTS)
 def verify_results(
     claim: Annotated[
         str,
@@ -195,7 +196,7 @@ def verify_results(
         typer.echo(f"signed: {sign(Path(claim), chain_in(Path(claim)), sign_with)}")
 
 
-@app.command("compare")
+@app.command("compare", rich_help_panel=panels.RESULTS)
 def compare_results(
     a: Annotated[Path, typer.Argument(help="Folder of a run, its results.json, or a file of `robust eval --out`.")],
     b: Annotated[
@@ -234,7 +235,7 @@ def compare_results(
         typer.echo(f"{name}: {pair.claim}")
 
 
-@app.command("diff")
+@app.command("diff", rich_help_panel=panels.RESULTS)
 def diff_results(
     a: Annotated[
         str, typer.Argument(help="Folder of a run or of an evaluation, its results.json, a .zip file, or hf:ORG/REPO.")
@@ -259,7 +260,7 @@ def diff_results(
             typer.echo(f"  {line}")
 
 
-@app.command("gate")
+@app.command("gate", rich_help_panel=panels.RESULTS)
 def gate_results(
     result: Annotated[Path, typer.Argument(help="Folder of a run or of an evaluation, or its results.json.")],
     minima: Annotated[

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from robustcli.cli import panels
 from robustcli.cli.cluster import (
     Cpus,
     Gpus,
@@ -29,7 +30,7 @@ _UPDATES = 5
 app = typer.Typer()
 
 
-@app.command("sweep")
+@app.command("sweep", rich_help_panel=panels.EXPERIMENTS)
 def run(
     file: Annotated[
         str, typer.Argument(metavar="FILE", help="File or name of a sweep, or of a spec if values make a grid.")
