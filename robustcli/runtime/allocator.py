@@ -9,7 +9,7 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _NEVER = 2**31 - 1
 _GROWTH = 64 * 2**20
 # Freed memory that an evaluation keeps between its batches, in bytes.
-_MOST_KEPT = 2**30
+_MOST_KEPT = 2**29
 
 
 def keep_freed_memory() -> bool:
