@@ -159,6 +159,7 @@ class TrainSettings:
             but a classifier of another number of classes, which then stays random.
         on_collapse: when robustness to many steps is lost suddenly: "stop", "rewind" to the last good
             weights and end there, or "continue".
+        log: where epochs are reported while training runs, besides train.jsonl: csv, tensorboard, wandb, trackio.
         device: auto (the first GPU if there is one), cpu, cuda or cuda:i.
     """
 
@@ -183,6 +184,7 @@ class TrainSettings:
     check_steps: Count = 10
     start_from: str | None = None
     on_collapse: Literal["stop", "rewind", "continue"] = "stop"
+    log: tuple[Literal["csv", "tensorboard", "wandb", "trackio"], ...] = ()
     device: str = "auto"
 
 

@@ -128,6 +128,7 @@ class ExperimentSpec:
         plain.pop("seed")
         plain.pop("claim", None)
         plain["train"].pop("device")
+        plain["train"].pop("log")
         # Left to the machine it is not part of the experiment; by this word such specs keep the digest they had
         # before the machine was asked.
         if plain["train"]["channels_last"] == "auto":

@@ -32,6 +32,7 @@ from robustcli.store.chain import chained
 from robustcli.store.files import write_text
 from robustcli.store.results import DataRecord, RunResults, Sizes, read_evaluation, read_provenance
 from robustcli.store.runs import Run, RunFolder, check_same, folder_of
+from robustcli.store.sinks import LiveLogs, require_packages
 from robustcli.threat.threat import ThreatModel
 from robustcli.training.loop import fit
 from robustcli.training.setup import assemble
@@ -55,6 +56,7 @@ def run_experiment(spec: ExperimentSpec, root: Path, watcher: EvaluationWatcher,
 def _run_experiment(
     spec: ExperimentSpec, root: Path, device: torch.device, watcher: EvaluationWatcher, *, resume: bool
 ) -> RunFolder:
+    require_packages(spec.train.log)
     defense: Defense = instantiate(spec.defense)
     evaluators = {key: instantiate(chosen) for key, chosen in spec.evaluate.items()}
     found = folder_of(root, spec)
@@ -105,13 +107,18 @@ def _train(
     stop: StopRequest,
 ) -> None:
     """Train to the end, resuming from the last checkpoint if there is one."""
+
+    def log(record: Mapping[str, Any]) -> None:
+        run.log(record)
+        logs.write(record)
+
     training, loop, saver = assemble(
         spec,
         defense,
         data,
         device,
         run.folder,
-        log=run.log,
+        log=log,
         note=lambda facts: run.note(**facts),
         stop_requested=lambda: stop.is_made,
         watcher=watcher,
@@ -124,8 +131,13 @@ def _train(
         else:
             run.keep_epochs(0)
             saver.save(training.network, True, {})
-        with tuned_convolutions(device):
-            fit(training, loop)
+        # After epochs that are run again have been dropped.
+        logs = LiveLogs(spec.train.log if ranks.is_first() else (), run.folder, spec.to_plain())
+        try:
+            with tuned_convolutions(device):
+                fit(training, loop)
+        finally:
+            logs.close()
 
 
 def _evaluate(

@@ -1,0 +1,185 @@
+"""Live logs: where the epochs of a training are reported besides train.jsonl."""
+
+import csv
+import io
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from robustcli.errors import RobustCliError, in_one_line
+from robustcli.store.files import write_text
+from robustcli.store.runs import RunFolder
+
+SinkName = Literal["csv", "tensorboard", "wandb", "trackio"]
+_PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio"}
+
+
+class Sink(Protocol):
+    """Receives the records of a training."""
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Take the record of an epoch, or of an event such as a collapse."""
+        ...
+
+    def close(self) -> None:
+        """Finish; nothing is written later."""
+        ...
+
+
+def require_packages(names: Sequence[SinkName]) -> None:
+    """Check that the packages of live logs are installed.
+
+    Raises:
+        RobustCliError: one is missing; says how to get it.
+    """
+    for name in names:
+        package = _PACKAGES.get(name)
+        if package is not None and find_spec(package) is None:
+            raise RobustCliError(
+                f"train.log: {name} needs the package {package}, which is not installed: pip install {package}"
+            )
+
+
+class LiveLogs:
+    """The live logs of a run; one that fails is left out with a warning, and training continues.
+
+    Args:
+        folder: folder of the run.
+        config: settings that are shown next to the curves.
+    """
+
+    def __init__(self, names: Sequence[SinkName], folder: RunFolder, config: Mapping[str, Any]) -> None:
+        self._sinks: dict[str, Sink] = {}
+        for name in dict.fromkeys(names):
+            self._attempt(name, lambda name=name: self._sinks.update({name: _OPEN[name](folder, config)}))  # type: ignore[misc]
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Pass a record to every log."""
+        for name, sink in list(self._sinks.items()):
+            self._attempt(name, lambda sink=sink: sink.write(record))  # type: ignore[misc]
+
+    def close(self) -> None:
+        """Finish every log."""
+        for name, sink in list(self._sinks.items()):
+            self._attempt(name, sink.close)
+
+    def _attempt(self, name: str, do: Callable[[], None]) -> None:
+        # Packages of others, their networks and disks: a training of days must not end with one of them.
+        try:
+            do()
+        except Exception as error:
+            self._sinks.pop(name, None)
+            warnings.warn(f"train.log: {name} failed and is left out ({in_one_line(error)})", stacklevel=2)
+
+
+class Csv:
+    """train.csv in the folder of the run: one line per epoch, rewritten with all columns that are known."""
+
+    def __init__(self, folder: RunFolder, config: Mapping[str, Any]) -> None:
+        self._folder = folder
+
+    @property
+    def path(self) -> Path:
+        return self._folder.path / "train.csv"
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        # From train.jsonl, so that epochs of earlier sessions are there, and none twice.
+        rows = [
+            {"epoch": epoch.epoch, "seconds": epoch.seconds, "robust": epoch.robust, **epoch.measures}
+            for epoch in self._folder.epochs()
+        ]
+        columns = dict.fromkeys(key for row in rows for key in row)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(columns), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(self.path, text.getvalue())
+
+    def close(self) -> None:
+        pass
+
+
+class TensorBoard:
+    """Event files in the folder tensorboard of the run."""
+
+    def __init__(self, folder: RunFolder, config: Mapping[str, Any]) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        # Epochs that are run again replace those of an earlier session.
+        self._writer: Any = SummaryWriter(str(folder.path / "tensorboard"), purge_step=len(folder.epochs()))
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        for name, value in _numbers(record).items():
+            self._writer.add_scalar(name, value, record["epoch"])
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class Wandb:
+    """A run of Weights & Biases, continued when the training is resumed; WANDB_MODE and WANDB_PROJECT apply."""
+
+    def __init__(self, folder: RunFolder, config: Mapping[str, Any]) -> None:
+        import wandb  # type: ignore[import-not-found,unused-ignore]
+
+        self._run: Any = wandb.init(
+            project=None if _is_set("WANDB_PROJECT") else "robust",
+            name=_title(folder),
+            id=_title(folder).replace("/", "-"),
+            resume="allow",
+            dir=str(folder.path),
+            config=dict(config),
+        )
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        self._run.log(_numbers(record), step=record["epoch"])
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class Trackio:
+    """A run of trackio, whose data base lies on this machine."""
+
+    def __init__(self, folder: RunFolder, config: Mapping[str, Any]) -> None:
+        import trackio  # type: ignore[import-not-found,unused-ignore]
+
+        self._run: Any = trackio.init(
+            project="robust", name=_title(folder).replace("/", "-"), config=dict(config), resume="allow"
+        )
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        self._run.log(_numbers(record), step=record["epoch"])
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+_OPEN: dict[str, Callable[[RunFolder, Mapping[str, Any]], Sink]] = {
+    "csv": Csv,
+    "tensorboard": TensorBoard,
+    "wandb": Wandb,
+    "trackio": Trackio,
+}
+
+
+def _title(folder: RunFolder) -> str:
+    return "/".join(folder.path.parts[-2:])
+
+
+def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
+    found = {}
+    for name, value in record.items():
+        with suppress(TypeError, ValueError):
+            if name != "epoch" and not isinstance(value, str):
+                found[name] = float(value)
+    return found
+
+
+def _is_set(variable: str) -> bool:
+    return bool(os.environ.get(variable))
