@@ -389,7 +389,7 @@ def test_without_timm_the_extra_is_named(robust: Robust, here: Path, monkeypatch
         (("w.pt", *SMALL, *DIGITS, "--norm", "l2", *FEW), ("--eps: w.pt has no threat model",)),
         (("w.pt", *SMALL, *DIGITS, "--norm", "linf", "--eps", "8"), ("write 8/255",)),
         (("w.pt", *SMALL, *THREAT), ("--data: nothing says which images",)),
-        (("w.pt", *SMALL, *THREAT, "--data", "digit"), ("not a data set, folder or .npz file; did you mean 'digits'?",)),
+        (("w.pt", *SMALL, *THREAT, "--data", "digit"), ("is not a data set, folder or .npz file; did you mean",)),
         (("w.pt", *SMALL, *THREAT, "--data", "."), ("data.size: nothing says how large",)),
         (("w.pt", *SMALL, *THREAT, "--data", "four.npz"), ("the file knows 10 classes, and the data have 4",)),
         (("w.pt", *SMALL, *THREAT, *DIGITS, "threat.eps=1"), ("override 'threat.eps=1': w.pt has no spec",)),
