@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from robustcli.errors import RobustCliError, suggest
 from robustcli.registry.catalog import catalog
@@ -19,10 +19,11 @@ def evaluator_of(
 ) -> MemberSpec:
     """Return the evaluator that a name stands for, with its settings.
 
-    An attack becomes the evaluator `attacked`, or `transferred` if a `source` is among its settings.
+    An attack becomes the evaluator `attacked`, or `transferred` if a `source` is among its settings; a part of
+    AutoAttack, such as apgd-t, becomes `autoattack` with this part only.
 
     Args:
-        name: an evaluator or an attack.
+        name: an evaluator, an attack, or a part of AutoAttack.
         options: its settings, as plain values.
         option: how settings are marked in messages: "--" on the command line.
         source: where the values came from, for messages.
@@ -32,10 +33,22 @@ def evaluator_of(
     """
     if name in catalog("evaluators"):
         return _checked({"name": name, **options}, source)
+    if name not in catalog("attacks") and name in _parts_of_autoattack():
+        return _checked({"name": "autoattack", "attacks": [name], **options}, source)
     attack = attack_settings(name, options, option=option)
     network = attack.pop("source", None)
     wish = {"name": "attacked"} if network is None else {"name": "transferred", "source": network}
     return _checked({**wish, "attack": attack}, source)
+
+
+def _parts_of_autoattack() -> tuple[Any, ...]:
+    """Return the names of AutoAttack's attacks, which are those that its parameter takes."""
+
+    def choices(annotation: Any) -> tuple[Any, ...]:
+        inner = get_args(annotation)
+        return inner if get_origin(annotation) is Literal else tuple(name for part in inner for name in choices(part))
+
+    return choices(catalog("evaluators")["autoattack"].parameters["attacks"].annotation)
 
 
 def attack_settings(name: str, options: Mapping[str, Any], *, option: str = "--") -> dict[str, Any]:

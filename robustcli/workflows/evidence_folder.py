@@ -27,7 +27,7 @@ def evidence_folder(text: str) -> Iterator[Path]:
         return
     path = Path(text)
     if path.suffix.lower() != ".zip" or not path.is_file():
-        yield path
+        yield _only_run(path)
         return
     with tempfile.TemporaryDirectory() as temporary:
         try:
@@ -44,3 +44,11 @@ def evidence_folder(text: str) -> Iterator[Path]:
                 "folder of a run or of an evaluation"
             )
         yield found[0]
+
+
+def _only_run(path: Path) -> Path:
+    """The run or evaluation in a folder that holds only one, such as runs/NAME; any other path as it is."""
+    if not path.is_dir() or (path / "results.json").is_file() or (path / "spec.yaml").is_file():
+        return path
+    found = sorted(file.parent for file in (*path.glob("*/results.json"), *path.glob("*/*/results.json")))
+    return found[0] if len(found) == 1 else path

@@ -39,6 +39,11 @@ def test_a_zip_of_a_claim_is_verified(robust: Robust, trained: RunFolder, tmp_pa
     robust("verify", "empty.zip").require(2, "found 0 files results.json")
 
 
+def test_the_folder_of_the_only_run_stands_for_it(robust: Robust, trained: RunFolder) -> None:
+    robust("verify", trained.path.parents[1]).require(0, "verified: ")
+    robust("diff", trained.path.parent, trained.path).require(0, "spec: ")
+
+
 def test_the_card_states_numbers_verdicts_and_digests(robust: Robust, trained: RunFolder, tmp_path: Path) -> None:
     robust("push", trained.path, "out").require(0)
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")

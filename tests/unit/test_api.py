@@ -155,6 +155,15 @@ def test_autoattack_is_the_default_and_a_broken_model_is_suspect(digits: tuple[T
     assert "guessing" in str(result)
 
 
+def test_a_part_of_autoattack_may_be_named() -> None:
+    x, y = torch.rand((8, 1, 8, 8)), torch.arange(8)
+    result = robustcli.evaluate(_network(), (x, y), norm="linf", eps=0.1, attack="apgd-t")
+    assert result.evaluation.evaluator == "autoattack"
+    assert result.evaluation.parameters["attacks"] == ["apgd-t"]
+    with pytest.raises(RobustCliError, match="unknown parameter of 'autoattack'"):
+        robustcli.evaluate(_network(), (x, y), norm="linf", eps=0.1, attack="apgd-t", stepps=3)
+
+
 def _network() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
 
