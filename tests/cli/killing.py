@@ -119,7 +119,6 @@ class Sessions:
     def run(self, *words: str, plan: Plan = Plan()) -> int:
         """Exit code of one process; minus the number of the signal that killed it."""
         self.tally.write_text("0", encoding="utf-8")
-        self.log.unlink(missing_ok=True)
         process = forked.process(_work, words, str(self.folder), plan, str(self.log), str(self.tally))
         process.join(120)
         assert process.exitcode is not None, "the process hangs"

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from killing import _PROCESSES, Plan, _work
+import forked
+from killing import Plan, _work
 
 
 def _ranked_work(variables: Mapping[str, str], *rest: Any) -> None:
@@ -49,8 +50,7 @@ class RankedSessions:
             tally = self.tally(rank)
             tally.write_text("0", encoding="utf-8")
             arguments = (variables, words, str(self.folder), plans.get(rank, Plan()), str(self.log(rank)), str(tally))
-            processes.append(_PROCESSES.Process(target=_ranked_work, args=arguments))
-            processes[-1].start()
+            processes.append(forked.process(_ranked_work, *arguments))
         for process in processes:
             process.join(180)
         codes = [process.exitcode for process in processes]

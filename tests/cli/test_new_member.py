@@ -86,6 +86,7 @@ def holding(folder: Path, source: str) -> Path:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_a_new_member_of_a_new_package_keeps_every_promise(kind: str, tmp_path: Path) -> None:
     package = tmp_path / "my_members"
     written = robust(tmp_path, "new", kind, "brand_new", "--package", package)
@@ -132,6 +133,7 @@ def test_what_cannot_be_written_is_refused(words: tuple[str, ...], text: str, tm
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_defense_of_one_file_is_checked_shown_and_trained(tmp_path: Path) -> None:
     package = holding(tmp_path, MARGIN_AT)
     checked = robust(tmp_path, "check-member", "margin_at", installed=package)
@@ -155,6 +157,7 @@ def test_a_defense_of_one_file_is_checked_shown_and_trained(tmp_path: Path) -> N
         ("logits = model(batch.x_adv)", "logits = model.eval()(batch.x_adv)", "restores_modes"),
     ],
 )
+@pytest.mark.slow
 def test_a_broken_promise_is_named(sound: str, broken: str, promise: str, tmp_path: Path) -> None:
     source = MARGIN_AT.replace("import shares_of", "import labels_of, shares_of")
     assert sound in source

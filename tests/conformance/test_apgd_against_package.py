@@ -19,7 +19,9 @@ from robustcli.registry.types import Norm
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
 
-slow, full = pytest.mark.slow, pytest.mark.full
+pytestmark = pytest.mark.slow
+
+full = pytest.mark.full
 DUAL = {"linf": 1.0, "l2": 2.0, "l1": float("inf")}
 EXACT = [Apgd(), Apgd(loss="dlr"), Apgd(restarts=3), Apgd(loss="targeted_dlr"), Apgd(steps=37), Apgd(gradients=2)]
 SPARSE = [Apgd(), Apgd(loss="dlr"), Apgd(radius="shrinking"), Apgd(loss="targeted_dlr", targets=5, radius="shrinking")]
@@ -68,14 +70,13 @@ def _package_may_warn() -> Iterator[None]:
     ],
 )
 @pytest.mark.parametrize("attack", EXACT[:4], ids=str)
-@pytest.mark.slow
 def test_same_flags_with_the_same_noise(norm: Norm, eps: str, attack: Apgd) -> None:
     model, x, y = labelled(SineConv())
     same_flags(attack, model, x, y, ThreatModel(norm, Fraction(eps)), seed=0)
 
 
 @pytest.mark.parametrize(
-    ("name", "attack"), products([name for name in THREATS if name != "l1"], EXACT, strength=1, marks=[slow]), ids=str
+    ("name", "attack"), products([name for name in THREATS if name != "l1"], EXACT, strength=1), ids=str
 )
 def test_same_flags_with_the_same_noise_on_trained_networks(name: str, attack: Apgd) -> None:
     case = trained(name)
@@ -102,9 +103,7 @@ def _rounding_is_no_move() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("eps", ["0.12", pytest.param("0.06", marks=full)])
-@pytest.mark.parametrize(
-    "attack", [*SPARSE[1:3], *(pytest.param(attack, marks=slow) for attack in SPARSE[::3])], ids=str
-)
+@pytest.mark.parametrize("attack", SPARSE, ids=str)
 def test_same_flags_in_l1_where_rounding_is_not_counted(eps: str, attack: Apgd) -> None:
     model, x, y = labelled(SineConv())
     with _rounding_is_no_move():
@@ -113,7 +112,6 @@ def test_same_flags_in_l1_where_rounding_is_not_counted(eps: str, attack: Apgd) 
 
 @pytest.mark.parametrize("attack", [*(pytest.param(attack, marks=full) for attack in SPARSE[:3]), SPARSE[3]], ids=str)
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=full)])
-@slow
 def test_nearly_the_same_flags_in_l1_on_a_trained_network(seed: int, attack: Apgd) -> None:
     """Its points overshoot the ball by rounding, so a flag may differ for that reason."""
     case = trained("l1")
@@ -166,7 +164,6 @@ def test_robust_accuracy_is_not_above_the_packages(names: tuple[str, ...], attac
 @pytest.mark.parametrize(
     ("norm", "eps", "robust"), [("linf", "0.001275", 30), ("l2", "0.007287", 39), ("l1", "0.028399", 39)]
 )
-@pytest.mark.slow
 def test_linear_model_is_broken_exactly_where_its_margin_ends(norm: Norm, eps: str, robust: int) -> None:
     model = SineLinear()
     with torch.no_grad():
@@ -193,7 +190,6 @@ def test_linear_model_is_broken_exactly_where_its_margin_ends(norm: Norm, eps: s
         ("l1", "0.12", "0010000000111000000000000000001001000100000000100000010000000010"),
     ],
 )
-@pytest.mark.slow
 def test_targets_break_what_the_whole_ensemble_of_the_package_broke(norm: Norm, eps: str, expected: str) -> None:
     """Flags of the package's version "standard", equal over two seeds and two batch sizes on a CPU."""
     model, x, y = labelled(SineConv())

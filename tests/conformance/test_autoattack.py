@@ -12,6 +12,8 @@ from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.registry.types import Norm
 from robustcli.threat.threat import ThreatModel
 
+pytestmark = pytest.mark.slow
+
 
 def survivors(model: SineLinear | SineConv, norm: Norm, eps: str) -> str:
     result = evaluate("autoattack", {}, AutoAttack(), *labelled(model), ThreatModel(norm, Fraction(eps)), 0)
@@ -24,7 +26,7 @@ def survivors(model: SineLinear | SineConv, norm: Norm, eps: str) -> str:
     [
         ("linf", 1, "0.001275", 30),
         pytest.param("l2", 2, "0.007287", 39, marks=pytest.mark.full),
-        pytest.param("l1", math.inf, "0.028399", 39, marks=pytest.mark.slow),
+        ("l1", math.inf, "0.028399", 39),
     ],
 )
 def test_linear_model_is_broken_exactly_where_its_margin_ends(norm: Norm, dual: float, eps: str, count: int) -> None:
@@ -41,7 +43,6 @@ def test_linear_model_is_broken_exactly_where_its_margin_ends(norm: Norm, dual: 
     assert survivors(model, norm, eps) == expected
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("norm", "eps", "flags"),
     [

@@ -16,6 +16,8 @@ from robustcli.registry.types import Norm
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
 
+pytestmark = pytest.mark.slow
+
 NORMS: list[Norm] = ["linf", "l2", "l1"]
 DUAL = {"linf": 1.0, "l2": 2.0, "l1": math.inf}
 ATTACKS = {"fab-t": fab_t(), "fab": Fab()}
@@ -72,12 +74,10 @@ def test_ten_linear_classes_are_broken_exactly_where_their_margin_ends(norm: Nor
     ],
 )
 @of_both_forms
-@pytest.mark.slow
 def test_a_small_net_gets_the_verdicts_of_the_package(name: str, norm: Norm, eps: str) -> None:
     assert_same_verdicts(name, *labelled(SineConv()), ThreatModel(norm, Fraction(eps)))
 
 
-@pytest.mark.slow
 def test_a_robust_net_gets_the_verdicts_of_the_package() -> None:
     model, x, y = robust_network()
     assert_same_verdicts("fab-t", model, x[:60], y[:60], ThreatModel("linf", Fraction(EPS["linf"])))

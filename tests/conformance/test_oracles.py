@@ -27,6 +27,8 @@ from robustcli.registry.types import Norm
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
 
+pytestmark = pytest.mark.slow
+
 NORMS: list[Norm] = ["linf", "l2", "l1"]
 DUAL = {"linf": 1.0, "l2": 2.0, "l1": math.inf}
 

@@ -23,6 +23,8 @@ from robustcli.threat.noise import StreamNoise
 from robustcli.training.model import TrainingModel
 from robustcli.workflows.train import run_experiment
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 NETWORKS = ("linf", "natural")
 
@@ -99,7 +101,6 @@ def robust_of(precision: str, folder: Path) -> tuple[int, int]:
     return survived, images
 
 
-@pytest.mark.slow
 def test_networks_trained_in_sixteen_bits_are_as_robust(tmp_path: Path) -> None:
     """Within two standard errors of the difference of two shares."""
     survived, images = robust_of("fp32", tmp_path)

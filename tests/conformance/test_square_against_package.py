@@ -17,6 +17,8 @@ from robustcli.registry.types import Norm
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
 
+pytestmark = pytest.mark.slow
+
 NORMS: list[Norm] = ["linf", "l2", "l1"]
 DUAL = {"linf": 1.0, "l2": 2.0, "l1": math.inf}
 
@@ -62,7 +64,6 @@ def test_with_its_full_budget_the_package_breaks_no_more(norm: Norm) -> None:
     assert 0 < ours.sum() <= theirs.sum() + 0.002 * len(x)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["linf", "l2", pytest.param("l1", marks=pytest.mark.full)])
 def test_on_large_images_accuracy_is_that_of_the_package(norm: Norm) -> None:
     """Digits enlarged four times, where the last row and column, which the package misses, hardly matter.

@@ -14,6 +14,8 @@ from robustcli.promises.networks import drawn_from
 from robustcli.registry.catalog import catalog
 from robustcli.runtime.memory_format import to_channels_last
 
+pytestmark = pytest.mark.slow
+
 Promise = Callable[[architectures_promises.Body, ImageShape], None]
 
 CHEAPEST: list[tuple[str, Settings]] = [
@@ -81,7 +83,6 @@ def modules_of_architectures() -> dict[str, list[tuple[str, Settings]]]:
     return found
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("module", modules_of_architectures())
 def test_compiling_changes_nothing_in_any_layer(module: str) -> None:
     """Of the smallest networks of a file that have all of its layers."""

@@ -15,6 +15,8 @@ from robustcli.registry.catalog import catalog
 from robustcli.specs.settings import TrainSettings
 from robustcli.training.model import TrainingModel
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("name", names_of("architectures"))
 def test_the_logits_of_every_architecture_are_linear_in_its_features(name: str) -> None:

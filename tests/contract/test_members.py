@@ -128,6 +128,7 @@ def is_writable(annotation: Any) -> bool:
 
 
 @pytest.mark.parametrize("member", [member for member in MEMBERS if member.replaceable], ids=title)
+@pytest.mark.slow
 def test_replacing_a_field_replaces_it(member: Member) -> None:
     for name, parameter in member.replaceable.items():
         family = family_of(parameter.annotation)
@@ -148,6 +149,7 @@ def test_replacing_a_field_replaces_it(member: Member) -> None:
 
 # A data set is built by reading its files: test_whole_contracts.py.
 @pytest.mark.parametrize("member", [member for member in MEMBERS if member.family != "datasets"], ids=title)
+@pytest.mark.slow
 def test_builds_from_defaults_and_from_smoke(member: Member) -> None:
     for settings in settings_to_try(member):
         if member.family == "architectures":
@@ -166,6 +168,7 @@ def test_builds_from_defaults_and_from_smoke(member: Member) -> None:
 
 
 @pytest.mark.parametrize("member", [*filter(is_named_by_specs, MEMBERS)], ids=title)
+@pytest.mark.slow
 def test_survives_yaml(member: Member) -> None:
     for values in settings_to_try(member):
         spec = whole_spec(member, values)

@@ -25,6 +25,8 @@ from robustcli.promises.build import build, settings_to_try
 from robustcli.registry.catalog import catalog
 from robustcli.registry.types import AttackBn, Norm
 
+pytestmark = pytest.mark.slow
+
 of_every_attack = pytest.mark.parametrize("name", names_of("attacks"))
 NORMS: tuple[Norm, ...] = ("linf", "l2", "l1")
 IN_NORMS_IT_KNOWS = [(name, norm) for name in names_of("attacks") for norm in norms_known_to(name)]

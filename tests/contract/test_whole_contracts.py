@@ -21,6 +21,8 @@ from robustcli.promises.build import SHAPES, body_builder, build, optimizer_make
 from robustcli.registry.catalog import catalog
 from robustcli.registry.types import Norm
 
+pytestmark = pytest.mark.slow
+
 
 def named(promise: Callable[..., None]) -> str:
     return promise.__name__
@@ -56,7 +58,6 @@ def test_defense(name: str, promise: Callable[[Defense], None]) -> None:
         list(catalog("weights")),
         ["eval", "train", "batch_no_update"],
         [name for name in catalog("regularisers") if name != "none"],
-        marks=[pytest.mark.slow],
     ),
 )
 def test_defense_with_other_parts(name: str, weights: str, attack_bn: str, regulariser: str) -> None:

@@ -10,6 +10,7 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,20 +31,26 @@ _HEAVY = [
 ]
 
 
-def process(work: Callable[..., None], *args: Any) -> BaseProcess:
-    """Start a process that is forked from one with all members imported, and that has not looked for plugins yet."""
-    processes = multiprocessing.get_context("forkserver")
+def processes() -> ForkServerContext:
+    """Return the context of processes forked from one with all members imported, which has not looked for plugins."""
+    context = multiprocessing.get_context("forkserver")
     members = [member.module for family in FAMILIES for member in catalog(family).values()]
-    processes.set_forkserver_preload([*_HEAVY, *members])
-    started = processes.Process(target=work, args=args)
+    context.set_forkserver_preload([*_HEAVY, *members])
+    return context
+
+
+def process(work: Callable[..., None], *args: Any) -> BaseProcess:
+    """Start such a process."""
+    started = processes().Process(target=work, args=args)
     started.start()
     return started
 
 
 def write_to(out: Path, err: Path) -> None:
     """Let this process print into files, or into one."""
-    for number, path in ((1, out), (2, err)):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    output = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output if err == out else os.open(err, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
 
 
 def robust(*words: object, cwd: Path, path: Sequence[Path] = ()) -> subprocess.CompletedProcess[str]:

@@ -1,16 +1,14 @@
 """Two processes that work together as torchrun's do, for many calls."""
 
-import multiprocessing
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import forked
 import torch
 import torch.distributed as dist
 
-_PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["torch", "torch.distributed", "ranked_training"])
 _COUNT = 2
 # Seconds for a call, on a machine that is busy with other things.
 _PATIENCE = 300
@@ -27,9 +25,10 @@ class Pair:
         self._pipes: list[Connection] = []
         self._processes = []
         self._is_running = True
+        processes = forked.processes()
         for rank in range(_COUNT):
-            ours, theirs = _PROCESSES.Pipe()
-            process = _PROCESSES.Process(target=_serve, args=(theirs, rank, str(folder / "group")), daemon=True)
+            ours, theirs = processes.Pipe()
+            process = processes.Process(target=_serve, args=(theirs, rank, str(folder / "group")), daemon=True)
             process.start()
             self._pipes.append(ours)
             self._processes.append(process)

@@ -22,6 +22,8 @@ from torch import nn
 from robustcli.cli.main import main
 from robustcli.evaluation.chance import is_at_chance
 
+pytestmark = pytest.mark.slow
+
 # Each example writes files and runs a command, in a folder that it shares with the others.
 FUZZ = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 CODE = """\

@@ -217,6 +217,7 @@ def test_small_cnn_has_the_layers_of_wong_et_al() -> None:
         ("sknet", {"depth": 50}, 1.2981),
     ],
 )
+@pytest.mark.slow
 def test_cost_is_the_published_one(name: str, settings: dict[str, Any], expected: float) -> None:
     assert round(count_macs(build_weightless(name, **settings), CIFAR) / 1e9, 4) == expected
 
@@ -501,6 +502,7 @@ SMALL = [
 
 @pytest.mark.parametrize(("name", "settings"), SMALL)
 @pytest.mark.parametrize("size", [(1, 8, 8), (1, 28, 28), (3, 15, 20)])
+@pytest.mark.slow
 def test_any_size_and_number_of_channels(name: str, settings: dict[str, Any], size: tuple[int, int, int]) -> None:
     shape = ImageShape(*size, classes=7)
     network = build_weightless(name, shape, **settings).eval()

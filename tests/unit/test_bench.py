@@ -83,6 +83,7 @@ LEAST = {
 @pytest.mark.parametrize(("defense", "weights"), LEAST, ids=str)
 @pytest.mark.parametrize("settings", [{}, {"precision": "bf16", "channels_last": True}], ids=["plain", "bf16"])
 @pytest.mark.usefixtures("no_torchattacks")
+@pytest.mark.slow
 def test_a_step_makes_no_pass_too_many(defense: str, weights: str, settings: dict[str, Any]) -> None:
     result = bench_train(request(defense, weights=weights, **settings))["defenses"][defense]
     assert tuple(result["passes"].values()) == LEAST[defense, weights]

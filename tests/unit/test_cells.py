@@ -43,6 +43,7 @@ from robustcli.errors import RobustCliError
         ("arnas", {}, 4_520_394, 1.2402),
     ],
 )
+@pytest.mark.slow
 def test_size_is_the_published_one(name: str, settings: dict[str, Any], expected: int, gigamacs: float) -> None:
     network = build_weightless(name, **settings)
     assert count_parameters(network) == expected

@@ -28,6 +28,8 @@ from robustcli.training.check import Check
 from robustcli.training.loop import Means, Training, fit
 from robustcli.training.model import TrainingModel
 
+pytestmark = pytest.mark.slow
+
 THREAT = ThreatModel("linf", Fraction(1, 5))
 CLASSES, SIDE, SEED = 10, 16, 2
 SETTINGS = TrainSettings(epochs=8, batch_size=30, lr=3e-3, on_collapse="stop", check_examples=200)

@@ -140,6 +140,7 @@ ATTACKING = [(family, name) for family in ("attacks", "evaluators") for name in 
 
 
 @pytest.mark.parametrize(("family", "name"), [pair for pair in ATTACKING if catalog(pair[0])[pair[1]].passes])
+@pytest.mark.slow
 def test_an_image_costs_at_most_what_its_attack_declares(family: str, name: str) -> None:
     costs_at_most_what_it_declares(catalog(family)[name])
 

@@ -98,6 +98,7 @@ def test_grad_align_of_another_package_has_the_problems_of_ours(tmp_path: Path) 
     assert theirs == [line.replace("'grad_align'", "'their_align'") for line in ours]
 
 
+@pytest.mark.slow
 def test_another_package_can_bring_the_architecture_that_its_defense_trains(tmp_path: Path) -> None:
     plug_in(tmp_path, PAIR)
     assert validate(tmp_path, "their_pair", "name: their_net") == []

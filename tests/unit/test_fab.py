@@ -205,6 +205,7 @@ def test_a_flat_model_is_not_broken_and_gives_no_nan() -> None:
 
 @in_every_norm
 @pytest.mark.parametrize("keep", ["fooled", "nearest"])
+@pytest.mark.slow
 def test_targets_side_by_side_end_as_one_after_the_other(norm: Norm, keep: Any) -> None:
     model, x = conv_net(3).eval(), images(8, 3)
     y = predictions(model, x)

@@ -83,6 +83,7 @@ def test_cells_have_the_activation_everywhere(name: str, settings: Settings) -> 
 
 @pytest.mark.parametrize(("name", "settings"), CELLS)
 @pytest.mark.parametrize("choice", [{"norm": "group"}, {"activation": "silu"}, {"downsample": "flc"}])
+@pytest.mark.slow
 def test_cells_with_options_take_odd_sides_and_see_one_image_at_a_time(
     name: str, settings: Settings, choice: Settings
 ) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 # In a process of its own: what malloc was told cannot be taken back.
@@ -68,7 +70,6 @@ def found() -> dict[str, Any]:
     return dict(json.loads(done.stdout))
 
 
-@pytest.mark.slow
 def test_results_do_not_change(found: dict[str, Any]) -> None:
     assert found["is_equal"]
 

@@ -90,6 +90,7 @@ def test_attacks_by_scores_run_and_are_suspect(kind: Any) -> None:
     assert any("the network gives no gradient, so none was used" in text for text in result.suspicions or ())
 
 
+@pytest.mark.slow
 def test_autoattack_without_gradients_is_suspect_and_says_why() -> None:
     model = external(NoGrad())
     evaluator = AutoAttack(attacks=("apgd-ce", "fab-t", "square"))

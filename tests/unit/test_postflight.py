@@ -93,6 +93,7 @@ def test_an_honest_model_is_trusted(evaluator: Any, network: nn.Module) -> None:
     ],
     ids=["package", "package by gradients", "native", "and spsa", "and hop skip jump", "square", "spsa"],
 )
+@pytest.mark.slow
 def test_attacks_of_both_kinds_make_more_than_an_upper_bound(evaluator: Any, is_upper_bound: bool) -> None:
     assert found(linear_net(64), evaluator).is_upper_bound is is_upper_bound
 

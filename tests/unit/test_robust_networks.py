@@ -26,6 +26,8 @@ from robustcli.architectures import ImageShape
 from robustcli.architectures.robust_scaling import Block, cost, robust_scaling
 from robustcli.errors import RobustCliError
 
+pytestmark = pytest.mark.slow
+
 BASIC = {"block": "basic"}
 
 
@@ -47,7 +49,6 @@ BASIC = {"block": "basic"}
         ("robust_wide_resnet", {"widths": (12, 12, 12)}, 66_457_818, 9.5823),
     ],
 )
-@pytest.mark.slow
 def test_size_is_the_published_one(name: str, settings: dict[str, Any], expected: int, gigamacs: float) -> None:
     network = build_weightless(name, **settings)
     assert count_parameters(network) == expected

@@ -120,6 +120,7 @@ def test_an_image_leaves_the_batch_once_it_is_misclassified() -> None:
 
 
 @in_every_norm
+@pytest.mark.slow
 def test_survivors_do_not_depend_on_batches(norm: Norm) -> None:
     model, x = conv_net(3).eval(), images(24, 3)
     eps = {"linf": Fraction(1, 80), "l2": Fraction(1, 2), "l1": Fraction(8)}[norm]

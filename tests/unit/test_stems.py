@@ -21,6 +21,8 @@ from robustcli.specs.spec import ExperimentSpec
 from robustcli.store.files import read_json
 from robustcli.workflows.train import run_experiment
 
+pytestmark = pytest.mark.slow
+
 CIFAR = ImageShape(3, 32, 32, 10)
 with_timm = pytest.mark.skipif(find_spec("timm") is None, reason="needs the package timm")
 

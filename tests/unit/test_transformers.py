@@ -103,6 +103,7 @@ def gigamacs(network: nn.Module, shape: ImageShape) -> float:
 
 
 @pytest.mark.parametrize(("name", "settings", "shape", "parameters", "cost"), EXACT)
+@pytest.mark.slow
 def test_size_is_the_published_one(
     name: str, settings: Settings, shape: ImageShape, parameters: int, cost: float
 ) -> None:
@@ -112,6 +113,7 @@ def test_size_is_the_published_one(
 
 
 @pytest.mark.parametrize(("name", "settings", "shape", "millions", "cost"), ROUNDED)
+@pytest.mark.slow
 def test_size_is_the_rounded_published_one(
     name: str, settings: Settings, shape: ImageShape, millions: float, cost: float | None
 ) -> None:
