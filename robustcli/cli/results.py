@@ -90,7 +90,10 @@ def list_runs(
 
 @app.command(rich_help_panel=panels.RESULTS)
 def report(
-    folders: Annotated[list[Path], typer.Argument(help="Folders of runs or evaluations, or folders of those.")],
+    folders: Annotated[
+        list[Path],
+        typer.Argument(help="Folders of runs or evaluations, folders of those, or files of `robust eval --out`."),
+    ],
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table (the default).")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     as_json: Json = False,

@@ -84,12 +84,18 @@ class Line:
 
 
 def read_sources(folders: Iterable[Path]) -> tuple[list[Source], list[str]]:
-    """Read all results below some folders, each once.
+    """Read all results below some folders, or in some files, each once.
 
     Returns:
         The results, and one line for every damaged file.
+
+    Raises:
+        RobustCliError: a file or folder is missing.
     """
-    paths = (path for folder in folders for path in sorted(folder.rglob("results.json")))
+    named = list(folders)
+    if missing := [str(path) for path in named if not path.exists()]:
+        raise RobustCliError(f"{', '.join(missing)}: no such file or folder; expected runs or evaluations")
+    paths = (path for one in named for path in ([one] if one.is_file() else sorted(one.rglob("results.json"))))
     sources, damaged = [], []
     for path in {path.resolve(): path for path in paths}.values():
         try:

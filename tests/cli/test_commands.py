@@ -899,7 +899,7 @@ def test_a_report_is_printed_or_put_into_a_file(robust: Robust, trained: RunFold
     page.write_text("<!-- results -->\nnever closed\n", encoding="utf-8")
     robust("report", root, "--into", page).require(2, "found no block")
     robust("report", root, "--into", "gone.md").require(2, "gone.md")
-    robust("report", "nowhere").require(2, "nowhere: found no readable results.json")
+    robust("report", "nowhere").require(2, "nowhere: no such file or folder")
 
 
 def test_runs_that_differ_in_their_seed_alone_share_a_row(robust: Robust, trained: RunFolder, tiny: Path) -> None:

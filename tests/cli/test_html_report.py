@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -84,6 +85,11 @@ def test_a_sweep_gets_a_leaderboard_and_a_pareto_front(robust: Robust, tmp_path:
     widths = ["digits_pgd_at (width=2)", "digits_pgd_at (width=4)"]
     assert sorted(rows[:2]) == [(width, "pgd") for width in widths]
     assert rows[2:] in ([(width, "fgsm")] for width in widths)
+    # A file of results, too; what is missing is no empty table.
+    (stored,) = Path("evals").glob("*/results.json")
+    shutil.copyfile(stored, "out.json")
+    assert len(json.loads(robust("report", "out.json", "--json").require(0).out)) == 1
+    robust("report", "evals", "nowhere").require(2, "nowhere: no such file or folder")
 
 
 def test_the_pareto_front_has_the_points_that_no_other_beats() -> None:
