@@ -6,7 +6,8 @@ forward pass.
 
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -32,6 +33,8 @@ from robustcli.statistics import unseen_at_most
 from robustcli.threat.noise import IndexedNoise, derive
 from robustcli.threat.threat import ThreatModel
 
+# Seconds between two reports within a batch.
+_PULSE = 1.0
 # Values of `broken_by` besides the numbers of stages.
 SURVIVES, WRONG_WHEN_CLEAN = -1, -2
 
@@ -209,8 +212,9 @@ def gather(
                 break
             search = model if stage.surrogate is None else surrogates[stage.surrogate]
             call = partial(run_attack, stage, model, search, threat=stage.threat or threat, votes=votes)
-            follow = partial(_report, report, evidence, number, len(stages))
-            _run_stage(stage, call, x, y, rng, evidence, journal, batches, follow, keeps_examples=keeps_examples)
+            follower = _Follower(report, evidence, number, len(stages))
+            with follower.pulse(model, search):
+                _run_stage(stage, call, x, y, rng, evidence, journal, batches, follower, keeps_examples=keeps_examples)
         evidence.warnings = joined((*evidence.warnings, *batches.warnings))
     return evidence
 
@@ -224,7 +228,7 @@ def _run_stage(
     evidence: Evidence,
     journal: Journal,
     batches: AdaptiveBatches,
-    follow: Callable[[int, int, float], None],
+    follower: "_Follower",
     *,
     keeps_examples: bool,
 ) -> None:
@@ -232,8 +236,7 @@ def _run_stage(
 
     Args:
         call: runs the attack on some images, with a largest number of points in one pass.
-        follow: is given the number of images attacked, of those attacked by this process, and the seconds for the
-            latter.
+        follower: reports the progress.
     """
     rows = {number: row for row, number in enumerate(evidence.numbers.tolist())}
     is_waiting, sample = evidence.survives, _sample(evidence.survives, stage.sample, rng)
@@ -250,8 +253,7 @@ def _run_stage(
         known = outcome.among(set(evidence.numbers[is_waiting].tolist()))
         evidence.add(known, rows)
         is_waiting[[rows[number] for number in known.numbers.tolist()]] = False
-    begun, before, attacked = time.perf_counter(), entered - int(is_waiting.sum()), 0
-    follow(before, 0, 0.0)
+    follower.begin(entered - int(is_waiting.sum()))
     for waiting in (is_waiting & sample, is_waiting & ~sample):
         left = waiting.nonzero().flatten().to(x.device)
 
@@ -262,30 +264,68 @@ def _run_stage(
 
         for outcome in batches.map(len(left), stage.batch_size, attack, type(stage.attack).__name__):
             evidence.add(journal.keep(outcome), rows)
-            attacked += len(outcome.numbers)
-            follow(before + attacked, attacked, time.perf_counter() - begun)
+            follower.add(len(outcome.numbers))
         if record.broken == 0 and not bool(sample.all()):
             evidence.end_after_sample(int(sample.sum()))
             break
 
 
-def _report(
-    report: Report, evidence: Evidence, number: int, stages: int, attacked: int, here: int, seconds: float
-) -> None:
-    """Report the progress of the last stage."""
-    stage = evidence.stages[-1]
-    report(
-        StageProgress(
-            stage=stage.name,
-            number=number,
-            stages=stages,
-            entered=stage.entered,
-            attacked=attacked,
-            broken=stage.broken,
-            survivors=int(evidence.survives.sum()),
-            images_per_second=here / seconds if here and seconds else None,
+class _Follower:
+    """Reports the progress of the last stage: when it begins, after each batch, and within batches that take long.
+
+    Args:
+        number, stages: position of the stage among all, from 1.
+    """
+
+    def __init__(self, report: Report, evidence: Evidence, number: int, stages: int) -> None:
+        self._report, self._evidence, self._place = report, evidence, (number, stages)
+        self._before = self._attacked = self._forwards = 0
+        self._begun = self._last = time.perf_counter()
+
+    def begin(self, attacked: int) -> None:
+        """Report the start, with the number of images that earlier processes attacked."""
+        self._before, self._begun = attacked, time.perf_counter()
+        self._tell()
+
+    def add(self, images: int) -> None:
+        """Report that one more batch is done."""
+        self._attacked += images
+        self._forwards = 0
+        self._tell()
+
+    @contextmanager
+    def pulse(self, *models: nn.Module) -> Iterator[None]:
+        """Also report within a batch, now and then, while images pass through the models."""
+
+        def beat(_module: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
+            self._forwards += len(inputs[0])
+            if time.perf_counter() - self._last >= _PULSE and self._evidence.stages:
+                self._tell()
+
+        hooks = [] if self._report is silent else [one.register_forward_hook(beat) for one in dict.fromkeys(models)]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _tell(self) -> None:
+        stage, now = self._evidence.stages[-1], time.perf_counter()
+        number, stages = self._place
+        self._last = now
+        self._report(
+            StageProgress(
+                stage=stage.name,
+                number=number,
+                stages=stages,
+                entered=stage.entered,
+                attacked=self._before + self._attacked,
+                broken=stage.broken,
+                survivors=int(self._evidence.survives.sum()),
+                images_per_second=self._attacked / (now - self._begun) if self._attacked else None,
+                forwards=self._forwards,
+            )
         )
-    )
 
 
 def _sample(survives: Tensor, size: int | None, rng: IndexedNoise) -> Tensor:

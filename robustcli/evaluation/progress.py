@@ -22,6 +22,7 @@ class StageProgress:
         broken: those of them that the attack broke.
         survivors: images that survive so far.
         images_per_second: attacked by this process; None if it attacked none yet.
+        forwards: forward passes within the batch that is being attacked.
     """
 
     stage: str
@@ -32,6 +33,7 @@ class StageProgress:
     broken: int
     survivors: int
     images_per_second: float | None = None
+    forwards: int = 0
 
     @property
     def is_done(self) -> bool:
@@ -52,8 +54,10 @@ class StageProgress:
 
     @property
     def rate(self) -> str:
-        """Images per second as text."""
-        return "" if self.images_per_second is None else f"{self.images_per_second:,.3g} images/s"
+        """Images per second as text, or the passes of the first batch so far."""
+        if self.images_per_second is None:
+            return f"{self.forwards:,} passes" if self.forwards else ""
+        return f"{self.images_per_second:,.3g} images/s"
 
     def line(self) -> str:
         """All of it in one line."""

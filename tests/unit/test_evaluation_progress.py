@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from robustcli.attacks.pgd import Pgd
+from robustcli.evaluation import evidence as evidence_module
 from robustcli.evaluation import progress as module
 from robustcli.evaluation.evidence import Evidence, gather
 from robustcli.evaluation.journal import FolderJournal
@@ -54,6 +55,20 @@ def test_images_of_an_earlier_process_count_as_attacked(tmp_path: Path) -> None:
     (first,) = (progress for progress in again if progress.number == 1)
     assert (first.attacked, first.entered, first.images_per_second) == (12, 12, None)
     assert again[-1].survivors == before[-1].survivors
+
+
+def test_a_long_batch_is_reported_while_it_is_attacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evidence_module, "_PULSE", 0.0)
+    seen, evidence = reported()
+    first = [progress for progress in seen if progress.number == 1]
+    within = [progress for progress in first if progress.forwards]
+    # Passes within the first batch of 5 images; the count starts again with every batch.
+    assert [progress.forwards for progress in within if progress.attacked == 0][:2] == [5, 10]
+    assert {progress.attacked for progress in within} == {0, 5, 10}
+    assert within[0].line().endswith("12 survive, 5 passes")
+    again = [(stage.name, stage.broken, stage.forwards) for stage in evidence.stages]
+    monkeypatch.undo()
+    assert again == [(stage.name, stage.broken, stage.forwards) for stage in reported()[1].stages]
 
 
 def stage(attacked: int, *, number: int = 1, rate: float | None = 10.0) -> StageProgress:

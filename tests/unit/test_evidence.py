@@ -133,11 +133,11 @@ class Dying:
     def outcomes(self, stage: str, images: Container[int] | None = None) -> Iterable[AttackOutcome]:
         return self.journal.outcomes(stage, images)
 
-    def keep(self, outcome: AttackOutcome) -> None:
+    def keep(self, outcome: AttackOutcome) -> AttackOutcome:
         if self.left == 0:
             raise KeyboardInterrupt
         self.left -= 1
-        self.journal.keep(outcome)
+        return self.journal.keep(outcome)
 
 
 def test_a_killed_evaluation_goes_on_after_any_call(tmp_path: Path) -> None:
