@@ -1,6 +1,7 @@
 """The command `robust sweep`, and grids of `robust train`. torch is imported inside them."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -72,6 +73,10 @@ def run(
         if into is not None:
             raise RobustCliError("--into: not with --dry-run, which trains nothing")
         print_plan_of_sweep(sweep, _UPDATES, None, runs=runs, as_json=as_json)
+        if chosen is not None and not as_json:
+            asked = Counter(chosen[1].text(spec.train.device) for row in sweep.rows for spec in row.specs)
+            for needs, count in asked.items():
+                typer.echo(f"--engine {engine}: {count} runs, each with {needs}")
         return
     run_sweep(sweep, runs, into=into, as_json=as_json, quiet=quiet, engine=chosen)
 

@@ -2,15 +2,22 @@
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from robustcli.errors import Interrupted
 
+# Seconds in which a second SIGTERM is the same request.
+_REPEATED = 10.0
+
 
 class StopRequest:
     """State of a request to stop.
+
+    A second signal stops at once. Only a second SIGTERM within seconds is taken for the first: SLURM sends it to every
+    process, and torchrun and srun pass theirs on.
 
     Args:
         is_made: a signal asked to stop.
@@ -20,6 +27,7 @@ class StopRequest:
     def __init__(self) -> None:
         self.is_made = False
         self.is_safe_now = True
+        self._since = 0.0
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -32,10 +40,12 @@ class StopRequest:
 
     def take(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal."""
-        if self.is_safe_now or self.is_made:
-            # A second signal stops at once; the last checkpoint remains.
+        is_repeated = number == signal.SIGTERM and time.monotonic() - self._since < _REPEATED
+        if self.is_safe_now or (self.is_made and not is_repeated):
+            # The last checkpoint remains.
             raise Interrupted(f"stopped by {signal.Signals(number).name}")
-        self.is_made = True
+        if not self.is_made:
+            self.is_made, self._since = True, time.monotonic()
 
 
 @contextmanager

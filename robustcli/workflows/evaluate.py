@@ -180,8 +180,9 @@ def assess_on(
     """
     if request.fresh:
         raise RobustCliError("--fresh: only with --engine local; remove the stored folder, or leave out --engine")
+    require_sound(request)
     # The same command again finds its jobs by their folders.
-    jobs = request.store / "jobs" / hashlib.sha256(repr(request).encode()).hexdigest()[:8]
+    jobs = request.store / "jobs" / hashlib.sha256(repr(replace(request, quiet=False)).encode()).hexdigest()[:8]
     name = Path(request.subject.text or "evaluation").name
     tasks = [
         engines.Task(

@@ -109,18 +109,16 @@ def script(spec: ExperimentSpec, runs: Path, resources: Resources) -> str:
         "chdir": Path.cwd(),
         "output": f"{folder.path / FOLDER}/%j.log",
     }
-    python = shlex.quote(sys.executable)
-    command = f"-m robustcli train {shlex.quote(str(folder.spec))} --resume --runs {shlex.quote(str(runs))}"
+    call = f"{shlex.quote(sys.executable)} -m"
+    train = f"robustcli train {shlex.quote(str(folder.spec))} --resume --runs {shlex.quote(str(runs))}"
     stop = 'kill -TERM "$run"'
-    if processes == resources.nodes == 1:
-        call = f"{python} {command}"
-    else:
-        call = f"{python} -m torch.distributed.run --nnodes {resources.nodes} --nproc-per-node {processes}"
-        if resources.nodes == 1:
-            call += f" --standalone {command}"
-        else:
-            call = f'srun {call} --rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID" --rdzv-endpoint "$head" {command}'
-            stop = 'scancel --signal=TERM "$SLURM_JOB_ID"'
+    if resources.nodes > 1:
+        call = f"srun {call} torch.distributed.run --nnodes {resources.nodes} --nproc-per-node {processes}"
+        call += ' --rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID" --rdzv-endpoint "$meeting_place" -m'
+        # To the tasks of srun on all nodes; srun itself would end them at once.
+        stop = 'scancel --signal=TERM "$SLURM_JOB_ID"'
+    elif processes > 1:
+        train += f" --devices {processes}"
     lines = [
         "#!/bin/bash",
         f"# Trains {folder.path}. Written by robust submit.",
@@ -137,13 +135,16 @@ def script(spec: ExperimentSpec, runs: Path, resources: Resources) -> str:
         "is_over=",
     ]
     if resources.nodes > 1:
-        port = 'head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1):$((20000 + SLURM_JOB_ID % 10000))'
-        lines.append(port)
+        lines += [
+            'head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
+            "meeting_place=$head:$((20000 + SLURM_JOB_ID % 10000))",
+        ]
     lines += [
-        f"{call} &",
+        f"{call} {train} &",
         "run=$!",
+        'wait "$run"; code=$?',
         "# A signal ends a wait early.",
-        'until ! kill -0 "$run" 2>/dev/null; do wait "$run"; code=$?; done',
+        'while kill -0 "$run" 2>/dev/null; do wait "$run"; code=$?; done',
         'if [ -n "$is_over" ] && [ "$code" -ne 0 ]; then scontrol requeue "$SLURM_JOB_ID"; fi',
         'exit "$code"',
     ]

@@ -21,9 +21,11 @@ from robustcli.specs.yamlfile import parse_yaml
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 AGENTS = ROOT / "AGENTS.md"
+CLUSTER = ROOT / "experiments" / "CLUSTER.md"
 DOCUMENTS = [
     README,
     AGENTS,
+    CLUSTER,
     *(ROOT / name for name in ("CONTRIBUTING.md", "experiments/README.md")),
     *(ROOT / "experiments" / "results" / name for name in ("README.md", "bench/README.md")),
 ]
@@ -84,7 +86,7 @@ def test_the_readme_shows_commands() -> None:
     assert {line.words[0] for line in LINES} >= {"train", "eval", "list", "show", "validate", "reproduce", "report"}
 
 
-@pytest.mark.parametrize("line", [*LINES, *robust_lines(AGENTS)], ids=str)
+@pytest.mark.parametrize("line", [*LINES, *robust_lines(AGENTS), *robust_lines(CLUSTER)], ids=str)
 def test_a_command_of_the_documents_can_be_parsed(line: Line) -> None:
     name, *words = line.words
     if name.startswith("-"):

@@ -1,4 +1,4 @@
-"""A real SLURM of this machine with preemption by partition, and `robust` in processes of its own."""
+"""A real SLURM with preemption by partition, whose two nodes are this machine, and `robust` in processes of its own."""
 
 import os
 import shutil
@@ -23,11 +23,11 @@ SlurmdUser=root
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge.socket
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd.log
+SlurmdLogFile={folder}/slurmd-%n.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
@@ -39,10 +39,10 @@ KillWait=20
 MpiDefault=none
 ReturnToService=2
 SlurmctldPort={ports[0]}
-SlurmdPort={ports[1]}
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} State=UNKNOWN
-PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP PriorityTier=1
-PartitionName=urgent Nodes={host} MaxTime=INFINITE State=UP PriorityTier=10
+NodeName={host} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs={cpus} State=UNKNOWN
+NodeName=localhost NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs={cpus} State=UNKNOWN
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1
+PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10
 """
 SWEEP = """\
 # Rows that take seconds; the second one is long enough to be interrupted.
@@ -107,8 +107,8 @@ class Cluster:
         return job in self.slurm("squeue", "--noheader", "--format=%i").split()
 
     def preempt(self) -> None:
-        """Let a more important job take the whole node."""
-        self.slurm("sbatch", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
+        """Let a more important job take both nodes."""
+        self.slurm("sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
 
     def restart(self, job: str) -> None:
         """Let a job that was put back into the queue start; by itself SLURM waits for two minutes."""
@@ -138,8 +138,11 @@ def epochs(log: Path) -> int:
 
 
 def environment() -> dict[str, str]:
-    """One thread, and the checkout to import from whether or not it is installed."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    """One thread, and the checkout to import from whether or not it is installed.
+
+    Ray lets its tasks wait for everything else, which takes long on a busy machine.
+    """
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "RAY_worker_niceness": "0"}
 
 
 @pytest.fixture(scope="session")
@@ -150,18 +153,18 @@ def slurm_configuration(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pa
         pytest.skip(f"needs root and SLURM; missing: {', '.join(missing) or 'root'}")
     pytest.importorskip("submitit")
     folder = tmp_path_factory.mktemp("slurm")
-    for name in ("state", "spool"):
-        (folder / name).mkdir()
+    (folder / "state").mkdir()
     (folder / "key").write_bytes(os.urandom(1024))
     (folder / "key").chmod(0o400)
     host = socket.gethostname().split(".")[0]
     path = folder / "slurm.conf"
-    ports = [_free_port(), _free_port()]
+    ports = [_free_port() for _ in range(3)]
     path.write_text(CONFIGURATION.format(host=host, folder=folder, ports=ports, cpus=os.cpu_count()))
     munged = ["munged", "--foreground", "--force", f"--socket={folder}/munge.socket", f"--key-file={folder}/key"]
     munged += [f"--{name}={folder}/munged.{name.split('-')[0]}" for name in ("pid-file", "log-file", "seed-file")]
     path_of_daemons = {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin"}
-    commands: list[Sequence[str]] = [munged, ["slurmctld", "-D", "-f", str(path)], ["slurmd", "-D", "-f", str(path)]]
+    commands: list[Sequence[str]] = [munged, ["slurmctld", "-D", "-f", str(path)]]
+    commands += [["slurmd", "-D", "-N", name, "-f", str(path)] for name in (host, "localhost")]
     quiet = subprocess.DEVNULL
     daemons = []
     try:
@@ -182,8 +185,9 @@ def slurm_configuration(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pa
 
 
 def is_idle(cluster: Cluster) -> bool:
-    done = subprocess.run(["sinfo"], env=cluster.environment, capture_output=True, text=True, check=False)
-    return "idle" in done.stdout
+    command = ["sinfo", "--noheader", "--partition=main", "--format=%D %t"]
+    done = subprocess.run(command, env=cluster.environment, capture_output=True, text=True, check=False)
+    return done.stdout == "2 idle\n"
 
 
 def _free_port() -> int:

@@ -69,6 +69,24 @@ def test_a_run_that_is_preempted_and_reaches_its_time_limit_equals_an_unbroken_o
     assert "this run is finished" in ended(slurm.start("submit", "long.yaml", "--time", "20"), 2)[1]
 
 
+def test_a_run_on_two_nodes_is_queued_again_and_equals_one_of_two_processes(slurm: Cluster) -> None:
+    words = ("long.yaml", "train.epochs=100")
+    slurm.robust("submit", *words, "--slurm", "main", "--time", "20", "--nodes", 2)
+    (folder,) = slurm.folder.glob("runs/long/*")
+    log, job = folder / "train.jsonl", job_of(folder / "job")
+    wait(lambda: epochs(log) > 2)
+    slurm.slurm("scancel", "--batch", "--signal=USR1", job)
+    slurm.restart(job)
+    assert 2 < epochs(log) < 100
+    wait(lambda: not slurm.is_queued(job))
+    slurm.robust("train", *words, "--devices", 2, "--runs", "others", "--quiet")
+    ours, theirs = (slurm.folder / place / "long" for place in ("runs", "others"))
+    assert same.results(ours) == same.results(theirs)
+    assert same.weights(ours) == same.weights(theirs)
+    sessions = json.loads((folder / "provenance.json").read_text())["sessions"]
+    assert [session["processes"] for session in sessions] == [2, 2]
+
+
 def test_a_job_is_listed_followed_and_canceled_with_a_checkpoint(slurm: Cluster) -> None:
     folder, job = submitted(slurm)
     follow = slurm.start("logs", folder, "-f")

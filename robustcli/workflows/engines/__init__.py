@@ -79,6 +79,11 @@ class Needs:
         gpus = self.gpus if self.gpus is not None else int(device != "cpu")
         return {"gpus": gpus, "cpus": self.cpus or max(1, _CORES_PER_GPU * gpus)}
 
+    def text(self, device: str) -> str:
+        """The same as text."""
+        found = self.on(device)
+        return f"GPUs: {found['gpus']}, cores: {found['cpus']}"
+
 
 @dataclass(frozen=True)
 class Command:
