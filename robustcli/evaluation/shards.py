@@ -12,9 +12,9 @@ from pathlib import Path
 from robustcli.errors import InUseError
 from robustcli.store.runs import lock_file
 
-# Images of a shard at most, and shards at least if there are few images. Neither depends on the number of processes or
-# their batches, so that others can join.
-_IMAGES, _SHARDS = 250, 32
+# Images of a shard, at most and at least, and the number of shards in between. They depend neither on the number of
+# processes nor on their batches, so that others can join.
+_MOST, _LEAST, _SHARDS = 250, 8, 32
 # Seconds between two looks at shards that other processes work on.
 _PATIENCE = 1.0
 
@@ -34,7 +34,8 @@ class ShardQueue:
     @classmethod
     def of(cls, folder: Path, images: int) -> "ShardQueue":
         """Cut images into shards."""
-        return cls(folder, min(images, max(_SHARDS, -(-images // _IMAGES))))
+        size = max(_LEAST, min(_MOST, -(-images // _SHARDS)))
+        return cls(folder, -(-images // size))
 
     @property
     def done(self) -> int:

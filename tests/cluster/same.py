@@ -1,10 +1,13 @@
 """Results of two computations, without times."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-_TIMES = ("seconds", "started", "command", "chain")
+import pytest
+
+_CIRCUMSTANCES = ("seconds", "started", "command", "commit", "dirty", "chain")
 
 
 def results(folder: Path) -> Any:
@@ -12,10 +15,32 @@ def results(folder: Path) -> Any:
     found: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
         if path.name == "results.json":
-            found[str(path.relative_to(folder))] = _timeless(json.loads(path.read_text()))
+            found[str(path.relative_to(folder))] = _without(_CIRCUMSTANCES, json.loads(path.read_text()))
         elif path.suffix == ".csv":
             found[str(path.relative_to(folder))] = path.read_text()
     return found
+
+
+def evaluations(folder: Path) -> Any:
+    """Stored evaluations below a folder, apart from what depends on how images are cut into batches.
+
+    That is rounding of margins, and how many proposals Square tries in one pass.
+    """
+    found: dict[str, Any] = {}
+    for path in sorted(folder.rglob("results.json")):
+        found[str(path.relative_to(folder))] = _without((*_CIRCUMSTANCES, "forwards"), json.loads(path.read_text()))
+    for path in sorted(folder.rglob("*.csv")):
+        lines = (line.split(",") for line in path.read_text().splitlines()[1:])
+        found[str(path.relative_to(folder))] = [(line[:-2], [float(value) for value in line[-2:]]) for line in lines]
+    return found
+
+
+def close_to(found: Any) -> Any:
+    """Evaluations with some room for the rounding of margins and sizes."""
+    return {
+        name: [(texts, pytest.approx(numbers, abs=1e-4)) for texts, numbers in value] if ".csv" in name else value
+        for name, value in found.items()
+    }
 
 
 def table(text: str) -> str:
@@ -33,7 +58,7 @@ def weights(folder: Path) -> dict[str, bytes]:
     return found
 
 
-def _timeless(value: Any) -> Any:
+def _without(left_out: Collection[str], value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _timeless(item) for key, item in value.items() if key not in _TIMES}
-    return [_timeless(item) for item in value] if isinstance(value, list) else value
+        return {key: _without(left_out, item) for key, item in value.items() if key not in left_out}
+    return [_without(left_out, item) for item in value] if isinstance(value, list) else value

@@ -32,8 +32,8 @@ def test_the_shard_of_a_lost_process_is_drawn_again(tmp_path: Path, monkeypatch:
     assert [*other] == [(1, 3), (2, 3), (0, 3)]
 
 
-@pytest.mark.parametrize(("images", "count"), [(3, 3), (1000, 32), (10_000, 40), (50_000, 200)])
-def test_shards_hold_at_most_250_images_and_there_are_enough_of_them(images: int, count: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("images", "count"), [(3, 1), (60, 8), (1000, 32), (10_000, 40), (50_000, 200)])
+def test_shards_hold_8_to_250_images(images: int, count: int, tmp_path: Path) -> None:
     assert ShardQueue.of(tmp_path, images).count == count
 
 
