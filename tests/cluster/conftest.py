@@ -111,8 +111,12 @@ class Cluster:
         self.slurm("sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
 
     def restart(self, job: str) -> None:
-        """Let a job that was put back into the queue start; by itself SLURM waits for two minutes."""
+        """Let a job that was put back into the queue start; by itself SLURM waits for two minutes.
+
+        In the same second the new credential of the job would be taken for the one that was revoked.
+        """
         wait(lambda: self.slurm("squeue", "--noheader", f"--jobs={job}", "--format=%t").strip() == "PD")
+        time.sleep(3)
         self.slurm("scontrol", "update", f"JobId={job}", "StartTime=now")
 
 
@@ -177,6 +181,7 @@ def slurm_configuration(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pa
         )
         yield path
         cluster.slurm("scancel", "--user=root")
+        wait(lambda: not cluster.slurm("squeue", "--noheader"))
     finally:
         for daemon in reversed(daemons):
             daemon.terminate()
