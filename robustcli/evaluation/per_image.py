@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from io import StringIO
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import ZipFile
 
 import numpy as np
 import torch
@@ -23,7 +25,7 @@ from robustcli.evaluation.confirm import predict
 from robustcli.evaluation.evidence import SURVIVES, WRONG_WHEN_CLEAN, Evidence
 from robustcli.store.arrays import UNREADABLE
 from robustcli.store.files import replacing, write_text
-from robustcli.store.large_arrays import GrowingArray, write_npz
+from robustcli.store.large_arrays import GrowingArray, read_rows, write_npz
 from robustcli.threat.threat import ThreatModel
 
 COLUMNS = ("image", "label", "clean", "broken_by", "prediction", "margin", "size")
@@ -31,7 +33,7 @@ COLUMNS = ("image", "label", "clean", "broken_by", "prediction", "margin", "size
 # perturbation, or the image itself.
 Encoding = Literal["steps", "halves", "floats"]
 _ENCODINGS: tuple[Encoding, ...] = ("steps", "halves", "floats")
-_BATCH = 250
+_BATCH, _READ = 250, 500
 
 
 @dataclass(frozen=True)
@@ -159,15 +161,20 @@ def _in_batches(evidence: Evidence, row_of: Mapping[int, int]) -> Iterator[tuple
             yield numbers[start : start + _BATCH], threat
 
 
-def read_adversarial_examples(path: Path) -> list[tuple[Encoding, NDArray[Any], NDArray[Any]]]:
-    """Read encoding, image numbers and codes, for every encoding in the file.
+def read_adversarial_examples(path: Path) -> Iterator[tuple[Encoding, NDArray[Any], NDArray[Any]]]:
+    """Yield encoding, image numbers and codes, a batch at a time, for every encoding in the file.
 
     Raises:
         RobustCliError: the file is missing, damaged or foreign.
     """
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            return [(encoding, stored[f"{encoding}_images"], stored[encoding]) for encoding in _ENCODINGS]
+        with ZipFile(path) as archive:
+            for encoding in _ENCODINGS:
+                images = [*read_rows(archive, f"{encoding}_images", _READ)]
+                for numbers, codes in zip_longest(images, read_rows(archive, encoding, _READ)):
+                    if numbers is None or codes is None or len(numbers) != len(codes):
+                        raise ValueError(f"{encoding} and {encoding}_images have different lengths")
+                    yield encoding, numbers, codes
     except UNREADABLE as error:
         raise RobustCliError(f"{path}: not a file of adversarial examples: {error}") from error
 

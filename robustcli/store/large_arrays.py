@@ -1,8 +1,9 @@
-"""Arrays that are larger than memory, written row by row into an .npz file."""
+"""Arrays that are larger than memory, written row by row into an .npz file and read back some rows at a time."""
 
+import math
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, BinaryIO
@@ -59,3 +60,23 @@ def write_npz(file: BinaryIO, arrays: Mapping[str, NDArray[Any] | GrowingArray])
                     array.write(member)
                 else:
                     np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def read_rows(archive: zipfile.ZipFile, name: str, size: int) -> Iterator[NDArray[Any]]:
+    """Yield the rows of an array in an .npz file, at most `size` at a time; at least one, perhaps empty, part.
+
+    Raises:
+        Exception: one of `UNREADABLE`, if the file is damaged or the array is of another kind.
+    """
+    with archive.open(f"{name}.npy") as file:
+        reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        shape, is_fortran, dtype = reader[np.lib.format.read_magic(file)](file)
+        if is_fortran or dtype.hasobject or not shape:
+            raise ValueError(f"{name} is not a plain array of rows")
+        count, row = shape[0], shape[1:]
+        for start in range(0, max(count, 1), size):
+            rows = min(size, count - start)
+            data = file.read(rows * math.prod(row) * dtype.itemsize)
+            yield np.frombuffer(bytearray(data), dtype).reshape(rows, *row)
+        if file.read(1):
+            raise ValueError(f"{name} has more bytes than its shape says")

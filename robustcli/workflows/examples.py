@@ -102,7 +102,7 @@ def stored_examples(
     model, evaluations = find_evidence(folder, overrides, None)
     files = EvaluationFiles(evaluations, key)
     outcomes = {line.image: line for line in read_per_image(files.per_image)}
-    stored = read_adversarial_examples(files.adversarial_examples)
+    stored = list(read_adversarial_examples(files.adversarial_examples))
     wanted = set(sorted(number for _, numbers, _ in stored for number in numbers.tolist())[:limit])
     data = load_data(model.defaults.data, choose_device("cpu"))
     x, _ = data.images("test")

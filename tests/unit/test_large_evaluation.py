@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -16,12 +17,13 @@ from robustcli.attacks.pgd import Pgd
 from robustcli.data import Data, prepare
 from robustcli.data.datasets import Source, TensorSplit
 from robustcli.data.images import Images
+from robustcli.errors import RobustCliError
 from robustcli.evaluation.evaluate import Result, evaluate
 from robustcli.evaluation.fingerprint import images_digest
 from robustcli.evaluation.journal import FolderJournal
 from robustcli.evaluation.per_image import read_adversarial_examples, write_adversarial_examples
 from robustcli.evaluators.attacked import Attacked
-from robustcli.store.large_arrays import GrowingArray, write_npz
+from robustcli.store.large_arrays import GrowingArray, read_rows, write_npz
 from robustcli.threat.threat import ThreatModel
 
 COUNT, BATCH = 600, 50
@@ -112,7 +114,7 @@ def test_examples_in_the_journal_hold_no_file_open_and_are_written_from_there(
     with LargestFloats() as seen:
         write_adversarial_examples(tmp_path / "examples.npz", evidence, model, x, y)
     assert seen.largest <= 250 * 3 * 8 * 8 < evidence.stages[0].broken * 3 * 8 * 8
-    stored = read_adversarial_examples(tmp_path / "examples.npz")
+    stored = [*read_adversarial_examples(tmp_path / "examples.npz")]
     assert sorted(number for _, numbers, _ in stored for number in numbers.tolist()) == sorted(evidence.points)
 
 
@@ -139,6 +141,23 @@ def test_a_growing_array_is_written_as_numpy_does(tmp_path: Path) -> None:
         write_npz(file, {"rows": growing, "none": none, "plain": rows[0]})
     np.savez_compressed(tmp_path / "theirs.npz", rows=rows, none=np.zeros((0, 7), np.float32), plain=rows[0])
     assert (tmp_path / "ours.npz").read_bytes() == (tmp_path / "theirs.npz").read_bytes()
+    with ZipFile(tmp_path / "ours.npz") as archive:
+        assert [part.tolist() for part in read_rows(archive, "rows", 2)] == [
+            rows[:2].tolist(),
+            rows[2:4].tolist(),
+            rows[4:].tolist(),
+        ]
+        assert [part.shape for part in read_rows(archive, "none", 2)] == [(0, 7)]
+
+
+@pytest.mark.parametrize("images", [[0, 1], [0, 1, 2, 3], []])
+def test_examples_with_other_images_than_codes_are_refused(tmp_path: Path, images: list[int]) -> None:
+    arrays: dict[str, Any] = {}
+    for encoding in ("steps", "halves", "floats"):
+        arrays |= {f"{encoding}_images": np.array(images, dtype=np.int64), encoding: np.zeros((3, 1, 2, 2), np.float32)}
+    np.savez_compressed(tmp_path / "examples.npz", **arrays)
+    with pytest.raises(RobustCliError, match="steps and steps_images have different lengths"):
+        list(read_adversarial_examples(tmp_path / "examples.npz"))
 
 
 def test_freed_memory_goes_back_to_the_system_between_batches() -> None:
