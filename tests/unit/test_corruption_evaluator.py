@@ -90,6 +90,13 @@ def test_a_result_has_a_verdict_and_is_no_upper_bound() -> None:
     assert result.evaluation.stages[0].is_search is False
 
 
+def test_a_network_without_gradients_can_be_trusted_under_corruptions() -> None:
+    x, y = photos(60)
+    model = torch.no_grad()(Brightness())
+    result = robustcli.evaluate(model, (x, y), norm="linf", eps=0, attack="corruptions", kinds=KINDS)
+    assert result.verdict == "TRUSTED", result.suspicions
+
+
 def test_a_network_that_guesses_is_suspect() -> None:
     x, y = photos(60)
     result = robustcli.evaluate(Brightness(), (x, (y + 1) % 10), norm="linf", eps=0, attack="corruptions")

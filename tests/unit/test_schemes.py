@@ -16,9 +16,11 @@ from torch import nn
 import robustcli
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.errors import RobustCliError
+from robustcli.models.architecture import Architecture
 from robustcli.models.find import ModelRequest, find_model, find_source
-from robustcli.models.schemes import forms
+from robustcli.models.schemes import NamedFile, forms
 from robustcli.models.schemes.robustbench import Entry, entries
+from robustcli.models.weights_file import Weights
 from robustcli.registry.registry import instantiate
 from robustcli.registry.types import Family
 from robustcli.specs.check import checked
@@ -100,6 +102,19 @@ def test_a_model_is_downloaded_once_with_its_normalization(
     cache.write_bytes(weights + b" ")
     with pytest.raises(RobustCliError, match="has changed since it was downloaded"):
         robustcli.load(f"robustbench:{NAME}")
+
+
+def test_a_name_brings_the_normalization_that_its_file_lacks(tmp_path: Path) -> None:
+    family = Family("architectures", ArchitectureOptions)
+    chosen = checked(lambda checker: checker.chosen(family, "small_cnn", ("architecture",)), "the test")
+    built = ARCHITECTURES.get("small_cnn")(SHAPES["cifar10"])
+    about = NamedFile(path=tmp_path, title="a name", mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    state = dict(built.state_dict())
+    found = Architecture(chosen, Weights(tmp_path, state), about).load(SHAPES["cifar10"], torch.device("cpu"))
+    assert (found.mean, found.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    state |= {"mu": torch.full((3, 1, 1), 0.7), "sigma": torch.full((3, 1, 1), 0.8)}
+    found = Architecture(chosen, Weights(tmp_path, state), about).load(SHAPES["cifar10"], torch.device("cpu"))
+    assert (found.mean, found.std) == (pytest.approx((0.7,) * 3), pytest.approx((0.8,) * 3))
 
 
 @pytest.mark.parametrize(
