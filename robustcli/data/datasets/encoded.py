@@ -19,8 +19,9 @@ from robustcli.data.datasets.fixed_order import fixed_order
 JPEG = (".jpg", ".jpeg")
 # Images whose statistics stand for those of a data set that is too large to decode at once.
 _STATISTICS_SIZE = 1000
-# Files that one thread decodes before it asks for more.
-_CHUNK = 8
+# Pixels that one thread decodes before it asks for more, and least and most files. Threads that decode small images
+# wait for each other whenever they ask.
+_CHUNK_PIXELS, _LEAST, _MOST = 400_000, 8, 64
 
 
 CropFrom = Literal["square", "whole"]
@@ -82,7 +83,8 @@ class EncodedSplit:
     def _decoded(self, index: Tensor, crops: Crops | None) -> Tensor:
         images = torch.empty((len(index), 3, self.size, self.size), dtype=torch.uint8)
         pixels, numbers = images.numpy(), index.tolist()
-        parts = [slice(start, start + _CHUNK) for start in range(0, len(numbers), _CHUNK)]
+        chunk = max(_LEAST, min(_MOST, _CHUNK_PIXELS // self.size**2))
+        parts = [slice(start, start + chunk) for start in range(0, len(numbers), chunk)]
         jobs = [
             decoders().submit(self._fill, pixels[part], numbers[part], None if crops is None else crops.part(part))
             for part in parts
