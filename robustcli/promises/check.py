@@ -11,6 +11,7 @@ from robustcli.promises import (
     architectures,
     attacks,
     averaging,
+    base,
     costs,
     datasets,
     defenses,
@@ -113,7 +114,15 @@ class Case:
 
 
 def cases_of(member: Member) -> Iterator[Case]:
-    """Yield every promise of a member; the cheap settings that it declares are tried."""
+    """Yield every promise of a member; the cheap settings that it declares are tried.
+
+    A member without something that others read from it breaks most promises: then the one about its class is all.
+    """
+    yield (first := _case(base.has_what_its_base_class_has, member))
+    try:
+        first.run()
+    except AssertionError:
+        return
     for promise in (
         description.source_is_what_is_imported,
         description.smoke_gives_what_has_no_default,

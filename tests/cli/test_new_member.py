@@ -167,6 +167,25 @@ def test_a_broken_promise_is_named(sound: str, broken: str, promise: str, tmp_pa
     assert promise in checked.stderr
 
 
+def test_a_class_that_does_not_derive_from_its_base_is_named(tmp_path: Path) -> None:
+    source = """
+from dataclasses import dataclass
+from robustcli.attacks import ATTACKS
+
+@ATTACKS.register("bare", norms=("linf",))
+@dataclass(frozen=True, kw_only=True)
+class Bare:
+    def __call__(self, model, x, y, threat, rng):
+        return x
+"""
+    checked = robust(tmp_path, "check-member", "bare", installed=holding(tmp_path, source))
+    assert checked.returncode == 1
+    text = " ".join(checked.stdout.split())
+    assert text.count("broken ") == 1
+    assert "their_members.members.Bare lacks is_black_box, " in text
+    assert "derive it from robustcli.attacks.Attack" in text
+
+
 def test_what_is_no_member_cannot_be_checked(tmp_path: Path) -> None:
     unknown = robust(tmp_path, "check-member", "tradess")
     assert unknown.returncode == 2
