@@ -34,6 +34,34 @@ def clopper_pearson(correct: int, total: int, confidence: float = 0.95) -> tuple
     return low, high
 
 
+def hypergeometric_interval(found: int, sampled: int, total: int, confidence: float = 0.95) -> tuple[int, int]:
+    """Exact interval of the number of items with a property, from a sample drawn without replacement: (low, high).
+
+    All numbers under which neither as few as `found` nor as many would be less probable than (1 - confidence) / 2. It
+    covers the true number in at least `confidence` of all samples.
+
+    Args:
+        found: items with the property in the sample, 0..sampled.
+        sampled: drawn, 1..total.
+        total: there are.
+        confidence: probability that the interval covers the true number, in (0, 1).
+    """
+    if not 0 <= found <= sampled <= total or not sampled:
+        raise ValueError(f"{found} of {sampled} of {total} are not counts of a sample")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence {confidence} is not between 0 and 1")
+    # Here, not above: commands that show no such interval should not wait for scipy.
+    import numpy as np
+    from scipy.stats import hypergeom
+
+    tail = (1 - confidence) / 2
+    numbers = np.arange(found, total - (sampled - found) + 1)
+    as_many = hypergeom.sf(found - 1, total, numbers, sampled)
+    as_few = hypergeom.cdf(found, total, numbers, sampled)
+    plausible = numbers[(as_many > tail) & (as_few > tail)]
+    return int(plausible[0]), int(plausible[-1])
+
+
 def mcnemar(only_a: int, only_b: int) -> float:
     """Exact two-sided p-value of two networks being equally accurate, from the images on which they differ.
 

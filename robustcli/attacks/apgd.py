@@ -13,9 +13,13 @@ from robustcli.attacks import ATTACKS, Attack
 from robustcli.attacks.adaptive_steps import MomentumRule, Rows, SparseRule, StepRule
 from robustcli.attacks.gradient import mean_input_gradient
 from robustcli.attacks.losses import LOSSES, AttackLoss, labels_of, targeted_dlr
+from robustcli.attacks.targets import likely_classes, nearest_classes
 from robustcli.registry.types import Count
 from robustcli.threat.noise import Noise
 from robustcli.threat.threat import ThreatModel
+
+# Losses that aim at one wrong class at a time.
+_TARGETED = ("targeted_dlr", "nearest_dlr")
 
 
 @ATTACKS.register("apgd", passes=(101, 100, 0), smoke={"steps": 4})
@@ -35,10 +39,11 @@ class Apgd(Attack):
     Args:
         steps: moves of a run.
         restarts: runs from fresh starts, for each target.
-        loss: "ce", "margin", "dlr" (needs 3 classes), or "targeted_dlr" (needs 4), which aims at one wrong class
-            at a time.
+        loss: "ce", "margin", "probability_margin", "dlr" (needs 3 classes), or "targeted_dlr" (needs 4), which aims
+            at one wrong class at a time; "nearest_dlr" is the same with other targets.
         targets: wrong classes that "targeted_dlr" aims at, the most likely ones of the clean image first; at most
-            all that there are.
+            all that there are. "nearest_dlr" aims at those whose boundary would be nearest if logits were linear, among
+            the 9 most likely ones, and takes a gradient for each of these.
         gradients: whose mean gives a step its direction, for models whose logits vary; loss and test are those of
             only the last one, as in the published code.
         radius: "fixed", or "shrinking": 30 % of the moves within 3 eps, 30 % within 2 eps and the others within
@@ -50,7 +55,7 @@ class Apgd(Attack):
 
     steps: Count = 100
     restarts: Count = 1
-    loss: Literal["ce", "margin", "dlr", "targeted_dlr"] = "ce"
+    loss: Literal["ce", "margin", "probability_margin", "dlr", "targeted_dlr", "nearest_dlr"] = "ce"
     targets: Count = 9
     gradients: Count = 1
     radius: Literal["fixed", "shrinking"] = "fixed"
@@ -59,7 +64,7 @@ class Apgd(Attack):
     @property
     def side_by_side(self) -> int:
         """Points of one image that may go through the network together."""
-        return self.restarts * (self.targets if self.loss == "targeted_dlr" else 1)
+        return self.restarts * (self.targets if self.loss in _TARGETED else 1)
 
     def limited(self, points: int, images: int) -> "Apgd":
         if self.batch_size is None:
@@ -70,9 +75,9 @@ class Apgd(Attack):
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         labels = labels_of(y)
         limit = self.batch_size or max(len(x), 1)
-        if self.loss == "targeted_dlr":
+        if self.loss == "targeted_dlr" or self.loss == "nearest_dlr":  # written out for the type checker
             loss = replace(LOSSES["dlr"], score=targeted_dlr)
-            references = _labels_and_targets(model, x, labels, self.targets, limit)
+            references = self._pairs(model, x, labels, threat, limit)
         else:
             loss = LOSSES[self.loss]
             references = loss.refer(model, x, y)[None]
@@ -91,13 +96,14 @@ class Apgd(Attack):
             )
         return found.points
 
-
-def _labels_and_targets(model: nn.Module, x: Tensor, labels: Tensor, targets: int, limit: int) -> Tensor:
-    """Labels and wrong classes, the most likely ones of the clean images first: (targets, n, 2)."""
-    with torch.no_grad():
-        logits = torch.cat([model(part) for part in torch.split(x, limit)])
-    wrong = logits.scatter(1, labels[:, None], -torch.inf).argsort(1, descending=True)[:, :-1]
-    return torch.stack([labels.expand_as(wrong.T), wrong.T], 2)[:targets]
+    def _pairs(self, model: nn.Module, x: Tensor, labels: Tensor, threat: ThreatModel, limit: int) -> Tensor:
+        """Labels and the wrong classes to aim at: (targets, n, 2)."""
+        parts = zip(torch.split(x, limit), torch.split(labels, limit), strict=True)
+        if self.loss == "nearest_dlr":
+            wrong = torch.cat([nearest_classes(model, part, own, threat) for part, own in parts])
+        else:
+            wrong = torch.cat([likely_classes(model, part, own) for part, own in parts])
+        return torch.stack([labels.expand_as(wrong.T), wrong.T], 2)[: self.targets]
 
 
 @dataclass

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from robustcli.errors import RobustCliError
 
-LossName = Literal["ce", "kl", "squared", "margin", "dlr"]
+LossName = Literal["ce", "kl", "squared", "margin", "probability_margin", "dlr"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,17 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     return logits.scatter(1, labels[:, None], -torch.inf).amax(1) - true
 
 
+def probability_margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """Largest wrong probability minus the true one.
+
+    Its gradient fades where the network is sure of a class, right or wrong, so a step goes to the images near the
+    boundary of two likely classes.
+
+    Reference: Xie et al., arXiv 2411.15210, 2024.
+    """
+    return margin(logits.softmax(1), labels)
+
+
 def dlr(logits: Tensor, labels: Tensor) -> Tensor:
     """The margin over the spread of the three largest logits: unmoved by shifting or scaling logits.
 
@@ -112,5 +123,6 @@ LOSSES: Mapping[LossName, AttackLoss] = {
     "kl": AttackLoss(_clean_prediction, kl_divergence, rests_at_x=True),
     "squared": AttackLoss(_clean_prediction, squared_difference, rests_at_x=True),
     "margin": AttackLoss(_as_labels, margin),
+    "probability_margin": AttackLoss(_as_labels, probability_margin),
     "dlr": AttackLoss(_as_labels, dlr),
 }

@@ -18,6 +18,7 @@ from robustcli.evaluation.postflight import postflight
 from robustcli.evaluation.preflight import preflight
 from robustcli.evaluation.progress import Report, silent
 from robustcli.evaluation.restore import restored_generators, restored_model
+from robustcli.evaluation.two_phase import TwoPhases
 from robustcli.evaluators import Evaluator
 from robustcli.registry.types import exact_text
 from robustcli.runtime.precision import full_precision
@@ -112,6 +113,9 @@ def evaluate(
                 if share
                 else postflight(model, x, y, threat, evidence, rng, is_random=is_random, expected_clean=expected_clean)
             )
+    phases = None if share else TwoPhases.of(evidence)
+    if phases is not None:
+        evidence.warnings = (str(phases), *evidence.warnings)
     # A warning that is the reason of a suspicion is shown as such.
     told = [text for text in evidence.warnings if text not in suspicions]
     return Result(
@@ -120,15 +124,22 @@ def evaluate(
         norm=threat.norm,
         eps=exact_text(threat.eps),
         seed=seed,
-        survivors="".join("1" if is_alive else "0" for is_alive in evidence.survives.tolist()),
+        survivors=_mask(evidence.survives),
         forwards=evidence.forwards,
         gradients=evidence.gradients,
         seconds=evidence.seconds,
         stages=[StageResult(**asdict(stage)) for stage in evidence.stages],
         suspicions=suspicions,
         warnings=list(dict.fromkeys([*(str(warning.message) for warning in caught), *told])),
+        sample=None if evidence.chosen is None else "".join(map(str, evidence.chosen.clamp_min(0).tolist())),
+        estimate=None if phases is None else phases.estimate,
         evidence=evidence,
     )
+
+
+def _mask(images: Tensor) -> str:
+    """A mask as text."""
+    return "".join("1" if is_set else "0" for is_set in images.tolist())
 
 
 @contextmanager

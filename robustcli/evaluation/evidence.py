@@ -27,7 +27,7 @@ from robustcli.evaluation.passes import count_passes
 from robustcli.evaluation.progress import Report, StageProgress, silent
 from robustcli.evaluation.restore import restored_generators
 from robustcli.evaluation.run_attack import AttackOutcome, run_attack
-from robustcli.evaluators import AttackContext, Evaluator, Stage
+from robustcli.evaluators import AttackContext, Evaluator, Stage, Subset
 from robustcli.runtime.precision import full_precision
 from robustcli.statistics import unseen_at_most
 from robustcli.threat.noise import IndexedNoise, derive
@@ -37,6 +37,8 @@ from robustcli.threat.threat import ThreatModel
 _PULSE = 1.0
 # Values of `broken_by` besides the numbers of stages.
 SURVIVES, WRONG_WHEN_CLEAN = -1, -2
+# Values of `chosen`.
+OUT_OF_REACH, NOT_CHOSEN, DRAWN, NEAREST = -1, 0, 1, 2
 
 
 @dataclass
@@ -48,7 +50,7 @@ class StageRecord:
         is_black_box: whether it uses no gradients of the network.
         has_black_box: whether a part of it uses none.
         threat: as text such as "l2 0.5", if the stage has its own threat model.
-        sampled: number of images attacked, if a sample was attacked first and none of it broke; None is all.
+        sampled: number of images attacked, if it was only a sample; None is all.
         is_search: whether it looked for the worst point.
     """
 
@@ -63,6 +65,11 @@ class StageRecord:
     has_black_box: bool = False
     is_search: bool = True
     threat: str | None = None
+
+    @property
+    def to_attack(self) -> int:
+        """Number of images to attack, as far as it is known."""
+        return self.entered if self.sampled is None else self.sampled
 
 
 @dataclass
@@ -85,6 +92,8 @@ class Evidence:
         without_gradient: attacks that were left out, because it gives none.
         warnings: each once.
         attacks, threats: one for each stage.
+        chosen: (n,) for stages that attack only some images: OUT_OF_REACH if it did not survive until then, NOT_CHOSEN,
+            DRAWN at random, or chosen as one of the NEAREST to a wrong class; None without such stages.
     """
 
     numbers: Tensor
@@ -104,6 +113,7 @@ class Evidence:
     warnings: tuple[str, ...] = ()
     attacks: tuple[Attack, ...] = ()
     threats: tuple[ThreatModel, ...] = ()
+    chosen: Tensor | None = None
 
     @property
     def survives(self) -> Tensor:
@@ -134,6 +144,18 @@ class Evidence:
             f"{stage.name} attacked {sampled} of {stage.entered} survivors and broke none; with 95 % confidence it "
             f"would break at most {missed} of all, {100 * missed / len(self.labels):.2f} points",
         )
+
+    def choose(self, subset: Subset, rng: IndexedNoise) -> Tensor:
+        """Mask (n,) of the images chosen among those that survive now, or earlier if they were chosen already."""
+        if self.chosen is None:
+            survives = self.survives
+            nearest, drawn = subset.sizes(int(survives.sum()))
+            self.chosen = torch.where(survives, NOT_CHOSEN, OUT_OF_REACH)
+            margins = torch.where(survives, self.margins, -torch.inf)
+            self.chosen[margins.argsort(descending=True, stable=True)[:nearest]] = NEAREST
+            others = self.chosen == NOT_CHOSEN
+            self.chosen[_sample(others, drawn, rng) & others] = DRAWN
+        return self.chosen > NOT_CHOSEN
 
     def add(self, outcome: AttackOutcome, rows: Mapping[int, int]) -> None:
         """Add an outcome of the last stage; `rows` maps image numbers to rows."""
@@ -208,7 +230,7 @@ def gather(
         evidence.attacks = tuple(stage.attack for stage in stages)
         evidence.threats = tuple(stage.threat or threat for stage in stages)
         for number, stage in enumerate(stages, 1):
-            if is_share and (stage.sample is not None or stage.batch_size is None):
+            if is_share and (stage.sample or stage.subset or stage.batch_size is None):
                 break
             search = model if stage.surrogate is None else surrogates[stage.surrogate]
             call = partial(run_attack, stage, model, search, threat=stage.threat or threat, votes=votes)
@@ -241,9 +263,13 @@ def _run_stage(
     rows = {number: row for row, number in enumerate(evidence.numbers.tolist())}
     is_waiting, sample = evidence.survives, _sample(evidence.survives, stage.sample, rng)
     entered = int(is_waiting.sum())
+    if stage.subset is not None:
+        is_waiting &= evidence.choose(stage.subset, rng)
     record = StageRecord(stage.name, stage.is_black_box, entered, has_black_box=stage.has_black_box)
     record.is_search = stage.attack.is_search
     record.threat = None if stage.threat is None else str(stage.threat)
+    if stage.subset is not None:
+        record.sampled = int(is_waiting.sum())
     evidence.stages.append(record)
     for outcome in journal.outcomes(stage.name, set(evidence.numbers[is_waiting].tolist())):
         if keeps_examples and outcome.points is None:
@@ -253,7 +279,7 @@ def _run_stage(
         known = outcome.among(set(evidence.numbers[is_waiting].tolist()))
         evidence.add(known, rows)
         is_waiting[[rows[number] for number in known.numbers.tolist()]] = False
-    follower.begin(entered - int(is_waiting.sum()))
+    follower.begin(record.to_attack - int(is_waiting.sum()))
     for waiting in (is_waiting & sample, is_waiting & ~sample):
         left = waiting.nonzero().flatten().to(x.device)
 
@@ -318,7 +344,7 @@ class _Follower:
                 stage=stage.name,
                 number=number,
                 stages=stages,
-                entered=stage.entered,
+                entered=stage.to_attack,
                 attacked=self._before + self._attacked,
                 broken=stage.broken,
                 survivors=int(self._evidence.survives.sum()),

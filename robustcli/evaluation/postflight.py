@@ -19,6 +19,7 @@ from robustcli.data.images import AnyImages
 from robustcli.evaluation.chance import chance_suspicions
 from robustcli.evaluation.evidence import Evidence
 from robustcli.evaluation.gradient import gives_gradient
+from robustcli.evaluation.two_phase import TwoPhases
 from robustcli.evaluators.from_file import OUTSIDE
 from robustcli.statistics import clopper_pearson
 from robustcli.threat.noise import IndexedNoise
@@ -65,6 +66,7 @@ def postflight(
         *chance_suspicions(evidence.clean, evidence.labels, evidence.classes, x),
         *_of_clean_images(evidence, expected_clean),
         *_of_stages(evidence),
+        *_of_two_phases(evidence),
     ]
     if not any(stage.is_search for stage in evidence.stages):
         return found
@@ -127,6 +129,13 @@ def _of_stages(evidence: Evidence) -> Iterator[str]:
                 f"of {left} images that withstood cross-entropy, {others} fell to other losses: its gradients may "
                 "vanish, and attacks that use nothing else say little about this model"
             )
+
+
+def _of_two_phases(evidence: Evidence) -> Iterator[str]:
+    """Whether expensive attacks on a sample agree with cheap ones on all images."""
+    phases = TwoPhases.of(evidence)
+    if phases is not None and phases.disagreement is not None:
+        yield phases.disagreement
 
 
 def _of_longer_attacks(model: nn.Module, x: Tensor, y: Tensor, rng: IndexedNoise, evidence: Evidence) -> Iterator[str]:

@@ -33,6 +33,26 @@ class AttackContext:
     classes: int
 
 
+@dataclass(frozen=True)
+class Subset:
+    """Some images for the most expensive stages of an evaluation: those nearest to a wrong class, and others at random.
+
+    Args:
+        least: number of images, if so many survive.
+        one_in: one of this many survivors, if that gives more images.
+    """
+
+    least: int
+    one_in: int
+
+    def sizes(self, survivors: int) -> tuple[int, int]:
+        """Numbers of images among survivors: those nearest to a wrong class, and those drawn from the others."""
+        count = min(survivors, max(self.least, survivors // self.one_in))
+        # Two in five: few images that cheap attacks just miss are missed again, and the others narrow the interval.
+        nearest = round(0.4 * count)
+        return nearest, count - nearest
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stage:
     """One attack on every image that has survived so far.
@@ -45,6 +65,8 @@ class Stage:
         has_black_box: whether a part of the attack is a black-box attack, if it is several attacks in one.
         sample: with more survivors than this, attack a random sample of this size first, and the other images only if
             one of the sample breaks; None attacks all.
+        subset: attack only these of the images that survive when the first such stage begins; later stages attack the
+            same choice. None attacks all.
         threat: threat model of this stage; None is that of the evaluation.
         surrogate: makes the network that the attack searches with from the network evaluated; None is that network.
         is_transfer: whether the surrogate is another network, so that no gradient of the network evaluated is used.
@@ -56,6 +78,7 @@ class Stage:
     batch_size: int | None = 250
     has_black_box: bool = False
     sample: int | None = None
+    subset: Subset | None = None
     threat: ThreatModel | None = None
     surrogate: Callable[[nn.Module], nn.Module] | None = None
     is_transfer: bool = False

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pyautoattack import AutoAttack as Ensemble  # type: ignore[import-untyped]
-from pyautoattack import checks
 from torch import Tensor, nn
 
 from robustcli.attacks import Attack
@@ -54,6 +52,9 @@ class Package(Attack):
         return tuple(part for part in self.attacks if part != "square" or fits)
 
     def _ensemble(self, model: nn.Module, x: Tensor, threat: ThreatModel, seed: int) -> Any:
+        # Here, not above: the native engine needs nothing of it.
+        from pyautoattack import AutoAttack as Ensemble  # type: ignore[import-untyped]
+
         def logits_of(images: Tensor) -> Tensor:
             # Square overwrites the logits that it is given; they may be the model's own storage.
             logits: Tensor = model(images)
@@ -162,6 +163,8 @@ def _tracer_restored(device: torch.device) -> Iterator[None]:
     Its count of gradient calls during a forward is never reset either: without it, every model after the
     first that optimises at test time is taken for one.
     """
+    from pyautoattack import checks
+
     tracer = sys.gettrace()
     # The package seeds the current device only; a model on another one would draw from an unseeded generator.
     on_device = torch.cuda.device(device) if device.type == "cuda" else nullcontext()

@@ -30,6 +30,7 @@ from robustcli.store.models import Count, Radius, Stored, parsed, short
 
 SCHEMA = 2
 Survivors = Annotated[str, StringConstraints(pattern="^[01]+$")]
+Sample = Annotated[str, StringConstraints(pattern="^[012]+$")]
 
 
 class Threat(Stored):
@@ -47,7 +48,7 @@ class StageResult(Stored):
 
     Args:
         is_black_box: the stage used no gradients.
-        sampled: images that were attacked, where none of them broke; None means all that entered.
+        sampled: images that were attacked, if they were only a sample; None means all that entered.
         has_black_box: a part of the stage used no gradients.
         is_search: the stage looked for the worst point; if not, it changed images by chance, as corruptions do.
         threat: the stage's own threat as text such as "l2 0.5"; None means that of the evaluation.
@@ -64,6 +65,19 @@ class StageResult(Stored):
     has_black_box: bool = False
     is_search: bool = True
     threat: str | None = None
+
+
+class Estimate(Stored):
+    """Robust accuracy under attacks that ran on a sample of the survivors only, as a fraction of all images.
+
+    Args:
+        accuracy: unbiased estimate.
+        low, high: exact 95 % interval, over the drawing of the sample from these images.
+    """
+
+    accuracy: float
+    low: float
+    high: float
 
 
 class Evaluation(Stored):
@@ -85,6 +99,9 @@ class Evaluation(Stored):
         suspicions: signs that attacks failed for another reason than robustness; None without a check (version 1).
         warnings: what else a reader of the number must know, each once.
         fingerprint: digests of everything that the survivors depend on.
+        sample: one character per image, if the last attacks ran on some images only: "1" if this image was drawn at
+            random for them, "2" if it was one of those nearest to a wrong class, "0" if they did not run on it.
+        estimate: accuracy if they had run on all images; None if they did.
     """
 
     evaluator: str
@@ -100,6 +117,8 @@ class Evaluation(Stored):
     suspicions: list[str] | None = None
     warnings: list[str]
     fingerprint: dict[str, str] | None = None
+    sample: Sample | None = None
+    estimate: Estimate | None = None
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -142,14 +161,14 @@ class Evaluation(Stored):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def is_upper_bound(self) -> bool:
-        """True if only attacks of one kind were tried.
+        """True if only attacks of one kind were tried, or some attacks only on a sample.
 
         Attacks that use gradients do not notice masked ones, and attacks that use none are weak.
         """
         searches = [stage for stage in self.stages if stage.is_search]
         uses_gradients = any(not stage.is_black_box for stage in searches)
         uses_none = any(stage.is_black_box or stage.has_black_box for stage in searches)
-        return bool(searches) and not (uses_gradients and uses_none)
+        return bool(searches) and (self.sample is not None or not (uses_gradients and uses_none))
 
     @property
     def threat(self) -> Threat:

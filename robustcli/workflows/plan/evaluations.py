@@ -178,7 +178,7 @@ class Probe:
             # The timed attack makes only some of the passes; extrapolate with equal time per pass.
             seconds=timed.seconds * (sum(passes) / max(sum(timed.passes), 1e-9)),
             exits_early=self._exits_early(_single(few), threat),
-            sample=stage.sample,
+            sample=stage.sample if stage.subset is None else sum(stage.subset.sizes(survivors)),
         )
 
     def _timed(self, stage: Stage, threat: ThreatModel, images: int) -> "_Found":
@@ -210,7 +210,9 @@ class Probe:
     def _gathered(self, stage: Stage, attack: Attack, threat: ThreatModel, images: int) -> "_Found":
         """Run one short attack on images that it cannot break, and return its cost per image."""
         harmless = threat.scaled(_HARMLESS)
-        probed = replace(stage, attack=attack, sample=None, threat=harmless, surrogate=_uncompiled(stage.surrogate))
+        probed = replace(
+            stage, attack=attack, sample=None, subset=None, threat=harmless, surrogate=_uncompiled(stage.surrogate)
+        )
         only = _Only(probed, stage.batch_size or images)
         x, y = self.x[:images], self.y[:images]
         rng = IndexedNoise(0, torch.arange(len(x), device=self.device))

@@ -1,0 +1,92 @@
+"""Estimates from two phases: cheap attacks on all images, and expensive ones on some of those that survive."""
+
+from dataclasses import dataclass
+
+from robustcli.evaluation.evidence import DRAWN, NEAREST, NOT_CHOSEN, Evidence
+from robustcli.statistics import hypergeometric_interval
+from robustcli.store.results import Estimate
+
+# Share of all images that the expensive attacks certainly break beyond the cheap ones, above which both disagree.
+_DISAGREEMENT = 0.01
+
+
+@dataclass(frozen=True)
+class TwoPhases:
+    """Counts of the second phase.
+
+    The expensive attacks break an unknown number of the survivors of the cheap ones. Among the images nearest to a
+    wrong class, all of which are attacked, it is counted. Among the others it is estimated: how many of them are in a
+    random sample follows the hypergeometric distribution, which gives the number an exact interval.
+
+    Args:
+        total: all images.
+        nearest, nearest_broken: images nearest to a wrong class, and how many of them broke.
+        others: all other survivors of the cheap attacks.
+        drawn, drawn_broken: those of them that were drawn at random, and how many of these broke.
+        by: names of the stages that broke some.
+    """
+
+    total: int
+    nearest: int
+    nearest_broken: int
+    others: int
+    drawn: int
+    drawn_broken: int
+    by: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, evidence: Evidence) -> "TwoPhases | None":
+        """Return the counts of an evaluation; None if all attacks ran on every survivor."""
+        chosen, is_broken = evidence.chosen, ~evidence.survives
+        if chosen is None:
+            return None
+        nearest, drawn = chosen == NEAREST, chosen == DRAWN
+        return cls(
+            total=len(chosen),
+            nearest=int(nearest.sum()),
+            nearest_broken=int((nearest & is_broken).sum()),
+            others=int((drawn | (chosen == NOT_CHOSEN)).sum()),
+            drawn=int(drawn.sum()),
+            drawn_broken=int((drawn & is_broken).sum()),
+            by=tuple(stage.name for stage in evidence.stages if stage.sampled and stage.broken),
+        )
+
+    @property
+    def broken(self) -> tuple[int, int]:
+        """Exact 95 % interval of the number of survivors of the cheap attacks that all attacks would break."""
+        if not self.drawn:
+            return self.nearest_broken, self.nearest_broken + self.others
+        fewest, most = hypergeometric_interval(self.drawn_broken, self.drawn, self.others)
+        return self.nearest_broken + fewest, self.nearest_broken + most
+
+    @property
+    def estimate(self) -> Estimate:
+        """Accuracy under all attacks."""
+        survivors, (fewest, most) = self.nearest + self.others, self.broken
+        share = self.drawn_broken / self.drawn if self.drawn else 0.0
+        return Estimate(
+            accuracy=(survivors - self.nearest_broken - self.others * share) / self.total,
+            low=(survivors - most) / self.total,
+            high=(survivors - fewest) / self.total,
+        )
+
+    def __str__(self) -> str:
+        found = self.estimate
+        return (
+            f"estimated robust accuracy under all attacks: {100 * found.accuracy:.2f} % [{100 * found.low:.2f}, "
+            f"{100 * found.high:.2f}] (95 %, over the choice of the sample). Cheap attacks left "
+            f"{self.nearest + self.others} of {self.total} images. The other attacks ran on the {self.nearest} nearest "
+            f"to a wrong class and broke {self.nearest_broken}, and on {self.drawn} drawn from the rest and broke "
+            f"{self.drawn_broken}. This is not AutoAttack's number"
+        )
+
+    @property
+    def disagreement(self) -> str | None:
+        """A suspicion if the expensive attacks break many images that the cheap ones left."""
+        if self.broken[0] <= _DISAGREEMENT * self.total:
+            return None
+        return (
+            f"of {self.nearest + self.drawn} images that the cheap attacks left, "
+            f"{self.nearest_broken + self.drawn_broken} fell to {', '.join(self.by)}: this network misleads cheap "
+            "attacks, and its gradients may be masked; run autoattack on all images"
+        )

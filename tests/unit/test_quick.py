@@ -1,0 +1,185 @@
+"""The quick evaluation: cheap attacks on all images, AutoAttack's attacks on some, an estimate."""
+
+from fractions import Fraction
+from typing import Any
+
+import pytest
+import torch
+from scipy.stats import hypergeom
+from torch import Tensor, nn
+
+from robustcli.attacks.losses import LOSSES
+from robustcli.attacks.targets import nearest_classes
+from robustcli.evaluation.evaluate import Result, evaluate
+from robustcli.evaluation.evidence import gather
+from robustcli.evaluation.two_phase import TwoPhases
+from robustcli.evaluators import AttackContext, Evaluator, Subset
+from robustcli.evaluators.autoattack import AutoAttack
+from robustcli.evaluators.quick import Quick
+from robustcli.promises.networks import conv_net, images
+from robustcli.registry.types import Norm
+from robustcli.statistics import hypergeometric_interval
+from robustcli.store.results import Evaluation
+from robustcli.threat.noise import IndexedNoise
+from robustcli.threat.threat import ThreatModel
+
+COUNT = 12
+THREAT = ThreatModel("linf", Fraction(1, 50))
+
+
+def labelled(model: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model(x).argmax(1)  # type: ignore[no-any-return]
+
+
+def assessed(evaluator: Evaluator, model: nn.Module, threat: ThreatModel = THREAT, seed: int = 0) -> Result:
+    x = images(COUNT, 3)
+    return evaluate("quick", {}, evaluator, model, x, labelled(model, x), threat, seed)
+
+
+# The interval
+
+
+@pytest.mark.parametrize(("total", "sampled"), [(1, 1), (12, 5), (12, 12), (30, 7), (41, 20)])
+@pytest.mark.parametrize("confidence", [0.8, 0.95])
+def test_the_interval_covers_at_its_nominal_rate(total: int, sampled: int, confidence: float) -> None:
+    """Over all samples, whatever the true number is; computed, not simulated."""
+    intervals = [hypergeometric_interval(found, sampled, total, confidence) for found in range(sampled + 1)]
+    for true in range(total + 1):
+        covered = sum(
+            float(hypergeom.pmf(found, total, true, sampled))
+            for found, (low, high) in enumerate(intervals)
+            if low <= true <= high
+        )
+        assert covered >= confidence - 1e-12
+    for found, (low, high) in enumerate(intervals):
+        assert found <= low <= high <= total - (sampled - found)
+    if sampled == total:
+        assert intervals == [(found, found) for found in range(total + 1)]
+
+
+def test_more_images_make_the_interval_narrower() -> None:
+    widths = [high - low for low, high in (hypergeometric_interval(m // 10, m, 1000) for m in (20, 100, 500, 1000))]
+    assert widths == sorted(widths, reverse=True)
+    assert widths[-1] == 0
+
+
+@pytest.mark.parametrize("counts", [(3, 2, 10), (0, 0, 10), (1, 11, 10), (-1, 2, 10)])
+def test_what_is_no_sample_is_refused(counts: tuple[int, int, int]) -> None:
+    with pytest.raises(ValueError, match="are not counts of a sample"):
+        hypergeometric_interval(*counts)
+
+
+def test_the_estimate_counts_the_nearest_and_extrapolates_the_others() -> None:
+    phases = TwoPhases(total=1000, nearest=10, nearest_broken=3, others=490, drawn=49, drawn_broken=2, by=("square",))
+    assert phases.estimate.accuracy == pytest.approx((500 - 3 - 20) / 1000)
+    low, high = hypergeometric_interval(2, 49, 490)
+    assert (phases.estimate.low, phases.estimate.high) == (pytest.approx(0.497 - high / 1000), 0.497 - low / 1000)
+    assert phases.disagreement is None
+    assert "47.70 %" in str(phases)
+    misled = TwoPhases(total=1000, nearest=10, nearest_broken=9, others=490, drawn=15, drawn_broken=8, by=("square",))
+    assert "17 fell to square" in (misled.disagreement or "")
+    whole = TwoPhases(total=50, nearest=10, nearest_broken=1, others=15, drawn=15, drawn_broken=0)
+    assert whole.estimate.low == whole.estimate.accuracy == whole.estimate.high == 24 / 50
+    nothing = TwoPhases(total=50, nearest=0, nearest_broken=0, others=0, drawn=0, drawn_broken=0)
+    assert nothing.estimate.high == 0
+
+
+@pytest.mark.parametrize(
+    ("survivors", "sizes"), [(0, (0, 0)), (1, (0, 1)), (20, (8, 12)), (500, (10, 15)), (5000, (50, 75))]
+)
+def test_sizes_of_the_subset(survivors: int, sizes: tuple[int, int]) -> None:
+    assert Subset(least=25, one_in=40).sizes(survivors) == sizes
+
+
+# Targets and loss
+
+
+@pytest.mark.parametrize(("norm", "dual"), [("linf", 1), ("l2", 2), ("l1", torch.inf)])
+def test_targets_of_a_linear_network_are_sorted_by_distance(norm: Norm, dual: float) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 7)).double()
+    x = torch.rand(9, 3, 2, 2, dtype=torch.float64)
+    y = labelled(network, x)
+    weight = network[1].weight.detach()
+    logits = network(x).detach()
+    found = nearest_classes(network, x, y, ThreatModel(norm, Fraction(1, 10)))
+    assert found.shape == (9, 6)
+    for own, scores, order in zip(y.tolist(), logits, found.tolist(), strict=True):
+        gaps = {
+            wrong: float(
+                (scores[own] - scores[wrong]) / torch.linalg.vector_norm(weight[wrong] - weight[own], ord=dual)
+            )
+            for wrong in range(7)
+            if wrong != own
+        }
+        assert order == sorted(gaps, key=lambda wrong: gaps[wrong])
+    assert any(row != logits[i].argsort(descending=True)[1:].tolist() for i, row in enumerate(found.tolist()))
+
+
+def test_the_margin_of_probabilities_is_positive_where_a_wrong_class_wins() -> None:
+    logits = torch.tensor([[2.0, 0.0, 1.0], [0.0, 3.0, -1.0]])
+    labels = torch.tensor([0, 0])
+    shares = logits.softmax(1)
+    found = LOSSES["probability_margin"].score(logits, labels)
+    assert torch.allclose(found, torch.stack([shares[0, 2] - shares[0, 0], shares[1, 1] - shares[1, 0]]))
+
+
+# The evaluation
+
+
+@pytest.mark.slow
+def test_chosen_images_get_what_autoattack_gives_them() -> None:
+    model = conv_net(3).eval()
+    quick, full = assessed(Quick(least=5), model), assessed(AutoAttack(), model)
+    assert quick.sample is not None
+    assert quick.estimate is not None
+    assert (quick.sample.count("2"), quick.sample.count("1")) == (2, 3)
+    triples = zip(quick.sample, quick.survivors, full.survivors, strict=True)
+    assert all(ours == theirs for mark, ours, theirs in triples if mark != "0")
+    assert 0 < full.correct < COUNT
+    assert quick.estimate.low <= full.accuracy <= quick.estimate.high
+    assert quick.accuracy >= full.accuracy
+    assert quick.is_upper_bound
+    assert quick.forwards < full.forwards
+    assert "This is not AutoAttack's number" in quick.warnings[0]
+    names = [stage.name for stage in quick.stages]
+    assert names[:3] == ["margin", "targeted", "sample apgd-ce"]
+    assert [stage.sampled for stage in quick.stages[:3]] == [None, None, 5]
+    again = Evaluation.model_validate(quick.to_json())
+    assert (again.sample, again.estimate) == (quick.sample, quick.estimate)
+    assert full.sample is None
+    assert full.estimate is None
+
+
+class Misleading(nn.Module):
+    """A network whose gradients point the wrong way."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(2 * x.detach() - x)  # type: ignore[no-any-return]
+
+
+def test_gradients_that_mislead_the_cheap_attacks_are_noticed() -> None:
+    found = assessed(Quick(least=5), Misleading(conv_net(3)).eval(), ThreatModel("linf", Fraction(1, 40)))
+    assert found.verdict == "SUSPECT"
+    assert any("misleads cheap attacks" in text for text in found.suspicions or ())
+    assert found.estimate is not None
+    assert found.estimate.low < found.estimate.accuracy <= found.accuracy
+
+
+def test_a_share_of_the_images_draws_no_sample() -> None:
+    model, x = conv_net(3).eval(), images(8, 3)
+    evidence = gather(Quick(), model, x, labelled(model, x), THREAT, IndexedNoise(0, torch.arange(8)), is_share=True)
+    assert [stage.name for stage in evidence.stages] == ["margin", "targeted"]
+    assert evidence.chosen is None
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4, 1000])
+def test_stages_fit_any_number_of_classes(classes: int, recwarn: Any) -> None:
+    stages = Quick().stages(AttackContext(THREAT, (3, 8, 8), classes))
+    assert [stage.subset is None for stage in stages] == [True, True] + [False] * (len(stages) - 2)
+    assert len({stage.name for stage in stages}) == len(stages)
