@@ -21,6 +21,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._C._distributed_c10d import Store, TCPStore
+from torch.distributed.rendezvous import rendezvous
 from torch.optim import Optimizer
 
 from robustcli.errors import Interrupted, RobustCliError, shortened
@@ -33,6 +35,8 @@ Share = tuple[int, int]
 
 # Parts of an AutoAttack may end hours apart. Lost processes are noticed at once, by their closed connections.
 _PATIENCE = timedelta(days=14)
+# Until all processes are there, and until one tries again to reach the first one.
+_START, _RETRY = timedelta(minutes=30), timedelta(seconds=5)
 _NUMBER = re.compile("[0-9]{1,9}")
 
 
@@ -110,7 +114,10 @@ def joined(device_type: str = "cpu") -> Iterator[None]:
             f"RANK and WORLD_SIZE are set without {' and '.join(lacking)}, which torchrun sets too; start with "
             "torchrun, or unset RANK for one process"
         )
-    dist.init_process_group(backend(device_type), timeout=_PATIENCE)
+    # The first process may be the one that serves the shared store: it keeps it until the end.
+    shared, number, count = next(rendezvous("env://", timeout=_START))
+    store = _new_store(shared, number)
+    dist.init_process_group(backend(device_type), store=store, rank=number, world_size=count, timeout=_PATIENCE)
     try:
         yield
     except RuntimeError as error:
@@ -119,6 +126,31 @@ def joined(device_type: str = "cpu") -> Iterator[None]:
         raise Interrupted("another process of this command ended, so this one ends too") from error
     finally:
         dist.destroy_process_group()
+
+
+def _new_store(shared: Store, number: int) -> TCPStore:
+    """Return a store in which the processes find each other.
+
+    torchrun's own store outlives the processes: those that it starts anew would find the addresses of the former ones
+    there. So it only passes on where the first process has a new store, which former ones no longer have.
+    """
+    host, key = os.environ["MASTER_ADDR"], "robustcli/port"
+    if number == 0:
+        store = TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=_PATIENCE)
+        shared.set(key, str(store.port))
+        return store
+    end = time.monotonic() + _START.total_seconds()
+    while True:
+        port = int(shared.get(key))
+        try:
+            store = TCPStore(host, port, is_master=False, timeout=_RETRY)
+        except dist.DistError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(_RETRY.total_seconds() / 10)
+        else:
+            store.set_timeout(_PATIENCE)
+            return store
 
 
 def _is_of_connection(error: RuntimeError) -> bool:

@@ -21,8 +21,8 @@ ROBUST = [sys.executable, "-m", "robustcli"]
 def start(folder: Path, *words: str, spec: str = TRADES) -> subprocess.Popen[str]:
     folder.mkdir(exist_ok=True)
     (folder / "spec.yaml").write_text(spec, encoding="utf-8")
-    log = (folder / "log").open("w", encoding="utf-8")
-    return subprocess.Popen(words, cwd=folder, env=environment(), stdout=log, stderr=log, text=True)
+    with (folder / "log").open("w", encoding="utf-8") as log:
+        return subprocess.Popen(words, cwd=folder, env=environment(), stdout=log, stderr=log, text=True)
 
 
 def workers_of(process: subprocess.Popen[str]) -> list[int]:
@@ -83,7 +83,7 @@ def test_devices_end_with_the_exit_code_of_their_processes(tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_processes_share_an_evaluation(tmp_path: Path) -> None:
-    train = start(tmp_path, *ROBUST, "train", "spec.yaml", "--quiet", "train.epochs=1")
+    train = start(tmp_path, *ROBUST, "train", "spec.yaml", "--quiet")
     assert train.wait(120) == 0
     words = ["eval", str(the_run(tmp_path).best), "--attack", "pgd", "--steps", "5"]
     alone = start(tmp_path, *ROBUST, *words, "--store", "alone")
