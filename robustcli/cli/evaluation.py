@@ -143,6 +143,7 @@ def evaluate_network(
     from robustcli.store.results import write_results
     from robustcli.workflows import evaluate as assess
     from robustcli.workflows.budget import Budget
+    from robustcli.workflows.evaluate_on import assess_on
 
     _require_files({"--out": out})
     if engine in ("native", "reference"):
@@ -201,7 +202,7 @@ def evaluate_network(
             if chosen is None:
                 found = assess.assess(request, watcher, tell)
             else:
-                found = assess.assess_on(*chosen, request, Screen, tell)
+                found = assess_on(*chosen, request, Screen, tell)
     except Interrupted as stopped:
         typer.echo(f"{stopped}; run the same command again to resume", err=True)
         raise typer.Exit(3) from None

@@ -13,14 +13,14 @@ from typing import Any
 
 import torch
 
-from robustcli.errors import InUseError, RobustCliError
+from robustcli.errors import RobustCliError
 from robustcli.evaluation.attack_choice import evaluator_of, with_batch_size
 from robustcli.evaluation.behavior import Behavior, behavior_of, is_same, read_behavior, write_behavior
 from robustcli.evaluation.evaluate import settled
 from robustcli.evaluation.fingerprint import code_digest, evaluator_text, files_digest
 from robustcli.evaluation.progress import StageLines, StageProgress, silent
 from robustcli.evaluation.stored import EvaluationFiles, Task, plain_parameters, warn_of_slow_search
-from robustcli.evaluation.watcher import EvaluationWatcher, Watching
+from robustcli.evaluation.watcher import EvaluationWatcher
 from robustcli.evaluation.workers import device_of, in_processes
 from robustcli.evaluators import Evaluator
 from robustcli.models.digest import imported_code_digest, network_digest, weights_digest
@@ -36,7 +36,6 @@ from robustcli.store.chain import RESULTS, chained
 from robustcli.store.files import own_mark
 from robustcli.store.results import SCHEMA, EvalResults, read_results, write_results
 from robustcli.store.runs import RunFolder, lock_folder
-from robustcli.workflows import engines
 from robustcli.workflows.budget import Budget, within_budget
 
 # Clean images on which a network is compared with the one that a stored result is about.
@@ -107,7 +106,7 @@ def _assess(
         ranks.wait()
         return None
     device = choose_device(request.device if share is None else device_of(share, request.device))
-    case = _case(request, device)
+    case = case_of(request, device)
     left = (key for key in case.chosen if not case.folder.evaluation(key).exists())
     warn_of_slow_search((case.evaluators[key] for key in left), device)
     if case.is_complete and share is None and not request.fresh:
@@ -144,11 +143,11 @@ def require_sound(request: Request) -> None:
 def assess_share(request: Request, share: Share) -> None:
     """Attack shards of the images as one of several processes; the outcomes go to the journals."""
     # The first process prints the progress of all.
-    watcher = None if request.quiet or share[0] else _Lines()
-    _case(request, choose_device(device_of(share, request.device))).run_shards(watcher)
+    watcher = None if request.quiet or share[0] else Lines()
+    case_of(request, choose_device(device_of(share, request.device))).run_shards(watcher)
 
 
-class _Lines:
+class Lines:
     """Prints the progress of an evaluation as lines."""
 
     def __init__(self) -> None:
@@ -162,75 +161,8 @@ def _print_to_log(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def assess_on(
-    engine: engines.Engine, needs: engines.Needs, request: Request, watching: Watching, tell: Callable[[str], None]
-) -> tuple[EvalResults, Path]:
-    """Evaluate by workers of an engine, which draw shards of the images from a queue.
-
-    Args:
-        needs: GPUs and cores of each worker.
-        watching: returns the watcher of a worker; called in its process.
-        tell: is told which results were stored by an earlier process and are read.
-
-    Returns:
-        The results and the folder of all files.
-
-    Raises:
-        RobustCliError: no worker could finish the evaluation.
-    """
-    if request.fresh:
-        raise RobustCliError("--fresh: only with --engine local; remove the stored folder, or leave out --engine")
-    require_sound(request)
-    # The same command again finds its jobs by their folders.
-    jobs = request.store / "jobs" / hashlib.sha256(repr(replace(request, quiet=False)).encode()).hexdigest()[:8]
-    name = Path(request.subject.text or "evaluation").name
-    tasks = [
-        engines.Task(
-            name=f"eval-{name}-{number}",
-            folder=jobs / str(number),
-            work=work_on,
-            arguments=(request, watching),
-            **needs.on(request.device),
-        )
-        for number in range(request.workers)
-    ]
-    answers = [answer for _, answer in engine.run(tasks)]
-    found = [answer.value for answer in answers if answer.error is None]
-    finished = [folder for folder, _ in found if RunFolder(folder).is_finished]
-    if not finished:
-        problems = dict.fromkeys(answer.error for answer in answers if answer.error is not None)
-        raise RobustCliError("\n".join([*problems] or ["the evaluation is not finished; run the same command again"]))
-    for text in found[0][1] if all(lines for _, lines in found) else []:
-        tell(text)
-    results = read_results(RunFolder(finished[0]).results)
-    assert isinstance(results, EvalResults)
-    return results, finished[0]
-
-
-def work_on(request: Request, watching: Watching) -> tuple[Path, list[str]]:
-    """Work on an evaluation as one of several workers of an engine; the first that is through with it stores it.
-
-    Returns:
-        The folder of all files, and lines about the results if they were stored before this worker began.
-    """
-    case = _case(request, choose_device(request.device))
-    if case.is_complete:
-        return case.folder.path, list(case.stored())
-    case.run_shards(None if request.quiet else _Lines())
-    try:
-        lock = lock_folder(case.folder.path)
-    except InUseError:
-        return case.folder.path, []
-    try:
-        with watching() as watcher:
-            case.finish(watcher)
-    finally:
-        lock.release()
-    return case.folder.path, []
-
-
 @dataclass(frozen=True, kw_only=True)
-class _Case:
+class Case:
     """A checked request: everything that an evaluation needs."""
 
     opened: OpenedModel
@@ -262,7 +194,7 @@ class _Case:
                 date = datetime.fromtimestamp(path.stat().st_mtime).astimezone().isoformat(" ", "minutes")
                 yield f"{key}: stored result of {date}, {self.folder.path}; --fresh computes it again"
 
-    def run_shards(self, watcher: "EvaluationWatcher | _Lines | None") -> None:
+    def run_shards(self, watcher: "EvaluationWatcher | Lines | None") -> None:
         """Attack shards of the images as one of several processes, only for the journals."""
         for key, choice in self.chosen.items():
             if not choice.member.without_attack:
@@ -300,7 +232,7 @@ class _Case:
         )
 
 
-def _case(request: Request, device: torch.device) -> _Case:
+def case_of(request: Request, device: torch.device) -> Case:
     subject = find_model(request.subject)
     defaults = subject.defaults
     chosen = _evaluations(request, defaults)
@@ -324,7 +256,7 @@ def _case(request: Request, device: torch.device) -> _Case:
     if request.subject.model is not None:
         digest.append(imported_code_digest())
     x, y = case.data.evaluation("test", min(_COMPARED, case.data.sizes["test"]))
-    return _Case(
+    return Case(
         opened=case,
         chosen=chosen,
         evaluators=evaluators,

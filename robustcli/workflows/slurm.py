@@ -5,7 +5,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -224,8 +224,14 @@ def cancel(run: Path) -> JobRecord:
     job = job_of(run)
     if job.id not in queue():
         raise RobustCliError(f"{run}: job {job.id} is not in the queue; this run is {RunFolder(run).status()}")
-    _slurm("scancel", job.id)
+    cancel_jobs([job.id])
     return job
+
+
+def cancel_jobs(numbers: Sequence[str]) -> None:
+    """Cancel jobs; those that have ended are left out."""
+    if numbers:
+        _slurm("scancel", "--quiet", *numbers)
 
 
 def job_of(run: Path) -> JobRecord:

@@ -106,9 +106,11 @@ def test_a_job_is_listed_followed_and_canceled_with_a_checkpoint(slurm: Cluster)
 
 def test_an_evaluation_whose_worker_is_canceled_is_complete(slurm: Cluster, local: Local) -> None:
     words = evaluation(local.folder)
-    process = slurm.start(*words, *OPTIONS, "--workers", 2)
+    # More workers than there is room for: those that wait are canceled when the evaluation is done.
+    process = slurm.start(*words, *OPTIONS, "--workers", 4, "--cpus", 2)
     wait(lambda: [*slurm.folder.glob("evals/*/evaluations/*.journal/*.npz")])
-    killed, _ = sorted(slurm.folder.glob("evals/jobs/*/*/job.json"))
+    killed, *_ = sorted(slurm.folder.glob("evals/jobs/*/*/job.json"))
     slurm.slurm("scancel", "--signal=KILL", "--batch", job_of(killed.parent))
     ended(process)
     assert same.evaluations(slurm.folder / "evals") == same.close_to(same.evaluations(local.folder / "evals"))
+    wait(lambda: not slurm.slurm("squeue", "--noheader"))

@@ -50,11 +50,19 @@ class Answer:
     error: str | None = None
 
 
+def never(answer: Answer) -> bool:
+    """Return False: every answer is needed."""
+    return False
+
+
 class Engine(Protocol):
     """Runs tasks in other processes."""
 
-    def run(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Answer]]:
+    def run(self, tasks: Sequence[Task], is_enough: Callable[[Answer], bool] = never) -> Iterator[tuple[Task, Answer]]:
         """Run all tasks and yield each with its answer as it finishes.
+
+        Args:
+            is_enough: tells whether an answer makes the other tasks useless; they are canceled.
 
         Raises:
             RobustCliError: the engine is not there, or cannot give what a task needs.

@@ -2,12 +2,12 @@
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
 from typing import Any
 
 from robustcli.errors import Interrupted, RobustCliError, in_one_line
-from robustcli.workflows.engines import Answer, Command, Task, perform
+from robustcli.workflows.engines import Answer, Command, Task, never, perform
 
 # How often a task whose process was lost runs again. It resumes, so a task that only has bad luck comes to its end.
 _RETRIES = 20
@@ -16,16 +16,16 @@ _RETRIES = 20
 class RayEngine:
     """Tasks as Ray tasks that request GPUs and cores."""
 
-    def run(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Answer]]:
-        """Run all tasks and yield each with its answer as it finishes."""
+    def run(self, tasks: Sequence[Task], is_enough: Callable[[Answer], bool] = never) -> Iterator[tuple[Task, Answer]]:
+        """Run all tasks and yield each with its answer as it finishes, until there is enough."""
         if not tasks:
             return
         # Ray prints about lost processes to standard output, which is for results.
         with redirect_stdout(sys.stderr):
-            yield from _run(tasks)
+            yield from _run(tasks, is_enough)
 
 
-def _run(tasks: Sequence[Task]) -> Iterator[tuple[Task, Answer]]:
+def _run(tasks: Sequence[Task], is_enough: Callable[[Answer], bool]) -> Iterator[tuple[Task, Answer]]:
     ray = _connected()
     try:
         _require(tasks, ray.cluster_resources())
@@ -40,6 +40,9 @@ def _run(tasks: Sequence[Task]) -> Iterator[tuple[Task, Answer]]:
             except ray.exceptions.RayError as error:
                 answer = Answer(error=in_one_line(error))
             yield running.pop(done), answer
+            if is_enough(answer):
+                # Tasks that are left end with the connection.
+                return
     finally:
         ray.shutdown()
 

@@ -10,7 +10,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -18,8 +18,8 @@ from typing import Any
 from robustcli.errors import Interrupted, RobustCliError
 from robustcli.runtime.signals import stop_requests
 from robustcli.store.jobs import JobRecord, read_job, write_job
-from robustcli.workflows.engines import Answer, Command, Task, perform
-from robustcli.workflows.slurm import NOTICE, Queued, minutes, queue
+from robustcli.workflows.engines import Answer, Command, Task, never, perform
+from robustcli.workflows.slurm import NOTICE, Queued, cancel_jobs, minutes, queue
 
 # Seconds between two looks at the answers, and between two looks at the queue.
 _PATIENCE, _QUEUE_PATIENCE = 2.0, 10.0
@@ -39,8 +39,8 @@ class SlurmEngine:
     partition: str | None
     time: str
 
-    def run(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Answer]]:
-        """Submit all tasks that are not in the queue yet, and yield each with its answer as it finishes."""
+    def run(self, tasks: Sequence[Task], is_enough: Callable[[Answer], bool] = never) -> Iterator[tuple[Task, Answer]]:
+        """Submit all tasks that are not in the queue yet, and yield each with its answer, until there is enough."""
         submitit = _submitit()
         in_queue = queue()
         jobs = [(task, self._submitted(submitit, task, in_queue)) for task in tasks]
@@ -50,7 +50,11 @@ class SlurmEngine:
             waiting = []
             for task, job in jobs:
                 if job.paths.result_pickle.exists():
-                    yield task, _answer(job)
+                    answer = _answer(job)
+                    yield task, answer
+                    if is_enough(answer):
+                        cancel_jobs([other.job_id for _, other in jobs if other is not job])
+                        return
                 elif time.monotonic() - gone.get(job.job_id, time.monotonic()) > _GRACE:
                     yield task, Answer(error=f"job {job.job_id} ended without an answer; see {job.paths.stdout}")
                 else:
