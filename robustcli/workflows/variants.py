@@ -1,11 +1,12 @@
 """Runs of one name, as a grid makes them, told apart by the values of their specs that differ."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from robustcli.errors import RobustCliError
-from robustcli.specs.yamlfile import read_yaml
+import yaml
+
 from robustcli.workflows.compare import flat, plain_text
 
 # Values shown at most.
@@ -18,11 +19,16 @@ def variants_of(runs: Sequence[tuple[str, Path]]) -> list[str]:
     Args:
         runs: name, and spec.yaml of each; a spec that is missing or damaged has no variant.
     """
-    specs = [_values(path) for _, path in runs]
+    # Folders of runs are called DIGEST-sSEED, and the seeds of a digest have one spec.
+    keys = [(name, path.parent.name.rpartition("-s")[0] or str(path)) for name, path in runs]
+    first = {key: path for key, (_, path) in zip(reversed(keys), reversed(runs), strict=True)}
+    counts = Counter(name for name, _ in first)
+    known = {key: _values(path) if counts[key[0]] > 1 else {} for key, path in first.items()}
+    specs = [known[key] for key in keys]
     of_name: dict[str, list[Mapping[str, Any]]] = {}
     for (name, _), spec in zip(runs, specs, strict=True):
-        if spec:
-            of_name.setdefault(name, []).append(spec)
+        if spec and spec not in of_name.setdefault(name, []):
+            of_name[name].append(spec)
     differing = {name: _differing(known) for name, known in of_name.items()}
     return [_shown(spec, differing[name]) if spec else "" for (name, _), spec in zip(runs, specs, strict=True)]
 
@@ -30,8 +36,9 @@ def variants_of(runs: Sequence[tuple[str, Path]]) -> list[str]:
 def _values(path: Path) -> dict[str, Any]:
     """Values of a spec by dotted key, without its seed, and without its claim, which may be corrected later."""
     try:
-        value = read_yaml(path).value
-    except RobustCliError:
+        # Not the parser of specs, which remembers lines and is slow; values are only compared and shown.
+        value = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError):
         return {}
     return {key: item for key, item in flat(value) if key != "seed" and not key.startswith("claim.")}
 
