@@ -17,6 +17,7 @@ from robustcli.specs import experiments
 from robustcli.specs.grid import read_grid
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.specs.yamlfile import parse_yaml
+from robustcli.workflows.sweep_spec import Sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
@@ -118,7 +119,9 @@ def test_what_a_command_of_the_readme_names_exists(line: Line, robust: Robust) -
     if name in ("train", "reproduce") and plain[0] not in is_own:
         spec, *overrides = plain
         overrides = [override for override in overrides if "=" in override]
-        if not _is_made_by_an_earlier_line(line, spec):
+        if spec in experiments.findings():
+            Sweep.read(experiments.find(spec), overrides)
+        elif not _is_made_by_an_earlier_line(line, spec):
             for _, chosen in read_grid(overrides).rows():
                 ExperimentSpec.read(experiments.find(spec), chosen)
     elif name == "validate" and "--schema" not in words:
