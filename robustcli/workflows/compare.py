@@ -162,7 +162,7 @@ def compare(a: Path, b: Path, keys: Sequence[str] = ()) -> dict[str, Pair]:
             f"{a} and {b} were evaluated on different images (digests {first.data.digest[:12]} and "
             f"{second.data.digest[:12]}); only the same images can be compared one by one"
         )
-    chosen = {key: _both(key) for key in keys} or _shared(first, second)
+    chosen = {key: _both(key) for key in keys} or paired(first, second)
     missing = [
         f"{path}: has no evaluation '{name}'{suggest(name, found.evaluations)}"
         for names in chosen.values()
@@ -213,7 +213,7 @@ def _both(key: str) -> tuple[str, str]:
     return one, other or one
 
 
-def _shared(first: Results, second: Results) -> dict[str, tuple[str, str]]:
+def paired(first: Results, second: Results) -> dict[str, tuple[str, str]]:
     """Evaluations that both have; for one network, also the only attacks of both."""
     shared = {key: (key, key) for key in first.evaluations if key in second.evaluations}
     attacks = [[key for key, found in side.evaluations.items() if not found.is_clean] for side in (first, second)]

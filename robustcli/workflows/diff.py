@@ -12,7 +12,7 @@ from robustcli.specs.yamlfile import read_yaml
 from robustcli.statistics import mcnemar
 from robustcli.store.results import EvalResults, Evaluation, Results, Session, read_provenance
 from robustcli.store.runs import RunFolder
-from robustcli.workflows.compare import flat, plain_text, read_side, setting_differences
+from robustcli.workflows.compare import flat, paired, plain_text, read_side, setting_differences
 
 # Image numbers listed in a line, and characters of a digest.
 _LISTED, _SHORT = 10, 12
@@ -64,7 +64,9 @@ class _Side:
 
 
 def diff(a: Path, b: Path) -> list[Section]:
-    """Compare two results in spec, weights, data, environment, code and every evaluation.
+    """Compare two results in spec, weights, data, environment, code and every evaluation that both have.
+
+    Of one network, the only attacks of both results are compared, whatever they are called.
 
     Args:
         a, b: results.json of a run or of `robust eval`, or a folder that has one.
@@ -73,7 +75,8 @@ def diff(a: Path, b: Path) -> list[Section]:
         RobustCliError: one of them cannot be read.
     """
     one, other = _Side(a, read_side(a)), _Side(b, read_side(b))
-    shared = [key for key in one.results.evaluations if key in other.results.evaluations]
+    pairs = paired(one.results, other.results)
+    shared = [key for key in pairs if ":" not in key]
     return [
         Section("spec", "the same", list(_spec(one, other))),
         Section("weights", f"the same ({one.weights[:_SHORT] or 'no digest'})", list(_weights(one, other))),
@@ -81,7 +84,10 @@ def diff(a: Path, b: Path) -> list[Section]:
         Section("environment", "the same", list(_environment(one, other))),
         Section("code", "the same", list(_code(one, other))),
         Section("evaluations", f"the same names: {', '.join(shared)}", list(_names(one, other))),
-        *(Section(f"evaluation {key}", _agreement(one, key), list(_evaluation(one, other, key))) for key in shared),
+        *(
+            Section(f"evaluation {key}", _agreement(one, names[0]), list(_evaluation(one, other, *names)))
+            for key, names in pairs.items()
+        ),
     ]
 
 
@@ -161,8 +167,8 @@ def _agreement(side: _Side, key: str) -> str:
     return f"the same: {interval(found)} % of {found.total} images"
 
 
-def _evaluation(a: _Side, b: _Side, key: str) -> Iterator[str]:
-    one, other = a.results.evaluations[key], b.results.evaluations[key]
+def _evaluation(a: _Side, b: _Side, key: str, other_key: str) -> Iterator[str]:
+    one, other = a.results.evaluations[key], b.results.evaluations[other_key]
     yield from setting_differences(one, other)
     yield from _between("threat", str(one.threat), str(other.threat))
     yield from _between("seed", one.seed, other.seed)
@@ -175,7 +181,7 @@ def _evaluation(a: _Side, b: _Side, key: str) -> Iterator[str]:
         yield f"accuracy: {interval(one)} % in A, {interval(other)} % in B, on different images"
         return
     yield from _images(one, other)
-    yield from _ways(a.per_image(key), b.per_image(key))
+    yield from _ways(a.per_image(key), b.per_image(other_key))
 
 
 def _images(one: Evaluation, other: Evaluation) -> Iterator[str]:

@@ -79,5 +79,13 @@ def test_a_run_and_an_evaluation_of_its_weights(robust: Robust, trained: RunFold
     assert found["evaluation pgd"][:1] == ([] if same else ["attack.steps 3 in A, 2 in B"])
 
 
+def test_two_attacks_on_one_network_are_compared_by_image(robust: Robust, trained: RunFolder) -> None:
+    for attack in ("fgsm", "apgd"):
+        robust("eval", trained.best, "--attack", attack, "--examples", 60, "-q", "--out", f"{attack}.json").require(0)
+    found = json.loads(robust("diff", "fgsm.json", "apgd.json", "--json").require(0).out)["differences"]
+    assert found["evaluations"] == ["only in A: fgsm", "only in B: apgd"]
+    assert found["evaluation fgsm:apgd"][0] == "attack.name fgsm in A, apgd in B"
+
+
 def test_what_is_no_result_is_refused(robust: Robust, tmp_path: Path) -> None:
     robust("diff", tmp_path, tmp_path).require(2, "found no results.json in this folder")
