@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from robustcli.evaluation.per_image import ImageResult
+from robustcli.evaluation.two_phase import TwoPhases
 from robustcli.store.results import Evaluation
 from robustcli.threat.threat import ThreatModel
 
@@ -46,6 +47,10 @@ def check_derived(result: Evaluation, stored: Mapping[str, Any]) -> Iterator[str
     gradients = sum(stage.gradients for stage in result.stages)
     if result.gradients != gradients:
         yield f"gradients: the result says {result.gradients}; its stages give {gradients}"
+    phases = TwoPhases.stated(result)
+    estimate = None if phases is None else phases.estimate
+    if (result.sample is not None or result.estimate is not None) and result.estimate != estimate:
+        yield f"estimate: the result says {result.estimate}; its sample, survivors and stages give {estimate}"
     clean = result.forwards - sum(stage.forwards for stage in result.stages)
     # Clean images take one forward each, or an equal number of several.
     if clean <= 0 or clean % result.total:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from robustcli.evaluation.evidence import DRAWN, NEAREST, NOT_CHOSEN, Evidence
 from robustcli.statistics import hypergeometric_interval
-from robustcli.store.results import Estimate
+from robustcli.store.results import Estimate, Evaluation
 
 # Share of all images that the expensive attacks certainly break beyond the cheap ones, above which both disagree.
 _DISAGREEMENT = 0.01
@@ -49,6 +49,26 @@ class TwoPhases:
             drawn=int(drawn.sum()),
             drawn_broken=int((drawn & is_broken).sum()),
             by=tuple(stage.name for stage in evidence.stages if stage.sampled and stage.broken),
+        )
+
+    @classmethod
+    def stated(cls, result: Evaluation) -> "TwoPhases | None":
+        """Return the counts of a stored result; None if all attacks ran on every survivor, or its keys do not agree."""
+        first = next((stage for stage in result.stages if stage.sampled is not None), None)
+        if first is None or result.sample is None or len(result.sample) != result.total:
+            return None
+        pairs = list(zip(result.sample, result.survivors, strict=True))
+        nearest, drawn = result.sample.count("2"), result.sample.count("1")
+        if first.sampled != nearest + drawn or first.entered < nearest + drawn:
+            return None
+        return cls(
+            total=result.total,
+            nearest=nearest,
+            nearest_broken=pairs.count(("2", "0")),
+            others=first.entered - nearest,
+            drawn=drawn,
+            drawn_broken=pairs.count(("1", "0")),
+            by=tuple(stage.name for stage in result.stages if stage.sampled and stage.broken),
         )
 
     @property

@@ -37,7 +37,7 @@ RESULT_KEYS = {
 EVALUATION_KEYS = {
     "evaluator", "parameters", "norm", "eps", "eps_value", "seed", "survivors", "forwards", "gradients", "seconds",
     "warnings", "correct", "total", "accuracy", "interval", "stages", "suspicions", "verdict", "is_upper_bound",
-    "fingerprint",
+    "fingerprint", "sample", "estimate",
 }  # fmt: skip
 
 

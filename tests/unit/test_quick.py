@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from robustcli.attacks.losses import LOSSES
 from robustcli.attacks.targets import nearest_classes
+from robustcli.evaluation.consistency import check_derived
 from robustcli.evaluation.evaluate import Result, evaluate
 from robustcli.evaluation.evidence import gather
 from robustcli.evaluation.two_phase import TwoPhases
@@ -169,6 +170,13 @@ def test_gradients_that_mislead_the_cheap_attacks_are_noticed() -> None:
     assert any("misleads cheap attacks" in text for text in found.suspicions or ())
     assert found.estimate is not None
     assert found.estimate.low < found.estimate.accuracy <= found.accuracy
+    assert TwoPhases.stated(found) == TwoPhases.of(found.evidence) if found.evidence else False
+    assert list(check_derived(found, found.to_json())) == []
+    sample = found.sample or ""
+    better = found.estimate.model_copy(update={"accuracy": 1.0})
+    for changes in ({"estimate": better}, {"estimate": None}, {"sample": sample[::-1]}, {"sample": None}):
+        changed = found.model_copy(update=changes)
+        assert any(text.startswith("estimate:") for text in check_derived(changed, changed.to_json())), changes
 
 
 def test_a_share_of_the_images_draws_no_sample() -> None:
