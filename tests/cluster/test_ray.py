@@ -39,6 +39,13 @@ def test_a_sweep_whose_process_is_killed_equals_the_local_one(ray_machine: Clust
     }
 
 
+def test_a_sweep_that_is_interrupted_says_how_to_resume(ray_machine: Cluster) -> None:
+    sweep = ray_machine.start("sweep", "family.yaml", "train.epochs=5000", "--row", "long", "--engine", "ray")
+    wait(lambda: any(epochs(log) > 2 for log in ray_machine.folder.glob("runs/family.long/*/train.jsonl")))
+    sweep.terminate()
+    assert "stopped by SIGTERM; run the same command again to resume" in ended(sweep, 3)[1]
+
+
 def test_an_evaluation_whose_worker_is_killed_is_complete(ray_machine: Cluster, local: Local) -> None:
     evaluating = ray_machine.start(*evaluation(local.folder), "--engine", "ray", "--workers", 2)
     wait(lambda: [*ray_machine.folder.glob("evals/*/evaluations/*.journal/*.npz")])

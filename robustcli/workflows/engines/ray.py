@@ -1,7 +1,9 @@
 """Run tasks on a Ray cluster: the one that is running, or one of this machine that ends with the command."""
 
 import os
+import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
 from typing import Any
@@ -11,6 +13,8 @@ from robustcli.workflows.engines import Answer, Command, Task, never, perform
 
 # How often a task whose process was lost runs again. It resumes, so a task that only has bad luck comes to its end.
 _RETRIES = 20
+# Seconds between two looks at the answers.
+_PATIENCE = 0.2
 
 
 class RayEngine:
@@ -26,7 +30,10 @@ class RayEngine:
 
 
 def _run(tasks: Sequence[Task], is_enough: Callable[[Answer], bool]) -> Iterator[tuple[Task, Answer]]:
+    take = signal.getsignal(signal.SIGTERM)
     ray = _connected()
+    # Ray's own answer to SIGTERM is to abort.
+    signal.signal(signal.SIGTERM, take)
     try:
         _require(tasks, ray.cluster_resources())
         running = {}
@@ -34,12 +41,16 @@ def _run(tasks: Sequence[Task], is_enough: Callable[[Answer], bool]) -> Iterator
             call = ray.remote(num_cpus=task.cpus, num_gpus=task.gpus, max_retries=_RETRIES)(_perform)
             running[call.options(name=task.name).remote(task, Command.running())] = task
         while running:
-            (done,), _ = ray.wait(list(running), num_returns=1)
+            done, _ = ray.wait(list(running), num_returns=1, timeout=0)
+            if not done:
+                # Here and not in Ray, which turns what a signal raises into an internal error.
+                time.sleep(_PATIENCE)
+                continue
             try:
-                answer = ray.get(done)
+                answer = ray.get(done[0])
             except ray.exceptions.RayError as error:
                 answer = Answer(error=in_one_line(error))
-            yield running.pop(done), answer
+            yield running.pop(done[0]), answer
             if is_enough(answer):
                 # Tasks that are left end with the connection.
                 return
