@@ -98,3 +98,12 @@ def test_other_commands_say_what_to_use(tmp_path: Path) -> None:
     assert sessions.run("sweep", "spec.yaml") == [2, 2]
     assert "robust train --devices N" in sessions.log(0).read_text(encoding="utf-8")
     assert sessions.run("train", "spec.yaml", "seed=0,1") == [2, 2]
+
+
+def test_a_loss_that_is_not_finite_ends_all(tmp_path: Path) -> None:
+    sessions = session_in(tmp_path / "run", SWA)
+    assert sessions.run("train", "spec.yaml", "--quiet", "train.lr=1e30", "train.weight_decay=0") == [4, 4]
+    for rank in (0, 1):
+        assert "the loss is not finite in epoch 1" in sessions.log(rank).read_text(encoding="utf-8")
+    lines = the_run(sessions.folder).log.read_text(encoding="utf-8").splitlines()
+    assert sum('"event": "failed"' in line for line in lines) == 1
