@@ -20,6 +20,8 @@ from robustcli.threat.threat import ThreatModel
 # The code that decides which images survive; a change elsewhere leaves findings as they are.
 _DECIDING = (
     "attacks/*.py",
+    "data/images.py",
+    "diagnostics/corruption_*.py",
     "evaluators/*.py",
     "evaluation/evaluate.py",
     "evaluation/evidence.py",

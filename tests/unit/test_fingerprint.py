@@ -19,22 +19,30 @@ from robustcli.promises.networks import conv_net, images, labels
 from robustcli.registry.catalog import catalog
 from robustcli.threat.threat import ThreatModel
 
-# They word messages, sum up, cut batches, read settings or files; what is in a file that an evaluator reads counts by
-# itself, and the code of a network with the network.
+# They word messages, sum up, cut batches and shards, keep memory, read settings or files; what is in a file that an
+# evaluator reads counts by itself, and the code of a network with the network.
 _NOT_DECIDING = {
+    "architectures/__init__.py",
     "architectures/branches.py",
     "architectures/channel_gates.py",
     "architectures/convnorm.py",
     "errors.py",
     "evaluation/adaptive_batches.py",
+    "evaluation/image_warnings.py",
     "evaluation/journal.py",
     "evaluation/postflight.py",
     "evaluation/preflight.py",
+    "evaluation/progress.py",
     "evaluation/two_phase.py",
     "models/build.py",
     "models/digest.py",
+    "models/find.py",
+    "models/model.py",
+    "models/schemes/__init__.py",
     "registry/registry.py",
     "registry/types.py",
+    "runtime/allocator.py",
+    "runtime/ranks.py",
     "statistics.py",
     "store/results.py",
     "store/checkpoint.py",
