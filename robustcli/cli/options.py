@@ -42,7 +42,7 @@ Subject = Annotated[
     str | None,
     typer.Argument(
         help="Run folder or checkpoint, weights file (with --architecture), TorchScript file, robustbench:NAME, "
-        "hf:ORG/REPO[/FILE], timm:NAME or torchvision:NAME."
+        "hf:ORG/REPO/FILE, timm:NAME or torchvision:NAME."
     ),
 ]
 Architecture = Annotated[

@@ -598,7 +598,7 @@ def test_images_of_another_shape_are_refused(
         (("--data", "digitss"), ("'digitss' is not a data set, folder or .npz file; did you mean 'digits'?",)),
         (("--data", "gone.npz"), ("there is no file",)),
         (("threat.esp=1",), ("threat.esp: unknown parameter of threat; did you mean 'eps'?",)),
-        (("train.epochs",), ("write key.subkey=value",)),
+        (("train.epochs",), ("train.epochs: no such file",)),
         (("architecture.width=5",), ("architecture",)),
         (("architecture.activation=gelu",), ("architecture",)),
         (("--attack", "clean", "--examples", "5", "--out", "."), (".",)),
@@ -619,7 +619,7 @@ def test_an_evaluation_without_an_attack_is_refused(robust: Robust, trained: Run
 
 def test_what_is_no_checkpoint_ends_with_2(robust: Robust, tiny: Path) -> None:
     robust("eval", "gone.pt").require(2, "gone.pt: no such file")
-    robust("eval", "tiny.yaml").require(2, "tiny.yaml: not a checkpoint")
+    robust("eval", "tiny.yaml").require(2, "tiny.yaml: the file is a Markdown or YAML text")
     torch.save({"weight": torch.zeros(2)}, "foreign.pt")
     robust("eval", "foreign.pt").require(2, "foreign.pt: not written by `robust train`", "--architecture NAME")
 

@@ -99,7 +99,9 @@ def test_a_budget_sets_the_steps_and_is_kept(
     spent["passes"] = sum(spent.values())
     # Nothing is broken, so every image takes all steps; one more, of at most two passes, would not fit.
     assert found["correct"] == stage["entered"] > 0
-    assert int(limit) - 2 < spent[unit] / stage["entered"] <= int(limit)
+    # Proposals of Square that change nothing take no pass.
+    least = 0.8 * int(limit) if attack == "square" else int(limit) - 2
+    assert least < spent[unit] / stage["entered"] <= int(limit)
 
 
 def test_a_budget_that_cannot_be_kept_is_refused(robust: Robust, trained: RunFolder) -> None:

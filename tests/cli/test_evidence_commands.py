@@ -475,8 +475,8 @@ def test_a_run_whose_weights_were_removed_still_has_its_digest_chain(
 
 def test_only_the_evaluated_images_are_read(robust: Robust, stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int | None] = []
-    usual = Data.evaluation
-    monkeypatch.setattr(Data, "evaluation", lambda *given: asked.append(given[2]) or usual(*given))
+    usual = Data.images
+    monkeypatch.setattr(Data, "images", lambda *given: asked.append(given[2]) or usual(*given))
     robust("verify", stored).require(0)
     assert asked
     assert max(count or 10**9 for count in asked) <= 64

@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from shell import Robust
 
@@ -52,11 +53,15 @@ def test_torchscript_is_recognized_and_other_files_are_refused(robust: Robust, t
     robust("inspect", "gone.pt").require(2, "gone.pt: no such file")
     (tmp_path / "page.pt").write_text("<!DOCTYPE html>")
     robust("inspect", "page.pt").require(2, "an HTML or XML page")
+
+
+def test_a_name_of_timm_is_not_a_file(robust: Robust) -> None:
+    pytest.importorskip("timm")
     robust("inspect", "timm:resnet18").require(2, "stands for no file")
 
 
 def test_a_name_of_timm_may_be_the_architecture_of_a_file(robust: Robust, tmp_path: Path) -> None:
-    import timm
+    timm = pytest.importorskip("timm")
 
     torch.manual_seed(0)
     network = timm.create_model("mobilenetv3_small_050", num_classes=10)

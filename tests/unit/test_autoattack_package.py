@@ -7,6 +7,7 @@ from fractions import Fraction
 from typing import Any, ClassVar
 
 import numpy as np
+import pyautoattack
 import pytest
 import torch
 from judging import standing
@@ -76,7 +77,7 @@ class Small(Ensemble):
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Small]]:
     Small.made = []
-    monkeypatch.setattr(autoattack_package, "Ensemble", Small)
+    monkeypatch.setattr(pyautoattack, "AutoAttack", Small)
     yield Small.made
     Small.made = []
 
@@ -422,13 +423,13 @@ class TestAutoAttack:
         [(0.02, "1 of 4 adversarial images lie outside"), (float("nan"), "1 of 4 .* not finite")],
     )
     def test_points_outside_are_refused(self, monkeypatch: pytest.MonkeyPatch, shift: float, message: str) -> None:
-        monkeypatch.setattr(autoattack_package, "Ensemble", _returning(shift))
+        monkeypatch.setattr(pyautoattack, "AutoAttack", _returning(shift))
         model, x = network(10), images(4).clamp(0.1, 0.9)
         with pytest.raises(EvaluationError, match=f"attack package: {message}"):
             standing(PACKAGE, model, x, predicted(model, x), threat("linf", "0.01"), noise(4))
 
     def test_points_that_overshoot_by_rounding_are_projected(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(autoattack_package, "Ensemble", _returning(0.01 * 1.001))
+        monkeypatch.setattr(pyautoattack, "AutoAttack", _returning(0.01 * 1.001))
         model, x = network(10), images(4).clamp(0.1, 0.9)
         y = predicted(model, x)
         survives, messages = said(PACKAGE, model, x, y, threat("linf", "0.01"), noise(4))
@@ -442,7 +443,7 @@ class TestAutoAttack:
                 x_adv, _ = super().run_standard_evaluation(x, y, **settings)
                 return x_adv, y
 
-        monkeypatch.setattr(autoattack_package, "Ensemble", Hiding)
+        monkeypatch.setattr(pyautoattack, "AutoAttack", Hiding)
         model, x = network(10), images(4)
         assert not standing(PACKAGE, model, x, predicted(model, x), threat("linf", "0.5"), noise(4)).any()
 

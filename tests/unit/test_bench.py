@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyautoattack
 import pytest
 import torch
 import torch.nn.functional as F
@@ -30,7 +31,6 @@ from robustcli.bench.variants import Request
 from robustcli.cli.progress import Screen
 from robustcli.errors import RobustCliError
 from robustcli.evaluators import autoattack as autoattack_evaluator
-from robustcli.evaluators import autoattack_package
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.autoattack_package import Package
 from robustcli.measuring import timing
@@ -481,7 +481,7 @@ class QuickSquare(Square):
     """A hundredth of the queries: these tests ask what is counted, not how strong it is."""
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(queries=50, **settings)
+        super().__init__(**{**settings, "queries": 50})
 
 
 class QuickPackage(Ensemble):
@@ -493,7 +493,7 @@ class QuickPackage(Ensemble):
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(autoattack_evaluator, "Square", QuickSquare)
-    monkeypatch.setattr(autoattack_package, "Ensemble", QuickPackage)
+    monkeypatch.setattr(pyautoattack, "AutoAttack", QuickPackage)
 
 
 def test_a_subject_takes_threat_and_images_from_its_checkpoint_or_the_command(digits: Path) -> None:

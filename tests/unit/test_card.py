@@ -234,7 +234,7 @@ def test_only_images_of_a_users_own_are_named_by_the_user() -> None:
         ("cifar10", "cifar100", "the evaluation is on cifar10"),
         ("npz", None, "which does not say what they are"),
         ("image_folder", "cifar10", "which may differ from the published cifar10"),
-        ("npz", "../there", "no name of a folder"),
+        ("npz", "../there", "not the name of a folder"),
     ):
         with pytest.raises(RobustCliError, match=message):
             dataset_of(source, noted(dataset=said))

@@ -329,11 +329,11 @@ class Dying:
     def outcomes(self, stage: str, images: Any = None) -> Any:
         return self.journal.outcomes(stage, images)
 
-    def keep(self, outcome: AttackOutcome) -> None:
+    def keep(self, outcome: AttackOutcome) -> AttackOutcome:
         if self.left == 0:
             raise KeyboardInterrupt
         self.left -= 1
-        self.journal.keep(outcome)
+        return self.journal.keep(outcome)
 
 
 def _asked_first() -> list[list[int]]:

@@ -108,7 +108,7 @@ def test_a_network_for_other_images_is_refused(tmp_path: Path, shape: tuple[int,
 
 
 def test_the_other_network_may_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    import timm
+    timm = pytest.importorskip("timm")
 
     name = "mobilenetv3_small_050"
     real = timm.create_model
