@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import torch
 
-from robustcli.errors import RobustCliError, disk_message
+from robustcli.errors import Interrupted, RobustCliError, disk_message
 from robustcli.runtime.ranks import Share, local_rank
 
 
@@ -82,6 +82,6 @@ def _share(work: Callable[[Any, Share], None], wish: Any, share: Share) -> None:
     except OSError as error:
         print(f"error: {disk_message(error)}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        # A terminal sends it to every process; the first one says so.
+    except (KeyboardInterrupt, Interrupted):
+        # The first process reports it: it ends its workers when one of them fails, and a terminal asks all of them.
         sys.exit(3)
