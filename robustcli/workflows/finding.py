@@ -2,29 +2,27 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from functools import cache, partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from robustcli.architectures import ImageShape
 from robustcli.data.loading import load_data
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.watcher import EvaluationWatcher
-from robustcli.measuring.passes import passes_of
 from robustcli.models.build import network_of
 from robustcli.registry.registry import instantiate
 from robustcli.runtime.device import choose_device
 from robustcli.statistics import mean_interval, rank_correlation
 from robustcli.store import checkpoint
-from robustcli.store.files import write_json
+from robustcli.store.files import read_json, write_json
 from robustcli.store.finding_results import Comparison, FindingResult, Verdict
 from robustcli.store.results import read_provenance, read_run_results
 from robustcli.store.sweep_rows import PassCounts
 from robustcli.threat.threat import ThreatModel
 from robustcli.workflows.diagnose import look, settings_of
 from robustcli.workflows.finding_spec import Expectation, Finding, Measure, terms
-from robustcli.workflows.sweep import Outcome, run_rows
+from robustcli.workflows.sweep import Outcome, run_rows, update_passes
 from robustcli.workflows.sweep_spec import Row, Sweep
 
 # By metric, then by arm, one number for each seed.
@@ -53,7 +51,9 @@ def reproduce_finding(
         raise RobustCliError("\n".join([f"{sweep.name}: no verdict, because arms failed", *failures]))
     values: Values = {metric: {} for expected in finding.expect for metric in expected.metrics}
     for row in sweep.rows:
-        runs = [_Measured(done, row, finding.measure, begins) for done in outcomes[row.name]]
+        # Counted once: seeds change no passes.
+        passes = cache(partial(update_passes, outcomes[row.name][0]))
+        runs = [_Measured(done, row, finding.measure, passes, begins) for done in outcomes[row.name]]
         for metric in values:
             try:
                 values[metric][row.name] = [run.number(metric) for run in runs]
@@ -146,11 +146,13 @@ class _Measured:
         outcome: Outcome,
         row: Row,
         measures: Mapping[str, Measure],
+        passes: Callable[[], PassCounts],
         begins: Callable[[str], None],
     ) -> None:
         self._outcome = outcome
         self._where = f"{row.name}, seed {outcome.spec.seed}"
         self._measures = measures
+        self._passes = passes
         self._begins = begins
 
     def number(self, metric: str) -> float:
@@ -173,9 +175,7 @@ class _Measured:
                 raise RobustCliError(f"{self._where}: {metric}: the run has no checks; set train.check_examples")
             return {"best": max(checks), "last": checks[-1], "drop": max(checks) - checks[-1]}[rest]
         if prefix == "cost":
-            passes = PassCounts(
-                **asdict(passes_of(spec, ImageShape(*checkpoint.load(folder.best, ("shape",))["shape"])))
-            )
+            passes = self._passes()
             gradients = passes.input_gradients + passes.weight_gradients
             return {"forwards": passes.forwards, "gradients": gradients, "total": passes.total}[rest]
         if prefix == "epoch":
@@ -197,8 +197,8 @@ class _Measured:
         settings = json.loads(json.dumps(settings))
         file = folder.path / "diagnostics" / f"{name}.json"
         if file.is_file():
-            stored = json.loads(file.read_text(encoding="utf-8"))
-            if stored["settings"] == settings:
+            stored = read_json(file)
+            if isinstance(stored, Mapping) and stored.get("settings") == settings and "found" in stored:
                 return stored["found"]
         self._begins(f"{self._where}: {name}")
         device = choose_device(spec.train.device)

@@ -186,6 +186,19 @@ def images_per_second(outcome: Outcome) -> float | None:
     return _images_per_epoch(outcome) / median(seconds) if seconds else None
 
 
+def update_passes(outcome: Outcome) -> PassCounts:
+    """Passes of one update in the last epoch of a run.
+
+    Raises:
+        RobustCliError: there is no checkpoint, or the network has no convolution.
+    """
+    return PassCounts(**asdict(passes_of(outcome.spec, _shape(outcome))))
+
+
+def _shape(outcome: Outcome) -> ImageShape:
+    return ImageShape(*checkpoint.load(outcome.folder.best, ("shape",))["shape"])
+
+
 def _images_per_epoch(outcome: Outcome) -> int:
     defense: Defense = instantiate(outcome.spec.defense)
     return read_provenance(outcome.folder.provenance).data.sizes.train * defense.replays
@@ -199,11 +212,10 @@ def _costs(spec: ExperimentSpec, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     kept = [outcome for outcome in outcomes if outcome.folder.best.is_file()]
     if not kept:
         return {"passes": None}
-    shape = ImageShape(*checkpoint.load(kept[0].folder.best, ("shape",))["shape"])
-    network = profile_of(spec.architecture, shape)
+    network = profile_of(spec.architecture, _shape(kept[0]))
     size = {"parameters": network.parameters, "macs": network.macs}
     try:
-        passes = PassCounts(**asdict(passes_of(spec, shape)))
+        passes = update_passes(kept[0])
     except RobustCliError:
         return {"passes": None, **size}
     images = _images_per_epoch(kept[0]) * spec.train.epochs

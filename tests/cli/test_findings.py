@@ -149,6 +149,8 @@ def test_a_finding_is_run_judged_stored_and_read_again(robust: Robust, tmp_path:
     assert again.out == said.out
     assert [path.stat().st_mtime_ns for path in measured] == before
     assert json.loads((tmp_path / "again.json").read_text()) == json.loads((tmp_path / "tiny.json").read_text())
+    measured[0].write_text("{", encoding="utf-8")
+    robust("reproduce", "tiny.yaml", "-q").require(2, f"{measured[0].relative_to(tmp_path)}: not JSON")
 
 
 def test_a_plain_sweep_is_no_finding(robust: Robust) -> None:

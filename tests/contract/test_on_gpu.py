@@ -89,7 +89,7 @@ def test_gradients_are_those_of_the_cpu(gpu: SimulatedGpu) -> None:
 # Members
 
 
-def trained(name: str, device: torch.device, gpu: SimulatedGpu) -> dict[str, Tensor]:
+def trained(name: str, device: torch.device) -> dict[str, Tensor]:
     """Weights after three updates; waiting in the third is an error."""
     defense = smoke("defenses", name)
     model = network_for(defense, dropout=0.1).train().to(device)
@@ -109,8 +109,8 @@ def trained(name: str, device: torch.device, gpu: SimulatedGpu) -> dict[str, Ten
 
 @pytest.mark.parametrize("name", names_of("defenses"))
 def test_a_defense_trains_as_on_the_cpu_and_does_not_wait(name: str, gpu: SimulatedGpu) -> None:
-    there = trained(name, CUDA, gpu)
-    here = trained(name, CPU, gpu)
+    there = trained(name, CUDA)
+    here = trained(name, CPU)
     assert list(there) == list(here)
     different = [key for key in here if not torch.allclose(here[key], there[key], rtol=1e-5, atol=1e-6)]
     assert not different
