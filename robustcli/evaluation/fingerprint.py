@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import robustcli
 from robustcli.data.images import AnyImages, chunks_of
 from robustcli.errors import RobustCliError
-from robustcli.models.digest import network_digest, tensor_bytes, weights_digest
+from robustcli.models.digest import code_of, network_digest, tensor_bytes, weights_digest
 from robustcli.registry.catalog import catalog
 from robustcli.threat.threat import ThreatModel
 
@@ -102,9 +102,12 @@ def _without_batch_size(value: Any) -> Any:
 
 @cache
 def code_digest() -> str:
-    """SHA-256 of the files that decide which images survive, with those of attacks and evaluators of other packages."""
+    """SHA-256 of the code that decides which images survive, including attacks and evaluators of other packages.
+
+    Comments and docstrings do not count.
+    """
     folder = Path(robustcli.__file__).parent
     files = sorted(path for pattern in _DECIDING for path in folder.glob(pattern))
     members = [member for family in ("attacks", "evaluators") for member in catalog(family).values()]
     files += sorted({member.path for member in members if folder not in member.path.parents})
-    return _digest(b"".join(path.name.encode() + path.read_bytes() for path in files))
+    return _digest(b"".join(path.name.encode() + code_of(path) for path in files))

@@ -1,9 +1,11 @@
 """Digests of a network's weights and code."""
 
 import hashlib
+import io
 import site
 import sys
 import sysconfig
+import tokenize
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -72,8 +74,30 @@ def network_digest(model: nn.Module) -> str:
         if type(module).__module__.partition(".")[0] != "torch":
             files.add(_file_of(type(module)))
     for path in sorted(path for path in files if path is not None):
-        digest.update(path.name.encode() + path.read_bytes())
+        digest.update(path.name.encode() + code_of(path))
     return digest.hexdigest()
+
+
+def code_of(path: Path) -> bytes:
+    """Return a Python file without comments, docstrings and blank lines; any other file as it is."""
+    if path.suffix != ".py":
+        return path.read_bytes()
+    with tokenize.open(path) as file:
+        text = file.read()
+    rows = text.split("\n")
+    kept: set[int] = set()
+    statement: list[tokenize.TokenInfo] = []
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            rows[row - 1] = rows[row - 1][:column].rstrip()
+        elif token.type == tokenize.NEWLINE:
+            is_docstring = all(part.type == tokenize.STRING for part in statement)
+            kept.update(row for part in statement if not is_docstring for row in range(part.start[0], part.end[0] + 1))
+            statement = []
+        elif token.type not in (tokenize.NL, tokenize.INDENT, tokenize.DEDENT):
+            statement.append(token)
+    return "\n".join(rows[row - 1] for row in sorted(kept)).encode()
 
 
 def imported_code_digest() -> str:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from robustcli.evaluation import fingerprint as fingerprint_module
 from robustcli.evaluation.fingerprint import _DECIDING, code_digest, fingerprint
-from robustcli.models.digest import network_digest, weights_digest
+from robustcli.models.digest import code_of, network_digest, weights_digest
 from robustcli.promises.networks import conv_net, images, labels
 from robustcli.registry.catalog import catalog
 from robustcli.threat.threat import ThreatModel
@@ -129,6 +129,36 @@ def test_code_of_an_attack_of_another_package_counts(tmp_path: Path, monkeypatch
     first = code_digest.__wrapped__()
     path.write_text("EPS = 2\n")
     assert len({ours, first, code_digest.__wrapped__()}) == 3
+
+
+PLAIN = """
+def f(x):
+    return "# 1" + x
+
+"""
+COMMENTED = '''"""A module."""
+# A comment.
+def f(x):  # Another one.
+    """Return x,
+
+    # with a docstring.
+    """
+
+    return "# 1" + x
+'''
+
+
+def test_only_code_counts(tmp_path: Path) -> None:
+    texts = []
+    for number, text in enumerate(
+        [PLAIN, COMMENTED, PLAIN.replace("# 1", "# 2"), PLAIN.replace("    return", "    # \n  return")]
+    ):
+        path = tmp_path / f"{number}.py"
+        path.write_text(text, encoding="utf-8")
+        texts.append(code_of(path))
+    plain, commented, *others = texts
+    assert plain == commented
+    assert plain not in others
 
 
 def test_code_of_a_network_counts(tmp_path: Path) -> None:
