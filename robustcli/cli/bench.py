@@ -1,6 +1,5 @@
 """The commands of `robust bench`. torch is imported inside them."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from itertools import product
@@ -11,7 +10,7 @@ import typer
 
 from robustcli.cli import bench_parts as cost_commands
 from robustcli.cli.bench_options import Checkpoints, Rounds, show, subjects_of
-from robustcli.cli.options import Device, Eps, Images, Json, NormOption, Out, console
+from robustcli.cli.options import Device, Eps, Images, Json, NormOption, Out, console, print_json
 from robustcli.errors import CheckFailedError, RobustCliError, suggest
 
 if TYPE_CHECKING:
@@ -101,7 +100,7 @@ def train(
             if out is not None:  # Keeps the finished measurements if the rest is interrupted.
                 write_json(out, measured)
     if as_json:
-        typer.echo(json.dumps(measured if len(measured) > 1 else measured[0], indent=2))
+        print_json(measured if len(measured) > 1 else measured[0])
         return
     screen = console()
     for results in measured:

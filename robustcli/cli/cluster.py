@@ -1,13 +1,12 @@
 """Options of engines, and the commands on SLURM jobs: `submit`, `status`, `logs`, `cancel`."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from robustcli.cli import panels
-from robustcli.cli.options import Json, Overrides, Runs, console
+from robustcli.cli.options import Json, Overrides, Runs, console, print_json
 from robustcli.errors import RobustCliError, suggest
 from robustcli.specs import experiments
 
@@ -20,6 +19,7 @@ app = typer.Typer()
 # Options that have a meaning for each engine.
 _ENGINES = {"local": (), "ray": ("--gpus", "--cpus"), "slurm": ("--slurm", "--time", "--gpus", "--cpus")}
 
+EngineName = Annotated[str, typer.Option("--engine", help="Where to run: local, ray or slurm.")]
 Partition = Annotated[
     str | None, typer.Option("--slurm", "--partition", help="SLURM: partition. Default: the cluster's default.")
 ]
@@ -128,7 +128,7 @@ def list_jobs(runs: Runs = Path("runs"), as_json: Json = False) -> None:
             }
             for row in found
         ]
-        typer.echo(json.dumps(rows, indent=2))
+        print_json(rows)
         return
     if not found:
         typer.echo(f"{runs}: no run has a job; robust submit SPEC --time TIME submits one")

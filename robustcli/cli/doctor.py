@@ -1,6 +1,5 @@
 """The command `robust doctor`. torch is imported inside it."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +7,7 @@ from typing import Annotated
 import typer
 
 from robustcli.cli import panels
-from robustcli.cli.options import Device, Json
+from robustcli.cli.options import Device, Json, print_json
 
 app = typer.Typer()
 
@@ -24,7 +23,7 @@ def check_installation(
 
     findings = examine(device, folder)
     if as_json:
-        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+        print_json([asdict(finding) for finding in findings])
     else:
         for finding in findings:
             typer.echo(f"{'ok  ' if finding.is_ok else 'FAIL'}  {finding.subject}: {finding.text}")

@@ -1,6 +1,5 @@
-"""Commands on trained networks: `eval`, `diagnose`, `verify`, `compare`. torch is imported inside them."""
+"""Commands on trained networks: `eval` and `diagnose`. torch is imported inside them."""
 
-import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -8,32 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from robustcli.cli import panels
-from robustcli.cli.cluster import Cpus, Gpus, Partition, TimeLimit, engine_of
-from robustcli.cli.options import (
-    Architecture,
-    Device,
-    Eps,
-    Examples,
-    FailOn,
-    Images,
-    Json,
-    Mean,
-    Model,
-    NormOption,
-    Out,
-    Quiet,
-    Seed,
-    Std,
-    Subject,
-    WeightsFile,
-    WeightsKey,
-    Wide,
-    console,
-)
+from robustcli.cli import options, panels
+from robustcli.cli.cluster import Cpus, EngineName, Gpus, Partition, TimeLimit, engine_of
+from robustcli.cli.options import console, print_json
 from robustcli.cli.table_of_models import print_table
 from robustcli.cli.verdicts import require
-from robustcli.errors import Interrupted, RobustCliError
+from robustcli.errors import RobustCliError
 
 if TYPE_CHECKING:
     from robustcli.models.find import ModelRequest
@@ -44,91 +23,50 @@ app = typer.Typer()
 @app.command("eval", rich_help_panel=panels.EVALUATION)
 def evaluate_network(
     context: typer.Context,
-    subject: Subject = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[MODELS]... [KEY=VALUE]...",
-            help="More models, for a table; and values to change, for example data.root=PATH or architecture.width=32.",
-        ),
-    ] = None,
-    architecture: Architecture = None,
-    model: Model = None,
-    weights: WeightsFile = None,
-    weights_key: WeightsKey = None,
-    mean: Mean = None,
-    std: Std = None,
-    attack: Annotated[
-        str | None,
-        typer.Option(
-            help="Evaluator, attack or evaluation of the spec to run; several with commas give a table. Default: every "
-            "evaluation of the spec, or clean and autoattack without a spec."
-        ),
-    ] = None,
-    steps: Annotated[int | None, typer.Option(help="Gradient steps of the attack.")] = None,
-    restarts: Annotated[int | None, typer.Option(help="Independent restarts of the attack.")] = None,
-    step_size: Annotated[str | None, typer.Option(help="Step size of the attack, for example 2/255.")] = None,
-    loss: Annotated[str | None, typer.Option(help="Loss that the attack maximizes.")] = None,
-    source: Annotated[
-        str | None, typer.Option(help="Another network to craft the examples on (transfer attack): checkpoint or name.")
-    ] = None,
-    attack_from: Annotated[
-        Path | None,
-        typer.Option(help=".npz file with x_adv, labels and indices: evaluate examples that were made elsewhere."),
-    ] = None,
-    transfer: Annotated[
-        bool, typer.Option("--transfer", help="Show every model the examples made on every other model, too.")
-    ] = False,
-    budget: Annotated[
-        str | None,
-        typer.Option(
-            help="Passes that each attack may spend on an image: forwards=N, gradients=N or passes=N (both). Sets the "
-            "steps or queries of the attack."
-        ),
-    ] = None,
-    version: Annotated[str | None, typer.Option(help="AutoAttack: version, one of standard, plus, rand.")] = None,
-    attacks: Annotated[
-        str | None, typer.Option(help="AutoAttack: attacks to run instead of the version's, for example apgd-ce,fab-t.")
-    ] = None,
-    implementation: Annotated[
-        str | None, typer.Option(help="AutoAttack: implementation, native or reference (the authors' package).")
-    ] = None,
-    precision: Annotated[
-        str | None, typer.Option(help="AutoAttack: precision of the search, fp32 or fast (bf16).")
-    ] = None,
-    is_compiled: Annotated[
-        bool, typer.Option("--compile", help="AutoAttack: compile the search; worthwhile in long evaluations.")
-    ] = False,
-    screen: Annotated[
-        int | None, typer.Option(min=1, help="AutoAttack: number of surviving images that FAB and Square try first.")
-    ] = None,
-    eps: Eps = None,
-    norm: NormOption = None,
-    examples: Examples = None,
-    data: Images = None,
-    seed: Seed = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images per batch.")] = None,
-    device: Device = "auto",
-    store: Annotated[Path, typer.Option(help="Folder for results; unfinished evaluations are resumed.")] = Path(
-        "evals"
-    ),
-    workers: Annotated[
-        int, typer.Option(min=1, max=1024, help="Number of processes; they are assigned to the GPUs in turn.")
-    ] = 1,
-    engine: Annotated[str, typer.Option(help="Where to run: local, ray or slurm.")] = "local",
+    subject: options.Subject = None,
+    overrides: options.Models = None,
+    architecture: options.Architecture = None,
+    model: options.Model = None,
+    weights: options.WeightsFile = None,
+    weights_key: options.WeightsKey = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    attack: options.Attack = None,
+    steps: options.Steps = None,
+    restarts: options.Restarts = None,
+    step_size: options.StepSize = None,
+    loss: options.Loss = None,
+    source: options.Source = None,
+    attack_from: options.AttackFrom = None,
+    transfer: options.Transfer = False,
+    budget: options.Passes = None,
+    version: options.Version = None,
+    attacks: options.Attacks = None,
+    implementation: options.Implementation = None,
+    precision: options.SearchPrecision = None,
+    is_compiled: options.Compile = False,
+    screen: options.Screen = None,
+    eps: options.Eps = None,
+    norm: options.NormOption = None,
+    examples: options.Examples = None,
+    data: options.Images = None,
+    seed: options.Seed = None,
+    batch_size: options.BatchSize = None,
+    device: options.Device = "auto",
+    store: options.Store = Path("evals"),
+    workers: options.Workers = 1,
+    engine: EngineName = "local",
     partition: Partition = None,
     time: TimeLimit = None,
     gpus: Gpus = None,
     cpus: Cpus = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Compute again what is stored.")] = False,
-    save_examples: Annotated[
-        bool, typer.Option("--save-examples", "--witnesses", help="Keep the adversarial images, for `robust verify`.")
-    ] = False,
-    fail_on: FailOn = None,
-    wide: Wide = False,
-    out: Out = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    fresh: options.Fresh = False,
+    save_examples: options.SaveExamples = False,
+    fail_on: options.FailOn = None,
+    wide: options.Wide = False,
+    out: options.Out = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Evaluate a network: clean accuracy and accuracy under attack.
 
@@ -149,7 +87,7 @@ def evaluate_network(
     if engine in ("native", "reference"):
         typer.echo(f"warning: --engine {engine}: now --implementation {engine}", err=True)
         implementation, engine = engine, "local"
-    options = {
+    settings = {
         "steps": steps,
         "restarts": restarts,
         "step_size": step_size,
@@ -165,13 +103,13 @@ def evaluate_network(
     if attack_from is not None:
         if attack is not None:
             raise RobustCliError("--attack-from and --attack both say what to evaluate; leave one out")
-        attack, options["path"] = "from_file", str(attack_from)
+        attack, settings["path"] = "from_file", str(attack_from)
     wanted, *others = models_of(context.params)
     names = [] if attack is None else [name.strip() for name in attack.split(",")]
     request = assess.Request(
         subject=wanted,
         attack=attack,
-        options={key: value for key, value in options.items() if value is not None},
+        options={key: value for key, value in settings.items() if value is not None},
         eps=eps,
         norm=norm.value if norm else None,
         examples=examples,
@@ -197,22 +135,15 @@ def evaluate_network(
         )
         return
     tell = partial(typer.echo, err=True)
-    try:
-        with Screen(is_quiet=quiet) as watcher, stop_requests():
-            if chosen is None:
-                found = assess.assess(request, watcher, tell)
-            else:
-                found = assess_on(*chosen, request, Screen, tell)
-    except Interrupted as stopped:
-        typer.echo(f"{stopped}; run the same command again to resume", err=True)
-        raise typer.Exit(3) from None
+    with Screen(is_quiet=quiet) as watcher, stop_requests():
+        found = assess.assess(request, watcher, tell) if chosen is None else assess_on(*chosen, request, Screen, tell)
     if found is None:
         return
     results, folder = found
     if out is not None:
         write_results(out, results)
     if as_json:
-        typer.echo(json.dumps(results.to_json(), indent=2))
+        print_json(results.to_json())
     else:
         typer.echo(wanted.text or str(model))
         console().print(result_table(results, is_wide=wide))
@@ -225,7 +156,7 @@ def evaluate_network(
 @app.command("diagnose", rich_help_panel=panels.EVALUATION)
 def diagnose_network(
     context: typer.Context,
-    subject: Subject = None,
+    subject: options.Subject = None,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(help="Values to change, for example data.root=PATH or eps_curve.batch_size=50."),
@@ -234,24 +165,24 @@ def diagnose_network(
         list[str] | None,
         typer.Option("--with", help="Diagnostic to run; may be repeated. See `robust list diagnostics`."),
     ] = None,
-    architecture: Architecture = None,
-    model: Model = None,
-    weights: WeightsFile = None,
-    weights_key: WeightsKey = None,
-    mean: Mean = None,
-    std: Std = None,
-    eps: Eps = None,
-    norm: NormOption = None,
-    examples: Examples = None,
-    data: Images = None,
-    seed: Seed = None,
-    device: Device = "auto",
-    out: Out = None,
+    architecture: options.Architecture = None,
+    model: options.Model = None,
+    weights: options.WeightsFile = None,
+    weights_key: options.WeightsKey = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    eps: options.Eps = None,
+    norm: options.NormOption = None,
+    examples: options.Examples = None,
+    data: options.Images = None,
+    seed: options.Seed = None,
+    device: options.Device = "auto",
+    out: options.Out = None,
     picture: Annotated[
         Path | None, typer.Option(help="Draw curves and surfaces into this .png, .pdf or .svg file.")
     ] = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Diagnose a network beyond its accuracy: curves, loss surfaces, calibration, convergence of attacks."""
     from robustcli.reports.picture import draw, require_picture
@@ -261,7 +192,11 @@ def diagnose_network(
     _require_files({"--out": out, "--picture": picture})
     if picture is not None:
         require_picture(picture)
-    wanted = _wanted(context.params)
+    wanted, *others = models_of(context.params)
+    if others:
+        raise RobustCliError(
+            f"'{others[0].text}': found a second model; expected one, and values such as data.root=PATH"
+        )
     results = diagnose(
         Request(
             subject=wanted,
@@ -278,23 +213,13 @@ def diagnose_network(
     if out is not None:
         write_json(out, results)
     if as_json:
-        typer.echo(json.dumps(results, indent=2))
+        print_json(results)
     else:
         _print_findings(title, results)
     # Last, so that a result without anything to draw is not lost.
     if picture is not None:
         found = {name: result["found"] for name, result in results["diagnostics"].items()}
         draw(picture, title, found, results["threat"]["norm"])
-
-
-def _wanted(given: Mapping[str, Any]) -> "ModelRequest":
-    """Return the network that arguments and options of a command name."""
-    first, *others = models_of(given)
-    if others:
-        raise RobustCliError(
-            f"'{others[0].text}': found a second model; expected one, and values such as data.root=PATH"
-        )
-    return first
 
 
 def models_of(given: Mapping[str, Any]) -> "list[ModelRequest]":
@@ -307,8 +232,10 @@ def models_of(given: Mapping[str, Any]) -> "list[ModelRequest]":
     texts += [word for word in words if "=" not in word]
     overrides = tuple(word for word in words if "=" in word)
     names = ("architecture", "model", "weights", "weights_key", "mean", "std", "data")
-    options = {name: given[name] for name in names}
-    return [ModelRequest(text=text, overrides=overrides, **options) for text in texts or [None]]
+    return [
+        ModelRequest(text=text, overrides=overrides, **{name: given[name] for name in names})
+        for text in texts or [None]
+    ]
 
 
 def _require_files(paths: Mapping[str, Path | None]) -> None:

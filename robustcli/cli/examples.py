@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from robustcli.cli import panels
+from robustcli.cli.options import Changes
 from robustcli.errors import RobustCliError
 
 app = typer.Typer()
@@ -14,7 +15,7 @@ app = typer.Typer()
 @app.command("show-examples", rich_help_panel=panels.RESULTS)
 def show_examples(
     folder: Annotated[Path, typer.Argument(help="Folder of a run or of a stored evaluation.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Values to change, for example data.root=PATH.")] = None,
+    overrides: Changes = None,
     key: Annotated[str | None, typer.Option(help="Evaluation. Default: the last one that stored examples.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only the first N broken images.")] = None,
     picture: Annotated[

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from robustcli.cli.options import Device
+from robustcli.cli.options import Changes, Checkpoint, Device
 
 app = typer.Typer(no_args_is_help=True, help="Write a network and its evaluation in the format of another project.")
 
@@ -21,7 +21,7 @@ def _formats() -> None:
 def robustbench(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run or of a stored evaluation.")],
     out: Annotated[Path, typer.Argument(help="New or empty folder to write to.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Values to change, for example data.root=PATH.")] = None,
+    overrides: Changes = None,
     evaluation: Annotated[str, typer.Option(help="Evaluation to report in the card.")] = "autoattack",
     metadata: Annotated[
         Path | None,
@@ -30,7 +30,7 @@ def robustbench(
     partial: Annotated[
         bool, typer.Option("--partial", help="Omit fields that this evaluation does not support.")
     ] = False,
-    checkpoint: Annotated[str | None, typer.Option(help="Checkpoint, if it has moved.")] = None,
+    checkpoint: Checkpoint = None,
     device: Device = "auto",
 ) -> None:
     """Write a RobustBench model card, weights, loader, log and per-image results, and check them in a new process."""

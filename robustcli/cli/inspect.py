@@ -1,12 +1,11 @@
 """The command `robust inspect`. torch is imported inside it."""
 
-import json
 from typing import Annotated, Any
 
 import typer
 
 from robustcli.cli import panels
-from robustcli.cli.options import Json
+from robustcli.cli.options import Json, print_json
 
 app = typer.Typer()
 
@@ -27,7 +26,7 @@ def inspect_file(
 
     facts = inspect(subject)
     if as_json:
-        typer.echo(json.dumps(facts, indent=2))
+        print_json(facts)
         return
     for key, value in facts.items():
         if value not in (None, [], {}):

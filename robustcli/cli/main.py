@@ -4,7 +4,6 @@ Commands import torch inside, because the import takes seconds, and specs, table
 printed at once.
 """
 
-import json
 import os
 import shutil
 import sys
@@ -27,7 +26,7 @@ from robustcli.cli.explain import app as explain
 from robustcli.cli.finding import reproduce_finding
 from robustcli.cli.inspect import app as inspect
 from robustcli.cli.members import app as members
-from robustcli.cli.options import FailOn, Overrides, Quiet, Runs, console
+from robustcli.cli.options import FailOn, Overrides, Quiet, Runs, console, print_json
 from robustcli.cli.pack import app as pack
 from robustcli.cli.plan import app as forecast
 from robustcli.cli.push import app as push
@@ -169,7 +168,7 @@ def _how_to_resume(words: list[str]) -> str:
     command = words[0] if words else ""
     if command == "train":
         return "; continue with --resume"
-    return "; run the same command again to resume" if command in ("reproduce", "demo", "sweep") else ""
+    return "; run the same command again to resume" if command in ("reproduce", "demo", "sweep", "eval") else ""
 
 
 def _in_words(
@@ -307,7 +306,7 @@ def validate(
     if schema:
         from robustcli.specs.schema import json_schema
 
-        typer.echo(json.dumps(json_schema(), indent=2))
+        print_json(json_schema())
         return
     if not specs:
         raise RobustCliError("no spec given; name one, or use --schema")

@@ -1,9 +1,10 @@
-"""Options that several commands share, and the console for tables."""
+"""Options that several commands share or that `robust eval` has, and printing: tables and JSON."""
 
+import json
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -31,7 +32,9 @@ FailOn = Annotated[
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="Values to change in the spec, for example train.epochs=30 seed=1.")
 ]
+Changes = Annotated[list[str] | None, typer.Argument(help="Values to change, for example data.root=PATH.")]
 Runs = Annotated[Path, typer.Option("--runs", help="Folder that holds all runs.")]
+Checkpoint = Annotated[str | None, typer.Option(help="Checkpoint, if it has moved.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only results, no progress.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Wide = Annotated[bool, typer.Option("--wide", help="Show more columns.")]
@@ -80,6 +83,71 @@ Seed = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option(help="Also write the results to this JSON file.")]
 Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda or cuda:i.")]
+
+# Options of `eval`: models, attack and how it is run.
+Models = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[MODELS]... [KEY=VALUE]...",
+        help="More models, for a table; and values to change, for example data.root=PATH or architecture.width=32.",
+    ),
+]
+Attack = Annotated[
+    str | None,
+    typer.Option(
+        help="Evaluator, attack or evaluation of the spec to run; several with commas give a table. Default: every "
+        "evaluation of the spec, or clean and autoattack without a spec."
+    ),
+]
+Steps = Annotated[int | None, typer.Option(help="Gradient steps of the attack.")]
+Restarts = Annotated[int | None, typer.Option(help="Independent restarts of the attack.")]
+StepSize = Annotated[str | None, typer.Option(help="Step size of the attack, for example 2/255.")]
+Loss = Annotated[str | None, typer.Option(help="Loss that the attack maximizes.")]
+Source = Annotated[
+    str | None, typer.Option(help="Another network to craft the examples on (transfer attack): checkpoint or name.")
+]
+AttackFrom = Annotated[
+    Path | None,
+    typer.Option(help=".npz file with x_adv, labels and indices: evaluate examples that were made elsewhere."),
+]
+Transfer = Annotated[
+    bool, typer.Option("--transfer", help="Show every model the examples made on every other model, too.")
+]
+Passes = Annotated[
+    str | None,
+    typer.Option(
+        help="Passes that each attack may spend on an image: forwards=N, gradients=N or passes=N (both). Sets the "
+        "steps or queries of the attack."
+    ),
+]
+Version = Annotated[str | None, typer.Option(help="AutoAttack: version, one of standard, plus, rand.")]
+Attacks = Annotated[
+    str | None, typer.Option(help="AutoAttack: attacks to run instead of the version's, for example apgd-ce,fab-t.")
+]
+Implementation = Annotated[
+    str | None, typer.Option(help="AutoAttack: implementation, native or reference (the authors' package).")
+]
+SearchPrecision = Annotated[str | None, typer.Option(help="AutoAttack: precision of the search, fp32 or fast (bf16).")]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="AutoAttack: compile the search; worthwhile in long evaluations.")
+]
+Screen = Annotated[
+    int | None, typer.Option(min=1, help="AutoAttack: number of surviving images that FAB and Square try first.")
+]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Images per batch.")]
+Store = Annotated[Path, typer.Option(help="Folder for results; unfinished evaluations are resumed.")]
+Workers = Annotated[
+    int, typer.Option(min=1, max=1024, help="Number of processes; they are assigned to the GPUs in turn.")
+]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Compute again what is stored.")]
+SaveExamples = Annotated[
+    bool, typer.Option("--save-examples", "--witnesses", help="Keep the adversarial images, for `robust verify`.")
+]
+
+
+def print_json(value: Any) -> None:
+    """Print plain data as indented JSON."""
+    typer.echo(json.dumps(value, indent=2))
 
 
 def console() -> "Console":

@@ -1,13 +1,12 @@
 """The command `robust plan`. torch is imported inside it."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from robustcli.cli import panels
-from robustcli.cli.options import Json, Overrides, console
+from robustcli.cli.options import Json, Overrides, console, print_json
 from robustcli.errors import RobustCliError
 from robustcli.specs import experiments
 
@@ -64,7 +63,7 @@ def plan_run(
         request = Request(spec=spec, updates=updates, robust=share, compile=is_compiled)
         found = plan(request, lambda text: screen.print(text, highlight=False, soft_wrap=True))
     if as_json:
-        typer.echo(json.dumps(found, indent=2))
+        print_json(found)
         return
     screen = console()
     for table in tables_of(found):
@@ -91,7 +90,7 @@ def print_plan_of_sweep(
         else:
             rows[name] = found
     if as_json:
-        typer.echo(json.dumps(rows, indent=2))
+        print_json(rows)
     else:
         console().print(sweep_table(sweep.name, rows))
 

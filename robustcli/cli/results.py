@@ -1,13 +1,12 @@
 """Commands that read stored results: parse, call, print. Nothing heavy is imported outside them."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from robustcli.cli import panels
-from robustcli.cli.options import Device, Json, Wide, console
+from robustcli.cli.options import Changes, Checkpoint, Device, Json, Wide, console, print_json
 from robustcli.errors import CheckFailedError, RobustCliError
 
 app = typer.Typer()
@@ -26,7 +25,7 @@ def show_results(
     from robustcli.store.results import json_schema
 
     if schema:
-        typer.echo(json.dumps(json_schema(), indent=2))
+        print_json(json_schema())
         return
     if path is None:
         raise RobustCliError("found no path; expected the folder of a run, or --schema")
@@ -36,7 +35,7 @@ def show_results(
 
     found = read_side(path)
     if as_json:
-        typer.echo(json.dumps(found.to_json(), indent=2))
+        print_json(found.to_json())
         return
     typer.echo(found.name)
     console().print(result_table(found, is_wide=wide))
@@ -74,7 +73,7 @@ def list_runs(
     if len(chosen) == 1:
         rows = [row.model_copy(update={"run": row.run.removeprefix(f"{chosen[0]}/")}) for row in rows]
     if as_json:
-        typer.echo(json.dumps([row.to_json() for row in rows], indent=2))
+        print_json([row.to_json() for row in rows])
         return
     if not rows:
         typer.echo(f"no runs in {', '.join(map(str, chosen))}")
@@ -123,7 +122,7 @@ def report(
     elif as_csv:
         typer.echo(csv_text(lines), nl=False)
     elif as_json:
-        typer.echo(json.dumps(plain(lines), indent=2))
+        print_json(plain(lines))
     else:
         typer.echo(markdown(lines), nl=False)
 
@@ -159,8 +158,8 @@ def verify_results(
         str,
         typer.Argument(help="Folder of a run, or one that `robust eval` stored; a .zip file of one; or hf:ORG/REPO."),
     ],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Dotted overrides, such as data.root=PATH.")] = None,
-    checkpoint: Annotated[str | None, typer.Option(help="The weights, if they have moved.")] = None,
+    overrides: Changes = None,
+    checkpoint: Checkpoint = None,
     device: Device = "auto",
     sign_with: Annotated[
         Path | None, typer.Option("--sign", help="Private Ed25519 key (PEM); signs the results if nothing is wrong.")
@@ -228,7 +227,7 @@ def compare_results(
     pairs = compare(a, b, key or ())
     if as_json:
         comparisons = {name: pair.to_json() for name, pair in pairs.items()}
-        typer.echo(json.dumps({"a": str(a), "b": str(b), "comparisons": comparisons}, indent=2))
+        print_json({"a": str(a), "b": str(b), "comparisons": comparisons})
         return
     typer.echo(f"A: {a}\nB: {b}")
     console().print(comparison_table(pairs, is_wide=wide))
@@ -254,7 +253,7 @@ def diff_results(
         sections = diff(first, second)
     if as_json:
         found = {section.name: section.differences for section in sections}
-        typer.echo(json.dumps({"a": a, "b": b, "differences": found}, indent=2))
+        print_json({"a": a, "b": b, "differences": found})
         return
     typer.echo(f"A: {a}\nB: {b}")
     for section in sections:
@@ -288,7 +287,7 @@ def gate_results(
 
     outcomes = gate(result, minima or (), baseline=baseline, max_drop=max_drop, keys=key or ())
     if as_json:
-        typer.echo(json.dumps([outcome.to_json() for outcome in outcomes], indent=2))
+        print_json([outcome.to_json() for outcome in outcomes])
     else:
         for outcome in outcomes:
             word = "passed" if outcome.passed else "FAILED"

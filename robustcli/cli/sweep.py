@@ -1,6 +1,5 @@
 """The command `robust sweep`, and grids of `robust train`. torch is imported inside them."""
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,15 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from robustcli.cli import panels
-from robustcli.cli.cluster import (
-    Cpus,
-    Gpus,
-    Partition,
-    TimeLimit,
-    engine_of,
-    print_end,
-)
-from robustcli.cli.options import Json, Overrides, Quiet, Runs
+from robustcli.cli.cluster import Cpus, EngineName, Gpus, Partition, TimeLimit, engine_of, print_end
+from robustcli.cli.options import Json, Overrides, Quiet, Runs, print_json
 from robustcli.cli.plan import print_plan_of_sweep
 from robustcli.errors import RobustCliError
 from robustcli.specs import experiments
@@ -42,7 +34,7 @@ def run(
     into: Annotated[
         Path | None, typer.Option(help="Replace the block <!-- NAME OF THE SWEEP --> of this file.")
     ] = None,
-    engine: Annotated[str, typer.Option(help="Where to run: local, ray or slurm.")] = "local",
+    engine: EngineName = "local",
     partition: Partition = None,
     time: TimeLimit = None,
     gpus: Gpus = None,
@@ -113,7 +105,7 @@ def run_sweep(
     elif not as_json:
         typer.echo(markdown(rows), nl=False)
     if as_json:
-        typer.echo(json.dumps([found.to_json() for found in rows], indent=2))
+        print_json([found.to_json() for found in rows])
     failed = [found.row for found in rows if found.failures]
     if failed:
         typer.echo(f"training failed in {', '.join(failed)}", err=True)

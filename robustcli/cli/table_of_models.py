@@ -1,13 +1,11 @@
 """`robust eval` with several models or attacks: one table. torch is imported inside it."""
 
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import typer
 
-from robustcli.cli.options import console
-from robustcli.errors import Interrupted
+from robustcli.cli.options import console, print_json
 
 if TYPE_CHECKING:
     from robustcli.models.find import ModelRequest
@@ -37,21 +35,17 @@ def print_table(
     from robustcli.runtime.signals import stop_requests
     from robustcli.workflows.evaluate_many import assess_all
 
-    try:
-        with Screen(is_quiet=request.quiet) as watcher, stop_requests():
-            cells = assess_all(
-                request, models, attacks, watcher, lambda text: typer.echo(text, err=True), transfer=transfer
-            )
-    except Interrupted as stopped:
-        typer.echo(f"{stopped}; run the same command again to resume", err=True)
-        raise typer.Exit(3) from None
+    with Screen(is_quiet=request.quiet) as watcher, stop_requests():
+        cells = assess_all(
+            request, models, attacks, watcher, lambda text: typer.echo(text, err=True), transfer=transfer
+        )
     if as_json:
         found = [
             {"model": cell.model, "attack": cell.attack, "source": cell.source, "folder": str(cell.folder)}
             | {"results": cell.results.to_json()}
             for cell in cells
         ]
-        typer.echo(json.dumps(found, indent=2))
+        print_json(found)
         return cells
     for table in transfer_tables(cells) if transfer else [model_table(cells)]:
         console().print(table)
