@@ -1,6 +1,6 @@
-"""What an accuracy does not tell of a network. One diagnostic per file.
+"""Diagnostics: measurements that go beyond accuracy. One per file.
 
-`robust diagnose` runs them; no spec names them, since they look at networks and change none.
+`robust diagnose` runs them. Specs do not name them, because they do not change the network.
 """
 
 from typing import Any, Protocol
@@ -15,20 +15,19 @@ DIAGNOSTICS = Registry("diagnostics")
 
 
 class Diagnostic(Protocol):
-    """Settings of a diagnostic; calling it looks at a network, which is afterwards what it was.
+    """Settings of a diagnostic. Calling it measures a network and leaves it unchanged.
 
-    The network is in eval mode and its weights are held. What is found does not depend on how images are cut into
-    batches, but for rounding, and equal noise finds equal things.
+    The network is in eval mode and its weights do not require gradients. Up to rounding, the result does not depend on
+    the batch size. The same seed gives the same result.
     """
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise
     ) -> dict[str, Any]:
-        """What was found of x (n, c, h, w) in [0, 1] with labels y (n,), as plain data that JSON can hold.
+        """Return measurements on x (n, c, h, w) in [0, 1] with labels y (n,), as data that JSON can hold.
 
-        Shares and accuracies are fractions; what cannot be said is None. A list of mappings with equal keys is a
-        table. Two keys have a form that pictures know: "curve" is a table whose first column the others are drawn
-        over; "surface" has two axes (lists of numbers) and then grids over them (lists of lists; rows belong to the
-        first axis).
+        Accuracies are fractions; an undefined value is None. A list of mappings with equal keys is a table. Two keys
+        are also plotted: "curve" is a table whose first column is the horizontal axis; "surface" has two axes (lists of
+        numbers), followed by grids (lists of lists; rows belong to the first axis).
         """
         ...

@@ -1,4 +1,4 @@
-"""Whether confidence can be believed, also under attack."""
+"""Calibration of the confidence on clean and adversarial images."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,9 +24,9 @@ class Calibration:
     """Calibration on clean and on adversarial images.
 
     Args:
-        bins: of the confidence.
+        bins: number of confidence bins.
         batch_size: images per attack and forward.
-        attack: on all images; PGD with 20 steps on the cross-entropy.
+        attack: applied to all images; PGD with 20 steps on the cross-entropy.
     """
 
     bins: int
@@ -67,11 +67,11 @@ def _scores(logits: Tensor, y: Tensor, bins: int) -> dict[str, float]:
 def calibration(*, bins: Count = 15, batch_size: Count = 250) -> Calibration:
     """Expected calibration error, negative log-likelihood and Brier score, on clean and on adversarial images.
 
-    The calibration error is the mean over images of how far accuracy and confidence of an image's bin lie apart;
-    bins are of equal width. The Brier score sums over classes, so it lies in [0, 2]; the likelihood is in nats.
+    The expected calibration error is the mean over images of |accuracy - confidence| of the image's bin. The Brier
+    score sums over classes, so it lies in [0, 2]; the likelihood is in nats.
 
     Args:
-        bins: of the confidence, equal in width.
+        bins: number of confidence bins of equal width.
         batch_size: images per attack and forward; changes only memory and speed.
 
     Reference: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017; Brier, 1950.

@@ -1,4 +1,4 @@
-"""Corruptions that blur images or move their pixels; see corruption_kinds.py for what they take."""
+"""Corruptions that blur images or move their pixels; corruption_kinds.py describes their arguments."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ def gaussian_blur(x: Images, std: float, generators: Sequence[Generator]) -> Ima
 
 
 def defocus_blur(x: Images, constants: tuple[float, float], generators: Sequence[Generator]) -> Images:
-    """A disk whose border is softened."""
+    """Convolve with a disk with a smooth border."""
     radius, softness = constants
     offsets = np.arange(-_DISK_REACH, _DISK_REACH + 1)
     disk = (offsets[:, None] ** 2 + offsets[None] ** 2 <= radius**2).astype(np.float64)
@@ -29,7 +29,7 @@ def defocus_blur(x: Images, constants: tuple[float, float], generators: Sequence
 
 
 def glass_blur(x: Images, constants: tuple[float, int, int], generators: Sequence[Generator]) -> Images:
-    """Blur, swap every pixel with a near one, from the last to the first, and blur again."""
+    """Blur, swap every pixel with a nearby one, from the last to the first, and blur again."""
     std, shift, rounds = constants
     y = gaussian_blur(x, std, generators)
     height, width = x.shape[2:]
@@ -38,7 +38,7 @@ def glass_blur(x: Images, constants: tuple[float, int, int], generators: Sequenc
         moves = np.stack([generator.integers(-shift, shift, (height, width, 2)) for generator in generators])
         for i in range(height - shift, shift, -1):
             for j in range(width - shift, shift, -1):
-                # All images at once; each has its own neighbour.
+                # All images at once; each has its own offsets.
                 near = (rows, slice(None), i + moves[:, i - 1, j - 1, 0], j + moves[:, i - 1, j - 1, 1])
                 here = y[:, :, i, j].copy()
                 y[:, :, i, j] = y[near]
@@ -47,13 +47,13 @@ def glass_blur(x: Images, constants: tuple[float, int, int], generators: Sequenc
 
 
 def motion_blur(x: Images, constants: tuple[int, float], generators: Sequence[Generator]) -> Images:
-    """Streaks along a direction within 45 degrees of the rows."""
+    """Blur along a direction within 45 degrees of the horizontal."""
     radius, std = constants
     return streaked(x, radius, std, [float(generator.uniform(-45, 45)) for generator in generators])
 
 
 def streaked(x: Images, radius: int, std: float, degrees: Sequence[float]) -> Images:
-    """Every pixel is a mean of itself and of those behind it on a ray: half a Gaussian, cut after 2 radius + 1.
+    """Average each pixel with those behind it on a ray: half a Gaussian, cut after 2 radius + 1 pixels.
 
     Args:
         x: images (n, c, h, w).
@@ -66,7 +66,7 @@ def streaked(x: Images, radius: int, std: float, degrees: Sequence[float]) -> Im
     height, width = x.shape[2:]
     streaks = np.zeros_like(x)
     for image, streak, angle in zip(x, streaks, np.deg2rad(degrees), strict=True):
-        # The nearest pixel; beyond the border the border goes on.
+        # Nearest pixel; outside the image, the border pixel is repeated.
         down = np.rint(lengths * np.sin(angle)).astype(int)
         right = np.rint(lengths * np.cos(angle)).astype(int)
         for weight, i, j in zip(weights, down, right, strict=True):
@@ -76,7 +76,7 @@ def streaked(x: Images, radius: int, std: float, degrees: Sequence[float]) -> Im
 
 
 def zoom_blur(x: Images, percent: int, generators: Sequence[Generator]) -> Images:
-    """Mean of an image and of copies that are enlarged around the centre by 0, 1, ... percent."""
+    """Mean of an image and of copies enlarged around the centre by 0, 1, ... percent."""
     total = x.copy()
     for more in range(percent + 1):
         total += enlarged(x, 1 + more / 100)
@@ -84,7 +84,7 @@ def zoom_blur(x: Images, percent: int, generators: Sequence[Generator]) -> Image
 
 
 def enlarged(x: Images, factor: float) -> Images:
-    """The middle of the images, stretched over all of them; between pixels linear."""
+    """Enlarge the images around their centre, with linear interpolation, and crop to the same size."""
     height, width = x.shape[2:]
     centre = np.array([(height - 1) / 2, (width - 1) / 2])
     grid = np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij"))
@@ -93,9 +93,10 @@ def enlarged(x: Images, factor: float) -> Images:
 
 
 def elastic_transform(x: Images, constants: tuple[float, float, float], generators: Sequence[Generator]) -> Images:
-    """Move three points of the image, and everything with them, by chance; then every pixel by a smooth field.
+    """Apply a random affine map, given by three points, and then a smooth random displacement of every pixel.
 
-    The constants are shares of the shorter side: how strong and how smooth the field is, and how far points move.
+    The constants are fractions of the shorter side: amplitude and smoothness of the displacement, and how far the three
+    points move.
     """
     return np.stack([_bent(image, constants, generator) for image, generator in zip(x, generators, strict=True)])
 
@@ -109,7 +110,7 @@ def _bent(image: Images, constants: tuple[float, float, float], generator: Gener
     # Three corners of a square around the centre.
     before = centre + third * np.array([[1, 1], [-1, 1], [-1, -1]])
     after = before + generator.uniform(-reach, reach, (3, 2))
-    # The affine map from places of the result to places of the image: after -> before.
+    # The affine map from output positions to input positions: after -> before.
     columns = np.hstack([after, np.ones((3, 1))])
     affine = np.linalg.solve(columns, before.astype(np.float64)) if third else np.eye(3, 2)
     grid = np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij")).astype(np.float64)
@@ -122,6 +123,6 @@ def _bent(image: Images, constants: tuple[float, float, float], generator: Gener
 
 
 def _looked_up(channel: Images, places: Images, mode: str = "nearest") -> Images:
-    """Values at places (2, h, w) between pixels, linear."""
+    """Values at positions (2, h, w), with linear interpolation."""
     found: Images = ndimage.map_coordinates(channel, places, order=1, mode=mode)
     return found

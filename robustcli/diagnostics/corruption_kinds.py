@@ -1,7 +1,7 @@
 """Corruptions of images: noise and colour. Those that move or blur pixels are in corruption_blurs.py.
 
-Every function takes images (n, c, h, w) in [0, 1], float64, the constants of one severity and a generator for each
-image, and returns images of the same shape, which may leave [0, 1]. The constants are those of CIFAR-10-C.
+Every function takes float64 images (n, c, h, w) in [0, 1], the constants of one severity and one generator per image.
+It returns images of the same shape, which may leave [0, 1]. The constants are those of CIFAR-10-C.
 """
 
 import io
@@ -18,7 +18,7 @@ from robustcli.diagnostics import corruption_blurs as blurs
 from robustcli.errors import RobustCliError
 
 Images = NDArray[np.float64]
-# What red, green and blue give to the brightness (ITU-R BT.601).
+# Weights of red, green and blue in the luminance (ITU-R BT.601).
 _GRAY = np.array([0.299, 0.587, 0.114])
 Apply = Callable[[Images, Any, Sequence[Generator]], Images]
 
@@ -28,8 +28,8 @@ class Kind:
     """One kind of corruption.
 
     Args:
-        apply: corrupts images.
-        severities: the constants of severity 1 to 5.
+        apply: function that corrupts images.
+        severities: constants of severity 1 to 5.
     """
 
     apply: Apply
@@ -49,7 +49,7 @@ def shot_noise(x: Images, photons: float, generators: Sequence[Generator]) -> Im
 
 
 def impulse_noise(x: Images, share: float, generators: Sequence[Generator]) -> Images:
-    """Salt and pepper, in every channel by itself: half of the share becomes 1, the other half 0."""
+    """Set a share of the values to 1 and 0, half each, independently in every channel."""
     lots = _drawn(x, generators, lambda generator, image: generator.random(image.shape))
     return np.where(lots < share / 2, 0.0, np.where(lots < share, 1.0, x))
 
@@ -64,28 +64,28 @@ def contrast(x: Images, factor: float, generators: Sequence[Generator]) -> Image
 
 
 def brightness(x: Images, shift: float, generators: Sequence[Generator]) -> Images:
-    """Add to the value of HSV: hue and saturation stay, so all channels grow by one factor; black turns grey."""
+    """Add to the value in HSV; hue and saturation stay. Black turns grey."""
     value = x.max(1, keepdims=True)
     brighter: Images = np.clip(value + shift, 0, 1)
     return np.where(value > 0, x * brighter / np.where(value > 0, value, 1), brighter)
 
 
 def saturate(x: Images, constants: tuple[float, float], generators: Sequence[Generator]) -> Images:
-    """S a + b for the saturation of HSV; a grey pixel, which has no hue, is taken for red."""
+    """Map the saturation S in HSV to S a + b; a grey pixel, which has no hue, is treated as red."""
     _require_colour("saturate", x)
     scale, shift = constants
     value = x.max(1, keepdims=True)
     spread = value - x.min(1, keepdims=True)
     saturation = spread / np.where(value > 0, value, 1)
     wanted = np.clip(saturation * scale + shift, 0, 1)
-    # How far each channel lies below the value, at saturation 1.
+    # How far each channel is below the value at saturation 1.
     below = np.where(spread > 0, (value - x) / np.where(spread > 0, spread, 1), np.array([0, 1, 1.0])[:, None, None])
     changed: Images = value * (1 - wanted * below)
     return changed
 
 
 def fog(x: Images, constants: tuple[float, float], generators: Sequence[Generator]) -> Images:
-    """Add a cloud of all sizes and darken, so that the brightest pixel of an image stays what it was."""
+    """Add fractal noise and darken, so that the maximum of an image stays the same."""
     amount, decay = constants
     side = 1 << (max(x.shape[2:]) - 1).bit_length()
     clouds = np.stack([_plasma(side, decay, generator) for generator in generators])[:, None]
@@ -94,7 +94,7 @@ def fog(x: Images, constants: tuple[float, float], generators: Sequence[Generato
 
 
 def snow(x: Images, constants: tuple[float, ...], generators: Sequence[Generator]) -> Images:
-    """Whiten the image and add flakes that fall aslant, twice: as drawn and upside down."""
+    """Whiten the image and add slanted flakes twice: as drawn and rotated by half a turn."""
     mean, std, zoom, least, radius, blur, mix = constants
     height, width = x.shape[2:]
     flakes = np.stack([generator.normal(mean, std, (1, height, width)) for generator in generators])
@@ -108,7 +108,7 @@ def snow(x: Images, constants: tuple[float, ...], generators: Sequence[Generator
 
 
 def _plasma(side: int, decay: float, generator: Generator) -> Images:
-    """Fractal noise in [0, 1] on a torus (side, side) by midpoint displacement: diamond-square."""
+    """Periodic fractal noise in [0, 1], (side, side), by the diamond-square algorithm."""
     cloud = np.zeros((side, side))
     step, size = side, 100.0
 
@@ -126,7 +126,7 @@ def _plasma(side: int, decay: float, generator: Generator) -> Images:
         step, size = half, size / decay
     cloud -= cloud.min()
     highest = cloud.max()
-    # One pixel has no cloud.
+    # A single pixel has no noise.
     scaled: Images = cloud / highest if highest else cloud
     return scaled
 
@@ -188,7 +188,7 @@ KINDS: Mapping[str, Kind] = {
     "fog": Kind(fog, ((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75))),
     "brightness": Kind(brightness, (0.05, 0.1, 0.15, 0.2, 0.3)),
     "contrast": Kind(contrast, (0.75, 0.5, 0.4, 0.3, 0.15)),
-    # As shares of the side; 32 times these are the published constants.
+    # As fractions of the side length; 32 times these are the published constants.
     "elastic_transform": Kind(
         blurs.elastic_transform,
         ((0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03)),
@@ -202,18 +202,18 @@ KINDS: Mapping[str, Kind] = {
 
 
 def corrupted(x: Images, name: str, severity: int, generators: Sequence[Generator]) -> Images:
-    """Images (n, c, h, w) in [0, 1] after one corruption, cut at [0, 1] and in steps of 1/255 as in files.
+    """Return images (n, c, h, w) in [0, 1] after one corruption, clipped to [0, 1] and rounded down to steps of 1/255.
 
     Args:
         x: images.
-        name: of the corruption.
+        name: name of the corruption.
         severity: 1 to 5.
-        generators: one for each image.
+        generators: one per image.
 
     Raises:
-        RobustCliError: it does not take such images.
+        RobustCliError: the corruption does not support this number of channels.
     """
     kind = KINDS[name]
     changed = kind.apply(x.astype(np.float64), kind.severities[severity - 1], generators)
-    # Cut off as the published files are, with room for rounding of what was not changed.
+    # Truncated as in the published files, with a margin for rounding errors of unchanged pixels.
     return np.floor(np.clip(changed, 0, 1) * 255 + 1e-6) / 255

@@ -20,19 +20,18 @@ from robustcli.threat.threat import ThreatModel
 @DIAGNOSTICS.register("corruptions", smoke={"kinds": ("gaussian_noise", "contrast"), "severities": (1, 2)})
 @dataclass(frozen=True, kw_only=True)
 class Corruptions:
-    """Clean accuracy on images with noise, blur, weather and digital artefacts, made here: CIFAR-10-C style.
+    """Clean accuracy on images with noise, blur, weather and digital artefacts, in the style of CIFAR-10-C.
 
-    Kinds and constants are those of CIFAR-10-C, for images of any size. They are not its files: those were drawn from
-    generators without a seed, so no program can make them again, and numbers from here must not be compared with
-    published ones. Frost, which needs photographs, is left out, so the mean is over 14 kinds; CIFAR-10-C has 15. The
-    further kinds speckle_noise, gaussian_blur and saturate count in the mean when they are asked for. The streaks of
-    motion blur and snow are drawn here and not by ImageMagick; glass blur swaps pixels, zoom blur keeps the centre
-    where it is, and fog and elastic fields follow the size of the images.
+    Corruptions are computed here, for images of any size, with the constants of CIFAR-10-C. Do not compare the results
+    with published ones: the published files were drawn without a seed and cannot be reproduced. Frost, which needs
+    photographs, is left out, so the mean is over 14 kinds instead of 15. The extra kinds speckle_noise, gaussian_blur
+    and saturate count in the mean if you list them. Motion blur and snow do not use ImageMagick; glass blur swaps
+    pixels, zoom blur keeps the centre fixed, and fog and elastic displacements scale with the image size.
 
     Args:
-        kinds: which, in the order of the results.
+        kinds: names of the corruptions, in the order of the results.
         severities: from 1 (mild) to 5, in any order.
-        batch_size: images corrupted and forwarded at once; changes only memory and speed.
+        batch_size: images per corruption and forward; changes only memory and speed.
 
     Reference: Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and
         Perturbations", ICLR 2019.
@@ -82,7 +81,7 @@ class Corruptions:
         correct = 0
         numbers = rng.index.tolist()
         for part in chunks(len(x), self.batch_size):
-            # By the image's number, so that batches and the choice of other images change nothing.
+            # Seeded by the image's index, so that results do not depend on batches or on the other images.
             seeds = [derive(rng.seed, "corruption", kind, severity, number) for number in numbers[part]]
             pixels = x[part].double().cpu().numpy()
             changed = corrupted(pixels, kind, severity, [np.random.default_rng(seed) for seed in seeds])

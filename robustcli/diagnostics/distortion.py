@@ -1,4 +1,4 @@
-"""How much of its ball an attack uses."""
+"""Distortion: how far an attack moves inside the threat set."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +21,7 @@ class Distortion:
 
     Args:
         batch_size: images per attack.
-        attack: whose perturbations are measured; Frank-Wolfe with 10 steps.
+        attack: the attack that is measured; Frank-Wolfe with 10 steps.
     """
 
     batch_size: int
@@ -36,7 +36,7 @@ class Distortion:
         if not isinstance(self.attack, FrankWolfe):
             return attacked(self.attack, model, x, y, threat, rng, self.batch_size) - x
         attack, rows = self.attack, torch.arange(len(x), device=x.device)
-        # As the attack knows it, not cut at the box: black and white pixels say nothing about convergence.
+        # Before clipping to [0, 1]: black and white pixels are no sign of poor convergence.
         return in_batches(
             len(x),
             self.batch_size,
@@ -46,11 +46,11 @@ class Distortion:
 
 @DIAGNOSTICS.register("distortion")
 def distortion(*, batch_size: Count = 250) -> Distortion:
-    """Euclidean length of perturbations over the greatest in the ball; in linf 1 is eps in every pixel.
+    """Euclidean length of perturbations divided by the largest in the ball; in linf, 1 means eps in every pixel.
 
-    For Frank-Wolfe it falls as its steps contradict each other: near 1 all steps point to one corner and one would
-    have done; that it falls suddenly in training announces catastrophic overfitting. Its perturbations are measured
-    before they are cut at the pixel box, those of other attacks after it.
+    For Frank-Wolfe, a value near 1 means that all steps point to the same corner, so one step would have been enough.
+    The value falls when steps contradict each other; a sudden fall during training announces catastrophic overfitting.
+    Perturbations of Frank-Wolfe are measured before clipping to [0, 1], those of other attacks after it.
 
     Args:
         batch_size: images per attack; changes only memory and speed.

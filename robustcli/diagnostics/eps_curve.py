@@ -1,4 +1,4 @@
-"""Robust accuracy against the radius."""
+"""Robust accuracy over the radius."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ class EpsCurve:
     """The curve over some radii.
 
     Args:
-        radii: in the unit of eps, in any order; None is multiples of the threat's.
+        radii: in the unit of eps, in any order; None means multiples of the threat model's radius.
         batch_size: images per attack.
         attack: used at every radius; PGD with 20 steps on the margin.
     """
@@ -53,13 +53,13 @@ class EpsCurve:
         return {"total": len(x), "curve": curve}
 
     def _threats(self, threat: ThreatModel) -> Iterator[ThreatModel]:
-        """The balls, from the smallest."""
+        """Threat models in order of their radius."""
         if self.radii is not None:
             radii = {Fraction(radius).limit_denominator(10**9) for radius in self.radii}
         else:
             radii = {threat.eps * Fraction(multiple) for multiple in _MULTIPLES}
             if threat.norm == "linf":
-                # There the ball covers the box.
+                # At this radius the ball covers [0, 1].
                 radii = {min(radius, Fraction(1)) for radius in radii}
         for radius in sorted(radii):
             yield ThreatModel(threat.norm, radius)
@@ -69,16 +69,16 @@ class EpsCurve:
 def eps_curve(*, radii: tuple[NonNegative, ...] | None = None, batch_size: Count = 250) -> EpsCurve:
     """Robust accuracy over a range of radii, under one attack.
 
-    An image that is broken at one radius is broken at all larger ones, whose balls hold the same point; the attack
-    sees only what is left. So the curve falls. That it reaches about 0 for large radii is what speaks against masked
-    gradients: no network is robust to all images.
+    An image that is broken at one radius counts as broken at all larger ones, because their balls contain the same
+    point; the attack only runs on the remaining images. So the curve never rises. It should reach about 0 for large
+    radii; if not, suspect gradient masking.
 
     Args:
-        radii: in the unit of eps, such as [0, 2/255, 8/255]; null is 0 to 32 times the threat's.
+        radii: in the unit of eps, such as [0, 2/255, 8/255]; null means 0 to 32 times the threat model's radius.
         batch_size: images per attack; changes memory and speed, not the curve.
 
     Reference: Carlini et al., "On Evaluating Adversarial Robustness", arXiv 1902.06705, 2019.
     """
     if radii is not None and not radii:
-        raise RobustCliError("eps_curve.radii: there is none; write some such as [0, 2/255, 8/255]")
+        raise RobustCliError("eps_curve.radii: the list is empty; expected radii such as [0, 2/255, 8/255]")
     return EpsCurve(radii=radii, batch_size=batch_size)

@@ -24,7 +24,7 @@ class Fosc:
 
     Args:
         batch_size: images per attack and gradient.
-        attack: whose points are looked at; PGD with 20 steps on the cross-entropy.
+        attack: the attack that is measured; PGD with 20 steps on the cross-entropy.
     """
 
     batch_size: int
@@ -43,10 +43,9 @@ class Fosc:
 def fosc(*, batch_size: Count = 250) -> Fosc:
     """First-order stationary condition at adversarial images: 0 where the attack has converged.
 
-    It is how far the cross-entropy's linear part could still rise inside the ball around the clean image:
-    eps times the dual norm of the gradient at x', minus <x' - x, gradient>. The pixel box is left out, so
-    pixels that it stops keep their share. At the clean images it is eps times the dual norm of the
-    gradient: what there was to gain.
+    It is how much the linearised cross-entropy could still rise inside the ball around the clean image: eps times the
+    dual norm of the gradient at x', minus <x' - x, gradient>. The bounds [0, 1] are ignored, so pixels at these bounds
+    still contribute. At clean images it is eps times the dual norm of the gradient, the largest possible rise.
 
     Args:
         batch_size: images per attack and gradient; changes only memory and speed.

@@ -1,4 +1,4 @@
-"""Whether the gradient turns inside the ball."""
+"""Alignment of gradients inside the ball."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,13 +18,13 @@ from robustcli.threat.threat import ThreatModel
 class GradientAlignment:
     """Cosine between the gradients of the cross-entropy at an image and at random points of its threat set.
 
-    Near 1 the loss is linear in the ball and one step finds its maximum; after catastrophic overfitting it is near 0.
-    Pairs of which one gradient is zero have no cosine; they are counted and left out of `cosine`, because a gradient
-    that vanishes is a bad sign and no alignment. `mean_with_zeros_as_1` is the mean over all pairs with 1 in their
-    place, the convention of the released code and of the record of a training.
+    Near 1, the loss is almost linear in the ball and one step finds its maximum; after catastrophic overfitting the
+    cosine is near 0. A pair with a zero gradient has no cosine: it is counted and left out of `cosine`, because a
+    vanishing gradient is a bad sign. `mean_with_zeros_as_1` counts these pairs as 1, like the released code and the
+    records of training.
 
     Args:
-        points: random points for each image.
+        points: random points per image.
         batch_size: images per gradient; changes only memory and speed.
 
     Reference: Andriushchenko and Flammarion, "Understanding and Improving Fast Adversarial Training", NeurIPS 2020.

@@ -1,4 +1,4 @@
-"""The loss around images, over a plane of perturbations."""
+"""Loss surface around images, over a plane of perturbations."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,17 +16,17 @@ from robustcli.threat.threat import ThreatModel
 @DIAGNOSTICS.register("input_surface", smoke={"half": 1})
 @dataclass(frozen=True, kw_only=True)
 class InputSurface:
-    """Mean cross-entropy and accuracy at x + a u + b v: u is the gradient's way, v a random one.
+    """Mean cross-entropy and accuracy at x + a u + b v, with u the steepest step and v a random direction.
 
-    u is the threat's steepest step of length eps at x (in linf eps times the gradient's sign) and v a random sign for
-    every pixel, as long as u in the threat's norm. a and b count these lengths, so the threat set reaches to 1 on
-    either axis. Points are cut at the pixel box. A smooth loss rises along a; one that is flat there and rough
-    elsewhere is what masked gradients look like.
+    u is the steepest step of length eps at x (in linf, eps times the sign of the gradient). v has a random sign for
+    every pixel and the same length as u in the norm of the threat model, so the threat set ends at a = 1 and b = 1.
+    Points are clipped to [0, 1]. A smooth loss rises along a; a loss that is flat along a and rough elsewhere suggests
+    gradient masking.
 
     Args:
-        half: points of the grid on each side of the image; 10 makes 21 x 21.
-        reach: the last a and b.
-        images: the first so many, over which the mean is taken.
+        half: grid points on each side of the image; 10 makes 21 x 21.
+        reach: largest a and b.
+        images: number of images; the mean is over the first N.
         batch_size: images per forward; changes only memory and speed.
 
     Reference: Tramer et al., "Ensemble Adversarial Training: Attacks and Defenses", ICLR 2018, for the plane

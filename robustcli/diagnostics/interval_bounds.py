@@ -24,20 +24,19 @@ _FRACTIONS = (Fraction(1, 16), Fraction(1, 8), Fraction(1, 4), Fraction(1, 2), F
 class IntervalBounds:
     """Lower bound of the robust accuracy: intervals that contain every value of every layer over the threat set.
 
-    Each layer turns the interval of every value into one that surely contains its outputs: linear layers,
-    convolutions, batch norms, pooling, sums, and activations that never fall (ReLU, leaky ReLU, softplus, sigmoid,
-    tanh, ELU). An image is certified if the smallest logit of its class exceeds the largest of every other class. The
-    intervals grow from layer to layer, so the bound is useful for small networks, those trained for it, and small
-    radii; for others it is 0, which says nothing. Layers of other kinds, such as SiLU or attention, are refused. The
-    threat set is that of linf; sets of l2 and l1 lie inside the one of linf with the same radius. Rounding is not
-    bounded.
+    Each layer turns intervals of its inputs into intervals that surely contain its outputs. Supported are linear
+    layers, convolutions, batch norms, pooling, sums and increasing activations (ReLU, leaky ReLU, softplus, sigmoid,
+    tanh, ELU); other layers, such as SiLU or attention, are refused. An image is certified if the lower bound of its
+    class's logit exceeds the upper bound of every other logit. Intervals grow from layer to layer, so the bound is
+    useful for small networks, networks trained for it, and small radii; otherwise it is 0, which means nothing. The
+    bound is computed for linf; the l2 and l1 sets of the same radius are subsets. Rounding errors are not bounded.
 
-    When to use: for a guarantee without noise on small networks; next to attacks, which bound from above.
+    When to use: for a guarantee on small networks; next to attacks, which bound robustness from above.
 
     First setting: the defaults.
 
     Args:
-        radii: in the unit of eps; null is 1/16 to 1 times the threat's.
+        radii: in the unit of eps; null means 1/16 to 1 times the threat model's radius.
         batch_size: images per pass; changes only memory and speed.
 
     Reference: Gowal et al., "Scalable Verified Training for Provably Robust Image Classification", ICCV 2019.
@@ -48,7 +47,7 @@ class IntervalBounds:
 
     def __post_init__(self) -> None:
         if self.radii is not None and not self.radii:
-            raise RobustCliError("interval_bounds.radii: there is none; write some such as [0, 1/255, 8/255]")
+            raise RobustCliError("interval_bounds.radii: the list is empty; expected radii such as [0, 1/255, 8/255]")
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise
@@ -62,9 +61,9 @@ class IntervalBounds:
 
     @staticmethod
     def _certified(model: nn.Module, x: Tensor, y: Tensor, radius: float) -> Tensor:
-        """Mask (n,) of the images whose class surely stays."""
+        """Mask (n,) of the certified images."""
         with torch.no_grad():
-            # float rounds the ends of the intervals, so the box is a little wider than asked.
+            # float() rounds the ends of the intervals, so the box is slightly wider than asked.
             logits = model(Interval((x - radius).clamp(0, 1), (x + radius).clamp(0, 1)))
         if not isinstance(logits, Interval):
             raise EvaluationError("interval_bounds: the network does not compute its logits from the images by layers")
@@ -75,7 +74,7 @@ class IntervalBounds:
 
 
 class Interval:
-    """Values that lie between two tensors; functions of torch map it to an interval that contains their results."""
+    """All values between two tensors; torch functions map it to an interval that contains their results."""
 
     def __init__(self, low: Tensor, high: Tensor) -> None:
         self.low, self.high = low, high
@@ -165,7 +164,7 @@ def _refusal(what: str) -> EvaluationError:
 
 
 def _at_both_ends(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Interval:
-    """Result of a function that never falls when one of its inputs grows."""
+    """Result of a function that is increasing in each of its inputs."""
 
     def end(side: str) -> Tensor:
         def chosen(value: Any) -> Any:
@@ -180,7 +179,7 @@ def _at_both_ends(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping
 
 
 def _linear(function: Callable[..., Tensor]) -> Callable[..., Interval]:
-    """A product with weights: the center moves by the weights, and the radius by their magnitudes."""
+    """Map an interval through a linear layer: the centre by the weights, the radius by their absolute values."""
 
     def apply(x: Interval, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any) -> Interval:
         if not isinstance(x, Interval) or isinstance(weight, Interval):
@@ -222,7 +221,7 @@ def _sum(one: Any, other: Any, alpha: float = 1) -> Interval:
 
 def _leaky_relu(x: Interval, negative_slope: float = 0.01, inplace: bool = False) -> Interval:
     if negative_slope < 0:
-        raise _refusal("a leaky ReLU that falls")
+        raise _refusal("a leaky ReLU with a negative slope")
     return Interval(F.leaky_relu(x.low, negative_slope), F.leaky_relu(x.high, negative_slope))
 
 
@@ -236,7 +235,7 @@ def _dropout(x: Interval, p: float = 0.5, training: bool = True, inplace: bool =
     return x
 
 
-# Functions that never fall in any input, and those that only move or average values.
+# Functions that are increasing in every input, and those that only move or average values.
 _ACTIVATIONS = {"relu", "relu6", "hardtanh", "elu", "selu", "celu", "softplus", "sigmoid", "tanh", "clamp", "clamp_min"}
 _POOLS = {"max_pool2d", "boolean_dispatch", "adaptive_max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "mean", "sum"}
 _MOVES = {"cat", "stack", "flatten", "reshape", "view", "permute", "transpose", "squeeze", "unsqueeze", "expand", "pad"}

@@ -1,4 +1,4 @@
-"""Induced norms of the layers, and what their product says."""
+"""Induced norms of the layers and their product."""
 
 import math
 from dataclasses import dataclass
@@ -26,12 +26,12 @@ from robustcli.registry.types import Count
 from robustcli.threat.noise import IndexedNoise, derive
 from robustcli.threat.threat import ThreatModel
 
-# Divides zeros.
+# Avoids a division by zero.
 _TINY = 1e-30
-# Numbers in the largest matrix whose singular values are computed.
+# Largest number of entries of a matrix whose singular values are computed.
 _DENSE = 2**18
 _NORMS = ("l1", "linf", "spectral")
-# Whose kernels are not what they multiply by, and what has no weights and yet lengthens differences.
+# Layers whose kernel is not the matrix they multiply by, and layers without weights that can increase distances.
 _OTHERS = (PreconditionedConv2d, SpectralPool, nn.Upsample)
 
 
@@ -40,19 +40,18 @@ _OTHERS = (PreconditionedConv2d, SpectralPool, nn.Upsample)
 class LayerNorms:
     """Norms of every linear layer, convolution, batch norm and input normalisation, and their products.
 
-    A norm says by how much the layer can lengthen a difference of its inputs. Those in l1 (the largest column sum of
-    the matrix that the layer is) and linf (the largest row sum) are exact, at the sizes of the inputs that the layer
-    sees, zero padding and stride included. So is the spectral norm where `spectral_by` says matrix, which it does for
-    small layers and for those that scale channels; by iteration it is approached from below. Biases move all points
-    alike and count for nothing. A product bounds how far the logits can move if the network is a chain of these layers
-    and of others that lengthen nothing (ReLU, say); for a network with branches it is only a size to compare by. It is
-    left out where it is beyond the range of numbers, and where there are layers of other forms, which are listed: with
-    weights, such as preconditioned convolutions, whose kernels are not what they multiply by; or without, but
-    lengthening differences, as enlarging and spectral pooling do.
+    A norm is the largest factor by which the layer can increase a distance between inputs. The l1 norm (largest column
+    sum of the layer's matrix) and the linf norm (largest row sum) are exact, for the actual input sizes, with zero
+    padding and stride. The spectral norm is exact where `spectral_by` is matrix, for small layers and layers that scale
+    channels; otherwise power iteration approaches it from below. Biases do not count. The product bounds how far the
+    logits can move if the network is a chain of these layers and of layers with norm at most 1, such as ReLU; for a
+    network with branches it is only a rough scale. It is left out if it overflows, or if there are layers with another
+    form, which are listed: weights that are not the layer's matrix (preconditioned convolutions), or no weights but a
+    norm above 1 (upsampling and spectral pooling).
 
     Args:
-        iterations: of the power iteration; each is a forward and a backward of one layer.
-        spectral: "by_size": exact for layers whose matrix is small; "iterated": for no layer but a diagonal.
+        iterations: power iterations; each costs a forward and a backward of one layer.
+        spectral: "by_size": exact for layers with a small matrix; "iterated": exact only for diagonal layers.
 
     Reference: Liang and Huang, "Large Norms of CNN Layers Do Not Hurt Adversarial Robustness", AAAI 2021.
     """
@@ -65,7 +64,7 @@ class LayerNorms:
     ) -> dict[str, Any]:
         modules = dict(model.named_modules())
         whole = [name for name, module in modules.items() if isinstance(module, _OTHERS)]
-        # What such a layer consists of is not what it multiplies by.
+        # The parts of such a layer are not the matrix it multiplies by.
         inside = {name for other in whole for name in modules if name.startswith(f"{other}." if other else "")}
         inside -= set(whole)
         layers = {name: module for name, module in modules.items() if _is_known(module) and name not in inside}
@@ -75,7 +74,7 @@ class LayerNorms:
         for name, module in layers.items():
             sizes = seen[name].sizes
             if not sizes:
-                continue  # Weights that the forward does not use.
+                continue  # The forward does not use this layer.
             generator = torch.Generator().manual_seed(derive(rng.seed, "layer norms", name))
             found = [self._norms(module, size, generator) for size in dict.fromkeys(sizes)]
             largest = {key: max(norms[key] for norms in found) for key in _NORMS}
@@ -101,7 +100,7 @@ class LayerNorms:
         apply = map_of(module)
         largest = weight.abs().max()
         row_sums, column_sums = row_and_column_sums(apply, size, weight.abs())
-        # Weights up to 1: squares of very large or small ones leave the range of single precision.
+        # Scale the weights to at most 1: squares of very large or small ones overflow or vanish in float32.
         scaled = weight / largest.clamp_min(_TINY)
         if self._is_dense(module, size):
             spectral = float(torch.linalg.matrix_norm(dense_matrix(apply, size, scaled.double().cpu()), 2))
@@ -111,20 +110,20 @@ class LayerNorms:
         return {"l1": float(column_sums.max()), "linf": float(row_sums.max()), "spectral": float(largest) * spectral}
 
     def _is_dense(self, module: nn.Module, size: tuple[int, ...]) -> bool:
-        """Whether the spectral norm for inputs of one size is found from a whole matrix or a diagonal."""
+        """Return whether the spectral norm is computed from the full matrix or a diagonal."""
         if isinstance(module, Normalize | _BatchNorm):
             return True
         return self.spectral == "by_size" and math.prod(size) * output_count(module, size) <= _DENSE
 
 
 def _product(rows: list[dict[str, Any]], key: str) -> float | None:
-    """A factor for every call; None beyond the range of numbers."""
+    """Product over all calls of all layers; None if it overflows."""
     product = math.prod(row[key] for row in rows for _ in range(row["calls"]))
     return product if math.isfinite(product) else None
 
 
 def _is_known(module: nn.Module) -> bool:
-    """Whether the layer is one whose matrix is known; a subclass with a forward of its own is not."""
+    """Return whether the matrix of the layer is known; that of a subclass with its own forward is not."""
     if isinstance(module, Normalize):
         return True
     if isinstance(module, _BatchNorm):
@@ -133,12 +132,12 @@ def _is_known(module: nn.Module) -> bool:
 
 
 def _has_weights(module: nn.Module) -> bool:
-    """Of its own; buffers count, as some layers keep there what they multiply by, and so does an image's own scale."""
+    """Return whether the module itself has parameters or buffers (some layers keep their factors in buffers)."""
     return isinstance(module, Standardize) or bool([*module.parameters(recurse=False), *module.buffers(recurse=False)])
 
 
 def _scale(module: Normalize | _BatchNorm) -> Tensor:
-    """What the module multiplies channels by."""
+    """Factor of each channel."""
     if isinstance(module, Normalize):
         return 1 / module.std
     assert module.running_var is not None

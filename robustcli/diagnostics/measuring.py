@@ -1,4 +1,4 @@
-"""What several diagnostics share: logits, gradients and attacks in batches, and values in a few numbers."""
+"""Helpers of diagnostics: logits, gradients and attacks in batches, and summaries."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,7 @@ from robustcli.threat.threat import ThreatModel
 
 
 def in_batches(count: int, batch_size: int, measure: Callable[[slice], Tensor]) -> Tensor:
-    """What `measure` makes of 0..count, batch after batch, put together again."""
+    """Apply `measure` to slices of range(count) and concatenate the results."""
     return torch.cat([measure(part) for part in chunks(count, batch_size)])
 
 
@@ -33,8 +33,8 @@ def logits_of(model: nn.Module, x: Tensor, batch_size: int) -> Tensor:
         is_finite = torch.isfinite(logits).all(1)
         if not bool(is_finite.all()):
             raise EvaluationError(
-                f"the model gives logits that are not finite on {int((~is_finite).sum())} of {len(logits)} images: "
-                "what is said of them would mean nothing"
+                f"the model gives logits that are not finite on {int((~is_finite).sum())} of {len(logits)} images, so "
+                "diagnostics are meaningless"
             )
         return logits
 
@@ -42,14 +42,14 @@ def logits_of(model: nn.Module, x: Tensor, batch_size: int) -> Tensor:
 
 
 def gradients_of(model: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> Tensor:
-    """Gradient of each image's cross-entropy at the image: (n, c, h, w)."""
+    """Gradient of each image's cross-entropy in the image: (n, c, h, w)."""
     return in_batches(len(x), batch_size, lambda part: input_gradient(model, x[part], LOSSES["ce"], y[part])[0])
 
 
 def cosines(one: Tensor, other: Tensor) -> Tensor:
-    """Of each pair of (n, ...): (n,) in double precision, where squares of small numbers do not vanish.
+    """Cosine of each pair of (n, ...), as (n,) in double precision so that squares of small numbers do not vanish.
 
-    Not finite where either is zero.
+    NaN where either vector is zero.
     """
     one, other = one.flatten(1).double(), other.flatten(1).double()
     found: Tensor = (one * other).sum(1) / (one.norm(dim=1) * other.norm(dim=1))
@@ -59,7 +59,7 @@ def cosines(one: Tensor, other: Tensor) -> Tensor:
 def attacked(
     attack: Attack, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise, batch_size: int
 ) -> Tensor:
-    """Adversarial images of all x, also of those that are wrong when clean.
+    """Adversarial examples of all x, also of misclassified ones.
 
     Raises:
         EvaluationError: the attack left the threat set.
@@ -67,7 +67,7 @@ def attacked(
     rows = torch.arange(len(x), device=x.device)
 
     def craft(part: slice) -> Tensor:
-        # A copy: an attack that writes into its input must not move what it is compared with.
+        # A copy, in case an attack writes into its input.
         points = attack(model, x[part].clone(), y[part], threat, rng.rows(rows[part])).detach()
         require_inside(type(attack).__name__, points, x[part], threat)
         return points
@@ -76,7 +76,7 @@ def attacked(
 
 
 def summary(values: Tensor) -> dict[str, float | None]:
-    """Mean, median and quantiles of values (n,); None of no value."""
+    """Mean, median and quantiles of values (n,); None if n is 0."""
     shares = {"least": 0.0, "q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95, "greatest": 1.0}
     if not len(values):
         return dict.fromkeys(("mean", *shares))
@@ -84,7 +84,7 @@ def summary(values: Tensor) -> dict[str, float | None]:
     ordered = doubles.sort().values
     found: dict[str, float | None] = {"mean": float(doubles.mean())}
     for name, share in shares.items():
-        # Between the two neighbours, by hand: torch.quantile refuses more than 16 million values.
+        # Interpolated here: torch.quantile refuses more than 16 million values.
         place = share * (len(ordered) - 1)
         low = int(place)
         high = min(low + 1, len(ordered) - 1)

@@ -1,4 +1,4 @@
-"""What announces catastrophic overfitting: how much one gradient step says of the ball, and how much it misses."""
+"""Early signs of catastrophic overfitting: how well one gradient step predicts the loss in the ball."""
 
 import torch
 from torch import Tensor, nn
@@ -25,19 +25,18 @@ def monitors(
     steps: int,
     batch_size: int,
 ) -> dict[str, float]:
-    """Means over images that fall when training with one step overfits catastrophically; no accuracies.
+    """Means over images that fall when single-step training overfits catastrophically; no accuracies.
 
-    alignment: cosine of the gradients at x and at x + eta, with eta uniform in the ball and not cut at the box; from
-    near 1 to near 0. fgsm_pgd_cosine: of the perturbations of FGSM and of PGD. pgd_distortion: Euclidean length of
-    PGD's perturbation over the greatest in the ball. fw2_distortion: likewise of Frank-Wolfe's with two steps, not cut
-    at the box; in linf 0.745 where the signs of both say nothing of each other. As in the released code of the
-    reference, a cosine with a zero vector counts as 1, so that `zero_gradients`, the share of images of which one of
-    the two gradients is zero, belongs to them.
+    alignment: cosine of the gradients at x and at x + eta, with eta uniform in the ball, not clipped to [0, 1]; falls
+    from near 1 to near 0. fgsm_pgd_cosine: cosine of the perturbations of FGSM and of PGD. pgd_distortion: Euclidean
+    length of PGD's perturbation divided by the largest in the ball. fw2_distortion: the same for Frank-Wolfe with two
+    steps, not clipped; in linf, 0.745 means that the signs of the two gradients are independent. As in the released
+    code, a cosine with a zero vector counts as 1; `zero_gradients` is the share of images with such a gradient.
 
     Args:
-        model: looked at in eval mode with its weights held; afterwards what it was.
+        model: evaluated in eval mode and left unchanged.
         y: labels (n,).
-        steps: of PGD. Altogether that is as many forwards and backwards, and `BESIDE_PGD` more.
+        steps: steps of PGD. The total cost is this many forwards and backwards and `BESIDE_PGD` more.
         batch_size: images per gradient; changes only memory and speed.
 
     Reference: Andriushchenko and Flammarion, "Understanding and Improving Fast Adversarial Training", NeurIPS 2020;

@@ -23,11 +23,11 @@ def _margin_pgd() -> Attack:
 
 @dataclass(frozen=True, kw_only=True)
 class PerClass:
-    """Accuracies and confusions by class.
+    """Accuracies and confusion matrix by class.
 
     Args:
         batch_size: images per attack.
-        attack: of the robust accuracy; PGD with 20 steps on the margin.
+        attack: attack for the robust accuracy; PGD with 20 steps on the margin.
     """
 
     batch_size: int
@@ -69,11 +69,10 @@ class PerClass:
 
 @DIAGNOSTICS.register("per_class")
 def per_class(*, batch_size: Count = 250) -> PerClass:
-    """Clean and robust accuracy of every class, the worst of them, and what classes are taken for under attack.
+    """Clean and robust accuracy of every class, the worst class, and the confusion matrix under attack.
 
-    The entry (i, j) of the confusions counts images of class i that are taken for j: by the adversarial image where
-    the attack succeeds, by the clean one otherwise. Its diagonal holds the robust images. Classes without images
-    have no accuracy.
+    Entry (i, j) of the matrix counts images of class i that are classified as j: the adversarial image if the attack
+    succeeds, else the clean one. The diagonal counts robust images. A class without images has no accuracy.
 
     Args:
         batch_size: images per attack; changes memory and speed, not the counts.

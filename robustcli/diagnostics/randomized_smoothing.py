@@ -24,26 +24,25 @@ _MULTIPLES = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
 @DIAGNOSTICS.register("randomized_smoothing", smoke={"selection": 4, "samples": 40, "alpha": 0.05, "radii": (0, 0.1)})
 @dataclass(frozen=True, kw_only=True)
 class RandomizedSmoothing:
-    """Lower bound, in l2, for the network that classifies by a vote over Gaussian noise.
+    """Certified l2 accuracy of the smoothed network, which classifies by a vote over Gaussian noise.
 
-    The smoothed network returns the class that is most likely when noise is added to the image. If this class has a
-    probability of at least p > 1/2, no perturbation shorter than sigma times the p-quantile of the normal distribution
-    changes it. The class is found with a few draws, and p is bounded from below with others, so each certificate fails
-    with a probability of at most `alpha`. Where the bound is not above 1/2, the smoothed network abstains, which counts
-    as wrong. The bound is about the smoothed network, not about the network itself, and it is high only for networks
-    that were trained with such noise. An image is certified for the threat model if its radius covers the threat set:
-    eps in l2 and l1, and eps times the root of the number of values in linf.
+    The smoothed network returns the most likely class when noise is added to the image. If this class has probability
+    at least p > 1/2, no perturbation shorter than sigma times the p-quantile of the normal distribution changes it.
+    A few samples select the class, others bound p from below; each certificate fails with probability at most `alpha`.
+    If the bound is at most 1/2, the smoothed network abstains, which counts as wrong. The result is about the smoothed
+    network, not the network itself, and is high only for networks trained with such noise. An image is certified for
+    the threat model if its radius covers the threat set: eps in l2 and l1, eps times sqrt(number of values) in linf.
 
-    When to use: next to attacks, where a guarantee is asked for; attacks bound robustness from above, this from below.
+    When to use: for a guarantee; attacks bound robustness from above, this bounds it from below.
 
-    First setting: sigma 0.25 and the defaults on 500 images; the published tables use 100,000 samples.
+    First setting: sigma 0.25 and the defaults on 500 images; published tables use 100,000 samples.
 
     Args:
         sigma: standard deviation of the noise, in pixels of [0, 1]; noisy images are not clipped.
-        selection: draws that choose the class.
-        samples: draws that bound its probability.
+        selection: samples that select the class.
+        samples: samples that bound its probability.
         alpha: probability with which a certificate may be wrong.
-        radii: l2 radii of the curve; null is 0 to 3 times sigma.
+        radii: l2 radii of the curve; null means 0 to 3 times sigma.
         batch_size: noisy images per forward; changes only memory and speed.
 
     Reference: Cohen, Rosenfeld and Kolter, "Certified Adversarial Robustness via Randomized Smoothing", ICML 2019.
@@ -58,7 +57,7 @@ class RandomizedSmoothing:
 
     def __post_init__(self) -> None:
         if self.radii is not None and not self.radii:
-            raise RobustCliError("randomized_smoothing.radii: there is none; write some such as [0, 0.25, 0.5]")
+            raise RobustCliError("randomized_smoothing.radii: the list is empty; expected radii such as [0, 0.25, 0.5]")
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise
@@ -88,13 +87,13 @@ class RandomizedSmoothing:
         }
 
     def radius(self, votes: int) -> float:
-        """Certified l2 radius if so many of the samples voted for the class; -1 if the network abstains."""
-        # One-sided: all of alpha is on the lower side.
+        """Certified l2 radius for this number of votes; -1 if the network abstains."""
+        # One-sided interval: all of alpha is on the lower side.
         low, _ = clopper_pearson(votes, self.samples, 1 - 2 * self.alpha) if self.alpha < 0.5 else (0.0, 1.0)
         return self.sigma * float(ndtri(low)) if low > 0.5 else -1.0
 
     def _votes(self, model: nn.Module, image: Tensor, rng: IndexedNoise, count: int) -> Tensor:
-        """Number of noisy copies of one image (c, h, w) in each class: (k,)."""
+        """Number of votes of noisy copies of one image (c, h, w) for each class: (k,)."""
         votes: Tensor | None = None
         for number, part in enumerate(chunks(count, _DRAWN)):
             size = part.stop - part.start
@@ -106,7 +105,7 @@ class RandomizedSmoothing:
         return votes
 
 
-# Copies drawn at once, whatever the size of a batch, which must not change the noise.
+# Copies drawn at once; a constant, because the noise must not depend on the batch size.
 _DRAWN = 1000
 
 

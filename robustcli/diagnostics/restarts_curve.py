@@ -1,4 +1,4 @@
-"""Robust accuracy against the restarts of the attack."""
+"""Robust accuracy over the restarts of the attack."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +18,7 @@ from robustcli.threat.threat import ThreatModel
 
 @dataclass(frozen=True, kw_only=True)
 class _Tries(Evaluator):
-    """One attack, again and again with other noise."""
+    """One attack, repeated with different noise."""
 
     attack: Attack
     count: int
@@ -38,9 +38,9 @@ class RestartsCurve:
     """The curve over restarts.
 
     Args:
-        restarts: the last point of the curve.
+        restarts: the largest number of restarts.
         batch_size: images per attack.
-        attack: one try, from a random start; PGD with 20 steps on the margin.
+        attack: one attempt, from a random start; PGD with 20 steps on the margin.
     """
 
     restarts: int
@@ -51,12 +51,12 @@ class RestartsCurve:
         self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise
     ) -> dict[str, Any]:
         if getattr(self.attack, "start", "random") == "clean":
-            raise RobustCliError("restarts_curve.attack: tries from start 'clean' are all the same; use 'random'")
+            raise RobustCliError("restarts_curve.attack: attempts from start 'clean' are all the same; use 'random'")
         tries = _Tries(attack=self.attack, count=self.restarts, batch_size=self.batch_size)
         evidence = gather(tries, model, x, y, threat, rng)
         correct = int((evidence.clean == evidence.labels).sum())
         curve = [{"restarts": 0, "accuracy": correct / len(x), "correct": correct}]
-        # At radius 0 there is no stage, and every try finds what the first would: nothing.
+        # At radius 0 there is no stage, and no attempt can break an image.
         broken = [stage.broken for stage in evidence.stages] or [0] * self.restarts
         for number, count in enumerate(broken, start=1):
             correct -= count
@@ -66,13 +66,13 @@ class RestartsCurve:
 
 @DIAGNOSTICS.register("restarts_curve", smoke={"restarts": 3})
 def restarts_curve(*, restarts: Count = 10, batch_size: Count = 250) -> RestartsCurve:
-    """Robust accuracy over restarts: an image counts as long as no try has broken it.
+    """Robust accuracy over restarts: an image counts until one attempt breaks it.
 
-    The first point, 0 restarts, is the clean accuracy. A curve that still falls at its end says that the attack
-    depends on its luck, and that the accuracy is lower than a few tries say.
+    The first point, 0 restarts, is the clean accuracy. If the curve still falls at its end, the attack depends on its
+    random start, and the true robust accuracy is lower than a few restarts suggest.
 
     Args:
-        restarts: independent tries at most.
+        restarts: largest number of independent attempts.
         batch_size: images per attack; changes memory and speed, not the curve.
 
     Reference: Mosbach et al., "Logit Pairing Methods Can Fool Gradient-Based Attacks", arXiv 1810.12042, 2018.

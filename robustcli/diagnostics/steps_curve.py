@@ -1,4 +1,4 @@
-"""Robust accuracy against the steps of the attack."""
+"""Robust accuracy over the steps of the attack."""
 
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
@@ -27,7 +27,7 @@ class StepsCurve:
     Args:
         steps: in any order.
         batch_size: images per attack.
-        attack: any that has steps, whose own number is not used; PGD on the margin.
+        attack: any attack with steps; its own number of steps is ignored. PGD on the margin.
     """
 
     steps: tuple[int, ...]
@@ -47,17 +47,17 @@ class StepsCurve:
 
 def _with_steps(attack: Attack, steps: int) -> Attack:
     if not is_dataclass(attack) or isinstance(attack, type) or "steps" not in {item.name for item in fields(attack)}:
-        raise RobustCliError(f"steps_curve.attack: {type(attack).__name__} has no steps; pgd has, for one")
+        raise RobustCliError(f"steps_curve.attack: {type(attack).__name__} has no steps; use one that has, such as pgd")
     return replace(attack, steps=steps)
 
 
 @DIAGNOSTICS.register("steps_curve", smoke={"steps": (1, 4)})
 def steps_curve(*, steps: tuple[Count, ...] = (1, 2, 5, 10, 20, 50, 100, 200), batch_size: Count = 250) -> StepsCurve:
-    """Robust accuracy over numbers of steps; a curve that still falls at its end says that more steps are due.
+    """Robust accuracy over numbers of steps. If the curve still falls at its end, use more steps.
 
-    Every number is an attack of its own on all images that are right when clean, from the same starts. For an attack
-    whose steps do not depend on their number (PGD that keeps what fools) the curve therefore falls; for others a rise
-    is their doing and is shown.
+    Each number is a separate attack, from the same starts, on all images that are correct when clean. The curve never
+    rises for an attack whose steps do not depend on their number, such as PGD that keeps adversarial examples; other
+    attacks may make it rise.
 
     Args:
         steps: gradient steps, in any order.
@@ -66,5 +66,5 @@ def steps_curve(*, steps: tuple[Count, ...] = (1, 2, 5, 10, 20, 50, 100, 200), b
     Reference: Carlini et al., "On Evaluating Adversarial Robustness", arXiv 1902.06705, 2019.
     """
     if not steps:
-        raise RobustCliError("steps_curve.steps: there is none; write some such as [1, 10, 100]")
+        raise RobustCliError("steps_curve.steps: the list is empty; expected numbers such as [1, 10, 100]")
     return StepsCurve(steps=steps, batch_size=batch_size)

@@ -1,4 +1,4 @@
-"""The loss around the weights, along random directions."""
+"""Loss surface around the weights, along random directions."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ from robustcli.threat.noise import IndexedNoise, derive
 from robustcli.threat.threat import ThreatModel
 
 Direction = dict[str, Tensor]
-# Keeps a filter of zeros where it is.
+# Avoids a division by zero for a filter of zeros.
 _TINY = 1e-10
 
 
@@ -26,13 +26,13 @@ class WeightSurface:
     """The loss over one or two directions in the weights.
 
     Args:
-        directions: of the plot.
-        points: where the loss is measured.
+        directions: number of directions.
+        points: images at which the loss is measured.
         half: grid points on each side of the weights.
-        reach: the last multiple of a direction.
-        images: how many.
+        reach: largest multiple of a direction.
+        images: number of images.
         batch_size: images per attack and forward.
-        attack: of the adversarial images; PGD with 10 steps on the cross-entropy.
+        attack: attack for the adversarial images; PGD with 10 steps on the cross-entropy.
     """
 
     directions: int
@@ -63,7 +63,7 @@ class WeightSurface:
         return {"images": len(x), "surface": {"alpha": ticks, "beta": ticks, "loss": grid}}
 
     def _points(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise) -> Tensor:
-        # The same noise for all weights: what differs between two points of the plot is the weights' doing.
+        # The same noise at all points of the plot, so that differences come from the weights.
         return attacked(self.attack, model, x, y, threat, rng.split("attack"), self.batch_size)
 
 
@@ -79,17 +79,17 @@ def weight_surface(
 ) -> WeightSurface:
     """Mean cross-entropy at w + alpha d, or at w + alpha d + beta e, for random directions d and e.
 
-    Every filter (what one output has of a weight) of a direction is as long as that of the weights, so that networks
-    whose weights differ only in scale look alike. Biases, batch norms and running statistics stay as they are. With
-    adversarial images that are made anew for every point, the flatness seen is that of the robust loss, which goes
-    with a small gap between training and test; the sources look at training images, this at the images given.
+    Each filter of a direction (the weights of one output) is scaled to the norm of the network's filter, so that
+    networks whose weights differ only in scale look the same. Biases, batch norms and running statistics stay fixed.
+    If adversarial images are recomputed at every point, the surface is that of the robust loss; a flat one goes with a
+    small gap between training and test. The references use training images; here they are the images given.
 
     Args:
-        directions: 1 is a curve, 2 a surface.
-        points: adversarial images made anew at every point, those of the weights as they are (held), or clean images.
-        half: points on each side of the weights; 10 makes 21, or 21 x 21.
-        reach: the last alpha and beta.
-        images: the first so many, over which the mean is taken.
+        directions: 1 for a curve, 2 for a surface.
+        points: adversarial images recomputed at every point, those of the unperturbed weights (held), or clean images.
+        half: grid points on each side of the weights; 10 makes 21, or 21 x 21.
+        reach: largest alpha and beta.
+        images: number of images; the mean is over the first N.
         batch_size: images per attack and forward; changes only memory and speed.
 
     Reference: Li et al., "Visualizing the Loss Landscape of Neural Nets", NeurIPS 2018; with adversarial images Wu, Xia
@@ -101,13 +101,13 @@ def weight_surface(
 
 
 def random_direction(model: nn.Module, seed: int) -> Direction:
-    """A normal direction by parameter name, each filter as long as that of the weights; none for flat parameters."""
+    """A normal direction by parameter name, each filter scaled to the norm of the weights; none for 1-d parameters."""
     generator = torch.Generator().manual_seed(seed)
     direction = {}
     for name, parameter in model.named_parameters():
         if parameter.dim() < 2:
             continue
-        # Drawn on the CPU: the same direction on every device.
+        # Drawn on the CPU, so that the direction is the same on every device.
         drawn = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype).to(parameter.device)
         lengths, own = (tensor.detach().flatten(1).norm(dim=1) for tensor in (drawn, parameter))
         direction[name] = drawn * (own / (lengths + _TINY)).view(-1, *[1] * (parameter.dim() - 1))
@@ -116,7 +116,7 @@ def random_direction(model: nn.Module, seed: int) -> Direction:
 
 @contextmanager
 def moved(model: nn.Module, ways: list[Direction], shares: tuple[float, ...]) -> Iterator[None]:
-    """Move the weights by shares of some directions; they are put back bit for bit."""
+    """Move the weights by multiples of some directions; restore them exactly afterwards."""
     parameters = dict(model.named_parameters())
     before = {name: parameters[name].detach().clone() for way in ways for name in way}
     try:

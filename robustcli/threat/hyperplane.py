@@ -1,7 +1,7 @@
-"""Hyperplanes: how far an image is from one, and the shortest way to it inside the pixel box, in every norm.
+"""Distance from an image to a hyperplane, and the shortest way to it inside [0, 1], in every norm.
 
-A plane is given as seen from the image: `weight` (n, c, h, w) is its normal and `gap` (n,) what is left of
-<weight, image> above it, so that a displacement reaches it exactly when <weight, displacement> = -gap.
+A plane is given relative to the image: `weight` (n, c, h, w) is its normal and `gap` (n,) the value of its linear
+function at the image, so a displacement reaches the plane exactly if <weight, displacement> = -gap.
 """
 
 from itertools import count
@@ -12,30 +12,30 @@ from torch import Tensor
 from robustcli.registry.types import Norm
 
 _DUAL = {"linf": 1.0, "l2": 2.0, "l1": torch.inf}
-# Newton passes from one test for the end to the next. On a GPU a test waits for the device, and passes after the end
-# change nothing.
+# Newton iterations between two checks for convergence. On a GPU a check waits for the device; iterations after
+# convergence change nothing.
 _PASSES = {"cpu": 1, "cuda": 8}
-# Coordinates that are looked at first in l1, and how many times more when they do not suffice.
+# Coordinates that are tried first in l1, and the factor by which their number grows if they do not suffice.
 _FIRST, _MORE = 32, 8
 
 
 def plane_distance(gap: Tensor, weight: Tensor, norm: Norm) -> Tensor:
-    """Distance to the plane, as if there were no box: |gap| over the dual norm of its normal, (n,)."""
+    """Distance to the plane, ignoring [0, 1]: |gap| over the dual norm of the normal, (n,)."""
     steepness: Tensor = torch.linalg.vector_norm(weight.flatten(1), ord=_DUAL[norm], dim=1)
     distance: Tensor = gap.abs() / steepness.clamp_min(1e-12)
     return distance
 
 
 def towards_plane(x: Tensor, gap: Tensor, weight: Tensor, norm: Norm) -> Tensor:
-    """The shortest displacement from x to the plane for which x + displacement stays in the box: (n, c, h, w).
+    """The shortest displacement from x to the plane for which x + displacement stays in [0, 1]: (n, c, h, w).
 
-    Where the plane does not meet the box, the displacement to the point of the box that is nearest to the
-    plane: every pixel that counts is moved to its end.
+    If the plane does not meet the box, the displacement to the point of the box nearest to the plane: every pixel with
+    a nonzero weight moves to its bound.
 
     Reference: Croce and Hein, ICML 2020, section 2.1; solved here without sorting.
     """
     slope = weight.flatten(1)
-    # Relative to the steepest coordinate of each image: squares of small gradients would vanish.
+    # Relative to the largest weight of each image: squares of small gradients would vanish.
     steepest = slope.abs().amax(1).clamp_min(torch.finfo(slope.dtype).tiny)
     rise, need = slope.abs() / steepest[:, None], gap.abs() / steepest
     sign = torch.where(gap > 0, -1, 1).to(slope.dtype)[:, None] * slope.sign()
@@ -51,16 +51,15 @@ def towards_plane(x: Tensor, gap: Tensor, weight: Tensor, norm: Norm) -> Tensor:
 def _all_at_once(rise: Tensor, speed: Tensor, room: Tensor, need: Tensor) -> Tensor:
     """Sizes min(time * speed, room) at the time when sum(rise * sizes) reaches `need`, by Newton's method.
 
-    That sum is a concave, piecewise linear function of the time. From time 0 each pass solves its present
-    linear piece, whose line lies above it, so the time grows from pass to pass and never passes the solution;
-    coordinates that have used up their room stay so. A pass in which none joins them was on the piece of the
-    solution and ends the loop: there are at most as many passes as coordinates, and in practice three to eight.
+    This sum is a concave, piecewise linear function of the time. Each iteration solves the current linear piece, which
+    lies above the function, so the time grows and never passes the solution. If no further coordinate is used up, the
+    solution is found. There are at most as many iterations as coordinates, and in practice three to eight.
     """
     gain, pace = rise * room, rise * speed
     is_full = room <= 0
     for number in count(1):
         left = need - gain.masked_fill(~is_full, 0).sum(1)
-        # Never 0 / 0: where all coordinates are full the time does not matter.
+        # Avoids 0 / 0: when all coordinates are used up, the time does not matter.
         time = left.clamp_min(0) / pace.masked_fill(is_full, 0).sum(1).clamp_min(torch.finfo(rise.dtype).tiny)
         sizes = torch.where(is_full, room, time[:, None] * speed)
         is_filled = sizes >= room
@@ -73,11 +72,11 @@ def _all_at_once(rise: Tensor, speed: Tensor, room: Tensor, need: Tensor) -> Ten
 def _steepest_first(rise: Tensor, room: Tensor, need: Tensor) -> Tensor:
     """Sizes that use up the room of the steepest coordinates, the last one in part, until `need` is reached.
 
-    Few coordinates suffice as a rule, and finding those costs far less than sorting all; their number grows
-    until they do, at the latest with the last coordinate.
+    Usually a few coordinates suffice, and finding them costs far less than sorting all; their number grows until they
+    do.
     """
     is_out_of_reach = (rise * room).sum(1) <= need
-    # A coordinate without room would take the place of one that has some.
+    # A coordinate without room would displace one that has some.
     usable = rise.masked_fill(room <= 0, 0)
     many = min(_FIRST, rise.shape[1])
     while True:

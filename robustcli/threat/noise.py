@@ -1,8 +1,8 @@
-"""Sources of noise, handed down from the seed.
+"""Sources of noise, derived from the seed.
 
-Training draws from a stream that is seeded anew for every update from (seed, purpose, update), so that a
-resumed run has no random state to restore. Evaluation draws by counter: the noise of an example depends on
-(seed, purpose, draw, example), so that batch size, order and the number of workers change nothing.
+Training seeds a stream anew for every update from (seed, purpose, update), so a resumed run needs no saved random
+state. Evaluation draws by counter: the noise of an example depends only on (seed, purpose, draw, example), and not on
+batch size, order or number of workers.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from robustcli.runtime import ranks
 
 
 class Noise(Protocol):
-    """Where attacks draw from; shapes follow `like` (n, c, h, w), its device and its dtype."""
+    """Source of random numbers for attacks; shape, device and dtype follow `like` (n, c, h, w)."""
 
     def uniform(self, like: Tensor) -> Tensor:
         """Independent uniform numbers in [0, 1)."""
@@ -33,7 +33,7 @@ class Noise(Protocol):
         ...
 
     def split(self, key: str) -> "Noise":
-        """A source of its own for one purpose, such as one restart of an attack."""
+        """A separate source for one purpose, such as one restart of an attack."""
         ...
 
 
@@ -47,7 +47,7 @@ def derive(seed: int, *keys: str | int) -> int:
 class StreamNoise:
     """Noise from a generator, one draw after the other.
 
-    Where several processes take slices of a batch, all of them draw for the whole batch and keep their own rows.
+    If several processes take slices of a batch, each draws for the whole batch and keeps its own rows.
     """
 
     generator: torch.Generator
@@ -58,12 +58,12 @@ class StreamNoise:
         return cls(torch.Generator(device=device))
 
     def reseed(self, seed: int, *keys: str | int) -> "StreamNoise":
-        """Begin the stream of (seed, keys), whatever was drawn before."""
+        """Start the stream of (seed, keys), independently of earlier draws."""
         self.generator.manual_seed(derive(seed, *keys))
         return self
 
     def uniform(self, like: Tensor) -> Tensor:
-        # By shape, not rand_like: that one fills in memory order, and channels_last would change the draw.
+        # By shape, not rand_like, which fills in memory order, so that channels_last would change the values.
         return self._own(torch.rand, like)
 
     def normal(self, like: Tensor) -> Tensor:
@@ -88,14 +88,14 @@ _MIX_2 = 0x94D049BB133111EB - (1 << 64)
 
 
 def _shift_right(bits: Tensor, places: int) -> Tensor:
-    # Torch's >> on int64 copies the sign bit; a hash needs zeros there.
+    # Torch's >> on int64 copies the sign bit; the hash needs zeros there.
     return (bits >> places).bitwise_and_((1 << (64 - places)) - 1)
 
 
 def _mix(bits: Tensor) -> Tensor:
     """A bijection of 64-bit integers whose output looks random (SplitMix64's finaliser).
 
-    It changes its argument in place: at 8 bytes a pixel, every copy of the noise for large images counts.
+    It works in place to save memory: at 8 bytes per pixel, copies are large.
     """
     bits.bitwise_xor_(_shift_right(bits, 30)).mul_(_MIX_1)
     bits.bitwise_xor_(_shift_right(bits, 27)).mul_(_MIX_2)

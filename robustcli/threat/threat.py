@@ -1,6 +1,6 @@
-"""The threat model: all geometry of all norms, and of the pixel box [0, 1].
+"""The threat model: the geometry of every norm and of the pixel range [0, 1].
 
-This is the only place that knows a norm. Training and evaluation use the same object.
+No other module depends on the norm. Training and evaluation use the same object.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from robustcli.errors import RobustCliError
 from robustcli.registry.types import Norm, exact_text
 from robustcli.threat.noise import Noise
 
-# Single precision loses a few units in the last place between a projection and the measuring of it.
+# Tolerance in units in the last place: single precision loses a few between projecting and measuring.
 _RELATIVE, _ABSOLUTE = 1e-5, 1e-6
 # Share of the coordinates that one l1 step moves; SLIDE (Tramer and Boneh, NeurIPS 2019) uses 1 %.
 _L1_SHARE = 0.01
@@ -49,26 +49,26 @@ class ThreatModel:
         return float(self.eps)
 
     def require_norm(self, attack: str, *known: Norm) -> None:
-        """Refuse, on behalf of an attack, every norm that it does not know.
+        """Raise if the norm is not one that an attack supports.
 
         Raises:
-            RobustCliError: the norm is another one.
+            RobustCliError: the norm is not supported.
         """
         if self.norm not in known:
             raise RobustCliError(f"attack {attack} supports only {' and '.join(known)}; the threat is {self.norm}")
 
     def scaled(self, share: float) -> "ThreatModel":
-        """The same threat with a share of its radius, for a warm-up of eps."""
+        """The same threat model with its radius multiplied by `share`, for a warm-up of eps."""
         return self if share >= 1 else ThreatModel(self.norm, self.eps * Fraction(share))
 
     def widened(self, factor: int) -> "ThreatModel":
-        """The same threat with a multiple of its radius; for linf at most 1, where the ball covers the box."""
+        """The same threat model with its radius multiplied by `factor`; for linf at most 1, which covers [0, 1]."""
         eps = self.eps * factor
         return ThreatModel(self.norm, min(eps, Fraction(1)) if self.norm == "linf" else eps)
 
     @property
     def has_sparse_steps(self) -> bool:
-        """Whether steepest ascent changes few coordinates: attacks then choose how many, and not only how far."""
+        """Whether steepest ascent changes few coordinates, so that attacks also choose how many."""
         return self.norm == "l1"
 
     def size(self, delta: Tensor) -> Tensor:
@@ -80,9 +80,9 @@ class ThreatModel:
         return length
 
     def distortion(self, delta: Tensor) -> Tensor:
-        """Euclidean length of each perturbation over the greatest in the ball: (n, ...) -> (n,), in [0, 1].
+        """Euclidean length of each perturbation divided by the largest in the ball: (n, ...) -> (n,), in [0, 1].
 
-        A ball of radius 0 has nothing to distort; there it is 1, as for an attack that fills its ball.
+        For radius 0 it is 1, as for an attack that fills its ball.
         """
         flat = delta.flatten(1)
         if not self.radius:
@@ -92,9 +92,9 @@ class ThreatModel:
         return ratio
 
     def gap(self, grad: Tensor, x_adv: Tensor, x: Tensor) -> Tensor:
-        """How far a linear function can still rise inside the ball: max over z of <z - x_adv, grad>, (n,).
+        """How much a linear function can still rise inside the ball: max over z of <z - x_adv, grad>, (n,).
 
-        Not negative inside the ball, and 0 exactly where no point of it is higher; the pixel box is left out.
+        It is not negative inside the ball, and 0 exactly at a maximum; the pixel range is ignored.
         """
         slope = grad.flatten(1)
         if self.norm == "linf":
@@ -106,10 +106,10 @@ class ThreatModel:
         return self.radius * steepest - ((x_adv - x).flatten(1) * slope).sum(1)
 
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        """The point of the threat set around x that stands for x_adv: the nearest one for linf and l1.
+        """Project x_adv onto the threat set around x: (n, c, h, w). For linf and l1 it is the nearest point.
 
-        For l2 the ball comes first and the box second: the box moves every pixel towards x, so the result
-        stays in the ball, though it need not be the nearest point of the intersection.
+        For l2, project onto the ball first and clip second. Clipping moves every pixel towards x, so the result stays
+        in the ball, but it need not be the nearest point of the intersection.
         """
         if self.norm == "linf":
             return torch.clamp(x_adv, x - self.radius, x + self.radius).clamp_(0, 1)
@@ -120,7 +120,7 @@ class ThreatModel:
         return (x + _project_l1(delta, room, self.radius)).clamp_(0, 1)
 
     def bound(self, delta: Tensor, length: float) -> Tensor:
-        """The nearest perturbation no longer than `length`, wherever the box ends."""
+        """The nearest perturbation no longer than `length`, ignoring the pixel range."""
         if self.norm == "linf":
             return delta.clamp(-length, length)
         if self.norm == "l2":
@@ -142,7 +142,7 @@ class ThreatModel:
         return torch.zeros_like(room).scatter_(1, order, taken).view_as(grad) * grad.sign()
 
     def sparse_ascent(self, grad: Tensor, share: Tensor, length: Tensor) -> Tensor:
-        """A step of an l1 length (n,) that is spread evenly over the share (n,) of coordinates that matter most.
+        """A step of l1 length `length` (n,), spread over the share (n,) of coordinates with the largest gradient.
 
         Reference: Croce and Hein, ICML 2021, section 4.
         """
@@ -155,11 +155,11 @@ class ThreatModel:
         return (length[:, None] * sign / count.clamp_min(1)).view_as(grad)
 
     def sample(self, x: Tensor, rng: Noise) -> Tensor:
-        """A random point of the threat set around each x: `noise`, cut at the box."""
+        """A random point of the threat set around each x: `noise`, clipped to [0, 1]."""
         return self.project(x + self.noise(x, rng), x)
 
     def noise(self, x: Tensor, rng: Noise) -> Tensor:
-        """A random perturbation of each x, wherever the box ends.
+        """A random perturbation of each x, ignoring the pixel range.
 
         linf: uniform in the cube. l2 and l1: a random direction, at a radius uniform in [0, eps] (the
         convention of Rice et al., 2020; not uniform in volume).
@@ -174,7 +174,7 @@ class ThreatModel:
         return direction * _per_example(length / self.size(direction).clamp_min(1e-12), x)
 
     def sample_surface(self, x: Tensor, rng: Noise) -> Tensor:
-        """A random point of the surface of the ball around each x, cut by the box.
+        """A random point of the surface of the ball around each x, clipped to [0, 1].
 
         linf: uniform noise, stretched until its largest pixel is eps. l2: a random direction. l1: normal noise,
         projected, so that few coordinates are left.
@@ -186,9 +186,9 @@ class ThreatModel:
         return self.project(x + self.radius * (direction / _per_example(length, x)), x)
 
     def surface(self, delta: Tensor, x: Tensor) -> Tensor:
-        """The point in direction delta that uses the whole radius: delta at the length of the radius, cut at the box.
+        """The point at distance eps in direction delta, clipped to [0, 1].
 
-        For l1 a longer delta is projected instead, which spends on other pixels what the box cuts.
+        For l1, a longer delta is projected instead, which uses on other pixels what clipping removes.
         """
         stretch = self.radius / self.size(delta).clamp_min(torch.finfo(x.dtype).tiny)
         if self.norm == "l1":
@@ -196,7 +196,7 @@ class ThreatModel:
         return (x + delta * _per_example(stretch, x)).clamp_(0, 1)
 
     def shrunk(self, x_adv: Tensor, x: Tensor, share: Tensor) -> Tensor:
-        """x_adv at a share (n,) of its distance from x: on the line between them; for linf, pixels are cut there."""
+        """Move x_adv to a share (n,) of its distance from x: on a line, or for linf by clipping pixels."""
         delta = x_adv - x
         if self.norm == "linf":
             limit = _per_example(share * self.size(delta), delta)
@@ -204,13 +204,13 @@ class ThreatModel:
         return x + _per_example(share, delta) * delta
 
     def contains(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        """Which images lie in the threat set around x, up to rounding: bool (n,)."""
+        """Mask of the images in the threat set around x, up to rounding: bool (n,)."""
         # Half a unit in the last place of a number near 1, in every pixel.
         rounding = self.size(torch.full_like(x[:1], 2**-25 * 2))
         limit = self.radius * (1 + _RELATIVE) + _ABSOLUTE + rounding
         is_near = self.size(x_adv - x) <= limit
         flat = x_adv.flatten(1)
-        # Comparisons with NaN are false, so a NaN pixel is outside.
+        # Comparisons with NaN are false, so an image with a NaN pixel is outside.
         return is_near & (flat.amin(1) >= -_ABSOLUTE) & (flat.amax(1) <= 1 + _ABSOLUTE)
 
 
@@ -219,13 +219,13 @@ def _per_example(values: Tensor, like: Tensor) -> Tensor:
 
 
 def _project_l1(delta: Tensor, room: Tensor, radius: float) -> Tensor:
-    """Nearest point of the l1 ball inside the box: shrink every size by one threshold, cut at the box.
+    """Nearest point of the l1 ball inside the box: shrink all magnitudes by one threshold, then clip.
 
-    The sum of what is left falls as the threshold grows, so the threshold is bisected; its upper end is
-    taken, which never exceeds the radius (Croce and Hein, ICML 2021, section 3).
+    The sum falls as the threshold grows, so the threshold is found by bisection. The upper end is taken, which never
+    exceeds the radius (Croce and Hein, ICML 2021, section 3).
 
     Args:
-        room: (n, d), how far the box lets each pixel go in the direction of its delta.
+        room: (n, d), how far each pixel can move in the direction of its delta within [0, 1].
     """
     size = delta.abs().flatten(1)
     low = torch.zeros_like(size[:, 0])

@@ -76,7 +76,7 @@ def test_no_certified_image_is_broken_by_an_attack() -> None:
     ("layer", "what"),
     [
         (nn.SiLU(), "'silu'"),
-        (nn.LeakyReLU(-0.1), "a leaky ReLU that falls"),
+        (nn.LeakyReLU(-0.1), "a leaky ReLU with a negative slope"),
         (nn.BatchNorm2d(1, track_running_stats=False), "a batch norm without running statistics"),
         (nn.LayerNorm(8), "'layer_norm'"),
     ],

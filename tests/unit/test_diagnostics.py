@@ -119,9 +119,9 @@ def test_without_radii_the_curve_is_about_multiples_of_the_threat() -> None:
 
 
 def test_empty_curves_are_refused() -> None:
-    with pytest.raises(RobustCliError, match=r"eps_curve.radii: there is none"):
+    with pytest.raises(RobustCliError, match=r"eps_curve.radii: the list is empty"):
         eps_curve(radii=())
-    with pytest.raises(RobustCliError, match=r"steps_curve.steps: there is none"):
+    with pytest.raises(RobustCliError, match=r"steps_curve.steps: the list is empty"):
         steps_curve(steps=())
 
 
