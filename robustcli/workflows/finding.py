@@ -178,9 +178,9 @@ class _Measured:
             passes = self._passes()
             gradients = passes.input_gradients + passes.weight_gradients
             return {"forwards": passes.forwards, "gradients": gradients, "total": passes.total}[rest]
-        if prefix == "epoch":
-            last = folder.epochs()[-1]
-            return _follow({**last.measures, "robust": last.robust}, rest, f"{self._where}: {metric}")
+        if prefix in ("epoch", "epochs"):
+            records = [{**record.measures, "robust": record.robust} for record in folder.epochs()]
+            return _follow(records[-1] if prefix == "epoch" else records, rest, f"{self._where}: {metric}")
         name, _, path = rest.partition(".")
         return _follow(self._measure(name), path, f"{self._where}: {metric}")
 

@@ -10,7 +10,7 @@ from robustcli.registry.types import Count, Family, Size
 from robustcli.specs.check import Where
 
 # Metrics that are not the accuracy of an evaluation: a word and what follows it.
-PREFIXES = ("epoch", "check", "cost", "measure")
+PREFIXES = ("epoch", "epochs", "check", "cost", "measure")
 CHECKS = ("best", "last", "drop")
 COSTS = ("forwards", "gradients", "total")
 
@@ -37,9 +37,10 @@ class Expectation:
     Exactly one of `above`, `below`, `near` and `correlates_with` is given. Accuracies are in percent.
 
     Args:
-        metric: number that is compared: the name of an evaluation, epoch.NAME (last line of train.jsonl), check.best,
-            check.last or check.drop (robust accuracy on the held-out images), cost.total (of an update, in forward
-            passes), or measure.NAME.PATH (result of a diagnostic); also a difference "A - B" of two of these.
+        metric: number that is compared: the name of an evaluation, epoch.NAME (last line of train.jsonl),
+            epochs.NAME.mean (of all its lines; also max, min, first or last), check.best, check.last or check.drop
+            (robust accuracy on the held-out images), cost.total (of an update, in forward passes), or
+            measure.NAME.PATH (result of a diagnostic); also a difference "A - B" of two of these.
         of: arm that the claim is about; null if all arms are used, for a correlation.
         above: arm, or number, that it exceeds by more than `by`.
         below: arm, or number, that it is lower than by more than `by`.

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -43,6 +44,7 @@ finding:
     - {metric: clean - check.last, of: pgd_at, near: 0, by: 200}
     - {metric: measure.norms.rows.spectral.max, of: natural, above: 0}
     - {metric: cost.total, correlates_with: cost.forwards, by: 0.5}
+    - {metric: epochs.loss.mean, of: natural, above: 0}
 """
 
 
@@ -140,8 +142,13 @@ def test_a_finding_is_run_judged_stored_and_read_again(robust: Robust, tmp_path:
     said = robust("reproduce", "tiny.yaml", "-q", "--out", "tiny.json").require(0)
     assert "REFUTED: A step costs more with an attack in it." in said.out
     found = read_finding(tmp_path / "tiny.json")
-    assert [part.verdict for part in found.comparisons] == ["SHOWN", "REFUTED", "SHOWN", "SHOWN", "SHOWN"]
+    assert [part.verdict for part in found.comparisons] == ["SHOWN", "REFUTED", "SHOWN", "SHOWN", "SHOWN", "SHOWN"]
     assert found.values["cost.total"] == {"natural": [3.0, 3.0], "pgd_at": [7.0, 7.0]}
+    losses = [
+        fmean(json.loads(line)["loss"] for line in log.read_text().splitlines())
+        for log in sorted(tmp_path.glob("runs/tiny.natural/*/train.jsonl"))
+    ]
+    assert sorted(found.values["epochs.loss.mean"]["natural"]) == pytest.approx(sorted(losses))
     measured = sorted(tmp_path.glob("runs/*/*/diagnostics/norms.json"))
     assert len(measured) == 4
     before = [path.stat().st_mtime_ns for path in measured]
