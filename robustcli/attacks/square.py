@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from robustcli.attacks import ATTACKS, Attack
 from robustcli.attacks.losses import labels_of
 from robustcli.attacks.square_ahead import Ahead
-from robustcli.attacks.square_tiles import first_points, numbers_per_proposal, window_side
+from robustcli.attacks.square_tiles import Proposals, first_points, numbers_per_proposal, window_side
 from robustcli.attacks.square_turn import Points, Turn, judged
 from robustcli.registry.types import Count, Share
 from robustcli.threat.noise import Noise
@@ -84,11 +84,10 @@ class Square(Attack):
         drawn = numbers_per_proposal(threat.norm, x.shape[1])
         found = judged(model, first_points(x, threat, rng), labels)
         rows = torch.arange(len(x), device=x.device)
-        # Where batch norms see the batch, it holds every image once.
+        # Where batch norms see the batch, it holds every image once. A short search is over before rounds are timed.
         is_independent = not any(module.training for module in model.modules())
-        # A short search is over before rounds are timed.
         is_worth_it = is_independent and self.queries >= 2 * _DRAWN
-        ahead = Ahead((self.batch_size or len(x)) if is_worth_it else 1)
+        ahead = Ahead((self.batch_size or len(x)) if is_worth_it else 0)
         for first in range(0, self.queries, _DRAWN):
             stays = ~found.is_fooled[rows]
             rows, rng = rows[stays], rng.rows(stays)
@@ -98,7 +97,8 @@ class Square(Attack):
             numbers = rng.uniform(torch.empty((len(rows), _DRAWN, drawn), device=x.device))
             shares = map(self._share, range(first, min(first + _DRAWN, self.queries)))
             sides = [window_side(share, height, width, threat.norm) for share in shares]
-            turn = Turn(model, x[rows], labels[rows], threat, found.rows(rows), numbers, sides, ahead, is_independent)
+            proposals = Proposals(x[rows], threat, numbers[:, : len(sides)], sides)
+            turn = Turn(model, labels[rows], found.rows(rows), proposals, len(sides), ahead)
             turn.run()
             found.put(rows, turn.best)
         return found

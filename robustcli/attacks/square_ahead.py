@@ -6,11 +6,15 @@ proposals of few images takes little longer than a pass with one of each, and so
 """
 
 import math
-from collections import Counter
+from collections import deque
 
-_NUMBERS = (1, 2, 3, 4, 6, 8, 12, 16)
+# One proposal of each image, with those that change nothing in the pass.
+PLAIN = 0
+_NUMBERS = (PLAIN, 1, 2, 3, 4, 6, 8, 12, 16)
+# How much more useful proposals per second anything else must promise: it keeps more account of its rounds.
+_CLEARLY = 1.03
 # Rounds of about one size that are timed before their time is trusted; the first may include preparations.
-_TRUSTED = 4
+_TRUSTED = 5
 # Rounds after which all sizes are timed again: another program may have disturbed the first times.
 _RENEWED = 400
 # Share of accepted proposals that is assumed at the start, and the number of proposals that this counts for.
@@ -20,37 +24,44 @@ _MEMORY = 0.97
 # Forwards for each proposal that was not in vain, beyond which proposals are tried one by one.
 MOST_FORWARDS = 1.5
 
+_Size = tuple[int, int]
+
 
 class Ahead:
     """Chooses the number of proposals by the measured time of rounds and the share that is accepted.
 
     Args:
-        limit: largest number of points in one pass.
+        limit: largest number of points in one pass, where PLAIN is not the only choice.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        # By size: seconds per point in the fastest round, and the number of rounds.
-        self._seconds: dict[tuple[bool, int], float] = {}
-        self._rounds: Counter[tuple[bool, int]] = Counter()
+        # By size: seconds per point of the last rounds, and their median once it is trusted.
+        self._last: dict[_Size, deque[float]] = {}
+        self._seconds: dict[_Size, float] = {}
         self._accepted, self._tried = _ACCEPTED * _WEIGHT, _WEIGHT
         self._forwards = self._useful = self._count = 0
 
     def choose(self, images: int) -> int:
-        """Return the number of proposals of each of some images that promises the most useful ones per second."""
-        if self._forwards > MOST_FORWARDS * self._useful:
-            return 1
-        best, most = 1, 0.0
+        """Return the number of proposals of each of some images that promises the most useful ones per second.
+
+        PLAIN is one of each, where looking for those that change nothing does not pay.
+        """
+        if images > self._limit or self._forwards > MOST_FORWARDS * self._useful:
+            return PLAIN
+        best, most = PLAIN, 0.0
         for number in _NUMBERS:
-            if number > 1 and number * images > self._limit:
+            several = max(number, 1)
+            if several * images > self._limit:
                 break
-            size = _size(number, number * images)
-            if self._rounds[size] < _TRUSTED:
+            seconds = self._seconds.get(_size(number, several * images))
+            if seconds is None:
                 return number
-            rate = self._expected(number) / (self._seconds[size] * number)
-            if rate < most:
+            rate = self._expected(several) / (seconds * several)
+            if number > 1 and rate < most:
                 break
-            best, most = number, rate
+            if rate > most * (_CLEARLY if best == PLAIN else 1):
+                best, most = number, rate
         return best
 
     def learn(self, number: int, points: int, seconds: float, forwards: int, useful: int, accepted: int) -> None:
@@ -64,12 +75,15 @@ class Ahead:
             useful: proposals up to the first that was accepted, of all images.
             accepted: number of images that accepted one.
         """
-        size = _size(number, points)
-        self._seconds[size] = min(self._seconds.get(size, math.inf), seconds / points)
-        self._rounds[size] += 1
         self._count += 1
         if self._count % _RENEWED == 0:
-            self._rounds.clear()
+            self._last.clear()
+            self._seconds.clear()
+        size = _size(number, points)
+        last = self._last.setdefault(size, deque(maxlen=_TRUSTED))
+        last.append(seconds / points)
+        if len(last) == _TRUSTED:
+            self._seconds[size] = sorted(last)[_TRUSTED // 2]
         self._accepted = _MEMORY * self._accepted + accepted
         self._tried = _MEMORY * self._tried + useful
         self._forwards += forwards
@@ -81,6 +95,6 @@ class Ahead:
         return (1 - (1 - share) ** number) / share
 
 
-def _size(number: int, points: int) -> tuple[bool, int]:
+def _size(number: int, points: int) -> _Size:
     """Rounds of one size take about the same time per point: those with points within a factor of the root of 2."""
-    return number == 1, round(2 * math.log2(points))
+    return min(number, 2), round(2 * math.log2(points))

@@ -5,11 +5,13 @@ perturbation of one window is moved to another, where a bump is added to it.
 """
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from robustcli.attacks.gradient import Rows
 from robustcli.registry.types import Norm
 from robustcli.threat.noise import Noise
 from robustcli.threat.threat import ThreatModel
@@ -52,22 +54,54 @@ def first_points(x: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
     return threat.surface(delta, x)
 
 
-def proposed(best: Tensor, x: Tensor, threat: ThreatModel, numbers: Tensor, side: int) -> Tensor:
-    """Each image's best point with one window filled anew.
+class Proposals:
+    """Points with one window of the best point filled anew, for some queries of every image.
 
     Args:
-        best: (n, c, h, w), in the threat set around x.
-        numbers: (n, `numbers_per_proposal`), uniform in [0, 1).
-        side: of the window, in pixels.
+        x: (n, c, h, w) clean images.
+        numbers: (n, queries, `numbers_per_proposal`), uniform in [0, 1).
+        sides: of the windows in pixels, by query; they never grow.
     """
-    channels = x.shape[1]
-    signs = _signs(numbers[:, -channels:])[:, :, None, None].to(x.dtype)
-    here = _window(numbers[:, 0], numbers[:, 1], side, x)
-    if threat.norm == "linf":
-        return torch.where(_is_inside(here, side), threat.surface(signs.expand_as(x), x), best)
-    there = _window(numbers[:, 2], numbers[:, 3], side, x)
-    delta = _moved(best - x, here, there, numbers[:, 4] < 0.5, signs, threat, side)
-    return threat.surface(delta, x)
+
+    def __init__(self, x: Tensor, threat: ThreatModel, numbers: Tensor, sides: Sequence[int]) -> None:
+        self._x, self._threat, self._numbers, self._sides = x, threat, numbers, sides
+        if threat.norm == "linf":
+            # All windows at once: one by one they take as long as a pass of a small network.
+            side = torch.tensor(sides, device=x.device)
+            self._rows = _covered(numbers[:, :, 0], side, x.shape[2])
+            self._columns = _covered(numbers[:, :, 1], side, x.shape[3])
+            self._moves = threat.radius * _signs(numbers[:, :, 2:]).to(x.dtype)[..., None, None]
+
+    def at(self, images: Rows, queries: Tensor | int, best: Tensor) -> Tensor:
+        """Propose a point for each of some images.
+
+        Args:
+            images: which images; one may be there with several queries.
+            queries: (m,) on the CPU, or one query of all these images.
+            best: (m, c, h, w) their best points, in the threat set.
+        """
+        x, place = self._x[images], queries if isinstance(queries, int) else queries.to(self._x.device)
+        if self._threat.norm == "linf":
+            is_inside = self._rows[images, place][:, None, :, None] & self._columns[images, place][:, None, None, :]
+            # The pixels of the window go to the border of the cube.
+            return torch.where(is_inside, (x + self._moves[images, place]).clamp_(0, 1), best)
+        numbers = self._numbers[images, place]
+        if isinstance(queries, int):
+            return _moved(best, x, self._threat, numbers, self._sides[queries])
+        points, sides = torch.empty_like(best), torch.tensor(self._sides)[queries]
+        for side in sorted(set(sides.tolist())):
+            row = (sides == side).nonzero().flatten().to(x.device)
+            points[row] = _moved(best[row], x[row], self._threat, numbers[row], side)
+        return points
+
+
+def _covered(share: Tensor, side: Tensor, length: int) -> Tensor:
+    """Mask (n, queries, length) of the rows or columns of windows, from shares (n, queries) that say where they begin.
+
+    Any place where a window fits is as likely as any other.
+    """
+    place = torch.arange(length, device=share.device) - (share * (length - side + 1)).long()[:, :, None]
+    return (place >= 0) & (place < side[:, None])
 
 
 # The place of a window, as two maps that say which of its rows and columns each pixel is on: (n, h) and (n, w).
@@ -90,12 +124,16 @@ def _is_inside(window: _Window, side: int) -> Tensor:
     return (rows[:, :, None] & columns[:, None, :])[:, None]
 
 
-def _moved(
-    delta: Tensor, here: _Window, there: _Window, is_turned: Tensor, signs: Tensor, threat: ThreatModel, side: int
-) -> Tensor:
-    """delta without its part `there`, and with a bump added `here`, at the length that both had and what was unused."""
-    norm, channels = threat.norm, delta.shape[1]
-    order = _ORDER[norm]
+def _moved(best: Tensor, x: Tensor, threat: ThreatModel, numbers: Tensor, side: int) -> Tensor:
+    """The best points with what a window held moved to another, where a bump is added, for l2 and l1.
+
+    The perturbation there gets the length that both windows had and what was unused.
+    """
+    norm, channels = threat.norm, x.shape[1]
+    order, delta = _ORDER[norm], best - x
+    here, there = (_window(numbers[:, first], numbers[:, first + 1], side, x) for first in (0, 2))
+    is_turned = numbers[:, 4] < 0.5
+    signs = _signs(numbers[:, -channels:])[:, :, None, None].to(x.dtype)
     is_here = _is_inside(here, side)
     is_either = is_here | _is_inside(there, side)
     bump = _bump(side, norm, delta.dtype, delta.device)
@@ -109,7 +147,7 @@ def _moved(
         # Longer than the radius allows; the projection then shrinks the perturbation everywhere.
         length = length * channels
     fresh = fresh * (length / _size_by_channel(fresh, order))
-    return torch.where(is_here, fresh, delta.masked_fill(is_either, 0))
+    return threat.surface(torch.where(is_here, fresh, delta.masked_fill(is_either, 0)), x)
 
 
 def _size_by_channel(delta: Tensor, order: int) -> Tensor:

@@ -1,6 +1,7 @@
 """The Square attack: its windows and bumps, on images of any size, and what it costs."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
@@ -15,14 +16,15 @@ from torch import Tensor, nn
 from robustcli.attacks.losses import margin
 from robustcli.attacks.pgd import Pgd
 from robustcli.attacks.square import Square
-from robustcli.attacks.square_ahead import MOST_FORWARDS, Ahead
+from robustcli.attacks.square_ahead import MOST_FORWARDS, PLAIN, Ahead
 from robustcli.attacks.square_tiles import (
+    Proposals,
     _bump,
+    _covered,
     _is_inside,
     _window,
     first_points,
     numbers_per_proposal,
-    proposed,
     window_side,
 )
 from robustcli.evaluation.passes import count_passes
@@ -45,7 +47,7 @@ def noise(count: int, seed: int = 0) -> IndexedNoise:
 
 def proposal(best: Tensor, x: Tensor, threat: ThreatModel, side: int, seed: int = 0) -> Tensor:
     numbers = noise(len(x), seed).uniform(torch.empty(len(x), numbers_per_proposal(threat.norm, x.shape[1])))
-    return proposed(best, x, threat, numbers, side)
+    return Proposals(x, threat, numbers[:, None], [side]).at(slice(None), 0, best)
 
 
 def predictions(model: nn.Module, x: Tensor) -> Tensor:
@@ -90,8 +92,10 @@ def test_sides_of_moved_windows_are_odd_and_fit(norm: Norm) -> None:
 def test_every_place_is_as_likely_as_any_other() -> None:
     """The last row and column too."""
     x = torch.empty(20000, 1, 6, 7)
-    numbers = noise(20000).uniform(torch.empty(20000, 2))
-    inside = _is_inside(_window(numbers[:, 0], numbers[:, 1], 3, x), 3)
+    numbers, side = noise(20000).uniform(torch.empty(20000, 1, 2)), torch.tensor([3])
+    covered = [_covered(numbers[:, :, axis], side, length)[:, 0] for axis, length in ((0, 6), (1, 7))]
+    inside = _is_inside(_window(numbers[:, 0, 0], numbers[:, 0, 1], 3, x), 3)
+    assert torch.equal(inside[:, 0], covered[0][:, :, None] & covered[1][:, None, :])
     assert (inside.flatten(1).sum(1) == 9).all()
     corners = inside.flatten(1).int().argmax(1).bincount(minlength=42).view(6, 7)
     assert (corners[4:] == 0).all()
@@ -171,7 +175,7 @@ def test_l2_and_l1_move_what_a_window_held(norm: Norm, channels: int) -> None:
     delta = noise(200).normal(x)
     best = x + delta * (threat.radius / threat.size(delta)).view(-1, 1, 1, 1)
     numbers = noise(200).uniform(torch.empty(200, numbers_per_proposal(norm, channels)))
-    points = proposed(best, x, threat, numbers, 3)
+    points = Proposals(x, threat, numbers[:, None], [3]).at(slice(None), 0, best)
     here = _is_inside(_window(numbers[:, 0], numbers[:, 1], 3, x), 3).expand_as(x)
     there = _is_inside(_window(numbers[:, 2], numbers[:, 3], 3, x), 3).expand_as(x)
     assert torch.allclose(threat.size(points - x), torch.tensor(threat.radius, dtype=torch.float64))
@@ -294,7 +298,7 @@ def one_after_the_other(
         if query % 100 == 0:
             numbers = rng.uniform(torch.empty(len(x), 100, numbers_per_proposal(threat.norm, x.shape[1])))
         side = window_side(attack._share(query), x.shape[2], x.shape[3], threat.norm)
-        points = proposed(best, x, threat, numbers[:, query % 100], side)
+        points = Proposals(x, threat, numbers[:, query % 100, None], [side]).at(slice(None), 0, best)
         fresh, fools = judged(points)
         is_worse = ~is_fooled & (fools | (fresh > margins))
         best = torch.where(is_worse[:, None, None, None], points, best)
@@ -303,13 +307,13 @@ def one_after_the_other(
 
 
 class Varied(Ahead):
-    """Tries every number of proposals in turn."""
+    """Tries every number of proposals in turn; some turns keep the images in step."""
 
     turn = 0
 
     def choose(self, images: int) -> int:
         self.turn += 1
-        return 1 + 5 * self.turn % 7
+        return self.turn % 2 if self.turn % 40 < 20 else 1 + 5 * self.turn % 7
 
 
 @in_every_norm
@@ -358,28 +362,42 @@ def test_where_batch_norms_see_the_batch_it_holds_every_image_once() -> None:
     assert sizes == sorted(sizes, reverse=True)
 
 
+def played(seconds: Callable[[int], float], images: int, useful: float = 0.9, rounds: int = 300) -> list[int]:
+    """The numbers chosen, if a round with a number of proposals of each image takes some seconds."""
+    ahead, chosen = Ahead(limit=200), []
+    for _ in range(rounds):
+        number = ahead.choose(images)
+        chosen.append(number)
+        points = images * max(number, 1)
+        ahead.learn(number, points, seconds(number), points, int(useful * points), accepted=0)
+    return chosen
+
+
 def test_the_number_tried_together_follows_the_times() -> None:
     """A pass that costs the same for up to 40 points, and as much more as it has points beyond them."""
-    ahead, chosen = Ahead(limit=200), []
-    for _ in range(300):
-        number = ahead.choose(5)
-        chosen.append(number)
-        points = 5 * number
-        ahead.learn(number, points, max(points, 40) * 1e-3, forwards=points, useful=int(4.5 * number), accepted=0)
+    chosen = played(lambda number: max(5 * number, 40) * 1e-3, 5)
     assert max(chosen) <= 16
     assert chosen[-1] >= 8
-    crowded = Ahead(limit=200)
-    for _ in range(300):
-        number = crowded.choose(80)
-        crowded.learn(number, 80 * number, 0.08 * number, forwards=80 * number, useful=60 * number, accepted=10)
-    assert crowded.choose(80) == 1
-    assert Ahead(limit=9).choose(5) == 1
+    assert played(lambda number: 1e-3 * max(number, 1), 80)[-1] == PLAIN
+    assert set(played(lambda number: 1e-3, 150)) == {PLAIN, 1}
+    assert Ahead(limit=4).choose(5) == PLAIN
+
+
+def test_nothing_but_plain_rounds_where_others_gain_too_little() -> None:
+    """Proposals that change nothing are looked for only where that saves more than a little."""
+    for factor, expected in ((1.2, PLAIN), (0.99, PLAIN), (0.9, 1)):
+        chosen = played(lambda number, factor=factor: factor if number else 1.0, 150, rounds=1000)
+        assert chosen[-1] == expected
+        assert sum(number != expected for number in chosen) <= 5 * 3, "a few rounds are timed, now and then"
+    # One slow round, as another program makes it, decides nothing.
+    slow = iter([50.0] + 999 * [1.0])
+    assert played(lambda number: next(slow) if number == PLAIN else 1.2, 150)[-1] == PLAIN
 
 
 def test_too_many_tried_in_vain_end_it() -> None:
     ahead = Ahead(limit=200)
     ahead.learn(16, 80, 1e-6, forwards=80, useful=20, accepted=5)
-    assert ahead.choose(5) == 1
+    assert ahead.choose(5) == PLAIN
 
 
 class Rounded(nn.Module):
