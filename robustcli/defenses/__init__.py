@@ -1,6 +1,6 @@
-"""Published training methods: a loss, with the attack that suits it. One per file.
+"""Published training methods: a loss with a matching attack. One per file.
 
-Most are a `MinMax` (min_max.py), the formula itself, with the paper's parts; a spec may replace any part.
+Most are a `MinMax` (min_max.py) with the paper's parts; a spec may replace any part.
 """
 
 from dataclasses import dataclass
@@ -25,12 +25,12 @@ Metrics = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch and its adversarial images, as a loss sees them.
+    """A batch and its adversarial images, the input of a loss.
 
     Args:
         x: (n, c, h, w) in [0, 1].
-        x_adv: the same, or several such blocks one after the other, from an attack that makes several versions.
-        y: labels (n,), or class shares (n, k) when labels are mixed or smoothed.
+        x_adv: the same shape, or several such blocks concatenated, from an attack that makes several versions.
+        y: labels (n,), or class shares (n, k) if labels are mixed or smoothed.
     """
 
     x: Tensor
@@ -39,15 +39,15 @@ class Batch:
 
 
 def refuse_shares(batch: Batch, defense: str) -> None:
-    """Refuse class shares, for a loss that is defined for labels.
+    """Raise for a batch with class shares, on behalf of a loss that is defined only for labels.
 
     Raises:
         RobustCliError: the batch has class shares.
     """
     if batch.y.dim() > 1:
         raise RobustCliError(
-            f"defense.soft_labels: '{defense}' is published for whole labels, and these are mixed or smoothed; "
-            f"leave that out, or choose a rule for them (robust show {defense})"
+            f"defense.soft_labels: '{defense}' is published for whole labels, but these are mixed or smoothed; turn "
+            f"that off, or choose a rule for soft labels (robust show {defense})"
         )
 
 
@@ -80,12 +80,12 @@ class OuterLoss(Protocol):
     """Settings of the loss that the weights minimise, given the adversarial images."""
 
     def start(self, model: nn.Module, optimizer: Optimizer, rng: Noise) -> RunningLoss:
-        """Bind it to a model; weights of its own that are trained join the optimizer."""
+        """Bind it to a model; trained weights of the loss itself join the optimizer."""
         ...
 
 
 class StatelessLoss(Stateless):
-    """Base of a loss that keeps nothing between updates; it defines `__call__`, as of a `RunningLoss`."""
+    """Base of a loss without state; it defines `__call__` like a `RunningLoss`."""
 
     @property
     def metrics(self) -> Metrics:
@@ -104,15 +104,15 @@ class Step(Protocol):
     def __call__(self, x: Tensor, labels: Labels, threat: ThreatModel, progress: Progress) -> Metrics:
         """Update the weights on one batch; metrics are scalar tensors on the device, "loss" among them.
 
-        With several processes, x is a slice of the batch. A step passes its loss through `ranks.weighed` before it is
-        differentiated, gradients that it uses itself through `ranks.mean`, and metrics through `ranks.metrics`. The
-        optimizer takes means of gradients.
+        With several processes, x is a slice of the batch. A step passes its loss through `ranks.weighed` before
+        differentiating it, gradients that it uses itself through `ranks.mean`, and metrics through `ranks.metrics`. The
+        optimizer averages gradients over processes.
 
         Args:
             x: images (n, c, h, w) in [0, 1].
-            labels: of the images.
+            labels: labels of the images.
             threat: the threat model of this update.
-            progress: of the training, at this update.
+            progress: progress of the training at this update.
         """
         ...
 
@@ -129,14 +129,14 @@ class Defense(Protocol):
     """Settings of a training method; members inherit from it.
 
     Args:
-        averaging: the weights that are evaluated, the last ones or an average.
+        averaging: rule for the weights that are evaluated: the last ones or an average.
     """
 
     averaging: Averaging
 
     @property
     def is_adversarial(self) -> bool:
-        """Whether it trains on adversarial examples, so that losing robustness is a failure (see collapse.py)."""
+        """Whether it trains on adversarial examples, so that a loss of robustness is a failure (see collapse.py)."""
         return True
 
     @property

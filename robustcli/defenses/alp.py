@@ -1,4 +1,4 @@
-"""Adversarial logit pairing: half clean, half adversarial, and the logits of both drawn together."""
+"""Adversarial logit pairing: clean and adversarial images in equal parts, with similar logits for both."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -49,24 +49,23 @@ def alp(
 ) -> MinMax:
     """Cross-entropy on clean and adversarial images plus the distance between their logits.
 
-    Batch statistics see the clean batch once and the adversarial batch once. The robustness that it seems
-    to bring shrinks under many random restarts: judge it by AutoAttack.
+    Batch statistics see the clean batch once and the adversarial batch once.
 
-    When to use: to reproduce work on logit pairing; its robustness falls under longer attacks than it trained on,
-    so judge it by autoattack.
+    When to use: to reproduce work on logit pairing. Its robustness falls under longer attacks and many restarts, so
+    evaluate it with autoattack.
 
     First setting: the defaults with pairing: squared and 10 steps; compare with half_half, which is the same loss
     without the pairing.
 
     Args:
-        pairing_weight: lambda, the weight of the distance; 0 is training on half clean, half adversarial images.
+        pairing_weight: lambda, the weight of the distance; 0 trains on clean and adversarial images in equal parts.
         pairing: "squared", the squared distance as in the paper, or "norm", the distance itself, as in the
             public re-implementation MTandHJ/PyTorch-Robust.
-        cross_entropies: "mean" of the clean and the adversarial one, which is this project's reading of the
-            paper's mixture, or their "sum", as in that re-implementation.
+        cross_entropies: "mean" of the clean and the adversarial cross-entropy, our reading of the paper, or their
+            "sum", as in that re-implementation.
         steps: gradient steps of the attack.
         step_size: length of one step in the unit of eps; null is a quarter of eps (2/255 for 8/255).
-        start: where the attack begins: a random point of the threat set, or the clean image.
+        start: start of the attack: a random point of the threat set, or the clean image.
         attack_bn: mode of the model while it is attacked: eval, train or batch_no_update.
 
     Reference: Kannan, Kurakin and Goodfellow, 2018, arXiv 1803.06373.

@@ -1,4 +1,4 @@
-"""CAT, curriculum adversarial training: more attack steps once the network withstands those it has met."""
+"""CAT, curriculum adversarial training: more attack steps once the network resists the current ones."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,7 +28,7 @@ class ScoredCrossEntropy(OuterLoss):
 
 
 class RunningScored:
-    """A ScoredCrossEntropy; it keeps nothing from one update to the next."""
+    """State of a ScoredCrossEntropy, which keeps nothing between updates."""
 
     def __init__(self) -> None:
         self.metrics: Metrics = {}
@@ -38,7 +38,7 @@ class RunningScored:
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
         logits = model(batch.x_adv)
-        if not self.metrics:  # The first time: later ones are at perturbed weights.
+        if not self.metrics:  # Only the first evaluation counts: later ones use perturbed weights.
             is_right = logits.detach().argmax(1) == labels_of(batch.y)
             self.metrics = {"robust_train": is_right.float().mean()}
         return F.cross_entropy(logits, batch.y)
@@ -52,12 +52,12 @@ class RunningScored:
 
 @dataclass(frozen=True, kw_only=True)
 class RisingSteps:
-    """The attack's steps K rise by `increase` after every epoch whose adversarial images were right often enough.
+    """The attack's steps K rise by `increase` after every epoch with high accuracy on its adversarial images.
 
     Args:
         first: K of the first epoch.
-        most: K never exceeds it.
-        raise_at: accuracy of an epoch, at K steps and before each update, from which on K rises.
+        most: largest K.
+        raise_at: accuracy of an epoch, with K steps and before each update, at which K rises.
     """
 
     first: int
@@ -75,8 +75,8 @@ class RunningSteps:
     Args:
         steps: K.
         epoch: the current one; -1 before the first.
-        images: of that epoch, seen so far.
-        right: how many of them were right, on the device.
+        images: number of images seen in that epoch.
+        right: number of correctly classified images among them, on the device.
     """
 
     def __init__(self, settings: RisingSteps, device: torch.device) -> None:
@@ -91,7 +91,7 @@ class RunningSteps:
     def attack(self, attack: Attack, progress: Progress) -> Attack:
         if not isinstance(attack, Pgd):
             raise RobustCliError(
-                "defense cat raises the steps of its attack as training goes on; only pgd can be written in its place"
+                "defense cat raises the steps of its attack during training; only pgd can replace this attack"
             )
         if int(progress.epoch) != self.epoch:
             self._begin(int(progress.epoch))
@@ -102,7 +102,7 @@ class RunningSteps:
         self.images += images
 
     def _begin(self, epoch: int) -> None:
-        # The only place in an epoch that waits for the device: its attacks depend on the answer.
+        # The only wait for the device in an epoch: the attack depends on the answer.
         if self.images and float(self.right) >= self.settings.raise_at * self.images:
             self.steps = min(self.settings.most, self.steps + self.settings.increase)
         self.epoch, self.images, self.right = epoch, 0, torch.zeros_like(self.right)
@@ -130,30 +130,30 @@ def cat(
     step_size: Positive | None = None,
     attack_bn: AttackBn = "eval",
 ) -> MinMax:
-    """Cross-entropy at the images of a PGD that takes more steps once the network withstands those that it takes.
+    """Cross-entropy at adversarial images of PGD, with more steps once the network resists the current ones.
 
-    An epoch is attacked with K steps. If at least `raise_at` of its adversarial images were classified correctly,
-    each before the update that it serves and with the batch's own statistics, the next epoch has `increase` more.
-    Of the paper this is only the curriculum: images of earlier strengths are not mixed into the batches. Threshold
-    and increase are this project's.
+    The attack has K steps during an epoch. If the accuracy on the epoch's adversarial images, each measured before its
+    update and with batch statistics, is at least `raise_at`, K grows by `increase` for the next epoch. Only this
+    curriculum is taken from the paper: images of weaker attacks are not mixed into the batches. The paper gives no
+    values for threshold and increase; the defaults are ours.
 
-    When to use: where the first epochs of strong adversarial training fail, or where cheap early epochs are wanted.
+    When to use: where the first epochs of strong adversarial training fail, or to make early epochs cheap.
 
-    First setting: the defaults (1 step at first, at most 10); lower raise_at if K never rises, which attack_steps
-    in the record shows.
+    First setting: the defaults (from 1 to at most 10 steps). Lower raise_at if K never rises; the training record
+    lists attack_steps.
 
     Args:
-        steps: the most that K rises to.
+        steps: largest K.
         first_steps: K of the first epoch; 0 is random noise.
         increase: steps added at a time.
-        raise_at: accuracy on the adversarial images of an epoch from which on K rises.
+        raise_at: accuracy on the adversarial images of an epoch at which K rises.
         step_size: length of one step in the unit of eps; null is a quarter of eps.
         attack_bn: mode of the model while it is attacked: eval, train or batch_no_update.
 
     Reference: Cai, Du, Liu and Song, "Curriculum Adversarial Training", IJCAI 2018, arXiv 1805.04807.
     """
     if first_steps > steps:
-        raise RobustCliError(f"defense.first_steps: {first_steps} are more than the {steps} of 'steps', the most")
+        raise RobustCliError(f"defense.first_steps: {first_steps} exceeds the maximum, steps: {steps}")
     return MinMax(
         attack=Pgd(steps=first_steps, step_size=step_size),
         loss=ScoredCrossEntropy(),

@@ -1,4 +1,4 @@
-"""CIFS: adversarial training of a network whose channels are weighed by probes that learn with it."""
+"""CIFS: adversarial training of a network whose channels are weighted by jointly trained probes."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -18,7 +18,7 @@ from robustcli.registry.types import AttackBn, NonNegative, Positive, Size
 class CifsLoss(StatelessLoss):
     """3 / (beta + 1) [CE(f(x'), y) + (beta / L) sum over L probes of CE(probe_l(x'), y)], mean over the batch.
 
-    Only here do the gates see the labels.
+    The gates see the labels only here.
     """
 
     beta: float
@@ -53,27 +53,26 @@ def cifs(
     start: Literal["random", "clean"] = "random",
     attack_bn: AttackBn = "eval",
 ) -> MinMax:
-    """Joint cross-entropy of a network and of the probes of its channel gates, at the images that raise it most.
+    """Joint cross-entropy of a network and the probes of its channel gates, at adversarial images that maximise it.
 
-    Trains the architecture of the same name, and networks with channel_gate: cifs. In the loss a gate weighs
-    channels for the label and the class that its probe ranks second; the attack sees the network as it is
-    evaluated, with the two most likely classes. The published training begins with a network of the same
-    architecture that was trained on clean images; this one begins anew.
-    Batch statistics are updated by the adversarial batch.
+    Trains the architecture of the same name, and networks with channel_gate: cifs. In the loss, a gate weights
+    channels by the label and the probe's second most likely class; in the attack and in evaluation, by the two most
+    likely classes. The published training starts from a network of the same architecture trained on clean images;
+    this one starts from scratch. Batch statistics are updated by the adversarial batch.
 
-    When to use: to train networks whose channels are gated by what they contribute to the class.
+    When to use: to train networks whose channels are gated by their contribution to the class.
 
-    First setting: channel_gate: cifs on preact_resnet18 with beta 2; evaluate with joint_pgd as well, which attacks
-    the gates.
+    First setting: channel_gate: cifs on preact_resnet18 with beta 2; evaluate also with joint_pgd, which attacks the
+    gates.
 
     Args:
-        beta: weight of the probes in the loss, all together; 0 trains them only through the masks.
-        attack_beta: weight of the probes in what the attack raises.
-        soft_labels: what to do with labels that are mixed or smoothed, of which the paper has none: "refuse" them,
-            or tell the gates the class with the "largest" share, this project's reading.
+        beta: total weight of the probes in the loss; 0 trains them only through the masks.
+        attack_beta: total weight of the probes in the objective of the attack.
+        soft_labels: rule for mixed or smoothed labels, which the paper does not have: "refuse" them, or give the gates
+            the class with the "largest" share (our choice).
         steps: gradient steps of the attack.
         step_size: length of one step in the unit of eps; null is a quarter of eps (2/255 for 8/255, as released).
-        start: where the attack begins: a random point of the threat set, or the clean image.
+        start: start of the attack: a random point of the threat set, or the clean image.
         attack_bn: mode of the model while it is attacked: eval (as released), train or batch_no_update.
 
     Reference: Yan et al., ICML 2021.

@@ -1,4 +1,4 @@
-"""DIAL: features that do not tell whether an image is natural or adversarial."""
+"""DIAL: features that do not reveal whether an image is natural or adversarial."""
 
 import math
 from dataclasses import dataclass
@@ -33,10 +33,10 @@ class Reversal(torch.autograd.Function):
 
 
 def domain_head(inputs: int, hidden: tuple[int, ...], head_norm: bool, like: Tensor, rng: Noise) -> nn.Sequential:
-    """Linear layers from features to two logits (natural, adversarial), on the device and in the type of `like`.
+    """Linear layers from features to two logits (natural, adversarial), with the device and dtype of `like`.
 
-    Weights are uniform within 1 / sqrt(inputs of the layer), biases 0. A batch norm of the head keeps no
-    running statistics: the head is never used outside of training.
+    Weights are uniform within 1 / sqrt(inputs of the layer), biases 0. Batch norms of the head keep no running
+    statistics, because the head is only used in training.
     """
     place: dict[str, Any] = {"device": like.device, "dtype": like.dtype}
 
@@ -59,8 +59,8 @@ def domain_head(inputs: int, hidden: tuple[int, ...], head_norm: bool, like: Ten
 class DialLoss(OuterLoss):
     """CE(f(x), y) + beta R + domain_weight [CE(D(h(x)), natural) + CE(D(h(x')), adversarial)], mean over the batch.
 
-    R is KL(p(x) || p(x')) or CE(f(x'), y); h are the features, D the head. D learns to tell the domains
-    apart, and the weights, whose gradient from D is reversed, that it cannot.
+    R is KL(p(x) || p(x')) or CE(f(x'), y), h are the features and D is the head. D learns to distinguish the domains;
+    the network gets the reversed gradient of D and learns to make them indistinguishable.
     """
 
     base: Literal["kl", "ce"]
@@ -71,14 +71,14 @@ class DialLoss(OuterLoss):
     reversal: Literal["epoch", "update"]
 
     def strength(self, progress: Progress) -> float:
-        """2 / (1 + exp(-10 p)) - 1, with p the share of the training that is done."""
+        """2 / (1 + exp(-10 p)) - 1, with p the completed share of the training."""
         share = (int(progress.epoch) + 1) / progress.epochs if self.reversal == "epoch" else progress.share
         return 2 / (1 + math.exp(-10 * share)) - 1
 
     def start(self, model: nn.Module, optimizer: Optimizer, rng: Noise) -> "RunningDial":
         layer = classifier_of(model)
         head = domain_head(layer.in_features, self.hidden, self.head_norm, layer.weight, rng)
-        # It decays as the network's first group does: the released head is a part of the network.
+        # Same weight decay as the network's first group: the released head is part of the network.
         decay = optimizer.param_groups[0]["weight_decay"]
         optimizer.add_param_group({"params": list(head.parameters()), "weight_decay": decay})
         return RunningDial(self, head)
@@ -88,8 +88,8 @@ class RunningDial:
     """A DialLoss with its head.
 
     Args:
-        head: from features to two logits; trained by the optimiser of the network.
-        strength: of the reversal, at the running update.
+        head: from features to two logits; trained by the network's optimizer.
+        strength: strength of the reversal at the current update.
     """
 
     def __init__(self, settings: DialLoss, head: nn.Sequential) -> None:
@@ -141,33 +141,32 @@ def dial(
     start_std: Positive = 0.001,
     attack_bn: AttackBn = "eval",
 ) -> MinMax:
-    """TRADES (or clean plus adversarial cross-entropy), with features that hide which images are adversarial.
+    """TRADES (or clean plus adversarial cross-entropy) with features that hide which images are adversarial.
 
-    A small head reads the features that the last linear layer of the network gets, and learns to tell
-    natural from adversarial ones; its gradient reaches the network reversed, at a strength that grows from
-    0 to 1. The head is not part of the network: it is neither attacked, nor perturbed with the weights (the
-    released code perturbs it), nor evaluated. Batch statistics see the clean batch once and the adversarial
-    batch once; p(x) in the divergence is not held fixed. Recorded are the shares of the images whose domain
-    the head recognizes, which are meant to end near one half.
+    A small head reads the input of the network's last linear layer and learns to distinguish natural from adversarial
+    features. The network receives the reversed gradient of the head, with a strength that grows from 0 to 1. The head
+    is not part of the network: it is neither attacked nor evaluated, nor perturbed with the weights (the released code
+    perturbs it). Batch statistics see the clean and the adversarial batch once each; p(x) in the divergence is not
+    detached. Training records the share of images whose domain the head recognizes, which should end near one half.
 
-    When to use: where TRADES should also make clean and adversarial features alike, such as under corruptions
-    unlike the attack.
+    When to use: where TRADES should also make clean and adversarial features similar, for example for corruptions that
+    differ from the attack.
 
     First setting: the defaults for CIFAR-10 with wide_resnet; base: ce where clean accuracy matters less.
 
     Args:
-        base: what joins the clean cross-entropy, and what the attack raises: "kl", the divergence of TRADES,
-            or "ce", the cross-entropy at the adversarial images.
+        base: term next to the clean cross-entropy, and objective of the attack: "kl", the divergence of TRADES, or
+            "ce", the cross-entropy at the adversarial images.
         beta: weight of that term.
         domain_weight: r, the weight of the head's two cross-entropies.
         hidden: widths of the head's hidden layers. Released: [100] with batch norms for WideResNet-34-10,
             [256, 256] without for CIFAR-100, none for SVHN.
-        head_norm: whether each hidden layer is followed by a batch norm.
-        reversal: what the strength 2 / (1 + exp(-10 p)) - 1 follows: "epoch", p = epochs / all, counted from
-            1, as the released code amounts to; or "update", the share of all updates done, from 0.
+        head_norm: whether a batch norm follows each hidden layer.
+        reversal: meaning of p in the strength 2 / (1 + exp(-10 p)) - 1: "epoch", p = epochs / all epochs, counted from
+            1, as in effect in the released code; or "update", the completed share of all updates.
         steps: gradient steps of the attack.
         step_size: length of one step in the unit of eps; null is a quarter of eps; as released 0.007.
-        start_std: the attack begins near x, at this times normal noise.
+        start_std: the attack starts at x plus this times normal noise.
         attack_bn: mode of the model while it is attacked: eval (as released), train or batch_no_update.
 
     Reference: Levi, Attias and Kontorovich, TMLR 2022, arXiv 2104.00322.

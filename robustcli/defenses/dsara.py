@@ -1,4 +1,4 @@
-"""DSARA: a search that learns weights on one half of the images and the architecture on the other."""
+"""DSARA: a search that trains the weights on half of the images and the architecture on the other half."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -23,16 +23,16 @@ from robustcli.registry.types import AttackBn, NonNegative, Positive, Share, Siz
 from robustcli.runtime import ranks
 from robustcli.threat.noise import Noise
 
-# How far the weights move to either side, all together, where a second derivative is a difference of first ones.
+# Step of the weights to either side, all together, in finite differences.
 _REACH = 0.01
-# At the weights and alphas as they are when it is called.
+# At the weights and alphas at the time of the call.
 Loss = Callable[[], Tensor]
 
 
 def natural_share(natural: Tensor, adversarial: Tensor) -> Tensor:
-    """c in [0, 1] that makes |c natural + (1 - c) adversarial| smallest: two gradients, one descent direction.
+    """Return c in [0, 1] that minimises |c natural + (1 - c) adversarial|, the common descent direction (MGDA).
 
-    The shortest vector between two gradients lowers both losses, unless it is zero (MGDA).
+    The shortest vector between two gradients lowers both losses, unless it is zero.
     """
     gap = natural - adversarial
     share: Tensor = -(gap @ adversarial) / (gap @ gap).clamp_min(torch.finfo(gap.dtype).tiny)
@@ -47,18 +47,18 @@ def unrolled_gradient(
     ahead: Sequence[Tensor],
     rate: float,
 ) -> tuple[Tensor, Tensor]:
-    """L(w', a) and its whole gradient in a, as one vector, where w' = w - rate dT(w, a)/dw depends on a too.
+    """Return L(w', a) and its total gradient in a as one vector, where w' = w - rate dT(w, a)/dw also depends on a.
 
     dL(w', a)/da - rate [dT(w + e v, a)/da - dT(w - e v, a)/da] / (2 e), with v = dL(w', a)/dw' and e = 0.01 / |v|. The
-    difference stands for the second derivative of T in a and w, times v.
+    difference approximates the second derivative of T in a and w, times v.
 
     Args:
         loss: L.
         train: T.
         alphas: a.
-        weights: w, which are what they were in the end.
+        weights: w, restored at the end.
         ahead: dT/dw.
-        rate: of the step to w'.
+        rate: length of the step to w'.
 
     Reference: Liu, Simonyan and Yang, ICLR 2019, equations 7 and 8.
     """
@@ -76,7 +76,7 @@ def unrolled_gradient(
 
 
 def _gradients(loss: Tensor, of: Sequence[Tensor]) -> list[Tensor]:
-    """Gradients of the loss of the batch, in which each process has its part."""
+    """Gradients of the loss over the whole batch, of which each process has a part."""
     return ranks.mean(torch.autograd.grad(ranks.weighed(loss), of))
 
 
@@ -86,11 +86,11 @@ def _flat(grads: Sequence[Tensor]) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchLoss(OuterLoss):
-    """CE(f(x'), y) over the half of the batch that is for the weights; the other half moves the shares.
+    """CE(f(x'), y) on the half of the batch for the weights; the other half updates the shares.
 
-    These move first, once each update, along g = c g1 + (1 - c) g2: g1 is the gradient of the natural loss and g2
-    that of `adversarial_weight` times the adversarial one; c is 0 in the first stage and then `natural_share`. In the
-    second order both are gradients of losses at weights that have made a step along this loss.
+    The shares move first, once per update, along g = c g1 + (1 - c) g2: g1 is the gradient of the natural loss and g2
+    that of `adversarial_weight` times the adversarial loss; c is 0 in the first stage, then `natural_share`. In second
+    order, both are gradients of losses at weights after one step along this loss.
     """
 
     order: Literal["first", "second"]
@@ -104,7 +104,7 @@ class SearchLoss(OuterLoss):
         if not supernets:
             raise RobustCliError("this network has no shares to search for; write architecture: {name: dsara, ...}")
         alphas = [alpha for alpha in supernets[0].alphas.values() if alpha.requires_grad]
-        # Without a gradient they are not touched by anything that trains, perturbs or regularises weights.
+        # Without requires_grad, so that nothing that trains, perturbs or regularises weights changes them.
         for alpha in alphas:
             alpha.requires_grad_(False)
         adam = Adam(alphas, lr=self.alpha_lr, betas=(0.5, 0.999), weight_decay=self.alpha_weight_decay)
@@ -115,9 +115,9 @@ class RunningSearch:
     """A SearchLoss with its state.
 
     Args:
-        alphas: what the shares are the softmax of.
-        optimizer: theirs.
-        of_weights: the optimizer of everything else that learns.
+        alphas: logits of the shares.
+        optimizer: optimizer of the alphas.
+        of_weights: optimizer of all other parameters.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class RunningSearch:
     def begin(self, batch: Batch, progress: Progress) -> None:
         x, x_adv, y = (part[1::2] for part in (batch.x, batch.x_adv, batch.y))
         looks_ahead = self.settings.order == "second"
-        # Batch statistics are of weights that are trained, and not of those that were tried.
+        # Batch statistics must come from the trained weights, not from trial weights.
         with _learned(self.alphas), statistics_held(self.model) if looks_ahead else nullcontext():
             gradient = self._unrolled(batch) if looks_ahead else self._gradient
             weight = self.settings.adversarial_weight
@@ -158,12 +158,12 @@ class RunningSearch:
         }
 
     def _gradient(self, loss: Loss, weight: float) -> tuple[Tensor, Tensor]:
-        """A loss, and the gradient of so many times that loss in all alphas, as one vector."""
+        """Return a loss, and the gradient of `weight` times that loss in all alphas, as one vector."""
         value = loss()
         return value.detach(), _flat(_gradients(weight * value, self.alphas))
 
     def _unrolled(self, batch: Batch) -> Callable[[Loss, float], tuple[Tensor, Tensor]]:
-        """The same for weights that are a step of plain gradient descent ahead."""
+        """The same at weights after one step of plain gradient descent."""
         alphas = set(self.alphas)
         weights = [weight for weight in self.model.parameters() if weight.requires_grad and weight not in alphas]
         rate = self.of_weights.param_groups[0]["lr"]
@@ -196,7 +196,7 @@ class RunningSearch:
 
 @contextmanager
 def _learned(alphas: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Gradients of the alphas are wanted inside."""
+    """Enable gradients of the alphas inside the context."""
     for alpha in alphas:
         alpha.requires_grad_(True)
     try:
@@ -226,32 +226,32 @@ def dsara(
     step_size: Positive | None = None,
     attack_bn: AttackBn = "eval",
 ) -> MinMax:
-    """Search of an accurate and robust architecture: adversarial training of a supernet, and of its shares.
+    """Search for an accurate and robust architecture: adversarial training of a supernet and its operation shares.
 
-    Trains the architecture of the same name. The training images have two fixed halves; every batch holds both
-    in turn. One moves the weights, by the adversarial loss. The other moves the shares of the operations by Adam:
-    in a first stage by its adversarial loss, then by the common descent direction of its natural and its weighted
-    adversarial loss. Both halves are attacked together, before the shares move. The published step of the shares
-    looks one step of the weights ahead (order: second), as in the equations without momentum and weight decay. The two
-    stages are those of the paper's abstract; their equations are taken from the successor ARNAS, and the length of the
-    first from a branch that its code has switched off. Batch statistics are updated by every pass in which something
-    learns, and in the second order by only the weights'. Where skip takes over everywhere, a known failure, the record
-    of an epoch shows it (skip_share, a seventh at first): search for fewer epochs then.
+    Trains the architecture of the same name. The training images are split into two fixed halves; every batch contains
+    both. One half updates the weights with the adversarial loss. The other updates the shares of the operations with
+    Adam: in a first stage by the adversarial loss, then along the common descent direction of the natural and the
+    weighted adversarial loss. Both halves are attacked together, before the shares move. As published (order: second),
+    the gradient of the shares looks one step of the weights ahead, without momentum and weight decay. The two stages
+    are in the paper's abstract; their equations come from the successor ARNAS, and the length of the first stage from a
+    disabled branch of its code. Every pass that trains something updates batch statistics; in second order only the
+    passes of the weights. The search is known to fail by choosing skip everywhere: the training record shows
+    skip_share, which starts at one seventh. In this case search for fewer epochs.
 
-    When to use: to search for a cell under adversarial training before the network that it finds is trained.
+    When to use: to search for a cell under adversarial training; then train the network that it finds.
 
     First setting: 50 epochs with order: first and the architecture dsara; then train the derived spec that the run
     writes.
 
     Args:
-        order: of the derivative of the losses by the shares: "first" takes the weights as they are; "second", as
-            published, takes them a step ahead along their own adversarial loss, and asks how the shares change that
-            step. That is seven passes of the half batch in the place of two, and four of one in the first stage.
-        first_stage: share of the run in which only the adversarial loss moves the shares; 20 of 50 epochs.
-        adversarial_weight: of the adversarial loss next to the natural one. The common direction favours the
+        order: derivative of the losses in the shares: "first" holds the weights fixed; "second", as published, looks
+            one step ahead along the adversarial loss of the weights. This takes seven passes of the half batch instead
+            of two, and four instead of one in the first stage.
+        first_stage: share of the run in which only the adversarial loss updates the shares; 20 of 50 epochs.
+        adversarial_weight: weight of the adversarial loss next to the natural one. The common direction favours the
             shorter of two gradients, so a small weight favours this loss.
-        alpha_lr: learning rate of the shares, the same throughout.
-        alpha_weight_decay: of what the shares are the softmax of.
+        alpha_lr: constant learning rate of the alphas, the logits of the shares.
+        alpha_weight_decay: weight decay of the alphas.
         steps: gradient steps of the attack.
         step_size: length of one step in the unit of eps; null is a quarter of eps (2/255 for 8/255, as published).
         attack_bn: mode of the model while it is attacked: eval, train or batch_no_update.

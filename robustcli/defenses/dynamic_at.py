@@ -1,4 +1,4 @@
-"""Dynamic adversarial training: attacks that converge better and better as training goes on."""
+"""Dynamic adversarial training: attacks that converge better as training goes on."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -30,7 +30,7 @@ class SelfWeightedCrossEntropy(OuterLoss):
 
 
 class RunningSelfWeighted(StatelessLoss):
-    """A SelfWeightedCrossEntropy; whether it weights follows from the progress."""
+    """A SelfWeightedCrossEntropy; the progress of training decides whether it weights."""
 
     is_weighting = False
 
@@ -55,8 +55,8 @@ class FallingCriterion(StatelessCurriculum):
     def attack(self, attack: Attack, progress: Progress) -> Attack:
         if not isinstance(attack, FoscPgd):
             raise RobustCliError(
-                "defense dynamic_at lowers the criterion of its attack as training goes on; an attack without "
-                "one cannot replace fosc_pgd"
+                "defense dynamic_at lowers the criterion of its attack during training; an attack without a criterion "
+                "cannot replace fosc_pgd"
             )
         return replace(attack, criterion=max(0.0, self.max_criterion * (1 - int(progress.epoch) / self.until)))
 
@@ -79,14 +79,13 @@ def dynamic_at(
     center: Literal["clean", "start"] = "clean",
     attack_bn: AttackBn = "eval",
 ) -> MinMax:
-    """Cross-entropy at adversarial images that have converged to a criterion, which falls as training goes on.
+    """Cross-entropy at adversarial images that have converged to a criterion, which falls during training.
 
-    Early in training an image of PGD stops at a high FOSC (first-order stationary condition), later at 0,
-    which is PGD. The released code measures FOSC around the random start and weights every image by its own
-    loss from the second epoch on; the paper does neither, and neither is the default. Its weights are taken
-    in inference mode, in one more forward; here they are those of the training forward itself. Its random start is not
-    cut at the pixel box, so its first gradient may be taken outside; here the start lies inside. On a CPU with
-    attack_bn "eval" an image that has stopped costs nothing more.
+    Early in training, PGD stops on an image at a high FOSC (first-order stationary condition), later at 0, which is
+    plain PGD. The released code measures FOSC around the random start and weights every image by its own loss from the
+    second epoch on; the paper does neither, and neither is the default. In the released code these weights need one
+    more forward, in eval mode; here they come from the training forward. The released random start may leave [0, 1];
+    here it stays inside. On a CPU with attack_bn "eval", an image that has stopped costs nothing.
 
     When to use: where strong examples early in training harm clean accuracy: it starts with weak ones.
 
@@ -94,13 +93,13 @@ def dynamic_at(
     examples.
 
     Args:
-        max_criterion: FOSC at which images stop in the first epoch; in the unit of one image's own loss.
-        until: epochs after which the criterion is 0; it falls in a straight line, epoch by epoch.
-        self_weighted: whether the cross-entropy of an image is weighted by its own value from the second
-            epoch on, as in the released code.
+        max_criterion: FOSC at which images stop in the first epoch; in the unit of one image's loss.
+        until: epochs after which the criterion is 0; it falls linearly, epoch by epoch.
+        self_weighted: whether each image's cross-entropy is weighted by its own value from the second epoch on, as in
+            the released code.
         steps: gradient steps of the attack at most.
         step_size: length of one step in the unit of eps; null is a quarter of eps (as released).
-        center: what FOSC is measured around: the clean image, or the random start (as released).
+        center: centre of the ball of FOSC: the clean image, or the random start (as released).
         attack_bn: mode of the model while it is attacked: eval (as released, presumably), train or batch_no_update.
 
     Reference: Wang et al., ICML 2019, Algorithm 1; arXiv 2112.08304.

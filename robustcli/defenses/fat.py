@@ -14,7 +14,7 @@ from robustcli.registry.types import AttackBn, Count, NonNegative, Positive, Siz
 
 @dataclass(frozen=True, kw_only=True)
 class GrowingPatience(StatelessCurriculum):
-    """The attack's patience is patiences[i] once as many as i of the epochs in `after` are done."""
+    """The patience of the attack is patiences[i] once i of the epochs in `after` are done."""
 
     patiences: tuple[int, ...]
     after: tuple[int, ...]
@@ -22,7 +22,7 @@ class GrowingPatience(StatelessCurriculum):
     def attack(self, attack: Attack, progress: Progress) -> Attack:
         if not isinstance(attack, EarlyStoppedPgd):
             raise RobustCliError(
-                "defense fat raises the patience of its attack as training goes on; an attack without one cannot "
+                "defense fat raises the patience of its attack during training; an attack without patience cannot "
                 "replace early_stopped_pgd"
             )
         stage = sum(progress.epoch >= epochs for epochs in self.after)
@@ -49,28 +49,29 @@ def fat(
 ) -> MinMax:
     """Cross-entropy at images of a PGD that stops soon after an image is misclassified.
 
-    How soon changes as training goes on: early in training, images that fool the model by far would spoil
-    it. The steps that images took are recorded. On a CPU with attack_bn "eval" no others are computed.
+    Early in training it stops sooner, because very adversarial images would harm training. The number of steps per
+    image is recorded. On a CPU with attack_bn "eval", images that have stopped cost nothing.
 
     When to use: where clean accuracy matters more than the last points of robust accuracy.
 
     First setting: patiences (0, 1, 2) with `after` at about half and nine tenths of the epochs.
 
     Args:
-        patiences: tau, the misclassified points that an image moves on from, in each stage of training; with
-            the number of steps it is PGD-AT.
-        after: epochs done when the next stage begins, one fewer than the patiences.
-        steps: gradient steps of the attack at most.
+        patiences: tau, the number of further steps after an image is misclassified, in each stage of training; equal
+            to `steps` it is PGD-AT.
+        after: epochs done when the next stage starts; one fewer than patiences.
+        steps: maximum number of gradient steps of the attack.
         step_size: length of one step in the unit of eps; null is a quarter of eps; as released 0.007.
-        noise_std: of the normal noise that is added to every step, in pixels of [0, 1].
-        start: where the attack begins: at a random point of the threat set, or near x (0.001 times normal noise).
+        noise_std: standard deviation of normal noise added to every step, in pixels of [0, 1].
+        start: start of the attack: a random point of the threat set, or x plus 0.001 times normal noise.
         attack_bn: mode of the model while it is attacked: eval (as released), train or batch_no_update.
 
     Reference: Zhang et al., ICML 2020, Algorithms 1 and 2; arXiv 2002.11242.
     """
     if len(patiences) != len(after) + 1:
         raise RobustCliError(
-            f"defense.patiences: {len(patiences)} of them with {len(after)} epochs in 'after'; write one more"
+            f"defense.patiences: has {len(patiences)} entries and 'after' has {len(after)}; expected one more than "
+            "in 'after'"
         )
     return MinMax(
         attack=EarlyStoppedPgd(

@@ -1,4 +1,4 @@
-"""FGSM adversarial training: cross-entropy at the corner that one gradient points to."""
+"""FGSM adversarial training: cross-entropy at the adversarial image of one gradient step."""
 
 from robustcli.attacks.fgsm import Fgsm
 from robustcli.defenses import DEFENSES
@@ -10,9 +10,8 @@ from robustcli.registry.types import AttackBn
 def fgsm(*, attack_bn: AttackBn = "train") -> MinMax:
     """Cross-entropy at x + eps sign(gradient of the cross-entropy at x).
 
-    The baseline of the single-step methods, and the one that fails: at the radii of interest it overfits
-    catastrophically, which train.on_collapse watches for. Batch statistics are updated by the adversarial
-    batch and, with attack_bn "train", by the forward of the attack.
+    The baseline of single-step methods: at common radii it overfits catastrophically, which train.on_collapse detects.
+    Batch statistics are updated by the adversarial batch and, with attack_bn "train", by the forward of the attack.
 
     When to use: as a baseline of catastrophic overfitting, or for very small eps; for fast training prefer n_fgsm.
 

@@ -23,12 +23,12 @@ from robustcli.threat.threat import ThreatModel
 
 @dataclass(frozen=True, kw_only=True)
 class Free(Defense):
-    """Free training; it has no attack of its own, and no second evaluation of the loss for a weight perturbation.
+    """Free training; it has no separate attack and cannot be combined with a weight perturbation.
 
     Args:
         replays: m, updates on each batch.
         step_size: length of one step of the perturbation in the unit of eps; None is eps.
-        averaging: the weights that are evaluated.
+        averaging: rule for the weights that are evaluated.
         regulariser: r, a penalty on the weights or a projection, at every update.
     """
 
@@ -48,8 +48,7 @@ class FreeStep:
     """Free training bound to a model.
 
     Args:
-        delta: the perturbation, one for each place in the batch, carried over from batch to batch; None before
-            the first.
+        delta: one perturbation per position in the batch, kept from batch to batch; None before the first batch.
     """
 
     settings: Free
@@ -73,7 +72,7 @@ class FreeStep:
         step_size = threat.radius if self.settings.step_size is None else self.settings.step_size
         with torch.no_grad():
             moved = delta + threat.ascent(delta.grad, x_adv, step_size)
-            # All of it in every process: the slices of a smaller batch lie elsewhere.
+            # The whole batch in every process: slices of a smaller batch have other positions.
             self.delta[:count] = ranks.gathered(threat.bound(moved, threat.radius))
         self.optimizer.step()
         self.regulariser.after(self.model, progress)
@@ -94,16 +93,15 @@ class FreeStep:
 def free(*, replays: Count = 8, step_size: Positive | None = None) -> Free:
     """Cross-entropy at x + delta, where delta takes one sign step for each step of the weights.
 
-    Both steps use the gradient of one backward at the old weights and the old delta. Delta is zero at the
-    beginning of the run and never again: a new batch begins with what the one before left in its place, and
-    a last batch that is smaller moves a part of it. It is held in the ball; x + delta is cut at the box, where
-    its gradient ends. Every batch is replayed `replays` times before the next one comes. An epoch remains one
-    pass over the images, so with as many updates as natural training takes it is `replays` times fewer
-    epochs; schedules and averages count updates. Where labels are smoothed, delta raises the loss of the smoothed
-    ones, whatever data.smoothing_for says: there is no other backward. Batch statistics are updated by every
-    forward.
+    Both steps use the gradient of one backward at the old weights and the old delta. Delta is zero only at the start
+    of the run: a new batch starts with the delta of the previous one, and a smaller last batch updates a part of it.
+    Delta is projected onto the ball and x + delta clipped to [0, 1]. Every batch is used `replays` times in a row. An
+    epoch remains one pass over the images, so for the number of updates of natural training divide the epochs by
+    `replays`; schedules and averages count updates. Delta always maximises the loss of the training labels, even if
+    data.smoothing_for asks for unsmoothed labels in attacks, because there is only one backward. Batch statistics are
+    updated by every forward.
 
-    When to use: where adversarial training must cost about as much as natural training of the same number of
+    When to use: where adversarial training must cost about as much as natural training with the same number of
     updates.
 
     First setting: replays 8 with an eighth of the usual epochs, and no averaging that counts epochs.

@@ -1,4 +1,4 @@
-"""Frank-Wolfe adversarial training: cross-entropy at the point that a few Frank-Wolfe steps find."""
+"""Frank-Wolfe adversarial training: cross-entropy at the result of a few Frank-Wolfe steps."""
 
 from typing import Literal
 
@@ -16,20 +16,20 @@ def fw_at(
     start: Literal["clean", "random"] = "clean",
     attack_bn: AttackBn = "eval",
 ) -> MinMax:
-    """Cross-entropy at the adversarial images of Frank-Wolfe, whose distortion is recorded.
+    """Cross-entropy at adversarial images of Frank-Wolfe, whose distortion is recorded.
 
-    A falling distortion says that the gradient turns along the path: few steps no longer suffice, and one
-    step is about to be fooled (catastrophic overfitting). The released code attacks outside the pixel box
-    and, by a slip, does not normalise its images; neither is done here.
+    A falling distortion means that the gradient turns along the path: few steps no longer suffice, and catastrophic
+    overfitting is near. The released code does not clip to [0, 1] and, by mistake, does not normalise its images; this
+    implementation does both.
 
-    When to use: where the strength of the attack is to be watched through the distortion of its steps.
+    When to use: to watch the strength of the attack through its distortion.
 
     First setting: the defaults (7 steps); 2 steps cost little more than a single-step method.
 
     Args:
         steps: gradient steps of the attack; 1 from the clean image is FGSM.
         c: step k has weight c / (c + k); the released code has 2.
-        start: where the first gradient is taken: at the clean image, or at a random point of the threat set.
+        start: point of the first gradient: the clean image, or a random point of the threat set.
         attack_bn: mode of the model while it is attacked: eval (as released), train or batch_no_update.
 
     Reference: Tsiligkaridis and Roberts, CVPR 2022, arXiv 2012.12368.

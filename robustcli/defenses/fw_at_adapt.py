@@ -1,4 +1,4 @@
-"""FW-Adapt: Frank-Wolfe adversarial training whose number of steps follows the distortion of two of them."""
+"""FW-Adapt: Frank-Wolfe adversarial training whose number of steps depends on the distortion of two steps."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -23,22 +23,22 @@ from robustcli.runtime import ranks
 from robustcli.threat.noise import Noise
 from robustcli.threat.threat import ThreatModel
 
-# The first batches of an epoch are attacked with so many steps, whatever was decided before.
+# Number of attack steps for the first batches of an epoch.
 _MONITOR_STEPS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptiveFrankWolfe(Defense):
-    """MinMax with a Frank-Wolfe attack of K steps, where K is decided anew in every epoch.
+    """MinMax with a Frank-Wolfe attack of K steps, where K is chosen in every epoch.
 
     Args:
-        max_distortion: distortion from which on K is halved.
-        monitor_images: images whose distortion is measured at the beginning of an epoch.
+        max_distortion: distortion from which K is halved.
+        monitor_images: number of images at the start of an epoch whose distortion is measured.
         increase: steps added to K below that distortion.
-        max_steps: K never exceeds it.
-        c: of the attack's weights c / (c + k).
+        max_steps: largest K.
+        c: constant of the attack's weights c / (c + k).
         weights: the perturbation of the weights around which the loss is taken.
-        averaging: the weights that are evaluated.
+        averaging: rule for the weights that are evaluated.
         regulariser: r, a penalty on the weights or a projection.
         attack_bn: mode of the model while it is attacked: "eval", "train" or "batch_no_update".
     """
@@ -78,9 +78,9 @@ class AdaptiveStep:
 
     Args:
         step: the update with its state; only the number of steps changes.
-        steps: K, as last decided.
-        epoch: the one whose distortion is measured; -1 before the first.
-        images: of that epoch, measured so far.
+        steps: current K.
+        epoch: the epoch whose distortion is measured; -1 before the first.
+        images: number of images measured in that epoch.
         distortion: sum over those images, on the device.
     """
 
@@ -104,7 +104,7 @@ class AdaptiveStep:
         self.images += images
         self.distortion = self.distortion + images * distortion
         if self.images >= self.settings.monitor_images:
-            # The one place of an epoch that waits for the device: the next attack depends on the answer.
+            # The only wait for the device in an epoch: the next attack depends on the answer.
             self.steps = self.settings.decide(self.steps, float(self.distortion) / self.images)
 
     def state_dict(self) -> dict[str, Any]:
@@ -124,7 +124,7 @@ class AdaptiveStep:
 
 @DEFENSES.register(
     "fw_at_adapt",
-    measured="decides its steps anew in every epoch: measured with the 2 of an epoch's first images",
+    measured="chooses its steps in every epoch: measured with the 2 steps of the first images of an epoch",
     smoke={"monitor_images": 8, "max_steps": 5},
     passes=(3, 2, 1),
 )
@@ -137,25 +137,25 @@ def fw_at_adapt(
     c: Positive = 2.0,
     attack_bn: AttackBn = "eval",
 ) -> AdaptiveFrankWolfe:
-    """Frank-Wolfe training that takes more steps when two of them contradict each other, fewer when they agree.
+    """Frank-Wolfe training with more steps when two steps contradict each other and fewer when they agree.
 
-    Every epoch begins with attacks of two steps, on which it trains as on any other. Once enough images were
-    seen, K becomes max(1, K // 2) if their mean distortion is at least max_distortion, and
-    min(max_steps, K + increase) if not; the rest of the epoch is attacked with K steps. K is 1 at first. At
-    equality the paper's algorithm adds steps and the released code, as here, takes them away. The released
-    code's other slips are not repeated (see fw_at). With fewer than 1,000 training images the released code never comes
-    to a decision and takes two steps throughout; here monitor_images has to be smaller than an epoch.
+    Every epoch starts with attacks of two steps, which also train. After monitor_images images, K becomes
+    max(1, K // 2) if their mean distortion is at least max_distortion, and min(max_steps, K + increase) otherwise; the
+    rest of the epoch is attacked with K steps. K starts at 1. At equality the paper's algorithm increases K; the
+    released code, as here, halves it. Other mistakes of the released code are not repeated (see fw_at): with fewer
+    than 1,000 training images it never decides and always takes two steps; here monitor_images must be smaller than an
+    epoch.
 
-    When to use: where few steps are to be spent without catastrophic overfitting.
+    When to use: to train with few steps and without catastrophic overfitting.
 
-    First setting: the defaults; check in the record that attack_steps varies and does not stay at max_steps.
+    First setting: the defaults; check that attack_steps in the training record varies and is not always max_steps.
 
     Args:
-        max_distortion: r, from which on steps are taken away, between 0.745 (steps of independent signs) and
-            1 (steps that agree). The released trainer has 0.9, as here; its command line has 2.0, never reached.
-        monitor_images: images at the beginning of an epoch whose distortion is measured, in whole batches.
+        max_distortion: r, from which K is halved, between 0.745 (two steps with independent signs) and 1 (steps that
+            agree). The released trainer has 0.9, as here; its command line has 2.0, which is never reached.
+        monitor_images: images at the start of an epoch whose distortion is measured, in whole batches.
         increase: steps added below max_distortion.
-        max_steps: K never exceeds it.
+        max_steps: largest K.
         c: step k has weight c / (c + k); the released code has 2.
         attack_bn: mode of the model while it is attacked: eval (as released), train or batch_no_update.
 

@@ -1,4 +1,4 @@
-"""GradAlign: FGSM adversarial training of networks whose gradient hardly turns inside the ball."""
+"""GradAlign: FGSM adversarial training with gradients that hardly change direction inside the ball."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,13 +27,13 @@ from robustcli.threat.threat import ThreatModel
 
 @dataclass(frozen=True, kw_only=True)
 class GradAlign(Defense):
-    """GradAlign; its attack is FGSM, whose gradient the alignment uses again.
+    """GradAlign; its attack is FGSM, whose gradient is also used for the alignment.
 
     Args:
         align: lambda, weight of 1 - cosine.
         detach_clean: whether the gradient at x is held fixed in the cosine.
         attack_bn: mode of the model for both gradients.
-        averaging: the weights that are evaluated.
+        averaging: rule for the weights that are evaluated.
         regulariser: r, a penalty on the weights or a projection.
     """
 
@@ -51,7 +51,7 @@ class GradAlign(Defense):
 
 @dataclass(frozen=True)
 class GradAlignStep:
-    """GradAlign bound to a model; what it keeps between updates is what its regulariser keeps."""
+    """GradAlign bound to a model; its only state is that of the regulariser."""
 
     settings: GradAlign
     model: nn.Module
@@ -71,7 +71,7 @@ class GradAlignStep:
             metrics["cosine"] = cosine.detach()
         self.optimizer.zero_grad()
         penalised = add_penalty(self.regulariser, self.model, x, labels.loss, progress)
-        # Only to the weights: the images are leaves of the second gradient's graph as well.
+        # Only to the weights: the images are also leaves of the second gradient's graph.
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         ranks.weighed(loss).backward(inputs=trained)  # type: ignore[no-untyped-call]
         self.optimizer.step()
@@ -79,11 +79,11 @@ class GradAlignStep:
         return ranks.metrics({"loss": loss.detach(), **metrics, **penalised})
 
     def _gradient(self, points: Tensor, y: Tensor, *, is_learnt: bool) -> Tensor:
-        """Gradient of the cross-entropy at some points, with its graph if weights learn from it."""
+        """Gradient of the cross-entropy at some points; with its graph if `is_learnt`."""
         if not is_learnt:
             with crafting(self.model, self.settings.attack_bn):
                 return input_gradient(self.model, points, LOSSES["ce"], y)[0]
-        # Attention in its plain form: the fused kernels have no second derivative.
+        # Without fused attention kernels, which have no second derivative.
         with crafting_mode(self.model, self.settings.attack_bn), sdpa_kernel(SDPBackend.MATH):
             return input_gradient(self.model, points, LOSSES["ce"], y, create_graph=True)[0]
 
@@ -95,15 +95,14 @@ class GradAlignStep:
 
 
 def mean_cosine(one: Tensor, other: Tensor) -> Tensor:
-    """Mean over the examples of the cosine of two gradients (n, ...); examples where either is zero do not count.
+    """Mean cosine of two gradients (n, ...) over the examples where both are nonzero; 1 if there are none.
 
-    1 where none counts, so that nothing is asked of a network without a gradient. With several processes they are
-    counted in the whole batch.
+    With several processes the mean is over the whole batch.
     """
     one, other = one.flatten(1), other.flatten(1)
     lengths = [gradient.norm(dim=1, keepdim=True) for gradient in (one, other)]
     counts = (lengths[0] > 0) & (lengths[1] > 0)
-    # By 1 where a length is 0: a mask over a division by 0 would hide it in the value and not in the derivative.
+    # Divide by 1 where a length is 0: masking after a division by 0 would leave NaN in the derivative.
     first, second = (v / torch.where(counts, length, 1) for v, length in zip((one, other), lengths, strict=True))
     lost = (1 - (first * second).sum(1)) * counts.squeeze(1)
     mean: Tensor = 1 - lost.sum() / ranks.usual(counts.sum())
@@ -114,20 +113,20 @@ def mean_cosine(one: Tensor, other: Tensor) -> Tensor:
 def grad_align(*, align: NonNegative = 0.2, detach_clean: bool = True, attack_bn: AttackBn = "train") -> GradAlign:
     """Cross-entropy at the FGSM image, plus lambda (1 - cosine of the gradients at x and near it).
 
-    Beside x is x + eta with eta uniform in the ball, not cut at the box. The gradient at x is that of FGSM, so
-    the alignment costs one more gradient and its derivative, and both are of labels as attacks see them: those
-    before smoothing. Examples without a gradient are left out of the mean. The logged `cosine` falls from near 1
-    to near 0 in catastrophic overfitting. Batch statistics are updated by the adversarial batch and, with
-    attack_bn "train", by the forwards of both gradients.
+    Training compares the gradients at x and at x + eta, with eta uniform in the ball, not clipped to [0, 1]. The
+    gradient at x is that of FGSM, so the alignment costs one more gradient and its derivative; both use the labels
+    without smoothing. Examples with a zero gradient are left out of the mean. In catastrophic overfitting, the logged
+    `cosine` falls from near 1 to near 0. Batch statistics are updated by the adversarial batch and, with attack_bn
+    "train", by the forwards of both gradients.
 
     When to use: for fast training with eps where fgsm and rs_fgsm collapse, at about twice their cost.
 
-    First setting: align 0.2 for eps 8/255; more for a larger eps, and fp32 without compilation.
+    First setting: align 0.2 for eps 8/255; more for a larger eps. Use fp32 without compilation.
 
     Args:
-        align: lambda. The authors take 0.02 * 10^(eps / 8) on CIFAR-10, eps in 1/255: 0.063 for 4, 0.2 for 8,
+        align: lambda. The authors use 0.02 * 10^(eps / 8) on CIFAR-10, eps in 1/255: 0.063 for 4, 0.2 for 8,
             2 for 16. 0 is FGSM training.
-        detach_clean: whether the gradient at x is held fixed in the cosine (as released); false lets both learn.
+        detach_clean: whether the gradient at x is held fixed in the cosine (as released); false trains through both.
         attack_bn: mode of the model for both gradients: train (as in published single-step code), eval or
             batch_no_update.
 

@@ -38,9 +38,9 @@ def half_half(
 ) -> MinMax:
     """Cross-entropy on adversarial and on clean images, half and half by default.
 
-    Batch statistics see the clean batch once and the adversarial batch once, so they are those of neither.
+    Batch statistics see the clean batch once and the adversarial batch once.
 
-    When to use: where clean accuracy is to be traded for robust accuracy by one number.
+    When to use: to trade clean for robust accuracy with one number.
 
     First setting: share 0.5; pgd_at is share 1.
 
@@ -48,7 +48,7 @@ def half_half(
         share: a, the weight of the adversarial images; 1 is PGD-AT, 0 is natural training.
         steps: gradient steps of the attack.
         step_size: length of one step in the unit of eps; null is a quarter of eps (2/255 for 8/255).
-        start: where the attack begins: a random point of the threat set, or the clean image.
+        start: start of the attack: a random point of the threat set, or the clean image.
         attack_bn: mode of the model while it is attacked: eval, train or batch_no_update.
 
     Reference: Goodfellow, Shlens and Szegedy, ICLR 2015 (with one step); with PGD, Kannan et al., 2018.

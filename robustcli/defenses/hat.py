@@ -1,4 +1,4 @@
-"""HAT: TRADES with a helper that says what lies beyond the adversarial image."""
+"""HAT: TRADES with a helper network that labels images beyond the adversarial one."""
 
 from copy import deepcopy
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ _BESIDE = "beside"
 class HatLoss(OuterLoss):
     """CE(f(x), y) + beta KL(p(x) || p(x')) + helper_weight CE(f(x + h (x' - x)), y_h), mean over the batch.
 
-    y_h is what the helper takes x' for; h is `extrapolation`, and the point beyond x' is not cut at the box.
+    y_h is the helper's prediction at x'; h is `extrapolation`. The point beyond x' is not clipped to [0, 1].
     """
 
     beta: float
@@ -39,7 +39,7 @@ class HatLoss(OuterLoss):
 
     def start(self, model: nn.Module, optimizer: Optimizer, rng: Noise) -> "RunningHat":
         if self.helper == _BESIDE:
-            # Together, so that the copied optimiser trains the copied weights.
+            # Copied together, so that the copied optimizer trains the copied weights.
             return RunningHat(self, optimizer, *deepcopy((model, optimizer)))
         helper = deepcopy(model).requires_grad_(False).eval()
         _load(helper, Path(self.helper))
@@ -47,7 +47,7 @@ class HatLoss(OuterLoss):
 
 
 def _load(helper: nn.Module, path: Path) -> None:
-    """Weights of a checkpoint of the same architecture, wherever the network lies inside `helper`."""
+    """Load weights of a checkpoint of the same architecture, with any wrapper around the network."""
     weights = checkpoint.load(path)["weights"]
     networks = [module for module in helper.modules() if module.state_dict().keys() == weights.keys()]
     try:
@@ -57,7 +57,7 @@ def _load(helper: nn.Module, path: Path) -> None:
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise RobustCliError(
-            f"defense.helper: {path}: not the architecture of this spec, which the helper has to share ({reason})"
+            f"defense.helper: {path}: expected a checkpoint with the architecture of this spec ({reason})"
         ) from error
 
 
@@ -65,9 +65,9 @@ class RunningHat:
     """A HatLoss with its helper.
 
     Args:
-        leader: the optimiser of the network, whose rate a helper follows if it is trained at the same time.
-        helper: the other network; it never gets a gradient of this loss.
-        optimizer: of a helper that is trained at the same time, or None.
+        leader: the network's optimizer; a helper that is trained at the same time uses its learning rate.
+        helper: the other network; this loss gives it no gradient.
+        optimizer: optimizer of a helper that is trained at the same time, or None.
     """
 
     def __init__(self, settings: HatLoss, leader: Optimizer, helper: nn.Module, optimizer: Optimizer | None) -> None:
@@ -86,12 +86,12 @@ class RunningHat:
         self.metrics = {"helper_accuracy": (self.labels == labels_of(batch.y)).float().mean()}
 
     def _train_helper(self, optimizer: Optimizer, batch: Batch) -> None:
-        """Make one natural update of the helper, at the network's learning rate and momentum."""
+        """Make one natural update of the helper, with the network's learning rate and momentum."""
         copy_rates(self.leader, optimizer)
         self.helper.train()
         optimizer.zero_grad()
         ranks.weighed(F.cross_entropy(self.helper(batch.x), batch.y)).backward()  # type: ignore[no-untyped-call]
-        # A copied optimizer has no hooks.
+        # The copied optimizer has no hooks, so this one does not average gradients.
         ranks.mean_gradients(optimizer)
         optimizer.step()
         ranks.mean_statistics(self.helper)
@@ -129,28 +129,27 @@ def hat(
     start_std: Positive = 0.001,
     attack_bn: AttackBn = "eval",
 ) -> MinMax:
-    """TRADES plus the cross-entropy beyond the adversarial image, towards the label that a helper gives it.
+    """TRADES plus the cross-entropy at an image beyond the adversarial one, with the label that a helper predicts.
 
-    The helper is a naturally trained network of the same architecture. Where it takes the adversarial image
-    for another class, the image beyond it may be of that class, and the margin need not grow further.
-    Batch statistics see the clean, the adversarial and the helped batch once each; p(x) in the divergence
-    is not held fixed, as released.
+    The helper is a naturally trained network of the same architecture. If it assigns the adversarial image to another
+    class, the image beyond may belong to that class, and the margin need not grow further. Batch statistics see the
+    clean, the adversarial and the extrapolated batch once each; p(x) in the divergence is not detached, as released.
 
     When to use: where adversarial training loses too much clean accuracy, at about the cost of TRADES.
 
-    First setting: the defaults with helper: beside; train the helper first for the published method.
+    First setting: the defaults with helper: beside. For the published method, train the helper first.
 
     Args:
-        helper: a checkpoint of a naturally trained network (experiments/cifar10/hat_helper.yaml), as in the
-            paper; or "beside": a copy of the network is trained naturally on the same batches by a copy of
-            its optimiser, which spares the first run, costs one more forward and backward, and has poor
-            labels at first. The latter is this project's own.
+        helper: a checkpoint of a naturally trained network (experiments/cifar10/hat_helper.yaml), as in the paper; or
+            "beside": a copy of the network is trained naturally on the same batches by a copy of its optimizer. This
+            saves the first run and costs one more forward and backward; its labels are poor at first. "beside" is our
+            own variant.
         beta: weight of the divergence: 2.5, and 3.5 with extra data, as released.
         helper_weight: gamma, the weight of the third term; 0 is TRADES.
         extrapolation: h, how far beyond: 1 is the adversarial image itself.
         steps: gradient steps of the attack.
         step_size: length of one step in the unit of eps; null is a quarter of eps (2/255 for 8/255).
-        start_std: the attack begins near x, at this times normal noise.
+        start_std: the attack starts at x plus this times normal noise.
         attack_bn: mode of the model while it is attacked: eval (as released), train or batch_no_update.
 
     Reference: Rade and Moosavi-Dezfooli, ICLR 2022.

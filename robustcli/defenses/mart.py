@@ -1,4 +1,4 @@
-"""MART: the divergence counts most where the clean image is misclassified, and the worst point is boosted."""
+"""MART: boosted cross-entropy, and a divergence that counts more for misclassified clean images."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,13 +11,13 @@ from robustcli.defenses import DEFENSES, Batch, StatelessLoss, refuse_shares
 from robustcli.defenses.min_max import MinMax
 from robustcli.registry.types import AttackBn, NonNegative, Positive, Size
 
-# Keep the logarithms and the weight away from zero, as the released code does.
+# Keeps the logarithms and the weight away from zero, as in the released code.
 _RIVAL_CEILING, _FLOOR, _WEIGHT_CEILING = 1.0001, 1e-12, 1.0000001
 
 
 @dataclass(frozen=True, kw_only=True)
 class MartLoss(StatelessLoss):
-    """BCE(p', y) + beta KL(p || p') (1 - p_y), mean over the batch; gradients flow through every factor.
+    """BCE(p', y) + beta KL(p || p') (1 - p_y), mean over the batch; no factor is detached.
 
     BCE(p', y) = CE(p', y) - log(1 - p'_r), with r the likeliest class other than y.
     """
@@ -51,24 +51,24 @@ def mart(
     start_std: Positive = 0.001,
     attack_bn: AttackBn = "eval",
 ) -> MinMax:
-    """Boosted cross-entropy at the worst point plus beta times KL(p(x) || p(x')), weighted by 1 - p_y(x).
+    """Boosted cross-entropy at the adversarial image plus beta times KL(p(x) || p(x')), weighted by 1 - p_y(x).
 
-    The attack raises the cross-entropy, not the divergence. Batch statistics see the clean batch once and
-    the adversarial batch once.
+    The attack maximises the cross-entropy, not the divergence. Batch statistics see the clean and the adversarial
+    batch once each.
 
-    When to use: as an alternative to TRADES that weighs misclassified images more.
+    When to use: as an alternative to TRADES that gives misclassified images more weight.
 
-    First setting: beta 6 with a step schedule and a small weight decay; it wants whole labels.
+    First setting: beta 6 with a step schedule and a small weight decay, without soft labels.
 
     Args:
         beta: weight of the divergence: 6 for WideResNet-34-10, 5 for ResNet-18 in the released code; 0
-            leaves the boosted cross-entropy and spares the clean forward.
-        soft_labels: what to do with labels that are mixed or smoothed, of which the paper has none: "refuse" them,
-            or take what is "expected" of class shares q, this project's reading: the weight is 1 - sum q_c p_c,
-            and r is any class but the likeliest of q.
+            leaves the boosted cross-entropy and saves the clean forward.
+        soft_labels: rule for mixed or smoothed labels, which the paper does not have: "refuse" them, or take the
+            "expected" value over class shares q (our choice): the weight is 1 - sum q_c p_c, and r is any class but
+            the likeliest of q.
         steps: gradient steps of the attack.
         step_size: length of one step in the unit of eps; null is a quarter of eps; as released 0.007.
-        start_std: the attack begins near x, at this times normal noise.
+        start_std: the attack starts at x plus this times normal noise.
         attack_bn: mode of the model while it is attacked: eval (as released), train or batch_no_update.
 
     Reference: Wang et al., ICLR 2020, section 3; constants from the released code.

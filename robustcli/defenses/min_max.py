@@ -1,4 +1,4 @@
-"""The step that most published methods share: the formula of adversarial training, line by line."""
+"""The step of most published methods: the formula of adversarial training, line by line."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -29,14 +29,14 @@ from robustcli.threat.threat import ThreatModel
 
 @dataclass(frozen=True)
 class AdversarialCrossEntropy(StatelessLoss):
-    """CE(f(x'), y), mean over the batch: the loss of most methods that differ only in their attack."""
+    """CE(f(x'), y), mean over the batch: the loss of methods that differ only in their attack."""
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
         return F.cross_entropy(model(batch.x_adv), batch.y)
 
 
 class RunningCurriculum(Protocol):
-    """How the attack changes as training goes on, with its state."""
+    """Schedule of the attack during training, with its state."""
 
     @property
     def metrics(self) -> Metrics:
@@ -48,7 +48,7 @@ class RunningCurriculum(Protocol):
         ...
 
     def see(self, metrics: Metrics, images: int) -> None:
-        """Take in the metrics of an update on a batch of `images` images, as tensors on the device."""
+        """Receive the metrics of an update on a batch of `images` images, as tensors on the device."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -64,13 +64,13 @@ class Curriculum(Protocol):
     """Settings of a curriculum."""
 
     def start(self, model: nn.Module) -> RunningCurriculum:
-        """Start to follow the training of a model."""
+        """Bind it to the training of a model."""
         ...
 
 
 @dataclass(frozen=True)
 class StatelessCurriculum(Stateless):
-    """Base of a curriculum that follows only the progress; by default the attack stays as it is set."""
+    """Base of a curriculum that depends only on the progress; by default the attack stays unchanged."""
 
     @property
     def metrics(self) -> Metrics:
@@ -91,11 +91,11 @@ class MinMax(Defense):
         attack: finds x_adv at the unperturbed weights.
         loss: the loss that the weights minimise.
         weights: the perturbation v around which the loss is taken.
-        averaging: the weights that are evaluated.
+        averaging: rule for the weights that are evaluated.
         regulariser: r, a penalty on the weights or a projection.
-        attack_bn: mode of the model while it is attacked: "eval" (running statistics), "train" (batch
-            statistics, running ones move with every forward) or "batch_no_update".
-        curriculum: how the attack changes as training goes on.
+        attack_bn: mode of the model while it is attacked: "eval" (running statistics), "train" (batch statistics;
+            every forward updates the running ones) or "batch_no_update".
+        curriculum: schedule of the attack during training.
     """
 
     attack: Attack
@@ -129,7 +129,7 @@ class MinMax(Defense):
 
 @dataclass(frozen=True)
 class MinMaxStep:
-    """A MinMax bound to a model; its state is the state of its parts."""
+    """A MinMax bound to a model; its state is that of its parts."""
 
     settings: MinMax
     model: nn.Module
@@ -142,7 +142,7 @@ class MinMaxStep:
 
     def __call__(self, x: Tensor, labels: Labels, threat: ThreatModel, progress: Progress) -> Metrics:
         attack = self.curriculum.attack(self.settings.attack, progress)
-        # Before the attack, whose passes can then use the memory of the last gradients.
+        # Before the attack, so that it can use the memory of the old gradients.
         self.optimizer.zero_grad()
         with crafting(self.model, self.settings.attack_bn):  # weights held, mode set, both restored
             x_adv, found = attack.search(self.model, x, labels.attack, threat, self.rng)
@@ -157,7 +157,7 @@ class MinMaxStep:
         if not self.weights.steps_inside:
             self.optimizer.step()
         self.regulariser.after(self.model, progress)
-        # Tensors: nothing waits for the device here.
+        # Tensors, so that nothing waits for the device.
         metrics = ranks.metrics({"loss": loss.detach(), **found, **self.loss.metrics, **penalty})
         self.curriculum.see(metrics, ranks.images(len(x)))
         return {**metrics, **self.curriculum.metrics}

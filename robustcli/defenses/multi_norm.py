@@ -1,4 +1,4 @@
-"""Adversarial training against several threats: on average, against the worst, one at a time, or along one path."""
+"""Adversarial training against several threat models: their mean, their worst, one at a time, or one joint path."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -19,7 +19,7 @@ from robustcli.threat.threat import ThreatModel
 
 @dataclass(frozen=True)
 class VersionsCrossEntropy(StatelessLoss):
-    """CE(f(x'), y), mean over all adversarial versions of all images, which pass the network as one batch."""
+    """CE(f(x'), y), mean over all adversarial versions of all images, which are one batch for the network."""
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
         versions = len(batch.x_adv) // len(batch.x)
@@ -28,7 +28,7 @@ class VersionsCrossEntropy(StatelessLoss):
 
 @dataclass(frozen=True)
 class OneInTurn(StatelessCurriculum):
-    """One of several attacks in turn, drawn by the number of the update, so that there is no state."""
+    """One of several attacks per update, drawn from the number of the update, so there is no state."""
 
     def attack(self, attack: Attack, progress: Progress) -> Attack:
         if not isinstance(attack, Alternate):
@@ -43,7 +43,7 @@ def _combined(
     step_size: float | None,
     start: Literal["random", "clean"],
 ) -> Attack:
-    """The attack on the spec's threat, which comes first, and on the others."""
+    """Combine the attack on the spec's threat model, which comes first, with the attacks on the others."""
     threats = (None, *(ThreatModel(other.norm, other.eps) for other in others))
     step_sizes = (step_size, *(other.step_size for other in others))
     if combine == "msd":
@@ -69,26 +69,25 @@ def multi_norm(
     start: Literal["random", "clean"] = "random",
     attack_bn: AttackBn = "eval",
 ) -> MinMax:
-    """Cross-entropy at the adversarial images of several threats: the spec's and others.
+    """Cross-entropy at adversarial images of several threat models: the spec's and others.
 
-    With no others it is PGD-AT. "average" takes the mean over all threats, whose images pass the network as one
-    batch; "max" takes of each image the version with the highest cross-entropy, which costs one more forward
-    per threat; "random" plays one threat per batch, at the cost of PGD-AT, in an order that is the same in
-    every run; "msd" goes one path whose every step is the worst of the steps in all threats. The clean images
-    are not trained on. Batch statistics are updated by all adversarial images at once. What holds under all
-    threats together is found out by worst_case with members of `under`.
+    Without others it is PGD-AT. "average" takes the mean over all threat models, whose images form one batch; "max"
+    takes for each image the version with the highest cross-entropy, which costs one more forward per threat model;
+    "random" uses one threat model per batch, at the cost of PGD-AT, in the same order in every run; "msd" follows one
+    path and takes at each step the worst of the steps in all threat models. Training uses no clean images. Batch
+    statistics are updated by all adversarial images at once. To evaluate robustness to all threat models together, use
+    worst_case with members of `under`.
 
-    When to use: where the network must withstand several norms at once.
+    When to use: for robustness to several norms at once.
 
-    First setting: combine: max with the radii that you evaluate; random costs a third with three threats.
+    First setting: combine: max with the radii that you evaluate; with three threat models, random costs a third.
 
     Args:
-        others: threats besides the spec's, each with norm, eps and, if wanted, step_size.
+        others: threat models besides the spec's, each with norm, eps and optionally step_size.
         combine: max, average, random or msd.
-        steps: gradient steps in each threat.
-        step_size: length of one step in the spec's threat, in the unit of its eps; null is a quarter of eps.
-        start: where the attacks begin: a random point of their threat set (of the spec's, for msd), or the clean
-            image.
+        steps: gradient steps in each threat model.
+        step_size: length of one step in the spec's threat model, in the unit of its eps; null is a quarter of eps.
+        start: start of the attacks: a random point of their threat set (of the spec's, for msd), or the clean image.
         attack_bn: mode of the model while it is attacked: eval, train or batch_no_update.
 
     Reference: Tramer and Boneh, NeurIPS 2019 (max and average); Maini, Wong and Kolter, ICML 2020 (msd); Madaan,

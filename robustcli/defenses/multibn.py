@@ -1,4 +1,4 @@
-"""MultiBN training: clean images and each kind of adversarial image through batch norms of their own."""
+"""MultiBN training: separate batch norms for clean images and each kind of adversarial image."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -22,7 +22,7 @@ from robustcli.threat.threat import ThreatModel
 class BranchesCrossEntropy(StatelessLoss):
     """Mean over branches k of CE(f_k(x_k), y) + gate_weight CE(gate(x_k), k), mean over the batch.
 
-    x_0 is the clean batch, x_k the k-th block of the adversarial one, and f_k the network through branch k.
+    x_0 is the clean batch, x_k the k-th block of the adversarial batch, and f_k the network with branch k.
     """
 
     branches: int
@@ -48,7 +48,7 @@ def _through_each(
     step_size: float | None,
     start: Literal["random", "clean"],
 ) -> Concatenate:
-    """PGD in the spec's threat, which comes first, and in the others."""
+    """PGD in the spec's threat model, which comes first, and in the others."""
     attacks: list[Attack] = [Pgd(steps=steps, step_size=step_size, start=start)]
     for other in others:
         pgd = Pgd(steps=steps, step_size=other.step_size, start=start)
@@ -72,26 +72,26 @@ def multibn(
     start: Literal["random", "clean"] = "random",
     attack_bn: AttackBn = "eval",
 ) -> MinMax:
-    """Cross-entropy of clean and of adversarial images, each kind through its own batch norms.
+    """Cross-entropy of clean and of adversarial images, each kind with its own batch norms.
 
-    Trains the architecture of the same name, which needs one branch for the clean images, one for the spec's
-    threat and one for each of the others. In training the kind of every image is known, so the statistics of a
-    branch are only those of its kind; the gate learns the kinds by a cross-entropy of its own and gets no
-    gradient from the classes. With no others it is training with two sets of batch norms, whose published loss
-    is the sum where this is the mean. Published kinds are clean, PGD and occluded videos; here kinds are norms.
+    Trains the architecture of the same name, which needs one branch for clean images, one for the spec's threat model
+    and one for each of the others. In training the kind of every image is known, so each branch collects statistics of
+    its kind only. The gate learns the kinds by its own cross-entropy and gets no gradient from the classes. Without
+    others it is training with two sets of batch norms (the published loss is the sum, here it is the mean). The
+    published kinds are clean, PGD and occluded videos; here they are norms.
 
-    When to use: where clean images and several threats should not share batch statistics.
+    When to use: where clean images and several threat models should not share batch statistics.
 
-    First setting: the architecture multibn around preact_resnet18, with one branch more than there are threats.
+    First setting: the architecture multibn around preact_resnet18, with one branch more than there are threat models.
 
     Args:
-        others: threats besides the spec's, each with norm, eps and, if wanted, step_size; [] for none.
-        gate_weight: weight of the gate's cross-entropy, for which no published value is known.
-        attack_through: what the attacks see: their own "branch", as released, or the network with its "gate",
-            as an attacker of the trained network does.
-        steps: gradient steps in each threat.
-        step_size: length of one step in the spec's threat, in the unit of its eps; null is a quarter of eps.
-        start: where the attacks begin: a random point of their threat set, or the clean image.
+        others: threat models besides the spec's, each with norm, eps and optionally step_size; [] for none.
+        gate_weight: weight of the gate's cross-entropy; no value is published.
+        attack_through: path of the attacks: their own "branch", as released, or the network with its "gate", as an
+            attacker of the trained network sees it.
+        steps: gradient steps in each threat model.
+        step_size: length of one step in the spec's threat model, in the unit of its eps; null is a quarter of eps.
+        start: start of the attacks: a random point of their threat set, or the clean image.
         attack_bn: mode of the model while it is attacked: eval, train or batch_no_update.
 
     Reference: Lo and Patel, IEEE TIP 2022; two branches: Xie and Yuille, ICLR 2020; Xie et al., CVPR 2020.

@@ -17,20 +17,20 @@ def n_fgsm(
 ) -> MinMax:
     """Cross-entropy at x + eta + alpha sign(gradient at x + eta), with eta uniform in k times the ball.
 
-    The images trained on lie outside the threat set by design: up to (k + 1) eps away, and 1.5 eps on average.
-    Only the box holds them, unless `clip` does. Where the paper says "no clipping" it means the ball. Batch
-    statistics are updated by the adversarial batch and, with attack_bn "train", by the forward of the attack.
+    By design, training images lie outside the threat set: up to (k + 1) eps away, and 1.5 eps on average. They are
+    clipped to [0, 1], and to the ball only with `clip`; "no clipping" in the paper means the ball. Batch statistics
+    are updated by the adversarial batch and, with attack_bn "train", by the forward of the attack.
 
     When to use: for adversarial training at the cost of two passes, where rs_fgsm collapses.
 
-    First setting: noise 2 with the cyclic schedule of rs_fgsm, and noise 3 if training still collapses.
+    First setting: noise 2 with the cyclic schedule of rs_fgsm; noise 3 if training still collapses.
 
     Args:
-        noise: k, size of the noise as a multiple of eps; larger for a wider network or a larger radius (3 or 4).
+        noise: k, size of the noise as a multiple of eps; 3 or 4 for a wider network or a larger radius.
         step_size: alpha, length of the step in the unit of eps; null is eps.
-        clip: the perturbation is cut to this many times eps; null (as published) is no cut, 1 the threat set.
-        clamp_noise: whether the noise itself is cut at the box before the step is added, as in the released code
-            for CIFAR; false, as in that for ImageNet, cuts only the sum.
+        clip: clip the perturbation to this many times eps; null (as published) does not clip, 1 is the threat set.
+        clamp_noise: whether the noise is clipped to [0, 1] before the step is added, as in the released code for
+            CIFAR; false, as in that for ImageNet, clips only the sum.
         attack_bn: mode of the model while it is attacked: train (as released), eval or batch_no_update.
 
     Reference: de Jorge et al., "Make Some Noise: Reliable and Efficient Single-Step Adversarial Training",

@@ -1,4 +1,4 @@
-"""Natural training: no adversary. The reference that every defense is compared with."""
+"""Natural training, without adversarial images: the reference for every defense."""
 
 from dataclasses import dataclass
 
@@ -25,12 +25,12 @@ class CleanCrossEntropy(StatelessLoss):
 def natural(*, label_smoothing: ProperShare = 0.0) -> MinMax:
     """Cross-entropy on clean images.
 
-    When to use: as the reference for clean accuracy, and to see that an evaluation breaks what is not robust.
+    When to use: as the reference for clean accuracy, and to check that an evaluation breaks a non-robust network.
 
     First setting: the defaults.
 
     Args:
-        label_smoothing: s of targets (1 - s) on the label plus s / k on each of the k classes.
+        label_smoothing: s in the targets (1 - s) on the label plus s / k on each of the k classes.
 
     Reference: none; empirical risk minimisation.
     """

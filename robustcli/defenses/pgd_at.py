@@ -15,17 +15,17 @@ from robustcli.threat.noise import derive
 
 @dataclass(frozen=True, kw_only=True)
 class CleanBatches(StatelessCurriculum):
-    """A share of the batches is attacked from the clean images."""
+    """Start the attack at the clean images in a share of the batches."""
 
     share: float
 
     def attack(self, attack: Attack, progress: Progress) -> Attack:
         if not isinstance(attack, Pgd) or attack.start == "clean":
             raise RobustCliError(
-                "defense.clean_batches: some batches are attacked from the clean images and the others not, which "
-                "needs a pgd with another start; write start: random, or leave clean_batches out"
+                "defense.clean_batches: starts the attack at the clean images in some batches, which needs a pgd with "
+                "another start; write start: random, or remove clean_batches"
             )
-        # Which ones follows from only the number of the update: nothing is drawn on the device, nothing is kept.
+        # Chosen by the number of the update, so there is nothing to draw or to save.
         is_clean = derive(0, "clean batch", progress.step) < self.share * 2**63
         return replace(attack, start="clean") if is_clean else attack
 
@@ -43,11 +43,10 @@ def pgd_at(
 ) -> MinMax:
     """Cross-entropy at the adversarial images of PGD.
 
-    Batch statistics are updated by the adversarial batch, and by every attack forward when attack_bn is
-    "train", as in the code of Madry et al. and of Rice et al.; "eval" is what Pang et al. recommend. The code of Rice
-    et al. makes two more forwards in train mode at every update: the loss at the last point of the attack (`keep: best`
-    makes the same forward) and, after the update, the accuracy on the clean batch. They move running statistics only;
-    the second one is left out here.
+    Batch statistics are updated by the adversarial batch and, with attack_bn "train", by every forward of the attack,
+    as in the code of Madry et al. and of Rice et al.; Pang et al. recommend "eval". The code of Rice et al. makes two
+    more forwards in train mode per update, which only move running statistics: the loss at the last point of the
+    attack (`keep: best` does the same) and the accuracy on the clean batch, which is omitted here.
 
     When to use: as the baseline of every comparison, and whenever in doubt.
 
@@ -57,12 +56,12 @@ def pgd_at(
     Args:
         steps: gradient steps of the attack.
         step_size: length of one step in the unit of eps; null is a quarter of eps (2/255 for 8/255).
-        start: where the attack begins: a random point of the threat set, or the clean image.
-        keep: the last point of the attack, or the best by its loss (costs one more forward).
+        start: start of the attack: a random point of the threat set, or the clean image.
+        keep: the last point of the attack, or the one with the highest loss (costs one more forward).
         attack_bn: mode of the model while it is attacked: eval, train or batch_no_update.
-        reach_eps: whether steps that together are shorter than eps are lengthened to eps / steps.
-        clean_batches: share of the batches that are attacked from the clean images whatever `start` says, the same
-            updates for every seed; 0.2 in code that smooth adversarial training builds on.
+        reach_eps: whether steps whose sum is shorter than eps are lengthened to eps / steps.
+        clean_batches: share of the batches whose attack starts at the clean images regardless of `start`, in the same
+            updates for every seed; 0.2 in the code that smooth adversarial training builds on.
 
     Reference: Madry et al., ICLR 2018; Rice, Wong and Kolter, ICML 2020; Pang et al., ICLR 2021; reach_eps and
         clean_batches: Xie et al., CVPR 2019.

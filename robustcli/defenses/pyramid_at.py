@@ -1,4 +1,4 @@
-"""PyramidAT: clean images, and images perturbed at several resolutions, seen through the same masks."""
+"""PyramidAT: clean images, and images perturbed at several resolutions, with the same dropout masks."""
 
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class MatchedCrossEntropy(StatelessLoss):
     """CE(f_M(x), y) + adv_weight CE(f_M(x'), y), mean over the batch, with M the masks of dropout and depth.
 
     Args:
-        masks: "same": both passes see one M; "rates": each draws its own, at equal rates.
+        masks: "same": both passes use one M; "rates": each draws its own, at equal rates.
     """
 
     adv_weight: float
@@ -54,12 +54,11 @@ def pyramid_at(
 ) -> MinMax:
     """Cross-entropy at the clean image plus that at an image perturbed at several resolutions.
 
-    The purpose is accuracy on clean and on shifted images, not under the worst case, and the images trained on
-    lie outside the threat set by design: each resolution moves by up to its multiplier times eps. The published
-    eps of 6/255 and step of 1/255 count in pixels of [-1, 1], so here they are 3/255 and 0.5/255. The released
-    attack computes one more gradient than it has steps, for the record; it is left out. Batch statistics, where
-    the network has any, see the clean batch once, the adversarial batch once and, with attack_bn "train", every
-    forward of the attack.
+    The goal is accuracy on clean and shifted images rather than worst-case robustness. By design, training images lie
+    outside the threat set: each resolution moves by up to its multiplier times eps. The published eps of 6/255 and step
+    of 1/255 are in pixels of [-1, 1], so here they are 3/255 and 0.5/255. The released attack computes one more
+    gradient for its logs, which is omitted here. Batch statistics, if there are any, see the clean and the adversarial
+    batch once each and, with attack_bn "train", every forward of the attack.
 
     When to use: for transformers on large images, where clean accuracy should not fall.
 
@@ -67,17 +66,17 @@ def pyramid_at(
 
     Args:
         adv_weight: lambda, the weight of the adversarial images; 0 is natural training.
-        masks: "same": attack, clean and adversarial pass see the same masks of dropout and stochastic depth;
-            "rates": the attack keeps one draw and each of the other passes makes its own, at equal rates. The
-            released code draws dropout anew and shares stochastic depth; both count as matched in the paper.
+        masks: "same": attack, clean and adversarial pass use the same masks of dropout and stochastic depth; "rates":
+            the attack keeps one draw, each other pass draws its own, at equal rates. The released code redraws dropout
+            and shares stochastic depth; the paper calls both matched.
         steps: gradient steps of the attack.
         step_size: length of one step in the unit of eps; null is a quarter of eps; as published a sixth.
-        sides: of the cells of each resolution, in pixels; published for images of 224 pixels.
-        multipliers: of each resolution.
-        aim: of the attack: towards a class drawn at random, as published, or away from the label.
-        clip: the perturbation is cut to this many times eps; null (as published) is no cut, 1 the threat set.
-        attack_bn: mode of the model while it is attacked: train (as released; without it there are no masks to
-            match), eval or batch_no_update.
+        sides: side of the cells of each resolution, in pixels; published for images of 224 pixels.
+        multipliers: multiple of eps for each resolution.
+        aim: target of the attack: a random class, as published, or away from the label.
+        clip: clip the perturbation to this many times eps; null (as published) does not clip, 1 is the threat set.
+        attack_bn: mode of the model while it is attacked: train (as released; other modes have no masks), eval or
+            batch_no_update.
 
     Reference: Herrmann et al., "Pyramid Adversarial Training Improves ViT Performance", CVPR 2022.
     """

@@ -10,9 +10,8 @@ from robustcli.registry.types import AttackBn, Positive
 def rs_fgsm(*, step_size: Positive | None = None, clamp_noise: bool = True, attack_bn: AttackBn = "train") -> MinMax:
     """Cross-entropy after one projected step from a random point of the threat set.
 
-    The start mostly shortens the perturbation, which delays catastrophic overfitting and does not exclude it.
-    Batch statistics are updated by the adversarial batch and, with attack_bn "train", by the forward of the
-    attack.
+    The random start mainly shortens the perturbation, which delays catastrophic overfitting but does not prevent it.
+    Batch statistics are updated by the adversarial batch and, with attack_bn "train", by the forward of the attack.
 
     When to use: for short runs at the cost of two passes, with eps up to about 8/255.
 
@@ -20,8 +19,8 @@ def rs_fgsm(*, step_size: Positive | None = None, clamp_noise: bool = True, atta
 
     Args:
         step_size: length of the step in the unit of eps; null is 1.25 eps (10/255 for 8/255).
-        clamp_noise: whether the noise of the start is cut at the box before the step, as in the released code for
-            CIFAR and ImageNet; false, as in that for MNIST, cuts only the sum.
+        clamp_noise: whether the starting noise is clipped to [0, 1] before the step, as in the released code for CIFAR
+            and ImageNet; false, as in that for MNIST, clips only the sum.
         attack_bn: mode of the model while it is attacked: train (as released), eval or batch_no_update.
 
     Reference: Wong, Rice and Kolter, "Fast is better than free", ICLR 2020.

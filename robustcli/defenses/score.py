@@ -43,10 +43,10 @@ def score(
 ) -> MinMax:
     """Squared error of the clean probabilities plus beta times their squared distance to the adversarial ones.
 
-    The attack raises the same distance. The gradient flows through p(x) in both terms; batch statistics see
-    the clean batch once and the adversarial batch once. The authors' code with generated data starts at a
-    random point, attacks with batch statistics and clips the distance (the defaults here); their code
-    without it starts near x, attacks in eval mode and clips the whole loss of an image.
+    The attack maximises this distance. p(x) is not detached; batch statistics see the clean and the adversarial batch
+    once each. The authors' code for generated data starts at a random point, attacks with batch statistics and clips
+    the distance (the defaults here); their code without generated data starts near x, attacks in eval mode and clips
+    the loss of each image.
 
     When to use: with many generated images, where a squared distance keeps accuracy better than a divergence.
 
@@ -55,12 +55,12 @@ def score(
     Args:
         beta: weight of the distance, 3 to 4 with generated data and 6 without; 0 is natural training on
             squared errors.
-        clip_robust: distance below which an image asks for no more.
-        clip_total: loss of an image below which it asks for nothing at all; a probability of 1 - c with the
-            rest spread evenly over k - 1 classes is at c^2 k / (k - 1).
+        clip_robust: distance below which an image does not contribute to this term.
+        clip_total: loss below which an image does not contribute at all; a probability of 1 - c with the rest spread
+            evenly over k - 1 classes has loss c^2 k / (k - 1).
         steps: gradient steps of the attack.
         step_size: length of one step in the unit of eps; null is a quarter of eps (2/255 for 8/255).
-        start: where the attack begins: at a random point of the threat set, or near x (0.001 times normal noise).
+        start: start of the attack: a random point of the threat set, or x plus 0.001 times normal noise.
         attack_bn: mode of the model while it is attacked: eval, train or batch_no_update.
 
     Reference: Pang et al., ICML 2022, arXiv 2202.10103.

@@ -25,7 +25,7 @@ class TradesLoss(StatelessLoss):
     statistics: Literal["both", "adversarial"] = "both"
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
-        # Without an adversarial batch the clean one is all that there is to learn statistics from.
+        # Without adversarial images, statistics must come from the clean batch.
         is_held = self.statistics == "adversarial" and self.beta > 0
         with statistics_held(model) if is_held else nullcontext():
             logits = model(batch.x)
@@ -40,7 +40,7 @@ class TradesLoss(StatelessLoss):
         return natural + self.beta * kl_divergence(logits_adv, target).mean()
 
 
-# Images without labels have class shares of 0, where the cross-entropy is 0; the divergence needs no label.
+# Unlabelled images have class shares of 0, so their cross-entropy is 0; the divergence needs no label.
 @DEFENSES.register("trades", spares_labels=True, smoke={"steps": 2}, passes=(13, 10, 2))
 def trades(
     *,
@@ -55,28 +55,26 @@ def trades(
 ) -> MinMax:
     """Clean cross-entropy plus beta times KL(p(x) || p(x')), with x' maximising the same KL.
 
-    The clean prediction is computed once for the attack; the released code repeats it in every step, which
-    changes nothing in eval mode. In the loss the released code forwards the clean batch twice, so batch
-    statistics see it twice: `clean_forwards: 2` does the same, 1 saves that forward. The order of the forwards is
-    clean, adversarial, clean, as released. The released code of TRADES-AWP forwards the adversarial batch first and
-    then the clean one twice, which weights the running statistics differently and changes nothing else. Extra
-    images without a label (-1) have only the divergence; the cross-entropy is still a mean over the whole batch.
+    The attack computes the clean prediction once; the released code repeats it in every step, which gives the same in
+    eval mode. In the loss, the released code forwards the clean batch twice (clean, adversarial, clean), so batch
+    statistics see it twice: `clean_forwards: 2` does the same, 1 saves a forward. The released code of TRADES-AWP uses
+    another order (adversarial, clean, clean), which only changes the weighting of running statistics. Extra images
+    without a label (-1) contribute only the divergence; the cross-entropy is still a mean over the whole batch.
 
-    When to use: where one number should trade clean for robust accuracy, and as the base of awp and of extra
-    images.
+    When to use: to trade clean for robust accuracy with one number, and as the base of awp and of extra images.
 
     First setting: beta 6 with 10 steps; 5 with averaged weights and extra images.
 
     Args:
         beta: weight of the robust term (1 / lambda); 0 is natural training.
         steps: gradient steps of the attack.
-        step_size: length of one step in the unit of eps; null is a quarter of eps. The released training
-            script has 0.007 (its loss function's own default, 0.003, is the evaluation step).
-        start_std: the attack begins near x, at this times normal noise: at x itself the gradient is zero.
+        step_size: length of one step in the unit of eps; null is a quarter of eps. The released training script uses
+            0.007; the default of its loss function is 0.003.
+        start_std: the attack starts at x plus this times normal noise, because the gradient at x is zero.
         clean_forwards: forwards of the clean batch in the loss, 2 as released, or 1.
-        detach_target: whether p(x) in the robust term is held fixed; the released code lets it learn.
-        statistics: which batches move the running statistics in the loss: both (as released), or the adversarial
-            one only, as in the code of Gowal et al.; the clean one then is normalised by itself all the same.
+        detach_target: whether p(x) in the robust term is held fixed; in the released code it is not.
+        statistics: batches that update running statistics in the loss: both (as released), or only the adversarial
+            one, as in the code of Gowal et al.; batch statistics normalise the clean batch in both cases.
         attack_bn: mode of the model while it is attacked: eval (as released), train or batch_no_update.
 
     Reference: Zhang et al., ICML 2019, equation 5 and Algorithm 1.

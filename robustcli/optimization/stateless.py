@@ -1,10 +1,10 @@
-"""Base of parts of training that keep nothing between updates."""
+"""Base of parts of training without state."""
 
 from typing import Any, Self
 
 
 class Stateless:
-    """A part whose settings do all its work: `start` returns the part itself, and there is no state to save."""
+    """A part without state: `start` returns the part itself, and nothing is saved."""
 
     def start(self, *_: Any, **__: Any) -> Self:
         return self

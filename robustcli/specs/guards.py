@@ -201,7 +201,7 @@ def schedule_has_its_attack(defense: MemberSpec) -> Findings:
 def stages_are_counted(defense: MemberSpec) -> Findings:
     patiences, after = defense.parameters.get("patiences"), defense.parameters.get("after")
     if patiences is not None and after is not None and len(patiences) != len(after) + 1:
-        text = f"{len(patiences)} of them with {len(after)} epochs in 'after'; write one more than those"
+        text = f"has {len(patiences)} entries and 'after' has {len(after)}; expected one more than in 'after'"
         yield ("defense", "patiences"), text
 
 

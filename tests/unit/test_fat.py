@@ -115,7 +115,7 @@ def test_patience_grows_with_the_stages() -> None:
 
 
 def test_patiences_and_stages_have_to_match() -> None:
-    with pytest.raises(RobustCliError, match="2 of them with 2 epochs in 'after'"):
+    with pytest.raises(RobustCliError, match="has 2 entries and 'after' has 2"):
         fat(patiences=(0, 1), after=(1, 2))
 
 

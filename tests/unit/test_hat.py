@@ -108,7 +108,7 @@ def test_the_helper_is_the_saved_network_and_stays_it(inside: bool, tmp_path: Pa
 
 
 def test_a_helper_of_another_architecture_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RobustCliError, match="not the architecture of this spec"):
+    with pytest.raises(RobustCliError, match="expected a checkpoint with the architecture of this spec"):
         started(conv_net(), helper=saved(nn.Linear(3, 2), tmp_path))
     with pytest.raises(RobustCliError, match="size mismatch"):
         started(conv_net(), helper=saved(conv_net(classes=7), tmp_path))

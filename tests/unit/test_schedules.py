@@ -78,7 +78,7 @@ def test_multistep_drops_on_the_first_update_after_its_epochs() -> None:
 
 
 def test_multistep_has_as_many_factors_as_drops() -> None:
-    with pytest.raises(RobustCliError, match=r"train\.schedule\.factor: 2 of them for 3 drops"):
+    with pytest.raises(RobustCliError, match=r"train\.schedule\.factor: 2 factors for 3 drops"):
         Multistep(after=(1, 2, 3), factor=(0.1, 0.1))
 
 

@@ -57,9 +57,7 @@ def test_such_a_batch_is_attacked_as_from_a_clean_start() -> None:
 @pytest.mark.parametrize("attack", [NoAttack(), Pgd(start="clean")])
 def test_an_attack_without_another_start_is_refused(attack: NoAttack | Pgd) -> None:
     defense = MinMax(attack=attack, loss=pgd_at().loss, curriculum=pgd_at(clean_batches=0.2).curriculum)
-    with pytest.raises(
-        RobustCliError, match=r"defense\.clean_batches: some batches are attacked from the clean images"
-    ):
+    with pytest.raises(RobustCliError, match=r"defense\.clean_batches: starts the attack at the clean images"):
         train(defense, conv_net(), updates=1)
 
 

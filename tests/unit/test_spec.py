@@ -624,7 +624,7 @@ REFUSED = [
     (
         "stages_are_counted",
         ["defense={name: fat, patiences: [0, 1], after: [2, 3]}"],
-        "defense.patiences: 2 of them with 2 epochs in 'after'; write one more",
+        "defense.patiences: has 2 entries and 'after' has 2; expected one more",
         ["defense={name: fat, patiences: [0, 1, 3], after: [2, 3]}"],
     ),
     (

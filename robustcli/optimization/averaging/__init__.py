@@ -1,4 +1,4 @@
-"""Averaging: the weights that are evaluated, the last ones or an average along the training. One per file."""
+"""Averaging: the weights that are evaluated, the last ones or an average over training. One per file."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
@@ -17,7 +17,7 @@ class RunningAverage(Protocol):
     """An average with its state; it never changes the model that is trained."""
 
     def update(self, model: nn.Module, progress: Progress) -> None:
-        """Take in the weights after an update."""
+        """Include the weights after an update."""
         ...
 
     def averaged(self, model: nn.Module, images: CleanImages) -> nn.Module:
@@ -37,5 +37,5 @@ class Averaging(Protocol):
     """Settings of an average."""
 
     def start(self, model: nn.Module) -> RunningAverage:
-        """Start with the model as it is."""
+        """Start with the current weights of the model."""
         ...

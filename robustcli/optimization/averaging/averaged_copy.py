@@ -18,8 +18,8 @@ class AveragedCopy:
 
     Args:
         model: the network at the start; it is copied and never changed.
-        buffers: batch statistics of the copy. "copy": those of the trained network, as real copies.
-            "average": averaged as the weights are. "re_estimate": anew from one pass over clean images.
+        buffers: batch statistics of the copy. "copy": a copy of those of the trained network. "average": averaged like
+            the weights. "re_estimate": recomputed in one pass over clean images.
     """
 
     def __init__(self, model: nn.Module, buffers: Buffers) -> None:
@@ -47,7 +47,7 @@ class AveragedCopy:
         return self.network
 
     def _re_estimate(self, images: CleanImages) -> None:
-        """Running statistics become the plain mean over batches (momentum None accumulates), divisors those of now."""
+        """Set running statistics to the mean over batches (momentum None), and divisors to the current ones."""
         for module in self.network.modules():
             if isinstance(module, RunningPreconditionedConv2d):
                 module.reset_running_stats()

@@ -17,7 +17,7 @@ class Ema:
     """average <- d average + (1 - d) weights, after every update.
 
     Args:
-        decay: d, the weight of the past; its window is 1 / (1 - d) updates.
+        decay: d, the weight of the old average; the window is 1 / (1 - d) updates.
         ramp: use min(d, (1 + t) / (10 + t)) at update t = 0, 1, ..., so that early weights are forgotten.
         warmup: epochs during which the average is the current weights; t counts from its end.
         buffers: batch statistics: "copy" of the trained network's, "average", or "re_estimate" from
@@ -32,7 +32,7 @@ class Ema:
     buffers: Literal["copy", "average", "re_estimate"] = "copy"
 
     def decay_at(self, update: int) -> float:
-        """d at the update-th update, counted from 0 and from the end of the warm-up."""
+        """Return d for an update, counted from 0 after the warm-up."""
         return min(self.decay, (1 + update) / (10 + update)) if self.ramp else self.decay
 
     def start(self, model: nn.Module) -> "RunningEma":
@@ -40,7 +40,7 @@ class Ema:
 
 
 class RunningEma:
-    """An Ema with its copy of the network and the number of updates it took in."""
+    """An Ema with its copy of the network and the number of averaged updates."""
 
     def __init__(self, settings: Ema, model: nn.Module) -> None:
         self.settings = settings

@@ -12,7 +12,7 @@ from robustcli.optimization.stateless import Stateless
 @AVERAGING.register("none")
 @dataclass(frozen=True, kw_only=True)
 class LastWeights(Stateless):
-    """Evaluate the weights as training leaves them.
+    """Evaluate the last weights.
 
     Reference: none.
     """

@@ -16,13 +16,12 @@ from robustcli.registry.types import Count, Size
 class Swa:
     """average <- average + (weights - average) / (n + 1) at the end of every `every`-th epoch from a start.
 
-    Until the first epoch is taken in, the current weights are evaluated. Averaged weights have no batch
-    statistics of their own: by default they are estimated anew on clean training images, which moves them
-    towards natural statistics.
+    Until the first average, the current weights are evaluated. Averaged weights have no batch statistics; by default
+    these are recomputed on clean training images, which moves them towards natural statistics.
 
     Args:
-        start_epoch: epochs done before the first one is taken in.
-        every: epochs from one to the next.
+        start_epoch: epochs done before the first one is averaged.
+        every: epochs between averaged weights.
         buffers: batch statistics: "re_estimate", "copy" of the trained network's, or "average".
 
     Reference: Izmailov et al., UAI 2018; for adversarial training Chen et al., ICLR 2021 (start 55, every 1).
@@ -37,7 +36,7 @@ class Swa:
 
 
 class RunningSwa:
-    """A Swa with its copy of the network and the number of epochs it took in."""
+    """A Swa with its copy of the network and the number of averaged epochs."""
 
     def __init__(self, settings: Swa, model: nn.Module) -> None:
         self.settings = settings

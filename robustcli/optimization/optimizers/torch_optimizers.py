@@ -1,4 +1,4 @@
-"""PyTorch's own optimisers, with the options that adversarial training uses."""
+"""Optimizers of PyTorch, with the options that adversarial training uses."""
 
 from typing import Any
 
@@ -41,7 +41,7 @@ def adam(groups: list[dict[str, Any]], lr: float, *, beta1: ProperShare = 0.9, b
 def adamw(
     groups: list[dict[str, Any]], lr: float, *, beta1: ProperShare = 0.9, beta2: ProperShare = 0.999
 ) -> Optimizer:
-    """Adam with weight decay apart from the gradient.
+    """Adam with decoupled weight decay.
 
     Args:
         beta1: weight of the past mean gradient.

@@ -1,4 +1,4 @@
-"""Regularisers r: what is asked of the weights besides the loss, a penalty or a projection. One per file."""
+"""Regularisers r: a penalty on the weights or a projection, in addition to the loss. One per file."""
 
 from typing import Any, Protocol
 
@@ -15,9 +15,10 @@ class RunningRegulariser(Protocol):
     """A regulariser of one model with its state; members inherit from it."""
 
     def penalty(self, model: nn.Module, x: Tensor, y: Tensor, progress: Progress) -> Tensor | None:
-        """Term that is added to the loss of this update, a scalar differentiable in the weights; None is no term.
+        """Return the term that is added to the loss of this update, a differentiable scalar; None for no term.
 
-        Called once per update, at the weights themselves and not at perturbed ones. It changes neither the batch
+        It is called once per update, at the unperturbed weights. It must not change batch statistics or global
+        generators.
         statistics nor the global generators.
 
         Args:
@@ -51,13 +52,13 @@ def add_penalty(
 ) -> dict[str, Tensor]:
     """Add the gradient of the penalty to that of every trained weight; return the metrics of the step.
 
-    Penalty and loss are differentiated one after the other: only for the loss the weights may be perturbed.
+    Penalty and loss are differentiated separately, because weight perturbations apply only to the loss.
     """
     penalty = regulariser.penalty(model, x, y, progress)
     if penalty is None:
         return {}
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if trained and penalty.requires_grad:
-        # Only to the weights: the images are leaves of the graph of an input gradient as well.
+        # Only to the weights: for an input gradient, the images are also leaves of the graph.
         ranks.weighed(penalty).backward(inputs=trained)  # type: ignore[no-untyped-call]
     return {"penalty": penalty.detach()}

@@ -1,4 +1,4 @@
-"""Input gradient regularisation: the loss may not change fast with the pixels."""
+"""Input gradient regularisation: a penalty on the gradient of the loss in the pixels."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -20,13 +20,13 @@ from robustcli.registry.types import NonNegative
 class GradNorm(Stateless, RunningRegulariser):
     """weight * mean over the clean images of the size of the gradient of their cross-entropy in the pixels.
 
-    Costs one forward, one backward to the images and the derivative of both. Batch norms normalise by the
-    batch, dropout is off, and running statistics stay as they are.
+    Costs one forward, one backward to the images and the derivative of both. Batch norms use batch statistics without
+    updating running ones, and dropout is off.
 
     Args:
-        weight: lambda. The authors search it for every data set, so the default is this project's. 0 is none.
-        norm: "l2", the squared Euclidean length as published, or "l1", the sum of magnitudes: to first order
-            what the loss gains inside an linf ball, per unit of its radius.
+        weight: lambda. The authors tune it for every data set; the default is ours. 0 is no penalty.
+        norm: "l2", the squared Euclidean length as published, or "l1", the sum of absolute values: to first order, the
+            gain of the loss inside an linf ball per unit of its radius.
 
     Reference: Drucker and LeCun, IEEE Transactions on Neural Networks, 1992; Ross and Doshi-Velez, AAAI 2018,
         arXiv 1711.09404.
@@ -38,7 +38,7 @@ class GradNorm(Stateless, RunningRegulariser):
     def penalty(self, model: nn.Module, x: Tensor, y: Tensor, progress: Progress) -> Tensor | None:
         if not self.weight:
             return None
-        # Attention in its plain form: the fused kernels have no second derivative.
+        # Without fused attention kernels, which have no second derivative.
         with crafting_mode(model, "batch_no_update"), sdpa_kernel(SDPBackend.MATH):
             grad, _, _ = input_gradient(model, x, LOSSES["ce"], y, create_graph=True)
         sizes = grad.flatten(1).square() if self.norm == "l2" else grad.flatten(1).abs()

@@ -10,7 +10,7 @@ from robustcli.attacks.crafting import crafting_mode
 
 
 def trained_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Convolutions and linear layers whose weight is trained, by their names."""
+    """Convolutions and linear layers with trained weights, by name."""
     return {
         name: module
         for name, module in model.named_modules()
@@ -19,7 +19,7 @@ def trained_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def sizes_seen(model: nn.Module, layers: Mapping[str, nn.Module], x: Tensor) -> dict[str, list[tuple[int, ...]]]:
-    """The different sizes of one input of each layer that a forward uses; nothing of the model changes."""
+    """Input sizes of each layer in one forward, without duplicates; the model does not change."""
     with inputs_seen(layers) as seen, crafting_mode(model, "eval"), torch.no_grad():
         model(x[:1])
     return {name: list(dict.fromkeys(found.sizes)) for name, found in seen.items() if found.sizes}

@@ -9,7 +9,7 @@ from robustcli.optimization.stateless import Stateless
 @REGULARISERS.register("none", passes=(0, 0, 0))
 @dataclass(frozen=True, kw_only=True)
 class Unregularised(Stateless, RunningRegulariser):
-    """Ask nothing of the weights besides the loss.
+    """No regulariser.
 
     Reference: none; r = 0.
     """

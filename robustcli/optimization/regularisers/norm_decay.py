@@ -1,4 +1,4 @@
-"""Norm decay: the induced norm of every convolution and linear layer is made smaller."""
+"""Norm decay: a penalty on the induced norm of every convolution and linear layer."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,22 +16,22 @@ from robustcli.registry.types import NonNegative, ProperShare
 @REGULARISERS.register("norm_decay", reads="the layers", smoke={"weight": 0.01}, passes=(0, 0, 0))
 @dataclass(frozen=True, kw_only=True)
 class NormDecay:
-    """weight * sum over the layers of their norm: a subgradient is sign(w) on the weights that the norm sums.
+    """weight * sum of the norms of the layers; a subgradient is sign(w) on the weights that a norm sums.
 
-    The norm of a layer is that of the matrix it is, exact at the sizes of its inputs with zero padding,
-    stride, dilation and groups; the released code knows neither groups nor dilation and takes every kernel
-    to lie inside its image at least once. Which weights are summed jumps from update to update, so a memory
-    smooths the direction: b <- memory * b, then b = sign(w) on those weights, and the gradient is weight * b.
-    The logged `penalty` is weight * <b, w>, which without memory is weight * the sum of the norms. Batch norms
-    and biases are not decayed; a layer that is used at several sizes has the largest of its norms.
+    The norm of a layer is that of its matrix, exact for its input sizes, zero padding, stride, dilation and groups; the
+    released code ignores groups and dilation and assumes that every kernel fits into its image. The set of summed
+    weights changes abruptly between updates, so the direction is smoothed: b <- memory * b, then b = sign(w) on these
+    weights, and the gradient is weight * b. The logged `penalty` is weight * <b, w>, which without memory is weight *
+    the sum of the norms. Batch norms and biases are not penalised; a layer with several input sizes counts with its
+    largest norm.
 
     Args:
-        weight: beta, of the norms; the authors try 1e-5 to 0.1, their code has 1e-3. 0 is none.
-        norm: "linf", the largest sum of magnitudes of a row, or "l1", of a column.
-        memory: share of the past direction; 0.5 as released, 0 is the subgradient itself.
+        weight: beta, weight of the norms; the authors try 1e-5 to 0.1, their code has 1e-3. 0 is no penalty.
+        norm: "linf", the largest absolute row sum, or "l1", the largest absolute column sum.
+        memory: share of the old direction; 0.5 as released, 0 is the subgradient.
 
     Reference: Liang and Huang, "Large Norms of CNN Layers Do Not Hurt Adversarial Robustness", AAAI 2021,
-        arXiv 2009.08435; its message is that smaller norms do not make networks robust.
+        arXiv 2009.08435; they conclude that smaller norms do not make networks robust.
     """
 
     weight: NonNegative = 1e-3
@@ -46,7 +46,7 @@ class RunningNormDecay(RunningRegulariser):
     """A NormDecay with its directions.
 
     Args:
-        sizes: of the inputs of each layer, looked up at the first update.
+        sizes: input sizes of each layer, recorded at the first update.
         directions: b of each layer.
     """
 
@@ -70,7 +70,7 @@ class RunningNormDecay(RunningRegulariser):
         return self.settings.weight * total
 
     def _directed(self, name: str, weight: Tensor, sizes: list[tuple[int, ...]]) -> Tensor:
-        """b of a layer, brought up to date."""
+        """Return b of a layer after updating it."""
         norm, taps = taps_of_norm(self.layers[name], sizes[0], self.settings.norm)
         for size in sizes[1:]:
             other, others = taps_of_norm(self.layers[name], size, self.settings.norm)

@@ -1,4 +1,4 @@
-"""SVC, singular value clipping: no convolution may lengthen a difference of its inputs by more than a factor."""
+"""SVC, singular value clipping: a bound on the spectral norm of every convolution."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,17 +16,17 @@ from robustcli.registry.types import Count, Positive
 @REGULARISERS.register("svc", reads="the layers", smoke={"clip": 0.5, "every": 2}, passes=(0, 0, 0))
 @dataclass(frozen=True, kw_only=True)
 class Svc:
-    """Every so many updates the singular values of every convolution, taken as circular, are cut at `clip`.
+    """Clip the singular values of every convolution, taken as circular, at `clip`, every `every` updates.
 
-    On a torus of the size of its input a convolution is one matrix (outputs x inputs) for each frequency, and
-    its singular values are theirs. Each is cut, and of the kernel that this makes the taps of the old one are
-    kept, which lets values rise above `clip` again a little. Stride, and the zeros that really lie beyond the
-    border, are left out of the model; a kernel larger than its input is taken on a torus of its own size.
-    Kernels with no value above `clip` stay bit for bit. Linear layers are not changed.
+    On a torus of the size of its input, a convolution is one matrix (outputs x inputs) per frequency, and its singular
+    values are those of these matrices. They are clipped, and the resulting kernel is cut to the size of the old one,
+    which lets values rise slightly above `clip` again. The model ignores stride and zero padding; a kernel larger than
+    its input uses a torus of its own size. Kernels without values above `clip` stay bit-identical. Linear layers are
+    not changed.
 
     Args:
         clip: c, the largest singular value; the authors try 2, 1.5, 1, 0.5 and 0.1.
-        every: updates from one clipping to the next.
+        every: updates between two clippings.
 
     Reference: Sedghi, Gupta and Long, "The Singular Values of Convolutional Layers", ICLR 2019, arXiv
         1805.10408; every 100 updates as in Liang and Huang, AAAI 2021.
@@ -40,10 +40,10 @@ class Svc:
 
 
 class RunningSvc(RunningRegulariser):
-    """An Svc at work.
+    """A Svc bound to a model.
 
     Args:
-        sizes: of the inputs of each layer, looked up at the first update; no state, for they never change.
+        sizes: input sizes of each layer, recorded at the first update; they never change, so they are not saved.
     """
 
     def __init__(self, settings: Svc, model: nn.Module) -> None:
@@ -80,19 +80,19 @@ class RunningSvc(RunningRegulariser):
 
 
 def clipped(layer: nn.Conv2d, size: tuple[int, int], clip: float) -> Tensor:
-    """The weight of a convolution after one clipping on a torus of a size, in the shape that it has."""
+    """Return the weight of a convolution after one clipping on a torus of a size, in its original shape."""
     weight = layer.weight.detach()
     outputs, inputs, *kernel = weight.shape
-    # With dilation the taps lie apart, zeros between them.
+    # With dilation there are zeros between the kernel's entries.
     spans = [gap * (length - 1) + 1 for gap, length in zip(layer.dilation, kernel, strict=True)]
     sides = [max(side, span) for side, span in zip(size, spans, strict=True)]
     rows, columns = (slice(0, span, gap) for span, gap in zip(spans, layer.dilation, strict=True))
     spread = weight.new_zeros(outputs, inputs, *sides)
     spread[:, :, rows, columns] = weight
-    # (groups, outputs, inputs, h, w) -> a matrix for each group and frequency; of real kernels half of them tell all.
+    # (groups, outputs, inputs, h, w) -> a matrix per group and frequency; a real kernel needs only half of them.
     grouped = spread.view(layer.groups, outputs // layer.groups, inputs, *sides)
     u, values, vh = torch.linalg.svd(torch.fft.rfft2(grouped).permute(0, 3, 4, 1, 2), full_matrices=False)
     cut = (u * values.clamp_max(clip).to(u.dtype)[..., None, :]) @ vh
     back = torch.fft.irfft2(cut.permute(0, 3, 4, 1, 2), s=sides).reshape(spread.shape)[:, :, rows, columns]
-    # Without a word from the device: a kernel that needs no clipping must not take the rounding of the way there.
+    # Not by an early return, which would wait for the device: an unclipped kernel must not change by rounding.
     return torch.where(values.max() > clip, back, weight)

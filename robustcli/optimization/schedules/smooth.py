@@ -1,4 +1,4 @@
-"""Schedules that change with every update."""
+"""Schedules that change at every update."""
 
 import math
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ class Linear(Schedule):
     Args:
         end: share of the full rate at the end.
 
-    Reference: none in particular.
+    Reference: none.
     """
 
     end: Share = 0.0
@@ -117,11 +117,11 @@ class OneCycle(Schedule):
 
 
 def _half_cosine(done: float) -> float:
-    """1 at 0, 0 at 1."""
+    """Half a cosine from 1 at 0 to 0 at 1."""
     return 0.5 * (1 + math.cos(math.pi * done))
 
 
 def _against(momentum: MomentumRange, height: float) -> float:
-    """The highest momentum at height 0, the lowest at height 1."""
+    """Return the highest momentum at height 0 and the lowest at height 1."""
     low, high = momentum
     return high - (high - low) * height

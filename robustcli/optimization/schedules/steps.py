@@ -24,14 +24,14 @@ class Constant(Schedule):
 @SCHEDULES.register("piecewise", spans_training=True)
 @dataclass(frozen=True, kw_only=True)
 class Piecewise(Schedule):
-    """Multiplied by `factor` at shares of the whole run, counted after the update.
+    """Multiply by `factor` at shares of the whole run, counted after the update.
 
-    Because the count is taken after the update, a drop at one half of E epochs is in force for the last
-    update of epoch E/2 already.
+    Because the count is taken after the update, a drop at one half of E epochs already applies to the last update of
+    epoch E/2.
 
     Args:
         at: shares of the run, in (0, 1), at which the rate drops.
-        factor: what each drop multiplies the rate by.
+        factor: factor of each drop.
 
     Reference: Rice, Wong and Kolter, ICML 2020 (at 0.5 and 0.75, by 0.1).
     """
@@ -40,7 +40,7 @@ class Piecewise(Schedule):
     factor: Share = 0.1
 
     def __call__(self, progress: Progress) -> float:
-        # In whole updates: a share computed in floats could miss the very update.
+        # In whole updates: a share computed in floating point could miss the update.
         total = progress.steps_per_epoch * progress.epochs
         return self.factor ** sum(progress.step + 1 >= round(share * total) for share in self.at)
 
@@ -48,13 +48,13 @@ class Piecewise(Schedule):
 @SCHEDULES.register("multistep", added={"warmup": 0.0}, smoke={"after": (1,)})
 @dataclass(frozen=True, kw_only=True)
 class Multistep(Schedule):
-    """Multiplied by `factor` after given numbers of epochs.
+    """Multiply by `factor` after given numbers of epochs.
 
     Args:
         after: epochs done before each drop; a drop "at epoch 75" of a loop that counts from 1 is 74 here.
-        factor: what each drop multiplies the rate by; a list has one for every drop.
-        decay: of a slow fall between the drops: the rate is also divided by 1 + decay * updates, as by Keras.
-        warmup: epochs at the beginning over which the rate rises from 0, in a straight line.
+        factor: factor of each drop; a list has one for every drop.
+        decay: slow decrease between the drops: the rate is also divided by 1 + decay * updates, as in Keras.
+        warmup: epochs at the start during which the rate rises linearly from 0.
 
     Reference: Pang et al., ICLR 2021 (after 100 and 105 of 110); Zhang et al., ICML 2019 (after 74); with decay
         1e-4, Wang et al., ICML 2019; with factors 0.1, 0.1 and 0.5, Zhang et al., ICML 2020; with a warm-up of 5
@@ -69,7 +69,7 @@ class Multistep(Schedule):
     def __post_init__(self) -> None:
         if isinstance(self.factor, tuple) and len(self.factor) != len(self.after):
             raise RobustCliError(
-                f"train.schedule.factor: {len(self.factor)} of them for {len(self.after)} drops in 'after'; write one "
+                f"train.schedule.factor: {len(self.factor)} factors for {len(self.after)} drops in 'after'; write one "
                 "for each, or one number for all"
             )
 

@@ -1,4 +1,4 @@
-"""Perturbations v of the weights around which the loss is taken. One per file."""
+"""Perturbations v of the weights at which the loss is computed. One per file."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -23,11 +23,11 @@ class RunningPerturbation(Protocol):
     def steps_inside(self) -> bool: ...
 
     def around(self, model: nn.Module, loss: Callable[[], Tensor], progress: Progress) -> AbstractContextManager[None]:
-        """Weights are w + v inside; outside, v is gone, and what an optimizer did inside stays.
+        """Context in which the weights are w + v; afterwards v is removed, and updates by an optimizer stay.
 
-        If nothing else changed the weights inside, they are afterwards bit for bit what they were.
-        Evaluating `loss` for the perturbation does not change the batch statistics that the model keeps. With several
-        processes it is the part of this one, so `ranks.mean` is taken of its gradient.
+        If nothing else changed the weights, they are restored bit for bit. Evaluating `loss` for the perturbation does
+        not change batch statistics. With several processes, `loss` is the part of this process, so its gradient is
+        averaged by `ranks.mean`.
         """
         ...
 

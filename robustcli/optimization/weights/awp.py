@@ -1,4 +1,4 @@
-"""Adversarial weight perturbation: the loss is taken at the worst weights nearby."""
+"""Adversarial weight perturbation: the loss is computed at the worst weights nearby."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,16 +24,15 @@ _TINY = 1e-20
 class Awp(Stateless):
     """v_l = gamma |w_l| g_l / |g_l| for every convolution and linear weight, g the gradient of the full loss.
 
-    One ascent step; norms are per tensor (Frobenius); batch norms and biases do not move. The authors
-    take the step on a copy of the network; since v is renormalised, the gradient at the weights gives the
-    same v. The optimiser steps inside the context, so that its weight decay sees w + v as theirs does;
-    then v is taken away. The released loop for PGD-AT is that of Rice et al.: two more forwards in train mode at every
-    update move its running statistics (see pgd_at); they are left out here.
+    One ascent step; norms are per tensor (Frobenius); batch norms and biases do not move. The authors take the step on
+    a copy of the network, which gives the same v, because v is normalised. As in their code, the optimizer steps at
+    w + v, so weight decay acts on w + v; then v is removed. The two extra forwards of the released loop for PGD-AT
+    (see pgd_at) are omitted.
 
     Args:
         gamma: size of v relative to the weights, per tensor; the released code has 0.01 for PGD-AT and
-            0.005 for TRADES. 0 is the base method.
-        warmup: epochs before the perturbation begins.
+            0.005 for TRADES. 0 is no perturbation.
+        warmup: epochs before the perturbation starts.
 
     Reference: Wu, Xia and Wang, NeurIPS 2020, section 4 and Algorithm 1.
     """
@@ -61,7 +60,7 @@ class Awp(Stateless):
             yield
             return
         with torch.no_grad():
-            # One kernel for all tensors: on a GPU a network has hundreds of small ones.
+            # One kernel for all tensors: a network has hundreds of small ones.
             lengths = torch.stack(torch._foreach_norm([w for w, _ in moved]))
             slopes = torch.stack(torch._foreach_norm([g for _, g in moved]))
             factors = self.gamma * lengths / (slopes + _TINY)

@@ -14,7 +14,7 @@ from robustcli.optimization.weights import WEIGHTS
 @WEIGHTS.register("none", passes=(0, 0, 0))
 @dataclass(frozen=True, kw_only=True)
 class Unperturbed(Stateless):
-    """Take the loss at the weights themselves.
+    """Compute the loss at the weights themselves.
 
     Reference: none; v = 0.
     """

@@ -1,4 +1,4 @@
-"""Move weights inside a context, and move them back exactly."""
+"""Move weights inside a context and restore them exactly."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from torch import Tensor
 
 @contextmanager
 def perturbed_weights(weights: Sequence[Tensor], by: Sequence[Tensor]) -> Iterator[None]:
-    """Weights are w + v inside; outside, v is gone, also after an error, and any other change made inside stays."""
+    """Context in which the weights are w + v; afterwards, also after an error, v is removed and other changes stay."""
     with torch.no_grad():
         before = [w.clone() for w in weights]
         for w, v in zip(weights, by, strict=True):
@@ -18,7 +18,7 @@ def perturbed_weights(weights: Sequence[Tensor], by: Sequence[Tensor]) -> Iterat
     try:
         yield
     finally:
-        # before + (now - perturbed), not now - v: exact when nothing changed the weights inside.
+        # before + (now - perturbed) instead of now - v: exact if nothing changed the weights inside.
         with torch.no_grad():
             for w, w_before, w_perturbed in zip(weights, before, perturbed, strict=True):
                 w.sub_(w_perturbed).add_(w_before)

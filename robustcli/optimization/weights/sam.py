@@ -1,4 +1,4 @@
-"""Sharpness-aware minimisation: the loss is taken at the worst weights in a ball around the weights."""
+"""Sharpness-aware minimisation: the loss is computed at the worst weights in a ball around the weights."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,17 +22,17 @@ _TINY = 1e-20
 @WEIGHTS.register("sam", smoke={"rho": 0.05}, passes=(1, 0, 1))
 @dataclass(frozen=True, kw_only=True)
 class Sam(Stateless):
-    """v = rho g / |g| with g the gradient of the full loss in all trained parameters and |g| its one length.
+    """v = rho g / |g| with g the gradient of the full loss in all trained parameters and |g| its global norm.
 
-    Biases and batch norms move as well, and layers do not get equal shares, as they do in AWP. The weights are
-    put back before the optimiser steps, so that weight decay sees w. With natural training it is SAM; with any
-    other loss the worst weights of that loss are sought.
+    In contrast to AWP, biases and batch norms move too, and the norm is not per layer. The weights are restored before
+    the optimizer steps, so weight decay acts on w. With natural training it is SAM; with any other loss it perturbs
+    the weights against that loss.
 
     Args:
-        rho: length of v; 0.05 in the paper's experiments. 0 is the base method.
+        rho: length of v; 0.05 in the paper's experiments. 0 is no perturbation.
 
-    Reference: Foret et al., ICLR 2021, arXiv 2010.01412, Algorithm 1; as a cheap way to a little robustness
-        Wei et al., arXiv 2305.05392.
+    Reference: Foret et al., ICLR 2021, arXiv 2010.01412, Algorithm 1; its small gain in robustness: Wei et al., arXiv
+        2305.05392.
     """
 
     rho: NonNegative = 0.05
