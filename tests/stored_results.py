@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from robustcli.store.results import DataRecord, Evaluation, RunResults, Selection, Sizes, Threat
+from robustcli.store.evaluations import Evaluation, Threat
+from robustcli.store.provenance import DataRecord, Sizes
+from robustcli.store.results import RunResults, Selection
 
 DATA = DataRecord(digest="d" * 64, sizes=Sizes(train=10, val=5, test=5), decode="")
 

@@ -26,7 +26,7 @@ from robustcli.registry.catalog import catalog
 from robustcli.registry.registry import instantiate
 from robustcli.registry.types import Family, Norm
 from robustcli.specs.check import checked
-from robustcli.store.results import Evaluation
+from robustcli.store.evaluations import Evaluation
 from robustcli.threat.noise import IndexedNoise
 
 Data: TypeAlias = tuple[Array, Labels] | str | Mapping[str, Any]

@@ -15,7 +15,9 @@ from robustcli.evaluation.wording import interval as interval_text
 from robustcli.specs import experiments
 from robustcli.specs.spec import ExperimentSpec, with_value
 from robustcli.specs.yamlfile import Document, read_yaml
-from robustcli.store.results import Evaluation, Record, RunResults, read_run_results
+from robustcli.store.evaluations import Evaluation
+from robustcli.store.provenance import Record
+from robustcli.store.results import RunResults, read_run_results
 from robustcli.store.runs import RunFolder
 from robustcli.workflows.train import run_experiment
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from robustcli.attacks.surrogate import SurrogateCopy
 from robustcli.bench.subjects import BenchSubject
 from robustcli.errors import RobustCliError
-from robustcli.evaluation.evidence import Evidence, gather
+from robustcli.evaluation.evidence import Evidence
+from robustcli.evaluation.gather import gather
 from robustcli.evaluation.passes import Passes, count_passes
 from robustcli.evaluation.restore import restored_generators, restored_model
 from robustcli.evaluators import chunks

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustcli.evaluation.evidence import Evidence, gather
+from robustcli.evaluation.evidence import Evidence
+from robustcli.evaluation.gather import gather
 from robustcli.evaluators import Evaluator
 from robustcli.measuring.machine import circumstances
 from robustcli.models.find import ModelRequest, find_model

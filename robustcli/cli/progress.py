@@ -8,7 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 
 from robustcli.evaluation.progress import StageLines, StageProgress
 from robustcli.evaluation.wording import interval
-from robustcli.store.results import Evaluation
+from robustcli.store.evaluations import Evaluation
 
 _CHECK = ("clean", "robust", "fgsm")
 _HIDDEN = ("epoch", "seconds", "checked_on")

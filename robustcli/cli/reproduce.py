@@ -58,7 +58,7 @@ def print_claim(spec: "ExperimentSpec", found: "Sequence[RunResults]") -> None:
 def print_agreement(found: "Sequence[Agreement]") -> None:
     """Print if the numbers of the demo agree with those of the README."""
     from robustcli.evaluation.wording import percent
-    from robustcli.store.runs import version_of
+    from robustcli.store.provenance import version_of
     from robustcli.workflows.demo import MEASURED_WITH, TOLERANCE
 
     points = f"{100 * TOLERANCE:g} points"

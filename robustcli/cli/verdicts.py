@@ -7,7 +7,7 @@ from robustcli.cli.options import FailOnName
 from robustcli.errors import CheckFailedError
 
 if TYPE_CHECKING:
-    from robustcli.store.results import Evaluation
+    from robustcli.store.evaluations import Evaluation
 
 
 def require(fail_on: FailOnName | None, evaluations: "Iterable[tuple[str, Evaluation]]") -> None:

@@ -12,7 +12,7 @@ from robustcli.attacks import Attack
 from robustcli.attacks.pgd import Pgd
 from robustcli.diagnostics import DIAGNOSTICS
 from robustcli.errors import RobustCliError
-from robustcli.evaluation.evidence import gather
+from robustcli.evaluation.gather import gather
 from robustcli.evaluators.attacked import Attacked
 from robustcli.registry.types import Count, NonNegative
 from robustcli.threat.noise import IndexedNoise

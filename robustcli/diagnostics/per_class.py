@@ -10,7 +10,7 @@ from robustcli.attacks import Attack
 from robustcli.attacks.pgd import Pgd
 from robustcli.diagnostics import DIAGNOSTICS
 from robustcli.diagnostics.measuring import logits_of
-from robustcli.evaluation.evidence import gather
+from robustcli.evaluation.gather import gather
 from robustcli.evaluators.attacked import Attacked
 from robustcli.registry.types import Count
 from robustcli.threat.noise import IndexedNoise

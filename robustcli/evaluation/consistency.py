@@ -6,7 +6,7 @@ from typing import Any
 
 from robustcli.evaluation.per_image import ImageResult
 from robustcli.evaluation.two_phase import TwoPhases
-from robustcli.store.results import Evaluation
+from robustcli.store.evaluations import Evaluation
 from robustcli.threat.threat import ThreatModel
 
 Threats = Mapping[str, ThreatModel]

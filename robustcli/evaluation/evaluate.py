@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -12,7 +11,8 @@ from torch import Tensor, nn
 
 from robustcli.data.images import AnyImages, Images
 from robustcli.errors import EvaluationError
-from robustcli.evaluation.evidence import Evidence, gather
+from robustcli.evaluation.evidence import Evidence
+from robustcli.evaluation.gather import gather
 from robustcli.evaluation.journal import Journal
 from robustcli.evaluation.postflight import postflight
 from robustcli.evaluation.preflight import preflight
@@ -22,7 +22,7 @@ from robustcli.evaluation.two_phase import TwoPhases
 from robustcli.evaluators import Evaluator
 from robustcli.registry.types import exact_text
 from robustcli.runtime.precision import full_precision
-from robustcli.store.results import Evaluation, StageResult
+from robustcli.store.evaluations import Evaluation
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
 
@@ -128,7 +128,7 @@ def evaluate(
         forwards=evidence.forwards,
         gradients=evidence.gradients,
         seconds=evidence.seconds,
-        stages=[StageResult(**asdict(stage)) for stage in evidence.stages],
+        stages=evidence.stages,
         suspicions=suspicions,
         warnings=list(dict.fromkeys([*(str(warning.message) for warning in caught), *told])),
         sample=None if evidence.chosen is None else "".join(map(str, evidence.chosen.clamp_min(0).tolist())),

@@ -25,6 +25,7 @@ _DECIDING = (
     "evaluators/*.py",
     "evaluation/evaluate.py",
     "evaluation/evidence.py",
+    "evaluation/gather.py",
     "evaluation/gradient.py",
     "evaluation/passes.py",
     "evaluation/confirm.py",

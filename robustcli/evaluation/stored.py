@@ -24,8 +24,8 @@ from robustcli.registry.registry import MemberSpec
 from robustcli.registry.types import exact_text
 from robustcli.runtime.precision import emulation
 from robustcli.specs.check import to_plain
+from robustcli.store.evaluations import Evaluation, read_evaluation
 from robustcli.store.files import write_json
-from robustcli.store.results import Evaluation, read_evaluation
 from robustcli.threat.threat import ThreatModel
 
 

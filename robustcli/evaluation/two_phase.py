@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from robustcli.evaluation.evidence import DRAWN, NEAREST, NOT_CHOSEN, Evidence
 from robustcli.statistics import hypergeometric_interval
-from robustcli.store.results import Estimate, Evaluation
+from robustcli.store.evaluations import Estimate, Evaluation
 
 # Share of all images that the expensive attacks certainly break beyond the cheap ones, above which both disagree.
 _DISAGREEMENT = 0.01

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from robustcli.evaluation.progress import StageProgress
-from robustcli.store.results import Evaluation
+from robustcli.store.evaluations import Evaluation
 
 
 class Watcher(Protocol):

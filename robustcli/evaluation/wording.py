@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any, Protocol
 
-from robustcli.store.results import Evaluation
+from robustcli.store.evaluations import Evaluation
 
 
 class Measured(Protocol):

@@ -1,6 +1,6 @@
 """Which images are still classified correctly. One evaluator per file.
 
-An evaluator names the attacks that an image has to survive. evaluation/evidence.py runs them, confirms what they find
+An evaluator names the attacks that an image has to survive. evaluation/gather.py runs them, confirms what they find
 and keeps the record; evaluation/evaluate.py turns the record into a result.
 """
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from robustcli.runtime.device import describe_device
-from robustcli.store.runs import SCHEMA, provenance, version_of
+from robustcli.store.provenance import provenance, version_of
+from robustcli.store.runs import SCHEMA
 
 
 def circumstances(device: torch.device, peers: Sequence[str] = ()) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from robustcli.runtime.device import describe_device
 from robustcli.specs.check import checked
 from robustcli.specs.settings import ThreatSettings
 from robustcli.specs.yamlfile import parse_scalar
-from robustcli.store.runs import SCHEMA, provenance
+from robustcli.store.provenance import provenance
+from robustcli.store.runs import SCHEMA
 from robustcli.threat.threat import ThreatModel
 
 

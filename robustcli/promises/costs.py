@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from robustcli.attacks.active_set import no_early_exit
 from robustcli.attacks.crafting import crafting
 from robustcli.data.targets import Labels
-from robustcli.evaluation.evidence import gather
+from robustcli.evaluation.gather import gather
 from robustcli.measuring.passes import passes_by_kind
 from robustcli.optimization.progress import Progress
 from robustcli.promises.build import build, usual_norm

@@ -7,7 +7,8 @@ from fractions import Fraction
 import torch
 from torch import Tensor, nn
 
-from robustcli.evaluation.evidence import Evidence, gather
+from robustcli.evaluation.evidence import Evidence
+from robustcli.evaluation.gather import gather
 from robustcli.evaluators import AttackContext, Evaluator, Stage
 from robustcli.evaluators.under import Under
 from robustcli.promises.attacks import RADII

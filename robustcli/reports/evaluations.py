@@ -6,7 +6,7 @@ from rich.table import Table
 
 from robustcli.evaluation.wording import interval, percent, threats_of
 from robustcli.reports.tables import plain_table
-from robustcli.store.results import Evaluation
+from robustcli.store.evaluations import Evaluation
 from robustcli.workflows.compare import compare
 from robustcli.workflows.evaluate_many import Cell
 

@@ -13,8 +13,10 @@ from robustcli.evaluation.wording import describe, interval, percent, threats_of
 from robustcli.reports.charts import bar_chart, line_chart, scatter
 from robustcli.reports.images import data_url, difference
 from robustcli.reports.summary import Source
+from robustcli.store.evaluations import Evaluation
 from robustcli.store.files import read_json, write_text
-from robustcli.store.results import EvalResults, Evaluation, Record, Results, RunResults, Session, read_provenance
+from robustcli.store.provenance import Record
+from robustcli.store.results import Results, RunResults
 from robustcli.store.runs import RunFolder
 from robustcli.workflows.examples import keys_with_examples, stored_examples
 from robustcli.workflows.network_size import size_of_run
@@ -140,7 +142,7 @@ def _view(number: int, source: Source, overrides: Sequence[str]) -> ResultView:
         diagnostics=list(_diagnostics(folder)),
         examples=examples,
         survivors=survivors,
-        notes=[*(results.notes if isinstance(results, EvalResults) else []), *note],
+        notes=[*results.notes, *note],
         spec=spec.read_text(encoding="utf-8") if spec.is_file() else "",
         lowest=_lowest(results),
     )
@@ -164,20 +166,11 @@ def _facts(source: Source) -> Iterator[tuple[str, str]]:
         yield "weights (SHA-256)", results.network.sha256
     yield "spec digest", results.spec_digest or "-"
     yield "data digest", results.data.digest
-    session = _session(source)
-    if session is not None:
+    for session in results.sessions(source.path.parent)[-1:]:
         yield "date", session.started
         yield "command", " ".join(session.command)
         yield "commit", f"{session.commit or '-'}{' (modified)' if session.dirty else ''}"
         yield "versions", ", ".join(f"{name} {version}" for name, version in session.versions.items() if version)
-
-
-def _session(source: Source) -> Session | None:
-    if isinstance(source.results, EvalResults):
-        return source.results.provenance
-    path = RunFolder(source.path.parent).provenance
-    sessions = read_provenance(path).sessions if path.is_file() else []
-    return sessions[-1] if sessions else None
 
 
 def _evaluation(results: Results, key: str, folder: Path) -> EvaluationView:

@@ -6,7 +6,8 @@ from robustcli.evaluation.wording import interval, percent, threats_of, verdict,
 from robustcli.specs.check import to_plain
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.specs.yamlfile import to_yaml
-from robustcli.store.results import RunResults, Session
+from robustcli.store.provenance import Session
+from robustcli.store.results import RunResults
 
 
 def model_card(

@@ -10,8 +10,9 @@ from robustcli.errors import RobustCliError, suggest
 from robustcli.reports.charts import pareto_front, scatter, standalone
 from robustcli.reports.summary import Source
 from robustcli.reports.tables import plain_table
+from robustcli.store.evaluations import Evaluation
 from robustcli.store.files import write_text
-from robustcli.store.results import Evaluation, Results
+from robustcli.store.results import Results
 from robustcli.workflows.network_size import size_of_run
 
 COSTS = {"gflops": "GFLOPs", "parameters": "million parameters"}

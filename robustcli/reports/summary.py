@@ -9,7 +9,8 @@ from typing import Any
 
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.wording import accuracies, describe, percent
-from robustcli.store.results import EvalResults, Evaluation, Results, RunResults, read_provenance, read_results
+from robustcli.store.evaluations import Evaluation
+from robustcli.store.results import Results, RunResults, read_results
 from robustcli.store.runs import RunFolder
 from robustcli.workflows.variants import variants_of
 
@@ -38,13 +39,12 @@ class Source:
     @property
     def seed(self) -> int | None:
         """Seed of training; None if it is not known."""
-        return self.results.seed if isinstance(self.results, RunResults) else self.results.training_seed
+        return self.results.training_seed
 
     @property
     def title(self) -> str:
         """Name, with what a reader must know about the images and the training."""
-        results = self.results
-        status = results.status if isinstance(results, RunResults) else "finished"
+        results, status = self.results, self.results.status
         # JPEG changes accuracies on CIFAR-10 by a point or two.
         parts = (self.variant, results.data.decode, "" if status == "finished" else status)
         asides = [aside for aside in parts if aside]
@@ -53,8 +53,7 @@ class Source:
     @property
     def claimed(self) -> dict[str, float]:
         """Claimed accuracies by evaluation."""
-        claim = self.results.claim if isinstance(self.results, RunResults) else None
-        return {} if claim is None else claim.metrics
+        return {} if self.results.claim is None else self.results.claim.metrics
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,8 @@ def read_sources(folders: Iterable[Path]) -> tuple[list[Source], list[str]]:
     for path in {path.resolve(): path for path in paths}.values():
         try:
             results = read_results(path)
-            sources.append(Source(path, results, _device(path, results)))
+            sessions = results.sessions(path.parent)
+            sources.append(Source(path, results, sessions[-1].device if sessions else ""))
         except RobustCliError as error:
             damaged.append(str(error))
     return _with_variants(sources), damaged
@@ -112,13 +112,6 @@ def _with_variants(sources: Sequence[Source]) -> list[Source]:
     # An evaluation of `robust eval` has no spec; that of a run has the same digest.
     known = {source.results.spec_digest: text for source, text in zip(sources, found, strict=True) if text}
     return [replace(source, variant=known.get(source.results.spec_digest, "")) for source in sources]
-
-
-def _device(path: Path, results: Results) -> str:
-    if isinstance(results, EvalResults):
-        return results.provenance.device
-    sessions = read_provenance(RunFolder(path.parent).provenance).sessions
-    return sessions[-1].device if sessions else ""
 
 
 def lines_of(sources: Iterable[Source]) -> list[Line]:

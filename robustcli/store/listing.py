@@ -15,7 +15,8 @@ from pydantic import Field
 from robustcli.errors import RobustCliError
 from robustcli.store.files import own_mark, write_text
 from robustcli.store.models import Stored, parsed
-from robustcli.store.results import EvalResults, Results, read_provenance, read_results, read_run_results
+from robustcli.store.provenance import read_provenance
+from robustcli.store.results import EvalResults, Results, read_results, read_run_results
 from robustcli.store.runs import RunFolder
 
 INDEX = ".robust-index.json"

@@ -5,40 +5,31 @@ evaluations/ (one file per finished evaluation) and, when everything is done, re
 """
 
 import json
-import platform
-import subprocess
-import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import robustcli
-from robustcli import __version__
 from robustcli.errors import InUseError, RobustCliError
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store.files import append, write_json, write_text
-from robustcli.store.results import (
+from robustcli.store.provenance import (
     DataRecord,
     Provenance,
     Record,
-    RunResults,
     Session,
     parse_record,
+    provenance,
     read_provenance,
-    read_run_results,
-    write_results,
 )
+from robustcli.store.results import RunResults, read_run_results, write_results
 
 if TYPE_CHECKING:
     from filelock import FileLock
 
 # Of what `robust bench` and `robust diagnose` write; results have their own.
 SCHEMA = 1
-_PACKAGES = ("torch", "torchvision", "pyautoattack", "numpy", "scikit-learn", "pydantic")
 
 
 @dataclass(frozen=True)
@@ -287,42 +278,3 @@ def check_same(folder: RunFolder, spec: ExperimentSpec, *, resume: bool) -> None
             f"{folder.path}: this run exists and is {folder.status()}; continue it with --resume, "
             "or choose another seed or --runs folder"
         )
-
-
-def provenance(device: str) -> dict[str, Any]:
-    """Commit, versions, device and command of the running process; see `results.Session`."""
-    return {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": ["robust", *sys.argv[1:]],
-        "device": device,
-        "platform": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        # From the running code: installed metadata may be missing or of another copy.
-        "versions": {"robustcli": __version__, **{name: version_of(name) for name in _PACKAGES}},
-        **_commit(),
-    }
-
-
-def version_of(package: str) -> str | None:
-    """Version of an installed package, or None."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _commit() -> dict[str, Any]:
-    """Commit of the checkout that this code runs from, and if the code differs; None in an installed package."""
-    here = Path(robustcli.__file__).resolve().parent.parent
-    if not (here / ".git").exists():
-        return {"commit": None, "dirty": None}
-    try:
-        commit = _git(here, "rev-parse", "HEAD")
-        return {"commit": commit, "dirty": bool(_git(here, "status", "--porcelain", "--", "robustcli"))}
-    except (OSError, subprocess.CalledProcessError):
-        return {"commit": None, "dirty": None}
-
-
-def _git(folder: Path, *words: str) -> str:
-    command = ["git", "-C", str(folder), *words]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()

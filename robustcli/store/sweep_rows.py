@@ -4,8 +4,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from robustcli.store.evaluations import Evaluation, Threat
 from robustcli.store.models import Count, Radius, Stored
-from robustcli.store.results import Evaluation, Threat
 
 
 class PassCounts(Stored):

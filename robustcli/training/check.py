@@ -12,7 +12,7 @@ from robustcli.attacks.pgd import Pgd
 from robustcli.data import Data, SplitName
 from robustcli.defenses import Defense
 from robustcli.diagnostics.one_step import monitors
-from robustcli.evaluation.evidence import gather
+from robustcli.evaluation.gather import gather
 from robustcli.evaluators import Evaluator
 from robustcli.evaluators.attacked import Attacked
 from robustcli.evaluators.clean import Clean

@@ -10,7 +10,8 @@ from typing import Any
 from robustcli.errors import RobustCliError, suggest
 from robustcli.evaluation.wording import describe
 from robustcli.statistics import clopper_pearson, mcnemar, paired_difference, smallest_excess
-from robustcli.store.results import Evaluation, Results, read_results
+from robustcli.store.evaluations import Evaluation
+from robustcli.store.results import Results, read_results
 
 LEVEL = 0.05
 # The setting of an evaluation that changes memory and speed, but results only by rounding.

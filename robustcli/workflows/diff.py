@@ -10,7 +10,9 @@ from robustcli.evaluation.stored import EvaluationFiles
 from robustcli.evaluation.wording import interval
 from robustcli.specs.yamlfile import read_yaml
 from robustcli.statistics import mcnemar
-from robustcli.store.results import EvalResults, Evaluation, Results, Session, read_provenance
+from robustcli.store.evaluations import Evaluation
+from robustcli.store.provenance import Session
+from robustcli.store.results import EvalResults, Results
 from robustcli.store.runs import RunFolder
 from robustcli.workflows.compare import flat, paired, plain_text, read_side, setting_differences
 
@@ -47,10 +49,7 @@ class _Side:
     @property
     def session(self) -> Session | None:
         """Process that made the result; of a run, the last one."""
-        if isinstance(self.results, EvalResults):
-            return self.results.provenance
-        path = RunFolder(self.folder).provenance
-        sessions = read_provenance(path).sessions if path.is_file() else []
+        sessions = self.results.sessions(self.folder)
         return sessions[-1] if sessions else None
 
     @property

@@ -17,7 +17,7 @@ from robustcli.measuring.machine import machine
 from robustcli.measuring.memory import free_bytes
 from robustcli.runtime.device import choose_device, describe_device
 from robustcli.runtime.precision import Precision, is_native
-from robustcli.store.runs import version_of
+from robustcli.store.provenance import version_of
 from robustcli.threat.noise import StreamNoise
 from robustcli.threat.threat import ThreatModel
 

@@ -17,7 +17,8 @@ from robustcli.statistics import mean_interval, rank_correlation
 from robustcli.store import checkpoint
 from robustcli.store.files import read_json, write_json
 from robustcli.store.finding_results import Comparison, FindingResult, Verdict
-from robustcli.store.results import read_provenance, read_run_results
+from robustcli.store.provenance import read_provenance
+from robustcli.store.results import read_run_results
 from robustcli.store.sweep_rows import PassCounts
 from robustcli.threat.threat import ThreatModel
 from robustcli.workflows.diagnose import look, settings_of

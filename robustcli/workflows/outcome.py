@@ -6,7 +6,9 @@ from typing import Any
 from robustcli.registry.types import exact_text
 from robustcli.specs.check import to_plain
 from robustcli.specs.spec import ExperimentSpec
-from robustcli.store.results import Claim, Selection, Sizes, Threat
+from robustcli.store.evaluations import Threat
+from robustcli.store.provenance import Sizes
+from robustcli.store.results import Claim, Selection
 
 
 def run_outcome(

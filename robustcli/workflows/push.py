@@ -17,7 +17,8 @@ from robustcli.specs.spec import ExperimentSpec
 from robustcli.store import checkpoint
 from robustcli.store.chain import broken_links, chain_of, file_digest
 from robustcli.store.files import read_json, write_text
-from robustcli.store.results import RunResults, Session, read_provenance, read_run_results
+from robustcli.store.provenance import Session, read_provenance
+from robustcli.store.results import RunResults, read_run_results
 from robustcli.store.runs import RunFolder
 
 _HUB = "hf:"

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from statistics import mean, variance
 
 from robustcli.statistics import student_quantile
-from robustcli.store.results import Claim, Evaluation, RunResults
+from robustcli.store.evaluations import Evaluation
+from robustcli.store.results import Claim, RunResults
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from robustcli.registry.registry import MemberSpec
 from robustcli.specs.places import Where, members_inside
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store import checkpoint, files
-from robustcli.store.results import read_provenance
+from robustcli.store.provenance import read_provenance
 from robustcli.store.runs import RunFolder, differences, folder_of, lock_folder
 from robustcli.training.collapse import has_collapsed
 

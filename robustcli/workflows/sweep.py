@@ -18,8 +18,10 @@ from robustcli.registry.types import exact_text
 from robustcli.runtime.signals import stop_requests
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store import checkpoint
+from robustcli.store.evaluations import Threat
 from robustcli.store.jobs import FOLDER as JOB_FOLDER
-from robustcli.store.results import Threat, read_provenance, read_run_results
+from robustcli.store.provenance import read_provenance
+from robustcli.store.results import read_run_results
 from robustcli.store.runs import RunFolder, check_same, folder_of
 from robustcli.store.sweep_rows import PassCounts, SweepEvaluation, SweepRow
 from robustcli.workflows.engines import Answer, Engine, Needs, Task

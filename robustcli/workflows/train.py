@@ -29,8 +29,10 @@ from robustcli.specs.derivation import derived_spec
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store import checkpoint
 from robustcli.store.chain import chained
+from robustcli.store.evaluations import read_evaluation
 from robustcli.store.files import write_text
-from robustcli.store.results import DataRecord, RunResults, Sizes, read_evaluation, read_provenance
+from robustcli.store.provenance import DataRecord, Sizes, read_provenance
+from robustcli.store.results import RunResults
 from robustcli.store.runs import Run, RunFolder, check_same, folder_of
 from robustcli.store.sinks import LiveLogs, require_packages
 from robustcli.threat.threat import ThreatModel

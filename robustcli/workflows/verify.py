@@ -30,8 +30,9 @@ from robustcli.specs.check import checked
 from robustcli.specs.settings import EvaluateOptions, ThreatSettings
 from robustcli.specs.yamlfile import parse_scalar
 from robustcli.store.chain import RESULTS
+from robustcli.store.evaluations import Evaluation, parse_evaluation
 from robustcli.store.files import read_json
-from robustcli.store.results import Chain, EvalResults, Evaluation, Results, RunResults, parse_evaluation, read_results
+from robustcli.store.results import Chain, EvalResults, Results, RunResults, read_results
 from robustcli.store.runs import RunFolder
 from robustcli.threat.noise import derive
 from robustcli.threat.threat import ThreatModel

@@ -12,7 +12,8 @@ from robustcli.registry.registry import instantiate
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store import checkpoint
 from robustcli.store.chain import broken_links, chain_of
-from robustcli.store.results import DataRecord, EvalResults, Results, RunResults, Sizes, read_provenance
+from robustcli.store.provenance import DataRecord, Sizes, read_provenance
+from robustcli.store.results import EvalResults, Results, RunResults
 from robustcli.store.runs import RunFolder
 from robustcli.threat.threat import ThreatModel
 from robustcli.workflows.outcome import run_outcome

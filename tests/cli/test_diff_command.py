@@ -8,7 +8,7 @@ from shell import Robust
 from stored_results import evaluation, run_results
 
 from robustcli.store.files import write_json
-from robustcli.store.results import DataRecord, Session
+from robustcli.store.provenance import DataRecord, Session
 from robustcli.store.runs import RunFolder
 
 SESSION = Session(

@@ -13,7 +13,7 @@ from robustcli.errors import Interrupted, RobustCliError, disk_message
 from robustcli.specs.yamlfile import parse_yaml
 from robustcli.store import checkpoint, files
 from robustcli.store.files import append, read_json, replacing, write_json
-from robustcli.store.results import parse_record
+from robustcli.store.provenance import parse_record
 from robustcli.store.runs import RunFolder
 
 

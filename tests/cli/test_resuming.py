@@ -11,7 +11,7 @@ from robustcli.cli import main as command_line
 from robustcli.errors import Interrupted
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store import checkpoint
-from robustcli.store.results import read_provenance
+from robustcli.store.provenance import read_provenance
 from robustcli.store.runs import RunFolder, differences
 from robustcli.workflows.resuming import prepare_to_resume
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from robustcli.data.targets import Labels
 from robustcli.errors import RobustCliError
-from robustcli.evaluation.evidence import gather
+from robustcli.evaluation.gather import gather
 from robustcli.optimization.progress import Progress
 from robustcli.promises.attacks import RADII
 from robustcli.promises.defenses import STEPS_PER_EPOCH, THREAT, network_for

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from robustcli.evaluation.evidence import gather
+from robustcli.evaluation.gather import gather
 from robustcli.evaluators import Evaluator
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel

@@ -15,7 +15,7 @@ from robustcli.attacks.pgd import Pgd
 from robustcli.errors import EvaluationError
 from robustcli.evaluation import adaptive_batches
 from robustcli.evaluation.adaptive_batches import AdaptiveBatches
-from robustcli.evaluation.evidence import gather
+from robustcli.evaluation.gather import gather
 from robustcli.evaluators import Stage
 from robustcli.evaluators.attacked import Attacked
 from robustcli.evaluators.autoattack import AutoAttack

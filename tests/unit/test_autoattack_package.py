@@ -18,7 +18,7 @@ from robustcli.attacks.apgd import Apgd
 from robustcli.attacks.fab import Fab
 from robustcli.attacks.square import Square
 from robustcli.errors import EvaluationError
-from robustcli.evaluation.evidence import gather
+from robustcli.evaluation.gather import gather
 from robustcli.evaluators import AttackContext, autoattack_package
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.registry.types import Norm

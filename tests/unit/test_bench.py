@@ -40,7 +40,7 @@ from robustcli.measuring.passes import Passes, PassesAlone, least_passes, passes
 from robustcli.measuring.timing import Spread, Stopwatch, Timed, measure, speed, to_others, verdict
 from robustcli.promises.networks import conv_net, images, labels
 from robustcli.specs.spec import ExperimentSpec
-from robustcli.store.runs import version_of
+from robustcli.store.provenance import version_of
 from robustcli.threat.threat import ThreatModel
 from robustcli.workflows.train import run_experiment
 

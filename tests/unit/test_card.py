@@ -8,7 +8,7 @@ from stored_results import evaluation
 
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.per_image import ImageResult
-from robustcli.store.results import Evaluation, Threat
+from robustcli.store.evaluations import Evaluation, Threat
 from robustcli.workflows.export.card import architecture_name, card, eps_text, percent, threat_name
 from robustcli.workflows.export.claims import missing_for_autoattack, missing_images
 from robustcli.workflows.export.metadata import EXAMPLE, Metadata, dataset_of, read_metadata

@@ -14,7 +14,7 @@ from robustcli.attacks.fgsm import Fgsm
 from robustcli.attacks.pgd import Pgd
 from robustcli.errors import EvaluationError
 from robustcli.evaluation.evaluate import Result, evaluate, preflight
-from robustcli.evaluation.evidence import gather
+from robustcli.evaluation.gather import gather
 from robustcli.evaluation.passes import count_passes
 from robustcli.evaluators.attacked import Attacked
 from robustcli.evaluators.autoattack import AutoAttack

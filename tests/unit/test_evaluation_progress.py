@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from robustcli.attacks.pgd import Pgd
-from robustcli.evaluation import evidence as evidence_module
+from robustcli.evaluation import gather as gather_module
 from robustcli.evaluation import progress as module
-from robustcli.evaluation.evidence import Evidence, gather
+from robustcli.evaluation.evidence import Evidence
+from robustcli.evaluation.gather import gather
 from robustcli.evaluation.journal import FolderJournal
 from robustcli.evaluation.progress import StageLines, StageProgress
 from robustcli.evaluators.attacked import Attacked
@@ -58,7 +59,7 @@ def test_images_of_an_earlier_process_count_as_attacked(tmp_path: Path) -> None:
 
 
 def test_a_long_batch_is_reported_while_it_is_attacked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evidence_module, "_PULSE", 0.0)
+    monkeypatch.setattr(gather_module, "_PULSE", 0.0)
     seen, evidence = reported()
     first = [progress for progress in seen if progress.number == 1]
     within = [progress for progress in first if progress.forwards]

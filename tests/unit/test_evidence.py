@@ -14,7 +14,8 @@ from robustcli.attacks import Attack
 from robustcli.attacks.pgd import Pgd
 from robustcli.errors import EvaluationError, RobustCliError
 from robustcli.evaluation.evaluate import evaluate
-from robustcli.evaluation.evidence import SURVIVES, WRONG_WHEN_CLEAN, Evidence, gather
+from robustcli.evaluation.evidence import SURVIVES, WRONG_WHEN_CLEAN, Evidence
+from robustcli.evaluation.gather import gather
 from robustcli.evaluation.journal import FolderJournal
 from robustcli.evaluation.per_image import (
     ImageResult,

@@ -44,7 +44,7 @@ _NOT_DECIDING = {
     "runtime/allocator.py",
     "runtime/ranks.py",
     "statistics.py",
-    "store/results.py",
+    "store/evaluations.py",
     "store/checkpoint.py",
 }
 NETWORK = """

@@ -13,7 +13,7 @@ from robustcli.reports.runs import select
 from robustcli.store import listing
 from robustcli.store.files import write_json, write_text
 from robustcli.store.listing import INDEX, RunRow, list_runs
-from robustcli.store.results import Provenance
+from robustcli.store.provenance import Provenance
 from robustcli.store.runs import RunFolder
 
 SPEC = """\

@@ -20,7 +20,7 @@ from robustcli.attacks.surrogate import SurrogateCopy
 from robustcli.bench.autoattack import least_of_autoattack
 from robustcli.cli.plan import _share
 from robustcli.errors import RobustCliError
-from robustcli.evaluation.evidence import gather
+from robustcli.evaluation.gather import gather
 from robustcli.evaluation.wording import duration
 from robustcli.evaluators import AttackContext, Evaluator, Stage
 from robustcli.evaluators.attacked import Attacked

@@ -12,7 +12,7 @@ from robustcli.attacks.losses import LOSSES
 from robustcli.attacks.targets import nearest_classes
 from robustcli.evaluation.consistency import check_derived
 from robustcli.evaluation.evaluate import Result, evaluate
-from robustcli.evaluation.evidence import gather
+from robustcli.evaluation.gather import gather
 from robustcli.evaluation.two_phase import TwoPhases
 from robustcli.evaluators import AttackContext, Evaluator, Subset
 from robustcli.evaluators.autoattack import AutoAttack
@@ -20,7 +20,7 @@ from robustcli.evaluators.quick import Quick
 from robustcli.promises.networks import conv_net, images
 from robustcli.registry.types import Norm
 from robustcli.statistics import hypergeometric_interval
-from robustcli.store.results import Evaluation
+from robustcli.store.evaluations import Evaluation
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
 

@@ -8,7 +8,9 @@ from stored_results import evaluation, run_results
 from robustcli.cli.options import FailOnName
 from robustcli.cli.verdicts import require
 from robustcli.errors import CheckFailedError
-from robustcli.store.results import Claim, DataRecord, Evaluation, RunResults, Sizes
+from robustcli.store.evaluations import Evaluation
+from robustcli.store.provenance import DataRecord, Sizes
+from robustcli.store.results import Claim, RunResults
 from robustcli.workflows.reproduce import Comparison, compare_with_claim
 
 

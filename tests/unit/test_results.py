@@ -8,17 +8,10 @@ import pytest
 from stored_results import evaluation, run_results, write_raw
 
 from robustcli.errors import RobustCliError
+from robustcli.store.evaluations import Evaluation, parse_evaluation, read_evaluation
 from robustcli.store.files import read_json, write_json
-from robustcli.store.results import (
-    EvalResults,
-    Evaluation,
-    RunResults,
-    json_schema,
-    parse_evaluation,
-    read_evaluation,
-    read_provenance,
-    read_results,
-)
+from robustcli.store.provenance import read_provenance
+from robustcli.store.results import EvalResults, RunResults, json_schema, read_results
 from robustcli.store.sweep_rows import SweepRow
 
 STORED = Path(__file__).resolve().parents[2] / "experiments" / "results"

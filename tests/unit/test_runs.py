@@ -14,7 +14,8 @@ from stored_results import DATA, run_results
 from robustcli.errors import RobustCliError
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store.files import read_json, write_json
-from robustcli.store.runs import Run, RunFolder, find_runs, folder_of, provenance
+from robustcli.store.provenance import provenance
+from robustcli.store.runs import Run, RunFolder, find_runs, folder_of
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = """\

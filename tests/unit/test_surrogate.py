@@ -17,7 +17,8 @@ from robustcli.attacks import Attack
 from robustcli.attacks.pgd import Pgd
 from robustcli.attacks.surrogate import SurrogateCopy
 from robustcli.errors import EvaluationError
-from robustcli.evaluation.evidence import Evidence, gather
+from robustcli.evaluation.evidence import Evidence
+from robustcli.evaluation.gather import gather
 from robustcli.evaluation.journal import FolderJournal
 from robustcli.evaluation.run_attack import AttackOutcome
 from robustcli.evaluators import AttackContext, Evaluator, Stage

@@ -13,8 +13,9 @@ from robustcli.architectures import Network
 from robustcli.attacks.pgd import Pgd
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.evaluate import evaluate
-from robustcli.evaluation.evidence import Evidence, gather
+from robustcli.evaluation.evidence import Evidence
 from robustcli.evaluation.fingerprint import files_digest, fingerprint
+from robustcli.evaluation.gather import gather
 from robustcli.evaluators import AttackContext
 from robustcli.evaluators.attacked import Attacked
 from robustcli.evaluators.autoattack import AutoAttack

@@ -9,7 +9,7 @@ from robustcli.errors import RobustCliError
 from robustcli.evaluation.per_image import ImageResult
 from robustcli.registry.catalog import describe
 from robustcli.registry.types import exact_text
-from robustcli.store.results import Evaluation, Threat
+from robustcli.store.evaluations import Evaluation, Threat
 from robustcli.workflows.export.metadata import Metadata
 
 _THREATS = {"linf": "Linf", "l2": "L2"}

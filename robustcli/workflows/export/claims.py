@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from fractions import Fraction
 
-from robustcli.store.results import Evaluation, Threat
+from robustcli.store.evaluations import Evaluation, Threat
 from robustcli.workflows.export.card import eps_text
 from robustcli.workflows.export.metadata import Metadata
 

@@ -3,7 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from robustcli.evaluation.wording import describe, verdict
-from robustcli.store.results import EvalResults, Evaluation, Results, RunResults, Session
+from robustcli.store.evaluations import Evaluation
+from robustcli.store.provenance import Session
+from robustcli.store.results import Results, RunResults
 from robustcli.workflows.export.card import eps_text
 
 
@@ -32,13 +34,11 @@ def log_text(
 def _network(results: Results) -> Iterator[str]:
     yield f"network: {results.name}"
     if results.spec_digest is not None:
-        seed = results.seed if isinstance(results, RunResults) else results.training_seed
-        yield f"trained by spec {results.spec_digest}, seed {seed}"
+        yield f"trained by spec {results.spec_digest}, seed {results.training_seed}"
     if isinstance(results, RunResults):
         images = f" on {results.selection.images}" if results.selection.images else ""
         yield f"training {results.status}, selected by {results.selection.by}{images}"
-    if isinstance(results, EvalResults):
-        yield from (f"note: {note}" for note in results.notes)
+    yield from (f"note: {note}" for note in results.notes)
 
 
 def _evaluation(key: str, results: Results, images: str) -> Iterator[str]:

@@ -19,8 +19,9 @@ from robustcli.models.model import ExternalModel, Model, TrainedModel, test_imag
 from robustcli.registry.registry import MemberSpec
 from robustcli.runtime.device import choose_device
 from robustcli.specs.check import to_plain
+from robustcli.store.evaluations import read_evaluation
 from robustcli.store.files import write_json
-from robustcli.store.results import EvalResults, Results, Session, read_evaluation, read_provenance, read_results
+from robustcli.store.results import Results, read_results
 from robustcli.store.runs import RunFolder
 from robustcli.workflows.export import rebuild
 from robustcli.workflows.export.card import architecture_name, card, threat_name
@@ -135,7 +136,7 @@ def export(request: Request) -> Exported:
                 shutil.copyfile(path, beside / path.name)
         checked = recheck(beside, files.key, request.run, request.overrides, request.checkpoint, request.device)
         words = f"{dataset}, read by {subject.defaults.data.name}"
-        log = log_text(files.key, results, _sessions(request.run, results), left_out, images=words)
+        log = log_text(files.key, results, results.sessions(request.run), left_out, images=words)
         (beside / "log.txt").write_text(f"{log}\nchecked in a new process: {checked}\n", encoding="utf-8")
         if request.out.exists():
             request.out.rmdir()
@@ -172,12 +173,6 @@ def _architecture(subject: Model, run: Path) -> MemberSpec:
         f"{run}: {subject.defaults.name} has its own code, which an export cannot contain; expected a network of "
         "`robust train`, or weights with --architecture"
     )
-
-
-def _sessions(run: Path, results: Results) -> list[Session]:
-    if isinstance(results, EvalResults):
-        return [results.provenance]
-    return read_provenance(RunFolder(run).provenance).sessions
 
 
 def _loader(shape: str, contents: Mapping[str, Any]) -> str:

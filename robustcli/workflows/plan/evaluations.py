@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from robustcli.attacks import Attack
 from robustcli.attacks.crafting import crafting
-from robustcli.evaluation.evidence import gather
+from robustcli.evaluation.gather import gather
 from robustcli.evaluation.passes import count_passes
 from robustcli.evaluators import AttackContext, Evaluator, Stage, chunks
 from robustcli.evaluators.autoattack import AutoAttack

@@ -1,0 +1,155 @@
+"""What made a run or an evaluation: its images, the processes that worked on it, and the lines of train.jsonl."""
+
+import json
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict
+
+import robustcli
+from robustcli import __version__
+from robustcli.errors import RobustCliError
+from robustcli.store.files import read_json
+from robustcli.store.models import Count, Stored, parsed
+
+_PACKAGES = ("torch", "torchvision", "pyautoattack", "numpy", "scikit-learn", "pydantic")
+
+
+class Sizes(Stored):
+    """Number of images by split."""
+
+    train: Count
+    val: Count
+    test: Count
+
+
+class DataRecord(Stored):
+    """Images of a run.
+
+    Args:
+        digest: of all images and labels.
+        decode: how they were coded, such as JPEG; "" for raw pixels.
+        extra_digest: of the additional training images; "" if there are none.
+    """
+
+    digest: str
+    sizes: Sizes
+    decode: str
+    extra_digest: str = ""
+
+
+class Session(Stored):
+    """One process that worked on a run or an evaluation: commit, versions, device and command.
+
+    What the session decided by itself, such as a halved batch, is kept as further keys.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    started: str
+    command: list[str]
+    device: str
+    platform: str
+    python: str
+    versions: dict[str, str | None]
+    commit: str | None
+    dirty: bool | None
+
+
+class Provenance(Stored):
+    """provenance.json of a run: its images and every session.
+
+    Args:
+        continued_from: folder, epochs and updates of the shorter run that it continues, whose sessions come first.
+    """
+
+    data: DataRecord
+    sessions: list[Session]
+    continued_from: str | None = None
+
+
+class Record(Stored):
+    """Line of train.jsonl: an epoch with its measures, which are further keys, or an event.
+
+    Args:
+        epoch: number of the epoch, from 0.
+        seconds: of training, without checks.
+        robust: robust accuracy in the check after the epoch.
+        event: collapsed, rewound or failed; None for an epoch.
+        text: description of the event.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    epoch: int
+    seconds: float = 0.0
+    robust: float | None = None
+    event: str | None = None
+    text: str = ""
+
+    @property
+    def measures(self) -> dict[str, Any]:
+        """What the defense and the check measured, by name."""
+        return self.model_extra or {}
+
+
+def read_provenance(path: Path) -> Provenance:
+    """Read provenance.json of a run.
+
+    Raises:
+        RobustCliError: the file is missing, damaged or foreign; names the keys.
+    """
+    return parsed(Provenance, read_json(path), path)
+
+
+def parse_record(line: str, path: Path, number: int) -> Record:
+    """Record from a line of train.jsonl; path and line number are for messages."""
+    try:
+        raw = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise RobustCliError(f"{path}: line {number}: not JSON: {error}") from error
+    return parsed(Record, raw, f"{path}: line {number}")
+
+
+def provenance(device: str) -> dict[str, Any]:
+    """Commit, versions, device and command of the running process; see `results.Session`."""
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": ["robust", *sys.argv[1:]],
+        "device": device,
+        "platform": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        # From the running code: installed metadata may be missing or of another copy.
+        "versions": {"robustcli": __version__, **{name: version_of(name) for name in _PACKAGES}},
+        **_commit(),
+    }
+
+
+def version_of(package: str) -> str | None:
+    """Version of an installed package, or None."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> dict[str, Any]:
+    """Commit of the checkout that this code runs from, and if the code differs; None in an installed package."""
+    here = Path(robustcli.__file__).resolve().parent.parent
+    if not (here / ".git").exists():
+        return {"commit": None, "dirty": None}
+    try:
+        commit = _git(here, "rev-parse", "HEAD")
+        return {"commit": commit, "dirty": bool(_git(here, "status", "--porcelain", "--", "robustcli"))}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "dirty": None}
+
+
+def _git(folder: Path, *words: str) -> str:
+    command = ["git", "-C", str(folder), *words]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
