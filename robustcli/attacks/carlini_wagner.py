@@ -17,8 +17,10 @@ from robustcli.threat.threat import ThreatModel
 _INSIDE = 0.999999
 # Steps between two looks at which images are done: an accelerator has to be waited for.
 _LOOKS_EVERY = 10
-# A descent goes on while a tenth of its steps lowers the objective below this share of what it was.
+# A descent goes on while a tenth of its steps lowers the objective below this share of what it was, or moves some pixel
+# towards grey by more than this many steps: near black and white such a move changes the objective only later.
 _FALLS = 0.9999
+_MOVES = 2
 # How fast c grows while no point fools the model.
 _GROWTH = 10
 
@@ -41,8 +43,8 @@ class CarliniWagner(Attack):
     First setting: keep: fooled for an accuracy, keep: nearest for distances; fewer searches if c is known.
 
     Args:
-        steps: of Adam, for each c; a descent whose objective no longer falls ends sooner. The released code
-            has 10,000.
+        steps: of Adam, for each c; a descent ends sooner once its objective no longer falls and no pixel still moves
+            from black or white towards grey. The released code has 10,000.
         searches: values of c that are tried.
         c: the first of them.
         lr: learning rate of Adam, in units of w: a step moves a grey pixel by about lr / 2, and distances that
@@ -90,7 +92,7 @@ class CarliniWagner(Attack):
         nearest, sizes = x.clone(), torch.full_like(c, torch.inf)
         rows, origin = torch.arange(len(x), device=x.device), x
         w = torch.atanh(_INSIDE * (2 * x - 1))
-        adam, before = Adam.start(w), torch.full_like(c, torch.inf)
+        adam, before, w_before = Adam.start(w), torch.full_like(c, torch.inf), w
         tenth = max(self.steps // 10, 1)
         for step in range(1, self.steps + 1):
             w.requires_grad_()
@@ -109,12 +111,14 @@ class CarliniWagner(Attack):
             w = w.detach() - self.lr * adam.direction(grad)
             stays = torch.ones_like(is_fooled)
             if step % tenth == 0:
-                stays = objective.detach() <= _FALLS * before
-                before = objective.detach()
+                moves = (w_before.abs() - w.abs()).flatten(1).amax(1)
+                stays = (objective.detach() <= _FALLS * before) | (moves > _MOVES * self.lr)
+                before, w_before = objective.detach(), w
             if self.keep == "fooled" and step % _LOOKS_EVERY == 0:
                 stays = stays & (sizes[rows] > threat.radius)
             if (step % tenth == 0 or step % _LOOKS_EVERY == 0) and not bool(stays.all()):
-                rows, origin, w, before, adam = rows[stays], origin[stays], w[stays], before[stays], adam.rows(stays)
+                rows, origin, w, w_before = rows[stays], origin[stays], w[stays], w_before[stays]
+                before, adam = before[stays], adam.rows(stays)
                 if not len(rows):
                     break
         return nearest, sizes
