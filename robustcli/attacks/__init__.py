@@ -1,4 +1,4 @@
-"""x_adv: the worst point of the threat set around x that a search can find. One attack per file."""
+"""Attacks: search the threat set around x for the worst point x_adv. One attack per file."""
 
 from typing import Protocol
 
@@ -21,8 +21,8 @@ class Attack(Protocol):
     Attributes:
         steps: gradient steps; 0 if the attack does not count any.
         is_black_box: whether it uses no gradients.
-        is_given: whether it looks up examples that were made elsewhere, without a search.
-        is_search: whether it looks for the worst point; if not, it changes images by chance, as corruptions do.
+        is_given: whether it returns existing examples instead of searching.
+        is_search: whether it looks for the worst point; if not, it changes images at random, like corruptions.
     """
 
     steps: int = 0
@@ -37,9 +37,9 @@ class Attack(Protocol):
     def search(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The result of calling it, and metrics of the search for the record of training.
+        """Return the result of a call, and metrics of the search for the training record.
 
-        Metrics are means over the batch: scalars on the device, with the same names every time.
+        Metrics are means over the batch: scalars on the device, with the same names in every call.
         """
         return self(model, x, y, threat, rng), {}
 
@@ -47,11 +47,11 @@ class Attack(Protocol):
         """The same attack with at most `points` points in one pass, if it makes its own batches.
 
         Args:
-            images: images per call when memory is not short. An attack whose own limit is smaller keeps it.
+            images: images per call when memory is not short. A smaller limit set by the user is kept.
         """
         return self
 
     @property
     def side_by_side(self) -> int:
-        """Points of one image that may pass the network together."""
+        """Number of points of one image that may be in one pass."""
         return 1

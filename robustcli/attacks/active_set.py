@@ -1,4 +1,4 @@
-"""The images of a batch that an attack still moves."""
+"""The images of a batch that an attack has not stopped yet."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +14,9 @@ _early_exit = ContextVar("early_exit", default=True)
 
 @contextmanager
 def no_early_exit() -> Iterator[None]:
-    """Keep images that have stopped in the batch, so that an update costs the most it can: for counts and plans.
+    """Keep stopped images in the batch, so that cost is at its maximum: for pass counts and plans.
 
-    How soon images stop depends on the network, and an untrained one does not show how soon it will be.
+    How soon images stop depends on the network, and an untrained network does not show it.
     """
     token = _early_exit.set(False)
     try:
@@ -26,16 +26,16 @@ def no_early_exit() -> Iterator[None]:
 
 
 class ActiveSet:
-    """The images of a batch that are still moved; one that has stopped never moves again.
+    """The images of a batch that have not stopped; a stopped image never moves again.
 
     Args:
         x: the batch.
-        rows: the images to begin with; None is all.
-        leaves: whether images that stop leave the batch. Otherwise they are computed along and stay where they are.
+        rows: images to start with; None means all.
+        leaves: whether stopped images leave the batch. Otherwise they stay in it without moving.
 
     Attributes:
-        rows: the images in the batch, in their order.
-        steps: (n,) moves that every image made.
+        rows: indices of the images in the batch, in order.
+        steps: (n,) number of moves of each image.
     """
 
     def __init__(self, x: Tensor, rows: Rows | None = None, *, leaves: bool = True) -> None:
@@ -46,19 +46,18 @@ class ActiveSet:
 
     @classmethod
     def where_free(cls, model: nn.Module, x: Tensor) -> "ActiveSet":
-        """Images leave only where that changes nothing for the others and costs nothing.
+        """Let images leave only where this costs nothing and does not change the other images.
 
-        That is on a CPU, with the whole model in eval mode. In train mode, or with batch norms that normalise by the
-        batch, the remaining images would be normalised by themselves. On a GPU every step would have to wait until
-        the device knows which images remain, and cuDNN and compiled programs would meet a new batch size in every
-        step.
+        This is on a CPU with the whole model in eval mode. In train mode, or with batch statistics, the remaining
+        images would be normalised differently. On a GPU, every step would wait for the device, and cuDNN and compiled
+        programs would get a new batch size in every step.
         """
         is_independent = not any(module.training for module in model.modules())
         return cls(x, leaves=_early_exit.get() and is_independent and x.device.type == "cpu")
 
     @property
     def is_empty(self) -> bool:
-        """Whether every image has left."""
+        """Whether all images have left."""
         return len(self._moves) == 0
 
     def stop(self, is_done: Tensor) -> Tensor | None:
@@ -68,7 +67,7 @@ class ActiveSet:
             is_done: (m,) mask.
 
         Returns:
-            Indices of the images that remain in the batch, counted in the batch before; None where all remain.
+            Indices of the remaining images, relative to the batch before the call; None if all remain.
         """
         self._moves = self._moves & ~is_done
         if not self._leaves:
@@ -81,7 +80,7 @@ class ActiveSet:
         return stays
 
     def write(self, points: Tensor, moved: Tensor) -> None:
-        """Write moved points (m, ...) of the images in the batch into the points (n, ...) of all."""
+        """Write moved points (m, ...) of the active images into the points (n, ...) of all images."""
         if not self._leaves:
             moves = self._moves.view(-1, *[1] * (points.dim() - 1))
             moved = torch.where(moves, moved, points[self.rows])

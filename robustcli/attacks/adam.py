@@ -1,4 +1,4 @@
-"""Adam for attacks: every image has its own means, which leave the batch with it."""
+"""Adam for attacks, with separate running means for every image."""
 
 from dataclasses import dataclass
 
@@ -10,11 +10,10 @@ _FIRST, _SECOND = 0.9, 0.999
 
 @dataclass
 class Adam:
-    """Running means of a gradient and of its square, after `count` steps.
+    """Running means of a gradient and of its square after `count` steps.
 
     Args:
-        tiny: added to the root of the mean square, which divides the mean.
-
+        tiny: added to the root of the mean square to avoid a division by zero.
     Reference: Kingma and Ba, ICLR 2015.
     """
 
@@ -25,11 +24,11 @@ class Adam:
 
     @classmethod
     def start(cls, x: Tensor, *, tiny: float = 1e-8) -> "Adam":
-        """Before the first gradient."""
+        """The state before the first gradient."""
         return cls(torch.zeros_like(x), torch.zeros_like(x), tiny=tiny)
 
     def direction(self, grad: Tensor) -> Tensor:
-        """Take in a gradient and return a step uphill, of a size near 1 in every coordinate."""
+        """Update the means with a gradient and return an ascent step, of size near 1 in every coordinate."""
         self.count += 1
         self.mean = _FIRST * self.mean + (1 - _FIRST) * grad
         self.square = _SECOND * self.square + (1 - _SECOND) * grad.square()

@@ -1,4 +1,4 @@
-"""Projected Adam: steps of one size in every pixel at first, of less where gradients disagree."""
+"""Projected Adam: equal steps in every pixel at first, smaller ones where gradients disagree."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -15,7 +15,7 @@ from robustcli.registry.types import Count, Positive, Size
 from robustcli.threat.noise import Noise
 from robustcli.threat.threat import ThreatModel
 
-# As in the released code; robust networks have small gradients, of which the usual 1e-8 would be a part.
+# As released; the gradients of robust networks are so small that the usual 1e-8 would matter.
 _TINY = 1e-9
 
 
@@ -24,19 +24,19 @@ _TINY = 1e-9
 class AdamPgd(Attack):
     """Ascent by Adam on the image, from a random point of the threat set, each step projected back into it.
 
-    The first steps are far longer than the set is wide, so that they end in its corners; the last ones are
-    short. The point after the last step is returned.
+    The first steps are much longer than the diameter of the set, so they end in its corners; the last ones are short.
+    The point after the last step is returned.
 
-    When to use: where signs of gradients lose what their sizes say, such as in norms other than linf.
+    When to use: where the size of gradients matters and not only their sign, for example in norms other than linf.
 
     First setting: the defaults.
 
     Args:
         steps: gradient steps; 0 returns the start.
-        step_sizes: learning rates of Adam one after the other, in pixels of [0, 1] whatever the norm.
-        after: steps done when the next learning rate begins, one fewer than those.
-        loss: "ce" with the labels, or "kl" from the clean prediction, whose gradient is that of the
-            cross-entropy with the predicted shares.
+        step_sizes: successive learning rates of Adam, in pixels of [0, 1] for every norm.
+        after: steps done before each later learning rate; one fewer than step_sizes.
+        loss: "ce" with the labels, or "kl" from the clean prediction, whose gradient is that of the cross-entropy with
+            predicted class shares.
 
     Reference: Gowal et al., 2020, arXiv 2010.03593, and its released code; Adam: Kingma and Ba, ICLR 2015.
     """
@@ -50,7 +50,7 @@ class AdamPgd(Attack):
         if len(self.step_sizes) != len(self.after) + 1:
             raise RobustCliError(
                 f"attack adam_pgd: {len(self.step_sizes)} step_sizes with {len(self.after)} numbers in 'after'; "
-                "write one more of the former"
+                "expected one more of step_sizes"
             )
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:

@@ -1,4 +1,4 @@
-"""Points that APGD has under way, one row each, and the two rules by which it moves them."""
+"""State of the points of APGD, one row each, and its two step rules."""
 
 from dataclasses import dataclass, fields
 from typing import Protocol
@@ -10,26 +10,26 @@ from robustcli.threat.threat import ThreatModel
 
 # A step size is kept when the loss rose in more than this share of the steps since the last checkpoint.
 _RISING = 0.75
-# Weight of a step against the momentum of the one before; the first step has none.
+# Weight of a step relative to the momentum of the previous step; the first step has no momentum.
 _FRESH = 0.75
-# l1: share of coordinates that the first step changes; later ones change those changed so far, divided by this.
+# l1: share of coordinates that the first step changes; divisor of the number changed so far for later steps.
 _FIRST_SHARE, _MOVED_PER_CHANGED = 0.2, 1.5
 
 
 @dataclass
 class Rows:
-    """Points under way, each at a step of its own; what only one of the two rules needs is not touched by the other.
+    """State of points, each at its own step; some fields are used by only one of the two rules.
 
     Args:
-        x, labels, reference: of the clean image; the reference is what its loss is scored against.
-        point, previous, grad: where it is, where it was before its last move, and the gradient at the point.
+        x, labels, reference: clean images, their labels and the reference of the loss.
+        point, previous, grad: current point, point before the last move, and gradient at the current point.
         best, best_grad, best_loss: the point with the highest loss so far; -inf before the first.
-        step: (n,) moves made.
-        step_size: (n,) of the next move.
-        last_loss, rises: at the last point, and how often it rose since the last checkpoint.
-        checked_loss, was_reduced: the best loss at the last checkpoint, and whether it reduced the step size.
-        share, moved: of the coordinates that the next sparse move changes, and how many the best point had changed
-            at the last checkpoint.
+        step: (n,) number of moves.
+        step_size: (n,) size of the next move.
+        last_loss, rises: loss at the last point, and number of rises since the last checkpoint.
+        checked_loss, was_reduced: best loss at the last checkpoint, and whether it reduced the step size.
+        share, moved: share of coordinates that the next sparse move changes, and number that the best point had
+            changed at the last checkpoint.
     """
 
     x: Tensor
@@ -52,7 +52,7 @@ class Rows:
 
     @classmethod
     def beginning(cls, x: Tensor, labels: Tensor, reference: Tensor, point: Tensor) -> "Rows":
-        """At their starts, before anything is known of them."""
+        """State at the starting points."""
         nothing = x.new_full((len(x),), -torch.inf)
         zeros = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         return cls(
@@ -67,7 +67,7 @@ class Rows:
             best_loss=nothing,
             step=zeros,
             step_size=torch.zeros_like(nothing),
-            # So that the start, which nothing comes before, does not count as a rise.
+            # Infinite, so that the start does not count as a rise.
             last_loss=-nothing,
             rises=zeros.clone(),
             checked_loss=nothing,
@@ -77,16 +77,16 @@ class Rows:
         )
 
     def at(self, index: Tensor) -> "Rows":
-        """Some of the rows."""
+        """Select rows."""
         return Rows(**{item.name: getattr(self, item.name)[index] for item in fields(self)})
 
     def joined(self, others: "Rows") -> "Rows":
-        """These rows and then the others."""
+        """Append other rows."""
         pairs = {item.name: (getattr(self, item.name), getattr(others, item.name)) for item in fields(self)}
         return Rows(**{name: torch.cat(pair) for name, pair in pairs.items()})
 
     def learn(self, grad: Tensor, loss: Tensor) -> None:
-        """Take in the gradient and the loss at the points."""
+        """Record the gradient and the loss at the points."""
         is_better = loss > self.best_loss
         pixels = _over_pixels(is_better)
         self.grad = grad
@@ -94,34 +94,34 @@ class Rows:
         self.best_grad = torch.where(pixels, grad, self.best_grad)
         self.best_loss = torch.where(is_better, loss, self.best_loss)
         self.rises = self.rises + (loss > self.last_loss)
-        # The published code compares the loss after the first move with 0, not with the loss at the start.
+        # The published code compares the loss after the first move with 0 instead of the loss at the start.
         self.last_loss = torch.where(self.step == 0, torch.zeros_like(loss), loss)
 
     def go(self, points: Tensor) -> None:
-        """Make a move."""
+        """Move to new points."""
         self.previous, self.point = self.point, points
         self.step = self.step + 1
 
     def return_to_best(self, returns: Tensor) -> None:
-        """Some rows go on from their best points; `previous` stays, so the next momentum leads there from it."""
+        """Move some rows back to their best points; `previous` stays, so the next momentum is relative to it."""
         pixels = _over_pixels(returns)
         self.point = torch.where(pixels, self.best, self.point)
         self.grad = torch.where(pixels, self.best_grad, self.grad)
 
 
 class StepRule(Protocol):
-    """How points move in one threat set, and when they adapt."""
+    """Rule for moving points in one threat set and for adapting their steps."""
 
     threat: ThreatModel
     periods: Tensor
-    """(steps + 1,) on the CPU: after so many moves, how many were made since the last checkpoint; 0 where none is."""
+    """(steps + 1,) on the CPU: moves since the last checkpoint, by number of moves; 0 if no checkpoint is due."""
 
     def begin(self, rows: Rows) -> None:
-        """Set the first step of rows that begin."""
+        """Set the first step of new rows."""
         ...
 
     def adapt(self, rows: Rows, period: Tensor) -> None:
-        """Adapt the rows whose period (n,) is not 0: those are at a checkpoint."""
+        """Adapt the rows at a checkpoint: those whose period (n,) is not 0."""
         ...
 
     def move(self, rows: Rows) -> None:
@@ -130,14 +130,14 @@ class StepRule(Protocol):
 
 
 class MomentumRule:
-    """Steps with momentum, of 2 eps at first and halved where they stop to pay off (Croce and Hein, ICML 2020).
+    """Steps with momentum, 2 eps at first, halved when progress stops (Croce and Hein, ICML 2020).
 
-    The paper reduces when the loss rose in fewer than 75 % of the steps since the last checkpoint; the published
-    code, followed here, also when in exactly 75 %.
+    The paper halves if the loss rose in less than 75 % of the steps since the last checkpoint; the published code, as
+    here, also at exactly 75 %.
 
     Args:
-        threat: the threat set.
-        steps: moves of a run; checkpoints come at shares of it: 22 %, then after 3 % less each time, at least 6 %.
+        threat: the threat model.
+        steps: moves of a run. The first checkpoint is at 22 % of them, then periods shrink by 3 % to at least 6 %.
     """
 
     def __init__(self, threat: ThreatModel, steps: int) -> None:
@@ -171,12 +171,12 @@ class MomentumRule:
 
 
 class SparseRule:
-    """l1 steps that change as many coordinates as suit the best point so far (Croce and Hein, ICML 2021).
+    """l1 steps that change as many coordinates as the best point suggests (Croce and Hein, ICML 2021).
 
     Args:
-        threat: the threat set.
-        steps: moves of a run; there is a checkpoint after every 4 % of them.
-        has_start: whether runs begin at a point found before, whose sparsity is then the first.
+        threat: the threat model.
+        steps: moves of a run; a checkpoint follows every 4 % of them.
+        has_start: whether runs start at a given point, whose sparsity is then the first one.
     """
 
     def __init__(self, threat: ThreatModel, steps: int, *, has_start: bool) -> None:
@@ -216,9 +216,8 @@ def _over_pixels(values: Tensor) -> Tensor:
 
 
 def _moved(point: Tensor, x: Tensor) -> Tensor:
-    """How many coordinates of each point are not those of x.
+    """Number of coordinates in which each point differs from x.
 
-    The published code also counts those that its projection brings back to x but for rounding; ours brings them
-    back exactly.
+    The published code also counts coordinates that its projection restores up to rounding; ours restores them exactly.
     """
     return (point != x).flatten(1).sum(1).to(x.dtype)

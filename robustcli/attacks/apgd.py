@@ -1,4 +1,4 @@
-"""Auto-PGD, for every norm: an attack with no step size to tune."""
+"""Auto-PGD for every norm: an attack without a step size to tune."""
 
 import math
 import warnings
@@ -18,37 +18,37 @@ from robustcli.registry.types import Count
 from robustcli.threat.noise import Noise
 from robustcli.threat.threat import ThreatModel
 
-# Losses that aim at one wrong class at a time.
+# Losses that target one wrong class at a time.
 _TARGETED = ("targeted_dlr", "nearest_dlr")
 
 
 @ATTACKS.register("apgd", passes=(101, 100, 0), smoke={"steps": 4})
 @dataclass(frozen=True, kw_only=True)
 class Apgd(Attack):
-    """Gradient steps that begin long and get shorter where they stop to pay off; fooled images stop.
+    """Gradient ascent with large steps first, which are halved when progress stops; stops at misclassification.
 
-    A run ends with its first point that fools the model, and that point is returned; otherwise the point of all
-    runs with the highest loss is. The logits that a gradient came from are also the test of its point, so a run
-    that ends after i moves costs i + 1 forwards. Runs of one image, from fresh starts and towards other targets,
-    go on side by side where a pass has room; what is returned is the same as if they came one after the other.
+    A run ends with the first misclassified point, which is returned; otherwise the point of all runs with the highest
+    loss is. The forward of each gradient also classifies its point, so a run that ends after i moves costs i + 1
+    forwards. Several runs of one image (restarts and targets) share a pass if it has room; the result is the same as
+    one after the other.
 
-    When to use: as the strongest single gradient attack that needs no step size.
+    When to use: as the strongest single gradient attack; it needs no step size.
 
     First setting: the defaults with loss: ce; then targeted_dlr, which finds what ce misses.
 
     Args:
         steps: moves of a run.
-        restarts: runs from fresh starts, for each target.
-        loss: "ce", "margin", "probability_margin", "dlr" (needs 3 classes), or "targeted_dlr" (needs 4), which aims
-            at one wrong class at a time; "nearest_dlr" is the same with other targets.
-        targets: wrong classes that "targeted_dlr" aims at, the most likely ones of the clean image first; at most
-            all that there are. "nearest_dlr" aims at those whose boundary would be nearest if logits were linear, among
-            the 9 most likely ones, and takes a gradient for each of these.
-        gradients: whose mean gives a step its direction, for models whose logits vary; loss and test are those of
-            only the last one, as in the published code.
+        restarts: runs from new starts, for each target.
+        loss: "ce", "margin", "probability_margin", "dlr" (needs 3 classes), or "targeted_dlr" (needs 4), which targets
+            one wrong class at a time; "nearest_dlr" is the same with other targets.
+        targets: wrong classes for "targeted_dlr", starting with the most likely ones of the clean image; at most all.
+            "nearest_dlr" takes those with the nearest linearised boundary among the 9 most likely ones, and computes a
+            gradient for each of these.
+        gradients: number of averaged gradients per step, for models whose logits vary; loss and class come from the
+            last one, as in the published code.
         radius: "fixed", or "shrinking": 30 % of the moves within 3 eps, 30 % within 2 eps and the others within
-            eps, each part from the best point of the one before. Published for l1.
-        batch_size: points in one pass; null is as many as there are images.
+            eps, each part starting at the best point of the previous one. Published for l1.
+        batch_size: points in one pass; null is the number of images.
 
     Reference: Croce and Hein, ICML 2020 (linf, l2); Croce and Hein, ICML 2021 (l1, shrinking radius).
     """
@@ -63,13 +63,13 @@ class Apgd(Attack):
 
     @property
     def side_by_side(self) -> int:
-        """Points of one image that may go through the network together."""
+        """Number of points of one image that may be in one pass."""
         return self.restarts * (self.targets if self.loss in _TARGETED else 1)
 
     def limited(self, points: int, images: int) -> "Apgd":
         if self.batch_size is None:
             return self
-        # A limit below the images per call was chosen by the user, and is never raised.
+        # A limit below the images per call was set by the user and is kept.
         return replace(self, batch_size=points if self.batch_size >= images else min(self.batch_size, points))
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
@@ -88,7 +88,7 @@ class Apgd(Attack):
         else:
             search.in_shrinking_balls()
         if "dlr" in self.loss and search.has_flat_starts:
-            # Without a number: batches of one evaluation say the same, and it is kept once.
+            # Without the number of images, so that equal warnings of all batches are kept once.
             warnings.warn(
                 "the gradient of the DLR loss was exactly zero at starts of APGD; gradient attacks cannot move there, "
                 "and the true robust accuracy may be lower",
@@ -97,7 +97,7 @@ class Apgd(Attack):
         return found.points
 
     def _pairs(self, model: nn.Module, x: Tensor, labels: Tensor, threat: ThreatModel, limit: int) -> Tensor:
-        """Labels and the wrong classes to aim at: (targets, n, 2)."""
+        """Labels with target classes: (targets, n, 2)."""
         parts = zip(torch.split(x, limit), torch.split(labels, limit), strict=True)
         if self.loss == "nearest_dlr":
             wrong = torch.cat([nearest_classes(model, part, own, threat) for part, own in parts])
@@ -110,12 +110,12 @@ class Apgd(Attack):
 class _Found:
     """The worst point of every image so far.
 
-    Tasks are the runs of all images, numbered run by run: of n images, task t is run t // n of image t % n.
+    Tasks are the runs of all images, numbered run by run: task t is run t // n of image t % n.
 
     Args:
         points, losses: (n, c, h, w) and (n,).
-        broken_by: (n,) on the CPU, the first run that fooled the model; `runs` where none did.
-        runs: of every image.
+        broken_by: (n,) on the CPU, the first run that fooled the model; `runs` if none did.
+        runs: number of runs per image.
     """
 
     points: Tensor
@@ -128,20 +128,20 @@ class _Found:
         return cls(x.clone(), x.new_full((len(x),), -torch.inf), torch.full((len(x),), runs), runs)
 
     def is_open(self, tasks: Tensor) -> Tensor:
-        """Whether no earlier run of the same image has fooled the model: bool, on the CPU."""
+        """Mask of the tasks whose image was not broken by an earlier run, on the CPU."""
         image, run = self.parts(tasks)
         return run < self.broken_by[image]
 
     def parts(self, tasks: Tensor) -> tuple[Tensor, Tensor]:
-        """Image and run of tasks."""
+        """Image and run of each task."""
         images = max(len(self.points), 1)
         return tasks % images, tasks // images
 
     def take(self, tasks: Tensor, rows: Rows, is_fooled: Tensor) -> None:
-        """Keep where runs ended: a point that fools the model wins over any loss, and the earliest run wins."""
+        """Record the ends of runs: a misclassified point beats any loss, and the earliest run wins."""
         device = self.points.device
         images, runs = self.parts(tasks)
-        # Run by run: the same image may be there with several.
+        # One run at a time, because several runs of one image may be among the tasks.
         for run in sorted(set(runs.tolist())):
             row = (runs == run).nonzero().flatten()
             image = images[row]
@@ -159,12 +159,12 @@ class _Found:
 class _Search:
     """All runs of all images of one call.
 
-    What decides when rows come and go is kept on the CPU; one transfer per pass tells it which images fool the model.
+    The bookkeeping of rows is on the CPU; one transfer per pass reports which images fool the model.
 
     Args:
-        references: what the loss needs to know of each image, for every target: (targets, n, ...).
+        references: references of the loss for every target: (targets, n, ...).
         limit: rows in one pass.
-        has_flat_starts: whether a run with something to win had a first gradient of exactly zero.
+        has_flat_starts: whether the first gradient of a run was exactly zero at a point with a loss to gain.
     """
 
     attack: Apgd
@@ -180,13 +180,13 @@ class _Search:
     has_flat_starts: bool = False
 
     def in_one_ball(self) -> None:
-        """Every run from a random point of the ball's surface."""
+        """Run everything from random points of the ball's surface."""
         tasks = torch.arange(self.found.runs * len(self.x))
         rule = _rule(self.threat, self.attack.steps, has_start=False)
         self._walk(tasks, rule, lambda places: self._surface(tasks[places], self.threat))
 
     def in_shrinking_balls(self) -> None:
-        """The same runs, a batch at a time, from the surface of the widest ball; only the last ball counts."""
+        """Run everything in shrinking balls, one batch at a time; only the last ball counts."""
         wide = math.ceil(0.3 * self.attack.steps)
         middle = min(wide, self.attack.steps - wide)
         waiting = torch.arange(self.found.runs * len(self.x))
@@ -203,13 +203,13 @@ class _Search:
     def _walk(
         self, tasks: Tensor, rule: StepRule, start: Callable[[Tensor], Tensor], ends: Tensor | None = None
     ) -> None:
-        """Run tasks to their ends; where one leaves, the next one takes its room.
+        """Run tasks to their ends; when a row leaves, the next task takes its place.
 
         Args:
-            tasks: (m,) their numbers, on the CPU.
-            start: places in `tasks` -> points where these begin.
-            ends: (m, c, h, w) where best points are written to, for a ball that is too wide: fooling the model
-                counts for nothing there. Without it, points go to `found`.
+            tasks: (m,) numbers of the tasks, on the CPU.
+            start: indices into `tasks` -> starting points.
+            ends: (m, c, h, w) output for best points in a ball that is too large, where misclassification does not
+                count. Without it, points go to `found`.
         """
         waiting = torch.arange(len(tasks))
         places = steps = waiting[:0]
@@ -244,7 +244,7 @@ class _Search:
             steps = steps + 1
 
     def _look(self, rows: Rows, *, is_first: Tensor, is_last: bool) -> Tensor:
-        """One pass over all points, which learn loss and gradient. Returns a mask of the fooling ones, on the CPU."""
+        """Run one pass over all points and record loss and gradient. Return a mask of the misclassified, on the CPU."""
         if is_last:
             with torch.no_grad():
                 logits = self.model(rows.point)
@@ -260,7 +260,7 @@ class _Search:
         return is_fooled
 
     def _begun(self, tasks: Tensor, points: Tensor, rule: StepRule) -> Rows:
-        """Rows of tasks that begin."""
+        """Rows of new tasks."""
         images, runs = (part.to(self.x.device) for part in self.found.parts(tasks))
         references = self.references[runs // self.attack.restarts, images]
         rows = Rows.beginning(self.x[images], self.labels[images], references, points)
@@ -268,7 +268,7 @@ class _Search:
         return rows
 
     def _surface(self, tasks: Tensor, ball: ThreatModel) -> Tensor:
-        """Random starts; the noise is that of the image and the run."""
+        """Random starts; the noise depends on image and run."""
         images, runs = self.found.parts(tasks)
         starts: Tensor = torch.empty_like(self.x[images])
         for run in sorted(set(runs.tolist())):

@@ -1,6 +1,6 @@
-"""The loop that PGD-like attacks share.
+"""The loop of PGD-like attacks.
 
-They differ in four parts: where they start, how they move, when an image stops, and which point they keep.
+Attacks differ in four parts: the start, the move, the stopping rule and the point that is kept.
 """
 
 from collections.abc import Callable
@@ -17,13 +17,13 @@ from robustcli.threat.threat import ThreatModel
 
 @dataclass(frozen=True)
 class Look:
-    """What is known of the active images of a batch at one step.
+    """State of the active images of a batch at one step.
 
     Args:
-        step: moves made so far.
-        rows: which images of the batch these are.
-        points: (m, c, h, w) where they are.
-        grad: of the score, at the points; zero after the last move, when no gradient is taken.
+        step: number of moves so far.
+        rows: indices of these images in the batch.
+        points: (m, c, h, w) current points.
+        grad: gradient of the score at the points; zero after the last move, where no gradient is computed.
         scores: (m,).
         logits: (m, k).
     """
@@ -36,10 +36,10 @@ class Look:
     logits: Tensor
 
     def only(self, keep: Tensor, rows: Rows) -> "Look":
-        """The same for some of the images.
+        """Select some of the images.
 
         Args:
-            keep: indices of these images in this look.
+            keep: indices of these images in this state.
             rows: indices of these images in the batch.
         """
         return Look(self.step, rows, self.points[keep], self.grad[keep], self.scores[keep], self.logits[keep])
@@ -48,7 +48,7 @@ class Look:
 Move = Callable[[Look], Tensor]
 """Returns the next points (m, c, h, w)."""
 Stop = Callable[[Look], Tensor]
-"""Returns a mask (m,) of the images that stay where they are from now on."""
+"""Returns a mask (m,) of the images that stop."""
 
 
 def gradient_ascent(
@@ -61,18 +61,18 @@ def gradient_ascent(
     best: BestSoFar | None = None,
     active: ActiveSet | None = None,
 ) -> Tensor:
-    """Move points uphill and return where every image ends.
+    """Move points uphill and return the final point of every image.
 
     Without `best` it costs one forward and one backward to the input per step. With it, the last points are scored
     too.
 
     Args:
         start: (n, c, h, w).
-        steps: moves.
-        move: how the points move.
-        stop: when an image stops.
-        best: takes in every point. An image that stops keeps the point where it stopped.
-        active: the images to move; None is all, and those that stop leave the batch.
+        steps: number of moves.
+        move: computes the next points.
+        stop: decides when an image stops.
+        best: receives every point. An image that stops keeps the point where it stopped.
+        active: images to move; None means all, and stopped images leave the batch.
     """
     points = start
     if active is None:

@@ -1,4 +1,4 @@
-"""The worst point for the model that a search has seen, for every image."""
+"""The worst point that a search has seen for every image."""
 
 from dataclasses import dataclass
 
@@ -10,12 +10,12 @@ from robustcli.attacks.gradient import Rows
 
 @dataclass
 class BestSoFar:
-    """The point with the highest loss so far of every image, or the one that settles it.
+    """For every image, the point with the highest loss so far, or the one that settled it.
 
     Args:
         points: (n, c, h, w).
-        losses: (n,), -inf where no point was seen.
-        is_settled: (n,) bool, images whose point wins over any loss, such as one that is misclassified.
+        losses: (n,), -inf before the first point.
+        is_settled: (n,) bool, images whose point beats any loss, for example because it is misclassified.
     """
 
     points: Tensor
@@ -24,18 +24,18 @@ class BestSoFar:
 
     @classmethod
     def start(cls, x: Tensor) -> "BestSoFar":
-        """Before any point is seen; an image without any keeps x."""
+        """The state before any point, with x as the point."""
         losses = torch.full((len(x),), -torch.inf, device=x.device, dtype=x.dtype)
         return cls(x.clone(), losses, torch.zeros_like(losses, dtype=torch.bool))
 
     def update(self, points: Tensor, losses: Tensor, settles: Tensor | None = None, rows: Rows = slice(None)) -> None:
-        """Take over points with a higher loss than any before, and points that settle their image.
+        """Store points with a higher loss than before, and points that settle their image.
 
         Args:
             points: (m, c, h, w).
             losses: (m,).
-            settles: (m,) bool; None is none.
-            rows: the images that these are points of, none of them settled.
+            settles: (m,) bool; None means none.
+            rows: images of these points, none of them settled.
         """
         is_better = losses > self.losses[rows]
         if settles is not None:

@@ -1,4 +1,4 @@
-"""Decision boundaries to first order: the classes that an image may be pushed to, and where the nearest one begins."""
+"""Linearised decision boundaries: target classes of an image, and the nearest boundary."""
 
 import torch
 from torch import Tensor, nn
@@ -8,14 +8,14 @@ from robustcli.threat.hyperplane import plane_distance
 
 
 def rivals_of(logits: Tensor, labels: Tensor, count: int | None = None) -> Tensor:
-    """The likeliest wrong classes, the first one first: (n, m), with m at most all that there are."""
+    """The most likely wrong classes, in decreasing order: (n, m), with m at most all of them."""
     wrong = logits.scatter(1, labels[:, None], -torch.inf)
     most = logits.shape[1] - 1
     return wrong.topk(most if count is None else min(count, most), dim=1).indices
 
 
 def nearest_plane(model: nn.Module, x_adv: Tensor, labels: Tensor, rivals: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
-    """Where a rival (n, m) draws level with the label, to first order: gap (n,) and normal of the nearest plane.
+    """Linearised boundary between the label and the nearest rival (n, m): gap (n,) and normal of its plane.
 
     One forward, and one gradient for each rival.
     """
@@ -27,7 +27,7 @@ def nearest_plane(model: nn.Module, x_adv: Tensor, labels: Tensor, rivals: Tenso
         gap = gaps[:, 0].detach()
         (weight,) = torch.autograd.grad(gaps[:, 0].sum(), x_adv, retain_graph=count > 1)
         for rival in range(1, count):
-            # One at a time: all gradients together would take the memory of as many batches as there are classes.
+            # One at a time: all gradients together would need the memory of one batch per class.
             other = gaps[:, rival].detach()
             (slope,) = torch.autograd.grad(gaps[:, rival].sum(), x_adv, retain_graph=rival < count - 1)
             is_nearer = plane_distance(other, slope, norm) < plane_distance(gap, weight, norm)

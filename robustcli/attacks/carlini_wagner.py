@@ -1,4 +1,4 @@
-"""The attack of Carlini and Wagner: the nearest misclassified point in l2, by descent on one objective."""
+"""The attack of Carlini and Wagner: the nearest misclassified point in l2, by minimising one objective."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,15 +13,15 @@ from robustcli.registry.types import Count, NonNegative, Positive
 from robustcli.threat.noise import Noise
 from robustcli.threat.threat import ThreatModel
 
-# Short of the border of the box, where the change of variable would be infinite.
+# Slightly inside [0, 1], because the change of variable is infinite at the bounds.
 _INSIDE = 0.999999
-# Steps between two looks at which images are done: an accelerator has to be waited for.
+# Steps between two checks of which images are done, because a check waits for the accelerator.
 _LOOKS_EVERY = 10
-# A descent goes on while a tenth of its steps lowers the objective below this share of what it was, or moves some pixel
-# towards grey by more than this many steps: near black and white such a move changes the objective only later.
+# A descent continues while a tenth of its steps lowers the objective below this fraction of its value, or moves some
+# pixel towards grey by more than this many steps: near black and white such a move changes the objective only later.
 _FALLS = 0.9999
 _MOVES = 2
-# How fast c grows while no point fools the model.
+# Factor on c while no point fools the model.
 _GROWTH = 10
 
 
@@ -32,26 +32,25 @@ _GROWTH = 10
 class CarliniWagner(Attack):
     """Minimise |x' - x|^2 + c max(0, z_y - max of the other z + confidence), with x' = (tanh w + 1) / 2.
 
-    The variable w keeps x' inside the pixel box; Adam descends in it. Each image has a c of its own: it is
-    multiplied by 10 until a descent finds a misclassified point, and bisected afterwards, towards the smallest
-    c that finds one. The radius steers nothing: an image is broken when a misclassified point lies inside the
-    threat set, and an image that is not is returned as it is. No noise is drawn. Only in l2.
+    The variable w keeps x' inside [0, 1]; Adam minimises over w. Each image has its own c, which is multiplied by 10
+    until a misclassified point is found, then bisected towards the smallest c that finds one. The search ignores the
+    radius: an image is broken if a misclassified point lies inside the threat set; otherwise the clean image is
+    returned. No noise is drawn. Supports only l2.
 
-    When to use: for the nearest adversarial image in l2, or where signs of gradient masking in the loss are
-    suspected.
+    When to use: for the nearest adversarial image in l2, or if you suspect gradient masking.
 
     First setting: keep: fooled for an accuracy, keep: nearest for distances; fewer searches if c is known.
 
     Args:
-        steps: of Adam, for each c; a descent ends sooner once its objective no longer falls and no pixel still moves
-            from black or white towards grey. The released code has 10,000.
-        searches: values of c that are tried.
-        c: the first of them.
-        lr: learning rate of Adam, in units of w: a step moves a grey pixel by about lr / 2, and distances that
-            are not many times longer than such a step ask for a smaller one.
-        confidence: by how much a wrong logit must be ahead for a point to count, kappa in the paper.
-        keep: "fooled": an image is searched until a misclassified point inside the threat set is found.
-            "nearest": to the end, for the nearest one.
+        steps: steps of Adam for each c; stops earlier when the objective no longer falls and no pixel moves from black
+            or white towards grey. The released code has 10,000.
+        searches: number of values of c.
+        c: the first value.
+        lr: learning rate of Adam, in units of w: a step moves a grey pixel by about lr / 2; use a smaller value for
+            distances that are not many times larger.
+        confidence: margin by which a wrong logit must lead, kappa in the paper.
+        keep: "fooled": stop at a misclassified point inside the threat set. "nearest": search to the end for the
+            nearest one.
 
     Reference: Carlini and Wagner, Towards evaluating the robustness of neural networks, IEEE S&P 2017.
     """
@@ -67,7 +66,7 @@ class CarliniWagner(Attack):
         threat.require_norm("carlini_wagner", "l2")
         labels, found = labels_of(y), x.clone()
         with torch.no_grad():
-            # What is wrong already has its nearest point.
+            # For a misclassified image, this is the nearest point.
             rows = (model(x).argmax(1) == labels).nonzero().flatten()
         reach = torch.full_like(x[:, 0, 0, 0], torch.inf)
         low, c, high = torch.zeros_like(reach), torch.full_like(reach, self.c), reach.clone()
@@ -88,7 +87,7 @@ class CarliniWagner(Attack):
     def _descend(
         self, model: nn.Module, x: Tensor, labels: Tensor, c: Tensor, threat: ThreatModel
     ) -> tuple[Tensor, Tensor]:
-        """The nearest misclassified point on the way down and its distance, infinite where there is none."""
+        """Return the nearest misclassified point of a descent and its distance, infinite if there is none."""
         nearest, sizes = x.clone(), torch.full_like(c, torch.inf)
         rows, origin = torch.arange(len(x), device=x.device), x
         w = torch.atanh(_INSIDE * (2 * x - 1))

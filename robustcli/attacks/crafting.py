@@ -1,4 +1,4 @@
-"""The state a model is in while it is attacked."""
+"""The state of a model while it is attacked."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,20 +13,20 @@ from robustcli.registry.types import AttackBn
 
 @contextmanager
 def crafting(model: nn.Module, attack_bn: AttackBn) -> Iterator[None]:
-    """Hold the weights and set the mode; both are restored afterwards, also after an exception."""
+    """Disable gradients of the weights and set the mode; restore both afterwards, also after an error."""
     with crafting_mode(model, attack_bn), _weights_held(model):
         yield
 
 
 @contextmanager
 def crafting_mode(model: nn.Module, attack_bn: AttackBn) -> Iterator[None]:
-    """Set the mode in which a model is attacked, for a gradient that the weights will learn from.
+    """Set the mode in which a model is attacked, but keep gradients of the weights.
 
     Args:
-        attack_bn: "eval": running statistics, dropout off. "train": the whole model in train mode; batch
-            norms use batch statistics and every forward moves their running ones. "batch_no_update":
-            batch statistics, running ones untouched, everything else in eval mode. Running divisors of
-            preconditioned convolutions are treated as running statistics.
+        attack_bn: "eval": running statistics, no dropout. "train": the whole model in train mode; batch norms use
+            batch statistics and every forward updates running ones. "batch_no_update": batch statistics without
+            updates, everything else in eval mode. Running divisors of preconditioned convolutions are treated like
+            running statistics.
     """
     with _modes_restored(model):
         if attack_bn == "train":
@@ -47,7 +47,7 @@ def crafting_mode(model: nn.Module, attack_bn: AttackBn) -> Iterator[None]:
 
 @contextmanager
 def statistics_held(model: nn.Module) -> Iterator[None]:
-    """Batch norms in train mode normalise by the batch, but their running statistics stay as they are."""
+    """Keep running statistics unchanged; batch norms in train mode still use batch statistics."""
     norms = [norm for norm in _with_statistics(model) if norm.track_running_stats]
     for norm in norms:
         norm.track_running_stats = False
@@ -86,7 +86,7 @@ def _with_statistics(model: nn.Module) -> list[_BatchNorm | RunningPreconditione
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[nn.Module]:
-    """The network in eval mode inside; its mode is restored."""
+    """Set the network to eval mode inside the context; restore its mode."""
     was_training = network.training
     network.eval()
     try:

@@ -1,4 +1,4 @@
-"""DeepFool: straight to the nearest boundary, for every norm."""
+"""DeepFool: straight to the nearest decision boundary, for every norm."""
 
 from dataclasses import dataclass
 
@@ -17,23 +17,22 @@ from robustcli.threat.threat import ThreatModel
 @ATTACKS.register("deepfool", passes=(52, 500, 0), smoke={"steps": 5, "targets": 1})
 @dataclass(frozen=True, kw_only=True)
 class DeepFool(Attack):
-    """Minimum-norm attack: step to the nearest of the planes that boundaries are to first order, until misclassified.
+    """Minimum-norm attack: step to the nearest linearised boundary until the image is misclassified.
 
-    Quick, and it does not come back towards the image: the point found is near, not nearest (see fab). The
-    radius steers nothing: an image is broken when its point lies inside the threat set, and one that is not
-    is returned as it is. Steps are the shortest that stay in the pixel box; the paper knows no box. The
-    overshoot is a share of the whole way and not of one step, so that a path which creeps up to a boundary
-    crosses it all the same. No noise is drawn.
+    It is fast but does not move back towards the image, so the point found is near, not nearest (see fab). The search
+    ignores the radius: an image is broken if its point lies inside the threat set; otherwise the clean image is
+    returned. In contrast to the paper, steps are the shortest inside [0, 1]. The overshoot is a fraction of the whole
+    way instead of one step, so that paths that approach a boundary slowly also cross it. No noise is drawn.
 
     When to use: for quick distances to the decision boundary; it is weaker than fab.
 
     First setting: the defaults; compare its distances with those of fab.
 
     Args:
-        steps: steps at most; a step costs one gradient for each class aimed at and two forwards.
-        overshoot: how far to go beyond the planes, as a share of the way from the image.
-        targets: wrong classes whose planes are compared, the likeliest ones of the clean image; at most all
-            that there are.
+        steps: maximum number of steps; a step costs one gradient per target class and two forwards.
+        overshoot: how far to go beyond the planes, as a fraction of the way from the image.
+        targets: number of wrong classes to compare, starting with the most likely ones of the clean image; at most
+            all.
 
     Reference: Moosavi-Dezfooli, Fawzi and Frossard, DeepFool: a simple and accurate method to fool deep neural
         networks, CVPR 2016.
@@ -48,7 +47,7 @@ class DeepFool(Attack):
         with torch.no_grad():
             logits = model(x)
         rivals = rivals_of(logits, labels, self.targets)
-        # What is wrong already has its nearest point.
+        # For a misclassified image, this is the nearest point.
         rows = (logits.argmax(1) == labels).nonzero().flatten()
         way = torch.zeros_like(x[rows])
         x_adv = x[rows]

@@ -1,4 +1,4 @@
-"""PGD that stops moving an image soon after it is first misclassified: friendly adversarial images."""
+"""PGD that stops soon after an image is misclassified: friendly adversarial examples."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -19,26 +19,25 @@ from robustcli.threat.threat import ThreatModel
 @ATTACKS.register("early_stopped_pgd", passes=(10, 10, 0), smoke={"steps": 3})
 @dataclass(frozen=True, kw_only=True)
 class EarlyStoppedPgd(Attack):
-    """PGD in which an image stops at the misclassified point after `patience` others were left behind.
+    """PGD in which an image stops at its misclassified point number `patience` + 1.
 
-    With patience 0 that is the first misclassified point, the start included; with patience >= steps it is
-    PGD. Some noise is added to every step. The last point is not looked at, as in the released code. Images
-    keep their order. One that has stopped leaves the batch, which spares its passes, on a CPU with the model in
-    eval mode. SubprocessPeer it is computed along, to the same end: batch statistics would change without it, and a
-    GPU would have to be asked in every step which images remain.
+    Patience 0 stops at the first misclassified point, which may be the start; with patience >= steps it is PGD. Noise
+    is added to every step. The last point is not classified, as in the released code. A stopped image leaves the batch
+    on a CPU with the model in eval mode, which saves its passes. In other cases it stays in the batch: leaving would
+    change batch statistics or wait for the GPU in every step. The result is the same.
 
-    It reports attack_steps, the steps that images took.
+    It reports attack_steps, the mean number of steps of an image.
 
     When to use: in training, where weak examples are wanted (see fat); for an evaluation use pgd.
 
     First setting: patience 0 for the first misclassified point.
 
     Args:
-        steps: gradient steps at most.
+        steps: maximum number of gradient steps.
         step_size: length of one step in the unit of eps; null is a quarter of eps.
-        patience: tau, misclassified points that an image still moves on from.
-        noise_std: of the normal noise that is added to every step, in pixels of [0, 1].
-        start: "random": in the threat set. "gaussian": near x, by 0.001 times normal noise.
+        patience: tau, the number of misclassified points from which an image still moves on.
+        noise_std: standard deviation of the normal noise added to every step, in pixels of [0, 1].
+        start: "random": in the threat set. "gaussian": x plus 0.001 times normal noise.
         loss: "ce", or "kl" from the clean prediction.
 
     Reference: Zhang et al., ICML 2020, Algorithm 1; arXiv 2002.11242.
@@ -59,7 +58,7 @@ class EarlyStoppedPgd(Attack):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         labels = labels_of(y)
         objective = Objective.at(model, x, y, LOSSES[self.loss])
-        # Projected, because a start that is kept must lie in the threat set.
+        # Projected, because a start that is returned must lie in the threat set.
         start = threat.sample(x, rng) if self.start == "random" else threat.project(x + 0.001 * rng.normal(x), x)
         step_size = threat.radius / 4 if self.step_size is None else self.step_size
         patience = torch.full_like(labels, self.patience)
@@ -73,7 +72,7 @@ class EarlyStoppedPgd(Attack):
         def move(look: Look) -> Tensor:
             moved = look.points + threat.ascent(look.grad, look.points, step_size)
             if self.noise_std:
-                # Drawn for all images: the noise of one depends on no other.
+                # Drawn for all images, because the noise of an image must not depend on the others.
                 moved = moved + self.noise_std * rng.normal(x)[look.rows]
             return threat.project(moved, x[look.rows])
 

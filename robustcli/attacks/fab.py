@@ -14,43 +14,42 @@ from robustcli.threat.hyperplane import towards_plane
 from robustcli.threat.noise import Noise
 from robustcli.threat.threat import ThreatModel
 
-# Share of the way to where the line between two margins crosses zero: a little short of it, on the wrong side.
+# Share of the way to where the linearly interpolated margin is zero: slightly less, to stay misclassified.
 _SHORT = 0.98
-# A displacement counts as at least this long when two are compared.
+# Minimum length of a displacement when two are compared.
 _TINY = 1e-8
 
 
 @ATTACKS.register("fab", passes=(201, 900, 0), smoke={"steps": 10, "targets": 2})
 @dataclass(frozen=True, kw_only=True)
 class Fab(Attack):
-    """Minimum-norm attack: walk along the decision boundary towards the image.
+    """Minimum-norm attack: move along the decision boundary towards the image.
 
-    Each step takes the boundary for the hyperplane that it is to first order, goes a little beyond it, and is
-    drawn to where that plane is nearest to the image; from a misclassified point it goes back towards the
-    image. The radius of the threat set steers nothing: an image is broken when a misclassified point lies
-    inside, and an image that is not is returned as it is. A step costs a forward, one gradient for every class
-    aimed at together, and a forward that judges the new point. Without restarts no noise is drawn.
+    Each step goes slightly beyond the linearised boundary and towards its nearest point to the image; from a
+    misclassified point it moves back towards the image. The search ignores the radius: an image is broken if a
+    misclassified point lies inside the threat set; otherwise the clean image is returned. A step costs a forward, one
+    gradient per joint target class, and a forward that classifies the new point. Without restarts no noise is drawn.
 
-    When to use: for distances to the decision boundary, and as a check of attacks that raise a loss.
+    When to use: for distances to the decision boundary, and as a check of attacks that maximise a loss.
 
     First setting: the defaults; fab_t for many classes.
 
     Args:
-        steps: steps of one try.
-        targets: 0 aims at all wrong classes together and steps to the nearest of their planes, at the price
-            of one gradient for each. Otherwise so many of the likeliest wrong classes, at most all that
-            there are, are tried one after the other with one gradient per step (FAB-T).
-        restarts: tries per target; the first begins at the image, others at random points half the radius
-            (or half the distance of the best point found, if that is less) away from it.
+        steps: steps of one attempt.
+        targets: 0 considers all wrong classes in each step and goes to the nearest of their planes, which costs one
+            gradient per class. Otherwise try this many of the most likely wrong classes, at most all of them, one
+            after the other with one gradient per step (FAB-T).
+        restarts: attempts per target; the first starts at the image, the others at random points at half the radius
+            (or half the distance of the best point found, if that is less).
         alpha_max: largest weight of the pull towards the image.
-        eta: how far to go, in lengths of the way to the plane; 1 ends on it.
+        eta: how far to go, as a multiple of the way to the plane; 1 ends on it.
         beta: share of the perturbation that is kept after a step that fooled the model.
-        keep: "fooled": an image is searched until a misclassified point inside the threat set is found.
-            "nearest": to the end, for the nearest one.
-        batch_size: points in one pass: where few images are open, several of their targets are tried side by side,
-            with the same outcome. Null is as many as there are images.
-        final_search: passes at the end of a try that move its nearest point along the line to the image, as
-            far as it stays misclassified. The paper takes 3, AutoAttack's code none.
+        keep: "fooled": stop at a misclassified point inside the threat set. "nearest": search to the end for the
+            nearest one.
+        batch_size: points in one pass; if few images remain, several of their targets share a pass, with the same
+            result. Null is the number of images.
+        final_search: passes at the end of an attempt that move its nearest point along the line to the image as far as
+            it stays misclassified. The paper uses 3, AutoAttack's code none.
 
     Reference: Croce and Hein, Minimally distorted adversarial examples with a fast adaptive boundary attack,
         ICML 2020; targeted form: Croce and Hein, Reliable evaluation of adversarial robustness, ICML 2020.
@@ -68,13 +67,13 @@ class Fab(Attack):
 
     @property
     def side_by_side(self) -> int:
-        """Points of one image that may go through the network together."""
+        """Number of points of one image that may be in one pass."""
         return max(1, self.targets)
 
     def limited(self, points: int, images: int) -> "Fab":
         if self.batch_size is None:
             return self
-        # A limit below the images per call was chosen by the user, and is never raised.
+        # A limit below the images per call was set by the user and is kept.
         return replace(self, batch_size=points if self.batch_size >= images else min(self.batch_size, points))
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
@@ -82,7 +81,7 @@ class Fab(Attack):
         with torch.no_grad():
             logits = model(x)
         found, reach = x.clone(), torch.full((len(x),), torch.inf, device=x.device, dtype=x.dtype)
-        # What is wrong already has its nearest point.
+        # For a misclassified image, this is the nearest point.
         reach[logits.argmax(1) != labels] = 0
         for restart in range(self.restarts):
             start = x if restart == 0 else _beside(x, reach, threat, rng.split(f"restart {restart}"))
@@ -103,7 +102,7 @@ class Fab(Attack):
         return found
 
     def _rivals(self, logits: Tensor, labels: Tensor) -> list[Tensor]:
-        """The wrong classes that each try aims at, (n, m) each, the likeliest first."""
+        """Target classes of each attempt, (n, m) each, starting with the most likely."""
         likeliest = rivals_of(logits, labels)
         return list(likeliest[:, : self.targets, None].unbind(1)) if self.targets else [likeliest]
 
@@ -117,12 +116,12 @@ class Fab(Attack):
         images: Tensor,
         threat: ThreatModel,
     ) -> tuple[Tensor, Tensor]:
-        """The nearest misclassified point of each row and its distance, infinite where there is none.
+        """Return the nearest misclassified point of each row and its distance, infinite if there is none.
 
         Args:
-            images: (n,) which image each row is of; what breaks an image ends all its tries.
+            images: (n,) image of each row; breaking an image ends all its attempts.
         """
-        # Numbers, because several rows of one image meet in a maximum, which the device finds without being asked.
+        # Indices, because several rows of one image meet in a maximum, which must not wait for the device.
         is_done = torch.zeros(int(images.max()) + 1, dtype=torch.uint8, device=x.device)
         nearest, sizes = x.clone(), torch.full((len(x),), torch.inf, device=x.device, dtype=x.dtype)
         rows, origin, x_adv = torch.arange(len(x), device=x.device), x, start
@@ -148,7 +147,7 @@ class Fab(Attack):
         return nearest, sizes
 
     def _advance(self, x_adv: Tensor, x: Tensor, gap: Tensor, weight: Tensor, threat: ThreatModel) -> Tensor:
-        """Beyond the plane, between the nearest points of it from here and from the image."""
+        """Step beyond the plane, between its nearest points to x_adv and to x."""
         gap_at_x = gap + (weight * (x - x_adv)).flatten(1).sum(1)
         here = towards_plane(x_adv, gap, weight, threat.norm)
         there = towards_plane(x, gap_at_x, weight, threat.norm)
@@ -157,7 +156,7 @@ class Fab(Attack):
         return ((1 - alpha) * (x_adv + self.eta * here) + alpha * (x + self.eta * there)).clamp_(0, 1)
 
     def _drawn_back(self, model: nn.Module, wrong: Tensor, x: Tensor, labels: Tensor) -> Tensor:
-        """Wrong points, moved along the line to x to nearly where the margin, interpolated, vanishes."""
+        """Move misclassified points towards x, almost to where the interpolated margin is zero."""
         right = x
         with torch.no_grad():
             above, below = margin(model(wrong), labels), margin(model(x), labels)
@@ -179,18 +178,17 @@ def fab_t(
     keep: Literal["fooled", "nearest"] = "fooled",
     batch_size: Count | None = None,
 ) -> Fab:
-    """Targeted FAB, as AutoAttack runs it: one wrong class after the other, one gradient per step, no noise.
+    """Targeted FAB as in AutoAttack: one wrong class after the other, one gradient per step, no noise.
 
-    When to use: where a data set has many classes: it costs the same for each target, whatever their number.
+    When to use: for data sets with many classes: the cost per target does not depend on their number.
 
     First setting: the defaults, as in AutoAttack.
 
     Args:
-        steps: steps of the try at one class.
-        targets: how many of the likeliest wrong classes are tried, at most all that there are.
-        keep: "fooled": until a misclassified point inside the threat set is found. "nearest": to the end.
-        batch_size: points in one pass, of several targets where few images are open; null is as many as there are
-            images.
+        steps: steps per target class.
+        targets: number of target classes, starting with the most likely; at most all.
+        keep: "fooled": stop at a misclassified point inside the threat set. "nearest": search to the end.
+        batch_size: points in one pass, of several targets if few images remain; null is the number of images.
 
     Reference: Croce and Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse
         parameter-free attacks, ICML 2020.
@@ -199,7 +197,7 @@ def fab_t(
 
 
 def _beside(x: Tensor, reach: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
-    """Points in a random direction, half of the radius or of `reach` away, inside the box."""
+    """Points in a random direction, at half of the radius or of `reach`, inside [0, 1]."""
     direction = 2 * rng.uniform(x) - 1 if threat.norm == "linf" else rng.normal(x)
     length = reach.clamp_max(threat.radius) / 2 / threat.size(direction).clamp_min(1e-12)
     return (x + _wide(length, x) * direction).clamp_(0, 1)

@@ -12,8 +12,8 @@ from robustcli.registry.types import Positive
 from robustcli.threat.noise import Noise
 from robustcli.threat.threat import ThreatModel
 
-# Length of the step in units of eps where none is given: from x it reaches the border of the ball, and from a
-# random point Wong et al. take a quarter more.
+# Default step in units of eps: from x it reaches the surface of the ball; from a random point it is a quarter longer,
+# as in Wong et al.
 _REACH = {"clean": 1.0, "random": 1.25, "unclamped": 1.25}
 
 
@@ -22,17 +22,16 @@ _REACH = {"clean": 1.0, "random": 1.25, "unclamped": 1.25}
 class Fgsm(Attack):
     """One steepest-ascent step, projected back into the threat set.
 
-    When to use: for a first look, and to detect catastrophic overfitting: a network that withstands only this is
-    not robust.
+    When to use: for a first look, and to detect catastrophic overfitting. Robustness to this attack means little.
 
     First setting: start: clean, and compare with pgd of 20 steps.
 
     Args:
-        start: "clean": at x. "random": at a random point of the threat set. "unclamped": likewise, but the noise
-            is not cut at the box before the step. Where pixels are black or white that matters: noise that was
-            cut away no longer shortens the step, and most of them end at the border of the ball.
+        start: "clean": x. "random": a random point of the threat set. "unclamped": the same, but the noise is not
+            clipped to [0, 1] before the step. This matters for black and white pixels: most of them then end at
+            distance eps.
         step_size: length of the step in the unit of eps; null is eps from x, and 1.25 eps otherwise.
-        loss: what the step raises; "kl" and "squared" are refused: their gradient at the clean image is zero.
+        loss: objective; "kl" and "squared" are refused, because their gradient at the clean image is zero.
 
     Reference: Goodfellow, Shlens and Szegedy, ICLR 2015; random start: Wong, Rice and Kolter, ICLR 2020.
     """

@@ -1,4 +1,4 @@
-"""PGD that stops moving an image once it has converged well enough, by the first-order stationary condition."""
+"""PGD that stops moving an image once it has converged, by the first-order stationary condition."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -21,22 +21,20 @@ from robustcli.threat.threat import ThreatModel
 class FoscPgd(Attack):
     """PGD in which an image stops moving when its FOSC falls to the criterion.
 
-    FOSC(x') = eps |g|_1 - <x' - x, g> in linf, with g the gradient of the image's own loss (never of a batch
-    mean, which would shrink it): how far the linearised loss could still rise in the ball. It is 0 at a corner
-    that the gradient points to. In other norms |.|_1 is the dual norm; the pixel box is left out. The first
-    step is always taken; the gradient that measures FOSC is that of the next step. An image that has stopped
-    leaves the batch, which spares its passes, on a CPU with the model in eval mode. SubprocessPeer it is computed
-    along, to the same end: batch statistics would change without it, and a GPU would have to be asked in every
-    step which images remain.
+    FOSC(x') = eps |g|_1 - <x' - x, g> in linf, with g the gradient of the image's own loss: how much the linearised
+    loss could still rise in the ball. It is 0 at a corner in the direction of the gradient. In other norms |.|_1 is the
+    dual norm; the bounds [0, 1] are ignored. The first step is always taken; FOSC uses the gradient of the next step. A
+    stopped image leaves the batch on a CPU with the model in eval mode, which saves its passes. In other cases it stays
+    in the batch: leaving would change batch statistics or wait for the GPU in every step. The result is the same.
 
-    It reports fosc, as last measured, and attack_steps, the steps that images took.
+    It reports fosc, as last measured, and attack_steps, the mean number of steps of an image.
 
-    When to use: in training, where examples are to be as converged as a criterion says (see dynamic_at).
+    When to use: in training, to control how well the examples have converged (see dynamic_at).
 
     First setting: criterion 0 for plain PGD; 0.5 for early epochs.
 
     Args:
-        steps: gradient steps at most.
+        steps: maximum number of gradient steps.
         step_size: length of one step in the unit of eps; null is a quarter of eps.
         criterion: FOSC at or below which an image stops; 0 is PGD.
         center: x in the formula: the "clean" image, or the "start" of the attack as in the released code,

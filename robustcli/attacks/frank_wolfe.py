@@ -1,4 +1,4 @@
-"""Frank-Wolfe: steps towards corners of the ball instead of steps that are projected back."""
+"""Frank-Wolfe: steps towards corners of the ball instead of projected steps."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -19,22 +19,21 @@ from robustcli.threat.threat import ThreatModel
 class FrankWolfe(Attack):
     """delta <- (1 - g_k) delta + g_k s_k, with s_k the steepest point of the ball and g_k = c / (c + k).
 
-    g_0 is 1, so the first step goes all the way and one step from the clean image is FGSM. A mean of points
-    of the ball lies in the ball: nothing is projected. The model and the caller see x + delta cut at the
-    pixel box, while delta itself goes on uncut; the released code never cuts. In l1, s_k is the threat
-    model's own step of length eps.
+    g_0 is 1, so one step from the clean image is FGSM. A mean of points of the ball lies in the ball, so there is no
+    projection. The model and the caller see x + delta clipped to [0, 1], while delta is not clipped; the released code
+    never clips. In l1, s_k is the threat model's step of length eps.
 
-    It reports the distortion of delta: its Euclidean length over the greatest in the ball. That is 1 when
-    all s_k agree, so that the steps after the first gained nothing, and small when they contradict each other.
+    It reports the distortion of delta, its Euclidean length divided by the largest in the ball: 1 if all s_k agree, so
+    that the first step would have been enough, and small if they contradict each other.
 
-    When to use: where every step is to be a vertex of the ball, so that the distortion of few steps can be read.
+    When to use: to measure the distortion of few steps, each to a vertex of the ball.
 
     First setting: the defaults with 10 steps.
 
     Args:
         steps: gradient steps.
         c: how slowly the weight of later steps falls; the released code has 2.
-        start: where the first gradient is taken: at the clean image, or at a random point of the threat set.
+        start: point of the first gradient: the clean image, or a random point of the threat set.
         loss: "ce", "margin" or "dlr".
 
     Reference: Frank and Wolfe, 1956; as a training attack Tsiligkaridis and Roberts, CVPR 2022.
@@ -55,7 +54,7 @@ class FrankWolfe(Attack):
         return threat.project(x + delta, x), {"distortion": threat.distortion(delta).mean()}
 
     def perturbation(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
-        """delta after the last step, in the ball and not cut at the box."""
+        """Return delta after the last step, in the ball and not clipped to [0, 1]."""
         loss = LOSSES[self.loss]
         reference = loss.refer(model, x, y)
         delta = torch.zeros_like(x) if self.start == "clean" else threat.sample(x, rng) - x

@@ -9,23 +9,23 @@ from robustcli.attacks.losses import AttackLoss
 from robustcli.errors import EvaluationError
 
 Rows = Tensor | slice
-"""Some images of a batch: their indices (m,), or a slice, which copies nothing."""
+"""Indices (m,) of some images of a batch, or a slice, which avoids copies."""
 
 
 def input_gradient(
     model: nn.Module, x_adv: Tensor, loss: AttackLoss, reference: Tensor, *, create_graph: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One forward and one backward to the input: gradient of the score, score (n,), logits (n, k).
+    """Gradient of the score, score (n,) and logits (n, k) by one forward and one backward to the input.
 
-    The scores are summed, not averaged: their gradient must not shrink with the batch. With `create_graph`
-    the gradient can itself be differentiated in the weights.
+    The scores are summed, so that gradients do not depend on the batch size. With `create_graph` the gradient can be
+    differentiated in the weights.
     """
     x_adv = x_adv.detach().requires_grad_()
     with torch.enable_grad():
         logits = model(x_adv)
         scores = loss.score(logits, reference)
         if not scores.requires_grad:
-            raise EvaluationError("this network gives no gradient, which this attack or measurement cannot do without")
+            raise EvaluationError("this network gives no gradient, but this attack or measurement needs one")
         (grad,) = torch.autograd.grad(scores.sum(), x_adv, create_graph=create_graph)
     return grad, scores.detach(), logits.detach()
 
@@ -43,11 +43,11 @@ def mean_input_gradient(
 
 @dataclass(frozen=True)
 class Objective:
-    """What an attack raises: the loss of a model at the images of one batch.
+    """Objective of an attack: the loss of a model at the images of one batch.
 
     Args:
         reference: (n, ...) from `loss.refer`, one row per image.
-        gradients: passes whose mean gradient gives the direction, for models whose logits vary.
+        gradients: number of averaged gradients, for models whose logits vary.
     """
 
     model: nn.Module

@@ -1,4 +1,4 @@
-"""HopSkipJump: along the decision boundary towards the image, from only the decisions of the model."""
+"""HopSkipJump: along the decision boundary towards the image, using only the predicted classes."""
 
 import math
 from dataclasses import dataclass
@@ -13,36 +13,35 @@ from robustcli.registry.types import Count
 from robustcli.threat.noise import Noise
 from robustcli.threat.threat import ThreatModel
 
-# Directions of an image whose numbers are drawn together, whatever the batch: noise depends on the draw.
+# Directions whose random numbers are drawn together; a constant, because noise must not depend on the batch.
 _DRAWN = 8
-# How far from the first point of the boundary decisions are asked for, in length; later it follows the distance.
+# Distance of the first queries from the boundary; later it depends on the distance to the image.
 _FIRST_REACH = 0.1
-# A step that ends on the right side is halved so often before it is given up.
+# Maximum number of halvings of a step that ends at a correctly classified point.
 _HALVINGS = 16
 
 
 @ATTACKS.register("hop_skip_jump", passes=(5000, 0, 0), norms=("linf", "l2"), smoke={"queries": 200, "samples": 12})
 @dataclass(frozen=True, kw_only=True)
 class HopSkipJump(Attack):
-    """Decision-based attack: find the boundary, estimate its normal there, jump outwards along it, and again.
+    """Decision-based attack: find the boundary, estimate its normal there, step along it, and repeat.
 
-    The search sees only which points are misclassified, so it needs neither gradients nor logits. It begins at
-    a misclassified image of uniform noise; an image for which none is found is returned as it is. Bisection
-    between a misclassified point and the image finds the boundary. Whether points near it are misclassified
-    gives its normal: the mean of random directions that lead to the wrong side, less those that do not. The
-    step along it is halved until it ends on the wrong side. The radius steers nothing: an image is broken when
-    a misclassified point lies inside the threat set. Only in linf and l2.
+    The search needs only predicted classes, neither gradients nor logits. It starts at a misclassified image of uniform
+    noise; if none is found, the clean image is returned. Bisection between a misclassified point and the image finds
+    the boundary. Its normal is estimated as the mean of random directions, with the sign of the classification there.
+    The step along the normal is halved until its end is misclassified. The search ignores the radius: an image is
+    broken if a misclassified point lies inside the threat set. Supports only linf and l2.
 
-    When to use: where only decisions of the network are known, or where its gradients are suspected to mislead.
+    When to use: if only predicted classes are available, or if you suspect that gradients mislead attacks.
 
     First setting: 5000 queries on some hundred images; it is slow.
 
     Args:
-        queries: decisions that an image may ask for; it stops before the step that could take more.
-        samples: directions for the first normal; for the t-th, sqrt(t) times as many.
-        tries: images of noise among which a misclassified one is looked for.
-        keep: "fooled": an image is searched until a misclassified point inside the threat set is found.
-            "nearest": to the end, for the nearest one.
+        queries: maximum number of queries per image; a step that might exceed it is not started.
+        samples: directions for the first normal; sqrt(t) times as many for the t-th.
+        tries: number of noise images among which a misclassified one is searched.
+        keep: "fooled": stop at a misclassified point inside the threat set. "nearest": search to the end for the
+            nearest one.
 
     Reference: Chen, Jordan and Wainwright, HopSkipJumpAttack: a query-efficient decision-based attack, IEEE S&P
         2020.
@@ -59,11 +58,11 @@ class HopSkipJump(Attack):
         threat.require_norm("hop_skip_jump", "linf", "l2")
         oracle = _Oracle(model, labels_of(y), max(len(x), 1))
         found, reach = x.clone(), torch.full_like(x[:, 0, 0, 0], torch.inf)
-        # What is wrong already has its nearest point.
+        # For a misclassified image, this is the nearest point.
         rows = (~oracle.is_wrong(x, torch.arange(len(x), device=x.device))).nonzero().flatten()
         halvings = _bisections(x, threat)
         points, spent = self._begin(x, rows, oracle, rng)
-        # Noise that a model calls by the right name everywhere leaves nothing to start from.
+        # If no noise image is misclassified, there is no starting point.
         rows = rows[points.isfinite().flatten(1).all(1)[rows]]
         rows = rows[spent[rows] + halvings <= self.queries]
         away = threat.size(points - x)
@@ -82,7 +81,7 @@ class HopSkipJump(Attack):
             rows, size = rows[is_open], size[is_open]
             if not len(rows):
                 break
-            # The paper's sqrt(d) theta in l2 and d theta in linf are both one over the number of coordinates.
+            # The paper's sqrt(d) theta in l2 and d theta in linf are both 1 / (number of coordinates).
             beside = torch.full_like(size, _FIRST_REACH) if step == 1 else away[rows] / x[0].numel()
             source = rng.rows(rows).split(f"step {step}")
             normal = oracle.normal(points[rows], rows, beside, samples, threat, source)
@@ -93,7 +92,7 @@ class HopSkipJump(Attack):
         return found
 
     def _begin(self, x: Tensor, rows: Tensor, oracle: "_Oracle", rng: Noise) -> tuple[Tensor, Tensor]:
-        """Misclassified noise for each image, NaN where none was found, and the decisions asked for so far."""
+        """Return misclassified noise for each image, NaN if none was found, and the number of queries so far."""
         points = torch.full_like(x, torch.nan)
         spent = torch.ones(len(x), dtype=torch.int64, device=x.device)
         for attempt in range(min(self.tries, self.queries - 1)):
@@ -109,10 +108,10 @@ class HopSkipJump(Attack):
 
 @dataclass(frozen=True)
 class _Oracle:
-    """The decisions of a model, and what can be learnt from them.
+    """Queries of the predicted class, and computations with them.
 
     Args:
-        labels: of all images; `rows` says which of them points belong to.
+        labels: labels of all images; `rows` are the images of some points.
         limit: points in one pass.
     """
 
@@ -121,13 +120,13 @@ class _Oracle:
     limit: int
 
     def is_wrong(self, points: Tensor, rows: Tensor) -> Tensor:
-        """Which points are misclassified: (m, c, h, w) -> bool (m,)."""
+        """Mask (m,) of the misclassified points (m, c, h, w)."""
         with torch.no_grad():
             classes = [self.model(part).argmax(1) for part in torch.split(points, self.limit)]
         return torch.cat(classes) != self.labels[rows]
 
     def drawn_to_boundary(self, points: Tensor, x: Tensor, rows: Tensor, threat: ThreatModel, halvings: int) -> Tensor:
-        """Misclassified points, moved as near to x as they stay so."""
+        """Move misclassified points as close to x as possible by bisection."""
         nearest, low, high = points, torch.zeros_like(x[:, 0, 0, 0]), torch.ones_like(x[:, 0, 0, 0])
         for _ in range(halvings):
             middle = (low + high) / 2
@@ -140,10 +139,10 @@ class _Oracle:
     def normal(
         self, points: Tensor, rows: Tensor, beside: Tensor, samples: int, threat: ThreatModel, rng: Noise
     ) -> Tensor:
-        """The normal of the boundary at its points, towards the wrong side; of no particular length.
+        """Estimate the normal of the boundary towards misclassification; its length is arbitrary.
 
         Args:
-            beside: (m,) lengths of the steps to where decisions are asked for.
+            beside: (m,) distance of the queries from the points.
         """
         length = _wide(beside, points)[:, None]
         sums, signed, verdicts, left = torch.zeros_like(points), torch.zeros_like(points), 0 * beside, samples
@@ -153,7 +152,7 @@ class _Oracle:
             drawn = 2 * rng.uniform(like) - 1 if threat.norm == "linf" else rng.normal(like)
             sizes = torch.linalg.vector_norm(drawn.flatten(2), dim=2).clamp_min(torch.finfo(drawn.dtype).tiny)
             near = (points[:, None] + length * drawn / _wide(sizes, drawn)).clamp_(0, 1)
-            # What the box cut from a direction was not asked about.
+            # The actual direction after clipping to [0, 1].
             directions = (near - points[:, None]) / length
             is_wrong = self.is_wrong(near.flatten(0, 1), rows.repeat_interleave(count)).view(-1, count)
             verdict = torch.where(is_wrong, 1.0, -1.0).to(points.dtype)
@@ -162,11 +161,11 @@ class _Oracle:
             verdicts += verdict.sum(1)
             left -= count
         mean = _wide(verdicts / samples, points)
-        # Where all agree, nothing would be left after their mean is taken off.
+        # If all queries agree, subtracting their mean would leave nothing.
         return torch.where(mean.abs() == 1, signed, signed - mean * sums)
 
     def jumped(self, points: Tensor, rows: Tensor, direction: Tensor, jumps: Tensor) -> tuple[Tensor, Tensor]:
-        """Points moved by jumps (m,), halved until they end on the wrong side; and the decisions asked for (m,)."""
+        """Move points by jumps (m,), halved until the end is misclassified; also return the number of queries (m,)."""
         ends, asked = points.clone(), torch.zeros_like(rows)
         open_ones = torch.arange(len(points), device=points.device)
         for _ in range(_HALVINGS):
@@ -181,7 +180,7 @@ class _Oracle:
 
 
 def _bisections(x: Tensor, threat: ThreatModel) -> int:
-    """Halvings of the way to an image that find the boundary as precisely as the paper does."""
+    """Number of bisection steps for the precision of the paper."""
     return math.ceil((2 if threat.norm == "linf" else 1.5) * math.log2(x[0].numel()))
 
 

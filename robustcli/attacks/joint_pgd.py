@@ -1,4 +1,4 @@
-"""PGD on the joint loss of a network and of the probes inside it."""
+"""PGD on the joint loss of a network and its probes."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -19,7 +19,7 @@ from robustcli.threat.threat import ThreatModel
 class JointScores(nn.Module):
     """Images -> log p(x) + (beta / L) sum over L probes of log p_l(x): (n, k); without probes log p(x).
 
-    Minus the score of the label is CE(f(x), y) + (beta / L) sum of CE(probe_l(x), y).
+    The negative score of the label is CE(f(x), y) + (beta / L) sum of CE(probe_l(x), y).
     """
 
     def __init__(self, model: nn.Module, beta: float) -> None:
@@ -48,10 +48,10 @@ _JOINT = AttackLoss(refer=lambda model, x, y: y, score=joint_loss)
 class JointPgd(Attack):
     """Steepest ascent on CE(f(x'), y) + (beta / L) sum of CE(probe_l(x'), y), over the L probes of a network.
 
-    The probes are those of channel gates (architecture cifs, or channel_gate: cifs), which choose what the network
-    sees; a network without any is attacked as by PGD.
+    The probes belong to channel gates (architecture cifs, or channel_gate: cifs), which select what the network uses;
+    without gates the attack is PGD.
 
-    When to use: to evaluate networks with channel gates, whose choice it attacks too.
+    When to use: to evaluate networks with channel gates; it attacks the gates too.
 
     First setting: beta 0, 2 and 10 in a worst_case.
 
@@ -59,8 +59,8 @@ class JointPgd(Attack):
         beta: weight of the probes; 0 is PGD. An adaptive evaluation tries several.
         steps: gradient steps.
         step_size: length of one step in the unit of eps; null is a quarter of eps.
-        start: where the search begins: "random" in the threat set, or "clean", as in the released evaluation.
-        keeps_best: whether the point of the highest joint loss is kept, the start included, and not the last one;
+        start: start of the search: "random" in the threat set, or "clean", as in the released evaluation.
+        keeps_best: return the point with the highest joint loss, which may be the start, instead of the last one;
             costs one more forward.
 
     Reference: Yan et al., ICML 2021.

@@ -1,6 +1,6 @@
-"""What attacks maximise: a batch is bound once to a reference, then logits are scored against it.
+"""Losses that attacks maximise: a reference is computed once per batch, then logits are scored against it.
 
-The reference has one row per example, so an attack may go on with a part of the batch.
+The reference has one row per example, so that an attack can continue with a part of the batch.
 """
 
 from collections.abc import Callable, Mapping
@@ -62,15 +62,15 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     Reference: Carlini and Wagner, IEEE S&P 2017.
     """
     true = logits.gather(1, labels[:, None]).squeeze(1)
-    # -inf, not 0: a zero would win over negative logits.
+    # -inf instead of 0, which would exceed negative logits.
     return logits.scatter(1, labels[:, None], -torch.inf).amax(1) - true
 
 
 def probability_margin(logits: Tensor, labels: Tensor) -> Tensor:
     """Largest wrong probability minus the true one.
 
-    Its gradient fades where the network is sure of a class, right or wrong, so a step goes to the images near the
-    boundary of two likely classes.
+    Its gradient vanishes where the network is certain, right or wrong, so steps favour images near the boundary of two
+    likely classes.
 
     Reference: Xie et al., arXiv 2411.15210, 2024.
     """
@@ -78,7 +78,7 @@ def probability_margin(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def dlr(logits: Tensor, labels: Tensor) -> Tensor:
-    """The margin over the spread of the three largest logits: unmoved by shifting or scaling logits.
+    """Margin divided by the spread of the three largest logits: invariant to shifting and scaling logits.
 
     Reference: Croce and Hein, ICML 2020, section 4.
     """
@@ -89,11 +89,11 @@ def dlr(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def targeted_dlr(logits: Tensor, pairs: Tensor) -> Tensor:
-    """How far one wrong class is ahead, over the spread of the four largest logits.
+    """Lead of one wrong class, divided by the spread of the four largest logits.
 
     Args:
         logits: (n, k).
-        pairs: (n, 2), the label and the class aimed at.
+        pairs: (n, 2), the label and the target class.
 
     Reference: Croce and Hein, ICML 2020, section 4.
     """
@@ -119,7 +119,7 @@ def _clean_prediction(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 LOSSES: Mapping[LossName, AttackLoss] = {
     "ce": AttackLoss(_as_given, cross_entropy),
-    # From the clean prediction, held fixed: at x' = x both have their minimum.
+    # Relative to the detached clean prediction; both have their minimum at x' = x.
     "kl": AttackLoss(_clean_prediction, kl_divergence, rests_at_x=True),
     "squared": AttackLoss(_clean_prediction, squared_difference, rests_at_x=True),
     "margin": AttackLoss(_as_labels, margin),

@@ -1,4 +1,4 @@
-"""Passes of a network that draw the same: dropout and stochastic depth keep their masks from pass to pass."""
+"""Forwards with equal random draws: dropout and stochastic depth keep their masks."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,11 +10,10 @@ from torch import device, nn
 
 @contextmanager
 def masks_matched(model: nn.Module, place: device) -> Iterator[None]:
-    """Every forward of the model inside draws what the first one draws; outside, the next draw is that one again.
+    """Give every forward of the model inside the same random numbers, and restore the generator at the end.
 
-    Masks of dropout and stochastic depth come from torch's global generator of the model's device, which is put
-    back before every forward and at the end. Two contexts in a row therefore see the same masks, as long as
-    nothing is drawn in between; batches of another size see other ones.
+    Masks come from torch's global generator of the model's device. Two contexts in a row use the same masks if nothing
+    is drawn in between; batches of another size have other masks.
 
     Args:
         place: the device of the model.

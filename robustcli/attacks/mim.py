@@ -21,9 +21,9 @@ from robustcli.threat.threat import ThreatModel
 class Mim(Attack):
     """Steepest-ascent steps along v <- momentum v + g / mean|g|, each projected back into the threat set.
 
-    The past turns a step away from where only the last gradient points, which fits the model attacked less
-    closely and other models better. Gradients count alike however steep the loss is where they were taken;
-    the paper divides by their sum, which changes the length of v and no step.
+    Momentum damps directions that only the last gradient has. The example fits the attacked model less closely and
+    transfers better. Gradients are normalised by their mean; the paper divides by the sum, which only changes the
+    length of v, not the steps.
 
     When to use: for adversarial images that transfer to other networks.
 
@@ -32,10 +32,10 @@ class Mim(Attack):
     Args:
         steps: gradient steps; 0 returns the start.
         step_size: length of one step in the unit of eps; null is a quarter of eps.
-        momentum: mu, how much of v stays; 0 is PGD.
-        start: at the "clean" image, as published, or at a "random" point of the threat set.
+        momentum: mu, weight of the old v; 0 is PGD.
+        start: start of the search: the "clean" image, as published, or a "random" point of the threat set.
         loss: "ce", "margin" or "dlr".
-        keep: "last" point, "best" (highest loss of all points, the start included), or "fooled" (the first
+        keep: "last" point, "best" (highest loss of all points, including the start), or "fooled" (the first
             misclassified point, otherwise the best).
 
     Reference: Dong et al., Boosting adversarial attacks with momentum, CVPR 2018.
@@ -72,6 +72,6 @@ class Mim(Attack):
 
 
 def _at_unit_scale(grad: Tensor) -> Tensor:
-    """Each image's gradient over the mean of its sizes."""
+    """Divide each image's gradient by its mean absolute value."""
     scale = grad.abs().flatten(1).mean(1).clamp_min(torch.finfo(grad.dtype).tiny)
     return grad / scale.view(-1, *[1] * (grad.dim() - 1))

@@ -1,7 +1,7 @@
-"""Attacks on several threats at once, for training: their images together, the worst, one in turn, or one path.
+"""Attacks on several threat models, for training: all versions, the worst one, one in turn, or one joint path.
 
-None is registered: what they return lies in the union of the threat sets, so an evaluation cannot name them
-(evaluators/other_threat.py is its way to several threats).
+They are not registered, because their results lie in the union of the threat sets; evaluations use the evaluators
+under and worst_case instead.
 """
 
 from dataclasses import dataclass
@@ -20,10 +20,10 @@ from robustcli.threat.threat import ThreatModel
 
 @dataclass(frozen=True, kw_only=True)
 class WithThreat(Attack):
-    """An attack that searches its own threat set.
+    """An attack with its own threat model.
 
     Args:
-        threat: None is the threat that it is called with.
+        threat: None means the threat model of the call.
     """
 
     attack: Attack
@@ -35,7 +35,7 @@ class WithThreat(Attack):
 
 @dataclass(frozen=True, kw_only=True)
 class Concatenate(Attack):
-    """The images of every attack: as many blocks of n images as there are attacks, (m n, c, h, w)."""
+    """The results of all m attacks, concatenated: (m n, c, h, w)."""
 
     attacks: tuple[Attack, ...]
 
@@ -45,7 +45,7 @@ class Concatenate(Attack):
 
 @dataclass(frozen=True, kw_only=True)
 class WorstOf(Attack):
-    """The version of every image with the highest cross-entropy; if there is one attack, nothing is scored."""
+    """The version of every image with the highest cross-entropy; a single attack needs no scores."""
 
     attacks: tuple[Attack, ...]
 
@@ -62,10 +62,10 @@ class WorstOf(Attack):
 
 @dataclass(frozen=True, kw_only=True)
 class Alternate(Attack):
-    """One of the attacks on the whole batch.
+    """One of several attacks on the whole batch.
 
     Args:
-        turn: number of the attack whose turn it is.
+        turn: number of the attack to use.
     """
 
     attacks: tuple[Attack, ...]
@@ -77,16 +77,16 @@ class Alternate(Attack):
 
 @dataclass(frozen=True, kw_only=True)
 class Msd(Attack):
-    """Multi steepest descent: every step starts from one point, in the threat that raises the cross-entropy most.
+    """Multi steepest descent: every step is the one of all threat models that raises the cross-entropy most.
 
-    One gradient suggests a step in each threat, projected there; each image takes the step that leads to the
-    highest cross-entropy. A step costs one forward, one backward to the input and one forward per threat. A
-    point that the last step left in one threat may lie outside the others.
+    One gradient gives a step in each threat model, projected there; each image takes the step with the highest
+    cross-entropy. A step costs one forward, one backward to the input and one forward per threat model. The result lies
+    in the threat set of the last step and may lie outside the others.
 
     Args:
-        threats: None is the threat that it is called with.
-        step_sizes: one for each, in the unit of its eps; None is a quarter of that.
-        start: "random", in the threat that it is called with, or "clean".
+        threats: None means the threat model of the call.
+        step_sizes: one per threat model, in the unit of its eps; None is a quarter of it.
+        start: "random", in the threat set of the call, or "clean".
 
     Reference: Maini, Wong and Kolter, ICML 2020.
     """

@@ -1,4 +1,4 @@
-"""One step from strong noise: the attack of N-FGSM, which may end outside the ball."""
+"""One step from strong noise: the attack of N-FGSM, whose result may lie outside the ball."""
 
 from dataclasses import dataclass
 
@@ -24,9 +24,9 @@ class NFgsm(Attack):
     Args:
         noise: k, size of the noise as a multiple of eps; 0 is FGSM.
         step_size: alpha, length of the step in the unit of eps; null is eps.
-        clip: delta is cut to this many times eps. null leaves it as it is, outside the threat set: that serves
-            training, and is refused in an evaluation, as is anything above 1.
-        clamp_noise: whether eta is cut where x + eta leaves the box before the step is added to it.
+        clip: clip delta to this many times eps. null does not clip, so results leave the threat set: this is for
+            training; evaluations refuse it, and values above 1.
+        clamp_noise: whether x + eta is clipped to [0, 1] before the step is added.
 
     Reference: de Jorge et al., "Make Some Noise", NeurIPS 2022.
     """

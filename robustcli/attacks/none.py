@@ -1,4 +1,4 @@
-"""No attack: natural training, or clean accuracy."""
+"""No attack: for natural training or clean accuracy."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from robustcli.threat.threat import ThreatModel
 @ATTACKS.register("none", passes=(0, 0, 0))
 @dataclass(frozen=True, kw_only=True)
 class NoAttack(Attack):
-    """Leave the images as they are.
+    """Return the images unchanged.
 
     When to use: as the attack of natural training.
 

@@ -25,9 +25,9 @@ from robustcli.threat.threat import ThreatModel
 class Pgd(Attack):
     """Steepest-ascent steps from a start near x, each projected back into the threat set.
 
-    With keep "last" and one restart it costs one forward and one input-backward per step and no more.
-    The other two also score the last point. "fooled" is the evaluation's rule: an example leaves the
-    batch with its first misclassified point, which is never weaker and mostly cheaper.
+    With keep "last" and one restart it costs one forward and one backward to the input per step; other values of keep
+    also score the last point. Evaluations use "fooled": an example leaves the batch at its first misclassified point,
+    which is never weaker and usually cheaper.
 
     When to use: as the usual attack in training, and for quick evaluations before autoattack.
 
@@ -36,16 +36,16 @@ class Pgd(Attack):
     Args:
         steps: gradient steps; 0 returns the start.
         step_size: length of one step in the unit of eps; null is a quarter of eps.
-        start: "random": in the threat set. "clean": at x. "gaussian": near x, by `start_std` times
-            normal noise that is not projected before the first step (TRADES).
+        start: "random": in the threat set. "clean": x. "gaussian": x plus `start_std` times normal noise, which is not
+            projected before the first step (TRADES).
         start_std: standard deviation of the gaussian start, in pixels of [0, 1].
-        restarts: independent tries; the point with the highest loss is kept of each example.
-        loss: "ce", "kl" or "squared" (how far the probabilities are from the clean ones), "margin" or "dlr".
-        keep: "last" point of a try, "best" (highest loss of all points, the start included), or
+        restarts: independent attempts; the point with the highest loss is kept for each example.
+        loss: "ce", "kl" or "squared" (distance of the probabilities from the clean ones), "margin" or "dlr".
+        keep: "last" point of an attempt, "best" (highest loss of all points, including the start), or
             "fooled" (the first misclassified point, otherwise the best).
-        gradients: passes whose mean gradient gives a step its direction, for models whose logits vary
-            (expectation over transformation); loss and verdict are those of the last one.
-        reach_eps: whether steps that together are shorter than eps are lengthened to eps / steps.
+        gradients: number of averaged gradients per step, for models whose logits vary (expectation over
+            transformation); loss and class come from the last one.
+        reach_eps: whether steps whose sum is shorter than eps are lengthened to eps / steps.
 
     Reference: Madry et al., ICLR 2018; gaussian start and kl: Zhang et al., ICML 2019;
         gradients: Athalye et al., Synthesizing robust adversarial examples, ICML 2018; reach_eps: Xie et al.,
@@ -124,9 +124,9 @@ def eot_pgd(
     Args:
         steps: gradient steps.
         step_size: length of one step in the unit of eps; null is a quarter of eps.
-        gradients: passes whose mean gradient gives a step its direction.
-        keep: "last" point, "best" (highest loss, as the last pass of each point saw it), or "fooled" (the first
-            point that the last pass there misclassified, otherwise the best).
+        gradients: number of averaged gradients per step.
+        keep: "last" point, "best" (highest loss, measured in the last pass of each point), or "fooled" (the first
+            point misclassified in its last pass, otherwise the best).
 
     Reference: Athalye et al., Synthesizing robust adversarial examples, ICML 2018.
     """
@@ -143,7 +143,7 @@ def tpgd(
 ) -> Pgd:
     """The inner attack of TRADES: away from the clean prediction, from a start near x.
 
-    No label is used, but by "fooled".
+    Labels are used only by keep "fooled".
 
     When to use: in training (see trades); for an evaluation prefer pgd, because it ignores the label.
 

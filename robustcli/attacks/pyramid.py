@@ -1,4 +1,4 @@
-"""A perturbation of several resolutions at once, coarse ones larger: the attack of PyramidAT."""
+"""A perturbation at several resolutions, larger for coarse ones: the attack of PyramidAT."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -17,7 +17,7 @@ from robustcli.threat.threat import ThreatModel
 
 
 def _lucky_number(logits: Tensor, luck: Tensor) -> Tensor:
-    """The class that a uniform number in [0, 1) names."""
+    """Map a uniform number in [0, 1) to a class."""
     return (luck * logits.shape[1]).long().clamp_max(logits.shape[1] - 1)
 
 
@@ -31,15 +31,15 @@ def _towards_random_class(rng: Noise, x: Tensor) -> tuple[AttackLoss, Tensor]:
 
 
 def spread(grid: Tensor, side: int, like: Tensor) -> Tensor:
-    """Each cell of a grid (n, c, rows, columns) as a block of side x side pixels, cut to the size of an image."""
+    """Repeat each cell of a grid (n, c, rows, columns) as a block of side x side pixels, cropped to the image size."""
     blocks = grid.repeat_interleave(side, 2).repeat_interleave(side, 3)
     return blocks[:, :, : like.shape[2], : like.shape[3]]
 
 
 def _cut(x: Tensor) -> Tensor:
-    """x in the pixel box; a pixel on its border keeps half of its gradient, as in the released code.
+    """Clip x to [0, 1]; pixels at the bounds keep half of their gradient, as in the released code.
 
-    With `clamp`, whose gradient is zero there, a black or a white pixel would never leave its place.
+    With `clamp`, whose gradient is zero there, a black or white pixel would never move.
     """
     return torch.minimum(torch.maximum(x, x.new_zeros(())), x.new_ones(()))
 
@@ -55,27 +55,27 @@ def _cut(x: Tensor) -> Tensor:
 class Pyramid(Attack):
     """x' = cut(... cut(x + m_1 U_1(d_1)) ... + m_S U_S(d_S)): one grid d_s of cells for each resolution.
 
-    U_s makes a block of side_s x side_s pixels of each cell, and cut is that of the pixel box. All grids start at
-    zero and take sign steps along their own gradients; each is held within eps by itself, so the sum may lie
-    (m_1 + ... + m_S) eps away: `clip` says what of it is kept. Every pass of the search draws the same masks
-    where the network is attacked in train mode with dropout or stochastic depth.
+    U_s repeats each cell as a block of side_s x side_s pixels, and cut clips to [0, 1]. All grids start at zero and
+    take sign steps along their own gradients; each is limited to eps, so the sum may be (m_1 + ... + m_S) eps away
+    unless `clip` limits it. If the network is attacked in train mode with dropout or stochastic depth, all passes of
+    the search use the same masks.
 
-    One resolution of side 1 and multiplier 1, aim "away", is PGD from the clean image, but that a pixel which has
-    been pushed out of the box stays there: cells are not cut at the box, and beyond it they have no gradient.
+    One resolution of side 1 and multiplier 1 with aim "away" is PGD from the clean image, except that a pixel that
+    leaves [0, 1] stays outside: cells are not clipped, and have no gradient there.
 
-    When to use: in training of transformers on large images (see pyramid_at).
+    When to use: to train transformers on large images (see pyramid_at).
 
     First setting: the defaults on 224 pixels.
 
     Args:
         steps: gradient steps.
         step_size: length of one step of a cell in the unit of eps; null is a quarter of eps.
-        sides: of the cells of each grid, in pixels; where the last cells reach over the edge they are cut.
+        sides: side of the cells of each grid, in pixels; cells at the edge are cropped.
         multipliers: m_s, one for each side.
-        aim: "random_class": lower the cross-entropy of a class drawn for each image, which may be its own, as
-            published; "away": raise that of its label.
-        clip: the sum is cut to this many times eps. null leaves it as it is, outside the threat set: that serves
-            training, and is refused in an evaluation, as is anything above 1.
+        aim: "random_class": lower the cross-entropy of a random class, which may be the label, as published; "away":
+            raise that of the label.
+        clip: clip the sum to this many times eps. null does not clip, so results leave the threat set: this is for
+            training; evaluations refuse it, and values above 1.
 
     Reference: Herrmann et al., "Pyramid Adversarial Training Improves ViT Performance", CVPR 2022.
     """

@@ -1,4 +1,4 @@
-"""SPSA: steps along a gradient that is estimated only from logits, for every norm."""
+"""SPSA: steps along a gradient estimated from logits, for every norm."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,28 +14,27 @@ from robustcli.registry.types import Count, Positive
 from robustcli.threat.noise import Noise
 from robustcli.threat.threat import ThreatModel
 
-# Directions of an image whose numbers are drawn together, whatever the batch: noise depends on the draw.
+# Directions whose random numbers are drawn together; a constant, because noise must not depend on the batch.
 _DRAWN = 8
 
 
 @ATTACKS.register("spsa", passes=(10281, 0, 0), smoke={"steps": 3, "samples": 20})
 @dataclass(frozen=True, kw_only=True)
 class Spsa(Attack):
-    """Adam's steps up the mean of v (l(x' + delta v) - l(x' - delta v)) / (2 delta), over random signs v.
+    """Adam steps along the mean of v (l(x' + delta v) - l(x' - delta v)) / (2 delta) over random signs v.
 
-    The search sees nothing but logits, so masked gradients do not hide adversarial examples from it. Points
-    near x' are asked for wherever they lie; x' itself is projected after every step. An image leaves the
-    batch with its first misclassified point; of others the point with the highest loss is returned. A pass
-    holds as many points as the first batch has images, so that few images that are left share passes.
+    The search uses only logits, so masked gradients cannot mislead it. Queries near x' are not projected; x' itself is
+    projected after every step. An image leaves the batch at its first misclassified point; for the others the point
+    with the highest loss is returned. A pass holds as many points as the first batch has images.
 
-    When to use: where gradients are suspected to mislead and only the loss is trusted.
+    When to use: if you suspect that gradients mislead attacks and trust only the loss.
 
     First setting: the defaults on some hundred images; more samples before more steps.
 
     Args:
         steps: moves of an image; each costs 2 samples + 1 forwards.
-        samples: directions v, for each step.
-        delta: how far from x' the logits are asked for, in pixels of [0, 1].
+        samples: directions v per step.
+        delta: distance of the queries from x', in pixels of [0, 1].
         lr: learning rate of Adam, in pixels of [0, 1].
         loss: "margin", as published, "ce" or "dlr".
 
@@ -73,7 +72,7 @@ class Spsa(Attack):
     def slope(
         self, model: nn.Module, x_adv: Tensor, loss: AttackLoss, reference: Tensor, rng: Noise, limit: int
     ) -> Tensor:
-        """The estimate of the gradient at x_adv, from passes of at most `limit` points."""
+        """Estimate the gradient at x_adv in passes of at most `limit` points."""
         total, left = torch.zeros_like(x_adv), self.samples
         while left:
             count = min(left, _DRAWN)

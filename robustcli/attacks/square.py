@@ -1,4 +1,4 @@
-"""Square attack: random search that asks for logits only, for every norm."""
+"""Square attack: random search that uses only logits, for every norm."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -15,10 +15,10 @@ from robustcli.registry.types import Count, Share
 from robustcli.threat.noise import Noise
 from robustcli.threat.threat import ThreatModel
 
-# Windows shrink to half their area after these queries of 10,000.
+# Windows shrink to half their area after these of 10,000 queries.
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 _PLANNED = 10_000
-# Queries whose random numbers are drawn together: a draw costs dozens of small operations whatever its size.
+# Queries whose random numbers are drawn together: each draw costs dozens of small operations.
 _DRAWN = 100
 
 
@@ -27,26 +27,25 @@ _DRAWN = 100
 class Square(Attack):
     """Score-based attack without gradients: change a random window, keep the change if the margin falls.
 
-    The search sees nothing but logits, so masked gradients do not hide adversarial examples from it. Windows
-    shrink as the search goes on. Each image has windows of its own, anywhere on it; AutoAttack's code draws one
-    window for all images of a batch, and none of its windows reaches the last row or column. An image leaves
-    the batch once it is misclassified; of others the point with the smallest margin is returned. Where a pass has
-    room, the next proposals of an image are tried together as if all were rejected, and the first that is better
-    counts; the result is the same as if they came one after the other.
+    The search uses only logits, so masked gradients cannot mislead it. Windows shrink during the search. Each image has
+    its own windows; AutoAttack's code draws one window for all images of a batch, and its windows never reach the last
+    row or column. An image leaves the batch once it is misclassified; for the others the point with the smallest margin
+    is returned. If a pass has room, the next proposals of an image are tried together as if all were rejected, and the
+    first improvement counts; the result is the same as one after the other.
 
-    When to use: as the check without gradients that masking cannot deceive.
+    When to use: as a check that does not depend on gradients.
 
     First setting: 5000 queries, as in AutoAttack.
 
     Args:
-        queries: proposals per try, at most one forward each if they are tried one by one, and at most 1.5 if several
-            are tried together; the start takes one more.
+        queries: proposals per attempt; each takes at most one forward if tried one by one, at most 1.5 if several are
+            tried together. The start takes one more.
         p_init: share of the image that the first windows cover.
-        schedule: "rescaled": windows shrink over the whole of `queries`, as the published schedule for 10,000
-            does (the paper's code). "fixed": after as many queries as that schedule says, whatever the
-            budget (AutoAttack's code, which so ends 5,000 queries with windows of p_init / 128).
-        restarts: tries with other random numbers.
-        batch_size: points in one pass; null is as many as there are images.
+        schedule: "rescaled": windows shrink over all `queries`, as the published schedule for 10,000 does (the paper's
+            code). "fixed": the schedule is not rescaled (AutoAttack's code, which ends 5,000 queries with windows of
+            p_init / 128).
+        restarts: attempts with other random numbers.
+        batch_size: points in one pass; null is the number of images.
 
     Reference: Andriushchenko, Croce, Flammarion and Hein, ECCV 2020; l1: Croce and Hein, ICML 2021, appendix.
     """
@@ -75,16 +74,16 @@ class Square(Attack):
     def limited(self, points: int, images: int) -> "Square":
         if self.batch_size is None:
             return self
-        # A limit below the images per call was chosen by the user, and is never raised.
+        # A limit below the images per call was set by the user and is kept.
         return replace(self, batch_size=points if self.batch_size >= images else min(self.batch_size, points))
 
     def _search(self, model: nn.Module, x: Tensor, labels: Tensor, threat: ThreatModel, rng: Noise) -> Points:
-        """One try: the point of the smallest margin of each image, or the first that is misclassified."""
+        """Run one attempt: the point with the smallest margin of each image, or the first misclassified one."""
         height, width = x.shape[-2:]
         drawn = numbers_per_proposal(threat.norm, x.shape[1])
         found = judged(model, first_points(x, threat, rng), labels)
         rows = torch.arange(len(x), device=x.device)
-        # Where batch norms see the batch, it holds every image once. A short search is over before rounds are timed.
+        # If batch norms use batch statistics, a batch must hold every image once. Short searches end before timings.
         is_independent = not any(module.training for module in model.modules())
         is_worth_it = is_independent and self.queries >= 2 * _DRAWN
         ahead = Ahead((self.batch_size or len(x)) if is_worth_it else 0)
@@ -93,7 +92,7 @@ class Square(Attack):
             rows, rng = rows[stays], rng.rows(stays)
             if not len(rows):
                 break
-            # In single precision whatever the images are: others would draw other windows.
+            # Always in single precision, because other precisions would draw other windows.
             numbers = rng.uniform(torch.empty((len(rows), _DRAWN, drawn), device=x.device))
             shares = map(self._share, range(first, min(first + _DRAWN, self.queries)))
             sides = [window_side(share, height, width, threat.norm) for share in shares]
@@ -104,6 +103,6 @@ class Square(Attack):
         return found
 
     def _share(self, query: int) -> float:
-        """Share of the image that a window of this query covers."""
+        """Return the share of the image that the window of a query covers."""
         planned = query * _PLANNED // self.queries if self.schedule == "rescaled" else query
         return float(self.p_init / 2 ** sum(planned > halving for halving in _HALVINGS))

@@ -1,37 +1,37 @@
-"""How many proposals of an image the Square attack tries in one pass.
+"""Number of proposals of an image that the Square attack tries in one pass.
 
-Most proposals are rejected, so the next ones can be tried together as if all of them were: the first that is better
-counts, and those after it were in vain. The result is that of one proposal after the other. A pass with several
-proposals of few images takes little longer than a pass with one of each, and so much less time per proposal.
+Most proposals are rejected, so the next ones can be tried together as if all of them were: the first improvement
+counts, and later ones are discarded. The result is the same as one after the other. A pass with several proposals of
+few images takes little longer than a pass with one of each.
 """
 
 import math
 from collections import deque
 
-# One proposal of each image, with those that change nothing in the pass.
+# One proposal per image, including proposals that change nothing.
 PLAIN = 0
 _NUMBERS = (PLAIN, 1, 2, 3, 4, 6, 8, 12, 16)
-# How much more useful proposals per second anything else must promise: it keeps more account of its rounds.
+# Required gain in useful proposals per second over PLAIN, because other choices need more bookkeeping.
 _CLEARLY = 1.03
-# Rounds of about one size that are timed before their time is trusted; the first may include preparations.
+# Rounds of similar size that are timed before their time is trusted; the first may include preparations.
 _TRUSTED = 5
-# Rounds after which all sizes are timed again: another program may have disturbed the first times.
+# Rounds after which all sizes are timed again, because other programs may have disturbed the first times.
 _RENEWED = 400
-# Share of accepted proposals that is assumed at the start, and the number of proposals that this counts for.
+# Initial estimate of the share of accepted proposals, and the number of proposals that it counts for.
 _ACCEPTED, _WEIGHT = 0.15, 100.0
 # Weight of earlier rounds in that share, per round.
 _MEMORY = 0.97
-# Forwards for each proposal that was not in vain, beyond which proposals are tried one by one.
+# Forwards per useful proposal above which proposals are tried one by one.
 MOST_FORWARDS = 1.5
 
 _Size = tuple[int, int]
 
 
 class Ahead:
-    """Chooses the number of proposals by the measured time of rounds and the share that is accepted.
+    """Choose the number of proposals from the measured time of rounds and the share of accepted proposals.
 
     Args:
-        limit: largest number of points in one pass, where PLAIN is not the only choice.
+        limit: maximum number of points in one pass, except with PLAIN.
     """
 
     def __init__(self, limit: int) -> None:
@@ -43,9 +43,9 @@ class Ahead:
         self._forwards = self._useful = self._count = 0
 
     def choose(self, images: int) -> int:
-        """Return the number of proposals of each of some images that promises the most useful ones per second.
+        """Return the number of proposals per image with the most useful ones per second.
 
-        PLAIN is one of each, where looking for those that change nothing does not pay.
+        PLAIN means one each, without checking for proposals that change nothing.
         """
         if images > self._limit or self._forwards > MOST_FORWARDS * self._useful:
             return PLAIN
@@ -68,11 +68,11 @@ class Ahead:
         """Learn from a round.
 
         Args:
-            number: proposals of each image.
+            number: proposals per image.
             points: proposals of all images.
             seconds: time of the round.
-            forwards: proposals that passed the network.
-            useful: proposals up to the first that was accepted, of all images.
+            forwards: proposals that passed through the network.
+            useful: proposals of all images up to the first accepted one.
             accepted: number of images that accepted one.
         """
         self._count += 1
@@ -90,11 +90,11 @@ class Ahead:
         self._useful += useful
 
     def _expected(self, number: int) -> float:
-        """Useful ones among `number` proposals of an image."""
+        """Expected number of useful ones among `number` proposals of an image."""
         share = min(max(self._accepted / self._tried, 1e-3), 1.0)
         return (1 - (1 - share) ** number) / share
 
 
 def _size(number: int, points: int) -> _Size:
-    """Rounds of one size take about the same time per point: those with points within a factor of the root of 2."""
+    """Size class of a round; within a class (a factor of sqrt(2) in points) the time per point is similar."""
     return min(number, 2), round(2 * math.log2(points))

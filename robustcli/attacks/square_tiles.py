@@ -1,7 +1,7 @@
-"""Random changes that the Square attack proposes: a window of the image, filled anew in the manner of the norm.
+"""Random changes that the Square attack proposes: new contents for a window of the image.
 
-linf: the pixels of one window go to the border of the cube, with one sign per channel. l2 and l1: the
-perturbation of one window is moved to another, where a bump is added to it.
+linf: the pixels of one window go to x + eps or x - eps, with one sign per channel. l2 and l1: the perturbation of one
+window is moved to another, where a bump is added.
 """
 
 import math
@@ -17,26 +17,26 @@ from robustcli.threat.noise import Noise
 from robustcli.threat.threat import ThreatModel
 
 _ORDER = {"l2": 2, "l1": 1}
-# How fast the rings of a bump fade: ring k adds (k + 1) ** -fading.
+# Exponent of the decay of a bump: ring k adds (k + 1) ** -fading.
 _FADING = {"l2": 2, "l1": 4}
 
 
 def numbers_per_proposal(norm: Norm, channels: int) -> int:
-    """How many uniform numbers one proposal for one image takes."""
+    """Number of uniform numbers that one proposal for one image needs."""
     return channels + (2 if norm == "linf" else 5)
 
 
 def window_side(share: float, height: int, width: int, norm: Norm) -> int:
-    """Pixels along the side of a window that holds a share of the image, as far as it fits."""
+    """Side in pixels of a window that covers a share of the image, limited to the image."""
     side, most = round(math.sqrt(share * height * width)), min(height, width)
     if norm == "linf":
         return min(max(side, 1), most)
-    # Odd, so that a bump has a middle; | 1 takes an even number to the next odd one.
+    # Odd, so that a bump has a centre; | 1 makes an even number odd.
     return min(max(side, 3) | 1, most if most % 2 else most - 1) if most > 1 else 1
 
 
 def first_points(x: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
-    """Where the search begins: vertical stripes for linf, a chequerboard of bumps for l2 and l1."""
+    """Starting points: vertical stripes for linf, a chequerboard of bumps for l2 and l1."""
     count, channels, height, width = x.shape
     if threat.norm == "linf":
         return threat.surface(_signs(rng.uniform(x[:, :, :1])), x)
@@ -55,18 +55,18 @@ def first_points(x: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
 
 
 class Proposals:
-    """Points with one window of the best point filled anew, for some queries of every image.
+    """Best points with new contents in one window, for some queries of every image.
 
     Args:
         x: (n, c, h, w) clean images.
         numbers: (n, queries, `numbers_per_proposal`), uniform in [0, 1).
-        sides: of the windows in pixels, by query; they never grow.
+        sides: sides of the windows in pixels, by query; they never grow.
     """
 
     def __init__(self, x: Tensor, threat: ThreatModel, numbers: Tensor, sides: Sequence[int]) -> None:
         self._x, self._threat, self._numbers, self._sides = x, threat, numbers, sides
         if threat.norm == "linf":
-            # All windows at once: one by one they take as long as a pass of a small network.
+            # All windows at once: one by one they would take as long as a pass of a small network.
             side = torch.tensor(sides, device=x.device)
             self._rows = _covered(numbers[:, :, 0], side, x.shape[2])
             self._columns = _covered(numbers[:, :, 1], side, x.shape[3])
@@ -76,14 +76,14 @@ class Proposals:
         """Propose a point for each of some images.
 
         Args:
-            images: which images; one may be there with several queries.
-            queries: (m,) on the CPU, or one query of all these images.
+            images: indices of the images; an image may occur with several queries.
+            queries: (m,) on the CPU, or one query for all these images.
             best: (m, c, h, w) their best points, in the threat set.
         """
         x, place = self._x[images], queries if isinstance(queries, int) else queries.to(self._x.device)
         if self._threat.norm == "linf":
             is_inside = self._rows[images, place][:, None, :, None] & self._columns[images, place][:, None, None, :]
-            # The pixels of the window go to the border of the cube.
+            # The pixels of the window go to x + eps or x - eps.
             return torch.where(is_inside, (x + self._moves[images, place]).clamp_(0, 1), best)
         numbers = self._numbers[images, place]
         if isinstance(queries, int):
@@ -96,21 +96,21 @@ class Proposals:
 
 
 def _covered(share: Tensor, side: Tensor, length: int) -> Tensor:
-    """Mask (n, queries, length) of the rows or columns of windows, from shares (n, queries) that say where they begin.
+    """Mask (n, queries, length) of the rows or columns of windows, from their positions (n, queries) in [0, 1).
 
-    Any place where a window fits is as likely as any other.
+    All positions where a window fits are equally likely.
     """
     place = torch.arange(length, device=share.device) - (share * (length - side + 1)).long()[:, :, None]
     return (place >= 0) & (place < side[:, None])
 
 
-# The place of a window, as two maps that say which of its rows and columns each pixel is on: (n, h) and (n, w).
-# Row 0 stands for all above it, and row `side` + 1 for all below.
+# Position of a window as two maps, (n, h) and (n, w): row and column of each pixel in the window. 0 stands for all
+# pixels before it, `side` + 1 for all after it.
 _Window = tuple[Tensor, Tensor]
 
 
 def _window(down: Tensor, across: Tensor, side: int, x: Tensor) -> _Window:
-    """A window at a random place: every place where it fits is as likely as any other."""
+    """Draw a window; all positions where it fits are equally likely."""
     height, width = x.shape[-2:]
     top, left = (down * (height - side + 1)).long(), (across * (width - side + 1)).long()
     rows = torch.arange(1, height + 1, device=x.device) - top[:, None]
@@ -119,15 +119,15 @@ def _window(down: Tensor, across: Tensor, side: int, x: Tensor) -> _Window:
 
 
 def _is_inside(window: _Window, side: int) -> Tensor:
-    """The pixels of a window: (n, 1, h, w)."""
+    """Mask (n, 1, h, w) of the pixels in a window."""
     rows, columns = ((place > 0) & (place <= side) for place in window)
     return (rows[:, :, None] & columns[:, None, :])[:, None]
 
 
 def _moved(best: Tensor, x: Tensor, threat: ThreatModel, numbers: Tensor, side: int) -> Tensor:
-    """The best points with what a window held moved to another, where a bump is added, for l2 and l1.
+    """Move the perturbation of one window to another and add a bump there, for l2 and l1.
 
-    The perturbation there gets the length that both windows had and what was unused.
+    The new window gets the length of both windows and the unused length.
     """
     norm, channels = threat.norm, x.shape[1]
     order, delta = _ORDER[norm], best - x
@@ -144,7 +144,7 @@ def _moved(best: Tensor, x: Tensor, threat: ThreatModel, numbers: Tensor, side: 
     unused = (threat.radius**order - threat.size(delta) ** order).clamp_min(0)[:, None, None, None] / channels
     length = (unused + _size_by_channel(delta.masked_fill(~is_either, 0), order) ** order) ** (1 / order)
     if norm == "l1":
-        # Longer than the radius allows; the projection then shrinks the perturbation everywhere.
+        # If this is longer than the radius allows, the projection shrinks the whole perturbation.
         length = length * channels
     fresh = fresh * (length / _size_by_channel(fresh, order))
     return threat.surface(torch.where(is_here, fresh, delta.masked_fill(is_either, 0)), x)
@@ -160,7 +160,7 @@ def _signs(numbers: Tensor) -> Tensor:
     return torch.where(numbers < 0.5, -1.0, 1.0)
 
 
-# A search asks for the same few thousands of times.
+# Cached, because a search needs the same few thousands of times.
 @lru_cache(maxsize=32)
 def _bump(side: int, norm: Norm, dtype: torch.dtype, device: torch.device) -> Tensor:
     """A hill above a pit, (side, side), of length 1: each is a stack of centred squares and rectangles."""

@@ -11,13 +11,13 @@ from robustcli.attacks.losses import margin
 from robustcli.attacks.square_ahead import Ahead
 from robustcli.attacks.square_tiles import Proposals
 
-# Share of proposals that change something, above which the others stay in the batch: taking them out takes time, too.
+# If more proposals than this share change something, the others stay in the batch: removing them takes time, too.
 _WORTH_SKIPPING = 0.8
 
 
 @dataclass
 class Points:
-    """A point of every image, how far a wrong class is ahead there (n,), and whether the model is fooled (n,)."""
+    """A point of every image, its margin (n,) and whether the model is fooled (n,)."""
 
     points: Tensor
     margins: Tensor
@@ -38,7 +38,7 @@ class Points:
         self.points[rows], self.margins[rows], self.is_fooled[rows] = others.points, others.margins, others.is_fooled
 
     def is_less_than(self, others: "Points") -> Tensor:
-        """Mask (n,) of the rows where other points are worse for the model; the first that fools it stays."""
+        """Mask (n,) of the rows where other points are worse for the model; a misclassified point is never replaced."""
         return ~self.is_fooled & (others.is_fooled | (others.margins > self.margins))
 
 
@@ -53,14 +53,14 @@ def judged(model: nn.Module, points: Tensor, labels: Tensor) -> Points:
 class Turn:
     """Queries of every image whose random numbers were drawn together.
 
-    The images are in step while a pass holds one proposal of each. A pass may also hold the next proposals of each
-    image as if all of them were rejected: the first that is better counts, and the image goes on after it. What decides
-    who goes on where is then kept on the CPU.
+    Images stay in step while a pass holds one proposal each. A pass may also hold the next proposals of each image as
+    if all of them were rejected: the first improvement counts, and the image continues after it. The positions of the
+    images are then kept on the CPU.
 
     Args:
-        labels: of the images, which the model classifies correctly so far.
-        best: their best points; they are replaced.
-        proposals: of all queries.
+        labels: labels of the images, which the model classifies correctly so far.
+        best: their best points; replaced in place.
+        proposals: proposals of all queries.
         queries: number of queries.
         ahead: chooses the number of proposals.
     """
@@ -73,12 +73,12 @@ class Turn:
     ahead: Ahead
 
     def __post_init__(self) -> None:
-        # Other programs disturb the time of this thread less; of an accelerator it says nothing.
+        # Thread time is less disturbed by other programs, but does not measure an accelerator.
         self._clock = time.thread_time if self.labels.device.type == "cpu" else time.perf_counter
 
     def run(self) -> None:
-        """Make all queries of every image, or as many as it takes to fool the model."""
-        rows: Rows = slice(None)  # Of all images nothing has to be gathered.
+        """Run all queries of every image, or until the model is fooled."""
+        rows: Rows = slice(None)  # Avoids copies while all images are active.
         count = len(self.labels)
         for query in range(self.queries):
             number, start = self.ahead.choose(count), self._clock()
@@ -99,7 +99,7 @@ class Turn:
             skips: whether proposals that change nothing may be left out of the pass.
 
         Returns:
-            The number of proposals that passed the network and that were accepted, and whether one fools the model.
+            The numbers of proposals that passed through the network and that were accepted, and whether one fooled it.
         """
         best, labels = self.best.rows(rows), self.labels[rows]
         points = self.proposals.at(rows, query, best.points)
@@ -114,7 +114,7 @@ class Turn:
         return passes, len(taken), bool(found.is_fooled[taken].any())
 
     def _go_apart(self, first: int) -> None:
-        """Make all queries from one on, each image at its own pace."""
+        """Run all queries from `first` on, each image at its own pace."""
         done = torch.full((len(self.labels),), first)
         done[self.best.is_fooled.cpu()] = self.queries
         while len(live := (done < self.queries).nonzero().flatten()):
@@ -127,11 +127,11 @@ class Turn:
             self.ahead.learn(number, number * len(live), self._clock() - start, passes, useful, accepted)
 
     def _try_several(self, live: Tensor, begun: Tensor, number: int) -> tuple[int, Tensor, Tensor]:
-        """Try up to `number` proposals of each image, from the query where it stands.
+        """Try up to `number` proposals of each image, from its current query.
 
         Returns:
-            The number of proposals that passed the network, a mask of the images that accepted one, and the proposals
-            of each image up to that one.
+            The number of proposals that passed through the network, a mask of the images that accepted one, and the
+            proposals of each image up to that one.
         """
         queries = begun[:, None] + torch.arange(number)
         exists = queries < self.queries
@@ -151,7 +151,7 @@ class Turn:
         """Classify points; those equal to the best ones get a margin of -inf.
 
         Returns:
-            The points, and how many of them passed the network.
+            The points, and how many of them passed through the network.
         """
         is_new = (points != best).flatten(1).any(1)
         row = is_new.nonzero().flatten()

@@ -1,7 +1,7 @@
-"""What attacks search with: a copy of the network that is made for speed.
+"""A fast copy of the network for the search of attacks.
 
-The copy proposes only. What it finds is judged by the network itself in single precision, so haste can miss
-adversarial images and never invents one.
+The network itself in single precision confirms every adversarial example, so the copy can miss some but never add
+wrong ones.
 """
 
 import warnings
@@ -20,13 +20,13 @@ Precision = Literal["fp32", "fast"]
 
 
 class SurrogateCopy(nn.Module):
-    """A copy in channels_last, and on request in bf16 or compiled; logits are float32.
+    """A copy in channels_last, optionally in bf16 or compiled; logits are float32.
 
     Args:
-        model: in eval mode, its weights held; not changed.
-        precision: "fp32", or "fast" for convolutions and products of matrices in bf16.
-        is_compiled: whether torch.compile makes its passes, one program for batches of every size. The first batch
-            waits for it; where it cannot be made, a warning says so and the search goes on without.
+        model: network in eval mode with gradients of the weights disabled; not changed.
+        precision: "fp32", or "fast" for convolutions and matrix products in bf16.
+        is_compiled: compile one program for all batch sizes with torch.compile, at the first batch. If this fails,
+            the search warns and continues without it.
 
     Raises:
         EvaluationError: the model holds something that cannot be copied.
@@ -37,13 +37,13 @@ class SurrogateCopy(nn.Module):
         self.is_fast = precision == "fast"
         try:
             network = to_channels_last(deepcopy(model))
-        except Exception as error:  # whatever a module from elsewhere holds that cannot be copied
+        except Exception as error:  # modules of other packages may raise anything
             raise EvaluationError(
                 f"the network cannot be copied for the search ({type(error).__name__}: {error}); evaluate it with "
                 "engine: reference"
             ) from error
         if self.is_fast:
-            # Once, not in every pass: autocast remembers casts of trained weights only.
+            # Once instead of in every pass: autocast caches casts of trained weights only.
             for module in network.modules():
                 if isinstance(module, nn.Conv2d | nn.Linear):
                     module.to(torch.bfloat16)
@@ -53,7 +53,7 @@ class SurrogateCopy(nn.Module):
         self._program: Callable[[Tensor], Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        # A compiler takes a batch of one for a case of its own, and would begin anew for it.
+        # The compiler would compile a batch of one separately.
         is_single = self._wants_program and len(x) == 1
         batch = (x.expand(2, -1, -1, -1) if is_single else x).contiguous(memory_format=torch.channels_last)
         with autocast("bf16" if self.is_fast else "fp32", x.device.type):
@@ -63,7 +63,7 @@ class SurrogateCopy(nn.Module):
         return logits[: len(x)].float()
 
     def _compile(self, batch: Tensor) -> None:
-        """Make the programs of both passes with a first batch, here, where a failure can still be mended."""
+        """Compile both passes with a first batch, where the search can still fall back."""
         program: Callable[[Tensor], Tensor] = torch.compile(self.network.forward, dynamic=True)
         probe = batch.detach().clone(memory_format=torch.channels_last)
         try:
@@ -71,10 +71,10 @@ class SurrogateCopy(nn.Module):
                 torch.autograd.grad(program(probe.requires_grad_()).sum(), probe)
             with torch.no_grad():
                 program(probe.detach())
-        except Exception as error:  # whatever the compilers behind torch.compile stumble on
+        except Exception as error:  # compilers may raise anything
             self._wants_program = False
             warnings.warn(
-                f"the search goes on without torch.compile, which failed ({in_one_line(error)})", stacklevel=2
+                f"the search continues without torch.compile, which failed ({in_one_line(error)})", stacklevel=2
             )
             return
         self._program = program

@@ -1,27 +1,27 @@
-"""Wrong classes that targeted attacks aim at, the most promising ones first."""
+"""Target classes of attacks, the most promising first."""
 
 import torch
 from torch import Tensor, nn
 
 from robustcli.threat.threat import ThreatModel
 
-# Classes whose distance is computed, the most likely ones.
+# Number of most likely classes whose distance is computed.
 _CANDIDATES = 9
-# The norm in which a gradient is measured to get the distance to a boundary in the norm of the threat.
+# Dual norm: the norm of the gradient that gives the distance to a boundary in the norm of the threat model.
 _DUAL = {"linf": 1.0, "l2": 2.0, "l1": torch.inf}
 
 
 def likely_classes(model: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
-    """All wrong classes of clean images, by their logits: (n, classes - 1)."""
+    """All wrong classes of clean images, by decreasing logits: (n, classes - 1)."""
     with torch.no_grad():
         return _likely(model(x), labels)
 
 
 def nearest_classes(model: nn.Module, x: Tensor, labels: Tensor, threat: ThreatModel) -> Tensor:
-    """The most likely wrong classes of clean images, the one with the nearest boundary first: (n, 9), or all.
+    """The most likely wrong classes of clean images, nearest boundary first: (n, 9), or all.
 
-    If logits were linear around x, the boundary to class j would lie at the distance (z_y - z_j) / |g|, where g is the
-    gradient of z_j - z_y, in the dual of the norm of the threat.
+    If logits were linear around x, the boundary to class j would have the distance (z_y - z_j) / |g|, where g is the
+    gradient of z_j - z_y, in the dual norm of the threat model.
 
     Reference: Melamed, Yehudai and Shamir, arXiv 2407.02240, 2024, with their Euclidean norm replaced by the dual one.
     """

@@ -12,11 +12,11 @@ from robustcli.threat.threat import ThreatModel
 
 @dataclass(frozen=True, kw_only=True)
 class ThroughBranch(Attack):
-    """The attack sees the network as it is for images that all take one branch; the gate is left out.
+    """Attack the network with one branch for all images, without the gate.
 
     Args:
-        branch: which one, counted from 0.
-        branches: that the network must have.
+        branch: number of the branch, from 0.
+        branches: number of branches that the network must have.
     """
 
     attack: Attack
