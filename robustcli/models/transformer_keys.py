@@ -1,13 +1,24 @@
 """What a transformer or a ConvNeXt is, read from the names and shapes of its weights, as timm and others name them."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from torch import Tensor
 
 # Channels of a head in every published ViT: shapes do not tell how many heads there are.
 _HEAD = 64
 Settings = dict[str, object]
+
+# Where torchvision keeps the parts of a block of ConvNeXt, and how timm calls them.
+_PARTS = {"block.0": "conv_dw", "block.2": "norm", "block.3": "mlp.fc1", "block.5": "mlp.fc2", "layer_scale": "gamma"}
+_HEADS = {"0": "norm", "2": "fc"}
+# Blocks of each stage and channels of the first, by torchvision's names.
+_TORCHVISION: Mapping[tuple[tuple[int, ...], int], str] = {
+    ((3, 3, 9, 3), 96): "convnext_tiny",
+    ((3, 3, 27, 3), 96): "convnext_small",
+    ((3, 3, 27, 3), 128): "convnext_base",
+    ((3, 3, 27, 3), 192): "convnext_large",
+}
 
 
 def recognise_transformer(tensors: Mapping[str, Tensor]) -> tuple[str, Settings] | None:
@@ -25,7 +36,39 @@ def recognise_transformer(tensors: Mapping[str, Tensor]) -> tuple[str, Settings]
         return _vit(tensors)
     if {"stages.0.blocks.0.conv_dw.weight", "head.fc.weight"} <= set(tensors):
         return _convnext(tensors)
+    if {"features.1.0.block.0.weight", "classifier.2.weight"} <= set(tensors):
+        return _torchvision(tensors)
     return None
+
+
+def in_own_names(tensors: Mapping[str, Tensor], expected: Collection[str]) -> Mapping[str, Tensor]:
+    """Return weights with the names and shapes of this project, if they are torchvision's of an expected ConvNeXt."""
+    if "stages.0.blocks.0.conv_dw.weight" not in expected:
+        return tensors
+    renamed = {_of_convnext(name): tensor for name, tensor in tensors.items()}
+    # The factors of the channels have axes for height and width there.
+    return {name: one.flatten() if name.endswith(".gamma") else one for name, one in renamed.items()}
+
+
+def _of_convnext(name: str) -> str:
+    """The name of a weight in timm's ConvNeXt, given torchvision's, behind any prefix; other names stay."""
+    found = re.fullmatch(r"((?:.*\.)?)features\.(\d)\.(\d+)\.(?:(block\.\d|layer_scale)\b\.?)?(.*)", name)
+    if found is None:
+        return re.sub(r"(?<![^.])classifier\.([02])\.", lambda match: f"head.{_HEADS[match[1]]}.", name)
+    prefix, number, place, part, rest = found.groups()
+    stage, is_blocks = divmod(int(number), 2)
+    if part in _PARTS and is_blocks:
+        return f"{prefix}stages.{stage}.blocks.{place}.{_PARTS[part]}{'.' * bool(rest)}{rest}"
+    return f"{prefix}{f'stages.{stage}.downsample' if stage else 'stem'}.{place}.{rest}"
+
+
+def _torchvision(tensors: Mapping[str, Tensor]) -> tuple[str, Settings] | None:
+    depths = [
+        sum(re.fullmatch(rf"features\.{2 * stage + 1}\.\d+\.block\.0\.weight", name) is not None for name in tensors)
+        for stage in range(4)
+    ]
+    model = _TORCHVISION.get((tuple(depths), tensors["features.0.0.weight"].shape[0]))
+    return None if model is None else ("torchvision", {"model": model})
 
 
 def _vit(tensors: Mapping[str, Tensor]) -> tuple[str, Settings] | None:

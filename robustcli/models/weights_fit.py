@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from robustcli.errors import RobustCliError
 from robustcli.models.key_families import recognise
 from robustcli.models.source import LoadedNetwork
+from robustcli.models.transformer_keys import in_own_names
 from robustcli.models.weights_file import Weights
 
 # Mean and deviation of a normalisation saved with the network, by what people call them.
@@ -104,7 +105,7 @@ def _unwrapped(weights: Weights, expected: Mapping[str, Tensor]) -> _Unwrapped:
         expected: the network's tensors by name; names that begin like these belong to no wrapper.
     """
     file, notes = weights.path.name, weights.notes
-    tensors, taken_out = _without_words(weights.tensors, expected)
+    tensors, taken_out = _without_words(in_own_names(weights.tensors, expected), expected)
     if taken_out:
         notes += (f"{file}: {taken_out} was taken out of the names",)
     around = _stripped(tensors, expected)

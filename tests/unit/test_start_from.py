@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 
 from robustcli.architectures import ImageShape
 from robustcli.cli.progress import Screen
@@ -152,3 +153,22 @@ def test_a_run_may_be_named_by_its_folder(tmp_path: Path) -> None:
     second = trained(tmp_path, "second", f"start_from: {first.parents[1]}")
     weights, others = (checkpoint.load(path)["weights"] for path in (first, second))
     assert torch.allclose(others["body.head.weight"], weights["body.head.weight"], rtol=0, atol=1e-6)
+
+
+def test_a_convnext_of_torchvision_is_a_start(tmp_path: Path) -> None:
+    """The same function as theirs, with another classifier; a stem of other convolutions is refused."""
+    blocks = [CNBlockConfig(8, 16, 2), CNBlockConfig(16, 32, 1), CNBlockConfig(32, None, 1)]
+    theirs = ConvNeXt(blocks, num_classes=10, layer_scale=0.5).eval()
+    torch.save({f"module.{name}": value for name, value in theirs.state_dict().items()}, tmp_path / "theirs.pt")
+    chosen = member("convnext", depths=(2, 1, 1), widths=(8, 16, 32), patch=4)
+    shape = ImageShape(3, 32, 32, 10)
+    network = build_network(chosen, shape, (0.0,) * 3, (1.0,) * 3).eval()
+    start(network, str(tmp_path / "theirs.pt"), chosen, shape)
+    x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(network(x), theirs(x), rtol=1e-4, atol=1e-5)
+    other = build_network(chosen, ImageShape(3, 32, 32, 7), (0.0,) * 3, (1.0,) * 3)
+    start(other, str(tmp_path / "theirs.pt"), chosen, ImageShape(3, 32, 32, 7))
+    assert torch.equal(other.state_dict()["body.stem.0.weight"], theirs.state_dict()["features.0.0.weight"])
+    stem = member("convnext", depths=(2, 1, 1), widths=(8, 16, 32), patch=4, stem="conv2")
+    with pytest.raises(RobustCliError, match=r"does not fit convnext.*architecture\.patch=4"):
+        start(build_network(stem, shape, (0.0,) * 3, (1.0,) * 3), str(tmp_path / "theirs.pt"), stem, shape)
