@@ -22,7 +22,7 @@ from robustcli.threat.threat import ThreatModel
 _TARGETED = ("targeted_dlr", "nearest_dlr")
 
 
-@ATTACKS.register("apgd", passes=(101, 100, 0), smoke={"steps": 4})
+@ATTACKS.register("apgd", passes=(101, 100, 0), varies_in_passes=True, smoke={"steps": 4})
 @dataclass(frozen=True, kw_only=True)
 class Apgd(Attack):
     """Gradient ascent with large steps first, which are halved when progress stops; stops at misclassification.

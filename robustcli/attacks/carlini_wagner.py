@@ -26,7 +26,11 @@ _GROWTH = 10
 
 
 @ATTACKS.register(
-    "carlini_wagner", passes=(9001, 9000, 0), norms=("l2",), smoke={"steps": 40, "searches": 3, "c": 1.0, "lr": 0.03}
+    "carlini_wagner",
+    passes=(9001, 9000, 0),
+    varies_in_passes=True,
+    norms=("l2",),
+    smoke={"steps": 40, "searches": 3, "c": 1.0, "lr": 0.03},
 )
 @dataclass(frozen=True, kw_only=True)
 class CarliniWagner(Attack):

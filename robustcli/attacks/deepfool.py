@@ -14,7 +14,7 @@ from robustcli.threat.noise import Noise
 from robustcli.threat.threat import ThreatModel
 
 
-@ATTACKS.register("deepfool", passes=(52, 500, 0), smoke={"steps": 5, "targets": 1})
+@ATTACKS.register("deepfool", passes=(52, 500, 0), varies_in_passes=True, smoke={"steps": 5, "targets": 1})
 @dataclass(frozen=True, kw_only=True)
 class DeepFool(Attack):
     """Minimum-norm attack: step to the nearest linearised boundary until the image is misclassified.

@@ -20,7 +20,7 @@ _SHORT = 0.98
 _TINY = 1e-8
 
 
-@ATTACKS.register("fab", passes=(201, 900, 0), smoke={"steps": 10, "targets": 2})
+@ATTACKS.register("fab", passes=(201, 900, 0), varies_in_passes=True, smoke={"steps": 10, "targets": 2})
 @dataclass(frozen=True, kw_only=True)
 class Fab(Attack):
     """Minimum-norm attack: move along the decision boundary towards the image.
@@ -170,7 +170,7 @@ class Fab(Attack):
         return wrong
 
 
-@ATTACKS.register("fab_t", passes=(1801, 900, 0), smoke={"steps": 10, "targets": 2})
+@ATTACKS.register("fab_t", passes=(1801, 900, 0), varies_in_passes=True, smoke={"steps": 10, "targets": 2})
 def fab_t(
     *,
     steps: Count = 100,

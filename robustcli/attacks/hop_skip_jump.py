@@ -21,7 +21,13 @@ _FIRST_REACH = 0.1
 _HALVINGS = 16
 
 
-@ATTACKS.register("hop_skip_jump", passes=(5000, 0, 0), norms=("linf", "l2"), smoke={"queries": 200, "samples": 12})
+@ATTACKS.register(
+    "hop_skip_jump",
+    passes=(5000, 0, 0),
+    varies_in_passes=True,
+    norms=("linf", "l2"),
+    smoke={"queries": 200, "samples": 12},
+)
 @dataclass(frozen=True, kw_only=True)
 class HopSkipJump(Attack):
     """Decision-based attack: find the boundary, estimate its normal there, step along it, and repeat.

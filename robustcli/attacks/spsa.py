@@ -18,7 +18,7 @@ from robustcli.threat.threat import ThreatModel
 _DRAWN = 8
 
 
-@ATTACKS.register("spsa", passes=(10281, 0, 0), smoke={"steps": 3, "samples": 20})
+@ATTACKS.register("spsa", passes=(10281, 0, 0), varies_in_passes=True, smoke={"steps": 3, "samples": 20})
 @dataclass(frozen=True, kw_only=True)
 class Spsa(Attack):
     """Adam steps along the mean of v (l(x' + delta v) - l(x' - delta v)) / (2 delta) over random signs v.

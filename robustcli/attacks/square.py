@@ -22,7 +22,9 @@ _PLANNED = 10_000
 _DRAWN = 100
 
 
-@ATTACKS.register("square", passes=(5001, 0, 0), added={"batch_size": None}, smoke={"queries": 30})
+@ATTACKS.register(
+    "square", passes=(5001, 0, 0), varies_in_passes=True, added={"batch_size": None}, smoke={"queries": 30}
+)
 @dataclass(frozen=True, kw_only=True)
 class Square(Attack):
     """Score-based attack without gradients: change a random window, keep the change if the margin falls.

@@ -62,6 +62,8 @@ class Declaration:
         spans_training: what the member does at an update depends on the number of epochs of the whole run, so a run
             with it cannot be continued with more epochs.
         goes_farther: the attack reaches farther than its number of steps times their length.
+        varies_in_passes: how many passes the attack takes depends on the images, so several processes take different
+            numbers of them.
         flat_at_x: values of `loss` whose gradient is zero at the clean image.
         branches: parameter of the architecture that counts its branches of batch norms: one for clean images, one for
             the threat and one for each other threat of the defense.
@@ -95,6 +97,7 @@ class Declaration:
     spares_labels: Annotated[bool, _DEFENSE] = False
     spans_training: Annotated[bool, _FOLLOWING] = False
     goes_farther: Annotated[bool, _ATTACKING] = False
+    varies_in_passes: Annotated[bool, _ATTACK] = False
     flat_at_x: Annotated[tuple[str, ...], _ATTACK] = ()
     branches: Annotated[str, _ARCHITECTURE] = ""
     mixes_alone: Annotated[bool, _MIXER] = False

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from robustcli.registry.catalog import Member, catalog, describe
 from robustcli.registry.registry import MemberSpec
 from robustcli.specs.check import family_of
-from robustcli.specs.places import Findings, evaluators_inside, not_a_pixel
+from robustcli.specs.places import Findings, attacks_inside, evaluators_inside, not_a_pixel
 from robustcli.specs.settings import TrainSettings
 
 
@@ -53,7 +53,7 @@ def architecture_has_its_parts(defense: MemberSpec, architecture: MemberSpec) ->
 
 
 def parts_can_be_reached(architecture: MemberSpec, train: TrainSettings) -> Findings:
-    if not train.compile:
+    if train.compile is not True:
         return
     for member in catalog("defenses").values():
         if member.trains and _has_parts_of(architecture, member):
@@ -62,14 +62,17 @@ def parts_can_be_reached(architecture: MemberSpec, train: TrainSettings) -> Find
 
 
 def processes_stop_together(defense: MemberSpec, train: TrainSettings) -> Findings:
-    attack, attack_bn = defense.parameters.get("attack"), defense.parameters.get("attack_bn")
-    if not train.sync_batch_norm or attack_bn == "eval" or not isinstance(attack, MemberSpec):
+    attack_bn = defense.parameters.get("attack_bn")
+    if not train.sync_batch_norm or attack_bn == "eval":
         return
-    if attack.parameters.get("keep") == "fooled":
-        text = (
-            f"with sync_batch_norm and attack_bn {attack_bn}, all processes have to take the same steps, and 'fooled' "
-        )
-        yield ("defense", "attack", "keep"), f"{text}stops when no image is left; write best, or attack_bn: eval"
+    together = f"with sync_batch_norm and attack_bn {attack_bn}, all processes have to take the same steps, and"
+    for where, attack in attacks_inside(defense, ("defense",)):
+        if attack.member.varies_in_passes:
+            text = f"'{attack.name}' takes as many as its images need; write another attack, or attack_bn: eval"
+            yield where, f"{together} {text}"
+        elif attack.parameters.get("keep") == "fooled":
+            text = "'fooled' stops when no image is left; write best, or attack_bn: eval"
+            yield (*where, "keep"), f"{together} {text}"
 
 
 def halves_stay_apart(defense: MemberSpec, data: MemberSpec, train: TrainSettings) -> Findings:

@@ -92,8 +92,6 @@ def assess(
         The results and the folder of all files; None in every process of torchrun but the first.
     """
     share = share_of_torchrun()
-    if share is not None and request.fresh:
-        raise RobustCliError("--fresh: not under torchrun; remove the stored folder, or run one process")
     with ranks.joined():
         return _assess(request, watcher, tell, share)
 
@@ -102,6 +100,8 @@ def _assess(
     request: Request, watcher: EvaluationWatcher, tell: Callable[[str], None], share: Share | None
 ) -> tuple[EvalResults, Path] | None:
     if share is not None and share[0]:
+        if request.fresh:
+            ranks.wait()  # until the first process has removed what is stored
         assess_share(request, share)
         ranks.wait()
         return None
@@ -119,6 +119,7 @@ def _assess(
     try:
         if request.fresh:
             case.forget()
+            ranks.wait()
         for text in case.stored():
             tell(text)
         if share is not None:

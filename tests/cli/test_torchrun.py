@@ -93,3 +93,9 @@ def test_processes_share_an_evaluation(tmp_path: Path) -> None:
     found = [read_json(next(tmp_path.glob(f"{store}/*/results.json"))) for store in ("alone", "shared")]
     survivors = [[result["survivors"] for result in one["evaluations"].values()] for one in found]
     assert survivors[0] == survivors[1]
+    (path,) = tmp_path.glob("shared/*/results.json")
+    before = path.stat().st_ino
+    again = start(tmp_path, *TORCHRUN, "-m", "robustcli", *words, "--store", "shared", "--fresh")
+    assert again.wait(120) == 0, (tmp_path / "log").read_text(encoding="utf-8")
+    assert path.stat().st_ino != before
+    assert [result["survivors"] for result in read_json(path)["evaluations"].values()] == survivors[0]

@@ -1,13 +1,14 @@
 """Two processes train every member to the same weights as one process."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from members import names_of
 from pair import Pair
-from ranked_training import Case, trained
+from ranked_training import Case, rewound, trained
 
 from robustcli.registry.catalog import catalog
 
@@ -75,6 +76,18 @@ def test_two_processes_train_with_a_part_as_one_does(case: Case, pair: Pair) -> 
 @pytest.mark.parametrize("name", IN_TRAIN_MODE)
 def test_two_processes_attack_in_train_mode_as_one_does(name: str, pair: Pair) -> None:
     assert_same(Case(defense=IN_TRAIN_MODE[name]), pair)
+
+
+def test_two_processes_rewind_together(pair: Pair, tmp_path: Path) -> None:
+    alone = rewound(str(tmp_path / "alone"))
+    first, second = pair.run(rewound, str(tmp_path / "together"))
+    assert first == second
+    assert alone.pop("status") == first.pop("status") == "rewound"
+    # Of the checkpoint that was put back: after two updates, the first epoch.
+    assert alone.pop("updates") == first.pop("updates") == 2
+    assert first.pop("events") == alone.pop("events") == ["rewound"]
+    assert first.keys() == alone.keys()
+    assert first["weights"] == pytest.approx(alone["weights"], rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ["dial", "free", "hat", "multibn", "pgd_at"])

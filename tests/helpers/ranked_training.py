@@ -1,12 +1,15 @@
 """Small trainings in float64 by the training loop, in one process or in several."""
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from small_training import loop_of
 from torch import Tensor
 
+from robustcli.cli.progress import Screen
 from robustcli.data import Data, prepare
 from robustcli.data.datasets import Source
 from robustcli.defenses import Defense
@@ -16,8 +19,13 @@ from robustcli.promises.networks import images, labels
 from robustcli.registry.catalog import catalog
 from robustcli.runtime import ranks
 from robustcli.specs.settings import Augment, TrainSettings
+from robustcli.specs.spec import ExperimentSpec
+from robustcli.store import checkpoint
+from robustcli.store.files import read_json
 from robustcli.threat.noise import StreamNoise
+from robustcli.training import loop
 from robustcli.training.loop import Means, Training, fit
+from robustcli.workflows.train import run_experiment
 
 CPU = torch.device("cpu")
 _BATCH = 6
@@ -57,7 +65,7 @@ def trained(case: Case) -> dict[str, Tensor]:
     step = defense.start(network, optimizer, noise)
     training = Training(network, optimizer, step, defense.averaging.start(network), Means(CPU))
     member = catalog("mixers")[mixer["name"]]
-    loop = loop_of(
+    looping = loop_of(
         training,
         settings,
         noise=noise,
@@ -66,12 +74,12 @@ def trained(case: Case) -> dict[str, Tensor]:
         replays=defense.replays,
         split_in_two=catalog("defenses")[case.defense["name"]].two_halves,
     )
-    loop = replace(loop, data=_data(case.images), mixes_alone=member.mixes_alone)
-    fit(training, loop)
-    average = training.average.averaged(network, lambda: loop.data.clean_batches(_BATCH))
+    looping = replace(looping, data=_data(case.images), mixes_alone=member.mixes_alone)
+    fit(training, looping)
+    average = training.average.averaged(network, lambda: looping.data.clean_batches(_BATCH))
     measures = [
         value
-        for record in loop.records
+        for record in looping.records
         for name, value in record.items()
         if isinstance(value, float) and name != "seconds"
     ]
@@ -79,6 +87,30 @@ def trained(case: Case) -> dict[str, Tensor]:
         **{f"network {name}": value.double() for name, value in network.state_dict().items()},
         **{f"average {name}": value.double() for name, value in average.state_dict().items()},
         "measures": torch.tensor(measures, dtype=torch.float64),
+    }
+
+
+REWOUND = """\
+name: rewound
+data: {name: digits, train_size: 24}
+architecture: {name: small_cnn, width: 4, hidden: 8}
+threat: {norm: linf, eps: 0.1}
+defense: {name: pgd_at, steps: 2, attack_bn: train, averaging: {name: ema}}
+train: {epochs: 3, batch_size: 12, on_collapse: rewind, sync_batch_norm: true, check_examples: 20, device: cpu}
+evaluate: {}
+"""
+
+
+def rewound(folder: str) -> dict[str, Any]:
+    """What is left of a run whose second check is taken for a collapse."""
+    with patch.object(loop, "has_collapsed", lambda record, _: record["epoch"] == 1):
+        run = run_experiment(ExperimentSpec.parse(REWOUND, "the test"), Path(folder), Screen(is_quiet=True))
+    last = checkpoint.load(run.last)
+    return {
+        "status": read_json(run.results)["status"],
+        "events": [record.event for record in run.records() if record.event is not None],
+        "updates": last["training"]["updates"],
+        "weights": [float(value.double().norm()) for value in last["weights"].values()],
     }
 
 

@@ -436,6 +436,12 @@ REFUSED = [
         "defense.attack.keep: with sync_batch_norm and attack_bn train, all processes have to take the same steps",
         ["train.sync_batch_norm=true", "defense.attack_bn=eval", "defense.attack={name: pgd, keep: fooled}"],
     ),
+    (
+        "processes_stop_together",
+        ["train.sync_batch_norm=true", "defense.attack_bn=batch_no_update", "defense.attack=apgd"],
+        "'apgd' takes as many as its images need; write another attack, or attack_bn: eval",
+        ["train.sync_batch_norm=true", "defense.attack_bn=batch_no_update", "defense.attack=mim"],
+    ),
     ("step_size_in_pixels", ["defense.step_size=2"], "defense.step_size: 2 is larger", ["defense.step_size=1"]),
     (
         "step_size_in_pixels",
