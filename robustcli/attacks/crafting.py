@@ -9,12 +9,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from robustcli.architectures.convnorm import RunningPreconditionedConv2d
 from robustcli.errors import RobustCliError
 from robustcli.registry.types import AttackBn
+from robustcli.runtime.held_casts import casts_held
 
 
 @contextmanager
 def crafting(model: nn.Module, attack_bn: AttackBn) -> Iterator[None]:
     """Disable gradients of the weights and set the mode; restore both afterwards, also after an error."""
-    with crafting_mode(model, attack_bn), _weights_held(model):
+    with crafting_mode(model, attack_bn), _weights_held(model), casts_held(model):
         yield
 
 

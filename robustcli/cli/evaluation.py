@@ -87,6 +87,8 @@ def evaluate_network(
     if engine in ("native", "reference"):
         typer.echo(f"warning: --engine {engine}: now --implementation {engine}", err=True)
         implementation, engine = engine, "local"
+    if precision == "auto":
+        precision = _search_precision(device, engine, quiet=quiet)
     settings = {
         "steps": steps,
         "restarts": restarts,
@@ -151,6 +153,20 @@ def evaluate_network(
             typer.echo(f"note: {line}")
         typer.echo(f"stored in {folder}")
     require(fail_on, results.evaluations.items())
+
+
+def _search_precision(device: str, engine: str, *, quiet: bool) -> str:
+    """The precision that --precision auto stands for on a device."""
+    from robustcli.runtime.device import choose_device, describe_device
+    from robustcli.runtime.precision import is_native
+
+    if engine != "local":
+        raise RobustCliError(f"--precision auto: --engine {engine} runs on other machines; write fp32 or fast")
+    chosen = choose_device(device)
+    found = "fast" if is_native("bf16", chosen) else "fp32"
+    if not quiet:
+        typer.echo(f"precision: {found} (auto, {describe_device(chosen)})", err=True)
+    return found
 
 
 @app.command("diagnose", rich_help_panel=panels.EVALUATION)

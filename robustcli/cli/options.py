@@ -127,7 +127,12 @@ Attacks = Annotated[
 Implementation = Annotated[
     str | None, typer.Option(help="AutoAttack: implementation, native or reference (the authors' package).")
 ]
-SearchPrecision = Annotated[str | None, typer.Option(help="AutoAttack: precision of the search, fp32 or fast (bf16).")]
+SearchPrecision = Annotated[
+    str | None,
+    typer.Option(
+        help="AutoAttack: precision of the search, fp32, fast (bf16), or auto (fast where the device has it)."
+    ),
+]
 Compile = Annotated[
     bool, typer.Option("--compile", help="AutoAttack: compile the search; worthwhile in long evaluations.")
 ]

@@ -46,6 +46,10 @@ class Screen:
     ) -> None:
         self._bar.stop()
 
+    def settings(self, text: str) -> None:
+        """Print how the passes of training are computed."""
+        self._print(text)
+
     def begin(self, updates: int, done: int) -> None:
         """Start the bar: `updates` in total, `done` of them finished."""
         self._bar.update(self._task, total=updates, completed=done, visible=True)

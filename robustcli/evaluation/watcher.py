@@ -11,6 +11,10 @@ from robustcli.store.evaluations import Evaluation
 class Watcher(Protocol):
     """Follows the progress of training."""
 
+    def settings(self, text: str) -> None:
+        """How the passes of training are computed, in one line."""
+        ...
+
     def begin(self, updates: int, done: int) -> None:
         """Training begins: `updates` in total, `done` of them finished."""
         ...

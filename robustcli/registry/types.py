@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le, Lt
 
 Norm = Literal["linf", "l2", "l1"]
+Precision = Literal["fp32", "bf16", "fp16"]
 AttackBn = Literal["eval", "train", "batch_no_update"]
 Activation = Literal[
     "relu",

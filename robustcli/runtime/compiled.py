@@ -82,11 +82,11 @@ class CompiledCalls:
                     logits = self._call(network, probe)
                     if logits.requires_grad:
                         torch.autograd.grad(logits.sum(), wanted, allow_unused=True)
-        except torch.OutOfMemoryError:
-            # The batch is too large, so an uncompiled call would fail too.
-            raise
         except Exception as error:  # torch.compile and its backends raise many kinds of errors
             self._program = None
+            if self.is_graphed:
+                # Graphs keep memory of their own, which uncompiled calls may need.
+                torch.compiler.reset()
             text = f"training continues without torch.compile, which failed ({in_one_line(error)})"
             warnings.warn(text, stacklevel=2)
             self._note(text)

@@ -16,15 +16,15 @@ confirmed in fp32.
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-Precision = Literal["fp32", "bf16", "fp16"]
+from robustcli.registry.types import Precision
 
-_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Scaled gradients of a sum of cross-entropies are at most 1024 in every logit, 1/64 of the largest fp16 number. The
 # gradient at a pixel is about 1e-4, and 1e6 times the smallest fp16 number after scaling.
 GRADIENT_SCALE = 2.0**10
@@ -33,7 +33,7 @@ _LARGEST = torch.finfo(torch.float16).max / GRADIENT_SCALE
 
 def autocast(precision: Precision, device_type: str) -> torch.autocast:
     """Return the autocast context for passes in training."""
-    return torch.autocast(device_type, dtype=_TYPES[precision], enabled=precision != "fp32")
+    return torch.autocast(device_type, dtype=TYPES[precision], enabled=precision != "fp32")
 
 
 def is_native(precision: Precision, device: torch.device) -> bool:
@@ -51,6 +51,11 @@ def is_native(precision: Precision, device: torch.device) -> bool:
     # On x86 the last check is true for any AVX-512, which may still have to convert.
     has_instructions = torch.cpu._is_avx512_bf16_supported() or platform.machine().lower() not in ("x86_64", "amd64")
     return has_instructions and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def native_precision(device: torch.device) -> Precision:
+    """Return the precision in which a device trains fast without a loss: bf16 on a GPU that has it, otherwise fp32."""
+    return "bf16" if device.type == "cuda" and is_native("bf16", device) else "fp32"
 
 
 def emulation(asked: str, precision: Precision, device: torch.device, instead: str) -> str | None:
@@ -139,9 +144,10 @@ class SkippedUpdates:
         gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
         if not gradients:
             return
-        is_finite = torch.stack([gradient.isfinite().all() for gradient in gradients]).all()
-        for gradient in gradients:
-            gradient.copy_(torch.where(is_finite, gradient, 0.0))
+        # The largest absolute value of every gradient; NaN stays NaN.
+        is_finite = torch.stack(torch._foreach_norm(gradients, torch.inf)).isfinite().all()
+        # As integers: zero times infinity is not a number. All of it in a few kernels, whatever the number of weights.
+        torch._foreach_mul_([gradient.view(torch.int32) for gradient in gradients], is_finite.int())
         self._is_skipped = (~is_finite).float()
 
 

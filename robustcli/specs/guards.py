@@ -126,15 +126,15 @@ def gradient_can_be_differentiated(defense: MemberSpec, train: TrainSettings) ->
     name = next((part.name for part in _penalising(defense) if part.member.second_derivatives), None)
     if name is None:
         return
-    if train.precision != "fp32":
+    if train.precision not in ("auto", "fp32"):
         text = f"{train.precision} is too coarse for the second derivatives of '{name}'; write fp32"
         yield ("train", "precision"), text
-    if train.compile:
+    if train.compile is True:
         yield ("train", "compile"), f"a compiled network has no second derivatives, which '{name}' takes"
 
 
 def precision_can_be_compiled(train: TrainSettings) -> Findings:
-    if train.compile and train.precision == "fp16":
+    if train.compile is True and train.precision == "fp16":
         yield ("train", "compile"), "passes in fp16 are not compiled; write train.precision: bf16, or compile: false"
 
 
@@ -207,7 +207,7 @@ def stages_are_counted(defense: MemberSpec) -> Findings:
 
 def features_can_be_read(defense: MemberSpec, train: TrainSettings) -> Findings:
     for part in _penalising(defense):
-        if part.member.reads and train.compile:
+        if part.member.reads and train.compile is True:
             yield ("train", "compile"), f"a compiled network does not show {part.member.reads} that '{part.name}' reads"
 
 

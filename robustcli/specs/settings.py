@@ -143,13 +143,14 @@ class TrainSettings:
         drop_last: whether a last batch that is not full is left out.
         precision: of the network's passes in training: "fp32", "bf16", or "fp16" with gradients that are scaled
             inside; weights, losses and evaluation are always fp32. On GPUs "fp32" lets convolutions use TF32 as torch
-            does by default; each session records it.
+            does by default; each session records it. "auto" is bf16 on a GPU with instructions for it, unless the
+            method needs fp32, and fp32 on a CPU; a run keeps the precision in which it began.
         channels_last: memory format of images and convolutions; changes speed and rounding only. "auto" is true for
             networks with batch norms, on x86 CPUs with AVX2 and, in 16 bits, on GPUs; each session records it.
         sync_batch_norm: whether batch norms normalise by the whole batch where several processes take slices of it, as
             in one process. Otherwise each normalises by its slice, and running statistics are means over the processes.
         compile: whether the passes of whole batches are compiled, which takes a minute or two; changes speed and
-            rounding only.
+            rounding only. "auto" is true on a GPU for runs of at least 10,000 updates; each session records it.
         select: which weights are "best": highest "robust" or "clean" accuracy on validation images, or "last".
         allow_test_selection: choose on test images where there is no validation split; stamped on every number.
         check_examples: validation images on which accuracy is checked after every epoch.
@@ -174,10 +175,10 @@ class TrainSettings:
     eps_warmup: NonNegative = 0.0
     eps_warmup_form: Literal["line", "stairs", "sine"] = "line"
     drop_last: bool = False
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     channels_last: bool | Literal["auto"] = "auto"
     sync_batch_norm: bool = False
-    compile: bool = False
+    compile: bool | Literal["auto"] = "auto"
     select: Literal["robust", "clean", "last"] = "last"
     allow_test_selection: bool = False
     check_examples: Count = 256

@@ -102,6 +102,10 @@ class ExperimentSpec:
         ordered = sorted(checker.problems, key=lambda problem: _line(document, problem[0]))
         raise SpecError(document.source, [located(document, where) + text for where, text in ordered])
 
+    def problems(self) -> list[tuple[Where, str]]:
+        """Return combinations that are refused, with the place of each; none in a spec that was checked."""
+        return find_problems({item.name: getattr(self, item.name) for item in fields(self)})
+
     def warnings(self) -> list[str]:
         """Return what is legal but probably not intended."""
         return find_warnings({item.name: getattr(self, item.name) for item in fields(self)})
@@ -129,10 +133,11 @@ class ExperimentSpec:
         plain.pop("claim", None)
         plain["train"].pop("device")
         plain["train"].pop("log")
-        # Left to the machine it is not part of the experiment; by this word such specs keep the digest they had
+        # Left to the machine they are not part of the experiment; by these words such specs keep the digest they had
         # before the machine was asked.
-        if plain["train"]["channels_last"] == "auto":
-            plain["train"]["channels_last"] = False
+        for key, before in (("channels_last", False), ("precision", "fp32"), ("compile", False)):
+            if plain["train"][key] == "auto":
+                plain["train"][key] = before
         # Added later; without it every run is what it was.
         if not plain["train"]["sync_batch_norm"]:
             del plain["train"]["sync_batch_norm"]

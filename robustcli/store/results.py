@@ -116,6 +116,7 @@ class RunResults(_Results):
         seed: of training.
         epoch: of the chosen weights, from 0; None if the weights are those of the start.
         collapsed_at: epoch in which robustness collapsed, from 0.
+        precision: of the passes in training; None in files of earlier versions.
     """
 
     status: str
@@ -123,6 +124,7 @@ class RunResults(_Results):
     selection: Selection
     epoch: int | None
     collapsed_at: int | None
+    precision: str | None = None
     claim: Claim | None = None
 
     @property

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustcli.errors import InUseError, RobustCliError
+from robustcli.registry.types import Precision
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store.files import append, write_json, write_text
 from robustcli.store.provenance import (
@@ -111,6 +112,20 @@ class RunFolder:
             except RobustCliError as damage:
                 if warn:
                     warnings.warn(f"{damage}; the line is left out", stacklevel=3)
+
+    def begun_precision(self) -> Precision | None:
+        """Precision in which the passes of training began; None before the first checkpoint.
+
+        Earlier versions recorded none, and trained in fp32 if the spec did not say otherwise.
+        """
+        if not self.last.exists():
+            return None
+        asked = ExperimentSpec.read(self.spec).train.precision
+        if asked != "auto":
+            return asked
+        sessions = reversed(read_provenance(self.provenance).sessions)
+        recorded = ((session.model_extra or {}).get("precision") for session in sessions)
+        return next((one for one in recorded if one is not None), "fp32")
 
     def status(self) -> str:
         """Return finished, collapsed, rewound, failed, or the progress of an unfinished run."""
@@ -277,4 +292,11 @@ def check_same(folder: RunFolder, spec: ExperimentSpec, *, resume: bool) -> None
         raise RobustCliError(
             f"{folder.path}: this run exists and is {folder.status()}; continue it with --resume, "
             "or choose another seed or --runs folder"
+        )
+    # By its digest a spec that leaves the precision to the machine is the one with fp32.
+    begun = None if spec.train.precision == "auto" else folder.begun_precision()
+    if begun not in (None, spec.train.precision):
+        raise RobustCliError(
+            f"{folder.path}: this run began in {begun}, chosen by train.precision: auto, this spec has "
+            f"train.precision: {spec.train.precision}; leave it out, or choose another --runs folder"
         )

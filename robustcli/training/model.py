@@ -6,13 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.errors import RobustCliError
+from robustcli.registry.types import Precision
 from robustcli.runtime.compiled import CompiledCalls, Note, ignore
-from robustcli.runtime.precision import autocast, call_scaled
+from robustcli.runtime.held_casts import CastsWeights
+from robustcli.runtime.precision import TYPES, autocast, call_scaled, native_precision
 from robustcli.runtime.ranks import Slice
 from robustcli.specs.settings import TrainSettings
 
 
-class TrainingModel(nn.Module):
+class TrainingModel(CastsWeights):
     """The network as training calls it: passes in the precision of the spec, logits always in fp32.
 
     Args:
@@ -23,10 +25,16 @@ class TrainingModel(nn.Module):
     def __init__(self, network: nn.Module, settings: TrainSettings, device: torch.device, note: Note = ignore) -> None:
         super().__init__()
         self.network = network
-        self._call = CompiledCalls(len(Slice.of(settings.batch_size)), device, note) if settings.compile else None
+        is_compiled = settings.compile is True
+        self._call = CompiledCalls(len(Slice.of(settings.batch_size)), device, note) if is_compiled else None
         is_last = is_channels_last(network, settings, device)
         self._format = torch.channels_last if is_last else torch.contiguous_format
-        self._precision = settings.precision
+        self._precision = precision_of(settings, device)
+
+    @property
+    def cast_to(self) -> torch.dtype | None:
+        # Programs of a compiler cast as a part of other kernels.
+        return None if self._precision == "fp32" or self._call is not None else TYPES[self._precision]
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.contiguous(memory_format=self._format)
@@ -37,6 +45,11 @@ class TrainingModel(nn.Module):
         return logits.float()
 
 
+def precision_of(settings: TrainSettings, device: torch.device) -> Precision:
+    """Return the precision of passes; `auto` is settled for a whole spec in `choices`, and here for a device."""
+    return native_precision(device) if settings.precision == "auto" else settings.precision
+
+
 def is_channels_last(network: nn.Module, settings: TrainSettings, device: torch.device) -> bool:
     """Whether images and convolutions are held in channels_last: as set, or by the rule that "auto" stands for.
 
@@ -45,7 +58,7 @@ def is_channels_last(network: nn.Module, settings: TrainSettings, device: torch.
     """
     is_broken = breaks_in_channels_last(network, device)
     if settings.channels_last != "auto":
-        if settings.channels_last and is_broken and settings.precision == "fp32":
+        if settings.channels_last and is_broken and precision_of(settings, device) == "fp32":
             raise RobustCliError(
                 "train.channels_last: true: with AVX2 oneDNN writes beyond the weights of strided 1 x 1 convolutions "
                 "whose channels are not a multiple of 8, which this network has; write auto or false"
@@ -55,7 +68,7 @@ def is_channels_last(network: nn.Module, settings: TrainSettings, device: torch.
         suits = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512") and not is_broken
     else:
         # Tensor cores take 16 bits in this order; fp32 would be turned back and forth.
-        suits = settings.precision != "fp32"
+        suits = precision_of(settings, device) != "fp32"
     return suits and any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
 
 

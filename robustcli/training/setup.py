@@ -27,8 +27,9 @@ from robustcli.store.runs import RunFolder
 from robustcli.threat.noise import StreamNoise, derive
 from robustcli.threat.threat import ThreatModel
 from robustcli.training.check import Check
+from robustcli.training.choices import chosen_settings
 from robustcli.training.loop import Loop, Means, Training
-from robustcli.training.model import TrainingModel, is_channels_last, parameter_groups
+from robustcli.training.model import TrainingModel, is_channels_last, parameter_groups, precision_of
 from robustcli.training.rehearsal import rehearse_smallest_batch
 from robustcli.training.saver import Saver
 
@@ -54,7 +55,7 @@ def assemble(
         RobustCliError: no batch is large enough to be compiled; some images have no label, and the defense needs
             labels; or the smallest batch is too small for the network's batch norms.
     """
-    settings = spec.train
+    settings = chosen_settings(spec, defense, data, device, folder)
     if not data.is_labelled and not (spec.defense.member.spares_labels and _attacks_without_labels(defense)):
         sparing = " or ".join(name for name, member in catalog("defenses").items() if member.spares_labels)
         raise RobustCliError(
@@ -74,9 +75,14 @@ def assemble(
     _refuse_compiled_synchronization(settings)
     _refuse_empty_slices(data, settings, 2 if spec.defense.member.two_halves else 1)
     is_last = is_channels_last(network, settings, device)
-    note({"channels_last": is_last})
+    chosen = {"precision": settings.precision, "channels_last": is_last, "compile": settings.compile}
+    note(chosen)
+    watcher.settings(_in_words(spec.train, chosen))
     instead = f"train.precision: {'fp32' if device.type == 'cpu' else 'fp16'}"
-    slow = emulation(f"train.precision: {settings.precision}", settings.precision, device, instead)
+    if spec.train.precision == "auto":
+        instead += " and begin in another --runs folder: a run keeps its precision"
+    precision = precision_of(settings, device)
+    slow = emulation(f"train.precision: {precision}", precision, device, instead)
     if slow is not None:
         warnings.warn(slow, stacklevel=2)
         note({"emulated": slow})
@@ -114,6 +120,14 @@ def assemble(
         beside=lambda: skipped.metrics if skipped else {},
     )
     return training, loop, saver
+
+
+def _in_words(asked: TrainSettings, chosen: dict[str, Any]) -> str:
+    """How passes are computed, and which of it the spec leaves to the machine."""
+    parts = (
+        f"{key} {str(value).lower()}{' (auto)' * (getattr(asked, key) == 'auto')}" for key, value in chosen.items()
+    )
+    return f"passes: {', '.join(parts)}"
 
 
 def _refuse_compiled_synchronization(settings: TrainSettings) -> None:

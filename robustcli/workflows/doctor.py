@@ -15,8 +15,9 @@ from robustcli import __version__
 from robustcli.attacks.pgd import Pgd
 from robustcli.measuring.machine import machine
 from robustcli.measuring.memory import free_bytes
+from robustcli.registry.types import Precision
 from robustcli.runtime.device import choose_device, describe_device
-from robustcli.runtime.precision import Precision, is_native
+from robustcli.runtime.precision import is_native
 from robustcli.store.provenance import version_of
 from robustcli.threat.noise import StreamNoise
 from robustcli.threat.threat import ThreatModel

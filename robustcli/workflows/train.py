@@ -183,6 +183,7 @@ def _results(spec: ExperimentSpec, network: nn.Module, folder: RunFolder) -> Run
     results = RunResults(
         **run_outcome(spec, best, training, data.sizes),
         data=data,
+        precision=folder.begun_precision(),
         evaluations={key: read_evaluation(folder.evaluation(key)) for key in spec.evaluate},
     )
     return chained(folder.path, results, weights_digest(network))

@@ -71,3 +71,18 @@ def test_what_holds_a_hasty_search_is_hasty() -> None:
     for inside, expected in ((hasty, True), (Clean(), False)):
         assert WorstCase(members=[Clean(), inside]).is_low_precision is expected
         assert Under(norm="l2", eps=Fraction(1, 2), evaluator=inside).is_low_precision is expected
+
+
+@pytest.mark.parametrize(("is_there", "expected"), [(True, "fast"), (False, "fp32")])
+def test_the_precision_of_a_search_may_be_left_to_the_machine(
+    is_there: bool, expected: str, robust: Robust, trained: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "is_native", lambda name, _device: is_there or name == "fp32")
+    words = [word if word != "fast" else "auto" for word in FAST if word != "--quiet"]
+    said = robust("eval", trained.best, *words, "--out", "found.json", "--store", expected).require(0)
+    assert f"precision: {expected} (auto, cpu" in said.err
+    found = read_json(Path("found.json"))["evaluations"]["autoattack"]
+    assert found["parameters"]["precision"] == expected
+    refused = robust("eval", trained.best, *words, "--engine", "slurm")
+    assert refused.code == 2
+    assert "--precision auto: --engine slurm runs on other machines" in refused.err

@@ -124,9 +124,11 @@ def test_a_graph_is_captured_and_replayed_where_a_failure_can_be_mended(rows: li
 
 
 @pytest.mark.usefixtures("broken")
-def test_a_batch_that_does_not_fit_is_no_failure_of_the_compiler() -> None:
-    with pytest.raises(torch.OutOfMemoryError):
-        CompiledCalls(4, CPU)(conv_net().eval(), images(4))
+def test_programs_that_do_not_fit_into_memory_are_given_up() -> None:
+    network, x = conv_net().eval(), images(4)
+    with pytest.warns(UserWarning, match="out of memory"):
+        found = CompiledCalls(4, CPU)(network, x)
+    assert torch.equal(found, network(x))
 
 
 def test_copies_share_programs_and_call_their_own_networks(rows: list[int]) -> None:

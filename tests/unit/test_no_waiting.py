@@ -75,6 +75,11 @@ def test_updates_do_not_wait(
 
 
 @pytest.mark.gpu
+def test_looking_for_overflow_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(SPEC, tmp_path, monkeypatch, DEFENSE=DEFENSES["pgd_at"], PRECISION="fp16")
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize(
     "mixer",
     ["{name: cutmix, alpha: 1}", "{name: mixup, alpha: 1}", "{name: cutout, side: 3}"],

@@ -1,30 +1,44 @@
 """What precision the passes are in shows in speed and rounding alone, and fp16 loses no gradient."""
 
+import re
 import warnings
+from collections import Counter
+from copy import deepcopy
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from simulated_gpu import simulated_gpu
 from small_steps import batch, counted, train
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from robustcli.attacks.crafting import crafting
 from robustcli.attacks.gradient import input_gradient
 from robustcli.attacks.losses import LOSSES
+from robustcli.attacks.pgd import Pgd
 from robustcli.cli.progress import Screen
+from robustcli.data.loading import load_data
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.defenses.trades import trades
 from robustcli.errors import RobustCliError
 from robustcli.optimization.weights.awp import Awp
 from robustcli.promises.networks import conv_net, images, labels
+from robustcli.registry.registry import instantiate
 from robustcli.runtime import precision
+from robustcli.runtime.device import choose_device
 from robustcli.runtime.precision import SkippedUpdates, call_scaled, emulation, is_native
 from robustcli.specs.settings import TrainSettings
-from robustcli.specs.spec import ExperimentSpec
-from robustcli.store.files import read_json
+from robustcli.specs.spec import ExperimentSpec, override_text
+from robustcli.store.files import read_json, write_json
+from robustcli.store.runs import folder_of
+from robustcli.threat.noise import StreamNoise
+from robustcli.threat.threat import ThreatModel
+from robustcli.training.choices import chosen_settings
 from robustcli.training.model import TrainingModel, is_channels_last
 from robustcli.workflows.train import run_experiment
 
@@ -285,3 +299,159 @@ def test_a_run_says_once_that_its_precision_is_emulated_and_records_it(
     (session,) = read_json(folder.provenance)["sessions"]
     assert told == ([] if has_them else [session["emulated"]])
     assert ("emulated" in session) is not has_them
+
+
+# What is left to the machine
+
+
+LEFT = SPEC.replace("precision: fp16, ", "").replace("device: cpu", "device: auto")
+
+
+def chosen(overrides: list[str], *, epochs: int = 2) -> tuple[str, bool]:
+    """Precision and compilation of a spec here; a long run is made long by its epochs alone."""
+    spec = ExperimentSpec.parse(override_text(LEFT, [f"train.epochs={epochs}", *overrides], "tiny"), "tiny")
+    device = choose_device(spec.train.device)
+    settings = chosen_settings(spec, instantiate(spec.defense), load_data(spec.data, CPU, to_train=True), device)
+    assert isinstance(settings.compile, bool)
+    return settings.precision, settings.compile
+
+
+def test_a_processor_trains_in_fp32_and_compiles_nothing() -> None:
+    assert chosen([], epochs=10_000) == ("fp32", False)
+    assert chosen(["train.precision=bf16", "train.compile=true"]) == ("bf16", True)
+
+
+def test_a_gpu_trains_in_bf16_and_compiles_what_is_long() -> None:
+    with simulated_gpu():
+        assert chosen([]) == ("bf16", False)
+        assert chosen([], epochs=5_000) == ("bf16", True)
+        assert chosen([], epochs=4_999) == ("bf16", False)
+        assert chosen(["train.precision=fp32"], epochs=5_000) == ("fp32", True)
+        assert chosen(["train.compile=false"], epochs=5_000) == ("bf16", False)
+        # Nothing to compile for, or not possible.
+        assert chosen(["train.batch_size=41"], epochs=20_000) == ("bf16", False)
+        assert chosen(["train.precision=fp16"], epochs=5_000) == ("fp16", False)
+        assert chosen(["defense=grad_align"], epochs=5_000) == ("fp32", False)
+        assert chosen(["train.device=cpu"], epochs=5_000) == ("fp32", False)
+
+
+def test_a_gpu_without_bf16_trains_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    with simulated_gpu():
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
+        assert chosen([]) == ("fp32", False)
+
+
+def test_what_is_left_to_the_machine_changes_no_digest() -> None:
+    def digest(*overrides: str) -> str:
+        return ExperimentSpec.parse(override_text(LEFT, overrides, "tiny"), "tiny").digest
+
+    assert digest() == digest("train.precision=auto") == digest("train.precision=fp32", "train.compile=false")
+    assert digest() != digest("train.precision=bf16")
+    assert digest() != digest("train.compile=true")
+
+
+def test_a_run_keeps_the_precision_in_which_it_began(tmp_path: Path) -> None:
+    """Begun where bf16 is chosen, resumed on a CPU: in bf16; with fp32 in the spec it is another run."""
+    spec = ExperimentSpec.parse(LEFT, "tiny")
+    screen = Stopped()
+    with pytest.MonkeyPatch.context() as elsewhere:
+        elsewhere.setattr("robustcli.training.choices.native_precision", lambda _: "bf16")
+        with pytest.raises(KeyboardInterrupt):
+            run_experiment(spec, tmp_path, screen)
+    (said,) = screen.said
+    assert re.fullmatch(r"passes: precision bf16 \(auto\), channels_last \w+ \(auto\), compile false \(auto\)", said)
+    other = replace(spec, train=replace(spec.train, precision="fp32"))
+    with pytest.raises(RobustCliError, match=r"began in bf16, .* this spec has train\.precision: fp32"):
+        run_experiment(other, tmp_path, Screen(is_quiet=True), resume=True)
+    folder = run_experiment(spec, tmp_path, Screen(is_quiet=True), resume=True)
+    sessions = read_json(folder.provenance)["sessions"]
+    assert [session.get("precision") for session in sessions] == ["bf16", "bf16"]
+    assert read_json(folder.results)["precision"] == "bf16"
+
+
+def test_a_run_of_an_earlier_version_stays_in_fp32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = ExperimentSpec.parse(LEFT, "tiny")
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(spec, tmp_path, Stopped())
+    folder = folder_of(tmp_path, spec)
+    known = read_json(folder.provenance)
+    del known["sessions"][0]["precision"]
+    write_json(folder.provenance, known)
+    monkeypatch.setattr("robustcli.training.choices.native_precision", lambda _: "bf16")
+    run_experiment(spec, tmp_path, Screen(is_quiet=True), resume=True)
+    assert [session.get("precision") for session in read_json(folder.provenance)["sessions"]] == [None, "fp32"]
+
+
+class Stopped(Screen):
+    """Ends the process after the first epoch, before its checkpoint."""
+
+    def __init__(self) -> None:
+        super().__init__(is_quiet=True)
+        self.said: list[str] = []
+
+    def settings(self, text: str) -> None:
+        self.said.append(text)
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        raise KeyboardInterrupt
+
+
+# Weights in 16 bits
+
+
+class Casts(TorchDispatchMode):
+    """Counts copies of the weights of a network in another type, by the name of the weight."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self._names = {weight.untyped_storage().data_ptr(): name for name, weight in network.named_parameters()}
+        self.count: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._to_copy.default and (name := self._names.get(args[0].untyped_storage().data_ptr())):
+            self.count[name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+class ReadsItsWeights(nn.Module):
+    """Convolutions and a product, with a layer that reads the weights of another in its own way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = conv_net()
+        self.scale = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.scale.weight.dtype == torch.float32
+        logits: Tensor = self.scale(self.body(x)[:, :3]) * self.scale.weight.sum()
+        return logits
+
+
+@pytest.mark.parametrize("name", ["bf16", "fp16"])
+def test_ten_passes_of_an_attack_cast_every_weight_once(name: Any) -> None:
+    network = ReadsItsWeights()
+    model = TrainingModel(network, replace(FP16, precision=name), CPU).train()
+    x, y = images(4), labels(4, 3)
+    cast = [key for key, weight in network.named_parameters() if "norm" not in key and weight.dim() > 1]
+    with Casts(network) as casts, crafting(model, "eval"):
+        adversarial = Pgd(steps=10)(model, x, y, ThreatModel("linf", Fraction(8, 255)), StreamNoise.on(CPU))
+    assert {key: casts.count[key] for key in cast} == dict.fromkeys(cast, 1)
+    assert max(casts.count.values()) == 1
+    # Bit for bit what casting anew in every pass gives.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainingModel, "cast_to", None)
+        with Casts(network) as casts, crafting(model, "eval"):
+            again = Pgd(steps=10)(model, x, y, ThreatModel("linf", Fraction(8, 255)), StreamNoise.on(CPU))
+    assert min(casts.count[key] for key in cast) >= 10
+    assert torch.equal(adversarial, again)
+
+
+def test_after_an_attack_the_weights_learn_as_ever() -> None:
+    network = conv_net()
+    model = TrainingModel(network, replace(FP16, precision="bf16"), CPU).train()
+    x, y = images(4), labels(4)
+    expected = gradients_of(deepcopy(model), x, y)
+    with crafting(model, "eval"), crafting(model, "eval"):
+        model(x)
+    assert not any("forward" in vars(module) for module in network.modules())
+    assert all(map(torch.equal, gradients_of(model, x, y), expected))

@@ -34,6 +34,7 @@ from robustcli.runtime.device import choose_device
 from robustcli.specs.settings import EvaluateOptions
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.threat.threat import ThreatModel
+from robustcli.training.choices import chosen_settings
 from robustcli.training.model import breaks_in_channels_last, is_channels_last
 from robustcli.workflows.plan.evaluations import BROKEN_PASSES, EvaluationCost, Probe
 from robustcli.workflows.plan.images import images_of
@@ -98,6 +99,9 @@ def plan(request: Request, tell: Callable[[str], None] = lambda text: None) -> d
         "images": {"shape": data.shape.text, "sizes": data.sizes, "replaced": replaced},
         **_contents(spec, data),
     }
+    settings = chosen_settings(spec, instantiate(spec.defense), data, device)
+    spec = replace(spec, train=settings)
+    request = replace(request, spec=spec)
     with trial_folder() as folder:
         try:
             measured = _measured(request, data, device, Path(folder), tell)
@@ -319,6 +323,6 @@ def _notes(spec: ExperimentSpec, costs: Any, device: torch.device) -> list[str]:
             "robust accuracies are assumed (--robust); of the other images half are assumed to be misclassified "
             f"without an attack, and half to take {BROKEN_PASSES} passes if the attack stops for them"
         )
-    if spec.train.compile:
+    if spec.train.compile is True:
         notes.append("the time of compilation, about a minute, is not included")
     return list(dict.fromkeys(notes))

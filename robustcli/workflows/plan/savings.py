@@ -31,11 +31,11 @@ def changes_of(
     open_: dict[str, dict[str, Any]] = {}
     if can_be_last and not is_last:
         open_["train.channels_last=true"] = {"channels_last": True}
-    if spec.train.precision == "fp32":
+    if spec.train.precision in ("auto", "fp32"):
         open_["train.precision=bf16"] = {"precision": "bf16"}
     if len(open_) == 2:
         open_[" ".join(open_)] = {key: value for change in open_.values() for key, value in change.items()}
-    if with_compile and not spec.train.compile:
+    if with_compile and spec.train.compile is not True:
         every = {key: value for change in open_.values() for key, value in change.items()}
         open_[COMPILE] = {"compile": True}
         if every:
@@ -49,7 +49,7 @@ def changes_of(
 
 def not_measured(spec: ExperimentSpec, *, with_compile: bool) -> list[dict[str, Any]]:
     """Return a row for compilation, which is only measured on request."""
-    if with_compile or spec.train.compile:
+    if with_compile or spec.train.compile is True:
         return []
     return [{"change": COMPILE, "speed": None, "verdict": "not measured (--compile)"}]
 

@@ -44,6 +44,9 @@ class _Marks:
     intervals: list[Seconds] = field(default_factory=list)
     last: Seconds | None = None
 
+    def settings(self, text: str) -> None:
+        pass
+
     def begin(self, updates: int, done: int) -> None:
         self.last = now(self.device)
 

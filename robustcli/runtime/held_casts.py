@@ -1,0 +1,58 @@
+"""Weights in 16 bits that are cast once for many passes."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+class CastsWeights(nn.Module):
+    """Base of networks whose passes run under autocast."""
+
+    @property
+    def cast_to(self) -> torch.dtype | None:
+        """Type in which convolutions and products are computed; None if weights are not cast, or by a program."""
+        raise NotImplementedError
+
+
+@contextmanager
+def casts_held(model: nn.Module) -> Iterator[None]:
+    """Inside, the convolutions and linear layers of a model under autocast keep copies of their weights in 16 bits.
+
+    The weights must not change inside. Autocast remembers its casts only of weights that need gradients, so in an
+    attack, which holds the weights, it would cast all of them anew in every pass. Results are the same, bit for bit;
+    the weights themselves stay as they are, for modules that read them.
+    """
+    with ExitStack() as stack:
+        for part in model.modules():
+            if isinstance(part, CastsWeights) and part.cast_to is not None:
+                for layer in part.modules():
+                    stack.enter_context(_cast(layer, part.cast_to))
+        yield
+
+
+@contextmanager
+def _cast(layer: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    # Exactly these classes: others may compute something else, also with weights that are made from parameters.
+    weight = layer._parameters.get("weight") if type(layer) in (*_CONVOLUTIONS, nn.Linear) else None
+    # One that has a call of its own is cast already, or was changed by somebody else.
+    if weight is None or weight.dtype != torch.float32 or "forward" in vars(layer):
+        yield
+        return
+    bias = layer._parameters.get("bias")
+    copies = weight.detach().to(dtype), None if bias is None else bias.detach().to(dtype)
+    call: Callable[..., Tensor] = layer._conv_forward if isinstance(layer, _CONVOLUTIONS) else F.linear
+    vars(layer)["forward"] = partial(_with_copies, call, copies)
+    try:
+        yield
+    finally:
+        del vars(layer)["forward"]
+
+
+def _with_copies(call: Callable[..., Tensor], copies: tuple[Tensor, Tensor | None], x: Tensor) -> Tensor:
+    return call(x, *copies)
