@@ -14,7 +14,7 @@ DATA = DataRecord(digest="d" * 64, sizes=Sizes(train=10, val=5, test=5), decode=
 def evaluation(survivors: Any, **changed: Any) -> dict[str, Any]:
     """An entry under `evaluations`: PGD-20 in linf 8/255."""
     return {
-        "evaluator": "attacked",
+        "evaluator": "attack",
         "parameters": {"attack": {"name": "pgd", "steps": 20, "restarts": 1}, "batch_size": 250},
         "norm": "linf",
         "eps": "8/255",

@@ -63,8 +63,8 @@ def bench_autoattack(
         evaluators[f"{NATIVE}, compiled"] = AutoAttack(compile=True)
         evaluators[f"{NATIVE}, fast, compiled"] = AutoAttack(precision="fast", compile=True)
     if screen is not None:
-        name = f"{NATIVE}, fast{', compiled' if is_compiled else ''}, screen {screen}"
-        evaluators[name] = AutoAttack(precision="fast", compile=is_compiled, screen=screen)
+        name = f"{NATIVE}, fast{', compiled' if is_compiled else ''}, sample first {screen}"
+        evaluators[name] = AutoAttack(precision="fast", compile=is_compiled, sample_first=screen)
     watch = Stopwatch(subject.x.device)
     # The package runs in the default precision of torch, everything else in single precision.
     with restored_model(subject.network), restored_generators(subject.x.device):
@@ -193,7 +193,7 @@ def _warmed_up(subject: BenchSubject, watch: Stopwatch, evaluators: Iterable[Aut
     seconds = None
     for evaluator in evaluators:
         start = watch.now()
-        failures = first.gather(replace(evaluator, attacks=("apgd-ce",), screen=None)).warnings
+        failures = first.gather(replace(evaluator, attacks=("apgd-ce",), sample_first=None)).warnings
         if evaluator.compile:
             seconds = (seconds or 0.0) + watch.now() - start
         for failure in (text for text in failures if "torch.compile" in text):

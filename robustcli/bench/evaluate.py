@@ -15,7 +15,7 @@ from robustcli.bench.subjects import BenchSubject
 from robustcli.evaluation.passes import count_passes
 from robustcli.evaluation.restore import restored_generators, restored_model
 from robustcli.evaluators import chunks
-from robustcli.evaluators.attacked import Attacked
+from robustcli.evaluators.attack import Attacked
 from robustcli.measuring.counters import peak_bytes
 from robustcli.measuring.passes import passes_by_kind
 from robustcli.measuring.timing import AGAIN, ALONE, Sample, Spread, Stopwatch, Timed, compare, measure, to_others

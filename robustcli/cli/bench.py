@@ -116,8 +116,11 @@ def autoattack(
     checkpoints: Checkpoints,
     examples: Annotated[int, typer.Option(min=1, help="Use only the first N test images.")] = 200,
     rounds: Rounds = 3,
-    screen: Annotated[
-        int | None, typer.Option(min=1, help="Also measure with this many surviving images tried first.")
+    sample_first: Annotated[
+        int | None,
+        typer.Option(
+            "--sample-first", "--screen", min=1, help="Also measure with this many surviving images tried first."
+        ),
     ] = None,
     is_compiled: Annotated[bool, typer.Option("--compile", help="Also measure a compiled search.")] = False,
     eps: Eps = None,
@@ -136,7 +139,7 @@ def autoattack(
     from robustcli.bench.tables import speed_rows
 
     results = [
-        bench_autoattack(subject, rounds, screen, is_compiled=is_compiled)
+        bench_autoattack(subject, rounds, sample_first, is_compiled=is_compiled)
         for subject in subjects_of(checkpoints, norm, eps, examples, data, device)
     ]
     show(results, speed_rows(results), out)

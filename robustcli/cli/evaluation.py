@@ -45,7 +45,7 @@ def evaluate_network(
     implementation: options.Implementation = None,
     precision: options.SearchPrecision = None,
     is_compiled: options.Compile = False,
-    screen: options.Screen = None,
+    sample_first: options.SampleFirst = None,
     eps: options.Eps = None,
     norm: options.NormOption = None,
     examples: options.Examples = None,
@@ -100,7 +100,7 @@ def evaluate_network(
         "engine": implementation,
         "precision": precision,
         "compile": is_compiled or None,
-        "screen": screen,
+        "sample_first": sample_first,
     }
     if attack_from is not None:
         if attack is not None:

@@ -136,8 +136,14 @@ SearchPrecision = Annotated[
 Compile = Annotated[
     bool, typer.Option("--compile", help="AutoAttack: compile the search; worthwhile in long evaluations.")
 ]
-Screen = Annotated[
-    int | None, typer.Option(min=1, help="AutoAttack: number of surviving images that FAB and Square try first.")
+SampleFirst = Annotated[
+    int | None,
+    typer.Option(
+        "--sample-first",
+        "--screen",
+        min=1,
+        help="AutoAttack: number of surviving images that FAB and Square try first.",
+    ),
 ]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Images per batch.")]
 Store = Annotated[Path, typer.Option(help="Folder for results; unfinished evaluations are resumed.")]

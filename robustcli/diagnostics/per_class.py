@@ -11,7 +11,7 @@ from robustcli.attacks.pgd import Pgd
 from robustcli.diagnostics import DIAGNOSTICS
 from robustcli.diagnostics.measuring import logits_of
 from robustcli.evaluation.gather import gather
-from robustcli.evaluators.attacked import Attacked
+from robustcli.evaluators.attack import Attacked
 from robustcli.registry.types import Count
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel

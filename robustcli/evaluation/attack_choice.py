@@ -9,6 +9,7 @@ from robustcli.registry.catalog import catalog
 from robustcli.registry.registry import MemberSpec
 from robustcli.registry.types import Family
 from robustcli.specs.check import checked
+from robustcli.specs.renamed import understood
 from robustcli.specs.settings import EvaluateOptions
 
 _EVALUATORS = Family("evaluators", EvaluateOptions)
@@ -19,7 +20,7 @@ def evaluator_of(
 ) -> MemberSpec:
     """Return the evaluator that a name stands for, with its settings.
 
-    An attack becomes the evaluator `attacked`, or `transferred` if a `source` is among its settings; a part of
+    An attack becomes the evaluator `attack`, or `transfer_attack` if a `source` is among its settings; a part of
     AutoAttack, such as apgd-t, becomes `autoattack` with this part only.
 
     Args:
@@ -31,13 +32,14 @@ def evaluator_of(
     Raises:
         RobustCliError: there is no such evaluator or attack, or a setting is wrong.
     """
-    if name in catalog("evaluators"):
-        return _checked({"name": name, **options}, source)
+    wish = understood({"name": name, **options}, source)
+    if wish["name"] in catalog("evaluators"):
+        return _checked(wish, source)
     if name not in catalog("attacks") and name in _parts_of_autoattack():
         return _checked({"name": "autoattack", "attacks": [name], **options}, source)
     attack = attack_settings(name, options, option=option)
     network = attack.pop("source", None)
-    wish = {"name": "attacked"} if network is None else {"name": "transferred", "source": network}
+    wish = {"name": "attack"} if network is None else {"name": "transfer_attack", "source": network}
     return _checked({**wish, "attack": attack}, source)
 
 

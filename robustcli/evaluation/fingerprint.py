@@ -15,6 +15,7 @@ from robustcli.data.images import AnyImages, chunks_of
 from robustcli.errors import RobustCliError
 from robustcli.models.digest import code_of, network_digest, tensor_bytes, weights_digest
 from robustcli.registry.catalog import catalog
+from robustcli.specs.renamed import former
 from robustcli.threat.threat import ThreatModel
 
 # The code that decides which images survive; a change elsewhere leaves findings as they are.
@@ -67,8 +68,9 @@ def fingerprint(
 
 
 def evaluator_text(name: str, parameters: Mapping[str, Any]) -> str:
-    """An evaluator with its settings, without those that change no finding."""
-    return f"{name} {json.dumps(_without_batch_size(parameters), sort_keys=True)}"
+    """An evaluator with its settings, without those that change no finding, in the words of earlier versions."""
+    words = former({"name": name, **_without_batch_size(parameters)})
+    return f"{words.pop('name')} {json.dumps(words, sort_keys=True)}"
 
 
 def images_digest(x: AnyImages, y: Tensor) -> str:

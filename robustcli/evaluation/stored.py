@@ -113,7 +113,7 @@ class Task:
         result = self._evaluate(x, y, journal, expected_clean=self.expected_clean, report=report)
         assert result.evidence is not None
         write_per_image(files.per_image, per_image_results(result.evidence))
-        if options and options.witnesses:
+        if options and options.save_examples:
             with settled(self.network, x.device.type):
                 write_adversarial_examples(
                     files.adversarial_examples, result.evidence, self.network, x, y, self.evaluator.votes
@@ -160,7 +160,7 @@ class Task:
     def _evaluate(self, x: Images, y: Tensor, journal: FolderJournal, **settings: Any) -> Result:
         threat = self.evaluator.threat or self.threat
         name, parameters, options = self.chosen.name, self._parameters, self.chosen.options
-        settings["keeps_examples"] = bool(options and options.witnesses)
+        settings["keeps_examples"] = bool(options and options.save_examples)
         return evaluate(
             name, parameters, self.evaluator, self.network, x, y, threat, self.seed, journal=journal, **settings
         )

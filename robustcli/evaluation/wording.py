@@ -69,8 +69,8 @@ def describe(evaluation: Described) -> str:
             parts.append(f"({', '.join(attacks)})")
         if parameters.get("precision", "fp32") != "fp32":
             parts.append(str(parameters.get("precision")))
-        if parameters.get("screen"):
-            parts.append(f"screen {parameters.get('screen')}")
+        if parameters.get("sample_first"):
+            parts.append(f"sample first {parameters.get('sample_first')}")
         if parameters.get("engine") == "reference":
             parts.append("(package)")
         return " ".join(parts)

@@ -39,6 +39,7 @@ _GRADIENTS, _VOTES = 20, 10
     # tries several proposals in one pass; without those there are 7,819.
     passes=(10_340, 1901, 0),
     sees_through_masking=True,
+    renamed={"screen": "sample_first"},
     smoke={"attacks": ["apgd-ce", "fab-t"], "batch_size": 8},
 )
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +68,9 @@ class AutoAttack(Evaluator):
             attacked again in single precision, and survivors get a few last steps there.
         compile: compile the search of the native engine. This takes about a minute and pays off in long evaluations;
             if it fails, a warning says so.
-        screen: if more images survive, fab, fab-t and square attack a random sample of this size first, and the other
-            images only if one of the sample breaks. The result says how many broken images this may miss, with 95 %
-            confidence. Null attacks all.
+        sample_first: if more images survive, fab, fab-t and square attack a random sample of this size first, and the
+            other images only if one of the sample breaks. The result says how many broken images this may miss, with
+            95 % confidence. Null attacks all.
         batch_size: images attacked at once.
 
     Reference: Croce and Hein, ICML 2020; l1: Croce and Hein, ICML 2021; code: pyautoattack.
@@ -80,7 +81,7 @@ class AutoAttack(Evaluator):
     engine: Literal["native", "reference"] = "native"
     precision: Literal["fp32", "fast"] = "fp32"
     compile: bool = False
-    screen: Count | None = None
+    sample_first: Count | None = None
     batch_size: Count = 250
 
     def __post_init__(self) -> None:
@@ -89,7 +90,7 @@ class AutoAttack(Evaluator):
         asked = {
             "precision": self.precision != "fp32",
             "compile": self.compile,
-            "screen": self.screen is not None,
+            "sample_first": self.sample_first is not None,
         }
         for name in (name for name, is_set in asked.items() if is_set and self.engine == "reference"):
             raise RobustCliError(
@@ -132,7 +133,7 @@ class AutoAttack(Evaluator):
                 attack=self._attack(part, context),
                 noise=part,
                 batch_size=self.batch_size,
-                sample=self.screen if part in _CONFIRMING else None,
+                sample=self.sample_first if part in _CONFIRMING else None,
                 surrogate=exact if part in _PRECISE else fast,
             )
             for part in parts

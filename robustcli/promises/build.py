@@ -83,7 +83,7 @@ def whole_spec(member: Member, settings: Settings) -> ExperimentSpec:
     }
     places: dict[str, Callable[[], None]] = {
         "architectures": lambda: spec.update(architecture=entry),
-        "attacks": lambda: spec["evaluate"].update(one={"name": "attacked", "attack": entry}),
+        "attacks": lambda: spec["evaluate"].update(one={"name": "attack", "attack": entry}),
         "averaging": lambda: spec["defense"].update(averaging=entry),
         "datasets": lambda: spec.update(data=entry),
         "defenses": lambda: spec.update(defense=entry),

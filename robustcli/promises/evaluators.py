@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from robustcli.evaluation.evidence import Evidence
 from robustcli.evaluation.gather import gather
 from robustcli.evaluators import AttackContext, Evaluator, Stage
-from robustcli.evaluators.under import Under
+from robustcli.evaluators.other_threat import Under
 from robustcli.promises.attacks import RADII
 from robustcli.promises.model_state import found_again
 from robustcli.promises.networks import conv_net, images, linear_net

@@ -42,6 +42,9 @@ class Declaration:
         smoke: cheap settings for tests, among them every parameter without a default.
         added: parameters that came after a release, with the values that leave everything as it was before. A spec
             that has these values keeps the digest that it had.
+        formerly: name that the member had in earlier versions. Specs and results with it are understood, and digests
+            are made with it.
+        renamed: parameters that had other names in earlier versions, by those.
         requires: optional package that the member needs.
         passes: cost with the defaults and the required parameters of `smoke`: forward passes, backward passes to the
             images only, and backward passes to the weights. For a defense: of an update, in passes of one batch; for a
@@ -83,6 +86,8 @@ class Declaration:
     fixed: dict[str, Any] = field(default_factory=dict)
     smoke: dict[str, Any] = field(default_factory=dict)
     added: dict[str, Any] = field(default_factory=dict)
+    formerly: Annotated[str, _EVALUATOR] = ""
+    renamed: Annotated[dict[str, str], _EVALUATOR] = field(default_factory=dict)
     requires: str = ""
     passes: Annotated[Passes | None, _COSTLY] = None
     fewest: Annotated[Passes | None, _DEFENSE] = None

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from robustcli.registry.types import Count, Family, NonNegative, Norm, Positive, ProperShare, Radius, Share, Size
 
@@ -114,11 +114,14 @@ class EvaluateOptions:
 
     Args:
         examples: number of test images, from the first on in the data set's fixed order; null is all.
-        witnesses: whether the adversarial images are kept, for `robust verify`.
+        save_examples: whether the adversarial images are kept, for `robust verify`.
     """
 
     examples: Count | None = None
-    witnesses: bool = False
+    save_examples: bool = False
+
+    # Names that options had in earlier versions.
+    renamed: ClassVar[Mapping[str, str]] = {"witnesses": "save_examples"}
 
 
 @dataclass(frozen=True, kw_only=True)

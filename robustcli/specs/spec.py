@@ -17,6 +17,7 @@ from robustcli.registry.registry import MemberSpec
 from robustcli.registry.types import Family, Ratio, Size
 from robustcli.specs.check import Checker, Where, family_of, is_sound, settings_of, to_plain
 from robustcli.specs.guards import find_notes, find_problems, find_warnings
+from robustcli.specs.renamed import current, former, understood
 from robustcli.specs.settings import (
     ArchitectureOptions,
     Claim,
@@ -72,13 +73,22 @@ class ExperimentSpec:
         return cls.check(overridden(read_yaml(path), overrides))
 
     @classmethod
-    def parse(cls, text: str, source: str) -> "ExperimentSpec":
-        """Check the text of a spec, such as the one inside a checkpoint."""
-        return cls.check(parse_yaml(text, source))
+    def read_stored(cls, path: Path) -> "ExperimentSpec":
+        """Read the spec in the folder of a run, which may have words of earlier versions."""
+        return cls.check(read_yaml(path), is_stored=True)
 
     @classmethod
-    def check(cls, document: Document) -> "ExperimentSpec":
-        """Check a parsed spec."""
+    def parse(cls, text: str, source: str) -> "ExperimentSpec":
+        """Check the text of a spec, such as the one inside a checkpoint."""
+        return cls.check(parse_yaml(text, source), is_stored=True)
+
+    @classmethod
+    def check(cls, document: Document, *, is_stored: bool = False) -> "ExperimentSpec":
+        """Check a parsed spec.
+
+        Args:
+            is_stored: a program has written it; words of earlier versions are understood without a warning.
+        """
         checker = Checker()
         value = document.value
         if not isinstance(value, Mapping):
@@ -91,7 +101,9 @@ class ExperimentSpec:
             if key not in known:
                 checker.problems.append(((key,), f"unknown key{suggest(key, known)}"))
         resolved = checker.parameters(simple, {k: v for k, v in value.items() if k in simple}, (), "every spec")
-        resolved["evaluate"] = _check_evaluate(checker, {} if value.get("evaluate") is None else value["evaluate"])
+        written = {} if value.get("evaluate") is None else value["evaluate"]
+        evaluate = current(written) if is_stored else understood(written, document.source)
+        resolved["evaluate"] = _check_evaluate(checker, evaluate)
         resolved["claim"] = (
             checker.settings(Claim, value["claim"], ("claim",)) if value.get("claim") is not None else None
         )
@@ -151,7 +163,9 @@ class ExperimentSpec:
             plain["data"].pop(place, None)
         for place in _PLACES_OF_EXTRA:
             (plain["data"]["extra"] or {}).pop(place, None)
-        text = json.dumps(_as_before(plain), sort_keys=True, default=str)
+        plain = _as_before(plain)
+        plain["evaluate"] = former(plain["evaluate"])
+        text = json.dumps(plain, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 

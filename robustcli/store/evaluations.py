@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, computed_field
 
 from robustcli.registry.catalog import catalog
+from robustcli.specs.renamed import current
 from robustcli.statistics import clopper_pearson
 from robustcli.store.files import read_json
 from robustcli.store.models import Count, Radius, Stored, parsed
@@ -211,8 +212,14 @@ def parse_evaluation(raw: Any, path: Path) -> Evaluation:
 
 
 def upgraded_evaluation(raw: Any) -> Any:
-    """Version 1 knew one engine of AutoAttack when it had no fingerprints, and did not name it."""
-    if not isinstance(raw, Mapping) or raw.get("evaluator") != "autoattack" or "fingerprint" in raw:
+    """Content of an evaluation of any version as that of the newest: today's words, and the engine of AutoAttack.
+
+    Version 1 knew one engine when it had no fingerprints, and did not name it.
+    """
+    if not isinstance(raw, Mapping) or not isinstance(raw.get("parameters"), Mapping):
         return raw
-    parameters = raw.get("parameters")
-    return {**raw, "parameters": {"engine": "reference", **parameters}} if isinstance(parameters, Mapping) else raw
+    words = current({"name": raw.get("evaluator"), **raw["parameters"]})
+    name = words.pop("name")
+    if name == "autoattack" and "fingerprint" not in raw:
+        words = {"engine": "reference", **words}
+    return {**raw, "evaluator": name, "parameters": words}

@@ -254,7 +254,7 @@ def differences(folder: RunFolder, spec: ExperimentSpec) -> dict[str, Any]:
     Raises:
         RobustCliError: the spec in the folder is damaged or of another version.
     """
-    stored = ExperimentSpec.read(folder.spec)
+    stored = ExperimentSpec.read_stored(folder.spec)
     theirs, ours = _flat(stored.to_plain()), _flat(spec.to_plain())
     return {key: value for key, value in theirs.items() if ours.get(key) != value}
 
@@ -277,7 +277,7 @@ def check_same(folder: RunFolder, spec: ExperimentSpec, *, resume: bool) -> None
     Raises:
         RobustCliError: it holds another run, or an unfinished one and `resume` is false.
     """
-    stored = ExperimentSpec.read(folder.spec)
+    stored = ExperimentSpec.read_stored(folder.spec)
     if stored.seed != spec.seed:
         raise RobustCliError(
             f"{folder.spec}: holds seed {stored.seed}, this run has seed {spec.seed}: the file was changed"

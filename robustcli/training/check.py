@@ -14,7 +14,7 @@ from robustcli.defenses import Defense
 from robustcli.diagnostics.one_step import monitors
 from robustcli.evaluation.gather import gather
 from robustcli.evaluators import Evaluator
-from robustcli.evaluators.attacked import Attacked
+from robustcli.evaluators.attack import Attacked
 from robustcli.evaluators.clean import Clean
 from robustcli.runtime import ranks
 from robustcli.runtime.ranks import Slice

@@ -304,7 +304,7 @@ def _evaluations(request: Request, spec: EvaluationDefaults) -> dict[str, Member
             key: parse_scalar(value) if isinstance(value, str) else value for key, value in request.options.items()
         }
         chosen = {request.attack: evaluator_of(request.attack, options)}
-    asked = {"examples": request.examples, "witnesses": request.save_examples or None}
+    asked = {"examples": request.examples, "save_examples": request.save_examples or None}
     given = {name: value for name, value in asked.items() if value is not None}
     chosen = {key: replace(choice, options=replace(choice.options, **given)) for key, choice in chosen.items()}
     if request.batch_size is not None:

@@ -95,7 +95,7 @@ def stored_examples(
         raise RobustCliError(f"{folder}: no adversarial examples of '{key}'{suggest(key, keys)}")
     if not keys:
         raise RobustCliError(
-            f"{folder}: no adversarial examples are stored; evaluate with --save-examples, or set witnesses: true "
+            f"{folder}: no adversarial examples are stored; evaluate with --save-examples, or set save_examples: true "
             "in the spec"
         )
     key = keys[-1] if key is None else key

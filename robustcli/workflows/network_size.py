@@ -20,7 +20,7 @@ def size_of_run(folder: Path) -> Profile | None:
     if not run.spec.is_file():
         return None
     try:
-        spec = ExperimentSpec.read(run.spec)
+        spec = ExperimentSpec.read_stored(run.spec)
         member = spec.data.member
         if member.image and member.classes:
             shape = ImageShape(*member.image, member.classes)

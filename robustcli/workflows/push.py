@@ -67,7 +67,7 @@ def read_run(path: Path) -> Published:
         digests["results (digest chain)"] = results.chain.digest
     return Published(
         folder=folder,
-        spec=ExperimentSpec.read(folder.spec),
+        spec=ExperimentSpec.read_stored(folder.spec),
         results=results,
         session=read_provenance(folder.provenance).sessions[-1],
         digests=digests,

@@ -69,7 +69,7 @@ def _shorter(folder: RunFolder, spec: ExperimentSpec) -> Iterator[_Shorter]:
     for path in sorted(folder.path.parent.glob("*/spec.yaml")):
         other = RunFolder(path.parent)
         try:
-            stored = ExperimentSpec.read(path)
+            stored = ExperimentSpec.read_stored(path)
         except RobustCliError:
             continue
         longer = replace(stored, train=replace(stored.train, epochs=spec.train.epochs))

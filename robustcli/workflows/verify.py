@@ -30,7 +30,7 @@ from robustcli.specs.check import checked
 from robustcli.specs.settings import EvaluateOptions, ThreatSettings
 from robustcli.specs.yamlfile import parse_scalar
 from robustcli.store.chain import RESULTS
-from robustcli.store.evaluations import Evaluation, parse_evaluation
+from robustcli.store.evaluations import Evaluation, parse_evaluation, upgraded_evaluation
 from robustcli.store.files import read_json
 from robustcli.store.results import Chain, EvalResults, Results, RunResults, read_results
 from robustcli.store.runs import RunFolder
@@ -94,7 +94,9 @@ def verify_folder(folder: Path, overrides: Sequence[str], checkpoint: str | None
     for key in keys:
         own = EvaluationFiles(evaluations, key)
         finding = verify(own, loaded.network, x, y, known[key])
-        if results is not None and stated["evaluations"].get(key) != known[key]:
+        if results is not None and upgraded_evaluation(stated["evaluations"].get(key)) != upgraded_evaluation(
+            known[key]
+        ):
             finding.problems.append(f"results.json: differs from {own.result.name}")
         findings.append(finding)
     if results is None:

@@ -8,6 +8,7 @@ from robustcli.evaluation.fingerprint import evaluator_text
 from robustcli.evaluation.stored import plain_parameters
 from robustcli.evaluators import Evaluator
 from robustcli.models.model import LoadedModel, Model, TrainedModel
+from robustcli.registry.catalog import describe
 from robustcli.registry.registry import instantiate
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store import checkpoint
@@ -39,7 +40,7 @@ def of_chain(folder: RunFolder, results: Results, raw: Mapping[str, Any], weight
 
 def of_run(folder: RunFolder, results: RunResults, model: Model) -> Iterator[str]:
     """Check results.json of a run against its spec, its checkpoints and its provenance."""
-    spec = ExperimentSpec.read(folder.spec)
+    spec = ExperimentSpec.read_stored(folder.spec)
     if isinstance(model, TrainedModel):
         inside = ExperimentSpec.parse(model.contents["spec"], f"the spec inside {model.path}")
         for name in ("digest", "seed"):
@@ -97,7 +98,7 @@ def of_eval(results: EvalResults, raw: Mapping[str, Any], model: Model, loaded: 
     if results.data.extra_digest:
         yield "data: extra_digest: found one; expected none, because `robust eval` reads no additional images"
     for key, found in results.evaluations.items():
-        has_own = found.evaluator == "under"
+        has_own = {"norm", "eps"} <= describe("evaluators", found.evaluator).parameters.keys()
         if not has_own and found.threat != results.threat:
             yield f"evaluations.{key}: threat: the result says {found.threat}, results.json {results.threat}"
 

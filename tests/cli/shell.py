@@ -26,7 +26,7 @@ train:
   device: cpu
 evaluate:
   clean: {name: clean, examples: 60}
-  pgd: {name: attacked, attack: {name: pgd, steps: 3, keep: fooled}, examples: 60}
+  pgd: {name: attack, attack: {name: pgd, steps: 3, keep: fooled}, examples: 60}
 """
 
 

@@ -328,7 +328,7 @@ def test_a_signal_during_the_evaluations_ends_with_3_too(tiny: Path, name: str) 
     process = subprocess.Popen(
         [
             sys.executable, "-m", "robustcli", "train", "tiny.yaml", "train.epochs=0",
-            "evaluate.long={name: attacked, attack: {name: pgd, steps: 100000, restarts: 100}}",
+            "evaluate.long={name: attack, attack: {name: pgd, steps: 100000, restarts: 100}}",
         ],
         env=environment(),
         stdout=subprocess.PIPE,
@@ -430,13 +430,13 @@ def test_at_radius_0_an_attack_finds_nothing(robust: Robust, trained: RunFolder)
 @pytest.mark.parametrize(
     ("words", "evaluator", "expected"),
     [
-        (("--attack", "pgd"), "attacked", {"steps": 3, "keep": "fooled", "restarts": 1}),  # as the spec has it
+        (("--attack", "pgd"), "attack", {"steps": 3, "keep": "fooled", "restarts": 1}),  # as the spec has it
         (
             ("--attack", "pgd", "--steps", "4", "--restarts", "2", "--step-size", "2/255", "--loss", "margin"),
-            "attacked",
+            "attack",
             {"steps": 4, "keep": "fooled", "restarts": 2, "step_size": 2 / 255, "loss": "margin"},
         ),
-        (("--attack", "fgsm"), "attacked", {"name": "fgsm", "loss": "ce"}),
+        (("--attack", "fgsm"), "attack", {"name": "fgsm", "loss": "ce"}),
     ],
 )
 def test_an_attack_is_chosen(
@@ -466,13 +466,13 @@ def test_autoattack_is_chosen(robust: Robust, trained: RunFolder) -> None:
     result = evaluated(robust, trained.best, *words)["evaluations"]["autoattack"]
     assert result["parameters"] == {
         "version": "standard", "attacks": None, "engine": "native", "precision": "fp32", "compile": False,
-        "screen": None, "batch_size": 2,
+        "sample_first": None, "batch_size": 2,
     }  # fmt: skip
     assert result["total"] == 4
 
 
 def test_a_name_under_evaluate_is_chosen(robust: Robust, tiny: Path) -> None:
-    robust("train", "tiny.yaml", "train.epochs=0", "evaluate.mine={name: attacked, attack: fgsm}", "-q").require(0)
+    robust("train", "tiny.yaml", "train.epochs=0", "evaluate.mine={name: attack, attack: fgsm}", "-q").require(0)
     value = evaluated(robust, the_run(Path("runs")).best, "--attack", "mine", "--examples", 7)["evaluations"]
     assert list(value) == ["mine"]
     assert value["mine"]["total"] == 7
@@ -493,7 +493,7 @@ def test_the_batch_size_changes_no_number(robust: Robust, trained: RunFolder) ->
 
 
 def test_the_batch_size_reaches_the_members_of_a_worst_case(robust: Robust, trained: RunFolder) -> None:
-    wish = "evaluate.both={name: worst_case, members: [clean, {name: attacked, attack: fgsm}]}"
+    wish = "evaluate.both={name: worst_case, members: [clean, {name: attack, attack: fgsm}]}"
     value = evaluated(robust, trained.best, wish, "--attack", "both", "--examples", 9, "--batch-size", 4)
     members = value["evaluations"]["both"]["parameters"]["members"]
     assert [member["batch_size"] for member in members] == [4, 4]
@@ -728,7 +728,7 @@ def test_a_defense_is_shown_with_what_an_update_costs(robust: Robust) -> None:
     assert "Adds to an update, each time the loss is differentiated: 1 forward and 1 weight-" in shown("awp")
     assert "no passes through the network" in shown("svc")
     assert "Cost for one image with defaults, at most: 5001 forward passes." in shown("square")
-    assert "Cost: that of the attacks inside it." in shown("attacked")
+    assert "Cost: that of the attacks inside it." in shown("attack")
 
 
 def test_a_member_is_shown_with_advice(robust: Robust) -> None:

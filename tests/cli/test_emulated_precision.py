@@ -8,10 +8,10 @@ import pytest
 from shell import TINY, Robust
 
 from robustcli.attacks.pgd import Pgd
-from robustcli.evaluators.attacked import Attacked
+from robustcli.evaluators.attack import Attacked
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.clean import Clean
-from robustcli.evaluators.under import Under
+from robustcli.evaluators.other_threat import Under
 from robustcli.evaluators.worst_case import WorstCase
 from robustcli.runtime import precision
 from robustcli.store.files import read_json

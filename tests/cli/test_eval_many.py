@@ -70,7 +70,7 @@ def test_a_transfer_matrix_shows_every_model_the_examples_of_every_other(
     names = [str(trained.path), str(other.path)]
     assert [(cell["source"], cell["model"]) for cell in cells] == [(a, b) for a in names for b in names]
     evaluators = [next(iter(cell["results"]["evaluations"].values()))["evaluator"] for cell in cells]
-    assert evaluators == ["attacked", "transferred", "transferred", "attacked"]
+    assert evaluators == ["attack", "transfer_attack", "transfer_attack", "attack"]
     accuracies = [next(iter(cell["results"]["evaluations"].values()))["correct"] for cell in cells]
     # Examples made on the other network are weaker than those made on the network itself.
     assert accuracies[0] <= accuracies[2]

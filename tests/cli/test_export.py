@@ -250,7 +250,7 @@ def _ledger(folder: Path) -> None:
     [
         (_settings(version="plus"), "autoattack_acc: version: plus"),
         (_settings(precision="fast"), "autoattack_acc: precision: fast"),
-        (_settings(screen=3), "autoattack_acc: screen: 3"),
+        (_settings(sample_first=3), "autoattack_acc: sample_first: 3"),
         (_result(stages=[]), "autoattack_acc: attacks: none"),
         (_result(eps="0.5"), "autoattack_acc: threat: linf 0.5; the card is about linf 2/17"),
         (_result(survivors="1" * 5), "autoattack_acc: images: the first 5 of 16"),

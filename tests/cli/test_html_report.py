@@ -14,7 +14,7 @@ from shell import Robust
 from robustcli.reports.charts import pareto_front
 
 SPEC = ("demo/digits_pgd_at", "train.epochs=1", "train.eps_warmup=0", "data.train_size=100", "train.batch_size=50")
-ATTACK = "{pgd: {name: attacked, attack: {name: pgd, steps: 2}, examples: 30, witnesses: true}}"
+ATTACK = "{pgd: {name: attack, attack: {name: pgd, steps: 2}, examples: 30, save_examples: true}}"
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ train:
   device: cpu
 evaluate:
   clean: {name: clean, examples: 40}
-  pgd: {name: attacked, attack: {name: pgd, steps: 3, keep: fooled}, examples: 40}
+  pgd: {name: attack, attack: {name: pgd, steps: 3, keep: fooled}, examples: 40}
 """
 SWA = """\
 # An average of epochs whose batch statistics are estimated anew.

@@ -25,7 +25,7 @@ base:
   train: {epochs: 2, batch_size: 32, lr: 1e-2, optimizer: adam, check_examples: 20, check_steps: 2, device: cpu}
   evaluate:
     clean: {name: clean, examples: 40}
-    pgd: {name: attacked, attack: {name: pgd, steps: 3, keep: fooled}, examples: 40}
+    pgd: {name: attack, attack: {name: pgd, steps: 3, keep: fooled}, examples: 40}
 rows:
   natural: {defense: natural}
   pgd_at: {}

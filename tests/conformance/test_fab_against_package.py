@@ -11,7 +11,7 @@ from sine_networks import SineConv, SineLinear, labelled
 from torch import Tensor, nn
 
 from robustcli.attacks.fab import Fab, fab_t
-from robustcli.evaluators.attacked import Attacked
+from robustcli.evaluators.attack import Attacked
 from robustcli.registry.types import Norm
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel

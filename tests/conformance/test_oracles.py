@@ -21,7 +21,7 @@ from robustcli.defenses import Batch
 from robustcli.defenses.min_max import AdversarialCrossEntropy
 from robustcli.defenses.natural import CleanCrossEntropy
 from robustcli.defenses.trades import TradesLoss
-from robustcli.evaluators.attacked import Attacked
+from robustcli.evaluators.attack import Attacked
 from robustcli.promises.networks import images, labels, linear_net
 from robustcli.registry.types import Norm
 from robustcli.threat.noise import IndexedNoise

@@ -84,7 +84,7 @@ threat: {norm: linf, eps: 0.1}
 defense: {name: pgd_at, steps: 5}
 train: {epochs: 6, batch_size: 32, lr: 1e-2, optimizer: adam, weight_decay: 0, check_examples: 50, device: cpu}
 evaluate:
-  pgd: {name: attacked, attack: {name: pgd, steps: 20, keep: fooled}}
+  pgd: {name: attack, attack: {name: pgd, steps: 20, keep: fooled}}
 """
 SEEDS = 2
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from robustcli.attacks.square import Square
 from robustcli.evaluators import chunks
-from robustcli.evaluators.attacked import Attacked
+from robustcli.evaluators.attack import Attacked
 from robustcli.registry.types import Norm
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel

@@ -131,7 +131,7 @@ def test_an_attack_finds_what_it_finds_on_the_cpu(name: str, gpu: SimulatedGpu) 
 
 @pytest.mark.parametrize("name", names_of("evaluators"))
 def test_an_evaluator_finds_what_it_finds_on_the_cpu(name: str, gpu: SimulatedGpu) -> None:
-    if name == "transferred":
+    if name == "transfer_attack":
         pytest.skip("needs a checkpoint; its attack is tested above")
     # Its attacks are tested above, and all of them take long.
     settings = {"attacks": ["apgd-ce"]} if name == "autoattack" else {}

@@ -17,7 +17,7 @@ from robustcli.evaluation import adaptive_batches
 from robustcli.evaluation.adaptive_batches import AdaptiveBatches
 from robustcli.evaluation.gather import gather
 from robustcli.evaluators import Stage
-from robustcli.evaluators.attacked import Attacked
+from robustcli.evaluators.attack import Attacked
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.promises.networks import conv_net, images, labels
 from robustcli.threat.noise import IndexedNoise, Noise

@@ -25,7 +25,7 @@ TINY = {
     "threat": {"norm": "linf", "eps": 0.1},
     "defense": {"name": "pgd_at", "steps": 2},
     "train": {"epochs": 1, "batch_size": 32, "lr": 0.01, "optimizer": "adam", "weight_decay": 0, "device": "cpu"},
-    "evaluate": {"pgd": {"name": "attacked", "attack": {"name": "pgd", "steps": 3, "keep": "fooled"}, "examples": 60}},
+    "evaluate": {"pgd": {"name": "attack", "attack": {"name": "pgd", "steps": 3, "keep": "fooled"}, "examples": 60}},
 }
 
 

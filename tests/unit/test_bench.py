@@ -510,11 +510,16 @@ def test_a_subject_takes_threat_and_images_from_its_checkpoint_or_the_command(di
 def test_engines_are_measured_on_the_same_images(digits: Path, quick: None) -> None:
     subject = subject_of(digits)
     before = {name: value.clone() for name, value in subject.network.state_dict().items()}
-    result = bench_autoattack(subject, rounds=2, screen=2)
+    result = bench_autoattack(subject, rounds=2, sample_first=2)
     names = [row["name"] for row in result["rows"]]
     assert names == [
-        "package, as it comes", "native", "native again", "native, fast", "native, fast, screen 2", "its passes alone",
-    ]  # fmt: skip
+        "package, as it comes",
+        "native",
+        "native again",
+        "native, fast",
+        "native, fast, sample first 2",
+        "its passes alone",
+    ]
     package, native, again, *_, alone = result["rows"]
     assert (package["speed"], package["verdict"], alone["verdict"]) == (None, None, None)
     assert {native["verdict"], again["verdict"]} <= {"faster", "slower", "within the spread"}
@@ -549,10 +554,10 @@ def test_compiled_engines_are_measured_where_they_compile(
 ) -> None:
     subject = subject_of(digits)
     monkeypatch.setattr(torch, "compile", lambda call, **_: call)
-    result = bench_autoattack(subject, rounds=1, screen=2, is_compiled=True)
+    result = bench_autoattack(subject, rounds=1, sample_first=2, is_compiled=True)
     assert [row["name"] for row in result["rows"]] == [
         "package, as it comes", "native", "native again", "native, fast", "native, compiled",
-        "native, fast, compiled", "native, fast, compiled, screen 2", "its passes alone",
+        "native, fast, compiled", "native, fast, compiled, sample first 2", "its passes alone",
     ]  # fmt: skip
     assert result["compile_seconds"] > 0
     monkeypatch.setattr(torch, "compile", lambda *_, **__: None)

@@ -43,7 +43,7 @@ def parameters(**changed: Any) -> dict[str, Any]:
         "attacks": None,
         "engine": "native",
         "precision": "fp32",
-        "screen": None,
+        "sample_first": None,
         "batch_size": 250,
         **changed,
     }
@@ -83,10 +83,13 @@ def test_what_the_leaderboard_asks_for_may_be_claimed() -> None:
         (result(total=9_999), "images: the first 9,999 of 10,000 test images; expected all"),
         (result(eps="4/255"), "threat: linf 4/255; the card is about linf 8/255"),
         (result(norm="l2"), "threat: l2 8/255; the card is about linf 8/255"),
-        (result(evaluator="attacked", parameters={}), "evaluator: attacked; expected autoattack"),
+        (result(evaluator="attack", parameters={}), "evaluator: attack; expected autoattack"),
         (result(parameters=parameters(version="plus")), "version: plus; expected standard"),
         (result(parameters=parameters(precision="fast")), "precision: fast; expected fp32"),
-        (result(parameters=parameters(screen=500)), "screen: 500; expected null, which attacks every survivor"),
+        (
+            result(parameters=parameters(sample_first=500)),
+            "sample_first: 500; expected null, which attacks every survivor",
+        ),
         (
             result(STAGES[:2], parameters=parameters(attacks=list(STAGES[:2]))),
             "attacks: apgd-ce, apgd-t; expected apgd-ce, apgd-t, fab-t, square",

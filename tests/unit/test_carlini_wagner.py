@@ -16,7 +16,7 @@ from robustcli.attacks.carlini_wagner import CarliniWagner
 from robustcli.attacks.fab import Fab
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.passes import count_passes
-from robustcli.evaluators.attacked import Attacked
+from robustcli.evaluators.attack import Attacked
 from robustcli.promises.networks import conv_net, images, linear_net
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel

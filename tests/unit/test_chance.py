@@ -12,7 +12,7 @@ from robustcli.attacks.none import NoAttack
 from robustcli.attacks.pgd import Pgd
 from robustcli.evaluation.chance import is_at_chance
 from robustcli.evaluation.evaluate import Result, evaluate
-from robustcli.evaluators.attacked import Attacked
+from robustcli.evaluators.attack import Attacked
 from robustcli.evaluators.clean import Clean
 from robustcli.threat.threat import ThreatModel
 
@@ -79,6 +79,6 @@ def test_the_test_is_exact() -> None:
 
 
 def test_an_attack_that_makes_no_pass_is_called_clean_accuracy() -> None:
-    result = evaluate("attacked", {}, Attacked(attack=NoAttack()), Reads().eval(), *examples(), THREAT, 0)
+    result = evaluate("attack", {}, Attacked(attack=NoAttack()), Reads().eval(), *examples(), THREAT, 0)
     assert result.verdict == "SUSPECT"
     assert "this is clean accuracy" in result.suspicions[0]

@@ -31,7 +31,7 @@ defense: {name: pgd_at, steps: 10}
 train: {epochs: 10}
 evaluate: {clean: clean}
 """
-PGD = "evaluate.p={name: attacked, attack: {name: pgd, %s}}"
+PGD = "evaluate.p={name: attack, attack: {name: pgd, %s}}"
 GATED = "architecture={name: cifs, network: resnet18}"
 
 
@@ -67,7 +67,7 @@ GUARDS: list[tuple[int, list[str], str | None, str]] = [
     (9, ["defense={name: fw_at_adapt, max_distortion: 2}"], "refused", "defense.max_distortion: 2 is outside (1/3, 1]"),
     (9, ["defense={name: fw_at_adapt, max_distortion: 0.7}"], "warned", "defense.max_distortion: 0.7: two steps of"),
     (10, ["defense=n_fgsm"], None, ""),
-    (10, ["evaluate.p={name: attacked, attack: {name: n_fgsm, clip: null}}"], "refused", "would leave the threat set"),
+    (10, ["evaluate.p={name: attack, attack: {name: n_fgsm, clip: null}}"], "refused", "would leave the threat set"),
     (11, ["defense=mart", "data.label_smoothing=0.1"], "refused", "'mart' is published for whole labels"),
     (11, ["defense=cifs", GATED, "data.mixer=mixup"], "refused", "'cifs' is published for whole labels"),
     (11, ["defense={name: mart, soft_labels: expected}", "data.label_smoothing=0.1"], None, ""),
@@ -108,7 +108,7 @@ def test_6_the_ascent_of_awp_takes_the_loss_of_the_update_itself() -> None:
 def test_14_a_result_says_that_it_is_not_verified(tmp_path: Path) -> None:
     text = SPEC.replace("epochs: 10", "epochs: 0, check_examples: 10, device: cpu")
     text = text.replace(
-        "{clean: clean}", "{clean: {name: clean, examples: 9}, p: {name: attacked, attack: fgsm, examples: 9}}"
+        "{clean: clean}", "{clean: {name: clean, examples: 9}, p: {name: attack, attack: fgsm, examples: 9}}"
     )
     for smoothing, is_said in (("0.1", True), ("0", False)):
         spec = ExperimentSpec.check(

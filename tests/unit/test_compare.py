@@ -113,7 +113,7 @@ def test_another_batch_size_or_seed_is_the_same_evaluation(a: Path, tmp_path: Pa
 
 def test_members_of_a_worst_case_are_compared_too(tmp_path: Path) -> None:
     def worst(steps: int) -> dict[str, Any]:
-        members = [{"name": "clean"}, {"name": "attacked", "attack": {"name": "pgd", "steps": steps}}]
+        members = [{"name": "clean"}, {"name": "attack", "attack": {"name": "pgd", "steps": steps}}]
         return evaluation("1" * 9, evaluator="worst_case", parameters={"members": members})
 
     one, other = (write(tmp_path / f"{steps}.json", worst=worst(steps)) for steps in (3, 4))

@@ -105,7 +105,7 @@ def test_a_network_that_guesses_is_suspect() -> None:
 
 def test_corruptions_join_attacks_in_the_worst_case() -> None:
     x, y = photos(40)
-    members = [{"name": "attacked", "attack": {"name": "pgd", "steps": 3}}, {"name": "corruptions", "kinds": KINDS}]
+    members = [{"name": "attack", "attack": {"name": "pgd", "steps": 3}}, {"name": "corruptions", "kinds": KINDS}]
     how = {"norm": "linf", "eps": 0.01}
     both = robustcli.evaluate(Brightness(), (x, y), attack="worst_case", members=members, **how)  # type: ignore[arg-type]
     parts = [

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from robustcli.attacks.deepfool import DeepFool
 from robustcli.evaluation.passes import count_passes
-from robustcli.evaluators.attacked import Attacked
+from robustcli.evaluators.attack import Attacked
 from robustcli.promises.networks import conv_net, images, linear_net
 from robustcli.registry.types import Norm
 from robustcli.threat.noise import IndexedNoise

@@ -16,7 +16,7 @@ from robustcli.errors import EvaluationError
 from robustcli.evaluation.evaluate import Result, evaluate, preflight
 from robustcli.evaluation.gather import gather
 from robustcli.evaluation.passes import count_passes
-from robustcli.evaluators.attacked import Attacked
+from robustcli.evaluators.attack import Attacked
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.clean import Clean
 from robustcli.evaluators.worst_case import WorstCase
@@ -181,7 +181,7 @@ class TestPreflight:
 
 
 def run(evaluator: Any, model: nn.Module, x: Tensor, y: Tensor, **settings: Any) -> Result:
-    given = {"name": "attacked", "parameters": {}, "threat": LINF, "seed": 0, **settings}
+    given = {"name": "attack", "parameters": {}, "threat": LINF, "seed": 0, **settings}
     return evaluate(evaluator=evaluator, model=model, x=x, y=y, **given)
 
 
@@ -271,7 +271,7 @@ class TestEvaluate:
         y = predicted(model, x)
         attacked = Attacked(attack=Pgd(steps=0))
         threat = ThreatModel("linf", Fraction(1, 2))
-        alone = run(attacked, model, x, y, name="attacked", threat=threat)
+        alone = run(attacked, model, x, y, name="attack", threat=threat)
         within = run(WorstCase(members=[Clean(), attacked]), model, x, y, name="worst_case", threat=threat)
         assert 0 < alone.correct < 60
         assert alone.survivors == within.survivors

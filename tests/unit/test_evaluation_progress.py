@@ -13,7 +13,7 @@ from robustcli.evaluation.evidence import Evidence
 from robustcli.evaluation.gather import gather
 from robustcli.evaluation.journal import FolderJournal
 from robustcli.evaluation.progress import StageLines, StageProgress
-from robustcli.evaluators.attacked import Attacked
+from robustcli.evaluators.attack import Attacked
 from robustcli.evaluators.worst_case import WorstCase
 from robustcli.promises.networks import conv_net, images
 from robustcli.threat.noise import IndexedNoise

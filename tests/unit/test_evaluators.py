@@ -13,7 +13,7 @@ from robustcli.attacks import Attack
 from robustcli.attacks.pgd import Pgd
 from robustcli.errors import EvaluationError, RobustCliError
 from robustcli.evaluators import EVALUATORS
-from robustcli.evaluators.attacked import Attacked
+from robustcli.evaluators.attack import Attacked
 from robustcli.evaluators.clean import Clean
 from robustcli.evaluators.worst_case import WorstCase
 from robustcli.registry.registry import describe
@@ -116,8 +116,8 @@ class Fixed(Attack):
 
 
 def test_the_folder_registers_these_with_a_reference() -> None:
-    assert set(EVALUATORS) >= {"attacked", "autoattack", "clean", "worst_case"}
-    for name in ("attacked", "autoattack", "clean", "worst_case"):
+    assert set(EVALUATORS) >= {"attack", "autoattack", "clean", "worst_case"}
+    for name in ("attack", "autoattack", "clean", "worst_case"):
         member = describe("evaluators", name)
         assert "Reference:" in member.doc
         assert all(parameter.doc for parameter in member.parameters.values())

@@ -28,7 +28,7 @@ from robustcli.evaluation.per_image import (
 )
 from robustcli.evaluation.run_attack import AttackOutcome
 from robustcli.evaluators import AttackContext, Evaluator, Stage
-from robustcli.evaluators.attacked import Attacked
+from robustcli.evaluators.attack import Attacked
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.worst_case import WorstCase
 from robustcli.promises.networks import conv_net, images
@@ -200,7 +200,7 @@ def test_shares_add_up(tmp_path: Path, shares: int) -> None:
 
 @pytest.mark.parametrize(
     "evaluator",
-    [AutoAttack(attacks=("apgd-ce", "fab-t"), screen=5), AutoAttack(attacks=("apgd-ce",), engine="reference")],
+    [AutoAttack(attacks=("apgd-ce", "fab-t"), sample_first=5), AutoAttack(attacks=("apgd-ce",), engine="reference")],
     ids=["sampled", "package"],
 )
 @pytest.mark.slow

@@ -22,7 +22,7 @@ from robustcli.evaluation.evaluate import Result, evaluate
 from robustcli.evaluation.fingerprint import images_digest
 from robustcli.evaluation.journal import FolderJournal
 from robustcli.evaluation.per_image import read_adversarial_examples, write_adversarial_examples
-from robustcli.evaluators.attacked import Attacked
+from robustcli.evaluators.attack import Attacked
 from robustcli.store.large_arrays import GrowingArray, read_rows, write_npz
 from robustcli.threat.threat import ThreatModel
 
@@ -63,7 +63,7 @@ def model() -> nn.Module:
 @pytest.fixture
 def run(data: Data, model: nn.Module) -> Callable[..., Result]:
     def call(x: Tensor | Images, **settings: Any) -> Result:
-        return evaluate("attacked", {}, EVALUATOR, model, x, data.images("test")[1], LINF, 0, **settings)
+        return evaluate("attack", {}, EVALUATOR, model, x, data.images("test")[1], LINF, 0, **settings)
 
     return call
 

@@ -14,7 +14,7 @@ from robustcli.attacks.square import Square
 from robustcli.errors import EvaluationError
 from robustcli.evaluation.evaluate import evaluate
 from robustcli.evaluation.preflight import preflight
-from robustcli.evaluators.attacked import Attacked
+from robustcli.evaluators.attack import Attacked
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.clean import Clean
 from robustcli.models.digest import weights_digest
@@ -79,13 +79,13 @@ def labelled(model: nn.Module, count: int = 12) -> tuple[Tensor, Tensor]:
 def test_attacks_by_gradients_say_that_there_is_none(kind: Any) -> None:
     model = external(kind())
     with pytest.raises(EvaluationError, match=r"this network gives no gradient .*, which pgd cannot do without"):
-        evaluate("attacked", {}, Attacked(attack=Pgd(steps=2)), model, *labelled(model), THREAT, 0)
+        evaluate("attack", {}, Attacked(attack=Pgd(steps=2)), model, *labelled(model), THREAT, 0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_attacks_by_scores_run_and_are_suspect(kind: Any) -> None:
     model = external(kind())
-    result = evaluate("attacked", {}, Attacked(attack=Square(queries=5)), model, *labelled(model), THREAT, 0)
+    result = evaluate("attack", {}, Attacked(attack=Square(queries=5)), model, *labelled(model), THREAT, 0)
     assert result.verdict == "SUSPECT"
     assert any("the network gives no gradient, so none was used" in text for text in result.suspicions or ())
 
@@ -120,7 +120,7 @@ def test_a_network_that_fails_on_some_batches_is_an_error(kind: Any, words: str)
     model = external(kind())
     x, y = labelled(model, 20)
     with pytest.raises(EvaluationError, match=rf"the network fails on {words}\(ValueError: not this size\)"):
-        evaluate("attacked", {}, Attacked(attack=Pgd(steps=2), batch_size=17), model, x, y, THREAT, 0)
+        evaluate("attack", {}, Attacked(attack=Pgd(steps=2), batch_size=17), model, x, y, THREAT, 0)
 
 
 class DependsOnLargeBatches(Around):
@@ -144,7 +144,7 @@ def test_other_precisions_are_evaluated_with_float32_logits(dtype: torch.dtype) 
     x, y = labelled(model)
     assert model(x).dtype == torch.float32
     preflight(model, x, y, THREAT)
-    assert evaluate("attacked", {}, Attacked(attack=Pgd(steps=2)), model, x, y, THREAT, 0).gradients > 0
+    assert evaluate("attack", {}, Attacked(attack=Pgd(steps=2)), model, x, y, THREAT, 0).gradients > 0
 
 
 def test_tensors_without_values_are_refused() -> None:
@@ -172,7 +172,7 @@ class Odd(Around):
 
 def test_sparse_buffers_and_extra_state_count_as_weights() -> None:
     model = external(Odd())
-    assert evaluate("attacked", {}, Attacked(attack=Pgd(steps=2)), model, *labelled(model), THREAT, 0).total == 12
+    assert evaluate("attack", {}, Attacked(attack=Pgd(steps=2)), model, *labelled(model), THREAT, 0).total == 12
     before = weights_digest(model)
     model.body.version = 4
     assert weights_digest(model) != before

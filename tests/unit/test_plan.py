@@ -23,10 +23,10 @@ from robustcli.errors import RobustCliError
 from robustcli.evaluation.gather import gather
 from robustcli.evaluation.wording import duration
 from robustcli.evaluators import AttackContext, Evaluator, Stage
-from robustcli.evaluators.attacked import Attacked
+from robustcli.evaluators.attack import Attacked
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.clean import Clean
-from robustcli.evaluators.under import Under
+from robustcli.evaluators.other_threat import Under
 from robustcli.measuring import timing
 from robustcli.measuring.clocks import Seconds, median
 from robustcli.measuring.counters import peak_bytes
@@ -58,7 +58,7 @@ defense: {name: pgd_at, steps: 2}
 train: {epochs: 3, batch_size: 32, lr: 1e-2, optimizer: adam, select: robust, check_examples: 20, device: cpu}
 evaluate:
   clean: {name: clean, examples: 60}
-  pgd: {name: attacked, attack: {name: pgd, steps: 30, restarts: 2, keep: fooled}, examples: 60}
+  pgd: {name: attack, attack: {name: pgd, steps: 30, restarts: 2, keep: fooled}, examples: 60}
 """
 
 
@@ -123,7 +123,7 @@ def test_autoattack_takes_its_published_budget() -> None:
     reference = Probe(network(), images(8), THREAT).measure(AutoAttack(engine="reference"), 8, 0.5)
     assert reference.passes() == cost.passes()
     assert "engine reference" in reference.notes[0]
-    assert "sampled" in Probe(network(), images(8), THREAT).measure(AutoAttack(screen=3), 8, 0.5).notes[0]
+    assert "sampled" in Probe(network(), images(8), THREAT).measure(AutoAttack(sample_first=3), 8, 0.5).notes[0]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from robustcli.attacks.square import Square
 from robustcli.errors import EvaluationError
 from robustcli.evaluation.evaluate import Result, evaluate
 from robustcli.evaluators import AttackContext, Evaluator, Stage
-from robustcli.evaluators.attacked import Attacked
+from robustcli.evaluators.attack import Attacked
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.clean import Clean
 from robustcli.evaluators.worst_case import WorstCase

@@ -55,7 +55,7 @@ GOOD: dict[str, Any] = {
     "threat": {"eps": "8/255"},
     "defense": {"name": "trades", "weights": {"name": "awp", "gamma": 0.01}},
     "train": {"epochs": 1, "lr": "1/10"},
-    "evaluate": {"pgd": {"name": "attacked", "attack": {"name": "pgd", "steps": 3}, "examples": 5}},
+    "evaluate": {"pgd": {"name": "attack", "attack": {"name": "pgd", "steps": 3}, "examples": 5}},
 }
 
 
@@ -78,8 +78,8 @@ GOOD: dict[str, Any] = {
         ("train", {"epochs": 1, "epoch": 2}),
         ("train", {"epochs": 1, "lr": "fast"}),
         ("train", {"epochs": 1, "select": "best"}),
-        ("evaluate", {"pgd": {"name": "attacked"}}),
-        ("evaluate", {"pgd": {"name": "attacked", "attack": {"name": "pgd", "steps": "x"}}}),
+        ("evaluate", {"pgd": {"name": "attack"}}),
+        ("evaluate", {"pgd": {"name": "attack", "attack": {"name": "pgd", "steps": "x"}}}),
     ],
 )
 def test_what_is_wrong_is_refused(key: str, value: Any) -> None:

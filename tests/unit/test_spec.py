@@ -97,7 +97,7 @@ def test_every_default_is_written_out(base: Path) -> None:
         "name": "clean",
         "batch_size": 500,
         "examples": None,
-        "witnesses": False,
+        "save_examples": False,
     }
     assert "claim" not in plain
 
@@ -189,8 +189,8 @@ WRONG = [
     ("evaluate=false", "evaluate: not a mapping of result names to evaluators"),
     ("evaluate.clean=cleen", "evaluate.clean.name: unknown name 'cleen' in evaluators; did you mean 'clean'?"),
     ("evaluate.clean.examples=0", "evaluate.clean.examples: 0 is outside the range: must be >= 1"),
-    ("evaluate.pgd={name: attacked, attack: {name: pdg}}", "evaluate.pgd.attack.name: unknown name 'pdg' in attacks"),
-    ("evaluate.pgd=attacked", "evaluate.pgd.attack: missing; 'attacked' needs it: the attack"),
+    ("evaluate.pgd={name: attack, attack: {name: pdg}}", "evaluate.pgd.attack.name: unknown name 'pdg' in attacks"),
+    ("evaluate.pgd=attack", "evaluate.pgd.attack: missing; 'attack' needs it: the attack"),
     ("evaluate.w={name: worst_case, members: clean}", "evaluate.w.members: 'clean' is not a list"),
     ("evaluate.w={name: worst_case, members: [clean, cleann]}", "evaluate.w.members.1.name: unknown name 'cleann'"),
     ("evaluate.a/b=clean", "evaluate.a/b: names of results hold letters"),
@@ -229,7 +229,7 @@ def test_all_problems_are_found_at_once_in_the_order_of_the_file(tmp_path: Path)
                 "  lr: no",
                 "evaluate:",
                 "  pgd:",
-                "    name: attacked",
+                "    name: attack",
                 "    attack: {name: pgd, loss: kll}",
             ]
         ),
@@ -299,7 +299,7 @@ def test_an_override_makes_the_mappings_on_its_way(base: Path) -> None:
 def test_an_override_may_hold_a_mapping_an_equals_sign_or_nothing(base: Path) -> None:
     spec = ExperimentSpec.read(
         base,
-        ["evaluate.pgd={name: attacked, attack: {name: pgd, steps: 3}}", "claim={source: 'a=b'}", "train.grad_clip="],
+        ["evaluate.pgd={name: attack, attack: {name: pgd, steps: 3}}", "claim={source: 'a=b'}", "train.grad_clip="],
     )
     assert spec.evaluate["pgd"].parameters["attack"].parameters["steps"] == 3
     assert spec.claim is not None
@@ -346,7 +346,7 @@ def test_text_is_overridden_as_files_are() -> None:
 
 # Guards: each one fires, and stays silent beside the border.
 
-PGD = "evaluate.p={name: attacked, attack: {name: pgd, %s}}"
+PGD = "evaluate.p={name: attack, attack: {name: pgd, %s}}"
 REFUSED = [
     ("eps_in_pixels", ["threat.eps=1.01"], "threat.eps: 1.01 is larger than", ["threat.eps=1"]),
     ("eps_in_pixels", ["threat.eps=8"], "write 8/255", ["threat.eps=8", "threat.norm=l2"]),
@@ -358,9 +358,9 @@ REFUSED = [
     ),
     (
         "other_eps_in_pixels",
-        ["evaluate.p={name: under, norm: linf, eps: 8, evaluator: clean}"],
+        ["evaluate.p={name: other_threat, norm: linf, eps: 8, evaluator: clean}"],
         "evaluate.p.eps: 8 is larger than",
-        ["evaluate.p={name: under, norm: l1, eps: 8, evaluator: clean}"],
+        ["evaluate.p={name: other_threat, norm: l1, eps: 8, evaluator: clean}"],
     ),
     (
         "others_keep_their_radius",
@@ -457,9 +457,9 @@ REFUSED = [
     ),
     (
         "step_size_in_pixels",
-        ["evaluate.w={name: worst_case, members: [clean, {name: attacked, attack: {name: pgd, step_size: 2}}]}"],
+        ["evaluate.w={name: worst_case, members: [clean, {name: attack, attack: {name: pgd, step_size: 2}}]}"],
         "evaluate.w.members.1.attack.step_size: 2 is larger",
-        ["evaluate.w={name: worst_case, members: [clean, {name: attacked, attack: {name: pgd, step_size: 2/255}}]}"],
+        ["evaluate.w={name: worst_case, members: [clean, {name: attack, attack: {name: pgd, step_size: 2/255}}]}"],
     ),
     (
         "selection_has_images",
@@ -531,9 +531,9 @@ REFUSED = [
     ),
     (
         "attack_supports_the_norm",
-        ["evaluate.p={name: attacked, attack: carlini_wagner}"],
+        ["evaluate.p={name: attack, attack: carlini_wagner}"],
         "evaluate.p.attack: 'carlini_wagner' supports only l2; the threat is linf",
-        ["evaluate.p={name: attacked, attack: carlini_wagner}", "threat.norm=l2"],
+        ["evaluate.p={name: attack, attack: carlini_wagner}", "threat.norm=l2"],
     ),
     (
         "attack_supports_the_norm",
@@ -567,13 +567,13 @@ REFUSED = [
     ),
     (
         "evaluated_attack_stays_inside",
-        ["evaluate.p={name: attacked, attack: {name: n_fgsm, clip: 1.5}}"],
+        ["evaluate.p={name: attack, attack: {name: n_fgsm, clip: 1.5}}"],
         "evaluate.p.attack.clip: its images would leave the threat set",
-        ["evaluate.p={name: attacked, attack: {name: n_fgsm, clip: 1}}"],
+        ["evaluate.p={name: attack, attack: {name: n_fgsm, clip: 1}}"],
     ),
     (
         "evaluated_attack_stays_inside",
-        ["evaluate.p={name: attacked, attack: {name: n_fgsm, clip: null}}"],
+        ["evaluate.p={name: attack, attack: {name: n_fgsm, clip: null}}"],
         "evaluate.p.attack.clip: ",
         ["defense.attack={name: n_fgsm, clip: null}"],
     ),
@@ -916,7 +916,7 @@ def with_member(family: str, name: str, parameters: dict[str, Any]) -> dict[str,
         case "schedules":
             spec["train"]["schedule"] = chosen
         case "attacks":
-            spec["evaluate"]["result"] = {"name": "attacked", "attack": chosen}
+            spec["evaluate"]["result"] = {"name": "attack", "attack": chosen}
         case "weights" | "averaging":
             spec["defense"][family] = chosen
     return spec
@@ -1058,7 +1058,7 @@ train:
   device: cpu
 evaluate:
   clean: {name: clean, examples: 50}
-  pgd: {name: attacked, attack: {name: pgd, step_size: 0.01}, examples: 70}
+  pgd: {name: attack, attack: {name: pgd, step_size: 0.01}, examples: 70}
 claim: {source: somewhere, table: '1', metrics: {clean: 0.9}, hardware: one, note: two, selection: three}
 """
 OTHER_MEMBERS: dict[tuple[Any, ...], dict[str, Any]] = {
@@ -1154,7 +1154,7 @@ def test_the_digest_does_not_depend_on_how_a_value_is_written(base: Path) -> Non
 
 def test_an_evaluation_more_or_fewer_is_another_experiment(base: Path) -> None:
     digest = ExperimentSpec.read(base).digest
-    assert ExperimentSpec.read(base, ["evaluate.fgsm={name: attacked, attack: fgsm}"]).digest != digest
+    assert ExperimentSpec.read(base, ["evaluate.fgsm={name: attack, attack: fgsm}"]).digest != digest
     assert ExperimentSpec.read(base, ["evaluate={}"]).digest != digest
 
 

@@ -28,7 +28,7 @@ from robustcli.attacks.square_tiles import (
     window_side,
 )
 from robustcli.evaluation.passes import count_passes
-from robustcli.evaluators.attacked import Attacked
+from robustcli.evaluators.attack import Attacked
 from robustcli.promises.networks import conv_net, images, labels
 from robustcli.registry.types import Norm
 from robustcli.threat.noise import IndexedNoise

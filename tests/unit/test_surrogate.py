@@ -313,7 +313,7 @@ class TestScreen:
 
     def test_autoattack_samples_what_seldom_breaks(self) -> None:
         case_ = AttackContext(LINF, (3, 8, 8), 10)
-        samples = {stage.name: stage.sample for stage in AutoAttack(screen=5).stages(case_)}
+        samples = {stage.name: stage.sample for stage in AutoAttack(sample_first=5).stages(case_)}
         assert samples == {"apgd-ce": None, "apgd-t": None, "fab-t": 5, "square": 5}
         assert {stage.sample for stage in AutoAttack().stages(case_)} == {None}
 

@@ -35,7 +35,7 @@ rows:
   awp: {defense: {weights: {name: awp, gamma: 0.02}}}
   cutout: {data: {augment: {cutout: 2}}}
   slow: {train: {schedule: {warmup: 1}}, threat: {eps: 1/5}}
-  more: {evaluate: {pgd: {name: attacked, attack: pgd}}}
+  more: {evaluate: {pgd: {name: attack, attack: pgd}}}
 """
 
 
@@ -228,7 +228,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 def planted(row: str, **changes: Any) -> dict[str, Any]:
     result = {
-        "evaluator": "attacked",
+        "evaluator": "attack",
         "norm": "linf",
         "eps": "0.1",
         "correct": 30,

@@ -17,10 +17,10 @@ from robustcli.evaluation.evidence import Evidence
 from robustcli.evaluation.fingerprint import files_digest, fingerprint
 from robustcli.evaluation.gather import gather
 from robustcli.evaluators import AttackContext
-from robustcli.evaluators.attacked import Attacked
+from robustcli.evaluators.attack import Attacked
 from robustcli.evaluators.autoattack import AutoAttack
-from robustcli.evaluators.transferred import Transferred
-from robustcli.evaluators.under import Under
+from robustcli.evaluators.other_threat import Under
+from robustcli.evaluators.transfer_attack import Transferred
 from robustcli.evaluators.worst_case import WorstCase
 from robustcli.promises.networks import images
 from robustcli.store import checkpoint
@@ -71,7 +71,7 @@ def test_alone_it_bounds_from_above_and_beside_gradients_it_can_show_that_they_a
     model, x, y = case(tmp_path / "same.pt")
     transferred = Transferred(source=str(tmp_path / "same.pt"), attack=PGD)
     settings = (model, x, y, THREAT, 0)
-    alone = evaluate("transferred", {}, transferred, *settings)
+    alone = evaluate("transfer_attack", {}, transferred, *settings)
     assert alone.is_upper_bound
     assert not any("steps breaks" in reason for reason in alone.suspicions), "its steps are not about this network"
     weak = Attacked(attack=Pgd(steps=0))

@@ -14,8 +14,8 @@ from robustcli.cli.progress import Screen
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.evaluate import evaluate
 from robustcli.evaluation.wording import threats_of
-from robustcli.evaluators.attacked import Attacked
-from robustcli.evaluators.under import Under
+from robustcli.evaluators.attack import Attacked
+from robustcli.evaluators.other_threat import Under
 from robustcli.evaluators.worst_case import WorstCase
 from robustcli.promises.networks import images, linear_net
 from robustcli.registry.types import Norm
@@ -95,13 +95,13 @@ threat: {norm: linf, eps: 0.01}
 defense: natural
 train: {epochs: 4, batch_size: 32, optimizer: adam, lr: 2e-3, check_examples: 10, device: cpu}
 evaluate:
-  alone: {name: under, norm: l2, eps: 1/2, evaluator: ATTACK, examples: 60, witnesses: true}
+  alone: {name: other_threat, norm: l2, eps: 1/2, evaluator: ATTACK, examples: 60, save_examples: true}
   union:
     name: worst_case
-    members: [ATTACK, {name: under, norm: l2, eps: 1/2, evaluator: ATTACK}]
+    members: [ATTACK, {name: other_threat, norm: l2, eps: 1/2, evaluator: ATTACK}]
     examples: 60
-    witnesses: true
-""".replace("ATTACK", "{name: attacked, attack: {name: pgd, keep: fooled}}")
+    save_examples: true
+""".replace("ATTACK", "{name: attack, attack: {name: pgd, keep: fooled}}")
 
 
 def test_what_is_kept_of_it_can_be_checked(tmp_path: Path) -> None:
@@ -132,14 +132,17 @@ def _with_threat(result: dict[str, Any], threat: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("{name: under, norm: linf, eps: 8, evaluator: clean}", r"evaluate\.one\.eps: 8 is larger .* write 8/255"),
         (
-            "{name: under, norm: linf, eps: 0.1, evaluator: {name: attacked, attack: carlini_wagner}}",
+            "{name: other_threat, norm: linf, eps: 8, evaluator: clean}",
+            r"evaluate\.one\.eps: 8 is larger .* write 8/255",
+        ),
+        (
+            "{name: other_threat, norm: linf, eps: 0.1, evaluator: {name: attack, attack: carlini_wagner}}",
             "supports only l2; the threat is linf",
         ),
         (
-            "{name: worst_case, members: [{name: under, norm: linf, eps: 0.1,"
-            " evaluator: {name: attacked, attack: {name: pgd, step_size: 2}}}]}",
+            "{name: worst_case, members: [{name: other_threat, norm: linf, eps: 0.1,"
+            " evaluator: {name: attack, attack: {name: pgd, step_size: 2}}}]}",
             "2 is larger than the pixel range",
         ),
     ],
@@ -151,5 +154,5 @@ def test_a_spec_is_checked_against_the_threat_of_each_place(text: str, problem: 
 
 
 def test_an_attack_of_the_other_norm_is_welcome_there() -> None:
-    inside = "{name: under, norm: l2, eps: 0.5, evaluator: {name: attacked, attack: carlini_wagner}}"
+    inside = "{name: other_threat, norm: l2, eps: 0.5, evaluator: {name: attack, attack: carlini_wagner}}"
     ExperimentSpec.parse(SPEC.partition("evaluate:")[0] + f"evaluate:\n  one: {inside}\n", "the test")

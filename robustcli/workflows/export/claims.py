@@ -65,7 +65,7 @@ def missing_for_autoattack(
     if result.evaluator != "autoattack":
         return [*missing, f"evaluator: {result.evaluator}; expected autoattack"]
     parameters = result.parameters
-    version, precision, screen = (parameters.get(key) for key in ("version", "precision", "screen"))
+    version, precision, sample = (parameters.get(key) for key in ("version", "precision", "sample_first"))
     if version != "standard":
         missing.append(f"version: {version}; expected standard")
     stages = [stage.name for stage in result.stages]
@@ -80,6 +80,6 @@ def missing_for_autoattack(
         )
     if precision not in (None, "fp32"):
         missing.append(f"precision: {precision}; expected fp32")
-    if screen is not None:
-        missing.append(f"screen: {screen}; expected null, which attacks every survivor")
+    if sample is not None:
+        missing.append(f"sample_first: {sample}; expected null, which attacks every survivor")
     return missing

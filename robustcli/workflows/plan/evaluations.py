@@ -273,7 +273,7 @@ def _ours(stages: Sequence[Stage], context: AttackContext) -> tuple[list[Stage],
         else:
             found.append(stage)
         if stage.sample is not None:
-            notes.append(f"screen: assumes that none of the {stage.sample} sampled images break")
+            notes.append(f"sample_first: assumes that none of the {stage.sample} sampled images break")
     return found, tuple(dict.fromkeys(notes))
 
 

@@ -21,7 +21,7 @@ from robustcli.diagnostics.one_step import BESIDE_PGD
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.evaluate import settled
 from robustcli.evaluation.wording import duration
-from robustcli.evaluators.attacked import Attacked
+from robustcli.evaluators.attack import Attacked
 from robustcli.measuring.clocks import Seconds, now
 from robustcli.measuring.machine import circumstances
 from robustcli.measuring.memory import DoesNotFitError, device_bytes, fitting, free_bytes, peak_bytes

@@ -7,7 +7,7 @@ from robustcli.evaluators import EVALUATORS, AttackContext, Evaluator, Stage
 from robustcli.registry.types import Count
 
 
-@EVALUATORS.register("attacked", smoke={"attack": {"name": "fgsm"}})
+@EVALUATORS.register("attack", formerly="attacked", smoke={"attack": {"name": "fgsm"}})
 @dataclass(frozen=True, kw_only=True)
 class Attacked(Evaluator):
     """Accuracy under one attack: an image survives if its adversarial image is classified correctly.

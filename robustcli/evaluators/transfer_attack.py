@@ -19,7 +19,9 @@ from robustcli.registry.types import Count
 from robustcli.store import checkpoint
 
 
-@EVALUATORS.register("transferred", smoke={"source": "source.pt", "attack": {"name": "fgsm"}})
+@EVALUATORS.register(
+    "transfer_attack", formerly="transferred", smoke={"source": "source.pt", "attack": {"name": "fgsm"}}
+)
 @dataclass(frozen=True, kw_only=True)
 class Transferred(Evaluator):
     """Accuracy under one attack on another network, whose adversarial images are shown to the network evaluated.

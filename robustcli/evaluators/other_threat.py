@@ -7,7 +7,11 @@ from robustcli.registry.types import Norm, Radius
 from robustcli.threat.threat import ThreatModel
 
 
-@EVALUATORS.register("under", smoke={"norm": "l2", "eps": 0.5, "evaluator": {"name": "attacked", "attack": "pgd"}})
+@EVALUATORS.register(
+    "other_threat",
+    formerly="under",
+    smoke={"norm": "l2", "eps": 0.5, "evaluator": {"name": "attack", "attack": "pgd"}},
+)
 @dataclass(frozen=True, kw_only=True)
 class Under(Evaluator):
     """Run another evaluator under another threat model than the one of the spec.

@@ -1,0 +1,88 @@
+"""Words of specs that were renamed: the former ones are understood, and digests are made with them.
+
+So specs, checkpoints and results of earlier versions stay what they were. A member declares its former name and those
+of its parameters where it is registered; only evaluators have any.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
+
+from robustcli.registry.catalog import catalog
+from robustcli.specs.settings import EvaluateOptions
+
+# The version that does not understand the former words any more.
+_UNTIL = "0.3"
+# From the name of an evaluator to its other name, and to its keys by the ones that they replace.
+_Words = Callable[[str], tuple[str, Mapping[str, str]]]
+
+
+def current(value: Any) -> Any:
+    """Return evaluations with today's words for former ones."""
+    return _worded(value, _today)
+
+
+def former(value: Any) -> Any:
+    """Return evaluations with the words of earlier versions."""
+    return _worded(value, _before)
+
+
+def understood(value: Any, source: str) -> Any:
+    """Return evaluations with today's words, and warn of former ones.
+
+    Args:
+        source: where they were written.
+    """
+    found = current(value)
+    if found != value:
+        gone = _written(value) - _written(found)
+        words = ", ".join(f"'{old}' is now '{new}'" for old, new in _all().items() if old in gone)
+        warnings.warn(f"{source}: evaluate: {words}; the former words are understood until {_UNTIL}", stacklevel=3)
+    return found
+
+
+def _worded(value: Any, words: _Words) -> Any:
+    if isinstance(value, list | tuple):
+        return [_worded(item, words) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    name, keys = words(str(value.get("name")))
+    # A mapping that has both words keeps both, and the former one is refused as unknown.
+    found = {keys[key] if keys.get(key, key) not in value else key: _worded(item, words) for key, item in value.items()}
+    return {**found, "name": name} if isinstance(value.get("name"), str) else found
+
+
+def _today(name: str) -> tuple[str, Mapping[str, str]]:
+    name = _names().get(name, name)
+    return name, _keys(name)
+
+
+def _before(name: str) -> tuple[str, Mapping[str, str]]:
+    member = catalog("evaluators").get(name)
+    return (member.formerly if member else "") or name, {new: old for old, new in _keys(name).items()}
+
+
+@cache
+def _names() -> dict[str, str]:
+    """Names of evaluators by their former ones."""
+    return {member.formerly: name for name, member in catalog("evaluators").items() if member.formerly}
+
+
+def _keys(name: str) -> dict[str, str]:
+    """Parameters and options of an evaluator by their former names; none of anything else."""
+    member = catalog("evaluators").get(name)
+    return {} if member is None else {**EvaluateOptions.renamed, **member.renamed}
+
+
+def _all() -> dict[str, str]:
+    """Every former word with today's."""
+    keys = [_keys(name) for name in catalog("evaluators")]
+    return {**_names(), **{old: new for each in keys for old, new in each.items()}}
+
+
+def _written(value: Any) -> set[str]:
+    """Every key and every name in evaluations."""
+    if isinstance(value, Mapping):
+        return {str(value.get("name")), *map(str, value)}.union(*map(_written, value.values()))
+    return set().union(*map(_written, value)) if isinstance(value, list | tuple) else set()
