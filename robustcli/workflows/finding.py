@@ -180,7 +180,7 @@ class _Measured:
             gradients = passes.input_gradients + passes.weight_gradients
             return {"forwards": passes.forwards, "gradients": gradients, "total": passes.total}[rest]
         if prefix in ("epoch", "epochs"):
-            records = [{**record.measures, "robust": record.robust} for record in folder.epochs()]
+            records = [{**r.measures, "robust": r.robust, "seconds": r.seconds} for r in folder.epochs()]
             return _follow(records[-1] if prefix == "epoch" else records, rest, f"{self._where}: {metric}")
         name, _, path = rest.partition(".")
         return _follow(self._measure(name), path, f"{self._where}: {metric}")

@@ -38,9 +38,9 @@ class Expectation:
 
     Args:
         metric: number that is compared: the name of an evaluation, epoch.NAME (last line of train.jsonl),
-            epochs.NAME.mean (of all its lines; also max, min, first or last), check.best, check.last or check.drop
-            (robust accuracy on the held-out images), cost.total (of an update, in forward passes), or
-            measure.NAME.PATH (result of a diagnostic); also a difference "A - B" of two of these.
+            epochs.NAME.mean (of all its lines; also max, min, first or last; NAME may be seconds), check.best,
+            check.last or check.drop (robust accuracy on the held-out images), cost.total (of an update, in forward
+            passes), or measure.NAME.PATH (result of a diagnostic); also a difference "A - B" of two of these.
         of: arm that the claim is about; null if all arms are used, for a correlation.
         above: arm, or number, that it exceeds by more than `by`.
         below: arm, or number, that it is lower than by more than `by`.

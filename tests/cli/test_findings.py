@@ -45,6 +45,7 @@ finding:
     - {metric: measure.norms.rows.spectral.max, of: natural, above: 0}
     - {metric: cost.total, correlates_with: cost.forwards, by: 0.5}
     - {metric: epochs.loss.mean, of: natural, above: 0}
+    - {metric: epochs.seconds.min, of: natural, above: 0}
 """
 
 
@@ -142,7 +143,15 @@ def test_a_finding_is_run_judged_stored_and_read_again(robust: Robust, tmp_path:
     said = robust("reproduce", "tiny.yaml", "-q", "--out", "tiny.json").require(0)
     assert "REFUTED: A step costs more with an attack in it." in said.out
     found = read_finding(tmp_path / "tiny.json")
-    assert [part.verdict for part in found.comparisons] == ["SHOWN", "REFUTED", "SHOWN", "SHOWN", "SHOWN", "SHOWN"]
+    assert [part.verdict for part in found.comparisons] == [
+        "SHOWN",
+        "REFUTED",
+        "SHOWN",
+        "SHOWN",
+        "SHOWN",
+        "SHOWN",
+        "SHOWN",
+    ]
     assert found.values["cost.total"] == {"natural": [3.0, 3.0], "pgd_at": [7.0, 7.0]}
     losses = [
         fmean(json.loads(line)["loss"] for line in log.read_text().splitlines())
