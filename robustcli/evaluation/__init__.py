@@ -1,1 +1,1 @@
-"""Who is still classified correctly, and the evidence for it: from the questions before an attack to the ledger."""
+"""Evaluations: run attacks, confirm what they find, and check that the number can be trusted."""

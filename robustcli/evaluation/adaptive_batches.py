@@ -19,7 +19,7 @@ _IDLE = 0.4
 
 @dataclass
 class _Fit:
-    """What fits into memory: a multiple of the size that is asked for, and whether larger batches may be tried."""
+    """Batch size that fits into memory, as a multiple of the requested size, and whether to try larger ones."""
 
     factor: float
     may_grow: bool
@@ -32,14 +32,14 @@ _REMEMBERED: WeakKeyDictionary[nn.Module, dict[str, _Fit]] = WeakKeyDictionary()
 class AdaptiveBatches:
     """Cuts images into batches that fit into memory, and remembers what fits from one attack to the next.
 
-    A forward pass takes far less memory than a gradient, so what fits is learned for each kind of work. Where a kind is
-    new, it begins with the size that is asked for, or with less if another kind ran out of memory.
+    A forward pass needs much less memory than a gradient, so the size is learned for each kind of work. A new kind
+    starts with the requested size, or with less if another kind ran out of memory.
 
-    Results do not depend on how images are cut (see threat/noise.py), so only the cost changes. A network that draws
-    its own noise draws it per batch: its batches never grow, and if memory runs out it draws other numbers.
+    Results do not depend on the batches (see threat/noise.py), so only the cost changes. A network that draws its own
+    noise draws it per batch: its batches never grow, and after running out of memory it draws other numbers.
 
     Args:
-        network: what fits is remembered for this network, also in later evaluations of this process.
+        network: the size is remembered for this network, also for later evaluations in this process.
         is_random: whether the network draws noise.
     """
 
@@ -55,10 +55,10 @@ class AdaptiveBatches:
         """Yield what `work` returns for slices that cover 0..count, in order.
 
         Args:
-            asked: batch size to begin with; None is one batch of all images, whatever memory there is.
-            work: called with a slice and the largest number of points in one pass; called again with smaller ones
+            asked: batch size to start with; None is one batch of all images.
+            work: called with a slice and the maximum number of points in one pass; called again with smaller ones
                 after it ran out of memory.
-            kind: name of what shares its needs of memory, such as the class of an attack.
+            kind: name of the kind of work, such as the class of an attack.
 
         Raises:
             EvaluationError: a single image does not fit.
@@ -77,7 +77,7 @@ class AdaptiveBatches:
                 release_freed_memory()
             done = self._attempt(work, part, size)
             if done is None:
-                # The last batch may be smaller: what was tried counts, not what was allowed.
+                # The last batch may be smaller, so only its actual size counts.
                 self._halve(fit, min(size, part.stop - begin), asked)
                 continue
             if fit.may_grow and part.stop - begin == size and _share_used(self._device) < _IDLE:
@@ -94,7 +94,7 @@ class AdaptiveBatches:
     def _attempt(work: Callable[[slice, int], T], part: slice, size: int) -> tuple[T] | None:
         """Return what the work returns, or None if memory ran out.
 
-        A function of its own: while an exception is handled, its traceback holds the tensors that did not fit.
+        A separate function, because the traceback of an exception keeps the tensors that did not fit.
         """
         try:
             return (work(part, size),)

@@ -18,16 +18,16 @@ _EVALUATORS = Family("evaluators", EvaluateOptions)
 def evaluator_of(
     name: str, options: Mapping[str, Any], *, option: str = "--", source: str = "robust eval"
 ) -> MemberSpec:
-    """Return the evaluator that a name stands for, with its settings.
+    """Return the evaluator for a name and settings.
 
-    An attack becomes the evaluator `attack`, or `transfer_attack` if a `source` is among its settings; a part of
+    An attack becomes the evaluator `attack`, or `transfer_attack` if `source` is among its settings. A part of
     AutoAttack, such as apgd-t, becomes `autoattack` with this part only.
 
     Args:
         name: an evaluator, an attack, or a part of AutoAttack.
-        options: its settings, as plain values.
-        option: how settings are marked in messages: "--" on the command line.
-        source: where the values came from, for messages.
+        options: settings, as plain values.
+        option: prefix of settings in messages: "--" on the command line.
+        source: origin of the values, for messages.
 
     Raises:
         RobustCliError: there is no such evaluator or attack, or a setting is wrong.
@@ -44,7 +44,7 @@ def evaluator_of(
 
 
 def _parts_of_autoattack() -> tuple[Any, ...]:
-    """Return the names of AutoAttack's attacks, which are those that its parameter takes."""
+    """Return the names of AutoAttack's attacks."""
 
     def choices(annotation: Any) -> tuple[Any, ...]:
         inner = get_args(annotation)

@@ -1,4 +1,4 @@
-"""What a network does with a few clean images, to tell whether a stored result is still about this network."""
+"""Behavior of a network on a few clean images, to check whether a stored result belongs to it."""
 
 from pathlib import Path
 
@@ -15,21 +15,20 @@ from robustcli.evaluation.gradient import gives_gradient
 from robustcli.store.arrays import UNREADABLE
 from robustcli.store.files import replacing
 
-# Images that are looked at.
+# Number of images.
 _IMAGES = 16
 # Length of the step away from each image.
 _STEP = 0.03
-# Differences that other devices, threads and batches make, relative to the largest value. Gradients jump where a ReLU
-# is at its bend.
+# Tolerance for other devices, threads and batches, relative to the largest value. Gradients jump at the kink of a ReLU.
 _LOGITS, _GRADIENTS = 1e-3, 0.05
 
 Behavior = dict[str, NDArray[np.float32]]
 
 
 def behavior_of(model: nn.Module, x: Tensor, y: Tensor) -> Behavior:
-    """Logits of clean images and of images next to them, and the gradient of cross-entropy where there is one.
+    """Logits of clean images and of nearby images, and the gradient of the cross-entropy if there is one.
 
-    Where logits vary from call to call there is nothing to compare, and the arrays are empty.
+    If logits vary from call to call, nothing can be compared and the arrays are empty.
 
     Raises:
         EvaluationError: the network fails on these images.
@@ -49,7 +48,7 @@ def behavior_of(model: nn.Module, x: Tensor, y: Tensor) -> Behavior:
 
 
 def is_same(one: Behavior, other: Behavior) -> bool:
-    """Whether two networks behave the same, up to rounding."""
+    """Return whether two networks behave the same, up to rounding."""
     tolerances = {"logits": _LOGITS, "nearby": _LOGITS, "gradients": _GRADIENTS}
     return one.keys() == other.keys() and all(_is_near(one[key], other[key], tolerances[key]) for key in one)
 
@@ -74,7 +73,7 @@ def read_behavior(path: Path) -> Behavior:
 
 
 def _gradient(model: nn.Module, x: Tensor, y: Tensor) -> NDArray[np.float32]:
-    """The gradient to the images, empty where the network gives none."""
+    """Gradient in the images; empty if the network gives none."""
     if not gives_gradient(model, x):
         return np.zeros(0, dtype=np.float32)
     gradient, _, _ = input_gradient(model, x, LOSSES["ce"], y)
@@ -82,7 +81,7 @@ def _gradient(model: nn.Module, x: Tensor, y: Tensor) -> NDArray[np.float32]:
 
 
 def _is_near(one: NDArray[np.float32], other: NDArray[np.float32], tolerance: float) -> bool:
-    """Whether two arrays differ, as a whole, by no more than a share of the first."""
+    """Return whether the difference of two arrays is at most a share of the first."""
     if one.shape != other.shape:
         return False
     if np.array_equal(one, other, equal_nan=True):

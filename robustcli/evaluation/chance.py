@@ -1,4 +1,4 @@
-"""Clean accuracy that could come from guessing, and what may be the cause."""
+"""Detect a clean accuracy at chance level, and its likely causes."""
 
 from collections.abc import Iterator
 
@@ -6,21 +6,21 @@ from torch import Tensor
 
 from robustcli.data.images import AnyImages, chunks_of
 
-# Probability, under guessing, below which an accuracy counts as better than guessing.
+# Significance level of the test against guessing.
 _LEVEL = 1e-3
-# Images brighter than this are not "nearly black".
+# Maximum brightness of images that count as nearly black.
 _DARK = 0.1
-# Share of the images on which predictions and labels must differ by one number for it to be named.
+# Minimum share of images on which predictions and labels differ by the same number.
 _SHIFT_SHARE = 0.5
 
 
 def is_at_chance(right: int, total: int, classes: int) -> bool:
-    """Whether an accuracy cannot be told from guessing.
+    """Return whether an accuracy is consistent with guessing.
 
-    An exact one-sided binomial test against 1 / classes at level 0.001. Of a few images even all correct ones pass
-    that test, so an accuracy more than half-way from chance to 1 is never called chance.
+    An exact one-sided binomial test against 1 / classes at level 0.001. With few images even 100 % can pass this test,
+    so an accuracy more than half-way from chance to 1 never counts as chance.
     """
-    # Here, not above: commands that evaluate nothing should not wait for scipy.
+    # Imported here so that other commands need not wait for scipy.
     from scipy.special import bdtrc
 
     chance = 1 / classes
@@ -28,11 +28,11 @@ def is_at_chance(right: int, total: int, classes: int) -> bool:
 
 
 def chance_suspicions(predictions: Tensor, labels: Tensor, classes: int, x: AnyImages) -> Iterator[str]:
-    """Suspicions about clean images: they are nearly black, or the accuracy on them is at chance, with likely causes.
+    """Yield suspicions about clean images: they are nearly black, or accuracy is at chance level, with likely causes.
 
     Args:
-        predictions, labels: (n,) of the clean images, on the CPU.
-        classes: logits of the network.
+        predictions, labels: (n,) for the clean images, on the CPU.
+        classes: number of logits of the network.
         x: the clean images.
     """
     brightest = 0.0
@@ -42,8 +42,8 @@ def chance_suspicions(predictions: Tensor, labels: Tensor, classes: int, x: AnyI
             break
     if brightest < _DARK:
         yield (
-            f"the brightest pixel is {brightest:.3g} of 1, nearly black: were pixels in [0, 1], or a few levels, saved "
-            "as uint8?"
+            f"the brightest pixel is {brightest:.3g} of 1, so images are nearly black: were pixels in [0, 1], or with "
+            "few levels, saved as uint8?"
         )
     right, total = int((predictions == labels).sum()), len(labels)
     if is_at_chance(right, total, classes):

@@ -1,4 +1,4 @@
-"""Confirm what an attack returned: the class of every image, and that it lies in the threat set."""
+"""Confirm the result of an attack: the class of every image, and that it lies in the threat set."""
 
 from dataclasses import dataclass
 
@@ -35,8 +35,8 @@ def predict(model: nn.Module, x: Tensor, y: Tensor, votes: int) -> Prediction:
         is_finite = torch.isfinite(logits).all(1)
         if not bool(is_finite.all()):
             raise EvaluationError(
-                f"the model gives logits that are not finite on {int((~is_finite).sum())} of {len(x)} images: "
-                "accuracy would mean nothing"
+                f"the model gives logits that are not finite on {int((~is_finite).sum())} of {len(x)} images, so "
+                "accuracy is meaningless"
             )
         vote = torch.nn.functional.one_hot(logits.argmax(1), logits.shape[1])
         counts = vote if counts is None else counts + vote
@@ -46,10 +46,10 @@ def predict(model: nn.Module, x: Tensor, y: Tensor, votes: int) -> Prediction:
 
 
 def require_inside(attack: str, x_adv: Tensor, x: Tensor, threat: ThreatModel) -> None:
-    """Refuse adversarial images that are not finite or lie outside the threat set around x.
+    """Raise for adversarial images that are not finite or lie outside the threat set around x.
 
     Raises:
-        EvaluationError: says how many, and by how much. The fault is the attack's, not the model's.
+        EvaluationError: states how many, and by how much. This is an error of the attack, not of the model.
     """
     if x_adv.shape != x.shape:
         raise EvaluationError(
@@ -59,7 +59,7 @@ def require_inside(attack: str, x_adv: Tensor, x: Tensor, threat: ThreatModel) -
     if not bool(is_finite.all()):
         raise EvaluationError(
             f"attack {attack}: {int((~is_finite).sum())} of {len(x)} adversarial images hold values that are not "
-            "finite; the accuracy would mean nothing"
+            "finite, so accuracy is meaningless"
         )
     is_outside = ~threat.contains(x_adv, x)
     if bool(is_outside.any()):

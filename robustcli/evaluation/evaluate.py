@@ -1,4 +1,4 @@
-"""One evaluation: check model and data, gather the evidence, judge it, put everything back."""
+"""Run one evaluation: check model and data, run the attacks, check the result, and restore everything."""
 
 import warnings
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ __all__ = ["Result", "evaluate", "preflight"]
 
 
 class Result(Evaluation):
-    """An evaluation with its evidence: what is known of every image. `to_json` is its entry in results.json."""
+    """An evaluation with the evidence for every image. `to_json` is its entry in results.json."""
 
     evidence: InstanceOf[Evidence] | None = Field(default=None, exclude=True, repr=False)
 
@@ -56,10 +56,10 @@ def evaluate(
     report: Report = silent,
     keeps_examples: bool = True,
 ) -> Result:
-    """Run one evaluator between `preflight` and `postflight`, in single precision; the model is left as it was.
+    """Run one evaluator between `preflight` and `postflight`, in single precision; the model is left unchanged.
 
-    Two evaluations with equal seeds draw equal noise, whatever they are called. Warnings raised meanwhile are
-    collected in the result instead of being shown.
+    Evaluations with equal seeds draw equal noise. Warnings during the evaluation are collected in the result instead
+    of being shown.
 
     Args:
         name: registered name of the evaluator.
@@ -68,16 +68,16 @@ def evaluate(
         model: network in eval mode, pixels in [0, 1] -> logits.
         x, y: images and labels, on the model's device.
         threat: the threat model.
-        seed: of the evaluation's noise.
-        journal: what earlier processes found, and where findings are kept.
-        share: (i, n): only the i-th of n shares of the images, numbered from 0; their findings are what they would
-            be among all, and stages of which that does not hold are left out, with all that come after them.
-        expected_clean: clean accuracy that the network is known to have on other images of its kind.
+        seed: seed of the noise.
+        journal: findings of earlier processes, and the place to keep new ones.
+        share: (i, n): evaluate only the i-th of n shares of the images, from 0. Findings are the same as among all
+            images; stages for which this does not hold, and all later ones, are skipped.
+        expected_clean: known clean accuracy of the network on similar images.
         report: called when an attack begins and after each of its batches.
         keeps_examples: keep the adversarial images, in memory or in the journal.
 
     Raises:
-        EvaluationError: the number would mean nothing; says why.
+        EvaluationError: the number would be meaningless; the message says why.
     """
     is_random = evaluator.votes > 1
     numbers = torch.arange(len(x), device=x.device)
@@ -85,7 +85,7 @@ def evaluate(
         numbers = numbers[share[0] :: share[1]]
         x, y = Images.of(x).subset(numbers), y[numbers]
     with warnings.catch_warnings(record=True) as caught:
-        # Deprecations stay with the filters of the process: they are about code, not about the number.
+        # Deprecation warnings are about code, not about the number.
         for category in (UserWarning, RuntimeWarning):
             warnings.simplefilter("always", category)
         with settled(model, x.device.type):
@@ -116,7 +116,7 @@ def evaluate(
     phases = None if share else TwoPhases.of(evidence)
     if phases is not None:
         evidence.warnings = (str(phases), *evidence.warnings)
-    # A warning that is the reason of a suspicion is shown as such.
+    # A warning that causes a suspicion is shown as a suspicion only.
     told = [text for text in evidence.warnings if text not in suspicions]
     return Result(
         evaluator=name,
@@ -138,12 +138,12 @@ def evaluate(
 
 
 def _mask(images: Tensor) -> str:
-    """A mask as text."""
+    """Encode a mask as text."""
     return "".join("1" if is_set else "0" for is_set in images.tolist())
 
 
 @contextmanager
 def settled(model: nn.Module, device_type: str) -> Iterator[None]:
-    """The state in which numbers are made: single precision; model and generators are afterwards what they were."""
+    """Single precision inside; model and generators are restored afterwards."""
     with restored_model(model), full_precision(device_type), restored_generators(torch.device(device_type)):
         yield

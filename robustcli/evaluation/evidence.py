@@ -26,23 +26,23 @@ class Evidence:
     """The findings for every image, on the CPU.
 
     Args:
-        numbers: (n,) of the images in the data set.
+        numbers: (n,) indices of the images in the data set.
         labels, clean: (n,) true classes, and predicted classes of the clean images.
         broken_by: (n,) number of the stage that broke the image, or SURVIVES, or WRONG_WHEN_CLEAN.
-        predictions: (n,) class of the adversarial image; of the clean image where none was found.
+        predictions: (n,) class of the adversarial image, or of the clean image if none was found.
         margins: (n,) largest margin seen: wrong logit minus true one.
-        sizes: (n,) of the perturbations that broke the images; 0 elsewhere.
+        sizes: (n,) norms of the perturbations that broke the images; 0 elsewhere.
         points: adversarial images (c, h, w) by image number, mapped from the journal if there is one; empty if they are
             not kept.
-        stages: in order.
+        stages: results of the stages, in order.
         clean_forwards, clean_seconds: cost of the clean images.
         classes: number of logits of the model.
         has_gradient: whether the model gives a gradient; None if no attack needed one.
-        without_gradient: attacks that were left out, because it gives none.
-        warnings: each once.
+        without_gradient: attacks that were skipped because the model gives none.
+        warnings: without duplicates.
         attacks, threats: one for each stage.
-        chosen: (n,) for stages that attack only some images: OUT_OF_REACH if it did not survive until then, NOT_CHOSEN,
-            DRAWN at random, or chosen as one of the NEAREST to a wrong class; None without such stages.
+        chosen: (n,) for stages that attack only some images: OUT_OF_REACH if the image did not survive until then,
+            NOT_CHOSEN, DRAWN at random, or one of the NEAREST to a wrong class; None without such stages.
     """
 
     numbers: Tensor
@@ -85,7 +85,7 @@ class Evidence:
         return self.clean_seconds + sum(stage.seconds for stage in self.stages)
 
     def end_after_sample(self, sampled: int) -> None:
-        """Record that the last stage attacked a sample, broke no image of it and stops there."""
+        """Record that the last stage attacked a sample, broke no image of it and stopped."""
         stage = self._update(sampled=sampled)
         missed = unseen_at_most(sampled, stage.entered)
         self.warnings += (
@@ -94,7 +94,7 @@ class Evidence:
         )
 
     def choose(self, subset: Subset, rng: IndexedNoise) -> Tensor:
-        """Mask (n,) of the images chosen among those that survive now, or earlier if they were chosen already."""
+        """Mask (n,) of the images chosen among those that survive now, or earlier if they were already chosen."""
         if self.chosen is None:
             survives = self.survives
             nearest, drawn = subset.sizes(int(survives.sum()))

@@ -1,4 +1,4 @@
-"""What the findings of an evaluation depend on, as short texts that can be compared."""
+"""Fingerprints: digests of everything that the findings of an evaluation depend on."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from robustcli.registry.catalog import catalog
 from robustcli.specs.renamed import former
 from robustcli.threat.threat import ThreatModel
 
-# The code that decides which images survive; a change elsewhere leaves findings as they are.
+# Code that decides which images survive; other changes leave findings unchanged.
 _DECIDING = (
     "attacks/*.py",
     "data/images.py",
@@ -48,9 +48,9 @@ def fingerprint(
     seed: int,
     files: Sequence[str] = (),
 ) -> dict[str, str]:
-    """All that findings depend on, by name.
+    """Digests of everything that findings depend on, by name.
 
-    `batch_size` is left out wherever it stands: it changes cost, not findings.
+    `batch_size` is left out everywhere, because it changes only the cost.
 
     Args:
         files: paths of files that the evaluator reads.
@@ -68,7 +68,7 @@ def fingerprint(
 
 
 def evaluator_text(name: str, parameters: Mapping[str, Any]) -> str:
-    """An evaluator with its settings, without those that change no finding, in the words of earlier versions."""
+    """Evaluator with its settings, under their former names, except settings that do not affect findings."""
     words = former({"name": name, **_without_batch_size(parameters)})
     return f"{words.pop('name')} {json.dumps(words, sort_keys=True)}"
 
@@ -85,7 +85,7 @@ def files_digest(paths: Sequence[str]) -> str:
     """SHA-256 of the contents of files.
 
     Raises:
-        RobustCliError: one cannot be read.
+        RobustCliError: a file cannot be read.
     """
     try:
         return _digest(b"".join(_digest(Path(path).read_bytes()).encode() for path in paths))

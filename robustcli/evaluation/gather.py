@@ -53,12 +53,12 @@ def gather(
     """Run every attack of an evaluator on the images that still survive.
 
     Args:
-        model: in eval mode; weights and modes are restored.
+        model: network in eval mode; weights and modes are restored.
         x, y: images and labels, on the model's device.
-        rng: its index holds the image numbers. Noise depends on these, so batches and processes change nothing.
+        rng: noise indexed by image number, so that batches and processes do not matter.
         journal: outcomes of earlier processes; new ones are added.
-        is_share: whether these are only some of the images of an evaluation. It then ends before the first stage whose
-            outcome depends on the other images: one that draws a sample or makes its own batches.
+        is_share: whether these are only some of the images of an evaluation. Then stop before the first stage whose
+            outcome depends on the other images, because it draws a sample or makes its own batches.
         report: called when an attack begins and after each of its batches.
         keeps_examples: keep the adversarial images, in memory or in the journal.
 
@@ -73,7 +73,7 @@ def gather(
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
             stages = evaluator.stages(AttackContext(threat, (x.shape[1], x.shape[2], x.shape[3]), evidence.classes))
-        # At radius 0 the threat set holds only the clean image.
+        # At radius 0 the threat set contains only the clean image.
         stages = [stage for stage in stages if (stage.threat or threat).radius]
         evidence.warnings += tuple(str(warning.message) for warning in caught)
         if len({stage.name for stage in stages}) < len(stages):
@@ -85,7 +85,7 @@ def gather(
             if not stages:
                 raise EvaluationError(no_gradient(by_gradient))
             evidence.without_gradient = tuple(by_gradient)
-        # One surrogate for all stages that ask for the same one.
+        # One surrogate for all stages that use the same one.
         surrogates = {stage.surrogate: stage.surrogate(model) for stage in stages if stage.surrogate is not None}
         evidence.attacks = tuple(stage.attack for stage in stages)
         evidence.threats = tuple(stage.threat or threat for stage in stages)

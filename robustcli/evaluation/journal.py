@@ -1,7 +1,7 @@
 """The journal of an evaluation: the outcome of every call of an attack, kept until the evaluation is done.
 
-A folder holds one small file per call, which is written under another name and then renamed. A process that is killed
-loses only the call it was in, and several processes may write to one journal.
+A folder contains one small file per call, which is written under a temporary name and then renamed. A killed process
+loses only the call in progress, and several processes may write to one journal.
 """
 
 import errno
@@ -33,11 +33,11 @@ class Journal(Protocol):
     """Keeps the outcomes of attacks, so that a later process need not repeat them."""
 
     def outcomes(self, stage: str, images: Container[int] | None = None) -> Iterable[AttackOutcome]:
-        """The outcomes kept so far of at least one of these images; None is all images."""
+        """Outcomes kept so far that contain any of these images; None means all images."""
         ...
 
     def keep(self, outcome: AttackOutcome) -> AttackOutcome:
-        """Keep one more outcome, which is on disk when this returns, and return it with points mapped from there."""
+        """Write an outcome to disk, and return it with points mapped from there."""
         ...
 
 
@@ -53,28 +53,28 @@ class NullJournal:
 
 @dataclass(frozen=True)
 class FolderJournal:
-    """A journal in a folder, for one evaluation and no other.
+    """A journal in a folder, for one evaluation.
 
     Args:
-        path: of the folder.
+        path: path of the folder.
     """
 
     path: Path
 
     @classmethod
     def open(cls, path: Path, fingerprint: Mapping[str, Any]) -> "FolderJournal":
-        """Open the journal at a path, or begin one.
+        """Open the journal at a path, or create it.
 
         Args:
-            path: of the folder.
+            path: path of the folder.
             fingerprint: everything that the findings depend on, by name.
 
         Raises:
-            RobustCliError: the journal there belongs to another evaluation; says what differs.
+            RobustCliError: the journal belongs to another evaluation; the message lists the differences.
         """
         header = path / "fingerprint.json"
         if not header.exists():
-            # Several processes may begin at once, and all write the same.
+            # Several processes may do this at once; all write the same.
             write_json(header, dict(fingerprint), mark=own_mark())
         found = read_json(header)
         names = [name for name in {**fingerprint, **found} if fingerprint.get(name) != found.get(name)]
@@ -92,7 +92,7 @@ class FolderJournal:
         for path in sorted(self.path.glob(f"{_file_name(stage)}-{'[0-9]' * _DIGITS}.npz")):
             try:
                 with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-                    # The rest of a file may be large, and most files are of other shards.
+                    # The rest of a file may be large, and most files belong to other shards.
                     if images is not None and not any(number in images for number in stored["numbers"].tolist()):
                         continue
                     outcome = _read(stored, path.with_suffix(_POINTS))
@@ -106,7 +106,7 @@ class FolderJournal:
         path = self.path / f"{_file_name(outcome.stage)}-{int(outcome.numbers[0]):0{_DIGITS}d}.npz"
         points = outcome.points
         if points is not None:
-            # First, because the other file says that both are there. Raw, so that they can be mapped into memory.
+            # Written first, because the other file implies both. Uncompressed, so that it can be mapped into memory.
             with replacing(path.with_suffix(_POINTS), own_mark()) as file:
                 file.write(points.contiguous().numpy().data)
         with replacing(path, own_mark()) as file:
@@ -126,17 +126,17 @@ class FolderJournal:
         return outcome if points is None else replace(outcome, points=_mapped(path.with_suffix(_POINTS), points.shape))
 
     def remove(self) -> None:
-        """Delete the journal, once the evaluation is stored."""
+        """Delete the journal after the evaluation was stored."""
         try:
             shutil.rmtree(self.path)
         except OSError as error:
-            # On NFS a file that is mapped into memory keeps another name, and its folder, until this process ends.
+            # On NFS a memory-mapped file keeps another name, and its folder, until this process ends.
             if error.errno not in (errno.ENOTEMPTY, errno.EBUSY):
                 raise
 
 
 def _read(stored: Mapping[str, Any], points: Path) -> AttackOutcome:
-    """An outcome; `points` is the file of its adversarial images, if they were kept."""
+    """Parse an outcome; `points` is the file of its adversarial images, if they were kept."""
     return AttackOutcome(
         stage=str(stored["stage"]),
         numbers=torch.from_numpy(stored["numbers"]),
@@ -153,16 +153,16 @@ def _read(stored: Mapping[str, Any], points: Path) -> AttackOutcome:
 
 
 def _mapped(path: Path, shape: Sequence[int]) -> Tensor:
-    """Adversarial images in a file, as a tensor that the system reads from there and need not hold in memory."""
+    """Map the adversarial images of a file into memory as a tensor."""
     size = math.prod(shape)
     if path.stat().st_size != 4 * size:
         raise ValueError(f"{path.name} has {path.stat().st_size} bytes, not {4 * size}")
-    # A private mapping, and one that keeps no file open, because there may be thousands of them.
+    # A private mapping that does not keep the file open, because there may be thousands of files.
     return torch.from_file(str(path), size=size, dtype=torch.float32).view(*shape) if size else torch.zeros(*shape)
 
 
 def _file_name(stage: str) -> str:
-    """A file name for a stage; a digest keeps names apart that differ only in characters which are replaced."""
+    """File name of a stage; a digest distinguishes names that differ only in replaced characters."""
     kept = re.sub(r"[^a-z0-9_-]+", "_", stage.lower())
     return kept if kept == stage else f"{kept}-{hashlib.sha256(stage.encode()).hexdigest()[:8]}"
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 @dataclass
 class Passes:
-    """Examples passed forward, and examples that a gradient came back for."""
+    """Numbers of examples in forward passes and in gradients."""
 
     forwards: int = 0
     gradients: int = 0
@@ -18,7 +18,7 @@ class Passes:
 
 @contextmanager
 def count_passes(*models: nn.Module) -> Iterator[Passes]:
-    """Count the examples that go forward through models, and those that a gradient comes back for."""
+    """Count the examples that pass forward through models, and those with a gradient."""
     passes = Passes()
 
     def count(_module: nn.Module, _inputs: Any, logits: Tensor) -> None:
@@ -31,7 +31,7 @@ def count_passes(*models: nn.Module) -> Iterator[Passes]:
         if logits.requires_grad:
             logits.register_hook(count_gradient)  # type: ignore[no-untyped-call]
 
-    # A model may be given twice; it is counted once.
+    # A model may be given twice, but counts once.
     hooks = [model.register_forward_hook(count) for model in dict.fromkeys(models)]
     try:
         yield passes

@@ -1,7 +1,6 @@
-"""Per-image results of an evaluation, one CSV line per image, and the adversarial examples themselves.
+"""Per-image results of an evaluation as CSV, and its adversarial examples.
 
-With both, anyone who has the weights and the images can check a robust accuracy without attacking
-(workflows/verify.py).
+With both, the weights and the images, a robust accuracy can be verified without an attack (workflows/verify.py).
 """
 
 import csv
@@ -29,7 +28,7 @@ from robustcli.store.large_arrays import GrowingArray, read_rows, write_npz
 from robustcli.threat.threat import ThreatModel
 
 COLUMNS = ("image", "label", "clean", "broken_by", "prediction", "margin", "size")
-# How an adversarial example is written, the smallest first: steps of 1/255 from the clean image, a half-precision
+# Encodings of an adversarial example, the smallest first: steps of 1/255 from the clean image, a half-precision
 # perturbation, or the image itself.
 Encoding = Literal["steps", "halves", "floats"]
 _ENCODINGS: tuple[Encoding, ...] = ("steps", "halves", "floats")
@@ -44,10 +43,10 @@ class ImageResult:
         image: number in the order of the data.
         label: true class.
         clean: predicted class of the clean image.
-        broken_by: name of the stage that broke it, "clean" if it is wrong when clean, "" if it survives.
+        broken_by: name of the stage that broke it, "clean" if it is misclassified without attack, "" if it survives.
         prediction: predicted class of the adversarial image.
         margin: largest margin seen, wrong logit minus true one.
-        size: norm of the perturbation that broke it, in the norm of the threat.
+        size: norm of the perturbation that broke it, in the norm of the threat model.
     """
 
     image: int
@@ -60,7 +59,7 @@ class ImageResult:
 
 
 def per_image_results(evidence: Evidence) -> list[ImageResult]:
-    """Outcome for every image, in the order of the images."""
+    """Return the outcome for every image, in order."""
     names = {SURVIVES: "", WRONG_WHEN_CLEAN: "clean", **{i: stage.name for i, stage in enumerate(evidence.stages)}}
     columns = (
         evidence.numbers,
@@ -85,7 +84,7 @@ def write_per_image(path: Path, lines: list[ImageResult]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for line in lines:
-        # Nine digits are enough to tell any two numbers of single precision apart.
+        # Nine digits distinguish all numbers of single precision.
         writer.writerow([*(getattr(line, name) for name in COLUMNS[:5]), f"{line.margin:.9g}", f"{line.size:.9g}"])
     write_text(path, text.getvalue())
 
@@ -94,7 +93,7 @@ def read_per_image(path: Path) -> list[ImageResult]:
     """Read per-image results.
 
     Raises:
-        RobustCliError: the file is missing, damaged or foreign; names file and line.
+        RobustCliError: the file is missing, damaged or not of this kind; the message has file and line.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -120,7 +119,7 @@ def write_adversarial_examples(
 
     Args:
         x, y: all images that were evaluated, and their labels, on the model's device.
-        votes: forward passes per verdict.
+        votes: forward passes that vote on the class of an image.
     """
     row_of = {number: row for row, number in enumerate(evidence.numbers.tolist())}
     chosen: dict[Encoding, list[int]] = {encoding: [] for encoding in _ENCODINGS}
@@ -151,7 +150,7 @@ def write_adversarial_examples(
 
 
 def _in_batches(evidence: Evidence, row_of: Mapping[int, int]) -> Iterator[tuple[list[int], ThreatModel]]:
-    """Numbers of the broken images in batches, with the threat under which they were broken."""
+    """Yield numbers of the broken images in batches, with their threat model."""
     threats: dict[int, ThreatModel] = {
         number: evidence.threats[int(evidence.broken_by[row_of[number]])] for number in sorted(evidence.points)
     }
@@ -165,7 +164,7 @@ def read_adversarial_examples(path: Path) -> Iterator[tuple[Encoding, NDArray[An
     """Yield encoding, image numbers and codes, a batch at a time, for every encoding in the file.
 
     Raises:
-        RobustCliError: the file is missing, damaged or foreign.
+        RobustCliError: the file is missing, damaged or not of this kind.
     """
     try:
         with ZipFile(path) as archive:
@@ -195,7 +194,7 @@ def _encoded(encoding: Encoding, points: Tensor, x: Tensor, threat: ThreatModel)
         return np.asarray(points)
     if encoding == "halves":
         halves = delta.astype(np.float16)
-        # Towards zero: rounding to the nearest may leave the ball.
+        # Towards zero, because rounding to nearest may leave the ball.
         is_longer = np.abs(halves.astype(np.float32)) > np.abs(delta)
         shorter: NDArray[Any] = np.where(is_longer, np.nextafter(halves, np.float16(0)), halves)
         return shorter

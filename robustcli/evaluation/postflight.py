@@ -1,7 +1,7 @@
-"""Questions asked after an evaluation: did attacks fail because the model is robust, or for another reason?
+"""Checks after an evaluation: did attacks fail because the model is robust, or for another reason?
 
-They follow the checklists of Carlini et al. (2019) and of AutoAttack's flags. None is proof, so each answer is a
-suspicion in words; a number without any is trusted.
+They follow the checklists of Carlini et al. (2019) and AutoAttack's flags. They are not proofs, so each one yields a
+suspicion as text; a result without suspicions is trusted.
 """
 
 from collections.abc import Iterable, Iterator
@@ -25,19 +25,19 @@ from robustcli.statistics import clopper_pearson
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
 
-# Survivors that are asked, at most.
+# Maximum number of survivors in a check.
 _PROBES = 64
-# Share of all images that attacks without gradients may break after those with them (AutoAttack's flag).
+# Share of images that attacks without gradients may break after gradient attacks (AutoAttack's flag).
 _BLACK_BOX_SHARE = 0.002
-# Share of the survivors of cross-entropy that other gradients may break; published evaluations reach 0.15.
+# Share of the survivors of cross-entropy that other losses may break; published evaluations reach 0.15.
 _OTHER_LOSSES_SHARE = 0.3
-# Share of the probes that may be odd before the number is.
+# Share of the checked images with an anomaly above which the result is suspect.
 _ODD_SHARE = 0.05
 _RANDOM_POINTS = 20
 _WIDE_STEPS = 20
-# How far clean accuracy may lie below what it was in training, beyond chance.
+# Allowed drop of clean accuracy relative to training, in addition to chance.
 _CLEAN_GAP = 0.05
-# The same set in every norm.
+# A threat model in every norm that contains all images.
 _WHOLE_BOX = ThreatModel("linf", Fraction(1))
 
 
@@ -52,15 +52,15 @@ def postflight(
     is_random: bool = False,
     expected_clean: float | None = None,
 ) -> list[str]:
-    """Suspicions, in words.
+    """Return suspicions as text.
 
     Args:
-        model: in eval mode, its weights held.
+        model: network in eval mode, weights without gradients.
         x, y: the images that were evaluated, and their labels.
-        evidence: what the attacks came to.
-        rng: numbers the images.
+        evidence: results of the attacks.
+        rng: noise, indexed by image.
         is_random: whether logits may vary from call to call.
-        expected_clean: clean accuracy that the network is known to have on other images of its kind.
+        expected_clean: known clean accuracy of the network on similar images.
     """
     found = [
         *chance_suspicions(evidence.clean, evidence.labels, evidence.classes, x),
@@ -72,7 +72,7 @@ def postflight(
         return found
     found += [text for text in evidence.warnings if text.startswith(OUTSIDE)]
     if is_random:
-        found.append("logits vary from call to call: the number is that of most of several forwards, not a worst case")
+        found.append("logits vary from call to call: the number is a majority vote of several passes, not a worst case")
     has_gradient = gives_gradient(model, x) if evidence.has_gradient is None else evidence.has_gradient
     if not has_gradient:
         left_out = ", ".join(evidence.without_gradient)
@@ -93,17 +93,17 @@ def postflight(
 
 
 def _of_clean_images(evidence: Evidence, expected: float | None) -> Iterator[str]:
-    """Whether the network does what it did when it was trained."""
+    """Check that clean accuracy is as in training."""
     right, total = int((evidence.clean == evidence.labels).sum()), len(evidence.labels)
     if expected is not None and expected - clopper_pearson(right, total)[1] > _CLEAN_GAP:
         yield (
-            f"clean accuracy is {100 * right / total:.1f} %, and was {100 * expected:.1f} % on held-out images in "
-            "training: other images, other pixels or other weights than those it was trained with?"
+            f"clean accuracy is {100 * right / total:.1f} %, but was {100 * expected:.1f} % on held-out images in "
+            "training: other images, another pixel range or other weights?"
         )
 
 
 def _of_stages(evidence: Evidence) -> Iterator[str]:
-    """What the numbers of the stages tell."""
+    """Check the counts of the stages."""
     total = len(evidence.labels)
     pairs = [pair for pair in zip(evidence.stages, evidence.attacks, strict=True) if pair[0].is_search]
     stages = [stage for stage, _ in pairs]
@@ -111,13 +111,13 @@ def _of_stages(evidence: Evidence) -> Iterator[str]:
         stage for stage, attack in pairs if stage.forwards > stage.entered or stage.gradients or attack.is_given
     ]
     if any(stage.entered for stage in stages) and not searched:
-        yield "no attack made a pass through the network to search, so this is clean accuracy: give it steps to make"
+        yield "no attack made a search pass, so this is clean accuracy; increase the number of steps"
     gradients_tried = False
     for stage in stages:
         if stage.is_black_box and gradients_tried and stage.broken > _BLACK_BOX_SHARE * total:
             yield (
-                f"{stage.name}, which uses no gradients, broke {stage.broken} of {total} images after attacks by "
-                "gradients had failed on them: gradients may be masked, and the true robust accuracy lower"
+                f"{stage.name}, which uses no gradients, broke {stage.broken} of {total} images that survived gradient "
+                "attacks: gradients may be masked, and the true robust accuracy lower"
             )
         gradients_tried |= not stage.is_black_box
     first = stages[0] if stages else None
@@ -126,22 +126,22 @@ def _of_stages(evidence: Evidence) -> Iterator[str]:
         others = sum(stage.broken for stage in stages[1:] if not stage.is_black_box)
         if others > max(_OTHER_LOSSES_SHARE * left, _BLACK_BOX_SHARE * total):
             yield (
-                f"of {left} images that withstood cross-entropy, {others} fell to other losses: its gradients may "
-                "vanish, and attacks that use nothing else say little about this model"
+                f"of {left} images that survived cross-entropy, {others} fell to other losses: its gradients may "
+                "vanish, so attacks that use only cross-entropy mean little for this model"
             )
 
 
 def _of_two_phases(evidence: Evidence) -> Iterator[str]:
-    """Whether expensive attacks on a sample agree with cheap ones on all images."""
+    """Check that expensive attacks on a sample agree with cheap ones on all images."""
     phases = TwoPhases.of(evidence)
     if phases is not None and phases.disagreement is not None:
         yield phases.disagreement
 
 
 def _of_longer_attacks(model: nn.Module, x: Tensor, y: Tensor, rng: IndexedNoise, evidence: Evidence) -> Iterator[str]:
-    """Whether PGD would still gain with more steps; APGD adapts its steps, and has many."""
+    """Check whether PGD breaks more images with more steps; APGD adapts its steps, and has many."""
     for attack, threat, stage in zip(evidence.attacks, evidence.threats, evidence.stages, strict=True):
-        # One that saw another network says nothing of steps on this one.
+        # A transfer attack searched on another network.
         if not isinstance(attack, Pgd) or not attack.steps or stage.is_black_box:
             continue
         longer = replace(attack, steps=2 * attack.steps, restarts=1, keep="fooled")
@@ -149,13 +149,13 @@ def _of_longer_attacks(model: nn.Module, x: Tensor, y: Tensor, rng: IndexedNoise
         with torch.no_grad():
             broken = int((model(points).argmax(1) != y).sum())
         if broken > max(1, _ODD_SHARE * len(x)):
-            yield f"PGD with {longer.steps} steps breaks {broken} of {len(x)} images that withstood {attack.steps}"
+            yield f"{longer.steps} steps of PGD break {broken} of {len(x)} images that survived PGD with {attack.steps}"
 
 
 def _of_random_points(
     model: nn.Module, x: Tensor, y: Tensor, threats: Iterable[ThreatModel], rng: IndexedNoise
 ) -> Iterator[str]:
-    """Whether survivors fall to random points of the threat sets."""
+    """Check whether random points of the threat set fool the model."""
     fooled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     for threat, draw in product(threats, range(_RANDOM_POINTS)):
         points = threat.sample(x, rng.split(f"random point {draw}"))
@@ -164,12 +164,12 @@ def _of_random_points(
     if bool(fooled.any()):
         yield (
             f"{int(fooled.sum())} of {len(x)} survivors are misclassified at one of {_RANDOM_POINTS} random points of "
-            "the threat set: the attacks missed what chance finds"
+            "the threat set: random search found what the attacks missed"
         )
 
 
 def _of_gradients(model: nn.Module, x: Tensor, y: Tensor, rng: IndexedNoise) -> Iterator[str]:
-    """Whether the gradients at survivors lead anywhere."""
+    """Check that gradients at survivors are useful."""
     count = len(x)
     for name, words in (("ce", "cross-entropy"), ("margin", "the margin of the logits")):
         grad, _, _ = input_gradient(model, x, LOSSES[name], y)  # type: ignore[index]
@@ -182,6 +182,6 @@ def _of_gradients(model: nn.Module, x: Tensor, y: Tensor, rng: IndexedNoise) -> 
         standing = int((model(points).argmax(1) == y).sum())
     if standing > _ODD_SHARE * count:
         yield (
-            f"{standing} of {count} survivors withstand PGD-{_WIDE_STEPS} even when every pixel may take any value: "
-            "gradients lead nowhere, so the attacks' failure is not a sign of robustness"
+            f"{standing} of {count} survivors survive PGD-{_WIDE_STEPS} even when every pixel may take any value: "
+            "gradients do not help, so the failure of the attacks is not a sign of robustness"
         )

@@ -1,4 +1,4 @@
-"""Questions asked before an evaluation: is there a number to be had from this model and these images?"""
+"""Checks before an evaluation: can this model and these images give a meaningful number?"""
 
 import warnings
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ from robustcli.errors import EvaluationError
 from robustcli.evaluation.gradient import is_quantized
 from robustcli.threat.threat import ThreatModel
 
-# Rounding of single precision, as a share of the largest logit: between two equal calls, and between two
-# batches that hold the same image; networks in half precision round by more, in units of their own epsilon.
+# Tolerance for rounding in single precision, as a share of the largest logit: between two equal calls, and between two
+# batches with the same image. Networks in half precision have a larger tolerance, in units of their epsilon.
 _REPEAT_ROUNDING, _BATCH_ROUNDING, _EPSILONS = 1e-5, 1e-4, 16
 _EPSILON_OF_8_BITS = 2**-8
 _PIXEL_ROUNDING = 1e-6
-# Images that the questions to the model are asked with.
+# Number of images of the checks.
 _PROBES = 16
 
 
@@ -30,17 +30,17 @@ def preflight(
     allows_randomness: bool = False,
     batch_size: int | None = None,
 ) -> None:
-    """Refuse a model or data for which an accuracy would be a number about nothing.
+    """Raise for a model or data whose accuracy would be meaningless.
 
-    Signs that are not proof are raised as warnings: logits that look like probabilities, and a radius at
-    which every image can be turned into the same grey one.
+    Weaker signs are only warnings: logits that look like probabilities, and a radius with which every image can become
+    the same grey image.
 
     Args:
-        model: must be in eval mode throughout.
+        model: the model; must be in eval mode throughout.
         x, y: images (n, c, h, w) in [0, 1] and labels, on the model's device.
         threat: the threat model.
         allows_randomness: whether logits may vary from call to call.
-        batch_size: most images in a batch of the evaluation; None is as many as the checks ask with.
+        batch_size: largest batch of the evaluation; None is the batch size of the checks.
 
     Raises:
         EvaluationError: the first problem found.
@@ -63,7 +63,7 @@ def preflight(
     if rows_sum_to_1 and float(logits.min()) > -1e-6:
         warnings.warn(
             "the model's outputs look like probabilities: gradients of a softmax vanish where it is confident, and "
-            "attacks then fail only for that reason; return the logits before the softmax",
+            "attacks fail for that reason; return the logits before the softmax",
             stacklevel=2,
         )
 
@@ -73,8 +73,8 @@ def _check_modes(model: nn.Module) -> None:
     if trained:
         shown = ", ".join(trained[:3]) + (", ..." if len(trained) > 3 else "")
         raise EvaluationError(
-            f"model: {len(trained)} modules are in train mode ({shown}); an evaluation needs eval mode, where "
-            "dropout rests and batch norms use their running statistics: call model.eval()"
+            f"model: {len(trained)} modules are in train mode ({shown}); an evaluation needs eval mode, without "
+            "dropout and with running statistics of batch norms: call model.eval()"
         )
 
 
@@ -86,13 +86,13 @@ def _check_data(model: nn.Module, x: AnyImages, y: Tensor) -> None:
     if x.dtype != torch.float32:
         raise EvaluationError(f"x: {x.dtype}; expected torch.float32, with pixels in [0, 1]")
     lows, highs = zip(*((part.min(), part.max()) for part in chunks_of(x)), strict=True)
-    # As tensors, because NaN is their least and greatest.
+    # As tensors, because min and max propagate NaN.
     low, high = float(torch.stack(lows).min()), float(torch.stack(highs).max())
-    # Written so that NaN, for which every comparison is false, is refused too.
+    # Written so that NaN, for which every comparison is false, is refused.
     if not (low >= -_PIXEL_ROUNDING and high <= 1 + _PIXEL_ROUNDING):
         raise EvaluationError(
             f"x: pixels from {low:.4g} to {high:.4g}; expected [0, 1]: normalisation belongs inside the model, "
-            "because eps and the box are those of raw pixels"
+            "because eps refers to raw pixels"
         )
     if y.dtype != torch.int64 or y.shape != x.shape[:1]:
         raise EvaluationError(
@@ -115,8 +115,8 @@ def _logits(model: nn.Module, x: Tensor) -> Tensor:
             f"model: returned {found} for {len(x)} images; expected logits of shape ({len(x)}, k), k at least 2"
         )
     if logits.dtype != torch.float32:
-        raise EvaluationError(f"model: logits are {logits.dtype}; expected torch.float32, model.float() makes it so")
-    # A copy: a model that returns its own storage would otherwise change what later calls are compared with.
+        raise EvaluationError(f"model: logits are {logits.dtype}; expected torch.float32; call model.float()")
+    # A copy, in case the model returns its own storage.
     return logits.clone()
 
 
@@ -135,13 +135,13 @@ def _check_logits(logits: Tensor, y: Tensor) -> None:
 
 
 def _check_repeats(model: nn.Module, probes: Tensor, logits: Tensor) -> None:
-    """The same images again, alone, and in reverse order must give the same logits."""
+    """Check that the same images, again, one by one and in reverse order, give the same logits."""
     scale = float(logits.abs().max())
     drift = float((_logits(model, probes) - logits).abs().max())
     if drift > _REPEAT_ROUNDING * scale:
         raise EvaluationError(
             f"model: two equal calls give logits that differ by {drift:.3g} (their size is {scale:.3g}); one attack "
-            "on a randomised model says little: evaluate it with autoattack, version 'rand'"
+            "on a randomised model means little: evaluate it with autoattack, version 'rand'"
         )
     alone = torch.cat([_logits(model, image[None]) for image in probes])
     backwards = _logits(model, probes.flip(0)).flip(0)
@@ -149,7 +149,7 @@ def _check_repeats(model: nn.Module, probes: Tensor, logits: Tensor) -> None:
 
 
 def _check_batches(model: nn.Module, x: Tensor) -> None:
-    """A batch of the size that is used must give the logits of small batches, whatever else is in it."""
+    """Check that logits in a batch of the largest size equal those in small batches."""
     if len(x) <= _PROBES:
         return
     try:
@@ -178,7 +178,7 @@ def _require_near(model: nn.Module, logits: Tensor, others: Sequence[Tensor], si
 
 
 def _epsilon(model: nn.Module) -> float:
-    """The coarsest relative rounding in a model: of its weights, or of layers with 8 bits, which scale by the batch."""
+    """The coarsest relative rounding in a model: of its weights, or of 8-bit layers, which scale by the batch."""
     if is_quantized(model):
         return _EPSILON_OF_8_BITS
     return max((torch.finfo(one.dtype).eps for one in model.parameters() if one.is_floating_point()), default=0.0)

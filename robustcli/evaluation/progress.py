@@ -17,12 +17,12 @@ class StageProgress:
     Args:
         stage: name of the attack; "clean" for the clean images.
         number, stages: position of the attack among all, from 1; 0 for the clean images.
-        entered: images to attack.
-        attacked: those that were attacked already, also by earlier processes.
-        broken: those of them that the attack broke.
-        survivors: images that survive so far.
-        images_per_second: attacked by this process; None if it attacked none yet.
-        forwards: forward passes within the batch that is being attacked.
+        entered: number of images to attack.
+        attacked: number of images attacked so far, also by earlier processes.
+        broken: number of images that this attack broke.
+        survivors: number of images that survive so far.
+        images_per_second: speed of this process; None before its first batch.
+        forwards: forward passes in the current batch.
     """
 
     stage: str
@@ -37,7 +37,7 @@ class StageProgress:
 
     @property
     def is_done(self) -> bool:
-        """True if no image is left to attack."""
+        """Whether all images were attacked."""
         return self.attacked >= self.entered
 
     @property
@@ -60,7 +60,7 @@ class StageProgress:
         return f"{self.images_per_second:,.3g} images/s"
 
     def line(self) -> str:
-        """All of it in one line."""
+        """Everything in one line."""
         parts = [f"{self.attacked:,} of {self.entered:,} images"]
         if self.number:
             parts += [f"{self.broken:,} broken", f"{self.survivors:,} survive"]
@@ -79,7 +79,7 @@ def silent(progress: StageProgress) -> None:
 
 @dataclass
 class StageLines:
-    """Chooses the moments to print a line: at the end of every attack, and every half a minute in between.
+    """Print a line at the end of every attack, and every half a minute in between.
 
     Args:
         write: prints a line.
@@ -92,7 +92,7 @@ class StageLines:
 
     def __call__(self, progress: StageProgress) -> None:
         now = time.monotonic()
-        # The clean images take a moment, and their number is that of the result.
+        # The clean images take a moment, and the result shows their number.
         is_worth_a_line = progress.is_done and progress.number > 0 and progress.entered > 0
         if is_worth_a_line or now - self._last >= _PAUSE:
             self.write(f"{self.prefix}{progress.line()}")

@@ -13,7 +13,7 @@ from robustcli.models.digest import tensor_bytes
 
 @contextmanager
 def restored_generators(device: torch.device) -> Iterator[None]:
-    """Restore the global generators of torch and numpy, as if nothing had drawn from them or seeded them."""
+    """Restore the global generators of torch and numpy."""
     numpy_state = np.random.get_state()
     with torch.random.fork_rng(devices=list(range(torch.cuda.device_count())) if device.type == "cuda" else []):
         try:
@@ -48,7 +48,7 @@ def restored_model(model: nn.Module) -> Iterator[None]:
     finally:
         with torch.no_grad():
             for name, table, key, tensor, before in tensors:
-                # No `get`: the tables of TorchScript modules have none.
+                # No `get`: the dictionaries of TorchScript modules do not have it.
                 if key not in table or table[key] is not tensor or not _is_same(tensor, before):
                     changed.append(name)
                     table[key] = tensor
@@ -63,13 +63,13 @@ def restored_model(model: nn.Module) -> Iterator[None]:
     if changed:
         warnings.warn(
             f"the evaluation changed {', '.join(changed[:3])}{', ...' if len(changed) > 3 else ''} of the model; it "
-            "was put back, but the number is not only about that model",
+            "was restored, but the number is not only about that model",
             stacklevel=4,
         )
 
 
 def _is_same(now: Tensor, before: Tensor) -> bool:
-    # Bytes, not values: NaN differs from itself, and 0 equals -0.
+    # Bytes instead of values: NaN differs from itself, and 0 equals -0.
     if now.layout != torch.strided or now.is_quantized:
         return now.shape == before.shape and tensor_bytes(now) == tensor_bytes(before)
     return torch.equal(now.detach().reshape(-1).view(torch.uint8), before.reshape(-1).view(torch.uint8))

@@ -1,4 +1,4 @@
-"""One call of an attack: search, then check and classify every point that it returns."""
+"""One call of an attack: search, then check and classify every returned point."""
 
 import time
 import warnings
@@ -18,23 +18,23 @@ from robustcli.evaluators import Stage
 from robustcli.threat.noise import IndexedNoise, derive
 from robustcli.threat.threat import ThreatModel
 
-# Gradient steps in single precision from where a search in bf16 ended, and their length in radii.
+# Gradient steps in single precision after a search in bf16, and their length in radii.
 _LAST_STEPS, _LAST_LENGTH = 10, 1 / 20
 
 
 @dataclass(frozen=True)
 class AttackOutcome:
-    """What one call of an attack found, confirmed by the model.
+    """Findings of one call of an attack, confirmed by the model.
 
     Args:
         stage: name of the stage.
-        numbers: (m,) of the images attacked, in the data set.
+        numbers: (m,) indices of the attacked images in the data set.
         is_broken: (m,) bool.
         predictions: (m,) class of the point that the attack returned.
-        margins: (m,) largest wrong logit minus the true one there; positive when broken.
-        sizes: (m,) distance from the clean image, in the norm of the threat.
-        points: (b, c, h, w) adversarial images of those that are broken, in the same order; None if they are not kept.
-        forwards, gradients: examples passed forward, and examples that a gradient came back for.
+        margins: (m,) largest wrong logit minus the true one there; positive if broken.
+        sizes: (m,) distance from the clean image, in the norm of the threat model.
+        points: (b, c, h, w) adversarial images of the broken images, in the same order; None if they are not kept.
+        forwards, gradients: numbers of examples in forward passes and in gradients.
         seconds: wall-clock time.
         warnings: warnings that the attack raised.
     """
@@ -52,7 +52,7 @@ class AttackOutcome:
     warnings: tuple[str, ...] = ()
 
     def among(self, images: Collection[int]) -> "AttackOutcome":
-        """The outcome for some of the images; the counts stay those of the whole call."""
+        """Return the outcome for some of the images; counts remain those of the whole call."""
         is_in = torch.tensor([number in images for number in self.numbers.tolist()], dtype=torch.bool)
         if bool(is_in.all()):
             return self
@@ -79,13 +79,13 @@ def run_attack(
     threat: ThreatModel,
     votes: int,
 ) -> AttackOutcome:
-    """Run the attack of a stage on some images and confirm what it found.
+    """Run the attack of a stage on some images and confirm the result.
 
     Args:
         model: the network.
         search: network that the attack searches with: the network itself or its surrogate.
         size: largest number of points in one pass.
-        votes: forward passes that decide the class of an image.
+        votes: forward passes that vote on the class of an image.
 
     Raises:
         EvaluationError: the attack left the threat set, or logits are not finite.
@@ -96,7 +96,7 @@ def run_attack(
     # A model that draws its own noise draws the same for the same images.
     torch.manual_seed(derive(rng.seed, stage.name, int(numbers[0])))
     with warnings.catch_warnings(record=True) as caught, count_passes(model, search) as passes:
-        # Deprecations stay with the filters of the process: they are about code, not about the number.
+        # Deprecation warnings are about code, not about the number.
         for category in (UserWarning, RuntimeWarning):
             warnings.simplefilter("always", category)
         points = _search(stage, model, search, x, y, threat, rng)
@@ -126,7 +126,7 @@ def _search(
     After a search in bf16, images that fool the copy but not the network are attacked again with the network, and
     the other images that survive take a few last steps with the network.
     """
-    # A copy of x: an attack that writes into its input must not move what it is compared with.
+    # A copy of x, in case an attack writes into its input.
     points: Tensor = stage.attack(search, x.clone(), y, threat, rng.split(stage.noise)).detach()
     if not (isinstance(search, SurrogateCopy) and search.is_fast) or points.shape != x.shape:
         return points
@@ -144,7 +144,7 @@ def _search(
 
 
 def _last_steps(model: nn.Module, points: Tensor, x: Tensor, y: Tensor, threat: ThreatModel) -> Tensor:
-    """A few steps up the margin; a point that fools the network stays."""
+    """Take a few steps along the gradient of the margin; a point that fools the network stays."""
 
     def move(look: Look) -> Tensor:
         step = threat.ascent(look.grad, look.points, _LAST_LENGTH * threat.radius)

@@ -1,7 +1,7 @@
-"""A queue of small shards of an evaluation's images, from which any number of processes draw.
+"""A queue of small shards of an evaluation's images, shared by any number of processes.
 
-The queue is a folder. A process locks the shard that it works on, and the lock of a process that was killed is free for
-another one, so every process alone could finish the evaluation.
+The queue is a folder. A process locks the shard that it works on; the lock of a killed process is released, so a
+single process can finish the evaluation.
 """
 
 import time
@@ -12,10 +12,10 @@ from pathlib import Path
 from robustcli.errors import InUseError
 from robustcli.store.runs import lock_file
 
-# Images of a shard, at most and at least, and the number of shards in between. They depend neither on the number of
-# processes nor on their batches, so that others can join.
+# Largest and smallest number of images per shard, and number of shards in between. They do not depend on the number of
+# processes or on batch sizes, so that others can join.
 _MOST, _LEAST, _SHARDS = 250, 8, 32
-# Seconds between two looks at shards that other processes work on.
+# Seconds between two checks of shards of other processes.
 _PATIENCE = 1.0
 
 
@@ -25,7 +25,7 @@ class ShardQueue:
 
     Args:
         folder: folder of the queue; it is created.
-        count: number of shards. Processes that share a queue have the same.
+        count: number of shards; the same for all processes that share a queue.
     """
 
     folder: Path
@@ -33,7 +33,7 @@ class ShardQueue:
 
     @classmethod
     def of(cls, folder: Path, images: int) -> "ShardQueue":
-        """Cut images into shards."""
+        """Create a queue for a number of images."""
         size = max(_LEAST, min(_MOST, -(-images // _SHARDS)))
         return cls(folder, -(-images // size))
 
@@ -43,9 +43,9 @@ class ShardQueue:
         return sum(self._done(number).exists() for number in range(self.count))
 
     def draw(self) -> Iterator[tuple[int, int]]:
-        """Yield (i, n) of each shard that is this process's to attack; return when all shards are done.
+        """Yield (i, n) of each shard that this process has to attack; return when all shards are done.
 
-        A shard is done when the next one is asked for.
+        A shard is done when the next one is requested.
         """
         left = list(range(self.count))
         while left:

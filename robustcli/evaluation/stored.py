@@ -1,4 +1,4 @@
-"""One evaluation and its files: a journal while it runs, then result, per-image results and adversarial examples."""
+"""One evaluation and its files: first a journal, then result, per-image results and adversarial examples."""
 
 import time
 import warnings
@@ -31,7 +31,7 @@ from robustcli.threat.threat import ThreatModel
 
 @dataclass(frozen=True)
 class EvaluationFiles:
-    """Files of one evaluation, in a folder that it shares with others.
+    """Files of one evaluation, in a folder with those of other evaluations.
 
     Args:
         folder: the folder.
@@ -52,7 +52,7 @@ class EvaluationFiles:
 
     @property
     def adversarial_examples(self) -> Path:
-        """Adversarial images; files of version 0.1 that still have their former name are found too."""
+        """Adversarial images, also under their former name from version 0.1."""
         path = self.folder / f"{self.key}.adversarial.npz"
         former = self.folder / f"{self.key}.witnesses.npz"
         return former if former.exists() and not path.exists() else path
@@ -78,11 +78,11 @@ class Task:
     """Everything that one evaluation depends on.
 
     Args:
-        files: where its files go.
-        chosen: evaluator and settings as the spec states them; `evaluator` is built from it.
+        files: output files.
+        chosen: evaluator and settings as in the spec; `evaluator` is built from it.
         threat: threat model, unless the evaluator has its own.
-        seed: of the noise.
-        stamps: warnings that go with every number of this network.
+        seed: seed of the noise.
+        stamps: warnings that belong to every number of this network.
         expected_clean: clean accuracy on held-out images in training, if known.
     """
 
@@ -105,7 +105,7 @@ class Task:
         files, options = self.files, self.chosen.options
         if files.result.exists():
             if files.journal.exists():
-                FolderJournal(files.journal).remove()  # The process was killed just before it would have removed it.
+                FolderJournal(files.journal).remove()  # Left by a process that was killed just before removing it.
             return read_evaluation(files.result)
         x, y = self._images()
         mark = self._fingerprint(x, y)
@@ -125,10 +125,10 @@ class Task:
         return read_evaluation(files.result)
 
     def run_shards(self, report: Report = silent) -> None:
-        """Attack shards of the images, only for the journal, until this and other processes have attacked all.
+        """Attack shards of the images, writing only to the journal, until all processes together have attacked all.
 
         Args:
-            report: called when a shard begins, with the images that all processes have attacked.
+            report: called when a shard begins, with the number of images that all processes have attacked.
         """
         if self.files.result.exists():
             return
@@ -167,13 +167,13 @@ class Task:
 
 
 def plain_parameters(chosen: MemberSpec) -> dict[str, Any]:
-    """Settings of an evaluator as a result states them."""
+    """Settings of an evaluator in the form of a stored result."""
     parameters: dict[str, Any] = _as_text(to_plain(chosen.parameters))
     return parameters
 
 
 def _as_text(value: Any) -> Any:
-    """Plain values with exact numbers as text, such as the radius of an evaluator's own threat."""
+    """Plain values, with exact numbers as text, such as the radius of an evaluator's own threat model."""
     if isinstance(value, dict):
         return {key: _as_text(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Estimates from two phases: cheap attacks on all images, and expensive ones on some of those that survive."""
+"""Estimates from two phases: cheap attacks on all images, expensive ones on some of the survivors."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ from robustcli.evaluation.evidence import DRAWN, NEAREST, NOT_CHOSEN, Evidence
 from robustcli.statistics import hypergeometric_interval
 from robustcli.store.evaluations import Estimate, Evaluation
 
-# Share of all images that the expensive attacks certainly break beyond the cheap ones, above which both disagree.
+# Share of images that the expensive attacks break beyond the cheap ones, above which the phases disagree.
 _DISAGREEMENT = 0.01
 
 
@@ -14,15 +14,15 @@ _DISAGREEMENT = 0.01
 class TwoPhases:
     """Counts of the second phase.
 
-    The expensive attacks break an unknown number of the survivors of the cheap ones. Among the images nearest to a
-    wrong class, all of which are attacked, it is counted. Among the others it is estimated: how many of them are in a
-    random sample follows the hypergeometric distribution, which gives the number an exact interval.
+    The expensive attacks would break an unknown number of the survivors of the cheap ones. Among the images nearest to
+    a wrong class, which are all attacked, it is counted. Among the others it is estimated from a random sample, whose
+    count follows the hypergeometric distribution; this gives an exact interval.
 
     Args:
-        total: all images.
-        nearest, nearest_broken: images nearest to a wrong class, and how many of them broke.
-        others: all other survivors of the cheap attacks.
-        drawn, drawn_broken: those of them that were drawn at random, and how many of these broke.
+        total: number of images.
+        nearest, nearest_broken: number of images nearest to a wrong class, and of those broken.
+        others: number of other survivors of the cheap attacks.
+        drawn, drawn_broken: number of others in the sample, and of those broken.
         by: names of the stages that broke some.
     """
 
@@ -53,7 +53,7 @@ class TwoPhases:
 
     @classmethod
     def stated(cls, result: Evaluation) -> "TwoPhases | None":
-        """Return the counts of a stored result; None if all attacks ran on every survivor, or its keys do not agree."""
+        """Return the counts of a stored result; None if all attacks ran on every survivor, or its keys disagree."""
         first = next((stage for stage in result.stages if stage.sampled is not None), None)
         if first is None or result.sample is None or len(result.sample) != result.total:
             return None
@@ -102,7 +102,7 @@ class TwoPhases:
 
     @property
     def disagreement(self) -> str | None:
-        """A suspicion if the expensive attacks break many images that the cheap ones left."""
+        """Return a suspicion if the expensive attacks break many images that the cheap ones left."""
         if self.broken[0] <= _DISAGREEMENT * self.total:
             return None
         return (

@@ -16,29 +16,29 @@ class Watcher(Protocol):
         ...
 
     def begin(self, updates: int, done: int) -> None:
-        """Training begins: `updates` in total, `done` of them finished."""
+        """Called when training starts, with the total number of updates and the number already done."""
         ...
 
     def step(self, images: int) -> None:
-        """One update of `images` images is on its way."""
+        """Called before an update on a number of images."""
         ...
 
     def epoch(self, record: dict[str, Any]) -> None:
-        """One epoch is done and checked."""
+        """Called after an epoch and its check."""
         ...
 
 
 class EvaluationWatcher(Watcher, Protocol):
-    """Follows the progress of evaluations, too."""
+    """Also follows the progress of evaluations."""
 
     def evaluation(self, key: str, result: Evaluation | None) -> None:
-        """An evaluation begins (result None) or is done."""
+        """Called when an evaluation starts (result None) and when it is done."""
         ...
 
     def attack(self, key: str, progress: StageProgress) -> None:
-        """An attack of an evaluation begins, or some of its images are done."""
+        """Called when an attack of an evaluation starts, and after some of its images."""
         ...
 
 
 Watching = Callable[[], AbstractContextManager[EvaluationWatcher]]
-"""Makes and enters a watcher in another process."""
+"""Creates and enters a watcher in another process."""

@@ -46,7 +46,7 @@ def duration(seconds: float) -> str:
 
 
 def threats_of(evaluation: Evaluation) -> str:
-    """Threat of the evaluation, and those of its stages that have their own; what changes images by chance by name."""
+    """Threat models of the evaluation and of its stages; random changes such as corruptions by name."""
     if evaluation.stages and not any(stage.is_search for stage in evaluation.stages):
         return evaluation.evaluator
     own = [stage.threat if stage.is_search else stage.name for stage in evaluation.stages if stage.threat]
@@ -54,7 +54,7 @@ def threats_of(evaluation: Evaluation) -> str:
 
 
 def verdict(evaluation: Evaluation) -> str:
-    """The verdict, if the result has one; attacks of only one kind give an upper bound."""
+    """Return the verdict, if the result has one; attacks of only one kind give an upper bound."""
     word = evaluation.verdict or ""
     return f"{word}, upper bound" if evaluation.is_upper_bound else word
 
@@ -84,7 +84,7 @@ def describe(evaluation: Described) -> str:
 
 
 def warning_lines(evaluations: Mapping[str, Evaluation]) -> list[str]:
-    """Everything that a reader of the numbers must know, suspicions first."""
+    """Warnings about the numbers, suspicions first."""
     return [
         f"{key}: {text}"
         for key, evaluation in evaluations.items()

@@ -1,7 +1,7 @@
-"""Several processes on one evaluation: each attacks its own images, and the last one merges the results.
+"""Several processes for one evaluation: each attacks its own images, and the last one merges the results.
 
-Noise belongs to the image and the journal to the evaluation, so a share finds what it would find among all images,
-and merging is nothing but going on with the journal.
+Noise depends on the image and the journal belongs to the evaluation, so each process finds the same as a single one
+would, and merging means continuing with the journal.
 """
 
 import multiprocessing
@@ -19,7 +19,7 @@ from robustcli.runtime.ranks import Share, local_rank
 
 
 def device_of(share: Share, device: str) -> str:
-    """The device of a share: GPUs in turn where `device` is auto or cuda."""
+    """Return the device of a share: GPUs in turn if `device` is auto or cuda."""
     gpus = torch.cuda.device_count()
     return f"cuda:{local_rank(share[0]) % gpus}" if gpus and device in ("auto", "cuda") else device
 
@@ -28,11 +28,11 @@ def in_processes(work: Callable[[Any, Share], None], wish: Any, count: int) -> N
     """Call work(wish, (i, count)) in `count` processes at once, which share the cores of a CPU.
 
     Args:
-        work: a function at the top of a module.
-        wish: what can be pickled.
+        work: a function at the top level of a module.
+        wish: a value that can be pickled.
 
     Raises:
-        RobustCliError: one of them failed; what it wrote is on the error stream. The others are stopped.
+        RobustCliError: one of them failed; its output is on the error stream. The others are stopped.
     """
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=_share, args=(work, wish, (number, count))) for number in range(count)]
@@ -41,14 +41,14 @@ def in_processes(work: Callable[[Any, Share], None], wish: Any, count: int) -> N
             process.start()
         running = {process.sentinel: process for process in processes}
         while running:
-            # Whoever ends first: the others need not be waited for if it failed.
+            # Wait for any process: if one fails, the others are stopped.
             for sentinel in wait(list(running)):
                 process = running.pop(cast("int", sentinel))
                 process.join()
                 if process.exitcode:
                     raise RobustCliError(
-                        f"a worker ended with exit code {process.exitcode}; what the workers have found is kept, and "
-                        "the same command goes on from there"
+                        f"a worker ended with exit code {process.exitcode}; its findings so far are kept; run the same "
+                        "command again to resume"
                     )
     finally:
         for process in processes:
@@ -58,7 +58,7 @@ def in_processes(work: Callable[[Any, Share], None], wish: Any, count: int) -> N
 
 
 def _end_with_parent() -> None:
-    """End this process as soon as the one that started it is gone, so that it does not work next to a resumed one."""
+    """End this process when its parent is gone, so that it does not work next to a resumed one."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return
@@ -72,7 +72,7 @@ def _end_with_parent() -> None:
 
 def _share(work: Callable[[Any, Share], None], wish: Any, share: Share) -> None:
     _end_with_parent()
-    # Of those that torch would take here: fewer than the machine's where this process is held to some of them.
+    # The processors that this process may use, which may be fewer than the machine's.
     torch.set_num_threads(max(1, torch.get_num_threads() // share[1]))
     try:
         work(wish, share)
@@ -83,5 +83,5 @@ def _share(work: Callable[[Any, Share], None], wish: Any, share: Share) -> None:
         print(f"error: {disk_message(error)}", file=sys.stderr)
         sys.exit(2)
     except (KeyboardInterrupt, Interrupted):
-        # The first process reports it: it ends its workers when one of them fails, and a terminal asks all of them.
+        # The first process reports failures: it stops its workers if one fails, and a terminal interrupts all of them.
         sys.exit(3)

@@ -1,4 +1,4 @@
-"""What verdicts, suspicions, states of runs and exit codes mean, and what to do about them."""
+"""Explanations of verdicts, suspicions, states of runs and exit codes, with advice."""
 
 from dataclasses import dataclass
 
@@ -10,16 +10,18 @@ class Explanation:
     """Explanation of one code.
 
     Args:
-        code: what `robust explain` takes.
-        means: what it means.
-        then: what to do.
+        code: argument of `robust explain`.
+        means: meaning of the code.
+        then: advice.
         phrases: parts of messages that it explains.
+        former: parts of messages in results of earlier versions.
     """
 
     code: str
     means: str
     then: str
     phrases: tuple[str, ...] = ()
+    former: tuple[str, ...] = ()
 
 
 EXPLANATIONS = (
@@ -34,11 +36,11 @@ EXPLANATIONS = (
         means="At least one check found a sign that attacks failed for another reason than robustness, or that the "
         "network or its images are not what they should be.",
         then="Read the suspicions next to the number, and do not quote it without them. `robust explain` takes their "
-        "words too.",
+        "text too.",
     ),
     Explanation(
         code="INVALID",
-        means="An evaluation was refused, because its number would mean nothing: train mode, logits that are not "
+        means="An evaluation was refused, because its number would be meaningless: train mode, logits that are not "
         "finite or depend on the batch, pixels outside [0, 1], points outside the threat set.",
         then="Fix what the message names. INVALID numbers are never stored.",
         phrases=("INVALID: ",),
@@ -57,10 +59,11 @@ EXPLANATIONS = (
         "--source CHECKPOINT`), and write an attack that fits the defense. See Athalye et al., ICML 2018.",
         phrases=(
             "gradients may be masked",
-            "gradients lead nowhere",
+            "gradients do not help",
             "attacks by gradients cannot move",
             "its gradients may vanish",
         ),
+        former=("gradients lead nowhere",),
     ),
     Explanation(
         code="no-gradient",
@@ -71,23 +74,25 @@ EXPLANATIONS = (
     ),
     Explanation(
         code="chance",
-        means="Clean accuracy cannot be told from guessing, so there is no robustness to measure.",
+        means="Clean accuracy cannot be distinguished from guessing, so robustness cannot be measured.",
         then="Most often the normalization (--mean, --std), the pixel range or the order of the labels is wrong, or "
         "the weights belong to another network.",
         phrases=("no better than guessing",),
     ),
     Explanation(
         code="random-points",
-        means="Random points of the threat set fool the network on images that every attack left unbroken. An attack "
-        "that finds less than chance does not work on this network.",
+        means="Random points of the threat set fool the network on images that survived every attack. An attack "
+        "that finds less than random search does not work on this network.",
         then="Check the settings of the attack, and treat the number as gradient-masking.",
-        phrases=("the attacks missed what chance finds",),
+        phrases=("random search found what the attacks missed",),
+        former=("the attacks missed what chance finds",),
     ),
     Explanation(
         code="weak-attack",
         means="A longer run of the same attack breaks images that survived, or the attack made no search at all.",
         then="Use more steps, `--attack autoattack`, or an attack with restarts.",
-        phrases=("images that withstood", "give it steps to make"),
+        phrases=("images that survived PGD", "no attack made a search pass"),
+        former=("images that withstood", "give it steps to make"),
     ),
     Explanation(
         code="randomness",
@@ -99,7 +104,8 @@ EXPLANATIONS = (
         code="clean-gap",
         means="Clean accuracy is far below what it was on held-out images in training.",
         then="Check that the images, their decoding and the checkpoint are those of the training.",
-        phrases=("other images, other pixels or other weights",),
+        phrases=("other images, another pixel range or other weights",),
+        former=("other images, other pixels or other weights",),
     ),
     Explanation(
         code="dark-images",
@@ -184,7 +190,9 @@ def explanations_of(text: str) -> list[Explanation]:
     wanted = text.strip().lower().replace("_", "-").replace(" ", "-")
     found = [one for one in EXPLANATIONS if one.code.lower() == wanted]
     if not found:
-        found = [one for one in EXPLANATIONS if any(phrase.lower() in text.lower() for phrase in one.phrases)]
+        found = [
+            one for one in EXPLANATIONS if any(phrase.lower() in text.lower() for phrase in (*one.phrases, *one.former))
+        ]
     if not found:
         raise RobustCliError(f"there is no explanation of '{text}'{suggest(text, (one.code for one in EXPLANATIONS))}")
     return found

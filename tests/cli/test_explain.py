@@ -22,6 +22,10 @@ def test_a_message_is_explained(robust: Robust) -> None:
     robust("explain", *message.split()).require(0, "gradient-masking: ")
 
 
+def test_a_message_of_an_earlier_version_is_explained(robust: Robust) -> None:
+    robust("explain", "gradients lead nowhere, so the attacks").require(0, "gradient-masking: ")
+
+
 def test_without_a_code_all_are_listed(robust: Robust) -> None:
     said = robust("explain").require(0)
     assert [line.split()[0] for line in said.out.splitlines()] == [one.code for one in EXPLANATIONS]

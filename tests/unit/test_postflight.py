@@ -132,7 +132,7 @@ def test_cross_entropy_that_finds_little_is_suspect() -> None:
     saturated = found(
         Planted(say=lambda logits: 1e6 * logits), AutoAttack(attacks=attacks), ThreatModel("linf", Fraction(1, 50))
     )
-    assert any("that withstood cross-entropy" in text for text in saturated.suspicions)
+    assert any("that survived cross-entropy" in text for text in saturated.suspicions)
 
 
 def test_an_attack_that_misses_what_chance_finds_is_suspect() -> None:
@@ -198,7 +198,7 @@ def test_black_box_attacks_after_others_are_asked_about_alone() -> None:
 
 def test_an_attack_that_would_gain_with_more_steps_is_suspect() -> None:
     result = found(conv_net(classes=4), Attacked(attack=Pgd(steps=4, step_size=1 / 1000, start="clean", keep="fooled")))
-    assert any("PGD with 8 steps breaks" in text for text in result.suspicions)
+    assert any("8 steps of PGD break" in text for text in result.suspicions)
     assert not any("breaks" in text for text in found(conv_net(classes=4)).suspicions)
 
 
@@ -211,4 +211,4 @@ def test_clean_accuracy_far_below_that_of_training_is_suspect() -> None:
     assert evaluate(*settings).verdict == "TRUSTED"
     assert evaluate(*settings, expected_clean=0.6).verdict == "TRUSTED", "within chance"
     result = evaluate(*settings, expected_clean=0.9)
-    assert any("clean accuracy is 50.0 %, and was 90.0 % on held-out images" in text for text in result.suspicions)
+    assert any("clean accuracy is 50.0 %, but was 90.0 % on held-out images" in text for text in result.suspicions)

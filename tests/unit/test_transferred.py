@@ -73,7 +73,9 @@ def test_alone_it_bounds_from_above_and_beside_gradients_it_can_show_that_they_a
     settings = (model, x, y, THREAT, 0)
     alone = evaluate("transfer_attack", {}, transferred, *settings)
     assert alone.is_upper_bound
-    assert not any("steps breaks" in reason for reason in alone.suspicions), "its steps are not about this network"
+    assert not any("steps of PGD break" in reason for reason in alone.suspicions), (
+        "its steps are not about this network"
+    )
     weak = Attacked(attack=Pgd(steps=0))
     both = evaluate("worst_case", {}, WorstCase(members=[weak, transferred]), *settings)
     assert not both.is_upper_bound
