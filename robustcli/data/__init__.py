@@ -24,16 +24,16 @@ SplitName = Literal["train", "val", "test"]
 
 # Number of test images in the digest that identifies a data set.
 _DIGESTED = 64
-# Images to read at once by default.
+# Default number of images to read at once.
 _CHUNK = 256
 
 
 @runtime_checkable
 class Fingerprinted(Protocol):
-    """A split that is too large to read for its digest, and has a fingerprint instead."""
+    """A split that is too large to compute its digest, and has a fingerprint instead."""
 
     def fingerprint(self) -> bytes:
-        """Return bytes that identify the images without reading them, as far as possible."""
+        """Return bytes that identify the images as far as possible without reading them."""
         ...
 
 

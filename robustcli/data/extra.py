@@ -113,7 +113,7 @@ def _arrays(key: str, path: str, wanted: tuple[str, ...]) -> Mapping[str, Array]
         raise RobustCliError(
             f"{key}: {file} cannot be read ({in_one_line(error)}); expected a NumPy file (.npz or .npy)"
         ) from error
-    raise RobustCliError(f"{key}: {file} lacks {', '.join(missing)} (it has {held})")
+    raise RobustCliError(f"{key}: {file} does not have {', '.join(missing)} (it has {held})")
 
 
 def _images(where: str, array: Array, shape: ImageShape) -> Tensor:

@@ -1,4 +1,4 @@
-"""Images of an evaluation, kept in the form they are stored in."""
+"""Images of an evaluation, kept in their stored form."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -9,20 +9,19 @@ from torch import Tensor
 
 from robustcli.runtime.allocator import release_freed_memory
 
-# Most images in a chunk, and most bytes of their floats.
+# Maximum number of images in a chunk, and of bytes of their floats.
 _CHUNK, _CHUNK_BYTES = 250, 64 * 2**20
 
 
 class Images:
-    """Images that become float32 in [0, 1] where they are indexed; a whole split of floats is never held.
+    """Images that become float32 in [0, 1] when indexed; a whole split is never converted at once.
 
-    Indexed with a slice, a mask or numbers, it returns a tensor (m, c, h, w) on the device, equal to that of a tensor
-    of all images.
+    Indexing with a slice, a mask or numbers gives a tensor (m, c, h, w) on the device, as for a tensor of all images.
 
     Args:
         read: returns stored images by number: (m,) int64 on the CPU -> (m, c, h, w) on the device.
-        pixels: makes float32 in [0, 1] of stored images.
-        numbers: (n,) int64 on the CPU, what `read` is called with.
+        pixels: converts stored images to float32 in [0, 1].
+        numbers: (n,) int64 on the CPU, arguments of `read`.
         shape: channels, height and width.
         device: device of the images.
     """
@@ -43,7 +42,7 @@ class Images:
 
     @classmethod
     def of(cls, x: "AnyImages") -> "Images":
-        """Return images, or those of a tensor (n, c, h, w), which stays as it is."""
+        """Return images unchanged, or wrap a tensor (n, c, h, w)."""
         if isinstance(x, Images):
             return x
         numbers = torch.arange(len(x))
@@ -59,13 +58,13 @@ class Images:
         return self._pixels(self._read(self._numbers[_on_cpu(index)]))
 
     def subset(self, index: slice | Tensor) -> "Images":
-        """Return some of the images, not read yet."""
+        """Return some of the images without reading them."""
         _, channels, height, width = self.shape
         return Images(self._read, self._pixels, self._numbers[_on_cpu(index)], (channels, height, width), self.device)
 
 
 AnyImages: TypeAlias = Tensor | Images
-"""Images (n, c, h, w) of which the code indexes some at a time."""
+"""Images (n, c, h, w) that are indexed some at a time."""
 
 
 def chunks_of(x: AnyImages) -> Iterator[Tensor]:

@@ -18,9 +18,9 @@ from robustcli.errors import RobustCliError
 from robustcli.store.files import replacing, write_json
 from robustcli.store.runs import lock_folder
 
-# Most bytes of a shard; a single image may be larger.
+# Maximum bytes of a shard; a single image may be larger.
 SHARD_BYTES = 2 << 30
-# Images that are read at once.
+# Number of images to read at once.
 _CHUNK = 256
 
 Progress = Callable[[int, int], None]
@@ -29,22 +29,22 @@ Progress = Callable[[int, int], None]
 def pack(
     root: str, out: Path, size: int | None, *, shard_bytes: int = SHARD_BYTES, progress: Progress = lambda _, __: None
 ) -> Manifest:
-    """Write an image folder into `out`, which is new, empty or left by a run that was interrupted.
+    """Write an image folder into `out`, which is new, empty or left by an interrupted run.
 
-    Every file is complete under its name or absent, and the manifest is written last.
+    Files are written atomically, and the manifest is written last.
 
     Args:
         root: image folder with train/<class>/ and test/<class>/ or val/<class>/, or only the test part.
         out: folder to write.
-        size: height and width of the pixels to store; None stores the files as they are.
-        shard_bytes: most bytes in a shard.
-        progress: called with the number of images written so far and the number of all.
+        size: height and width of the pixels to store; None stores the original files.
+        shard_bytes: maximum bytes in a shard.
+        progress: called with the number of images written so far and the total.
 
     Raises:
-        RobustCliError: the folder cannot be read, or `out` holds other files.
+        RobustCliError: the folder cannot be read, or `out` contains other files.
     """
     parts: dict[PartName, EncodedSplit] = {}
-    # Files that are stored as they are have no size; it is not used.
+    # Stored files have no size; it is not used.
     if has_train_part(root):
         parts["train"], parts["test"], classes = both_parts(root, size or 1)
     else:
@@ -66,7 +66,7 @@ def _write(
     progress: Progress,
 ) -> Manifest:
     for path in out.iterdir():
-        # What an interrupted run left, which may be more shards than there will be now.
+        # Files of an interrupted run, which may have had more shards.
         if path.name.startswith(("train", "test")):
             path.unlink()
     total, done = sum(len(part.labels) for part in parts.values()), 0
@@ -138,7 +138,7 @@ def _require_free(out: Path) -> None:
 
 
 def _chunks(part: EncodedSplit, *, as_pixels: bool) -> Iterator[Sequence[np.ndarray[Any, Any]]]:
-    """Contents of the images of a part, a few at a time, as bytes."""
+    """Yield contents of the images of a part, a few at a time, as bytes."""
     for start in range(0, len(part.labels), _CHUNK):
         numbers = range(start, min(start + _CHUNK, len(part.labels)))
         if as_pixels:
@@ -166,7 +166,7 @@ class _Writer:
         if error[0] is None:
             self._end_shard()
         else:
-            # Removes what was half written.
+            # Remove incomplete files.
             self._open.__exit__(*error)
 
     def add(self, image: np.ndarray[Any, Any]) -> None:
@@ -183,7 +183,7 @@ class _Writer:
         self._bytes += image.nbytes
 
     def finished(self, part: EncodedSplit) -> PackedPart:
-        """Write the index, and return what was written."""
+        """Write the index, and return the entry of the part in the manifest."""
         where = np.array(self._where, dtype=np.int64)
         names = "".join(f"{name}\0" for name in part.files.names).encode("utf-8", "surrogateescape")
         arrays = {

@@ -12,13 +12,13 @@ Result = TypeVar("Result")
 class ReadAhead(Generic[Request, Result]):
     """Results of requests in order, computed ahead by threads.
 
-    Threads instead of processes, because decoders release the interpreter lock and errors keep their type. What was
-    begun for the next sequence is used if that sequence begins with the same requests, and dropped otherwise.
+    Threads instead of processes, because decoders release the interpreter lock and errors keep their type. Results that
+    were started for the next sequence are used if it begins with the same requests, and dropped otherwise.
 
     Args:
         read: computes the result of a request.
-        is_same: two requests have the same result.
-        workers: threads, and results that are computed ahead; 0: compute in the caller.
+        is_same: returns whether two requests have the same result.
+        workers: number of threads, and of results that are computed ahead; 0: compute in the caller.
     """
 
     def __init__(
@@ -31,10 +31,10 @@ class ReadAhead(Generic[Request, Result]):
     def results(
         self, requests: Sequence[Request], following: Callable[[], Sequence[Request]] = lambda: ()
     ) -> Iterator[Result]:
-        """Yield the result of each request, and begin with those that follow.
+        """Yield the result of each request, and start the following ones.
 
         Args:
-            following: returns the requests of the next sequence; called once, when all others are begun.
+            following: returns the requests of the next sequence; called once, after all others were started.
         """
         if self._workers == 0:
             yield from map(self._read, requests)
@@ -59,7 +59,7 @@ class ReadAhead(Generic[Request, Result]):
                 self._stop()
 
     def _matching(self, requests: Sequence[Request]) -> deque[tuple[Request, Future[Result]]]:
-        """What was begun already, if the requests begin with it."""
+        """Return started reads that match the first requests."""
         begun, self._begun = self._begun, deque()
         if len(begun) <= len(requests) and all(
             self._is_same(mine, wanted) for (mine, _), wanted in zip(begun, requests, strict=False)

@@ -23,7 +23,7 @@ class Plan:
 
     Args:
         rows: numbers (n,) of the images in the store, int64 on the CPU.
-        crops: random parts of them to read instead of the images.
+        crops: random parts of the images to read instead.
     """
 
     rows: Tensor
@@ -44,7 +44,7 @@ class Plan:
         return self.crops is None or other.crops is None or torch.equal(self.crops.chance, other.crops.chance)
 
 
-# Returns what is read after an epoch, if anything is.
+# Returns the plan of the next epoch, if there is one.
 Next = Callable[[], Plan | None]
 
 
@@ -58,16 +58,16 @@ class Store(Protocol):
         """Yield batches of images in their stored type, and labels, on the device.
 
         Args:
-            plan: what to read.
+            plan: images to read.
             batch_size: images in a batch.
-            after: what will be read next, which a store that reads ahead begins with.
+            after: returns the next plan, which a store that reads ahead starts early.
         """
         ...
 
     def reader(self, rows: Tensor) -> Callable[[Tensor], Tensor]:
-        """Return a function that returns images by place in `rows`, both int64 on the CPU, in their stored type.
+        """Return a function that returns images by position in `rows`, both int64 on the CPU, in their stored type.
 
-        It may be called for an image several times, so images that need decoding are decoded here, into memory.
+        It may be called for an image several times, so images that need decoding are decoded into memory first.
         """
         ...
 
@@ -156,7 +156,7 @@ def store(
     if not split.in_memory or cut is not None:
         return OnHost(split, device, workers, cut)
     if device.type != "cuda":
-        # Whatever is in memory is on the device already, or is mapped from files and must not be copied.
+        # Images in memory are already on the device, or are mapped from files and must not be copied.
         if isinstance(split, TensorSplit):
             return OnDevice(split.images.to(device), split.labels.to(device))
         return OnHost(split, device, 0)

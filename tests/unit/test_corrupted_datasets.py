@@ -137,5 +137,5 @@ def test_a_missing_kind_or_class_of_imagenet_c_is_named(imagenet: Path) -> None:
     with pytest.raises(RobustCliError, match=r"has no folder fog/3; 3 of 5 are missing"):
         load_test_data(named_data(chosen), torch.device("cpu"))
     (imagenet / "fog" / "2" / "n03").mkdir()
-    with pytest.raises(RobustCliError, match="other classes than fog/1: only there n03"):
+    with pytest.raises(RobustCliError, match="other classes than fog/1: only in fog/2: n03"):
         load_test_data(named_data({**chosen, "severities": [1, 2]}), torch.device("cpu"))

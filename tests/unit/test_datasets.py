@@ -355,8 +355,8 @@ def test_npz_with_test_images_alone_has_an_empty_train_part(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"y_test": None}, r"lacks y_test \(it has x_train, y_train, x_test\)"),
-        ({"y_train": None}, "lacks y_train"),
+        ({"y_test": None}, r"does not have y_test \(it has x_train, y_train, x_test\)"),
+        ({"y_train": None}, "does not have y_train"),
         (
             {"x_train": np.full((6, 4, 5, 3), 9.0)},
             r"x_train is float64 from 9 to 9; expected pixels in \[0, 1\]: divide",

@@ -52,7 +52,7 @@ def test_an_image_that_is_not_annotated_or_has_an_unknown_class_is_named(folder:
         image_folder(root=str(folder), size=8)
     with (folder / "val" / "val_annotations.txt").open("a") as file:
         file.write("val_9.JPEG\tn07\t0\t0\t1\t1\n")
-    with pytest.raises(RobustCliError, match=r"val_9\.JPEG: has the class 'n07', which train lacks"):
+    with pytest.raises(RobustCliError, match=r"val_9\.JPEG: has the class 'n07', which is not in train"):
         image_folder(root=str(folder), size=8)
     (folder / "val" / "val_annotations.txt").write_text("val_0.JPEG n01\n")
     with pytest.raises(RobustCliError, match=r"line 1: found 'val_0\.JPEG n01'; expected FILE, CLASS"):

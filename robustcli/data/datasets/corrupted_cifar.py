@@ -19,7 +19,7 @@ from robustcli.registry.types import Count
 
 _SIDE = 32
 _SEVERITIES = 5
-# Of the published training images, as in the data sets cifar10 and cifar100.
+# Statistics of the published training images, as in the data sets cifar10 and cifar100.
 _STATISTICS = {
     10: ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)),
     100: ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
@@ -62,10 +62,10 @@ def cifar100_c(*, root: str = "data", kinds: tuple[str, ...] = (), severities: t
 
 @dataclass(frozen=True)
 class _CorruptedSplit:
-    """Images of several files, which are read from the disk when they are asked for.
+    """Images of several files, read from disk on demand.
 
     Args:
-        files: the arrays of all kinds, (5 n, 32, 32, 3) uint8, mapped into memory.
+        files: arrays of all kinds, (5 n, 32, 32, 3) uint8, mapped into memory.
         names: names and sizes of the files, for the fingerprint.
         places: (m, 2) file and row of every image.
         labels: (m,) int64.
@@ -86,7 +86,7 @@ class _CorruptedSplit:
         return torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
 
     def fingerprint(self) -> bytes:
-        """Changes when other kinds or severities are chosen, or a file gets another size; pixels are not read."""
+        """Return a digest of kinds, severities and file sizes, without reading pixels."""
         return hashlib.sha256(self.names.encode() + self.places.tobytes()).digest()
 
 
@@ -140,7 +140,7 @@ def _images(path: Path, count: int) -> NDArray[np.uint8]:
 
 
 def _array(path: Path) -> NDArray[Any]:
-    """An array that stays on the disk."""
+    """Map an array on disk into memory."""
     try:
         found: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

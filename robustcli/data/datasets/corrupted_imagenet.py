@@ -14,14 +14,14 @@ def imagenet_c(
     """ImageNet-C: images under corruptions, KIND/SEVERITY/CLASS/IMAGE below the folder; for evaluation only.
 
     Images of several kinds and severities come in one fixed random order, so that the first n of them are a fair
-    sample. Classes are numbered in the order of their names, and all folders must have the same ones. An image of
-    another size is reduced to its central square, which is resampled.
+    sample. Classes are numbered in the order of their names, and all folders must have the same classes. An image of
+    another size is cropped to its central square and resized.
 
     Args:
         root: the folder; "~" is the home folder.
         kinds: corruptions, such as fog or gaussian_noise; empty: the 15 of the benchmark.
         severities: from 1 (mild) to 5; empty: all.
-        size: height and width that images get, in pixels.
+        size: height and width of the images, in pixels.
 
     Reference: Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and
         Perturbations", ICLR 2019; the files: doi 10.5281/zenodo.2235448.

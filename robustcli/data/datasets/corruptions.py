@@ -26,7 +26,7 @@ _SEVERITIES = (1, 2, 3, 4, 5)
 
 
 def check_corruptions(kinds: Sequence[str], severities: Sequence[int]) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Return kinds and severities, each once; those of the benchmark where none are given.
+    """Return kinds and severities without duplicates, by default those of the benchmark.
 
     Raises:
         RobustCliError: there is no such kind or severity.

@@ -25,18 +25,18 @@ def decode(
     smallest: float = 1,
     draft: bool = False,
 ) -> Pixels:
-    """Decode a file into a part of it: (3, size, size) uint8, by default its central square.
+    """Decode a part of an image: (3, size, size) uint8, by default its central square.
 
-    The part is resampled bilinearly, smoothed when it shrinks.
+    The part is resized bilinearly, with smoothing when it shrinks.
 
     Args:
-        data: contents of the file. Pillow's many small reads of a file would each release the interpreter lock.
+        data: contents of the file, because Pillow's many small reads would each release the interpreter lock.
         size: height and width of the result.
         where: name of the file, for messages.
-        chance: four random numbers in [0, 1) that choose a random box instead of the central square.
+        chance: four random numbers in [0, 1) for a random box instead of the central square.
         smallest: smallest share of the area of a random box.
-        draft: JPEG may be decoded at 1/2, 1/4 or 1/8 of its size where that is no less than needed. This is faster and
-            changes pixels.
+        draft: JPEG may be decoded at 1/2, 1/4 or 1/8 of its size if that is at least the required size. This is faster
+            and changes pixels.
 
     Raises:
         RobustCliError: it is not an image, or has more than 8 bits per channel.
@@ -45,7 +45,7 @@ def decode(
         with Image.open(BytesIO(data)) as file:
             if file.mode.startswith(("I", "F")) or _has_16_bits(file):
                 raise RobustCliError(
-                    f"{where}: has more than 8 bits per channel (mode {file.mode}), which converting would cut off; "
+                    f"{where}: has more than 8 bits per channel (mode {file.mode}), which would be lost; "
                     "expected 8-bit images"
                 )
             width, height = file.size
@@ -55,11 +55,11 @@ def decode(
                 file.draft("RGB", (math.ceil(width * needed[0]), math.ceil(height * needed[1])))
                 across, down = file.size[0] / width, file.size[1] / height
                 box = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
-            # Converting would copy an image that is RGB already.
+            # Converting would copy an image that is already RGB.
             image = file if file.mode == "RGB" else file.convert("RGB")
             image.load()
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        # Pillow shows the stream where there is no file name.
+        # Pillow prints the stream if there is no file name.
         reason = "its format is not known" if isinstance(error, UnidentifiedImageError) else str(error)
         raise RobustCliError(f"{where}: cannot be decoded as an image ({reason}); replace or delete it") from error
     if image.size != (size, size) or box != (0, 0, size, size):
@@ -74,7 +74,7 @@ def _central_square(width: int, height: int) -> Box:
 
 
 def _random_box(width: int, height: int, chance: Sequence[float], smallest: float) -> Box:
-    """A box whose share of the area is at least `smallest`, its ratio 3/4 to 4/3; sides are at most the image's."""
+    """Random box with a share of at least `smallest` of the area and a ratio of 3/4 to 4/3, inside the image."""
     share = smallest + (1 - smallest) * chance[0]
     ratio = NARROWEST * (WIDEST / NARROWEST) ** chance[1]
     wide = min(width, math.sqrt(share * ratio * width * height))
@@ -84,7 +84,7 @@ def _random_box(width: int, height: int, chance: Sequence[float], smallest: floa
 
 
 def _has_16_bits(file: Image.Image) -> bool:
-    """True for an image in a mode of 8 bits that has 16 in the file, as RGB of PNG, TIFF and PPM may."""
+    """Return True for an image in an 8-bit mode with 16 bits in the file, possible for RGB in PNG, TIFF and PPM."""
     tiles: tuple[Any, ...] = getattr(file, "tile", ())
     for tile in tiles:
         arguments = tile[3] if isinstance(tile[3], tuple) else (tile[3],)

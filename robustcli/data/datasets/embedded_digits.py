@@ -1,4 +1,4 @@
-"""The handwritten digits of scikit-learn, in the two parts that all data sets of digits share."""
+"""The handwritten digits of scikit-learn, in the train and test part of all data sets of digits."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,8 +16,7 @@ _TEST_SIZE = 360
 def embedded_digits() -> tuple[TensorSplit, TensorSplit]:
     """Return the train and test part: images (n, 1, 8, 8) with pixels v / 16, exact in float32, and digits.
 
-    The file that scikit-learn includes is read directly, because the import of scikit-learn takes as long as that of
-    torch.
+    The file is read directly, because importing scikit-learn takes as long as importing torch.
 
     Raises:
         RobustCliError: scikit-learn or its file is missing.
@@ -27,7 +26,7 @@ def embedded_digits() -> tuple[TensorSplit, TensorSplit]:
         raise RobustCliError("data.name: 'digits' are included in scikit-learn, which is not installed")
     path = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
     if not path.is_file():
-        raise RobustCliError(f"{path}: there is no such file; expected the digits that scikit-learn includes")
+        raise RobustCliError(f"{path}: no such file; expected the digits that scikit-learn includes")
     # Rows of 64 pixels and the digit.
     table = np.loadtxt(path, delimiter=",")
     images = torch.from_numpy(table[:, :-1]).reshape(-1, 1, 8, 8).float() / 16

@@ -1,4 +1,4 @@
-"""A split of encoded images, decoded whenever they are read."""
+"""A split of encoded images, decoded at every read."""
 
 import hashlib
 import os
@@ -17,10 +17,10 @@ from robustcli.data.datasets.decoding import Pixels, decode
 from robustcli.data.datasets.fixed_order import fixed_order
 
 JPEG = (".jpg", ".jpeg")
-# Images whose statistics stand for those of a data set that is too large to decode at once.
+# Number of images for the statistics of a data set that is too large to decode at once.
 _STATISTICS_SIZE = 1000
-# Pixels that one thread decodes before it asks for more, and least and most files. Threads that decode small images
-# wait for each other whenever they ask.
+# Pixels that one thread decodes per task, and smallest and largest number of files. Threads that decode small images
+# wait for each other at every task.
 _CHUNK_PIXELS, _LEAST, _MOST = 400_000, 8, 64
 
 
@@ -54,13 +54,13 @@ class Files(Protocol):
 
 @dataclass(frozen=True)
 class EncodedSplit:
-    """A split whose images are decoded whenever they are read.
+    """A split whose images are decoded at every read.
 
     Args:
         files: encoded images.
         labels: (n,) int64.
         size: height and width of the decoded images.
-        draft: decode JPEG at a reduced size where that is enough.
+        draft: decode JPEG at a reduced size if that suffices.
     """
 
     files: Files
@@ -129,9 +129,9 @@ def source_of(
     """Return the source with these parts, decoded into memory if they fit and crops are not cut from whole images.
 
     Args:
-        memory_mib: most memory for decoded images, in MiB. If they need more, mean and std are those of the first 1,000
+        memory_mib: maximum memory for decoded images, in MiB. If they need more, mean and std are those of the first
             train images in a fixed random order.
-        crop_from: what random resized crops of train images are cut from.
+        crop_from: source of random resized crops of train images.
         draft: decode JPEG at a reduced size where that is enough.
     """
     train, test, cuts = replace(train, draft=draft), replace(test, draft=draft), crop_from == "whole"
@@ -146,7 +146,7 @@ def source_of(
 
 
 def test_source_of(test: EncodedSplit, classes: Sequence[str], *, draft: bool) -> Source:
-    """Return the source of a test part, each image decoded when it is needed."""
+    """Return the source of a test part; each image is decoded when needed."""
     test = replace(test, draft=draft)
     none = test.reordered(torch.arange(0))
     return Source(none, test, classes, (), (), _decoding(test), is_whole=False)
@@ -161,7 +161,7 @@ def fingerprint(size: int, files: Files, *, draft: bool = False) -> bytes:
 
 
 def decoder(names: Sequence[str]) -> str:
-    """Return the decoding that changes pixels: "JPEG" if a name ends so, otherwise ""."""
+    """Return the lossy decoding: "JPEG" if a name has its suffix, otherwise ""."""
     return "JPEG" if any(name.lower().endswith(JPEG) for name in names) else ""
 
 
@@ -172,11 +172,11 @@ def _decoding(split: EncodedSplit) -> str:
 
 @cache
 def decoders() -> ThreadPoolExecutor:
-    """Return as many threads as this process may use processors, for all splits together."""
+    """Return a thread pool with one thread per usable processor, for all splits together."""
     return ThreadPoolExecutor(usable_processors(), thread_name_prefix="decode")
 
 
 def usable_processors() -> int:
     """Return the number of processors that this process may use."""
-    # Not everywhere is there an affinity.
+    # Some systems have no affinity.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

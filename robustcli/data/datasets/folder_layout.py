@@ -77,12 +77,12 @@ def both_parts(root: str, size: int) -> tuple[EncodedSplit, EncodedSplit, list[s
 
 
 def test_part(root: str, size: int) -> tuple[EncodedSplit, list[str]]:
-    """Return the test part of a folder and the names of the classes, of which some may lack test images.
+    """Return the test part of a folder and the names of the classes, some of which may have no test images.
 
-    Of the train part, which may be absent, only the names of its classes are read.
+    Only the class names of the train part are read, and it may be missing.
 
     Raises:
-        RobustCliError: the folder has another layout; names what is wrong.
+        RobustCliError: the folder has another layout; the message says where.
     """
     folder = absolute(root)
     has_train = (folder / "train").is_dir()
@@ -103,8 +103,8 @@ def several_parts(root: str, names: Sequence[str], size: int) -> tuple[EncodedSp
     Images come in a fixed random order.
 
     Args:
-        root: the folder around them.
-        names: paths of the folders below it.
+        root: parent of the folders.
+        names: paths of the folders relative to root.
 
     Raises:
         RobustCliError: a folder is missing, or has other classes than the first.
@@ -119,8 +119,8 @@ def several_parts(root: str, names: Sequence[str], size: int) -> tuple[EncodedSp
     for name, own in zip(names, classes, strict=True):
         if own.keys() != classes[0].keys():
             raise RobustCliError(
-                f"data.root: {folder / name} has other classes than {names[0]}: only there "
-                f"{_listed(set(own) - set(classes[0]))}; only in {names[0]} {_listed(set(classes[0]) - set(own))}"
+                f"data.root: {folder / name} has other classes than {names[0]}: only in {name}: "
+                f"{_listed(set(own) - set(classes[0]))}; only in {names[0]}: {_listed(set(classes[0]) - set(own))}"
             )
     by_class: dict[str, list[str]] = {}
     for own in classes:
@@ -130,7 +130,7 @@ def several_parts(root: str, names: Sequence[str], size: int) -> tuple[EncodedSp
 
 
 def has_train_part(root: str) -> bool:
-    """True if a folder has a train part."""
+    """Return True if a folder has a train part."""
     return (Path(root).expanduser() / "train").is_dir()
 
 
@@ -139,7 +139,7 @@ def _is_tiny_imagenet(folder: Path) -> bool:
 
 
 def _annotated(folder: Path) -> dict[str, str]:
-    """Class of every image in val of TinyImageNet, by file name."""
+    """Return the class of every image in val of TinyImageNet, by file name."""
     path = folder / "val" / _ANNOTATIONS
     found = {}
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
@@ -151,7 +151,7 @@ def _annotated(folder: Path) -> dict[str, str]:
 
 
 def _tiny_val(folder: Path, names: Sequence[str], size: int) -> EncodedSplit:
-    """The part val of TinyImageNet, which is the one with labels to test on."""
+    """The part val of TinyImageNet, which has labels."""
     classes = _annotated(folder)
     images = folder / "val" / _INNER
     if not images.is_dir():
@@ -160,7 +160,7 @@ def _tiny_val(folder: Path, names: Sequence[str], size: int) -> EncodedSplit:
     unknown = next((path for path in paths if classes.get(os.path.basename(path)) not in names), None)
     if unknown is not None:
         label = classes.get(os.path.basename(unknown))
-        found = "is not listed" if label is None else f"has the class '{label}', which train lacks"
+        found = "is not listed" if label is None else f"has the class '{label}', which is not in train,"
         raise RobustCliError(f"{unknown}: {found} in {folder / 'val' / _ANNOTATIONS}; expected a class of train")
     by_class: dict[str, list[str]] = {}
     for path in paths:
@@ -179,7 +179,7 @@ def _part(folder: Path, *names: str) -> Path:
 
 
 def _classes(folder: Path, *, may_be_empty: bool = False) -> dict[str, Path]:
-    """Folders of the classes by their names, in order; names that only look different in Unicode are one."""
+    """Folders of the classes by name, in order; names that differ only in their Unicode form are one class."""
     found = {
         unicodedata.normalize("NFC", path.name): path
         for path in folder.iterdir()
@@ -194,7 +194,7 @@ def _by_class(classes: Mapping[str, Path], inner: str = "", *, may_lack_images: 
     """Paths of the images of every class.
 
     Args:
-        inner: folder within that of a class that holds its images.
+        inner: subfolder of a class that contains its images.
         may_lack_images: a class may have no images.
     """
     found = {}
@@ -204,7 +204,7 @@ def _by_class(classes: Mapping[str, Path], inner: str = "", *, may_lack_images: 
             raise RobustCliError(f"{images}: no such folder; expected the images of this class")
         found[name] = _images(images)
         if not found[name] and not may_lack_images:
-            raise RobustCliError(f"{images}: has no images; put some there or delete this class everywhere")
+            raise RobustCliError(f"{images}: has no images; add some, or delete this class in all parts")
     return found
 
 
@@ -215,22 +215,22 @@ def _images(folder: Path) -> list[str]:
     for path in paths:
         if not path.lower().endswith(_SUFFIXES):
             raise RobustCliError(
-                f"{path}: is not an image that is read here; expected files ending in {', '.join(_SUFFIXES)}, "
+                f"{path}: is not a supported image; expected files ending in {', '.join(_SUFFIXES)}, "
                 "directly in the folder of their class"
             )
     for entry in entries:
-        # Such as a folder, a link that leads nowhere, or a pipe, which reading would wait for.
+        # For example a folder, a broken link, or a pipe, which would block.
         if not entry.is_file():
             raise RobustCliError(f"{entry.path}: is not a file; expected only images in the folder of their class")
     return paths
 
 
 def _split(folder: Path, by_class: Mapping[str, Sequence[str]], names: Sequence[str], size: int) -> EncodedSplit:
-    """A part, class by class in the order of `names`."""
+    """Return a part, class by class in the order of `names`."""
     paths = [path for name in names for path in by_class.get(name, ())]
     labels = [label for label, name in enumerate(names) for _ in by_class.get(name, ())]
     if not paths:
-        raise RobustCliError(f"data.root: {folder} has no images; expected some in the folders of its classes")
+        raise RobustCliError(f"data.root: {folder} has no images; expected images in the folders of its classes")
     return EncodedSplit(PathFiles(folder, paths), torch.tensor(labels, dtype=torch.int64), size)
 
 
@@ -239,7 +239,7 @@ def _mixed(split: EncodedSplit) -> EncodedSplit:
 
 
 def _is_litter(name: str) -> bool:
-    """True for files that file managers leave behind."""
+    """Return True for files that file managers create."""
     return name.startswith(".") or name.lower() in _LITTER
 
 

@@ -25,22 +25,22 @@ def image_folder(
     """Your own images: root/train/<class>/<image> and root/test/<class>/<image>, always read as RGB.
 
     If there is no "test", "val" is read instead. Classes are numbered in the order of their names. An image of another
-    size is reduced to its central square, which is resampled (bilinear, smoothed when it shrinks). Since folders are
-    sorted by class, test images come in one fixed random order, so that the first n of them are a fair sample. Mean and
-    std are those of the train images; if images are not held in memory, those of the first 1,000 in a fixed random
-    order. An evaluation reads only the test images that it needs. TinyImageNet is read as it is unpacked: images in
-    train/<class>/images and val/images, whose classes val/val_annotations.txt lists; its unlabelled test part is not
-    read. `robust pack` writes a folder into a few files that are read much faster.
+    size is cropped to its central square and resized (bilinear, with smoothing when it shrinks). Test images come in
+    one fixed random order, so that the first n of them are a fair sample. Mean and std are those of the train images,
+    or of the first 1,000 in a fixed random order if images are not kept in memory. An evaluation reads only the test
+    images that it needs. TinyImageNet is read as published: images in train/<class>/images and val/images, with the
+    classes in val/val_annotations.txt; its unlabelled test part is ignored. `robust pack` converts a folder into a few
+    files that are read much faster.
 
     Args:
         root: the folder; "~" is the home folder.
-        size: height and width that images get, in pixels.
-        memory_mib: up to this much, in MiB, all images are decoded once into memory; beyond it each is read
-            whenever it is needed, by as many threads as the process may use processors.
-        crop_from: what data.augment.resized_crop is cut from: the central "square", on the device, or the "whole" image
-            while it is decoded, as is usual on ImageNet; then train images are decoded whenever they are needed.
-        draft: decode JPEG at 1/2, 1/4 or 1/8 of its size where that is no less than needed: faster for large photos,
-            with slightly other pixels.
+        size: height and width of the images, in pixels.
+        memory_mib: if all decoded images fit into this many MiB, they are kept in memory; otherwise each is decoded
+            when needed, by one thread per usable processor.
+        crop_from: source of data.augment.resized_crop: the central "square", cropped on the device, or the "whole"
+            image, cropped while decoding, as is usual on ImageNet; then train images are decoded at every read.
+        draft: decode JPEG at 1/2, 1/4 or 1/8 of its size if that is at least the required size: faster for large
+            photos, with slightly different pixels.
 
     Reference: the layout of torchvision's ImageFolder, pytorch.org/vision.
     """
@@ -57,8 +57,8 @@ def image_folder_test(
     crop_from: Literal["square", "whole"] = "square",
     draft: bool = False,
 ) -> Source:
-    """The test part of a folder, each image decoded when it is needed.
+    """The test part of a folder; each image is decoded when needed.
 
-    Of the train part, which may be absent, only the names of its classes are read: a class may lack test images.
+    Only the class names of the train part are read, and it may be missing; a class may have no test images.
     """
     return test_source_of(*test_part(root, size), draft=draft)

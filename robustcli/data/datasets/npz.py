@@ -19,7 +19,7 @@ from robustcli.store.files import absolute
 Array = np.ndarray[tuple[int, ...], np.dtype[Any]]
 
 _TRAIN, _TEST = ("x_train", "y_train"), ("x_test", "y_test")
-# Labels beyond it are not classes, and a name for each of them would fill the memory.
+# Largest label; larger numbers are no classes, and their names would fill the memory.
 _MOST_CLASSES = 1_000_000
 
 
@@ -28,13 +28,13 @@ def npz(*, path: str) -> Source:
     """Your own arrays: x_train, y_train, x_test and y_test in a file that numpy.savez wrote.
 
     Images are uint8 in 0..255 or floats in [0, 1], (n, height, width, channels) or, for one channel, (n, height,
-    width). Labels are whole numbers from 0 on, (n,) or (n, 1). An array of names under "classes" gives the names and
-    the number of classes; without it every label up to the largest must occur in y_train. Mean and std are those of
-    the train images. An evaluation reads only x_test, y_test and "classes", and takes the number of classes from the
-    network where "classes" is missing.
+    width). Labels are integers from 0, (n,) or (n, 1). An array "classes" gives the names and number of classes;
+    without it every label up to the largest must occur in y_train. Mean and std are those of the train images. An
+    evaluation reads only x_test, y_test and "classes"; without "classes" it takes the number of classes from the
+    network.
 
     Args:
-        path: of the file; "~" is the home folder.
+        path: path of the file; "~" is the home folder.
 
     Reference: the .npz format of NumPy, numpy.org/doc/stable/reference/generated/numpy.savez.html.
     """
@@ -65,7 +65,7 @@ def npz(*, path: str) -> Source:
 
 @reads_test("npz")
 def npz_test(*, path: str) -> Source:
-    """The test part of a file; its train part, whatever it holds, is not read."""
+    """The test part of a file; the train part is not read."""
     file = absolute(path)
     return _test_alone(file, _arrays(file, _TEST))
 
@@ -86,7 +86,7 @@ def _test_alone(file: Path, arrays: dict[str, Array]) -> Source:
 
 
 def _has_train(file: Path) -> bool:
-    """Whether a file has train images or labels; one that cannot be read has none."""
+    """Return whether a file has train images or labels; False if it cannot be read."""
     try:
         with zipfile.ZipFile(file) as archive:
             return not {f"{key}.npy" for key in _TRAIN}.isdisjoint(archive.namelist())
@@ -95,7 +95,7 @@ def _has_train(file: Path) -> bool:
 
 
 def _arrays(file: Path, needed: Sequence[str]) -> dict[str, Array]:
-    """Arrays by name: those that are needed, and "classes" if it is there."""
+    """Return the required arrays by name, and "classes" if it exists."""
     if not file.is_file():
         raise RobustCliError(f"data.path: there is no file {file}; expected one that numpy.savez wrote")
     kind = other_kind(file)
@@ -115,7 +115,7 @@ def _arrays(file: Path, needed: Sequence[str]) -> dict[str, Array]:
                     arrays[key] = archive[key]
     except UNREADABLE as error:
         where = f"{file}: {key}" if key else f"{file}"
-        # NumPy advises to trust the file and load it with pickle, which would run its code.
+        # NumPy would suggest loading it with pickle, which can run code from the file.
         said = "it holds Python objects or an odd header" if "allow_pickle" in str(error) else in_one_line(error)
         raise RobustCliError(
             f"data.path: {where} cannot be read ({said}); expected a file that numpy.savez wrote"
@@ -123,8 +123,8 @@ def _arrays(file: Path, needed: Sequence[str]) -> dict[str, Array]:
     missing = [key for key in needed if key not in arrays]
     if missing:
         raise RobustCliError(
-            f"data.path: {file} lacks {', '.join(missing)} (it has {', '.join(keys) or 'nothing'}); expected "
-            "x_test and y_test, and to train x_train and y_train too"
+            f"data.path: {file} does not have {', '.join(missing)} (it has {', '.join(keys) or 'nothing'}); expected "
+            "x_test and y_test, and x_train and y_train for training"
         )
     for key, array in arrays.items():
         if not isinstance(array, np.ndarray):
@@ -154,9 +154,9 @@ def _images(file: Path, key: str, arrays: dict[str, Array]) -> Tensor:
 
 
 def _unit_floats(where: str, key: str, array: Array) -> Array:
-    """Floats as float32, refused where they are not pixels in [0, 1]."""
+    """Return floats as float32; raise if they are not pixels in [0, 1]."""
     low, high = float(array.min()), float(array.max())
-    # Written so that NaN, for which every comparison is false, is refused too.
+    # Written so that NaN, for which every comparison is false, is refused.
     if not (low >= 0 and high <= 1):
         hint = f": divide by 255, {key} / 255" if 1 < high <= 255 and low >= 0 else ""
         raise RobustCliError(f"{where} is {array.dtype} from {low:.4g} to {high:.4g}; expected pixels in [0, 1]{hint}")
@@ -182,7 +182,7 @@ def _labels(file: Path, key: str, arrays: dict[str, Array]) -> Tensor:
 
 
 def _classes(file: Path, arrays: dict[str, Array], count: int) -> list[str]:
-    """Names from the file, or else the numbers themselves."""
+    """Names from the file, or the numbers themselves."""
     if "classes" not in arrays:
         return [str(label) for label in range(count)]
     names = arrays["classes"]

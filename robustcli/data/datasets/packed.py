@@ -1,9 +1,9 @@
-"""Images that `robust pack` wrote: a few memory-mapped files with an index.
+"""Images written by `robust pack`: a few memory-mapped files with an index.
 
-A packed folder holds, for train and test:
-    train.npz          index: label, name, length of each original file, and where it lies
-    train-00000.bin    shards: the files as they were, or pixels of a fixed size, one image after the other
-    pack.json          what is packed, with a SHA-256 of every file; written last, so it says that packing was finished
+A packed folder contains, for train and test:
+    train.npz          index: label, name, length of each original file, and its position
+    train-00000.bin    shards: the original files, or pixels of a fixed size, one image after the other
+    pack.json          contents, with a SHA-256 of every file; written last, so its presence means that packing finished
 """
 
 from collections.abc import Sequence
@@ -78,12 +78,12 @@ def packed(
     crop_from: Literal["square", "whole"] = "square",
     draft: bool = False,
 ) -> Source:
-    """A folder of images that `robust pack` wrote into a few files, which are mapped into memory.
+    """A folder of images that `robust pack` converted into a few memory-mapped files.
 
-    Images, order, labels and classes are those of `image_folder`. Pixels of a fixed size are read as they are; mean,
-    std and data digest are those that `image_folder` has when it holds the images in memory. Packed files are decoded
-    as by `image_folder`, with the same mean, std and digest. The digest of pixels is read, not computed; `robust pack
-    OUT --check` compares the contents with it.
+    Images, order, labels and classes are those of `image_folder`. Packed pixels of a fixed size need no decoding; mean,
+    std and data digest are those of `image_folder` with images in memory. Packed files are decoded as by
+    `image_folder`, with the same mean, std and digest. The digest of pixels is read, not computed; `robust pack OUT
+    --check` verifies it.
 
     When to use: for folders of many files, and for images of ImageNet's size.
 
@@ -91,11 +91,11 @@ def packed(
 
     Args:
         root: the folder that `robust pack` wrote; "~" is the home folder.
-        size: height and width that images get, in pixels. Default: the size of packed pixels; packed files need one.
-        memory_mib: up to this much, in MiB, packed files are decoded once into memory; beyond it each is decoded
-            whenever it is needed. Without effect on pixels.
-        crop_from: what data.augment.resized_crop is cut from, as in `image_folder`; packed pixels are squares.
-        draft: decode packed JPEG at a reduced size where that is enough, as in `image_folder`.
+        size: height and width of the images, in pixels. Default: the size of packed pixels; required for packed files.
+        memory_mib: if all decoded files fit into this many MiB, they are kept in memory; otherwise each is decoded when
+            needed. Without effect on packed pixels.
+        crop_from: source of data.augment.resized_crop, as in `image_folder`; packed pixels are squares.
+        draft: decode packed JPEG at a reduced size if that suffices, as in `image_folder`.
 
     Reference: the format of this project, described in robustcli/data/datasets/packed.py.
     """
@@ -213,14 +213,14 @@ class PackedPixels:
             is_here = shard == each
             pixels, wanted = self.files.shards.maps[each].reshape(-1, length), start[is_here] // length
             if is_here.all():
-                # Places are in range, and with "raise" NumPy would copy twice.
+                # Positions are in range, and with "raise" NumPy would copy twice.
                 np.take(pixels, wanted, axis=0, out=rows, mode="clip")
             else:
                 rows[is_here] = pixels[wanted]
         return images
 
     def fingerprint(self) -> bytes:
-        """Return the digest of names and sizes of the original files that `image_folder` has."""
+        """Return the same digest of names and sizes of the original files as `image_folder`."""
         return fingerprint(self.size, self.files)
 
 
@@ -251,7 +251,7 @@ def read_manifest(folder: Path) -> Manifest:
     """Read and check the manifest of a packed folder; sizes of files are checked, contents are not.
 
     Raises:
-        RobustCliError: it is not a packed folder, not complete, or files are missing or cut short.
+        RobustCliError: it is not a packed folder, is incomplete, or files are missing or truncated.
     """
     path = folder / MANIFEST
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""Mixers: mix the images of a training batch with each other, and their labels with them. One per file."""
+"""Mixers: mix the images of a training batch with each other, together with their labels. One per file."""
 
 from typing import Protocol
 
@@ -15,9 +15,9 @@ class Mixer(Protocol):
     """Settings of a mixer; a batch is mixed before it is attacked, so that attack and loss see the mixed labels."""
 
     def __call__(self, x: Tensor, labels: Labels, classes: int, rng: Noise) -> tuple[Tensor, Labels]:
-        """Mixed images (n, c, h, w) in [0, 1] and class shares (n, k), or the input where nothing is mixed.
+        """Return mixed images (n, c, h, w) in [0, 1] and class shares (n, k), or the input if nothing is mixed.
 
-        Never waits for the device. The numbers drawn depend only on the settings and on the shape of x.
+        It never waits for the device. The number of random draws depends only on the settings and the shape of x.
 
         Args:
             x: images in [0, 1].

@@ -1,4 +1,4 @@
-"""Cutout: a square of every image is set to 0, and the labels stay."""
+"""Cutout: set a square of every image to 0 and keep the labels."""
 
 from dataclasses import dataclass
 
@@ -15,15 +15,15 @@ from robustcli.threat.noise import Noise
 @MIXERS.register("cutout", mixes_alone=True, smoke={"side": 3})
 @dataclass(frozen=True, kw_only=True)
 class Cutout:
-    """x <- 0 inside a square, x outside; every image has a square of its own, and its label is what it was.
+    """x <- 0 inside a square, x outside; every image has its own square and keeps its label.
 
-    The centre lies anywhere, and the square is cut at the border. Nothing of another image takes its place, so
-    attacks and losses see ordinary labels. `data.augment.cutout` does the same to the images before they are mixed,
-    for use with another mixer.
+    The centre is uniform, and the square is cropped at the border. `data.augment.cutout` does the same before other
+    mixers.
 
     Args:
-        side: of the square, in pixels; 16 as published for CIFAR-10, 14 in the study of robust overfitting by Rice
-            et al. 0 is none.
+        side: side of the square, in pixels; 16 as published for CIFAR-10, 14 in the study of robust overfitting by Rice
+            et al. 0 turns it off.
+
 
     Reference: DeVries and Taylor, 2017, arXiv 1708.04552; in adversarial training: Rice, Wong and Kolter, ICML 2020;
         with weight averaging Rebuffi et al., NeurIPS 2021, arXiv 2103.01946.

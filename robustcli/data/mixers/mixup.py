@@ -1,4 +1,4 @@
-"""MixUp: every image is blended with another one of its batch, and so are their labels."""
+"""MixUp: blend every image of a batch, and its label, with another one."""
 
 from dataclasses import dataclass
 
@@ -16,11 +16,11 @@ from robustcli.threat.noise import Noise
 class MixUp:
     """x <- s x_i + (1 - s) x_j and q <- s q_i + (1 - s) q_j, with one s ~ Beta(alpha, alpha) for the batch.
 
-    Images are blended before they are attacked, and attack and loss both see the blended labels, as in the
-    adversarial training of Rice et al.
+    Images are blended before they are attacked; attack and loss both use the blended labels, as in the adversarial
+    training of Rice et al.
 
     Args:
-        alpha: of the distribution; 1 is uniform, smaller values blend less. 0 is none.
+        alpha: parameter of the distribution; 1 is uniform, smaller values blend less. 0 turns mixing off.
 
     Reference: Zhang et al., ICLR 2018, arXiv 1710.09412; before an attack: Rice, Wong and Kolter, ICML 2020.
     """

@@ -12,7 +12,7 @@ from robustcli.threat.noise import Noise
 @MIXERS.register("none", mixes_alone=True)
 @dataclass(frozen=True, kw_only=True)
 class Unmixed:
-    """Every image stays what it is.
+    """Keep images and labels unchanged.
 
     Reference: none.
     """

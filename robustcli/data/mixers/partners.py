@@ -9,12 +9,12 @@ from torch import Tensor
 from robustcli.data.targets import Labels
 from robustcli.threat.noise import Noise
 
-# Each candidate is accepted with probability above 0.95, so none is with probability below 1e-20.
+# Each candidate is accepted with probability above 0.95, so all are rejected with probability below 1e-20.
 _CANDIDATES = 16
 
 
 def beta(concentration: float, like: Tensor, rng: Noise) -> Tensor:
-    """A random number from Beta(a, a) on the device of `like`, in float64; never waits for the device.
+    """Draw from Beta(a, a) on the device of `like`, in float64, without waiting for the device.
 
     Reference: a quotient of two gamma variates, each by Marsaglia and Tsang, ACM TOMS 2000; in logarithms,
         because for small a the variates underflow.
