@@ -305,7 +305,7 @@ def test_images_that_cannot_be_decoded_are_named(memory_mib: int, tmp_path: Path
         image_folder(root=str(root), size=8, memory_mib=memory_mib)
     bad.unlink()
     (root / "train" / "dog" / "notes.txt").touch()
-    with pytest.raises(RobustCliError, match=r"notes\.txt: is not an image"):
+    with pytest.raises(RobustCliError, match=r"notes\.txt: is not a supported image"):
         image_folder(root=str(root), size=8, memory_mib=memory_mib)
 
 

@@ -195,7 +195,7 @@ def test_the_archive_is_read_and_pseudo_labels_replace_its_own(tmp_path: Path) -
     ("changes", "said"),
     [
         ({"image": None}, r"does not have image \(it has label\)"),
-        ({"label": None}, r"lacks label \(it has image\)"),
+        ({"label": None}, r"does not have label \(it has image\)"),
         ({"image": np.zeros((6, 4, 5, 3))}, "image is float64; expected uint8"),
         ({"image": np.zeros((6, 3, 4, 5), np.uint8)}, r"image has shape \(6, 3, 4, 5\); expected \(n, 4, 5, 3\)"),
         ({"image": np.zeros((0, 4, 5, 3), np.uint8)}, r"expected \(n, 4, 5, 3\)"),
