@@ -18,11 +18,11 @@ _COUNTED = 4
 
 @dataclass(frozen=True)
 class Budget:
-    """Largest number of passes that an attack may spend on one image, the one that confirms its result included.
+    """Maximum number of passes per image for an attack, including the one that confirms its result.
 
     Args:
         unit: forwards, gradients, or passes for the sum of both.
-        limit: the number.
+        limit: maximum number.
     """
 
     unit: str
@@ -33,7 +33,7 @@ class Budget:
         """Read "forwards=1000".
 
         Raises:
-            RobustCliError: it is something else.
+            RobustCliError: the text has another form.
         """
         found = re.fullmatch(r"(\w+)=(\d+)", text.replace(",", "").replace("_", ""))
         if found is None or found[1] not in _UNITS or not int(found[2]):

@@ -21,9 +21,9 @@ class Outcome:
     """The outcome of one promise.
 
     Args:
-        verdict: "kept", "broken", or "advice" where something that is only recommended is missing.
-        reason: why it is not kept.
-        seconds: what it took.
+        verdict: "kept", "broken", or "advice" if something recommended is missing.
+        reason: reason for which it is not kept.
+        seconds: duration.
     """
 
     promise: str
@@ -33,13 +33,13 @@ class Outcome:
 
 
 def check_member(member: Member) -> Iterator[Outcome]:
-    """Run the promises of a member one after the other; one that is broken does not stop the others.
+    """Run the promises of a member one by one; a broken promise does not stop the others.
 
     Raises:
         RobustCliError: Python runs without assertions, or the member cannot be imported or built.
     """
     if not __debug__:
-        raise RobustCliError("check-member: promises are assertions, which python -O leaves out; run it without -O")
+        raise RobustCliError("check-member: promises are assertions, which python -O disables; run it without -O")
     where = f"{member.path}:{member.line}"
     try:
         importlib.import_module(member.module)
@@ -55,7 +55,7 @@ def _outcome(case: Case) -> Outcome:
     reason = ""
     try:
         with warnings.catch_warnings():
-            # They are for the reader of a number.
+            # Warnings are for readers of a number.
             warnings.simplefilter("ignore")
             case.run()
     except AssertionError as error:

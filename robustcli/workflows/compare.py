@@ -14,13 +14,13 @@ from robustcli.store.evaluations import Evaluation
 from robustcli.store.results import Results, read_results
 
 LEVEL = 0.05
-# The setting of an evaluation that changes memory and speed, but results only by rounding.
+# Setting of an evaluation that only changes memory, speed and rounding.
 _SILENT = "batch_size"
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Accuracy of one network on the images that are compared, as fractions."""
+    """Accuracy of one network on the compared images, as fractions."""
 
     accuracy: float
     interval: tuple[float, float]
@@ -31,11 +31,11 @@ class Pair:
     """Two networks under one evaluation, image by image.
 
     Args:
-        evaluations: those of A and B.
+        evaluations: evaluations of A and B.
         clean: clean accuracy of A and B on the images of their evaluation, if known.
-        is_same_network: True if A and B have the same weights, so that two attacks are compared.
+        is_same_network: whether A and B have the same weights, so that two attacks are compared.
         both, only_a, only_b, neither: number of images that both, only A, only B or none classify correctly.
-        warnings: what a reader of the difference must know.
+        warnings: facts that a reader of the difference must know.
     """
 
     evaluations: tuple[Evaluation, Evaluation]
@@ -146,7 +146,7 @@ class Pair:
 def compare(a: Path, b: Path, keys: Sequence[str] = ()) -> dict[str, Pair]:
     """Compare two results image by image, for every evaluation that both have or for the named ones.
 
-    If one evaluated more images than the other, the first ones, which both have, are compared.
+    If one evaluated more images than the other, only the first ones, which both have, are compared.
 
     Args:
         a, b: results.json of a run, the folder of a run, or what `robust eval --out` wrote. They may be the same, to

@@ -1,4 +1,4 @@
-"""`robust demo`: the two networks of the README, and if their numbers agree with those given there."""
+"""`robust demo`: train the two networks of the README and compare their numbers with it."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from robustcli.store.results import RunResults
 
 SPECS = ("demo/digits_natural", "demo/digits_pgd_at")
-# Accuracies of the README, as fractions, and what they were measured with.
+# Accuracies of the README, as fractions, and the software that measured them.
 MEASURED_WITH = "torch 2.14 on a CPU"
 EXPECTED: Mapping[str, Mapping[str, float]] = {
     "digits_natural": {"clean": 0.953, "pgd_50": 0.114, "autoattack": 0.114},

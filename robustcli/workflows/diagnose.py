@@ -1,4 +1,4 @@
-"""The story of `robust diagnose`: subject -> data -> diagnostics."""
+"""`robust diagnose`: network -> images -> diagnostics."""
 
 import time
 import warnings
@@ -32,15 +32,15 @@ _HERE = "robust diagnose"
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What `robust diagnose` was asked for; None is what the subject says.
+    """Request of `robust diagnose`; None means the value that comes with the network.
 
     Args:
-        subject: what is looked at, and on which images; its overrides may also set a diagnostic's parameters, as
+        subject: the network and the images; its overrides may also set parameters of diagnostics, as in
             `eps_curve.batch_size=50`.
         diagnostics: names, in the order of the results.
-        eps, norm: the threat.
-        examples: the first so many test images.
-        seed: of the noise.
+        eps, norm: threat model.
+        examples: use the first N test images.
+        seed: seed of the noise.
         device: auto, cpu, cuda or cuda:i.
     """
 
@@ -54,14 +54,14 @@ class Request:
 
 
 def diagnose(request: Request, begins: Callable[[str], None]) -> dict[str, Any]:
-    """Look at a network with every diagnostic that was asked for.
+    """Run every requested diagnostic on a network.
 
     Args:
-        request: what was asked for.
-        begins: is told the name of each diagnostic before it runs.
+        request: the request.
+        begins: called with the name of each diagnostic before it runs.
 
     Returns:
-        What was found by the name of each diagnostic, with what a reader must know of the conditions.
+        Results by the name of each diagnostic, with the conditions.
     """
     own = [text for text in request.subject.overrides if _diagnostic_of(text) is not None]
     chosen = choose(request.diagnostics, own)
@@ -77,26 +77,26 @@ def diagnose(request: Request, begins: Callable[[str], None]) -> dict[str, Any]:
     for name, diagnostic in diagnostics.items():
         begins(name)
         results[name] = look(diagnostic, case.loaded.network, x, y, threat, seed)
-    # All overrides, those of diagnostics too: as the user wrote them.
+    # All overrides as the user wrote them, including those of diagnostics.
     head = {**case.to_json(), "subject": asdict(request.subject)}
     return {**head, "seed": seed, "examples": len(x), "diagnostics": results}
 
 
 def choose(names: Sequence[str], overrides: Sequence[str]) -> dict[str, MemberSpec]:
-    """Diagnostics by name, with their parameters set by dotted overrides.
+    """Return diagnostics by name, with parameters set by dotted overrides.
 
     Raises:
-        RobustCliError: a name is unknown, a parameter is wrong, or is one of a diagnostic that was not named.
+        RobustCliError: a name is unknown, a parameter is wrong, or belongs to a diagnostic that was not named.
     """
     known = catalog("diagnostics")
     if not names:
-        raise RobustCliError(f"--with: nothing says what to find out; name one or more of {', '.join(known)}")
+        raise RobustCliError(f"--with: names no diagnostic; expected one or more of {', '.join(known)}")
     for name in names:
         if name not in known:
             raise RobustCliError(f"--with: there is no diagnostic '{name}'{suggest(name, known)}")
     for text in overrides:
         if _diagnostic_of(text) not in names:
-            raise RobustCliError(f"override '{text}': add --with {_diagnostic_of(text)}, or leave it out")
+            raise RobustCliError(f"override '{text}': add --with {_diagnostic_of(text)}, or remove the override")
     written = override_text(to_yaml({name: {"name": name} for name in names}), overrides, _HERE)
     values = parse_yaml(written, _HERE).value
 
@@ -110,18 +110,18 @@ def choose(names: Sequence[str], overrides: Sequence[str]) -> dict[str, MemberSp
 def look(
     diagnostic: Diagnostic, network: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, seed: int
 ) -> dict[str, Any]:
-    """One diagnostic under the conditions of an evaluation: eval mode, held weights, single precision.
+    """Run one diagnostic under the conditions of an evaluation: eval mode, no gradients of weights, single precision.
 
     Args:
         network: pixels in [0, 1] -> logits, in eval mode.
         x, y: images and labels, on the network's device.
 
     Raises:
-        EvaluationError: what would be found would mean nothing; says why.
+        EvaluationError: the result would be meaningless; the message says why.
     """
     begun = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
-        # Deprecations stay with the filters of the process: they are about code, not about the network.
+        # Deprecation warnings are about code, not about the network.
         for category in (UserWarning, RuntimeWarning):
             warnings.simplefilter("always", category)
         with settled(network, x.device.type), restored_generators(x.device), crafting(network, "eval"):
@@ -140,7 +140,7 @@ def look(
 
 
 def settings_of(value: Any) -> Any:
-    """Settings as plain data; those of a part, such as an attack, have its class under "kind"."""
+    """Settings as plain data; a part, such as an attack, has its class under "kind"."""
     if is_dataclass(value) and not isinstance(value, type):
         plain = {item.name: settings_of(getattr(value, item.name)) for item in fields(value)}
         return {"kind": type(value).__name__, **plain}
@@ -152,6 +152,6 @@ def settings_of(value: Any) -> Any:
 
 
 def _diagnostic_of(override: str) -> str | None:
-    """The diagnostic that an override is about, if it is about one."""
+    """Return the diagnostic that an override belongs to, if any."""
     name = override.partition("=")[0].partition(".")[0]
     return name if name in catalog("diagnostics") else None

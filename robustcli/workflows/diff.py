@@ -1,4 +1,4 @@
-"""`robust diff`: two results -> everything in which they differ, in words."""
+"""`robust diff`: list everything in which two results differ."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,8 +25,8 @@ class Section:
     """One subject of the comparison.
 
     Args:
-        name: such as "spec", "data" or "evaluation pgd".
-        same: what is said if there is no difference.
+        name: name, such as "spec", "data" or "evaluation pgd".
+        same: text to print if there is no difference.
         differences: one line each.
     """
 
@@ -65,7 +65,7 @@ class _Side:
 def diff(a: Path, b: Path) -> list[Section]:
     """Compare two results in spec, weights, data, environment, code and every evaluation that both have.
 
-    Of one network, the only attacks of both results are compared, whatever they are called.
+    If both results are about one network, their only attacks are compared, whatever they are called.
 
     Args:
         a, b: results.json of a run or of `robust eval`, or a folder that has one.
@@ -109,7 +109,7 @@ def _spec(a: _Side, b: _Side) -> Iterator[str]:
 
 
 def _described(side: _Side) -> Mapping[str, Any]:
-    """Spec of a run; of `robust eval`, how the network was named."""
+    """Return the spec of a run, or for `robust eval` how the network was named."""
     results = side.results
     if isinstance(results, EvalResults):
         seed = {"training_seed": results.training_seed, "threat": str(results.threat)}

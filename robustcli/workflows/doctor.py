@@ -34,8 +34,8 @@ class Finding:
     """One line of the report.
 
     Args:
-        subject: what was looked at.
-        text: what was found.
+        subject: subject of the check.
+        text: result.
         is_ok: whether `robust` works with it.
     """
 

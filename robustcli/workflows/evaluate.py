@@ -38,7 +38,7 @@ from robustcli.store.results import SCHEMA, EvalResults, read_results, write_res
 from robustcli.store.runs import RunFolder, lock_folder
 from robustcli.workflows.budget import Budget, within_budget
 
-# Clean images on which a network is compared with the one that a stored result is about.
+# Number of clean images for comparing a network with the one of a stored result.
 _COMPARED = 16
 
 
@@ -58,9 +58,9 @@ class Request:
         store: folder of all evaluations.
         save_examples: keep the adversarial images.
         workers: number of processes.
-        fresh: whether to compute what is stored again.
-        budget: passes that every attack may spend on an image; it sets the steps.
-        quiet: whether the processes print no progress.
+        fresh: whether to recompute stored results.
+        budget: maximum passes per image for every attack; it sets the steps.
+        quiet: whether progress is not printed.
     """
 
     subject: ModelRequest
@@ -101,7 +101,7 @@ def _assess(
 ) -> tuple[EvalResults, Path] | None:
     if share is not None and share[0]:
         if request.fresh:
-            ranks.wait()  # until the first process has removed what is stored
+            ranks.wait()  # until the first process has removed stored results
         assess_share(request, share)
         ranks.wait()
         return None
@@ -110,7 +110,7 @@ def _assess(
     left = (key for key in case.chosen if not case.folder.evaluation(key).exists())
     warn_of_slow_search((case.evaluators[key] for key in left), device)
     if case.is_complete and share is None and not request.fresh:
-        # Without the lock, so that a folder that cannot be written can be read.
+        # Without a lock, because the folder may be read-only.
         for text in case.stored():
             tell(text)
         return case.finish(watcher), case.folder.path
@@ -136,7 +136,7 @@ def require_sound(request: Request) -> None:
     """Check a request as far as this is possible without images.
 
     Raises:
-        RobustCliError: the model or the attack is not there, or a setting is wrong.
+        RobustCliError: the model or the attack does not exist, or a setting is wrong.
     """
     _evaluations(request, find_model(request.subject).defaults)
 
@@ -173,7 +173,7 @@ class Case:
     folder: RunFolder
 
     def forget(self) -> None:
-        """Remove what is stored of these evaluations."""
+        """Remove the stored files of these evaluations."""
         self.folder.results.unlink(missing_ok=True)
         for key in self.chosen:
             files = EvaluationFiles(self.folder.evaluations, key)
@@ -249,7 +249,7 @@ def case_of(request: Request, device: torch.device) -> Case:
     seed = defaults.seed if request.seed is None else request.seed
     network = case.loaded.network
     files = [files_digest(evaluator.files) for evaluator in evaluators.values()]
-    # Without the batch size, as in the fingerprint: another one continues the same evaluation.
+    # Without the batch size, as in the fingerprint, so that another batch size resumes the same evaluation.
     settings = {
         key: (evaluator_text(choice.name, plain_parameters(choice)), choice.options) for key, choice in chosen.items()
     }
@@ -267,10 +267,10 @@ def case_of(request: Request, device: torch.device) -> Case:
 
 
 def _folder(store: Path, name: str, parts: Sequence[Any], behavior: Behavior) -> Path:
-    """Where an evaluation is kept: the same place for the same request about the same network and images.
+    """Return the folder of an evaluation, which is the same for the same request, network and images.
 
-    What a network does may depend on more than its weights and its code, such as the environment. So its behavior is
-    kept in the folder, and a network that behaves otherwise gets the next one.
+    The behavior of a network may depend on more than its weights and code, such as the environment. So its behavior is
+    stored in the folder, and a network with another behavior gets the next folder.
 
     Args:
         name: name of the network; for a path, its last part.
@@ -279,7 +279,7 @@ def _folder(store: Path, name: str, parts: Sequence[Any], behavior: Behavior) ->
     folder = store / f"{Path(name).name}-{digest[:8]}"
     for number in count(2):
         known = folder / "behavior.npz"
-        # Nothing says whose results are here.
+        # The owner of these results is unknown.
         is_foreign = not known.exists() and (folder / RESULTS).exists()
         if not known.exists() and not is_foreign:
             write_behavior(known, behavior, own_mark())

@@ -40,16 +40,16 @@ def assess_all(
     *,
     transfer: bool = False,
 ) -> list[Cell]:
-    """Evaluate every model under every attack, one after the other; what is stored already is read.
+    """Evaluate every model under every attack, one after the other; stored results are read.
 
     Args:
         request: everything but the model and the attack.
         attacks: names; if empty, all evaluations of each model's spec.
-        tell: is told which results were stored by an earlier process.
-        transfer: also show each model the examples that are made on every other model.
+        tell: called with the stored results of an earlier process.
+        transfer: also evaluate each model on the examples made on every other model.
 
     Raises:
-        RobustCliError: a model or an attack is not there, before anything is attacked.
+        RobustCliError: a model or an attack does not exist; raised before anything is attacked.
     """
     wanted = list(_requests(request, list(dict.fromkeys(models)), attacks, transfer=transfer))
     for one, _ in wanted:
@@ -81,7 +81,7 @@ def _requests(
             "--transfer: needs at least two models and --attack, such as M1 M2 --attack pgd --transfer"
         )
     if "source" in request.options:
-        raise RobustCliError("--source: not with --transfer, which makes every model the source once")
+        raise RobustCliError("--source: not with --transfer, which uses every model as the source once")
     for attack in attacks:
         for source in models:
             for model in models:

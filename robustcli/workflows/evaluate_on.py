@@ -33,7 +33,7 @@ def assess_on(
     if request.fresh:
         raise RobustCliError("--fresh: only with --engine local; remove the stored folder, or leave out --engine")
     require_sound(request)
-    # The same command again finds its jobs by their folders.
+    # Running the same command again finds its jobs by their folders.
     jobs = request.store / "jobs" / hashlib.sha256(repr(replace(request, quiet=False)).encode()).hexdigest()[:8]
     name = Path(request.subject.text or "evaluation").name
     tasks = [
@@ -68,10 +68,10 @@ def _is_finished(answer: Answer) -> bool:
 
 
 def work_on(request: Request, watching: Watching) -> tuple[Path, list[str]]:
-    """Work on an evaluation as one of several workers of an engine; the first that is through with it stores it.
+    """Work on an evaluation as one of several workers of an engine; the first one to finish stores it.
 
     Returns:
-        The folder of all files, and lines about the results if they were stored before this worker began.
+        The folder of all files, and lines about results that were stored before this worker started.
     """
     case = case_of(request, choose_device(request.device))
     if case.is_complete:

@@ -1,4 +1,4 @@
-"""The folder of a claim that is given as a folder, a zip archive or a repository of the Hugging Face Hub."""
+"""The folder of stored results that are given as a folder, a zip archive or a repository of the Hugging Face Hub."""
 
 import tempfile
 import zipfile
@@ -14,13 +14,13 @@ _HUB = "hf:"
 
 @contextmanager
 def evidence_folder(text: str) -> Iterator[Path]:
-    """Yield the folder that a claim lies in; an archive is unpacked for the time of the context.
+    """Yield the folder with the results; an archive is unpacked for the time of the context.
 
     Args:
         text: folder of a run or of an evaluation, .zip file with one, or hf:ORG/REPO.
 
     Raises:
-        RobustCliError: the archive or the repository cannot be read, or holds no results or several.
+        RobustCliError: the archive or the repository cannot be read, or has no or several results.
     """
     if text.startswith(_HUB):
         yield snapshot(text.removeprefix(_HUB))
@@ -32,7 +32,7 @@ def evidence_folder(text: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as temporary:
         try:
             with zipfile.ZipFile(path) as archive:
-                # Names that lead out of the folder are made harmless by extractall.
+                # extractall makes names that lead out of the folder harmless.
                 archive.extractall(temporary)
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError) as error:
             raise RobustCliError(f"{path}: cannot be unpacked: {error}") from error
@@ -47,7 +47,7 @@ def evidence_folder(text: str) -> Iterator[Path]:
 
 
 def _only_run(path: Path) -> Path:
-    """The run or evaluation in a folder that holds only one, such as runs/NAME; any other path as it is."""
+    """Return the run or evaluation in a folder with only one, such as runs/NAME; other paths unchanged."""
     if not path.is_dir() or (path / "results.json").is_file() or (path / "spec.yaml").is_file():
         return path
     found = sorted(file.parent for file in (*path.glob("*/results.json"), *path.glob("*/*/results.json")))

@@ -26,20 +26,20 @@ from robustcli.workflows.finding_spec import Expectation, Finding, Measure, term
 from robustcli.workflows.sweep import Outcome, run_rows, update_passes
 from robustcli.workflows.sweep_spec import Row, Sweep
 
-# By metric, then by arm, one number for each seed.
+# Numbers of all seeds by metric, then by arm.
 Values = dict[str, dict[str, list[float]]]
 
 
 def reproduce_finding(
     sweep: Sweep, finding: Finding, root: Path, watcher: EvaluationWatcher, begins: Callable[[str], None]
 ) -> FindingResult:
-    """Train and evaluate every arm with every seed, or read what is stored, and judge the claim.
+    """Train and evaluate every arm with every seed, or read stored results, and judge the claim.
 
     Args:
-        begins: is told of every diagnostic before it runs.
+        begins: called before every diagnostic.
 
     Raises:
-        RobustCliError: an arm has no result, so that the claim cannot be judged.
+        RobustCliError: an arm has no result, so the claim cannot be judged.
     """
     outcomes = run_rows(sweep.rows, root, watcher)
     failures = [
@@ -52,14 +52,14 @@ def reproduce_finding(
         raise RobustCliError("\n".join([f"{sweep.name}: no verdict, because arms failed", *failures]))
     values: Values = {metric: {} for expected in finding.expect for metric in expected.metrics}
     for row in sweep.rows:
-        # Counted once: seeds change no passes.
+        # Counted once, because passes do not depend on the seed.
         passes = cache(partial(update_passes, outcomes[row.name][0]))
         runs = [_Measured(done, row, finding.measure, passes, begins) for done in outcomes[row.name]]
         for metric in values:
             try:
                 values[metric][row.name] = [run.number(metric) for run in runs]
             except RobustCliError:
-                # An arm that no comparison needs may lack a number, such as natural training its robust checks.
+                # Arms without comparisons may lack a number, such as robust checks of natural training.
                 if any(row.name in expected.arms for expected in finding.expect if metric in expected.metrics):
                     raise
     comparisons = [compare(expected, values) for expected in finding.expect]
@@ -86,9 +86,9 @@ def reproduce_finding(
 def compare(expected: Expectation, values: Values) -> Comparison:
     """Judge one comparison from the numbers of all arms and seeds.
 
-    The effects of the seeds are differences between arms trained with the same seed. The claim is shown if their whole
-    95 % interval lies where the claim says, refuted if all of it lies outside, and otherwise not shown: then there are
-    too few seeds or images to tell.
+    The effect of a seed is the difference between arms trained with this seed. The claim is shown if the whole 95 %
+    interval agrees with it, refuted if the whole interval contradicts it, and otherwise not shown: then there are too
+    few seeds or images.
     """
     effects = _effects(expected, values)
     low, high = mean_interval(effects)
@@ -126,7 +126,7 @@ def describe(expected: Expectation) -> str:
 
 
 def _effects(expected: Expectation, values: Values) -> list[float]:
-    """One number for each seed, positive in the direction of the claim."""
+    """Return one number per seed, positive in the direction of the claim."""
     by_arm = values[expected.metric]
     if expected.relation == "correlates_with":
         others = values[str(expected.other)]
@@ -140,7 +140,7 @@ def _effects(expected: Expectation, values: Values) -> list[float]:
 
 
 class _Measured:
-    """Numbers of one arm with one seed, read or measured when they are first asked for."""
+    """Numbers of one arm with one seed, read or measured on first use."""
 
     def __init__(
         self,
@@ -157,7 +157,7 @@ class _Measured:
         self._begins = begins
 
     def number(self, metric: str) -> float:
-        """The value of a metric; accuracies in percent.
+        """Return the value of a metric; accuracies in percent.
 
         Raises:
             RobustCliError: the run does not have it.
@@ -186,7 +186,7 @@ class _Measured:
         return _follow(self._measure(name), path, f"{self._where}: {metric}")
 
     def _measure(self, name: str) -> Any:
-        """What a diagnostic finds, stored next to the run under its settings."""
+        """Return the result of a diagnostic, stored next to the run under its settings."""
         measure, spec, folder = self._measures[name], self._outcome.spec, self._outcome.folder
         diagnostic = instantiate(measure.diagnostic)
         settings = {
@@ -194,7 +194,7 @@ class _Measured:
             "images": measure.images,
             "examples": measure.examples,
         }
-        # As they are read again.
+        # Converted like values that are read from the file.
         settings = json.loads(json.dumps(settings))
         file = folder.path / "diagnostics" / f"{name}.json"
         if file.is_file():
@@ -214,10 +214,10 @@ class _Measured:
 
 
 def _follow(value: Any, path: str, where: str) -> float:
-    """The number at a dotted path; of a list of mappings, a column, whose last step is mean, max, first or last.
+    """Return the number at a dotted path; for a list of mappings the last step is mean, max, first or last of a column.
 
     Raises:
-        RobustCliError: there is no such number; names what there is.
+        RobustCliError: there is no such number; the message lists existing ones.
     """
     steps = path.split(".") if path else []
     for number, step in enumerate(steps):

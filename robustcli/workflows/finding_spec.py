@@ -9,7 +9,7 @@ from robustcli.errors import suggest
 from robustcli.registry.types import Count, Family, Size
 from robustcli.specs.check import Where
 
-# Metrics that are not the accuracy of an evaluation: a word and what follows it.
+# Prefixes of metrics other than accuracies, and what may follow.
 PREFIXES = ("epoch", "epochs", "check", "cost", "measure")
 CHECKS = ("best", "last", "drop")
 COSTS = ("forwards", "gradients", "total")
@@ -37,13 +37,13 @@ class Expectation:
     Exactly one of `above`, `below`, `near` and `correlates_with` is given. Accuracies are in percent.
 
     Args:
-        metric: number that is compared: the name of an evaluation, epoch.NAME (last line of train.jsonl),
+        metric: number to compare: the name of an evaluation, epoch.NAME (last line of train.jsonl),
             epochs.NAME.mean (of all its lines; also max, min, first or last; NAME may be seconds), check.best,
             check.last or check.drop (robust accuracy on the held-out images), cost.total (of an update, in forward
             passes), or measure.NAME.PATH (result of a diagnostic); also a difference "A - B" of two of these.
         of: arm that the claim is about; null if all arms are used, for a correlation.
         above: arm, or number, that it exceeds by more than `by`.
-        below: arm, or number, that it is lower than by more than `by`.
+        below: arm, or number, that exceeds it by more than `by`.
         near: arm, or number, from which it differs by at most `by`.
         correlates_with: second metric; the rank correlation over the arms exceeds `by`.
         by: margin, in the unit of the metric.
@@ -107,7 +107,7 @@ class Finding:
 
 
 def problems_of(finding: Finding, arms: Sequence[str], evaluations: Sequence[str]) -> Iterator[tuple[Where, str]]:
-    """Yield what is wrong with a finding beyond the types of its values: (place inside `finding`, text)."""
+    """Yield problems of a finding beyond the types of its values: (place inside `finding`, text)."""
     if not finding.expect:
         yield ("expect",), "there is no comparison; write at least one"
     for number, expected in enumerate(finding.expect):
@@ -133,7 +133,7 @@ def terms(metric: str) -> list[str]:
 
 
 def _wrong_with(metric: str, evaluations: Sequence[str], measures: Sequence[str]) -> str:
-    """What is wrong with a single metric; empty if nothing."""
+    """Return the problem of a single metric; empty if there is none."""
     if metric in evaluations:
         return ""
     prefix, _, rest = metric.partition(".")
@@ -147,5 +147,5 @@ def _wrong_with(metric: str, evaluations: Sequence[str], measures: Sequence[str]
 
 
 def seeds_needed(seeds: Sequence[Size]) -> str:
-    """What is wrong with the seeds of a finding; empty if nothing."""
+    """Return the problem of the seeds of a finding; empty if there is none."""
     return "" if len(seeds) >= 2 else "a finding needs two seeds or more for an interval"

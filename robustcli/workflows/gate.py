@@ -16,13 +16,13 @@ _CONDITION = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9_.-]*)\s*>=\s*([0-9./]+)\s*")
 
 @dataclass(frozen=True)
 class Outcome:
-    """One condition and what the results say about it.
+    """One condition and its result.
 
     Args:
-        condition: as text.
+        condition: the condition as text.
         evaluation: name of the evaluation.
-        passed: True if the condition holds.
-        text: what was found.
+        passed: whether the condition holds.
+        text: measured values.
     """
 
     condition: str
@@ -58,7 +58,7 @@ def gate(
         keys: evaluations to compare with the baseline; if empty, all that both have.
 
     Raises:
-        RobustCliError: a condition cannot be read, or names an evaluation that is not there; there is no condition; or
+        RobustCliError: a condition cannot be read, or names a missing evaluation; there is no condition; or
             the results cannot be compared.
     """
     if (baseline is None) != (max_drop is None):

@@ -1,4 +1,4 @@
-"""`robust inspect`: what a file of a network holds, without building or running it."""
+"""`robust inspect`: contents of the file of a network, without building or running it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,15 +26,15 @@ def inspect(text: str) -> dict[str, Any]:
     """Return facts about a file as plain data, with the command that evaluates it under `next`.
 
     Args:
-        text: a checkpoint, the folder of a run, a file of weights, TorchScript, or a name that stands for a file.
+        text: a checkpoint, the folder of a run, a file of weights, TorchScript, or a name of a file.
 
     Raises:
-        RobustCliError: there is no such file, or it holds no network.
+        RobustCliError: there is no such file, or it contains no network.
     """
     named = scheme_of(text)
     found = None if named is None else named[0].find(named[1], None)
     if found is not None and not isinstance(found, NamedFile):
-        raise RobustCliError(f"{text}: stands for no file; `robust eval {text} --attack clean` loads it")
+        raise RobustCliError(f"{text}: does not name a file; `robust eval {text} --attack clean` loads it")
     path = checkpoint_in(Path(text) if found is None else found.path)
     if not path.is_file():
         raise RobustCliError(f"{path}: no such file; expected a checkpoint, weights or TorchScript")

@@ -1,4 +1,4 @@
-"""`robust new`: write a member that runs, to be changed into another one."""
+"""`robust new`: write a working member as a starting point for your own."""
 
 import re
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from robustcli.errors import RobustCliError, suggest
 from robustcli.registry.catalog import FAMILIES, catalog
 
 _TEMPLATES = Path(__file__).parent / "templates"
-# Kinds of members that there are templates of, with their families.
+# Kinds of members with templates, and their families.
 KINDS = {
     "defense": "defenses",
     "attack": "attacks",
@@ -26,8 +26,8 @@ class Written:
     """The files of a new member.
 
     Args:
-        member: the file that registers it.
-        package: folder of the package that it belongs to, if it is not this one, to be installed by pip.
+        member: file that registers it.
+        package: folder of the package to install with pip, unless it belongs to this one.
     """
 
     member: Path
@@ -38,20 +38,20 @@ def new_member(kind: str, name: str, *, into: Path | None = None, package: Path 
     """Write the file of a new member.
 
     Args:
-        kind: such as "defense".
-        into: folder for the file; None is that of its family in this package.
-        package: folder of a package of your own, made if it is not there.
+        kind: kind of the member, such as "defense".
+        into: folder for the file; None means the folder of its family in this package.
+        package: folder of your own package, created if missing.
 
     Raises:
-        RobustCliError: the kind is unknown, the name cannot be used or is taken, or a file is there already.
+        RobustCliError: the kind is unknown, the name is invalid or taken, or a file already exists.
     """
     if kind not in KINDS:
         raise RobustCliError(f"'{kind}' is not a kind of member{suggest(kind, KINDS)}")
     if into is not None and package is not None:
-        raise RobustCliError("--into and --package: write one of them; a package has a folder of its own")
+        raise RobustCliError("--into and --package: use only one of them")
     family = KINDS[kind]
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or iskeyword(name):
-        raise RobustCliError(f"'{name}' is not a name; write small letters, digits and _, such as margin_at")
+        raise RobustCliError(f"'{name}' is not a valid name; use lower-case letters, digits and _, such as margin_at")
     if name in catalog(family):
         known = catalog(family)[name]
         raise RobustCliError(f"{family} have a member '{name}' already: {known.path}:{known.line}")
@@ -60,7 +60,7 @@ def new_member(kind: str, name: str, *, into: Path | None = None, package: Path 
         folder = package / _module_of(package)
     path = folder / f"{name}.py"
     if path.exists():
-        raise RobustCliError(f"{path}: there is a file already; choose another name or folder")
+        raise RobustCliError(f"{path}: this file already exists; choose another name or folder")
     if package is not None:
         _begin_package(package, folder)
     if not folder.is_dir():
@@ -81,15 +81,15 @@ def _class_name(name: str) -> str:
 
 
 def _module_of(package: Path) -> str:
-    """The module of a package, named like its folder."""
+    """Return the module name of a package, which is that of its folder."""
     module = re.sub(r"\W", "_", package.resolve().name).lower()
     if not module.isidentifier() or iskeyword(module) or module == "robustcli":
-        raise RobustCliError(f"--package: '{package}' does not give a module its name; write a folder like my_members")
+        raise RobustCliError(f"--package: '{package}' is not a valid module name; use a folder such as my_members")
     return module
 
 
 def _begin_package(package: Path, folder: Path) -> None:
-    """Write what makes a folder a package that robustcli finds, unless it is there."""
+    """Write the files of a package that robustcli finds, unless they exist."""
     folder.mkdir(parents=True, exist_ok=True)
     project, module = package / "pyproject.toml", folder.name
     if not project.exists():

@@ -1,4 +1,4 @@
-"""Outcome of a run: everything in its results that follows from spec and checkpoints."""
+"""Outcome of a run: the parts of its results that follow from spec and checkpoints."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,12 +14,12 @@ from robustcli.store.results import Claim, Selection
 def run_outcome(
     spec: ExperimentSpec, best: Mapping[str, Any], training: Mapping[str, Any] | None, sizes: Sizes
 ) -> dict[str, Any]:
-    """Keys of `RunResults` that spec and checkpoints determine.
+    """Return the keys of `RunResults` that spec and checkpoints determine.
 
     Args:
-        spec: of the run.
+        spec: spec of the run.
         best: content of the checkpoint with the chosen weights.
-        training: state of training in the last checkpoint; None leaves out what depends on it.
+        training: state of training in the last checkpoint; None omits the keys that depend on it.
         sizes: number of images by split.
     """
     images = "val" if sizes.val else "test" if spec.train.allow_test_selection else None

@@ -1,4 +1,4 @@
-"""`robust pack`: image folder -> a few files that are mapped into memory."""
+"""`robust pack`: convert an image folder into a few memory-mapped files."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,18 +10,18 @@ from robustcli.errors import RobustCliError
 
 
 def pack(folder: str, out: Path, size: int | None, progress: Callable[[int, int], None]) -> Manifest:
-    """Pack a folder, and return what was written.
+    """Pack a folder, and return the manifest.
 
     Args:
-        size: height and width of the pixels to store; None stores the files as they are.
-        progress: called with the number of images written so far and the number of all.
+        size: height and width of the pixels to store; None stores the original files.
+        progress: called with the number of images written so far and the total.
     """
     with _names_the_argument():
         return packing.pack(folder, out, size, progress=progress)
 
 
 def check(folder: Path) -> Manifest:
-    """Compare a packed folder with its digests, and return what it holds."""
+    """Compare a packed folder with its digests, and return the manifest."""
     with _names_the_argument():
         manifest = read_manifest(folder)
         packing.check(folder, manifest)
@@ -30,7 +30,7 @@ def check(folder: Path) -> Manifest:
 
 @contextmanager
 def _names_the_argument() -> Iterator[None]:
-    """Let errors about a folder name the argument instead of the key in a spec."""
+    """Make errors about a folder name the argument instead of a spec key."""
     try:
         yield
     except RobustCliError as error:

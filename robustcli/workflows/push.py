@@ -22,7 +22,7 @@ from robustcli.store.results import RunResults, read_run_results
 from robustcli.store.runs import RunFolder
 
 _HUB = "hf:"
-# Not published: state that only resuming needs, and what belongs to this machine.
+# Not published: state that only resuming needs, and files about this machine.
 _LEFT_OUT = ("last.pt", "lock", ".robust-index.json")
 
 
@@ -33,7 +33,7 @@ class Published:
     Args:
         folder: the run.
         session: the last process that worked on it.
-        digests: SHA-256 by what it is about.
+        digests: SHA-256 by subject.
     """
 
     folder: RunFolder
@@ -47,7 +47,7 @@ def read_run(path: Path) -> Published:
     """Read a finished run and compare its files with the digest chain in its results.
 
     Raises:
-        RobustCliError: there is no such run, it is not finished, or a file was changed after the results were written.
+        RobustCliError: there is no such run, it is unfinished, or a file was changed after the results were written.
     """
     best = checkpoint_in(path)
     folder = RunFolder(best.parent.parent)
@@ -80,8 +80,8 @@ def push(run: Published, target: str, card: str, *, is_private: bool, tell: Call
     Args:
         target: hf:ORG/REPO, or a new or empty folder.
         card: the model card.
-        is_private: create a repository that only its owner sees.
-        tell: is told before an upload begins.
+        is_private: create a repository that only its owner can see.
+        tell: called before an upload.
 
     Raises:
         RobustCliError: the folder is not empty, huggingface_hub is missing, or the Hub refuses or cannot be reached.
@@ -103,7 +103,7 @@ def push(run: Published, target: str, card: str, *, is_private: bool, tell: Call
             info = api.upload_folder(
                 repo_id=repository, folder_path=folder, commit_message=f"Add {run.spec.name}, seed {run.spec.seed}"
             )
-        # What the package raises where the Hub cannot be reached depends on its version.
+        # The exception for a missing connection depends on the version of the package.
         except Exception as error:
             raise RobustCliError(
                 f"{target}: cannot be uploaded: {in_one_line(error)}; log in with `hf auth login`, or write the files "

@@ -15,10 +15,10 @@ class Comparison:
 
     Args:
         metric: name of the evaluation.
-        claimed, got: fractions; of several seeds, got is the mean.
-        low, high: 95 % interval. Of one seed: of its accuracy, over the drawing of the images. Of several seeds: of the
-            accuracy of one more run with another seed, which the claim is taken to be.
-        tolerance: of the claim, on both sides of the interval.
+        claimed, got: fractions; for several seeds, got is the mean.
+        low, high: 95 % interval. For one seed: of its accuracy, over the sampling of the images. For several seeds: of
+            the accuracy of one more run with another seed, which the claim is assumed to be.
+        tolerance: tolerance of the claim, on both sides of the interval.
         accuracies: one for each seed.
         images: number of images evaluated.
     """
@@ -39,15 +39,15 @@ class Comparison:
 
     @property
     def is_inside_noise(self) -> bool:
-        """True if the claim lies in the interval, without any tolerance."""
+        """Whether the claim lies in the interval, without tolerance."""
         return self.low <= self.claimed <= self.high
 
     @property
     def verdict(self) -> str:
         """Return "reproduced", "inside the noise", or the direction of the gap.
 
-        Of one seed, the claim is reproduced if it lies within the tolerance of the interval. Of several seeds, the mean
-        has to be within the tolerance of the claim: few seeds give a wide interval, which shows little.
+        For one seed, the claim is reproduced if it lies within the tolerance of the interval. For several seeds, the
+        mean must be within the tolerance of the claim: few seeds give a wide interval, which shows little.
         """
         if len(self.accuracies) > 1:
             if abs(self.gap) <= self.tolerance:

@@ -1,4 +1,4 @@
-"""`robust train --resume` where the run of the spec is not there: continue a shorter one, or say what is there."""
+"""`robust train --resume` without a run of this spec: continue a shorter run, or report existing runs."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -18,15 +18,15 @@ _MOST = 3
 
 
 def prepare_to_resume(root: Path, spec: ExperimentSpec) -> str | None:
-    """Fill the folder of a spec that has none from a run that has fewer epochs and else the same spec.
+    """Create the folder of a spec from a run with fewer epochs and otherwise the same spec.
 
-    Of several such runs the one with the most updates is taken.
+    If there are several such runs, the one with the most updates is used.
 
     Returns:
-        What was found instead of the run; None if the run itself is there.
+        A description of what was found instead of the run; None if the run itself exists.
 
     Raises:
-        RobustCliError: there is a run with fewer epochs that cannot be continued; says why.
+        RobustCliError: a run with fewer epochs exists but cannot be continued; the message says why.
     """
     folder = folder_of(root, spec)
     if folder.spec.is_file():
@@ -79,7 +79,7 @@ def _shorter(folder: RunFolder, spec: ExperimentSpec) -> Iterator[_Shorter]:
 
 
 def _obstacle(shorter: _Shorter, spec: ExperimentSpec) -> str | None:
-    """Reason why a longer run would differ from the shorter one from its beginning; None if it would not."""
+    """Return why a longer run would differ from the shorter one from its start; None if it would not."""
     if shorter.contents["training"]["is_over"]:
         return "it ended early, at the weights before its robustness collapsed"
     spanning = [f"{'.'.join(map(str, where))}: {part.name}" for where, part in _spanning(spec)]
@@ -95,9 +95,9 @@ def _spanning(spec: ExperimentSpec) -> Iterator[tuple[Where, MemberSpec]]:
 
 
 def _copy(shorter: _Shorter, folder: RunFolder, spec: ExperimentSpec) -> None:
-    """Fill the folder of a longer run with what the shorter one has done; its spec comes last and makes it valid."""
+    """Copy the progress of the shorter run to the folder of the longer one; the spec comes last and makes it valid."""
     lock = lock_folder(folder.path)
-    # A finished run does not change any more, and may be in a folder that cannot be written.
+    # A finished run does not change, and its folder may be read-only.
     other = None if shorter.folder.is_finished else lock_folder(shorter.folder.path)
     try:
         known = read_provenance(shorter.folder.provenance)
@@ -108,7 +108,7 @@ def _copy(shorter: _Shorter, folder: RunFolder, spec: ExperimentSpec) -> None:
         for source, target in ((shorter.folder.best, folder.best), (shorter.folder.last, folder.last)):
             contents = checkpoint.load(source, checkpoint.TO_RESUME)
             training = {**contents["training"]}
-            # The last epoch of a run is tested more strictly; here it is not the last one any more.
+            # The last epoch of a run is checked more strictly, but here it is no longer the last one.
             is_last = training["collapsed_at"] == shorter.epochs - 1
             if is_last and not has_collapsed(contents["check"], training["best_robust"]):
                 training["collapsed_at"] = None

@@ -15,9 +15,9 @@ from robustcli.store.files import write_text
 from robustcli.store.jobs import FOLDER, JobRecord, find_jobs, read_job, write_job
 from robustcli.store.runs import Run, RunFolder, folder_of
 
-# Seconds before the time limit at which a job is told to stop.
+# Seconds before the time limit at which a job is asked to stop.
 NOTICE = 120
-# Seconds between two looks at a log that grows, and how many of these pass between two looks at the queue.
+# Seconds between two reads of a growing log, and number of reads between two checks of the queue.
 _PATIENCE, _LOOKS = 1.0, 10
 _BLOCK = 1 << 16
 
@@ -28,8 +28,8 @@ class Queued:
 
     Args:
         state: PENDING, RUNNING, COMPLETING and so on.
-        elapsed: time for which it has run, as SLURM prints it.
-        place: node on which it runs, or reason for which it waits.
+        elapsed: running time, as printed by SLURM.
+        place: node of a running job, or reason why it waits.
     """
 
     state: str
@@ -115,7 +115,7 @@ def script(spec: ExperimentSpec, runs: Path, resources: Resources) -> str:
     if resources.nodes > 1:
         call = f"srun {call} torch.distributed.run --nnodes {resources.nodes} --nproc-per-node {processes}"
         call += ' --rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID" --rdzv-endpoint "$meeting_place" -m'
-        # To the tasks of srun on all nodes; srun itself would end them at once.
+        # To the tasks of srun on all nodes; srun itself would kill them.
         stop = 'scancel --signal=TERM "$SLURM_JOB_ID"'
     elif processes > 1:
         train += f" --devices {processes}"
@@ -167,7 +167,7 @@ def submit(spec: ExperimentSpec, runs: Path, resources: Resources) -> tuple[Path
     known = read_job(folder.path / FOLDER)
     if known is not None and (queued := queue().get(known.id)):
         raise RobustCliError(f"{folder.path}: job {known.id} is {queued.state}; robust cancel {folder.path} ends it")
-    # Writes the spec, and refuses a folder that another process works in.
+    # Writes the spec, and raises if another process uses the folder.
     Run.open(runs, spec, resume=True).close()
     path = folder.path / FOLDER / "job.sh"
     write_text(path, text)
@@ -211,7 +211,7 @@ def log_of(run: Path, *, follow: bool) -> Iterator[str]:
             return
         time.sleep(_PATIENCE)
         looks += 1
-        # After the job has left the queue the log is read once more.
+        # Read the log once more after the job has left the queue.
         is_over = looks % _LOOKS == 0 and job.id not in queue()
 
 
@@ -229,7 +229,7 @@ def cancel(run: Path) -> JobRecord:
 
 
 def cancel_jobs(numbers: Sequence[str]) -> None:
-    """Cancel jobs; those that have ended are left out."""
+    """Cancel jobs; jobs that have ended are skipped."""
     if numbers:
         _slurm("scancel", "--quiet", *numbers)
 

@@ -1,4 +1,4 @@
-"""`robust sweep`: every row is a run that is trained, resumed or read, then summarized."""
+"""`robust sweep`: train, resume or read every row, then summarize."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ from robustcli.workflows.engines import Answer, Engine, Needs, Task
 from robustcli.workflows.sweep_spec import Row
 from robustcli.workflows.train import run_experiment
 
-# Seconds to wait before rows that other processes work on are tried again.
+# Seconds between attempts at rows that other processes use.
 _PATIENCE = 2.0
 
 
@@ -37,7 +37,7 @@ class Outcome:
     """Outcome of one row with one seed.
 
     Args:
-        failure: reason for which it has no results, or None.
+        failure: reason why it has no results, or None.
     """
 
     spec: ExperimentSpec
@@ -46,14 +46,14 @@ class Outcome:
 
 
 def run_rows(rows: Sequence[Row], root: Path, watcher: EvaluationWatcher) -> dict[str, list[Outcome]]:
-    """Run every row, one after the other; rows in use by another process are read when it is done with them.
+    """Run every row, one after the other; rows in use by another process are read once it is done.
 
-    A row that fails in training or in evaluation, or whose files are damaged, is an outcome; delete its run to try
-    it again.
+    A row that fails in training or evaluation, or whose files are damaged, is an outcome; delete its run to try it
+    again.
 
     Raises:
         Interrupted: a signal asked to stop; everything done so far is kept.
-        RobustCliError: something that the user can fix and that concerns more than one row, such as missing images.
+        RobustCliError: an error of the user that concerns more than one row, such as missing images.
     """
     found: dict[tuple[str, int], Outcome] = {}
     waiting = [(row.name, spec) for row in rows for spec in row.specs]
@@ -88,7 +88,7 @@ def run_rows_on(
 
     Raises:
         Interrupted: a signal asked to stop; everything done so far is kept.
-        RobustCliError: some tasks gave no outcome, even if they were repeated; the others are done.
+        RobustCliError: some tasks gave no outcome, even after retries; the others are done.
     """
     found: dict[tuple[str, int], Outcome] = {}
     tasks: list[Task] = []
@@ -141,10 +141,10 @@ def _run(spec: ExperimentSpec, root: Path, watcher: EvaluationWatcher) -> Outcom
 
 
 def _settled(spec: ExperimentSpec, root: Path) -> Outcome | None:
-    """Outcome of a row that is finished, has failed or is damaged; None if it is to be run."""
+    """Return the outcome of a row that is finished, failed or damaged; None if it has to run."""
     folder = folder_of(root, spec)
     try:
-        # A failed run would fail again: the same seed gives the same numbers.
+        # A failed run would fail again, because the same seed gives the same numbers.
         if folder.status() in ("failed", "collapsed") and not folder.is_finished:
             return Outcome(spec, folder, folder.records()[-1].text)
         if folder.is_finished:
@@ -182,7 +182,7 @@ def summary(row: Row, outcomes: Sequence[Outcome], root: Path) -> SweepRow:
 def images_per_second(outcome: Outcome) -> float | None:
     """Images per second of training in the median epoch; None without an epoch.
 
-    The median, because an epoch that was interrupted has only the seconds of its second part.
+    The median, because an interrupted epoch counts only the seconds after it was resumed.
     """
     seconds = [record.seconds for record in outcome.folder.epochs() if record.seconds > 0]
     return _images_per_epoch(outcome) / median(seconds) if seconds else None
@@ -209,7 +209,7 @@ def _images_per_epoch(outcome: Outcome) -> int:
 def _costs(spec: ExperimentSpec, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Passes of one update, size of the network, and operations of a training.
 
-    Nothing if no checkpoint gives the shape of the images; no passes if the network has no convolution.
+    Empty if no checkpoint gives the shape of the images; without passes if the network has no convolution.
     """
     kept = [outcome for outcome in outcomes if outcome.folder.best.is_file()]
     if not kept:

@@ -1,4 +1,4 @@
-"""A sweep's file, or a spec with a grid -> checked specs, one for each row and seed. torch is not imported."""
+"""Read a sweep, or a spec with a grid, as checked specs, one per row and seed. Does not import torch."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -15,9 +15,9 @@ from robustcli.specs.spec import NAME, ExperimentSpec, Name, located, overridden
 from robustcli.specs.yamlfile import Document, read_yaml
 from robustcli.workflows.finding_spec import Finding, Measure, problems_of, seeds_needed
 
-# Keys that the sweep itself sets in every row.
+# Keys that the sweep sets in every row.
 _OWN = {"name": "a row's run is named by the sweep and the row", "seed": "write seeds next to base"}
-# Keys of a spec that a sweep does not take over when its base is the name of that spec.
+# Keys that a sweep does not take from its base if that is the name of a spec.
 _LEFT_OUT = ("name", "seed", "claim")
 
 
@@ -39,10 +39,10 @@ class _Head:
     """Keys of a sweep's file.
 
     Args:
-        name: of the sweep, for folders and for the block of a page.
+        name: name of the sweep, for folders and for the block of a page.
         base: a spec without name and seed.
-        rows: by their names, what differs from the base.
-        seeds: of every row.
+        rows: differences from the base, by name of the row.
+        seeds: seeds of every row.
         finding: claim of a paper that the rows test; null for a plain table.
     """
 
@@ -71,14 +71,14 @@ class Sweep:
 
         Args:
             path: file of a sweep, or of a spec if the overrides make a grid.
-            overrides: dotted, for every row that is asked for. With several values, such as `defense.beta=1,3`, every
+            overrides: dotted overrides of every requested row. With several values, such as `defense.beta=1,3`, every
                 row becomes one row per combination; `seed` replaces the seeds.
-            only: names of the rows asked for, in any order; if empty, all. The others are checked as they are written,
-                and a finding, which needs all rows, is left out.
+            only: names of the requested rows, in any order; if empty, all. The other rows are checked without
+                overrides, and a finding, which needs all rows, is ignored.
 
         Raises:
             SpecError: with all problems of all rows at once, each with its line.
-            RobustCliError: there is no such row, or an override is of what rows may not say.
+            RobustCliError: there is no such row, or an override is of a key that rows must not set.
         """
         document = read_yaml(path)
         if isinstance(document.value, Mapping) and not {"rows", "base"} & document.value.keys():
@@ -95,7 +95,7 @@ class Sweep:
         document = _with_base(document)
         head = _head(document)
         combinations = list(grid.rows())
-        # Rows of a grid are chosen by their own name, or all at once by that of the row in the file.
+        # Rows of a grid are selected by their own name, or together by the name of the row in the file.
         names = {(row, part): ",".join(filter(None, (row, part))) for row in head.rows for part, _ in combinations}
         _require_rows(document, only, {*names.values(), *head.rows})
         chosen = {name for (row, _), name in names.items() if not only or row in only or name in only}
@@ -148,7 +148,7 @@ def _checked(source: str, documents: Mapping[str, Document]) -> dict[str, Experi
     """Specs by the names of their rows.
 
     Raises:
-        SpecError: with all problems of all rows, each once and with the rows that have it.
+        SpecError: with all problems of all rows, each once and with its rows.
     """
     problems: dict[str, list[str]] = {}
     specs = {}
@@ -159,7 +159,7 @@ def _checked(source: str, documents: Mapping[str, Document]) -> dict[str, Experi
             for problem in error.problems:
                 problems.setdefault(problem, []).append(name)
     if problems:
-        # What is wrong in the base is wrong in every row.
+        # A problem of the base occurs in every row.
         wrong = {
             problem: "every row" if len(names) == len(documents) > 1 else f"row {', '.join(names)}"
             for problem, names in problems.items()
@@ -179,9 +179,9 @@ def _require_rows(document: Document, only: Sequence[str], known: Collection[str
 
 
 def _with_base(document: Document) -> Document:
-    """Sweep whose base is written out, if it is a file or the name of a shipped spec.
+    """Return the sweep with its base inserted, if that is a file or the name of a shipped spec.
 
-    A file is looked up next to the sweep first.
+    A file is searched next to the sweep first.
     """
     value = document.value
     if not isinstance(value, Mapping) or not isinstance(value.get("base"), str):
@@ -231,14 +231,14 @@ def _of_rows(head: _Head) -> list[tuple[Where, str]]:
     """Problems of rows besides those of their specs."""
     found: list[tuple[Where, str]] = []
     if not head.rows:
-        found.append((("rows",), "there are none"))
+        found.append((("rows",), "is empty"))
     if not head.seeds or len(set(head.seeds)) < len(head.seeds):
-        found.append((("seeds",), "name at least one, and none twice"))
+        found.append((("seeds",), "needs at least one seed, without duplicates"))
     for name, row in head.rows.items():
         if not re.fullmatch(NAME, name):
-            found.append((("rows", name), "names of rows hold letters, digits, _ . and - only"))
+            found.append((("rows", name), "names of rows may contain letters, digits, _ . and - only"))
         if row is not None and not isinstance(row, Mapping):
-            found.append((("rows", name), "not a mapping of what differs from the base; {} is nothing"))
+            found.append((("rows", name), "is not a mapping of differences from the base; use {} for none"))
     parts: list[tuple[Where, Any]] = [(("base",), head.base)]
     parts += [(("rows", name), row) for name, row in head.rows.items()]
     for where, part in parts:
@@ -247,7 +247,7 @@ def _of_rows(head: _Head) -> list[tuple[Where, str]]:
 
 
 def _row(document: Document, head: _Head, name: str) -> Document:
-    """One row as the document of a spec, whose places are those of the sweep's file."""
+    """Return one row as a spec, with the line numbers of the sweep's file."""
     changes = head.rows[name] or {}
     replaced: list[Where] = []
     value = _merged(head.base, changes, (), replaced)
@@ -261,7 +261,7 @@ def _row(document: Document, head: _Head, name: str) -> Document:
 
 
 def _merged(before: Any, change: Any, path: Where, replaced: list[Where]) -> Any:
-    """A mapping changes the keys that it names; with a name it chooses a member anew, and replaces."""
+    """Merge: a mapping changes only its keys, except that one with a name replaces the member."""
     if isinstance(change, Mapping) and "name" not in change:
         if isinstance(before, str):
             before = {"name": before}

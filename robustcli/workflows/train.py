@@ -63,7 +63,7 @@ def _run_experiment(
     evaluators = {key: instantiate(chosen) for key, chosen in spec.evaluate.items()}
     found = folder_of(root, spec)
     if ranks.from_first(lambda: found.is_finished):
-        # Without the lock, so that a folder that cannot be written can be read.
+        # Without a lock, because the folder may be read-only.
         ranks.from_first(lambda: check_same(found, spec, resume=resume))
         return found
     run = _SharedRun.open(root, spec, resume=resume)
@@ -133,7 +133,7 @@ def _train(
         else:
             run.keep_epochs(0)
             saver.save(training.network, True, {})
-        # After epochs that are run again have been dropped.
+        # After epochs that will be repeated were dropped.
         logs = LiveLogs(spec.train.log if ranks.is_first() else (), run.folder, spec.to_plain())
         try:
             with tuned_convolutions(device):

@@ -1,4 +1,4 @@
-"""Runs of one name, as a grid makes them, told apart by the values of their specs that differ."""
+"""Distinguish runs of one name, such as those of a grid, by the differing values of their specs."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ import yaml
 
 from robustcli.workflows.compare import flat, plain_text
 
-# Values shown at most.
+# Maximum number of values shown.
 _SHOWN = 4
 
 
@@ -36,7 +36,7 @@ def variants_of(runs: Sequence[tuple[str, Path]]) -> list[str]:
 def _values(path: Path) -> dict[str, Any]:
     """Values of a spec by dotted key, without its seed, and without its claim, which may be corrected later."""
     try:
-        # Not the parser of specs, which remembers lines and is slow; values are only compared and shown.
+        # Not the parser of specs, which tracks line numbers and is slow.
         value = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError):
         return {}

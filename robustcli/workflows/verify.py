@@ -38,9 +38,9 @@ from robustcli.threat.noise import derive
 from robustcli.threat.threat import ThreatModel
 from robustcli.workflows.verify_results import of_chain, of_data, of_eval, of_provenance, of_run
 
-# Logits differ by rounding in batches of another size; relative to the largest logit.
+# Tolerance of logits for rounding in batches of another size, relative to the largest logit.
 _ROUNDING = 1e-4
-# If logits vary: share of images, and least number of them, whose majority class may differ the next time.
+# If logits vary: share and minimum number of images whose majority class may differ next time.
 _BY_CHANCE, _FEW = 0.2, 2
 _BATCH = 500
 
@@ -52,8 +52,8 @@ class Finding:
     Args:
         key: its name.
         problems: one line each; empty if the evaluation is verified.
-        checked: what was recomputed.
-        unchecked: what cannot be checked without attacking, or for lack of files; one text each.
+        checked: list of recomputed values.
+        unchecked: values that cannot be checked without attacking, or because files are missing.
     """
 
     key: str
@@ -66,7 +66,7 @@ def verify_folder(folder: Path, overrides: Sequence[str], checkpoint: str | None
     """Check every evaluation of a run, or of `robust eval`, and results.json with its digest chain.
 
     Args:
-        folder: of the run, or what `robust eval` stored.
+        folder: folder of a run, or stored by `robust eval`.
         overrides: dotted overrides, such as data.root=PATH.
         checkpoint: the weights, if they have moved.
         device: auto, cpu, cuda or cuda:i.
@@ -75,7 +75,7 @@ def verify_folder(folder: Path, overrides: Sequence[str], checkpoint: str | None
         RobustCliError: there is no evaluation to check, or its network or its images cannot be read.
     """
     files = RunFolder(folder.parent if folder.name == RESULTS and folder.is_file() else folder)
-    # People and other commands read the summary, so it is checked too.
+    # results.json is checked too, because users and other commands read it.
     results = read_results(files.results) if files.is_finished else None
     stated = read_json(files.results) if files.is_finished else {}
     if isinstance(results, RunResults) and checkpoint is None and not files.best.is_file():
@@ -110,7 +110,7 @@ def _stored(files: EvaluationFiles, stated: Mapping[str, Any]) -> Any:
 
 
 def _of_numbers(files: RunFolder, results: RunResults, stated: Mapping[str, Any]) -> Iterator[Finding]:
-    """Check results without their weights: only that the numbers of every evaluation follow from each other."""
+    """Check results without their weights: only that the numbers of every evaluation are consistent."""
     for key, result in results.evaluations.items():
         problems = list(check_derived(result, stated["evaluations"][key]))
         lines = EvaluationFiles(files.evaluations, key).per_image
@@ -120,7 +120,7 @@ def _of_numbers(files: RunFolder, results: RunResults, stated: Mapping[str, Any]
     problems = list(of_provenance(files, results))
     unchecked: list[str] = []
     if results.chain is not None and files.spec.is_file():
-        # The weights are not here to be compared; everything else is.
+        # Without the weights, only the rest can be compared.
         broken, unchecked = of_chain(files, results, stated, results.chain.links.get("weights", ""))
         problems += broken
     where = files.best.relative_to(files.path)
@@ -152,7 +152,7 @@ def chain_in(folder: Path) -> Chain:
     """Digest chain of the results in a folder.
 
     Raises:
-        RobustCliError: there is none, so that there is nothing to sign.
+        RobustCliError: there is none, so nothing can be signed.
     """
     chain = read_results(RunFolder(folder).results).chain
     if chain is None:
@@ -164,7 +164,7 @@ def find_evidence(folder: Path, overrides: Sequence[str], checkpoint: str | None
     """Find the network that the evaluations in a folder are about, and the folder of their files.
 
     Args:
-        folder: of a run, or what `robust eval` stored.
+        folder: folder of a run, or stored by `robust eval`.
         overrides: dotted overrides, such as data.root=PATH.
         checkpoint: the weights, if they have moved.
 
@@ -192,7 +192,7 @@ def verify(files: EvaluationFiles, network: nn.Module, x: Images, y: Tensor, sto
 
     Args:
         files: its files.
-        network: in eval mode, with the weights that the evaluation names.
+        network: network in eval mode, with the weights that the evaluation names.
         x, y: at least the test images that were evaluated, and their labels, on the network's device.
         stored: content of the result; None reads its file.
 
@@ -219,7 +219,7 @@ def verify(files: EvaluationFiles, network: nn.Module, x: Images, y: Tensor, sto
     problems += check_lines(lines, threats, is_random=votes > 1)
     if len(lines) == result.total:
         with settled(network, x.device.type):
-            # So that a network that draws noise gets the same verdict every time.
+            # Seeded, so that a network that draws noise gets the same verdict every time.
             torch.manual_seed(derive(result.seed, "verify"))
             problems += _of_clean_images(lines, network, x, y, votes)
             if files.adversarial_examples.exists():
@@ -300,7 +300,7 @@ def _of_clean_images(lines: list[ImageResult], network: nn.Module, x: Images, y:
         classes = said[start : start + _BATCH]
         known = classes.clamp(0, scores.shape[1] - 1)
         behind = scores.amax(1) - scores.gather(1, known[:, None]).squeeze(1)
-        # Not "greater than", so that a NaN is reported.
+        # Written so that NaN is reported.
         odd += (start + (~(behind <= slack) | (known != classes)).nonzero().flatten()).tolist()
     if len(odd) > _by_chance(len(x), votes):
         yield f"clean predictions: {len(odd)} differ from those of this network, first of image {odd[0]}"
@@ -314,7 +314,7 @@ def _of_clean_images(lines: list[ImageResult], network: nn.Module, x: Images, y:
 
 
 def _of_survivors(result: Evaluation, network: nn.Module, x: Images, y: Tensor, votes: int) -> Iterator[str]:
-    """Check that images which survive are right when clean, and without an attack also that the others are not."""
+    """Check that survivors are correct when clean, and without an attack also that the others are not."""
     lived = torch.tensor([letter == "1" for letter in result.survivors], device=x.device)
     odd: list[int] = []
     with settled(network, x.device.type):

@@ -28,12 +28,12 @@ def of_chain(folder: RunFolder, results: Results, raw: Mapping[str, Any], weight
         weights: digest of the weights.
 
     Returns:
-        Problems, one line each, and what was not checked.
+        Problems, one line each, and a list of what was not checked.
     """
     if results.chain is not None:
         return broken_links(results.chain, chain_of(folder.path, raw, weights))
     if raw.get("schema") != 1:
-        # Every program that wrote schema 2 wrote a chain, so it was removed.
+        # Results of schema 2 always have a chain, so it was removed.
         return ["digest chain: results.json has none; expected one in schema 2"], []
     return [], ["changes after the results were written: results of schema 1 have no digest chain"]
 

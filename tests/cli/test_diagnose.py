@@ -83,7 +83,7 @@ def test_external_networks_need_a_threat_and_a_normalization(
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ((), f"--with: nothing says what to find out; name one or more of {', '.join(catalog('diagnostics'))}"),
+        ((), f"--with: names no diagnostic; expected one or more of {', '.join(catalog('diagnostics'))}"),
         (("--with", "fosk"), "--with: there is no diagnostic 'fosk'; did you mean 'fosc'?"),
         (("--with", "fosc", "fosc.bins=3"), "fosc.bins: unknown parameter of 'fosc' in diagnostics"),
         (("--with", "fosc", "eps_curve.radii=[0]"), "override 'eps_curve.radii=[0]': add --with eps_curve"),

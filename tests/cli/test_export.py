@@ -342,7 +342,7 @@ def test_what_is_asked_for_is_checked_first(robust: Robust, place: Path, stored:
         2, "has no evaluation 'autoatack'; did you mean 'autoattack'?"
     )
     robust("export", "robustbench", stored, "out", "--metadata", place / "digits.yaml").require(
-        2, "dataset: the images come from npz, which does not say what they are"
+        2, "dataset: is missing; npz does not name the data set"
     )
     robust("export", "robustbench", stored, "out", "--metadata", "nowhere.yaml").require(
         2, "nowhere.yaml: no such file"

@@ -57,7 +57,7 @@ def test_torchscript_is_recognized_and_other_files_are_refused(robust: Robust, t
 
 def test_a_name_of_timm_is_not_a_file(robust: Robust) -> None:
     pytest.importorskip("timm")
-    robust("inspect", "timm:resnet18").require(2, "stands for no file")
+    robust("inspect", "timm:resnet18").require(2, "does not name a file")
 
 
 def test_a_name_of_timm_may_be_the_architecture_of_a_file(robust: Robust, tmp_path: Path) -> None:

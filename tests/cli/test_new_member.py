@@ -105,7 +105,7 @@ def test_a_second_member_joins_the_package(tmp_path: Path) -> None:
     assert files == ["__init__.py", "one.py", "other.py"]
     again = robust(tmp_path, "new", "attack", "one", "--package", "my_members")
     assert again.returncode == 2
-    assert "one.py: there is a file already" in again.stderr
+    assert "one.py: this file already exists" in again.stderr
 
 
 def test_a_member_is_written_into_a_folder(tmp_path: Path) -> None:
@@ -119,11 +119,11 @@ def test_a_member_is_written_into_a_folder(tmp_path: Path) -> None:
     [
         (("defence", "one"), "'defence' is not a kind of member; did you mean 'defense'?"),
         (("defense", "trades"), "defenses have a member 'trades' already"),
-        (("defense", "My-AT"), "'My-AT' is not a name; write small letters"),
-        (("defense", "class"), "'class' is not a name"),
+        (("defense", "My-AT"), "'My-AT' is not a valid name; use lower-case letters"),
+        (("defense", "class"), "'class' is not a valid name"),
         (("defense", "one", "--into", "nowhere"), "--into: there is no folder 'nowhere'"),
         (("defense", "one", "--into", ".", "--package", "p"), "write one of them"),
-        (("defense", "one", "--package", "1st"), "does not give a module its name"),
+        (("defense", "one", "--package", "1st"), "is not a valid module name"),
     ],
 )
 def test_what_cannot_be_written_is_refused(words: tuple[str, ...], text: str, tmp_path: Path) -> None:

@@ -235,7 +235,7 @@ def test_only_images_of_a_users_own_are_named_by_the_user() -> None:
     assert dataset_of("image_folder", noted(dataset="imagenet")) == "imagenet"
     for source, said, message in (
         ("cifar10", "cifar100", "the evaluation is on cifar10"),
-        ("npz", None, "which does not say what they are"),
+        ("npz", None, "npz does not name the data set"),
         ("image_folder", "cifar10", "which may differ from the published cifar10"),
         ("npz", "../there", "not the name of a folder"),
     ):
@@ -268,7 +268,7 @@ def refused(tmp_path: Path, text: str) -> str:
 def test_without_a_file_the_keys_are_listed_with_an_example() -> None:
     with pytest.raises(RobustCliError) as caught:
         read_metadata(None)
-    assert "nothing says link, name, authors, venue, additional_data, reported;" in str(caught.value)
+    assert "missing link, name, authors, venue, additional_data, reported;" in str(caught.value)
     assert EXAMPLE in str(caught.value)
 
 

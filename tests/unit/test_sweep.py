@@ -119,10 +119,10 @@ def test_rows_are_chosen_in_the_order_of_the_file() -> None:
         ("epochs: 2", "epochs: two", "every row: line 8: train.epochs: 'two' is not a whole number"),
         ("rows:", "rws:", "line 11: rws: unknown parameter of a sweep; did you mean 'rows'?"),
         ("name: family", "name: a/b", "line 1: name: 'a/b' holds more than letters"),
-        ("[3, 5]", "[]", "line 2: seeds: name at least one, and none twice"),
-        ("[3, 5]", "[3, 3]", "line 2: seeds: name at least one, and none twice"),
-        ("  plain: {}", "  a b: {}", "line 12: rows.a b: names of rows hold letters"),
-        ("  plain: {}", "  plain: fgsm", "line 12: rows.plain: not a mapping of what differs"),
+        ("[3, 5]", "[]", "line 2: seeds: needs at least one seed, without duplicates"),
+        ("[3, 5]", "[3, 3]", "line 2: seeds: needs at least one seed, without duplicates"),
+        ("  plain: {}", "  a b: {}", "line 12: rows.a b: names of rows may contain letters"),
+        ("  plain: {}", "  plain: fgsm", "line 12: rows.plain: is not a mapping of differences"),
         ("  plain: {}", "  plain: {seed: 1}", "line 12: rows.plain.seed: write seeds next to base"),
         ("  data:", "  name: x\n  data:", "line 4: base.name: a row's run is named by the sweep and the row"),
     ],
@@ -142,7 +142,7 @@ def test_a_problem_of_several_rows_is_told_once_and_all_problems_at_once() -> No
 
 def test_a_sweep_without_rows_is_refused() -> None:
     head = SWEEP.partition("rows:")[0]
-    assert "line 11: rows: there are none" in problems(head + "rows: {}\n")[0]
+    assert "line 11: rows: is empty" in problems(head + "rows: {}\n")[0]
     assert "rows: missing; a sweep needs it" in problems(head)[0]
     assert "not a mapping; a sweep has the keys name, base, rows, seeds" in problems("3")[0]
 

@@ -1,7 +1,7 @@
 """Engines run tasks in other processes: on a Ray cluster, or as jobs of SLURM.
 
-A task is a call of a function. Its state is in files on storage that all machines share, so an engine may run it again
-after its process was lost, and nothing needs to be sent back but a short answer.
+A task is a function call. Its state is in files on storage that all machines share, so an engine can run it again after
+its process was lost, and only a short answer is sent back.
 """
 
 import os
@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from robustcli.errors import RobustCliError, disk_message
 
-# Cores of a task for each of its GPUs, unless it is stated.
+# Default number of cores per GPU of a task.
 _CORES_PER_GPU = 4
 
 
@@ -24,7 +24,7 @@ class Task:
     Args:
         name: name of the job.
         folder: folder for the files of the job, such as its log.
-        work: function at the top of a module; it can be called again after its process was lost.
+        work: function at the top level of a module; it can be called again after its process was lost.
         arguments: its arguments; they can be pickled.
         gpus, cpus: GPUs and processor cores that it needs.
     """
@@ -42,8 +42,8 @@ class Answer:
     """The outcome of a task.
 
     Args:
-        value: value that the function returned.
-        error: reason for which there is no value, or None.
+        value: return value of the function.
+        error: reason why there is no value, or None.
     """
 
     value: Any = None
@@ -62,17 +62,17 @@ class Engine(Protocol):
         """Run all tasks and yield each with its answer as it finishes.
 
         Args:
-            is_enough: tells whether an answer makes the other tasks useless; they are canceled.
+            is_enough: returns whether an answer makes the other tasks unnecessary, so that they are canceled.
 
         Raises:
-            RobustCliError: the engine is not there, or cannot give what a task needs.
+            RobustCliError: the engine is not available, or cannot provide what a task needs.
         """
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """GPUs and cores that the user asked for; None means the default.
+    """GPUs and cores that the user requested; None means the default.
 
     Args:
         gpus: GPUs of a task. Default: none for a task on the CPU, otherwise one.
@@ -95,11 +95,11 @@ class Needs:
 
 @dataclass(frozen=True)
 class Command:
-    """The command that asks for tasks.
+    """The command that creates tasks.
 
     Args:
         folder: its working directory, to which paths are relative.
-        words: its words, for provenance.
+        words: its arguments, for provenance.
     """
 
     folder: Path

@@ -1,4 +1,4 @@
-"""Run tasks on a Ray cluster: the one that is running, or one of this machine that ends with the command."""
+"""Run tasks on a Ray cluster: a running one, or one on this machine that stops with the command."""
 
 import os
 import signal
@@ -11,9 +11,9 @@ from typing import Any
 from robustcli.errors import Interrupted, RobustCliError, in_one_line
 from robustcli.workflows.engines import Answer, Command, Task, never, perform
 
-# How often a task whose process was lost runs again. It resumes, so a task that only has bad luck comes to its end.
+# Number of retries of a task whose process was lost; every retry resumes.
 _RETRIES = 20
-# Seconds between two looks at the answers.
+# Seconds between two checks for answers.
 _PATIENCE = 0.2
 
 
@@ -24,7 +24,7 @@ class RayEngine:
         """Run all tasks and yield each with its answer as it finishes, until there is enough."""
         if not tasks:
             return
-        # Ray prints about lost processes to standard output, which is for results.
+        # Ray prints messages about lost processes to standard output, which is for results.
         with redirect_stdout(sys.stderr):
             yield from _run(tasks, is_enough)
 
@@ -32,7 +32,7 @@ class RayEngine:
 def _run(tasks: Sequence[Task], is_enough: Callable[[Answer], bool]) -> Iterator[tuple[Task, Answer]]:
     take = signal.getsignal(signal.SIGTERM)
     ray = _connected()
-    # Ray's own answer to SIGTERM is to abort.
+    # Ray's own handler of SIGTERM aborts the process.
     signal.signal(signal.SIGTERM, take)
     try:
         _require(tasks, ray.cluster_resources())
@@ -43,7 +43,7 @@ def _run(tasks: Sequence[Task], is_enough: Callable[[Answer], bool]) -> Iterator
         while running:
             done, _ = ray.wait(list(running), num_returns=1, timeout=0)
             if not done:
-                # Here and not in Ray, which turns what a signal raises into an internal error.
+                # Handled here, because Ray turns exceptions of signal handlers into internal errors.
                 time.sleep(_PATIENCE)
                 continue
             try:
@@ -52,7 +52,7 @@ def _run(tasks: Sequence[Task], is_enough: Callable[[Answer], bool]) -> Iterator
                 answer = Answer(error=in_one_line(error))
             yield running.pop(done[0]), answer
             if is_enough(answer):
-                # Tasks that are left end with the connection.
+                # The remaining tasks end with the connection.
                 return
     finally:
         ray.shutdown()
@@ -62,7 +62,7 @@ def _perform(task: Task, command: Command) -> Answer:
     try:
         return perform(task, command)
     except Interrupted:
-        # This machine is going away. Ray takes the end of the process for a loss and runs the task somewhere else.
+        # This machine is shutting down. Ray treats the exit as a loss and runs the task on another machine.
         os._exit(3)
 
 
@@ -86,7 +86,7 @@ def _connected() -> Any:
 
 
 def _require(tasks: Sequence[Task], resources: dict[str, float]) -> None:
-    """Refuse tasks that the cluster can never run."""
+    """Raise for tasks that the cluster can never run."""
     for name, key in (("gpus", "GPU"), ("cpus", "CPU")):
         most = max(getattr(task, name) for task in tasks)
         if most > resources.get(key, 0):

@@ -1,7 +1,7 @@
-"""Run tasks as SLURM jobs, which submitit writes and submits.
+"""Run tasks as SLURM jobs, using submitit.
 
-Before its time limit a job gets SIGUSR2, and on preemption SIGTERM. Either way the task stops at the next point where
-it can be resumed. After SIGUSR2 the job puts itself back into the queue; after SIGTERM SLURM does, or it was canceled.
+A job gets SIGUSR2 before its time limit, and SIGTERM on preemption. In both cases the task stops at the next point from
+which it can resume. The job then requeues itself (SIGUSR2), or SLURM does unless it was canceled (SIGTERM).
 """
 
 import os
@@ -21,9 +21,9 @@ from robustcli.store.jobs import JobRecord, read_job, write_job
 from robustcli.workflows.engines import Answer, Command, Task, never, perform
 from robustcli.workflows.slurm import NOTICE, Queued, cancel_jobs, minutes, queue
 
-# Seconds between two looks at the answers, and between two looks at the queue.
+# Seconds between two checks for answers, and between two checks of the queue.
 _PATIENCE, _QUEUE_PATIENCE = 2.0, 10.0
-# Seconds after which the answer of a job that has left the queue is here, however slow the storage is.
+# Seconds to wait for the answer of a job that has left the queue, because storage may be slow.
 _GRACE = 60.0
 
 
@@ -71,7 +71,7 @@ class SlurmEngine:
         known = read_job(task.folder)
         if known is not None and known.id in in_queue:
             return submitit.SlurmJob(folder=task.folder, job_id=known.id)
-        # Without srun, and with exec, the signals for the batch shell reach the task, and reach it once.
+        # Without srun and with exec, the task receives the signals for the batch shell exactly once.
         executor = submitit.SlurmExecutor(
             folder=task.folder, max_num_timeout=sys.maxsize, python=f"exec {shlex.quote(sys.executable)}"
         )
@@ -99,7 +99,7 @@ class SlurmEngine:
 
 @dataclass(frozen=True)
 class _Job:
-    """The content of a job."""
+    """A job: task and command."""
 
     task: Task
     command: Command
@@ -124,7 +124,7 @@ class _Job:
             sys.exit(3)
 
     def checkpoint(self) -> Any:
-        """Return the content of the job after it was put back into the queue; submitit asks for it."""
+        """Return the job to run after requeueing; called by submitit."""
         return _submitit().helpers.DelayedSubmission(self)
 
 

@@ -49,7 +49,7 @@ def card(
         result, lines: stored evaluation and its per-image results.
         threat: norm and eps.
         dataset, architecture: names in the card.
-        left_out: keys that the card may not have.
+        left_out: keys that are omitted from the card.
 
     Raises:
         RobustCliError: the metadata's `external` is not below the robust accuracy.
@@ -88,7 +88,7 @@ def percent(correct: int, total: int) -> str:
 
 
 def architecture_name(name: str, parameters: Mapping[str, Any]) -> str:
-    """Name of an architecture in cards, such as WideResNet-34-10; the registered one if cards have no name for it.
+    """Name of an architecture in cards, such as WideResNet-34-10; else the registered name.
 
     Args:
         name: registered name.
@@ -103,7 +103,7 @@ def architecture_name(name: str, parameters: Mapping[str, Any]) -> str:
         return name
     else:
         words = f"VGG-{found[4]}" if found[3] else f"{'PreActResNet' if found[1] else 'ResNet'}-{found[2]}"
-    # The numbers in the name do not cover these settings, which make another network.
+    # The numbers in the name do not cover these settings, which change the network.
     known = describe("architectures", name).parameters
     others = {
         key: parameters[key]

@@ -1,4 +1,4 @@
-"""Conditions under which RobustBench would call an evaluation `autoattack_acc` or `clean_acc`."""
+"""Conditions for the keys `autoattack_acc` and `clean_acc` of RobustBench."""
 
 from collections.abc import Mapping
 from fractions import Fraction
@@ -15,12 +15,12 @@ _BOARDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 }
 _SIZES = {"cifar10": 10_000, "cifar100": 10_000, "imagenet": 5_000}
 _STANDARD = ["apgd-ce", "apgd-t", "fab-t", "square"]
-# With fewer classes the targeted DLR loss is not defined and another attack is used.
+# With fewer classes the targeted DLR loss is undefined and another attack is used.
 _CLASSES = 4
 
 
 def missing_images(dataset: str, evaluated: int, images: int) -> list[str]:
-    """Reasons for which an evaluation is not one of the whole test set.
+    """Reasons why an evaluation does not cover the whole test set.
 
     Args:
         evaluated: number of images evaluated.
@@ -42,7 +42,7 @@ def missing_for_autoattack(
     classes: int,
     metadata: Metadata,
 ) -> list[str]:
-    """Reasons for which an evaluation may not be called autoattack_acc; none if it may.
+    """Reasons why an evaluation does not qualify as autoattack_acc; none if it does.
 
     Args:
         result: the stored evaluation.

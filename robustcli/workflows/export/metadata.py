@@ -1,4 +1,4 @@
-"""The part of a model card that no run knows: a file that the user writes."""
+"""Metadata of a model card that a run does not contain: a file written by the user."""
 
 import re
 import unicodedata
@@ -28,19 +28,19 @@ dataset: null                                 # only for an .npz file or a folde
 
 @dataclass(frozen=True, kw_only=True)
 class Metadata:
-    """What no run knows.
+    """Metadata that a run does not contain.
 
     Args:
-        link: to the paper.
-        name: its title.
+        link: address of the paper.
+        name: title of the paper.
         authors: separated by commas.
-        venue: where it appeared, with the year.
-        additional_data: whether real images besides the training set were trained on.
-        reported: robust accuracy that the paper states, in percent, or "".
-        footnote: to the card.
-        external: a lower robust accuracy by an attack of others, in percent.
-        model_id: name of the card; made of author, year and title if left out.
-        dataset: what images of a user's own are.
+        venue: venue of the paper, with the year.
+        additional_data: whether training used real images besides the training set.
+        reported: robust accuracy stated in the paper, in percent, or "".
+        footnote: footnote of the card.
+        external: a lower robust accuracy found by others, in percent.
+        model_id: name of the card. Default: made of author, year and title.
+        dataset: name of the data set, for images from your own files.
     """
 
     link: str
@@ -64,15 +64,15 @@ class Metadata:
 
 
 def read_metadata(path: Path | None) -> Metadata:
-    """The file of --metadata.
+    """Read the file of --metadata.
 
     Raises:
-        RobustCliError: there is none, or keys are missing, unknown or no such values; with all problems and an
+        RobustCliError: there is no file, or keys are missing, unknown or have invalid values; with all problems and an
             example.
     """
     if path is None:
         wanted = ", ".join(item.name for item in fields(Metadata)[:6])
-        raise RobustCliError(f"--metadata: nothing says {wanted}; write them into a file such as\n\n{EXAMPLE}")
+        raise RobustCliError(f"--metadata: missing {wanted}; write them into a file such as\n\n{EXAMPLE}")
     values = read_yaml(path).value
     if not isinstance(values, dict):
         raise RobustCliError(f"{path}: expected keys and values, such as\n\n{EXAMPLE}")
@@ -96,7 +96,7 @@ def _problems(found: Metadata) -> Iterator[str]:
         if text not in ("", None) and not _is_percentage(text):
             yield f"{key}: '{text}' is not a percentage such as \"53.42\""
     if found.external == "":
-        yield "external: is empty; leave it out"
+        yield "external: is empty; remove it"
     if found.model_id is not None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", found.model_id):
             yield f"model_id: '{found.model_id}' is not the name of a file such as Author2026Title_WRN-34-10"
@@ -113,28 +113,28 @@ def _is_percentage(text: str) -> bool:
 
 
 def _plain_words(text: str) -> list[str]:
-    """The words of a text, without accents."""
+    """Return the words of a text, without accents."""
     letters = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
     return re.findall(r"[A-Za-z0-9]+", letters)
 
 
 def dataset_of(source: str, metadata: Metadata) -> str:
-    """What a card calls the images.
+    """Return the name of the data set in a card.
 
     Args:
-        source: registered name of what they were read by.
+        source: registered name of the reader.
 
     Raises:
-        RobustCliError: it is missing, or the user and the run contradict each other.
+        RobustCliError: the name is missing, or user and run contradict each other.
     """
     said = metadata.dataset
     member = catalog("datasets").get(source)
     if member is None or not member.own_images:
         if said not in (None, source):
-            raise RobustCliError(f"metadata: dataset: '{said}': the evaluation is on {source}; leave the key out")
+            raise RobustCliError(f"metadata: dataset: '{said}': the evaluation is on {source}; remove the key")
         return source
     if not said:
-        raise RobustCliError(f"metadata: dataset: the images come from {source}, which does not say what they are")
+        raise RobustCliError(f"metadata: dataset: is missing; {source} does not name the data set")
     if said in catalog("datasets"):
         raise RobustCliError(
             f"metadata: dataset: the images come from {source}, which may differ from the published {said}; evaluate "

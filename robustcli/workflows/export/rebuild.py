@@ -22,11 +22,11 @@ def keep(folder: Path, network: Network, architecture: MemberSpec, shape: ImageS
 
     Args:
         folder: existing folder.
-        network: its body is of `architecture`, for images of `shape`.
+        network: network whose body is of `architecture`, for images of `shape`.
     """
     spec = {"architecture": to_plain(architecture), "shape": to_plain(shape)}
     (folder / SPEC).write_text(to_yaml(spec), encoding="utf-8")
-    # Cloned, because a view would be stored with the whole tensor that it is a view of.
+    # Cloned, because torch.save would store the whole tensor behind a view.
     weights = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
     torch.save(weights, folder / WEIGHTS)
 
@@ -49,7 +49,7 @@ def rebuild(folder: Path) -> Network:
     chosen: MemberSpec = checked(
         lambda checker: checker.chosen(family, spec.get("architecture"), ("architecture",)), str(path)
     )
-    # Mean and std, where there are any, are among the weights.
+    # Mean and std, if any, are among the weights.
     normalize = first_layer(chosen.options.normalize, (0.0,) * shape.channels, (1.0,) * shape.channels)
     network = Network(normalize, instantiate(chosen, shape))
     try:

@@ -21,7 +21,7 @@ def recheck(folder: Path, key: str, run: Path, overrides: Sequence[str], checkpo
     Args:
         folder: the exported folder.
         key: name of the evaluation.
-        run, overrides, checkpoint: these say which images it is about.
+        run, overrides, checkpoint: identify the images of the evaluation.
         device: auto, cpu, cuda or cuda:i.
 
     Returns:

@@ -17,13 +17,13 @@ def log_text(
     *,
     images: str,
 ) -> str:
-    """Everything that a reader of the card may want to know about its numbers.
+    """Facts about the numbers of a card, as text.
 
     Args:
         key: name of the evaluation.
-        results: of the run, or of `robust eval`.
+        results: results of the run, or of `robust eval`.
         sessions: provenance of each process that made them.
-        left_out: keys that the card may not have, and why.
+        left_out: keys that are omitted from the card, with reasons.
         images: data set and reader, as text.
     """
     return "\n".join(

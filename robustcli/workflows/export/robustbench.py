@@ -37,11 +37,11 @@ class Request:
     """Request of `robust export robustbench`.
 
     Args:
-        run: folder of a finished run, or of what `robust eval` stored.
+        run: folder of a finished run, or stored by `robust eval`.
         out: new or empty folder.
         evaluation: name of the evaluation.
-        metadata: file with the facts that a run does not know.
-        is_partial: leave out accuracies that may not be claimed instead of raising an error.
+        metadata: file with the facts that a run does not contain.
+        is_partial: omit accuracies that do not qualify instead of raising an error.
         overrides: dotted overrides, such as data.root=PATH.
         checkpoint: the weights, if they have moved.
         device: auto, cpu, cuda or cuda:i.
@@ -62,10 +62,10 @@ class Exported:
     """The written folder.
 
     Args:
-        path: of the card.
+        path: path of the card.
         card: its keys and values.
-        left_out: keys that it may not have, and why.
-        checked: what was checked, as text.
+        left_out: omitted keys, with reasons.
+        checked: list of the checks, as text.
     """
 
     path: Path
@@ -78,7 +78,7 @@ def export(request: Request) -> Exported:
     """Write the folder, and check it in a new process before it gets its name.
 
     Raises:
-        RobustCliError: the folder is not empty, files are missing, the evaluation does not suffice, or the folder
+        RobustCliError: the folder is not empty, files are missing, the evaluation is not sufficient, or the folder
             does not rebuild the evaluated network; nothing is written then.
     """
     _require_empty(request.out)
