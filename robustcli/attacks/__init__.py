@@ -4,6 +4,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+from robustcli.attacks.losses import LOSSES
 from robustcli.registry.registry import Registry
 from robustcli.threat.noise import Noise
 from robustcli.threat.threat import ThreatModel
@@ -23,12 +24,18 @@ class Attack(Protocol):
         is_black_box: whether it uses no gradients.
         is_given: whether it returns existing examples instead of searching.
         is_search: whether it looks for the worst point; if not, it changes images at random, like corruptions.
+        loss: objective that it raises, where it has one.
+        start: where the search starts; "clean" is the image itself.
+        keep: point that is returned; "fooled" is the first one that is misclassified.
     """
 
     steps: int = 0
     is_black_box: bool = False
     is_given: bool = False
     is_search: bool = True
+    loss: str = "ce"
+    start: str = "random"
+    keep: str = "last"
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         """Adversarial images for x (n, c, h, w) and labels y (n,) or class shares y (n, k)."""
@@ -50,6 +57,12 @@ class Attack(Protocol):
             images: images per call when memory is not short. A smaller limit set by the user is kept.
         """
         return self
+
+    @property
+    def needs_labels(self) -> bool:
+        """False if the search only moves away from the clean prediction, whatever the labels are."""
+        leaves_prediction = any(name == self.loss and loss.rests_at_x for name, loss in LOSSES.items())
+        return not leaves_prediction or self.keep == "fooled"
 
     @property
     def side_by_side(self) -> int:

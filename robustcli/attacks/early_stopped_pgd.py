@@ -50,6 +50,11 @@ class EarlyStoppedPgd(Attack):
     start: Literal["random", "gaussian"] = "random"
     loss: Literal["ce", "kl"] = "ce"
 
+    @property
+    def needs_labels(self) -> bool:
+        """True: the search of an image stops where its label is lost."""
+        return True
+
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         return self.search(model, x, y, threat, rng)[0]
 

@@ -21,5 +21,7 @@ class NoAttack(Attack):
     Reference: none; the identity.
     """
 
+    start = "clean"
+
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         return x

@@ -145,6 +145,11 @@ class Defense(Protocol):
         return False
 
     @property
+    def needs_labels(self) -> bool:
+        """False if its attack does not need the labels of training images."""
+        return True
+
+    @property
     def replays(self) -> int:
         """Updates on each batch before the next one; 1 except in free training."""
         return 1

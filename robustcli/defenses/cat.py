@@ -1,6 +1,6 @@
 """CAT, curriculum adversarial training: more attack steps once the network resists the current ones."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from robustcli.attacks import Attack
 from robustcli.attacks.losses import labels_of
 from robustcli.attacks.pgd import Pgd
 from robustcli.defenses import DEFENSES, Batch, Metrics, OuterLoss
-from robustcli.defenses.min_max import MinMax
+from robustcli.defenses.min_max import MinMax, adjusted
 from robustcli.errors import RobustCliError
 from robustcli.optimization.progress import Progress
 from robustcli.registry.types import AttackBn, Count, Positive, Share, Size
@@ -89,13 +89,9 @@ class RunningSteps:
         return {"attack_steps": torch.full_like(self.right, self.steps)}
 
     def attack(self, attack: Attack, progress: Progress) -> Attack:
-        if not isinstance(attack, Pgd):
-            raise RobustCliError(
-                "defense cat raises the steps of its attack during training; only pgd can replace this attack"
-            )
         if int(progress.epoch) != self.epoch:
             self._begin(int(progress.epoch))
-        return replace(attack, steps=self.steps)
+        return adjusted(attack, steps=self.steps)
 
     def see(self, metrics: Metrics, images: int) -> None:
         self.right = self.right + images * metrics["robust_train"]
@@ -117,6 +113,7 @@ class RunningSteps:
 
 @DEFENSES.register(
     "cat",
+    sets="steps",
     measured="takes more steps as training goes on: measured with those of its first epoch",
     smoke={"steps": 4, "raise_at": 0.0},
     passes=(2, 1, 1),

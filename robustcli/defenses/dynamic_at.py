@@ -1,6 +1,6 @@
 """Dynamic adversarial training: attacks that converge better as training goes on."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch.nn.functional as F
@@ -11,8 +11,7 @@ from robustcli.attacks import Attack
 from robustcli.attacks.fosc_pgd import FoscPgd
 from robustcli.attacks.losses import cross_entropy
 from robustcli.defenses import DEFENSES, Batch, OuterLoss, StatelessLoss
-from robustcli.defenses.min_max import AdversarialCrossEntropy, MinMax, StatelessCurriculum
-from robustcli.errors import RobustCliError
+from robustcli.defenses.min_max import AdversarialCrossEntropy, MinMax, StatelessCurriculum, adjusted
 from robustcli.optimization.progress import Progress
 from robustcli.registry.types import AttackBn, Count, NonNegative, Positive
 from robustcli.threat.noise import Noise
@@ -53,12 +52,7 @@ class FallingCriterion(StatelessCurriculum):
     until: int
 
     def attack(self, attack: Attack, progress: Progress) -> Attack:
-        if not isinstance(attack, FoscPgd):
-            raise RobustCliError(
-                "defense dynamic_at lowers the criterion of its attack during training; an attack without a criterion "
-                "cannot replace fosc_pgd"
-            )
-        return replace(attack, criterion=max(0.0, self.max_criterion * (1 - int(progress.epoch) / self.until)))
+        return adjusted(attack, criterion=max(0.0, self.max_criterion * (1 - int(progress.epoch) / self.until)))
 
 
 @DEFENSES.register(

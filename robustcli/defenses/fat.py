@@ -1,12 +1,12 @@
 """FAT, friendly adversarial training: the least adversarial of the images that fool the model."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from robustcli.attacks import Attack
 from robustcli.attacks.early_stopped_pgd import EarlyStoppedPgd
 from robustcli.defenses import DEFENSES
-from robustcli.defenses.min_max import AdversarialCrossEntropy, MinMax, StatelessCurriculum
+from robustcli.defenses.min_max import AdversarialCrossEntropy, MinMax, StatelessCurriculum, adjusted
 from robustcli.errors import RobustCliError
 from robustcli.optimization.progress import Progress
 from robustcli.registry.types import AttackBn, Count, NonNegative, Positive, Size
@@ -20,13 +20,8 @@ class GrowingPatience(StatelessCurriculum):
     after: tuple[int, ...]
 
     def attack(self, attack: Attack, progress: Progress) -> Attack:
-        if not isinstance(attack, EarlyStoppedPgd):
-            raise RobustCliError(
-                "defense fat raises the patience of its attack during training; an attack without patience cannot "
-                "replace early_stopped_pgd"
-            )
         stage = sum(progress.epoch >= epochs for epochs in self.after)
-        return replace(attack, patience=self.patiences[stage])
+        return adjusted(attack, patience=self.patiences[stage])
 
 
 @DEFENSES.register(

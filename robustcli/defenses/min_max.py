@@ -1,7 +1,7 @@
 """The step of most published methods: the formula of adversarial training, line by line."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Protocol
 
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from robustcli.attacks.crafting import crafting
 from robustcli.attacks.none import NoAttack
 from robustcli.data.targets import Labels
 from robustcli.defenses import Batch, Defense, Metrics, OuterLoss, RunningLoss, StatelessLoss
+from robustcli.errors import RobustCliError
 from robustcli.optimization.averaging import Averaging
 from robustcli.optimization.averaging.none import LastWeights
 from robustcli.optimization.progress import Progress
@@ -83,6 +84,22 @@ class StatelessCurriculum(Stateless):
         pass
 
 
+def adjusted(attack: Attack, **settings: Any) -> Attack:
+    """The attack with other settings, as a curriculum changes them during training.
+
+    Raises:
+        RobustCliError: it does not have them. Members declare what they change (`sets`), so specs are refused earlier.
+    """
+    known: list[str] = [item.name for item in fields(attack)] if is_dataclass(attack) else []
+    missing = [name for name in settings if name not in known]
+    if missing:
+        raise RobustCliError(
+            f"defense.attack: its {' and '.join(missing)} changes during training, and {type(attack).__name__} has none"
+        )
+    changed: Attack = replace(attack, **settings)  # type: ignore[type-var]
+    return changed
+
+
 @dataclass(frozen=True, kw_only=True)
 class MinMax(Defense):
     """min over w of E loss(w + v, x, x_adv, y) + r(w), with x_adv from `attack` and v from `weights`.
@@ -113,6 +130,10 @@ class MinMax(Defense):
     @property
     def is_single_step(self) -> bool:
         return self.attack.steps == 1
+
+    @property
+    def needs_labels(self) -> bool:
+        return self.attack.needs_labels
 
     def start(self, model: nn.Module, optimizer: Optimizer, rng: Noise) -> "MinMaxStep":
         return MinMaxStep(

@@ -1,12 +1,12 @@
 """PGD adversarial training: cross-entropy at the worst point that PGD finds."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from robustcli.attacks import Attack
 from robustcli.attacks.pgd import Pgd
 from robustcli.defenses import DEFENSES
-from robustcli.defenses.min_max import AdversarialCrossEntropy, MinMax, StatelessCurriculum
+from robustcli.defenses.min_max import AdversarialCrossEntropy, MinMax, StatelessCurriculum, adjusted
 from robustcli.errors import RobustCliError
 from robustcli.optimization.progress import Progress
 from robustcli.registry.types import AttackBn, Positive, ProperShare, Size
@@ -20,14 +20,14 @@ class CleanBatches(StatelessCurriculum):
     share: float
 
     def attack(self, attack: Attack, progress: Progress) -> Attack:
-        if not isinstance(attack, Pgd) or attack.start == "clean":
+        if attack.start == "clean":
             raise RobustCliError(
-                "defense.clean_batches: starts the attack at the clean images in some batches, which needs a pgd with "
-                "another start; write start: random, or remove clean_batches"
+                "defense.clean_batches: starts the attack at the clean images in some batches, which needs an "
+                "attack with another start; write start: random, or remove clean_batches"
             )
         # Chosen by the number of the update, so there is nothing to draw or to save.
         is_clean = derive(0, "clean batch", progress.step) < self.share * 2**63
-        return replace(attack, start="clean") if is_clean else attack
+        return adjusted(attack, start="clean") if is_clean else attack
 
 
 @DEFENSES.register("pgd_at", added={"reach_eps": False, "clean_batches": 0.0}, smoke={"steps": 2}, passes=(11, 10, 1))

@@ -50,7 +50,7 @@ class RestartsCurve:
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise
     ) -> dict[str, Any]:
-        if getattr(self.attack, "start", "random") == "clean":
+        if self.attack.start == "clean":
             raise RobustCliError("restarts_curve.attack: attempts from start 'clean' are all the same; use 'random'")
         tries = _Tries(attack=self.attack, count=self.restarts, batch_size=self.batch_size)
         evidence = gather(tries, model, x, y, threat, rng)

@@ -8,10 +8,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from robustcli.attacks.losses import LOSSES
 from robustcli.data import Data
 from robustcli.defenses import Defense
-from robustcli.defenses.min_max import MinMax
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.watcher import Watcher
 from robustcli.models.build import build_network
@@ -56,7 +54,7 @@ def assemble(
             labels; or the smallest batch is too small for the network's batch norms.
     """
     settings = chosen_settings(spec, defense, data, device, folder)
-    if not data.is_labelled and not (spec.defense.member.spares_labels and _attacks_without_labels(defense)):
+    if not data.is_labelled and (defense.needs_labels or not spec.defense.member.spares_labels):
         sparing = " or ".join(name for name, member in catalog("defenses").items() if member.spares_labels)
         raise RobustCliError(
             f"data.extra: some images have no label (-1), and '{spec.defense.name}' with this attack needs them; write "
@@ -152,15 +150,6 @@ def _refuse_empty_slices(data: Data, settings: TrainSettings, unit: int) -> None
             f"{count}, too few for {ranks.world()} processes; "
             + ("write train.drop_last: true" if total > settings.batch_size else "use fewer processes")
         )
-
-
-def _attacks_without_labels(defense: Defense) -> bool:
-    """Whether the attack of a defense raises only a divergence from the clean prediction."""
-    if not isinstance(defense, MinMax):
-        return False
-    attack = defense.attack
-    raises = LOSSES.get(getattr(attack, "loss", "ce"))
-    return raises is not None and raises.rests_at_x and getattr(attack, "keep", "last") != "fooled"
 
 
 def _optimizer(settings: TrainSettings, network: nn.Module) -> tuple[Optimizer, SkippedUpdates | None]:

@@ -129,5 +129,5 @@ def test_what_cannot_rise_is_refused() -> None:
     with pytest.raises(RobustCliError, match=r"defense\.first_steps: 3 exceeds the maximum, steps: 2"):
         cat(steps=2, first_steps=3)
     step = started(replace(cat(), attack=NoAttack()), conv_net())
-    with pytest.raises(RobustCliError, match="only pgd can replace"):
+    with pytest.raises(RobustCliError, match="its steps changes during training, and NoAttack has none"):
         step(*labelled(), LINF, Progress(0, 1, 1))

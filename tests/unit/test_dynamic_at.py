@@ -157,7 +157,7 @@ def test_the_criterion_falls_to_0_in_a_straight_line() -> None:
 
 
 def test_an_attack_without_a_criterion_is_refused() -> None:
-    with pytest.raises(RobustCliError, match="cannot replace fosc_pgd"):
+    with pytest.raises(RobustCliError, match="its criterion changes during training, and Pgd has none"):
         train(replace(dynamic_at(), attack=Pgd()), conv_net(), updates=1)
 
 

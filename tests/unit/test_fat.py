@@ -120,7 +120,7 @@ def test_patiences_and_stages_have_to_match() -> None:
 
 
 def test_an_attack_without_patience_is_refused() -> None:
-    with pytest.raises(RobustCliError, match="cannot replace early_stopped_pgd"):
+    with pytest.raises(RobustCliError, match="its patience changes during training, and Pgd has none"):
         train(replace(fat(), attack=Pgd()), conv_net(), updates=1)
 
 

@@ -294,7 +294,7 @@ def _shortened(attack: Any, steps: int) -> Attack:
 
 def _single(attack: Any) -> Attack:
     """Return the attack with at most one restart and one target."""
-    return _replaced(attack, {name: 1 for name in ("restarts", "targets") if getattr(attack, name, 0) > 1})
+    return _replaced(attack, {name: 1 for name in _settings(attack) if name in ("restarts", "targets")})
 
 
 def _replaced(attack: Any, changes: dict[str, int]) -> Attack:
