@@ -5,7 +5,7 @@ normalised images; `Network` puts the normalisation in front, so that attacks se
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -47,9 +47,8 @@ class Body(Protocol):
     def __call__(self, x: Tensor, /) -> Tensor: ...
 
 
-@runtime_checkable
 class Searched(Protocol):
-    """A network that searches an architecture: it contains many networks and prefers one of them."""
+    """A network of a member that declares `searches`: it contains many networks and prefers one of them."""
 
     def derived(self) -> dict[str, Any]:
         """Return the preferred network as a part of a spec: its name and its settings, as plain values."""

@@ -11,6 +11,7 @@ from robustcli.registry.types import Activation, Count, Downsample, NormBeside
 
 @ARCHITECTURES.register(
     "dsara",
+    searches=True,
     added={"activation": "relu", "norm": "batch", "downsample": "strided"},
     smoke={"width": 2, "cells": 4, "nodes": 1},
 )

@@ -17,8 +17,8 @@ from robustcli.registry.types import Activation, Count, Counts4, Downsample, Gat
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 
 
-@ARCHITECTURES.register("preact_resnet18", fixed={"depth": 18}, smoke={"width": 4})
-@ARCHITECTURES.register("preact_resnet34", fixed={"depth": 34}, smoke={"width": 4})
+@ARCHITECTURES.register("preact_resnet18", fixed={"depth": 18}, title="PreActResNet-{depth}", smoke={"width": 4})
+@ARCHITECTURES.register("preact_resnet34", fixed={"depth": 34}, title="PreActResNet-{depth}", smoke={"width": 4})
 def preact_resnet(
     shape: ImageShape,
     /,
@@ -82,7 +82,7 @@ def preact_resnet(
     )
 
 
-@ARCHITECTURES.register("preact_resnet50", smoke={"width": 4})
+@ARCHITECTURES.register("preact_resnet50", title="PreActResNet-50", smoke={"width": 4})
 def preact_resnet50(
     shape: ImageShape,
     /,

@@ -19,11 +19,11 @@ _DEPTHS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, in
 }
 
 
-@ARCHITECTURES.register("resnet18", fixed={"depth": 18}, smoke={"width": 4})
-@ARCHITECTURES.register("resnet34", fixed={"depth": 34}, smoke={"width": 4})
-@ARCHITECTURES.register("resnet50", fixed={"depth": 50}, smoke={"width": 4})
-@ARCHITECTURES.register("resnet101", fixed={"depth": 101}, smoke={"width": 4})
-@ARCHITECTURES.register("resnet152", fixed={"depth": 152}, smoke={"width": 4})
+@ARCHITECTURES.register("resnet18", fixed={"depth": 18}, title="ResNet-{depth}", smoke={"width": 4})
+@ARCHITECTURES.register("resnet34", fixed={"depth": 34}, title="ResNet-{depth}", smoke={"width": 4})
+@ARCHITECTURES.register("resnet50", fixed={"depth": 50}, title="ResNet-{depth}", smoke={"width": 4})
+@ARCHITECTURES.register("resnet101", fixed={"depth": 101}, title="ResNet-{depth}", smoke={"width": 4})
+@ARCHITECTURES.register("resnet152", fixed={"depth": 152}, title="ResNet-{depth}", smoke={"width": 4})
 def resnet(
     shape: ImageShape,
     /,

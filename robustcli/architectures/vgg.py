@@ -14,10 +14,10 @@ _WIDTHS = (1, 2, 4, 8, 8)
 _DEPTHS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 
 
-@ARCHITECTURES.register("vgg11", fixed={"depth": 11}, smoke={"width": 4})
-@ARCHITECTURES.register("vgg13", fixed={"depth": 13}, smoke={"width": 4})
-@ARCHITECTURES.register("vgg16", fixed={"depth": 16}, smoke={"width": 4})
-@ARCHITECTURES.register("vgg19", fixed={"depth": 19}, smoke={"width": 4})
+@ARCHITECTURES.register("vgg11", fixed={"depth": 11}, title="VGG-{depth}", smoke={"width": 4})
+@ARCHITECTURES.register("vgg13", fixed={"depth": 13}, title="VGG-{depth}", smoke={"width": 4})
+@ARCHITECTURES.register("vgg16", fixed={"depth": 16}, title="VGG-{depth}", smoke={"width": 4})
+@ARCHITECTURES.register("vgg19", fixed={"depth": 19}, title="VGG-{depth}", smoke={"width": 4})
 def vgg(
     shape: ImageShape,
     /,

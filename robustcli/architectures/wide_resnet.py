@@ -14,7 +14,7 @@ from robustcli.registry.types import Activation, Count, Counts3, Downsample, Gat
 _STEM = 16
 
 
-@ARCHITECTURES.register("wide_resnet", smoke={"depth": 10, "widen": 1})
+@ARCHITECTURES.register("wide_resnet", title="WideResNet-{depth}-{widen}", smoke={"depth": 10, "widen": 1})
 def wide_resnet(
     shape: ImageShape,
     /,

@@ -246,15 +246,21 @@ def _images(text: str, size: int | None) -> dict[str, Any]:
     Args:
         size: side of the images of a folder; None is not known.
     """
-    if text in catalog("datasets"):
+    known = catalog("datasets")
+    if text in known:
         return {"name": text}
-    if (Path(text) / "pack.json").is_file():
-        return {"name": "packed", "root": text, **({} if size is None else {"size": size})}
-    if Path(text).is_dir():
-        return {"name": "image_folder", "root": text, **({} if size is None else {"size": size})}
-    if Path(text).suffix.lower() == ".npz":
-        return {"name": "npz", "path": text}
-    raise RobustCliError(f"--data: '{text}' is not a data set, folder or .npz file{suggest(text, catalog('datasets'))}")
+    # A file inside a folder says more than the folder.
+    for name in sorted(known, key=lambda name: -len(known[name].given_by)):
+        member = known[name]
+        if member.given_by and _is_given(Path(text), member.given_by):
+            sized = {"size": size} if "size" in member.parameters and size is not None else {}
+            return {"name": name, next(iter(member.parameters)): text, **sized}
+    raise RobustCliError(f"--data: '{text}' is not a data set, folder or .npz file{suggest(text, known)}")
+
+
+def _is_given(path: Path, by: str) -> bool:
+    """Return True if a path is of the form that a data set declares with `given_by`."""
+    return (path / by[1:]).exists() and path.is_dir() if by.startswith("/") else path.suffix.lower() == by
 
 
 def _overridden(request: ModelRequest, part: str, value: Any) -> Any:
@@ -267,7 +273,7 @@ def _overridden(request: ModelRequest, part: str, value: Any) -> Any:
 def _data(data: Any) -> MemberSpec:
     if data is None:
         raise RobustCliError("--data: nothing says which images; name a data set, an .npz file or a folder of images")
-    if isinstance(data, Mapping) and data.get("name") == "image_folder" and "size" not in data:
+    if isinstance(data, Mapping) and "size" not in data and _needs_size(str(data.get("name"))):
         raise RobustCliError(
             "data.size: nothing says how large the images of a folder are to be; write data.size=32 or what the "
             "network was made for"
@@ -276,6 +282,14 @@ def _data(data: Any) -> MemberSpec:
         lambda checker: checker.chosen(Family("datasets", DataOptions), data, ("data",)), _HERE
     )
     return chosen
+
+
+def _needs_size(name: str) -> bool:
+    """Return True if a data set of the user's images has no size of its own."""
+    member = catalog("datasets").get(name)
+    if member is None or not member.given_by:
+        return False
+    return "size" in member.parameters and member.parameters["size"].default is not None
 
 
 def named_data(data: str | Mapping[str, Any]) -> MemberSpec:

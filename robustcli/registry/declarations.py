@@ -70,6 +70,8 @@ class Declaration:
         flat_at_x: values of `loss` whose gradient is zero at the clean image.
         branches: parameter of the architecture that counts its branches of batch norms: one for clean images, one for
             the threat and one for each other threat of the defense.
+        title: name in tables of other projects, such as "ResNet-{depth}" with settings in braces.
+        searches: the network contains many networks and names the one that it prefers.
         mixes_alone: every image is changed by itself, whatever else is in its batch.
         mixes_labels: training labels become shares of several classes.
         without_attack: the evaluator runs no attack.
@@ -77,6 +79,8 @@ class Declaration:
         sees_through_masking: the evaluator includes attacks that need no gradients, so gradient masking does not
             deceive it.
         own_images: the data set is files of the user, of any size.
+        given_by: path that stands for the data set and is its first parameter: a suffix such as ".npz", a file inside
+            a folder such as "/pack.json", or "/" for any other folder.
         image: channels, height and width of an image.
         classes: number of classes.
         train_images: number of training images.
@@ -105,12 +109,15 @@ class Declaration:
     varies_in_passes: Annotated[bool, _ATTACK] = False
     flat_at_x: Annotated[tuple[str, ...], _ATTACK] = ()
     branches: Annotated[str, _ARCHITECTURE] = ""
+    title: Annotated[str, _ARCHITECTURE] = ""
+    searches: Annotated[bool, _ARCHITECTURE] = False
     mixes_alone: Annotated[bool, _MIXER] = False
     mixes_labels: Annotated[bool, _MIXER] = False
     without_attack: Annotated[bool, _EVALUATOR] = False
     without_threat: Annotated[bool, _EVALUATOR] = False
     sees_through_masking: Annotated[bool, _EVALUATOR] = False
     own_images: Annotated[bool, _DATASET] = False
+    given_by: Annotated[str, _DATASET] = ""
     image: Annotated[tuple[int, int, int] | None, _DATASET] = None
     classes: Annotated[int | None, _DATASET] = None
     train_images: Annotated[int | None, _DATASET] = None

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -89,8 +89,8 @@ def _run_experiment(
             _train(spec, defense, data, device, run, watcher, stop)
             best = ranks.from_first(lambda: checkpoint.load(found.best, checkpoint.TO_EVALUATE))
             _, network = network_of(best, device, found.best)
-            body = network.body
-            if isinstance(body, Searched):
+            if spec.architecture.member.searches:
+                body = cast("Searched", network.body)
                 ranks.from_first(lambda: write_text(found.derived, derived_spec(spec, body.derived())))
             _evaluate(spec, evaluators, data, network, found, watcher, held_out_accuracy(best["check"]))
             ranks.from_first(lambda: run.finish(_results(spec, network, found)))

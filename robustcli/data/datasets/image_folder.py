@@ -11,6 +11,7 @@ from robustcli.registry.types import Count, Size
 @DATASETS.register(
     "image_folder",
     own_images=True,
+    given_by="/",
     added={"crop_from": "square", "draft": False},
     smoke={"root": "data/images"},
 )

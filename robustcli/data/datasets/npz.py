@@ -23,7 +23,7 @@ _TRAIN, _TEST = ("x_train", "y_train"), ("x_test", "y_test")
 _MOST_CLASSES = 1_000_000
 
 
-@DATASETS.register("npz", own_images=True, smoke={"path": "data/images.npz"})
+@DATASETS.register("npz", own_images=True, given_by=".npz", smoke={"path": "data/images.npz"})
 def npz(*, path: str) -> Source:
     """Your own arrays: x_train, y_train, x_test and y_test in a file that numpy.savez wrote.
 

@@ -69,7 +69,7 @@ class Manifest(BaseModel):
     parts: dict[PartName, PackedPart]
 
 
-@DATASETS.register("packed", own_images=True, smoke={"root": "data/packed"})
+@DATASETS.register("packed", own_images=True, given_by="/pack.json", smoke={"root": "data/packed"})
 def packed(
     *,
     root: str,

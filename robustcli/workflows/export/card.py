@@ -96,19 +96,15 @@ def architecture_name(name: str, parameters: Mapping[str, Any]) -> str:
     """
     if name == "torchvision":
         return _torchvision_name(str(parameters.get("model")))
-    found = re.fullmatch(r"(preact_)?resnet(\d+)|(vgg)(\d+)", name)
-    if name == "wide_resnet":
-        words = f"WideResNet-{parameters.get('depth')}-{parameters.get('widen')}"
-    elif found is None:
+    member = describe("architectures", name)
+    if not member.title:
         return name
-    else:
-        words = f"VGG-{found[4]}" if found[3] else f"{'PreActResNet' if found[1] else 'ResNet'}-{found[2]}"
-    # The numbers in the name do not cover these settings, which change the network.
-    known = describe("architectures", name).parameters
+    words = member.title.format(**member.fixed, **parameters)
+    # The numbers in the title do not cover these settings, which change the network.
     others = {
         key: parameters[key]
         for key in _DECIDING
-        if key in parameters and _plainly(parameters[key]) != _plainly(known[key].default)
+        if key in parameters and _plainly(parameters[key]) != _plainly(member.parameters[key].default)
     }
     settings = ", ".join(f"{key} {_plainly(value)}" for key, value in others.items())
     return f"{words} ({settings})" if settings else words
