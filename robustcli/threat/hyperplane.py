@@ -35,39 +35,48 @@ def towards_plane(x: Tensor, gap: Tensor, weight: Tensor, norm: Norm) -> Tensor:
     Reference: Croce and Hein, ICML 2020, section 2.1; solved here without sorting.
     """
     slope = weight.flatten(1)
-    # Relative to the largest weight of each image: squares of small gradients would vanish.
-    steepest = slope.abs().amax(1).clamp_min(torch.finfo(slope.dtype).tiny)
-    rise, need = slope.abs() / steepest[:, None], gap.abs() / steepest
+    # Relative to the steepest coordinate of each image: squares of small gradients would vanish.
+    size = slope.abs()
+    steepest = size.amax(1).clamp_min(torch.finfo(slope.dtype).tiny)
+    rise, need = size / steepest[:, None], gap.abs() / steepest
     sign = torch.where(gap > 0, -1, 1).to(slope.dtype)[:, None] * slope.sign()
-    pixels = x.flatten(1)
-    room = torch.where(sign > 0, 1 - pixels, pixels).masked_fill_(sign == 0, 0)
+    # Up to 1 where the sign is 1, down to 0 where it is -1. On a CPU this takes a tenth of the time of a choice by masks.
+    room = sign * (sign.clamp_min(0) - x.flatten(1))
     if norm == "l1":
         sizes = _steepest_first(rise, room, need)
     else:
-        sizes = _all_at_once(rise, rise if norm == "l2" else torch.ones_like(rise), room, need)
+        sizes = _all_at_once(rise, rise if norm == "l2" else None, room, need)
     return (sign * sizes).view_as(x)
 
 
-def _all_at_once(rise: Tensor, speed: Tensor, room: Tensor, need: Tensor) -> Tensor:
+def _all_at_once(rise: Tensor, speed: Tensor | None, room: Tensor, need: Tensor) -> Tensor:
     """Sizes min(time * speed, room) at the time when sum(rise * sizes) reaches `need`, by Newton's method.
 
-    This sum is a concave, piecewise linear function of the time. Each iteration solves the current linear piece, which
-    lies above the function, so the time grows and never passes the solution. If no further coordinate is used up, the
-    solution is found. There are at most as many iterations as coordinates, and in practice three to eight.
-    """
-    gain, pace = rise * room, rise * speed
-    is_full = room <= 0
-    for number in count(1):
-        left = need - gain.masked_fill(~is_full, 0).sum(1)
-        # Avoids 0 / 0: when all coordinates are used up, the time does not matter.
-        time = left.clamp_min(0) / pace.masked_fill(is_full, 0).sum(1).clamp_min(torch.finfo(rise.dtype).tiny)
-        sizes = torch.where(is_full, room, time[:, None] * speed)
-        is_filled = sizes >= room
-        if number % _PASSES[rise.device.type] == 0 and torch.equal(is_filled | is_full, is_full):
-            break
-        is_full |= is_filled
-    return sizes
+    That sum is a concave, piecewise linear function of the time. From time 0 each pass solves its present
+    linear piece, whose line lies above it, so the time grows from pass to pass and never passes the solution;
+    coordinates that have used up their room stay so. A pass in which none joins them was on the piece of the
+    solution and ends the loop: there are at most as many passes as coordinates, and in practice three to eight.
 
+    Args:
+        speed: of each coordinate; None is 1.
+    """
+    gain, pace = rise * room, rise if speed is None else rise * speed
+    finite = torch.finfo(rise.dtype)
+    # 1 where there is room left. Numbers, not masks: products are far faster than choices on a CPU.
+    is_free = room.sign().clamp_min(0)
+    free = is_free.sum(1)
+    for number in count(1):
+        left = need - (gain - gain * is_free).sum(1)
+        # Never 0 / 0: where all coordinates are full the time does not matter.
+        time = left.clamp_min(0) / (pace * is_free).sum(1).clamp_min(finite.tiny)
+        time = time.clamp_max(finite.max)[:, None]
+        sizes = torch.minimum(time.expand_as(room) if speed is None else time * speed, room)
+        is_free = is_free * (room - sizes).sign()
+        before, free = free, is_free.sum(1)
+        # Not a test for equality: NaN would never pass it.
+        if number % _PASSES[rise.device.type] == 0 and not bool((free < before).any()):
+            break
+    return sizes
 
 def _steepest_first(rise: Tensor, room: Tensor, need: Tensor) -> Tensor:
     """Sizes that use up the room of the steepest coordinates, the last one in part, until `need` is reached.
@@ -77,7 +86,7 @@ def _steepest_first(rise: Tensor, room: Tensor, need: Tensor) -> Tensor:
     """
     is_out_of_reach = (rise * room).sum(1) <= need
     # A coordinate without room would displace one that has some.
-    usable = rise.masked_fill(room <= 0, 0)
+    usable = rise * room.sign().clamp_min(0)
     many = min(_FIRST, rise.shape[1])
     while True:
         strength, order = usable.topk(many, dim=1)

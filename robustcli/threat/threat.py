@@ -116,7 +116,9 @@ class ThreatModel:
         delta = x_adv - x
         if self.norm == "l2":
             return (x + self.bound(delta, self.radius)).clamp_(0, 1)
-        room = torch.where(delta > 0, 1 - x, x).flatten(1)
+        up = delta.sign().clamp_min_(0)
+        # 1 - x where delta goes up, x elsewhere; on a CPU faster than a choice by a mask.
+        room = ((up - x) * (2 * up - 1)).flatten(1)
         return (x + _project_l1(delta, room, self.radius)).clamp_(0, 1)
 
     def bound(self, delta: Tensor, length: float) -> Tensor:

@@ -150,3 +150,40 @@ def test_a_gpu_finds_the_same_way_and_is_seldom_asked(norm: Norm) -> None:
         found = towards_plane(x.to("cuda"), gap.to("cuda"), weight.to("cuda"), norm).cpu()
     assert torch.equal(found, expected)
     assert sum(gpu.waits_in("threat/hyperplane.py").values()) <= 3
+
+
+def by_masks(x: Tensor, gap: Tensor, weight: Tensor, norm: Norm) -> Tensor:
+    """The same method with choices by masks in place of products."""
+    slope = weight.flatten(1)
+    steepest = slope.abs().amax(1).clamp_min(torch.finfo(slope.dtype).tiny)
+    rise, need = slope.abs() / steepest[:, None], gap.abs() / steepest
+    sign = torch.where(gap > 0, -1, 1).to(slope.dtype)[:, None] * slope.sign()
+    room = torch.where(sign > 0, 1 - x.flatten(1), x.flatten(1)).masked_fill(sign == 0, 0)
+    speed = rise if norm == "l2" else torch.ones_like(rise)
+    is_full = room <= 0
+    while True:
+        left = need - torch.where(is_full, rise * room, 0).sum(1)
+        pace = torch.where(is_full, 0, rise * speed).sum(1)
+        time = left.clamp_min(0) / pace.clamp_min(torch.finfo(rise.dtype).tiny)
+        sizes = torch.where(is_full, room, time[:, None] * speed)
+        is_filled = is_full | (sizes >= room)
+        if torch.equal(is_filled, is_full):
+            return (sign * sizes).view_as(x)
+        is_full = is_filled
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_products_in_place_of_masks_change_no_bit(norm: Norm, dtype: torch.dtype) -> None:
+    for seed in range(5):
+        x, gap, weight = problems(300, seed=seed, dtype=dtype)
+        assert torch.equal(towards_plane(x, gap, weight, norm), by_masks(x, gap, weight, norm))
+
+
+@in_every_norm
+def test_a_gradient_that_is_not_finite_spoils_only_its_own_image(norm: Norm) -> None:
+    x, gap, weight = problems(30, seed=7, dtype=torch.float32)
+    expected = towards_plane(x, gap, weight, norm)
+    weight[3, 0, 0, 0], weight[5] = torch.nan, torch.inf
+    found, others = towards_plane(x, gap, weight, norm), torch.tensor([i for i in range(30) if i not in (3, 5)])
+    assert torch.equal(found[others], expected[others])
