@@ -12,6 +12,11 @@ Rows = Tensor | slice
 """Indices (m,) of some images of a batch, or a slice, which avoids copies."""
 
 
+def picked(values: Tensor, rows: Rows) -> Tensor:
+    """Some rows of values; on a CPU an index takes four times as long."""
+    return values[rows] if isinstance(rows, slice) else values.index_select(0, rows)
+
+
 def input_gradient(
     model: nn.Module, x_adv: Tensor, loss: AttackLoss, reference: Tensor, *, create_graph: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:

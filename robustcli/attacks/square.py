@@ -66,8 +66,8 @@ class Square(Attack):
         for restart in range(self.restarts):
             noise = rng.rows(rows).split(f"restart {restart}")
             found = self._search(model, x[rows], labels[rows], threat, noise)
-            is_worse = worst.rows(rows).is_less_than(found)
-            worst.put(rows[is_worse], found.rows(is_worse))
+            taken = worst.rows(rows).is_less_than(found).nonzero().flatten()
+            worst.put(rows[taken], found.rows(taken))
             rows = (~worst.is_fooled).nonzero().flatten()
             if not len(rows):
                 break
@@ -90,7 +90,7 @@ class Square(Attack):
         is_worth_it = is_independent and self.queries >= 2 * _DRAWN
         ahead = Ahead((self.batch_size or len(x)) if is_worth_it else 0)
         for first in range(0, self.queries, _DRAWN):
-            stays = ~found.is_fooled[rows]
+            stays = (~found.is_fooled[rows]).nonzero().flatten()
             rows, rng = rows[stays], rng.rows(stays)
             if not len(rows):
                 break

@@ -11,7 +11,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from robustcli.attacks.gradient import Rows
+from robustcli.attacks.gradient import Rows, picked
 from robustcli.registry.types import Norm
 from robustcli.threat.noise import Noise
 from robustcli.threat.threat import ThreatModel
@@ -66,10 +66,11 @@ class Proposals:
     def __init__(self, x: Tensor, threat: ThreatModel, numbers: Tensor, sides: Sequence[int]) -> None:
         self._x, self._threat, self._numbers, self._sides = x, threat, numbers, sides
         if threat.norm == "linf":
-            # All windows at once: one by one they would take as long as a pass of a small network.
+            # All windows at once: one by one they would take as long as a pass of a small network. As numbers, because a
+            # choice by a mask takes several times as long.
             side = torch.tensor(sides, device=x.device)
-            self._rows = _covered(numbers[:, :, 0], side, x.shape[2])
-            self._columns = _covered(numbers[:, :, 1], side, x.shape[3])
+            self._rows = _covered(numbers[:, :, 0], side, x.shape[2]).to(x.dtype)
+            self._columns = _covered(numbers[:, :, 1], side, x.shape[3]).to(x.dtype)
             self._moves = threat.radius * _signs(numbers[:, :, 2:]).to(x.dtype)[..., None, None]
 
     def at(self, images: Rows, queries: Tensor | int, best: Tensor) -> Tensor:
@@ -80,11 +81,11 @@ class Proposals:
             queries: (m,) on the CPU, or one query for all these images.
             best: (m, c, h, w) their best points, in the threat set.
         """
-        x, place = self._x[images], queries if isinstance(queries, int) else queries.to(self._x.device)
+        x, place = picked(self._x, images), queries if isinstance(queries, int) else queries.to(self._x.device)
         if self._threat.norm == "linf":
-            is_inside = self._rows[images, place][:, None, :, None] & self._columns[images, place][:, None, None, :]
+            inside = self._rows[images, place][:, None, :, None] * self._columns[images, place][:, None, None, :]
             # The pixels of the window go to x + eps or x - eps.
-            return torch.where(is_inside, (x + self._moves[images, place]).clamp_(0, 1), best)
+            return torch.lerp(best, (x + self._moves[images, place]).clamp_(0, 1), inside)
         numbers = self._numbers[images, place]
         if isinstance(queries, int):
             return _moved(best, x, self._threat, numbers, self._sides[queries])

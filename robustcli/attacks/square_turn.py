@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from robustcli.attacks.gradient import Rows
+from robustcli.attacks.gradient import Rows, picked
 from robustcli.attacks.losses import margin
 from robustcli.attacks.square_ahead import Ahead
 from robustcli.attacks.square_tiles import Proposals
@@ -31,7 +31,7 @@ class Points:
 
     def rows(self, keep: Rows) -> "Points":
         """Return some rows."""
-        return Points(self.points[keep], self.margins[keep], self.is_fooled[keep])
+        return Points(picked(self.points, keep), picked(self.margins, keep), picked(self.is_fooled, keep))
 
     def put(self, rows: Rows, others: "Points") -> None:
         """Replace some rows."""
@@ -89,7 +89,7 @@ class Turn:
             if is_fooling:
                 rows = (~self.best.is_fooled).nonzero().flatten()
             self.ahead.learn(number, count, self._clock() - start, passes, count, accepted)
-            if is_fooling and not (count := len(self.labels[rows])):
+            if is_fooling and not (count := len(picked(self.labels, rows))):
                 return
 
     def _try_one(self, rows: Rows, query: int, *, skips: bool) -> tuple[int, int, bool]:
@@ -101,7 +101,7 @@ class Turn:
         Returns:
             The numbers of proposals that passed through the network and that were accepted, and whether one fooled it.
         """
-        best, labels = self.best.rows(rows), self.labels[rows]
+        best, labels = self.best.rows(rows), picked(self.labels, rows)
         points = self.proposals.at(rows, query, best.points)
         if skips:
             found, passes = self._classified(points, best.points, labels)
@@ -153,7 +153,7 @@ class Turn:
         Returns:
             The points, and how many of them passed through the network.
         """
-        is_new = (points != best).flatten(1).any(1)
+        is_new = (points - best).flatten(1).abs_().amax(1) != 0
         row = is_new.nonzero().flatten()
         if len(row) > _WORTH_SKIPPING * len(points):
             found = judged(self.model, points, labels)
@@ -162,6 +162,6 @@ class Turn:
         margins = points.new_full((len(points),), -torch.inf)
         found = Points(points, margins, torch.zeros_like(is_new))
         if len(row):
-            new = judged(self.model, points[row], labels[row])
+            new = judged(self.model, picked(points, row), labels[row])
             found.margins[row], found.is_fooled[row] = new.margins, new.is_fooled
         return found, len(row)
