@@ -22,6 +22,8 @@ Precision = Literal["fp32", "fast"]
 class SurrogateCopy(nn.Module):
     """A copy in channels_last, optionally in bf16 or compiled; logits are float32.
 
+    In fp32 on a CPU its batch norms are one product and one sum for each value, which takes less time.
+
     Args:
         model: network in eval mode with gradients of the weights disabled; not changed.
         precision: "fp32", or "fast" for convolutions and matrix products in bf16.
@@ -47,6 +49,8 @@ class SurrogateCopy(nn.Module):
             for module in network.modules():
                 if isinstance(module, nn.Conv2d | nn.Linear):
                     module.to(torch.bfloat16)
+        elif not is_compiled and all(values.device.type == "cpu" for values in network.buffers()):
+            _simplify_norms(network)
         self.network = network
         self.train(model.training)
         self._wants_program = is_compiled
@@ -78,3 +82,27 @@ class SurrogateCopy(nn.Module):
             )
             return
         self._program = program
+
+
+def _simplify_norms(network: nn.Module) -> None:
+    """Let batch norms with fixed statistics multiply and add once.
+
+    Their forward is replaced, not the modules, whose attributes a network may read.
+    """
+    for norm in network.modules():
+        # Only what is certain to be the usual computation.
+        if type(norm) is nn.BatchNorm2d and not norm.training and norm.running_var is not None:
+            norm.forward = _fixed_norm(norm)  # type: ignore[method-assign]
+
+
+def _fixed_norm(norm: nn.BatchNorm2d) -> Callable[[Tensor], Tensor]:
+    assert norm.running_var is not None
+    assert norm.running_mean is not None
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight.detach()
+    shift = -norm.running_mean * scale
+    if norm.bias is not None:
+        shift = shift + norm.bias.detach()
+    scale, shift = (values.to(norm.running_var.dtype)[:, None, None] for values in (scale, shift))
+    return lambda x: torch.addcmul(shift, x, scale)

@@ -123,12 +123,12 @@ def _search(
 ) -> Tensor:
     """Return the points that the attack found, not yet confirmed.
 
-    After a search in bf16, images that fool the copy but not the network are attacked again with the network, and
-    the other images that survive take a few last steps with the network.
+    Images that fool a copy of the network, but not the network, are attacked again with the network. After a search in
+    bf16 the other images that survive take a few last steps with the network.
     """
     # A copy of x, in case an attack writes into its input.
     points: Tensor = stage.attack(search, x.clone(), y, threat, rng.split(stage.noise)).detach()
-    if not (isinstance(search, SurrogateCopy) and search.is_fast) or points.shape != x.shape:
+    if not isinstance(search, SurrogateCopy) or points.shape != x.shape:
         return points
     with torch.no_grad():
         is_right = model(points).argmax(1) == y
@@ -138,7 +138,7 @@ def _search(
         noise = rng.rows(rejected).split(stage.noise)
         points[rejected] = stage.attack(model, x[rejected].clone(), y[rejected], threat, noise).detach()
     left = (is_right & ~is_rejected).nonzero().flatten()
-    if len(left) and not stage.is_black_box:
+    if len(left) and search.is_fast and not stage.is_black_box:
         points[left] = _last_steps(model, points[left], x[left], y[left], threat)
     return points
 

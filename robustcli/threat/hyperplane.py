@@ -40,7 +40,7 @@ def towards_plane(x: Tensor, gap: Tensor, weight: Tensor, norm: Norm) -> Tensor:
     steepest = size.amax(1).clamp_min(torch.finfo(slope.dtype).tiny)
     rise, need = size / steepest[:, None], gap.abs() / steepest
     sign = torch.where(gap > 0, -1, 1).to(slope.dtype)[:, None] * slope.sign()
-    # Up to 1 where the sign is 1, down to 0 where it is -1. On a CPU this takes a tenth of the time of a choice by masks.
+    # Up to 1 where the sign is 1, down to 0 where it is -1. On a CPU it takes a tenth of the time of a choice by masks.
     room = sign * (sign.clamp_min(0) - x.flatten(1))
     if norm == "l1":
         sizes = _steepest_first(rise, room, need)
@@ -77,6 +77,7 @@ def _all_at_once(rise: Tensor, speed: Tensor | None, room: Tensor, need: Tensor)
         if number % _PASSES[rise.device.type] == 0 and not bool((free < before).any()):
             break
     return sizes
+
 
 def _steepest_first(rise: Tensor, room: Tensor, need: Tensor) -> Tensor:
     """Sizes that use up the room of the steepest coordinates, the last one in part, until `need` is reached.

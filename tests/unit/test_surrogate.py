@@ -44,11 +44,48 @@ def gathered(evaluator: Any, journal: Any = None, threat: ThreatModel = LINF) ->
     return gather(evaluator, model, x, y, threat, IndexedNoise(0, torch.arange(COUNT)), journal)
 
 
+class Flat(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(2).mean(2)
+
+
+class Own(nn.BatchNorm2d):
+    """One that may compute something else."""
+
+
 class TestSearchNetwork:
     def test_in_single_precision_it_is_the_network(self) -> None:
         model, x, _ = case()
         with torch.no_grad():
             assert torch.allclose(SurrogateCopy(model)(x), model(x), atol=1e-6)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    @pytest.mark.parametrize("affine", [True, False])
+    def test_its_batch_norms_are_those_of_the_network(self, dtype: torch.dtype, affine: bool) -> None:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6, affine=affine), nn.ReLU(), Flat())
+        for _ in range(5):
+            model(3 * images(COUNT) + 1)
+        if affine:
+            nn.init.normal_(model[1].weight)
+            nn.init.normal_(model[1].bias)
+        model.to(dtype).eval().requires_grad_(False)
+        x = images(COUNT, dtype=dtype).requires_grad_()
+        search = SurrogateCopy(model)
+        (found,) = torch.autograd.grad(search(x).square().sum(), x)
+        expected, logits = torch.autograd.grad(model(x).square().sum(), x)[0], model(x)
+        # The logits of the copy are rounded to single precision in any case.
+        rounding = {torch.float32: 1e-4, torch.float64: 1e-6}[dtype] * float(expected.abs().max())
+        assert torch.allclose(found, expected, rtol=0, atol=rounding)
+        assert torch.allclose(search(x).to(dtype), logits, rtol=1e-5, atol=1e-5)
+        assert "forward" in vars(search.network[1])  # type: ignore[index]
+        assert "forward" not in vars(model[1]), "the network itself is as it was"
+
+    def test_batch_norms_that_see_the_batch_stay_as_they_are(self) -> None:
+        model = nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False), nn.BatchNorm2d(1).train(), Own(1)).eval()
+        model[1].train()
+        search = SurrogateCopy(model)
+        assert not any("forward" in vars(module) for module in search.network.modules())
 
     def test_in_bf16_it_is_nearly_the_network_and_says_so_in_float32(self) -> None:
         model, x, _ = case()
@@ -87,10 +124,11 @@ class Hasty(Evaluator):
 
 
 class TestPrediction:
-    def test_a_copy_that_is_always_fooled_breaks_nobody_by_itself(self) -> None:
+    @pytest.mark.parametrize("precision", ["fp32", "fast"])
+    def test_a_copy_that_is_always_fooled_breaks_nobody_by_itself(self, precision: Any) -> None:
         """The images that it takes for broken are attacked again, with the network."""
         model, _, _ = case()
-        liar = SurrogateCopy(model, precision="fast")
+        liar = SurrogateCopy(model, precision=precision)
         liar.network = nn.Sequential(model, Rolled())
         found = gathered(Hasty(liar, Pgd(steps=10, keep="fooled")))
         honest = gathered(Hasty(model, Pgd(steps=10, keep="fooled")))
@@ -124,8 +162,8 @@ class TestPrediction:
     def test_passes_of_copy_and_network_are_counted(self) -> None:
         model, _, _ = case()
         found = gathered(Hasty(SurrogateCopy(model), Pgd(steps=3, keep="last")))
-        # Clean, three steps by the copy, one look by the network.
-        assert (found.forwards, found.gradients) == (COUNT + 3 * COUNT + COUNT, 3 * COUNT)
+        # Clean, three steps by the copy, a look by both at whether they agree, and one that counts.
+        assert (found.forwards, found.gradients) == (COUNT + 3 * COUNT + 2 * COUNT + COUNT, 3 * COUNT)
 
 
 def test_fab_searches_precisely_also_in_haste() -> None:
