@@ -66,8 +66,8 @@ class Proposals:
     def __init__(self, x: Tensor, threat: ThreatModel, numbers: Tensor, sides: Sequence[int]) -> None:
         self._x, self._threat, self._numbers, self._sides = x, threat, numbers, sides
         if threat.norm == "linf":
-            # All windows at once: one by one they would take as long as a pass of a small network. As numbers, because a
-            # choice by a mask takes several times as long.
+            # All windows at once: one by one they would take as long as a pass of a small network. As numbers, because
+            # a choice by a mask takes several times as long.
             side = torch.tensor(sides, device=x.device)
             self._rows = _covered(numbers[:, :, 0], side, x.shape[2]).to(x.dtype)
             self._columns = _covered(numbers[:, :, 1], side, x.shape[3]).to(x.dtype)

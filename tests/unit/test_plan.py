@@ -116,8 +116,8 @@ def test_autoattack_takes_its_published_budget() -> None:
     forwards, gradients = cost.passes()
     least = least_of_autoattack("linf")
     assert gradients == least[1]
-    # FAB looks once more wherever it is on the wrong side. After each stage copy and network are compared, and a forward
-    # counts. Proposals of Square that change nothing need no pass.
+    # FAB looks once more wherever it is on the wrong side. After each stage copy and network are compared, and one
+    # forward counts. Proposals of Square that change nothing need no pass.
     assert least[0] - 0.4 * 5000 <= forwards <= least[0] + 9 * 101 + 4 * 3
     assert [stage.name for stage in cost.stages] == ["apgd-ce", "apgd-t", "fab-t", "square"]
     reference = Probe(network(), images(8), THREAT).measure(AutoAttack(engine="reference"), 8, 0.5)
