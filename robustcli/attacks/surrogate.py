@@ -92,7 +92,7 @@ def _simplify_norms(network: nn.Module) -> None:
     for norm in network.modules():
         # Only what is certain to be the usual computation.
         if type(norm) is nn.BatchNorm2d and not norm.training and norm.running_var is not None:
-            norm.forward = _fixed_norm(norm)  # type: ignore[method-assign]
+            norm.forward = _fixed_norm(norm)  # type: ignore[assignment]
 
 
 def _fixed_norm(norm: nn.BatchNorm2d) -> Callable[[Tensor], Tensor]:
