@@ -104,7 +104,7 @@ def evaluate_network(
     }
     if attack_from is not None:
         if attack is not None:
-            raise RobustCliError("--attack-from and --attack both say what to evaluate; leave one out")
+            raise RobustCliError("--attack-from and --attack cannot be combined; remove one")
         attack, settings["path"] = "from_file", str(attack_from)
     wanted, *others = models_of(context.params)
     names = [] if attack is None else [name.strip() for name in attack.split(",")]

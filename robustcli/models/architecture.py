@@ -21,7 +21,7 @@ class Architecture(ModelSource):
     Args:
         chosen: the architecture.
         weights: contents of the file.
-        about: what a name says about the file, if a name stands for it.
+        about: facts about the file, if it was found by a name.
     """
 
     chosen: MemberSpec
@@ -56,15 +56,15 @@ class Architecture(ModelSource):
         about = self.about or NamedFile(path=self.weights.path)
         notes = (*loaded.notes, *about.notes)
         if loaded.mean is None and about.mean is not None:
-            # Weights that were saved without the normalization that their name stands for.
+            # Weights that were saved without their usual normalization.
             loaded = replace(loaded, mean=about.mean, std=about.std, source=f"of {self.name}")
         if about.title is None or about.architecture is None:
             notes += (
-                f"the weights fit {words}; what has no weights (activation, strides, padding, what a shortcut is fed) "
-                "is taken from these settings, and a low clean accuracy may mean that one of them is wrong",
+                f"the weights fit {words}; settings without weights (activation, strides, padding, input of shortcuts) "
+                "are taken from this architecture, and a low clean accuracy may mean that one of them is wrong",
             )
         if self.chosen.options.normalize != "none":
             return replace(loaded, notes=notes)
         if loaded.mean is not None:
-            notes += (f"the normalisation {loaded.source} was left out",)
+            notes += (f"the normalisation {loaded.source} was ignored",)
         return replace(loaded, mean=(0.0,), std=(1.0,), source="as architecture.normalize=none says", notes=notes)

@@ -1,4 +1,4 @@
-"""From a spec's choices to the things themselves: device, images, network, evaluators."""
+"""Build networks from specs and checkpoints."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,17 +16,17 @@ from robustcli.specs.spec import ExperimentSpec
 
 
 def build_network(chosen: MemberSpec, shape: ImageShape, mean: Sequence[float], std: Sequence[float]) -> Network:
-    """The architecture that a spec asks for, behind its normalisation."""
+    """Build the architecture of a spec, with its normalisation as first layer."""
     network = Network(first_layer(chosen.options.normalize, tuple(mean), tuple(std)), instantiate(chosen, shape))
     settle_divisors(network, shape)
     return network
 
 
 def network_of(contents: Mapping[str, Any], device: torch.device, path: Path) -> tuple[ExperimentSpec, Network]:
-    """Spec and network of a checkpoint, in eval mode; nothing else is needed.
+    """Return spec and network of a checkpoint, in eval mode.
 
     Args:
-        path: of the checkpoint, for messages.
+        path: path of the checkpoint, for messages.
 
     Raises:
         RobustCliError: its parts do not fit each other.

@@ -1,4 +1,4 @@
-"""A network that a user's own Python code builds; it is run because the user named it."""
+"""A network built by the user's own Python code, which is run because the user named it."""
 
 import importlib
 import importlib.util

@@ -18,8 +18,7 @@ import robustcli
 def weights_digest(model: nn.Module) -> str:
     """SHA-256 of names, types, shapes and bytes of all parameters and buffers.
 
-    TorchScript that is frozen holds its weights as constants of its code; those count too, as does what modules keep as
-    extra state.
+    Frozen TorchScript stores weights as constants of its code; these count too, as does extra state of modules.
     """
     digest = hashlib.sha256()
     for name, value in (*sorted(model.state_dict().items()), *_constants(model)):
@@ -59,10 +58,10 @@ def _constants(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def network_digest(model: nn.Module) -> str:
-    """SHA-256 of what a network is besides its weights: modules, their plain attributes and the code of their classes.
+    """SHA-256 of a network without its weights: modules, their plain attributes and the code of their classes.
 
-    The name of torch's own modules says enough; TorchScript brings its code along. Functions that are put into a
-    module, as hooks or as `forward`, count with their bytecode.
+    Modules of torch count by name, TorchScript by its code. Functions attached to a module, as hooks or as `forward`,
+    count by their bytecode. Comments and docstrings do not count.
     """
     digest = hashlib.sha256(str(model).encode())
     files = set()
@@ -119,7 +118,7 @@ def imported_code_digest() -> str:
 
 
 def _attributes(module: nn.Module) -> list[str]:
-    """Plain values and functions that a module holds itself, as text; without the mode, which evaluations set."""
+    """Plain values and functions of a module as text; without `training`, which evaluations set."""
     hooks = {key: list(vars(module).get(key, {}).values()) for key in ("_forward_pre_hooks", "_forward_hooks")}
     held = {key: [value] for key, value in vars(module).items() if not key.startswith("_") and key != "training"}
     texts = []

@@ -32,7 +32,7 @@ class Downloaded:
 
 
 def folder() -> Path:
-    """Return the cache: the folder that ROBUST_CACHE names, or robustcli in the user's cache."""
+    """Return the cache: the folder in ROBUST_CACHE, or robustcli in the user's cache."""
     chosen = os.environ.get("ROBUST_CACHE")
     if chosen:
         return Path(chosen).expanduser()
@@ -42,7 +42,7 @@ def folder() -> Path:
 def download(url: str, path: Path, name: str) -> Downloaded:
     """Return the file at `path`, downloaded if it is not there; its SHA-256 is kept next to it and compared later.
 
-    A file that somebody copied there is taken as it is, and its digest is recorded.
+    A file that was copied there is used, and its digest is recorded.
 
     Args:
         name: name of the model, for messages.

@@ -1,4 +1,4 @@
-"""A network of another program as attacks and checks need it: float32 in and out, and errors that name the batch."""
+"""A network of another program, prepared for attacks and checks: float32 logits, and errors that name the batch."""
 
 from typing import Any
 
@@ -28,14 +28,14 @@ class ExternalNetwork(Network):
             logits = self.body(self.normalize(x).to(self.dtype))
         except (Interrupted, RobustCliError, torch.OutOfMemoryError):
             raise
-        except (Exception, SystemExit) as error:  # a network from elsewhere raises what it likes
+        except (Exception, SystemExit) as error:  # code of other packages may raise anything
             count = f"{len(x)} image{'s' if len(x) > 1 else ''}"
             raise EvaluationError(
                 f"the network fails on a batch of {count} ({_said(error)}); attacks need batches of any size"
             ) from error
         if not isinstance(logits, Tensor) or not logits.is_floating_point():
             return logits  # type: ignore[no-any-return]  # the checks before an evaluation say what is wrong
-        # A copy of what inference mode made can be part of a graph.
+        # A copy, because tensors of inference mode cannot be part of a graph.
         return (logits.clone() if logits.is_inference() else logits).float()
 
 
@@ -53,7 +53,7 @@ def precision_note(network: ExternalNetwork, name: str) -> list[str]:
 
 
 def require_values(network: nn.Module, name: str) -> None:
-    """Refuse a network with tensors that have no values.
+    """Raise for a network with tensors that have no values.
 
     Raises:
         RobustCliError: a parameter or buffer is on the device meta.
@@ -68,13 +68,13 @@ def require_values(network: nn.Module, name: str) -> None:
 def require_logits(
     network: nn.Module, shape: ImageShape, name: str, device: torch.device, *, at_least: int | None = None
 ) -> None:
-    """Ask the network once, before anything expensive, for the logits of two grey images.
+    """Check with two grey images that the network gives logits, before anything expensive.
 
     Args:
-        at_least: smallest number of classes that the network may know; None means exactly those of the data.
+        at_least: minimum number of classes of the network; None means exactly those of the data.
 
     Raises:
-        RobustCliError: it does not take such images, or gives other logits.
+        RobustCliError: it does not accept such images, or gives other logits.
     """
     images = torch.full((2, shape.channels, shape.height, shape.width), 0.5, device=device)
     try:

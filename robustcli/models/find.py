@@ -24,15 +24,15 @@ from robustcli.specs.yamlfile import parse_scalar, parse_yaml, to_yaml
 from robustcli.store import checkpoint
 
 _HERE = "the command line"
-# Runs that a message lists.
+# Maximum number of runs in a message.
 _LISTED = 10
-# What is evaluated where neither a spec nor --attack says it.
+# Default evaluation without a spec and --attack.
 _DEFAULT = ("clean", "autoattack")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelRequest:
-    """How a user names the model and the images; None is not given.
+    """Model and images as the user names them; None means not given.
 
     Args:
         text: a checkpoint, the folder of a run, a file of weights, a TorchScript file, or a name such as timm:NAME.
@@ -57,7 +57,7 @@ class ModelRequest:
 
 
 def find_model(request: ModelRequest) -> Model:
-    """Find the model that the user names; files are read here, networks are built when the images are known.
+    """Find the model that the user names. Files are read here; networks are built when the images are known.
 
     Raises:
         RobustCliError: no model is named, or two, or it is missing or cannot be read.
@@ -67,20 +67,20 @@ def find_model(request: ModelRequest) -> Model:
 
 
 def find_source(request: ModelRequest) -> ModelSource | Path:
-    """Find what the user names, without images: a checkpoint of `robust train`, or where another network comes from.
+    """Find the source of a model without images: a checkpoint of `robust train`, or another source.
 
     Raises:
         RobustCliError: no model is named, or two, or it is missing or cannot be read.
     """
     if request.text is None and request.model is None:
         raise RobustCliError(
-            "nothing says what to evaluate; name a run or a checkpoint, a file of weights with --architecture, a "
+            "no model given; name a run or a checkpoint, a file of weights with --architecture, a "
             f"TorchScript file, {', '.join(forms())}, or --model file.py:function"
         )
     if request.model is not None and (request.text is not None or request.architecture is not None):
         other = "--architecture" if request.text is None else f"'{request.text}'"
         hint = "" if request.text is None else "; weights for --model go to --weights"
-        raise RobustCliError(f"{other} and --model both say what to evaluate; leave one out{hint}")
+        raise RobustCliError(f"{other} and --model both name a model; remove one{hint}")
     if request.weights_key is not None and request.architecture is None and request.weights is None:
         raise RobustCliError("--weights-key needs --architecture or --weights, which name a file of weights")
     if request.model is not None:
@@ -98,12 +98,12 @@ def find_source(request: ModelRequest) -> ModelSource | Path:
 
 
 def _of_file(request: ModelRequest, file: NamedFile) -> ModelSource | Path:
-    """What a file holds: weights of an architecture that the user names, TorchScript, or a checkpoint."""
+    """Return the source in a file: weights of an architecture that the user names, TorchScript, or a checkpoint."""
     if request.architecture is not None:
         named = scheme_of(request.architecture)
         if named is None:
             return _with_architecture(request, {"name": request.architecture}, file)
-        # A name such as timm:resnet50 stands for its architecture, with the weights of the file.
+        # A name such as timm:resnet50 means its architecture, with the weights of the file.
         found = named[0].find(named[1], str(file.path))
         if not isinstance(found, NamedFile) or found.architecture is None:
             raise RobustCliError(f"--architecture: '{request.architecture}' names no architecture")
@@ -117,7 +117,7 @@ def checkpoint_in(path: Path) -> Path:
     """Return the checkpoint that a path names; for the folder of a run, its selected weights.
 
     Raises:
-        RobustCliError: a folder has no run in it, or several.
+        RobustCliError: a folder contains no run, or several.
     """
     if not path.is_dir():
         return path
@@ -132,7 +132,7 @@ def checkpoint_in(path: Path) -> Path:
             f"{path}: holds {len(found)} runs; name one of them, or several for a table:\n{shown}{rest}"
         )
     if (path / "results.json").is_file():
-        raise RobustCliError(f"{path}: holds a stored evaluation and no weights; `robust results {path}` prints it")
+        raise RobustCliError(f"{path}: contains a stored evaluation but no weights; `robust results {path}` prints it")
     raise RobustCliError(
         f"{path}: a folder without a run; expected a checkpoint, or the folder of a run with checkpoints/best.pt"
     )
@@ -140,11 +140,11 @@ def checkpoint_in(path: Path) -> Path:
 
 def _trained(request: ModelRequest, path: Path) -> TrainedModel:
     if request.mean is not None or request.std is not None:
-        raise RobustCliError(f"--mean and --std: {path} brings its own normalisation")
+        raise RobustCliError(f"--mean and --std: {path} has its own normalisation; remove both")
     contents = read_checkpoint(path)
     source = f"the spec inside {path}"
     inside = ExperimentSpec.parse(contents["spec"], source)
-    # With --data the spec's own data set is not used, and overrides of data set parameters of the other one.
+    # With --data the spec's data set is not used, and neither are overrides of its parameters.
     rest = [text for text in request.overrides if request.data is None or not _is_about("data", text)]
     spec = ExperimentSpec.parse(override_text(contents["spec"], rest, source), source)
     if spec.architecture != inside.architecture:
@@ -173,7 +173,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 def _from_scheme(request: ModelRequest, scheme: Scheme, name: str) -> ModelSource | Path:
     if request.architecture is not None and not scheme.takes_architecture:
-        raise RobustCliError(f"--architecture: {request.text} brings its own; leave one out")
+        raise RobustCliError(f"--architecture: {request.text} has its own architecture; remove the option")
     is_file = request.weights is not None and Path(request.weights).is_file()
     if request.weights_key is not None and not is_file and not scheme.takes_architecture:
         raise RobustCliError(f"--weights-key: {request.weights} is not a file of weights")
@@ -194,13 +194,13 @@ def _with_architecture(request: ModelRequest, architecture: Mapping[str, Any], f
             "architecture.normalize=per_image: weights of a file are normalised per channel; write dataset or none"
         )
     if request.mean is not None and chosen.options.normalize == "none":
-        raise RobustCliError("--mean and architecture.normalize=none contradict each other; leave one out")
+        raise RobustCliError("--mean and architecture.normalize=none contradict each other; remove one")
     weights = read_weights(file.path, request.weights_key or file.weights_key)
     return Architecture(chosen, weights if file.unused is None else weights.without(file.unused), file)
 
 
 def _external(request: ModelRequest, source: ModelSource) -> ExternalModel:
-    """Under the defaults of the command line."""
+    """Return the model with the defaults of the command line."""
     for override in request.overrides:
         if not _is_about("data", override) and not _is_about("architecture", override):
             raise RobustCliError(
@@ -208,7 +208,7 @@ def _external(request: ModelRequest, source: ModelSource) -> ExternalModel:
                 "can be set so"
             )
         if _is_about("architecture", override) and not isinstance(source, Architecture):
-            raise RobustCliError(f"architecture: {source.name} brings its own, which cannot be overridden")
+            raise RobustCliError(f"architecture: {source.name} has its own, which cannot be overridden")
     mean, std = normalization_of(request)
     images = source.images if request.data is None else _images(request.data, source.size)
     return ExternalModel(
@@ -221,13 +221,13 @@ def _external(request: ModelRequest, source: ModelSource) -> ExternalModel:
 
 
 def normalization_of(request: ModelRequest) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
-    """Return mean and standard deviation as the user gives them.
+    """Return mean and standard deviation as given by the user.
 
     Raises:
         RobustCliError: only one of them is given, or they are not numbers, or a deviation is not above 0.
     """
     if (request.mean is None) != (request.std is None):
-        raise RobustCliError("--mean and --std are given together, or neither is")
+        raise RobustCliError("--mean and --std need each other; give both or none")
     mean, std = _numbers("--mean", request.mean), _numbers("--std", request.std)
     if std is not None and min(std) <= 0:
         raise RobustCliError(f"--std: {request.std}: expected numbers above 0")
@@ -244,12 +244,12 @@ def _images(text: str, size: int | None) -> dict[str, Any]:
     """The value of --data in the form of a spec.
 
     Args:
-        size: side of the images of a folder; None is not known.
+        size: side of the images of a folder; None if unknown.
     """
     known = catalog("datasets")
     if text in known:
         return {"name": text}
-    # A file inside a folder says more than the folder.
+    # A file inside a folder is more specific than the folder.
     for name in sorted(known, key=lambda name: -len(known[name].given_by)):
         member = known[name]
         if member.given_by and _is_given(Path(text), member.given_by):
@@ -259,12 +259,12 @@ def _images(text: str, size: int | None) -> dict[str, Any]:
 
 
 def _is_given(path: Path, by: str) -> bool:
-    """Return True if a path is of the form that a data set declares with `given_by`."""
+    """Return True if a path has the form that a data set declares with `given_by`."""
     return (path / by[1:]).exists() and path.is_dir() if by.startswith("/") else path.suffix.lower() == by
 
 
 def _overridden(request: ModelRequest, part: str, value: Any) -> Any:
-    """Architecture or data with its overrides applied; None if nothing says anything about it."""
+    """Return architecture or data with its overrides applied; None if neither is given."""
     overrides = [text for text in request.overrides if _is_about(part, text)]
     plain = {} if value is None else {part: value}
     return (parse_yaml(override_text(to_yaml(plain), overrides, _HERE), _HERE).value or {}).get(part)
@@ -272,11 +272,10 @@ def _overridden(request: ModelRequest, part: str, value: Any) -> Any:
 
 def _data(data: Any) -> MemberSpec:
     if data is None:
-        raise RobustCliError("--data: nothing says which images; name a data set, an .npz file or a folder of images")
+        raise RobustCliError("--data: no images given; name a data set, an .npz file or a folder of images")
     if isinstance(data, Mapping) and "size" not in data and _needs_size(str(data.get("name"))):
         raise RobustCliError(
-            "data.size: nothing says how large the images of a folder are to be; write data.size=32 or what the "
-            "network was made for"
+            "data.size: missing for a folder of images; write data.size=32 or the size that the network was made for"
         )
     chosen: MemberSpec = checked(
         lambda checker: checker.chosen(Family("datasets", DataOptions), data, ("data",)), _HERE

@@ -1,8 +1,8 @@
-"""What a network is, read from the names and shapes of its weights.
+"""Recognise architectures by the names and shapes of their weights.
 
-Public checkpoints of robust networks name their weights in a few ways ("key families"). Those that this project
-has an architecture for are written here as the words of a command line, to be suggested, never to be assumed:
-shapes tell depth and width, but neither the activation nor where padding goes.
+Public checkpoints of robust networks name their weights in a few ways ("key families"). For those with an architecture
+in this project, `recognise` returns command line options as a suggestion, never as a decision: shapes determine depth
+and width, but neither the activation nor the padding.
 """
 
 import re
@@ -59,13 +59,13 @@ def _residual(tensors: Mapping[str, Tensor]) -> str | None:
     settings = _width(tensors["conv1.weight"])
     if "bn1.weight" in tensors:
         return _words(f"resnet{depth}", settings)
-    # Without a normalisation at the end it is form "a"; "b", the default, and "c" have equal keys.
+    # Without a norm at the end it is form "a"; "b", the default, and "c" have equal keys.
     form = {} if "bn.weight" in tensors else {"form": "a"}
     return _words(f"preact_resnet{depth}", {**form, **settings}) if depth in (18, 34, 50) else None
 
 
 def _wide(tensors: Mapping[str, Tensor], block: str, first: str, form: str) -> str:
-    """WRN-depth-widen: n blocks in the first stage make 6 n + 4 layers; the stage is 16 times `widen` wide."""
+    """WRN-depth-widen: n blocks per stage give 6 n + 4 layers; the first stage has 16 times `widen` channels."""
     blocks = sum(re.fullmatch(block, name) is not None for name in tensors)
     settings = {"depth": 6 * blocks + 4, "widen": tensors[first].shape[0] // _WIDE_STEM}
     published = {"form": "deepmind", "activation": "silu"} if form == "deepmind" else {}
@@ -85,7 +85,7 @@ def _robust_arch(tensors: Mapping[str, Tensor]) -> str | None:
 
 
 def _staged(tensors: Mapping[str, Tensor]) -> str:
-    """Three stages with depths and widths of their own: WRN-34-R with its relatives, or WRN-A with its."""
+    """Three stages with separate depths and widths: WRN-34-R and similar, or WRN-A and similar."""
     depths = _counts(tensors, r"blocks\.%d\.layer\.(\d+)\.conv1\.weight", (0, 1, 2))
     is_robust = "blocks.0.layer.0.conv3.weight" in tensors
     last, expansion = ("conv3", 4) if is_robust else ("conv2", 1)

@@ -30,12 +30,12 @@ class EvaluationDefaults:
     """Defaults of an evaluation, from the spec in a checkpoint or from the command line.
 
     Args:
-        name: of the network.
-        seed: of the evaluations' noise.
+        name: name of the network.
+        seed: seed of the noise.
         data: the images.
-        threat: None if no threat model is known.
+        threat: threat model; None if unknown.
         evaluate: evaluations by the names of their results.
-        classes: names of the network's classes in the order of its logits, if they are known.
+        classes: names of the classes in the order of the logits, if known.
     """
 
     name: str
@@ -52,8 +52,8 @@ class LoadedModel:
 
     Args:
         network: pixels in [0, 1] -> logits, in eval mode, on the device.
-        notes: facts that a reader of its numbers must know.
-        clean: its accuracy on held-out images when its weights were chosen, if known.
+        notes: facts that a reader of the numbers must know.
+        clean: accuracy on held-out images when the weights were selected, if known.
     """
 
     network: Network
@@ -61,7 +61,7 @@ class LoadedModel:
     clean: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data: `sha256`, and `mean` and `std` of the normalisation before the network, null of each image's."""
+        """Plain data: `sha256`, and `mean` and `std` of the normalisation (null if each image has its own)."""
         normalize = self.network.normalize
         of_channels = normalize if isinstance(normalize, Normalize) else None
         return {
@@ -72,11 +72,11 @@ class LoadedModel:
 
 
 class Model(Protocol):
-    """What is evaluated.
+    """A model to evaluate.
 
     Args:
-        defaults: as far as they are known from it and from the command line.
-        origin: the checkpoint's keys in the results: file name, digest of the spec, training seed.
+        defaults: defaults, as far as the model and the command line determine them.
+        origin: keys about the checkpoint in the results: file name, digest of the spec, training seed.
     """
 
     @property
@@ -86,10 +86,10 @@ class Model(Protocol):
     def origin(self) -> dict[str, Any]: ...
 
     def load(self, data: Data, device: torch.device) -> LoadedModel:
-        """The network for these images.
+        """Load the network for these images.
 
         Raises:
-            RobustCliError: it does not take them.
+            RobustCliError: it does not accept them.
         """
         ...
 
@@ -130,7 +130,7 @@ class TrainedModel:
             raise RobustCliError(f"{self.path}: takes {shape.text}; the data have {data.shape.text}")
         _, network = network_of(self.contents, device, self.path)
         notes = []
-        # An evaluation that does not read the train part knows only the test part, and older checkpoints do not.
+        # An evaluation that does not read the train part knows only the test part; older checkpoints know only all.
         digest, key = (data.digest, "data_digest") if data.is_whole else (data.test_digest, "test_digest")
         if self.contents.get(key, digest) != digest:
             notes.append("the images are not those that the checkpoint was trained and selected with")
@@ -144,10 +144,10 @@ class ExternalModel:
     """A network that `robust train` did not make.
 
     Args:
-        source: where it comes from.
+        source: source of the network.
         data: the images.
         evaluate: evaluations by the names of their results.
-        mean, std: normalization in front of it, if the user gives one.
+        mean, std: normalization before the network, if given by the user.
     """
 
     source: ModelSource
@@ -189,11 +189,11 @@ def prepared(
 
     Args:
         shape: shape of the images; without data the network may have another number of classes.
-        mean, std: normalization, if the user gives one.
-        data: images to find the normalization with, where neither user nor source knows it; None is none.
+        mean, std: normalization, if given by the user.
+        data: images to determine the normalization, if neither user nor source states it; None if there are none.
 
     Raises:
-        RobustCliError: the network does not take such images, or nothing says which normalization it needs.
+        RobustCliError: the network does not accept such images, or its normalization is unknown.
     """
     name = source.name
     loaded = _loaded(source, shape, device, data)
@@ -204,7 +204,7 @@ def prepared(
         network = ExternalNetwork(Normalize(means, stds), loaded.network).to(device)
         try:
             return network.eval()
-        except Exception as error:  # a network from elsewhere, such as one of torch.export, may refuse
+        except Exception as error:  # a network of other packages, such as torch.export, may raise anything
             raise RobustCliError(
                 f"{name}: cannot be set to evaluation mode by eval() ({in_one_line(error)})"
             ) from error
@@ -233,7 +233,7 @@ def prepared(
 
 
 def _loaded(source: ModelSource, shape: ImageShape, device: torch.device, data: Data | None) -> LoadedNetwork:
-    """Load the network of the source, with the number of classes of its weights where the data leave that open."""
+    """Load the network of the source, with the number of classes of its weights if the data leave that open."""
     try:
         return source.load(shape, device)
     except ClassesDiffer as error:
@@ -253,9 +253,9 @@ def _per_channel(values: tuple[float, ...], channels: int, where: str) -> tuple[
 
 
 def _normalisation(mean: tuple[float, ...], std: tuple[float, ...], source: str) -> str:
-    """Describe the normalization, so that a wrong one is seen."""
+    """Describe the normalization, so that users notice a wrong one."""
     if set(mean) == {0.0} and set(std) == {1.0}:
-        done = "none, pixels in [0, 1] go in as they are"
+        done = "none, pixels in [0, 1] are used unchanged"
     else:
         means, stds = (", ".join(f"{value:.4g}" for value in values) for values in (mean, std))
         done = f"mean {means}, std {stds}"
@@ -263,7 +263,7 @@ def _normalisation(mean: tuple[float, ...], std: tuple[float, ...], source: str)
 
 
 def test_images(defaults: EvaluationDefaults, device: torch.device) -> Data:
-    """The test images of an evaluation, their labels numbered as the network numbers its classes."""
+    """Return the test images of an evaluation, with labels in the order of the network's classes."""
     data = load_test_data(defaults.data, device)
     if defaults.classes is not None:
         data.name_classes(defaults.classes)

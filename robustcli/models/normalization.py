@@ -1,4 +1,4 @@
-"""Which normalization a network was trained with, found out on clean images instead of guessed."""
+"""Determine the normalization of a network by trying plausible ones on clean images."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from robustcli.errors import RobustCliError
 from robustcli.evaluation.chance import is_at_chance
 from robustcli.statistics import mcnemar
 
-# Clean images on which normalizations are compared.
+# Number of clean images for comparing normalizations.
 _IMAGES = 400
 _BATCH = 100
-# Probability of such a difference by chance, below which one normalization is clearly better than another.
+# Significance level at which one normalization is clearly better than another.
 _LEVEL = 0.05
-# Difference in accuracy, as a share of the images, that hardly changes the number of an evaluation.
+# Difference in accuracy that hardly matters for an evaluation.
 _SAME = 0.02
 _TEMPERATURES = [2 ** (step / 4) for step in range(-16, 33)]
 _RULE = f"clearly best means McNemar's exact p below {_LEVEL} against each of the others"
@@ -30,11 +30,11 @@ Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
 @dataclass(frozen=True)
 class Found:
-    """The normalization that was taken.
+    """The chosen normalization.
 
     Args:
         statistics: mean and standard deviation.
-        note: what each candidate gives and why this one was taken.
+        note: accuracies of the candidates, and the reason for the choice.
     """
 
     statistics: Statistics
@@ -51,7 +51,7 @@ def candidates(data: Data, x: Tensor) -> dict[str, Statistics]:
     }
     if channels == 3:
         known["ImageNet's"] = _IMAGENET
-    # Without names that mean the same as an earlier one.
+    # Drop candidates that equal an earlier one.
     return {name: value for name, value in known.items() if value not in [*known.values()][: [*known].index(name)]}
 
 
@@ -60,17 +60,17 @@ def find_normalization(
 ) -> Found:
     """Try the plausible normalizations on clean test images and take the best one.
 
-    Where several have the best accuracy within noise, that with the lowest loss is taken if its loss is clearly lower,
+    If several have the best accuracy within noise, the one with the lowest loss is chosen if its loss is clearly lower,
     or if the choice hardly changes the accuracy.
 
     Args:
-        build: the network behind a normalization, in eval mode on the data's device.
+        build: builds the network with a normalization, in eval mode on the data's device.
         data: labelled images.
         name: name of the network, for messages.
-        usual: reason to take none unless another is clearly better; None asks the user where no one is clearly best.
+        usual: reason to use none unless another is clearly better; None raises if none is clearly best.
 
     Raises:
-        RobustCliError: no normalization is clearly best, and none is usual.
+        RobustCliError: no normalization is clearly best, and there is no usual one.
     """
     x, y = data.evaluation("test", min(_IMAGES, data.sizes["test"]))
     known = candidates(data, x)
@@ -88,19 +88,19 @@ def find_normalization(
         return Found(known["none"], f"{tried}; took none ({usual}; no other is clearly best)")
     options = "\n".join(f"  {title}: {_options(statistics)}" for title, statistics in known.items())
     raise RobustCliError(
-        f"{name}: nothing says which normalisation it was trained with. {tried}; no one is clearly best ({_RULE}, and "
-        f"better than guessing). Say which one:\n{options}"
+        f"{name}: nothing says which normalisation it was trained with. {tried}; none is clearly best ({_RULE}, and "
+        f"better than guessing). Choose one:\n{options}"
     )
 
 
 @dataclass(frozen=True)
 class _Trial:
-    """A network behind one normalization on clean images.
+    """A network with one normalization on clean images.
 
     Args:
-        right: images that it classifies correctly, (n,) bool.
-        loss: cross-entropy of every image, (n,), at the temperature that makes the mean smallest. So a normalization
-            does not win by making a network less sure of everything.
+        right: mask (n,) of the correctly classified images.
+        loss: cross-entropy of every image, (n,), at the temperature with the smallest mean, so that a normalization
+            does not win by making the network less confident.
     """
 
     right: Tensor
@@ -115,7 +115,7 @@ class _Trial:
         return float(self.loss.mean())
 
     def is_clearly_better(self, other: "_Trial") -> bool:
-        """Whether it is right on clearly more images than the other."""
+        """Whether it classifies clearly more images correctly than the other."""
         only_one, only_other = int((self.right & ~other.right).sum()), int((other.right & ~self.right).sum())
         return only_one > only_other and mcnemar(only_one, only_other) < _LEVEL
 
@@ -128,11 +128,11 @@ class _Trial:
 
 
 def _choose(close: Mapping[str, _Trial], known: Mapping[str, Statistics], usual: str | None) -> tuple[str | None, str]:
-    """The candidate to take among those whose accuracy is the best within noise, and why; None if none stands out."""
+    """Choose among candidates whose accuracy is the best within noise, with a reason; None if none stands out."""
     leader = min(close, key=lambda title: close[title].mean)
     others = [trial for title, trial in close.items() if title != leader]
     if len(close) == len(known) and all(torch.equal(trial.right, close[leader].right) for trial in others):
-        # Where all give the same, the first is as good as any.
+        # If all are equal, choose the first.
         return next(iter(known)), "all give the same"
     if not others:
         return leader, f"clearly best; {_RULE}"

@@ -1,4 +1,4 @@
-"""Open what a user names: a network, its images and the threat, ready on the device."""
+"""Open the model that a user names, with images and threat model, on a device."""
 
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -23,11 +23,11 @@ from robustcli.threat.threat import ThreatModel
 
 @dataclass(frozen=True, kw_only=True)
 class OpenedModel:
-    """A network with its images and a threat, on a device.
+    """A network with images and threat model, on a device.
 
     Args:
-        request: how the user named it.
-        model: what that is.
+        request: the user's request.
+        model: the model that was found.
     """
 
     request: ModelRequest
@@ -38,7 +38,7 @@ class OpenedModel:
     device: torch.device
 
     def to_json(self) -> dict[str, Any]:
-        """The head of every file about it: what it is, under which threat, on which images, by which program."""
+        """Header of stored files: network, threat model, images and software."""
         return {
             "schema": SCHEMA,
             **self.model.origin,
@@ -52,10 +52,10 @@ class OpenedModel:
 
 
 def open_model(request: ModelRequest, model: Model, threat: ThreatModel, device: torch.device) -> OpenedModel:
-    """Read the images, then build the network for them: the expensive part, after everything was checked.
+    """Read the images, then build the network for them; all cheap checks come before.
 
     Raises:
-        RobustCliError: the images cannot be read, or the network does not take them.
+        RobustCliError: the images cannot be read, or the network does not accept them.
     """
     data = test_images(model.defaults, device)
     keep_freed_memory()
@@ -71,7 +71,7 @@ def threat_of(
     is_attacked: bool = True,
     where: str = "robust eval",
 ) -> ThreatModel:
-    """The threat model of the defaults, changed by what the user gives.
+    """Return the default threat model, changed by options of the user.
 
     Args:
         is_attacked: whether an evaluation needs a threat model; if not, the radius is 0.
@@ -87,8 +87,8 @@ def threat_of(
     missing = [f"--{key}" for key in asked if key not in known and key not in given]
     if missing:
         raise RobustCliError(
-            f"{' and '.join(missing)}: {defaults.name} has no threat model of its own; write --norm linf --eps 8/255, "
-            "or what is usual for these images"
+            f"{' and '.join(missing)}: {defaults.name} has no threat model; write --norm linf --eps 8/255, "
+            "or the usual one for these images"
         )
     settings = checked(lambda checker: checker.settings(ThreatSettings, {**known, **given}, ("threat",)), where)
     return ThreatModel(settings.norm, Fraction(settings.eps))

@@ -1,8 +1,8 @@
-"""Read what torch.save wrote without running any code from the file.
+"""Read files of torch.save without running code from the file.
 
-Pickle names functions and classes, and a reader that looks them up runs what a stranger wrote. This reader knows the
-few names that rebuild tensors. Everything else becomes a `Skipped`, which does nothing but keep its contents, so that
-weights next to an argparse.Namespace, a NumPy scalar or a training history can be read.
+Pickle names functions and classes, and a reader that imports them runs code of the author. This reader knows only the
+names that rebuild tensors. Everything else becomes a `Skipped`, which only keeps its contents, so that weights next to
+an argparse.Namespace, a NumPy scalar or a training history can be read.
 """
 
 import pickle
@@ -20,12 +20,12 @@ from torch import _utils as rebuild
 from robustcli.errors import Interrupted, RobustCliError, in_one_line
 from robustcli.store.file_kinds import other_kind
 
-# Objects inside objects that are looked through for the tensors of a network that was saved whole.
+# Maximum depth at which objects are searched for the tensors of a network that was saved as a whole.
 _DEEPEST = 100
 
 
 class Skipped:
-    """Stands for an object whose class is not looked up; keeps the data that the file gives it."""
+    """Placeholder for an object of an unknown class; keeps its data."""
 
     def __new__(cls, *_arguments: Any, **_options: Any) -> Self:
         skipped = object.__new__(cls)
@@ -50,7 +50,7 @@ class Skipped:
         self.contents[key] = value
 
     def append(self, _value: Any) -> None:
-        """Keep nothing."""
+        """Ignore the value."""
 
     extend = add = append
 
@@ -60,8 +60,8 @@ class PlainFile:
     """Contents of a file as data: tensors, numbers, texts, lists and dictionaries.
 
     Args:
-        contents: the saved value; objects of unknown classes are dictionaries of what they hold.
-        skipped: names of those classes, each once.
+        contents: the saved value; objects of unknown classes become dictionaries.
+        skipped: names of these classes, without duplicates.
     """
 
     contents: Any
@@ -72,7 +72,7 @@ def read_plain(path: Path) -> PlainFile:
     """Read a file on the CPU.
 
     Raises:
-        RobustCliError: it is not a file that torch.save wrote, or it is damaged.
+        RobustCliError: it was not written by torch.save, or is damaged.
     """
     kind = other_kind(path)
     if kind is not None:
@@ -91,21 +91,21 @@ def read_plain(path: Path) -> PlainFile:
     vars(module).update(Unpickler=Reader, load=lambda file, **options: Reader(file, **options).load())
     try:
         with warnings.catch_warnings():
-            # Such as that quantized tensors are deprecated: no news to the reader of a file.
+            # For example that quantized tensors are deprecated, which does not help the user.
             warnings.simplefilter("ignore")
             contents = torch.load(path, map_location="cpu", pickle_module=module, weights_only=False)
         return PlainFile(_unwrapped(contents, _DEEPEST), tuple(skipped))
     except Interrupted:
         raise
-    except Exception as error:  # torch and pickle raise whatever a broken file makes them stumble on
+    except Exception as error:  # a broken file may raise anything
         raise RobustCliError(
             f"{path}: cannot be read as plain data ({in_one_line(error)}); expected a file that torch.save wrote"
         ) from error
 
 
 def _known(module: str, name: str) -> Any:
-    """A function or class that the file may use, or None."""
-    # Files of Python 2 and of pickle's protocol 2, which torch.save writes, have the old name of the module.
+    """Return a function or class that the file may use, or None."""
+    # Python 2 and protocol 2 of pickle, which torch.save uses, have the old name of the module.
     found = _SAFE.get((module.replace("__builtin__", "builtins"), name))
     if found is not None:
         return found
@@ -116,7 +116,7 @@ def _known(module: str, name: str) -> Any:
 
 
 def _unwrapped(value: Any, depth: int) -> Any:
-    """Replace skipped objects by dictionaries; a network that was saved whole becomes its state dict."""
+    """Replace skipped objects by dictionaries; a network that was saved as a whole becomes its state dict."""
     if isinstance(value, Skipped):
         found = value.contents
         if "_parameters" in found and "_modules" in found:

@@ -1,4 +1,4 @@
-"""A network that torch.jit.save wrote."""
+"""A TorchScript network, written by torch.jit.save."""
 
 import warnings
 import zipfile
@@ -14,7 +14,7 @@ from robustcli.models.source import LoadedNetwork, ModelSource, reason
 
 @dataclass(frozen=True)
 class Script(ModelSource):
-    """A network that torch.jit.save wrote, code and weights."""
+    """A TorchScript network, code and weights."""
 
     path: Path
     plain_because: str | None = "it brings its own, if it needs one"
@@ -25,7 +25,7 @@ class Script(ModelSource):
 
     def load(self, shape: ImageShape, device: torch.device) -> LoadedNetwork:
         with warnings.catch_warnings():
-            # That newer ways exist is no news to the user of a file that was written in this one.
+            # The deprecation warning does not help the user of an existing file.
             warnings.simplefilter("ignore", FutureWarning)
             try:
                 return LoadedNetwork(network=torch.jit.load(str(self.path), map_location=device))  # type: ignore[no-untyped-call]
@@ -34,7 +34,7 @@ class Script(ModelSource):
 
 
 def is_torchscript(path: Path) -> bool:
-    """Whether a file was written by torch.jit.save: an archive with constants for the code in it."""
+    """Return whether a file was written by torch.jit.save, from the constants for its code in the archive."""
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.partition("/")[2] == "constants.pkl" for name in archive.namelist())

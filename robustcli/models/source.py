@@ -1,4 +1,4 @@
-"""Where an external model comes from: a network that `robust train` did not make."""
+"""Sources of external models: networks that `robust train` did not make."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,12 +11,12 @@ from robustcli.architectures import ImageShape
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedNetwork:
-    """A network as its source loads it, before any normalization is put in front of it.
+    """A network as its source loads it, without normalization before it.
 
     Args:
         network: (n, c, h, w) -> logits, in eval mode, on the CPU or on the requested device.
-        mean, std: the normalization that its weights were trained with, if the source knows it; else None.
-        source: where mean and std come from, in words.
+        mean, std: normalization in training, if the source knows it; else None.
+        source: origin of mean and std, as text.
         notes: facts that a reader of its numbers must know.
     """
 
@@ -34,11 +34,11 @@ class ModelSource(Protocol):
 
     Args:
         name: name of the network, for titles and messages.
-        plain_because: reason why the network most likely takes pixels in [0, 1] as they are; None if that is not
+        plain_because: reason why the network most likely uses pixels in [0, 1] without normalization; None if
             known.
-        size: side of the images that the network was made for, or None.
-        images: data set that the network was trained on, if known.
-        norm, eps: threat model that the network was trained against, if known.
+        size: side of the training images, or None.
+        images: training data set of the network, if known.
+        norm, eps: threat model of the training, if known.
     """
 
     @property

@@ -1,4 +1,4 @@
-"""Start training from weights that exist: of a run, of a file, or of a model by name."""
+"""Start training from existing weights: of a run, of a file, or of a model by name."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +17,7 @@ from robustcli.models.weights_fit import ClassesDiffer, require_plain_numbers
 from robustcli.registry.registry import MemberSpec
 from robustcli.store import checkpoint
 
-# Beginning of the names of the normalization's buffers, and of the network behind it.
+# Prefixes of the normalization's buffers, and of the network after it.
 _NORMALIZATION, _BODY = "normalize.", "body."
 
 

@@ -1,11 +1,11 @@
-"""What a transformer or a ConvNeXt is, read from the names and shapes of its weights, as timm and others name them."""
+"""Recognise a transformer or ConvNeXt by the names and shapes of its weights, as in timm and other packages."""
 
 import re
 from collections.abc import Collection, Mapping
 
 from torch import Tensor
 
-# Channels of a head in every published ViT: shapes do not tell how many heads there are.
+# Channels per head in every published ViT; shapes do not determine the number of heads.
 _HEAD = 64
 Settings = dict[str, object]
 
@@ -22,12 +22,12 @@ _TORCHVISION: Mapping[tuple[tuple[int, ...], int], str] = {
 
 
 def recognise_transformer(tensors: Mapping[str, Tensor]) -> tuple[str, Settings] | None:
-    """The likely architecture and its settings, or None.
+    """Return the likely architecture and its settings, or None.
 
-    What shapes do not tell stays out: the patches of an XCiT, whether a nano one normalises its tokens, dropout.
+    Settings that do not affect shapes are left out: patches of an XCiT, norm_tokens, dropout.
 
     Args:
-        tensors: weights by name, prefixes such as "module." taken away.
+        tensors: weights by name, without prefixes such as "module.".
     """
     if {"cls_attn_blocks.1.attn.q.weight", "patch_embed.proj.6.0.weight", "blocks.0.attn.temperature"} <= set(tensors):
         heads = tensors["blocks.0.attn.temperature"].shape[0]
@@ -90,7 +90,7 @@ def _convnext(tensors: Mapping[str, Tensor]) -> tuple[str, Settings] | None:
         "depths": _list([_blocks(tensors, f"stages.{stage}.") for stage in range(stages)]),
         "widths": _list(widths),
     }
-    # The smallest networks of timm have convolutions where others have linear layers.
+    # The smallest networks of timm have convolutions instead of linear layers.
     if tensors["stages.0.blocks.0.mlp.fc1.weight"].dim() != 2:
         return None
     if "stem.0.weight" in tensors and "stem.3.weight" not in tensors:

@@ -1,4 +1,4 @@
-"""Weights that another program saved: read as data, and found among what is saved next to them."""
+"""Weights saved by another program: read as data, and found among other saved objects."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -12,21 +12,21 @@ from robustcli.models.plain_pickle import PlainFile, read_plain
 from robustcli.models.script import is_torchscript
 from robustcli.store import checkpoint
 
-# How deep below the top of a file weights are looked for, such as state_dict or model.state_dict.
+# Maximum depth at which weights are searched in a file, such as state_dict or model.state_dict.
 _DEPTH = 4
 _SHOWN = 5
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Tensors by name, as a file holds them.
+    """Tensors by name, as in a file.
 
     Args:
         path: the file.
-        tensors: by name.
-        notes: what was done to find them.
-        others: further sets of weights in the file by their place, where --weights-key does not choose one.
-        place: of these tensors in the file; "" is the top.
+        tensors: tensors by name.
+        notes: steps taken to find them.
+        others: further sets of weights in the file by their place, if --weights-key does not choose one.
+        place: place of these tensors in the file; "" is the top.
     """
 
     path: Path
@@ -36,7 +36,7 @@ class Weights:
     place: str = ""
 
     def without(self, prefix: str) -> "Weights":
-        """Return these weights without those whose names begin with a prefix, wherever a wrapper put it."""
+        """Return these weights without those whose names begin with a prefix, also inside a wrapper."""
 
         def kept(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
             return {name: one for name, one in tensors.items() if f".{prefix}" not in f".{name}"}
@@ -45,28 +45,28 @@ class Weights:
         return replace(self, tensors=kept(self.tensors), others=others)
 
     def candidates(self) -> Iterator["Weights"]:
-        """These weights, and each of the others instead of them, with a note that says where they lie."""
+        """Yield these weights, and each of the others instead, with a note about their place."""
         for place, tensors in {self.place: self.tensors, **self.others}.items():
             note = (f"{self.path.name}: weights are those under '{place}'",) if place else ()
             yield replace(self, tensors=tensors, notes=(*note, *self.notes), others={}, place=place)
 
 
 def read_weights(path: Path, key: str | None = None) -> Weights:
-    """Read the weights in a file, whatever dictionaries are around them.
+    """Read the weights in a file, at any depth of dictionaries.
 
     Args:
         path: the file.
-        key: where in the file the weights are, such as "ema" or "model.state_dict", or with which words their names
-            begin; None takes the only ones, or those that fit the network.
+        key: place of the weights in the file, such as "ema" or "model.state_dict", or prefix of their names; None
+            uses the only ones, or those that fit the network.
 
     Raises:
-        RobustCliError: the file is missing, cannot be read as data, or holds no weights.
+        RobustCliError: the file is missing, cannot be read as data, or contains no weights.
     """
     if not path.is_file():
         raise RobustCliError(f"{path}: is a folder" if path.is_dir() else f"{path}: no such file")
     if is_torchscript(path):
         raise RobustCliError(
-            f"{path}: is TorchScript, which brings its own network; evaluate it without --architecture and --weights"
+            f"{path}: is TorchScript, which contains its own network; evaluate it without --architecture and --weights"
         )
     file = read_safetensors(path) if path.suffix == ".safetensors" else read_plain(path)
     contents = file.contents
@@ -78,7 +78,7 @@ def read_weights(path: Path, key: str | None = None) -> Weights:
     if file.skipped:
         notes = (f"{path.name}: objects that are not plain data were skipped unread ({_listed(file.skipped)})",)
     found = dict(_dictionaries(contents, "", _DEPTH))
-    # A set of tensors one of which is called "weight" is taken before others, such as an optimizer's averages.
+    # Prefer sets that contain a tensor "weight" over others, such as an optimizer's averages.
     usual = {place: tensors for place, tensors in found.items() if any(_is_weight(name) for name in tensors)}
     if not found:
         keys = _listed(map(str, contents)) if isinstance(contents, Mapping) else type(contents).__name__
@@ -113,7 +113,7 @@ def read_safetensors(path: Path) -> PlainFile:
 
 
 def _at(path: Path, found: Mapping[str, Mapping[str, Tensor]], key: str, notes: tuple[str, ...]) -> Weights:
-    """The weights under a key of the file, or those whose names begin with it."""
+    """Return the weights under a key of the file, or those whose names begin with it."""
     if key in found:
         return Weights(path, found[key], notes, place=key)
     for place, tensors in found.items():
@@ -129,7 +129,7 @@ def _at(path: Path, found: Mapping[str, Mapping[str, Tensor]], key: str, notes: 
 
 
 def _dictionaries(value: Any, where: str, depth: int) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
-    """Every dictionary with tensors in it by its place; entries that are not tensors are left out."""
+    """Yield every dictionary with tensors by its place; other entries are dropped."""
     if not isinstance(value, Mapping):
         return
     tensors = {key: item for key, item in value.items() if isinstance(key, str) and isinstance(item, Tensor)}
@@ -140,7 +140,7 @@ def _dictionaries(value: Any, where: str, depth: int) -> Iterator[tuple[str, Map
 
 
 def _not_tensors(contents: Any, place: str) -> list[str]:
-    """Keys of what lies among the weights and is neither a tensor nor a dictionary."""
+    """Keys of entries among the weights that are neither tensors nor dictionaries."""
     for key in place.split(".") if place else ():
         if key not in contents:
             return []

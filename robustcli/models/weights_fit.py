@@ -1,4 +1,4 @@
-"""Put weights of a file into a network: wrappers' prefixes taken away, all weights loaded or none."""
+"""Load weights of a file into a network: strip prefixes of wrappers, and load all weights or none."""
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -14,18 +14,18 @@ from robustcli.models.source import LoadedNetwork
 from robustcli.models.transformer_keys import in_own_names
 from robustcli.models.weights_file import Weights
 
-# Mean and deviation of a normalisation saved with the network, by what people call them.
+# Common names of mean and std of a normalisation saved with the network.
 _NORMALISATIONS = (("mean", "std"), ("mu", "sigma"), ("new_mean", "new_std"))
-# Registered by old wide residual networks and never called.
+# Registered by old wide residual networks but never used.
 _DEAD = "sub_block1."
 _COUNTER = "num_batches_tracked"
-# Words that torch.compile and DataParallel put into names, also in the middle.
+# Name parts that torch.compile and DataParallel insert, also in the middle.
 _WRAPPERS = ("_orig_mod", "module")
 _SHOWN = 4
 
 
 class ClassesDiffer(RobustCliError):
-    """Weights that fit but for the number of classes.
+    """Weights that fit except for the number of classes.
 
     Args:
         classes: number of classes in the file.
@@ -38,12 +38,12 @@ class ClassesDiffer(RobustCliError):
 
 @dataclass(frozen=True)
 class _Unwrapped:
-    """Weights without what was wrapped around the network.
+    """Weights without wrappers around the network.
 
     Args:
-        tensors: by the network's names.
-        mean, std: a normalisation saved next to them, one number for each channel.
-        notes: what was done.
+        tensors: tensors by the network's names.
+        mean, std: a normalisation saved next to them, one number per channel.
+        notes: steps taken.
     """
 
     tensors: Mapping[str, Tensor]
@@ -53,11 +53,11 @@ class _Unwrapped:
 
 
 def filled(network: nn.Module, weights: Weights, name: str) -> LoadedNetwork:
-    """The network with weights of a file in it, and the normalisation that was saved next to them.
+    """Load weights of a file into a network, with the normalisation that was saved next to them.
 
     Args:
-        network: random weights, replaced.
-        weights: as their file holds them; of several sets the one that fits is taken.
+        network: network with random weights, which are replaced.
+        weights: weights as in their file; among several sets, the one that fits is used.
         name: name of the network, for messages.
 
     Raises:
@@ -82,13 +82,13 @@ def filled(network: nn.Module, weights: Weights, name: str) -> LoadedNetwork:
 
 
 def hint_of(weights: Weights) -> str:
-    """The end of an error message: the architecture that the weights look like, if that is known."""
+    """Return the end of an error message with the likely architecture, if known."""
     words = likely_architecture(weights)
     return f"; the names look like those of {words}" if words else ""
 
 
 def likely_architecture(weights: Weights) -> str | None:
-    """Return the options that name the architecture which the weights look like; None if that is not known."""
+    """Return options for the likely architecture of the weights; None if unknown."""
     return recognise(_unwrapped(weights, {}).tensors)
 
 
@@ -102,18 +102,18 @@ def _unwrapped(weights: Weights, expected: Mapping[str, Tensor]) -> _Unwrapped:
     """Weights by the network's own names.
 
     Args:
-        expected: the network's tensors by name; names that begin like these belong to no wrapper.
+        expected: the network's tensors by name; prefixes of these names belong to no wrapper.
     """
     file, notes = weights.path.name, weights.notes
     tensors, taken_out = _without_words(in_own_names(weights.tensors, expected), expected)
     if taken_out:
-        notes += (f"{file}: {taken_out} was taken out of the names",)
+        notes += (f"{file}: {taken_out} was removed from the names",)
     around = _stripped(tensors, expected)
     problems = _problems(around.tensors, expected)
     if not expected or not problems:
         prefix = around.prefix
         if prefix:
-            notes += (f"{file}: '{prefix}' was taken from the beginning of every name",)
+            notes += (f"{file}: '{prefix}' was removed from the beginning of every name",)
         return _Unwrapped(around.tensors, around.mean, around.std, notes)
     prefixes = _prefixes(tensors, expected)
     if len(prefixes) > 1 and "" not in prefixes:
@@ -131,7 +131,7 @@ def _unwrapped(weights: Weights, expected: Mapping[str, Tensor]) -> _Unwrapped:
     left = [name for name, tensor in outside.items() if id(tensor) in unused and not name.endswith(_COUNTER)]
     note = f"{file}: weights are those whose names begin with '{prefix}'"
     if left:
-        note += f"; {len(left)} others were left out ({_listed(left)})"
+        note += f"; {len(left)} others were ignored ({_listed(left)})"
     return _Unwrapped(inside, rest.mean, rest.std, (*notes, note))
 
 
@@ -144,7 +144,7 @@ class _Stripped:
 
 
 def _stripped(tensors: Mapping[str, Tensor], expected: Collection[str]) -> _Stripped:
-    """Take away prefixes that all names share, and a normalisation around the network."""
+    """Strip prefixes that all names share, and a normalisation around the network."""
     tensors, prefix = _without_prefix(tensors, expected)
     pair = next(_normalisations(tensors, expected), None)
     if pair is None:
@@ -156,18 +156,18 @@ def _stripped(tensors: Mapping[str, Tensor], expected: Collection[str]) -> _Stri
 
 
 def _without_words(tensors: Mapping[str, Tensor], expected: Collection[str]) -> tuple[Mapping[str, Tensor], str]:
-    """Take wrappers' words out of the middle of names, where the network itself has no such word."""
+    """Remove name parts of wrappers, unless the network itself has them."""
     known = {word for name in expected for word in name.split(".")}
     found = [word for word in _WRAPPERS if word not in known and any(word in name.split(".")[1:] for name in tensors)]
     if not found:
         return tensors, ""
     renamed = {".".join(word for word in name.split(".") if word not in found): one for name, one in tensors.items()}
-    # Two names must not become one.
+    # Two names must not become the same.
     return (renamed, " and ".join(f"'{word}.'" for word in found)) if len(renamed) == len(tensors) else (tensors, "")
 
 
 def _prefixes(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
-    """Beginnings of names under which the whole network lies; those with equal shapes, if there are any."""
+    """Return prefixes with the whole network; only those with equal shapes, if there are any."""
     needed = [name for name in expected if not name.endswith(_COUNTER)]
     if not needed:
         return []
@@ -181,7 +181,7 @@ def _prefixes(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> 
 
 
 def _tensors_of(network: nn.Module) -> dict[str, Tensor]:
-    """The state dict without what modules keep as extra state."""
+    """Return the state dict without extra state of modules."""
     return {key: value for key, value in network.state_dict().items() if isinstance(value, Tensor)}
 
 
@@ -191,7 +191,7 @@ def _problems(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> li
 
 
 def _differences(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> tuple[list[str], list[str], list[str]]:
-    # The number of batches that trained a normalisation matters only to training, and old files lack it.
+    # num_batches_tracked matters only to training, and is missing in old files.
     missing = [key for key in expected if key not in found and not key.endswith(_COUNTER)]
     unknown = [key for key in found if key not in expected and not key.startswith(_DEAD)]
     other = [key for key in found if key in expected and found[key].shape != expected[key].shape]
@@ -199,7 +199,7 @@ def _differences(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) ->
 
 
 def _load(network: nn.Module, weights: _Unwrapped, path: Path, name: str) -> list[str]:
-    """Put weights into a network, all of them or none; return what a reader must know."""
+    """Load all weights into a network, or none; return notes for the reader."""
     expected = _tensors_of(network)
     notes = list(weights.notes)
     found = dict(weights.tensors)
@@ -234,7 +234,7 @@ def _load(network: nn.Module, weights: _Unwrapped, path: Path, name: str) -> lis
 
 
 def require_plain_numbers(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse tensors whose numbers copying would lose or change: quantized, sparse, empty, whole or complex."""
+    """Raise for tensors that copying would change: quantized, sparse, empty, integer or complex."""
     for key, tensor in found.items():
         advice = None
         if tensor.is_meta:
@@ -249,15 +249,15 @@ def require_plain_numbers(found: Mapping[str, Tensor], expected: Mapping[str, Te
             advice = f"{_type(tensor)}, and the network's is {_type(expected[key])}"
         elif expected[key].is_floating_point() and not tensor.is_floating_point():
             advice = (
-                f"{_type(tensor)}, and the network's is {_type(expected[key])}: whole numbers lack the scale that "
-                "belongs to them; dequantize the weights first"
+                f"{_type(tensor)}, but the network's is {_type(expected[key])}: integers lack their "
+                "scale; dequantize the weights first"
             )
         if advice is not None:
             raise RobustCliError(f"{path}: {key} is {advice}")
 
 
 def _require_one_value(network: nn.Module, found: Mapping[str, Tensor], path: Path, name: str) -> None:
-    """Of a weight that a network uses in several places, such as a shared activation's, files have equal copies."""
+    """Raise if a weight that the network uses in several places has different values in the file."""
     places: dict[Tensor, list[str]] = {}
     for key, weight in network.named_parameters(remove_duplicate=False):
         places.setdefault(weight, []).append(key)
@@ -271,7 +271,7 @@ def _require_one_value(network: nn.Module, found: Mapping[str, Tensor], path: Pa
 
 
 def _without_prefix(tensors: Mapping[str, Tensor], expected: Collection[str]) -> tuple[Mapping[str, Tensor], str]:
-    """Take away the first words that all names share and the network does not use, such as "module." and "model."."""
+    """Strip first name parts that all names share and the network does not use, such as "module." and "model."."""
     known = {name.partition(".")[0] for name in expected}
     prefix = ""
     while len(heads := {name.partition(".")[0] for name in tensors}) == 1 and not heads & known:
@@ -299,13 +299,13 @@ def _problem(title: str, keys: Sequence[str], words: Callable[[str], str]) -> It
 
 
 def _is_classifier(shapes: Sequence[tuple[torch.Size, torch.Size]]) -> bool:
-    """Whether pairs of shapes differ as the last weight and bias of networks for other numbers of classes do."""
+    """Return whether shapes differ like the last weight and bias of networks with other numbers of classes."""
     outputs = {(one[:1], other[:1]) for one, other in shapes}
     return len(shapes) <= 2 and len(outputs) == 1 and all(one[1:] == other[1:] for one, other in shapes)
 
 
 def _is_equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    """Whether two sets of weights are the same, whatever their order."""
+    """Return whether two sets of weights are equal, in any order."""
     return one.keys() == other.keys() and all(
         a is b or (_is_dense(a) and _is_dense(b) and a.dtype == b.dtype and torch.equal(a, b))
         for a, b in ((one[key], other[key]) for key in one)

@@ -1,12 +1,12 @@
 """The members of every family, read from their source files without importing them.
 
-A member registers under a name that is written out in its file::
+A member registers under a literal name in its file::
 
     @DEFENSES.register("trades", smoke={"steps": 2})
     def trades(*, beta: float = 6.0, ...) -> MinMax: ...
 
-Importing a member imports torch, which takes seconds, and `robust list` and `robust validate` should answer
-at once. The contract tests compare what is read here with the imported signature.
+Importing a member imports torch, which takes seconds, but `robust list` and `robust validate` should be fast. The
+contract tests compare the parsed with the imported signature.
 """
 
 import ast
@@ -52,14 +52,14 @@ PLUGIN_GROUP = "robustcli"
 
 @dataclass(frozen=True, kw_only=True)
 class Member(Declaration):
-    """A registered member: what it declares, and what its source says of it.
+    """A registered member: its declaration and its source.
 
     Args:
         path: file that registers it.
         line: line of its function or class.
-        parameters: what its part of a spec may set.
+        parameters: parameters in a spec.
         replaceable: fields of the object that it returns; a spec may replace them too.
-        served: by field of that object, the parameters that serve nothing else.
+        served: by field of that object, the parameters that only affect this field.
     """
 
     family: str
@@ -85,7 +85,7 @@ class Member(Declaration):
 
 
 def describe(family: str, name: str) -> Member:
-    """Return the member `name` of `family`; an unknown name is an error with the nearest one."""
+    """Return a member; for an unknown name the error suggests the nearest one."""
     members = catalog(family)
     if name not in members:
         raise RobustCliError(f"unknown name '{name}' in {family}{suggest(name, members)}")
@@ -94,7 +94,7 @@ def describe(family: str, name: str) -> Member:
 
 @cache
 def catalog(family: str) -> Mapping[str, Member]:
-    """All members of a family by name, in alphabetical order, read from the source files."""
+    """Return all members of a family in alphabetical order, read from the source files."""
     files: dict[str, tuple[str, Path]] = {}
     for module, path in _own_files(family):
         for name in _names(module, path, family):
@@ -103,28 +103,30 @@ def catalog(family: str) -> Mapping[str, Member]:
             files[name] = module, path
     for module, path in _plugin_files():
         try:
-            # Parsed here, so that a file which cannot be read costs its own members only.
+            # Parsed here, so that an unreadable file only affects its own members.
             names = [member.name for member in _read(module, path, family)]
         except (RobustCliError, SyntaxError, ValueError, OSError) as error:
-            warnings.warn(f"plugin {path}: left out, it cannot be read: {error}", stacklevel=2)
+            warnings.warn(f"plugin {path}: ignored, because it cannot be read: {error}", stacklevel=2)
             continue
         for name in names:
             if name in files:
                 twice = _twice(family, name, files[name], (module, path))
-                warnings.warn(f"plugin {module}: {twice}; the second is left out", stacklevel=2)
+                warnings.warn(f"plugin {module}: {twice}; the second is ignored", stacklevel=2)
             else:
                 files[name] = module, path
     return Members(family, dict(sorted(files.items())))
 
 
 def _twice(family: str, name: str, *files: tuple[str, Path]) -> str:
-    """Describe two members of one name."""
+    """Describe two members with the same name."""
     first, second = (next(member for member in _read(*file, family) if member.name == name) for file in files)
     return f"two {family} are named '{name}': {first.path}:{first.line} and {second.path}:{second.line}"
 
 
 class Members(Mapping[str, Member]):
-    """The members of a family by name. A file is parsed when one of its members is asked for.
+    """The members of a family by name. Files are parsed on first use of their members.
+
+    Parsing all files would take longer than the rest of `robust show` and `robust validate`.
 
     Parsing all files takes longer than everything else that `robust show` and `robust validate` do.
 
@@ -143,7 +145,7 @@ class Members(Mapping[str, Member]):
             self._members |= {member.name: member for member in _read(module, path, self._family)}
         if name not in self._members:
             raise RobustCliError(
-                f'{path}: register("{name}") is not in front of a function or a class, at the beginning of its line'
+                f'{path}: register("{name}") must decorate a function or class at the top level of the file'
             )
         return self._members[name]
 
@@ -169,9 +171,9 @@ def package_of(family: str) -> str:
 
 @cache
 def _plugin_files() -> tuple[tuple[str, Path], ...]:
-    """Source files of installed packages that announce themselves under the entry point group.
+    """Source files of installed packages with an entry point of robustcli.
 
-    A package that cannot be found is left out with a warning: it must not end commands that do not need it.
+    A package that cannot be found is ignored with a warning, because most commands do not need it.
     """
     from importlib.metadata import entry_points
 
@@ -181,11 +183,11 @@ def _plugin_files() -> tuple[tuple[str, Path], ...]:
             spec = find_spec(entry.module)
         except ModuleNotFoundError:
             spec = None
-        except Exception as error:  # a package around the module is imported, and raises what it likes
-            warnings.warn(f"plugin '{entry.name}': left out, {entry.module} fails: {error!r}", stacklevel=2)
+        except Exception as error:  # the parent package is imported, and may raise anything
+            warnings.warn(f"plugin '{entry.name}': ignored, because {entry.module} fails: {error!r}", stacklevel=2)
             continue
         if spec is None or spec.origin is None:
-            warnings.warn(f"plugin '{entry.name}': left out, there is no module '{entry.module}'", stacklevel=2)
+            warnings.warn(f"plugin '{entry.name}': ignored, there is no module '{entry.module}'", stacklevel=2)
             continue
         files.append((entry.module, Path(spec.origin)))
         for folder in spec.submodule_search_locations or ():
@@ -198,7 +200,7 @@ def _plugin_files() -> tuple[tuple[str, Path], ...]:
 
 
 def _names(module: str, path: Path, family: str) -> list[str]:
-    """The names that a file registers in a family: from its text if they stand there plainly, otherwise parsed."""
+    """Return the names that a file registers in a family: by a simple search of its text if possible, else parsed."""
     source = path.read_text(encoding="utf-8")
     call = f"{family.upper()}.register("
     if call not in source:
@@ -246,7 +248,7 @@ def _member(
         parameters = class_parameters(node, doc, where)
     else:
         parameters = function_parameters(node, doc, where)
-        # What a data set returns is its images; specs change settings only.
+        # A data set returns images, so specs change only its settings.
         returned = node.returns.id if isinstance(node.returns, ast.Name) and family != "datasets" else None
         form = class_named(returned, tree, path) if returned is not None else None
         if form is not None:

@@ -1,9 +1,9 @@
-"""What a member declares where it is registered: everything that other code must know about it.
+"""Declarations of members at their registration: facts that other code needs.
 
     @ATTACKS.register("carlini_wagner", norms=("l2",), smoke={"steps": 40})
 
-Declarations are literals, because the catalog reads them from the source without importing the member. A member of
-another package declares the same things in the same way.
+Declarations are literals, because the catalog reads them from the source without importing the member. Members of
+other packages use the same declarations.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ Passes = tuple[float, float, float]
 
 
 class _Of(tuple[str, ...]):
-    """The families whose members may declare something."""
+    """The families that support a declaration."""
 
 
 _COSTLY = _Of(("attacks", "defenses", "evaluators", "regularisers", "weights"))
@@ -34,53 +34,50 @@ _DEFENSE, _EVALUATOR, _MIXER = _Of(("defenses",)), _Of(("evaluators",)), _Of(("m
 
 @dataclass(frozen=True, kw_only=True)
 class Declaration:
-    """What a member declares where it is registered.
+    """Declaration of a member at its registration.
 
     Args:
-        fixed: parameters that the name settles, such as the depth of a network. Specs cannot set them, so one function
-            may be several members. Their names in braces stand for their values in the docstring.
-        smoke: cheap settings for tests, among them every parameter without a default.
-        added: parameters that came after a release, with the values that leave everything as it was before. A spec
-            that has these values keeps the digest that it had.
-        formerly: name that the member had in earlier versions. Specs and results with it are understood, and digests
-            are made with it.
-        renamed: parameters that had other names in earlier versions, by those.
+        fixed: parameters that the name determines, such as the depth of a network. Specs cannot set them, so one
+            function may be several members. Names in braces stand for these values in the docstring.
+        smoke: cheap settings for tests, including every parameter without a default.
+        added: parameters added after a release, with their neutral values. A spec with these values keeps its digest.
+        formerly: name in earlier versions. Specs and results with it are accepted, and digests use it.
+        renamed: parameters by their names in earlier versions.
         requires: optional package that the member needs.
         passes: cost with the defaults and the required parameters of `smoke`: forward passes, backward passes to the
             images only, and backward passes to the weights. For a defense: of an update, in passes of one batch; for a
             regulariser: what it adds; for a weight perturbation: what it adds each time the loss is differentiated; for
             an attack or an evaluator: of one image, at most.
         fewest: lower bound of the cost, where `passes` is an upper bound.
-        measured: what `robust plan` assumes where the cost of an update changes during training.
+        measured: assumption of `robust plan` if the cost of an update changes during training.
         norms: norms that the member supports.
-        second_derivatives: an input gradient is differentiated by the weights, which takes fp32 and no compilation.
-        reads: what the member reads inside the network through hooks, such as "the features"; a compiled network does
-            not call them.
+        second_derivatives: an input gradient is differentiated in the weights, which needs fp32 without compilation.
+        reads: part of the network that the member reads through hooks, such as "the features"; compiled networks do not
+            call hooks.
         trains: name of the only architecture that the defense trains.
-        trains_with: settings of any other architecture that give it the parts which the defense trains.
-        two_halves: the training images have two fixed halves, and every batch holds images of both in turn, for a
-            defense that learns two things from images that they do not share.
-        sets: parameter of its attack that the defense changes during training.
+        trains_with: settings of other architectures that add the parts which the defense trains.
+        two_halves: the training images have two fixed halves, and every batch has images of both, for a defense that
+            learns two things from separate images.
+        sets: parameter of the attack that the defense changes during training.
         spares_labels: with its own attack the defense can train on images without labels.
-        spans_training: what the member does at an update depends on the number of epochs of the whole run, so a run
-            with it cannot be continued with more epochs.
-        goes_farther: the attack reaches farther than its number of steps times their length.
-        varies_in_passes: how many passes the attack takes depends on the images, so several processes take different
-            numbers of them.
+        spans_training: an update depends on the total number of epochs, so a run cannot be continued with more
+            epochs.
+        goes_farther: the attack can move farther than steps times step size.
+        varies_in_passes: the number of passes depends on the images, so it differs between processes.
         flat_at_x: values of `loss` whose gradient is zero at the clean image.
         branches: parameter of the architecture that counts its branches of batch norms: one for clean images, one for
             the threat and one for each other threat of the defense.
         title: name in tables of other projects, such as "ResNet-{depth}" with settings in braces.
         searches: the network contains many networks and names the one that it prefers.
-        mixes_alone: every image is changed by itself, whatever else is in its batch.
+        mixes_alone: every image is changed independently of its batch.
         mixes_labels: training labels become shares of several classes.
         without_attack: the evaluator runs no attack.
         without_threat: the evaluator does not use the threat model of the spec or of the command.
-        sees_through_masking: the evaluator includes attacks that need no gradients, so gradient masking does not
-            deceive it.
-        own_images: the data set is files of the user, of any size.
-        given_by: path that stands for the data set and is its first parameter: a suffix such as ".npz", a file inside
-            a folder such as "/pack.json", or "/" for any other folder.
+        sees_through_masking: the evaluator includes attacks without gradients, so gradient masking does not deceive
+            it.
+        own_images: the data set consists of the user's files, of any size.
+        given_by: path that means the data set and is its first parameter: a suffix such as ".npz", a file inside a
+            folder such as "/pack.json", or "/" for any other folder.
         image: channels, height and width of an image.
         classes: number of classes.
         train_images: number of training images.
@@ -125,7 +122,7 @@ class Declaration:
 
 
 def checked_declaration(family: str, declared: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return what a member declares, checked.
+    """Check and return the declaration of a member.
 
     Args:
         where: place of the registration, for messages.

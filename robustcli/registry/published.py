@@ -17,14 +17,14 @@ class Published:
     Args:
         architecture: name of the member.
         settings: its settings, as `robust show NAME` takes them, such as "depth=34 widen=10"; empty for the defaults.
-        autoattack: share of the test images that withstand AutoAttack.
-        clean: share of the test images that are classified correctly without an attack; None if not stated.
+        autoattack: robust accuracy under AutoAttack, as a fraction.
+        clean: clean accuracy, as a fraction; None if not stated.
         data: data set.
         threat: norm and radius.
         training: name of the training method, or "not stated".
-        images: training images besides those of the data set, or "none".
+        images: additional training images, or "none".
         source: the paper.
-        counted_by: who measured the accuracies.
+        counted_by: source of the measurement.
     """
 
     architecture: str
@@ -40,7 +40,7 @@ class Published:
 
 
 def published(architecture: str) -> tuple[Published, ...]:
-    """Return the accuracies that are published of an architecture, in the order of the table."""
+    """Return the published accuracies of an architecture, in the order of the table."""
     return tuple(line for line in table() if line.architecture == architecture)
 
 

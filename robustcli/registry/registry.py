@@ -15,11 +15,11 @@ T = TypeVar("T", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class MemberSpec:
-    """A member as a spec names it, with every parameter resolved.
+    """A member as named in a spec, with all parameters resolved.
 
     Args:
         parameters: arguments of its builder; members inside it are `MemberSpec`s too.
-        options: settings that any member of its place has, such as the validation size of a data set.
+        options: settings that every member in this place has, such as the validation size of a data set.
     """
 
     family: str
@@ -34,7 +34,7 @@ class MemberSpec:
 
 
 class Registry:
-    """The members of one family. Importing a file registers its members; `get` imports a member by its name."""
+    """The members of one family. Importing a file registers its members; `get` imports a member by name."""
 
     def __init__(self, family: str) -> None:
         self.family = family
@@ -45,11 +45,10 @@ class Registry:
         """Add a member under `name`.
 
         Args:
-            declared: what others must know of it, written out as literals; see `Declaration`. With `fixed` one function
-                may be several members.
+            declared: declaration as literals; see `Declaration`. With `fixed` one function may be several members.
 
         Raises:
-            RobustCliError: something else is declared, or another member has the name.
+            RobustCliError: the declaration is invalid, or another member has the name.
         """
         checked_declaration(self.family, declared, f"{self.family} '{name}'")
 
@@ -80,8 +79,8 @@ def instantiate(chosen: MemberSpec, *positional: Any) -> Any:
     """Import a member and call it with its parameters; then replace fields of the object that it returned.
 
     Args:
-        positional: further arguments of the family's members, such as the shape of images; members inside others get
-            the same.
+        positional: further arguments of the family's members, such as the shape of images; nested members get the
+            same.
     """
     member = describe(chosen.family, chosen.name)
     values = {name: _instantiate_value(value, positional) for name, value in chosen.parameters.items()}

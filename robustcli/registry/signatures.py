@@ -17,7 +17,7 @@ from robustcli.registry import types as fields
 
 
 class _Required:
-    """The default of a parameter that has none."""
+    """Marks a parameter without a default."""
 
     def __repr__(self) -> str:
         return "required"
@@ -28,7 +28,7 @@ REQUIRED = _Required()
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter of a member, as its signature states it."""
+    """One parameter in the signature of a member."""
 
     name: str
     annotation: Any
@@ -67,7 +67,7 @@ def function_parameters(node: ast.FunctionDef, doc: str, where: str) -> dict[str
 
 
 def class_parameters(node: ast.ClassDef, doc: str, where: str, *, strict: bool = True) -> dict[str, Parameter]:
-    """Return the fields of a dataclass; with strict=False, skip those that no spec can write."""
+    """Return the fields of a dataclass; with strict=False, skip fields that specs cannot set."""
     docs = argument_docs(doc)
     parameters = {}
     for line in node.body:
@@ -108,7 +108,7 @@ def _annotation(node: ast.expr | None, where: str) -> Any:
 
 
 def literal(node: ast.expr) -> Any:
-    """A default written as a literal, or as arithmetic on literals such as 2 / 255."""
+    """Evaluate a default: a literal, or arithmetic on literals such as 2 / 255."""
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
         return literal(node.left) / literal(node.right)
     if isinstance(node, ast.Dict):
@@ -124,7 +124,7 @@ def parse(path: Path) -> ast.Module:
 
 
 def class_named(name: str, tree: ast.Module, path: Path) -> ast.ClassDef | None:
-    """The class that a function returns: from the same file, or from the one it imports it from."""
+    """Return the class that a function returns, from the same file or the one it is imported from."""
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name == name:
             is_dataclass = any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list)
@@ -137,7 +137,7 @@ def class_named(name: str, tree: ast.Module, path: Path) -> ast.ClassDef | None:
 
 
 def _source_of(module: str) -> Path | None:
-    """The file of a module, without importing its parents."""
+    """Return the file of a module, without importing its parents."""
     top, *rest = module.split(".")
     spec = find_spec(top)
     if spec is None or spec.origin is None:
@@ -149,13 +149,13 @@ def _source_of(module: str) -> Path | None:
 
 
 def section(doc: str, title: str) -> str:
-    """The text of a paragraph that begins with a title and a colon, as one line; empty where there is none."""
+    """Return a paragraph that begins with a title and a colon as one line; empty if there is none."""
     found = re.search(rf"^{re.escape(title)}: (.+(?:\n.+)*)", doc, re.MULTILINE)
     return " ".join(line.strip() for line in found.group(1).splitlines()) if found else ""
 
 
 def argument_docs(doc: str) -> dict[str, str]:
-    """The parameters that an `Args:` section describes, each as one line of text."""
+    """Return the parameters in an `Args:` section, each as one line of text."""
     section = re.search(r"^Args:\n((?:[ ]+.*\n?|\n)+)", doc, re.MULTILINE)
     if section is None:
         return {}

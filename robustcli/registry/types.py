@@ -1,7 +1,7 @@
-"""Types that annotate the parameters of registered members.
+"""Types for annotations of parameters of registered members.
 
 The signature of a member is the schema of its part of a spec. It is read without importing the member
-(see registry/signatures.py), so its annotations use only Python's own types and the names of this module.
+(see registry/signatures.py), so annotations may use only built-in types and the names of this module.
 """
 
 from dataclasses import dataclass
@@ -27,25 +27,25 @@ Activation = Literal[
     "sparta_like",
 ]
 NormLayer = Literal["batch", "group", "conv", "conv_running"]
-# Of networks some of whose convolutions cannot be preconditioned: depthwise or dilated ones, or padded on one side.
+# For networks with convolutions that cannot be preconditioned: depthwise, dilated, or padded on one side.
 NormBeside = Literal["batch", "group"]
 Downsample = Literal["strided", "average", "flc", "asap"]
-# Of networks without shortcuts, which can do without norms and have pools between their convolutions.
+# For networks without shortcuts, which may have no norms and pools between convolutions.
 PlainNorm = Literal["none", "batch", "group", "conv", "conv_running"]
 PlainDownsample = Literal["max", "average", "flc", "asap"]
 Gate = Literal["none", "se", "residual_se", "cifs"]
-# Of networks of other packages, most of which begin for large images.
+# For networks of other packages, most of which have stems for large images.
 Stem = Literal["as_it_is", "small"]
 
-# Larger numbers fit neither into tensors nor into any computer.
+# Larger numbers do not fit into tensors.
 _LARGEST = 2**63 - 1
 Count = Annotated[int, Ge(1), Le(_LARGEST)]
 Counts3 = tuple[Count, Count, Count]
 Counts4 = tuple[Count, Count, Count, Count]
 Counts5 = tuple[Count, Count, Count, Count, Count]
-# Of a network of cells: two of them reduce, and one comes before those.
+# For networks of cells: two of them reduce, with one before those.
 Cells = Annotated[int, Ge(3)]
-# The nodes of a cell, each a sum of operations on earlier states such as "sep3 0 + skip 1".
+# Nodes of a cell, each a sum of operations on earlier states such as "sep3 0 + skip 1".
 Nodes = tuple[str, ...]
 Size = Annotated[int, Ge(0), Le(_LARGEST)]
 Positive = Annotated[float, Gt(0)]
@@ -59,7 +59,7 @@ MomentumRange = tuple[ProperShare, ProperShare]
 
 
 class Ratio(float):
-    """A number written as a quotient, such as 8/255: a float that remembers its exact value."""
+    """A float written as a quotient, such as 8/255, with its exact value."""
 
     fraction: Fraction
 
@@ -71,7 +71,7 @@ class Ratio(float):
 
 @dataclass(frozen=True, kw_only=True)
 class OtherThreat:
-    """A threat next to the spec's, for methods that train against several.
+    """An additional threat model, for methods that train against several.
 
     Args:
         norm: linf, l2 or l1.
@@ -85,17 +85,17 @@ class OtherThreat:
 
 
 def exact_text(number: Fraction) -> str:
-    """A number as people write it, and exact: a short decimal where there is one, otherwise a quotient."""
+    """Return an exact text of a number: a short decimal if possible, otherwise a quotient."""
     decimal = repr(number.numerator / number.denominator)
     return decimal.removesuffix(".0") if len(decimal) <= 7 and Fraction(decimal) == number else str(number)
 
 
 @dataclass(frozen=True)
 class Family:
-    """Stands for "a member of this registry" in an annotation that is read without importing.
+    """Represents "a member of this registry" in an annotation that is read without importing.
 
     Args:
-        name: of the registry.
+        name: name of the registry.
         options: a settings dataclass whose fields a spec writes next to the member's own, or None.
     """
 
@@ -103,7 +103,7 @@ class Family:
     options: type | None = None
 
 
-# Protocols as they are written in signatures, and the registry whose members satisfy them.
+# Protocols in signatures, and the registries of their members.
 PROTOCOLS = {
     "Attack": Family("attacks"),
     "WeightPerturbation": Family("weights"),

@@ -24,7 +24,7 @@ def claim_table(compared: Sequence[Comparison], claim: Claim) -> Table:
 
 
 def claim_lines(compared: Sequence[Comparison], claim: Claim, results: Sequence[RunResults]) -> Iterator[str]:
-    """Gaps in words, accuracies of every seed, and conditions of the claim next to those here."""
+    """Yield gaps as text, accuracies of every seed, and conditions of the claim next to ours."""
     for row in compared:
         yield row.sentence
         if len(row.accuracies) > 1:

@@ -40,7 +40,7 @@ def comparison_table(pairs: Mapping[str, Pair], *, is_wide: bool = False) -> Tab
 
 
 def conditions(pairs: Mapping[str, Pair], *, is_wide: bool = False) -> Iterator[str]:
-    """How to read the table, and what a reader of each row must know."""
+    """Yield a legend of the table, and notes on its rows."""
     yield "A - B: in points. p: exact McNemar test on the images that only one of the two classifies correctly"
     if is_wide:
         yield (

@@ -48,7 +48,7 @@ def transfer_tables(cells: Sequence[Cell]) -> Iterator[Table]:
 
 
 def cost_lines(cells: Sequence[Cell]) -> Iterator[str]:
-    """What every attack spent on an image, on average over the images that it attacked."""
+    """Yield the average cost of every attack per attacked image."""
     for cell in cells:
         for key, found in cell.results.evaluations.items():
             attacked = found.stages[0].entered if found.stages else 0
@@ -65,7 +65,7 @@ def cost_lines(cells: Sequence[Cell]) -> Iterator[str]:
 
 
 def paired_lines(cells: Sequence[Cell]) -> Iterator[str]:
-    """What can be claimed about the attacks on each model: the first one against each of the others, by image."""
+    """Yield what can be claimed about the attacks on each model: the first compared with each other one, by image."""
     of_model: dict[str, list[tuple[str, Cell]]] = {}
     for cell in cells:
         for key, found in cell.results.evaluations.items():

@@ -9,7 +9,7 @@ from robustcli.specs import experiments
 from robustcli.store.finding_results import FindingResult, read_finding
 from robustcli.workflows.sweep_spec import Sweep
 
-# The block of a file that holds the table of all findings.
+# Block of a file that contains the table of all findings.
 BLOCK = "findings"
 
 

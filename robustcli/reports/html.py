@@ -195,18 +195,18 @@ def _evaluation(results: Results, key: str, folder: Path) -> EvaluationView:
 
 
 def _sentence(evaluation: Evaluation) -> str:
-    """The result of an evaluation in words."""
+    """Describe the result of an evaluation in a sentence."""
     what = "classified correctly" if evaluation.is_clean else f"still correct under {threats_of(evaluation)}"
     text = f"{evaluation.correct} of {evaluation.total} images are {what}: {interval(evaluation)} %."
     if evaluation.verdict == "SUSPECT":
-        return f"{text} This number is not to be trusted, for the reasons below."
+        return f"{text} Do not trust this number, for the reasons below."
     if evaluation.is_upper_bound:
         return f"{text} Only one kind of attack was tried, so it is an upper bound."
     return text
 
 
 def _ladder(evaluation: Evaluation) -> str:
-    """Images that are left after each attack."""
+    """Chart of the images that survive after each attack."""
     if not evaluation.stages:
         return ""
     left = {"correct when clean": float(evaluation.stages[0].entered)}
@@ -266,7 +266,7 @@ def _lowest(results: Results) -> tuple[float, float] | None:
 
 
 def _diagnostics(folder: Path) -> Iterator[str]:
-    """Charts of what `robust diagnose --out` stored next to the results: accuracy over eps."""
+    """Yield charts of results that `robust diagnose --out` stored: accuracy over eps."""
     for path in sorted(folder.glob("*.json")):
         try:
             stored = read_json(path)

@@ -6,7 +6,7 @@ from robustcli.specs import experiments
 from robustcli.specs.settings import Claim
 from robustcli.specs.spec import ExperimentSpec
 
-# The block of a file that holds the index.
+# Block of a file that contains the index.
 BLOCK = "recipes"
 
 

@@ -16,7 +16,7 @@ WHERE = ("run", "kind", "status", "name", "seed", "defense", "architecture", "da
 # Names sort upwards; accuracies, dates and durations downwards.
 SORT = ("run", "date", "seconds", "clean", "robust", "epoch")
 
-# Rows up to which specs are read to tell runs of one name apart.
+# Maximum number of rows for which specs are read to distinguish runs of one name.
 _READ = 200
 
 

@@ -17,7 +17,7 @@ from robustcli.workflows.variants import variants_of
 
 @dataclass(frozen=True)
 class Source:
-    """Results and the device that they were made on.
+    """Results and their device.
 
     Args:
         variant: values of the spec in which it differs from other results of the same name, such as "beta=3".
@@ -43,7 +43,7 @@ class Source:
 
     @property
     def title(self) -> str:
-        """Name, with what a reader must know about the images and the training."""
+        """Name, with facts about images and training that a reader must know."""
         results, status = self.results, self.results.status
         # JPEG changes accuracies on CIFAR-10 by a point or two.
         parts = (self.variant, results.data.decode, "" if status == "finished" else status)
@@ -156,7 +156,7 @@ def _verdict(evaluations: Sequence[Evaluation]) -> str | None:
 def markdown(lines: Iterable[Line]) -> str:
     """Markdown table.
 
-    One run shows its accuracy with the 95 % interval over the drawing of the images; several show mean and standard
+    One run shows its accuracy with the 95 % interval over the sampling of the images; several show mean and standard
     deviation over the seeds, and the range.
     """
     rows = [

@@ -8,7 +8,7 @@ from functools import cache
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _NEVER = 2**31 - 1
 _GROWTH = 64 * 2**20
-# Freed memory that an evaluation keeps between its batches, in bytes.
+# Maximum freed memory in bytes that an evaluation keeps between batches.
 _MOST_KEPT = 2**29
 
 
@@ -54,7 +54,7 @@ class _Usage(ctypes.Structure):
 
 @cache
 def _glibc() -> ctypes.CDLL | None:
-    """The C library if it can tell how much freed memory it keeps, and return it."""
+    """Return the C library if it can report freed memory and return it to the system."""
     if not sys.platform.startswith("linux"):
         return None
     library = ctypes.CDLL(None)
@@ -68,8 +68,8 @@ def _glibc() -> ctypes.CDLL | None:
 def release_freed_memory(most: int = _MOST_KEPT) -> None:
     """Return freed memory to the system if more than `most` bytes of it are kept.
 
-    Freed blocks of many sizes do not fit later ones, so what `keep_freed_memory` keeps would grow in an evaluation of
-    large images, whose batches shrink while images are broken. Between batches the system's clearing of pages costs
+    Freed blocks often do not fit later requests, so memory kept by `keep_freed_memory` would grow in an evaluation of
+    large images, whose batches shrink as images are broken. Between batches, returning memory costs
     little.
     """
     library = _glibc()

@@ -16,17 +16,17 @@ class CastsWeights(nn.Module):
 
     @property
     def cast_to(self) -> torch.dtype | None:
-        """Type in which convolutions and products are computed; None if weights are not cast, or by a program."""
+        """Type of convolutions and products; None if weights are not cast, or are cast by a compiled program."""
         raise NotImplementedError
 
 
 @contextmanager
 def casts_held(model: nn.Module) -> Iterator[None]:
-    """Inside, the convolutions and linear layers of a model under autocast keep copies of their weights in 16 bits.
+    """Keep 16-bit copies of the weights of convolutions and linear layers under autocast, inside the context.
 
-    The weights must not change inside. Autocast remembers its casts only of weights that need gradients, so in an
-    attack, which holds the weights, it would cast all of them anew in every pass. Results are the same, bit for bit;
-    the weights themselves stay as they are, for modules that read them.
+    The weights must not change inside. Autocast caches casts only for weights that need gradients, so during an attack,
+    where weights need none, it would cast all of them in every pass. Results are bit-identical, and modules that read
+    the weights see the original ones.
     """
     with ExitStack() as stack:
         for part in model.modules():
@@ -38,9 +38,9 @@ def casts_held(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _cast(layer: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    # Exactly these classes: others may compute something else, also with weights that are made from parameters.
+    # Exactly these classes, because subclasses may compute something else.
     weight = layer._parameters.get("weight") if type(layer) in (*_CONVOLUTIONS, nn.Linear) else None
-    # One that has a call of its own is cast already, or was changed by somebody else.
+    # A module with its own `forward` attribute is already cast, or was changed elsewhere.
     if weight is None or weight.dtype != torch.float32 or "forward" in vars(layer):
         yield
         return

@@ -17,15 +17,15 @@ from robustcli.errors import Interrupted
 def launch(words: Sequence[str], count: int) -> int:
     """Run `python -m robustcli` with these words in `count` processes and return the exit code of the first to fail.
 
-    A signal goes to all of them. The cores of a CPU are shared, unless OMP_NUM_THREADS says otherwise.
+    Signals are passed to all of them. The cores of a CPU are shared, unless OMP_NUM_THREADS is set.
 
     Raises:
-        Interrupted: a signal ended this process or one of those.
+        Interrupted: a signal ended this process or one of the others.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // count)))
-    # Each process says itself why it ends.
+    # Each process prints its own error.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    # What torchrun makes of --standalone.
+    # Equivalent to --standalone of torchrun.
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

@@ -54,7 +54,7 @@ def is_native(precision: Precision, device: torch.device) -> bool:
 
 
 def native_precision(device: torch.device) -> Precision:
-    """Return the precision in which a device trains fast without a loss: bf16 on a GPU that has it, otherwise fp32."""
+    """Return the fastest precision without a loss of accuracy: bf16 on a GPU that supports it, otherwise fp32."""
     return "bf16" if device.type == "cuda" and is_native("bf16", device) else "fp32"
 
 

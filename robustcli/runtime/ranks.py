@@ -1,10 +1,9 @@
-"""Several processes that train one network as one process would; torchrun starts them.
+"""Several processes, started by torchrun, that train one network as one process would.
 
 Every process has all weights and takes its slice of each batch. Its loss is the mean over the slice, so `weighed` and a
-mean over the processes make the loss of the batch, and likewise every gradient of the weights: it is passed through
-`mean` before anything is done with it. Noise is drawn for the whole batch by every process (see threat/noise.py).
-Attacks need no communication. Everything else that is kept between updates is equal in all processes, so that the
-first one can save it for all.
+mean over the processes give the loss of the batch. Likewise, every gradient of the weights passes through `mean` before
+it is used. Every process draws noise for the whole batch (see threat/noise.py). Attacks need no communication. All
+other state between updates is equal in all processes, so that the first one can save it for all.
 
 With one process every function here returns its argument.
 """
@@ -31,11 +30,11 @@ T = TypeVar("T")
 SomeTensor = TypeVar("SomeTensor", bound=Tensor | None)
 
 Share = tuple[int, int]
-"""(i, n): the i-th of n shares, numbered from 0."""
+"""(i, n): the i-th of n shares, from 0."""
 
-# Parts of an AutoAttack may end hours apart. Lost processes are noticed at once, by their closed connections.
+# Shares of an evaluation may end hours apart. Lost processes are noticed at once, by their closed connections.
 _PATIENCE = timedelta(days=14)
-# Until all processes are there, and until one tries again to reach the first one.
+# Timeout for all processes to appear, and time between attempts to reach the first one.
 _START, _RETRY = timedelta(minutes=30), timedelta(seconds=5)
 _NUMBER = re.compile("[0-9]{1,9}")
 
@@ -51,7 +50,7 @@ def share_of_torchrun() -> Share | None:
         return None
     texts = [os.environ[name].strip() for name in names]
     if not all(texts):
-        # Set, but empty, is as good as not set.
+        # Empty counts as not set.
         return None
     if not all(_NUMBER.fullmatch(text) for text in texts) or int(texts[0]) >= int(texts[1]):
         raise RobustCliError(
@@ -69,12 +68,12 @@ def local_rank(default: int) -> int:
 
 
 def is_restarted() -> bool:
-    """Return True if torchrun started the processes anew after one of them had failed."""
+    """Return True if torchrun restarted the processes after one of them had failed."""
     return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") not in ("", "0")
 
 
 def own_device(device: str) -> str:
-    """Return the device of this process: its own GPU where `device` is auto or cuda.
+    """Return the device of this process: its own GPU if `device` is auto or cuda.
 
     Raises:
         RobustCliError: the machine has fewer GPUs than processes, or the spec names one GPU for all.
@@ -93,17 +92,17 @@ def own_device(device: str) -> str:
 
 
 def backend(device_type: str) -> str:
-    """Return the backends of torch.distributed by device; decisions are made on the CPU in any case."""
+    """Return the backends of torch.distributed by device; decisions always use the CPU."""
     return "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
 
 
 @contextmanager
 def joined(device_type: str = "cpu") -> Iterator[None]:
-    """Inside, the processes that torchrun started work together; with one process nothing happens.
+    """Connect the processes that torchrun started, inside the context; does nothing with one process.
 
     Raises:
         Interrupted: another process ended.
-        RobustCliError: the address at which they meet is not set.
+        RobustCliError: the address of the first process is not set.
     """
     if share_of_torchrun() is None:
         yield
@@ -114,7 +113,7 @@ def joined(device_type: str = "cpu") -> Iterator[None]:
             f"RANK and WORLD_SIZE are set without {' and '.join(lacking)}, which torchrun sets too; start with "
             "torchrun, or unset RANK for one process"
         )
-    # The first process may be the one that serves the shared store: it keeps it until the end.
+    # The first process may serve the shared store, which must stay until the end.
     shared, number, count = next(rendezvous("env://", timeout=_START))
     store = _new_store(shared, number)
     dist.init_process_group(backend(device_type), store=store, rank=number, world_size=count, timeout=_PATIENCE)
@@ -131,8 +130,8 @@ def joined(device_type: str = "cpu") -> Iterator[None]:
 def _new_store(shared: Store, number: int) -> TCPStore:
     """Return a store in which the processes find each other.
 
-    torchrun's own store outlives the processes: those that it starts anew would find the addresses of the former ones
-    there. So it only passes on where the first process has a new store, which former ones no longer have.
+    torchrun's own store outlives the processes, so restarted ones would find the addresses of their predecessors there.
+    It only announces the address of a new store in the first process.
     """
     host, key = os.environ["MASTER_ADDR"], "robustcli/port"
     if number == 0:
@@ -174,7 +173,7 @@ def is_first() -> bool:
 
 
 def wait() -> None:
-    """Return when every process has come here; signals are handled meanwhile."""
+    """Wait for all processes; signals are handled meanwhile."""
     if world() == 1:
         return
     here = dist.all_reduce(torch.zeros(1), async_op=True)
@@ -187,7 +186,7 @@ def wait() -> None:
 
 
 def from_first(make: Callable[[], T]) -> T:
-    """Return what the first process makes, in every process; its errors are raised in all."""
+    """Call a function in the first process, and return its result or raise its error in all."""
     if world() == 1:
         return make()
     made: list[Any] = [None, None]
@@ -199,7 +198,7 @@ def from_first(make: Callable[[], T]) -> T:
     wait()
     failure = made[1]
     if isinstance(failure, RobustCliError):
-        # Errors with arguments of their own cannot be sent.
+        # Errors with custom arguments cannot be sent.
         made[1] = next(kind for kind in type(failure).__mro__ if "__init__" not in vars(kind))(str(failure))
     dist.broadcast_object_list(made, src=0, device=torch.device("cpu"))
     if failure or made[1]:
@@ -209,7 +208,7 @@ def from_first(make: Callable[[], T]) -> T:
 
 
 def any_of(is_so: bool) -> bool:
-    """Return True in all processes if it is so in one of them; does not wait for a GPU."""
+    """Return True in all processes if the condition holds in any of them; does not wait for a GPU."""
     if world() == 1:
         return is_so
     found = torch.tensor(float(is_so))
@@ -219,10 +218,10 @@ def any_of(is_so: bool) -> bool:
 
 @dataclass(frozen=True)
 class Slice:
-    """Images of a batch that one process takes.
+    """Slice of a batch for one process.
 
     Args:
-        start, stop: the first of them, and the one after the last.
+        start, stop: index of the first image, and of the one after the last.
         total: number of images in the batch.
         unit: images that are not separated.
     """
@@ -237,7 +236,7 @@ class Slice:
         """Return the slice of a process; sizes differ by at most one unit, and the first slices are the larger ones.
 
         Args:
-            number: of the process; None is this one.
+            number: number of the process; None is this one.
         """
         number = rank() if number is None else number
         each, over = divmod(-(-total // unit), world())
@@ -249,17 +248,17 @@ class Slice:
 
     @property
     def weight(self) -> float:
-        """Weight of a mean over the slice in the mean over the processes; 1 where all slices are equal."""
+        """Weight of the mean over the slice in the mean over the processes; 1 if all slices are equal."""
         return world() * len(self) / self.total
 
 
-# The slice of the batch at work; None outside of an update, and with one process.
+# Current slice; None outside of an update, and with one process.
 _current: Slice | None = None
 
 
 @contextmanager
 def taking(part: Slice) -> Iterator[None]:
-    """Work on a slice of a batch inside."""
+    """Set the current slice inside the context."""
     global _current
     _current = part if world() > 1 else None
     try:
@@ -269,17 +268,17 @@ def taking(part: Slice) -> Iterator[None]:
 
 
 def images(count: int) -> int:
-    """Return the number of images in the batch of which this process has `count`."""
+    """Return the number of images in the batch, given the number in this process."""
     return count if _current is None else _current.total
 
 
 def own(rows: Tensor) -> Tensor:
-    """Return those rows of a batch that belong to the slice."""
+    """Return the rows of a batch that belong to the slice."""
     return rows if _current is None else rows[_current.start : _current.stop]
 
 
 def whole_shape(like: Tensor) -> tuple[int, ...]:
-    """Return the shape of the batch of which `like` is a slice; its own shape if it is not one."""
+    """Return the shape of the whole batch, given a slice; without slices, the given shape."""
     is_slice = _current is not None and like.dim() > 0 and len(like) == len(_current)
     return (images(len(like)), *like.shape[1:]) if is_slice else tuple(like.shape)
 
@@ -297,12 +296,12 @@ def gathered(rows: Tensor) -> Tensor:
 
 
 def weighed(loss: Tensor) -> Tensor:
-    """Return the mean loss of the slice, so weighted that its mean over the processes is the loss of the batch."""
+    """Return the mean loss of the slice, weighted so that its mean over the processes is the loss of the batch."""
     return loss if _current is None or _current.weight == 1 else _current.weight * loss
 
 
 def usual(count: Tensor) -> Tensor:
-    """Return the share of the slice in the images of a kind in the batch, at least 1, if `count` of them are here."""
+    """Return the mean number per process of images of a kind, at least 1, given the number in this process."""
     if _current is None:
         return count.clamp_min(1)
     return total(count).clamp_min(1) * (len(_current) / _current.total)
@@ -327,7 +326,7 @@ def mean(tensors: Sequence[SomeTensor]) -> list[SomeTensor]:
         if tensor is not None:
             kinds.setdefault(tensor.dtype, []).append(number)
     for numbers in kinds.values():
-        # As one tensor: many small messages would take many times as long.
+        # As one tensor, because many small messages would be much slower.
         parts: list[Any] = [tensors[number] for number in numbers]
         flat = torch.cat([part.detach().flatten() for part in parts])
         dist.all_reduce(flat)

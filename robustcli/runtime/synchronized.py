@@ -1,4 +1,4 @@
-"""Batch norms that normalise by the statistics of a whole batch, of which each process has a slice."""
+"""Batch norms with statistics of a whole batch that is split over processes."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from robustcli.runtime import ranks
 
 @contextmanager
 def synchronized_batch_norm(is_on: bool) -> Iterator[None]:
-    """Inside, every batch norm that normalises by a batch takes the one of all processes, whatever its class.
+    """Synchronize every batch norm with batch statistics over all processes, inside the context.
 
     torch's own SyncBatchNorm works only on GPUs, replaces modules, and cannot be differentiated twice.
     """
@@ -63,10 +63,10 @@ def _batch_norm(
 
 
 def _pooled(x: Tensor, axes: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-    """Number of values, mean and variance of each channel over all processes, from those of each process."""
+    """Return number of values, mean and variance of each channel over all processes."""
     variance, mean = torch.var_mean(x, axes, correction=0)
     own = torch.cat([mean, variance, mean.new_full((1,), x.numel() / x.shape[1])])
-    # Each process fills its row of a table of zeros, so that the sum over the processes is the table of all.
+    # Each process fills its row of a table of zeros; the sum over the processes is the whole table.
     is_own = torch.arange(ranks.world(), device=x.device) == ranks.rank()
     table = _Total.apply(is_own[:, None].to(own.dtype) * own)
     means, variances, counts = table.split([len(mean), len(mean), 1], dim=1)

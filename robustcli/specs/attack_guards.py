@@ -7,7 +7,7 @@ from robustcli.registry.registry import MemberSpec
 from robustcli.specs.places import Findings, Where, attacks, not_a_pixel, threat_at
 from robustcli.specs.settings import ThreatSettings
 
-# Normal noise of a start, in standard deviations: one pixel of 16,000 lies farther out.
+# Extent of a normal start in standard deviations: one pixel in 16,000 lies farther out.
 _FAR_OUT = 4
 
 
@@ -61,14 +61,14 @@ def attack_reaches_far_side(
 def _walks(
     threat: ThreatSettings, defense: MemberSpec, evaluate: Mapping[str, MemberSpec]
 ) -> Iterator[tuple[Where, float, int, float, float]]:
-    """For every attack that takes steps: place, how far from x it may start, steps, their length, and eps."""
+    """Yield for every attack with steps: place, largest distance of its start from x, steps, their length, and eps."""
     for where, spec in attacks(defense, evaluate):
         attack = spec.parameters
         steps = attack.get("steps", 1)
         if not steps or "step_size" not in attack or spec.member.goes_farther:
             continue
         size, eps = attack["step_size"], float(threat_at(where, evaluate, threat).eps)
-        # By default, several steps are quarters of eps, and a single step is as long as published.
+        # By default, several steps are quarters of eps; a single step has its published length.
         if size is not None or "steps" in attack:
             yield where, _start_radius(attack, eps), steps, size or eps / 4, eps
         for number, other in enumerate(attack.get("others", ())):

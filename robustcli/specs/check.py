@@ -1,6 +1,6 @@
-"""Check values against signatures; report every problem with its place and the nearest thing that works.
+"""Check values against signatures; report every problem with its place and the nearest valid value.
 
-pydantic checks plain values; this walks the tree of members that choose members and words the errors.
+pydantic checks plain values; this module walks the tree of nested members and formats the errors.
 """
 
 import inspect
@@ -27,7 +27,7 @@ _FAILED: Any = object()
 
 @dataclass
 class Checker:
-    """Collects problems while it turns plain values into resolved ones.
+    """Collects problems while resolving plain values.
 
     Args:
         problems: (path, text) of everything found so far.
@@ -36,7 +36,7 @@ class Checker:
     problems: list[tuple[Where, str]] = field(default_factory=list)
 
     def parameters(self, known: Mapping[str, Parameter], value: Mapping[str, Any], where: Where, owner: str) -> Any:
-        """Check a mapping against parameters; the result has every one of them, defaults included."""
+        """Check a mapping against parameters, and return it with all defaults."""
         for key in value:
             if key not in known:
                 self.problems.append(((*where, key), f"unknown parameter of {owner}{suggest(key, known)}"))
@@ -51,7 +51,7 @@ class Checker:
         return resolved
 
     def value(self, parameter: Parameter, value: Any, where: Where) -> Any:
-        """Check one value against what its parameter accepts."""
+        """Check one value against its parameter."""
         family = family_of(parameter.annotation)
         if family is not None:
             return self.chosen(family, value, where)
@@ -111,7 +111,7 @@ class Checker:
     def _plain(self, parameter: Parameter, value: Any, where: Where) -> Any:
         accepts_fraction = Fraction in _parts(parameter.annotation)
         if accepts_fraction and isinstance(value, int | float) and not isinstance(value, bool):
-            # Through its text: 0.031 means 31/1000 and not the nearest double.
+            # From its text: 0.031 means 31/1000, not the nearest double.
             value = value.fraction if isinstance(value, Ratio) else Fraction(str(value))
         if isinstance(value, list):
             value = tuple(value)
@@ -121,7 +121,7 @@ class Checker:
             for problem in _telling(error.errors()):
                 inside = tuple(part for part in problem["loc"][1:] if isinstance(part, int) or _is_key(part, value))
                 if problem["type"] == "missing":
-                    inside = inside[:-1]  # An item that a list lacks has no place.
+                    inside = inside[:-1]  # A missing list item has no place.
                 text = _word(dict(problem), parameter)
                 if (item := ((*where, *inside), text)) not in self.problems:
                     self.problems.append(item)
@@ -130,10 +130,10 @@ class Checker:
 
 
 def checked(check: Callable[[Checker], Any], source: str) -> Any:
-    """Return what `check` makes of plain values.
+    """Return the result of `check` on plain values.
 
     Raises:
-        SpecError: with all problems that it found; `source` says where the values came from.
+        SpecError: with all problems; `source` names the origin of the values.
     """
     checker = Checker()
     value = check(checker)
@@ -143,25 +143,25 @@ def checked(check: Callable[[Checker], Any], source: str) -> Any:
 
 
 def is_sound(value: Any) -> bool:
-    """Return True if no value inside a part of a checked spec failed."""
+    """Return True if no value inside a part of a checked spec has failed."""
     if isinstance(value, Mapping):
         return all(is_sound(item) for item in value.values())
     return value is not _FAILED
 
 
 def plain_model(parameter: Parameter) -> type[BaseModel]:
-    """A strict model of one field, which is all that pydantic needs to check a plain value."""
+    """Return a strict pydantic model with one field, to check a plain value."""
     return _plain_model(parameter.annotation)
 
 
-# Specs have hundreds of values and few types of them, and a model takes longer to make than a value to check.
+# Cached: specs have hundreds of values but few types, and creating a model is slower than checking a value.
 @cache
 def _plain_model(annotation: Any) -> type[BaseModel]:
     return create_model("Plain", __config__=_STRICT, value=(annotation, ...))
 
 
 def family_of(annotation: Any) -> Family | None:
-    """The registry that an annotation stands for, if any."""
+    """Return the registry of an annotation, if any."""
     if isinstance(annotation, Family):
         return annotation
     found = [part for part in getattr(annotation, "__metadata__", ()) if isinstance(part, Family)]
@@ -169,7 +169,7 @@ def family_of(annotation: Any) -> Family | None:
 
 
 def settings_kind(annotation: Any) -> tuple[type | None, bool]:
-    """Return the settings dataclass that an annotation asks for, if any, and whether None is allowed."""
+    """Return the settings dataclass of an annotation, if any, and whether None is allowed."""
     kinds = [part for part in (annotation, *typing.get_args(annotation)) if isinstance(part, type)]
     found = next((kind for kind in kinds if is_dataclass(kind)), None)
     return found, type(None) in kinds
@@ -192,7 +192,7 @@ def settings_of(kind: type) -> dict[str, Parameter]:
 
 
 def to_plain(value: Any) -> Any:
-    """Resolved values as dictionaries, lists, numbers and text, in the form that specs are written in."""
+    """Convert resolved values to dictionaries, lists, numbers and text, as written in specs."""
     if isinstance(value, MemberSpec):
         options = to_plain(value.options) if value.options is not None else {}
         return {"name": value.name, **to_plain(value.parameters), **options}
@@ -206,7 +206,7 @@ def to_plain(value: Any) -> Any:
 
 
 def _parts(annotation: Any) -> list[Any]:
-    """An annotation and everything it is made of."""
+    """Return an annotation and all its parts."""
     return [annotation, *(part for item in typing.get_args(annotation) for part in _parts(item))]
 
 
@@ -227,14 +227,14 @@ def _doc(parameter: Parameter) -> str:
 
 
 def _telling(problems: list[ErrorDetails]) -> list[ErrorDetails]:
-    """Where a number or a list of numbers is allowed, return the problems of the form that was written."""
+    """If a number or a list of numbers is allowed, return the problems of the form that was written."""
     other_form = ("tuple_type", "float_type")
     found = [item for item in problems if item["type"] not in other_form or isinstance(item["loc"][-1], int)]
     return found or problems
 
 
 def _word(problem: dict[str, Any], parameter: Parameter) -> str:
-    """One of pydantic's errors in the words of a spec's author."""
+    """Reword an error of pydantic for the author of a spec."""
     kind, found = problem["type"], _show(problem["input"])
     if kind in ("int_type", "int_from_float", "int_parsing"):
         return f"{found} is not a whole number"
@@ -253,7 +253,7 @@ def _word(problem: dict[str, Any], parameter: Parameter) -> str:
         found = shortened(str(list(problem["input"]))) if isinstance(problem["input"], tuple) else found
         return f"{found} is not a list of {_length(parameter.annotation)}{_example(parameter)}"
     if kind == "string_pattern_mismatch":
-        return f"{found} holds more than letters, digits, _ . and -, or begins with one of the last three"
+        return f"{found} may contain only letters, digits, _ . and -, and must begin with a letter or digit"
     bounds = {"greater_than": ">", "greater_than_equal": ">=", "less_than": "<", "less_than_equal": "<="}
     if kind in bounds:
         limit = next(iter(problem["ctx"].values()))
@@ -262,7 +262,7 @@ def _word(problem: dict[str, Any], parameter: Parameter) -> str:
 
 
 def _length(annotation: Any) -> str:
-    """How many values a tuple has, in words."""
+    """Return the number of values of a tuple as text."""
     kind = next(part for part in _parts(annotation) if typing.get_origin(part) is tuple)
     arguments = typing.get_args(kind)
     return "values" if Ellipsis in arguments or not arguments else f"{len(arguments)} values"

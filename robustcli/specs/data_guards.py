@@ -75,10 +75,10 @@ def labels_are_whole(defense: MemberSpec, data: MemberSpec) -> Findings:
 
 
 def unverified(defense: MemberSpec, data: MemberSpec, evaluate: Mapping[str, MemberSpec]) -> dict[str, str]:
-    """Return why some evaluations prove little: training can hide gradients, and every attack needs them.
+    """Return why some evaluations prove little: training can hide gradients, and all their attacks need gradients.
 
     Returns:
-        Reasons by the key of the evaluation; empty if some evaluation sees through gradient masking.
+        Reasons by the key of the evaluation; empty if an evaluation is not deceived by gradient masking.
     """
     options = data.options
     if any(evaluator.member.sees_through_masking for _, evaluator in evaluators_inside(evaluate, ())):
@@ -100,7 +100,7 @@ def soft_labels_are_verified(defense: MemberSpec, data: MemberSpec, evaluate: Ma
 
 def average_has_its_window(defense: MemberSpec, data: MemberSpec, train: TrainSettings) -> Findings:
     averaging, batches = defense.parameters.get("averaging"), batches_of_epoch(data, train)
-    # With a ramp the window is a ninth of the updates done as long as it would be longer: never too long a one.
+    # With a ramp the window is at most a ninth of the updates done, so it is never too long.
     if not isinstance(averaging, MemberSpec) or batches is None or averaging.parameters.get("ramp", True):
         return
     warmup, decay = averaging.parameters["warmup"], averaging.parameters["decay"]

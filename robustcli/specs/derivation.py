@@ -8,7 +8,7 @@ from robustcli.specs.check import to_plain
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.specs.yamlfile import to_yaml
 
-# Trains the network that was found where the defense of the search trains only a supernet.
+# Defense for the found network if the defense of the search trains only a supernet.
 _DEFENSE = "pgd_at"
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import robustcli
 from robustcli.errors import RobustCliError, suggest
 
-# Folders of files that hold several specs.
+# Folders of files with several specs.
 _SWEEPS = "sweeps/"
 _FINDINGS = "findings/"
 
@@ -33,7 +33,7 @@ def findings() -> list[str]:
 
 
 def find(name: str) -> Path:
-    """The file of a spec or sweep: a path, a shipped name, or the last part of a name if only one has it.
+    """Return the file of a spec or sweep: a path, a shipped name, or the last part of a unique name.
 
     Raises:
         RobustCliError: there is none, or there are several.

@@ -1,7 +1,7 @@
-"""Checks of combinations: those that are refused, and those that are worth a warning or a note.
+"""Checks of combinations of settings, which give errors, warnings or notes.
 
-A guard is a function whose parameters name the parts of the spec that it checks. It runs when these parts are sound,
-even if other parts are not. What it has to know about a member, the member declares where it is registered.
+A guard is a function whose parameters name the parts of the spec that it checks. It runs when these parts are valid,
+even if other parts are not. Facts about a member are declared at its registration.
 """
 
 from collections.abc import Callable, Mapping
@@ -273,6 +273,6 @@ NOTE: tuple[Guard, ...] = (attack_reaches_far_side, soft_labels_are_verified)
 
 
 def _penalising(defense: MemberSpec) -> list[MemberSpec]:
-    """The defense and its regulariser, where it has one."""
+    """Return the defense and its regulariser, if any."""
     regulariser = defense.parameters.get("regulariser")
     return [defense, regulariser] if isinstance(regulariser, MemberSpec) else [defense]

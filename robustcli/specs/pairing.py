@@ -1,4 +1,4 @@
-"""Guards on what belongs together: several threats, and a defense with the architecture that it trains."""
+"""Guards on parts that belong together: several threat models, and a defense with its architecture."""
 
 from collections.abc import Mapping
 
@@ -27,7 +27,7 @@ def others_keep_their_radius(defense: MemberSpec, train: TrainSettings) -> Findi
 
 
 def _has_parts_of(architecture: MemberSpec, defense: Member) -> bool:
-    """Return True if an architecture has the parts that a defense trains, by its name or by its settings."""
+    """Return True if an architecture has the parts that a defense trains, by its name or settings."""
     settings = defense.trains_with
     has_settings = all(architecture.parameters.get(key) == value for key, value in settings.items())
     return architecture.name == defense.trains or (bool(settings) and has_settings)

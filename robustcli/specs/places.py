@@ -7,12 +7,12 @@ from robustcli.registry.registry import MemberSpec
 from robustcli.specs.settings import ThreatSettings
 
 Where = tuple[str | int, ...]
-# Findings of a guard: places of a spec, and the problem there.
+# Results of a guard: places in a spec with their problems.
 Findings = Iterator[tuple[Where, str]]
 
 
 def attacks(defense: MemberSpec, evaluate: Mapping[str, MemberSpec]) -> Iterator[tuple[Where, MemberSpec]]:
-    """Every attack of a spec. A defense whose attack is not replaced stands for its own attack."""
+    """Yield every attack of a spec. A defense whose attack is not replaced is yielded for its own attack."""
     if not isinstance(defense.parameters.get("attack"), MemberSpec):
         yield ("defense",), defense
     yield from attacks_inside(defense, ("defense",))
@@ -21,17 +21,17 @@ def attacks(defense: MemberSpec, evaluate: Mapping[str, MemberSpec]) -> Iterator
 
 
 def attacks_inside(value: Any, where: Where) -> Iterator[tuple[Where, MemberSpec]]:
-    """Every attack of a part of a spec."""
+    """Yield every attack of a part of a spec."""
     return _of_family("attacks", value, where)
 
 
 def evaluators_inside(value: Any, where: Where) -> Iterator[tuple[Where, MemberSpec]]:
-    """Every evaluator of a part of a spec."""
+    """Yield every evaluator of a part of a spec."""
     return _of_family("evaluators", value, where)
 
 
 def members_inside(value: Any, where: Where) -> Iterator[tuple[Where, MemberSpec]]:
-    """Every member of a part of a spec, itself among them."""
+    """Yield every member of a part of a spec, including itself."""
     if isinstance(value, MemberSpec):
         yield where, value
         value = value.parameters

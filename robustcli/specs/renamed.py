@@ -1,7 +1,7 @@
-"""Words of specs that were renamed: the former ones are understood, and digests are made with them.
+"""Renamed keys and names of specs: former ones are accepted, and digests use them.
 
-So specs, checkpoints and results of earlier versions stay what they were. A member declares its former name and those
-of its parameters where it is registered; only evaluators have any.
+So specs, checkpoints and results of earlier versions stay valid. A member declares its former name and those of its
+parameters at its registration; only evaluators have any.
 """
 
 import warnings
@@ -12,27 +12,27 @@ from typing import Any
 from robustcli.registry.catalog import catalog
 from robustcli.specs.settings import EvaluateOptions
 
-# The version that does not understand the former words any more.
+# Version that no longer accepts former names.
 _UNTIL = "0.3"
-# From the name of an evaluator to its other name, and to its keys by the ones that they replace.
+# Name of an evaluator -> its other name, and its keys by those that they replace.
 _Words = Callable[[str], tuple[str, Mapping[str, str]]]
 
 
 def current(value: Any) -> Any:
-    """Return evaluations with today's words for former ones."""
+    """Return evaluations with current names instead of former ones."""
     return _worded(value, _today)
 
 
 def former(value: Any) -> Any:
-    """Return evaluations with the words of earlier versions."""
+    """Return evaluations with the names of earlier versions."""
     return _worded(value, _before)
 
 
 def understood(value: Any, source: str) -> Any:
-    """Return evaluations with today's words, and warn of former ones.
+    """Return evaluations with current names, and warn about former ones.
 
     Args:
-        source: where they were written.
+        source: origin of the evaluations.
     """
     found = current(value)
     if found != value:
@@ -48,7 +48,7 @@ def _worded(value: Any, words: _Words) -> Any:
     if not isinstance(value, Mapping):
         return value
     name, keys = words(str(value.get("name")))
-    # A mapping that has both words keeps both, and the former one is refused as unknown.
+    # A mapping with both names keeps both, and the former one is rejected as unknown.
     found = {keys[key] if keys.get(key, key) not in value else key: _worded(item, words) for key, item in value.items()}
     return {**found, "name": name} if isinstance(value.get("name"), str) else found
 
@@ -65,24 +65,24 @@ def _before(name: str) -> tuple[str, Mapping[str, str]]:
 
 @cache
 def _names() -> dict[str, str]:
-    """Names of evaluators by their former ones."""
+    """Names of evaluators by their former names."""
     return {member.formerly: name for name, member in catalog("evaluators").items() if member.formerly}
 
 
 def _keys(name: str) -> dict[str, str]:
-    """Parameters and options of an evaluator by their former names; none of anything else."""
+    """Parameters and options of an evaluator by their former names; empty for other members."""
     member = catalog("evaluators").get(name)
     return {} if member is None else {**EvaluateOptions.renamed, **member.renamed}
 
 
 def _all() -> dict[str, str]:
-    """Every former word with today's."""
+    """All former names with their current ones."""
     keys = [_keys(name) for name in catalog("evaluators")]
     return {**_names(), **{old: new for each in keys for old, new in each.items()}}
 
 
 def _written(value: Any) -> set[str]:
-    """Every key and every name in evaluations."""
+    """All keys and names in evaluations."""
     if isinstance(value, Mapping):
         return {str(value.get("name")), *map(str, value)}.union(*map(_written, value.values()))
     return set().union(*map(_written, value)) if isinstance(value, list | tuple) else set()

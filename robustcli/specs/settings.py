@@ -25,14 +25,14 @@ class Augment:
     """Random changes of training images, drawn anew for every image.
 
     Args:
-        crop: pixels of padding from which a crop of the old size is cut; 0 is no crop.
-        pad_mode: what the padding holds: a mirror image ("reflect") or zeros.
+        crop: pixels of padding before a random crop of the old size; 0 is no crop.
+        pad_mode: contents of the padding: a mirror image ("reflect") or zeros.
         flip: whether half of the images are mirrored left to right.
-        cutout: side of a square that is set to 0, in pixels; 0 is none.
-        resized_crop: smallest share of the area that is cut out and stretched to the whole image, of sides between
-            3:4 and 4:3; 0.08 on ImageNet, 0 is none.
-        rotate: largest angle by which images are turned, in degrees; 0 is none.
-        jitter: largest relative change of brightness, contrast and saturation, in this order; 0 is none.
+        cutout: side of a square that is set to 0, in pixels; 0 is off.
+        resized_crop: smallest share of the area of a random crop, which is resized to the whole image, with a ratio of
+            the sides between 3:4 and 4:3; 0.08 on ImageNet, 0 is off.
+        rotate: largest angle of rotation in degrees; 0 is off.
+        jitter: largest relative change of brightness, contrast and saturation, in this order; 0 is off.
     """
 
     crop: Size = 0
@@ -46,12 +46,12 @@ class Augment:
 
 @dataclass(frozen=True, kw_only=True)
 class ExtraSettings:
-    """Images that join those of the data set in training, such as generated ones.
+    """Additional training images, such as generated ones.
 
     Args:
-        path: NumPy archive with "image", uint8 (n, height, width, channels), and "label", (n,), -1 for none:
-            only a divergence from the clean prediction is asked of such images (defense: trades).
-        labels: file whose labels replace those of the archive, such as a classifier's; .npz with "label"
+        path: NumPy archive with "image", uint8 (n, height, width, channels), and "label", (n,), where -1 means none:
+            such images only contribute a divergence from the clean prediction (defense: trades).
+        labels: file with labels that replace those of the archive, such as a classifier's; .npz with "label"
             or .npy.
         share: share of every batch that is drawn from them, rounded down to whole images.
         label_smoothing: smoothing s of their labels.
@@ -68,15 +68,15 @@ class DataOptions:
     """Options of any data set.
 
     Args:
-        val_size: number of training images set apart to select weights, by a fixed permutation.
+        val_size: number of training images used to select weights instead, chosen by a fixed permutation.
         train_size: number of the other training images that are used; null is all.
         augment: random changes of training images.
-        mixer: mixing of the images of a training batch with each other, after their own changes.
+        mixer: mixing of the images of a training batch, after augmentation.
         label_smoothing: smoothing s of the labels in training; the extra images have their own.
-        smoothing_over: classes that share s: "all" k classes, the label included, or the k - 1 "others".
-        smoothing_for: what uses smoothed labels: only the "loss", as published, or "both" the loss and the attack. In
-            the first case the attack raises the loss of unsmoothed (perhaps mixed) labels.
-        extra: images that join those of the data set in training; null is none.
+        smoothing_over: classes that share s: all k classes including the label ("all"), or the k - 1 "others".
+        smoothing_for: users of smoothed labels: only the "loss", as published, or "both" loss and attack. With "loss",
+            the attack maximises the loss of unsmoothed (possibly mixed) labels.
+        extra: additional training images; null is none.
         workers: batches that are read ahead, also beyond the end of an epoch, if images are not in memory.
     """
 
@@ -101,7 +101,7 @@ class ArchitectureOptions:
     """Options of any architecture.
 
     Args:
-        normalize: the network's first layer: the data set's mean and std, none (pixels in [0, 1]), or "per_image"
+        normalize: first layer of the network: mean and std of the data set, none (pixels in [0, 1]), or "per_image"
             (each image by its own mean and std, over all channels).
     """
 
@@ -120,7 +120,7 @@ class EvaluateOptions:
     examples: Count | None = None
     save_examples: bool = False
 
-    # Names that options had in earlier versions.
+    # Former names of options.
     renamed: ClassVar[Mapping[str, str]] = {"witnesses": "save_examples"}
 
 
@@ -129,21 +129,21 @@ class TrainSettings:
     """How the weights are trained.
 
     Args:
-        epochs: passes over the training images; a defense that replays batches makes all its updates on a batch
-            in one pass, so m replays cost as much as m times the epochs.
+        epochs: passes over the training images; a defense that replays batches makes all its updates on a batch in
+            one pass, so m replays cost as much as m times the epochs.
         batch_size: images per update.
-        lr: learning rate where the schedule's factor is 1.
-        optimizer: how gradients become updates.
+        lr: learning rate at factor 1 of the schedule.
+        optimizer: optimizer of the weights.
         schedule: factor of the learning rate over the run.
-        weight_decay: weight decay of the optimiser, on all parameters except those excluded.
-        weight_decay_exclude: parameters without weight decay: none, those of normalisation layers ("bn"), those
-            and all biases ("bn_and_bias"), or those, every other vector (factors of layers, class tokens) and
-            learned positions ("vectors"), as is usual with transformers.
-        grad_clip: largest norm of the whole gradient; null is no limit.
+        weight_decay: weight decay of the optimizer, on all parameters except excluded ones.
+        weight_decay_exclude: parameters without weight decay: none, those of normalisation layers ("bn"), also all
+            biases ("bn_and_bias"), or also all other vectors (layer scales, class tokens) and learned positions
+            ("vectors"), as is usual with transformers.
+        grad_clip: maximum norm of the whole gradient; null is no limit.
         eps_warmup: epochs over which eps rises from 0.
-        eps_warmup_form: "line": in a straight line, with every update; "stairs": as much, but at the beginning of
-            each epoch; "sine": at the beginning of each epoch too, along half a wave, slow at both ends.
-        drop_last: whether a last batch that is not full is left out.
+        eps_warmup_form: "line": linear, at every update; "stairs": linear, at the start of each epoch; "sine": half a
+            cosine, at the start of each epoch.
+        drop_last: whether an incomplete last batch is dropped.
         precision: of the network's passes in training: "fp32", "bf16", or "fp16" with gradients that are scaled
             inside; weights, losses and evaluation are always fp32. On GPUs "fp32" lets convolutions use TF32 as torch
             does by default; each session records it. "auto" is bf16 on a GPU with instructions for it, unless the
@@ -154,16 +154,16 @@ class TrainSettings:
             in one process. Otherwise each normalises by its slice, and running statistics are means over the processes.
         compile: whether the passes of whole batches are compiled, which takes a minute or two; changes speed and
             rounding only. "auto" is true on a GPU for runs of at least 10,000 updates; each session records it.
-        select: which weights are "best": highest "robust" or "clean" accuracy on validation images, or "last".
-        allow_test_selection: choose on test images where there is no validation split; stamped on every number.
-        check_examples: validation images on which accuracy is checked after every epoch.
+        select: rule for the "best" weights: highest "robust" or "clean" accuracy on validation images, or "last".
+        allow_test_selection: select on test images if there are no validation images; noted with every number.
+        check_examples: number of validation images in the check after every epoch.
         check_steps: PGD steps of that check.
-        start_from: weights that the network starts from instead of random ones: a checkpoint or the folder of a run, a
-            file of weights, or a name such as timm:resnet50, robustbench:NAME or hf:ORG/REPO; of the same architecture,
-            but a classifier of another number of classes, which then stays random.
-        on_collapse: when robustness to many steps is lost suddenly: "stop", "rewind" to the last good
-            weights and end there, or "continue".
-        log: where epochs are reported while training runs, besides train.jsonl: csv, tensorboard, wandb, trackio.
+        start_from: initial weights instead of random ones: a checkpoint or the folder of a run, a file of weights, or
+            a name such as timm:resnet50, robustbench:NAME or hf:ORG/REPO. The architecture must be the same; a
+            classifier for another number of classes stays random.
+        on_collapse: action when robustness to many steps is lost suddenly: "stop", "rewind" to the last good weights
+            and end there, or "continue".
+        log: live logs of epochs in addition to train.jsonl: csv, tensorboard, wandb, trackio.
         device: auto (the first GPU if there is one), cpu, cuda or cuda:i.
     """
 
@@ -197,13 +197,13 @@ class Claim:
     """A published result that the spec tries to reproduce.
 
     Args:
-        source: paper, or the code whose result it is.
-        table: where in the source.
+        source: paper or code with the result.
+        table: place in the source.
         metrics: accuracies as fractions, by the names under `evaluate`.
-        tolerance: difference that still counts as reproduced, beyond the interval.
-        selection: how the source chose its weights (last epoch, best on test, ...).
-        hardware: of the source.
-        note: what a reader of the comparison must know.
+        tolerance: difference beyond the interval that still counts as reproduced.
+        selection: how the source selected its weights (last epoch, best on test, ...).
+        hardware: hardware of the source.
+        note: facts that a reader of the comparison must know.
     """
 
     source: str

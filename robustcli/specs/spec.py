@@ -1,4 +1,4 @@
-"""An experiment from YAML, checked as a whole before anything is imported, read or made."""
+"""Experiment specs: read from YAML and checked as a whole before anything is imported or built."""
 
 import hashlib
 import json
@@ -28,23 +28,23 @@ from robustcli.specs.settings import (
 )
 from robustcli.specs.yamlfile import DEEPEST, Document, parse_scalar, parse_yaml, read_yaml, to_yaml
 
-# Names become names of folders and files.
+# Names are used for folders and files.
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 Name = Annotated[str, StringConstraints(pattern=NAME)]
 
-# Where things lie and on what they run; they do not change what a run is.
+# Paths and devices, which do not change the experiment.
 _PLACES = ("root", "path", "download")
 _PLACES_OF_EXTRA = ("path", "labels")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExperimentSpec:
-    """One experiment, every parameter resolved.
+    """One experiment with all parameters resolved.
 
     Args:
-        name: of the experiment, for folders.
-        seed: of initialisation, order of images, augmentation and attacks.
-        data: the images and what is done with them.
+        name: name of the experiment, for folders.
+        seed: seed of initialisation, order of images, augmentation and attacks.
+        data: data set and its processing.
         architecture: the network.
         threat: norm and radius, for training and evaluation.
         defense: the training method.
@@ -74,7 +74,7 @@ class ExperimentSpec:
 
     @classmethod
     def read_stored(cls, path: Path) -> "ExperimentSpec":
-        """Read the spec in the folder of a run, which may have words of earlier versions."""
+        """Read the spec in the folder of a run, which may have names of earlier versions."""
         return cls.check(read_yaml(path), is_stored=True)
 
     @classmethod
@@ -87,7 +87,7 @@ class ExperimentSpec:
         """Check a parsed spec.
 
         Args:
-            is_stored: a program has written it; words of earlier versions are understood without a warning.
+            is_stored: the spec was written by a program; names of earlier versions are accepted without a warning.
         """
         checker = Checker()
         value = document.value
@@ -115,26 +115,26 @@ class ExperimentSpec:
         raise SpecError(document.source, [located(document, where) + text for where, text in ordered])
 
     def problems(self) -> list[tuple[Where, str]]:
-        """Return combinations that are refused, with the place of each; none in a spec that was checked."""
+        """Return rejected combinations, with the place of each; none in a checked spec."""
         return find_problems({item.name: getattr(self, item.name) for item in fields(self)})
 
     def warnings(self) -> list[str]:
-        """Return what is legal but probably not intended."""
+        """Return combinations that are legal but probably not intended."""
         return find_warnings({item.name: getattr(self, item.name) for item in fields(self)})
 
     def notes(self) -> list[str]:
-        """Return what may be intended, but the author of the spec should know."""
+        """Return combinations that may be intended, with facts for the author of the spec."""
         return find_notes({item.name: getattr(self, item.name) for item in fields(self)})
 
     def to_plain(self) -> dict[str, Any]:
-        """The spec as plain values, every default written out."""
+        """Return the spec as plain values, with all defaults."""
         plain: dict[str, Any] = to_plain(self)
         if self.claim is None:
             del plain["claim"]
         return plain
 
     def to_yaml(self) -> str:
-        """The spec as YAML; read again it is equal."""
+        """Return the spec as YAML; reading it gives an equal spec."""
         return to_yaml(self.to_plain())
 
     @property
@@ -145,18 +145,17 @@ class ExperimentSpec:
         plain.pop("claim", None)
         plain["train"].pop("device")
         plain["train"].pop("log")
-        # Left to the machine they are not part of the experiment; by these words such specs keep the digest they had
-        # before the machine was asked.
+        # If left to the machine, they are not part of the experiment; these values keep the digests of old versions.
         for key, before in (("channels_last", False), ("precision", "fp32"), ("compile", False)):
             if plain["train"][key] == "auto":
                 plain["train"][key] = before
-        # Added later; without it every run is what it was.
+        # Added later; its default leaves runs unchanged.
         if not plain["train"]["sync_batch_norm"]:
             del plain["train"]["sync_batch_norm"]
-        # As long as there was no choice, smoothed labels reached the attack.
+        # Before this option existed, attacks used smoothed labels.
         if not self.data.options.is_smoothed or plain["data"]["smoothing_for"] == "both":
             del plain["data"]["smoothing_for"]
-        # No labels are soft then, and there is nothing to choose.
+        # Without soft labels there is nothing to choose.
         if plain["defense"].get("soft_labels") == "refuse":
             del plain["defense"]["soft_labels"]
         for place in _PLACES:
@@ -170,7 +169,7 @@ class ExperimentSpec:
 
 
 def _as_before(value: Any) -> Any:
-    """Plain values without the added parameters of members that leave everything as it was."""
+    """Remove added parameters of members that have their neutral value."""
     if isinstance(value, Mapping):
         added = _added(str(value.get("name")))
         kept = {key: item for key, item in value.items() if key not in added or item != added[key]}
@@ -180,7 +179,7 @@ def _as_before(value: Any) -> Any:
 
 @cache
 def _added(name: str) -> dict[str, Any]:
-    """The added parameters of the members with a name, in all families."""
+    """Return added parameters of all members with a name, in all families."""
     members = [catalog(family)[name] for family in FAMILIES if name in catalog(family)]
     return {key: value for member in members for key, value in member.added.items()}
 
@@ -193,7 +192,7 @@ def _check_evaluate(checker: Checker, value: Any) -> dict[str, MemberSpec]:
         return {}
     for key in value:
         if not re.fullmatch(NAME, key):
-            checker.problems.append((("evaluate", key), "names of results hold letters, digits, _ . and - only"))
+            checker.problems.append((("evaluate", key), "names of results may contain letters, digits, _ . and - only"))
     return {key: checker.chosen(family, item, ("evaluate", key)) for key, item in value.items()}
 
 
@@ -220,7 +219,7 @@ def with_value(document: Document, key: str, new: Any, place: str) -> Document:
     """
     path = tuple(key.split("."))
     value = _replaced(document.value if isinstance(document.value, Mapping) else {}, list(path), new, place)
-    # What it replaced is no longer written anywhere; what it passes through is written here if nowhere else.
+    # The replaced value has no place any more; new mappings around the value get the place of the override.
     places = {where: known for where, known in document.places.items() if where[: len(path)] != path}
     for depth in range(1, len(path)):
         places.setdefault(path[:depth], place)
@@ -234,7 +233,7 @@ def override_text(text: str, overrides: Sequence[str], source: str) -> str:
 
 
 def _with_quotients(value: Any) -> Any:
-    """Floats that were written as quotients, as those: printed as decimals they would be other numbers."""
+    """Keep floats that were written as quotients: as decimals they would be other numbers."""
     if isinstance(value, Mapping):
         return {key: _with_quotients(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -256,7 +255,7 @@ def _replaced(value: Any, keys: list[str], new: Any, place: str) -> Any:
 
 
 def _nearest(document: Document, where: Where) -> str:
-    """The place of a value, or of the innermost thing around it that was written."""
+    """Return the place of a value, or of the innermost written part around it."""
     while where and where not in document.places:
         where = where[:-1]
     return document.places.get(where, "")
@@ -268,7 +267,7 @@ def _line(document: Document, where: Where) -> int:
 
 
 def located(document: Document, where: Where) -> str:
-    """Line and path of a value, with which the text of a problem begins."""
+    """Return line and path of a value, the beginning of a message."""
     place = _nearest(document, where)
     path = ".".join(map(str, where))
     return "".join(f"{part}: " for part in (place, path) if part)

@@ -1,6 +1,6 @@
-"""YAML as specs use it: plain values with the line of each; numbers are numbers, surprises are refused.
+"""YAML for specs: plain values with their line numbers, and stricter than YAML 1.1.
 
-Unlike YAML 1.1: `8/255` and `1e-4` are numbers, `no`, `on` and `1:30` are text, a key written twice is an error.
+`8/255` and `1e-4` are numbers, `no`, `on` and `1:30` are text, and a key written twice is an error.
 """
 
 import math
@@ -22,16 +22,16 @@ _BOOL = re.compile(r"^(?:true|false)$")
 _INT = re.compile(r"^[-+]?[0-9]+$")
 _FLOAT = re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?$")
 _RATIO = re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)? ?/ ?[0-9]+(?:\.[0-9]*)?$")
-# Longer text is not a number, and both parts of a shorter quotient fit into a float.
+# Longer text is not a number; both parts of a shorter quotient fit into a float.
 _LONGEST = 300
 DEEPEST = 50
-# Anchors can repeat each other, so that a short file has more values than fit into memory.
+# Nested anchors can make a short file expand to more values than fit into memory.
 _MOST_VALUES = 100_000
 
 
 @dataclass(frozen=True)
 class Document:
-    """A parsed file: its value, and where each part of it was written.
+    """A parsed file: its value, and the place of each part.
 
     Args:
         source: the file's name, for messages.
@@ -61,7 +61,7 @@ def read_yaml(path: Path) -> Document:
 
 
 def parse_yaml(text: str, source: str) -> Document:
-    """Parse text; errors name `source`."""
+    """Parse text; `source` is for messages."""
     places: dict[Path_, str] = {}
     problems: list[str] = []
     try:
@@ -84,7 +84,7 @@ def parse_yaml(text: str, source: str) -> Document:
 
 
 def parse_scalar(text: str) -> Any:
-    """The value of one piece of text, such as the right side of an override."""
+    """Parse a single value, such as the right side of an override."""
     return parse_yaml(text, text).value
 
 
@@ -149,12 +149,12 @@ def _scalar(text: str) -> Any:
 
 
 def to_yaml(value: Any) -> str:
-    """Text that `parse_yaml` reads back as an equal value."""
+    """Return text that `parse_yaml` reads as an equal value."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes text that would be read back as something else."""
+    """Quote text that would be read as another type."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -176,7 +176,7 @@ def _represent_fraction(dumper: _Dumper, fraction: Fraction) -> yaml.Node:
 
 
 def _unquoted(dumper: _Dumper, text: str) -> yaml.Node:
-    # The tag that PyYAML itself would read the text as: it takes 1e-05 and 8/255 for text, and would quote them.
+    # The tag that PyYAML would read for the text: it reads 1e-05 and 8/255 as text, and would quote them.
     tag = dumper.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
     return dumper.represent_scalar(tag, text)
 

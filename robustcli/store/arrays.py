@@ -5,7 +5,7 @@ import tokenize
 import zipfile
 import zlib
 
-# What reading meets in a header that is parsed as Python, in a zip archive and in compressed bytes.
+# Errors of reading a header that is parsed as Python, a zip archive and compressed bytes.
 UNREADABLE = (
     ArithmeticError,
     EOFError,

@@ -1,8 +1,7 @@
-"""Digest chain of stored results: spec, weights, data, settings, files and numbers, bound together.
+"""Digest chain of stored results, which binds spec, weights, data, settings, files and numbers.
 
-Every link is a SHA-256 of one content, and the digest of the chain folds all links in their order. Whoever changes a
-content after the results were written breaks a link; recomputing the links changes the digest, which a
-signature protects.
+Every link is the SHA-256 of one content, and the digest of the chain combines all links in order. Changing a content
+after the results were written breaks a link; recomputing the links changes the digest, which a signature protects.
 """
 
 import hashlib
@@ -24,20 +23,20 @@ _Results = TypeVar("_Results", RunResults, EvalResults)
 
 
 def chained(folder: Path, results: _Results, weights: str) -> _Results:
-    """Results with the chain that binds them to the other files of their folder.
+    """Return results with the chain that binds them to the other files of their folder.
 
     Args:
-        folder: of the run or the evaluation, with all files but results.json.
+        folder: folder of the run or evaluation, with all files but results.json.
         weights: digest of the evaluated weights.
     """
     return results.model_copy(update={"chain": chain_of(folder, results.to_json(), weights)})
 
 
 def chain_of(folder: Path, raw: Mapping[str, Any], weights: str) -> Chain:
-    """Chain of the files of a folder as they are now.
+    """Return the chain of the current files of a folder.
 
     Args:
-        raw: content of results.json; a chain in it is left out.
+        raw: content of results.json; a chain in it is ignored.
         weights: digest of the evaluated weights.
     """
     settings = {key: value for key, value in raw.items() if key not in ("chain", "data", "evaluations")}
@@ -59,7 +58,7 @@ def broken_links(stated: Chain, found: Chain) -> tuple[list[str], list[str]]:
     """Compare a stored chain with the one of the files as they are now.
 
     Returns:
-        Problems, one line each; and the names of files that the chain does not bind, or that are not there any more.
+        Problems, one line each; and the names of files that are not in the chain, or no longer exist.
     """
     problems = [
         f"digest chain: {name} was changed after the results were written"
@@ -67,7 +66,7 @@ def broken_links(stated: Chain, found: Chain) -> tuple[list[str], list[str]]:
         if name in found.links and found.links[name] != link
     ]
     problems += [
-        f"digest chain: {name} is not in results.json any more"
+        f"digest chain: {name} is no longer in results.json"
         for name in stated.links
         if name not in found.links and not _is_file(name)
     ]

@@ -1,4 +1,4 @@
-"""Checkpoints: self-describing files that are never half-written and hold nothing but data."""
+"""Checkpoints: self-describing files that contain only data and are written atomically."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from robustcli.store.files import replacing
 from robustcli.store.models import Count, Stored, parsed, short
 
 FORMAT = 1
-# What an evaluation needs besides spec and weights, and what resuming needs.
+# Keys for evaluations besides spec and weights, and keys for resuming.
 TO_EVALUATE = ("shape", "mean", "std", "check")
 TO_RESUME = ("check", "training")
 
@@ -32,7 +32,7 @@ class _Check(Stored):
 
 
 class _Training(Stored):
-    """State of training; the parts check what is theirs."""
+    """State of training; each part checks its own."""
 
     updates: Count
     best_score: float
@@ -48,7 +48,7 @@ class _Training(Stored):
 
 
 class _Contents(Stored):
-    """Everything in a checkpoint that is read again; only spec and weights are in all of them."""
+    """Keys of a checkpoint that are read again; only spec and weights are always present."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
@@ -63,13 +63,13 @@ class _Contents(Stored):
 
 
 def save(path: Path, contents: Mapping[str, Any]) -> None:
-    """Write a checkpoint, whole or not at all."""
+    """Write a checkpoint atomically."""
     with replacing(path) as file:
         kept = _ErrorKeeper(file)
         try:
             torch.save({"format": FORMAT, "robustcli": __version__, **contents}, cast("BinaryIO", kept))
         except RuntimeError as error:
-            # torch replaces errors of the disk by its own.
+            # torch hides errors of the disk.
             raise kept.error or error from error
 
 
@@ -95,7 +95,7 @@ def load(path: Path, needed: Sequence[str] = ()) -> dict[str, Any]:
     """Read a checkpoint on the CPU, only as data (`weights_only`).
 
     Args:
-        needed: keys that must be there besides spec and weights.
+        needed: required keys besides spec and weights.
 
     Raises:
         RobustCliError: there is no such file, it is not a checkpoint of this program, or it is incomplete.
@@ -109,7 +109,7 @@ def load(path: Path, needed: Sequence[str] = ()) -> dict[str, Any]:
         contents: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception as error:  # torch raises whatever a broken pickle makes its reader stumble on
+    except Exception as error:  # a broken pickle may raise anything
         raise RobustCliError(
             f"{path}: not a checkpoint that `robust train` wrote: it cannot be read as plain data "
             f"({why_unreadable(error)})"
@@ -125,7 +125,7 @@ def load(path: Path, needed: Sequence[str] = ()) -> dict[str, Any]:
     parsed(_Contents, contents, path)
     missing = [key for key in needed if contents.get(key) is None]
     if missing:
-        raise RobustCliError(f"{path}: incomplete: it lacks {', '.join(missing)}; copy the checkpoint again")
+        raise RobustCliError(f"{path}: incomplete: it has no {', '.join(missing)}; copy the checkpoint again")
     return contents
 
 
@@ -135,7 +135,7 @@ def is_own(contents: Any) -> bool:
 
 
 def why_unreadable(error: Exception) -> str:
-    """What torch says of a file that it does not read as data, without its advice to read it as code."""
+    """Return the reason why torch cannot read a file as data, without its advice to read it as code."""
     found = re.search(r"GLOBAL (\S+)", str(error))
     if found:
         return f"it holds objects of {found.group(1)}, and loading them would run code"

@@ -1,8 +1,8 @@
-"""Stored evaluations: what every image came to, the attacks in their order, and what follows from both.
+"""Stored evaluations: the outcome of every image, the attacks in order, and derived values.
 
-Evaluations of version 1 may lack `stages`, `suspicions` and `fingerprint`: the first ones were made before attacks were
-recorded one by one and before their failures were questioned. They get `suspicions: null` and have no verdict.
-AutoAttack without an `engine` was run by its authors' package.
+Evaluations of version 1 may lack `stages`, `suspicions` and `fingerprint`, because the first ones were made before
+attacks were recorded separately and checked afterwards. They get `suspicions: null` and have no verdict. AutoAttack
+without an `engine` was run by its authors' package.
 """
 
 from collections.abc import Mapping
@@ -37,9 +37,9 @@ class StageResult(Stored):
 
     Args:
         is_black_box: the stage used no gradients.
-        sampled: images that were attacked, if they were only a sample; None means all that entered.
+        sampled: number of attacked images, if they were only a sample; None means all that entered.
         has_black_box: a part of the stage used no gradients.
-        is_search: the stage looked for the worst point; if not, it changed images by chance, as corruptions do.
+        is_search: the stage looked for the worst point; if not, it changed images at random, like corruptions.
         threat: the stage's own threat as text such as "l2 0.5"; None means that of the evaluation.
     """
 
@@ -66,7 +66,7 @@ class Estimate(Stored):
 
     Args:
         accuracy: unbiased estimate.
-        low, high: exact 95 % interval, over the drawing of the sample from these images.
+        low, high: exact 95 % interval, over the sampling of these images.
     """
 
     accuracy: float
@@ -75,27 +75,27 @@ class Estimate(Stored):
 
 
 class Evaluation(Stored):
-    """Result of one evaluation: one character per image, and what a reader must know about it.
+    """Result of one evaluation: one character per image, with its conditions.
 
-    Accuracy, interval and verdict are computed from `survivors`, `stages` and `suspicions`, whatever the file says;
+    Accuracy, interval and verdict are computed from `survivors`, `stages` and `suspicions`, not read from the file;
     `contradictions` compares both.
 
     Args:
         evaluator: registered name of the evaluator.
-        parameters: its settings, as the spec states them.
-        norm, eps: of the threat model; eps is exact text such as "8/255".
-        seed: of the evaluation's noise.
+        parameters: its settings, as in the spec.
+        norm, eps: norm and radius of the threat model; eps is exact text such as "8/255".
+        seed: seed of the noise.
         survivors: one character per image, in the order of the data: "1" still correct, "0" not.
         forwards: images passed through the model.
         gradients: images for which a gradient through the logits was computed.
         seconds: wall-clock time of the evaluator, without the checks around it.
         stages: its attacks in their order.
         suspicions: signs that attacks failed for another reason than robustness; None without a check (version 1).
-        warnings: what else a reader of the number must know, each once.
+        warnings: other facts about the number, without duplicates.
         fingerprint: digests of everything that the survivors depend on.
-        sample: one character per image, if the last attacks ran on some images only: "1" if this image was drawn at
+        sample: one character per image, if the last attacks ran only on some images: "1" if the image was drawn at
             random for them, "2" if it was one of those nearest to a wrong class, "0" if they did not run on it.
-        estimate: accuracy if they had run on all images; None if they did.
+        estimate: estimated accuracy for all images; None if the attacks ran on all.
     """
 
     evaluator: str
@@ -129,7 +129,7 @@ class Evaluation(Stored):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def total(self) -> int:
-        """Number of images evaluated, including those that are wrong when clean."""
+        """Number of evaluated images, including those misclassified when clean."""
         return len(self.survivors)
 
     @computed_field  # type: ignore[prop-decorator]
@@ -141,7 +141,7 @@ class Evaluation(Stored):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % Clopper-Pearson interval of the accuracy, over the drawing of the images."""
+        """95 % Clopper-Pearson interval of the accuracy, over the sampling of the images."""
         return clopper_pearson(self.correct, self.total)
 
     @computed_field  # type: ignore[prop-decorator]
@@ -177,22 +177,22 @@ class Evaluation(Stored):
 
     @property
     def clean_correct(self) -> int | None:
-        """Number of these images that are right when clean; None if the file does not say."""
+        """Number of these images that are correct when clean; None if unknown."""
         if self.is_clean:
             return self.correct
         return self.stages[0].entered if self.stages else None
 
     def contradictions(self, stated: Mapping[str, Any]) -> list[str]:
-        """Derived keys of the file that do not follow from the others.
+        """Return derived keys of the file that do not follow from the others.
 
         Args:
-            stated: the file's content, from which this evaluation was read.
+            stated: content of the file from which this evaluation was read.
         """
         computed = self.model_dump(mode="json", include=set(type(self).model_computed_fields))
         return [
             f"{name}: the result says {stated.get(name)}; its other keys give {value}"
             for name, value in computed.items()
-            # The first files (version 1) state fewer of them.
+            # The first files (version 1) have fewer of them.
             if stated.get(name) != value and (name in stated or self.suspicions is not None)
         ]
 
@@ -201,7 +201,7 @@ def read_evaluation(path: Path) -> Evaluation:
     """Read one stored evaluation.
 
     Raises:
-        RobustCliError: the file is missing, damaged or foreign; names the keys.
+        RobustCliError: the file is missing, damaged or of another kind; the message has the keys.
     """
     return parse_evaluation(read_json(path), path)
 
@@ -212,9 +212,9 @@ def parse_evaluation(raw: Any, path: Path) -> Evaluation:
 
 
 def upgraded_evaluation(raw: Any) -> Any:
-    """Content of an evaluation of any version as that of the newest: today's words, and the engine of AutoAttack.
+    """Convert the content of an evaluation of any version to the newest one: current names, and AutoAttack's engine.
 
-    Version 1 knew one engine when it had no fingerprints, and did not name it.
+    Version 1 had only one engine before it had fingerprints, and did not name it.
     """
     if not isinstance(raw, Mapping) or not isinstance(raw.get("parameters"), Mapping):
         return raw

@@ -1,4 +1,4 @@
-"""Recognize files that are not what their name says, from their first bytes."""
+"""Recognize files of an unexpected kind by their first bytes."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from robustcli.errors import shortened
 
 _LFS = b"version https://git-lfs"
 _MARKUP = (b"<!doctype", b"<html", b"<?xml", b"<head", b"<body")
-# Formats that are often kept next to weights, by the bytes at their beginning.
+# Formats that are often stored next to weights, by their first bytes.
 _FORMATS = {
     b"\x1f\x8b": "a gzip archive; unpack it first",
     b"\xfd7zXZ": "an xz archive; unpack it first",
@@ -27,7 +27,7 @@ _FORMATS = {
 }
 _ZIP = b"PK\x03\x04"
 _START = 512
-# Beginnings of lines by which texts are recognized; a comment of YAML and a title of Markdown look the same.
+# Beginnings of lines that identify texts; a comment of YAML and a title of Markdown look the same.
 _TEXTS = {
     r"#!|import |from \w+ import |def |class ": "a program",
     r"---\s*$|[\w.-]+:(\s|$)": "a YAML text, such as a spec or a model card",
@@ -52,7 +52,7 @@ def other_kind(path: Path) -> str | None:
         if start.startswith(mark):
             return words
     if start.startswith(_ZIP) and not _has_an_end(path):
-        return "cut short: a zip archive without its end; download or copy it again"
+        return "truncated: a zip archive without its end; download or copy it again"
     if start[257:262] == b"ustar":
         return "a tar archive; unpack it and name the file inside"
     if start[8:10] == b'{"' and int.from_bytes(start[:8], "little") <= path.stat().st_size:
@@ -63,7 +63,7 @@ def other_kind(path: Path) -> str | None:
 def _text_kind(start: bytes) -> str | None:
     """Describe a text by its beginning; None if it is not a text."""
     try:
-        # The last character may be cut in two.
+        # The last character may be incomplete.
         text = start.decode("utf-8-sig", errors="strict" if len(start) < _START else "ignore")
     except UnicodeDecodeError:
         return None
@@ -71,7 +71,7 @@ def _text_kind(start: bytes) -> str | None:
         return None
     first = next((line.strip() for line in text.splitlines() if line.strip()), "")
     if not first:
-        return "empty but for spaces; download or copy it again"
+        return "empty except for spaces; download or copy it again"
     kind = next((kind for pattern, kind in _TEXTS.items() if re.match(pattern, first)), "a text")
     if first[0] in "{[" and _is_json(text, first):
         kind = "a JSON text"
@@ -79,7 +79,7 @@ def _text_kind(start: bytes) -> str | None:
 
 
 def _is_json(text: str, first: str) -> bool:
-    """Whether a text is JSON, or its first line is, or it may go on as JSON where it was cut."""
+    """Return whether a text is JSON, or its first line is, or it may be truncated JSON."""
     for part in (text, first):
         try:
             json.loads(part)
@@ -90,7 +90,7 @@ def _is_json(text: str, first: str) -> bool:
 
 
 def _has_an_end(path: Path) -> bool:
-    """Whether a zip archive has the table that its end holds."""
+    """Return whether a zip archive has its final table."""
     try:
         return zipfile.is_zipfile(path)
     except (zipfile.BadZipFile, ValueError):

@@ -1,4 +1,4 @@
-"""Files that a reader never meets half-written, and JSON that a person can read."""
+"""Write files atomically, and JSON that people can read."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def replacing(path: Path, mark: str = "writing") -> Iterator[BinaryIO]:
     temporary = path.with_name(f"{path.name}.{mark}")
     with errors_name(path, temporary):
         path.parent.mkdir(parents=True, exist_ok=True)
-        # What a killed process left may be a link to another file, which opening it would empty.
+        # A file that a killed process left may be a link to another file, which opening would truncate.
         temporary.unlink(missing_ok=True)
         try:
             with temporary.open("xb") as file:
@@ -38,13 +38,13 @@ def replacing(path: Path, mark: str = "writing") -> Iterator[BinaryIO]:
 
 
 def own_mark() -> str:
-    """Return a mark that no other process has, on this machine or another one that shares its files."""
+    """Return a mark that is unique among processes, also of other machines with the same storage."""
     return f"writing-{socket.gethostname()}-{os.getpid()}"
 
 
 @contextmanager
 def errors_name(path: Path, temporary: Path | None = None) -> Iterator[None]:
-    """Let errors of the disk name the file, also those of writing, which name none.
+    """Add the file name to errors of the disk, also to those of writing, which have none.
 
     Args:
         temporary: name under which the file is written.
@@ -58,12 +58,12 @@ def errors_name(path: Path, temporary: Path | None = None) -> Iterator[None]:
 
 
 def absolute(text: str) -> Path:
-    """Return the absolute path of a file that a user names; "~" is the home folder, and links may lead in a circle."""
+    """Return the absolute path of a file that a user names; "~" is the home folder, and links may be circular."""
     return Path(os.path.realpath(os.path.expanduser(text)))
 
 
 def append(path: Path, line: str) -> None:
-    """Append a line to a text, whole or not at all."""
+    """Append a line to a text file atomically."""
     left = f"{line}\n".encode()
     with errors_name(path), path.open("ab", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
@@ -78,19 +78,19 @@ def append(path: Path, line: str) -> None:
 
 
 def copy(source: Path, path: Path) -> None:
-    """Copy a file, whole or not at all."""
+    """Copy a file atomically."""
     with source.open("rb") as file, replacing(path) as written:
         shutil.copyfileobj(file, written)
 
 
 def write_text(path: Path, text: str, mark: str = "writing") -> None:
-    """Write a text in UTF-8, whole or not at all."""
+    """Write a text in UTF-8 atomically."""
     with replacing(path, mark) as file:
         file.write(text.encode())
 
 
 def write_json(path: Path, value: Any, *, mark: str = "writing") -> None:
-    """Write indented JSON, whole or not at all."""
+    """Write indented JSON atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", mark)
 
 

@@ -12,13 +12,13 @@ Verdict = Literal["SHOWN", "NOT SHOWN", "REFUTED"]
 
 
 class Comparison(Stored):
-    """One expected relation and what the seeds say about it.
+    """One expected relation and its result.
 
     Args:
-        text: the expectation in words.
-        effects: of every seed, in the direction that the claim predicts; for `near`, the difference.
+        text: the expectation as text.
+        effects: effect of every seed, in the direction that the claim predicts; for `near`, the difference.
         interval: 95 % interval of the mean effect over seeds (Student's t, paired by seed).
-        needed: value that the effect has to exceed; for `near`, that its size must not exceed.
+        needed: value that the effect has to exceed; for `near`, the maximum of its absolute value.
     """
 
     text: str
@@ -30,13 +30,13 @@ class Comparison(Stored):
 
 
 class FindingResult(Stored):
-    """What `robust reproduce findings/NAME` found.
+    """Result of `robust reproduce findings/NAME`.
 
     Args:
-        name: of the finding.
-        seeds: in the order of all lists.
-        values: by metric, then by arm, one number for each seed.
-        training_seconds: of all runs together, without evaluations.
+        name: name of the finding.
+        seeds: seeds, in the order of all lists.
+        values: by metric, then by arm, one number per seed.
+        training_seconds: total of all runs, without evaluations.
         hardware: machine of the runs.
     """
 
@@ -58,6 +58,6 @@ def read_finding(path: Path) -> FindingResult:
     """Read a stored finding.
 
     Raises:
-        RobustCliError: the file is not one.
+        RobustCliError: the file is not a finding.
     """
     return parsed(FindingResult, read_json(path), path)

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 
 class GrowingArray:
-    """An array whose rows are collected in a temporary file without a name, within a `with` block.
+    """An array whose rows are collected in an unnamed temporary file, within a `with` block.
 
     Args:
-        folder: folder on whose disk the rows are kept.
+        folder: folder on the disk for the rows.
         row: shape of one row.
         dtype: type of the array if no row is ever added.
     """
@@ -63,7 +63,7 @@ def write_npz(file: BinaryIO, arrays: Mapping[str, NDArray[Any] | GrowingArray])
 
 
 def read_rows(archive: zipfile.ZipFile, name: str, size: int) -> Iterator[NDArray[Any]]:
-    """Yield the rows of an array in an .npz file, at most `size` at a time; at least one, perhaps empty, part.
+    """Yield the rows of an array in an .npz file, at most `size` at a time; yields at least one part, possibly empty.
 
     Raises:
         Exception: one of `UNREADABLE`, if the file is damaged or the array is of another kind.

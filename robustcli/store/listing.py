@@ -1,6 +1,6 @@
-"""Rows for `robust runs`: every run and stored evaluation below a folder, with a small index that makes this quick.
+"""Rows for `robust runs`: every run and stored evaluation below a folder, with a small index for speed.
 
-The index `.robust-index.json` lies in the folder. A row in it is used as long as the files of its run have the same
+The index `.robust-index.json` is in the folder. A row in it is used as long as the files of its run have the same
 sizes and times; otherwise it is read again. Deleting the index is safe.
 """
 
@@ -37,18 +37,18 @@ class ListedEvaluation(Stored):
 
 
 class RunRow(Stored):
-    """A run, or what `robust eval` stored.
+    """A run, or an evaluation stored by `robust eval`.
 
     Args:
-        run: folder, relative to the one that is listed.
+        run: folder, relative to the listed one.
         kind: "run" or "eval".
         status: finished, collapsed, rewound, failed, unfinished or damaged.
         text: more about the status, such as the damaged file.
         epoch: of the chosen weights, or the last one of an unfinished run, from 0.
         date: when the last session started, in ISO format.
-        seconds: of training, checks excluded, and of the evaluations.
+        seconds: seconds of training, without checks, and of the evaluations.
         clean: clean accuracy; None if it is not known.
-        variant: values of the spec in which it differs from other runs of its name; only set where rows are shown.
+        variant: values of the spec that differ from other runs of its name; only set for shown rows.
     """
 
     run: str
@@ -110,7 +110,7 @@ class _Index(Stored):
 
 
 def list_runs(root: Path) -> list[RunRow]:
-    """All runs and stored evaluations below a folder, sorted by name; a damaged one is a row too."""
+    """Return all runs and stored evaluations below a folder, sorted by name; damaged ones have a row too."""
     known = _read_index(root)
     entries = {}
     for folder in _folders(root):
@@ -128,7 +128,7 @@ def list_runs(root: Path) -> list[RunRow]:
 
 
 def list_folder(path: Path) -> list[RunRow]:
-    """All runs and stored evaluations below a folder, or the one that it holds itself, by their paths."""
+    """Return all runs and stored evaluations below a folder, or the folder itself, by path."""
     if not any((path / name).is_file() for name in ("spec.yaml", "results.json")):
         return [row.model_copy(update={"run": f"{path}/{row.run}"}) for row in list_runs(path)]
     # An absolute path, because "." has no name.
@@ -174,7 +174,7 @@ def _write_index(root: Path, entries: dict[str, _Entry]) -> None:
     try:
         write_text(root / INDEX, _Index(version=_VERSION, entries=entries).model_dump_json(), own_mark())
     except OSError:
-        return  # A folder that cannot be written can still be listed.
+        return  # A read-only folder can still be listed.
 
 
 def _read_row(folder: Path, name: str, *, is_run: bool) -> RunRow:

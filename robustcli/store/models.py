@@ -26,7 +26,7 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class Stored(BaseModel):
-    """Part of a file: of the stated types exactly; keys that follow from others are not read."""
+    """Part of a file with strict types; derived keys are not read."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore", serialize_by_alias=True, validate_by_name=True)
 
@@ -45,7 +45,7 @@ def parsed(kind: type[_Model], raw: Any, path: Path | str) -> _Model:
         path: the file, for messages.
 
     Raises:
-        RobustCliError: the content is not of this kind; names file, keys, what was found and what was expected.
+        RobustCliError: the content is not of this kind; the message has file, keys, found and expected values.
     """
     try:
         return kind.model_validate(raw)

@@ -1,4 +1,4 @@
-"""What made a run or an evaluation: its images, the processes that worked on it, and the lines of train.jsonl."""
+"""Provenance of a run or an evaluation: its images, the processes that worked on it, and the lines of train.jsonl."""
 
 import json
 import platform
@@ -32,9 +32,9 @@ class DataRecord(Stored):
     """Images of a run.
 
     Args:
-        digest: of all images and labels.
-        decode: how they were coded, such as JPEG; "" for raw pixels.
-        extra_digest: of the additional training images; "" if there are none.
+        digest: digest of all images and labels.
+        decode: encoding of the files, such as JPEG; "" for raw pixels.
+        extra_digest: digest of the additional training images; "" if there are none.
     """
 
     digest: str
@@ -46,7 +46,7 @@ class DataRecord(Stored):
 class Session(Stored):
     """One process that worked on a run or an evaluation: commit, versions, device and command.
 
-    What the session decided by itself, such as a halved batch, is kept as further keys.
+    Decisions of the session, such as a halved batch, are kept as further keys.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -94,7 +94,7 @@ class Record(Stored):
 
     @property
     def measures(self) -> dict[str, Any]:
-        """What the defense and the check measured, by name."""
+        """Measures of the defense and the check, by name."""
         return self.model_extra or {}
 
 
@@ -102,7 +102,7 @@ def read_provenance(path: Path) -> Provenance:
     """Read provenance.json of a run.
 
     Raises:
-        RobustCliError: the file is missing, damaged or foreign; names the keys.
+        RobustCliError: the file is missing, damaged or of another kind; the message has the keys.
     """
     return parsed(Provenance, read_json(path), path)
 
@@ -124,7 +124,7 @@ def provenance(device: str) -> dict[str, Any]:
         "device": device,
         "platform": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        # From the running code: installed metadata may be missing or of another copy.
+        # From the running code, because installed metadata may be missing or belong to another copy.
         "versions": {"robustcli": __version__, **{name: version_of(name) for name in _PACKAGES}},
         **_commit(),
     }
@@ -139,7 +139,7 @@ def version_of(package: str) -> str | None:
 
 
 def _commit() -> dict[str, Any]:
-    """Commit of the checkout that this code runs from, and if the code differs; None in an installed package."""
+    """Commit of the checkout of this code, and whether the code differs; None in an installed package."""
     here = Path(robustcli.__file__).resolve().parent.parent
     if not (here / ".git").exists():
         return {"commit": None, "dirty": None}

@@ -1,6 +1,6 @@
 """Typed results: one model for results.json of a run and one for what `robust eval` writes.
 
-Every reader goes through `read_results`; a file that is damaged or was written by another program gives one error with
+Every reader uses `read_results`; a file that is damaged or was written by another program gives one error with
 the file, the key, what was found and what was expected.
 
 In version 1 (the key `schema`) evaluations may lack keys, see `store.evaluations`. In version 2 they have all keys, and
@@ -47,7 +47,7 @@ class Claim(Stored):
 
 
 class ModelSource(Stored):
-    """How the user named the network that `robust eval` evaluated; the options of the command."""
+    """Source of the network of `robust eval`: the options of the command."""
 
     text: str | None = None
     overrides: Annotated[list[str], Field(strict=False)] = Field(default_factory=list)
@@ -73,7 +73,7 @@ class Chain(Stored):
 
     Args:
         links: SHA-256 of every content, in the order of the chain.
-        digest: of all links.
+        digest: digest of all links.
     """
 
     links: dict[str, str]
@@ -95,9 +95,9 @@ class _Results(Stored):
         return None if self.chain is None else self.chain.links.get("weights")
 
     def clean_accuracy(self, key: str) -> float | None:
-        """Clean accuracy on the images of an evaluation; None if no file says it.
+        """Clean accuracy on the images of an evaluation; None if unknown.
 
-        From the evaluation itself, or from the clean one of the same network if it covers these images.
+        Taken from the evaluation, or from the clean evaluation of the same network if it covers these images.
         """
         evaluation = self.evaluations[key]
         if evaluation.clean_correct is not None:
@@ -138,7 +138,7 @@ class RunResults(_Results):
         return []
 
     def sessions(self, folder: Path) -> list[Session]:
-        """Processes that worked on the run in a folder; none if its provenance.json is missing."""
+        """Sessions of a run in a folder; none if its provenance.json is missing."""
         path = folder / "provenance.json"
         return read_provenance(path).sessions if path.is_file() else []
 
@@ -149,9 +149,9 @@ class EvalResults(_Results):
     Args:
         checkpoint: file name of the checkpoint of a run; None for other networks.
         training_seed: None for networks that `robust train` did not make.
-        subject: how the user named the network.
+        subject: source of the network, as the user named it.
         provenance: the process that evaluated it.
-        notes: what a reader must know about these conditions.
+        notes: facts about these conditions that a reader must know.
     """
 
     checkpoint: str | None = None
@@ -183,7 +183,7 @@ def read_results(path: Path) -> Results:
     """Read results.json of a run or of `robust eval`.
 
     Raises:
-        RobustCliError: the file is missing, damaged or foreign; names the keys.
+        RobustCliError: the file is missing, damaged or of another kind; the message has the keys.
     """
     raw = read_json(path)
     if not isinstance(raw, Mapping) or not {"evaluations", "data"} <= raw.keys():
@@ -212,7 +212,7 @@ def read_run_results(path: Path) -> RunResults:
 
 
 def write_results(path: Path, results: Results) -> None:
-    """Write results.json, whole or not at all."""
+    """Write results.json atomically."""
     write_json(path, results.to_json())
 
 
@@ -222,7 +222,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def _upgraded(raw: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Content of a file of any version as that of the newest."""
+    """Convert the content of a file of any version to the newest one."""
     evaluations = raw.get("evaluations")
     if raw.get("schema") == SCHEMA or not isinstance(evaluations, Mapping):
         return raw

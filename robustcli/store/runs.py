@@ -1,6 +1,6 @@
-"""The run store: one folder per run; no file is ever half-written, and finished runs are never written again.
+"""The run store: one folder per run; files are written atomically, and finished runs are never changed.
 
-``runs/<name>/<digest>-s<seed>/`` holds spec.yaml (resolved), provenance.json, train.jsonl, checkpoints/,
+``runs/<name>/<digest>-s<seed>/`` contains spec.yaml (resolved), provenance.json, train.jsonl, checkpoints/,
 evaluations/ (one file per finished evaluation) and, when everything is done, results.json.
 """
 
@@ -29,7 +29,7 @@ from robustcli.store.results import RunResults, read_run_results, write_results
 if TYPE_CHECKING:
     from filelock import FileLock
 
-# Of what `robust bench` and `robust diagnose` write; results have their own.
+# Version of the files of `robust bench` and `robust diagnose`; results have their own.
 SCHEMA = 1
 
 
@@ -65,7 +65,7 @@ class RunFolder:
 
     @property
     def derived(self) -> Path:
-        """Spec that trains the network which an architecture search found."""
+        """Spec that trains the network found by an architecture search."""
         return self.path / "derived.yaml"
 
     @property
@@ -80,14 +80,14 @@ class RunFolder:
         return self.results.exists()
 
     def _lines(self) -> list[str]:
-        """Lines of train.jsonl; a last line that a kill cut short is left out."""
+        """Lines of train.jsonl, without an incomplete last line after a kill."""
         return self.log.read_text(encoding="utf-8", errors="replace").split("\n")[:-1] if self.log.exists() else []
 
     def records(self) -> list[Record]:
         """Epochs and events of train.jsonl.
 
         Raises:
-            RobustCliError: a line is damaged; names it.
+            RobustCliError: a line is damaged; the message has its number.
         """
         path = self.log
         return [parse_record(line, path, number) for number, line in enumerate(self._lines(), 1)]
@@ -97,9 +97,9 @@ class RunFolder:
         return [record for record in self.records() if record.event is None]
 
     def keep_epochs(self, count: int) -> None:
-        """Drop events, damaged lines, and epochs from number `count` on, which are about to be run again.
+        """Drop events, damaged lines, and epochs from number `count` on, which will be run again.
 
-        A damaged line costs its measures, not the run: weights and state are in the checkpoint.
+        A damaged line costs only its measures: weights and state are in the checkpoint.
         """
         kept = [line for line, record in self._readable(warn=True) if record.event is None and record.epoch < count]
         write_text(self.log, "".join(f"{line}\n" for line in kept))
@@ -111,12 +111,12 @@ class RunFolder:
                 yield line, parse_record(line, self.log, number)
             except RobustCliError as damage:
                 if warn:
-                    warnings.warn(f"{damage}; the line is left out", stacklevel=3)
+                    warnings.warn(f"{damage}; the line is ignored", stacklevel=3)
 
     def begun_precision(self) -> Precision | None:
-        """Precision in which the passes of training began; None before the first checkpoint.
+        """Precision of the training passes so far; None before the first checkpoint.
 
-        Earlier versions recorded none, and trained in fp32 if the spec did not say otherwise.
+        Earlier versions did not record it, and trained in fp32 unless the spec stated another precision.
         """
         if not self.last.exists():
             return None
@@ -155,8 +155,8 @@ class Run:
         """Lock the folder of this spec and seed; create it if it is new.
 
         Raises:
-            RobustCliError: another process uses it; it is unfinished and `resume` is false; or its spec is not the
-                one that its name says.
+            RobustCliError: another process uses it; it is unfinished and `resume` is false; or its spec does not match
+                its name.
         """
         folder = folder_of(root, spec)
         lock = lock_folder(folder.path)
@@ -207,7 +207,7 @@ class Run:
         append(self.folder.log, json.dumps(record))
 
     def finish(self, results: RunResults) -> None:
-        """Write results.json; the run is never written again."""
+        """Write results.json; the run is never changed again."""
         assert not self.folder.is_finished
         write_results(self.folder.results, results)
 
@@ -229,7 +229,7 @@ def lock_file(path: Path) -> "FileLock":
         InUseError: another process has locked it.
         RobustCliError: its file system has no locks.
     """
-    # Here, not above: commands that only read runs need no locks.
+    # Imported here, because commands that only read runs need no locks.
     from filelock import FileLock, Timeout
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -275,7 +275,7 @@ def check_same(folder: RunFolder, spec: ExperimentSpec, *, resume: bool) -> None
     """Check that a folder holds the run of this spec and may be entered.
 
     Raises:
-        RobustCliError: it holds another run, or an unfinished one and `resume` is false.
+        RobustCliError: it contains another run, or an unfinished one and `resume` is false.
     """
     stored = ExperimentSpec.read_stored(folder.spec)
     if stored.seed != spec.seed:
@@ -287,16 +287,16 @@ def check_same(folder: RunFolder, spec: ExperimentSpec, *, resume: bool) -> None
             f"{folder.spec}: holds a spec of digest {stored.digest}, this one has {spec.digest}: "
             "the file was changed or written by another version; use another --runs folder"
         )
-    # A run whose images were never read has nothing to lose.
+    # A run that never read its images has nothing to lose.
     if not resume and not folder.is_finished and folder.provenance.exists():
         raise RobustCliError(
             f"{folder.path}: this run exists and is {folder.status()}; continue it with --resume, "
             "or choose another seed or --runs folder"
         )
-    # By its digest a spec that leaves the precision to the machine is the one with fp32.
+    # A spec that leaves the precision to the machine has the same digest as one with fp32.
     begun = None if spec.train.precision == "auto" else folder.begun_precision()
     if begun not in (None, spec.train.precision):
         raise RobustCliError(
-            f"{folder.path}: this run began in {begun}, chosen by train.precision: auto, this spec has "
-            f"train.precision: {spec.train.precision}; leave it out, or choose another --runs folder"
+            f"{folder.path}: this run started in {begun}, chosen by train.precision: auto, but this spec has "
+            f"train.precision: {spec.train.precision}; remove it, or choose another --runs folder"
         )

@@ -51,7 +51,7 @@ def signature_problem(folder: Path, chain: Chain, public_key: Path) -> str | Non
     try:
         public.verify(base64.b64decode(path.read_bytes(), validate=False), _message(chain))
     except (InvalidSignature, ValueError):
-        return f"signature: {SIGNATURE} is not that of these results by this key"
+        return f"signature: {SIGNATURE} does not match these results and this key"
     return None
 
 

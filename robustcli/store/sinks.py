@@ -1,4 +1,4 @@
-"""Live logs: where the epochs of a training are reported besides train.jsonl."""
+"""Live logs: report the epochs of a training to other tools, in addition to train.jsonl."""
 
 import csv
 import io
@@ -22,7 +22,7 @@ class Sink(Protocol):
     """Receives the records of a training."""
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Take the record of an epoch, or of an event such as a collapse."""
+        """Receive the record of an epoch, or of an event such as a collapse."""
         ...
 
     def close(self) -> None:
@@ -34,7 +34,7 @@ def require_packages(names: Sequence[SinkName]) -> None:
     """Check that the packages of live logs are installed.
 
     Raises:
-        RobustCliError: one is missing; says how to get it.
+        RobustCliError: one is missing; the message says how to install it.
     """
     for name in names:
         package = _PACKAGES.get(name)
@@ -45,7 +45,7 @@ def require_packages(names: Sequence[SinkName]) -> None:
 
 
 class LiveLogs:
-    """The live logs of a run; one that fails is left out with a warning, and training continues.
+    """The live logs of a run; a log that fails is dropped with a warning, and training continues.
 
     Args:
         folder: folder of the run.
@@ -68,16 +68,16 @@ class LiveLogs:
             self._attempt(name, sink.close)
 
     def _attempt(self, name: str, do: Callable[[], None]) -> None:
-        # Packages of others, their networks and disks: a training of days must not end with one of them.
+        # Errors of other packages, networks and disks must not end a training of days.
         try:
             do()
         except Exception as error:
             self._sinks.pop(name, None)
-            warnings.warn(f"train.log: {name} failed and is left out ({in_one_line(error)})", stacklevel=2)
+            warnings.warn(f"train.log: {name} failed and is dropped ({in_one_line(error)})", stacklevel=2)
 
 
 class Csv:
-    """train.csv in the folder of the run: one line per epoch, rewritten with all columns that are known."""
+    """train.csv in the folder of the run: one line per epoch, rewritten when new columns appear."""
 
     def __init__(self, folder: RunFolder, config: Mapping[str, Any]) -> None:
         self._folder = folder
@@ -87,7 +87,7 @@ class Csv:
         return self._folder.path / "train.csv"
 
     def write(self, record: Mapping[str, Any]) -> None:
-        # From train.jsonl, so that epochs of earlier sessions are there, and none twice.
+        # From train.jsonl, which has the epochs of earlier sessions, without duplicates.
         rows = [
             {"epoch": epoch.epoch, "seconds": epoch.seconds, "robust": epoch.robust, **epoch.measures}
             for epoch in self._folder.epochs()
@@ -109,7 +109,7 @@ class TensorBoard:
     def __init__(self, folder: RunFolder, config: Mapping[str, Any]) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        # Epochs that are run again replace those of an earlier session.
+        # Repeated epochs replace those of an earlier session.
         self._writer: Any = SummaryWriter(str(folder.path / "tensorboard"), purge_step=len(folder.epochs()))
 
     def write(self, record: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Typed rows of a sweep: what `robust sweep --json` prints and its table shows."""
+"""Typed rows of a sweep, for `robust sweep --json` and its table."""
 
 from typing import Annotated, Any
 
@@ -47,10 +47,10 @@ class SweepRow(Stored):
 
     Args:
         row: name of the row.
-        seeds: those with results; `collapsed_at` and the lists of `evaluations` are in their order.
-        failures: reason by seed, of the seeds without results.
-        passes: of one update in the last epoch.
-        parameters, macs: of the network; multiply-accumulates of a forward pass of one image.
+        seeds: seeds with results; `collapsed_at` and the lists of `evaluations` are in their order.
+        failures: reasons of seeds without results.
+        passes: passes of one update in the last epoch.
+        parameters, macs: size of the network; multiply-accumulates of a forward pass of one image.
         training_flops: floating-point operations of the network's passes in one training, two for each
             multiply-accumulate.
         best_minus_last: robust accuracy of the best minus that of the last epoch, on the check's images.

@@ -25,7 +25,7 @@ from robustcli.threat.threat import ThreatModel
 
 @dataclass(frozen=True)
 class Check:
-    """Accuracy on the images by which weights are selected, or on training images if none are set apart.
+    """Accuracy on the images for selecting weights, or on training images if there are none.
 
     For single-step methods it also records the early signs of catastrophic overfitting.
     """
@@ -43,7 +43,7 @@ class Check:
 
     @property
     def count(self) -> int:
-        """Number of images that are checked."""
+        """Number of images to check."""
         return min(self.settings.check_examples, self.data.sizes[self.split])
 
     @property
@@ -57,7 +57,7 @@ class Check:
 
     @property
     def watches_one_step(self) -> bool:
-        """Whether it also records the early signs of catastrophic overfitting."""
+        """Whether to record early signs of catastrophic overfitting."""
         return self.defense.is_single_step and "robust" in self.evaluators
 
     def __call__(self, network: nn.Module) -> dict[str, Any]:
@@ -73,7 +73,7 @@ class Check:
         return {"checked_on": self.split, **found}
 
     def _accuracy(self, evaluator: Evaluator, network: nn.Module, x: Tensor, y: Tensor) -> float:
-        """Share of the images that survive; each process attacks its slice of them."""
+        """Return the share of surviving images; each process attacks its slice of them."""
         part = Slice.of(self.count)
         rows = torch.arange(part.start, part.stop, device=x.device)
         survives = torch.zeros((), dtype=torch.float64, device=x.device)

@@ -13,7 +13,7 @@ from robustcli.specs.settings import TrainSettings
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store.runs import RunFolder
 
-# On paper: programs take about 100 s to compile and save about 10 ms in every update.
+# Estimated: compilation takes about 100 s and saves about 10 ms per update.
 _COMPILED_FROM = 10_000
 
 
@@ -22,13 +22,12 @@ def chosen_settings(
 ) -> TrainSettings:
     """Return the settings of training with a definite precision and compilation; the first process decides for all.
 
-    Precision is bf16 on a GPU with instructions for it, unless the method refuses it, and fp32 everywhere else. On a
-    CPU bf16 can be faster too, but there the results of a spec stay the same from one processor to the next.
-    Compilation is chosen on a GPU for long runs of methods that can be compiled. A run that has begun keeps its
-    precision on every machine.
+    Precision is bf16 on a GPU with instructions for it, unless the method does not support it, and fp32 otherwise. On a
+    CPU bf16 can be faster too, but fp32 gives the same results on all processors. Compilation is chosen on a GPU for
+    long runs of methods that support it. A resumed run keeps its precision on every machine.
 
     Args:
-        folder: of the run; None if nothing is stored.
+        folder: folder of the run; None if nothing is stored.
     """
     chosen: tuple[Precision, bool] = ranks.from_first(lambda: _Choices(spec, defense, data, device, folder).made())
     return replace(spec.train, precision=chosen[0], compile=chosen[1])

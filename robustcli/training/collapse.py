@@ -1,4 +1,4 @@
-"""Catastrophic overfitting, detected by the check of an epoch: robust to one step and not to many."""
+"""Detect catastrophic overfitting in the check of an epoch: robust to one step but not to many."""
 
 from typing import Any
 
@@ -6,8 +6,8 @@ from typing import Any
 # (Wong et al., ICLR 2020; Andriushchenko and Flammarion, NeurIPS 2020).
 _DROP = 0.2
 _GAP = 0.2
-# Some runs are never robust to many steps and have nothing to lose. Many runs look like that in their first epochs, so
-# only the last epoch is tested: almost no image is classified correctly under many steps, and most are under one.
+# Some runs are never robust to many steps. Many runs look like this in their first epochs, so this is only tested in
+# the last epoch: almost no image is correct under many steps, and most are under one.
 _NOTHING = 0.1
 _MOST = 0.5
 
@@ -16,7 +16,7 @@ def has_collapsed(record: dict[str, Any], best_robust: float) -> bool:
     """Return whether robustness to many steps was lost.
 
     Args:
-        record: of an epoch, with the accuracies "robust" and "fgsm" if the method is adversarial.
+        record: record of an epoch, with the accuracies "robust" and "fgsm" if the method is adversarial.
         best_robust: highest accuracy under many steps so far.
     """
     if "fgsm" not in record:

@@ -1,4 +1,4 @@
-"""fit(): the training loop. It names no defense, no attack and no norm."""
+"""fit(): the training loop, independent of defense, attack and norm."""
 
 import math
 import time
@@ -36,7 +36,7 @@ class Means:
     def __init__(self, device: torch.device) -> None:
         self.sums: dict[str, Tensor] = {}
         self.images = 0
-        # Update of the first loss that is not finite; -1 while there is none.
+        # Update of the first loss that is not finite, or -1.
         self.first_bad = torch.tensor(-1, device=device)
 
     def add(self, metrics: dict[str, Tensor], images: int, step: int) -> None:
@@ -63,16 +63,16 @@ class Means:
 
 @dataclass
 class Training:
-    """Everything that changes while training; all of it goes into a checkpoint.
+    """Everything that changes during training; all of it is saved in a checkpoint.
 
     Args:
         network: the weights, with normalisation inside.
         optimizer, step, average: bound to the network.
-        updates: number done so far; with the seed it also fixes every random draw.
-        best_score, best_epoch: of the weights selected so far.
+        updates: number of updates so far; with the seed it determines every random draw.
+        best_score, best_epoch: score and epoch of the weights selected so far.
         best_robust: highest accuracy under the check's attack so far.
-        collapsed_at: epoch at which robustness collapsed; the last epoch if the run was only ever robust to one step;
-            None if it did not.
+        collapsed_at: epoch in which robustness collapsed; the last epoch if the run was only ever robust to one step;
+            None if it did not collapse.
         is_over: whether training ended before its last epoch (after a rewind).
     """
 
@@ -106,20 +106,20 @@ class Training:
 
 @dataclass(frozen=True)
 class Loop:
-    """Everything that does not change while training.
+    """Everything that does not change during training.
 
     Args:
-        mixer: how the images of a batch are mixed with each other.
-        mixes_alone: whether the mixer changes every image by itself.
-        replays: updates made on each batch; an epoch is one pass over the images, however often each is used.
-        split_in_two: whether every batch holds images of two fixed halves in turn.
+        mixer: mixes the images of a batch.
+        mixes_alone: whether the mixer changes every image independently.
+        replays: updates on each batch; an epoch is always one pass over the images.
+        split_in_two: whether every batch alternates between images of two fixed halves.
         check: accuracy of a network on held-out images: clean, and robust (many steps) and fgsm (one step) if the
             method is adversarial.
         save: writes a checkpoint, given the network to evaluate, whether it is the best so far, and its check.
         reload: restores the state of the best checkpoint.
         log: stores the record of an epoch or an event.
         stop_requested: whether a signal asked to stop.
-        beside: metrics of the last update in addition to those of the step.
+        beside: further metrics of the last update.
     """
 
     data: Data
@@ -162,7 +162,7 @@ def fit(training: Training, loop: Loop) -> None:
         for part, x, labels in _batches(loop, epoch, done):
             _update(training, loop, part, x, labels)
             loop.watcher.step(part.total)
-            # After the last update of an epoch, its check comes first; otherwise the check would be lost.
+            # After the last update of an epoch, run its check first; it would be lost otherwise.
             if ranks.any_of(loop.stop_requested()) and training.updates % loop.steps_per_epoch:
                 _raise_if_not_finite(training, loop)
                 loop.save(_evaluated(training, loop), False, {})
@@ -174,7 +174,7 @@ def fit(training: Training, loop: Loop) -> None:
 
 
 def _update(training: Training, loop: Loop, part: Slice, x: Tensor, labels: Labels) -> None:
-    """Make one update with the images of a batch that this process takes."""
+    """Make one update with this process's slice of a batch."""
     progress = Progress(training.updates, loop.steps_per_epoch, loop.settings.epochs)
     set_rates(training.optimizer, loop.settings.lr * loop.schedule(progress), loop.schedule.momentum_at(progress))
     threat = loop.threat.scaled(progress.warmed_up(loop.settings.eps_warmup, loop.settings.eps_warmup_form))
@@ -192,7 +192,7 @@ def _update(training: Training, loop: Loop, part: Slice, x: Tensor, labels: Labe
 
 
 def _batches(loop: Loop, epoch: int, done: int) -> Iterator[tuple[Slice, Tensor, Labels]]:
-    """The slice of this process in the batch of every update of one epoch after the first `done`, with its images.
+    """Yield this process's slice, with its images, for every update of an epoch after the first `done`.
 
     Order, augmentation and mixing depend only on (seed, epoch, batch); a replayed batch is the same every time.
     """
@@ -222,7 +222,7 @@ def _batches(loop: Loop, epoch: int, done: int) -> Iterator[tuple[Slice, Tensor,
 
 
 def _slices(loop: Loop, epoch: int) -> tuple[list[Slice], Tensor, Tensor | None]:
-    """The slice of every batch of an epoch, their images, and random numbers of crops that are cut while decoding."""
+    """Return the slices of the batches of an epoch, the order of their images, and random numbers of decoded crops."""
     size, drop_last = loop.settings.batch_size, loop.settings.drop_last
     generator = torch.Generator().manual_seed(derive(loop.seed, "order", epoch))
     order = loop.data.epoch(generator, size, drop_last, split_in_two=loop.split_in_two)
@@ -234,7 +234,7 @@ def _slices(loop: Loop, epoch: int) -> tuple[list[Slice], Tensor, Tensor | None]
 
 
 def _mixed(loop: Loop, part: Slice, x: Tensor, labels: Labels, noise: StreamNoise) -> tuple[Tensor, Labels]:
-    """The mixed images of a slice; a mixer that pairs images gets the whole batch."""
+    """Return the mixed images of a slice; a mixer that pairs images gets the whole batch."""
     with ranks.taking(part):
         if loop.mixes_alone:
             return loop.mixer(x, labels, loop.data.shape.classes, noise)
@@ -271,12 +271,12 @@ def _end_epoch(training: Training, loop: Loop, epoch: int, seconds: float) -> No
 
 
 def _evaluated(training: Training, loop: Loop) -> nn.Module:
-    """The network that is checked and evaluated: the average, or the trained one itself."""
+    """Return the network to check and evaluate: the average, or the trained one."""
     return training.average.averaged(training.network, lambda: loop.data.clean_batches(loop.settings.batch_size))
 
 
 def _collapse(training: Training, loop: Loop, epoch: int, record: dict[str, Any]) -> None:
-    """Stop, rewind and end, or continue; in every case it is recorded."""
+    """Handle a collapse: stop, rewind and end, or continue; always recorded."""
     policy = loop.settings.on_collapse
     text = f"robustness collapsed in epoch {epoch + 1}: {in_words(record, training.best_robust)}"
     if policy == "stop":

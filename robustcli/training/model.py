@@ -18,7 +18,7 @@ class TrainingModel(CastsWeights):
     """The network as training calls it: passes in the precision of the spec, logits always in fp32.
 
     Args:
-        network: shared with everything else; only the call changes.
+        network: network; shared, only the call changes.
         note: receives notes for the record of the run.
     """
 
@@ -33,7 +33,7 @@ class TrainingModel(CastsWeights):
 
     @property
     def cast_to(self) -> torch.dtype | None:
-        # Programs of a compiler cast as a part of other kernels.
+        # Compiled programs include the cast.
         return None if self._precision == "fp32" or self._call is not None else TYPES[self._precision]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -46,15 +46,15 @@ class TrainingModel(CastsWeights):
 
 
 def precision_of(settings: TrainSettings, device: torch.device) -> Precision:
-    """Return the precision of passes; `auto` is settled for a whole spec in `choices`, and here for a device."""
+    """Return the precision of passes; `auto` is resolved for a whole spec in `choices`, and here for a device."""
     return native_precision(device) if settings.precision == "auto" else settings.precision
 
 
 def is_channels_last(network: nn.Module, settings: TrainSettings, device: torch.device) -> bool:
-    """Whether images and convolutions are held in channels_last: as set, or by the rule that "auto" stands for.
+    """Return whether to use channels_last: as set, or by the rule of "auto".
 
-    On x86 CPUs networks with batch norms were 1.1 to 1.4 times as fast in it with AVX-512, and 1.0 to 1.35 times with
-    AVX2, narrow ones most; plain convolutions without norms were a little slower, and ConvNeXt cared little.
+    On x86 CPUs networks with batch norms were 1.1 to 1.4 times as fast with AVX-512, and 1.0 to 1.35 times with AVX2,
+    most for narrow ones; plain convolutions without norms were slightly slower, and ConvNeXt hardly changed.
     """
     is_broken = breaks_in_channels_last(network, device)
     if settings.channels_last != "auto":
@@ -67,7 +67,7 @@ def is_channels_last(network: nn.Module, settings: TrainSettings, device: torch.
     if device.type == "cpu":
         suits = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512") and not is_broken
     else:
-        # Tensor cores take 16 bits in this order; fp32 would be turned back and forth.
+        # Tensor cores use this order for 16 bits; fp32 would be converted back and forth.
         suits = precision_of(settings, device) != "fp32"
     return suits and any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
 
@@ -75,7 +75,7 @@ def is_channels_last(network: nn.Module, settings: TrainSettings, device: torch.
 def breaks_in_channels_last(network: nn.Module, device: torch.device) -> bool:
     """Return True if oneDNN would write beyond the gradient of a weight in channels_last, which happens with AVX2.
 
-    It does for strided 1 x 1 convolutions of 3 or 4 channels; its kernel works in blocks of 8 (torch 2.14).
+    This concerns strided 1 x 1 convolutions of 3 or 4 channels, because its kernel uses blocks of 8 (torch 2.14).
     """
     if device.type != "cpu" or torch.backends.cpu.get_cpu_capability() != "AVX2":
         return False
@@ -89,7 +89,7 @@ def breaks_in_channels_last(network: nn.Module, device: torch.device) -> bool:
 
 
 def parameter_groups(network: nn.Module, weight_decay: float, exclude: str) -> list[dict[str, Any]]:
-    """Parameters with and without weight decay.
+    """Return parameters with and without weight decay.
 
     Args:
         exclude: "none"; "bn": weights and biases of normalisation layers; "bn_and_bias": also all biases;
@@ -111,9 +111,9 @@ def parameter_groups(network: nn.Module, weight_decay: float, exclude: str) -> l
 
 
 def _is_vector(name: str, parameter: nn.Parameter) -> bool:
-    """Whether there is no more than one axis to it, as of biases, scales and class tokens; positions count as such.
+    """Return whether a parameter has at most one axis, such as biases, scales and class tokens; or is a position.
 
-    Axes of length 1 do not count, so temperatures (heads, 1, 1) of an attention are vectors too. The name is that
-    within a module: pos_embed here, pos_embedding in torchvision.
+    Axes of length 1 do not count, so attention temperatures (heads, 1, 1) are vectors too. Names of positions within a
+    module are pos_embed here and pos_embedding in torchvision.
     """
     return parameter.numel() == max(parameter.shape, default=1) or name.startswith("pos_embed")

@@ -19,7 +19,7 @@ from robustcli.threat.noise import StreamNoise
 from robustcli.threat.threat import ThreatModel
 from robustcli.training.model import TrainingModel
 
-# How torch's batch norms refuse a batch with one value per channel.
+# Error message of torch's batch norms for a batch with one value per channel.
 _TOO_FEW = "Expected more than 1 value per channel"
 
 
@@ -34,14 +34,14 @@ def rehearse_smallest_batch(
 ) -> None:
     """Make one update of a copy of the network if some batch holds a single image.
 
-    A batch norm cannot normalise one image whose feature maps have one pixel. Which layers a method calls with how
-    many images is known only to the method, so the update itself is tried.
+    A batch norm cannot normalise one image whose feature maps have one pixel. Only the method knows which layers it
+    calls with how many images, so the update itself is tried.
 
     Args:
-        split_in_two: whether every batch holds images of two fixed halves in turn.
+        split_in_two: whether every batch alternates between images of two fixed halves.
 
     Raises:
-        RobustCliError: a batch norm refuses the batch.
+        RobustCliError: a batch norm rejects the batch.
     """
     count = data.smallest_batch(settings.batch_size, settings.drop_last, split_in_two=split_in_two)
     if not settings.sync_batch_norm:

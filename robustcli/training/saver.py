@@ -18,7 +18,7 @@ from robustcli.training.loop import Training
 
 @dataclass
 class Saver:
-    """Writes checkpoints of a training and reloads them; with several processes the first one does, and all wait."""
+    """Write and reload checkpoints of a training; with several processes the first one does, and the others wait."""
 
     spec: ExperimentSpec
     data: Data
@@ -43,10 +43,10 @@ class Saver:
             "weights": evaluated.state_dict(),
             "training": self.training.state_dict(),
         }
-        # Best first: a run that is killed in between comes here again when resumed, and writes the same best.
+        # Best first: a run that is killed in between writes the same best again when resumed.
         if is_best:
             checkpoint.save(self.folder.best, contents)
-            # A copy, not a link: what is later written to one of them must never reach the other.
+            # A copy instead of a link, because changes of one file must not affect the other.
             files.copy(self.folder.best, self.folder.last)
         else:
             checkpoint.save(self.folder.last, contents)
@@ -62,7 +62,7 @@ class Saver:
         try:
             self.training.load_state_dict(contents["training"])
         except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            # Every part of training has its own state, and meets what is wrong with it in its own way.
+            # Every part checks its own state, and may raise anything.
             raise RobustCliError(
                 f"{path}: its state of training is damaged ({in_one_line(error)}); copy the checkpoint again, or "
                 f"remove {self.folder.path} to train from the beginning"

@@ -44,7 +44,10 @@ def assemble(
     stop_requested: Callable[[], bool],
     watcher: Watcher,
 ) -> tuple[Training, Loop, "Saver"]:
-    """Everything that `fit` needs, before the first update; only checkpoints are written into the folder.
+    """Build everything that `fit` needs; only checkpoints are written into the folder.
+
+    Args:
+        note: stores decisions and events of this session.
 
     Args:
         note: stores decisions of this session and what it met.
@@ -90,7 +93,7 @@ def assemble(
         to_channels_last(network)
     optimizer, skipped = _optimizer(settings, network)
     rehearse_smallest_batch(defense, network, optimizer, data, settings, split_in_two=spec.defense.member.two_halves)
-    # The draws of a method at its start, such as the weights of a second network, depend only on the seed.
+    # Random draws at the start of a method, such as weights of a second network, depend only on the seed.
     noise = StreamNoise.on(device).reseed(spec.seed, "start")
     model = TrainingModel(network, settings, device, lambda text: note({"not_compiled": text}))
     step = defense.start(model, optimizer, noise)
@@ -121,7 +124,7 @@ def assemble(
 
 
 def _in_words(asked: TrainSettings, chosen: dict[str, Any]) -> str:
-    """How passes are computed, and which of it the spec leaves to the machine."""
+    """Describe how passes are computed, and which settings the machine decided."""
     parts = (
         f"{key} {str(value).lower()}{' (auto)' * (getattr(asked, key) == 'auto')}" for key, value in chosen.items()
     )
@@ -137,10 +140,10 @@ def _refuse_compiled_synchronization(settings: TrainSettings) -> None:
 
 
 def _refuse_empty_slices(data: Data, settings: TrainSettings, unit: int) -> None:
-    """Refuse batches that have fewer images than there are processes.
+    """Raise for batches with fewer images than processes.
 
     Args:
-        unit: images that one process takes at least.
+        unit: minimum number of images per process.
     """
     count = data.smallest_batch(settings.batch_size, settings.drop_last, split_in_two=unit > 1)
     if settings.epochs and count < unit * ranks.world():
@@ -153,10 +156,10 @@ def _refuse_empty_slices(data: Data, settings: TrainSettings, unit: int) -> None
 
 
 def _optimizer(settings: TrainSettings, network: nn.Module) -> tuple[Optimizer, SkippedUpdates | None]:
-    """The optimiser of a spec, which by itself clips gradients if that is asked for, and in fp16 looks for overflow."""
+    """Return the optimizer of a spec, which also clips gradients if set, and detects overflow in fp16."""
     groups = parameter_groups(network, settings.weight_decay, settings.weight_decay_exclude)
     optimizer: Optimizer = instantiate(settings.optimizer, groups, settings.lr)
-    # Before the hooks that look at gradients: those of the batch are the means over the processes.
+    # Before hooks that read gradients, because gradients of the batch are means over the processes.
     optimizer.register_step_pre_hook(ranks.mean_gradients)
     skipped = SkippedUpdates(optimizer) if settings.precision == "fp16" else None
     limit = settings.grad_clip

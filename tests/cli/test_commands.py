@@ -264,7 +264,7 @@ def test_a_broken_checkpoint_is_named_when_a_run_is_resumed(robust: Robust, tiny
     folder = the_run(Path("runs"))
     folder.results.unlink()
     folder.last.write_bytes(folder.last.read_bytes()[:1000])
-    robust("train", "tiny.yaml", "evaluate={}", "--resume").require(2, "last.pt: the file is cut short")
+    robust("train", "tiny.yaml", "evaluate={}", "--resume").require(2, "last.pt: the file is truncated")
 
 
 def test_a_loss_that_is_no_number_ends_with_4(robust: Robust, tiny: Path) -> None:

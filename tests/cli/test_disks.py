@@ -192,7 +192,7 @@ def test_a_run_with_a_damaged_log_is_resumed(robust: Robust, tiny: Path) -> None
     (folder,) = (RunFolder(path) for path in Path("runs").glob("*/*"))
     folder.results.unlink()
     folder.log.write_text("{damaged\n" + folder.log.read_text())
-    with pytest.warns(UserWarning, match=r"train\.jsonl: line 1: not JSON.*the line is left out"):
+    with pytest.warns(UserWarning, match=r"train\.jsonl: line 1: not JSON.*the line is ignored"):
         robust("train", tiny, "--quiet", "--resume").require(0)
 
 

@@ -132,7 +132,7 @@ def test_a_normalisation_in_the_file_is_used_and_said(
     assert any("(saved in whole.pt)" in note for note in value["notes"])
     bare = evaluated(robust, "whole.pt", *SMALL, "architecture.normalize=none", "--data", "digits", *THREAT, *FEW)
     assert (bare["network"]["mean"], bare["network"]["std"]) == ([0.0], [1.0])
-    assert "the normalisation saved in whole.pt was left out" in bare["notes"]
+    assert "the normalisation saved in whole.pt was ignored" in bare["notes"]
 
 
 def test_the_user_says_how_pixels_are_normalised(robust: Robust, here: Path, body: dict[str, Any]) -> None:
@@ -149,7 +149,7 @@ def test_the_user_says_how_pixels_are_normalised(robust: Robust, here: Path, bod
     assert (said["network"]["mean"], said["network"]["std"]) == ([0.25], [0.5])
     assert "normalisation before the network: mean 0.25, std 0.5 (as --mean and --std say)" in said["notes"]
     assert none["network"] == bare["network"]
-    assert "none, pixels in [0, 1] go in as they are (as architecture.normalize=none says)" in bare["notes"][-1]
+    assert "none, pixels in [0, 1] are used unchanged (as architecture.normalize=none says)" in bare["notes"][-1]
 
 
 def test_without_attack_clean_and_autoattack_are_run(robust: Robust, here: Path, body: dict[str, Any]) -> None:
@@ -380,7 +380,7 @@ def test_without_timm_the_extra_is_named(robust: Robust, here: Path, monkeypatch
 @pytest.mark.parametrize(
     ("words", "texts"),
     [
-        ((), ("nothing says what to evaluate", "--model file.py:function")),
+        ((), ("no model given", "--model file.py:function")),
         (("w.pt", *DIGITS), ("not written by `robust train`", "need --architecture NAME")),
         (("gone.pt", *SMALL, *DIGITS), ("gone.pt: no such file",)),
         (("mine.py", *SMALL, *DIGITS), ("mine.py: the file is a program",)),
@@ -388,17 +388,17 @@ def test_without_timm_the_extra_is_named(robust: Robust, here: Path, monkeypatch
         (("w.pt", *SMALL, *DIGITS, "--eps", "0.1"), ("--norm: w.pt has no threat model",)),
         (("w.pt", *SMALL, *DIGITS, "--norm", "l2", *FEW), ("--eps: w.pt has no threat model",)),
         (("w.pt", *SMALL, *DIGITS, "--norm", "linf", "--eps", "8"), ("write 8/255",)),
-        (("w.pt", *SMALL, *THREAT), ("--data: nothing says which images",)),
+        (("w.pt", *SMALL, *THREAT), ("--data: no images given",)),
         (("w.pt", *SMALL, *THREAT, "--data", "digit"), ("is not a data set, folder or .npz file; did you mean",)),
-        (("w.pt", *SMALL, *THREAT, "--data", "."), ("data.size: nothing says how large",)),
+        (("w.pt", *SMALL, *THREAT, "--data", "."), ("data.size: missing for a folder of images",)),
         (("w.pt", *SMALL, *THREAT, "--data", "four.npz"), ("the file knows 10 classes, and the data have 4",)),
         (("w.pt", *SMALL, *THREAT, *DIGITS, "threat.eps=1"), ("override 'threat.eps=1': w.pt has no spec",)),
         (("w.pt", "--architecture", "small_cn", *DIGITS), ("did you mean 'small_cnn'?",)),
         (("w.pt", *SMALL, "architecture.widht=3", *DIGITS), ("architecture.widht: unknown", "'width'?")),
         (("w.pt", "--architecture", "small_cnn", *THREAT, *DIGITS), ("[4, 1, 4, 4], expected [16, 1, 4, 4]",)),
         (("w.pt", "--architecture", "resnet18", *THREAT, *DIGITS), ("missing: conv1.weight", "8 not in the")),
-        (("w.pt", *SMALL, *BUILD), ("'w.pt' and --model both say", "go to --weights")),
-        (("--architecture", "small_cnn", *BUILD), ("--architecture and --model both say",)),
+        (("w.pt", *SMALL, *BUILD), ("'w.pt' and --model both name", "go to --weights")),
+        (("--architecture", "small_cnn", *BUILD), ("--architecture and --model both name",)),
         (("w.pt", "--weights", "w.pt"), ("--weights needs --model",)),
         (("w.pt", "--weights-key", "ema"), ("--weights-key needs --architecture",)),
         ((*BUILD, *DIGITS, "--weights-key", "ema"), ("--weights-key needs --architecture",)),
@@ -416,8 +416,8 @@ def test_without_timm_the_extra_is_named(robust: Robust, here: Path, monkeypatch
         (("--model", "mine.py:seven", *THREAT, *DIGITS), ("gives 7 classes for 2 images; the data have 10",)),
         ((*BUILD, *THREAT, "--data", "rgb.npz"), ("does not take 3x8x8 images of 10 classes",)),
         ((*BUILD, "--weights", "other.pt", *THREAT, *DIGITS), ("not fit mine.py:build",)),
-        ((*BUILD, "architecture.width=3", *DIGITS), ("brings its own, which cannot be",)),
-        ((*BUILD, "--mean", "0", *DIGITS), ("--mean and --std are given together",)),
+        ((*BUILD, "architecture.width=3", *DIGITS), ("has its own, which cannot be",)),
+        ((*BUILD, "--mean", "0", *DIGITS), ("--mean and --std need each other",)),
         ((*BUILD, "--mean=0", "--std=0", *DIGITS), ("expected numbers above 0",)),
         ((*BUILD, "--mean=a", "--std=1", *DIGITS), ("--mean: 'a' is not a number",)),
         (
@@ -435,7 +435,7 @@ def test_without_timm_the_extra_is_named(robust: Robust, here: Path, monkeypatch
         (("torchvision:resnet18", "--data", "rgb.npz"), ("its weights would be random; --weights names a file",)),
         (("torchvision:resnet81", "--weights", "DEFAULT"), ("no such classifier; did you mean 'resnet18'?",)),
         (("torchvision:resnet18", "--weights", "V1"), ("neither a file nor published weights", "IMAGENET1K_V1")),
-        (("torchvision:resnet18", "--architecture", "resnet18"), ("brings its own; leave one out",)),
+        (("torchvision:resnet18", "--architecture", "resnet18"), ("has its own architecture; remove the option",)),
     ],
 )  # fmt: skip
 def test_what_cannot_be_evaluated_ends_with_2(

@@ -588,5 +588,5 @@ def test_examples_that_were_written_out_break_the_same_images(robust: Robust, tr
     )
     (reason,) = (text for text in out["evaluations"]["from_file"]["suspicions"] if "outside the threat set" in text)
     assert re.search(r"not counted: \d+ images \(\d+, ", reason)
-    robust("eval", trained.best, "--attack-from", "x.npz", "--attack", "pgd").require(2, "leave one out")
+    robust("eval", trained.best, "--attack-from", "x.npz", "--attack", "pgd").require(2, "remove one")
     robust("eval", trained.best, "--attack-from", "x.npz").require(2, "x.npz: cannot be read")

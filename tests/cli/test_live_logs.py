@@ -74,7 +74,7 @@ def test_a_resumed_training_continues_its_log(robust: Robust, tiny: Path, monkey
 
 def test_a_log_that_fails_is_left_out(robust: Robust, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = fake_wandb(monkeypatch, fails=True)
-    with pytest.warns(UserWarning, match=r"train\.log: wandb failed and is left out \(ConnectionError: no network\)"):
+    with pytest.warns(UserWarning, match=r"train\.log: wandb failed and is dropped \(ConnectionError: no network\)"):
         robust("train", tiny, "--quiet", "train.log=[wandb, csv]").require(0)
     assert "finish" not in calls
     assert (only_run().path / "train.csv").is_file()

@@ -236,7 +236,7 @@ def test_a_signature_reveals_changes_after_which_everything_was_recomputed(
     robust("verify", folder, "--public-key", public).require(1, "there is no results.json.sig")
     robust("verify", folder, "--sign", key).require(0, "signed: ")
     robust("verify", folder, "--public-key", public).require(0, "signature: valid")
-    robust("verify", folder, "--public-key", other).require(1, "is not that of these results by this key")
+    robust("verify", folder, "--public-key", other).require(1, "does not match these results and this key")
     path = folder / "evaluations" / "pgd.json"
     forged = {**read_json(path), "suspicions": ["none"], "verdict": "SUSPECT"}
     write_json(path, forged)
@@ -244,7 +244,7 @@ def test_a_signature_reveals_changes_after_which_everything_was_recomputed(
     write_json(folder / "results.json", {**raw, "evaluations": {**raw["evaluations"], "pgd": forged}})
     _recomputed(folder)
     robust("verify", folder).require(0)
-    robust("verify", folder, "--public-key", public).require(1, "is not that of these results by this key")
+    robust("verify", folder, "--public-key", public).require(1, "does not match these results and this key")
 
 
 def test_keys_of_another_kind_are_refused(trained: RunFolder, tmp_path: Path, robust: Robust) -> None:

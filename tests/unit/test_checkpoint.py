@@ -101,7 +101,7 @@ def test_a_file_that_is_not_there_is_named_with_what_was_expected(tmp_path: Path
 def test_half_a_checkpoint_is_refused(path: Path, share: float) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
-    require_refused(path, "the file is empty" if not share else "the file is cut short" if share > 0.01 else "")
+    require_refused(path, "the file is empty" if not share else "the file is truncated" if share > 0.01 else "")
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_half_a_checkpoint_is_refused(path: Path, share: float) -> None:
         ("import torch\n", "a program"),
         ("#!/bin/sh\n", "a program"),
         ("Größe" + "ö" * 1000, "a text that begins with 'Gr"),
-        (" \n\n", "empty but for spaces"),
+        (" \n\n", "empty except for spaces"),
         ("<!DOCTYPE html>", "an HTML or XML page"),
         ("version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
         ("BZh91AY", "a bzip2 archive"),

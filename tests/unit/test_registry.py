@@ -122,9 +122,7 @@ def test_a_name_in_a_text_that_registers_nothing_is_an_error(tmp_path: Path) -> 
     path = tmp_path / "theirs.py"
     path.write_text('"""Say\n\n@SCHEDULES.register("other")\n"""\n')
     members = catalog_module.Members("schedules", {"other": ("theirs", path)})
-    with pytest.raises(
-        RobustCliError, match=r'theirs\.py: register\("other"\) is not in front of a function or a class'
-    ):
+    with pytest.raises(RobustCliError, match=r'theirs\.py: register\("other"\) must decorate a function or class'):
         members["other"]
 
 
@@ -470,7 +468,7 @@ def test_a_package_that_cannot_be_read_is_left_out_with_one_warning(tmp_path: Pa
     listed = forked.robust("list", path=[folder], cwd=tmp_path)
     assert listed.returncode == 0, listed.stderr
     assert listed.stderr.count("warning: plugin") == 1
-    assert "other_plugin.py: left out, it cannot be read" in listed.stderr
+    assert "other_plugin.py: ignored, because it cannot be read" in listed.stderr
 
 
 def test_a_package_that_fails_when_it_is_imported_is_left_out_with_a_warning(tmp_path: Path) -> None:
@@ -479,21 +477,21 @@ def test_a_package_that_fails_when_it_is_imported_is_left_out_with_a_warning(tmp
     (folder / "other_package" / "__init__.py").write_text("raise OSError('no licence')")
     listed = forked.robust("list", "schedules", path=[folder], cwd=tmp_path)
     assert listed.returncode == 0, listed.stderr
-    assert "plugin 'other': left out, other_package.members fails: OSError('no licence')" in listed.stderr
+    assert "plugin 'other': ignored, because other_package.members fails: OSError('no licence')" in listed.stderr
 
 
 def test_a_package_whose_module_is_gone_is_named(tmp_path: Path) -> None:
     folder = entry_point(tmp_path / "other", "no_such_module", "other")
     listed = forked.robust("list", "schedules", path=[folder], cwd=tmp_path)
     assert listed.returncode == 0, listed.stderr
-    assert "plugin 'other': left out, there is no module 'no_such_module'" in listed.stderr
+    assert "plugin 'other': ignored, there is no module 'no_such_module'" in listed.stderr
 
 
 def test_a_package_whose_parent_module_is_gone_is_named(tmp_path: Path) -> None:
     folder = entry_point(tmp_path / "other", "no_such_package.members", "other")
     listed = forked.robust("list", "schedules", path=[folder], cwd=tmp_path)
     assert listed.returncode == 0, listed.stderr
-    assert "plugin 'other': left out, there is no module 'no_such_package.members'" in listed.stderr
+    assert "plugin 'other': ignored, there is no module 'no_such_package.members'" in listed.stderr
 
 
 def test_a_package_that_announces_one_module_twice_is_read_once(tmp_path: Path) -> None:

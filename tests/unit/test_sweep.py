@@ -118,7 +118,7 @@ def test_rows_are_chosen_in_the_order_of_the_file() -> None:
         ("steps: 3", "stps: 3", "line 7: defense.stps: unknown parameter of 'pgd_at'"),
         ("epochs: 2", "epochs: two", "every row: line 8: train.epochs: 'two' is not a whole number"),
         ("rows:", "rws:", "line 11: rws: unknown parameter of a sweep; did you mean 'rows'?"),
-        ("name: family", "name: a/b", "line 1: name: 'a/b' holds more than letters"),
+        ("name: family", "name: a/b", "line 1: name: 'a/b' may contain only letters"),
         ("[3, 5]", "[]", "line 2: seeds: needs at least one seed, without duplicates"),
         ("[3, 5]", "[3, 3]", "line 2: seeds: needs at least one seed, without duplicates"),
         ("  plain: {}", "  a b: {}", "line 12: rows.a b: names of rows may contain letters"),

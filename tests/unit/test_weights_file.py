@@ -166,7 +166,7 @@ def test_published_names_are_loaded_through_any_wrapping(
     require_equal(body.network, network)
     assert body.notes == (
         "w.pt: weights are those under 'state_dict'",
-        "w.pt: 'module.model.' was taken from the beginning of every name",
+        "w.pt: 'module.model.' was removed from the beginning of every name",
     )
     assert body.mean is None
 
@@ -414,7 +414,7 @@ def test_what_is_not_there_or_no_such_file_is_refused(tmp_path: Path) -> None:
         (b"<!DOCTYPE html><title>Quota exceeded</title>", "an HTML or XML page"),
         (b"\n\n  <html>", "an HTML or XML page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n", "a Git LFS pointer"),
-        (b"PK\x03\x04 and no more", "cut short"),
+        (b"PK\x03\x04 and no more", "truncated"),
         (b"\x1f\x8b\x08", "a gzip archive"),
     ],
 )
@@ -451,11 +451,11 @@ EXTRA = {"criterion.weight": torch.ones(3)}
         ({**GIVEN, "epoch": 3}, "entries next to the weights are not tensors and were left out (epoch)"),
         ({**GIVEN, "0._extra_state": None}, "left out (0._extra_state)"),
         ({"a": {"b": {"c": GIVEN}}}, "under 'a.b.c'"),
-        ({"state_dict": {**{f"net.{k}": v for k, v in GIVEN.items()}, **EXTRA}}, "1 others were left out (criterion.w"),
-        ({f"model.module.{k}": v for k, v in GIVEN.items()}, "'model.' was taken"),
-        ({k.replace("0.", "0._orig_mod.", 1): v for k, v in GIVEN.items()}, "'_orig_mod.' was taken out of the names"),
-        ({f"_orig_mod.{k}": v for k, v in GIVEN.items()}, "'_orig_mod.' was taken"),
-        ({k.replace("3.", "3.module.", 1): v for k, v in GIVEN.items()}, "'module.' was taken out of the names"),
+        ({"state_dict": {**{f"net.{k}": v for k, v in GIVEN.items()}, **EXTRA}}, "1 others were ignored (criterion.w"),
+        ({f"model.module.{k}": v for k, v in GIVEN.items()}, "'model.' was removed"),
+        ({k.replace("0.", "0._orig_mod.", 1): v for k, v in GIVEN.items()}, "'_orig_mod.' was removed from the names"),
+        ({f"_orig_mod.{k}": v for k, v in GIVEN.items()}, "'_orig_mod.' was removed"),
+        ({k.replace("3.", "3.module.", 1): v for k, v in GIVEN.items()}, "'module.' was removed from the names"),
         (
             {**{f"1.{k}": v for k, v in GIVEN.items()}, "0.mean": torch.zeros(1), "0.std": torch.ones(1)},
             "weights are those whose names begin with '1.'",
@@ -508,8 +508,8 @@ def quantized(tensor: Tensor) -> Tensor:
         (lambda one: one.to_sparse(), "sparse; save it with .to_dense()"),
         (quantized, "quantized"),
         (lambda one: one.to("meta"), "on the device meta, so it has no values"),
-        (lambda one: one.to(torch.int8), "int8, and the network's is float32"),
-        (lambda one: one.to(torch.bool), "bool, and the network's is float32"),
+        (lambda one: one.to(torch.int8), "int8, but the network's is float32"),
+        (lambda one: one.to(torch.bool), "bool, but the network's is float32"),
         (lambda one: one.to(torch.complex64), "complex64, and the network's is float32"),
     ],
 )

@@ -1,6 +1,6 @@
-"""Models by name, such as timm:resnet50. One file per scheme: the word before the colon is the name of the file.
+"""Models by name, such as timm:resnet50. One file per scheme, named like the prefix before the colon.
 
-A file declares `SCHEME`; nothing else lists the schemes.
+A file defines `SCHEME`; the schemes are not listed elsewhere.
 """
 
 import importlib
@@ -14,19 +14,19 @@ from robustcli.models.source import ModelSource
 
 @dataclass(frozen=True, kw_only=True)
 class NamedFile:
-    """A file that a name stands for, and what the name says about it.
+    """A file found by a name, with known facts about it.
 
     Args:
         path: the file.
-        title: name of the network, for titles and messages; None is that of the file.
+        title: name of the network, for titles and messages; None means the file name.
         architecture: architecture that the weights belong to, in the form of a spec; None if the file brings its own or
             the user names it.
         weights_key: key of the weights in the file.
-        unused: beginning of names of tensors that the network does not have.
-        mean, std: normalization of the network, where the file holds none.
-        images: data set that the network was trained on.
-        size: side of the images that the network was made for.
-        norm, eps: threat model that the network was trained against.
+        unused: prefix of tensors that the network does not have.
+        mean, std: normalization of the network, if it is not in the file.
+        images: training data set of the network.
+        size: side of the training images.
+        norm, eps: threat model of the training.
         notes: facts that a reader of its numbers must know.
     """
 
@@ -46,12 +46,12 @@ class NamedFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Scheme:
-    """How names with one prefix are found.
+    """Names with one prefix.
 
     Args:
-        form: how a name is written, for help and messages.
-        find: name after the colon, and the value of --weights or None -> what it stands for.
-        takes_architecture: the user may name the architecture of the weights.
+        form: form of a name, for help and messages.
+        find: (name after the colon, value of --weights or None) -> source.
+        takes_architecture: whether the user may name the architecture of the weights.
     """
 
     form: str
@@ -60,13 +60,13 @@ class Scheme:
 
 
 def scheme_of(text: str) -> tuple[Scheme, str] | None:
-    """Return the scheme of a name and what follows the colon; None for a path."""
+    """Return the scheme of a name and the part after the colon; None for a path."""
     prefix, colon, name = text.partition(":")
     return (_scheme(prefix), name) if colon and prefix in _names() else None
 
 
 def forms() -> list[str]:
-    """Return how names of every scheme are written."""
+    """Return the form of names of every scheme."""
     return [_scheme(name).form for name in _names()]
 
 

@@ -11,7 +11,7 @@ from robustcli.errors import RobustCliError, in_one_line, suggest
 from robustcli.models.schemes import NamedFile, Scheme
 from robustcli.models.source import ModelSource
 
-# What is looked for in a repository where no file is named; `robust push` writes the first one.
+# Files to search in a repository if none is named; `robust push` writes the first one.
 _USUAL = ("checkpoints/best.pt", "best.pt", "model.pt", "model.safetensors", "pytorch_model.bin", "weights.pt")
 _NOT_FOUND = "{name}: there is no such repository or revision, or it is private (log in with `hf auth login`)"
 _SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt", ".tar")
@@ -21,11 +21,11 @@ def find(name: str, weights: str | None) -> ModelSource | NamedFile:
     """Find a file of a repository, downloaded or from the cache.
 
     Raises:
-        RobustCliError: the name is no such name, huggingface_hub is missing, there is no such repository or file, or
+        RobustCliError: the name is invalid, huggingface_hub is missing, there is no such repository or file, or
             there is no network and the file is not in the cache.
     """
     if weights is not None:
-        raise RobustCliError(f"--weights: hf:{name} names a file itself; leave one out")
+        raise RobustCliError(f"--weights: hf:{name} names a file itself; remove the option")
     path, _, revision = name.partition("@")
     words = path.split("/")
     if len(words) < 2 or not all(words):
@@ -108,7 +108,7 @@ def _files(package: Any, repository: str, revision: str | None) -> list[str]:
     """Files of a repository that may hold weights."""
     try:
         listed = package.HfApi().list_repo_files(repository, revision=revision)
-    except Exception:  # only for the end of an error message
+    except Exception:  # only used for the end of an error message
         return []
     return [file for file in listed if file.endswith(_SUFFIXES)]
 

@@ -1,7 +1,7 @@
-"""robustbench:NAME, a model of RobustBench's zoo in the architecture that its weights belong to.
+"""robustbench:NAME, a model of RobustBench's zoo in the matching architecture of this project.
 
-robustbench.csv has the models of the zoo whose architecture this project knows: their names there, data set, threat
-model, normalization and place at Google Drive. Ensembles and networks with layers of their own are not among them.
+robustbench.csv lists the models of the zoo with a known architecture: name, data set, threat model, normalization and
+identifier at Google Drive. Ensembles and networks with special layers are not included.
 """
 
 import csv
@@ -17,7 +17,7 @@ from robustcli.models.schemes import NamedFile, Scheme
 from robustcli.models.source import ModelSource
 from robustcli.specs.yamlfile import parse_scalar
 
-# Where files are downloaded from; another server, such as a mirror, may be named in the environment.
+# Server of the downloads; the environment may name another one, such as a mirror.
 _ADDRESS = "https://drive.usercontent.google.com/download?export=download&confirm=t&id={id}"
 _VARIABLE = "ROBUST_ROBUSTBENCH_URL"
 _THREATS = {"linf": "Linf", "l2": "L2", "corruptions": "corruptions"}
@@ -35,11 +35,11 @@ class Entry:
     """One model of the zoo.
 
     Args:
-        name, dataset, threat: as RobustBench has them; a threat is "linf 8/255" or "corruptions".
+        name, dataset, threat: as in RobustBench; a threat is "linf 8/255" or "corruptions".
         architecture: registered name and settings, as on a command line.
-        mean, std: normalization in front of the network, one number for each channel or one for all.
+        mean, std: normalization before the network, one number for each channel or one for all.
         weights_key: key of the weights in the file.
-        unused: beginning of names of tensors that the network does not have.
+        unused: prefix of tensors that the network does not have.
         google_drive: identifier of the file.
     """
 
@@ -55,7 +55,7 @@ class Entry:
 
     @property
     def full_name(self) -> str:
-        """Name that no other model has, such as cifar10/Linf/Carmon2019Unlabeled."""
+        """Unique name, such as cifar10/Linf/Carmon2019Unlabeled."""
         return f"{self.dataset}/{_THREATS[self.threat.partition(' ')[0]]}/{self.name}"
 
     @property

@@ -14,8 +14,7 @@ from robustcli.errors import RobustCliError, in_one_line
 from robustcli.models.schemes import NamedFile, Scheme
 from robustcli.models.source import LoadedNetwork, ModelSource
 
-# What the XCiTs of the light recipe are called where timm is extended by them: RobustBench asks for
-# debenedetti2020light_xcit_s_cifar10_linf, and registered is debenedetti2022light_xcit_s12_cifar10_linf.
+# Names of the XCiTs of the light recipe in extensions of timm: RobustBench asks for
 _LIGHT_XCIT = re.compile(r"debenedetti20(?:20|22)light_xcit_([sml])(?:12)?_(cifar10|cifar100|imagenet)_linf")
 _LIGHT_SIZES = {"s": {"width": 384, "heads": 8}, "m": {"width": 512, "heads": 8}, "l": {"width": 768, "heads": 16}}
 
@@ -25,7 +24,7 @@ class Timm(ModelSource):
     """A classifier of the package timm with its published weights.
 
     Args:
-        model: timm's name of it, a tag of the weights after a dot.
+        model: name in timm, with a tag of the weights after a dot.
     """
 
     model: str
@@ -57,7 +56,7 @@ def find(model: str, weights: str | None) -> ModelSource | NamedFile:
     """Find a network by timm's name.
 
     Raises:
-        RobustCliError: timm is not installed, has no such network or no weights of it, or there is no such file.
+        RobustCliError: timm is not installed, has no such network or no weights for it, or there is no such file.
     """
     if weights is not None and not Path(weights).is_file():
         raise RobustCliError(f"--weights: {weights}: no such file; timm's tags follow the name after a dot")

@@ -17,7 +17,7 @@ class Torchvision(ModelSource):
     """A classifier of torchvision with its published weights.
 
     Args:
-        model: torchvision's name of it.
+        model: name in torchvision.
         weights: a member of torchvision's enumeration of weights.
     """
 
@@ -65,7 +65,7 @@ def find(model: str, weights: str | None) -> ModelSource | NamedFile:
     if model not in classifiers:
         raise RobustCliError(f"torchvision:{model}: torchvision has no such classifier{suggest(model, classifiers)}")
     known = models.get_model_weights(model)
-    # By the table of members and not the iteration: "DEFAULT" is another name of one of them.
+    # By the table of members instead of iteration, because "DEFAULT" is an alias.
     if weights not in known.__members__:
         raise RobustCliError(
             f"--weights: '{weights}' is neither a file nor published weights of torchvision's {model}"
