@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -22,6 +23,7 @@ from robustcli.data import prepare
 from robustcli.data.datasets.encoded import usable_processors
 from robustcli.data.datasets.image_folder import image_folder
 from robustcli.measuring.timing import OURS, Spread, speed
+from robustcli.runtime.allocator import keep_freed_memory
 from robustcli.specs.settings import Augment
 from robustcli.threat.noise import StreamNoise
 
@@ -37,7 +39,10 @@ def bench_decoding(rounds: int, files: int = _FILES) -> dict[str, Any]:
 
     Processor time counts all threads and processes of a loader, so other load on the machine matters little. How well
     our loader uses several processors is measured against as many loaders at once, each held to a processor of its own.
-    That comparison needs an idle machine, since threads that may run anywhere lose more to other load.
+    That comparison needs an idle machine, since threads that may run anywhere lose more to other load, above all while
+    one of them holds the interpreter lock; the quietest rounds come nearest. Two more numbers depend little on load:
+    whether an image costs more processor time where several threads decode, and how much of this time is spent under
+    the interpreter lock, which only one thread of a process can hold.
     """
     processors = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [*range(usable_processors())]
     counts = sorted({1, len(processors)})
@@ -81,6 +86,12 @@ def bench_decoding(rounds: int, files: int = _FILES) -> dict[str, Any]:
         },
         # Throughput of our loader on all processors over that of as many loaders at once, each on its own.
         "scaling": asdict(speed(_times(seconds[OURS, counts[-1]], "wall"), alone)),
+        "scaling_quietest": min(alone) / min(_times(seconds[OURS, counts[-1]], "wall")),
+        # Images per processor second on all processors over that on one.
+        "processor_scaling": asdict(
+            speed(_times(seconds[OURS, counts[-1]], "cpu"), _times(seconds[OURS, counts[0]], "cpu"))
+        ),
+        "lock_ms_per_image": asdict(Spread.of([1000 * each["lock"] / images for each in seconds[OURS, counts[0]]])),
     }
 
 
@@ -104,6 +115,14 @@ def describe_decoding(results: Sequence[Mapping[str, Any]]) -> str:
         lines.append(
             f"  {OURS}, all processors: {_spread(found['scaling'])} times what loaders on one each give at once"
         )
+        if "lock_ms_per_image" in found:
+            lock = found["lock_ms_per_image"]
+            lines[-1] += f", {found['scaling_quietest']:.2f} in the quietest rounds"
+            lines.append(
+                f"  images per processor second on all: {_spread(found['processor_scaling'])} times those on one; "
+                f"{lock['median']:.2f} ms ({lock['low']:.2f}-{lock['high']:.2f}) of an image are spent under the "
+                f"interpreter lock, so one process decodes at most {1000 / lock['median']:,.0f} images/s"
+            )
     return "\n".join(lines)
 
 
@@ -214,6 +233,25 @@ def _torchvision(folder: str, workers: int) -> Callable[[], int]:
     return epoch
 
 
+class _UnderLock:
+    """Processor time of the steps of decoding that hold the interpreter lock: reading headers, and copying pixels out.
+
+    Pillow decompresses and resamples without the lock.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        for owner, name in ((Image, "open"), (np, "asarray")):
+            setattr(owner, name, partial(self._timed, getattr(owner, name)))
+
+    def _timed(self, call: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
+        start = time.thread_time()
+        try:
+            return call(*arguments, **settings)
+        finally:
+            self.seconds += time.thread_time() - start
+
+
 def _processor_time() -> float:
     """Processor time of this process and of the children that have ended."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -226,13 +264,18 @@ def _main() -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, settings["processors"])
     torch.set_num_threads(1)
+    # As training does.
+    keep_freed_memory()
     workers = len(settings["processors"])
+    # Only on one processor, where no other thread adds to the sum.
+    lock = _UnderLock() if workers == 1 else None
     epoch = _ours(settings["folder"]) if settings["name"] == OURS else _torchvision(settings["folder"], workers)
     for _ in sys.stdin:
-        wall, cpu = time.perf_counter(), _processor_time()
+        wall, cpu, locked = time.perf_counter(), _processor_time(), lock.seconds if lock else 0.0
         images = epoch()
         assert images
-        print(json.dumps({"wall": time.perf_counter() - wall, "cpu": _processor_time() - cpu}), flush=True)
+        found = {"wall": time.perf_counter() - wall, "cpu": _processor_time() - cpu}
+        print(json.dumps({**found, "lock": (lock.seconds if lock else 0.0) - locked}), flush=True)
 
 
 if __name__ == "__main__":

@@ -171,7 +171,14 @@ def test_the_pipeline_is_a_share_of_a_step(monkeypatch: pytest.MonkeyPatch) -> N
         assert row["processor_ms_per_image"]["low"] > 0.5
     # One loader on one processor, against itself.
     assert 0.2 < decoding["scaling"]["median"] < 5
-    assert "per processor, on 1: " in describe_decoding([result, {"bench": "data"}])
+    assert 0.2 < decoding["scaling_quietest"] < 5
+    assert 0.2 < decoding["processor_scaling"]["median"] < 5
+    # Some part of decoding holds the interpreter lock, but not most of it.
+    whole = next(row["processor_ms_per_image"]["low"] for row in decoding["rows"] if row["processors"] == 1)
+    assert 0 < decoding["lock_ms_per_image"]["low"] < whole
+    text = describe_decoding([result, {"bench": "data"}])
+    assert "under the interpreter lock, so one process decodes at most" in text
+    assert "per processor, on 1: " in text
 
 
 # Architectures
