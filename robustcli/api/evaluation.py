@@ -172,7 +172,8 @@ def evaluate(
     """Evaluate a model: the share of the images that survive an attack, with interval, verdict and evidence.
 
     Nothing is stored; `robust eval` does that. The model is evaluated in eval mode and in single precision; it is left
-    as it was.
+    as it was. All images and the adversarial ones are held in memory as float32; for more images than fit there use
+    `robust eval`, which makes floats of a batch at a time.
 
     Args:
         model: module or callable, pixels in [0, 1] -> logits.

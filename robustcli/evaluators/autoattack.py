@@ -46,10 +46,11 @@ _GRADIENTS, _VOTES = 20, 10
 class AutoAttack(Evaluator):
     """AutoAttack: APGD, FAB and Square with the published budgets, in sequence, each on the images that survive.
 
-    The engine "native" runs the attacks of robustcli. Its noise depends on the image but not on batches, and a
-    broken image costs nothing more. "reference" runs the package of the authors on all images that are classified
-    correctly; its noise depends on the batches. With both, every adversarial image is measured and classified again
-    before it counts. If there are too few classes for a published setting, a warning says what is changed.
+    The engine "native" runs the attacks of robustcli. Its noise depends on the image but not on batches, and a broken
+    image costs nothing more. "reference" runs the package of the authors on all images that are classified correctly,
+    and holds all of them as float32; its noise depends on the batches. With both, every adversarial image is measured
+    and classified again before it counts. If there are too few classes for a published setting, a warning says what
+    is changed.
 
     When to use: for every number that is published or compared.
 
