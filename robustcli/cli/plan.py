@@ -1,7 +1,7 @@
 """The command `robust plan`. torch is imported inside it."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -63,7 +63,7 @@ def plan_run(
         request = Request(spec=spec, updates=updates, robust=share, compile=is_compiled)
         found = plan(request, lambda text: screen.print(text, highlight=False, soft_wrap=True))
     if as_json:
-        print_json(found)
+        print_json(found.to_json())
         return
     screen = console()
     for table in tables_of(found):
@@ -81,16 +81,17 @@ def print_plan_of_sweep(
         runs: folder of runs; finished seeds in it are not counted as left. None: say nothing about it.
     """
     from robustcli.reports.plan import sweep_table
+    from robustcli.workflows.plan.result import RowPlan
     from robustcli.workflows.plan.rows import plan_rows
 
-    rows: dict[str, dict[str, Any]] = {}
+    rows: dict[str, RowPlan] = {}
     for name, found in plan_rows(sweep.rows, updates, share, runs):
         if found is None:
             typer.echo(f"measuring {name} ...", err=True)
         else:
             rows[name] = found
     if as_json:
-        print_json(rows)
+        print_json({name: found.to_json() for name, found in rows.items()})
     else:
         console().print(sweep_table(sweep.name, rows))
 

@@ -49,6 +49,13 @@ class Stopwatch:
         return time.perf_counter()
 
 
+def wall(device: torch.device) -> float:
+    """Return the wall clock in seconds, after waiting for the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
 Sample = Callable[[int], float]
 """Runs something n times and returns the seconds per run."""
 

@@ -48,8 +48,8 @@ def test_a_spec_is_told_in_tables_and_nothing_is_stored(robust: Robust, tiny: Pa
 def test_json_holds_the_same(robust: Robust, tiny: Path) -> None:
     done = robust("plan", str(tiny), "--updates", "3", "--json")
     found = json.loads(done.out)
-    assert set(found["seconds"]) == {"low", "middle", "high"}
-    assert found["seconds"]["low"]["cpu"] <= found["seconds"]["high"]["cpu"]
+    assert set(found["seconds"]) == {"low", "high"}
+    assert 0 < found["seconds"]["low"] <= found["seconds"]["high"]
     assert found["fits"] is True
 
 

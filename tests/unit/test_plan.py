@@ -28,7 +28,6 @@ from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.clean import Clean
 from robustcli.evaluators.other_threat import Under
 from robustcli.measuring import timing
-from robustcli.measuring.clocks import Seconds, median
 from robustcli.measuring.counters import peak_bytes
 from robustcli.measuring.memory import fitting, free_bytes, is_out_of_memory
 from robustcli.measuring.passes import Passes, passes_of
@@ -44,6 +43,7 @@ from robustcli.workflows.plan import plan as plan_module
 from robustcli.workflows.plan.evaluations import EvaluationCost, Probe, StageCost
 from robustcli.workflows.plan.images import images_of
 from robustcli.workflows.plan.plan import Request, declared_passes, plan
+from robustcli.workflows.plan.result import Bounds, RowPlan
 from robustcli.workflows.plan.savings import changes_of, not_measured
 from robustcli.workflows.plan.updates import Trial
 
@@ -137,22 +137,22 @@ def test_whether_an_attack_exits_early_is_seen(attack: Attack, exits_early: bool
 
 
 def stage_of(name: str, seconds: float, *, exits_early: bool, sample: int | None = None) -> StageCost:
-    return StageCost(name, 100, 100, Seconds(seconds, 2 * seconds), exits_early, sample)
+    return StageCost(name, 100, 100, seconds, exits_early, sample)
 
 
 def test_seconds_follow_from_survivors() -> None:
-    clean = Seconds(1, 1)
+    clean = 1.0
     # Of 100 images 60 survive, 20 break, 20 are wrong when clean.
     whole = EvaluationCost(100, clean, (stage_of("a", 10, exits_early=False),))
-    assert whole.seconds(0.6) == Seconds(100 + 80 * 10, 100 + 80 * 20)
+    assert whole.seconds(0.6) == 100 + 80 * 10
     leaving = EvaluationCost(100, clean, (stage_of("a", 10, exits_early=True),))
-    assert leaving.seconds(0.6).wall == pytest.approx(100 + 10 * (60 + 20 * 0.1))
+    assert leaving.seconds(0.6) == pytest.approx(100 + 10 * (60 + 20 * 0.1))
     # The second attack meets survivors alone, and of those a sample where it draws one.
     both = EvaluationCost(
         100, clean, (stage_of("a", 10, exits_early=False), stage_of("b", 1, exits_early=True, sample=5))
     )
-    assert both.seconds(0.6).wall == 100 + 800 + 5
-    assert EvaluationCost(100, clean, ()).seconds(0.6) == Seconds(100, 100)
+    assert both.seconds(0.6) == 100 + 800 + 5
+    assert EvaluationCost(100, clean, ()).seconds(0.6) == 100
 
 
 def test_an_evaluation_under_another_threat_is_measured_there() -> None:
@@ -215,7 +215,7 @@ def test_as_many_updates_are_made_as_asked_for_and_from_the_middle(trial: Trial)
     # Across the end of an epoch, whose check is no part of them.
     assert len(trial.run(5)) == 5
     assert len(trial.run(100)) == 9, "there are no more"
-    assert trial.sample(2).wall > 0
+    assert trial.sample(2) > 0
 
 
 def test_no_epoch_is_checked_or_stored(trial: Trial, tmp_path: Path) -> None:
@@ -228,12 +228,8 @@ def test_no_epoch_is_checked_or_stored(trial: Trial, tmp_path: Path) -> None:
 def test_an_update_takes_what_lies_between_two_of_them(monkeypatch: pytest.MonkeyPatch, trial: Trial) -> None:
     ticks = iter(range(1000))
 
-    def now(_: torch.device) -> Seconds:
-        return Seconds(float(next(ticks)), 0.0)
-
-    monkeypatch.setattr(updates, "now", now)
-    assert trial.run(7) == [Seconds(1.0, 0.0)] * 7
-    assert median([Seconds(1, 9), Seconds(2, 8), Seconds(9, 1)]) == Seconds(2, 8)
+    monkeypatch.setattr(updates, "wall", lambda _: float(next(ticks)))
+    assert trial.run(7) == [1.0] * 7
 
 
 def test_an_average_over_all_images_is_told_from_some(tmp_path: Path) -> None:
@@ -271,8 +267,8 @@ def test_an_average_counts_from_the_epoch_that_it_begins_with(
 
     clock: list[int] = []
     monkeypatch.setattr(updates, "_Batches", Clocked)
-    monkeypatch.setattr(updates, "now", lambda _: Seconds(float(len(clock)), 0.0))
-    assert trial.epoch_end().wall == pytest.approx(share * batches)
+    monkeypatch.setattr(updates, "wall", lambda _: float(len(clock)))
+    assert trial.epoch_end() == pytest.approx(share * batches)
 
 
 # Images
@@ -298,19 +294,20 @@ def test_random_images_stand_for_those_of_a_known_data_set(tmp_path: Path) -> No
 
 def test_a_plan_adds_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    found = plan(Request(spec=spec_of(), updates=4, robust=(0.2, 0.8)))
+    planned = plan(Request(spec=spec_of(), updates=4, robust=(0.2, 0.8)))
     assert list(tmp_path.iterdir()) == []
+    found = planned.to_json()
     assert json.loads(json.dumps(found)) == found
     assert found["images"]["replaced"] is None
     assert found["passes_per_image"] == {"forwards": 3, "input_gradients": 2, "weight_gradients": 1}
     training = found["training"]
     assert (training["updates"], training["measured"]) == (9, 4)
-    assert training["seconds"]["wall"] == pytest.approx(9 * training["update"]["wall"])
+    assert training["seconds"] == pytest.approx(9 * training["update"])
     for bound in ("low", "high"):
         parts = [found["start"], training["seconds"]]
         parts += [cost["seconds"][bound] for cost in found["evaluations"].values()]
-        rest = 3 * (training["epoch_end"]["cpu"] + training["check"][bound]["cpu"])
-        assert found["seconds"][bound]["cpu"] == pytest.approx(sum(part["cpu"] for part in parts) + rest)
+        rest = 3 * (training["epoch_end"] + training["check"][bound])
+        assert found["seconds"][bound] == pytest.approx(sum(parts) + rest)
     # Judged once at the end; a try makes a forward more than gradients.
     assert found["evaluations"]["pgd"]["passes_per_survivor"] == {"forwards": 1 + 2 * 31 + 1, "gradients": 60}
     assert found["evaluations"]["clean"]["survivors"] is None
@@ -320,8 +317,8 @@ def test_a_plan_adds_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         "train.compile=true",
     ]  # fmt: skip
     assert found["savings"][-1]["verdict"] == "not measured (--compile)"
-    assert len(tables_of(found)) == 2
-    assert any("are assumed" in line for line in lines_of(found))
+    assert len(tables_of(planned)) == 2
+    assert any("are assumed" in line for line in lines_of(planned))
 
 
 def test_what_is_watched_in_methods_of_one_step_is_told_with_the_check(tmp_path: Path) -> None:
@@ -337,10 +334,10 @@ def test_what_is_watched_in_methods_of_one_step_is_told_with_the_check(tmp_path:
 def test_the_claim_says_how_many_survive(tmp_path: Path) -> None:
     spec = spec_of(TINY + "claim: {source: nobody, metrics: {pgd: 0.7}}\n")
     found = plan(Request(spec=spec, updates=3, savings=False))
-    assert found["evaluations"]["pgd"]["survivors"] == {"low": 0.7, "high": 0.7}
-    assert found["savings"] == []
+    assert found.evaluations["pgd"].survivors == Bounds(0.7, 0.7)
+    assert found.savings == []
     other = plan(Request(spec=spec_of(), updates=3, savings=False))
-    assert other["evaluations"]["pgd"]["survivors"] == {"low": 0.3, "high": 0.6}
+    assert other.evaluations["pgd"].survivors == Bounds(0.3, 0.6)
 
 
 def test_what_does_not_fit_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -349,11 +346,11 @@ def test_what_does_not_fit_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Trial, "run", exhausted)
     found = plan(Request(spec=spec_of(), updates=3))
-    assert found["fits"] is False
-    assert "train.batch_size=16" in found["notes"][0]
+    assert found.fits is False
+    assert "train.batch_size=16" in found.notes[0]
     assert tables_of(found) == []
     assert any("does not fit: an update of 32 images" in line for line in lines_of(found))
-    assert sweep_table("family", {"a": {"seeds": 1, **found}}).row_count == 2
+    assert sweep_table("family", {"a": RowPlan(found, 1)}).row_count == 2
 
 
 def test_what_the_cpu_cannot_allocate_is_said_with_its_stage(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -363,11 +360,11 @@ def test_what_the_cpu_cannot_allocate_is_said_with_its_stage(monkeypatch: pytest
     request = Request(spec=spec_of(), updates=3, savings=False)
     with monkeypatch.context() as patched:
         patched.setattr(Trial, "run", exhausted)
-        (note,) = plan(request)["notes"]
+        (note,) = plan(request).notes
     assert note.startswith("does not fit: an update of 32 images ran out of memory on cpu ([enforce")
     with monkeypatch.context() as patched:
         patched.setattr(Probe, "measure", exhausted)
-        (note,) = plan(request)["notes"]
+        (note,) = plan(request).notes
     assert note.startswith("does not fit: the check after an epoch ran out")
     measure = Probe.measure
 
@@ -378,8 +375,8 @@ def test_what_the_cpu_cannot_allocate_is_said_with_its_stage(monkeypatch: pytest
 
     monkeypatch.setattr(Probe, "measure", for_pgd)
     found = plan(request)
-    assert found["fits"] is False
-    assert "evaluation pgd ran out" in found["notes"][0]
+    assert found.fits is False
+    assert "evaluation pgd ran out" in found.notes[0]
     with pytest.raises(RuntimeError, match="of ours"), fitting("anything"):
         raise RuntimeError("a mistake of ours")
 
@@ -396,12 +393,13 @@ def test_memory_is_told_for_updates_and_every_evaluation(monkeypatch: pytest.Mon
     assert attacked.peak / 16 > clean.peak / 32, "gradients keep what a look drops"
     monkeypatch.setattr(plan_module, "free_bytes", lambda _: 1)
     found = plan(Request(spec=spec_of(), updates=3, savings=False))
-    assert found["memory"]["free"] == 1
-    assert found["training"]["peak_bytes"] > 0
-    assert [note.split()[:5] for note in found["notes"][:2]] == [
+    assert found.memory.free == 1
+    assert found.training is not None
+    assert found.training.peak_bytes > 0
+    assert [note.split()[:5] for note in found.notes[:2]] == [
         f"does not fit: evaluation {key}".split() for key in ("clean", "pgd")
     ]
-    assert "evaluation pgd needs" in found["notes"][1]
+    assert "evaluation pgd needs" in found.notes[1]
     assert is_out_of_memory(MemoryError())
     free = free_bytes(CPU)
     assert free is None or free > 0
@@ -412,7 +410,7 @@ def test_memory_is_told_for_updates_and_every_evaluation(monkeypatch: pytest.Mon
 )
 def test_defenses_that_adapt_say_what_is_assumed(name: str, settings: str) -> None:
     spec = spec_of(TINY.replace("{name: pgd_at, steps: 2}", f"{{name: {name}{settings}}}"))
-    notes = plan(Request(spec=spec, updates=3, savings=False))["notes"]
+    notes = plan(Request(spec=spec, updates=3, savings=False)).notes
     assert notes[0].startswith(name)
 
 
@@ -497,7 +495,8 @@ def test_a_first_estimate_comes_before_the_updates_are_measured() -> None:
     told: list[str] = []
     found = plan(Request(spec=spec_of(), updates=3, savings=False), told.append)
     assert [text.partition(",")[0].partition(":")[0] for text in told] == ["first estimate", "after 3 updates"]
-    seconds = found["training"]["seconds"]["wall"]
+    assert found.training is not None
+    seconds = found.training.seconds
     assert f"training {duration(seconds)}; measuring the evaluations" in told[1]
 
 

@@ -21,8 +21,8 @@ from robustcli.evaluation.passes import count_passes
 from robustcli.evaluators import AttackContext, Evaluator, Stage, chunks
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.autoattack_package import Package
-from robustcli.measuring.clocks import Seconds, now
 from robustcli.measuring.counters import peak_bytes
+from robustcli.measuring.timing import wall
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
 
@@ -54,7 +54,7 @@ class StageCost:
     name: str
     forwards: float
     gradients: float
-    seconds: Seconds
+    seconds: float
     exits_early: bool
     sample: int | None
 
@@ -78,7 +78,7 @@ class EvaluationCost:
     """
 
     images: int
-    clean: Seconds
+    clean: float
     stages: tuple[StageCost, ...]
     notes: tuple[str, ...] = ()
     batch_size: int = 0
@@ -88,7 +88,7 @@ class EvaluationCost:
         """Return the forward and gradient passes for an image that survives all attacks."""
         return 1 + sum(stage.forwards for stage in self.stages), sum(stage.gradients for stage in self.stages)
 
-    def seconds(self, robust: float) -> Seconds:
+    def seconds(self, robust: float) -> float:
         """Return the seconds of the evaluation for an assumed robust accuracy.
 
         Half of the other images are assumed to be misclassified without an attack, and the rest to be broken by the
@@ -120,9 +120,9 @@ class Probe:
         self.y, self.classes = logits.argmax(1), logits.shape[1]
         few = x[:4]
         self._one_pass(few)
-        start = now(self.device)
+        start = wall(self.device)
         self._one_pass(few)
-        self.affordable = max(4, int(_PATIENCE / max((now(self.device) - start).wall / len(few), 1e-9)))
+        self.affordable = max(4, int(_PATIENCE / max((wall(self.device) - start) / len(few), 1e-9)))
 
     def measure(self, evaluator: Evaluator, images: int, robust: float) -> EvaluationCost:
         """Measure an evaluation.
@@ -157,13 +157,13 @@ class Probe:
             run = partial(self._one_pass if has_gradients else self.network, x)
             return round(peak_bytes(run, self.device) * batch / len(x))
 
-    def _clean(self, evaluator: Evaluator, images: int) -> Seconds:
+    def _clean(self, evaluator: Evaluator, images: int) -> float:
         x = self.x[: min(evaluator.batch_size, images, self.affordable)]
         with torch.no_grad():
             self.network(x)
-            start = now(self.device)
+            start = wall(self.device)
             self.network(x)
-        return (now(self.device) - start) * (1 / len(x))
+        return (wall(self.device) - start) / len(x)
 
     def _stage(self, stage: Stage, threat: ThreatModel, survivors: int) -> StageCost:
         few = _shortened(stage.attack, _FEW)
@@ -184,7 +184,7 @@ class Probe:
     def _timed(self, stage: Stage, threat: ThreatModel, images: int) -> "_Found":
         """Time a short attack with one restart and one target, with enough steps for the clock."""
         found = self._gathered(stage, _single(_shortened(stage.attack, _FEW)), threat, images)
-        whole, taken = _length_of(stage.attack), found.seconds.wall * images
+        whole, taken = _length_of(stage.attack), found.seconds * images
         if whole is None or taken > _PATIENCE / 2:
             return found
         steps = min(whole, math.ceil(_FEW * _PATIENCE / max(taken, 1e-9)))
@@ -216,14 +216,9 @@ class Probe:
         only = _Only(probed, stage.batch_size or images)
         x, y = self.x[:images], self.y[:images]
         rng = IndexedNoise(0, torch.arange(len(x), device=self.device))
-        start = now(self.device)
-        evidence = gather(only, self.network, x, y, self.threat, rng)
-        taken = now(self.device) - start
-        record = evidence.stages[0]
-        # Count only the time of the attack, without the pass of the clean images and a copy of the network.
-        share = record.seconds / max(taken.wall, 1e-9)
+        (record,) = gather(only, self.network, x, y, self.threat, rng).stages
         entered = max(record.entered, 1)
-        return _Found((record.forwards / entered, record.gradients / entered), taken * (share / entered))
+        return _Found((record.forwards / entered, record.gradients / entered), record.seconds / entered)
 
     def _exits_early(self, attack: Attack, threat: ThreatModel) -> bool:
         """Return True if the attack spends fewer passes on images that are misclassified from the start."""
@@ -246,7 +241,7 @@ class _Found:
     """Forward and gradient passes, and seconds, per image."""
 
     passes: tuple[float, float]
-    seconds: Seconds
+    seconds: float
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,12 @@
 
 import importlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from statistics import mean
-from typing import Any
+from statistics import median
 
 import torch
 import torch.nn.functional as F
@@ -22,11 +22,11 @@ from robustcli.errors import RobustCliError
 from robustcli.evaluation.evaluate import settled
 from robustcli.evaluation.wording import duration
 from robustcli.evaluators.attack import Attacked
-from robustcli.measuring.clocks import Seconds, now
 from robustcli.measuring.machine import circumstances
 from robustcli.measuring.memory import DoesNotFitError, device_bytes, fitting, free_bytes, peak_bytes
 from robustcli.measuring.network_profile import network_profile
 from robustcli.measuring.passes import Passes, least_passes, passes_of
+from robustcli.measuring.timing import wall
 from robustcli.models.build import build_network
 from robustcli.registry.registry import MemberSpec, instantiate
 from robustcli.runtime.allocator import keep_freed_memory
@@ -38,6 +38,16 @@ from robustcli.training.choices import chosen_settings
 from robustcli.training.model import breaks_in_channels_last, is_channels_last
 from robustcli.workflows.plan.evaluations import BROKEN_PASSES, EvaluationCost, Probe
 from robustcli.workflows.plan.images import images_of
+from robustcli.workflows.plan.result import (
+    AttackPasses,
+    Bounds,
+    EvaluationPlan,
+    Images,
+    Memory,
+    Plan,
+    Saving,
+    TrainingPlan,
+)
 from robustcli.workflows.plan.savings import changes_of, measure_savings, not_measured
 from robustcli.workflows.plan.updates import WARM_UP, Trial, measure_updates, trial_folder
 
@@ -67,12 +77,12 @@ class Request:
     compile: bool = False
 
 
-_GUESS = (0.3, 0.6)
+_GUESS = Bounds(0.3, 0.6)
 _UPDATE = "an update"
 
 
-def plan(request: Request, tell: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
-    """Return the estimated cost of a run as plain data.
+def plan(request: Request, tell: Callable[[str], None] = lambda text: None) -> Plan:
+    """Return the estimated cost of a run.
 
     Args:
         tell: called with a first estimate after a few passes, and with a better one after the updates.
@@ -83,48 +93,60 @@ def plan(request: Request, tell: Callable[[str], None] = lambda text: None) -> d
     spec = request.spec
     # Import what the first optimizer of a training imports, so that the time to start includes it.
     importlib.import_module("torch._dynamo")
-    program = Seconds(time.process_time(), time.process_time())
+    program = time.process_time()
     device = choose_device(spec.train.device)
-    before = now(device)
+    before = wall(device)
     data, replaced = images_of(spec, device)
     keep_freed_memory()
-    loaded = now(device) - before
+    start = program + wall(device) - before
     # Before anything that takes long; an update that does not fit is reported below.
     with suppress(DoesNotFitError), fitting(_UPDATE):
         tell(_first_estimate(request, data, device))
-    found: dict[str, Any] = {
-        **circumstances(device),
-        "name": spec.name,
-        "digest": spec.digest,
-        "images": {"shape": data.shape.text, "sizes": data.sizes, "replaced": replaced},
-        **_contents(spec, data),
-    }
-    settings = chosen_settings(spec, instantiate(spec.defense), data, device)
-    spec = replace(spec, train=settings)
+    with torch.device("meta"):
+        profile = network_profile(build_network(spec.architecture, data.shape, data.mean, data.std), data.shape)
+    found = partial(
+        Plan,
+        machine=circumstances(device),
+        name=spec.name,
+        digest=spec.digest,
+        images=Images(shape=data.shape.text, sizes=data.sizes, replaced=replaced),
+        parameters=profile.parameters,
+        macs=profile.macs,
+        passes_per_image=_passes(spec, data),
+    )
+    spec = replace(spec, train=chosen_settings(spec, instantiate(spec.defense), data, device))
     request = replace(request, spec=spec)
-    with trial_folder() as folder:
-        try:
-            measured = _measured(request, data, device, Path(folder), tell)
-        except DoesNotFitError as error:
-            return {**found, "fits": False, "memory": _memory(device), "notes": [_too_large(spec, device, error)]}
-    total, parts = measured["total"], measured["parts"]
-    start = program + loaded
-    found |= {
-        "fits": True,
-        "start": asdict(start),
-        **parts,
-        "seconds": {key: asdict(start + value) for key, value in total.items()},
-    }
+    free = free_bytes(device)
+    try:
+        with trial_folder() as folder:
+            training, after_updates, costs = _measured(request, data, device, Path(folder), tell)
+    except DoesNotFitError as error:
+        return found(memory=_memory(device), notes=[_too_large(spec, device, error)])
+    guesses = {key: _guess(request, key) for key in costs}
+    evaluations = {key: _described(cost, guesses[key]) for key, cost in costs.items()}
+    of_an_epoch = training.check + Bounds(training.epoch_end, training.epoch_end)
+    once = start + training.seconds
+    seconds = sum((found.seconds for found in evaluations.values()), Bounds(once, once) + of_an_epoch * training.epochs)
+    memory = replace(_memory(device), after_updates=after_updates, free=free)
+    notes = [*_too_large_later(costs, device), *_notes(spec, list(costs.values()))]
+    savings: list[Saving] = []
     try:
         with fitting("other settings"):
-            found["savings"] = _savings(request, data, device) if request.savings else []
+            savings = _savings(request, data, device) if request.savings else []
     except DoesNotFitError:
-        found["savings"] = []
-        found["notes"].append("other settings were not measured: two networks at once do not fit into memory")
-    return found
+        notes.append("other settings were not measured: two networks at once do not fit into memory")
+    return found(
+        memory=memory,
+        notes=notes,
+        start=start,
+        training=training,
+        evaluations=evaluations,
+        savings=savings,
+        seconds=seconds,
+    )
 
 
-def _savings(request: Request, data: Data, device: torch.device) -> list[dict[str, Any]]:
+def _savings(request: Request, data: Data, device: torch.device) -> list[Saving]:
     spec, with_compile = request.spec, request.compile
     with torch.device("meta"):
         network = build_network(spec.architecture, data.shape, data.mean, data.std)
@@ -134,16 +156,12 @@ def _savings(request: Request, data: Data, device: torch.device) -> list[dict[st
     return [*measure_savings(spec, data, device, changes), *not_measured(spec, with_compile=with_compile)]
 
 
-def _contents(spec: ExperimentSpec, data: Data) -> dict[str, Any]:
-    """Return the numbers of parameters, multiply-accumulates and passes of an update."""
-    with torch.device("meta"):
-        network = build_network(spec.architecture, data.shape, data.mean, data.std)
-        parts = network_profile(network, data.shape)
+def _passes(spec: ExperimentSpec, data: Data) -> Passes | None:
+    """Return the passes of an update for each image; None if the network has no convolution."""
     try:
-        passes = asdict(passes_of(spec, data.shape))
+        return passes_of(spec, data.shape)
     except RobustCliError:
-        passes = None
-    return {"parameters": parts.parameters, "macs": parts.macs, "passes_per_image": passes}
+        return None
 
 
 def _first_estimate(request: Request, data: Data, device: torch.device) -> str:
@@ -184,9 +202,9 @@ def _seconds_of_an_image(network: nn.Module, data: Data, batch_size: int, device
         few = slice(0, min(images, len(x)))
         # The first pass of a size allocates memory and chooses kernels.
         for _ in range(2):
-            start = now(device)
+            start = wall(device)
             torch.autograd.grad(F.cross_entropy(network(x[few]), y[few]), [*network.parameters()], allow_unused=True)
-            seconds = (now(device) - start).wall
+            seconds = wall(device) - start
             if seconds > _SLOW:
                 return seconds / len(x[few])
         if images >= len(x) or seconds > _QUICK:
@@ -196,48 +214,38 @@ def _seconds_of_an_image(network: nn.Module, data: Data, batch_size: int, device
 
 def _measured(
     request: Request, data: Data, device: torch.device, folder: Path, tell: Callable[[str], None]
-) -> dict[str, Any]:
-    """Measure updates, ends of epochs and evaluations, and add them up."""
+) -> tuple[TrainingPlan, int, dict[str, EvaluationCost]]:
+    """Measure updates, the end of an epoch and evaluations.
+
+    Returns:
+        Training, the peak memory after the updates, and the cost of every evaluation.
+    """
     spec = request.spec
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    free = free_bytes(device)
     with fitting(_UPDATE):
         trial = Trial(spec, data, device, folder)
         updates = measure_updates(trial, request.updates)
-    after_updates = peak_bytes(device)
-    training = updates.median * trial.updates
-    tell(f"after {len(updates.seconds)} updates: training {duration(training.wall)}; measuring the evaluations ...")
+    after_updates, update = peak_bytes(device), median(updates.seconds)
+    tell(
+        f"after {len(updates.seconds)} updates: training {duration(update * trial.updates)}; measuring the evaluations "
+        "..."
+    )
     check, costs = _evaluations(request, trial, data)
-    epochs = spec.train.epochs
-    guesses = {key: _guess(request, key) for key in costs}
-    checks, total = {}, {}
-    for index, bound in enumerate(("low", "high")):
-        checked = (cost.seconds((request.robust or _GUESS)[index]) for cost in check)
-        checks[bound] = sum(checked, Seconds())
-        evaluated = (cost.seconds(guesses[key][index]) for key, cost in costs.items())
-        total[bound] = sum(evaluated, training + (updates.epoch_end + checks[bound]) * epochs)
-    total["middle"] = (total["low"] + total["high"]) * 0.5
-    return {
-        "total": total,
-        "parts": {
-            "training": {
-                "updates": trial.updates,
-                "epochs": epochs,
-                "batch_size": spec.train.batch_size,
-                "measured": len(updates.seconds),
-                "update": asdict(updates.median),
-                "peak_bytes": updates.peak,
-                "slowest": asdict(max(updates.seconds, key=lambda seconds: seconds.wall)),
-                "seconds": asdict(training),
-                "epoch_end": asdict(updates.epoch_end),
-                "check": {bound: asdict(seconds) for bound, seconds in checks.items()},
-            },
-            "evaluations": {key: _described(cost, guesses[key]) for key, cost in costs.items()},
-            "memory": {"after_updates": after_updates, "free": free, **_memory(device)},
-            "notes": [*_too_large_later(costs, device), *_notes(spec, costs.values(), device)],
-        },
-    }
+    robust = _bounds(request)
+    training = TrainingPlan(
+        updates=trial.updates,
+        epochs=spec.train.epochs,
+        batch_size=spec.train.batch_size,
+        measured=len(updates.seconds),
+        update=update,
+        slowest=max(updates.seconds),
+        seconds=update * trial.updates,
+        epoch_end=updates.epoch_end,
+        check=Bounds(*(sum(cost.seconds(share) for cost in check) for share in (robust.low, robust.high))),
+        peak_bytes=updates.peak,
+    )
+    return training, after_updates, costs
 
 
 def _evaluations(request: Request, trial: Trial, data: Data) -> tuple[list[EvaluationCost], dict[str, EvaluationCost]]:
@@ -250,7 +258,7 @@ def _evaluations(request: Request, trial: Trial, data: Data) -> tuple[list[Evalu
         for parameter in network.parameters():
             parameter.requires_grad_(False)
         probe = Probe(network, x, threat)
-        middle = mean(request.robust or _GUESS)
+        middle = _bounds(request).middle
         checks = [*check.evaluators.values()]
         if check.watches_one_step:
             # The check for catastrophic overfitting costs as much as PGD without early exit and with some more steps.
@@ -262,34 +270,37 @@ def _evaluations(request: Request, trial: Trial, data: Data) -> tuple[list[Evalu
             options: EvaluateOptions | None = chosen.options
             images = data.sizes["test"] if options is None or options.examples is None else options.examples
             with fitting(f"evaluation {key}"):
-                costs[key] = probe.measure(instantiate(chosen), images, mean(_guess(request, key)))
+                costs[key] = probe.measure(instantiate(chosen), images, _guess(request, key).middle)
     return checked, costs
 
 
-def _guess(request: Request, key: str) -> tuple[float, float]:
-    """Return lower and upper bound of the assumed robust accuracy of an evaluation."""
-    if request.robust is not None:
-        return request.robust
+def _bounds(request: Request) -> Bounds:
+    return _GUESS if request.robust is None else Bounds(*request.robust)
+
+
+def _guess(request: Request, key: str) -> Bounds:
+    """Return the assumed robust accuracy of an evaluation."""
     claimed: Mapping[str, float] = {} if request.spec.claim is None else request.spec.claim.metrics
-    return (claimed[key], claimed[key]) if key in claimed else _GUESS
+    if request.robust is None and key in claimed:
+        return Bounds(claimed[key], claimed[key])
+    return _bounds(request)
 
 
-def _described(cost: EvaluationCost, guess: tuple[float, float]) -> dict[str, Any]:
-    forwards, gradients = cost.passes()
+def _described(cost: EvaluationCost, guess: Bounds) -> EvaluationPlan:
     broken = [stage.of_broken() * (stage.forwards + stage.gradients) for stage in cost.stages[:1]]
-    return {
-        "images": cost.images,
-        "survivors": {"low": guess[0], "high": guess[1]} if cost.stages else None,
-        "passes_per_survivor": {"forwards": forwards, "gradients": gradients},
-        "passes_per_broken_image": 1 + sum(broken) if broken else None,
-        "batch_size": cost.batch_size,
-        "peak_bytes": cost.peak,
-        "seconds": {"low": asdict(cost.seconds(guess[0])), "high": asdict(cost.seconds(guess[1]))},
-    }
+    return EvaluationPlan(
+        images=cost.images,
+        survivors=guess if cost.stages else None,
+        passes_per_survivor=AttackPasses(*cost.passes()),
+        passes_per_broken_image=1 + sum(broken) if broken else None,
+        batch_size=cost.batch_size,
+        peak_bytes=cost.peak,
+        seconds=Bounds(cost.seconds(guess.low), cost.seconds(guess.high)),
+    )
 
 
-def _memory(device: torch.device) -> dict[str, Any]:
-    return {"peak": peak_bytes(device), "device": device_bytes(device), "is_resident_set": device.type == "cpu"}
+def _memory(device: torch.device) -> Memory:
+    return Memory(peak=peak_bytes(device), device=device_bytes(device), is_resident_set=device.type == "cpu")
 
 
 def _too_large(spec: ExperimentSpec, device: torch.device, error: DoesNotFitError) -> str:
@@ -311,7 +322,7 @@ def _too_large_later(costs: Mapping[str, EvaluationCost], device: torch.device) 
     ]
 
 
-def _notes(spec: ExperimentSpec, costs: Any, device: torch.device) -> list[str]:
+def _notes(spec: ExperimentSpec, costs: Sequence[EvaluationCost]) -> list[str]:
     defense: Defense = instantiate(spec.defense)
     notes = [note for cost in costs for note in cost.notes]
     if measured := spec.defense.member.measured:

@@ -4,16 +4,16 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
-from robustcli.store.runs import folder_of
+from robustcli.store.runs import RunFolder, folder_of
 from robustcli.workflows.plan.plan import Request, plan
+from robustcli.workflows.plan.result import RowPlan
 from robustcli.workflows.sweep_spec import Row
 
 
 def plan_rows(
     rows: Sequence[Row], updates: int, robust: tuple[float, float] | None, runs: Path | None = None
-) -> Iterator[tuple[str, dict[str, Any] | None]]:
+) -> Iterator[tuple[str, RowPlan | None]]:
     """Yield the name of each row with None before it is measured, and with its plan afterwards.
 
     Every row is measured in its own process, so that its memory is measured separately; with `runs`, all are measured
@@ -22,25 +22,21 @@ def plan_rows(
     Args:
         updates: number of updates to measure.
         robust: bounds of the robust accuracy to assume; see `plan.Request`.
-        runs: folder of runs. If given, every plan has the folder and the status of each seed under `runs`, and the
-            number of seeds without results under `left`.
+        runs: folder of runs. If given, the status of each seed is found in it.
     """
     requests = [Request(spec=row.specs[0], updates=updates, robust=robust, savings=False) for row in rows]
     if runs is not None:
         for row, request in zip(rows, requests, strict=True):
             yield row.name, None
-            yield row.name, {"seeds": len(row.specs), **plan(request), **_status(row, runs)}
+            status = {str(folder.path): _status(folder) for folder in (folder_of(runs, spec) for spec in row.specs)}
+            left = sum(not folder_of(runs, spec).is_finished for spec in row.specs)
+            yield row.name, RowPlan(plan(request), len(row.specs), status, left)
         return
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
         for row, request in zip(rows, requests, strict=True):
             yield row.name, None
-            yield row.name, {"seeds": len(row.specs), **pool.submit(plan, request).result()}
+            yield row.name, RowPlan(pool.submit(plan, request).result(), len(row.specs))
 
 
-def _status(row: Row, runs: Path) -> dict[str, Any]:
-    folders = [folder_of(runs, spec) for spec in row.specs]
-    status = [folder.status() if folder.spec.exists() else "not started" for folder in folders]
-    return {
-        "runs": dict(zip((str(folder.path) for folder in folders), status, strict=True)),
-        "left": sum(not folder.is_finished for folder in folders),
-    }
+def _status(folder: RunFolder) -> str:
+    return folder.status() if folder.spec.exists() else "not started"

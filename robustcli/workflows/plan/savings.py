@@ -1,16 +1,16 @@
 """Speed of updates with other settings: bf16, memory format, compilation."""
 
-from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from robustcli.data import Data
-from robustcli.measuring.timing import Sample, measure, speed, verdict
+from robustcli.measuring.timing import Stopwatch, measure, speed, verdict
 from robustcli.specs.spec import ExperimentSpec
+from robustcli.workflows.plan.result import Saving
 from robustcli.workflows.plan.updates import Trial, trial_folder
 
 UNCHANGED, AGAIN = "unchanged", "unchanged, again"
@@ -47,16 +47,16 @@ def changes_of(
     return open_
 
 
-def not_measured(spec: ExperimentSpec, *, with_compile: bool) -> list[dict[str, Any]]:
+def not_measured(spec: ExperimentSpec, *, with_compile: bool) -> list[Saving]:
     """Return a row for compilation, which is only measured on request."""
     if with_compile or spec.train.compile is True:
         return []
-    return [{"change": COMPILE, "speed": None, "verdict": "not measured (--compile)"}]
+    return [Saving(COMPILE, None, "not measured (--compile)")]
 
 
 def measure_savings(
     spec: ExperimentSpec, data: Data, device: torch.device, changes: dict[str, dict[str, Any]]
-) -> list[dict[str, Any]]:
+) -> list[Saving]:
     """Return the speed of updates with each change as a multiple of the speed without it.
 
     A change is called faster or slower only if this holds in every round and exceeds the run-to-run variation.
@@ -67,23 +67,10 @@ def measure_savings(
     specs |= {name: replace(spec, train=replace(spec.train, **change)) for name, change in changes.items()}
     with ExitStack() as stack:
         trials = {
-            name: Trial(changed, data, device, Path(stack.enter_context(trial_folder())))
+            name: Trial(changed, data, device, Path(stack.enter_context(trial_folder())), Stopwatch(device).now)
             for name, changed in specs.items()
         }
-        samples: dict[str, Sample] = {name: _sample(trial) for name, trial in trials.items()}
-        seconds = measure(samples, _ROUNDS)
-    return [_row(name, seconds) for name in changes]
-
-
-def _sample(trial: Trial) -> Sample:
-    def sample(repeats: int) -> float:
-        found = trial.sample(repeats)
-        return found.cpu if trial.device.type == "cpu" else found.wall
-
-    return sample
-
-
-def _row(name: str, seconds: dict[str, Sequence[float]] | dict[str, list[float]]) -> dict[str, Any]:
-    found = speed(seconds[name], seconds[UNCHANGED])
+        seconds = measure({name: trial.sample for name, trial in trials.items()}, _ROUNDS)
     again = speed(seconds[AGAIN], seconds[UNCHANGED])
-    return {"change": name, "speed": asdict(found), "verdict": verdict(found, again)}
+    speeds = {name: speed(seconds[name], seconds[UNCHANGED]) for name in changes}
+    return [Saving(name, found, verdict(found, again)) for name, found in speeds.items()]

@@ -1,10 +1,11 @@
 """Measure updates of a spec and the end of an epoch."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from statistics import mean
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -15,8 +16,8 @@ from robustcli.attacks.active_set import no_early_exit
 from robustcli.data import Data
 from robustcli.defenses import Defense
 from robustcli.errors import Interrupted
-from robustcli.measuring.clocks import Seconds, median, now
 from robustcli.measuring.counters import peak_bytes
+from robustcli.measuring.timing import wall
 from robustcli.optimization.averaging import RunningAverage
 from robustcli.optimization.progress import Progress
 from robustcli.registry.registry import instantiate
@@ -39,26 +40,26 @@ _SAMPLED = 5
 class _Marks:
     """Watcher of a training that records the time of each update, and stops it after enough of them."""
 
-    device: torch.device
+    clock: Callable[[], float]
     wanted: int
-    intervals: list[Seconds] = field(default_factory=list)
-    last: Seconds | None = None
+    intervals: list[float] = field(default_factory=list)
+    last: float | None = None
 
     def settings(self, text: str) -> None:
         pass
 
     def begin(self, updates: int, done: int) -> None:
-        self.last = now(self.device)
+        self.last = self.clock()
 
     def step(self, images: int) -> None:
-        time = now(self.device)
+        time = self.clock()
         if self.last is not None:
             self.intervals.append(time - self.last)
         self.last = time
 
     def epoch(self, record: dict[str, Any]) -> None:
         # The time between two epochs is not a part of an update.
-        self.last = now(self.device)
+        self.last = self.clock()
 
     def is_enough(self) -> bool:
         return len(self.intervals) >= self.wanted
@@ -72,14 +73,22 @@ class Trial:
         data: images of the spec.
         device: device of the training.
         folder: folder for checkpoints.
+        clock: clock of the updates in seconds; None is the wall clock.
     """
 
-    def __init__(self, spec: ExperimentSpec, data: Data, device: torch.device, folder: Path) -> None:
+    def __init__(
+        self,
+        spec: ExperimentSpec,
+        data: Data,
+        device: torch.device,
+        folder: Path,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
         settings = replace(spec.train, lr=spec.train.lr * _LR_SHARE, start_from=None)
         self.spec = replace(spec, train=settings)
         self.device = device
         self.defense: Defense = instantiate(spec.defense)
-        self.marks = _Marks(device, 0)
+        self.marks = _Marks(clock or (lambda: wall(device)), 0)
         self.training, loop, self.saver = assemble(
             self.spec,
             self.defense,
@@ -98,7 +107,7 @@ class Trial:
         """Number of updates of the whole training."""
         return self.loop.steps_per_epoch * self.spec.train.epochs
 
-    def run(self, count: int) -> list[Seconds]:
+    def run(self, count: int) -> list[float]:
         """Run updates, at most as many as the training has, and return the seconds of each."""
         count = min(count, self.updates)
         # Start at the beginning of an epoch, so that no other epoch starts in between.
@@ -110,10 +119,9 @@ class Trial:
             fit(self.training, self.loop)
         return self.marks.intervals
 
-    def sample(self, repeats: int) -> Seconds:
+    def sample(self, repeats: int) -> float:
         """Return the mean seconds of some updates."""
-        intervals = self.run(repeats)
-        return sum(intervals, Seconds()) * (1 / len(intervals))
+        return mean(self.run(repeats))
 
     def peak(self) -> int:
         """Return the peak memory of an update in bytes, besides what is kept between updates."""
@@ -121,16 +129,16 @@ class Trial:
         self.training.network.zero_grad(set_to_none=True)
         return peak_bytes(lambda: self.run(1), self.device)
 
-    def epoch_end(self) -> Seconds:
+    def epoch_end(self) -> float:
         """Return the mean seconds of averaging and storing the weights after an epoch, without the check."""
         average, share = self.average_of_the_end()
-        start = now(self.device)
+        start = wall(self.device)
         batches = _Batches(self.loop.data, self.spec.train)
         evaluated = average.averaged(self.training.network, batches)
-        averaged = (now(self.device) - start) * (batches.scale * share)
-        start = now(self.device)
+        averaged = (wall(self.device) - start) * batches.scale * share
+        start = wall(self.device)
         self.saver.save(evaluated, True, {})
-        return averaged + (now(self.device) - start)
+        return averaged + wall(self.device) - start
 
     def average_of_the_end(self) -> tuple[RunningAverage, float]:
         """Return an average of one network, and the share of epochs in which an average exists.
@@ -174,13 +182,9 @@ class Updates:
         peak: peak memory of an update in bytes.
     """
 
-    seconds: list[Seconds]
-    epoch_end: Seconds
+    seconds: list[float]
+    epoch_end: float
     peak: int
-
-    @property
-    def median(self) -> Seconds:
-        return median(self.seconds)
 
 
 def measure_updates(trial: Trial, count: int) -> Updates:

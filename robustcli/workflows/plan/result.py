@@ -1,0 +1,185 @@
+"""What `robust plan` finds: times in seconds of wall-clock time, memory in bytes."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from robustcli.measuring.passes import Passes
+from robustcli.measuring.timing import Spread
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Values at the lowest and the highest assumed robust accuracy."""
+
+    low: float
+    high: float
+
+    def __add__(self, other: "Bounds") -> "Bounds":
+        return Bounds(self.low + other.low, self.high + other.high)
+
+    def __mul__(self, times: float) -> "Bounds":
+        return Bounds(times * self.low, times * self.high)
+
+    @property
+    def middle(self) -> float:
+        return (self.low + self.high) / 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """The images of the spec.
+
+    Args:
+        shape: shape of one image, as text.
+        sizes: number of images by split.
+        replaced: why random images replace them; None if they do not.
+    """
+
+    shape: str
+    sizes: dict[str, int]
+    replaced: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlan:
+    """Training.
+
+    Args:
+        measured: number of updates that were measured.
+        update, slowest: median and longest of them.
+        seconds: all updates.
+        epoch_end: averaging and storing the weights after one epoch.
+        check: check after one epoch.
+        peak_bytes: peak memory of an update, besides what is kept between updates.
+    """
+
+    updates: int
+    epochs: int
+    batch_size: int
+    measured: int
+    update: float
+    slowest: float
+    seconds: float
+    epoch_end: float
+    check: Bounds
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
+class AttackPasses:
+    """Passes for one image."""
+
+    forwards: float
+    gradients: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationPlan:
+    """One evaluation.
+
+    Args:
+        survivors: assumed robust accuracy; None if nothing is attacked.
+        passes_per_broken_image: None if nothing is attacked.
+        peak_bytes: peak memory of a pass of one batch.
+    """
+
+    images: int
+    survivors: Bounds | None
+    passes_per_survivor: AttackPasses
+    passes_per_broken_image: float | None
+    batch_size: int
+    peak_bytes: int
+    seconds: Bounds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Memory of the process.
+
+    Args:
+        peak: largest memory so far; the resident set on a CPU.
+        device: memory of the GPU; None on a CPU.
+        after_updates: largest memory after the updates; None if they do not fit.
+        free: memory that was free at the beginning, if it is known.
+    """
+
+    peak: int
+    device: int | None
+    is_resident_set: bool
+    after_updates: int | None = None
+    free: int | None = None
+
+
+@dataclass(frozen=True)
+class Saving:
+    """Speed of updates with other settings.
+
+    Args:
+        change: the settings, as overrides.
+        speed: as a multiple of the speed without them; None if it was not measured.
+        verdict: faster, slower, or why neither can be said.
+    """
+
+    change: str
+    speed: Spread | None
+    verdict: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The cost of one run.
+
+    Args:
+        machine: header with code, machine and versions.
+        passes_per_image: passes of an update; None if the network has no convolution.
+        start: imports and images.
+        training: None if an update or an evaluation does not fit into memory.
+        seconds: the whole run.
+    """
+
+    machine: Mapping[str, Any]
+    name: str
+    digest: str
+    images: Images
+    parameters: int
+    macs: int
+    passes_per_image: Passes | None
+    memory: Memory
+    notes: list[str]
+    start: float = 0.0
+    training: TrainingPlan | None = None
+    evaluations: dict[str, EvaluationPlan] = field(default_factory=dict)
+    savings: list[Saving] = field(default_factory=list)
+    seconds: Bounds = Bounds(0.0, 0.0)
+
+    @property
+    def fits(self) -> bool:
+        """True if everything fits into memory, so that it could be measured."""
+        return self.training is not None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        plain = asdict(self)
+        return {**plain.pop("machine"), "fits": self.fits, **plain}
+
+
+@dataclass(frozen=True)
+class RowPlan:
+    """The cost of one row of a sweep, whose seeds cost the same.
+
+    Args:
+        seeds: number of seeds.
+        runs: status by the folder of every seed; None unless it was asked for.
+        left: number of seeds without results.
+    """
+
+    plan: Plan
+    seeds: int
+    runs: dict[str, str] | None = None
+    left: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        status = {} if self.runs is None else {"runs": self.runs, "left": self.left}
+        return {"seeds": self.seeds, **self.plan.to_json(), **status}
