@@ -38,9 +38,8 @@ class Row:
         name: name of the engine.
         seconds: seconds of every round.
         survives: mask (n,) of the surviving images; None for the limit.
-        passes: forward and gradient passes per image that survives and per image that breaks. For the package, which
-            does
-            not distinguish them: per image that is classified correctly without an attack.
+        passes: forward and gradient passes per image that survives and per image that breaks. The package does not
+            distinguish them, so for it: per image that is classified correctly without an attack.
     """
 
     name: str

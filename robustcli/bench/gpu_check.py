@@ -62,7 +62,7 @@ def check_gpu(device: str, sizes: Sizes, watcher: EvaluationWatcher, begins: Cal
             begun = time.perf_counter()
             try:
                 outcome = {"status": "ok", **run()}
-            # Whatever a new GPU makes of a step is the answer to it.
+            # Any failure on a new GPU is an outcome of the step.
             except Exception as error:
                 outcome = {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
             steps.append({"step": name, "seconds": round(time.perf_counter() - begun, 1), **outcome})

@@ -25,7 +25,7 @@ def new(
         Path | None, typer.Option(help="Folder of a package of your own; created if it does not exist.")
     ] = None,
 ) -> None:
-    """Write the file of a new member: one that runs, to be changed into yours."""
+    """Write the file of a new member: a working one, as a starting point for yours."""
     written = new_member(kind, name, into=into, package=package)
     typer.echo(f"wrote {written.member}")
     if written.package is not None:

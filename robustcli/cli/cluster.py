@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 
-# Options that have a meaning for each engine.
+# Options that apply to each engine.
 _ENGINES = {"local": (), "ray": ("--gpus", "--cpus"), "slurm": ("--slurm", "--time", "--gpus", "--cpus")}
 
 EngineName = Annotated[str, typer.Option("--engine", help="Where to run: local, ray or slurm.")]
@@ -38,10 +38,10 @@ Run = Annotated[Path, typer.Argument(help="Folder of a run.")]
 def engine_of(
     name: str, partition: str | None, time: str | None, gpus: int | None, cpus: int | None
 ) -> "tuple[Engine, Needs] | None":
-    """Return the engine that options ask for, and the needs of each task; None is this process.
+    """Return the engine of the options, and the needs of each task; None means this process.
 
     Raises:
-        RobustCliError: there is no such engine, an option has no meaning for it, or a necessary one is missing.
+        RobustCliError: there is no such engine, an option does not apply to it, or a required one is missing.
     """
     if name not in _ENGINES:
         raise RobustCliError(f"--engine: there is no engine '{name}'{suggest(name, _ENGINES)}")

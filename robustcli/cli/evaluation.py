@@ -156,7 +156,7 @@ def evaluate_network(
 
 
 def _search_precision(device: str, engine: str, *, quiet: bool) -> str:
-    """The precision that --precision auto stands for on a device."""
+    """Return the precision that --precision auto means on a device."""
     from robustcli.runtime.device import choose_device, describe_device
     from robustcli.runtime.precision import is_native
 
@@ -232,18 +232,18 @@ def diagnose_network(
         print_json(results)
     else:
         _print_findings(title, results)
-    # Last, so that a result without anything to draw is not lost.
+    # Last, so that results are kept if there is nothing to draw.
     if picture is not None:
         found = {name: result["found"] for name, result in results["diagnostics"].items()}
         draw(picture, title, found, results["threat"]["norm"])
 
 
 def models_of(given: Mapping[str, Any]) -> "list[ModelRequest]":
-    """Return the networks that arguments and options of a command name; all have the same options."""
+    """Return the models named by arguments and options; all share the options."""
     from robustcli.models.find import ModelRequest
 
     words = [word for word in (given["subject"], *(given["overrides"] or ())) if word is not None]
-    # With --model there is no other subject, and the first word is an override already.
+    # With --model the first argument is an override.
     texts = [words.pop(0)] if words and (given["model"] is None or "=" not in words[0]) else []
     texts += [word for word in words if "=" not in word]
     overrides = tuple(word for word in words if "=" in word)

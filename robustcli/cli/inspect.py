@@ -18,7 +18,7 @@ def inspect_file(
     ],
     as_json: Json = False,
 ) -> None:
-    """Show what a file of a network holds: kind, digest, architecture, normalization, and how to evaluate it.
+    """Show the contents of a file of a network: kind, digest, architecture, normalization, and how to evaluate it.
 
     The file is read as data; no code in it is run.
     """

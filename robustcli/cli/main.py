@@ -80,7 +80,7 @@ def main() -> None:
         warnings.simplefilter("ignore")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            # A name that is not UTF-8 can be printed, too.
+            # Also print names that are not UTF-8.
             stream.reconfigure(errors="backslashreplace")
     try:
         _require_text(sys.argv[1:])
@@ -110,7 +110,7 @@ def main() -> None:
 
 
 def _memory_message(error: Exception) -> str | None:
-    """Message for an allocation that failed, on a GPU or on the CPU; None for any other error."""
+    """Return a message for a failed allocation on a GPU or the CPU; None for other errors."""
     if not isinstance(error, RuntimeError | MemoryError):
         return None
     from robustcli.measuring.memory import is_out_of_memory
@@ -135,12 +135,12 @@ def _is_silent() -> bool:
 
 
 def _which_process() -> str:
-    """Beginning of an error message of a process that is not the first one."""
+    """Prefix of error messages of a process that is not the first one."""
     return f"process {os.environ['RANK']}: " if _is_silent() else ""
 
 
 def _refuse_torchrun(command: str) -> None:
-    """Refuse a command that several processes would only repeat."""
+    """Raise for commands that several processes would only repeat."""
     if command in _SHARED or os.environ.get("WORLD_SIZE", "") in ("", "1"):
         return
     from robustcli.runtime.ranks import share_of_torchrun
@@ -156,7 +156,7 @@ def _refuse_torchrun(command: str) -> None:
 
 
 def _require_text(words: list[str]) -> None:
-    """Refuse paths that are not UTF-8: specs and results name paths as text."""
+    """Raise for paths that are not UTF-8, because specs and results store paths as text."""
     for word in words:
         if not word.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in word):
             shown = word.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
@@ -164,7 +164,7 @@ def _require_text(words: list[str]) -> None:
 
 
 def _how_to_resume(words: list[str]) -> str:
-    """Advice on resuming a command that was interrupted; none for commands that cannot be resumed."""
+    """Advice for resuming an interrupted command; empty if it cannot be resumed."""
     command = words[0] if words else ""
     if command == "train":
         return "; continue with --resume"
@@ -174,7 +174,7 @@ def _how_to_resume(words: list[str]) -> str:
 def _in_words(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
-    """What a warning says; only of those about code also where it was raised."""
+    """Format a warning; with its place only if it is about code."""
     if issubclass(category, DeprecationWarning | FutureWarning):
         return f"{filename}:{lineno}: {category.__name__}: {message}\n"
     return f"warning: {message}\n"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 _LISTS = (*FAMILIES, "experiments", "findings")
-# Where the sections of a docstring begin.
+# Section titles of a docstring.
 _SECTIONS = re.compile(r"^(?:When to use|First setting|Args|Reference):", re.MULTILINE)
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
 
@@ -186,7 +186,7 @@ def _show_member(member: Member, settings: Sequence[str]) -> None:
 
         # Before anything is printed, because settings may be wrong.
         profile = profile_table(member, settings) or (
-            f"what it consists of depends on its settings: write {_missing(member)} after `robust show {member.name}`"
+            f"its parts depend on its settings: write {_missing(member)} after `robust show {member.name}`"
         )
     screen = console()
     screen.print(f"[bold]{member.name}[/] ({member.family})", highlight=False)
@@ -213,7 +213,7 @@ def _show_member(member: Member, settings: Sequence[str]) -> None:
 
 
 def _cost(member: Member) -> str:
-    """The cost of an update or of an evaluation, or what a part adds to it; empty if it is not declared."""
+    """Describe the cost of an update or evaluation, or of a part; empty if it is not declared."""
     if member.passes is None:
         return "Cost: that of the attacks inside it." if member.family == "evaluators" else ""
     given = ", ".join(f"{name} {value}" for name, value in member.given.items())
@@ -227,8 +227,8 @@ def _cost(member: Member) -> str:
     if member.fewest is None:
         return f"{subject}: {_in_words(member.passes)}."
     return (
-        f"{subject}, at most: {_in_words(member.passes)}. At least, where images that the attack is done with leave "
-        f"the batch (on a CPU): {_in_words(member.fewest)}."
+        f"{subject}, at most: {_in_words(member.passes)}. At least, if images leave the batch when the attack is done "
+        f"with them (on a CPU): {_in_words(member.fewest)}."
     )
 
 
@@ -245,7 +245,7 @@ def _in_words(passes: tuple[float, float, float]) -> str:
 
 
 def _missing(member: Member) -> str:
-    """The settings that an architecture has no defaults for, as they are written."""
+    """Return the required settings of an architecture, as they are written."""
     return " ".join(f"{name}=..." for name, known in member.parameters.items() if known.default is REQUIRED)
 
 

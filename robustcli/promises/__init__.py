@@ -1,4 +1,4 @@
-"""Promises of the members of each family, as functions that fail where a member breaks one.
+"""Promises of the members of each family: functions that fail if a member breaks one.
 
-`robust check-member NAME` and the project's tests run them. They import neither pytest nor hypothesis.
+`robust check-member NAME` and the project's tests run them. They do not import pytest or hypothesis.
 """

@@ -24,7 +24,7 @@ def _pixels(shape: ImageShape, count: int = 4) -> Tensor:
 
 
 def gives_logits(build: Body, shape: ImageShape) -> None:
-    """(n, k), finite, in train and in eval mode, and not probabilities; the images are not written to."""
+    """Logits are (n, k), finite, in train and in eval mode, and not probabilities; the images are not modified."""
     network, x = _body(build, shape), _pixels(shape)
     given = x.clone()
     for is_training in (True, False):
@@ -38,7 +38,7 @@ def gives_logits(build: Body, shape: ImageShape) -> None:
 
 
 def sees_one_image_at_a_time(build: Body, shape: ImageShape) -> None:
-    """In eval mode logits do not depend on the other images."""
+    """In eval mode the logits of an image do not depend on the other images."""
     network, x = _body(build, shape).eval(), _pixels(shape)
     with torch.no_grad():
         together = network(x)
@@ -49,13 +49,13 @@ def sees_one_image_at_a_time(build: Body, shape: ImageShape) -> None:
 def every_parameter_learns(build: Body, shape: ImageShape) -> None:
     network, x = _body(build, shape).train(), _pixels(shape)
     with drawn_from(1):
-        # A little away from where they start: gradients of parts that start as copies may cancel, and of what a zero
-        # multiplies there are none.
+        # Perturb the parameters first: gradients of parts that start as copies may cancel, and parameters multiplied by
+        # a zero have none.
         for parameter in network.parameters():
             size = float(parameter.detach().abs().mean()) or 0.1
             parameter.data += 0.1 * torch.randn_like(parameter) * size
         logits, probes = with_probes(network, x)
-        # Probes inside a network learn from losses of their own.
+        # Probes inside a network learn from their own losses.
         torch.stack([output.square().sum() for output in (logits, *probes)]).sum().backward()  # type: ignore[no-untyped-call]
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, f"{name} has no gradient"
@@ -66,7 +66,7 @@ def every_parameter_learns(build: Body, shape: ImageShape) -> None:
 def is_drawn_from_the_seed(build: Body, shape: ImageShape) -> None:
     """Equal seeds give equal weights; a copy, loaded from a state, is the same function."""
     one, other = _body(build, shape), _body(build, shape)
-    # A network makes its state anew for everyone who asks for it.
+    # state_dict() creates new objects in every call.
     state = other.state_dict()
     for name, value in one.state_dict().items():
         assert torch.equal(state[name], value), name
@@ -78,9 +78,9 @@ def is_drawn_from_the_seed(build: Body, shape: ImageShape) -> None:
 
 
 def observed_architecture(build: Body, shape: ImageShape) -> Tensor:
-    """Logits, their gradient, and the size of every weight: parts that start as copies do not show in the logits.
+    """Logits, their gradient, and the size of every weight, because parts that start as copies do not affect logits.
 
-    Last, logits in eval mode after the weights have moved: statistics may be of earlier ones.
+    Also logits in eval mode after the weights have moved, because statistics may belong to earlier weights.
     """
     network, x = _body(build, shape).train(), _pixels(shape).requires_grad_()
     logits = network(x)

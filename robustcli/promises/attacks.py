@@ -17,9 +17,9 @@ from robustcli.registry.types import AttackBn, Norm
 from robustcli.threat.noise import IndexedNoise, Noise, StreamNoise
 from robustcli.threat.threat import ThreatModel
 
-# Large enough that attacks reach the border of the ball, and of the box where pixels are near it.
+# Large enough that attacks reach the surface of the ball, and 0 or 1 in pixels near them.
 RADII: dict[Norm, Fraction] = {"linf": Fraction(1, 10), "l2": Fraction(3, 4), "l1": Fraction(3)}
-# And so small that few images are broken there: what a long search does shows.
+# So small that few images are broken, and a long search matters.
 _SMALL = Fraction(1, 4)
 _COUNT = 6
 
@@ -33,7 +33,7 @@ def _threat(norm: Norm) -> ThreatModel:
 
 
 def _targets(model: nn.Module, x: Tensor) -> Tensor:
-    """Labels of which every second is what the model says: some attacks do not move what is wrong already."""
+    """Labels, every second one the model's prediction, because some attacks do not move misclassified images."""
     y = labels(len(x))
     with torch.no_grad():
         y[1::2] = model(x)[1::2].argmax(1)
@@ -41,7 +41,7 @@ def _targets(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def stays_inside(attack: Attack, norm: Norm, channels: int) -> None:
-    """The result has the images' shape and type, is finite and lies in the threat set; x and y are not written to."""
+    """The result has the images' shape and dtype, is finite and in the threat set; x and y are not modified."""
     model, x = conv_net(channels).eval(), images(_COUNT, channels)
     y = _targets(model, x)
     given_x, given_y = x.clone(), y.clone()
@@ -62,7 +62,7 @@ def at_radius_0_returns_x(attack: Attack, norm: Norm) -> None:
 
 
 def repeats_itself(attack: Attack, norm: Norm) -> None:
-    """Equal noise, equal result; nothing is drawn from torch's global generator."""
+    """Equal noise gives equal results; nothing is drawn from torch's global generator."""
     model, x = conv_net().eval(), images(_COUNT)
     y = _targets(model, x)
     stream = StreamNoise.on(x.device)
@@ -75,7 +75,7 @@ def repeats_itself(attack: Attack, norm: Norm) -> None:
 
 
 def treats_each_image_alone(attack: Attack, norm: Norm) -> None:
-    """In eval mode, an image in a batch becomes what it becomes by itself, in any order."""
+    """In eval mode, an image gives the same result in any batch and order."""
     model = conv_net(dtype=torch.float64).eval()
     x = images(_COUNT, dtype=torch.float64)
     y = _targets(model, x)
@@ -97,11 +97,11 @@ def treats_class_shares_as_labels(attack: Attack, norm: Norm) -> None:
 
 
 def leaves_the_model_alone(attack: Attack, norm: Norm, attack_bn: AttackBn) -> None:
-    """Weights, buffers, gradients, modes and requires_grad are as found, inside `crafting` and without it."""
+    """Weights, buffers, gradients, modes and requires_grad do not change, inside `crafting` and without it."""
     model, x, y = _unusual_model(), images(_COUNT), labels(_COUNT)
     with found_again(model, except_for=_moved_by(attack_bn)), crafting(model, attack_bn):
         attack(model, x, y, _threat(norm), _noise())
-    # Without it, the mode is the caller's: batch norms in train mode then move with every forward.
+    # Without it, the mode is the caller's: batch norms in train mode update running statistics.
     with found_again(model, except_for=("buffer",)):
         attack(model, x, y, _threat(norm), _noise())
     model.eval()
@@ -110,7 +110,7 @@ def leaves_the_model_alone(attack: Attack, norm: Norm, attack_bn: AttackBn) -> N
 
 
 def leaves_the_model_alone_when_it_fails(attack: Attack, norm: Norm, attack_bn: AttackBn) -> None:
-    """The same, when the forward fails in the middle."""
+    """The model also does not change if a forward fails."""
     for at in (1, 2, 3):
         model, x, y = Failing(_unusual_model(), at), images(_COUNT), labels(_COUNT)
         with found_again(model, except_for=_moved_by(attack_bn)), crafting(model, attack_bn):
@@ -125,7 +125,7 @@ def _moved_by(attack_bn: AttackBn) -> tuple[str, ...]:
 
 
 def _unusual_model() -> nn.Sequential:
-    """A model in train mode with one batch norm in eval mode, one held weight and gradients from before."""
+    """A model in train mode with one batch norm in eval mode, one frozen weight and existing gradients."""
     model = conv_net(dropout=0.5).train()
     assert isinstance(model, nn.Sequential)
     model[1].eval()
@@ -137,7 +137,7 @@ def _unusual_model() -> nn.Sequential:
 
 
 def refuses(attack: Attack, norm: Norm) -> None:
-    """A norm that the attack does not support is refused by its name, before a pass is spent."""
+    """The attack rejects an unsupported norm by name, before any pass."""
     model, x, y = conv_net().eval(), images(_COUNT), labels(_COUNT)
     with count_passes(model) as passes:
         try:
@@ -145,13 +145,13 @@ def refuses(attack: Attack, norm: Norm) -> None:
         except RobustCliError as error:
             assert f"the threat is {norm}" in str(error), f"refused with: {error}"  # noqa: PT017
         else:
-            raise AssertionError(f"attacks in {norm}, which it does not declare")
+            raise AssertionError(f"attacks in {norm}, but does not declare it")
     assert passes.forwards == 0
 
 
 def observed(attack: Attack, norms: tuple[Norm, ...] = tuple(RADII)) -> Tensor:
-    """All that the attack does to a batch in its norms, as one row of numbers: images, and sizes of passes."""
-    # Probes matter where there are some.
+    """Everything that the attack does to a batch in its norms, as one row of numbers: images and sizes of passes."""
+    # With probes, because some attacks use them.
     network, x = gated_net if isinstance(attack, JointPgd) else conv_net, images(16, 3)
     model = network(channels=3).eval()
     y = _targets(model, x)

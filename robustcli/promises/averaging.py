@@ -15,7 +15,7 @@ _STEPS_PER_EPOCH = 3
 
 
 def _train(model: nn.Module, running: RunningAverage, updates: range) -> None:
-    """Weights and batch statistics move as an optimiser and forwards would move them."""
+    """Change weights and batch statistics like training."""
     for update in updates:
         model.train()
         with torch.no_grad():
@@ -53,7 +53,7 @@ def never_touches_the_model(averaging: Averaging) -> None:
 
 
 def shares_no_memory_with_the_model(averaging: Averaging) -> None:
-    """An average is a network of its own, unless it is the trained one itself."""
+    """An average shares no memory with the trained network, unless it is the trained network itself."""
     model = conv_net().train()
     running = averaging.start(model)
     _train(model, running, range(7))
@@ -67,11 +67,11 @@ def shares_no_memory_with_the_model(averaging: Averaging) -> None:
     with torch.no_grad():
         for tensor in (*model.parameters(), *model.buffers()):
             tensor.add_(1)
-    assert _equal(_values(network), before), "follows the trained network without being asked"
+    assert _equal(_values(network), before), "changes with the trained network without an update"
 
 
 def is_undisturbed_by_looking(averaging: Averaging) -> None:
-    """Asking for the average in between changes nothing in the end."""
+    """Evaluating the average in between does not change the final average."""
     results = []
     for looks in (False, True):
         model = conv_net().train()
@@ -95,7 +95,7 @@ def rests_on_weights_that_rest(averaging: Averaging) -> None:
 
 
 def continues_from_its_state(averaging: Averaging) -> None:
-    """Saved in the middle of an epoch and loaded into a new one, it goes on as if nothing had happened."""
+    """Saving in the middle of an epoch and loading into a new average gives the same result."""
     model = conv_net().train()
     running = averaging.start(model)
     _train(model, running, range(5))

@@ -1,4 +1,4 @@
-"""Promise of members that have a base class: they have everything that other code reads from it."""
+"""Promise of members with a base class: they have all attributes that other code reads."""
 
 import importlib
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from robustcli.promises.build import build
 from robustcli.registry.catalog import Member, package_of
 
-# Classes with what other code reads from the members of a family, some of it with defaults.
+# Base classes with the attributes that other code reads, some with defaults.
 _BASES = {
     "attacks": "Attack",
     "averaging": "Averaging",
@@ -21,14 +21,14 @@ _BASES = {
 
 
 def has_what_its_base_class_has(member: Member) -> None:
-    """A member derives from the base class of its family, or has all attributes and methods of that class."""
+    """A member derives from the base class of its family, or has all its attributes and methods."""
     if member.family not in _BASES:
         return
     base = getattr(importlib.import_module(package_of(member.family)), _BASES[member.family])
     kind = type(build(member, member.smoke))
     lacking = sorted(name for name in _names(base) if not hasattr(kind, name) and name not in _fields(kind))
     assert not lacking, (
-        f"{kind.__module__}.{kind.__qualname__} lacks {', '.join(lacking)}; "
+        f"{kind.__module__}.{kind.__qualname__} does not have {', '.join(lacking)}; "
         f"derive it from {base.__module__}.{base.__qualname__}"
     )
 
@@ -39,5 +39,5 @@ def _names(base: type) -> set[str]:
 
 
 def _fields(kind: type) -> dict[str, Any]:
-    """The annotated fields of a class and of those that it derives from."""
+    """Annotated fields of a class and its base classes."""
     return {name: hint for parent in kind.__mro__ for name, hint in vars(parent).get("__annotations__", {}).items()}

@@ -1,4 +1,4 @@
-"""Members built for their checks: as a spec builds them, from cheap settings."""
+"""Build members for their checks like a spec does, from cheap settings."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,7 +18,7 @@ from robustcli.specs.spec import ExperimentSpec
 from robustcli.specs.yamlfile import to_yaml
 
 Settings = dict[str, Any]
-# Tried in this order: a network is checked on the first that it takes.
+# Tried in this order; a network is checked with the first shape that it accepts.
 SHAPES = (ImageShape(1, 8, 8, 10), ImageShape(3, 32, 32, 10), ImageShape(3, 64, 64, 10))
 
 
@@ -28,12 +28,12 @@ def can_build_from_defaults(member: Member) -> bool:
 
 
 def settings_to_try(member: Member) -> list[Settings]:
-    """Return the defaults, where they suffice, and the cheap settings that the member declares."""
+    """Return the defaults if they suffice, and the declared cheap settings."""
     return [*([{}] if can_build_from_defaults(member) else []), member.smoke]
 
 
 def build(member: Member, settings: Settings, *positional: Any) -> Any:
-    """Return the member built as a spec builds it, after its settings are checked."""
+    """Build a member like a spec does, after checking its settings."""
     checker = Checker()
     spec = checker.chosen(Family(member.family), {"name": member.name, **settings}, ())
     assert not checker.problems, checker.problems
@@ -41,7 +41,7 @@ def build(member: Member, settings: Settings, *positional: Any) -> Any:
 
 
 def body_builder(member: Member, settings: Settings) -> Callable[[ImageShape], nn.Module]:
-    """Return what builds an architecture for a shape of images."""
+    """Return a function that builds an architecture for a shape of images."""
 
     def build_body(shape: ImageShape) -> nn.Module:
         network: nn.Module = build(member, settings, shape)
@@ -51,7 +51,7 @@ def body_builder(member: Member, settings: Settings) -> Callable[[ImageShape], n
 
 
 def optimizer_maker(member: Member, settings: Settings) -> Callable[[list[dict[str, Any]], float], Optimizer]:
-    """Return what makes an optimizer of groups of parameters and a learning rate."""
+    """Return a function that builds an optimizer from parameter groups and a learning rate."""
 
     def make(groups: list[dict[str, Any]], lr: float) -> Optimizer:
         optimizer: Optimizer = build(member, settings, groups, lr)
@@ -61,16 +61,16 @@ def optimizer_maker(member: Member, settings: Settings) -> Callable[[list[dict[s
 
 
 def suitable_shape(member: Member, settings: Settings) -> ImageShape:
-    """Return the first of the shapes that an architecture takes."""
+    """Return the first shape that an architecture accepts."""
     for shape in SHAPES:
         with suppress(RobustCliError):
             build(member, settings, shape)
             return shape
-    raise AssertionError(f"{member.name} takes none of {SHAPES}")
+    raise AssertionError(f"{member.name} accepts none of {SHAPES}")
 
 
 def whole_spec(member: Member, settings: Settings) -> ExperimentSpec:
-    """Return a valid spec that names the member in its place."""
+    """Return a valid spec that uses the member."""
     entry = {"name": member.name, **settings}
     spec: Settings = {
         "name": "contract",

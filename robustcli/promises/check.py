@@ -103,8 +103,8 @@ class Case:
     """One promise of one member.
 
     Args:
-        name: of the promise, with what it is tried on in brackets.
-        run: fails with an AssertionError where the promise is broken.
+        name: name of the promise, with its arguments in brackets.
+        run: raises AssertionError if the promise is broken.
         is_advice: whether a broken promise is only a warning.
     """
 
@@ -114,9 +114,10 @@ class Case:
 
 
 def cases_of(member: Member) -> Iterator[Case]:
-    """Yield every promise of a member; the cheap settings that it declares are tried.
+    """Yield every promise of a member, with its declared cheap settings.
 
-    A member without something that others read from it breaks most promises: then the one about its class is all.
+    A member without attributes that others read breaks most promises, so then only the promise about its class is
+    yielded.
     """
     yield (first := _case(base.has_what_its_base_class_has, member))
     try:
@@ -147,7 +148,7 @@ def _named_in_a_spec(member: Member) -> None:
 
 
 def _each(promises: tuple[Callable[..., None], ...]) -> Callable[[Member], Iterator[Case]]:
-    """Promises of a family whose members are built without anything else."""
+    """Promises of a family whose members need no further arguments."""
 
     def cases(member: Member) -> Iterator[Case]:
         if member.family in spanning.DRIVES:
@@ -200,7 +201,7 @@ def _spanning(member: Member, built: Any) -> None:
 
 
 def _paired(member: Member, defense: Any) -> Any:
-    """Where a defense trains an architecture of its own, its promises are tried on that."""
+    """Test a defense on its own architecture, if it trains one."""
     if not member.trains or defenses.has_network(defense):
         return nullcontext()
     trained = describe("architectures", member.trains)
@@ -234,7 +235,7 @@ def _evaluator(member: Member) -> Iterator[Case]:
 
 
 def _weights(member: Member) -> Iterator[Case]:
-    # "none" is the absence of a part, in every family that has it.
+    # "none" means no part, in every family that has it.
     yield from _each(_WEIGHTS if member.name == "none" else (*_WEIGHTS, weights.moves_the_weights))(member)
 
 

@@ -20,14 +20,14 @@ from robustcli.threat.noise import IndexedNoise, StreamNoise
 from robustcli.threat.threat import ThreatModel
 
 Cost = tuple[float, ...]
-# A radius within which no image is broken.
+# A radius at which no image is broken.
 _HARMLESS = Fraction(1, 100_000)
 
 
 def cost_of_update(member: Member) -> Cost:
     """Count the passes of the first update of a defense with its defaults and the required settings of `smoke`.
 
-    Every forward and every backward is counted at the first convolution. Where images leave an attack early, it is
+    Forwards and backwards are counted at the first convolution. If images leave an attack early, it is
     the largest count.
     """
     defense = build(member, member.given)
@@ -60,7 +60,7 @@ def cost_of_evaluation(member: Member) -> Cost:
 
 
 def _images_to_break() -> tuple[nn.Module, Tensor, Tensor]:
-    """A network of 10 classes, with images that it classifies correctly."""
+    """Return a network with 10 classes and images that it classifies correctly."""
     model, x = conv_net(3).eval(), images(2, 3)
     with torch.no_grad():
         return model, x, model(x).argmax(1)

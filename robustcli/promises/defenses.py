@@ -31,7 +31,7 @@ STEPS_PER_EPOCH = 4
 
 @dataclass
 class Session:
-    """A defense at work on a small model, driven as the training loop drives it."""
+    """A defense on a small model, driven like in the training loop."""
 
     model: nn.Module
     optimizer: Optimizer
@@ -82,7 +82,7 @@ def has_network(defense: Defense) -> bool:
 
 @contextmanager
 def trained_on(defense: Defense, build: Callable[[], nn.Module]) -> Iterator[None]:
-    """Inside, promises of a defense are tried on another network, for images of 1 x 8 x 8 pixels and 10 classes."""
+    """Test promises of a defense on another network inside, for images of 1 x 8 x 8 pixels and 10 classes."""
 
     def make(_: Any, *, dtype: torch.dtype = torch.float32, **settings: Any) -> nn.Module:
         with drawn_from(0):
@@ -111,7 +111,7 @@ def lowers_its_loss(defense: Defense) -> None:
 
 
 def trains_every_parameter(defense: Defense) -> None:
-    """Every weight that is trained moves; a weight that is held does not."""
+    """Every trained weight moves; a frozen weight does not."""
     model = network_for(defense).train()
     held = next(model.parameters()).requires_grad_(False)
     session = Session.of(defense, model)
@@ -122,11 +122,11 @@ def trains_every_parameter(defense: Defense) -> None:
 
 
 def restores_modes(defense: Defense) -> None:
-    """Every module's mode and every requires_grad is as found, with parts in eval mode, also after an error."""
+    """Modes and requires_grad do not change, with parts in eval mode, also after an error."""
     networks = [network_for(defense, dropout=0.1) for _ in range(4)]
     for model in (networks[0], *(Failing(network, at) for at, network in enumerate(networks[1:], 1))):
         model.train()
-        # One batch norm held, as in fine-tuning.
+        # One batch norm in eval mode, as in fine-tuning.
         for module in [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)][:1]:
             module.eval()
         session = Session.of(defense, model)
@@ -135,7 +135,7 @@ def restores_modes(defense: Defense) -> None:
 
 
 def keeps_weights_when_it_fails(defense: Defense) -> None:
-    """A step that fails half-way has not moved the weights."""
+    """A step that fails does not move the weights."""
     for at in (1, 2, 3):
         session = Session.of(defense, Failing(network_for(defense), at).train())
         before = snapshot(session.model)
@@ -156,7 +156,7 @@ def updates_once_per_step(defense: Defense) -> None:
 
 
 def forgets_earlier_gradients(defense: Defense) -> None:
-    """Gradients that lie about before the step do not enter it."""
+    """Existing gradients do not affect a step."""
     clean, littered = Session.of(defense), Session.of(defense)
     for parameter in littered.model.parameters():
         parameter.grad = torch.full_like(parameter, 1e3)
@@ -184,7 +184,7 @@ def repeats_itself(defense: Defense) -> None:
 
 
 def continues_from_its_state(defense: Defense) -> None:
-    """Two steps, a checkpoint, two more: the same as four steps in a row."""
+    """Two steps, a checkpoint and two more steps give the same as four steps."""
     straight, first = Session.of(defense, momentum=0.9), Session.of(defense, momentum=0.9)
     for number in range(2):
         straight.update(*batch(number))
@@ -213,16 +213,16 @@ def treats_class_shares_as_labels(defense: Defense) -> None:
 
 
 def smooths_its_loss_alone(defense: Defense) -> None:
-    """Smoothed labels change the loss, and no image that the network is shown on the way to it."""
+    """Smoothed labels change the loss, but not the adversarial images."""
     x, y = batch()
     sharp, smooth = Session.of(defense), Session.of(defense)
     seen: tuple[list[Tensor], list[Tensor]] = ([], [])
     for session, shown in zip((sharp, smooth), seen, strict=True):
         session.model.register_forward_pre_hook(lambda _, inputs, shown=shown: shown.append(inputs[0].detach().clone()))
     loss, other = sharp.update(x, y)["loss"], smooth.update(x, y, 0.7 * nn.functional.one_hot(y, 10) + 0.03)["loss"]
-    assert not torch.equal(loss, other), "the loss asks for labels as they are"
+    assert not torch.equal(loss, other), "the loss ignores smoothed labels"
     assert len(seen[0]) == len(seen[1])
-    assert all(torch.equal(one, another) for one, another in zip(*seen, strict=True)), "the attack is another one"
+    assert all(torch.equal(one, another) for one, another in zip(*seen, strict=True)), "the attack uses smoothed labels"
 
 
 def says_what_it_is(defense: Defense) -> None:
@@ -236,7 +236,7 @@ def says_what_it_is(defense: Defense) -> None:
 def observed(defense: Defense) -> Tensor:
     """Weights and batch statistics after some steps under a strong attack, as one row of numbers.
 
-    Some methods change with the epoch: a few of a long training are entered.
+    Some methods change with the epoch, so a few epochs of a long training are sampled.
     """
     session = Session.of(defense)
     session.threat, session.epochs = ThreatModel("linf", Fraction(1, 5)), 120
@@ -245,13 +245,13 @@ def observed(defense: Defense) -> Tensor:
         for number in range(2 * defense.replays):
             session.update(*batch(number // defense.replays))
     x, y = batch()
-    with suppress(RobustCliError):  # Some may refuse class shares.
+    with suppress(RobustCliError):  # Some defenses reject class shares.
         session.update(x, nn.functional.one_hot(y, 10).float())
     return torch.cat([tensor.flatten().double() for tensor in session.model.state_dict().values()])
 
 
 def through_a_file(state: Any) -> Any:
-    """State as a checkpoint gives it back: only data."""
+    """Save and load a state like a checkpoint."""
     file = io.BytesIO()
     torch.save(state, file)
     file.seek(0)

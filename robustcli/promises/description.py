@@ -1,4 +1,4 @@
-"""Promises of a member's documentation, and of what its source says of it."""
+"""Promises about a member's documentation and declarations."""
 
 import importlib
 import inspect
@@ -7,7 +7,7 @@ import re
 from robustcli.registry.catalog import Member
 from robustcli.registry.signatures import REQUIRED, argument_docs, section
 
-# Sections of a docstring that help to choose, and the families that have them.
+# Docstring sections that help users to choose, and the families that have them.
 ADVICE = ("When to use", "First setting")
 ADVISED = ("attacks", "defenses", "evaluators")
 
@@ -19,21 +19,21 @@ def has_reference_and_describes_every_parameter(member: Member) -> None:
     described = argument_docs(member.doc)
     assert set(member.fixed) <= set(described), "Args: does not describe what is fixed"
     settable = [name for name in described if name not in member.fixed]
-    assert settable == list(member.parameters), "Args: describes other parameters than there are"
-    assert not re.search(r"\{\w+\}", member.doc), "a name in braces that nothing settles"
+    assert settable == list(member.parameters), "Args: does not describe exactly the parameters"
+    assert not re.search(r"\{\w+\}", member.doc), "a name in braces without a value"
     for name, parameter in member.parameters.items():
         assert len(parameter.doc) > 10, f"{name} is not described"
     assert not re.search(r"\bTODO\b", member.doc), "the docstring holds a TODO"
 
 
 def says_when_to_use_it(member: Member) -> None:
-    """The docstring says when to use the member, and which setting to begin with."""
+    """The docstring states when to use the member, and a first setting."""
     missing = [title for title in ADVICE if not section(member.doc, title)]
     assert not missing, f"no paragraph that begins with {' or '.join(f'{title}:' for title in missing)}"
 
 
 def smoke_gives_what_has_no_default(member: Member) -> None:
-    """`smoke` has every parameter without a default, and only parameters that there are."""
+    """`smoke` has every parameter without a default, and no unknown parameters."""
     needed = {name for name, parameter in member.parameters.items() if parameter.default is REQUIRED}
     assert needed <= set(member.smoke), f"smoke lacks {', '.join(sorted(needed - set(member.smoke)))}"
     unknown = set(member.smoke) - set(member.parameters)
@@ -41,7 +41,7 @@ def smoke_gives_what_has_no_default(member: Member) -> None:
 
 
 def source_is_what_is_imported(member: Member) -> None:
-    """The parameters that are read from the source are those of the imported function or class."""
+    """The parameters parsed from the source are those of the imported function or class."""
     target = getattr(importlib.import_module(member.module), member.attribute)
     keywords = {
         name: parameter.default

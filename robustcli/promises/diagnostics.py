@@ -20,7 +20,7 @@ _COUNT = 8
 
 
 def _network() -> nn.Sequential:
-    """A network whose confidences differ; an untrained one is equally unsure of everything."""
+    """A network with varying confidences; an untrained one has equal ones."""
     model = conv_net().eval()
     assert isinstance(model, nn.Sequential)
     with torch.no_grad():
@@ -31,14 +31,14 @@ def _network() -> nn.Sequential:
 
 def _asked(diagnostic: Diagnostic, model: nn.Module, norm: Norm) -> dict[str, Any]:
     x, y = images(_COUNT), labels(_COUNT)
-    # All but the first are right when clean.
+    # All but the first are classified correctly.
     with torch.no_grad():
         y[1:] = _network()(x)[1:].argmax(1)
     return diagnostic(model, x, y, ThreatModel(norm, RADII[norm] / 4), IndexedNoise(0, torch.arange(_COUNT)))
 
 
 def numbers_in(value: Any) -> Iterator[float]:
-    """Every number of plain data, in its order; text by its length, None as -1."""
+    """Yield every number of plain data in order; text as its length, None as -1."""
     if isinstance(value, dict):
         for item in value.values():
             yield from numbers_in(item)
@@ -60,7 +60,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def finds_plain_data(diagnostic: Diagnostic, norm: Norm) -> None:
-    """JSON keeps it as it is; numbers are finite, accuracies fractions; curves, surfaces and tables have their form."""
+    """Results survive JSON; numbers are finite, accuracies fractions; curves, surfaces and tables have their form."""
     found = _asked(diagnostic, _network(), norm)
     assert _is_plain(found)
     assert json.loads(json.dumps(found)) == found
@@ -82,7 +82,7 @@ def finds_plain_data(diagnostic: Diagnostic, norm: Norm) -> None:
 
 
 def finds_it_again(diagnostic: Diagnostic, norm: Norm) -> None:
-    """Equal noise finds equal things, and the global generator goes on as if nothing had drawn from it."""
+    """Equal noise gives equal results, and the global generator does not change."""
     state = torch.get_rng_state()
     first = _asked(diagnostic, _network(), norm)
     assert torch.equal(torch.get_rng_state(), state), "moved the global generator"
@@ -90,7 +90,7 @@ def finds_it_again(diagnostic: Diagnostic, norm: Norm) -> None:
 
 
 def leaves_the_network_alone(diagnostic: Diagnostic, norm: Norm) -> None:
-    """Weights, buffers, gradients, modes, requires_grad and hooks are as found, also when a forward fails."""
+    """Weights, buffers, gradients, modes, requires_grad and hooks do not change, also if a forward fails."""
     model = _network()
     with found_again(model):
         _asked(diagnostic, model, norm)
@@ -101,13 +101,13 @@ def leaves_the_network_alone(diagnostic: Diagnostic, norm: Norm) -> None:
 
 
 def finds_the_same(one: Diagnostic, other: Diagnostic) -> None:
-    """Two that differ in how they cut images into batches."""
+    """Two diagnostics that only differ in their batches give the same results."""
     first, second = (torch.tensor([*numbers_in(_asked(each, _network(), "linf"))]) for each in (one, other))
     assert torch.allclose(first, second, rtol=1e-3, atol=1e-5)
 
 
 def observed(diagnostic: Diagnostic) -> Tensor:
-    """All that it finds, and how many images each forward held."""
+    """All results, and the number of images of each forward."""
     model = _network()
     sizes: list[int] = []
     hook = model.register_forward_hook(lambda _module, inputs, _output: sizes.append(len(inputs[0])))

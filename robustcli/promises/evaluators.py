@@ -20,7 +20,7 @@ from robustcli.threat.threat import ThreatModel
 
 
 def _judged(classes: int = 10) -> tuple[nn.Module, Tensor, Tensor, Tensor]:
-    """A model, images, labels of which every third is wrong, and a mask of the right ones."""
+    """Return a model, images, labels of which every third is wrong, and a mask of the correct ones."""
     model, x = conv_net(classes=classes).eval(), images(7)
     with torch.no_grad():
         y = model(x).argmax(1)
@@ -29,19 +29,19 @@ def _judged(classes: int = 10) -> tuple[nn.Module, Tensor, Tensor, Tensor]:
 
 
 def gathered(evaluator: Evaluator, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> Evidence:
-    """What an evaluator finds; what it warns of is meant for the reader of a number."""
+    """Return the evidence of an evaluator, without its warnings."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         return gather(evaluator, model, x, y, threat, IndexedNoise(0, torch.arange(len(x))))
 
 
 def survivors(evaluator: Evaluator, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> Tensor:
-    """Who is left."""
+    """Mask of the surviving images."""
     return gathered(evaluator, model, x, y, threat).survives
 
 
 def gives_a_mask(evaluator: Evaluator, norm: Norm) -> None:
-    """bool (n,) on the CPU; no image survives that was wrong when clean; x, y and the model are as found."""
+    """The mask is bool (n,) on the CPU; misclassified images do not survive; x, y and the model do not change."""
     model, x, y, is_right = _judged()
     given_x, given_y = x.clone(), y.clone()
     with found_again(model):
@@ -50,7 +50,7 @@ def gives_a_mask(evaluator: Evaluator, norm: Norm) -> None:
     assert alive.dtype == torch.bool
     assert alive.shape == (len(x),)
     assert alive.device.type == "cpu"
-    assert not (alive & ~is_right).any(), "survives, and was wrong when clean"
+    assert not (alive & ~is_right).any(), "an image survives, but is misclassified when clean"
     assert torch.equal(x, given_x)
     assert torch.equal(y, given_y)
 
@@ -60,12 +60,12 @@ def lets_the_right_live_at_radius_0(evaluator: Evaluator) -> None:
     if isinstance(evaluator, Under):
         evaluator = replace(evaluator, eps=Fraction(0))
     elif any(stage.threat is not None for stage in _stages(evaluator)):
-        return  # It does not keep to the threat of the evaluation.
+        return  # It has its own threat model.
     assert torch.equal(survivors(evaluator, model, x, y, ThreatModel("linf", Fraction(0))), is_right)
 
 
 def takes_the_smallest_batches(evaluator: Evaluator) -> None:
-    """One image, and images of which none is right."""
+    """It works with one image, and with images that are all misclassified."""
     model, x, y, _ = _judged()
     threat = ThreatModel("linf", RADII["linf"])
     assert survivors(evaluator, model, x[1:2], y[1:2], threat).shape == (1,)
@@ -85,7 +85,7 @@ def evaluator_repeats_itself(evaluator: Evaluator) -> None:
 
 
 def keeps_to_its_batch_size(evaluator: Evaluator) -> None:
-    """No forward holds more images than the batch size."""
+    """No forward has more images than the batch size."""
     model, x, y, _ = _judged()
     sizes: list[int] = []
     hook = model.register_forward_hook(lambda _module, inputs, _output: sizes.append(len(inputs[0])))
@@ -95,7 +95,7 @@ def keeps_to_its_batch_size(evaluator: Evaluator) -> None:
 
 
 def names_its_stages(evaluator: Evaluator) -> None:
-    """No two stages have one name, and asked twice an evaluator names the same."""
+    """Stages have unique names, which are the same in every call."""
     names = [stage.name for stage in _stages(evaluator)]
     assert len(set(names)) == len(names)
     assert [stage.name for stage in _stages(evaluator)] == names
@@ -106,7 +106,7 @@ def _stages(evaluator: Evaluator) -> list[Stage]:
 
 
 def observed_evaluator(evaluator: Evaluator) -> Tensor:
-    """Survivors, their margins beyond rounding, and how many images each forward held."""
+    """Survivors, their rounded margins, and the number of images of each forward."""
     model, x = linear_net(64).eval(), images(3)
     with torch.no_grad():
         y = model(x).argmax(1)

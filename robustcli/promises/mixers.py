@@ -17,7 +17,7 @@ def _noise(batch: int) -> StreamNoise:
 
 
 def _mixed(mixer: Mixer, batch: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-    """Of oblong images in three colours, so that axes cannot be confused."""
+    """Mix oblong colour images, so that axes cannot be confused."""
     x = images(_COUNT, 3, 8, seed=batch, dtype=dtype)[..., :6]
     return _mix(mixer, x, labels(_COUNT, seed=batch), batch)
 
@@ -38,7 +38,7 @@ def stays_in_the_box(mixer: Mixer) -> None:
 
 
 def shares_sum_to_one(mixer: Mixer) -> None:
-    """Labels stay labels, or become shares that are not negative and sum to 1."""
+    """Labels stay labels, or become shares that are nonnegative and sum to 1."""
     for batch in range(10):
         x, y = _mixed(mixer, batch)
         if y.dim() == 1:
@@ -70,7 +70,7 @@ def treats_class_shares_as_labels(mixer: Mixer) -> None:
 
 
 def mixes_labels_for_attack_and_loss_alike(mixer: Mixer) -> None:
-    """Smoothed labels are mixed as those they were made from: with the same partners, by the same share."""
+    """Smoothed labels are mixed like the original ones: with the same partners and shares."""
     x, y = images(_COUNT), labels(_COUNT)
     smoothed = 0.7 * nn.functional.one_hot(y, _CLASSES) + 0.03
     found, both = mixer(x, Labels(y, smoothed), _CLASSES, _noise(4))
@@ -80,7 +80,7 @@ def mixes_labels_for_attack_and_loss_alike(mixer: Mixer) -> None:
 
 
 def takes_a_single_image(mixer: Mixer) -> None:
-    """The last batch of an epoch may hold one, which is its own partner: pixels stay, or are cut out."""
+    """A batch may have one image, which is its own partner: pixels stay, or are cut out."""
     x, y = images(1, side=40).clamp_min(0.01), labels(1)
     found, targets = _mix(mixer, x, y, 0)
     is_kept = found != 0

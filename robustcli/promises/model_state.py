@@ -14,7 +14,7 @@ class PlannedError(Exception):
 
 
 class Failing(nn.Module):
-    """A network whose forward fails at the call number `at`, counted from 1."""
+    """A network whose forward fails in call number `at`, from 1."""
 
     def __init__(self, network: nn.Module, at: int) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class Failing(nn.Module):
 
 
 def snapshot(model: nn.Module) -> Snapshot:
-    """Weights, buffers, gradients, requires_grad, modes and hooks, as copies."""
+    """Copy weights, buffers, gradients, requires_grad, modes and hooks."""
     found: Snapshot = {}
     for name, parameter in model.named_parameters():
         found[f"weight {name}"] = parameter.detach().clone()
@@ -47,7 +47,7 @@ def snapshot(model: nn.Module) -> Snapshot:
 
 
 def changes(before: Snapshot, after: Snapshot) -> list[str]:
-    """Names of what differs, bit for bit."""
+    """Names of values that are not bit-identical."""
     assert before.keys() == after.keys()
     return [name for name in before if not _equal(before[name], after[name])]
 
@@ -60,7 +60,7 @@ def _equal(one: object, other: object) -> bool:
 
 @contextmanager
 def found_again(model: nn.Module, *, except_for: tuple[str, ...] = ()) -> Iterator[None]:
-    """Assert that a block leaves the model as it was, also when the block fails as planned."""
+    """Assert that a block does not change the model, also when the block fails as planned."""
     before = snapshot(model)
     with suppress(PlannedError):
         yield

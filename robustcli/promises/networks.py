@@ -1,4 +1,4 @@
-"""Small networks and images to try members on; each depends only on its arguments."""
+"""Small networks and images for checks; each depends only on its arguments."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ from robustcli.architectures.supernet import Supernet
 
 @contextmanager
 def drawn_from(seed: int) -> Iterator[None]:
-    """Torch's global generator starts from a seed inside, and goes on outside as if nothing was drawn."""
+    """Seed torch's global generator inside, and restore it at the end."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
@@ -26,7 +26,7 @@ def drawn_from(seed: int) -> Iterator[None]:
 def images(
     count: int, channels: int = 1, side: int = 8, *, seed: int = 1, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Random images in [0, 1] of which some pixels lie exactly on the border of the box."""
+    """Random images in [0, 1]; some pixels are exactly 0 or 1."""
     x = torch.rand((count, channels, side, side), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return (1.2 * x - 0.1).clamp(0, 1).to(dtype)
 
@@ -58,7 +58,7 @@ def conv_net(
 
 
 def branched_net(branches: int, *, branch: int | None = None, **settings: Any) -> nn.Module:
-    """conv_net with branches of batch norms that differ a little, behind a gate or with one branch for all."""
+    """conv_net with slightly different branches of batch norms, with a gate or with one branch for all images."""
     network = conv_net(**settings)
     dtype = next(network.parameters()).dtype
     with drawn_from(settings.get("seed", 0) + 1):
@@ -82,7 +82,7 @@ def gated_net(*, mask: Mask = "scaled", detaches: bool = True, **settings: Any) 
 def search_net(
     channels: int = 1, classes: int = 10, *, seed: int = 0, dropout: float = 0.0, dtype: torch.dtype = torch.float32
 ) -> nn.Module:
-    """A supernet of four narrow cells with one node each, whose shares are not all alike."""
+    """A supernet of four narrow cells with one node each, with unequal shares."""
     with drawn_from(seed):
         supernet = Supernet(ImageShape(channels, 8, 8, classes), Layers(affine=False), width=2, cells=4, nodes=1)
         for alpha in supernet.alphas.values():

@@ -13,7 +13,7 @@ _STEPS_PER_EPOCH = 4
 
 
 def _update(model: nn.Module, running: RunningRegulariser, update: int) -> None:
-    """The regulariser's part of an update, with plain descent and nothing else to descend."""
+    """Apply a regulariser in an update with gradient descent and no other loss."""
     model.zero_grad()
     progress = Progress(update, _STEPS_PER_EPOCH, epochs=10)
     add_penalty(running, model, images(8, seed=update), labels(8, seed=update), progress)
@@ -40,7 +40,7 @@ def does_something(regulariser: Regulariser) -> None:
 
 
 def leaves_all_but_gradients(regulariser: Regulariser) -> None:
-    """Asking for the penalty changes no weight, no buffer, no mode and no generator; only gradients come of it."""
+    """Computing the penalty changes only gradients, and no weight, buffer, mode or generator."""
     model = conv_net(dropout=0.1).train()
     next(module for module in model.modules() if isinstance(module, nn.BatchNorm2d)).eval()
     held = next(model.parameters()).requires_grad_(False)
@@ -58,7 +58,7 @@ def leaves_all_but_gradients(regulariser: Regulariser) -> None:
 
 
 def leaves_held_weights(regulariser: Regulariser) -> None:
-    """What is not trained is not moved, neither by a gradient nor by a projection."""
+    """Frozen weights do not move, neither by a gradient nor by a projection."""
     model = conv_net().train().requires_grad_(False)
     running = regulariser.start(model)
     before = snapshot(model)
@@ -89,7 +89,7 @@ def treats_class_shares_as_labels(regulariser: Regulariser) -> None:
 
 
 def continues_from_its_state(regulariser: Regulariser) -> None:
-    """Saved in the middle of an epoch and loaded into a new one, it goes on as if nothing had happened."""
+    """Saving in the middle of an epoch and loading into a new regulariser gives the same result."""
     straight = conv_net().train()
     running = regulariser.start(straight)
     for update in range(6):

@@ -12,7 +12,7 @@ RUNS = ((1, 1), (5, 1), (2, 3), (7, 10), (390, 4))
 
 
 def stays_between_0_and_1(schedule: Schedule) -> None:
-    """A finite factor in [0, 1] for every update of short and long runs; full rate is reached or nearly so."""
+    """Factors are finite and in [0, 1] in every update of short and long runs; the maximum is about 1."""
     for steps_per_epoch, epochs in RUNS:
         for step in range(steps_per_epoch * epochs):
             factor = schedule(Progress(step, steps_per_epoch, epochs))

@@ -1,4 +1,4 @@
-"""Promise of every member that follows the progress of training: it declares if it asks how long training is."""
+"""Promise of members that follow the progress of training: they declare if they read the length of the run."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ DRIVES: dict[str, Callable[[Any], object]] = {
 
 @contextmanager
 def _watched() -> Iterator[list[str]]:
-    """A list that gets an entry whenever the number of epochs of the run is read."""
+    """Record reads of the number of epochs of the run in a list."""
     usual, found = Progress.__getattribute__, list[str]()
 
     def read(progress: Progress, name: str) -> Any:
@@ -41,12 +41,12 @@ def asks_for_the_length(family: str, built: Any) -> bool:
 
 
 def declares_that_it_spans_training(family: str, built: Any, spans: bool) -> None:
-    """A member that reads the number of epochs of the run, or the share that is done, declares `spans_training`.
+    """A member that reads the number of epochs of the run, or the completed share, declares `spans_training`.
 
     Args:
-        spans: what it declares.
+        spans: its declaration.
     """
     assert spans or not asks_for_the_length(family, built), (
-        "it reads progress.epochs or progress.share; write spans_training=True into the registration, so that no run "
-        "with it is continued with more epochs"
+        "it reads progress.epochs or progress.share; add spans_training=True to the registration, so that its runs "
+        "are not continued with more epochs"
     )

@@ -29,7 +29,7 @@ def moves_the_weights(perturbation: WeightPerturbation) -> None:
 
 
 def restores_the_weights(perturbation: WeightPerturbation) -> None:
-    """Bit for bit, with all else as found: gradients, buffers, modes and what is trained."""
+    """Weights are restored bit for bit; gradients, buffers, modes and requires_grad do not change."""
     model, loss = _setting()
     next(model.parameters()).requires_grad_(False)
     for parameter in list(model.parameters())[1:3]:
@@ -40,7 +40,7 @@ def restores_the_weights(perturbation: WeightPerturbation) -> None:
 
 
 def restores_the_weights_after_an_error(perturbation: WeightPerturbation) -> None:
-    """An error inside the context, or in the loss that the perturbation itself evaluates."""
+    """Weights are restored after an error inside the context, or in the loss that the perturbation evaluates."""
     model, loss = _setting()
     with found_again(model), perturbation.start(model).around(model, loss, _PROGRESS):
         raise PlannedError
@@ -50,7 +50,7 @@ def restores_the_weights_after_an_error(perturbation: WeightPerturbation) -> Non
 
 
 def keeps_what_an_update_did(perturbation: WeightPerturbation) -> None:
-    """A change of the weights made inside stays when v is taken away."""
+    """A change of the weights inside the context stays after v is removed."""
     model, loss = _setting(conv_net(dtype=torch.float64).train())
     before = [parameter.detach().clone() for parameter in model.parameters()]
     with perturbation.start(model).around(model, loss, _PROGRESS), torch.no_grad():
@@ -61,7 +61,7 @@ def keeps_what_an_update_did(perturbation: WeightPerturbation) -> None:
 
 
 def moves_statistics_once(perturbation: WeightPerturbation) -> None:
-    """Batch statistics after the context are those of the one forward inside, at the perturbed weights."""
+    """Batch statistics are updated once, by the forward inside the context at the perturbed weights."""
     model, loss = _setting()
     before = snapshot(model)
     with perturbation.start(model).around(model, loss, _PROGRESS):
