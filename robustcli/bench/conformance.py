@@ -1,13 +1,15 @@
 """`robust bench conformance`: compare the robust accuracies of the native engine and the package, attack by attack."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, Literal
 
 import torch
+from scipy.stats import binom
 from torch import Tensor
 
+from robustcli.bench.results import ConformanceBench
 from robustcli.bench.subjects import BenchSubject
 from robustcli.evaluation.evaluate import settled
 from robustcli.evaluators.autoattack import AutoAttack, Part
@@ -87,52 +89,41 @@ def bench_conformance(
     }
 
 
-def merged(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def merged(benches: Sequence[ConformanceBench]) -> list[ConformanceBench]:
     """Merge results to one per network, threat and precision, with the row of the most runs for each attack."""
-    heads: dict[tuple[str, ...], dict[str, Any]] = {}
-    for result in results:
-        key = tuple(str(result.get(name)) for name in ("subject", "threat", "images", "precision"))
-        head = heads.setdefault(key, {**result, "rows": []})
-        rows = {row["part"]: row for row in head["rows"]}
-        for row in result["rows"]:
-            if row["part"] not in rows or row["runs"] > rows[row["part"]]["runs"]:
-                rows[row["part"]] = row
-        head["rows"] = list(rows.values())
-    return list(heads.values())
+    found: dict[tuple[object, ...], ConformanceBench] = {}
+    for bench in benches:
+        key = (bench.subject, bench.threat, bench.images, bench.precision)
+        rows = {row.part: row for row in found[key].rows} if key in found else {}
+        for row in bench.rows:
+            if row.part not in rows or row.runs > rows[row.part].runs:
+                rows[row.part] = row
+        found[key] = bench.model_copy(update={"rows": list(rows.values())})
+    return list(found.values())
 
 
-def average_points(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def average_points(benches: Sequence[ConformanceBench]) -> dict[str, float]:
     """Return the mean difference of every attack over networks and threats, in percentage points."""
-    parts = dict.fromkeys(row["part"] for result in results for row in result["rows"])
-    means = {}
-    for part in parts:
-        points = [row["points"] for result in results for row in result["rows"] if row["part"] == part]
-        means[part] = sum(points) / len(points)
-    return means
+    points: dict[str, list[float]] = {}
+    for bench in benches:
+        for row in bench.rows:
+            points.setdefault(row.part, []).append(row.points)
+    return {part: fmean(found) for part, found in points.items()}
 
 
-def beyond(results: Sequence[Mapping[str, Any]]) -> list[str]:
+def beyond(benches: Sequence[ConformanceBench]) -> list[str]:
     """Return descriptions of the comparisons in which the native attack is significantly weaker."""
     return [
-        f"{row['part']} on {result['subject']}, {result['threat']}"
-        for result in results
-        for row in result["rows"]
-        if not row["is_within"]
+        f"{row.part} on {bench.subject}, {bench.threat}" for bench in benches for row in bench.rows if not row.is_within
     ]
 
 
 def by_chance(comparisons: int) -> int:
     """Return the maximum number of comparisons of equal attacks outside their interval, with 95 % confidence."""
-    share = 0.5 * (1 - _LEVEL)
-    most, likely = -1, 0.0
-    while likely < _LEVEL:
-        most += 1
-        likely += math.comb(comparisons, most) * share**most * (1 - share) ** (comparisons - most)
-    return most
+    return int(binom.ppf(_LEVEL, comparisons, (1 - _LEVEL) / 2))
 
 
-def holds(results: Sequence[Mapping[str, Any]]) -> bool:
+def holds(benches: Sequence[ConformanceBench]) -> bool:
     """Return True if no attack is weaker than the package's by more than the tolerance or chance."""
-    comparisons = sum(len(result["rows"]) for result in results)
-    is_by_chance = len(beyond(results)) <= by_chance(comparisons)
-    return is_by_chance and all(points <= TOLERANCE + _ROUNDING for points in average_points(results).values())
+    is_by_chance = len(beyond(benches)) <= by_chance(sum(len(bench.rows) for bench in benches))
+    return is_by_chance and all(points <= TOLERANCE + _ROUNDING for points in average_points(benches).values())

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from robustcli.bench.results import DataBench, typed
 from robustcli.data import prepare
 from robustcli.data.datasets.encoded import usable_processors
 from robustcli.data.datasets.image_folder import image_folder
@@ -98,36 +99,21 @@ def bench_decoding(rounds: int, files: int = _FILES) -> dict[str, Any]:
 def describe_decoding(results: Sequence[Mapping[str, Any]]) -> str:
     """Return sentences about the decoding part of results of `robust bench data`; files of version 0.1 have none."""
     lines = []
-    for found in (result["decoding"] for result in results if "decoding" in result):
-        width, height = found["file"]
-        lines.append(f"random resized crops of {found['size']} px from {width} x {height} JPEG:")
-        for row in found["rows"]:
-            rate, cost = row["images_per_second"], row["processor_ms_per_image"]
+    for found in (bench.decoding for bench in typed(DataBench, results) if bench.decoding is not None):
+        width, height = found.file
+        lines.append(f"random resized crops of {found.size} px from {width} x {height} JPEG:")
+        for row in found.rows:
+            rate, cost = row.images_per_second, row.processor_ms_per_image
             lines.append(
-                f"  {row['name']}, {row['processors']} processors: {rate['median']:.0f} images/s ({rate['low']:.0f}-"
-                f"{rate['high']:.0f}), {cost['median']:.2f} ms of processor time each ({cost['low']:.2f}-"
-                f"{cost['high']:.2f})"
+                f"  {row.name}, {row.processors} processors: {rate.median:.0f} images/s ({rate.low:.0f}-"
+                f"{rate.high:.0f}), {cost.median:.2f} ms of processor time each ({cost.low:.2f}-{cost.high:.2f})"
             )
-        for count, ratio in found["per_processor"].items():
+        for count, ratio in found.per_processor.items():
             lines.append(
-                f"  per processor, on {count}: {_spread(ratio)} times the images of {LOADER} in the same processor time"
+                f"  per processor, on {count}: {ratio} times the images of {LOADER} in the same processor time"
             )
-        lines.append(
-            f"  {OURS}, all processors: {_spread(found['scaling'])} times what loaders on one each give at once"
-        )
-        if "lock_ms_per_image" in found:
-            lock = found["lock_ms_per_image"]
-            lines[-1] += f", {found['scaling_quietest']:.2f} in the quietest rounds"
-            lines.append(
-                f"  images per processor second on all: {_spread(found['processor_scaling'])} times those on one; "
-                f"{lock['median']:.2f} ms ({lock['low']:.2f}-{lock['high']:.2f}) of an image are spent under the "
-                f"interpreter lock, so one process decodes at most {1000 / lock['median']:,.0f} images/s"
-            )
+        lines.append(f"  {OURS}, all processors: {found.scaling} times what loaders on one each give at once")
     return "\n".join(lines)
-
-
-def _spread(spread: Mapping[str, float]) -> str:
-    return f"{spread['median']:.2f} ({spread['low']:.2f}-{spread['high']:.2f})"
 
 
 def _times(found: Sequence[Mapping[str, float]], clock: str) -> list[float]:

@@ -1,16 +1,15 @@
 """`robust bench scaling`: growth of the cost of a step with batch, steps, width and processes."""
 
 import multiprocessing
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from itertools import combinations
+from dataclasses import asdict, replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
+from scipy.stats import theilslopes
 
 from robustcli.bench.variants import Request, Variants, choose, profile_of
 from robustcli.measuring.machine import circumstances
@@ -27,27 +26,6 @@ _OFF = 0.1
 _BATCH, _STEPS, _WIDTH = 64, 5, 16
 # Updates of each process in one sample.
 _UPDATES = 4
-
-
-@dataclass(frozen=True)
-class Line:
-    """Line seconds = start + slope * size, fitted by the method of Theil and Sen."""
-
-    start: float
-    slope: float
-
-    @classmethod
-    def through(cls, points: Sequence[tuple[float, float]]) -> "Line":
-        """Fit a line to (size, seconds) of at least two sizes: the median slope of all pairs, then the median start.
-
-        Reference: Sen, Journal of the American Statistical Association, 1968.
-        """
-        slopes = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in combinations(points, 2) if b[0] != a[0]]
-        slope = statistics.median(slopes)
-        return cls(statistics.median(seconds - slope * size for size, seconds in points), slope)
-
-    def __call__(self, size: float) -> float:
-        return self.start + self.slope * size
 
 
 def bench_scaling(architecture: str, rounds: int, workers: int, device_name: str) -> dict[str, Any]:
@@ -90,17 +68,20 @@ def fitted(sizes: Mapping[int, float], seconds: Mapping[int, Sequence[float]]) -
     Args:
         sizes: expected size of the cost by value on the axis.
         seconds: seconds of every round by value on the axis.
+
+    Reference: Sen, Journal of the American Statistical Association, 1968.
     """
     spreads = {value: Spread.of(found) for value, found in seconds.items()}
-    line = Line.through([(sizes[value], spreads[value].median) for value in sizes])
+    line = theilslopes([spreads[value].median for value in sizes], list(sizes.values()), method="joint")
+    slope, start = float(line.slope), float(line.intercept)
     points = []
     for value, size in sizes.items():
-        spread, expected = spreads[value], line(size)
+        spread, expected = spreads[value], start + slope * size
         apart = spread.median / expected - 1 if expected > 0 else float("inf")
         # The whole spread is on one side of the line, and the median is beyond the tolerance.
         is_off = abs(apart) > _OFF and not spread.low <= expected <= spread.high
         points.append({"value": value, "size": size, "seconds": asdict(spread), "apart": apart, "is_off": is_off})
-    return {"start": line.start, "slope": line.slope, "points": points}
+    return {"start": start, "slope": slope, "points": points}
 
 
 def _axis(variants: Mapping[int, tuple[float, Request, int]], rounds: int) -> dict[str, Any]:

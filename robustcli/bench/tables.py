@@ -7,17 +7,20 @@ from rich.table import Table
 
 from robustcli.bench.conformance import TOLERANCE, average_points, beyond, by_chance, holds, merged
 from robustcli.bench.cost_tables import (
+    Results,
+    Rows,
     architecture_rows,
     data_rows,
     describe_architectures,
     describe_scaling,
     evaluation_rows,
     scaling_rows,
+    shown,
     training_rows,
 )
 from robustcli.bench.decoding import describe_decoding
+from robustcli.bench.results import ConformanceBench, SpeedBench, typed
 from robustcli.errors import RobustCliError
-from robustcli.measuring.formats import format_ratio
 from robustcli.measuring.machine import format_machine, format_peers
 
 _SPEED = ("network", "threat", "images", "engine", "seconds", "time over the limit's", "speed: median (min-max)",
@@ -26,69 +29,64 @@ _CONFORMANCE = ("network", "threat", "images", "attack", "native %", "package %"
                 "broken only by native", "only by the package")  # fmt: skip
 
 
-def speed_rows(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+def speed_rows(results: Results) -> Rows:
     """Return the table of `robust bench autoattack`; passes are forward + gradient passes."""
-    rows: list[tuple[str, ...]] = [_SPEED]
-    for result in results:
-        for row in result["rows"]:
-            ratio = row["speed"]
-            passes = row["passes"]
-            survivor = passes.get("survivor", passes.get("right when clean"))
+    rows: Rows = [_SPEED]
+    for bench in typed(SpeedBench, results):
+        for row in bench.rows:
+            is_mean = "survivor" not in row.passes
+            passes = row.passes["right when clean" if is_mean else "survivor"]
             rows.append(
                 (
-                    result["subject"],
-                    result["threat"],
-                    str(result["images"]),
-                    row["name"],
-                    f"{row['seconds']['median']:.2f}",
-                    format_ratio(row.get("over_limit")),
-                    format_ratio(ratio) if ratio else "1",
-                    row.get("verdict") or "",
-                    "" if row["robust"] is None else str(row["robust"]),
-                    _pair(survivor) + ("" if "survivor" in passes else " (mean of all right when clean)"),
-                    _pair(passes["broken"]) if "broken" in passes else "",
+                    bench.subject,
+                    bench.threat,
+                    str(bench.images),
+                    row.name,
+                    f"{row.seconds.median:.2f}",
+                    shown(row.over_limit),
+                    "1" if row.speed is None else str(row.speed),
+                    row.verdict or "",
+                    "" if row.robust is None else str(row.robust),
+                    _pair(passes) + (" (mean of all right when clean)" if is_mean else ""),
+                    _pair(row.passes["broken"]) if "broken" in row.passes else "",
                 )
             )
-        if not any("over_limit" in row for row in result["rows"]):
-            # Old results without a timed limit.
-            least = _pair(result["least_passes_per_survivor"])
-            rows.append((result["subject"], result["threat"], "", "the least", *[""] * 5, least, ""))
     return rows
 
 
-def conformance_rows(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+def conformance_rows(results: Results) -> Rows:
     """Return the table of `robust bench conformance`."""
-    rows: list[tuple[str, ...]] = [_CONFORMANCE]
-    for result in results:
-        images = result["images"]
-        for row in result["rows"]:
-            low, high = row["interval"]
-            total = images * row["runs"]
+    rows: Rows = [_CONFORMANCE]
+    for bench in typed(ConformanceBench, results):
+        for row in bench.rows:
+            low, high = row.interval
+            total = bench.images * row.runs
             rows.append(
                 (
-                    result["subject"],
-                    result["threat"],
-                    str(images) if row["runs"] == 1 else f"{row['runs']} x {images}",
-                    row["part"] + ("" if result["precision"] == "fp32" else f" ({result['precision']})"),
-                    f"{100 * row['native'] / total:.1f}",
-                    f"{100 * row['package'] / total:.1f}",
-                    f"{row['points']:+.2f} [{low:+.2f}, {high:+.2f}]",
-                    _images(row["broken_by_native_alone"]),
-                    _images(row["broken_by_package_alone"]),
+                    bench.subject,
+                    bench.threat,
+                    str(bench.images) if row.runs == 1 else f"{row.runs} x {bench.images}",
+                    row.part + ("" if bench.precision == "fp32" else f" ({bench.precision})"),
+                    f"{100 * row.native / total:.1f}",
+                    f"{100 * row.package / total:.1f}",
+                    f"{row.points:+.2f} [{low:+.2f}, {high:+.2f}]",
+                    _images(row.broken_by_native_alone),
+                    _images(row.broken_by_package_alone),
                 )
             )
     return rows
 
 
-def describe_conformance(results: Sequence[Mapping[str, Any]]) -> str:
+def describe_conformance(results: Results | Sequence[ConformanceBench]) -> str:
     """Return the verdict in one sentence."""
-    means = ", ".join(f"{part} {points:+.2f}" for part, points in average_points(results).items())
-    comparisons, odd = sum(len(result["rows"]) for result in results), beyond(results)
+    benches = typed(ConformanceBench, results)
+    means = ", ".join(f"{part} {points:+.2f}" for part, points in average_points(benches).items())
+    comparisons, odd = sum(len(bench.rows) for bench in benches), beyond(benches)
     named = f" ({'; '.join(odd)})" if odd else ""
     return (
         f"native minus package robust accuracy, mean points: {means}, with a tolerance of {TOLERANCE}; of "
         f"{comparisons} comparisons {len(odd)} are outside their 95 % interval{named}, and for equal attacks up to "
-        f"{by_chance(comparisons)} would be; equal results: {'confirmed' if holds(results) else 'NOT CONFIRMED'}"
+        f"{by_chance(comparisons)} would be; equal results: {'confirmed' if holds(benches) else 'NOT CONFIRMED'}"
     )
 
 
@@ -109,9 +107,9 @@ def markdown_of(results: Mapping[str, Any]) -> tuple[str, str]:
     if kind == "speed":
         return kind, f"{markdown(speed_rows(everything))}\n{_machines(everything)}.\n"
     if kind == "conformance":
-        results_of = merged(everything)
-        words = f"{describe_conformance(results_of)}.\n\n{_machines(everything)}"
-        return kind, f"{markdown(_summary(results_of))}\n{words}.\n"
+        benches = merged(typed(ConformanceBench, everything))
+        words = f"{describe_conformance(benches)}.\n\n{_machines(everything)}"
+        return kind, f"{markdown(_summary(benches))}\n{words}.\n"
     rows_of, words_of = _PARTS[kind]
     said = "" if words_of is None else words_of(everything)
     words = f"\n{said.replace(chr(10), '; ')}.\n" if said else ""
@@ -168,21 +166,19 @@ _PARTS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], str] | None]] = {
 }
 
 
-def _summary(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+def _summary(benches: Sequence[ConformanceBench]) -> Rows:
     """Return one row per network and threat: robust accuracies, and images that only one engine breaks."""
-    parts = tuple(dict.fromkeys(row["part"] for result in results for row in result["rows"]))
-    rows: list[tuple[str, ...]] = [("network", "threat", "images", *parts)]
-    for result in results:
+    parts = tuple(dict.fromkeys(row.part for bench in benches for row in bench.rows))
+    rows: Rows = [("network", "threat", "images", *parts)]
+    for bench in benches:
         cells = dict.fromkeys(parts, "")
-        for row in result["rows"]:
-            total = row["runs"] * result["images"]
-            alone = tuple(len(row[f"broken_by_{engine}_alone"]) for engine in ("native", "package"))
-            runs = "" if row["runs"] == 1 else f"; {row['runs']} runs"
-            cells[row["part"]] = (
-                f"{100 * row['native'] / total:.1f} / {100 * row['package'] / total:.1f} ({alone[0]}, {alone[1]}{runs})"
-            )
-        name = result["subject"] + ("" if result["precision"] == "fp32" else f", {result['precision']}")
-        rows.append((name, result["threat"], str(result["images"]), *cells.values()))
+        for row in bench.rows:
+            native, package = (100 * count / (row.runs * bench.images) for count in (row.native, row.package))
+            alone = f"{len(row.broken_by_native_alone)}, {len(row.broken_by_package_alone)}"
+            runs = "" if row.runs == 1 else f"; {row.runs} runs"
+            cells[row.part] = f"{native:.1f} / {package:.1f} ({alone}{runs})"
+        name = bench.subject + ("" if bench.precision == "fp32" else f", {bench.precision}")
+        rows.append((name, bench.threat, str(bench.images), *cells.values()))
     return rows
 
 

@@ -16,6 +16,8 @@ from robustcli.errors import CheckFailedError, RobustCliError, suggest
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from robustcli.bench.results import TrainingBench, TrainingDefense, TrainingSettings
+
 app = typer.Typer(
     no_args_is_help=True,
     help="Benchmark training and attacks against their theoretical minimum and against other libraries.",
@@ -72,8 +74,10 @@ def train(
     """
     from rich.console import Console
 
+    from robustcli.bench.results import TrainingBench, typed
     from robustcli.bench.train import bench_train
     from robustcli.bench.variants import Request
+    from robustcli.measuring.machine import format_machine
     from robustcli.store.files import write_json
 
     names = defense or ["pgd_at"]
@@ -103,11 +107,12 @@ def train(
         print_json(measured if len(measured) > 1 else measured[0])
         return
     screen = console()
-    for results in measured:
-        for name, result in results["defenses"].items():
-            screen.print(_table(name, result, results["settings"]))
+    benches = typed(TrainingBench, measured)
+    for bench in benches:
+        for name, result in bench.defenses.items():
+            screen.print(_table(name, result, bench.settings))
             screen.print(_passes(result), highlight=False, markup=False)
-    for line in _conditions(measured[-1]):
+    for line in _conditions(benches[-1], format_machine(measured[-1])):
         screen.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -260,60 +265,55 @@ def _trainable() -> Iterator[str]:
             yield name
 
 
-def _table(name: str, result: Mapping[str, Any], settings: Mapping[str, Any]) -> "Table":
+def _table(name: str, result: "TrainingDefense", settings: "TrainingSettings") -> "Table":
     from rich.table import Table
 
-    from robustcli.bench.cost_tables import format_passes
-    from robustcli.measuring.formats import format_megabytes, format_ratio
+    from robustcli.bench.cost_tables import format_passes, shown
 
-    architecture = settings["architecture"]
     parts = [
-        name if settings["weights"] == "none" else f"{name} with {settings['weights']}",
-        architecture["name"] + (f" width {architecture['width']}" if "width" in architecture else ""),
-        f"batch {settings['batch_size']}",
-        settings["precision"],
-        "channels_last" if settings["channels_last"] else "plain format",
-        *(["compiled"] if settings["compile"] else []),
+        settings.method(name),
+        settings.network,
+        f"batch {settings.batch_size}",
+        settings.precision,
+        "channels_last" if settings.channels_last else "plain format",
+        *(["compiled"] if settings.compile else []),
     ]
     table = Table(title=", ".join(parts), title_justify="left")
     table.add_column("")
     for column in ("passes", "images/s", "s per update", "peak MB", "over the limit", "our speed is", "ours is"):
         table.add_column(column, justify="right")
-    for row in result["rows"]:
+    for row in result.rows:
         table.add_row(
-            row["name"],
-            format_passes(row["passes"]),
-            f"{row['images_per_second']:.1f}",
-            f"{row['seconds']['median']:.4f}",
-            format_megabytes(row),
-            format_ratio(row["over_limit"]),
-            format_ratio(row["ratio"]),
-            row["verdict"] or "",
+            row.name,
+            format_passes(row.passes or {}),
+            f"{row.images_per_second:.1f}",
+            f"{row.seconds.median:.4f}",
+            row.peak,
+            shown(row.over_limit),
+            shown(row.ratio),
+            row.verdict or "",
         )
     return table
 
 
-def _passes(result: Mapping[str, Any]) -> str:
+def _passes(result: "TrainingDefense") -> str:
     """Format counted and minimal passes in one line."""
-    words = " ".join(f"{count:g} {kind.replace('_', ' ')}," for kind, count in result["passes"].items()).rstrip(",")
-    least = result["least_passes"]
+    words = " ".join(f"{count:g} {kind.replace('_', ' ')}," for kind, count in result.passes.items()).rstrip(",")
+    least = result.least_passes
     if least is None:
         return f"passes per image: {words} (the minimum is not known; the passes made are timed)"
-    return f"passes per image: {words} ({'the minimum' if least == result['passes'] else f'minimum: {least}'})"
+    return f"passes per image: {words} ({'the minimum' if least == result.passes else f'minimum: {least}'})"
 
 
-def _conditions(results: Mapping[str, Any]) -> list[str]:
-    from robustcli.measuring.machine import format_machine
-
-    settings = results["settings"]
-    seconds = "processor seconds" if settings["clock"] == "cpu" else "wall-clock seconds"
+def _conditions(bench: "TrainingBench", machine: str) -> list[str]:
+    seconds = "processor seconds" if bench.settings.clock == "cpu" else "wall-clock seconds"
     return [
-        f"{format_machine(results)}; {settings['rounds']} rounds in alternating order; {seconds}",
+        f"{machine}; {bench.settings.rounds} rounds in alternating order; {seconds}",
         "passes: forwards + backwards to the images + backwards to the weights, per image",
         "peak: memory of tensors at once, in addition to what was held before the update",
         "its passes alone: the same network, precision, format and programs, with nothing around the passes: the limit",
         "torchattacks, set as ours: same precision and format, not compiled, in this process, which keeps freed memory",
         "torchattacks, fp32 in the plain format: the same there",
         "torchattacks, as it comes: fp32 in the plain format, in a process of its own, which keeps no freed memory",
-        *(f"note: {note}" for note in results["notes"]),
+        *(f"note: {note}" for note in bench.notes),
     ]
