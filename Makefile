@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 SPECS := $(shell find experiments -name '*.yaml' -not -path '*/sweeps/*' -not -path '*/findings/*' | sort)
 REPRODUCE := $(addprefix reproduce-,$(subst /,-,$(patsubst experiments/%.yaml,%,$(SPECS))))
 # One process per core, the tests keep torch to one thread each; a process that has nothing left takes from another.
-PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
+# Bytecode is written even where the environment says not to: else every process of a test compiles the package anew.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --dist worksteal
 # Overrides for the reproduce targets and the tables, such as ARGS="data.root=FOLDER seed=1".
 ARGS ?=
 SWEEPS := $(patsubst experiments/%.yaml,%,$(sort $(wildcard experiments/sweeps/*.yaml)))

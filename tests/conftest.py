@@ -1,5 +1,6 @@
 """Settings of every test. Nothing is seeded here: a test that draws seeds its own source."""
 
+import gc
 import os
 
 import pytest
@@ -18,6 +19,12 @@ torch.set_num_threads(1)
 # The same examples in every run and no time limit for one: a test fails because of the code alone.
 settings.register_profile("robustcli", deadline=None, derandomize=True, max_examples=20, database=None)
 settings.load_profile("robustcli")
+
+
+def pytest_collection_finish() -> None:
+    """Take modules and collected tests, which stay to the end, out of what is searched for garbage again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
