@@ -8,8 +8,10 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -118,8 +120,23 @@ class Sessions:
 
     def run(self, *words: str, plan: Plan = Plan()) -> int:
         """Exit code of one process; minus the number of the signal that killed it."""
+        return self.end_of(self.start(*words, plan=plan))
+
+    def start(self, *words: str, plan: Plan = Plan()) -> BaseProcess:
+        """Start a process; what it prints is in the log."""
         self.tally.write_text("0", encoding="utf-8")
-        process = forked.process(_work, words, str(self.folder), plan, str(self.log), str(self.tally))
+        self.log.write_text("", encoding="utf-8")
+        return forked.process(_work, words, str(self.folder), plan, str(self.log), str(self.tally))
+
+    def wait_for(self, text: str) -> None:
+        """Wait until the process has printed a text."""
+        begun = time.monotonic()
+        while text not in self.log.read_text(encoding="utf-8"):
+            assert time.monotonic() - begun < 120, f"'{text}' is not printed"
+            time.sleep(0.01)
+
+    def end_of(self, process: BaseProcess) -> int:
+        """Exit code of a process that is about to end; minus the number of the signal that killed it."""
         process.join(120)
         assert process.exitcode is not None, "the process hangs"
         said = self.log.read_text(encoding="utf-8")

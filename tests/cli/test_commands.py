@@ -1,19 +1,22 @@
 """Every command on a tiny spec: what it prints, what it stores, and how it ends."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from importlib.metadata import version
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from shell import TINY, Outcome, Robust, environment
+from killing import Sessions
+from shell import TINY, Robust, environment
 
 from robustcli import __version__
 from robustcli.measuring import timing
@@ -307,45 +310,37 @@ def test_a_collapse_is_treated_as_the_spec_says_and_never_hidden(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGINT", marks=pytest.mark.full)])
 def test_a_signal_ends_with_3_and_says_how_to_go_on(tiny: Path, name: str) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "robustcli", "train", "tiny.yaml", "train.epochs=5000", "train.check_examples=1"],
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
-    assert process.stderr.readline().startswith("epoch")
-    process.send_signal(getattr(signal, name))
-    _, err = process.communicate(timeout=60)
-    Outcome(process.returncode, "", err).require(3, "continue with --resume", "stopped")
+    sessions = Sessions(tiny.parent)
+    process = sessions.start("train", "tiny.yaml", "train.epochs=5000", "train.check_examples=1")
+    sessions.wait_for("epoch")
+    send(process, name)
+    assert sessions.end_of(process) == 3
+    said = sessions.log.read_text(encoding="utf-8")
+    assert "continue with --resume" in said
+    assert "stopped" in said
     assert checkpoint.load(the_run(Path("runs")).last)["training"]["updates"] > 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param("SIGTERM", marks=pytest.mark.full), "SIGINT"])
 def test_a_signal_during_the_evaluations_ends_with_3_too(tiny: Path, name: str) -> None:
-    process = subprocess.Popen(
-        [
-            sys.executable, "-m", "robustcli", "train", "tiny.yaml", "train.epochs=0",
-            "evaluate.long={name: attack, attack: {name: pgd, steps: 100000, restarts: 100}}",
-        ],
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )  # fmt: skip
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("evaluating long"):
-            break
-    process.send_signal(getattr(signal, name))
-    _, err = process.communicate(timeout=60)
-    Outcome(process.returncode, "", err).require(3, "continue with --resume")
+    sessions = Sessions(tiny.parent)
+    long = "evaluate.long={name: attack, attack: {name: pgd, steps: 100000, restarts: 100}}"
+    process = sessions.start("train", "tiny.yaml", "train.epochs=0", long)
+    sessions.wait_for("evaluating long")
+    send(process, name)
+    assert sessions.end_of(process) == 3
+    assert "continue with --resume" in sessions.log.read_text(encoding="utf-8")
     folder = the_run(Path("runs"))
     assert folder.evaluation("clean").exists()
     assert not folder.evaluation("long").exists()
     assert not folder.is_finished
+
+
+def send(process: BaseProcess, name: str) -> None:
+    """Send a process a signal."""
+    assert process.pid is not None
+    os.kill(process.pid, getattr(signal, name))
 
 
 def test_a_bug_of_ours_ends_with_70_and_its_traceback(robust_process: Robust, tiny: Path) -> None:
@@ -780,6 +775,7 @@ def test_wrong_settings_are_refused(robust: Robust, words: str, text: str) -> No
     robust("show", *words.split()).require(2, text)
 
 
+@pytest.mark.slow
 def test_an_architecture_is_shown_with_what_is_published_of_it(robust: Robust) -> None:
     lines = [line.split() for line in robust("show", "wide_resnet").require(0).out.splitlines()]
     (row,) = [line for line in lines if "70.69" in line]
@@ -805,6 +801,7 @@ def test_what_is_unknown_cannot_be_shown(robust: Robust, name: str) -> None:
     assert name != "tradess" or "did you mean 'trades'?" in said.err
 
 
+@pytest.mark.slow
 def test_specs_are_validated(robust: Robust, tiny: Path) -> None:
     digest = ExperimentSpec.read(tiny).digest
     said = robust("validate", "tiny.yaml", *experiments.names()).require(0)
@@ -987,21 +984,15 @@ def test_numbers_of_weights_chosen_on_test_say_so(robust: Robust, tiny: Path) ->
 
 @pytest.mark.slow
 def test_two_processes_do_not_write_one_run(tiny: Path, robust: Robust) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "robustcli", "train", "tiny.yaml", "train.epochs=5000", "train.check_examples=1"],
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    sessions = Sessions(tiny.parent)
+    words = ("train", "tiny.yaml", "train.epochs=5000", "train.check_examples=1")
+    process = sessions.start(*words)
     try:
-        assert process.stderr is not None
-        process.stderr.readline()
-        words = ("train", "tiny.yaml", "train.epochs=5000", "train.check_examples=1", "--resume")
-        robust(*words).require(2, "in use by another process")
+        sessions.wait_for("epoch")
+        robust(*words, "--resume").require(2, "in use by another process")
     finally:
         process.terminate()
-        process.communicate(timeout=60)
+        sessions.end_of(process)
 
 
 def test_validate_applies_overrides(robust: Robust) -> None:

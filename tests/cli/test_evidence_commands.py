@@ -65,6 +65,7 @@ def test_an_evaluation_leaves_its_files_and_no_journal(stored: Path) -> None:
     assert len(lines) == 61
 
 
+@pytest.mark.slow
 def test_killed_anywhere_it_ends_with_the_same_numbers(trained: RunFolder, stored: Path, tmp_path: Path) -> None:
     """Each session dies at an event a little later than the last one; the command is the same every time."""
     sessions = Sessions(tmp_path)
@@ -82,6 +83,7 @@ def test_killed_anywhere_it_ends_with_the_same_numbers(trained: RunFolder, store
     assert not list(path.glob("**/*.journal"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_by_a_signal_it_says_how_to_go_on(
     trained: RunFolder, stored: Path, tmp_path: Path, number: signal.Signals
@@ -205,13 +207,14 @@ def test_more_workers_than_images_are_no_error(tmp_path: Path, trained: RunFolde
 
 
 @pytest.mark.slow
-def test_a_worker_that_fails_is_an_error(
-    robust_process: Robust, stored: Path, tmp_path: Path, trained: RunFolder
-) -> None:
+def test_a_worker_that_fails_is_an_error(stored: Path, tmp_path: Path, trained: RunFolder) -> None:
     journal = tmp_path / "evals" / stored.name / "evaluations" / "pgd.journal"
     write_json(journal / "fingerprint.json", {})
-    said = robust_process("eval", trained.best, *WORDS, "--workers", 2, cwd=tmp_path)
-    said.require(2, "a worker ended with exit code 2", "belongs to another evaluation")
+    sessions = Sessions(tmp_path)
+    assert sessions.run("eval", str(trained.best), *WORDS, "--workers", "2") == 2
+    said = sessions.log.read_text(encoding="utf-8")
+    assert "a worker ended with exit code 2" in said
+    assert "belongs to another evaluation" in said
 
 
 def test_what_nobody_can_do_is_said_before_workers_begin(robust: Robust, trained: RunFolder) -> None:
@@ -512,6 +515,7 @@ def build():
 """
 
 
+@pytest.mark.slow
 def test_a_network_that_draws_noise_is_verified_as_far_as_that_goes(robust: Robust, tmp_path: Path) -> None:
     (tmp_path / "noisy.py").write_text(NOISY)
     words = ("--model", f"{tmp_path / 'noisy.py'}:build", "--data", "digits", "--eps", "0.1", "--norm", "linf")

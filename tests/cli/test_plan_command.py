@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from shell import TINY, Robust
@@ -10,6 +11,8 @@ from shell import TINY, Robust
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.robust_scaling import robust_scaling
 from robustcli.measuring.network_profile import network_profile
+from robustcli.specs.spec import ExperimentSpec
+from robustcli.workflows.plan.plan import Request, plan
 
 SWEEP = """\
 # Two ways to train on 64 digits.
@@ -57,16 +60,18 @@ def test_json_holds_the_same(robust: Robust, tiny: Path) -> None:
 def test_a_budget_is_what_the_plan_finds(robust: Robust, tiny: Path) -> None:
     """The least one that RobustScaling takes: (1, 1, 1) blocks, of 8x8 images with one channel."""
     robust("plan", str(tiny), "architecture={name: robust_resnet, budget: 0.02}").require(2, "write 0.0214 or more")
-    done = robust("plan", str(tiny), "architecture={name: robust_resnet, budget: 0.03}", "--updates", "3", "--json")
+    spec = ExperimentSpec.read(tiny, ["architecture={name: robust_resnet, budget: 0.03}"])
+    found = plan(Request(spec=spec, updates=3, robust=None, savings=False))
     chosen = robust_scaling(0.03)
     with torch.device("meta"):
         shape = ImageShape(1, 8, 8, 10)
         network = ARCHITECTURES.get("robust_resnet")(shape, depths=chosen[0], widths=chosen[1])
-        assert json.loads(done.out)["macs"] == network_profile(network, shape).macs
+        assert found["macs"] == network_profile(network, shape).macs
 
 
 @pytest.mark.slow
-def test_of_a_sweep_every_row_is_one_line(robust: Robust, tmp_path: Path) -> None:
+def test_of_a_sweep_every_row_is_one_line(robust: Robust, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forked.fork_instead_of_spawning(monkeypatch)
     path = tmp_path / "family.yaml"
     path.write_text(SWEEP, encoding="utf-8")
     done = robust("plan", str(path), "--updates", "3", "--json")

@@ -5,17 +5,19 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from killing import Sessions
 from shell import environment
+from test_ranked_training import session_in
 from test_resume import TRADES, outcome, the_run
 
 from robustcli.store import checkpoint
 from robustcli.store.files import read_json
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-ROBUST = [sys.executable, "-m", "robustcli"]
 
 
 def start(folder: Path, *words: str, spec: str = TRADES) -> subprocess.Popen[str]:
@@ -35,13 +37,18 @@ def workers_of(process: subprocess.Popen[str]) -> list[int]:
     return [found[rank] for rank in sorted(found)]
 
 
-def wait_for_epochs(folder: Path, count: int, process: subprocess.Popen[str]) -> None:
+def session_of_one(folder: Path) -> Sessions:
+    (folder / "spec.yaml").write_text(TRADES, encoding="utf-8")
+    return Sessions(folder)
+
+
+def wait_for_epochs(folder: Path, count: int, is_alive: Callable[[], bool]) -> None:
     """Wait until so many epochs are done."""
     for _ in range(1200):
         logs = list(folder.glob("runs/*/*/train.jsonl"))
         if logs and logs[0].read_text(encoding="utf-8").count("\n") >= count:
             return
-        assert process.poll() is None, (folder / "log").read_text(encoding="utf-8")
+        assert is_alive()
         time.sleep(0.1)
     raise AssertionError("no epoch was done")
 
@@ -49,24 +56,24 @@ def wait_for_epochs(folder: Path, count: int, process: subprocess.Popen[str]) ->
 @pytest.mark.slow
 def test_a_killed_process_is_started_again_and_resumes(tmp_path: Path) -> None:
     words = ["train", "spec.yaml", "--quiet", "train.epochs=12"]
-    whole = start(tmp_path / "whole", *TORCHRUN, "-m", "robustcli", *words)
-    assert whole.wait(300) == 0, (tmp_path / "whole" / "log").read_text(encoding="utf-8")
+    whole = session_in(tmp_path / "whole")
+    assert whole.run(*words) == [0, 0]
     killed = start(tmp_path / "killed", *TORCHRUN, "--max-restarts", "1", "-m", "robustcli", *words)
-    wait_for_epochs(tmp_path / "killed", 2, killed)
+    wait_for_epochs(tmp_path / "killed", 2, lambda: killed.poll() is None)
     os.kill(workers_of(killed)[1], signal.SIGKILL)
     assert killed.wait(300) == 0, (tmp_path / "killed" / "log").read_text(encoding="utf-8")
     assert len(read_json(the_run(tmp_path / "killed").provenance)["sessions"]) == 2
-    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+    assert outcome(tmp_path / "killed") == outcome(whole.folder)
 
 
 @pytest.mark.slow
 def test_a_signal_to_the_command_stops_all_devices(tmp_path: Path) -> None:
     words = ["train", "spec.yaml", "--quiet", "train.epochs=200", "--devices", "2"]
-    process = start(tmp_path, *ROBUST, *words)
-    wait_for_epochs(tmp_path, 1, process)
-    process.send_signal(signal.SIGTERM)
-    text = (tmp_path / "log").read_text(encoding="utf-8")
-    assert process.wait(120) == 3, text
+    sessions = session_of_one(tmp_path)
+    process = sessions.start(*words)
+    wait_for_epochs(tmp_path, 1, process.is_alive)
+    process.terminate()
+    assert sessions.end_of(process) == 3, sessions.log.read_text(encoding="utf-8")
     run = the_run(tmp_path)
     assert checkpoint.load(run.last)["training"]["updates"] >= 4
     assert read_json(run.provenance)["sessions"][0]["processes"] == 2
@@ -74,20 +81,17 @@ def test_a_signal_to_the_command_stops_all_devices(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_devices_end_with_the_exit_code_of_their_processes(tmp_path: Path) -> None:
-    process = start(tmp_path, *ROBUST, "train", "spec.yaml", "data.train_size=33", "--devices", "2")
-    assert process.wait(120) == 2
-    text = (tmp_path / "log").read_text(encoding="utf-8")
-    assert "too few for 2 processes" in text
-    assert "Traceback" not in text
+    sessions = session_of_one(tmp_path)
+    assert sessions.run("train", "spec.yaml", "data.train_size=33", "--devices", "2") == 2
+    assert "too few for 2 processes" in sessions.log.read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
 def test_processes_share_an_evaluation(tmp_path: Path) -> None:
-    train = start(tmp_path, *ROBUST, "train", "spec.yaml", "--quiet")
-    assert train.wait(120) == 0
+    alone = session_of_one(tmp_path)
+    assert alone.run("train", "spec.yaml", "--quiet") == 0
     words = ["eval", str(the_run(tmp_path).best), "--attack", "pgd", "--steps", "5"]
-    alone = start(tmp_path, *ROBUST, *words, "--store", "alone")
-    assert alone.wait(120) == 0
+    assert alone.run(*words, "--store", "alone") == 0
     shared = start(tmp_path, *TORCHRUN, "-m", "robustcli", *words, "--store", "shared")
     assert shared.wait(120) == 0, (tmp_path / "log").read_text(encoding="utf-8")
     found = [read_json(next(tmp_path.glob(f"{store}/*/results.json"))) for store in ("alone", "shared")]

@@ -16,9 +16,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pytest
 import torch
 
 from robustcli.registry.catalog import FAMILIES, catalog
+
+_get_context = multiprocessing.get_context
 
 # All that takes seconds to import; torch's optimisers import the second one when they are first made.
 _HEAVY = [
@@ -33,10 +36,16 @@ _HEAVY = [
 
 def processes() -> ForkServerContext:
     """Return the context of processes forked from one with all members imported, which has not looked for plugins."""
-    context = multiprocessing.get_context("forkserver")
+    context = _get_context("forkserver")
+    assert isinstance(context, ForkServerContext)
     members = [member.module for family in FAMILIES for member in catalog(family).values()]
     context.set_forkserver_preload([*_HEAVY, *members])
     return context
+
+
+def fork_instead_of_spawning(patch: pytest.MonkeyPatch) -> None:
+    """Let code that spawns processes get those from `processes`, which have no seconds of imports before them."""
+    patch.setattr(multiprocessing, "get_context", lambda _method: processes())
 
 
 def process(work: Callable[..., None], *args: Any) -> BaseProcess:

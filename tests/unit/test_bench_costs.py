@@ -5,6 +5,7 @@ import sys
 from types import SimpleNamespace
 from typing import Any
 
+import forked
 import pytest
 import torch
 import torch.nn.functional as F
@@ -260,6 +261,7 @@ def test_points_are_off_the_line_beyond_tolerance_and_spread() -> None:
 
 @pytest.mark.slow
 def test_costs_are_told_over_every_axis(monkeypatch: pytest.MonkeyPatch) -> None:
+    forked.fork_instead_of_spawning(monkeypatch)
     for name in ("BATCHES", "STEPS", "WIDTHS"):
         monkeypatch.setattr(scaling, name, (1, 2, 4))
     monkeypatch.setattr(scaling, "_BATCH", 2)

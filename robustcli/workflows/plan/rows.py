@@ -1,8 +1,8 @@
 """Estimate the cost of every row of a sweep."""
 
+import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 from robustcli.store.runs import RunFolder, folder_of
@@ -32,7 +32,7 @@ def plan_rows(
             left = sum(not folder_of(runs, spec).is_finished for spec in row.specs)
             yield row.name, RowPlan(plan(request), len(row.specs), status, left)
         return
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
         for row, request in zip(rows, requests, strict=True):
             yield row.name, None
             yield row.name, RowPlan(pool.submit(plan, request).result(), len(row.specs))
