@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -63,7 +64,7 @@ def optimizer_maker(member: Member, settings: Settings) -> Callable[[list[dict[s
 def suitable_shape(member: Member, settings: Settings) -> ImageShape:
     """Return the first shape that an architecture accepts."""
     for shape in SHAPES:
-        with suppress(RobustCliError):
+        with suppress(RobustCliError), torch.device("meta"):
             build(member, settings, shape)
             return shape
     raise AssertionError(f"{member.name} accepts none of {SHAPES}")

@@ -1,7 +1,7 @@
 """Promises of every defense."""
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -233,14 +233,14 @@ def says_what_it_is(defense: Defense) -> None:
     assert defense.replays >= 1
 
 
-def observed(defense: Defense) -> Tensor:
+def observed(defense: Defense, epochs: Sequence[int] = (0, 10, 60, 100)) -> Tensor:
     """Weights and batch statistics after some steps under a strong attack, as one row of numbers.
 
     Some methods change with the epoch, so a few epochs of a long training are sampled.
     """
     session = Session.of(defense)
     session.threat, session.epochs = ThreatModel("linf", Fraction(1, 5)), 120
-    for epoch in (0, 10, 60, 100):
+    for epoch in epochs:
         session.updates = epoch * STEPS_PER_EPOCH
         for number in range(2 * defense.replays):
             session.update(*batch(number // defense.replays))

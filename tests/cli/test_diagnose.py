@@ -105,6 +105,7 @@ def test_without_matplotlib_a_picture_is_refused_before_anything_else(
     robust("diagnose", "no_such.pt", "--with", "fosc", "--picture", "a.png").require(2, told)
 
 
+@pytest.mark.slow
 def test_curves_and_surfaces_are_drawn(robust: Robust, trained: RunFolder, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     from PIL import Image

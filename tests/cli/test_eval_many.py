@@ -24,6 +24,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return run_experiment(spec, folder / "runs", Screen(is_quiet=True))
 
 
+@pytest.mark.slow
 def test_models_and_attacks_give_a_table_and_are_stored_one_by_one(
     robust: Robust, trained: RunFolder, other: RunFolder
 ) -> None:

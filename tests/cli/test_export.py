@@ -106,6 +106,7 @@ def nothing_left(folder: Path, *names: str) -> bool:
     return {path.name for path in folder.iterdir()} == set(names)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("real_process")
 def test_a_card_says_what_the_evidence_says(robust: Robust, place: Path, stored: Path, tmp_path: Path) -> None:
     said = robust("export", "robustbench", stored, "out", "--metadata", place / "meta.yaml", "--device", "cpu")

@@ -3,11 +3,14 @@
 import shutil
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from shell import TINY, Robust
 
 from robustcli.store.runs import RunFolder
+
+pytestmark = pytest.mark.slow
 
 # Values that have broken readers before.
 MARKS = (
@@ -30,9 +33,8 @@ MARKS = (
 )
 WORDS = ("1e999", "-1", "8/0", "9" * 40, "null", "0x1F", ".nan", "true", "2026-11-30", "\t", "\x00", "é", "a" * 300)
 TOKENS = st.sampled_from(MARKS + WORDS)
-MOST = 40
 CHANGES = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 12), TOKENS), min_size=1, max_size=4)
-together = settings(max_examples=MOST, suppress_health_check=[HealthCheck.function_scoped_fixture])
+together = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def changed(text: str, changes: list[tuple[float, int, str]]) -> str:

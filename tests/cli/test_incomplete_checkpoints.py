@@ -30,12 +30,15 @@ def paths_of(contents: dict[str, Any]) -> list[Path_]:
     return [*((key,) for key in contents if key not in ("format", "robustcli")), *inner, ("weights", "body.0.weight")]
 
 
-SLOW = pytest.mark.slow
-
-
 @pytest.mark.parametrize(
-    "value", ["lacking", "text", *(pytest.param(one, marks=SLOW) for one in (None, [], 3, {}, torch.ones(2)))], ids=repr
-)
+    "value",
+    [
+        "lacking", "text", None, {}, torch.ones(2),
+        *(pytest.param(value, marks=pytest.mark.full) for value in ([], 3)),
+    ],
+    ids=repr,
+)  # fmt: skip
+@pytest.mark.slow
 def test_every_part_of_a_checkpoint_may_lack_or_be_something_else(
     robust: Robust, trained: RunFolder, tmp_path: Path, value: Any
 ) -> None:

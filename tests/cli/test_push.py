@@ -86,6 +86,7 @@ for words in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_a_run_is_pushed_to_a_hub_and_evaluated_from_there(trained: RunFolder, tmp_path: Path) -> None:
     pytest.importorskip("huggingface_hub")
     repositories: dict[str, dict[str, bytes]] = {}

@@ -12,6 +12,8 @@ from test_resume import SPECS, SWA, TRADES, outcome, the_run
 from robustcli.store import checkpoint
 from robustcli.store.files import read_json
 
+pytestmark = pytest.mark.slow
+
 KILLED, STOPPED = -signal.SIGKILL, 3
 
 
@@ -21,7 +23,6 @@ def session_in(folder: Path, spec: str = TRADES) -> RankedSessions:
     return sessions
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", SPECS)
 def test_killed_anywhere_and_resumed_it_is_bit_identical(name: str, tmp_path: Path) -> None:
     whole = session_in(tmp_path / "whole", SPECS[name])
@@ -29,7 +30,7 @@ def test_killed_anywhere_and_resumed_it_is_bit_identical(name: str, tmp_path: Pa
     assert whole.run("train", "spec.yaml", "--quiet", plans={rank: Plan(ALL_KINDS) for rank in (0, 1)}) == [0, 0]
     rng = random.Random(name)
     killed = session_in(tmp_path / "killed", SPECS[name])
-    for rank in (0, 1, 0, 1):
+    for rank in (0, 1):
         plan = Plan(ALL_KINDS, rng.randint(1, max(1, whole.events(rank) // 3)))
         codes = killed.run("train", "spec.yaml", "--quiet", "--resume", plans={rank: plan})
         # The other one notices at once that its partner is gone.

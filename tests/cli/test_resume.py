@@ -149,6 +149,7 @@ def sessions(uninterrupted: tuple[str, dict[str, Any], int], tmp_path: Path) -> 
 WORDS = ("train", "spec.yaml", "-q")
 
 
+@pytest.mark.slow
 def test_a_run_that_is_not_interrupted_is_the_same_every_time(
     uninterrupted: tuple[str, dict[str, Any], int], sessions: Sessions
 ) -> None:
@@ -174,11 +175,11 @@ def test_a_run_killed_at_random_points_ends_the_same(
     rng = random.Random(seed)
     _, whole, events = uninterrupted
     assert events > 40
-    # Six kills anywhere, also in the middle of a write; then it is left alone.
+    # Three kills anywhere, also in the middle of a write; then it is left alone.
     codes = sessions.until_done(
-        *WORDS, plans=lambda number: Plan(ALL_KINDS, rng.randrange(2, 16)) if number < 6 else Plan()
+        *WORDS, plans=lambda number: Plan(ALL_KINDS, rng.randrange(2, 24)) if number < 3 else Plan()
     )
-    assert codes.count(-signal.SIGKILL) >= 5
+    assert codes.count(-signal.SIGKILL) >= 2
     require_same(sessions.folder, whole)
 
 
@@ -191,7 +192,7 @@ def test_a_run_killed_whenever_it_writes_ends_the_same(
     uninterrupted: tuple[str, dict[str, Any], int], sessions: Sessions, kind: str
 ) -> None:
     # Each session comes past more of these events than the one before, and is killed at the last.
-    codes = sessions.until_done(*WORDS, plans=lambda number: Plan((kind,), 2 * number + 1))
+    codes = sessions.until_done(*WORDS, plans=lambda number: Plan((kind,), 3 * number + 1))
     assert set(codes[:-1]) <= {-signal.SIGKILL}
     assert len(codes) > 2
     require_same(sessions.folder, uninterrupted[1])
@@ -216,6 +217,7 @@ def test_a_run_killed_before_a_rename_and_stopped_when_resumed_keeps_its_best_we
     assert not run.best.samefile(run.last)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("uninterrupted", "number"),
     products(list(SPECS), [signal.SIGTERM, signal.SIGINT], strength=1),
@@ -252,6 +254,7 @@ def test_a_run_stopped_at_random_points_ends_the_same(
     require_same(sessions.folder, uninterrupted[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("uninterrupted", "update"), products(list(SPECS), [4, 12], strength=1), indirect=["uninterrupted"]
 )
@@ -294,20 +297,18 @@ def test_a_stop_in_the_epoch_of_a_collapse_does_not_change_what_is_gone_back_to(
 def test_a_command_killed_from_outside_and_resumed_ends_the_same(
     uninterrupted: tuple[str, dict[str, Any], int], sessions: Sessions
 ) -> None:
-    # The command as a user starts it; the moments of its death are those of the clock.
+    # The command as a user starts it; the moment of its death is one of the clock.
     command = [sys.executable, "-m", "robustcli", *WORDS]
-    for extra in (0.0, 0.05, 0.2):
-        process = subprocess.Popen(
-            [*command, "--resume"], cwd=sessions.folder, env=environment(), stderr=subprocess.DEVNULL
-        )
-        before = sorted(sessions.folder.glob("runs/*/*/checkpoints/*"))
-        begun = time.monotonic()
-        while time.monotonic() - begun < 60 and process.poll() is None:
-            if sorted(sessions.folder.glob("runs/*/*/checkpoints/*")) != before or (before and extra):
-                break
-            time.sleep(0.01)
-        time.sleep(extra)
-        process.kill()
-        process.wait()
+    process = subprocess.Popen(
+        [*command, "--resume"], cwd=sessions.folder, env=environment(), stderr=subprocess.DEVNULL
+    )
+    begun = time.monotonic()
+    while time.monotonic() - begun < 60 and process.poll() is None:
+        if list(sessions.folder.glob("runs/*/*/checkpoints/*")):
+            break
+        time.sleep(0.01)
+    time.sleep(0.05)
+    process.kill()
+    process.wait()
     subprocess.run([*command, "--resume"], cwd=sessions.folder, env=environment(), check=True)
     require_same(sessions.folder, uninterrupted[1])

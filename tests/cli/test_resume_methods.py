@@ -75,7 +75,11 @@ def outcome(run: RunFolder) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("name", [*DEFENSES, *DATA, *SPECS])
+@pytest.mark.parametrize(
+    "name",
+    # test_resume.py stops these in most places.
+    [*DEFENSES, *DATA, *(pytest.param(name, marks=pytest.mark.full) for name in SPECS)],
+)
 @pytest.mark.slow
 def test_a_method_stopped_after_every_update_ends_the_same(name: str, tmp_path: Path) -> None:
     text = SPEC.replace("DATA", DATA.get(name, "workers: 0")).format(DEFENSES.get(name, "{name: pgd_at, steps: 1}"))

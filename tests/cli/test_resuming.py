@@ -47,6 +47,7 @@ evaluate:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("select", ["robust", "last"])
 def test_a_run_continued_with_more_epochs_is_bit_identical_to_a_longer_one(
     robust: Robust, tmp_path: Path, select: str
@@ -76,6 +77,7 @@ def test_an_unfinished_run_is_continued_with_more_epochs(robust: Robust, tiny: P
     robust("train", tiny, "train.epochs=2", "--quiet").require(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "part"),
     [("train.schedule=cosine", "train.schedule: cosine follows"), ("defense=dial", "defense: dial follows")],

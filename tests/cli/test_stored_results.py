@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from shell import Robust
 
+pytestmark = pytest.mark.slow
+
 WORDS = ("--model", "net.py:build", "--data", "digits", "--norm", "linf", "--eps", "0.05", "--mean", 0, "--std", 1)
 FEW = ("--attack", "pgd", "--steps", 2, "--examples", 20)
 NET = """\
@@ -108,6 +110,12 @@ def test_fresh_computes_again(robust: Robust) -> None:
 def test_a_changed_network_is_evaluated_anew(robust: Robust, name: str, old: str, new: str) -> None:
     evaluated(robust)
     edit(name, old, new)
+    assert not evaluated(robust)[1]
+
+
+def test_a_result_of_a_changed_network_has_nothing_of_the_stored_one(robust: Robust) -> None:
+    evaluated(robust)
+    edit("net.py", "torch.manual_seed(0)", "torch.manual_seed(1)")
     changed, was_stored = evaluated(robust)
     assert not was_stored
     assert changed == {**evaluated(robust, "--store", "other")[0], "seconds": changed["seconds"]} | {

@@ -177,6 +177,7 @@ def test_a_sweep_that_is_killed_goes_on(family: Path, tmp_path: Path) -> None:
     assert [row["evaluations"] for row in resumed] == [row["evaluations"] for row in straight]
 
 
+@pytest.mark.slow
 def test_values_on_the_command_line_make_a_grid(robust: Robust, tiny: Path) -> None:
     said = robust("train", "tiny.yaml", "seed=0,1", "defense.steps=1,2", "-q").require(0)
     lines = [line for line in said.out.splitlines() if line.startswith("|")]
@@ -219,6 +220,7 @@ def test_a_list_can_be_searched(robust: Robust) -> None:
     robust("list", "defenses", "--match", "nothing-like-it").require(2, "--match: nothing has 'nothing-like-it'")
 
 
+@pytest.mark.slow
 def test_runs_of_a_grid_are_told_apart_and_compared_by_cost(robust: Robust, tiny: Path) -> None:
     robust("train", "tiny.yaml", "architecture.width=2,4", "seed=0,1", "-q").require(0)
     lines = robust("runs", "--sort", "seconds").require(0).out.splitlines()

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from products import products
 from shell import Robust
 
 from robustcli.errors import RobustCliError
@@ -51,7 +52,10 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-@pytest.fixture(params=["run", "eval"])
+KINDS = ["run", "eval"]
+
+
+@pytest.fixture(params=KINDS)
 def stored(request: pytest.FixtureRequest, tmp_path: Path, trained: RunFolder, robust: Robust) -> Path:
     """A copy of a finished run, or of what `robust eval` stored."""
     if request.param == "run":
@@ -109,6 +113,7 @@ def outcome(folder: Path) -> tuple[list[str], list[str]]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_quick")
 def test_every_leaf_of_every_json_file_is_bound(stored: Path) -> None:
     assert outcome(stored)[0] == []
@@ -137,6 +142,7 @@ def test_every_key_may_not_be_removed_or_added(stored: Path) -> None:
     assert outcome(stored)[0]
 
 
+@pytest.mark.slow
 def test_every_file_is_bound_or_listed(stored: Path) -> None:
     paths = sorted(path for path in stored.rglob("*") if path.is_file() and path.name != "lock")
     for path in paths:
@@ -160,8 +166,11 @@ def _recomputed(folder: Path) -> None:
     write_json(folder / "results.json", {**raw, "chain": chain_of(folder, raw, chain.links["weights"]).to_json()})
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_quick")
-@pytest.mark.parametrize("has_chain", [True, False], ids=["recomputed", "schema 1"])
+@pytest.mark.parametrize(
+    ("stored", "has_chain"), products(KINDS, [True, False], strength=1), indirect=["stored"], ids=str
+)
 def test_without_the_help_of_the_chain_a_key_is_reported_or_listed(stored: Path, has_chain: bool) -> None:
     """Everything is changed consistently: the evaluation, the summary and the chain, or there is no chain."""
     summary = stored / "results.json"

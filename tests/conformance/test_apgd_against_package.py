@@ -8,7 +8,7 @@ from fractions import Fraction
 import pytest
 import torch
 from fed_reference import fed_survivors, own_survivors
-from products import products
+from products import cover, products
 from pyautoattack import autopgd_base
 from sine_networks import SineConv, SineLinear, labelled
 from torch import Tensor, nn
@@ -61,16 +61,19 @@ def _package_may_warn() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("norm", "eps"),
-    [
-        ("linf", "0.002"),
-        ("l2", "0.02"),
-        pytest.param("linf", "0.001", marks=full),
-        pytest.param("l2", "0.01", marks=full),
-    ],
+    ("attack", "norm", "eps"),
+    [(attack, norm, eps) for attack, (norm, eps) in cover(EXACT[:4], [("linf", "0.002"), ("l2", "0.02")], strength=1)],
+    ids=str,
 )
-@pytest.mark.parametrize("attack", EXACT[:4], ids=str)
 def test_same_flags_with_the_same_noise(norm: Norm, eps: str, attack: Apgd) -> None:
+    model, x, y = labelled(SineConv())
+    same_flags(attack, model, x, y, ThreatModel(norm, Fraction(eps)), seed=0)
+
+
+@full
+@pytest.mark.parametrize(("norm", "eps"), [("linf", "0.002"), ("l2", "0.02"), ("linf", "0.001"), ("l2", "0.01")])
+@pytest.mark.parametrize("attack", EXACT[:4], ids=str)
+def test_same_flags_with_the_same_noise_at_every_radius(norm: Norm, eps: str, attack: Apgd) -> None:
     model, x, y = labelled(SineConv())
     same_flags(attack, model, x, y, ThreatModel(norm, Fraction(eps)), seed=0)
 
@@ -78,10 +81,10 @@ def test_same_flags_with_the_same_noise(norm: Norm, eps: str, attack: Apgd) -> N
 @pytest.mark.parametrize(
     ("name", "attack"), products([name for name in THREATS if name != "l1"], EXACT, strength=1), ids=str
 )
-def test_same_flags_with_the_same_noise_on_trained_networks(name: str, attack: Apgd) -> None:
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=full)])
+def test_same_flags_with_the_same_noise_on_trained_networks(name: str, attack: Apgd, seed: int) -> None:
     case = trained(name)
-    for seed in (0, 1):
-        same_flags(fitted(attack, case), case.model, case.x, case.y, case.threat, seed)
+    same_flags(fitted(attack, case), case.model, case.x, case.y, case.threat, seed)
 
 
 def same_flags(attack: Apgd, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, seed: int) -> None:

@@ -414,7 +414,7 @@ def test_deepfool_gives_the_recorded_distances(small: tuple[nn.Module, Tensor, T
     assert distances[:4].tolist() == pytest.approx([0.000603, 0.011849, 0.032541, 0.009111], rel=2e-4)
 
 
-@pytest.mark.parametrize(("eps", "robust"), [("0.01", 29), ("0.02", 13)])
+@pytest.mark.parametrize(("eps", "robust"), [("0.01", 29), pytest.param("0.02", 13, marks=pytest.mark.full)])
 def test_carlini_wagner_breaks_what_autoattack_breaks(
     small: tuple[nn.Module, Tensor, Tensor], eps: str, robust: int
 ) -> None:

@@ -86,13 +86,12 @@ train: {epochs: 6, batch_size: 32, lr: 1e-2, optimizer: adam, weight_decay: 0, c
 evaluate:
   pgd: {name: attack, attack: {name: pgd, steps: 20, keep: fooled}}
 """
-SEEDS = 2
 
 
-def robust_of(precision: str, folder: Path) -> tuple[int, int]:
+def robust_of(precision: str, folder: Path, seeds: int) -> tuple[int, int]:
     """Test images that survive, and all, over the seeds; evaluated in single precision."""
     survived = images = 0
-    for seed in range(SEEDS):
+    for seed in range(seeds):
         spec = ExperimentSpec.parse(
             override_text(SPEC, [f"seed={seed}", f"train.precision={precision}"], "gate"), "gate"
         )
@@ -101,11 +100,12 @@ def robust_of(precision: str, folder: Path) -> tuple[int, int]:
     return survived, images
 
 
-def test_networks_trained_in_sixteen_bits_are_as_robust(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seeds", [1, pytest.param(2, marks=pytest.mark.full)])
+def test_networks_trained_in_sixteen_bits_are_as_robust(tmp_path: Path, seeds: int) -> None:
     """Within two standard errors of the difference of two shares."""
-    survived, images = robust_of("fp32", tmp_path)
+    survived, images = robust_of("fp32", tmp_path, seeds)
     share = survived / images
     assert 0.2 < share < 0.95
     for precision in ("bf16", "fp16"):
-        other = robust_of(precision, tmp_path)[0] / images
+        other = robust_of(precision, tmp_path, seeds)[0] / images
         assert abs(other - share) <= 2 * (2 * share * (1 - share) / images) ** 0.5, precision

@@ -136,10 +136,11 @@ def differ(one: Tensor, other: Tensor) -> bool:
 
 
 def usual_settings(member: Member) -> list[Settings]:
-    """Those that options are varied around: an attack of two steps may hide what some of them do."""
-    if member.family == "attacks":
-        return settings_to_try(member)[::-1]
-    return settings_to_try(member)[:1] if member.family == "defenses" else [member.smoke]
+    """Return the settings that options are varied around: the cheap ones, then the defaults of what attacks.
+
+    An attack of two steps may hide what some options do.
+    """
+    return settings_to_try(member)[::-1] if member.family in ("attacks", "defenses") else [member.smoke]
 
 
 def choices_of(parameter: Parameter) -> tuple[Any, ...]:
@@ -213,5 +214,3 @@ def surroundings(member: Member, parameter: Parameter) -> Iterator[Settings]:
             if other.name != parameter.name:
                 for choice in choices_of(other):
                     yield {**usual, other.name: choice}
-    # Thresholds that the usual settings reach after more images than a test has.
-    yield member.smoke

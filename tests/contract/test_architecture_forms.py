@@ -83,7 +83,17 @@ def modules_of_architectures() -> dict[str, list[tuple[str, Settings]]]:
     return found
 
 
-@pytest.mark.parametrize("module", modules_of_architectures())
+# The layers of these are not ours.
+OF_PACKAGES = ("timm_models", "torchvision_models")
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        pytest.param(module, marks=[pytest.mark.full] if module in OF_PACKAGES else [])
+        for module in modules_of_architectures()
+    ],
+)
 def test_compiling_changes_nothing_in_any_layer(module: str) -> None:
     """Of the smallest networks of a file that have all of its layers."""
     networks = [network_and_images(*form) for form in modules_of_architectures()[module]]
@@ -127,7 +137,7 @@ def test_other_layers_keep_the_promises(form: tuple[str, Settings], promise: Pro
     promise(body_builder(member, settings), suitable_shape(member, settings))
 
 
-@pytest.mark.parametrize("side", [32, 64, 224])
+@pytest.mark.parametrize("side", [32, pytest.param(64, marks=pytest.mark.full), 224])
 @pytest.mark.parametrize("form", [*CHEAPEST, ("preact_resnet18", {"width": 4, "form": "dm"})], ids=told)
 def test_images_of_every_usual_size_are_taken(form: tuple[str, Settings], side: int) -> None:
     name, settings = form

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from robustcli.data.targets import Labels
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.gather import gather
+from robustcli.evaluators import quick
+from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.optimization.progress import Progress
 from robustcli.promises.attacks import RADII
 from robustcli.promises.defenses import STEPS_PER_EPOCH, THREAT, network_for
@@ -130,11 +133,14 @@ def test_an_attack_finds_what_it_finds_on_the_cpu(name: str, gpu: SimulatedGpu) 
 
 
 @pytest.mark.parametrize("name", names_of("evaluators"))
-def test_an_evaluator_finds_what_it_finds_on_the_cpu(name: str, gpu: SimulatedGpu) -> None:
+def test_an_evaluator_finds_what_it_finds_on_the_cpu(
+    name: str, gpu: SimulatedGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if name == "transfer_attack":
         pytest.skip("needs a checkpoint; its attack is tested above")
-    # Its attacks are tested above, and all of them take long.
+    # The attacks of AutoAttack are tested above, and all of them take long.
     settings = {"attacks": ["apgd-ce"]} if name == "autoattack" else {}
+    monkeypatch.setattr(quick, "AutoAttack", partial(AutoAttack, attacks=("apgd-ce",)))
     evaluator = smoke("evaluators", name, **settings)
     found = []
     for device in (CUDA, CPU):

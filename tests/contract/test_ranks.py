@@ -12,7 +12,9 @@ from ranked_training import Case, rewound, trained
 
 from robustcli.registry.catalog import catalog
 
-# Of a weight in float64 after 21 updates; what differs is the order of sums.
+pytestmark = pytest.mark.slow
+
+# Of a weight in float64 after 9 updates; what differs is the order of sums.
 TOLERANCE = 1e-9
 
 
@@ -62,7 +64,10 @@ def parts() -> Iterator[Any]:
         yield pytest.param(Case(mixer=entry("mixers", name)), id=f"mixers-{name}")
 
 
-@pytest.mark.parametrize("name", DEFENSES)
+# dsara, the longest, is shown below in both of its stages and orders.
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.full) if name == "dsara" else name for name in DEFENSES]
+)
 def test_two_processes_train_a_defense_as_one_does(name: str, pair: Pair) -> None:
     assert_same(Case(defense=DEFENSES[name]), pair)
 
@@ -98,7 +103,8 @@ def test_processes_with_their_own_batch_norms_stay_alike(name: str, pair: Pair) 
 @pytest.mark.parametrize("order", ["first", "second"])
 def test_a_search_in_two_processes_is_that_of_one(order: str, pair: Pair) -> None:
     """In both of its stages; later the narrow supernet makes much of any rounding, in one process too."""
-    assert_same(Case(defense={**entry("defenses", "dsara"), "order": order, "first_stage": 0.5}, epochs=2), pair)
+    defense = {**entry("defenses", "dsara"), "order": order, "first_stage": 0.5}
+    assert_same(Case(defense=defense, epochs=2, images=9), pair)
 
 
 def test_own_batch_norms_give_other_weights(pair: Pair) -> None:

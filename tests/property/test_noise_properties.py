@@ -130,6 +130,7 @@ def test_stream_begins_anew_when_reseeded() -> None:
 keys = st.lists(st.one_of(st.text(max_size=4), st.integers(-3, 3)), max_size=3).map(tuple)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 3), keys, st.integers(0, 3), keys)
 def test_derived_seeds_differ_when_anything_does(
     seed: int, first: tuple[str | int, ...], other_seed: int, other: tuple[str | int, ...]

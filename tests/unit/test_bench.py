@@ -18,6 +18,8 @@ from pyautoattack import AutoAttack as Ensemble
 from scipy.stats import binom
 from torch import Tensor, nn
 
+from robustcli.attacks.apgd import Apgd
+from robustcli.attacks.fab import fab_t
 from robustcli.attacks.square import Square
 from robustcli.attacks.surrogate import SurrogateCopy
 from robustcli.bench import autoattack as autoattack_bench
@@ -497,6 +499,28 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pyautoattack, "AutoAttack", QuickPackage)
 
 
+_STEPS = 5
+
+
+class QuickestApgd(Apgd):
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{**settings, "steps": _STEPS})
+
+
+class QuickestPackage(QuickPackage):
+    def __init__(self, *words: Any, **settings: Any) -> None:
+        super().__init__(*words, **settings)
+        self.apgd.n_iter = self.apgd_targeted.n_iter = self.fab.n_iter = _STEPS
+
+
+@pytest.fixture
+def quickest(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every attack of AutoAttack in a few steps, for tests that do not count passes."""
+    monkeypatch.setattr(autoattack_evaluator, "Apgd", QuickestApgd)
+    monkeypatch.setattr(autoattack_evaluator, "fab_t", lambda **settings: fab_t(**{**settings, "steps": _STEPS}))
+    monkeypatch.setattr(pyautoattack, "AutoAttack", QuickestPackage)
+
+
 def test_a_subject_takes_threat_and_images_from_its_checkpoint_or_the_command(digits: Path) -> None:
     own = subject_of(digits)
     assert (own.name, str(own.threat), len(own.x)) == ("digits", "linf 0.05", 24)
@@ -551,7 +575,7 @@ def test_engines_are_measured_on_the_same_images(digits: Path, quick: None) -> N
 
 @pytest.mark.slow
 def test_compiled_engines_are_measured_where_they_compile(
-    digits: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+    digits: Path, quickest: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     subject = subject_of(digits)
     monkeypatch.setattr(torch, "compile", lambda call, **_: call)
@@ -616,7 +640,7 @@ def test_the_least_is_counted_from_the_budgets() -> None:
 
 
 @pytest.mark.slow
-def test_engines_are_compared_attack_by_attack(digits: Path, quick: None) -> None:
+def test_engines_are_compared_attack_by_attack(digits: Path, quickest: None) -> None:
     result = bench_conformance(subject_of(digits), "fp32")
     assert [row["part"] for row in result["rows"]] == ["apgd-ce", "apgd-t", "fab-t", "square", "standard"]
     for row in result["rows"]:

@@ -89,6 +89,7 @@ def plug_in(folder: Path, source: str) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_grad_align_of_another_package_has_the_problems_of_ours(tmp_path: Path) -> None:
     source = (OURS / "defenses/grad_align.py").read_text(encoding="utf-8")
     plug_in(tmp_path, source.replace('register("grad_align"', 'register("their_align"'))

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from robustcli.cli.progress import Screen
+from robustcli.registry.catalog import catalog
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.workflows.train import run_experiment
 
 SPEC = """
 name: smoke
-data: {name: digits, val_size: 8, train_size: 16}
+data: {name: digits, val_size: 8, train_size: 8}
 architecture: ARCHITECTURE
 threat: {norm: linf, eps: 0.1}
 defense: {name: pgd_at, steps: 1}
@@ -64,16 +65,24 @@ NETWORKS = {
     "SENet-18": "{name: senet18, width: 16}",
     "SKResNet-18": "{name: sknet, width: 16}",
     "ConvNeXt-T": "{name: convnext, widths: [4, 4, 4, 4]}",
+    "AdvRush, 23 cells": "{name: advrush, width: 2, cells: 23}",
     "RobNet-large-v2": "{name: robnet, width: 2, cells: 33}",
     "RobNet-free": "{name: robnet_free, width: 2}",
-    "AdvRush, 23 cells": "{name: advrush, width: 2, cells: 23}",
     "RACL, 23 cells": "{name: racl, width: 2, cells: 23}",
     "ARNAS, 20 cells": "{name: arnas, width: 2, cells: 20}",
 }
 
 _MEMBER = re.compile(r"name: (\w+)")
-# Networks whose architecture another one of them has already differ in depth, width or activation.
-_FIRST = {_MEMBER.search(text)[1]: name for name, text in reversed(NETWORKS.items())}  # type: ignore[index]
+
+
+def _kind(text: str) -> str:
+    """Return the module of the architecture of an entry; all networks of cells are of one kind."""
+    member = catalog("architectures")[_MEMBER.search(text)[1]]  # type: ignore[index]
+    return "cells" if "cells" in member.parameters or member.name == "robnet_free" else member.module
+
+
+# The others of a kind differ from its first one in depth, width, activation or the graph of their cells.
+_FIRST = {_kind(text): name for name, text in reversed(NETWORKS.items())}
 CASES = [
     pytest.param(text, id=name, marks=pytest.mark.slow if name in _FIRST.values() else pytest.mark.full)
     for name, text in NETWORKS.items()

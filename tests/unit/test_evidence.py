@@ -389,6 +389,7 @@ def test_every_adversarial_example_lies_inside_and_fools_the_model(tmp_path: Pat
     assert seen
 
 
+@pytest.mark.slow
 def test_adversarial_examples_take_the_smallest_encoding_that_holds(tmp_path: Path) -> None:
     """A wide ball leaves room for steps of 1/255; one narrower than a step does not."""
     kinds = []

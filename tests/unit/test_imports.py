@@ -125,6 +125,7 @@ def test_a_command_imports_only_what_it_needs(words: tuple[str, ...], tmp_path: 
     assert imported(words, COMMANDS[words], tmp_path) == ""
 
 
+@pytest.mark.slow
 def test_training_and_evaluation_import_no_compiler(tmp_path: Path) -> None:
     assert imported(("train", "smoke/pgd_at", "--quiet"), COMPILER_AND_LIKE, tmp_path) == ""
     _, test = embedded_digits()

@@ -81,6 +81,7 @@ def test_no_tensor_of_all_floats_is_made(data: Data, run: Callable[..., Result],
     assert not list((tmp_path / "journal").glob("*.points"))
 
 
+@pytest.mark.slow
 def test_results_are_those_of_one_tensor(data: Data, run: Callable[..., Result], tmp_path: Path) -> None:
     (x, y), (whole, _) = data.images("test"), data.evaluation("test")
     one, other = run(whole), run(x, journal=FolderJournal.open(tmp_path / "journal", {}))

@@ -164,6 +164,7 @@ class Misleading(nn.Module):
         return self.network(2 * x.detach() - x)  # type: ignore[no-any-return]
 
 
+@pytest.mark.slow
 def test_gradients_that_mislead_the_cheap_attacks_are_noticed() -> None:
     found = assessed(Quick(least=5), Misleading(conv_net(3)).eval(), ThreatModel("linf", Fraction(1, 40)))
     assert found.verdict == "SUSPECT"

@@ -196,6 +196,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_files_of_the_hub_are_downloaded_into_its_cache(tmp_path: Path) -> None:
     pytest.importorskip("huggingface_hub")
     save_file = pytest.importorskip("safetensors.torch").save_file

@@ -232,7 +232,7 @@ def test_an_image_leaves_the_batch_once_it_is_misclassified() -> None:
     y[::2] = predictions(model, x)[::2]
     sizes: list[int] = []
     hook = model.register_forward_hook(lambda _module, _inputs, logits: sizes.append(len(logits)))
-    x_adv = Square(queries=60)(model, x, y, ThreatModel("linf", EPS["linf"]), noise(16))
+    x_adv = Square(queries=120)(model, x, y, ThreatModel("linf", EPS["linf"]), noise(16))
     hook.remove()
     is_right = predictions(model, x_adv) == y
     assert sizes[0] == 16
@@ -266,16 +266,16 @@ def test_more_queries_and_restarts_never_leave_a_larger_margin(norm: Norm) -> No
 @in_every_norm
 @pytest.mark.slow
 def test_survivors_do_not_depend_on_batches(norm: Norm) -> None:
-    model, x = conv_net(3).eval(), images(24, 3)
+    model, x = conv_net(3).eval(), images(16, 3)
     y = predictions(model, x)
     threat = ThreatModel(norm, EPS[norm] / 4)
     found = [
-        standing(Attacked(attack=Square(queries=120), batch_size=size), model, x, y, threat, noise(24))
-        for size in (1, 7, 24)
+        standing(Attacked(attack=Square(queries=120), batch_size=size), model, x, y, threat, noise(16))
+        for size in (1, 5, 16)
     ]
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
-    assert 0 < found[0].sum() < 24
+    assert 0 < found[0].sum() < 16
 
 
 # Several proposals in one pass.
@@ -317,7 +317,7 @@ class Varied(Ahead):
 
 
 @in_every_norm
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.full) for seed in (2, 3))])
 def test_proposals_tried_together_change_nothing(norm: Norm, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bit by bit, however many are tried together; one channel has proposals that change nothing."""
     channels = 1 + 2 * (seed % 2)

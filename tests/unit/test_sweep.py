@@ -167,6 +167,7 @@ def test_a_sweep_is_no_spec(tmp_path: Path) -> None:
 # Shipped
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", experiments.sweeps())
 def test_every_row_of_a_shipped_sweep_is_a_valid_spec(name: str) -> None:
     sweep = Sweep.read(experiments.find(name))
@@ -177,6 +178,7 @@ def test_every_row_of_a_shipped_sweep_is_a_valid_spec(name: str) -> None:
         assert "autoattack" in {chosen.name for chosen in row.specs[0].evaluate.values()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sweeps/mnist_defenses", "sweeps/cifar10_jpeg_defenses"])
 def test_the_tables_of_all_defenses_are_evaluated_by_autoattack(name: str) -> None:
     rows = [row.specs[0] for row in Sweep.read(experiments.find(name)).rows]

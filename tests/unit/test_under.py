@@ -104,6 +104,7 @@ evaluate:
 """.replace("ATTACK", "{name: attack, attack: {name: pgd, keep: fooled}}")
 
 
+@pytest.mark.slow
 def test_what_is_kept_of_it_can_be_checked(tmp_path: Path) -> None:
     run = run_experiment(ExperimentSpec.parse(SPEC, "the test"), tmp_path, Screen(is_quiet=True))
     results = read_json(run.results)["evaluations"]

@@ -63,6 +63,7 @@ def test_an_odd_local_rank_is_passed_over(local: str, monkeypatch: pytest.Monkey
     assert device_of((6, 8), "auto") == "cuda:2"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux whether a process is alive")
 def test_a_worker_ends_with_the_process_that_started_it() -> None:
     """Otherwise it would write into the journal that a resumed command goes on with, or has removed."""
