@@ -1,26 +1,26 @@
-# robust: every command that the README names. `make help` lists them.
+# Commands of the README and for development. `make help` lists them.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 SPECS := $(shell find experiments -name '*.yaml' -not -path '*/sweeps/*' -not -path '*/findings/*' | sort)
 REPRODUCE := $(addprefix reproduce-,$(subst /,-,$(patsubst experiments/%.yaml,%,$(SPECS))))
-# One process per core, the tests keep torch to one thread each; a process that has nothing left takes from another.
-# Bytecode is written even where the environment says not to: else every process of a test compiles the package anew.
+# One process per core with one thread of torch each; idle processes take tests from others. Bytecode is written even if
+# the environment disables it; otherwise every process of a test would compile the package again.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --dist worksteal
 # Overrides for the reproduce targets and the tables, such as ARGS="data.root=FOLDER seed=1".
 ARGS ?=
 SWEEPS := $(patsubst experiments/%.yaml,%,$(sort $(wildcard experiments/sweeps/*.yaml)))
-# Each on a core of its own.
+# Number of parallel processes, one per core.
 SWEEP = OMP_NUM_THREADS=1 $(BIN)/robust sweep
-# What `make bench` measures evaluations on; the digits model of the demo if left out.
+# Checkpoint for `make bench`. Default: the digits model of the demo.
 CHECKPOINT ?=
 BENCH := experiments/results/bench
-# The experiments whose training one GPU finishes in minutes each.
+# Experiments that one GPU trains in minutes each.
 QUICK := mnist/fast_at mnist/pgd_at cifar10/rs_fgsm cifar10/n_fgsm
-# A folder of CIFAR-10 as JPEG files (train/CLASS/, test/CLASS/), on which fast_record is trained too if it is given.
+# Optional folder of CIFAR-10 as JPEG files (train/CLASS/, test/CLASS/), on which fast_record is trained too.
 JPEG ?=
-# The record attempt asks for at least 50 % AutoAttack, or 48 % on JPEG, after at most 300 s of training, over seeds.
+# Goal of the record attempt over seeds: at least 50 % AutoAttack, or 48 % on JPEG, after at most 300 s of training.
 RECORD := $(BIN)/robust reproduce cifar10/fast_record train.device=cuda
 SEEDS := 0 1 2
 
@@ -32,7 +32,7 @@ help: ## Show this list.
 	@echo "  reproduce-NAME        Train, evaluate and compare with the claim; ARGS=\"data.root=PATH\" for overrides:"
 	@printf '    %s\n' $(REPRODUCE)
 
-# The stamp is newer than pyproject.toml when the environment is as that file asks.
+# The stamp is newer than pyproject.toml if the environment is up to date.
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade pip
@@ -44,13 +44,13 @@ install: $(VENV)/.installed ## Make .venv and install everything into it.
 demo: install ## Train a natural and a robust digits model, attack both, print the tables.
 	$(BIN)/robust demo
 
-test: install ## Run the tests; of large products those in which any two values meet.
+test: install ## Run the tests; of large products of settings, only every pair of values.
 	$(PYTEST) -m 'not full and not cluster'
 
-test-full: install ## Run what is left out of test: whole products and long comparisons.
+test-full: install ## Run the tests that `make test` omits: full products and long comparisons.
 	$(PYTEST) -m full
 
-# In one process: all tests share one SLURM. Its programs are those of Debian's packages, which only root can install.
+# In one process, because all tests share one SLURM. It is installed from Debian's packages, which needs root.
 test-cluster: install ## Run the tests on a real Ray and a real SLURM (minutes; installs both; SLURM needs root).
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[ray,slurm]'
 	@if [ "$$(id -u)" = 0 ] && ! command -v slurmctld >/dev/null; then \
@@ -70,14 +70,13 @@ format: install ## Format the code and sort imports.
 smoke: install ## Train and evaluate every smoke spec, in seconds each.
 	@for spec in experiments/smoke/*.yaml; do echo "== $$spec"; $(BIN)/robust train $$spec --resume --quiet || exit 1; done
 
-# Two processes share the rows, beginning from either end; then the tables are written, which trains nothing unless a
-# process was ended.
-tables: install ## Train and attack every row of every sweep (hours; again to go on), for experiments/results/README.md.
+# Two processes share the rows, starting from either end; then the tables are written.
+tables: install ## Train and attack every row of every sweep (hours; run again to resume), for experiments/results/README.md.
 	@{ $(foreach sweep,$(SWEEPS),$(SWEEP) $(sweep) $(ARGS) --quiet >/dev/null; )} & \
 	{ $(foreach sweep,$(shell printf '%s\n' $(SWEEPS) | sort -r),$(SWEEP) $(sweep) $(ARGS) --quiet >/dev/null; )}; wait
 	@status=0; $(foreach sweep,$(SWEEPS),$(SWEEP) $(sweep) $(ARGS) --quiet --into experiments/results/README.md || status=$$?; )exit $$status
 
-findings: install ## Test every paper's claim at a small size (hours; again to resume); ARGS="data.root=PATH".
+findings: install ## Test every paper's claim at a small size (hours; run again to resume); ARGS="data.root=PATH".
 	@mkdir -p experiments/results/findings
 	@status=0; for file in experiments/findings/*.yaml; do name=$$(basename $$file .yaml); \
 		OMP_NUM_THREADS=1 $(BIN)/robust reproduce findings/$$name $(ARGS) --out experiments/results/findings/$$name.json || status=$$?; \
@@ -86,8 +85,8 @@ findings: install ## Test every paper's claim at a small size (hours; again to r
 recipes: install ## Write the index of shipped experiments into experiments/README.md.
 	$(BIN)/robust list experiments --into experiments/README.md
 
-# One thread: ratios between processes that share cores are noise. Each bench is stored whole before it is told.
-# The packages that are measured beside ours.
+# One thread, because ratios between processes that share cores are noise.
+# Packages that are measured for comparison.
 $(VENV)/.peers: $(VENV)/.installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'
 	@touch $@
@@ -123,7 +122,7 @@ bench: $(VENV)/.peers ## Measure training, evaluations, input, architectures, sc
 		$(BIN)/robust bench report $(BENCH)/$$name.json --into $(BENCH)/README.md; \
 	done
 
-# First the checkpoint: without its images nothing else is begun. AutoAttack of all test images is that of our engine.
+# The checkpoint comes first, because it needs the images. AutoAttack on all test images uses our engine.
 bench-gpu: $(VENV)/.peers ## The same at a GPU's sizes, into experiments/results/bench/gpu; ARGS="data.root=PATH".
 	@mkdir -p $(BENCH)/gpu
 	@set -e; \
@@ -146,12 +145,12 @@ bench-gpu: $(VENV)/.peers ## The same at a GPU's sizes, into experiments/results
 		>$(BENCH)/gpu/autoattack_whole.txt; \
 	cat $(BENCH)/gpu/autoattack_whole.txt
 
-# On a machine without a network, too: with its own Python where there is no .venv.
+# Also works offline: uses the system's Python if there is no .venv.
 check-gpu: ## Check a GPU in about ten minutes: tests, verdicts, speed, for experiments/results/bench/gpu/check.json.
 	@mkdir -p $(BENCH)/gpu
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m robustcli bench gpu --device cuda --out $(BENCH)/gpu/check.json
 
-reproduce-gpu-quick: install ## Train and evaluate what one GPU trains in minutes; ARGS="data.root=PATH", JPEG=FOLDER.
+reproduce-gpu-quick: install ## Train and evaluate experiments that one GPU trains in minutes; ARGS="data.root=PATH", JPEG=FOLDER.
 	@for name in $(QUICK); do $(BIN)/robust reproduce $$name train.device=cuda $(ARGS) || exit 1; done
 	@for seed in $(SEEDS); do \
 		$(RECORD) $(ARGS) seed=$$seed || exit 1; \
