@@ -140,13 +140,16 @@ class DecodingRow(Stored):
 
 
 class Decoding(Stored):
-    """Decoding of large image files; `per_processor` and `scaling` are explained where they are measured."""
+    """Decoding of large image files; keys after the rows are explained where they are measured."""
 
     file: Annotated[tuple[int, int], Field(strict=False)]
     size: int
     rows: list[DecodingRow]
     per_processor: dict[str, Ratio]
     scaling: Ratio
+    scaling_quietest: float | None = None
+    processor_scaling: Ratio | None = None
+    lock_ms_per_image: Ratio | None = None
 
 
 class DataBench(Stored):
