@@ -116,9 +116,9 @@ def describe_decoding(results: Sequence[Mapping[str, Any]]) -> str:
         if (lock := found.lock_ms_per_image) is not None:
             lines[-1] += f", {found.scaling_quietest:.2f} in the quietest rounds"
             lines.append(
-                f"  images per processor second on all: {found.processor_scaling} times those on one; {lock.median:.2f} "
-                f"ms ({lock.low:.2f}-{lock.high:.2f}) of an image are spent under the interpreter lock, so one process "
-                f"decodes at most {1000 / lock.median:,.0f} images/s"
+                f"  images per processor second on all: {found.processor_scaling} times those on one; "
+                f"{lock.median:.2f} ms ({lock.low:.2f}-{lock.high:.2f}) of an image are spent under the "
+                f"interpreter lock, so one process decodes at most {1000 / lock.median:,.0f} images/s"
             )
     return "\n".join(lines)
 

@@ -56,7 +56,7 @@ class TrainingDefense(Stored):
     """Updates of one defense, ours first; `least_passes` is None if the minimum is not known."""
 
     passes: dict[str, float]
-    least_passes: dict[str, float] | None
+    least_passes: dict[str, float] | None = None
     rows: list[TrainingRow]
 
 
