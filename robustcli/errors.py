@@ -4,7 +4,7 @@ import errno
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-# Lists of at most so many names are shown whole; of longer ones the nearest names.
+# Lists up to this length are shown whole; of longer ones only the nearest names.
 _SHORT, _NEAREST = 10, 5
 
 
@@ -71,7 +71,7 @@ def shortened(text: str, width: int = 100) -> str:
 
 
 def in_one_line(error: Exception) -> str:
-    """The kind of an error and the first line of what it says; compilers go on for pages."""
+    """Type of an error and the first line of its message, because compilers write pages."""
     said = str(error).splitlines()
     return f"{type(error).__name__}: {shortened(said[0], 300) if said else ''}"
 

@@ -110,9 +110,9 @@ def attack(
 ) -> _Images:
     """Find adversarial images: the result of an attack, checked to lie in the threat set.
 
-    The model is attacked in eval mode; it is left as it was. Unless `keep` says otherwise, an attack that can returns
-    any point that fools the model, as in evaluations. All images are attacked, including those that are misclassified
-    already.
+    The model is attacked in eval mode and not changed. By default, attacks with the setting `keep`
+    return any point that fools the model, as in evaluations. All images are attacked, including
+    those that are already misclassified.
 
     Args:
         model: module or callable, pixels in [0, 1] -> logits.
@@ -189,7 +189,7 @@ def evaluate(
 
     Raises:
         RobustCliError: a setting is wrong, or the images cannot be read.
-        EvaluationError: the number would mean nothing; says why.
+        EvaluationError: the number would be meaningless; the message says why.
     """
     threat, network = threat_of(norm, eps), module_of(model)
     chosen = evaluator_of(attack, plain(settings), option="", source="robustcli.evaluate")
@@ -251,10 +251,10 @@ def _images_and_labels(network: nn.Module, data: Data, examples: int | None) -> 
 
 
 def _require_logits(network: nn.Module, x: Tensor, y: Tensor) -> None:
-    """Refuse a model whose output for an image is not a row of logits that the labels fit.
+    """Raise for a model whose output for an image is not a row of logits that fits the labels.
 
     Raises:
-        EvaluationError: says what it returns.
+        EvaluationError: the message describes the output.
     """
     with torch.no_grad():
         logits: object = network(x[:1])

@@ -1,4 +1,4 @@
-"""What the functions of the API take, checked and turned into what the rest of the package works with."""
+"""Check and convert the arguments of the API's functions."""
 
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
@@ -66,7 +66,7 @@ def threat_of(norm: Norm, eps: Eps) -> ThreatModel:
     """Return the threat model.
 
     Raises:
-        RobustCliError: there is no such norm, or the radius is no such number.
+        RobustCliError: the norm or the radius is invalid.
     """
     given = {"norm": norm, "eps": parse_scalar(eps) if isinstance(eps, str) else plain(eps)}
     settings = checked(lambda checker: checker.settings(ThreatSettings, given, ("threat",)), "threat model")
@@ -107,7 +107,7 @@ def labels_of(y: object, count: int, device: torch.device) -> Tensor:
     """Return labels as int64 (n,) on a device.
 
     Raises:
-        RobustCliError: they are not whole numbers, one for each image.
+        RobustCliError: they are not integers, one per image.
     """
     try:
         labels = y.detach() if isinstance(y, Tensor) else torch.as_tensor(np.asarray(y))
@@ -136,7 +136,7 @@ def plain(value: Any) -> Any:
         return number if isinstance(number, Ratio) else value
     if isinstance(value, float) and not isinstance(value, Ratio):
         steps = round(value * _LEVELS)
-        # 8 / 255 is the double nearest to the quotient that people mean; 0.1 stays 0.1.
+        # 8 / 255 is the double nearest to the quotient that users mean; 0.1 stays 0.1.
         is_quotient = len(repr(value)) > 10 and steps / _LEVELS == value
         return Ratio(Fraction(steps, _LEVELS)) if is_quotient else value
     return value

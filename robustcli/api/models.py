@@ -47,7 +47,7 @@ def load(
         device: cpu, cuda, cuda:i or auto.
 
     Raises:
-        RobustCliError: there is no such network, or nothing says which normalization it needs.
+        RobustCliError: there is no such network, or its normalization is unknown.
     """
     chosen = choose_device(device)
     settings = {"name": architecture} if isinstance(architecture, str) else dict(architecture or {})

@@ -39,7 +39,7 @@ def bench_decoding(rounds: int, files: int = _FILES) -> dict[str, Any]:
     """Time random resized crops of JPEG files on one processor and on all, in processes that take turns.
 
     Processor time counts all threads and processes of a loader, so other load on the machine matters little. How well
-    our loader uses several processors is measured against as many loaders at once, each held to a processor of its own.
+    our loader uses several processors is measured against as many loaders at once, each pinned to one processor.
     That comparison needs an idle machine, since threads that may run anywhere lose more to other load, above all while
     one of them holds the interpreter lock; the quietest rounds come nearest. Two more numbers depend little on load:
     whether an image costs more processor time where several threads decode, and how much of this time is spent under

@@ -314,6 +314,6 @@ def _conditions(bench: "TrainingBench", machine: str) -> list[str]:
         "its passes alone: the same network, precision, format and programs, with nothing around the passes: the limit",
         "torchattacks, set as ours: same precision and format, not compiled, in this process, which keeps freed memory",
         "torchattacks, fp32 in the plain format: the same there",
-        "torchattacks, as it comes: fp32 in the plain format, in a process of its own, which keeps no freed memory",
+        "torchattacks, as it comes: fp32 in the plain format, in a separate process, which keeps no freed memory",
         *(f"note: {note}" for note in bench.notes),
     ]

@@ -54,7 +54,7 @@ def run(
     the same command again to resume, or several times at once to share the work. If the training of a row fails, the
     table says so, the other rows continue, and the exit code is 4.
 
-    --engine ray and --engine slurm run every row and seed as a task or job of its own; all machines share the folder of
+    --engine ray and --engine slurm run every row and seed as a separate task or job; all machines share the folder of
     runs.
     """
     from robustcli.workflows.sweep_spec import Sweep

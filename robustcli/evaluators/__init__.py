@@ -38,7 +38,7 @@ class Subset:
     """Some images for the most expensive stages of an evaluation: those nearest to a wrong class, and others at random.
 
     Args:
-        least: number of images, if so many survive.
+        least: minimum number of images, if as many survive.
         one_in: one of this many survivors, if that gives more images.
     """
 

@@ -1,4 +1,4 @@
-"""A quick evaluation that says how far it can be off."""
+"""A quick evaluation with an estimate of its error."""
 
 from dataclasses import dataclass, replace
 
@@ -31,7 +31,7 @@ class Quick(Evaluator):
     Args:
         steps: steps of APGD on the margin; the targeted attack takes twice as many.
         targets: wrong classes that the targeted attack aims at.
-        least: images that AutoAttack's attacks run on, if so many survive.
+        least: minimum number of images for AutoAttack's attacks, if as many survive.
         one_in: of more survivors, one in this many, if that gives more images.
         batch_size: images attacked at once.
 

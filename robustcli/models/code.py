@@ -96,7 +96,7 @@ def _parameters(target: str, function: Callable[..., Any]) -> bool:
 
 @contextmanager
 def _users_code(what: str) -> Iterator[None]:
-    """Turn an error in a user's code into a message that says where it is."""
+    """Convert an error in a user's code into a message with its place."""
     try:
         yield
     except RobustCliError:
@@ -121,7 +121,7 @@ def _run_file(path: Path) -> Any:
         raise RobustCliError(f"--model: {path}: no such file")
     # As with `python file.py`, modules next to the file can be imported.
     sys.path.insert(0, str(path.resolve().parent))
-    # A name of its own, because the file may be named like an installed package.
+    # A unique name, because the file may be named like an installed package.
     name = f"robust_eval_model_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None

@@ -157,7 +157,7 @@ def _trained(request: ModelRequest, path: Path) -> TrainedModel:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Return a checkpoint of `robust train`; for other weights the error says which option is missing."""
+    """Return a checkpoint of `robust train`; for other weights the error names the missing option."""
     try:
         return checkpoint.load(path, checkpoint.TO_EVALUATE)
     except RobustCliError as error:

@@ -142,7 +142,7 @@ def _figure(title: str, body: Sequence[str], names: Sequence[str]) -> str:
     return _svg(title, body, names, _HEIGHT, title)
 
 
-# Colors of the page of a report, for a picture of its own.
+# Colors of the HTML report, for separate pictures.
 _STYLE = """
 svg { background: #fff } text { fill: #1c2128; font: 12px "DejaVu Sans", sans-serif } .tick, .axis { fill: #57606a }
 .axis { font-weight: 600 } .grid { stroke: #d0d7de } .front { fill: none; stroke: #57606a; stroke-dasharray: 5 4 }
@@ -152,7 +152,7 @@ svg { background: #fff } text { fill: #1c2128; font: 12px "DejaVu Sans", sans-se
 
 
 def standalone(figure: str) -> str:
-    """Return the SVG of a figure as a file of its own."""
+    """Return the SVG of a figure as a separate file."""
     inner = figure[figure.index("<svg") : figure.index("</svg>")]
     head, _, body = inner.partition(">")
     size = f'width="{_WIDTH}" xmlns="http://www.w3.org/2000/svg"'

@@ -38,7 +38,7 @@ _TEXTS = {
 def other_kind(path: Path) -> str | None:
     """Describe a file that is certainly not one that torch.save or numpy.savez wrote; None if it may be one.
 
-    The description completes "the file is ..." and says what helps.
+    The description completes "the file is ..." and gives advice.
     """
     with path.open("rb") as file:
         start = file.read(_START)

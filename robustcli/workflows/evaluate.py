@@ -86,7 +86,7 @@ def assess(
     """Evaluate in this process or in several, and resume unfinished evaluations.
 
     Args:
-        tell: is told which results were stored by an earlier process and are read.
+        tell: called with a line about each result that an earlier process stored.
 
     Returns:
         The results and the folder of all files; None in every process of torchrun but the first.

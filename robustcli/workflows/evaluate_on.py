@@ -22,7 +22,7 @@ def assess_on(
     Args:
         needs: GPUs and cores of each worker.
         watching: returns the watcher of a worker; called in its process.
-        tell: is told which results were stored by an earlier process and are read.
+        tell: called with a line about each result that an earlier process stored.
 
     Returns:
         The results and the folder of all files.

@@ -19,7 +19,7 @@ from robustcli.store.files import absolute
 Array = np.ndarray[tuple[int, ...], np.dtype[Any]]
 
 _TRAIN, _TEST = ("x_train", "y_train"), ("x_test", "y_test")
-# Largest label; larger numbers are no classes, and their names would fill the memory.
+# Largest label; larger numbers cannot be classes, and their names would fill the memory.
 _MOST_CLASSES = 1_000_000
 
 

@@ -25,7 +25,7 @@ _SIZES = {"cifar10": 32, "cifar100": 32, "imagenet": 224}
 # Models that their authors evaluate on larger images.
 _LARGER = {("imagenet", "Wong2020Fast"): 288}
 _IMAGENET = (
-    "RobustBench resizes and crops images by a rule of its own; an image folder here cuts out the central square, so "
+    "RobustBench resizes and crops images in its own way; an image folder here uses the central square, so "
     "accuracies may differ slightly"
 )
 
