@@ -18,7 +18,7 @@ def checkpoint(robust: Robust, tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_evaluations_are_told_stored_and_put_into_a_page(
+def test_evaluations_are_printed_stored_and_put_into_a_page(
     robust: Robust, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torchattacks", None)

@@ -85,7 +85,7 @@ BENCH = ("bench", "train", "--architecture", "small_cnn", "--width", 4, "--batch
 
 
 @pytest.mark.slow
-def test_bench_train_says_what_was_measured_and_on_what(robust: Robust, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bench_train_prints_what_was_measured_and_where(robust: Robust, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchattacks", None)
     monkeypatch.setattr(timing, "_SAMPLE", 0.0)
     robust("bench", "--help").require(0, "train")
@@ -171,7 +171,7 @@ def test_overrides_make_another_run(robust: Robust, tiny: Path) -> None:
     assert {folder.name.rpartition("-")[2] for folder in folders} == {"s0", "s3"}
 
 
-def test_quiet_says_nothing_but_results(robust: Robust, tiny: Path) -> None:
+def test_quiet_prints_only_results(robust: Robust, tiny: Path) -> None:
     said = robust("train", "tiny.yaml", "--quiet", "train.epochs=0", "evaluate={}")
     assert said.require(0).err == ""
     assert "stored in" in said.out
@@ -207,7 +207,7 @@ def test_warnings_go_to_the_error_stream(robust: Robust, tiny: Path) -> None:
         (("tiny.yaml", "evaluate={w: {name: worst_case, members: []}}"), ("members is empty",)),
     ],
 )
-def test_what_a_user_can_mend_ends_with_2_and_a_message(
+def test_mistakes_of_the_user_exit_with_2_and_a_message(
     robust: Robust, tiny: Path, words: tuple[str, ...], texts: tuple[str, ...]
 ) -> None:
     said = robust("train", *words).require(2, *texts)
@@ -228,7 +228,7 @@ def test_a_runs_folder_that_cannot_be_one_is_named(robust: Robust, tiny: Path) -
     robust("train", "tiny.yaml", "--runs", "tiny.yaml").require(2, "tiny.yaml")
 
 
-def test_an_unfinished_run_is_resumed_only_when_asked(robust: Robust, tiny: Path) -> None:
+def test_an_unfinished_run_is_resumed_only_on_request(robust: Robust, tiny: Path) -> None:
     robust("train", "tiny.yaml", "-q").require(0)
     folder = the_run(Path("runs"))
     whole = read_json(folder.results)
@@ -286,7 +286,7 @@ def test_a_loss_that_is_no_number_ends_with_4(robust: Robust, tiny: Path) -> Non
     ("policy", "code", "status", "epochs"),
     [("stop", 4, None, 1), ("rewind", 0, "rewound", 1), ("continue", 0, "collapsed", 2)],
 )
-def test_a_collapse_is_treated_as_the_spec_says_and_never_hidden(
+def test_a_collapse_is_treated_as_specified_and_never_hidden(
     robust: Robust, tiny: Path, monkeypatch: pytest.MonkeyPatch, policy: str, code: int, status: str | None, epochs: int
 ) -> None:
     # Every check is taken for a collapse.
@@ -309,7 +309,7 @@ def test_a_collapse_is_treated_as_the_spec_says_and_never_hidden(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGINT", marks=pytest.mark.full)])
-def test_a_signal_ends_with_3_and_says_how_to_go_on(tiny: Path, name: str) -> None:
+def test_a_signal_exits_with_3_and_prints_how_to_resume(tiny: Path, name: str) -> None:
     sessions = Sessions(tiny.parent)
     process = sessions.start("train", "tiny.yaml", "train.epochs=5000", "train.check_examples=1")
     sessions.wait_for("epoch")
@@ -374,7 +374,7 @@ def numbers(result: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("seed", "is_process"), [(0, True), (3, False)])
 @pytest.mark.slow
-def test_a_checkpoint_alone_gives_the_numbers_of_its_run(
+def test_a_checkpoint_without_its_run_gives_the_same_numbers(
     robust_process: Robust, robust: Robust, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int,
     is_process: bool,
 ) -> None:  # fmt: skip
@@ -398,7 +398,7 @@ def test_a_checkpoint_alone_gives_the_numbers_of_its_run(
     assert sorted(path.name for path in elsewhere.iterdir()) == ["best.pt", "evals"]
 
 
-def test_a_table_is_printed_where_no_json_is_asked_for(robust: Robust, trained: RunFolder) -> None:
+def test_a_table_is_printed_without_json(robust: Robust, trained: RunFolder) -> None:
     said = robust("eval", trained.best).require(0, "evaluating pgd")
     assert "linf 0.1" in said.out
     assert "evaluating" not in said.out
@@ -444,7 +444,7 @@ def test_an_attack_is_chosen(
     assert {key: attack[key] for key in expected} == expected
 
 
-def test_every_image_is_evaluated_where_nothing_else_is_said(robust: Robust, trained: RunFolder) -> None:
+def test_every_image_is_evaluated_by_default(robust: Robust, trained: RunFolder) -> None:
     value = evaluated(robust, trained.best, "--attack", "fgsm")["evaluations"]
     assert value["fgsm"]["total"] == 360
 
@@ -619,7 +619,7 @@ def test_what_is_no_checkpoint_ends_with_2(robust: Robust, tiny: Path) -> None:
     robust("eval", "foreign.pt").require(2, "foreign.pt: not written by `robust train`", "--architecture NAME")
 
 
-def test_a_checkpoint_without_evaluations_asks_for_one(robust: Robust, tiny: Path) -> None:
+def test_a_checkpoint_without_evaluations_needs_an_attack(robust: Robust, tiny: Path) -> None:
     robust("train", "tiny.yaml", "train.epochs=0", "evaluate={}", "-q").require(0)
     best = the_run(Path("runs")).best
     robust("eval", best).require(2, "has no evaluation; pass --attack")
@@ -671,7 +671,7 @@ def test_architectures_within_a_budget_are_listed_with_their_size(robust: Robust
     assert "resnet50" not in said
 
 
-def test_a_budget_below_everything_says_what_there_is(robust: Robust) -> None:
+def test_a_budget_below_all_names_the_smallest_architecture(robust: Robust) -> None:
     said = robust("list", "architectures", "--family", "wide_resnet", "--max-macs", "1.5k").require(0).out
     assert "wide_resnet has the fewest parameters, 36,479,194, and" in said
     assert "5,243.3 million" in said
@@ -899,7 +899,7 @@ def test_a_report_is_printed_or_put_into_a_file(robust: Robust, trained: RunFold
     robust("report", "nowhere").require(2, "nowhere: no such file or folder")
 
 
-def test_runs_that_differ_in_their_seed_alone_share_a_row(robust: Robust, trained: RunFolder, tiny: Path) -> None:
+def test_runs_that_differ_only_in_their_seed_share_a_row(robust: Robust, trained: RunFolder, tiny: Path) -> None:
     value = read_json(trained.results)
     for name, digest, seed, correct in (("a", "11", 0, 30), ("a", "11", 3, 36), ("a", "22", 0, 6)):
         folder = RunFolder(Path("runs", name, f"{digest}-s{seed}"))

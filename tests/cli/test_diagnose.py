@@ -23,7 +23,7 @@ def found(robust: Robust, *words: object) -> dict[str, Any]:
     return value
 
 
-def test_it_finds_what_it_is_asked_for_and_stores_it(robust: Robust, trained: RunFolder, tmp_path: Path) -> None:
+def test_requested_diagnostics_are_computed_and_stored(robust: Robust, trained: RunFolder, tmp_path: Path) -> None:
     out = tmp_path / "found" / "all.json"
     words = ("--with", "fosc", "--with", "eps_curve", "--with", "fosc")
     said = robust("diagnose", trained.best, *words, *FEW, "--out", out, "eps_curve.radii=[0, 8/255]").require(0)
@@ -93,7 +93,9 @@ def test_external_networks_need_a_threat_and_a_normalization(
         (("--with", "fosc", "--picture", "curve.jpg"), "its name must end in one of .png, .pdf, .svg"),
     ],
 )
-def test_what_a_user_can_mend(robust: Robust, trained: RunFolder, words: tuple[object, ...], told: str) -> None:
+def test_mistakes_of_the_user_are_named(
+    robust: Robust, trained: RunFolder, words: tuple[object, ...], told: str
+) -> None:
     robust("diagnose", trained.best, *words).require(2, told)
 
 

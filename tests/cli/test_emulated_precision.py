@@ -25,7 +25,7 @@ FAST = ("--attack", "autoattack", "--attacks", "apgd-ce", "--examples", 20, "--p
 
 @pytest.mark.slow
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the libraries are told of instructions of x86")
-def test_training_in_bf16_on_avx2_says_what_it_costs(robust_process: Robust, tmp_path: Path) -> None:
+def test_training_in_bf16_on_avx2_warns_of_its_cost(robust_process: Robust, tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY, encoding="utf-8")
     words = ("train", "tiny.yaml", "train.precision=bf16", "train.channels_last=auto", "--quiet")
     said = robust_process(*words, cwd=tmp_path, env=AVX2).require(0)
@@ -38,7 +38,7 @@ def test_training_in_bf16_on_avx2_says_what_it_costs(robust_process: Robust, tmp
 
 
 @pytest.mark.filterwarnings("default:.*has no instructions for:UserWarning")
-def test_a_hasty_search_without_bf16_says_so_once_and_in_its_result(
+def test_a_fast_search_without_bf16_warns_once_and_in_its_result(
     robust: Robust, trained: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(precision, "is_native", lambda name, _device: name == "fp32")
@@ -52,7 +52,7 @@ def test_a_hasty_search_without_bf16_says_so_once_and_in_its_result(
 
 
 @pytest.mark.filterwarnings("error")
-def test_nothing_is_said_where_nothing_is_hasty_or_all_is_stored(
+def test_no_warning_without_a_fast_search_or_with_a_stored_result(
     robust: Robust, trained: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = [word if word != "fast" else "fp32" for word in FAST]
@@ -64,7 +64,7 @@ def test_nothing_is_said_where_nothing_is_hasty_or_all_is_stored(
     assert LACKS not in said.out + said.err
 
 
-def test_what_holds_a_hasty_search_is_hasty() -> None:
+def test_a_worst_case_with_a_fast_search_counts_as_fast() -> None:
     hasty = AutoAttack(precision="fast")
     ones = (hasty, AutoAttack(), Clean(), Attacked(attack=Pgd()))
     assert [one.is_low_precision for one in ones] == [True] + [False] * 3

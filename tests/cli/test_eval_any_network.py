@@ -123,7 +123,7 @@ def test_weights_give_the_numbers_of_their_checkpoint(
     assert "normalisation before the network: mean 0.3056, std 0.3763" in shown.out
 
 
-def test_a_normalisation_in_the_file_is_used_and_said(
+def test_a_normalisation_in_the_file_is_used_and_reported(
     robust: Robust, here: Path, state: dict[str, Any], own: dict[str, Any]
 ) -> None:
     torch.save(state, "whole.pt")
@@ -135,7 +135,7 @@ def test_a_normalisation_in_the_file_is_used_and_said(
     assert "the normalisation saved in whole.pt was ignored" in bare["notes"]
 
 
-def test_the_user_says_how_pixels_are_normalised(robust: Robust, here: Path, body: dict[str, Any]) -> None:
+def test_the_user_can_set_the_normalisation(robust: Robust, here: Path, body: dict[str, Any]) -> None:
     torch.save(body, "w.pt")
     words = ("w.pt", *SMALL, "--data", "digits", "--attack", "clean")
     said, none, bare = (
@@ -178,7 +178,7 @@ def test_images_come_from_where_data_and_overrides_say(robust: Robust, here: Pat
     robust("eval", "w.pt", *SMALL, "--data", "mnist", "data.root=nowhere", "--attack", "clean").require(2, "nowhere")
 
 
-def test_overrides_of_data_are_about_the_data_that_is_asked_for(robust: Robust, trained: RunFolder) -> None:
+def test_overrides_of_data_apply_to_the_requested_data(robust: Robust, trained: RunFolder) -> None:
     words = ("--data", "mnist", "data.root=nowhere", "--attack", "clean")
     robust("eval", trained.best, *words).require(2, "data.root: MNIST is not in", "nowhere")
 
@@ -199,7 +199,7 @@ def test_a_function_in_a_file_builds_the_network(
     assert value["name"] == f"mine.py:{function}"
 
 
-def test_a_function_in_a_module_builds_the_network_and_normalises_by_itself(robust: Robust, here: Path) -> None:
+def test_a_function_in_a_module_builds_a_network_with_its_normalisation(robust: Robust, here: Path) -> None:
     (here / "parts.py").write_text(CODE)
     (here / "mine.py").write_text("from parts import Net\n\ndef build(classes):\n    return Net(classes)\n")
     for place in ("mine", "mine.py"):
@@ -312,7 +312,7 @@ def test_images_of_a_folder_get_the_size_that_published_weights_were_made_for(he
 
 @pytest.mark.parametrize("zoo", ["torchvision", "timm"])
 @pytest.mark.slow
-def test_the_stem_of_a_zoos_network_can_be_said(robust: Robust, here: Path, zoo: str) -> None:
+def test_the_stem_of_a_zoo_network_can_be_set(robust: Robust, here: Path, zoo: str) -> None:
     if zoo == "timm" and find_spec("timm") is None:
         pytest.skip("needs the package timm")
     network = ARCHITECTURES.get("resnet18")(ImageShape(3, 32, 32, 3))
@@ -343,7 +343,9 @@ class Timm(nn.Module):
         return logits
 
 
-def test_timm_is_asked_by_its_names(robust: Robust, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_timm_networks_are_built_by_their_timm_names(
+    robust: Robust, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def create_model(name: str, pretrained: bool, **settings: int) -> nn.Module:
         if pretrained and name == "tiny.none":
             raise RuntimeError("no pretrained weights exist")
@@ -450,7 +452,7 @@ def test_what_cannot_be_evaluated_ends_with_2(
     robust("eval", *words, "-q").require(2, *texts)
 
 
-def test_a_checkpoint_of_a_run_says_everything_itself(robust: Robust, trained: RunFolder) -> None:
+def test_a_checkpoint_of_a_run_needs_no_further_options(robust: Robust, trained: RunFolder) -> None:
     robust("eval", trained.best, *SMALL, *DIGITS).require(2, "names its own network")
     robust("eval", trained.best, "--mean", 0, "--std", 1).require(2, "brings its own normalisation")
 

@@ -85,7 +85,7 @@ def test_killed_anywhere_it_ends_with_the_same_numbers(trained: RunFolder, store
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_stopped_by_a_signal_it_says_how_to_go_on(
+def test_a_signal_prints_how_to_resume(
     trained: RunFolder, stored: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     sessions = Sessions(tmp_path)
@@ -97,7 +97,7 @@ def test_stopped_by_a_signal_it_says_how_to_go_on(
     assert facts(path) == facts(stored)
 
 
-def test_done_before_it_is_read_and_not_repeated(
+def test_a_finished_evaluation_is_read_and_not_repeated(
     robust: Robust, stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: RunFolder
 ) -> None:
     shutil.copytree(stored, tmp_path / "evals" / stored.name)
@@ -217,7 +217,7 @@ def test_a_worker_that_fails_is_an_error(stored: Path, tmp_path: Path, trained: 
     assert "belongs to another evaluation" in said
 
 
-def test_what_nobody_can_do_is_said_before_workers_begin(robust: Robust, trained: RunFolder) -> None:
+def test_impossible_requests_are_refused_before_workers_start(robust: Robust, trained: RunFolder) -> None:
     said = robust("eval", trained.best, "--attack", "pgd", "--data", "nothing.npz", "--workers", 2)
     assert "worker" not in said.require(2, "nothing.npz").err
 
@@ -234,7 +234,7 @@ def test_what_was_stored_is_verified(robust: Robust, stored: Path, trained: RunF
     assert "error" not in said.err
 
 
-def test_without_adversarial_examples_that_is_said(robust: Robust, stored: Path, tmp_path: Path) -> None:
+def test_missing_adversarial_examples_are_reported(robust: Robust, stored: Path, tmp_path: Path) -> None:
     folder = tampered(stored, tmp_path)
     (folder / "evaluations" / "pgd.adversarial.npz").unlink()
     robust("verify", folder).require(0, "no adversarial images were kept (--save-examples)")

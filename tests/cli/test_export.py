@@ -108,7 +108,7 @@ def nothing_left(folder: Path, *names: str) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("real_process")
-def test_a_card_says_what_the_evidence_says(robust: Robust, place: Path, stored: Path, tmp_path: Path) -> None:
+def test_a_card_states_the_numbers_of_the_evidence(robust: Robust, place: Path, stored: Path, tmp_path: Path) -> None:
     said = robust("export", "robustbench", stored, "out", "--metadata", place / "meta.yaml", "--device", "cpu")
     said.require(0, f"checked in a new process: {IMAGES} clean predictions", "card: out/model_info/")
     out = tmp_path / "out"
@@ -335,7 +335,9 @@ def test_only_a_new_or_an_empty_folder_is_written(robust: Robust, place: Path, s
     assert nothing_left(tmp_path, "out")
 
 
-def test_what_is_asked_for_is_checked_first(robust: Robust, place: Path, stored: Path, tmp_path: Path) -> None:
+def test_options_are_checked_before_anything_is_written(
+    robust: Robust, place: Path, stored: Path, tmp_path: Path
+) -> None:
     robust("export", "robustbench", stored, "out").require(2, "nothing says link, name, authors", 'venue: "arXiv')
     meta = ("--metadata", place / "meta.yaml")
     robust("export", "robustbench", tmp_path, "out", *meta).require(2, "found no spec.yaml and no results.json")

@@ -63,7 +63,7 @@ def test_every_part_of_a_checkpoint_may_lack_or_be_something_else(
 
 
 @pytest.mark.parametrize("key", ["training", "updates", "is_over", "network", "optimizer", "step", "average", "means"])
-def test_resuming_from_an_incomplete_checkpoint_says_what_it_lacks(
+def test_resuming_from_an_incomplete_checkpoint_names_what_is_missing(
     robust: Robust, trained: RunFolder, tiny: Path, key: str
 ) -> None:
     run = RunFolder(Path("runs") / trained.path.parent.name / trained.path.name)

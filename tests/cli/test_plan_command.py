@@ -40,7 +40,7 @@ def tiny(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_spec_is_told_in_tables_and_nothing_is_stored(robust: Robust, tiny: Path, tmp_path: Path) -> None:
+def test_a_plan_is_printed_in_tables_and_nothing_is_stored(robust: Robust, tiny: Path, tmp_path: Path) -> None:
     done = robust("plan", str(tiny), "train.epochs=3", "--updates", "3", "--robust", "0.4")
     assert done.code == 0, done.err
     for words in ("3 epochs, 12 updates of 32", "total", "train.precision=bf16", "parameters", "40 %"):

@@ -157,7 +157,7 @@ def test_a_spec_of_the_readme_is_valid() -> None:
             ExperimentSpec.parse(block.group(1), source)
 
 
-def test_what_make_is_told_to_do_exists() -> None:
+def test_targets_of_make_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([\w-]+):", makefile, re.MULTILINE))
     targets |= {f"reproduce-{name.replace('/', '-')}" for name in experiments.names()}

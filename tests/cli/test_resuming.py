@@ -16,7 +16,7 @@ from robustcli.store.runs import RunFolder, differences
 from robustcli.workflows.resuming import prepare_to_resume
 
 
-def test_resume_without_a_run_says_so_and_names_what_is_there(robust: Robust, tiny: Path) -> None:
+def test_resume_without_a_run_names_the_existing_runs(robust: Robust, tiny: Path) -> None:
     robust("train", tiny, "--quiet", "--resume").require(0, "--resume: found no run in runs/tiny; training starts")
     assert "--resume" not in robust("train", tiny, "--quiet", "--resume").require(0).err
     (run,) = Path("runs/tiny").iterdir()
@@ -98,7 +98,7 @@ def test_a_longer_run_is_not_cut_short(robust: Robust, tiny: Path) -> None:
     robust("train", tiny, "--quiet", "--resume").require(0, "with train.epochs 2. Training starts from the beginning")
 
 
-def test_a_last_epoch_that_is_not_the_last_any_more_is_judged_anew(robust: Robust, tiny: Path) -> None:
+def test_a_former_last_epoch_is_judged_again_when_a_run_is_extended(robust: Robust, tiny: Path) -> None:
     robust("train", tiny, "--quiet").require(0)
     (run,) = Path("runs/tiny").iterdir()
     for path in (RunFolder(run).best, RunFolder(run).last):

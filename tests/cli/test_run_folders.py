@@ -24,7 +24,7 @@ def test_eval_of_a_folder_of_several_runs_lists_them(robust: Robust, trained: Ru
     robust("eval", "runs", "--attack", "clean").require(2, "holds 2 runs", "runs/tiny/a-s0", "runs/tiny/a-s1")
 
 
-def test_eval_of_a_folder_without_a_run_says_what_is_expected(robust: Robust, tmp_path: Path) -> None:
+def test_eval_of_a_folder_without_a_run_names_what_is_expected(robust: Robust, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     robust("eval", "empty", "--attack", "clean").require(2, "a folder without a run", "checkpoints/best.pt")
     (tmp_path / "empty" / "results.json").write_text("{}")

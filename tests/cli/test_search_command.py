@@ -9,7 +9,7 @@ from robustcli.store.files import read_json
 
 
 @pytest.mark.slow
-def test_a_search_says_what_to_train_next_and_that_trains(robust: Robust, tmp_path: Path) -> None:
+def test_a_search_prints_a_spec_that_trains(robust: Robust, tmp_path: Path) -> None:
     less = ("train.epochs=1", "data.train_size=64", "evaluate={clean: {name: clean, examples: 20}}", "train.device=cpu")
     said = robust("train", "smoke/dsara", *less, "--quiet").require(0, "the network that was found: robust train ")
     path = Path(said.out.rpartition("robust train ")[2].strip())

@@ -75,7 +75,7 @@ def edit(name: str, old: str, new: str) -> None:
     path.write_text(path.read_text().replace(old, new))
 
 
-def test_an_equal_command_reads_the_stored_result_and_says_so(robust: Robust) -> None:
+def test_an_equal_command_reads_the_stored_result_with_a_message(robust: Robust) -> None:
     first, was_stored = evaluated(robust)
     assert not was_stored
     again, was_stored = evaluated(robust)

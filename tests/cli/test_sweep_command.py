@@ -50,7 +50,7 @@ def times(folder: Path) -> dict[str, int]:
     return {path.as_posix(): path.stat().st_mtime_ns for path in sorted(folder.rglob("results.json"))}
 
 
-def test_a_sweep_trains_every_row_and_reads_them_when_asked_again(robust: Robust, family: Path) -> None:
+def test_a_sweep_trains_every_row_once_and_then_reads_them(robust: Robust, family: Path) -> None:
     said = robust("sweep", "family.yaml", "-q").require(0)
     lines = [line for line in said.out.splitlines() if line.startswith("|")]
     assert lines[0] == (
@@ -114,7 +114,7 @@ def test_everything_is_checked_before_anything_runs(robust: Robust, family: Path
     assert not Path("runs").exists()
 
 
-def test_a_row_that_fails_says_so_and_the_others_go_on(robust: Robust, family: Path) -> None:
+def test_a_failing_row_is_reported_and_the_others_continue(robust: Robust, family: Path) -> None:
     family.write_text(FAILING, encoding="utf-8")
     said = robust("sweep", "family.yaml", "-q").require(4, "training failed in pgd_at")
     lines = {line.split()[1]: line for line in said.out.splitlines() if line.startswith("|")}
@@ -162,7 +162,7 @@ def test_sweeps_are_listed_shown_and_validated(robust: Robust, family: Path) -> 
 
 
 @pytest.mark.slow
-def test_a_sweep_that_is_killed_goes_on(family: Path, tmp_path: Path) -> None:
+def test_a_killed_sweep_resumes(family: Path, tmp_path: Path) -> None:
     sessions = Sessions(tmp_path)
     # In the second row: 4 updates belong to the first.
     assert sessions.run("sweep", "family.yaml", "-q", plan=Plan(("step",), 7)) == -signal.SIGKILL
@@ -201,7 +201,7 @@ def test_values_on_the_command_line_make_a_grid(robust: Robust, tiny: Path) -> N
 
 
 @pytest.mark.slow
-def test_a_dry_run_trains_nothing_and_says_what_is_left(robust: Robust, tiny: Path) -> None:
+def test_a_dry_run_trains_nothing_and_lists_what_is_left(robust: Robust, tiny: Path) -> None:
     robust("train", "tiny.yaml", "-q").require(0)
     before = times(Path("runs"))
     said = robust("sweep", "tiny.yaml", "seed=0..2", "--dry-run", "--json").require(0, "measuring all ...")
@@ -221,7 +221,7 @@ def test_a_list_can_be_searched(robust: Robust) -> None:
 
 
 @pytest.mark.slow
-def test_runs_of_a_grid_are_told_apart_and_compared_by_cost(robust: Robust, tiny: Path) -> None:
+def test_runs_of_a_grid_are_distinguished_and_compared_by_cost(robust: Robust, tiny: Path) -> None:
     robust("train", "tiny.yaml", "architecture.width=2,4", "seed=0,1", "-q").require(0)
     lines = robust("runs", "--sort", "seconds").require(0).out.splitlines()
     assert sorted(line.rpartition("  ")[2] for line in lines[1:]) == ["width=2"] * 2 + ["width=4"] * 2

@@ -39,7 +39,7 @@ def test_a_sweep_whose_process_is_killed_equals_the_local_one(ray_machine: Clust
     }
 
 
-def test_a_sweep_that_is_interrupted_says_how_to_resume(ray_machine: Cluster) -> None:
+def test_an_interrupted_sweep_prints_how_to_resume(ray_machine: Cluster) -> None:
     sweep = ray_machine.start("sweep", "family.yaml", "train.epochs=5000", "--row", "long", "--engine", "ray")
     wait(lambda: any(epochs(log) > 2 for log in ray_machine.folder.glob("runs/family.long/*/train.jsonl")))
     sweep.terminate()

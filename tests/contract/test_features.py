@@ -35,7 +35,7 @@ def test_the_logits_of_every_architecture_are_linear_in_its_features(name: str) 
     assert features.requires_grad
 
 
-def test_looking_leaves_no_hook_behind() -> None:
+def test_extraction_leaves_no_hook_behind() -> None:
     model = conv_net()
     with found_again(model, except_for=("buffer",)):
         with_features(model, images(4))

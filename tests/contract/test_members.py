@@ -189,7 +189,7 @@ def test_is_documented(member: Member) -> None:
 
 
 @pytest.mark.parametrize("member", [member for member in MEMBERS if member.family in description.ADVISED], ids=title)
-def test_says_when_to_use_it(member: Member) -> None:
+def test_docstring_states_when_to_use_it(member: Member) -> None:
     description.says_when_to_use_it(member)
 
 

@@ -126,7 +126,7 @@ def test_optimizer_lowers_a_loss(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", names_of("datasets"))
-def test_dataset_loads_or_says_what_is_missing(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dataset_loads_or_names_what_is_missing(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In an empty folder a data set that needs no files loads; any other names the folder that it looked in."""
     monkeypatch.chdir(tmp_path)
     member = catalog("datasets")[name]

@@ -298,7 +298,7 @@ def norm_for(name: str, norm: Norm) -> Norm:
 @given(norms, st.sampled_from(sorted(OTHERS)), seeds, st.sampled_from([0, 0.1, 1, 30]), st.integers(1, COUNT))
 @settings(max_examples=60, deadline=None)
 @pytest.mark.slow
-def test_other_attacks_stay_inside_and_see_each_image_alone(
+def test_other_attacks_stay_inside_and_treat_each_image_independently(
     norm: Norm, name: str, seed: int, stretch: float, size: int
 ) -> None:
     model, x, y = setting(seed)

@@ -54,7 +54,7 @@ def test_splitting_does_not_disturb_the_source() -> None:
     assert torch.equal(one.uniform(like(COUNT)), other.uniform(like(COUNT)))
 
 
-def test_everything_that_should_tell_draws_apart_does() -> None:
+def test_every_input_of_a_seed_changes_the_draws() -> None:
     noise = indexed()
     draws = [
         noise.uniform(like(COUNT)),

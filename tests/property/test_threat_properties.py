@@ -102,7 +102,7 @@ def test_radius_0_gives_x(case: Case) -> None:
 
 
 @given(cases(), st.floats(0, 0.99))
-def test_projection_leaves_points_inside_alone(case: Case, share: float) -> None:
+def test_projection_does_not_change_points_inside(case: Case, share: float) -> None:
     inside = case.x + share * (case.threat.project(case.points, case.x) - case.x)
     assert (case.threat.project(inside, case.x) - inside).abs().max() <= rounding(case.threat)
 
@@ -302,7 +302,7 @@ def test_a_sparse_step_moves_the_strongest_coordinates_evenly(case: Case, share:
             assert slope[moved].abs().min() >= slope[~moved].abs().max()
 
 
-def test_a_sparse_step_without_a_gradient_is_none() -> None:
+def test_a_sparse_step_without_a_gradient_is_zero() -> None:
     grad = torch.zeros(2, 1, 3, 3)
     grad[0, 0, 1, 1] = -1
     step = ThreatModel("l1", Fraction(1)).sparse_ascent(grad, torch.full((2,), 0.5), torch.full((2,), 0.3))

@@ -72,7 +72,7 @@ def test_points_are_those_of_the_whole_batch(attack: Attack, source: int) -> Non
 
 @pytest.mark.parametrize("attack_bn", ["train", "batch_no_update"])
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_nobody_leaves_where_batches_are_normalised_by_themselves(attack: Attack, attack_bn: AttackBn) -> None:
+def test_no_image_leaves_a_batch_with_batch_statistics(attack: Attack, attack_bn: AttackBn) -> None:
     model = conv_net(dtype=torch.float64)
     y = right_at_first(model)
     with crafting(model, attack_bn), sizes_of(model) as sizes:
@@ -89,7 +89,7 @@ def test_the_search_ends_with_the_last_image() -> None:
     assert sizes == [COUNT]
 
 
-def test_images_stay_only_inside() -> None:
+def test_no_early_exit_holds_only_inside_its_block() -> None:
     with pytest.raises(ValueError, match="mended"), no_early_exit():
         raise ValueError("mended")
     model = conv_net(dtype=torch.float64).eval()

@@ -428,7 +428,7 @@ def test_forms_b_and_c_share_weights_but_not_the_function() -> None:
 
 
 @pytest.mark.parametrize("name", ["preact_resnet18", "preact_resnet34", "preact_resnet50"])
-def test_form_a_lacks_only_the_last_normalisation(name: str) -> None:
+def test_form_a_has_all_but_the_last_normalisation(name: str) -> None:
     keys = {form: set(build_weightless(name, form=form).state_dict()) for form in "abc"}
     assert keys["b"] == keys["c"]
     assert keys["b"] - keys["a"] == {

@@ -228,7 +228,7 @@ class TestAutoAttack:
         standing(AutoAttack(engine="reference", batch_size=1), model, x, predicted(model, x), threat("linf"), noise(3))
         standing(PACKAGE, model, x[:1], predicted(model, x[:1]), threat("linf"), noise(1))
 
-    def test_nobody_right_when_clean(self, small: list[Small]) -> None:
+    def test_without_a_correct_clean_prediction_no_image_survives(self, small: list[Small]) -> None:
         model, x = network(10), images(3)
         survives = standing(PACKAGE, model, x, (predicted(model, x) + 1) % 10, threat("linf"), noise(3))
         assert not survives.any()
@@ -241,7 +241,7 @@ class TestAutoAttack:
         survives = standing(PACKAGE, model, x, y, threat("linf", "0.0000001"), noise(4))
         assert survives.tolist() == [True, False, True, True]
 
-    def test_everybody_breaks_at_a_large_radius(self, small: list[Small]) -> None:
+    def test_every_image_breaks_at_a_large_radius(self, small: list[Small]) -> None:
         model, x = network(10), images(4)
         assert not standing(PACKAGE, model, x, predicted(model, x), threat("linf", "0.5"), noise(4)).any()
 
@@ -255,7 +255,7 @@ class TestAutoAttack:
         standing(PACKAGE, model, x, predicted(model, x), threat("linf"), noise(2, seed=17))
         assert (small[0].seed, small[0].apgd.seed, small[0].square.seed) == (17, 17, 17)
 
-    def test_process_and_model_are_left_alone(self, small: list[Small]) -> None:
+    def test_process_and_model_are_unchanged(self, small: list[Small]) -> None:
         model, x = network(10), images(4)
         y = predicted(model, x)
         model(x).sum().backward()
@@ -270,7 +270,7 @@ class TestAutoAttack:
             assert torch.equal(parameter.grad, gradient)
 
     @pytest.mark.parametrize("calls", [1, 4, 9, 30])
-    def test_process_and_model_are_left_alone_after_an_error(self, small: list[Small], calls: int) -> None:
+    def test_process_and_model_are_unchanged_after_an_error(self, small: list[Small], calls: int) -> None:
         class Failing(nn.Module):
             def __init__(self) -> None:
                 super().__init__()

@@ -93,7 +93,7 @@ def test_a_step_makes_no_pass_too_many(defense: str, weights: str, settings: dic
     assert result["least_passes"] == result["passes"]
 
 
-def test_where_nobody_has_counted_the_least_is_not_known() -> None:
+def test_the_minimum_is_unknown_without_counted_passes() -> None:
     assert least_passes("pgd_at", "none") == Passes(11, 10, 1)
     assert least_passes("trades", "awp") == Passes(15, 10, 4)
     assert least_passes("no_such_defense", "none") is None
@@ -132,9 +132,7 @@ def two_in_one(network: nn.Module, x: Tensor, y: Tensor) -> None:
         (two_in_one, Passes(2, 0, 2)),
     ],
 )
-def test_each_kind_of_pass_is_told_from_the_others(
-    does: Callable[[nn.Module, Tensor, Tensor], None], passes: Passes
-) -> None:
+def test_kinds_of_passes_are_distinguished(does: Callable[[nn.Module, Tensor, Tensor], None], passes: Passes) -> None:
     network = conv_net()
     with passes_by_kind(network) as counter:
         does(network, images(BATCH), labels(BATCH))
@@ -152,7 +150,7 @@ def test_a_network_without_a_convolution_is_refused() -> None:
 
 # Half a pass is one with half of the batch; the last is GradAlign, with more backwards than forwards.
 @pytest.mark.parametrize("passes", [Passes(7, 3.5, 2), Passes(3, 2, 3)])
-def test_the_passes_alone_are_those_asked_for_and_train(passes: Passes) -> None:
+def test_the_measured_passes_are_the_requested_ones_and_train(passes: Passes) -> None:
     model = conv_net()
     before = [parameter.clone() for parameter in model.parameters()]
     alone = PassesAlone(model, passes, images(BATCH), labels(BATCH), lr=0.1)
@@ -219,7 +217,7 @@ def test_a_difference_within_the_spread_is_not_called_one(
     assert verdict(Spread(*ratio), Spread(*again)) == said
 
 
-def test_seconds_are_told_over_the_limit_and_speeds_over_a_peer() -> None:
+def test_seconds_are_relative_to_the_limit_and_speeds_to_a_peer() -> None:
     found = to_others({"ours": [2, 3], "limit": [1, 2], "peer": [4, 4]}, "limit", "peer")
     assert found["ours"] == {
         "over_limit": {"median": 1.75, "low": 1.5, "high": 2},
@@ -244,7 +242,7 @@ def test_a_peak_is_what_is_held_at_once() -> None:
     assert peak_bytes(lambda: None, CPU) == 0
 
 
-def test_what_is_said_while_memory_is_counted_is_said_afterwards(capfd: pytest.CaptureFixture[str]) -> None:
+def test_output_during_memory_counting_is_printed_afterwards(capfd: pytest.CaptureFixture[str]) -> None:
     older = [torch.zeros(1000)]
 
     def run() -> None:
@@ -355,7 +353,7 @@ def test_with_perturbed_weights_it_is_no_longer_the_same_method(peer: Peer) -> N
 
 
 @pytest.mark.usefixtures("no_torchattacks")
-def test_without_torchattacks_its_rows_are_left_out_and_that_is_said() -> None:
+def test_without_torchattacks_its_rows_are_left_out_with_a_message() -> None:
     results = bench_train(request("pgd_at"))
     assert names_of(results, "pgd_at") == OWN_ROWS
     (note,) = results["notes"]
@@ -408,7 +406,7 @@ def test_rows_and_ratios_belong_together(peer: Peer) -> None:
     assert ours["beside_torchattacks"]["high"] < 1
 
 
-def test_a_name_that_is_none_is_refused_with_what_there_is() -> None:
+def test_an_unknown_name_is_refused_with_the_known_names() -> None:
     with pytest.raises(RobustCliError, match="unknown name 'pgd_ta' in defenses; did you mean 'pgd_at'"):
         bench_train(request("pgd_ta"))
     with pytest.raises(RobustCliError, match="unknown name 'resnet' in architectures"):

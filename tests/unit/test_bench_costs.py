@@ -93,7 +93,7 @@ def peers(monkeypatch: pytest.MonkeyPatch) -> Peers:
     return found
 
 
-def test_evaluations_are_measured_beside_their_passes_and_peers(subject: BenchSubject, peers: Peers) -> None:
+def test_evaluations_are_measured_with_their_passes_and_peers(subject: BenchSubject, peers: Peers) -> None:
     result = bench_evaluation(subject, rounds=3)
     names = [row["name"] for row in result["rows"]]
     assert names == [
@@ -132,9 +132,7 @@ def test_evaluations_are_measured_beside_their_passes_and_peers(subject: BenchSu
     assert markdown_of({"a.json": [result]})[0] == "evaluation speed"
 
 
-def test_peers_that_are_not_there_are_left_out_and_that_is_said(
-    subject: BenchSubject, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_peers_are_left_out_with_a_message(subject: BenchSubject, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchattacks", None)
     monkeypatch.setitem(sys.modules, "foolbox", None)
     result = bench_evaluation(subject, rounds=3)
@@ -203,7 +201,7 @@ def test_architectures_are_measured_against_their_cost() -> None:
         bench_architectures(("cifs",), 1, 3, "cpu")
 
 
-def test_a_network_is_slow_only_if_every_round_says_so() -> None:
+def test_a_network_is_slow_only_if_it_is_in_every_round() -> None:
     large = architectures._Member("large", None, {}, 300, 1)  # type: ignore[arg-type]
     same = architectures._Member("same", None, {}, 300, 1)  # type: ignore[arg-type]
 
@@ -260,7 +258,7 @@ def test_points_are_off_the_line_beyond_tolerance_and_spread() -> None:
 
 
 @pytest.mark.slow
-def test_costs_are_told_over_every_axis(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_costs_are_reported_over_every_axis(monkeypatch: pytest.MonkeyPatch) -> None:
     forked.fork_instead_of_spawning(monkeypatch)
     for name in ("BATCHES", "STEPS", "WIDTHS"):
         monkeypatch.setattr(scaling, name, (1, 2, 4))

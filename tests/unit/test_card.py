@@ -68,7 +68,7 @@ def noted(**changed: Any) -> Metadata:
     return Metadata(**{**METADATA.__dict__, **changed})
 
 
-def test_what_the_leaderboard_asks_for_may_be_claimed() -> None:
+def test_a_result_that_meets_the_leaderboard_rules_may_be_claimed() -> None:
     assert missing(result()) == []
     assert missing(result(parameters=parameters(attacks=list(STAGES), engine="native"))) == []
     assert missing(result(("package",), parameters=parameters(engine="reference"))) == []
@@ -113,12 +113,12 @@ def test_the_package_runs_other_attacks_where_classes_are_few() -> None:
     ]
 
 
-def test_several_lacks_are_named_at_once() -> None:
+def test_all_missing_requirements_are_named_at_once() -> None:
     found = missing(result(total=5, parameters=parameters(version="rand", precision="fast")))
     assert [text.partition(":")[0] for text in found] == ["images", "version", "precision"]
 
 
-def test_a_test_set_of_another_size_than_the_leaderboards_is_none() -> None:
+def test_a_test_set_of_another_size_is_not_the_leaderboards() -> None:
     assert missing_images("imagenet", 5_000, 5_000) == []
     assert missing_images("imagenet", 50_000, 50_000) == [
         "images: 50,000 of imagenet; the leaderboard's test set has 5,000"

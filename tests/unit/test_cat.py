@@ -101,7 +101,7 @@ def test_the_score_is_the_accuracy_at_the_unperturbed_weights() -> None:
 
 
 @pytest.mark.parametrize("saved_after", [1, 2, 3, 4, 7, 11])
-def test_it_goes_on_from_any_update_as_if_nothing_had_happened(saved_after: int) -> None:
+def test_resume_after_any_update_changes_nothing(saved_after: int) -> None:
     settings = replace(cat(raise_at=0.05, steps=4), weights=Awp(gamma=0.01))
 
     def run(model: nn.Module, updates: range, state: Any) -> tuple[list[dict[str, float]], Any]:

@@ -80,7 +80,9 @@ GUARDS: list[tuple[int, list[str], str | None, str]] = [
 
 
 @pytest.mark.parametrize(("number", "overrides", "how", "text"), GUARDS)
-def test_a_guard_speaks(number: int, overrides: list[str], how: str | None, text: str, tmp_path: Path) -> None:
+def test_every_guard_reports_its_mistake(
+    number: int, overrides: list[str], how: str | None, text: str, tmp_path: Path
+) -> None:
     found = dict(zip(("refused", "warned", "noted"), said(tmp_path / "spec.yaml", *overrides), strict=True))
     texts = found.pop(how) if how else []
     assert [text in each for each in texts] == ([True] if how else [])

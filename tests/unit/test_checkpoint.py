@@ -67,13 +67,13 @@ def test_a_crash_before_the_rename_leaves_the_old_file(
     assert [file.name for file in path.parent.iterdir()] == ["last.pt"]
 
 
-def test_half_a_file_beside_it_is_written_over(path: Path) -> None:
+def test_a_half_written_temporary_file_is_overwritten(path: Path) -> None:
     path.with_name("last.pt.writing").write_bytes(b"half")
     checkpoint.save(path, {**CONTENTS, "spec": "name: y\n"})
     assert checkpoint.load(path)["spec"] == "name: y\n"
 
 
-def test_a_link_that_a_killed_process_left_beside_it_is_not_written_through(path: Path) -> None:
+def test_a_leftover_link_of_a_killed_process_is_not_followed(path: Path) -> None:
     best = path.with_name("best.pt")
     checkpoint.save(best, CONTENTS)
     before = best.read_bytes()

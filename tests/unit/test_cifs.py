@@ -67,7 +67,7 @@ def test_masks_are_their_formulas(mask: Mask) -> None:
     assert torch.allclose(found, formulas[mask][:, :, None, None].expand_as(z))
 
 
-def test_a_gate_is_told_the_label_in_training_and_guesses_otherwise() -> None:
+def test_a_gate_uses_the_label_in_training_and_its_prediction_otherwise() -> None:
     gate, z = ChannelGate(6, 5, 0, "softmax", True).double(), features()
     rows = gate.probe.last.weight
     v = z.mean((2, 3))
@@ -142,7 +142,7 @@ def test_gates_within_gates_are_refused() -> None:
         cifs_network(SHAPE, network=body)
 
 
-def test_gates_in_every_block_learn_and_are_told_the_labels_in_the_loss_alone() -> None:
+def test_gates_in_every_block_learn_and_see_labels_only_in_the_loss() -> None:
     with drawn_from(0):
         network = resnet18(ImageShape(1, 8, 8, 10), width=4, channel_gate="cifs")
     told: list[bool] = []
@@ -230,7 +230,7 @@ def test_the_best_point_is_not_worse_than_the_last_one() -> None:
     assert (gain > 0).any()
 
 
-def test_the_attack_in_training_is_not_told_the_labels() -> None:
+def test_gates_see_no_labels_during_the_training_attack() -> None:
     network = gated_net().train()
     told: list[bool] = []
     gates_of(network)[0].register_forward_hook(lambda gate, _i, _o: told.append(gate.labels is not None))  # type: ignore[arg-type]

@@ -94,7 +94,7 @@ def test_fgsm_training_is_stopped_when_it_overfits_catastrophically() -> None:
     assert len(loop.saved) == len(before), "the weights of the last good epoch are those that are kept"
 
 
-def test_pgd_training_of_the_same_images_is_left_alone() -> None:
+def test_pgd_training_on_the_same_images_is_not_stopped() -> None:
     training, loop = planted(pgd_at(steps=3, step_size=0.1, attack_bn="train"))
     fit(training, loop)
     assert not loop.events

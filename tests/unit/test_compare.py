@@ -95,7 +95,7 @@ def test_equal_radii_may_be_written_differently(a: Path, tmp_path: Path) -> None
         ),
     ],
 )
-def test_another_evaluation_under_the_same_name_is_said(
+def test_another_evaluation_under_the_same_name_is_reported(
     a: Path, tmp_path: Path, changed: dict[str, Any], text: str
 ) -> None:
     other = write(tmp_path / "other.json", pgd=evaluation("1" * 55, **changed))

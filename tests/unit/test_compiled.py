@@ -116,7 +116,7 @@ def test_only_whole_batches_are_compiled(rows: list[int]) -> None:
     assert rows == [4, 4, 8, 8, 4]
 
 
-def test_a_graph_is_captured_and_replayed_where_a_failure_can_be_mended(rows: list[int]) -> None:
+def test_a_graph_is_captured_and_replayed_where_a_failure_can_be_repaired(rows: list[int]) -> None:
     calls, network, x = CompiledCalls(4, GPU), conv_net().eval(), images(4)
     assert torch.equal(calls(network, x), network(x))
     # Compiled, captured, replayed, and then the call.
@@ -144,7 +144,7 @@ def test_copies_share_programs_and_call_their_own_networks(rows: list[int]) -> N
 
 
 @pytest.mark.parametrize("in_backward", [False, True])
-def test_a_compiler_that_fails_is_told_of_once(in_backward: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_compiler_is_reported_once(in_backward: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = train(pgd_at(steps=2), TrainingModel(conv_net(), replace(SETTINGS, compile=False), CPU))
     break_compiler(monkeypatch, in_backward=in_backward)
     told: list[str] = []
@@ -167,7 +167,7 @@ evaluate: {}
 """
 
 
-def test_the_record_of_a_run_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_record_of_a_run_states_a_failed_compilation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     break_compiler(monkeypatch)
     spec = ExperimentSpec.parse(SPEC, "tiny")
     with pytest.warns(UserWarning, match="without torch.compile"):

@@ -66,7 +66,7 @@ def test_an_image_counts_if_it_is_right_with_and_without_its_corruption() -> Non
     assert 0 < int(expected.sum()) < int((model(x).argmax(1) == y).sum())
 
 
-def test_all_asks_for_every_kind_and_severity() -> None:
+def test_all_selects_every_kind_and_severity() -> None:
     x, y = photos(30)
     model = Brightness().eval()
     drawn = Corruptions(kinds=KINDS, severities=(1, 5))

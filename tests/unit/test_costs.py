@@ -150,7 +150,7 @@ AT_BEST = {"fat": fat(start="gaussian"), "dynamic_at": dynamic_at(max_criterion=
 
 
 @pytest.mark.parametrize("name", [name for name, member in catalog("defenses").items() if member.fewest])
-def test_an_update_costs_no_less_than_is_said(name: str) -> None:
+def test_an_update_costs_at_least_what_is_declared(name: str) -> None:
     model, step = started(AT_BEST[name])
     x, _ = batch()
     with torch.no_grad():
@@ -170,7 +170,7 @@ def test_an_update_costs_no_less_than_is_said(name: str) -> None:
         if member.passes
     ],
 )
-def test_parts_add_what_they_say(family: str, name: str, base: str) -> None:
+def test_parts_add_the_declared_cost(family: str, name: str, base: str) -> None:
     """In the second update: before the first one a regulariser may look at the shapes of the layers."""
     member = catalog(family)[name]
     assert member.passes
@@ -198,7 +198,7 @@ def test_units_of_hat_with_its_helper_from_a_file(tmp_path: Path) -> None:
     assert units_of(passes) == 31
 
 
-def test_any_network_beside_is_counted() -> None:
+def test_any_further_network_is_counted() -> None:
     """Nobody says that it is there; a head without convolutions is none, nor is a part of the network called alone."""
     model, other, head = conv_net(), nn.Sequential(conv_net()), nn.Linear(10, 2)
     x, _ = batch()

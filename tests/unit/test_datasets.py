@@ -339,12 +339,12 @@ def test_npz_reads_images_with_and_without_channels(tmp_path: Path) -> None:
     assert _held(grey.train).images.shape == (6, 1, 4, 5)
 
 
-def test_npz_names_classes_that_train_lacks(tmp_path: Path) -> None:
+def test_npz_names_classes_missing_from_the_train_part(tmp_path: Path) -> None:
     changes = {"classes": np.array(["a", "b", "c", "d"]), "y_test": np.array([3, 0, 0])}
     assert npz(path=_saved(tmp_path, _arrays(**changes))).classes == ["a", "b", "c", "d"]
 
 
-def test_npz_with_test_images_alone_has_an_empty_train_part(tmp_path: Path) -> None:
+def test_npz_with_only_test_images_has_an_empty_train_part(tmp_path: Path) -> None:
     source = npz(path=_saved(tmp_path, _arrays(x_train=None, y_train=None)))
     assert _held(source.train).images.shape == (0, 3, 4, 5)
     assert len(source.test.labels) == 3
@@ -381,7 +381,7 @@ def test_npz_with_test_images_alone_has_an_empty_train_part(tmp_path: Path) -> N
         ({"x_test": np.array([None, None, None])}, "x_test cannot be read"),
     ],
 )
-def test_npz_says_what_is_wrong_with_which_array(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_npz_names_the_wrong_array(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     path = _saved(tmp_path, _arrays(**changes))
     with pytest.raises(RobustCliError, match=message) as caught:
         npz(path=path)
@@ -468,9 +468,7 @@ def test_only_names_of_train_classes_matter_to_an_evaluation(
     assert levels == [10 * ord(expected[label]) % 256 for label in source.test.labels.tolist()]
 
 
-def test_an_evaluation_decodes_only_the_images_that_it_asks_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_evaluation_decodes_only_the_images_it_evaluates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(40):
         _image(tmp_path / "test" / "ab"[number % 2] / f"{number}.png")
     decoded: list[str] = []

@@ -77,7 +77,7 @@ def test_awp_begins_with_the_end_of_its_warmup() -> None:
     assert not same(train(late, conv_net(), updates=4), train(base, conv_net(), updates=4))
 
 
-def test_label_smoothing_0_is_none_and_s_is_shared_by_all_classes() -> None:
+def test_label_smoothing_0_changes_nothing_and_s_is_spread_over_all_classes() -> None:
     assert same(train(natural(label_smoothing=0.0), conv_net()), train(natural(), conv_net()))
     assert not same(train(natural(label_smoothing=0.1), conv_net()), train(natural(), conv_net()))
 
@@ -89,7 +89,7 @@ def test_only_attacked_defenses_aim_at_robustness() -> None:
     assert replace(natural(), attack=Pgd()).is_adversarial
 
 
-def test_defenses_that_craft_in_one_step_are_told_by_their_attack() -> None:
+def test_single_step_defenses_are_recognised_by_their_attack() -> None:
     single = {name for name in DEFENSES if not catalog("defenses")[name].given and DEFENSES.get(name)().is_single_step}
     # Curriculum training begins with one.
     assert single == {"fgsm", "rs_fgsm", "n_fgsm", "grad_align", "free", "cat"}

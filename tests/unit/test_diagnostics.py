@@ -340,7 +340,7 @@ def test_monitors_tell_how_the_gradient_turns() -> None:
     assert found["alignment"] < 0.9
 
 
-def test_a_zero_gradient_counts_as_aligned_and_is_told() -> None:
+def test_a_zero_gradient_counts_as_aligned_and_is_reported() -> None:
     x = inner_images()
     found = monitors(Bowl(0), x, torch.zeros(COUNT, dtype=torch.int64), THREAT, noise(), steps=2, batch_size=60)
     assert (found["alignment"], found["zero_gradients"], found["fgsm_pgd_cosine"]) == (1, 1, 1)

@@ -59,7 +59,7 @@ def test_strength_follows_the_epochs_as_released() -> None:
     assert loss.strength(Progress(0, 4, 100)) == found[0]
 
 
-def test_strength_follows_the_updates_if_asked() -> None:
+def test_strength_can_follow_the_updates() -> None:
     loss: Any = dial(reversal="update").loss
     assert loss.strength(Progress(0, 4, 100)) == 0
     rising = [loss.strength(Progress(step, 4, 100)) for step in range(400)]

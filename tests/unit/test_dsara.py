@@ -182,7 +182,7 @@ def same(one: list[Tensor], other: list[Tensor]) -> bool:
 
 @pytest.mark.parametrize("at", [progress(), LATE])
 @pytest.mark.slow
-def test_shares_move_by_their_half_alone_and_weights_by_theirs(at: Progress) -> None:
+def test_shares_and_weights_are_trained_on_their_own_halves(at: Progress) -> None:
     x, y = batch()
     before_alphas, before_weights = alphas_of(started()[0]), weights_of(started()[0])
     alphas, weights, _ = updated(x, y, at)
@@ -244,7 +244,7 @@ def test_shares_step_along_the_direction_of_their_stage(at: Progress) -> None:
     torch.testing.assert_close((after - before)[sure], -0.01 * direction[sure].sign(), rtol=1e-2, atol=0)
 
 
-def test_shares_want_no_gradient_but_while_they_move() -> None:
+def test_shares_require_gradients_only_during_their_update() -> None:
     model, step = started()
     alphas = list(supernet_of(model).alphas.values())
     for _ in range(2):
@@ -253,7 +253,7 @@ def test_shares_want_no_gradient_but_while_they_move() -> None:
         assert all(alpha.grad is None for alpha in alphas)
 
 
-def test_it_says_how_much_is_skipped() -> None:
+def test_the_skipped_share_is_reported() -> None:
     model, step = started(alpha_lr=1e-30)
     said = step(*labelled(), LINF, progress())
     rows = torch.cat([shares[:, 2] for shares in supernet_of(model).shares().values()])
@@ -415,7 +415,7 @@ class Collector(Recorder):
 
 
 @pytest.mark.parametrize("halves", [True, False])
-def test_the_loop_deals_out_halves_where_they_are_asked_for(halves: bool) -> None:
+def test_the_loop_splits_batches_when_a_defense_requires_halves(halves: bool) -> None:
     settings = TrainSettings(epochs=4, batch_size=6, lr=0.1)
     step = Collector()
     training = training_of(settings, step)
@@ -425,7 +425,7 @@ def test_the_loop_deals_out_halves_where_they_are_asked_for(halves: bool) -> Non
     assert (len(step.places[0] & step.places[1]) == 0) == halves
 
 
-def test_the_search_asks_for_halves() -> None:
+def test_the_search_requires_halves() -> None:
     assert describe("defenses", "dsara").two_halves
     assert isinstance(dsara().loss, SearchLoss)
     assert not describe("defenses", "natural").two_halves

@@ -173,7 +173,7 @@ class TestPreflight:
         with pytest.warns(UserWarning, match="uniform grey"):
             preflight(model, x, predicted(model, x), ThreatModel(norm, Fraction(eps)))
 
-    def test_one_device_is_asked_for(self) -> None:
+    def test_tensors_on_two_devices_are_refused(self) -> None:
         model, x = Net().eval(), images(8)
         y = predicted(model, x)
         with pytest.raises(EvaluationError, match="x is on cpu, but the model is on meta"):
@@ -384,7 +384,7 @@ class TestFullPrecision:
             torch.set_float32_matmul_precision(before[0])
             torch.backends.cudnn.allow_tf32 = before[1]
 
-    def test_what_tf32_is_used_for_is_told(self) -> None:
+    def test_the_use_of_tf32_is_reported(self) -> None:
         before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
         try:
             torch.set_float32_matmul_precision("highest")

@@ -147,7 +147,7 @@ class TestClean:
 
 
 class TestAttacked:
-    def test_sees_only_who_is_still_right(self) -> None:
+    def test_attacks_only_images_still_classified_correctly(self) -> None:
         model, x = network(5), images(6)
         y = predicted(model, x)
         y[1] = (y[1] + 1) % 5
@@ -218,14 +218,14 @@ def broken_by_pgd(count: int) -> tuple[nn.Module, Tensor, Tensor, dict[int, Tens
 
 
 class TestWorstCase:
-    def test_is_the_and_and_asks_only_about_survivors(self) -> None:
+    def test_is_the_intersection_and_attacks_only_survivors(self) -> None:
         model, x, y, points = broken_by_pgd(5)
         attacks = [Fixed({number: points[number] for number in broken}) for broken in ([4], [0, 2], [1])]
         evaluator = WorstCase(members=[Attacked(attack=attack) for attack in attacks])
         assert standing(evaluator, model, x, y, LINF, noise(5)).tolist() == [False, False, False, True, False]
         assert [attack.asked for attack in attacks] == [[[0, 1, 2, 3, 4]], [[0, 1, 2, 3]], [[1, 3]]]
 
-    def test_stops_when_nobody_is_left(self) -> None:
+    def test_stops_when_no_survivor_is_left(self) -> None:
         model, x, y, points = broken_by_pgd(2)
         last = Fixed({})
         evaluator = WorstCase(members=[Attacked(attack=Fixed(points)), Attacked(attack=last)])

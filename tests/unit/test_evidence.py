@@ -75,7 +75,7 @@ def facts(evidence: Evidence) -> list[object]:
     ]
 
 
-def test_who_breaks_whom_is_kept() -> None:
+def test_every_break_is_recorded_with_its_attack() -> None:
     model, x, y = case()
     evidence = gather(Ladder(), model, x, y, LINF, noise())
     assert {stage.name for stage in evidence.stages} == {"pgd-0", "pgd-1", "pgd-4"}
@@ -141,7 +141,7 @@ class Dying:
         return self.journal.keep(outcome)
 
 
-def test_a_killed_evaluation_goes_on_after_any_call(tmp_path: Path) -> None:
+def test_a_killed_evaluation_resumes_after_any_call(tmp_path: Path) -> None:
     model, x, y = case()
     whole = gather(Ladder(), model, x, y, LINF, noise())
     calls = sum(-(-stage.entered // 7) for stage in whole.stages)
@@ -232,7 +232,7 @@ def test_shares_may_be_cut_otherwise_the_second_time(tmp_path: Path) -> None:
     assert [stage.broken for stage in merged.stages] == [stage.broken for stage in whole.stages]
 
 
-def test_images_struck_twice_count_once(tmp_path: Path) -> None:
+def test_images_attacked_twice_count_once(tmp_path: Path) -> None:
     """Two processes may have begun at once, with batches of other sizes."""
     model, x, y = case()
     whole = gather(Ladder(), model, x, y, LINF, noise(), FolderJournal.open(tmp_path / "7", {}))
@@ -326,7 +326,7 @@ class Wavering(nn.Module):
 
 
 @pytest.mark.slow
-def test_a_random_model_is_judged_by_most_of_several_looks() -> None:
+def test_a_random_model_is_judged_by_a_majority_of_passes() -> None:
     inner, x, y = case()
     model = Wavering(0.02, inner).eval()
     spread: list[Tensor] = []

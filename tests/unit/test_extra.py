@@ -98,7 +98,7 @@ def test_extra_images_come_again_and_differ_from_epoch_to_epoch() -> None:
     assert max(added[0].count(number) for number in added[0]) > 1, "14 draws of 7 images, and none twice"
 
 
-def test_an_epoch_goes_on_between_its_batches() -> None:
+def test_an_epoch_resumes_between_its_batches() -> None:
     whole = batches(data(0.5, smoothing=0.1), 6)
     for skip in range(len(whole) + 1):
         rest = batches(data(0.5, smoothing=0.1), 6, skip=skip)
@@ -151,7 +151,7 @@ def test_smoothing_of_one_source_leaves_the_other_one_hot() -> None:
     assert smoothed(Targets(extra_smoothing=0.4), y, is_extra)[0].tolist() == [0, 1, 0, 0]
 
 
-def test_attacks_see_labels_as_they_are_unless_told_otherwise() -> None:
+def test_attacks_see_unsmoothed_labels_by_default() -> None:
     y, is_extra = torch.tensor([1, 3]), torch.tensor([False, True])
     for_loss = Targets(smoothing=0.2)(y, is_extra, 4)
     assert for_loss.attack is y
@@ -255,7 +255,7 @@ def test_a_run_trains_on_them_and_its_evaluation_does_not_need_them(tmp_path: Pa
         load_data(spec.data, CPU, to_train=True)
 
 
-def test_a_run_goes_on_with_the_images_it_began_with_alone(tmp_path: Path) -> None:
+def test_a_resumed_run_needs_the_same_extra_images(tmp_path: Path) -> None:
     path = tmp_path / "more.npz"
     spec = spec_of(f"extra: {{path: {path}, share: 0.5}}")
     arrays = {"image": np.zeros((5, 8, 8, 1), np.uint8), "label": np.arange(5)}
@@ -294,7 +294,7 @@ def test_an_image_without_a_label_has_no_shares(over: Any, reach_attack: bool) -
     assert not asked[1].any()
 
 
-def test_without_a_label_trades_asks_for_the_divergence_alone() -> None:
+def test_without_a_label_trades_uses_only_the_divergence() -> None:
     model, x, x_adv, y = conv_net().eval(), images(6), images(6, seed=5), labels(6)
     shares = nn.functional.one_hot(y, 10).float()
     shares[4:] = 0
@@ -366,6 +366,6 @@ def test_the_rule_for_shares_is_part_of_the_digest_only_where_there_are_some() -
         ("swa", False),
     ],
 )
-def test_an_average_longer_than_the_run_is_worth_a_word(averaging: str, is_said: bool) -> None:
+def test_an_average_longer_than_the_run_is_a_warning(averaging: str, is_said: bool) -> None:
     said = [text for text in spec_of("val_size: 0", f"natural, averaging: {averaging}").warnings() if "window" in text]
     assert bool(said) is is_said

@@ -151,7 +151,7 @@ def test_radius_0_is_natural_training_with_every_batch_replayed() -> None:
         assert torch.equal(one, other)
 
 
-def test_a_smaller_batch_moves_its_part_of_delta_alone() -> None:
+def test_a_smaller_batch_moves_only_its_part_of_delta() -> None:
     step = begin(free(), conv_net(dtype=torch.float64))
     update(step, *batch(0))
     before = carried(step)
@@ -257,7 +257,7 @@ def through_a_file(state: Any) -> Any:
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 5, 8, 9, 10, 17])
-def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(stop_after: int) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(stop_after: int) -> None:
     """Between two replays of a batch, after a smaller batch, at the end of an epoch: bit for bit."""
     defense = replace(free(replays=3), averaging=Ema(decay=0.5))
     augment = Augment(crop=1, flip=True)

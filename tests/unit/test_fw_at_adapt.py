@@ -30,7 +30,7 @@ def trace(model: nn.Module, settings: AdaptiveFrankWolfe, epochs: int, classes: 
     return found
 
 
-def test_every_epoch_begins_with_two_steps_and_goes_on_with_what_they_told() -> None:
+def test_every_epoch_begins_with_two_steps_and_adapts_to_them() -> None:
     # 20 images are more than two batches of 8 and fewer than three: the third is monitored as a whole.
     found = trace(conv_net(), fw_at_adapt(max_distortion=1.0, monitor_images=20), epochs=3)
     assert found == [[2, 2, 2, 3, 3], [2, 2, 2, 5, 5], [2, 2, 2, 7, 7]]
@@ -63,7 +63,7 @@ def test_the_rule() -> None:
 
 
 @pytest.mark.parametrize("saved_after", range(1, 3 * PER_EPOCH))
-def test_it_goes_on_from_any_update_as_if_nothing_had_happened(saved_after: int) -> None:
+def test_resume_after_any_update_changes_nothing(saved_after: int) -> None:
     settings = fw_at_adapt(max_distortion=1.0, monitor_images=20)
 
     def run(model: nn.Module, updates: range, state: Any) -> tuple[list[int], Any]:

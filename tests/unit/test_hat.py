@@ -122,7 +122,7 @@ def test_a_helper_that_is_not_there_is_an_error_with_its_name(tmp_path: Path) ->
 # The helper beside the network.
 
 
-def test_beside_the_network_the_helper_is_trained_naturally_at_its_rate() -> None:
+def test_the_helper_is_trained_naturally_together_with_the_network() -> None:
     """Rates and momenta, as the loop sets them: the helper goes where natural training goes."""
     model, twin = conv_net().train(), conv_net().train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
@@ -146,7 +146,7 @@ def test_beside_the_network_the_helper_is_trained_naturally_at_its_rate() -> Non
 
 @pytest.mark.parametrize("helper", ["file", "beside"])
 @pytest.mark.parametrize("with_awp", [False, True])
-def test_a_step_costs_trades_one_more_branch_and_one_look_at_the_helper(
+def test_a_step_costs_trades_one_more_branch_and_one_forward_of_the_helper(
     helper: str, with_awp: bool, tmp_path: Path
 ) -> None:
     """31 units with ten attack steps: 1 + 10 (1 + 1) + 3 (1 + 2) + 1. Perturbed weights ask the helper once."""

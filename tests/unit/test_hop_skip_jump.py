@@ -156,7 +156,7 @@ class Ball(nn.Module):
 
 
 @in_its_norms
-def test_decisions_are_asked_for_nearer_as_the_search_comes_nearer(norm: Norm, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_probes_are_closer_as_the_search_approaches_the_image(norm: Norm, monkeypatch: pytest.MonkeyPatch) -> None:
     """At 0.1 first; then at the distance before the last bisection, over the number of coordinates."""
     model, x, y, _ = linear()
     threat, besides, distances = ThreatModel(norm, WIDE[norm]), [], []
@@ -190,7 +190,7 @@ def test_distance_to_a_curved_boundary_is_nearly_exact(norm: Norm) -> None:
 
 
 @in_its_norms
-def test_no_image_asks_for_more_than_its_budget(norm: Norm) -> None:
+def test_no_image_exceeds_its_query_budget(norm: Norm) -> None:
     model, x = conv_net(3).eval(), images(6, 3)
     y, threat = predictions(model, x), ThreatModel(norm, WIDE[norm])
     attack = HopSkipJump(queries=400, samples=20, keep="nearest")
@@ -256,7 +256,7 @@ def test_survivors_do_not_depend_on_batches(norm: Norm) -> None:
     assert 0 < int(found[0].sum()) < 20
 
 
-def test_masked_gradients_do_not_hide_what_is_there() -> None:
+def test_masked_gradients_do_not_hide_adversarial_examples() -> None:
     model, x, y, _ = linear()
     decisions, threat = Decisions(model).requires_grad_(False), ThreatModel("l2", Fraction(1, 4))
     assert (predictions(decisions, HopSkipJump(queries=2000)(decisions, x, y, threat, noise(20))) != y).all()

@@ -141,7 +141,7 @@ def test_single_precision_reaches_the_plane_too(norm: Norm) -> None:
 
 
 @in_every_norm
-def test_a_gpu_finds_the_same_way_and_is_seldom_asked(norm: Norm) -> None:
+def test_a_gpu_finds_the_same_step_with_few_synchronizations(norm: Norm) -> None:
     x = images(30, 3)
     weight = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
     gap = torch.linspace(-3, 3, 30) * weight.flatten(1).abs().sum(1) / 8

@@ -39,14 +39,14 @@ def mixed(mixer: Mixer, batch: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]
 @pytest.mark.parametrize(
     "mixer", [MixUp(alpha=0), CutMix(alpha=0), Cutout(side=0), Unmixed()], ids=lambda part: type(part).__name__
 )
-def test_nothing_is_none(mixer: Mixer) -> None:
+def test_no_mixing_changes_nothing(mixer: Mixer) -> None:
     x, y = images(COUNT), labels(COUNT)
     found, both = mixer(x, Labels.of(y), CLASSES, noise())
     assert found is x
     assert both.attack is both.loss is y
 
 
-def test_a_small_alpha_is_none_but_for_the_order() -> None:
+def test_a_small_alpha_only_permutes_the_batch() -> None:
     """Nearly all of an image stays or nearly all of it goes to its partner."""
     for batch in range(20):
         x, y, found, shares = mixed(MixUp(alpha=1e-4), batch)
@@ -196,7 +196,7 @@ def equal(one: list[tuple[Tensor, Tensor]], other: list[tuple[Tensor, Tensor]]) 
 
 
 @pytest.mark.parametrize("mixer", [MixUp(), CutMix()], ids=lambda part: type(part).__name__)
-def test_batches_are_mixed_by_seed_epoch_and_batch_alone(mixer: Mixer) -> None:
+def test_mixing_depends_only_on_seed_epoch_and_batch(mixer: Mixer) -> None:
     whole = batches(mixer)
     assert len(whole) == 6
     assert [y.dim() for _, y in whole] == [2] * 6

@@ -106,7 +106,7 @@ def test_a_gate_is_seen_by_an_attack() -> None:
     assert not torch.allclose(whole, gradient(), rtol=1e-3)
 
 
-def test_a_branch_that_is_asked_for_wins_over_gate_and_setting() -> None:
+def test_an_explicit_branch_overrides_gate_and_setting() -> None:
     x = images(4)
     for part in (branched_net(3).eval(), branched_net(3, branch=2).eval()):
         assert isinstance(part, Branched)

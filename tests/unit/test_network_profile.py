@@ -31,7 +31,7 @@ def test_resnet18_in_parts() -> None:
     assert [part.macs for part in found.parts][:2] == [1024 * 27 * 64, 1024 * 36 * 64 * 64]
 
 
-def test_stages_of_one_resolution_are_told_apart() -> None:
+def test_stages_of_one_resolution_are_distinguished() -> None:
     late = network_profile(build_weightless("resnet18", strides=(1, 1, 2, 2)), CIFAR).parts
     assert [(part.name, part.size) for part in late][1:3] == [("layer1", (32, 32)), ("layer2", (32, 32))]
     assert [(part.size, part.channels) for part in network_profile(build_weightless("regnet"), CIFAR).parts] == [
@@ -59,7 +59,7 @@ def test_stages_have_the_names_of_their_modules(name: str, settings: dict[str, A
 
 
 @pytest.mark.parametrize("name", ["vgg11", "advrush", "vit", "xcit", "small_cnn"])
-def test_networks_without_stages_are_told_by_the_size_of_their_maps(name: str) -> None:
+def test_networks_without_stages_are_divided_by_map_size(name: str) -> None:
     parts = network_profile(build_weightless(name), CIFAR).parts
     assert {part.name for part in parts} == {""}
     areas = [math.prod(part.size) for part in parts]

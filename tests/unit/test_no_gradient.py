@@ -76,7 +76,7 @@ def labelled(model: nn.Module, count: int = 12) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_attacks_by_gradients_say_that_there_is_none(kind: Any) -> None:
+def test_gradient_attacks_refuse_a_model_without_gradients(kind: Any) -> None:
     model = external(kind())
     with pytest.raises(EvaluationError, match=r"this network gives no gradient .*, which pgd cannot do without"):
         evaluate("attack", {}, Attacked(attack=Pgd(steps=2)), model, *labelled(model), THREAT, 0)
@@ -91,7 +91,7 @@ def test_attacks_by_scores_run_and_are_suspect(kind: Any) -> None:
 
 
 @pytest.mark.slow
-def test_autoattack_without_gradients_is_suspect_and_says_why() -> None:
+def test_autoattack_without_gradients_is_suspect_with_a_reason() -> None:
     model = external(NoGrad())
     evaluator = AutoAttack(attacks=("apgd-ce", "fab-t", "square"))
     result = evaluate("autoattack", {}, evaluator, model, *labelled(model, 2), THREAT, 0)

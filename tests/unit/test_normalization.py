@@ -71,7 +71,7 @@ def test_the_normalization_that_is_clearly_best_is_taken(mean: float, std: float
     assert "clean accuracy on 200 images by normalisation: none " in found.note
 
 
-def test_where_none_is_clearly_best_the_user_is_asked() -> None:
+def test_an_unclear_choice_of_normalization_is_refused() -> None:
     with pytest.raises(RobustCliError) as caught:
         find_normalization(behind(Reads(7.0, 0.01)), levels(), "net.pt")
     said = str(caught.value)
@@ -84,7 +84,7 @@ def test_where_none_is_clearly_best_the_user_is_asked() -> None:
         assert option in said
 
 
-def test_code_that_brings_its_own_is_not_asked_about() -> None:
+def test_a_normalization_in_the_users_code_is_not_questioned() -> None:
     found = find_normalization(behind(Reads(7.0, 0.01)), levels(), "x", "it brings its own")
     assert found.statistics == ((0.0,), (1.0,))
     assert "took none (it brings its own" in found.note
@@ -120,7 +120,7 @@ def test_of_normalizations_with_one_accuracy_the_one_with_the_lowest_loss_is_tak
     assert "similar 100.0 %" in found.note
 
 
-def test_normalizations_that_differ_by_nothing_that_matters_are_not_asked_about(
+def test_nearly_equal_normalizations_need_no_choice(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     similar = {"none": ((0.0,), (1.0,)), "own": ((0.25,), (0.125,)), "same": ((0.25,), (0.12500001,))}
@@ -130,7 +130,7 @@ def test_normalizations_that_differ_by_nothing_that_matters_are_not_asked_about(
     assert "so this hardly matters" in found.note
 
 
-def test_few_images_on_which_accuracies_differ_are_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_difference_on_few_images_needs_a_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     data = levels()
     monkeypatch.setattr(type(data), "sizes", {"train": 200, "val": 0, "test": 4})
     wide = {"own": ((0.25,), (0.125,)), "other": ((0.30,), (0.125,))}
@@ -166,7 +166,7 @@ def part(names: list[str], labels: list[int], *, are_known: bool = True, is_whol
     return prepare(source, val_size=0, train_size=None, device=torch.device("cpu"), workers=0)
 
 
-def test_labels_of_a_part_that_lacks_classes_are_numbered_as_the_network_does() -> None:
+def test_labels_are_numbered_as_in_the_network_when_classes_are_missing() -> None:
     data = part(["bird", "dog"], [0, 1, 1])
     data.name_classes(["bird", "cat", "dog"])
     assert data.evaluation("test")[1].tolist() == [0, 2, 2]

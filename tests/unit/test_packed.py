@@ -103,7 +103,7 @@ def test_an_interrupted_run_leaves_nothing_to_read_and_is_started_again(
         pack(folder, out, 8)
 
 
-def test_a_folder_with_other_files_is_left_alone(folder: str, tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_not_touched(folder: str, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").touch()
     with pytest.raises(RobustCliError, match=r"holds other files, such as thesis\.tex"):

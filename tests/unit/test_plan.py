@@ -207,7 +207,7 @@ def trial(tmp_path: Path) -> Trial:
     return Trial(spec, data, CPU, tmp_path)
 
 
-def test_as_many_updates_are_made_as_asked_for_and_from_the_middle(trial: Trial) -> None:
+def test_the_requested_number_of_updates_is_made_from_the_middle(trial: Trial) -> None:
     assert trial.updates == 9
     # The second of three epochs begins with update 3.
     assert len(trial.run(2)) == 2
@@ -225,14 +225,14 @@ def test_no_epoch_is_checked_or_stored(trial: Trial, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.rglob("*.pt")].count("best.pt") == 1
 
 
-def test_an_update_takes_what_lies_between_two_of_them(monkeypatch: pytest.MonkeyPatch, trial: Trial) -> None:
+def test_the_time_of_an_update_is_the_time_between_two_updates(monkeypatch: pytest.MonkeyPatch, trial: Trial) -> None:
     ticks = iter(range(1000))
 
     monkeypatch.setattr(updates, "wall", lambda _: float(next(ticks)))
     assert trial.run(7) == [1.0] * 7
 
 
-def test_an_average_over_all_images_is_told_from_some(tmp_path: Path) -> None:
+def test_the_time_over_all_images_is_extrapolated_from_some(tmp_path: Path) -> None:
     spec = spec_of(TINY.replace("steps: 2}\ntrain", "steps: 2, averaging: {name: swa, start_epoch: 0}}\ntrain"))
     spec = replace(spec, train=replace(spec.train, batch_size=8))
     data, _ = images_of(spec, CPU)
@@ -321,7 +321,7 @@ def test_a_plan_adds_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert any("are assumed" in line for line in lines_of(planned))
 
 
-def test_what_is_watched_in_methods_of_one_step_is_told_with_the_check(tmp_path: Path) -> None:
+def test_monitors_of_single_step_methods_are_listed_with_the_check(tmp_path: Path) -> None:
     gradients = {}
     for defense in ("{name: pgd_at, steps: 2}", "n_fgsm"):
         spec = spec_of(TINY.replace("{name: pgd_at, steps: 2}\ntrain", f"{defense}\ntrain"))
@@ -331,7 +331,7 @@ def test_what_is_watched_in_methods_of_one_step_is_told_with_the_check(tmp_path:
     assert gradients["n_fgsm"] == [*gradients["{name: pgd_at, steps: 2}"], 10 + 4]
 
 
-def test_the_claim_says_how_many_survive(tmp_path: Path) -> None:
+def test_survivors_are_estimated_from_the_claim(tmp_path: Path) -> None:
     spec = spec_of(TINY + "claim: {source: nobody, metrics: {pgd: 0.7}}\n")
     found = plan(Request(spec=spec, updates=3, savings=False))
     assert found.evaluations["pgd"].survivors == Bounds(0.7, 0.7)
@@ -340,7 +340,7 @@ def test_the_claim_says_how_many_survive(tmp_path: Path) -> None:
     assert other.evaluations["pgd"].survivors == Bounds(0.3, 0.6)
 
 
-def test_what_does_not_fit_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_that_does_not_fit_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def exhausted(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate much")
 
@@ -353,7 +353,7 @@ def test_what_does_not_fit_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sweep_table("family", {"a": RowPlan(found, 1)}).row_count == 2
 
 
-def test_what_the_cpu_cannot_allocate_is_said_with_its_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_cpu_allocation_is_reported_with_its_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     def exhausted(*_: Any) -> None:
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:116] DefaultCPUAllocator: can't allocate memory: you tried")
 
@@ -381,7 +381,7 @@ def test_what_the_cpu_cannot_allocate_is_said_with_its_stage(monkeypatch: pytest
         raise RuntimeError("a mistake of ours")
 
 
-def test_memory_is_told_for_updates_and_every_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_reported_for_updates_and_every_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = network(), images(8)
     clean, attacked = (
         Probe(model, x, THREAT).measure(evaluator, 40, 0.5)
@@ -448,7 +448,7 @@ def test_a_share_is_one_number_or_two() -> None:
             _share(wrong)
 
 
-def test_times_are_said_in_the_unit_that_suits_them() -> None:
+def test_times_are_printed_in_a_suitable_unit() -> None:
     assert [time_of(seconds) for seconds in (1.26, 119, 120, 7199, 7200)] == [
         "1.3 s", "119.0 s", "2.0 min", "120.0 min", "2.0 h",
     ]  # fmt: skip

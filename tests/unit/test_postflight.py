@@ -98,7 +98,7 @@ def test_attacks_of_both_kinds_make_more_than_an_upper_bound(evaluator: Any, is_
     assert found(linear_net(64), evaluator).is_upper_bound is is_upper_bound
 
 
-def test_clean_accuracy_is_asked_nothing() -> None:
+def test_clean_accuracy_gets_no_checks() -> None:
     assert found(Planted(see=thermometer), Clean()).verdict == "TRUSTED"
 
 
@@ -176,7 +176,7 @@ def test_train_mode_is_invalid() -> None:
         evaluate("planted", {}, PGD, model, x, torch.zeros(COUNT, dtype=torch.int64), THREAT, 0)
 
 
-def test_black_box_attacks_after_others_are_asked_about_alone() -> None:
+def test_black_box_attacks_after_others_are_checked_separately() -> None:
     """A stage without gradients that comes first proves nothing about gradients."""
 
     class Blind(Attack):

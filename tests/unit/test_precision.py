@@ -165,7 +165,7 @@ evaluate: {}
 """
 
 
-def test_a_run_in_fp16_says_which_share_of_its_updates_overflowed(
+def test_a_run_in_fp16_records_the_share_of_updates_that_overflowed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = ExperimentSpec.parse(SPEC, "tiny")
@@ -181,7 +181,7 @@ def test_a_run_in_fp16_says_which_share_of_its_updates_overflowed(
     assert [record.measures["skipped"] for record in records] == [1, 1]
 
 
-def test_other_precisions_say_nothing_of_it(tmp_path: Path) -> None:
+def test_other_precisions_record_no_overflow(tmp_path: Path) -> None:
     spec = ExperimentSpec.parse(SPEC.replace("fp16", "bf16"), "tiny")
     records = run_experiment(spec, tmp_path, Screen(is_quiet=True)).records()
     assert all("skipped" not in record.measures for record in records)
@@ -259,7 +259,7 @@ def test_on_avx2_the_format_spares_what_onednn_would_break(
         ("x86_64", {"bf16": False, "fp16": False}, False, "fp32", True),
     ],
 )
-def test_a_processor_is_asked_what_it_has_instructions_for(
+def test_the_instructions_of_a_processor_are_detected(
     machine: str,
     mkldnn: dict[str, bool],
     avx512_bf16: bool,
@@ -287,7 +287,7 @@ def test_without_onednn_nothing_has_instructions(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("has_them", [True, False])
-def test_a_run_says_once_that_its_precision_is_emulated_and_records_it(
+def test_a_run_warns_once_of_emulated_precision_and_records_it(
     has_them: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(precision, "is_native", lambda name, _device: has_them or name == "fp32")

@@ -408,7 +408,7 @@ def test_every_tensor_lands(tmp_path: Path, name: str, wrap: str) -> None:
 
 @of_every_family
 @pytest.mark.parametrize("outer", ["", "module."])
-def test_every_tensor_lands_beside_a_normalisation(tmp_path: Path, family: Family, outer: str) -> None:
+def test_every_tensor_is_loaded_with_a_normalisation_in_the_file(tmp_path: Path, family: Family, outer: str) -> None:
     state = drawn(family)
     file = {f"{outer}{family.prefix}{name}": tensor for name, tensor in state.items()}
     values = ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))
@@ -445,7 +445,7 @@ def test_one_missing_tensor_is_named(tmp_path: Path, family: Family) -> None:
 
 
 @of_every_family
-def test_its_architecture_is_told_by_these_names(family: Family) -> None:
+def test_its_architecture_is_recognised_by_these_names(family: Family) -> None:
     words = recognise(drawn(family))
     assert words is not None
     assert words.startswith(f"--architecture {family.architecture} ")

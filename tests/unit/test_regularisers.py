@@ -46,7 +46,7 @@ BASES: dict[str, Any] = {
 @pytest.mark.parametrize(
     "off", [NormDecay(weight=0), GradNorm(weight=0), Svc(clip=1e6, every=1)], ids=lambda part: type(part).__name__
 )
-def test_a_regulariser_that_asks_nothing_is_none(base: str, off: Regulariser) -> None:
+def test_a_regulariser_of_weight_0_changes_nothing(base: str, off: Regulariser) -> None:
     assert same(train(replace(BASES[base], regulariser=off), conv_net()), train(BASES[base], conv_net()))
 
 

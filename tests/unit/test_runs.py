@@ -73,7 +73,7 @@ def test_two_handles_cannot_be_open(tmp_path: Path) -> None:
     Run.open(tmp_path, SPEC, resume=True).close()
 
 
-def test_a_second_process_is_refused_and_a_killed_one_lets_go(tmp_path: Path) -> None:
+def test_a_second_process_is_refused_and_a_killed_one_releases_the_lock(tmp_path: Path) -> None:
     code = (
         "import sys, time\nfrom pathlib import Path\n"
         "from robustcli.store.runs import Run\nfrom robustcli.specs.spec import ExperimentSpec\n"
@@ -97,7 +97,7 @@ def test_a_second_process_is_refused_and_a_killed_one_lets_go(tmp_path: Path) ->
     Run.open(tmp_path, SPEC, resume=True).close()
 
 
-def test_an_unfinished_run_is_not_begun_again_without_being_asked_to(tmp_path: Path) -> None:
+def test_an_unfinished_run_is_resumed_only_on_request(tmp_path: Path) -> None:
     folder = begun(tmp_path)
     with pytest.raises(RobustCliError, match="this run exists and is unfinished, 0 epochs; continue it with --resume"):
         Run.open(tmp_path, SPEC, resume=False)
@@ -107,7 +107,7 @@ def test_an_unfinished_run_is_not_begun_again_without_being_asked_to(tmp_path: P
     run.close()
 
 
-def test_a_run_of_which_nothing_exists_yet_is_begun_without_being_asked_to(tmp_path: Path) -> None:
+def test_a_run_without_files_starts_without_resume(tmp_path: Path) -> None:
     # Its first session ended before there was anything to lose: no images, say, because data.root was wrong.
     Run.open(tmp_path, SPEC, resume=False).close()
     Run.open(tmp_path, SPEC, resume=False).close()

@@ -54,7 +54,7 @@ def use(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     monkeypatch.setenv("ROBUST_ROBUSTBENCH_URL", f"{address}/{{id}}")
 
 
-def test_every_scheme_says_how_its_names_are_written() -> None:
+def test_every_scheme_documents_its_names() -> None:
     assert forms() == ["hf:ORG/REPO[/FILE]", "robustbench:NAME", "timm:NAME", "torchvision:NAME"]
 
 
@@ -104,7 +104,7 @@ def test_a_model_is_downloaded_once_with_its_normalization(
         robustcli.load(f"robustbench:{NAME}")
 
 
-def test_a_name_brings_the_normalization_that_its_file_lacks(tmp_path: Path) -> None:
+def test_a_name_sets_the_normalization_missing_from_its_file(tmp_path: Path) -> None:
     family = Family("architectures", ArchitectureOptions)
     chosen = checked(lambda checker: checker.chosen(family, "small_cnn", ("architecture",)), "the test")
     built = ARCHITECTURES.get("small_cnn")(SHAPES["cifar10"])
@@ -133,7 +133,7 @@ def test_an_answer_without_weights_is_one_clear_error(
     assert not cache.exists()
 
 
-def test_without_network_the_message_says_what_to_copy_where(
+def test_without_network_the_message_names_the_file_to_copy(
     cache: Path, weights: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with file_server({}) as (address, _):
@@ -170,7 +170,7 @@ def test_a_name_brings_threat_images_and_architecture(tmp_path: Path, weights: b
         ("cifar10/Linf/Nobody", "there is no such model"),
     ],
 )
-def test_a_name_that_is_none_gets_the_nearest(name: str, message: str) -> None:
+def test_an_unknown_name_gets_the_nearest(name: str, message: str) -> None:
     with pytest.raises(RobustCliError, match=message):
         find_source(ModelRequest(text=f"robustbench:{name}"))
 

@@ -37,7 +37,7 @@ def test_shards_hold_8_to_250_images(images: int, count: int, tmp_path: Path) ->
     assert ShardQueue.of(tmp_path, images).count == count
 
 
-def test_a_journal_gives_outcomes_of_the_images_asked_for(tmp_path: Path) -> None:
+def test_a_journal_returns_outcomes_of_the_requested_images(tmp_path: Path) -> None:
     journal = FolderJournal.open(tmp_path / "a.journal", {})
     for numbers in ((0, 2), (1, 3)):
         n = len(numbers)

@@ -93,7 +93,7 @@ def test_the_shipped_recipe_takes_one_step_of_the_whole_radius() -> None:
     assert spec.train.lr == pytest.approx(0.1 * spec.train.batch_size / 256)
 
 
-def test_a_spec_that_leaves_later_parameters_alone_keeps_its_digest() -> None:
+def test_a_spec_without_later_parameters_keeps_its_digest() -> None:
     """Recorded before multistep had a warm-up, pgd a reach and pgd_at clean batches."""
     recorded = {"mnist/pgd_at": "b7e35685", "cifar10/pgd_at_pang": "c9afe9db"}
     for name, digest in recorded.items():

@@ -141,7 +141,7 @@ def test_free_training_has_one_backward_for_both() -> None:
     assert same(found, both)
 
 
-def test_natural_training_asks_for_smoothed_labels() -> None:
+def test_natural_training_uses_smoothed_labels() -> None:
     (plain, loss), (found, smoothed) = (shown(natural(), targets) for targets in (NONE, LOSS))
     assert same(found, plain)
     assert smoothed != loss

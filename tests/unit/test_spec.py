@@ -278,7 +278,7 @@ def test_overrides_replace_nested_values_and_the_last_one_wins(base: Path) -> No
     assert (spec.train.epochs, spec.seed, spec.defense.parameters["beta"]) == (31, 4, 0.5)
 
 
-def test_a_member_written_as_its_name_alone_is_entered(base: Path) -> None:
+def test_an_override_works_in_a_member_written_as_its_name(base: Path) -> None:
     spec = ExperimentSpec.read(base, ["train.schedule=cosine", "train.schedule.warmup=2"])
     assert spec.train.schedule == MemberSpec(
         "schedules", "cosine", {"warmup": 2.0, "cooldown": 0.0, "initial": 0.0, "final": 0.0}
@@ -881,7 +881,7 @@ def test_a_run_of_no_epochs_may_keep_its_schedule(base: Path) -> None:
     ExperimentSpec.read(base, ["train.epochs=0", "train.schedule={name: cosine, warmup: 3}", "train.eps_warmup=3"])
 
 
-def test_a_guard_speaks_although_another_part_is_wrong(base: Path) -> None:
+def test_a_guard_reports_although_another_part_is_wrong(base: Path) -> None:
     assert len(problems(base, "threat.eps=8", "train.lr=x")) == 2
 
 

@@ -87,7 +87,7 @@ def test_it_nears_the_worst_case_of_a_linear_model() -> None:
 
 
 @in_every_norm
-def test_survivors_cost_forwards_alone_and_keep_their_worst_point(norm: Norm) -> None:
+def test_survivors_cost_only_forwards_and_keep_their_worst_point(norm: Norm) -> None:
     model, x = conv_net(3, dtype=torch.float64).eval(), images(8, 3, dtype=torch.float64)
     y = predictions(model, x)
     threat = ThreatModel(norm, EPS[norm] / 10**4)
@@ -145,7 +145,7 @@ class Rounded(nn.Module):
         return self.network((64 * x).round() / 64)  # type: ignore[no-any-return]
 
 
-def test_masked_gradients_do_not_hide_what_is_there() -> None:
+def test_masked_gradients_do_not_hide_adversarial_examples() -> None:
     model, x = Rounded(conv_net(3).eval()).eval(), images(24, 3)
     y, threat = predictions(model, x), ThreatModel("linf", EPS["linf"])
     by_gradient = Pgd(steps=20, start="clean", keep="fooled")(model, x, y, threat, noise(24))

@@ -383,7 +383,7 @@ def test_the_number_tried_together_follows_the_times() -> None:
     assert Ahead(limit=4).choose(5) == PLAIN
 
 
-def test_nothing_but_plain_rounds_where_others_gain_too_little() -> None:
+def test_only_plain_rounds_are_run_where_others_gain_too_little() -> None:
     """Proposals that change nothing are looked for only where that saves more than a little."""
     for factor, expected in ((1.2, PLAIN), (0.99, PLAIN), (0.9, 1)):
         chosen = played(lambda number, factor=factor: factor if number else 1.0, 150, rounds=1000)
@@ -394,7 +394,7 @@ def test_nothing_but_plain_rounds_where_others_gain_too_little() -> None:
     assert played(lambda number: next(slow) if number == PLAIN else 1.2, 150)[-1] == PLAIN
 
 
-def test_too_many_tried_in_vain_end_it() -> None:
+def test_too_many_wasted_proposals_stop_trying_several() -> None:
     ahead = Ahead(limit=200)
     ahead.learn(16, 80, 1e-6, forwards=80, useful=20, accepted=5)
     assert ahead.choose(5) == PLAIN
@@ -411,7 +411,7 @@ class Rounded(nn.Module):
         return self.network((64 * x).round() / 64)  # type: ignore[no-any-return]
 
 
-def test_masked_gradients_do_not_hide_what_is_there() -> None:
+def test_masked_gradients_do_not_hide_adversarial_examples() -> None:
     model, x = Rounded(conv_net(3).eval()).eval(), images(24, 3)
     y, threat = predictions(model, x), ThreatModel("linf", EPS["linf"])
     by_gradient = Pgd(steps=20, start="clean", keep="fooled")(model, x, y, threat, noise(24))

@@ -92,7 +92,7 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
         start_from(build("xcit"), tmp_path / "gone.pt")
 
 
-def test_divisors_of_images_of_another_size_are_told_from_another_architecture(tmp_path: Path) -> None:
+def test_a_start_with_divisors_for_another_image_size_is_refused(tmp_path: Path) -> None:
     chosen = member("resnet18", width=2, norm="conv_running")
     one, other = (build_network(chosen, ImageShape(1, side, side, 10), (0.5,), (0.25,)) for side in (8, 16))
     checkpoint.save(tmp_path / "one.pt", {"spec": "", "weights": one.state_dict()})

@@ -160,7 +160,7 @@ def ahead() -> Callable[[int], tuple[Reader, ReadAhead[int, int]]]:
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3, 9])
-def test_what_was_begun_for_the_next_epoch_is_not_read_again(
+def test_images_prefetched_for_the_next_epoch_are_not_read_again(
     workers: int, ahead: Callable[[int], tuple[Reader, ReadAhead[int, int]]]
 ) -> None:
     reader, results = ahead(workers)

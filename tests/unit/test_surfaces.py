@@ -157,7 +157,7 @@ class Counted(Attack):
 
 
 @pytest.mark.parametrize(("points", "calls"), [("clean", 0), ("held", 1), ("regenerated", 5)])
-def test_adversarial_images_are_made_where_it_says(points: Any, calls: int) -> None:
+def test_adversarial_images_are_made_at_the_stated_place(points: Any, calls: int) -> None:
     model, x, y, rng = case()
     seen: list[float] = []
     diagnostic = replace(weight_surface(points=points, half=2), attack=Counted(seen))

@@ -87,7 +87,7 @@ class TestSearchNetwork:
         search = SurrogateCopy(model)
         assert not any("forward" in vars(module) for module in search.network.modules())
 
-    def test_in_bf16_it_is_nearly_the_network_and_says_so_in_float32(self) -> None:
+    def test_in_bf16_it_returns_nearly_the_same_logits_in_float32(self) -> None:
         model, x, _ = case()
         before = {name: value.clone() for name, value in model.state_dict().items()}
         search = SurrogateCopy(model, precision="fast")
@@ -125,7 +125,7 @@ class Hasty(Evaluator):
 
 class TestPrediction:
     @pytest.mark.parametrize("precision", ["fp32", "fast"])
-    def test_a_copy_that_is_always_fooled_breaks_nobody_by_itself(self, precision: Any) -> None:
+    def test_points_that_fool_only_the_copy_break_no_image(self, precision: Any) -> None:
         """The images that it takes for broken are attacked again, with the network."""
         model, _, _ = case()
         liar = SurrogateCopy(model, precision=precision)
@@ -166,14 +166,14 @@ class TestPrediction:
         assert (found.forwards, found.gradients) == (COUNT + 3 * COUNT + 2 * COUNT + COUNT, 3 * COUNT)
 
 
-def test_fab_searches_precisely_also_in_haste() -> None:
+def test_fab_is_precise_even_with_precision_fast() -> None:
     stages = AutoAttack(precision="fast").stages(AttackContext(LINF, (1, 8, 8), 10))
     model, _, _ = case()
     is_fast = {stage.name: stage.surrogate(model).is_fast for stage in stages if stage.surrogate is not None}
     assert is_fast == {"apgd-ce": True, "apgd-t": True, "fab-t": False, "square": True}
 
 
-def test_within_a_worst_case_it_is_as_hasty_as_alone() -> None:
+def test_within_a_worst_case_it_uses_the_same_precision() -> None:
     """bf16 leaves its mark on the passes: the last steps of survivors."""
     hasty = AutoAttack(attacks=("apgd-ce",), precision="fast")
     alone, within = gathered(hasty), gathered(WorstCase(members=[hasty]))
@@ -228,7 +228,7 @@ class TestCompiled:
         assert torch.equal(plain.survives, compiled.survives)
         assert (plain.forwards, plain.gradients) == (compiled.forwards, compiled.gradients)
 
-    def test_where_it_fails_a_warning_says_so_and_numbers_are_the_same(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_failure_is_a_warning_and_changes_no_numbers(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def broken(*_: Any, **__: Any) -> Callable[[Tensor], Tensor]:
             def program(x: Tensor) -> Tensor:
                 raise RuntimeError("no compiler\nand a long story")
@@ -244,7 +244,7 @@ class TestCompiled:
     @pytest.mark.slow
     @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
     @pytest.mark.parametrize("precision", ["fast", pytest.param("fp32", marks=pytest.mark.full)])
-    def test_real_programs_break_whom_the_copy_breaks(self, precision: Any) -> None:
+    def test_compiled_programs_break_the_same_images_as_the_copy(self, precision: Any) -> None:
         plain, compiled = (
             gathered(AutoAttack(attacks=("apgd-ce", "square"), precision=precision, compile=wish))
             for wish in (False, True)
@@ -308,7 +308,7 @@ WIDE = ThreatModel("linf", Fraction(1, 5))
 
 
 class TestScreen:
-    def test_who_withstands_a_sample_is_let_be_and_the_bound_is_said(self) -> None:
+    def test_without_breaks_in_the_sample_the_rest_is_skipped_and_the_bound_reported(self) -> None:
         asked: list[list[int]] = []
         found = gathered(Sampled(frozenset(), 10, asked), threat=WIDE)
         assert sum(map(len, asked)) == 10
@@ -320,7 +320,7 @@ class TestScreen:
             in (found.warnings[0])
         )
 
-    def test_one_break_in_the_sample_sends_everybody_in(self) -> None:
+    def test_one_break_in_the_sample_makes_all_images_attacked(self) -> None:
         asked: list[list[int]] = []
         sampled = sorted(chain.from_iterable(_asked_first()))
         found = gathered(Sampled(frozenset([sampled[0], *(set(range(COUNT)) - set(sampled))]), 10, asked), threat=WIDE)
@@ -335,7 +335,7 @@ class TestScreen:
         assert sum(map(len, asked)) == COUNT
         assert found.stages[0].sampled is None
 
-    def test_killed_between_sample_and_rest_it_asks_nobody_twice(self, tmp_path: Any) -> None:
+    def test_killed_between_sample_and_rest_it_attacks_no_image_twice(self, tmp_path: Any) -> None:
         sampled = sorted(chain.from_iterable(_asked_first()))
         broken = frozenset([sampled[0], *(set(range(COUNT)) - set(sampled))])
         whole = gathered(Sampled(broken, 10, []), threat=WIDE)

@@ -132,7 +132,7 @@ def test_what_is_wrong_is_named_with_its_line_and_row(old: str, new: str, found:
     assert [text for text in problems(SWEEP.replace(old, new)) if found in text]
 
 
-def test_a_problem_of_several_rows_is_told_once_and_all_problems_at_once() -> None:
+def test_a_problem_of_several_rows_is_reported_once_and_all_problems_at_once() -> None:
     text = SWEEP.replace("steps: 3", "stps: 3").replace("beta: 2", "bta: 2")
     told = problems(text)
     assert len(told) == 2
@@ -206,7 +206,7 @@ def test_the_passes_of_a_row_are_those_of_its_settings(row: str, passes: Passes)
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-def test_a_gate_beside_the_network_is_not_what_is_counted() -> None:
+def test_a_separate_gate_is_not_counted() -> None:
     text = SWEEP.replace(
         "  plain: {}",
         "  plain:\n    architecture: {name: multibn, network: {name: preact_resnet18, width: 4}}\n"
@@ -269,7 +269,7 @@ def test_the_table_has_a_line_per_row() -> None:
     assert len(found) == 4
 
 
-def test_seeds_are_told_by_mean_and_deviation() -> None:
+def test_seeds_are_reported_by_mean_and_deviation() -> None:
     one = planted("pgd_at")
     result = one["evaluations"]["pgd_20"][0]
     both = planted(
@@ -284,7 +284,7 @@ def test_seeds_are_told_by_mean_and_deviation() -> None:
     assert "95 % intervals" in markdown([one])
 
 
-def test_what_failed_collapsed_or_is_suspect_is_said() -> None:
+def test_failed_collapsed_and_suspect_rows_are_marked() -> None:
     failed = planted(
         "broken",
         seeds=[],
@@ -305,7 +305,7 @@ def test_what_failed_collapsed_or_is_suspect_is_said() -> None:
     assert "- SUSPECT, pgd_20: zero gradients: fgsm.\n" in table
 
 
-def test_one_suspicion_of_several_rows_is_told_once() -> None:
+def test_one_suspicion_of_several_rows_is_reported_once() -> None:
     def suspected(name: str, *reasons: str, **changes: Any) -> dict[str, Any]:
         row = planted(name, **changes)
         row["evaluations"] = {"pgd_20": [{**row["evaluations"]["pgd_20"][0], "suspicions": [why]} for why in reasons]}
@@ -326,7 +326,7 @@ def test_one_suspicion_of_several_rows_is_told_once() -> None:
     ]
 
 
-def test_evaluations_of_single_rows_are_told_below() -> None:
+def test_evaluations_of_single_rows_are_listed_below() -> None:
     other = planted("multi_norm")
     other["evaluations"]["l2"] = [{**other["evaluations"]["pgd_20"][0], "accuracy": 0.5}]
     table = markdown([other, planted("pgd_at")])

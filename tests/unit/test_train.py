@@ -64,7 +64,7 @@ def test_every_update_is_made_once_and_in_order() -> None:
     assert [record["epoch"] for record in loop.records] == [0, 1, 2, 3]
 
 
-def test_a_last_batch_that_is_not_full_is_left_out_when_asked() -> None:
+def test_drop_last_leaves_out_an_incomplete_batch() -> None:
     _, recorder = run(replace(SETTINGS, drop_last=True))
     assert recorder.sizes == [8, 8] * 4
 
@@ -153,7 +153,7 @@ def test_collapse_rewinds_and_ends_the_run() -> None:
     assert len(loop.records) == 3
 
 
-def test_collapse_is_noted_once_when_the_run_goes_on() -> None:
+def test_collapse_is_noted_once_when_the_run_continues() -> None:
     training, loop = collapsing("continue")
     fit(training, loop)
     assert training.collapsed_at == 2
@@ -336,7 +336,7 @@ def state_of(training: Training) -> dict[str, Any]:
     ids=["natural", "pgd_at with ema", "trades with awp and swa"],
 )
 @pytest.mark.parametrize("stop_after", [1, 7])
-def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(defense: MinMax, stop_after: int) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(defense: MinMax, stop_after: int) -> None:
     """In the middle of an epoch too; with dropout, augmentation, momentum and averages."""
     augment = Augment(crop=1, flip=True)
 
@@ -511,7 +511,7 @@ def test_bf16_training_keeps_single_precision_weights_and_optimiser(defense: Min
         assert training.optimizer.state[parameter]["momentum_buffer"].dtype == torch.float32
 
 
-def test_channels_last_changes_rounding_alone() -> None:
+def test_channels_last_changes_only_rounding() -> None:
     weights: list[list[Tensor]] = []
     for is_last in (False, True):
         settings = replace(SETTINGS, channels_last=is_last, epochs=2)
@@ -527,7 +527,7 @@ def test_channels_last_changes_rounding_alone() -> None:
         assert torch.allclose(one, other, rtol=1e-3, atol=1e-5)
 
 
-def test_the_network_sees_images_in_the_format_asked_for() -> None:
+def test_the_network_sees_images_in_the_requested_format() -> None:
     seen: list[bool] = []
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 2))
     network.register_forward_pre_hook(
@@ -596,7 +596,7 @@ def test_clipping_a_gradient_of_zero_changes_nothing(tmp_path: Path) -> None:
 # The draws of an update belong to it alone.
 
 
-def test_noise_of_an_update_depends_on_the_seed_and_the_update_alone() -> None:
+def test_noise_of_an_update_depends_only_on_seed_and_update() -> None:
     drawn: dict[int, list[float]] = {}
 
     class Drawing(Recorder):

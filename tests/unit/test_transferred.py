@@ -57,7 +57,7 @@ def test_from_the_network_itself_it_is_the_attack(tmp_path: Path) -> None:
     assert 0 < int(usual.survives.sum()) < COUNT
 
 
-def test_from_another_one_it_is_weaker_and_asks_this_one_for_no_gradient(tmp_path: Path) -> None:
+def test_from_another_network_it_is_weaker_and_needs_no_gradient_of_the_target(tmp_path: Path) -> None:
     model, x, y = case(tmp_path / "same.pt")
     write(tmp_path / "other.pt", seed=1)
     asked: list[bool] = []
@@ -67,7 +67,7 @@ def test_from_another_one_it_is_weaker_and_asks_this_one_for_no_gradient(tmp_pat
     assert int(found.survives.sum()) > int(gathered(Attacked(attack=PGD), model, x, y).survives.sum())
 
 
-def test_alone_it_bounds_from_above_and_beside_gradients_it_can_show_that_they_are_masked(tmp_path: Path) -> None:
+def test_it_is_an_upper_bound_and_can_reveal_masked_gradients(tmp_path: Path) -> None:
     model, x, y = case(tmp_path / "same.pt")
     transferred = Transferred(source=str(tmp_path / "same.pt"), attack=PGD)
     settings = (model, x, y, THREAT, 0)

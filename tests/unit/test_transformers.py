@@ -278,7 +278,7 @@ def test_vit_is_torchvisions() -> None:
         torch.testing.assert_close(network(x), other(x))
 
 
-def test_vit_drops_where_it_says() -> None:
+def test_vit_has_dropout_at_the_stated_places() -> None:
     """Three draws of dropout in a block and one before it; each is a share of what passes there."""
     network = build("vit", **VIT, dropout=0.25).train()
     seen: list[float] = []
@@ -291,7 +291,7 @@ def test_vit_drops_where_it_says() -> None:
     assert all(share == pytest.approx(0.25, abs=0.03) for share in seen)
 
 
-def test_vit_starts_with_rare_classes_where_asked() -> None:
+def test_vit_can_start_with_low_class_probabilities() -> None:
     with drawn_from(0):
         usual, rare = build("vit", **VIT), build("vit", **VIT, head_bias=-6.9)
     assert torch.equal(usual.head.bias, torch.zeros(10))  # type: ignore[union-attr,arg-type]
@@ -470,7 +470,7 @@ def test_any_size_and_number_of_channels(name: str, settings: Settings, size: tu
 
 
 @pytest.mark.parametrize(("name", "settings"), TINIES)
-def test_bf16_and_channels_last_change_rounding_alone(name: str, settings: Settings) -> None:
+def test_bf16_and_channels_last_change_only_rounding(name: str, settings: Settings) -> None:
     with drawn_from(0):
         network = build(name, **settings)
     network, x = stirred(network).requires_grad_(False), images(count=4).requires_grad_()

@@ -14,7 +14,7 @@ def test_convolutions_are_tuned_on_a_gpu_inside_only(device: str, is_tuned: bool
     assert not torch.backends.cudnn.benchmark
 
 
-def test_whoever_asks_for_deterministic_algorithms_gets_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deterministic_algorithms_switch_tuning_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
     with tuned_convolutions(torch.device("cuda")):
         assert not torch.backends.cudnn.benchmark

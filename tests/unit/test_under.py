@@ -74,7 +74,7 @@ def test_a_threat_further_inside_stays() -> None:
     assert torch.equal(standing(nested, model, x, y, LINF, rng), standing(under("l2"), model, x, y, LINF, rng))
 
 
-def test_stages_say_their_threat_and_survivors_are_asked_in_every_one() -> None:
+def test_every_stage_records_its_threat_and_attacks_only_survivors() -> None:
     model, x, y, _ = case()
     members = WorstCase(members=[PGD, under("l2")])
     result = evaluate("worst_case", {}, members, model, x, y, LINF, 0)

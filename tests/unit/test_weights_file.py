@@ -224,7 +224,7 @@ def test_counts_of_batches_may_be_missing(tmp_path: Path) -> None:
         ("", "1.", ("0.mean", "0.std")),
     ],
 )
-def test_a_normalisation_saved_beside_the_weights_is_found(
+def test_a_normalisation_saved_with_the_weights_is_found(
     tmp_path: Path, prefix: str, inner: str, keys: tuple[str, str]
 ) -> None:
     network = made("wide_resnet", {"depth": 10, "widen": 1, "form": "deepmind"})
@@ -238,7 +238,7 @@ def test_a_normalisation_saved_beside_the_weights_is_found(
     assert body.source == "saved in w.pt"
 
 
-def test_a_mean_alone_is_no_normalisation(tmp_path: Path) -> None:
+def test_a_mean_without_std_is_no_normalisation(tmp_path: Path) -> None:
     state = {**made("small_cnn", {"width": 4}).state_dict(), "mean": torch.zeros(3)}
     weights = read_weights(saved(tmp_path / "w.pt", state))
     assert "1 not in the network: mean [3]" in refusal(filled, made("small_cnn", {"width": 4}), weights, "small_cnn")
@@ -290,7 +290,7 @@ def test_what_does_not_fit_is_named_and_nothing_is_loaded(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("classes", [4, 100])
-def test_another_number_of_classes_is_said_in_words(classes: int) -> None:
+def test_another_number_of_classes_is_named(classes: int) -> None:
     state = ARCHITECTURES.get("resnet18")(ImageShape(3, 16, 16, classes), width=4).state_dict()
     text = refusal(filled, made("resnet18", {"width": 4}), Weights(Path("w.pt"), state), "resnet18")
     assert f"2 of another shape: linear.weight [{classes}, 32], expected [5, 32]" in text
@@ -305,7 +305,7 @@ def test_another_number_of_channels_is_not_taken_for_classes() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
-def test_weights_in_another_precision_are_said(dtype: torch.dtype) -> None:
+def test_weights_in_another_precision_are_reported(dtype: torch.dtype) -> None:
     network = made("small_cnn", {"width": 4})
     state = {key: tensor.to(dtype) for key, tensor in network.state_dict().items()}
     other = made("small_cnn", {"width": 4}, 2)
@@ -537,7 +537,7 @@ def scripted(path: Path) -> Path:
     return path
 
 
-def test_torchscript_is_told_from_weights(tmp_path: Path) -> None:
+def test_torchscript_is_distinguished_from_weights(tmp_path: Path) -> None:
     path = scripted(tmp_path / "script.pt")
     assert is_torchscript(path)
     assert "is TorchScript" in refusal(read_weights, path)
