@@ -76,13 +76,10 @@ def mcnemar(only_a: int, only_b: int) -> float:
     """
     if only_a < 0 or only_b < 0:
         raise ValueError(f"{only_a} and {only_b} are not counts")
+    from scipy.special import bdtr
+
     count = only_a + only_b
-    ways, term = 0, 1
-    for k in range(min(only_a, only_b) + 1):
-        ways += term
-        term = term * (count - k) // (k + 1)
-    # Whole numbers to the end: the powers of 2 are beyond floats where the quotient is not.
-    return min(1.0, 2 * ways / (1 << count))
+    return min(1.0, 2 * float(bdtr(min(only_a, only_b), count, 0.5))) if count else 1.0
 
 
 def paired_difference(only_a: int, only_b: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -118,15 +115,9 @@ def smallest_excess(differing: int, level: float = 0.05) -> int | None:
     """
     if differing < 0 or not 0 < level < 1:
         raise ValueError(f"{differing} is not a count, or {level} is not between 0 and 1")
-    ways, term, lost = 0, 1, None
-    # The sum grows with the images lost, so the last count that is still below the level is the answer.
-    for k in range(differing // 2 + 1):
-        ways += term
-        if 2 * ways / (1 << differing) >= level:
-            break
-        lost = k
-        term = term * (differing - k) // (k + 1)
-    return None if lost is None else differing - 2 * lost
+    # The p-value grows with the images lost.
+    excesses = range(differing % 2, differing + 1, 2)
+    return next((more for more in excesses if mcnemar((differing - more) // 2, (differing + more) // 2) < level), None)
 
 
 def unseen_at_most(sampled: int, total: int, confidence: float = 0.95) -> int:

@@ -35,12 +35,6 @@ class ImageShape:
         return f"{self.channels}x{self.height}x{self.width} images of {self.classes} classes"
 
 
-class Builder(Protocol):
-    """A registered architecture: (shape, *, settings) -> network that maps normalised images to logits."""
-
-    def __call__(self, shape: ImageShape, /, **settings: Any) -> nn.Module: ...
-
-
 class Body(Protocol):
     """A network inside another one, built for the same images: a torch module that maps normalised images to logits."""
 

@@ -46,15 +46,31 @@ def pack(
         raise RobustCliError("--check: reads FOLDER and writes nothing; leave OUT and --size out")
     if not check and out is None:
         raise RobustCliError("OUT: missing; name a new folder, as in `robust pack FOLDER OUT`")
-    from robustcli.workflows import pack as workflow
+    from robustcli.data import packing
+    from robustcli.data.datasets.packed import read_manifest
 
-    if out is None:
-        typer.echo(f"{folder}: {_contents(workflow.check(Path(folder)))}; all digests match")
-        return
-    with _bar(quiet) as progress:
-        manifest = workflow.pack(folder, out, size, progress)
+    with _names_the_argument():
+        if out is None:
+            manifest = read_manifest(Path(folder))
+            packing.check(Path(folder), manifest)
+            typer.echo(f"{folder}: {_contents(manifest)}; all digests match")
+            return
+        with _bar(quiet) as progress:
+            manifest = packing.pack(folder, out, size, progress=progress)
     typer.echo(f"wrote {out}: {_contents(manifest)}")
     typer.echo(f"next: robust train SPEC data.name=packed data.root={out}{'' if size else ' data.size=N'}")
+
+
+@contextmanager
+def _names_the_argument() -> Iterator[None]:
+    """Make errors about a folder name the argument instead of a spec key."""
+    try:
+        yield
+    except RobustCliError as error:
+        text = str(error)
+        if not text.startswith("data.root: "):
+            raise
+        raise RobustCliError(f"FOLDER: {text.removeprefix('data.root: ')}") from error
 
 
 @contextmanager

@@ -57,6 +57,27 @@ def errors_name(path: Path, temporary: Path | None = None) -> Iterator[None]:
         raise
 
 
+def read_yaml(path: Path) -> Any:
+    """Return the plain content of a YAML file, without line numbers, which the parser of specs tracks slowly.
+
+    Raises:
+        RobustCliError: the file cannot be read.
+    """
+    import yaml
+
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
+        raise RobustCliError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+
+
+def require_empty(folder: Path) -> None:
+    """Check that a folder to be written does not exist or is empty."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        found = "a folder that is not empty" if folder.is_dir() else "a file"
+        raise RobustCliError(f"{folder}: found {found}; expected a new or an empty folder")
+
+
 def absolute(text: str) -> Path:
     """Return the absolute path of a file that a user names; "~" is the home folder, and links may be circular."""
     return Path(os.path.realpath(os.path.expanduser(text)))

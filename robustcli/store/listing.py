@@ -9,11 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field
 
 from robustcli.errors import RobustCliError
-from robustcli.store.files import own_mark, write_text
+from robustcli.store.files import own_mark, read_yaml, write_text
 from robustcli.store.models import Stored, parsed
 from robustcli.store.provenance import read_provenance
 from robustcli.store.results import EvalResults, Results, read_results, read_run_results
@@ -238,12 +237,7 @@ def _accuracies(results: Results) -> dict[str, Any]:
 
 def _spec(path: Path) -> dict[str, Any]:
     """Keys of a resolved spec that a row shows; not checked, because specs of other versions are listed too."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
-    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
-        raise RobustCliError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
-    spec = parsed(_ListedSpec, content, path)
+    spec = parsed(_ListedSpec, read_yaml(path), path)
     return {
         "name": spec.name,
         "seed": spec.seed,

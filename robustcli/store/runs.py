@@ -265,12 +265,6 @@ def _flat(value: Any, where: str = "") -> dict[str, Any]:
     return {k: v for key, part in value.items() for k, v in _flat(part, f"{where}.{key}" if where else key).items()}
 
 
-def find_runs(root: Path) -> Iterator[RunFolder]:
-    """All runs below a folder, sorted by name."""
-    for path in sorted(root.glob("*/*/spec.yaml")):
-        yield RunFolder(path.parent)
-
-
 def check_same(folder: RunFolder, spec: ExperimentSpec, *, resume: bool) -> None:
     """Check that a folder holds the run of this spec and may be entered.
 

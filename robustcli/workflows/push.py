@@ -16,7 +16,7 @@ from robustcli.models.schemes.hf import hub
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store import checkpoint
 from robustcli.store.chain import broken_links, chain_of, file_digest
-from robustcli.store.files import read_json, write_text
+from robustcli.store.files import read_json, require_empty, write_text
 from robustcli.store.provenance import Session, read_provenance
 from robustcli.store.results import RunResults, read_run_results
 from robustcli.store.runs import RunFolder
@@ -113,9 +113,7 @@ def push(run: Published, target: str, card: str, *, is_private: bool, tell: Call
 
 
 def _write(run: Published, folder: Path, card: str) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        found = "a folder that is not empty" if folder.is_dir() else "a file"
-        raise RobustCliError(f"{folder}: found {found}; expected a new or an empty folder")
+    require_empty(folder)
     for path in sorted(run.folder.path.rglob("*")):
         if path.is_file() and path.name not in _LEFT_OUT and ".writing" not in path.name:
             copy = folder / path.relative_to(run.folder.path)

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from robustcli.errors import RobustCliError
+from robustcli.store.files import read_yaml
 from robustcli.workflows.compare import flat, plain_text
 
 # Maximum number of values shown.
@@ -36,9 +36,8 @@ def variants_of(runs: Sequence[tuple[str, Path]]) -> list[str]:
 def _values(path: Path) -> dict[str, Any]:
     """Values of a spec by dotted key, without its seed, and without its claim, which may be corrected later."""
     try:
-        # Not the parser of specs, which tracks line numbers and is slow.
-        value = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError):
+        value = read_yaml(path)
+    except RobustCliError:
         return {}
     return {key: item for key, item in flat(value) if key != "seed" and not key.startswith("claim.")}
 

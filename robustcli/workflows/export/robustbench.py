@@ -20,7 +20,7 @@ from robustcli.registry.registry import MemberSpec
 from robustcli.runtime.device import choose_device
 from robustcli.specs.check import to_plain
 from robustcli.store.evaluations import read_evaluation
-from robustcli.store.files import write_json
+from robustcli.store.files import require_empty, write_json
 from robustcli.store.results import Results, read_results
 from robustcli.store.runs import RunFolder
 from robustcli.workflows.export import rebuild
@@ -81,7 +81,7 @@ def export(request: Request) -> Exported:
         RobustCliError: the folder is not empty, files are missing, the evaluation is not sufficient, or the folder
             does not rebuild the evaluated network; nothing is written then.
     """
-    _require_empty(request.out)
+    require_empty(request.out)
     metadata = read_metadata(request.metadata)
     subject, evaluations = find_evidence(request.run, request.overrides, request.checkpoint)
     if (request.run / "spec.yaml").is_file() and not RunFolder(request.run).is_finished:
@@ -145,12 +145,6 @@ def export(request: Request) -> Exported:
         shutil.rmtree(beside)
         raise
     return Exported(path=request.out / place, card=contents, left_out=left_out, checked=checked)
-
-
-def _require_empty(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        found = "a folder that is not empty" if out.is_dir() else "a file"
-        raise RobustCliError(f"{out}: found {found}; expected a new or an empty folder")
 
 
 def _files(folder: Path, key: str, results: Results) -> EvaluationFiles:
