@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from robustcli.attacks import ATTACKS, Attack
 from robustcli.attacks.adaptive_steps import MomentumRule, Rows, SparseRule, StepRule
-from robustcli.attacks.gradient import mean_input_gradient
+from robustcli.attacks.gradient import is_fooled, mean_input_gradient, mean_score
 from robustcli.attacks.losses import LOSSES, AttackLoss, labels_of, targeted_dlr
 from robustcli.attacks.targets import likely_classes, nearest_classes
 from robustcli.registry.types import Count
@@ -44,8 +44,9 @@ class Apgd(Attack):
         targets: wrong classes for "targeted_dlr", starting with the most likely ones of the clean image; at most all.
             "nearest_dlr" takes those with the nearest linearised boundary among the 9 most likely ones, and computes a
             gradient for each of these.
-        gradients: number of averaged gradients per step, for models whose logits vary; loss and class come from the
-            last one, as in the published code.
+        gradients: number of averaged gradients per step, for models whose logits vary. The loss is the mean of
+            all, and a run ends early at a point that every pass misclassifies; the published code goes by the last one,
+            whose points often do not fool the majority of other passes.
         radius: "fixed", or "shrinking": 30 % of the moves within 3 eps, 30 % within 2 eps and the others within
             eps, each part starting at the best point of the previous one. Published for l1.
         batch_size: points in one pass; null is the number of images.
@@ -226,13 +227,13 @@ class _Search:
             if rows is None or not len(places):
                 return
             is_over = steps == len(rule.periods) - 1
-            is_fooled = self._look(rows, is_first=steps == 0, is_last=bool(is_over.all()))
-            leaves = is_over | is_fooled if ends is None else is_over
+            fools = self._look(rows, is_first=steps == 0, is_last=bool(is_over.all()))
+            leaves = is_over | fools if ends is None else is_over
             if leaves.any():
                 gone = leaves.nonzero().flatten()
                 last = rows.at(gone.to(self.x.device))
                 if ends is None:
-                    self.found.take(tasks[places[gone]], last, is_fooled[gone])
+                    self.found.take(tasks[places[gone]], last, fools[gone])
                 else:
                     ends[places[gone]] = last.best
                 stays = (~leaves & self.found.is_open(tasks[places])).nonzero().flatten()
@@ -245,19 +246,18 @@ class _Search:
 
     def _look(self, rows: Rows, *, is_first: Tensor, is_last: bool) -> Tensor:
         """Run one pass over all points and record loss and gradient. Return a mask of the misclassified, on the CPU."""
+        count = self.attack.gradients
         if is_last:
-            with torch.no_grad():
-                logits = self.model(rows.point)
-                grad, loss = rows.grad, self.loss.score(logits, rows.reference)
+            grad = rows.grad
+            loss, logits = mean_score(self.model, rows.point, self.loss, rows.reference, count)
         else:
-            count = self.attack.gradients
             grad, loss, logits = mean_input_gradient(self.model, rows.point, self.loss, rows.reference, count)
         rows.learn(grad, loss)
-        is_fooled: Tensor = (logits.argmax(1) != rows.labels).cpu()
+        fools = is_fooled(logits, rows.labels).cpu()
         if is_first.any() and not is_last:
-            is_flat = (grad[is_first & ~is_fooled] == 0).flatten(1).all(1)
+            is_flat = (grad[is_first & ~fools] == 0).flatten(1).all(1)
             self.has_flat_starts |= bool(is_flat.any())
-        return is_fooled
+        return fools
 
     def _begun(self, tasks: Tensor, points: Tensor, rule: StepRule) -> Rows:
         """Rows of new tasks."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from robustcli.attacks.active_set import ActiveSet
 from robustcli.attacks.best_so_far import BestSoFar
-from robustcli.attacks.gradient import Objective, Rows
+from robustcli.attacks.gradient import Objective, Rows, is_fooled
 from robustcli.threat.threat import ThreatModel
 
 
@@ -25,7 +25,7 @@ class Look:
         points: (m, c, h, w) current points.
         grad: gradient of the score at the points; zero after the last move, where no gradient is computed.
         scores: (m,).
-        logits: (m, k).
+        logits: (m, passes, k), of several passes if the direction is the mean of several gradients.
     """
 
     step: int
@@ -112,9 +112,9 @@ def steepest(threat: ThreatModel, x: Tensor, step_size: float) -> Move:
 
 
 def once_fooled(labels: Tensor) -> Stop:
-    """Stop an image at its first misclassified point."""
+    """Stop an image at its first point that every pass misclassifies."""
 
     def stop(look: Look) -> Tensor:
-        return look.logits.argmax(1) != labels[look.rows]
+        return is_fooled(look.logits, labels[look.rows])
 
     return stop

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from robustcli.attacks import ATTACKS, Attack
 from robustcli.attacks.active_set import ActiveSet
 from robustcli.attacks.ascent import Look, gradient_ascent
-from robustcli.attacks.gradient import Objective
+from robustcli.attacks.gradient import Objective, is_fooled
 from robustcli.attacks.losses import LOSSES, labels_of
 from robustcli.registry.types import Count, NonNegative, Positive, Size
 from robustcli.threat.noise import Noise
@@ -69,7 +69,7 @@ class EarlyStoppedPgd(Attack):
         patience = torch.full_like(labels, self.patience)
 
         def stop(look: Look) -> Tensor:
-            is_wrong = look.logits.argmax(1) != labels[look.rows]
+            is_wrong = is_fooled(look.logits, labels[look.rows])
             is_done = is_wrong & (patience[look.rows] == 0)
             patience[look.rows] = (patience[look.rows] - is_wrong.long()).clamp_min(0)
             return is_done

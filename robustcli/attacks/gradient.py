@@ -1,5 +1,6 @@
 """The gradient of a loss in the images."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,12 +39,35 @@ def input_gradient(
 def mean_input_gradient(
     model: nn.Module, x_adv: Tensor, loss: AttackLoss, reference: Tensor, count: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The mean gradient of `count` passes; score and logits are those of the last pass."""
-    total, scores, logits = input_gradient(model, x_adv, loss, reference)
-    for _ in range(count - 1):
-        grad, scores, logits = input_gradient(model, x_adv, loss, reference)
-        total = total + grad
-    return total if count == 1 else total / count, scores, logits
+    """Means of gradient and score over `count` passes, and the logits (n, count, k) of all of them."""
+    passes = [input_gradient(model, x_adv, loss, reference) for _ in range(count)]
+    grads, scores, logits = zip(*passes, strict=True)
+    return _mean(grads), _mean(scores), torch.stack(logits, 1)
+
+
+def mean_score(
+    model: nn.Module, points: Tensor, loss: AttackLoss, reference: Tensor, count: int
+) -> tuple[Tensor, Tensor]:
+    """Mean of the score over `count` forwards, and the logits (n, count, k) of all of them."""
+    with torch.no_grad():
+        logits = [model(points) for _ in range(count)]
+    return _mean([loss.score(one, reference) for one in logits]), torch.stack(logits, 1)
+
+
+def _mean(values: Sequence[Tensor]) -> Tensor:
+    return values[0] if len(values) == 1 else torch.stack(tuple(values)).mean(0)
+
+
+def is_fooled(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mask (n,) of the images that every pass misclassifies.
+
+    Where logits vary, a point that fools a single pass often does not fool the majority of others.
+
+    Args:
+        logits: (n, passes, k).
+        labels: (n,).
+    """
+    return (logits.argmax(2) != labels[:, None]).all(1)
 
 
 @dataclass(frozen=True)
@@ -66,11 +90,9 @@ class Objective:
         return cls(model, loss, loss.refer(model, x, y), gradients)
 
     def gradient(self, points: Tensor, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradient, score (m,) and logits (m, k) at points of some images."""
+        """Gradient, score (m,) and logits (m, passes, k) at points of some images."""
         return mean_input_gradient(self.model, points, self.loss, self.reference[rows], self.gradients)
 
     def score(self, points: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
-        """Score (m,) and logits (m, k) at points of some images, by one forward."""
-        with torch.no_grad():
-            logits = self.model(points)
-        return self.loss.score(logits, self.reference[rows]), logits
+        """Score (m,) and logits (m, passes, k) at points of some images, by one forward for each gradient of a step."""
+        return mean_score(self.model, points, self.loss, self.reference[rows], self.gradients)

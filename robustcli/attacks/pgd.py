@@ -44,7 +44,7 @@ class Pgd(Attack):
         keep: "last" point of an attempt, "best" (highest loss of all points, including the start), or
             "fooled" (the first misclassified point, otherwise the best).
         gradients: number of averaged gradients per step, for models whose logits vary (expectation over
-            transformation); loss and class come from the last one.
+            transformation); the loss is the mean of all, and a fooled point is one that every pass misclassifies.
         reach_eps: whether steps whose sum is shorter than eps are lengthened to eps / steps.
 
     Reference: Madry et al., ICLR 2018; gaussian start and kl: Zhang et al., ICML 2019;
@@ -107,7 +107,7 @@ class Pgd(Attack):
         return max(step_size, threat.radius / self.steps) if self.reach_eps and self.steps else step_size
 
 
-@ATTACKS.register("eot_pgd", passes=(201, 200, 0), smoke={"steps": 2, "gradients": 2})
+@ATTACKS.register("eot_pgd", passes=(210, 200, 0), smoke={"steps": 2, "gradients": 2})
 def eot_pgd(
     *,
     steps: Size = 20,
@@ -125,8 +125,8 @@ def eot_pgd(
         steps: gradient steps.
         step_size: length of one step in the unit of eps; null is a quarter of eps.
         gradients: number of averaged gradients per step.
-        keep: "last" point, "best" (highest loss, measured in the last pass of each point), or "fooled" (the first
-            point misclassified in its last pass, otherwise the best).
+        keep: "last" point, "best" (highest mean loss), or "fooled" (the first point that all passes misclassify,
+            otherwise the best).
 
     Reference: Athalye et al., Synthesizing robust adversarial examples, ICML 2018.
     """

@@ -114,7 +114,7 @@ class TestCost:
         with passes(model) as (forwards, gradients):
             Apgd(steps=4, gradients=count)(model, x, y, nowhere, noise())
         assert sum(gradients) == COUNT * 4 * count
-        assert sum(forwards) == COUNT * (4 * count + 1)
+        assert sum(forwards) == COUNT * 5 * count
 
 
 class TestBatches:
@@ -202,7 +202,7 @@ class TestSearch:
         assert [len(points) for points in seen] == [2, 2, 1]
         assert torch.equal(found, seen[2])
 
-    def test_random_models_are_judged_by_the_last_pass(self) -> None:
+    def test_a_point_that_fools_some_passes_of_a_random_model_ends_no_search(self) -> None:
         calls: list[Tensor] = []
 
         class Alternating(nn.Module):
@@ -216,8 +216,8 @@ class TestSearch:
         Apgd(steps=2, gradients=3)(
             Alternating(), images(2), torch.zeros(2, dtype=torch.int64), threat("linf"), noise(2)
         )
-        # The pass after the last move is the seventh, and wrong.
-        assert len(calls) == 7
+        # Two of three are wrong, before each of both moves and after the last one.
+        assert len(calls) == 9
 
 
 class TestLosses:
