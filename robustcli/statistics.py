@@ -141,6 +141,13 @@ def unseen_at_most(sampled: int, total: int, confidence: float = 0.95) -> int:
     return number
 
 
+def most_by_chance(count: int, chance: float, confidence: float = 0.999) -> int:
+    """Number of `count` independent events, each of probability `chance`, that is exceeded only with 1 - confidence."""
+    from scipy.stats import binom
+
+    return int(binom.ppf(confidence, count, chance)) if chance else 0
+
+
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
     """Student's t interval of a mean: (low, high).
 

@@ -55,22 +55,30 @@ class IntervalBounds:
         asked = [threat.eps * part for part in _FRACTIONS] if self.radii is None else self.radii
         curve = []
         for radius in sorted({float(radius) for radius in asked}):
-            shares = [self._certified(model, x[part], y[part], radius) for part in chunks(len(x), self.batch_size)]
-            curve.append({"eps": radius, "certified_accuracy": float(torch.cat(shares).double().mean())})
+            is_certified = certified(model, x, y, radius, self.batch_size)
+            curve.append({"eps": radius, "certified_accuracy": float(is_certified.double().mean())})
         return {"curve": curve}
 
-    @staticmethod
-    def _certified(model: nn.Module, x: Tensor, y: Tensor, radius: float) -> Tensor:
-        """Mask (n,) of the certified images."""
-        with torch.no_grad():
-            # float() rounds the ends of the intervals, so the box is slightly wider than asked.
-            logits = model(Interval((x - radius).clamp(0, 1), (x + radius).clamp(0, 1)))
-        if not isinstance(logits, Interval):
-            raise EvaluationError("interval_bounds: the network does not compute its logits from the images by layers")
-        own = logits.low.gather(1, y[:, None])
-        others = logits.high.scatter(1, y[:, None], -torch.inf)
-        is_certified: Tensor = (own > others).all(1)
-        return is_certified
+
+def certified(model: nn.Module, x: Tensor, y: Tensor, radius: float, batch_size: int) -> Tensor:
+    """Mask (n,) of the images whose class is y and cannot change in the box of this radius.
+
+    Raises:
+        EvaluationError: the network has a layer that cannot be bounded; names it.
+    """
+    return torch.cat([_certified(model, x[part], y[part], radius) for part in chunks(len(x), batch_size)])
+
+
+def _certified(model: nn.Module, x: Tensor, y: Tensor, radius: float) -> Tensor:
+    with torch.no_grad():
+        # float() rounds the ends of the intervals, so the box is slightly wider than asked.
+        logits = model(Interval((x - radius).clamp(0, 1), (x + radius).clamp(0, 1)))
+    if not isinstance(logits, Interval):
+        raise EvaluationError("interval_bounds: the network does not compute its logits from the images by layers")
+    own = logits.low.gather(1, y[:, None])
+    others = logits.high.scatter(1, y[:, None], -torch.inf)
+    is_certified: Tensor = (own > others).all(1)
+    return is_certified
 
 
 class Interval:

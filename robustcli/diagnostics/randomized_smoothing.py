@@ -62,18 +62,9 @@ class RandomizedSmoothing:
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise
     ) -> dict[str, Any]:
-        radii, is_correct = [], []
-        rows = torch.arange(len(x), device=x.device)
-        for row in rows:
-            own = rng.rows(row[None])
-            first = self._votes(model, x[row], own.split("selection"), self.selection)
-            chosen = int(first.argmax())
-            votes = int(self._votes(model, x[row], own.split("samples"), self.samples)[chosen])
-            radii.append(self.radius(votes))
-            is_correct.append(chosen == int(y[row]))
-        certified = [radius if right else -1.0 for radius, right in zip(radii, is_correct, strict=True)]
+        radii, certified = self.radii_of(model, x, y, rng)
         radii_asked = [self.sigma * multiple for multiple in _MULTIPLES] if self.radii is None else self.radii
-        needed = _covering(threat, x[0].numel())
+        needed = covering(threat, x[0].numel())
         return {
             "accuracy": _share([radius >= 0 for radius in certified]),
             "abstained": sum(radius < 0 for radius in radii),
@@ -85,6 +76,18 @@ class RandomizedSmoothing:
                 for at in sorted({float(radius) for radius in radii_asked})
             ],
         }
+
+    def radii_of(self, model: nn.Module, x: Tensor, y: Tensor, rng: IndexedNoise) -> tuple[list[float], list[float]]:
+        """Certified l2 radius of every image, -1 where the network abstains; and the same with -1 for wrong classes."""
+        radii, certified = [], []
+        for row in torch.arange(len(x), device=x.device):
+            own = rng.rows(row[None])
+            first = self._votes(model, x[row], own.split("selection"), self.selection)
+            chosen = int(first.argmax())
+            votes = int(self._votes(model, x[row], own.split("samples"), self.samples)[chosen])
+            radii.append(self.radius(votes))
+            certified.append(radii[-1] if chosen == int(y[row]) else -1.0)
+        return radii, certified
 
     def radius(self, votes: int) -> float:
         """Certified l2 radius for this number of votes; -1 if the network abstains."""
@@ -109,7 +112,7 @@ class RandomizedSmoothing:
 _DRAWN = 1000
 
 
-def _covering(threat: ThreatModel, values: int) -> float:
+def covering(threat: ThreatModel, values: int) -> float:
     """Radius of the smallest l2 ball around an image that contains its threat set."""
     return threat.radius * values**0.5 if threat.norm == "linf" else float(Fraction(threat.eps))
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any, Protocol
 
-from robustcli.store.evaluations import Evaluation
+from robustcli.store.evaluations import Evaluation, broken_certificates
 
 
 class Measured(Protocol):
@@ -86,9 +86,12 @@ def describe(evaluation: Described) -> str:
 def warning_lines(evaluations: Mapping[str, Evaluation]) -> list[str]:
     """Warnings about the numbers, suspicions first."""
     return [
-        f"{key}: {text}"
-        for key, evaluation in evaluations.items()
-        for text in (*(f"SUSPECT: {reason}" for reason in evaluation.suspicions or ()), *evaluation.warnings)
+        *broken_certificates(evaluations),
+        *(
+            f"{key}: {text}"
+            for key, evaluation in evaluations.items()
+            for text in (*(f"SUSPECT: {reason}" for reason in evaluation.suspicions or ()), *evaluation.warnings)
+        ),
     ]
 
 

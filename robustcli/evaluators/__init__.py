@@ -5,14 +5,16 @@ and keeps the record; evaluation/evaluate.py turns the record into a result.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from robustcli.attacks import Attack
+from robustcli.errors import RobustCliError
 from robustcli.registry.registry import Registry
+from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
 
 EVALUATORS = Registry("evaluators")
@@ -110,6 +112,49 @@ class Stage:
         return replace(self, name=f"{prefix}{self.name}")
 
 
+@dataclass(frozen=True)
+class Certificate:
+    """What is proved of some images.
+
+    Args:
+        is_certified: mask (n,) of the images whose class is right and stays so in the whole threat set.
+        abstained: images on which a smoothed network names no class, which counts as wrong; None if it always does.
+        chance: probability with which the certificate of an image may be wrong.
+    """
+
+    is_certified: Tensor
+    abstained: int | None = None
+    chance: float = 0.0
+
+
+class Certifier(Protocol):
+    """Proves a lower bound of the robust accuracy, next to the upper bound of the attacks of its evaluator.
+
+    Certifiers derive from this class.
+    """
+
+    @property
+    def smooths(self) -> bool:
+        """Whether it is about a smoothed network, whose class is that of most of several noisy forwards."""
+        return False
+
+    def network(self, model: nn.Module) -> nn.Module:
+        """The network that certificate and attacks are about."""
+        return model
+
+    def certify(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise) -> Certificate:
+        """Certify some images (n, c, h, w) with labels (n,).
+
+        Args:
+            model: the network evaluated, not the one that `network` returns.
+            rng: numbers the images.
+
+        Raises:
+            EvaluationError: it cannot be applied to this network.
+        """
+        ...
+
+
 class Evaluator(Protocol):
     """Settings of an evaluation.
 
@@ -146,9 +191,24 @@ class Evaluator(Protocol):
         """Whether some of its attacks search in bf16."""
         return False
 
+    @property
+    def certifier(self) -> Certifier | None:
+        """What proves a lower bound of the accuracy; None for attacks only."""
+        return None
+
+    def network(self, model: nn.Module) -> nn.Module:
+        """The network that is attacked and classifies."""
+        return model if self.certifier is None else self.certifier.network(model)
+
     def stages(self, context: AttackContext) -> list[Stage]:
         """The attacks in order; each sees the images that survived those before it."""
         ...
+
+
+def without_certificates(name: str, members: Sequence[Evaluator]) -> None:
+    """Refuse evaluators with certificates inside another one, which joins only attacks."""
+    if any(member.certifier is not None for member in members):
+        raise RobustCliError(f"evaluator {name}: joins attacks; write evaluators with certificates under `evaluate`")
 
 
 def chunks(count: int, size: int) -> Iterator[slice]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from robustcli.evaluators import EVALUATORS, AttackContext, Evaluator, Stage
+from robustcli.evaluators import EVALUATORS, AttackContext, Evaluator, Stage, without_certificates
 from robustcli.registry.types import Norm, Radius
 from robustcli.threat.threat import ThreatModel
 
@@ -35,6 +35,9 @@ class Under(Evaluator):
     norm: Norm
     eps: Radius
     evaluator: Evaluator
+
+    def __post_init__(self) -> None:
+        without_certificates("under", [self.evaluator])
 
     @property
     def threat(self) -> ThreatModel:

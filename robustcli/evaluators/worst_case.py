@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from robustcli.errors import RobustCliError
-from robustcli.evaluators import EVALUATORS, AttackContext, Evaluator, Stage
+from robustcli.evaluators import EVALUATORS, AttackContext, Evaluator, Stage, without_certificates
 
 
 @EVALUATORS.register("worst_case", smoke={"members": [{"name": "clean"}, {"name": "clean", "batch_size": 2}]})
@@ -29,6 +29,7 @@ class WorstCase(Evaluator):
     def __post_init__(self) -> None:
         if not self.members:
             raise RobustCliError("evaluator worst_case: members is empty; name at least one evaluator")
+        without_certificates("worst_case", self.members)
 
     @property
     def batch_size(self) -> int:  # type: ignore[override]  # read only

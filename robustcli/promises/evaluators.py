@@ -114,4 +114,10 @@ def observed_evaluator(evaluator: Evaluator) -> Tensor:
     hook = model.register_forward_hook(lambda _module, inputs, _output: sizes.append(len(inputs[0])))
     found = gathered(evaluator, model, x, y, ThreatModel("linf", Fraction(1, 1000)))
     hook.remove()
-    return torch.tensor([*found.survives.tolist(), *found.margins.mul(1e4).round().tolist(), *sizes])
+    outcomes = [*found.survives.tolist(), *found.margins.mul(1e4).round().tolist(), *sizes]
+    if evaluator.certifier is not None:
+        for eps in (Fraction(1, 1000), Fraction(1, 100), Fraction(1, 30)):
+            rng = IndexedNoise(0, torch.arange(len(x)))
+            proved = evaluator.certifier.certify(model, x, y, ThreatModel("linf", eps), rng)
+            outcomes += [*proved.is_certified.tolist(), proved.abstained or 0, proved.chance]
+    return torch.tensor(outcomes)

@@ -198,6 +198,9 @@ def _sentence(evaluation: Evaluation) -> str:
     """Describe the result of an evaluation in a sentence."""
     what = "classified correctly" if evaluation.is_clean else f"still correct under {threats_of(evaluation)}"
     text = f"{evaluation.correct} of {evaluation.total} images are {what}: {interval(evaluation)} %."
+    if evaluation.certified is not None:
+        of = " of the smoothed network" if evaluation.certified.is_smoothed else ""
+        text += f" Certified lower bound{of}: {interval(evaluation.certified)} %."
     if evaluation.verdict == "SUSPECT":
         return f"{text} Do not trust this number, for the reasons below."
     if evaluation.is_upper_bound:

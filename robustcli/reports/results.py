@@ -16,7 +16,8 @@ def result_table(results: Results, *, is_wide: bool = False) -> Table:
     Args:
         is_wide: also show evaluator, counts and cost.
     """
-    columns = (*_COLUMNS, *(_WIDE if is_wide else ()))
+    has_certificates = any(evaluation.certified for evaluation in results.evaluations.values())
+    columns = (*_COLUMNS[:-1], *(("certified %",) if has_certificates else ()), "verdict", *(_WIDE if is_wide else ()))
     table = plain_table(columns, text=("evaluation", "threat", "verdict", "evaluator"))
     for key, evaluation in results.evaluations.items():
         clean = results.clean_accuracy(key)
@@ -25,8 +26,10 @@ def result_table(results: Results, *, is_wide: bool = False) -> Table:
             "" if evaluation.is_clean else threats_of(evaluation),
             interval(evaluation) if evaluation.is_clean else "" if clean is None else percent(clean),
             "" if evaluation.is_clean else interval(evaluation),
-            verdict(evaluation),
         ]
+        if has_certificates:
+            cells.append("" if evaluation.certified is None else interval(evaluation.certified))
+        cells.append(verdict(evaluation))
         if is_wide:
             cells += [
                 describe(evaluation),

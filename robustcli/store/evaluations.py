@@ -5,7 +5,7 @@ attacks were recorded separately and checked afterwards. They get `suspicions: n
 without an `engine` was run by its authors' package.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -74,6 +74,34 @@ class Estimate(Stored):
     high: float
 
 
+class CertifiedRecord(Stored):
+    """Certified lower bound of the robust accuracy on the images of an evaluation.
+
+    Args:
+        images: one character per image, in the order of the data: "1" certified, "0" not.
+        abstained: images on which a smoothed network named no class, which are not certified; None if it always does.
+        is_smoothed: the bound is about the network smoothed by noise.
+        chance: probability with which the certificate of an image may be wrong.
+    """
+
+    images: Survivors
+    abstained: int | None
+    is_smoothed: bool
+    chance: float
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def accuracy(self) -> float:
+        """Certified images as a fraction of all."""
+        return self.images.count("1") / len(self.images)
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % Clopper-Pearson interval of the accuracy, over the drawing of the images."""
+        return clopper_pearson(self.images.count("1"), len(self.images))
+
+
 class Evaluation(Stored):
     """Result of one evaluation: one character per image, with its conditions.
 
@@ -96,6 +124,7 @@ class Evaluation(Stored):
         sample: one character per image, if the last attacks ran only on some images: "1" if the image was drawn at
             random for them, "2" if it was one of those nearest to a wrong class, "0" if they did not run on it.
         estimate: estimated accuracy for all images; None if the attacks ran on all.
+        certified: certified lower bound, next to the upper bound of the attacks; None if nothing was certified.
     """
 
     evaluator: str
@@ -113,6 +142,7 @@ class Evaluation(Stored):
     fingerprint: dict[str, str] | None = None
     sample: Sample | None = None
     estimate: Estimate | None = None
+    certified: CertifiedRecord | None = None
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -223,3 +253,19 @@ def upgraded_evaluation(raw: Any) -> Any:
     if name == "autoattack" and "fingerprint" not in raw:
         words = {"engine": "reference", **words}
     return {**raw, "evaluator": name, "parameters": words}
+
+
+def broken_certificates(evaluations: Mapping[str, Evaluation]) -> Iterator[str]:
+    """Contradictions between evaluations of one network: images that one certifies and another one breaks."""
+    for key, evaluation in evaluations.items():
+        proof = evaluation.certified
+        for other, attacked in evaluations.items():
+            if proof is None or proof.is_smoothed or other == key:
+                continue
+            if attacked.is_clean or attacked.threat != evaluation.threat or any(one.threat for one in attacked.stages):
+                continue
+            count = sum(
+                (proves, lives) == ("1", "0") for proves, lives in zip(proof.images, attacked.survivors, strict=False)
+            )
+            if count:
+                yield f"{key}: SUSPECT: certifies {count} images that {other} breaks; one of the two is wrong"

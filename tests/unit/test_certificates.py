@@ -1,5 +1,7 @@
 """Certified lower bounds: sound against samples and attacks, exact where there is a closed form, refused elsewhere."""
 
+import json
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -9,12 +11,20 @@ from torch import Tensor, nn
 
 from robustcli.architectures import ImageShape
 from robustcli.attacks.pgd import Pgd
-from robustcli.diagnostics.interval_bounds import Interval, IntervalBounds
+from robustcli.diagnostics.interval_bounds import Interval, IntervalBounds, certified
 from robustcli.diagnostics.randomized_smoothing import RandomizedSmoothing
-from robustcli.errors import EvaluationError
+from robustcli.errors import EvaluationError, RobustCliError
+from robustcli.evaluation.evaluate import Result, evaluate
+from robustcli.evaluators import Certificate, Certifier, Evaluator
+from robustcli.evaluators.attacked import Attacked
+from robustcli.evaluators.interval_bounds import IntervalBounds as IntervalBoundsEvaluator
+from robustcli.evaluators.randomized_smoothing import RandomizedSmoothing as SmoothingEvaluator
+from robustcli.evaluators.under import Under
+from robustcli.evaluators.worst_case import WorstCase
 from robustcli.promises.build import body_builder
 from robustcli.promises.networks import conv_net, images, linear_net
 from robustcli.registry.catalog import catalog
+from robustcli.store.evaluations import Evaluation, broken_certificates
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
 
@@ -65,7 +75,7 @@ def test_no_certified_image_is_broken_by_an_attack() -> None:
     with torch.no_grad():
         y = model(x).argmax(1)
     threat = ThreatModel("linf", "0.002")
-    is_certified = IntervalBounds._certified(model, x, y, threat.radius)
+    is_certified = certified(model, x, y, threat.radius, 40)
     assert 0 < int(is_certified.sum()) < 40
     x_adv = Pgd(steps=20, keep="fooled")(model, x, y, threat, noise(40))
     with torch.no_grad():
@@ -130,3 +140,86 @@ def test_the_radius_is_that_of_the_paper() -> None:
     assert diagnostic.radius(100_000) == pytest.approx(0.5 * ndtri(0.001 ** (1 / 100_000)), rel=1e-6)
     assert diagnostic.radius(50_000) == -1
     assert RandomizedSmoothing(samples=10).radius(6) == -1
+
+
+# Evaluators
+
+
+def judged(evaluator: Evaluator, model: nn.Module, threat: ThreatModel, count: int = 40) -> Result:
+    x = images(count)
+    with torch.no_grad():
+        y = model(x).argmax(1)
+    return evaluate("certified", {}, evaluator, model, x, y, threat, 0)
+
+
+def test_an_evaluation_has_the_certified_bound_next_to_that_of_the_attack() -> None:
+    model, threat = conv_net().eval(), ThreatModel("linf", "0.003")
+    result = judged(IntervalBoundsEvaluator(steps=10), model, threat)
+    assert result.certified is not None
+    x = images(40)
+    with torch.no_grad():
+        y = model(x).argmax(1)
+    expected = IntervalBounds(radii=(0.003,))(model, x, y, threat, noise(40))["curve"][0]["certified_accuracy"]
+    assert result.certified.accuracy == pytest.approx(expected)
+    assert 0 < result.certified.accuracy < result.accuracy < 1
+    assert (result.verdict, result.certified.abstained, result.certified.is_smoothed) == ("TRUSTED", None, False)
+    assert Evaluation.model_validate_json(json.dumps(result.to_json())).certified == result.certified
+
+
+def test_a_network_that_cannot_be_bounded_is_refused_in_one_sentence() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.SiLU(), nn.Linear(64, 10)).eval()
+    with pytest.raises(EvaluationError, match="INVALID: interval_bounds: this network uses 'silu', which cannot be"):
+        judged(IntervalBoundsEvaluator(), model, ThreatModel("linf", "0.01"))
+
+
+class Credulous(IntervalBoundsEvaluator):
+    """Certifies every image."""
+
+    @property
+    def certifier(self) -> Certifier:
+        class Everything(Certifier):
+            def certify(self, model: Any, x: Tensor, y: Any, threat: Any, rng: Any) -> Certificate:
+                return Certificate(torch.ones(len(x), dtype=torch.bool))
+
+        return Everything()
+
+
+def test_certified_images_that_an_attack_breaks_are_suspect() -> None:
+    threat = ThreatModel("linf", "0.02")
+    result = judged(Credulous(), conv_net().eval(), threat)
+    assert result.correct < 40
+    assert result.suspicions == [
+        f"{40 - result.correct} images are certified, and an attack broke them: certificate or attack is wrong, and "
+        "neither bound can be trusted; please report it"
+    ]
+    honest = judged(Attacked(attack=Pgd(steps=20, keep="fooled")), conv_net().eval(), threat)
+    (text,) = broken_certificates({"bounds": result, "pgd": honest})
+    assert text == f"bounds: SUSPECT: certifies {40 - honest.correct} images that pgd breaks; one of the two is wrong"
+    assert not list(broken_certificates({"bounds": judged(IntervalBoundsEvaluator(), conv_net().eval(), threat)}))
+
+
+def test_a_smoothed_network_is_certified_attacked_and_abstains() -> None:
+    model = conv_net().eval()
+    evaluator = SmoothingEvaluator(sigma=0.3, selection=60, samples=100, alpha=0.01, steps=4, gradients=4)
+    threat = ThreatModel("l2", "0.05")
+    result = judged(evaluator, model, threat, 20)
+    assert result.certified is not None
+    with torch.no_grad():
+        y = model(images(20)).argmax(1)
+    found = RandomizedSmoothing(sigma=0.3, selection=60, samples=100, alpha=0.01)(
+        model, images(20), y, threat, noise(20)
+    )
+    assert result.certified.accuracy == pytest.approx(found["certified_accuracy"])
+    assert result.certified.abstained == found["abstained"] > 0
+    assert result.certified.is_smoothed
+    assert result.certified.chance == 0.01
+    assert 0 < result.certified.accuracy <= result.accuracy
+    assert result.verdict == "TRUSTED"
+
+
+def test_certificates_do_not_stand_inside_other_evaluators() -> None:
+    inner = IntervalBoundsEvaluator()
+    with pytest.raises(RobustCliError, match="worst_case: joins attacks"):
+        WorstCase(members=[inner])
+    with pytest.raises(RobustCliError, match="under: joins attacks"):
+        Under(norm="l2", eps=Fraction(1), evaluator=inner)
