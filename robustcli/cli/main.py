@@ -24,6 +24,7 @@ from robustcli.cli.evaluation import app as evaluation
 from robustcli.cli.examples import app as examples
 from robustcli.cli.explain import app as explain
 from robustcli.cli.finding import reproduce_finding
+from robustcli.cli.hints import usual
 from robustcli.cli.inspect import app as inspect
 from robustcli.cli.members import app as members
 from robustcli.cli.options import FailOn, Overrides, Quiet, Runs, console, print_json
@@ -84,7 +85,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         _require_text(sys.argv[1:])
-        app()
+        app(args=usual(sys.argv[1:]))
     except Interrupted as stopped:
         typer.echo(f"{_which_process()}{stopped}{_how_to_resume(sys.argv[1:])}", err=True)
         sys.exit(3)

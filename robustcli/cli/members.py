@@ -12,7 +12,7 @@ from robustcli.cli.options import console
 from robustcli.errors import RobustCliError, suggest
 from robustcli.registry.catalog import FAMILIES, Member, catalog
 from robustcli.registry.signatures import REQUIRED, section
-from robustcli.specs import experiments
+from robustcli.specs import experiments, presets
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-_LISTS = (*FAMILIES, "experiments", "findings")
+_LISTS = (*FAMILIES, "experiments", "findings", "presets")
 # Section titles of a docstring.
 _SECTIONS = re.compile(r"^(?:When to use|First setting|Args|Reference):", re.MULTILINE)
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
@@ -30,7 +30,9 @@ _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
 
 @app.command("list", rich_help_panel=panels.HELP)
 def list_members(
-    registry: Annotated[str | None, typer.Argument(help=f"experiments, findings, {', '.join(FAMILIES)}.")] = None,
+    registry: Annotated[
+        str | None, typer.Argument(help=f"experiments, findings, presets, {', '.join(FAMILIES)}.")
+    ] = None,
     match: Annotated[
         str | None, typer.Option("--match", "--paper", help="Only rows with this text in name or description.")
     ] = None,
@@ -82,7 +84,9 @@ def list_members(
         return
     found = 0
     for name in _LISTS if registry is None else (registry,):
-        if name in ("experiments", "findings"):
+        if name == "presets":
+            rows = [(known, presets.summary(known)) for known in presets.names()]
+        elif name in ("experiments", "findings"):
             of_runs = [*experiments.names(), *experiments.sweeps()]
             shipped = experiments.findings() if name == "findings" else of_runs
             rows = [(known, experiments.summary(known)) for known in shipped]

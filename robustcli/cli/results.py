@@ -167,11 +167,21 @@ def verify_results(
     public_key: Annotated[
         Path | None, typer.Option("--public-key", help="Public Ed25519 key (PEM) that the signature must fit.")
     ] = None,
+    count: Annotated[
+        int | None, typer.Option("--resample", min=1, help="Attack N of the stored survivors anew, drawn at random.")
+    ] = None,
+    attack: Annotated[
+        str | None, typer.Option(help="Attack of --resample: an evaluator or attack. Default: apgd-t.")
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option(help="Evaluation of --resample. Default: that with the lowest robust accuracy.")
+    ] = None,
 ) -> None:
     """Recompute stored accuracies from weights, images and kept adversarial images, without attacking.
 
     The digest chain in results.json binds spec, weights, data, settings, all files and numbers. What cannot be checked
     without attacking is listed as "not checked". A signature also reveals changes after which the chain was recomputed.
+    --resample attacks some survivors with another attack and another seed; the exit code is 1 if one of them breaks.
     """
     from robustcli.store.signature import sign, signature_problem
     from robustcli.workflows.evidence_folder import evidence_folder
@@ -179,11 +189,20 @@ def verify_results(
 
     if sign_with is not None and not Path(claim).is_dir():
         raise RobustCliError(f"--sign: {claim} is not a folder; the signature is written next to results.json")
+    if count is None and (attack is not None or key is not None):
+        raise RobustCliError(f"{'--attack' if key is None else '--key'}: only with --resample N")
+    again = None
     with evidence_folder(claim) as folder:
         findings = verify_folder(folder, overrides or (), checkpoint, device)
         problems = [f"{finding.key}: {problem}" for finding in findings for problem in finding.problems]
         if public_key is not None and (problem := signature_problem(folder, chain_in(folder), public_key)):
             problems.append(problem)
+        if count is not None and not problems:
+            from robustcli.workflows.resample import resample
+
+            attack = attack or "apgd-t"
+            again = resample(folder, overrides or (), checkpoint, device, count=count, attack=attack, key=key)
+            problems += [again.text] if again.broken else []
     if problems:
         lines = "\n  ".join(problems)
         raise CheckFailedError(f"{claim}: {len(problems)} problem{'s' if len(problems) > 1 else ''}\n  {lines}")
@@ -192,6 +211,8 @@ def verify_results(
             typer.echo(f"{finding.key}: verified: {finding.checked}")
         for text in finding.unchecked:
             typer.echo(f"{finding.key}: not checked: {text}")
+    if again is not None:
+        typer.echo(again.text)
     if public_key is not None:
         typer.echo("signature: valid")
     if sign_with is not None:

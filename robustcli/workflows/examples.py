@@ -82,7 +82,7 @@ def stored_examples(
     """Read the adversarial examples of one evaluation, and the clean images from the data set.
 
     Args:
-        folder: folder of a run or of a stored evaluation.
+        folder: folder of a run or of a stored evaluation, or one that holds a single one with examples, such as evals.
         overrides: values to change, for example data.root=PATH.
         key: name of the evaluation. Default: the last one that stored examples.
         limit: read only the first `limit` broken images, and as many survivors.
@@ -90,6 +90,7 @@ def stored_examples(
     Raises:
         RobustCliError: no examples were stored, or the images cannot be read.
     """
+    folder = _with_examples(folder)
     keys = keys_with_examples(folder)
     if key is not None and key not in keys:
         raise RobustCliError(f"{folder}: no adversarial examples of '{key}'{suggest(key, keys)}")
@@ -126,6 +127,26 @@ def stored_examples(
         classes=list(data.classes),
         survivors=_survivors(outcomes.values(), x, limit),
     )
+
+
+def _with_examples(folder: Path) -> Path:
+    """The folder itself, or the only one in it that has examples.
+
+    Raises:
+        RobustCliError: several have.
+    """
+    if not folder.is_dir():
+        raise RobustCliError(f"{folder}: there is no such folder; expected that of a run or of a stored evaluation")
+    if (folder / "evaluations").is_dir():
+        return folder
+    inside = sorted(path.parent for pattern in ("*", "*/*") for path in folder.glob(f"{pattern}/evaluations"))
+    found = [path for path in inside if keys_with_examples(path)]
+    if len(found) > 1:
+        shown = "".join(f"\n  {path}" for path in found[:10])
+        raise RobustCliError(
+            f"{folder}: {len(found)} folders in it have adversarial examples; name one of them:{shown}"
+        )
+    return found[0] if found else folder
 
 
 def _survivors(outcomes: Iterable[ImageResult], x: Images, limit: int | None) -> list[Survivor]:

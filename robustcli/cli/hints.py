@@ -1,0 +1,47 @@
+"""Words that people type by instinct: other names of what is there, and what to use instead of what is not."""
+
+import re
+from collections.abc import Sequence
+
+from robustcli.errors import RobustCliError
+
+# Commands by other names.
+_ALIASES = {"ls": "runs"}
+# Commands, or a command with its next word or an option, that do not exist, and what to use.
+_INSTEAD = {
+    "check": "use `robust inspect FILE`; `robust eval` checks the network before every evaluation",
+    "plot": "use `robust pareto --out FILE.svg` for accuracy against cost, and `robust diagnose --picture` for curves",
+    "board": "use `robust report FOLDER... --html board.html`: one page with all models in one sortable table",
+    "requeue": "jobs are queued again by themselves; `robust submit` with the same spec resumes one that has ended",
+    "gc": "a run keeps only best.pt and last.pt, and a finished evaluation no journal; remove whole folders",
+    "init": "use `robust cp NAME FILE` to start from a shipped spec",
+    "test": "use `robust eval`, or `robust check-member NAME` for a member of your own",
+    "attack": "use `robust eval MODEL --attack NAME`",
+    "submit robustbench": "use `robust export robustbench FOLDER OUT`, which writes the files of an entry",
+    "submit attack": "use `robust new attack NAME --package FOLDER`, which writes a package that others can install",
+    "compare --paired": "every comparison is paired, image by image; leave --paired out",
+    "train --smoke": "use train.epochs=1 data.train_size=256; `robust check-member NAME` tests a member in seconds",
+    "sweep --slurm": "add --engine slurm, as in --engine slurm --slurm PARTITION --time 12:00:00",
+    "runs --sweep": "use --where name=NAME",
+}
+
+
+def usual(words: Sequence[str]) -> list[str]:
+    """Words of the command line with the usual names of commands and of the parts of a spec.
+
+    Raises:
+        RobustCliError: they ask for something that there is not, by a name for which another command does it.
+    """
+    found = [re.sub(r"^arch(?=[.=])", "architecture", word) for word in words]
+    if not found:
+        return found
+    command = found[0] = _ALIASES.get(found[0], found[0])
+    options = [word.partition("=")[0] for word in found[1:] if word.startswith("--")]
+    for key in (command, f"{command} {found[1] if len(found) > 1 else ''}", *(f"{command} {one}" for one in options)):
+        if key in _INSTEAD and not ({"--engine"} & set(options)):
+            raise RobustCliError(f"robust {key}: there is no such {_kind(key)}; {_INSTEAD[key]}")
+    return found
+
+
+def _kind(key: str) -> str:
+    return "option" if " --" in key else "command"

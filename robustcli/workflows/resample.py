@@ -1,0 +1,111 @@
+"""`robust verify --resample N`: attack stored survivors anew, with another attack and another seed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import torch
+
+from robustcli.errors import RobustCliError, suggest
+from robustcli.evaluation.attack_choice import evaluator_of
+from robustcli.evaluation.evaluate import evaluate
+from robustcli.models.model import test_images
+from robustcli.registry.registry import instantiate
+from robustcli.runtime.device import choose_device
+from robustcli.store.results import Evaluation, read_evaluation
+from robustcli.threat.noise import derive
+from robustcli.threat.threat import ThreatModel
+from robustcli.workflows.verify import find_evidence
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """Survivors of a stored evaluation under another attack.
+
+    Args:
+        key: name of the evaluation.
+        stored: its result.
+        attack: name of the other attack.
+        tried: number of survivors that were attacked.
+        broken: numbers of the images that it broke.
+    """
+
+    key: str
+    stored: Evaluation
+    attack: str
+    tried: int
+    broken: list[int]
+
+    @property
+    def text(self) -> str:
+        """The outcome in words."""
+        head = (
+            f"{self.key}: {self.attack} with another seed broke {len(self.broken)} of {self.tried} survivors that it "
+            f"attacked, of {self.stored.correct}"
+        )
+        if not self.broken:
+            return f"{head}; no verdict changes"
+        most = (self.stored.correct - len(self.broken)) / self.stored.total
+        shown = ", ".join(map(str, self.broken[:10])) + (", ..." if len(self.broken) > 10 else "")
+        return (
+            f"{head} (images {shown}): robust accuracy is at most {100 * most:.1f} %, not the stored "
+            f"{100 * self.stored.accuracy:.1f} %"
+        )
+
+
+def resample(
+    folder: Path,
+    overrides: Sequence[str],
+    checkpoint: str | None,
+    device: str,
+    *,
+    count: int,
+    attack: str,
+    key: str | None,
+) -> Resampled:
+    """Attack some of the images that survived a stored evaluation, drawn at random.
+
+    Args:
+        folder: folder of a run or of a stored evaluation.
+        count: number of survivors; all if there are fewer.
+        attack: evaluator or attack.
+        key: name of the evaluation. Default: the one with the lowest robust accuracy.
+
+    Raises:
+        RobustCliError: there is no such evaluation, or nothing survived it.
+    """
+    evaluator = instantiate(evaluator_of(attack, {}))
+    model, evaluations = find_evidence(folder, overrides, checkpoint)
+    stored = {path.stem: read_evaluation(path) for path in sorted(evaluations.glob("*.json"))}
+    attacked = {name: one for name, one in stored.items() if not one.is_clean}
+    if key is not None and key not in attacked:
+        raise RobustCliError(f"--key: {folder} has no attack '{key}'{suggest(key, attacked)}")
+    if not attacked:
+        raise RobustCliError(f"{folder}: holds no evaluation under attack, so there are no survivors to attack")
+    chosen = key or min(attacked, key=lambda name: attacked[name].accuracy)
+    result = attacked[chosen]
+    survivors = torch.tensor([number for number, letter in enumerate(result.survivors) if letter == "1"])
+    if not len(survivors):
+        raise RobustCliError(f"{folder}: no image survived {chosen}, so there is nothing to attack")
+    seed = derive(result.seed, "resample", attack)
+    order = torch.randperm(len(survivors), generator=torch.Generator().manual_seed(seed))
+    rows = survivors[order[:count]].sort().values
+    on = choose_device(device)
+    data = test_images(model.defaults, on)
+    network = model.load(data, on).network
+    x, y = data.images("test", result.total)
+    rows_there = rows.to(y.device)
+    found = evaluate(attack, {}, evaluator, network, x[rows_there], y[rows_there], _threat_of(chosen, result), seed)
+    assert found.evidence is not None
+    is_broken = found.evidence.broken_by >= 0
+    return Resampled(chosen, result, attack, len(rows), rows[is_broken].tolist())
+
+
+def _threat_of(key: str, result: Evaluation) -> ThreatModel:
+    """The one threat model of an evaluation."""
+    known = {stage.threat or str(result.threat) for stage in result.stages if stage.is_search}
+    if len(known) != 1:
+        raise RobustCliError(f"{key}: has the threat models {', '.join(sorted(known)) or 'none'}; expected one")
+    norm, _, eps = known.pop().partition(" ")
+    return ThreatModel(norm, Fraction(eps))  # type: ignore[arg-type]  # checked when it was stored

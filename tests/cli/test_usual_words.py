@@ -1,0 +1,89 @@
+"""What people type by instinct: aliases, presets, pictures of an evaluation, survivors attacked anew."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from shell import Robust
+
+from robustcli.errors import RobustCliError
+from robustcli.specs import presets
+from robustcli.store.runs import RunFolder
+
+PGD = ("--attack", "pgd", "--steps", 3, "-n", 30)
+
+
+def test_other_names_of_commands_and_parts_are_understood(robust: Robust, trained: RunFolder, tiny: Path) -> None:
+    robust("ls", trained.path.parent).require(0, "finished")
+    plain = robust("validate", tiny, "architecture.width=6").require(0)
+    assert robust("validate", tiny, "arch.width=6").require(0).out == plain.out
+
+
+@pytest.mark.parametrize(
+    ("words", "instead"),
+    [
+        ("gc --keep best,last", "a run keeps only best.pt and last.pt"),
+        ("board merge a.json", "robust report"),
+        ("requeue runs/x", "robust submit"),
+        ("submit robustbench runs/x", "robust export robustbench"),
+        ("compare a b --paired", "leave --paired out"),
+        ("plot pareto", "robust pareto"),
+    ],
+)
+def test_what_there_is_not_names_what_there_is(robust: Robust, words: str, instead: str) -> None:
+    robust(*words.split()).require(2, instead)
+
+
+def test_a_preset_sets_what_is_not_given(robust: Robust, trained: RunFolder, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("attack: pgd\nnorm: l2\neps: 1/2\nexamples: 20\ndata: digits\n", encoding="utf-8")
+    found = robust("eval", trained.path, "--preset", mine, "-n", 10).require(0, "l2 0.5", "--examples 10 replaces 20")
+    assert " of 10 images" in found.err
+    mine.write_text("attack: pgd\nepsilon: 1/2\n", encoding="utf-8")
+    robust("eval", trained.path, "--preset", mine).require(2, "unknown key 'epsilon'", "eps")
+    robust("eval", trained.path, "--preset", "robustbench-cifar10").require(2, "did you mean 'robustbench-cifar10-l")
+    assert all(name in robust("list", "presets").require(0).out for name in presets.names())
+
+
+def test_shipped_presets_are_those_of_the_leaderboard() -> None:
+    found = {name: presets.read_preset(name) for name in presets.names()}
+    assert found["robustbench-cifar10-linf"] == {
+        "data": "cifar10",
+        "norm": "linf",
+        "eps": "8/255",
+        "examples": 10000,
+        "attack": "autoattack",
+    }
+    assert found["robustbench-cifar10-l2"]["eps"] == "0.5"
+    assert all(presets.summary(name).endswith(".") for name in found)
+    Path("none.yaml").write_text("examples: 0\n", encoding="utf-8")
+    with pytest.raises(RobustCliError, match="examples: found '0'"):
+        presets.read_preset("none.yaml")
+
+
+def test_plot_draws_the_examples_of_an_evaluation(robust: Robust, trained: RunFolder) -> None:
+    robust("show-examples", "evals").require(2, "there is no such folder")
+    robust("eval", trained.path, *PGD).require(0)
+    (plain,) = Path("evals").iterdir()
+    robust("show-examples", plain).require(2, "no adversarial examples are stored; evaluate with --save-examples")
+    found = robust("eval", trained.path, "--plot", *PGD).require(0, "examples.png")
+    (folder,) = (path for path in Path("evals").iterdir() if path != plain)
+    image = np.asarray(Image.open(folder / "examples.png"))
+    assert image.ndim == 3
+    assert str(folder / "examples.png") in found.out
+    # The folder of all evaluations stands for the only one in it that has examples.
+    assert robust("show-examples", "evals").require(0).out == robust("show-examples", folder).require(0).out
+    shutil.copytree(folder, folder.with_name("copy"))
+    robust("show-examples", "evals").require(2, "2 folders in it have adversarial examples", "copy")
+
+
+def test_survivors_are_attacked_anew(robust: Robust, trained: RunFolder) -> None:
+    weak = ("--attack", "fgsm", "--eps", "0.12", "-n", 60)
+    robust("eval", trained.path, *weak).require(0)
+    (folder,) = Path("evals").iterdir()
+    robust("verify", folder, "--resample", 40, "--attack", "pgd").require(1, "robust accuracy is at most", "(images ")
+    robust("verify", folder, "--resample", 5, "--attack", "none").require(2, "attacks nothing")
+    robust("verify", folder, "--attack", "pgd").require(2, "only with --resample N")
+    robust("verify", folder, "--resample", 3, "--attack", "fgsm", "--key", "fgsm").require(0, "no verdict changes")
