@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from robustcli.preprocessors import Preprocessor
 from robustcli.registry.registry import Registry
 
 ARCHITECTURES = Registry("architectures")
@@ -86,13 +87,35 @@ def first_layer(kind: str, mean: tuple[float, ...], std: tuple[float, ...]) -> N
 
 
 class Network(nn.Module):
-    """Normalisation followed by a network: pixels in [0, 1] (n, c, h, w) -> logits (n, k)."""
+    """Normalisation followed by a network: pixels in [0, 1] (n, c, h, w) -> logits (n, k).
 
-    def __init__(self, normalize: Normalize | Standardize, body: nn.Module) -> None:
+    Args:
+        preprocess: transformation of the pixels before the normalisation; None is none.
+    """
+
+    def __init__(
+        self, normalize: Normalize | Standardize, body: nn.Module, preprocess: Preprocessor | None = None
+    ) -> None:
         super().__init__()
+        self.preprocess = preprocess
         self.normalize = normalize
         self.body = body
 
+    def extra_repr(self) -> str:
+        return "" if self.preprocess is None else f"preprocess={self.preprocess}"
+
+    def prepared(self, x: Tensor) -> Tensor:
+        """Images as the body takes them."""
+        normalized: Tensor = self.normalize(x if self.preprocess is None else self.preprocess(x))
+        return normalized
+
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.body(self.normalize(x))
+        logits: Tensor = self.body(self.prepared(x))
         return logits
+
+
+def votes_of(network: nn.Module) -> int:
+    """Forward passes, the majority of which decides the class of an image: more than 1 for a random preprocessor."""
+    if isinstance(network, Network) and network.preprocess is not None:
+        return network.preprocess.votes
+    return 1

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+# Examples in the picture of --plot.
+_DRAWN = 8
+
 
 @app.command("eval", rich_help_panel=panels.EVALUATION)
 def evaluate_network(
@@ -31,6 +34,7 @@ def evaluate_network(
     weights_key: options.WeightsKey = None,
     mean: options.Mean = None,
     std: options.Std = None,
+    preprocess: options.Preprocess = None,
     attack: options.Attack = None,
     steps: options.Steps = None,
     restarts: options.Restarts = None,
@@ -50,6 +54,7 @@ def evaluate_network(
     norm: options.NormOption = None,
     examples: options.Examples = None,
     data: options.Images = None,
+    preset: options.Preset = None,
     seed: options.Seed = None,
     batch_size: options.BatchSize = None,
     device: options.Device = "auto",
@@ -62,6 +67,7 @@ def evaluate_network(
     cpus: Cpus = None,
     fresh: options.Fresh = False,
     save_examples: options.SaveExamples = False,
+    plot: options.Plot = False,
     fail_on: options.FailOn = None,
     wide: options.Wide = False,
     out: options.Out = None,
@@ -89,6 +95,10 @@ def evaluate_network(
         implementation, engine = engine, "local"
     if precision == "auto":
         precision = _search_precision(device, engine, quiet=quiet)
+    given = dict(context.params)
+    if preset is not None:
+        given |= _with_preset(preset, given)
+        attack, examples, seed, eps = (given[name] for name in ("attack", "examples", "seed", "eps"))
     settings = {
         "steps": steps,
         "restarts": restarts,
@@ -106,20 +116,20 @@ def evaluate_network(
         if attack is not None:
             raise RobustCliError("--attack-from and --attack cannot be combined; remove one")
         attack, settings["path"] = "from_file", str(attack_from)
-    wanted, *others = models_of(context.params)
+    wanted, *others = models_of(given)
     names = [] if attack is None else [name.strip() for name in attack.split(",")]
     request = assess.Request(
         subject=wanted,
         attack=attack,
         options={key: value for key, value in settings.items() if value is not None},
         eps=eps,
-        norm=norm.value if norm else None,
+        norm=None if given["norm"] is None else str(given["norm"]),
         examples=examples,
         seed=seed,
         batch_size=batch_size,
         device=device,
         store=store,
-        save_examples=save_examples,
+        save_examples=save_examples or plot,
         workers=workers,
         fresh=fresh,
         budget=None if budget is None else Budget.parse(budget),
@@ -129,6 +139,8 @@ def evaluate_network(
     if others or len(names) > 1 or transfer:
         if out is not None:
             raise RobustCliError("--out: holds the results of one model and --attack; others are stored in --store")
+        if plot:
+            raise RobustCliError("--plot: draws the examples of one model; `robust show-examples` draws stored ones")
         if chosen is not None:
             raise RobustCliError(f"--engine {engine}: only for one model and one --attack; run one command for each")
         cells = print_table(request, [wanted, *others], names, transfer=transfer, as_json=as_json, is_wide=wide)
@@ -152,7 +164,36 @@ def evaluate_network(
         for line in (*results.notes, *warning_lines(results.evaluations)):
             typer.echo(f"note: {line}")
         typer.echo(f"stored in {folder}")
+    if plot:
+        _plot(folder)
     require(fail_on, results.evaluations.items())
+
+
+def _with_preset(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that a preset sets; those that the user gives stay, with a note if they differ."""
+    from robustcli.specs.presets import read_preset
+
+    if given["attack_from"] is not None:
+        raise RobustCliError("--attack-from and --preset cannot be combined; remove one")
+    chosen = read_preset(name)
+    kept = {key: given[key] for key in chosen if given[key] is not None}
+    for key, value in kept.items():
+        if str(value) != str(chosen[key]):
+            typer.echo(f"note: --{key} {value} replaces {chosen[key]} of the preset {name}", err=True)
+    return {**chosen, **kept}
+
+
+def _plot(folder: Path) -> None:
+    """Draw some of the stored adversarial examples of an evaluation."""
+    from robustcli.reports.images import save_grid
+    from robustcli.workflows.examples import stored_examples
+
+    found = stored_examples(folder, limit=_DRAWN)
+    if not len(found.indices):
+        typer.echo(f"{found.key}: no image was broken, so there is nothing to draw")
+        return
+    save_grid(folder / "examples.png", found)
+    typer.echo(f"wrote {folder / 'examples.png'}: image, difference and adversarial example of {len(found.x)} images")
 
 
 def _search_precision(device: str, engine: str, *, quiet: bool) -> str:
@@ -187,6 +228,7 @@ def diagnose_network(
     weights_key: options.WeightsKey = None,
     mean: options.Mean = None,
     std: options.Std = None,
+    preprocess: options.Preprocess = None,
     eps: options.Eps = None,
     norm: options.NormOption = None,
     examples: options.Examples = None,
@@ -247,7 +289,7 @@ def models_of(given: Mapping[str, Any]) -> "list[ModelRequest]":
     texts = [words.pop(0)] if words and (given["model"] is None or "=" not in words[0]) else []
     texts += [word for word in words if "=" not in word]
     overrides = tuple(word for word in words if "=" in word)
-    names = ("architecture", "model", "weights", "weights_key", "mean", "std", "data")
+    names = ("architecture", "model", "weights", "weights_key", "mean", "std", "data", "preprocess")
     return [
         ModelRequest(text=text, overrides=overrides, **{name: given[name] for name in names})
         for text in texts or [None]

@@ -72,6 +72,13 @@ Mean = Annotated[
 Std = Annotated[
     str | None, typer.Option(help="Standard deviation of the input normalization; `--mean 0 --std 1` for none.")
 ]
+Preprocess = Annotated[
+    str | None,
+    typer.Option(
+        help="Transformation of the images before the network, such as jpeg: see `robust list preprocessors`; settings "
+        "as preprocess.quality=50."
+    ),
+]
 Eps = Annotated[
     str | None, typer.Option(help="Radius of the threat model, for example 8/255. Default: the value in the spec.")
 ]
@@ -153,6 +160,12 @@ Workers = Annotated[
 Fresh = Annotated[bool, typer.Option("--fresh", help="Compute again what is stored.")]
 SaveExamples = Annotated[
     bool, typer.Option("--save-examples", "--witnesses", help="Keep the adversarial images, for `robust verify`.")
+]
+
+Plot = Annotated[bool, typer.Option("--plot", help="Keep the adversarial images and draw some into examples.png.")]
+Preset = Annotated[
+    str | None,
+    typer.Option(help="Evaluation by name, such as robustbench-cifar10-linf: see `robust list presets`; or a file."),
 ]
 
 

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from robustcli.architectures import votes_of
 from robustcli.attacks.losses import margin
 from robustcli.errors import EvaluationError
+from robustcli.evaluators import Evaluator
 from robustcli.threat.threat import ThreatModel
 
 
@@ -17,6 +19,11 @@ class Prediction:
     predictions: Tensor
     margins: Tensor
     classes: int
+
+
+def votes_for(evaluator: Evaluator, model: nn.Module) -> int:
+    """Forward passes that decide the class of an image: those of the evaluator, or of the network if these are more."""
+    return max(evaluator.votes, votes_of(model))
 
 
 def predict(model: nn.Module, x: Tensor, y: Tensor, votes: int) -> Prediction:

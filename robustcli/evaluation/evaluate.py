@@ -9,20 +9,23 @@ import torch
 from pydantic import Field, InstanceOf
 from torch import Tensor, nn
 
+from robustcli.architectures import votes_of
 from robustcli.data.images import AnyImages, Images
 from robustcli.errors import EvaluationError
+from robustcli.evaluation.confirm import votes_for
 from robustcli.evaluation.evidence import Evidence
 from robustcli.evaluation.gather import gather
 from robustcli.evaluation.journal import Journal
 from robustcli.evaluation.postflight import postflight
 from robustcli.evaluation.preflight import preflight
-from robustcli.evaluation.progress import Report, silent
+from robustcli.evaluation.progress import Report, StageProgress, silent
 from robustcli.evaluation.restore import restored_generators, restored_model
 from robustcli.evaluation.two_phase import TwoPhases
-from robustcli.evaluators import Evaluator
+from robustcli.evaluators import Certificate, Evaluator, chunks
 from robustcli.registry.types import exact_text
 from robustcli.runtime.precision import full_precision
-from robustcli.store.evaluations import Evaluation
+from robustcli.statistics import most_by_chance
+from robustcli.store.evaluations import CertifiedRecord, Evaluation
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
 
@@ -79,7 +82,8 @@ def evaluate(
     Raises:
         EvaluationError: the number would be meaningless; the message says why.
     """
-    is_random = evaluator.votes > 1
+    evaluated, model = model, evaluator.network(model)
+    votes = votes_for(evaluator, model)
     numbers = torch.arange(len(x), device=x.device)
     if share is not None:
         numbers = numbers[share[0] :: share[1]]
@@ -90,10 +94,11 @@ def evaluate(
             warnings.simplefilter("always", category)
         with settled(model, x.device.type):
             try:
-                preflight(model, x, y, threat, allows_randomness=is_random, batch_size=evaluator.batch_size)
+                preflight(model, x, y, threat, allows_randomness=votes > 1, batch_size=evaluator.batch_size)
                 for parameter in model.parameters():
                     parameter.requires_grad_(False)
                 rng = IndexedNoise(seed, numbers)
+                certificate = None if share else _certificate(evaluator, evaluated, x, y, threat, rng, report)
                 evidence = gather(
                     evaluator,
                     model,
@@ -108,11 +113,15 @@ def evaluate(
                 )
             except EvaluationError as error:
                 raise EvaluationError(f"INVALID: {error}") from error
+            is_vote = votes_of(model) > 1 or (evaluator.certifier is not None and evaluator.certifier.smooths)
             suspicions = (
                 []
                 if share
-                else postflight(model, x, y, threat, evidence, rng, is_random=is_random, expected_clean=expected_clean)
+                else postflight(
+                    model, x, y, threat, evidence, rng, votes=votes, is_vote=is_vote, expected_clean=expected_clean
+                )
             )
+    suspicions += _contradictions(certificate, evidence)
     phases = None if share else TwoPhases.of(evidence)
     if phases is not None:
         evidence.warnings = (str(phases), *evidence.warnings)
@@ -133,7 +142,53 @@ def evaluate(
         warnings=list(dict.fromkeys([*(str(warning.message) for warning in caught), *told])),
         sample=None if evidence.chosen is None else "".join(map(str, evidence.chosen.clamp_min(0).tolist())),
         estimate=None if phases is None else phases.estimate,
+        certified=None if certificate is None else _record(certificate, evaluator),
         evidence=evidence,
+    )
+
+
+def _certificate(
+    evaluator: Evaluator,
+    model: nn.Module,
+    x: AnyImages,
+    y: Tensor,
+    threat: ThreatModel,
+    rng: IndexedNoise,
+    report: Report,
+) -> Certificate | None:
+    """The certificates of all images, in parts, or None without a certifier."""
+    if evaluator.certifier is None:
+        return None
+    found: list[Certificate] = []
+    for part in chunks(len(x), evaluator.batch_size):
+        report(StageProgress("certificates", 0, 0, len(x), part.start, 0, 0))
+        rows = torch.arange(part.start, part.stop, device=x.device)
+        found.append(evaluator.certifier.certify(model, x[rows], y[rows], threat, rng.rows(rows)))
+    counts = [one.abstained for one in found if one.abstained is not None]
+    return Certificate(
+        torch.cat([one.is_certified for one in found]).cpu(), sum(counts) if counts else None, found[0].chance
+    )
+
+
+def _contradictions(certificate: Certificate | None, evidence: Evidence) -> Iterator[str]:
+    """Whether an attack broke more certified images than chance explains."""
+    if certificate is None:
+        return
+    broken = int((certificate.is_certified & ~evidence.survives).sum())
+    if broken > most_by_chance(len(certificate.is_certified), certificate.chance):
+        yield (
+            f"{broken} images are certified, and an attack broke them: certificate or attack is wrong, and neither "
+            "bound can be trusted; please report it"
+        )
+
+
+def _record(certificate: Certificate, evaluator: Evaluator) -> CertifiedRecord:
+    assert evaluator.certifier is not None
+    return CertifiedRecord(
+        images=_mask(certificate.is_certified),
+        abstained=certificate.abstained,
+        is_smoothed=evaluator.certifier.smooths,
+        chance=certificate.chance,
     )
 
 

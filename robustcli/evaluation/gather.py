@@ -18,7 +18,7 @@ from robustcli.attacks.crafting import crafting
 from robustcli.data.images import AnyImages
 from robustcli.errors import EvaluationError
 from robustcli.evaluation.adaptive_batches import AdaptiveBatches
-from robustcli.evaluation.confirm import Prediction, predict
+from robustcli.evaluation.confirm import Prediction, predict, votes_for
 from robustcli.evaluation.evidence import SURVIVES, WRONG_WHEN_CLEAN, Evidence, sampled
 from robustcli.evaluation.gradient import gives_gradient, no_gradient
 from robustcli.evaluation.image_warnings import joined
@@ -66,7 +66,7 @@ def gather(
         EvaluationError: logits are not finite, or an attack left the threat set.
     """
     journal = journal or NullJournal()
-    votes = evaluator.votes
+    votes = votes_for(evaluator, model)
     batches = AdaptiveBatches(x.device, model, is_random=votes > 1)
     with full_precision(x.device.type), crafting(model, "eval"), restored_generators(x.device):
         evidence = _clean(model, x, y, rng, evaluator.batch_size, votes, batches, report)

@@ -12,11 +12,13 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
+from robustcli.attacks.apgd import Apgd
 from robustcli.attacks.gradient import input_gradient
 from robustcli.attacks.losses import LOSSES
 from robustcli.attacks.pgd import Pgd
 from robustcli.data.images import AnyImages
 from robustcli.evaluation.chance import chance_suspicions
+from robustcli.evaluation.confirm import predict
 from robustcli.evaluation.evidence import Evidence
 from robustcli.evaluation.gradient import gives_gradient
 from robustcli.evaluation.two_phase import TwoPhases
@@ -34,6 +36,8 @@ _OTHER_LOSSES_SHARE = 0.3
 # Share of the checked images with an anomaly above which the result is suspect.
 _ODD_SHARE = 0.05
 _RANDOM_POINTS = 20
+# Votes, as a multiple of the usual number, that decide about a random point where logits vary.
+_SURER = 5
 _WIDE_STEPS = 20
 # Allowed drop of clean accuracy relative to training, in addition to chance.
 _CLEAN_GAP = 0.05
@@ -49,7 +53,8 @@ def postflight(
     evidence: Evidence,
     rng: IndexedNoise,
     *,
-    is_random: bool = False,
+    votes: int = 1,
+    is_vote: bool = False,
     expected_clean: float | None = None,
 ) -> list[str]:
     """Return suspicions as text.
@@ -59,7 +64,8 @@ def postflight(
         x, y: the images that were evaluated, and their labels.
         evidence: results of the attacks.
         rng: noise, indexed by image.
-        is_random: whether logits may vary from call to call.
+        votes: forward passes that decide the class of an image; more than 1 if logits may vary from call to call.
+        is_vote: whether the network is defined by such a vote, as a smoothed one or one behind a random preprocessor.
         expected_clean: known clean accuracy of the network on similar images.
     """
     found = [
@@ -71,8 +77,12 @@ def postflight(
     if not any(stage.is_search for stage in evidence.stages):
         return found
     found += [text for text in evidence.warnings if text.startswith(OUTSIDE)]
-    if is_random:
-        found.append("logits vary from call to call: the number is a majority vote of several passes, not a worst case")
+    if votes > 1:
+        text = "logits vary from call to call: the number is a majority vote of several passes, not a worst case"
+        if any(isinstance(attack, Apgd | Pgd) and attack.gradients > 1 for attack in evidence.attacks):
+            found += [] if is_vote else [text]
+        else:
+            found.append(f"{text}; attacks follow the gradient of one pass: use autoattack, version rand, or eot_pgd")
     has_gradient = gives_gradient(model, x) if evidence.has_gradient is None else evidence.has_gradient
     if not has_gradient:
         left_out = ", ".join(evidence.without_gradient)
@@ -85,10 +95,10 @@ def postflight(
         noise = rng.rows(rows).split("postflight")
         pairs = zip(evidence.threats, evidence.stages, strict=True)
         searched = dict.fromkeys(threat for threat, stage in pairs if stage.is_search)
-        found += _of_random_points(model, x[rows], y[rows], searched, noise)
+        found += _of_random_points(model, x[rows], y[rows], searched, noise, votes)
         if has_gradient:
-            found += _of_gradients(model, x[rows], y[rows], noise)
-            found += _of_longer_attacks(model, x[rows], y[rows], noise, evidence)
+            found += _of_gradients(model, x[rows], y[rows], noise, votes)
+            found += _of_longer_attacks(model, x[rows], y[rows], noise, evidence, votes)
     return found
 
 
@@ -138,7 +148,9 @@ def _of_two_phases(evidence: Evidence) -> Iterator[str]:
         yield phases.disagreement
 
 
-def _of_longer_attacks(model: nn.Module, x: Tensor, y: Tensor, rng: IndexedNoise, evidence: Evidence) -> Iterator[str]:
+def _of_longer_attacks(
+    model: nn.Module, x: Tensor, y: Tensor, rng: IndexedNoise, evidence: Evidence, votes: int
+) -> Iterator[str]:
     """Check whether PGD breaks more images with more steps; APGD adapts its steps, and has many."""
     for attack, threat, stage in zip(evidence.attacks, evidence.threats, evidence.stages, strict=True):
         # A transfer attack searched on another network.
@@ -146,21 +158,24 @@ def _of_longer_attacks(model: nn.Module, x: Tensor, y: Tensor, rng: IndexedNoise
             continue
         longer = replace(attack, steps=2 * attack.steps, restarts=1, keep="fooled")
         points = longer(model, x, y, threat, rng.split("longer"))
-        with torch.no_grad():
-            broken = int((model(points).argmax(1) != y).sum())
+        broken = int((predict(model, points, y, votes).predictions != y).sum())
         if broken > max(1, _ODD_SHARE * len(x)):
             yield f"{longer.steps} steps of PGD break {broken} of {len(x)} images that survived PGD with {attack.steps}"
 
 
 def _of_random_points(
-    model: nn.Module, x: Tensor, y: Tensor, threats: Iterable[ThreatModel], rng: IndexedNoise
+    model: nn.Module, x: Tensor, y: Tensor, threats: Iterable[ThreatModel], rng: IndexedNoise, votes: int
 ) -> Iterator[str]:
     """Check whether random points of the threat set fool the model."""
     fooled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     for threat, draw in product(threats, range(_RANDOM_POINTS)):
         points = threat.sample(x, rng.split(f"random point {draw}"))
-        with torch.no_grad():
-            fooled |= model(points).argmax(1) != y
+        wrong = predict(model, points, y, votes).predictions != y
+        if votes > 1 and bool(wrong.any()):
+            # One of many close votes goes wrong by chance: ask again, with more of them.
+            rows = wrong.nonzero().flatten()
+            wrong[rows] = predict(model, points[rows], y[rows], _SURER * votes).predictions != y[rows]
+        fooled |= wrong
     if bool(fooled.any()):
         yield (
             f"{int(fooled.sum())} of {len(x)} survivors are misclassified at one of {_RANDOM_POINTS} random points of "
@@ -168,7 +183,7 @@ def _of_random_points(
         )
 
 
-def _of_gradients(model: nn.Module, x: Tensor, y: Tensor, rng: IndexedNoise) -> Iterator[str]:
+def _of_gradients(model: nn.Module, x: Tensor, y: Tensor, rng: IndexedNoise, votes: int) -> Iterator[str]:
     """Check that gradients at survivors are useful."""
     count = len(x)
     for name, words in (("ce", "cross-entropy"), ("margin", "the margin of the logits")):
@@ -176,10 +191,10 @@ def _of_gradients(model: nn.Module, x: Tensor, y: Tensor, rng: IndexedNoise) -> 
         flat = int(((grad == 0) | ~torch.isfinite(grad)).flatten(1).all(1).sum())
         if flat > _ODD_SHARE * count:
             yield f"the gradient of {words} is zero on {flat} of {count} survivors: attacks by gradients cannot move"
-    attack = Pgd(steps=_WIDE_STEPS, loss="margin", keep="fooled")
+    # Where logits vary, the point where one pass was fooled says little; along the mean gradient to the end.
+    attack = Pgd(steps=_WIDE_STEPS, loss="margin", keep="fooled" if votes == 1 else "last", gradients=votes)
     points = attack(model, x, y, _WHOLE_BOX, rng.split("whole box"))
-    with torch.no_grad():
-        standing = int((model(points).argmax(1) == y).sum())
+    standing = int((predict(model, points, y, votes).predictions == y).sum())
     if standing > _ODD_SHARE * count:
         yield (
             f"{standing} of {count} survivors survive PGD-{_WIDE_STEPS} even when every pixel may take any value: "

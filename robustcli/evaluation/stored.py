@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from robustcli.data import Data
 from robustcli.data.images import Images
+from robustcli.evaluation.confirm import votes_for
 from robustcli.evaluation.evaluate import Result, evaluate, settled
 from robustcli.evaluation.fingerprint import fingerprint
 from robustcli.evaluation.journal import FolderJournal
@@ -116,7 +117,12 @@ class Task:
         if options and options.save_examples:
             with settled(self.network, x.device.type):
                 write_adversarial_examples(
-                    files.adversarial_examples, result.evidence, self.network, x, y, self.evaluator.votes
+                    files.adversarial_examples,
+                    result.evidence,
+                    self.evaluator.network(self.network),
+                    x,
+                    y,
+                    votes_for(self.evaluator, self.network),
                 )
         warned = [*result.warnings, *self.stamps, *_slow_search(self.evaluator, x.device)]
         stored = result.model_copy(update={"warnings": warned, "fingerprint": mark})

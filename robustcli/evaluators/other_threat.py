@@ -37,7 +37,7 @@ class Under(Evaluator):
     evaluator: Evaluator
 
     def __post_init__(self) -> None:
-        without_certificates("under", [self.evaluator])
+        without_certificates("other_threat", [self.evaluator])
 
     @property
     def threat(self) -> ThreatModel:

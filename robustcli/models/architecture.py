@@ -48,6 +48,11 @@ class Architecture(ModelSource):
     def eps(self) -> str | None:
         return None if self.about is None else self.about.eps
 
+    @property
+    def preprocess(self) -> MemberSpec | None:
+        chosen: MemberSpec = self.chosen.options.preprocess
+        return chosen
+
     def load(self, shape: ImageShape, device: torch.device) -> LoadedNetwork:
         network: nn.Module = instantiate(self.chosen, shape)
         settings = " ".join(f"{key}={value}" for key, value in to_plain(self.chosen.parameters).items())

@@ -1,6 +1,7 @@
 """Build networks from specs and checkpoints."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,34 @@ from robustcli.architectures import ImageShape, Network, first_layer
 from robustcli.architectures.convnorm import settle_divisors
 from robustcli.errors import RobustCliError
 from robustcli.models.weights_fit import require_plain_numbers
+from robustcli.preprocessors import Preprocessor
 from robustcli.registry.registry import MemberSpec, instantiate
 from robustcli.specs.spec import ExperimentSpec
 
 
 def build_network(chosen: MemberSpec, shape: ImageShape, mean: Sequence[float], std: Sequence[float]) -> Network:
     """Build the architecture of a spec, with its normalisation as first layer."""
-    network = Network(first_layer(chosen.options.normalize, tuple(mean), tuple(std)), instantiate(chosen, shape))
+    network = assembled(chosen, shape, mean, std)
     settle_divisors(network, shape)
     return network
+
+
+def assembled(chosen: MemberSpec, shape: ImageShape, mean: Sequence[float], std: Sequence[float]) -> Network:
+    """The parts of a network put together; the body is made for the images that the preprocessor returns."""
+    normalize = first_layer(chosen.options.normalize, tuple(mean), tuple(std))
+    preprocess = preprocessor_of(chosen.options.preprocess)
+    if preprocess is not None:
+        height, width = preprocess.size(shape.height, shape.width)
+        shape = replace(shape, height=height, width=width)
+    return Network(normalize, instantiate(chosen, shape), preprocess)
+
+
+def preprocessor_of(chosen: MemberSpec | None) -> Preprocessor | None:
+    """The preprocessor that was chosen; None if there is none."""
+    if chosen is None or chosen.name == "none":
+        return None
+    preprocess: Preprocessor = instantiate(chosen)
+    return preprocess
 
 
 def network_of(contents: Mapping[str, Any], device: torch.device, path: Path) -> tuple[ExperimentSpec, Network]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from robustcli.architectures import ImageShape, Network, Normalize
 from robustcli.errors import EvaluationError, Interrupted, RobustCliError
 from robustcli.models.source import reason
+from robustcli.preprocessors import Preprocessor
 
 
 class ExternalNetwork(Network):
@@ -16,16 +17,17 @@ class ExternalNetwork(Network):
     Args:
         normalize: the first layer.
         body: the network, in its own precision.
+        preprocess: transformation of the pixels before the normalization; None is none.
     """
 
-    def __init__(self, normalize: Normalize, body: nn.Module) -> None:
-        super().__init__(normalize, body)
+    def __init__(self, normalize: Normalize, body: nn.Module, preprocess: Preprocessor | None = None) -> None:
+        super().__init__(normalize, body, preprocess)
         kinds = {one.dtype for one in body.parameters() if one.is_floating_point()}
         self.dtype = kinds.pop() if len(kinds) == 1 else torch.float32
 
     def forward(self, x: Tensor) -> Tensor:
         try:
-            logits = self.body(self.normalize(x).to(self.dtype))
+            logits = self.body(self.prepared(x).to(self.dtype))
         except (Interrupted, RobustCliError, torch.OutOfMemoryError):
             raise
         except (Exception, SystemExit) as error:  # code of other packages may raise anything

@@ -43,6 +43,7 @@ class ModelRequest:
         weights_key: key or prefix of the weights in their file.
         mean, std: normalization in front of an external model, "0.5" or one number for each channel.
         data: a data set's name, an .npz file or a folder of images.
+        preprocess: registered name of a transformation of the images before the network.
     """
 
     text: str | None = None
@@ -54,6 +55,7 @@ class ModelRequest:
     mean: str | None = None
     std: str | None = None
     data: str | None = None
+    preprocess: str | None = None
 
 
 def find_model(request: ModelRequest) -> Model:
@@ -144,8 +146,15 @@ def _trained(request: ModelRequest, path: Path) -> TrainedModel:
     contents = read_checkpoint(path)
     source = f"the spec inside {path}"
     inside = ExperimentSpec.parse(contents["spec"], source)
+    if request.data == inside.data.name:
+        # The same data set, which lies where the spec in the checkpoint says.
+        request = replace(request, data=None)
     # With --data the spec's data set is not used, and neither are overrides of its parameters.
-    rest = [text for text in request.overrides if request.data is None or not _is_about("data", text)]
+    rest = [
+        text
+        for text in request.overrides
+        if not _is_about("preprocess", text) and (request.data is None or not _is_about("data", text))
+    ]
     spec = ExperimentSpec.parse(override_text(contents["spec"], rest, source), source)
     if spec.architecture != inside.architecture:
         raise RobustCliError("architecture: cannot be overridden")
@@ -153,7 +162,11 @@ def _trained(request: ModelRequest, path: Path) -> TrainedModel:
     data = spec.data
     if request.data is not None:
         data = _data(_overridden(request, "data", _images(request.data, height)))
-    return TrainedModel(path, contents, spec, data)
+    preprocess = _preprocess(request)
+    own = spec.architecture.options.preprocess.name
+    if preprocess is not None and own != "none":
+        raise RobustCliError(f"--preprocess: {path} was trained behind '{own}', which stays; leave it out")
+    return TrainedModel(path, contents, spec, data, preprocess)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -202,10 +215,10 @@ def _with_architecture(request: ModelRequest, architecture: Mapping[str, Any], f
 def _external(request: ModelRequest, source: ModelSource) -> ExternalModel:
     """Return the model with the defaults of the command line."""
     for override in request.overrides:
-        if not _is_about("data", override) and not _is_about("architecture", override):
+        if not any(_is_about(part, override) for part in ("data", "preprocess", "architecture")):
             raise RobustCliError(
-                f"override '{override}': {source.name} has no spec; only data and, with --architecture, architecture "
-                "can be set so"
+                f"override '{override}': {source.name} has no spec; only data, preprocess and, with --architecture, "
+                "architecture can be set so"
             )
         if _is_about("architecture", override) and not isinstance(source, Architecture):
             raise RobustCliError(f"architecture: {source.name} has its own, which cannot be overridden")
@@ -217,7 +230,17 @@ def _external(request: ModelRequest, source: ModelSource) -> ExternalModel:
         evaluate={name: _evaluator(name) for name in _DEFAULT},
         mean=mean,
         std=std,
+        preprocess=_preprocess(request) or source.preprocess,
     )
+
+
+def _preprocess(request: ModelRequest) -> MemberSpec | None:
+    """The transformation of images that the user puts before the network, or None."""
+    value = _overridden(request, "preprocess", None if request.preprocess is None else {"name": request.preprocess})
+    if value is None:
+        return None
+    chosen: MemberSpec = checked(lambda checker: checker.chosen(Family("preprocessors"), value, ("preprocess",)), _HERE)
+    return chosen
 
 
 def normalization_of(request: ModelRequest) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:

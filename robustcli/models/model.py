@@ -11,7 +11,7 @@ from robustcli.architectures import ImageShape, Network, Normalize
 from robustcli.data import Data
 from robustcli.data.loading import load_test_data
 from robustcli.errors import RobustCliError, in_one_line
-from robustcli.models.build import network_of
+from robustcli.models.build import network_of, preprocessor_of
 from robustcli.models.checkpoint_facts import SELECTED_ON_TEST, held_out_accuracy
 from robustcli.models.digest import weights_digest
 from robustcli.models.external import ExternalNetwork, precision_note, require_logits, require_values
@@ -19,7 +19,7 @@ from robustcli.models.normalization import Statistics, find_normalization
 from robustcli.models.source import LoadedNetwork, ModelSource
 from robustcli.models.weights_fit import ClassesDiffer
 from robustcli.registry.registry import MemberSpec
-from robustcli.specs.check import checked
+from robustcli.specs.check import checked, to_plain
 from robustcli.specs.settings import ThreatSettings
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.specs.yamlfile import parse_scalar
@@ -96,12 +96,17 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A checkpoint of `robust train`, which contains everything that an evaluation needs."""
+    """A checkpoint of `robust train`, which contains everything that an evaluation needs.
+
+    Args:
+        preprocess: transformation of the images that the user puts before the network, or None.
+    """
 
     path: Path
     contents: Mapping[str, Any]
     spec: ExperimentSpec
     data: MemberSpec
+    preprocess: MemberSpec | None = None
 
     @property
     def defaults(self) -> EvaluationDefaults:
@@ -130,6 +135,10 @@ class TrainedModel:
             raise RobustCliError(f"{self.path}: takes {shape.text}; the data have {data.shape.text}")
         _, network = network_of(self.contents, device, self.path)
         notes = []
+        if self.preprocess is not None:
+            network.preprocess = preprocessor_of(self.preprocess)
+            require_logits(network, shape, str(self.path), device)
+            notes.append(_preprocessing(self.preprocess))
         # An evaluation that does not read the train part knows only the test part; older checkpoints know only all.
         digest, key = (data.digest, "data_digest") if data.is_whole else (data.test_digest, "test_digest")
         if self.contents.get(key, digest) != digest:
@@ -148,6 +157,7 @@ class ExternalModel:
         data: the images.
         evaluate: evaluations by the names of their results.
         mean, std: normalization before the network, if given by the user.
+        preprocess: transformation of the images before the normalization, or None.
     """
 
     source: ModelSource
@@ -155,6 +165,7 @@ class ExternalModel:
     evaluate: Mapping[str, MemberSpec]
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
+    preprocess: MemberSpec | None = None
 
     @property
     def defaults(self) -> EvaluationDefaults:
@@ -174,7 +185,7 @@ class ExternalModel:
         return {"checkpoint": None, "name": self.source.name, "spec_digest": None, "training_seed": None}
 
     def load(self, data: Data, device: torch.device) -> LoadedModel:
-        return prepared(self.source, data.shape, device, self.mean, self.std, data)
+        return prepared(self.source, data.shape, device, self.mean, self.std, data, self.preprocess)
 
 
 def prepared(
@@ -184,6 +195,7 @@ def prepared(
     mean: tuple[float, ...] | None,
     std: tuple[float, ...] | None,
     data: Data | None,
+    preprocess: MemberSpec | None = None,
 ) -> LoadedModel:
     """Load an external network and put its normalization in front of it.
 
@@ -191,6 +203,7 @@ def prepared(
         shape: shape of the images; without data the network may have another number of classes.
         mean, std: normalization, if given by the user.
         data: images to determine the normalization, if neither user nor source states it; None if there are none.
+        preprocess: transformation of the images before the normalization, or None.
 
     Raises:
         RobustCliError: the network does not accept such images, or its normalization is unknown.
@@ -201,7 +214,7 @@ def prepared(
 
     def build(statistics: Statistics) -> ExternalNetwork:
         means, stds = (_per_channel(values, shape.channels, name) for values in statistics)
-        network = ExternalNetwork(Normalize(means, stds), loaded.network).to(device)
+        network = ExternalNetwork(Normalize(means, stds), loaded.network, preprocessor_of(preprocess)).to(device)
         try:
             return network.eval()
         except Exception as error:  # a network of other packages, such as torch.export, may raise anything
@@ -213,6 +226,8 @@ def prepared(
     fewest = 2 if data is None else None if data.classes_are_known else shape.classes
     require_logits(plain, shape, name, device, at_least=fewest)
     notes = [*loaded.notes, *precision_note(plain, name)]
+    if plain.preprocess is not None and preprocess is not None:
+        notes.append(_preprocessing(preprocess))
     if mean is not None and std is not None:
         statistics, words = (mean, std), "as --mean and --std say"
     elif loaded.mean is not None and loaded.std is not None:
@@ -260,6 +275,11 @@ def _normalisation(mean: tuple[float, ...], std: tuple[float, ...], source: str)
         means, stds = (", ".join(f"{value:.4g}" for value in values) for values in (mean, std))
         done = f"mean {means}, std {stds}"
     return f"normalisation before the network: {done} ({source})"
+
+
+def _preprocessing(chosen: MemberSpec) -> str:
+    settings = "".join(f" {key}={value}" for key, value in to_plain(chosen.parameters).items())
+    return f"images pass through {chosen.name}{settings} before the network"
 
 
 def test_images(defaults: EvaluationDefaults, device: torch.device) -> Data:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from robustcli.architectures import ImageShape
+from robustcli.registry.registry import MemberSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,7 @@ class ModelSource(Protocol):
         size: side of the training images, or None.
         images: training data set of the network, if known.
         norm, eps: threat model of the training, if known.
+        preprocess: transformation of images that belongs to the network, if any.
     """
 
     @property
@@ -62,6 +64,10 @@ class ModelSource(Protocol):
 
     @property
     def eps(self) -> str | None:
+        return None
+
+    @property
+    def preprocess(self) -> MemberSpec | None:
         return None
 
     def load(self, shape: ImageShape, device: torch.device) -> LoadedNetwork:

@@ -14,6 +14,7 @@ _BASES = {
     "diagnostics": "Diagnostic",
     "evaluators": "Evaluator",
     "mixers": "Mixer",
+    "preprocessors": "Preprocessor",
     "regularisers": "Regulariser",
     "schedules": "Schedule",
     "weights": "WeightPerturbation",

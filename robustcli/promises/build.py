@@ -90,6 +90,7 @@ def whole_spec(member: Member, settings: Settings) -> ExperimentSpec:
         "defenses": lambda: spec.update(defense=entry),
         "evaluators": lambda: spec["evaluate"].update(one=entry),
         "mixers": lambda: spec["data"].update(mixer=entry),
+        "preprocessors": lambda: spec["architecture"].update(preprocess=entry),
         "optimizers": lambda: spec["train"].update(optimizer=entry),
         "regularisers": lambda: spec["defense"].update(regulariser=entry),
         "schedules": lambda: spec["train"].update(schedule=entry),

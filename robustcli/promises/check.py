@@ -20,6 +20,7 @@ from robustcli.promises import (
     evaluators,
     mixers,
     optimizers,
+    preprocessors,
     regularisers,
     schedules,
     spanning,
@@ -85,6 +86,13 @@ _MIXER = (
     mixers.treats_class_shares_as_labels,
     mixers.repeats_itself,
     mixers.takes_a_single_image,
+)
+_PREPROCESSOR = (
+    preprocessors.stays_in_the_box,
+    preprocessors.has_the_size_that_it_states,
+    preprocessors.gives_a_gradient,
+    preprocessors.transforms_each_image_alone,
+    preprocessors.states_its_randomness,
 )
 _REGULARISER = (
     regularisers.leaves_all_but_gradients,
@@ -267,6 +275,7 @@ _FAMILIES: dict[str, Callable[[Member], Iterator[Case]]] = {
     "evaluators": _evaluator,
     "mixers": _each(_MIXER),
     "optimizers": _optimizer,
+    "preprocessors": _each(_PREPROCESSOR),
     "regularisers": _regulariser,
     "schedules": _each(_SCHEDULE),
     "weights": _weights,

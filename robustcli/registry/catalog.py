@@ -43,6 +43,7 @@ FAMILIES = {
     "evaluators": "evaluators",
     "mixers": "data/mixers",
     "optimizers": "optimization/optimizers",
+    "preprocessors": "preprocessors",
     "regularisers": "optimization/regularisers",
     "schedules": "optimization/schedules",
     "weights": "optimization/weights",

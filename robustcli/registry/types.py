@@ -56,6 +56,9 @@ ProperShare = Annotated[float, Ge(0), Lt(1)]
 Radius = Annotated[Fraction, Ge(0)]
 # Lowest and highest momentum of a cycle.
 MomentumRange = tuple[ProperShare, ProperShare]
+# Of a pixel and channel, and of JPEG.
+Bits = Annotated[int, Ge(1), Le(8)]
+Quality = Annotated[int, Ge(1), Le(100)]
 
 
 class Ratio(float):

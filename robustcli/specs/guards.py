@@ -227,6 +227,16 @@ def distortion_tells(defense: MemberSpec) -> Findings:
         )
 
 
+def randomness_is_averaged(architecture: MemberSpec, evaluate: Mapping[str, MemberSpec]) -> Findings:
+    chosen = architecture.options.preprocess
+    if chosen.parameters.get("votes", 1) == 1:
+        return
+    for key, evaluator in evaluate.items():
+        if evaluator.parameters.get("version", "rand") != "rand":
+            text = f"'{chosen.name}' is random, and one gradient says little; write rand, which takes the mean of many"
+            yield ("evaluate", key, "version"), text
+
+
 REFUSE: tuple[Guard, ...] = (
     replaced_part_has_no_parameters,
     eps_in_pixels,
@@ -268,6 +278,7 @@ WARN: tuple[Guard, ...] = (
     distortion_tells,
     average_has_its_window,
     last_batch_has_images,
+    randomness_is_averaged,
 )
 NOTE: tuple[Guard, ...] = (attack_reaches_far_side, soft_labels_are_verified)
 

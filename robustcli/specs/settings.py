@@ -103,9 +103,12 @@ class ArchitectureOptions:
     Args:
         normalize: first layer of the network: mean and std of the data set, none (pixels in [0, 1]), or "per_image"
             (each image by its own mean and std, over all channels).
+        preprocess: transformation of the images before that layer, such as jpeg; part of the network in training,
+            evaluation and attacks.
     """
 
     normalize: Literal["dataset", "none", "per_image"] = "dataset"
+    preprocess: Annotated[Any, Family("preprocessors")] = "none"
 
 
 @dataclass(frozen=True, kw_only=True)

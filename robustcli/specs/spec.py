@@ -99,7 +99,7 @@ class ExperimentSpec:
         simple = {name: parameter for name, parameter in known.items() if name not in ("evaluate", "claim")}
         for key in value:
             if key not in known:
-                checker.problems.append(((key,), f"unknown key{suggest(key, known)}"))
+                checker.problems.append(((key,), f"unknown key{_inside(key) or suggest(key, known)}"))
         resolved = checker.parameters(simple, {k: v for k, v in value.items() if k in simple}, (), "every spec")
         written = {} if value.get("evaluate") is None else value["evaluate"]
         evaluate = current(written) if is_stored else understood(written, document.source)
@@ -155,6 +155,9 @@ class ExperimentSpec:
         # Before this option existed, attacks used smoothed labels.
         if not self.data.options.is_smoothed or plain["data"]["smoothing_for"] == "both":
             del plain["data"]["smoothing_for"]
+        # Added later; "none" leaves runs unchanged.
+        if plain["architecture"]["preprocess"] == {"name": "none"}:
+            del plain["architecture"]["preprocess"]
         # Without soft labels there is nothing to choose.
         if plain["defense"].get("soft_labels") == "refuse":
             del plain["defense"]["soft_labels"]
@@ -166,6 +169,13 @@ class ExperimentSpec:
         plain["evaluate"] = former(plain["evaluate"])
         text = json.dumps(plain, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _inside(key: str) -> str:
+    """Where a key belongs that stands at the top of a spec by mistake, for a message."""
+    parts = {"data": DataOptions, "architecture": ArchitectureOptions, "train": TrainSettings}
+    found = next((part for part, kind in parts.items() if key in settings_of(kind)), None)
+    return "" if found is None else f"; write it under {found}, as {found}.{key}"
 
 
 def _as_before(value: Any) -> Any:

@@ -14,6 +14,7 @@ from robustcli.attacks.losses import margin
 from robustcli.data import Data
 from robustcli.data.images import Images
 from robustcli.errors import RobustCliError
+from robustcli.evaluation.confirm import votes_for
 from robustcli.evaluation.consistency import Threats, check_counts, check_derived, check_lines
 from robustcli.evaluation.evaluate import settled
 from robustcli.evaluation.fingerprint import evaluator_text, images_digest
@@ -207,8 +208,9 @@ def verify(files: EvaluationFiles, network: nn.Module, x: Images, y: Tensor, sto
         return Finding(files.key, [f"{result.total} images were evaluated; the data set has {len(x)}"], "nothing")
     x, y = x.subset(slice(result.total)), y[: result.total]
     threats = _threats_of(result, str(files.result))
-    votes = evaluator.votes
+    votes = votes_for(evaluator, network)
     problems = list(_of_fingerprint(result, network, x, y))
+    network = evaluator.network(network)
     if not files.per_image.is_file():
         problems += [*check_derived(result, stored), *_of_survivors(result, network, x, y, votes)]
         missing = f"per-image results and attacks: there is no {files.per_image.name}"

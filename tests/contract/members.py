@@ -18,6 +18,7 @@ from robustcli.promises import diagnostics as diagnostics_promises
 from robustcli.promises import evaluators as evaluators_promises
 from robustcli.promises import mixers as mixers_promises
 from robustcli.promises import optimizers as optimizers_promises
+from robustcli.promises import preprocessors as preprocessors_promises
 from robustcli.promises import regularisers as regularisers_promises
 from robustcli.promises import schedules as schedules_promises
 from robustcli.promises import weights as weights_promises
@@ -90,6 +91,7 @@ def chosen_in(spec: ExperimentSpec, family: str) -> Any:
         "evaluators": lambda: spec.evaluate["one"],
         "mixers": lambda: spec.data.options.mixer,
         "optimizers": lambda: spec.train.optimizer,
+        "preprocessors": lambda: spec.architecture.options.preprocess,
         "regularisers": lambda: spec.defense.parameters["regulariser"],
         "schedules": lambda: spec.train.schedule,
         "weights": lambda: spec.defense.parameters["weights"],
@@ -124,6 +126,7 @@ def _observe(member: Member, settings: Settings) -> Tensor:
         "diagnostics": diagnostics_promises.observed,
         "evaluators": evaluators_promises.observed_evaluator,
         "mixers": mixers_promises.observed,
+        "preprocessors": preprocessors_promises.observed,
         "regularisers": regularisers_promises.observed,
         "schedules": schedules_promises.observed_schedule,
         "weights": weights_promises.observed,

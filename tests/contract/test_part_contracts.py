@@ -13,10 +13,12 @@ from robustcli.diagnostics import Diagnostic
 from robustcli.optimization.averaging import Averaging
 from robustcli.optimization.regularisers import Regulariser
 from robustcli.optimization.weights import WeightPerturbation
+from robustcli.preprocessors import Preprocessor
 from robustcli.promises import attacks as attacks_promises
 from robustcli.promises import averaging as averaging_promises
 from robustcli.promises import diagnostics as diagnostics_promises
 from robustcli.promises import mixers as mixers_promises
+from robustcli.promises import preprocessors as preprocessors_promises
 from robustcli.promises import regularisers as regularisers_promises
 from robustcli.promises import schedules as schedules_promises
 from robustcli.promises import spanning
@@ -145,6 +147,23 @@ def test_averaging(name: str, buffers: str, promise: Callable[[Averaging], None]
 def test_mixer(name: str, promise: Callable[[Mixer], None]) -> None:
     for mixer in variants("mixers", name):
         promise(mixer)
+
+
+@pytest.mark.parametrize("name", names_of("preprocessors"))
+@pytest.mark.parametrize(
+    "promise",
+    [
+        preprocessors_promises.stays_in_the_box,
+        preprocessors_promises.has_the_size_that_it_states,
+        preprocessors_promises.gives_a_gradient,
+        preprocessors_promises.transforms_each_image_alone,
+        preprocessors_promises.states_its_randomness,
+    ],
+    ids=lambda promise: promise.__name__,
+)
+def test_preprocessor(name: str, promise: Callable[[Preprocessor], None]) -> None:
+    for preprocess in variants("preprocessors", name):
+        promise(preprocess)
 
 
 @pytest.mark.parametrize("name", names_of("regularisers"))

@@ -16,10 +16,10 @@ from robustcli.diagnostics.randomized_smoothing import RandomizedSmoothing
 from robustcli.errors import EvaluationError, RobustCliError
 from robustcli.evaluation.evaluate import Result, evaluate
 from robustcli.evaluators import Certificate, Certifier, Evaluator
-from robustcli.evaluators.attacked import Attacked
+from robustcli.evaluators.attack import Attacked
 from robustcli.evaluators.interval_bounds import IntervalBounds as IntervalBoundsEvaluator
 from robustcli.evaluators.randomized_smoothing import RandomizedSmoothing as SmoothingEvaluator
-from robustcli.evaluators.under import Under
+from robustcli.evaluators.other_threat import Under
 from robustcli.evaluators.worst_case import WorstCase
 from robustcli.promises.build import body_builder
 from robustcli.promises.networks import conv_net, images, linear_net
@@ -221,5 +221,5 @@ def test_certificates_do_not_stand_inside_other_evaluators() -> None:
     inner = IntervalBoundsEvaluator()
     with pytest.raises(RobustCliError, match="worst_case: joins attacks"):
         WorstCase(members=[inner])
-    with pytest.raises(RobustCliError, match="under: joins attacks"):
+    with pytest.raises(RobustCliError, match="other_threat: joins attacks"):
         Under(norm="l2", eps=Fraction(1), evaluator=inner)

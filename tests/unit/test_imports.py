@@ -21,7 +21,8 @@ BANDS = tuple(
     for line in (
         "__main__ api cli reports",
         "workflows bench measuring promises",
-        "training evaluation diagnostics defenses evaluators attacks architectures optimization data models",
+        "training evaluation diagnostics defenses evaluators attacks architectures preprocessors "
+        "optimization data models",
         "store specs threat registry runtime statistics errors __init__",
     )
 )

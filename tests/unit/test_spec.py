@@ -725,6 +725,12 @@ REFUSED = [
     ),
 ]
 WARNED = [
+    (
+        "randomness_is_averaged",
+        ["architecture.preprocess=resize_pad", "evaluate.aa=autoattack"],
+        "evaluate.aa.version: 'resize_pad' is random",
+        ["architecture.preprocess=resize_pad", "evaluate.aa={name: autoattack, version: rand}"],
+    ),
     ("eps_is_exact", ["threat.eps=0.031"], "threat.eps: 0.031 is near 8/255", ["threat.eps=8/255"]),
     ("eps_is_exact", ["threat.eps=0.0313"], "threat.eps: 0.0313 is near", ["threat.eps=0.031", "threat.norm=l2"]),
     (

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import torch
 
-from robustcli.architectures import ImageShape, Network, first_layer
+from robustcli.architectures import ImageShape, Network
 from robustcli.errors import RobustCliError
-from robustcli.registry.registry import MemberSpec, instantiate
+from robustcli.models.build import assembled
+from robustcli.registry.registry import MemberSpec
 from robustcli.registry.types import Family
 from robustcli.specs.check import checked, to_plain
 from robustcli.specs.settings import ArchitectureOptions
@@ -50,8 +51,7 @@ def rebuild(folder: Path) -> Network:
         lambda checker: checker.chosen(family, spec.get("architecture"), ("architecture",)), str(path)
     )
     # Mean and std, if any, are among the weights.
-    normalize = first_layer(chosen.options.normalize, (0.0,) * shape.channels, (1.0,) * shape.channels)
-    network = Network(normalize, instantiate(chosen, shape))
+    network = assembled(chosen, shape, (0.0,) * shape.channels, (1.0,) * shape.channels)
     try:
         network.load_state_dict(torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True))
     except RuntimeError as error:
