@@ -98,8 +98,7 @@ def resample(
     rows_there = rows.to(y.device)
     found = evaluate(attack, {}, evaluator, network, x[rows_there], y[rows_there], _threat_of(chosen, result), seed)
     assert found.evidence is not None
-    is_broken = found.evidence.broken_by >= 0
-    return Resampled(chosen, result, attack, len(rows), rows[is_broken].tolist())
+    return Resampled(chosen, result, attack, len(rows), rows[~found.evidence.survives].tolist())
 
 
 def _threat_of(key: str, result: Evaluation) -> ThreatModel:

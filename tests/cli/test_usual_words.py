@@ -12,7 +12,7 @@ from robustcli.errors import RobustCliError
 from robustcli.specs import presets
 from robustcli.store.runs import RunFolder
 
-PGD = ("--attack", "pgd", "--steps", 3, "-n", 30)
+PGD = ("--attack", "pgd", "--steps", 3, "-n", 60, "--eps", "0.6")
 
 
 def test_other_names_of_commands_and_parts_are_understood(robust: Robust, trained: RunFolder, tiny: Path) -> None:
@@ -80,10 +80,10 @@ def test_plot_draws_the_examples_of_an_evaluation(robust: Robust, trained: RunFo
 
 
 def test_survivors_are_attacked_anew(robust: Robust, trained: RunFolder) -> None:
-    weak = ("--attack", "fgsm", "--eps", "0.12", "-n", 60)
+    weak = ("--attack", "fgsm", "--step-size", "0.0001", "--eps", "0.6", "-n", 60)
     robust("eval", trained.path, *weak).require(0)
     (folder,) = Path("evals").iterdir()
     robust("verify", folder, "--resample", 40, "--attack", "pgd").require(1, "robust accuracy is at most", "(images ")
     robust("verify", folder, "--resample", 5, "--attack", "none").require(2, "attacks nothing")
     robust("verify", folder, "--attack", "pgd").require(2, "only with --resample N")
-    robust("verify", folder, "--resample", 3, "--attack", "fgsm", "--key", "fgsm").require(0, "no verdict changes")
+    robust("verify", folder, "--resample", 3, "--attack", "clean", "--key", "fgsm").require(0, "no verdict changes")
