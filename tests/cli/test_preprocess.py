@@ -31,7 +31,7 @@ def test_a_checkpoint_is_evaluated_behind_a_transformation(robust: Robust, train
     random = ("eval", trained.path, "preprocess=resize_pad", "-n", 10, "--json", "-q", "--attack")
     for attack, is_said in (("pgd", True), ("eot_pgd", False)):
         suspicions = json.loads(robust(*random, attack).require(0).out)["evaluations"][attack]["suspicions"]
-        assert any("most of several forwards" in text for text in suspicions) is is_said
+        assert any("majority vote of several passes" in text for text in suspicions) is is_said
 
 
 def test_an_external_network_is_evaluated_behind_a_transformation(robust: Robust) -> None:

@@ -18,8 +18,8 @@ from robustcli.evaluation.evaluate import Result, evaluate
 from robustcli.evaluators import Certificate, Certifier, Evaluator
 from robustcli.evaluators.attack import Attacked
 from robustcli.evaluators.interval_bounds import IntervalBounds as IntervalBoundsEvaluator
-from robustcli.evaluators.randomized_smoothing import RandomizedSmoothing as SmoothingEvaluator
 from robustcli.evaluators.other_threat import Under
+from robustcli.evaluators.randomized_smoothing import RandomizedSmoothing as SmoothingEvaluator
 from robustcli.evaluators.worst_case import WorstCase
 from robustcli.promises.build import body_builder
 from robustcli.promises.networks import conv_net, images, linear_net
