@@ -58,6 +58,7 @@ class ModelSource(Stored):
     mean: str | None = None
     std: str | None = None
     data: str | None = None
+    preprocess: str | None = None
 
 
 class NetworkRecord(Stored):

@@ -13,7 +13,7 @@ from robustcli.evaluation.evaluate import evaluate
 from robustcli.models.model import test_images
 from robustcli.registry.registry import instantiate
 from robustcli.runtime.device import choose_device
-from robustcli.store.results import Evaluation, read_evaluation
+from robustcli.store.evaluations import Evaluation, read_evaluation
 from robustcli.threat.noise import derive
 from robustcli.threat.threat import ThreatModel
 from robustcli.workflows.verify import find_evidence
