@@ -240,7 +240,7 @@ class TestEvaluate:
         assert set(stored) == {
             *("evaluator", "parameters", "norm", "eps", "eps_value", "seed", "survivors", "correct", "total"),
             *("accuracy", "interval", "forwards", "gradients", "seconds", "warnings", "stages", "suspicions"),
-            *("verdict", "is_upper_bound", "fingerprint", "sample", "estimate"),
+            *("verdict", "is_upper_bound", "fingerprint", "sample", "estimate", "certified"),
         }
         assert (stored["evaluator"], stored["parameters"], stored["seed"]) == ("clean", {"batch_size": 3}, 5)
         assert (stored["norm"], stored["eps"], stored["eps_value"]) == ("linf", "8/255", 8 / 255)

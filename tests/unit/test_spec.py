@@ -1110,7 +1110,7 @@ def other_values(value: Any) -> list[Any]:
         words = ["l1", "zero", "dlr", "best", "none", "bn", "clean", "last", "continue", "average", "bf16", "gelu"]
         return [
             word
-            for word in [*words, "train", "random", "two", "se", "cuda", "all", "adversarial", "sine", "both"]
+            for word in [*words, "train", "random", "two", "jpeg", "se", "cuda", "all", "adversarial", "sine", "both"]
             if word != value
         ] + [True]
     if value is None:
