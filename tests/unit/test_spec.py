@@ -1072,6 +1072,7 @@ OTHER_MEMBERS: dict[tuple[Any, ...], dict[str, Any]] = {
     ("data",): {"name": "fashion_mnist", "val_size": 50},
     ("data", "mixer"): {"name": "cutmix"},
     ("architecture",): {"name": "preact_resnet18"},
+    ("architecture", "preprocess"): {"name": "jpeg"},
     ("defense",): {"name": "pgd_at"},
     ("defense", "weights"): {"name": "none"},
     ("defense", "averaging"): {"name": "none"},
@@ -1110,7 +1111,7 @@ def other_values(value: Any) -> list[Any]:
         words = ["l1", "zero", "dlr", "best", "none", "bn", "clean", "last", "continue", "average", "bf16", "gelu"]
         return [
             word
-            for word in [*words, "train", "random", "two", "jpeg", "se", "cuda", "all", "adversarial", "sine", "both"]
+            for word in [*words, "train", "random", "two", "se", "cuda", "all", "adversarial", "sine", "both"]
             if word != value
         ] + [True]
     if value is None:
