@@ -2,6 +2,8 @@
 
 import random
 import signal
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,11 +25,26 @@ def session_in(folder: Path, spec: str = TRADES) -> RankedSessions:
     return sessions
 
 
+@pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], RankedSessions]:
+    """Finished trainings of two processes, each run once."""
+
+    @cache
+    def run(name: str) -> RankedSessions:
+        sessions = session_in(tmp_path_factory.mktemp("uninterrupted"), SPECS[name])
+        # Plans that never end a process count its events.
+        plans = {rank: Plan(ALL_KINDS) for rank in (0, 1)}
+        assert sessions.run("train", "spec.yaml", "--quiet", plans=plans) == [0, 0]
+        return sessions
+
+    return run
+
+
 @pytest.mark.parametrize("name", SPECS)
-def test_killed_anywhere_and_resumed_it_is_bit_identical(name: str, tmp_path: Path) -> None:
-    whole = session_in(tmp_path / "whole", SPECS[name])
-    # Plans that never end a process count its events.
-    assert whole.run("train", "spec.yaml", "--quiet", plans={rank: Plan(ALL_KINDS) for rank in (0, 1)}) == [0, 0]
+def test_killed_anywhere_and_resumed_it_is_bit_identical(
+    name: str, uninterrupted: Callable[[str], RankedSessions], tmp_path: Path
+) -> None:
+    whole = uninterrupted(name)
     rng = random.Random(name)
     killed = session_in(tmp_path / "killed", SPECS[name])
     for rank in (0, 1):
@@ -41,9 +58,10 @@ def test_killed_anywhere_and_resumed_it_is_bit_identical(name: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_signal_to_one_process_saves_and_ends_all(rank: int, tmp_path: Path) -> None:
-    whole, stopped = session_in(tmp_path / "whole"), session_in(tmp_path / "stopped")
-    assert whole.run("train", "spec.yaml", "--quiet") == [0, 0]
+def test_a_signal_to_one_process_saves_and_ends_all(
+    rank: int, uninterrupted: Callable[[str], RankedSessions], tmp_path: Path
+) -> None:
+    whole, stopped = uninterrupted("trades_awp_ema"), session_in(tmp_path / "stopped")
     plans = {rank: Plan(("step",), 6, signal.SIGTERM)}
     assert stopped.run("train", "spec.yaml", "--quiet", plans=plans) == [STOPPED, STOPPED]
     assert checkpoint.load(the_run(stopped.folder).last)["training"]["updates"] == 6
@@ -67,9 +85,12 @@ def test_another_number_of_processes_resumes(tmp_path: Path) -> None:
     ]
 
 
-def test_processes_that_torchrun_starts_again_resume(tmp_path: Path) -> None:
-    whole, killed = session_in(tmp_path / "whole", SWA), session_in(tmp_path / "killed", SWA)
-    assert whole.run("train", "spec.yaml", "--quiet") == [0, 0]
+# In test_torchrun.py it is torchrun that starts them.
+@pytest.mark.full
+def test_processes_that_torchrun_starts_again_resume(
+    uninterrupted: Callable[[str], RankedSessions], tmp_path: Path
+) -> None:
+    whole, killed = uninterrupted("pgd_at_swa"), session_in(tmp_path / "killed", SWA)
     codes = killed.run("train", "spec.yaml", "--quiet", plans={1: Plan(("step",), 6)})
     assert codes == [STOPPED, KILLED]
     assert killed.run("train", "spec.yaml", "--quiet", restarts=1) == [0, 0]
@@ -108,3 +129,19 @@ def test_a_loss_that_is_not_finite_ends_all(tmp_path: Path) -> None:
         assert "the loss is not finite in epoch 1" in sessions.log(rank).read_text(encoding="utf-8")
     lines = the_run(sessions.folder).log.read_text(encoding="utf-8").splitlines()
     assert sum('"event": "failed"' in line for line in lines) == 1
+
+
+def test_processes_share_an_evaluation(tmp_path: Path) -> None:
+    sessions = session_in(tmp_path)
+    assert sessions.run("train", "spec.yaml", "--quiet", count=1) == [0]
+    words = ["eval", str(the_run(tmp_path).best), "--attack", "pgd", "--steps", "5"]
+    assert sessions.run(*words, "--store", "alone", count=1) == [0]
+    assert sessions.run(*words, "--store", "shared") == [0, 0]
+    found = [read_json(next(tmp_path.glob(f"{store}/*/results.json"))) for store in ("alone", "shared")]
+    survivors = [[result["survivors"] for result in one["evaluations"].values()] for one in found]
+    assert survivors[0] == survivors[1]
+    (path,) = tmp_path.glob("shared/*/results.json")
+    before = path.stat().st_ino
+    assert sessions.run(*words, "--store", "shared", "--fresh") == [0, 0]
+    assert path.stat().st_ino != before
+    assert [result["survivors"] for result in read_json(path)["evaluations"].values()] == survivors[0]

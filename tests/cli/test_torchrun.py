@@ -84,22 +84,3 @@ def test_devices_end_with_the_exit_code_of_their_processes(tmp_path: Path) -> No
     sessions = session_of_one(tmp_path)
     assert sessions.run("train", "spec.yaml", "data.train_size=33", "--devices", "2") == 2
     assert "too few for 2 processes" in sessions.log.read_text(encoding="utf-8")
-
-
-@pytest.mark.slow
-def test_processes_share_an_evaluation(tmp_path: Path) -> None:
-    alone = session_of_one(tmp_path)
-    assert alone.run("train", "spec.yaml", "--quiet") == 0
-    words = ["eval", str(the_run(tmp_path).best), "--attack", "pgd", "--steps", "5"]
-    assert alone.run(*words, "--store", "alone") == 0
-    shared = start(tmp_path, *TORCHRUN, "-m", "robustcli", *words, "--store", "shared")
-    assert shared.wait(120) == 0, (tmp_path / "log").read_text(encoding="utf-8")
-    found = [read_json(next(tmp_path.glob(f"{store}/*/results.json"))) for store in ("alone", "shared")]
-    survivors = [[result["survivors"] for result in one["evaluations"].values()] for one in found]
-    assert survivors[0] == survivors[1]
-    (path,) = tmp_path.glob("shared/*/results.json")
-    before = path.stat().st_ino
-    again = start(tmp_path, *TORCHRUN, "-m", "robustcli", *words, "--store", "shared", "--fresh")
-    assert again.wait(120) == 0, (tmp_path / "log").read_text(encoding="utf-8")
-    assert path.stat().st_ino != before
-    assert [result["survivors"] for result in read_json(path)["evaluations"].values()] == survivors[0]

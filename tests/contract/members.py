@@ -1,8 +1,10 @@
 """Members of the registries as the contract tests choose, build, vary and observe them."""
 
+import json
 import typing
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -136,6 +138,21 @@ def _observe(member: Member, settings: Settings) -> Tensor:
 
 def differ(one: Tensor, other: Tensor) -> bool:
     return one.shape != other.shape or not torch.equal(one, other)
+
+
+@cache
+def _structure(name: str, settings: str) -> str:
+    member = catalog("architectures")[name]
+    with torch.device("meta"):
+        return repr(build(member, json.loads(settings), suitable_shape(member, member.smoke)))
+
+
+def are_built_alike(member: Member, one: Settings, other: Settings) -> bool:
+    """Return False where other settings of an architecture give a network of other layers, which needs no weights."""
+    if member.family != "architectures":
+        return True
+    first, second = (_structure(member.name, json.dumps(settings, sort_keys=True)) for settings in (one, other))
+    return first == second
 
 
 def usual_settings(member: Member) -> list[Settings]:

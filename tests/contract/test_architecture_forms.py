@@ -24,13 +24,12 @@ CHEAPEST: list[tuple[str, Settings]] = [
 # With layers that these do not have.
 OTHERS: list[tuple[str, Settings]] = [
     ("resnet18", {"width": 4, "norm": "conv"}),
-    ("resnet18", {"width": 4, "norm": "conv_running", "activation": "relu_smooth_backward"}),
+    ("wide_resnet", {"depth": 10, "widen": 1, "norm": "conv_running", "activation": "relu_smooth_backward"}),
     # So wide that its gates have several units: of a single one the gradient may be zero.
     ("wide_resnet", {"depth": 10, "widen": 4, "norm": "group", "channel_gate": "se"}),
     ("preact_resnet18", {"width": 4, "form": "dm", "channel_gate": "cifs"}),
-    ("preact_resnet18", {"width": 4, "form": "a", "activation": "sparta_like"}),
-    ("preact_resnet18", {"width": 4, "form": "c", "downsample": "flc"}),
-    ("preact_resnet18", {"width": 4, "downsample": "asap", "activation": "smooth_relu"}),
+    ("preact_resnet18", {"width": 4, "form": "a", "downsample": "asap", "activation": "sparta_like"}),
+    ("preact_resnet18", {"width": 4, "form": "c", "downsample": "flc", "activation": "smooth_relu"}),
     ("wide_resnet", {"depth": 10, "widen": 1, "activation": "pssilu"}),
     ("robnet", {"width": 2, "cells": 3, "norm": "group", "downsample": "flc", "activation": "silu"}),
     ("sknet", {"width": 4, "norm": "group", "channel_gate": "cifs"}),
