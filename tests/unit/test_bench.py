@@ -533,7 +533,7 @@ def test_a_subject_takes_threat_and_images_from_its_checkpoint_or_the_command(di
 def test_engines_are_measured_on_the_same_images(digits: Path, quick: None) -> None:
     subject = subject_of(digits)
     before = {name: value.clone() for name, value in subject.network.state_dict().items()}
-    result = bench_autoattack(subject, rounds=2, sample_first=2)
+    result = bench_autoattack(subject, rounds=1, screen=2)
     names = [row["name"] for row in result["rows"]]
     assert names == [
         "package, as it comes",
@@ -577,7 +577,7 @@ def test_compiled_engines_are_measured_where_they_compile(
 ) -> None:
     subject = subject_of(digits)
     monkeypatch.setattr(torch, "compile", lambda call, **_: call)
-    result = bench_autoattack(subject, rounds=1, sample_first=2, is_compiled=True)
+    result = bench_autoattack(subject, rounds=2, screen=2, is_compiled=True)
     assert [row["name"] for row in result["rows"]] == [
         "package, as it comes", "native", "native again", "native, fast", "native, compiled",
         "native, fast, compiled", "native, fast, compiled, sample first 2", "its passes alone",
