@@ -82,6 +82,18 @@ def mcnemar(only_a: int, only_b: int) -> float:
     return min(1.0, 2 * float(bdtr(min(only_a, only_b), count, 0.5))) if count else 1.0
 
 
+def is_at_chance(right: int, total: int, classes: int) -> bool:
+    """Return whether an accuracy is consistent with guessing.
+
+    An exact one-sided binomial test against 1 / classes at level 0.001. With few images even 100 % can pass this test,
+    so an accuracy more than half-way from chance to 1 never counts as chance.
+    """
+    from scipy.special import bdtrc
+
+    chance = 1 / classes
+    return right / total <= (1 + chance) / 2 and float(bdtrc(right - 1, total, chance)) >= 1e-3
+
+
 def paired_difference(only_a: int, only_b: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
     """Interval of accuracy A - accuracy B over the drawing of the images: (low, high), fractions.
 

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from robustcli.data.corruption_kinds import KINDS, corrupted
 from robustcli.diagnostics import DIAGNOSTICS
-from robustcli.diagnostics.corruption_kinds import KINDS, corrupted
 from robustcli.diagnostics.measuring import logits_of
 from robustcli.errors import RobustCliError, suggest
 from robustcli.evaluators import chunks

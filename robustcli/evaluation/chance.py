@@ -5,26 +5,12 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from robustcli.data.images import AnyImages, chunks_of
+from robustcli.statistics import is_at_chance
 
-# Significance level of the test against guessing.
-_LEVEL = 1e-3
 # Maximum brightness of images that count as nearly black.
 _DARK = 0.1
 # Minimum share of images on which predictions and labels differ by the same number.
 _SHIFT_SHARE = 0.5
-
-
-def is_at_chance(right: int, total: int, classes: int) -> bool:
-    """Return whether an accuracy is consistent with guessing.
-
-    An exact one-sided binomial test against 1 / classes at level 0.001. With few images even 100 % can pass this test,
-    so an accuracy more than half-way from chance to 1 never counts as chance.
-    """
-    # Imported here so that other commands need not wait for scipy.
-    from scipy.special import bdtrc
-
-    chance = 1 / classes
-    return right / total <= (1 + chance) / 2 and float(bdtrc(right - 1, total, chance)) >= _LEVEL
 
 
 def chance_suspicions(predictions: Tensor, labels: Tensor, classes: int, x: AnyImages) -> Iterator[str]:

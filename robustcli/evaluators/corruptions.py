@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.attacks import Attack
-from robustcli.diagnostics.corruption_kinds import KINDS, corrupted
+from robustcli.data.corruption_kinds import KINDS, corrupted
 from robustcli.errors import RobustCliError, suggest
 from robustcli.evaluators import EVALUATORS, AttackContext, Evaluator, Stage
 from robustcli.registry.types import Count

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from robustcli.data import Data
 from robustcli.data.datasets.channel_statistics import channel_statistics
 from robustcli.errors import RobustCliError
-from robustcli.evaluation.chance import is_at_chance
-from robustcli.statistics import mcnemar
+from robustcli.statistics import is_at_chance, mcnemar
 
 # Number of clean images for comparing normalizations.
 _IMAGES = 400

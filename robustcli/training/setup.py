@@ -49,9 +49,6 @@ def assemble(
     Args:
         note: stores decisions and events of this session.
 
-    Args:
-        note: stores decisions of this session and what it met.
-
     Raises:
         RobustCliError: no batch is large enough to be compiled; some images have no label, and the defense needs
             labels; or the smallest batch is too small for the network's batch norms.

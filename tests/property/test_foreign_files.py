@@ -20,7 +20,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from robustcli.cli.main import main
-from robustcli.evaluation.chance import is_at_chance
+from robustcli.statistics import is_at_chance
 
 pytestmark = pytest.mark.slow
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from robustcli.attacks.none import NoAttack
 from robustcli.attacks.pgd import Pgd
-from robustcli.evaluation.chance import is_at_chance
 from robustcli.evaluation.evaluate import Result, evaluate
 from robustcli.evaluators.attack import Attacked
 from robustcli.evaluators.clean import Clean
+from robustcli.statistics import is_at_chance
 from robustcli.threat.threat import ThreatModel
 
 THREAT = ThreatModel("linf", Fraction(1, 255))

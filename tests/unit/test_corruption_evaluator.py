@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import robustcli
-from robustcli.diagnostics.corruption_kinds import corrupted
+from robustcli.data.corruption_kinds import corrupted
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.wording import threats_of, verdict
 from robustcli.evaluators.corruptions import Corruption, Corruptions

@@ -11,7 +11,7 @@ import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from robustcli.diagnostics.corruption_blurs import (
+from robustcli.data.corruption_blurs import (
     defocus_blur,
     elastic_transform,
     gaussian_blur,
@@ -19,7 +19,7 @@ from robustcli.diagnostics.corruption_blurs import (
     streaked,
     zoom_blur,
 )
-from robustcli.diagnostics.corruption_kinds import KINDS, corrupted, fog, pixelate, snow
+from robustcli.data.corruption_kinds import KINDS, corrupted, fog, pixelate, snow
 from robustcli.diagnostics.corruptions import Corruptions
 from robustcli.errors import RobustCliError
 from robustcli.promises.networks import linear_net

@@ -14,7 +14,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image
 
-from robustcli.diagnostics import corruption_blurs as blurs
+from robustcli.data import corruption_blurs as blurs
 from robustcli.errors import RobustCliError
 
 Images = NDArray[np.float64]
