@@ -1,4 +1,4 @@
-"""`robust` called here or in a process of its own, on a tiny spec."""
+"""Fixtures that call `robust` in this process or in a new one, with a tiny spec."""
 
 import subprocess
 import sys
@@ -32,7 +32,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def robust(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Robust:
-    """`robust` in this process, where torch is imported already; anything but an exit fails the test."""
+    """Calls `robust` in this process, where torch is already imported; other exceptions than an exit fail the test."""
 
     def call(*words: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["robust", *map(str, words)])
@@ -51,7 +51,7 @@ def robust(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
 
 @pytest.fixture
 def robust_process() -> Robust:
-    """`robust` in a process of its own, in `cwd`."""
+    """Calls `robust` in a new process, in `cwd`."""
 
     def call(*words: object, cwd: Path, env: Mapping[str, str] = {}) -> Outcome:
         done = subprocess.run(

@@ -1,6 +1,6 @@
-"""`robust` in processes of their own that end themselves, or are ended, at any point of their work.
+"""Runs `robust` in processes that are killed at chosen points.
 
-The processes are forked from one that has imported torch already, so that a dozen of them take seconds.
+The processes are forked from one that has already imported torch, which saves seconds.
 """
 
 import io
@@ -24,12 +24,12 @@ from robustcli.cli.main import main
 
 @dataclass(frozen=True)
 class Plan:
-    """When a process is ended.
+    """When a process is killed.
 
     Args:
-        kinds: the events that count: "step" (an update is made), "half" (half a checkpoint is written),
+        kinds: the events that are counted: "step" (an update is made), "half" (half a checkpoint is written),
             "sync", "rename", "renamed".
-        at: the event of these kinds at which it ends, counted from 1; 0 is never.
+        at: number of the event of these kinds at which the process is killed, from 1; 0: never.
         by: the signal.
     """
 
@@ -42,7 +42,7 @@ ALL_KINDS = ("step", "half", "sync", "rename", "renamed")
 
 
 class Events:
-    """Counts what a process does, writes the count down and ends the process where its plan says so."""
+    """Counts the events of a process, stores the count and kills the process as planned."""
 
     def __init__(self, plan: Plan, tally: Path) -> None:
         self.plan = plan
@@ -50,7 +50,7 @@ class Events:
         self.count = 0
 
     def happens(self, kind: str) -> bool:
-        """Whether this event is the one at which a process that works on an open file ends."""
+        """Count an event; return whether the process is to be killed at it."""
         if kind not in self.plan.kinds:
             return False
         self.count += 1
@@ -65,7 +65,7 @@ class Events:
         os.kill(os.getpid(), self.plan.by)
 
     def around(self, owner: Any, name: str, before: str, after: str) -> None:
-        """Let calls of a function count as two events."""
+        """Count an event before and one after each call of a function."""
         usual = getattr(owner, name)
 
         def call(*words: Any, **options: Any) -> Any:
@@ -78,7 +78,7 @@ class Events:
 
 
 def _work(words: Sequence[str], folder: str, plan: Plan, log: str, tally: str) -> None:
-    """The body of a process: `robust` with its events counted."""
+    """Run `robust` and count its events; the body of a process."""
     forked.write_to(Path(log), Path(log))
     os.chdir(folder)
     torch.set_num_threads(1)
@@ -144,11 +144,11 @@ class Sessions:
         return process.exitcode
 
     def events(self) -> int:
-        """How many events the last process came past."""
+        """Number of events of the last process."""
         return int(self.tally.read_text(encoding="utf-8"))
 
     def until_done(self, *words: str, plans: Callable[[int], Plan], limit: int = 100) -> list[int]:
-        """Exit codes of all sessions, each under the plan of its number, until one is done."""
+        """Run sessions, each with its plan, until one is done; return their exit codes."""
         codes = []
         for number in range(limit):
             codes.append(self.run(*words, "--resume", plan=plans(number)))

@@ -1,4 +1,4 @@
-"""`robust` in several processes that work together, as torchrun starts them, any of which may be ended."""
+"""Runs `robust` in several processes as torchrun does; any of them can be killed."""
 
 import os
 import socket
@@ -30,8 +30,8 @@ class RankedSessions:
         """Exit codes of the processes; minus the number of the signal that killed one.
 
         Args:
-            plans: when processes are ended, by their numbers.
-            restarts: how often torchrun has started them anew.
+            plans: when processes are killed, by rank.
+            restarts: how often torchrun has restarted them.
         """
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -68,5 +68,5 @@ class RankedSessions:
         return self.folder / f"session-{rank}.events"
 
     def events(self, rank: int) -> int:
-        """How many events a process of the last session came past."""
+        """Number of events of a process of the last session."""
         return int(self.tally(rank).read_text(encoding="utf-8"))

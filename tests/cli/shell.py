@@ -1,4 +1,4 @@
-"""What the tests of the command line share: a tiny spec, and what a command leaves behind."""
+"""Helpers of the command-line tests: a tiny spec, and the outcome of a command."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -32,7 +32,7 @@ evaluate:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command left behind.
+    """The outcome of a command.
 
     Args:
         code: its exit code.
@@ -44,7 +44,7 @@ class Outcome:
     err: str
 
     def require(self, code: int, *texts: str) -> "Outcome":
-        """It ended with `code`, without a traceback, and said each of `texts` somewhere."""
+        """Check the exit code, that no traceback was printed, and that each of `texts` was."""
         assert self.code == code, f"exit code {self.code}\n{self.out}\n{self.err}"
         assert "Traceback" not in self.out + self.err
         for text in texts:
@@ -56,5 +56,5 @@ Robust = Callable[..., Outcome]
 
 
 def environment(extra: Mapping[str, str] = {}) -> dict[str, str]:
-    """Of a process: one thread, and the checkout to import from whether or not it is installed."""
+    """Environment of a process: one thread, and imports from this checkout."""
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **extra}

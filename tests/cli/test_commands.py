@@ -93,7 +93,7 @@ def test_bench_train_prints_what_was_measured_and_where(robust: Robust, monkeypa
     said = robust(*BENCH, "--defense", "pgd_at", "--defense", "natural")
     said.require(0, "pgd_at, small_cnn width 4, batch 4, fp32, plain format", "natural, small_cnn", "over the limit")
     said.require(0, "11 forwards, 10 input gradients, 1 weight gradients (the minimum)", f"torch {torch.__version__}")
-    # In one line, and the brackets are no markup.
+    # The message is one line, and its brackets are not taken for markup.
     said.require(0, "note: torchattacks cannot be imported and is omitted (pip install torchattacks)\n")
     said = robust(*BENCH, "--width", 6, "--batch-size", 2, "--defense", "natural", "--out", "speed.json")
     said.require(0, *(f"small_cnn width {width}, batch {size}" for width in (4, 6) for size in (4, 2)))
@@ -101,7 +101,7 @@ def test_bench_train_prints_what_was_measured_and_where(robust: Robust, monkeypa
     found = [(head["settings"]["architecture"]["width"], head["settings"]["batch_size"]) for head in stored]
     assert found == [(4, 4), (4, 2), (6, 4), (6, 2)]
     results = json.loads(robust(*BENCH, "--defense", "all", "--json").require(0).out)
-    # Two are told of threats, and three need networks with parts of their own.
+    # Two need threats, and three need networks with special parts.
     assert set(results["defenses"]) == set(catalog("defenses")) - {"multi_norm", "multibn", "cifs", "dsara"}
 
 
@@ -235,7 +235,7 @@ def test_an_unfinished_run_is_resumed_only_on_request(robust: Robust, tiny: Path
     folder.results.unlink()
     robust("train", "tiny.yaml").require(2, "this run exists and is unfinished, 1 epochs", "--resume")
     robust("train", "tiny.yaml", "--resume").require(0)
-    # The evaluations were done already; the chain binds provenance.json, which has one session more.
+    # The chain covers provenance.json, which has one session more.
     assert {**read_json(folder.results), "chain": None} == {**whole, "chain": None}
     assert len(read_json(folder.provenance)["sessions"]) == 2
 
@@ -276,7 +276,6 @@ def test_a_loss_that_is_no_number_ends_with_4(robust: Robust, tiny: Path) -> Non
     folder = the_run(Path("runs"))
     assert folder.status() == "failed"
     assert not folder.is_finished
-    # What is saved was saved before.
     weights = checkpoint.load(folder.last)["weights"]
     assert all(bool(torch.isfinite(value).all()) for value in weights.values())
     robust("train", "tiny.yaml", "train.lr=1e30", "train.epochs=3", "--resume", "-q").require(4)
@@ -289,7 +288,7 @@ def test_a_loss_that_is_no_number_ends_with_4(robust: Robust, tiny: Path) -> Non
 def test_a_collapse_is_treated_as_specified_and_never_hidden(
     robust: Robust, tiny: Path, monkeypatch: pytest.MonkeyPatch, policy: str, code: int, status: str | None, epochs: int
 ) -> None:
-    # Every check is taken for a collapse.
+    # Every check counts as a collapse.
     monkeypatch.setattr(collapse, "_DROP", -1.0)
     monkeypatch.setattr(collapse, "_GAP", -2.0)
     words = ("train", "tiny.yaml", "train.epochs=2", f"train.on_collapse={policy}", "-q")
@@ -367,7 +366,7 @@ def evaluated(robust: Robust, *words: object) -> dict[str, Any]:
 
 
 def numbers(result: dict[str, Any]) -> dict[str, Any]:
-    """All of an evaluation that another run of it repeats."""
+    """The parts of an evaluation that a second run reproduces."""
     stages = [{**stage, "seconds": None} for stage in result["stages"]]
     return {**result, "seconds": None, "stages": stages}
 
@@ -509,7 +508,7 @@ def test_an_archive_of_the_same_images_gives_the_same_numbers(
     from sklearn.datasets import load_digits
 
     order = np.random.RandomState(0).permutation(1797)[:60]
-    # 255 v / 16, rounded, is not v / 16: the numbers of the archive are those of its own images.
+    # The archive has other numbers because 255 v / 16 is rounded.
     x = np.round(load_digits().images[order] * 255 / 16).astype(np.uint8)
     y = load_digits().target[order]
     np.savez(tmp_path / "mine.npz", x_test=x, y_test=y, classes=np.array([str(digit) for digit in range(10)]))
@@ -739,7 +738,7 @@ def test_an_architecture_is_shown_with_what_it_consists_of(robust: Robust) -> No
     lines = [line.split() for line in said.splitlines()]
     assert ["layer4", "4x4", "512", "8,392,192", "134.2", "109x109", "pixels"] in lines
     assert "depends on its settings: write model=... after" in robust("show", "torchvision").require(0).out
-    # Tokens count as the grid that they were cut from.
+    # The size of a token map is the grid of patches.
     tokens = ["8x8", "1536", "22,702,944", "1,475.1", "whole", "image"]
     assert tokens in [line.split() for line in robust("show", "xcit").require(0).out.splitlines()]
     assert "10^6" not in robust("show", "mart").require(0).out
@@ -786,7 +785,7 @@ def test_an_architecture_is_shown_with_what_is_published_of_it(robust: Robust) -
     said = robust("show", "robust_resnet").require(0).out
     assert "defaults" in said
     assert "Huang et al., CVPR 2023; by the authors" in said
-    # Nothing is known of its robust accuracy.
+    # Its robust accuracy is unknown.
     assert "AutoAttack" not in robust("show", "vgg16").require(0).out
 
 
@@ -928,7 +927,7 @@ def test_a_claim_is_compared_and_a_finished_run_is_reused(robust: Robust, tiny: 
         ):  # fmt: skip
             assert text in said.out
     assert len(read_json(the_run(Path("runs")).provenance)["sessions"]) == 1
-    # The claim is no part of what the run is: it may be corrected afterwards.
+    # The claim is not part of the digest and may be corrected afterwards.
     tiny.write_text(TINY + "claim: {source: Another paper, metrics: {pgd: 0.5}, tolerance: 1}\n", encoding="utf-8")
     robust("reproduce", "tiny.yaml", "-q").require(0, "Another paper", "reproduced", "training took")
 

@@ -1,4 +1,4 @@
-"""`robust diff`: in what two results differ, on planted differences."""
+"""`robust diff` finds planted differences between two results."""
 
 import json
 from pathlib import Path

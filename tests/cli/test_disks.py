@@ -36,7 +36,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path, *, leave: int) -> Path:
-    """Fill a disk but for some bytes."""
+    """Fill a disk except for some bytes."""
     space = os.statvfs(disk)
     path = disk / "filler"
     path.write_bytes(bytes(max(0, space.f_bavail * space.f_frsize - leave)))

@@ -1,4 +1,4 @@
-"""A processor without instructions for bf16: what it cannot do fast is said once, and stored."""
+"""On a processor without bf16 instructions, slow emulation is warned of once and recorded."""
 
 import platform
 from fractions import Fraction
@@ -17,7 +17,7 @@ from robustcli.runtime import precision
 from robustcli.store.files import read_json
 from robustcli.store.runs import RunFolder
 
-# As if there was nothing beyond AVX2, to every library that computes for torch.
+# Hides all instructions beyond AVX2 from the libraries of torch.
 AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 LACKS = "has no instructions for bf16 and emulates it"
 FAST = ("--attack", "autoattack", "--attacks", "apgd-ce", "--examples", 20, "--precision", "fast", "--quiet")

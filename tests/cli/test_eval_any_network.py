@@ -1,4 +1,4 @@
-"""`robust eval` on networks that `robust train` did not make."""
+"""`robust eval` on networks that were not trained with `robust train`."""
 
 import json
 import re
@@ -63,7 +63,7 @@ number = 3
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty working directory; what user code did to the import system is undone."""
+    """An empty working directory; changes of the import system by user code are undone."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     known = set(sys.modules)
@@ -82,7 +82,7 @@ def state(trained: RunFolder) -> dict[str, Any]:
 
 @pytest.fixture
 def body(state: dict[str, Any]) -> dict[str, Any]:
-    """Those of its network alone."""
+    """The weights of its network without normalisation."""
     return {key.removeprefix("body."): value for key, value in state.items() if key.startswith("body.")}
 
 
@@ -98,7 +98,7 @@ def survivors(value: dict[str, Any]) -> dict[str, str]:
 
 @pytest.fixture
 def own(robust: Robust, trained: RunFolder) -> dict[str, Any]:
-    """What the checkpoint itself gives."""
+    """The result of the checkpoint itself."""
     return evaluated(robust, trained.best, *FEW)
 
 
@@ -112,7 +112,7 @@ def test_weights_give_the_numbers_of_their_checkpoint(
     said = ("--mean", own["network"]["mean"][0], "--std", own["network"]["std"][0])
     value = evaluated(robust, "weights.pt", *SMALL, "--data", "digits", *THREAT, *FEW, *said)
     assert survivors(value) == survivors(own)
-    assert value["network"] == own["network"]  # the digest and the normalisation, wherever they came from
+    assert value["network"] == own["network"]  # Digest and normalisation differ by how they were given.
     assert (value["name"], value["checkpoint"], value["spec_digest"]) == ("weights.pt", None, None)
     assert own["checkpoint"] == "best.pt"
     notes = "\n".join(value["notes"])
@@ -231,9 +231,9 @@ def test_torchscript_brings_its_network(
 
     _, network = network_of(checkpoint.load(trained.best), torch.device("cpu"), trained.best)
     whole = Whole(network.body, own["network"]["mean"][0], own["network"]["std"][0])
-    whole.train()  # as it is when people forget
+    whole.train()  # a frequent mistake
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a newer way to export
+        warnings.simplefilter("ignore")  # of newer exporters
         made = torch.jit.script(whole) if how == "script" else torch.jit.trace(whole, torch.rand(2, 1, 8, 8))  # type: ignore[no-untyped-call]
         torch.jit.save(made, "net.pt")  # type: ignore[no-untyped-call]
     value = evaluated(robust, "net.pt", "--data", "digits", *THREAT, *FEW)
@@ -331,7 +331,7 @@ def test_the_stem_of_a_zoo_network_can_be_set(robust: Robust, here: Path, zoo: s
 
 
 class Timm(nn.Module):
-    """What timm's networks say of themselves."""
+    """Metadata of timm's networks."""
 
     def __init__(self, num_classes: int = 5, in_chans: int = 3) -> None:
         super().__init__()
@@ -376,7 +376,7 @@ def test_without_timm_the_extra_is_named(robust: Robust, here: Path, monkeypatch
     robust("eval", "timm:resnet18", "--data", "digits").require(2, "pip install timm")
 
 
-# What a user can mend
+# Mistakes of the user
 
 
 @pytest.mark.parametrize(
@@ -458,7 +458,7 @@ def test_a_checkpoint_of_a_run_needs_no_further_options(robust: Robust, trained:
 
 
 def test_numbers_of_other_code_are_not_read_again(robust: Robust, here: Path) -> None:
-    """The same weights, named by a path that lies outside the store, behind code that has changed."""
+    """The same weights at a path outside the store, with changed code."""
     code = here / "elsewhere" / "mine.py"
     code.parent.mkdir()
     for text in (CODE, CODE.replace("self.layers(x)", "self.layers(x).flip(1)")):

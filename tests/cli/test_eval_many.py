@@ -98,9 +98,9 @@ def test_a_budget_sets_the_steps_and_is_kept(
     (stage,) = found["stages"]
     spent = {"forwards": stage["forwards"], "gradients": stage["gradients"]}
     spent["passes"] = sum(spent.values())
-    # Nothing is broken, so every image takes all steps; one more, of at most two passes, would not fit.
+    # No image breaks, so every image takes all steps; one more step of at most two passes would exceed the budget.
     assert found["correct"] == stage["entered"] > 0
-    # Proposals of Square that change nothing take no pass.
+    # Square skips the pass of proposals that change nothing.
     least = 0.8 * int(limit) if attack == "square" else int(limit) - 2
     assert least < spent[unit] / stage["entered"] <= int(limit)
 

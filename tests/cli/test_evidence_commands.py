@@ -1,4 +1,4 @@
-"""`robust eval` killed, shared out and checked: the numbers stay, and whoever changes them is caught."""
+"""`robust eval` with kills and several workers gives the same numbers, and `robust verify` finds changes."""
 
 import json
 import re
@@ -27,7 +27,7 @@ WORDS += ("--save-examples",)
 
 
 def facts(folder: Path) -> tuple[Any, ...]:
-    """What an evaluation found, without the time it took."""
+    """The results of an evaluation without its times."""
     result = read_json(folder / "evaluations" / "pgd.json")
     counts = [(stage["name"], stage["entered"], stage["broken"]) for stage in result["stages"]]
     return result["survivors"], result["forwards"], result["gradients"], counts, result["verdict"]
@@ -67,7 +67,7 @@ def test_an_evaluation_leaves_its_files_and_no_journal(stored: Path) -> None:
 
 @pytest.mark.slow
 def test_killed_anywhere_it_ends_with_the_same_numbers(trained: RunFolder, stored: Path, tmp_path: Path) -> None:
-    """Each session dies at an event a little later than the last one; the command is the same every time."""
+    """Each session is killed a few events later than the one before."""
     sessions = Sessions(tmp_path)
     kinds = ("sync", "rename", "renamed")
     codes = []
@@ -241,7 +241,7 @@ def test_missing_adversarial_examples_are_reported(robust: Robust, stored: Path,
 
 
 def _line(change: Callable[[list[str]], list[str]], where: Callable[[list[str]], bool]) -> Callable[[Path], None]:
-    """Change the first line of the per-image results for which `where` holds."""
+    """Change the first per-image line for which `where` holds."""
 
     def tamper(folder: Path) -> None:
         path = folder / "evaluations" / "pgd.csv"

@@ -1,4 +1,4 @@
-"""`robust explain`: codes, pasted messages, and that its phrases are those of the messages."""
+"""`robust explain` knows codes and pasted messages, and its phrases occur in the messages."""
 
 import ast
 from pathlib import Path
@@ -43,7 +43,7 @@ def test_every_exit_code_is_explained() -> None:
 
 
 def texts(path: Path) -> list[str]:
-    """Texts of a source file, those of f-strings without what is filled in."""
+    """String literals of a source file; of f-strings the constant parts."""
     found = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.JoinedStr):

@@ -1,4 +1,4 @@
-"""`robust export robustbench`: what it writes is loaded and checked anew, and what is not so leaves nothing."""
+"""`robust export robustbench` checks what it writes in a new process and writes nothing on failure."""
 
 import json
 import os
@@ -43,7 +43,7 @@ IMAGES = 16
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a run, a few test images, and what a user says of the paper."""
+    """A folder with a run, a few test images, and the user's metadata of the paper."""
     folder = tmp_path_factory.mktemp("place")
     (folder / "tiny.yaml").write_text(TINY, encoding="utf-8")
     spec = ExperimentSpec.read(folder / "tiny.yaml", ["train.epochs=4", "data.train_size=1000"])
@@ -60,7 +60,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def stored(place: Path) -> Path:
-    """AutoAttack as the leaderboard asks for it, on all of the few images, with adversarial examples."""
+    """AutoAttack by the rules of the leaderboard on all images, with adversarial examples."""
     subject = ModelRequest(text=str(RunFolder(place / "run").best), data=str(place / "images.npz"))
     request = Request(
         subject=subject, attack="autoattack", options={}, eps="30/255", store=place / "evals", save_examples=True
@@ -78,12 +78,12 @@ def stored(place: Path) -> Path:
 
 @pytest.fixture
 def real_process() -> None:
-    """For tests of which the new process is the subject."""
+    """For tests of the checking process itself."""
 
 
 @pytest.fixture(autouse=True)
 def checked_in_a_fork(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the new process in which an export is checked have torch imported already, which saves seconds."""
+    """Fork the process that checks an export, with torch already imported, which saves seconds."""
 
     def run(command: list[str], *, input: str, **_: Any) -> subprocess.CompletedProcess[str]:
         return forked.python(command[-1], cwd=Path.cwd(), text=input)
@@ -201,7 +201,7 @@ def test_weights_of_another_program_are_exported_with_their_architecture(
     robust("export", "robustbench", folder, "out", "--metadata", place / "meta.yaml", "--evaluation", "pgd",
            "--partial").require(0)  # fmt: skip
     (path,) = (tmp_path / "out").glob("model_info/few-digits/L2/*.json")
-    # All images were looked at: clean accuracy may be claimed though robust accuracy may not.
+    # All images were evaluated, so clean accuracy may be claimed though robust accuracy may not.
     assert ("clean_acc" in read_json(path), "autoattack_acc" in read_json(path)) == (True, False)
     network = rebuild.rebuild(tmp_path / "out")
     assert network.normalize.mean.flatten().tolist() == pytest.approx([0.3])
@@ -255,7 +255,7 @@ def _ledger(folder: Path) -> None:
         (_result(stages=[]), "autoattack_acc: attacks: none"),
         (_result(eps="0.5"), "autoattack_acc: threat: linf 0.5; the card is about linf 2/17"),
         (_result(survivors="1" * 5), "autoattack_acc: images: the first 5 of 16"),
-        # What the refusals above do not see, the new process does.
+        # The checking process finds what the checks above cannot.
         (_result(correct=IMAGES), f"correct: the result says {IMAGES}"),
         (_ledger, "clean predictions: 1 differ from those of this network"),
         (lambda folder: (folder / "evaluations" / "autoattack.csv").unlink(), "autoattack.csv: no such file"),

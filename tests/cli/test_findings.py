@@ -1,4 +1,4 @@
-"""Findings: what is wrong with one, what the numbers of the seeds make of a claim, and one run as a whole."""
+"""Findings: mistakes in their files, the verdict over seeds, and one complete run."""
 
 import json
 from pathlib import Path
@@ -99,7 +99,7 @@ def test_the_interval_over_seeds_decides(settings: dict[str, Any], ours: list[fl
 
 
 def test_arms_are_paired_by_seed() -> None:
-    """Seeds that move both arms alike do not widen the interval."""
+    """Differences between seeds that are common to both arms do not widen the interval."""
     values = {"m": {"a": [11.0, 52.0, 91.5], "b": [10.0, 50.0, 90.0]}}
     assert compare(expectation(above="b"), values).verdict == "SHOWN"
     values["m"]["b"] = [50.0, 90.0, 10.0]

@@ -12,7 +12,7 @@ from robustcli.store.runs import RunFolder
 
 pytestmark = pytest.mark.slow
 
-# Values that have broken readers before.
+# Values that have crashed readers before.
 MARKS = (
     "[",
     "]",

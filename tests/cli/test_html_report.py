@@ -25,7 +25,7 @@ def runs(robust: Robust, tmp_path: Path) -> Path:
 
 
 class Balance(HTMLParser):
-    """Collects tags that are opened and not closed."""
+    """Collects tags that are not closed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ def test_survivors_and_the_curve_over_eps_are_shown(robust: Robust, runs: Path, 
 def test_a_sweep_gets_a_leaderboard_and_a_pareto_front(robust: Robust, tmp_path: Path) -> None:
     words = (*SPEC, f"evaluate={ATTACK}", "architecture.width=2,4", "--runs", tmp_path / "runs", "-q")
     robust("train", *words).require(0)
-    # Next to an evaluation and a finished run: all of it on one page.
+    # Together with an evaluation and a finished run, on one page.
     (first, _) = sorted((tmp_path / "runs").glob("*/*/checkpoints/best.pt"))
     robust("eval", first, "--attack", "fgsm", "--examples", 20, "-q").require(0)
     robust("report", tmp_path / "runs", "evals", "--html", tmp_path / "out.html").require(0)
@@ -85,7 +85,7 @@ def test_a_sweep_gets_a_leaderboard_and_a_pareto_front(robust: Robust, tmp_path:
     widths = ["digits_pgd_at (width=2)", "digits_pgd_at (width=4)"]
     assert sorted(rows[:2]) == [(width, "pgd") for width in widths]
     assert rows[2:] in ([(width, "fgsm")] for width in widths)
-    # A file of results, too; what is missing is no empty table.
+    # A file of results works, too; missing parts leave no empty table.
     (stored,) = Path("evals").glob("*/results.json")
     shutil.copyfile(stored, "out.json")
     assert len(json.loads(robust("report", "out.json", "--json").require(0).out)) == 1

@@ -1,4 +1,4 @@
-"""Checkpoints that can be read and are not whole, or whose parts do not belong together."""
+"""Readable checkpoints that are incomplete or inconsistent."""
 
 import shutil
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""`robust inspect`: what files of networks hold."""
+"""`robust inspect` describes files of networks."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""`train.log`: every epoch is reported once, also after an interruption, and no log can end a training."""
+"""`train.log` reports every epoch once, also after an interruption; a failing log does not stop training."""
 
 import csv
 import sys
@@ -93,7 +93,7 @@ def test_a_package_that_is_missing_is_named_before_anything_runs(
 def test_the_real_package_takes_the_epochs(
     name: str, robust: Robust, tiny: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    # Before the import, at which they are read.
+    # They are read at import.
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     pytest.importorskip(name)

@@ -1,4 +1,4 @@
-"""A hundred kills at random moments of training and evaluation; what is resumed ends bit for bit the same."""
+"""Training and evaluation are killed a hundred times; resumed results are bit-identical."""
 
 import random
 import shutil
@@ -30,17 +30,17 @@ def evaluated(folder: Path) -> dict[str, Any]:
 
 
 def kill_often(sessions: Sessions, words: tuple[str, ...], check: Callable[[], None], *, seed: int, most: int) -> None:
-    """Run a command that is killed at a random event, until it was killed often; check whatever is finished.
+    """Run a command repeatedly, killed at random events, and check finished results.
 
     Args:
-        most: events that a command may come past before it is killed.
+        most: upper bound of the event at which a command is killed.
     """
     rng, kills = random.Random(seed), 0
     while True:
         code = sessions.run(*words, plan=Plan(ALL_KINDS, rng.randrange(1, most)) if kills < KILLS else Plan())
         said = sessions.log.read_text(encoding="utf-8")
         if code == 2 and "in use by another process" in said:
-            # Workers of a killed process end a moment after it.
+            # Workers end a moment after their killed parent.
             time.sleep(0.05)
             continue
         if code != 0:
@@ -56,7 +56,7 @@ def kill_often(sessions: Sessions, words: tuple[str, ...], check: Callable[[], N
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which nothing was killed: a run, and an evaluation of its network."""
+    """A folder with an uninterrupted run and an evaluation of its network."""
     folder = tmp_path_factory.mktemp("whole")
     (folder / "spec.yaml").write_text(TRADES, encoding="utf-8")
     assert Sessions(folder).run("train", "spec.yaml", "-q") == 0

@@ -1,4 +1,4 @@
-"""A failed allocation is one message, and what was finished is kept."""
+"""A failed allocation ends with one message and keeps finished results."""
 
 from pathlib import Path
 

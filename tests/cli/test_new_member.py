@@ -1,4 +1,4 @@
-"""`robust new` writes members that run, and `robust check-member` holds any member to its promises."""
+"""`robust new` writes working members; `robust check-member` runs the contract tests of any member."""
 
 import ast
 import json
@@ -10,7 +10,7 @@ import pytest
 
 from robustcli.workflows.new import KINDS
 
-# As in a guide for new members: no cost is declared, and no advice is given.
+# As in the guide for new members, without a declared cost or advice.
 MARGIN_AT = '''"""Adversarial training on the margin."""
 
 from dataclasses import dataclass
@@ -68,7 +68,7 @@ def robust(folder: Path, *words: object, installed: Path | None = None) -> subpr
 
 
 def pretend_to_install(package: Path) -> Path:
-    """Leave what `pip install --editable` leaves of a package that `robust new` began."""
+    """Imitate `pip install --editable` of a package made by `robust new`."""
     info = package / f"{package.name}-0.1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package.name}\nVersion: 0.1.0\n")

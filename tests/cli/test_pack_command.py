@@ -1,4 +1,4 @@
-"""`robust pack`, and training and evaluation on what it wrote."""
+"""`robust pack`, and training and evaluation on packed images."""
 
 import json
 from pathlib import Path

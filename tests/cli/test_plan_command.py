@@ -1,4 +1,4 @@
-"""`robust plan`: what a run takes, printed or as JSON, of one spec or of every row of a sweep."""
+"""`robust plan` estimates the cost of a spec or of every row of a sweep, as text or JSON."""
 
 import json
 from pathlib import Path
@@ -58,7 +58,7 @@ def test_json_holds_the_same(robust: Robust, tiny: Path) -> None:
 
 @pytest.mark.slow
 def test_a_budget_is_what_the_plan_finds(robust: Robust, tiny: Path) -> None:
-    """The least one that RobustScaling takes: (1, 1, 1) blocks, of 8x8 images with one channel."""
+    """The smallest budget that RobustScaling takes: (1, 1, 1) blocks for 8x8 images with one channel."""
     robust("plan", str(tiny), "architecture={name: robust_resnet, budget: 0.02}").require(2, "write 0.0214 or more")
     spec = ExperimentSpec.read(tiny, ["architecture={name: robust_resnet, budget: 0.03}"])
     found = plan(Request(spec=spec, updates=3, robust=None, savings=False))

@@ -1,4 +1,4 @@
-"""`robust push`: into a folder and to a Hub, and that what was pushed is loaded and verified again."""
+"""`robust push` to a folder and to a Hub; pushed results are loaded and verified."""
 
 import json
 import os

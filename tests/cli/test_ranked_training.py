@@ -1,4 +1,4 @@
-"""Several processes train one run: killed or stopped anywhere they end where an uninterrupted run ends."""
+"""Training in several processes, killed or stopped anywhere and resumed, ends like an uninterrupted run."""
 
 import random
 import signal
@@ -32,7 +32,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], R
     @cache
     def run(name: str) -> RankedSessions:
         sessions = session_in(tmp_path_factory.mktemp("uninterrupted"), SPECS[name])
-        # Plans that never end a process count its events.
+        # Plans without a kill only count events.
         plans = {rank: Plan(ALL_KINDS) for rank in (0, 1)}
         assert sessions.run("train", "spec.yaml", "--quiet", plans=plans) == [0, 0]
         return sessions
@@ -50,7 +50,7 @@ def test_killed_anywhere_and_resumed_it_is_bit_identical(
     for rank in (0, 1):
         plan = Plan(ALL_KINDS, rng.randint(1, max(1, whole.events(rank) // 3)))
         codes = killed.run("train", "spec.yaml", "--quiet", "--resume", plans={rank: plan})
-        # The other one notices at once that its partner is gone.
+        # The other process notices the loss at once.
         assert codes[rank] == KILLED
         assert codes[1 - rank] == STOPPED
     assert killed.run("train", "spec.yaml", "--quiet", "--resume") == [0, 0]
@@ -71,7 +71,7 @@ def test_a_signal_to_one_process_saves_and_ends_all(
 
 
 def test_another_number_of_processes_resumes(tmp_path: Path) -> None:
-    """FREE keeps a perturbation for every place in the batch, of which each process knows its slice."""
+    """Free training keeps a perturbation for every position in the batch; each process has its slice."""
     sessions = session_in(tmp_path / "run", SPECS["free_ema"])
     plans = {0: Plan(("step",), 3, signal.SIGTERM)}
     assert sessions.run("train", "spec.yaml", "--quiet", plans=plans) == [STOPPED, STOPPED]

@@ -1,4 +1,4 @@
-"""Finished results on a file system that is mounted read-only: everything reads them, and nothing is written."""
+"""Commands read finished results on a read-only file system without writing."""
 
 import shutil
 import subprocess
@@ -15,7 +15,7 @@ WORDS = ("--attack", "pgd", "--examples", 20, "--quiet")
 
 @pytest.fixture
 def mounted(tmp_path: Path, trained: RunFolder, robust: Robust) -> Iterator[Path]:
-    """A read-only mount with runs/ and evals/; also permissions that root ignores hold there."""
+    """A read-only mount with runs/ and evals/; unlike permissions, it also stops root."""
     folder = tmp_path / "mounted"
     folder.mkdir()
     made = subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(folder)], capture_output=True, check=False)

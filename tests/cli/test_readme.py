@@ -50,7 +50,7 @@ class Line:
 
 
 def shell_lines(document: Path = README) -> list[tuple[int, str]]:
-    """Lines inside blocks marked sh or bash, continuations joined, prompts and comments taken away."""
+    """Lines of blocks marked sh or bash, with continuations joined and without prompts and comments."""
     found = []
     language, waiting = None, ""
     for number, line in enumerate(document.read_text(encoding="utf-8").splitlines(), 1):
@@ -72,7 +72,6 @@ def robust_lines(document: Path = README) -> list[Line]:
     for number, text in shell_lines(document):
         for part in re.split(r"\s*(?:&&|;|\|)\s*", text):
             words = shlex.split(part, comments=True)
-            # As it is called from an environment, or through Python.
             if words and Path(words[0]).name == "robust":
                 lines.append(Line(number, tuple(words[1:])))
             elif words[1:3] == ["-m", "robustcli"]:
@@ -101,12 +100,12 @@ def test_a_command_of_the_documents_can_be_parsed(line: Line) -> None:
         name, *words = words
         assert name in command.commands, f"README.md:{line}: there is no command {name}"
         command = command.commands[name]
-    # Parsing checks options, their types and the number of arguments, and runs nothing.
+    # Parsing checks options and arguments without running anything.
     command.make_context(f"robust {name}", list(words), resilient_parsing=False)
 
 
 def marked(line: Line) -> Any:
-    """Lines that build every architecture take long."""
+    """Whether a command builds every architecture, which takes long."""
     return pytest.param(line, marks=[pytest.mark.slow] if "--max-parameters" in line.words else [])
 
 
@@ -114,7 +113,7 @@ def marked(line: Line) -> Any:
 def test_what_a_command_of_the_readme_names_exists(line: Line, robust: Robust) -> None:
     name, *words = line.words
     plain = [word for word in words if not word.startswith("-")]
-    # A name in capitals stands for something of the reader's own.
+    # A name in capitals is a placeholder.
     is_own = [word for word in plain if word.isupper()]
     if name in ("train", "reproduce") and plain[0] not in is_own:
         spec, *overrides = plain
@@ -138,10 +137,10 @@ def test_what_a_command_of_the_readme_names_exists(line: Line, robust: Robust) -
 
 
 def _is_made_by_an_earlier_line(line: Line, spec: str) -> bool:
-    """Whether a reader has the file: copied by an earlier command, or one that the text tells to write."""
+    """Whether the file exists for a reader: copied by an earlier command, or written as the text says."""
     if any(other.words[0] == "cp" and other.words[-1] == spec and other.number < line.number for other in LINES):
         return True
-    # Only a bare name: what lies in a folder is meant to be in the checkout.
+    # Only bare names: files in folders must be in the checkout.
     commands = {other.number for other in LINES}
     text = README.read_text(encoding="utf-8").splitlines()
     said = "\n".join(words for number, words in enumerate(text, 1) if number not in commands)

@@ -1,4 +1,4 @@
-"""Killed at any point and resumed, a run ends bit for bit where an uninterrupted one ends."""
+"""A run that is killed anywhere and resumed is bit-identical to an uninterrupted one."""
 
 import json
 import random
@@ -93,11 +93,11 @@ def the_run(folder: Path) -> RunFolder:
 
 
 def without_seconds(value: Any) -> Any:
-    """A value whose tensors are bytes, and which says nothing of time: what two runs can be compared by."""
+    """The value with tensors as bytes and without times, to compare two runs."""
     if isinstance(value, torch.Tensor):
         return str(value.dtype), tuple(value.shape), value.contiguous().flatten().view(torch.uint8).numpy().tobytes()
     if isinstance(value, dict):
-        if "links" in value:  # A chain of digests: those of files that hold seconds differ too.
+        if "links" in value:  # The chain has digests of files that contain times.
             return {name: value["links"][name] for name in ("spec.yaml", "weights", "data", "settings")}
         return {key: without_seconds(item) for key, item in value.items() if key != "seconds"}
     if isinstance(value, list | tuple):
@@ -106,7 +106,7 @@ def without_seconds(value: Any) -> Any:
 
 
 def outcome(folder: Path) -> dict[str, Any]:
-    """Everything that a run found."""
+    """All results of a run."""
     run = the_run(folder)
     files = {path.relative_to(run.path).as_posix() for path in run.path.rglob("*") if path.is_file()}
     provenance = read_json(run.provenance)
@@ -115,7 +115,7 @@ def outcome(folder: Path) -> dict[str, Any]:
         "best": without_seconds(checkpoint.load(run.best)),
         "last": without_seconds(checkpoint.load(run.last)),
         "log": [without_seconds(json.loads(line)) for line in run.log.read_text(encoding="utf-8").splitlines()],
-        # The chain binds provenance and seconds, too.
+        # The chain covers provenance and times, too.
         "results": without_seconds({key: value for key, value in read_json(run.results).items() if key != "chain"}),
         "data": provenance["data"],
     }
@@ -132,7 +132,7 @@ def require_same(folder: Path, whole: dict[str, Any]) -> None:
 def uninterrupted(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, dict[str, Any], int]:
-    """A spec, what its run ends with when nothing happens to it, and the events that it comes past."""
+    """A spec, the result of its uninterrupted run, and the number of its events."""
     folder = tmp_path_factory.mktemp("uninterrupted")
     (folder / "spec.yaml").write_text(SPECS[request.param], encoding="utf-8")
     sessions = Sessions(folder)
@@ -156,7 +156,7 @@ def test_a_run_that_is_not_interrupted_is_the_same_every_time(
     assert sessions.run(*WORDS) == 0
     require_same(sessions.folder, uninterrupted[1])
     assert len(uninterrupted[1]["log"]) == 3
-    # The run is worth comparing: its weights moved, and the average is not the trained network.
+    # The comparison means something: weights moved, and the average differs from the trained network.
     last = uninterrupted[1]["last"]
     assert last["weights"] != {key.replace("network.", ""): last["training"]["network"][key] for key in last["weights"]}
 
@@ -175,7 +175,7 @@ def test_a_run_killed_at_random_points_ends_the_same(
     rng = random.Random(seed)
     _, whole, events = uninterrupted
     assert events > 40
-    # Three kills anywhere, also in the middle of a write; then it is left alone.
+    # Three kills anywhere, also in the middle of a write; then it finishes.
     codes = sessions.until_done(
         *WORDS, plans=lambda number: Plan(ALL_KINDS, rng.randrange(2, 24)) if number < 3 else Plan()
     )
@@ -191,7 +191,7 @@ def test_a_run_killed_at_random_points_ends_the_same(
 def test_a_run_killed_whenever_it_writes_ends_the_same(
     uninterrupted: tuple[str, dict[str, Any], int], sessions: Sessions, kind: str
 ) -> None:
-    # Each session comes past more of these events than the one before, and is killed at the last.
+    # Each session is killed one event later than the one before.
     codes = sessions.until_done(*WORDS, plans=lambda number: Plan((kind,), 3 * number + 1))
     assert set(codes[:-1]) <= {-signal.SIGKILL}
     assert len(codes) > 2
@@ -231,7 +231,7 @@ def test_a_run_stopped_in_the_middle_of_an_epoch_ends_the_same(
     stopped = the_run(sessions.folder)
     assert checkpoint.load(stopped.last)["training"]["updates"] == 6
     assert [record.epoch for record in stopped.records()] == [0]
-    assert sessions.run(*WORDS) == 2  # not without being asked
+    assert sessions.run(*WORDS) == 2  # only with --resume
     assert sessions.run(*WORDS, "--resume") == 0
     require_same(sessions.folder, uninterrupted[1])
 
@@ -271,7 +271,7 @@ def test_a_run_stopped_at_the_last_update_of_an_epoch_ends_the_same(
 def test_a_stop_in_the_epoch_of_a_collapse_does_not_change_what_is_gone_back_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Every check is taken for a collapse, so the first epoch is undone.
+    # Every check counts as a collapse, so the first epoch is undone.
     monkeypatch.setattr(collapse, "_DROP", -1.0)
     monkeypatch.setattr(collapse, "_GAP", -2.0)
     spec = ExperimentSpec.parse(TRADES.replace("epochs: 3", "epochs: 3\n  on_collapse: rewind"), "the test")
@@ -297,7 +297,7 @@ def test_a_stop_in_the_epoch_of_a_collapse_does_not_change_what_is_gone_back_to(
 def test_a_command_killed_from_outside_and_resumed_ends_the_same(
     uninterrupted: tuple[str, dict[str, Any], int], sessions: Sessions
 ) -> None:
-    # The command as a user starts it; the moment of its death is one of the clock.
+    # The command as a user starts it, killed after some time.
     command = [sys.executable, "-m", "robustcli", *WORDS]
     process = subprocess.Popen(
         [*command, "--resume"], cwd=sessions.folder, env=environment(), stderr=subprocess.DEVNULL

@@ -1,4 +1,4 @@
-"""Methods that keep something between updates: stopped after every single update, they end bit for bit the same."""
+"""Methods with state between updates, stopped after every update, give bit-identical results."""
 
 import json
 import signal
@@ -37,20 +37,19 @@ DEFENSES = {
     "multi_norm": "{name: multi_norm, others: [{norm: l2, eps: 0.5}, {norm: l1, eps: 4}], combine: random, steps: 2}",
     "pyramid_at": "{name: pyramid_at, steps: 2, sides: [4, 1], multipliers: [3, 1]}",
     "hat": "{name: hat, steps: 2}",
-    # The threshold is one that every epoch passes: the steps rise, and what it has seen is kept in between.
+    # Every epoch passes the threshold, so the steps rise and the scores must be kept.
     "cat": "{name: cat, steps: 3, raise_at: 0.05, weights: {name: awp, gamma: 0.01}}",
-    # Their directions remember.
+    # Their directions are kept between updates.
     "norm_decay": "{name: pgd_at, steps: 1, regulariser: {name: norm_decay, weight: 0.01}}",
     "norm_decay_in_fw_at_adapt": "{name: fw_at_adapt, monitor_images: 40, regulariser: {name: norm_decay, norm: l1}}",
     "svc": "{name: natural, regulariser: {name: svc, clip: 0.5, every: 2}}",
     "dsara": "{name: dsara, steps: 1, alpha_lr: 0.1, first_stage: 0.5}",
     "hat_with_a_helper": "{name: hat, steps: 2, helper: HELPER}",
 }
-# What these change from update to update follows from its number.
+# Their changes depend only on the number of the update.
 STATELESS = ("dynamic_at", "fat", "multi_norm", "pyramid_at", "svc")
 
 
-# What is done with the batches of some of them.
 DATA = {
     "smoothed": "label_smoothing: 0.1",
     "smoothed_for_both": "label_smoothing: 0.1, smoothing_for: both, mixer: mixup",
@@ -60,7 +59,7 @@ DATA = {
 
 
 class Stopping(Screen):
-    """Asks to stop after every update."""
+    """Requests a stop after every update."""
 
     def step(self, images: int) -> None:
         signal.raise_signal(signal.SIGTERM)
@@ -77,7 +76,7 @@ def outcome(run: RunFolder) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "name",
-    # test_resume.py stops these in most places.
+    # test_resume.py covers these.
     [*DEFENSES, *DATA, *(pytest.param(name, marks=pytest.mark.full) for name in SPECS)],
 )
 @pytest.mark.slow

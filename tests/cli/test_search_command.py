@@ -1,4 +1,4 @@
-"""An architecture search from the command line: it ends with a spec that the next command trains."""
+"""An architecture search on the command line ends with a spec that can be trained."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def test_a_search_prints_a_spec_that_trains(robust: Robust, tmp_path: Path) -> N
     assert path.name == "derived.yaml"
     first = path.read_bytes()
     robust("validate", path).require(0, "valid")
-    # A finished run says it again.
+    # A finished run prints it again.
     robust("train", "smoke/dsara", *less, "--quiet").require(0, f"robust train {path}")
     assert path.read_bytes() == first
     robust("train", path, "architecture.width=3", "--quiet").require(0, "smoke_dsara_derived, seed 0: finished")

@@ -1,4 +1,4 @@
-"""A stored result is reused only for a network that still is and behaves the same, and never silently."""
+"""A stored result is reused only for an unchanged network, and with a message."""
 
 import json
 import sys

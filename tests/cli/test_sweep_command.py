@@ -1,4 +1,4 @@
-"""`robust sweep`: rows are run once, gone on with after a kill, shared between processes, and may fail."""
+"""`robust sweep` runs rows once, resumes after a kill, shares rows between processes, and tolerates failures."""
 
 import json
 import signal
@@ -31,7 +31,7 @@ rows:
   pgd_at: {}
   free: {defense: {name: free, replays: 2}}
 """
-# Weights that leave the range of numbers at once.
+# Weights overflow at once.
 FAILING = SWEEP.replace("  pgd_at: {}", "  pgd_at: {train: {lr: 1e+38, optimizer: sgd}}")
 
 
@@ -67,7 +67,7 @@ def test_a_sweep_trains_every_row_once_and_then_reads_them(robust: Robust, famil
     for name, row in rows.items():
         (results,) = (read_json(path) for path in Path("runs").glob(f"family.{name}/*/results.json"))
         assert row["evaluations"]["pgd"][0]["correct"] == results["evaluations"]["pgd"]["correct"]  # type: ignore[index]
-    # A batch that is replayed is trained on twice.
+    # Every batch is replayed once.
     (log,) = Path("runs").glob("family.free/*/train.jsonl")
     seconds = sorted(json.loads(line)["seconds"] for line in log.read_text(encoding="utf-8").splitlines())
     assert rows["free"]["images_per_second"] == pytest.approx(2 * 64 / (sum(seconds) / 2))
@@ -142,7 +142,7 @@ def test_a_row_that_another_process_has_is_left_to_it_and_read_later(
     finished_first = []
 
     def wait(_seconds: float) -> None:
-        # The other process goes away without having done its work.
+        # The other process ends before its work is done.
         finished_first.extend(sorted(path.parts[1] for path in Path("runs").rglob("results.json")))
         lock.release()
 
@@ -185,7 +185,7 @@ def test_values_on_the_command_line_make_a_grid(robust: Robust, tiny: Path) -> N
     assert "±" in lines[2]
     assert len(list(Path("runs/tiny").glob("*-s0/results.json"))) == 2
     before = times(Path("runs"))
-    # Those are the runs of the single values, and of the same grid as a sweep.
+    # The runs of single values and of a sweep with the same grid are the same.
     robust("train", "tiny.yaml", "seed=1", "defense.steps=2", "-q").require(0)
     rows = told(robust("sweep", "tiny.yaml", "seed=0,1", "defense.steps=1,2", "--json", "-q").require(0))
     assert times(Path("runs")) == before

@@ -28,7 +28,7 @@ _EVAL = ("--attack", "pgd", "--steps", "3", "--eps", "0.1", "--examples", "30", 
 
 @pytest.fixture
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read network, images and specs once: tests that use this change none of them."""
+    """Read network, images and specs once; these tests do not change them."""
     known: dict[str, Any] = {}
 
     def once(where: Any, name: str) -> None:
@@ -57,7 +57,7 @@ KINDS = ["run", "eval"]
 
 @pytest.fixture(params=KINDS)
 def stored(request: pytest.FixtureRequest, tmp_path: Path, trained: RunFolder, robust: Robust) -> Path:
-    """A copy of a finished run, or of what `robust eval` stored."""
+    """A copy of a finished run or of a stored evaluation."""
     if request.param == "run":
         return Path(shutil.copytree(trained.path, tmp_path / "stored"))
     robust("eval", trained.best, *_EVAL, "--store", tmp_path / "evals").require(0)
@@ -80,7 +80,7 @@ def leaves(value: Any, where: Where = ()) -> Iterator[Where]:
 
 
 def changed(value: Any, where: Where) -> Any:
-    """The same value with another leaf at a place."""
+    """The value with one leaf replaced."""
     if where:
         key, *rest = where
         copy: Any = dict(value) if isinstance(value, dict) else list(value)
@@ -96,7 +96,7 @@ def changed(value: Any, where: Where) -> Any:
 
 
 def _other_text(text: str) -> str:
-    """Another text of the same kind: survivors stay 0 and 1, numbers numbers."""
+    """Another text of the same type: survivors stay 0 or 1, numbers stay numbers."""
     if text and set(text) <= {"0", "1"}:
         return ("1" if text[0] == "0" else "0") + text[1:]
     return text + "1" if text[-1:].isdigit() else text + "x"
@@ -159,7 +159,7 @@ def test_every_file_is_bound_or_listed(stored: Path) -> None:
 
 
 def _recomputed(folder: Path) -> None:
-    """Give tampered results the links of their files as they are now, as a careful forger would."""
+    """Recompute the chain of tampered results, as a careful forger would."""
     raw = read_json(folder / "results.json")
     chain = read_results(folder / "results.json").chain
     assert chain is not None
@@ -172,7 +172,7 @@ def _recomputed(folder: Path) -> None:
     ("stored", "has_chain"), products(KINDS, [True, False], strength=1), indirect=["stored"], ids=str
 )
 def test_without_the_help_of_the_chain_a_key_is_reported_or_listed(stored: Path, has_chain: bool) -> None:
-    """Everything is changed consistently: the evaluation, the summary and the chain, or there is no chain."""
+    """The evaluation, the summary and the chain are changed consistently, or the chain is removed."""
     summary = stored / "results.json"
     whole = read_json(summary)
     if not has_chain:

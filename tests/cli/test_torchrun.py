@@ -1,4 +1,4 @@
-"""torchrun itself, and --devices, start the processes and pass on how they end."""
+"""torchrun and --devices start the processes and pass on their exit codes."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ def start(folder: Path, *words: str, spec: str = TRADES) -> subprocess.Popen[str
 
 
 def workers_of(process: subprocess.Popen[str]) -> list[int]:
-    """Processes that a process has started and that run `robust train`, in the order of their numbers."""
+    """Child processes that run `robust train`, by process number."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="utf-8").split()
     found = {}
     for child in children:
@@ -43,7 +43,7 @@ def session_of_one(folder: Path) -> Sessions:
 
 
 def wait_for_epochs(folder: Path, count: int, is_alive: Callable[[], bool]) -> None:
-    """Wait until so many epochs are done."""
+    """Wait until a number of epochs are done."""
     for _ in range(1200):
         logs = list(folder.glob("runs/*/*/train.jsonl"))
         if logs and logs[0].read_text(encoding="utf-8").count("\n") >= count:

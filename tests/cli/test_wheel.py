@@ -1,4 +1,4 @@
-"""The wheel: what a user installs works in an environment of its own, outside the checkout."""
+"""The wheel works in a separate environment, outside the checkout."""
 
 import importlib.util
 import json
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 
 def run(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """A command that knows nothing of the checkout."""
+    """Run a command that does not see the checkout."""
     hidden = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
     environment = {key: value for key, value in os.environ.items() if key not in hidden}
     done = subprocess.run(
@@ -49,7 +49,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the commands of an empty environment with the wheel in it, and no way to the checkout."""
+    """The folder of commands of an environment with only the wheel, without the checkout."""
     folder = tmp_path_factory.mktemp("installed")
     venv.create(folder / "venv", with_pip=False, symlinks=True)
     commands = folder / "venv" / ("Scripts" if os.name == "nt" else "bin")

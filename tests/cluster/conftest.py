@@ -1,4 +1,4 @@
-"""A real SLURM with preemption by partition, whose two nodes are this machine, and `robust` in processes of its own."""
+"""A real SLURM with preemption by partition and two nodes on this machine."""
 
 import os
 import shutil
@@ -75,10 +75,10 @@ evaluate:
 
 @dataclass
 class Cluster:
-    """Commands in a folder that all machines of a cluster share.
+    """Runs commands in a folder that all machines of a cluster share.
 
     Args:
-        environment: environment of the commands.
+        environment: environment variables of the commands.
         started: processes that may still run.
     """
 
@@ -107,13 +107,13 @@ class Cluster:
         return job in self.slurm("squeue", "--noheader", "--format=%i").split()
 
     def preempt(self) -> None:
-        """Let a more important job take both nodes."""
+        """Let a job of higher priority take both nodes."""
         self.slurm("sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
 
     def restart(self, job: str) -> None:
-        """Let a job that was put back into the queue start; by itself SLURM waits for two minutes.
+        """Start a requeued job now; SLURM would wait for two minutes.
 
-        In the same second the new credential of the job would be taken for the one that was revoked.
+        Within the same second, SLURM would take the job's new credential for the revoked one.
         """
         wait(lambda: self.slurm("squeue", "--noheader", f"--jobs={job}", "--format=%t").strip() == "PD")
         time.sleep(3)
@@ -129,7 +129,7 @@ def ended(process: "subprocess.Popen[str]", code: int = 0) -> tuple[str, str]:
 
 
 def wait(condition: Callable[[], object], seconds: float = 240) -> None:
-    """Return when a condition holds; it must within some seconds."""
+    """Wait until a condition holds; fail after some seconds."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"not true after {seconds} s"
@@ -144,7 +144,7 @@ def epochs(log: Path) -> int:
 def environment() -> dict[str, str]:
     """One thread, and the checkout to import from whether or not it is installed.
 
-    Ray lets its tasks wait for everything else, which takes long on a busy machine.
+    Ray gives its tasks low priority, which takes long on a busy machine.
     """
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "RAY_worker_niceness": "0"}
 
@@ -230,7 +230,7 @@ def _ended(cluster: Cluster) -> Iterator[Cluster]:
 
 @dataclass(frozen=True)
 class Local:
-    """What this machine makes of the sweep and of an evaluation, without a cluster.
+    """The local results of the sweep and of an evaluation.
 
     Args:
         folder: with `runs` and `evals`.
@@ -253,6 +253,6 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Local:
 
 
 def evaluation(trained: Path) -> list[object]:
-    """The words of an evaluation of the long row's network."""
+    """Arguments of an evaluation of the long row's network."""
     (checkpoint,) = trained.glob("runs/family.long/*/checkpoints/best.pt")
     return ["eval", checkpoint, "--attack", "autoattack", "--examples", "60", "--eps", "0.02", "--device", "cpu", "-q"]

@@ -11,7 +11,7 @@ _CIRCUMSTANCES = ("seconds", "started", "command", "commit", "dirty", "chain")
 
 
 def results(folder: Path) -> Any:
-    """The results and per-image results below a folder, by their places."""
+    """The results and per-image results below a folder, by path."""
     found: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
         if path.name == "results.json":
@@ -22,9 +22,9 @@ def results(folder: Path) -> Any:
 
 
 def evaluations(folder: Path) -> Any:
-    """Stored evaluations below a folder, apart from what depends on how images are cut into batches.
+    """Stored evaluations below a folder, without what depends on the batches.
 
-    That is rounding of margins, and how many proposals Square tries in one pass.
+    These are the rounding of margins and the number of proposals Square tries in one pass.
     """
     found: dict[str, Any] = {}
     for path in sorted(folder.rglob("results.json")):
@@ -36,7 +36,7 @@ def evaluations(folder: Path) -> Any:
 
 
 def close_to(found: Any) -> Any:
-    """Evaluations with some room for the rounding of margins and sizes."""
+    """Evaluations, compared up to rounding of margins and sizes."""
     return {
         name: [(texts, pytest.approx(numbers, abs=1e-4)) for texts, numbers in value] if ".csv" in name else value
         for name, value in found.items()

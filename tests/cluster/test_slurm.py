@@ -39,7 +39,7 @@ def test_a_sweep_whose_job_reaches_its_time_limit_equals_the_local_one(slurm: Cl
         name: found for name, found in same.results(local.folder / "runs").items() if name.startswith("family")
     }
     assert "family.natural-s0: done" in err
-    # Two sessions, and no epoch was made twice.
+    # Two sessions, and no epoch was trained twice.
     assert len(json.loads((log.parent / "provenance.json").read_text())["sessions"]) == 2
     assert epochs(log) == 300
     # Files of jobs are not part of the results.
@@ -106,7 +106,7 @@ def test_a_job_is_listed_followed_and_canceled_with_a_checkpoint(slurm: Cluster)
 
 def test_an_evaluation_whose_worker_is_canceled_is_complete(slurm: Cluster, local: Local) -> None:
     words = evaluation(local.folder)
-    # More workers than there is room for: those that wait are canceled when the evaluation is done.
+    # More workers than nodes: waiting workers are canceled when the evaluation is done.
     process = slurm.start(*words, *OPTIONS, "--workers", 4, "--cpus", 2)
     wait(lambda: [*slurm.folder.glob("evals/*/evaluations/*.journal/*.npz")])
     killed, *_ = sorted(slurm.folder.glob("evals/jobs/*/*/job.json"))
