@@ -1,4 +1,4 @@
-"""Results as files, for tests of what reads them."""
+"""Writes files of results for tests of their readers."""
 
 import json
 from pathlib import Path

@@ -112,7 +112,7 @@ def test_weights_give_the_numbers_of_their_checkpoint(
     said = ("--mean", own["network"]["mean"][0], "--std", own["network"]["std"][0])
     value = evaluated(robust, "weights.pt", *SMALL, "--data", "digits", *THREAT, *FEW, *said)
     assert survivors(value) == survivors(own)
-    assert value["network"] == own["network"]  # Digest and normalisation differ by how they were given.
+    assert value["network"] == own["network"]  # the same digest and normalisation
     assert (value["name"], value["checkpoint"], value["spec_digest"]) == ("weights.pt", None, None)
     assert own["checkpoint"] == "best.pt"
     notes = "\n".join(value["notes"])

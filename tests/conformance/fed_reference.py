@@ -1,4 +1,4 @@
-"""The package's APGD, fed with our noise: run by run, each image gets the numbers that ours gets."""
+"""The package's APGD with our noise: every image gets the same random numbers in every run."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from robustcli.threat.threat import ThreatModel
 
 
 class _FedTorch:
-    """The module torch, but for the three functions by which the package draws."""
+    """The module torch with the package's three functions for random numbers replaced."""
 
     def __init__(self, noise: IndexedNoise) -> None:
         self.noise = noise
@@ -34,14 +34,14 @@ class _FedTorch:
         return self._once("normal", x)
 
     def _once(self, kind: str, like: Tensor) -> Tensor:
-        # In the schedule of shrinking balls the package draws again for every ball and throws it away.
+        # With shrinking balls the package draws again for every ball and discards the numbers.
         self.drawn += 1
         drawn: Tensor = getattr(self.noise, kind)(like) if self.drawn == 1 else torch.zeros_like(like)
         return drawn
 
 
 def fed(base: type[APGDAttack], images: Tensor, rng: IndexedNoise) -> type[APGDAttack]:
-    """The package's class, whose nth run draws what ours draws for run n."""
+    """The package's class, whose nth run draws the numbers of our run n."""
 
     class Fed(base):  # type: ignore[misc, valid-type]
         runs = 0
@@ -60,7 +60,7 @@ def fed(base: type[APGDAttack], images: Tensor, rng: IndexedNoise) -> type[APGDA
 
         @contextmanager
         def _feeding(self, x: Tensor) -> Iterator[None]:
-            # Which images are still attacked: told by their pixels.
+            # Images still attacked are recognised by their pixels.
             is_same = (x.flatten(1)[:, None] == images.flatten(1)[None]).all(2)
             assert (is_same.sum(1) == 1).all(), "two equal images"
             noise = rng.split(f"run {self.runs}").rows(is_same.int().argmax(1))
@@ -78,12 +78,12 @@ def fed(base: type[APGDAttack], images: Tensor, rng: IndexedNoise) -> type[APGDA
 def fed_survivors(
     attack: Apgd, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise
 ) -> Tensor:
-    """Who withstands the package's APGD with the settings and the noise of ours: bool (n,)."""
+    """Survivors of the package's APGD with our settings and our noise: bool (n,)."""
     return _survivors(attack, model, x, y, threat, 0, fed(APGDAttack, x, rng), fed(APGDAttack_targeted, x, rng))
 
 
 def own_survivors(attack: Apgd, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, seed: int) -> Tensor:
-    """Who withstands the package's APGD with the settings of ours and noise of its own: bool (n,)."""
+    """Survivors of the package's APGD with our settings and its own noise: bool (n,)."""
     return _survivors(attack, model, x, y, threat, seed, APGDAttack, APGDAttack_targeted)
 
 

@@ -14,7 +14,7 @@ from robustcli.registry.types import Norm
 from robustcli.threat.noise import StreamNoise
 from robustcli.threat.threat import ThreatModel
 
-# Where between a third and two thirds of what is right when clean survives.
+# Between a third and two thirds of the correctly classified images survive.
 EPS: dict[Norm, str] = {"linf": "0.15", "l2": "0.6", "l1": "1.5"}
 _TRAIN = 1200
 _PACKAGE_NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
@@ -22,7 +22,7 @@ _PACKAGE_NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 
 @cache
 def robust_network() -> tuple[nn.Module, Tensor, Tensor]:
-    """The network and those of 597 images that it was not trained on and classifies correctly."""
+    """The network and its correctly classified ones of 597 held-out images."""
     source = digits()
     x = torch.cat([source.test.images, source.train.images])
     y = torch.cat([source.test.labels, source.train.labels])
@@ -50,7 +50,7 @@ def _train(model: nn.Module, x: Tensor, y: Tensor) -> None:
     order = torch.Generator().manual_seed(0)
     for epoch in range(20):
         for step, part in enumerate(torch.randperm(len(x), generator=order).split(64)):
-            # Half of the radius at first: the whole of it keeps the network from beginning to learn.
+            # Half of the radius at first: with the whole radius the network does not start to learn.
             eased = threat if epoch > 5 else threat.scaled(0.5)
             x_adv = attack(model, x[part], y[part], eased, stream.reseed(0, epoch, step))
             optimizer.zero_grad()
@@ -61,7 +61,7 @@ def _train(model: nn.Module, x: Tensor, y: Tensor) -> None:
 def survivors_of_package(
     name: str, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, *, seed: int = 0, queries: int = 5000
 ) -> Tensor:
-    """Who survives one attack of the package, with one restart, in batches of at most 250."""
+    """Survivors of one attack of the package, with one restart, in batches of at most 250."""
     ensemble = Ensemble(
         model, norm=_PACKAGE_NORMS[threat.norm], eps=threat.radius, version="custom", attacks=[name], seed=seed
     )

@@ -1,4 +1,4 @@
-"""Networks and images made of sines, so that anyone can rebuild them; built in float64."""
+"""Networks and images made of sines, so that they can be rebuilt anywhere; in float64."""
 
 import math
 

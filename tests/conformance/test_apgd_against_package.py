@@ -1,4 +1,4 @@
-"""APGD against the package of its authors, and against answers known without either."""
+"""APGD against the package of its authors and against closed forms."""
 
 import warnings
 from collections.abc import Iterator
@@ -51,7 +51,7 @@ def fitted(attack: Apgd, case: Trained) -> Apgd:
 
 @pytest.fixture(autouse=True)
 def _package_may_warn() -> Iterator[None]:
-    # Of zero gradients, one per batch; ours does so once.
+    # The package warns of zero gradients in every batch, we once.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Warning)
         yield
@@ -96,7 +96,7 @@ def same_flags(attack: Apgd, model: nn.Module, x: Tensor, y: Tensor, threat: Thr
 
 @contextmanager
 def _rounding_is_no_move() -> Iterator[None]:
-    """The package counts coordinates that its projection missed by rounding as moved; here it does not."""
+    """The package, changed so that coordinates that differ only by rounding do not count as moved."""
     original = autopgd_base.L0_norm
     autopgd_base.L0_norm = lambda delta: (delta.abs() > 1e-6).flatten(1).sum(1)
     try:
@@ -116,7 +116,7 @@ def test_same_flags_in_l1_where_rounding_is_not_counted(eps: str, attack: Apgd) 
 @pytest.mark.parametrize("attack", [*(pytest.param(attack, marks=full) for attack in SPARSE[:3]), SPARSE[3]], ids=str)
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=full)])
 def test_nearly_the_same_flags_in_l1_on_a_trained_network(seed: int, attack: Apgd) -> None:
-    """Its points overshoot the ball by rounding, so a flag may differ for that reason."""
+    """The package's points overshoot the ball by rounding, so a flag may differ."""
     case = trained("l1")
     rng = noise(len(case.x), seed)
     ours = survivors(attack, case.model, case.x, case.y, case.threat, rng)
@@ -125,7 +125,7 @@ def test_nearly_the_same_flags_in_l1_on_a_trained_network(seed: int, attack: Apg
     assert int((ours != theirs).sum()) <= 2
 
 
-# Each with noise of its own: nobody may survive more than the package leaves.
+# With different noise: at most as many survivors as with the package.
 
 
 @full
@@ -157,11 +157,11 @@ def test_robust_accuracy_is_not_above_the_packages(names: tuple[str, ...], attac
     excess = (only_ours - only_theirs) / total
     half_width = 1.96 * (only_ours + only_theirs - (only_ours - only_theirs) ** 2 / total) ** 0.5 / total
     assert excess <= half_width
-    # The 0.2 points are about a mean over networks: on one of them three images are more.
+    # The 0.2 points hold for the mean over networks; on one network, three images are more.
     assert excess <= 0.002 or len(names) == 1
 
 
-# Answers known without the package.
+# Closed forms
 
 
 @pytest.mark.parametrize(

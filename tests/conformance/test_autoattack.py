@@ -1,4 +1,4 @@
-"""AutoAttack against answers known without it: closed form on a linear model, recorded flags on a small net."""
+"""AutoAttack against a closed form on a linear model and recorded flags on a small network."""
 
 import math
 from fractions import Fraction
@@ -56,7 +56,7 @@ def test_linear_model_is_broken_exactly_where_its_margin_ends(norm: Norm, dual: 
     ],
 )
 def test_small_net_keeps_the_recorded_survivors(norm: Norm, eps: str, flags: str) -> None:
-    """Flags of the package called by hand, equal over two seeds and two batch sizes on a CPU."""
+    """Flags of the package called directly; equal for two seeds and two batch sizes on a CPU."""
     model = SineConv()
     assert float(model.images.sum()) == pytest.approx(6144.784970, abs=1e-5)
     assert survivors(model, norm, eps) == flags

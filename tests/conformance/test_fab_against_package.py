@@ -1,4 +1,4 @@
-"""FAB against closed forms and against pyautoattack's: both draw nothing, so the verdicts are the same."""
+"""FAB against closed forms and against pyautoattack; neither is random, so the verdicts agree."""
 
 import math
 from fractions import Fraction
@@ -32,12 +32,12 @@ def survivors(attack: Fab, model: nn.Module, x: Tensor, y: Tensor, threat: Threa
 
 
 def assert_same_verdicts(name: str, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> None:
-    """Equal flags, but for images whose distance is the radius up to rounding; the message lists the others."""
+    """Flags must agree except where the distance is the radius up to rounding; the message lists the others."""
     ours = survivors(ATTACKS[name], model, x, y, threat)
     differ = (ours != survivors_of_package(name, model, x, y, threat)).nonzero().flatten()
     assert 0 < ours.sum() < len(x), "a test of both verdicts"
     if len(differ):
-        # Ten radii wide, so that the distance shows whichever side it is on.
+        # With ten times the radius, so that distances are found on both sides.
         wide = ThreatModel(threat.norm, min(10 * threat.eps, Fraction(1)) if threat.norm == "linf" else 10 * threat.eps)
         nearest = Fab(targets=ATTACKS[name].targets, keep="nearest")
         found = nearest(model, x[differ], y[differ], wide, IndexedNoise(0, differ))

@@ -1,4 +1,4 @@
-"""Gradient alignment against a number that was measured by other code."""
+"""Gradient alignment against a number measured with other code."""
 
 from fractions import Fraction
 
@@ -15,5 +15,5 @@ def test_alignment_of_the_sine_network() -> None:
     model, x, y = labelled(SineConv())
     threat = ThreatModel("linf", Fraction(2, 1000))
     found = GradientAlignment(points=20)(model, x, y, threat, IndexedNoise(0, torch.arange(len(x))))
-    # Measured with other noise, one point for each of 64 images; the tolerance is what that noise moves.
+    # Measured with other noise, one point for each of 64 images; the tolerance covers the noise.
     assert found["cosine"]["mean"] == pytest.approx(0.99116, abs=0.003)

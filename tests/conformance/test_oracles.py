@@ -1,4 +1,4 @@
-"""Attacks and losses against answers that are known without them: closed forms, formulas in NumPy, records."""
+"""Attacks and losses against closed forms, formulas in NumPy, and recorded numbers."""
 
 import math
 from fractions import Fraction
@@ -41,14 +41,14 @@ def noise(count: int) -> IndexedNoise:
 
 
 def binary(pixels: int = 64) -> tuple[nn.Module, Tensor]:
-    """A linear model of two classes in double precision, and the direction in which its margin falls."""
+    """A linear model of two classes in double precision, and its weights."""
     model = linear_net(pixels, 2, seed=4, dtype=torch.float64)
     weight = model[1].weight.detach()  # type: ignore[index]
     return model, weight
 
 
 def margin_of(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """How far the wrong class is ahead, (n,)."""
+    """Lead of the wrong class, (n,)."""
     with torch.no_grad():
         logits = model(x)
     return (logits.gather(1, 1 - y[:, None]) - logits.gather(1, y[:, None])).squeeze(1)
@@ -73,7 +73,7 @@ def test_pgd_reaches_the_worst_case_of_a_linear_model(norm: Norm, loss: Any, sta
 
 
 def worst_delta(gain: np.ndarray, x: np.ndarray, norm: Norm, radius: float) -> np.ndarray:
-    """The delta that raises a linear function with gradient `gain` most, in the ball and in the box."""
+    """The delta in the ball and the box that maximises a linear function with gradient `gain`."""
     room = np.where(gain > 0, 1 - x, x)
     if norm == "linf":
         return np.sign(gain) * np.minimum(room, radius)
@@ -139,17 +139,17 @@ def test_attacks_on_ten_linear_classes_break_only_what_can_be_broken(norm: Norm,
     ):
         survives = standing(Attacked(attack=attack), single, x, y, threat, noise(100))
         assert survives[nearest > threat.radius * (1 + 1e-4)].all(), "broke what cannot be broken"
-        # Two classes away is as far as these can be fooled about: the nearest class is not always the runner-up.
+        # The nearest class is not always the runner-up.
         is_plain = nearest == radius.gather(1, logits.topk(2, dim=1).indices[:, 1:]).squeeze(1)
         if isinstance(attack, Pgd) and attack.loss == "margin":
             assert not survives[is_plain & (nearest < threat.radius * (1 - 1e-2))].any(), "missed a plain one"
 
 
-# A planted adversarial example: right everywhere but beside one point, which the gradient points to.
+# A planted adversarial example: only near one point is the model wrong, and the gradient points to it.
 
 
 class Planted(nn.Module):
-    """Two logits that depend on the distance to the nearest planted point: class 1 wins within `reach` of one."""
+    """Two logits that depend on the distance to the nearest planted point: class 1 within `reach`, else 0."""
 
     def __init__(self, points: Tensor, reach: float) -> None:
         super().__init__()
@@ -165,7 +165,7 @@ class Planted(nn.Module):
 @pytest.mark.parametrize("loss", ["ce", "margin"])
 @pytest.mark.parametrize("keep", ["last", "best", "fooled"])
 def test_planted_adversarial_example_is_found(norm: Norm, loss: Any, keep: Any) -> None:
-    """Zimmermann et al., NeurIPS 2022: an attack that misses what is known to be there proves nothing."""
+    """Zimmermann et al., NeurIPS 2022: an attack that misses a planted example proves nothing."""
     threat = ThreatModel(norm, {"linf": Fraction(1, 10), "l2": Fraction(1, 2), "l1": Fraction(2)}[norm])
     x = 0.2 + 0.6 * images(12, dtype=torch.float64)
     delta = threat.sample(x, IndexedNoise(5, torch.arange(12))) - x
@@ -197,7 +197,7 @@ IDENTITY = nn.Identity()
 
 
 def score(name: Any, logits: Tensor, clean: Tensor, y: Tensor) -> Tensor:
-    """An attack's loss of a model whose images are its logits."""
+    """The loss of an attack on a model whose images are its logits."""
     return LOSSES[name].score(logits, LOSSES[name].refer(IDENTITY, clean, y))
 
 
@@ -377,7 +377,7 @@ def test_attacks_without_noise_give_the_recorded_numbers(
     robust: int,
     mean_ce: float,
 ) -> None:
-    """Robust count and mean loss after the last step, as two other implementations found them."""
+    """Robust count and mean loss after the last step, recorded from two other implementations."""
     model, x, y = small
     threat = ThreatModel(norm, Fraction(eps))
     attack: Fgsm | Pgd = Fgsm()
@@ -418,7 +418,7 @@ def test_deepfool_gives_the_recorded_distances(small: tuple[nn.Module, Tensor, T
 def test_carlini_wagner_breaks_what_autoattack_breaks(
     small: tuple[nn.Module, Tensor, Tensor], eps: str, robust: int
 ) -> None:
-    """All but one image, with steps as short as these distances ask for."""
+    """All but one image, with steps short enough for these distances."""
     model, x, y = small
     survives = standing(
         Attacked(attack=CarliniWagner(lr=0.001)), model, x, y, ThreatModel("l2", Fraction(eps)), noise(64)
@@ -439,7 +439,7 @@ AUTOATTACK = [
 
 @pytest.mark.parametrize(("norm", "eps", "flags"), AUTOATTACK)
 def test_pgd_and_autoattack_agree(small: tuple[nn.Module, Tensor, Tensor], norm: Norm, eps: str, flags: str) -> None:
-    """Neither finds much that the other misses: AutoAttack may not leave more alive than PGD, beyond one image."""
+    """AutoAttack leaves at most one survivor more than PGD."""
     model, x, y = small
     by_autoattack = torch.tensor([flag == "1" for flag in flags])
     attack = Pgd(steps=40, loss="margin", keep="fooled", restarts=2)

@@ -1,6 +1,6 @@
-"""Gates on precision: input gradients of trained networks point the same way in every one of them.
+"""Gates on precision: input gradients of trained networks have the same signs in every precision.
 
-A robust network has small input gradients, so what a precision loses shows there first.
+Robust networks have small input gradients, so errors of a precision show there first.
 """
 
 from copy import deepcopy
@@ -43,14 +43,14 @@ def test_signs_agree_with_double_precision(name: str, precision: str, agreement:
     case = trained(name)
     exact = cross_entropy_gradient(deepcopy(case.model).double(), case.x.double(), case.y)
     found = cross_entropy_gradient(in_precision(case.model, precision), case.x, case.y)
-    # Where the true gradient is none, no precision can find its sign.
+    # A gradient of zero has no sign to compare.
     counts = exact != 0
     assert float((found.sign() == exact.sign())[counts].double().mean()) >= agreement
     assert float((found == 0)[counts].double().mean()) < 1e-3
 
 
 def test_without_a_scale_fp16_would_not_pass() -> None:
-    """The gate can fail: the gradient of a mean over the images, in fp16 as it is, loses pixels."""
+    """The gate can fail: without loss scaling, fp16 gradients of a mean over images lose pixels."""
     case = trained("linf")
     x = case.x.clone().requires_grad_()
     with torch.autocast("cpu", dtype=torch.float16):
@@ -64,7 +64,7 @@ def test_without_a_scale_fp16_would_not_pass() -> None:
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_attacks_are_as_strong(name: str, precision: str) -> None:
-    """Crafted in one precision and judged in single: as many images survive, but for two."""
+    """Examples crafted in one precision and judged in single leave as many survivors, up to two images."""
     case = trained(name)
     attack = Pgd(steps=10)
     right = []
@@ -89,7 +89,7 @@ evaluate:
 
 
 def robust_of(precision: str, folder: Path, seeds: int) -> tuple[int, int]:
-    """Test images that survive, and all, over the seeds; evaluated in single precision."""
+    """Numbers of survivors and of all test images over the seeds, in single precision."""
     survived = images = 0
     for seed in range(seeds):
         spec = ExperimentSpec.parse(

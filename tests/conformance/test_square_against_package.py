@@ -1,4 +1,4 @@
-"""Square against closed forms and against pyautoattack's: other random numbers, so robust accuracy is compared."""
+"""Square against closed forms and pyautoattack; random numbers differ, so robust accuracy is compared."""
 
 import math
 from fractions import Fraction
@@ -55,7 +55,7 @@ def test_a_robust_net_is_not_left_more_robust_than_by_the_package(norm: Norm) ->
 @pytest.mark.full
 @pytest.mark.parametrize("norm", NORMS)
 def test_with_its_full_budget_the_package_breaks_no_more(norm: Norm) -> None:
-    """Up to 0.2 points of accuracy. It breaks far fewer: on 8 x 8 pixels its windows miss a quarter of the image."""
+    """Up to 0.2 points of accuracy; on 8x8 pixels the package's windows miss a quarter of the image."""
     model, x, y = robust_network()
     assert len(x) >= 500
     threat = ThreatModel(norm, Fraction(EPS[norm]))
@@ -66,16 +66,16 @@ def test_with_its_full_budget_the_package_breaks_no_more(norm: Norm) -> None:
 
 @pytest.mark.parametrize("norm", ["linf", *(pytest.param(norm, marks=pytest.mark.full) for norm in ("l2", "l1"))])
 def test_on_large_images_accuracy_is_that_of_the_package(norm: Norm) -> None:
-    """Digits enlarged four times, where the last row and column, which the package misses, hardly matter.
+    """Digits enlarged four times, so that the last row and column, which the package misses, hardly matter.
 
-    The package draws one window for all images of a batch and the same ones for every batch, so each few images
-    get a seed of their own: only then are its verdicts as independent as the paired interval takes them to be.
+    The package draws the same windows for all images and batches, so small groups of images
+    get different seeds. Otherwise its verdicts would not be independent, as the paired interval assumes.
     """
     network, x, y = robust_network()
     model = nn.Sequential(nn.AvgPool2d(4), network).eval()
     x = x.repeat_interleave(4, 2).repeat_interleave(4, 3)
     assert len(x) >= 500
-    # The same picture is 16 times as many pixels.
+    # The enlarged picture has 16 times as many pixels.
     threat = ThreatModel(norm, Fraction(EPS[norm]) * {"linf": 1, "l2": 4, "l1": 16}[norm])
     theirs = torch.cat(
         [

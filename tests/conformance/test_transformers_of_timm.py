@@ -1,4 +1,4 @@
-"""Transformers and ConvNeXt against timm's, whose names of weights the public checkpoints have."""
+"""Transformers and ConvNeXt against timm, whose weight names public checkpoints use."""
 
 import warnings
 from typing import Any
@@ -11,13 +11,13 @@ from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.promises.networks import drawn_from
 
 with warnings.catch_warnings():
-    # What timm's own imports say.
+    # Warnings of timm's imports.
     warnings.simplefilter("ignore")
     timm = pytest.importorskip("timm")
 
 
 def stirred(network: nn.Module) -> nn.Module:
-    """In eval mode, nothing being where a new network has it."""
+    """In eval mode, with weights unlike those of a new network."""
     with drawn_from(2):
         for parameter in network.parameters():
             parameter.data += 0.2 * torch.randn_like(parameter)

@@ -1,4 +1,4 @@
-"""Small networks trained on the embedded digits, in seconds; each depends on its name alone."""
+"""Small networks trained on the embedded digits in seconds; each depends only on its name."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,10 +19,10 @@ from robustcli.threat.threat import ThreatModel
 
 @dataclass(frozen=True)
 class Trained:
-    """A network in eval mode that wants no gradients for its weights; test images and their labels.
+    """A network in eval mode with frozen weights; test images and their labels.
 
     Args:
-        threat: a radius at which some of the images that are right when clean can be broken, and some cannot.
+        threat: a radius that breaks some of the correctly classified images.
     """
 
     model: nn.Module
@@ -35,16 +35,16 @@ THREATS = {
     "linf": ThreatModel("linf", Fraction(1, 8)),
     "l2": ThreatModel("l2", Fraction(3, 4)),
     "l1": ThreatModel("l1", Fraction(5, 2)),
-    # Of a network that was trained on clean images alone.
+    # Trained on clean images only.
     "natural": ThreatModel("linf", Fraction(1, 15)),
-    # Robust, of which only the digits 0 to 4 are left.
+    # A robust network for the digits 0 to 4.
     "five": ThreatModel("linf", Fraction(1, 8)),
 }
 
 
 @cache
 def trained(name: str) -> Trained:
-    """The network of one of the keys of THREATS."""
+    """The network for a key of THREATS."""
     source, threat = digits(), THREATS[name]
     classes = 5 if name == "five" else 10
     x, y = source.train.read(torch.arange(len(source.train.labels))), source.train.labels
@@ -66,6 +66,6 @@ def trained(name: str) -> Trained:
     model.eval().requires_grad_(False)
     x, y = source.test.read(torch.arange(len(source.test.labels))), source.test.labels
     with torch.no_grad():
-        # The package attacks only what is right when clean.
+        # The package attacks only correctly classified images.
         is_right = (y < classes) & (model(x).argmax(1) == y)
     return Trained(model, x[is_right], y[is_right], threat)

@@ -1,4 +1,4 @@
-"""A folder with what members read, and `--member NAME`: the contract of one member, in seconds."""
+"""Files that members read, and `--member NAME`, which runs the contract of one member in seconds."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Before the test modules ask for their parameters."""
+    """Select members before the test modules build their parameters."""
     asked: list[str] = config.getoption("member", [])
     known = {spelling for member in members.all_members() for spelling in members.spellings(member)}
     if unknown := set(asked) - known:
@@ -32,7 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With --member, tests of no member in particular are left out."""
+    """With --member, leave out tests of no particular member."""
     if members.asked_for:
         kept = [item for item in items if any(map(members.is_or_names_one_asked_for, _parameters(item)))]
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
@@ -55,7 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _imitate(network: nn.Module, other: nn.Module) -> None:
-    """Train a network until what fools it fools the other one too, which the contracts evaluate."""
+    """Train a network whose adversarial examples transfer to the one the contracts evaluate."""
     x = images(256, seed=5)
     with torch.no_grad():
         wanted = other(x)

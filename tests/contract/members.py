@@ -39,7 +39,7 @@ from robustcli.registry.types import Norm
 from robustcli.specs.check import family_of
 from robustcli.specs.spec import ExperimentSpec
 
-# Names that `--member` gives, with or without their family; none: every member is tested.
+# Names given by `--member`, with or without family; if empty, all members are tested.
 asked_for: set[str] = set()
 
 
@@ -58,12 +58,12 @@ def all_members() -> list[Member]:
 
 
 def is_named_by_specs(member: Member) -> bool:
-    """Diagnostics are for `robust diagnose` alone."""
+    """Diagnostics are only for `robust diagnose`."""
     return member.family != "diagnostics"
 
 
 def names_of(family: str) -> list[str]:
-    """The members of a family that are asked for, without those of optional packages that are not installed."""
+    """The selected members of a family, without those whose optional packages are not installed."""
     return [
         name
         for name, member in catalog(family).items()
@@ -73,7 +73,7 @@ def names_of(family: str) -> list[str]:
 
 
 def norms_known_to(attack: str) -> tuple[Norm, ...]:
-    """The norms that a registered attack works in; it promises to refuse the others."""
+    """The norms that an attack supports; it must refuse the others."""
     return catalog("attacks")[attack].norms
 
 
@@ -83,7 +83,7 @@ def smoke(family: str, name: str, **settings: Any) -> Any:
 
 
 def chosen_in(spec: ExperimentSpec, family: str) -> Any:
-    """The member that `whole_spec` put into a spec."""
+    """The member that `whole_spec` has put into a spec."""
     places: dict[str, Callable[[], Any]] = {
         "architectures": lambda: spec.architecture,
         "attacks": lambda: spec.evaluate["one"].parameters["attack"],
@@ -105,9 +105,9 @@ _observed: dict[str, Tensor] = {}
 
 
 def observe(member: Member, settings: Settings) -> Tensor:
-    """What the member does with some settings, as one row of numbers that differ when it does something else.
+    """Numbers that describe what the member does with some settings.
 
-    It is remembered: every parameter is varied around the same settings.
+    Results are cached, because every parameter is varied around the same settings.
     """
     key = f"{member.family} {member.name} {sorted(settings.items())}"
     if key not in _observed:
@@ -156,9 +156,9 @@ def are_built_alike(member: Member, one: Settings, other: Settings) -> bool:
 
 
 def usual_settings(member: Member) -> list[Settings]:
-    """Return the settings that options are varied around: the cheap ones, then the defaults of what attacks.
+    """Return the settings around which options are varied: the cheap ones, then the defaults for attacks.
 
-    An attack of two steps may hide what some options do.
+    An attack of two steps may hide the effect of some options.
     """
     return settings_to_try(member)[::-1] if member.family in ("attacks", "defenses") else [member.smoke]
 
@@ -173,8 +173,8 @@ def choices_of(parameter: Parameter) -> tuple[Any, ...]:
 def parameters_with_choices() -> Iterator[Any]:
     """Members, their parameters with choices, and the choices that must differ from each other.
 
-    What the choices of a type do, such as those of an activation, one member of a family shows whole. The others show
-    that they pass on what is chosen, by their default and one other choice, another one in every member; all of theirs
+    All choices of a type, such as activations, are tested on one member of a family. The others are tested
+    with their default and one other choice, which differs between members; the remaining choices
     belong to the full run.
     """
     shown: Counter[Any] = Counter()
@@ -202,7 +202,7 @@ def other_parameters() -> Iterator[tuple[Member, Parameter]]:
 
 
 def other_values(parameter: Parameter, now: Any) -> Iterator[Any]:
-    """Values that a parameter with no list of choices may have instead of the one it has."""
+    """Other values to try for a parameter without a list of choices."""
     family = family_of(parameter.annotation)
     if family is not None:
         yield from ({"name": member.name, **member.smoke} for member in catalog(family.name).values())
@@ -227,7 +227,7 @@ def other_values(parameter: Parameter, now: Any) -> Iterator[Any]:
 
 
 def surroundings(member: Member, parameter: Parameter) -> Iterator[Settings]:
-    """The usual settings, and those with another option chosen: some parameters matter with that alone."""
+    """The usual settings, and variants that some parameters need to have an effect."""
     for usual in usual_settings(member):
         yield usual
         for other in member.parameters.values():

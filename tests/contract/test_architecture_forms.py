@@ -1,4 +1,4 @@
-"""Architectures give the same logits however they are computed: precision, memory layout, compiled; at every size."""
+"""Architectures give the same logits in every precision and memory layout, compiled or not, at every size."""
 
 from collections.abc import Callable
 
@@ -21,11 +21,11 @@ Promise = Callable[[architectures_promises.Body, ImageShape], None]
 CHEAPEST: list[tuple[str, Settings]] = [
     (name, catalog("architectures")[name].smoke) for name in names_of("architectures")
 ]
-# With layers that these do not have.
+# With layers that the above do not have.
 OTHERS: list[tuple[str, Settings]] = [
     ("resnet18", {"width": 4, "norm": "conv"}),
     ("wide_resnet", {"depth": 10, "widen": 1, "norm": "conv_running", "activation": "relu_smooth_backward"}),
-    # So wide that its gates have several units: of a single one the gradient may be zero.
+    # Wide enough for gates of several units, since the gradient of a single unit may be zero.
     ("wide_resnet", {"depth": 10, "widen": 4, "norm": "group", "channel_gate": "se"}),
     ("preact_resnet18", {"width": 4, "form": "dm", "channel_gate": "cifs"}),
     ("preact_resnet18", {"width": 4, "form": "a", "downsample": "asap", "activation": "sparta_like"}),
@@ -75,14 +75,14 @@ def test_channels_last_changes_nothing(form: tuple[str, Settings]) -> None:
 
 
 def modules_of_architectures() -> dict[str, list[tuple[str, Settings]]]:
-    """The forms by the file that their architecture is written in."""
+    """The architectures by the file that defines them."""
     found: dict[str, list[tuple[str, Settings]]] = {}
     for form in FORMS:
         found.setdefault(catalog("architectures")[form[0]].module.rpartition(".")[2], []).append(form)
     return found
 
 
-# The layers of these are not ours.
+# Networks of other packages.
 OF_PACKAGES = ("timm_models", "torchvision_models")
 
 
@@ -94,7 +94,7 @@ OF_PACKAGES = ("timm_models", "torchvision_models")
     ],
 )
 def test_compiling_changes_nothing_in_any_layer(module: str) -> None:
-    """Of the smallest networks of a file that have all of its layers."""
+    """For the smallest networks of a file that have all its layers."""
     networks = [network_and_images(*form) for form in modules_of_architectures()[module]]
     seen: set[type] = set()
     for network, x in sorted(networks, key=lambda item: len([*item[0].modules()])):
@@ -111,7 +111,7 @@ def test_compiling_changes_nothing(form: tuple[str, Settings]) -> None:
 
 
 def compiling_changes_nothing(network: nn.Module, x: Tensor) -> None:
-    """Of the graph alone: without a backend that makes code of it."""
+    """Tests only the graph, without a code-generating backend."""
     torch.compiler.reset()
     compiled = torch.compile(network, backend="eager")
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Features are what the last linear layer makes the logits of, in every architecture."""
+"""Features are the input of the last linear layer in every architecture."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Every member of every registry: built, described, written to YAML and read back, without dead options."""
+"""Every member can be built, is described, survives YAML, and has no dead options."""
 
 import importlib
 import inspect
@@ -89,7 +89,7 @@ def test_signature_read_from_the_source_is_the_imported_one(member: Member) -> N
 
 
 def with_families(annotation: Any) -> Any:
-    """An annotation with protocols replaced by the families that stand for them."""
+    """An annotation with protocols replaced by their families."""
     if getattr(annotation, "__name__", None) in PROTOCOLS and not isinstance(annotation, Family):
         return PROTOCOLS[annotation.__name__]
     if typing.get_origin(annotation) is list:
@@ -99,7 +99,7 @@ def with_families(annotation: Any) -> Any:
 
 @of_every_member
 def test_only_keyword_parameters_are_settings(member: Member) -> None:
-    """What a spec cannot set is positional, and given by the program: the shape, or groups and rate."""
+    """Positional arguments, such as shape or rate, come from the program and not from a spec."""
     given = {"architectures": 1, "optimizers": 2}.get(member.family, 0)
     positional = [
         parameter
@@ -113,7 +113,7 @@ def test_only_keyword_parameters_are_settings(member: Member) -> None:
 def test_replaceable_fields_are_those_of_what_is_returned(member: Member) -> None:
     target = imported(member)
     returned = target if inspect.isclass(target) else typing.get_type_hints(target)["return"]
-    # A data set returns its images, which no spec writes.
+    # A data set returns images, which are not part of a spec.
     has_fields = is_dataclass(returned) and member.family != "datasets"
     writable = {item.name for item in fields(returned) if is_writable(item.type)} if has_fields else set()
     assert set(member.replaceable) == writable - set(member.parameters)
@@ -122,7 +122,7 @@ def test_replaceable_fields_are_those_of_what_is_returned(member: Member) -> Non
 
 
 def is_writable(annotation: Any) -> bool:
-    """Whether a spec can write a value of this type: a choice of a member, or plain values."""
+    """Whether a spec can contain a value of this type: a member, or plain values."""
     if annotation in (bool, int, float, str) or getattr(annotation, "__name__", "") in PROTOCOLS:
         return True
     return typing.get_origin(annotation) in (typing.Literal, typing.Annotated, tuple)
@@ -140,7 +140,7 @@ def test_replacing_a_field_replaces_it(member: Member) -> None:
                 except RobustCliError as error:
                     if f"{name} '{choice}'" not in str(error):
                         raise
-                    continue  # A choice that another setting of this member excludes.
+                    continue  # Another setting of this member excludes this choice.
                 assert getattr(built, name) == choice
             continue
         for other in catalog(family.name).values():
@@ -148,13 +148,13 @@ def test_replacing_a_field_replaces_it(member: Member) -> None:
             assert getattr(built, name) == build(other, other.smoke)
 
 
-# A data set is built by reading its files: test_whole_contracts.py.
+# Building a data set reads its files; see test_whole_contracts.py.
 @pytest.mark.parametrize("member", [member for member in MEMBERS if member.family != "datasets"], ids=title)
 @pytest.mark.slow
 def test_builds_from_defaults_and_from_smoke(member: Member) -> None:
     for settings in settings_to_try(member):
         if member.family == "architectures":
-            # Weightless: the published sizes hold hundreds of format_megabytes.
+            # Without weights: published sizes take hundreds of megabytes.
             with device("meta"):
                 assert isinstance(build(member, settings, SHAPES[2]), nn.Module)
             suitable_shape(member, member.smoke)
@@ -214,7 +214,7 @@ def test_every_choice_does_something_of_its_own(member: Member, parameter: Param
 
 
 def choices_differ(member: Member, parameter: Parameter, choices: tuple[Any, ...]) -> None:
-    """Any two of the choices give different results, with some of the usual settings."""
+    """Any two choices give different results with some of the usual settings."""
     alike = list(combinations(choices, 2))
     for settings in usual_settings(member):
         results = {
@@ -233,7 +233,7 @@ def test_every_other_parameter_does_something(member: Member, parameter: Paramet
 
 
 def some_other_value_differs(member: Member, parameter: Parameter) -> None:
-    """Some other value of a parameter gives another result or network, in some surroundings."""
+    """Another value of a parameter changes the result or the network with some of the settings."""
     for settings in surroundings(member, parameter):
         now = settings.get(parameter.name, parameter.default)
         for value in other_values(parameter, now):
@@ -243,7 +243,7 @@ def some_other_value_differs(member: Member, parameter: Parameter) -> None:
                     return
                 changed = observe(member, other)
             except (RobustCliError, AssertionError):
-                continue  # A value that is refused; another one will do.
+                continue  # The value is refused; try the next one.
             if differ(observe(member, settings), changed):
                 return
     pytest.fail(f"{parameter.name} changes nothing")

@@ -1,4 +1,4 @@
-"""Every member on a simulated GPU: the numbers of the CPU, on one device, and no waiting inside an update."""
+"""Every member on a simulated GPU gives the CPU's numbers, on one device, without waiting inside an update."""
 
 import warnings
 from collections.abc import Iterator
@@ -47,7 +47,7 @@ def test_tensors_of_two_devices_do_not_meet(gpu: SimulatedGpu) -> None:
         here + there
     with pytest.raises(RuntimeError, match="on the same device"):
         nn.Linear(3, 3)(there)
-    # Numbers without dimensions are taken.
+    # Tensors without dimensions are allowed.
     assert on_host(there * torch.tensor(2.0)).tolist() == [2, 2, 2]
     with pytest.raises(TypeError, match="numpy"):
         there.numpy()
@@ -93,7 +93,7 @@ def test_gradients_are_those_of_the_cpu(gpu: SimulatedGpu) -> None:
 
 
 def trained(name: str, device: torch.device) -> dict[str, Tensor]:
-    """Weights after three updates; waiting in the third is an error."""
+    """Weights after three updates; waiting in the third one is an error."""
     defense = smoke("defenses", name)
     model = network_for(defense, dropout=0.1).train().to(device)
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -138,7 +138,7 @@ def test_an_evaluator_finds_what_it_finds_on_the_cpu(
 ) -> None:
     if name == "transfer_attack":
         pytest.skip("needs a checkpoint; its attack is tested above")
-    # The attacks of AutoAttack are tested above, and all of them take long.
+    # The attacks of AutoAttack are tested above and take long.
     settings = {"attacks": ["apgd-ce"]} if name == "autoattack" else {}
     monkeypatch.setattr(quick, "AutoAttack", partial(AutoAttack, attacks=("apgd-ce",)))
     evaluator = smoke("evaluators", name, **settings)

@@ -14,7 +14,7 @@ from robustcli.registry.catalog import catalog
 
 pytestmark = pytest.mark.slow
 
-# Of a weight in float64 after 9 updates; what differs is the order of sums.
+# Tolerance of a weight in float64 after 9 updates, since the order of sums differs.
 TOLERANCE = 1e-9
 
 
@@ -26,7 +26,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
 
 
 def in_two(case: Case, pair: Pair) -> dict[str, torch.Tensor]:
-    """What two processes train, which is the same in both."""
+    """Train in two processes and check that both have the same result."""
     first, second = pair.run(trained, case)
     differing = [name for name in first if not torch.equal(first[name], second[name])]
     assert not differing, f"the processes differ from each other: {differing}"
@@ -46,7 +46,7 @@ def entry(family: str, name: str) -> dict[str, Any]:
 
 
 DEFENSES = {name: entry("defenses", name) for name in names_of("defenses")}
-# Those whose attack may see batch statistics, by default or because it is asked to.
+# Defenses whose attack can see batch statistics.
 IN_TRAIN_MODE = {
     name: {**settings, "attack_bn": "train"}
     for name, settings in DEFENSES.items()
@@ -55,7 +55,7 @@ IN_TRAIN_MODE = {
 
 
 def parts() -> Iterator[Any]:
-    """Every part with a defense; the loss of TRADES passes the network twice."""
+    """Every part with a defense; the loss of TRADES has two forwards."""
     base = {"name": "trades", "steps": 2, "attack_bn": "train"}
     for family, key in (("weights", "weights"), ("averaging", "averaging"), ("regularisers", "regulariser")):
         for name in names_of(family):
@@ -64,7 +64,7 @@ def parts() -> Iterator[Any]:
         yield pytest.param(Case(mixer=entry("mixers", name)), id=f"mixers-{name}")
 
 
-# dsara, the longest, is shown below in both of its stages and orders.
+# dsara, which takes longest, is tested below in both stages and orders.
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.full) if name == "dsara" else name for name in DEFENSES]
 )
@@ -88,7 +88,7 @@ def test_two_processes_rewind_together(pair: Pair, tmp_path: Path) -> None:
     first, second = pair.run(rewound, str(tmp_path / "together"))
     assert first == second
     assert alone.pop("status") == first.pop("status") == "rewound"
-    # Of the checkpoint that was put back: after two updates, the first epoch.
+    # The restored checkpoint: after two updates, the first epoch.
     assert alone.pop("updates") == first.pop("updates") == 2
     assert first.pop("events") == alone.pop("events") == ["rewound"]
     assert first.keys() == alone.keys()
@@ -102,13 +102,13 @@ def test_processes_with_their_own_batch_norms_stay_alike(name: str, pair: Pair) 
 
 @pytest.mark.parametrize("order", ["first", "second"])
 def test_a_search_in_two_processes_is_that_of_one(order: str, pair: Pair) -> None:
-    """In both of its stages; later the narrow supernet makes much of any rounding, in one process too."""
+    """In both stages; later, rounding grows in the narrow supernet, also in one process."""
     defense = {**entry("defenses", "dsara"), "order": order, "first_stage": 0.5}
     assert_same(Case(defense=defense, epochs=2, images=9), pair)
 
 
 def test_own_batch_norms_give_other_weights(pair: Pair) -> None:
-    """As with DataParallel; this is what `sync_batch_norm` is for."""
+    """As with DataParallel; `sync_batch_norm` avoids it."""
     case = Case(sync_batch_norm=False)
     alone, together = trained(case), in_two(case, pair)
     assert max(float((alone[name] - together[name]).abs().max()) for name in alone) > 1e-4

@@ -61,7 +61,7 @@ def test_defense(name: str, promise: Callable[[Defense], None]) -> None:
     ),
 )
 def test_defense_with_other_parts(name: str, weights: str, attack_bn: str, regulariser: str) -> None:
-    """Every defense takes every regulariser, and the parts that may be replaced in it, and keeps its promises."""
+    """Every defense passes its contract with every regulariser and every replaceable part."""
     member = catalog("defenses")[name]
     settings = dict(member.smoke)
     if "weights" in member.replaceable:
@@ -127,7 +127,7 @@ def test_optimizer_lowers_a_loss(name: str) -> None:
 
 @pytest.mark.parametrize("name", names_of("datasets"))
 def test_dataset_loads_or_names_what_is_missing(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In an empty folder a data set that needs no files loads; any other names the folder that it looked in."""
+    """In an empty folder, a data set that needs files names the folder it searched; the others load."""
     monkeypatch.chdir(tmp_path)
     member = catalog("datasets")[name]
     for settings in settings_to_try(member):

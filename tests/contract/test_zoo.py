@@ -1,4 +1,4 @@
-"""The contract refuses every broken member of the zoo, and what it breaks is what is said of it."""
+"""The contract refuses every broken member of the zoo for the stated reason."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -136,7 +136,7 @@ BROKEN: list[tuple[Callable[[Any], None], Any]] = [
     (evaluators_promises.keeps_to_its_batch_size, zoo.ForgetsItsBatchSize()),
 ]
 
-# The same promises, kept: what the broken ones were made from.
+# Sound versions of the broken members.
 SOUND: list[tuple[Callable[[Any], None], Any]] = [
     *((promise, training(zoo.Trained)) for promise in {p for p, m in BROKEN if isinstance(m, zoo.Training)}),
     *((promise, averaged(zoo.Mean)) for promise in {p for p, m in BROKEN if isinstance(m, zoo.Averaged)}),
@@ -169,7 +169,7 @@ def test_contract_lets_sound_relatives_pass(promise: Callable[[Any], None], memb
 
 
 def dead_options() -> Member:
-    """An entry of the catalogue for the attack with dead options; its parameters are those of pgd."""
+    """A catalogue entry for the attack with dead options, with the parameters of pgd."""
     pgd = catalog("attacks")["pgd"]
     parameters = {name: pgd.parameters[name] for name in ("start", "restarts")}
     return replace(pgd, name="dead", doc=zoo.HasDeadOptions.__doc__ or "", parameters=parameters, smoke={})

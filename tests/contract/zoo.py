@@ -1,4 +1,4 @@
-"""Broken members, each in one way: the contract must refuse every one of them (see test_zoo.py)."""
+"""Members with one fault each; the contract must refuse all of them (see test_zoo.py)."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -69,7 +69,7 @@ class ForgetsTheMode(Attack):
 
 @dataclass(frozen=True)
 class RestoresTheModeUnlessItFails(Attack):
-    """Harmless on its own, inside `crafting`; alone it leaves train mode behind when the model fails."""
+    """Leaves train mode on when the model fails, unless it is called inside `crafting`."""
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         modes = [(module, module.training) for module in model.modules()]
@@ -99,7 +99,7 @@ class FreezesTheWeights(Attack):
 
 @dataclass(frozen=True)
 class MovesStatistics(Attack):
-    """Looks at the model in train mode before it attacks."""
+    """Runs a forward in train mode before it attacks."""
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         modes = [(module, module.training) for module in model.modules()]
@@ -135,7 +135,7 @@ class DrawsGlobally(Attack):
 
 @dataclass(frozen=True)
 class IgnoresClassShares(Attack):
-    """Takes any class shares for the first class."""
+    """Replaces class shares by the first class."""
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         return Fgsm()(model, x, y if y.dim() == 1 else torch.zeros(len(y), dtype=torch.int64), threat, rng)
@@ -143,7 +143,7 @@ class IgnoresClassShares(Attack):
 
 @dataclass(frozen=True, kw_only=True)
 class HasDeadOptions(Attack):
-    """Two of its three starts are the same, and it ignores `restarts`.
+    """Two of its three starts are equal, and `restarts` is ignored.
 
     Args:
         start: where it begins.
@@ -201,7 +201,7 @@ class RestoresModesUnlessItFails(Trained):
 
 
 class SetsEveryModuleToTrain(Trained):
-    """Forgets that a batch norm was held."""
+    """Sets held batch norms back to train mode."""
 
     def __call__(self, x: Tensor, labels: Labels, threat: ThreatModel, progress: Progress) -> Metrics:
         metrics = super().__call__(x, labels, threat, progress)
@@ -270,7 +270,7 @@ class SmoothsItsAttackToo(Trained):
 
 
 class ForgetsItsState(Trained):
-    """Trains on the sum of all batches so far and tells no checkpoint."""
+    """Trains on the sum of all batches so far, which is not in the checkpoint."""
 
     seen: float | Tensor = 0.0
 
@@ -338,7 +338,7 @@ class RestoresByRounding(Stateless):
 
 @dataclass(frozen=True)
 class UndoesTheUpdate(Stateless):
-    """Puts the old weights back, whatever an optimiser did meanwhile."""
+    """Restores the old weights and so undoes steps of the optimiser."""
 
     @contextmanager
     def around(self, model: nn.Module, loss: Callable[[], Tensor], progress: Progress) -> Iterator[None]:
@@ -352,7 +352,7 @@ class UndoesTheUpdate(Stateless):
 
 @dataclass(frozen=True)
 class CountsStatisticsTwice(Stateless):
-    """Evaluates the loss once more, with batch norms that take it in."""
+    """Evaluates the loss once more and so changes batch-norm statistics."""
 
     @contextmanager
     def around(self, model: nn.Module, loss: Callable[[], Tensor], progress: Progress) -> Iterator[None]:
@@ -532,7 +532,7 @@ class StartsFromTheClock(Body):
 
 @dataclass(frozen=True)
 class NamesTwoStagesAlike(Evaluator):
-    """What the second finds would be taken for what the first found."""
+    """Two of its stages have the same name."""
 
     batch_size: int = 4
 
@@ -542,7 +542,7 @@ class NamesTwoStagesAlike(Evaluator):
 
 @dataclass(frozen=True)
 class AttacksWhatItFeelsLike(Evaluator):
-    """Its stages are other ones every time that it is asked."""
+    """Returns different stages on every call."""
 
     batch_size: int = 4
     asked: list[int] = field(default_factory=list)
@@ -554,7 +554,7 @@ class AttacksWhatItFeelsLike(Evaluator):
 
 @dataclass(frozen=True)
 class ForgetsItsBatchSize(Evaluator):
-    """Hands over all images, whatever batch size was asked for."""
+    """Passes all images at once and ignores the batch size."""
 
     batch_size: int = 2
 

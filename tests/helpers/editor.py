@@ -11,7 +11,7 @@ from robustcli.specs.schema import json_schema
 
 
 def as_an_editor_sees(value: Any) -> Any:
-    """Quotients are text to an editor."""
+    """An editor sees quotients as text."""
     if isinstance(value, dict):
         return {key: as_an_editor_sees(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -31,5 +31,5 @@ def _validator() -> Draft202012Validator:
 
 
 def errors(value: Any) -> list[str]:
-    """What an editor would underline in a spec."""
+    """The errors that an editor would mark in a spec."""
     return [f"{error.json_path}: {error.message}" for error in _validator().iter_errors(as_an_editor_sees(value))]

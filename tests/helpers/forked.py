@@ -1,6 +1,6 @@
 """`robust` in processes that are forked from one that has imported torch already.
 
-A process that imports it by itself spends four seconds on that, which most tests do not ask about.
+Importing torch in every process would take four seconds, which most tests do not need.
 """
 
 import io
@@ -23,7 +23,7 @@ from robustcli.registry.catalog import FAMILIES, catalog
 
 _get_context = multiprocessing.get_context
 
-# All that takes seconds to import; torch's optimisers import the second one when they are first made.
+# All slow imports; torch's optimisers import the second one on first use.
 _HEAVY = [
     "torch",
     "torch._dynamo",
@@ -35,7 +35,7 @@ _HEAVY = [
 
 
 def processes() -> ForkServerContext:
-    """Return the context of processes forked from one with all members imported, which has not looked for plugins."""
+    """Return the context of processes forked from one that has imported all members but not searched for plugins."""
     context = _get_context("forkserver")
     assert isinstance(context, ForkServerContext)
     members = [member.module for family in FAMILIES for member in catalog(family).values()]
@@ -44,7 +44,7 @@ def processes() -> ForkServerContext:
 
 
 def fork_instead_of_spawning(patch: pytest.MonkeyPatch) -> None:
-    """Let code that spawns processes get those from `processes`, which have no seconds of imports before them."""
+    """Replace spawned processes by forked ones, which need no imports."""
     patch.setattr(multiprocessing, "get_context", lambda _method: processes())
 
 
@@ -56,21 +56,21 @@ def process(work: Callable[..., None], *args: Any) -> BaseProcess:
 
 
 def write_to(out: Path, err: Path) -> None:
-    """Let this process print into files, or into one."""
+    """Redirect the output of this process to two files, or to one."""
     output = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(output, 1)
     os.dup2(output if err == out else os.open(err, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
 
 
 def robust(*words: object, cwd: Path, path: Sequence[Path] = ()) -> subprocess.CompletedProcess[str]:
-    """Call `robust` in a process of its own, in `cwd`, with further folders to import from."""
+    """Call `robust` in a new process, in `cwd`, with further folders on the import path."""
     return python("robustcli", *words, cwd=cwd, path=path)
 
 
 def python(
     module: str, *words: object, cwd: Path, path: Sequence[Path] = (), text: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    """Run a module as `python -m` does, with a text to read."""
+    """Run a module as `python -m` does, with a text as standard input."""
     with TemporaryDirectory() as folder:
         out, err = (Path(folder) / name for name in ("out", "err"))
         started = process(_work, module, [*map(str, words)], cwd, [*map(str, path)], text, out, err)

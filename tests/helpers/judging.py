@@ -1,4 +1,4 @@
-"""Who survives an evaluator, without the checks around it."""
+"""The survivors of an evaluator, without preflight and postflight checks."""
 
 from torch import Tensor, nn
 

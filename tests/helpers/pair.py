@@ -63,6 +63,6 @@ def _serve(pipe: Connection, rank: int, file: str) -> None:
         try:
             pipe.send(function(*arguments))
         except Exception as error:
-            # The other one may wait for this one; it notices that the connection ends.
+            # The other process may wait for this one and sees the connection end.
             pipe.send(AssertionError(f"process {rank}: {type(error).__name__}: {error}"))
             return

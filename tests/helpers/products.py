@@ -1,4 +1,4 @@
-"""Products of parameters of which the normal run needs a part: the rest is marked `full`."""
+"""Products of parameters: a covering part for the normal run, the rest marked `full`."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ def _covered(places: Row, strength: int) -> set[tuple[tuple[int, int], ...]]:
 
 
 def cover(*axes: Sequence[Any], strength: int = 2) -> list[Row]:
-    """Rows in which any `strength` values of different axes meet; strength 1 shows every value once.
+    """Rows that contain all combinations of `strength` values of different axes.
 
-    Greedy: next is the row that brings most new meetings, and of those the one whose values were shown least.
+    Greedy: the next row has the most new combinations, and among equals the rarest values.
     """
     rows = list(product(*(range(len(axis)) for axis in axes)))
     shown: Counter[tuple[int, int]] = Counter()
@@ -35,7 +35,7 @@ def cover(*axes: Sequence[Any], strength: int = 2) -> list[Row]:
 
 
 def products(*axes: Sequence[Any], strength: int = 2, marks: Sequence[pytest.MarkDecorator] = ()) -> list[Any]:
-    """Parameters for the whole product of the axes; all rows but those of `cover` belong to the full run."""
+    """Parameters for the whole product of the axes; rows outside `cover` are marked `full`."""
     normal = cover(*axes, strength=strength)
     return [
         pytest.param(*row, marks=[*marks, *([] if row in normal else [pytest.mark.full])]) for row in product(*axes)

@@ -102,7 +102,7 @@ evaluate: {}
 
 
 def rewound(folder: str) -> dict[str, Any]:
-    """What is left of a run whose second check is taken for a collapse."""
+    """The state of a run whose second check counts as a collapse."""
     with patch.object(loop, "has_collapsed", lambda record, _: record["epoch"] == 1):
         run = run_experiment(ExperimentSpec.parse(REWOUND, "the test"), Path(folder), Screen(is_quiet=True))
     last = checkpoint.load(run.last)
@@ -121,7 +121,7 @@ def _built(family: str, chosen: dict[str, Any]) -> Any:
 
 @dataclass(frozen=True)
 class _Doubles:
-    """Images in float64, which data sets have not."""
+    """Images in float64, which no data set has."""
 
     labels: Tensor
     in_memory: bool = True

@@ -1,4 +1,4 @@
-"""Servers on this machine: plain files, and a Hugging Face Hub with what huggingface_hub asks of it."""
+"""Local servers: plain files, and the parts of a Hugging Face Hub that huggingface_hub uses."""
 
 import hashlib
 import json
@@ -43,7 +43,7 @@ class Quiet(BaseHTTPRequestHandler):
 
 @contextmanager
 def file_server(files: dict[str, bytes]) -> Iterator[tuple[str, list[str]]]:
-    """Address of a server of files by name, and the names that were asked for."""
+    """Address of a server of files by name, and the requested names."""
     asked: list[str] = []
 
     class Handler(Quiet):

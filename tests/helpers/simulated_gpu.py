@@ -30,7 +30,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 CUDA = torch.device("cuda", 0)
 _HOST, _META = torch.device("cpu"), torch.device("meta")
 
-# Kernels whose result has a size, or is a number, that the host has to ask the device for.
+# Kernels for whose result, or its size, the host waits.
 _ASKING = {"nonzero", "masked_select", "equal", "is_nonzero", "bincount", "histc", "_local_scalar_dense"}
 _ASKING |= {"_unique2", "unique_dim", "unique_consecutive"}
 # Kernels that take a number of the CPU (a tensor without dimensions) besides all pointwise ones.
@@ -44,7 +44,7 @@ _LOWERED_BY_AUTOCAST = frozenset((*_CONVOLUTIONS, *_PRODUCTS, *_MATMULS))
 
 @dataclass
 class SimulatedGpu:
-    """What happened on the device.
+    """Records what happened on the device.
 
     Args:
         waits: number of times the host waited, by (line of the package, reason).
@@ -68,7 +68,7 @@ class SimulatedGpu:
 
 
 _current: list[SimulatedGpu] = []
-# Device to which the thread's torch.load maps, since tensors know nothing of it while they are rebuilt.
+# Device of the thread's torch.load; rebuilt tensors do not know it.
 _loading = threading.local()
 
 
@@ -141,7 +141,7 @@ class GpuTensor(torch.Tensor):
 
 
 def _rebuild(host: torch.Tensor) -> torch.Tensor:
-    """Tensor of a file: on the device that it was saved from, unless the reader says otherwise."""
+    """Tensor of a file, on the device it was saved from unless map_location is given."""
     target = getattr(_loading, "target", None)
     return host if target is not None and torch.device(target).type == "cpu" else GpuTensor(host)
 
@@ -170,7 +170,7 @@ def _compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         result = func(*plain_args, **plain_kwargs)
     returns = func._schema.returns
     if len(returns) == 1 and returns[0].alias_info is not None and returns[0].alias_info.is_write:
-        return kwargs.get("out", args[0])  # In place: the same tensor, whose values have changed.
+        return kwargs.get("out", args[0])  # In place: return the same tensor.
     if not result_on_gpu:
         return result
     return tree_map(lambda item: GpuTensor(item) if isinstance(item, torch.Tensor) else item, result)
@@ -214,7 +214,7 @@ class _Kernels(TorchDispatchMode):
 
 
 def _to_cpp(value: Any) -> Any:
-    """A device argument as C++ has to see it."""
+    """A device argument for C++."""
     if isinstance(value, str | torch.device) and str(value).partition(":")[0] == "cuda":
         return _META
     return value
@@ -326,22 +326,22 @@ def simulated_gpu(
     Args:
         count: number of GPUs; only the first one has tensors.
         total: bytes of memory of each.
-        free: bytes of free memory, asked anew every time; default: all of it.
+        free: function that returns the bytes of free memory; default: all memory is free.
     """
     gpu = SimulatedGpu()
     load = torch.load
-    # A module, which `torch.optim` hides behind its attribute.
+    # `torch.optim` has an attribute of the same name as this module.
     optimizer = sys.modules["torch.optim.optimizer"]
 
     def load_here(*args: Any, map_location: Any = None, **kwargs: Any) -> Any:
         _loading.target = map_location
-        # C++ knows no cuda here; tensors of the GPU go there by themselves.
+        # C++ has no cuda here; tensors are moved when they are rebuilt.
         return load(*args, map_location=None if _to_cpp(map_location) is _META else map_location, **kwargs)
 
     replaced: list[tuple[Any, str, Any]] = [
         (torch, "Generator", _Generator),
         (torch, "load", load_here),
-        # Not by a mode: those are of one thread, and images are read by others.
+        # Not a mode, since modes hold for one thread and images are read in others.
         (torch.Tensor, "pin_memory", _pinned),
         (torch.accelerator, "current_stream", lambda *_: types.SimpleNamespace(is_capturing=lambda: False)),
         (optimizer, "_foreach_supported_types", [torch.Tensor, torch.nn.Parameter, GpuTensor]),

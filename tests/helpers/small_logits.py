@@ -29,7 +29,7 @@ def outer(loss: Callable[[nn.Module, Batch], Tensor], z: Tensor = Z, z_adv: Tens
 
 
 def gradients(loss: Callable[[nn.Module, Batch], Tensor]) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of the loss at the clean and at the adversarial logits; None where it does not look."""
+    """Gradients of the loss with respect to clean and adversarial logits; None if it does not use them."""
     z, z_adv = Z.clone().requires_grad_(), Z_ADV.clone().requires_grad_()
     first, second = torch.autograd.grad(outer(loss, z, z_adv), (z, z_adv), allow_unused=True)
     return first, second

@@ -1,4 +1,4 @@
-"""Updates as the training loop makes them, on a few random images, and counts of the passes they take."""
+"""Training updates on a few random images, and counts of their passes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,7 +44,7 @@ def train(
     momentum: float = 0.9,
     weight_decay: float = 5e-4,
 ) -> list[Tensor]:
-    """Some updates, as the training loop makes them; weights and buffers afterwards."""
+    """Make some updates like the training loop; return weights and buffers."""
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum, weight_decay=weight_decay)
     first = next(model.parameters())
     noise = StreamNoise.on(first.device)
@@ -63,10 +63,10 @@ def same(one: list[Tensor], other: list[Tensor]) -> bool:
 
 @dataclass
 class Passes:
-    """Forwards of a model, and gradients that came back through its logits.
+    """Counts forwards of a model and backwards through its logits.
 
     Args:
-        crafting: forwards while weights are held.
+        crafting: forwards while weights are frozen.
         weight: backwards that reach the weights; `input`: those that stop at the images.
     """
 

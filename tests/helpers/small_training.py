@@ -40,10 +40,10 @@ def small_data() -> Data:
 
 @dataclass
 class Recorder:
-    """A step that trains nothing: it notes what it is given and returns the losses that were planned.
+    """A step that trains nothing: it records its inputs and returns planned losses.
 
     Args:
-        losses: of the updates in order; 1 where there is none.
+        losses: of the updates in order; 1 after the last.
     """
 
     losses: Sequence[float] = ()
@@ -105,12 +105,12 @@ class SilentWatcher:
 
 @dataclass(frozen=True)
 class RecordedLoop(Loop):
-    """A loop that keeps what it logs and saves.
+    """A loop that records what it logs and saves.
 
     Args:
         log_lines: everything logged, in order.
         saved: (updates, whether it is the best, its check) of every checkpoint.
-        reloads: updates at which a checkpoint was put back.
+        reloads: updates at which a checkpoint was restored.
     """
 
     log_lines: list[dict[str, Any]]
@@ -141,7 +141,7 @@ def loop_of(
     replays: int = 1,
     split_in_two: bool = False,
 ) -> RecordedLoop:
-    """A loop whose checks of the epochs find, in order, what was planned."""
+    """A loop whose epoch checks return planned results."""
     planned = iter(checks)
     saved: list[tuple[int, bool, dict[str, Any]]] = []
     reloads: list[int] = []

@@ -1,4 +1,4 @@
-"""Searching more never finds less, and what is found for one image depends on that image alone."""
+"""A longer search never finds less, and the result for an image depends only on that image."""
 
 from fractions import Fraction
 from itertools import pairwise
@@ -42,7 +42,7 @@ def threat(norm: Norm) -> ThreatModel:
 
 
 def setting(seed: int) -> tuple[nn.Module, Tensor, Tensor]:
-    """A network, images and the labels that it gives them, a few of them changed."""
+    """A network, images, and its predictions as labels, a few of them changed."""
     model = conv_net(seed=seed % 3, dtype=torch.float64).eval()
     x = images(COUNT, seed=seed, dtype=torch.float64)
     with torch.no_grad():
@@ -119,7 +119,7 @@ def test_stopping_when_fooled_fools_all_that_the_others_fool(
     for keep in ("last", "best"):
         missed = is_fooled(model, found[keep], y) & ~fooled
         assert not missed.any(), f"{keep} fools {int(missed.sum())} more"
-    # Those that hold out were searched to the end, and the best of it was kept.
+    # Survivors were searched to the end, and their best point was kept.
     hold_out = losses(loss, model, x, y, found["fooled"])[~fooled]
     assert torch.allclose(hold_out, losses(loss, model, x, y, found["best"])[~fooled], rtol=0, atol=1e-12)
 
@@ -212,7 +212,7 @@ def test_a_step_of_two_radii_reaches_a_corner_of_the_cube(seed: int) -> None:
 
 @given(norms, seeds)
 def test_attacks_raise_the_loss(norm: Norm, seed: int) -> None:
-    """In mean with the last point; for every image with the best one of a clean start."""
+    """With the last point in the mean; with the best point from a clean start for every image."""
     model, x, y = setting(seed)
     before = losses("ce", model, x, y, x)
     last = Pgd(steps=10)(model, x, y, threat(norm), source("indexed", seed))
@@ -267,7 +267,7 @@ def test_batch_statistics_are_used_without_being_kept() -> None:
             found = model(x)
         with crafting(model, "eval"):
             running = model(x)
-        # Dropout rests in both, so train mode is compared without it.
+        # Dropout is off in both, so train mode is compared without it.
         dropout = next(module for module in model.modules() if isinstance(module, nn.Dropout))
         dropout.eval()
         by_batch = model(x)
@@ -275,7 +275,7 @@ def test_batch_statistics_are_used_without_being_kept() -> None:
     assert not torch.allclose(found, running)
 
 
-# Cheap settings of attacks that search in another way than PGD.
+# Cheap settings of attacks that are not forms of PGD.
 OTHERS: dict[str, Attack] = {
     "mim, best": Mim(steps=3, keep="best", start="random"),
     "mim, fooled": Mim(steps=4, keep="fooled"),
@@ -290,7 +290,7 @@ MINIMUM_NORM = [name for name in OTHERS if name.split(",")[0] in ("deepfool", "c
 
 
 def norm_for(name: str, norm: Norm) -> Norm:
-    """The norm asked for, or one that the attack knows."""
+    """The requested norm if the attack supports it, else a supported one."""
     known = catalog("attacks")[name.split(",")[0]].norms
     return norm if norm in known else known[0]
 
@@ -317,7 +317,7 @@ def test_other_attacks_stay_inside_and_treat_each_image_independently(
 def test_minimum_norm_attacks_return_misclassified_points_or_the_image(
     norm: Norm, name: str, kind: str, seed: int
 ) -> None:
-    """What is wrong already is its own nearest point."""
+    """The nearest adversarial point of a misclassified image is the image."""
     model, x, y = setting(seed)
     ball = threat(norm_for(name, norm))
     found = OTHERS[name](model, x, y, ball, source(kind, seed))

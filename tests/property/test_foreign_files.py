@@ -1,4 +1,4 @@
-"""Whatever is given to `robust eval` ends with exit code 0 or 2, never with a traceback, never TRUSTED at chance."""
+"""For any input, `robust eval` ends with exit code 0 or 2, without a traceback, and never TRUSTED at chance."""
 
 import argparse
 import json
@@ -69,7 +69,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: dict[str, Any]
 
 
 def require_sound(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    """Run `robust eval` and check what it leaves; returns the exit code."""
+    """Run `robust eval`, check its results, and return the exit code."""
     command = ["robust", "eval", "--model", "f.py:build", *THREAT, "--fresh", "--json", "-q", *words]
     monkeypatch.setattr(sys, "argv", command)
     capsys.readouterr()

@@ -1,4 +1,4 @@
-"""Noise depends on what it says it depends on, and on nothing else; and it looks like noise."""
+"""Noise depends only on its stated inputs and has the right distribution."""
 
 import math
 
@@ -68,7 +68,7 @@ def test_every_input_of_a_seed_changes_the_draws() -> None:
     ]
     rows = torch.cat([draw.flatten(1) for draw in draws])
     assert len(torch.unique(rows, dim=0)) == len(rows)
-    # Apart, and unrelated.
+    # All draws differ and are uncorrelated.
     assert torch.corrcoef(rows).fill_diagonal_(0).abs().max() < 0.65
 
 
@@ -99,7 +99,7 @@ def test_uniform_numbers_are_uniform(kind: str) -> None:
     assert drawn.var().item() == pytest.approx(1 / 12, abs=5 * math.sqrt(1 / 180 / n))
     counts = torch.histc(drawn, bins=64, min=0, max=1)
     assert ((counts - n / 64) ** 2 / (n / 64)).sum() < 63 + 5 * math.sqrt(2 * 63)
-    # Neighbouring pixels and neighbouring examples know nothing of each other.
+    # Neighbouring pixels and neighbouring examples are uncorrelated.
     for one, other in ((drawn[..., 1:], drawn[..., :-1]), (drawn[1:], drawn[:-1])):
         assert ((one - 0.5) * (other - 0.5)).mean().abs() < 5 / 12 / math.sqrt(one.numel())
 
@@ -141,6 +141,6 @@ def test_derived_seeds_differ_when_anything_does(
 
 
 def test_derived_seeds_are_pinned() -> None:
-    """A change here changes every published number: it must be meant."""
+    """A change here changes every published number and must be intended."""
     assert derive(0) == 6173263957902241719
     assert derive(7, "attack", 3) == 8654841207828538170

@@ -186,7 +186,7 @@ def test_surface_uses_the_whole_radius_where_the_box_allows(case: Case) -> None:
 
 
 class Slope(nn.Module):
-    """The logit of class 1 is a linear function of each image, with a gradient of its own."""
+    """The logit of class 1 is a linear function of each image, with a different gradient for each."""
 
     def __init__(self, grad: Tensor) -> None:
         super().__init__()
@@ -198,7 +198,7 @@ class Slope(nn.Module):
 
 
 def one_step(norm: Norm, length: float, grad: Tensor, x: Tensor) -> Tensor:
-    """What one attack step of a length adds to images, far from the border of a wide threat set."""
+    """The change of images by one attack step, far from the border of a wide threat set."""
     y = torch.zeros(len(x), dtype=torch.int64)
     attack = Pgd(steps=1, step_size=length, start="clean", loss="margin")
     wide = ThreatModel(norm, Fraction(1))
@@ -207,7 +207,7 @@ def one_step(norm: Norm, length: float, grad: Tensor, x: Tensor) -> Tensor:
 
 @given(cases(dtype=torch.float64))
 def test_a_step_is_the_steepest_of_its_length(case: Case) -> None:
-    """It raises a linear function by its length times the dual norm of the gradient."""
+    """A step raises a linear function by its length times the dual norm of the gradient."""
     x = 0.4 + 0.2 * case.x
     grad = case.points - case.x
     grad[0, 0] = 0
@@ -367,7 +367,7 @@ def test_shrinking_leaves_a_share_of_the_distance_and_changes_no_sign(case: Case
     assert (after * before >= -1e-12).all()
     assert (after.abs() <= before.abs() + 1e-12).all()
     if case.threat.norm == "linf":
-        # Pixels that are near enough stay where they are.
+        # Pixels within the share do not move.
         is_near = before.abs() <= (share * case.threat.size(before)).view(-1, 1, 1, 1)
         assert torch.allclose(after[is_near], before[is_near], rtol=0, atol=1e-12)
     else:

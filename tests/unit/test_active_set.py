@@ -1,4 +1,4 @@
-"""Images that an attack is done with leave the batch: the points stay what they were, and their passes are spared."""
+"""Finished images leave the batch of an attack: points do not change, and passes are saved."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +31,7 @@ ATTACKS: list[Attack] = [
 
 @contextmanager
 def sizes_of(model: nn.Module) -> Iterator[list[int]]:
-    """The batches that go through the model."""
+    """Sizes of the batches that the model sees."""
     sizes: list[int] = []
 
     def note(_module: nn.Module, inputs: tuple[Tensor, ...], _: Any) -> None:
@@ -45,7 +45,7 @@ def sizes_of(model: nn.Module) -> Iterator[list[int]]:
 
 
 def right_at_first(model: nn.Module) -> Tensor:
-    """Labels of which two thirds are what the model says."""
+    """Labels of which two thirds are the model's predictions."""
     with torch.no_grad():
         return torch.where(torch.arange(COUNT) % 3 > 0, model.eval()(X).argmax(1), Y)
 

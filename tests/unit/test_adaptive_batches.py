@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 
 def tried(found: AdaptiveBatches, count: int, asked: int | None, fits: int) -> tuple[list[tuple[int, int]], list[int]]:
-    """Slices that were done, and sizes that were tried, where more than `fits` at once run out of memory."""
+    """Finished slices and tried sizes, if more than `fits` images run out of memory."""
     sizes: list[int] = []
 
     def work(part: slice, size: int) -> tuple[int, int]:
@@ -52,7 +52,7 @@ def test_what_one_attack_found_holds_for_the_next() -> None:
     assert found.least is None
     tried(found, 8, 8, 2)
     assert found.least == 2
-    # A quarter of what is asked for.
+    # A quarter of the requested size.
     assert tried(found, 8, 16, 100) == ([(0, 4), (4, 8)], [4, 4])
 
 
@@ -83,7 +83,7 @@ def test_batches_are_doubled_while_memory_lies_idle(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_forward_that_fits_says_nothing_about_a_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clean batches grow while memory lies idle; attacks begin with the size that is asked for."""
+    """Clean batches grow while memory is free; attacks begin with the requested size."""
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _device: None)
     monkeypatch.setattr(adaptive_batches, "_share_used", lambda _device: 0.1)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
@@ -102,7 +102,7 @@ def test_a_forward_that_fits_says_nothing_about_a_gradient(monkeypatch: pytest.M
     assert len([*found.map(8, 2, work("attack", 3), "attack")]) == 4
     assert sizes == {"clean": [2, 4, 8, 16], "attack": [2, 4, 2, 2, 2], "other": []}
     assert found.least == 2
-    # A kind that is not known yet begins with what fits the hungriest so far.
+    # A new kind of pass begins with the size of the kind that needs most memory.
     found = AdaptiveBatches(torch.device("cuda"))
     [*found.map(4, 8, work("attack", 3), "attack")]
     [*found.map(6, 8, work("other", 100), "other")]
@@ -140,7 +140,7 @@ def test_nothing_grows_where_the_network_draws_noise(monkeypatch: pytest.MonkeyP
 
 @dataclass(frozen=True)
 class Hungry(Attack):
-    """PGD for which more than so many images at once do not fit."""
+    """PGD that runs out of memory above a number of images."""
 
     fits: int
 

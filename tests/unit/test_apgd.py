@@ -1,4 +1,4 @@
-"""APGD does what its settings say, at the cost they imply, and the batch changes nothing."""
+"""APGD follows its settings, has the declared cost, and does not depend on the batch."""
 
 import math
 from collections.abc import Iterator
@@ -50,7 +50,7 @@ def is_fooled(model: nn.Module, x_adv: Tensor, y: Tensor) -> Tensor:
 
 @contextmanager
 def passes(model: nn.Module) -> Iterator[tuple[list[int], list[int]]]:
-    """How many examples each forward held, and each gradient that came back."""
+    """Numbers of examples of each forward and of each gradient."""
     forwards: list[int] = []
     gradients: list[int] = []
 
@@ -70,7 +70,7 @@ class TestCost:
     @pytest.mark.parametrize("norm", NORMS)
     @pytest.mark.parametrize("loss", ["ce", "dlr"])
     def test_every_image_pays_for_the_points_that_it_saw(self, norm: Norm, loss: Any) -> None:
-        """One that is fooled after i moves costs i + 1 forwards; one that never is costs steps + 1, the last free."""
+        """An image broken after i moves costs i + 1 forwards; a survivor costs steps + 1, the last without gradient."""
         model, x, y = setting()
         with passes(model) as (forwards, gradients):
             found = Apgd(steps=20, loss=loss)(model, x, y, threat(norm), noise())
@@ -131,10 +131,10 @@ class TestBatches:
     def test_the_batch_changes_nothing(
         self, norm: Norm, loss: Any, radius: Any, restarts: int, seed: int, size: int, part_size: int
     ) -> None:
-        """Neither the room in a pass nor the images beside it, nor their order: not even which point is returned."""
+        """Returned points depend neither on the size of a pass nor on the other images or their order."""
         model, x, y = setting(seed)
         attack = Apgd(steps=6, loss=loss, targets=3, restarts=restarts, radius=radius)
-        # One run after the other: no pass has room for two.
+        # One run after the other, since a pass fits only one.
         together = torch.cat(
             [
                 attack(model, x[part], y[part], threat(norm), IndexedNoise(seed, part))
@@ -185,7 +185,7 @@ class TestSearch:
         assert forwards == [COUNT]
 
     def test_the_earliest_run_that_breaks_an_image_gives_its_point(self) -> None:
-        """Also where a later one, side by side with it, breaks the image in fewer moves."""
+        """Also where a later run in the same passes breaks the image in fewer moves."""
         seen: list[Tensor] = []
 
         class Scripted(nn.Module):
@@ -206,7 +206,7 @@ class TestSearch:
         calls: list[Tensor] = []
 
         class Alternating(nn.Module):
-            """Wrong in every pass but each third."""
+            """Wrong in every pass except each third."""
 
             def forward(self, x: Tensor) -> Tensor:
                 calls.append(x)
@@ -239,7 +239,7 @@ class TestLosses:
             assert math.isclose(value, float(expected), rel_tol=1e-12)
 
     def test_targets_are_the_most_likely_wrong_classes_of_the_clean_image(self) -> None:
-        """With one target, the gradient is that of the runner-up's lead."""
+        """With one target, the loss is the lead of the runner-up."""
 
         class Linear(nn.Module):
             def forward(self, x: Tensor) -> Tensor:
@@ -267,7 +267,7 @@ class TestLosses:
             attack = Apgd(steps=2, loss=loss, targets=1)  # type: ignore[arg-type]
             with pytest.warns(UserWarning, match="exactly zero at starts of APGD"):
                 attack(Staircase(), images(COUNT), y, threat("linf"), noise())
-        # Cross-entropy is flat wherever a model is sure enough of itself; that is no sign of anything.
+        # Cross-entropy is flat where a model is very confident, which is not suspicious.
         Apgd(steps=2)(Staircase(), images(COUNT), y, threat("linf"), noise())
 
 
@@ -285,7 +285,7 @@ class TestRules:
         rule = MomentumRule(threat("linf"), steps)
         assert rule.periods.nonzero().flatten().tolist() == expected
         assert len(rule.periods) == steps + 1
-        # The distance to the one before.
+        # The distance to the point before.
         assert rule.periods[rule.periods > 0].cumsum(0).tolist() == expected
 
     def test_sparse_checkpoints(self) -> None:
@@ -315,7 +315,7 @@ class TestRules:
         rows.best_loss = torch.ones(3)
         rule.adapt(rows, torch.full((3,), 22))
         kept = rows.step_size.clone()
-        # All steps rose, and the second one's best loss did too.
+        # The loss rose in all steps, and so did the best loss of the second run.
         rows.rises = torch.full((3,), 19)
         rows.best_loss = torch.tensor([1.0, 1.5, 1.0])
         rows.was_reduced = torch.tensor([False, False, True])

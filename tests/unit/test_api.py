@@ -1,4 +1,4 @@
-"""The Python API: what it returns, what it leaves alone, and what it refuses."""
+"""The Python API: what it returns and refuses, and that it does not change models."""
 
 import subprocess
 import sys
@@ -271,5 +271,5 @@ def test_a_folder_of_several_runs_lists_them(run: robustcli.Run, tmp_path: Path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(RobustCliError, match="a folder without a run"):
         robustcli.load(tmp_path / "empty")
-    # The only run below a folder is the one that is meant.
+    # A folder with one run stands for that run.
     assert isinstance(robustcli.load(run.folder.parent), nn.Module)

@@ -34,7 +34,7 @@ def build_weightless(name: str, shape: ImageShape = CIFAR, **settings: Any) -> n
 
 
 def build_small(name: str, shape: ImageShape = CIFAR, seed: int = 0, **settings: Any) -> nn.Module:
-    """A narrow network in eval mode, whose running statistics and affine maps are not those of a new one."""
+    """A narrow network in eval mode with random running statistics and affine maps."""
     torch.manual_seed(seed)
     network = build(name, shape, **settings).eval()
     for module in network.modules():
@@ -56,7 +56,7 @@ def count_parameters(network: nn.Module) -> int:
 
 
 def count_macs(network: nn.Module, shape: ImageShape) -> int:
-    """By the counter behind `robust show` and `robust plan`."""
+    """Counted with the counter of `robust show` and `robust plan`."""
     return network_profile(network, shape).macs
 
 

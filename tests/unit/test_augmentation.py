@@ -1,4 +1,4 @@
-"""Crops, flips and cutouts against what they mean, image by image."""
+"""Crops, flips and cutouts against plain loops over images."""
 
 from dataclasses import dataclass
 from typing import Literal

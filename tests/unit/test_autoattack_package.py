@@ -1,4 +1,4 @@
-"""AutoAttack by the package of its authors: how it is called, what it says, what is made of its points."""
+"""AutoAttack with the package of its authors: calls, messages, and the check of its points."""
 
 import logging
 import sys
@@ -55,13 +55,13 @@ def noise(count: int, seed: int = 0) -> IndexedNoise:
 def said(
     evaluator: AutoAttack, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise
 ) -> tuple[Tensor, list[str]]:
-    """Survivors, and what the evaluator warned of."""
+    """Survivors, and the warnings of the evaluator."""
     evidence = gather(evaluator, model, x, y, threat, rng)
     return evidence.survives, list(evidence.warnings)
 
 
 class Small(Ensemble):
-    """The package with tiny budgets: these tests ask how it is called, not how strong it is."""
+    """The package with tiny budgets, since these tests are about its calls and not its strength."""
 
     made: ClassVar[list["Small"]] = []
 
@@ -293,7 +293,7 @@ class TestAutoAttack:
 
     def test_one_dynamic_model_does_not_mark_the_next(self, small: list[Small]) -> None:
         class Dynamic(nn.Module):
-            """Calls for a gradient in every forward, as defences that optimise at test time do."""
+            """Computes a gradient in every forward, like defences that optimise at test time."""
 
             def __init__(self) -> None:
                 super().__init__()
@@ -377,7 +377,7 @@ class TestAutoAttack:
 
     def test_logits_in_the_models_own_storage_survive(self, small: list[Small]) -> None:
         class Constant(nn.Module):
-            """Returns its buffer; Square writes into the logits that it is given."""
+            """Returns its buffer, into which Square writes."""
 
             table: Tensor
 
@@ -434,7 +434,7 @@ class TestAutoAttack:
         y = predicted(model, x)
         survives, messages = said(PACKAGE, model, x, y, threat("linf", "0.01"), noise(4))
         assert any("1 adversarial images lay outside the threat set linf 0.01 by rounding" in m for m in messages)
-        # Of the package's claims only those count that a forward of our own confirms.
+        # A break counts only if our own forward confirms it.
         assert survives.all()
 
     def test_a_break_that_the_package_does_not_report_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -450,7 +450,7 @@ class TestAutoAttack:
 
 def _returning(shift: float) -> type[Small]:
     class Returning(Small):
-        """Claims the first image, at a distance of `shift` in every pixel; leaves the others alone."""
+        """Claims to break the first image, at a distance of `shift` in every pixel, and does not move the others."""
 
         def run_standard_evaluation(self, x: Tensor, y: Tensor, /, **settings: Any) -> tuple[Tensor, Tensor]:
             x_adv, y_adv = x.clone(), y.clone()
@@ -462,7 +462,7 @@ def _returning(shift: float) -> type[Small]:
 
 
 class _watched_process:
-    """Fails when global generators or the tracer are not afterwards what they were."""
+    """Fail if global generators or the tracer have changed."""
 
     def __enter__(self) -> None:
         self.before = sys.gettrace()

@@ -1,4 +1,4 @@
-"""`robust bench train`: passes are counted exactly, time is compared in turn, and no noise is called a difference."""
+"""`robust bench train` counts passes exactly, compares times in turn, and calls no noise a difference."""
 
 import importlib
 import json
@@ -69,7 +69,7 @@ def request(*defenses: str, **changes: Any) -> Request:
 
 # Passes: forwards, gradients of the input, gradients of the weights.
 
-# Every attack forward has its gradient; TRADES also looks at the clean images, once for the attack and once
+# Every attack forward has its gradient; TRADES also has two forwards of clean images, one for the attack and one
 # in the loss; the worst weights cost the loss and its gradient once more.
 LEAST = {
     ("natural", "none"): (1, 0, 1),
@@ -148,7 +148,7 @@ def test_a_network_without_a_convolution_is_refused() -> None:
         pass
 
 
-# Half a pass is one with half of the batch; the last is GradAlign, with more backwards than forwards.
+# Half a pass has half of the batch; the last case is GradAlign, with more backwards than forwards.
 @pytest.mark.parametrize("passes", [Passes(7, 3.5, 2), Passes(3, 2, 3)])
 def test_the_measured_passes_are_the_requested_ones_and_train(passes: Passes) -> None:
     model = conv_net()
@@ -201,13 +201,13 @@ def test_speed_is_compared_round_by_round() -> None:
     [
         ((1.2, 1.1, 1.3), (1.0, 0.9, 1.05), "faster"),
         ((0.8, 0.7, 0.85), (1.0, 0.9, 1.05), "slower"),
-        # One round says otherwise.
+        # One round disagrees.
         ((1.2, 0.99, 1.3), (1.0, 0.98, 1.01), "within the spread"),
         ((0.8, 0.7, 1.01), (1.0, 0.98, 1.01), "within the spread"),
-        # The same step differs from itself by as much.
+        # Repeats of the same step differ as much.
         ((1.2, 1.1, 1.3), (1.1, 1.0, 1.2), "within the spread"),
         ((0.8, 0.7, 0.85), (0.9, 0.8, 1.0), "within the spread"),
-        # It never differs from itself in the other direction; that makes nothing a difference.
+        # Repeats differ in one direction only, which does not make a difference significant.
         ((1.01, 0.99, 1.02), (0.9, 0.8, 0.95), "within the spread"),
     ],
 )
@@ -237,7 +237,7 @@ def test_a_peak_is_what_is_held_at_once() -> None:
         kept.append(torch.zeros(250))
         del first
 
-    # 1000 and 500 numbers of four bytes; what the last run kept is held before.
+    # 1000 and 500 numbers of four bytes; the memory of the last run counts as held before.
     assert [peak_bytes(run, CPU), peak_bytes(run, CPU)] == [6000, 6000]
     assert peak_bytes(lambda: None, CPU) == 0
 
@@ -270,7 +270,7 @@ def test_an_update_takes_its_gradients_and_not_what_it_fetches_once() -> None:
 # The whole
 
 
-# Stands for torchattacks: its PGD notes how it was made and in which process, and returns the images as they are.
+# Replaces torchattacks: its PGD records its arguments and process, and returns the images unchanged.
 PEER = """
 import json, os
 from pathlib import Path
@@ -296,7 +296,7 @@ class PGD:
 
 @dataclass(frozen=True)
 class Peer:
-    """What the stand-in noted, once each."""
+    """The records of the stand-in, without repeats."""
 
     folder: Path
 
@@ -340,7 +340,7 @@ def test_torchattacks_is_given_the_same_attack_here_and_elsewhere(peer: Peer) ->
     plain = {**attack, "channels_last": False, "bf16": False}
     assert [*peer.here] == [{**attack, "channels_last": True, "bf16": True}, plain]
     assert [*peer.elsewhere] == [plain]
-    # The stand-in returns the images as they are, so that training on them is all that is done.
+    # The stand-in returns the images unchanged, so that only their training remains.
     for row in results["defenses"]["pgd_at"]["rows"][3:]:
         assert row["passes"] == {"forwards": 1, "input_gradients": 0, "weight_gradients": 1}
         assert row["peak_bytes"] > 0
@@ -359,7 +359,7 @@ def test_without_torchattacks_its_rows_are_left_out_with_a_message() -> None:
     (note,) = results["notes"]
     assert "torchattacks" in note
     assert "pip install torchattacks" in note
-    # Who did not ask for it need not hear of it.
+    # No message unless the user asked for it.
     assert bench_train(request("natural"))["notes"] == []
 
 
@@ -396,9 +396,9 @@ def test_rows_and_ratios_belong_together(peer: Peer) -> None:
     assert again["verdict"] is None
     assert {row["verdict"] for row in others} <= {"faster", "slower", "within the spread"}
     assert all(row["ratio"]["low"] <= row["ratio"]["median"] <= row["ratio"]["high"] for row in (again, *others))
-    # The stand-in makes no attack at all, so it takes a fraction of our time.
+    # The stand-in does not attack, so it takes a fraction of our time.
     assert all(row["ratio"]["high"] < 1 for row in others[1:])
-    # Already set as torchattacks comes, there is nothing between.
+    # With the defaults of torchattacks, nothing needs to change in between.
     limit, as_ours, comes = others
     assert limit["over_limit"] == comes["beside_torchattacks"] == {"median": 1, "low": 1, "high": 1}
     assert comes["over_limit"]["high"] < 1
@@ -479,7 +479,7 @@ def subject_of(digits: Path, examples: int = 24, **changes: Any) -> BenchSubject
 
 
 class QuickSquare(Square):
-    """A hundredth of the queries: these tests ask what is counted, not how strong it is."""
+    """A hundredth of the queries, since these tests are about counts and not strength."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**{**settings, "queries": 50})
@@ -607,7 +607,7 @@ def test_the_limit_makes_the_least_passes_of_each_image(monkeypatch: pytest.Monk
     passes_alone(subject, native, clean)()
     least = least_of_autoattack("linf")
     assert gradients == 2 * least[1] + 3 * 3
-    # Everybody's clean forward is one of the least.
+    # The minimum includes a clean forward of every image.
     assert looks + gradients == 6 + 2 * (least[0] - 1) + 3 * 4
 
 

@@ -1,4 +1,4 @@
-"""The benches of single parts: evaluations beside peers, the input pipeline, architectures, and straight lines."""
+"""Benchmarks of single parts: evaluations and their peers, the input pipeline, architectures, and line fits."""
 
 import os
 import sys
@@ -58,7 +58,7 @@ def subject() -> BenchSubject:
 
 
 class Peers:
-    """Stand-ins for torchattacks and foolbox that note how they are called, and return the images as they are."""
+    """Stand-ins for torchattacks and foolbox that record their calls and return the images unchanged."""
 
     def __init__(self) -> None:
         self.notes: list[dict[str, Any]] = []
@@ -120,7 +120,7 @@ def test_evaluations_are_measured_with_their_passes_and_peers(subject: BenchSubj
     assert all(peers.wants), "as their users have it"
     assert set(peers.precisions) == {(torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32)}
     assert torch.backends.cudnn.allow_tf32, "what torch does by itself"
-    # One to the images and all weights, and the verdict.
+    # One pass with gradients of images and weights, and the verdict.
     assert torchattacks["passes"] == {"forwards": 2, "gradients": 1, "weight_gradients": 1}
     assert foolbox["passes"] == {"forwards": 1, "gradients": 0, "weight_gradients": 0}
     assert alone["over_limit"] == torchattacks["beside_torchattacks"] == {"median": 1, "low": 1, "high": 1}
@@ -189,7 +189,7 @@ def test_architectures_are_measured_against_their_cost() -> None:
     assert (yardstick["name"], small["name"]) == ("resnet18", "small_cnn")
     assert yardstick["ratio"]["gradient"] == {"median": 1, "low": 1, "high": 1}
     assert yardstick["macs"] > 100 * small["macs"]
-    # So small a network never gets to its multiply-accumulates.
+    # In so small a network, overhead dominates the multiply-accumulates.
     assert small["is_slow"]
     assert not yardstick["is_slow"]
     assert is_table(architecture_rows([result]))
@@ -224,7 +224,7 @@ def test_large_architectures_are_made_narrower() -> None:
 
 def test_every_layer_and_every_network_around_another_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     def profile_of(architecture: MemberSpec) -> Profile:
-        """Return the profile of the yardstick: those of the others take seconds."""
+        """Return the profile of the reference, since the others take seconds."""
         return variants.profile_of(architecture) if architecture.name == YARDSTICK else Profile((), 0)
 
     monkeypatch.setattr(architectures, "profile_of", profile_of)
@@ -234,7 +234,7 @@ def test_every_layer_and_every_network_around_another_is_measured(monkeypatch: p
         assert f"resnet18 ({layer})" in members
     assert members["resnet18 (downsample flc)"].macs == members["resnet18"].macs
     assert {"cifs (network resnet18)", "multibn (network resnet18)"} <= set(members)
-    # Told apart by what they are made of, though most have the same name.
+    # Compared by content, since most have the same name.
     assert len(members) == len(every)
 
 
@@ -252,7 +252,7 @@ def test_points_are_off_the_line_beyond_tolerance_and_spread() -> None:
     assert not any(point["is_off"] for point in fitted(sizes, seconds)["points"])
     off = fitted(sizes, {**seconds, 16: [50.0, 51.0, 52.0]})
     assert [point["value"] for point in off["points"] if point["is_off"]] == [16]
-    # Within its own spread nothing is claimed.
+    # No claim within the spread.
     noisy = fitted(sizes, {**seconds, 16: [20.0, 51.0, 52.0]})
     assert not any(point["is_off"] for point in noisy["points"])
 

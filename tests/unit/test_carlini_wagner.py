@@ -43,7 +43,7 @@ def linear(classes: int) -> tuple[nn.Module, Tensor, Tensor]:
 
 
 def test_adam_makes_the_steps_of_torch() -> None:
-    """Down the same gradients, for images that leave at different times."""
+    """The same steps in plain code, for images that leave at different times."""
     generator = torch.Generator().manual_seed(0)
     grads = torch.randn((5, 3, 1, 2, 2), generator=generator, dtype=torch.float64)
     expected = nn.Parameter(torch.zeros(3, 1, 2, 2, dtype=torch.float64))
@@ -74,13 +74,13 @@ def test_distance_to_a_linear_boundary_is_nearly_exact(classes: int) -> None:
     assert (predictions(model, x_adv) != y).all()
     found = WIDE.size(x_adv - x)
     assert (found >= exact * (1 - 1e-9)).all()
-    # Nearer than a step is long it is not exact: 0.003 in w is 0.0015 in a grey pixel, of which there are 64.
+    # Not exact below a step's length: 0.003 in w is 0.0015 in each of 64 grey pixels.
     assert (found <= exact * 1.02 + 0.4 * 0.0015 * 8).all()
 
 
 @pytest.mark.slow
 def test_the_box_is_kept_and_costs_what_it_must() -> None:
-    """Two classes, pixels on the border of the box: near what a solver finds inside."""
+    """With two classes and pixels on the border of the box, near the solution of a general solver."""
     model, weight, bias = linear(2)
     with torch.no_grad():
         bias[0] += 1
@@ -114,7 +114,7 @@ def test_it_goes_as_near_as_fab() -> None:
     ours, fab = WIDE.size(found - x), WIDE.size(others - x)
     assert np.median((ours / fab).numpy()) < 1.05
     assert (ours > 0.9 * fab).all()
-    # Just beyond the boundary, as without a confidence.
+    # Just beyond the boundary, since the confidence is zero.
     lead = lead_of_a_wrong_class(model, found, y)
     assert ((lead >= 0) & (lead < 0.02)).all()
 
@@ -135,7 +135,7 @@ def lead_of_a_wrong_class(model: nn.Module, x_adv: Tensor, y: Tensor) -> Tensor:
 
 @pytest.mark.slow
 def test_broken_is_what_has_a_wrong_point_inside() -> None:
-    """The radius decides who is broken, and when the search may end, and nothing else."""
+    """The radius decides only which images are broken and when the search may end."""
     model, x, y = network()
     nearest = CarliniWagner(keep="nearest", steps=200)(model, x, y, WIDE, noise(16))
     sizes = WIDE.size(nearest - x)
@@ -182,7 +182,7 @@ def test_survivors_do_not_depend_on_batches() -> None:
 
 
 def test_black_and_white_images_are_not_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Far out in w the first steps change no pixel: what no longer falls then may fall later."""
+    """Far out in w the first steps change no pixel, so a loss that stagnates may fall later."""
     model, x = conv_net().eval(), images(8).gt(0.5).float()
     y, attack = predictions(model, x), CarliniWagner(steps=300, searches=3, c=1.0)
     found = attack(model, x, y, WIDE, noise(8))

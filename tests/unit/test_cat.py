@@ -1,4 +1,4 @@
-"""CAT: when the steps rise, what is scored, what it costs, and what it remembers."""
+"""CAT: when the steps rise, its score, its cost, and its state."""
 
 from copy import deepcopy
 from dataclasses import replace
@@ -90,7 +90,7 @@ def test_the_score_is_the_accuracy_at_the_unperturbed_weights() -> None:
             parameter.neg_()
     running(model, Batch(x, y, x))
     assert float(running.metrics["robust_train"]) == 5 / 8
-    # Of class shares the largest is the label.
+    # The largest class share is the label.
     running.begin(Batch(x, y, x), Progress(0, 1, 1))
     with torch.no_grad():
         for parameter in model.parameters():

@@ -1,4 +1,4 @@
-"""Networks of cells: published counts, equations written a second time, and what a genotype may say."""
+"""Networks of cells against published counts and a second implementation; valid genotypes."""
 
 from typing import Any
 
@@ -51,7 +51,7 @@ def test_size_is_the_published_one(name: str, settings: dict[str, Any], expected
 
 
 def operate(state: State, name: str, operation: str, x: Tensor, stride: int) -> Tensor:
-    """An operation from its equation; `name` is where its weights lie."""
+    """An operation from its equation; `name` is the prefix of its weights."""
     if operation == "max":
         return F.max_pool2d(x, 3, stride, 1)
     if operation == "avg":

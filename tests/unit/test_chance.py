@@ -1,4 +1,4 @@
-"""A clean accuracy that guessing could give is never trusted, and the likely cause is named."""
+"""A clean accuracy at chance level is never trusted, and the likely cause is named."""
 
 from fractions import Fraction
 

@@ -1,4 +1,4 @@
-"""Fifteen ways to spoil adversarial training by a setting, each met by a guard or by how things are made."""
+"""Fifteen settings that spoil adversarial training, each prevented by a guard or by design."""
 
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ GATED = "architecture={name: cifs, network: resnet18}"
 
 
 def said(path: Path, *overrides: str) -> tuple[list[str], list[str], list[str]]:
-    """What is refused, warned of and noted."""
+    """The problems, warnings and notes of a spec."""
     path.write_text(SPEC, encoding="utf-8")
     try:
         spec = ExperimentSpec.read(path, overrides)
@@ -45,7 +45,7 @@ def said(path: Path, *overrides: str) -> tuple[list[str], list[str], list[str]]:
     return [], spec.warnings(), spec.notes()
 
 
-# Number, overrides, what is refused, warned of or noted, and the words for it; None is nothing at all.
+# Number, overrides, kind of message (None: no message), and its words.
 GUARDS: list[tuple[int, list[str], str | None, str]] = [
     (1, ["threat.eps=8"], "refused", "threat.eps: 8 is larger than the pixel range [0, 1]; write 8/255"),
     (1, ["defense.step_size=2"], "refused", "defense.step_size: 2 is larger than the pixel range [0, 1]; write 2/255"),
@@ -123,7 +123,7 @@ def test_14_a_result_says_that_it_is_not_verified(tmp_path: Path) -> None:
 
 
 def test_15_a_criterion_of_convergence_does_not_depend_on_the_batch() -> None:
-    """FOSC is of an image's own loss; of a mean it would shrink with the batch, and every image would stop at once."""
+    """FOSC uses the loss of each image; with a mean it would shrink in large batches and stop all images."""
     model, x, y = conv_net().eval().double(), images(6, dtype=torch.float64), labels(6)
     attack = FoscPgd(steps=5, start="clean", criterion=0.01)
     together, _ = attack.search(model, x, y, LINF, IndexedNoise(0, torch.arange(6)))

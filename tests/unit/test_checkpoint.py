@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, data and never code, and one clear error for everything else."""
+"""Checkpoints are written completely or not at all, contain no code, and damaged ones give one clear error."""
 
 import os
 import pickle

@@ -1,4 +1,4 @@
-"""CIFS: relevance of channels, masks, what is told the label and what is not, and the joint loss."""
+"""CIFS: relevance of channels, masks, use of labels, and the joint loss."""
 
 from copy import deepcopy
 from typing import Any
@@ -90,7 +90,7 @@ def test_a_detached_mask_is_a_constant_to_the_features(detaches: bool) -> None:
     (grad,) = torch.autograd.grad(out.sum(), z, retain_graph=True)
     mask = (out / z).detach()
     assert torch.allclose(grad, mask) == detaches
-    # The probe learns through the mask in both, but for the biases of its logits, which no gradient of them has.
+    # The probe learns through the mask in both; the biases of its logits have no gradient.
     weights = [gate.probe.last.weight, gate.probe.first.weight, gate.probe.first.bias]  # type: ignore[union-attr]
     assert all(found.abs().max() > 0 for found in torch.autograd.grad(out.square().sum(), weights))
 
@@ -120,11 +120,11 @@ def test_gates_follow_the_blocks_of_the_last_stage(build: Any) -> None:
     gated = cifs_network(SHAPE, network=body, hidden=3)
     assert len(gates_of(gated)) == 2
     assert gated.training
-    # Looking for the channels has not moved the statistics.
+    # Finding the channels has not changed the statistics.
     assert {int(value) for name, value in gated.state_dict().items() if "tracked" in name} == {0}
     logits, probes = with_probes(gated, torch.rand(2, 3, 32, 32))
     assert [said.shape for said in (logits, *probes)] == [(2, 10)] * 3
-    # The features that other methods read are still those of the classifier, and not of a probe.
+    # Other methods still read the features of the classifier and not of a probe.
     assert with_features(gated, torch.rand(2, 3, 32, 32))[1].shape[1] > 10
 
 

@@ -1,4 +1,4 @@
-"""Short clips: the data set, whose classes no single frame tells, and 3D networks with branches."""
+"""Short clips: a data set whose classes cannot be read from one frame, and 3D networks with branches."""
 
 from itertools import pairwise
 
@@ -47,7 +47,7 @@ def test_no_single_frame_tells_the_class() -> None:
     counts = source.train.labels.bincount(minlength=4)
     # Within four deviations of a quarter of 1,437.
     assert counts.sub(1437 / 4).abs().max() < 4 * (1437 * 3 / 16) ** 0.5
-    # Where the ink lies in a frame is as good as the same for all classes: rows and columns have one mean each.
+    # The position of the ink in a frame hardly depends on the class: means of rows and columns agree.
     frame = source.train.read(torch.arange(1437))[:, 3]
     for way in range(4):
         ink = frame[source.train.labels == way].mean(0)

@@ -1,4 +1,4 @@
-"""Catastrophic overfitting, planted: FGSM training runs into it, the monitor stops it, PGD training goes on.
+"""Planted catastrophic overfitting: FGSM training collapses and is stopped by the monitor; PGD training is not.
 
 Every image is a coarse pattern of its class. In most the pattern is stronger than eps, and training first learns
 these, robustly. In the others it is weaker than eps, so that nothing robust is left to learn from them, but an
@@ -87,7 +87,7 @@ def test_fgsm_training_is_stopped_when_it_overfits_catastrophically() -> None:
     assert last["robust"] < best - 0.2
     assert last["fgsm"] > last["robust"] + 0.2, "and looks robust to one step still"
     assert loop.events[-1]["event"] == "collapsed"
-    # What one step tells of the ball rose with robustness and falls with it: the signs of two steps first.
+    # The monitored quantities rose with robustness and now fall, the signs of two steps first.
     most = {name: max(record[name] for record in before) for name in MONITORS - {"zero_gradients"}}
     assert all(last[name] < value for name, value in most.items())
     assert last["fw2_distortion"] < most["fw2_distortion"] - 0.02

@@ -1,4 +1,4 @@
-"""Two results on the same images: what is counted, what is claimed, and what is no comparison."""
+"""Comparison of two results on the same images: counts, claims, and refused comparisons."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Compiled passes: whole batches only, tried where a failure can be mended, and the same numbers."""
+"""Compiled passes: only for full batches, tried where a failure can be repaired, with the same numbers."""
 
 import copy
 import json
@@ -39,7 +39,7 @@ Program = Callable[[nn.Module, Tensor], Tensor]
 
 @pytest.fixture
 def rows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Of every call of a program; the compiler hands back what it gets."""
+    """Counts every call of a program; the compiler returns its input."""
     seen: list[int] = []
 
     def compiled(call: Program, *, dynamic: bool, mode: str | None) -> Program:
@@ -92,7 +92,7 @@ METHODS = [
 
 @pytest.mark.parametrize("defense", METHODS, ids=["pgd_at", "trades", "trades with awp", "attack in train mode"])
 def test_training_is_the_same(defense: MinMax, rows: list[int]) -> None:
-    """Trying the programs leaves statistics, gradients and random states alone."""
+    """Trying the programs does not change statistics, gradients or random states."""
     plain, compiled = conv_net(dropout=0.3), conv_net(dropout=0.3)
     expected = train(defense, TrainingModel(plain, replace(SETTINGS, compile=False), CPU))
     found = train(defense, TrainingModel(compiled, SETTINGS, CPU))
@@ -194,7 +194,7 @@ def error(found: Tensor, exact: Tensor) -> float:
 
 
 def wrong_signs(found: Tensor, exact: Tensor) -> float:
-    """Share of the values that have another sign, those that vanish counted."""
+    """Share of the values that have another sign or vanish."""
     return float((found.sign().cpu() != exact.sign()).double().mean())
 
 
@@ -204,10 +204,10 @@ def wrong_signs(found: Tensor, exact: Tensor) -> float:
 def test_real_programs_are_as_exact_as_the_network(device: str, mode: Any, precision: Any) -> None:
     """The gradients of images and weights, against double precision: a program may round elsewhere, but not worse.
 
-    Which values of bf16 come out with another sign, or cancel to 0, is up to the order in which a processor adds.
+    Which bf16 values change sign or cancel to 0 depends on the processor's order of additions.
     """
     where, network = on_device(device), conv_net()
-    # Few updates: of a network that is certain of every image the gradient vanishes in any precision.
+    # Few updates, since the gradients of a very confident network vanish in any precision.
     train(pgd_at(steps=2), network, updates=5, lr=0.02)
     x, y = batch()
 

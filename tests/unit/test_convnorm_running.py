@@ -1,4 +1,4 @@
-"""Running divisors of preconditioned convolutions: their mean, who moves it, and how it is kept."""
+"""Running divisors of preconditioned convolutions: their mean, its updates, and its storage."""
 
 import math
 from collections.abc import Mapping
@@ -67,7 +67,7 @@ def test_training_uses_the_divisor_of_now_and_evaluation_the_mean() -> None:
     part, x = layer(), torch.randn(2, 2, 5, 7)
     plain = PreconditionedConv2d(2, 3, 3, 1, 1)
     plain.load_state_dict({key: value for key, value in part.state_dict().items() if "." in key})
-    # Before the first step there is no mean, and looking does not make one.
+    # Before the first step there is no mean, and reading it creates none.
     torch.testing.assert_close(part.eval()(x), plain(x))
     assert not part.running_divisor.numel()
     before = plain(x)

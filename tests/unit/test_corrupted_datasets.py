@@ -19,7 +19,7 @@ KINDS = ("fog", "gaussian_noise", "frost")
 
 @pytest.fixture
 def cifar(tmp_path: Path) -> Path:
-    """Files like the published ones, with 12 images instead of 10,000; a pixel says which image it is."""
+    """Files like the published ones, with 12 images instead of 10,000, which a pixel identifies."""
     folder = tmp_path / "CIFAR-10-C"
     folder.mkdir()
     np.save(folder / "labels.npy", np.tile(np.arange(COUNT) % 10, 5).astype(np.uint8))
@@ -37,7 +37,7 @@ def read(root: Path, **settings: object) -> Data:
 
 
 def marks(data: Data) -> list[tuple[int, int, int]]:
-    """Image, severity and kind of every image, as its pixels say."""
+    """Number, severity and kind of every image, read from its pixels."""
     x, y = data.evaluation("test")
     found = [tuple(round(255 * float(image[c, 0, j])) for c, j in ((0, 0), (0, 1), (1, 0))) for image in x]
     assert [image % 10 for image, _, _ in found] == y.tolist()

@@ -1,4 +1,4 @@
-"""The evaluator corruptions: images drawn by number, no search, and a verdict of its own."""
+"""The evaluator corruptions: noise depends on the image number, there is no search, and the verdict fits."""
 
 from dataclasses import replace
 from fractions import Fraction

@@ -44,7 +44,7 @@ def photo(channels: int = 3, height: int = 32, width: int = 32, count: int = 1) 
 
 
 def applied(name: str, x: Array, severity: int, sources: Sequence[Generator] | None = None) -> Array:
-    """What a kind makes of images before they are cut and coded."""
+    """Images of a kind of corruption, before clipping and coding."""
     kind = KINDS[name]
     return kind.apply(x, kind.severities[severity - 1], sources or generators(len(x)))
 
@@ -109,7 +109,7 @@ def test_a_point_becomes_the_kernel() -> None:
 
 
 def test_glass_swaps_near_pixels_and_keeps_all() -> None:
-    # So narrow a blur is none, so what is left is the swapping.
+    # So narrow a blur changes nothing, so only the swapping remains.
     x = np.arange(2 * 3 * 9 * 7, dtype=np.float64).reshape(2, 3, 9, 7)
     changed = glass_blur(x, (0.05, 1, 2), generators(2))
     for image, own, source in zip(changed, x, generators(2), strict=True):
@@ -124,7 +124,7 @@ def test_glass_swaps_near_pixels_and_keeps_all() -> None:
         assert (image == expected).all()
         assert sorted(image.flatten()) == sorted(own.flatten())
         assert (image != own).mean() > 0.3
-    # All channels of a pixel go together.
+    # All channels of a pixel move together.
     assert (changed[:, 1] - changed[:, 0] == 63).all()
 
 
@@ -134,10 +134,10 @@ def test_a_streak_is_half_a_gaussian_along_its_ray() -> None:
     changed = streaked(x, 8, 3, [0, 90, -45])
     weights = np.exp(-(np.arange(17) ** 2) / 18)
     weights /= weights.sum()
-    # A pixel looks ahead along the ray, so a point is seen from behind it.
+    # A pixel reads ahead along the ray, so a point appears behind its place.
     assert np.allclose(changed[0, 0, 20, 20:3:-1], weights)
     assert np.allclose(changed[1, 0, 20:3:-1, 20], weights)
-    # Aslant the nearest pixels take up what falls to them: all of it lies on the diagonal.
+    # On a slanted ray, the nearest pixels are on the diagonal.
     assert np.diag(changed[2, 0, ::-1]).sum() == pytest.approx(1)
     assert changed[2, 0, 20, 20] == pytest.approx(weights[0], rel=1e-12)
     assert (changed > 0).sum() == 17 + 17 + 12
@@ -148,7 +148,7 @@ def test_a_streak_is_half_a_gaussian_along_its_ray() -> None:
 
 def test_snow_whitens_and_falls_twice() -> None:
     x = photo(3, 32, 32)
-    # No flake reaches a threshold of 9: what is left is the whitening.
+    # No flake reaches a threshold of 9, so only the whitening remains.
     dry = snow(x, (0.1, 0.2, 1, 9, 8, 3, 0.9), generators())
     gray = 0.299 * x[:, 0] + 0.587 * x[:, 1] + 0.114 * x[:, 2]
     assert np.allclose(dry, 0.9 * x + 0.1 * np.maximum(x, 1.5 * gray[:, None] + 0.5))
@@ -201,7 +201,7 @@ def test_elastic_fields_are_as_strong_and_smooth_as_they_say() -> None:
     # A Gaussian window of width s leaves 1 / (2 s sqrt(pi)) of the deviation of independent draws.
     window = 1 / (2 * 0.03 * side * np.sqrt(np.pi))
     assert rough.std() == pytest.approx(0.1 * side * window / np.sqrt(3), rel=0.2)
-    # A sum over twice as wide a window is half as long: independent draws average out in two dimensions.
+    # With twice as wide a window the deviation is half: independent draws average out in two dimensions.
     assert smooth.std() == pytest.approx(rough.std() / 2, rel=0.35)
     assert np.abs(np.diff(smooth)).mean() / smooth.std() < np.abs(np.diff(rough)).mean() / rough.std()
 

@@ -1,4 +1,4 @@
-"""What an update of every method costs, in passes: nothing is computed twice, and crafting leaves the weights out."""
+"""The passes of an update of every method: nothing is computed twice, and attacks compute no weight gradients."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -67,7 +67,7 @@ class Row:
 
     Args:
         published: of the literature's model of costs, with 10 steps where there are steps; None where it has none.
-        why: where ours differs.
+        why: reason for a difference.
     """
 
     defense: Defense
@@ -101,7 +101,7 @@ ROWS = {
     "fw_at with 10 steps": Row(fw_at(steps=10), 23, 3 + 2 * 10),
     "fw_at with 2 steps": Row(fw_at(steps=2), 7, 3 + 2 * 2),
     "pyramid_at": Row(pyramid_at(), 16, 18, "the sixth gradient, computed for the record, is left out"),
-    # The model says nothing of these.
+    # The cost model does not cover these.
     "alp": Row(alp(), 26),
     "half_half": Row(half_half(), 26),
     "score": Row(score(), 27),
@@ -145,7 +145,7 @@ def test_an_image_costs_at_most_what_its_attack_declares(family: str, name: str)
     costs_at_most_what_it_declares(catalog(family)[name])
 
 
-# Images that are wrong at their start are never moved; one step is made before FOSC is asked for.
+# Images misclassified at the start do not move; one step is made before FOSC is checked.
 AT_BEST = {"fat": fat(start="gaussian"), "dynamic_at": dynamic_at(max_criterion=1e9)}
 
 
@@ -199,7 +199,7 @@ def test_units_of_hat_with_its_helper_from_a_file(tmp_path: Path) -> None:
 
 
 def test_any_further_network_is_counted() -> None:
-    """Nobody says that it is there; a head without convolutions is none, nor is a part of the network called alone."""
+    """Found without a declaration; neither a head without convolutions nor a part of the network counts."""
     model, other, head = conv_net(), nn.Sequential(conv_net()), nn.Linear(10, 2)
     x, _ = batch()
     with passes_by_kind(model) as passes:
@@ -235,7 +235,7 @@ def multiplications(run: Callable[[], object]) -> int:
 def test_units_are_those_of_the_arithmetic(defense: Defense) -> None:
     """In a network of many equal layers the units are the operations of an update as multiples of a forward's.
 
-    So they are for the derivative of a gradient: every layer of the gradient's backward is differentiated in what
+    The same holds for the derivative of a gradient: every layer of the gradient's backward is differentiated in what
     came from above and in its weights, and every layer of its forward in its input and in its weights. The first
     layer lacks one operation whenever the weights are differentiated: nothing goes on to the images.
     """

@@ -36,7 +36,7 @@ ALL = MemberSpec(crop=1, flip=True, cutout=2, resized_crop=0.5, rotate=10.0, jit
 
 @dataclass(frozen=True)
 class Streamed:
-    """The images of another split, as if they were read from files."""
+    """Presents the images of another split as if they were in files."""
 
     split: TensorSplit
     broken: int = -1
@@ -53,7 +53,7 @@ class Streamed:
 
 
 class Named(Streamed):
-    """Knows what it holds without reading it."""
+    """Knows its shape and labels without reading files."""
 
     def fingerprint(self) -> bytes:
         return b"names"

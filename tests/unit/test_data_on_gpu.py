@@ -1,4 +1,4 @@
-"""Every way to store images gives a simulated GPU the pixels that a CPU gets."""
+"""Every storage of images gives a simulated GPU the same pixels as a CPU."""
 
 from pathlib import Path
 

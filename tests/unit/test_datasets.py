@@ -1,4 +1,4 @@
-"""Sources of images: what they read, and what they say when they cannot."""
+"""Sources of images: what they read, and their error messages."""
 
 import gzip
 import hashlib
@@ -227,7 +227,7 @@ def test_a_folder_reads_the_same_from_memory_and_from_files(tmp_path: Path) -> N
     for first, second in ((held.train, streamed.train), (held.test, streamed.test)):
         assert torch.equal(first.labels, second.labels)
         assert torch.equal(first.read(index), second.read(index))
-    # With fewer images than the sample holds, the statistics are of the same images.
+    # With fewer images than the sample size, the statistics use all images.
     assert held.mean == pytest.approx(streamed.mean)
     image = np.asarray(Image.open(tmp_path / "train" / "dog" / "5.png"))
     assert np.array_equal(held.train.read(torch.tensor([11]))[0].permute(1, 2, 0).numpy(), image)

@@ -1,4 +1,4 @@
-"""Declarations of members: checked where they are written, and obeyed for members of other packages."""
+"""Declarations of members are checked where they are written and also hold for members of other packages."""
 
 import ast
 import inspect
@@ -80,7 +80,7 @@ def validate(folder: Path, defense: str, architecture: str, train: str = "compil
 
 
 def plug_in(folder: Path, source: str) -> Path:
-    """Leave what an installer leaves of a package with one module."""
+    """Imitate an installed package with one module."""
     info = folder / "their_package-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-package\nVersion: 1.0\n")
@@ -156,7 +156,7 @@ def test_every_declaration_is_documented_and_made_by_some_member() -> None:
 
 
 def test_checks_of_specs_name_no_member() -> None:
-    """What the checks of a spec must know about a member, the member declares."""
+    """Checks of a spec use declarations of members instead of their names."""
     families = ("attacks", "defenses", "architectures", "datasets", "mixers", "regularisers")
     names = {name for family in families for name in catalog(family)} - {"none"}
     for path in (*(OURS / "specs").glob("*guards.py"), OURS / "specs/pairing.py", OURS / "specs/sizes.py"):

@@ -63,7 +63,7 @@ def test_one_step_ends_a_share_beyond_the_nearest_linear_boundary(norm: Norm, cl
 
 @in_every_norm
 def test_the_box_bends_the_way(norm: Norm) -> None:
-    """Two classes, pixels on the border: what a solver finds inside the box, and little more."""
+    """With two classes and pixels on the border, the distance is slightly above a general solver's."""
     model, weight, bias = linear(2)
     with torch.no_grad():
         # Far enough from the grey image that pixels run into the box on the way.
@@ -85,7 +85,7 @@ def test_the_box_bends_the_way(norm: Norm) -> None:
 
 @in_every_norm
 def test_broken_is_what_has_its_point_inside(norm: Norm) -> None:
-    """The radius decides who is broken and nothing else; who is not comes back unchanged."""
+    """The radius decides only which images are broken; survivors are returned unchanged."""
     model, x = conv_net(3, dtype=torch.float64).eval(), images(12, 3, dtype=torch.float64)
     y = predictions(model, x)
     near = DeepFool()(model, x, y, ThreatModel(norm, WIDE[norm]), noise(12))

@@ -1,4 +1,4 @@
-"""Published defenses, weight perturbation and averaging against loops and formulas written out here."""
+"""Published defenses, weight perturbation and averaging against plain loops and formulas."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -101,7 +101,7 @@ def test_single_step_defenses_are_recognised_by_their_attack() -> None:
 
 
 def perturbable(model: nn.Module) -> list[nn.Parameter]:
-    """Weights of convolutions and of linear layers, found by their kind."""
+    """Weights of convolutions and of linear layers."""
     return [module.weight for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
 
 
@@ -232,7 +232,7 @@ def test_steps_are_those_of_a_plain_loop(defense: MinMax, reference: dict[str, A
         assert torch.allclose(one.double(), other.double(), rtol=0, atol=1e-10), name
 
 
-# What a step costs, and what it leaves alone while it crafts.
+# The cost of a step, and what an attack must not change.
 
 
 @pytest.mark.parametrize(
@@ -303,7 +303,7 @@ def test_statistics_advance_with_the_forwards_that_count(defense: MinMax, advanc
 
 @dataclass
 class Watched(Attack):
-    """An attack that notes the state of the weights' gradients around the attack inside it."""
+    """Records the weights' gradients before and after the inner attack."""
 
     inside: Attack
     model: nn.Module
@@ -426,7 +426,7 @@ def test_awp_with_a_rate_of_0_leaves_the_weights_bit_for_bit() -> None:
 
 
 def walk(model: nn.Module, update: int) -> None:
-    """Weights move and statistics move, as in one update."""
+    """Change weights and statistics, as an update does."""
     with torch.no_grad():
         for number, parameter in enumerate(model.parameters()):
             generator = torch.Generator().manual_seed(1000 * update + number)

@@ -1,4 +1,4 @@
-"""The demo: its numbers next to those of the README, which says what they were measured with."""
+"""The demo: its numbers agree with the README, which states how they were measured."""
 
 import re
 from pathlib import Path

@@ -61,7 +61,7 @@ def weights_of(model: nn.Module) -> tuple[Array, Array]:
 
 
 def exact_radii(model: nn.Module, x: Tensor, y: Tensor, norm: Norm) -> Array:
-    """How far each image is from the other of two classes; negative where it is wrong already."""
+    """Distance of each image to the other of two classes; negative if it is misclassified."""
     weight, bias = weights_of(model)
     logits = x.flatten(1).double().numpy() @ weight.T + bias
     rows = np.arange(len(y))
@@ -71,7 +71,7 @@ def exact_radii(model: nn.Module, x: Tensor, y: Tensor, norm: Norm) -> Array:
 
 
 def gaps(radii: Array) -> tuple[float, ...]:
-    """A few radii that lie between those of images, far from all."""
+    """Some radii between those of the images, close to none."""
     known = np.sort(radii[radii > 0])
     places = [0, len(known) // 4, len(known) // 2, len(known) - 2]
     return (0.0, *(float((known[i] + known[i + 1]) / 2) for i in places), float(known[-1] * 1.1))
@@ -306,7 +306,7 @@ def test_zero_gradients_are_counted_and_have_no_cosine() -> None:
     assert found["mean_with_zeros_as_1"] == 1
 
 
-# What is recorded of training with one step.
+# Monitors of single-step training
 
 
 def test_where_the_loss_is_linear_one_step_misses_nothing() -> None:
@@ -395,7 +395,7 @@ def test_perfect_confidence_lies_in_the_last_bin() -> None:
 
 def test_bins_are_closed_above() -> None:
     class Halves(nn.Module):
-        """Confidence one half in the first class, or 0.9 in the second."""
+        """Confidence 0.5 in the first class, or 0.9 in the second."""
 
         def forward(self, x: Tensor) -> Tensor:
             is_even = (torch.arange(len(x)) % 2 == 0)[:, None]

@@ -1,4 +1,4 @@
-"""DIAL: the reversed gradient, its schedule, its limits, its cost and its head's place."""
+"""DIAL: reversed gradient, schedule, limits, cost and the domain head."""
 
 from copy import deepcopy
 from dataclasses import replace
@@ -129,7 +129,7 @@ def test_without_the_head_s_weight_it_is_trades() -> None:
 
 
 def test_the_base_of_cross_entropy_does_not_weigh_the_head_either() -> None:
-    """beta and domain_weight 0: the clean cross-entropy alone, whatever the adversarial images are."""
+    """With beta and domain_weight 0, only the clean cross-entropy remains."""
     one = train(dial(base="ce", domain_weight=0.0, beta=0.0, steps=1), conv_net(dtype=torch.float64), updates=1)
     other = train(dial(base="kl", domain_weight=0.0, beta=0.0, steps=1), conv_net(dtype=torch.float64), updates=1)
     names = list(conv_net().state_dict())
@@ -167,7 +167,7 @@ def test_the_head_is_trained_as_the_network_is_and_is_no_part_of_it() -> None:
 
 
 def test_the_attack_does_not_ask_the_head() -> None:
-    """The same images whatever the head says."""
+    """The adversarial images do not depend on the head."""
     model = conv_net()
     results = [train(dial(domain_weight=0.0, hidden=hidden, steps=2), deepcopy(model)) for hidden in ((), (7,))]
     assert same(*results)

@@ -1,4 +1,4 @@
-"""Stretched crops, turns and colours against what they mean, and against Pillow's."""
+"""Stretched crops, rotations and colours against formulas and Pillow."""
 
 from dataclasses import dataclass, replace
 
@@ -65,7 +65,7 @@ def test_a_crop_is_the_box_that_was_drawn() -> None:
     ramps = torch.stack([rows[:, None].expand(-1, width), columns.expand(height, -1)]).expand(count, -1, -1, -1)
     chance = chances(count)
     found = distorted(ramps, MemberSpec(resized_crop=0.25), chance)
-    # Slopes within the image; the outermost pixels may have asked beyond it.
+    # Slopes inside the image; the outermost pixels may have read beyond it.
     high = (found[:, 0, -2, 30] - found[:, 0, 1, 30]) * height / (height - 3)
     wide = (found[:, 1, 20, -2] - found[:, 1, 20, 1]) * width / (width - 3)
     share, ratio = 0.25 + 0.75 * chance[:, 0], 0.75 * (16 / 9) ** chance[:, 1]
@@ -97,7 +97,7 @@ def test_a_turn_is_pillows() -> None:
 
 
 def test_colours_are_pillows() -> None:
-    """In whole levels Pillow cuts off what a float keeps, step by step."""
+    """Pillow rounds to whole levels after every step; floats do not."""
     chance = chances()
     found = distorted(WIDE, MemberSpec(jitter=0.5), chance)
     for before, after, drawn in zip(WIDE, found, chance[:, 5:].tolist(), strict=True):

@@ -1,4 +1,4 @@
-"""The search for architectures: two halves, two stages, the common direction, and what is derived in the end."""
+"""Architecture search: halves of the data, two stages, the common direction, and the derived architecture."""
 
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -199,7 +199,7 @@ def test_shares_and_weights_are_trained_on_their_own_halves(at: Progress) -> Non
             assert not same(changed[1], weights)
         else:
             assert not same(changed[0], alphas)
-            # With shares that stand still, their half does nothing to the weights.
+            # With fixed shares, their half does not change the weights.
             still, moved = (updated(*at_hand, at, alpha_lr=1e-30) for at_hand in ((x, y), (other, named)))
             assert same(still[0], before_alphas), "something else moved the shares"
             assert same(still[1], moved[1]), "the shares' half moved the weights"
@@ -334,7 +334,7 @@ def test_the_gradient_ahead_of_a_curved_loss_is_near_that_of_an_unrolled_step() 
 @pytest.mark.slow
 def test_the_second_order_moves_the_shares_elsewhere_and_the_weights_alike(at: Progress, passes: int) -> None:
     x, y = batch()
-    # Shares that stand still, and then ones that move.
+    # First with fixed shares, then with trained ones.
     still = [updated(x, y, at, order=order, alpha_lr=1e-30) for order in ("first", "second")]
     for one, other in zip(still[0][1], still[1][1], strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
@@ -359,7 +359,7 @@ def test_the_second_order_uses_the_rate_of_the_weights() -> None:
         step(x, Labels.of(y), LINF, progress())
         found.append(alphas_of(model))
     assert not same(*found)
-    # Without a step there is nothing ahead.
+    # Without a step there is no second order.
     expected = updated(x, y, progress(), alpha_lr=0.01, alpha_weight_decay=0.0)[0]
     for one, other in zip(found[0], expected, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
@@ -404,7 +404,7 @@ def test_one_image_has_no_halves() -> None:
 
 @dataclass
 class Collector(Recorder):
-    """A step that keeps the images of both places."""
+    """A step that records the images of both halves."""
 
     places: tuple[set[bytes], set[bytes]] = field(default_factory=lambda: (set(), set()))
 

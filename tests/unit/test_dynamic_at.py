@@ -86,11 +86,11 @@ def test_it_grows_with_the_loss_and_not_with_the_batch() -> None:
     assert together == pytest.approx(sum(alone) / COUNT)
 
 
-# The attack that stops by it.
+# The attack that stops by FOSC.
 
 
 def plain_loop(criterion: float, center: str, steps: int = 5) -> tuple[Tensor, list[int]]:
-    """One image at a time, stopped by hand."""
+    """A plain loop over images."""
     model, ball = conv_net(dtype=torch.float64).eval(), threat()
     starts = ball.sample(X, noise())
     ends, taken = [], []
@@ -121,7 +121,7 @@ def test_images_stop_as_in_a_plain_loop(criterion: float, center: Any) -> None:
 
 
 def test_some_criterion_stops_some_images_and_not_others() -> None:
-    """Otherwise the comparison above would compare nothing."""
+    """The comparison above needs images that stop at different steps."""
     assert any(len(set(plain_loop(criterion, "clean")[1])) > 1 for criterion in (0.008, 0.011, 0.014))
 
 
@@ -188,7 +188,7 @@ def test_the_weighting_begins_with_the_second_epoch() -> None:
 
 @pytest.mark.parametrize("self_weighted", [False, True])
 def test_a_step_costs_k_attack_steps_and_one_branch(self_weighted: bool) -> None:
-    """The gradient that FOSC is measured with is the one that the step is made with; no image leaves the batch."""
+    """The gradient for FOSC is also that of the step; no image leaves the batch."""
     model = conv_net().train()
     step = dynamic_at(steps=5, self_weighted=self_weighted).start(
         model, torch.optim.SGD(model.parameters(), lr=0.1), StreamNoise.on(torch.device("cpu"))
