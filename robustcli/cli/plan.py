@@ -31,6 +31,14 @@ def plan_run(
     is_compiled: Annotated[
         bool, typer.Option("--compile", help="Also measure compilation; takes a minute or more.")
     ] = False,
+    rates: Annotated[
+        Path | None,
+        typer.Option(
+            "--device-rates",
+            help="Estimate for another device: file with the output of `robust plan SPEC --json` on that device. "
+            "Nothing is measured here.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Estimate the cost of a run: hours of training, hours of every evaluation, and memory.
@@ -48,15 +56,28 @@ def plan_run(
     share = None if robust is None else _share(robust)
     path = experiments.find(name)
     if is_sweep(path) or read_grid(overrides or ()).is_grid:
-        if is_compiled:
-            raise RobustCliError("--compile: supports only a single spec, not a sweep")
+        for option, is_given in (("--compile", is_compiled), ("--device-rates", rates is not None)):
+            if is_given:
+                raise RobustCliError(f"{option}: supports only a single spec, not a sweep")
         print_plan_of_sweep(Sweep.read(path, overrides or ()), updates, share, as_json=as_json)
         return
     spec = ExperimentSpec.read(path, overrides or ())
     for warning in spec.warnings():
         typer.echo(f"warning: {warning}", err=True)
-    from robustcli.reports.plan import lines_of, tables_of
+    from robustcli.reports.plan import estimate_table, lines_of, tables_of
     from robustcli.workflows.plan.plan import Request, plan
+
+    if rates is not None:
+        from robustcli.workflows.plan.rates import DeviceRates, estimate
+
+        elsewhere = estimate(Request(spec=spec, robust=share), DeviceRates.read(rates))
+        if as_json:
+            print_json(elsewhere.to_json())
+            return
+        console().print(estimate_table(elsewhere))
+        for note in elsewhere.notes:
+            console().print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
+        return
 
     screen = Console(stderr=True)
     with screen.status(f"measuring {spec.name}"):

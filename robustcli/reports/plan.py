@@ -8,6 +8,7 @@ from robustcli.measuring.machine import format_machine
 from robustcli.measuring.timing import Spread
 from robustcli.reports.tables import plain_table
 from robustcli.store.sweep_rows import PassCounts
+from robustcli.workflows.plan.rates import Estimate
 from robustcli.workflows.plan.result import Bounds, EvaluationPlan, Memory, Plan, RowPlan, TrainingPlan
 
 _GIB = 2**30
@@ -21,6 +22,17 @@ def tables_of(found: Plan) -> list[Table]:
     if found.savings:
         tables.append(_savings(found, found.training))
     return tables
+
+
+def estimate_table(found: Estimate) -> Table:
+    """Return the table of an estimate for another device."""
+    table = plain_table(("", "time"), text=("",), title=f"{found.name} on {found.rates.device}, estimated")
+    table.add_row(f"training, {found.updates:,} updates", time_of(found.training))
+    table.add_row("checks after epochs", _between(found.check))
+    for key, seconds in found.evaluations.items():
+        table.add_row(key, _between(seconds))
+    table.add_row("total", _between(found.seconds), style="bold")
+    return table
 
 
 def lines_of(found: Plan) -> list[str]:

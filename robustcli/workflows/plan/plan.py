@@ -24,7 +24,7 @@ from robustcli.evaluation.wording import duration
 from robustcli.evaluators.attack import Attacked
 from robustcli.measuring.machine import circumstances
 from robustcli.measuring.memory import DoesNotFitError, device_bytes, fitting, free_bytes, peak_bytes
-from robustcli.measuring.network_profile import network_profile
+from robustcli.measuring.network_profile import network_profile, profile_of
 from robustcli.measuring.passes import Passes, least_passes, passes_of
 from robustcli.measuring.timing import wall
 from robustcli.models.build import build_network
@@ -55,6 +55,8 @@ from robustcli.workflows.plan.updates import WARM_UP, Trial, measure_updates, tr
 _PROBED = 1000
 # Seconds of a pass that is long enough for a first estimate, and of one that is not repeated.
 _QUICK, _SLOW = 0.2, 1.0
+# Images of the smallest batch of a first estimate.
+_LEAST = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +124,7 @@ def plan(request: Request, tell: Callable[[str], None] = lambda text: None) -> P
             training, after_updates, costs = _measured(request, data, device, Path(folder), tell)
     except DoesNotFitError as error:
         return found(memory=_memory(device), notes=[_too_large(spec, device, error)])
-    guesses = {key: _guess(request, key) for key in costs}
+    guesses = {key: assumed_accuracy(request, key) for key in costs}
     evaluations = {key: _described(cost, guesses[key]) for key, cost in costs.items()}
     of_an_epoch = training.check + Bounds(training.epoch_end, training.epoch_end)
     once = start + training.seconds
@@ -156,6 +158,11 @@ def _savings(request: Request, data: Data, device: torch.device) -> list[Saving]
     return [*measure_savings(spec, data, device, changes), *not_measured(spec, with_compile=with_compile)]
 
 
+def passes_of_update(spec: ExperimentSpec, data: Data) -> Passes | None:
+    """Return the passes of an update for each image, as declared or else counted; None if they cannot be counted."""
+    return declared_passes(spec) or _passes(spec, data)
+
+
 def _passes(spec: ExperimentSpec, data: Data) -> Passes | None:
     """Return the passes of an update for each image; None if the network has no convolution."""
     try:
@@ -170,15 +177,19 @@ def _first_estimate(request: Request, data: Data, device: torch.device) -> str:
     passes = declared_passes(spec)
     if passes is None:
         return f"measuring {request.updates} updates ..."
-    network = build_network(spec.architecture, data.shape, data.mean, data.std).to(device).train()
-    seconds = _seconds_of_an_image(network, data, spec.train.batch_size, device)
+    macs = profile_of(spec.architecture, data.shape).macs
+    # A forward pass, and the gradients of images and weights.
+    seconds = 3 * macs / _macs_per_second(device)
+    if _LEAST * seconds < _SLOW:
+        network = build_network(spec.architecture, data.shape, data.mean, data.std).to(device).train()
+        seconds = _seconds_of_an_image(network, data, spec.train.batch_size, device)
     defense: Defense = instantiate(spec.defense)
     # Of the measured pass, the gradient of the weights counts as two forward passes.
     of_an_image = seconds / 3 * (passes.forwards + passes.input_gradients + 2 * passes.weight_gradients)
     training = of_an_image * data.sizes["train"] * defense.replays * spec.train.epochs
     measuring = of_an_image * spec.train.batch_size * (WARM_UP + request.updates)
     return (
-        f"first estimate, from a few passes of the network: training {duration(training)}; measuring {request.updates} "
+        f"first estimate, from a few passes: training {duration(training)}; measuring {request.updates} "
         f"updates takes about {duration(measuring)} ..."
     )
 
@@ -194,10 +205,30 @@ def declared_passes(spec: ExperimentSpec) -> Passes | None:
     return replace(passes, forwards=passes.forwards + more, input_gradients=passes.input_gradients + more)
 
 
+def _macs_per_second(device: torch.device) -> float:
+    """Return the multiply-accumulates per second of a usual convolution, forwards and backwards.
+
+    So networks that take seconds for two images get their first estimate at once, too.
+    """
+    layer, x = nn.Conv2d(64, 64, 3, padding=1, device=device), torch.rand((8, 64, 16, 16), device=device)
+    x.requires_grad_()
+    macs = x.numel() * 64 * 9
+    repeats, seconds = 1, 0.0
+    while True:
+        # The first passes allocate memory and choose kernels; those that are long enough count.
+        start = wall(device)
+        for _ in range(repeats):
+            torch.autograd.grad(layer(x).sum(), [x, *layer.parameters()])
+        seconds = wall(device) - start
+        if seconds > _QUICK:
+            return 3 * macs * repeats / seconds
+        repeats *= 4
+
+
 def _seconds_of_an_image(network: nn.Module, data: Data, batch_size: int, device: torch.device) -> float:
     """Return the seconds of a forward and a backward pass, per image, in the largest batch that is quick enough."""
     x, y = data.evaluation("test", min(batch_size, data.sizes["test"]))
-    images, seconds = 2, 0.0
+    images, seconds = _LEAST, 0.0
     while True:
         few = slice(0, min(images, len(x)))
         # The first pass of a size allocates memory and chooses kernels.
@@ -270,7 +301,7 @@ def _evaluations(request: Request, trial: Trial, data: Data) -> tuple[list[Evalu
             options: EvaluateOptions | None = chosen.options
             images = data.sizes["test"] if options is None or options.examples is None else options.examples
             with fitting(f"evaluation {key}"):
-                costs[key] = probe.measure(instantiate(chosen), images, _guess(request, key).middle)
+                costs[key] = probe.measure(instantiate(chosen), images, assumed_accuracy(request, key).middle)
     return checked, costs
 
 
@@ -278,7 +309,7 @@ def _bounds(request: Request) -> Bounds:
     return _GUESS if request.robust is None else Bounds(*request.robust)
 
 
-def _guess(request: Request, key: str) -> Bounds:
+def assumed_accuracy(request: Request, key: str) -> Bounds:
     """Return the assumed robust accuracy of an evaluation."""
     claimed: Mapping[str, float] = {} if request.spec.claim is None else request.spec.claim.metrics
     if request.robust is None and key in claimed:
