@@ -74,6 +74,7 @@ def plan_run(
         if as_json:
             print_json(elsewhere.to_json())
             return
+        typer.echo(f"{spec.name} on {elsewhere.rates.device}, estimated")
         console().print(estimate_table(elsewhere))
         for note in elsewhere.notes:
             console().print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)

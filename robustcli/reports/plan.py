@@ -26,7 +26,7 @@ def tables_of(found: Plan) -> list[Table]:
 
 def estimate_table(found: Estimate) -> Table:
     """Return the table of an estimate for another device."""
-    table = plain_table(("", "time"), text=("",), title=f"{found.name} on {found.rates.device}, estimated")
+    table = plain_table(("", "time"), text=("",))
     table.add_row(f"training, {found.updates:,} updates", time_of(found.training))
     table.add_row("checks after epochs", _between(found.check))
     for key, seconds in found.evaluations.items():
