@@ -1,19 +1,14 @@
 """Certified accuracy of the network smoothed by Gaussian noise."""
 
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
-import torch
-from scipy.special import ndtri
 from torch import Tensor, nn
 
 from robustcli.diagnostics import DIAGNOSTICS
-from robustcli.diagnostics.measuring import logits_of
 from robustcli.errors import RobustCliError
-from robustcli.evaluators import chunks
+from robustcli.evaluators.smoothing import Smoothing, covering
 from robustcli.registry.types import Count, NonNegative, Positive, ProperShare
-from robustcli.statistics import clopper_pearson
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
 
@@ -59,10 +54,20 @@ class RandomizedSmoothing:
         if self.radii is not None and not self.radii:
             raise RobustCliError("randomized_smoothing.radii: the list is empty; expected radii such as [0, 0.25, 0.5]")
 
+    @property
+    def smoothing(self) -> Smoothing:
+        return Smoothing(
+            sigma=self.sigma,
+            selection=self.selection,
+            samples=self.samples,
+            alpha=self.alpha,
+            batch_size=self.batch_size,
+        )
+
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise
     ) -> dict[str, Any]:
-        radii, certified = self.radii_of(model, x, y, rng)
+        radii, certified = self.smoothing.radii_of(model, x, y, rng)
         radii_asked = [self.sigma * multiple for multiple in _MULTIPLES] if self.radii is None else self.radii
         needed = covering(threat, x[0].numel())
         return {
@@ -76,45 +81,6 @@ class RandomizedSmoothing:
                 for at in sorted({float(radius) for radius in radii_asked})
             ],
         }
-
-    def radii_of(self, model: nn.Module, x: Tensor, y: Tensor, rng: IndexedNoise) -> tuple[list[float], list[float]]:
-        """Certified l2 radius of every image, -1 where the network abstains; and the same with -1 for wrong classes."""
-        radii, certified = [], []
-        for row in torch.arange(len(x), device=x.device):
-            own = rng.rows(row[None])
-            first = self._votes(model, x[row], own.split("selection"), self.selection)
-            chosen = int(first.argmax())
-            votes = int(self._votes(model, x[row], own.split("samples"), self.samples)[chosen])
-            radii.append(self.radius(votes))
-            certified.append(radii[-1] if chosen == int(y[row]) else -1.0)
-        return radii, certified
-
-    def radius(self, votes: int) -> float:
-        """Certified l2 radius for this number of votes; -1 if the network abstains."""
-        # One-sided interval: all of alpha is on the lower side.
-        low, _ = clopper_pearson(votes, self.samples, 1 - 2 * self.alpha) if self.alpha < 0.5 else (0.0, 1.0)
-        return self.sigma * float(ndtri(low)) if low > 0.5 else -1.0
-
-    def _votes(self, model: nn.Module, image: Tensor, rng: IndexedNoise, count: int) -> Tensor:
-        """Number of votes of noisy copies of one image (c, h, w) for each class: (k,)."""
-        votes: Tensor | None = None
-        for number, part in enumerate(chunks(count, _DRAWN)):
-            size = part.stop - part.start
-            noise = rng.split(f"part {number}").normal(image.expand(1, size, *image.shape))[0]
-            logits = logits_of(model, image + self.sigma * noise, self.batch_size)
-            found = torch.bincount(logits.argmax(1), minlength=logits.shape[1])
-            votes = found if votes is None else votes + found
-        assert votes is not None
-        return votes
-
-
-# Copies drawn at once; a constant, because the noise must not depend on the batch size.
-_DRAWN = 1000
-
-
-def covering(threat: ThreatModel, values: int) -> float:
-    """Radius of the smallest l2 ball around an image that contains its threat set."""
-    return threat.radius * values**0.5 if threat.norm == "linf" else float(Fraction(threat.eps))
 
 
 def _share(found: list[bool]) -> float:

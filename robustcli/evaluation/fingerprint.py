@@ -21,8 +21,8 @@ from robustcli.threat.threat import ThreatModel
 # Code that decides which images survive; other changes leave findings unchanged.
 _DECIDING = (
     "attacks/*.py",
+    "data/corruption_*.py",
     "data/images.py",
-    "diagnostics/corruption_*.py",
     "evaluators/*.py",
     "evaluation/evaluate.py",
     "evaluation/evidence.py",

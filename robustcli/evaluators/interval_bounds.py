@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from robustcli.attacks.pgd import Pgd
-from robustcli.diagnostics.interval_bounds import certified
 from robustcli.evaluators import EVALUATORS, AttackContext, Certificate, Certifier, Evaluator, Stage
+from robustcli.evaluators.intervals import certified
 from robustcli.registry.types import Count
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel

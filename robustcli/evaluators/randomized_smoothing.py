@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.attacks.pgd import Pgd
-from robustcli.diagnostics.randomized_smoothing import RandomizedSmoothing as Smoothing
-from robustcli.diagnostics.randomized_smoothing import covering
 from robustcli.evaluators import EVALUATORS, AttackContext, Certificate, Certifier, Evaluator, Stage
+from robustcli.evaluators.smoothing import Smoothing, covering
 from robustcli.registry.types import Count, Positive, ProperShare
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel

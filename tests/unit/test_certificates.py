@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from robustcli.architectures import ImageShape
 from robustcli.attacks.pgd import Pgd
-from robustcli.diagnostics.interval_bounds import Interval, IntervalBounds, certified
+from robustcli.diagnostics.interval_bounds import IntervalBounds
 from robustcli.diagnostics.randomized_smoothing import RandomizedSmoothing
 from robustcli.errors import EvaluationError, RobustCliError
 from robustcli.evaluation.evaluate import Result, evaluate
 from robustcli.evaluators import Certificate, Certifier, Evaluator
 from robustcli.evaluators.attack import Attacked
 from robustcli.evaluators.interval_bounds import IntervalBounds as IntervalBoundsEvaluator
+from robustcli.evaluators.intervals import Interval, certified
 from robustcli.evaluators.other_threat import Under
 from robustcli.evaluators.randomized_smoothing import RandomizedSmoothing as SmoothingEvaluator
 from robustcli.evaluators.worst_case import WorstCase
@@ -137,9 +138,9 @@ def test_a_certificate_covers_the_threat_set(norm: Any, times: float) -> None:
 def test_the_radius_is_that_of_the_paper() -> None:
     """If all n draws agree, the lower bound of the probability is alpha to the power of 1/n."""
     diagnostic = RandomizedSmoothing(sigma=0.5, samples=100_000, alpha=0.001)
-    assert diagnostic.radius(100_000) == pytest.approx(0.5 * ndtri(0.001 ** (1 / 100_000)), rel=1e-6)
-    assert diagnostic.radius(50_000) == -1
-    assert RandomizedSmoothing(samples=10).radius(6) == -1
+    assert diagnostic.smoothing.radius(100_000) == pytest.approx(0.5 * ndtri(0.001 ** (1 / 100_000)), rel=1e-6)
+    assert diagnostic.smoothing.radius(50_000) == -1
+    assert RandomizedSmoothing(samples=10).smoothing.radius(6) == -1
 
 
 # Evaluators

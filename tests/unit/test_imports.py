@@ -4,6 +4,7 @@ import ast
 import os
 import subprocess
 import sys
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -60,24 +61,37 @@ def test_no_import_points_up() -> None:
     assert wrong == []
 
 
+def require_no_circle(below: Mapping[str, Collection[str]]) -> None:
+    """Fail if following `below` leads back to where it began."""
+    finished: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, " -> ".join((*trail, name))
+        if name not in finished:
+            for other in sorted(below.get(name, ())):
+                visit(other, (*trail, name))
+            finished.add(name)
+
+    for name in sorted(below):
+        visit(name, ())
+
+
 def test_modules_do_not_import_each_other_in_a_circle() -> None:
     modules = {".".join(("robustcli", *path.relative_to(PACKAGE).with_suffix("").parts)): path for path in IMPORTS}
     modules = {name.removesuffix(".__init__"): path for name, path in modules.items()}
-    below = {
-        name: {to if to in modules else to.rpartition(".")[0] for _, to in IMPORTS[path]}
-        for name, path in modules.items()
-    }
-    finished: set[str] = set()
+    require_no_circle(
+        {
+            name: {to if to in modules else to.rpartition(".")[0] for _, to in IMPORTS[path]}
+            for name, path in modules.items()
+        }
+    )
 
-    def visit(module: str, trail: tuple[str, ...]) -> None:
-        assert module not in trail, " -> ".join((*trail, module))
-        if module not in finished:
-            for name in sorted(below.get(module, ())):
-                visit(name, (*trail, module))
-            finished.add(module)
 
-    for module in sorted(below):
-        visit(module, ())
+def test_folders_do_not_import_each_other_in_a_circle() -> None:
+    below: dict[str, set[str]] = {}
+    for path, imports in IMPORTS.items():
+        below.setdefault(place(path), set()).update(target(name) for _, name in imports)
+    require_no_circle({name: others - {name, "__init__"} for name, others in below.items() if name != "__init__"})
 
 
 # Commands that do not compute anything
