@@ -57,11 +57,11 @@ test-cluster: install ## Run the tests on a real Ray and a real SLURM (minutes; 
 		apt-get update -qq && apt-get install -y -qq slurmctld slurmd slurm-client munge; fi
 	$(BIN)/python -m pytest -m cluster tests/cluster
 
+# mypy keeps one core busy, so it runs next to the tests.
 check: install ## Format, lint, types and fast tests: before every commit.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
-	$(PYTEST) -m 'not slow and not full and not cluster' -q
+	@$(BIN)/mypy & types=$$!; $(PYTEST) -m 'not slow and not full and not cluster' -q; tests=$$?; wait $$types && exit $$tests
 
 format: install ## Format the code and sort imports.
 	$(BIN)/ruff format .

@@ -122,7 +122,7 @@ def test_it_goes_as_near_as_fab() -> None:
 @pytest.mark.slow
 def test_confidence_is_a_lead_of_a_wrong_class() -> None:
     model, x, y = network()
-    x_adv = CarliniWagner(confidence=0.1, keep="nearest", lr=0.003)(model, x, y, WIDE, noise(16))
+    x_adv = CarliniWagner(confidence=0.1, keep="nearest", steps=300, lr=0.003)(model, x, y, WIDE, noise(16))
     lead = lead_of_a_wrong_class(model, x_adv, y)
     assert ((lead >= 0.1) & (lead < 0.12)).all()
 
