@@ -187,7 +187,7 @@ def run(evaluator: Any, model: nn.Module, x: Tensor, y: Tensor, **settings: Any)
 
 @dataclass(frozen=True)
 class Harm(Attack):
-    """An attack that does what it should not, then leaves the images or fails."""
+    """An attack that misbehaves and then returns the images or fails."""
 
     harm: Callable[[nn.Module], None]
     fails: bool = False
@@ -251,7 +251,7 @@ class TestEvaluate:
         y = predicted(model, x)
         y[0] = (y[0] + 1) % 4
         result = run(Attacked(attack=Pgd(steps=3), batch_size=4), model, x, y)
-        # Clean 10, then for the 9 that were right: three steps and the verdict.
+        # 10 clean forwards, then three steps and the verdict for 9 images.
         assert (result.forwards, result.gradients) == (10 + 9 * 4, 9 * 3)
         result = run(Attacked(attack=Fgsm()), model, x, y)
         assert (result.forwards, result.gradients) == (10 + 9 * 2, 9)
@@ -347,7 +347,7 @@ class TestEvaluate:
         assert all(parameter.requires_grad for parameter in model.parameters())
 
     def test_autoattack_runs_through(self) -> None:
-        """The whole path with either engine, at a radius where everybody breaks at once."""
+        """The whole path with either engine, at a radius where every image breaks at once."""
         model, x = Net().eval(), images(12)
         y = predicted(model, x)
         threat = ThreatModel("linf", Fraction(1, 3))
@@ -360,7 +360,7 @@ class TestEvaluate:
             assert len(result.warnings) == 2
             assert "3 target classes" in result.warnings[0]
         assert package.gradients >= 12 * 100
-        # Who is broken costs nothing more.
+        # Broken images cost nothing more.
         assert native.gradients < 12 * 10
 
 

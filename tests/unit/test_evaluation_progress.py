@@ -1,4 +1,4 @@
-"""Progress of an evaluation: what is reported of every attack, and which lines of it a log gets."""
+"""Progress of an evaluation: reports of every attack, and lines in logs."""
 
 from fractions import Fraction
 from pathlib import Path

@@ -56,7 +56,7 @@ def noise(count: int, seed: int = 0) -> IndexedNoise:
 
 
 def said(call: Callable[[], Tensor]) -> tuple[Tensor, list[str]]:
-    """What a call returns, and the warnings it raised."""
+    """The result of a call and its warnings."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         result = call()
@@ -65,7 +65,7 @@ def said(call: Callable[[], Tensor]) -> tuple[Tensor, list[str]]:
 
 @dataclass(frozen=True)
 class Shift(Attack):
-    """Adds a constant, wherever that leads; remembers what it was given."""
+    """Adds a constant, even outside the threat set; records its inputs."""
 
     by: float = 0.0
     seen: list[tuple[int, ...]] = field(default_factory=list)
@@ -87,7 +87,7 @@ class RandomPoint(Attack):
 
 @dataclass(frozen=True)
 class Overwriting(Attack):
-    """Leaves the ball by writing into its own input."""
+    """Leaves the ball by changing its input in place."""
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         return x.copy_(1 - x)
@@ -103,7 +103,7 @@ class NotANumber(Attack):
 
 @dataclass(frozen=True)
 class Fixed(Attack):
-    """An attack that breaks images of known numbers, by a point found before, and remembers whom it was asked about."""
+    """Breaks images of given numbers with known points, and records which images it gets."""
 
     points: dict[int, Tensor]
     asked: list[list[int]] = field(default_factory=list)
@@ -134,7 +134,7 @@ class TestClean:
             assert survives.tolist() == [True, True, False, True, True, True, True]
 
     def test_a_tie_is_won_by_the_class_with_the_lower_number(self) -> None:
-        """The label does not decide it: a class is not right by being as likely as another."""
+        """A tie with another class does not count as correct."""
         x, y = torch.full((3, 1, 1, 1), 0.5), torch.arange(3)
         assert standing(Clean(), Brightness().eval(), x, y, LINF, noise(3)).tolist() == [True, False, False]
 

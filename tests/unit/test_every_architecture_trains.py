@@ -1,4 +1,4 @@
-"""The networks of the literature, as deep as published and as narrow as they go: one epoch each, from YAML by name."""
+"""Published networks at full depth and minimal width train one epoch from YAML."""
 
 import json
 import re
@@ -20,7 +20,7 @@ defense: {name: pgd_at, steps: 1}
 train: {epochs: 1, batch_size: 8, lr: 1e-3, grad_clip: 1, check_examples: 8, check_steps: 1, device: cpu}
 evaluate: {}
 """
-# By what publications call them. Their widths, where they are not given, are the least that the family has.
+# By published name; widths that are not given are the smallest of the family.
 NETWORKS = {
     "ResNet-18": "{name: resnet18, width: 4}",
     "ResNet-34": "{name: resnet34, width: 4}",
@@ -81,7 +81,7 @@ def _kind(text: str) -> str:
     return "cells" if "cells" in member.parameters or member.name == "robnet_free" else member.module
 
 
-# The others of a kind differ from its first one in depth, width, activation or the graph of their cells.
+# The others differ from the first one only in depth, width, activation or cell graph.
 _FIRST = {_kind(text): name for name, text in reversed(NETWORKS.items())}
 CASES = [
     pytest.param(text, id=name, marks=pytest.mark.slow if name in _FIRST.values() else pytest.mark.full)
@@ -95,7 +95,7 @@ def test_one_epoch_from_yaml(architecture: str, tmp_path: Path) -> None:
     run = run_experiment(spec, tmp_path, Screen(is_quiet=True))
     assert run.best.is_file()
     (epoch,) = [json.loads(line) for line in (run.path / "train.jsonl").read_text(encoding="utf-8").splitlines()]
-    # Of the check, which evaluates on eight images.
+    # For the check on eight images.
     assert 0 <= epoch["robust"] <= epoch["clean"] <= 1
-    # Near ln 10, as of a network that has learnt nothing yet, and not of one that was drawn badly.
+    # Near ln 10, the loss of a well-initialised untrained network.
     assert 1 < epoch["loss"] < 6

@@ -1,4 +1,4 @@
-"""The record of an evaluation: however it is cut, interrupted or shared out, it says the same."""
+"""The record of an evaluation does not depend on batches, interruptions or workers."""
 
 import math
 from collections.abc import Callable, Container, Iterable
@@ -66,7 +66,7 @@ class Ladder(Evaluator):
 
 
 def facts(evidence: Evidence) -> list[object]:
-    """All that is known of images, without what finding it took."""
+    """All results for images, without times and passes."""
     points = [evidence.points.get(number) for number in evidence.numbers.tolist()]
     return [
         per_image_results(evidence),
@@ -126,7 +126,7 @@ def test_autoattack_does_not_depend_on_batches(norm: str) -> None:
 
 @dataclass
 class Dying:
-    """A journal whose process dies after so many calls."""
+    """A journal whose process dies after a number of calls."""
 
     journal: FolderJournal
     left: int
@@ -175,7 +175,7 @@ def test_what_is_in_the_journal_is_not_attacked_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shares", [2, 3, 30])
 @pytest.mark.slow
 def test_shares_add_up(tmp_path: Path, shares: int) -> None:
-    """Each share strikes its own images; who comes last finds all done, each image once."""
+    """Each process attacks its own images, and the last one finds every image done once."""
     model, x, y = case()
     settings = ("ladder", {}, Ladder(), model, x, y, LINF, 0)
     whole = evaluate(*settings)  # type: ignore[arg-type]
@@ -205,7 +205,7 @@ def test_shares_add_up(tmp_path: Path, shares: int) -> None:
 )
 @pytest.mark.slow
 def test_shares_leave_to_the_whole_what_depends_on_it(tmp_path: Path, evaluator: AutoAttack) -> None:
-    """A sample is drawn from all survivors, and the package draws its noise by the batch."""
+    """A sample is drawn from all survivors, and the package draws noise per batch."""
     model, x, y = case(100)
     settings = ("autoattack", {}, evaluator, model, x, y, ThreatModel("linf", Fraction(1, 100)), 0)
     journal = FolderJournal.open(tmp_path / "journal", {})
@@ -233,13 +233,13 @@ def test_shares_may_be_cut_otherwise_the_second_time(tmp_path: Path) -> None:
 
 
 def test_images_attacked_twice_count_once(tmp_path: Path) -> None:
-    """Two processes may have begun at once, with batches of other sizes."""
+    """Two processes may start at the same time with different batch sizes."""
     model, x, y = case()
     whole = gather(Ladder(), model, x, y, LINF, noise(), FolderJournal.open(tmp_path / "7", {}))
     gather(Ladder(batch_size=5), model, x, y, LINF, noise(), FolderJournal.open(tmp_path / "5", {}))
     for path in (tmp_path / "5").glob("*.npz"):
         if not (tmp_path / "7" / path.name).exists():
-            # Its adversarial images are in a file of their own.
+            # Adversarial images are in a separate file.
             for part in (path, path.with_suffix(".points")):
                 part.rename(tmp_path / "7" / part.name)
     again = gather(Ladder(), model, x, y, LINF, noise(), FolderJournal.open(tmp_path / "7", {}))

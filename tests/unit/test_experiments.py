@@ -31,7 +31,7 @@ def test_some_specs_are_shipped_and_all_are_found_by_name() -> None:
     assert experiments.sweeps() == [f"sweeps/{path.stem}" for path in SWEEPS]
     assert all(experiments.find(name) in SWEEPS for name in (*experiments.sweeps(), SWEEPS[0].stem))
     others = [path for path in FOLDER.rglob("*") if path.is_file() and path.suffix not in (".yaml", ".md")]
-    # Beside the specs lie results of theirs, as text: no weights, and no path of the machine that made them.
+    # Results are stored with the specs as text: no weights, and no paths of the machine.
     assert {path.relative_to(FOLDER).parts[0] for path in others} <= {"results"}
     tables = {FOLDER / "results" / kind for kind in ("bench", "sweeps", "findings")}
     of_runs = [path for path in others if path.parent not in tables]
@@ -49,7 +49,7 @@ def test_every_shipped_spec_is_sound(path: Path) -> None:
     assert (again, again.digest, again.to_yaml()) == (spec, spec.digest, spec.to_yaml())
     assert errors(read_yaml(path).value) == []
     assert errors(spec.to_plain()) == []
-    # A source may have written 0.031; anything else that is legal and not meant has no place in a shipped spec.
+    # Radii such as 0.031 may come from a source; other warnings must not occur in a shipped spec.
     assert [warning for warning in spec.warnings() if "is near 8/255" not in warning] == []
 
 

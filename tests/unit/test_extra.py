@@ -1,4 +1,4 @@
-"""Extra images: how many of a batch they are, which, with what labels, and files that do not suit."""
+"""Extra images: their number in a batch, order, labels, and unsuitable files."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +33,7 @@ OWN, ADDED = 20, 7
 
 
 def split(count: int, first: int) -> TensorSplit:
-    """Images that say their number."""
+    """Images that contain their number."""
     images = torch.arange(first, first + count, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 4, 5)
     return TensorSplit(images.contiguous(), torch.arange(count) % 4)
 
@@ -55,7 +55,7 @@ def data(share: float | None, *, val_size: int = 0, train_size: int | None = Non
 def batches(
     given: Data, size: int, *, seed: int = 0, drop_last: bool = False, skip: int = 0
 ) -> list[tuple[list[int], Tensor]]:
-    """The numbers of the images of each batch of an epoch, and what is asked of them."""
+    """Image numbers and labels of each batch of an epoch."""
     order = given.epoch(torch.Generator().manual_seed(seed), size, drop_last)
     found = given.train_batches(order, size, drop_last=drop_last, augment=Augment(), rng=StreamNoise.on(CPU), skip=skip)
     return [((255 * x[:, 0, 0, 0]).round().long().tolist(), labels.loss) for x, labels in found]
@@ -64,7 +64,7 @@ def batches(
 @pytest.mark.parametrize("share", [None, 0.0, 0.1])
 @pytest.mark.parametrize("drop_last", [False, True])
 def test_a_share_of_nothing_leaves_the_batches_of_a_plain_sampler(share: float | None, drop_last: bool) -> None:
-    """A share below one image of the batch is nothing."""
+    """A share below one image per batch adds no images."""
     plain, found = (batches(data(given), 6, drop_last=drop_last) for given in (None, share))
     assert [numbers for numbers, _ in found] == [numbers for numbers, _ in plain]
     assert all(torch.equal(one, other) for (_, one), (_, other) in zip(found, plain, strict=True))

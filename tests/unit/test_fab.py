@@ -1,4 +1,4 @@
-"""FAB finds the nearest boundary where it is known, and pays for no more passes than it must."""
+"""FAB finds known nearest boundaries with the minimal number of passes."""
 
 import math
 from fractions import Fraction
@@ -69,7 +69,7 @@ def test_distance_to_a_linear_boundary_is_exact(norm: Norm, attack: Fab) -> None
 
 @in_every_norm
 def test_distance_is_exact_where_the_box_is_in_the_way(norm: Norm) -> None:
-    """Some pixels can move one way only; the nearest of four planes inside the box is what a solver finds."""
+    """Some pixels can move in one direction only; the nearest of four planes agrees with a solver's."""
     model, weight, bias = linear(4)
     x = images(20, 1, 4, dtype=torch.float64)
     y = predictions(model, x)
@@ -98,7 +98,7 @@ def test_distance_is_exact_where_the_box_is_in_the_way(norm: Norm) -> None:
 @in_every_norm
 @pytest.mark.slow
 def test_broken_is_what_has_a_wrong_point_inside(norm: Norm) -> None:
-    """The radius decides who is broken and nothing else; who is not comes back unchanged."""
+    """The radius decides only which images are broken; survivors are returned unchanged."""
     model = conv_net(3, dtype=torch.float64).eval()
     x = images(12, 3, dtype=torch.float64)
     y = predictions(model, x)

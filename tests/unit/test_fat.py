@@ -66,7 +66,7 @@ def test_images_stop_as_in_a_plain_loop(patience: int, noise_std: float) -> None
 
 
 def test_images_stop_at_different_times() -> None:
-    """Otherwise the comparison above would compare little."""
+    """The comparison above needs images that stop at different steps."""
     for patience in (0, 1):
         assert len(set(plain_loop(patience, 0.0)[1])) > 2
 

@@ -1,4 +1,4 @@
-"""What an evaluation's findings depend on is in its fingerprint."""
+"""The fingerprint contains everything the results of an evaluation depend on."""
 
 import importlib.util
 import sys
@@ -73,7 +73,7 @@ def test_the_code_of_an_evaluation_is_all_in_its_fingerprint() -> None:
 
 
 def mark(**changed: Any) -> dict[str, str]:
-    """The fingerprint of one evaluation, but for what is changed."""
+    """The fingerprint of one evaluation with some changes."""
     given: dict[str, Any] = {
         "model": conv_net(),
         "x": images(4),
@@ -188,7 +188,7 @@ def test_code_of_torchscript_counts(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_weights_of_frozen_torchscript_count(tmp_path: Path) -> None:
-    """They are constants of its code, and in no state."""
+    """Frozen weights are constants of the code and not part of the state."""
     digests = []
     for scale in (1, 1, 2):
         inner = nn.Linear(30, 20)

@@ -1,4 +1,4 @@
-"""Free training: its equation, what it carries over, and the loop that replays batches."""
+"""Free training: its equation, its state, and the replay of batches."""
 
 import io
 from contextlib import suppress
@@ -56,7 +56,7 @@ def carried(step: FreeStep) -> Tensor:
 
 @pytest.mark.parametrize("step_size", [None, 3 / 255])
 def test_updates_are_those_of_a_plain_loop(step_size: float | None) -> None:
-    """Both players move by the gradients at the old weights and the old delta; a smaller batch moves its part."""
+    """Weights and delta move by gradients at the old values; a smaller batch moves its part of delta."""
     model, reference = (conv_net(dtype=torch.float64).train() for _ in range(2))
     step = begin(free(replays=2, step_size=step_size), model)
     weights = list(reference.parameters())
@@ -82,7 +82,7 @@ def test_updates_are_those_of_a_plain_loop(step_size: float | None) -> None:
 
 
 def test_the_first_update_is_a_natural_one_and_the_second_is_not() -> None:
-    """Delta is zero at first; then a batch meets what the batch before left behind."""
+    """Delta is zero at first; then it carries over from batch to batch."""
     models = [conv_net(), conv_net()]
     step = begin(free(replays=1), models[0])
     optimizer = torch.optim.SGD(models[1].parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
@@ -111,7 +111,7 @@ def test_a_new_batch_meets_the_perturbation_of_the_one_before() -> None:
 
 
 def test_delta_is_held_in_the_ball_and_images_in_the_box() -> None:
-    """Delta itself is not cut at the box of the image that it lies on: the next image has another one."""
+    """Delta is not clipped to the box, since the next image has other pixels."""
     model = conv_net(dtype=torch.float64)
     seen: list[Tensor] = []
     model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
@@ -201,7 +201,7 @@ def noted(replays: int, *, settings: TrainSettings = SETTINGS, augment: Augment 
 
 
 def test_a_batch_is_replayed_before_the_next_one_comes() -> None:
-    """The same images, augmented once; an epoch remains one pass, of as many updates as batches and replays."""
+    """The same images, augmented once; an epoch has batches times replays updates."""
     augment = Augment(crop=1, flip=True)
     once, thrice = noted(1, augment=augment), noted(3, augment=augment)
     assert once.sizes == [8, 8, 4] * 2

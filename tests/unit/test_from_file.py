@@ -1,4 +1,4 @@
-"""Examples that were made elsewhere: which count, which do not and why, and what is no such file."""
+"""Examples made by other programs: which ones count, and refused files."""
 
 from fractions import Fraction
 from pathlib import Path

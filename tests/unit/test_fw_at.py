@@ -128,7 +128,7 @@ def test_a_model_whose_gradient_never_turns_has_distortion_1(steps: int, norm: N
 
 
 def test_distortion_does_not_depend_on_the_box() -> None:
-    """Half of the pixels are at the border, where the images are cut and the perturbation is not."""
+    """Half of the pixels are at the border, where images are clipped but the perturbation is not."""
     x = (images(COUNT, dtype=torch.float64) > 0.5).double()
     model = linear_net(64, classes=2, dtype=torch.float64)
     x_adv, report = FrankWolfe(steps=3).search(model, x, Y % 2, LINF, noise())

@@ -1,4 +1,4 @@
-"""FW-Adapt: how the number of steps follows the distortion, what it costs, and what it remembers."""
+"""FW-Adapt: the number of steps follows the distortion; cost and state."""
 
 from copy import deepcopy
 from typing import Any

@@ -1,4 +1,4 @@
-"""`robust gate`: which conditions hold, and what cannot be a condition."""
+"""`robust gate`: conditions that hold or fail, and invalid conditions."""
 
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ def drop(result: Path, survivors: str, max_drop: float) -> bool:
 
 
 def test_a_drop_fails_if_it_is_large_and_significant(result: Path) -> None:
-    # 10 images lost and none won: p = 0.002.
+    # 10 images lost and none gained: p = 0.002.
     assert not drop(result, "1" * 60 + "0" * 40, 0.05)
     assert drop(result, "1" * 60 + "0" * 40, 0.1)
     # Four images lost: a drop of 4 points with p = 0.125.

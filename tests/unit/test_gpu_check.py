@@ -11,7 +11,7 @@ from robustcli.cli.progress import Screen
 
 
 def test_every_step_has_an_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a CPU, with what only measures or takes long replaced; models and epochs are trained."""
+    """On a CPU, with slow measurements replaced; models and epochs are trained."""
     requests = []
 
     def bench(request: Any) -> dict[str, Any]:

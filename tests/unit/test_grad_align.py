@@ -104,7 +104,7 @@ def smooth_net() -> nn.Module:
 
 
 def test_the_update_is_the_slope_of_the_objective() -> None:
-    """The derivative of the second gradient is right: the objective is differenced, not differentiated."""
+    """The update agrees with finite differences of the objective."""
     model, align, (x, y) = smooth_net(), 3.0, batch()
     before = [parameter.detach().clone() for parameter in model.parameters()]
     clean = gradient(model, x, y, with_graph=False)
@@ -205,7 +205,7 @@ def test_cosine_is_that_of_every_example_and_lies_between_minus_1_and_1() -> Non
 
 @pytest.mark.parametrize("empty", [(0,), (1, 2), (0, 1, 2, 3)])
 def test_examples_without_a_gradient_do_not_count(empty: tuple[int, ...]) -> None:
-    """Neither in the mean nor, as an infinite slope, in its derivative."""
+    """They count neither in the mean nor, with an infinite slope, in its derivative."""
     generator = torch.Generator().manual_seed(3)
     fixed, learnt = (torch.randn((4, 6), generator=generator) for _ in range(2))
     fixed[empty[0]] = 0

@@ -1,4 +1,4 @@
-"""HAT against its formula, its limits and its cost; its helper, from a file and beside the network."""
+"""HAT against its formula, limits and cost; its helper from a file and trained along."""
 
 from copy import deepcopy
 from dataclasses import replace
@@ -119,11 +119,11 @@ def test_a_helper_that_is_not_there_is_an_error_with_its_name(tmp_path: Path) ->
         started(conv_net(), helper=str(tmp_path / "gone.pt"))
 
 
-# The helper beside the network.
+# The helper trained along with the network.
 
 
 def test_the_helper_is_trained_naturally_together_with_the_network() -> None:
-    """Rates and momenta, as the loop sets them: the helper goes where natural training goes."""
+    """With the loop's rates and momenta, the helper is trained like a natural network."""
     model, twin = conv_net().train(), conv_net().train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
     running = HatLoss(beta=1.0, helper_weight=1.0, extrapolation=2.0, helper="beside").start(
@@ -149,7 +149,7 @@ def test_the_helper_is_trained_naturally_together_with_the_network() -> None:
 def test_a_step_costs_trades_one_more_branch_and_one_forward_of_the_helper(
     helper: str, with_awp: bool, tmp_path: Path
 ) -> None:
-    """31 units with ten attack steps: 1 + 10 (1 + 1) + 3 (1 + 2) + 1. Perturbed weights ask the helper once."""
+    """31 units with ten attack steps: 1 + 10 (1 + 1) + 3 (1 + 2) + 1. AWP needs no second forward of the helper."""
     model = conv_net().train()
     defense = hat(steps=5, helper=saved(conv_net(), tmp_path) if helper == "file" else "beside")
     defense = replace(defense, weights=Awp()) if with_awp else defense

@@ -1,4 +1,4 @@
-"""HopSkipJump against closed forms, its budget, and that it needs decisions alone."""
+"""HopSkipJump against closed forms, its budget, and its use of decisions only."""
 
 import math
 from fractions import Fraction
@@ -36,7 +36,7 @@ def predictions(model: nn.Module, x: Tensor) -> Tensor:
 
 
 class Decisions(nn.Module):
-    """What a network decides and nothing more: one-hot logits without a gradient."""
+    """The decisions of a network: one-hot logits without a gradient."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ def test_distance_shrinks_with_the_budget_to_that_of_a_linear_boundary(norm: Nor
 
 @in_its_norms
 def test_the_normal_is_that_of_the_boundary(norm: Norm) -> None:
-    """From points of the boundary, one, ..., many directions: the angle falls as for a mean of signs."""
+    """At points of the boundary, the angle falls with the number of directions as for a mean of signs."""
     model, x, y, gaps = linear()
     weight: Tensor = model[1].weight.detach()  # type: ignore[index]
     away = (weight[1 - y] - weight[y]).view_as(x)
@@ -93,7 +93,7 @@ def test_the_normal_is_that_of_the_boundary(norm: Norm) -> None:
         cosines.append(torch.cosine_similarity(normal.flatten(1), away.flatten(1)))
     assert cosines[0].mean() < 0.6
     assert (cosines[2] > 0.97).all()
-    # A sign times a direction leans on the normal with sqrt(2 / pi d), and has length 1.
+    # A sign times a direction has the mean sqrt(2 / pi d) along the normal, and length 1.
     lean = 100 * 2 / (math.pi * 64)
     assert cosines[1].mean().item() == pytest.approx(math.sqrt(lean / (lean + 1)), rel=0.1)
 
@@ -111,7 +111,7 @@ class Constant(nn.Module):
 
 @in_its_norms
 def test_where_all_directions_agree_they_are_followed_or_fled(norm: Norm) -> None:
-    """Less their mean, nothing would be left of them."""
+    """Subtracting their mean would leave zero."""
     x, y, rows, threat = images(20), torch.zeros(20, dtype=torch.int64), torch.arange(20), ThreatModel(norm, WIDE[norm])
     right, wrong = (
         _Oracle(Constant(number), y, 50).normal(x, rows, torch.full((20,), 0.1), 9, threat, noise(20))
@@ -142,7 +142,7 @@ def test_a_jump_is_halved_until_it_ends_on_the_wrong_side() -> None:
     direction[:, 0, 0, 0] = torch.tensor([1.0, 1.0, -1.0, 1.0])
     oracle = _Oracle(Slab(0.49999, 0.6), torch.zeros(4, dtype=torch.int64), 4)
     ends, asked = oracle.jumped(x, torch.arange(4), direction, torch.tensor([0.05, 0.4, 0.4, 0.8]))
-    # The third leaves the slab at once, and however much it is halved.
+    # The third leaves the slab however often it is halved.
     assert ends[:, 0, 0, 0].tolist() == pytest.approx([0.55, 0.55, 0.5, 0.55])
     assert asked.tolist() == [1, 4, 16, 5]
     assert torch.equal(ends[:, 0, 1], x[:, 0, 1])
@@ -205,7 +205,7 @@ def test_no_image_exceeds_its_query_budget(norm: Norm) -> None:
         attack(model, x, y, threat, noise(6))
     assert passes.forwards == together
     assert together > 6 * 200
-    # Many short steps: what each of them asks for must be counted.
+    # Many short steps, whose queries must be counted.
     with count_passes(model) as passes:
         HopSkipJump(queries=1000, samples=1, keep="nearest")(model, x[:1], y[:1], threat, noise(1))
     assert 900 < passes.forwards <= 1000

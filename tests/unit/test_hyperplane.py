@@ -1,4 +1,4 @@
-"""The shortest way to a plane inside the box, against solvers that know nothing of it."""
+"""The shortest displacement to a plane inside the box, against general solvers."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def shortest(x: np.ndarray, gap: float, weight: np.ndarray, norm: Norm) -> float
         )
         assert done.success, done.message
         return float(np.sqrt(done.fun))
-    # linf: one bound on all sizes. l1: a size for each coordinate, and their sum. Both beside the displacement.
+    # Variables besides the displacement: one bound for linf, a size for each coordinate for l1.
     sizes = 1 if norm == "linf" else count
     spread = np.ones((count, 1)) if norm == "linf" else np.eye(count)
     done = linprog(
@@ -49,7 +49,7 @@ def shortest(x: np.ndarray, gap: float, weight: np.ndarray, norm: Norm) -> float
 
 
 def problems(count: int, *, seed: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
-    """Images with pixels on the border, gaps of both signs and sizes of every order, normals with zeros."""
+    """Images with pixels on the border, gaps of both signs and many magnitudes, normals with zeros."""
     generator = torch.Generator().manual_seed(seed)
     x = images(count, 1, 4, seed=seed, dtype=dtype)
     weight = torch.randn(x.shape, generator=generator, dtype=torch.float64)
@@ -71,7 +71,7 @@ def test_it_is_the_shortest_that_a_solver_finds(norm: Norm, seed: int) -> None:
     for i in range(len(x)):
         expected = shortest(x[i].flatten().numpy(), float(gap[i]), weight[i].flatten().numpy(), norm)
         if expected is None:
-            # Every pixel that counts is at its end, on the side that the gap asks for.
+            # Every pixel with a gradient is at the end of its range, by the sign of the gap.
             end = torch.where(gap[i] * weight[i] > 0, 0.0, 1.0).double()
             counts = weight[i] != 0
             assert torch.allclose((x + delta)[i][counts], end[counts], rtol=0, atol=1e-12)
@@ -98,7 +98,7 @@ def test_far_from_the_box_it_is_the_dual_norm(norm: Norm) -> None:
 
 @in_every_norm
 def test_l1_looks_at_more_pixels_until_they_suffice(norm: Norm) -> None:
-    """2000 pixels with little room each: the plane is reached whatever the number that it takes."""
+    """2000 pixels with little room each: the plane is reached with many pixels."""
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(6, 5, 20, 20, generator=generator, dtype=torch.float64)
     weight = torch.randn(x.shape, generator=generator, dtype=torch.float64)
@@ -108,7 +108,7 @@ def test_l1_looks_at_more_pixels_until_they_suffice(norm: Norm) -> None:
     assert torch.allclose((weight * delta).flatten(1).sum(1), -gap)
     moved = (delta != 0).flatten(1).sum(1)
     assert moved[-1] > (1500 if norm == "l1" else 0)
-    # As if alone: what a hard case makes of the others in its batch.
+    # As in a batch of one: a hard case does not change the others.
     alone = torch.cat([towards_plane(x[i : i + 1], gap[i : i + 1], weight[i : i + 1], norm) for i in range(6)])
     assert torch.allclose(alone, delta, rtol=0, atol=1e-12)
 

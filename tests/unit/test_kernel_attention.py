@@ -1,4 +1,4 @@
-"""Attention between kernel sizes: the mean that a hand count gives, and the images that the network sees."""
+"""Attention between kernel sizes: a mean computed by hand, and the images that the network sees."""
 
 from fractions import Fraction
 from typing import Any
@@ -46,7 +46,7 @@ def test_it_is_the_mean_share_of_the_dilated_branch() -> None:
 
 
 def test_enlarged_images_show_their_middle_and_small_ones_a_black_border() -> None:
-    """A frame around black is black when enlarged, and a white image a smaller square in black when shrunk."""
+    """Enlarging removes a frame around black; shrinking puts a white image into a black border."""
     frame, black, white = torch.zeros(3, 2, 1, 8, 8).unbind()
     frame[..., (0, 7), :], frame[..., :, (0, 7)] = 1, 1
     white[:] = 1

@@ -1,4 +1,4 @@
-"""An evaluation never makes one float tensor of all images, and keeps adversarial images only where they are wanted."""
+"""An evaluation never holds all images as floats, and keeps adversarial images only on request."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Norms of layers against the matrices that the layers are, built column by column."""
+"""Norms of layers against their matrices, built column by column."""
 
 from fractions import Fraction
 from itertools import product
@@ -29,7 +29,7 @@ def looked_at(model: nn.Module, x: Tensor, iterations: int = 2000, *, by: str = 
 
 
 def matrix(layer: nn.Module, shape: tuple[int, ...]) -> NDArray[Any]:
-    """What the layer is without its bias, one unit vector after the other."""
+    """The matrix of the layer without bias, one unit vector after the other."""
     count = int(np.prod(shape))
     with torch.no_grad():
         shift = layer(torch.zeros(1, *shape, dtype=torch.float64))

@@ -1,4 +1,4 @@
-"""Options of layers in families that had few: what they build, what it costs, and what stays as it was."""
+"""Options of layers: structure, cost, and unchanged defaults."""
 
 from typing import Any
 
@@ -142,7 +142,7 @@ def test_a_search_hands_its_layers_to_what_it_finds() -> None:
 
 
 def test_norms_of_means_are_one_group() -> None:
-    """Of two channels in a group nothing would be left but their order."""
+    """With two channels in a group only their order would remain."""
     norm = Layers(norm="group").normalisation(16, of_means=True)
     assert isinstance(norm, nn.GroupNorm)
     assert norm.num_groups == 1
@@ -153,7 +153,7 @@ def test_norms_of_means_are_one_group() -> None:
 
 # Gates
 
-# By family, the channels of every place that a gate stands in.
+# By family, the channels of every gate.
 GATED = [
     ("sknet", {"width": 8}, [8, 8, 16, 16, 32, 32, 64, 64]),
     ("sknet", {"width": 4, "depth": 50}, [16] * 3 + [32] * 4 + [64] * 6 + [128] * 3),

@@ -234,7 +234,7 @@ def test_the_matrices_of_spectral_pooling_are_made_once(monkeypatch: pytest.Monk
     layer, x = SpectralPool(windowed=False), torch.rand(1, 2, 8, 6, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         first = layer(x)
-    # A copy, in training, and compiled; a checkpoint knows nothing of them.
+    # A copy, in training, and compiled; they are not in checkpoints.
     pixels = x.clone().requires_grad_()
     again = copy.deepcopy(layer)(pixels)
     again.sum().backward()
@@ -243,7 +243,7 @@ def test_the_matrices_of_spectral_pooling_are_made_once(monkeypatch: pytest.Monk
     assert made == [8, 6]
     assert layer.state_dict() == {}
     torch.testing.assert_close(torch.compile(layer, backend="eager")(x), first)
-    # By precision and size, and never without bound.
+    # Cached by precision and size, with a bound.
     layer(x.double())
     assert made[-2:] == [8, 6]
     for side in range(9, 160):
@@ -266,7 +266,7 @@ def test_norms_of_flc_pooling() -> None:
 
 
 def test_asap_rings_less_around_a_square() -> None:
-    """The line of zeros that it appends is an edge of its own, unless the image ends dark."""
+    """The appended line of zeros is an edge, unless the image ends dark."""
     square = F.pad(torch.ones(1, 1, 16, 16), (8, 8, 8, 8))
     plain, windowed = (SpectralPool(windowed=windowed)(square) for windowed in (False, True))
     assert plain.max() > 1.14 > 1.08 > windowed.max()
@@ -337,7 +337,7 @@ def test_conv_norm_is_a_convolution_with_a_flat_spectrum(kernel: int, stride: in
 
 
 def test_conv_norm_lengthens_no_output_channel() -> None:
-    """So the whole layer has at most the root of their number."""
+    """So the norm of the layer is at most the root of their number."""
     torch.manual_seed(0)
     inputs, outputs, side = 2, 3, 6
     layer = PreconditionedConv2d(inputs, outputs, 3, 1, 1)
@@ -358,7 +358,7 @@ def test_no_gradient_flows_through_the_divisor() -> None:
     layer, x = PreconditionedConv2d(2, 3, 3, 1, 1), torch.randn(1, 2, 6, 6)
     assert not layer.divisor(8, 8).requires_grad
     layer(x).sum().backward()
-    # With it, a kernel could not gain by growing: the gradient would be at right angles to the weights.
+    # With it, the gradient would be orthogonal to the weights.
     weight = layer.convolution.weight
     assert weight.grad is not None
     assert (weight.grad * weight).sum().abs() > 1e-3

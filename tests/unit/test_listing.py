@@ -1,4 +1,4 @@
-"""Listing runs: damaged ones are rows, the index follows changes, filters and order."""
+"""Listing runs: damaged runs, updates of the index, filters and order."""
 
 import json
 import os

@@ -64,7 +64,7 @@ def test_nothing_is_held_fixed(beta: float) -> None:
     assert has_the_gradient_of_finite_differences(MartLoss(beta=beta))
     clean, adversarial = gradients(MartLoss(beta=beta))
     assert adversarial is not None
-    # Without the divergence the clean image is not looked at.
+    # Without the divergence the clean image needs no forward.
     assert (clean is None) == (beta == 0)
 
 

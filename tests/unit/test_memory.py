@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# In a process of its own: what malloc was told cannot be taken back.
+# In a new process, since settings of malloc cannot be undone.
 CODE = """
 import json, resource, sys
 from fractions import Fraction
@@ -68,7 +68,7 @@ def test_freed_memory_is_kept_and_results_do_not_change() -> None:
     done = subprocess.run([sys.executable, "-c", CODE], env=env, capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
     assert found["is_equal"]
-    # Only glibc's malloc is told to keep it.
+    # Only glibc's malloc has this setting.
     if platform.libc_ver()[0] == "glibc":
         assert found["is_set"]
         # 4 times 128 MiB: 131,072 pages of 4 KiB, or 256 of 2 MiB where the system gives those.

@@ -1,4 +1,4 @@
-"""Momentum: what it adds to PGD, and that nothing else differs."""
+"""Momentum is the only difference from PGD."""
 
 from fractions import Fraction
 from typing import Any
@@ -99,7 +99,7 @@ def test_it_costs_a_gradient_per_step_and_a_forward_where_points_are_kept() -> N
 
 
 def test_an_image_leaves_with_the_first_misclassified_point_of_its_walk() -> None:
-    """Those that stay walk on with the past that they have, whoever leaves."""
+    """Images keep their momentum when others leave the batch."""
     model, x, y = setting()
     threat, steps = ThreatModel("linf", EPS["linf"]), 8
     found = Mim(steps=steps, keep="fooled", momentum=2)(model, x, y, threat, noise(16))

@@ -57,7 +57,7 @@ def test_a_small_alpha_only_permutes_the_batch() -> None:
 
 
 def partners_of(batch: int, alpha: float) -> Tensor:
-    """Who is mixed with whom by MixUp."""
+    """The partners of images in MixUp."""
     rng, x = noise(batch), images(COUNT, 3, dtype=torch.float64)
     beta(alpha, x, rng)
     return partners(x, rng)
@@ -76,7 +76,7 @@ def test_mixup_blends_images_and_labels_by_one_share() -> None:
 
 
 def test_cutmix_takes_a_box_and_counts_its_pixels() -> None:
-    """Images that say who they are: image i is i everywhere."""
+    """Images that are identified by their value: image i is i everywhere."""
     x = torch.arange(COUNT, dtype=torch.float64).view(-1, 1, 1, 1).expand(-1, 3, 8, 6) / COUNT
     y = torch.arange(COUNT) % CLASSES
     seen = set()
@@ -88,7 +88,7 @@ def test_cutmix_takes_a_box_and_counts_its_pixels() -> None:
         seen.add(int(moved.sum()))
         for image in range(COUNT):
             if not moved[image]:
-                continue  # No box, or its own partner.
+                continue  # Without a box, or its own partner.
             box = is_box[image]
             rows, columns = box.any(1), box.any(0)
             assert torch.equal(box, rows[:, None] & columns), "not a box"
@@ -105,7 +105,7 @@ def test_cutmix_takes_a_box_and_counts_its_pixels() -> None:
 
 
 def test_a_box_without_pixels_is_the_identity() -> None:
-    """Some share is so large that the box has none."""
+    """Some share is so large that the box is empty."""
     nothing = 0
     for batch in range(100):
         x, y, found, shares = mixed(CutMix(), batch)
@@ -120,7 +120,7 @@ def test_cutout_is_a_square_of_each_image_and_no_label() -> None:
     x, y = images(COUNT, 3), labels(COUNT)
 
     class Told:
-        """A source that gives what it is told."""
+        """A noise source with given values."""
 
         def __init__(self, numbers: Tensor) -> None:
             self.numbers = numbers
@@ -180,7 +180,7 @@ class Watching:
 
 
 def batches(mixer: Mixer, *, updates: int = 0, replays: int = 1, flip: bool = True) -> list[tuple[Tensor, Tensor]]:
-    """What the steps of two epochs after the first `updates` are given."""
+    """Inputs of the steps of two epochs after the first `updates`."""
     settings = TrainSettings(epochs=2, batch_size=8, device="cpu")
     training = training_of(settings, Recorder())
     watching = Watching()

@@ -71,7 +71,7 @@ def test_average_is_the_mean_over_threats(shares: bool) -> None:
 
 @dataclass(frozen=True)
 class Constant(Attack):
-    """Answers with images of its own."""
+    """Returns given images."""
 
     points: Tensor
 

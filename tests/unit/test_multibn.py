@@ -1,4 +1,4 @@
-"""MultiBN: branches of batch norms, the gate that weighs them, and training that keeps the kinds apart."""
+"""MultiBN: branches of batch norms, the gate that weights them, and training with separate branches."""
 
 from copy import deepcopy
 from fractions import Fraction
@@ -84,7 +84,7 @@ def test_the_gate_weighs_the_branches() -> None:
 
 
 def test_branches_take_short_clips_too() -> None:
-    """The layer asks for no number of dimensions."""
+    """The layer accepts any number of dimensions."""
     network = nn.Sequential(nn.Conv3d(1, 4, 3), nn.BatchNorm3d(4), nn.AdaptiveAvgPool3d(1), nn.Flatten())
     gate = nn.Sequential(nn.Flatten(), nn.LazyLinear(2))
     clips = torch.rand(3, 1, 8, 8, 8)

@@ -1,4 +1,4 @@
-"""Weights, cost and sight of a network, against published counts and gradients."""
+"""Parameters, cost and receptive field of a network, against published counts and gradients."""
 
 import math
 from typing import Any
@@ -127,7 +127,7 @@ def test_products_count_unless_one_factor_is_fixed() -> None:
     ],
 )
 def test_cost_is_the_published_one(name: str, settings: dict[str, Any], gigamacs: float) -> None:
-    """Of those that no other test counts."""
+    """For networks that no other test counts."""
     shape = IMAGENET if name == "torchvision" else CIFAR
     assert round(network_profile(build_weightless(name, shape, **settings), shape).macs / 1e9, 4) == gigamacs
 
@@ -143,7 +143,7 @@ def test_the_probes_of_cifs_count() -> None:
 
 
 def counted_by_layers(network: nn.Module) -> int:
-    """Convolutions and linear layers of maps and vectors alone."""
+    """Counts only convolutions and linear layers."""
     total = 0
 
     def add(module: nn.Module, _: Any, out: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Networks that give no gradient, or fail on some batches, get an answer and never a traceback."""
+"""Networks without gradients, or that fail on some batches, give a result or a clear error."""
 
 import warnings
 from fractions import Fraction
@@ -26,7 +26,7 @@ THREAT = ThreatModel("linf", Fraction(1, 100))
 
 
 class Around(nn.Module):
-    """An honest network, called in a way that subclasses change."""
+    """A sound network, called in a way that subclasses change."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -31,9 +31,9 @@ DEFENSES = {
 
 
 def watch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever waits for the device is an error, from the first update of an epoch until its end asks for the loss.
+    """Waiting for the device is an error from the first update of an epoch to its end.
 
-    The first update may: it makes what is made once, such as the optimiser's state and the programs.
+    The first update may wait: it creates the optimiser's state and the compiled programs.
     """
     update, ask = train._update, train._raise_if_not_finite
 

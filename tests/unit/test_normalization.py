@@ -1,4 +1,4 @@
-"""The normalization of an external network is found on clean images, or asked for; never guessed."""
+"""The normalization of an external network is determined on clean images or must be given."""
 
 from typing import Any
 
@@ -97,7 +97,7 @@ def test_where_all_give_the_same_there_is_nothing_to_ask() -> None:
 
 
 class Shifted(nn.Module):
-    """Reads levels, with a first layer that expects one normalization and hardly minds a similar one."""
+    """Reads levels; its first layer expects one normalization and tolerates similar ones."""
 
     def __init__(self, mean: float, std: float, sharpness: float) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ def test_a_difference_on_few_images_needs_a_choice(monkeypatch: pytest.MonkeyPat
 
 
 def test_being_less_sure_of_everything_is_no_lower_loss() -> None:
-    """A network that is too sure of itself has a lower loss behind a normalization that makes contrasts smaller."""
+    """An overconfident network has a lower loss with a normalization that reduces contrast."""
     data = levels()
     x, y = data.evaluation("test")
     sure = normalization._trial(behind(Shifted(0.25, 0.125, 1e5))(((0.25,), (0.125,))), x, y)

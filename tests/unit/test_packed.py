@@ -1,4 +1,4 @@
-"""Packed images are those of the folder, bit for bit, and damage to a packed folder is named."""
+"""Packed images equal those of the folder, and damage is named."""
 
 import json
 from collections.abc import Callable

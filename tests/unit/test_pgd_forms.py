@@ -69,7 +69,7 @@ def test_direction_and_score_are_means_and_the_logits_those_of_all_passes() -> N
 
 
 def test_a_mean_of_gradients_sees_through_noise() -> None:
-    """Where noise drowns one gradient, the loss of the network inside rises only under the mean of many."""
+    """With much noise, only the mean of many gradients raises the loss of the noise-free network."""
     model, x, y = setting()
     rises = []
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""`robust plan`: passes are told exactly from short attacks, what is measured adds up, and nothing is left behind."""
+"""`robust plan`: passes are exact, times add up, and no files remain."""
 
 import json
 from dataclasses import dataclass, replace
@@ -80,7 +80,7 @@ def network() -> nn.Module:
 
 
 def passes_in_full(attack: Attack, model: nn.Module) -> tuple[float, float]:
-    """What the attack makes on an image that it cannot break, by letting it run to its end."""
+    """Passes of the attack on an image that it cannot break."""
     x = images(3)
     y = model(x).argmax(1)
     rng = IndexedNoise(0, torch.arange(3))
@@ -98,7 +98,7 @@ def passes_in_full(attack: Attack, model: nn.Module) -> tuple[float, float]:
         Apgd(steps=40),
         Apgd(steps=30, loss="targeted_dlr", targets=4),
         Square(queries=60, restarts=2),
-        # Steps may be none at all.
+        # There may be no steps.
         Pgd(steps=0),
     ],
     ids=str,
@@ -106,7 +106,7 @@ def passes_in_full(attack: Attack, model: nn.Module) -> tuple[float, float]:
 def test_passes_of_a_survivor_are_those_that_the_whole_attack_makes(attack: Attack) -> None:
     model = network()
     (stage,) = Probe(model, images(8), THREAT).measure(Attacked(attack=attack), 8, 0.5).stages
-    # Of Square's proposals, some change nothing and need no pass.
+    # Some of Square's proposals change nothing and need no pass.
     near = 0.1 if isinstance(attack, Square) else None
     assert (stage.forwards, stage.gradients) == pytest.approx(passes_in_full(attack, model), rel=near)
 
@@ -147,7 +147,7 @@ def test_seconds_follow_from_survivors() -> None:
     assert whole.seconds(0.6) == 100 + 80 * 10
     leaving = EvaluationCost(100, clean, (stage_of("a", 10, exits_early=True),))
     assert leaving.seconds(0.6) == pytest.approx(100 + 10 * (60 + 20 * 0.1))
-    # The second attack meets survivors alone, and of those a sample where it draws one.
+    # The second attack gets only survivors, or a sample of them.
     both = EvaluationCost(
         100, clean, (stage_of("a", 10, exits_early=False), stage_of("b", 1, exits_early=True, sample=5))
     )
@@ -169,7 +169,7 @@ def test_an_evaluation_under_another_threat_is_measured_there() -> None:
     evaluator: Evaluator = Under(norm="l2", eps="1/2", evaluator=Attacked(attack=attack))  # type: ignore[arg-type]
     Probe(network(), images(8), THREAT).measure(evaluator, 8, 0.5)
     assert set(attack.seen) == {"l2"}
-    # At radius 0 there is no attack to make.
+    # At radius 0 no attack is run.
     nothing = Probe(network(), images(8), ThreatModel("linf", 0)).measure(Attacked(attack=Pgd()), 8, 0.5)
     assert nothing.stages == ()
 
@@ -212,7 +212,7 @@ def test_the_requested_number_of_updates_is_made_from_the_middle(trial: Trial) -
     # The second of three epochs begins with update 3.
     assert len(trial.run(2)) == 2
     assert trial.training.updates == 3 + 2
-    # Across the end of an epoch, whose check is no part of them.
+    # Across the end of an epoch, without its check.
     assert len(trial.run(5)) == 5
     assert len(trial.run(100)) == 9, "there are no more"
     assert trial.sample(2) > 0
@@ -308,7 +308,7 @@ def test_a_plan_adds_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         parts += [cost["seconds"][bound] for cost in found["evaluations"].values()]
         rest = 3 * (training["epoch_end"] + training["check"][bound])
         assert found["seconds"][bound] == pytest.approx(sum(parts) + rest)
-    # Judged once at the end; a try makes a forward more than gradients.
+    # One final check; a restart has one forward more than gradients.
     assert found["evaluations"]["pgd"]["passes_per_survivor"] == {"forwards": 1 + 2 * 31 + 1, "gradients": 60}
     assert found["evaluations"]["clean"]["survivors"] is None
     assert found["memory"]["peak"] >= found["memory"]["after_updates"] > 0
@@ -419,7 +419,7 @@ def test_only_what_the_spec_leaves_open_is_tried() -> None:
     fast = replace(spec, train=replace(spec.train, precision="bf16", channels_last=True))
     assert changes_of(fast, is_last=True, with_compile=False) == {}
     assert changes_of(fast, is_last=True, with_compile=True) == {"train.compile=true": {"compile": True}}
-    # What "auto" has chosen is held against the other format.
+    # The format that "auto" has chosen is compared with the other one.
     assert list(changes_of(spec, is_last=True, with_compile=True)) == [
         "train.precision=bf16", "train.compile=true", "train.precision=bf16 train.compile=true",
         "train.channels_last=false",
@@ -476,7 +476,7 @@ def test_an_attack_is_timed_on_as_many_images_as_are_likely_to_survive(monkeypat
 
 
 def test_targets_that_go_side_by_side_are_timed_like_more_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few survivors with many targets fill a pass, and cost less each than alone."""
+    """Many targets of few survivors fill a pass, which lowers the cost of each."""
     assert Apgd(restarts=5).side_by_side == 5
     assert Apgd(loss="targeted_dlr", targets=9).side_by_side == 9
     assert (Fab(targets=9).side_by_side, Fab(targets=0).side_by_side) == (9, 1)

@@ -1,4 +1,4 @@
-"""Planted models: none whose robustness is only apparent may come out trusted, and an honest one does."""
+"""Planted models: apparent robustness is never trusted; a sound model is."""
 
 from collections.abc import Callable
 from fractions import Fraction
@@ -30,7 +30,7 @@ COUNT = 40
 
 
 class Planted(nn.Module):
-    """An honest network with something done to its images and its logits."""
+    """A sound network with changed images and logits."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Planted(nn.Module):
 
 
 class Rounding(torch.autograd.Function):
-    """Rounds to 8 levels; its gradient is zero, as that of any staircase."""
+    """Rounds to 8 levels, so its gradient is zero."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ class Rounding(torch.autograd.Function):
 
 
 def thermometer(x: Tensor) -> Tensor:
-    """Mean of 8 thresholds: a staircase without any gradient of its own; x itself counts for nothing."""
+    """Mean of 8 thresholds, a staircase whose gradient is zero."""
     return torch.stack([(x > level / 8).to(x.dtype) for level in range(8)]).mean(0) + 0 * x
 
 
@@ -177,7 +177,7 @@ def test_train_mode_is_invalid() -> None:
 
 
 def test_black_box_attacks_after_others_are_checked_separately() -> None:
-    """A stage without gradients that comes first proves nothing about gradients."""
+    """A gradient-free attack that runs first does not show that gradients are masked."""
 
     class Blind(Attack):
         is_black_box = True

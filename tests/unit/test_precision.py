@@ -1,4 +1,4 @@
-"""What precision the passes are in shows in speed and rounding alone, and fp16 loses no gradient."""
+"""The precision of passes changes only speed and rounding, and fp16 loses no gradients."""
 
 import re
 import warnings
@@ -175,7 +175,7 @@ def test_a_run_in_fp16_records_the_share_of_updates_that_overflowed(
         0,
         0,
     ]
-    # A scale that no gradient survives: every update is one without a gradient, and clipping does not mind.
+    # With this scale all gradients overflow: updates have no gradient, and clipping still works.
     monkeypatch.setattr(precision, "GRADIENT_SCALE", 2.0**30)
     records = run_experiment(spec, tmp_path / "b", Screen(is_quiet=True)).records()
     assert [record.measures["skipped"] for record in records] == [1, 1]
@@ -240,7 +240,7 @@ def test_on_avx2_the_format_spares_what_onednn_would_break(
             is_channels_last(network, asked, CPU)
 
 
-# What a device has no instructions for
+# Emulated precisions
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_on_avx2_the_format_spares_what_onednn_would_break(
         ("x86_64", {"bf16": True, "fp16": False}, False, "bf16", False),
         ("AMD64", {"bf16": True, "fp16": False}, False, "bf16", False),
         ("x86_64", {"bf16": False, "fp16": False}, False, "bf16", False),
-        # Instructions that oneDNN was told not to use.
+        # Instructions that oneDNN is configured not to use.
         ("x86_64", {"bf16": False, "fp16": False}, True, "bf16", False),
         ("aarch64", {"bf16": True, "fp16": True}, False, "bf16", True),
         ("x86_64", {"bf16": False, "fp16": False}, False, "fp32", True),
@@ -301,14 +301,14 @@ def test_a_run_warns_once_of_emulated_precision_and_records_it(
     assert ("emulated" in session) is not has_them
 
 
-# What is left to the machine
+# Choices left to the machine
 
 
 LEFT = SPEC.replace("precision: fp16, ", "").replace("device: cpu", "device: auto")
 
 
 def chosen(overrides: list[str], *, epochs: int = 2) -> tuple[str, bool]:
-    """Precision and compilation of a spec here; a long run is made long by its epochs alone."""
+    """Precision and compilation of a spec on this machine; a long run only has more epochs."""
     spec = ExperimentSpec.parse(override_text(LEFT, [f"train.epochs={epochs}", *overrides], "tiny"), "tiny")
     device = choose_device(spec.train.device)
     settings = chosen_settings(spec, instantiate(spec.defense), load_data(spec.data, CPU, to_train=True), device)
@@ -351,7 +351,7 @@ def test_what_is_left_to_the_machine_changes_no_digest() -> None:
 
 
 def test_a_run_keeps_the_precision_in_which_it_began(tmp_path: Path) -> None:
-    """Begun where bf16 is chosen, resumed on a CPU: in bf16; with fp32 in the spec it is another run."""
+    """A run started in bf16 is resumed in bf16 on a CPU; with fp32 in the spec it is another run."""
     spec = ExperimentSpec.parse(LEFT, "tiny")
     screen = Stopped()
     with pytest.MonkeyPatch.context() as elsewhere:
@@ -414,7 +414,7 @@ class Casts(TorchDispatchMode):
 
 
 class ReadsItsWeights(nn.Module):
-    """Convolutions and a product, with a layer that reads the weights of another in its own way."""
+    """Convolutions and a product, with a layer that uses the weights of another."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -437,7 +437,7 @@ def test_ten_passes_of_an_attack_cast_every_weight_once(name: Any) -> None:
         adversarial = Pgd(steps=10)(model, x, y, ThreatModel("linf", Fraction(8, 255)), StreamNoise.on(CPU))
     assert {key: casts.count[key] for key in cast} == dict.fromkeys(cast, 1)
     assert max(casts.count.values()) == 1
-    # Bit for bit what casting anew in every pass gives.
+    # Bit-identical to casting in every pass.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrainingModel, "cast_to", None)
         with Casts(network) as casts, crafting(model, "eval"):

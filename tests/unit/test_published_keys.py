@@ -1,6 +1,6 @@
 """Checkpoints written as RobustBench's classes name and shape their weights, read as `robust eval` reads them.
 
-Names and shapes are made here from each class's pattern and from arithmetic, never from a network of this project.
+Names and shapes come from the pattern of each class and not from a network of this project.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -98,7 +98,7 @@ def dm_prn(depths: Sequence[int], width: int = 64) -> Shapes:
 
 @dataclass(frozen=True)
 class Wide:
-    """What one of the classes with three stages of pre-activation blocks calls its parts."""
+    """Names of parts in a class with three stages of pre-activation blocks."""
 
     stem: str
     block: str
@@ -199,7 +199,7 @@ def xcit(d: int, heads: int, depth: int) -> Shapes:
 
 @dataclass(frozen=True)
 class Family:
-    """A key family: its pattern at a small and at a published size, and what the spec of each is.
+    """A key family: its pattern at a small and at a published size, and their specs.
 
     Args:
         prefix: before every name but those of the normalisation.
@@ -315,7 +315,7 @@ FAMILIES = {
     ),
 }
 of_every_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=list(FAMILIES))
-# Learned numbers of the published networks for ten classes; a dead stage counts, because it is stored.
+# Parameters of the published networks for ten classes, including a stored but unused stage.
 PUBLISHED = {
     "RN-18": 11_173_962,
     "RN-50": 23_520_842,
@@ -336,7 +336,7 @@ PUBLISHED = {
 
 
 def drawn(family: Family, seed: int = 0) -> dict[str, Tensor]:
-    """Every number of its own, so that one in the wrong place shows."""
+    """All numbers differ, so that misplaced ones are found."""
     generator = torch.Generator().manual_seed(seed)
     state: dict[str, Tensor] = {}
     for key, shape in family.small.items():
@@ -353,7 +353,7 @@ def drawn(family: Family, seed: int = 0) -> dict[str, Tensor]:
 
 
 def written(text: Mapping[str, Any]) -> tuple[str, ...]:
-    """Settings as a command line has them."""
+    """Settings as on the command line."""
     return tuple(
         f"architecture.{key}={str(value).replace(' ', '') if isinstance(value, list) else value}"
         for key, value in text.items()
@@ -361,7 +361,7 @@ def written(text: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def loaded(path: Path, family: Family, key: str | None = None) -> tuple[nn.Module, tuple[float, ...] | None]:
-    """What `robust eval FILE --architecture NAME architecture.KEY=VALUE --data cifar10` makes of a file."""
+    """The network of `robust eval FILE --architecture NAME architecture.KEY=VALUE --data cifar10`."""
     overrides = (*written(family.small_settings),)
     wanted = ModelRequest(
         text=str(path), architecture=family.architecture, overrides=overrides, data="cifar10", weights_key=key
@@ -373,7 +373,7 @@ def loaded(path: Path, family: Family, key: str | None = None) -> tuple[nn.Modul
 
 
 def require_all_landed(network: nn.Module, state: Mapping[str, Tensor], family: Family) -> None:
-    """Every tensor of the file is in the network under its name, and nothing else is."""
+    """Check that the network has exactly the tensors of the file."""
     found = network.state_dict()
     alive = {key: tensor for key, tensor in state.items() if not key.startswith(family.dead)}
     assert set(found) == set(alive)
@@ -397,7 +397,7 @@ WRAPS: dict[str, tuple[Wrap, str | None]] = {
 
 @pytest.mark.parametrize(("name", "wrap"), cover(list(FAMILIES), list(WRAPS), strength=1))
 def test_every_tensor_lands(tmp_path: Path, name: str, wrap: str) -> None:
-    """Whatever is wrapped around the weights, which is taken off before they are looked at."""
+    """Prefixes around the weights, which are removed before names are matched."""
     family, (wrapped, key) = FAMILIES[name], WRAPS[wrap]
     state = drawn(family)
     torch.save(wrapped({f"{family.prefix}{name}": tensor for name, tensor in state.items()}), tmp_path / "w.pt")

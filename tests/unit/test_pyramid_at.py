@@ -40,7 +40,7 @@ def dropping_net() -> nn.Module:
 
 
 class Recording(nn.Module):
-    """A network that keeps what it is given."""
+    """A network that records its inputs."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Recording(nn.Module):
 
 @pytest.mark.parametrize("steps", [0, 1, 5])
 def test_one_full_resolution_is_pgd(steps: int) -> None:
-    # Far from the box: beyond it cells have no gradient, and PGD comes back.
+    # Far from the box, outside of which cells have no gradient.
     model, x, y = conv_net().eval(), 0.3 + 0.4 * images(8), labels(8)
     one = Pyramid(steps=steps, step_size=0.01, sides=(1,), multipliers=(1.0,), aim="away", clip=None)
     pgd = Pgd(steps=steps, step_size=0.01, start="clean")

@@ -44,7 +44,7 @@ def assessed(evaluator: Evaluator, model: nn.Module, threat: ThreatModel = THREA
 @pytest.mark.parametrize(("total", "sampled"), [(1, 1), (12, 5), (12, 12), (30, 7), (41, 20)])
 @pytest.mark.parametrize("confidence", [0.8, 0.95])
 def test_the_interval_covers_at_its_nominal_rate(total: int, sampled: int, confidence: float) -> None:
-    """Over all samples, whatever the true number is; computed, not simulated."""
+    """Coverage over all samples, computed exactly for every true number."""
     intervals = [hypergeometric_interval(found, sampled, total, confidence) for found in range(sampled + 1)]
     for true in range(total + 1):
         covered = sum(
@@ -154,7 +154,7 @@ def test_chosen_images_get_what_autoattack_gives_them() -> None:
 
 
 class Misleading(nn.Module):
-    """A network whose gradients point the wrong way."""
+    """A network with inverted gradients."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

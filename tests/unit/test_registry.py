@@ -242,7 +242,7 @@ def test_a_signature_that_cannot_be_read_is_an_error_with_its_line(package: Path
     assert "halved.py:" in listed.stderr
 
 
-# A package of somebody else, installed
+# An installed package of another author
 
 PLUGIN = '''"""Members of a package outside the project."""
 
@@ -336,7 +336,7 @@ evaluate:
 
 
 def _backend() -> tuple[str, str, str, bool]:
-    """Requirement, backend, its configuration, and whether it is here already."""
+    """Requirement, backend, its configuration, and whether it is installed."""
 
     def is_here(*modules: str) -> bool:
         return all(importlib.util.find_spec(module) is not None for module in modules)
@@ -354,7 +354,7 @@ def _backend() -> tuple[str, str, str, bool]:
 
 
 def install(folder: Path, source: str, entries: str) -> Path:
-    """Build a package with these entry points and install it into a folder of its own."""
+    """Build a package with these entry points and install it into a separate folder."""
     requires, backend, rest, is_here = _backend()
     project, target = folder / "project", folder / "installed"
     project.mkdir()
@@ -381,7 +381,7 @@ Call = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def plugged(plugin: Path, tmp_path: Path) -> Call:
-    """`robust` beside that package, in an empty folder with a spec of its members."""
+    """`robust` with that package, in an empty folder with a spec of its members."""
     (tmp_path / "plugged.yaml").write_text(SPEC, encoding="utf-8")
 
     def call(*words: object) -> subprocess.CompletedProcess[str]:
@@ -441,7 +441,7 @@ def test_without_the_package_its_names_are_unknown(tmp_path: Path) -> None:
 
 
 def entry_point(folder: Path, module: str, *names: str) -> Path:
-    """What an installer leaves of a package with these entry points: enough to be found, or not."""
+    """Imitate an installed package with these entry points, complete or not."""
     info = folder / "other_plugin-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: other-plugin\nVersion: 1.0\n")

@@ -1,4 +1,4 @@
-"""Regularisers against dense matrices, difference quotients, and the limits in which they are nothing."""
+"""Regularisers against dense matrices, difference quotients, and limits without effect."""
 
 from dataclasses import replace
 from typing import Any, Literal
@@ -59,7 +59,7 @@ def test_every_method_takes_a_regulariser(base: str, on: Regulariser) -> None:
 
 
 def test_the_weights_of_the_loss_are_perturbed_and_those_of_the_penalty_are_not() -> None:
-    """With a perturbation so large that the loss has other gradients, the penalty's part of the update stays."""
+    """A large weight perturbation changes the gradient of the loss but not that of the penalty."""
     moves = {}
     for weights in (Awp(gamma=0), Awp(gamma=0.5)):
         plain = replace(natural(), weights=weights)
@@ -148,7 +148,7 @@ def test_without_memory_the_penalty_is_the_weighted_sum_of_the_norms() -> None:
 
 
 class Twice(nn.Module):
-    """A convolution at a small image and then at a large one, or the other way about."""
+    """A convolution on a small and then on a large image, or in reverse order."""
 
     def __init__(self, is_small_first: bool) -> None:
         super().__init__()
@@ -320,7 +320,7 @@ def test_grad_norm_is_the_size_of_the_gradient_and_its_slope_the_difference_quot
     (grad,) = torch.autograd.grad(F.cross_entropy(model(points), y, reduction="sum"), points)
     sizes = grad.flatten(1).norm(dim=1).square() if norm == "l2" else grad.flatten(1).abs().sum(1)
     assert float(value().detach()) == pytest.approx(0.5 * float(sizes.mean()), rel=1e-10)
-    # The forward above moved statistics once, the penalty did not.
+    # The forward above changed statistics once, the penalty did not.
     assert [now - then for now, then in zip(tracked(model), before, strict=True)] == [1, 1]
     weight = model[8].weight  # type: ignore[index]
     assert isinstance(weight, nn.Parameter)

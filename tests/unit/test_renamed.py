@@ -1,4 +1,4 @@
-"""Former words of specs: understood with one warning, with the digests, fingerprints and results that they had."""
+"""Former names in specs give one warning and keep their digests, fingerprints and results."""
 
 import warnings
 from pathlib import Path
@@ -37,7 +37,7 @@ WORDS = {
     "SCREEN": ("screen", "sample_first"),
     "WITNESSES": ("witnesses", "save_examples"),
 }
-# Made by the version that had the former words.
+# Recorded with the version that had the former names.
 DIGEST = "efd8fbf4"
 
 

@@ -1,4 +1,4 @@
-"""A claim next to results of one or several seeds: which gap is inside the noise."""
+"""A claim compared with results of one or several seeds: which gap is within the noise."""
 
 from statistics import mean, stdev
 

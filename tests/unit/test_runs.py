@@ -1,4 +1,4 @@
-"""The run store: locked while written, never half-written, and left alone when finished."""
+"""The run store: locked while written, never half-written, and not changed when finished."""
 
 import json
 import os
@@ -31,7 +31,7 @@ SPEC = ExperimentSpec.parse(TEXT, "the test")
 
 
 def begun(root: Path) -> RunFolder:
-    """A run that was begun and let go of."""
+    """A run that was started and released."""
     run = Run.open(root, SPEC, resume=False)
     run.begin("cpu", DATA)
     run.close()
@@ -48,7 +48,7 @@ def finished(root: Path) -> RunFolder:
 
 
 def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """Time of the last change and bytes of every file; the lock is no part of a run."""
+    """Time of the last change and content of every file except the lock."""
     return {
         path.relative_to(folder).as_posix(): (path.stat().st_mtime_ns, path.read_bytes())
         for path in sorted(folder.rglob("*"))
@@ -100,14 +100,14 @@ def test_an_unfinished_run_is_resumed_only_on_request(tmp_path: Path) -> None:
     folder = begun(tmp_path)
     with pytest.raises(RobustCliError, match="this run exists and is unfinished, 0 epochs; continue it with --resume"):
         Run.open(tmp_path, SPEC, resume=False)
-    # The refusal let go of the lock.
+    # The refused process has released the lock.
     run = Run.open(tmp_path, SPEC, resume=True)
     assert run.folder == folder
     run.close()
 
 
 def test_a_run_without_files_starts_without_resume(tmp_path: Path) -> None:
-    # Its first session ended before there was anything to lose: no images, say, because data.root was wrong.
+    # Its first session failed before training, for example because data.root was wrong.
     Run.open(tmp_path, SPEC, resume=False).close()
     Run.open(tmp_path, SPEC, resume=False).close()
 
@@ -195,7 +195,7 @@ def test_a_line_that_a_kill_cut_short_is_left_out(tmp_path: Path) -> None:
         run.folder.log.write_bytes(whole[:length])
         assert plain(run.folder) == [{"epoch": 0, "loss": 2.0}]
         assert run.folder.status() == "unfinished, 1 epochs"
-    # No cut can fall inside a character, because a line holds none of more than one byte.
+    # Lines are ASCII, so no cut falls inside a character.
     run.log({"epoch": 2, "text": "é"})
     assert run.folder.log.read_bytes().isascii()
     run.close()

@@ -1,4 +1,4 @@
-"""Schedules at their boundaries, update by update, alone and in a real run."""
+"""Schedules at their boundaries, by update, separately and in a real run."""
 
 import math
 from collections.abc import Callable, Sequence

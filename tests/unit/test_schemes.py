@@ -1,4 +1,4 @@
-"""Models by name: what a name stands for, downloads, and what is said without network access."""
+"""Models by name: names, downloads, and messages without network access."""
 
 import json
 import os

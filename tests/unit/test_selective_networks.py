@@ -160,7 +160,7 @@ def test_stages_that_do_not_fit_are_refused(settings: dict[str, Any], message: s
 
 
 class Recorded(dict[str, Tensor]):
-    """A state that knows what was read of it."""
+    """A state that records which entries were read."""
 
     def __init__(self, state: State) -> None:
         super().__init__(state)

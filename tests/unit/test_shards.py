@@ -16,7 +16,7 @@ def test_two_processes_draw_every_shard_once(tmp_path: Path, monkeypatch: pytest
     first, second = queue.draw(), queue.draw()
     drawn = [next(first), next(second), next(first), next(first)]
     assert (drawn, queue.done) == ([(0, 5), (1, 5), (2, 5), (3, 5)], 2)
-    # The first one waits for what the other one works on, and the other one draws the last shard.
+    # The first process waits for the shard of the other, which draws the last shard.
     rest = []
     monkeypatch.setattr(shards.time, "sleep", lambda _: rest.extend(second))
     assert [*first] == [(4, 5)]

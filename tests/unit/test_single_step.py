@@ -234,7 +234,7 @@ def test_n_fgsm_leaves_the_ball_by_design(noise: float, share: float, size: floa
 
 
 def test_the_step_shrinks_with_the_radius_unless_it_is_given() -> None:
-    """A warm-up of eps takes the default step along."""
+    """The default step follows the warm-up of eps."""
     x, y, model = torch.full((COUNT, 1, 8, 8), 0.5), torch.zeros(COUNT, dtype=torch.int64), two_classes()
     half = LINF.scaled(0.5)
     relative, absolute = Fgsm(start="random"), Fgsm(start="random", step_size=1.25 * EPS)
@@ -263,7 +263,7 @@ class Passes:
 
 
 class _Gradients(TorchDispatchMode):
-    """Looks at what every backward of the first convolution is asked to compute."""
+    """Records which gradients every backward of the first convolution computes."""
 
     def __init__(self, model: nn.Module, passes: Passes) -> None:
         super().__init__()

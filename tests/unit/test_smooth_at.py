@@ -1,4 +1,4 @@
-"""What smooth adversarial training adds to PGD-AT, and that specs written before it stay what they were."""
+"""Additions of smooth adversarial training to PGD-AT, and unchanged digests of older specs."""
 
 import pytest
 import torch

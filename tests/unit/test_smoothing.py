@@ -1,4 +1,4 @@
-"""Label smoothing: the loss asks for smoothed labels, the attack raises the loss of those that they were made from."""
+"""Label smoothing: the loss uses smoothed labels, the attack by default the original ones."""
 
 from dataclasses import replace
 from typing import Any
@@ -124,7 +124,7 @@ def test_mixed_labels_reach_attack_and_loss_and_their_smoothing_the_loss() -> No
 
 
 class ImagesOnly:
-    """A mixer that leaves the labels of what it mixes."""
+    """A mixer that does not mix labels."""
 
     def __init__(self, mixer: Mixer) -> None:
         self.mixer = mixer

@@ -344,7 +344,7 @@ def test_text_is_overridden_as_files_are() -> None:
     assert override_text(BASE, [], "s") == BASE
 
 
-# Guards: each one fires, and stays silent beside the border.
+# Guards: each one fires, and only on its side of the limit.
 
 PGD = "evaluate.p={name: attack, attack: {name: pgd, %s}}"
 REFUSED = [
@@ -603,7 +603,7 @@ REFUSED = [
         ["defense={name: n_fgsm, attack_bn: eval, attack: pgd}"],
     ),
     (
-        # The steps are those of an attack that is no longer there: an option that does nothing.
+        # The attack that had the steps is replaced, so they have no effect.
         "replaced_part_has_no_parameters",
         ["defense.steps=3", "defense.attack=fgsm"],
         "defense.steps: ",
@@ -1025,7 +1025,7 @@ def test_any_spec_is_equal_after_the_way_through_yaml(place: str, data: st.DataO
     assert again == spec
     assert again.to_yaml() == spec.to_yaml()
     assert again.digest == spec.digest
-    # What was written by hand, and not resolved, is the same spec too.
+    # The unresolved text gives the same spec.
     assert ExperimentSpec.parse(to_yaml(value), "written").digest == spec.digest
 
 
@@ -1123,7 +1123,7 @@ def other_values(value: Any) -> list[Any]:
 
 FULL_SPEC = ExperimentSpec.parse(FULL, "full")
 FULL_PLAIN = FULL_SPEC.to_plain()
-# Left out is what cannot change alone: it is legal only where other settings need it.
+# Without values that are only valid together with other settings.
 PATHS = [path for path, _ in leaves(FULL_PLAIN) if path != ("train", "allow_test_selection")]
 
 

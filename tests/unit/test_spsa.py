@@ -1,4 +1,4 @@
-"""SPSA's estimate of the gradient, what it reaches with it, and what it asks for."""
+"""SPSA: its gradient estimate, strength and cost."""
 
 import math
 from fractions import Fraction
@@ -73,7 +73,7 @@ def test_it_nears_the_worst_case_of_a_linear_model() -> None:
     model = linear_net(64, 2, seed=4, dtype=torch.float64)
     weight: Tensor = model[1].weight.detach()  # type: ignore[index]
     x, y = 0.35 + 0.3 * images(20, dtype=torch.float64), labels(20, 2)
-    # From points that are right whatever the attack does: those that are broken leave.
+    # From points that the attack cannot break, since broken ones leave.
     with torch.no_grad():
         model[1].bias.copy_(torch.tensor([30.0, 0.0]))  # type: ignore[index]
     y = torch.zeros_like(y)
@@ -135,7 +135,7 @@ def test_survivors_do_not_depend_on_batches(norm: Norm) -> None:
 
 
 class Rounded(nn.Module):
-    """A network behind a rounding that has no gradient."""
+    """A network behind rounding, which has no gradient."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

@@ -253,7 +253,7 @@ def test_more_queries_and_restarts_never_leave_a_larger_margin(norm: Norm) -> No
             logits = model(attack(model, x, y, threat, noise(12)))
         own = logits.gather(1, y[:, None]).squeeze(1)
         wrong = logits.scatter(1, y[:, None], -torch.inf).amax(1)
-        # Broken is broken, by however much.
+        # The size of a negative margin does not matter.
         return (own - wrong).clamp_min(0)
 
     found = [margins(Square(queries=queries, schedule="fixed")) for queries in (1, 5, 20, 150)]
@@ -307,7 +307,7 @@ def one_after_the_other(
 
 
 class Varied(Ahead):
-    """Tries every number of proposals in turn; some turns keep the images in step."""
+    """Tries every number of proposals in turn, partly with images in step."""
 
     turn = 0
 
@@ -401,7 +401,7 @@ def test_too_many_wasted_proposals_stop_trying_several() -> None:
 
 
 class Rounded(nn.Module):
-    """A network behind a rounding that has no gradient."""
+    """A network behind rounding, which has no gradient."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

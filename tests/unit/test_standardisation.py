@@ -56,7 +56,7 @@ def test_the_gradient_flows_through_mean_and_deviation() -> None:
     assert torch.autograd.gradcheck(Standardize(), x)
     weights = images(2, channels=3, seed=9, dtype=torch.float64)[:, :, :3, :3]
     (grad,) = torch.autograd.grad((weights * Standardize()(x)).sum(), x)
-    # Along brightness and along contrast the function is flat, so the gradient has nothing of either.
+    # The function does not depend on brightness and contrast, so its gradient is orthogonal to both.
     flat = grad.flatten(1)
     assert flat.sum(1).abs().max() < 1e-9 < flat.abs().max()
     assert (flat * x.detach().flatten(1)).sum(1).abs().max() < 1e-9

@@ -166,7 +166,7 @@ def test_images_prefetched_for_the_next_epoch_are_not_read_again(
     reader, results = ahead(workers)
     assert list(results.results([1, 2, 3, 4], lambda: [5, 6, 7])) == [10, 20, 30, 40]
     assert list(results.results([5, 6, 7], lambda: [1, 2, 3, 4])) == [50, 60, 70]
-    # Something else than was begun.
+    # Other images than were prefetched.
     assert list(results.results([8, 9])) == [80, 90]
     assert sorted(set(reader.read)) == list(range(1, 10)) if workers == 0 else set(reader.read) <= set(range(1, 10))
     assert [reader.read.count(number) for number in (5, 6, 7, 8, 9)] == [1] * 5

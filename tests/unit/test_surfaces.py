@@ -147,7 +147,7 @@ def test_two_directions_span_a_surface_whose_axes_are_curves() -> None:
 
 @dataclass(frozen=True)
 class Counted(Attack):
-    """FGSM that notes the weights it sees."""
+    """FGSM that records the weights it sees."""
 
     seen: list[float]
 
@@ -167,7 +167,7 @@ def test_adversarial_images_are_made_at_the_stated_place(points: Any, calls: int
     assert (own in seen) == (calls > 0)
     clean = weight_surface(points="clean", half=2)(model, x, y, ThreatModel("linf", Fraction(1, 10)), rng)["curve"]
     if calls:
-        # FGSM is exact enough on a linear model that anew is at least as bad as held, and both worse than clean.
+        # FGSM is nearly exact here: new examples have at least the loss of held ones, and both more than clean images.
         assert all(row["loss"] > plain["loss"] for row, plain in zip(curve, clean, strict=True) if row["alpha"] == 0)
     else:
         assert curve == clean

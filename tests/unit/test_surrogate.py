@@ -1,4 +1,4 @@
-"""Searching in haste: what a faster copy proposes is judged by the network, and samples say what they can miss."""
+"""Fast search: the network verifies proposals of a faster copy, and samples bound what they miss."""
 
 import math
 import shutil
@@ -50,7 +50,7 @@ class Flat(nn.Module):
 
 
 class Own(nn.BatchNorm2d):
-    """One that may compute something else."""
+    """A copy that may compute something else."""
 
 
 class TestSearchNetwork:
@@ -113,7 +113,7 @@ class TestSearchNetwork:
 
 @dataclass(frozen=True)
 class Hasty(Evaluator):
-    """One PGD, searching with a copy that answers as told."""
+    """One PGD that searches with a given copy."""
 
     copy: nn.Module
     attack: Any
@@ -126,7 +126,7 @@ class Hasty(Evaluator):
 class TestPrediction:
     @pytest.mark.parametrize("precision", ["fp32", "fast"])
     def test_points_that_fool_only_the_copy_break_no_image(self, precision: Any) -> None:
-        """The images that it takes for broken are attacked again, with the network."""
+        """Images that only the copy finds broken are attacked again with the network."""
         model, _, _ = case()
         liar = SurrogateCopy(model, precision=precision)
         liar.network = nn.Sequential(model, Rolled())
@@ -136,7 +136,7 @@ class TestPrediction:
         assert 0 < int(found.survives.sum()) < COUNT
 
     def test_survivors_get_their_last_steps_with_the_network(self) -> None:
-        """A copy that sees nothing leaves images where they are; a few steps of the network still break some."""
+        """A copy without gradients does not move images; a few steps of the network still break some."""
         model, _, _ = case()
         blind = SurrogateCopy(model, precision="fast")
         blind.network = Blind(model)
@@ -162,7 +162,7 @@ class TestPrediction:
     def test_passes_of_copy_and_network_are_counted(self) -> None:
         model, _, _ = case()
         found = gathered(Hasty(SurrogateCopy(model), Pgd(steps=3, keep="last")))
-        # Clean, three steps by the copy, a look by both at whether they agree, and one that counts.
+        # Clean, three steps by the copy, one comparison of both, and the verdict.
         assert (found.forwards, found.gradients) == (COUNT + 3 * COUNT + 2 * COUNT + COUNT, 3 * COUNT)
 
 
@@ -174,7 +174,7 @@ def test_fab_is_precise_even_with_precision_fast() -> None:
 
 
 def test_within_a_worst_case_it_uses_the_same_precision() -> None:
-    """bf16 leaves its mark on the passes: the last steps of survivors."""
+    """bf16 is visible in the passes: survivors get extra steps with the network."""
     hasty = AutoAttack(attacks=("apgd-ce",), precision="fast")
     alone, within = gathered(hasty), gathered(WorstCase(members=[hasty]))
     assert (alone.forwards, alone.gradients) == (within.forwards, within.gradients)
@@ -189,7 +189,7 @@ def test_a_network_that_cannot_be_copied_is_refused() -> None:
 
 
 class TestCompiled:
-    """The first call of a program is where compilers fail; a compiler that hands back what it gets is fast."""
+    """Compilers fail at the first call of a program; a compiler that returns its input is fast."""
 
     @pytest.fixture
     def shapes(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
@@ -212,7 +212,7 @@ class TestCompiled:
         plain, compiled = SurrogateCopy(model), SurrogateCopy(model, is_compiled=True)
         for count in (7, 1, 2):
             assert torch.allclose(plain(x[:count]), compiled(x[:count]), atol=1e-5)
-        # Both passes are tried with the first batch; one image is never a batch of its own.
+        # Both passes are tried with the first batch, never with a batch of one image.
         assert [shape[0] for shape in shapes] == [7, 7, 7, 2, 2]
 
     def test_one_image_gets_its_own_gradient(self, shapes: list[tuple[int, ...]]) -> None:
@@ -255,14 +255,14 @@ class TestCompiled:
 
 
 class Rolled(nn.Module):
-    """Every logit in the place of the next one: always another class."""
+    """Shifts the logits by one, so that the class always changes."""
 
     def forward(self, logits: Tensor) -> Tensor:
         return logits.roll(1, 1)
 
 
 class Blind(nn.Module):
-    """The logits of the network, and no gradient."""
+    """The logits of the network without a gradient."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -289,7 +289,7 @@ class BreaksGiven(Attack):
 
 @dataclass(frozen=True)
 class Sampled(Evaluator):
-    """Breaks given images of those that it is asked about, after asking `sample` of them first."""
+    """Breaks given images, after attacking a sample of size `sample` first."""
 
     broken: frozenset[int]
     sample: int

@@ -1,4 +1,4 @@
-"""Sweeps: what a row becomes, what is wrong with it and where, and the table of what was found."""
+"""Sweeps: rows, error messages with their place, and the table of results."""
 
 import re
 from pathlib import Path
@@ -54,9 +54,9 @@ def problems(text: str) -> list[str]:
 def test_a_row_is_the_base_with_what_it_names_changed() -> None:
     rows = read(SWEEP)
     plain = rows["plain"]
-    assert rows["nothing"].digest != plain.digest  # The name alone differs.
+    assert rows["nothing"].digest != plain.digest  # Only the name differs.
     assert {**rows["nothing"].to_plain(), "name": ""} == {**plain.to_plain(), "name": ""}
-    # With a name: another member, with nothing of the old one.
+    # With a name: another member, without settings of the old one.
     assert rows["beta"].defense.name == "trades"
     assert (rows["beta"].defense.parameters["beta"], rows["beta"].defense.parameters["steps"]) == (2, 10)
     # Without one: the same member, changed.
@@ -64,7 +64,7 @@ def test_a_row_is_the_base_with_what_it_names_changed() -> None:
     assert rows["awp"].defense.parameters["weights"].parameters["gamma"] == 0.02
     augment = rows["cutout"].data.options.augment
     assert (augment.crop, augment.cutout) == (1, 2)
-    # A member that the base chose by its name alone.
+    # A member that the base gives as a name.
     assert (rows["slow"].train.schedule.name, rows["slow"].train.schedule.parameters["warmup"]) == ("cosine", 1)
     assert (rows["slow"].threat.norm, float(rows["slow"].threat.eps)) == ("linf", 0.2)
     assert list(rows["more"].evaluate) == ["clean", "pgd"]
@@ -93,13 +93,13 @@ def test_overrides_hold_for_every_row() -> None:
 
 def test_rows_are_chosen_in_the_order_of_the_file() -> None:
     document = parse_yaml(SWEEP, "family.yaml")
-    # The row beta knows no start; it is not asked for.
+    # The row beta has no start and is not selected.
     sweep = Sweep.check(document, ["defense.start=clean"], ["awp", "plain"])
     assert [row.name for row in sweep.rows] == ["plain", "awp"]
     assert {row.specs[0].defense.parameters["start"] for row in sweep.rows} == {"clean"}
     with pytest.raises(RobustCliError, match=r"family.yaml: has no row 'awpp'; did you mean 'awp'\?"):
         Sweep.check(document, [], ["plain", "awpp"])
-    # What is not asked for is checked all the same.
+    # Rows that are not selected are checked, too.
     with pytest.raises(SpecError, match="row beta: "):
         Sweep.check(parse_yaml(SWEEP.replace("beta: 2", "bta: 2"), "family.yaml"), [], ["plain"])
 
@@ -212,7 +212,7 @@ def test_a_separate_gate_is_not_counted() -> None:
         "  plain:\n    architecture: {name: multibn, network: {name: preact_resnet18, width: 4}}\n"
         "    defense: {name: multibn, others: [], steps: 3}",
     )
-    # Clean and adversarial images, each through its branch.
+    # Clean and adversarial images use different branches.
     assert passes_of(read(text)["plain"], SHAPE) == Passes(5, 3, 2)
 
 

@@ -1,4 +1,4 @@
-"""The training loop: what it stops at, what it hands on, what it can resume, and how it calls the network."""
+"""The training loop: stops, order of operations, resuming, and calls of the network."""
 
 import io
 from contextlib import suppress
@@ -53,7 +53,7 @@ def run(settings: TrainSettings = SETTINGS, *, losses: Any = (), checks: Any = (
     return loop, recorder
 
 
-# Order of things.
+# Order of operations
 
 
 def test_every_update_is_made_once_and_in_order() -> None:
@@ -82,7 +82,7 @@ def test_no_epochs_is_no_training() -> None:
     assert not loop.saved
 
 
-# A loss that is no number.
+# A loss that is not finite
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
@@ -148,7 +148,7 @@ def test_collapse_rewinds_and_ends_the_run() -> None:
     assert loop.events[0]["event"] == "rewound"
     assert [is_best for _, is_best, _ in loop.saved] == [True, True, False]
     assert len(loop.records) == 3
-    # Resumed, it stays over.
+    # When resumed, the run stays stopped.
     fit(training, loop)
     assert len(loop.records) == 3
 
@@ -379,7 +379,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(defense: MinMax, stop_after: 
 
 @pytest.mark.parametrize("stop_after", [3, 9, 12])
 def test_a_stop_on_the_last_update_of_an_epoch_loses_nothing_of_it(stop_after: int) -> None:
-    """The epoch is checked, logged and chosen from, now or when the run goes on, and its loss stays its own."""
+    """The epoch is checked, logged and compared, at once or after resuming, with the same loss."""
 
     def begin(losses: list[float], stop_at: int) -> tuple[Training, RecordedLoop]:
         settings = replace(SETTINGS, select="clean")
@@ -397,7 +397,7 @@ def test_a_stop_on_the_last_update_of_an_epoch_loses_nothing_of_it(stop_after: i
     assert first.saved[-1][0] == stop_after
     resumed, second = begin(losses[stop_after:], stop_at=99)
     resumed.load_state_dict(state_of(stopped))
-    # Checks that the stopped run has made are not made again.
+    # Checks made before the stop are not repeated.
     for _ in first.records:
         second.check(resumed.network)
     fit(resumed, second)
@@ -593,7 +593,7 @@ def test_clipping_a_gradient_of_zero_changes_nothing(tmp_path: Path) -> None:
     assert all(torch.isfinite(value).all() for value in weights.values())
 
 
-# The draws of an update belong to it alone.
+# Random numbers of an update
 
 
 def test_noise_of_an_update_depends_only_on_seed_and_update() -> None:

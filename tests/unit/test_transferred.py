@@ -1,4 +1,4 @@
-"""Transfer: the attack sees the other network, the one evaluated judges."""
+"""Transfer: the attack uses another network; the evaluated one decides."""
 
 from fractions import Fraction
 from pathlib import Path

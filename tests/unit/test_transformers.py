@@ -35,7 +35,7 @@ def build_weightless(name: str, shape: ImageShape = CIFAR, **settings: Any) -> n
 
 
 def stirred(network: nn.Module) -> nn.Module:
-    """In eval mode, with weights and statistics none of which is where a new network has it."""
+    """In eval mode, with weights and statistics unlike those of a new network."""
     with drawn_from(2):
         for parameter in network.parameters():
             parameter.data += 0.2 * torch.randn_like(parameter)
@@ -98,7 +98,7 @@ def count_parameters(network: nn.Module) -> int:
 
 
 def gigamacs(network: nn.Module, shape: ImageShape) -> float:
-    """By the counter behind `robust show` and `robust plan`."""
+    """Counted with the counter of `robust show` and `robust plan`."""
     return network_profile(network, shape).macs / 1e9
 
 
@@ -136,7 +136,7 @@ cls_attn_blocks.{0,1}.attn.{q,k,v,proj}.W cls_attn_blocks.{0,1}.mlp.{fc1,fc2}.W 
 
 
 def spelled(pattern: str) -> list[str]:
-    """Every word that a pattern stands for; W is weight and bias."""
+    """Expand a pattern; W is weight and bias."""
     found = re.search(r"\{([^{}]*)\}|\bW\b", pattern)
     if found is None:
         return [pattern]
@@ -451,7 +451,7 @@ def test_convolutional_stems_are_the_published_ones(
     assert network(torch.empty(1, 3, 224, 224, device="meta")).shape == (1, 1000)
 
 
-# What every network here can do.
+# Properties of every network here
 
 TINIES = [
     ("xcit", XCIT),
@@ -488,7 +488,7 @@ def test_bf16_and_channels_last_change_only_rounding(name: str, settings: Settin
 
 @pytest.mark.parametrize(("name", "settings"), TINIES)
 def test_gradients_can_be_differentiated(name: str, settings: Settings) -> None:
-    """What gradient alignment and gradient norms need; fused attention would refuse."""
+    """Gradient alignment and gradient norms need this; fused attention does not support it."""
     with drawn_from(0):
         network = build(name, **settings)
     x = images().requires_grad_()
@@ -501,7 +501,7 @@ def test_gradients_can_be_differentiated(name: str, settings: Settings) -> None:
 @pytest.mark.parametrize(("name", "settings"), [TINIES[0], TINIES[1], TINIES[3]])
 @pytest.mark.slow
 def test_is_traced_as_a_whole(name: str, settings: Settings) -> None:
-    """Nothing in a forward depends on values, so a compiler finds one graph, with the masks in it."""
+    """No control flow depends on values, so a compiler finds one graph, including the masks."""
     with drawn_from(0):
         network, x = build(name, **settings, drop_path=0.5).train(), images()
     torch._dynamo.reset()

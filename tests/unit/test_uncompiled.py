@@ -17,7 +17,7 @@ KINDS: list[tuple[type[Optimizer], dict[str, Any]]] = [
 
 
 def after_updates(kind: type[Optimizer], settings: dict[str, Any]) -> tuple[list[Tensor], list[str], dict[str, Any]]:
-    """Weights after some updates with a change of state in between; what the hooks saw; the last state."""
+    """Weights after some updates with a change of state in between, records of the hooks, and the last state."""
     torch.manual_seed(0)
     network = nn.Linear(3, 2)
     seen: list[str] = []

@@ -1,4 +1,4 @@
-"""Evaluations under several threats: each in its own ball, their union, and what is kept and checked of them."""
+"""Evaluations under several threats: each in its own ball, their union, and verification."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -37,7 +37,7 @@ def under(norm: Norm) -> Under:
 
 
 def case() -> tuple[nn.Module, Tensor, Tensor, IndexedNoise]:
-    """A linear model and images of which each norm alone breaks some."""
+    """A linear model and images, some of which break in only one norm."""
     model, x = linear_net(64).eval(), images(200)
     with torch.no_grad():
         y = model(x).argmax(1)
@@ -81,7 +81,7 @@ def test_every_stage_records_its_threat_and_attacks_only_survivors() -> None:
     assert [stage.threat for stage in result.stages] == [None, "l2 0.1"]
     assert result.suspicions == []
     assert threats_of(result) == "linf 0.02, l2 0.1"
-    # No attack at all in l2: chance finds what it missed.
+    # No attack in l2: random points break images.
     idle = Under(norm="l2", eps=Fraction(3), evaluator=Attacked(attack=Pgd(steps=0)))
     missed = evaluate("worst_case", {}, WorstCase(members=[PGD, idle]), model, x, y, LINF, 0)
     assert any("random points" in suspicion for suspicion in missed.suspicions)

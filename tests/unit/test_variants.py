@@ -1,4 +1,4 @@
-"""Runs of one name are told apart by the values of their specs that differ."""
+"""Runs of one name are distinguished by the values in which their specs differ."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def test_values_that_differ_are_shown(tmp_path: Path, monkeypatch: pytest.Monkey
         "",
         "",
     ]
-    # One spec for each digest, and none of the only run of a name.
+    # One spec is read for each digest, and none if a name has only one run.
     assert sorted(path.parent.name for path in read) == ["11-s0", "22-s0", "33-s0", "55-s0", "66-s0"]
 
 

@@ -1,4 +1,4 @@
-"""Weights that other programs saved: found, told apart from their wrapping, and loaded whole or not at all."""
+"""Weights of other programs: found inside their wrapping, and loaded completely or not at all."""
 
 import argparse
 import collections
@@ -123,7 +123,7 @@ IDS = [
 
 
 def made(name: str, settings: Mapping[str, Any], seed: int = 0) -> nn.Module:
-    """A network whose every weight and statistic is drawn, so that one in the wrong place shows."""
+    """A network with random weights and statistics, so that misplaced ones are found."""
     network: nn.Module = ARCHITECTURES.get(name)(SHAPE, **settings)
     generator = torch.Generator().manual_seed(seed)
     for key, tensor in network.state_dict().items():
@@ -245,7 +245,7 @@ def test_a_mean_without_std_is_no_normalisation(tmp_path: Path) -> None:
 
 
 class Normalised(nn.Module):
-    """A network with a normalisation and a wrapper of its own."""
+    """A network that contains a normalisation and a wrapper."""
 
     mean: Tensor
 
@@ -532,7 +532,7 @@ def test_a_network_with_extra_state_takes_weights(tmp_path: Path) -> None:
 
 def scripted(path: Path) -> Path:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a newer way to export
+        warnings.simplefilter("ignore")  # of newer exporters
         torch.jit.save(torch.jit.script(nn.Linear(2, 2)), str(path))  # type: ignore[no-untyped-call]
     return path
 

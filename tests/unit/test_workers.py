@@ -1,4 +1,4 @@
-"""Processes that share an evaluation share the cores that they may use."""
+"""Processes of one evaluation share the available cores."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ from robustcli.runtime.ranks import Share, joined, share_of_torchrun
 def test_workers_share_the_threads_of_one_process(
     threads: int, count: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not those of the machine: affinity and OMP_NUM_THREADS may hold a process to fewer."""
+    """Affinity and OMP_NUM_THREADS may restrict a process to fewer cores than the machine has."""
     taken: list[int] = []
     seen: list[Share] = []
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
@@ -66,7 +66,7 @@ def test_an_odd_local_rank_is_passed_over(local: str, monkeypatch: pytest.Monkey
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux whether a process is alive")
 def test_a_worker_ends_with_the_process_that_started_it() -> None:
-    """Otherwise it would write into the journal that a resumed command goes on with, or has removed."""
+    """A surviving worker would write into a journal that a resumed command uses or has removed."""
     code = (
         "import multiprocessing, time\n"
         "from robustcli.evaluation.workers import _share\n"
@@ -87,7 +87,7 @@ def test_a_worker_ends_with_the_process_that_started_it() -> None:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended and is not waited for does not."""
+    """Whether a process runs; zombies do not count."""
     try:
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""YAML as specs use it: numbers, text, places, and the way back."""
+"""YAML of specs: numbers, text, line numbers, and writing."""
 
 from fractions import Fraction
 from pathlib import Path
