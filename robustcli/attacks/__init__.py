@@ -21,6 +21,8 @@ class Attack(Protocol):
 
     Attributes:
         steps: gradient steps; 0 if the attack does not count any.
+        gradients: number of averaged gradients per step; more than 1 is for models whose logits vary.
+        moves: whether it changes images.
         is_black_box: whether it uses no gradients.
         is_given: whether it returns existing examples instead of searching.
         is_search: whether it looks for the worst point; if not, it changes images at random, like corruptions.
@@ -30,6 +32,8 @@ class Attack(Protocol):
     """
 
     steps: int = 0
+    gradients: int = 1
+    moves: bool = True
     is_black_box: bool = False
     is_given: bool = False
     is_search: bool = True
@@ -57,6 +61,10 @@ class Attack(Protocol):
             images: images per call when memory is not short. A smaller limit set by the user is kept.
         """
         return self
+
+    def longer(self) -> "Attack | None":
+        """The same attack with twice as many steps, to check that it has converged; None if it adapts its steps."""
+        return None
 
     @property
     def needs_labels(self) -> bool:

@@ -22,6 +22,7 @@ class NoAttack(Attack):
     """
 
     start = "clean"
+    moves = False
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         return x

@@ -1,6 +1,6 @@
 """Projected gradient descent, for every norm."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -90,6 +90,9 @@ class Pgd(Attack):
             if not len(rows):
                 break
         return best.points
+
+    def longer(self) -> "Pgd | None":
+        return replace(self, steps=2 * self.steps, restarts=1, keep="fooled") if self.steps else None
 
     def _start(self, x: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         if self.start == "random":

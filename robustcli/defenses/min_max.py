@@ -10,7 +10,6 @@ from torch.optim import Optimizer
 
 from robustcli.attacks import Attack
 from robustcli.attacks.crafting import crafting
-from robustcli.attacks.none import NoAttack
 from robustcli.data.targets import Labels
 from robustcli.defenses import Batch, Defense, Metrics, OuterLoss, RunningLoss, StatelessLoss
 from robustcli.errors import RobustCliError
@@ -125,7 +124,7 @@ class MinMax(Defense):
 
     @property
     def is_adversarial(self) -> bool:
-        return not isinstance(self.attack, NoAttack)
+        return self.attack.moves
 
     @property
     def is_single_step(self) -> bool:

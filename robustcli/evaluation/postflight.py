@@ -5,14 +5,12 @@ suspicion as text; a result without suspicions is trusted.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from fractions import Fraction
 from itertools import product
 
 import torch
 from torch import Tensor, nn
 
-from robustcli.attacks.apgd import Apgd
 from robustcli.attacks.gradient import input_gradient
 from robustcli.attacks.losses import LOSSES
 from robustcli.attacks.pgd import Pgd
@@ -79,7 +77,7 @@ def postflight(
     found += [text for text in evidence.warnings if text.startswith(OUTSIDE)]
     if votes > 1:
         text = "logits vary from call to call: the number is a majority vote of several passes, not a worst case"
-        if any(isinstance(attack, Apgd | Pgd) and attack.gradients > 1 for attack in evidence.attacks):
+        if any(attack.gradients > 1 for attack in evidence.attacks):
             found += [] if is_vote else [text]
         else:
             found.append(f"{text}; attacks follow the gradient of one pass: use autoattack, version rand, or eot_pgd")
@@ -153,10 +151,10 @@ def _of_longer_attacks(
 ) -> Iterator[str]:
     """Check whether PGD breaks more images with more steps; APGD adapts its steps, and has many."""
     for attack, threat, stage in zip(evidence.attacks, evidence.threats, evidence.stages, strict=True):
+        longer = attack.longer()
         # A transfer attack searched on another network.
-        if not isinstance(attack, Pgd) or not attack.steps or stage.is_black_box:
+        if longer is None or stage.is_black_box:
             continue
-        longer = replace(attack, steps=2 * attack.steps, restarts=1, keep="fooled")
         points = longer(model, x, y, threat, rng.split("longer"))
         broken = int((predict(model, points, y, votes).predictions != y).sum())
         if broken > max(1, _ODD_SHARE * len(x)):
