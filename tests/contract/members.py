@@ -156,11 +156,23 @@ def are_built_alike(member: Member, one: Settings, other: Settings) -> bool:
 
 
 def usual_settings(member: Member) -> list[Settings]:
-    """Return the settings around which options are varied: the cheap ones, then the defaults for attacks.
+    """Return the settings that options are varied around: the cheap ones, for what attacks also longer ones.
 
-    An attack of two steps may hide the effect of some options.
+    An attack of two steps may hide what some options do. Its defaults come last: they may take thousands of passes.
     """
-    return settings_to_try(member)[::-1] if member.family in ("attacks", "defenses") else [member.smoke]
+    if member.family == "defenses":
+        return settings_to_try(member)[::-1]
+    if member.family == "attacks":
+        return [member.smoke, {**member.smoke, **dict(_longer(member))}, *settings_to_try(member)[:-1]]
+    return [member.smoke]
+
+
+def _longer(member: Member) -> Iterator[tuple[str, int]]:
+    """Yield the counts of the cheap settings times ten, at most the defaults."""
+    for name, value in member.smoke.items():
+        default = member.parameters[name].default
+        if isinstance(value, int) and isinstance(default, int):
+            yield name, min(10 * value, default)
 
 
 def choices_of(parameter: Parameter) -> tuple[Any, ...]:
