@@ -35,12 +35,12 @@ NAMES = [
 ]
 RESULT_KEYS = {
     "schema", "status", "name", "seed", "spec_digest", "threat", "data", "selection", "epoch", "collapsed_at",
-    "evaluations", "claim", "chain",
+    "precision", "evaluations", "claim", "chain",
 }  # fmt: skip
 EVALUATION_KEYS = {
     "evaluator", "parameters", "norm", "eps", "eps_value", "seed", "survivors", "forwards", "gradients", "seconds",
     "warnings", "correct", "total", "accuracy", "interval", "stages", "suspicions", "verdict", "is_upper_bound",
-    "fingerprint", "sample", "estimate",
+    "fingerprint", "sample", "estimate", "certified",
 }  # fmt: skip
 
 
@@ -132,6 +132,7 @@ def test_train_stores_everything_a_run_has(robust: Robust, tiny: Path) -> None:
     assert results["spec_digest"] == spec.digest
     assert results["threat"] == {"norm": "linf", "eps": "0.1"}
     assert results["selection"] == {"by": "robust", "images": "val"}
+    assert results["precision"] == "fp32"
     assert results["data"]["sizes"] == {"train": 128, "val": 50, "test": 360}
     assert list(results["evaluations"]) == ["clean", "pgd"]
     for key, result in results["evaluations"].items():
