@@ -4,7 +4,9 @@ import json
 import re
 import shutil
 import signal
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import torch
 from killing import Plan, Sessions
 from shell import TINY, Robust
 
+from robustcli.cli.main import main
 from robustcli.cli.progress import Screen
 from robustcli.data import Data
 from robustcli.specs.spec import ExperimentSpec
@@ -46,8 +49,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 def stored(trained: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished evaluation with adversarial examples, for tests that only read."""
     folder = tmp_path_factory.mktemp("stored")
-    sessions = Sessions(folder)
-    assert sessions.run("eval", str(trained.best), *WORDS, "--quiet") == 0, sessions.log.read_text()
+    with pytest.MonkeyPatch.context() as patch, suppress(SystemExit):
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["robust", "eval", str(trained.best), *WORDS, "--quiet"])
+        main()
     (path,) = (folder / "evals").iterdir()
     assert 5 < read_json(path / "evaluations" / "pgd.json")["correct"] < 55
     return path

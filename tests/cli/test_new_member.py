@@ -10,6 +10,8 @@ import pytest
 
 from robustcli.workflows.new import KINDS
 
+pytestmark = pytest.mark.slow
+
 # As in the guide for new members, without a declared cost or advice.
 MARGIN_AT = '''"""Adversarial training on the margin."""
 
@@ -86,7 +88,6 @@ def holding(folder: Path, source: str) -> Path:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.slow
 def test_a_new_member_of_a_new_package_keeps_every_promise(kind: str, tmp_path: Path) -> None:
     package = tmp_path / "my_members"
     written = robust(tmp_path, "new", kind, "brand_new", "--package", package)
@@ -133,7 +134,6 @@ def test_what_cannot_be_written_is_refused(words: tuple[str, ...], text: str, tm
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
 def test_a_defense_of_one_file_is_checked_shown_and_trained(tmp_path: Path) -> None:
     package = holding(tmp_path, MARGIN_AT)
     checked = robust(tmp_path, "check-member", "margin_at", installed=package)
@@ -157,7 +157,6 @@ def test_a_defense_of_one_file_is_checked_shown_and_trained(tmp_path: Path) -> N
         ("logits = model(batch.x_adv)", "logits = model.eval()(batch.x_adv)", "restores_modes"),
     ],
 )
-@pytest.mark.slow
 def test_a_broken_promise_is_named(sound: str, broken: str, promise: str, tmp_path: Path) -> None:
     source = MARGIN_AT.replace("import shares_of", "import labels_of, shares_of")
     assert sound in source

@@ -408,6 +408,7 @@ def test_an_installed_package_is_listed_and_shown(plugged: Call, plugin: Path) -
     assert str(plugin / "robust_demo_plugin.py") in shown.stdout
 
 
+@pytest.mark.slow
 def test_specs_are_checked_against_an_installed_package(plugged: Call, tmp_path: Path) -> None:
     valid = plugged("validate", "plugged.yaml")
     assert valid.returncode == 0, valid.stderr
@@ -433,6 +434,7 @@ def test_an_installed_package_trains_and_its_checkpoint_is_evaluated(plugged: Ca
     assert survivors == results["evaluations"]["clean"]["survivors"]
 
 
+@pytest.mark.slow
 def test_without_the_package_its_names_are_unknown(tmp_path: Path) -> None:
     (tmp_path / "plugged.yaml").write_text(SPEC, encoding="utf-8")
     invalid = forked.robust("validate", "plugged.yaml", cwd=tmp_path)
@@ -449,6 +451,7 @@ def entry_point(folder: Path, module: str, *names: str) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_package_that_takes_a_name_of_ours_is_left_out_with_a_warning(tmp_path: Path) -> None:
     folder = entry_point(tmp_path / "other", "other_plugin", "other")
     (folder / "other_plugin.py").write_text(MEMBER % ("cosine", "Another cosine."))
@@ -459,6 +462,7 @@ def test_a_package_that_takes_a_name_of_ours_is_left_out_with_a_warning(tmp_path
     assert "Another cosine." not in listed.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text", ["def broken(:\n    SCHEDULES.register(", "@SCHEDULES.register(NAME)\ndef halved() -> None: ...\n"]
 )
@@ -471,6 +475,7 @@ def test_a_package_that_cannot_be_read_is_left_out_with_one_warning(tmp_path: Pa
     assert "other_plugin.py: ignored, because it cannot be read" in listed.stderr
 
 
+@pytest.mark.slow
 def test_a_package_that_fails_when_it_is_imported_is_left_out_with_a_warning(tmp_path: Path) -> None:
     folder = entry_point(tmp_path / "other", "other_package.members", "other")
     (folder / "other_package").mkdir()
@@ -480,6 +485,7 @@ def test_a_package_that_fails_when_it_is_imported_is_left_out_with_a_warning(tmp
     assert "plugin 'other': ignored, because other_package.members fails: OSError('no licence')" in listed.stderr
 
 
+@pytest.mark.slow
 def test_a_package_whose_module_is_gone_is_named(tmp_path: Path) -> None:
     folder = entry_point(tmp_path / "other", "no_such_module", "other")
     listed = forked.robust("list", "schedules", path=[folder], cwd=tmp_path)
@@ -487,6 +493,7 @@ def test_a_package_whose_module_is_gone_is_named(tmp_path: Path) -> None:
     assert "plugin 'other': ignored, there is no module 'no_such_module'" in listed.stderr
 
 
+@pytest.mark.slow
 def test_a_package_whose_parent_module_is_gone_is_named(tmp_path: Path) -> None:
     folder = entry_point(tmp_path / "other", "no_such_package.members", "other")
     listed = forked.robust("list", "schedules", path=[folder], cwd=tmp_path)
@@ -494,6 +501,7 @@ def test_a_package_whose_parent_module_is_gone_is_named(tmp_path: Path) -> None:
     assert "plugin 'other': ignored, there is no module 'no_such_package.members'" in listed.stderr
 
 
+@pytest.mark.slow
 def test_a_package_that_announces_one_module_twice_is_read_once(tmp_path: Path) -> None:
     folder = entry_point(tmp_path / "other", "other_plugin", "one", "two")
     (folder / "other_plugin.py").write_text(MEMBER % ("halved", "Half the rate."))
