@@ -110,7 +110,9 @@ def trained(name: str, device: torch.device) -> dict[str, Tensor]:
     return {key: on_host(value) for key, value in model.state_dict().items()}
 
 
-@pytest.mark.parametrize("name", names_of("defenses"))
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "dsara" else name for name in names_of("defenses")]
+)
 def test_a_defense_trains_as_on_the_cpu_and_does_not_wait(name: str, gpu: SimulatedGpu) -> None:
     there = trained(name, CUDA)
     here = trained(name, CPU)
@@ -132,6 +134,7 @@ def test_an_attack_finds_what_it_finds_on_the_cpu(name: str, gpu: SimulatedGpu) 
     torch.testing.assert_close(found[0], found[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", names_of("evaluators"))
 def test_an_evaluator_finds_what_it_finds_on_the_cpu(
     name: str, gpu: SimulatedGpu, monkeypatch: pytest.MonkeyPatch
@@ -154,6 +157,7 @@ def test_an_evaluator_finds_what_it_finds_on_the_cpu(
     assert torch.equal(*found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", names_of("diagnostics"))
 def test_a_diagnostic_finds_what_it_finds_on_the_cpu(name: str, gpu: SimulatedGpu) -> None:
     found = []
