@@ -45,7 +45,7 @@ finding:
     - {metric: measure.norms.rows.spectral.max, of: natural, above: 0}
     - {metric: cost.total, correlates_with: cost.forwards, by: 0.5}
     - {metric: epochs.loss.mean, of: natural, above: 0}
-    - {metric: epochs.seconds.min, of: natural, above: 0}
+    - {metric: epochs.seconds.min, of: natural, near: 0, by: 1000}
 """
 
 
