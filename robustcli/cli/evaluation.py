@@ -16,6 +16,7 @@ from robustcli.errors import RobustCliError
 
 if TYPE_CHECKING:
     from robustcli.models.find import ModelRequest
+    from robustcli.workflows.diagnose import Diagnosis
 
 app = typer.Typer()
 
@@ -267,17 +268,16 @@ def diagnose_network(
         ),
         lambda name: None if quiet else typer.echo(f"looking: {name}", err=True),
     )
-    title = f"{wanted.text or model}, {results['threat']['norm']} {results['threat']['eps']}"
+    title = f"{wanted.text or model}, {results.threat}"
     if out is not None:
-        write_json(out, results)
+        write_json(out, results.to_json())
     if as_json:
-        print_json(results)
+        print_json(results.to_json())
     else:
         _print_findings(title, results)
     # Last, so that results are kept if there is nothing to draw.
     if picture is not None:
-        found = {name: result["found"] for name, result in results["diagnostics"].items()}
-        draw(picture, title, found, results["threat"]["norm"])
+        draw(picture, title, {name: one.found for name, one in results.diagnostics.items()}, results.threat.norm)
 
 
 def models_of(given: Mapping[str, Any]) -> "list[ModelRequest]":
@@ -303,17 +303,17 @@ def _require_files(paths: Mapping[str, Path | None]) -> None:
             raise RobustCliError(f"{option}: {path}: is a folder")
 
 
-def _print_findings(title: str, results: dict[str, Any]) -> None:
+def _print_findings(title: str, results: "Diagnosis") -> None:
     from robustcli.reports.diagnostics import finding_parts
 
     screen = console()
-    typer.echo(f"{title}, {results['examples']} images")
-    for name, result in results["diagnostics"].items():
-        for part, shown in finding_parts(result["found"]):
+    typer.echo(f"{title}, {results.examples} images")
+    for name, result in results.diagnostics.items():
+        for part, shown in finding_parts(result.found):
             screen.print(f"[bold]{name}[/]{f': {part}' if part else ''}", highlight=False)
             screen.print(shown, highlight=False)
-    for line in results["notes"]:
+    for line in results.notes:
         typer.echo(f"note: {line}")
-    for name, result in results["diagnostics"].items():
-        for warning in result["warnings"]:
+    for name, result in results.diagnostics.items():
+        for warning in result.warnings:
             typer.echo(f"note: {name}: {warning}")

@@ -53,15 +53,53 @@ class Request:
     device: str = "auto"
 
 
-def diagnose(request: Request, begins: Callable[[str], None]) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Diagnosed:
+    """The result of one diagnostic.
+
+    Args:
+        settings: its settings, as plain data.
+        found: its numbers, in the forms that diagnostics/__init__.py describes.
+        warnings: raised while it ran.
+    """
+
+    settings: Any
+    found: dict[str, Any]
+    seconds: float
+    warnings: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    """Results of diagnostics, with the conditions.
+
+    Args:
+        header: network, threat model, images and software, as plain data.
+        notes: about the network.
+        seed: of the noise.
+        examples: number of images.
+        diagnostics: by name.
+    """
+
+    header: Mapping[str, Any]
+    threat: ThreatModel
+    notes: Sequence[str]
+    seed: int
+    examples: int
+    diagnostics: dict[str, Diagnosed]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        results = {name: asdict(result) for name, result in self.diagnostics.items()}
+        return {**self.header, "seed": self.seed, "examples": self.examples, "diagnostics": results}
+
+
+def diagnose(request: Request, begins: Callable[[str], None]) -> Diagnosis:
     """Run every requested diagnostic on a network.
 
     Args:
         request: the request.
         begins: called with the name of each diagnostic before it runs.
-
-    Returns:
-        Results by the name of each diagnostic, with the conditions.
     """
     own = [text for text in request.subject.overrides if _diagnostic_of(text) is not None]
     chosen = choose(request.diagnostics, own)
@@ -77,9 +115,15 @@ def diagnose(request: Request, begins: Callable[[str], None]) -> dict[str, Any]:
     for name, diagnostic in diagnostics.items():
         begins(name)
         results[name] = look(diagnostic, case.loaded.network, x, y, threat, seed)
-    # All overrides as the user wrote them, including those of diagnostics.
-    head = {**case.to_json(), "subject": asdict(request.subject)}
-    return {**head, "seed": seed, "examples": len(x), "diagnostics": results}
+    return Diagnosis(
+        # All overrides as the user wrote them, including those of diagnostics.
+        header={**case.to_json(), "subject": asdict(request.subject)},
+        threat=threat,
+        notes=case.loaded.notes,
+        seed=seed,
+        examples=len(x),
+        diagnostics=results,
+    )
 
 
 def choose(names: Sequence[str], overrides: Sequence[str]) -> dict[str, MemberSpec]:
@@ -107,9 +151,7 @@ def choose(names: Sequence[str], overrides: Sequence[str]) -> dict[str, MemberSp
     return chosen
 
 
-def look(
-    diagnostic: Diagnostic, network: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, seed: int
-) -> dict[str, Any]:
+def look(diagnostic: Diagnostic, network: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, seed: int) -> Diagnosed:
     """Run one diagnostic under the conditions of an evaluation: eval mode, no gradients of weights, single precision.
 
     Args:
@@ -131,12 +173,12 @@ def look(
                 found = diagnostic(network, x, y, threat, IndexedNoise(seed, torch.arange(len(x), device=x.device)))
             except EvaluationError as error:
                 raise EvaluationError(f"INVALID: {error}") from error
-    return {
-        "settings": settings_of(diagnostic),
-        "found": found,
-        "seconds": time.perf_counter() - begun,
-        "warnings": list(dict.fromkeys(str(warning.message) for warning in caught)),
-    }
+    return Diagnosed(
+        settings=settings_of(diagnostic),
+        found=found,
+        seconds=time.perf_counter() - begun,
+        warnings=list(dict.fromkeys(str(warning.message) for warning in caught)),
+    )
 
 
 def settings_of(value: Any) -> Any:

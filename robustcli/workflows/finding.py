@@ -207,10 +207,10 @@ class _Measured:
         data = load_data(spec.data, device, to_train=measure.images == "train")
         x, y = data.evaluation(measure.images, min(measure.examples, data.sizes[measure.images]))
         threat = ThreatModel(spec.threat.norm, spec.threat.eps)
-        result = look(diagnostic, network, x, y, threat, spec.seed)
+        found = look(diagnostic, network, x, y, threat, spec.seed).found
         file.parent.mkdir(exist_ok=True)
-        write_json(file, {"settings": settings, "found": result["found"]})
-        return result["found"]
+        write_json(file, {"settings": settings, "found": found})
+        return found
 
 
 def _follow(value: Any, path: str, where: str) -> float:
