@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-SPECS := $(shell find experiments -name '*.yaml' -not -path '*/sweeps/*' -not -path '*/findings/*' | sort)
+SPECS := $(shell find experiments -name '*.yaml' -not -path '*/sweeps/*' -not -path '*/findings/*' -not -path '*/speedrun/*' | sort)
 REPRODUCE := $(addprefix reproduce-,$(subst /,-,$(patsubst experiments/%.yaml,%,$(SPECS))))
 # One process per core with one thread of torch each; idle processes take tests from others. Bytecode is written even if
 # the environment disables it; otherwise every process of a test would compile the package again.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from robustcli.cli import bench_parts as cost_commands
+from robustcli.cli import bench_speedrun
 from robustcli.cli.bench_options import Checkpoints, Rounds, show, subjects_of
 from robustcli.cli.options import Device, Eps, Images, Json, NormOption, Out, console, print_json
 from robustcli.errors import CheckFailedError, RobustCliError, suggest
@@ -23,6 +24,7 @@ app = typer.Typer(
     help="Benchmark training and attacks against their theoretical minimum and against other libraries.",
 )
 app.add_typer(cost_commands.app)
+app.add_typer(bench_speedrun.app)
 
 
 class Precision(StrEnum):

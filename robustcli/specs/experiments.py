@@ -8,6 +8,7 @@ from robustcli.errors import RobustCliError, suggest
 # Folders of files with several specs.
 _SWEEPS = "sweeps/"
 _FINDINGS = "findings/"
+_SPEEDRUNS = "speedrun/"
 
 
 def folder() -> Path:
@@ -19,7 +20,7 @@ def folder() -> Path:
 
 def names() -> list[str]:
     """Names of the shipped specs, such as "cifar10/pgd_at"."""
-    return [name for name in _files() if not name.startswith((_SWEEPS, _FINDINGS))]
+    return [name for name in _files() if not name.startswith((_SWEEPS, _FINDINGS, _SPEEDRUNS))]
 
 
 def sweeps() -> list[str]:

@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "experiments"
 SWEEPS = sorted((FOLDER / "sweeps").glob("*.yaml"))
 FINDINGS = sorted((FOLDER / "findings").glob("*.yaml"))
-FILES = sorted(set(FOLDER.rglob("*.yaml")) - set(SWEEPS) - set(FINDINGS))
+SPEEDRUNS = sorted((FOLDER / "speedrun").glob("*.yaml"))
+FILES = sorted(set(FOLDER.rglob("*.yaml")) - {*SWEEPS, *FINDINGS, *SPEEDRUNS})
 IDS = [path.relative_to(FOLDER).as_posix() for path in FILES]
 
 
@@ -54,7 +55,7 @@ def test_every_shipped_spec_is_sound(path: Path) -> None:
 
 
 def test_every_shipped_file_begins_with_a_line_that_says_what_it_is() -> None:
-    for path in (*FILES, *SWEEPS, *FINDINGS):
+    for path in (*FILES, *SWEEPS, *FINDINGS, *SPEEDRUNS):
         first = path.read_text(encoding="utf-8").splitlines()[0]
         assert first.startswith("# "), path
         assert len(first) > 20, path

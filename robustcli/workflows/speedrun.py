@@ -1,0 +1,304 @@
+"""`robust bench speedrun`: robust accuracy of methods that get the same processor time for training."""
+
+import os
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from robustcli.errors import RobustCliError
+from robustcli.evaluation.progress import StageProgress
+from robustcli.evaluation.watcher import EvaluationWatcher
+from robustcli.evaluation.wording import accuracies
+from robustcli.runtime.device import choose_device
+from robustcli.specs.spec import ExperimentSpec
+from robustcli.store.evaluations import Evaluation
+from robustcli.store.files import read_json, write_json
+from robustcli.store.runs import RunFolder, folder_of
+from robustcli.store.sweep_rows import SweepRow
+from robustcli.workflows.plan.plan import Request, plan
+from robustcli.workflows.sweep import Outcome, run_rows, summary
+from robustcli.workflows.sweep_spec import Row, Sweep
+
+# Share of the budget that the measured speed is planned to use, and how often a length that does not fit is shortened.
+_PLANNED, _ATTEMPTS = 0.94, 3
+# Share of the budget that a finished training may have used: its last check comes after its last update.
+_EXCESS = 1.05
+# Updates that are measured to learn the speed.
+_UPDATES = 12
+_UNITS = {"s": 1, "m": 60, "h": 3600}
+# Rows of this name, and of names that continue it, are compared with the others and with each other.
+CANDIDATE = "candidate"
+
+
+def parse_budget(text: str) -> float:
+    """Return seconds of processor time.
+
+    Raises:
+        RobustCliError: the text is no duration.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
+    if found is None or not float(found[1]):
+        raise RobustCliError(f"--budget: found '{text}'; expected processor time such as 40m, 90s or 1h")
+    return float(found[1]) * _UNITS[found[2]]
+
+
+@dataclass(frozen=True)
+class Length:
+    """Length of a training: epochs, and training images if one epoch over all of them takes too long."""
+
+    epochs: int
+    train_size: int | None = None
+
+    @property
+    def overrides(self) -> list[str]:
+        """The length as changes of a spec."""
+        size = [] if self.train_size is None else [f"data.train_size={self.train_size}"]
+        return [f"train.epochs={self.epochs}", *size]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A row of the table.
+
+    Args:
+        row: summary over the seeds.
+        seconds: processor time of training, by seed.
+    """
+
+    row: SweepRow
+    length: Length
+    seconds: list[float]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"row": self.row.to_json(), "length": asdict(self.length), "processor_seconds": self.seconds}
+
+
+def run_speedrun(
+    path: Path,
+    overrides: Sequence[str],
+    only: Sequence[str],
+    budget: float,
+    root: Path,
+    watcher: EvaluationWatcher,
+    tell: Callable[[str], None],
+) -> list[Result]:
+    """Train every row of a sweep for the budget, with every seed, and evaluate it. Finished runs are read.
+
+    The number of epochs is what the measured speed allows, so every schedule ends with the budget.
+
+    Args:
+        path: file of a sweep. The rows give everything but the length of training.
+        budget: seconds of processor time of one training: all threads and compilers, from reading the images on.
+        tell: is told what is measured, and lengths that did not fit.
+
+    Raises:
+        Interrupted: a signal asked to stop; run it again to continue.
+        RobustCliError: an error of the user; a row that trains on a GPU, or too small a budget.
+    """
+    # In this process and its children, whose time is counted; not in workers that outlive the compilation.
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
+    sweep = Sweep.read(path, overrides, only)
+    known = _Lengths(root / f"{sweep.name}.speedrun.json", budget)
+    results = []
+    for row in sweep.rows:
+        if choose_device(row.specs[0].train.device).type != "cpu":
+            raise RobustCliError(f"row {row.name}: a speedrun counts processor time; expected train.device=cpu")
+        length = known.get(row)
+        if length is None:
+            tell(f"{row.name}: measuring {_UPDATES} updates")
+            length = fitted_length(row.specs[0], budget)
+        for attempt in range(1, _ATTEMPTS + 1):
+            known.put(row, length)
+            # Checked like any spec: some settings depend on the number of epochs.
+            shaped = Sweep.read(path, [*overrides, *length.overrides], [row.name]).rows[0]
+            try:
+                outcomes = [_train(spec, row.name, root, budget, watcher) for spec in shaped.specs]
+                break
+            except _UsedUpError as error:
+                shorter = Length(int(0.95 * error.share * length.epochs), length.train_size)
+                if attempt == _ATTEMPTS or not shorter.epochs:
+                    raise RobustCliError(f"row {row.name}: {error}; expected a larger --budget") from error
+                tell(f"{row.name}: {error}; starting again with {shorter.epochs} epochs")
+                length = shorter
+        seconds = [_seconds_of(outcome.folder) for outcome in outcomes]
+        results.append(Result(summary(shaped, outcomes, root), length, seconds))
+    return results
+
+
+def fitted_length(spec: ExperimentSpec, budget: float) -> Length:
+    """Return the length of a training that the budget allows at the measured speed.
+
+    Raises:
+        RobustCliError: there is not even time for one update.
+    """
+    # The start of the program, which belongs to no training.
+    before = time.process_time()
+    found = plan(Request(spec=replace(spec, evaluate={}), updates=_UPDATES, savings=False))
+    if not found["fits"]:
+        raise RobustCliError(f"{spec.name}: {found['notes'][0]}")
+    training = found["training"]
+    updates = training["seconds"]["cpu"] / training["epochs"]
+    ends = training["epoch_end"]["cpu"] + training["check"]["high"]["cpu"]
+    start = max(0.0, found["start"]["cpu"] - before)
+    room = _PLANNED * budget - start
+    if epochs := int(room / (updates + ends)):
+        return Length(epochs)
+    images = int(found["images"]["sizes"]["train"] * (room - ends) / updates)
+    if images < spec.train.batch_size:
+        least = (start + ends + training["update"]["cpu"]) / _PLANNED
+        raise RobustCliError(
+            f"--budget: found {budget:g} s; expected at least {least:.0f} s for one update: {spec.name}"
+        )
+    return Length(1, images)
+
+
+def table(results: Sequence[Result]) -> str:
+    """Return the results as a Markdown table.
+
+    The candidate is compared with the best of the other rows, and its variants with the candidate, by the mean of the
+    last evaluation that all rows have.
+    """
+    keys = [key for key in results[0].row.evaluations if all(key in found.row.evaluations for found in results)]
+    means = {
+        found.row.row: 100 * mean(evaluation.accuracy for evaluation in found.row.evaluations[keys[-1]])
+        for found in results
+        if found.row.evaluations[keys[-1]]
+    }
+    best = max((row for row in means if not row.startswith(CANDIDATE)), key=means.__getitem__, default=None)
+    lines = [["row", "epochs", "images", "processor minutes", *(f"{key} %" for key in keys), f"{keys[-1]}, difference"]]
+    lines.append(["---"] * len(lines[0]))
+    for found in results:
+        name = found.row.row
+        other = None if not name.startswith(CANDIDATE) else best if name == CANDIDATE else CANDIDATE
+        is_compared = name in means and other in means
+        lines.append(
+            [
+                name,
+                str(found.length.epochs),
+                "all" if found.length.train_size is None else str(found.length.train_size),
+                f"{mean(found.seconds) / 60:.1f} (at most {max(found.seconds) / 60:.1f})",
+                *(accuracies(found.row.evaluations[key]) if found.row.evaluations[key] else "failed" for key in keys),
+                f"{means[name] - means[str(other)]:+.1f} to {other}" if is_compared else "",
+            ]
+        )
+    notes = [
+        f"- {found.row.row}, seed {seed}: failed: {text}.\n"
+        for found in results
+        for seed, text in found.row.failures.items()
+    ]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines) + "".join(["\n", *notes] if notes else [])
+
+
+def _train(spec: ExperimentSpec, name: str, root: Path, budget: float, watcher: EvaluationWatcher) -> Outcome:
+    folder = folder_of(root, spec)
+    if folder.path.is_dir() and _used(folder) is None:
+        raise RobustCliError(f"{folder.path}: not trained by a speedrun, so its processor time is not known; move it")
+    if folder.is_finished and (used := _seconds_of(folder)) > _EXCESS * budget:
+        # Trained with a larger budget.
+        raise _UsedUpError(budget / used)
+    meter = _Meter(watcher, folder, budget)
+    try:
+        return run_rows([Row(name, (spec,))], root, meter)[name][0]
+    finally:
+        meter.keep()
+
+
+class _UsedUpError(Exception):
+    """The budget was used up before the end of training.
+
+    Attributes:
+        share: of the updates that were made.
+    """
+
+    def __init__(self, share: float) -> None:
+        super().__init__(f"the budget was used up after {100 * share:.0f} % of the updates")
+        self.share = share
+
+
+class _Meter:
+    """Watcher that adds up the processor time of a training, and ends it when the budget is used up."""
+
+    def __init__(self, inner: EvaluationWatcher, folder: RunFolder, budget: float) -> None:
+        self._inner, self._folder, self._budget = inner, folder, budget
+        self._before, self._start = _used(folder) or 0.0, _processor_seconds()
+        self._updates = self._done = 0
+        self._is_over = folder.is_finished
+
+    def keep(self) -> None:
+        """Store the time so far; after training nothing more is added."""
+        if not self._is_over and self._folder.path.is_dir():
+            write_json(_file(self._folder), {"processor_seconds": self._spent})
+
+    @property
+    def _spent(self) -> float:
+        return self._before + _processor_seconds() - self._start
+
+    def settings(self, text: str) -> None:
+        self._inner.settings(text)
+
+    def begin(self, updates: int, done: int) -> None:
+        self._updates, self._done = updates, done
+        # Trained before, so that only evaluations are missing.
+        self._is_over |= done >= updates
+        self.keep()
+        self._inner.begin(updates, done)
+
+    def step(self, images: int) -> None:
+        self._inner.step(images)
+        self._done += 1
+        if self._spent > self._budget and self._done < self._updates:
+            raise _UsedUpError(self._done / self._updates)
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        self.keep()
+        self._inner.epoch(record)
+
+    def evaluation(self, key: str, result: Evaluation | None) -> None:
+        self.keep()
+        self._is_over = True
+        self._inner.evaluation(key, result)
+
+    def attack(self, key: str, progress: StageProgress) -> None:
+        self._inner.attack(key, progress)
+
+
+class _Lengths:
+    """Lengths that were chosen for a budget, in a file, so that an interrupted speedrun continues with them."""
+
+    def __init__(self, file: Path, budget: float) -> None:
+        self._file, self._budget = file, budget
+        self._stored: dict[str, Any] = read_json(file) if file.is_file() else {}
+
+    def get(self, row: Row) -> Length | None:
+        found = self._stored.get(self._key(row))
+        return None if found is None else Length(**found)
+
+    def put(self, row: Row, length: Length) -> None:
+        self._stored[self._key(row)] = asdict(length)
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(self._file, self._stored)
+
+    def _key(self, row: Row) -> str:
+        return f"{row.specs[0].digest} {self._budget:g} s"
+
+
+def _processor_seconds() -> float:
+    """Processor time of this process and of its children that have ended, such as compilers."""
+    return sum(os.times()[:4])
+
+
+def _file(folder: RunFolder) -> Path:
+    return folder.path / "processor.json"
+
+
+def _used(folder: RunFolder) -> float | None:
+    file = _file(folder)
+    return float(read_json(file)["processor_seconds"]) if file.is_file() else None
+
+
+def _seconds_of(folder: RunFolder) -> float:
+    return _used(folder) or 0.0

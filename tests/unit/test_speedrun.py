@@ -1,0 +1,195 @@
+"""`robust bench speedrun`: every training gets the same processor time."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from robustcli.cli.main import app
+from robustcli.errors import RobustCliError
+from robustcli.specs import experiments
+from robustcli.store.runs import find_runs
+from robustcli.workflows import speedrun
+from robustcli.workflows.speedrun import Length, parse_budget, table
+from robustcli.workflows.sweep_spec import Sweep
+
+SWEEP = """
+name: tiny
+seeds: [0, 1]
+base:
+  data: {name: digits}
+  architecture: {name: small_cnn}
+  threat: {norm: linf, eps: 0.1}
+  defense: {name: pgd_at, steps: 2}
+  train: {epochs: 1, batch_size: 64, lr: 0.01, schedule: linear, device: cpu, check_examples: 20, check_steps: 1}
+  evaluate:
+    clean: {name: clean, examples: 40}
+    autoattack: {name: autoattack, attacks: [apgd-ce], examples: 40}
+rows:
+  pgd_at: {}
+  candidate: {defense: {name: n_fgsm}}
+  candidate_without_noise: {defense: {name: fgsm}}
+"""
+
+
+class Silent:
+    """A watcher that counts updates."""
+
+    def __init__(self) -> None:
+        self.updates = 0
+
+    def settings(self, text: str) -> None: ...
+
+    def begin(self, updates: int, done: int) -> None: ...
+
+    def step(self, images: int) -> None:
+        self.updates += 1
+
+    def epoch(self, record: dict[str, Any]) -> None: ...
+
+    def evaluation(self, key: str, result: Any) -> None: ...
+
+    def attack(self, key: str, progress: Any) -> None: ...
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(SWEEP, encoding="utf-8")
+    return path
+
+
+def run(sweep: Path, budget: float, only: tuple[str, ...] = ("pgd_at",), seeds: str = "0") -> tuple[list[Any], Silent]:
+    watcher = Silent()
+    root = sweep.parent / "runs"
+    return speedrun.run_speedrun(sweep, [f"seed={seeds}"], only, budget, root, watcher, lambda text: None), watcher
+
+
+def test_budgets_are_durations() -> None:
+    assert [parse_budget(text) for text in ("40m", "90s", "1h", "0.5m")] == [2400, 90, 3600, 30]
+    for text in ("40", "m", "-1m", "0m", "1d"):
+        with pytest.raises(RobustCliError, match=rf"--budget: found '{text}'; expected .* 40m"):
+            parse_budget(text)
+
+
+@pytest.mark.slow
+def test_trainings_keep_to_the_budget_and_are_not_repeated(sweep: Path) -> None:
+    folder, out = sweep.parent / "runs", sweep.parent / "out.json"
+    words = ["bench", "speedrun", str(sweep), "--budget", "4s", "--runs", str(folder), "--out", str(out), "--quiet"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    stored = json.loads(out.read_text())
+    assert [found["row"]["row"] for found in stored["rows"]] == ["pgd_at", "candidate", "candidate_without_noise"]
+    for found in stored["rows"]:
+        assert len(found["processor_seconds"]) == 2
+        # Measured in the middle of a training, whose first updates and checks differ a little.
+        assert all(1 < seconds <= 4.5 for seconds in found["processor_seconds"])
+        assert found["length"]["epochs"] == found["row"]["epochs"] > 1
+    assert stored["budget_seconds"] == 4
+    assert "torch" in stored["machine"]
+    assert re.search(r"\| candidate \|.*[+-]\d+\.\d to pgd_at \|", result.output)
+    assert re.search(r"\| candidate_without_noise \|.*[+-]\d+\.\d to candidate \|", result.output)
+    again, watcher = run(sweep, 4.0, ("pgd_at", "candidate"), "0,1")
+    assert watcher.updates == 0
+    assert [found.to_json() for found in again] == stored["rows"][:2]
+
+
+def test_one_epoch_that_takes_too_long_gets_fewer_images(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    planned: dict[str, Any] = {
+        "fits": True,
+        "start": {"cpu": 6.0},
+        "images": {"sizes": {"train": 1000}},
+        "training": {
+            "epochs": 2,
+            "seconds": {"cpu": 40.0},
+            "update": {"cpu": 1.25},
+            "epoch_end": {"cpu": 0.5},
+            "check": {"high": {"cpu": 0.5}},
+        },
+    }
+    monkeypatch.setattr(speedrun, "plan", lambda request: planned)
+    # The program itself took 5 s to start.
+    monkeypatch.setattr(speedrun.time, "process_time", lambda: 5.0)
+    spec = Sweep.read(sweep).rows[0].specs[0]
+    # 94 % of the budget, less a second to start and, for each epoch, 20 s of updates and 1 s for its end.
+    assert speedrun.fitted_length(spec, 100) == Length(4)
+    assert speedrun.fitted_length(spec, 10) in (Length(1, 369), Length(1, 370)), "but for rounding"
+    assert Length(1, 370).overrides == ["train.epochs=1", "data.train_size=370"]
+    with pytest.raises(RobustCliError, match=r"--budget: found 3 s; expected at least 3 s for one update"):
+        speedrun.fitted_length(spec, 3)
+    planned.update(fits=False, notes=["does not fit"])
+    with pytest.raises(RobustCliError, match="does not fit"):
+        speedrun.fitted_length(spec, 100)
+
+
+def test_what_uses_up_the_budget_starts_again_with_fewer_epochs(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(10**6))
+    monkeypatch.setattr(speedrun, "_processor_seconds", lambda: float(next(clock)))
+    monkeypatch.setattr(speedrun, "fitted_length", lambda spec, budget: Length(6, 300))
+    (found,), watcher = run(sweep, 20.0)
+    # Each look at the clock is a second, so the first attempt ends before its 6 x 5 updates.
+    assert found.length == Length(3, 300)
+    assert found.row.epochs == 3
+    assert watcher.updates > 3 * 5
+    assert found.seconds[0] <= 20 + 3
+    # What was trained with a larger budget does not count.
+    with pytest.raises(RobustCliError, match=r"row pgd_at: the budget was used up .* expected a larger --budget"):
+        run(sweep, 1.0)
+
+
+def test_an_interrupted_training_goes_on_with_the_time_that_it_has_used(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speedrun, "fitted_length", lambda spec, budget: Length(3, 300))
+
+    class Stopped(Silent):
+        def epoch(self, record: dict[str, Any]) -> None:
+            if record["epoch"] == 1:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        speedrun.run_speedrun(sweep, ["seed=0"], ["pgd_at"], 60, sweep.parent / "runs", Stopped(), lambda text: None)
+    (folder,) = find_runs(sweep.parent / "runs")
+    file = folder.path / "processor.json"
+    file.write_text('{"processor_seconds": 50.0}')
+    monkeypatch.setattr(speedrun, "fitted_length", None)
+    (found,), watcher = run(sweep, 60)
+    assert watcher.updates < 3 * 5
+    assert 50 < found.seconds[0] < 60
+    file.unlink()
+    with pytest.raises(RobustCliError, match="not trained by a speedrun"):
+        run(sweep, 60)
+
+
+def test_only_processors_count(sweep: Path) -> None:
+    sweep.write_text(SWEEP.replace("device: cpu", "device: auto"), encoding="utf-8")
+    monkey = pytest.MonkeyPatch()
+    monkey.setattr(speedrun, "choose_device", lambda name: __import__("torch").device("cuda"))
+    with monkey.context(), pytest.raises(RobustCliError, match=r"row pgd_at: .* expected train.device=cpu"):
+        run(sweep, 60)
+    monkey.undo()
+
+
+def test_rows_without_results_are_told_and_not_compared(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speedrun, "fitted_length", lambda spec, budget: Length(1, 64))
+    found, _ = run(sweep, 60, ("pgd_at", "candidate"))
+    assert " to pgd_at |" in table(found)
+    broken = replace(found[0], row=found[0].row.model_copy(update={"evaluations": {"clean": [], "autoattack": []}}))
+    broken.row.failures["0"] = "the loss is not finite"
+    text = table([broken, found[1]])
+    assert "| pgd_at | 1 | 64 |" in text
+    assert "failed | failed |  |" in text
+    assert " to pgd_at" not in text
+    assert text.endswith("\n- pgd_at, seed 0: failed: the loss is not finite.\n")
+
+
+def test_the_shipped_speedrun_has_baselines_and_a_candidate_with_ablations() -> None:
+    rows = Sweep.read(experiments.find("speedrun/cifar10_jpeg")).rows
+    names = [row.name for row in rows]
+    assert names[:6] == ["pgd_at", "trades", "rs_fgsm", "n_fgsm", "free", "candidate"]
+    assert all(name.startswith("candidate_") for name in names[6:])
+    assert all([spec.seed for spec in row.specs] == [0, 1, 2] and not row.specs[0].warnings() for row in rows)
