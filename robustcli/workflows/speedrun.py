@@ -1,5 +1,6 @@
 """`robust bench speedrun`: robust accuracy of methods that get the same processor time for training."""
 
+import math
 import os
 import re
 import time
@@ -9,17 +10,21 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from robustcli.attacks.active_set import no_early_exit
+from robustcli.data.loading import load_data
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.progress import StageProgress
 from robustcli.evaluation.watcher import EvaluationWatcher
 from robustcli.evaluation.wording import accuracies
+from robustcli.registry.registry import instantiate
 from robustcli.runtime.device import choose_device
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store.evaluations import Evaluation
 from robustcli.store.files import read_json, write_json
 from robustcli.store.runs import RunFolder, folder_of
 from robustcli.store.sweep_rows import SweepRow
-from robustcli.workflows.plan.plan import Request, plan
+from robustcli.training.choices import chosen_settings
+from robustcli.workflows.plan.updates import WARM_UP, Trial, trial_folder
 from robustcli.workflows.sweep import Outcome, run_rows, summary
 from robustcli.workflows.sweep_spec import Row, Sweep
 
@@ -110,7 +115,7 @@ def run_speedrun(
         length = known.get(row)
         if length is None:
             tell(f"{row.name}: measuring {_UPDATES} updates")
-            length = fitted_length(row.specs[0], budget)
+            length = fitted_length(measured_costs(row.specs[0]), budget, row.specs[0].train.batch_size)
         for attempt in range(1, _ATTEMPTS + 1):
             known.put(row, length)
             # Checked like any spec: some settings depend on the number of epochs.
@@ -129,30 +134,56 @@ def run_speedrun(
     return results
 
 
-def fitted_length(spec: ExperimentSpec, budget: float) -> Length:
-    """Return the length of a training that the budget allows at the measured speed.
+@dataclass(frozen=True)
+class Costs:
+    """Processor seconds of a training.
+
+    Args:
+        start: reading the images.
+        update: one update.
+        end: check and storing after an epoch.
+        updates: updates of an epoch.
+        images: training images.
+    """
+
+    start: float
+    update: float
+    end: float
+    updates: int
+    images: int
+
+
+def measured_costs(spec: ExperimentSpec) -> Costs:
+    """Measure some updates and the end of an epoch; robust networks cost more than untrained ones only in the check."""
+    device = choose_device(spec.train.device)
+    begun = _processor_seconds()
+    data = load_data(spec.data, device, to_train=True)
+    start = _processor_seconds() - begun
+    spec = replace(spec, train=chosen_settings(spec, instantiate(spec.defense), data, device))
+    with trial_folder() as folder, no_early_exit():
+        trial = Trial(spec, data, device, Path(folder), _processor_seconds)
+        trial.run(WARM_UP)
+        update = mean(trial.run(_UPDATES))
+        begun = _processor_seconds()
+        trial.epoch_end()
+        trial.check()(trial.training.network)
+        end = _processor_seconds() - begun
+    return Costs(start, update, end, trial.loop.steps_per_epoch, data.sizes["train"])
+
+
+def fitted_length(costs: Costs, budget: float, batch_size: int) -> Length:
+    """Return the length of a training that the budget allows.
 
     Raises:
         RobustCliError: there is not even time for one update.
     """
-    # The start of the program, which belongs to no training.
-    before = time.process_time()
-    found = plan(Request(spec=replace(spec, evaluate={}), updates=_UPDATES, savings=False))
-    if not found["fits"]:
-        raise RobustCliError(f"{spec.name}: {found['notes'][0]}")
-    training = found["training"]
-    updates = training["seconds"]["cpu"] / training["epochs"]
-    ends = training["epoch_end"]["cpu"] + training["check"]["high"]["cpu"]
-    start = max(0.0, found["start"]["cpu"] - before)
-    room = _PLANNED * budget - start
-    if epochs := int(room / (updates + ends)):
+    room = _PLANNED * budget - costs.start
+    if epochs := int(room / (costs.updates * costs.update + costs.end)):
         return Length(epochs)
-    images = int(found["images"]["sizes"]["train"] * (room - ends) / updates)
-    if images < spec.train.batch_size:
-        least = (start + ends + training["update"]["cpu"]) / _PLANNED
-        raise RobustCliError(
-            f"--budget: found {budget:g} s; expected at least {least:.0f} s for one update: {spec.name}"
-        )
+    images = int(costs.images * (room - costs.end) / (costs.updates * costs.update))
+    if images < batch_size:
+        least = math.ceil((costs.start + costs.end + costs.update) / _PLANNED)
+        raise RobustCliError(f"--budget: found {budget:g} s; expected at least {least} s, which one update takes")
     return Length(1, images)
 
 
@@ -288,7 +319,8 @@ class _Lengths:
 
 def _processor_seconds() -> float:
     """Processor time of this process and of its children that have ended, such as compilers."""
-    return sum(os.times()[:4])
+    children = os.times()
+    return time.process_time() + children.children_user + children.children_system
 
 
 def _file(folder: RunFolder) -> Path:

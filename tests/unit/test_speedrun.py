@@ -14,7 +14,7 @@ from robustcli.errors import RobustCliError
 from robustcli.specs import experiments
 from robustcli.store.runs import find_runs
 from robustcli.workflows import speedrun
-from robustcli.workflows.speedrun import Length, parse_budget, table
+from robustcli.workflows.speedrun import Costs, Length, fitted_length, parse_budget, table
 from robustcli.workflows.sweep_spec import Sweep
 
 SWEEP = """
@@ -69,6 +69,12 @@ def run(sweep: Path, budget: float, only: tuple[str, ...] = ("pgd_at",), seeds: 
     return speedrun.run_speedrun(sweep, [f"seed={seeds}"], only, budget, root, watcher, lambda text: None), watcher
 
 
+def choose(monkeypatch: pytest.MonkeyPatch, length: Length) -> None:
+    """Do not measure."""
+    monkeypatch.setattr(speedrun, "measured_costs", lambda spec: None)
+    monkeypatch.setattr(speedrun, "fitted_length", lambda costs, budget, batch_size: length)
+
+
 def test_budgets_are_durations() -> None:
     assert [parse_budget(text) for text in ("40m", "90s", "1h", "0.5m")] == [2400, 90, 3600, 30]
     for text in ("40", "m", "-1m", "0m", "1d"):
@@ -98,38 +104,20 @@ def test_trainings_keep_to_the_budget_and_are_not_repeated(sweep: Path) -> None:
     assert [found.to_json() for found in again] == stored["rows"][:2]
 
 
-def test_one_epoch_that_takes_too_long_gets_fewer_images(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    planned: dict[str, Any] = {
-        "fits": True,
-        "start": {"cpu": 6.0},
-        "images": {"sizes": {"train": 1000}},
-        "training": {
-            "epochs": 2,
-            "seconds": {"cpu": 40.0},
-            "update": {"cpu": 1.25},
-            "epoch_end": {"cpu": 0.5},
-            "check": {"high": {"cpu": 0.5}},
-        },
-    }
-    monkeypatch.setattr(speedrun, "plan", lambda request: planned)
-    # The program itself took 5 s to start.
-    monkeypatch.setattr(speedrun.time, "process_time", lambda: 5.0)
-    spec = Sweep.read(sweep).rows[0].specs[0]
+def test_one_epoch_that_takes_too_long_gets_fewer_images() -> None:
+    costs = Costs(start=1.0, update=1.25, end=1.0, updates=16, images=1000)
     # 94 % of the budget, less a second to start and, for each epoch, 20 s of updates and 1 s for its end.
-    assert speedrun.fitted_length(spec, 100) == Length(4)
-    assert speedrun.fitted_length(spec, 10) in (Length(1, 369), Length(1, 370)), "but for rounding"
+    assert fitted_length(costs, 100, 64) == Length(4)
+    assert fitted_length(costs, 10, 64) in (Length(1, 369), Length(1, 370)), "but for rounding"
     assert Length(1, 370).overrides == ["train.epochs=1", "data.train_size=370"]
-    with pytest.raises(RobustCliError, match=r"--budget: found 3 s; expected at least 3 s for one update"):
-        speedrun.fitted_length(spec, 3)
-    planned.update(fits=False, notes=["does not fit"])
-    with pytest.raises(RobustCliError, match="does not fit"):
-        speedrun.fitted_length(spec, 100)
+    with pytest.raises(RobustCliError, match=r"--budget: found 3 s; expected at least 4 s, which one update takes"):
+        fitted_length(costs, 3, 64)
 
 
 def test_what_uses_up_the_budget_starts_again_with_fewer_epochs(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(10**6))
     monkeypatch.setattr(speedrun, "_processor_seconds", lambda: float(next(clock)))
-    monkeypatch.setattr(speedrun, "fitted_length", lambda spec, budget: Length(6, 300))
+    choose(monkeypatch, Length(6, 300))
     (found,), watcher = run(sweep, 20.0)
     # Each look at the clock is a second, so the first attempt ends before its 6 x 5 updates.
     assert found.length == Length(3, 300)
@@ -144,7 +132,7 @@ def test_what_uses_up_the_budget_starts_again_with_fewer_epochs(sweep: Path, mon
 def test_an_interrupted_training_goes_on_with_the_time_that_it_has_used(
     sweep: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(speedrun, "fitted_length", lambda spec, budget: Length(3, 300))
+    choose(monkeypatch, Length(3, 300))
 
     class Stopped(Silent):
         def epoch(self, record: dict[str, Any]) -> None:
@@ -156,7 +144,7 @@ def test_an_interrupted_training_goes_on_with_the_time_that_it_has_used(
     (folder,) = find_runs(sweep.parent / "runs")
     file = folder.path / "processor.json"
     file.write_text('{"processor_seconds": 50.0}')
-    monkeypatch.setattr(speedrun, "fitted_length", None)
+    monkeypatch.setattr(speedrun, "measured_costs", None)
     (found,), watcher = run(sweep, 60)
     assert watcher.updates < 3 * 5
     assert 50 < found.seconds[0] < 60
@@ -175,7 +163,7 @@ def test_only_processors_count(sweep: Path) -> None:
 
 
 def test_rows_without_results_are_told_and_not_compared(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speedrun, "fitted_length", lambda spec, budget: Length(1, 64))
+    choose(monkeypatch, Length(1, 64))
     found, _ = run(sweep, 60, ("pgd_at", "candidate"))
     assert " to pgd_at |" in table(found)
     broken = replace(found[0], row=found[0].row.model_copy(update={"evaluations": {"clean": [], "autoattack": []}}))
