@@ -12,7 +12,6 @@ from typer.testing import CliRunner
 from robustcli.cli.main import app
 from robustcli.errors import RobustCliError
 from robustcli.specs import experiments
-from robustcli.store.runs import find_runs
 from robustcli.workflows import speedrun
 from robustcli.workflows.speedrun import Costs, Length, fitted_length, parse_budget, table
 from robustcli.workflows.sweep_spec import Sweep
@@ -63,10 +62,10 @@ def sweep(tmp_path: Path) -> Path:
     return path
 
 
-def run(sweep: Path, budget: float, only: tuple[str, ...] = ("pgd_at",), seeds: str = "0") -> tuple[list[Any], Silent]:
+def run(sweep: Path, budget: float, only: tuple[str, ...] = ("pgd_at",)) -> tuple[list[Any], Silent]:
     watcher = Silent()
     root = sweep.parent / "runs"
-    return speedrun.run_speedrun(sweep, [f"seed={seeds}"], only, budget, root, watcher, lambda text: None), watcher
+    return speedrun.run_speedrun(sweep, ["seed=0"], only, budget, root, watcher, lambda text: None), watcher
 
 
 def choose(monkeypatch: pytest.MonkeyPatch, length: Length) -> None:
@@ -85,21 +84,20 @@ def test_budgets_are_durations() -> None:
 @pytest.mark.slow
 def test_trainings_keep_to_the_budget_and_are_not_repeated(sweep: Path) -> None:
     folder, out = sweep.parent / "runs", sweep.parent / "out.json"
-    words = ["bench", "speedrun", str(sweep), "--budget", "4s", "--runs", str(folder), "--out", str(out), "--quiet"]
-    result = CliRunner().invoke(app, words)
+    words = ["bench", "speedrun", str(sweep), "seed=0", "--budget", "1.5s", "--runs", str(folder), "--out", str(out)]
+    result = CliRunner().invoke(app, [*words, "--quiet"])
     assert result.exit_code == 0, result.output
     stored = json.loads(out.read_text())
     assert [found["row"]["row"] for found in stored["rows"]] == ["pgd_at", "candidate", "candidate_without_noise"]
     for found in stored["rows"]:
-        assert len(found["processor_seconds"]) == 2
         # Measured in the middle of a training, whose first updates and checks differ a little.
-        assert all(1 < seconds <= 4.5 for seconds in found["processor_seconds"])
+        assert 0.3 < found["processor_seconds"][0] <= 1.7
         assert found["length"]["epochs"] == found["row"]["epochs"] > 1
-    assert stored["budget_seconds"] == 4
+    assert stored["budget_seconds"] == 1.5
     assert "torch" in stored["machine"]
     assert re.search(r"\| candidate \|.*[+-]\d+\.\d to pgd_at \|", result.output)
     assert re.search(r"\| candidate_without_noise \|.*[+-]\d+\.\d to candidate \|", result.output)
-    again, watcher = run(sweep, 4.0, ("pgd_at", "candidate"), "0,1")
+    again, watcher = run(sweep, 1.5, ("pgd_at", "candidate"))
     assert watcher.updates == 0
     assert [found.to_json() for found in again] == stored["rows"][:2]
 
@@ -141,8 +139,7 @@ def test_an_interrupted_training_goes_on_with_the_time_that_it_has_used(
 
     with pytest.raises(KeyboardInterrupt):
         speedrun.run_speedrun(sweep, ["seed=0"], ["pgd_at"], 60, sweep.parent / "runs", Stopped(), lambda text: None)
-    (folder,) = find_runs(sweep.parent / "runs")
-    file = folder.path / "processor.json"
+    (file,) = (sweep.parent / "runs").rglob("processor.json")
     file.write_text('{"processor_seconds": 50.0}')
     monkeypatch.setattr(speedrun, "measured_costs", None)
     (found,), watcher = run(sweep, 60)
