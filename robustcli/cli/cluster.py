@@ -1,7 +1,7 @@
 """Options of engines, and the commands on SLURM jobs: `submit`, `status`, `logs`, `cancel`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,7 +21,13 @@ _ENGINES = {"local": (), "ray": ("--gpus", "--cpus"), "slurm": ("--slurm", "--ti
 
 EngineName = Annotated[str, typer.Option("--engine", help="Where to run: local, ray or slurm.")]
 Partition = Annotated[
-    str | None, typer.Option("--slurm", "--partition", help="SLURM: partition. Default: the cluster's default.")
+    str | None,
+    typer.Option(
+        "--slurm",
+        "--partition",
+        help="SLURM: partition, or a .yaml file with partition, time, gpus, cpus and nodes. Default: the cluster's "
+        "default partition.",
+    ),
 ]
 TimeLimit = Annotated[
     str | None, typer.Option("--time", help="SLURM: time limit of a job, for example 12:00:00; jobs resume after it.")
@@ -55,12 +61,45 @@ def engine_of(
     from robustcli.workflows.engines.ray import RayEngine
     from robustcli.workflows.engines.slurm import SlurmEngine
 
-    needs = Needs(gpus=gpus, cpus=cpus)
     if name == "ray":
-        return RayEngine(), needs
-    if time is None:
+        return RayEngine(), Needs(gpus=gpus, cpus=cpus)
+    wanted = with_file({"partition": partition, "time": time, "gpus": gpus, "cpus": cpus})
+    if wanted["time"] is None:
         raise RobustCliError("--engine slurm: found no time limit; pass --time, for example --time 12:00:00")
-    return SlurmEngine(partition=partition, time=time), needs
+    needs = Needs(gpus=wanted["gpus"], cpus=wanted["cpus"])
+    return SlurmEngine(partition=wanted["partition"], time=wanted["time"]), needs
+
+
+# Settings in a file of --slurm, with their types.
+_IN_FILE = {"partition": str, "time": str, "gpus": int, "cpus": int, "nodes": int}
+
+
+def with_file(options: dict[str, Any]) -> dict[str, Any]:
+    """Return options of SLURM; what is not given comes from the file that --slurm names, if it names one.
+
+    Raises:
+        RobustCliError: the file cannot be read, or a setting in it is wrong.
+    """
+    path = Path(options["partition"] or "")
+    if path.suffix not in (".yaml", ".yml"):
+        return options
+    from robustcli.specs.yamlfile import read_yaml
+
+    found = read_yaml(path).value
+    if not isinstance(found, dict):
+        raise RobustCliError(f"--slurm: {path}: expected some of the keys {', '.join(_IN_FILE)}")
+    for key, value in found.items():
+        if key not in options:
+            raise RobustCliError(f"--slurm: {path}: unknown key '{key}'{suggest(str(key), list(options))}")
+        if (
+            type(value) is not _IN_FILE[key]
+            or (key in ("cpus", "nodes") and value < 1)
+            or (key == "gpus" and value < 0)
+        ):
+            kind = "text in quotes" if _IN_FILE[key] is str else "a number"
+            raise RobustCliError(f"--slurm: {path}: {key}: found {value!r}; expected {kind}")
+    given = {key: value for key, value in options.items() if value is not None and key != "partition"}
+    return {**dict.fromkeys(options), **found, **given}
 
 
 def print_end(task: "Task", answer: "Answer") -> None:
@@ -71,8 +110,10 @@ def print_end(task: "Task", answer: "Answer") -> None:
 @app.command("submit", rich_help_panel=panels.CLUSTER)
 def submit_run(
     spec: Annotated[str, typer.Argument(help="File of a spec, or name of a shipped one.")],
-    time: Annotated[str, typer.Option(help="Time limit, for example 12:00:00; the job is queued again after it.")],
     overrides: Overrides = None,
+    time: Annotated[
+        str | None, typer.Option(help="Time limit, for example 12:00:00; the job is queued again after it.")
+    ] = None,
     partition: Partition = None,
     gpus: Annotated[
         int | None,
@@ -80,7 +121,7 @@ def submit_run(
             min=0, help="GPUs of every node, each with a process. Default: 0 if the device is cpu, otherwise 1."
         ),
     ] = None,
-    nodes: Annotated[int, typer.Option(min=1, help="Number of nodes.")] = 1,
+    nodes: Annotated[int | None, typer.Option(min=1, help="Number of nodes. Default: 1.")] = None,
     cpus: Annotated[
         int | None, typer.Option(min=1, help="Processor cores of every node. Default: 4 for each GPU, or 1.")
     ] = None,
@@ -96,11 +137,14 @@ def submit_run(
     from robustcli.workflows.engines import Needs
     from robustcli.workflows.slurm import Resources, script, submit
 
+    wanted = with_file({"partition": partition, "time": time, "gpus": gpus, "cpus": cpus, "nodes": nodes})
+    if wanted["time"] is None:
+        raise RobustCliError("--time: found no time limit; write --time 12:00:00, or time: in a file of --slurm")
     read = ExperimentSpec.read(experiments.find(spec), overrides or ())
     for warning in read.warnings():
         typer.echo(f"warning: {warning}", err=True)
-    needs = Needs(gpus=gpus, cpus=cpus).on(read.train.device)
-    resources = Resources(partition=partition, time=time, nodes=nodes, **needs)
+    needs = Needs(gpus=wanted["gpus"], cpus=wanted["cpus"]).on(read.train.device)
+    resources = Resources(partition=wanted["partition"], time=wanted["time"], nodes=wanted["nodes"] or 1, **needs)
     if dry_run:
         typer.echo(script(read, runs, resources), nl=False)
         return

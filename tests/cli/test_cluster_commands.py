@@ -49,3 +49,16 @@ def test_without_slurm_commands_say_so(robust: Robust, tiny: Path, monkeypatch: 
     assert robust("logs", folder).require(0).out == "epoch 1\n"
     robust("status").require(2, "squeue: command not found")
     robust("cancel", folder).require(2, "squeue: command not found")
+
+
+def test_settings_of_slurm_come_from_a_file(robust: Robust, tiny: Path) -> None:
+    team = tiny.with_name("team.yaml")
+    team.write_text("partition: gpu\ntime: 12:00:00\ngpus: 2\nnodes: 3\n", encoding="utf-8")
+    script = robust("submit", tiny, "--slurm", team, "--gpus", 4, "--dry-run").require(0).out
+    for line in ("partition=gpu", "time=12:00:00", "nodes=3", "gpus-per-node=4"):
+        assert f"#SBATCH --{line}\n" in script
+    robust("submit", tiny, "--slurm", "gpu", "--dry-run").require(2, "--time: found no time limit")
+    team.write_text("time: 90\n", encoding="utf-8")
+    robust("submit", tiny, "--slurm", team, "--dry-run").require(2, "time: found 90; expected text in quotes")
+    team.write_text("partitions: gpu\n", encoding="utf-8")
+    robust("submit", tiny, "--slurm", team, "--dry-run").require(2, "did you mean 'partition'?")
