@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from html import escape
 
 _WIDTH, _HEIGHT = 560, 260
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 12, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 70, 12, 12, 40
+# Height of a line of text, and width of a digit.
+_LINE, _DIGIT = 18, 8
+_LONGEST = 72
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,9 @@ def line_chart(title: str, curves: Mapping[str, Sequence[tuple[float, float]]], 
     everything = [point for points in kept.values() for point in points]
     x_axis = Axis.over([x for x, _ in everything], _LEFT, _WIDTH - _RIGHT)
     y_axis = Axis.over([y for _, y in everything], _HEIGHT - _BOTTOM, _TOP)
-    body = _frame(x_axis, y_axis, x_label, y_label)
+    # Such as epochs, of which there are no halves.
+    is_whole = all(float(x).is_integer() for x, _ in everything)
+    body = _frame(x_axis, y_axis, x_label, y_label, is_whole=is_whole)
     for number, points in enumerate(kept.values()):
         path = " ".join(f"{x_axis.at(x):.1f},{y_axis.at(y):.1f}" for x, y in points)
         body.append(f'<polyline class="curve c{number % 6}" points="{path}"/>')
@@ -92,7 +97,7 @@ def pareto_front(points: Iterable[tuple[float, float]]) -> list[tuple[float, flo
 def scatter(
     title: str, points: Mapping[str, tuple[float, float]], x_label: str, y_label: str, *, front: bool = False
 ) -> str:
-    """Draw one labelled point per name. Returns "" without any point.
+    """Draw one numbered point per name, with the names below. Returns "" without any point.
 
     Args:
         front: also draw the Pareto front; small x and large y are good.
@@ -105,17 +110,34 @@ def scatter(
     if front:
         path = " ".join(f"{x_axis.at(x):.1f},{y_axis.at(y):.1f}" for x, y in pareto_front(points.values()))
         body.append(f'<polyline class="front" points="{path}"/>')
+    taken: list[tuple[float, float]] = []
     for number, (name, (x, y)) in enumerate(points.items()):
         left, top = x_axis.at(x), y_axis.at(y)
-        anchor, shift = ("end", -8) if left > _WIDTH / 2 else ("start", 8)
-        body.append(f'<circle class="dot c{number % 6}" cx="{left:.1f}" cy="{top:.1f}" r="5"/>')
-        body.append(
-            f'<text class="label" x="{left + shift:.1f}" y="{top - 6:.1f}" text-anchor="{anchor}">{escape(name)}</text>'
-        )
-    return _figure(title, body, [])
+        row = _HEIGHT + number * _LINE + 12
+        shown = name if len(name) <= _LONGEST else f"{name[: _LONGEST - 3]}..."
+        place = _free_place(left, top, taken)
+        taken.append(place)
+        body += [
+            f'<circle class="dot c{number % 6}" cx="{left:.1f}" cy="{top:.1f}" r="5"/>',
+            f'<text class="label" x="{place[0]:.1f}" y="{place[1]:.1f}" text-anchor="middle">{number + 1}</text>',
+            f'<circle class="dot c{number % 6}" cx="{_LEFT - 40}" cy="{row - 4}" r="5"/>',
+            f'<text class="label" x="{_LEFT - 28}" y="{row}">{number + 1} {escape(shown)}</text>',
+        ]
+    return _svg(title, body, [], _HEIGHT + len(points) * _LINE + 4, title)
 
 
-def _frame(x_axis: Axis, y_axis: Axis, x_label: str, y_label: str) -> list[str]:
+def _free_place(left: float, top: float, taken: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """A place for a number next to a point that no other number has, or the first one if all are taken."""
+    around = [(13, 4), (-13, 4), (0, -9), (0, 18), (13, -9), (-13, -9), (13, 18), (-13, 18), (28, 4), (-28, 4)]
+    places = [(left + right, top + down) for right, down in around]
+
+    def is_free(place: tuple[float, float]) -> bool:
+        return all(abs(place[0] - x) > 2 * _DIGIT or abs(place[1] - y) > _LINE - 5 for x, y in taken)
+
+    return next((place for place in places if is_free(place)), places[0])
+
+
+def _frame(x_axis: Axis, y_axis: Axis, x_label: str, y_label: str, *, is_whole: bool = False) -> list[str]:
     """Grid lines, tick labels and axis labels."""
     body = []
     for tick in y_axis.ticks():
@@ -123,6 +145,8 @@ def _frame(x_axis: Axis, y_axis: Axis, x_label: str, y_label: str) -> list[str]:
         body.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         body.append(f'<text class="tick" x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_number(tick)}</text>')
     for tick in x_axis.ticks():
+        if is_whole and not float(tick).is_integer():
+            continue
         x = x_axis.at(tick)
         text = _number(tick)
         body.append(f'<text class="tick" x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 16}" text-anchor="middle">{text}</text>')

@@ -11,13 +11,12 @@ _WIDE = ("evaluator", "correct", "forwards", "gradients", "s")
 
 
 def result_table(results: Results, *, is_wide: bool = False) -> Table:
-    """One row per evaluation, with the clean accuracy next to every robust accuracy.
+    """One row per evaluation, with the clean accuracy next to every robust accuracy; certified ones have a second row.
 
     Args:
         is_wide: also show evaluator, counts and cost.
     """
-    has_certificates = any(evaluation.certified for evaluation in results.evaluations.values())
-    columns = (*_COLUMNS[:-1], *(("certified %",) if has_certificates else ()), "verdict", *(_WIDE if is_wide else ()))
+    columns = (*_COLUMNS, *(_WIDE if is_wide else ()))
     table = plain_table(columns, text=("evaluation", "threat", "verdict", "evaluator"))
     for key, evaluation in results.evaluations.items():
         clean = results.clean_accuracy(key)
@@ -26,10 +25,8 @@ def result_table(results: Results, *, is_wide: bool = False) -> Table:
             "" if evaluation.is_clean else threats_of(evaluation),
             interval(evaluation) if evaluation.is_clean else "" if clean is None else percent(clean),
             "" if evaluation.is_clean else interval(evaluation),
+            verdict(evaluation),
         ]
-        if has_certificates:
-            cells.append("" if evaluation.certified is None else interval(evaluation.certified))
-        cells.append(verdict(evaluation))
         if is_wide:
             cells += [
                 describe(evaluation),
@@ -39,4 +36,7 @@ def result_table(results: Results, *, is_wide: bool = False) -> Table:
                 f"{evaluation.seconds:.1f}",
             ]
         table.add_row(*cells)
+        if (proof := evaluation.certified) is not None:
+            abstained = f", {proof.abstained} abstain" if proof.abstained else ""
+            table.add_row("  certified", "", "", interval(proof), f"lower bound{abstained}")
     return table
