@@ -91,11 +91,8 @@ def with_file(options: dict[str, Any]) -> dict[str, Any]:
     for key, value in found.items():
         if key not in options:
             raise RobustCliError(f"--slurm: {path}: unknown key '{key}'{suggest(str(key), list(options))}")
-        if (
-            type(value) is not _IN_FILE[key]
-            or (key in ("cpus", "nodes") and value < 1)
-            or (key == "gpus" and value < 0)
-        ):
+        is_sound = type(value) is _IN_FILE[key] and (not isinstance(value, int) or value >= (key != "gpus"))
+        if not is_sound:
             kind = "text in quotes" if _IN_FILE[key] is str else "a number"
             raise RobustCliError(f"--slurm: {path}: {key}: found {value!r}; expected {kind}")
     given = {key: value for key, value in options.items() if value is not None and key != "partition"}
