@@ -40,7 +40,9 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], R
     return run
 
 
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.full) if name == "pgd_at_swa" else name for name in SPECS]
+)
 def test_killed_anywhere_and_resumed_it_is_bit_identical(
     name: str, uninterrupted: Callable[[str], RankedSessions], tmp_path: Path
 ) -> None:
@@ -85,8 +87,6 @@ def test_another_number_of_processes_resumes(tmp_path: Path) -> None:
     ]
 
 
-# In test_torchrun.py it is torchrun that starts them.
-@pytest.mark.full
 def test_processes_that_torchrun_starts_again_resume(
     uninterrupted: Callable[[str], RankedSessions], tmp_path: Path
 ) -> None:

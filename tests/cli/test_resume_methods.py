@@ -76,8 +76,12 @@ def outcome(run: RunFolder) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "name",
-    # test_resume.py covers these.
-    [*DEFENSES, *DATA, *(pytest.param(name, marks=pytest.mark.full) for name in SPECS)],
+    # Methods without a state resume alike, and test_resume.py covers SPECS.
+    [
+        *(name for name in DEFENSES if name not in STATELESS[1:]),
+        *DATA,
+        *(pytest.param(name, marks=pytest.mark.full) for name in (*STATELESS[1:], *SPECS)),
+    ],
 )
 @pytest.mark.slow
 def test_a_method_stopped_after_every_update_ends_the_same(name: str, tmp_path: Path) -> None:

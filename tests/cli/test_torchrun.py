@@ -53,7 +53,8 @@ def wait_for_epochs(folder: Path, count: int, is_alive: Callable[[], bool]) -> N
     raise AssertionError("no epoch was done")
 
 
-@pytest.mark.slow
+# Processes that are started again as torchrun does it are in test_ranked_training.py.
+@pytest.mark.full
 def test_a_killed_process_is_started_again_and_resumes(tmp_path: Path) -> None:
     words = ["train", "spec.yaml", "--quiet", "train.epochs=12"]
     whole = session_in(tmp_path / "whole")

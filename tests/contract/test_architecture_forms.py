@@ -82,14 +82,14 @@ def modules_of_architectures() -> dict[str, list[tuple[str, Settings]]]:
     return found
 
 
-# Networks of other packages.
-OF_PACKAGES = ("timm_models", "torchvision_models")
+# Networks of other packages, and cells with the layers of published_cells and of the other networks.
+REPEATED = ("timm_models", "torchvision_models", "robnet")
 
 
 @pytest.mark.parametrize(
     "module",
     [
-        pytest.param(module, marks=[pytest.mark.full] if module in OF_PACKAGES else [])
+        pytest.param(module, marks=[pytest.mark.full] if module in REPEATED else [])
         for module in modules_of_architectures()
     ],
 )

@@ -1,7 +1,8 @@
 """Defenses, architectures, evaluators, optimisers and data sets keep their promises."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -51,15 +52,21 @@ def test_defense(name: str, promise: Callable[[Defense], None]) -> None:
     promise(smoke("defenses", name))
 
 
-@pytest.mark.parametrize(
-    ("name", "weights", "attack_bn", "regulariser"),
-    products(
+def other_parts() -> Iterator[Any]:
+    """Yield defenses with parts; of the search, whose supernet takes seconds, the normal run has one row."""
+    has_search = False
+    for row in products(
         names_of("defenses"),
         list(catalog("weights")),
         ["eval", "train", "batch_no_update"],
         [name for name in catalog("regularisers") if name != "none"],
-    ),
-)
+    ):
+        is_search = row.values[0] == "dsara" and not row.marks
+        yield pytest.param(*row.values, marks=pytest.mark.full) if is_search and has_search else row
+        has_search |= is_search
+
+
+@pytest.mark.parametrize(("name", "weights", "attack_bn", "regulariser"), [*other_parts()])
 def test_defense_with_other_parts(name: str, weights: str, attack_bn: str, regulariser: str) -> None:
     """Every defense passes its contract with every regulariser and every replaceable part."""
     member = catalog("defenses")[name]
