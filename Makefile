@@ -119,7 +119,8 @@ bench: $(VENV)/.peers ## Measure training, evaluations, input, architectures, sc
 	$(BIN)/robust bench scaling --out $(BENCH)/scaling.json; \
 	$(BIN)/robust bench report $(BENCH)/training_*.json --into $(BENCH)/README.md; \
 	for name in evaluation speed data architectures scaling; do \
-		$(BIN)/robust bench report $(BENCH)/$$name.json --into $(BENCH)/README.md; \
+		$(BIN)/robust bench report $$(ls $(BENCH)/$$name.json $(BENCH)/$${name}_*.json 2>/dev/null) \
+			--into $(BENCH)/README.md; \
 	done
 
 # The checkpoint comes first, because it needs the images. AutoAttack on all test images uses our engine.

@@ -13,7 +13,7 @@ app = typer.Typer()
 
 @app.command()
 def speedrun(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="File or name of a sweep.")] = "speedrun/cifar10_jpeg",
+    file: Annotated[str, typer.Argument(metavar="FILE", help="File or name of a sweep.")],
     overrides: Overrides = None,
     budget: Annotated[
         str, typer.Option(help="Processor time of each training, all cores together: 40m, 90s or 1h.")
