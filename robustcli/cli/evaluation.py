@@ -78,6 +78,7 @@ def evaluate_network(
     """Evaluate a network: clean accuracy and accuracy under attack.
 
     A checkpoint of `robust train` needs only its images. For any other network, give --data, --norm and --eps.
+
     --engine ray and --engine slurm start --workers tasks or jobs, which draw images from a queue in the folder of
     results; all machines share it.
     """

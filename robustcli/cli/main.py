@@ -5,10 +5,12 @@ printed at once.
 """
 
 import os
+import re
 import shutil
 import sys
 import traceback
 import warnings
+from inspect import getdoc
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -85,6 +87,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         _require_text(sys.argv[1:])
+        _join_lines(app)
         app(args=usual(sys.argv[1:]))
     except Interrupted as stopped:
         typer.echo(f"{_which_process()}{stopped}{_how_to_resume(sys.argv[1:])}", err=True)
@@ -154,6 +157,15 @@ def _refuse_torchrun(command: str) -> None:
             else "start it once"
         )
         raise RobustCliError(f"robust {command}: torchrun is for {', '.join(_SHARED)}; {instead}")
+
+
+def _join_lines(group: typer.Typer) -> None:
+    """Join the lines of paragraphs in help texts, which typer would print as they are in the docstring."""
+    for command in group.registered_commands:
+        command.help = re.sub(r"(?<!\n)\n(?!\n)", " ", command.help or getdoc(command.callback) or "") or None
+    for inner in group.registered_groups:
+        if inner.typer_instance is not None:
+            _join_lines(inner.typer_instance)
 
 
 def _require_text(words: list[str]) -> None:

@@ -118,7 +118,7 @@ AttackFrom = Annotated[
     typer.Option(help=".npz file with x_adv, labels and indices: evaluate examples that were made elsewhere."),
 ]
 Transfer = Annotated[
-    bool, typer.Option("--transfer", help="Show every model the examples made on every other model, too.")
+    bool, typer.Option("--transfer", help="Also evaluate every model on the examples crafted on every other model.")
 ]
 Passes = Annotated[
     str | None,
@@ -157,7 +157,7 @@ Store = Annotated[Path, typer.Option(help="Folder for results; unfinished evalua
 Workers = Annotated[
     int, typer.Option(min=1, max=1024, help="Number of processes; they are assigned to the GPUs in turn.")
 ]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Compute again what is stored.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Compute stored results again.")]
 SaveExamples = Annotated[
     bool, typer.Option("--save-examples", "--witnesses", help="Keep the adversarial images, for `robust verify`.")
 ]

@@ -38,7 +38,7 @@ def pack(
     ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a folder of images into a few files that `data.name=packed data.root=OUT` reads without delay.
+    """Write a folder of images into a few files that `data.name=packed data.root=OUT` reads fast.
 
     Images and their order are those of `image_folder`. An interrupted run is started again by the same command.
     """

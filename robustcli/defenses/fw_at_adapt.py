@@ -37,7 +37,7 @@ class AdaptiveFrankWolfe(Defense):
         increase: steps added to K below that distortion.
         max_steps: largest K.
         c: constant of the attack's weights c / (c + k).
-        weights: the perturbation of the weights around which the loss is taken.
+        weights: the perturbation of the weights at which the loss is computed.
         averaging: rule for the weights that are evaluated.
         regulariser: r, a penalty on the weights or a projection.
         attack_bn: mode of the model while it is attacked: "eval", "train" or "batch_no_update".

@@ -106,7 +106,7 @@ class MinMax(Defense):
     Args:
         attack: finds x_adv at the unperturbed weights.
         loss: the loss that the weights minimise.
-        weights: the perturbation v around which the loss is taken.
+        weights: the weight perturbation v at which the loss is computed.
         averaging: rule for the weights that are evaluated.
         regulariser: r, a penalty on the weights or a projection.
         attack_bn: mode of the model while it is attacked: "eval" (running statistics), "train" (batch statistics;

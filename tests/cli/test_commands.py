@@ -738,7 +738,7 @@ def test_an_architecture_is_shown_with_what_it_consists_of(robust: Robust) -> No
     assert "3x32x32 images of 10 classes: 11,172,170 parameters, 0.5554 G multiply-accumulates" in said
     lines = [line.split() for line in said.splitlines()]
     assert ["layer4", "4x4", "512", "8,392,192", "134.2", "109x109", "pixels"] in lines
-    assert "depends on its settings: write model=... after" in robust("show", "torchvision").require(0).out
+    assert "its parts depend on its settings: write model=... after" in robust("show", "torchvision").require(0).out
     # The size of a token map is the grid of patches.
     tokens = ["8x8", "1536", "22,702,944", "1,475.1", "whole", "image"]
     assert tokens in [line.split() for line in robust("show", "xcit").require(0).out.splitlines()]

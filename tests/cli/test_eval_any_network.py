@@ -117,7 +117,7 @@ def test_weights_give_the_numbers_of_their_checkpoint(
     assert own["checkpoint"] == "best.pt"
     notes = "\n".join(value["notes"])
     built = "small_cnn with activation=relu channel_gate=none width=4 hidden=16"
-    for text in ("'state_dict'", "'module.' was taken", built):
+    for text in ("'state_dict'", "'module.' was removed", built):
         assert text in notes
     shown = robust("eval", "weights.pt", *SMALL, "--data", "digits", *THREAT, *FEW, *said).require(0)
     assert "normalisation before the network: mean 0.3056, std 0.3763" in shown.out
@@ -454,7 +454,7 @@ def test_what_cannot_be_evaluated_ends_with_2(
 
 def test_a_checkpoint_of_a_run_needs_no_further_options(robust: Robust, trained: RunFolder) -> None:
     robust("eval", trained.best, *SMALL, *DIGITS).require(2, "names its own network")
-    robust("eval", trained.best, "--mean", 0, "--std", 1).require(2, "brings its own normalisation")
+    robust("eval", trained.best, "--mean", 0, "--std", 1).require(2, "has its own normalisation; remove both")
 
 
 def test_numbers_of_other_code_are_not_read_again(robust: Robust, here: Path) -> None:

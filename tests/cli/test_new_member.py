@@ -123,7 +123,7 @@ def test_a_member_is_written_into_a_folder(tmp_path: Path) -> None:
         (("defense", "My-AT"), "'My-AT' is not a valid name; use lower-case letters"),
         (("defense", "class"), "'class' is not a valid name"),
         (("defense", "one", "--into", "nowhere"), "--into: there is no folder 'nowhere'"),
-        (("defense", "one", "--into", ".", "--package", "p"), "write one of them"),
+        (("defense", "one", "--into", ".", "--package", "p"), "use only one of them"),
         (("defense", "one", "--package", "1st"), "is not a valid module name"),
     ],
 )
@@ -181,7 +181,7 @@ class Bare:
     assert checked.returncode == 1
     text = " ".join(checked.stdout.split())
     assert text.count("broken ") == 1
-    assert "their_members.members.Bare lacks is_black_box, " in text
+    assert "their_members.members.Bare does not have is_black_box, " in text
     assert "derive it from robustcli.attacks.Attack" in text
 
 
