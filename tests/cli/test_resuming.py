@@ -147,7 +147,7 @@ def test_another_batch_size_continues_the_same_evaluation(robust: Robust, traine
 def test_only_commands_that_resume_advise_it(
     words: list[str], advice: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def stop() -> None:
+    def stop(args: list[str]) -> None:
         raise Interrupted("stopped")
 
     monkeypatch.setattr(sys, "argv", ["robust", *words])
