@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 
 from robustcli.errors import RobustCliError
 
-# Commands by other names.
-_ALIASES = {"ls": "runs"}
+# Commands by other names, and the second words of a command.
+_ALIASES = {"ls": "runs", "list recipes": "experiments", "reproduce --against": "--runs"}
 # Commands, or a command with its next word or an option, that do not exist, and what to use.
 _INSTEAD = {
     "check": "use `robust inspect FILE`; `robust eval` checks the network before every evaluation",
@@ -36,10 +37,14 @@ def usual(words: Sequence[str]) -> list[str]:
     if not found:
         return found
     command = found[0] = _ALIASES.get(found[0], found[0])
+    found[1:] = [_ALIASES.get(f"{command} {word}", word) for word in found[1:]]
     options = [word.partition("=")[0] for word in found[1:] if word.startswith("--")]
     for key in (command, f"{command} {found[1] if len(found) > 1 else ''}", *(f"{command} {one}" for one in options)):
         if key in _INSTEAD and not ({"--engine"} & set(options)):
             raise RobustCliError(f"robust {key}: there is no such {_kind(key)}; {_INSTEAD[key]}")
+    for option, value in pairwise(found):
+        if option == "--json" and value.endswith(".json") and command in ("eval", "diagnose"):
+            raise RobustCliError(f"--json {value}: --json prints to the terminal; write --out {value} for a file")
     return found
 
 

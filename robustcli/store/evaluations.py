@@ -116,7 +116,8 @@ class Evaluation(Stored):
         survivors: one character per image, in the order of the data: "1" still correct, "0" not.
         forwards: images passed through the model.
         gradients: images for which a gradient through the logits was computed.
-        seconds: wall-clock time of the evaluator, without the checks around it.
+        seconds: wall-clock time of the evaluator, without the checks around it; the sum over processes, if several
+            shared the images.
         stages: its attacks in their order.
         suspicions: signs that attacks failed for another reason than robustness; None without a check (version 1).
         warnings: other facts about the number, without duplicates.

@@ -19,6 +19,7 @@ def test_other_names_of_commands_and_parts_are_understood(robust: Robust, traine
     robust("ls", trained.path.parent).require(0, "finished")
     plain = robust("validate", tiny, "architecture.width=6").require(0)
     assert robust("validate", tiny, "arch.width=6").require(0).out == plain.out
+    assert robust("list", "recipes").require(0).out == robust("list", "experiments").require(0).out
 
 
 @pytest.mark.parametrize(
@@ -30,6 +31,7 @@ def test_other_names_of_commands_and_parts_are_understood(robust: Robust, traine
         ("submit robustbench runs/x", "robust export robustbench"),
         ("compare a b --paired", "leave --paired out"),
         ("plot pareto", "robust pareto"),
+        ("eval runs/x --json out.json", "write --out out.json for a file"),
     ],
 )
 def test_what_there_is_not_names_what_there_is(robust: Robust, words: str, instead: str) -> None:
