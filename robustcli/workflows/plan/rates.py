@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -24,7 +23,7 @@ from robustcli.training.check import Check
 from robustcli.workflows.plan.evaluations import EvaluationCost, Probe
 from robustcli.workflows.plan.images import images_of
 from robustcli.workflows.plan.plan import Request, assumed_accuracy, passes_of_update
-from robustcli.workflows.plan.result import Bounds
+from robustcli.workflows.plan.result import Bounds, Plan
 
 # Images that attacks are tried on to count their passes, which do not depend on the network.
 _TRIED = 8
@@ -53,17 +52,19 @@ class DeviceRates:
             RobustCliError: the file cannot be read, holds something else, or the spec did not fit into memory there.
         """
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            training, passes, macs = found["training"], Passes(**found["passes_per_image"]), found["macs"]
+            plan = Plan.of_json(json.loads(path.read_text(encoding="utf-8")))
+            if plan.training is None or plan.passes_per_image is None:
+                raise ValueError
+            work = plan.macs * _work(plan.passes_per_image)
             return cls(
-                device=found["provenance"]["device"],
-                spec=found["name"],
-                training=macs * _work(passes) * training["batch_size"] / training["update"],
-                evaluation=_rate_of_evaluations(macs, found["evaluations"]),
+                device=plan.machine["provenance"]["device"],
+                spec=plan.name,
+                training=work * plan.training.batch_size / plan.training.update,
+                evaluation=_rate_of_evaluations(plan),
             )
         except FileNotFoundError as error:
             raise RobustCliError(f"--device-rates: there is no file {path}") from error
-        except (ValueError, KeyError, TypeError, ZeroDivisionError, UnicodeDecodeError) as error:
+        except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
             raise RobustCliError(
                 f"--device-rates: {path}: not a plan that was measured; on the other device, run robust plan SPEC "
                 f"--json > {path.name} with a spec that fits into its memory"
@@ -179,16 +180,16 @@ def _work(passes: Passes) -> float:
     return passes.forwards + passes.input_gradients + 2 * passes.weight_gradients
 
 
-def _rate_of_evaluations(macs: int, evaluations: Mapping[str, Any]) -> float | None:
+def _rate_of_evaluations(plan: Plan) -> float | None:
     """Median rate of the evaluations that attack."""
     found = []
-    for one in evaluations.values():
-        if one["survivors"] is None:
+    for one in plan.evaluations.values():
+        if one.survivors is None:
             continue
-        robust, passes = one["survivors"]["low"], one["passes_per_survivor"]
+        robust, passes = one.survivors.low, one.passes_per_survivor
         # One pass when clean, which both numbers include.
-        survivor = passes["forwards"] + passes["gradients"] - 1
-        broken = (one["passes_per_broken_image"] or 1) - 1
-        count = one["images"] * (1 + robust * survivor + (1 - robust) / 2 * broken)
-        found.append(macs * count / one["seconds"]["low"])
+        survivor = passes.forwards + passes.gradients - 1
+        broken = (one.passes_per_broken_image or 1) - 1
+        count = one.images * (1 + robust * survivor + (1 - robust) / 2 * broken)
+        found.append(plan.macs * count / one.seconds.low)
     return median(found) if found else None

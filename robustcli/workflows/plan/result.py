@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from robustcli.measuring.passes import Passes
 from robustcli.measuring.timing import Spread
 
@@ -162,6 +164,17 @@ class Plan:
         """Plain data."""
         plain = asdict(self)
         return {**plain.pop("machine"), "fits": self.fits, **plain}
+
+    @classmethod
+    def of_json(cls, found: Any) -> "Plan":
+        """Plan from its plain data.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        if not isinstance(found, Mapping):
+            raise ValueError("expected a mapping")
+        return TypeAdapter(cls).validate_python({**found, "machine": found})
 
 
 @dataclass(frozen=True)
