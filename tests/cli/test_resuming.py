@@ -147,11 +147,12 @@ def test_another_batch_size_continues_the_same_evaluation(robust: Robust, traine
 def test_only_commands_that_resume_advise_it(
     words: list[str], advice: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def stop(args: list[str]) -> None:
+    def stop(_: list[str]) -> None:
         raise Interrupted("stopped")
 
     monkeypatch.setattr(sys, "argv", ["robust", *words])
-    monkeypatch.setattr(command_line, "app", stop)
+    # The last step before the command begins.
+    monkeypatch.setattr(command_line, "usual", stop)
     with pytest.raises(SystemExit) as ended:
         command_line.main()
     assert ended.value.code == 3
