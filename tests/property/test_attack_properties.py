@@ -221,6 +221,7 @@ def test_attacks_raise_the_loss(norm: Norm, seed: int) -> None:
     assert (losses("ce", model, x, y, best) >= before - 1e-12).all()
 
 
+@pytest.mark.slow
 @given(norms, seeds, st.integers(1, COUNT), st.sampled_from(["last", "best", "fooled"]))
 def test_accuracy_does_not_depend_on_the_batch_size(norm: Norm, seed: int, size: int, keep: Any) -> None:
     model, x, y = setting(seed)

@@ -145,6 +145,7 @@ def test_missing_peers_are_left_out_with_a_message(subject: BenchSubject, monkey
 # Data
 
 
+@pytest.mark.slow
 def test_the_pipeline_is_a_share_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "_IMAGES", 8)
     monkeypatch.setattr(data, "bench_decoding", lambda _: decoding)
@@ -321,6 +322,7 @@ def test_training_has_a_block_too() -> None:
     assert "| 500.0 | 100.0 | 12.3 |" in on_gpu
 
 
+@pytest.mark.slow
 def test_random_inputs_are_not_the_subject(subject: BenchSubject) -> None:
     # Measuring changes neither weights nor modes.
     before = {name: value.clone() for name, value in subject.network.state_dict().items()}

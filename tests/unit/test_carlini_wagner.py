@@ -181,6 +181,7 @@ def test_survivors_do_not_depend_on_batches() -> None:
     assert 0 < int(found[0].sum()) < 24
 
 
+@pytest.mark.slow
 def test_black_and_white_images_are_not_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Far out in w the first steps change no pixel, so a loss that stagnates may fall later."""
     model, x = conv_net().eval(), images(8).gt(0.5).float()

@@ -199,6 +199,7 @@ def test_certified_images_that_an_attack_breaks_are_suspect() -> None:
     assert not list(broken_certificates({"bounds": judged(IntervalBoundsEvaluator(), conv_net().eval(), threat)}))
 
 
+@pytest.mark.slow
 def test_a_smoothed_network_is_certified_attacked_and_abstains() -> None:
     model = conv_net().eval()
     evaluator = SmoothingEvaluator(sigma=0.3, selection=60, samples=100, alpha=0.01, steps=4, gradients=4)

@@ -141,6 +141,7 @@ class Dying:
         return self.journal.keep(outcome)
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_resumes_after_any_call(tmp_path: Path) -> None:
     model, x, y = case()
     whole = gather(Ladder(), model, x, y, LINF, noise())

@@ -64,6 +64,7 @@ def run(spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **words: str
     assert read_json(folder.results)["evaluations"]["clean"]["total"] == 20
 
 
+@pytest.mark.slow
 @pytest.mark.gpu
 @pytest.mark.parametrize("is_compiled", ["false", "true"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -74,11 +75,13 @@ def test_updates_do_not_wait(
     run(SPEC, tmp_path, monkeypatch, DEFENSE=defense, PRECISION=precision, COMPILE=is_compiled)
 
 
+@pytest.mark.slow
 @pytest.mark.gpu
 def test_looking_for_overflow_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(SPEC, tmp_path, monkeypatch, DEFENSE=DEFENSES["pgd_at"], PRECISION="fp16")
 
 
+@pytest.mark.slow
 @pytest.mark.gpu
 @pytest.mark.parametrize(
     "mixer",

@@ -111,6 +111,7 @@ def test_passes_of_a_survivor_are_those_that_the_whole_attack_makes(attack: Atta
     assert (stage.forwards, stage.gradients) == pytest.approx(passes_in_full(attack, model), rel=near)
 
 
+@pytest.mark.slow
 def test_autoattack_takes_its_published_budget() -> None:
     cost = Probe(network(), images(8), THREAT).measure(AutoAttack(), 8, 0.5)
     forwards, gradients = cost.passes()
