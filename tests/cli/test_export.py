@@ -174,7 +174,7 @@ def test_a_run_is_exported_and_what_it_does_not_entitle_to_is_left_out(
 ) -> None:
     words = ("export", "robustbench", place / "run", "out", "--metadata", place / "digits.yaml", "--evaluation", "pgd")
     robust(*words).require(
-        2, "clean_acc: images: the first 60 of 360", "autoattack_acc: evaluator: attacked; expected autoattack"
+        2, "clean_acc: images: the first 60 of 360", "autoattack_acc: evaluator: attack; expected autoattack"
     )
     assert nothing_left(tmp_path)
     said = robust(*words, "--partial")
