@@ -32,9 +32,11 @@ _DECIDING = (
     "evaluation/confirm.py",
     "evaluation/restore.py",
     "evaluation/run_attack.py",
+    "preprocessors/*.py",
     "runtime/held_casts.py",
     "runtime/memory_format.py",
     "runtime/precision.py",
+    "statistics.py",
     "threat/*.py",
 )
 
@@ -112,6 +114,6 @@ def code_digest() -> str:
     """
     folder = Path(robustcli.__file__).parent
     files = sorted(path for pattern in _DECIDING for path in folder.glob(pattern))
-    members = [member for family in ("attacks", "evaluators") for member in catalog(family).values()]
+    members = [member for family in ("attacks", "evaluators", "preprocessors") for member in catalog(family).values()]
     files += sorted({member.path for member in members if folder not in member.path.parents})
     return _digest(b"".join(path.name.encode() + code_of(path) for path in files))

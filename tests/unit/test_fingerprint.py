@@ -43,7 +43,6 @@ _NOT_DECIDING = {
     "registry/types.py",
     "runtime/allocator.py",
     "runtime/ranks.py",
-    "statistics.py",
     "store/evaluations.py",
     "store/checkpoint.py",
 }
