@@ -119,8 +119,13 @@ def checkpoint_in(path: Path) -> Path:
     """Return the checkpoint that a path names; for the folder of a run, its selected weights.
 
     Raises:
-        RobustCliError: a folder contains no run, or several.
+        RobustCliError: a folder contains no run, or several; or the path is the name of an architecture.
     """
+    if not path.exists() and str(path) in catalog("architectures"):
+        raise RobustCliError(
+            f"{path}: no such file; {path} is an architecture, so name the file of its weights: "
+            f"robust eval WEIGHTS --architecture {path}"
+        )
     if not path.is_dir():
         return path
     places = ("checkpoints/best.pt", "best.pt", "*/checkpoints/best.pt", "*/*/checkpoints/best.pt")

@@ -40,8 +40,9 @@ class Published:
 
 
 def published(architecture: str) -> tuple[Published, ...]:
-    """Return the published accuracies of an architecture, in the order of the table."""
-    return tuple(line for line in table() if line.architecture == architecture)
+    """Return the published accuracies of an architecture: by data set and threat, the highest robust accuracy first."""
+    found = [line for line in table() if line.architecture == architecture]
+    return tuple(sorted(found, key=lambda line: (line.data, line.threat, -line.autoattack)))
 
 
 @cache

@@ -781,6 +781,9 @@ def test_an_architecture_is_shown_with_what_is_published_of_it(robust: Robust) -
     (row,) = [line for line in lines if "70.69" in line]
     (other,) = [line for line in lines if "42.67" in line]
     assert "CIFAR-100, linf 8/255" in " ".join(other)
+    assert lines.index(row) < lines.index(other)
+    best, last = (next(line for line in lines if number in line) for number in ("73.71", "51.66"))
+    assert lines.index(best) < lines.index(row) < lines.index(last)
     assert " ".join(row).startswith("depth=70 widen=16 form=deepmind activation=silu 93.25 70.69 TRADES generated, 50M")
     assert " ".join(row).endswith("CIFAR-10, linf 8/255 Wang et al., ICML 2023; by RobustBench")
     said = robust("show", "robust_resnet").require(0).out

@@ -385,6 +385,7 @@ def test_without_timm_the_extra_is_named(robust: Robust, here: Path, monkeypatch
         ((), ("no model given", "--model file.py:function")),
         (("w.pt", *DIGITS), ("not written by `robust train`", "need --architecture NAME")),
         (("gone.pt", *SMALL, *DIGITS), ("gone.pt: no such file",)),
+        (("wide_resnet", *DIGITS), ("wide_resnet is an architecture", "eval WEIGHTS --architecture wide_resnet")),
         (("mine.py", *SMALL, *DIGITS), ("mine.py: the file is a program",)),
         (("w.pt", *SMALL, *DIGITS), ("--norm and --eps: w.pt has no threat model", "write --norm linf --eps 8/255")),
         (("w.pt", *SMALL, *DIGITS, "--eps", "0.1"), ("--norm: w.pt has no threat model",)),
