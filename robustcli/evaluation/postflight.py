@@ -34,7 +34,7 @@ _OTHER_LOSSES_SHARE = 0.3
 # Share of the checked images with an anomaly above which the result is suspect.
 _ODD_SHARE = 0.05
 _RANDOM_POINTS = 20
-# Votes, as a multiple of the usual number, that decide about a random point where logits vary.
+# Votes, as a multiple of the usual number, that decide about another point of a survivor if logits vary.
 _SURER = 5
 _WIDE_STEPS = 20
 # Allowed drop of clean accuracy relative to training, in addition to chance.
@@ -156,7 +156,8 @@ def _of_longer_attacks(
         if longer is None or stage.is_black_box:
             continue
         points = longer(model, x, y, threat, rng.split("longer"))
-        broken = int((predict(model, points, y, votes).predictions != y).sum())
+        surer = votes if votes == 1 else _SURER * votes
+        broken = int((predict(model, points, y, surer).predictions != y).sum())
         if broken > max(1, _ODD_SHARE * len(x)):
             yield f"{longer.steps} steps of PGD break {broken} of {len(x)} images that survived PGD with {attack.steps}"
 
