@@ -338,7 +338,7 @@ def test_only_a_new_or_an_empty_folder_is_written(robust: Robust, place: Path, s
 def test_options_are_checked_before_anything_is_written(
     robust: Robust, place: Path, stored: Path, tmp_path: Path
 ) -> None:
-    robust("export", "robustbench", stored, "out").require(2, "nothing says link, name, authors", 'venue: "arXiv')
+    robust("export", "robustbench", stored, "out").require(2, "missing link, name, authors", 'venue: "arXiv')
     meta = ("--metadata", place / "meta.yaml")
     robust("export", "robustbench", tmp_path, "out", *meta).require(2, "found no spec.yaml and no results.json")
     robust("export", "robustbench", stored, "out", *meta, "--evaluation", "autoatack").require(
