@@ -138,8 +138,11 @@ BROKEN: list[tuple[Callable[[Any], None], Any]] = [
 
 # Sound versions of the broken members.
 SOUND: list[tuple[Callable[[Any], None], Any]] = [
-    *((promise, training(zoo.Trained)) for promise in {p for p, m in BROKEN if isinstance(m, zoo.Training)}),
-    *((promise, averaged(zoo.Mean)) for promise in {p for p, m in BROKEN if isinstance(m, zoo.Averaged)}),
+    *(
+        (promise, training(zoo.Trained))
+        for promise in dict.fromkeys(p for p, m in BROKEN if isinstance(m, zoo.Training))
+    ),
+    *((promise, averaged(zoo.Mean)) for promise in dict.fromkeys(p for p, m in BROKEN if isinstance(m, zoo.Averaged))),
     *(
         (on_small_images(promise), zoo.Body)
         for promise in (
