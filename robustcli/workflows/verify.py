@@ -144,7 +144,7 @@ def _of_results(
     elif files.spec.is_file():
         problems += of_run(files, results, model)
         if not files.last.is_file():
-            unchecked.append(f"status and collapsed_at: there is no {files.last.relative_to(files.path)}")
+            unchecked.append(f"status, collapsed_at and precision: there is no {files.last.relative_to(files.path)}")
     words = "settings, status, data and digest chain" if results.chain else "settings, status and data"
     return Finding(RESULTS, problems, words, unchecked)
 

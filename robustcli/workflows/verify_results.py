@@ -53,6 +53,10 @@ def of_run(folder: RunFolder, results: RunResults, model: Model) -> Iterator[str
         for name, value in run_outcome(spec, model.contents, training, results.data.sizes).items():
             if getattr(results, name) != value:
                 yield f"{name}: results.json says {getattr(results, name)}; spec and checkpoints give {value}"
+        begun = folder.begun_precision()
+        # Results of earlier versions do not state it.
+        if begun is not None and results.precision not in (None, begun):
+            yield f"precision: results.json says {results.precision}; spec and provenance.json give {begun}"
     yield from of_provenance(folder, results)
     yield from _of_evaluations(results, spec)
 
