@@ -63,6 +63,19 @@ def augment(x: Tensor, settings: AugmentSettings, rng: Noise, *, is_cropped: boo
     return x
 
 
+def require_room(settings: AugmentSettings, height: int, width: int) -> None:
+    """Check that the padding of crops can be made from images of this size.
+
+    Raises:
+        RobustCliError: the padding is mirrored and as large as the image.
+    """
+    if settings.pad_mode == "reflect" and settings.crop >= min(height, width):
+        raise RobustCliError(
+            f"data.augment.crop: {settings.crop} pixels of padding cannot be mirrored in images of {height} x {width}; "
+            f"use at most {min(height, width) - 1} with pad_mode 'reflect'"
+        )
+
+
 def _crop_and_flip(x: Tensor, settings: AugmentSettings, chance: Tensor) -> Tensor:
     """Crop and flip with one gather from the row and the column of each source pixel."""
     n, _, height, width = x.shape
@@ -74,11 +87,7 @@ def _crop_and_flip(x: Tensor, settings: AugmentSettings, chance: Tensor) -> Tens
     row = row + _whole(chance[:, 0:1], 2 * pad + 1) - pad
     column = column + _whole(chance[:, 1:2], 2 * pad + 1) - pad
     if settings.pad_mode == "reflect":
-        if pad >= min(height, width):
-            raise RobustCliError(
-                f"data.augment.crop: {pad} pixels of padding cannot be mirrored in images of {height} x {width}; "
-                f"use at most {min(height, width) - 1} with pad_mode 'reflect'"
-            )
+        require_room(settings, height, width)
         row, column = _reflected(row, height), _reflected(column, width)
         source = row[:, :, None] * width + column[:, None, :]
         return _gathered(x, source)

@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from robustcli.data import Data
+from robustcli.data.augmentation import require_room
 from robustcli.defenses import Defense
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.watcher import Watcher
@@ -50,8 +51,9 @@ def assemble(
         note: stores decisions and events of this session.
 
     Raises:
-        RobustCliError: no batch is large enough to be compiled; some images have no label, and the defense needs
-            labels; or the smallest batch is too small for the network's batch norms.
+        RobustCliError: images are too small for the padding of crops; no batch is large enough to be compiled; some
+            images have no label, and the defense needs labels; or the smallest batch is too small for the network's
+            batch norms.
     """
     settings = chosen_settings(spec, defense, data, device, folder)
     if not data.is_labelled and (defense.needs_labels or not spec.defense.member.spares_labels):
@@ -65,6 +67,7 @@ def assemble(
             f"train.compile: programs are made for whole batches, and {data.sizes['train']} training images are less "
             f"than one of {settings.batch_size}; write train.batch_size: {data.sizes['train']} or compile: false"
         )
+    require_room(spec.data.options.augment, data.shape.height, data.shape.width)
     torch.manual_seed(derive(spec.seed, "init"))
     network = build_network(spec.architecture, data.shape, data.mean, data.std).to(device)
     # A resumed run has its own weights.
@@ -75,7 +78,6 @@ def assemble(
     is_last = is_channels_last(network, settings, device)
     chosen = {"precision": settings.precision, "channels_last": is_last, "compile": settings.compile}
     note(chosen)
-    watcher.settings(_in_words(spec.train, chosen))
     instead = f"train.precision: {'fp32' if device.type == 'cpu' else 'fp16'}"
     if spec.train.precision == "auto":
         instead += " and begin in another --runs folder: a run keeps its precision"
@@ -117,6 +119,8 @@ def assemble(
         watcher=watcher,
         beside=lambda: skipped.metrics if skipped else {},
     )
+    # Last, so that an error is not preceded by a description of what is not run.
+    watcher.settings(_in_words(spec.train, chosen))
     return training, loop, saver
 
 
