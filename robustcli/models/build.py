@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -34,9 +34,10 @@ def assembled(chosen: MemberSpec, shape: ImageShape, mean: Sequence[float], std:
     return Network(normalize, instantiate(chosen, shape), preprocess)
 
 
-def preprocessor_of(chosen: MemberSpec | None) -> Preprocessor | None:
+def preprocessor_of(chosen: MemberSpec | Literal["none"] | None) -> Preprocessor | None:
     """The preprocessor that was chosen; None if there is none."""
-    if chosen is None or chosen.name == "none":
+    # The default of options that were not read from a spec is a name.
+    if chosen is None or chosen == "none" or chosen.name == "none":
         return None
     preprocess: Preprocessor = instantiate(chosen)
     return preprocess

@@ -120,7 +120,7 @@ class RunFolder:
         """
         if not self.last.exists():
             return None
-        asked = ExperimentSpec.read(self.spec).train.precision
+        asked = ExperimentSpec.read_stored(self.spec).train.precision
         if asked != "auto":
             return asked
         sessions = reversed(read_provenance(self.provenance).sessions)
