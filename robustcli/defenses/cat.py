@@ -56,7 +56,7 @@ class RisingSteps:
 
     Args:
         first: K of the first epoch.
-        most: largest K.
+        most: largest number of attack steps, K.
         raise_at: accuracy of an epoch, with K steps and before each update, at which K rises.
     """
 
@@ -140,7 +140,7 @@ def cat(
     lists attack_steps.
 
     Args:
-        steps: largest K.
+        steps: largest number of attack steps, K.
         first_steps: K of the first epoch; 0 is random noise.
         increase: steps added at a time.
         raise_at: accuracy on the adversarial images of an epoch at which K rises.

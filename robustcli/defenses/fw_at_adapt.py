@@ -35,7 +35,7 @@ class AdaptiveFrankWolfe(Defense):
         max_distortion: distortion from which K is halved.
         monitor_images: number of images at the start of an epoch whose distortion is measured.
         increase: steps added to K below that distortion.
-        max_steps: largest K.
+        max_steps: largest number of attack steps, K.
         c: constant of the attack's weights c / (c + k).
         weights: the perturbation of the weights at which the loss is computed.
         averaging: rule for the weights that are evaluated.
@@ -155,7 +155,7 @@ def fw_at_adapt(
             agree). The released trainer has 0.9, as here; its command line has 2.0, which is never reached.
         monitor_images: images at the start of an epoch whose distortion is measured, in whole batches.
         increase: steps added below max_distortion.
-        max_steps: largest K.
+        max_steps: largest number of attack steps, K.
         c: step k has weight c / (c + k); the released code has 2.
         attack_bn: mode of the model while it is attacked: eval (as released), train or batch_no_update.
 

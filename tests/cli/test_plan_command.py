@@ -66,7 +66,7 @@ def test_a_budget_is_what_the_plan_finds(robust: Robust, tiny: Path) -> None:
     with torch.device("meta"):
         shape = ImageShape(1, 8, 8, 10)
         network = ARCHITECTURES.get("robust_resnet")(shape, depths=chosen[0], widths=chosen[1])
-        assert found["macs"] == network_profile(network, shape).macs
+        assert found.macs == network_profile(network, shape).macs
 
 
 @pytest.mark.slow

@@ -238,6 +238,7 @@ def test_runs_of_a_grid_are_distinguished_and_compared_by_cost(robust: Robust, t
     assert sum(float(row[3]) for row in rows) == pytest.approx(100 * sum(accuracies) / 2, abs=0.1)
     root = ElementTree.parse("front.svg").getroot()
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
-    assert len(root.findall(".//{*}circle")) == 2
+    # One for each point and one for its name below the axes.
+    assert len(root.findall(".//{*}circle")) == 4
     robust("pareto", "--x", "flops").require(2, "--x: found 'flops'; did you mean 'gflops'?")
     robust("pareto", "--out", "front.png").require(2, "expected .svg")

@@ -361,7 +361,7 @@ def test_a_run_keeps_the_precision_in_which_it_began(tmp_path: Path) -> None:
     (said,) = screen.said
     assert re.fullmatch(r"passes: precision bf16 \(auto\), channels_last \w+ \(auto\), compile false \(auto\)", said)
     other = replace(spec, train=replace(spec.train, precision="fp32"))
-    with pytest.raises(RobustCliError, match=r"began in bf16, .* this spec has train\.precision: fp32"):
+    with pytest.raises(RobustCliError, match=r"started in bf16, .* this spec has train\.precision: fp32"):
         run_experiment(other, tmp_path, Screen(is_quiet=True), resume=True)
     folder = run_experiment(spec, tmp_path, Screen(is_quiet=True), resume=True)
     sessions = read_json(folder.provenance)["sessions"]

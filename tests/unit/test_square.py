@@ -237,7 +237,8 @@ def test_an_image_leaves_the_batch_once_it_is_misclassified() -> None:
     is_right = predictions(model, x_adv) == y
     assert sizes[0] == 16
     assert max(sizes[1:]) <= 8
-    assert len(sizes) <= 61
+    # At most one pass per query; the cost of a pass on this machine decides how many proposals are tried in one.
+    assert len(sizes) <= 121
     # Less those whose proposals change nothing.
     assert int(is_right.sum()) <= max(sizes[-10:]) < 8
 
