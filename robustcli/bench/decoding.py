@@ -101,11 +101,12 @@ def describe_decoding(results: Sequence[Mapping[str, Any]]) -> str:
     lines = []
     for found in (bench.decoding for bench in typed(DataBench, results) if bench.decoding is not None):
         width, height = found.file
-        lines.append(f"random resized crops of {found.size} px from {width} x {height} JPEG:")
+        lines.append(f"Random resized crops of {found.size} px from {width} x {height} JPEG:")
         for row in found.rows:
             rate, cost = row.images_per_second, row.processor_ms_per_image
+            processors = f"{row.processors} processor" + "s" * (row.processors > 1)
             lines.append(
-                f"  {row.name}, {row.processors} processors: {rate.median:.0f} images/s ({rate.low:.0f}-"
+                f"  {row.name}, {processors}: {rate.median:.0f} images/s ({rate.low:.0f}-"
                 f"{rate.high:.0f}), {cost.median:.2f} ms of processor time each ({cost.low:.2f}-{cost.high:.2f})"
             )
         for count, ratio in found.per_processor.items():

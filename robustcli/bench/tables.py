@@ -112,7 +112,7 @@ def markdown_of(results: Mapping[str, Any]) -> tuple[str, str]:
         return kind, f"{markdown(_summary(benches))}\n{words}.\n"
     rows_of, words_of = _PARTS[kind]
     said = "" if words_of is None else words_of(everything)
-    words = f"\n{said.replace(chr(10), '; ')}.\n" if said else ""
+    words = f"\n{_paragraph(said)}\n" if said else ""
     return kind, f"{markdown(rows_of(everything))}{words}\n{_machines(everything)}.\n"
 
 
@@ -131,6 +131,14 @@ def _machines(heads: Sequence[Mapping[str, Any]]) -> str:
     return "; ".join(
         ", ".join([words.replace("LOAD", loads_of(found)), *peers[words]]) for words, found in loads.items()
     )
+
+
+def _paragraph(text: str) -> str:
+    """Lines as one Markdown paragraph; indented ones become a list below it."""
+    lines = text.splitlines()
+    items = [f"- {line.strip()}" for line in lines if line.startswith(" ")]
+    paragraph = "; ".join(line for line in lines if not line.startswith(" "))
+    return "\n".join([paragraph, "", *items]) if items else f"{paragraph}."
 
 
 def _heads(found: Any) -> list[Any]:
