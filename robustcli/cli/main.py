@@ -301,9 +301,10 @@ def reproduce(
 @app.command(rich_help_panel=panels.EXPERIMENTS)
 def demo(runs: Runs = Path("runs"), quiet: Quiet = False) -> None:
     """Train a natural and a robust model on the embedded digits, attack both, and check the numbers of the README."""
-    from robustcli.workflows.demo import SPECS, agreements
+    from robustcli.workflows.demo import SPECS, agreements, one_thread
 
-    found = [one for name in SPECS for one in agreements(_run(_read(name, []), runs, quiet, resume=True))]
+    with one_thread():
+        found = [one for name in SPECS for one in agreements(_run(_read(name, []), runs, quiet, resume=True))]
     print_agreement(found)
 
 

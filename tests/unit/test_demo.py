@@ -4,12 +4,13 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from stored_results import evaluation, run_results
 
 from robustcli.cli.reproduce import print_agreement
 from robustcli.specs import experiments
 from robustcli.specs.spec import ExperimentSpec
-from robustcli.workflows.demo import EXPECTED, MEASURED_WITH, SPECS, TOLERANCE, Agreement, agreements
+from robustcli.workflows.demo import EXPECTED, MEASURED_WITH, SPECS, TOLERANCE, Agreement, agreements, one_thread
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
@@ -48,3 +49,14 @@ def test_a_number_that_differs_is_named(capsys: pytest.CaptureFixture[str]) -> N
     assert "1 of 3 numbers differ" in said
     assert "digits_natural, autoattack: found 15.0 %; expected 11.4 %" in said
     assert "here is torch " in said
+
+
+def test_the_demo_computes_on_one_thread_on_every_machine() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with one_thread():
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
