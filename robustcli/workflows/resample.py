@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
 import torch
@@ -16,7 +15,7 @@ from robustcli.runtime.device import choose_device
 from robustcli.store.evaluations import Evaluation, read_evaluation
 from robustcli.threat.noise import derive
 from robustcli.threat.threat import ThreatModel
-from robustcli.workflows.verify import find_evidence
+from robustcli.workflows.verify import find_evidence, threats_of
 
 
 @dataclass(frozen=True)
@@ -103,8 +102,10 @@ def resample(
 
 def _threat_of(key: str, result: Evaluation) -> ThreatModel:
     """The one threat model of an evaluation."""
-    known = {stage.threat or str(result.threat) for stage in result.stages if stage.is_search}
+    threats = threats_of(result, key)
+    known = {threats[stage.name] for stage in result.stages if stage.is_search}
     if len(known) != 1:
-        raise RobustCliError(f"{key}: has the threat models {', '.join(sorted(known)) or 'none'}; expected one")
-    norm, _, eps = known.pop().partition(" ")
-    return ThreatModel(norm, Fraction(eps))  # type: ignore[arg-type]  # checked when it was stored
+        raise RobustCliError(
+            f"{key}: has the threat models {', '.join(sorted(map(str, known))) or 'none'}; expected one"
+        )
+    return known.pop()

@@ -207,7 +207,7 @@ def verify(files: EvaluationFiles, network: nn.Module, x: Images, y: Tensor, sto
     if result.total > len(x):
         return Finding(files.key, [f"{result.total} images were evaluated; the data set has {len(x)}"], "nothing")
     x, y = x.subset(slice(result.total)), y[: result.total]
-    threats = _threats_of(result, str(files.result))
+    threats = threats_of(result, str(files.result))
     votes = votes_for(evaluator, network)
     problems = list(_of_fingerprint(result, network, x, y))
     network = evaluator.network(network)
@@ -260,7 +260,7 @@ def _with_numbers(value: Any) -> Any:
     return number if isinstance(number, int | float) else value
 
 
-def _threats_of(result: Evaluation, source: str) -> Threats:
+def threats_of(result: Evaluation, source: str) -> Threats:
     """Threat of every stage by its name: its own, or that of the evaluation."""
     main = _threat(result.norm, result.eps, source)
     own = {stage.name: stage.threat.partition(" ") for stage in result.stages if stage.threat}
