@@ -29,42 +29,39 @@ def chosen_settings(
     Args:
         folder: folder of the run; None if nothing is stored.
     """
-    chosen: tuple[Precision, bool] = ranks.from_first(lambda: _Choices(spec, defense, data, device, folder).made())
-    return replace(spec.train, precision=chosen[0], compile=chosen[1])
+    return ranks.from_first(lambda: _chosen(spec, defense, data, device, folder))
 
 
-class _Choices:
-    def __init__(
-        self, spec: ExperimentSpec, defense: Defense, data: Data, device: torch.device, folder: RunFolder | None
-    ) -> None:
-        self._spec, self._defense, self._data, self._device, self._folder = spec, defense, data, device, folder
+def _chosen(
+    spec: ExperimentSpec, defense: Defense, data: Data, device: torch.device, folder: RunFolder | None
+) -> TrainSettings:
+    with_precision = replace(spec.train, precision=_precision(spec, device, folder))
+    return replace(with_precision, compile=_is_compiled(spec, with_precision, defense, data, device))
 
-    def made(self) -> tuple[Precision, bool]:
-        """Precision, and whether passes are compiled."""
-        precision = self._precision()
-        return precision, self._is_compiled(replace(self._spec.train, precision=precision))
 
-    def _precision(self) -> Precision:
-        asked = self._spec.train.precision
-        if asked != "auto":
-            return asked
-        begun = None if self._folder is None else self._folder.begun_precision()
-        if begun is not None:
-            return begun
-        native = native_precision(self._device)
-        return native if self._allows(replace(self._spec.train, precision=native), "precision") else "fp32"
+def _precision(spec: ExperimentSpec, device: torch.device, folder: RunFolder | None) -> Precision:
+    if spec.train.precision != "auto":
+        return spec.train.precision
+    begun = None if folder is None else folder.begun_precision()
+    if begun is not None:
+        return begun
+    native = native_precision(device)
+    return native if _allows(spec, replace(spec.train, precision=native), "precision") else "fp32"
 
-    def _is_compiled(self, settings: TrainSettings) -> bool:
-        if settings.compile != "auto":
-            return settings.compile
-        per_epoch = self._data.steps_per_epoch(settings.batch_size, settings.drop_last)
-        updates = self._defense.replays * per_epoch * settings.epochs
-        is_short = updates < _COMPILED_FROM or self._data.sizes["train"] < settings.batch_size
-        is_synchronized = settings.sync_batch_norm and ranks.world() > 1
-        if self._device.type == "cpu" or is_short or is_synchronized:
-            return False
-        return self._allows(replace(settings, compile=True), "compile")
 
-    def _allows(self, settings: TrainSettings, key: str) -> bool:
-        """Return True if a spec with these settings has no problem at a key of `train`."""
-        return not any(where[:2] == ("train", key) for where, _ in replace(self._spec, train=settings).problems())
+def _is_compiled(
+    spec: ExperimentSpec, settings: TrainSettings, defense: Defense, data: Data, device: torch.device
+) -> bool:
+    if settings.compile != "auto":
+        return settings.compile
+    updates = defense.replays * data.steps_per_epoch(settings.batch_size, settings.drop_last) * settings.epochs
+    is_short = updates < _COMPILED_FROM or data.sizes["train"] < settings.batch_size
+    is_synchronized = settings.sync_batch_norm and ranks.world() > 1
+    if device.type == "cpu" or is_short or is_synchronized:
+        return False
+    return _allows(spec, replace(settings, compile=True), "compile")
+
+
+def _allows(spec: ExperimentSpec, settings: TrainSettings, key: str) -> bool:
+    """Return True if a spec with these settings has no problem at a key of `train`."""
+    return not any(where[:2] == ("train", key) for where, _ in replace(spec, train=settings).problems())
