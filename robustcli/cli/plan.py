@@ -43,9 +43,9 @@ def plan_run(
 ) -> None:
     """Estimate the cost of a run: hours of training, hours of every evaluation, and memory.
 
-    Measures some real updates and some steps of each attack, and what bf16 and the memory format would save. Nothing is
-    stored. If the images of a known data set are missing, random images replace them. For a sweep, every row is one
-    line and alternatives are not measured.
+    Measures some real updates and some steps of each attack, and what bf16 would save. Nothing is stored. If the images
+    of a known data set are missing, random images replace them. For a sweep, every row is one line, without memory and
+    savings.
     """
     from rich.console import Console
 
@@ -66,32 +66,25 @@ def plan_run(
         typer.echo(f"warning: {warning}", err=True)
     from robustcli.reports.plan import estimate_table, lines_of, tables_of
     from robustcli.workflows.plan.plan import Request, plan
+    from robustcli.workflows.plan.rates import DeviceRates, Estimate, estimate
+    from robustcli.workflows.plan.result import Plan
 
-    if rates is not None:
-        from robustcli.workflows.plan.rates import DeviceRates, estimate
-
-        elsewhere = estimate(Request(spec=spec, robust=share), DeviceRates.read(rates))
-        if as_json:
-            print_json(elsewhere.to_json())
-            return
-        typer.echo(f"{spec.name} on {elsewhere.rates.device}, estimated")
-        console().print(estimate_table(elsewhere))
-        for note in elsewhere.notes:
-            console().print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
-        return
-
-    screen = Console(stderr=True)
-    with screen.status(f"measuring {spec.name}"):
-        request = Request(spec=spec, updates=updates, robust=share, compile=is_compiled)
-        found = plan(request, lambda text: screen.print(text, highlight=False, soft_wrap=True))
+    request = Request(spec=spec, updates=updates, robust=share, compile=is_compiled)
+    found: Plan | Estimate
+    with Console(stderr=True).status(f"measuring {spec.name}"):
+        found = plan(request) if rates is None else estimate(request, DeviceRates.read(rates))
     if as_json:
         print_json(found.to_json())
         return
-    screen = console()
-    for table in tables_of(found):
-        screen.print(table)
-    for line in lines_of(found):
-        screen.print(line, highlight=False, markup=False, soft_wrap=True)
+    if isinstance(found, Plan):
+        tables, lines = tables_of(found), lines_of(found)
+    else:
+        typer.echo(f"{spec.name} on {found.device}, estimated")
+        tables, lines = [estimate_table(found)], [f"note: {note}" for note in found.notes]
+    for table in tables:
+        console().print(table)
+    for line in lines:
+        console().print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def print_plan_of_sweep(
@@ -103,15 +96,9 @@ def print_plan_of_sweep(
         runs: folder of runs; finished seeds in it are not counted as left. None: say nothing about it.
     """
     from robustcli.reports.plan import sweep_table
-    from robustcli.workflows.plan.result import RowPlan
     from robustcli.workflows.plan.rows import plan_rows
 
-    rows: dict[str, RowPlan] = {}
-    for name, found in plan_rows(sweep.rows, updates, share, runs):
-        if found is None:
-            typer.echo(f"measuring {name} ...", err=True)
-        else:
-            rows[name] = found
+    rows = plan_rows(sweep.rows, updates, share, runs, lambda row: typer.echo(f"measuring {row} ...", err=True))
     if as_json:
         print_json({name: found.to_json() for name, found in rows.items()})
     else:

@@ -48,6 +48,11 @@ class Passes:
     input_gradients: float = 0
     weight_gradients: float = 0
 
+    @property
+    def total(self) -> float:
+        """Passes in units of a forward pass; the gradient of the weights counts as two."""
+        return self.forwards + self.input_gradients + 2 * self.weight_gradients
+
 
 @dataclass
 class PassCounter:

@@ -4,7 +4,6 @@ The cost depends on the robust accuracy, which is unknown before training, so it
 spends few passes on images that it breaks, and all of its passes on those that survive.
 """
 
-import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -21,18 +20,18 @@ from robustcli.evaluation.passes import count_passes
 from robustcli.evaluators import AttackContext, Evaluator, Stage, chunks
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.autoattack_package import Package
-from robustcli.measuring.counters import peak_bytes
 from robustcli.measuring.timing import wall
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
+from robustcli.workflows.plan.result import Bounds
 
 # A share of the radius so small that no image breaks, so the attack spends all of its passes on every image.
 _HARMLESS = 1e-4
-# Steps of the two short attacks that count passes, and minimum steps of the one that is timed.
+# Steps of the two short attacks that count passes; the longer one is also timed.
 _FEW, _MORE = 5, 10
 _COUNTED_IMAGES = 2
 # An attack is timed on at most as many images as take this many seconds for one forward and backward pass.
-_PATIENCE = 1.0
+_PATIENCE = 0.5
 # Fields of attacks that set their length.
 LENGTHS = ("steps", "queries")
 # Passes that an attack with early exit is assumed to spend on an image that it breaks.
@@ -58,10 +57,14 @@ class StageCost:
     exits_early: bool
     sample: int | None
 
+    @property
+    def passes(self) -> float:
+        """Passes of both kinds for an image that survives."""
+        return self.forwards + self.gradients
+
     def of_broken(self) -> float:
         """Return the cost of an image that breaks, as a share of the cost of one that survives."""
-        passes = self.forwards + self.gradients
-        return min(1.0, BROKEN_PASSES / passes) if self.exits_early and passes else 1.0
+        return min(1.0, BROKEN_PASSES / self.passes) if self.exits_early and self.passes else 1.0
 
 
 @dataclass(frozen=True)
@@ -73,32 +76,34 @@ class EvaluationCost:
         clean: seconds of a forward pass of one image.
         stages: costs of its attacks.
         notes: assumptions to report.
-        batch_size: images in a batch.
-        peak: peak memory of a pass of one batch in bytes, besides the network.
     """
 
     images: int
     clean: float
     stages: tuple[StageCost, ...]
     notes: tuple[str, ...] = ()
-    batch_size: int = 0
-    peak: int = 0
 
-    def passes(self) -> tuple[float, float]:
-        """Return the forward and gradient passes for an image that survives all attacks."""
-        return 1 + sum(stage.forwards for stage in self.stages), sum(stage.gradients for stage in self.stages)
+    def seconds(self, robust: Bounds) -> Bounds:
+        """Return the seconds of the evaluation for an assumed robust accuracy."""
+        times = [stage.seconds for stage in self.stages]
+        return Bounds(*(self._total(share, self.clean, times) for share in (robust.low, robust.high)))
 
-    def seconds(self, robust: float) -> float:
-        """Return the seconds of the evaluation for an assumed robust accuracy.
+    def passes(self, robust: Bounds) -> Bounds:
+        """Return the passes of both kinds, of all images together."""
+        passes = [stage.passes for stage in self.stages]
+        return Bounds(*(self._total(share, 1.0, passes) for share in (robust.low, robust.high)))
 
-        Half of the other images are assumed to be misclassified without an attack, and the rest to be broken by the
-        first attack.
+    def _total(self, robust: float, clean: float, costs: Sequence[float]) -> float:
+        """Return the cost of all images, from the cost of each stage for an image that survives.
+
+        Half of the images that do not survive are assumed to be misclassified without an attack, and the rest to be
+        broken by the first attack.
         """
-        total, survivors = self.clean * self.images, robust * self.images
+        total, survivors = clean * self.images, robust * self.images
         broken = (1 + robust) / 2 * self.images - survivors
-        for stage in self.stages:
+        for stage, cost in zip(self.stages, costs, strict=True):
             attacked = survivors if stage.sample is None else min(survivors, stage.sample)
-            total = total + stage.seconds * (attacked + broken * stage.of_broken())
+            total += cost * (attacked + broken * stage.of_broken())
             broken = 0.0
         return total
 
@@ -135,27 +140,12 @@ class Probe:
             # Warnings about accuracies do not matter here.
             for category in (UserWarning, RuntimeWarning):
                 warnings.simplefilter("ignore", category)
-            return self._measured(evaluator, images, max(1, round(robust * images)))
-
-    def _measured(self, evaluator: Evaluator, images: int, survivors: int) -> EvaluationCost:
-        threat = evaluator.threat or self.threat
-        context = AttackContext(threat, (self.x.shape[1], self.x.shape[2], self.x.shape[3]), self.classes)
-        stages, notes = _ours(evaluator.stages(context), context)
-        costs = []
-        for stage in stages:
-            own = stage.threat or threat
-            if own.radius:
-                costs.append(self._stage(stage, own, survivors))
-        batch = min(evaluator.batch_size, images)
-        peak = self._peak(batch, has_gradients=any(stage.gradients for stage in costs))
-        return EvaluationCost(images, self._clean(evaluator, images), tuple(costs), notes, batch, peak)
-
-    def _peak(self, batch: int, *, has_gradients: bool) -> int:
-        """Return the peak memory of a pass of one batch, extrapolated linearly from some images."""
-        x = self.x[: min(batch, self.affordable)]
-        with torch.set_grad_enabled(has_gradients):
-            run = partial(self._one_pass if has_gradients else self.network, x)
-            return round(peak_bytes(run, self.device) * batch / len(x))
+            threat = evaluator.threat or self.threat
+            context = AttackContext(threat, (self.x.shape[1], self.x.shape[2], self.x.shape[3]), self.classes)
+            stages, notes = _ours(evaluator.stages(context), context)
+            survivors = max(1, round(robust * images))
+            costs = [self._stage(stage, own, survivors) for stage in stages if (own := stage.threat or threat).radius]
+            return EvaluationCost(images, self._clean(evaluator, images), tuple(costs), notes)
 
     def _clean(self, evaluator: Evaluator, images: int) -> float:
         x = self.x[: min(evaluator.batch_size, images, self.affordable)]
@@ -166,35 +156,25 @@ class Probe:
         return (wall(self.device) - start) / len(x)
 
     def _stage(self, stage: Stage, threat: ThreatModel, survivors: int) -> StageCost:
-        few = _shortened(stage.attack, _FEW)
-        passes = self._passes(stage, few, threat)
+        forwards, gradients = self._passes(stage, threat)
         points = survivors * stage.attack.side_by_side
         batch = min(stage.batch_size or points, points, self.affordable, len(self.x))
-        timed = self._timed(stage, threat, batch)
+        # With one restart and one target. It makes only some of the passes; all are assumed to take the same time.
+        timed = self._gathered(stage, _single(_shortened(stage.attack, _MORE)), threat, batch)
         return StageCost(
             name=stage.name,
-            forwards=passes[0],
-            gradients=passes[1],
-            # The timed attack makes only some of the passes; extrapolate with equal time per pass.
-            seconds=timed.seconds * (sum(passes) / max(sum(timed.passes), 1e-9)),
-            exits_early=self._exits_early(_single(few), threat),
+            forwards=forwards,
+            gradients=gradients,
+            seconds=timed.seconds * ((forwards + gradients) / max(sum(timed.passes), 1e-9)),
+            exits_early=self._exits_early(_single(_shortened(stage.attack, _FEW)), threat),
             sample=stage.sample if stage.subset is None else sum(stage.subset.sizes(survivors)),
         )
 
-    def _timed(self, stage: Stage, threat: ThreatModel, images: int) -> "_Found":
-        """Time a short attack with one restart and one target, with enough steps for the clock."""
-        found = self._gathered(stage, _single(_shortened(stage.attack, _FEW)), threat, images)
-        whole, taken = _length_of(stage.attack), found.seconds * images
-        if whole is None or taken > _PATIENCE / 2:
-            return found
-        steps = min(whole, math.ceil(_FEW * _PATIENCE / max(taken, 1e-9)))
-        return self._gathered(stage, _single(_shortened(stage.attack, max(_FEW, steps))), threat, images)
-
-    def _passes(self, stage: Stage, few: Attack, threat: ThreatModel) -> tuple[float, float]:
+    def _passes(self, stage: Stage, threat: ThreatModel) -> tuple[float, float]:
         """Return the passes of the whole attack on one image, extrapolated linearly in its steps."""
-        whole = _length_of(stage.attack)
+        whole = next((getattr(stage.attack, name) for name in _settings(stage.attack) if name in LENGTHS), None)
         if whole is None:
-            return self._gathered(stage, few, threat, _COUNTED_IMAGES).passes
+            return self._gathered(stage, stage.attack, threat, _COUNTED_IMAGES).passes
         (forwards, of_a_step), (gradients, gradients_of_a_step) = self.lines(stage, threat)
         return forwards + whole * of_a_step, gradients + whole * gradients_of_a_step
 
@@ -270,11 +250,6 @@ def _ours(stages: Sequence[Stage], context: AttackContext) -> tuple[list[Stage],
         if stage.sample is not None:
             notes.append(f"sample_first: assumes that none of the {stage.sample} sampled images break")
     return found, tuple(dict.fromkeys(notes))
-
-
-def _length_of(attack: Attack) -> int | None:
-    """Return the number of steps or queries of an attack; None if it has neither."""
-    return next((getattr(attack, name) for name in _settings(attack) if name in LENGTHS), None)
 
 
 def _settings(attack: Any) -> list[str]:

@@ -49,11 +49,9 @@ class TrainingPlan:
 
     Args:
         measured: number of updates that were measured.
-        update, slowest: median and longest of them.
-        seconds: all updates.
-        epoch_end: averaging and storing the weights after one epoch.
+        update: their median.
+        seconds: all updates, without averaging and storing the weights after epochs.
         check: check after one epoch.
-        peak_bytes: peak memory of an update, besides what is kept between updates.
     """
 
     updates: int
@@ -61,19 +59,8 @@ class TrainingPlan:
     batch_size: int
     measured: int
     update: float
-    slowest: float
     seconds: float
-    epoch_end: float
     check: Bounds
-    peak_bytes: int
-
-
-@dataclass(frozen=True)
-class AttackPasses:
-    """Passes for one image."""
-
-    forwards: float
-    gradients: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,16 +69,12 @@ class EvaluationPlan:
 
     Args:
         survivors: assumed robust accuracy; None if nothing is attacked.
-        passes_per_broken_image: None if nothing is attacked.
-        peak_bytes: peak memory of a pass of one batch.
+        passes: forward passes and gradients of all images together.
     """
 
     images: int
     survivors: Bounds | None
-    passes_per_survivor: AttackPasses
-    passes_per_broken_image: float | None
-    batch_size: int
-    peak_bytes: int
+    passes: Bounds
     seconds: Bounds
 
 
@@ -102,14 +85,12 @@ class Memory:
     Args:
         peak: largest memory so far; the resident set on a CPU.
         device: memory of the GPU; None on a CPU.
-        after_updates: largest memory after the updates; None if they do not fit.
         free: memory that was free at the beginning, if it is known.
     """
 
     peak: int
     device: int | None
     is_resident_set: bool
-    after_updates: int | None = None
     free: int | None = None
 
 
@@ -135,7 +116,7 @@ class Plan:
     Args:
         machine: header with code, machine and versions.
         passes_per_image: passes of an update; None if the network has no convolution.
-        start: imports and images.
+        start: reading the images.
         training: None if an update or an evaluation does not fit into memory.
         seconds: the whole run.
     """
@@ -193,6 +174,8 @@ class RowPlan:
     left: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data."""
+        """Plain data, without the memory, because one process measures all rows."""
+        found = self.plan.to_json()
+        del found["memory"]
         status = {} if self.runs is None else {"runs": self.runs, "left": self.left}
-        return {"seeds": self.seeds, **self.plan.to_json(), **status}
+        return {"seeds": self.seeds, **found, **status}
