@@ -2,8 +2,8 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from robustcli import __version__
 from robustcli.errors import RobustCliError
@@ -34,118 +34,59 @@ _CURVES = (
 _IN_PERCENT = ("clean", "robust", "fgsm")
 
 
-@dataclass(frozen=True)
-class EvaluationView:
-    """One evaluation as the page shows it."""
-
-    key: str
-    title: str
-    threat: str
-    images: int
-    clean: str
-    accuracy: str
-    verdict: str
-    sentence: str
-    reasons: list[str]
-    ladder: str
-    per_class: str
-    confusion: list[list[str]]
+# Values that the template reads, by name.
+View = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class ExampleView:
-    """One adversarial example: three images as data URLs, and its labels."""
-
-    image: int
-    clean: str
-    difference: str
-    adversarial: str
-    text: str
-
-
-@dataclass(frozen=True)
-class SurvivorView:
-    """One image that survived: a data URL, and its label."""
-
-    image: int
-    clean: str
-    text: str
-
-
-@dataclass(frozen=True)
-class ResultView:
-    """One run or stored evaluation as the page shows it."""
-
-    anchor: str
-    title: str
-    facts: list[tuple[str, str]]
-    evaluations: list[EvaluationView]
-    curves: list[str]
-    diagnostics: list[str]
-    examples: list[ExampleView]
-    survivors: list[SurvivorView]
-    notes: list[str]
-    spec: str
-    lowest: tuple[float, float] | None
-
-
-def write_page(path: Path, sources: Sequence[Source], damaged: Sequence[str], overrides: Sequence[str] = ()) -> None:
+def write_page(path: Path, sources: Sequence[Source], damaged: Sequence[str]) -> None:
     """Write the page.
 
     Args:
         path: file to write.
         sources: results to show; several of them get a leaderboard.
         damaged: one line for every file that could not be read.
-        overrides: values to change when images are read, for example data.root=PATH.
     """
     from jinja2 import Environment
 
-    views = [_view(number, source, overrides) for number, source in enumerate(sources)]
-    template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
-        _TEMPLATE.read_text(encoding="utf-8")
-    )
-    charts = list(_overview(views, sources))
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    views = [_view(number, source) for number, source in enumerate(sources)]
+    charts = list(_overview(sources))
     write_text(path, template.render(views=views, damaged=damaged, charts=charts, version=__version__))
 
 
-def _overview(views: Sequence[ResultView], sources: Sequence[Source]) -> Iterator[str]:
+def _overview(sources: Sequence[Source]) -> Iterator[str]:
     """Charts of several results: robust against clean accuracy, and against the cost of the network."""
-    titles = Counter(view.title for view in views)
-    names = [
-        view.title if titles[view.title] == 1 else f"{view.title}, {source.path.parent.name}"
-        for view, source in zip(views, sources, strict=True)
-    ]
-    points = {name: view.lowest for name, view in zip(names, views, strict=True) if view.lowest is not None}
-    if len(points) < 2:
-        return
-    yield scatter("Robust against clean accuracy", points, "clean %", "robust %")
-    sizes = {name: size_of_run(source.path.parent) for name, source in zip(names, sources, strict=True)}
-    costs = {
-        name: (2 * size.macs / 1e9, points[name][1])
-        for name, size in sizes.items()
-        if size is not None and name in points
-    }
+    titles = [_title(source) for source in sources]
+    accuracies, costs = {}, {}
+    for title, source in zip(titles, sources, strict=True):
+        name = title if titles.count(title) == 1 else f"{title}, {source.path.parent.name}"
+        lowest, size = _lowest(source.results), size_of_run(source.path.parent)
+        if lowest is not None:
+            accuracies[name] = lowest
+            if size is not None:
+                costs[name] = (2 * size.macs / 1e9, lowest[1])
+    if len(accuracies) > 1:
+        yield scatter("Robust against clean accuracy", accuracies, "clean %", "robust %")
     if len({cost for cost, _ in costs.values()}) > 1:
         yield scatter("Robust accuracy against cost, with the Pareto front", costs, "GFLOPs", "robust %", front=True)
 
 
-def _view(number: int, source: Source, overrides: Sequence[str]) -> ResultView:
+def _view(number: int, source: Source) -> View:
     results, folder = source.results, source.path.parent
-    examples, survivors, note = _examples(folder, overrides)
     spec = RunFolder(folder).spec
-    return ResultView(
-        anchor=f"result-{number}",
-        title=_title(source),
-        facts=list(_facts(source)),
-        evaluations=[_evaluation(results, key, folder) for key in results.evaluations],
-        curves=list(_curves(folder)) if isinstance(results, RunResults) else [],
-        diagnostics=list(_diagnostics(folder)),
-        examples=examples,
-        survivors=survivors,
-        notes=[*results.notes, *note],
-        spec=spec.read_text(encoding="utf-8") if spec.is_file() else "",
-        lowest=_lowest(results),
-    )
+    examples = _examples(folder)
+    return {
+        "anchor": f"result-{number}",
+        "title": _title(source),
+        "facts": list(_facts(source)),
+        "evaluations": [_evaluation(results, key, folder) for key in results.evaluations],
+        "curves": list(_curves(folder)) if isinstance(results, RunResults) else [],
+        "diagnostics": list(_diagnostics(folder)),
+        **examples,
+        "notes": [*results.notes, *examples["notes"]],
+        "spec": spec.read_text(encoding="utf-8") if spec.is_file() else "",
+    }
 
 
 def _title(source: Source) -> str:
@@ -173,25 +114,25 @@ def _facts(source: Source) -> Iterator[tuple[str, str]]:
         yield "versions", ", ".join(f"{name} {version}" for name, version in session.versions.items() if version)
 
 
-def _evaluation(results: Results, key: str, folder: Path) -> EvaluationView:
+def _evaluation(results: Results, key: str, folder: Path) -> View:
     evaluation = results.evaluations[key]
     clean = results.clean_accuracy(key)
     files = EvaluationFiles(folder / "evaluations", key)
     lines = read_per_image(files.per_image) if files.per_image.is_file() else []
-    return EvaluationView(
-        key=key,
-        title=describe(evaluation),
-        threat="-" if evaluation.is_clean else threats_of(evaluation),
-        images=evaluation.total,
-        clean="-" if clean is None else percent(clean),
-        accuracy=interval(evaluation),
-        verdict=evaluation.verdict or "no verdict",
-        sentence=_sentence(evaluation),
-        reasons=[*(evaluation.suspicions or []), *evaluation.warnings],
-        ladder=_ladder(evaluation),
-        per_class=_per_class(key, lines),
-        confusion=[] if evaluation.is_clean else _confusion(lines),
-    )
+    return {
+        "key": key,
+        "title": describe(evaluation),
+        "threat": "-" if evaluation.is_clean else threats_of(evaluation),
+        "images": evaluation.total,
+        "clean": "-" if clean is None else percent(clean),
+        "accuracy": interval(evaluation),
+        "verdict": evaluation.verdict or "no verdict",
+        "sentence": _sentence(evaluation),
+        "reasons": [*(evaluation.suspicions or []), *evaluation.warnings],
+        "ladder": _ladder(evaluation),
+        "per_class": _per_class(key, lines),
+        "confusion": [] if evaluation.is_clean else _confusion(lines),
+    }
 
 
 def _sentence(evaluation: Evaluation) -> str:
@@ -283,27 +224,27 @@ def _diagnostics(folder: Path) -> Iterator[str]:
         yield line_chart(f"Accuracy over eps, {found['total']} images", {"accuracy": points}, f"eps in {norm}", "%")
 
 
-def _examples(folder: Path, overrides: Sequence[str]) -> tuple[list[ExampleView], list[SurvivorView], list[str]]:
+def _examples(folder: Path) -> View:
     """Some stored adversarial examples, some images that survived, and a note if they cannot be shown."""
     if not keys_with_examples(folder):
-        return [], [], []
+        return {"examples": [], "survivors": [], "notes": []}
     try:
-        found = stored_examples(folder, overrides, limit=_EXAMPLES)
+        found = stored_examples(folder, limit=_EXAMPLES)
     except RobustCliError as error:
-        return [], [], [f"adversarial examples are not shown: {error}"]
+        return {"examples": [], "survivors": [], "notes": [f"adversarial examples are not shown: {error}"]}
     names = found.classes
-    survivors = [
-        SurvivorView(one.index, data_url(one.x), f"{names[one.label]}, margin {-one.margin:.3g}")
-        for one in found.survivors
-    ]
-    broken = [
-        ExampleView(
-            image=int(found.indices[row]),
-            clean=data_url(found.x[row]),
-            difference=data_url(difference(found.x[row], found.x_adv[row])),
-            adversarial=data_url(found.x_adv[row]),
-            text=f"{names[found.labels[row]]} to {names[found.predictions[row]]}, {found.broken_by[row]}",
-        )
+    examples = [
+        {
+            "image": int(found.indices[row]),
+            "clean": data_url(found.x[row]),
+            "difference": data_url(difference(found.x[row], found.x_adv[row])),
+            "adversarial": data_url(found.x_adv[row]),
+            "text": f"{names[found.labels[row]]} to {names[found.predictions[row]]}, {found.broken_by[row]}",
+        }
         for row in range(len(found.indices))
     ]
-    return broken, survivors, []
+    survivors = [
+        {"image": one.index, "clean": data_url(one.x), "text": f"{names[one.label]}, margin {-one.margin:.3g}"}
+        for one in found.survivors
+    ]
+    return {"examples": examples, "survivors": survivors, "notes": []}

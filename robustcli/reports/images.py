@@ -48,22 +48,16 @@ def save_grid(path: Path, examples: Examples) -> None:
     if not len(examples.x):
         raise RobustCliError(f"{examples.key}: no image was broken, so there is nothing to draw")
     rows = [
-        np.stack([_enlarged(part) for part in (x, difference(x, x_adv), x_adv)])
+        np.concatenate([_cell(part) for part in (x, difference(x, x_adv), x_adv)], axis=1)
         for x, x_adv in zip(examples.x, examples.x_adv, strict=True)
     ]
-    cells = np.stack(rows)
-    count, columns, height, width, _ = cells.shape
-    canvas = np.full((count * (height + _GAP) - _GAP, columns * (width + _GAP) - _GAP, 3), 255, dtype=np.uint8)
-    for row, parts in enumerate(cells):
-        for column, part in enumerate(parts):
-            top, left = row * (height + _GAP), column * (width + _GAP)
-            canvas[top : top + height, left : left + width] = part
+    canvas = np.concatenate(rows)[:-_GAP, :-_GAP]
     with replacing(path) as file:
         Image.fromarray(canvas).save(file, format="PNG")
 
 
-def _enlarged(image: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Repeat pixels so that the shorter side has about 96 pixels."""
+def _cell(image: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Repeat pixels so that the shorter side has about 96 pixels, and add a white gap on the right and below."""
     shown = pixels(image)
     factor = max(1, _SIDE // min(shown.shape[:2]))
-    return shown.repeat(factor, 0).repeat(factor, 1)
+    return np.pad(shown.repeat(factor, 0).repeat(factor, 1), ((0, _GAP), (0, _GAP), (0, 0)), constant_values=255)

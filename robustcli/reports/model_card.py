@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Mapping
 
-from robustcli.evaluation.wording import interval, percent, threats_of, verdict, warning_lines
+from robustcli.evaluation.wording import warning_lines
+from robustcli.reports.results import cells_of
 from robustcli.specs.check import to_plain
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.specs.yamlfile import to_yaml
@@ -26,7 +27,7 @@ def model_card(
         _about(spec, results),
         "## Robustness",
         "\n".join(_table(results)),
-        "\n".join(_notes(results)),
+        "\n".join(f"- {line}" for line in warning_lines(results.evaluations)),
         "## Use",
         _use(name),
         "## Digests",
@@ -68,20 +69,8 @@ def _table(results: RunResults) -> Iterator[str]:
     yield "| evaluation | threat | images | clean % | robust % [95 %] | verdict |"
     yield "| --- | --- | ---: | ---: | ---: | --- |"
     for key, found in results.evaluations.items():
-        clean = results.clean_accuracy(key)
-        cells = [
-            key,
-            "" if found.is_clean else threats_of(found),
-            f"{found.total:,}",
-            interval(found) if found.is_clean else "" if clean is None else percent(clean),
-            "" if found.is_clean else interval(found),
-            verdict(found),
-        ]
-        yield f"| {' | '.join(cells)} |"
-
-
-def _notes(results: RunResults) -> Iterator[str]:
-    yield from (f"- {line}" for line in warning_lines(results.evaluations))
+        name, threat, *rest = cells_of(results, key)
+        yield f"| {' | '.join((name, threat, f'{found.total:,}', *rest))} |"
 
 
 def _use(name: str) -> str:

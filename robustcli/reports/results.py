@@ -19,14 +19,7 @@ def result_table(results: Results, *, is_wide: bool = False) -> Table:
     columns = (*_COLUMNS, *(_WIDE if is_wide else ()))
     table = plain_table(columns, text=("evaluation", "threat", "verdict", "evaluator"))
     for key, evaluation in results.evaluations.items():
-        clean = results.clean_accuracy(key)
-        cells = [
-            key,
-            "" if evaluation.is_clean else threats_of(evaluation),
-            interval(evaluation) if evaluation.is_clean else "" if clean is None else percent(clean),
-            "" if evaluation.is_clean else interval(evaluation),
-            verdict(evaluation),
-        ]
+        cells = cells_of(results, key)
         if is_wide:
             cells += [
                 describe(evaluation),
@@ -40,3 +33,11 @@ def result_table(results: Results, *, is_wide: bool = False) -> Table:
             abstained = f", {proof.abstained} abstain" if proof.abstained else ""
             table.add_row("  certified", "", "", interval(proof), f"lower bound{abstained}")
     return table
+
+
+def cells_of(results: Results, key: str) -> list[str]:
+    """Return name, threat, clean accuracy, robust accuracy with interval, and verdict of an evaluation."""
+    found, clean = results.evaluations[key], results.clean_accuracy(key)
+    if found.is_clean:
+        return [key, "", interval(found), "", verdict(found)]
+    return [key, threats_of(found), "" if clean is None else percent(clean), interval(found), verdict(found)]
