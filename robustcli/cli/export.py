@@ -34,19 +34,17 @@ def robustbench(
     device: Device = "auto",
 ) -> None:
     """Write a RobustBench model card, weights, loader, log and per-image results, and check them in a new process."""
-    from robustcli.workflows.export.robustbench import Request, export
+    from robustcli.workflows.export.robustbench import export
 
     exported = export(
-        Request(
-            run=run,
-            out=out,
-            overrides=tuple(overrides or ()),
-            evaluation=evaluation,
-            metadata=metadata,
-            is_partial=partial,
-            checkpoint=checkpoint,
-            device=device,
-        )
+        run,
+        out,
+        evaluation=evaluation,
+        metadata_file=metadata,
+        is_partial=partial,
+        overrides=overrides or (),
+        checkpoint=checkpoint,
+        device=device,
     )
     typer.echo(json.dumps(exported.card, indent=2, ensure_ascii=False))
     for key, reasons in exported.left_out.items():

@@ -30,19 +30,11 @@ def recheck(folder: Path, key: str, run: Path, overrides: Sequence[str], checkpo
     Raises:
         RobustCliError: the network cannot be built, or is not the evaluated one.
     """
-    wish = {
-        "folder": str(folder),
-        "key": key,
-        "run": str(run),
-        "overrides": list(overrides),
-        "checkpoint": checkpoint,
-        "device": device,
-    }
     roots = [str(Path(robustcli.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
     done = subprocess.run(
         # -B: importing model.py must not write files next to it.
         [sys.executable, "-B", "-m", "robustcli.workflows.export.recheck"],
-        input=json.dumps(wish),
+        input=json.dumps([str(folder), key, str(run), [*overrides], checkpoint, device]),
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, roots))},
         capture_output=True,
         text=True,
@@ -58,14 +50,16 @@ def recheck(folder: Path, key: str, run: Path, overrides: Sequence[str], checkpo
     return str(found["checked"])
 
 
-def _check(wish: dict[str, Any]) -> dict[str, Any]:
+def _check(
+    path: str, key: str, run: str, overrides: Sequence[str], checkpoint: str | None, device_name: str
+) -> dict[str, Any]:
     """Check the folder; this runs in the new process."""
     from robustcli.evaluation.stored import EvaluationFiles
     from robustcli.models.model import test_images
     from robustcli.runtime.device import choose_device
     from robustcli.workflows.verify import find_evidence, verify
 
-    folder, device = Path(wish["folder"]), choose_device(wish["device"])
+    folder, device = Path(path), choose_device(device_name)
     spec = importlib.util.spec_from_file_location("exported_model", folder / "model.py")
     assert spec is not None
     assert spec.loader is not None
@@ -74,14 +68,14 @@ def _check(wish: dict[str, Any]) -> dict[str, Any]:
     network = module.build().to(device)
     if network.training:
         return {"problems": ["model.py: the network is in train mode"], "checked": "nothing"}
-    subject, _ = find_evidence(Path(wish["run"]), wish["overrides"], wish["checkpoint"])
+    subject, _ = find_evidence(Path(run), overrides, checkpoint)
     x, y = test_images(subject.defaults, device).images("test")
-    finding = verify(EvaluationFiles(folder, wish["key"]), network, x, y)
+    finding = verify(EvaluationFiles(folder, key), network, x, y)
     return {"problems": finding.problems, "checked": finding.checked}
 
 
 if __name__ == "__main__":
     try:
-        print(json.dumps(_check(json.load(sys.stdin))))
+        print(json.dumps(_check(*json.load(sys.stdin))))
     except RobustCliError as error:
         sys.exit(" ".join(str(error).split()))

@@ -19,6 +19,7 @@ from robustcli.models.model import ExternalModel, Model, TrainedModel, test_imag
 from robustcli.registry.registry import MemberSpec
 from robustcli.runtime.device import choose_device
 from robustcli.specs.check import to_plain
+from robustcli.specs.yamlfile import to_yaml
 from robustcli.store.evaluations import read_evaluation
 from robustcli.store.files import require_empty, write_json
 from robustcli.store.results import Results, read_results
@@ -28,33 +29,7 @@ from robustcli.workflows.export.card import architecture_name, card, threat_name
 from robustcli.workflows.export.claims import missing_for_autoattack, missing_images
 from robustcli.workflows.export.metadata import dataset_of, read_metadata
 from robustcli.workflows.export.recheck import recheck
-from robustcli.workflows.export.record import log_text
 from robustcli.workflows.verify import find_evidence
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """Request of `robust export robustbench`.
-
-    Args:
-        run: folder of a finished run, or stored by `robust eval`.
-        out: new or empty folder.
-        evaluation: name of the evaluation.
-        metadata: file with the facts that a run does not contain.
-        is_partial: omit accuracies that do not qualify instead of raising an error.
-        overrides: dotted overrides, such as data.root=PATH.
-        checkpoint: the weights, if they have moved.
-        device: auto, cpu, cuda or cuda:i.
-    """
-
-    run: Path
-    out: Path
-    evaluation: str = "autoattack"
-    metadata: Path | None = None
-    is_partial: bool = False
-    overrides: tuple[str, ...] = ()
-    checkpoint: str | None = None
-    device: str = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,27 +49,47 @@ class Exported:
     checked: str
 
 
-def export(request: Request) -> Exported:
+def export(
+    run: Path,
+    out: Path,
+    *,
+    evaluation: str,
+    metadata_file: Path | None,
+    is_partial: bool,
+    overrides: Sequence[str],
+    checkpoint: str | None,
+    device: str,
+) -> Exported:
     """Write the folder, and check it in a new process before it gets its name.
+
+    Args:
+        run: folder of a finished run, or stored by `robust eval`.
+        out: new or empty folder.
+        evaluation: name of the evaluation.
+        metadata_file: file with the facts that a run does not contain.
+        is_partial: omit accuracies that do not qualify instead of raising an error.
+        overrides: dotted overrides, such as data.root=PATH.
+        checkpoint: the weights, if they have moved.
+        device: auto, cpu, cuda or cuda:i.
 
     Raises:
         RobustCliError: the folder is not empty, files are missing, the evaluation is not sufficient, or the folder
             does not rebuild the evaluated network; nothing is written then.
     """
-    require_empty(request.out)
-    metadata = read_metadata(request.metadata)
-    subject, evaluations = find_evidence(request.run, request.overrides, request.checkpoint)
-    if (request.run / "spec.yaml").is_file() and not RunFolder(request.run).is_finished:
-        raise RobustCliError(f"{request.run}: is {RunFolder(request.run).status()}; finish it with --resume")
-    results = read_results(RunFolder(request.run).results)
-    files = _files(evaluations, request.evaluation, results)
+    require_empty(out)
+    metadata = read_metadata(metadata_file)
+    subject, evaluations = find_evidence(run, overrides, checkpoint)
+    if (run / "spec.yaml").is_file() and not RunFolder(run).is_finished:
+        raise RobustCliError(f"{run}: is {RunFolder(run).status()}; finish it with --resume")
+    results = read_results(RunFolder(run).results)
+    files = _files(evaluations, evaluation, results)
     result, lines = read_evaluation(files.result), read_per_image(files.per_image)
-    chosen = _architecture(subject, request.run)
+    chosen = _architecture(subject, run)
     dataset, threat = dataset_of(subject.defaults.data.name, metadata), results.threat
     place = Path("model_info", dataset, threat_name(threat.norm), f"{metadata.card_name}.json")
 
-    device = choose_device(request.device)
-    data = test_images(subject.defaults, device)
+    chosen_device = choose_device(device)
+    data = test_images(subject.defaults, chosen_device)
     images = data.sizes["test"]
     missing = {
         "clean_acc": missing_images(dataset, result.total, images),
@@ -103,7 +98,7 @@ def export(request: Request) -> Exported:
         ),
     }
     left_out = {key: reasons for key, reasons in missing.items() if reasons}
-    if left_out and not request.is_partial:
+    if left_out and not is_partial:
         problems = "\n".join(f"  {key}: {reason}" for key, reasons in left_out.items() for reason in reasons)
         raise RobustCliError(
             f"{files.result}: does not meet RobustBench's conditions:\n{problems}\n--partial leaves these keys out"
@@ -119,8 +114,8 @@ def export(request: Request) -> Exported:
         architecture=architecture_name(chosen.name, to_plain(chosen.parameters)),
         left_out=tuple(left_out),
     )
-    network = subject.load(data, device).network
-    beside = request.out.with_name(request.out.name + ".writing")
+    network = subject.load(data, chosen_device).network
+    beside = out.with_name(out.name + ".writing")
     try:
         beside.mkdir(parents=True)
     except OSError as error:
@@ -134,17 +129,29 @@ def export(request: Request) -> Exported:
         for path in (files.result, files.per_image, files.adversarial_examples):
             if path.exists():
                 shutil.copyfile(path, beside / path.name)
-        checked = recheck(beside, files.key, request.run, request.overrides, request.checkpoint, request.device)
-        words = f"{dataset}, read by {subject.defaults.data.name}"
-        log = log_text(files.key, results, results.sessions(request.run), left_out, images=words)
-        (beside / "log.txt").write_text(f"{log}\nchecked in a new process: {checked}\n", encoding="utf-8")
-        if request.out.exists():
-            request.out.rmdir()
-        beside.replace(request.out)
+        checked = recheck(beside, files.key, run, overrides, checkpoint, device)
+        facts = {
+            **_record(results, files.key),
+            "images": f"{dataset}, read by {subject.defaults.data.name}: the first {result.total:,} of the test set",
+            "sessions": [session.to_json() for session in results.sessions(run)],
+            "left out of the card": left_out,
+            "checked in a new process": checked,
+        }
+        (beside / "log.txt").write_text(to_yaml(facts), encoding="utf-8")
+        if out.exists():
+            out.rmdir()
+        beside.replace(out)
     except BaseException:
         shutil.rmtree(beside)
         raise
-    return Exported(path=request.out / place, card=contents, left_out=left_out, checked=checked)
+    return Exported(path=out / place, card=contents, left_out=left_out, checked=checked)
+
+
+def _record(results: Results, key: str) -> dict[str, Any]:
+    """Return results.json with one evaluation, without its strings of one character per image."""
+    found = results.to_json()
+    evaluation = found["evaluations"][key]
+    return {**found, "evaluations": {key: {k: v for k, v in evaluation.items() if k not in ("survivors", "sample")}}}
 
 
 def _files(folder: Path, key: str, results: Results) -> EvaluationFiles:
