@@ -26,10 +26,9 @@ def new(
     ] = None,
 ) -> None:
     """Write the file of a new member: a working one, as a starting point for yours."""
-    written = new_member(kind, name, into=into, package=package)
-    typer.echo(f"wrote {written.member}")
-    if written.package is not None:
-        typer.echo(f"next: pip install --editable {written.package}")
+    typer.echo(f"wrote {new_member(kind, name, into=into, package=package)}")
+    if package is not None:
+        typer.echo(f"next: pip install --editable {package}")
     typer.echo(f"next: robust check-member {name}")
 
 

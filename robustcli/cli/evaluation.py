@@ -247,7 +247,7 @@ def diagnose_network(
     """Diagnose a network beyond its accuracy: curves, loss surfaces, calibration, convergence of attacks."""
     from robustcli.reports.picture import draw, require_picture
     from robustcli.store.files import write_json
-    from robustcli.workflows.diagnose import Request, diagnose
+    from robustcli.workflows.diagnose import diagnose
 
     _require_files({"--out": out, "--picture": picture})
     if picture is not None:
@@ -258,16 +258,14 @@ def diagnose_network(
             f"'{others[0].text}': found a second model; expected one, and values such as data.root=PATH"
         )
     results = diagnose(
-        Request(
-            subject=wanted,
-            diagnostics=tuple(dict.fromkeys(names or ())),
-            eps=eps,
-            norm=norm.value if norm else None,
-            examples=examples,
-            seed=seed,
-            device=device,
-        ),
-        lambda name: None if quiet else typer.echo(f"looking: {name}", err=True),
+        wanted,
+        tuple(dict.fromkeys(names or ())),
+        eps=eps,
+        norm=norm.value if norm else None,
+        examples=examples,
+        seed=seed,
+        device=device,
+        begins=lambda name: None if quiet else typer.echo(f"looking: {name}", err=True),
     )
     title = f"{wanted.text or model}, {results.threat}"
     if out is not None:

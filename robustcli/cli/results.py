@@ -1,5 +1,6 @@
 """Commands that read stored results: parse, call, print. Nothing heavy is imported outside them."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -255,7 +256,7 @@ def compare_results(
     for line in conditions(pairs, is_wide=wide):
         typer.echo(f"note: {line}")
     for name, pair in pairs.items():
-        typer.echo(f"{name}: {pair.claim}")
+        typer.echo(f"{name}: {pair.claim()}")
 
 
 @app.command("diff", rich_help_panel=panels.RESULTS)
@@ -308,7 +309,7 @@ def gate_results(
 
     outcomes = gate(result, minima or (), baseline=baseline, max_drop=max_drop, keys=key or ())
     if as_json:
-        print_json([outcome.to_json() for outcome in outcomes])
+        print_json([asdict(outcome) for outcome in outcomes])
     else:
         for outcome in outcomes:
             word = "passed" if outcome.passed else "FAILED"

@@ -74,7 +74,7 @@ def paired_lines(cells: Sequence[Cell]) -> Iterator[str]:
     for model, ((key, first), *others) in of_model.items():
         for other_key, other in others:
             (pair,) = compare(first.folder, other.folder, [f"{key}:{other_key}"]).values()
-            yield f"{model}: {pair.claim_about(key, other_key)}"
+            yield f"{model}: {pair.claim(key, other_key)}"
 
 
 def _lengths(found: Evaluation) -> Iterator[tuple[str, int]]:

@@ -6,7 +6,6 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from time import perf_counter
 from typing import Literal
 
 from robustcli.errors import RobustCliError
@@ -23,13 +22,11 @@ class Outcome:
     Args:
         verdict: "kept", "broken", or "advice" if something recommended is missing.
         reason: reason for which it is not kept.
-        seconds: duration.
     """
 
     promise: str
     verdict: Verdict
     reason: str
-    seconds: float
 
 
 def check_member(member: Member) -> Iterator[Outcome]:
@@ -51,7 +48,6 @@ def check_member(member: Member) -> Iterator[Outcome]:
 
 
 def _outcome(case: Case) -> Outcome:
-    begun = perf_counter()
     reason = ""
     try:
         with warnings.catch_warnings():
@@ -63,7 +59,7 @@ def _outcome(case: Case) -> Outcome:
     except Exception as error:
         reason = f"{type(error).__name__}: {error}; raised by: {_line_of(error)}"
     verdict: Verdict = "kept" if not reason else "advice" if case.is_advice else "broken"
-    return Outcome(case.name, verdict, reason, perf_counter() - begun)
+    return Outcome(case.name, verdict, reason)
 
 
 def _line_of(error: Exception) -> str:

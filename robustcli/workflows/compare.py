@@ -89,13 +89,8 @@ class Pair:
         excess = smallest_excess(self.only_a + self.only_b, LEVEL)
         return None if excess is None else excess / self.total
 
-    @property
-    def claim(self) -> str:
-        """One sentence about the two networks, or the two attacks on one, that the data support."""
-        return self.claim_about("A", "B")
-
-    def claim_about(self, a: str, b: str) -> str:
-        """The claim with other names for A and B."""
+    def claim(self, a: str = "A", b: str = "B") -> str:
+        """Return one sentence about the two networks, or the two attacks on one, that the data support."""
         low, high = self.difference_interval
         if self.p >= LEVEL:
             return (
@@ -138,7 +133,7 @@ class Pair:
             "difference_interval": list(self.difference_interval),
             "p": self.p,
             "smallest_claimable": self.smallest_claimable,
-            "claim": self.claim,
+            "claim": self.claim(),
             "warnings": list(self.warnings),
         }
 

@@ -31,29 +31,6 @@ _HERE = "robust diagnose"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
-    """Request of `robust diagnose`; None means the value that comes with the network.
-
-    Args:
-        subject: the network and the images; its overrides may also set parameters of diagnostics, as in
-            `eps_curve.batch_size=50`.
-        diagnostics: names, in the order of the results.
-        eps, norm: threat model.
-        examples: use the first N test images.
-        seed: seed of the noise.
-        device: auto, cpu, cuda or cuda:i.
-    """
-
-    subject: ModelRequest
-    diagnostics: tuple[str, ...]
-    eps: str | None = None
-    norm: str | None = None
-    examples: int | None = None
-    seed: int | None = None
-    device: str = "auto"
-
-
-@dataclass(frozen=True, kw_only=True)
 class Diagnosed:
     """The result of one diagnostic.
 
@@ -94,30 +71,46 @@ class Diagnosis:
         return {**self.header, "seed": self.seed, "examples": self.examples, "diagnostics": results}
 
 
-def diagnose(request: Request, begins: Callable[[str], None]) -> Diagnosis:
-    """Run every requested diagnostic on a network.
+def diagnose(
+    network: ModelRequest,
+    names: Sequence[str],
+    *,
+    eps: str | None,
+    norm: str | None,
+    examples: int | None,
+    seed: int | None,
+    device: str,
+    begins: Callable[[str], None],
+) -> Diagnosis:
+    """Run every requested diagnostic on a network; None means the value that comes with the network.
 
     Args:
-        request: the request.
+        network: the network and the images; its overrides may also set parameters of diagnostics, as in
+            `eps_curve.batch_size=50`.
+        names: diagnostics, in the order of the results.
+        eps, norm: threat model.
+        examples: use the first N test images.
+        seed: seed of the noise.
+        device: auto, cpu, cuda or cuda:i.
         begins: called with the name of each diagnostic before it runs.
     """
-    own = [text for text in request.subject.overrides if _diagnostic_of(text) is not None]
-    chosen = choose(request.diagnostics, own)
-    wanted = replace(request.subject, overrides=tuple(text for text in request.subject.overrides if text not in own))
+    own = [text for text in network.overrides if _diagnostic_of(text) is not None]
+    chosen = choose(names, own)
+    wanted = replace(network, overrides=tuple(text for text in network.overrides if text not in own))
     subject = find_model(wanted)
     defaults = subject.defaults
-    threat = threat_of(defaults, request.norm, request.eps, where=_HERE)
+    threat = threat_of(defaults, norm, eps, where=_HERE)
     diagnostics = {name: instantiate(choice) for name, choice in chosen.items()}
-    case = open_model(wanted, subject, threat, choose_device(request.device))
-    x, y = case.data.evaluation("test", request.examples)
-    seed = defaults.seed if request.seed is None else request.seed
+    case = open_model(wanted, subject, threat, choose_device(device))
+    x, y = case.data.evaluation("test", examples)
+    seed = defaults.seed if seed is None else seed
     results = {}
     for name, diagnostic in diagnostics.items():
         begins(name)
         results[name] = look(diagnostic, case.loaded.network, x, y, threat, seed)
     return Diagnosis(
         # All overrides as the user wrote them, including those of diagnostics.
-        header={**case.to_json(), "subject": asdict(request.subject)},
+        header={**case.to_json(), "subject": asdict(network)},
         threat=threat,
         notes=case.loaded.notes,
         seed=seed,

@@ -2,10 +2,9 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 from robustcli.errors import RobustCliError, suggest
 from robustcli.store.results import Results
@@ -29,10 +28,6 @@ class Outcome:
     evaluation: str
     passed: bool
     text: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return asdict(self)
 
 
 def gate(

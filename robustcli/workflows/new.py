@@ -1,7 +1,6 @@
 """`robust new`: write a working member as a starting point for your own."""
 
 import re
-from dataclasses import dataclass
 from keyword import iskeyword
 from pathlib import Path
 
@@ -21,21 +20,8 @@ KINDS = {
 }
 
 
-@dataclass(frozen=True)
-class Written:
-    """The files of a new member.
-
-    Args:
-        member: file that registers it.
-        package: folder of the package to install with pip, unless it belongs to this one.
-    """
-
-    member: Path
-    package: Path | None
-
-
-def new_member(kind: str, name: str, *, into: Path | None = None, package: Path | None = None) -> Written:
-    """Write the file of a new member.
+def new_member(kind: str, name: str, *, into: Path | None = None, package: Path | None = None) -> Path:
+    """Write the file of a new member and return its path.
 
     Args:
         kind: kind of the member, such as "defense".
@@ -66,7 +52,7 @@ def new_member(kind: str, name: str, *, into: Path | None = None, package: Path 
     if not folder.is_dir():
         raise RobustCliError(f"--into: there is no folder '{folder}'")
     path.write_text(_template(kind, NAME=name, CLASS=_class_name(name)), encoding="utf-8")
-    return Written(path, package)
+    return path
 
 
 def _template(name: str, **words: str) -> str:

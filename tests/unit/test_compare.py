@@ -38,8 +38,8 @@ def test_images_are_paired_by_their_place(a: Path, b: Path) -> None:
 def test_the_better_one_is_named_with_the_difference_from_its_side(a: Path, b: Path) -> None:
     forth, back = compare(a, b)["pgd"], compare(b, a)["pgd"]
     low, high = (100 * bound for bound in forth.difference_interval)
-    assert forth.claim == f"A is more robust by 27.27 points [{low:.2f}, {high:.2f}], p = 0.017"
-    assert back.claim == forth.claim.replace("A is", "B is")
+    assert forth.claim() == f"A is more robust by 27.27 points [{low:.2f}, {high:.2f}], p = 0.017"
+    assert back.claim() == forth.claim().replace("A is", "B is")
     assert 0 < low < 27.27 < high
 
 
@@ -48,7 +48,7 @@ def test_what_chance_explains_is_not_claimed(a: Path, tmp_path: Path) -> None:
     pair = compare(a, other)["pgd"]
     # Five images, all for A.
     assert pair.p == 0.0625
-    assert pair.claim.startswith("no difference can be claimed: A - B is +9.09 points [-")
+    assert pair.claim().startswith("no difference can be claimed: A - B is +9.09 points [-")
     assert pair.smallest_claimable is None
     assert compare(a, a)["pgd"].p == 1
 
@@ -65,15 +65,15 @@ def test_the_stronger_of_two_attacks_on_one_network_is_named(tmp_path: Path) -> 
     path = tmp_path / "results.json"
     write_json(path, results.model_copy(update={"chain": Chain(links={"weights": "w"}, digest="")}).to_json())
     pair = compare(path, path, ["pgd:aa"])["pgd:aa"]
-    assert pair.claim.startswith("the attack of B is stronger by 50.00 points [")
-    assert compare(path, path, ["aa:pgd"])["aa:pgd"].claim.startswith("the attack of A is stronger")
+    assert pair.claim().startswith("the attack of B is stronger by 50.00 points [")
+    assert compare(path, path, ["aa:pgd"])["aa:pgd"].claim().startswith("the attack of A is stronger")
 
 
 def test_clean_accuracy_has_no_threat_and_is_no_robustness(tmp_path: Path) -> None:
     clean = {"evaluator": "clean", "parameters": {"batch_size": 250}}
     one = write(tmp_path / "one.json", clean=evaluation("1" * 30, **clean))
     other = write(tmp_path / "other.json", clean=evaluation("0" * 30, **clean, eps="4/255"))
-    assert compare(one, other)["clean"].claim.startswith("A is more accurate by 100.00 points")
+    assert compare(one, other)["clean"].claim().startswith("A is more accurate by 100.00 points")
 
 
 def test_equal_radii_may_be_written_differently(a: Path, tmp_path: Path) -> None:
