@@ -11,7 +11,7 @@ from robustcli.errors import RobustCliError, in_one_line
 from robustcli.registry.types import Stem
 
 
-@ARCHITECTURES.register("timm", requires="timm", smoke={"model": "mobilenetv3_small_050"})
+@ARCHITECTURES.register("timm", requires="timm", smoke={"model": "mobilenetv3_small_050"}, title="{model}")
 def timm(shape: ImageShape, /, *, model: str, stem: Stem = "as_it_is") -> nn.Module:
     """Classifier of timm (PyTorch Image Models) with random initial weights.
 

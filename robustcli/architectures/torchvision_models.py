@@ -18,7 +18,28 @@ from robustcli.registry.types import Stem
 _WITH_AUXILIARY = ("googlenet", "inception_v3")
 
 
-@ARCHITECTURES.register("torchvision", added={"stem": "as_it_is"}, smoke={"model": "shufflenet_v2_x0_5"})
+@ARCHITECTURES.register(
+    "torchvision",
+    added={"stem": "as_it_is"},
+    smoke={"model": "shufflenet_v2_x0_5"},
+    title="{model}",
+    titles={
+        "resnet18": "ResNet-18",
+        "resnet34": "ResNet-34",
+        "resnet50": "ResNet-50",
+        "resnet101": "ResNet-101",
+        "resnet152": "ResNet-152",
+        "wide_resnet50_2": "WideResNet-50-2",
+        "wide_resnet101_2": "WideResNet-101-2",
+        "convnext_tiny": "ConvNeXt-T",
+        "convnext_small": "ConvNeXt-S",
+        "convnext_base": "ConvNeXt-B",
+        "convnext_large": "ConvNeXt-L",
+        "swin_t": "Swin-T",
+        "swin_s": "Swin-S",
+        "swin_b": "Swin-B",
+    },
+)
 def torchvision(shape: ImageShape, /, *, model: str, stem: Stem = "as_it_is") -> nn.Module:
     """Classifier of torchvision with random initial weights.
 

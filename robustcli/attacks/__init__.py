@@ -1,5 +1,6 @@
 """Attacks: search the threat set around x for the worst point x_adv. One attack per file."""
 
+from abc import abstractmethod
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from robustcli.threat.threat import ThreatModel
 ATTACKS = Registry("attacks")
 
 
+@ATTACKS.protocol
 class Attack(Protocol):
     """Settings of an attack; calling it searches the threat set.
 
@@ -29,6 +31,8 @@ class Attack(Protocol):
         loss: objective that it raises, where it has one.
         start: where the search starts; "clean" is the image itself.
         keep: point that is returned; "fooled" is the first one that is misclassified.
+        length: name of the setting that says how long it searches, where it has one.
+        repeats: names of settings that repeat the search, from other starts or for other classes.
     """
 
     steps: int = 0
@@ -40,7 +44,10 @@ class Attack(Protocol):
     loss: str = "ce"
     start: str = "random"
     keep: str = "last"
+    length: str = "steps"
+    repeats: tuple[str, ...] = ("restarts", "targets")
 
+    @abstractmethod
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         """Adversarial images for x (n, c, h, w) and labels y (n,) or class shares y (n, k)."""
         ...
@@ -54,6 +61,10 @@ class Attack(Protocol):
         """
         return self(model, x, y, threat, rng), {}
 
+    def perturbation(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
+        """Return x_adv - x, before it is clipped to [0, 1] if the search clips only its result."""
+        return self(model, x, y, threat, rng) - x
+
     def limited(self, points: int, images: int) -> "Attack":
         """The same attack with at most `points` points in one pass, if it makes its own batches.
 
@@ -65,6 +76,14 @@ class Attack(Protocol):
     def longer(self) -> "Attack | None":
         """The same attack with twice as many steps, to check that it has converged; None if it adapts its steps."""
         return None
+
+    def in_turn(self, number: int) -> "Attack":
+        """The attack of one update of training; another one only if it alternates between several.
+
+        Args:
+            number: random number of the update.
+        """
+        return self
 
     @property
     def needs_labels(self) -> bool:

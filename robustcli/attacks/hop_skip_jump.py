@@ -59,6 +59,7 @@ class HopSkipJump(Attack):
     keep: Literal["fooled", "nearest"] = "fooled"
 
     is_black_box = True
+    length = "queries"
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         threat.require_norm("hop_skip_jump", "linf", "l2")

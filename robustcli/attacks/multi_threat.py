@@ -4,7 +4,7 @@ They are not registered, because their results lie in the union of the threat se
 under and worst_case instead.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +73,9 @@ class Alternate(Attack):
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         return self.attacks[self.turn](model, x, y, threat, rng)
+
+    def in_turn(self, number: int) -> "Alternate":
+        return replace(self, turn=number % len(self.attacks))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,6 +59,7 @@ class Square(Attack):
     batch_size: Count | None = None
 
     is_black_box = True
+    length = "queries"
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Noise) -> Tensor:
         labels, worst = labels_of(y), Points.none(x)

@@ -1,13 +1,15 @@
-"""A fast copy of the network for the search of attacks.
+"""Networks that attacks search with: another network, or a fast copy of the network evaluated.
 
-The network itself in single precision confirms every adversarial example, so the copy can miss some but never add
+The network itself in single precision confirms every adversarial example, so the search can miss some but never add
 wrong ones.
 """
 
 import warnings
+from abc import abstractmethod
 from collections.abc import Callable
 from copy import deepcopy
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,55 @@ from robustcli.runtime.memory_format import to_channels_last
 from robustcli.runtime.precision import autocast
 
 Precision = Literal["fp32", "fast"]
+
+
+class Surrogate(Protocol):
+    """Settings of a network that an attack searches with; surrogates derive from this class.
+
+    Attributes:
+        is_copy: whether it computes the same as the network up to rounding. Images that fool only the copy are attacked
+            again with the network.
+        is_coarse: whether a copy rounds so coarsely that survivors get a few last steps with the network.
+    """
+
+    @property
+    def is_copy(self) -> bool:
+        return False
+
+    @property
+    def is_coarse(self) -> bool:
+        return False
+
+    def uncompiled(self) -> "Surrogate":
+        """The same without compilation, which takes a minute."""
+        return self
+
+    @abstractmethod
+    def __call__(self, model: nn.Module) -> nn.Module:
+        """The network to search with, given the network evaluated."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class FastCopy(Surrogate):
+    """Search with a `SurrogateCopy`; its settings are described there."""
+
+    precision: Precision = "fp32"
+    is_compiled: bool = False
+
+    @property
+    def is_copy(self) -> bool:
+        return True
+
+    @property
+    def is_coarse(self) -> bool:
+        return self.precision == "fast"
+
+    def uncompiled(self) -> "FastCopy":
+        return replace(self, is_compiled=False)
+
+    def __call__(self, model: nn.Module) -> nn.Module:
+        return SurrogateCopy(model, precision=self.precision, is_compiled=self.is_compiled)
 
 
 class SurrogateCopy(nn.Module):

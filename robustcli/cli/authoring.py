@@ -9,14 +9,14 @@ from robustcli.cli import panels
 from robustcli.cli.options import console
 from robustcli.errors import CheckFailedError, RobustCliError, suggest
 from robustcli.registry.catalog import FAMILIES, catalog
-from robustcli.workflows.new import KINDS, new_member
+from robustcli.workflows.new import KINDS, new_member, next_steps
 
 app = typer.Typer()
 
 
 @app.command(rich_help_panel=panels.HELP)
 def new(
-    kind: Annotated[str, typer.Argument(help=f"{', '.join(KINDS)}.")],
+    kind: Annotated[str, typer.Argument(help=f"Kind of member: {', '.join(KINDS)}.")],
     name: Annotated[str, typer.Argument(help="Name of the new member, such as margin_at.")],
     into: Annotated[
         Path | None, typer.Option(help="Folder for the file. Default: the folder of its family in robustcli.")
@@ -27,9 +27,8 @@ def new(
 ) -> None:
     """Write the file of a new member: a working one, as a starting point for yours."""
     typer.echo(f"wrote {new_member(kind, name, into=into, package=package)}")
-    if package is not None:
-        typer.echo(f"next: pip install --editable {package}")
-    typer.echo(f"next: robust check-member {name}")
+    for text in next_steps(kind, name, into=into, package=package):
+        typer.echo(f"next: {text}")
 
 
 @app.command("check-member", rich_help_panel=panels.HELP)

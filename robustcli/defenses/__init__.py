@@ -3,6 +3,7 @@
 Most are a `MinMax` (min_max.py) with the paper's parts; a spec may replace any part.
 """
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -125,6 +126,7 @@ class Step(Protocol):
         ...
 
 
+@DEFENSES.protocol
 class Defense(Protocol):
     """Settings of a training method; members inherit from it.
 
@@ -154,6 +156,7 @@ class Defense(Protocol):
         """Updates on each batch before the next one; 1 except in free training."""
         return 1
 
+    @abstractmethod
     def start(self, model: nn.Module, optimizer: Optimizer, rng: Noise) -> Step:
         """Bind the method to a model, its optimizer and the source of noise."""
         ...

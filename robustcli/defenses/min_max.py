@@ -1,7 +1,7 @@
 """The step of most published methods: the formula of adversarial training, line by line."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch.nn.functional as F
@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from robustcli.attacks import Attack
 from robustcli.attacks.crafting import crafting
+from robustcli.attacks.settings import has_setting, with_settings
 from robustcli.data.targets import Labels
 from robustcli.defenses import Batch, Defense, Metrics, OuterLoss, RunningLoss, StatelessLoss
 from robustcli.errors import RobustCliError
@@ -89,14 +90,12 @@ def adjusted(attack: Attack, **settings: Any) -> Attack:
     Raises:
         RobustCliError: it does not have them. Members declare what they change (`sets`), so specs are refused earlier.
     """
-    known: list[str] = [item.name for item in fields(attack)] if is_dataclass(attack) else []
-    missing = [name for name in settings if name not in known]
+    missing = [name for name in settings if not has_setting(attack, name)]
     if missing:
         raise RobustCliError(
             f"defense.attack: its {' and '.join(missing)} changes during training, and {type(attack).__name__} has none"
         )
-    changed: Attack = replace(attack, **settings)  # type: ignore[type-var]
-    return changed
+    return with_settings(attack, **settings)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """Adversarial training against several threat models: their mean, their worst, one at a time, or one joint path."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch.nn.functional as F
@@ -31,9 +31,7 @@ class OneInTurn(StatelessCurriculum):
     """One of several attacks per update, drawn from the number of the update, so there is no state."""
 
     def attack(self, attack: Attack, progress: Progress) -> Attack:
-        if not isinstance(attack, Alternate):
-            return attack
-        return replace(attack, turn=derive(0, "threat", progress.step) % len(attack.attacks))
+        return attack.in_turn(derive(0, "threat", progress.step))
 
 
 def _combined(

@@ -3,6 +3,7 @@
 `robust diagnose` runs them. Specs do not name them, because they do not change the network.
 """
 
+from abc import abstractmethod
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from robustcli.threat.threat import ThreatModel
 DIAGNOSTICS = Registry("diagnostics")
 
 
+@DIAGNOSTICS.protocol
 class Diagnostic(Protocol):
     """Settings of a diagnostic. Calling it measures a network and leaves it unchanged.
 
@@ -21,6 +23,7 @@ class Diagnostic(Protocol):
     the batch size. The same seed gives the same result.
     """
 
+    @abstractmethod
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise
     ) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from robustcli.attacks import Attack
 from robustcli.attacks.frank_wolfe import FrankWolfe
 from robustcli.diagnostics import DIAGNOSTICS
-from robustcli.diagnostics.measuring import attacked, in_batches, summary
+from robustcli.diagnostics.measuring import in_batches, summary
+from robustcli.evaluation.confirm import require_inside
 from robustcli.registry.types import Count
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
@@ -33,15 +34,16 @@ class Distortion:
         return summary(threat.distortion(self._perturbations(model, x, y, threat, rng.split("attack"))))
 
     def _perturbations(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise) -> Tensor:
-        if not isinstance(self.attack, FrankWolfe):
-            return attacked(self.attack, model, x, y, threat, rng, self.batch_size) - x
-        attack, rows = self.attack, torch.arange(len(x), device=x.device)
-        # Before clipping to [0, 1]: black and white pixels are no sign of poor convergence.
-        return in_batches(
-            len(x),
-            self.batch_size,
-            lambda part: attack.perturbation(model, x[part], y[part], threat, rng.rows(rows[part])),
-        )
+        rows = torch.arange(len(x), device=x.device)
+
+        def measure(part: slice) -> Tensor:
+            # Before clipping to [0, 1]: black and white pixels are no sign of poor convergence.
+            # A copy, in case an attack writes into its input.
+            found = self.attack.perturbation(model, x[part].clone(), y[part], threat, rng.rows(rows[part])).detach()
+            require_inside(type(self.attack).__name__, (x[part] + found).clamp(0, 1), x[part], threat)
+            return found
+
+        return in_batches(len(x), self.batch_size, measure)
 
 
 @DIAGNOSTICS.register("distortion")

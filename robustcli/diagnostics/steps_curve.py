@@ -1,12 +1,13 @@
 """Robust accuracy over the steps of the attack."""
 
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 
 from robustcli.attacks import Attack
 from robustcli.attacks.pgd import Pgd
+from robustcli.attacks.settings import has_setting, with_settings
 from robustcli.diagnostics import DIAGNOSTICS
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.gather import gather
@@ -37,18 +38,16 @@ class StepsCurve:
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise
     ) -> dict[str, Any]:
+        if not has_setting(self.attack, "steps"):
+            raise RobustCliError(
+                f"steps_curve.attack: {type(self.attack).__name__} has no steps; use one that has, such as pgd"
+            )
         curve = []
         for steps in sorted(set(self.steps)):
-            evaluator = Attacked(attack=_with_steps(self.attack, steps), batch_size=self.batch_size)
+            evaluator = Attacked(attack=with_settings(self.attack, steps=steps), batch_size=self.batch_size)
             correct = int(gather(evaluator, model, x, y, threat, rng).survives.sum())
             curve.append({"steps": steps, "accuracy": correct / len(x), "correct": correct})
         return {"total": len(x), "curve": curve}
-
-
-def _with_steps(attack: Attack, steps: int) -> Attack:
-    if not is_dataclass(attack) or isinstance(attack, type) or "steps" not in {item.name for item in fields(attack)}:
-        raise RobustCliError(f"steps_curve.attack: {type(attack).__name__} has no steps; use one that has, such as pgd")
-    return replace(attack, steps=steps)
 
 
 @DIAGNOSTICS.register("steps_curve", smoke={"steps": (1, 4)})

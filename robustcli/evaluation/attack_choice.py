@@ -21,10 +21,10 @@ def evaluator_of(
     """Return the evaluator for a name and settings.
 
     An attack becomes the evaluator `attack`, or `transfer_attack` if `source` is among its settings. A part of
-    AutoAttack, such as apgd-t, becomes `autoattack` with this part only.
+    an evaluator, such as apgd-t of AutoAttack, becomes that evaluator with this part only.
 
     Args:
-        name: an evaluator, an attack, or a part of AutoAttack.
+        name: an evaluator, an attack, or a part of an evaluator.
         options: settings, as plain values.
         option: prefix of settings in messages: "--" on the command line.
         source: origin of the values, for messages.
@@ -35,22 +35,26 @@ def evaluator_of(
     wish = understood({"name": name, **options}, source)
     if wish["name"] in catalog("evaluators"):
         return _checked(wish, source)
-    if name not in catalog("attacks") and name in _parts_of_autoattack():
-        return _checked({"name": "autoattack", "attacks": [name], **options}, source)
+    if name not in catalog("attacks") and (whole := _evaluator_with_part(name)) is not None:
+        return _checked({**whole, **options}, source)
     attack = attack_settings(name, options, option=option)
     network = attack.pop("source", None)
     wish = {"name": "attack"} if network is None else {"name": "transfer_attack", "source": network}
     return _checked({**wish, "attack": attack}, source)
 
 
-def _parts_of_autoattack() -> tuple[Any, ...]:
-    """Return the names of AutoAttack's attacks."""
+def _evaluator_with_part(name: str) -> dict[str, Any] | None:
+    """Return the evaluator with only its part of this name, in the form of a spec; None if no evaluator has one."""
+    for evaluator, member in catalog("evaluators").items():
+        if member.parts and name in _choices(member.parameters[member.parts].annotation):
+            return {"name": evaluator, member.parts: [name]}
+    return None
 
-    def choices(annotation: Any) -> tuple[Any, ...]:
-        inner = get_args(annotation)
-        return inner if get_origin(annotation) is Literal else tuple(name for part in inner for name in choices(part))
 
-    return choices(catalog("evaluators")["autoattack"].parameters["attacks"].annotation)
+def _choices(annotation: Any) -> tuple[Any, ...]:
+    """Return the values of all Literals in an annotation."""
+    inner = get_args(annotation)
+    return inner if get_origin(annotation) is Literal else tuple(name for part in inner for name in _choices(part))
 
 
 def attack_settings(name: str, options: Mapping[str, Any], *, option: str = "--") -> dict[str, Any]:
@@ -62,8 +66,9 @@ def attack_settings(name: str, options: Mapping[str, Any], *, option: str = "--"
     if name not in catalog("attacks"):
         known = [*catalog("evaluators"), *catalog("attacks")]
         raise RobustCliError(f"{option}attack: there is no evaluator or attack '{name}'{suggest(name, known)}")
-    if name == "none" or options.get("steps") == 0:
-        asked = f"{option}attack none" if name == "none" else f"{option}steps 0"
+    has_no_pass = catalog("attacks")[name].passes == (0, 0, 0)
+    if has_no_pass or options.get("steps") == 0:
+        asked = f"{option}attack {name}" if has_no_pass else f"{option}steps 0"
         raise RobustCliError(f"{asked}: attacks nothing; for clean accuracy write {option}attack clean")
     attack = {"name": name, **options}
     if "source" not in options and "keep" in catalog("attacks")[name].parameters:

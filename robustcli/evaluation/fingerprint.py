@@ -15,7 +15,7 @@ from robustcli.data.images import AnyImages, chunks_of
 from robustcli.errors import RobustCliError
 from robustcli.models.digest import code_of, network_digest, tensor_bytes, weights_digest
 from robustcli.registry.catalog import catalog
-from robustcli.specs.renamed import former
+from robustcli.specs.renamed import current, former
 from robustcli.threat.threat import ThreatModel
 
 # Code that decides which images survive; other changes leave findings unchanged.
@@ -73,6 +73,16 @@ def fingerprint(
 def evaluator_text(name: str, parameters: Mapping[str, Any]) -> str:
     """Evaluator with its settings, under their former names, except settings that do not affect findings."""
     words = former({"name": name, **_without_batch_size(parameters)})
+    return f"{words.pop('name')} {json.dumps(words, sort_keys=True)}"
+
+
+def in_present_names(text: str) -> str:
+    """Text of `evaluator_text` with present names, to be printed; other texts stay as they are."""
+    name, _, settings = text.partition(" ")
+    try:
+        words = current({"name": name, **json.loads(settings)})
+    except (ValueError, TypeError):
+        return text
     return f"{words.pop('name')} {json.dumps(words, sort_keys=True)}"
 
 

@@ -149,7 +149,7 @@ def _of_two_phases(evidence: Evidence) -> Iterator[str]:
 def _of_longer_attacks(
     model: nn.Module, x: Tensor, y: Tensor, rng: IndexedNoise, evidence: Evidence, votes: int
 ) -> Iterator[str]:
-    """Check whether PGD breaks more images with more steps; APGD adapts its steps, and has many."""
+    """Check whether attacks that do not adapt their steps break more images with more of them."""
     for attack, threat, stage in zip(evidence.attacks, evidence.threats, evidence.stages, strict=True):
         longer = attack.longer()
         # A transfer attack searched on another network.
@@ -159,7 +159,10 @@ def _of_longer_attacks(
         surer = votes if votes == 1 else _SURER * votes
         broken = int((predict(model, points, y, surer).predictions != y).sum())
         if broken > max(1, _ODD_SHARE * len(x)):
-            yield f"{longer.steps} steps of PGD break {broken} of {len(x)} images that survived PGD with {attack.steps}"
+            yield (
+                f"{longer.steps} steps of {stage.name} break {broken} of {len(x)} images that survived it with "
+                f"{attack.steps}"
+            )
 
 
 def _of_random_points(

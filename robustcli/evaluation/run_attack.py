@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from robustcli.attacks.ascent import Look, gradient_ascent
 from robustcli.attacks.gradient import Objective
 from robustcli.attacks.losses import LOSSES
-from robustcli.attacks.surrogate import SurrogateCopy
 from robustcli.evaluation.confirm import predict, require_inside
 from robustcli.evaluation.passes import count_passes
 from robustcli.evaluators import Stage
@@ -128,7 +127,7 @@ def _search(
     """
     # A copy of x, in case an attack writes into its input.
     points: Tensor = stage.attack(search, x.clone(), y, threat, rng.split(stage.noise)).detach()
-    if not isinstance(search, SurrogateCopy) or points.shape != x.shape:
+    if stage.surrogate is None or not stage.surrogate.is_copy or points.shape != x.shape:
         return points
     with torch.no_grad():
         is_right = model(points).argmax(1) == y
@@ -138,7 +137,7 @@ def _search(
         noise = rng.rows(rejected).split(stage.noise)
         points[rejected] = stage.attack(model, x[rejected].clone(), y[rejected], threat, noise).detach()
     left = (is_right & ~is_rejected).nonzero().flatten()
-    if len(left) and search.is_fast and not stage.is_black_box:
+    if len(left) and stage.surrogate.is_coarse and not stage.is_black_box:
         points[left] = _last_steps(model, points[left], x[left], y[left], threat)
     return points
 

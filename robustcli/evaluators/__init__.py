@@ -5,13 +5,15 @@ and keeps the record; evaluation/evaluate.py turns the record into a result.
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from torch import Tensor, nn
 
 from robustcli.attacks import Attack
+from robustcli.attacks.surrogate import Surrogate
 from robustcli.errors import RobustCliError
 from robustcli.registry.registry import Registry
 from robustcli.threat.noise import IndexedNoise
@@ -70,8 +72,10 @@ class Stage:
         subset: attack only these of the images that survive when the first such stage begins; later stages attack the
             same choice. None attacks all.
         threat: threat model of this stage; None is that of the evaluation.
-        surrogate: makes the network that the attack searches with from the network evaluated; None is that network.
+        surrogate: network that the attack searches with; None is the network evaluated.
         is_transfer: whether the surrogate is another network, so that no gradient of the network evaluated is used.
+        similar: stages of about the same cost, which `robust plan` measures instead because the attack cannot be
+            shortened; empty for most attacks.
     """
 
     name: str
@@ -82,8 +86,9 @@ class Stage:
     sample: int | None = None
     subset: Subset | None = None
     threat: ThreatModel | None = None
-    surrogate: Callable[[nn.Module], nn.Module] | None = None
+    surrogate: Surrogate | None = None
     is_transfer: bool = False
+    similar: tuple["Stage", ...] = ()
 
     @classmethod
     def of(cls, attack: Attack, batch_size: int) -> "Stage":
@@ -155,6 +160,7 @@ class Certifier(Protocol):
         ...
 
 
+@EVALUATORS.protocol
 class Evaluator(Protocol):
     """Settings of an evaluation.
 
@@ -200,6 +206,7 @@ class Evaluator(Protocol):
         """The network that is attacked and classifies."""
         return model if self.certifier is None else self.certifier.network(model)
 
+    @abstractmethod
     def stages(self, context: AttackContext) -> list[Stage]:
         """The attacks in order; each sees the images that survived those before it."""
         ...

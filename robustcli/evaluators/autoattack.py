@@ -1,15 +1,14 @@
 """AutoAttack: several attacks with published budgets, each on the images that still survive."""
 
 import warnings
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from robustcli.attacks import Attack
 from robustcli.attacks.apgd import Apgd
 from robustcli.attacks.fab import Fab, fab_t
 from robustcli.attacks.square import Square
-from robustcli.attacks.surrogate import SurrogateCopy
+from robustcli.attacks.surrogate import FastCopy
 from robustcli.errors import RobustCliError
 from robustcli.evaluators import EVALUATORS, AttackContext, Evaluator, Stage
 from robustcli.evaluators.autoattack_package import Package
@@ -38,6 +37,8 @@ _GRADIENTS, _VOTES = 20, 10
     # One of each checks that the network gives gradients. Of Square's forwards up to a third are in vain, because it
     # tries several proposals in one pass; without those there are 7,827.
     passes=(10_350, 1901, 0),
+    parts="attacks",
+    leaderboard={"version": "standard", "precision": "fp32", "sample_first": None},
     sees_through_masking=True,
     renamed={"screen": "sample_first"},
     smoke={"attacks": ["apgd-ce", "fab-t"], "batch_size": 8},
@@ -122,12 +123,24 @@ class AutoAttack(Evaluator):
                     f"published {targets}",
                     stacklevel=2,
                 )
-        if self.engine == "reference":
-            package = Package(version=self.version, attacks=parts, batch_size=self.batch_size)
-            has_square = "square" in package.parts(context.threat, context.shape)
-            return [Stage(name="package", attack=package, noise="package", batch_size=None, has_black_box=has_square)]
-        exact = partial(SurrogateCopy, is_compiled=self.compile)
-        fast = exact if self.precision == "fp32" else partial(exact, precision="fast")
+        native = self._native(parts, context)
+        return native if self.engine == "native" else [self._package(parts, context, native)]
+
+    def _package(self, parts: tuple[Part, ...], context: AttackContext, native: list[Stage]) -> Stage:
+        """All attacks by the package of the authors, as one stage."""
+        package = Package(version=self.version, attacks=parts, batch_size=self.batch_size)
+        return Stage(
+            name="package",
+            attack=package,
+            noise="package",
+            batch_size=None,
+            has_black_box="square" in package.parts(context.threat, context.shape),
+            similar=tuple(native),
+        )
+
+    def _native(self, parts: tuple[Part, ...], context: AttackContext) -> list[Stage]:
+        exact = FastCopy(is_compiled=self.compile)
+        fast = exact if self.precision == "fp32" else replace(exact, precision="fast")
         return [
             Stage(
                 name=part,

@@ -1,7 +1,6 @@
 """Accuracy under adversarial images of another network."""
 
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -9,6 +8,7 @@ from torch import nn
 
 from robustcli.architectures import ImageShape
 from robustcli.attacks import Attack
+from robustcli.attacks.surrogate import Surrogate
 from robustcli.errors import RobustCliError
 from robustcli.evaluators import EVALUATORS, AttackContext, Evaluator, Stage
 from robustcli.models.build import network_of
@@ -57,14 +57,28 @@ class Transferred(Evaluator):
         return (str(checkpoint_in(path)) if path.is_dir() else self.source,)
 
     def stages(self, context: AttackContext) -> list[Stage]:
-        surrogate = partial(_load_network, self.source, context)
+        surrogate = OtherNetwork(self.source, context)
         stage = Stage.of(self.attack, self.batch_size).renamed("transferred ")
         return [replace(stage, surrogate=surrogate, is_transfer=True)]
 
 
-def _load_network(text: str, context: AttackContext, model: nn.Module) -> nn.Module:
-    """Load another network to the device of the model evaluated."""
-    device = next(model.parameters()).device
+@dataclass(frozen=True)
+class OtherNetwork(Surrogate):
+    """Search with another network, on the device of the network evaluated.
+
+    Args:
+        source: the other network, as users name it.
+        context: shape of the images and number of classes.
+    """
+
+    source: str
+    context: AttackContext
+
+    def __call__(self, model: nn.Module) -> nn.Module:
+        return _load_network(self.source, self.context, next(model.parameters()).device)
+
+
+def _load_network(text: str, context: AttackContext, device: torch.device) -> nn.Module:
     found = find_source(ModelRequest(text=text))
     expected = ImageShape(*context.shape, context.classes)
     if not isinstance(found, Path):

@@ -1,5 +1,6 @@
 """Preprocessors: defenses that transform images before the network sees them. One per file."""
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -12,6 +13,7 @@ from robustcli.registry.registry import Registry
 PREPROCESSORS = Registry("preprocessors")
 
 
+@PREPROCESSORS.protocol
 class Preprocessor(Protocol):
     """Settings of a transformation of pixels: (n, c, h, w) in [0, 1] -> images in [0, 1] with as many channels.
 
@@ -32,6 +34,7 @@ class Preprocessor(Protocol):
         """Height and width of the images that it returns."""
         return height, width
 
+    @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
         """Transformed images, in the precision of x."""
         ...

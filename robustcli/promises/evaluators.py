@@ -7,10 +7,10 @@ from fractions import Fraction
 import torch
 from torch import Tensor, nn
 
+from robustcli.attacks.settings import has_setting
 from robustcli.evaluation.evidence import Evidence
 from robustcli.evaluation.gather import gather
 from robustcli.evaluators import AttackContext, Evaluator, Stage
-from robustcli.evaluators.other_threat import Under
 from robustcli.promises.attacks import RADII
 from robustcli.promises.model_state import found_again
 from robustcli.promises.networks import conv_net, images, linear_net
@@ -57,8 +57,8 @@ def gives_a_mask(evaluator: Evaluator, norm: Norm) -> None:
 
 def lets_the_right_live_at_radius_0(evaluator: Evaluator) -> None:
     model, x, y, is_right = _judged()
-    if isinstance(evaluator, Under):
-        evaluator = replace(evaluator, eps=Fraction(0))
+    if evaluator.threat is not None and has_setting(evaluator, "eps"):
+        evaluator = replace(evaluator, eps=Fraction(0))  # type: ignore[type-var]
     elif any(stage.threat is not None for stage in _stages(evaluator)):
         return  # It has its own threat model.
     assert torch.equal(survivors(evaluator, model, x, y, ThreatModel("linf", Fraction(0))), is_right)

@@ -68,11 +68,14 @@ class Declaration:
         branches: parameter of the architecture that counts its branches of batch norms: one for clean images, one for
             the threat and one for each other threat of the defense.
         title: name in tables of other projects, such as "ResNet-{depth}" with settings in braces.
+        titles: titles to use instead of some of those that `title` gives.
         searches: the network contains many networks and names the one that it prefers.
         mixes_alone: every image is changed independently of its batch.
         mixes_labels: training labels become shares of several classes.
         without_attack: the evaluator runs no attack.
         without_threat: the evaluator does not use the threat model of the spec or of the command.
+        parts: parameter that lists the parts of the evaluator; `robust eval --attack PART` runs one of them.
+        leaderboard: settings with which the number is the `autoattack_acc` of RobustBench; empty if it never is.
         sees_through_masking: the evaluator includes attacks without gradients, so gradient masking does not deceive
             it.
         own_images: the data set consists of the user's files, of any size.
@@ -107,11 +110,14 @@ class Declaration:
     flat_at_x: Annotated[tuple[str, ...], _ATTACK] = ()
     branches: Annotated[str, _ARCHITECTURE] = ""
     title: Annotated[str, _ARCHITECTURE] = ""
+    titles: Annotated[dict[str, str], _ARCHITECTURE] = field(default_factory=dict)
     searches: Annotated[bool, _ARCHITECTURE] = False
     mixes_alone: Annotated[bool, _MIXER] = False
     mixes_labels: Annotated[bool, _MIXER] = False
     without_attack: Annotated[bool, _EVALUATOR] = False
     without_threat: Annotated[bool, _EVALUATOR] = False
+    parts: Annotated[str, _EVALUATOR] = ""
+    leaderboard: Annotated[dict[str, Any], _EVALUATOR] = field(default_factory=dict)
     sees_through_masking: Annotated[bool, _EVALUATOR] = False
     own_images: Annotated[bool, _DATASET] = False
     given_by: Annotated[str, _DATASET] = ""

@@ -2,8 +2,10 @@
 
 import importlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, TypeVar
 
 from robustcli.errors import RobustCliError
@@ -11,6 +13,7 @@ from robustcli.registry.catalog import Member, catalog, describe, package_of
 from robustcli.registry.declarations import checked_declaration
 
 T = TypeVar("T", bound=Callable[..., Any])
+Base = TypeVar("Base", bound=type)
 
 
 @dataclass(frozen=True)
@@ -34,10 +37,15 @@ class MemberSpec:
 
 
 class Registry:
-    """The members of one family. Importing a file registers its members; `get` imports a member by name."""
+    """The members of one family. Importing a file registers its members; `get` imports a member by name.
+
+    Attributes:
+        base: protocol of the family, with the defaults of what other code reads; None if members need not follow one.
+    """
 
     def __init__(self, family: str) -> None:
         self.family = family
+        self.base: type | None = None
         self._registered: dict[str, Callable[..., Any]] = {}
         self._fixed: dict[str, dict[str, Any]] = {}
 
@@ -71,8 +79,59 @@ class Registry:
         member, fixed = self._registered[name], self._fixed[name]
         return partial(member, **fixed) if fixed else member
 
+    def protocol(self, base: Base) -> Base:
+        """Class decorator of the protocol that the members follow."""
+        self.base = base
+        return base
+
+    def completed(self, built: Any) -> Any:
+        """Return a member with the defaults of the protocol, if it does not derive from it and lacks some of them.
+
+        Raises:
+            RobustCliError: it lacks something that has no default.
+        """
+        kind: type = type(built)
+        if self.base is None or not (lacking := _lacking(kind, self.base)):
+            return built
+        required = {name for name in lacking if not _has_default(self.base, name)}
+        if not required:
+            whole = copy(built)
+            with suppress(TypeError):  # of functions and of classes with slots
+                # Not by assignment, because settings are frozen.
+                object.__setattr__(whole, "__class__", _derived(kind, self.base))
+                return whole
+        raise RobustCliError(
+            f"{kind.__module__}.{kind.__qualname__} does not have {', '.join(sorted(required or lacking))}; derive it "
+            f"from {self.base.__module__}.{self.base.__qualname__}"
+        )
+
     def __iter__(self) -> Iterator[str]:
         return iter(catalog(self.family))
+
+
+def registry_of(family: str) -> Registry:
+    """Return the registry of a family."""
+    found: Registry = getattr(importlib.import_module(package_of(family)), family.upper())
+    return found
+
+
+def _lacking(kind: type, base: type) -> set[str]:
+    """Return the public names of a protocol that a class lacks, as attributes and as fields."""
+    names = {name for name in (*vars(base), *base.__annotations__) if not name.startswith("_") or name == "__call__"}
+    # Not by hasattr, because every class can be called.
+    own = {name for parent in kind.__mro__ for name in (*vars(parent), *vars(parent).get("__annotations__", {}))}
+    return names - own
+
+
+def _has_default(base: type, name: str) -> bool:
+    return name in vars(base) and not getattr(vars(base)[name], "__isabstractmethod__", False)
+
+
+@cache
+def _derived(kind: type, base: type) -> type:
+    """Return a class with the name and everything of `kind`, and the rest of a protocol."""
+    names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
+    return type(kind.__name__, (kind, base), names)
 
 
 def instantiate(chosen: MemberSpec, *positional: Any) -> Any:
@@ -84,9 +143,9 @@ def instantiate(chosen: MemberSpec, *positional: Any) -> Any:
     """
     member = describe(chosen.family, chosen.name)
     values = {name: _instantiate_value(value, positional) for name, value in chosen.parameters.items()}
-    registry: Registry = getattr(importlib.import_module(package_of(chosen.family)), chosen.family.upper())
+    registry = registry_of(chosen.family)
     own = {name: value for name, value in values.items() if name in member.parameters}
-    built = registry.get(chosen.name)(*positional, **own)
+    built = registry.completed(registry.get(chosen.name)(*positional, **own))
     replaced = {name: value for name, value in values.items() if name not in member.parameters}
     return replace(built, **replaced) if replaced else built
 

@@ -91,8 +91,8 @@ EXPLANATIONS = (
         code="weak-attack",
         means="A longer run of the same attack breaks images that survived, or the attack made no search at all.",
         then="Use more steps, `--attack autoattack`, or an attack with restarts.",
-        phrases=("images that survived PGD", "no attack made a search pass"),
-        former=("images that withstood", "give it steps to make"),
+        phrases=("images that survived it with", "no attack made a search pass"),
+        former=("images that survived PGD", "images that withstood", "give it steps to make"),
     ),
     Explanation(
         code="randomness",

@@ -9,7 +9,7 @@ from robustcli.errors import RobustCliError
 from robustcli.evaluators import AttackContext, Evaluator
 from robustcli.models.open import OpenedModel
 from robustcli.registry.registry import MemberSpec, instantiate
-from robustcli.workflows.plan.evaluations import LENGTHS, Probe
+from robustcli.workflows.plan.evaluations import Probe
 
 _UNITS = ("forwards", "gradients", "passes")
 # Images on which passes are counted.
@@ -57,10 +57,10 @@ def within_budget(choice: MemberSpec, budget: Budget, opened: OpenedModel) -> Me
     name = attack.name if isinstance(attack, MemberSpec) else choice.name
     if choice.member.without_attack:
         return choice
-    length = next((key for key in LENGTHS if isinstance(attack, MemberSpec) and key in attack.parameters), None)
-    if not isinstance(attack, MemberSpec) or length is None:
+    length = instantiate(attack).length if isinstance(attack, MemberSpec) else ""
+    if not isinstance(attack, MemberSpec) or length not in attack.parameters:
         raise RobustCliError(
-            f"--budget: '{name}' has no number of {' or '.join(LENGTHS)}; expected attacks such as pgd, apgd or square"
+            f"--budget: '{name}' has no number of steps or queries; expected attacks such as pgd, apgd or square"
         )
     fixed, of_a_step = _passes(instantiate(choice), budget.unit, opened)
     if of_a_step <= 0:

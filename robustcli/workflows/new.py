@@ -1,6 +1,8 @@
 """`robust new`: write a working member as a starting point for your own."""
 
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from keyword import iskeyword
 from pathlib import Path
 
@@ -9,14 +11,35 @@ from robustcli.errors import RobustCliError, suggest
 from robustcli.registry.catalog import FAMILIES, catalog
 
 _TEMPLATES = Path(__file__).parent / "templates"
-# Kinds of members with templates, and their families.
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of member, with a template of the same name.
+
+    Args:
+        family: registry of its members.
+        use: command that uses a member, with its name as NAME.
+    """
+
+    family: str
+    use: str
+
+
 KINDS = {
-    "defense": "defenses",
-    "attack": "attacks",
-    "architecture": "architectures",
-    "evaluator": "evaluators",
-    "dataset": "datasets",
-    "regulariser": "regularisers",
+    "defense": Kind("defenses", "robust train SPEC defense.name=NAME"),
+    "attack": Kind("attacks", "robust eval MODEL --attack NAME"),
+    "architecture": Kind("architectures", "robust train SPEC architecture.name=NAME"),
+    "evaluator": Kind("evaluators", "robust eval MODEL --attack NAME"),
+    "dataset": Kind("datasets", "robust train SPEC data.name=NAME"),
+    "preprocessor": Kind("preprocessors", "robust train SPEC architecture.preprocess=NAME"),
+    "mixer": Kind("mixers", "robust train SPEC data.mixer=NAME"),
+    "optimizer": Kind("optimizers", "robust train SPEC train.optimizer=NAME"),
+    "schedule": Kind("schedules", "robust train SPEC train.schedule=NAME"),
+    "averaging": Kind("averaging", "robust train SPEC defense.averaging=NAME"),
+    "weights": Kind("weights", "robust train SPEC defense.weights=NAME"),
+    "regulariser": Kind("regularisers", "robust train SPEC defense.regulariser=NAME"),
+    "diagnostic": Kind("diagnostics", "robust diagnose MODEL --with NAME"),
 }
 
 
@@ -35,7 +58,7 @@ def new_member(kind: str, name: str, *, into: Path | None = None, package: Path 
         raise RobustCliError(f"'{kind}' is not a kind of member{suggest(kind, KINDS)}")
     if into is not None and package is not None:
         raise RobustCliError("--into and --package: use only one of them")
-    family = KINDS[kind]
+    family = KINDS[kind].family
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or iskeyword(name):
         raise RobustCliError(f"'{name}' is not a valid name; use lower-case letters, digits and _, such as margin_at")
     if name in catalog(family):
@@ -53,6 +76,19 @@ def new_member(kind: str, name: str, *, into: Path | None = None, package: Path 
         raise RobustCliError(f"--into: there is no folder '{folder}'")
     path.write_text(_template(kind, NAME=name, CLASS=_class_name(name)), encoding="utf-8")
     return path
+
+
+def next_steps(kind: str, name: str, *, into: Path | None = None, package: Path | None = None) -> Iterator[str]:
+    """What comes after `new_member` with the same arguments: one line each."""
+    if package is not None:
+        yield f"pip install --editable {package}"
+    elif into is not None:
+        yield (
+            "install the package of this folder, with an entry point of the group robustcli; `robust new --package "
+            "FOLDER` writes one"
+        )
+    yield f"robust check-member {name}"
+    yield KINDS[kind].use.replace("NAME", name)
 
 
 def _template(name: str, **words: str) -> str:

@@ -17,7 +17,7 @@ from robustcli.errors import RobustCliError
 from robustcli.evaluation.confirm import votes_for
 from robustcli.evaluation.consistency import Threats, check_counts, check_derived, check_lines
 from robustcli.evaluation.evaluate import settled
-from robustcli.evaluation.fingerprint import evaluator_text, images_digest
+from robustcli.evaluation.fingerprint import evaluator_text, images_digest, in_present_names
 from robustcli.evaluation.per_image import ImageResult, decoded, read_adversarial_examples, read_per_image
 from robustcli.evaluation.stored import EvaluationFiles
 from robustcli.evaluators import Evaluator
@@ -287,7 +287,8 @@ def _of_fingerprint(result: Evaluation, network: nn.Module, x: Images, y: Tensor
         ("evaluator", evaluator_text(result.evaluator, result.parameters)),
     ):
         if said.get(name) != stated:
-            yield f"{name}: the result says {stated}, its fingerprint {said.get(name)}"
+            words = (in_present_names(str(text)) for text in (stated, said.get(name)))
+            yield "{}: the result says {}, its fingerprint {}".format(name, *words)
 
 
 def _of_clean_images(lines: list[ImageResult], network: nn.Module, x: Images, y: Tensor, votes: int) -> Iterator[str]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from robustcli.data import Data
-from robustcli.evaluation.fingerprint import evaluator_text
+from robustcli.evaluation.fingerprint import evaluator_text, in_present_names
 from robustcli.evaluation.stored import plain_parameters
 from robustcli.evaluators import Evaluator
 from robustcli.models.model import LoadedModel, Model, TrainedModel
@@ -87,7 +87,8 @@ def _of_evaluations(results: RunResults, spec: ExperimentSpec) -> Iterator[str]:
             ),
         ):
             if stated != expected:
-                yield f"evaluations.{key}: {name}: the result says {stated}, the spec {expected}"
+                words = (in_present_names(str(text)) for text in (stated, expected))
+                yield "evaluations.{}: {}: the result says {}, the spec {}".format(key, name, *words)
 
 
 def of_eval(results: EvalResults, raw: Mapping[str, Any], model: Model, loaded: LoadedModel) -> Iterator[str]:

@@ -347,7 +347,7 @@ def _broken(line: list[str]) -> bool:
         (_json(eps="0.1"), "threat: the result says linf 0.1, its fingerprint linf 0.05"),
         (_json(norm="l2"), "threat: the result says l2 0.05, its fingerprint linf 0.05"),
         (_json(fingerprint=None), "fingerprint: the result has none"),
-        (_attack(steps=50), "evaluator: the result says attacked"),
+        (_attack(steps=50), "evaluator: the result says attack {"),
         (_json(seed=7), "seed: the result says 7, its fingerprint 0"),
         (_json(eps_value=0.5), "eps_value: the result says 0.5; its other keys give 0.05"),
         (_json(verdict="SUSPECT"), "verdict: the result says SUSPECT"),

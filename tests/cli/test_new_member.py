@@ -8,6 +8,7 @@ from pathlib import Path
 import forked
 import pytest
 
+from robustcli.registry.catalog import FAMILIES
 from robustcli.workflows.new import KINDS
 
 pytestmark = pytest.mark.slow
@@ -85,6 +86,10 @@ def holding(folder: Path, source: str) -> Path:
     (package / "their_members/__init__.py").write_text("")
     (package / "their_members/members.py").write_text(source)
     return pretend_to_install(package)
+
+
+def test_every_family_has_a_kind_of_new_members() -> None:
+    assert sorted(kind.family for kind in KINDS.values()) == sorted(FAMILIES)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -166,24 +171,48 @@ def test_a_broken_promise_is_named(sound: str, broken: str, promise: str, tmp_pa
     assert promise in checked.stderr
 
 
-def test_a_class_that_does_not_derive_from_its_base_is_named(tmp_path: Path) -> None:
-    source = """
+UNDERIVED = """
 from dataclasses import dataclass
+
 from robustcli.attacks import ATTACKS
 
-@ATTACKS.register("bare", norms=("linf",))
+
+@ATTACKS.register("bare")
 @dataclass(frozen=True, kw_only=True)
 class Bare:
+    \"\"\"One step along the signs of the gradient, without a base class.
+
+    Reference: none.
+    \"\"\"
+
     def __call__(self, model, x, y, threat, rng):
-        return x
+        from robustcli.attacks.fgsm import Fgsm
+
+        return Fgsm()(model, x, y, threat, rng)
 """
-    checked = robust(tmp_path, "check-member", "bare", installed=holding(tmp_path, source))
-    assert checked.returncode == 1
-    text = " ".join(checked.stdout.split())
-    assert text.count("broken ") == 1
-    assert "their_members.members.Bare does not have " in text
-    assert " is_black_box, " in text
-    assert "derive it from robustcli.attacks.Attack" in text
+
+
+def test_an_attack_without_the_base_class_is_checked_and_evaluates(tmp_path: Path) -> None:
+    package = holding(tmp_path, UNDERIVED)
+    checked = robust(tmp_path, "check-member", "bare", installed=package)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    (tmp_path / "spec.yaml").write_text(SPEC.replace("margin_at, steps: 1, weights: {name: awp}", "natural"))
+    assert robust(tmp_path, "train", "spec.yaml", "--quiet").returncode == 0
+    evaluated = robust(tmp_path, "eval", "runs", "--attack", "bare", "--examples", "20", "--quiet", installed=package)
+    assert evaluated.returncode == 0, evaluated.stderr
+    (results,) = (tmp_path / "evals").rglob("results.json")
+    found = json.loads(results.read_text())["evaluations"]["bare"]
+    assert found["total"] == 20
+    assert found["verdict"] in ("TRUSTED", "SUSPECT")
+    assert [stage["name"] for stage in found["stages"]] == ["bare"]
+
+
+def test_a_class_that_lacks_what_has_no_default_is_named(tmp_path: Path) -> None:
+    package = holding(tmp_path, UNDERIVED.replace("def __call__", "def attack"))
+    checked = robust(tmp_path, "check-member", "bare", installed=package)
+    assert checked.returncode == 2
+    text = " ".join(checked.stderr.split())
+    assert "their_members.members.Bare does not have __call__; derive it from robustcli.attacks.Attack" in text
 
 
 def test_what_is_no_member_cannot_be_checked(tmp_path: Path) -> None:

@@ -86,10 +86,7 @@ def test_a_result_that_meets_the_leaderboard_rules_may_be_claimed() -> None:
         (result(evaluator="attack", parameters={}), "evaluator: attack; expected autoattack"),
         (result(parameters=parameters(version="plus")), "version: plus; expected standard"),
         (result(parameters=parameters(precision="fast")), "precision: fast; expected fp32"),
-        (
-            result(parameters=parameters(sample_first=500)),
-            "sample_first: 500; expected null, which attacks every survivor",
-        ),
+        (result(parameters=parameters(sample_first=500)), "sample_first: 500; expected null"),
         (
             result(STAGES[:2], parameters=parameters(attacks=list(STAGES[:2]))),
             "attacks: apgd-ce, apgd-t; expected apgd-ce, apgd-t, fab-t, square",
@@ -218,6 +215,9 @@ def test_radii_are_255ths_where_they_are_no_short_decimals() -> None:
         ("torchvision", {"model": "convnext_large"}, "ConvNeXt-L"),
         ("torchvision", {"model": "swin_t"}, "Swin-T"),
         ("torchvision", {"model": "vit_b_16"}, "vit_b_16"),
+        ("torchvision", {"model": "resnet18", "stem": "small"}, "ResNet-18 (stem small)"),
+        ("timm", {"model": "resnet50d", "stem": "as_it_is"}, "resnet50d"),
+        ("wide_resnet", {"depth": 70, "widen": 16, "activation": "silu", "form": "deepmind"}, "WideResNet-70-16"),
     ],
 )
 def test_architectures_are_named_as_cards_name_them(name: str, settings: dict[str, Any], words: str) -> None:

@@ -13,7 +13,7 @@ from test_imports import IMPORTS, PACKAGE
 from torch import Tensor, nn
 
 from robustcli.evaluation import fingerprint as fingerprint_module
-from robustcli.evaluation.fingerprint import _DECIDING, code_digest, fingerprint
+from robustcli.evaluation.fingerprint import _DECIDING, code_digest, evaluator_text, fingerprint, in_present_names
 from robustcli.models.digest import code_of, network_digest, weights_digest
 from robustcli.promises.networks import conv_net, images, labels
 from robustcli.registry.catalog import catalog
@@ -197,3 +197,14 @@ def test_weights_of_frozen_torchscript_count(tmp_path: Path) -> None:
         frozen.save(tmp_path / "net.pt")
         digests.append(weights_digest(nn.Sequential(torch.jit.load(tmp_path / "net.pt"))))  # type: ignore[no-untyped-call]
     assert digests[0] == digests[1] != digests[2]
+
+
+def test_evaluators_are_printed_with_their_present_names() -> None:
+    text = evaluator_text("worst_case", {"members": [{"name": "attack", "attack": {"name": "pgd"}}]})
+    assert '"name": "attacked"' in text
+    shown = in_present_names(text)
+    assert '"name": "attack"' in shown
+    assert "attacked" not in shown
+    assert in_present_names("attacked {}") == "attack {}"
+    for other in ("linf 0.05", "0", "a b", "", "None"):
+        assert in_present_names(other) == other

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from robustcli.attacks.apgd import Apgd
 from robustcli.attacks.fab import Fab
 from robustcli.attacks.pgd import Pgd
 from robustcli.attacks.square import Square
-from robustcli.attacks.surrogate import SurrogateCopy
+from robustcli.attacks.surrogate import FastCopy
 from robustcli.bench.autoattack import least_of_autoattack
 from robustcli.cli.plan import _share
 from robustcli.errors import RobustCliError
@@ -122,7 +121,7 @@ def test_autoattack_takes_its_published_budget() -> None:
     assert [stage.name for stage in cost.stages] == ["apgd-ce", "apgd-t", "fab-t", "square"]
     reference = Probe(network(), images(8), THREAT).measure(AutoAttack(engine="reference"), 8, 0.5)
     assert passes_of_a_survivor(reference) == passes_of_a_survivor(cost)
-    assert "engine reference" in reference.notes[0]
+    assert "estimated from" in reference.notes[0]
     assert "sampled" in Probe(network(), images(8), THREAT).measure(AutoAttack(sample_first=3), 8, 0.5).notes[0]
 
 
@@ -177,14 +176,50 @@ def test_an_evaluation_under_another_threat_is_measured_there() -> None:
 
 
 def test_a_search_is_never_compiled_for_a_plan() -> None:
-    compiled = partial(SurrogateCopy, is_compiled=True, precision="fast")
-    found = evaluations._uncompiled(compiled)
-    assert isinstance(found, partial)
-    assert found.keywords == {"is_compiled": False, "precision": "fast"}
-    assert evaluations._uncompiled(None) is None
-    case = AttackContext(THREAT, (1, 8, 8), 10)
-    (surrogate,) = {stage.surrogate for stage in AutoAttack(attacks=("apgd-ce",)).stages(case)}
-    assert evaluations._uncompiled(surrogate) is surrogate
+    asked: list[bool] = []
+
+    class Noting(FastCopy):
+        def __call__(self, model: nn.Module) -> nn.Module:
+            asked.append(self.is_compiled)
+            return model
+
+    class Compiled(Evaluator):
+        batch_size = 4
+
+        def stages(self, context: AttackContext) -> list[Stage]:
+            stage = Stage.of(Pgd(steps=5), 4)
+            return [replace(stage, surrogate=Noting(is_compiled=True, precision="fast"))]
+
+    Probe(network(), images(8), THREAT).measure(Compiled(), 8, 0.5)
+    assert asked
+    assert not any(asked)
+
+
+def test_the_package_of_the_authors_is_estimated_from_the_native_attacks() -> None:
+    found, native = (
+        Probe(network(), images(8), THREAT).measure(AutoAttack(attacks=("apgd-ce",), engine=engine), 8, 0.5)
+        for engine in ("reference", "native")
+    )
+    assert [stage.name for stage in found.stages] == ["apgd-ce"]
+    assert passes_of_a_survivor(found) == passes_of_a_survivor(native)
+    assert found.notes == ("package: estimated from apgd-ce of robustcli, which are usually faster",)
+
+
+def test_an_attack_may_name_the_setting_of_its_length() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Walk(Attack):
+        walks: int = 40
+
+        length = "walks"
+
+        def __call__(self, model: nn.Module, x: Any, y: Any, threat: Any, rng: Any) -> Any:
+            for _ in range(self.walks):
+                model(x)
+            return x
+
+    assert evaluations._shortened(Walk(), 5) == Walk(walks=5)
+    (cost,) = Probe(network(), images(8), THREAT).measure(Attacked(attack=Walk()), 8, 0.5).stages
+    assert cost.forwards == 41
 
 
 def test_an_attack_without_steps_is_measured_as_it_is() -> None:

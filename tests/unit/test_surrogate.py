@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from robustcli.attacks import Attack
 from robustcli.attacks.pgd import Pgd
-from robustcli.attacks.surrogate import SurrogateCopy
+from robustcli.attacks.surrogate import Surrogate, SurrogateCopy
 from robustcli.errors import EvaluationError
 from robustcli.evaluation.evidence import Evidence
 from robustcli.evaluation.gather import gather
@@ -112,6 +112,24 @@ class TestSearchNetwork:
 
 
 @dataclass(frozen=True)
+class Given(Surrogate):
+    """A network that exists already."""
+
+    network: nn.Module
+
+    @property
+    def is_copy(self) -> bool:
+        return isinstance(self.network, SurrogateCopy)
+
+    @property
+    def is_coarse(self) -> bool:
+        return isinstance(self.network, SurrogateCopy) and self.network.is_fast
+
+    def __call__(self, model: nn.Module) -> nn.Module:
+        return self.network
+
+
+@dataclass(frozen=True)
 class Hasty(Evaluator):
     """One PGD that searches with a given copy."""
 
@@ -120,7 +138,7 @@ class Hasty(Evaluator):
     batch_size: int = 50
 
     def stages(self, case: AttackContext) -> list[Stage]:
-        return [Stage(name="pgd", attack=self.attack, noise="pgd", surrogate=lambda model: self.copy)]
+        return [Stage(name="pgd", attack=self.attack, noise="pgd", surrogate=Given(self.copy))]
 
 
 class TestPrediction:

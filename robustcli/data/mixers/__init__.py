@@ -1,5 +1,6 @@
 """Mixers: mix the images of a training batch with each other, together with their labels. One per file."""
 
+from abc import abstractmethod
 from typing import Protocol
 
 from torch import Tensor
@@ -11,9 +12,11 @@ from robustcli.threat.noise import Noise
 MIXERS = Registry("mixers")
 
 
+@MIXERS.protocol
 class Mixer(Protocol):
     """Settings of a mixer; a batch is mixed before it is attacked, so that attack and loss see the mixed labels."""
 
+    @abstractmethod
     def __call__(self, x: Tensor, labels: Labels, classes: int, rng: Noise) -> tuple[Tensor, Labels]:
         """Return mixed images (n, c, h, w) in [0, 1] and class shares (n, k), or the input if nothing is mixed.
 

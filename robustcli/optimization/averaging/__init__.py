@@ -1,5 +1,6 @@
 """Averaging: the weights that are evaluated, the last ones or an average over training. One per file."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
@@ -33,9 +34,11 @@ class RunningAverage(Protocol):
         ...
 
 
+@AVERAGING.protocol
 class Averaging(Protocol):
     """Settings of an average."""
 
+    @abstractmethod
     def start(self, model: nn.Module) -> RunningAverage:
         """Start with the current weights of the model."""
         ...

@@ -1,5 +1,6 @@
 """Regularisers r: a penalty on the weights or a projection, in addition to the loss. One per file."""
 
+from abc import abstractmethod
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -39,9 +40,11 @@ class RunningRegulariser(Protocol):
         ...
 
 
+@REGULARISERS.protocol
 class Regulariser(Protocol):
     """Settings of a regulariser."""
 
+    @abstractmethod
     def start(self, model: nn.Module) -> RunningRegulariser:
         """Bind it to a model."""
         ...

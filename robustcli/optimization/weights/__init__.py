@@ -1,5 +1,6 @@
 """Perturbations v of the weights at which the loss is computed. One per file."""
 
+from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
@@ -40,9 +41,11 @@ class RunningPerturbation(Protocol):
         ...
 
 
+@WEIGHTS.protocol
 class WeightPerturbation(Protocol):
     """Settings of a weight perturbation."""
 
+    @abstractmethod
     def start(self, model: nn.Module) -> RunningPerturbation:
         """Bind it to a model."""
         ...

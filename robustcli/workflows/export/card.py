@@ -1,8 +1,8 @@
 """RobustBench's model card, with the keys, their order, the spelling and the units of that project."""
 
-import re
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from string import Formatter
 from typing import Any
 
 from robustcli.errors import RobustCliError
@@ -13,6 +13,8 @@ from robustcli.store.evaluations import Evaluation, Threat
 from robustcli.workflows.export.metadata import Metadata
 
 _THREATS = {"linf": "Linf", "l2": "L2"}
+# Settings that names of architectures in papers and tables leave out.
+_UNNAMED = ("activation", "form")
 
 
 def threat_name(norm: str) -> str:
@@ -94,35 +96,21 @@ def architecture_name(name: str, parameters: Mapping[str, Any]) -> str:
         name: registered name.
         parameters: all its settings.
     """
-    if name == "torchvision":
-        return _torchvision_name(str(parameters.get("model")))
     member = describe("architectures", name)
     if not member.title:
         return name
-    words = member.title.format(**member.fixed, **parameters)
-    # The numbers in the title do not cover these settings, which change the network.
+    title = member.title.format(**member.fixed, **parameters)
+    in_title = {field for _, field, _, _ in Formatter().parse(member.title)}
     others = {
-        key: parameters[key]
-        for key in _DECIDING
-        if key in parameters and _plainly(parameters[key]) != _plainly(member.parameters[key].default)
+        key: value
+        for key, value in parameters.items()
+        if key in member.parameters.keys() - in_title - set(_UNNAMED)
+        and _plainly(value) != _plainly(member.parameters[key].default)
     }
     settings = ", ".join(f"{key} {_plainly(value)}" for key, value in others.items())
+    words = member.titles.get(title, title)
     return f"{words} ({settings})" if settings else words
-
-
-# Settings that change the number of weights, the cost or the kind of layers.
-_DECIDING = ("width", "norm", "downsample", "channel_gate", "stem_stride", "strides", "upsample")
 
 
 def _plainly(value: Any) -> str:
     return "".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else str(value)
-
-
-def _torchvision_name(model: str) -> str:
-    if found := re.fullmatch(r"resnet(\d+)", model):
-        return f"ResNet-{found[1]}"
-    if found := re.fullmatch(r"wide_resnet(\d+)_(\d+)", model):
-        return f"WideResNet-{found[1]}-{found[2]}"
-    if found := re.fullmatch(r"(convnext|swin)_(tiny|small|base|large|t|s|b)", model):
-        return f"{'ConvNeXt' if found[1] == 'convnext' else 'Swin'}-{found[2][0].upper()}"
-    return model

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from fractions import Fraction
+from typing import Any
 
+from robustcli.registry.catalog import catalog
 from robustcli.store.evaluations import Evaluation, Threat
 from robustcli.workflows.export.card import eps_text
 from robustcli.workflows.export.metadata import Metadata
@@ -62,12 +64,16 @@ def missing_for_autoattack(
             missing.append(f"threat: {norm} {eps_text(norm, eps)}; the leaderboards of {dataset} have {known}")
         elif eps_text(norm, eps) == "0.031" and not metadata.footnote:
             missing.append("threat: linf 0.031 in place of 8/255; the metadata's footnote must say so")
-    if result.evaluator != "autoattack":
-        return [*missing, f"evaluator: {result.evaluator}; expected autoattack"]
+    needed = leaderboard_settings().get(result.evaluator)
+    if needed is None:
+        return [*missing, f"evaluator: {result.evaluator}; expected {' or '.join(leaderboard_settings())}"]
     parameters = result.parameters
-    version, precision, sample = (parameters.get(key) for key in ("version", "precision", "sample_first"))
-    if version != "standard":
-        missing.append(f"version: {version}; expected standard")
+    missing += [
+        f"{key}: {parameters[key]}; expected {'null' if value is None else value}"
+        for key, value in needed.items()
+        # Settings that a result of an earlier version lacks had these values.
+        if key in parameters and parameters[key] != value
+    ]
     stages = [stage.name for stage in result.stages]
     # The package of AutoAttack's authors is a single stage, so its settings decide.
     is_package = stages == ["package"] and not parameters.get("attacks")
@@ -78,8 +84,9 @@ def missing_for_autoattack(
         missing.append(
             f"attacks: not all of {', '.join(_STANDARD)}, which need {_CLASSES} classes; there are {classes}"
         )
-    if precision not in (None, "fp32"):
-        missing.append(f"precision: {precision}; expected fp32")
-    if sample is not None:
-        missing.append(f"sample_first: {sample}; expected null, which attacks every survivor")
     return missing
+
+
+def leaderboard_settings() -> dict[str, dict[str, Any]]:
+    """Return the evaluators whose number may be autoattack_acc, with the settings that this needs."""
+    return {name: member.leaderboard for name, member in catalog("evaluators").items() if member.leaderboard}

@@ -5,21 +5,18 @@ spends few passes on images that it breaks, and all of its passes on those that 
 """
 
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
-from functools import partial
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from robustcli.attacks import Attack
 from robustcli.attacks.crafting import crafting
+from robustcli.attacks.settings import length_of, with_settings
 from robustcli.evaluation.gather import gather
 from robustcli.evaluation.passes import count_passes
 from robustcli.evaluators import AttackContext, Evaluator, Stage, chunks
-from robustcli.evaluators.autoattack import AutoAttack
-from robustcli.evaluators.autoattack_package import Package
 from robustcli.measuring.timing import wall
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
@@ -32,8 +29,6 @@ _FEW, _MORE = 5, 10
 _COUNTED_IMAGES = 2
 # An attack is timed on at most as many images as take this many seconds for one forward and backward pass.
 _PATIENCE = 0.5
-# Fields of attacks that set their length.
-LENGTHS = ("steps", "queries")
 # Passes that an attack with early exit is assumed to spend on an image that it breaks.
 BROKEN_PASSES = 20
 
@@ -142,7 +137,7 @@ class Probe:
                 warnings.simplefilter("ignore", category)
             threat = evaluator.threat or self.threat
             context = AttackContext(threat, (self.x.shape[1], self.x.shape[2], self.x.shape[3]), self.classes)
-            stages, notes = _ours(evaluator.stages(context), context)
+            stages, notes = _measurable(evaluator.stages(context))
             survivors = max(1, round(robust * images))
             costs = [self._stage(stage, own, survivors) for stage in stages if (own := stage.threat or threat).radius]
             return EvaluationCost(images, self._clean(evaluator, images), tuple(costs), notes)
@@ -172,7 +167,7 @@ class Probe:
 
     def _passes(self, stage: Stage, threat: ThreatModel) -> tuple[float, float]:
         """Return the passes of the whole attack on one image, extrapolated linearly in its steps."""
-        whole = next((getattr(stage.attack, name) for name in _settings(stage.attack) if name in LENGTHS), None)
+        whole = length_of(stage.attack)
         if whole is None:
             return self._gathered(stage, stage.attack, threat, _COUNTED_IMAGES).passes
         (forwards, of_a_step), (gradients, gradients_of_a_step) = self.lines(stage, threat)
@@ -191,7 +186,12 @@ class Probe:
         """Run one short attack on images that it cannot break, and return its cost per image."""
         harmless = threat.scaled(_HARMLESS)
         probed = replace(
-            stage, attack=attack, sample=None, subset=None, threat=harmless, surrogate=_uncompiled(stage.surrogate)
+            stage,
+            attack=attack,
+            sample=None,
+            subset=None,
+            threat=harmless,
+            surrogate=None if stage.surrogate is None else stage.surrogate.uncompiled(),
         )
         only = _Only(probed, stage.batch_size or images)
         x, y = self.x[:images], self.y[:images]
@@ -235,45 +235,25 @@ class _Only(Evaluator):
         return [self.stage]
 
 
-def _ours(stages: Sequence[Stage], context: AttackContext) -> tuple[list[Stage], tuple[str, ...]]:
-    """Replace the package of AutoAttack's authors, which cannot be shortened, by our implementation; add notes."""
+def _measurable(stages: Sequence[Stage]) -> tuple[list[Stage], tuple[str, ...]]:
+    """Replace stages that cannot be shortened by similar ones; add notes."""
     found: list[Stage] = []
     notes = []
     for stage in stages:
-        if isinstance(stage.attack, Package):
-            known: Any = stage.attack  # The evaluator checks its settings.
-            native = AutoAttack(version=known.version, attacks=known.attacks)
-            found += native.stages(context)
-            notes.append("engine reference: estimated with the native engine, which is usually faster")
-        else:
-            found.append(stage)
+        found += stage.similar or (stage,)
+        if stage.similar:
+            names = ", ".join(similar.name for similar in stage.similar)
+            notes.append(f"{stage.name}: estimated from {names} of robustcli, which are usually faster")
         if stage.sample is not None:
             notes.append(f"sample_first: assumes that none of the {stage.sample} sampled images break")
     return found, tuple(dict.fromkeys(notes))
 
 
-def _settings(attack: Any) -> list[str]:
-    """Return the names of the settings of an attack."""
-    return [item.name for item in fields(attack)] if is_dataclass(attack) else []
-
-
-def _shortened(attack: Any, steps: int) -> Attack:
+def _shortened(attack: Attack, steps: int) -> Attack:
     """Return the attack with another number of steps or queries, or unchanged if it has neither."""
-    return _replaced(attack, {name: steps for name in _settings(attack) if name in LENGTHS})
+    return with_settings(attack, **{attack.length: steps})
 
 
-def _single(attack: Any) -> Attack:
+def _single(attack: Attack) -> Attack:
     """Return the attack with at most one restart and one target."""
-    return _replaced(attack, {name: 1 for name in _settings(attack) if name in ("restarts", "targets")})
-
-
-def _replaced(attack: Any, changes: dict[str, int]) -> Attack:
-    changed: Attack = replace(attack, **changes) if changes else attack
-    return changed
-
-
-def _uncompiled(surrogate: Callable[[nn.Module], nn.Module] | None) -> Callable[[nn.Module], nn.Module] | None:
-    """Return the searcher without compilation, which would take a minute."""
-    if isinstance(surrogate, partial) and surrogate.keywords.get("is_compiled"):
-        return partial(surrogate.func, *surrogate.args, **{**surrogate.keywords, "is_compiled": False})
-    return surrogate
+    return with_settings(attack, **dict.fromkeys(attack.repeats, 1))
