@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from typing import Any
 
 from robustcli.attacks.active_set import no_early_exit
@@ -24,7 +24,7 @@ from robustcli.store.files import read_json, write_json
 from robustcli.store.runs import RunFolder, folder_of
 from robustcli.store.sweep_rows import SweepRow
 from robustcli.training.choices import chosen_settings
-from robustcli.workflows.plan.updates import WARM_UP, Trial, trial_folder
+from robustcli.workflows.plan.updates import Trial, trial_folder
 from robustcli.workflows.sweep import Outcome, run_rows, summary
 from robustcli.workflows.sweep_spec import Row, Sweep
 
@@ -32,8 +32,8 @@ from robustcli.workflows.sweep_spec import Row, Sweep
 _PLANNED, _ATTEMPTS = 0.94, 3
 # Share of the budget that a finished training may have used: its last check comes after its last update.
 _EXCESS = 1.05
-# Updates that are measured to learn the speed.
-_UPDATES = 12
+# Updates that are measured to learn the speed, after some that fill caches.
+_UPDATES, _WARM_UP = 30, 10
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 # Rows of this name, and of names that continue it, are compared with the others and with each other.
 CANDIDATE = "candidate"
@@ -162,8 +162,9 @@ def measured_costs(spec: ExperimentSpec) -> Costs:
     spec = replace(spec, train=chosen_settings(spec, instantiate(spec.defense), data, device))
     with trial_folder() as folder, no_early_exit():
         trial = Trial(spec, data, device, Path(folder), _processor_seconds)
-        trial.run(WARM_UP)
-        update = mean(trial.run(_UPDATES))
+        trial.run(_WARM_UP)
+        # The median, because other processes slow single updates down.
+        update = median(trial.run(_UPDATES))
         begun = _processor_seconds()
         trial.epoch_end()
         trial.check()(trial.training.network)
