@@ -1,5 +1,6 @@
 """ConvNeXt: convolutional networks designed like transformers, with stems for ImageNet and for small images."""
 
+import re
 from collections import OrderedDict
 from collections.abc import Callable
 from itertools import pairwise
@@ -20,6 +21,7 @@ from robustcli.architectures.transformer_parts import (
     layer_norm,
     rising_rates,
 )
+from robustcli.architectures.weight_names import Settings, Tensors, blocks_of
 from robustcli.errors import RobustCliError
 from robustcli.registry.types import Activation, Positive, ProperShare
 
@@ -103,7 +105,26 @@ def _stem(form: str, channels: int, width: int, patch: int) -> nn.Module:
     return ConvStem(channels, (half, 3 * half // 2, width), late_strides(patch, (2, 2, 1)))
 
 
-@ARCHITECTURES.register("convnext", smoke={"depths": (1, 1), "widths": (4, 8)})
+def suggested(tensors: Tensors) -> Settings | None:
+    """Depths and widths of the stages, patches, and the form of the stem."""
+    if not {"stages.0.blocks.0.conv_dw.weight", "head.fc.weight"} <= set(tensors):
+        return None
+    # The smallest networks of timm have convolutions instead of linear layers.
+    if tensors["stages.0.blocks.0.mlp.fc1.weight"].dim() != 2:
+        return None
+    stages = sum(re.fullmatch(r"stages\.\d+\.blocks\.0\.gamma", name) is not None for name in tensors)
+    settings: Settings = {
+        "depths": [blocks_of(tensors, f"stages.{stage}.") for stage in range(stages)],
+        "widths": [tensors[f"stages.{stage}.blocks.0.conv_dw.weight"].shape[0] for stage in range(stages)],
+    }
+    if "stem.0.weight" in tensors and "stem.3.weight" not in tensors:
+        return {**settings, "patch": tensors["stem.0.weight"].shape[-1]}
+    if "stem.stem.3.weight" in tensors:
+        return {**settings, "patch": 4, "stem": "conv3" if "stem.stem.6.weight" in tensors else "conv2"}
+    return None
+
+
+@ARCHITECTURES.register("convnext", suggested_by="suggested", smoke={"depths": (1, 1), "widths": (4, 8)})
 def convnext(
     shape: ImageShape,
     /,

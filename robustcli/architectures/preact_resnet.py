@@ -11,14 +11,42 @@ from torch import nn
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.layers import Layers
 from robustcli.architectures.preactivation import DeepMindPreActResNet, PreActBlock, PreActBottleneck, PreActResNet
+from robustcli.architectures.weight_names import Settings, Tensors, residual_depth, usual_residual_depth, width_of
 from robustcli.registry.types import Activation, Count, Counts4, Downsample, Gate, NormLayer
 
 # Blocks of each stage, by number of layers with weights.
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 
 
-@ARCHITECTURES.register("preact_resnet18", fixed={"depth": 18}, title="PreActResNet-{depth}", smoke={"width": 4})
-@ARCHITECTURES.register("preact_resnet34", fixed={"depth": 34}, title="PreActResNet-{depth}", smoke={"width": 4})
+def suggested(tensors: Tensors) -> Settings | None:
+    """Depth, form and width of a network with basic blocks."""
+    if {"layer_0.0.conv_2d_1.weight", "conv_2d.weight"} <= set(tensors):
+        depth = residual_depth(tensors, r"layer_%d\.(\d+)\.conv_2d_1\.weight", (0, 1, 2, 3))
+        return {"depth": depth, "form": "dm", "activation": "silu", **width_of(tensors["conv_2d.weight"])}
+    return _usual(tensors)
+
+
+def suggested_bottleneck(tensors: Tensors) -> Settings | None:
+    """Form and width of a network with 50 layers."""
+    settings = _usual(tensors)
+    return settings if settings is not None and settings.pop("depth") == 50 else None
+
+
+def _usual(tensors: Tensors) -> Settings | None:
+    depth = usual_residual_depth(tensors)
+    if depth is None or "fc.weight" in tensors or "bn1.weight" in tensors:
+        return None
+    # Without a norm at the end it is form "a"; "b", the default, and "c" have equal names.
+    form = {} if "bn.weight" in tensors else {"form": "a"}
+    return {"depth": depth, **form, **width_of(tensors["conv1.weight"])}
+
+
+@ARCHITECTURES.register(
+    "preact_resnet18", fixed={"depth": 18}, title="PreActResNet-{depth}", suggested_by="suggested", smoke={"width": 4}
+)
+@ARCHITECTURES.register(
+    "preact_resnet34", fixed={"depth": 34}, title="PreActResNet-{depth}", suggested_by="suggested", smoke={"width": 4}
+)
 def preact_resnet(
     shape: ImageShape,
     /,
@@ -82,7 +110,9 @@ def preact_resnet(
     )
 
 
-@ARCHITECTURES.register("preact_resnet50", title="PreActResNet-50", smoke={"width": 4})
+@ARCHITECTURES.register(
+    "preact_resnet50", title="PreActResNet-50", suggested_by="suggested_bottleneck", smoke={"width": 4}
+)
 def preact_resnet50(
     shape: ImageShape,
     /,

@@ -7,6 +7,7 @@ from torch import nn
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.layers import Layers
 from robustcli.architectures.postactivation import BasicBlock, Bottleneck, ResNet
+from robustcli.architectures.weight_names import Settings, Tensors, usual_residual_depth, width_of
 from robustcli.registry.types import Activation, Count, Counts4, Downsample, Gate, NormLayer
 
 # Block and number of blocks of each stage, by number of layers with weights.
@@ -19,11 +20,29 @@ _DEPTHS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, in
 }
 
 
-@ARCHITECTURES.register("resnet18", fixed={"depth": 18}, title="ResNet-{depth}", smoke={"width": 4})
-@ARCHITECTURES.register("resnet34", fixed={"depth": 34}, title="ResNet-{depth}", smoke={"width": 4})
-@ARCHITECTURES.register("resnet50", fixed={"depth": 50}, title="ResNet-{depth}", smoke={"width": 4})
-@ARCHITECTURES.register("resnet101", fixed={"depth": 101}, title="ResNet-{depth}", smoke={"width": 4})
-@ARCHITECTURES.register("resnet152", fixed={"depth": 152}, title="ResNet-{depth}", smoke={"width": 4})
+def suggested(tensors: Tensors) -> Settings | None:
+    """Depth and width; weights with the classifier of torchvision belong to its networks."""
+    depth = usual_residual_depth(tensors)
+    if depth is None or "fc.weight" in tensors or "bn1.weight" not in tensors:
+        return None
+    return {"depth": depth, **width_of(tensors["conv1.weight"])}
+
+
+@ARCHITECTURES.register(
+    "resnet18", fixed={"depth": 18}, title="ResNet-{depth}", suggested_by="suggested", smoke={"width": 4}
+)
+@ARCHITECTURES.register(
+    "resnet34", fixed={"depth": 34}, title="ResNet-{depth}", suggested_by="suggested", smoke={"width": 4}
+)
+@ARCHITECTURES.register(
+    "resnet50", fixed={"depth": 50}, title="ResNet-{depth}", suggested_by="suggested", smoke={"width": 4}
+)
+@ARCHITECTURES.register(
+    "resnet101", fixed={"depth": 101}, title="ResNet-{depth}", suggested_by="suggested", smoke={"width": 4}
+)
+@ARCHITECTURES.register(
+    "resnet152", fixed={"depth": 152}, title="ResNet-{depth}", suggested_by="suggested", smoke={"width": 4}
+)
 def resnet(
     shape: ImageShape,
     /,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.layers import Layers
 from robustcli.architectures.squeeze import SqueezeExcitation
+from robustcli.architectures.weight_names import Settings, Tensors, counts
 from robustcli.registry.types import Activation, Count, Counts4, Downsample, NormBeside
 
 # Blocks and channels of the four stages by published name, for a stem of 96 channels.
@@ -104,22 +105,37 @@ class RobustArchResNet(nn.Module):
         return logits
 
 
+def suggested(tensors: Tensors) -> Settings | None:
+    """Network and width; the stages of RaWRN-101-2 are wider than its stem suggests."""
+    if not {"stages.stage1.stage1-block0.F.a.0.weight", "stem.stem.stem.0.weight"} <= set(tensors):
+        return None
+    depths = counts(tensors, r"stages\.stage%d\.stage\d-block(\d+)\.F\.a\.0\.weight", (1, 2, 3, 4))
+    stem = tensors["stem.stem.stem.0.weight"].shape[0]
+    is_wide = tensors["stages.stage1.stage1-block0.F.c.0.weight"].shape[0] > 4 * stem
+    nets = {(5, 8, 13, 1): "RaResNet-50", (7, 11, 18, 1): "RaWRN-101-2" if is_wide else "RaResNet-101"}
+    width: Settings = {} if stem == _STEM else {"width": stem}
+    return {"net": nets[depths], **width} if depths in nets else None
+
+
 @ARCHITECTURES.register(
     "robust_arch_resnet50",
     added={"norm": "batch", "downsample": "strided"},
     fixed={"net": "RaResNet-50"},
+    suggested_by="suggested",
     smoke={"width": 16},
 )
 @ARCHITECTURES.register(
     "robust_arch_resnet101",
     added={"norm": "batch", "downsample": "strided"},
     fixed={"net": "RaResNet-101"},
+    suggested_by="suggested",
     smoke={"width": 16},
 )
 @ARCHITECTURES.register(
     "robust_arch_wide_resnet101_2",
     added={"norm": "batch", "downsample": "strided"},
     fixed={"net": "RaWRN-101-2"},
+    suggested_by="suggested",
     smoke={"width": 16},
 )
 def robust_arch_resnet(

@@ -4,6 +4,7 @@ from torch import nn
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.layers import Layers
+from robustcli.architectures.weight_names import Settings, Tensors, counts
 from robustcli.architectures.wide_stages import DeepMindWideResNet, draw_by_fan_out
 from robustcli.registry.types import Activation, Count, Counts3, Downsample, NormBeside
 
@@ -11,9 +12,19 @@ _REDUCTION = 4
 _STRIDES = (1, 2, 2)
 
 
+def suggested(tensors: Tensors) -> Settings | None:
+    """Depths and widths of the stages, and width of the stem."""
+    if not {"layer.0.block.0.se.fc1.weight", "init_conv.weight"} <= set(tensors):
+        return None
+    widths = [tensors[f"layer.{stage}.block.0.conv_0.weight"].shape[0] for stage in (0, 1, 2)]
+    depths = counts(tensors, r"layer\.%d\.block\.(\d+)\.conv_0\.weight", (0, 1, 2))
+    return {"depths": depths, "widths": widths, "stem": tensors["init_conv.weight"].shape[0]}
+
+
 @ARCHITECTURES.register(
     "robust_arch_wide_resnet",
     added={"norm": "batch", "downsample": "strided"},
+    suggested_by="suggested",
     smoke={"depths": (1, 1, 1), "widths": (32, 32, 32), "stem": 4},
 )
 def robust_arch_wide_resnet(

@@ -9,10 +9,20 @@ from robustcli.architectures.layers import Layers
 from robustcli.architectures.preactivation import PreActBlock
 from robustcli.architectures.robust_scaling import robust_scaling
 from robustcli.architectures.robust_stages import RobustResBlock, RobustStages
+from robustcli.architectures.weight_names import Settings, Tensors, has_three_stages, three_stages
 from robustcli.registry.types import Activation, Count, Counts3, Downsample, NormLayer, Positive
 
 
-@ARCHITECTURES.register("robust_resnet", smoke={"depths": (1, 1, 1), "widths": (1, 1, 1)})
+def suggested(tensors: Tensors) -> Settings | None:
+    """Depths and widths of the stages, and kind of the blocks; the published networks of basic blocks use silu."""
+    if not has_three_stages(tensors) or "bn1.weight" in tensors:
+        return None
+    if "blocks.0.layer.0.conv3.weight" in tensors:
+        return three_stages(tensors, "conv3", 4)
+    return {**three_stages(tensors, "conv2", 1), "block": "basic", "activation": "silu"}
+
+
+@ARCHITECTURES.register("robust_resnet", suggested_by="suggested", smoke={"depths": (1, 1, 1), "widths": (1, 1, 1)})
 def robust_resnet(
     shape: ImageShape,
     /,

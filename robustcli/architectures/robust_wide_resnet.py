@@ -5,11 +5,21 @@ from torch import nn
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.layers import Layers
 from robustcli.architectures.robust_stages import RobustStages
+from robustcli.architectures.weight_names import Settings, Tensors, has_three_stages, three_stages
 from robustcli.architectures.wide_stages import WideBlock
 from robustcli.registry.types import Activation, Count, Counts3, Downsample, Gate, NormLayer
 
 
-@ARCHITECTURES.register("robust_wide_resnet", smoke={"depths": (1, 1, 1), "widths": (1, 1, 1)})
+def suggested(tensors: Tensors) -> Settings | None:
+    """Depths and widths of the stages; it has a norm after the last one."""
+    if not has_three_stages(tensors) or "bn1.weight" not in tensors:
+        return None
+    return three_stages(tensors, "conv2", 1)
+
+
+@ARCHITECTURES.register(
+    "robust_wide_resnet", suggested_by="suggested", smoke={"depths": (1, 1, 1), "widths": (1, 1, 1)}
+)
 def robust_wide_resnet(
     shape: ImageShape,
     /,

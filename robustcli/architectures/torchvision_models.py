@@ -1,5 +1,6 @@
 """Classifiers of torchvision."""
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -10,18 +11,38 @@ from torchvision import models
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.borrowed import require_logits
 from robustcli.architectures.stems import make_stem_small, stem_text
+from robustcli.architectures.weight_names import Settings, Tensors, counts, usual_residual_depth
 from robustcli.errors import RobustCliError, suggest
 from robustcli.registry.types import Stem
 
 # Built without the auxiliary classifier, so that they return logits in training too. `init_weights` is explicit,
 # because torchvision warns that its default will change.
 _WITH_AUXILIARY = ("googlenet", "inception_v3")
+# ConvNeXts by the blocks of each stage and the channels of the first.
+_CONVNEXTS: Mapping[tuple[tuple[int, ...], int], str] = {
+    ((3, 3, 9, 3), 96): "convnext_tiny",
+    ((3, 3, 27, 3), 96): "convnext_small",
+    ((3, 3, 27, 3), 128): "convnext_base",
+    ((3, 3, 27, 3), 192): "convnext_large",
+}
+
+
+def suggested(tensors: Tensors) -> Settings | None:
+    """The name of a residual network or a ConvNeXt."""
+    if {"features.1.0.block.0.weight", "classifier.2.weight"} <= set(tensors):
+        depths = counts(tensors, r"features\.%d\.\d+\.block\.0\.weight", (1, 3, 5, 7))
+        model = _CONVNEXTS.get((depths, tensors["features.0.0.weight"].shape[0]))
+    else:
+        depth = usual_residual_depth(tensors) if "fc.weight" in tensors else None
+        model = None if depth is None else f"resnet{depth}"
+    return None if model is None else {"model": model}
 
 
 @ARCHITECTURES.register(
     "torchvision",
     added={"stem": "as_it_is"},
     smoke={"model": "shufflenet_v2_x0_5"},
+    suggested_by="suggested",
     title="{model}",
     titles={
         "resnet18": "ResNet-18",

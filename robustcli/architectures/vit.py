@@ -18,6 +18,7 @@ from robustcli.architectures.transformer_parts import (
     require_heads,
     rising_rates,
 )
+from robustcli.architectures.weight_names import Settings, Tensors, blocks_of
 from robustcli.errors import RobustCliError
 from robustcli.registry.types import Count, ProperShare
 
@@ -112,7 +113,25 @@ class Vit(nn.Module):
         return logits
 
 
-@ARCHITECTURES.register("vit", smoke={"width": 16, "heads": 2, "depth": 2})
+# Channels per head in every published ViT; shapes do not determine the number of heads.
+_HEAD = 64
+
+
+def suggested(tensors: Tensors) -> Settings | None:
+    """Width, heads, depth and patches, and the form of the stem."""
+    names = set(tensors)
+    if not {"blocks.0.attn.qkv.weight", "pos_embed", "cls_token", "head.weight"} <= names or "dist_token" in names:
+        return None
+    width = tensors["cls_token"].shape[-1]
+    settings: Settings = {"width": width, "heads": max(1, width // _HEAD), "depth": blocks_of(tensors)}
+    if "patch_embed.proj.weight" in tensors:
+        return {**settings, "patch": tensors["patch_embed.proj.weight"].shape[-1]}
+    if "patch_embed.proj.stem.12.weight" in tensors:
+        return {**settings, "patch": 16, "stem": "conv"}
+    return None
+
+
+@ARCHITECTURES.register("vit", suggested_by="suggested", smoke={"width": 16, "heads": 2, "depth": 2})
 def vit(
     shape: ImageShape,
     /,

@@ -6,6 +6,7 @@ from torch import nn
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.layers import Layers
+from robustcli.architectures.weight_names import Settings, Tensors, counts
 from robustcli.architectures.wide_stages import DeepMindWideResNet, WideResNet
 from robustcli.errors import RobustCliError
 from robustcli.registry.types import Activation, Count, Counts3, Downsample, Gate, NormLayer
@@ -14,7 +15,29 @@ from robustcli.registry.types import Activation, Count, Counts3, Downsample, Gat
 _STEM = 16
 
 
-@ARCHITECTURES.register("wide_resnet", title="WideResNet-{depth}-{widen}", smoke={"depth": 10, "widen": 1})
+def suggested(tensors: Tensors) -> Settings | None:
+    """Depth and width, form and activation; weights with squeeze-and-excitation belong to other networks."""
+    if "block1.layer.0.conv1.weight" in tensors:
+        first = tensors["block1.layer.0.conv1.weight"]
+        (blocks,) = counts(tensors, r"block%d\.layer\.(\d+)\.conv1\.weight", [1])
+        published: Settings = {}
+    elif "layer.0.block.0.conv_0.weight" in tensors and "layer.0.block.0.se.fc1.weight" not in tensors:
+        first = tensors["layer.0.block.0.conv_0.weight"]
+        (blocks,) = counts(tensors, r"layer\.%d\.block\.(\d+)\.conv_0\.weight", [0])
+        published = {"form": "deepmind", "activation": "silu"}
+    else:
+        return None
+    if "activation.alpha" in tensors:
+        published["activation"] = "pssilu"
+    return {"depth": 6 * blocks + 4, "widen": first.shape[0] // _STEM, **published}
+
+
+@ARCHITECTURES.register(
+    "wide_resnet",
+    title="WideResNet-{depth}-{widen}",
+    suggested_by="suggested",
+    smoke={"depth": 10, "widen": 1},
+)
 def wide_resnet(
     shape: ImageShape,
     /,

@@ -18,6 +18,7 @@ from robustcli.architectures.transformer_parts import (
     layer_norm,
     require_heads,
 )
+from robustcli.architectures.weight_names import Settings, Tensors, blocks_of
 from robustcli.registry.types import Count, Positive, ProperShare
 
 # Number of sines and cosines per coordinate, and ratio of the longest to the shortest wave length.
@@ -204,7 +205,16 @@ class Xcit(nn.Module):
         return logits
 
 
-@ARCHITECTURES.register("xcit", smoke={"width": 16, "heads": 2, "depth": 1})
+def suggested(tensors: Tensors) -> Settings | None:
+    """Width, heads and depth; the size of patches does not show in shapes."""
+    names = {"cls_attn_blocks.1.attn.q.weight", "patch_embed.proj.6.0.weight", "blocks.0.attn.temperature"}
+    if not names <= set(tensors):
+        return None
+    heads = tensors["blocks.0.attn.temperature"].shape[0]
+    return {"width": tensors["cls_token"].shape[-1], "heads": heads, "depth": blocks_of(tensors)}
+
+
+@ARCHITECTURES.register("xcit", suggested_by="suggested", smoke={"width": 16, "heads": 2, "depth": 1})
 def xcit(
     shape: ImageShape,
     /,

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.errors import RobustCliError
+from robustcli.models.convnext_names import in_own_names
 from robustcli.models.key_families import recognise
 from robustcli.models.source import LoadedNetwork
-from robustcli.models.transformer_keys import in_own_names
 from robustcli.models.weights_file import Weights
 
 # Common names of mean and std of a normalisation saved with the network.

@@ -69,6 +69,8 @@ class Declaration:
             the threat and one for each other threat of the defense.
         title: name in tables of other projects, such as "ResNet-{depth}" with settings in braces.
         titles: titles to use instead of some of those that `title` gives.
+        suggested_by: function of the file that returns the settings which weights of another program suggest by their
+            names and shapes, or None; see architectures/weight_names.py.
         searches: the network contains many networks and names the one that it prefers.
         mixes_alone: every image is changed independently of its batch.
         mixes_labels: training labels become shares of several classes.
@@ -111,6 +113,7 @@ class Declaration:
     branches: Annotated[str, _ARCHITECTURE] = ""
     title: Annotated[str, _ARCHITECTURE] = ""
     titles: Annotated[dict[str, str], _ARCHITECTURE] = field(default_factory=dict)
+    suggested_by: Annotated[str, _ARCHITECTURE] = ""
     searches: Annotated[bool, _ARCHITECTURE] = False
     mixes_alone: Annotated[bool, _MIXER] = False
     mixes_labels: Annotated[bool, _MIXER] = False

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import forked
 import pytest
+import torch
 
 import robustcli
 from robustcli.errors import RobustCliError
@@ -110,6 +111,20 @@ def test_another_package_can_bring_the_architecture_that_its_defense_trains(tmp_
     assert "a compiled network does not show the parts that 'their_net' adds" in line
     checked = robust(tmp_path, "check-member", "their_pair")
     assert checked.returncode == 0, checked.stdout
+
+
+@pytest.mark.slow
+def test_another_package_can_recognise_weights_of_its_architecture(tmp_path: Path) -> None:
+    suggested = """
+def suggested(tensors):
+    return {"width": len(tensors["0.weight"])} if "0.weight" in tensors else None
+"""
+    source = PAIR.replace('register("their_net"', 'register("their_net", suggested_by="suggested"')
+    plug_in(tmp_path, source + suggested)
+    torch.save({"0.weight": torch.zeros(6, 1, 3, 3), "4.weight": torch.zeros(10, 216)}, tmp_path / "weights.pt")
+    refused = robust(tmp_path, "eval", "weights.pt", "--data", "digits")
+    assert refused.returncode == 2
+    assert "those of --architecture their_net architecture.width=6" in " ".join(refused.stderr.split())
 
 
 @pytest.mark.parametrize(
