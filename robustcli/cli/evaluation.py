@@ -1,6 +1,7 @@
 """Commands on trained networks: `eval` and `diagnose`. torch is imported inside them."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +17,10 @@ from robustcli.errors import RobustCliError
 
 if TYPE_CHECKING:
     from robustcli.models.find import ModelRequest
+    from robustcli.store.results import EvalResults
     from robustcli.workflows.diagnose import Diagnosis
+    from robustcli.workflows.engines import Engine, Needs
+    from robustcli.workflows.evaluate import Request
 
 app = typer.Typer()
 
@@ -82,93 +86,140 @@ def evaluate_network(
     --engine ray and --engine slurm start --workers tasks or jobs, which draw images from a queue in the folder of
     results; all machines share it.
     """
-    from robustcli.cli.progress import Screen
-    from robustcli.evaluation.wording import warning_lines
-    from robustcli.reports.results import result_table
-    from robustcli.runtime.signals import stop_requests
     from robustcli.store.results import write_results
-    from robustcli.workflows import evaluate as assess
-    from robustcli.workflows.budget import Budget
-    from robustcli.workflows.evaluate_on import assess_on
 
+    # Most options are read from the context by their names.
     _require_files({"--out": out})
-    if engine in ("native", "reference"):
-        typer.echo(f"warning: --engine {engine}: now --implementation {engine}", err=True)
-        implementation, engine = engine, "local"
-    if precision == "auto":
-        precision = _search_precision(device, engine, quiet=quiet)
-    given = dict(context.params)
-    if preset is not None:
-        given |= _with_preset(preset, given)
-        attack, examples, seed, eps = (given[name] for name in ("attack", "examples", "seed", "eps"))
-    settings = {
-        "steps": steps,
-        "restarts": restarts,
-        "step_size": step_size,
-        "loss": loss,
-        "source": source,
-        "version": version,
-        "attacks": None if attacks is None else [part.strip() for part in attacks.split(",")],
-        "engine": implementation,
-        "precision": precision,
-        "compile": is_compiled or None,
-        "sample_first": sample_first,
-    }
-    if attack_from is not None:
-        if attack is not None:
-            raise RobustCliError("--attack-from and --attack cannot be combined; remove one")
-        attack, settings["path"] = "from_file", str(attack_from)
-    wanted, *others = models_of(given)
-    names = [] if attack is None else [name.strip() for name in attack.split(",")]
-    request = assess.Request(
-        subject=wanted,
-        attack=attack,
-        options={key: value for key, value in settings.items() if value is not None},
-        eps=eps,
-        norm=None if given["norm"] is None else str(given["norm"]),
-        examples=examples,
-        seed=seed,
-        batch_size=batch_size,
-        device=device,
-        store=store,
-        save_examples=save_examples or plot,
-        workers=workers,
-        fresh=fresh,
-        budget=None if budget is None else Budget.parse(budget),
-        quiet=quiet,
-    )
-    chosen = engine_of(engine, partition, time, gpus, cpus)
-    if others or len(names) > 1 or transfer:
-        if out is not None:
-            raise RobustCliError("--out: holds the results of one model and --attack; others are stored in --store")
-        if plot:
-            raise RobustCliError("--plot: draws the examples of one model; `robust show-examples` draws stored ones")
-        if chosen is not None:
-            raise RobustCliError(f"--engine {engine}: only for one model and one --attack; run one command for each")
-        cells = print_table(request, [wanted, *others], names, transfer=transfer, as_json=as_json, is_wide=wide)
-        require(
-            fail_on, [(f"{cell.model}, {key}", one) for cell in cells for key, one in cell.results.evaluations.items()]
-        )
+    asked = _asked(context.params)
+    if asked.others or len(asked.attacks) > 1 or transfer:
+        _require_one_model({"--out": out is not None, "--plot": plot, f"--engine {asked.engine_name}": asked.engine})
+        models = [asked.request.subject, *asked.others]
+        cells = print_table(asked.request, models, asked.attacks, transfer=transfer, as_json=as_json, is_wide=wide)
+        found = [(f"{cell.model}, {key}", one) for cell in cells for key, one in cell.results.evaluations.items()]
+        require(fail_on, found)
         return
-    tell = partial(typer.echo, err=True)
-    with Screen(is_quiet=quiet) as watcher, stop_requests():
-        found = assess.assess(request, watcher, tell) if chosen is None else assess_on(*chosen, request, Screen, tell)
-    if found is None:
+    evaluated = _evaluated(asked)
+    if evaluated is None:
         return
-    results, folder = found
+    results, folder = evaluated
     if out is not None:
         write_results(out, results)
     if as_json:
         print_json(results.to_json())
     else:
-        typer.echo(wanted.text or str(model))
-        console().print(result_table(results, is_wide=wide))
-        for line in (*results.notes, *warning_lines(results.evaluations)):
-            typer.echo(f"note: {line}")
-        typer.echo(f"stored in {folder}")
+        _print_results(asked.request.subject.text or str(model), results, folder, is_wide=wide)
     if plot:
         _plot(folder)
     require(fail_on, results.evaluations.items())
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The options of `robust eval`, checked.
+
+    Args:
+        request: request for the first model.
+        others: the other models.
+        attacks: names of --attack; none means the evaluations of the spec.
+        engine_name: name of --engine.
+        engine: what starts the tasks, with their needs; None is this process.
+    """
+
+    request: "Request"
+    others: "list[ModelRequest]"
+    attacks: list[str]
+    engine_name: str
+    engine: "tuple[Engine, Needs] | None"
+
+
+def _asked(options: Mapping[str, Any]) -> _Asked:
+    """Return the request of `robust eval` from its options."""
+    from robustcli.workflows.budget import Budget
+    from robustcli.workflows.evaluate import Request
+
+    given = _without_shorthand(options)
+    wanted, *others = models_of(given)
+    attack, plain = given["attack"], ("seed", "batch_size", "device", "store", "workers", "fresh", "quiet")
+    request = Request(
+        subject=wanted,
+        attack=attack,
+        options={key: value for key, value in _settings_of(given).items() if value is not None},
+        eps=given["eps"],
+        norm=None if given["norm"] is None else str(given["norm"]),
+        examples=given["examples"],
+        save_examples=given["save_examples"] or given["plot"],
+        budget=None if given["budget"] is None else Budget.parse(given["budget"]),
+        **{name: given[name] for name in plain},
+    )
+    names = [] if attack is None else [name.strip() for name in attack.split(",")]
+    engine = engine_of(*(given[name] for name in ("engine", "partition", "time", "gpus", "cpus")))
+    return _Asked(request, others, names, given["engine"], engine)
+
+
+def _without_shorthand(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options after replacing former words, --preset, --precision auto and --attack-from."""
+    given = dict(options)
+    if given["engine"] in ("native", "reference"):
+        typer.echo(f"warning: --engine {given['engine']}: now --implementation {given['engine']}", err=True)
+        given |= {"implementation": given["engine"], "engine": "local"}
+    if given["precision"] == "auto":
+        given["precision"] = _search_precision(given["device"], given["engine"], quiet=given["quiet"])
+    if given["preset"] is not None:
+        given |= _with_preset(given["preset"], given)
+    if given["attack_from"] is not None:
+        if given["attack"] is not None:
+            raise RobustCliError("--attack-from and --attack cannot be combined; remove one")
+        given["attack"] = "from_file"
+    return given
+
+
+def _settings_of(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of the attack or evaluator; None means not given."""
+    names = ("steps", "restarts", "step_size", "loss", "source", "version", "precision", "sample_first")
+    return {
+        **{name: given[name] for name in names},
+        "attacks": None if given["attacks"] is None else [part.strip() for part in given["attacks"].split(",")],
+        "engine": given["implementation"],
+        "compile": given["is_compiled"] or None,
+        "path": None if given["attack_from"] is None else str(given["attack_from"]),
+    }
+
+
+def _require_one_model(options: Mapping[str, Any]) -> None:
+    """Raise for options that do not apply to a table of several models or attacks."""
+    reasons = {
+        "--out": "holds the results of one model and --attack; others are stored in --store",
+        "--plot": "draws the examples of one model; `robust show-examples` draws stored ones",
+    }
+    for option, value in options.items():
+        if value:
+            reason = reasons.get(option, "only for one model and one --attack; run one command for each")
+            raise RobustCliError(f"{option}: {reason}")
+
+
+def _evaluated(asked: _Asked) -> "tuple[EvalResults, Path] | None":
+    """Evaluate one model; None in every process of torchrun but the first."""
+    from robustcli.cli.progress import Screen
+    from robustcli.runtime.signals import stop_requests
+    from robustcli.workflows.evaluate import assess
+    from robustcli.workflows.evaluate_on import assess_on
+
+    tell = partial(typer.echo, err=True)
+    with Screen(is_quiet=asked.request.quiet) as watcher, stop_requests():
+        if asked.engine is None:
+            return assess(asked.request, watcher, tell)
+        return assess_on(*asked.engine, asked.request, Screen, tell)
+
+
+def _print_results(title: str, results: "EvalResults", folder: Path, *, is_wide: bool) -> None:
+    from robustcli.evaluation.wording import warning_lines
+    from robustcli.reports.results import result_table
+
+    typer.echo(title)
+    console().print(result_table(results, is_wide=is_wide))
+    for line in (*results.notes, *warning_lines(results.evaluations)):
+        typer.echo(f"note: {line}")
+    typer.echo(f"stored in {folder}")
 
 
 def _with_preset(name: str, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -345,9 +345,9 @@ def send(process: BaseProcess, name: str) -> None:
 
 def test_a_bug_of_ours_ends_with_70_and_its_traceback(robust_process: Robust, tiny: Path) -> None:
     code = (
-        "import sys\nfrom robustcli.cli import main as cli\n"
+        "import sys\nfrom robustcli.cli import main as cli\nfrom robustcli.specs import experiments\n"
         "def broken(*a, **k):\n    raise ZeroDivisionError('ours')\n"
-        "cli.experiments.find = broken\nsys.argv = ['robust', 'validate', 'x']\ncli.main()\n"
+        "experiments.find = broken\nsys.argv = ['robust', 'validate', 'x']\ncli.main()\n"
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 70
