@@ -100,7 +100,7 @@ class Square(Attack):
             shares = map(self._share, range(first, min(first + _DRAWN, self.queries)))
             sides = [window_side(share, height, width, threat.norm) for share in shares]
             proposals = Proposals(x[rows], threat, numbers[:, : len(sides)], sides)
-            turn = Turn(model, labels[rows], found.rows(rows), proposals, len(sides), ahead)
+            turn = Turn(model, labels[rows], found.rows(rows), proposals, len(sides), ahead, skips=is_independent)
             turn.run()
             found.put(rows, turn.best)
         return found

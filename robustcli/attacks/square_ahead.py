@@ -8,10 +8,8 @@ few images takes little longer than a pass with one of each.
 import math
 from collections import deque
 
-# One proposal per image, including proposals that change nothing.
-PLAIN = 0
-_NUMBERS = (PLAIN, 1, 2, 3, 4, 6, 8, 12, 16)
-# Required gain in useful proposals per second over PLAIN, because other choices need more bookkeeping.
+_NUMBERS = (1, 2, 3, 4, 6, 8, 12, 16)
+# Required gain in useful proposals per second over one by one, which cannot waste any.
 _CLEARLY = 1.03
 # Rounds of similar size that are timed before their time is trusted; the first may include preparations.
 _TRUSTED = 5
@@ -31,7 +29,7 @@ class Ahead:
     """Choose the number of proposals from the measured time of rounds and the share of accepted proposals.
 
     Args:
-        limit: maximum number of points in one pass, except with PLAIN.
+        limit: maximum number of points in one pass with several proposals per image.
     """
 
     def __init__(self, limit: int) -> None:
@@ -43,24 +41,20 @@ class Ahead:
         self._forwards = self._useful = self._count = 0
 
     def choose(self, images: int) -> int:
-        """Return the number of proposals per image with the most useful ones per second.
-
-        PLAIN means one each, without checking for proposals that change nothing.
-        """
-        if images > self._limit or self._forwards > MOST_FORWARDS * self._useful:
-            return PLAIN
-        best, most = PLAIN, 0.0
+        """Return the number of proposals per image with the most useful ones per second."""
+        best, most = 1, 0.0
+        if 2 * images > self._limit or self._forwards > MOST_FORWARDS * self._useful:
+            return best
         for number in _NUMBERS:
-            several = max(number, 1)
-            if several * images > self._limit:
+            if number * images > self._limit:
                 break
-            seconds = self._seconds.get(_size(number, several * images))
+            seconds = self._seconds.get(_size(number, number * images))
             if seconds is None:
                 return number
-            rate = self._expected(several) / (seconds * several)
-            if number > 1 and rate < most:
+            rate = self._expected(number) / (seconds * number)
+            if rate < most:
                 break
-            if rate > most * (_CLEARLY if best == PLAIN else 1):
+            if rate > most * (_CLEARLY if best == 1 else 1):
                 best, most = number, rate
         return best
 

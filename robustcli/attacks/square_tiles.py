@@ -11,7 +11,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from robustcli.attacks.gradient import Rows, picked
+from robustcli.attacks.gradient import picked
 from robustcli.registry.types import Norm
 from robustcli.threat.noise import Noise
 from robustcli.threat.threat import ThreatModel
@@ -64,29 +64,28 @@ class Proposals:
     """
 
     def __init__(self, x: Tensor, threat: ThreatModel, numbers: Tensor, sides: Sequence[int]) -> None:
-        self._x, self._threat, self._numbers, self._sides = x, threat, numbers, sides
+        self._x, self._threat, self._numbers, self._sides = x.contiguous(), threat, numbers, sides
         if threat.norm == "linf":
-            # All windows at once: one by one they would take as long as a pass of a small network. As numbers, because
-            # a choice by a mask takes several times as long.
+            # All windows at once: one by one they would take as long as a pass of a small network.
+            self._pixels = x[0].numel() if len(x) else 0
+            first = torch.arange(len(x), device=x.device)[:, None] * self._pixels
             side = torch.tensor(sides, device=x.device)
-            self._rows = _covered(numbers[:, :, 0], side, x.shape[2]).to(x.dtype)
-            self._columns = _covered(numbers[:, :, 1], side, x.shape[3]).to(x.dtype)
-            self._moves = threat.radius * _signs(numbers[:, :, 2:]).to(x.dtype)[..., None, None]
+            self._corners = (first + _corners(numbers, side, x.shape[2], x.shape[3])).flatten()
+            self._moves = (threat.radius * _signs(numbers[:, :, 2:]).to(x.dtype)).flatten(0, 1)
 
-    def at(self, images: Rows, queries: Tensor | int, best: Tensor) -> Tensor:
+    def at(self, images: Tensor, queries: Tensor | int, best: Tensor) -> Tensor:
         """Propose a point for each of some images.
 
         Args:
-            images: indices of the images; an image may occur with several queries.
+            images: (m,) indices of the images; an image may occur with several queries.
             queries: (m,) on the CPU, or one query for all these images.
             best: (m, c, h, w) their best points, in the threat set.
         """
-        x, place = picked(self._x, images), queries if isinstance(queries, int) else queries.to(self._x.device)
         if self._threat.norm == "linf":
-            inside = self._rows[images, place][:, None, :, None] * self._columns[images, place][:, None, None, :]
-            # The pixels of the window go to x + eps or x - eps.
-            return torch.lerp(best, (x + self._moves[images, place]).clamp_(0, 1), inside)
-        numbers = self._numbers[images, place]
+            return self._written(
+                best.clone(memory_format=torch.contiguous_format), images, *self._windows(images, queries)
+            )
+        x, numbers = picked(self._x, images), self._numbers[images, _on(queries, images)]
         if isinstance(queries, int):
             return _moved(best, x, self._threat, numbers, self._sides[queries])
         points, sides = torch.empty_like(best), torch.tensor(self._sides)[queries]
@@ -95,14 +94,80 @@ class Proposals:
             points[row] = _moved(best[row], x[row], self._threat, numbers[row], side)
         return points
 
+    def changed(self, images: Tensor, queries: Tensor | int, best: Tensor) -> tuple[Tensor, Tensor]:
+        """Propose points as `at` does, and leave out those that are equal to the best ones.
 
-def _covered(share: Tensor, side: Tensor, length: int) -> Tensor:
-    """Mask (n, queries, length) of the rows or columns of windows, from their positions (n, queries) in [0, 1).
+        For linf it computes only pixels in windows. For l2 and l1, where equal ones are rare, it leaves out none.
 
-    All positions where a window fits are equally likely.
+        Args:
+            best: (n, c, h, w) best points of all images.
+
+        Returns:
+            The proposals that are kept, as indices (k,) into `images`, and their points (k, c, h, w).
+        """
+        if self._threat.norm != "linf":
+            return torch.arange(len(images), device=images.device), self.at(images, queries, picked(best, images))
+        places, contents = self._windows(images, queries)
+        before = best.view(-1).index_select(0, places.view(-1)).view_as(contents)
+        row = (contents != before).any(1).nonzero().flatten()
+        kept = picked(images, row)
+        return row, self._written(picked(best, kept), kept, picked(places, row), picked(contents, row))
+
+    def _windows(self, images: Tensor, queries: Tensor | int) -> tuple[Tensor, Tensor]:
+        """Pixels of the windows, as indices into all values of all images, and their new values: (m, pixels) each.
+
+        The pixels go to x + eps or x - eps. The smaller ones of several windows name some pixels repeatedly.
+        """
+        row = images * len(self._sides) + _on(queries, images)
+        places = picked(self._corners, row)[:, None] + self._grid(queries)
+        moves = picked(self._moves, row)[:, :, None]
+        contents = self._x.view(-1).index_select(0, places.view(-1)).view(len(row), moves.shape[1], -1)
+        return places, (contents + moves).clamp_(0, 1).flatten(1)
+
+    def _grid(self, queries: Tensor | int) -> Tensor:
+        """Pixels of windows of all channels, relative to the corner: (pixels,), or (m, pixels) for unequal sides."""
+        channels, height, width = self._x.shape[1:]
+        device = self._x.device
+        if isinstance(queries, int) or self._sides[0] == self._sides[-1]:
+            side = self._sides[queries if isinstance(queries, int) else 0]
+            return _square(side, channels, height, width, device)
+        sides = torch.tensor(self._sides)[queries]
+        largest = int(sides.max())
+        along = torch.minimum(torch.arange(largest), sides[:, None] - 1).to(device)
+        pixels = (along[:, :, None] * width + along[:, None]).flatten(1)
+        channel = torch.arange(channels, device=device) * (height * width)
+        return (channel[:, None] + pixels[:, None]).flatten(1)
+
+    def _written(self, points: Tensor, images: Tensor, places: Tensor, contents: Tensor) -> Tensor:
+        """Write the contents of windows into points (m, c, h, w), in place."""
+        inside = places - (images * self._pixels)[:, None]
+        points.view(len(points), self._pixels).scatter_(1, inside, contents)
+        return points
+
+
+def _on(queries: Tensor | int, images: Tensor) -> Tensor | int:
+    """Return queries on the device of images."""
+    return queries if isinstance(queries, int) else queries.to(images.device)
+
+
+def _corners(numbers: Tensor, side: Tensor, height: int, width: int) -> Tensor:
+    """First pixels (n, queries) of windows; all positions where a window fits are equally likely.
+
+    Args:
+        numbers: (n, queries, 2 or more), uniform in [0, 1).
+        side: (queries,).
     """
-    place = torch.arange(length, device=share.device) - (share * (length - side + 1)).long()[:, :, None]
-    return (place >= 0) & (place < side[:, None])
+    top, left = ((numbers[:, :, axis] * (length - side + 1)).long() for axis, length in ((0, height), (1, width)))
+    return top * width + left
+
+
+# Cached, because a search needs the same few thousands of times.
+@lru_cache(maxsize=32)
+def _square(side: int, channels: int, height: int, width: int, device: torch.device) -> Tensor:
+    """Pixels of a window of all channels, relative to its corner: (channels * side * side,)."""
+    along = torch.arange(side, device=device)
+    channel = torch.arange(channels, device=device) * (height * width)
+    return (channel[:, None, None] + along[:, None] * width + along).flatten()
 
 
 # Position of a window as two maps, (n, h) and (n, w): row and column of each pixel in the window. 0 stands for all

@@ -11,9 +11,6 @@ from robustcli.attacks.losses import margin
 from robustcli.attacks.square_ahead import Ahead
 from robustcli.attacks.square_tiles import Proposals
 
-# If more proposals than this share change something, the others stay in the batch: removing them takes time, too.
-_WORTH_SKIPPING = 0.8
-
 
 @dataclass
 class Points:
@@ -63,6 +60,7 @@ class Turn:
         proposals: proposals of all queries.
         queries: number of queries.
         ahead: chooses the number of proposals.
+        skips: whether proposals that change nothing may be left out of passes.
     """
 
     model: nn.Module
@@ -71,6 +69,7 @@ class Turn:
     proposals: Proposals
     queries: int
     ahead: Ahead
+    skips: bool
 
     def __post_init__(self) -> None:
         # Thread time is less disturbed by other programs, but does not measure an accelerator.
@@ -78,90 +77,87 @@ class Turn:
 
     def run(self) -> None:
         """Run all queries of every image, or until the model is fooled."""
-        rows: Rows = slice(None)  # Avoids copies while all images are active.
-        count = len(self.labels)
+        rows = torch.arange(len(self.labels), device=self.labels.device)
         for query in range(self.queries):
-            number, start = self.ahead.choose(count), self._clock()
+            number, start = self.ahead.choose(len(rows)), self._clock()
             if number > 1:
-                self._go_apart(query)
+                self._go_apart(rows, query)
                 return
-            passes, accepted, is_fooling = self._try_one(rows, query, skips=number == 1)
+            kept, found, is_better = self._tried(rows, query)
+            taken = is_better.nonzero().flatten()
+            is_fooling = self._accept(picked(rows, picked(kept, taken)), found, taken)
+            self.ahead.learn(1, len(rows), self._clock() - start, len(kept), len(rows), len(taken))
             if is_fooling:
-                rows = (~self.best.is_fooled).nonzero().flatten()
-            self.ahead.learn(number, count, self._clock() - start, passes, count, accepted)
-            if is_fooling and not (count := len(picked(self.labels, rows))):
-                return
+                rows = picked(rows, (~picked(self.best.is_fooled, rows)).nonzero().flatten())
+                if not len(rows):
+                    return
 
-    def _try_one(self, rows: Rows, query: int, *, skips: bool) -> tuple[int, int, bool]:
-        """Try one proposal of each image.
+    def _go_apart(self, rows: Tensor, first: int) -> None:
+        """Run all queries from `first` on, each image at its own pace."""
+        place = torch.full((len(rows),), first)
+        # At least the largest place.
+        farthest = first
+        while len(rows):
+            number, start = self.ahead.choose(len(rows)), self._clock()
+            queries = (place[:, None] + torch.arange(number)).flatten()
+            images = rows.repeat_interleave(number)
+            exists = (queries < self.queries).nonzero().flatten() if farthest + number > self.queries else None
+            if exists is not None:
+                queries, images = queries[exists], images[exists.to(images.device)]
+            kept, found, is_better = self._tried(images, queries)
+            # The first improvement of each image counts: by its row, its proposal and where it is in `found`.
+            taken: dict[int, tuple[int, int]] = {}
+            better = is_better.nonzero().flatten()
+            proposals = picked(kept, better).cpu()
+            for at, proposal in enumerate((proposals if exists is None else exists[proposals]).tolist()):
+                taken.setdefault(proposal // number, (proposal % number, at))
+            is_fooling = False
+            done = int(place.sum())
+            place += number
+            if taken:
+                passed, ats = zip(*taken.values(), strict=True)
+                accepting = torch.tensor([*taken])
+                place[accepting] += torch.tensor(passed) + (1 - number)
+                is_fooling = self._accept(
+                    rows[accepting.to(rows.device)], found, better[torch.tensor(ats).to(better.device)]
+                )
+            farthest += number
+            if farthest >= self.queries:
+                place.clamp_(max=self.queries)
+                farthest = int(place.max())
+            useful = int(place.sum()) - done
+            self.ahead.learn(number, number * len(rows), self._clock() - start, len(kept), useful, len(taken))
+            if is_fooling or farthest >= self.queries:
+                stays = ((place < self.queries) & ~picked(self.best.is_fooled, rows).cpu()).nonzero().flatten()
+                place, rows = place[stays], rows[stays.to(rows.device)]
+
+    def _tried(self, images: Tensor, queries: Tensor | int) -> tuple[Tensor, Points, Tensor]:
+        """Try proposals of some images.
 
         Args:
-            skips: whether proposals that change nothing may be left out of the pass.
+            images: (m,) indices; an image may occur with several queries.
+            queries: (m,) on the CPU, or one query for all these images.
 
         Returns:
-            The numbers of proposals that passed through the network and that were accepted, and whether one fooled it.
+            The proposals that were classified, as indices (k,) into `images`, their points, and a mask (k,) of those
+            that are worse for the model than the best ones.
         """
-        best, labels = self.best.rows(rows), picked(self.labels, rows)
-        points = self.proposals.at(rows, query, best.points)
-        if skips:
-            found, passes = self._classified(points, best.points, labels)
+        if self.skips:
+            kept, points = self.proposals.changed(images, queries, self.best.points)
         else:
-            found, passes = judged(self.model, points, labels), len(points)
-        taken = best.is_less_than(found).nonzero().flatten()
+            kept = torch.arange(len(images), device=images.device)
+            points = self.proposals.at(images, queries, picked(self.best.points, images))
+        images = picked(images, kept)
+        if not len(kept):
+            return kept, self.best.rows(kept), torch.zeros_like(kept, dtype=torch.bool)
+        found = judged(self.model, points, picked(self.labels, images))
+        # The best points of these images do not fool the model.
+        return kept, found, found.is_fooled | (found.margins > picked(self.best.margins, images))
+
+    def _accept(self, images: Tensor, found: Points, taken: Tensor) -> bool:
+        """Replace the best points of images by some of the points that were found; whether one fools the model."""
         if not len(taken):
-            return passes, 0, False
-        self.best.put(taken if isinstance(rows, slice) else rows[taken], found.rows(taken))
-        return passes, len(taken), bool(found.is_fooled[taken].any())
-
-    def _go_apart(self, first: int) -> None:
-        """Run all queries from `first` on, each image at its own pace."""
-        done = torch.full((len(self.labels),), first)
-        done[self.best.is_fooled.cpu()] = self.queries
-        while len(live := (done < self.queries).nonzero().flatten()):
-            number, start = max(1, self.ahead.choose(len(live))), self._clock()
-            passes, has, passed = self._try_several(live, done[live], number)
-            done[live] += passed
-            if bool(has.any()):
-                done[self.best.is_fooled.cpu()] = self.queries
-            useful, accepted = int(passed.sum()), int(has.sum())
-            self.ahead.learn(number, number * len(live), self._clock() - start, passes, useful, accepted)
-
-    def _try_several(self, live: Tensor, begun: Tensor, number: int) -> tuple[int, Tensor, Tensor]:
-        """Try up to `number` proposals of each image, from its current query.
-
-        Returns:
-            The number of proposals that passed through the network, a mask of the images that accepted one, and the
-            proposals of each image up to that one.
-        """
-        queries = begun[:, None] + torch.arange(number)
-        exists = queries < self.queries
-        images = live[:, None].expand_as(queries)[exists]
-        rows = images.to(self.labels.device)
-        best = self.best.rows(rows)
-        points = self.proposals.at(rows, queries[exists], best.points)
-        found, passes = self._classified(points, best.points, self.labels[rows])
-        is_better = best.is_less_than(found).cpu()
-        accepts = torch.zeros_like(exists).masked_scatter(exists, is_better)
-        has, count, first = accepts.any(1), exists.sum(1), accepts.int().argmax(1)
-        taken = (count.cumsum(0) - count + first)[has].to(self.labels.device)
-        self.best.put(rows[taken], found.rows(taken))
-        return passes, has, torch.where(has, first + 1, count)
-
-    def _classified(self, points: Tensor, best: Tensor, labels: Tensor) -> tuple[Points, int]:
-        """Classify points; those equal to the best ones get a margin of -inf.
-
-        Returns:
-            The points, and how many of them passed through the network.
-        """
-        is_new = (points - best).flatten(1).abs_().amax(1) != 0
-        row = is_new.nonzero().flatten()
-        if len(row) > _WORTH_SKIPPING * len(points):
-            found = judged(self.model, points, labels)
-            found.margins.masked_fill_(~is_new, -torch.inf)
-            return found, len(points)
-        margins = points.new_full((len(points),), -torch.inf)
-        found = Points(points, margins, torch.zeros_like(is_new))
-        if len(row):
-            new = judged(self.model, picked(points, row), labels[row])
-            found.margins[row], found.is_fooled[row] = new.margins, new.is_fooled
-        return found, len(row)
+            return False
+        others = found.rows(taken)
+        self.best.put(images, others)
+        return bool(others.is_fooled.any())
