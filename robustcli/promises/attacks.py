@@ -136,16 +136,16 @@ def _unusual_model() -> nn.Sequential:
     return model
 
 
-def refuses(attack: Attack, norm: Norm) -> None:
+def refuses(attack: Attack, unsupported: Norm) -> None:
     """The attack rejects an unsupported norm by name, before any pass."""
     model, x, y = conv_net().eval(), images(_COUNT), labels(_COUNT)
     with count_passes(model) as passes:
         try:
-            attack(model, x, y, _threat(norm), _noise())
+            attack(model, x, y, _threat(unsupported), _noise())
         except RobustCliError as error:
-            assert f"the threat is {norm}" in str(error), f"refused with: {error}"  # noqa: PT017
+            assert f"the threat is {unsupported}" in str(error), f"refused with: {error}"  # noqa: PT017
         else:
-            raise AssertionError(f"attacks in {norm}, but does not declare it")
+            raise AssertionError(f"attacks in {unsupported}, but does not declare it")
     assert passes.forwards == 0
 
 

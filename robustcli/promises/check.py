@@ -1,9 +1,12 @@
 """The promises of one member, ready to run."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from inspect import isfunction, signature
+from itertools import product
+from types import ModuleType
 from typing import Any, get_args
 
 from robustcli.architectures import ImageShape
@@ -36,73 +39,8 @@ from robustcli.promises.build import (
 from robustcli.registry.catalog import Member, describe
 from robustcli.registry.types import AttackBn, Norm
 
-_DEFENSE = (
-    defenses.lowers_its_loss,
-    defenses.trains_every_parameter,
-    defenses.restores_modes,
-    defenses.keeps_weights_when_it_fails,
-    defenses.updates_once_per_step,
-    defenses.forgets_earlier_gradients,
-    defenses.reports_scalars,
-    defenses.repeats_itself,
-    defenses.continues_from_its_state,
-    defenses.treats_class_shares_as_labels,
-    defenses.smooths_its_loss_alone,
-    defenses.says_what_it_is,
-)
-_ARCHITECTURE = (
-    architectures.gives_logits,
-    architectures.sees_one_image_at_a_time,
-    architectures.every_parameter_learns,
-    architectures.is_drawn_from_the_seed,
-)
-_EVALUATOR = (
-    evaluators.lets_the_right_live_at_radius_0,
-    evaluators.takes_the_smallest_batches,
-    evaluators.evaluator_repeats_itself,
-    evaluators.keeps_to_its_batch_size,
-    evaluators.names_its_stages,
-)
-_WEIGHTS = (
-    weights.restores_the_weights,
-    weights.restores_the_weights_after_an_error,
-    weights.keeps_what_an_update_did,
-    weights.moves_statistics_once,
-    weights.repeats_itself,
-)
-_AVERAGING = (
-    averaging.never_touches_the_model,
-    averaging.shares_no_memory_with_the_model,
-    averaging.is_undisturbed_by_looking,
-    averaging.rests_on_weights_that_rest,
-    averaging.continues_from_its_state,
-    averaging.repeats_itself,
-)
-_MIXER = (
-    mixers.stays_in_the_box,
-    mixers.shares_sum_to_one,
-    mixers.leaves_what_it_is_given,
-    mixers.treats_class_shares_as_labels,
-    mixers.repeats_itself,
-    mixers.takes_a_single_image,
-)
-_PREPROCESSOR = (
-    preprocessors.stays_in_the_box,
-    preprocessors.has_the_size_that_it_states,
-    preprocessors.gives_a_gradient,
-    preprocessors.transforms_each_image_alone,
-    preprocessors.states_its_randomness,
-)
-_REGULARISER = (
-    regularisers.leaves_all_but_gradients,
-    regularisers.leaves_held_weights,
-    regularisers.is_finite_and_scalar,
-    regularisers.treats_class_shares_as_labels,
-    regularisers.continues_from_its_state,
-    regularisers.repeats_itself,
-)
-_SCHEDULE = (schedules.stays_between_0_and_1, schedules.depends_only_on_progress)
-_DIAGNOSTIC = (diagnostics.finds_plain_data, diagnostics.finds_it_again, diagnostics.leaves_the_network_alone)
+# Combinations of the arguments of a promise besides the member, by their names.
+_Given = Mapping[tuple[str, ...], Iterable[tuple[Any, ...]]]
 
 
 @dataclass(frozen=True)
@@ -145,36 +83,44 @@ def _named_in_a_spec(member: Member) -> None:
     assert type(spec).parse(spec.to_yaml(), "the printed spec") == spec, "a spec with it changes when it is printed"
 
 
-def _each(promises: tuple[Callable[..., None], ...]) -> Callable[[Member], Iterator[Case]]:
+def promises_in(module: ModuleType) -> list[Callable[..., None]]:
+    """Return the promises of a family: the public functions of its module that return nothing, in their order."""
+    return [
+        found
+        for name, found in vars(module).items()
+        if isfunction(found) and found.__module__ == module.__name__ and not name.startswith("_")
+        if signature(found).return_annotation is None
+    ]
+
+
+def _each(module: ModuleType) -> Callable[[Member], Iterator[Case]]:
     """Promises of a family whose members need no further arguments."""
 
     def cases(member: Member) -> Iterator[Case]:
         if member.family in spanning.DRIVES:
             yield Case("declares_that_it_spans_training", lambda: _spanning(member, build(member, member.smoke)))
-        for promise in promises:
+        for promise in promises_in(module):
             yield Case(promise.__name__, lambda promise=promise: promise(build(member, member.smoke)))  # type: ignore[misc]
 
     return cases
 
 
+def _given_to_each(module: ModuleType, built: Any, given: _Given) -> Iterator[Case]:
+    """Promises of a built member, each with all its combinations of arguments."""
+    for promise in promises_in(module):
+        _, *names = signature(promise).parameters
+        for values in given[tuple(names)]:
+            yield _case(promise, built, *values, on=", ".join(map(str, values)))
+
+
 def _attack(member: Member) -> Iterator[Case]:
-    attack = build(member, member.smoke)
-    for norm in member.norms:
-        for channels in (1, 3):
-            yield _case(attacks.stays_inside, attack, norm, channels, on=f"{norm}, {channels} channels")
-        for promise in (
-            attacks.at_radius_0_returns_x,
-            attacks.repeats_itself,
-            attacks.treats_each_image_alone,
-            attacks.treats_class_shares_as_labels,
-        ):
-            yield _case(promise, attack, norm, on=norm)
-    for mode in get_args(AttackBn):
-        for leaves in (attacks.leaves_the_model_alone, attacks.leaves_the_model_alone_when_it_fails):
-            yield _case(leaves, attack, usual_norm(member), mode, on=mode)
-    for norm in get_args(Norm):
-        if norm not in member.norms:
-            yield _case(attacks.refuses, attack, norm, on=norm)
+    given: _Given = {
+        ("norm", "channels"): [*product(member.norms, (1, 3))],
+        ("norm",): [(norm,) for norm in member.norms],
+        ("norm", "attack_bn"): [(usual_norm(member), mode) for mode in get_args(AttackBn)],
+        ("unsupported",): [(norm,) for norm in get_args(Norm) if norm not in member.norms],
+    }
+    yield from _given_to_each(attacks, build(member, member.smoke), given)
     if member.passes is not None:
         yield _case(costs.costs_at_most_what_it_declares, member)
 
@@ -188,7 +134,7 @@ def _defense(member: Member) -> Iterator[Case]:
 
         return run
 
-    for promise in _DEFENSE:
+    for promise in promises_in(defenses):
         yield Case(promise.__name__, tried(promise))
     yield Case("declares_that_it_spans_training", tried(partial(_spanning, member)))
     yield Case("costs_what_it_declares", partial(_cost, member), is_advice=member.passes is None)
@@ -218,33 +164,19 @@ def _cost(member: Member) -> None:
 
 def _architecture(member: Member) -> Iterator[Case]:
     shape, body = suitable_shape(member, member.smoke), body_builder(member, member.smoke)
-    for promise in _ARCHITECTURE:
+    for promise in promises_in(architectures):
         yield _case(promise, body, shape, on=shape.text)
 
 
 def _evaluator(member: Member) -> Iterator[Case]:
-    evaluator = build(member, member.smoke)
-    for norm in get_args(Norm):
-        yield _case(evaluators.gives_a_mask, evaluator, norm, on=norm)
-    for promise in _EVALUATOR:
-        yield _case(promise, evaluator)
+    given: _Given = {("norm",): [(norm,) for norm in get_args(Norm)], (): [()]}
+    yield from _given_to_each(evaluators, build(member, member.smoke), given)
     if member.passes is not None:
         yield _case(costs.costs_at_most_what_it_declares, member)
 
 
-def _weights(member: Member) -> Iterator[Case]:
-    # "none" means no part, in every family that has it.
-    yield from _each(_WEIGHTS if member.name == "none" else (*_WEIGHTS, weights.moves_the_weights))(member)
-
-
-def _regulariser(member: Member) -> Iterator[Case]:
-    acts = () if member.name == "none" else (regularisers.does_something,)
-    yield from _each((*_REGULARISER, *acts))(member)
-
-
 def _diagnostic(member: Member) -> Iterator[Case]:
-    for promise in _DIAGNOSTIC:
-        yield _case(promise, build(member, member.smoke), "linf", on="linf")
+    yield from _given_to_each(diagnostics, build(member, member.smoke), {("norm",): [("linf",)]})
 
 
 def _dataset(member: Member) -> Iterator[Case]:
@@ -258,15 +190,15 @@ def _optimizer(member: Member) -> Iterator[Case]:
 _FAMILIES: dict[str, Callable[[Member], Iterator[Case]]] = {
     "architectures": _architecture,
     "attacks": _attack,
-    "averaging": _each(_AVERAGING),
+    "averaging": _each(averaging),
     "datasets": _dataset,
     "defenses": _defense,
     "diagnostics": _diagnostic,
     "evaluators": _evaluator,
-    "mixers": _each(_MIXER),
+    "mixers": _each(mixers),
     "optimizers": _optimizer,
-    "preprocessors": _each(_PREPROCESSOR),
-    "regularisers": _regulariser,
-    "schedules": _each(_SCHEDULE),
-    "weights": _weights,
+    "preprocessors": _each(preprocessors),
+    "regularisers": _each(regularisers),
+    "schedules": _each(schedules),
+    "weights": _each(weights),
 }

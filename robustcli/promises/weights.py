@@ -9,6 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from robustcli.optimization.progress import Progress
 from robustcli.optimization.weights import WeightPerturbation
+from robustcli.optimization.weights.none import Unperturbed
 from robustcli.promises.model_state import Failing, PlannedError, changes, found_again, snapshot
 from robustcli.promises.networks import conv_net, images, labels
 
@@ -22,6 +23,9 @@ def _setting(model: nn.Module | None = None) -> tuple[nn.Module, Callable[[], Te
 
 
 def moves_the_weights(perturbation: WeightPerturbation) -> None:
+    """Every member but `none` perturbs the weights."""
+    if isinstance(perturbation, Unperturbed):
+        return
     model, loss = _setting()
     before = snapshot(model)
     with perturbation.start(model).around(model, loss, _PROGRESS):

@@ -1,6 +1,8 @@
 """Attacks, weight perturbations, averages and schedules keep their promises."""
 
 from collections.abc import Callable
+from inspect import signature
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from robustcli.data.mixers import Mixer
 from robustcli.diagnostics import Diagnostic
 from robustcli.optimization.averaging import Averaging
 from robustcli.optimization.regularisers import Regulariser
+from robustcli.optimization.schedules import Schedule
 from robustcli.optimization.weights import WeightPerturbation
 from robustcli.preprocessors import Preprocessor
 from robustcli.promises import attacks as attacks_promises
@@ -24,6 +27,7 @@ from robustcli.promises import schedules as schedules_promises
 from robustcli.promises import spanning
 from robustcli.promises import weights as weights_promises
 from robustcli.promises.build import build, settings_to_try
+from robustcli.promises.check import promises_in
 from robustcli.registry.catalog import catalog
 from robustcli.registry.types import AttackBn, Norm
 
@@ -54,28 +58,21 @@ def test_attack_stays_inside(name: str, norm: Norm, channels: int) -> None:
         attacks_promises.stays_inside(attack, norm, channels)
 
 
+def promises(module: ModuleType, *names: str) -> pytest.MarkDecorator:
+    """Parametrize over the promises of a family that take a member and some arguments."""
+    found = [promise for promise in promises_in(module) if [*signature(promise).parameters][1:] == [*names]]
+    return pytest.mark.parametrize("promise", found, ids=lambda promise: promise.__name__)
+
+
 @in_norms_it_knows
-@pytest.mark.parametrize(
-    "promise",
-    [
-        attacks_promises.at_radius_0_returns_x,
-        attacks_promises.repeats_itself,
-        attacks_promises.treats_each_image_alone,
-        attacks_promises.treats_class_shares_as_labels,
-    ],
-    ids=lambda promise: promise.__name__,
-)
+@promises(attacks_promises, "norm")
 def test_attack(name: str, norm: Norm, promise: Callable[..., None]) -> None:
     promise(smoke("attacks", name), norm)
 
 
 @of_every_attack
 @pytest.mark.parametrize("attack_bn", ["eval", "train", "batch_no_update"])
-@pytest.mark.parametrize(
-    "promise",
-    [attacks_promises.leaves_the_model_alone, attacks_promises.leaves_the_model_alone_when_it_fails],
-    ids=lambda promise: promise.__name__,
-)
+@promises(attacks_promises, "norm", "attack_bn")
 def test_attack_leaves_the_model(name: str, attack_bn: AttackBn, promise: Callable[..., None]) -> None:
     promise(smoke("attacks", name), norms_known_to(name)[0], attack_bn)
 
@@ -86,42 +83,14 @@ def test_attack_refuses_other_norms(name: str, norm: Norm) -> None:
 
 
 @pytest.mark.parametrize("name", names_of("weights"))
-@pytest.mark.parametrize(
-    "promise",
-    [
-        weights_promises.restores_the_weights,
-        weights_promises.restores_the_weights_after_an_error,
-        weights_promises.keeps_what_an_update_did,
-        weights_promises.moves_statistics_once,
-        weights_promises.repeats_itself,
-    ],
-    ids=lambda promise: promise.__name__,
-)
+@promises(weights_promises)
 def test_weight_perturbation(name: str, promise: Callable[[WeightPerturbation], None]) -> None:
     for perturbation in variants("weights", name):
         promise(perturbation)
 
 
-# "none" is the absence of a part, in every family that has it.
-@pytest.mark.parametrize("name", [name for name in names_of("weights") if name != "none"])
-def test_weight_perturbation_perturbs(name: str) -> None:
-    for perturbation in variants("weights", name):
-        weights_promises.moves_the_weights(perturbation)
-
-
 @pytest.mark.parametrize("name", names_of("averaging"))
-@pytest.mark.parametrize(
-    "promise",
-    [
-        averaging_promises.never_touches_the_model,
-        averaging_promises.shares_no_memory_with_the_model,
-        averaging_promises.is_undisturbed_by_looking,
-        averaging_promises.rests_on_weights_that_rest,
-        averaging_promises.continues_from_its_state,
-        averaging_promises.repeats_itself,
-    ],
-    ids=lambda promise: promise.__name__,
-)
+@promises(averaging_promises)
 @pytest.mark.parametrize("buffers", ["copy", "average", "re_estimate"])
 def test_averaging(name: str, buffers: str, promise: Callable[[Averaging], None]) -> None:
     member = catalog("averaging")[name]
@@ -131,70 +100,31 @@ def test_averaging(name: str, buffers: str, promise: Callable[[Averaging], None]
 
 
 @pytest.mark.parametrize("name", names_of("mixers"))
-@pytest.mark.parametrize(
-    "promise",
-    [
-        mixers_promises.stays_in_the_box,
-        mixers_promises.shares_sum_to_one,
-        mixers_promises.leaves_what_it_is_given,
-        mixers_promises.treats_class_shares_as_labels,
-        mixers_promises.mixes_labels_for_attack_and_loss_alike,
-        mixers_promises.repeats_itself,
-        mixers_promises.takes_a_single_image,
-    ],
-    ids=lambda promise: promise.__name__,
-)
+@promises(mixers_promises)
 def test_mixer(name: str, promise: Callable[[Mixer], None]) -> None:
     for mixer in variants("mixers", name):
         promise(mixer)
 
 
 @pytest.mark.parametrize("name", names_of("preprocessors"))
-@pytest.mark.parametrize(
-    "promise",
-    [
-        preprocessors_promises.stays_in_the_box,
-        preprocessors_promises.has_the_size_that_it_states,
-        preprocessors_promises.gives_a_gradient,
-        preprocessors_promises.transforms_each_image_alone,
-        preprocessors_promises.states_its_randomness,
-    ],
-    ids=lambda promise: promise.__name__,
-)
+@promises(preprocessors_promises)
 def test_preprocessor(name: str, promise: Callable[[Preprocessor], None]) -> None:
     for preprocess in variants("preprocessors", name):
         promise(preprocess)
 
 
 @pytest.mark.parametrize("name", names_of("regularisers"))
-@pytest.mark.parametrize(
-    "promise",
-    [
-        regularisers_promises.leaves_all_but_gradients,
-        regularisers_promises.leaves_held_weights,
-        regularisers_promises.is_finite_and_scalar,
-        regularisers_promises.treats_class_shares_as_labels,
-        regularisers_promises.continues_from_its_state,
-        regularisers_promises.repeats_itself,
-    ],
-    ids=lambda promise: promise.__name__,
-)
+@promises(regularisers_promises)
 def test_regulariser(name: str, promise: Callable[[Regulariser], None]) -> None:
     for regulariser in variants("regularisers", name):
         promise(regulariser)
 
 
-@pytest.mark.parametrize("name", [name for name in names_of("regularisers") if name != "none"])
-def test_regulariser_does_something(name: str) -> None:
-    for regulariser in variants("regularisers", name):
-        regularisers_promises.does_something(regulariser)
-
-
 @pytest.mark.parametrize("name", names_of("schedules"))
-def test_schedule(name: str) -> None:
+@promises(schedules_promises)
+def test_schedule(name: str, promise: Callable[[Schedule], None]) -> None:
     for schedule in variants("schedules", name):
-        schedules_promises.stays_between_0_and_1(schedule)
-        schedules_promises.depends_only_on_progress(schedule)
+        promise(schedule)
 
 
 @pytest.mark.parametrize(
@@ -213,23 +143,9 @@ def test_a_member_that_follows_training_undeclared_is_refused() -> None:
 
 @pytest.mark.parametrize("name", names_of("diagnostics"))
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize(
-    "promise",
-    [
-        diagnostics_promises.finds_plain_data,
-        diagnostics_promises.finds_it_again,
-        diagnostics_promises.leaves_the_network_alone,
-    ],
-    ids=lambda promise: promise.__name__,
-)
+@promises(diagnostics_promises, "norm")
 def test_diagnostic(name: str, norm: Norm, promise: Callable[[Diagnostic, Norm], None]) -> None:
     promise(smoke("diagnostics", name), norm)
-
-
-@pytest.mark.parametrize("name", names_of("diagnostics"))
-def test_diagnostic_does_not_depend_on_its_batches(name: str) -> None:
-    if "batch_size" in catalog("diagnostics")[name].parameters:
-        diagnostics_promises.finds_the_same(smoke("diagnostics", name, batch_size=3), smoke("diagnostics", name))
 
 
 @pytest.mark.parametrize(

@@ -57,10 +57,6 @@ def of_a_diagnostic(promise: Callable[..., None]) -> Callable[[Any], None]:
     return lambda diagnostic: promise(diagnostic, "linf")
 
 
-def does_not_depend_on_its_batches(kind: Any) -> None:
-    diagnostics_promises.finds_the_same(kind(batch_size=3), kind(batch_size=250))
-
-
 def training(step: type[zoo.Trained]) -> zoo.Training:
     return zoo.Training(step=step)
 
@@ -77,7 +73,7 @@ BROKEN: list[tuple[Callable[[Any], None], Any]] = [
     (of_a_diagnostic(diagnostics_promises.finds_it_again), zoo.FindsByChance()),
     (of_a_diagnostic(diagnostics_promises.leaves_the_network_alone), zoo.LeavesTheWeightsMoved()),
     (of_a_diagnostic(diagnostics_promises.leaves_the_network_alone), zoo.ForgetsItsHookWhenItFails()),
-    (does_not_depend_on_its_batches, zoo.LooksAtTheFirstBatch),
+    (of_a_diagnostic(diagnostics_promises.does_not_depend_on_its_batches), zoo.LooksAtTheFirstBatch()),
     (stays_inside, zoo.LeavesTheBall()),
     (stays_inside, zoo.LeavesTheBox()),
     (stays_inside, zoo.ReturnsNan()),

@@ -628,7 +628,7 @@ class ForgetsItsHookWhenItFails:
 
 @dataclass(frozen=True)
 class LooksAtTheFirstBatch:
-    batch_size: int
+    batch_size: int = 250
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise
