@@ -4,7 +4,7 @@ from torch import nn
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.plain import Chain, LargestPixel, activated, plain_layers
-from robustcli.registry.types import Activation, Count, Counts4, Gate, PlainDownsample, PlainNorm
+from robustcli.registry.types import Activation, Count, Counts4, Gate, PlainDownsample, PlainNorm, Upsample
 
 
 @ARCHITECTURES.register("alexnet", smoke={"width": 4})
@@ -18,7 +18,7 @@ def alexnet(
     channel_gate: Gate = "none",
     width: Count = 64,
     strides: Counts4 = (2, 2, 2, 2),
-    upsample: Count = 1,
+    upsample: Upsample = 1,
 ) -> nn.Module:
     """AlexNet for small images: five convolutions, three pools, global average, three linear layers.
 
@@ -26,17 +26,13 @@ def alexnet(
     Dropout (0.5, before the first two linear layers) draws from torch's global generator in training.
 
     Args:
-        activation: nonlinearity of all layers.
         norm: norm after every convolution: none (as published), batch, group, conv (preconditioned convolutions, then
             batch norms) or conv_running.
         downsample: max (max pools and a strided first convolution, as published), or average, flc or asap pooling in
             all four places.
-        channel_gate: gate after every activated convolution: none, se, residual_se or cifs (its probes learn with the
-            defense cifs).
         width: channels of the first convolution; the others have 3, 6, 4 and 4 times as many, the hidden layers 8
             times.
         strides: strides of the first convolution and the three pools; AlexNet-1122 of Xu et al. is [1, 1, 2, 2].
-        upsample: factor by which images are enlarged; every pixel is repeated.
 
     Reference: Krizhevsky, "One weird trick for parallelizing convolutional neural networks", 2014; this form: Xu et
         al., "Understanding Adversarial Robustness from Feature Maps of Convolutional Layers", TNNLS 2025.

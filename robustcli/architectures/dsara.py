@@ -38,9 +38,7 @@ def dsara(
             finds with more.
         cells: number of cells, at least 4, so that there is one of each kind.
         nodes: nodes of a cell; 4 as published.
-        activation: nonlinearity of all layers.
         norm: batch or group, without scale and shift; the network that the search finds has both.
-        downsample: how convolutions halve the sides: strided, or average, flc or asap pooling before a convolution.
 
     Reference: Ou et al., "Differentiable Search of Accurate and Robust Architectures", arXiv 2212.14049; cells:
         Liu, Simonyan and Yang, ICLR 2019.

@@ -12,7 +12,7 @@ from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.layers import Layers
 from robustcli.architectures.preactivation import DeepMindPreActResNet, PreActBlock, PreActBottleneck, PreActResNet
 from robustcli.architectures.weight_names import Settings, Tensors, residual_depth, usual_residual_depth, width_of
-from robustcli.registry.types import Activation, Count, Counts4, Downsample, Gate, NormLayer
+from robustcli.registry.types import Activation, Count, Counts4, Downsample, Gate, NormLayer, StemStride, Upsample
 
 # Blocks of each stage, by number of layers with weights.
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
@@ -58,9 +58,9 @@ def preact_resnet(
     downsample: Downsample = "strided",
     channel_gate: Gate = "none",
     width: Count = 64,
-    stem_stride: Literal[1, 2] = 1,
+    stem_stride: StemStride = 1,
     strides: Counts4 = (1, 2, 2, 2),
-    upsample: Count = 1,
+    upsample: Upsample = 1,
 ) -> nn.Module:
     """Pre-activation ResNet-{depth} for small images.
 
@@ -73,17 +73,11 @@ def preact_resnet(
             al.'s checkpoint). "b": activated input, norm (Rice et al., AWP). "c": raw input, norm (Wong et al.'s later
             code, FLC). "dm": DeepMind's, with a raw 3x3 projection, "SAME" padding, slow running statistics (momentum
             0.01) and a norm.
-        activation: nonlinearity of all layers.
         norm: batch, group, conv (preconditioned convolutions and batch norms) or conv_running (as conv, but evaluated
             with a running mean of the divisors). The paper has conv and conv_running only for networks that normalise
             the output of a convolution.
-        downsample: how convolutions halve the sides: strided, or average, flc or asap pooling before a convolution.
-        channel_gate: gate at the end of every residual branch: none, se, residual_se or cifs (its probes learn with
-            the defense cifs).
         width: channels of the stem and the first stage; each later stage has twice as many.
-        stem_stride: stride of the first convolution; 2 halves the resolution at once, for about a quarter of the cost.
         strides: strides of the four stages; [1, 1, 2, 2] makes the last map twice as wide.
-        upsample: factor by which images are enlarged before the stem; every pixel is repeated.
 
     Reference: He et al., "Identity Mappings in Deep Residual Networks", ECCV 2016; form "dm": Rebuffi et al.,
         "Fixing Data Augmentation to Improve Adversarial Robustness", 2021; strides and upsampling:
@@ -123,26 +117,20 @@ def preact_resnet50(
     downsample: Downsample = "strided",
     channel_gate: Gate = "none",
     width: Count = 64,
-    stem_stride: Literal[1, 2] = 1,
+    stem_stride: StemStride = 1,
     strides: Counts4 = (1, 2, 2, 2),
-    upsample: Count = 1,
+    upsample: Upsample = 1,
 ) -> nn.Module:
     """Pre-activation ResNet-50 for small images, with sixteen bottleneck blocks.
 
     Args:
         form: input of the projections on shortcuts, and end of the network. "a": raw input, no norm at the end. "b":
             activated input, norm. "c": raw input, norm.
-        activation: nonlinearity of all layers.
         norm: batch, group, conv (preconditioned convolutions and batch norms) or conv_running (as conv, but evaluated
             with a running mean of the divisors). The paper has conv and conv_running only for networks that normalise
             the output of a convolution.
-        downsample: how convolutions halve the sides: strided, or average, flc or asap pooling before a convolution.
-        channel_gate: gate at the end of every residual branch: none, se, residual_se or cifs (its probes learn with
-            the defense cifs).
         width: channels of the stem and inside the first stage; each later stage doubles it.
-        stem_stride: stride of the first convolution; 2 halves the resolution at once, for about a quarter of the cost.
         strides: strides of the four stages; [1, 1, 2, 2] makes the last map twice as wide.
-        upsample: factor by which images are enlarged before the stem; every pixel is repeated.
 
     Reference: He et al., "Identity Mappings in Deep Residual Networks", ECCV 2016; strides and upsampling:
         Xu et al., "Understanding Adversarial Robustness from Feature Maps of Convolutional Layers", TNNLS 2025.

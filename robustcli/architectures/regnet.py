@@ -8,7 +8,18 @@ from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.layers import Layers
 from robustcli.architectures.quantised_stages import RegNet, Stages, on_the_line, whole_groups
 from robustcli.errors import RobustCliError
-from robustcli.registry.types import AboveOne, Activation, Count, Downsample, Gate, NonNegative, NormLayer, Positive
+from robustcli.registry.types import (
+    AboveOne,
+    Activation,
+    Count,
+    Downsample,
+    Gate,
+    NonNegative,
+    NormLayer,
+    Positive,
+    StemStride,
+    Upsample,
+)
 
 # Squeeze-and-excitation of RegNetY, as a share of the input channels of a block.
 _SQUEEZE = 0.25
@@ -52,7 +63,7 @@ def regnet(
     norm: NormLayer = "batch",
     downsample: Downsample = "strided",
     channel_gate: Gate = "none",
-    upsample: Count = 1,
+    upsample: Upsample = 1,
 ) -> nn.Module:
     """RegNet by its published name: four stages of grouped bottleneck blocks, with widths on a quantised line.
 
@@ -66,12 +77,8 @@ def regnet(
             other widths of x_400mf and y_400mf than for ImageNet); "imagenet" has a stem of 32 channels, with stride 2
             in the stem and in every stage.
         activation: nonlinearity of all layers, except inside squeeze-and-excitation.
-        norm: batch, group, conv (preconditioned convolutions, then batch norms) or conv_running (as conv, but
-            evaluated with a running mean of the divisors, as published).
-        downsample: how convolutions halve the sides: strided, or average, flc or asap pooling before a convolution.
         channel_gate: gate at the end of every residual branch, in addition to the one inside the blocks of RegNetY:
             none, se, residual_se or cifs (its probes learn with the defense cifs).
-        upsample: factor by which images are enlarged before the stem; every pixel is repeated.
 
     Reference: Radosavovic et al., "Designing Network Design Spaces", CVPR 2020.
     """
@@ -100,7 +107,7 @@ def regnet_rule(
     norm: NormLayer = "batch",
     downsample: Downsample = "strided",
     channel_gate: Gate = "none",
-    upsample: Count = 1,
+    upsample: Upsample = 1,
 ) -> nn.Module:
     """RegNet by its rule: block j has the width w0 + wa j, rounded to the nearest w0 times a power of wm.
 
@@ -117,12 +124,8 @@ def regnet_rule(
         form: "small" has a stem of 64 channels with stride 1, and stride 1 in two stages; "imagenet" has a stem of 32
             channels, with stride 2 in the stem and in every stage.
         activation: nonlinearity of all layers, except inside squeeze-and-excitation.
-        norm: batch, group, conv (preconditioned convolutions, then batch norms) or conv_running (as conv, but
-            evaluated with a running mean of the divisors, as published).
-        downsample: how convolutions halve the sides: strided, or average, flc or asap pooling before a convolution.
         channel_gate: gate at the end of every residual branch, in addition to the one inside the blocks of RegNetY:
             none, se, residual_se or cifs (its probes learn with the defense cifs).
-        upsample: factor by which images are enlarged before the stem; every pixel is repeated.
 
     Reference: Radosavovic et al., "Designing Network Design Spaces", CVPR 2020.
     """
@@ -145,12 +148,12 @@ def regnet_stages(
     group_width: Count = 8,
     squeeze: NonNegative = 0.0,
     stem: Count = 64,
-    stem_stride: Literal[1, 2] = 1,
+    stem_stride: StemStride = 1,
     activation: Activation = "relu",
     norm: NormLayer = "batch",
     downsample: Downsample = "strided",
     channel_gate: Gate = "none",
-    upsample: Count = 1,
+    upsample: Upsample = 1,
 ) -> nn.Module:
     """RegNet with depths and widths stage by stage; the defaults are RegNetX-200MF for small images.
 
@@ -162,14 +165,9 @@ def regnet_stages(
         squeeze: channels inside squeeze-and-excitation, as a share of the input channels of the block; 0 gives RegNetX,
             0.25 RegNetY.
         stem: channels of the first convolution.
-        stem_stride: stride of the first convolution; 2 halves the resolution at once, for about a quarter of the cost.
         activation: nonlinearity of all layers, except inside squeeze-and-excitation.
-        norm: batch, group, conv (preconditioned convolutions, then batch norms) or conv_running (as conv, but
-            evaluated with a running mean of the divisors, as published).
-        downsample: how convolutions halve the sides: strided, or average, flc or asap pooling before a convolution.
         channel_gate: gate at the end of every residual branch, in addition to the one inside the blocks of RegNetY:
             none, se, residual_se or cifs (its probes learn with the defense cifs).
-        upsample: factor by which images are enlarged before the stem; every pixel is repeated.
 
     Reference: Radosavovic et al., "Designing Network Design Spaces", CVPR 2020.
     """

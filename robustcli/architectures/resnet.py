@@ -1,14 +1,12 @@
 """ResNets for small images, with activation after normalisation (key family RN)."""
 
-from typing import Literal
-
 from torch import nn
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.layers import Layers
 from robustcli.architectures.postactivation import BasicBlock, Bottleneck, ResNet
 from robustcli.architectures.weight_names import Settings, Tensors, usual_residual_depth, width_of
-from robustcli.registry.types import Activation, Count, Counts4, Downsample, Gate, NormLayer
+from robustcli.registry.types import Activation, Count, Counts4, Downsample, Gate, NormLayer, StemStride, Upsample
 
 # Block and number of blocks of each stage, by number of layers with weights.
 _DEPTHS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
@@ -53,9 +51,9 @@ def resnet(
     downsample: Downsample = "strided",
     channel_gate: Gate = "none",
     width: Count = 64,
-    stem_stride: Literal[1, 2] = 1,
+    stem_stride: StemStride = 1,
     strides: Counts4 = (1, 2, 2, 2),
-    upsample: Count = 1,
+    upsample: Upsample = 1,
 ) -> nn.Module:
     """ResNet-{depth} for small images, with activation after normalisation.
 
@@ -64,17 +62,9 @@ def resnet(
 
     Args:
         depth: layers with weights.
-        activation: nonlinearity of all layers.
-        norm: batch, group, conv (preconditioned convolutions, then batch norms) or conv_running (as conv, but
-            evaluated with a running mean of the divisors, as published).
-        downsample: how convolutions halve the sides: strided, or average, flc or asap pooling before a convolution.
-        channel_gate: gate at the end of every residual branch: none, se, residual_se or cifs (its probes learn with
-            the defense cifs).
         width: channels of the stem and the first stage; each later stage has twice as many.
-        stem_stride: stride of the first convolution; 2 halves the resolution at once, for about a quarter of the cost.
         strides: strides of the four stages; [1, 1, 2, 2] is ResNet{depth}-1122 of Xu et al., whose last map is 8 pixels
             wide.
-        upsample: factor by which images are enlarged before the stem; every pixel is repeated.
 
     Reference: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016; strides and upsampling: Xu et
         al., "Understanding Adversarial Robustness from Feature Maps of Convolutional Layers", TNNLS 2025.

@@ -64,9 +64,6 @@ def robnet(
     Args:
         width: channels of a node in the first third of the cells; 64 in RobNet-large-v2.
         cells: number of cells, 33 in RobNet-large-v2; those at one third and two thirds halve the resolution.
-        activation: nonlinearity of all layers.
-        norm: batch or group.
-        downsample: how convolutions halve the sides: strided, or average, flc or asap pooling before a convolution.
 
     Reference: Guo et al., "When NAS Meets Robustness: In Search of Robust Architectures against Adversarial
         Attacks", CVPR 2020.
@@ -91,9 +88,6 @@ def robnet_free(
 
     Args:
         width: channels of a node in the first third of the cells.
-        activation: nonlinearity of all layers.
-        norm: batch or group.
-        downsample: how convolutions halve the sides: strided, or average, flc or asap pooling before a convolution.
 
     Reference: Guo et al., "When NAS Meets Robustness: In Search of Robust Architectures against Adversarial
         Attacks", CVPR 2020; the cells: the authors' repository.

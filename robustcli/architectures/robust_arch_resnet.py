@@ -163,8 +163,6 @@ def robust_arch_resnet(
         activation: nonlinearity of the blocks, except inside squeeze-and-excitation.
         stem_activation: nonlinearity of the stem: silu in the text of the paper, relu in its code and published
             weights.
-        norm: batch or group.
-        downsample: how convolutions halve the sides: strided, or average, flc or asap pooling before a convolution.
         width: channels of the stem; those of the stages are proportional to it, in multiples of 8, and as published
             for 96.
         stem_stride: stride of the 7x7 convolution.

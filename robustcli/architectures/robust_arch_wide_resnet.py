@@ -49,7 +49,6 @@ def robust_arch_wide_resnet(
         stem: channels of the first convolution.
         activation: nonlinearity of all layers, except inside the gates.
         norm: batch or group; convolutions with one-sided padding cannot be preconditioned.
-        downsample: how convolutions halve the sides: strided, or average, flc or asap pooling before a convolution.
 
     Reference: Peng et al., "Robust Principles: Architectural Design Principles for Adversarially Robust CNNs", BMVC
         2023.

@@ -10,7 +10,7 @@ from robustcli.architectures.preactivation import PreActBlock
 from robustcli.architectures.robust_scaling import robust_scaling
 from robustcli.architectures.robust_stages import RobustResBlock, RobustStages
 from robustcli.architectures.weight_names import Settings, Tensors, has_three_stages, three_stages
-from robustcli.registry.types import Activation, Count, Counts3, Downsample, NormLayer, Positive
+from robustcli.registry.types import Activation, Counts3, Downsample, NormLayer, Positive, Upsample
 
 
 def suggested(tensors: Tensors) -> Settings | None:
@@ -35,7 +35,7 @@ def robust_resnet(
     activation: Activation = "relu",
     norm: NormLayer = "batch",
     downsample: Downsample = "strided",
-    upsample: Count = 1,
+    upsample: Upsample = 1,
 ) -> nn.Module:
     """RobustResNet: deep and narrow, small last stage, multi-scale blocks with residual squeeze-and-excitation.
 
@@ -53,11 +53,6 @@ def robust_resnet(
             its planes as outputs.
         expands_activated: the first convolution of a robust block reads the activated input, not the raw input as in
             the published code.
-        activation: nonlinearity of all layers.
-        norm: batch, group, conv (preconditioned convolutions and batch norms) or conv_running (as conv, but evaluated
-            with a running mean of the divisors).
-        downsample: how convolutions halve the sides: strided, or average, flc or asap pooling before a convolution.
-        upsample: factor by which images are enlarged before the stem; every pixel is repeated.
 
     Reference: Huang et al., "Revisiting Residual Networks for Adversarial Robustness", CVPR 2023.
     """

@@ -7,7 +7,7 @@ from robustcli.architectures.layers import Layers
 from robustcli.architectures.robust_stages import RobustStages
 from robustcli.architectures.weight_names import Settings, Tensors, has_three_stages, three_stages
 from robustcli.architectures.wide_stages import WideBlock
-from robustcli.registry.types import Activation, Count, Counts3, Downsample, Gate, NormLayer
+from robustcli.registry.types import Activation, Counts3, Downsample, Gate, NormLayer, Upsample
 
 
 def suggested(tensors: Tensors) -> Settings | None:
@@ -30,7 +30,7 @@ def robust_wide_resnet(
     norm: NormLayer = "batch",
     downsample: Downsample = "strided",
     channel_gate: Gate = "none",
-    upsample: Count = 1,
+    upsample: Upsample = 1,
 ) -> nn.Module:
     """Wide residual network with separate depths and widths of its three stages; the defaults give WRN-34-R.
 
@@ -39,13 +39,6 @@ def robust_wide_resnet(
     Args:
         depths: blocks in each stage.
         widths: factors on the 16, 32 and 64 channels of the stages.
-        activation: nonlinearity of all layers.
-        norm: batch, group, conv (preconditioned convolutions and batch norms) or conv_running (as conv, but evaluated
-            with a running mean of the divisors).
-        downsample: how convolutions halve the sides: strided, or average, flc or asap pooling before a convolution.
-        channel_gate: gate at the end of every residual branch: none, se, residual_se or cifs (its probes learn with
-            the defense cifs).
-        upsample: factor by which images are enlarged before the stem; every pixel is repeated.
 
     Reference: Huang et al., "Exploring Architectural Ingredients of Adversarially Robust Deep Neural Networks",
         NeurIPS 2021.

@@ -1,14 +1,12 @@
 """SENet-18 for small images: pre-activation blocks that end with squeeze-and-excitation."""
 
-from typing import Literal
-
 from torch import nn
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.layers import Layers
 from robustcli.architectures.postactivation import ResNet
 from robustcli.architectures.preactivation import PreActBlock
-from robustcli.registry.types import Activation, Count, Counts4, Downsample, NormLayer
+from robustcli.registry.types import Activation, Count, Counts4, Downsample, NormLayer, StemStride, Upsample
 
 
 @ARCHITECTURES.register("senet18", smoke={"width": 8, "reduction": 2})
@@ -21,9 +19,9 @@ def senet18(
     norm: NormLayer = "batch",
     downsample: Downsample = "strided",
     width: Count = 64,
-    stem_stride: Literal[1, 2] = 1,
+    stem_stride: StemStride = 1,
     strides: Counts4 = (1, 2, 2, 2),
-    upsample: Count = 1,
+    upsample: Upsample = 1,
 ) -> nn.Module:
     """SENet-18 for small images: eight pre-activation blocks that end with squeeze-and-excitation.
 
@@ -33,13 +31,8 @@ def senet18(
     Args:
         reduction: reduction of the channels inside squeeze-and-excitation; at least one channel remains.
         activation: nonlinearity of all layers, except inside squeeze-and-excitation.
-        norm: batch, group, conv (preconditioned convolutions and batch norms) or conv_running (as conv, but evaluated
-            with a running mean of the divisors).
-        downsample: how convolutions halve the sides: strided, or average, flc or asap pooling before a convolution.
         width: channels of the stem and the first stage; each later stage has twice as many.
-        stem_stride: stride of the first convolution; 2 halves the resolution at once, for about a quarter of the cost.
         strides: strides of the four stages; [1, 1, 2, 2] makes the last map twice as wide.
-        upsample: factor by which images are enlarged before the stem; every pixel is repeated.
 
     Reference: Hu, Shen and Sun, "Squeeze-and-Excitation Networks", CVPR 2018.
     """

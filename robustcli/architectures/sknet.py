@@ -204,9 +204,7 @@ def sknet(
             used networks. "paper": each reads all channels, and the attention has 1/16 of them, at least 32. The
             networks of the paper also have 32 groups and twice the width.
         form: "small" has a 3x3 stem of stride 1; "imagenet" has a 7x7 stem of stride 2 and a max pool.
-        activation: nonlinearity of all layers.
         norm: batch or group (one group inside the attention); dilated convolutions cannot be preconditioned.
-        downsample: how convolutions halve the sides: strided, or average, flc or asap pooling before a convolution.
         channel_gate: gate at the end of every residual branch, in addition to the attention: none, se, residual_se or
             cifs (its probes learn with the defense cifs).
         width: channels of the stem and the first stage; each later stage has twice as many.

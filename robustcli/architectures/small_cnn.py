@@ -27,9 +27,6 @@ def small_cnn(
     the network does not have, and for pools, which do not fit kernels of even size.
 
     Args:
-        activation: nonlinearity of all layers.
-        channel_gate: gate after every activated convolution: none, se, residual_se or cifs (its probes learn with the
-            defense cifs).
         width: channels of the first convolution; the second has twice as many.
         hidden: units of the hidden linear layer.
 

@@ -22,9 +22,6 @@ def timm(shape: ImageShape, /, *, model: str, stem: Stem = "as_it_is") -> nn.Mod
 
     Args:
         model: name of the network in timm, such as resnet50d or mobilenetv3_large_100.
-        stem: "small" keeps the resolution of small images: the first convolution gets stride 1 and a kernel of at most
-            3x3, and a pool right after it is removed, so resnet18 becomes the resnet18 of this project. Later strides
-            stay. Networks that cut images into patches have no such stem and are rejected.
 
     Reference: Wightman, "PyTorch Image Models", 2019, doi 10.5281/zenodo.4414861.
     """

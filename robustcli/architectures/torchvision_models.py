@@ -70,9 +70,6 @@ def torchvision(shape: ImageShape, /, *, model: str, stem: Stem = "as_it_is") ->
 
     Args:
         model: name of the network in torchvision, such as resnet50 or convnext_tiny.
-        stem: "small" keeps the resolution of small images: the first convolution gets stride 1 and a kernel of at most
-            3x3, and a pool right after it is removed, so resnet18 becomes the resnet18 of this project. Later strides
-            stay. Networks that cut images into patches have no such stem and are rejected.
 
     Reference: Marcel and Rodriguez, "Torchvision the machine-vision package of Torch", ACM Multimedia 2010.
     """

@@ -6,7 +6,7 @@ from torch import nn
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.plain import Chain, LargestPixel, activated, plain_layers
-from robustcli.registry.types import Activation, Count, Counts5, Gate, PlainDownsample, PlainNorm
+from robustcli.registry.types import Activation, Count, Counts5, Gate, PlainDownsample, PlainNorm, Upsample
 
 # Channels of the five groups of convolutions, relative to the first.
 _WIDTHS = (1, 2, 4, 8, 8)
@@ -30,7 +30,7 @@ def vgg(
     channel_gate: Gate = "none",
     width: Count = 64,
     strides: Counts5 = (2, 2, 2, 2, 2),
-    upsample: Count = 1,
+    upsample: Upsample = 1,
 ) -> nn.Module:
     """VGG-{depth} for small images: five groups of 3x3 convolutions with a pool after each.
 
@@ -39,15 +39,9 @@ def vgg(
     Args:
         depth: layers with weights, three of which are the linear ones of form rcm.
         form: "rcm" ends with three linear layers and dropout (Xu et al.); "kuangliu" with a single linear layer.
-        activation: nonlinearity of all layers.
-        norm: norm after every convolution: batch, none, group, conv (preconditioned convolutions, then batch norms) or
-            conv_running.
         downsample: pools: max, average, flc or asap.
-        channel_gate: gate after every activated convolution: none, se, residual_se or cifs (its probes learn with the
-            defense cifs).
         width: channels of the first group; the others have 2, 4, 8 and 8 times as many, hidden layers 4 times.
         strides: strides of the five pools; 1 leaves a pool out, so [1, 1, 2, 2, 2] is the string 11222 of Xu et al.
-        upsample: factor by which images are enlarged; every pixel is repeated.
 
     Reference: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR
         2015; form rcm: Xu et al., "Understanding Adversarial Robustness from Feature Maps of Convolutional Layers",

@@ -9,7 +9,7 @@ from robustcli.architectures.layers import Layers
 from robustcli.architectures.weight_names import Settings, Tensors, counts
 from robustcli.architectures.wide_stages import DeepMindWideResNet, WideResNet
 from robustcli.errors import RobustCliError
-from robustcli.registry.types import Activation, Count, Counts3, Downsample, Gate, NormLayer
+from robustcli.registry.types import Activation, Count, Counts3, Downsample, Gate, NormLayer, StemStride, Upsample
 
 # Channels of the stem; stage g has 16 * widen * 2**g.
 _STEM = 16
@@ -49,9 +49,9 @@ def wide_resnet(
     norm: NormLayer = "batch",
     downsample: Downsample = "strided",
     channel_gate: Gate = "none",
-    stem_stride: Literal[1, 2] = 1,
+    stem_stride: StemStride = 1,
     strides: Counts3 = (1, 2, 2),
-    upsample: Count = 1,
+    upsample: Upsample = 1,
 ) -> nn.Module:
     """Wide residual network WRN-depth-widen: three stages of wide pre-activation blocks.
 
@@ -63,16 +63,10 @@ def wide_resnet(
         widen: factor on the widths 16, 32 and 64 of the three stages.
         form: "trades" pads strided convolutions symmetrically; "deepmind" pads them only at the right and the bottom,
             with slower running statistics (momentum 0.01). Weights of one form lose accuracy in the other.
-        activation: nonlinearity of all layers; pssilu has one set of parameters for the whole network.
         norm: batch, group, conv (preconditioned convolutions and batch norms) or conv_running (as conv, but evaluated
             with a running mean of the divisors). The paper has conv and conv_running only for networks that normalise
             the output of a convolution; the form "deepmind" does not support them.
-        downsample: how convolutions halve the sides: strided, or average, flc or asap pooling before a convolution.
-        channel_gate: gate at the end of every residual branch: none, se, residual_se or cifs (its probes learn with
-            the defense cifs).
-        stem_stride: stride of the first convolution; 2 halves the resolution at once, for about a quarter of the cost.
         strides: strides of the three stages; [1, 1, 2] makes the last map twice as wide.
-        upsample: factor by which images are enlarged before the stem; every pixel is repeated.
 
     Reference: Zagoruyko and Komodakis, "Wide Residual Networks", BMVC 2016; forms: Zhang et al., "Theoretically
     Principled Trade-off between Robustness and Accuracy", ICML 2019, and Gowal et al., "Uncovering the Limits of

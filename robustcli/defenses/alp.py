@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from robustcli.attacks.pgd import Pgd
 from robustcli.defenses import DEFENSES, Batch, StatelessLoss
 from robustcli.defenses.min_max import MinMax
-from robustcli.registry.types import AttackBn, NonNegative, Positive, Size
+from robustcli.registry.types import AttackBn, NonNegative, Start, Steps, StepSize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +42,9 @@ def alp(
     pairing_weight: NonNegative = 0.5,
     pairing: Literal["squared", "norm"] = "squared",
     cross_entropies: Literal["mean", "sum"] = "mean",
-    steps: Size = 10,
-    step_size: Positive | None = None,
-    start: Literal["random", "clean"] = "random",
+    steps: Steps = 10,
+    step_size: StepSize = None,
+    start: Start = "random",
     attack_bn: AttackBn = "eval",
 ) -> MinMax:
     """Cross-entropy on clean and adversarial images plus the distance between their logits.
@@ -63,10 +63,6 @@ def alp(
             public re-implementation MTandHJ/PyTorch-Robust.
         cross_entropies: "mean" of the clean and the adversarial cross-entropy, our reading of the paper, or their
             "sum", as in that re-implementation.
-        steps: gradient steps of the attack.
-        step_size: length of one step in the unit of eps; null is a quarter of eps (2/255 for 8/255).
-        start: start of the attack: a random point of the threat set, or the clean image.
-        attack_bn: mode of the model while it is attacked: eval, train or batch_no_update.
 
     Reference: Kannan, Kurakin and Goodfellow, 2018, arXiv 1803.06373.
     """

@@ -15,7 +15,7 @@ from robustcli.defenses import DEFENSES, Batch, Metrics, OuterLoss
 from robustcli.defenses.min_max import MinMax, adjusted
 from robustcli.errors import RobustCliError
 from robustcli.optimization.progress import Progress
-from robustcli.registry.types import AttackBn, Count, Positive, Share, Size
+from robustcli.registry.types import AttackBn, Count, Share, Size, StepSize
 from robustcli.threat.noise import Noise
 
 
@@ -124,7 +124,7 @@ def cat(
     first_steps: Size = 1,
     increase: Count = 1,
     raise_at: Share = 0.5,
-    step_size: Positive | None = None,
+    step_size: StepSize = None,
     attack_bn: AttackBn = "eval",
 ) -> MinMax:
     """Cross-entropy at adversarial images of PGD, with more steps once the network resists the current ones.
@@ -144,8 +144,6 @@ def cat(
         first_steps: K of the first epoch; 0 is random noise.
         increase: steps added at a time.
         raise_at: accuracy on the adversarial images of an epoch at which K rises.
-        step_size: length of one step in the unit of eps; null is a quarter of eps.
-        attack_bn: mode of the model while it is attacked: eval, train or batch_no_update.
 
     Reference: Cai, Du, Liu and Song, "Curriculum Adversarial Training", IJCAI 2018, arXiv 1805.04807.
     """

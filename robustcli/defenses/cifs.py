@@ -11,7 +11,7 @@ from robustcli.attacks.losses import labels_of
 from robustcli.defenses import DEFENSES, Batch, StatelessLoss, refuse_shares
 from robustcli.defenses.min_max import MinMax
 from robustcli.errors import RobustCliError
-from robustcli.registry.types import AttackBn, NonNegative, Positive, Size
+from robustcli.registry.types import AttackBn, NonNegative, Positive, Start, Steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +48,9 @@ def cifs(
     beta: NonNegative = 2.0,
     attack_beta: NonNegative = 2.0,
     soft_labels: Literal["refuse", "largest"] = "refuse",
-    steps: Size = 10,
+    steps: Steps = 10,
     step_size: Positive | None = None,
-    start: Literal["random", "clean"] = "random",
+    start: Start = "random",
     attack_bn: AttackBn = "eval",
 ) -> MinMax:
     """Joint cross-entropy of a network and the probes of its channel gates, at adversarial images that maximise it.
@@ -70,10 +70,7 @@ def cifs(
         attack_beta: total weight of the probes in the objective of the attack.
         soft_labels: rule for mixed or smoothed labels, which the paper does not have: "refuse" them, or give the gates
             the class with the "largest" share (our choice).
-        steps: gradient steps of the attack.
         step_size: length of one step in the unit of eps; null is a quarter of eps (2/255 for 8/255, as released).
-        start: start of the attack: a random point of the threat set, or the clean image.
-        attack_bn: mode of the model while it is attacked: eval (as released), train or batch_no_update.
 
     Reference: Yan et al., ICML 2021.
     """

@@ -15,7 +15,7 @@ from robustcli.attacks.pgd import Pgd
 from robustcli.defenses import DEFENSES, Batch, Metrics, OuterLoss
 from robustcli.defenses.min_max import MinMax
 from robustcli.optimization.progress import Progress
-from robustcli.registry.types import AttackBn, NonNegative, Positive, Size
+from robustcli.registry.types import AttackBn, NonNegative, Positive, StartStd, Steps
 from robustcli.threat.noise import Noise
 
 
@@ -136,9 +136,9 @@ def dial(
     hidden: tuple[int, ...] = (100,),
     head_norm: bool = True,
     reversal: Literal["epoch", "update"] = "epoch",
-    steps: Size = 10,
+    steps: Steps = 10,
     step_size: Positive | None = None,
-    start_std: Positive = 0.001,
+    start_std: StartStd = 0.001,
     attack_bn: AttackBn = "eval",
 ) -> MinMax:
     """TRADES (or clean plus adversarial cross-entropy) with features that hide which images are adversarial.
@@ -164,10 +164,7 @@ def dial(
         head_norm: whether a batch norm follows each hidden layer.
         reversal: meaning of p in the strength 2 / (1 + exp(-10 p)) - 1: "epoch", p = epochs / all epochs, counted from
             1, as in effect in the released code; or "update", the completed share of all updates.
-        steps: gradient steps of the attack.
         step_size: length of one step in the unit of eps; null is a quarter of eps; as released 0.007.
-        start_std: the attack starts at x plus this times normal noise.
-        attack_bn: mode of the model while it is attacked: eval (as released), train or batch_no_update.
 
     Reference: Levi, Attias and Kontorovich, TMLR 2022, arXiv 2104.00322.
     """

@@ -19,7 +19,7 @@ from robustcli.defenses.min_max import MinMax
 from robustcli.errors import RobustCliError
 from robustcli.optimization.progress import Progress
 from robustcli.optimization.weights.perturbed_weights import perturbed_weights
-from robustcli.registry.types import AttackBn, NonNegative, Positive, Share, Size
+from robustcli.registry.types import AttackBn, NonNegative, Positive, Share, Steps
 from robustcli.runtime import ranks
 from robustcli.threat.noise import Noise
 
@@ -222,7 +222,7 @@ def dsara(
     adversarial_weight: Positive = 0.1,
     alpha_lr: Positive = 3e-4,
     alpha_weight_decay: NonNegative = 1e-3,
-    steps: Size = 7,
+    steps: Steps = 7,
     step_size: Positive | None = None,
     attack_bn: AttackBn = "eval",
 ) -> MinMax:
@@ -252,9 +252,7 @@ def dsara(
             shorter of two gradients, so a small weight favours this loss.
         alpha_lr: constant learning rate of the alphas, the logits of the shares.
         alpha_weight_decay: weight decay of the alphas.
-        steps: gradient steps of the attack.
         step_size: length of one step in the unit of eps; null is a quarter of eps (2/255 for 8/255, as published).
-        attack_bn: mode of the model while it is attacked: eval, train or batch_no_update.
 
     Reference: Ou et al., arXiv 2212.14049; Ou, Feng and Sun, CVPR 2024; common direction: Desideri, Comptes
         Rendus Mathematique, 2012.

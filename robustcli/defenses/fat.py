@@ -59,7 +59,6 @@ def fat(
         step_size: length of one step in the unit of eps; null is a quarter of eps; as released 0.007.
         noise_std: standard deviation of normal noise added to every step, in pixels of [0, 1].
         start: start of the attack: a random point of the threat set, or x plus 0.001 times normal noise.
-        attack_bn: mode of the model while it is attacked: eval (as released), train or batch_no_update.
 
     Reference: Zhang et al., ICML 2020, Algorithms 1 and 2; arXiv 2002.11242.
     """

@@ -18,10 +18,6 @@ def fgsm(*, attack_bn: AttackBn = "train") -> MinMax:
     First setting: a cyclic schedule of 15 to 30 epochs and a validation split; watch for a sudden fall of robust
     accuracy.
 
-    Args:
-        attack_bn: mode of the model while it is attacked: train (as in published single-step code), eval or
-            batch_no_update.
-
     Reference: Goodfellow, Shlens and Szegedy, ICLR 2015; the failure: Wong, Rice and Kolter, ICLR 2020.
     """
     return MinMax(attack=Fgsm(), loss=AdversarialCrossEntropy(), attack_bn=attack_bn)

@@ -30,7 +30,6 @@ def fw_at(
         steps: gradient steps of the attack; 1 from the clean image is FGSM.
         c: step k has weight c / (c + k); the released code has 2.
         start: point of the first gradient: the clean image, or a random point of the threat set.
-        attack_bn: mode of the model while it is attacked: eval (as released), train or batch_no_update.
 
     Reference: Tsiligkaridis and Roberts, CVPR 2022, arXiv 2012.12368.
     """

@@ -1,7 +1,6 @@
 """Training on clean and adversarial images in a fixed proportion."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 from robustcli.attacks.pgd import Pgd
 from robustcli.defenses import DEFENSES, Batch, StatelessLoss
 from robustcli.defenses.min_max import MinMax
-from robustcli.registry.types import AttackBn, Positive, Share, Size
+from robustcli.registry.types import AttackBn, Share, Start, Steps, StepSize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +30,9 @@ class MixedCrossEntropy(StatelessLoss):
 def half_half(
     *,
     share: Share = 0.5,
-    steps: Size = 10,
-    step_size: Positive | None = None,
-    start: Literal["random", "clean"] = "random",
+    steps: Steps = 10,
+    step_size: StepSize = None,
+    start: Start = "random",
     attack_bn: AttackBn = "eval",
 ) -> MinMax:
     """Cross-entropy on adversarial and on clean images, half and half by default.
@@ -46,10 +45,6 @@ def half_half(
 
     Args:
         share: a, the weight of the adversarial images; 1 is PGD-AT, 0 is natural training.
-        steps: gradient steps of the attack.
-        step_size: length of one step in the unit of eps; null is a quarter of eps (2/255 for 8/255).
-        start: start of the attack: a random point of the threat set, or the clean image.
-        attack_bn: mode of the model while it is attacked: eval, train or batch_no_update.
 
     Reference: Goodfellow, Shlens and Szegedy, ICLR 2015 (with one step); with PGD, Kannan et al., 2018.
     """

@@ -17,7 +17,7 @@ from robustcli.defenses.min_max import MinMax
 from robustcli.errors import RobustCliError
 from robustcli.optimization.progress import Progress
 from robustcli.optimization.rates import copy_rates
-from robustcli.registry.types import AttackBn, NonNegative, Positive, Size
+from robustcli.registry.types import AttackBn, NonNegative, Positive, StartStd, Steps, StepSize
 from robustcli.runtime import ranks
 from robustcli.store import checkpoint
 from robustcli.threat.noise import Noise
@@ -124,9 +124,9 @@ def hat(
     beta: NonNegative = 2.5,
     helper_weight: NonNegative = 0.5,
     extrapolation: Positive = 2.0,
-    steps: Size = 10,
-    step_size: Positive | None = None,
-    start_std: Positive = 0.001,
+    steps: Steps = 10,
+    step_size: StepSize = None,
+    start_std: StartStd = 0.001,
     attack_bn: AttackBn = "eval",
 ) -> MinMax:
     """TRADES plus the cross-entropy at an image beyond the adversarial one, with the label that a helper predicts.
@@ -147,10 +147,6 @@ def hat(
         beta: weight of the divergence: 2.5, and 3.5 with extra data, as released.
         helper_weight: gamma, the weight of the third term; 0 is TRADES.
         extrapolation: h, how far beyond: 1 is the adversarial image itself.
-        steps: gradient steps of the attack.
-        step_size: length of one step in the unit of eps; null is a quarter of eps (2/255 for 8/255).
-        start_std: the attack starts at x plus this times normal noise.
-        attack_bn: mode of the model while it is attacked: eval (as released), train or batch_no_update.
 
     Reference: Rade and Moosavi-Dezfooli, ICLR 2022.
     """

@@ -9,7 +9,7 @@ from robustcli.attacks.losses import cross_entropy, labels_of, shares_of
 from robustcli.attacks.pgd import Pgd
 from robustcli.defenses import DEFENSES, Batch, StatelessLoss, refuse_shares
 from robustcli.defenses.min_max import MinMax
-from robustcli.registry.types import AttackBn, NonNegative, Positive, Size
+from robustcli.registry.types import AttackBn, NonNegative, Positive, StartStd, Steps
 
 # Keeps the logarithms and the weight away from zero, as in the released code.
 _RIVAL_CEILING, _FLOOR, _WEIGHT_CEILING = 1.0001, 1e-12, 1.0000001
@@ -46,9 +46,9 @@ def mart(
     *,
     beta: NonNegative = 6.0,
     soft_labels: Literal["refuse", "expected"] = "refuse",
-    steps: Size = 10,
+    steps: Steps = 10,
     step_size: Positive | None = None,
-    start_std: Positive = 0.001,
+    start_std: StartStd = 0.001,
     attack_bn: AttackBn = "eval",
 ) -> MinMax:
     """Boosted cross-entropy at the adversarial image plus beta times KL(p(x) || p(x')), weighted by 1 - p_y(x).
@@ -66,10 +66,7 @@ def mart(
         soft_labels: rule for mixed or smoothed labels, which the paper does not have: "refuse" them, or take the
             "expected" value over class shares q (our choice): the weight is 1 - sum q_c p_c, and r is any class but
             the likeliest of q.
-        steps: gradient steps of the attack.
         step_size: length of one step in the unit of eps; null is a quarter of eps; as released 0.007.
-        start_std: the attack starts at x plus this times normal noise.
-        attack_bn: mode of the model while it is attacked: eval (as released), train or batch_no_update.
 
     Reference: Wang et al., ICLR 2020, section 3; constants from the released code.
     """

@@ -86,7 +86,6 @@ def multi_norm(
         steps: gradient steps in each threat model.
         step_size: length of one step in the spec's threat model, in the unit of its eps; null is a quarter of eps.
         start: start of the attacks: a random point of their threat set (of the spec's, for msd), or the clean image.
-        attack_bn: mode of the model while it is attacked: eval, train or batch_no_update.
 
     Reference: Tramer and Boneh, NeurIPS 2019 (max and average); Maini, Wong and Kolter, ICML 2020 (msd); Madaan,
         Shin and Hwang, ICML 2021 (random).

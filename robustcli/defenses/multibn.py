@@ -92,7 +92,6 @@ def multibn(
         steps: gradient steps in each threat model.
         step_size: length of one step in the spec's threat model, in the unit of its eps; null is a quarter of eps.
         start: start of the attacks: a random point of their threat set, or the clean image.
-        attack_bn: mode of the model while it is attacked: eval, train or batch_no_update.
 
     Reference: Lo and Patel, IEEE TIP 2022; two branches: Xie and Yuille, ICLR 2020; Xie et al., CVPR 2020.
     """

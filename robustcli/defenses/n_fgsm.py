@@ -31,7 +31,6 @@ def n_fgsm(
         clip: clip the perturbation to this many times eps; null (as published) does not clip, 1 is the threat set.
         clamp_noise: whether the noise is clipped to [0, 1] before the step is added, as in the released code for
             CIFAR; false, as in that for ImageNet, clips only the sum.
-        attack_bn: mode of the model while it is attacked: train (as released), eval or batch_no_update.
 
     Reference: de Jorge et al., "Make Some Noise: Reliable and Efficient Single-Step Adversarial Training",
         NeurIPS 2022.

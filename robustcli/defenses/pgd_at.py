@@ -9,7 +9,7 @@ from robustcli.defenses import DEFENSES
 from robustcli.defenses.min_max import AdversarialCrossEntropy, MinMax, StatelessCurriculum, adjusted
 from robustcli.errors import RobustCliError
 from robustcli.optimization.progress import Progress
-from robustcli.registry.types import AttackBn, Positive, ProperShare, Size
+from robustcli.registry.types import AttackBn, ProperShare, Start, Steps, StepSize
 from robustcli.threat.noise import derive
 
 
@@ -33,9 +33,9 @@ class CleanBatches(StatelessCurriculum):
 @DEFENSES.register("pgd_at", added={"reach_eps": False, "clean_batches": 0.0}, smoke={"steps": 2}, passes=(11, 10, 1))
 def pgd_at(
     *,
-    steps: Size = 10,
-    step_size: Positive | None = None,
-    start: Literal["random", "clean"] = "random",
+    steps: Steps = 10,
+    step_size: StepSize = None,
+    start: Start = "random",
     keep: Literal["last", "best"] = "last",
     attack_bn: AttackBn = "eval",
     reach_eps: bool = False,
@@ -54,11 +54,7 @@ def pgd_at(
     late in training.
 
     Args:
-        steps: gradient steps of the attack.
-        step_size: length of one step in the unit of eps; null is a quarter of eps (2/255 for 8/255).
-        start: start of the attack: a random point of the threat set, or the clean image.
         keep: the last point of the attack, or the one with the highest loss (costs one more forward).
-        attack_bn: mode of the model while it is attacked: eval, train or batch_no_update.
         reach_eps: whether steps whose sum is shorter than eps are lengthened to eps / steps.
         clean_batches: share of the batches whose attack starts at the clean images regardless of `start`, in the same
             updates for every seed; 0.2 in the code that smooth adversarial training builds on.

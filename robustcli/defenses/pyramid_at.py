@@ -11,7 +11,7 @@ from robustcli.attacks.matched_masks import masks_matched
 from robustcli.attacks.pyramid import Pyramid
 from robustcli.defenses import DEFENSES, Batch, StatelessLoss
 from robustcli.defenses.min_max import MinMax
-from robustcli.registry.types import AttackBn, NonNegative, Positive, Size
+from robustcli.registry.types import AttackBn, NonNegative, Positive, Steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ def pyramid_at(
     *,
     adv_weight: NonNegative = 1.0,
     masks: Literal["same", "rates"] = "same",
-    steps: Size = 5,
+    steps: Steps = 5,
     step_size: Positive | None = None,
     sides: tuple[int, ...] = (32, 16, 1),
     multipliers: tuple[float, ...] = (20.0, 10.0, 1.0),
@@ -69,7 +69,6 @@ def pyramid_at(
         masks: "same": attack, clean and adversarial pass use the same masks of dropout and stochastic depth; "rates":
             the attack keeps one draw, each other pass draws its own, at equal rates. The released code redraws dropout
             and shares stochastic depth; the paper calls both matched.
-        steps: gradient steps of the attack.
         step_size: length of one step in the unit of eps; null is a quarter of eps; as published a sixth.
         sides: side of the cells of each resolution, in pixels; published for images of 224 pixels.
         multipliers: multiple of eps for each resolution.

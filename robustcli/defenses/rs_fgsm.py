@@ -21,7 +21,6 @@ def rs_fgsm(*, step_size: Positive | None = None, clamp_noise: bool = True, atta
         step_size: length of the step in the unit of eps; null is 1.25 eps (10/255 for 8/255).
         clamp_noise: whether the starting noise is clipped to [0, 1] before the step, as in the released code for CIFAR
             and ImageNet; false, as in that for MNIST, clips only the sum.
-        attack_bn: mode of the model while it is attacked: train (as released), eval or batch_no_update.
 
     Reference: Wong, Rice and Kolter, "Fast is better than free", ICLR 2020.
     """

@@ -9,7 +9,7 @@ from robustcli.attacks.losses import shares_of
 from robustcli.attacks.pgd import Pgd
 from robustcli.defenses import DEFENSES, Batch, StatelessLoss
 from robustcli.defenses.min_max import MinMax
-from robustcli.registry.types import AttackBn, NonNegative, Positive, Size
+from robustcli.registry.types import AttackBn, NonNegative, Steps, StepSize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +36,8 @@ def score(
     beta: NonNegative = 4.0,
     clip_robust: NonNegative = 0.0,
     clip_total: NonNegative = 0.0,
-    steps: Size = 10,
-    step_size: Positive | None = None,
+    steps: Steps = 10,
+    step_size: StepSize = None,
     start: Literal["random", "gaussian"] = "random",
     attack_bn: AttackBn = "batch_no_update",
 ) -> MinMax:
@@ -58,10 +58,7 @@ def score(
         clip_robust: distance below which an image does not contribute to this term.
         clip_total: loss below which an image does not contribute at all; a probability of 1 - c with the rest spread
             evenly over k - 1 classes has loss c^2 k / (k - 1).
-        steps: gradient steps of the attack.
-        step_size: length of one step in the unit of eps; null is a quarter of eps (2/255 for 8/255).
         start: start of the attack: a random point of the threat set, or x plus 0.001 times normal noise.
-        attack_bn: mode of the model while it is attacked: eval, train or batch_no_update.
 
     Reference: Pang et al., ICML 2022, arXiv 2202.10103.
     """

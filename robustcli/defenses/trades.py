@@ -12,7 +12,7 @@ from robustcli.attacks.losses import kl_divergence
 from robustcli.attacks.pgd import Pgd
 from robustcli.defenses import DEFENSES, Batch, StatelessLoss
 from robustcli.defenses.min_max import MinMax
-from robustcli.registry.types import AttackBn, NonNegative, Positive, Size
+from robustcli.registry.types import AttackBn, NonNegative, Positive, Steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class TradesLoss(StatelessLoss):
 def trades(
     *,
     beta: NonNegative = 6.0,
-    steps: Size = 10,
+    steps: Steps = 10,
     step_size: Positive | None = None,
     start_std: Positive = 0.001,
     clean_forwards: Literal[1, 2] = 1,
@@ -67,7 +67,6 @@ def trades(
 
     Args:
         beta: weight of the robust term (1 / lambda); 0 is natural training.
-        steps: gradient steps of the attack.
         step_size: length of one step in the unit of eps; null is a quarter of eps. The released training script uses
             0.007; the default of its loss function is 0.003.
         start_std: the attack starts at x plus this times normal noise, because the gradient at x is zero.
@@ -75,7 +74,6 @@ def trades(
         detach_target: whether p(x) in the robust term is held fixed; in the released code it is not.
         statistics: batches that update running statistics in the loss: both (as released), or only the adversarial
             one, as in the code of Gowal et al.; batch statistics normalise the clean batch in both cases.
-        attack_bn: mode of the model while it is attacked: eval (as released), train or batch_no_update.
 
     Reference: Zhang et al., ICML 2019, equation 5 and Algorithm 1.
     """

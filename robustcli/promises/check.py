@@ -37,6 +37,7 @@ from robustcli.promises.build import (
     whole_spec,
 )
 from robustcli.registry.catalog import Member, describe
+from robustcli.registry.signatures import without_doc
 from robustcli.registry.types import AttackBn, Norm
 
 # Combinations of the arguments of a promise besides the member, by their names.
@@ -117,7 +118,7 @@ def _attack(member: Member) -> Iterator[Case]:
     given: _Given = {
         ("norm", "channels"): [*product(member.norms, (1, 3))],
         ("norm",): [(norm,) for norm in member.norms],
-        ("norm", "attack_bn"): [(usual_norm(member), mode) for mode in get_args(AttackBn)],
+        ("norm", "attack_bn"): [(usual_norm(member), mode) for mode in get_args(without_doc(AttackBn)[0])],
         ("unsupported",): [(norm,) for norm in get_args(Norm) if norm not in member.norms],
     }
     yield from _given_to_each(attacks, build(member, member.smoke), given)

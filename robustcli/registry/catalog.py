@@ -244,21 +244,15 @@ def _member(
     fixed = declared.get("fixed", {})
     for settled, value in fixed.items():
         doc = doc.replace(f"{{{settled}}}", str(value))
-    replaceable: dict[str, Parameter] = {}
+    form: ast.ClassDef | None
     if isinstance(node, ast.ClassDef):
-        parameters = class_parameters(node, doc, where)
+        parameters, form = class_parameters(node, doc, where), node
     else:
         parameters = function_parameters(node, doc, where)
         # A data set returns images, so specs change only its settings.
         returned = node.returns.id if isinstance(node.returns, ast.Name) and family != "datasets" else None
         form = class_named(returned, tree, path) if returned is not None else None
-        if form is not None:
-            form_doc = ast.get_docstring(form) or ""
-            replaceable = {
-                name: parameter
-                for name, parameter in class_parameters(form, form_doc, where, strict=False).items()
-                if name not in parameters
-            }
+    fields = {} if form is None else class_parameters(form, ast.get_docstring(form) or "", where, strict=False)
     return Member(
         family=family,
         name=name,
@@ -268,7 +262,7 @@ def _member(
         line=node.lineno,
         doc=doc,
         parameters={name: parameter for name, parameter in parameters.items() if name not in fixed},
-        replaceable=replaceable,
+        replaceable={name: parameter for name, parameter in fields.items() if name not in parameters},
         served=served(node),
         **declared,
     )

@@ -10,7 +10,9 @@ from fractions import Fraction
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from typing_extensions import Doc
 
 from robustcli.errors import RobustCliError
 from robustcli.registry import types as fields
@@ -28,7 +30,7 @@ REQUIRED = _Required()
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter in the signature of a member."""
+    """One parameter in the signature of a member, described in its docstring or by its shared type."""
 
     name: str
     annotation: Any
@@ -56,35 +58,49 @@ def _names(nodes: Sequence[ast.AST]) -> list[str]:
 def function_parameters(node: ast.FunctionDef, doc: str, where: str) -> dict[str, Parameter]:
     docs = argument_docs(doc)
     return {
-        argument.arg: Parameter(
-            argument.arg,
-            _annotation(argument.annotation, f"{where}: {argument.arg}"),
-            REQUIRED if default is None else literal(default),
-            docs.get(argument.arg, ""),
-        )
+        argument.arg: _parameter(argument.arg, argument.annotation, default, docs, where)
         for argument, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
     }
 
 
 def class_parameters(node: ast.ClassDef, doc: str, where: str, *, strict: bool = True) -> dict[str, Parameter]:
-    """Return the fields of a dataclass; with strict=False, skip fields that specs cannot set."""
+    """Return the fields of a dataclass, except for parts whose default the class makes, such as its attack.
+
+    With strict=False, return these parts too, with the default None, and skip fields that specs cannot set.
+    """
     docs = argument_docs(doc)
     parameters = {}
     for line in node.body:
         if not isinstance(line, ast.AnnAssign) or not isinstance(line.target, ast.Name):
             continue
-        name = line.target.id
+        name, kind = line.target.id, line.annotation
+        is_part = isinstance(kind, ast.Name) and kind.id in fields.PROTOCOLS and isinstance(line.value, ast.Call)
+        if is_part and strict:
+            continue
         try:
-            annotation = _annotation(line.annotation, f"{where}: {name}")
-            default = REQUIRED if line.value is None else literal(line.value)
+            default = ast.Constant(None) if is_part else line.value
+            parameters[name] = _parameter(name, kind, default, docs, where)
         except (RobustCliError, ValueError):
             if strict:
                 raise
-            if not isinstance(line.annotation, ast.Name) or line.annotation.id not in fields.PROTOCOLS:
-                continue
-            annotation, default = fields.PROTOCOLS[line.annotation.id], None
-        parameters[name] = Parameter(name, annotation, default, docs.get(name, ""))
     return parameters
+
+
+def _parameter(
+    name: str, annotation: ast.expr | None, default: ast.expr | None, docs: dict[str, str], where: str
+) -> Parameter:
+    kind, shared = without_doc(_annotation(annotation, f"{where}: {name}"))
+    return Parameter(name, kind, REQUIRED if default is None else literal(default), docs.get(name, shared))
+
+
+def without_doc(annotation: Any) -> tuple[Any, str]:
+    """Return a type without its shared description, and the description; "" if it has none."""
+    metadata = getattr(annotation, "__metadata__", ())
+    doc = next((part.documentation for part in metadata if isinstance(part, Doc)), "")
+    if not doc:
+        return annotation, ""
+    kept = [part for part in metadata if not isinstance(part, Doc)]
+    return Annotated[(annotation.__origin__, *kept)] if kept else annotation.__origin__, doc
 
 
 _NAMES = {

@@ -2,6 +2,8 @@
 
 The signature of a member is the schema of its part of a spec. It is read without importing the member
 (see registry/signatures.py), so annotations may use only built-in types and the names of this module.
+
+A type with a `Doc` describes every parameter that has it, unless the member's docstring describes the parameter itself.
 """
 
 from dataclasses import dataclass
@@ -9,33 +11,71 @@ from fractions import Fraction
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
+from typing_extensions import Doc
 
 Norm = Literal["linf", "l2", "l1"]
 Precision = Literal["fp32", "bf16", "fp16"]
-AttackBn = Literal["eval", "train", "batch_no_update"]
-Activation = Literal[
-    "relu",
-    "leaky_relu",
-    "silu",
-    "gelu",
-    "elu",
-    "softplus",
-    "psoftplus",
-    "relu_smooth_backward",
-    "smooth_relu",
-    "pssilu",
-    "sparta_like",
+AttackBn = Annotated[
+    Literal["eval", "train", "batch_no_update"],
+    Doc(
+        "mode of the model while it is attacked: eval (running statistics), train (batch statistics, and every forward "
+        "updates the running ones) or batch_no_update; by default as in the authors' code, if there is any."
+    ),
 ]
-NormLayer = Literal["batch", "group", "conv", "conv_running"]
+Activation = Annotated[
+    Literal[
+        "relu",
+        "leaky_relu",
+        "silu",
+        "gelu",
+        "elu",
+        "softplus",
+        "psoftplus",
+        "relu_smooth_backward",
+        "smooth_relu",
+        "pssilu",
+        "sparta_like",
+    ],
+    Doc("nonlinearity of all layers; pssilu has one set of parameters for the whole network."),
+]
+NormLayer = Annotated[
+    Literal["batch", "group", "conv", "conv_running"],
+    Doc(
+        "batch, group, conv (preconditioned convolutions, then batch norms) or conv_running (as conv, but evaluated "
+        "with a running mean of the divisors, as published)."
+    ),
+]
 # For networks with convolutions that cannot be preconditioned: depthwise, dilated, or padded on one side.
-NormBeside = Literal["batch", "group"]
-Downsample = Literal["strided", "average", "flc", "asap"]
+NormBeside = Annotated[Literal["batch", "group"], Doc("batch or group.")]
+Downsample = Annotated[
+    Literal["strided", "average", "flc", "asap"],
+    Doc("how convolutions halve the sides: strided, or average, flc or asap pooling before a convolution."),
+]
 # For networks without shortcuts, which may have no norms and pools between convolutions.
-PlainNorm = Literal["none", "batch", "group", "conv", "conv_running"]
+PlainNorm = Annotated[
+    Literal["none", "batch", "group", "conv", "conv_running"],
+    Doc(
+        "norm after every convolution: none, batch, group, conv (preconditioned convolutions, then batch norms) or "
+        "conv_running."
+    ),
+]
 PlainDownsample = Literal["max", "average", "flc", "asap"]
-Gate = Literal["none", "se", "residual_se", "cifs"]
+Gate = Annotated[
+    Literal["none", "se", "residual_se", "cifs"],
+    Doc(
+        "gate at the end of every residual branch, or after every activated convolution of a network without "
+        "shortcuts: none, se, residual_se or cifs (its probes learn with the defense cifs)."
+    ),
+]
 # For networks of other packages, most of which have stems for large images.
-Stem = Literal["as_it_is", "small"]
+Stem = Annotated[
+    Literal["as_it_is", "small"],
+    Doc(
+        '"small" keeps the resolution of small images: the first convolution gets stride 1 and a kernel of at most '
+        "3x3, and a pool right after it is removed, so resnet18 becomes the resnet18 of this project. Later strides "
+        "stay. Networks that cut images into patches have no such stem and are rejected."
+    ),
+]
 
 # Larger numbers do not fit into tensors.
 _LARGEST = 2**63 - 1
@@ -43,6 +83,12 @@ Count = Annotated[int, Ge(1), Le(_LARGEST)]
 Counts3 = tuple[Count, Count, Count]
 Counts4 = tuple[Count, Count, Count, Count]
 Counts5 = tuple[Count, Count, Count, Count, Count]
+StemStride = Annotated[
+    Literal[1, 2],
+    Doc("stride of the first convolution; 2 halves the resolution at once, for about a quarter of the cost."),
+]
+Upsample = Annotated[Count, Doc("factor by which images are enlarged before the stem; every pixel is repeated.")]
+BatchSize = Annotated[Count, Doc("images at once; changes only memory and speed.")]
 # For networks of cells: two of them reduce, with one before those.
 Cells = Annotated[int, Ge(3)]
 # Nodes of a cell, each a sum of operations on earlier states such as "sep3 0 + skip 1".
@@ -54,6 +100,16 @@ NonNegative = Annotated[float, Ge(0)]
 Share = Annotated[float, Ge(0), Le(1)]
 ProperShare = Annotated[float, Ge(0), Lt(1)]
 Radius = Annotated[Fraction, Ge(0)]
+Steps = Annotated[Size, Doc("gradient steps of the attack.")]
+StepSize = Annotated[
+    Positive | None,
+    Doc("length of one step in the unit of eps; null is a quarter of eps (2/255 for 8/255)."),
+]
+Start = Annotated[
+    Literal["random", "clean"],
+    Doc("start of the attack: a random point of the threat set, or the clean image."),
+]
+StartStd = Annotated[Positive, Doc("the attack starts at x plus this times normal noise.")]
 # Lowest and highest momentum of a cycle.
 MomentumRange = tuple[ProperShare, ProperShare]
 # Of a pixel and channel, and of JPEG.

@@ -30,7 +30,7 @@ from robustcli.promises.build import SHAPES, build, can_build_from_defaults, set
 from robustcli.registry.catalog import FAMILIES, Member, catalog, package_of
 from robustcli.registry.published import published, table
 from robustcli.registry.registry import instantiate
-from robustcli.registry.signatures import REQUIRED, Parameter
+from robustcli.registry.signatures import REQUIRED, Parameter, without_doc
 from robustcli.registry.types import PROTOCOLS, Family
 from robustcli.specs.check import Checker, family_of
 from robustcli.specs.spec import ExperimentSpec, overridden
@@ -80,12 +80,13 @@ def test_signature_read_from_the_source_is_the_imported_one(member: Member) -> N
     }
     hints = typing.get_type_hints(target, include_extras=True)
     assert set(member.fixed) <= set(keywords)
-    assert list(member.parameters) == [name for name in keywords if name not in member.fixed]
+    others = member.fixed.keys() | member.replaceable.keys()
+    assert list(member.parameters) == [name for name in keywords if name not in others]
     for name, read in member.parameters.items():
         default = keywords[name].default
         assert read.default is REQUIRED if default is inspect.Parameter.empty else read.default == default
         assert type(read.default) is type(default) or read.default is REQUIRED
-        assert read.annotation == with_families(hints[name]), name
+        assert read.annotation == with_families(without_doc(hints[name])[0]), name
 
 
 def with_families(annotation: Any) -> Any:
