@@ -21,15 +21,31 @@ from robustcli.threat.noise import Noise
 from robustcli.threat.threat import ThreatModel
 
 
+@DEFENSES.register("free", goes_farther=True, smoke={"replays": 2}, passes=(1, 0, 1))
 @dataclass(frozen=True, kw_only=True)
 class Free(Defense):
-    """Free training; it has no separate attack and cannot be combined with a weight perturbation.
+    """Cross-entropy at x + delta, where delta takes one sign step for each step of the weights.
+
+    Both steps use the gradient of one backward at the old weights and the old delta. Delta is zero only at the start
+    of the run: a new batch starts with the delta of the previous one, and a smaller last batch updates a part of it.
+    Delta is projected onto the ball and x + delta clipped to [0, 1]. Every batch is used `replays` times in a row. An
+    epoch remains one pass over the images, so for the number of updates of natural training divide the epochs by
+    `replays`; schedules and averages count updates. Delta always maximises the loss of the training labels, even if
+    data.smoothing_for asks for unsmoothed labels in attacks, because there is only one backward. Batch statistics are
+    updated by every forward. There is no separate attack, and it cannot be combined with a weight perturbation.
+
+    When to use: where adversarial training must cost about as much as natural training with the same number of
+    updates.
+
+    First setting: replays 8 with an eighth of the usual epochs, and no averaging that counts epochs.
 
     Args:
         replays: m, updates on each batch.
-        step_size: length of one step of the perturbation in the unit of eps; None is eps.
+        step_size: length of one step of delta in the unit of eps; null (as published) is eps.
         averaging: rule for the weights that are evaluated.
         regulariser: r, a penalty on the weights or a projection, at every update.
+
+    Reference: Shafahi et al., "Adversarial Training for Free!", NeurIPS 2019.
     """
 
     replays: Count = 8
@@ -87,29 +103,3 @@ class FreeStep:
             self.regulariser.load_state_dict(state["regulariser"])
         delta = state["delta"]
         self.delta = None if delta is None else delta.to(next(self.model.parameters()).device)
-
-
-@DEFENSES.register("free", goes_farther=True, smoke={"replays": 2}, passes=(1, 0, 1))
-def free(*, replays: Count = 8, step_size: Positive | None = None) -> Free:
-    """Cross-entropy at x + delta, where delta takes one sign step for each step of the weights.
-
-    Both steps use the gradient of one backward at the old weights and the old delta. Delta is zero only at the start
-    of the run: a new batch starts with the delta of the previous one, and a smaller last batch updates a part of it.
-    Delta is projected onto the ball and x + delta clipped to [0, 1]. Every batch is used `replays` times in a row. An
-    epoch remains one pass over the images, so for the number of updates of natural training divide the epochs by
-    `replays`; schedules and averages count updates. Delta always maximises the loss of the training labels, even if
-    data.smoothing_for asks for unsmoothed labels in attacks, because there is only one backward. Batch statistics are
-    updated by every forward.
-
-    When to use: where adversarial training must cost about as much as natural training with the same number of
-    updates.
-
-    First setting: replays 8 with an eighth of the usual epochs, and no averaging that counts epochs.
-
-    Args:
-        replays: m, updates on each batch.
-        step_size: length of one step of delta in the unit of eps; null (as published) is eps.
-
-    Reference: Shafahi et al., "Adversarial Training for Free!", NeurIPS 2019.
-    """
-    return Free(replays=replays, step_size=step_size)

@@ -25,21 +25,36 @@ from robustcli.threat.noise import Noise
 from robustcli.threat.threat import ThreatModel
 
 
+@DEFENSES.register("grad_align", second_derivatives=True, passes=(3, 2, 3))
 @dataclass(frozen=True, kw_only=True)
 class GradAlign(Defense):
-    """GradAlign; its attack is FGSM, whose gradient is also used for the alignment.
+    """Cross-entropy at the FGSM image, plus lambda (1 - cosine of the gradients at x and near it).
+
+    Training compares the gradients at x and at x + eta, with eta uniform in the ball, not clipped to [0, 1]. The
+    gradient at x is that of FGSM, so the alignment costs one more gradient and its derivative; both use the labels
+    without smoothing. Examples with a zero gradient are left out of the mean. In catastrophic overfitting, the logged
+    `cosine` falls from near 1 to near 0. Batch statistics are updated by the adversarial batch and, with attack_bn
+    "train", by the forwards of both gradients.
+
+    When to use: for fast training with eps where fgsm and rs_fgsm collapse, at about twice their cost.
+
+    First setting: align 0.2 for eps 8/255; more for a larger eps. Use fp32 without compilation.
 
     Args:
-        align: lambda, weight of 1 - cosine.
-        detach_clean: whether the gradient at x is held fixed in the cosine.
-        attack_bn: mode of the model for both gradients.
+        align: lambda. The authors use 0.02 * 10^(eps / 8) on CIFAR-10, eps in 1/255: 0.063 for 4, 0.2 for 8,
+            2 for 16. 0 is FGSM training.
+        detach_clean: whether the gradient at x is held fixed in the cosine (as released); false trains through both.
+        attack_bn: mode of the model for both gradients: train (as in published single-step code), eval or
+            batch_no_update.
         averaging: rule for the weights that are evaluated.
         regulariser: r, a penalty on the weights or a projection.
+
+    Reference: Andriushchenko and Flammarion, "Understanding and Improving Fast Adversarial Training", NeurIPS 2020.
     """
 
-    align: NonNegative
-    detach_clean: bool
-    attack_bn: AttackBn
+    align: NonNegative = 0.2
+    detach_clean: bool = True
+    attack_bn: AttackBn = "train"
     averaging: Averaging = field(default_factory=LastWeights)
     regulariser: Regulariser = field(default_factory=Unregularised)
 
@@ -107,29 +122,3 @@ def mean_cosine(one: Tensor, other: Tensor) -> Tensor:
     lost = (1 - (first * second).sum(1)) * counts.squeeze(1)
     mean: Tensor = 1 - lost.sum() / ranks.usual(counts.sum())
     return mean
-
-
-@DEFENSES.register("grad_align", second_derivatives=True, passes=(3, 2, 3))
-def grad_align(*, align: NonNegative = 0.2, detach_clean: bool = True, attack_bn: AttackBn = "train") -> GradAlign:
-    """Cross-entropy at the FGSM image, plus lambda (1 - cosine of the gradients at x and near it).
-
-    Training compares the gradients at x and at x + eta, with eta uniform in the ball, not clipped to [0, 1]. The
-    gradient at x is that of FGSM, so the alignment costs one more gradient and its derivative; both use the labels
-    without smoothing. Examples with a zero gradient are left out of the mean. In catastrophic overfitting, the logged
-    `cosine` falls from near 1 to near 0. Batch statistics are updated by the adversarial batch and, with attack_bn
-    "train", by the forwards of both gradients.
-
-    When to use: for fast training with eps where fgsm and rs_fgsm collapse, at about twice their cost.
-
-    First setting: align 0.2 for eps 8/255; more for a larger eps. Use fp32 without compilation.
-
-    Args:
-        align: lambda. The authors use 0.02 * 10^(eps / 8) on CIFAR-10, eps in 1/255: 0.063 for 4, 0.2 for 8,
-            2 for 16. 0 is FGSM training.
-        detach_clean: whether the gradient at x is held fixed in the cosine (as released); false trains through both.
-        attack_bn: mode of the model for both gradients: train (as in published single-step code), eval or
-            batch_no_update.
-
-    Reference: Andriushchenko and Flammarion, "Understanding and Improving Fast Adversarial Training", NeurIPS 2020.
-    """
-    return GradAlign(align=align, detach_clean=detach_clean, attack_bn=attack_bn)

@@ -7,31 +7,31 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.attacks import Attack
-from robustcli.attacks.pgd import Pgd
 from robustcli.diagnostics import DIAGNOSTICS
-from robustcli.diagnostics.measuring import attacked, logits_of
-from robustcli.registry.types import Count
+from robustcli.diagnostics.measuring import attacked, logits_of, pgd
+from robustcli.registry.types import BatchSize, Count
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
 
 
-def _pgd() -> Attack:
-    return Pgd(steps=20)
-
-
+@DIAGNOSTICS.register("calibration")
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """Calibration on clean and on adversarial images.
+    """Expected calibration error, negative log-likelihood and Brier score, on clean and on adversarial images.
+
+    The expected calibration error is the mean over images of |accuracy - confidence| of the image's bin. The Brier
+    score sums over classes, so it lies in [0, 2]; the likelihood is in nats.
 
     Args:
-        bins: number of confidence bins.
-        batch_size: images per attack and forward.
-        attack: applied to all images; PGD with 20 steps on the cross-entropy.
+        bins: number of confidence bins of equal width.
+        attack: attack on all images; PGD with 20 steps on the cross-entropy.
+
+    Reference: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017; Brier, 1950.
     """
 
-    bins: int
-    batch_size: int
-    attack: Attack = field(default_factory=_pgd)
+    bins: Count = 15
+    batch_size: BatchSize = 250
+    attack: Attack = field(default_factory=pgd)
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise
@@ -61,19 +61,3 @@ def _scores(logits: Tensor, y: Tensor, bins: int) -> dict[str, float]:
         "nll": float(-logs.gather(1, y[:, None]).mean()),
         "brier": float((shares - one_hot).square().sum(1).mean()),
     }
-
-
-@DIAGNOSTICS.register("calibration")
-def calibration(*, bins: Count = 15, batch_size: Count = 250) -> Calibration:
-    """Expected calibration error, negative log-likelihood and Brier score, on clean and on adversarial images.
-
-    The expected calibration error is the mean over images of |accuracy - confidence| of the image's bin. The Brier
-    score sums over classes, so it lies in [0, 2]; the likelihood is in nats.
-
-    Args:
-        bins: number of confidence bins of equal width.
-        batch_size: images per attack and forward; changes only memory and speed.
-
-    Reference: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017; Brier, 1950.
-    """
-    return Calibration(bins=bins, batch_size=batch_size)

@@ -11,21 +11,28 @@ from robustcli.attacks.frank_wolfe import FrankWolfe
 from robustcli.diagnostics import DIAGNOSTICS
 from robustcli.diagnostics.measuring import in_batches, summary
 from robustcli.evaluation.confirm import require_inside
-from robustcli.registry.types import Count
+from robustcli.registry.types import BatchSize
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
 
 
+@DIAGNOSTICS.register("distortion")
 @dataclass(frozen=True, kw_only=True)
 class Distortion:
-    """Distortion of an attack's perturbations.
+    """Euclidean length of perturbations divided by the largest in the ball; in linf, 1 means eps in every pixel.
+
+    For Frank-Wolfe, a value near 1 means that all steps point to the same corner, so one step would have been enough.
+    The value falls when steps contradict each other; a sudden fall during training announces catastrophic overfitting.
+    Perturbations of Frank-Wolfe are measured before clipping to [0, 1], those of other attacks after it.
 
     Args:
-        batch_size: images per attack.
-        attack: the attack that is measured; Frank-Wolfe with 10 steps.
+        attack: attack that is measured; Frank-Wolfe with 10 steps.
+
+    Reference: Tsiligkaridis and Roberts, "Understanding and Increasing Efficiency of Frank-Wolfe Adversarial
+        Training", CVPR 2022.
     """
 
-    batch_size: int
+    batch_size: BatchSize = 250
     attack: Attack = field(default_factory=FrankWolfe)
 
     def __call__(
@@ -44,20 +51,3 @@ class Distortion:
             return found
 
         return in_batches(len(x), self.batch_size, measure)
-
-
-@DIAGNOSTICS.register("distortion")
-def distortion(*, batch_size: Count = 250) -> Distortion:
-    """Euclidean length of perturbations divided by the largest in the ball; in linf, 1 means eps in every pixel.
-
-    For Frank-Wolfe, a value near 1 means that all steps point to the same corner, so one step would have been enough.
-    The value falls when steps contradict each other; a sudden fall during training announces catastrophic overfitting.
-    Perturbations of Frank-Wolfe are measured before clipping to [0, 1], those of other attacks after it.
-
-    Args:
-        batch_size: images per attack; changes only memory and speed.
-
-    Reference: Tsiligkaridis and Roberts, "Understanding and Increasing Efficiency of Frank-Wolfe Adversarial
-        Training", CVPR 2022.
-    """
-    return Distortion(batch_size=batch_size)

@@ -9,35 +9,41 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.attacks import Attack
-from robustcli.attacks.pgd import Pgd
 from robustcli.diagnostics import DIAGNOSTICS
+from robustcli.diagnostics.measuring import margin_pgd
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.gather import gather
 from robustcli.evaluators.attack import Attacked
-from robustcli.registry.types import Count, NonNegative
+from robustcli.registry.types import BatchSize, NonNegative
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
 
 _MULTIPLES = (0, 0.125, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 2, 3, 4, 8, 16, 32)
 
 
-def _margin_pgd() -> Attack:
-    return Pgd(steps=20, loss="margin", keep="fooled")
-
-
+@DIAGNOSTICS.register("eps_curve", smoke={"radii": (0, 0.01, 0.04)})
 @dataclass(frozen=True, kw_only=True)
 class EpsCurve:
-    """The curve over some radii.
+    """Robust accuracy over a range of radii, under one attack.
+
+    An image that is broken at one radius counts as broken at all larger ones, because their balls contain the same
+    point; the attack only runs on the remaining images. So the curve never rises. It should reach about 0 for large
+    radii; if not, suspect gradient masking.
 
     Args:
-        radii: in the unit of eps, in any order; None means multiples of the threat model's radius.
-        batch_size: images per attack.
-        attack: used at every radius; PGD with 20 steps on the margin.
+        radii: in the unit of eps, such as [0, 2/255, 8/255]; null means 0 to 32 times the threat model's radius.
+        attack: attack at every radius; PGD with 20 steps on the margin.
+
+    Reference: Carlini et al., "On Evaluating Adversarial Robustness", arXiv 1902.06705, 2019.
     """
 
-    radii: tuple[float, ...] | None
-    batch_size: int
-    attack: Attack = field(default_factory=_margin_pgd)
+    radii: tuple[NonNegative, ...] | None = None
+    batch_size: BatchSize = 250
+    attack: Attack = field(default_factory=margin_pgd)
+
+    def __post_init__(self) -> None:
+        if self.radii is not None and not self.radii:
+            raise RobustCliError("eps_curve.radii: the list is empty; expected radii such as [0, 2/255, 8/255]")
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise
@@ -63,22 +69,3 @@ class EpsCurve:
                 radii = {min(radius, Fraction(1)) for radius in radii}
         for radius in sorted(radii):
             yield ThreatModel(threat.norm, radius)
-
-
-@DIAGNOSTICS.register("eps_curve", smoke={"radii": (0, 0.01, 0.04)})
-def eps_curve(*, radii: tuple[NonNegative, ...] | None = None, batch_size: Count = 250) -> EpsCurve:
-    """Robust accuracy over a range of radii, under one attack.
-
-    An image that is broken at one radius counts as broken at all larger ones, because their balls contain the same
-    point; the attack only runs on the remaining images. So the curve never rises. It should reach about 0 for large
-    radii; if not, suspect gradient masking.
-
-    Args:
-        radii: in the unit of eps, such as [0, 2/255, 8/255]; null means 0 to 32 times the threat model's radius.
-        batch_size: images per attack; changes memory and speed, not the curve.
-
-    Reference: Carlini et al., "On Evaluating Adversarial Robustness", arXiv 1902.06705, 2019.
-    """
-    if radii is not None and not radii:
-        raise RobustCliError("eps_curve.radii: the list is empty; expected radii such as [0, 2/255, 8/255]")
-    return EpsCurve(radii=radii, batch_size=batch_size)

@@ -6,29 +6,30 @@ from typing import Any
 from torch import Tensor, nn
 
 from robustcli.attacks import Attack
-from robustcli.attacks.pgd import Pgd
 from robustcli.diagnostics import DIAGNOSTICS
-from robustcli.diagnostics.measuring import attacked, gradients_of, summary
-from robustcli.registry.types import Count
+from robustcli.diagnostics.measuring import attacked, gradients_of, pgd, summary
+from robustcli.registry.types import BatchSize
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
 
 
-def _pgd() -> Attack:
-    return Pgd(steps=20)
-
-
+@DIAGNOSTICS.register("fosc")
 @dataclass(frozen=True, kw_only=True)
 class Fosc:
-    """FOSC at the points of an attack.
+    """First-order stationary condition at adversarial images: 0 where the attack has converged.
+
+    It is how much the linearised cross-entropy could still rise inside the ball around the clean image: eps times the
+    dual norm of the gradient at x', minus <x' - x, gradient>. The bounds [0, 1] are ignored, so pixels at these bounds
+    still contribute. At clean images it is eps times the dual norm of the gradient, the largest possible rise.
 
     Args:
-        batch_size: images per attack and gradient.
-        attack: the attack that is measured; PGD with 20 steps on the cross-entropy.
+        attack: attack that is measured; PGD with 20 steps on the cross-entropy.
+
+    Reference: Wang et al., "On the Convergence and Robustness of Adversarial Training", ICML 2019.
     """
 
-    batch_size: int
-    attack: Attack = field(default_factory=_pgd)
+    batch_size: BatchSize = 250
+    attack: Attack = field(default_factory=pgd)
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise
@@ -37,19 +38,3 @@ class Fosc:
         at_end = threat.gap(gradients_of(model, x_adv, y, self.batch_size), x_adv, x)
         at_start = threat.gap(gradients_of(model, x, y, self.batch_size), x, x)
         return {"adversarial": summary(at_end), "clean": summary(at_start)}
-
-
-@DIAGNOSTICS.register("fosc")
-def fosc(*, batch_size: Count = 250) -> Fosc:
-    """First-order stationary condition at adversarial images: 0 where the attack has converged.
-
-    It is how much the linearised cross-entropy could still rise inside the ball around the clean image: eps times the
-    dual norm of the gradient at x', minus <x' - x, gradient>. The bounds [0, 1] are ignored, so pixels at these bounds
-    still contribute. At clean images it is eps times the dual norm of the gradient, the largest possible rise.
-
-    Args:
-        batch_size: images per attack and gradient; changes only memory and speed.
-
-    Reference: Wang et al., "On the Convergence and Robustness of Adversarial Training", ICML 2019.
-    """
-    return Fosc(batch_size=batch_size)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from robustcli.diagnostics import DIAGNOSTICS
 from robustcli.diagnostics.measuring import cosines, gradients_of, summary
-from robustcli.registry.types import Count
+from robustcli.registry.types import BatchSize, Count
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
 
@@ -25,13 +25,12 @@ class GradientAlignment:
 
     Args:
         points: random points per image.
-        batch_size: images per gradient; changes only memory and speed.
 
     Reference: Andriushchenko and Flammarion, "Understanding and Improving Fast Adversarial Training", NeurIPS 2020.
     """
 
     points: Count = 1
-    batch_size: Count = 250
+    batch_size: BatchSize = 250
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from robustcli.diagnostics import DIAGNOSTICS
 from robustcli.diagnostics.measuring import gradients_of, logits_of
-from robustcli.registry.types import Count, Positive
+from robustcli.registry.types import BatchSize, Count, Positive
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
 
@@ -27,7 +27,6 @@ class InputSurface:
         half: grid points on each side of the image; 10 makes 21 x 21.
         reach: largest a and b.
         images: number of images; the mean is over the first N.
-        batch_size: images per forward; changes only memory and speed.
 
     Reference: Tramer et al., "Ensemble Adversarial Training: Attacks and Defenses", ICLR 2018, for the plane
         of the gradient and a random direction.
@@ -36,7 +35,7 @@ class InputSurface:
     half: Count = 10
     reach: Positive = 2.0
     images: Count = 100
-    batch_size: Count = 250
+    batch_size: BatchSize = 250
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise

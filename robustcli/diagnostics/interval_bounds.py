@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from robustcli.diagnostics import DIAGNOSTICS
 from robustcli.errors import RobustCliError
 from robustcli.evaluators.intervals import certified
-from robustcli.registry.types import Count, NonNegative
+from robustcli.registry.types import BatchSize, NonNegative
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
 
@@ -34,13 +34,12 @@ class IntervalBounds:
 
     Args:
         radii: in the unit of eps; null means 1/16 to 1 times the threat model's radius.
-        batch_size: images per pass; changes only memory and speed.
 
     Reference: Gowal et al., "Scalable Verified Training for Provably Robust Image Classification", ICCV 2019.
     """
 
     radii: tuple[NonNegative, ...] | None = None
-    batch_size: Count = 100
+    batch_size: BatchSize = 100
 
     def __post_init__(self) -> None:
         if self.radii is not None and not self.radii:

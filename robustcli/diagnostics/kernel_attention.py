@@ -13,7 +13,7 @@ from robustcli.architectures.sknet import BranchAttention
 from robustcli.diagnostics import DIAGNOSTICS
 from robustcli.diagnostics.measuring import logits_of
 from robustcli.errors import RobustCliError
-from robustcli.registry.types import Count, Positive
+from robustcli.registry.types import BatchSize, Positive
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
 
@@ -30,13 +30,12 @@ class KernelAttention:
 
     Args:
         scales: factors by which images are enlarged, in any order.
-        batch_size: images per forward pass; changes only memory and speed.
 
     Reference: Li et al., "Selective Kernel Networks", CVPR 2019.
     """
 
     scales: tuple[Positive, ...] = (1.0, 1.5, 2.0)
-    batch_size: Count = 250
+    batch_size: BatchSize = 250
 
     def __post_init__(self) -> None:
         if not self.scales:

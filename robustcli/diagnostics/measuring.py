@@ -8,11 +8,22 @@ from torch import Tensor, nn
 from robustcli.attacks import Attack
 from robustcli.attacks.gradient import input_gradient
 from robustcli.attacks.losses import LOSSES
+from robustcli.attacks.pgd import Pgd
 from robustcli.errors import EvaluationError
 from robustcli.evaluation.confirm import require_inside
 from robustcli.evaluators import chunks
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
+
+
+def pgd() -> Attack:
+    """The attack of most diagnostics: PGD with 20 steps on the cross-entropy."""
+    return Pgd(steps=20)
+
+
+def margin_pgd() -> Attack:
+    """The attack of most curves: PGD with 20 steps on the margin, which keeps adversarial examples."""
+    return Pgd(steps=20, loss="margin", keep="fooled")
 
 
 def in_batches(count: int, batch_size: int, measure: Callable[[slice], Tensor]) -> Tensor:

@@ -7,31 +7,31 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.attacks import Attack
-from robustcli.attacks.pgd import Pgd
 from robustcli.diagnostics import DIAGNOSTICS
-from robustcli.diagnostics.measuring import logits_of
+from robustcli.diagnostics.measuring import logits_of, margin_pgd
 from robustcli.evaluation.gather import gather
 from robustcli.evaluators.attack import Attacked
-from robustcli.registry.types import Count
+from robustcli.registry.types import BatchSize
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
 
 
-def _margin_pgd() -> Attack:
-    return Pgd(steps=20, loss="margin", keep="fooled")
-
-
+@DIAGNOSTICS.register("per_class")
 @dataclass(frozen=True, kw_only=True)
 class PerClass:
-    """Accuracies and confusion matrix by class.
+    """Clean and robust accuracy of every class, the worst class, and the confusion matrix under attack.
+
+    Entry (i, j) of the matrix counts images of class i that are classified as j: the adversarial image if the attack
+    succeeds, else the clean one. The diagonal counts robust images. A class without images has no accuracy.
 
     Args:
-        batch_size: images per attack.
         attack: attack for the robust accuracy; PGD with 20 steps on the margin.
+
+    Reference: Benz et al., "Robustness May Be at Odds with Fairness", NeurIPS workshop 2020, arXiv 2010.13365.
     """
 
-    batch_size: int
-    attack: Attack = field(default_factory=_margin_pgd)
+    batch_size: BatchSize = 250
+    attack: Attack = field(default_factory=margin_pgd)
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise
@@ -65,18 +65,3 @@ class PerClass:
             "rows": rows,
             "confusion": confusion.tolist(),
         }
-
-
-@DIAGNOSTICS.register("per_class")
-def per_class(*, batch_size: Count = 250) -> PerClass:
-    """Clean and robust accuracy of every class, the worst class, and the confusion matrix under attack.
-
-    Entry (i, j) of the matrix counts images of class i that are classified as j: the adversarial image if the attack
-    succeeds, else the clean one. The diagonal counts robust images. A class without images has no accuracy.
-
-    Args:
-        batch_size: images per attack; changes memory and speed, not the counts.
-
-    Reference: Benz et al., "Robustness May Be at Odds with Fairness", NeurIPS workshop 2020, arXiv 2010.13365.
-    """
-    return PerClass(batch_size=batch_size)

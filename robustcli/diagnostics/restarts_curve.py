@@ -6,12 +6,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from robustcli.attacks import Attack
-from robustcli.attacks.pgd import Pgd
 from robustcli.diagnostics import DIAGNOSTICS
+from robustcli.diagnostics.measuring import margin_pgd
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.gather import gather
 from robustcli.evaluators import AttackContext, Evaluator, Stage
-from robustcli.registry.types import Count
+from robustcli.registry.types import BatchSize, Count
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
 
@@ -29,23 +29,24 @@ class _Tries(Evaluator):
         return [Stage(name=name, attack=self.attack, noise=name, batch_size=self.batch_size) for name in names]
 
 
-def _margin_pgd() -> Attack:
-    return Pgd(steps=20, loss="margin", keep="fooled")
-
-
+@DIAGNOSTICS.register("restarts_curve", smoke={"restarts": 3})
 @dataclass(frozen=True, kw_only=True)
 class RestartsCurve:
-    """The curve over restarts.
+    """Robust accuracy over restarts: an image counts until one attempt breaks it.
+
+    The first point, 0 restarts, is the clean accuracy. If the curve still falls at its end, the attack depends on its
+    random start, and the true robust accuracy is lower than a few restarts suggest.
 
     Args:
-        restarts: the largest number of restarts.
-        batch_size: images per attack.
+        restarts: largest number of independent attempts.
         attack: one attempt, from a random start; PGD with 20 steps on the margin.
+
+    Reference: Mosbach et al., "Logit Pairing Methods Can Fool Gradient-Based Attacks", arXiv 1810.12042, 2018.
     """
 
-    restarts: int
-    batch_size: int
-    attack: Attack = field(default_factory=_margin_pgd)
+    restarts: Count = 10
+    batch_size: BatchSize = 250
+    attack: Attack = field(default_factory=margin_pgd)
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise
@@ -62,19 +63,3 @@ class RestartsCurve:
             correct -= count
             curve.append({"restarts": number, "accuracy": correct / len(x), "correct": correct})
         return {"total": len(x), "curve": curve}
-
-
-@DIAGNOSTICS.register("restarts_curve", smoke={"restarts": 3})
-def restarts_curve(*, restarts: Count = 10, batch_size: Count = 250) -> RestartsCurve:
-    """Robust accuracy over restarts: an image counts until one attempt breaks it.
-
-    The first point, 0 restarts, is the clean accuracy. If the curve still falls at its end, the attack depends on its
-    random start, and the true robust accuracy is lower than a few restarts suggest.
-
-    Args:
-        restarts: largest number of independent attempts.
-        batch_size: images per attack; changes memory and speed, not the curve.
-
-    Reference: Mosbach et al., "Logit Pairing Methods Can Fool Gradient-Based Attacks", arXiv 1810.12042, 2018.
-    """
-    return RestartsCurve(restarts=restarts, batch_size=batch_size)

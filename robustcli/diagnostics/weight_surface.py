@@ -12,7 +12,7 @@ from robustcli.attacks import Attack
 from robustcli.attacks.pgd import Pgd
 from robustcli.diagnostics import DIAGNOSTICS
 from robustcli.diagnostics.measuring import attacked, logits_of
-from robustcli.registry.types import Count, Positive
+from robustcli.registry.types import BatchSize, Count, Positive
 from robustcli.threat.noise import IndexedNoise, derive
 from robustcli.threat.threat import ThreatModel
 
@@ -21,26 +21,34 @@ Direction = dict[str, Tensor]
 _TINY = 1e-10
 
 
+@DIAGNOSTICS.register("weight_surface", smoke={"half": 1})
 @dataclass(frozen=True, kw_only=True)
 class WeightSurface:
-    """The loss over one or two directions in the weights.
+    """Mean cross-entropy at w + alpha d, or at w + alpha d + beta e, for random directions d and e.
+
+    Each filter of a direction (the weights of one output) is scaled to the norm of the network's filter, so that
+    networks whose weights differ only in scale look the same. Biases, batch norms and running statistics stay fixed.
+    If adversarial images are recomputed at every point, the surface is that of the robust loss; a flat one goes with a
+    small gap between training and test. The references use training images; here they are the images given.
 
     Args:
-        directions: number of directions.
-        points: images at which the loss is measured.
-        half: grid points on each side of the weights.
-        reach: largest multiple of a direction.
-        images: number of images.
-        batch_size: images per attack and forward.
+        directions: 1 for a curve, 2 for a surface.
+        points: adversarial images recomputed at every point, those of the unperturbed weights (held), or clean images.
+        half: grid points on each side of the weights; 10 makes 21, or 21 x 21.
+        reach: largest alpha and beta.
+        images: number of images; the mean is over the first N.
         attack: attack for the adversarial images; PGD with 10 steps on the cross-entropy.
+
+    Reference: Li et al., "Visualizing the Loss Landscape of Neural Nets", NeurIPS 2018; with adversarial images Wu, Xia
+        and Wang, "Adversarial Weight Perturbation Helps Robust Generalization", NeurIPS 2020.
     """
 
-    directions: int
-    points: str
-    half: int
-    reach: float
-    images: int
-    batch_size: int
+    directions: Literal[1, 2] = 1
+    points: Literal["regenerated", "held", "clean"] = "regenerated"
+    half: Count = 10
+    reach: Positive = 1.0
+    images: Count = 256
+    batch_size: BatchSize = 250
     attack: Attack = field(default_factory=Pgd)
 
     def __call__(
@@ -65,39 +73,6 @@ class WeightSurface:
     def _points(self, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: IndexedNoise) -> Tensor:
         # The same noise at all points of the plot, so that differences come from the weights.
         return attacked(self.attack, model, x, y, threat, rng.split("attack"), self.batch_size)
-
-
-@DIAGNOSTICS.register("weight_surface", smoke={"half": 1})
-def weight_surface(
-    *,
-    directions: Literal[1, 2] = 1,
-    points: Literal["regenerated", "held", "clean"] = "regenerated",
-    half: Count = 10,
-    reach: Positive = 1.0,
-    images: Count = 256,
-    batch_size: Count = 250,
-) -> WeightSurface:
-    """Mean cross-entropy at w + alpha d, or at w + alpha d + beta e, for random directions d and e.
-
-    Each filter of a direction (the weights of one output) is scaled to the norm of the network's filter, so that
-    networks whose weights differ only in scale look the same. Biases, batch norms and running statistics stay fixed.
-    If adversarial images are recomputed at every point, the surface is that of the robust loss; a flat one goes with a
-    small gap between training and test. The references use training images; here they are the images given.
-
-    Args:
-        directions: 1 for a curve, 2 for a surface.
-        points: adversarial images recomputed at every point, those of the unperturbed weights (held), or clean images.
-        half: grid points on each side of the weights; 10 makes 21, or 21 x 21.
-        reach: largest alpha and beta.
-        images: number of images; the mean is over the first N.
-        batch_size: images per attack and forward; changes only memory and speed.
-
-    Reference: Li et al., "Visualizing the Loss Landscape of Neural Nets", NeurIPS 2018; with adversarial images Wu, Xia
-        and Wang, "Adversarial Weight Perturbation Helps Robust Generalization", NeurIPS 2020.
-    """
-    return WeightSurface(
-        directions=directions, points=points, half=half, reach=reach, images=images, batch_size=batch_size
-    )
 
 
 def random_direction(model: nn.Module, seed: int) -> Direction:

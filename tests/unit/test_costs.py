@@ -21,9 +21,9 @@ from robustcli.defenses.dial import dial
 from robustcli.defenses.dynamic_at import dynamic_at
 from robustcli.defenses.fat import fat
 from robustcli.defenses.fgsm import fgsm
-from robustcli.defenses.free import free
+from robustcli.defenses.free import Free
 from robustcli.defenses.fw_at import fw_at
-from robustcli.defenses.grad_align import GradAlign, grad_align
+from robustcli.defenses.grad_align import GradAlign
 from robustcli.defenses.half_half import half_half
 from robustcli.defenses.hat import hat
 from robustcli.defenses.mart import mart
@@ -81,8 +81,8 @@ ROWS = {
     "fgsm": Row(fgsm(), 5, 5),
     "rs_fgsm": Row(rs_fgsm(), 5, 5),
     "n_fgsm": Row(n_fgsm(), 5, 5),
-    "free": Row(free(), 3, 3),
-    "grad_align": Row(grad_align(), 11, 10, "the derivative of a gradient costs 4, which the model has as about 3"),
+    "free": Row(Free(), 3, 3),
+    "grad_align": Row(GradAlign(), 11, 10, "the derivative of a gradient costs 4, which the model has as about 3"),
     "pgd_at": Row(pgd_at(), 23, 23),
     "pgd_at with gradients of the weights": Row(pgd_at(), 23, 33, "weights want no gradient while they are held"),
     "trades": Row(trades(), 27, 27),
@@ -231,7 +231,7 @@ def multiplications(run: Callable[[], object]) -> int:
     return counted.total
 
 
-@pytest.mark.parametrize("defense", [natural(), pgd_at(), grad_align()])
+@pytest.mark.parametrize("defense", [natural(), pgd_at(), GradAlign()])
 def test_units_are_those_of_the_arithmetic(defense: Defense) -> None:
     """In a network of many equal layers the units are the operations of an update as multiples of a forward's.
 

@@ -16,14 +16,14 @@ from robustcli.attacks.none import NoAttack
 from robustcli.attacks.pgd import Pgd
 from robustcli.diagnostics.calibration import Calibration
 from robustcli.diagnostics.distortion import Distortion
-from robustcli.diagnostics.eps_curve import EpsCurve, eps_curve
+from robustcli.diagnostics.eps_curve import EpsCurve
 from robustcli.diagnostics.fosc import Fosc
 from robustcli.diagnostics.gradient_alignment import GradientAlignment
 from robustcli.diagnostics.measuring import attacked, logits_of, summary
 from robustcli.diagnostics.one_step import monitors
 from robustcli.diagnostics.per_class import PerClass
 from robustcli.diagnostics.restarts_curve import RestartsCurve
-from robustcli.diagnostics.steps_curve import StepsCurve, steps_curve
+from robustcli.diagnostics.steps_curve import StepsCurve
 from robustcli.errors import EvaluationError, RobustCliError
 from robustcli.promises.networks import drawn_from, linear_net
 from robustcli.registry.types import Norm
@@ -108,21 +108,21 @@ def test_what_is_broken_stays_broken_at_larger_radii() -> None:
 
 def test_without_radii_the_curve_is_about_multiples_of_the_threat() -> None:
     model, x, y = linear_case()
-    found = eps_curve()(model, x, y, ThreatModel("linf", Fraction(1, 10)), noise())["curve"]
+    found = EpsCurve()(model, x, y, ThreatModel("linf", Fraction(1, 10)), noise())["curve"]
     eps = [row["eps"] for row in found]
     assert eps[:3] == [0.0, 0.0125, 0.025]
     assert 0.1 in eps
     assert eps[-1] == 1.0  # the whole box; 32 times the radius would leave it
     assert found[-1]["correct"] == 0
-    beyond = eps_curve()(model, x, y, ThreatModel("l2", Fraction(1, 10)), noise())["curve"]
+    beyond = EpsCurve()(model, x, y, ThreatModel("l2", Fraction(1, 10)), noise())["curve"]
     assert beyond[-1]["eps"] == pytest.approx(3.2)
 
 
 def test_empty_curves_are_refused() -> None:
     with pytest.raises(RobustCliError, match=r"eps_curve.radii: the list is empty"):
-        eps_curve(radii=())
+        EpsCurve(radii=())
     with pytest.raises(RobustCliError, match=r"steps_curve.steps: the list is empty"):
-        steps_curve(steps=())
+        StepsCurve(steps=())
 
 
 def test_steps_of_a_linear_model_reach_as_far_as_they_are_long() -> None:

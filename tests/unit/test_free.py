@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from robustcli.data.targets import Labels
 from robustcli.defenses import Metrics
-from robustcli.defenses.free import Free, FreeStep, free
+from robustcli.defenses.free import Free, FreeStep
 from robustcli.defenses.natural import natural
 from robustcli.errors import Interrupted, NotFiniteError, RobustCliError
 from robustcli.optimization.averaging.ema import Ema
@@ -58,7 +58,7 @@ def carried(step: FreeStep) -> Tensor:
 def test_updates_are_those_of_a_plain_loop(step_size: float | None) -> None:
     """Weights and delta move by gradients at the old values; a smaller batch moves its part of delta."""
     model, reference = (conv_net(dtype=torch.float64).train() for _ in range(2))
-    step = begin(free(replays=2, step_size=step_size), model)
+    step = begin(Free(replays=2, step_size=step_size), model)
     weights = list(reference.parameters())
     velocity = [torch.zeros_like(weight) for weight in weights]
     delta = torch.zeros(8, 1, 8, 8, dtype=torch.float64)
@@ -84,7 +84,7 @@ def test_updates_are_those_of_a_plain_loop(step_size: float | None) -> None:
 def test_the_first_update_is_a_natural_one_and_the_second_is_not() -> None:
     """Delta is zero at first; then it carries over from batch to batch."""
     models = [conv_net(), conv_net()]
-    step = begin(free(replays=1), models[0])
+    step = begin(Free(replays=1), models[0])
     optimizer = torch.optim.SGD(models[1].parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
     clean = natural().start(models[1].train(), optimizer, StreamNoise.on(CPU))
     found = []
@@ -101,7 +101,7 @@ def test_a_new_batch_meets_the_perturbation_of_the_one_before() -> None:
     model = conv_net(dtype=torch.float64)
     seen: list[Tensor] = []
     model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
-    step = begin(free(), model)
+    step = begin(Free(), model)
     update(step, *batch(0))
     stale = carried(step)
     x, y = batch(1)
@@ -115,7 +115,7 @@ def test_delta_is_held_in_the_ball_and_images_in_the_box() -> None:
     model = conv_net(dtype=torch.float64)
     seen: list[Tensor] = []
     model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
-    step = begin(free(), model)
+    step = begin(Free(), model)
     for number in range(4):
         update(step, *batch(number))
     delta = carried(step)
@@ -129,7 +129,7 @@ def test_delta_is_held_in_the_ball_and_images_in_the_box() -> None:
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_delta_is_as_large_as_the_ball_in_every_norm(norm: Norm) -> None:
     threat = ThreatModel(norm, Fraction(1, 5))
-    step = begin(free(), conv_net(dtype=torch.float64))
+    step = begin(Free(), conv_net(dtype=torch.float64))
     for _ in range(3):
         update(step, *batch(0), threat)
     sizes = threat.size(carried(step))
@@ -140,7 +140,7 @@ def test_delta_is_as_large_as_the_ball_in_every_norm(norm: Norm) -> None:
 def test_radius_0_is_natural_training_with_every_batch_replayed() -> None:
     point = ThreatModel("linf", Fraction(0))
     models = [conv_net(), conv_net()]
-    step = begin(free(), models[0])
+    step = begin(Free(), models[0])
     optimizer = torch.optim.SGD(models[1].parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
     clean = natural().start(models[1].train(), optimizer, StreamNoise.on(CPU))
     for number in (0, 0, 1, 1):
@@ -152,7 +152,7 @@ def test_radius_0_is_natural_training_with_every_batch_replayed() -> None:
 
 
 def test_a_smaller_batch_moves_only_its_part_of_delta() -> None:
-    step = begin(free(), conv_net(dtype=torch.float64))
+    step = begin(Free(), conv_net(dtype=torch.float64))
     update(step, *batch(0))
     before = carried(step)
     update(step, *batch(1, count=5))
@@ -163,14 +163,14 @@ def test_a_smaller_batch_moves_only_its_part_of_delta() -> None:
 
 
 def test_the_radius_of_a_warm_up_holds_what_was_carried() -> None:
-    step = begin(free(), conv_net(dtype=torch.float64))
+    step = begin(Free(), conv_net(dtype=torch.float64))
     update(step, *batch(0))
     update(step, *batch(0), THREAT.scaled(0.5))
     assert carried(step).abs().max() <= EPS / 2
 
 
 def test_state_holds_the_perturbation_and_survives_a_file() -> None:
-    first, second = (begin(free(), conv_net(dtype=torch.float64)) for _ in range(2))
+    first, second = (begin(Free(), conv_net(dtype=torch.float64)) for _ in range(2))
     assert through_a_file(first.state_dict()) == {"delta": None}
     update(first, *batch(0))
     second.load_state_dict(through_a_file(first.state_dict()))
@@ -242,7 +242,7 @@ def test_steps_and_forwards_are_replays_times_batches() -> None:
         counts["steps"] += 1
 
     noise = StreamNoise.on(CPU)
-    training = training_of(SETTINGS, free(replays=4), network=network, noise=noise)
+    training = training_of(SETTINGS, Free(replays=4), network=network, noise=noise)
     network.register_forward_hook(forward)
     training.optimizer.register_step_post_hook(stepped)
     fit(training, loop_of(training, SETTINGS, noise=noise, replays=4))
@@ -259,7 +259,7 @@ def through_a_file(state: Any) -> Any:
 @pytest.mark.parametrize("stop_after", [1, 2, 5, 8, 9, 10, 17])
 def test_a_resumed_run_equals_an_uninterrupted_one(stop_after: int) -> None:
     """Between two replays of a batch, after a smaller batch, at the end of an epoch: bit for bit."""
-    defense = replace(free(replays=3), averaging=Ema(decay=0.5))
+    defense = replace(Free(replays=3), averaging=Ema(decay=0.5))
     augment = Augment(crop=1, flip=True)
 
     def made(seed: int, stop_at: int) -> tuple[Training, RecordedLoop]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from robustcli.data.targets import Labels
 from robustcli.defenses import Defense, Metrics
 from robustcli.defenses.fgsm import fgsm
-from robustcli.defenses.grad_align import grad_align, mean_cosine
+from robustcli.defenses.grad_align import GradAlign, mean_cosine
 from robustcli.optimization.progress import Progress
 from robustcli.promises.networks import conv_net, drawn_from, images, labels, linear_net
 from robustcli.registry.types import AttackBn
@@ -89,7 +89,7 @@ def reference_loop(model: nn.Module, *, align: float, detach_clean: bool, attack
 @pytest.mark.parametrize("attack_bn", ["train", "eval", "batch_no_update"])
 def test_updates_are_those_of_a_plain_loop(detach_clean: bool, attack_bn: AttackBn) -> None:
     options: dict[str, Any] = {"align": 0.7, "detach_clean": detach_clean, "attack_bn": attack_bn}
-    found, _ = train(grad_align(**options), conv_net(dtype=torch.float64))
+    found, _ = train(GradAlign(**options), conv_net(dtype=torch.float64))
     expected = reference_loop(conv_net(dtype=torch.float64), **options)
     for name, one, other in zip(conv_net().state_dict(), found, expected, strict=True):
         assert torch.allclose(one.double(), other.double(), rtol=0, atol=1e-10), name
@@ -130,7 +130,7 @@ def test_the_update_is_the_slope_of_the_objective() -> None:
     with torch.no_grad():
         for parameter, old in zip(model.parameters(), before, strict=True):
             parameter.copy_(old)
-    after, _ = train(grad_align(align=align), model, updates=1, lr=1.0)
+    after, _ = train(GradAlign(align=align), model, updates=1, lr=1.0)
     for direction, slope in zip(directions, slopes, strict=True):
         moved = sum(float(((old - new) * d).sum()) for old, new, d in zip(before, after, direction, strict=True))
         assert moved == pytest.approx(slope, rel=1e-6)
@@ -140,17 +140,17 @@ def test_the_update_is_the_slope_of_the_objective() -> None:
 
 
 def test_without_weight_it_is_fgsm_bit_for_bit() -> None:
-    (found, metrics), (expected, _) = (train(defense, conv_net()) for defense in (grad_align(align=0), fgsm()))
+    (found, metrics), (expected, _) = (train(defense, conv_net()) for defense in (GradAlign(align=0), fgsm()))
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
     assert "cosine" not in metrics[0]
-    other, _ = train(grad_align(), conv_net())
+    other, _ = train(GradAlign(), conv_net())
     assert not all(torch.equal(one, two) for one, two in zip(other, expected, strict=True))
 
 
 def test_a_linear_model_of_two_classes_is_aligned_already() -> None:
     """Its gradient has one direction everywhere (with more classes it turns with the probabilities)."""
     models = [linear_net(64, classes=2, dtype=torch.float64) for _ in range(2)]
-    found, metrics = train(grad_align(align=100.0), models[0], classes=2)
+    found, metrics = train(GradAlign(align=100.0), models[0], classes=2)
     expected, _ = train(fgsm(), models[1], classes=2)
     for one, other in zip(found, expected, strict=True):
         assert torch.allclose(one, other, rtol=0, atol=1e-12)
@@ -163,8 +163,8 @@ def test_a_large_weight_turns_the_gradients_towards_each_other() -> None:
     def cosine_after(align: float) -> float:
         model = conv_net(dtype=torch.float64)
         for _ in range(15):
-            train(grad_align(align=align), model, updates=1)
-        _, metrics = train(grad_align(align=1e-9, attack_bn="batch_no_update"), model, updates=1, lr=0.0)
+            train(GradAlign(align=align), model, updates=1)
+        _, metrics = train(GradAlign(align=1e-9, attack_bn="batch_no_update"), model, updates=1, lr=0.0)
         return float(metrics[0]["cosine"])
 
     assert cosine_after(5.0) > cosine_after(0.0) + 0.02
@@ -172,8 +172,8 @@ def test_a_large_weight_turns_the_gradients_towards_each_other() -> None:
 
 def test_the_reported_loss_lies_between_the_bounds_of_the_regulariser() -> None:
     align = 1000.0
-    _, plain = train(grad_align(align=0), conv_net(dtype=torch.float64), updates=1)
-    _, aligned = train(grad_align(align=align), conv_net(dtype=torch.float64), updates=1)
+    _, plain = train(GradAlign(align=0), conv_net(dtype=torch.float64), updates=1)
+    _, aligned = train(GradAlign(align=align), conv_net(dtype=torch.float64), updates=1)
     added = float(aligned[0]["loss"] - plain[0]["loss"])
     assert 0 < added < 2 * align
     assert added == pytest.approx(align * (1 - float(aligned[0]["cosine"])), rel=1e-9)
@@ -182,7 +182,7 @@ def test_the_reported_loss_lies_between_the_bounds_of_the_regulariser() -> None:
 def test_the_noise_is_not_cut_at_the_box() -> None:
     model, seen = conv_net(dtype=torch.float64), []
     model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
-    train(grad_align(), model, updates=1)
+    train(GradAlign(), model, updates=1)
     x, _ = batch()
     clean, x_adv, beside = seen
     assert torch.equal(clean, x)
@@ -227,7 +227,7 @@ def test_a_network_without_any_gradient_is_trained_on_without_harm() -> None:
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.bias.fill_(-100.0)
-    found, metrics = train(grad_align(), model)
+    found, metrics = train(GradAlign(), model)
     assert all(torch.isfinite(value).all() for value in found)
     assert [float(values["cosine"]) for values in metrics] == [1.0] * 3
 
@@ -250,7 +250,7 @@ def test_networks_with_attention_can_be_aligned() -> None:
     with drawn_from(0):
         networks = [Attending(), Attending()]
     networks[1].load_state_dict(networks[0].state_dict())
-    aligned, _ = train(grad_align(align=2.0), networks[0])
+    aligned, _ = train(GradAlign(align=2.0), networks[0])
     plain, _ = train(fgsm(), networks[1])
     assert all(torch.isfinite(value).all() for value in aligned)
     assert not torch.equal(aligned[0], plain[0])

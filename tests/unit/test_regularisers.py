@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from robustcli.architectures.convolutions import SameConv2d
 from robustcli.architectures.induced_norms import taps_of_norm
-from robustcli.defenses.free import free
+from robustcli.defenses.free import Free
 from robustcli.defenses.fw_at_adapt import fw_at_adapt
-from robustcli.defenses.grad_align import grad_align
+from robustcli.defenses.grad_align import GradAlign
 from robustcli.defenses.natural import natural
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.defenses.trades import trades
@@ -34,8 +34,8 @@ Norm = Literal["l1", "linf"]
 BASES: dict[str, Any] = {
     "natural": natural(),
     "trades": trades(steps=2),
-    "free": free(replays=1),
-    "grad_align": grad_align(),
+    "free": Free(replays=1),
+    "grad_align": GradAlign(),
     "fw_at_adapt": fw_at_adapt(monitor_images=8),
 }
 

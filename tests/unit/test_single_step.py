@@ -17,8 +17,8 @@ from robustcli.attacks.pgd import Pgd
 from robustcli.data.targets import Labels
 from robustcli.defenses import Defense
 from robustcli.defenses.fgsm import fgsm
-from robustcli.defenses.free import free
-from robustcli.defenses.grad_align import grad_align
+from robustcli.defenses.free import Free
+from robustcli.defenses.grad_align import GradAlign
 from robustcli.defenses.n_fgsm import n_fgsm
 from robustcli.defenses.natural import natural
 from robustcli.defenses.pgd_at import pgd_at
@@ -299,10 +299,10 @@ COSTS = [
     pytest.param(fgsm(), Passes(2, 1, 1), id="fgsm"),
     pytest.param(rs_fgsm(), Passes(2, 1, 1), id="rs_fgsm"),
     pytest.param(n_fgsm(), Passes(2, 1, 1), id="n_fgsm"),
-    pytest.param(free(), Passes(1, 1, 1), id="free"),
-    pytest.param(grad_align(align=0), Passes(2, 1, 1), id="grad_align, lambda 0"),
+    pytest.param(Free(), Passes(1, 1, 1), id="free"),
+    pytest.param(GradAlign(align=0), Passes(2, 1, 1), id="grad_align, lambda 0"),
     # The second gradient's own forward is gone through backwards once more, for its derivative.
-    pytest.param(grad_align(), Passes(3, 2, 2), id="grad_align"),
+    pytest.param(GradAlign(), Passes(3, 2, 2), id="grad_align"),
     pytest.param(replace(rs_fgsm(), weights=Awp()), Passes(3, 1, 2), id="rs_fgsm with awp"),
     pytest.param(replace(rs_fgsm(), attack=Pgd(steps=3)), Passes(4, 3, 1), id="three steps"),
 ]
@@ -325,10 +325,10 @@ def test_a_step_costs_what_it_must(defense: Defense, cost: Passes) -> None:
         (fgsm(attack_bn="eval"), 1),
         (rs_fgsm(), 2),
         (n_fgsm(), 2),
-        (free(), 1),
-        (grad_align(), 3),
-        (grad_align(align=0), 2),
-        (grad_align(attack_bn="eval"), 1),
+        (Free(), 1),
+        (GradAlign(), 3),
+        (GradAlign(align=0), 2),
+        (GradAlign(attack_bn="eval"), 1),
     ],
 )
 def test_statistics_advance_with_the_forwards_in_train_mode(defense: Defense, advance: int) -> None:

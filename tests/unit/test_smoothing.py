@@ -16,7 +16,7 @@ from robustcli.data.mixers.mixup import MixUp
 from robustcli.data.mixers.none import Unmixed
 from robustcli.data.targets import Labels, Targets
 from robustcli.defenses import Defense
-from robustcli.defenses.free import free
+from robustcli.defenses.free import Free
 from robustcli.defenses.natural import natural
 from robustcli.defenses.pgd_at import pgd_at
 from robustcli.errors import Interrupted
@@ -135,7 +135,7 @@ class ImagesOnly:
 
 def test_free_training_has_one_backward_for_both() -> None:
     """Its first update is at the images themselves, and delta begins with its gradient."""
-    plain, found, both = (shown(free(replays=2), targets, updates=2)[0] for targets in (NONE, LOSS, BOTH))
+    plain, found, both = (shown(Free(replays=2), targets, updates=2)[0] for targets in (NONE, LOSS, BOTH))
     assert torch.equal(found[0], plain[0])
     assert not torch.equal(found[1], plain[1])
     assert same(found, both)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from robustcli.attacks import Attack
 from robustcli.attacks.fgsm import Fgsm
 from robustcli.diagnostics.input_surface import InputSurface
-from robustcli.diagnostics.weight_surface import moved, random_direction, weight_surface
+from robustcli.diagnostics.weight_surface import WeightSurface, moved, random_direction
 from robustcli.promises.networks import conv_net, images, linear_net
 from robustcli.registry.types import Norm
 from robustcli.threat.noise import IndexedNoise, Noise, derive
@@ -120,7 +120,7 @@ def test_weights_are_put_back_bit_for_bit() -> None:
 def test_the_curve_over_weights_is_its_formula() -> None:
     model, x, y, rng = case()
     threat = ThreatModel("linf", Fraction(1, 10))
-    found = weight_surface(points="clean", half=2, images=8, batch_size=3)(model, x, y, threat, rng)
+    found = WeightSurface(points="clean", half=2, images=8, batch_size=3)(model, x, y, threat, rng)
     weight, bias = parts(model)
     (way,) = (tensor.numpy() for tensor in direction_used(model).values())
     assert [row["alpha"] for row in found["curve"]] == [-1, -0.5, 0, 0.5, 1]
@@ -136,8 +136,8 @@ def direction_used(model: nn.Module, number: int = 0) -> dict[str, Tensor]:
 def test_two_directions_span_a_surface_whose_axes_are_curves() -> None:
     model, x, y, rng = case()
     threat = ThreatModel("linf", Fraction(1, 10))
-    surface = weight_surface(directions=2, points="clean", half=1)(model, x, y, threat, rng)["surface"]
-    curve = weight_surface(points="clean", half=1)(model, x, y, threat, rng)["curve"]
+    surface = WeightSurface(directions=2, points="clean", half=1)(model, x, y, threat, rng)["surface"]
+    curve = WeightSurface(points="clean", half=1)(model, x, y, threat, rng)["curve"]
     assert [row[1] for row in surface["loss"]] == pytest.approx([row["loss"] for row in curve])
     weight, bias = parts(model)
     first, second = (direction_used(model, number)["1.weight"].numpy() for number in (0, 1))
@@ -160,12 +160,12 @@ class Counted(Attack):
 def test_adversarial_images_are_made_at_the_stated_place(points: Any, calls: int) -> None:
     model, x, y, rng = case()
     seen: list[float] = []
-    diagnostic = replace(weight_surface(points=points, half=2), attack=Counted(seen))
+    diagnostic = replace(WeightSurface(points=points, half=2), attack=Counted(seen))
     curve = diagnostic(model, x, y, ThreatModel("linf", Fraction(1, 10)), rng)["curve"]
     assert len(seen) == len(set(seen)) == calls
     own = float(model[1].weight.detach().sum())  # type: ignore[index]
     assert (own in seen) == (calls > 0)
-    clean = weight_surface(points="clean", half=2)(model, x, y, ThreatModel("linf", Fraction(1, 10)), rng)["curve"]
+    clean = WeightSurface(points="clean", half=2)(model, x, y, ThreatModel("linf", Fraction(1, 10)), rng)["curve"]
     if calls:
         # FGSM is nearly exact here: new examples have at least the loss of held ones, and both more than clean images.
         assert all(row["loss"] > plain["loss"] for row, plain in zip(curve, clean, strict=True) if row["alpha"] == 0)
@@ -176,7 +176,7 @@ def test_adversarial_images_are_made_at_the_stated_place(points: Any, calls: int
 def test_regenerated_images_are_worse_than_held_ones() -> None:
     model, x, y, rng = case()
     curves = [
-        replace(weight_surface(points=points, half=2), attack=Fgsm())(
+        replace(WeightSurface(points=points, half=2), attack=Fgsm())(
             model, x, y, ThreatModel("linf", Fraction(1, 10)), rng
         )["curve"]
         for points in ("regenerated", "held")
