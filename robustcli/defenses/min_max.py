@@ -195,5 +195,7 @@ class MinMaxStep:
         return {name: state for name, state in states.items() if state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        # Earlier versions kept the state of fw_at_adapt's curriculum next to that of the parts.
+        alone = {key: value for key, value in state.items() if key not in self._parts}
         for name, part in self._parts.items():
-            part.load_state_dict(state.get(name, {}))
+            part.load_state_dict(state.get(name, alone if name == "curriculum" else {}))

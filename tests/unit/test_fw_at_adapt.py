@@ -9,7 +9,8 @@ from small_steps import COUNT, LINF, batch, counted, labelled
 from torch import nn
 
 from robustcli.data.targets import Labels
-from robustcli.defenses.fw_at_adapt import AdaptiveFrankWolfe, fw_at_adapt
+from robustcli.defenses.fw_at_adapt import AdaptedSteps, fw_at_adapt
+from robustcli.defenses.min_max import MinMax
 from robustcli.optimization.progress import Progress
 from robustcli.promises.networks import conv_net, linear_net
 from robustcli.threat.noise import StreamNoise
@@ -17,7 +18,7 @@ from robustcli.threat.noise import StreamNoise
 PER_EPOCH = 5
 
 
-def trace(model: nn.Module, settings: AdaptiveFrankWolfe, epochs: int, classes: int = 10) -> list[list[int]]:
+def trace(model: nn.Module, settings: MinMax, epochs: int, classes: int = 10) -> list[list[int]]:
     """The steps of every attack, epoch by epoch."""
     step = settings.start(
         model.train(), torch.optim.SGD(model.parameters(), lr=0.01), StreamNoise.on(torch.device("cpu"))
@@ -56,7 +57,7 @@ def test_a_gradient_that_never_turns_needs_one_step() -> None:
 
 
 def test_the_rule() -> None:
-    settings = fw_at_adapt(max_distortion=0.9)
+    settings = AdaptedSteps(max_distortion=0.9, monitor_images=1000, increase=2, max_steps=15)
     assert [settings.decide(steps, 0.95) for steps in (1, 2, 3, 7, 15)] == [1, 1, 1, 3, 7]
     assert [settings.decide(steps, 0.85) for steps in (1, 2, 3, 7, 14, 15)] == [3, 4, 5, 9, 15, 15]
     assert settings.decide(8, 0.9) == 4
@@ -71,7 +72,8 @@ def test_resume_after_any_update_changes_nothing(saved_after: int) -> None:
             model.train(), torch.optim.SGD(model.parameters(), lr=0.01), StreamNoise.on(torch.device("cpu"))
         )
         if state is not None:
-            step.load_state_dict(state)
+            # Half of the states as earlier versions wrote them, without the name of the part.
+            step.load_state_dict(state if saved_after % 2 else state["curriculum"])
         steps = [int(step(*labelled(u), LINF, Progress(u, PER_EPOCH, 3))["attack_steps"]) for u in updates]
         return steps, step.state_dict()
 
@@ -81,8 +83,8 @@ def test_resume_after_any_update_changes_nothing(saved_after: int) -> None:
     first, state = run(model, range(saved_after), None)
     second, end = run(model, range(saved_after, 3 * PER_EPOCH), deepcopy(state))
     assert first + second == whole
-    assert end.keys() == last.keys()
-    assert all(torch.equal(torch.as_tensor(end[key]), torch.as_tensor(last[key])) for key in end)
+    assert end.keys() == last.keys() == {"curriculum"}
+    assert end["curriculum"] == last["curriculum"]
 
 
 def test_a_step_costs_its_attack_and_one_branch() -> None:
