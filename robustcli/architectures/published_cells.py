@@ -9,91 +9,43 @@ from robustcli.architectures.cells import CellNetwork, genotype
 from robustcli.architectures.layers import Layers
 from robustcli.registry.types import Activation, Cells, Count, Counts3, Downsample, Nodes, NormBeside
 
-ADVRUSH = genotype(
-    normal=("sep3 1 + sep3 0", "sep5 0 + sep3 1", "sep3 1 + sep3 0", "skip 0 + sep3 1"),
-    reduce=("sep3 0 + sep3 1", "skip 0 + dil3 2", "skip 0 + avg 1", "skip 0 + skip 2"),
-)
-RACL = genotype(
-    normal=("sep3 0 + sep3 1", "sep5 0 + skip 1", "sep3 0 + skip 3", "sep3 3 + skip 4"),
-    reduce=("sep3 0 + sep5 1", "avg 0 + dil3 1", "sep3 0 + sep5 1", "sep3 2 + dil3 3"),
-)
-DARTS_V2 = genotype(
-    normal=("sep3 0 + sep3 1", "sep3 0 + sep3 1", "sep3 1 + skip 0", "skip 0 + dil3 2"),
-    reduce=("max 0 + max 1", "skip 2 + max 1", "max 0 + skip 2", "skip 2 + max 1"),
-)
-P_DARTS = genotype(
-    normal=("skip 0 + dil3 1", "skip 0 + sep3 1", "sep3 1 + sep3 3", "sep3 0 + dil5 4"),
-    reduce=("avg 0 + sep5 1", "sep3 0 + dil5 2", "max 0 + dil3 1", "dil3 1 + dil5 3"),
-)
-ARNAS = genotype(
+_FOUND = {
+    "AdvRush": genotype(
+        normal=("sep3 1 + sep3 0", "sep5 0 + sep3 1", "sep3 1 + sep3 0", "skip 0 + sep3 1"),
+        reduce=("sep3 0 + sep3 1", "skip 0 + dil3 2", "skip 0 + avg 1", "skip 0 + skip 2"),
+    ),
+    "RACL": genotype(
+        normal=("sep3 0 + sep3 1", "sep5 0 + skip 1", "sep3 0 + skip 3", "sep3 3 + skip 4"),
+        reduce=("sep3 0 + sep5 1", "avg 0 + dil3 1", "sep3 0 + sep5 1", "sep3 2 + dil3 3"),
+    ),
+    "DARTS-V2": genotype(
+        normal=("sep3 0 + sep3 1", "sep3 0 + sep3 1", "sep3 1 + skip 0", "skip 0 + dil3 2"),
+        reduce=("max 0 + max 1", "skip 2 + max 1", "max 0 + skip 2", "skip 2 + max 1"),
+    ),
+    "P-DARTS": genotype(
+        normal=("skip 0 + dil3 1", "skip 0 + sep3 1", "sep3 1 + sep3 3", "sep3 0 + dil5 4"),
+        reduce=("avg 0 + sep5 1", "sep3 0 + dil5 2", "max 0 + dil3 1", "dil3 1 + dil5 3"),
+    ),
+}
+_ARNAS = genotype(
     normal=("skip 0 + skip 1", "sep5 0 + sep3 1", "sep5 3 + sep3 1", "sep5 4 + skip 0"),
     reduce=("avg 1 + avg 0", "dil5 2 + avg 0", "dil5 3 + dil5 2", "dil5 4 + dil5 3"),
     robust=("dil5 0 + dil5 1", "dil5 1 + dil5 2", "dil3 3 + dil5 2", "dil3 4 + dil3 3"),
 )
-_DOUBLING = (1, 2, 4)
 
 
 @ARCHITECTURES.register(
-    "advrush", added={"activation": "relu", "norm": "batch", "downsample": "strided"}, smoke={"width": 2, "cells": 3}
+    "advrush",
+    added={"activation": "relu", "norm": "batch", "downsample": "strided"},
+    fixed={"search": "AdvRush"},
+    smoke={"width": 2, "cells": 3},
 )
-def advrush(
-    shape: ImageShape,
-    /,
-    *,
-    width: Count = 36,
-    cells: Cells = 20,
-    activation: Activation = "relu",
-    norm: NormBeside = "batch",
-    downsample: Downsample = "strided",
-) -> nn.Module:
-    """AdvRush: cells found on clean images with a penalty on the input curvature of the loss.
-
-    The auxiliary classifier and path dropping of the authors' training are left out.
-
-    Args:
-        width: channels of a node in the first third of the cells: 36, or 96 with 23 cells for the size of a WideResNet.
-        cells: number of cells; those at one third and two thirds halve the resolution.
-        activation: nonlinearity of all layers.
-        norm: batch or group.
-        downsample: how convolutions halve the sides: strided, or average, flc or asap pooling before a convolution.
-
-    Reference: Mok et al., "AdvRush: Searching for Adversarially Robust Neural Architectures", ICCV 2021.
-    """
-    layers = Layers(activation=activation, norm=norm, downsample=downsample)
-    return CellNetwork(shape, [ADVRUSH] * cells, layers, width=width, factors=_DOUBLING)
-
-
 @ARCHITECTURES.register(
-    "racl", added={"activation": "relu", "norm": "batch", "downsample": "strided"}, smoke={"width": 2, "cells": 3}
+    "racl",
+    added={"activation": "relu", "norm": "batch", "downsample": "strided"},
+    fixed={"search": "RACL"},
+    smoke={"width": 2, "cells": 3},
 )
-def racl(
-    shape: ImageShape,
-    /,
-    *,
-    width: Count = 36,
-    cells: Cells = 20,
-    activation: Activation = "relu",
-    norm: NormBeside = "batch",
-    downsample: Downsample = "strided",
-) -> nn.Module:
-    """RACL: cells found with a bound on the Lipschitz constant that holds with high confidence.
-
-    The auxiliary classifier and path dropping of the authors' training are left out.
-
-    Args:
-        width: channels of a node in the first third of the cells: 36, or 104 with 23 cells for the size of a
-            WideResNet.
-        cells: number of cells; those at one third and two thirds halve the resolution.
-        activation: nonlinearity of all layers.
-        norm: batch or group.
-        downsample: how convolutions halve the sides: strided, or average, flc or asap pooling before a convolution.
-
-    Reference: Dong et al., "Adversarially Robust Neural Architectures", arXiv 2009.00902.
-    """
-    layers = Layers(activation=activation, norm=norm, downsample=downsample)
-    return CellNetwork(shape, [RACL] * cells, layers, width=width, factors=_DOUBLING)
-
-
 @ARCHITECTURES.register(
     "darts_v2",
     added={"activation": "relu", "norm": "batch", "downsample": "strided"},
@@ -101,35 +53,35 @@ def racl(
     smoke={"width": 2, "cells": 3},
 )
 @ARCHITECTURES.register("p_darts", fixed={"search": "P-DARTS"}, smoke={"width": 2, "cells": 3})
-def darts(
+def cells_of_a_search(
     shape: ImageShape,
     /,
     *,
-    search: Literal["DARTS-V2", "P-DARTS"],
+    search: Literal["AdvRush", "RACL", "DARTS-V2", "P-DARTS"],
     width: Count = 36,
     cells: Cells = 20,
     activation: Activation = "relu",
     norm: NormBeside = "batch",
     downsample: Downsample = "strided",
 ) -> nn.Module:
-    """{search}: cells found for clean accuracy only, as a baseline for robust cells.
+    """{search}: repetitions of two cells found by a published architecture search.
 
-    The auxiliary classifier and path dropping of the authors' training are left out.
+    AdvRush searches on clean images with a penalty on the input curvature of the loss, RACL with a bound on the
+    Lipschitz constant that holds with high confidence; DARTS-V2 and P-DARTS search for clean accuracy only, as a
+    baseline for robust cells. The auxiliary classifier and path dropping of the authors' training are left out.
 
     Args:
-        search: second-order DARTS, or progressive DARTS.
-        width: channels of a node in the first third of the cells.
+        search: the search that found the cells; DARTS-V2 is second-order DARTS.
+        width: channels of a node in the first third of the cells. For the size of a WideResNet, 96 in AdvRush and 104
+            in RACL, both with 23 cells.
         cells: number of cells; those at one third and two thirds halve the resolution.
-        activation: nonlinearity of all layers.
-        norm: batch or group.
-        downsample: how convolutions halve the sides: strided, or average, flc or asap pooling before a convolution.
 
-    Reference: Liu, Simonyan and Yang, "DARTS: Differentiable Architecture Search", ICLR 2019; P-DARTS: Chen et
+    Reference: AdvRush: Mok et al., ICCV 2021; RACL: Dong et al., "Adversarially Robust Neural Architectures", arXiv
+        2009.00902; Liu, Simonyan and Yang, "DARTS: Differentiable Architecture Search", ICLR 2019; P-DARTS: Chen et
         al., "Progressive Differentiable Architecture Search", ICCV 2019.
     """
-    found = DARTS_V2 if search == "DARTS-V2" else P_DARTS
     layers = Layers(activation=activation, norm=norm, downsample=downsample)
-    return CellNetwork(shape, [found] * cells, layers, width=width, factors=_DOUBLING)
+    return CellNetwork(shape, [_FOUND[search]] * cells, layers, width=width, factors=(1, 2, 4))
 
 
 @ARCHITECTURES.register(
@@ -152,15 +104,12 @@ def arnas(
     Args:
         width: channels of a node in the first third of the cells.
         cells: number of cells; those at one third and two thirds halve the resolution, and the last third is robust.
-        activation: nonlinearity of all layers.
-        norm: batch or group.
-        downsample: how convolutions halve the sides: strided, or average, flc or asap pooling before a convolution.
 
     Reference: Ou, Feng and Sun, "Towards Accurate and Robust Architectures via Neural Architecture Search",
         CVPR 2024.
     """
     layers = Layers(activation=activation, norm=norm, downsample=downsample)
-    return CellNetwork(shape, [ARNAS] * cells, layers, width=width, factors=(1, 2, 2))
+    return CellNetwork(shape, [_ARNAS] * cells, layers, width=width, factors=(1, 2, 2))
 
 
 @ARCHITECTURES.register("cell_network", added={"activation": "relu", "norm": "batch", "downsample": "strided"}, smoke={
@@ -205,9 +154,6 @@ def cell_network(
         cells: number of cells.
         factors: factors on the width for each third; 1, 2, 2 in DSARA and ARNAS.
         affine: norms inside cells have a scale and a shift.
-        activation: nonlinearity of all layers.
-        norm: batch or group.
-        downsample: how convolutions halve the sides: strided, or average, flc or asap pooling before a convolution.
 
     Reference: Liu, Simonyan and Yang, ICLR 2019; three kinds: Ou et al., arXiv 2212.14049.
     """
