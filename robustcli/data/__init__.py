@@ -10,7 +10,6 @@ from torch import Tensor
 
 from robustcli.architectures import ImageShape
 from robustcli.data import augmentation
-from robustcli.data.augmentation import AugmentSettings
 from robustcli.data.datasets import Crops, Source
 from robustcli.data.datasets.fixed_order import fixed_order
 from robustcli.data.extra import Extra, Joined
@@ -18,6 +17,7 @@ from robustcli.data.images import Images
 from robustcli.data.stores import Plan, Store, batches_of, store
 from robustcli.data.targets import Labels, Targets
 from robustcli.errors import RobustCliError
+from robustcli.specs.settings import Augment
 from robustcli.threat.noise import Noise
 
 SplitName = Literal["train", "val", "test"]
@@ -155,7 +155,7 @@ class Data:
         batch_size: int,
         *,
         drop_last: bool,
-        augment: AugmentSettings,
+        augment: Augment,
         rng: Noise,
         skip: int = 0,
         crop_chance: Tensor | None = None,

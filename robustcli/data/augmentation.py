@@ -1,40 +1,16 @@
 """Augmentation of whole batches of training images, on their device."""
 
-from typing import Literal, Protocol
-
 import torch
 from torch import Tensor
 
-from robustcli.data.distortions import DRAWS, DistortionSettings, distorted
+from robustcli.data.distortions import DRAWS, distorted
 from robustcli.data.mixers.squares import cut_out
 from robustcli.errors import RobustCliError
+from robustcli.specs.settings import Augment
 from robustcli.threat.noise import Noise
 
 
-class AugmentSettings(DistortionSettings, Protocol):
-    """Settings of augmentation, in addition to distortions.
-
-    Args:
-        crop: pixels of padding on each side before a random crop of the old size; 0 is off.
-        pad_mode: values of the padding: "zero", or the image mirrored at its border pixels ("reflect").
-        flip: mirror images left to right with probability 0.5.
-        cutout: side of a square at a random place that is set to 0, in pixels, clipped at the border; 0 is off.
-    """
-
-    @property
-    def crop(self) -> int: ...
-
-    @property
-    def pad_mode(self) -> Literal["zero", "reflect"]: ...
-
-    @property
-    def flip(self) -> bool: ...
-
-    @property
-    def cutout(self) -> int: ...
-
-
-def augment(x: Tensor, settings: AugmentSettings, rng: Noise, *, is_cropped: bool = False) -> Tensor:
+def augment(x: Tensor, settings: Augment, rng: Noise, *, is_cropped: bool = False) -> Tensor:
     """Return images (uint8 or float) after distortions, crop, flip and cutout, with random numbers per image.
 
     Every image draws five numbers from `rng` for crop, flip and cutout, even if some are off, so turning one off does
@@ -63,7 +39,7 @@ def augment(x: Tensor, settings: AugmentSettings, rng: Noise, *, is_cropped: boo
     return x
 
 
-def require_room(settings: AugmentSettings, height: int, width: int) -> None:
+def require_room(settings: Augment, height: int, width: int) -> None:
     """Check that the padding of crops can be made from images of this size.
 
     Raises:
@@ -76,7 +52,7 @@ def require_room(settings: AugmentSettings, height: int, width: int) -> None:
         )
 
 
-def _crop_and_flip(x: Tensor, settings: AugmentSettings, chance: Tensor) -> Tensor:
+def _crop_and_flip(x: Tensor, settings: Augment, chance: Tensor) -> Tensor:
     """Crop and flip with one gather from the row and the column of each source pixel."""
     n, _, height, width = x.shape
     pad = settings.crop

@@ -1,11 +1,12 @@
 """Random resized crops, rotations and colour jitter, different for each image of a batch."""
 
 import math
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from robustcli.specs.settings import Augment
 
 # Usual range of the ratio of the sides of a resized crop.
 NARROWEST, WIDEST = 3 / 4, 4 / 3
@@ -15,26 +16,7 @@ _GREY = (0.299, 0.587, 0.114)
 DRAWS = 8
 
 
-class DistortionSettings(Protocol):
-    """Strength of distortions; 0 is off.
-
-    Args:
-        resized_crop: minimum share of the area of a crop, which is resized to the whole image.
-        rotate: maximum angle in degrees.
-        jitter: maximum relative change of brightness, contrast and saturation.
-    """
-
-    @property
-    def resized_crop(self) -> float: ...
-
-    @property
-    def rotate(self) -> float: ...
-
-    @property
-    def jitter(self) -> float: ...
-
-
-def distorted(x: Tensor, settings: DistortionSettings, chance: Tensor, *, is_cropped: bool = False) -> Tensor:
+def distorted(x: Tensor, settings: Augment, chance: Tensor, *, is_cropped: bool = False) -> Tensor:
     """Return images after resized crop, rotation and colour jitter: uint8, or float in [0, 1].
 
     Args:

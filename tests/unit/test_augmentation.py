@@ -1,7 +1,6 @@
 """Crops, flips and cutouts against plain loops over images."""
 
-from dataclasses import dataclass
-from typing import Literal
+from functools import partial
 
 import pytest
 import torch
@@ -12,22 +11,14 @@ from torch.nn import functional
 
 from robustcli.data.augmentation import augment
 from robustcli.errors import RobustCliError
+from robustcli.specs.settings import Augment
 from robustcli.threat.noise import StreamNoise
 
-
-@dataclass(frozen=True)
-class MemberSpec:
-    crop: int = 0
-    pad_mode: Literal["zero", "reflect"] = "zero"
-    flip: bool = False
-    cutout: int = 0
-    resized_crop: float = 0.0
-    rotate: float = 0.0
-    jitter: float = 0.0
+zero_padded = partial(Augment, pad_mode="zero")
 
 
 CHOICES = st.builds(
-    MemberSpec,
+    zero_padded,
     crop=st.integers(0, 3),
     pad_mode=st.sampled_from(["zero", "reflect"]),
     flip=st.booleans(),
@@ -55,7 +46,7 @@ def _noise(seed: int) -> StreamNoise:
     return StreamNoise(torch.Generator().manual_seed(seed))
 
 
-def _slow(x: Tensor, chosen: MemberSpec, seed: int) -> Tensor:
+def _slow(x: Tensor, chosen: Augment, seed: int) -> Tensor:
     """One image at a time, by padding, cutting, mirroring and writing zeros."""
     chance = torch.rand((len(x), 5), generator=torch.Generator().manual_seed(seed))
     height, width = x.shape[2:]
@@ -76,7 +67,7 @@ def _slow(x: Tensor, chosen: MemberSpec, seed: int) -> Tensor:
 
 @given(BATCHES, CHOICES, SEEDS)
 @settings(deadline=None, max_examples=150)
-def test_agrees_with_one_image_at_a_time(x: Tensor, chosen: MemberSpec, seed: int) -> None:
+def test_agrees_with_one_image_at_a_time(x: Tensor, chosen: Augment, seed: int) -> None:
     if not (chosen.crop or chosen.flip or chosen.cutout):
         return
     assert torch.equal(augment(x, chosen, _noise(seed)), _slow(x, chosen, seed))
@@ -84,7 +75,7 @@ def test_agrees_with_one_image_at_a_time(x: Tensor, chosen: MemberSpec, seed: in
 
 @given(BATCHES, CHOICES, SEEDS)
 @settings(deadline=None, max_examples=50)
-def test_keeps_the_input_and_repeats_for_a_seed_in_any_memory_format(x: Tensor, chosen: MemberSpec, seed: int) -> None:
+def test_keeps_the_input_and_repeats_for_a_seed_in_any_memory_format(x: Tensor, chosen: Augment, seed: int) -> None:
     before = x.clone()
     first = augment(x, chosen, _noise(seed))
     again = augment(x.to(memory_format=torch.channels_last), chosen, _noise(seed))
@@ -96,7 +87,7 @@ def test_keeps_the_input_and_repeats_for_a_seed_in_any_memory_format(x: Tensor, 
 
 @given(BATCHES, CHOICES, SEEDS)
 @settings(deadline=None, max_examples=50)
-def test_every_pixel_comes_from_its_own_image_and_channel_or_is_zero(x: Tensor, chosen: MemberSpec, seed: int) -> None:
+def test_every_pixel_comes_from_its_own_image_and_channel_or_is_zero(x: Tensor, chosen: Augment, seed: int) -> None:
     out = augment(x, chosen, _noise(seed)).flatten(2)
     known = torch.cat([x.flatten(2), torch.zeros_like(x.flatten(2)[..., :1])], dim=2)
     assert (out[..., :, None] == known[..., None, :]).any(-1).all()
@@ -106,40 +97,40 @@ def test_all_off_returns_the_input_and_draws_nothing() -> None:
     x = _images(2, 3, 4, 4)
     rng = _noise(0)
     before = rng.generator.get_state()
-    assert augment(x, MemberSpec(), rng) is x
+    assert augment(x, zero_padded(), rng) is x
     assert torch.equal(rng.generator.get_state(), before)
 
 
 def test_a_mirror_of_ones_has_no_zeros_and_zero_padding_has_some() -> None:
     ones = torch.ones(64, 1, 8, 8)
-    assert (augment(ones, MemberSpec(crop=4, pad_mode="reflect", flip=True), _noise(0)) == 1).all()
-    assert (augment(ones, MemberSpec(crop=4, flip=True), _noise(0)) == 0).any()
+    assert (augment(ones, zero_padded(crop=4, pad_mode="reflect", flip=True), _noise(0)) == 1).all()
+    assert (augment(ones, zero_padded(crop=4, flip=True), _noise(0)) == 0).any()
 
 
 def test_switching_one_off_leaves_the_others_as_they_were() -> None:
     x = _images(32, 1, 8, 8)
-    both = augment(x, MemberSpec(crop=2, flip=True, cutout=3), _noise(3))
-    without_cutout = augment(x, MemberSpec(crop=2, flip=True), _noise(3))
+    both = augment(x, zero_padded(crop=2, flip=True, cutout=3), _noise(3))
+    without_cutout = augment(x, zero_padded(crop=2, flip=True), _noise(3))
     assert torch.equal(both[both > 0], without_cutout[both > 0])
 
 
 def test_every_crop_both_flips_and_every_centre_occur() -> None:
     n = 4000
     x = torch.arange(64, dtype=torch.uint8).view(1, 1, 8, 8).expand(n, 1, 8, 8)
-    crops = augment(x, MemberSpec(crop=2, pad_mode="reflect"), _noise(0))[:, 0, 4, 4]
+    crops = augment(x, zero_padded(crop=2, pad_mode="reflect"), _noise(0))[:, 0, 4, 4]
     counts = crops.long().bincount(minlength=64)
     assert (counts > 0).sum() == 25
     # 25 crops alike: 160 each; five standard deviations are 62.
     assert (counts[counts > 0] - n / 25).abs().max() < 62
-    mirrored = (augment(x, MemberSpec(flip=True), _noise(0))[:, 0, 0, 0] == 7).sum()
+    mirrored = (augment(x, zero_padded(flip=True), _noise(0))[:, 0, 0, 0] == 7).sum()
     assert abs(int(mirrored) - n / 2) < 160
-    cut = augment(torch.ones_like(x), MemberSpec(cutout=1), _noise(0)).flatten(1)
+    cut = augment(torch.ones_like(x), zero_padded(cutout=1), _noise(0)).flatten(1)
     assert ((cut == 0).sum(1) == 1).all()
     assert (cut == 0).any(0).all()
 
 
 def test_padding_that_cannot_be_mirrored_is_refused() -> None:
     x = _images(1, 1, 4, 6)
-    augment(x, MemberSpec(crop=3, pad_mode="reflect"), _noise(0))
+    augment(x, zero_padded(crop=3, pad_mode="reflect"), _noise(0))
     with pytest.raises(RobustCliError, match=r"data\.augment\.crop: 4 pixels .* at most 3"):
-        augment(x, MemberSpec(crop=4, pad_mode="reflect"), _noise(0))
+        augment(x, zero_padded(crop=4, pad_mode="reflect"), _noise(0))

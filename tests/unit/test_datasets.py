@@ -22,7 +22,6 @@ from sklearn.datasets import load_digits
 from robustcli.data import prepare
 from robustcli.data.datasets import DATASETS, Source, TensorSplit, encoded
 from robustcli.data.datasets.channel_statistics import channel_statistics
-from robustcli.data.datasets.cifar import cifar10, cifar100
 from robustcli.data.datasets.digits import digits
 from robustcli.data.datasets.fixed_order import fixed_order
 from robustcli.data.datasets.image_folder import image_folder, image_folder_test
@@ -32,6 +31,9 @@ from robustcli.data.datasets.svhn import svhn
 from robustcli.errors import RobustCliError
 
 RNG = np.random.default_rng(0)
+
+
+cifar10, cifar100 = DATASETS.get("cifar10"), DATASETS.get("cifar100")
 
 
 def _pixels(*shape: int) -> np.ndarray[Any, Any]:
@@ -131,7 +133,10 @@ def test_mnist_files_that_are_cut_short_or_do_not_match_are_named(tmp_path: Path
 
 @pytest.mark.parametrize(
     ("member", "reader", "label_key"),
-    [(cifar10, torchvision.datasets.CIFAR10, "labels"), (cifar100, torchvision.datasets.CIFAR100, "fine_labels")],
+    [
+        (cifar10, torchvision.datasets.CIFAR10, "labels"),
+        (cifar100, torchvision.datasets.CIFAR100, "fine_labels"),
+    ],
 )
 def test_cifar_reads_the_published_format(
     member: Any, reader: Any, label_key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -1,6 +1,7 @@
 """Stretched crops, rotations and colours against formulas and Pillow."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -11,21 +12,13 @@ from torchvision.transforms.functional import to_pil_image, to_tensor
 from robustcli.data.augmentation import augment
 from robustcli.data.distortions import DRAWS, distorted
 from robustcli.promises.networks import images
+from robustcli.specs.settings import Augment
 from robustcli.threat.noise import StreamNoise
 
-
-@dataclass(frozen=True)
-class MemberSpec:
-    crop: int = 0
-    pad_mode: str = "zero"
-    flip: bool = False
-    cutout: int = 0
-    resized_crop: float = 0.0
-    rotate: float = 0.0
-    jitter: float = 0.0
+zero_padded = partial(Augment, pad_mode="zero")
 
 
-ALL = MemberSpec(resized_crop=0.2, rotate=30.0, jitter=0.5)
+ALL = zero_padded(resized_crop=0.2, rotate=30.0, jitter=0.5)
 WIDE = torch.rand(6, 3, 10, 16, generator=torch.Generator().manual_seed(0))
 
 
@@ -42,7 +35,7 @@ def chances(count: int = 6, **fixed: float) -> Tensor:
 def test_each_stays_in_the_box_in_its_type_and_leaves_its_input(kind: str) -> None:
     for x in (WIDE, (255 * WIDE).to(torch.uint8), images(6)):
         given = x.clone()
-        found = distorted(x, replace(MemberSpec(), **{kind: getattr(ALL, kind)}), chances())
+        found = distorted(x, replace(zero_padded(), **{kind: getattr(ALL, kind)}), chances())
         assert torch.equal(x, given)
         assert (found.dtype, found.shape) == (x.dtype, x.shape)
         assert found.min() >= 0
@@ -64,7 +57,7 @@ def test_a_crop_is_the_box_that_was_drawn() -> None:
     rows, columns = (torch.arange(side).add(0.5) / side for side in (height, width))
     ramps = torch.stack([rows[:, None].expand(-1, width), columns.expand(height, -1)]).expand(count, -1, -1, -1)
     chance = chances(count)
-    found = distorted(ramps, MemberSpec(resized_crop=0.25), chance)
+    found = distorted(ramps, zero_padded(resized_crop=0.25), chance)
     # Slopes inside the image; the outermost pixels may have read beyond it.
     high = (found[:, 0, -2, 30] - found[:, 0, 1, 30]) * height / (height - 3)
     wide = (found[:, 1, 20, -2] - found[:, 1, 20, 1]) * width / (width - 3)
@@ -82,13 +75,13 @@ def test_a_crop_is_the_box_that_was_drawn() -> None:
 @pytest.mark.parametrize(("turn", "quarters"), [(1.0, 1), (0.0, -1), (0.5, 0)])
 def test_a_quarter_turn(turn: float, quarters: int) -> None:
     square = WIDE[..., :10].contiguous()
-    found = distorted(square, MemberSpec(rotate=90.0), chances(turn=turn))
+    found = distorted(square, zero_padded(rotate=90.0), chances(turn=turn))
     torch.testing.assert_close(found, square.rot90(quarters, (2, 3)), atol=1e-5, rtol=0)
 
 
 def test_a_turn_is_pillows() -> None:
     smooth = torch.nn.functional.interpolate(WIDE[:, :1], (60, 90), mode="bicubic").clamp(0, 1)
-    found = distorted(smooth, MemberSpec(rotate=20.0), chances(turn=1.0))
+    found = distorted(smooth, zero_padded(rotate=20.0), chances(turn=1.0))
     for before, after in zip(smooth, found, strict=True):
         turned = to_tensor(to_pil_image(before).rotate(20, Image.Resampling.BILINEAR))
         inner = (slice(None), slice(15, 45), slice(20, 70))
@@ -99,7 +92,7 @@ def test_a_turn_is_pillows() -> None:
 def test_colours_are_pillows() -> None:
     """Pillow rounds to whole levels after every step; floats do not."""
     chance = chances()
-    found = distorted(WIDE, MemberSpec(jitter=0.5), chance)
+    found = distorted(WIDE, zero_padded(jitter=0.5), chance)
     for before, after, drawn in zip(WIDE, found, chance[:, 5:].tolist(), strict=True):
         image = to_pil_image(before)
         for kind, share in zip(
@@ -111,15 +104,15 @@ def test_colours_are_pillows() -> None:
 
 def test_grey_images_keep_their_saturation() -> None:
     x = images(6)
-    found = [distorted(x, MemberSpec(jitter=0.5), chances(saturation=value)) for value in (0.0, 0.9)]
+    found = [distorted(x, zero_padded(jitter=0.5), chances(saturation=value)) for value in (0.0, 0.9)]
     torch.testing.assert_close(found[0], found[1])
 
 
 def test_switching_one_off_leaves_the_others() -> None:
-    def seen(chosen: MemberSpec) -> Tensor:
+    def seen(chosen: Augment) -> Tensor:
         return augment(WIDE, chosen, StreamNoise(torch.Generator().manual_seed(5)))
 
-    old = MemberSpec(crop=2, flip=True, cutout=3)
+    old = zero_padded(crop=2, flip=True, cutout=3)
     torch.testing.assert_close(seen(replace(old, rotate=1e-9)), seen(old), atol=1e-4, rtol=0)
     torch.testing.assert_close(seen(replace(ALL, jitter=1e-9)), seen(replace(ALL, jitter=0.0)), atol=1e-4, rtol=0)
     assert not torch.equal(seen(replace(old, rotate=20.0)), seen(old))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robustcli.data.datasets import DATASETS, Source, TensorSplit
+from robustcli.data.datasets.cifar import statistics
 from robustcli.data.datasets.corruptions import check_corruptions
 from robustcli.data.datasets.fixed_order import fixed_order
 from robustcli.errors import RobustCliError
@@ -19,45 +20,29 @@ from robustcli.registry.types import Count
 
 _SIDE = 32
 _SEVERITIES = 5
-# Statistics of the published training images, as in the data sets cifar10 and cifar100.
-_STATISTICS = {
-    10: ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)),
-    100: ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
-}
 
 
-@DATASETS.register("cifar10_c", image=(3, 32, 32), classes=10)
-def cifar10_c(*, root: str = "data", kinds: tuple[str, ...] = (), severities: tuple[Count, ...] = ()) -> Source:
-    """CIFAR-10-C: the test images of CIFAR-10 under corruptions, for evaluation only.
+@DATASETS.register("cifar10_c", fixed={"count": 10}, image=(3, 32, 32), classes=10)
+@DATASETS.register("cifar100_c", fixed={"count": 100}, image=(3, 32, 32), classes=100)
+def cifar_c(
+    *, count: int, root: str = "data", kinds: tuple[str, ...] = (), severities: tuple[Count, ...] = ()
+) -> Source:
+    """CIFAR-{count}-C: the test images of CIFAR-{count} under corruptions, for evaluation only.
 
     Every combination of a kind and a severity holds all 10,000 test images. With one kind and one severity, images keep
-    the order of CIFAR-10; with several, all images come in one fixed random order, so that the first n of them are a
-    fair sample and their clean accuracy estimates the mean corruption accuracy.
+    the order of CIFAR-{count}; with several, all images come in one fixed random order, so that the first n of them are
+    a fair sample and their clean accuracy estimates the mean corruption accuracy.
 
     Args:
-        root: folder that contains CIFAR-10-C/ as published: one file KIND.npy for each kind, and labels.npy.
+        count: number of classes.
+        root: folder that contains CIFAR-{count}-C/ as published: one file KIND.npy for each kind, and labels.npy.
         kinds: corruptions, such as fog or gaussian_noise; empty: the 15 of the benchmark, without the 4 extra ones.
         severities: from 1 (mild) to 5; empty: all.
 
     Reference: Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and
-        Perturbations", ICLR 2019; the files: doi 10.5281/zenodo.2535967.
+        Perturbations", ICLR 2019; the files: doi 10.5281/zenodo.2535967 and 10.5281/zenodo.3555552.
     """
-    return _read("CIFAR-10-C", 10, root, kinds, severities)
-
-
-@DATASETS.register("cifar100_c", image=(3, 32, 32), classes=100)
-def cifar100_c(*, root: str = "data", kinds: tuple[str, ...] = (), severities: tuple[Count, ...] = ()) -> Source:
-    """CIFAR-100-C: the test images of CIFAR-100 under corruptions, for evaluation only; see cifar10_c.
-
-    Args:
-        root: folder that contains CIFAR-100-C/ as published: one file KIND.npy for each kind, and labels.npy.
-        kinds: corruptions, such as fog or gaussian_noise; empty: the 15 of the benchmark, without the 4 extra ones.
-        severities: from 1 (mild) to 5; empty: all.
-
-    Reference: Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and
-        Perturbations", ICLR 2019; the files: doi 10.5281/zenodo.3555552.
-    """
-    return _read("CIFAR-100-C", 100, root, kinds, severities)
+    return _read(f"CIFAR-{count}-C", count, root, kinds, severities)
 
 
 @dataclass(frozen=True)
@@ -124,7 +109,7 @@ def _read(name: str, classes: int, root: str, kinds: Sequence[str], severities: 
     own = torch.from_numpy(labels[places[:, 1]].astype(np.int64))
     names = " ".join(f"{kind} {(folder / f'{kind}.npy').stat().st_size}" for kind in kinds)
     train = TensorSplit(torch.zeros((0, 3, _SIDE, _SIDE), dtype=torch.uint8), torch.zeros(0, dtype=torch.int64))
-    mean, std = _STATISTICS[classes]
+    mean, std = statistics(classes)
     test = _CorruptedSplit(files, names, places, own)
     return Source(train, test, [str(label) for label in range(classes)], mean, std)
 
