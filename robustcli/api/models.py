@@ -68,7 +68,7 @@ def load(
         return named.load(test_images(named.defaults, chosen), chosen).network
     if isinstance(found, Path):
         return network_of(read_checkpoint(found), chosen, found)[1]
-    size = _USUAL_SIZE if found.size is None else found.size
+    size = found.facts.size or _USUAL_SIZE
     channels, height, width = (3, size, size) if image is None else image
     shape = ImageShape(channels, height, width, _USUAL_CLASSES if classes is None else classes)
     means, stds = normalization_of(request)

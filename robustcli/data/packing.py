@@ -2,9 +2,8 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from robustcli.data.datasets.encoded import EncodedSplit, decoder
 from robustcli.data.datasets.folder_layout import both_parts, has_train_part, test_part
 from robustcli.data.datasets.packed import MANIFEST, Manifest, PackedFile, PackedPart, PartName
 from robustcli.errors import RobustCliError
-from robustcli.store.files import replacing, write_json
+from robustcli.store.files import file_digest, replacing, write_json
 from robustcli.store.runs import lock_folder
 
 # Maximum bytes of a shard; a single image may be larger.
@@ -23,6 +22,7 @@ SHARD_BYTES = 2 << 30
 # Number of images to read at once.
 _CHUNK = 256
 
+Array = np.ndarray[Any, Any]
 Progress = Callable[[int, int], None]
 
 
@@ -72,22 +72,21 @@ def _write(
     total, done = sum(len(part.labels) for part in parts.values()), 0
     digest = hashlib.sha256(str(ImageShape(3, size or 1, size or 1, len(classes))).encode())
     levels = LevelCounts(3)
-    written: dict[PartName, PackedPart] = {}
-    for name, part in parts.items():
-        writer = _Writer(out, name, shard_bytes)
-        with writer:
-            digest.update(part.labels.numpy().tobytes())
-            for images in _chunks(part, as_pixels=size is not None):
-                for image in images:
-                    writer.add(image)
-                if size is not None:
-                    pixels = np.stack(images)
-                    digest.update(pixels.tobytes())
-                    if name == "train":
-                        levels.add(torch.from_numpy(pixels))
-                done += len(images)
-                progress(done, total)
-        written[name] = writer.finished(part)
+
+    def images_of(name: PartName, part: EncodedSplit) -> Iterator[Array]:
+        nonlocal done
+        digest.update(part.labels.numpy().tobytes())
+        for images in _chunks(part, as_pixels=size is not None):
+            if size is not None:
+                pixels = np.stack(images)
+                digest.update(pixels.tobytes())
+                if name == "train":
+                    levels.add(torch.from_numpy(pixels))
+            yield from images
+            done += len(images)
+            progress(done, total)
+
+    written = {name: _write_part(out, name, part, images_of(name, part), shard_bytes) for name, part in parts.items()}
     has_statistics = size is not None and "train" in parts
     mean, std = levels.mean_and_std() if has_statistics else (None, None)
     names = [name for part in parts.values() for name in part.files.names]
@@ -113,8 +112,7 @@ def check(folder: Path, manifest: Manifest) -> None:
     """
     for part in manifest.parts.values():
         for stated in (part.index, *part.shards):
-            with (folder / stated.file).open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+            found = file_digest(folder / stated.file)
             if found != stated.sha256:
                 raise RobustCliError(
                     f"{folder / stated.file}: the contents have changed (SHA-256 {found[:12]}, {MANIFEST} states "
@@ -137,7 +135,7 @@ def _require_free(out: Path) -> None:
         raise RobustCliError(f"{out}: holds other files, such as {other}; name a new or empty folder")
 
 
-def _chunks(part: EncodedSplit, *, as_pixels: bool) -> Iterator[Sequence[np.ndarray[Any, Any]]]:
+def _chunks(part: EncodedSplit, *, as_pixels: bool) -> Iterator[Sequence[Array]]:
     """Yield contents of the images of a part, a few at a time, as bytes."""
     for start in range(0, len(part.labels), _CHUNK):
         numbers = range(start, min(start + _CHUNK, len(part.labels)))
@@ -147,68 +145,34 @@ def _chunks(part: EncodedSplit, *, as_pixels: bool) -> Iterator[Sequence[np.ndar
             yield [np.frombuffer(part.files.read(number), dtype=np.uint8) for number in numbers]
 
 
-class _Writer:
-    """Writes the shards of one part."""
-
-    def __init__(self, out: Path, part: PartName, shard_bytes: int) -> None:
-        self._out, self._part, self._most = out, part, shard_bytes
-        self._shards: list[PackedFile] = []
-        self._open = ExitStack()
-        self._file: BinaryIO | None = None
-        self._bytes = 0
-        self._sha256 = hashlib.sha256()
-        self._where: list[tuple[int, int]] = []
-
-    def __enter__(self) -> "_Writer":
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        if error[0] is None:
-            self._end_shard()
-        else:
-            # Remove incomplete files.
-            self._open.__exit__(*error)
-
-    def add(self, image: np.ndarray[Any, Any]) -> None:
-        """Write one image."""
-        if self._file is not None and self._bytes + image.nbytes > self._most:
-            self._end_shard()
-        if self._file is None:
-            self._file = self._open.enter_context(replacing(self._out / self._name(len(self._shards))))
-            self._bytes, self._sha256 = 0, hashlib.sha256()
-        self._where.append((len(self._shards), self._bytes))
-        data = np.ascontiguousarray(image).data
-        self._file.write(data)
-        self._sha256.update(data)
-        self._bytes += image.nbytes
-
-    def finished(self, part: EncodedSplit) -> PackedPart:
-        """Write the index, and return the entry of the part in the manifest."""
-        where = np.array(self._where, dtype=np.int64)
-        names = "".join(f"{name}\0" for name in part.files.names).encode("utf-8", "surrogateescape")
-        arrays = {
-            "labels": part.labels.numpy(),
-            "names": np.frombuffer(names, dtype=np.uint8),
-            "shard": where[:, 0].astype(np.int32),
-            "start": where[:, 1],
-            "length": np.array([part.files.length(number) for number in range(len(part.labels))], dtype=np.int64),
-        }
-        path = self._out / f"{self._part}.npz"
+def _write_part(out: Path, name: PartName, part: EncodedSplit, images: Iterator[Array], most: int) -> PackedPart:
+    """Write the shards and the index of a part; a shard has at most `most` bytes, or a single image."""
+    shards: list[PackedFile] = []
+    where: list[tuple[int, int]] = []
+    image = next(images, None)
+    while image is not None:
+        path = out / f"{name}-{len(shards):05d}.bin"
+        size, sha256 = 0, hashlib.sha256()
         with replacing(path) as file:
-            np.savez(file, allow_pickle=False, **arrays)
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        index = PackedFile(file=path.name, bytes=path.stat().st_size, sha256=sha256)
-        return PackedPart(images=len(part.labels), index=index, shards=tuple(self._shards))
-
-    def _name(self, number: int) -> str:
-        return f"{self._part}-{number:05d}.bin"
-
-    def _end_shard(self) -> None:
-        if self._file is None:
-            return
-        self._open.close()
-        self._file = None
-        self._shards.append(
-            PackedFile(file=self._name(len(self._shards)), bytes=self._bytes, sha256=self._sha256.hexdigest())
-        )
+            while image is not None and (not size or size + image.nbytes <= most):
+                where.append((len(shards), size))
+                data = np.ascontiguousarray(image).data
+                file.write(data)
+                sha256.update(data)
+                size += image.nbytes
+                image = next(images, None)
+        shards.append(PackedFile(file=path.name, bytes=size, sha256=sha256.hexdigest()))
+    names = "".join(f"{file}\0" for file in part.files.names).encode("utf-8", "surrogateescape")
+    shard, start = np.array(where, dtype=np.int64).reshape(-1, 2).T
+    arrays = {
+        "labels": part.labels.numpy(),
+        "names": np.frombuffer(names, dtype=np.uint8),
+        "shard": shard.astype(np.int32),
+        "start": start,
+        "length": np.array([part.files.length(number) for number in range(len(part.labels))], dtype=np.int64),
+    }
+    path = out / f"{name}.npz"
+    with replacing(path) as file:
+        np.savez(file, allow_pickle=False, **arrays)
+    index = PackedFile(file=path.name, bytes=path.stat().st_size, sha256=file_digest(path))
+    return PackedPart(images=len(part.labels), index=index, shards=tuple(shards))

@@ -7,7 +7,7 @@ from torch import nn
 
 from robustcli.architectures import ImageShape
 from robustcli.models.schemes import NamedFile
-from robustcli.models.source import LoadedNetwork, ModelSource
+from robustcli.models.source import Facts, LoadedNetwork, ModelSource
 from robustcli.models.weights_file import Weights
 from robustcli.models.weights_fit import filled
 from robustcli.registry.registry import MemberSpec, instantiate
@@ -21,44 +21,27 @@ class Architecture(ModelSource):
     Args:
         chosen: the architecture.
         weights: contents of the file.
-        about: facts about the file, if it was found by a name.
+        about: the file, and facts about it if it was found by a name.
     """
 
     chosen: MemberSpec
     weights: Weights
-    about: NamedFile | None = None
+    about: NamedFile
 
     @property
     def name(self) -> str:
-        return self.weights.path.name if self.about is None or self.about.title is None else self.about.title
+        return self.about.title or self.weights.path.name
 
     @property
-    def size(self) -> int | None:
-        return None if self.about is None else self.about.size
-
-    @property
-    def images(self) -> str | None:
-        return None if self.about is None else self.about.images
-
-    @property
-    def norm(self) -> str | None:
-        return None if self.about is None else self.about.norm
-
-    @property
-    def eps(self) -> str | None:
-        return None if self.about is None else self.about.eps
-
-    @property
-    def preprocess(self) -> MemberSpec | None:
-        chosen: MemberSpec = self.chosen.options.preprocess
-        return chosen
+    def facts(self) -> Facts:
+        return replace(self.about, preprocess=self.chosen.options.preprocess)
 
     def load(self, shape: ImageShape, device: torch.device) -> LoadedNetwork:
         network: nn.Module = instantiate(self.chosen, shape)
         settings = " ".join(f"{key}={value}" for key, value in to_plain(self.chosen.parameters).items())
         words = f"{self.chosen.name}{f' with {settings}' if settings else ''}"
         loaded = filled(network, self.weights, f"{words} for {shape.text}")
-        about = self.about or NamedFile(path=self.weights.path)
+        about = self.about
         notes = (*loaded.notes, *about.notes)
         if loaded.mean is None and about.mean is not None:
             # Weights that were saved without their usual normalization.

@@ -16,6 +16,13 @@ from robustcli.preprocessors import Preprocessor
 from robustcli.registry.registry import MemberSpec, instantiate
 from robustcli.specs.spec import ExperimentSpec
 
+SELECTED_ON_TEST = "the weights were selected on test images, so this number is too good"
+
+
+def held_out_accuracy(record: Mapping[str, Any]) -> float | None:
+    """Return the clean accuracy in the check of a checkpoint, unless it used training images."""
+    return record.get("clean") if record.get("checked_on") in ("val", "test") else None
+
 
 def build_network(chosen: MemberSpec, shape: ImageShape, mean: Sequence[float], std: Sequence[float]) -> Network:
     """Build the architecture of a spec, with its normalisation as first layer."""

@@ -16,7 +16,7 @@ from torch import nn
 
 from robustcli.architectures import ImageShape
 from robustcli.errors import RobustCliError, suggest
-from robustcli.models.source import LoadedNetwork, ModelSource, reason
+from robustcli.models.source import BRINGS_ITS_OWN, Facts, LoadedNetwork, ModelSource, reason
 from robustcli.models.weights_file import Weights
 from robustcli.models.weights_fit import filled
 
@@ -34,11 +34,14 @@ class Code(ModelSource):
     target: str
     function: Callable[..., Any]
     weights: Weights | None
-    plain_because: str | None = "it brings its own, if it needs one"
 
     @property
     def name(self) -> str:
         return self.target
+
+    @property
+    def facts(self) -> Facts:
+        return BRINGS_ITS_OWN
 
     def load(self, shape: ImageShape, device: torch.device) -> LoadedNetwork:
         network = self.function

@@ -1,6 +1,5 @@
 """Download files of models once, and keep them in a cache with their SHA-256."""
 
-import hashlib
 import os
 import sys
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from urllib.request import Request, urlopen
 from robustcli import __version__
 from robustcli.errors import RobustCliError
 from robustcli.store.file_kinds import other_kind
-from robustcli.store.files import replacing, write_text
+from robustcli.store.files import file_digest, replacing, write_text
 
 _CHUNK = 2**20
 _SECONDS = 60
@@ -55,8 +54,7 @@ def download(url: str, path: Path, name: str) -> Downloaded:
     if not path.is_file():
         _fetch(url, path, name)
         record.unlink(missing_ok=True)
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = file_digest(path)
     if record.is_file():
         known = record.read_text(encoding="utf-8").split()[:1]
         if known != [digest]:

@@ -228,14 +228,15 @@ def _external(request: ModelRequest, source: ModelSource) -> ExternalModel:
         if _is_about("architecture", override) and not isinstance(source, Architecture):
             raise RobustCliError(f"architecture: {source.name} has its own, which cannot be overridden")
     mean, std = normalization_of(request)
-    images = source.images if request.data is None else _images(request.data, source.size)
+    facts = source.facts
+    images = facts.images if request.data is None else _images(request.data, facts.size)
     return ExternalModel(
         source=source,
         data=_data(_overridden(request, "data", images)),
         evaluate={name: _evaluator(name) for name in _DEFAULT},
         mean=mean,
         std=std,
-        preprocess=_preprocess(request) or source.preprocess,
+        preprocess=_preprocess(request) or facts.preprocess,
     )
 
 

@@ -11,13 +11,11 @@ from robustcli.architectures import ImageShape, Network, Normalize
 from robustcli.data import Data
 from robustcli.data.loading import load_test_data
 from robustcli.errors import RobustCliError, in_one_line
-from robustcli.models.build import network_of, preprocessor_of
-from robustcli.models.checkpoint_facts import SELECTED_ON_TEST, held_out_accuracy
+from robustcli.models.build import SELECTED_ON_TEST, held_out_accuracy, network_of, preprocessor_of
 from robustcli.models.digest import weights_digest
 from robustcli.models.external import ExternalNetwork, precision_note, require_logits, require_values
 from robustcli.models.normalization import Statistics, find_normalization
-from robustcli.models.source import LoadedNetwork, ModelSource
-from robustcli.models.weights_fit import ClassesDiffer
+from robustcli.models.source import ClassesDiffer, LoadedNetwork, ModelSource
 from robustcli.registry.registry import MemberSpec
 from robustcli.specs.check import checked, to_plain
 from robustcli.specs.settings import ThreatSettings
@@ -169,16 +167,12 @@ class ExternalModel:
 
     @property
     def defaults(self) -> EvaluationDefaults:
-        source = self.source
+        name, facts = self.source.name, self.source.facts
         threat = None
-        if source.norm is not None and source.eps is not None:
-            threat = checked(
-                lambda checker: checker.settings(
-                    ThreatSettings, {"norm": source.norm, "eps": parse_scalar(str(source.eps))}, ("threat",)
-                ),
-                source.name,
-            )
-        return EvaluationDefaults(name=source.name, seed=0, data=self.data, threat=threat, evaluate=self.evaluate)
+        if facts.norm is not None and facts.eps is not None:
+            known = {"norm": facts.norm, "eps": parse_scalar(facts.eps)}
+            threat = checked(lambda checker: checker.settings(ThreatSettings, known, ("threat",)), name)
+        return EvaluationDefaults(name=name, seed=0, data=self.data, threat=threat, evaluate=self.evaluate)
 
     @property
     def origin(self) -> dict[str, Any]:
@@ -208,7 +202,7 @@ def prepared(
     Raises:
         RobustCliError: the network does not accept such images, or its normalization is unknown.
     """
-    name = source.name
+    name, plain_because = source.name, source.facts.plain_because
     loaded = _loaded(source, shape, device, data)
     require_values(loaded.network, name)
 
@@ -233,11 +227,11 @@ def prepared(
     elif loaded.mean is not None and loaded.std is not None:
         statistics, words = (loaded.mean, loaded.std), loaded.source
     elif data is not None:
-        found = find_normalization(build, data, name, source.plain_because)
+        found = find_normalization(build, data, name, plain_because)
         statistics, words = found.statistics, "found on clean images"
         notes.append(found.note)
-    elif source.plain_because is not None:
-        statistics, words = ((0.0,), (1.0,)), source.plain_because
+    elif plain_because is not None:
+        statistics, words = ((0.0,), (1.0,)), plain_because
     else:
         raise RobustCliError(
             f"{name}: nothing says which normalisation it was trained with; give mean and std (0 and 1 mean none), or "

@@ -9,7 +9,7 @@ import torch
 
 from robustcli.architectures import ImageShape
 from robustcli.errors import RobustCliError
-from robustcli.models.source import LoadedNetwork, ModelSource, reason
+from robustcli.models.source import BRINGS_ITS_OWN, Facts, LoadedNetwork, ModelSource, reason
 
 
 @dataclass(frozen=True)
@@ -17,11 +17,14 @@ class Script(ModelSource):
     """A TorchScript network, code and weights."""
 
     path: Path
-    plain_because: str | None = "it brings its own, if it needs one"
 
     @property
     def name(self) -> str:
         return self.path.name
+
+    @property
+    def facts(self) -> Facts:
+        return BRINGS_ITS_OWN
 
     def load(self, shape: ImageShape, device: torch.device) -> LoadedNetwork:
         with warnings.catch_warnings():

@@ -1,12 +1,13 @@
 """Sources of external models: networks that `robust train` did not make."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import nn
 
 from robustcli.architectures import ImageShape
+from robustcli.errors import RobustCliError
 from robustcli.registry.registry import MemberSpec
 
 
@@ -28,51 +29,72 @@ class LoadedNetwork:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """Known facts about a network, which are the defaults of its evaluation.
+
+    Args:
+        plain_because: reason why the network most likely uses pixels in [0, 1] without normalization; None if
+            unknown.
+        size: side of the training images.
+        images: training data set of the network.
+        norm, eps: threat model of the training.
+        preprocess: transformation of images that belongs to the network.
+    """
+
+    plain_because: str | None = None
+    size: int | None = None
+    images: str | None = None
+    norm: str | None = None
+    eps: str | None = None
+    preprocess: MemberSpec | None = None
+
+
+BRINGS_ITS_OWN = Facts(plain_because="it brings its own, if it needs one")
+
+
 class ModelSource(Protocol):
     """A file, a function or a package that a network is loaded from.
 
-    Sources derive from this class, which gives the properties below `name` their defaults.
-
     Args:
         name: name of the network, for titles and messages.
-        plain_because: reason why the network most likely uses pixels in [0, 1] without normalization; None if
-            known.
-        size: side of the training images, or None.
-        images: training data set of the network, if known.
-        norm, eps: threat model of the training, if known.
-        preprocess: transformation of images that belongs to the network, if any.
+        facts: known facts; sources derive from this class, which knows none.
     """
 
     @property
     def name(self) -> str: ...
 
     @property
-    def plain_because(self) -> str | None:
-        return None
-
-    @property
-    def size(self) -> int | None:
-        return None
-
-    @property
-    def images(self) -> str | None:
-        return None
-
-    @property
-    def norm(self) -> str | None:
-        return None
-
-    @property
-    def eps(self) -> str | None:
-        return None
-
-    @property
-    def preprocess(self) -> MemberSpec | None:
-        return None
+    def facts(self) -> Facts:
+        return Facts()
 
     def load(self, shape: ImageShape, device: torch.device) -> LoadedNetwork:
-        """Load the network for images of this shape."""
+        """Load the network for images of this shape.
+
+        Raises:
+            ClassesDiffer: its weights are for another number of classes.
+        """
         ...
+
+
+def load_with_own_classes(source: ModelSource, shape: ImageShape, device: torch.device) -> LoadedNetwork:
+    """Load a network for images of this shape, with the number of classes of its weights."""
+    try:
+        return source.load(shape, device)
+    except ClassesDiffer as error:
+        return source.load(replace(shape, classes=error.classes), device)
+
+
+class ClassesDiffer(RobustCliError):
+    """Weights that fit except for the number of classes.
+
+    Args:
+        classes: number of classes in the file.
+    """
+
+    def __init__(self, message: str, classes: int) -> None:
+        super().__init__(message)
+        self.classes = classes
 
 
 def reason(error: BaseException) -> str:

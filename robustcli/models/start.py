@@ -11,9 +11,10 @@ from robustcli.architectures.features import classifier_of
 from robustcli.errors import RobustCliError
 from robustcli.models.architecture import Architecture
 from robustcli.models.find import ModelRequest, find_source
-from robustcli.models.source import ModelSource
+from robustcli.models.schemes import NamedFile
+from robustcli.models.source import load_with_own_classes
 from robustcli.models.weights_file import read_weights
-from robustcli.models.weights_fit import ClassesDiffer, require_plain_numbers
+from robustcli.models.weights_fit import require_plain_numbers
 from robustcli.registry.registry import MemberSpec
 from robustcli.store import checkpoint
 
@@ -71,16 +72,8 @@ def _weights(text: str, chosen: MemberSpec, shape: ImageShape) -> Mapping[str, T
             return stored
         except RobustCliError as error:
             try:
-                found = Architecture(chosen, read_weights(found))
+                found = Architecture(chosen, read_weights(found), NamedFile(path=found))
             except RobustCliError:
                 raise error from None
-    return {f"{_BODY}{name}": value for name, value in _loaded(found, shape).state_dict().items()}
-
-
-def _loaded(source: ModelSource, shape: ImageShape) -> nn.Module:
-    device = torch.device("cpu")
-    try:
-        return source.load(shape, device).network
-    except ClassesDiffer as error:
-        other = ImageShape(shape.channels, shape.height, shape.width, error.classes)
-        return source.load(other, device).network
+    body = load_with_own_classes(found, shape, torch.device("cpu")).network
+    return {f"{_BODY}{name}": value for name, value in body.state_dict().items()}

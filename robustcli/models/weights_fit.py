@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from robustcli.errors import RobustCliError
 from robustcli.models.convnext_names import in_own_names
 from robustcli.models.key_families import recognise
-from robustcli.models.source import LoadedNetwork
+from robustcli.models.source import ClassesDiffer, LoadedNetwork
 from robustcli.models.weights_file import Weights
 
 # Common names of mean and std of a normalisation saved with the network.
@@ -22,18 +22,6 @@ _COUNTER = "num_batches_tracked"
 # Name parts that torch.compile and DataParallel insert, also in the middle.
 _WRAPPERS = ("_orig_mod", "module")
 _SHOWN = 4
-
-
-class ClassesDiffer(RobustCliError):
-    """Weights that fit except for the number of classes.
-
-    Args:
-        classes: number of classes in the file.
-    """
-
-    def __init__(self, message: str, classes: int) -> None:
-        super().__init__(message)
-        self.classes = classes
 
 
 @dataclass(frozen=True)

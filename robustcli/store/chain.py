@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from robustcli.errors import RobustCliError
+from robustcli.store.files import file_digest
 from robustcli.store.jobs import FOLDER as JOB_FOLDER
 from robustcli.store.results import Chain, EvalResults, RunResults
 
@@ -18,7 +19,6 @@ RESULTS, SIGNATURE = "results.json", "results.json.sig"
 # Not part of a result: the lock of the folder, the index of `robust runs`, and the mark of half-written files.
 _LEFT_OUT = (RESULTS, SIGNATURE, "lock", ".robust-index.json")
 _HALF_WRITTEN = ".writing"
-_BLOCK = 1 << 20
 _Results = TypeVar("_Results", RunResults, EvalResults)
 
 
@@ -88,15 +88,6 @@ def folded(links: Mapping[str, str]) -> str:
     for name, link in links.items():
         digest = hashlib.sha256(f"{digest}\n{name}\n{link}".encode()).hexdigest()
     return digest
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _is_file(name: str) -> bool:

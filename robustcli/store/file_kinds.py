@@ -1,7 +1,5 @@
 """Recognize files of an unexpected kind by their first bytes."""
 
-import json
-import re
 import zipfile
 from pathlib import Path
 
@@ -15,24 +13,12 @@ _FORMATS = {
     b"\xfd7zXZ": "an xz archive; unpack it first",
     b"BZh": "a bzip2 archive; unpack it first",
     b"\x28\xb5\x2f\xfd": "a Zstandard archive; unpack it first",
-    b"7z\xbc\xaf": "a 7z archive; unpack it first",
-    b"Rar!": "a RAR archive; unpack it first",
     b"GGUF": "a GGUF file; expected weights that torch.save wrote",
-    b"SQLite format": "an SQLite data base",
     b"\x89HDF": "an HDF5 file, as Keras writes it; expected weights that torch.save wrote",
-    b"\x89PNG": "a PNG image",
-    b"\xff\xd8\xff": "a JPEG image",
-    b"%PDF": "a PDF document",
     b"\x93NUMPY": "a single NumPy array; expected an archive, as numpy.savez writes it",
 }
 _ZIP = b"PK\x03\x04"
 _START = 512
-# Beginnings of lines that identify texts; a comment of YAML and a title of Markdown look the same.
-_TEXTS = {
-    r"#!|import |from \w+ import |def |class ": "a program",
-    r"---\s*$|[\w.-]+:(\s|$)": "a YAML text, such as a spec or a model card",
-    r"# ": "a Markdown or YAML text, such as a README",
-}
 
 
 def other_kind(path: Path) -> str | None:
@@ -61,7 +47,7 @@ def other_kind(path: Path) -> str | None:
 
 
 def _text_kind(start: bytes) -> str | None:
-    """Describe a text by its beginning; None if it is not a text."""
+    """Describe a text by its first line; None if it is not a text."""
     try:
         # The last character may be incomplete.
         text = start.decode("utf-8-sig", errors="strict" if len(start) < _START else "ignore")
@@ -72,21 +58,7 @@ def _text_kind(start: bytes) -> str | None:
     first = next((line.strip() for line in text.splitlines() if line.strip()), "")
     if not first:
         return "empty except for spaces; download or copy it again"
-    kind = next((kind for pattern, kind in _TEXTS.items() if re.match(pattern, first)), "a text")
-    if first[0] in "{[" and _is_json(text, first):
-        kind = "a JSON text"
-    return f"{kind} that begins with '{shortened(first, 50)}'; name another file"
-
-
-def _is_json(text: str, first: str) -> bool:
-    """Return whether a text is JSON, or its first line is, or it may be truncated JSON."""
-    for part in (text, first):
-        try:
-            json.loads(part)
-            return True
-        except (ValueError, RecursionError):
-            continue
-    return bool(re.match(r'[{\[]\s*("|\{|\[|$)', text))
+    return f"a text that begins with '{shortened(first, 50)}'; name another file"
 
 
 def _has_an_end(path: Path) -> bool:

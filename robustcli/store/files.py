@@ -1,5 +1,6 @@
 """Write files atomically, and JSON that people can read."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -69,6 +70,12 @@ def read_yaml(path: Path) -> Any:
         return yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
         raise RobustCliError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def require_empty(folder: Path) -> None:

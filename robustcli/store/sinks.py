@@ -15,7 +15,6 @@ from robustcli.store.files import write_text
 from robustcli.store.runs import RunFolder
 
 SinkName = Literal["csv", "tensorboard", "wandb", "trackio"]
-_PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio"}
 
 
 class Sink(Protocol):
@@ -37,10 +36,9 @@ def require_packages(names: Sequence[SinkName]) -> None:
         RobustCliError: one is missing; the message says how to install it.
     """
     for name in names:
-        package = _PACKAGES.get(name)
-        if package is not None and find_spec(package) is None:
+        if name != "csv" and find_spec(name) is None:
             raise RobustCliError(
-                f"train.log: {name} needs the package {package}, which is not installed: pip install {package}"
+                f"train.log: {name} needs the package {name}, which is not installed: pip install {name}"
             )
 
 
@@ -121,50 +119,47 @@ class TensorBoard:
         self._writer.close()
 
 
-class Wandb:
+class _Tracked:
+    """A run of wandb or trackio, which have the same interface."""
+
+    def __init__(self, run: Any) -> None:
+        self._run = run
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        self._run.log(_numbers(record), step=record["epoch"])
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def _wandb(folder: RunFolder, config: Mapping[str, Any]) -> Sink:
     """A run of Weights & Biases, continued when the training is resumed; WANDB_MODE and WANDB_PROJECT apply."""
+    import wandb  # type: ignore[import-not-found,unused-ignore]
 
-    def __init__(self, folder: RunFolder, config: Mapping[str, Any]) -> None:
-        import wandb  # type: ignore[import-not-found,unused-ignore]
-
-        self._run: Any = wandb.init(
-            project=None if _is_set("WANDB_PROJECT") else "robust",
-            name=_title(folder),
-            id=_title(folder).replace("/", "-"),
-            resume="allow",
-            dir=str(folder.path),
-            config=dict(config),
-        )
-
-    def write(self, record: Mapping[str, Any]) -> None:
-        self._run.log(_numbers(record), step=record["epoch"])
-
-    def close(self) -> None:
-        self._run.finish()
+    run = wandb.init(
+        project=None if os.environ.get("WANDB_PROJECT") else "robust",
+        name=_title(folder),
+        id=_title(folder).replace("/", "-"),
+        resume="allow",
+        dir=str(folder.path),
+        config=dict(config),
+    )
+    return _Tracked(run)
 
 
-class Trackio:
+def _trackio(folder: RunFolder, config: Mapping[str, Any]) -> Sink:
     """A run of trackio, whose data base lies on this machine."""
+    import trackio  # type: ignore[import-not-found,unused-ignore]
 
-    def __init__(self, folder: RunFolder, config: Mapping[str, Any]) -> None:
-        import trackio  # type: ignore[import-not-found,unused-ignore]
-
-        self._run: Any = trackio.init(
-            project="robust", name=_title(folder).replace("/", "-"), config=dict(config), resume="allow"
-        )
-
-    def write(self, record: Mapping[str, Any]) -> None:
-        self._run.log(_numbers(record), step=record["epoch"])
-
-    def close(self) -> None:
-        self._run.finish()
+    name = _title(folder).replace("/", "-")
+    return _Tracked(trackio.init(project="robust", name=name, config=dict(config), resume="allow"))
 
 
 _OPEN: dict[str, Callable[[RunFolder, Mapping[str, Any]], Sink]] = {
     "csv": Csv,
     "tensorboard": TensorBoard,
-    "wandb": Wandb,
-    "trackio": Trackio,
+    "wandb": _wandb,
+    "trackio": _trackio,
 }
 
 
@@ -179,7 +174,3 @@ def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
             if name != "epoch" and not isinstance(value, str):
                 found[name] = float(value)
     return found
-
-
-def _is_set(variable: str) -> bool:
-    return bool(os.environ.get(variable))

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from robustcli.errors import RobustCliError
-from robustcli.models.checkpoint_facts import SELECTED_ON_TEST, held_out_accuracy
+from robustcli.models.build import SELECTED_ON_TEST, held_out_accuracy
 from robustcli.models.find import checkpoint_in
 from robustcli.models.schemes import NamedFile, scheme_of
 from robustcli.models.script import is_torchscript
@@ -17,7 +17,7 @@ from robustcli.registry.types import exact_text
 from robustcli.specs.check import to_plain
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store import checkpoint
-from robustcli.store.chain import file_digest
+from robustcli.store.files import file_digest
 
 _EVAL = "--data DATA --norm linf --eps 8/255"
 

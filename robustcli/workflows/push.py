@@ -15,8 +15,8 @@ from robustcli.models.find import checkpoint_in
 from robustcli.models.schemes.hf import hub
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store import checkpoint
-from robustcli.store.chain import broken_links, chain_of, file_digest
-from robustcli.store.files import read_json, require_empty, write_text
+from robustcli.store.chain import broken_links, chain_of
+from robustcli.store.files import file_digest, read_json, require_empty, write_text
 from robustcli.store.provenance import Session, read_provenance
 from robustcli.store.results import RunResults, read_run_results
 from robustcli.store.runs import RunFolder

@@ -16,8 +16,7 @@ from robustcli.defenses import Defense
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.stored import EvaluationFiles, Task, warn_of_slow_search
 from robustcli.evaluation.watcher import EvaluationWatcher, Watcher
-from robustcli.models.build import network_of
-from robustcli.models.checkpoint_facts import SELECTED_ON_TEST, held_out_accuracy
+from robustcli.models.build import SELECTED_ON_TEST, held_out_accuracy, network_of
 from robustcli.models.digest import weights_digest
 from robustcli.registry.registry import instantiate
 from robustcli.runtime import ranks

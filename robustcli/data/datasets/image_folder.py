@@ -1,6 +1,6 @@
 """A folder of images, one subfolder for each class."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from robustcli.data.datasets import DATASETS, Source, reads_test
 from robustcli.data.datasets.encoded import source_of, test_source_of
@@ -50,14 +50,7 @@ def image_folder(
 
 
 @reads_test("image_folder")
-def image_folder_test(
-    *,
-    root: str,
-    size: int = 32,
-    memory_mib: int = 2048,
-    crop_from: Literal["square", "whole"] = "square",
-    draft: bool = False,
-) -> Source:
+def image_folder_test(*, root: str, size: int = 32, draft: bool = False, **_: Any) -> Source:
     """The test part of a folder; each image is decoded when needed.
 
     Only the class names of the train part are read, and it may be missing; a class may have no test images.

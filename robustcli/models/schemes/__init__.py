@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from robustcli.models.source import ModelSource
+from robustcli.models.source import Facts, ModelSource
 
 
 @dataclass(frozen=True, kw_only=True)
-class NamedFile:
+class NamedFile(Facts):
     """A file found by a name, with known facts about it.
 
     Args:
@@ -24,9 +24,6 @@ class NamedFile:
         weights_key: key of the weights in the file.
         unused: prefix of tensors that the network does not have.
         mean, std: normalization of the network, if it is not in the file.
-        images: training data set of the network.
-        size: side of the training images.
-        norm, eps: threat model of the training.
         notes: facts that a reader of its numbers must know.
     """
 
@@ -37,10 +34,6 @@ class NamedFile:
     unused: str | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    images: str | None = None
-    size: int | None = None
-    norm: str | None = None
-    eps: str | None = None
     notes: tuple[str, ...] = ()
 
 

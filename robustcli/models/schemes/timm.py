@@ -12,7 +12,7 @@ from robustcli.architectures import ImageShape
 from robustcli.architectures.borrowed import nearest_in_timm, timm_package
 from robustcli.errors import RobustCliError, in_one_line
 from robustcli.models.schemes import NamedFile, Scheme
-from robustcli.models.source import LoadedNetwork, ModelSource
+from robustcli.models.source import Facts, LoadedNetwork, ModelSource
 
 # Names of the XCiTs of the light recipe in extensions of timm: RobustBench asks for
 _LIGHT_XCIT = re.compile(r"debenedetti20(?:20|22)light_xcit_([sml])(?:12)?_(cifar10|cifar100|imagenet)_linf")
@@ -34,9 +34,9 @@ class Timm(ModelSource):
         return f"timm:{self.model}"
 
     @property
-    def size(self) -> int | None:
+    def facts(self) -> Facts:
         known = timm_package().get_pretrained_cfg(self.model)
-        return None if known is None else int(known.input_size[-1])
+        return Facts(size=None if known is None else int(known.input_size[-1]))
 
     def load(self, shape: ImageShape, device: torch.device) -> LoadedNetwork:
         try:

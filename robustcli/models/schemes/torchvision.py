@@ -9,7 +9,7 @@ import torch
 from robustcli.architectures import ImageShape
 from robustcli.errors import RobustCliError, suggest
 from robustcli.models.schemes import NamedFile, Scheme
-from robustcli.models.source import LoadedNetwork, ModelSource
+from robustcli.models.source import Facts, LoadedNetwork, ModelSource
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Torchvision(ModelSource):
         return f"torchvision:{self.model}"
 
     @property
-    def size(self) -> int | None:
-        return int(self.weights.transforms().crop_size[0])
+    def facts(self) -> Facts:
+        return Facts(size=int(self.weights.transforms().crop_size[0]))
 
     def load(self, shape: ImageShape, device: torch.device) -> LoadedNetwork:
         from torchvision import models
