@@ -3,7 +3,9 @@
 from torch import nn
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
-from robustcli.architectures.plain import Chain, LargestPixel, activated, plain_layers
+from robustcli.architectures.chain import Chain
+from robustcli.architectures.layers import enlarged
+from robustcli.architectures.plain import LargestPixel, activated, plain_layers
 from robustcli.registry.types import Activation, Count, Counts4, Gate, PlainDownsample, PlainNorm, Upsample
 
 
@@ -64,4 +66,4 @@ def alexnet(
         layers.nonlinearity(),
         nn.Linear(8 * w, shape.classes),
     )
-    return Chain(features, classifier, upsample)
+    return Chain({"enlarged": enlarged(upsample), "features": nn.Sequential(*features)}, classifier=classifier)

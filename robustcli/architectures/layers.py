@@ -5,7 +5,7 @@ The options of a spec select the kinds of layers. Architectures ask the factory 
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from torch import nn
@@ -19,6 +19,8 @@ from robustcli.architectures.squeeze import ResidualSqueezeExcitation, SqueezeEx
 from robustcli.errors import RobustCliError
 from robustcli.registry.types import Activation, Downsample, Gate, PlainNorm
 
+# DeepMind keeps 0.99 of the running statistics at every step.
+_DEEPMIND_MOMENTUM = 0.01
 # Reduction of the channels inside a residual gate, as published.
 _RESIDUAL_SQUEEZE = 64
 
@@ -58,6 +60,10 @@ class Layers:
                 f"architecture.norm: {self.norm} pads convolutions symmetrically, but this form does not; "
                 "choose another form, or norm: batch"
             )
+
+    def of_deepmind(self) -> "Layers":
+        """Return the factory of DeepMind's networks: "SAME" padding, and slow running statistics."""
+        return replace(self, momentum=_DEEPMIND_MOMENTUM, pads_same=True)
 
     @property
     def _preconditioned(self) -> type[PreconditionedConv2d] | None:

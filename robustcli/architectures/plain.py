@@ -3,26 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustcli.architectures.layers import Layers, enlarged
+from robustcli.architectures.layers import Layers
 from robustcli.registry.types import Activation, Downsample, Gate, PlainDownsample, PlainNorm
-
-
-class Chain(nn.Module):
-    """Sequential network: features, global average, classifier.
-
-    Args:
-        upsample: factor by which images are enlarged.
-    """
-
-    def __init__(self, features: list[nn.Module], classifier: nn.Module, upsample: int) -> None:
-        super().__init__()
-        self.enlarged = enlarged(upsample)
-        self.features = nn.Sequential(*features)
-        self.classifier = classifier
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(self.features(self.enlarged(x)).mean((2, 3)))
-        return logits
 
 
 class LargestPixel(nn.Module):

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from robustcli.architectures import ImageShape
+from robustcli.architectures.chain import Chain, doubling, stages
 from robustcli.architectures.layers import Layers, enlarged
 from robustcli.architectures.preactivation import PreActBlock
 from robustcli.registry.types import Counts4
@@ -20,7 +21,7 @@ class BasicBlock(nn.Module):
         self.conv2 = layers.convolution(width, width)
         self.bn2 = layers.normalisation(width)
         self.gate = layers.gate(width)
-        self.shortcut = _shortcut(inputs, width, stride, layers)
+        self.shortcut = normed_shortcut(inputs, width, stride, layers)
         self.activation, self.activation2 = layers.nonlinearities(2)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -45,7 +46,7 @@ class Bottleneck(nn.Module):
         self.conv3 = layers.convolution(width, outputs, 1)
         self.bn3 = layers.normalisation(outputs)
         self.gate = layers.gate(outputs)
-        self.shortcut = _shortcut(inputs, outputs, stride, layers)
+        self.shortcut = normed_shortcut(inputs, outputs, stride, layers)
         self.activation, self.activation2, self.activation3 = layers.nonlinearities(3)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -56,14 +57,25 @@ class Bottleneck(nn.Module):
         return out
 
 
-def _shortcut(inputs: int, outputs: int, stride: int, layers: Layers) -> nn.Module:
+def normed_shortcut(inputs: int, outputs: int, stride: int, layers: Layers) -> nn.Module:
+    """Return the identity, or a 1x1 convolution and a norm if the shape changes."""
     if stride == 1 and inputs == outputs:
         return nn.Identity()
     return nn.Sequential(layers.convolution(inputs, outputs, 1, stride), layers.normalisation(outputs))
 
 
-class ResNet(nn.Module):
-    """ResNet: stem, four stages that double the width, global average, linear classifier.
+def small_resnet(
+    shape: ImageShape,
+    block: type[BasicBlock] | type[Bottleneck] | type[PreActBlock],
+    depths: Counts4,
+    layers: Layers,
+    *,
+    width: int,
+    stem_stride: int,
+    strides: Counts4,
+    upsample: int,
+) -> Chain:
+    """ResNet: 3x3 stem, four stages that double the width, global average, linear classifier.
 
     Args:
         block: block of the stages.
@@ -72,36 +84,21 @@ class ResNet(nn.Module):
         upsample: factor by which images are enlarged.
     """
 
-    def __init__(
-        self,
-        shape: ImageShape,
-        block: type[BasicBlock] | type[Bottleneck] | type[PreActBlock],
-        depths: Counts4,
-        layers: Layers,
-        *,
-        width: int,
-        stem_stride: int,
-        strides: Counts4,
-        upsample: int,
-    ) -> None:
-        super().__init__()
+    def new(inputs: int, width: int, stride: int) -> nn.Module:
+        return block(inputs, width, stride, layers)
 
-        def stage(number: int) -> nn.Sequential:
-            inner = width * 2**number
-            inputs = width if number == 0 else block.expansion * inner // 2
-            first = block(inputs, inner, strides[number], layers)
-            rest = [block(block.expansion * inner, inner, 1, layers) for _ in range(depths[number] - 1)]
-            return nn.Sequential(first, *rest)
-
-        self.enlarged = enlarged(upsample)
-        self.conv1 = layers.convolution(shape.channels, width, 3, stem_stride)
-        self.bn1 = layers.normalisation(width)
-        self.activation = layers.nonlinearity()
-        self.layer1, self.layer2, self.layer3, self.layer4 = map(stage, range(4))
-        self.linear = nn.Linear(block.expansion * 8 * width, shape.classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.activation(self.bn1(self.conv1(self.enlarged(x))))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        logits: Tensor = self.linear(x.mean((2, 3)))
-        return logits
+    return Chain(
+        {
+            "enlarged": enlarged(upsample),
+            "conv1": layers.convolution(shape.channels, width, 3, stem_stride),
+            "bn1": layers.normalisation(width),
+            "activation": layers.nonlinearity(),
+            **{
+                f"layer{number}": nn.Sequential(*blocks)
+                for number, blocks in enumerate(
+                    stages(new, width, depths, doubling(width), strides, block.expansion), start=1
+                )
+            },
+        },
+        linear=nn.Linear(block.expansion * 8 * width, shape.classes),
+    )

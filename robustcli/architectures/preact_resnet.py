@@ -4,13 +4,15 @@ The forms "a", "b" and "c" share most keys of their weights, "b" and "c" all of 
 other without an error, but lose accuracy. So the form is part of the spec.
 """
 
+from functools import partial
 from typing import Literal
 
 from torch import nn
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
-from robustcli.architectures.layers import Layers
-from robustcli.architectures.preactivation import DeepMindPreActResNet, PreActBlock, PreActBottleneck, PreActResNet
+from robustcli.architectures.chain import Chain, doubling, stages
+from robustcli.architectures.layers import Layers, enlarged
+from robustcli.architectures.preactivation import DeepMindPreActBlock, PreActBlock, PreActBottleneck
 from robustcli.architectures.weight_names import Settings, Tensors, residual_depth, usual_residual_depth, width_of
 from robustcli.registry.types import Activation, Count, Counts4, Downsample, Gate, NormLayer, StemStride, Upsample
 
@@ -87,21 +89,8 @@ def preact_resnet(
     layers = Layers(
         activation=activation, norm=norm, downsample=downsample, channel_gate=channel_gate, classes=shape.classes
     )
-    if form == "dm":
-        return DeepMindPreActResNet(
-            shape, blocks, layers, width=width, stem_stride=stem_stride, strides=strides, upsample=upsample
-        )
-    return PreActResNet(
-        shape,
-        PreActBlock,
-        blocks,
-        form,
-        layers,
-        width=width,
-        stem_stride=stem_stride,
-        strides=strides,
-        upsample=upsample,
-    )
+    build = _deepmind_network if form == "dm" else partial(_usual_network, block=PreActBlock, form=form)
+    return build(shape, blocks, layers, width=width, stem_stride=stem_stride, strides=strides, upsample=upsample)
 
 
 @ARCHITECTURES.register(
@@ -138,14 +127,69 @@ def preact_resnet50(
     layers = Layers(
         activation=activation, norm=norm, downsample=downsample, channel_gate=channel_gate, classes=shape.classes
     )
-    return PreActResNet(
+    return _usual_network(
         shape,
-        PreActBottleneck,
         (3, 4, 6, 3),
-        form,
         layers,
+        block=PreActBottleneck,
+        form=form,
         width=width,
         stem_stride=stem_stride,
         strides=strides,
         upsample=upsample,
     )
+
+
+def _usual_network(
+    shape: ImageShape,
+    depths: Counts4,
+    layers: Layers,
+    *,
+    block: type[PreActBlock] | type[PreActBottleneck],
+    form: Literal["a", "b", "c"],
+    width: int,
+    stem_stride: int,
+    strides: Counts4,
+    upsample: int,
+) -> Chain:
+    """Convolution, four stages, norm and activation unless the form is "a", global average, linear classifier."""
+
+    def new(inputs: int, width: int, stride: int) -> nn.Module:
+        return block(inputs, width, stride, layers, projects_raw=form != "b")
+
+    outputs = block.expansion * 8 * width
+    parts: dict[str, nn.Module] = {
+        "enlarged": enlarged(upsample),
+        "conv1": layers.convolution(shape.channels, width, 3, stem_stride),
+    }
+    for number, blocks in enumerate(stages(new, width, depths, doubling(width), strides, block.expansion), start=1):
+        parts[f"layer{number}"] = nn.Sequential(*blocks)
+    if form != "a":
+        parts |= {"bn": layers.normalisation(outputs), "activation": layers.nonlinearity()}
+    return Chain(parts, linear=nn.Linear(outputs, shape.classes))
+
+
+def _deepmind_network(
+    shape: ImageShape,
+    depths: Counts4,
+    layers: Layers,
+    *,
+    width: int,
+    stem_stride: int,
+    strides: Counts4,
+    upsample: int,
+) -> Chain:
+    """Convolution, four stages, norm, activation, global average, linear classifier."""
+    layers = layers.of_deepmind()
+
+    def new(inputs: int, width: int, stride: int) -> nn.Module:
+        return DeepMindPreActBlock(inputs, width, stride, layers)
+
+    parts: dict[str, nn.Module] = {
+        "enlarged": enlarged(upsample),
+        "conv_2d": layers.convolution(shape.channels, width, 3, stem_stride),
+    }
+    for number, blocks in enumerate(stages(new, width, depths, doubling(width), strides)):
+        parts[f"layer_{number}"] = nn.Sequential(*blocks)
+    parts |= {"batchnorm": layers.normalisation(8 * width), "activation": layers.nonlinearity()}
+    return Chain(parts, logits=nn.Linear(8 * width, shape.classes))

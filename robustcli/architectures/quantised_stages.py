@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from robustcli.architectures import ImageShape
+from robustcli.architectures.chain import Chain, stages
 from robustcli.architectures.layers import Layers, enlarged
 from robustcli.architectures.squeeze import SqueezeExcitation
 from robustcli.architectures.wide_stages import draw_by_fan_out
@@ -79,7 +80,16 @@ class Block(nn.Module):
         return out
 
 
-class RegNet(nn.Module):
+def network_of(
+    shape: ImageShape,
+    chosen: Stages,
+    layers: Layers,
+    *,
+    stem: int,
+    stem_stride: int,
+    strides: tuple[int, ...],
+    upsample: int,
+) -> Chain:
     """RegNet: stem, stages, global average, linear classifier.
 
     Args:
@@ -88,37 +98,17 @@ class RegNet(nn.Module):
         upsample: factor by which images are enlarged.
     """
 
-    def __init__(
-        self,
-        shape: ImageShape,
-        stages: Stages,
-        layers: Layers,
-        *,
-        stem: int,
-        stem_stride: int,
-        strides: tuple[int, ...],
-        upsample: int,
-    ) -> None:
-        super().__init__()
-        inputs = stem
-        # Public checkpoints call these weights trunk_output.block1.block1-0.f.a.0.weight and so on.
-        trunk: OrderedDict[str, nn.Module] = OrderedDict()
-        rows = zip(stages.depths, stages.widths, strides, strict=True)
-        for number, (depth, width, stride) in enumerate(rows, start=1):
-            blocks: OrderedDict[str, nn.Module] = OrderedDict()
-            for i in range(depth):
-                first = stride if i == 0 else 1
-                blocks[f"block{number}-{i}"] = Block(inputs, width, first, stages.group_width, stages.squeeze, layers)
-                inputs = width
-            trunk[f"block{number}"] = nn.Sequential(blocks)
-        self.enlarged = enlarged(upsample)
-        self.stem = nn.Sequential(*layers.normed(shape.channels, stem, 3, stem_stride), layers.nonlinearity())
-        self.trunk_output = nn.Sequential(trunk)
-        self.fc = nn.Linear(inputs, shape.classes)
-        draw_by_fan_out(self)
-        nn.init.normal_(self.fc.weight, 0, _CLASSIFIER_SPREAD)
+    def new(inputs: int, width: int, stride: int) -> nn.Module:
+        return Block(inputs, width, stride, chosen.group_width, chosen.squeeze, layers)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.trunk_output(self.stem(self.enlarged(x)))
-        logits: Tensor = self.fc(x.mean((2, 3)))
-        return logits
+    # Public checkpoints call these weights trunk_output.block1.block1-0.f.a.0.weight and so on.
+    trunk: OrderedDict[str, nn.Module] = OrderedDict()
+    for number, blocks in enumerate(stages(new, stem, chosen.depths, chosen.widths, strides), start=1):
+        names = (f"block{number}-{place}" for place in range(len(blocks)))
+        trunk[f"block{number}"] = nn.Sequential(OrderedDict(zip(names, blocks, strict=True)))
+    first = nn.Sequential(*layers.normed(shape.channels, stem, 3, stem_stride), layers.nonlinearity())
+    fc = nn.Linear(chosen.widths[-1], shape.classes)
+    network = Chain({"enlarged": enlarged(upsample), "stem": first, "trunk_output": nn.Sequential(trunk)}, fc=fc)
+    draw_by_fan_out(network)
+    nn.init.normal_(fc.weight, 0, _CLASSIFIER_SPREAD)
+    return network

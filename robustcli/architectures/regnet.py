@@ -6,7 +6,7 @@ from torch import nn
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.layers import Layers
-from robustcli.architectures.quantised_stages import RegNet, Stages, on_the_line, whole_groups
+from robustcli.architectures.quantised_stages import Stages, network_of, on_the_line, whole_groups
 from robustcli.errors import RobustCliError
 from robustcli.registry.types import (
     AboveOne,
@@ -43,13 +43,13 @@ _FOR_SMALL_IMAGES = {
 
 def _in_form(
     shape: ImageShape, stages: Stages, form: Literal["small", "imagenet"], layers: Layers, upsample: int
-) -> RegNet:
+) -> nn.Module:
     """Return a network with the stem and strides for 32 or for 224 pixels."""
     count = len(stages.depths)
     if form == "imagenet":
-        return RegNet(shape, stages, layers, stem=32, stem_stride=2, strides=(2,) * count, upsample=upsample)
+        return network_of(shape, stages, layers, stem=32, stem_stride=2, strides=(2,) * count, upsample=upsample)
     strides = tuple(1 if number < 2 else 2 for number in range(count))
-    return RegNet(shape, stages, layers, stem=64, stem_stride=1, strides=strides, upsample=upsample)
+    return network_of(shape, stages, layers, stem=64, stem_stride=1, strides=strides, upsample=upsample)
 
 
 @ARCHITECTURES.register("regnet", added={"channel_gate": "none"}, smoke={"size": "x_200mf"})
@@ -182,7 +182,7 @@ def regnet_stages(
                 f"architecture.widths: {width} channels cannot be divided into groups of {group_width}; "
                 f"write {whole_groups(width, group_width)}, or change group_width"
             )
-    return RegNet(
+    return network_of(
         shape,
         Stages(depths, widths, group_width, squeeze),
         Layers(

@@ -4,7 +4,7 @@ from torch import nn
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.layers import Layers
-from robustcli.architectures.postactivation import BasicBlock, Bottleneck, ResNet
+from robustcli.architectures.postactivation import BasicBlock, Bottleneck, small_resnet
 from robustcli.architectures.weight_names import Settings, Tensors, usual_residual_depth, width_of
 from robustcli.registry.types import Activation, Count, Counts4, Downsample, Gate, NormLayer, StemStride, Upsample
 
@@ -73,7 +73,7 @@ def resnet(
     layers = Layers(
         activation=activation, norm=norm, downsample=downsample, channel_gate=channel_gate, classes=shape.classes
     )
-    return ResNet(
+    return small_resnet(
         shape,
         block,
         blocks,

@@ -10,6 +10,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
+from robustcli.architectures.chain import Chain, stages
 from robustcli.architectures.layers import Layers
 from robustcli.architectures.squeeze import SqueezeExcitation
 from robustcli.architectures.weight_names import Settings, Tensors, counts
@@ -53,56 +54,6 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.last_activation(self.F(x) + (x if self.proj is None else self.proj(x)))
         return out
-
-
-class RobustArchResNet(nn.Module):
-    """RaResNet: stem without a pool, four stages, global average, linear classifier.
-
-    Args:
-        depths: blocks of each stage.
-        widths: channels of each stage.
-        stem: channels of the stem.
-        strides: strides of the first block of each stage.
-        stem_layers: layers of the stem, which has its own activation.
-    """
-
-    def __init__(
-        self,
-        shape: ImageShape,
-        depths: Counts4,
-        widths: Counts4,
-        layers: Layers,
-        *,
-        stem: int,
-        stem_stride: int,
-        strides: Counts4,
-        stem_layers: Layers,
-    ) -> None:
-        super().__init__()
-        inputs = stem
-        # Public checkpoints call these weights stages.stage1.stage1-block0.F.a.0.weight and so on.
-        stages: OrderedDict[str, nn.Module] = OrderedDict()
-        for number, (depth, width, stride) in enumerate(zip(depths, widths, strides, strict=True), start=1):
-            blocks: OrderedDict[str, nn.Module] = OrderedDict()
-            for i in range(depth):
-                blocks[f"stage{number}-block{i}"] = Block(inputs, width, stride if i == 0 else 1, layers)
-                inputs = width
-            stages[f"stage{number}"] = nn.Sequential(blocks)
-        first = nn.Sequential(*stem_layers.normed(shape.channels, stem, 7, stem_stride), stem_layers.nonlinearity())
-        # ... and these stem.stem.stem.0.weight.
-        self.stem = nn.Sequential(OrderedDict(stem=nn.Sequential(OrderedDict(stem=first))))
-        self.stages = nn.Sequential(stages)
-        self.fc = nn.Linear(inputs, shape.classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        nn.init.normal_(self.fc.weight, 0, _CLASSIFIER_SPREAD)
-        nn.init.zeros_(self.fc.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stages(self.stem(x))
-        logits: Tensor = self.fc(x.mean((2, 3)))
-        return logits
 
 
 def suggested(tensors: Tensors) -> Settings | None:
@@ -171,18 +122,29 @@ def robust_arch_resnet(
     Reference: Peng et al., "Robust Principles: Architectural Design Principles for Adversarially Robust CNNs", BMVC
         2023.
     """
-    depths, widths = _NETS[net]
+    depths, published = _NETS[net]
     # Channels inside a block are divided into two groups.
     whole = _BOTTLENECK * _GROUPS
-    first, second, third, fourth = (max(1, round(channels * width / _STEM / whole)) * whole for channels in widths)
+    widths = [max(1, round(channels * width / _STEM / whole)) * whole for channels in published]
     layers = Layers(activation=activation, norm=norm, downsample=downsample)
-    return RobustArchResNet(
-        shape,
-        depths,
-        (first, second, third, fourth),
-        layers,
-        stem=width,
-        stem_stride=stem_stride,
-        strides=strides,
-        stem_layers=replace(layers, activation=stem_activation),
-    )
+
+    def new(inputs: int, width: int, stride: int) -> nn.Module:
+        return Block(inputs, width, stride, layers)
+
+    # Public checkpoints call these weights stages.stage1.stage1-block0.F.a.0.weight and so on.
+    trunk: OrderedDict[str, nn.Module] = OrderedDict()
+    for number, blocks in enumerate(stages(new, width, depths, widths, strides), start=1):
+        names = (f"stage{number}-block{place}" for place in range(len(blocks)))
+        trunk[f"stage{number}"] = nn.Sequential(OrderedDict(zip(names, blocks, strict=True)))
+    of_stem = replace(layers, activation=stem_activation)
+    first = nn.Sequential(*of_stem.normed(shape.channels, width, 7, stem_stride), of_stem.nonlinearity())
+    # ... and these stem.stem.stem.0.weight.
+    stem = nn.Sequential(OrderedDict(stem=nn.Sequential(OrderedDict(stem=first))))
+    fc = nn.Linear(widths[-1], shape.classes)
+    network = Chain({"stem": stem, "stages": nn.Sequential(trunk)}, fc=fc)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    nn.init.normal_(fc.weight, 0, _CLASSIFIER_SPREAD)
+    nn.init.zeros_(fc.bias)
+    return network

@@ -5,7 +5,7 @@ from torch import nn
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.layers import Layers
 from robustcli.architectures.weight_names import Settings, Tensors, counts
-from robustcli.architectures.wide_stages import DeepMindWideResNet, draw_by_fan_out
+from robustcli.architectures.wide_stages import deepmind_network, draw_by_fan_out
 from robustcli.registry.types import Activation, Count, Counts3, Downsample, NormBeside
 
 _REDUCTION = 4
@@ -54,6 +54,6 @@ def robust_arch_wide_resnet(
         2023.
     """
     layers = Layers(activation=activation, norm=norm, downsample=downsample, channel_gate="se", reduction=_REDUCTION)
-    network = DeepMindWideResNet(shape, depths, widths, layers, stem=stem, stem_stride=1, strides=_STRIDES, upsample=1)
+    network = deepmind_network(shape, depths, widths, layers, stem=stem, stem_stride=1, strides=_STRIDES, upsample=1)
     draw_by_fan_out(network)
     return network

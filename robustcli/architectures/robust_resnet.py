@@ -8,7 +8,7 @@ from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.layers import Layers
 from robustcli.architectures.preactivation import PreActBlock
 from robustcli.architectures.robust_scaling import robust_scaling
-from robustcli.architectures.robust_stages import RobustResBlock, RobustStages
+from robustcli.architectures.robust_stages import RobustResBlock, residual_stages
 from robustcli.architectures.weight_names import Settings, Tensors, has_three_stages, three_stages
 from robustcli.registry.types import Activation, Counts3, Downsample, NormLayer, Positive, Upsample
 
@@ -66,4 +66,4 @@ def robust_resnet(
         return RobustResBlock(inputs, planes, stride, layers, expands_activated=expands_activated)
 
     expansion = PreActBlock.expansion if block == "basic" else RobustResBlock.expansion
-    return RobustStages(shape, new_block, expansion, depths, widths, layers, last_norm="norm1", upsample=upsample)
+    return residual_stages(shape, new_block, expansion, depths, widths, layers, last_norm="norm1", upsample=upsample)

@@ -1,13 +1,13 @@
 """Networks of three stages with separate depths and widths, and the multi-scale block."""
 
 from collections import OrderedDict
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustcli.architectures import ImageShape
+from robustcli.architectures.chain import Chain, NewBlock, stages
 from robustcli.architectures.layers import Layers, enlarged
 from robustcli.architectures.robust_scaling import CARDINALITY, EXPANSION, SCALES, STEM, chunk_width, squeezed_width
 from robustcli.architectures.squeeze import ResidualSqueezeExcitation
@@ -57,58 +57,41 @@ class RobustResBlock(nn.Module):
         return out
 
 
-# (inputs, planes, stride) -> a block with `expansion` times `planes` output channels.
-Block = Callable[[int, int, int], nn.Module]
-
-
-class RobustStages(nn.Module):
+def residual_stages(
+    shape: ImageShape,
+    new: NewBlock,
+    expansion: int,
+    depths: Counts3,
+    widths: Counts3,
+    layers: Layers,
+    *,
+    last_norm: str,
+    upsample: int,
+) -> Chain:
     """A 3x3 convolution, three stages of blocks, norm, activation, global average, classifier.
 
     Convolutions are initialised by fan-out, the bias of the classifier with 0.
 
     Args:
-        block: block of the stages.
+        new: makes a block of the stages.
         expansion: output channels of a block per plane.
         depths: blocks in each stage.
         widths: planes of the stages, in units of 16, 32 and 64.
         last_norm: name of the last norm in public checkpoints.
         upsample: factor by which images are enlarged.
     """
-
-    def __init__(
-        self,
-        shape: ImageShape,
-        block: Block,
-        expansion: int,
-        depths: Counts3,
-        widths: Counts3,
-        layers: Layers,
-        *,
-        last_norm: str,
-        upsample: int,
-    ) -> None:
-        super().__init__()
-        inputs = STEM
-        stages = []
-        for number, (depth, width) in enumerate(zip(depths, widths, strict=True)):
-            planes = STEM * 2**number * width
-            blocks = []
-            for i in range(depth):
-                blocks.append(block(inputs, planes, 2 if number > 0 and i == 0 else 1))
-                inputs = expansion * planes
+    planes = [STEM * 2**number * width for number, width in enumerate(widths)]
+    blocks = stages(new, STEM, depths, planes, (1, 2, 2), expansion)
+    network = Chain(
+        {
+            "enlarged": enlarged(upsample),
+            "stem_conv": layers.convolution(shape.channels, STEM),
             # Public checkpoints call these weights blocks.0.layer.0.* and so on.
-            stages.append(nn.Sequential(OrderedDict(layer=nn.Sequential(*blocks))))
-        self.enlarged = enlarged(upsample)
-        self.stem_conv = layers.convolution(shape.channels, STEM)
-        self.blocks = nn.Sequential(*stages)
-        self.last_norm = last_norm
-        self.add_module(last_norm, layers.normalisation(inputs))
-        self.activation = layers.nonlinearity()
-        self.fc = nn.Linear(inputs, shape.classes)
-        draw_by_fan_out(self)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.blocks(self.stem_conv(self.enlarged(x)))
-        x = self.activation(self.get_submodule(self.last_norm)(x))
-        logits: Tensor = self.fc(x.mean((2, 3)))
-        return logits
+            "blocks": nn.Sequential(*(nn.Sequential(OrderedDict(layer=nn.Sequential(*stage))) for stage in blocks)),
+            last_norm: layers.normalisation(expansion * planes[-1]),
+            "activation": layers.nonlinearity(),
+        },
+        fc=nn.Linear(expansion * planes[-1], shape.classes),
+    )
+    draw_by_fan_out(network)
+    return network

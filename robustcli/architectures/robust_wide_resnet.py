@@ -4,7 +4,7 @@ from torch import nn
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.layers import Layers
-from robustcli.architectures.robust_stages import RobustStages
+from robustcli.architectures.robust_stages import residual_stages
 from robustcli.architectures.weight_names import Settings, Tensors, has_three_stages, three_stages
 from robustcli.architectures.wide_stages import WideBlock
 from robustcli.registry.types import Activation, Counts3, Downsample, Gate, NormLayer, Upsample
@@ -50,4 +50,4 @@ def robust_wide_resnet(
     def new_block(inputs: int, planes: int, stride: int) -> nn.Module:
         return WideBlock(inputs, planes, stride, layers)
 
-    return RobustStages(shape, new_block, 1, depths, widths, layers, last_norm="bn1", upsample=upsample)
+    return residual_stages(shape, new_block, 1, depths, widths, layers, last_norm="bn1", upsample=upsample)

@@ -4,7 +4,7 @@ from torch import nn
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.layers import Layers
-from robustcli.architectures.postactivation import ResNet
+from robustcli.architectures.postactivation import small_resnet
 from robustcli.architectures.preactivation import PreActBlock
 from robustcli.registry.types import Activation, Count, Counts4, Downsample, NormLayer, StemStride, Upsample
 
@@ -37,7 +37,7 @@ def senet18(
     Reference: Hu, Shen and Sun, "Squeeze-and-Excitation Networks", CVPR 2018.
     """
     layers = Layers(activation=activation, norm=norm, downsample=downsample, channel_gate="se", reduction=reduction)
-    return ResNet(
+    return small_resnet(
         shape,
         PreActBlock,
         (2, 2, 2, 2),

@@ -9,7 +9,9 @@ from typing import Literal
 from torch import Tensor, nn
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
+from robustcli.architectures.chain import Chain, doubling, stages
 from robustcli.architectures.layers import Layers, enlarged
+from robustcli.architectures.postactivation import normed_shortcut
 from robustcli.errors import RobustCliError
 from robustcli.registry.types import Activation, Count, Downsample, Gate, NormBeside
 
@@ -89,7 +91,7 @@ class BasicBlock(nn.Module):
         self.conv1 = SelectiveKernel(inputs, width, stride, unit, squeezed, layers)
         self.conv2 = nn.Sequential(_normed(layers, width, width, 3))
         self.gate = layers.gate(width)
-        self.downsample = _shortcut(inputs, width, stride, layers)
+        self.downsample = normed_shortcut(inputs, width, stride, layers)
         self.activation = layers.nonlinearity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -111,7 +113,7 @@ class Bottleneck(nn.Module):
         self.conv2 = SelectiveKernel(width, width, stride, unit, squeezed, layers)
         self.conv3 = nn.Sequential(_normed(layers, width, outputs, 1))
         self.gate = layers.gate(outputs)
-        self.downsample = _shortcut(inputs, outputs, stride, layers)
+        self.downsample = normed_shortcut(inputs, outputs, stride, layers)
         self.activation, self.activation2 = layers.nonlinearities(2)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -124,57 +126,6 @@ def _squeezed(width: int, unit: Unit, share: int, multiple: int) -> int:
     if unit == "paper":
         return max(width // 16, 32)
     return max(1, (width // share + multiple // 2) // multiple) * multiple
-
-
-def _shortcut(inputs: int, outputs: int, stride: int, layers: Layers) -> nn.Module:
-    if stride == 1 and inputs == outputs:
-        return nn.Identity()
-    return nn.Sequential(layers.convolution(inputs, outputs, 1, stride), layers.normalisation(outputs))
-
-
-class SKNet(nn.Module):
-    """SKResNet: stem, four stages that double the width, global average, linear classifier.
-
-    Args:
-        pools: use the stem for ImageNet, a 7x7 convolution of stride 2 and a max pool.
-        upsample: factor by which images are enlarged.
-    """
-
-    def __init__(
-        self,
-        shape: ImageShape,
-        block: type[BasicBlock] | type[Bottleneck],
-        depths: tuple[int, ...],
-        unit: Unit,
-        layers: Layers,
-        *,
-        width: int,
-        pools: bool,
-        upsample: int,
-    ) -> None:
-        super().__init__()
-        self.enlarged = enlarged(upsample)
-        kernel, stride = (7, 2) if pools else (3, 1)
-        self.conv1 = layers.convolution(shape.channels, width, kernel, stride)
-        self.bn1 = layers.normalisation(width)
-        self.activation = layers.nonlinearity()
-        self.pool = nn.MaxPool2d(3, 2, padding=1) if pools else nn.Identity()
-
-        def stage(number: int) -> nn.Sequential:
-            inner = width * 2**number
-            inputs = width if number == 0 else block.expansion * inner // 2
-            first = block(inputs, inner, 1 if number == 0 else 2, unit, layers)
-            rest = (block(block.expansion * inner, inner, 1, unit, layers) for _ in range(depths[number] - 1))
-            return nn.Sequential(first, *rest)
-
-        self.layer1, self.layer2, self.layer3, self.layer4 = map(stage, range(4))
-        self.fc = nn.Linear(block.expansion * 8 * width, shape.classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.pool(self.activation(self.bn1(self.conv1(self.enlarged(x)))))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        logits: Tensor = self.fc(x.mean((2, 3)))
-        return logits
 
 
 @ARCHITECTURES.register("sknet", added={"norm": "batch", "channel_gate": "none"}, smoke={"width": 4})
@@ -216,15 +167,23 @@ def sknet(
         raise RobustCliError(
             f"architecture.width: {width} channels cannot be split into halves; write {width + 1}, or unit: paper"
         )
-    return SKNet(
-        shape,
-        Bottleneck if depth == 50 else BasicBlock,
-        _DEPTHS[depth],
-        unit,
-        Layers(
-            activation=activation, norm=norm, downsample=downsample, channel_gate=channel_gate, classes=shape.classes
-        ),
-        width=width,
-        pools=form == "imagenet",
-        upsample=upsample,
+    layers = Layers(
+        activation=activation, norm=norm, downsample=downsample, channel_gate=channel_gate, classes=shape.classes
     )
+    block = Bottleneck if depth == 50 else BasicBlock
+    pools = form == "imagenet"
+
+    def new(inputs: int, width: int, stride: int) -> nn.Module:
+        return block(inputs, width, stride, unit, layers)
+
+    parts: dict[str, nn.Module] = {
+        "enlarged": enlarged(upsample),
+        "conv1": layers.convolution(shape.channels, width, *((7, 2) if pools else (3, 1))),
+        "bn1": layers.normalisation(width),
+        "activation": layers.nonlinearity(),
+        "pool": nn.MaxPool2d(3, 2, padding=1) if pools else nn.Identity(),
+    }
+    made = stages(new, width, _DEPTHS[depth], doubling(width), (1, 2, 2, 2), block.expansion)
+    for number, blocks in enumerate(made, start=1):
+        parts[f"layer{number}"] = nn.Sequential(*blocks)
+    return Chain(parts, fc=nn.Linear(block.expansion * 8 * width, shape.classes))

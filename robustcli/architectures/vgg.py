@@ -5,7 +5,9 @@ from typing import Literal
 from torch import nn
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
-from robustcli.architectures.plain import Chain, LargestPixel, activated, plain_layers
+from robustcli.architectures.chain import Chain
+from robustcli.architectures.layers import enlarged
+from robustcli.architectures.plain import LargestPixel, activated, plain_layers
 from robustcli.registry.types import Activation, Count, Counts5, Gate, PlainDownsample, PlainNorm, Upsample
 
 # Channels of the five groups of convolutions, relative to the first.
@@ -56,8 +58,9 @@ def vgg(
             inputs = factor * width
         if stride > 1:
             features.append(LargestPixel(stride) if is_max else layers.pool(stride))
+    body = {"enlarged": enlarged(upsample), "features": nn.Sequential(*features)}
     if form == "kuangliu":
-        return Chain(features, nn.Linear(inputs, shape.classes), upsample)
+        return Chain(body, classifier=nn.Linear(inputs, shape.classes))
     hidden = 4 * width
     classifier = nn.Sequential(
         nn.Linear(inputs, hidden),
@@ -68,19 +71,18 @@ def vgg(
         nn.Dropout(),
         nn.Linear(hidden, shape.classes),
     )
-    network = Chain(features, classifier, upsample)
-    _draw(network)
-    return network
+    _draw(features, classifier)
+    return Chain(body, classifier=classifier)
 
 
-def _draw(network: Chain) -> None:
+def _draw(features: list[nn.Module], classifier: nn.Sequential) -> None:
     """Draw convolutions from N(0, 2 / (k^2 outputs)) and linear weights from N(0, 0.01^2); biases 0; not in gates."""
-    for module in network.features:
+    for module in features:
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             assert module.bias is not None
             nn.init.zeros_(module.bias)
-    for module in network.classifier.children():
+    for module in classifier:
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, 0, 0.01)
             nn.init.zeros_(module.bias)

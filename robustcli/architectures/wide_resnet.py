@@ -7,7 +7,7 @@ from torch import nn
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.layers import Layers
 from robustcli.architectures.weight_names import Settings, Tensors, counts
-from robustcli.architectures.wide_stages import DeepMindWideResNet, WideResNet
+from robustcli.architectures.wide_stages import deepmind_network, trades_network
 from robustcli.errors import RobustCliError
 from robustcli.registry.types import Activation, Count, Counts3, Downsample, Gate, NormLayer, StemStride, Upsample
 
@@ -79,8 +79,8 @@ def wide_resnet(
         raise RobustCliError(
             f"architecture.depth: {depth} is not 6 n + 4 for n >= 1 blocks in each of three stages; try {nearest}"
         )
-    network = {"trades": WideResNet, "deepmind": DeepMindWideResNet}[form]
-    return network(
+    build = trades_network if form == "trades" else deepmind_network
+    return build(
         shape,
         (blocks, blocks, blocks),
         (_STEM * widen, 2 * _STEM * widen, 4 * _STEM * widen),

@@ -1,17 +1,14 @@
 """Wide residual networks of three stages, in the forms of TRADES and DeepMind."""
 
 from collections import OrderedDict
-from dataclasses import replace
 
 from torch import Tensor, nn
 
 from robustcli.architectures import ImageShape
+from robustcli.architectures.chain import Chain, stages
 from robustcli.architectures.features import classifier_of
 from robustcli.architectures.layers import Layers, enlarged
 from robustcli.registry.types import Counts3
-
-# DeepMind keeps 0.99 of the running statistics at every step.
-_DEEPMIND_MOMENTUM = 0.01
 
 
 class WideBlock(nn.Module):
@@ -34,52 +31,6 @@ class WideBlock(nn.Module):
         y = self.gate(self.conv2(self.activation2(self.bn2(y))))
         out: Tensor = y + (x if self.convShortcut is None else self.convShortcut(a))
         return out
-
-
-class WideResNet(nn.Module):
-    """Wide residual network of TRADES: symmetric padding, convolutions initialised by fan-out, classifier bias 0.
-
-    Args:
-        depths: blocks in each stage.
-        widths: channels of each stage.
-        stem: channels of the first convolution.
-        strides: strides of the first block of each stage.
-        upsample: factor by which images are enlarged.
-    """
-
-    def __init__(
-        self,
-        shape: ImageShape,
-        depths: Counts3,
-        widths: Counts3,
-        layers: Layers,
-        *,
-        stem: int,
-        stem_stride: int,
-        strides: Counts3,
-        upsample: int,
-    ) -> None:
-        super().__init__()
-
-        def stage(number: int) -> nn.Sequential:
-            first = WideBlock((stem, *widths)[number], widths[number], strides[number], layers)
-            rest = (WideBlock(widths[number], widths[number], 1, layers) for _ in range(depths[number] - 1))
-            # Public checkpoints call these weights block1.layer.0.* and so on.
-            return nn.Sequential(OrderedDict(layer=nn.Sequential(first, *rest)))
-
-        self.enlarged = enlarged(upsample)
-        self.conv1 = layers.convolution(shape.channels, stem, 3, stem_stride)
-        self.block1, self.block2, self.block3 = map(stage, range(3))
-        self.bn1 = layers.normalisation(widths[-1])
-        self.activation = layers.nonlinearity()
-        self.fc = nn.Linear(widths[-1], shape.classes)
-        draw_by_fan_out(self)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.block3(self.block2(self.block1(self.conv1(self.enlarged(x)))))
-        x = self.activation(self.bn1(x))
-        logits: Tensor = self.fc(x.mean((2, 3)))
-        return logits
 
 
 def draw_by_fan_out(network: nn.Module) -> None:
@@ -116,11 +67,18 @@ class DeepMindWideBlock(nn.Module):
         return out
 
 
-class DeepMindWideResNet(nn.Module):
-    """Wide residual network of DeepMind: "SAME" padding, slow running statistics, PyTorch's initial weights.
-
-    The original has a zero classifier and another initialisation of convolutions; the PyTorch re-implementations with
-    published results use PyTorch's defaults, as here.
+def trades_network(
+    shape: ImageShape,
+    depths: Counts3,
+    widths: Counts3,
+    layers: Layers,
+    *,
+    stem: int,
+    stem_stride: int,
+    strides: Counts3,
+    upsample: int,
+) -> Chain:
+    """Wide residual network of TRADES: symmetric padding, convolutions initialised by fan-out, classifier bias 0.
 
     Args:
         depths: blocks in each stage.
@@ -130,36 +88,56 @@ class DeepMindWideResNet(nn.Module):
         upsample: factor by which images are enlarged.
     """
 
-    def __init__(
-        self,
-        shape: ImageShape,
-        depths: Counts3,
-        widths: Counts3,
-        layers: Layers,
-        *,
-        stem: int,
-        stem_stride: int,
-        strides: Counts3,
-        upsample: int,
-    ) -> None:
-        super().__init__()
-        layers = replace(layers, momentum=_DEEPMIND_MOMENTUM, pads_same=True)
+    def new(inputs: int, width: int, stride: int) -> nn.Module:
+        return WideBlock(inputs, width, stride, layers)
 
-        def stage(number: int) -> nn.Sequential:
-            first = DeepMindWideBlock((stem, *widths)[number], widths[number], strides[number], layers)
-            rest = (DeepMindWideBlock(widths[number], widths[number], 1, layers) for _ in range(depths[number] - 1))
+    parts: dict[str, nn.Module] = {
+        "enlarged": enlarged(upsample),
+        "conv1": layers.convolution(shape.channels, stem, 3, stem_stride),
+    }
+    for number, blocks in enumerate(stages(new, stem, depths, widths, strides), start=1):
+        # Public checkpoints call these weights block1.layer.0.* and so on.
+        parts[f"block{number}"] = nn.Sequential(OrderedDict(layer=nn.Sequential(*blocks)))
+    parts |= {"bn1": layers.normalisation(widths[-1]), "activation": layers.nonlinearity()}
+    network = Chain(parts, fc=nn.Linear(widths[-1], shape.classes))
+    draw_by_fan_out(network)
+    return network
+
+
+def deepmind_network(
+    shape: ImageShape,
+    depths: Counts3,
+    widths: Counts3,
+    layers: Layers,
+    *,
+    stem: int,
+    stem_stride: int,
+    strides: Counts3,
+    upsample: int,
+) -> Chain:
+    """Wide residual network of DeepMind, with PyTorch's initial weights; arguments as in `trades_network`.
+
+    The original has a zero classifier and another initialisation of convolutions; the PyTorch re-implementations with
+    published results use PyTorch's defaults, as here.
+    """
+    layers = layers.of_deepmind()
+
+    def new(inputs: int, width: int, stride: int) -> nn.Module:
+        return DeepMindWideBlock(inputs, width, stride, layers)
+
+    return Chain(
+        {
+            "enlarged": enlarged(upsample),
+            "init_conv": layers.convolution(shape.channels, stem, 3, stem_stride),
             # Public checkpoints call these weights layer.0.block.0.* and so on.
-            return nn.Sequential(OrderedDict(block=nn.Sequential(first, *rest)))
-
-        self.enlarged = enlarged(upsample)
-        self.init_conv = layers.convolution(shape.channels, stem, 3, stem_stride)
-        self.layer = nn.Sequential(*map(stage, range(3)))
-        self.batchnorm = layers.normalisation(widths[-1])
-        self.activation = layers.nonlinearity()
-        self.logits = nn.Linear(widths[-1], shape.classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.layer(self.init_conv(self.enlarged(x)))
-        x = self.activation(self.batchnorm(x))
-        logits: Tensor = self.logits(x.mean((2, 3)))
-        return logits
+            "layer": nn.Sequential(
+                *(
+                    nn.Sequential(OrderedDict(block=nn.Sequential(*blocks)))
+                    for blocks in stages(new, stem, depths, widths, strides)
+                )
+            ),
+            "batchnorm": layers.normalisation(widths[-1]),
+            "activation": layers.nonlinearity(),
+        },
+        logits=nn.Linear(widths[-1], shape.classes),
+    )
