@@ -3,7 +3,7 @@
 import torch
 
 from robustcli.data import Data, prepare, shape_of
-from robustcli.data.datasets import Source, test_reader
+from robustcli.data.datasets import Source
 from robustcli.data.extra import Extra, read_extra
 from robustcli.data.targets import Targets
 from robustcli.registry.registry import MemberSpec, instantiate
@@ -12,12 +12,10 @@ from robustcli.specs.settings import DataOptions
 
 def load_test_data(chosen: MemberSpec, device: torch.device) -> Data:
     """Load the test images of a spec, without the train part if the data set supports that."""
-    reader = test_reader(chosen.name)
-    if reader is None:
+    if not chosen.member.reads_test:
         return load_data(chosen, device)
     options: DataOptions = chosen.options
-    source = reader(**chosen.parameters)
-    return prepare(source, val_size=0, train_size=None, device=device, workers=options.workers)
+    return prepare(instantiate(chosen, "test"), val_size=0, train_size=None, device=device, workers=options.workers)
 
 
 def load_data(chosen: MemberSpec, device: torch.device, *, to_train: bool = False) -> Data:

@@ -80,6 +80,8 @@ class Declaration:
         leaderboard: settings with which the number is the `autoattack_acc` of RobustBench; empty if it never is.
         sees_through_masking: the evaluator includes attacks without gradients, so gradient masking does not deceive
             it.
+        reads_test: the data set takes a positional argument "test", with which it reads only its test part. Evaluations
+            give it.
         own_images: the data set consists of the user's files, of any size.
         given_by: path that means the data set and is its first parameter: a suffix such as ".npz", a file inside a
             folder such as "/pack.json", or "/" for any other folder.
@@ -122,6 +124,7 @@ class Declaration:
     parts: Annotated[str, _EVALUATOR] = ""
     leaderboard: Annotated[dict[str, Any], _EVALUATOR] = field(default_factory=dict)
     sees_through_masking: Annotated[bool, _EVALUATOR] = False
+    reads_test: Annotated[bool, _DATASET] = False
     own_images: Annotated[bool, _DATASET] = False
     given_by: Annotated[str, _DATASET] = ""
     image: Annotated[tuple[int, int, int] | None, _DATASET] = None

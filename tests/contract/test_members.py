@@ -101,7 +101,7 @@ def with_families(annotation: Any) -> Any:
 @of_every_member
 def test_only_keyword_parameters_are_settings(member: Member) -> None:
     """Positional arguments, such as shape or rate, come from the program and not from a spec."""
-    given = {"architectures": 1, "optimizers": 2}.get(member.family, 0)
+    given = {"architectures": 1, "datasets": int(member.reads_test), "optimizers": 2}.get(member.family, 0)
     positional = [
         parameter
         for parameter in inspect.signature(imported(member)).parameters.values()

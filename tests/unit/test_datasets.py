@@ -24,9 +24,9 @@ from robustcli.data.datasets import DATASETS, Source, TensorSplit, encoded
 from robustcli.data.datasets.channel_statistics import channel_statistics
 from robustcli.data.datasets.digits import digits
 from robustcli.data.datasets.fixed_order import fixed_order
-from robustcli.data.datasets.image_folder import image_folder, image_folder_test
+from robustcli.data.datasets.image_folder import image_folder
 from robustcli.data.datasets.mnist import fashion_mnist, mnist
-from robustcli.data.datasets.npz import npz, npz_test
+from robustcli.data.datasets.npz import npz
 from robustcli.data.datasets.svhn import svhn
 from robustcli.errors import RobustCliError
 
@@ -424,7 +424,7 @@ def test_npz_refuses_other_files(tmp_path: Path) -> None:
 )
 def test_the_train_part_of_a_file_does_not_matter_to_an_evaluation(tmp_path: Path, changes: dict[str, Any]) -> None:
     x, y = _pixels(3, 4, 5, 3), np.array([2, 1, 0])
-    source = npz_test(path=_saved(tmp_path, _arrays(**{**changes, "x_test": x, "y_test": y})))
+    source = npz("test", path=_saved(tmp_path, _arrays(**{**changes, "x_test": x, "y_test": y})))
     assert torch.equal(_held(source.test).images, torch.from_numpy(x).permute(0, 3, 1, 2))
     assert source.test.labels.tolist() == [2, 1, 0]
     assert not source.classes_are_known
@@ -433,7 +433,7 @@ def test_the_train_part_of_a_file_does_not_matter_to_an_evaluation(tmp_path: Pat
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_floats_and_labels_in_a_column_are_read(tmp_path: Path, dtype: str) -> None:
     x = np.linspace(0, 1, 180).reshape(3, 4, 5, 3).astype(dtype)
-    source = npz_test(path=_saved(tmp_path, _arrays(x_test=x, y_test=np.array([[0], [1], [0]]))))
+    source = npz("test", path=_saved(tmp_path, _arrays(x_test=x, y_test=np.array([[0], [1], [0]]))))
     assert _held(source.test).images.dtype == torch.float32
     assert torch.equal(_held(source.test).images, torch.from_numpy(x.astype("float32")).permute(0, 3, 1, 2))
     assert source.test.labels.tolist() == [0, 1, 0]
@@ -442,7 +442,7 @@ def test_floats_and_labels_in_a_column_are_read(tmp_path: Path, dtype: str) -> N
 def test_advice_to_load_code_is_not_passed_on(tmp_path: Path) -> None:
     path = _saved(tmp_path, _arrays(x_test=np.array([{}, 3], dtype=object)))
     with pytest.raises(RobustCliError, match="it holds Python objects") as caught:
-        npz_test(path=path)
+        npz("test", path=path)
     assert "pickle" not in str(caught.value)
 
 
@@ -467,7 +467,7 @@ def test_only_names_of_train_classes_matter_to_an_evaluation(
         (tmp_path / "train" / name / "broken.png").write_text("not an image")
     for name in test:
         _image(tmp_path / "test" / name / "0.png", 10 * ord(name) % 256)
-    source = image_folder_test(root=str(tmp_path), size=8)
+    source = image_folder("test", root=str(tmp_path), size=8)
     assert source.classes == expected
     levels = source.test.read(torch.arange(len(test)))[:, 0, 0, 0].tolist()
     assert levels == [10 * ord(expected[label]) % 256 for label in source.test.labels.tolist()]
@@ -485,7 +485,7 @@ def test_an_evaluation_decodes_only_the_images_it_evaluates(tmp_path: Path, monk
 
     monkeypatch.setattr(encoded, "decode", counting)
     data = prepare(
-        image_folder_test(root=str(tmp_path), size=8),
+        image_folder("test", root=str(tmp_path), size=8),
         val_size=0,
         train_size=None,
         device=torch.device("cpu"),
@@ -502,7 +502,7 @@ def test_what_file_managers_leave_is_passed_over(tmp_path: Path) -> None:
             for litter in ("Thumbs.db", "desktop.ini", ".DS_Store"):
                 (tmp_path / part / name / litter).write_text("x")
     assert len(image_folder(root=str(tmp_path), size=8).train.labels) == 2
-    assert len(image_folder_test(root=str(tmp_path), size=8).test.labels) == 2
+    assert len(image_folder("test", root=str(tmp_path), size=8).test.labels) == 2
 
 
 def test_names_that_only_look_different_in_unicode_are_one_class(tmp_path: Path) -> None:
@@ -510,7 +510,7 @@ def test_names_that_only_look_different_in_unicode_are_one_class(tmp_path: Path)
         _image(tmp_path / part / name / "0.png")
         _image(tmp_path / part / "tea" / "0.png")
     assert image_folder(root=str(tmp_path), size=8).classes == ["caf\u00e9", "tea"]
-    assert image_folder_test(root=str(tmp_path), size=8).classes == ["caf\u00e9", "tea"]
+    assert image_folder("test", root=str(tmp_path), size=8).classes == ["caf\u00e9", "tea"]
 
 
 def test_rgb_of_16_bits_is_refused_as_grey_of_16_bits_is(tmp_path: Path) -> None:
@@ -524,7 +524,7 @@ def test_rgb_of_16_bits_is_refused_as_grey_of_16_bits_is(tmp_path: Path) -> None
     folder.mkdir(parents=True)
     (folder / "0.png").write_bytes(png)
     (folder / "1.ppm").write_bytes(b"P6 8 8 65535\n" + bytes(8 * 8 * 6))
-    source = image_folder_test(root=str(tmp_path), size=8)
+    source = image_folder("test", root=str(tmp_path), size=8)
     for number in range(2):
         with pytest.raises(RobustCliError, match="has more than 8 bits per channel"):
             source.test.read(torch.tensor([number]))

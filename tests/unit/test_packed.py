@@ -12,8 +12,8 @@ from PIL import Image
 
 from robustcli.data import Data, packing, prepare
 from robustcli.data.datasets import Source
-from robustcli.data.datasets.image_folder import image_folder, image_folder_test
-from robustcli.data.datasets.packed import packed, packed_test, read_manifest
+from robustcli.data.datasets.image_folder import image_folder
+from robustcli.data.datasets.packed import packed, read_manifest
 from robustcli.data.packing import pack
 from robustcli.errors import RobustCliError
 from robustcli.specs.settings import Augment
@@ -66,8 +66,8 @@ def test_packed_images_are_those_of_the_folder(folder: str, tmp_path: Path, size
     )
     for first, second in zip(batches(one), batches(other), strict=True):
         assert torch.equal(first, second)
-    one = prepare(image_folder_test(root=folder, size=8), val_size=0, train_size=None, device=CPU, workers=0)
-    other = prepare(packed_test(root=root, size=8), val_size=0, train_size=None, device=CPU, workers=0)
+    one = prepare(image_folder("test", root=folder, size=8), val_size=0, train_size=None, device=CPU, workers=0)
+    other = prepare(packed("test", root=root, size=8), val_size=0, train_size=None, device=CPU, workers=0)
     assert (one.digest, one.test_digest, one.decode) == (other.digest, other.test_digest, other.decode)
     for first, second in zip(one.evaluation("test"), other.evaluation("test"), strict=True):
         assert torch.equal(first[:], second[:])
@@ -76,7 +76,7 @@ def test_packed_images_are_those_of_the_folder(folder: str, tmp_path: Path, size
 def test_a_folder_without_train_part_is_packed_for_evaluation(folder: str, tmp_path: Path) -> None:
     (Path(folder) / "train").rename(tmp_path / "elsewhere")
     pack(folder, tmp_path / "out", 8)
-    one, other = image_folder_test(root=folder, size=8), packed_test(root=str(tmp_path / "out"))
+    one, other = image_folder("test", root=folder, size=8), packed("test", root=str(tmp_path / "out"))
     assert torch.equal(one.test.read(torch.arange(14)), other.test.read(torch.arange(14)))
     with pytest.raises(RobustCliError, match="has no train part, so it is for evaluation only"):
         packed(root=str(tmp_path / "out"))
@@ -152,7 +152,7 @@ def test_sizes_that_are_missing_or_differ_are_refused(folder: str, tmp_path: Pat
     with pytest.raises(RobustCliError, match=r"data\.size: .* holds image files of any size; set the size"):
         packed(root=str(tmp_path / "files"))
     with pytest.raises(RobustCliError, match=r"data\.size: 9; .* holds pixels of 8 x 8"):
-        packed_test(root=str(tmp_path / "pixels"), size=9)
+        packed("test", root=str(tmp_path / "pixels"), size=9)
     assert len(packed(root=str(tmp_path / "pixels")).train.labels) == 26
 
 

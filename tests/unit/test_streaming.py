@@ -15,7 +15,7 @@ from robustcli.data import Data, prepare
 from robustcli.data.datasets import Crops
 from robustcli.data.datasets.decoding import decode
 from robustcli.data.datasets.image_folder import image_folder
-from robustcli.data.datasets.packed import packed, packed_test
+from robustcli.data.datasets.packed import packed
 from robustcli.data.packing import pack
 from robustcli.data.read_ahead import ReadAhead
 from robustcli.errors import RobustCliError
@@ -134,9 +134,9 @@ def test_packed_files_are_cut_as_those_of_the_folder_and_packed_pixels_are_refus
     for one, other in zip(epoch(data, CROP), epoch(data_of(folder, crop_from="whole"), CROP), strict=True):
         assert torch.equal(one, other)
     pack(folder, tmp_path / "pixels", 16)
-    for reader, settings in ((packed, {"crop_from": "whole"}), (packed_test, {"draft": True})):
+    for part, settings in (("all", {"crop_from": "whole"}), ("test", {"draft": True})):
         with pytest.raises(RobustCliError, match=r"data\.(crop_from: whole|draft: true): .* holds decoded squares"):
-            reader(root=str(tmp_path / "pixels"), **settings)
+            packed(part, root=str(tmp_path / "pixels"), **settings)
 
 
 class Reader:

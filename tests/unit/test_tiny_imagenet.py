@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from robustcli.data.datasets.image_folder import image_folder, image_folder_test
+from robustcli.data.datasets.image_folder import image_folder
 from robustcli.errors import RobustCliError
 
 
@@ -41,7 +41,7 @@ def test_both_parts_have_the_labels_of_folders_and_annotations(folder: Path) -> 
     for part in (source.train, source.test):
         levels = part.read(torch.arange(len(part.labels)))[:, 0, 0, 0]
         assert torch.equal(levels.long(), 100 * part.labels)
-    test = image_folder_test(root=str(folder), size=8)
+    test = image_folder("test", root=str(folder), size=8)
     assert test.classes == ["n01", "n02"]
     assert torch.equal(test.test.labels, source.test.labels)
 
@@ -56,4 +56,4 @@ def test_an_image_that_is_not_annotated_or_has_an_unknown_class_is_named(folder:
         image_folder(root=str(folder), size=8)
     (folder / "val" / "val_annotations.txt").write_text("val_0.JPEG n01\n")
     with pytest.raises(RobustCliError, match=r"line 1: found 'val_0\.JPEG n01'; expected FILE, CLASS"):
-        image_folder_test(root=str(folder), size=8)
+        image_folder("test", root=str(folder), size=8)

@@ -1,12 +1,13 @@
 """Data sets; each file holds one source of images.
 
 A member is a function with keyword-only settings that returns a `Source`. If files are missing, it raises
-RobustCliError with the folder. Splits, augmentation and copies to the device belong to data/.
+RobustCliError with the folder. A data set that declares `reads_test` can return its test part only, as a source with an
+empty train part, because evaluations need no more. Splits, augmentation and copies to the device belong to data/.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -14,6 +15,9 @@ from torch import Tensor
 from robustcli.registry.registry import Registry
 
 DATASETS = Registry("datasets")
+
+Part = Literal["all", "test"]
+"""The positional argument of a data set with `reads_test`."""
 
 
 @dataclass(frozen=True)
@@ -104,27 +108,3 @@ class Source:
     is_whole: bool = True
     digest: str = ""
     cut: Callable[[Tensor, Crops], Tensor] | None = None
-
-
-Loader = Callable[..., Source]
-
-_TEST_READERS: dict[str, Loader] = {}
-
-
-def reads_test(name: str) -> Callable[[Loader], Loader]:
-    """Register a function that reads only the test part of a data set, with the parameters of the member.
-
-    It returns a source with an empty train part. Evaluations use it, so they do not need the train part.
-    """
-
-    def add(reader: Loader) -> Loader:
-        _TEST_READERS[name] = reader
-        return reader
-
-    return add
-
-
-def test_reader(name: str) -> Loader | None:
-    """Return the function that reads only the test part of a data set, or None if there is none."""
-    DATASETS.get(name)  # imports its file
-    return _TEST_READERS.get(name)

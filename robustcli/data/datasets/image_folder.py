@@ -1,8 +1,8 @@
 """A folder of images, one subfolder for each class."""
 
-from typing import Any, Literal
+from typing import Literal
 
-from robustcli.data.datasets import DATASETS, Source, reads_test
+from robustcli.data.datasets import DATASETS, Part, Source
 from robustcli.data.datasets.encoded import source_of, test_source_of
 from robustcli.data.datasets.folder_layout import both_parts, test_part
 from robustcli.registry.types import Count, Size
@@ -10,12 +10,15 @@ from robustcli.registry.types import Count, Size
 
 @DATASETS.register(
     "image_folder",
+    reads_test=True,
     own_images=True,
     given_by="/",
     added={"crop_from": "square", "draft": False},
     smoke={"root": "data/images"},
 )
 def image_folder(
+    part: Part = "all",
+    /,
     *,
     root: str,
     size: Count = 32,
@@ -29,9 +32,9 @@ def image_folder(
     size is cropped to its central square and resized (bilinear, with smoothing when it shrinks). Test images come in
     one fixed random order, so that the first n of them are a fair sample. Mean and std are those of the train images,
     or of the first 1,000 in a fixed random order if images are not kept in memory. An evaluation reads only the test
-    images that it needs. TinyImageNet is read as published: images in train/<class>/images and val/images, with the
-    classes in val/val_annotations.txt; its unlabelled test part is ignored. `robust pack` converts a folder into a few
-    files that are read much faster.
+    images that it needs, and the class names of the train part if there is one. TinyImageNet is read as published:
+    images in train/<class>/images and val/images, with the classes in val/val_annotations.txt; its unlabelled test part
+    is ignored. `robust pack` converts a folder into a few files that are read much faster.
 
     Args:
         root: the folder; "~" is the home folder.
@@ -45,14 +48,7 @@ def image_folder(
 
     Reference: the layout of torchvision's ImageFolder, pytorch.org/vision.
     """
+    if part == "test":
+        return test_source_of(*test_part(root, size), draft=draft)
     train, test, classes = both_parts(root, size)
     return source_of(train, test, classes, memory_mib, crop_from, draft=draft)
-
-
-@reads_test("image_folder")
-def image_folder_test(*, root: str, size: int = 32, draft: bool = False, **_: Any) -> Source:
-    """The test part of a folder; each image is decoded when needed.
-
-    Only the class names of the train part are read, and it may be missing; a class may have no test images.
-    """
-    return test_source_of(*test_part(root, size), draft=draft)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustcli.data.datasets import DATASETS, Source, TensorSplit, reads_test
+from robustcli.data.datasets import DATASETS, Part, Source, TensorSplit
 from robustcli.data.datasets.channel_statistics import channel_statistics
 from robustcli.errors import RobustCliError, in_one_line, shortened
 from robustcli.store.arrays import UNREADABLE
@@ -23,8 +23,8 @@ _TRAIN, _TEST = ("x_train", "y_train"), ("x_test", "y_test")
 _MOST_CLASSES = 1_000_000
 
 
-@DATASETS.register("npz", own_images=True, given_by=".npz", smoke={"path": "data/images.npz"})
-def npz(*, path: str) -> Source:
+@DATASETS.register("npz", reads_test=True, own_images=True, given_by=".npz", smoke={"path": "data/images.npz"})
+def npz(part: Part = "all", /, *, path: str) -> Source:
     """Your own arrays: x_train, y_train, x_test and y_test in a file that numpy.savez wrote.
 
     Images are uint8 in 0..255 or floats in [0, 1], (n, height, width, channels) or, for one channel, (n, height,
@@ -39,7 +39,7 @@ def npz(*, path: str) -> Source:
     Reference: the .npz format of NumPy, numpy.org/doc/stable/reference/generated/numpy.savez.html.
     """
     file = absolute(path)
-    arrays = _arrays(file, (*_TEST, *_TRAIN) if _has_train(file) else _TEST)
+    arrays = _arrays(file, (*_TEST, *_TRAIN) if part == "all" and _has_train(file) else _TEST)
     if "x_train" not in arrays:
         return _test_alone(file, arrays)
     x_test, y_test = _images(file, "x_test", arrays), _labels(file, "y_test", arrays)
@@ -61,13 +61,6 @@ def npz(*, path: str) -> Source:
         _check_range(file, key, labels, len(classes))
     mean, std = channel_statistics(x_train)
     return Source(TensorSplit(x_train, y_train), TensorSplit(x_test, y_test), classes, mean, std)
-
-
-@reads_test("npz")
-def npz_test(*, path: str) -> Source:
-    """The test part of a file; the train part is not read."""
-    file = absolute(path)
-    return _test_alone(file, _arrays(file, _TEST))
 
 
 def _test_alone(file: Path, arrays: dict[str, Array]) -> Source:

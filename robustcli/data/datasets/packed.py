@@ -17,7 +17,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from robustcli.data.datasets import DATASETS, Source, reads_test
+from robustcli.data.datasets import DATASETS, Part, Source
 from robustcli.data.datasets.encoded import CropFrom, EncodedSplit, fingerprint, source_of, test_source_of
 from robustcli.errors import RobustCliError, in_one_line
 from robustcli.registry.types import Count, Size
@@ -69,8 +69,10 @@ class Manifest(BaseModel):
     parts: dict[PartName, PackedPart]
 
 
-@DATASETS.register("packed", own_images=True, given_by="/pack.json", smoke={"root": "data/packed"})
+@DATASETS.register("packed", reads_test=True, own_images=True, given_by="/pack.json", smoke={"root": "data/packed"})
 def packed(
+    part: Part = "all",
+    /,
     *,
     root: str,
     size: Count | None = None,
@@ -100,35 +102,23 @@ def packed(
     Reference: the format of this project, described in robustcli/data/datasets/packed.py.
     """
     folder, manifest, side = _opened(root, size, crop_from, draft=draft)
+    classes = list(manifest.classes)
+    if part == "test":
+        test = _split(folder, manifest, "test", side)
+        if isinstance(test, EncodedSplit):
+            return test_source_of(test, classes, draft=draft)
+        none = PackedPixels(test.files.chosen(()), test.labels[:0], test.size)
+        return Source(none, test, classes, (), (), manifest.decode, is_whole=False)
     if "train" not in manifest.parts:
         raise RobustCliError(
             f"data.root: {folder} has no train part, so it is for evaluation only; pack a folder with train/<class>/"
         )
     train, test = (_split(folder, manifest, name, side) for name in ("train", "test"))
     if isinstance(train, EncodedSplit) and isinstance(test, EncodedSplit):
-        return source_of(train, test, list(manifest.classes), memory_mib, crop_from, draft=draft)
+        return source_of(train, test, classes, memory_mib, crop_from, draft=draft)
     assert manifest.mean is not None
     assert manifest.std is not None
-    classes, digest = list(manifest.classes), manifest.digest or ""
-    return Source(train, test, classes, manifest.mean, manifest.std, manifest.decode, digest=digest)
-
-
-@reads_test("packed")
-def packed_test(
-    *,
-    root: str,
-    size: int | None = None,
-    memory_mib: int = 2048,
-    crop_from: CropFrom = "square",
-    draft: bool = False,
-) -> Source:
-    """The test part of a packed folder."""
-    folder, manifest, side = _opened(root, size, crop_from, draft=draft)
-    test = _split(folder, manifest, "test", side)
-    if isinstance(test, EncodedSplit):
-        return test_source_of(test, list(manifest.classes), draft=draft)
-    none = PackedPixels(test.files.chosen(()), test.labels[:0], test.size)
-    return Source(none, test, list(manifest.classes), (), (), manifest.decode, is_whole=False)
+    return Source(train, test, classes, manifest.mean, manifest.std, manifest.decode, digest=manifest.digest or "")
 
 
 @dataclass(frozen=True)
