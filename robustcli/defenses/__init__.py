@@ -5,7 +5,7 @@ Most are a `MinMax` (min_max.py) with the paper's parts; a spec may replace any 
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -14,7 +14,7 @@ from robustcli.data.targets import Labels
 from robustcli.errors import RobustCliError
 from robustcli.optimization.averaging import Averaging
 from robustcli.optimization.progress import Progress
-from robustcli.optimization.stateless import Stateless
+from robustcli.optimization.stateless import Stateful, Stateless
 from robustcli.registry.registry import Registry
 from robustcli.threat.noise import Noise
 from robustcli.threat.threat import ThreatModel
@@ -52,7 +52,7 @@ def refuse_shares(batch: Batch, defense: str) -> None:
         )
 
 
-class RunningLoss(Protocol):
+class RunningLoss(Stateful, Protocol):
     """The loss that the weights minimise, with its state, such as a second network."""
 
     @property
@@ -66,14 +66,6 @@ class RunningLoss(Protocol):
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
         """Mean loss of the batch, a scalar, differentiable in the weights."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """State, as tensors, numbers and containers of them."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict`."""
         ...
 
 
@@ -99,8 +91,8 @@ class StatelessLoss(Stateless):
         raise NotImplementedError
 
 
-class Step(Protocol):
-    """One update of the weights, with the state that a method keeps between updates."""
+class Step(Stateful, Protocol):
+    """One update of the weights; its state is what a method keeps between updates, besides weights and optimizer."""
 
     def __call__(self, x: Tensor, labels: Labels, threat: ThreatModel, progress: Progress) -> Metrics:
         """Update the weights on one batch; metrics are scalar tensors on the device, "loss" among them.
@@ -115,14 +107,6 @@ class Step(Protocol):
             threat: the threat model of this update.
             progress: progress of the training at this update.
         """
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """All state except weights, optimizer and noise, as tensors, numbers and containers of them."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict`."""
         ...
 
 

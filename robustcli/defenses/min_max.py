@@ -19,7 +19,7 @@ from robustcli.optimization.averaging.none import LastWeights
 from robustcli.optimization.progress import Progress
 from robustcli.optimization.regularisers import Regulariser, RunningRegulariser, add_penalty
 from robustcli.optimization.regularisers.none import Unregularised
-from robustcli.optimization.stateless import Stateless
+from robustcli.optimization.stateless import Stateful, Stateless
 from robustcli.optimization.weights import RunningPerturbation, WeightPerturbation
 from robustcli.optimization.weights.none import Unperturbed
 from robustcli.registry.types import AttackBn
@@ -36,7 +36,7 @@ class AdversarialCrossEntropy(StatelessLoss):
         return F.cross_entropy(model(batch.x_adv), batch.y)
 
 
-class RunningCurriculum(Protocol):
+class RunningCurriculum(Stateful, Protocol):
     """Schedule of the attack during training, with its state."""
 
     @property
@@ -50,14 +50,6 @@ class RunningCurriculum(Protocol):
 
     def see(self, metrics: Metrics, images: int) -> None:
         """Receive the metrics of an update on a batch of `images` images, as tensors on the device."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """State, as tensors, numbers and containers of them."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict`."""
         ...
 
 

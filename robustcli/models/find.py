@@ -205,8 +205,7 @@ def _from_scheme(request: ModelRequest, scheme: Scheme, name: str) -> ModelSourc
 
 def _with_architecture(request: ModelRequest, architecture: Mapping[str, Any], file: NamedFile) -> ModelSource:
     value = _overridden(request, "architecture", architecture)
-    family = Family("architectures", ArchitectureOptions)
-    chosen = checked(lambda checker: checker.chosen(family, value, ("architecture",)), _HERE)
+    chosen = _chosen(Family("architectures", ArchitectureOptions), value, "architecture")
     if chosen.options.normalize == "per_image":
         raise RobustCliError(
             "architecture.normalize=per_image: weights of a file are normalised per channel; write dataset or none"
@@ -233,7 +232,7 @@ def _external(request: ModelRequest, source: ModelSource) -> ExternalModel:
     return ExternalModel(
         source=source,
         data=_data(_overridden(request, "data", images)),
-        evaluate={name: _evaluator(name) for name in _DEFAULT},
+        evaluate={name: _chosen(Family("evaluators", EvaluateOptions), name, name) for name in _DEFAULT},
         mean=mean,
         std=std,
         preprocess=_preprocess(request) or facts.preprocess,
@@ -243,10 +242,7 @@ def _external(request: ModelRequest, source: ModelSource) -> ExternalModel:
 def _preprocess(request: ModelRequest) -> MemberSpec | None:
     """The transformation of images that the user puts before the network, or None."""
     value = _overridden(request, "preprocess", None if request.preprocess is None else {"name": request.preprocess})
-    if value is None:
-        return None
-    chosen: MemberSpec = checked(lambda checker: checker.chosen(Family("preprocessors"), value, ("preprocess",)), _HERE)
-    return chosen
+    return None if value is None else _chosen(Family("preprocessors"), value, "preprocess")
 
 
 def normalization_of(request: ModelRequest) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
@@ -263,9 +259,9 @@ def normalization_of(request: ModelRequest) -> tuple[tuple[float, ...] | None, t
     return mean, std
 
 
-def _evaluator(name: str) -> MemberSpec:
-    family = Family("evaluators", EvaluateOptions)
-    chosen: MemberSpec = checked(lambda checker: checker.chosen(family, name, (name,)), _HERE)
+def _chosen(family: Family, value: Any, where: str) -> MemberSpec:
+    """Return the member that a value names, after checking its settings."""
+    chosen: MemberSpec = checked(lambda checker: checker.chosen(family, value, (where,)), _HERE)
     return chosen
 
 
@@ -306,10 +302,7 @@ def _data(data: Any) -> MemberSpec:
         raise RobustCliError(
             "data.size: missing for a folder of images; write data.size=32 or the size that the network was made for"
         )
-    chosen: MemberSpec = checked(
-        lambda checker: checker.chosen(Family("datasets", DataOptions), data, ("data",)), _HERE
-    )
-    return chosen
+    return _chosen(Family("datasets", DataOptions), data, "data")
 
 
 def _needs_size(name: str) -> bool:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -30,14 +30,16 @@ class _Unwrapped:
 
     Args:
         tensors: tensors by the network's names.
+        prefix: beginning of every name that was removed.
         mean, std: a normalisation saved next to them, one number per channel.
         notes: steps taken.
     """
 
     tensors: Mapping[str, Tensor]
-    mean: tuple[float, ...] | None
-    std: tuple[float, ...] | None
-    notes: tuple[str, ...]
+    prefix: str = ""
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def filled(network: nn.Module, weights: Weights, name: str) -> LoadedNetwork:
@@ -97,12 +99,10 @@ def _unwrapped(weights: Weights, expected: Mapping[str, Tensor]) -> _Unwrapped:
     if taken_out:
         notes += (f"{file}: {taken_out} was removed from the names",)
     around = _stripped(tensors, expected)
-    problems = _problems(around.tensors, expected)
-    if not expected or not problems:
-        prefix = around.prefix
-        if prefix:
-            notes += (f"{file}: '{prefix}' was removed from the beginning of every name",)
-        return _Unwrapped(around.tensors, around.mean, around.std, notes)
+    if not expected or not _problems(around.tensors, expected):
+        if around.prefix:
+            notes += (f"{file}: '{around.prefix}' was removed from the beginning of every name",)
+        return replace(around, notes=notes)
     prefixes = _prefixes(tensors, expected)
     if len(prefixes) > 1 and "" not in prefixes:
         raise RobustCliError(
@@ -110,7 +110,7 @@ def _unwrapped(weights: Weights, expected: Mapping[str, Tensor]) -> _Unwrapped:
             "--weights-key"
         )
     if not prefixes or "" in prefixes:
-        return _Unwrapped(around.tensors, around.mean, around.std, notes)
+        return replace(around, notes=notes)
     (prefix,) = prefixes
     inside = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     outside = {name: tensor for name, tensor in tensors.items() if not name.startswith(prefix)}
@@ -120,27 +120,19 @@ def _unwrapped(weights: Weights, expected: Mapping[str, Tensor]) -> _Unwrapped:
     note = f"{file}: weights are those whose names begin with '{prefix}'"
     if left:
         note += f"; {len(left)} others were ignored ({_listed(left)})"
-    return _Unwrapped(inside, rest.mean, rest.std, (*notes, note))
+    return replace(rest, tensors=inside, notes=(*notes, note))
 
 
-@dataclass(frozen=True)
-class _Stripped:
-    tensors: Mapping[str, Tensor]
-    prefix: str = ""
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-
-
-def _stripped(tensors: Mapping[str, Tensor], expected: Collection[str]) -> _Stripped:
+def _stripped(tensors: Mapping[str, Tensor], expected: Collection[str]) -> _Unwrapped:
     """Strip prefixes that all names share, and a normalisation around the network."""
     tensors, prefix = _without_prefix(tensors, expected)
     pair = next(_normalisations(tensors, expected), None)
     if pair is None:
-        return _Stripped(tensors, prefix)
+        return _Unwrapped(tensors, prefix)
     mean, std = (tuple(tensors[name].double().flatten().tolist()) for name in pair)
     rest = {name: tensor for name, tensor in tensors.items() if name not in pair}
     tensors, inner = _without_prefix(rest, expected)
-    return _Stripped(tensors, prefix + inner, mean, std)
+    return _Unwrapped(tensors, prefix + inner, mean, std)
 
 
 def _without_words(tensors: Mapping[str, Tensor], expected: Collection[str]) -> tuple[Mapping[str, Tensor], str]:

@@ -1,6 +1,18 @@
-"""Base of parts of training without state."""
+"""Parts of training with a state that checkpoints keep, and without one."""
 
-from typing import Any, Self
+from typing import Any, Protocol, Self
+
+
+class Stateful(Protocol):
+    """A part with a state."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """State, as tensors, numbers and containers of them."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict`."""
+        ...
 
 
 class Stateless:

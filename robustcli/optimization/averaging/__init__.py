@@ -2,11 +2,12 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Tensor, nn
 
 from robustcli.optimization.progress import Progress
+from robustcli.optimization.stateless import Stateful
 from robustcli.registry.registry import Registry
 
 AVERAGING = Registry("averaging")
@@ -14,7 +15,7 @@ AVERAGING = Registry("averaging")
 CleanImages = Callable[[], Iterable[Tensor]]
 
 
-class RunningAverage(Protocol):
+class RunningAverage(Stateful, Protocol):
     """An average with its state; it never changes the model that is trained."""
 
     def update(self, model: nn.Module, progress: Progress) -> None:
@@ -23,14 +24,6 @@ class RunningAverage(Protocol):
 
     def averaged(self, model: nn.Module, images: CleanImages) -> nn.Module:
         """The network to evaluate; `images` yields clean training batches for batch statistics."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """State, as tensors, numbers and containers of them."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict`."""
         ...
 
 

@@ -1,18 +1,19 @@
 """Regularisers r: a penalty on the weights or a projection, in addition to the loss. One per file."""
 
 from abc import abstractmethod
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Tensor, nn
 
 from robustcli.optimization.progress import Progress
+from robustcli.optimization.stateless import Stateful
 from robustcli.registry.registry import Registry
 from robustcli.runtime import ranks
 
 REGULARISERS = Registry("regularisers")
 
 
-class RunningRegulariser(Protocol):
+class RunningRegulariser(Stateful, Protocol):
     """A regulariser of one model with its state; members inherit from it."""
 
     def penalty(self, model: nn.Module, x: Tensor, y: Tensor, progress: Progress) -> Tensor | None:
@@ -30,14 +31,6 @@ class RunningRegulariser(Protocol):
     def after(self, model: nn.Module, progress: Progress) -> None:
         """Project the weights after an update; by default they stay."""
         return None
-
-    def state_dict(self) -> dict[str, Any]:
-        """State, as tensors, numbers and containers of them."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict`."""
-        ...
 
 
 @REGULARISERS.protocol

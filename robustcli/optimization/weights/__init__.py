@@ -3,17 +3,18 @@
 from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Tensor, nn
 
 from robustcli.optimization.progress import Progress
+from robustcli.optimization.stateless import Stateful
 from robustcli.registry.registry import Registry
 
 WEIGHTS = Registry("weights")
 
 
-class RunningPerturbation(Protocol):
+class RunningPerturbation(Stateful, Protocol):
     """Perturbs the weights inside a context and removes the perturbation afterwards, also after an error.
 
     Args:
@@ -30,14 +31,6 @@ class RunningPerturbation(Protocol):
         not change batch statistics. With several processes, `loss` is the part of this process, so its gradient is
         averaged by `ranks.mean`.
         """
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """State, as tensors, numbers and containers of them."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict`."""
         ...
 
 
