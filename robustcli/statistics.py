@@ -4,7 +4,7 @@ Also what several seeds say about a mean.
 """
 
 from collections.abc import Sequence
-from statistics import correlation, mean, stdev
+from statistics import mean, stdev
 
 
 def clopper_pearson(correct: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -181,12 +181,3 @@ def student_quantile(probability: float, freedom: int) -> float:
     from scipy.special import stdtrit
 
     return float(stdtrit(freedom, probability))
-
-
-def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
-    """Spearman's rank correlation of two sequences of the same length; 0 if either is constant."""
-    from scipy.stats import rankdata
-
-    if len(set(one)) < 2 or len(set(other)) < 2:
-        return 0.0
-    return correlation(rankdata(one).tolist(), rankdata(other).tolist())

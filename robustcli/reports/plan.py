@@ -107,7 +107,7 @@ def _savings(found: Plan, training: TrainingPlan) -> Table:
 
 def _memory(memory: Memory) -> str:
     of_free = "" if memory.free is None else f"; {memory.free / _GIB:.1f} GiB were free"
-    kind = "resident" if memory.is_resident_set else f"of the {(memory.device or 0) / _GIB:.1f} GiB of the device"
+    kind = "resident" if memory.device is None else f"of the {memory.device / _GIB:.1f} GiB of the device"
     return f"peak memory: {memory.peak / _GIB:.2f} GiB {kind}{of_free}"
 
 

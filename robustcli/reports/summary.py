@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -174,12 +174,10 @@ def markdown(lines: Iterable[Line]) -> str:
 def csv_text(lines: Sequence[Line]) -> str:
     """CSV with a header; accuracies are fractions."""
     text = StringIO()
-    names = [name for name in Line.__dataclass_fields__ if name != "text"]
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
-    for line in lines:
-        values = {**asdict(line), "seeds": " ".join(map(str, line.seeds))}
-        writer.writerow(["" if values.get(name) is None else values.get(name) for name in names])
+    names = [item.name for item in fields(Line) if item.name != "text"]
+    writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({**asdict(line), "seeds": " ".join(map(str, line.seeds))} for line in lines)
     return text.getvalue()
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from statistics import fmean
@@ -13,7 +14,7 @@ from robustcli.evaluation.watcher import EvaluationWatcher
 from robustcli.models.build import network_of
 from robustcli.registry.registry import instantiate
 from robustcli.runtime.device import choose_device
-from robustcli.statistics import mean_interval, rank_correlation
+from robustcli.statistics import mean_interval
 from robustcli.store import checkpoint
 from robustcli.store.files import read_json, write_json
 from robustcli.store.finding_results import Comparison, FindingResult, Verdict
@@ -24,7 +25,7 @@ from robustcli.threat.threat import ThreatModel
 from robustcli.workflows.diagnose import look, settings_of
 from robustcli.workflows.finding_spec import Expectation, Finding, Measure, terms
 from robustcli.workflows.sweep import Outcome, run_rows, update_passes
-from robustcli.workflows.sweep_spec import Row, Sweep
+from robustcli.workflows.sweep_spec import Sweep
 
 # Numbers of all seeds by metric, then by arm.
 Values = dict[str, dict[str, list[float]]]
@@ -50,17 +51,21 @@ def reproduce_finding(
     ]
     if failures:
         raise RobustCliError("\n".join([f"{sweep.name}: no verdict, because arms failed", *failures]))
-    values: Values = {metric: {} for expected in finding.expect for metric in expected.metrics}
+    values: Values = {expected.metric: {} for expected in finding.expect}
     for row in sweep.rows:
         # Counted once, because passes do not depend on the seed.
         passes = cache(partial(update_passes, outcomes[row.name][0]))
-        runs = [_Measured(done, row, finding.measure, passes, begins) for done in outcomes[row.name]]
+        runs = [
+            _Measured(done, f"{row.name}, seed {done.spec.seed}", finding.measure, passes, begins)
+            for done in outcomes[row.name]
+        ]
         for metric in values:
             try:
                 values[metric][row.name] = [run.number(metric) for run in runs]
             except RobustCliError:
                 # Arms without comparisons may lack a number, such as robust checks of natural training.
-                if any(row.name in expected.arms for expected in finding.expect if metric in expected.metrics):
+                compared = [(one.of, one.other) for one in finding.expect if one.metric == metric]
+                if any(row.name in arms for arms in compared):
                     raise
     comparisons = [compare(expected, values) for expected in finding.expect]
     first = outcomes[sweep.rows[0].name][0]
@@ -116,8 +121,6 @@ def joint_verdict(verdicts: Sequence[Verdict]) -> Verdict:
 
 def describe(expected: Expectation) -> str:
     """The expectation in words."""
-    if expected.relation == "correlates_with":
-        return f"{expected.metric} has a rank correlation with {expected.other} over the arms above {expected.by:g}"
     other = f"{expected.times:g} x {expected.other}" if expected.times != 1 else str(expected.other)
     if expected.relation == "near":
         return f"{expected.metric}: {expected.of} is within {expected.by:g} of {other}"
@@ -128,33 +131,27 @@ def describe(expected: Expectation) -> str:
 def _effects(expected: Expectation, values: Values) -> list[float]:
     """Return one number per seed, positive in the direction of the claim."""
     by_arm = values[expected.metric]
-    if expected.relation == "correlates_with":
-        others = values[str(expected.other)]
-        seeds = range(len(next(iter(by_arm.values()))))
-        return [rank_correlation([by_arm[arm][s] for arm in by_arm], [others[arm][s] for arm in by_arm]) for s in seeds]
-    assert expected.of is not None
     own = by_arm[expected.of]
     other = by_arm[expected.other] if isinstance(expected.other, str) else [expected.other] * len(own)
     sign = -1 if expected.relation == "below" else 1
     return [sign * (mine - expected.times * theirs) for mine, theirs in zip(own, other, strict=True)]
 
 
+@dataclass(frozen=True)
 class _Measured:
-    """Numbers of one arm with one seed, read or measured on first use."""
+    """Numbers of one arm with one seed, read or measured on first use.
 
-    def __init__(
-        self,
-        outcome: Outcome,
-        row: Row,
-        measures: Mapping[str, Measure],
-        passes: Callable[[], PassCounts],
-        begins: Callable[[str], None],
-    ) -> None:
-        self._outcome = outcome
-        self._where = f"{row.name}, seed {outcome.spec.seed}"
-        self._measures = measures
-        self._passes = passes
-        self._begins = begins
+    Args:
+        where: arm and seed, for messages.
+        passes: returns the passes of an update.
+        begins: called before every diagnostic.
+    """
+
+    outcome: Outcome
+    where: str
+    measures: Mapping[str, Measure]
+    passes: Callable[[], PassCounts]
+    begins: Callable[[str], None]
 
     def number(self, metric: str) -> float:
         """Return the value of a metric; accuracies in percent.
@@ -166,28 +163,23 @@ class _Measured:
         return parts[0] - sum(parts[1:])
 
     def _single(self, metric: str) -> float:
-        spec, folder = self._outcome.spec, self._outcome.folder
+        spec, folder = self.outcome.spec, self.outcome.folder
         if metric in spec.evaluate:
             return 100 * read_run_results(folder.results).evaluations[metric].accuracy
         prefix, _, rest = metric.partition(".")
-        if prefix == "check":
-            checks = [100 * record.robust for record in folder.epochs() if record.robust is not None]
-            if not checks:
-                raise RobustCliError(f"{self._where}: {metric}: the run has no checks; set train.check_examples")
-            return {"best": max(checks), "last": checks[-1], "drop": max(checks) - checks[-1]}[rest]
         if prefix == "cost":
-            passes = self._passes()
+            passes = self.passes()
             gradients = passes.input_gradients + passes.weight_gradients
             return {"forwards": passes.forwards, "gradients": gradients, "total": passes.total}[rest]
-        if prefix in ("epoch", "epochs"):
+        if prefix == "epochs":
             records = [{**r.measures, "robust": r.robust, "seconds": r.seconds} for r in folder.epochs()]
-            return _follow(records[-1] if prefix == "epoch" else records, rest, f"{self._where}: {metric}")
+            return _follow(records, rest, f"{self.where}: {metric}")
         name, _, path = rest.partition(".")
-        return _follow(self._measure(name), path, f"{self._where}: {metric}")
+        return _follow(self._measure(name), path, f"{self.where}: {metric}")
 
     def _measure(self, name: str) -> Any:
         """Return the result of a diagnostic, stored next to the run under its settings."""
-        measure, spec, folder = self._measures[name], self._outcome.spec, self._outcome.folder
+        measure, spec, folder = self.measures[name], self.outcome.spec, self.outcome.folder
         diagnostic = instantiate(measure.diagnostic)
         settings = {
             "diagnostic": {"name": measure.diagnostic.name, **settings_of(diagnostic)},
@@ -201,7 +193,7 @@ class _Measured:
             stored = read_json(file)
             if isinstance(stored, Mapping) and stored.get("settings") == settings and "found" in stored:
                 return stored["found"]
-        self._begins(f"{self._where}: {name}")
+        self.begins(f"{self.where}: {name}")
         device = choose_device(spec.train.device)
         _, network = network_of(checkpoint.load(folder.best, checkpoint.TO_EVALUATE), device, folder.best)
         data = load_data(spec.data, device, to_train=measure.images == "train")

@@ -10,8 +10,7 @@ from robustcli.registry.types import Count, Family, Size
 from robustcli.specs.check import Where
 
 # Prefixes of metrics other than accuracies, and what may follow.
-PREFIXES = ("epoch", "epochs", "check", "cost", "measure")
-CHECKS = ("best", "last", "drop")
+PREFIXES = ("epochs", "cost", "measure")
 COSTS = ("forwards", "gradients", "total")
 
 
@@ -34,28 +33,25 @@ class Measure:
 class Expectation:
     """One comparison that the paper's claim predicts.
 
-    Exactly one of `above`, `below`, `near` and `correlates_with` is given. Accuracies are in percent.
+    Exactly one of `above`, `below` and `near` is given. Accuracies are in percent.
 
     Args:
-        metric: number to compare: the name of an evaluation, epoch.NAME (last line of train.jsonl),
-            epochs.NAME.mean (of all its lines; also max, min, first or last; NAME may be seconds), check.best,
-            check.last or check.drop (robust accuracy on the held-out images), cost.total (of an update, in forward
-            passes), or measure.NAME.PATH (result of a diagnostic); also a difference "A - B" of two of these.
-        of: arm that the claim is about; null if all arms are used, for a correlation.
+        metric: number to compare: the name of an evaluation, epochs.NAME.mean (of all lines of train.jsonl; also max,
+            min, first or last; NAME may be seconds or robust), cost.total (of an update, in forward passes), or
+            measure.NAME.PATH (result of a diagnostic); also a difference "A - B" of two of these.
+        of: arm that the claim is about.
         above: arm, or number, that it exceeds by more than `by`.
         below: arm, or number, that exceeds it by more than `by`.
         near: arm, or number, from which it differs by at most `by`.
-        correlates_with: second metric; the rank correlation over the arms exceeds `by`.
         by: margin, in the unit of the metric.
         times: factor by which the number of the other arm is multiplied before the comparison.
     """
 
     metric: str
-    of: str | None = None
+    of: str
     above: str | float | None = None
     below: str | float | None = None
     near: str | float | None = None
-    correlates_with: str | None = None
     by: float = 0.0
     times: float = 1.0
 
@@ -67,22 +63,12 @@ class Expectation:
 
     @property
     def other(self) -> str | float:
-        """Arm, number or metric to compare with."""
+        """Arm or number to compare with."""
         found: str | float = getattr(self, self.relation)
         return found
 
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """Every metric that is read."""
-        return (self.metric, str(self.other)) if self.relation == "correlates_with" else (self.metric,)
 
-    @property
-    def arms(self) -> tuple[str, ...]:
-        """Names of the arms that are compared; a correlation names none and uses those with numbers."""
-        return tuple(str(name) for name in (self.of, *([] if self.of is None else [self.other])))
-
-
-RELATIONS = ("above", "below", "near", "correlates_with")
+RELATIONS = ("above", "below", "near")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,14 +101,10 @@ def problems_of(finding: Finding, arms: Sequence[str], evaluations: Sequence[str
         if not expected.relation:
             yield where, f"expected exactly one of {', '.join(RELATIONS)}"
             continue
-        is_correlation = expected.relation == "correlates_with"
-        if is_correlation != (expected.of is None):
-            yield (*where, "of"), "a correlation is over all arms" if expected.of else "missing; name the arm"
-        others = [] if is_correlation or not isinstance(expected.other, str) else [(expected.relation, expected.other)]
-        for key, arm in [*others, *([("of", expected.of)] if expected.of else [])]:
-            if arm not in arms:
+        for key, arm in (("of", expected.of), (expected.relation, expected.other)):
+            if isinstance(arm, str) and arm not in arms:
                 yield (*where, key), f"there is no row '{arm}'{suggest(arm, arms)}"
-        for metric in (term for whole in expected.metrics for term in terms(whole)):
+        for metric in terms(expected.metric):
             if text := _wrong_with(metric, evaluations, list(finding.measure)):
                 yield (*where, "metric"), text
 
@@ -137,7 +119,7 @@ def _wrong_with(metric: str, evaluations: Sequence[str], measures: Sequence[str]
     if metric in evaluations:
         return ""
     prefix, _, rest = metric.partition(".")
-    known = {"check": CHECKS, "cost": COSTS, "measure": measures}.get(prefix)
+    known = {"cost": COSTS, "measure": measures}.get(prefix)
     if prefix not in PREFIXES or not rest:
         return f"there is no evaluation '{metric}'{suggest(metric, [*evaluations, *(f'{p}.' for p in PREFIXES)])}"
     name = rest.partition(".")[0]

@@ -194,8 +194,7 @@ def _described(cost: EvaluationCost, accuracy: Bounds) -> EvaluationPlan:
 
 
 def _memory(device: torch.device, free: int | None) -> Memory:
-    is_resident_set = device.type == "cpu"
-    return Memory(peak=peak_bytes(device), device=device_bytes(device), is_resident_set=is_resident_set, free=free)
+    return Memory(peak=peak_bytes(device), device=device_bytes(device), free=free)
 
 
 def _too_large(spec: ExperimentSpec, device: torch.device, error: DoesNotFitError) -> str:

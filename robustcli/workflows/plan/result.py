@@ -90,7 +90,6 @@ class Memory:
 
     peak: int
     device: int | None
-    is_resident_set: bool
     free: int | None = None
 
 
