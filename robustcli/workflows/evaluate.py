@@ -22,7 +22,6 @@ from robustcli.evaluation.progress import StageLines, StageProgress, silent
 from robustcli.evaluation.stored import EvaluationFiles, Task, plain_parameters, warn_of_slow_search
 from robustcli.evaluation.watcher import EvaluationWatcher
 from robustcli.evaluation.workers import device_of, in_processes
-from robustcli.evaluators import Evaluator
 from robustcli.models.digest import imported_code_digest, network_digest, weights_digest
 from robustcli.models.find import ModelRequest, find_model
 from robustcli.models.model import EvaluationDefaults
@@ -107,8 +106,8 @@ def _assess(
         return None
     device = choose_device(request.device if share is None else device_of(share, request.device))
     case = case_of(request, device)
-    left = (key for key in case.chosen if not case.folder.evaluation(key).exists())
-    warn_of_slow_search((case.evaluators[key] for key in left), device)
+    left = (task.evaluator for task in case.tasks.values() if not task.files.result.exists())
+    warn_of_slow_search(left, device)
     if case.is_complete and share is None and not request.fresh:
         # Without a lock, because the folder may be read-only.
         for text in case.stored():
@@ -164,19 +163,21 @@ def _print_to_log(text: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A checked request: everything that an evaluation needs."""
+    """A checked request: everything that an evaluation needs.
+
+    Args:
+        tasks: evaluations to run, by the name of the result.
+    """
 
     opened: OpenedModel
-    chosen: dict[str, MemberSpec]
-    evaluators: dict[str, Evaluator]
-    seed: int
+    tasks: dict[str, Task]
     folder: RunFolder
 
     def forget(self) -> None:
         """Remove the stored files of these evaluations."""
         self.folder.results.unlink(missing_ok=True)
-        for key in self.chosen:
-            files = EvaluationFiles(self.folder.evaluations, key)
+        for task in self.tasks.values():
+            files = task.files
             for path in (files.result, files.per_image, files.adversarial_examples):
                 path.unlink(missing_ok=True)
             if files.journal.exists():
@@ -185,31 +186,30 @@ class Case:
     @property
     def is_complete(self) -> bool:
         """True if every evaluation and the results are stored."""
-        return self.folder.is_finished and all(self.folder.evaluation(key).exists() for key in self.chosen)
+        return self.folder.is_finished and all(task.files.result.exists() for task in self.tasks.values())
 
     def stored(self) -> Iterator[str]:
         """A line about each evaluation that an earlier process has done."""
-        for key in self.chosen:
-            path = self.folder.evaluation(key)
+        for key, task in self.tasks.items():
+            path = task.files.result
             if path.exists():
                 date = datetime.fromtimestamp(path.stat().st_mtime).astimezone().isoformat(" ", "minutes")
                 yield f"{key}: stored result of {date}, {self.folder.path}; --fresh computes it again"
 
     def run_shards(self, watcher: "EvaluationWatcher | Lines | None") -> None:
         """Attack shards of the images as one of several processes, only for the journals."""
-        for key, choice in self.chosen.items():
-            if not choice.member.without_attack:
-                report = silent if watcher is None else partial(watcher.attack, key)
-                self._task(key).run_shards(report)
+        for key, task in self.tasks.items():
+            if not task.chosen.member.without_attack:
+                task.run_shards(silent if watcher is None else partial(watcher.attack, key))
 
     def finish(self, watcher: EvaluationWatcher) -> EvalResults:
         """Run or read all evaluations and write the results; complete results are read, and never written again."""
         is_complete = self.is_complete
         evaluations = {}
-        for key in self.chosen:
-            if not self.folder.evaluation(key).exists():
+        for key, task in self.tasks.items():
+            if not task.files.result.exists():
                 watcher.evaluation(key, None)
-            evaluations[key] = self._task(key).run(partial(watcher.attack, key))
+            evaluations[key] = task.run(partial(watcher.attack, key))
             watcher.evaluation(key, evaluations[key])
         if is_complete:
             stored = read_results(self.folder.results)
@@ -219,18 +219,6 @@ class Case:
         results = chained(self.folder.path, results, weights_digest(self.opened.loaded.network))
         write_results(self.folder.results, results)
         return results
-
-    def _task(self, key: str) -> Task:
-        return Task(
-            files=EvaluationFiles(self.folder.evaluations, key),
-            chosen=self.chosen[key],
-            evaluator=self.evaluators[key],
-            data=self.opened.data,
-            network=self.opened.loaded.network,
-            threat=self.opened.threat,
-            seed=self.seed,
-            expected_clean=self.opened.loaded.clean,
-        )
 
 
 def case_of(request: Request, device: torch.device) -> Case:
@@ -257,13 +245,21 @@ def case_of(request: Request, device: torch.device) -> Case:
     if request.subject.model is not None:
         digest.append(imported_code_digest())
     x, y = case.data.evaluation("test", min(_COMPARED, case.data.sizes["test"]))
-    return Case(
-        opened=case,
-        chosen=chosen,
-        evaluators=evaluators,
-        seed=seed,
-        folder=RunFolder(_folder(request.store, defaults.name, digest, behavior_of(network, x, y))),
-    )
+    folder = RunFolder(_folder(request.store, defaults.name, digest, behavior_of(network, x, y)))
+    tasks = {
+        key: Task(
+            files=EvaluationFiles(folder.evaluations, key),
+            chosen=choice,
+            evaluator=evaluators[key],
+            data=case.data,
+            network=network,
+            threat=case.threat,
+            seed=seed,
+            expected_clean=case.loaded.clean,
+        )
+        for key, choice in chosen.items()
+    }
+    return Case(opened=case, tasks=tasks, folder=folder)
 
 
 def _folder(store: Path, name: str, parts: Sequence[Any], behavior: Behavior) -> Path:

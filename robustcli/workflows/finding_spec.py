@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from robustcli.errors import suggest
-from robustcli.registry.types import Count, Family, Size
+from robustcli.registry.types import Count, Family
 from robustcli.specs.check import Where
 
 # Prefixes of metrics other than accuracies, and what may follow.
@@ -126,8 +126,3 @@ def _wrong_with(metric: str, evaluations: Sequence[str], measures: Sequence[str]
     if known is not None and name not in known:
         return f"there is no '{prefix}.{name}'{suggest(name, known)}"
     return ""
-
-
-def seeds_needed(seeds: Sequence[Size]) -> str:
-    """Return the problem of the seeds of a finding; empty if there is none."""
-    return "" if len(seeds) >= 2 else "a finding needs two seeds or more for an interval"

@@ -13,7 +13,7 @@ from robustcli.specs.check import Checker, Where, settings_of
 from robustcli.specs.grid import read_grid
 from robustcli.specs.spec import NAME, ExperimentSpec, Name, located, overridden
 from robustcli.specs.yamlfile import Document, read_yaml
-from robustcli.workflows.finding_spec import Finding, Measure, problems_of, seeds_needed
+from robustcli.workflows.finding_spec import Finding, Measure, problems_of
 
 # Keys that the sweep sets in every row.
 _OWN = {"name": "a row's run is named by the sweep and the row", "seed": "write seeds next to base"}
@@ -120,8 +120,8 @@ def _check_finding(
     problems = [
         located(document, ("finding", *where)) + text for where, text in problems_of(finding, list(specs), shared)
     ]
-    if text := seeds_needed(seeds):
-        problems.append(f"seeds: {text}")
+    if len(seeds) < 2:
+        problems.append("seeds: a finding needs two seeds or more for an interval")
     if problems:
         raise SpecError(document.source, problems)
 

@@ -115,8 +115,10 @@ class Probe:
     def __init__(self, network: nn.Module, x: Tensor, threat: ThreatModel) -> None:
         self.network, self.x, self.threat = network, x, threat
         self.device = x.device
+        start = wall(self.device)
         with torch.no_grad():
             logits = torch.cat([network(x[part]) for part in chunks(len(x), 250)])
+        self.clean = (wall(self.device) - start) / len(x)
         self.y, self.classes = logits.argmax(1), logits.shape[1]
         few = x[:4]
         self._one_pass(few)
@@ -140,15 +142,7 @@ class Probe:
             stages, notes = _measurable(evaluator.stages(context))
             survivors = max(1, round(robust * images))
             costs = [self._stage(stage, own, survivors) for stage in stages if (own := stage.threat or threat).radius]
-            return EvaluationCost(images, self._clean(evaluator, images), tuple(costs), notes)
-
-    def _clean(self, evaluator: Evaluator, images: int) -> float:
-        x = self.x[: min(evaluator.batch_size, images, self.affordable)]
-        with torch.no_grad():
-            self.network(x)
-            start = wall(self.device)
-            self.network(x)
-        return (wall(self.device) - start) / len(x)
+            return EvaluationCost(images, self.clean, tuple(costs), notes)
 
     def _stage(self, stage: Stage, threat: ThreatModel, survivors: int) -> StageCost:
         forwards, gradients = self._passes(stage, threat)
