@@ -8,7 +8,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
@@ -38,10 +38,6 @@ class Surrogate(Protocol):
     def is_coarse(self) -> bool:
         return False
 
-    def uncompiled(self) -> "Surrogate":
-        """The same without compilation, which takes a minute."""
-        return self
-
     @abstractmethod
     def __call__(self, model: nn.Module) -> nn.Module:
         """The network to search with, given the network evaluated."""
@@ -62,9 +58,6 @@ class FastCopy(Surrogate):
     @property
     def is_coarse(self) -> bool:
         return self.precision == "fast"
-
-    def uncompiled(self) -> "FastCopy":
-        return replace(self, is_compiled=False)
 
     def __call__(self, model: nn.Module) -> nn.Module:
         return SurrogateCopy(model, precision=self.precision, is_compiled=self.is_compiled)

@@ -13,13 +13,13 @@ from robustcli.attacks import Attack
 from robustcli.attacks.apgd import Apgd
 from robustcli.attacks.fab import Fab
 from robustcli.attacks.pgd import Pgd
+from robustcli.attacks.settings import with_settings
 from robustcli.attacks.square import Square
-from robustcli.attacks.surrogate import FastCopy
 from robustcli.bench.autoattack import least_of_autoattack
 from robustcli.cli.plan import _share
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.gather import gather
-from robustcli.evaluators import AttackContext, Evaluator, Stage
+from robustcli.evaluators import Evaluator, Stage
 from robustcli.evaluators.attack import Attacked
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.clean import Clean
@@ -32,11 +32,11 @@ from robustcli.specs.spec import ExperimentSpec
 from robustcli.specs.yamlfile import parse_yaml
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
-from robustcli.workflows.plan import evaluations, updates
 from robustcli.workflows.plan import plan as plan_module
-from robustcli.workflows.plan.evaluations import EvaluationCost, Probe, StageCost
+from robustcli.workflows.plan import updates
+from robustcli.workflows.plan.evaluations import BROKEN_PASSES, EvaluationCost, Probe, StageCost
 from robustcli.workflows.plan.images import images_of
-from robustcli.workflows.plan.plan import Request, measure_evaluations, plan
+from robustcli.workflows.plan.plan import Request, evaluation_costs, plan
 from robustcli.workflows.plan.result import Bounds, RowPlan
 from robustcli.workflows.plan.savings import changes_of
 from robustcli.workflows.plan.updates import Trial
@@ -59,7 +59,6 @@ evaluate:
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "_SAMPLE", 0.0)
-    monkeypatch.setattr(evaluations, "_PATIENCE", 0.01)
 
 
 def spec_of(text: str = TINY) -> ExperimentSpec:
@@ -99,7 +98,7 @@ def passes_in_full(attack: Attack, model: nn.Module) -> tuple[float, float]:
 )
 def test_passes_of_a_survivor_are_those_that_the_whole_attack_makes(attack: Attack) -> None:
     model = network()
-    (stage,) = Probe(model, images(8), THREAT).measure(Attacked(attack=attack), 8, 0.5).stages
+    (stage,) = Probe(model, images(8), THREAT).count(Attacked(attack=attack), 8, 0.5).stages
     # Some of Square's proposals change nothing and need no pass.
     near = 0.1 if isinstance(attack, Square) else None
     assert (stage.forwards, stage.gradients) == pytest.approx(passes_in_full(attack, model), rel=near)
@@ -111,7 +110,7 @@ def passes_of_a_survivor(cost: EvaluationCost) -> tuple[float, float]:
 
 @pytest.mark.slow
 def test_autoattack_takes_its_published_budget() -> None:
-    cost = Probe(network(), images(8), THREAT).measure(AutoAttack(), 8, 0.5)
+    cost = Probe(network(), images(8), THREAT).count(AutoAttack(), 8, 0.5)
     forwards, gradients = passes_of_a_survivor(cost)
     least = least_of_autoattack("linf")
     assert gradients == least[1]
@@ -119,10 +118,10 @@ def test_autoattack_takes_its_published_budget() -> None:
     # forward counts. Proposals of Square that change nothing need no pass.
     assert least[0] - 0.4 * 5000 <= forwards <= least[0] + 9 * 101 + 4 * 3
     assert [stage.name for stage in cost.stages] == ["apgd-ce", "apgd-t", "fab-t", "square"]
-    reference = Probe(network(), images(8), THREAT).measure(AutoAttack(engine="reference"), 8, 0.5)
+    reference = Probe(network(), images(8), THREAT).count(AutoAttack(engine="reference"), 8, 0.5)
     assert passes_of_a_survivor(reference) == passes_of_a_survivor(cost)
     assert "estimated from" in reference.notes[0]
-    assert "sampled" in Probe(network(), images(8), THREAT).measure(AutoAttack(sample_first=3), 8, 0.5).notes[0]
+    assert "sampled" in Probe(network(), images(8), THREAT).count(AutoAttack(sample_first=3), 8, 0.5).notes[0]
 
 
 @pytest.mark.parametrize(
@@ -130,30 +129,24 @@ def test_autoattack_takes_its_published_budget() -> None:
     [(Pgd(), False), (Pgd(keep="fooled"), True), (Apgd(), True), (Fab(), True), (Square(), True)],
 )
 def test_whether_an_attack_exits_early_is_seen(attack: Attack, exits_early: bool) -> None:
-    (stage,) = Probe(network(), images(8), THREAT).measure(Attacked(attack=attack), 8, 0.5).stages
+    (stage,) = Probe(network(), images(8), THREAT).count(Attacked(attack=attack), 8, 0.5).stages
     assert stage.exits_early is exits_early
-    assert (stage.of_broken() < 1) is (exits_early and stage.forwards + stage.gradients > evaluations.BROKEN_PASSES)
+    assert (stage.of_broken < stage.of_survivor) is (exits_early and stage.of_survivor > BROKEN_PASSES)
 
 
-def stage_of(name: str, seconds: float, *, exits_early: bool, sample: int | None = None) -> StageCost:
-    return StageCost(name, 100, 100, seconds, exits_early, sample)
-
-
-def test_seconds_and_passes_follow_from_survivors() -> None:
+def test_passes_follow_from_survivors() -> None:
     robust = Bounds(0.6, 0.6)
 
-    def seconds(*stages: StageCost) -> float:
-        return EvaluationCost(100, 1.0, stages).seconds(robust).low
+    def passes(*stages: StageCost) -> float:
+        return EvaluationCost(100, stages).passes(robust).low
 
     # Of 100 images 60 survive, 20 break, 20 are wrong when clean.
-    assert seconds(stage_of("a", 10, exits_early=False)) == 100 + 80 * 10
-    leaving = stage_of("a", 10, exits_early=True)
-    assert seconds(leaving) == pytest.approx(100 + 10 * (60 + 20 * 0.1))
-    assert EvaluationCost(100, 1.0, (leaving,)).passes(robust).high == pytest.approx(100 + 200 * (60 + 20 * 0.1))
+    whole, leaving = StageCost("a", 100, 100, exits_early=False), StageCost("a", 100, 100, exits_early=True)
+    assert passes() == 100
+    assert passes(whole) == 100 + 80 * 200
+    assert passes(leaving) == pytest.approx(100 + 60 * 200 + 20 * 20)
     # The second attack gets only survivors, or a sample of them.
-    second = stage_of("b", 1, exits_early=True, sample=5)
-    assert seconds(stage_of("a", 10, exits_early=False), second) == 100 + 800 + 5
-    assert seconds() == 100
+    assert passes(whole, replace(leaving, sample=5)) == 100 + 80 * 200 + 5 * 200
 
 
 def test_an_evaluation_under_another_threat_is_measured_there() -> None:
@@ -168,36 +161,16 @@ def test_an_evaluation_under_another_threat_is_measured_there() -> None:
 
     attack = Noting([])
     evaluator: Evaluator = Under(norm="l2", eps="1/2", evaluator=Attacked(attack=attack))  # type: ignore[arg-type]
-    Probe(network(), images(8), THREAT).measure(evaluator, 8, 0.5)
+    Probe(network(), images(8), THREAT).count(evaluator, 8, 0.5)
     assert set(attack.seen) == {"l2"}
     # At radius 0 no attack is run.
-    nothing = Probe(network(), images(8), ThreatModel("linf", 0)).measure(Attacked(attack=Pgd()), 8, 0.5)
+    nothing = Probe(network(), images(8), ThreatModel("linf", 0)).count(Attacked(attack=Pgd()), 8, 0.5)
     assert nothing.stages == ()
-
-
-def test_a_search_is_never_compiled_for_a_plan() -> None:
-    asked: list[bool] = []
-
-    class Noting(FastCopy):
-        def __call__(self, model: nn.Module) -> nn.Module:
-            asked.append(self.is_compiled)
-            return model
-
-    class Compiled(Evaluator):
-        batch_size = 4
-
-        def stages(self, context: AttackContext) -> list[Stage]:
-            stage = Stage.of(Pgd(steps=5), 4)
-            return [replace(stage, surrogate=Noting(is_compiled=True, precision="fast"))]
-
-    Probe(network(), images(8), THREAT).measure(Compiled(), 8, 0.5)
-    assert asked
-    assert not any(asked)
 
 
 def test_the_package_of_the_authors_is_estimated_from_the_native_attacks() -> None:
     found, native = (
-        Probe(network(), images(8), THREAT).measure(AutoAttack(attacks=("apgd-ce",), engine=engine), 8, 0.5)
+        Probe(network(), images(8), THREAT).count(AutoAttack(attacks=("apgd-ce",), engine=engine), 8, 0.5)
         for engine in ("reference", "native")
     )
     assert [stage.name for stage in found.stages] == ["apgd-ce"]
@@ -217,8 +190,7 @@ def test_an_attack_may_name_the_setting_of_its_length() -> None:
                 model(x)
             return x
 
-    assert evaluations._shortened(Walk(), 5) == Walk(walks=5)
-    (cost,) = Probe(network(), images(8), THREAT).measure(Attacked(attack=Walk()), 8, 0.5).stages
+    (cost,) = Probe(network(), images(8), THREAT).count(Attacked(attack=Walk()), 8, 0.5).stages
     assert cost.forwards == 41
 
 
@@ -229,8 +201,8 @@ def test_an_attack_without_steps_is_measured_as_it_is() -> None:
             return x
 
     stage = Stage(name="still", attack=Still(), noise="still")
-    assert evaluations._shortened(stage.attack, 5) is stage.attack
-    (cost,) = Probe(network(), images(8), THREAT).measure(Attacked(attack=Still()), 8, 0.5).stages
+    assert with_settings(stage.attack, steps=5) is stage.attack
+    (cost,) = Probe(network(), images(8), THREAT).count(Attacked(attack=Still()), 8, 0.5).stages
     assert (cost.forwards, cost.gradients) == (2, 0)
 
 
@@ -315,16 +287,17 @@ def test_a_plan_adds_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert any("are assumed" in line for line in lines_of(planned))
 
 
-def test_monitors_of_single_step_methods_are_listed_with_the_check(tmp_path: Path) -> None:
-    gradients = {}
+def test_monitors_of_single_step_methods_are_a_part_of_the_check() -> None:
+    passes = {}
     for defense in ("{name: pgd_at, steps: 2}", "n_fgsm"):
         spec = spec_of(TINY.replace("{name: pgd_at, steps: 2}\ntrain", f"{defense}\ntrain"))
         data, _ = images_of(spec, CPU)
-        x, _ = data.evaluation("test", 8)
-        check = Trial(spec, data, CPU, tmp_path).check()
-        checked, _ = measure_evaluations(Request(spec=spec), Probe(network(), x, THREAT), check)
-        gradients[defense] = [sum(stage.gradients for stage in cost.stages) for cost in checked]
-    assert gradients["n_fgsm"] == [*gradients["{name: pgd_at, steps: 2}"], 10 + 4]
+        check, _ = evaluation_costs(Request(spec=spec), data)
+        passes[defense] = check.low
+    # 10 + 4 steps, without early exit, on 20 images; those that are wrong when clean are not attacked.
+    monitor = Probe.tiny(data, THREAT).count(Attacked(attack=Pgd(steps=14)), 20, 0.45)
+    difference = passes["n_fgsm"] - passes["{name: pgd_at, steps: 2}"]
+    assert difference == pytest.approx(monitor.passes(Bounds(0.3, 0.3)).low)
 
 
 def test_survivors_are_estimated_from_the_claim(tmp_path: Path) -> None:
@@ -358,21 +331,6 @@ def test_a_failed_cpu_allocation_is_reported_with_its_stage(monkeypatch: pytest.
         patched.setattr(Trial, "run", exhausted)
         (note,) = plan(request).notes
     assert note.startswith("does not fit: an update of 32 images ran out of memory on cpu ([enforce")
-    with monkeypatch.context() as patched:
-        patched.setattr(Probe, "measure", exhausted)
-        (note,) = plan(request).notes
-    assert note.startswith("does not fit: the check after an epoch ran out")
-    measure = Probe.measure
-
-    def for_pgd(self: Probe, evaluator: Evaluator, *words: Any) -> EvaluationCost:
-        if getattr(getattr(evaluator, "attack", None), "steps", 0) == 30:
-            exhausted()
-        return measure(self, evaluator, *words)
-
-    monkeypatch.setattr(Probe, "measure", for_pgd)
-    found = plan(request)
-    assert found.fits is False
-    assert "evaluation pgd ran out" in found.notes[0]
     with pytest.raises(RuntimeError, match="of ours"), fitting("anything"):
         raise RuntimeError("a mistake of ours")
 
@@ -419,38 +377,4 @@ def test_a_share_is_one_number_or_two() -> None:
 
 
 def test_a_clean_evaluation_is_one_forward() -> None:
-    cost = Probe(network(), images(8), THREAT).measure(Clean(), 8, 0.5)
-    assert cost.passes(Bounds(0.1, 0.9)) == Bounds(8, 8)
-    seconds = cost.seconds(Bounds(0.1, 0.9))
-    assert seconds.low == seconds.high
-
-
-def test_an_attack_is_timed_on_as_many_images_as_are_likely_to_survive(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluations, "_PATIENCE", 1e9)
-    seen: list[int] = []
-    model = network()
-    model.register_forward_hook(lambda _module, inputs, _out: seen.append(len(inputs[0])))
-    probe = Probe(model, images(12), THREAT)
-    seen.clear()
-    probe.measure(Attacked(attack=Pgd(steps=30)), 12, 0.5)
-    assert max(seen) == 12, "the clean images"
-    assert seen.count(6) > 5
-    seen.clear()
-    probe.measure(Attacked(attack=Pgd(steps=30), batch_size=4), 12, 0.5)
-    assert max(seen) == 4
-
-
-def test_targets_that_go_side_by_side_are_timed_like_more_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many targets of few survivors fill a pass, which lowers the cost of each."""
-    assert Apgd(restarts=5).side_by_side == 5
-    assert Apgd(loss="targeted_dlr", targets=9).side_by_side == 9
-    assert (Fab(targets=9).side_by_side, Fab(targets=0).side_by_side) == (9, 1)
-    monkeypatch.setattr(evaluations, "_PATIENCE", 1e9)
-    seen: list[int] = []
-    model = network()
-    model.register_forward_hook(lambda _module, inputs, _out: seen.append(len(inputs[0])))
-    probe = Probe(model, images(12), THREAT)
-    attack = Apgd(steps=30, loss="targeted_dlr", targets=3)
-    seen.clear()
-    probe.measure(Attacked(attack=attack), 12, 0.25)
-    assert seen.count(9) > 5, "three survivors, three targets"
+    assert Probe(network(), images(8), THREAT).count(Clean(), 8, 0.5).passes(Bounds(0.1, 0.9)) == Bounds(8, 8)

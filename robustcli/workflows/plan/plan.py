@@ -7,9 +7,10 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from torch import Tensor, nn
 
 from robustcli.attacks.active_set import no_early_exit
-from robustcli.attacks.crafting import evaluating
+from robustcli.attacks.crafting import crafting
 from robustcli.attacks.pgd import Pgd
 from robustcli.data import Data
 from robustcli.defenses import Defense
@@ -36,10 +37,9 @@ from robustcli.workflows.plan.result import Bounds, EvaluationPlan, Images, Memo
 from robustcli.workflows.plan.savings import measure_savings
 from robustcli.workflows.plan.updates import WARM_UP, Trial, trial_folder
 
-# Images that evaluations are measured on, at most.
-_PROBED = 1000
 _GUESS = Bounds(0.3, 0.6)
-_UPDATE = "an update"
+# Gradients that are timed; the first one allocates memory and chooses kernels.
+_REPEATS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,24 +101,44 @@ def plan(request: Request) -> Plan:
     request = replace(request, spec=spec)
     free = free_bytes(device)
     try:
-        with trial_folder() as folder:
-            training, costs = _measured(request, data, device, Path(folder))
+        with trial_folder() as folder, fitting("an update"):
+            seconds, seconds_of_a_pass, updates = _measured(request, data, device, Path(folder))
     except DoesNotFitError as error:
         return found(memory=_memory(device, free), notes=[_too_large(spec, device, error)])
-    memory, notes, savings = _memory(device, free), _notes(spec, list(costs.values())), []
+    memory, savings = _memory(device, free), []
+    check, costs = evaluation_costs(request, data)
+    notes = _notes(spec, list(costs.values()))
     try:
         with fitting("other settings"):
             if request.savings:
                 savings = measure_savings(spec, data, device, with_compile=request.compile)
     except DoesNotFitError:
         notes.append("other settings were not measured: two networks at once do not fit into memory")
-    evaluations = {key: _described(cost, request.accuracy_in(key)) for key, cost in costs.items()}
+    update = median(seconds)
+    training = TrainingPlan(
+        updates=updates,
+        epochs=spec.train.epochs,
+        batch_size=spec.train.batch_size,
+        measured=len(seconds),
+        update=update,
+        seconds=update * updates,
+        check=check * seconds_of_a_pass,
+    )
+    evaluations = {}
+    for key, cost in costs.items():
+        accuracy = request.accuracy_in(key)
+        passes = cost.passes(accuracy)
+        survivors = accuracy if cost.stages else None
+        evaluations[key] = EvaluationPlan(
+            images=cost.images, survivors=survivors, passes=passes, seconds=passes * seconds_of_a_pass
+        )
     once = Bounds(start + training.seconds, start + training.seconds) + training.check * training.epochs
     return found(
         memory=memory,
         notes=notes,
         start=start,
         training=training,
+        seconds_of_a_pass=seconds_of_a_pass,
         evaluations=evaluations,
         savings=savings,
         seconds=sum((evaluation.seconds for evaluation in evaluations.values()), once),
@@ -133,64 +153,45 @@ def passes_per_image(spec: ExperimentSpec, data: Data) -> Passes | None:
         return None
 
 
-def _measured(
-    request: Request, data: Data, device: torch.device, folder: Path
-) -> tuple[TrainingPlan, dict[str, EvaluationCost]]:
-    """Measure updates and evaluations."""
-    spec = request.spec
+def _measured(request: Request, data: Data, device: torch.device, folder: Path) -> tuple[list[float], float, int]:
+    """Return the seconds of some updates, those of a pass of one image in an evaluation, and the number of updates."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    with fitting(_UPDATE), no_early_exit():
-        trial = Trial(spec, data, device, folder)
+    trial = Trial(request.spec, data, device, folder)
+    with no_early_exit():
         trial.run(WARM_UP)
         seconds = trial.run(request.updates)
     network = trial.training.network
-    x, _ = data.evaluation("test", min(_PROBED, data.sizes["test"]))
-    with evaluating(network), settled(network, device.type):
-        for parameter in network.parameters():
-            parameter.requires_grad_(False)
-        probe = Probe(network, x, ThreatModel(spec.threat.norm, spec.threat.eps))
-        checks, costs = measure_evaluations(request, probe, trial.check())
-    update = median(seconds)
-    training = TrainingPlan(
-        updates=trial.updates,
-        epochs=spec.train.epochs,
-        batch_size=spec.train.batch_size,
-        measured=len(seconds),
-        update=update,
-        seconds=update * trial.updates,
-        check=sum((cost.seconds(request.accuracy) for cost in checks), Bounds(0.0, 0.0)),
-    )
-    return training, costs
+    x, _ = data.evaluation("test", min(request.spec.train.batch_size, data.sizes["test"]))
+    with settled(network, device.type), crafting(network, "eval"):
+        passes = [_seconds_of_gradient(network, x) / (2 * len(x)) for _ in range(_REPEATS)]
+    return seconds, min(passes), trial.updates
 
 
-def measure_evaluations(
-    request: Request, probe: Probe, check: Check
-) -> tuple[list[EvaluationCost], dict[str, EvaluationCost]]:
-    """Measure the evaluations of the check after an epoch, and each evaluation at the end."""
+def _seconds_of_gradient(network: nn.Module, x: Tensor) -> float:
+    """Return the seconds of a forward pass and the gradient of the images, which cost about the same."""
+    start = wall(x.device)
+    x = x.clone().requires_grad_()
+    torch.autograd.grad(network(x).sum(), x)
+    return wall(x.device) - start
+
+
+def evaluation_costs(request: Request, data: Data) -> tuple[Bounds, dict[str, EvaluationCost]]:
+    """Return the passes of the check after an epoch, and those of each evaluation at the end."""
     spec = request.spec
+    probe = Probe.tiny(data, ThreatModel(spec.threat.norm, spec.threat.eps))
+    check = Check(spec.train, instantiate(spec.defense), data, probe.threat)
     evaluators = [*check.evaluators.values()]
     if check.watches_one_step:
         # The check for catastrophic overfitting costs as much as PGD without early exit and with some more steps.
         evaluators.append(Attacked(attack=Pgd(steps=spec.train.check_steps + BESIDE_PGD)))
-    with fitting("the check after an epoch"):
-        checks = [probe.measure(evaluator, check.count, request.accuracy.middle) for evaluator in evaluators]
+    checks = [probe.count(evaluator, check.count, request.accuracy.middle) for evaluator in evaluators]
     costs = {}
     for key, chosen in spec.evaluate.items():
         options: EvaluateOptions | None = chosen.options
-        images = check.data.sizes["test"] if options is None or options.examples is None else options.examples
-        with fitting(f"evaluation {key}"):
-            costs[key] = probe.measure(instantiate(chosen), images, request.accuracy_in(key).middle)
-    return checks, costs
-
-
-def _described(cost: EvaluationCost, accuracy: Bounds) -> EvaluationPlan:
-    return EvaluationPlan(
-        images=cost.images,
-        survivors=accuracy if cost.stages else None,
-        passes=cost.passes(accuracy),
-        seconds=cost.seconds(accuracy),
-    )
+        images = data.sizes["test"] if options is None or options.examples is None else options.examples
+        costs[key] = probe.count(instantiate(chosen), images, request.accuracy_in(key).middle)
+    return sum((cost.passes(request.accuracy) for cost in checks), Bounds(0.0, 0.0)), costs
 
 
 def _memory(device: torch.device, free: int | None) -> Memory:
@@ -198,11 +199,11 @@ def _memory(device: torch.device, free: int | None) -> Memory:
 
 
 def _too_large(spec: ExperimentSpec, device: torch.device, error: DoesNotFitError) -> str:
-    half = max(1, spec.train.batch_size // 2)
-    is_update = error.stage == _UPDATE
-    stage = f"an update of {spec.train.batch_size} images" if is_update else error.stage
-    smaller = f"train.batch_size={half}, train.precision=bf16" if is_update else "a smaller batch_size for it"
-    return f"does not fit: {stage} ran out of memory on {device} ({error.reason}); try {smaller} or a narrower network"
+    size = spec.train.batch_size
+    return (
+        f"does not fit: an update of {size} images ran out of memory on {device} ({error.reason}); try "
+        f"train.batch_size={max(1, size // 2)}, train.precision=bf16 or a narrower network"
+    )
 
 
 def _notes(spec: ExperimentSpec, costs: Sequence[EvaluationCost]) -> list[str]:
@@ -217,6 +218,7 @@ def _notes(spec: ExperimentSpec, costs: Sequence[EvaluationCost]) -> list[str]:
             "robust accuracies are assumed (--robust); of the other images half are assumed to be misclassified "
             f"without an attack, and half to take {BROKEN_PASSES} passes if the attack stops for them"
         )
+        notes.append("only passes of attacks count; on small networks, what they do in between may take longer")
     if spec.train.compile is True:
         notes.append("the time of compilation, about a minute, is not included")
     return list(dict.fromkeys(notes))

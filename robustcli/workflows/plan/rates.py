@@ -4,27 +4,17 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
-from torch import nn
 
-from robustcli.data import Data
 from robustcli.defenses import Defense
 from robustcli.errors import RobustCliError
 from robustcli.measuring.network_profile import profile_of
 from robustcli.registry.registry import instantiate
-from robustcli.specs.spec import ExperimentSpec
-from robustcli.threat.threat import ThreatModel
-from robustcli.training.check import Check
-from robustcli.workflows.plan.evaluations import Probe
 from robustcli.workflows.plan.images import images_of
-from robustcli.workflows.plan.plan import Request, measure_evaluations, passes_per_image
+from robustcli.workflows.plan.plan import Request, evaluation_costs, passes_per_image
 from robustcli.workflows.plan.result import Bounds, Plan
-
-# Images that attacks are tried on to count their passes, which do not depend on the network.
-_TRIED = 8
 
 
 @dataclass(frozen=True)
@@ -34,13 +24,12 @@ class DeviceRates:
     Args:
         device: name of the device.
         spec: name of the spec that was measured there.
-        evaluation: median of the evaluations that attack; None if nothing was attacked there.
     """
 
     device: str
     spec: str
     training: float
-    evaluation: float | None
+    evaluation: float
 
     @classmethod
     def read(cls, path: Path) -> "DeviceRates":
@@ -53,14 +42,12 @@ class DeviceRates:
             plan = Plan.of_json(json.loads(path.read_text(encoding="utf-8")))
             if plan.training is None or plan.passes_per_image is None:
                 raise ValueError
-            attacked = [found for found in plan.evaluations.values() if found.survivors is not None]
-            rates = [plan.macs * found.passes.low / found.seconds.low for found in attacked]
             work = plan.macs * plan.passes_per_image.total
             return cls(
                 device=plan.machine["provenance"]["device"],
                 spec=plan.name,
                 training=work * plan.training.batch_size / plan.training.update,
-                evaluation=median(rates) if rates else None,
+                evaluation=plan.macs / plan.seconds_of_a_pass,
             )
         except FileNotFoundError as error:
             raise RobustCliError(f"--device-rates: there is no file {path}") from error
@@ -115,15 +102,11 @@ def estimate(request: Request, rates: DeviceRates) -> Estimate:
     updates = math.floor(in_epoch) if spec.train.drop_last else math.ceil(in_epoch)
     updates *= spec.train.epochs * defense.replays
     training = updates * spec.train.batch_size * macs * passes.total / rates.training
-    check, evaluations, notes = Bounds(0.0, 0.0), {}, [*([replaced] if replaced else [])]
-    if rates.evaluation is None:
-        notes.append(f"{rates.spec} was evaluated by no attack there, so evaluations are not estimated")
-    else:
-        of_a_pass = macs / rates.evaluation
-        probe = _probe(spec, data)
-        checks, costs = measure_evaluations(request, probe, Check(spec.train, defense, data, probe.threat))
-        check = sum((cost.passes(request.accuracy) for cost in checks), check) * (of_a_pass * spec.train.epochs)
-        evaluations = {key: cost.passes(request.accuracy_in(key)) * of_a_pass for key, cost in costs.items()}
+    of_a_pass = macs / rates.evaluation
+    passes_of_check, costs = evaluation_costs(request, data)
+    check = passes_of_check * (of_a_pass * spec.train.epochs)
+    evaluations = {key: cost.passes(request.accuracy_in(key)) * of_a_pass for key, cost in costs.items()}
+    notes = [] if replaced is None else [replaced]
     notes.append(
         f"from rates of {rates.spec} on {rates.device}: networks and batches of other sizes reach other rates, often "
         "lower ones if they are smaller; starts and files are not included"
@@ -140,13 +123,3 @@ def estimate(request: Request, rates: DeviceRates) -> Estimate:
         seconds=sum(evaluations.values(), Bounds(training, training) + check),
         notes=notes,
     )
-
-
-def _probe(spec: ExperimentSpec, data: Data) -> Probe:
-    """Return a probe that counts the passes of attacks on a tiny network."""
-    x, _ = data.evaluation("test", min(_TRIED, data.sizes["test"]))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        layer = nn.Linear(16 * data.shape.channels, data.shape.classes)
-    network = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), layer).eval().requires_grad_(False)
-    return Probe(network, x, ThreatModel(spec.threat.norm, spec.threat.eps))

@@ -116,7 +116,8 @@ class Plan:
         machine: header with code, machine and versions.
         passes_per_image: passes of an update; None if the network has no convolution.
         start: reading the images.
-        training: None if an update or an evaluation does not fit into memory.
+        training: None if an update does not fit into memory.
+        seconds_of_a_pass: a pass of one image in an evaluation, forwards or backwards.
         seconds: the whole run.
     """
 
@@ -131,6 +132,7 @@ class Plan:
     notes: list[str]
     start: float = 0.0
     training: TrainingPlan | None = None
+    seconds_of_a_pass: float = 0.0
     evaluations: dict[str, EvaluationPlan] = field(default_factory=dict)
     savings: list[Saving] = field(default_factory=list)
     seconds: Bounds = Bounds(0.0, 0.0)
