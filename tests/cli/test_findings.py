@@ -145,7 +145,6 @@ def test_a_finding_is_run_judged_stored_and_read_again(robust: Robust, tmp_path:
         "SHOWN",
         "SHOWN",
         "SHOWN",
-        "SHOWN",
     ]
     assert found.values["cost.total"] == {"natural": [3.0, 3.0], "pgd_at": [7.0, 7.0]}
     losses = [
