@@ -20,6 +20,7 @@ NOTICE = 120
 # Seconds between two reads of a growing log, and number of reads between two checks of the queue.
 _PATIENCE, _LOOKS = 1.0, 10
 _BLOCK = 1 << 16
+_SCRIPT = Path(__file__).parent / "templates" / "job.sh.j2"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,60 +96,25 @@ def minutes(text: str) -> int:
 
 def script(spec: ExperimentSpec, runs: Path, resources: Resources) -> str:
     """Return the batch script of a run."""
+    from jinja2 import Environment, StrictUndefined
+
     minutes(resources.time)
     folder = folder_of(runs, spec)
-    processes = max(1, resources.gpus)
-    options = {
-        "job-name": spec.name,
-        **({"partition": resources.partition} if resources.partition else {}),
-        "time": resources.time,
-        "nodes": resources.nodes,
-        "ntasks-per-node": 1,
-        "cpus-per-task": resources.cpus,
-        **({"gpus-per-node": resources.gpus} if resources.gpus else {}),
-        "chdir": Path.cwd(),
-        "output": f"{folder.path / FOLDER}/%j.log",
-    }
-    call = f"{shlex.quote(sys.executable)} -m"
-    train = f"robustcli train {shlex.quote(str(folder.spec))} --resume --runs {shlex.quote(str(runs))}"
-    stop = 'kill -TERM "$run"'
-    if resources.nodes > 1:
-        call = f"srun {call} torch.distributed.run --nnodes {resources.nodes} --nproc-per-node {processes}"
-        call += ' --rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID" --rdzv-endpoint "$meeting_place" -m'
-        # To the tasks of srun on all nodes; srun itself would kill them.
-        stop = 'scancel --signal=TERM "$SLURM_JOB_ID"'
-    elif processes > 1:
-        train += f" --devices {processes}"
-    lines = [
-        "#!/bin/bash",
-        f"# Trains {folder.path}. Written by robust submit.",
-        *(f"#SBATCH --{key}={shlex.quote(str(value))}" for key, value in options.items()),
-        "#SBATCH --open-mode=append",
-        "#SBATCH --requeue",
-        f"#SBATCH --signal=B:USR1@{NOTICE}",
-        "",
-        f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{max(1, resources.cpus // processes)}}}",
-        "# On preemption SLURM sends SIGTERM to every process and queues the job again: this shell only waits.",
-        "trap : TERM",
-        "# Before the time limit this shell gets SIGUSR1: training is stopped, and the job queued again.",
-        f"trap 'is_over=yes; {stop}' USR1",
-        "is_over=",
-    ]
-    if resources.nodes > 1:
-        lines += [
-            'head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
-            "meeting_place=$head:$((20000 + SLURM_JOB_ID % 10000))",
-        ]
-    lines += [
-        f"{call} {train} &",
-        "run=$!",
-        'wait "$run"; code=$?',
-        "# A signal ends a wait early.",
-        'while kill -0 "$run" 2>/dev/null; do wait "$run"; code=$?; done',
-        'if [ -n "$is_over" ] && [ "$code" -ne 0 ]; then scontrol requeue "$SLURM_JOB_ID"; fi',
-        'exit "$code"',
-    ]
-    return "\n".join(lines) + "\n"
+    environment = Environment(
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined
+    )
+    environment.filters["quote"] = lambda value: shlex.quote(str(value))
+    return environment.from_string(_SCRIPT.read_text(encoding="utf-8")).render(
+        folder=folder,
+        name=spec.name,
+        resources=resources,
+        here=Path.cwd(),
+        log=f"{folder.path / FOLDER}/%j.log",
+        notice=NOTICE,
+        processes=max(1, resources.gpus),
+        python=shlex.quote(sys.executable),
+        train=f"robustcli train {shlex.quote(str(folder.spec))} --resume --runs {shlex.quote(str(runs))}",
+    )
 
 
 def submit(spec: ExperimentSpec, runs: Path, resources: Resources) -> tuple[Path, JobRecord]:
