@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from robustcli.cli import panels, sweep
-from robustcli.cli.finding import reproduce_finding
 from robustcli.cli.options import FailOn, Overrides, Quiet, Runs, console
-from robustcli.cli.reproduce import print_agreement, print_claim, specs_of_seeds
+from robustcli.cli.reproduce import print_agreement, print_claim, reproduce_finding, specs_of_seeds
 from robustcli.cli.torchrun import is_silent, refuse_torchrun
 from robustcli.cli.verdicts import require
 from robustcli.errors import RobustCliError

@@ -14,32 +14,22 @@ _MEMINFO = Path("/proc/meminfo")
 
 
 class DoesNotFitError(Exception):
-    """Memory ran out.
-
-    Args:
-        stage: activity at that time.
-        reason: message of the allocator, in one line.
-    """
-
-    def __init__(self, stage: str, reason: str) -> None:
-        super().__init__(f"{stage}: {reason}")
-        self.stage, self.reason = stage, reason
+    """Memory ran out; the text is the message of the allocator, in one line."""
 
 
 @contextmanager
-def fitting(stage: str) -> Iterator[None]:
-    """Add the name of the activity to errors about memory.
+def fitting() -> Iterator[None]:
+    """Raise one error if memory runs out, on a GPU or on the CPU.
 
     Raises:
-        DoesNotFitError: memory ran out, on a GPU or on the CPU.
+        DoesNotFitError: memory ran out.
     """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DoesNotFitError(stage, reason) from error
+        raise DoesNotFitError((str(error).splitlines() or [type(error).__name__])[0]) from error
 
 
 def is_out_of_memory(error: Exception) -> bool:

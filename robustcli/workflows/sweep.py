@@ -1,7 +1,7 @@
 """`robust sweep`: train, resume or read every row, then summarize."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean, median
@@ -55,20 +55,25 @@ def run_rows(rows: Sequence[Row], root: Path, watcher: EvaluationWatcher) -> dic
         Interrupted: a signal asked to stop; everything done so far is kept.
         RobustCliError: an error of the user that concerns more than one row, such as missing images.
     """
-    found: dict[tuple[str, int], Outcome] = {}
-    waiting = [(row.name, spec) for row in rows for spec in row.specs]
+    found: dict[Path, Outcome] = {}
+    waiting = [spec for row in rows for spec in row.specs]
     with stop_requests():
         while waiting:
             in_use = []
-            for name, spec in waiting:
+            for spec in waiting:
                 try:
-                    found[name, spec.seed] = _run(spec, root, watcher)
+                    found[folder_of(root, spec).path] = _run(spec, root, watcher)
                 except InUseError:
-                    in_use.append((name, spec))
+                    in_use.append(spec)
             if len(in_use) == len(waiting):
                 time.sleep(_PATIENCE)
             waiting = in_use
-    return {row.name: [found[row.name, spec.seed] for spec in row.specs] for row in rows}
+    return _by_row(rows, root, found)
+
+
+def _by_row(rows: Sequence[Row], root: Path, found: Mapping[Path, Outcome]) -> dict[str, list[Outcome]]:
+    """Return the outcomes of every row in the order of its seeds, from the outcomes by folder."""
+    return {row.name: [found[folder_of(root, spec).path] for spec in row.specs] for row in rows}
 
 
 def run_rows_on(
@@ -90,28 +95,25 @@ def run_rows_on(
         Interrupted: a signal asked to stop; everything done so far is kept.
         RobustCliError: some tasks gave no outcome, even after retries; the others are done.
     """
-    found: dict[tuple[str, int], Outcome] = {}
-    tasks: list[Task] = []
-    places: dict[int, tuple[str, int]] = {}
-    for row in rows:
-        for spec in row.specs:
-            outcome = _settled(spec, root)
-            if outcome is None:
-                tasks.append(_task(spec, root, watching, needs))
-                places[id(tasks[-1])] = row.name, spec.seed
-            else:
-                found[row.name, spec.seed] = outcome
+    found: dict[Path, Outcome] = {}
+    tasks = []
+    for spec in (spec for row in rows for spec in row.specs):
+        outcome = _settled(spec, root)
+        if outcome is None:
+            tasks.append(_task(spec, root, watching, needs))
+        else:
+            found[outcome.folder.path] = outcome
     problems = []
     with stop_requests():
         for task, answer in engine.run(tasks):
             report(task, answer)
             if answer.error is None:
-                found[places[id(task)]] = answer.value
+                found[answer.value.folder.path] = answer.value
             else:
                 problems.append(f"{task.name}: {answer.error}")
     if problems:
         raise RobustCliError("\n".join(problems))
-    return {row.name: [found[row.name, spec.seed] for spec in row.specs] for row in rows}
+    return _by_row(rows, root, found)
 
 
 def _task(spec: ExperimentSpec, root: Path, watching: Watching, needs: Needs) -> Task:

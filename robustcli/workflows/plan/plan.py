@@ -101,7 +101,7 @@ def plan(request: Request) -> Plan:
     request = replace(request, spec=spec)
     free = free_bytes(device)
     try:
-        with trial_folder() as folder, fitting("an update"):
+        with trial_folder() as folder, fitting():
             seconds, seconds_of_a_pass, updates = _measured(request, data, device, Path(folder))
     except DoesNotFitError as error:
         return found(memory=_memory(device, free), notes=[_too_large(spec, device, error)])
@@ -109,7 +109,7 @@ def plan(request: Request) -> Plan:
     check, costs = evaluation_costs(request, data)
     notes = _notes(spec, list(costs.values()))
     try:
-        with fitting("other settings"):
+        with fitting():
             if request.savings:
                 savings = measure_savings(spec, data, device, with_compile=request.compile)
     except DoesNotFitError:
@@ -201,7 +201,7 @@ def _memory(device: torch.device, free: int | None) -> Memory:
 def _too_large(spec: ExperimentSpec, device: torch.device, error: DoesNotFitError) -> str:
     size = spec.train.batch_size
     return (
-        f"does not fit: an update of {size} images ran out of memory on {device} ({error.reason}); try "
+        f"does not fit: an update of {size} images ran out of memory on {device} ({error}); try "
         f"train.batch_size={max(1, size // 2)}, train.precision=bf16 or a narrower network"
     )
 
