@@ -23,6 +23,7 @@ from robustcli.evaluators import Evaluator, Stage
 from robustcli.evaluators.attack import Attacked
 from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.clean import Clean
+from robustcli.evaluators.corruptions import Corruptions
 from robustcli.evaluators.other_threat import Under
 from robustcli.measuring import timing
 from robustcli.measuring.memory import fitting, free_bytes, is_out_of_memory
@@ -204,6 +205,12 @@ def test_an_attack_without_steps_is_measured_as_it_is() -> None:
     assert with_settings(stage.attack, steps=5) is stage.attack
     (cost,) = Probe(network(), images(8), THREAT).count(Attacked(attack=Still()), 8, 0.5).stages
     assert (cost.forwards, cost.gradients) == (2, 0)
+
+
+def test_corruptions_are_a_forward_pass_each() -> None:
+    evaluator = Corruptions(kinds=("contrast", "fog"), severities=(5,), each="all")
+    cost = Probe(network(), images(8), THREAT).count(evaluator, 8, 1.0)
+    assert cost.passes(Bounds(1.0, 1.0)) == Bounds(8 * 3, 8 * 3)
 
 
 # Updates

@@ -159,8 +159,9 @@ class Probe:
 
     def _gathered(self, stage: Stage, attack: Attack, threat: ThreatModel) -> tuple[float, float]:
         """Return the forward passes and gradients of an attack on an image that it cannot break."""
-        harmless = threat.scaled(_HARMLESS)
-        probed = replace(stage, attack=attack, sample=None, subset=None, threat=harmless, surrogate=None)
+        # Corruptions, which search nothing, do not keep to a smaller radius.
+        own = threat.scaled(_HARMLESS) if attack.is_search else threat
+        probed = replace(stage, attack=attack, sample=None, subset=None, threat=own, surrogate=None)
         (record,) = gather(_Only(probed, _COUNTED), self.network, self.x, self.y, self.threat, self._rng()).stages
         entered = max(record.entered, 1)
         return record.forwards / entered, record.gradients / entered

@@ -126,11 +126,12 @@ def plan(request: Request) -> Plan:
     )
     evaluations = {}
     for key, cost in costs.items():
-        accuracy = request.accuracy_in(key)
-        passes = cost.passes(accuracy)
-        survivors = accuracy if cost.stages else None
+        accuracy, passes = request.accuracy_in(key), cost.passes(request.accuracy_in(key))
         evaluations[key] = EvaluationPlan(
-            images=cost.images, survivors=survivors, passes=passes, seconds=passes * seconds_of_a_pass
+            images=cost.images,
+            survivors=accuracy if cost.stages else None,
+            passes=passes,
+            seconds=passes * seconds_of_a_pass,
         )
     once = Bounds(start + training.seconds, start + training.seconds) + training.check * training.epochs
     return found(
