@@ -88,45 +88,34 @@ def evaluate(
     if share is not None:
         numbers = numbers[share[0] :: share[1]]
         x, y = Images.of(x).subset(numbers), y[numbers]
-    with warnings.catch_warnings(record=True) as caught:
-        # Deprecation warnings are about code, not about the number.
-        for category in (UserWarning, RuntimeWarning):
-            warnings.simplefilter("always", category)
-        with settled(model, x.device.type):
-            try:
-                preflight(model, x, y, threat, allows_randomness=votes > 1, batch_size=evaluator.batch_size)
-                for parameter in model.parameters():
-                    parameter.requires_grad_(False)
-                rng = IndexedNoise(seed, numbers)
-                certificate = None if share else _certificate(evaluator, evaluated, x, y, threat, rng, report)
-                evidence = gather(
-                    evaluator,
-                    model,
-                    x,
-                    y,
-                    threat,
-                    rng,
-                    journal,
-                    is_share=share is not None,
-                    report=report,
-                    keeps_examples=keeps_examples,
-                )
-            except EvaluationError as error:
-                raise EvaluationError(f"INVALID: {error}") from error
+    rng = IndexedNoise(seed, numbers)
+    with _noted_warnings() as caught, settled(model, x.device.type):
+        with _error_means_invalid():
+            preflight(model, x, y, threat, allows_randomness=votes > 1, batch_size=evaluator.batch_size)
+            for parameter in model.parameters():
+                parameter.requires_grad_(False)
+            certificate = None if share else _certificate(evaluator, evaluated, x, y, threat, rng, report)
+            evidence = gather(
+                evaluator,
+                model,
+                x,
+                y,
+                threat,
+                rng,
+                journal,
+                is_share=share is not None,
+                report=report,
+                keeps_examples=keeps_examples,
+            )
+        suspicions: list[str] = []
+        if share is None:
             is_vote = votes_of(model) > 1 or (evaluator.certifier is not None and evaluator.certifier.smooths)
-            suspicions = (
-                []
-                if share
-                else postflight(
-                    model, x, y, threat, evidence, rng, votes=votes, is_vote=is_vote, expected_clean=expected_clean
-                )
+            suspicions = postflight(
+                model, x, y, threat, evidence, rng, votes=votes, is_vote=is_vote, expected_clean=expected_clean
             )
     suspicions += _contradictions(certificate, evidence)
     phases = None if share else TwoPhases.of(evidence)
-    if phases is not None:
-        evidence.warnings = (str(phases), *evidence.warnings)
-    # A warning that causes a suspicion is shown as a suspicion only.
-    told = [text for text in evidence.warnings if text not in suspicions]
+    noted = [*caught, *([] if phases is None else [str(phases)]), *evidence.warnings]
     return Result(
         evaluator=name,
         parameters=parameters,
@@ -139,12 +128,34 @@ def evaluate(
         seconds=evidence.seconds,
         stages=evidence.stages,
         suspicions=suspicions,
-        warnings=list(dict.fromkeys([*(str(warning.message) for warning in caught), *told])),
+        # A warning that causes a suspicion is shown as a suspicion only.
+        warnings=[text for text in dict.fromkeys(noted) if text not in suspicions],
         sample=None if evidence.chosen is None else "".join(map(str, evidence.chosen.clamp_min(0).tolist())),
         estimate=None if phases is None else phases.estimate,
         certified=None if certificate is None else _record(certificate, evaluator),
         evidence=evidence,
     )
+
+
+@contextmanager
+def _noted_warnings() -> Iterator[list[str]]:
+    """Collect warnings about the number inside, instead of printing them; the list is filled at the end."""
+    noted: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        # Deprecation warnings are about code, not about the number.
+        for category in (UserWarning, RuntimeWarning):
+            warnings.simplefilter("always", category)
+        yield noted
+    noted += (str(warning.message) for warning in caught)
+
+
+@contextmanager
+def _error_means_invalid() -> Iterator[None]:
+    """Mark the message of an EvaluationError."""
+    try:
+        yield
+    except EvaluationError as error:
+        raise EvaluationError(f"INVALID: {error}") from error
 
 
 def _certificate(

@@ -37,7 +37,7 @@ def gives_logits(build: Body, shape: ImageShape) -> None:
     assert torch.equal(x, given)
 
 
-def sees_one_image_at_a_time(build: Body, shape: ImageShape) -> None:
+def treats_each_image_alone(build: Body, shape: ImageShape) -> None:
     """In eval mode the logits of an image do not depend on the other images."""
     network, x = _body(build, shape).eval(), _pixels(shape)
     with torch.no_grad():

@@ -136,7 +136,7 @@ def _unusual_model() -> nn.Sequential:
     return model
 
 
-def refuses(attack: Attack, unsupported: Norm) -> None:
+def rejects_other_norms(attack: Attack, unsupported: Norm) -> None:
     """The attack rejects an unsupported norm by name, before any pass."""
     model, x, y = conv_net().eval(), images(_COUNT), labels(_COUNT)
     with count_passes(model) as passes:

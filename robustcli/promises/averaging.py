@@ -70,7 +70,7 @@ def shares_no_memory_with_the_model(averaging: Averaging) -> None:
     assert _equal(_values(network), before), "changes with the trained network without an update"
 
 
-def is_undisturbed_by_looking(averaging: Averaging) -> None:
+def is_not_changed_by_evaluating_it(averaging: Averaging) -> None:
     """Evaluating the average in between does not change the final average."""
     results = []
     for looks in (False, True):
@@ -84,7 +84,7 @@ def is_undisturbed_by_looking(averaging: Averaging) -> None:
     assert _equal(*results)
 
 
-def rests_on_weights_that_rest(averaging: Averaging) -> None:
+def keeps_constant_weights(averaging: Averaging) -> None:
     """The average of equal weights is those weights."""
     model = conv_net().train()
     running = averaging.start(model)

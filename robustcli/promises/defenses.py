@@ -155,7 +155,7 @@ def updates_once_per_step(defense: Defense) -> None:
     assert len(calls) == 3
 
 
-def forgets_earlier_gradients(defense: Defense) -> None:
+def ignores_earlier_gradients(defense: Defense) -> None:
     """Existing gradients do not affect a step."""
     clean, littered = Session.of(defense), Session.of(defense)
     for parameter in littered.model.parameters():
@@ -212,7 +212,7 @@ def treats_class_shares_as_labels(defense: Defense) -> None:
         assert torch.allclose(one, other, rtol=0, atol=1e-12)
 
 
-def smooths_its_loss_alone(defense: Defense) -> None:
+def smooths_only_its_loss(defense: Defense) -> None:
     """Smoothed labels change the loss, but not the adversarial images."""
     x, y = batch()
     sharp, smooth = Session.of(defense), Session.of(defense)
@@ -225,7 +225,7 @@ def smooths_its_loss_alone(defense: Defense) -> None:
     assert all(torch.equal(one, another) for one, another in zip(*seen, strict=True)), "the attack uses smoothed labels"
 
 
-def says_what_it_is(defense: Defense) -> None:
+def has_the_attributes_of_a_defense(defense: Defense) -> None:
     assert isinstance(defense.is_adversarial, bool)
     assert isinstance(defense.is_single_step, bool)
     assert callable(defense.averaging.start)

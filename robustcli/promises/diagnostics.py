@@ -60,7 +60,7 @@ def _is_plain(value: Any) -> bool:
     return value is None or type(value) in (str, bool, int) or (type(value) is float and math.isfinite(value))
 
 
-def finds_plain_data(diagnostic: Diagnostic, norm: Norm) -> None:
+def returns_plain_data(diagnostic: Diagnostic, norm: Norm) -> None:
     """Results survive JSON; numbers are finite, accuracies fractions; curves, surfaces and tables have their form."""
     found = _asked(diagnostic, _network(), norm)
     assert _is_plain(found)
@@ -82,7 +82,7 @@ def finds_plain_data(diagnostic: Diagnostic, norm: Norm) -> None:
             assert [len(row) for row in grid] == [len(columns)] * len(rows)
 
 
-def finds_it_again(diagnostic: Diagnostic, norm: Norm) -> None:
+def repeats_itself(diagnostic: Diagnostic, norm: Norm) -> None:
     """Equal noise gives equal results, and the global generator does not change."""
     state = torch.get_rng_state()
     first = _asked(diagnostic, _network(), norm)

@@ -55,7 +55,7 @@ def gives_a_mask(evaluator: Evaluator, norm: Norm) -> None:
     assert torch.equal(y, given_y)
 
 
-def lets_the_right_live_at_radius_0(evaluator: Evaluator) -> None:
+def keeps_correct_images_at_radius_0(evaluator: Evaluator) -> None:
     model, x, y, is_right = _judged()
     if evaluator.threat is not None and has_setting(evaluator, "eps"):
         evaluator = replace(evaluator, eps=Fraction(0))  # type: ignore[type-var]
@@ -64,7 +64,7 @@ def lets_the_right_live_at_radius_0(evaluator: Evaluator) -> None:
     assert torch.equal(survivors(evaluator, model, x, y, ThreatModel("linf", Fraction(0))), is_right)
 
 
-def takes_the_smallest_batches(evaluator: Evaluator) -> None:
+def accepts_a_single_image(evaluator: Evaluator) -> None:
     """It works with one image, and with images that are all misclassified."""
     model, x, y, _ = _judged()
     threat = ThreatModel("linf", RADII["linf"])

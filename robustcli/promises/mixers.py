@@ -50,7 +50,7 @@ def shares_sum_to_one(mixer: Mixer) -> None:
         assert torch.allclose(y.sum(1), torch.ones(_COUNT), atol=1e-6)
 
 
-def leaves_what_it_is_given(mixer: Mixer) -> None:
+def does_not_modify_its_input(mixer: Mixer) -> None:
     x, y = images(_COUNT), labels(_COUNT)
     given_x, given_y = x.clone(), y.clone()
     state = torch.get_rng_state()
@@ -79,7 +79,7 @@ def mixes_labels_for_attack_and_loss_alike(mixer: Mixer) -> None:
     assert torch.equal(both.loss, _mix(mixer, x, smoothed, 4)[1])
 
 
-def takes_a_single_image(mixer: Mixer) -> None:
+def accepts_a_single_image(mixer: Mixer) -> None:
     """A batch may have one image, which is its own partner: pixels stay, or are cut out."""
     x, y = images(1, side=40).clamp_min(0.01), labels(1)
     found, targets = _mix(mixer, x, y, 0)

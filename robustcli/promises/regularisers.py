@@ -43,7 +43,7 @@ def does_something(regulariser: Regulariser) -> None:
     raise AssertionError("nothing happened to the weights in 200 updates")
 
 
-def leaves_all_but_gradients(regulariser: Regulariser) -> None:
+def changes_only_gradients(regulariser: Regulariser) -> None:
     """Computing the penalty changes only gradients, and no weight, buffer, mode or generator."""
     model = conv_net(dropout=0.1).train()
     next(module for module in model.modules() if isinstance(module, nn.BatchNorm2d)).eval()
@@ -61,7 +61,7 @@ def leaves_all_but_gradients(regulariser: Regulariser) -> None:
     assert torch.equal(x, given)
 
 
-def leaves_held_weights(regulariser: Regulariser) -> None:
+def leaves_frozen_weights(regulariser: Regulariser) -> None:
     """Frozen weights do not move, neither by a gradient nor by a projection."""
     model = conv_net().train().requires_grad_(False)
     running = regulariser.start(model)

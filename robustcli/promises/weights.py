@@ -64,7 +64,7 @@ def keeps_what_an_update_did(perturbation: WeightPerturbation) -> None:
         assert torch.allclose(now, then + 0.25, rtol=0, atol=1e-12)
 
 
-def moves_statistics_once(perturbation: WeightPerturbation) -> None:
+def updates_statistics_once(perturbation: WeightPerturbation) -> None:
     """Batch statistics are updated once, by the forward inside the context at the perturbed weights."""
     model, loss = _setting()
     before = snapshot(model)

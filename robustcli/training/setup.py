@@ -17,6 +17,7 @@ from robustcli.models.build import build_network
 from robustcli.models.start import start_from
 from robustcli.registry.catalog import catalog
 from robustcli.registry.registry import instantiate
+from robustcli.registry.types import Precision
 from robustcli.runtime import ranks
 from robustcli.runtime.memory_format import to_channels_last
 from robustcli.runtime.precision import SkippedUpdates, emulation, tf32_in_use
@@ -56,42 +57,17 @@ def assemble(
             batch norms.
     """
     settings = chosen_settings(spec, defense, data, device, folder)
-    if not data.is_labelled and (defense.needs_labels or not spec.defense.member.spares_labels):
-        sparing = " or ".join(name for name, member in catalog("defenses").items() if member.spares_labels)
-        raise RobustCliError(
-            f"data.extra: some images have no label (-1), and '{spec.defense.name}' with this attack needs them; write "
-            f"defense: {sparing} with its own attack, or give data.extra.labels"
-        )
-    if settings.compile and data.sizes["train"] < settings.batch_size:
-        raise RobustCliError(
-            f"train.compile: programs are made for whole batches, and {data.sizes['train']} training images are less "
-            f"than one of {settings.batch_size}; write train.batch_size: {data.sizes['train']} or compile: false"
-        )
-    require_room(spec.data.options.augment, data.shape.height, data.shape.width)
-    torch.manual_seed(derive(spec.seed, "init"))
-    network = build_network(spec.architecture, data.shape, data.mean, data.std).to(device)
-    # A resumed run has its own weights.
-    if settings.start_from is not None and not folder.last.exists():
-        start_from(network, settings.start_from, spec.architecture, data.shape)
-    _refuse_compiled_synchronization(settings)
-    _refuse_empty_slices(data, settings, 2 if spec.defense.member.two_halves else 1)
+    _require_suitable_images(spec, defense, settings, data)
+    network = _network(spec, settings, data, device, folder)
     is_last = is_channels_last(network, settings, device)
     chosen = {"precision": settings.precision, "channels_last": is_last, "compile": settings.compile}
     note(chosen)
-    instead = f"train.precision: {'fp32' if device.type == 'cpu' else 'fp16'}"
-    if spec.train.precision == "auto":
-        instead += " and begin in another --runs folder: a run keeps its precision"
-    precision = precision_of(settings, device)
-    slow = emulation(f"train.precision: {precision}", precision, device, instead)
-    if slow is not None:
-        warnings.warn(slow, stacklevel=2)
-        note({"emulated": slow})
-    if device.type == "cuda":
-        note({"tf32": tf32_in_use()})
+    _note_arithmetic(spec, precision_of(settings, device), device, note)
     if is_last:
         to_channels_last(network)
+    halves = spec.defense.member.two_halves
     optimizer, skipped = _optimizer(settings, network)
-    rehearse_smallest_batch(defense, network, optimizer, data, settings, split_in_two=spec.defense.member.two_halves)
+    rehearse_smallest_batch(defense, network, optimizer, data, settings, split_in_two=halves)
     # Random draws at the start of a method, such as weights of a second network, depend only on the seed.
     noise = StreamNoise.on(device).reseed(spec.seed, "start")
     model = TrainingModel(network, settings, device, lambda text: note({"not_compiled": text}))
@@ -108,7 +84,7 @@ def assemble(
         mixes_alone=spec.data.options.mixer.member.mixes_alone,
         schedule=instantiate(settings.schedule),
         replays=defense.replays,
-        split_in_two=spec.defense.member.two_halves,
+        split_in_two=halves,
         seed=spec.seed,
         noise=noise,
         check=Check(settings, defense, data, threat),
@@ -122,6 +98,51 @@ def assemble(
     # Last, so that an error is not preceded by a description of what is not run.
     watcher.settings(_in_words(spec.train, chosen))
     return training, loop, saver
+
+
+def _require_suitable_images(spec: ExperimentSpec, defense: Defense, settings: TrainSettings, data: Data) -> None:
+    """Raise for images that the defense, compilation, cropping or several processes cannot use."""
+    if not data.is_labelled and (defense.needs_labels or not spec.defense.member.spares_labels):
+        sparing = " or ".join(name for name, member in catalog("defenses").items() if member.spares_labels)
+        raise RobustCliError(
+            f"data.extra: some images have no label (-1), and '{spec.defense.name}' with this attack needs them; write "
+            f"defense: {sparing} with its own attack, or give data.extra.labels"
+        )
+    if settings.compile and data.sizes["train"] < settings.batch_size:
+        raise RobustCliError(
+            f"train.compile: programs are made for whole batches, and {data.sizes['train']} training images are less "
+            f"than one of {settings.batch_size}; write train.batch_size: {data.sizes['train']} or compile: false"
+        )
+    require_room(spec.data.options.augment, data.shape.height, data.shape.width)
+    _refuse_compiled_synchronization(settings)
+    _refuse_empty_slices(data, settings, 2 if spec.defense.member.two_halves else 1)
+
+
+def _network(
+    spec: ExperimentSpec, settings: TrainSettings, data: Data, device: torch.device, folder: RunFolder
+) -> nn.Module:
+    """Return the network with its first weights: those of the seed, or of another network."""
+    torch.manual_seed(derive(spec.seed, "init"))
+    network = build_network(spec.architecture, data.shape, data.mean, data.std).to(device)
+    # A resumed run has its own weights.
+    if settings.start_from is not None and not folder.last.exists():
+        start_from(network, settings.start_from, spec.architecture, data.shape)
+    return network
+
+
+def _note_arithmetic(
+    spec: ExperimentSpec, precision: Precision, device: torch.device, note: Callable[[dict[str, Any]], None]
+) -> None:
+    """Store how the device computes, and warn if it has no instructions for the precision."""
+    instead = f"train.precision: {'fp32' if device.type == 'cpu' else 'fp16'}"
+    if spec.train.precision == "auto":
+        instead += " and begin in another --runs folder: a run keeps its precision"
+    slow = emulation(f"train.precision: {precision}", precision, device, instead)
+    if slow is not None:
+        warnings.warn(slow, stacklevel=3)
+        note({"emulated": slow})
+    if device.type == "cuda":
+        note({"tf32": tf32_in_use()})
 
 
 def _in_words(asked: TrainSettings, chosen: dict[str, Any]) -> str:

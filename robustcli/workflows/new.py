@@ -64,9 +64,7 @@ def new_member(kind: str, name: str, *, into: Path | None = None, package: Path 
     if name in catalog(family):
         known = catalog(family)[name]
         raise RobustCliError(f"{family} have a member '{name}' already: {known.path}:{known.line}")
-    folder = into or Path(robustcli.__file__).parent / FAMILIES[family]
-    if package is not None:
-        folder = package / _module_of(package)
+    folder = into or (_own_folder(family) if package is None else package / _module_of(package))
     path = folder / f"{name}.py"
     if path.exists():
         raise RobustCliError(f"{path}: this file already exists; choose another name or folder")
@@ -89,6 +87,20 @@ def next_steps(kind: str, name: str, *, into: Path | None = None, package: Path 
         )
     yield f"robust check-member {name}"
     yield KINDS[kind].use.replace("NAME", name)
+
+
+def _own_folder(family: str) -> Path:
+    """Return the folder of a family in the source of robustcli.
+
+    Raises:
+        RobustCliError: robustcli is installed with pip, which would remove the file in an update.
+    """
+    folder = Path(robustcli.__file__).parent / FAMILIES[family]
+    if {"site-packages", "dist-packages"} & set(folder.parts):
+        raise RobustCliError(
+            f"{folder}: belongs to an installed package; write --package my_members for a package of your own"
+        )
+    return folder
 
 
 def _template(name: str, **words: str) -> str:

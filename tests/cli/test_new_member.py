@@ -8,8 +8,10 @@ from pathlib import Path
 import forked
 import pytest
 
+import robustcli
+from robustcli.errors import RobustCliError
 from robustcli.registry.catalog import FAMILIES
-from robustcli.workflows.new import KINDS
+from robustcli.workflows.new import KINDS, new_member
 
 pytestmark = pytest.mark.slow
 
@@ -104,6 +106,12 @@ def test_a_new_member_of_a_new_package_keeps_every_promise(kind: str, tmp_path: 
     assert "advice" not in checked.stdout
 
 
+def test_an_installed_robustcli_gets_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(robustcli, "__file__", str(tmp_path / "site-packages/robustcli/__init__.py"))
+    with pytest.raises(RobustCliError, match=r"belongs to an installed package; write --package my_members"):
+        new_member("attack", "brand_new")
+
+
 def test_a_second_member_joins_the_package(tmp_path: Path) -> None:
     for kind, name in (("attack", "one"), ("defense", "other")):
         assert robust(tmp_path, "new", kind, name, "--package", "my_members").returncode == 0
@@ -156,7 +164,7 @@ def test_a_defense_of_one_file_is_checked_shown_and_trained(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("sound", "broken", "promise"),
     [
-        ("shares_of(batch.y, logits)", "shares_of(labels_of(batch.y), logits)", "smooths_its_loss_alone"),
+        ("shares_of(batch.y, logits)", "shares_of(labels_of(batch.y), logits)", "smooths_only_its_loss"),
         ('smoke={"steps": 2}', 'smoke={"steps": 2}, passes=(1, 2, 3)', "costs_what_it_declares"),
         ("        steps: gradient steps of the attack.\n", "", "has_reference_and_describes_every_parameter"),
         ("logits = model(batch.x_adv)", "logits = model.eval()(batch.x_adv)", "restores_modes"),

@@ -124,7 +124,7 @@ def compiling_changes_nothing(network: nn.Module, x: Tensor) -> None:
     "promise",
     [
         architectures_promises.gives_logits,
-        architectures_promises.sees_one_image_at_a_time,
+        architectures_promises.treats_each_image_alone,
         architectures_promises.every_parameter_learns,
         architectures_promises.is_drawn_from_the_seed,
     ],

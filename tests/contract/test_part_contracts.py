@@ -79,7 +79,7 @@ def test_attack_leaves_the_model(name: str, attack_bn: AttackBn, promise: Callab
 
 @in_norms_it_does_not_know
 def test_attack_refuses_other_norms(name: str, norm: Norm) -> None:
-    attacks_promises.refuses(smoke("attacks", name), norm)
+    attacks_promises.rejects_other_norms(smoke("attacks", name), norm)
 
 
 @pytest.mark.parametrize("name", names_of("weights"))
