@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from robustcli.architectures import ImageShape
 from robustcli.architectures.features import show_black_image
+from robustcli.architectures.running_statistics import RunningStatistics
 from robustcli.errors import RobustCliError
 
 # Floor of the energy, so that channels without energy at a frequency are not divided by 0.
@@ -83,7 +84,7 @@ def _energy(weight: Tensor, height: int, width: int) -> Tensor:
     return energy
 
 
-class RunningPreconditionedConv2d(PreconditionedConv2d):
+class RunningPreconditionedConv2d(PreconditionedConv2d, RunningStatistics):
     """Preconditioned convolution that is evaluated with a running mean of its divisors, as published.
 
     Step t moves the mean V to f V_t + (1 - f) V, with V_t the divisor of the weights at step t and

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from robustcli.architectures.convnorm import RunningPreconditionedConv2d
+from robustcli.architectures.running_statistics import RunningStatistics
 from robustcli.errors import RobustCliError
 from robustcli.registry.types import AttackBn
 from robustcli.runtime.held_casts import casts_held
@@ -26,8 +26,7 @@ def crafting_mode(model: nn.Module, attack_bn: AttackBn) -> Iterator[None]:
     Args:
         attack_bn: "eval": running statistics, no dropout. "train": the whole model in train mode; batch norms use
             batch statistics and every forward updates running ones. "batch_no_update": batch statistics without
-            updates, everything else in eval mode. Running divisors of preconditioned convolutions are treated like
-            running statistics.
+            updates, everything else in eval mode. Other layers with `RunningStatistics` are treated like batch norms.
     """
     with _modes_restored(model):
         if attack_bn == "train":
@@ -81,8 +80,8 @@ def _weights_held(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def _with_statistics(model: nn.Module) -> list[_BatchNorm | RunningPreconditionedConv2d]:
-    return [module for module in model.modules() if isinstance(module, _BatchNorm | RunningPreconditionedConv2d)]
+def _with_statistics(model: nn.Module) -> list[_BatchNorm | RunningStatistics]:
+    return [module for module in model.modules() if isinstance(module, _BatchNorm | RunningStatistics)]
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from robustcli.architectures import ImageShape
 from robustcli.architectures.convnorm import PreconditionedConv2d, RunningPreconditionedConv2d, settle_divisors
+from robustcli.architectures.running_statistics import RunningStatistics
 from robustcli.attacks.crafting import crafting, statistics_held
 from robustcli.errors import RobustCliError
 from robustcli.models.build import build_network
@@ -19,6 +20,38 @@ from robustcli.registry.registry import MemberSpec
 from robustcli.specs.spec import ExperimentSpec
 
 SHAPE = ImageShape(1, 8, 8, 3)
+
+
+class Largest(RunningStatistics):
+    """A layer of another package, which divides by the largest value that it has seen."""
+
+    largest: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("largest", torch.tensor(1.0))
+        self.track_running_stats = True
+
+    def reset_running_stats(self) -> None:
+        self.largest.fill_(1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and self.track_running_stats:
+            self.largest.copy_(torch.maximum(self.largest, x.detach().max()))
+        return x / self.largest
+
+
+def test_layers_of_other_packages_are_treated_like_batch_norms() -> None:
+    model = nn.Sequential(Largest(), nn.Flatten(), nn.Linear(4, 2)).train()
+    x = torch.full((1, 1, 2, 2), 5.0)
+    with crafting(model, "batch_no_update"):
+        assert model[0].training
+        model(x)
+    assert float(model[0].largest) == 1  # type: ignore[arg-type]
+    average = AveragedCopy(model, "re_estimate")
+    model(2 * x)
+    network = average.evaluated(model, lambda: [x])
+    assert float(network[0].largest) == 5  # type: ignore[index]
 
 
 def layer(kernel: int = 3, stride: int = 1) -> RunningPreconditionedConv2d:

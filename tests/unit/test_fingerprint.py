@@ -25,7 +25,7 @@ _NOT_DECIDING = {
     "architectures/__init__.py",
     "architectures/branches.py",
     "architectures/channel_gates.py",
-    "architectures/convnorm.py",
+    "architectures/running_statistics.py",
     "errors.py",
     "evaluation/adaptive_batches.py",
     "evaluation/image_warnings.py",

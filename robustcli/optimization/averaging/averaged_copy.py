@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from robustcli.architectures.convnorm import RunningPreconditionedConv2d
+from robustcli.architectures.running_statistics import RunningStatistics
 from robustcli.optimization.averaging import CleanImages
 
 Buffers = Literal["copy", "average", "re_estimate"]
@@ -47,9 +47,9 @@ class AveragedCopy:
         return self.network
 
     def _re_estimate(self, images: CleanImages) -> None:
-        """Set running statistics to the mean over batches (momentum None), and divisors to the current ones."""
+        """Set statistics of batch norms to the mean over batches (momentum None); other layers start theirs anew."""
         for module in self.network.modules():
-            if isinstance(module, RunningPreconditionedConv2d):
+            if isinstance(module, RunningStatistics):
                 module.reset_running_stats()
                 module.train()
         norms = [module for module in self.network.modules() if isinstance(module, _BatchNorm)]
