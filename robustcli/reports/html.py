@@ -210,18 +210,32 @@ def _lowest(results: Results) -> tuple[float, float] | None:
 
 
 def _diagnostics(folder: Path) -> Iterator[str]:
-    """Yield charts of results that `robust diagnose --out` stored: accuracy over eps."""
+    """Yield charts of results that `robust diagnose --out` stored: every curve of accuracies."""
     for path in sorted(folder.glob("*.json")):
         try:
             stored = read_json(path)
             diagnosed = stored.get("diagnostics") if isinstance(stored, dict) else None
-            if not isinstance(diagnosed, dict) or "eps_curve" not in diagnosed:
-                continue
-            found, norm = diagnosed["eps_curve"]["found"], stored["threat"]["norm"]
-            points = [(float(row["eps"]), 100 * float(row["accuracy"])) for row in found["curve"]]
-        except (RobustCliError, KeyError, TypeError, ValueError):
+            if isinstance(diagnosed, dict):
+                norm, images = stored["threat"]["norm"], stored["examples"]
+                charts = [chart for one in diagnosed.values() for chart in _accuracy_charts(one["found"], norm, images)]
+                yield from charts
+        # A file of another kind.
+        except (RobustCliError, AttributeError, KeyError, TypeError, ValueError):
             continue
-        yield line_chart(f"Accuracy over eps, {found['total']} images", {"accuracy": points}, f"eps in {norm}", "%")
+
+
+def _accuracy_charts(found: Any, norm: str, images: int) -> Iterator[str]:
+    """Yield the chart of a diagnostic with a curve; diagnostics/__init__.py describes its form."""
+    if not found.get("curve"):
+        return
+    rows = found["curve"]
+    axis, *columns = rows[0]
+    lines = {
+        key: [(float(row[axis]), 100 * float(row[key])) for row in rows] for key in columns if key.endswith("accuracy")
+    }
+    if lines:
+        title = f"Accuracy over {axis}, {images} images"
+        yield line_chart(title, lines, f"eps in {norm}" if axis == "eps" else axis, "%")
 
 
 def _examples(folder: Path) -> View:

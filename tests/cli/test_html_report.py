@@ -12,6 +12,7 @@ import pytest
 from shell import Robust
 
 from robustcli.reports.charts import pareto_front
+from robustcli.reports.html import _diagnostics
 
 SPEC = ("demo/digits_pgd_at", "train.epochs=1", "train.eps_warmup=0", "data.train_size=100", "train.batch_size=50")
 ATTACK = "{pgd: {name: attack, attack: {name: pgd, steps: 2}, examples: 30, save_examples: true}}"
@@ -67,6 +68,15 @@ def test_survivors_and_the_curve_over_eps_are_shown(robust: Robust, runs: Path, 
     assert "eps in linf" in page
     found = re.findall(r"image (\d+), which survived", page)
     assert found == [row["image"] for row in survived[:8]]
+
+
+def test_curves_of_all_diagnostics_are_drawn(tmp_path: Path) -> None:
+    curve = [{"queries": 1, "accuracy": 0.5, "correct": 10}, {"queries": 8, "accuracy": 0.25, "correct": 5}]
+    found = {"theirs": {"found": {"curve": curve}}, "no_curve": {"found": {"mean": 1.0}}}
+    stored = {"diagnostics": found, "threat": {"norm": "l2"}, "examples": 20}
+    (tmp_path / "diagnose.json").write_text(json.dumps(stored))
+    (chart,) = _diagnostics(tmp_path)
+    assert "Accuracy over queries, 20 images" in chart
 
 
 def test_a_sweep_gets_a_leaderboard_and_a_pareto_front(robust: Robust, tmp_path: Path) -> None:
