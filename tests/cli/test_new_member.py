@@ -10,7 +10,7 @@ import pytest
 
 import robustcli
 from robustcli.errors import RobustCliError
-from robustcli.registry.catalog import FAMILIES
+from robustcli.registry.catalog import FAMILIES, catalog
 from robustcli.workflows.new import KINDS, new_member
 
 pytestmark = pytest.mark.slow
@@ -107,6 +107,7 @@ def test_a_new_member_of_a_new_package_keeps_every_promise(kind: str, tmp_path: 
 
 
 def test_an_installed_robustcli_gets_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "brand_new" not in catalog("attacks")  # read before the folder seems to be another one
     monkeypatch.setattr(robustcli, "__file__", str(tmp_path / "site-packages/robustcli/__init__.py"))
     with pytest.raises(RobustCliError, match=r"belongs to an installed package; write --package my_members"):
         new_member("attack", "brand_new")
