@@ -10,8 +10,8 @@ from torchvision import transforms
 
 from robustcli.bench.decoding import bench_decoding
 from robustcli.bench.variants import SHAPE, Request, Variants, choose
-from robustcli.data import Data, prepare
 from robustcli.data.datasets import Source, TensorSplit
+from robustcli.data.splits import Data, prepare
 from robustcli.measuring.machine import circumstances
 from robustcli.measuring.timing import AGAIN, OURS, Sample, Spread, Stopwatch, Timed, compare, measure
 from robustcli.runtime.allocator import keep_freed_memory

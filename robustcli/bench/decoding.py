@@ -20,9 +20,9 @@ import torch
 from PIL import Image
 
 from robustcli.bench.results import DataBench, typed
-from robustcli.data import prepare
 from robustcli.data.datasets.encoded import usable_processors
 from robustcli.data.datasets.image_folder import image_folder
+from robustcli.data.splits import prepare
 from robustcli.measuring.timing import OURS, Spread, speed
 from robustcli.runtime.allocator import keep_freed_memory
 from robustcli.specs.settings import Augment

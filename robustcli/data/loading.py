@@ -2,9 +2,9 @@
 
 import torch
 
-from robustcli.data import Data, prepare, shape_of
 from robustcli.data.datasets import Source
 from robustcli.data.extra import Extra, read_extra
+from robustcli.data.splits import Data, prepare, shape_of
 from robustcli.data.targets import Targets
 from robustcli.registry.registry import MemberSpec, instantiate
 from robustcli.specs.settings import DataOptions

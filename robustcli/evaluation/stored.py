@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustcli.data import Data
 from robustcli.data.images import Images
+from robustcli.data.splits import Data
 from robustcli.evaluation.confirm import votes_for
 from robustcli.evaluation.evaluate import Result, evaluate, settled
 from robustcli.evaluation.fingerprint import fingerprint

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import torch
 
 from robustcli.architectures import ImageShape, Network, Normalize
-from robustcli.data import Data
 from robustcli.data.loading import load_test_data
+from robustcli.data.splits import Data
 from robustcli.errors import RobustCliError, in_one_line
 from robustcli.models.build import SELECTED_ON_TEST, held_out_accuracy, network_of, preprocessor_of
 from robustcli.models.digest import weights_digest

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustcli.data import Data
 from robustcli.data.datasets.channel_statistics import channel_statistics
+from robustcli.data.splits import Data
 from robustcli.errors import RobustCliError
 from robustcli.statistics import is_at_chance, mcnemar
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from robustcli.data import Data
+from robustcli.data.splits import Data
 from robustcli.errors import RobustCliError
 from robustcli.models.find import ModelRequest
 from robustcli.models.model import EvaluationDefaults, LoadedModel, Model, test_images

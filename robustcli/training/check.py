@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from robustcli.attacks.crafting import evaluating
 from robustcli.attacks.fgsm import Fgsm
 from robustcli.attacks.pgd import Pgd
-from robustcli.data import Data, SplitName
+from robustcli.data.splits import Data, SplitName
 from robustcli.defenses import Defense
 from robustcli.diagnostics.one_step import monitors
 from robustcli.evaluation.gather import gather

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from robustcli.data import Data
+from robustcli.data.splits import Data
 from robustcli.defenses import Defense
 from robustcli.registry.types import Precision
 from robustcli.runtime import ranks

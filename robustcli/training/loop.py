@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from robustcli.data import Data
 from robustcli.data.mixers import Mixer
+from robustcli.data.splits import Data
 from robustcli.data.stores import batches_of
 from robustcli.data.targets import Labels
 from robustcli.defenses import Step

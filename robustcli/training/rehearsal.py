@@ -7,7 +7,7 @@ from fractions import Fraction
 from torch import nn
 from torch.optim import Optimizer
 
-from robustcli.data import Data
+from robustcli.data.splits import Data
 from robustcli.data.targets import Labels
 from robustcli.defenses import Defense
 from robustcli.errors import RobustCliError

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from robustcli.data import Data
+from robustcli.data.splits import Data
 from robustcli.errors import RobustCliError, in_one_line
 from robustcli.registry.types import exact_text
 from robustcli.runtime import ranks

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from robustcli.data import Data
 from robustcli.data.augmentation import require_room
+from robustcli.data.splits import Data
 from robustcli.defenses import Defense
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.watcher import Watcher

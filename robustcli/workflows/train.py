@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from robustcli.architectures import Searched
-from robustcli.data import Data
 from robustcli.data.loading import load_data
+from robustcli.data.splits import Data
 from robustcli.defenses import Defense
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.stored import EvaluationFiles, Task, warn_of_slow_search

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.attacks.losses import margin
-from robustcli.data import Data
 from robustcli.data.images import Images
+from robustcli.data.splits import Data
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.confirm import votes_for
 from robustcli.evaluation.consistency import Threats, check_counts, check_derived, check_lines

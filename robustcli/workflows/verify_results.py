@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from robustcli.data import Data
+from robustcli.data.splits import Data
 from robustcli.evaluation.fingerprint import evaluator_text, in_present_names
 from robustcli.evaluation.stored import plain_parameters
 from robustcli.evaluators import Evaluator

@@ -18,7 +18,7 @@ from shell import TINY, Robust
 
 from robustcli.cli.main import main
 from robustcli.cli.progress import Screen
-from robustcli.data import Data
+from robustcli.data.splits import Data
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store import checkpoint
 from robustcli.store.files import read_json, write_json

@@ -10,8 +10,8 @@ from small_training import loop_of
 from torch import Tensor
 
 from robustcli.cli.progress import Screen
-from robustcli.data import Data, prepare
 from robustcli.data.datasets import Source
+from robustcli.data.splits import Data, prepare
 from robustcli.defenses import Defense
 from robustcli.promises.build import build
 from robustcli.promises.defenses import network_for

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from robustcli.data import Data, prepare
 from robustcli.data.datasets import Source, TensorSplit
 from robustcli.data.mixers import Mixer
 from robustcli.data.mixers.none import Unmixed
+from robustcli.data.splits import Data, prepare
 from robustcli.data.targets import Labels
 from robustcli.defenses import Defense, Metrics
 from robustcli.optimization.averaging import Averaging

@@ -13,8 +13,8 @@ import torch
 from small_training import CPU, RecordedLoop, loop_of
 from torch import Tensor, nn
 
-from robustcli.data import prepare
 from robustcli.data.datasets import Source, TensorSplit
+from robustcli.data.splits import prepare
 from robustcli.defenses import Defense
 from robustcli.defenses.fgsm import fgsm
 from robustcli.defenses.pgd_at import pgd_at

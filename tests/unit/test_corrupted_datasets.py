@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from robustcli.data import Data
 from robustcli.data.datasets.corruptions import BENCHMARK
 from robustcli.data.loading import load_data, load_test_data
+from robustcli.data.splits import Data
 from robustcli.errors import RobustCliError
 from robustcli.models.find import named_data
 

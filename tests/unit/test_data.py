@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from robustcli.data import Data, prepare
 from robustcli.data.datasets import Source, TensorSplit
+from robustcli.data.splits import Data, prepare
 from robustcli.errors import RobustCliError
 from robustcli.threat.noise import StreamNoise
 

@@ -9,11 +9,11 @@ from PIL import Image
 from simulated_gpu import CUDA, simulated_gpu
 from torch import Tensor
 
-from robustcli.data import Data, prepare
 from robustcli.data.datasets import Source
 from robustcli.data.datasets.image_folder import image_folder
 from robustcli.data.datasets.packed import packed
 from robustcli.data.packing import pack
+from robustcli.data.splits import Data, prepare
 from robustcli.specs.settings import Augment
 from robustcli.threat.noise import StreamNoise
 

@@ -19,7 +19,6 @@ import torchvision
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from robustcli.data import prepare
 from robustcli.data.datasets import DATASETS, Source, TensorSplit, encoded
 from robustcli.data.datasets.channel_statistics import channel_statistics
 from robustcli.data.datasets.digits import digits
@@ -28,6 +27,7 @@ from robustcli.data.datasets.image_folder import image_folder
 from robustcli.data.datasets.mnist import fashion_mnist, mnist
 from robustcli.data.datasets.npz import npz
 from robustcli.data.datasets.svhn import svhn
+from robustcli.data.splits import prepare
 from robustcli.errors import RobustCliError
 
 RNG = np.random.default_rng(0)

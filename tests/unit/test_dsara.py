@@ -20,8 +20,8 @@ from robustcli.architectures.layers import Layers
 from robustcli.architectures.operations import OPERATIONS
 from robustcli.architectures.supernet import KINDS, Mixture, Supernet, strongest
 from robustcli.cli.progress import Screen
-from robustcli.data import Data, prepare
 from robustcli.data.datasets import Source, TensorSplit
+from robustcli.data.splits import Data, prepare
 from robustcli.data.targets import Labels
 from robustcli.defenses import Metrics
 from robustcli.defenses.dsara import SearchLoss, dsara, natural_share, unrolled_gradient

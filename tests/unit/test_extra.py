@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from robustcli.architectures import ImageShape
 from robustcli.cli.progress import Screen
-from robustcli.data import Data, prepare
 from robustcli.data.datasets import Source, TensorSplit
 from robustcli.data.extra import Extra, Joined, read_extra
 from robustcli.data.loading import load_data
+from robustcli.data.splits import Data, prepare
 from robustcli.data.targets import Targets
 from robustcli.defenses import Batch
 from robustcli.defenses.cifs import cifs

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from robustcli.attacks.pgd import Pgd
-from robustcli.data import Data, prepare
 from robustcli.data.datasets import Source, TensorSplit
 from robustcli.data.images import Images
+from robustcli.data.splits import Data, prepare
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.evaluate import Result, evaluate
 from robustcli.evaluation.fingerprint import images_digest

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.architectures import Normalize
-from robustcli.data import Data, prepare
 from robustcli.data.datasets import Source, TensorSplit
+from robustcli.data.splits import Data, prepare
 from robustcli.errors import RobustCliError
 from robustcli.models import normalization
 from robustcli.models.external import ExternalNetwork

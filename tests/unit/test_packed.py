@@ -10,11 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from robustcli.data import Data, packing, prepare
+from robustcli.data import packing
 from robustcli.data.datasets import Source
 from robustcli.data.datasets.image_folder import image_folder
 from robustcli.data.datasets.packed import packed, read_manifest
 from robustcli.data.packing import pack
+from robustcli.data.splits import Data, prepare
 from robustcli.errors import RobustCliError
 from robustcli.specs.settings import Augment
 from robustcli.threat.noise import StreamNoise

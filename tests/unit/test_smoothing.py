@@ -8,12 +8,12 @@ import torch
 from small_training import COUNT, CPU, Recorder, loop_of, training_of
 from torch import Tensor, nn
 
-from robustcli.data import Data, prepare
 from robustcli.data.datasets import Source, TensorSplit
 from robustcli.data.mixers import Mixer
 from robustcli.data.mixers.cutmix import CutMix
 from robustcli.data.mixers.mixup import MixUp
 from robustcli.data.mixers.none import Unmixed
+from robustcli.data.splits import Data, prepare
 from robustcli.data.targets import Labels, Targets
 from robustcli.defenses import Defense
 from robustcli.defenses.free import Free

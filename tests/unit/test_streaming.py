@@ -11,13 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from robustcli.data import Data, prepare
 from robustcli.data.datasets import Crops
 from robustcli.data.datasets.decoding import decode
 from robustcli.data.datasets.image_folder import image_folder
 from robustcli.data.datasets.packed import packed
 from robustcli.data.packing import pack
 from robustcli.data.read_ahead import ReadAhead
+from robustcli.data.splits import Data, prepare
 from robustcli.errors import RobustCliError
 from robustcli.specs.settings import Augment
 from robustcli.threat.noise import StreamNoise

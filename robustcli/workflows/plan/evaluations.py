@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from robustcli.attacks import Attack
 from robustcli.attacks.crafting import crafting
 from robustcli.attacks.settings import length_of, with_settings
-from robustcli.data import Data
+from robustcli.data.splits import Data
 from robustcli.evaluation.gather import gather
 from robustcli.evaluation.passes import count_passes
 from robustcli.evaluators import AttackContext, Evaluator, Stage

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 
 from robustcli.architectures import ImageShape
-from robustcli.data import Data, prepare
 from robustcli.data.datasets import Source, TensorSplit
 from robustcli.data.loading import load_data
+from robustcli.data.splits import Data, prepare
 from robustcli.errors import RobustCliError
 from robustcli.registry.registry import MemberSpec
 from robustcli.specs.settings import DataOptions

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from robustcli.attacks.active_set import no_early_exit
 from robustcli.attacks.crafting import crafting
 from robustcli.attacks.pgd import Pgd
-from robustcli.data import Data
+from robustcli.data.splits import Data
 from robustcli.defenses import Defense
 from robustcli.diagnostics.one_step import BESIDE_PGD
 from robustcli.errors import RobustCliError

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from robustcli.data import Data
+from robustcli.data.splits import Data
 from robustcli.measuring.timing import Sample, Stopwatch, measure, speed, verdict
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.workflows.plan.result import Saving

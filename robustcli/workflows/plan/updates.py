@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from robustcli.data import Data
+from robustcli.data.splits import Data
 from robustcli.defenses import Defense
 from robustcli.errors import Interrupted
 from robustcli.measuring.timing import wall
