@@ -614,7 +614,7 @@ def test_an_evaluation_without_an_attack_is_refused(robust: Robust, trained: Run
 
 def test_what_is_no_checkpoint_ends_with_2(robust: Robust, tiny: Path) -> None:
     robust("eval", "gone.pt").require(2, "gone.pt: no such file")
-    robust("eval", "tiny.yaml").require(2, "tiny.yaml: the file is a Markdown or YAML text")
+    robust("eval", "tiny.yaml").require(2, "tiny.yaml: the file is a text that begins with '#")
     torch.save({"weight": torch.zeros(2)}, "foreign.pt")
     robust("eval", "foreign.pt").require(2, "foreign.pt: not written by `robust train`", "--architecture NAME")
 

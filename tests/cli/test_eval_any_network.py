@@ -386,7 +386,7 @@ def test_without_timm_the_extra_is_named(robust: Robust, here: Path, monkeypatch
         (("w.pt", *DIGITS), ("not written by `robust train`", "need --architecture NAME")),
         (("gone.pt", *SMALL, *DIGITS), ("gone.pt: no such file",)),
         (("wide_resnet", *DIGITS), ("wide_resnet is an architecture", "eval WEIGHTS --architecture wide_resnet")),
-        (("mine.py", *SMALL, *DIGITS), ("mine.py: the file is a program",)),
+        (("mine.py", *SMALL, *DIGITS), ("mine.py: the file is a text that begins with",)),
         (("w.pt", *SMALL, *DIGITS), ("--norm and --eps: w.pt has no threat model", "write --norm linf --eps 8/255")),
         (("w.pt", *SMALL, *DIGITS, "--eps", "0.1"), ("--norm: w.pt has no threat model",)),
         (("w.pt", *SMALL, *DIGITS, "--norm", "l2", *FEW), ("--eps: w.pt has no threat model",)),
