@@ -1,13 +1,13 @@
 """`robust bench architectures`: speed of every architecture and layer relative to its multiply-accumulates."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
 import torch
 from torch import Tensor, nn
 
-from robustcli.bench.results import architecture_label
+from robustcli.bench.results import ArchitectureBench, ArchitectureRow, BothSpeeds, BothSpreads, architecture_label
 from robustcli.bench.variants import SHAPE, new_network, profile_of
 from robustcli.errors import RobustCliError, suggest
 from robustcli.measuring.machine import circumstances
@@ -49,7 +49,7 @@ class _Member:
         return architecture_label(self.name, self.settings)
 
 
-def bench_architectures(names: tuple[str, ...], batch_size: int, rounds: int, device_name: str) -> dict[str, Any]:
+def bench_architectures(names: tuple[str, ...], batch_size: int, rounds: int, device_name: str) -> ArchitectureBench:
     """Time forward passes and input gradients of architectures with their defaults, in eval mode.
 
     Args:
@@ -65,55 +65,57 @@ def bench_architectures(names: tuple[str, ...], batch_size: int, rounds: int, de
     watch = Stopwatch(device)
     generator = torch.Generator().manual_seed(0)
     x = torch.rand((batch_size, SHAPE.channels, SHAPE.height, SHAPE.width), generator=generator).to(device)
-    seconds: dict[str, dict[str, list[float]]] = {}
     samples: dict[str, Sample] = {}
     # The most expensive first, because it determines the number of repeats.
     for member in sorted(members, key=lambda member: -member.macs):
         network = new_network(member.chosen).to(device).eval().requires_grad_(False)
         samples[f"gradient {member.label}"] = Timed(_gradient(network, x), watch)
         samples[f"forward {member.label}"] = Timed(_forward(network, x), watch)
-    found = measure(samples, rounds)
-    for kind in ("forward", "gradient"):
-        seconds[kind] = {member.label: found[f"{kind} {member.label}"] for member in members}
-    return {
-        "bench": "architectures",
-        **circumstances(device),
-        "image": [SHAPE.channels, SHAPE.height, SHAPE.width],
-        "batch_size": batch_size,
-        "clock": watch.name,
-        "rounds": rounds,
-        "yardstick": YARDSTICK,
-        "slow": SLOW,
-        "rows": [_row(member, members[0], seconds, batch_size) for member in members],
-    }
+    seconds = measure(samples, rounds)
+    timed = [_Timed(each, seconds[f"forward {each.label}"], seconds[f"gradient {each.label}"]) for each in members]
+    return ArchitectureBench(
+        **vars(circumstances(device)),
+        image=[SHAPE.channels, SHAPE.height, SHAPE.width],
+        batch_size=batch_size,
+        clock=watch.name,
+        rounds=rounds,
+        yardstick=YARDSTICK,
+        slow=SLOW,
+        rows=[each.row(timed[0], batch_size) for each in timed],
+    )
 
 
-def _row(
-    member: _Member, yardstick: _Member, seconds: dict[str, dict[str, list[float]]], batch_size: int
-) -> dict[str, Any]:
-    ratios = {}
-    for kind, of_kind in seconds.items():
+@dataclass(frozen=True)
+class _Timed:
+    """Seconds of every round for a batch: forward passes, and passes with a gradient to the images."""
+
+    member: _Member
+    forward: Sequence[float]
+    gradient: Sequence[float]
+
+    def row(self, yardstick: "_Timed", batch_size: int) -> ArchitectureRow:
+        """Return the row of the table, compared with the reference."""
+        forward, gradient = Spread.of(self.forward), Spread.of(self.gradient)
+        macs = self.member.macs
         # Multiply-accumulates per second as a multiple of the reference's, by rounds.
-        share = speed(of_kind[member.label], of_kind[yardstick.label])
-        scale = member.macs / yardstick.macs
-        ratios[kind] = {key: scale * value for key, value in asdict(share).items()}
-    return {
-        "name": member.name,
-        "settings": member.settings,
-        "parameters": member.parameters,
-        "macs": member.macs,
-        "seconds_per_image": {
-            kind: asdict(Spread.of([value / batch_size for value in of_kind[member.label]]))
-            for kind, of_kind in seconds.items()
-        },
-        "gmacs_per_second": {
-            kind: batch_size * member.macs / 1e9 / Spread.of(of_kind[member.label]).median
-            for kind, of_kind in seconds.items()
-        },
-        "ratio": ratios,
-        # Slow in every round, so that noise does not make a layer slow.
-        "is_slow": any(ratio["high"] < SLOW for ratio in ratios.values()),
-    }
+        scale = macs / yardstick.member.macs
+        ratio = BothSpreads(
+            forward=speed(self.forward, yardstick.forward) * scale,
+            gradient=speed(self.gradient, yardstick.gradient) * scale,
+        )
+        return ArchitectureRow(
+            name=self.member.name,
+            settings=self.member.settings,
+            parameters=self.member.parameters,
+            macs=macs,
+            seconds_per_image=BothSpreads(forward=forward * (1 / batch_size), gradient=gradient * (1 / batch_size)),
+            gmacs_per_second=BothSpeeds(
+                forward=batch_size * macs / 1e9 / forward.median, gradient=batch_size * macs / 1e9 / gradient.median
+            ),
+            ratio=ratio,
+            # Slow in every round, so that noise does not make a layer slow.
+            is_slow=ratio.forward.high < SLOW or ratio.gradient.high < SLOW,
+        )
 
 
 def _members(names: tuple[str, ...]) -> Iterator[_Member]:

@@ -4,15 +4,16 @@ The limit is the minimum for the same result: the passes of images that survive 
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from robustcli.attacks.surrogate import SurrogateCopy
+from robustcli.bench.results import MeanPasses, OutcomePasses, SpeedBench, SpeedRow
 from robustcli.bench.subjects import BenchSubject
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.evidence import Evidence
@@ -30,33 +31,44 @@ _PARTS = ("apgd-ce", "apgd-t", "fab-t", "square")
 _MOVES, _QUERIES, _FAB_TARGETS = 100, 5000, 9
 
 
-@dataclass
-class Row:
-    """Result of one engine.
-
-    Args:
-        name: name of the engine.
-        seconds: seconds of every round.
-        survives: mask (n,) of the surviving images; None for the limit.
-        passes: forward and gradient passes per image that survives and per image that breaks. The package does not
-            distinguish them, so for it: per image that is classified correctly without an attack.
-    """
-
-    name: str
-    seconds: list[float] = field(default_factory=list)
-    survives: Tensor | None = None
-    passes: dict[str, tuple[float, float]] = field(default_factory=dict)
-
-
 def bench_autoattack(
     subject: BenchSubject, rounds: int, screen: int | None, *, is_compiled: bool = False
-) -> dict[str, Any]:
+) -> SpeedBench:
     """Time standard AutoAttack with the package, the native engine and its fast precision, in turn in every round.
 
     Args:
         screen: also measure with this number of sampled survivors.
         is_compiled: also measure compiled searches; the time of compilation is reported separately.
     """
+    evaluators = _evaluators(screen, is_compiled)
+    watch = Stopwatch(subject.x.device)
+    with restored_model(subject.network), restored_generators(subject.x.device):
+        with full_precision(subject.x.device.type):
+            clean = subject.gather(AutoAttack(), subject.threat.scaled(0)).survives
+            compile_seconds = _warmed_up(subject, watch, evaluators.values())
+        package = _PackageRun(subject, watch, int(clean.sum()))
+        natives = {name: _NativeRun(subject, watch, evaluator) for name, evaluator in evaluators.items()}
+        limit = _LimitRun(subject, watch, natives[NATIVE], clean)
+        runs: dict[str, _Run] = {PACKAGE: package, **natives, ALONE: limit}
+        # The limit is last in the first round, because it makes passes that depend on what the others find.
+        order = list(runs.values())
+        for _ in range(rounds):
+            for run in order:
+                run.once()
+            order.reverse()
+    return SpeedBench(
+        **subject.header(["pyautoattack"]),
+        clean=float(clean.double().mean()),
+        clock=watch.name,
+        rounds=rounds,
+        compile_seconds=compile_seconds,
+        least_passes_per_survivor=[*least_of_autoattack(subject.threat.norm)],
+        rows=[_row(name, run, runs) for name, run in runs.items()],
+    )
+
+
+def _evaluators(screen: int | None, is_compiled: bool) -> dict[str, AutoAttack]:
+    """Return the settings of the native engine to measure."""
     evaluators = {NATIVE: AutoAttack(), NATIVE_AGAIN: AutoAttack(), f"{NATIVE}, fast": AutoAttack(precision="fast")}
     if is_compiled:
         evaluators[f"{NATIVE}, compiled"] = AutoAttack(compile=True)
@@ -64,40 +76,111 @@ def bench_autoattack(
     if screen is not None:
         name = f"{NATIVE}, fast{', compiled' if is_compiled else ''}, sample first {screen}"
         evaluators[name] = AutoAttack(precision="fast", compile=is_compiled, sample_first=screen)
-    watch = Stopwatch(subject.x.device)
-    # The package runs in the default precision of torch, everything else in single precision.
-    with restored_model(subject.network), restored_generators(subject.x.device):
-        with full_precision(subject.x.device.type):
-            clean = subject.gather(AutoAttack(), subject.threat.scaled(0)).survives
-            compile_seconds = _warmed_up(subject, watch, evaluators.values())
-        rows = {name: Row(name) for name in (PACKAGE, *evaluators, ALONE)}
-        alone: Callable[[], None] | None = None
-        for _ in range(rounds):
-            for name, row in rows.items():
-                if name == PACKAGE:
-                    _time_package(subject, watch, row, int(clean.sum()))
-                    continue
-                with full_precision(subject.x.device.type):
-                    if name in evaluators:
-                        _time_native(subject, watch, row, evaluators[name])
-                        continue
-                    # Last in the first round, when the survivors and the passes of the others are known.
-                    if alone is None:
-                        row.passes = _least_of(subject, rows[NATIVE])
-                        alone = passes_alone(subject, rows[NATIVE], clean)
-                    start = watch.now()
-                    alone()
-                    row.seconds.append(watch.now() - start)
-            rows = dict(reversed(rows.items()))
-    return {
-        **subject.to_json(["pyautoattack"]),
-        "clean": float(clean.double().mean()),
-        "clock": watch.name,
-        "rounds": rounds,
-        "compile_seconds": compile_seconds,
-        "least_passes_per_survivor": list(least_of_autoattack(subject.threat.norm)),
-        "rows": [_plain(rows[name], rows) for name in (PACKAGE, *evaluators, ALONE)],
-    }
+    return evaluators
+
+
+@dataclass
+class _Run:
+    """One engine, which runs once per round.
+
+    Args:
+        seconds: seconds of every round.
+        survives: mask (n,) of the surviving images; None for the limit.
+        passes: passes per image.
+    """
+
+    subject: BenchSubject
+    watch: Stopwatch
+    seconds: list[float] = field(default_factory=list, init=False)
+    survives: Tensor | None = field(default=None, init=False)
+    passes: OutcomePasses | MeanPasses | None = field(default=None, init=False)
+
+    def once(self) -> None:
+        """Run once and add the seconds."""
+        raise NotImplementedError
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        start = self.watch.now()
+        yield
+        self.seconds.append(self.watch.now() - start)
+
+
+@dataclass
+class _PackageRun(_Run):
+    """The package, in the default precision of torch; everything else runs in single precision.
+
+    Args:
+        right: number of images that are classified correctly without an attack.
+    """
+
+    right: int
+
+    def once(self) -> None:
+        with self.timed():
+            self.survives, made = _package(self.subject)
+        self.passes = MeanPasses(mean=_per_image(made.forwards, made.gradients, self.right))
+
+
+@dataclass
+class _NativeRun(_Run):
+    """The native engine."""
+
+    evaluator: AutoAttack
+
+    def once(self) -> None:
+        with full_precision(self.subject.x.device.type):
+            with self.timed():
+                found = self.subject.gather(self.evaluator)
+            self.survives = found.survives
+            self.passes = self.passes or _passes_of(self.subject, self.evaluator, found)
+
+
+@dataclass
+class _LimitRun(_Run):
+    """The minimum of passes, by themselves, for the images that survive and break in the native engine.
+
+    Args:
+        clean: mask (n,) of the images that are classified correctly without an attack.
+    """
+
+    native: _Run
+    clean: Tensor
+    alone: Callable[[], None] | None = field(default=None, init=False)
+
+    def once(self) -> None:
+        with full_precision(self.subject.x.device.type):
+            if self.alone is None:
+                self.alone = self._prepared()
+            with self.timed():
+                self.alone()
+
+    def _prepared(self) -> Callable[[], None]:
+        assert self.native.survives is not None
+        assert isinstance(self.native.passes, OutcomePasses)
+        broken = self.native.passes.broken
+        self.passes = OutcomePasses(survivor=least_of_autoattack(self.subject.threat.norm), broken=broken)
+        return passes_alone(self.subject, self.clean, self.native.survives, broken)
+
+
+def _row(name: str, run: _Run, runs: Mapping[str, _Run]) -> SpeedRow:
+    package, native = runs[PACKAGE], runs[NATIVE]
+    assert package.survives is not None
+    assert run.passes is not None
+    compared = speed(run.seconds, package.seconds)
+    is_native = name not in (PACKAGE, ALONE)
+    survives = package.survives if run.survives is None else run.survives
+    return SpeedRow(
+        name=name,
+        seconds=Spread.of(run.seconds),
+        speed=None if run is package else compared,
+        verdict=verdict(compared, speed(native.seconds, runs[NATIVE_AGAIN].seconds)) if is_native else None,
+        over_limit=speed(runs[ALONE].seconds, run.seconds),
+        robust=None if run.survives is None else int(survives.sum()),
+        broken_alone=(package.survives & ~survives).nonzero().flatten().tolist(),
+        broken_by_the_package_alone=(survives & ~package.survives).nonzero().flatten().tolist(),
+        passes=run.passes,
+    )
 
 
 def least_of_autoattack(norm: str) -> tuple[int, int]:
@@ -123,21 +206,21 @@ def _least_parts(norm: str) -> list[tuple[int, int, int]]:
     ]
 
 
-def passes_alone(subject: BenchSubject, native: Row, clean: Tensor) -> Callable[[], None]:
+def passes_alone(
+    subject: BenchSubject, clean: Tensor, survives: Tensor, passes_of_broken: tuple[float, float]
+) -> Callable[[], None]:
     """Return a function that runs the minimum of passes with the network, format and batches of the engine.
 
     Args:
-        native: result of the native engine, with survivors and the passes of images that break.
         clean: mask (n,) of the images that are classified correctly without an attack.
+        survives: mask (n,) of those that survive.
+        passes_of_broken: forward and gradient passes per image that breaks.
     """
-    assert native.survives is not None
     network = SurrogateCopy(subject.network).requires_grad_(False)
     size = AutoAttack().batch_size
-    alive, broken = (
-        flags.nonzero().flatten().to(subject.x.device) for flags in (native.survives, clean & ~native.survives)
-    )
+    alive, broken = (flags.nonzero().flatten().to(subject.x.device) for flags in (survives, clean & ~survives))
     work = [(points, alive, forwards, gradients) for points, forwards, gradients in _least_parts(subject.threat.norm)]
-    forwards, gradients = (round(passes) for passes in native.passes["broken"])
+    forwards, gradients = (round(passes) for passes in passes_of_broken)
     work.append((1, broken, forwards - gradients, gradients))
 
     def run() -> None:
@@ -161,27 +244,6 @@ def _forward(network: SurrogateCopy, x: Tensor) -> None:
         network(x)
 
 
-def _least_of(subject: BenchSubject, native: Row) -> dict[str, tuple[float, float]]:
-    forwards, gradients = least_of_autoattack(subject.threat.norm)
-    return {"survivor": (forwards, gradients), "broken": native.passes["broken"]}
-
-
-def _time_package(subject: BenchSubject, watch: Stopwatch, row: Row, right: int) -> None:
-    start = watch.now()
-    row.survives, passes = _package(subject)
-    row.seconds.append(watch.now() - start)
-    row.passes = {"right when clean": _per_image(passes.forwards, passes.gradients, right)}
-
-
-def _time_native(subject: BenchSubject, watch: Stopwatch, row: Row, evaluator: AutoAttack) -> None:
-    start = watch.now()
-    found = subject.gather(evaluator)
-    row.seconds.append(watch.now() - start)
-    row.survives = found.survives
-    if not row.passes:
-        row.passes = _passes_of(subject, evaluator, found)
-
-
 def _warmed_up(subject: BenchSubject, watch: Stopwatch, evaluators: Iterable[AutoAttack]) -> float | None:
     """Warm up every engine, and return the seconds of compilation, or None without compilation.
 
@@ -200,25 +262,6 @@ def _warmed_up(subject: BenchSubject, watch: Stopwatch, evaluators: Iterable[Aut
     return seconds
 
 
-def _plain(row: Row, rows: Mapping[str, Row]) -> dict[str, Any]:
-    package, native = rows[PACKAGE], rows[NATIVE]
-    assert package.survives is not None
-    compared = speed(row.seconds, package.seconds)
-    is_other = row.name not in (PACKAGE, ALONE)
-    survives = package.survives if row.survives is None else row.survives
-    return {
-        "name": row.name,
-        "seconds": asdict(Spread.of(row.seconds)),
-        "speed": None if row is package else asdict(compared),
-        "verdict": verdict(compared, speed(native.seconds, rows[NATIVE_AGAIN].seconds)) if is_other else None,
-        "over_limit": asdict(speed(rows[ALONE].seconds, row.seconds)),
-        "robust": None if row.survives is None else int(survives.sum()),
-        "broken_alone": (package.survives & ~survives).nonzero().flatten().tolist(),
-        "broken_by_the_package_alone": (survives & ~package.survives).nonzero().flatten().tolist(),
-        "passes": row.passes,
-    }
-
-
 def _package(subject: BenchSubject) -> tuple[Tensor, Passes]:
     """Run the package as its users do: on all images, with weights that need gradients, in the default format."""
     network = subject.network.requires_grad_(True)
@@ -232,7 +275,7 @@ def _package(subject: BenchSubject) -> tuple[Tensor, Passes]:
     return (logits.argmax(1) == subject.y).cpu(), passes
 
 
-def _passes_of(subject: BenchSubject, evaluator: AutoAttack, whole: Evidence) -> dict[str, tuple[float, float]]:
+def _passes_of(subject: BenchSubject, evaluator: AutoAttack, whole: Evidence) -> OutcomePasses:
     """Attack the broken images once more by themselves; the remaining passes were spent on survivors."""
     broken = (whole.broken_by >= 0).nonzero().flatten().to(subject.x.device)
     alive = int(whole.survives.sum())
@@ -242,10 +285,10 @@ def _passes_of(subject: BenchSubject, evaluator: AutoAttack, whole: Evidence) ->
         alone = gather(evaluator, subject.network, subject.x[broken], subject.y[broken], subject.threat, rng)
         spent = (alone.forwards, alone.gradients)
     wrong = len(subject.x) - alive - len(broken)
-    return {
-        "survivor": _per_image(whole.forwards - wrong - spent[0], whole.gradients - spent[1], alive),
-        "broken": _per_image(*spent, len(broken)),
-    }
+    return OutcomePasses(
+        survivor=_per_image(whole.forwards - wrong - spent[0], whole.gradients - spent[1], alive),
+        broken=_per_image(*spent, len(broken)),
+    )
 
 
 def _per_image(forwards: int, gradients: int, images: int) -> tuple[float, float]:

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from scipy.stats import binom
 from torch import Tensor
 
-from robustcli.bench.results import ConformanceBench
+from robustcli.bench.results import ConformanceBench, ConformanceRow
 from robustcli.bench.subjects import BenchSubject
 from robustcli.evaluation.evaluate import settled
 from robustcli.evaluators.autoattack import AutoAttack, Part
@@ -42,27 +42,27 @@ class Comparison:
         """Native minus package robust accuracy in percentage points; above 0 the native attack is weaker."""
         return 100 * float(self.native.double().mean() - self.package.double().mean())
 
-    def to_json(self) -> dict[str, Any]:
+    def row(self) -> ConformanceRow:
         """Return counts, the difference with its paired 95 % interval, and the images that only one engine breaks."""
         only_native = (~self.native & self.package).nonzero()[:, 1].tolist()
         only_package = (self.native & ~self.package).nonzero()[:, 1].tolist()
         low, high = paired_difference(len(only_package), len(only_native), self.native.numel())
-        return {
-            "part": self.part,
-            "runs": len(self.native),
-            "native": int(self.native.sum()),
-            "package": int(self.package.sum()),
-            "points": self.points,
-            "interval": [100 * low, 100 * high],
-            "is_within": low <= 0,
-            "broken_by_native_alone": only_native,
-            "broken_by_package_alone": only_package,
-        }
+        return ConformanceRow(
+            part=self.part,
+            runs=len(self.native),
+            native=int(self.native.sum()),
+            package=int(self.package.sum()),
+            points=self.points,
+            interval=(100 * low, 100 * high),
+            is_within=low <= 0,
+            broken_by_native_alone=only_native,
+            broken_by_package_alone=only_package,
+        )
 
 
 def bench_conformance(
     subject: BenchSubject, precision: Literal["fp32", "fast"], runs: int = 1, only: Sequence[Part] = ()
-) -> dict[str, Any]:
+) -> ConformanceBench:
     """Compare every attack of standard AutoAttack, and all together, on correctly classified images.
 
     Args:
@@ -82,11 +82,11 @@ def bench_conformance(
                 for evaluator in (native, package)
             ]
             comparisons.append(Comparison(part, *survives))
-    return {
-        **subject.to_json(["pyautoattack"]),
-        "precision": precision,
-        "rows": [comparison.to_json() for comparison in comparisons],
-    }
+    return ConformanceBench(
+        **subject.header(["pyautoattack"]),
+        precision=precision,
+        rows=[comparison.row() for comparison in comparisons],
+    )
 
 
 def merged(benches: Sequence[ConformanceBench]) -> list[ConformanceBench]:

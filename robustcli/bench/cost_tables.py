@@ -1,87 +1,24 @@
-"""Rows of tables and sentences for the results of benchmarks of training, evaluation, data and architectures."""
+"""Rows of tables and sentences for the results of benchmarks of evaluation, data, architectures and scaling."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from robustcli.bench.results import (
-    ArchitectureBench,
-    DataBench,
-    EvaluationBench,
-    EvaluationPasses,
-    Ratio,
-    ScalingBench,
-    TrainingBench,
-    TrainingSettings,
-    typed,
-)
-from robustcli.measuring.timing import AGAIN, ALONE
+from robustcli.bench.decoding import LOADER
+from robustcli.bench.results import ArchitectureBench, DataBench, EvaluationBench, EvaluationPasses, ScalingBench
+from robustcli.measuring.timing import OURS, Spread
 
 Rows = list[tuple[str, ...]]
-Results = Sequence[Mapping[str, Any]]
-# Images of CIFAR-10's training set.
-_EPOCH = 50_000
 
 
-def training_rows(results: Results) -> Rows:
-    """Return the table of `robust bench train`: one row per update and implementation."""
-    benches = typed(TrainingBench, results)
-    is_gpu = any(bench.settings.clock == "wall" for bench in benches)
-    epoch = ("s per 50,000 images",) if is_gpu else ()
-    rows: Rows = [("network", "batch", "update", "by", "passes", "images/s", *epoch, "peak MB", "time over the limit's",
-                   "our speed is: median (min-max)", "ours is")]  # fmt: skip
-    for bench in benches:
-        settings = bench.settings
-        for name, found in bench.defenses.items():
-            of = {row.name: row for row in found.rows}
-            ours = found.rows[0]
-            for row in found.rows:
-                # These two appear in our row.
-                if row.name in (AGAIN, ALONE):
-                    continue
-                # Our row shows the run-to-run variation and the verdict on the limit.
-                compared = f"again {shown(of[AGAIN].ratio)}" if row is ours else shown(row.ratio)
-                verdict = f"compared with the limit: {of[ALONE].verdict}" if row is ours else row.verdict or ""
-                passes = row.passes if row.passes is not None else found.passes if row is ours else {}
-                speed = row.images_per_second
-                rows.append(
-                    (
-                        _network(settings),
-                        str(settings.batch_size),
-                        settings.method(name),
-                        row.name,
-                        format_passes(passes),
-                        f"{speed:.1f}",
-                        *([f"{_EPOCH / speed:.1f}"] if is_gpu else []),
-                        row.peak,
-                        shown(row.over_limit),
-                        compared,
-                        verdict,
-                    )
-                )
-    return rows
-
-
-def shown(ratio: Ratio | None) -> str:
+def shown(ratio: Spread | None) -> str:
     """Return median, minimum and maximum of a ratio, or "" for None."""
     return "" if ratio is None else str(ratio)
 
 
-def format_passes(passes: Mapping[str, float]) -> str:
-    """Return forward + input-gradient + weight-gradient passes as text."""
-    return " + ".join(f"{count:g}" for count in passes.values())
-
-
-def _network(settings: TrainingSettings) -> str:
-    layout = ", channels_last" if settings.channels_last else ""
-    compiled = ", compiled" if settings.compile else ""
-    return f"{settings.network}, {settings.precision}{layout}{compiled}"
-
-
-def evaluation_rows(results: Results) -> Rows:
+def evaluation_rows(benches: Sequence[EvaluationBench]) -> Rows:
     """Return the table of `robust bench eval`; passes are forward + gradient passes per image."""
     rows: Rows = [("network", "threat", "images", "evaluation", "ms per image", "peak MB", "time over the limit's",
                    "our speed is: median (min-max)", "ours is", "robust", "passes")]  # fmt: skip
-    for bench in typed(EvaluationBench, results):
+    for bench in benches:
         rows += [
             (
                 bench.subject,
@@ -90,7 +27,7 @@ def evaluation_rows(results: Results) -> Rows:
                 f"{bench.attack}: {row.name}",
                 f"{1000 * row.seconds.median / bench.images:.2f}",
                 row.peak,
-                shown(row.over_limit),
+                str(row.over_limit),
                 shown(row.ratio),
                 row.verdict or "",
                 "" if row.robust is None else str(row.robust),
@@ -106,19 +43,19 @@ def _gradients(passes: EvaluationPasses) -> str:
     return f"{passes.forwards:.1f} + {passes.gradients:.1f}{too}"
 
 
-def data_rows(results: Results) -> Rows:
+def data_rows(benches: Sequence[DataBench]) -> Rows:
     """Return the table of `robust bench data`."""
     rows: Rows = [("batch", "pipeline", "us per image", "share of a step: median (min-max)", "of the step",
                    "our speed is: median (min-max)", "ours is")]  # fmt: skip
-    for bench in typed(DataBench, results):
+    for bench in benches:
         for row in bench.rows:
-            share = row.share_of_step
+            share = row.share_of_step * 100
             rows.append(
                 (
                     str(bench.batch_size),
                     row.name,
                     f"{1e6 * row.seconds_per_image.median:.1f}",
-                    f"{100 * share.median:.2f} % ({100 * share.low:.2f}-{100 * share.high:.2f})",
+                    f"{share.median:.2f} % ({share.range('.2f')})",
                     bench.step.name,
                     shown(row.ratio),
                     row.verdict or "",
@@ -127,11 +64,39 @@ def data_rows(results: Results) -> Rows:
     return rows
 
 
-def architecture_rows(results: Results) -> Rows:
+def describe_decoding(benches: Sequence[DataBench]) -> str:
+    """Return sentences about decoding; files of version 0.1 have none."""
+    lines = []
+    for found in (bench.decoding for bench in benches if bench.decoding is not None):
+        width, height = found.file
+        lines.append(f"Random resized crops of {found.size} px from {width} x {height} JPEG:")
+        for row in found.rows:
+            rate, cost = row.images_per_second, row.processor_ms_per_image
+            processors = f"{row.processors} processor" + "s" * (row.processors > 1)
+            lines.append(
+                f"  {row.name}, {processors}: {rate.median:.0f} images/s ({rate.range('.0f')}), "
+                f"{cost.median:.2f} ms of processor time each ({cost.range('.2f')})"
+            )
+        lines += [
+            f"  per processor, on {count}: {ratio} times the images of {LOADER} in the same processor time"
+            for count, ratio in found.per_processor.items()
+        ]
+        lock = found.lock_ms_per_image
+        lines += [
+            f"  {OURS}, all processors: {found.scaling} times what loaders on one each give at once, "
+            f"{found.scaling_quietest:.2f} in the quietest rounds",
+            f"  images per processor second on all: {found.processor_scaling} times those on one; "
+            f"{lock.median:.2f} ms ({lock.range('.2f')}) of an image are spent under the "
+            f"interpreter lock, so one process decodes at most {1000 / lock.median:,.0f} images/s",
+        ]
+    return "\n".join(lines)
+
+
+def architecture_rows(benches: Sequence[ArchitectureBench]) -> Rows:
     """Return the table of `robust bench architectures`, the slowest first."""
     rows: Rows = [("architecture", "10^6 mult.-acc.", "forward ms", "with gradient ms", "G mult.-acc./s",
                    "relative to resnet18, forward", "with gradient", "")]  # fmt: skip
-    for bench in typed(ArchitectureBench, results):
+    for bench in benches:
         for row in sorted(bench.rows, key=lambda row: row.ratio.gradient.median):
             seconds = row.seconds_per_image
             rows.append(
@@ -149,27 +114,25 @@ def architecture_rows(results: Results) -> Rows:
     return rows
 
 
-def describe_architectures(results: Results) -> str:
+def describe_architectures(benches: Sequence[ArchitectureBench]) -> str:
     """Return a sentence about slow architectures."""
-    benches = typed(ArchitectureBench, results)
     slow = [row.label for bench in benches for row in bench.rows if row.is_slow]
     share = f"a third of the multiply-accumulates per second of {benches[0].yardstick}, in every round"
     return f"less than {share}: {', '.join(slow)}" if slow else f"no architecture has less than {share}"
 
 
-def scaling_rows(results: Results) -> Rows:
+def scaling_rows(benches: Sequence[ScalingBench]) -> Rows:
     """Return the table of `robust bench scaling`."""
     rows: Rows = [("network", "over", "at", "ms per update: median (min-max)", "deviation from the line", "")]
-    for bench in typed(ScalingBench, results):
+    for bench in benches:
         for name, axis in bench.axes.items():
             for point in axis.points:
-                median, low, high = (1000 * value for value in vars(point.seconds).values())
                 rows.append(
                     (
                         bench.architecture,
                         name,
                         str(point.value),
-                        f"{median:.1f} ({low:.1f}-{high:.1f})",
+                        f"{point.seconds * 1000:.1f}",
                         f"{100 * point.apart:+.0f} %",
                         "off the line" if point.is_off else "",
                     )
@@ -177,11 +140,11 @@ def scaling_rows(results: Results) -> Rows:
     return rows
 
 
-def describe_scaling(results: Results) -> str:
+def describe_scaling(benches: Sequence[ScalingBench]) -> str:
     """Return a sentence for each axis: the line, and points that deviate from it."""
     sentences = []
     units = {"batch": "image", "steps": "step", "width": "10^6 multiply-accumulates"}
-    for bench in typed(ScalingBench, results):
+    for bench in benches:
         for name, axis in bench.axes.items():
             off = [str(point.value) for point in axis.points if point.is_off]
             where = f"deviations at {', '.join(off)}" if off else "no deviations"

@@ -1,19 +1,18 @@
 """`robust bench data`: cost of loading and augmenting a training image."""
 
 from collections.abc import Callable
-from dataclasses import asdict
-from typing import Any
 
 import torch
 from torch import Tensor
 from torchvision import transforms
 
 from robustcli.bench.decoding import bench_decoding
+from robustcli.bench.results import DataBench, DataRow, DataStep
 from robustcli.bench.variants import SHAPE, Request, Variants, choose
 from robustcli.data.datasets import Source, TensorSplit
 from robustcli.data.splits import Data, prepare
 from robustcli.measuring.machine import circumstances
-from robustcli.measuring.timing import AGAIN, OURS, Sample, Spread, Stopwatch, Timed, compare, measure
+from robustcli.measuring.timing import AGAIN, OURS, Stopwatch, Timed, Timings, measure
 from robustcli.runtime.allocator import keep_freed_memory
 from robustcli.runtime.device import choose_device
 from robustcli.specs.settings import Augment
@@ -25,20 +24,14 @@ AUGMENT = Augment(crop=4, flip=True)
 _IMAGES = 2048
 
 
-def bench_data(batch_size: int, rounds: int, device_name: str) -> dict[str, Any]:
+def bench_data(batch_size: int, rounds: int, device_name: str) -> DataBench:
     """Time cropping and flipping of images in memory, torchvision's transforms of PIL images, and decoding of files.
 
     The share refers to a PGD-10 step of a PreActResNet-18 with width 16, the cheapest realistic step.
     """
     device = choose_device(device_name)
     keep_freed_memory()
-    generator = torch.Generator().manual_seed(0)
-    size = (_IMAGES, SHAPE.channels, SHAPE.height, SHAPE.width)
-    images = torch.randint(256, size, generator=generator, dtype=torch.uint8)
-    labels = torch.randint(SHAPE.classes, (_IMAGES,), generator=generator)
-    split = TensorSplit(images, labels)
-    source = Source(split, split, [str(name) for name in range(SHAPE.classes)], (0.5,) * 3, (0.25,) * 3)
-    data = prepare(source, val_size=0, train_size=None, device=device, workers=0)
+    images, data = _random_data(device)
     request = Request(batch_size=batch_size, device=device_name, architecture="preact_resnet18")
     architecture, defenses = choose(request)
     watch = Stopwatch(device)
@@ -49,36 +42,44 @@ def bench_data(batch_size: int, rounds: int, device_name: str) -> dict[str, Any]
     }
     step = "step"
     # The step is first, because the first sample determines the number of repeats and the step is the longest.
-    samples: dict[str, Sample] = {step: Timed(Variants(request, architecture).ours(defenses["pgd_at"]), watch)}
+    samples = {step: Timed(Variants(request, architecture).ours(defenses["pgd_at"]), watch)}
     samples |= {name: Timed(epoch, watch) for name, epoch in epochs.items()}
-    seconds = measure(samples, rounds)
-    compared = compare(seconds, OURS, AGAIN)
-    per_image = [value / batch_size for value in seconds[step]]
-    rows = []
-    for name in epochs:
-        shares = [value / _IMAGES / whole for value, whole in zip(seconds[name], per_image, strict=True)]
-        rows.append(
-            {
-                "name": name,
-                "seconds_per_image": asdict(Spread.of([value / _IMAGES for value in seconds[name]])),
-                "share_of_step": asdict(Spread.of(shares)),
-                **compared[name],
-            }
+    timings = Timings(measure(samples, rounds))
+    # An image's share of the step, which processes a batch.
+    share = batch_size / _IMAGES
+    rows = [
+        DataRow(
+            name=name,
+            seconds_per_image=timings.spread(name, _IMAGES),
+            share_of_step=timings.over(step, name) * share,
+            ratio=timings.ratio(name),
+            verdict=timings.verdict(name),
         )
-    return {
-        "bench": "data",
-        **circumstances(device, ["torchvision"]),
-        "image": [SHAPE.channels, SHAPE.height, SHAPE.width],
-        "batch_size": batch_size,
-        "clock": watch.name,
-        "rounds": rounds,
-        "step": {
-            "name": f"pgd_at, {architecture.name} width {architecture.parameters['width']}",
-            "seconds_per_image": asdict(Spread.of(per_image)),
-        },
-        "rows": rows,
-        "decoding": bench_decoding(rounds),
-    }
+        for name in epochs
+    ]
+    return DataBench(
+        **vars(circumstances(device, ["torchvision"])),
+        image=[SHAPE.channels, SHAPE.height, SHAPE.width],
+        batch_size=batch_size,
+        clock=watch.name,
+        rounds=rounds,
+        step=DataStep(
+            name=f"pgd_at, {architecture.name} width {architecture.parameters['width']}",
+            seconds_per_image=timings.spread(step, batch_size),
+        ),
+        rows=rows,
+        decoding=bench_decoding(rounds),
+    )
+
+
+def _random_data(device: torch.device) -> tuple[Tensor, Data]:
+    """Return random images as bytes, and as the data of a training."""
+    generator = torch.Generator().manual_seed(0)
+    size = (_IMAGES, SHAPE.channels, SHAPE.height, SHAPE.width)
+    images = torch.randint(256, size, generator=generator, dtype=torch.uint8)
+    split = TensorSplit(images, torch.randint(SHAPE.classes, (_IMAGES,), generator=generator))
+    source = Source(split, split, [str(name) for name in range(SHAPE.classes)], (0.5,) * 3, (0.25,) * 3)
+    return images, prepare(source, val_size=0, train_size=None, device=device, workers=0)
 
 
 def _ours(data: Data, batch_size: int, device: torch.device) -> Callable[[], None]:

@@ -1,6 +1,5 @@
 """Throughput of decoding large JPEG files, compared with torchvision's ImageFolder and DataLoader."""
 
-import json
 import os
 import resource
 import subprocess
@@ -8,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,13 +17,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from robustcli.bench.results import DataBench, typed
+from robustcli.bench.results import Decoding, DecodingRow
 from robustcli.data.datasets.encoded import usable_processors
 from robustcli.data.datasets.image_folder import image_folder
 from robustcli.data.splits import prepare
 from robustcli.measuring.timing import OURS, Spread, speed
 from robustcli.runtime.allocator import keep_freed_memory
 from robustcli.specs.settings import Augment
+from robustcli.store.models import Stored
 from robustcli.threat.noise import StreamNoise
 
 LOADER = "torchvision, DataLoader"
@@ -35,7 +34,23 @@ _FILES, _PASSES = 200, 5
 _BATCH = 64
 
 
-def bench_decoding(rounds: int, files: int = _FILES) -> dict[str, Any]:
+class _Seconds(Stored):
+    """Seconds of an epoch by the clock, of processor time, and of processor time under the interpreter lock."""
+
+    wall: float
+    cpu: float
+    lock: float
+
+
+class _Reader(Stored):
+    """What a process reads, and the processors that it may use."""
+
+    name: str
+    folder: str
+    processors: list[int]
+
+
+def bench_decoding(rounds: int, files: int = _FILES) -> Decoding:
     """Time random resized crops of JPEG files on one processor and on all, in processes that take turns.
 
     Processor time counts all threads and processes of a loader, so other load on the machine matters little. How well
@@ -47,92 +62,64 @@ def bench_decoding(rounds: int, files: int = _FILES) -> dict[str, Any]:
     """
     processors = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [*range(usable_processors())]
     counts = sorted({1, len(processors)})
-    seconds: dict[tuple[str, int], list[dict[str, float]]] = {}
+    found: dict[tuple[str, int], list[_Seconds]] = {(name, count): [] for name in (OURS, LOADER) for count in counts}
+    alone: list[float] = []
     with TemporaryDirectory() as folder, ExitStack() as stack:
         _write_files(Path(folder), files)
-        loaders = {
-            (name, count): stack.enter_context(_Loader(name, folder, processors[:count]))
-            for name in (OURS, LOADER)
-            for count in counts
-        }
-        apart = [stack.enter_context(_Loader(OURS, folder, [processor])) for processor in processors]
-        for loader in (*loaders.values(), *apart):
-            loader.epoch()
-        alone: list[float] = []
+
+        def loader(name: str, used: list[int]) -> _Loader:
+            return stack.enter_context(_Loader(_Reader(name=name, folder=folder, processors=used)))
+
+        loaders = {(name, count): loader(name, processors[:count]) for name, count in found}
+        apart = [loader(OURS, [processor]) for processor in processors]
+        for each in (*loaders.values(), *apart):
+            each.epoch()
         order = list(loaders)
         for _ in range(rounds):
             for key in order:
-                seconds.setdefault(key, []).append(loaders[key].epoch())
+                found[key].append(loaders[key].epoch())
             alone.append(_at_once(apart))
             order.reverse()
+    return _decoding(found, alone, files)
+
+
+def _decoding(found: Mapping[tuple[str, int], Sequence[_Seconds]], alone: Sequence[float], files: int) -> Decoding:
+    """Return the result of a measurement.
+
+    Args:
+        found: seconds of every round by name and number of processors.
+        alone: seconds of every round of loaders that run at once, each on its own processor.
+    """
     images = files * _PASSES
-    rows = [
-        {
-            "name": name,
-            "processors": count,
-            "images_per_second": asdict(Spread.of([images / each["wall"] for each in found])),
-            "processor_ms_per_image": asdict(Spread.of([1000 * each["cpu"] / images for each in found])),
-        }
-        for (name, count), found in seconds.items()
-    ]
-    return {
-        "file": [*_FILE],
-        "size": _SIZE,
-        "files": files,
-        "rows": rows,
-        # Our throughput per second of processor time as a multiple of the loader's.
-        "per_processor": {
-            str(count): asdict(speed(_times(seconds[OURS, count], "cpu"), _times(seconds[LOADER, count], "cpu")))
-            for count in counts
-        },
-        # Throughput of our loader on all processors over that of as many loaders at once, each on its own.
-        "scaling": asdict(speed(_times(seconds[OURS, counts[-1]], "wall"), alone)),
-        "scaling_quietest": min(alone) / min(_times(seconds[OURS, counts[-1]], "wall")),
-        # Images per processor second on all processors over that on one.
-        "processor_scaling": asdict(
-            speed(_times(seconds[OURS, counts[-1]], "cpu"), _times(seconds[OURS, counts[0]], "cpu"))
-        ),
-        "lock_ms_per_image": asdict(Spread.of([1000 * each["lock"] / images for each in seconds[OURS, counts[0]]])),
-    }
-
-
-def describe_decoding(results: Sequence[Mapping[str, Any]]) -> str:
-    """Return sentences about the decoding part of results of `robust bench data`; files of version 0.1 have none."""
-    lines = []
-    for found in (bench.decoding for bench in typed(DataBench, results) if bench.decoding is not None):
-        width, height = found.file
-        lines.append(f"Random resized crops of {found.size} px from {width} x {height} JPEG:")
-        for row in found.rows:
-            rate, cost = row.images_per_second, row.processor_ms_per_image
-            processors = f"{row.processors} processor" + "s" * (row.processors > 1)
-            lines.append(
-                f"  {row.name}, {processors}: {rate.median:.0f} images/s ({rate.low:.0f}-"
-                f"{rate.high:.0f}), {cost.median:.2f} ms of processor time each ({cost.low:.2f}-{cost.high:.2f})"
+    wall = {key: [each.wall for each in rounds] for key, rounds in found.items()}
+    cpu = {key: [each.cpu for each in rounds] for key, rounds in found.items()}
+    one, most = min(count for _, count in found), max(count for _, count in found)
+    return Decoding(
+        file=[*_FILE],
+        size=_SIZE,
+        files=files,
+        rows=[
+            DecodingRow(
+                name=name,
+                processors=count,
+                images_per_second=Spread.of([images / seconds for seconds in wall[name, count]]),
+                processor_ms_per_image=Spread.of(cpu[name, count]) * (1000 / images),
             )
-        for count, ratio in found.per_processor.items():
-            lines.append(
-                f"  per processor, on {count}: {ratio} times the images of {LOADER} in the same processor time"
-            )
-        lines.append(f"  {OURS}, all processors: {found.scaling} times what loaders on one each give at once")
-        if (lock := found.lock_ms_per_image) is not None:
-            lines[-1] += f", {found.scaling_quietest:.2f} in the quietest rounds"
-            lines.append(
-                f"  images per processor second on all: {found.processor_scaling} times those on one; "
-                f"{lock.median:.2f} ms ({lock.low:.2f}-{lock.high:.2f}) of an image are spent under the "
-                f"interpreter lock, so one process decodes at most {1000 / lock.median:,.0f} images/s"
-            )
-    return "\n".join(lines)
-
-
-def _times(found: Sequence[Mapping[str, float]], clock: str) -> list[float]:
-    return [each[clock] for each in found]
+            for name, count in found
+        ],
+        per_processor={str(count): speed(cpu[OURS, count], cpu[LOADER, count]) for count in (one, most)},
+        scaling=speed(wall[OURS, most], alone),
+        scaling_quietest=min(alone) / min(wall[OURS, most]),
+        processor_scaling=speed(cpu[OURS, most], cpu[OURS, one]),
+        lock_ms_per_image=Spread.of([each.lock for each in found[OURS, one]]) * (1000 / images),
+    )
 
 
 def _at_once(loaders: Sequence["_Loader"]) -> float:
     """Seconds in which loaders that run at once read as many images as one epoch has."""
     for loader in loaders:
         loader.begin()
-    return 1 / sum(1 / loader.end()["wall"] for loader in loaders)
+    return 1 / sum(1 / loader.end().wall for loader in loaders)
 
 
 def _write_files(folder: Path, count: int) -> None:
@@ -152,17 +139,16 @@ def _write_files(folder: Path, count: int) -> None:
 class _Loader:
     """A loader in a process that may use some of the processors, and waits while others are measured."""
 
-    def __init__(self, name: str, folder: str, processors: Sequence[int]) -> None:
-        settings = {"name": name, "folder": folder, "processors": list(processors)}
+    def __init__(self, reader: _Reader) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__, json.dumps(settings)],
+            [sys.executable, "-m", __name__, reader.model_dump_json()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
 
-    def epoch(self) -> dict[str, float]:
-        """Return the seconds of an epoch by clock."""
+    def epoch(self) -> _Seconds:
+        """Return the seconds of an epoch."""
         self.begin()
         return self.end()
 
@@ -172,13 +158,12 @@ class _Loader:
         self._process.stdin.write("\n")
         self._process.stdin.flush()
 
-    def end(self) -> dict[str, float]:
-        """Return the seconds of the epoch that was begun, by clock."""
+    def end(self) -> _Seconds:
+        """Return the seconds of the epoch that was begun."""
         assert self._process.stdout is not None
         answer = self._process.stdout.readline()
         assert answer, "a process that measures decoding ended; its output is above"
-        found: dict[str, float] = json.loads(answer)
-        return found
+        return _Seconds.model_validate_json(answer)
 
     def __enter__(self) -> "_Loader":
         return self
@@ -246,30 +231,34 @@ class _UnderLock:
             self.seconds += time.thread_time() - start
 
 
-def _processor_time() -> float:
-    """Processor time of this process and of the children that have ended."""
+def _now(lock: _UnderLock | None) -> _Seconds:
+    """Return the clocks; processor time includes that of the children that have ended."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.process_time() + children.ru_utime + children.ru_stime
+    return _Seconds(
+        wall=time.perf_counter(),
+        cpu=time.process_time() + children.ru_utime + children.ru_stime,
+        lock=lock.seconds if lock else 0.0,
+    )
 
 
 def _main() -> None:
     """Answer each line of input with the seconds of an epoch."""
-    settings = json.loads(sys.argv[1])
+    reader = _Reader.model_validate_json(sys.argv[1])
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, settings["processors"])
+        os.sched_setaffinity(0, reader.processors)
     torch.set_num_threads(1)
     # As training does.
     keep_freed_memory()
-    workers = len(settings["processors"])
+    workers = len(reader.processors)
     # Only on one processor, where no other thread adds to the sum.
     lock = _UnderLock() if workers == 1 else None
-    epoch = _ours(settings["folder"]) if settings["name"] == OURS else _torchvision(settings["folder"], workers)
+    epoch = _ours(reader.folder) if reader.name == OURS else _torchvision(reader.folder, workers)
     for _ in sys.stdin:
-        wall, cpu, locked = time.perf_counter(), _processor_time(), lock.seconds if lock else 0.0
-        images = epoch()
-        assert images
-        found = {"wall": time.perf_counter() - wall, "cpu": _processor_time() - cpu}
-        print(json.dumps({**found, "lock": (lock.seconds if lock else 0.0) - locked}), flush=True)
+        before = _now(lock)
+        assert epoch()
+        after = _now(lock)
+        seconds = _Seconds(wall=after.wall - before.wall, cpu=after.cpu - before.cpu, lock=after.lock - before.lock)
+        print(seconds.model_dump_json(), flush=True)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from robustcli.attacks.pgd import Pgd
 from robustcli.bench.baselines import find_package, foolbox_attack, torchattacks_attack
+from robustcli.bench.results import EvaluationBench, EvaluationPasses, EvaluationRow
 from robustcli.bench.subjects import BenchSubject
 from robustcli.evaluation.passes import count_passes
 from robustcli.evaluation.restore import restored_generators, restored_model
@@ -18,7 +18,7 @@ from robustcli.evaluators import chunks
 from robustcli.evaluators.attack import Attacked
 from robustcli.measuring.counters import peak_bytes
 from robustcli.measuring.passes import passes_by_kind
-from robustcli.measuring.timing import AGAIN, ALONE, Sample, Spread, Stopwatch, Timed, compare, measure, to_others
+from robustcli.measuring.timing import AGAIN, ALONE, Stopwatch, Timed, Timings, measure
 from robustcli.runtime.precision import full_precision
 
 STEPS = 20
@@ -43,7 +43,7 @@ class _Way:
         self.survives = self.run()
 
 
-def bench_evaluation(subject: BenchSubject, rounds: int) -> dict[str, Any]:
+def bench_evaluation(subject: BenchSubject, rounds: int) -> EvaluationBench:
     """Time PGD-20 on all images with every implementation, in turn in every round.
 
     A step is a quarter of the radius. The limit is one input gradient per step and one forward pass, on all images.
@@ -56,32 +56,31 @@ def bench_evaluation(subject: BenchSubject, rounds: int) -> dict[str, Any]:
         ways = {name: _Way(run) for name, run in _ways(subject, missing).items()}
         passes = {name: _counted(subject, way) for name, way in ways.items()}
         peaks = {name: peak_bytes(way.run, subject.x.device) for name, way in ways.items()}
-        samples: dict[str, Sample] = {name: Timed(way, watch) for name, way in ways.items()}
-        seconds = measure(samples, rounds)
-    compared = compare(seconds, LEAVING, AGAIN)
-    others = to_others(seconds, ALONE, TORCHATTACKS)
+        samples = {name: Timed(way, watch) for name, way in ways.items()}
+        timings = Timings(measure(samples, rounds), ours=LEAVING)
     rows = [
-        {
-            "name": name,
-            "seconds": asdict(Spread.of(seconds[name])),
-            "images_per_second": len(subject.x) / Spread.of(seconds[name]).median,
-            **compared[name],
-            **others[name],
-            "robust": None if way.survives is None else int(way.survives.sum()),
-            "passes": passes[name],
-            "peak_bytes": peaks[name],
-        }
+        EvaluationRow(
+            name=name,
+            seconds=timings.spread(name),
+            images_per_second=len(subject.x) / timings.spread(name).median,
+            ratio=timings.ratio(name),
+            verdict=timings.verdict(name),
+            over_limit=timings.over(ALONE, name),
+            beside_torchattacks=timings.beside(TORCHATTACKS, name),
+            robust=None if way.survives is None else int(way.survives.sum()),
+            passes=passes[name],
+            peak_bytes=peaks[name],
+        )
         for name, way in ways.items()
     ]
-    return {
-        "bench": "evaluation",
-        **subject.to_json([name.partition(",")[0] for name in (TORCHATTACKS, FOOLBOX) if name in ways]),
-        "attack": f"pgd-{STEPS}",
-        "clock": watch.name,
-        "rounds": rounds,
-        "notes": missing,
-        "rows": rows,
-    }
+    return EvaluationBench(
+        **subject.header([name.partition(",")[0] for name in (TORCHATTACKS, FOOLBOX) if name in ways]),
+        attack=f"pgd-{STEPS}",
+        clock=watch.name,
+        rounds=rounds,
+        notes=missing,
+        rows=rows,
+    )
 
 
 def _ways(subject: BenchSubject, missing: list[str]) -> dict[str, Callable[[], Tensor | None]]:
@@ -134,19 +133,16 @@ def _passes_alone(subject: BenchSubject) -> None:
                 subject.network(x.detach())
 
 
-def _counted(subject: BenchSubject, way: _Way) -> dict[str, float | None]:
-    """Return the passes per image: forward, gradient, and gradients that include the weights.
-
-    The last is counted at a convolution, and None for networks without one.
-    """
+def _counted(subject: BenchSubject, way: _Way) -> EvaluationPasses:
+    """Return the passes per image; gradients of the weights are counted at a convolution, if there is one."""
     images = len(subject.x)
     has_convolution = any(isinstance(module, nn.Conv2d) for module in subject.network.modules())
     with ExitStack() as stack:
         passes = stack.enter_context(count_passes(subject.network))
         kinds = stack.enter_context(passes_by_kind(subject.network)) if has_convolution else None
         way()
-    return {
-        "forwards": passes.forwards / images,
-        "gradients": passes.gradients / images,
-        "weight_gradients": kinds.weight_gradients / images if kinds else None,
-    }
+    return EvaluationPasses(
+        forwards=passes.forwards / images,
+        gradients=passes.gradients / images,
+        weight_gradients=kinds.weight_gradients / images if kinds else None,
+    )

@@ -5,24 +5,28 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from pydantic import SerializeAsAny
 
 import robustcli
 from robustcli.bench.autoattack import bench_autoattack
 from robustcli.bench.conformance import bench_conformance
+from robustcli.bench.results import Bench
 from robustcli.bench.subjects import BenchSubject, open_subject
 from robustcli.bench.train import bench_train
 from robustcli.bench.variants import Request
 from robustcli.evaluation.watcher import EvaluationWatcher
-from robustcli.measuring.machine import circumstances
+from robustcli.measuring.machine import Circumstances, circumstances
 from robustcli.runtime.device import choose_device
 from robustcli.specs import experiments
 from robustcli.specs.spec import ExperimentSpec
+from robustcli.store.models import Stored
 from robustcli.workflows.train import run_experiment
 
 
@@ -45,10 +49,50 @@ class Sizes:
     epochs: int = 20
 
 
-Step = tuple[str, Callable[[], dict[str, Any]]]
+class Outcome(Stored):
+    """Outcome of a step; a step that measures has a result or a number."""
+
+    status: Literal["ok", "skipped", "failed"] = "ok"
+    reason: str | None = None
+    result: SerializeAsAny[Bench] | None = None
+    differing: int | None = None
+    robust: float | None = None
+    epoch_seconds: float | None = None
+    images_per_second: int | None = None
+
+    def __str__(self) -> str:
+        """The status, or the most important number."""
+        if self.status != "ok":
+            return f"{self.status}: {self.reason}"
+        if self.images_per_second is not None:
+            return f"{self.images_per_second} images/s"
+        if self.differing is not None:
+            return f"{self.differing} verdicts differ"
+        if self.robust is not None:
+            return f"robust accuracy {self.robust:.2f}"
+        return self.reason or "ok"
 
 
-def check_gpu(device: str, sizes: Sizes, watcher: EvaluationWatcher, begins: Callable[[str], None]) -> dict[str, Any]:
+class StepOutcome(Outcome):
+    """Name, duration and outcome of a step."""
+
+    step: str
+    seconds: float
+
+
+class GpuCheck(Circumstances):
+    """Result of `robust bench gpu`."""
+
+    sizes: Sizes
+    steps: list[StepOutcome]
+
+    @property
+    def failed(self) -> list[str]:
+        """Names of the steps that failed."""
+        return [step.step for step in self.steps if step.status == "failed"]
+
+
+def check_gpu(device: str, sizes: Sizes, watcher: EvaluationWatcher, begins: Callable[[str], None]) -> GpuCheck:
     """Run every step and return its outcome; a step that fails is an outcome too.
 
     Args:
@@ -61,15 +105,17 @@ def check_gpu(device: str, sizes: Sizes, watcher: EvaluationWatcher, begins: Cal
             begins(name)
             begun = time.perf_counter()
             try:
-                outcome = {"status": "ok", **run()}
+                outcome = run()
             # Any failure on a new GPU is an outcome of the step.
             except Exception as error:
-                outcome = {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
-            steps.append({"step": name, "seconds": round(time.perf_counter() - begun, 1), **outcome})
-    return {**circumstances(chosen), "sizes": vars(sizes), "steps": steps}
+                outcome = Outcome(status="failed", reason=f"{type(error).__name__}: {error}")
+            steps.append(StepOutcome(**vars(outcome), step=name, seconds=round(time.perf_counter() - begun, 1)))
+    return GpuCheck(**vars(circumstances(chosen)), sizes=sizes, steps=steps)
 
 
-def _steps(device: torch.device, sizes: Sizes, watcher: EvaluationWatcher, folder: Path) -> Iterator[Step]:
+def _steps(
+    device: torch.device, sizes: Sizes, watcher: EvaluationWatcher, folder: Path
+) -> Iterator[tuple[str, Callable[[], Outcome]]]:
     yield "tests that need a GPU", _run_tests
     ways: tuple[tuple[Literal["fp32", "bf16"], bool], ...] = (("fp32", False), ("bf16", False), ("bf16", True))
     for precision, is_compiled in ways:
@@ -82,34 +128,43 @@ def _steps(device: torch.device, sizes: Sizes, watcher: EvaluationWatcher, folde
             is_compiled=is_compiled,
             device=str(device),
         )
-        name = f"updates in {precision}{', compiled' if is_compiled else ''}"
-        yield name, lambda request=request: {"result": bench_train(request)}  # type: ignore[misc]
+        yield f"updates in {precision}{', compiled' if is_compiled else ''}", partial(_updates, request)
     subject: list[BenchSubject] = []
 
-    def train() -> dict[str, Any]:
-        spec = ExperimentSpec.read(
-            experiments.find("demo/digits_pgd_at"),
-            [f"train.device={device}", f"train.epochs={sizes.epochs}", "train.eps_warmup=0", "evaluate={clean: clean}"],
-        )
-        run = run_experiment(spec, folder / "runs", watcher)
-        name = str(run.best)
-        subject.append(
-            open_subject(name, (), norm=None, eps=None, examples=sizes.images, data=None, device=str(device))
-        )
-        return {"robust": [record.robust for record in run.epochs()][-1]}
+    def train() -> Outcome:
+        trained, robust = _trained(device, sizes, watcher, folder)
+        subject.append(trained)
+        return Outcome(robust=robust)
 
     yield "training of the model to attack", train
     yield "verdicts of AutoAttack next to the authors' package", lambda: _conformance(subject[0])
-    yield "speed of AutoAttack", lambda: {"result": bench_autoattack(subject[0], 3, None)}
+    yield "speed of AutoAttack", lambda: Outcome(result=bench_autoattack(subject[0], 3, None))
     for is_compiled in (False, True):
         name = f"epoch of PreActResNet-18 in bf16{', compiled' if is_compiled else ''}"
-        yield name, lambda is_compiled=is_compiled: _epoch(device, sizes, watcher, folder, is_compiled)  # type: ignore[misc]
+        yield name, partial(_epoch, device, sizes, watcher, folder, is_compiled)
 
 
-def _run_tests() -> dict[str, Any]:
+def _updates(request: Request) -> Outcome:
+    return Outcome(result=bench_train(request))
+
+
+def _trained(
+    device: torch.device, sizes: Sizes, watcher: EvaluationWatcher, folder: Path
+) -> tuple[BenchSubject, float | None]:
+    """Return a trained model to attack, and its robust accuracy after the last epoch."""
+    spec = ExperimentSpec.read(
+        experiments.find("demo/digits_pgd_at"),
+        [f"train.device={device}", f"train.epochs={sizes.epochs}", "train.eps_warmup=0", "evaluate={clean: clean}"],
+    )
+    run = run_experiment(spec, folder / "runs", watcher)
+    subject = open_subject(str(run.best), (), norm=None, eps=None, examples=sizes.images, data=None, device=str(device))
+    return subject, run.epochs()[-1].robust
+
+
+def _run_tests() -> Outcome:
     tests = Path(robustcli.__file__).parent.parent / "tests"
     if not tests.is_dir():
-        return {"status": "skipped", "reason": "there are no tests next to the package; use a checkout"}
+        return Outcome(status="skipped", reason="there are no tests next to the package; use a checkout")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", str(tests)],
         capture_output=True,
@@ -118,25 +173,23 @@ def _run_tests() -> dict[str, Any]:
         check=False,
     )
     lines = done.stdout.strip().splitlines()
-    return {
-        "status": "ok" if done.returncode == 0 else "failed",
-        "reason": lines[-1] if lines else done.stderr.strip()[-200:],
-    }
+    return Outcome(
+        status="ok" if done.returncode == 0 else "failed",
+        reason=lines[-1] if lines else done.stderr.strip()[-200:],
+    )
 
 
-def _conformance(subject: BenchSubject) -> dict[str, Any]:
+def _conformance(subject: BenchSubject) -> Outcome:
     result = bench_conformance(subject, "fp32")
     differing = sum(
-        len(row["broken_by_native_alone"]) + len(row["broken_by_package_alone"])
-        for row in result["rows"]
-        if row["part"] == "standard"
+        len(row.broken_by_native_alone) + len(row.broken_by_package_alone)
+        for row in result.rows
+        if row.part == "standard"
     )
-    return {"differing": differing, "result": result}
+    return Outcome(differing=differing, result=result)
 
 
-def _epoch(
-    device: torch.device, sizes: Sizes, watcher: EvaluationWatcher, folder: Path, is_compiled: bool
-) -> dict[str, Any]:
+def _epoch(device: torch.device, sizes: Sizes, watcher: EvaluationWatcher, folder: Path, is_compiled: bool) -> Outcome:
     """Time the second epoch of PGD adversarial training on random images of CIFAR-10's shape."""
     file = folder / "random.npz"
     if not file.exists():
@@ -167,4 +220,4 @@ evaluate: {{clean: clean}}
     )
     run = run_experiment(spec, folder / f"epoch-{is_compiled}", watcher)
     seconds = run.epochs()[1].seconds
-    return {"epoch_seconds": seconds, "images_per_second": round(sizes.epoch / max(seconds, 1e-9))}
+    return Outcome(epoch_seconds=seconds, images_per_second=round(sizes.epoch / max(seconds, 1e-9)))

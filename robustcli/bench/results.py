@@ -1,25 +1,28 @@
-"""What tables read of the results of `robust bench`, with types; other keys of the files are ignored."""
+"""Stored results of `robust bench`: benchmarks return these models, and tables read them.
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, TypeVar
+Keys of older files that no table shows have a default here.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from robustcli.errors import RobustCliError
+from robustcli.measuring.machine import Circumstances
+from robustcli.measuring.timing import Spread
 from robustcli.store.models import Stored, parsed
+from robustcli.store.passes import Passes
 
 Pair = Annotated[tuple[float, float], Field(strict=False)]
 """Forward and gradient passes for one image, or the ends of an interval."""
 
 
-class Ratio(Stored):
-    """Median, minimum and maximum over rounds."""
+class Bench(Circumstances):
+    """Result of one benchmark; `block` is the name of its block in a README."""
 
-    median: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.median:.2f} ({self.low:.2f}-{self.high:.2f})"
+    block: ClassVar[str]
 
 
 class Row(Stored):
@@ -27,50 +30,61 @@ class Row(Stored):
 
     Args:
         ratio: our speed as a multiple of its speed; None for ours.
-        over_limit: its time as a multiple of that of the bare passes.
-        verdict: on the ratio.
-        peak_bytes: peak memory; None if it was not measured.
+        verdict: on the ratio; None for ours and its repetition.
     """
 
     name: str
-    ratio: Ratio | None = None
-    over_limit: Ratio | None = None
+    ratio: Spread | None = None
     verdict: str | None = None
-    peak_bytes: int | None = None
+
+
+class TimedRow(Row):
+    """One implementation of an update or an evaluation.
+
+    Args:
+        over_limit: its time as a multiple of that of the bare passes.
+        beside_torchattacks: its speed as a multiple of that of torchattacks; None if that was not measured.
+        peak_bytes: peak memory, besides what was held before.
+    """
+
+    seconds: Spread
+    images_per_second: float
+    over_limit: Spread
+    beside_torchattacks: Spread | None = None
+    peak_bytes: int
 
     @property
     def peak(self) -> str:
         """Peak memory in 10^6 bytes."""
-        return "" if self.peak_bytes is None else f"{self.peak_bytes / 1e6:,.1f}"
+        return f"{self.peak_bytes / 1e6:,.1f}"
 
 
-class TrainingRow(Row):
-    """One implementation of an update; passes are by kind."""
+class TrainingRow(TimedRow):
+    """One implementation of an update."""
 
-    images_per_second: float
-    seconds: Ratio
-    passes: dict[str, float] | None = None
+    passes: Passes
 
 
 class TrainingDefense(Stored):
     """Updates of one defense, ours first; `least_passes` is None if the minimum is not known."""
 
-    passes: dict[str, float]
-    least_passes: dict[str, float] | None = None
+    passes: Passes
+    least_passes: Passes | None
     rows: list[TrainingRow]
 
 
 class TrainingSettings(Stored):
-    """Settings of all updates of a benchmark."""
+    """Settings of all updates of a benchmark; `architecture` has a name and parameters."""
 
     architecture: dict[str, Any]
     weights: str
     batch_size: int
+    image: list[int]
     precision: str
     channels_last: bool
     compile: bool
-    rounds: int = 0
-    clock: str = "cpu"
+    rounds: int
+    clock: str
 
     def method(self, defense: str) -> str:
         """Name of a defense, with the weight perturbation."""
@@ -83,12 +97,14 @@ class TrainingSettings(Stored):
         return f"{self.architecture['name']}{width}"
 
 
-class TrainingBench(Stored):
+class TrainingBench(Bench):
     """Result of `robust bench train`."""
 
+    block = "training speed"
+
     settings: TrainingSettings
+    notes: list[str]
     defenses: dict[str, TrainingDefense]
-    notes: list[str] = Field(default_factory=list)
 
 
 class EvaluationPasses(Stored):
@@ -96,38 +112,44 @@ class EvaluationPasses(Stored):
 
     forwards: float
     gradients: float
-    weight_gradients: float | None = None
+    weight_gradients: float | None
 
 
-class EvaluationRow(Row):
+class EvaluationRow(TimedRow):
     """One implementation of an evaluation; `robust` is the number of surviving images."""
 
-    seconds: Ratio
     robust: int | None
     passes: EvaluationPasses
 
 
-class EvaluationBench(Stored):
+class EvaluationBench(Bench):
     """Result of `robust bench eval`."""
 
+    block = "evaluation speed"
+
+    bench: Literal["evaluation"] = "evaluation"
     subject: str
     threat: str
     images: int
     attack: str
+    clock: str
+    rounds: int
+    notes: list[str]
     rows: list[EvaluationRow]
 
 
 class DataRow(Row):
     """One input pipeline; the share is that of an update."""
 
-    seconds_per_image: Ratio
-    share_of_step: Ratio
+    seconds_per_image: Spread
+    share_of_step: Spread
 
 
 class DataStep(Stored):
     """The update that input pipelines are compared with."""
 
     name: str
+    seconds_per_image: Spread
 
 
 class DecodingRow(Stored):
@@ -135,40 +157,58 @@ class DecodingRow(Stored):
 
     name: str
     processors: int
-    images_per_second: Ratio
-    processor_ms_per_image: Ratio
+    images_per_second: Spread
+    processor_ms_per_image: Spread
 
 
 class Decoding(Stored):
-    """Decoding of large image files; keys after the rows are explained where they are measured."""
+    """Decoding of large image files.
 
-    file: Annotated[tuple[int, int], Field(strict=False)]
+    Args:
+        file: width and height of the files.
+        size: side of the crops.
+        files: number of files.
+        per_processor: our images per second of processor time as a multiple of the other loader's, by processors.
+        scaling: throughput of our loader on all processors over that of as many loaders at once, each on its own.
+        scaling_quietest: the same, of the fastest rounds.
+        processor_scaling: our images per second of processor time on all processors over that on one.
+        lock_ms_per_image: processor time under the interpreter lock.
+    """
+
+    file: list[int]
     size: int
+    files: int
     rows: list[DecodingRow]
-    per_processor: dict[str, Ratio]
-    scaling: Ratio
-    scaling_quietest: float | None = None
-    processor_scaling: Ratio | None = None
-    lock_ms_per_image: Ratio | None = None
+    per_processor: dict[str, Spread]
+    scaling: Spread
+    scaling_quietest: float
+    processor_scaling: Spread
+    lock_ms_per_image: Spread
 
 
-class DataBench(Stored):
+class DataBench(Bench):
     """Result of `robust bench data`; files of version 0.1 have no decoding."""
 
+    block = "data speed"
+
+    bench: Literal["data"] = "data"
+    image: list[int]
     batch_size: int
+    clock: str
+    rounds: int
     step: DataStep
     rows: list[DataRow]
     decoding: Decoding | None = None
 
 
-class Both(Stored):
-    """Forward passes, and passes with a gradient to the images."""
+class BothSpreads(Stored):
+    """Numbers for forward passes, and for passes with a gradient to the images."""
 
-    forward: Ratio
-    gradient: Ratio
+    forward: Spread
+    gradient: Spread
 
 
-class Speeds(Stored):
+class BothSpeeds(Stored):
     """Multiply-accumulates per second, in 10^9."""
 
     forward: float
@@ -176,14 +216,19 @@ class Speeds(Stored):
 
 
 class ArchitectureRow(Stored):
-    """One network; ratios are multiply-accumulates per second as multiples of the reference's."""
+    """One network; ratios are multiply-accumulates per second as multiples of the reference's.
+
+    Args:
+        settings: settings that differ from the defaults.
+    """
 
     name: str
     settings: dict[str, Any]
+    parameters: int
     macs: int
-    seconds_per_image: Both
-    gmacs_per_second: Speeds
-    ratio: Both
+    seconds_per_image: BothSpreads
+    gmacs_per_second: BothSpeeds
+    ratio: BothSpreads
     is_slow: bool
 
     @property
@@ -192,18 +237,32 @@ class ArchitectureRow(Stored):
         return architecture_label(self.name, self.settings)
 
 
-class ArchitectureBench(Stored):
-    """Result of `robust bench architectures`."""
+class ArchitectureBench(Bench):
+    """Result of `robust bench architectures`; rows are slow below the share `slow` of the reference's speed."""
 
+    block = "architecture speed"
+
+    bench: Literal["architectures"] = "architectures"
+    image: list[int]
+    batch_size: int
+    clock: str
+    rounds: int
     yardstick: str
+    slow: float
     rows: list[ArchitectureRow]
 
 
 class ScalingPoint(Stored):
-    """One value on an axis, and how far its time is from the line, as a share."""
+    """One value on an axis.
+
+    Args:
+        size: expected size of the cost.
+        apart: distance of the time from the line, as a share.
+    """
 
     value: int
-    seconds: Ratio
+    size: float
+    seconds: Spread
     apart: float
     is_off: bool
 
@@ -216,36 +275,91 @@ class ScalingAxis(Stored):
     points: list[ScalingPoint]
 
 
-class ScalingBench(Stored):
+class ScalingSettings(Stored):
+    """Values of the axes that are not varied."""
+
+    batch: int
+    steps: int
+    width: int
+
+
+class ScalingBench(Bench):
     """Result of `robust bench scaling`."""
 
+    block = "scaling"
+
+    bench: Literal["scaling"] = "scaling"
     architecture: str
+    settings: ScalingSettings
+    clock: str
+    rounds: int
     axes: dict[str, ScalingAxis]
 
 
+class OutcomePasses(Stored):
+    """Passes for an image that survives and for one that breaks."""
+
+    survivor: Pair
+    broken: Pair
+
+
+class MeanPasses(Stored):
+    """Passes of an engine that does not distinguish images: the mean of all that are classified correctly."""
+
+    mean: Pair = Field(validation_alias="right when clean", serialization_alias="right when clean")
+
+
 class SpeedRow(Stored):
-    """One engine of AutoAttack; passes are those for a survivor and for a broken image, or a mean of both."""
+    """One engine of AutoAttack.
+
+    Args:
+        speed: its speed as a multiple of the package's; None for the package.
+        verdict: on the speed; None for the package and the limit.
+        over_limit: its time as a multiple of that of the bare passes.
+        robust: number of surviving images; None for the limit.
+        broken_alone, broken_by_the_package_alone: images that only this engine breaks, or only the package.
+    """
 
     name: str
-    seconds: Ratio
-    speed: Ratio | None
-    over_limit: Ratio | None = None
-    verdict: str | None = None
+    seconds: Spread
+    speed: Spread | None
+    verdict: str | None
+    over_limit: Spread
     robust: int | None
-    passes: dict[str, Pair]
+    broken_alone: list[int]
+    broken_by_the_package_alone: list[int]
+    passes: OutcomePasses | MeanPasses
 
 
-class SpeedBench(Stored):
-    """Result of `robust bench autoattack`."""
+class SpeedBench(Bench):
+    """Result of `robust bench autoattack`.
+
+    Args:
+        clean: share of images that are classified correctly without an attack.
+        compile_seconds: None without compilation.
+        least_passes_per_survivor: minimum of forward and gradient passes.
+    """
+
+    block = "speed"
 
     subject: str
     threat: str
     images: int
+    clean: float
+    clock: str
+    rounds: int
+    compile_seconds: float | None
+    least_passes_per_survivor: list[int]
     rows: list[SpeedRow]
 
 
 class ConformanceRow(Stored):
-    """One attack: survivors of both engines over all runs, their difference in points, and where they differ."""
+    """One attack: survivors of both engines over all runs, their difference in points, and where they differ.
+
+    Args:
+        interval: paired 95 % interval of the difference.
+        is_within: the native attack is not significantly weaker.
+    """
 
     part: str
     runs: int
@@ -258,8 +372,10 @@ class ConformanceRow(Stored):
     broken_by_package_alone: list[int]
 
 
-class ConformanceBench(Stored):
+class ConformanceBench(Bench):
     """Result of `robust bench conformance`."""
+
+    block = "conformance"
 
     subject: str
     threat: str
@@ -268,18 +384,37 @@ class ConformanceBench(Stored):
     rows: list[ConformanceRow]
 
 
-_Kind = TypeVar("_Kind", bound=Stored)
-
-
-def typed(kind: type[_Kind], results: Sequence[Mapping[str, Any]] | Sequence[_Kind]) -> list[_Kind]:
-    """Return results as models of one kind.
+def parse_benches(raw: Any, path: Path | str) -> list[Bench]:
+    """Return the results in a file that `--out` of one benchmark wrote.
 
     Raises:
-        RobustCliError: one is of another kind; names the keys.
+        RobustCliError: the file has other contents; the message has the keys.
     """
-    return [
-        found if isinstance(found, kind) else parsed(kind, found, "a result of `robust bench`") for found in results
-    ]
+    heads = raw if isinstance(raw, list) else [raw]
+    kinds = [_kind(head) for head in heads]
+    if not heads or None in kinds:
+        raise RobustCliError(f"{path}: not a result of `robust bench --out`")
+    return [parsed(kind, head, path) for kind, head in zip(kinds, heads, strict=True) if kind is not None]
+
+
+def _kind(head: Any) -> type[Bench] | None:
+    """Return the kind of a stored result by the keys that only this kind has."""
+    match head:
+        case {"defenses": {}}:
+            return TrainingBench
+        case {"bench": "evaluation"}:
+            return EvaluationBench
+        case {"bench": "data"}:
+            return DataBench
+        case {"bench": "architectures"}:
+            return ArchitectureBench
+        case {"bench": "scaling"}:
+            return ScalingBench
+        case {"rows": [{"part": _}, *_]}:
+            return ConformanceBench
+        case {"rows": [{"speed": _}, *_]}:
+            return SpeedBench
+    return None
 
 
 def architecture_label(name: str, settings: Mapping[str, Any]) -> str:

@@ -3,14 +3,14 @@
 import multiprocessing
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import Any
 
 import torch
 from scipy.stats import theilslopes
 
+from robustcli.bench.results import ScalingAxis, ScalingBench, ScalingPoint, ScalingSettings
 from robustcli.bench.variants import Request, Variants, choose, profile_of
 from robustcli.measuring.machine import circumstances
 from robustcli.measuring.timing import Sample, Spread, Stopwatch, Timed, measure
@@ -28,7 +28,7 @@ _BATCH, _STEPS, _WIDTH = 64, 5, 16
 _UPDATES = 4
 
 
-def bench_scaling(architecture: str, rounds: int, workers: int, device_name: str) -> dict[str, Any]:
+def bench_scaling(architecture: str, rounds: int, workers: int, device_name: str) -> ScalingBench:
     """Time updates of PGD adversarial training over batch size, attack steps, width and processes.
 
     Args:
@@ -51,18 +51,17 @@ def bench_scaling(architecture: str, rounds: int, workers: int, device_name: str
         ),
         "workers": _workers(request, rounds, workers),
     }
-    return {
-        "bench": "scaling",
-        **circumstances(device),
-        "architecture": architecture,
-        "settings": {"batch": _BATCH, "steps": _STEPS, "width": _WIDTH},
-        "clock": Stopwatch(device).name,
-        "rounds": rounds,
-        "axes": axes,
-    }
+    return ScalingBench(
+        **vars(circumstances(device)),
+        architecture=architecture,
+        settings=ScalingSettings(batch=_BATCH, steps=_STEPS, width=_WIDTH),
+        clock=Stopwatch(device).name,
+        rounds=rounds,
+        axes=axes,
+    )
 
 
-def fitted(sizes: Mapping[int, float], seconds: Mapping[int, Sequence[float]]) -> dict[str, Any]:
+def fitted(sizes: Mapping[int, float], seconds: Mapping[int, Sequence[float]]) -> ScalingAxis:
     """Fit a line to the medians, and mark points that deviate.
 
     Args:
@@ -80,11 +79,11 @@ def fitted(sizes: Mapping[int, float], seconds: Mapping[int, Sequence[float]]) -
         apart = spread.median / expected - 1 if expected > 0 else float("inf")
         # The whole spread is on one side of the line, and the median is beyond the tolerance.
         is_off = abs(apart) > _OFF and not spread.low <= expected <= spread.high
-        points.append({"value": value, "size": size, "seconds": asdict(spread), "apart": apart, "is_off": is_off})
-    return {"start": start, "slope": slope, "points": points}
+        points.append(ScalingPoint(value=value, size=size, seconds=spread, apart=apart, is_off=is_off))
+    return ScalingAxis(start=start, slope=slope, points=points)
 
 
-def _axis(variants: Mapping[int, tuple[float, Request, int]], rounds: int) -> dict[str, Any]:
+def _axis(variants: Mapping[int, tuple[float, Request, int]], rounds: int) -> ScalingAxis:
     """Time an update at each value of one axis, in turn in every round."""
     samples: dict[str, Sample] = {}
     # The most expensive first, because it determines the number of repeats.
@@ -105,7 +104,7 @@ def _macs(request: Request) -> float:
     return profile_of(choose(request)[0]).macs / 1e6
 
 
-def _workers(request: Request, rounds: int, most: int) -> dict[str, Any]:
+def _workers(request: Request, rounds: int, most: int) -> ScalingAxis:
     """Time updates in several processes at once, by the wall clock; constant if they do not slow each other."""
     found = {}
     with _Processes(request) as processes:
@@ -119,8 +118,8 @@ def _workers(request: Request, rounds: int, most: int) -> dict[str, Any]:
         spread = Spread.of(values)
         apart = spread.median / alone.median - 1
         is_off = abs(apart) > _OFF and not spread.low <= alone.high
-        points.append({"value": count, "size": 1.0, "seconds": asdict(spread), "apart": apart, "is_off": is_off})
-    return {"start": alone.median, "slope": 0.0, "points": points}
+        points.append(ScalingPoint(value=count, size=1.0, seconds=spread, apart=apart, is_off=is_off))
+    return ScalingAxis(start=alone.median, slope=0.0, points=points)
 
 
 class _Processes:
@@ -162,7 +161,7 @@ class _Processes:
             process.join()
 
 
-def _serve(pipe: Any, request: Request) -> None:
+def _serve(pipe: Connection, request: Request) -> None:
     """Run the number of updates of each message; 0 ends the process."""
     torch.set_num_threads(1)
     keep_freed_memory()

@@ -41,10 +41,10 @@ class BenchSubject:
         """Return the results of an evaluator on all images, in the threat model of the subject or another."""
         return gather(evaluator, self.network, self.x, self.y, threat or self.threat, self.noise(seed))
 
-    def to_json(self, peers: Sequence[str] = ()) -> dict[str, Any]:
-        """Return the header of measurements of this subject and other packages."""
+    def header(self, peers: Sequence[str] = ()) -> dict[str, Any]:
+        """Return the fields that all measurements of this subject and other packages begin with."""
         return {
-            **circumstances(self.x.device, peers),
+            **vars(circumstances(self.x.device, peers)),
             "subject": self.name,
             "threat": str(self.threat),
             "images": len(self.x),

@@ -15,8 +15,8 @@ import torch
 from robustcli.bench.baselines import find_package
 from robustcli.bench.variants import Request, Variants, choose
 from robustcli.measuring.counters import Counters
-from robustcli.measuring.passes import Passes
 from robustcli.measuring.timing import Stopwatch, Timed
+from robustcli.store.passes import Passes
 
 
 class SubprocessPeer:

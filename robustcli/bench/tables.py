@@ -7,21 +7,29 @@ from rich.table import Table
 
 from robustcli.bench.conformance import TOLERANCE, average_points, beyond, by_chance, holds, merged
 from robustcli.bench.cost_tables import (
-    Results,
     Rows,
     architecture_rows,
     data_rows,
     describe_architectures,
+    describe_decoding,
     describe_scaling,
     evaluation_rows,
     scaling_rows,
-    shown,
-    training_rows,
 )
-from robustcli.bench.decoding import describe_decoding
-from robustcli.bench.results import ConformanceBench, SpeedBench, typed
+from robustcli.bench.results import (
+    ArchitectureBench,
+    Bench,
+    ConformanceBench,
+    DataBench,
+    EvaluationBench,
+    MeanPasses,
+    ScalingBench,
+    SpeedBench,
+    SpeedRow,
+    TrainingBench,
+)
+from robustcli.bench.training_tables import training_rows
 from robustcli.errors import RobustCliError
-from robustcli.measuring.machine import format_machine, format_peers
 
 _SPEED = ("network", "threat", "images", "engine", "seconds", "time over the limit's", "speed: median (min-max)",
           "result", "robust", "passes per survivor", "passes per broken image")  # fmt: skip
@@ -29,35 +37,40 @@ _CONFORMANCE = ("network", "threat", "images", "attack", "native %", "package %"
                 "broken only by native", "only by the package")  # fmt: skip
 
 
-def speed_rows(results: Results) -> Rows:
+def speed_rows(benches: Sequence[SpeedBench]) -> Rows:
     """Return the table of `robust bench autoattack`; passes are forward + gradient passes."""
-    rows: Rows = [_SPEED]
-    for bench in typed(SpeedBench, results):
-        for row in bench.rows:
-            is_mean = "survivor" not in row.passes
-            passes = row.passes["right when clean" if is_mean else "survivor"]
-            rows.append(
-                (
-                    bench.subject,
-                    bench.threat,
-                    str(bench.images),
-                    row.name,
-                    f"{row.seconds.median:.2f}",
-                    shown(row.over_limit),
-                    "1" if row.speed is None else str(row.speed),
-                    row.verdict or "",
-                    "" if row.robust is None else str(row.robust),
-                    _pair(passes) + (" (mean of all right when clean)" if is_mean else ""),
-                    _pair(row.passes["broken"]) if "broken" in row.passes else "",
-                )
+    return [
+        _SPEED,
+        *(
+            (
+                bench.subject,
+                bench.threat,
+                str(bench.images),
+                row.name,
+                f"{row.seconds.median:.2f}",
+                str(row.over_limit),
+                "1" if row.speed is None else str(row.speed),
+                row.verdict or "",
+                "" if row.robust is None else str(row.robust),
+                *_passes(row),
             )
-    return rows
+            for bench in benches
+            for row in bench.rows
+        ),
+    ]
 
 
-def conformance_rows(results: Results) -> Rows:
+def _passes(row: SpeedRow) -> tuple[str, str]:
+    """Return the passes per survivor and per broken image."""
+    if isinstance(row.passes, MeanPasses):
+        return f"{_pair(row.passes.mean)} (mean of all right when clean)", ""
+    return _pair(row.passes.survivor), _pair(row.passes.broken)
+
+
+def conformance_rows(benches: Sequence[ConformanceBench]) -> Rows:
     """Return the table of `robust bench conformance`."""
     rows: Rows = [_CONFORMANCE]
-    for bench in typed(ConformanceBench, results):
+    for bench in benches:
         for row in bench.rows:
             low, high = row.interval
             total = bench.images * row.runs
@@ -77,9 +90,8 @@ def conformance_rows(results: Results) -> Rows:
     return rows
 
 
-def describe_conformance(results: Results | Sequence[ConformanceBench]) -> str:
+def describe_conformance(benches: Sequence[ConformanceBench]) -> str:
     """Return the verdict in one sentence."""
-    benches = typed(ConformanceBench, results)
     means = ", ".join(f"{part} {points:+.2f}" for part, points in average_points(benches).items())
     comparisons, odd = sum(len(bench.rows) for bench in benches), beyond(benches)
     named = f" ({'; '.join(odd)})" if odd else ""
@@ -90,47 +102,38 @@ def describe_conformance(results: Results | Sequence[ConformanceBench]) -> str:
     )
 
 
-def markdown_of(results: Mapping[str, Any]) -> tuple[str, str]:
+def markdown_of(files: Mapping[str, Sequence[Bench]]) -> tuple[str, str]:
     """Return the name of the README block of one benchmark, and its Markdown table.
 
     Args:
-        results: stored results by file.
+        files: stored results by file.
 
     Raises:
-        RobustCliError: a file has other contents, or files belong to different benchmarks.
+        RobustCliError: files belong to different benchmarks.
     """
-    kinds = {path: _kind(path, found) for path, found in results.items()}
-    if len(set(kinds.values())) > 1:
-        raise RobustCliError(f"{', '.join(f'{path} is of {kind}' for path, kind in kinds.items())}; give those of one")
-    everything = [head for found in results.values() for head in _heads(found)]
-    kind = next(iter(kinds.values()))
-    if kind == "speed":
-        return kind, f"{markdown(speed_rows(everything))}\n{_machines(everything)}.\n"
-    if kind == "conformance":
-        benches = merged(typed(ConformanceBench, everything))
-        words = f"{describe_conformance(benches)}.\n\n{_machines(everything)}"
-        return kind, f"{markdown(_summary(benches))}\n{words}.\n"
-    rows_of, words_of = _PARTS[kind]
-    said = "" if words_of is None else words_of(everything)
-    words = f"\n{_paragraph(said)}\n" if said else ""
-    return kind, f"{markdown(rows_of(everything))}{words}\n{_machines(everything)}.\n"
+    benches = [bench for found in files.values() for bench in found]
+    kind = type(benches[0])
+    if any(type(bench) is not kind for bench in benches):
+        named = ", ".join(f"{path} is of {found[0].block}" for path, found in files.items())
+        raise RobustCliError(f"{named}; give those of one")
+    rows_of, text_of = _PARTS[kind]
+    text = "" if text_of is None else text_of(benches)
+    paragraph = f"\n{_paragraph(text)}\n" if text else ""
+    return kind.block, f"{markdown(rows_of(benches))}{paragraph}\n{_machines(benches)}.\n"
 
 
-def _machines(heads: Sequence[Mapping[str, Any]]) -> str:
+def _machines(benches: Sequence[Bench]) -> str:
     """Describe every machine once, with all packages and the range of its load."""
-    loads: dict[str, list[float]] = {}
-    peers: dict[str, dict[str, None]] = {}
-    for head in heads:
-        words = format_machine({**head, "machine": {**head["machine"], "load": "LOAD"}, "peers": {}})
-        loads.setdefault(words, []).append(head["machine"]["load"])
-        peers.setdefault(words, {}).update(dict.fromkeys(format_peers(head)))
-
-    def loads_of(found: list[float]) -> str:
-        return f"{min(found)}" if min(found) == max(found) else f"{min(found)} to {max(found)}"
-
-    return "; ".join(
-        ", ".join([words.replace("LOAD", loads_of(found)), *peers[words]]) for words, found in loads.items()
-    )
+    same: dict[str, list[Bench]] = {}
+    for bench in benches:
+        same.setdefault(bench.describe_machine(load="LOAD"), []).append(bench)
+    lines = []
+    for line, found in same.items():
+        low, high = (choose(bench.machine.load for bench in found) for choose in (min, max))
+        load = f"{low}" if low == high else f"{low} to {high}"
+        peers = dict.fromkeys(peer for bench in found for peer in bench.describe_peers())
+        lines.append(", ".join([line.replace("LOAD", load), *peers]))
+    return "; ".join(lines)
 
 
 def _paragraph(text: str) -> str:
@@ -141,41 +144,9 @@ def _paragraph(text: str) -> str:
     return "\n".join([paragraph, "", *items]) if items else f"{paragraph}."
 
 
-def _heads(found: Any) -> list[Any]:
-    return found if isinstance(found, list) else [found]
-
-
-def _kind(path: str, found: Any) -> str:
-    """Return the block of the results of a file."""
-    heads = _heads(found)
-    known = ("rows", "axes", "defenses")
-    if not heads or not all(isinstance(head, Mapping) and any(head.get(key) for key in known) for head in heads):
-        raise RobustCliError(f"{path}: not a result of `robust bench --out`")
-    if "defenses" in heads[0]:
-        return "training speed"
-    if "bench" in heads[0]:
-        return _BLOCKS[heads[0]["bench"]]
-    return "conformance" if "part" in heads[0]["rows"][0] else "speed"
-
-
-# Blocks by benchmark, and functions for the table and the sentence of each.
-_BLOCKS = {
-    "evaluation": "evaluation speed",
-    "data": "data speed",
-    "architectures": "architecture speed",
-    "scaling": "scaling",
-}
-_PARTS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], str] | None]] = {
-    "training speed": (training_rows, None),
-    "evaluation speed": (evaluation_rows, None),
-    "data speed": (data_rows, describe_decoding),
-    "architecture speed": (architecture_rows, describe_architectures),
-    "scaling": (scaling_rows, describe_scaling),
-}
-
-
-def _summary(benches: Sequence[ConformanceBench]) -> Rows:
+def _summary(results: Sequence[ConformanceBench]) -> Rows:
     """Return one row per network and threat: robust accuracies, and images that only one engine breaks."""
+    benches = merged(results)
     parts = tuple(dict.fromkeys(row.part for bench in benches for row in bench.rows))
     rows: Rows = [("network", "threat", "images", *parts)]
     for bench in benches:
@@ -211,3 +182,15 @@ def _pair(passes: Sequence[float]) -> str:
 def _images(numbers: Sequence[int]) -> str:
     shown = ", ".join(map(str, numbers[:8]))
     return f"{len(numbers)}: {shown}{', ...' if len(numbers) > 8 else ''}" if numbers else "0"
+
+
+# Functions for the table and the sentence of each benchmark.
+_PARTS: dict[type[Bench], tuple[Callable[[Any], Rows], Callable[[Any], str] | None]] = {
+    TrainingBench: (training_rows, None),
+    EvaluationBench: (evaluation_rows, None),
+    DataBench: (data_rows, describe_decoding),
+    ArchitectureBench: (architecture_rows, describe_architectures),
+    ScalingBench: (scaling_rows, describe_scaling),
+    SpeedBench: (speed_rows, None),
+    ConformanceBench: (_summary, lambda results: describe_conformance(merged(results))),
+}

@@ -16,16 +16,18 @@ from robustcli.data.targets import Labels
 from robustcli.defenses import Defense
 from robustcli.errors import RobustCliError, SpecError
 from robustcli.measuring.network_profile import Profile, network_profile
-from robustcli.measuring.passes import Passes, PassesAlone, passes_by_kind
+from robustcli.measuring.passes import PassesAlone, passes_by_kind
 from robustcli.models.build import build_network
 from robustcli.optimization.progress import Progress
 from robustcli.registry.catalog import catalog
 from robustcli.registry.registry import MemberSpec, instantiate
+from robustcli.registry.signatures import REQUIRED
 from robustcli.registry.types import Family
 from robustcli.runtime.device import choose_device
 from robustcli.runtime.memory_format import to_channels_last
 from robustcli.specs.check import Checker
 from robustcli.specs.settings import ArchitectureOptions, TrainSettings
+from robustcli.store.passes import Passes
 from robustcli.threat.noise import StreamNoise
 from robustcli.threat.threat import ThreatModel
 from robustcli.training.model import TrainingModel, is_channels_last
@@ -84,6 +86,15 @@ def choose(request: Request) -> tuple[MemberSpec, dict[str, MemberSpec]]:
     if checker.problems:
         raise SpecError("robust bench", [f"{'.'.join(map(str, where))}: {text}" for where, text in checker.problems])
     return chosen, defenses
+
+
+def trainable_defenses() -> list[str]:
+    """Return the names of the defenses that train any architecture with their defaults."""
+    return [
+        name
+        for name, member in catalog("defenses").items()
+        if not member.trains and all(value.default is not REQUIRED for value in member.parameters.values())
+    ]
 
 
 def new_network(architecture: MemberSpec) -> Network:

@@ -1,10 +1,11 @@
 """The commands of `robust bench`. torch is imported inside them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from enum import StrEnum
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -13,11 +14,6 @@ from robustcli.cli import bench_speedrun
 from robustcli.cli.bench_options import Checkpoints, Rounds, show, subjects_of
 from robustcli.cli.options import Device, Eps, Images, Json, NormOption, Out, console, print_json
 from robustcli.errors import CheckFailedError, RobustCliError, suggest
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from robustcli.bench.results import TrainingBench, TrainingDefense, TrainingSettings
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -32,6 +28,13 @@ class Precision(StrEnum):
 
     fp32 = "fp32"
     bf16 = "bf16"
+
+
+class SearchPrecision(StrEnum):
+    """Precision of our AutoAttack."""
+
+    fp32 = "fp32"
+    fast = "fast"
 
 
 @app.command()
@@ -76,45 +79,38 @@ def train(
     """
     from rich.console import Console
 
-    from robustcli.bench.results import TrainingBench, typed
     from robustcli.bench.train import bench_train
-    from robustcli.bench.variants import Request
-    from robustcli.measuring.machine import format_machine
+    from robustcli.bench.training_tables import describe_conditions, describe_passes, terminal_table
+    from robustcli.bench.variants import Request, trainable_defenses
     from robustcli.store.files import write_json
 
     names = defense or ["pgd_at"]
+    request = Request(
+        defenses=tuple(trainable_defenses() if "all" in names else dict.fromkeys(names)),
+        architecture=architecture,
+        rounds=rounds,
+        precision=precision.value,
+        channels_last="auto" if channels_last is None else channels_last,
+        is_compiled=is_compiled,
+        device=device,
+    )
     widths: Sequence[int | None] = width or [None]
-    requests = [
-        Request(
-            defenses=tuple(_trainable() if "all" in names else dict.fromkeys(names)),
-            weights=perturbation,
-            architecture=architecture,
-            width=wide,
-            batch_size=size,
-            rounds=rounds,
-            precision=precision.value,
-            channels_last="auto" if channels_last is None else channels_last,
-            is_compiled=is_compiled,
-            device=device,
-        )
-        for wide, size, perturbation in product(widths, batch_size or [128], weights or ["none"])
-    ]
     measured = []
-    with Console(stderr=True).status(f"measuring {', '.join(requests[0].defenses)} in {rounds} rounds"):
-        for request in requests:
-            measured.append(bench_train(request))
+    with Console(stderr=True).status(f"measuring {', '.join(request.defenses)} in {rounds} rounds"):
+        for wide, size, perturbation in product(widths, batch_size or [128], weights or ["none"]):
+            measured.append(bench_train(replace(request, width=wide, batch_size=size, weights=perturbation)))
             if out is not None:  # Keeps the finished measurements if the rest is interrupted.
-                write_json(out, measured)
+                write_json(out, [bench.to_json() for bench in measured])
     if as_json:
-        print_json(measured if len(measured) > 1 else measured[0])
+        plain = [bench.to_json() for bench in measured]
+        print_json(plain if len(plain) > 1 else plain[0])
         return
     screen = console()
-    benches = typed(TrainingBench, measured)
-    for bench in benches:
+    for bench in measured:
         for name, result in bench.defenses.items():
-            screen.print(_table(name, result, bench.settings))
-            screen.print(_passes(result), highlight=False, markup=False)
-    for line in _conditions(benches[-1], format_machine(measured[-1])):
+            screen.print(terminal_table(name, result, bench.settings))
+            screen.print(describe_passes(result), highlight=False, markup=False)
+    for line in describe_conditions(measured[-1]):
         screen.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -162,7 +158,7 @@ def conformance(
     attacks: Annotated[
         str | None, typer.Option(help="Attacks to run, among apgd-ce, apgd-t, fab-t, square. Default: all.")
     ] = None,
-    precision: Annotated[str, typer.Option(help="Precision of our search: fp32 or fast.")] = "fp32",
+    precision: Annotated[SearchPrecision, typer.Option(help="Precision of our search.")] = SearchPrecision.fp32,
     eps: Eps = None,
     norm: NormOption = None,
     data: Images = None,
@@ -176,15 +172,13 @@ def conformance(
     from robustcli.bench.conformance import PARTS, bench_conformance
     from robustcli.bench.tables import conformance_rows, describe_conformance
 
-    if precision not in ("fp32", "fast"):
-        raise RobustCliError(f"--precision: '{precision}' is not one of fp32, fast")
     named = [] if attacks is None else [part.strip() for part in attacks.split(",")]
     for part in named:
         if part not in PARTS:
             raise RobustCliError(f"--attacks: there is no '{part}'{suggest(part, PARTS)}")
     only = [part for part in PARTS if part in named]
     results = [
-        bench_conformance(subject, "fast" if precision == "fast" else "fp32", runs, only)
+        bench_conformance(subject, precision.value, runs, only)
         for subject in subjects_of(checkpoints, norm, eps, examples, data, device)
     ]
     show(results, conformance_rows(results), out)
@@ -203,14 +197,12 @@ def report(
     The block is speed (of autoattack), conformance, "training speed", "evaluation speed", "data speed",
     "architecture speed" or scaling.
     """
+    from robustcli.bench.results import parse_benches
     from robustcli.bench.tables import markdown_of
     from robustcli.reports.blocks import replace_block
     from robustcli.store.files import read_json
 
-    for path in files:
-        if not path.is_file():
-            raise RobustCliError(f"{path}: no such file")
-    name, text = markdown_of({str(path): read_json(path) for path in files})
+    name, text = markdown_of({str(path): parse_benches(read_json(path), path) for path in files})
     if into is None:
         typer.echo(text, nl=False)
     else:
@@ -223,99 +215,18 @@ def check_gpu(device: Device = "auto", out: Out = None) -> None:
 
     A step that fails is reported and the others continue; the exit code is then 1.
     """
-    from rich.table import Table
-
     from robustcli.bench.gpu_check import Sizes
     from robustcli.bench.gpu_check import check_gpu as run
+    from robustcli.bench.tables import terminal
     from robustcli.cli.progress import Screen
-    from robustcli.measuring.machine import format_machine
     from robustcli.store.files import write_json
 
     with Screen(is_quiet=True) as screen:
         found = run(device, Sizes(), screen, lambda name: typer.echo(f"running: {name}", err=True))
     if out is not None:
-        write_json(out, found)
-    table = Table("step", "outcome", "seconds")
-    for step in found["steps"]:
-        table.add_row(step["step"], _outcome(step), f"{step['seconds']:.1f}")
-    console().print(table)
-    typer.echo(format_machine(found))
-    if failed := [step["step"] for step in found["steps"] if step["status"] == "failed"]:
-        raise CheckFailedError(", ".join(failed))
-
-
-def _outcome(step: Mapping[str, Any]) -> str:
-    """Outcome of one step of the check, with its most important number."""
-    if step["status"] != "ok":
-        return f"{step['status']}: {step['reason']}"
-    shown = {
-        "images_per_second": "{} images/s",
-        "differing": "{} verdicts differ",
-        "robust": "robust accuracy {:.2f}",
-        "reason": "{}",
-    }
-    return next((text.format(step[key]) for key, text in shown.items() if step.get(key) is not None), "ok")
-
-
-def _trainable() -> Iterator[str]:
-    """Yield the defenses that train any architecture with their defaults."""
-    from robustcli.registry.catalog import catalog
-    from robustcli.registry.signatures import REQUIRED
-
-    for name, member in catalog("defenses").items():
-        if not member.trains and all(value.default is not REQUIRED for value in member.parameters.values()):
-            yield name
-
-
-def _table(name: str, result: "TrainingDefense", settings: "TrainingSettings") -> "Table":
-    from rich.table import Table
-
-    from robustcli.bench.cost_tables import format_passes, shown
-
-    parts = [
-        settings.method(name),
-        settings.network,
-        f"batch {settings.batch_size}",
-        settings.precision,
-        "channels_last" if settings.channels_last else "plain format",
-        *(["compiled"] if settings.compile else []),
-    ]
-    table = Table(title=", ".join(parts), title_justify="left")
-    table.add_column("")
-    for column in ("passes", "images/s", "s per update", "peak MB", "over the limit", "our speed is", "ours is"):
-        table.add_column(column, justify="right")
-    for row in result.rows:
-        table.add_row(
-            row.name,
-            format_passes(row.passes or {}),
-            f"{row.images_per_second:.1f}",
-            f"{row.seconds.median:.4f}",
-            row.peak,
-            shown(row.over_limit),
-            shown(row.ratio),
-            row.verdict or "",
-        )
-    return table
-
-
-def _passes(result: "TrainingDefense") -> str:
-    """Format counted and minimal passes in one line."""
-    words = " ".join(f"{count:g} {kind.replace('_', ' ')}," for kind, count in result.passes.items()).rstrip(",")
-    least = result.least_passes
-    if least is None:
-        return f"passes per image: {words} (the minimum is not known; the passes made are timed)"
-    return f"passes per image: {words} ({'the minimum' if least == result.passes else f'minimum: {least}'})"
-
-
-def _conditions(bench: "TrainingBench", machine: str) -> list[str]:
-    seconds = "processor seconds" if bench.settings.clock == "cpu" else "wall-clock seconds"
-    return [
-        f"{machine}; {bench.settings.rounds} rounds in alternating order; {seconds}",
-        "passes: forwards + backwards to the images + backwards to the weights, per image",
-        "peak: memory of tensors at once, in addition to what was held before the update",
-        "its passes alone: the same network, precision, format and programs, with nothing around the passes: the limit",
-        "torchattacks, set as ours: same precision and format, not compiled, in this process, which keeps freed memory",
-        "torchattacks, fp32 in the plain format: the same there",
-        "torchattacks, as it comes: fp32 in the plain format, in a separate process, which keeps no freed memory",
-        *(f"note: {note}" for note in bench.notes),
-    ]
+        write_json(out, found.to_json())
+    rows = [(step.step, str(step), f"{step.seconds:.1f}") for step in found.steps]
+    console().print(terminal([("step", "outcome", "seconds"), *rows]))
+    typer.echo(found.describe())
+    if found.failed:
+        raise CheckFailedError(", ".join(found.failed))

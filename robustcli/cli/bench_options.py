@@ -1,14 +1,18 @@
 """Arguments and output that the commands of `robust bench` share."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from robustcli.cli.options import NormName, console
 from robustcli.errors import RobustCliError
 from robustcli.registry.types import Norm
+
+if TYPE_CHECKING:
+    from robustcli.bench.results import Bench
+    from robustcli.bench.subjects import BenchSubject
 
 Checkpoints = Annotated[
     list[str], typer.Argument(help="Checkpoints, followed by values to change, for example data.root=PATH.")
@@ -18,7 +22,7 @@ Rounds = Annotated[int, typer.Option(min=3, help="Number of rounds; everything r
 
 def subjects_of(
     words: list[str], norm: NormName | None, eps: str | None, examples: int, data: str | None, device: str
-) -> Iterator[Any]:
+) -> Iterator["BenchSubject"]:
     """Open one checkpoint after the other with the same overrides."""
     from robustcli.bench.subjects import open_subject
 
@@ -32,15 +36,16 @@ def subjects_of(
         yield open_subject(checkpoint, overrides, norm=name, eps=eps, examples=examples, data=data, device=device)
 
 
-def show(results: list[dict[str, Any]], rows: list[tuple[str, ...]], out: Path | None) -> None:
-    """Print a table and write the results to `out`."""
+def show(
+    results: Sequence["Bench"], rows: Sequence[tuple[str, ...]], out: Path | None, notes: Iterable[str] = ()
+) -> None:
+    """Print a table, notes and the machine, and write the results to `out`."""
     from robustcli.bench.tables import terminal
-    from robustcli.measuring.machine import format_machine
     from robustcli.store.files import write_json
 
     if out is not None:
-        write_json(out, results)
+        write_json(out, [result.to_json() for result in results])
     console().print(terminal(rows))
-    for note in dict.fromkeys(note for result in results for note in result.get("notes", ())):
+    for note in dict.fromkeys(notes):
         typer.echo(f"note: {note}")
-    typer.echo(format_machine(results[0]))
+    typer.echo(results[0].describe())

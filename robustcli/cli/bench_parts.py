@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -34,7 +34,7 @@ def evaluation(
     results = [
         bench_evaluation(subject, rounds) for subject in subjects_of(checkpoints, norm, eps, examples, data, device)
     ]
-    show(results, evaluation_rows(results), out)
+    show(results, evaluation_rows(results), out, notes=[note for result in results for note in result.notes])
 
 
 @app.command()
@@ -48,13 +48,12 @@ def data(
 
     Images in memory are compared as a fraction of a PGD-10 update, decoding by images per second and processor.
     """
-    from robustcli.bench.cost_tables import data_rows
+    from robustcli.bench.cost_tables import data_rows, describe_decoding
     from robustcli.bench.data import bench_data
-    from robustcli.bench.decoding import describe_decoding
 
     with _measuring("the input pipeline"):
         result = bench_data(batch_size, rounds, device)
-    _show(result, data_rows([result]), out)
+    show([result], data_rows([result]), out)
     typer.echo(describe_decoding([result]))
 
 
@@ -80,7 +79,7 @@ def architectures(
 
     with _measuring("architectures"):
         result = bench_architectures(tuple(architecture or ()), batch_size, rounds, device)
-    _show(result, architecture_rows([result]), out)
+    show([result], architecture_rows([result]), out)
     typer.echo(describe_architectures([result]))
 
 
@@ -98,7 +97,7 @@ def scaling(
 
     with _measuring("updates over batch, steps, width and processes"):
         result = bench_scaling(architecture, rounds, workers, device)
-    _show(result, scaling_rows([result]), out)
+    show([result], scaling_rows([result]), out)
     typer.echo(describe_scaling([result]))
 
 
@@ -108,7 +107,3 @@ def _measuring(what: str) -> Iterator[None]:
 
     with Console(stderr=True).status(f"measuring {what}"):
         yield
-
-
-def _show(result: dict[str, Any], rows: list[tuple[str, ...]], out: Any) -> None:
-    show([result], rows, out)

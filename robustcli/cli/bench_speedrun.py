@@ -32,10 +32,10 @@ def speedrun(
     nothing else run on the machine.
     """
     from robustcli.cli.progress import Screen
-    from robustcli.measuring.machine import circumstances, format_machine
+    from robustcli.measuring.machine import circumstances
     from robustcli.runtime.device import choose_device
     from robustcli.store.files import write_json
-    from robustcli.workflows.speedrun import parse_budget, run_speedrun, table
+    from robustcli.workflows.speedrun import Speedrun, parse_budget, run_speedrun, table
 
     seconds = parse_budget(budget)
     with Screen(is_quiet=quiet) as screen:
@@ -48,16 +48,11 @@ def speedrun(
             screen,
             lambda text: typer.echo(text, err=True),
         )
-    found = {
-        "bench": "speedrun",
-        **circumstances(choose_device("cpu")),
-        "budget_seconds": seconds,
-        "rows": [result.to_json() for result in results],
-    }
+    found = Speedrun(**vars(circumstances(choose_device("cpu"))), budget_seconds=seconds, rows=results)
     if out is not None:
-        write_json(out, found)
+        write_json(out, found.to_json())
     if as_json:
-        print_json(found)
+        print_json(found.to_json())
         return
     typer.echo(table(results), nl=False)
-    typer.echo(f"\n{format_machine(found)}; budget {budget} of processor time for each training")
+    typer.echo(f"\n{found.describe()}; budget {budget} of processor time for each training")

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from robustcli.measuring.passes import Passes, passes_by_kind
+from robustcli.measuring.passes import passes_by_kind
+from robustcli.store.passes import Passes
 
 # Message of the profiler about blocks that were allocated before it started; they do not count.
 _OLDER = b"before the profiling started"

@@ -22,36 +22,13 @@ from robustcli.optimization.progress import Progress
 from robustcli.registry.catalog import catalog
 from robustcli.registry.registry import instantiate
 from robustcli.specs.spec import ExperimentSpec
+from robustcli.store.passes import Passes
 from robustcli.threat.noise import StreamNoise
 from robustcli.threat.threat import ThreatModel
 from robustcli.training.model import TrainingModel
 
 # Images of an update whose passes are counted.
 _COUNTED = 4
-
-
-@dataclass(frozen=True)
-class Passes:
-    """Passes through the network in one update, per image of the batch.
-
-    Passes of other networks, such as a helper, count too.
-
-    Args:
-        forwards: forward passes, with or without a gradient.
-        input_gradients: backward passes to the input only.
-        weight_gradients: backward passes to the weights. A backward pass through two forward passes counts as two. One
-            through a gradient counts as two as well: it goes through the backward pass of that gradient, which costs as
-            much as a backward pass to the weights, and through the forward pass below.
-    """
-
-    forwards: float = 0
-    input_gradients: float = 0
-    weight_gradients: float = 0
-
-    @property
-    def total(self) -> float:
-        """Passes in units of a forward pass; the gradient of the weights counts as two."""
-        return self.forwards + self.input_gradients + 2 * self.weight_gradients
 
 
 @dataclass

@@ -4,10 +4,10 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
+from pydantic.dataclasses import dataclass as stored_dataclass
 
 # Names of rows in all benches: our code, the same again for the noise, and the limit.
 OURS, AGAIN, ALONE = "ours", "ours again", "its passes alone"
@@ -15,7 +15,7 @@ OURS, AGAIN, ALONE = "ours", "ours again", "its passes alone"
 _SAMPLE = 0.25
 
 
-@dataclass(frozen=True)
+@stored_dataclass(frozen=True)
 class Spread:
     """Median, minimum and maximum over rounds."""
 
@@ -26,6 +26,21 @@ class Spread:
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
         return cls(statistics.median(values), min(values), max(values))
+
+    def __mul__(self, factor: float) -> "Spread":
+        return Spread(factor * self.median, factor * self.low, factor * self.high)
+
+    def __str__(self) -> str:
+        return f"{self:.2f}"
+
+    def __format__(self, spec: str) -> str:
+        """Format all three numbers alike; with two decimals by default."""
+        spec = spec or ".2f"
+        return f"{self.median:{spec}} ({self.range(spec)})"
+
+    def range(self, spec: str) -> str:
+        """Return the minimum and the maximum as text."""
+        return f"{self.low:{spec}}-{self.high:{spec}}"
 
 
 @dataclass(frozen=True)
@@ -96,40 +111,39 @@ def speed(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
     return Spread.of([their / our for our, their in zip(ours, theirs, strict=True)])
 
 
-def to_others(seconds: Mapping[str, Sequence[float]], limit: str, peer: str) -> dict[str, dict[str, Any]]:
-    """Return, by name, the time as a multiple of the limit and the speed as a multiple of torchattacks.
+@dataclass(frozen=True)
+class Timings:
+    """Seconds of every round by name, and our code compared with everything else.
 
     Args:
-        seconds: seconds of every round by name.
-        limit: name of the limit, the passes by themselves.
-        peer: name of torchattacks; None in the result if it was not measured.
-    """
-    return {
-        name: {
-            "over_limit": asdict(speed(seconds[limit], values)),
-            "beside_torchattacks": asdict(speed(values, seconds[peer])) if peer in seconds else None,
-        }
-        for name, values in seconds.items()
-    }
-
-
-def compare(seconds: Mapping[str, Sequence[float]], ours: str, again: str) -> dict[str, dict[str, Any]]:
-    """Return, by name, our speed as a multiple of its speed, and the verdict.
-
-    Args:
-        seconds: seconds of every round by name.
         ours: name of our code, which gets no ratio and no verdict.
         again: name of the repetition of our code, which gets no verdict.
     """
-    same = speed(seconds[ours], seconds[again])
-    found: dict[str, dict[str, Any]] = {}
-    for name, theirs in seconds.items():
-        ratio = speed(seconds[ours], theirs)
-        found[name] = {
-            "ratio": None if name == ours else asdict(ratio),
-            "verdict": None if name in (ours, again) else verdict(ratio, same),
-        }
-    return found
+
+    seconds: Mapping[str, Sequence[float]]
+    ours: str = OURS
+    again: str = AGAIN
+
+    def spread(self, name: str, units: float = 1) -> Spread:
+        """Return the seconds over rounds, divided by a number of units such as images."""
+        return Spread.of(self.seconds[name]) * (1 / units)
+
+    def ratio(self, name: str) -> Spread | None:
+        """Return our speed as a multiple of another."""
+        return None if name == self.ours else speed(self.seconds[self.ours], self.seconds[name])
+
+    def verdict(self, name: str) -> str | None:
+        """Return the verdict on the ratio."""
+        ratio, again = self.ratio(name), self.ratio(self.again)
+        return None if ratio is None or again is None or name == self.again else verdict(ratio, again)
+
+    def over(self, limit: str, name: str) -> Spread:
+        """Return the time as a multiple of the limit's."""
+        return speed(self.seconds[limit], self.seconds[name])
+
+    def beside(self, peer: str, name: str) -> Spread | None:
+        """Return the speed as a multiple of that of a peer; None if the peer was not measured."""
+        return speed(self.seconds[name], self.seconds[peer]) if peer in self.seconds else None
 
 
 def verdict(ratio: Spread, again: Spread) -> str:

@@ -16,7 +16,7 @@ from robustcli.runtime.device import describe_device
 from robustcli.specs.check import checked
 from robustcli.specs.settings import ThreatSettings
 from robustcli.specs.yamlfile import parse_scalar
-from robustcli.store.provenance import provenance
+from robustcli.store.provenance import this_session
 from robustcli.store.runs import SCHEMA
 from robustcli.threat.threat import ThreatModel
 
@@ -46,7 +46,7 @@ class OpenedModel:
             "network": self.loaded.to_json(),
             "threat": {"norm": self.threat.norm, "eps": exact_text(self.threat.eps)},
             "data": {"digest": self.data.digest, "sizes": self.data.sizes, "decode": self.data.decode},
-            "provenance": provenance(describe_device(self.device)),
+            "provenance": this_session(describe_device(self.device)).to_json(),
             "notes": self.loaded.notes,
         }
 

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping
 from rich.table import Table
 
 from robustcli.evaluation.wording import duration
-from robustcli.measuring.machine import format_machine
 from robustcli.reports.tables import plain_table
 from robustcli.workflows.plan.rates import Estimate
 from robustcli.workflows.plan.result import Bounds, EvaluationPlan, Memory, Plan, RowPlan, TrainingPlan
@@ -38,7 +37,7 @@ def lines_of(found: Plan) -> list[str]:
     """Return lines about memory, assumptions and the machine."""
     replaced = [] if found.images.replaced is None else [found.images.replaced]
     notes = [f"note: {note}" for note in (*replaced, *found.notes)]
-    return [_memory(found.memory), *notes, format_machine(found.machine)]
+    return [_memory(found.memory), *notes, found.machine.describe()]
 
 
 def sweep_table(name: str, rows: Mapping[str, RowPlan]) -> Table:
@@ -100,8 +99,7 @@ def _savings(found: Plan, training: TrainingPlan) -> Table:
             table.add_row(saving.change, "", saving.verdict, "")
             continue
         saved = duration(training.seconds * (1 - 1 / speed.median)) if saving.verdict == "faster" else ""
-        ratio = f"{speed.median:.2f} ({speed.low:.2f}-{speed.high:.2f})"
-        table.add_row(saving.change, ratio, saving.verdict, saved)
+        table.add_row(saving.change, str(speed), saving.verdict, saved)
     return table
 
 

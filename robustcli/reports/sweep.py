@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 from itertools import compress, zip_longest
 
 from robustcli.evaluation.wording import accuracies, describe
-from robustcli.store.sweep_rows import PassCounts, SweepRow
+from robustcli.store.passes import Passes
+from robustcli.store.sweep_rows import SweepRow
 
 
 def markdown(rows: Sequence[SweepRow]) -> str:
@@ -52,7 +53,7 @@ def _size(row: SweepRow) -> tuple[str, str, str]:
     )
 
 
-def _cost(passes: PassCounts | None) -> str:
+def _cost(passes: Passes | None) -> str:
     if passes is None:
         return ""
     return f"{passes.total:g} ({passes.forwards:g}, {passes.input_gradients:g}, {passes.weight_gradients:g})"

@@ -116,18 +116,20 @@ def parse_record(line: str, path: Path, number: int) -> Record:
     return parsed(Record, raw, f"{path}: line {number}")
 
 
-def provenance(device: str) -> dict[str, Any]:
-    """Commit, versions, device and command of the running process; see `results.Session`."""
-    return {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": ["robust", *sys.argv[1:]],
-        "device": device,
-        "platform": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
+def this_session(device: str) -> Session:
+    """Commit, versions, device and command of the running process."""
+    commit, is_dirty = _commit()
+    return Session(
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=["robust", *sys.argv[1:]],
+        device=device,
+        platform=f"{platform.system()} {platform.machine()}",
+        python=platform.python_version(),
         # From the running code, because installed metadata may be missing or belong to another copy.
-        "versions": {"robustcli": __version__, **{name: version_of(name) for name in _PACKAGES}},
-        **_commit(),
-    }
+        versions={"robustcli": __version__, **{name: version_of(name) for name in _PACKAGES}},
+        commit=commit,
+        dirty=is_dirty,
+    )
 
 
 def version_of(package: str) -> str | None:
@@ -138,16 +140,15 @@ def version_of(package: str) -> str | None:
         return None
 
 
-def _commit() -> dict[str, Any]:
+def _commit() -> tuple[str | None, bool | None]:
     """Commit of the checkout of this code, and whether the code differs; None in an installed package."""
     here = Path(robustcli.__file__).resolve().parent.parent
     if not (here / ".git").exists():
-        return {"commit": None, "dirty": None}
+        return None, None
     try:
-        commit = _git(here, "rev-parse", "HEAD")
-        return {"commit": commit, "dirty": bool(_git(here, "status", "--porcelain", "--", "robustcli"))}
+        return _git(here, "rev-parse", "HEAD"), bool(_git(here, "status", "--porcelain", "--", "robustcli"))
     except (OSError, subprocess.CalledProcessError):
-        return {"commit": None, "dirty": None}
+        return None, None
 
 
 def _git(folder: Path, *words: str) -> str:

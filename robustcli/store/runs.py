@@ -21,8 +21,8 @@ from robustcli.store.provenance import (
     Record,
     Session,
     parse_record,
-    provenance,
     read_provenance,
+    this_session,
 )
 from robustcli.store.results import RunResults, read_run_results, write_results
 
@@ -191,7 +191,7 @@ class Run:
                     f"{self.folder.path}: the data changed: this run began with images of digest "
                     f"{before[:12]}, {places} now gives {now[:12]}"
                 )
-        self._write_sessions(known, [*known.sessions, Session.model_validate(provenance(device))])
+        self._write_sessions(known, [*known.sessions, this_session(device)])
 
     def note(self, **facts: Any) -> None:
         """Add facts to the record of this session."""

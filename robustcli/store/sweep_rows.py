@@ -6,19 +6,7 @@ from pydantic import Field
 
 from robustcli.store.evaluations import Evaluation, Threat
 from robustcli.store.models import Count, Radius, Stored
-
-
-class PassCounts(Stored):
-    """Passes of one update, as multiples of one pass of the batch."""
-
-    forwards: float
-    input_gradients: float
-    weight_gradients: float
-
-    @property
-    def total(self) -> float:
-        """Cost in forwards; gradients to the weights count twice."""
-        return self.forwards + self.input_gradients + 2 * self.weight_gradients
+from robustcli.store.passes import Passes
 
 
 class SweepEvaluation(Stored):
@@ -64,7 +52,7 @@ class SweepRow(Stored):
     failures: dict[str, str]
     collapsed_at: list[int | None]
     evaluations: dict[str, list[SweepEvaluation]]
-    passes: PassCounts | None
+    passes: Passes | None
     parameters: int | None = None
     macs: int | None = None
     training_flops: float | None = None

@@ -67,7 +67,7 @@ def examine(device_name: str, folder: Path) -> list[Finding]:
         ),
         Finding("not installed (optional)", ", ".join(optional) or "-"),
         Finding("device", describe_device(device)),
-        Finding("processor", f"{facts['processor']}, {facts['cores']} cores, load {facts['load']}"),
+        Finding("processor", f"{facts.processor}, {facts.cores} cores, load {facts.load}"),
         Finding("16-bit instructions", ", ".join(native) or "none; use precision fp32 on this device"),
         Finding("free memory", "unknown" if free is None else f"{free / _GIB:.1f} GiB"),
         _disk(folder),

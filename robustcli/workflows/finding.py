@@ -18,9 +18,9 @@ from robustcli.statistics import mean_interval
 from robustcli.store import checkpoint
 from robustcli.store.files import read_json, write_json
 from robustcli.store.finding_results import Comparison, FindingResult, Verdict
+from robustcli.store.passes import Passes
 from robustcli.store.provenance import read_provenance
 from robustcli.store.results import read_run_results
-from robustcli.store.sweep_rows import PassCounts
 from robustcli.threat.threat import ThreatModel
 from robustcli.workflows.diagnose import look, settings_of
 from robustcli.workflows.finding_spec import Expectation, Finding, Measure, terms
@@ -150,7 +150,7 @@ class _Measured:
     outcome: Outcome
     where: str
     measures: Mapping[str, Measure]
-    passes: Callable[[], PassCounts]
+    passes: Callable[[], Passes]
     begins: Callable[[str], None]
 
     def number(self, metric: str) -> float:

@@ -5,10 +5,10 @@ import os
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, median
-from typing import Any
+from typing import Any, Literal
 
 from robustcli.attacks.active_set import no_early_exit
 from robustcli.data.loading import load_data
@@ -16,11 +16,13 @@ from robustcli.errors import RobustCliError
 from robustcli.evaluation.progress import StageProgress
 from robustcli.evaluation.watcher import EvaluationWatcher
 from robustcli.evaluation.wording import accuracies
+from robustcli.measuring.machine import Circumstances
 from robustcli.registry.registry import instantiate
 from robustcli.runtime.device import choose_device
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store.evaluations import Evaluation
 from robustcli.store.files import read_json, write_json
+from robustcli.store.models import Stored, parsed
 from robustcli.store.runs import RunFolder, folder_of
 from robustcli.store.sweep_rows import SweepRow
 from robustcli.training.choices import chosen_settings
@@ -51,8 +53,7 @@ def parse_budget(text: str) -> float:
     return float(found[1]) * _UNITS[found[2]]
 
 
-@dataclass(frozen=True)
-class Length:
+class Length(Stored):
     """Length of a training: epochs, and training images if one epoch over all of them takes too long."""
 
     epochs: int
@@ -65,21 +66,31 @@ class Length:
         return [f"train.epochs={self.epochs}", *size]
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(Stored):
     """A row of the table.
 
     Args:
         row: summary over the seeds.
-        seconds: processor time of training, by seed.
+        processor_seconds: processor time of training, by seed.
     """
 
     row: SweepRow
     length: Length
-    seconds: list[float]
+    processor_seconds: list[float]
 
-    def to_json(self) -> dict[str, Any]:
-        return {"row": self.row.to_json(), "length": asdict(self.length), "processor_seconds": self.seconds}
+
+class Speedrun(Circumstances):
+    """Result of `robust bench speedrun`."""
+
+    bench: Literal["speedrun"] = "speedrun"
+    budget_seconds: float
+    rows: list[Result]
+
+
+class _Spent(Stored):
+    """processor.json of a run: processor time of its training so far."""
+
+    processor_seconds: float
 
 
 def run_speedrun(
@@ -124,13 +135,13 @@ def run_speedrun(
                 outcomes = [_train(spec, row.name, root, budget, watcher) for spec in shaped.specs]
                 break
             except _UsedUpError as error:
-                shorter = Length(int(0.95 * error.share * length.epochs), length.train_size)
+                shorter = length.model_copy(update={"epochs": int(0.95 * error.share * length.epochs)})
                 if attempt == _ATTEMPTS or not shorter.epochs:
                     raise RobustCliError(f"row {row.name}: {error}; expected a larger --budget") from error
                 tell(f"{row.name}: {error}; starting again with {shorter.epochs} epochs")
                 length = shorter
         seconds = [_seconds_of(outcome.folder) for outcome in outcomes]
-        results.append(Result(summary(shaped, outcomes, root), length, seconds))
+        results.append(Result(row=summary(shaped, outcomes, root), length=length, processor_seconds=seconds))
     return results
 
 
@@ -180,12 +191,12 @@ def fitted_length(costs: Costs, budget: float, batch_size: int) -> Length:
     """
     room = _PLANNED * budget - costs.start
     if epochs := int(room / (costs.updates * costs.update + costs.end)):
-        return Length(epochs)
+        return Length(epochs=epochs)
     images = int(costs.images * (room - costs.end) / (costs.updates * costs.update))
     if images < batch_size:
         least = math.ceil((costs.start + costs.end + costs.update) / _PLANNED)
         raise RobustCliError(f"--budget: found {budget:g} s; expected at least {least} s, which one update takes")
-    return Length(1, images)
+    return Length(epochs=1, train_size=images)
 
 
 def table(results: Sequence[Result]) -> str:
@@ -212,7 +223,7 @@ def table(results: Sequence[Result]) -> str:
                 name,
                 str(found.length.epochs),
                 "all" if found.length.train_size is None else str(found.length.train_size),
-                f"{mean(found.seconds) / 60:.1f} (at most {max(found.seconds) / 60:.1f})",
+                f"{mean(found.processor_seconds) / 60:.1f} (at most {max(found.processor_seconds) / 60:.1f})",
                 *(accuracies(found.row.evaluations[key]) if found.row.evaluations[key] else "failed" for key in keys),
                 f"{means[name] - means[str(other)]:+.1f} to {other}" if is_compared else "",
             ]
@@ -263,7 +274,7 @@ class _Meter:
     def keep(self) -> None:
         """Store the time so far; after training nothing more is added."""
         if not self._is_over and self._folder.path.is_dir():
-            write_json(_file(self._folder), {"processor_seconds": self._spent})
+            write_json(_file(self._folder), _Spent(processor_seconds=self._spent).to_json())
 
     @property
     def _spent(self) -> float:
@@ -303,16 +314,15 @@ class _Lengths:
 
     def __init__(self, file: Path, budget: float) -> None:
         self._file, self._budget = file, budget
-        self._stored: dict[str, Any] = read_json(file) if file.is_file() else {}
+        stored = read_json(file) if file.is_file() else {}
+        self._stored = {key: parsed(Length, found, file) for key, found in stored.items()}
 
     def get(self, row: Row) -> Length | None:
-        found = self._stored.get(self._key(row))
-        return None if found is None else Length(**found)
+        return self._stored.get(self._key(row))
 
     def put(self, row: Row, length: Length) -> None:
-        self._stored[self._key(row)] = asdict(length)
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(self._file, self._stored)
+        self._stored[self._key(row)] = length
+        write_json(self._file, {key: found.to_json() for key, found in self._stored.items()})
 
     def _key(self, row: Row) -> str:
         return f"{row.specs[0].digest} {self._budget:g} s"
@@ -330,7 +340,7 @@ def _file(folder: RunFolder) -> Path:
 
 def _used(folder: RunFolder) -> float | None:
     file = _file(folder)
-    return float(read_json(file)["processor_seconds"]) if file.is_file() else None
+    return parsed(_Spent, read_json(file), file).processor_seconds if file.is_file() else None
 
 
 def _seconds_of(folder: RunFolder) -> float:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -20,10 +20,11 @@ from robustcli.specs.spec import ExperimentSpec
 from robustcli.store import checkpoint
 from robustcli.store.evaluations import Threat
 from robustcli.store.jobs import FOLDER as JOB_FOLDER
+from robustcli.store.passes import Passes
 from robustcli.store.provenance import read_provenance
 from robustcli.store.results import read_run_results
 from robustcli.store.runs import RunFolder, check_same, folder_of
-from robustcli.store.sweep_rows import PassCounts, SweepEvaluation, SweepRow
+from robustcli.store.sweep_rows import SweepEvaluation, SweepRow
 from robustcli.workflows.engines import Answer, Engine, Needs, Task
 from robustcli.workflows.sweep_spec import Row
 from robustcli.workflows.train import run_experiment
@@ -190,13 +191,13 @@ def images_per_second(outcome: Outcome) -> float | None:
     return _images_per_epoch(outcome) / median(seconds) if seconds else None
 
 
-def update_passes(outcome: Outcome) -> PassCounts:
+def update_passes(outcome: Outcome) -> Passes:
     """Passes of one update in the last epoch of a run.
 
     Raises:
         RobustCliError: there is no checkpoint, or the network has no convolution.
     """
-    return PassCounts(**asdict(passes_of(outcome.spec, _shape(outcome))))
+    return passes_of(outcome.spec, _shape(outcome))
 
 
 def _shape(outcome: Outcome) -> ImageShape:

@@ -24,9 +24,9 @@ from robustcli.attacks.square import Square
 from robustcli.attacks.surrogate import SurrogateCopy
 from robustcli.bench import autoattack as autoattack_bench
 from robustcli.bench import subjects
-from robustcli.bench.autoattack import Row, bench_autoattack, least_of_autoattack, passes_alone
+from robustcli.bench.autoattack import bench_autoattack, least_of_autoattack, passes_alone
 from robustcli.bench.conformance import Comparison, average_points, bench_conformance, beyond, by_chance, holds
-from robustcli.bench.results import ConformanceBench, typed
+from robustcli.bench.results import ConformanceBench, OutcomePasses, SpeedBench, SpeedRow, TrainingBench, parse_benches
 from robustcli.bench.subjects import BenchSubject, open_subject
 from robustcli.bench.tables import conformance_rows, describe_conformance, markdown, markdown_of, speed_rows
 from robustcli.bench.train import bench_train
@@ -38,12 +38,13 @@ from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.evaluators.autoattack_package import Package
 from robustcli.measuring import timing
 from robustcli.measuring.counters import peak_bytes, peak_of_update
-from robustcli.measuring.machine import format_machine
-from robustcli.measuring.passes import Passes, PassesAlone, least_passes, passes_by_kind
-from robustcli.measuring.timing import Spread, Stopwatch, Timed, measure, speed, to_others, verdict
+from robustcli.measuring.machine import Circumstances, Machine
+from robustcli.measuring.passes import PassesAlone, least_passes, passes_by_kind
+from robustcli.measuring.timing import Spread, Stopwatch, Timed, Timings, measure, speed, verdict
 from robustcli.promises.networks import conv_net, images, labels
 from robustcli.specs.spec import ExperimentSpec
-from robustcli.store.provenance import version_of
+from robustcli.store.passes import Passes
+from robustcli.store.provenance import this_session, version_of
 from robustcli.threat.threat import ThreatModel
 from robustcli.workflows.train import run_experiment
 
@@ -88,9 +89,9 @@ LEAST = {
 @pytest.mark.usefixtures("no_torchattacks")
 @pytest.mark.slow
 def test_a_step_makes_no_pass_too_many(defense: str, weights: str, settings: dict[str, Any]) -> None:
-    result = bench_train(request(defense, weights=weights, **settings))["defenses"][defense]
-    assert tuple(result["passes"].values()) == LEAST[defense, weights]
-    assert result["least_passes"] == result["passes"]
+    result = bench_train(request(defense, weights=weights, **settings)).defenses[defense]
+    assert result.passes == Passes(*LEAST[defense, weights])
+    assert result.least_passes == result.passes
 
 
 def test_the_minimum_is_unknown_without_counted_passes() -> None:
@@ -218,13 +219,17 @@ def test_a_difference_within_the_spread_is_not_called_one(
 
 
 def test_seconds_are_relative_to_the_limit_and_speeds_to_a_peer() -> None:
-    found = to_others({"ours": [2, 3], "limit": [1, 2], "peer": [4, 4]}, "limit", "peer")
-    assert found["ours"] == {
-        "over_limit": {"median": 1.75, "low": 1.5, "high": 2},
-        "beside_torchattacks": {"median": pytest.approx(5 / 3), "low": pytest.approx(4 / 3), "high": 2},
-    }
-    assert found["peer"]["over_limit"] == {"median": 3, "low": 2, "high": 4}
-    assert to_others({"ours": [2], "limit": [1]}, "limit", "peer")["ours"]["beside_torchattacks"] is None
+    timings = Timings({"ours": [2, 3], "limit": [1, 2], "peer": [4, 4]})
+    assert timings.over("limit", "ours") == Spread(1.75, 1.5, 2)
+    assert timings.over("limit", "peer") == Spread(3, 2, 4)
+    assert vars(timings.beside("peer", "ours")) == pytest.approx({"median": 5 / 3, "low": 4 / 3, "high": 2})
+    assert timings.beside("other", "ours") is None
+
+
+def test_ours_and_its_repetition_get_no_verdict() -> None:
+    timings = Timings({"ours": [1, 1], "ours again": [1, 1], "slow": [2, 3]})
+    assert [timings.verdict(name) for name in timings.seconds] == [None, None, "faster"]
+    assert [timings.ratio(name) for name in timings.seconds] == [None, Spread(1, 1, 1), Spread(2.5, 2, 3)]
 
 
 def test_a_peak_is_what_is_held_at_once() -> None:
@@ -321,8 +326,8 @@ def peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Peer:
     return Peer(tmp_path)
 
 
-def names_of(results: dict[str, Any], defense: str) -> list[str]:
-    return [row["name"] for row in results["defenses"][defense]["rows"]]
+def names_of(results: TrainingBench, defense: str) -> list[str]:
+    return [row.name for row in results.defenses[defense].rows]
 
 
 OWN_ROWS = ["ours", "ours again", "its passes alone"]
@@ -335,75 +340,70 @@ def test_torchattacks_is_given_the_same_attack_here_and_elsewhere(peer: Peer) ->
     results = bench_train(request("pgd_at", "natural", **changes))
     assert names_of(results, "pgd_at") == [*OWN_ROWS, "torchattacks, set as ours", PLAIN, "torchattacks, as it comes"]
     assert names_of(results, "natural") == OWN_ROWS
-    assert results["notes"] == []
+    assert results.notes == []
     attack = {"eps": 8 / 255, "alpha": 2 / 255, "steps": 10}
     plain = {**attack, "channels_last": False, "bf16": False}
     assert [*peer.here] == [{**attack, "channels_last": True, "bf16": True}, plain]
     assert [*peer.elsewhere] == [plain]
     # The stand-in returns the images unchanged, so that only their training remains.
-    for row in results["defenses"]["pgd_at"]["rows"][3:]:
-        assert row["passes"] == {"forwards": 1, "input_gradients": 0, "weight_gradients": 1}
-        assert row["peak_bytes"] > 0
+    for row in results.defenses["pgd_at"].rows[3:]:
+        assert row.passes == Passes(1, 0, 1)
+        assert row.peak_bytes > 0
 
 
 def test_with_perturbed_weights_it_is_no_longer_the_same_method(peer: Peer) -> None:
     results = bench_train(request("pgd_at", weights="awp"))
     assert names_of(results, "pgd_at") == OWN_ROWS
-    assert results["notes"] == []
+    assert results.notes == []
 
 
 @pytest.mark.usefixtures("no_torchattacks")
 def test_without_torchattacks_its_rows_are_left_out_with_a_message() -> None:
     results = bench_train(request("pgd_at"))
     assert names_of(results, "pgd_at") == OWN_ROWS
-    (note,) = results["notes"]
+    (note,) = results.notes
     assert "torchattacks" in note
     assert "pip install torchattacks" in note
     # No message unless the user asked for it.
-    assert bench_train(request("natural"))["notes"] == []
+    assert bench_train(request("natural")).notes == []
 
 
 @pytest.mark.slow
 def test_rows_and_ratios_belong_together(peer: Peer) -> None:
     results = bench_train(request("pgd_at"))
-    assert set(results) == {"schema", "provenance", "machine", "peers", "settings", "notes", "defenses"}
-    assert results["peers"] == {"torchattacks": version_of("torchattacks")}
-    assert ", torchattacks " in format_machine(results)
-    assert bench_train(request("natural"))["peers"] == {}, "it was not measured"
-    assert set(results["machine"]) == {"processor", "cores", "threads", "load", "torch"}
-    assert results["settings"] == {
-        "architecture": results["settings"]["architecture"],
-        "weights": "none",
-        "batch_size": BATCH,
-        "image": [3, 32, 32],
-        "precision": "fp32",
-        "channels_last": False,
-        "compile": False,
-        "rounds": 3,
-        "clock": "cpu",
-    }
-    assert results["settings"]["architecture"]["name"] == "small_cnn"
-    rows = results["defenses"]["pgd_at"]["rows"]
+    assert set(results.to_json()) == {
+        "schema", "provenance", "machine", "peers", "settings", "notes", "defenses",
+    }  # fmt: skip
+    assert results.peers == {"torchattacks": version_of("torchattacks")}
+    assert ", torchattacks " in results.describe()
+    assert bench_train(request("natural")).peers == {}, "it was not measured"
+    settings = results.settings
+    assert (settings.batch_size, settings.image, settings.rounds) == (BATCH, [3, 32, 32], 3)
+    assert (settings.precision, settings.clock) == ("fp32", "cpu")
+    assert not settings.channels_last
+    assert not settings.compile
+    assert settings.network == "small_cnn width 4"
+    rows = results.defenses["pgd_at"].rows
     for row in rows:
-        assert set(row) == {
-            "name", "seconds", "images_per_second", "passes", "peak_bytes", "ratio", "verdict", "over_limit",
-            "beside_torchattacks",
-        }  # fmt: skip
-        assert row["images_per_second"] == pytest.approx(BATCH / row["seconds"]["median"])
-        assert 0 < row["seconds"]["low"] <= row["seconds"]["median"] <= row["seconds"]["high"]
+        assert row.images_per_second == pytest.approx(BATCH / row.seconds.median)
+        assert 0 < row.seconds.low <= row.seconds.median <= row.seconds.high
     ours, again, *others = rows
-    assert ours["ratio"] is None
-    assert again["verdict"] is None
-    assert {row["verdict"] for row in others} <= {"faster", "slower", "within the spread"}
-    assert all(row["ratio"]["low"] <= row["ratio"]["median"] <= row["ratio"]["high"] for row in (again, *others))
+    assert ours.ratio is None
+    assert again.verdict is None
+    assert {row.verdict for row in others} <= {"faster", "slower", "within the spread"}
+    ratios = [row.ratio for row in (again, *others) if row.ratio is not None]
+    assert len(ratios) == len(rows) - 1
+    assert all(ratio.low <= ratio.median <= ratio.high for ratio in ratios)
     # The stand-in does not attack, so it takes a fraction of our time.
-    assert all(row["ratio"]["high"] < 1 for row in others[1:])
+    assert all(ratio.high < 1 for ratio in ratios[2:])
     # With the defaults of torchattacks, nothing needs to change in between.
     limit, as_ours, comes = others
-    assert limit["over_limit"] == comes["beside_torchattacks"] == {"median": 1, "low": 1, "high": 1}
-    assert comes["over_limit"]["high"] < 1
-    assert as_ours["over_limit"]["high"] < 1
-    assert ours["beside_torchattacks"]["high"] < 1
+    assert limit.over_limit == comes.beside_torchattacks == Spread(1, 1, 1)
+    assert comes.over_limit.high < 1
+    assert as_ours.over_limit.high < 1
+    assert ours.beside_torchattacks is not None
+    assert ours.beside_torchattacks.high < 1
+    assert parse_benches(json.loads(json.dumps(results.to_json())), "file") == [results], "read as it was written"
 
 
 def test_an_unknown_name_is_refused_with_the_known_names() -> None:
@@ -428,8 +428,8 @@ def test_compiled_steps_and_compiled_passes_are_compared(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(torch, "compile", compiled)
     result = bench_train(request("natural", is_compiled=True))
-    assert result["settings"]["compile"] is True
-    assert tuple(result["defenses"]["natural"]["passes"].values()) == LEAST["natural", "none"]
+    assert result.settings.compile
+    assert result.defenses["natural"].passes == Passes(*LEAST["natural", "none"])
     # Ours, ours again and the passes alone: one try each, then once unmeasured, and in each of three rounds; ours
     # once more to find its length. The first and the last twice for their peak.
     assert len(rows) == 3 * (1 + 1 + 3) + 1 + 2 * 2
@@ -445,13 +445,12 @@ def test_the_format_is_that_of_training_unless_it_is_given() -> None:
     narrow = {"architecture": "preact_resnet18"}
     # Of 4 channels, which AVX2 would not take in this format.
     is_chosen = torch.backends.cpu.get_cpu_capability() == "AVX512"
-    assert bench_train(request("natural", **narrow))["settings"]["channels_last"] is is_chosen
-    assert bench_train(request("natural", **narrow, channels_last=False))["settings"]["channels_last"] is False
+    assert bench_train(request("natural", **narrow)).settings.channels_last is is_chosen
+    assert bench_train(request("natural", **narrow, channels_last=False)).settings.channels_last is False
 
 
 def test_the_width_is_16_where_there_is_one_and_none_was_given() -> None:
-    settings = bench_train(request("natural", architecture="small_cnn", width=None))["settings"]
-    assert settings["architecture"]["width"] == 16
+    assert bench_train(request("natural", architecture="small_cnn", width=None)).settings.architecture["width"] == 16
 
 
 @pytest.fixture(scope="module")
@@ -534,7 +533,7 @@ def test_engines_are_measured_on_the_same_images(digits: Path, quick: None) -> N
     subject = subject_of(digits)
     before = {name: value.clone() for name, value in subject.network.state_dict().items()}
     result = bench_autoattack(subject, rounds=1, screen=2)
-    names = [row["name"] for row in result["rows"]]
+    names = [row.name for row in result.rows]
     assert names == [
         "package, as it comes",
         "native",
@@ -543,22 +542,25 @@ def test_engines_are_measured_on_the_same_images(digits: Path, quick: None) -> N
         "native, fast, sample first 2",
         "its passes alone",
     ]
-    package, native, again, *_, alone = result["rows"]
-    assert (package["speed"], package["verdict"], alone["verdict"]) == (None, None, None)
-    assert {native["verdict"], again["verdict"]} <= {"faster", "slower", "within the spread"}
-    assert again["robust"] == native["robust"]
-    assert alone["over_limit"] == {"median": 1, "low": 1, "high": 1}
-    assert alone["passes"] == {"survivor": (6912, 1900), "broken": native["passes"]["broken"]}
-    for row in result["rows"]:
-        over = row["over_limit"]
-        assert over["low"] <= row["seconds"]["high"] / alone["seconds"]["low"]
-        assert over["high"] >= row["seconds"]["low"] / alone["seconds"]["high"]
-    assert native["speed"]["low"] <= native["speed"]["median"] <= native["speed"]["high"]
-    assert 0 < native["robust"] < 24 * result["clean"]
-    assert abs(native["robust"] - package["robust"]) == abs(
-        len(native["broken_alone"]) - len(native["broken_by_the_package_alone"])
+    package, native, again, *_, alone = result.rows
+    assert (package.speed, package.verdict, alone.verdict) == (None, None, None)
+    assert {native.verdict, again.verdict} <= {"faster", "slower", "within the spread"}
+    assert again.robust == native.robust
+    assert alone.over_limit == Spread(1, 1, 1)
+    assert isinstance(native.passes, OutcomePasses)
+    assert alone.passes == OutcomePasses(survivor=(6912, 1900), broken=native.passes.broken)
+    for row in result.rows:
+        assert row.over_limit.low <= row.seconds.high / alone.seconds.low
+        assert row.over_limit.high >= row.seconds.low / alone.seconds.high
+    assert native.speed is not None
+    assert native.speed.low <= native.speed.median <= native.speed.high
+    assert native.robust is not None
+    assert package.robust is not None
+    assert 0 < native.robust < 24 * result.clean
+    assert abs(native.robust - package.robust) == abs(
+        len(native.broken_alone) - len(native.broken_by_the_package_alone)
     )
-    survivor, broken = native["passes"]["survivor"], native["passes"]["broken"]
+    survivor, broken = native.passes.survivor, native.passes.broken
     # 49.5 times fewer queries than published; FAB makes a second forward where it is on the wrong side.
     assert survivor[1] == pytest.approx(1900, rel=0.02)
     assert 6912 - 4950 <= survivor[0] <= 6912 - 4950 + 920
@@ -569,6 +571,7 @@ def test_engines_are_measured_on_the_same_images(digits: Path, quick: None) -> N
     assert len({len(row) for row in rows}) == 1
     assert rows[-1][3] == "its passes alone"
     assert "6,912 + 1,900" in rows[-1]
+    assert parse_benches(json.loads(json.dumps(result.to_json())), "file") == [result], "read as it was written"
 
 
 @pytest.mark.slow
@@ -578,11 +581,11 @@ def test_compiled_engines_are_measured_where_they_compile(
     subject = subject_of(digits)
     monkeypatch.setattr(torch, "compile", lambda call, **_: call)
     result = bench_autoattack(subject, rounds=2, screen=2, is_compiled=True)
-    assert [row["name"] for row in result["rows"]] == [
+    assert [row.name for row in result.rows] == [
         "package, as it comes", "native", "native again", "native, fast", "native, compiled",
         "native, fast, compiled", "native, fast, compiled, sample first 2", "its passes alone",
     ]  # fmt: skip
-    assert result["compile_seconds"] > 0
+    assert (result.compile_seconds or 0) > 0
     monkeypatch.setattr(torch, "compile", lambda *_, **__: None)
     with pytest.raises(RobustCliError, match=r"without torch\.compile"):
         bench_autoattack(subject, rounds=1, screen=None, is_compiled=True)
@@ -603,8 +606,8 @@ def test_the_limit_makes_the_least_passes_of_each_image(monkeypatch: pytest.Monk
     subject = BenchSubject("net", network, x, network(x).argmax(1), ThreatModel("linf", "1/10"))
     # Two survive, three break within 4 forwards and 3 gradients each, one is wrong when clean.
     clean = torch.tensor([True] * 5 + [False])
-    native = Row("native", survives=torch.tensor([True] * 2 + [False] * 4), passes={"broken": (4, 3)})
-    passes_alone(subject, native, clean)()
+    survives = torch.tensor([True] * 2 + [False] * 4)
+    passes_alone(subject, clean, survives, (4, 3))()
     least = least_of_autoattack("linf")
     assert gradients == 2 * least[1] + 3 * 3
     # The minimum includes a clean forward of every image.
@@ -640,55 +643,48 @@ def test_the_least_is_counted_from_the_budgets() -> None:
 @pytest.mark.slow
 def test_engines_are_compared_attack_by_attack(digits: Path, quickest: None) -> None:
     result = bench_conformance(subject_of(digits), "fp32")
-    assert [row["part"] for row in result["rows"]] == ["apgd-ce", "apgd-t", "fab-t", "square", "standard"]
-    for row in result["rows"]:
-        difference = len(row["broken_by_package_alone"]) - len(row["broken_by_native_alone"])
-        assert row["native"] - row["package"] == difference
-        assert row["points"] == pytest.approx(100 * difference / 24)
-        assert row["interval"][0] <= row["points"] <= row["interval"][1]
+    assert [row.part for row in result.rows] == ["apgd-ce", "apgd-t", "fab-t", "square", "standard"]
+    for row in result.rows:
+        difference = len(row.broken_by_package_alone) - len(row.broken_by_native_alone)
+        assert row.native - row.package == difference
+        assert row.points == pytest.approx(100 * difference / 24)
+        assert row.interval[0] <= row.points <= row.interval[1]
     assert len(conformance_rows([result])) == 6
-    some = bench_conformance(subject_of(digits), "fp32", only=["apgd-ce", "fab-t"], runs=2)["rows"]
-    assert [(row["part"], row["runs"]) for row in some] == [("apgd-ce", 2), ("fab-t", 1)], "FAB-T draws nothing"
-    assert some[0]["native"] >= result["rows"][0]["native"]
-    assert some[1]["native"] == result["rows"][2]["native"]
+    some = bench_conformance(subject_of(digits), "fp32", only=["apgd-ce", "fab-t"], runs=2).rows
+    assert [(row.part, row.runs) for row in some] == [("apgd-ce", 2), ("fab-t", 1)], "FAB-T draws nothing"
+    assert some[0].native >= result.rows[0].native
+    assert some[1].native == result.rows[2].native
     assert "standard" in describe_conformance([result])
 
 
-HEAD = {
-    "machine": {"processor": "p", "cores": 1, "threads": 1, "load": 0.5, "torch": "t"},
-    "provenance": {"device": "cpu"},
-    "peers": {"pyautoattack": "1.2"},
-}
+HEAD = Circumstances(
+    provenance=this_session("cpu"),
+    machine=Machine(processor="p", cores=1, threads=1, load=0.5, torch="t"),
+    peers={"pyautoattack": "1.2"},
+)
 
 
-def planted(native: str, package: str) -> dict[str, Any]:
+def planted(native: str, package: str) -> ConformanceBench:
     masks = (torch.tensor([[flag == "1" for flag in flags]]) for flags in (native, package))
-    rows = [Comparison("square", *masks).to_json()]
-    return {"subject": "a", "threat": "b", "images": 1, "precision": "fp32", "rows": rows}
-
-
-def benches(*results: dict[str, Any]) -> list[ConformanceBench]:
-    return typed(ConformanceBench, results)
+    rows = [Comparison("square", *masks).row()]
+    return ConformanceBench(**vars(HEAD), subject="a", threat="b", images=1, precision="fp32", rows=rows)
 
 
 def test_a_weaker_attack_is_not_called_equal() -> None:
-    assert holds(benches(planted("1" * 500, "1" * 500)))
-    assert holds(benches(planted("0" * 9 + "1" * 491, "1" * 500))), "a stronger one is"
+    assert holds([planted("1" * 500, "1" * 500)])
+    assert holds([planted("0" * 9 + "1" * 491, "1" * 500)]), "a stronger one is"
     weaker = planted("1" * 500, "0" * 9 + "1" * 491)
-    assert not holds(benches(weaker)), "beyond chance"
-    assert beyond(benches(weaker)) == ["square on a, b"]
+    assert not holds([weaker]), "beyond chance"
+    assert beyond([weaker]) == ["square on a, b"]
     equal = planted("1" * 500, "1" * 500)
-    assert holds(benches(weaker, *[equal] * 19)), "one of 20 is what chance makes"
-    assert not holds(benches(weaker, weaker, weaker, *[planted("0" * 9 + "1" * 491, "1" * 500)] * 17)), (
-        "three of 20 are not"
-    )
-    assert not holds(benches(planted("1" * 500, "00" + "1" * 498))), "beyond the tolerance"
-    assert holds(benches(planted("1" * 500, "0" + "1" * 499)))
-    assert average_points(benches(planted("1" * 500, "0" + "1" * 499), planted("1" * 500, "1" * 500))) == pytest.approx(
-        {"square": 0.1}
-    )
-    row = planted("0011", "1001")["rows"][0]
-    assert (row["broken_by_native_alone"], row["broken_by_package_alone"]) == ([0], [2])
+    assert holds([weaker, *[equal] * 19]), "one of 20 is what chance makes"
+    assert not holds([weaker, weaker, weaker, *[planted("0" * 9 + "1" * 491, "1" * 500)] * 17]), "three of 20 are not"
+    assert not holds([planted("1" * 500, "00" + "1" * 498)]), "beyond the tolerance"
+    slightly = planted("1" * 500, "0" + "1" * 499)
+    assert holds([slightly])
+    assert average_points([slightly, equal]) == pytest.approx({"square": 0.1})
+    (row,) = planted("0011", "1001").rows
+    assert (row.broken_by_native_alone, row.broken_by_package_alone) == ([0], [2])
 
 
 @pytest.mark.parametrize(("comparisons", "most"), [(1, 0), (2, 0), (3, 1), (20, 2), (85, 5)])
@@ -699,11 +695,11 @@ def test_chance_puts_some_comparisons_beyond_their_interval(comparisons: int, mo
 
 def test_runs_are_pairs_of_image_and_noise() -> None:
     native, package = torch.tensor([[True, False], [True, True]]), torch.tensor([[True, True], [False, True]])
-    row = Comparison("square", native, package).to_json()
-    assert (row["runs"], row["native"], row["package"], row["points"]) == (2, 3, 3, 0)
-    assert (row["broken_by_native_alone"], row["broken_by_package_alone"]) == ([1], [0])
-    text = conformance_rows([{"subject": "a", "threat": "b", "images": 2, "precision": "fp32", "rows": [row]}])[1]
-    assert text[2:6] == ("2 x 2", "square", "75.0", "75.0")
+    row = Comparison("square", native, package).row()
+    assert (row.runs, row.native, row.package, row.points) == (2, 3, 3, 0)
+    assert (row.broken_by_native_alone, row.broken_by_package_alone) == ([1], [0])
+    bench = ConformanceBench(**vars(HEAD), subject="a", threat="b", images=2, precision="fp32", rows=[row])
+    assert conformance_rows([bench])[1][2:6] == ("2 x 2", "square", "75.0", "75.0")
 
 
 def test_tables_are_markdown() -> None:
@@ -712,11 +708,13 @@ def test_tables_are_markdown() -> None:
 
 
 def test_stored_results_become_one_table_each() -> None:
-    comparison = {**HEAD, **planted("0011", "1001"), "images": 4, "precision": "fp32"}
-    more = {**comparison["rows"][0], "runs": 2, "native": 4, "package": 3}
-    other = {**more, "part": "fab-t", "runs": 1, "native": 1}
-    fast = {**comparison, "precision": "fast", "rows": [*comparison["rows"], other]}
-    name, text = markdown_of({"a.json": [comparison, {**comparison, "rows": [more]}], "b.json": [fast]})
+    planted_bench = planted("0011", "1001").model_copy(update={"images": 4})
+    (row,) = planted_bench.rows
+    more = row.model_copy(update={"runs": 2, "native": 4, "package": 3})
+    other = more.model_copy(update={"part": "fab-t", "runs": 1, "native": 1})
+    repeated = planted_bench.model_copy(update={"rows": [more]})
+    fast = planted_bench.model_copy(update={"precision": "fast", "rows": [row, other]})
+    name, text = markdown_of({"a.json": [planted_bench, repeated], "b.json": [fast]})
     assert name == "conformance"
     lines = text.splitlines()
     assert lines[0] == "| network | threat | images | square | fab-t |"
@@ -726,24 +724,36 @@ def test_stored_results_become_one_table_each() -> None:
     ]
     assert lines[-3].endswith("confirmed.")
     assert lines[-1] == "cpu; p, 1 cores, 1 threads, load 0.5; torch t, pyautoattack 1.2."
-    speed = {
-        **HEAD,
-        "subject": "a",
-        "threat": "b",
-        "images": 1,
-        "rows": [
-            {
-                "name": "native",
-                "seconds": {"median": 1.0, "low": 1.0, "high": 1.0},
-                "speed": None,
-                "robust": 1,
-                "passes": {"survivor": [1, 1], "broken": [1, 1]},
-            }
-        ],
-    }
+    ones = Spread(1, 1, 1)
+    native = SpeedRow(
+        name="native", seconds=ones, speed=None, verdict=None, over_limit=ones, robust=1, broken_alone=[],
+        broken_by_the_package_alone=[], passes=OutcomePasses(survivor=(1, 1), broken=(1, 1)),
+    )  # fmt: skip
+    speed = SpeedBench(
+        **vars(HEAD), subject="a", threat="b", images=1, clean=1.0, clock="cpu", rounds=1, compile_seconds=None,
+        least_passes_per_survivor=[1, 1], rows=[native],
+    )  # fmt: skip
     assert markdown_of({"s.json": [speed]})[0] == "speed"
     with pytest.raises(RobustCliError, match=r"a\.json is of conformance, s\.json is of speed; give those of one"):
-        markdown_of({"a.json": [comparison], "s.json": [speed]})
-    for junk in ({}, [], [{}], [1]):
-        with pytest.raises(RobustCliError, match=r"x\.json: not a result of `robust bench"):
-            markdown_of({"x.json": junk})
+        markdown_of({"a.json": [planted_bench], "s.json": [speed]})
+
+
+@pytest.mark.parametrize("junk", [{}, [], [{}], [1], {"bench": "speedrun", "rows": []}])
+def test_other_files_are_no_results(junk: Any) -> None:
+    with pytest.raises(RobustCliError, match=r"x\.json: not a result of `robust bench"):
+        parse_benches(junk, "x.json")
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted(path for path in (ROOT / "experiments" / "results" / "bench").glob("*.json") if path.stem != "plan"),
+    ids=lambda path: path.stem,
+)
+def test_stored_results_are_read_and_written_back(path: Path) -> None:
+    raw = json.loads(path.read_text(encoding="utf-8"))
+    benches = parse_benches(raw, path)
+    assert markdown_of({str(path): benches})[1].startswith("| ")
+    written = [bench.to_json() for bench in benches]
+    for bench, before in zip(written, raw if isinstance(raw, list) else [raw], strict=True):
+        # Files from before the header named other packages have no peers.
+        assert bench == {"peers": {}, **before}

@@ -14,7 +14,7 @@ from stored_results import DATA, run_results
 from robustcli.errors import RobustCliError
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store.files import read_json, write_json
-from robustcli.store.provenance import provenance
+from robustcli.store.provenance import this_session
 from robustcli.store.runs import Run, RunFolder, folder_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -169,7 +169,7 @@ def test_every_session_is_recorded(tmp_path: Path) -> None:
 
 
 def test_provenance_names_commit_versions_device_and_command() -> None:
-    known = provenance("a device")
+    known = this_session("a device").to_json()
     assert set(known) == {"started", "command", "device", "platform", "python", "versions", "commit", "dirty"}
     assert known["command"][0] == "robust"
     assert known["versions"]["torch"]

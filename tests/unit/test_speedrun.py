@@ -2,7 +2,6 @@
 
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,9 +104,11 @@ def test_trainings_keep_to_the_budget_and_are_not_repeated(sweep: Path) -> None:
 def test_one_epoch_that_takes_too_long_gets_fewer_images() -> None:
     costs = Costs(start=1.0, update=1.25, end=1.0, updates=16, images=1000)
     # 94 % of the budget, less a second to start and, for each epoch, 20 s of updates and 1 s for its end.
-    assert fitted_length(costs, 100, 64) == Length(4)
-    assert fitted_length(costs, 10, 64) in (Length(1, 369), Length(1, 370)), "but for rounding"
-    assert Length(1, 370).overrides == ["train.epochs=1", "data.train_size=370"]
+    assert fitted_length(costs, 100, 64) == Length(epochs=4)
+    assert fitted_length(costs, 10, 64) in [Length(epochs=1, train_size=size) for size in (369, 370)], (
+        "but for rounding"
+    )
+    assert Length(epochs=1, train_size=370).overrides == ["train.epochs=1", "data.train_size=370"]
     with pytest.raises(RobustCliError, match=r"--budget: found 3 s; expected at least 4 s, which one update takes"):
         fitted_length(costs, 3, 64)
 
@@ -115,13 +116,13 @@ def test_one_epoch_that_takes_too_long_gets_fewer_images() -> None:
 def test_what_uses_up_the_budget_starts_again_with_fewer_epochs(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(10**6))
     monkeypatch.setattr(speedrun, "_processor_seconds", lambda: float(next(clock)))
-    choose(monkeypatch, Length(6, 300))
+    choose(monkeypatch, Length(epochs=6, train_size=300))
     (found,), watcher = run(sweep, 20.0)
     # Each look at the clock is a second, so the first attempt ends before its 6 x 5 updates.
-    assert found.length == Length(3, 300)
+    assert found.length == Length(epochs=3, train_size=300)
     assert found.row.epochs == 3
     assert watcher.updates > 3 * 5
-    assert found.seconds[0] <= 20 + 3
+    assert found.processor_seconds[0] <= 20 + 3
     # What was trained with a larger budget does not count.
     with pytest.raises(RobustCliError, match=r"row pgd_at: the budget was used up .* expected a larger --budget"):
         run(sweep, 1.0)
@@ -130,7 +131,7 @@ def test_what_uses_up_the_budget_starts_again_with_fewer_epochs(sweep: Path, mon
 def test_an_interrupted_training_goes_on_with_the_time_that_it_has_used(
     sweep: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    choose(monkeypatch, Length(3, 300))
+    choose(monkeypatch, Length(epochs=3, train_size=300))
 
     class Stopped(Silent):
         def epoch(self, record: dict[str, Any]) -> None:
@@ -144,7 +145,7 @@ def test_an_interrupted_training_goes_on_with_the_time_that_it_has_used(
     monkeypatch.setattr(speedrun, "measured_costs", None)
     (found,), watcher = run(sweep, 60)
     assert watcher.updates < 3 * 5
-    assert 50 < found.seconds[0] < 60
+    assert 50 < found.processor_seconds[0] < 60
     file.unlink()
     with pytest.raises(RobustCliError, match="not trained by a speedrun"):
         run(sweep, 60)
@@ -160,10 +161,11 @@ def test_only_processors_count(sweep: Path) -> None:
 
 
 def test_rows_without_results_are_told_and_not_compared(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    choose(monkeypatch, Length(1, 64))
+    choose(monkeypatch, Length(epochs=1, train_size=64))
     found, _ = run(sweep, 60, ("pgd_at", "candidate"))
     assert " to pgd_at |" in table(found)
-    broken = replace(found[0], row=found[0].row.model_copy(update={"evaluations": {"clean": [], "autoattack": []}}))
+    broken = found[0].model_copy(deep=True)
+    broken.row.evaluations.update(clean=[], autoattack=[])
     broken.row.failures["0"] = "the loss is not finite"
     text = table([broken, found[1]])
     assert "| pgd_at | 1 | 64 |" in text

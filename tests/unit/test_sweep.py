@@ -9,11 +9,12 @@ import torch
 
 from robustcli.architectures import ImageShape
 from robustcli.errors import RobustCliError, SpecError
-from robustcli.measuring.passes import Passes, passes_of
+from robustcli.measuring.passes import passes_of
 from robustcli.reports.sweep import markdown as markdown_of_rows
 from robustcli.specs import experiments
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.specs.yamlfile import parse_yaml
+from robustcli.store.passes import Passes
 from robustcli.store.sweep_rows import SweepRow
 from robustcli.workflows.sweep_spec import Sweep, is_sweep
 

@@ -21,13 +21,14 @@ from robustcli.evaluators.attack import Attacked
 from robustcli.measuring.machine import circumstances
 from robustcli.measuring.memory import DoesNotFitError, device_bytes, fitting, free_bytes, peak_bytes
 from robustcli.measuring.network_profile import profile_of
-from robustcli.measuring.passes import Passes, passes_of
+from robustcli.measuring.passes import passes_of
 from robustcli.measuring.timing import wall
 from robustcli.registry.registry import instantiate
 from robustcli.runtime.allocator import keep_freed_memory
 from robustcli.runtime.device import choose_device
 from robustcli.specs.settings import EvaluateOptions
 from robustcli.specs.spec import ExperimentSpec
+from robustcli.store.passes import Passes
 from robustcli.threat.threat import ThreatModel
 from robustcli.training.check import Check
 from robustcli.training.choices import chosen_settings

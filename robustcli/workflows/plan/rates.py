@@ -44,7 +44,7 @@ class DeviceRates:
                 raise ValueError
             work = plan.macs * plan.passes_per_image.total
             return cls(
-                device=plan.machine["provenance"]["device"],
+                device=plan.machine.provenance.device,
                 spec=plan.name,
                 training=work * plan.training.batch_size / plan.training.update,
                 evaluation=plan.macs / plan.seconds_of_a_pass,

@@ -6,8 +6,9 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from robustcli.measuring.passes import Passes
+from robustcli.measuring.machine import Circumstances
 from robustcli.measuring.timing import Spread
+from robustcli.store.passes import Passes
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class Plan:
         seconds: the whole run.
     """
 
-    machine: Mapping[str, Any]
+    machine: Circumstances
     name: str
     digest: str
     images: Images
@@ -145,7 +146,8 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
         plain = asdict(self)
-        return {**plain.pop("machine"), "fits": self.fits, **plain}
+        del plain["machine"]
+        return {**self.machine.to_json(), "fits": self.fits, **plain}
 
     @classmethod
     def of_json(cls, found: Any) -> "Plan":
