@@ -16,7 +16,7 @@ from robustcli.specs import experiments
 from robustcli.specs.spec import ExperimentSpec, with_value
 from robustcli.specs.yamlfile import Document, read_yaml
 from robustcli.store.evaluations import Evaluation
-from robustcli.store.provenance import Record
+from robustcli.store.records import Record
 from robustcli.store.results import RunResults, read_run_results
 from robustcli.store.runs import RunFolder
 from robustcli.workflows.train import run_experiment

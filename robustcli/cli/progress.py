@@ -1,7 +1,6 @@
 """Progress of a run or an evaluation: a bar in a terminal, lines in a log."""
 
 from types import TracebackType
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -9,9 +8,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 from robustcli.evaluation.progress import StageLines, StageProgress
 from robustcli.evaluation.wording import interval
 from robustcli.store.evaluations import Evaluation
+from robustcli.store.records import Record
 
-_CHECK = ("clean", "robust", "fgsm")
-_HIDDEN = ("epoch", "seconds", "checked_on")
+# Measures that are printed after the others.
+_CHECK = ("clean", "fgsm", "checked_on")
 
 
 class Screen:
@@ -61,11 +61,13 @@ class Screen:
         rate = f"{self._images / elapsed:,.0f} images/s" if elapsed else ""
         self._bar.update(self._task, advance=1, rate=rate)
 
-    def epoch(self, record: dict[str, Any]) -> None:
+    def epoch(self, record: Record) -> None:
         """Print the record of a finished epoch."""
-        trained = "  ".join(f"{key} {value:.4g}" for key, value in record.items() if key not in (*_CHECK, *_HIDDEN))
-        checked = "  ".join(f"{key} {100 * record[key]:.1f}%" for key in _CHECK if key in record)
-        self._print(f"epoch {record['epoch'] + 1:>3}  {trained}  {record['checked_on']}: {checked}")
+        shown = (item for item in record.measures.items() if item[0] not in _CHECK)
+        trained = "  ".join(f"{key} {value:.4g}" for key, value in shown)
+        accuracies = {"clean": record.clean, "robust": record.robust, "fgsm": record.fgsm}
+        checked = "  ".join(f"{key} {100 * found:.1f}%" for key, found in accuracies.items() if found is not None)
+        self._print(f"epoch {record.epoch + 1:>3}  {trained}  {record.checked_on}: {checked}")
 
     def evaluation(self, key: str, result: Evaluation | None) -> None:
         """Print that an evaluation starts (result None) or is finished."""

@@ -19,7 +19,7 @@ from robustcli.optimization.progress import Progress
 from robustcli.optimization.rates import copy_rates
 from robustcli.registry.types import AttackBn, NonNegative, Positive, StartStd, Steps, StepSize
 from robustcli.runtime import ranks
-from robustcli.store import checkpoint
+from robustcli.store.checkpoint import Checkpoint
 from robustcli.threat.noise import Noise
 
 _BESIDE = "beside"
@@ -48,7 +48,7 @@ class HatLoss(OuterLoss):
 
 def _load(helper: nn.Module, path: Path) -> None:
     """Load weights of a checkpoint of the same architecture, with any wrapper around the network."""
-    weights = checkpoint.load(path)["weights"]
+    weights = Checkpoint.read(path).weights
     networks = [module for module in helper.modules() if module.state_dict().keys() == weights.keys()]
     try:
         if not networks:

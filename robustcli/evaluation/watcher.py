@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Protocol
 
 from robustcli.evaluation.progress import StageProgress
 from robustcli.store.evaluations import Evaluation
+from robustcli.store.records import Record
 
 
 class Watcher(Protocol):
@@ -23,7 +24,7 @@ class Watcher(Protocol):
         """Called before an update on a number of images."""
         ...
 
-    def epoch(self, record: dict[str, Any]) -> None:
+    def epoch(self, record: Record) -> None:
         """Called after an epoch and its check."""
         ...
 

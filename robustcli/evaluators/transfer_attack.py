@@ -16,7 +16,7 @@ from robustcli.models.find import ModelRequest, checkpoint_in, find_source
 from robustcli.models.model import prepared
 from robustcli.models.schemes import scheme_of
 from robustcli.registry.types import Count
-from robustcli.store import checkpoint
+from robustcli.store.checkpoint import NetworkCheckpoint
 
 
 @EVALUATORS.register(
@@ -88,9 +88,9 @@ def _load_network(text: str, context: AttackContext, device: torch.device) -> nn
         if classes != context.classes:
             raise RobustCliError(f"source: {text}: gives {classes} classes; expected {context.classes}")
         return network.requires_grad_(False)
-    contents = checkpoint.load(found, ("shape", "mean", "std"))
-    own = ImageShape(*contents["shape"])
+    checkpoint = NetworkCheckpoint.read(found)
+    own = ImageShape(*checkpoint.shape)
     if own != expected:
         raise RobustCliError(f"source: {found}: takes {own.text}; expected {expected.text}")
-    _, network = network_of(contents, device, found)
+    _, network = network_of(checkpoint, device, found)
     return network.requires_grad_(False)

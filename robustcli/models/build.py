@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,13 +15,9 @@ from robustcli.models.weights_fit import require_plain_numbers
 from robustcli.preprocessors import Preprocessor
 from robustcli.registry.registry import MemberSpec, instantiate
 from robustcli.specs.spec import ExperimentSpec
+from robustcli.store.checkpoint import NetworkCheckpoint
 
 SELECTED_ON_TEST = "the weights were selected on test images, so this number is too good"
-
-
-def held_out_accuracy(record: Mapping[str, Any]) -> float | None:
-    """Return the clean accuracy in the check of a checkpoint, unless it used training images."""
-    return record.get("clean") if record.get("checked_on") in ("val", "test") else None
 
 
 def build_network(chosen: MemberSpec, shape: ImageShape, mean: Sequence[float], std: Sequence[float]) -> Network:
@@ -50,7 +46,7 @@ def preprocessor_of(chosen: MemberSpec | Literal["none"] | None) -> Preprocessor
     return preprocess
 
 
-def network_of(contents: Mapping[str, Any], device: torch.device, path: Path) -> tuple[ExperimentSpec, Network]:
+def network_of(checkpoint: NetworkCheckpoint, device: torch.device, path: Path) -> tuple[ExperimentSpec, Network]:
     """Return spec and network of a checkpoint, in eval mode.
 
     Args:
@@ -59,14 +55,14 @@ def network_of(contents: Mapping[str, Any], device: torch.device, path: Path) ->
     Raises:
         RobustCliError: its parts do not fit each other.
     """
-    spec = ExperimentSpec.parse(contents["spec"], f"the spec inside {path}")
-    shape, mean, std = ImageShape(*contents["shape"]), contents["mean"], contents["std"]
+    spec = ExperimentSpec.parse(checkpoint.spec, f"the spec inside {path}")
+    shape, mean, std = ImageShape(*checkpoint.shape), checkpoint.mean, checkpoint.std
     if not len(mean) == len(std) == shape.channels:
         raise RobustCliError(
             f"{path}: mean has {len(mean)} and std {len(std)} numbers; expected one each of {shape.channels} channels"
         )
     network = build_network(spec.architecture, shape, mean, std)
-    own, given = network.state_dict(), contents["weights"]
+    own, given = network.state_dict(), checkpoint.weights
     wrong = sorted(
         name for name in own.keys() | given.keys() if name not in own or name not in given or _differ(own, given, name)
     )

@@ -21,7 +21,7 @@ from robustcli.specs.check import checked
 from robustcli.specs.settings import ArchitectureOptions, DataOptions, EvaluateOptions
 from robustcli.specs.spec import ExperimentSpec, override_text
 from robustcli.specs.yamlfile import parse_scalar, parse_yaml, to_yaml
-from robustcli.store import checkpoint
+from robustcli.store.checkpoint import CheckedCheckpoint
 
 _HERE = "the command line"
 # Maximum number of runs in a message.
@@ -148,9 +148,9 @@ def checkpoint_in(path: Path) -> Path:
 def _trained(request: ModelRequest, path: Path) -> TrainedModel:
     if request.mean is not None or request.std is not None:
         raise RobustCliError(f"--mean and --std: {path} has its own normalisation; remove both")
-    contents = read_checkpoint(path)
+    checkpoint = read_checkpoint(path)
     source = f"the spec inside {path}"
-    inside = ExperimentSpec.parse(contents["spec"], source)
+    inside = ExperimentSpec.parse(checkpoint.spec, source)
     if request.data == inside.data.name:
         # The same data set, which lies where the spec in the checkpoint says.
         request = replace(request, data=None)
@@ -160,10 +160,10 @@ def _trained(request: ModelRequest, path: Path) -> TrainedModel:
         for text in request.overrides
         if not _is_about("preprocess", text) and (request.data is None or not _is_about("data", text))
     ]
-    spec = ExperimentSpec.parse(override_text(contents["spec"], rest, source), source)
+    spec = ExperimentSpec.parse(override_text(checkpoint.spec, rest, source), source)
     if spec.architecture != inside.architecture:
         raise RobustCliError("architecture: cannot be overridden")
-    height = contents["shape"][1]
+    height = checkpoint.shape[1]
     data = spec.data
     if request.data is not None:
         data = _data(_overridden(request, "data", _images(request.data, height)))
@@ -171,13 +171,13 @@ def _trained(request: ModelRequest, path: Path) -> TrainedModel:
     own = spec.architecture.options.preprocess.name
     if preprocess is not None and own != "none":
         raise RobustCliError(f"--preprocess: {path} was trained behind '{own}', which stays; leave it out")
-    return TrainedModel(path, contents, spec, data, preprocess)
+    return TrainedModel(path, checkpoint, spec, data, preprocess)
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path) -> CheckedCheckpoint:
     """Return a checkpoint of `robust train`; for other weights the error names the missing option."""
     try:
-        return checkpoint.load(path, checkpoint.TO_EVALUATE)
+        return CheckedCheckpoint.read(path)
     except RobustCliError as error:
         try:
             weights = read_weights(path)

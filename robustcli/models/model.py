@@ -11,7 +11,7 @@ from robustcli.architectures import ImageShape, Network, Normalize
 from robustcli.data.loading import load_test_data
 from robustcli.data.splits import Data
 from robustcli.errors import RobustCliError, in_one_line
-from robustcli.models.build import SELECTED_ON_TEST, held_out_accuracy, network_of, preprocessor_of
+from robustcli.models.build import SELECTED_ON_TEST, network_of, preprocessor_of
 from robustcli.models.digest import weights_digest
 from robustcli.models.external import ExternalNetwork, precision_note, require_logits, require_values
 from robustcli.models.normalization import Statistics, find_normalization
@@ -21,6 +21,7 @@ from robustcli.specs.check import checked, to_plain
 from robustcli.specs.settings import ThreatSettings
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.specs.yamlfile import parse_scalar
+from robustcli.store.checkpoint import CheckedCheckpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +102,7 @@ class TrainedModel:
     """
 
     path: Path
-    contents: Mapping[str, Any]
+    checkpoint: CheckedCheckpoint
     spec: ExperimentSpec
     data: MemberSpec
     preprocess: MemberSpec | None = None
@@ -115,7 +116,7 @@ class TrainedModel:
             data=self.data,
             threat=spec.threat,
             evaluate=spec.evaluate,
-            classes=self.contents.get("classes"),
+            classes=self.checkpoint.classes,
         )
 
     @property
@@ -128,22 +129,23 @@ class TrainedModel:
         }
 
     def load(self, data: Data, device: torch.device) -> LoadedModel:
-        shape = ImageShape(*self.contents["shape"])
+        shape = ImageShape(*self.checkpoint.shape)
         if data.shape != shape:
             raise RobustCliError(f"{self.path}: takes {shape.text}; the data have {data.shape.text}")
-        _, network = network_of(self.contents, device, self.path)
+        _, network = network_of(self.checkpoint, device, self.path)
         notes = []
         if self.preprocess is not None:
             network.preprocess = preprocessor_of(self.preprocess)
             require_logits(network, shape, str(self.path), device)
             notes.append(_preprocessing(self.preprocess))
         # An evaluation that does not read the train part knows only the test part; older checkpoints know only all.
-        digest, key = (data.digest, "data_digest") if data.is_whole else (data.test_digest, "test_digest")
-        if self.contents.get(key, digest) != digest:
+        known = self.checkpoint
+        digest, stored = (data.digest, known.data_digest) if data.is_whole else (data.test_digest, known.test_digest)
+        if stored not in (None, digest):
             notes.append("the images are not those that the checkpoint was trained and selected with")
         if self.spec.train.allow_test_selection:
             notes.append(SELECTED_ON_TEST)
-        return LoadedModel(network=network, notes=notes, clean=held_out_accuracy(self.contents["check"]))
+        return LoadedModel(network=network, notes=notes, clean=known.check.held_out_accuracy)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from robustcli.models.source import load_with_own_classes
 from robustcli.models.weights_file import read_weights
 from robustcli.models.weights_fit import require_plain_numbers
 from robustcli.registry.registry import MemberSpec
-from robustcli.store import checkpoint
+from robustcli.store.checkpoint import Checkpoint
 
 # Prefixes of the normalization's buffers, and of the network after it.
 _NORMALIZATION, _BODY = "normalize.", "body."
@@ -68,8 +68,7 @@ def _weights(text: str, chosen: MemberSpec, shape: ImageShape) -> Mapping[str, T
     found = find_source(ModelRequest(text=text))
     if isinstance(found, Path):
         try:
-            stored: Mapping[str, Tensor] = checkpoint.load(found)["weights"]
-            return stored
+            return Checkpoint.read(found).weights
         except RobustCliError as error:
             try:
                 found = Architecture(chosen, read_weights(found), NamedFile(path=found))

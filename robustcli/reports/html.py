@@ -15,7 +15,7 @@ from robustcli.reports.images import data_url, difference
 from robustcli.reports.summary import Source
 from robustcli.store.evaluations import Evaluation
 from robustcli.store.files import read_json, write_text
-from robustcli.store.provenance import Record
+from robustcli.store.records import Record
 from robustcli.store.results import Results, RunResults
 from robustcli.store.runs import RunFolder
 from robustcli.workflows.examples import keys_with_examples, stored_examples

@@ -1,12 +1,12 @@
 """Checkpoints: self-describing files that contain only data and are written atomically."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, cast
+from typing import Annotated, Any, BinaryIO, Self, cast
 
 import torch
-from pydantic import ConfigDict, Field, FiniteFloat, PositiveInt
+from pydantic import ConfigDict, Field, FiniteFloat, PositiveInt, WrapValidator
 from torch import Tensor
 
 from robustcli import __version__
@@ -14,24 +14,24 @@ from robustcli.errors import RobustCliError
 from robustcli.store.file_kinds import other_kind
 from robustcli.store.files import replacing
 from robustcli.store.models import Count, Stored, parsed, short
+from robustcli.store.records import CheckRecord
 
 FORMAT = 1
-# Keys for evaluations besides spec and weights, and keys for resuming.
-TO_EVALUATE = ("shape", "mean", "std", "check")
-TO_RESUME = ("check", "training")
 
 
-class _Check(Stored):
-    """Check of the weights after their epoch; empty within an epoch."""
-
-    epoch: int | None = None
-    clean: float | None = None
-    robust: float | None = None
-    fgsm: float | None = None
-    checked_on: str | None = None
+def _unchanged(value: Any, check: Callable[[Any], Any]) -> Any:
+    """Check a value without copying it: state dictionaries have the versions of their modules as an attribute."""
+    check(value)
+    return value
 
 
-class _Training(Stored):
+StateDict = Annotated[dict[str, Any], WrapValidator(_unchanged)]
+Weights = Annotated[dict[str, Tensor], WrapValidator(_unchanged)]
+Shape = Annotated[list[PositiveInt], Field(strict=False, min_length=4, max_length=4)]
+Numbers = Annotated[list[FiniteFloat], Field(strict=False)]
+
+
+class TrainingState(Stored):
     """State of training; each part checks its own."""
 
     updates: Count
@@ -40,37 +40,89 @@ class _Training(Stored):
     best_robust: float
     collapsed_at: int | None
     is_over: bool
-    network: dict[str, Any]
-    optimizer: dict[str, Any]
-    step: dict[str, Any]
-    average: dict[str, Any]
-    means: dict[str, Any]
+    network: StateDict
+    optimizer: StateDict
+    step: StateDict
+    average: StateDict
+    means: StateDict
 
 
-class _Contents(Stored):
-    """Keys of a checkpoint that are read again; only spec and weights are always present."""
+class Checkpoint(Stored):
+    """Content of a checkpoint; only spec and weights are always present.
+
+    Args:
+        spec: resolved spec as YAML.
+        weights: weights to evaluate: those of the network, or an average.
+        shape: channels, height, width and classes.
+        classes: names of the classes.
+        mean, std: normalization, by channel.
+        data_digest, test_digest: digests of all images, and of the test images.
+        threat: norm and radius as text.
+        check: check of the weights.
+    """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     spec: str
-    weights: dict[str, Tensor]
-    shape: Annotated[list[PositiveInt], Field(strict=False, min_length=4, max_length=4)] | None = None
-    mean: Annotated[list[FiniteFloat], Field(strict=False)] | None = None
-    std: Annotated[list[FiniteFloat], Field(strict=False)] | None = None
+    weights: Weights
+    shape: Shape | None = None
     classes: Annotated[list[str], Field(strict=False)] | None = None
-    check: _Check | None = None
-    training: _Training | None = None
+    mean: Numbers | None = None
+    std: Numbers | None = None
+    data_digest: str | None = None
+    test_digest: str | None = None
+    threat: dict[str, Any] | None = None
+    check: CheckRecord | None = None
+    training: TrainingState | None = None
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a checkpoint on the CPU, only as data (`weights_only`).
+
+        Raises:
+            RobustCliError: there is no such file, it is not a checkpoint of this program, or it is incomplete.
+        """
+        contents = _read(path)
+        missing = [key for key, field in cls.model_fields.items() if field.is_required() and contents.get(key) is None]
+        if missing:
+            raise RobustCliError(f"{path}: incomplete: it has no {', '.join(missing)}; copy the checkpoint again")
+        return parsed(cls, contents, path)
+
+    def write(self, path: Path) -> None:
+        """Write the checkpoint atomically."""
+        contents = {name: value for name, value in self if name in self.model_fields_set}
+        if self.check is not None:
+            contents["check"] = self.check.to_json()
+        if self.training is not None:
+            contents["training"] = dict(self.training)
+        with replacing(path) as file:
+            kept = _ErrorKeeper(file)
+            try:
+                torch.save({"format": FORMAT, "robustcli": __version__, **contents}, cast("BinaryIO", kept))
+            except RuntimeError as error:
+                # torch hides errors of the disk.
+                raise kept.error or error from error
 
 
-def save(path: Path, contents: Mapping[str, Any]) -> None:
-    """Write a checkpoint atomically."""
-    with replacing(path) as file:
-        kept = _ErrorKeeper(file)
-        try:
-            torch.save({"format": FORMAT, "robustcli": __version__, **contents}, cast("BinaryIO", kept))
-        except RuntimeError as error:
-            # torch hides errors of the disk.
-            raise kept.error or error from error
+class NetworkCheckpoint(Checkpoint):
+    """A checkpoint whose network can be built."""
+
+    shape: Shape
+    mean: Numbers
+    std: Numbers
+
+
+class CheckedCheckpoint(NetworkCheckpoint):
+    """A checkpoint that can be evaluated."""
+
+    check: CheckRecord
+
+
+class ResumableCheckpoint(Checkpoint):
+    """A checkpoint from which training can continue."""
+
+    check: CheckRecord
+    training: TrainingState
 
 
 class _ErrorKeeper:
@@ -91,15 +143,8 @@ class _ErrorKeeper:
         self._file.flush()
 
 
-def load(path: Path, needed: Sequence[str] = ()) -> dict[str, Any]:
-    """Read a checkpoint on the CPU, only as data (`weights_only`).
-
-    Args:
-        needed: required keys besides spec and weights.
-
-    Raises:
-        RobustCliError: there is no such file, it is not a checkpoint of this program, or it is incomplete.
-    """
+def _read(path: Path) -> dict[str, Any]:
+    """Return the content of a file that is a checkpoint of this program, which may be incomplete."""
     if not path.is_file():
         raise RobustCliError(f"{path}: no such file; expected a checkpoint such as runs/NAME/.../checkpoints/best.pt")
     kind = other_kind(path)
@@ -122,10 +167,6 @@ def load(path: Path, needed: Sequence[str] = ()) -> dict[str, Any]:
     number = contents.get("format")
     if type(number) is not int or number != FORMAT:
         raise RobustCliError(f"{path}: checkpoint format {short(number)}; this version reads format {FORMAT}")
-    parsed(_Contents, contents, path)
-    missing = [key for key in needed if contents.get(key) is None]
-    if missing:
-        raise RobustCliError(f"{path}: incomplete: it has no {', '.join(missing)}; copy the checkpoint again")
     return contents
 
 

@@ -1,19 +1,16 @@
-"""Provenance of a run or an evaluation: its images, the processes that worked on it, and the lines of train.jsonl."""
+"""Provenance of a run or an evaluation: its images, and the processes that worked on it."""
 
-import json
 import platform
 import subprocess
 import sys
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from pydantic import ConfigDict
 
 import robustcli
 from robustcli import __version__
-from robustcli.errors import RobustCliError
 from robustcli.store.files import read_json
 from robustcli.store.models import Count, Stored, parsed
 
@@ -73,31 +70,6 @@ class Provenance(Stored):
     continued_from: str | None = None
 
 
-class Record(Stored):
-    """Line of train.jsonl: an epoch with its measures, which are further keys, or an event.
-
-    Args:
-        epoch: number of the epoch, from 0.
-        seconds: of training, without checks.
-        robust: robust accuracy in the check after the epoch.
-        event: collapsed, rewound or failed; None for an epoch.
-        text: description of the event.
-    """
-
-    model_config = ConfigDict(extra="allow")
-
-    epoch: int
-    seconds: float = 0.0
-    robust: float | None = None
-    event: str | None = None
-    text: str = ""
-
-    @property
-    def measures(self) -> dict[str, Any]:
-        """Measures of the defense and the check, by name."""
-        return self.model_extra or {}
-
-
 def read_provenance(path: Path) -> Provenance:
     """Read provenance.json of a run.
 
@@ -105,15 +77,6 @@ def read_provenance(path: Path) -> Provenance:
         RobustCliError: the file is missing, damaged or of another kind; the message has the keys.
     """
     return parsed(Provenance, read_json(path), path)
-
-
-def parse_record(line: str, path: Path, number: int) -> Record:
-    """Record from a line of train.jsonl; path and line number are for messages."""
-    try:
-        raw = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise RobustCliError(f"{path}: line {number}: not JSON: {error}") from error
-    return parsed(Record, raw, f"{path}: line {number}")
 
 
 def this_session(device: str) -> Session:

@@ -18,12 +18,11 @@ from robustcli.store.files import append, write_json, write_text
 from robustcli.store.provenance import (
     DataRecord,
     Provenance,
-    Record,
     Session,
-    parse_record,
     read_provenance,
     this_session,
 )
+from robustcli.store.records import Record, parse_record
 from robustcli.store.results import RunResults, read_run_results, write_results
 
 if TYPE_CHECKING:
@@ -202,9 +201,9 @@ class Run:
     def _write_sessions(self, known: Provenance, sessions: list[Session]) -> None:
         write_json(self.folder.provenance, known.model_copy(update={"sessions": sessions}).to_json())
 
-    def log(self, record: Mapping[str, Any]) -> None:
+    def log(self, record: Record) -> None:
         """Append one line to train.jsonl."""
-        append(self.folder.log, json.dumps(record))
+        append(self.folder.log, json.dumps(record.to_json()))
 
     def finish(self, results: RunResults) -> None:
         """Write results.json; the run is never changed again."""

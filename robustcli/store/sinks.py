@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 
 from robustcli.errors import RobustCliError, in_one_line
 from robustcli.store.files import write_text
+from robustcli.store.records import Record
 from robustcli.store.runs import RunFolder
 
 SinkName = Literal["csv", "tensorboard", "wandb", "trackio"]
@@ -20,7 +21,7 @@ SinkName = Literal["csv", "tensorboard", "wandb", "trackio"]
 class Sink(Protocol):
     """Receives the records of a training."""
 
-    def write(self, record: Mapping[str, Any]) -> None:
+    def write(self, record: Record) -> None:
         """Receive the record of an epoch, or of an event such as a collapse."""
         ...
 
@@ -55,7 +56,7 @@ class LiveLogs:
         for name in dict.fromkeys(names):
             self._attempt(name, lambda name=name: self._sinks.update({name: _OPEN[name](folder, config)}))  # type: ignore[misc]
 
-    def write(self, record: Mapping[str, Any]) -> None:
+    def write(self, record: Record) -> None:
         """Pass a record to every log."""
         for name, sink in list(self._sinks.items()):
             self._attempt(name, lambda sink=sink: sink.write(record))  # type: ignore[misc]
@@ -84,7 +85,7 @@ class Csv:
     def path(self) -> Path:
         return self._folder.path / "train.csv"
 
-    def write(self, record: Mapping[str, Any]) -> None:
+    def write(self, record: Record) -> None:
         # From train.jsonl, which has the epochs of earlier sessions, without duplicates.
         rows = [
             {"epoch": epoch.epoch, "seconds": epoch.seconds, "robust": epoch.robust, **epoch.measures}
@@ -110,9 +111,9 @@ class TensorBoard:
         # Repeated epochs replace those of an earlier session.
         self._writer: Any = SummaryWriter(str(folder.path / "tensorboard"), purge_step=len(folder.epochs()))
 
-    def write(self, record: Mapping[str, Any]) -> None:
+    def write(self, record: Record) -> None:
         for name, value in _numbers(record).items():
-            self._writer.add_scalar(name, value, record["epoch"])
+            self._writer.add_scalar(name, value, record.epoch)
         self._writer.flush()
 
     def close(self) -> None:
@@ -125,8 +126,8 @@ class _Tracked:
     def __init__(self, run: Any) -> None:
         self._run = run
 
-    def write(self, record: Mapping[str, Any]) -> None:
-        self._run.log(_numbers(record), step=record["epoch"])
+    def write(self, record: Record) -> None:
+        self._run.log(_numbers(record), step=record.epoch)
 
     def close(self) -> None:
         self._run.finish()
@@ -167,9 +168,9 @@ def _title(folder: RunFolder) -> str:
     return "/".join(folder.path.parts[-2:])
 
 
-def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
+def _numbers(record: Record) -> dict[str, float]:
     found = {}
-    for name, value in record.items():
+    for name, value in record.to_json().items():
         with suppress(TypeError, ValueError):
             if name != "epoch" and not isinstance(value, str):
                 found[name] = float(value)

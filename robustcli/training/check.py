@@ -1,7 +1,6 @@
 """The check after every epoch."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from robustcli.evaluators.clean import Clean
 from robustcli.runtime import ranks
 from robustcli.runtime.ranks import Slice
 from robustcli.specs.settings import TrainSettings
+from robustcli.store.records import CheckRecord
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
 
@@ -49,18 +49,17 @@ class Check:
     @property
     def evaluators(self) -> dict[str, Evaluator]:
         """Evaluator of each accuracy."""
-        found: dict[str, Evaluator] = {"clean": Clean()}
-        if self.defense.is_adversarial or self.settings.select == "robust":
-            found["robust"] = Attacked(attack=Pgd(steps=self.settings.check_steps, keep="fooled"))
-            found["fgsm"] = Attacked(attack=Fgsm())
-        return found
+        if not self.defense.is_adversarial and self.settings.select != "robust":
+            return {"clean": Clean()}
+        many_steps = Pgd(steps=self.settings.check_steps, keep="fooled")
+        return {"clean": Clean(), "robust": Attacked(attack=many_steps), "fgsm": Attacked(attack=Fgsm())}
 
     @property
     def watches_one_step(self) -> bool:
         """Whether to record early signs of catastrophic overfitting."""
         return self.defense.is_single_step and "robust" in self.evaluators
 
-    def __call__(self, network: nn.Module) -> dict[str, Any]:
+    def __call__(self, network: nn.Module) -> CheckRecord:
         x, y = self.data.evaluation(self.split, self.count)
         rng = IndexedNoise(0, torch.arange(self.count, device=x.device))
         with evaluating(network):
@@ -70,7 +69,7 @@ class Check:
                 found |= ranks.from_first(
                     lambda: monitors(network, x, y, self.threat, rng, steps=steps, batch_size=batch_size)
                 )
-        return {"checked_on": self.split, **found}
+        return CheckRecord.model_validate({"checked_on": self.split, **found})
 
     def _accuracy(self, evaluator: Evaluator, network: nn.Module, x: Tensor, y: Tensor) -> float:
         """Return the share of surviving images; each process attacks its slice of them."""

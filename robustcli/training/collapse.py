@@ -1,6 +1,6 @@
 """Detect catastrophic overfitting in the check of an epoch: robust to one step but not to many."""
 
-from typing import Any
+from robustcli.store.records import CheckRecord
 
 # Accuracy under many steps falls by this much below its best, while accuracy under one step stays this much above it
 # (Wong et al., ICLR 2020; Andriushchenko and Flammarion, NeurIPS 2020).
@@ -12,23 +12,24 @@ _NOTHING = 0.1
 _MOST = 0.5
 
 
-def has_collapsed(record: dict[str, Any], best_robust: float) -> bool:
-    """Return whether robustness to many steps was lost.
+def has_collapsed(check: CheckRecord, best_robust: float) -> bool:
+    """Return whether robustness to many steps was lost; never for methods that are not adversarial.
 
     Args:
-        record: record of an epoch, with the accuracies "robust" and "fgsm" if the method is adversarial.
         best_robust: highest accuracy under many steps so far.
     """
-    if "fgsm" not in record:
+    if check.robust is None or check.fgsm is None:
         return False
-    return bool(best_robust - record["robust"] > _DROP and record["fgsm"] - record["robust"] > _GAP)
+    return best_robust - check.robust > _DROP and check.fgsm - check.robust > _GAP
 
 
-def withstands_one_step_only(record: dict[str, Any]) -> bool:
+def withstands_one_step_only(check: CheckRecord) -> bool:
     """Return whether training ended with robustness to one step and without robustness to many."""
-    return "fgsm" in record and bool(record["robust"] < _NOTHING and record["fgsm"] - record["robust"] > _MOST)
+    if check.robust is None or check.fgsm is None:
+        return False
+    return check.robust < _NOTHING and check.fgsm - check.robust > _MOST
 
 
-def in_words(record: dict[str, Any], best_robust: float) -> str:
-    """Format the accuracies for a message."""
-    return f"accuracy {record['robust']:.1%} under many steps (best {best_robust:.1%}), {record['fgsm']:.1%} under one"
+def in_words(check: CheckRecord, best_robust: float) -> str:
+    """Format the accuracies of an adversarial method for a message."""
+    return f"accuracy {check.robust:.1%} under many steps (best {best_robust:.1%}), {check.fgsm:.1%} under one"

@@ -25,6 +25,8 @@ from robustcli.runtime import ranks
 from robustcli.runtime.ranks import Slice
 from robustcli.runtime.synchronized import synchronized_batch_norm
 from robustcli.specs.settings import Augment, TrainSettings
+from robustcli.store.checkpoint import TrainingState
+from robustcli.store.records import CheckRecord, Record
 from robustcli.threat.noise import StreamNoise, derive
 from robustcli.threat.threat import ThreatModel
 from robustcli.training.collapse import has_collapsed, in_words, withstands_one_step_only
@@ -88,20 +90,32 @@ class Training:
     collapsed_at: int | None = None
     is_over: bool = False
 
-    _NUMBERS = ("updates", "best_score", "best_epoch", "best_robust", "collapsed_at", "is_over")
-    _PARTS = ("network", "optimizer", "step", "average", "means")
+    def state(self) -> TrainingState:
+        """Return everything, with the state of every part."""
+        return TrainingState(
+            updates=self.updates,
+            best_score=self.best_score,
+            best_epoch=self.best_epoch,
+            best_robust=self.best_robust,
+            collapsed_at=self.collapsed_at,
+            is_over=self.is_over,
+            network=self.network.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            step=self.step.state_dict(),
+            average=self.average.state_dict(),
+            means=self.means.state_dict(),
+        )
 
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            **{name: getattr(self, name) for name in self._NUMBERS},
-            **{name: getattr(self, name).state_dict() for name in self._PARTS},
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name in self._NUMBERS:
-            setattr(self, name, state[name])
-        for name in self._PARTS:
-            getattr(self, name).load_state_dict(state[name])
+    def restore(self, state: TrainingState) -> None:
+        """Continue from a state; every part checks its own and may raise any error."""
+        self.updates = state.updates
+        self.best_score, self.best_epoch, self.best_robust = state.best_score, state.best_epoch, state.best_robust
+        self.collapsed_at, self.is_over = state.collapsed_at, state.is_over
+        self.network.load_state_dict(state.network)
+        self.optimizer.load_state_dict(state.optimizer)
+        self.step.load_state_dict(state.step)
+        self.average.load_state_dict(state.average)
+        self.means.load_state_dict(state.means)
 
 
 @dataclass(frozen=True)
@@ -133,10 +147,10 @@ class Loop:
     split_in_two: bool
     seed: int
     noise: StreamNoise
-    check: Callable[[nn.Module], dict[str, Any]]
-    save: Callable[[nn.Module, bool, dict[str, Any]], None]
+    check: Callable[[nn.Module], CheckRecord]
+    save: Callable[[nn.Module, bool, CheckRecord], None]
     reload: Callable[[], None]
-    log: Callable[[dict[str, Any]], None]
+    log: Callable[[Record], None]
     stop_requested: Callable[[], bool]
     watcher: Watcher
     beside: Callable[[], dict[str, Tensor]]
@@ -165,7 +179,7 @@ def fit(training: Training, loop: Loop) -> None:
             # After the last update of an epoch, run its check first; it would be lost otherwise.
             if ranks.any_of(loop.stop_requested()) and training.updates % loop.steps_per_epoch:
                 _raise_if_not_finite(training, loop)
-                loop.save(_evaluated(training, loop), False, {})
+                loop.save(_evaluated(training, loop), False, CheckRecord())
                 raise Interrupted(f"stopped in epoch {epoch + 1}, after update {training.updates}")
         _raise_if_not_finite(training, loop)
         _end_epoch(training, loop, epoch, time.perf_counter() - begun)
@@ -247,13 +261,9 @@ def _end_epoch(training: Training, loop: Loop, epoch: int, seconds: float) -> No
     """Check the weights, detect a collapse, select, and save."""
     settings = loop.settings
     evaluated = _evaluated(training, loop)
-    record: dict[str, Any] = {
-        "epoch": epoch,
-        "lr": training.optimizer.param_groups[0]["lr"],
-        "seconds": round(seconds, 3),
-        **training.means.pop(),
-        **loop.check(evaluated),
-    }
+    lr = {"lr": training.optimizer.param_groups[0]["lr"]}
+    measures = {**lr, **training.means.pop(), **loop.check(evaluated).to_json()}
+    record = Record(**{**measures, "epoch": epoch, "seconds": round(seconds, 3)})
     loop.log(record)
     loop.watcher.epoch(record)
     if training.collapsed_at is None and has_collapsed(record, training.best_robust):
@@ -262,8 +272,9 @@ def _end_epoch(training: Training, loop: Loop, epoch: int, seconds: float) -> No
             return
     elif training.collapsed_at is None and epoch + 1 == settings.epochs and withstands_one_step_only(record):
         training.collapsed_at = epoch
-    training.best_robust = max(training.best_robust, record.get("robust", 0.0))
-    score = float(epoch) if settings.select == "last" else record[settings.select]
+    training.best_robust = max(training.best_robust, record.robust or 0.0)
+    score = {"last": float(epoch), "clean": record.clean, "robust": record.robust}[settings.select]
+    assert score is not None
     is_best = score > training.best_score
     if is_best:
         training.best_score, training.best_epoch = score, epoch
@@ -275,18 +286,18 @@ def _evaluated(training: Training, loop: Loop) -> nn.Module:
     return training.average.averaged(training.network, lambda: loop.data.clean_batches(loop.settings.batch_size))
 
 
-def _collapse(training: Training, loop: Loop, epoch: int, record: dict[str, Any]) -> None:
+def _collapse(training: Training, loop: Loop, epoch: int, record: Record) -> None:
     """Handle a collapse: stop, rewind and end, or continue; always recorded."""
     policy = loop.settings.on_collapse
     text = f"robustness collapsed in epoch {epoch + 1}: {in_words(record, training.best_robust)}"
     if policy == "stop":
-        loop.log({"epoch": epoch, "event": "collapsed", "text": text})
+        loop.log(Record(epoch=epoch, event="collapsed", text=text))
         raise CollapseError(f"{text}; the weights before it are kept (train.on_collapse: stop)")
     if policy == "rewind":
         loop.reload()
         training.collapsed_at, training.is_over = epoch, True
-        loop.log({"epoch": epoch, "event": "rewound", "text": text})
-        loop.save(_evaluated(training, loop), False, {})
+        loop.log(Record(epoch=epoch, event="rewound", text=text))
+        loop.save(_evaluated(training, loop), False, CheckRecord())
     training.collapsed_at = epoch
 
 
@@ -297,6 +308,6 @@ def _raise_if_not_finite(training: Training, loop: Loop) -> None:
     epoch, update = divmod(first, loop.steps_per_epoch)
     batch = update // loop.replays
     text = f"the loss is not finite in epoch {epoch + 1}, batch {batch + 1} (update {first + 1})"
-    loop.log({"epoch": epoch, "event": "failed", "text": text})
+    loop.log(Record(epoch=epoch, event="failed", text=text))
     kept = f"the checkpoint of epoch {epoch} is kept" if epoch else "no epoch was complete before it"
     raise NotFiniteError(f"{text}; {kept}")

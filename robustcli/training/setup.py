@@ -23,6 +23,7 @@ from robustcli.runtime.memory_format import to_channels_last
 from robustcli.runtime.precision import SkippedUpdates, emulation, tf32_in_use
 from robustcli.specs.settings import TrainSettings
 from robustcli.specs.spec import ExperimentSpec
+from robustcli.store.records import Record
 from robustcli.store.runs import RunFolder
 from robustcli.threat.noise import StreamNoise, derive
 from robustcli.threat.threat import ThreatModel
@@ -41,7 +42,7 @@ def assemble(
     device: torch.device,
     folder: RunFolder,
     *,
-    log: Callable[[dict[str, Any]], None],
+    log: Callable[[Record], None],
     note: Callable[[dict[str, Any]], None],
     stop_requested: Callable[[], bool],
     watcher: Watcher,

@@ -15,7 +15,7 @@ from robustcli.models.build import network_of
 from robustcli.registry.registry import instantiate
 from robustcli.runtime.device import choose_device
 from robustcli.statistics import mean_interval
-from robustcli.store import checkpoint
+from robustcli.store.checkpoint import NetworkCheckpoint
 from robustcli.store.files import read_json, write_json
 from robustcli.store.finding_results import Comparison, FindingResult, Verdict
 from robustcli.store.passes import Passes
@@ -195,7 +195,7 @@ class _Measured:
                 return stored["found"]
         self.begins(f"{self.where}: {name}")
         device = choose_device(spec.train.device)
-        _, network = network_of(checkpoint.load(folder.best, checkpoint.TO_EVALUATE), device, folder.best)
+        _, network = network_of(NetworkCheckpoint.read(folder.best), device, folder.best)
         data = load_data(spec.data, device, to_train=measure.images == "train")
         x, y = data.evaluation(measure.images, min(measure.examples, data.sizes[measure.images]))
         threat = ThreatModel(spec.threat.norm, spec.threat.eps)

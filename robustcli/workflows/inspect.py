@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from robustcli.errors import RobustCliError
-from robustcli.models.build import SELECTED_ON_TEST, held_out_accuracy
+from robustcli.models.build import SELECTED_ON_TEST
 from robustcli.models.find import checkpoint_in
 from robustcli.models.schemes import NamedFile, scheme_of
 from robustcli.models.script import is_torchscript
@@ -16,7 +16,7 @@ from robustcli.models.weights_fit import likely_architecture, saved_normalizatio
 from robustcli.registry.types import exact_text
 from robustcli.specs.check import to_plain
 from robustcli.specs.spec import ExperimentSpec
-from robustcli.store import checkpoint
+from robustcli.store.checkpoint import CheckedCheckpoint
 from robustcli.store.files import file_digest
 
 _EVAL = "--data DATA --norm linf --eps 8/255"
@@ -42,7 +42,7 @@ def inspect(text: str) -> dict[str, Any]:
     if is_torchscript(path):
         return {**facts, "kind": "TorchScript", "next": f"robust eval {text} {_EVAL}"}
     try:
-        contents = checkpoint.load(path)
+        contents = CheckedCheckpoint.read(path)
     except RobustCliError as error:
         try:
             weights = read_weights(path, None if found is None else found.weights_key)
@@ -52,21 +52,21 @@ def inspect(text: str) -> dict[str, Any]:
     return {**facts, **_of_checkpoint(contents, path), "next": f"robust eval {text} --attack autoattack"}
 
 
-def _of_checkpoint(contents: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    spec = ExperimentSpec.parse(contents["spec"], f"the spec inside {path}")
-    channels, height, width, classes = contents["shape"]
+def _of_checkpoint(contents: CheckedCheckpoint, path: Path) -> dict[str, Any]:
+    spec = ExperimentSpec.parse(contents.spec, f"the spec inside {path}")
+    channels, height, width, classes = contents.shape
     return {
         "kind": "checkpoint of robust train",
         "name": spec.name,
         "spec_digest": spec.digest,
         "seed": spec.seed,
         "architecture": {"name": spec.architecture.name, **to_plain(spec.architecture.parameters)},
-        "parameters": sum(tensor.numel() for tensor in contents["weights"].values()),
+        "parameters": sum(tensor.numel() for tensor in contents.weights.values()),
         "images": f"{channels}x{height}x{width}, {classes} classes",
         "data": spec.data.name,
         "defense": spec.defense.name,
         "threat": f"{spec.threat.norm} {exact_text(spec.threat.eps)}",
-        "held_out_accuracy": held_out_accuracy(contents["check"]),
+        "held_out_accuracy": contents.check.held_out_accuracy,
         "evaluations": list(spec.evaluate),
         "notes": [SELECTED_ON_TEST] if spec.train.allow_test_selection else [],
     }

@@ -7,7 +7,7 @@ from robustcli.errors import RobustCliError
 from robustcli.measuring.network_profile import Profile, profile_of
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.specs.yamlfile import to_yaml
-from robustcli.store import checkpoint
+from robustcli.store.checkpoint import NetworkCheckpoint
 from robustcli.store.runs import RunFolder
 
 # By architecture and shape of the images: the runs of a sweep share them.
@@ -25,7 +25,7 @@ def size_of_run(folder: Path) -> Profile | None:
         if member.image and member.classes:
             shape = ImageShape(*member.image, member.classes)
         elif run.best.is_file():
-            shape = ImageShape(*checkpoint.load(run.best)["shape"])
+            shape = ImageShape(*NetworkCheckpoint.read(run.best).shape)
         else:
             return None
         key = (to_yaml(spec.to_plain()["architecture"]), shape)

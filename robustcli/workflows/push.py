@@ -14,8 +14,8 @@ from robustcli.models.digest import weights_digest
 from robustcli.models.find import checkpoint_in
 from robustcli.models.schemes.hf import hub
 from robustcli.specs.spec import ExperimentSpec
-from robustcli.store import checkpoint
 from robustcli.store.chain import broken_links, chain_of
+from robustcli.store.checkpoint import NetworkCheckpoint
 from robustcli.store.files import file_digest, read_json, require_empty, write_text
 from robustcli.store.provenance import Session, read_provenance
 from robustcli.store.results import RunResults, read_run_results
@@ -57,7 +57,7 @@ def read_run(path: Path) -> Published:
         )
         raise RobustCliError(f"{path}: {known}")
     results = read_run_results(folder.results)
-    _, network = network_of(checkpoint.load(folder.best), torch.device("cpu"), folder.best)
+    _, network = network_of(NetworkCheckpoint.read(folder.best), torch.device("cpu"), folder.best)
     weights = weights_digest(network)
     digests = {"checkpoints/best.pt": file_digest(folder.best), "weights": weights, "images": results.data.digest}
     if results.chain is not None:

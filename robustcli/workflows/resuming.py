@@ -1,6 +1,6 @@
 """`robust train --resume` without a run of this spec: continue a shorter run, or report existing runs."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,8 @@ from robustcli.errors import RobustCliError
 from robustcli.registry.registry import MemberSpec
 from robustcli.specs.places import Where, members_inside
 from robustcli.specs.spec import ExperimentSpec
-from robustcli.store import checkpoint, files
+from robustcli.store import files
+from robustcli.store.checkpoint import ResumableCheckpoint
 from robustcli.store.provenance import read_provenance
 from robustcli.store.runs import RunFolder, differences, folder_of, lock_folder
 from robustcli.training.collapse import has_collapsed
@@ -53,16 +54,16 @@ class _Shorter:
     """A run of the same spec with fewer epochs.
 
     Args:
-        contents: its last checkpoint.
+        last: its last checkpoint.
     """
 
     folder: RunFolder
     epochs: int
-    contents: Mapping[str, Any]
+    last: ResumableCheckpoint
 
     @property
     def updates(self) -> int:
-        return int(self.contents["training"]["updates"])
+        return self.last.training.updates
 
 
 def _shorter(folder: RunFolder, spec: ExperimentSpec) -> Iterator[_Shorter]:
@@ -75,12 +76,12 @@ def _shorter(folder: RunFolder, spec: ExperimentSpec) -> Iterator[_Shorter]:
         longer = replace(stored, train=replace(stored.train, epochs=spec.train.epochs))
         is_same = (longer.digest, longer.seed) == (spec.digest, spec.seed)
         if is_same and stored.train.epochs < spec.train.epochs and other.last.is_file():
-            yield _Shorter(other, stored.train.epochs, checkpoint.load(other.last, checkpoint.TO_RESUME))
+            yield _Shorter(other, stored.train.epochs, ResumableCheckpoint.read(other.last))
 
 
 def _obstacle(shorter: _Shorter, spec: ExperimentSpec) -> str | None:
     """Return why a longer run would differ from the shorter one from its start; None if it would not."""
-    if shorter.contents["training"]["is_over"]:
+    if shorter.last.training.is_over:
         return "it ended early, at the weights before its robustness collapsed"
     spanning = [f"{'.'.join(map(str, where))}: {part.name}" for where, part in _spanning(spec)]
     if not spanning:
@@ -106,13 +107,13 @@ def _copy(shorter: _Shorter, folder: RunFolder, spec: ExperimentSpec) -> None:
         if shorter.folder.log.is_file():
             files.copy(shorter.folder.log, folder.log)
         for source, target in ((shorter.folder.best, folder.best), (shorter.folder.last, folder.last)):
-            contents = checkpoint.load(source, checkpoint.TO_RESUME)
-            training = {**contents["training"]}
+            checkpoint = ResumableCheckpoint.read(source)
+            training = checkpoint.training
             # The last epoch of a run is checked more strictly, but here it is no longer the last one.
-            is_last = training["collapsed_at"] == shorter.epochs - 1
-            if is_last and not has_collapsed(contents["check"], training["best_robust"]):
-                training["collapsed_at"] = None
-            checkpoint.save(target, {**contents, "spec": spec.to_yaml(), "training": training})
+            is_last = training.collapsed_at == shorter.epochs - 1
+            if is_last and not has_collapsed(checkpoint.check, training.best_robust):
+                training = training.model_copy(update={"collapsed_at": None})
+            checkpoint.model_copy(update={"spec": spec.to_yaml(), "training": training}).write(target)
         files.write_text(folder.spec, spec.to_yaml())
     finally:
         if other is not None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, median
-from typing import Any, Literal
+from typing import Literal
 
 from robustcli.attacks.active_set import no_early_exit
 from robustcli.data.loading import load_data
@@ -23,6 +23,7 @@ from robustcli.specs.spec import ExperimentSpec
 from robustcli.store.evaluations import Evaluation
 from robustcli.store.files import read_json, write_json
 from robustcli.store.models import Stored, parsed
+from robustcli.store.records import Record
 from robustcli.store.runs import RunFolder, folder_of
 from robustcli.store.sweep_rows import SweepRow
 from robustcli.training.choices import chosen_settings
@@ -296,7 +297,7 @@ class _Meter:
         if self._spent > self._budget and self._done < self._updates:
             raise _UsedUpError(self._done / self._updates)
 
-    def epoch(self, record: dict[str, Any]) -> None:
+    def epoch(self, record: Record) -> None:
         self.keep()
         self._inner.epoch(record)
 

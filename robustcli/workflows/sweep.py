@@ -17,7 +17,7 @@ from robustcli.registry.registry import instantiate
 from robustcli.registry.types import exact_text
 from robustcli.runtime.signals import stop_requests
 from robustcli.specs.spec import ExperimentSpec
-from robustcli.store import checkpoint
+from robustcli.store.checkpoint import NetworkCheckpoint
 from robustcli.store.evaluations import Threat
 from robustcli.store.jobs import FOLDER as JOB_FOLDER
 from robustcli.store.passes import Passes
@@ -201,7 +201,7 @@ def update_passes(outcome: Outcome) -> Passes:
 
 
 def _shape(outcome: Outcome) -> ImageShape:
-    return ImageShape(*checkpoint.load(outcome.folder.best, ("shape",))["shape"])
+    return ImageShape(*NetworkCheckpoint.read(outcome.folder.best).shape)
 
 
 def _images_per_epoch(outcome: Outcome) -> int:

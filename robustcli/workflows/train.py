@@ -16,7 +16,7 @@ from robustcli.defenses import Defense
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.stored import EvaluationFiles, Task, warn_of_slow_search
 from robustcli.evaluation.watcher import EvaluationWatcher, Watcher
-from robustcli.models.build import SELECTED_ON_TEST, held_out_accuracy, network_of
+from robustcli.models.build import SELECTED_ON_TEST, network_of
 from robustcli.models.digest import weights_digest
 from robustcli.registry.registry import instantiate
 from robustcli.runtime import ranks
@@ -26,11 +26,12 @@ from robustcli.runtime.signals import StopRequest, stop_requests
 from robustcli.specs.data_guards import unverified
 from robustcli.specs.derivation import derived_spec
 from robustcli.specs.spec import ExperimentSpec
-from robustcli.store import checkpoint
 from robustcli.store.chain import chained
+from robustcli.store.checkpoint import CheckedCheckpoint, ResumableCheckpoint
 from robustcli.store.evaluations import read_evaluation
 from robustcli.store.files import write_text
 from robustcli.store.provenance import DataRecord, Sizes, read_provenance
+from robustcli.store.records import CheckRecord, Record
 from robustcli.store.results import RunResults
 from robustcli.store.runs import Run, RunFolder, check_same, folder_of
 from robustcli.store.sinks import LiveLogs, require_packages
@@ -86,12 +87,12 @@ def _run_experiment(
             left = (key for key in evaluators if not found.evaluation(key).exists())
             warn_of_slow_search((evaluators[key] for key in left), device)
             _train(spec, defense, data, device, run, watcher, stop)
-            best = ranks.from_first(lambda: checkpoint.load(found.best, checkpoint.TO_EVALUATE))
+            best = ranks.from_first(lambda: CheckedCheckpoint.read(found.best))
             _, network = network_of(best, device, found.best)
             if spec.architecture.member.searches:
                 body = cast("Searched", network.body)
                 ranks.from_first(lambda: write_text(found.derived, derived_spec(spec, body.derived())))
-            _evaluate(spec, evaluators, data, network, found, watcher, held_out_accuracy(best["check"]))
+            _evaluate(spec, evaluators, data, network, found, watcher, best.check.held_out_accuracy)
             ranks.from_first(lambda: run.finish(_results(spec, network, found)))
         return found
     finally:
@@ -109,7 +110,7 @@ def _train(
 ) -> None:
     """Train to the end, resuming from the last checkpoint if there is one."""
 
-    def log(record: Mapping[str, Any]) -> None:
+    def log(record: Record) -> None:
         run.log(record)
         logs.write(record)
 
@@ -131,7 +132,7 @@ def _train(
                 run.keep_epochs(training.updates // loop.steps_per_epoch)
         else:
             run.keep_epochs(0)
-            saver.save(training.network, True, {})
+            saver.save(training.network, True, CheckRecord())
         # After epochs that will be repeated were dropped.
         logs = LiveLogs(spec.train.log if ranks.is_first() else (), run.folder, spec.to_plain())
         try:
@@ -176,11 +177,11 @@ def _evaluate(
 
 def _results(spec: ExperimentSpec, network: nn.Module, folder: RunFolder) -> RunResults:
     """Return the results, bound to all other files of the run."""
-    best = checkpoint.load(folder.best, checkpoint.TO_EVALUATE)
-    training = checkpoint.load(folder.last, checkpoint.TO_RESUME)["training"]
+    best = CheckedCheckpoint.read(folder.best)
+    training = ResumableCheckpoint.read(folder.last).training
     data = read_provenance(folder.provenance).data
     results = RunResults(
-        **run_outcome(spec, best, training, data.sizes),
+        **run_outcome(spec, best.check, training, data.sizes),
         data=data,
         precision=folder.begun_precision(),
         evaluations={key: read_evaluation(folder.evaluation(key)) for key in spec.evaluate},
@@ -217,7 +218,7 @@ class _SharedRun:
         if self.run is not None:
             self.run.note(**facts)
 
-    def log(self, record: Mapping[str, Any]) -> None:
+    def log(self, record: Record) -> None:
         if self.run is not None:
             self.run.log(record)
 

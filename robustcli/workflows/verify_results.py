@@ -11,8 +11,8 @@ from robustcli.models.model import LoadedModel, Model, TrainedModel
 from robustcli.registry.catalog import describe
 from robustcli.registry.registry import instantiate
 from robustcli.specs.spec import ExperimentSpec
-from robustcli.store import checkpoint
 from robustcli.store.chain import broken_links, chain_of
+from robustcli.store.checkpoint import ResumableCheckpoint
 from robustcli.store.provenance import DataRecord, Sizes, read_provenance
 from robustcli.store.results import EvalResults, Results, RunResults
 from robustcli.store.runs import RunFolder
@@ -42,15 +42,15 @@ def of_run(folder: RunFolder, results: RunResults, model: Model) -> Iterator[str
     """Check results.json of a run against its spec, its checkpoints and its provenance."""
     spec = ExperimentSpec.read_stored(folder.spec)
     if isinstance(model, TrainedModel):
-        inside = ExperimentSpec.parse(model.contents["spec"], f"the spec inside {model.path}")
+        inside = ExperimentSpec.parse(model.checkpoint.spec, f"the spec inside {model.path}")
         for name in ("digest", "seed"):
             if getattr(spec, name) != getattr(inside, name):
                 yield (
                     f"spec.yaml: {name} {getattr(spec, name)}; the spec inside {model.path.name} has "
                     f"{getattr(inside, name)}"
                 )
-        training = checkpoint.load(folder.last, checkpoint.TO_RESUME)["training"] if folder.last.is_file() else None
-        for name, value in run_outcome(spec, model.contents, training, results.data.sizes).items():
+        training = ResumableCheckpoint.read(folder.last).training if folder.last.is_file() else None
+        for name, value in run_outcome(spec, model.checkpoint.check, training, results.data.sizes).items():
             if getattr(results, name) != value:
                 yield f"{name}: results.json says {getattr(results, name)}; spec and checkpoints give {value}"
         begun = folder.begun_precision()

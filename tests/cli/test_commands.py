@@ -23,7 +23,7 @@ from robustcli.measuring import timing
 from robustcli.registry.catalog import FAMILIES, catalog
 from robustcli.specs import experiments
 from robustcli.specs.spec import ExperimentSpec
-from robustcli.store import checkpoint
+from robustcli.store.checkpoint import Checkpoint, ResumableCheckpoint
 from robustcli.store.files import read_json, write_json
 from robustcli.store.runs import RunFolder
 from robustcli.training import collapse
@@ -277,7 +277,7 @@ def test_a_loss_that_is_no_number_ends_with_4(robust: Robust, tiny: Path) -> Non
     folder = the_run(Path("runs"))
     assert folder.status() == "failed"
     assert not folder.is_finished
-    weights = checkpoint.load(folder.last)["weights"]
+    weights = Checkpoint.read(folder.last).weights
     assert all(bool(torch.isfinite(value).all()) for value in weights.values())
     robust("train", "tiny.yaml", "train.lr=1e30", "train.epochs=3", "--resume", "-q").require(4)
 
@@ -318,7 +318,7 @@ def test_a_signal_exits_with_3_and_prints_how_to_resume(tiny: Path, name: str) -
     said = sessions.log.read_text(encoding="utf-8")
     assert "continue with --resume" in said
     assert "stopped" in said
-    assert checkpoint.load(the_run(Path("runs")).last)["training"]["updates"] > 0
+    assert ResumableCheckpoint.read(the_run(Path("runs")).last).training.updates > 0
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from shell import Robust
 from robustcli.registry.catalog import catalog
 from robustcli.reports import picture
 from robustcli.statistics import clopper_pearson
-from robustcli.store import checkpoint
+from robustcli.store.checkpoint import NetworkCheckpoint
 from robustcli.store.files import read_json
 from robustcli.store.runs import RunFolder
 
@@ -65,16 +65,16 @@ def test_threat_seed_and_options_are_obeyed(robust: Robust, trained: RunFolder) 
 def test_external_networks_need_a_threat_and_a_normalization(
     robust: Robust, trained: RunFolder, tmp_path: Path
 ) -> None:
-    contents = checkpoint.load(trained.best)
-    body = contents["weights"]
+    checkpoint = NetworkCheckpoint.read(trained.best)
     weights = tmp_path / "weights.pt"
-    torch.save({key.removeprefix("body."): value for key, value in body.items() if key.startswith("body.")}, weights)
+    body = {key.removeprefix("body."): value for key, value in checkpoint.weights.items() if key.startswith("body.")}
+    torch.save(body, weights)
     small = ("--architecture", "small_cnn", "architecture.width=4", "architecture.hidden=16", "--data", "digits")
     robust("diagnose", weights, *small, "--with", "fosc").require(2, "--norm and --eps: weights.pt has no threat model")
     robust("diagnose", weights, *small, "--with", "fosc", "--norm", "linf", "--eps", "0.1").require(
         2, "--mean 0 --std 1"
     )
-    scale = ("--mean", contents["mean"][0], "--std", contents["std"][0])
+    scale = ("--mean", checkpoint.mean[0], "--std", checkpoint.std[0])
     value = found(robust, weights, *small, "--with", "fosc", "--norm", "linf", "--eps", "0.1", *scale)
     own = found(robust, trained.best, "--with", "fosc")
     assert value["diagnostics"]["fosc"]["found"] == own["diagnostics"]["fosc"]["found"]

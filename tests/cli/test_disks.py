@@ -12,8 +12,9 @@ from shell import TINY, Robust
 from robustcli.errors import Interrupted, RobustCliError, disk_message
 from robustcli.specs.yamlfile import parse_yaml
 from robustcli.store import checkpoint, files
+from robustcli.store.checkpoint import Checkpoint
 from robustcli.store.files import append, read_json, replacing, write_json
-from robustcli.store.provenance import parse_record
+from robustcli.store.records import parse_record
 from robustcli.store.runs import RunFolder
 
 
@@ -163,7 +164,7 @@ def test_an_error_while_torch_writes_stays_that_of_the_disk(tmp_path: Path, monk
 
     monkeypatch.setattr(checkpoint, "replacing", onto_full)
     with pytest.raises(OSError, match="full"):
-        checkpoint.save(tmp_path / "a.pt", {"spec": ""})
+        Checkpoint(spec="", weights={}).write(tmp_path / "a.pt")
 
 
 def test_a_signal_while_a_checkpoint_is_read_is_an_interruption(
@@ -174,7 +175,7 @@ def test_a_signal_while_a_checkpoint_is_read_is_an_interruption(
 
     monkeypatch.setattr(checkpoint.torch, "load", stop)
     with pytest.raises(Interrupted):
-        checkpoint.load(trained.best)
+        Checkpoint.read(trained.best)
     assert not issubclass(Interrupted, Exception)
 
 

@@ -18,7 +18,7 @@ from shell import Robust
 from torch import nn
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
-from robustcli.store import checkpoint
+from robustcli.store.checkpoint import Checkpoint, NetworkCheckpoint
 from robustcli.store.runs import RunFolder
 
 THREAT = ("--norm", "linf", "--eps", "0.1")
@@ -76,7 +76,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.fixture
 def state(trained: RunFolder) -> dict[str, Any]:
     """The weights of the tiny run: a small_cnn behind the normalisation of digits."""
-    weights: dict[str, Any] = checkpoint.load(trained.best)["weights"]
+    weights: dict[str, Any] = Checkpoint.read(trained.best).weights
     return weights
 
 
@@ -229,7 +229,7 @@ def test_torchscript_brings_its_network(
 ) -> None:
     from robustcli.models.build import network_of
 
-    _, network = network_of(checkpoint.load(trained.best), torch.device("cpu"), trained.best)
+    _, network = network_of(NetworkCheckpoint.read(trained.best), torch.device("cpu"), trained.best)
     whole = Whole(network.body, own["network"]["mean"][0], own["network"]["std"][0])
     whole.train()  # a frequent mistake
     with warnings.catch_warnings():

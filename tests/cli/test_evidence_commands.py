@@ -20,7 +20,7 @@ from robustcli.cli.main import main
 from robustcli.cli.progress import Screen
 from robustcli.data.splits import Data
 from robustcli.specs.spec import ExperimentSpec
-from robustcli.store import checkpoint
+from robustcli.store.checkpoint import Checkpoint
 from robustcli.store.files import read_json, write_json
 from robustcli.store.runs import RunFolder, lock_folder
 from robustcli.workflows.train import run_experiment
@@ -143,9 +143,9 @@ def test_a_result_cut_short_is_one_clear_error(robust: Robust, stored: Path, tmp
 
 
 def test_an_evaluation_may_have_any_name(robust: Robust, tmp_path: Path, trained: RunFolder) -> None:
-    contents = checkpoint.load(trained.best)
-    contents["spec"] = contents["spec"].replace("\n  pgd:", "\n  results:")
-    checkpoint.save(tmp_path / "named.pt", contents)
+    checkpoint = Checkpoint.read(trained.best)
+    renamed = checkpoint.spec.replace("\n  pgd:", "\n  results:")
+    checkpoint.model_copy(update={"spec": renamed}).write(tmp_path / "named.pt")
     robust("eval", tmp_path / "named.pt", "--attack", "results", "--quiet").require(0)
     (folder,) = (Path("evals")).iterdir()
     robust("verify", folder).require(0, "results: verified")
@@ -168,8 +168,9 @@ def test_a_source_that_changed_is_another_evaluation(robust: Robust, tmp_path: P
         "--quiet",
     )
     said = robust(*words, "--wide").require(0, "mim-10 from another network", "upper bound")
-    contents = checkpoint.load(source)
-    checkpoint.save(source, {**contents, "weights": {name: 0 * value for name, value in contents["weights"].items()}})
+    checkpoint = Checkpoint.read(source)
+    zeros = {name: 0 * value for name, value in checkpoint.weights.items()}
+    checkpoint.model_copy(update={"weights": zeros}).write(source)
     other = robust(*words).require(0)
     assert said.out != other.out
     for folder in Path("evals").iterdir():
@@ -401,11 +402,11 @@ def test_damaged_files_are_bad_input(
 
 
 def test_another_checkpoint_is_caught(robust: Robust, stored: Path, tmp_path: Path, trained: RunFolder) -> None:
-    contents = checkpoint.load(trained.best)
-    weights = contents["weights"]
+    checkpoint = Checkpoint.read(trained.best)
+    weights = checkpoint.weights
     name = next(name for name, value in weights.items() if value.dtype == torch.float32 and value.dim() > 1)
     weights[name] = weights[name] * 1.001
-    checkpoint.save(tmp_path / "other.pt", contents)
+    checkpoint.write(tmp_path / "other.pt")
     robust("verify", stored, "--checkpoint", tmp_path / "other.pt").require(1, "weights: the evaluation used")
 
 

@@ -24,7 +24,7 @@ from robustcli.errors import RobustCliError
 from robustcli.models.build import network_of
 from robustcli.models.find import ModelRequest
 from robustcli.specs.spec import ExperimentSpec
-from robustcli.store import checkpoint
+from robustcli.store.checkpoint import Checkpoint, NetworkCheckpoint
 from robustcli.store.files import read_json, write_json
 from robustcli.store.runs import RunFolder
 from robustcli.workflows.evaluate import Request, assess
@@ -154,7 +154,7 @@ def test_the_loader_gives_the_network_in_a_process_of_its_own(
     env = environment({"PYTHONPATH": os.pathsep.join([str(tmp_path / "moved"), environment()["PYTHONPATH"]])})
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     best = RunFolder(place / "run").best
-    _, network = network_of(checkpoint.load(best), torch.device("cpu"), best)
+    _, network = network_of(NetworkCheckpoint.read(best), torch.device("cpu"), best)
     with torch.no_grad():
         expected = network(torch.linspace(0, 1, 128).reshape(2, 1, 8, 8)).double().sum().item()
     assert float(done.stdout) == pytest.approx(expected, abs=1e-4)
@@ -186,7 +186,7 @@ def test_a_run_is_exported_and_what_it_does_not_entitle_to_is_left_out(
 def test_weights_of_another_program_are_exported_with_their_architecture(
     robust: Robust, place: Path, tmp_path: Path
 ) -> None:
-    weights = checkpoint.load(RunFolder(place / "run").best)["weights"]
+    weights = Checkpoint.read(RunFolder(place / "run").best).weights
     body = {name.removeprefix("body."): value for name, value in weights.items() if name.startswith("body.")}
     torch.save(body, "weights.pt")
     words = ("--architecture", "small_cnn", "architecture.width=4", "architecture.hidden=16", "--mean", 0.3)
@@ -357,9 +357,10 @@ def test_an_unfinished_run_is_refused(robust: Robust, place: Path, tmp_path: Pat
 
 
 def test_a_spec_that_was_changed_by_hand_gives_no_network(place: Path, tmp_path: Path) -> None:
-    contents = checkpoint.load(RunFolder(place / "run").best)
-    spec, network = network_of(contents, torch.device("cpu"), RunFolder(place / "run").best)
-    rebuild.keep(tmp_path, network, spec.architecture, ImageShape(*contents["shape"]))
+    best = RunFolder(place / "run").best
+    checkpoint = NetworkCheckpoint.read(best)
+    spec, network = network_of(checkpoint, torch.device("cpu"), best)
+    rebuild.keep(tmp_path, network, spec.architecture, ImageShape(*checkpoint.shape))
     assert not rebuild.rebuild(tmp_path).training
     path = tmp_path / "network.yaml"
     text = path.read_text()

@@ -10,7 +10,6 @@ import pytest
 import torch
 from shell import Robust
 
-from robustcli.store import checkpoint
 from robustcli.store.runs import RunFolder
 
 Path_ = tuple[str, ...]
@@ -42,7 +41,7 @@ def paths_of(contents: dict[str, Any]) -> list[Path_]:
 def test_every_part_of_a_checkpoint_may_lack_or_be_something_else(
     robust: Robust, trained: RunFolder, tmp_path: Path, value: Any
 ) -> None:
-    contents = checkpoint.load(trained.best)
+    contents = torch.load(trained.best, weights_only=True)
     refused = set()
     for path in paths_of(contents):
 
@@ -69,7 +68,7 @@ def test_resuming_from_an_incomplete_checkpoint_names_what_is_missing(
     run = RunFolder(Path("runs") / trained.path.parent.name / trained.path.name)
     shutil.copytree(trained.path, run.path)
     run.results.unlink()
-    contents = checkpoint.load(trained.last)
+    contents = torch.load(trained.last, weights_only=True)
     path = ("training",) if key == "training" else ("training", key)
     torch.save(changed(contents, path, lambda inner, name: inner.pop(name)), run.last)
     robust("train", tiny, "--quiet", "--resume").require(2, str(run.last), key)
@@ -80,7 +79,7 @@ def test_a_damaged_state_of_a_part_is_one_message(robust: Robust, trained: RunFo
     run = RunFolder(Path("runs") / trained.path.parent.name / trained.path.name)
     shutil.copytree(trained.path, run.path)
     run.results.unlink()
-    contents = checkpoint.load(trained.last)
+    contents = torch.load(trained.last, weights_only=True)
     for path in (("training", "optimizer", "state"), ("training", "means", "sums")):
         torch.save(changed(contents, path, lambda inner, name: inner.pop(name)), run.last)
         robust("train", tiny, "--quiet", "--resume").require(2, f"{run.last}: its state of training is damaged")
@@ -98,7 +97,7 @@ def test_a_damaged_state_of_a_part_is_one_message(robust: Robust, trained: RunFo
 def test_weights_that_are_not_plain_numbers_are_refused(
     robust: Robust, trained: RunFolder, tmp_path: Path, change: Callable[[torch.Tensor], torch.Tensor], text: str
 ) -> None:
-    contents = checkpoint.load(trained.best)
+    contents = torch.load(trained.best, weights_only=True)
     weight = contents["weights"]["body.0.weight"]
     path = tmp_path / "odd.pt"
     torch.save({**contents, "weights": {**contents["weights"], "body.0.weight": change(weight)}}, path)

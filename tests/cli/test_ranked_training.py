@@ -11,7 +11,7 @@ from killing import ALL_KINDS, Plan
 from ranked import RankedSessions
 from test_resume import SPECS, SWA, TRADES, outcome, the_run
 
-from robustcli.store import checkpoint
+from robustcli.store.checkpoint import ResumableCheckpoint
 from robustcli.store.files import read_json
 
 pytestmark = pytest.mark.slow
@@ -66,7 +66,7 @@ def test_a_signal_to_one_process_saves_and_ends_all(
     whole, stopped = uninterrupted("trades_awp_ema"), session_in(tmp_path / "stopped")
     plans = {rank: Plan(("step",), 6, signal.SIGTERM)}
     assert stopped.run("train", "spec.yaml", "--quiet", plans=plans) == [STOPPED, STOPPED]
-    assert checkpoint.load(the_run(stopped.folder).last)["training"]["updates"] == 6
+    assert ResumableCheckpoint.read(the_run(stopped.folder).last).training.updates == 6
     assert "continue with --resume" in stopped.log(0).read_text(encoding="utf-8")
     assert stopped.run("train", "spec.yaml", "--quiet", "--resume") == [0, 0]
     assert outcome(stopped.folder) == outcome(whole.folder)

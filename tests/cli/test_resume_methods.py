@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_resume import SPECS, without_seconds
+from test_resume import SPECS, contents, without_seconds
 
 from robustcli.cli.progress import Screen
 from robustcli.errors import Interrupted
 from robustcli.specs.spec import ExperimentSpec
-from robustcli.store import checkpoint
+from robustcli.store.checkpoint import ResumableCheckpoint
 from robustcli.store.files import read_json
 from robustcli.store.runs import RunFolder
 from robustcli.workflows.train import run_experiment
@@ -67,8 +67,8 @@ class Stopping(Screen):
 
 def outcome(run: RunFolder) -> dict[str, Any]:
     return {
-        "best": without_seconds(checkpoint.load(run.best)),
-        "last": without_seconds(checkpoint.load(run.last)),
+        "best": without_seconds(contents(run.best)),
+        "last": without_seconds(contents(run.last)),
         "log": [without_seconds(json.loads(line)) for line in run.log.read_text(encoding="utf-8").splitlines()],
         "results": without_seconds(read_json(run.results)),
     }
@@ -115,4 +115,4 @@ def test_a_method_stopped_after_every_update_ends_the_same(name: str, tmp_path: 
     for part in expected:
         assert found[part] == expected[part], part
     has_state = name == "free_ema" or (name in DEFENSES and name not in STATELESS)
-    assert bool(checkpoint.load(whole.last)["training"]["step"]) == has_state
+    assert bool(ResumableCheckpoint.read(whole.last).training.step) == has_state

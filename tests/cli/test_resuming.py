@@ -10,7 +10,7 @@ from test_resume import outcome, require_same
 from robustcli.cli import main as command_line
 from robustcli.errors import Interrupted
 from robustcli.specs.spec import ExperimentSpec
-from robustcli.store import checkpoint
+from robustcli.store.checkpoint import ResumableCheckpoint
 from robustcli.store.provenance import read_provenance
 from robustcli.store.runs import RunFolder, differences
 from robustcli.workflows.resuming import prepare_to_resume
@@ -102,8 +102,9 @@ def test_a_former_last_epoch_is_judged_again_when_a_run_is_extended(robust: Robu
     robust("train", tiny, "--quiet").require(0)
     (run,) = Path("runs/tiny").iterdir()
     for path in (RunFolder(run).best, RunFolder(run).last):
-        contents = checkpoint.load(path)
-        checkpoint.save(path, {**contents, "training": {**contents["training"], "collapsed_at": 0}})
+        checkpoint = ResumableCheckpoint.read(path)
+        training = checkpoint.training.model_copy(update={"collapsed_at": 0})
+        checkpoint.model_copy(update={"training": training}).write(path)
     robust("train", tiny, "train.epochs=2", "--quiet", "--resume").require(0, "tiny, seed 0: finished")
 
 

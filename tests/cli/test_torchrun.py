@@ -14,7 +14,7 @@ from shell import environment
 from test_ranked_training import session_in
 from test_resume import TRADES, outcome, the_run
 
-from robustcli.store import checkpoint
+from robustcli.store.checkpoint import ResumableCheckpoint
 from robustcli.store.files import read_json
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -76,7 +76,7 @@ def test_a_signal_to_the_command_stops_all_devices(tmp_path: Path) -> None:
     process.terminate()
     assert sessions.end_of(process) == 3, sessions.log.read_text(encoding="utf-8")
     run = the_run(tmp_path)
-    assert checkpoint.load(run.last)["training"]["updates"] >= 4
+    assert ResumableCheckpoint.read(run.last).training.updates >= 4
     assert read_json(run.provenance)["sessions"][0]["processes"] == 2
 
 

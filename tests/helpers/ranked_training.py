@@ -20,7 +20,7 @@ from robustcli.registry.catalog import catalog
 from robustcli.runtime import ranks
 from robustcli.specs.settings import Augment, TrainSettings
 from robustcli.specs.spec import ExperimentSpec
-from robustcli.store import checkpoint
+from robustcli.store.checkpoint import ResumableCheckpoint
 from robustcli.store.files import read_json
 from robustcli.threat.noise import StreamNoise
 from robustcli.training import loop
@@ -103,14 +103,14 @@ evaluate: {}
 
 def rewound(folder: str) -> dict[str, Any]:
     """The state of a run whose second check counts as a collapse."""
-    with patch.object(loop, "has_collapsed", lambda record, _: record["epoch"] == 1):
+    with patch.object(loop, "has_collapsed", lambda record, _: record.epoch == 1):
         run = run_experiment(ExperimentSpec.parse(REWOUND, "the test"), Path(folder), Screen(is_quiet=True))
-    last = checkpoint.load(run.last)
+    last = ResumableCheckpoint.read(run.last)
     return {
         "status": read_json(run.results)["status"],
         "events": [record.event for record in run.records() if record.event is not None],
-        "updates": last["training"]["updates"],
-        "weights": [float(value.double().norm()) for value in last["weights"].values()],
+        "updates": last.training.updates,
+        "weights": [float(value.double().norm()) for value in last.weights.values()],
     }
 
 

@@ -9,7 +9,7 @@ from robustcli.architectures import ImageShape, Network
 from robustcli.models.build import build_network
 from robustcli.promises.networks import drawn_from, images
 from robustcli.specs.spec import ExperimentSpec
-from robustcli.store import checkpoint
+from robustcli.store.checkpoint import Checkpoint
 
 _SHAPE = ImageShape(1, 8, 8, 10)
 _SPEC = """
@@ -34,5 +34,4 @@ def random_network(*, seed: int = 0) -> Network:
 
 def save_network(path: Path, network: nn.Module) -> None:
     shape = [_SHAPE.channels, _SHAPE.height, _SHAPE.width, _SHAPE.classes]
-    contents = {"spec": _SPEC, "shape": shape, "mean": [0.0], "std": [1.0], "weights": network.state_dict()}
-    checkpoint.save(path, contents)
+    Checkpoint(spec=_SPEC, shape=shape, mean=[0.0], std=[1.0], weights=network.state_dict()).write(path)

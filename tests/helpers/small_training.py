@@ -22,6 +22,7 @@ from robustcli.optimization.schedules import Schedule
 from robustcli.optimization.schedules.steps import Constant
 from robustcli.promises.networks import conv_net, images, labels
 from robustcli.specs.settings import Augment, TrainSettings
+from robustcli.store.records import CheckRecord, Record
 from robustcli.threat.noise import StreamNoise
 from robustcli.threat.threat import ThreatModel
 from robustcli.training.loop import Loop, Means, Training
@@ -100,7 +101,7 @@ class SilentWatcher:
 
     def step(self, images: int) -> None: ...
 
-    def epoch(self, record: dict[str, Any]) -> None: ...
+    def epoch(self, record: Record) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -108,13 +109,13 @@ class RecordedLoop(Loop):
     """A loop that records what it logs and saves.
 
     Args:
-        log_lines: everything logged, in order.
+        log_lines: everything logged, in order, as in the file.
         saved: (updates, whether it is the best, its check) of every checkpoint.
         reloads: updates at which a checkpoint was restored.
     """
 
     log_lines: list[dict[str, Any]]
-    saved: list[tuple[int, bool, dict[str, Any]]]
+    saved: list[tuple[int, bool, CheckRecord]]
     reloads: list[int]
 
     @property
@@ -143,7 +144,7 @@ def loop_of(
 ) -> RecordedLoop:
     """A loop whose epoch checks return planned results."""
     planned = iter(checks)
-    saved: list[tuple[int, bool, dict[str, Any]]] = []
+    saved: list[tuple[int, bool, CheckRecord]] = []
     reloads: list[int] = []
     log_lines: list[dict[str, Any]] = []
     return RecordedLoop(
@@ -158,10 +159,10 @@ def loop_of(
         split_in_two=split_in_two,
         seed=seed,
         noise=noise or StreamNoise.on(CPU),
-        check=lambda network: next(planned, {"clean": 0.5}),
+        check=lambda network: CheckRecord.model_validate(next(planned, {"clean": 0.5})),
         save=lambda network, is_best, record: saved.append((training.updates, is_best, record)),
         reload=lambda: reloads.append(training.updates),
-        log=log_lines.append,
+        log=lambda record: log_lines.append(record.to_json()),
         stop_requested=stop_requested,
         watcher=SilentWatcher(),
         beside=dict,

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from robustcli.errors import RobustCliError
-from robustcli.store import checkpoint
+from robustcli.store.checkpoint import Checkpoint
 
 CONTENTS: dict[str, Any] = {
     "spec": "name: x\n",
@@ -31,19 +31,24 @@ CONTENTS: dict[str, Any] = {
 }
 
 
+def saved(contents: dict[str, Any]) -> Checkpoint:
+    return Checkpoint.model_validate(contents)
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     path = tmp_path / "checkpoints" / "last.pt"
-    checkpoint.save(path, CONTENTS)
+    saved(CONTENTS).write(path)
     return path
 
 
 def test_what_is_saved_is_loaded(path: Path) -> None:
-    loaded = checkpoint.load(path)
-    assert loaded["format"] == checkpoint.FORMAT
-    assert loaded["spec"] == CONTENTS["spec"]
-    assert loaded["training"] == CONTENTS["training"]
-    assert torch.equal(loaded["weights"]["a"], CONTENTS["weights"]["a"])
+    loaded = Checkpoint.read(path)
+    assert loaded.spec == CONTENTS["spec"]
+    assert loaded.training is not None
+    assert dict(loaded.training) == CONTENTS["training"]
+    assert torch.equal(loaded.weights["a"], CONTENTS["weights"]["a"])
+    assert torch.load(path, weights_only=True).keys() == {"format", "robustcli", *CONTENTS}
     assert [file.name for file in path.parent.iterdir()] == ["last.pt"]
 
 
@@ -59,32 +64,32 @@ def test_a_crash_before_the_rename_leaves_the_old_file(
     with monkeypatch.context() as patched:
         patched.setattr(owner, name, crash)
         with pytest.raises(OSError, match="the disk is gone"):
-            checkpoint.save(path, {**CONTENTS, "spec": "name: y\n"})
+            saved({**CONTENTS, "spec": "name: y\n"}).write(path)
     assert path.read_bytes() == before
     assert [file.name for file in path.parent.iterdir()] == ["last.pt"]
-    checkpoint.save(path, {**CONTENTS, "spec": "name: y\n"})
-    assert checkpoint.load(path)["spec"] == "name: y\n"
+    saved({**CONTENTS, "spec": "name: y\n"}).write(path)
+    assert Checkpoint.read(path).spec == "name: y\n"
     assert [file.name for file in path.parent.iterdir()] == ["last.pt"]
 
 
 def test_a_half_written_temporary_file_is_overwritten(path: Path) -> None:
     path.with_name("last.pt.writing").write_bytes(b"half")
-    checkpoint.save(path, {**CONTENTS, "spec": "name: y\n"})
-    assert checkpoint.load(path)["spec"] == "name: y\n"
+    saved({**CONTENTS, "spec": "name: y\n"}).write(path)
+    assert Checkpoint.read(path).spec == "name: y\n"
 
 
 def test_a_leftover_link_of_a_killed_process_is_not_followed(path: Path) -> None:
     best = path.with_name("best.pt")
-    checkpoint.save(best, CONTENTS)
+    saved(CONTENTS).write(best)
     before = best.read_bytes()
     os.link(best, path.with_name("last.pt.writing"))
-    checkpoint.save(path, {**CONTENTS, "spec": "name: y\n"})
+    saved({**CONTENTS, "spec": "name: y\n"}).write(path)
     assert best.read_bytes() == before
 
 
 def require_refused(path: Path, *texts: str) -> None:
     with pytest.raises(RobustCliError) as caught:
-        checkpoint.load(path)
+        Checkpoint.read(path)
     message = str(caught.value)
     assert message.startswith(f"{path}: ")
     assert "\n" not in message
@@ -151,7 +156,7 @@ def test_no_bytes_whatever_end_in_another_error(path: Path) -> None:
         # torch warns of odd pickles before it refuses them; a flipped bit in a weight is a weight like any other.
         with warnings.catch_warnings(), suppress(RobustCliError):
             warnings.simplefilter("ignore")
-            checkpoint.load(path)
+            Checkpoint.read(path)
 
 
 class Code:

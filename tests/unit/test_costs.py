@@ -46,7 +46,7 @@ from robustcli.registry.catalog import catalog
 from robustcli.registry.registry import instantiate
 from robustcli.registry.types import Family, OtherThreat
 from robustcli.specs.check import Checker
-from robustcli.store import checkpoint
+from robustcli.store.checkpoint import Checkpoint
 from robustcli.threat.noise import StreamNoise
 
 
@@ -191,7 +191,7 @@ def test_parts_add_the_declared_cost(family: str, name: str, base: str) -> None:
 
 def test_units_of_hat_with_its_helper_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "helper.pt"
-    checkpoint.save(path, {"spec": "", "weights": conv_net().state_dict()})
+    Checkpoint(spec="", weights=conv_net().state_dict()).write(path)
     model, step = started(hat(helper=str(path)))
     with passes_by_kind(model) as passes:
         step(*labelled(), LINF, progress())

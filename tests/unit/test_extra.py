@@ -25,7 +25,7 @@ from robustcli.errors import RobustCliError
 from robustcli.promises.networks import conv_net, gated_net, images, labels
 from robustcli.specs.settings import Augment
 from robustcli.specs.spec import ExperimentSpec
-from robustcli.store import checkpoint
+from robustcli.store.checkpoint import Checkpoint
 from robustcli.threat.noise import StreamNoise
 from robustcli.workflows.train import run_experiment
 
@@ -247,7 +247,7 @@ def test_a_run_trains_on_them_and_its_evaluation_does_not_need_them(tmp_path: Pa
     spec = spec_of(f"extra: {{path: {path}, share: 0.5}}")
     run = run_experiment(spec, tmp_path / "runs", Screen(is_quiet=True))
     plain = run_experiment(spec_of("val_size: 0"), tmp_path / "plain", Screen(is_quiet=True))
-    weights, others = (checkpoint.load(each.last)["weights"] for each in (run, plain))
+    weights, others = (Checkpoint.read(each.last).weights for each in (run, plain))
     assert any(not torch.equal(weights[name], others[name]) for name in weights)
     path.unlink()
     assert load_data(spec.data, CPU).sizes["train"] == 96

@@ -20,7 +20,7 @@ from robustcli.optimization.rates import set_rates
 from robustcli.optimization.weights.awp import Awp
 from robustcli.promises.networks import conv_net
 from robustcli.specs.settings import TrainSettings
-from robustcli.store import checkpoint
+from robustcli.store.checkpoint import Checkpoint
 from robustcli.threat.noise import StreamNoise
 from robustcli.training.model import TrainingModel
 
@@ -33,7 +33,7 @@ def a_batch() -> Batch:
 def saved(network: nn.Module, folder: Path) -> str:
     """A checkpoint of a network, as a run writes it."""
     path = folder / "helper.pt"
-    checkpoint.save(path, {"spec": "", "weights": network.state_dict()})
+    Checkpoint(spec="", weights=network.state_dict()).write(path)
     return str(path)
 
 

@@ -35,6 +35,7 @@ from robustcli.runtime.precision import SkippedUpdates, call_scaled, emulation, 
 from robustcli.specs.settings import TrainSettings
 from robustcli.specs.spec import ExperimentSpec, override_text
 from robustcli.store.files import read_json, write_json
+from robustcli.store.records import Record
 from robustcli.store.runs import folder_of
 from robustcli.threat.noise import StreamNoise
 from robustcli.threat.threat import ThreatModel
@@ -392,7 +393,7 @@ class Stopped(Screen):
     def settings(self, text: str) -> None:
         self.said.append(text)
 
-    def epoch(self, record: dict[str, Any]) -> None:
+    def epoch(self, record: Record) -> None:
         raise KeyboardInterrupt
 
 

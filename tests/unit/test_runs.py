@@ -15,6 +15,7 @@ from robustcli.errors import RobustCliError
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store.files import read_json, write_json
 from robustcli.store.provenance import this_session
+from robustcli.store.records import Record
 from robustcli.store.runs import Run, RunFolder, folder_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,7 +42,7 @@ def begun(root: Path) -> RunFolder:
 def finished(root: Path) -> RunFolder:
     run = Run.open(root, SPEC, resume=False)
     run.begin("cpu", DATA)
-    run.log({"epoch": 0, "loss": 1.0})
+    run.log(Record.model_validate({"epoch": 0, "loss": 1.0}))
     run.finish(run_results())
     run.close()
     return run.folder
@@ -187,8 +188,8 @@ def plain(folder: RunFolder) -> list[dict[str, Any]]:
 
 def test_a_line_that_a_kill_cut_short_is_left_out(tmp_path: Path) -> None:
     run = Run.open(tmp_path, SPEC, resume=False)
-    run.log({"epoch": 0, "loss": 2.0})
-    run.log({"epoch": 1, "loss": 1.0})
+    run.log(Record.model_validate({"epoch": 0, "loss": 2.0}))
+    run.log(Record.model_validate({"epoch": 1, "loss": 1.0}))
     whole = run.folder.log.read_bytes()
     second = whole.index(b"\n") + 1
     for length in range(second, len(whole)):
@@ -196,7 +197,7 @@ def test_a_line_that_a_kill_cut_short_is_left_out(tmp_path: Path) -> None:
         assert plain(run.folder) == [{"epoch": 0, "loss": 2.0}]
         assert run.folder.status() == "unfinished, 1 epochs"
     # Lines are ASCII, so no cut falls inside a character.
-    run.log({"epoch": 2, "text": "é"})
+    run.log(Record.model_validate({"epoch": 2, "text": "é"}))
     assert run.folder.log.read_bytes().isascii()
     run.close()
 
@@ -209,13 +210,13 @@ def test_records_of_epochs_to_come_are_dropped_with_all_events(tmp_path: Path) -
         {"epoch": 2, "loss": 0.5},
         {"epoch": 2, "event": "failed", "text": "..."},
     ):
-        run.log(record)
+        run.log(Record.model_validate(record))
     assert run.folder.status() == "failed"
     with run.folder.log.open("a") as file:
         file.write('{"epoch": 3, "lo')
     run.folder.keep_epochs(2)
     assert plain(run.folder) == [{"epoch": 0, "loss": 2.0}, {"epoch": 1, "loss": 1.0}]
-    run.log({"epoch": 2, "loss": 0.7})
+    run.log(Record.model_validate({"epoch": 2, "loss": 0.7}))
     assert plain(run.folder)[-1] == {"epoch": 2, "loss": 0.7}
     run.close()
 

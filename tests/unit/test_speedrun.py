@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from robustcli.cli.main import app
 from robustcli.errors import RobustCliError
 from robustcli.specs import experiments
+from robustcli.store.records import Record
 from robustcli.workflows import speedrun
 from robustcli.workflows.speedrun import Costs, Length, fitted_length, parse_budget, table
 from robustcli.workflows.sweep_spec import Sweep
@@ -47,7 +48,7 @@ class Silent:
     def step(self, images: int) -> None:
         self.updates += 1
 
-    def epoch(self, record: dict[str, Any]) -> None: ...
+    def epoch(self, record: Record) -> None: ...
 
     def evaluation(self, key: str, result: Any) -> None: ...
 
@@ -134,8 +135,8 @@ def test_an_interrupted_training_goes_on_with_the_time_that_it_has_used(
     choose(monkeypatch, Length(epochs=3, train_size=300))
 
     class Stopped(Silent):
-        def epoch(self, record: dict[str, Any]) -> None:
-            if record["epoch"] == 1:
+        def epoch(self, record: Record) -> None:
+            if record.epoch == 1:
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -17,7 +17,7 @@ from robustcli.promises.networks import conv_net, images
 from robustcli.registry.registry import MemberSpec
 from robustcli.specs.settings import ArchitectureOptions
 from robustcli.specs.spec import ExperimentSpec
-from robustcli.store import checkpoint
+from robustcli.store.checkpoint import NetworkCheckpoint
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
 from robustcli.workflows.export import rebuild
@@ -76,9 +76,9 @@ def test_a_flat_image_becomes_0_and_has_a_finite_gradient() -> None:
 
 def test_a_spec_builds_it_and_its_checkpoint_brings_it_back(tmp_path: Path) -> None:
     run = run_experiment(ExperimentSpec.parse(SPEC, "the test"), tmp_path, Screen(is_quiet=True))
-    contents = checkpoint.load(run.last)
-    assert not [name for name in contents["weights"] if name.startswith("normalize.")]
-    spec, network = network_of(contents, torch.device("cpu"), Path("x.pt"))
+    found = NetworkCheckpoint.read(run.last)
+    assert not [name for name in found.weights if name.startswith("normalize.")]
+    spec, network = network_of(found, torch.device("cpu"), Path("x.pt"))
     assert isinstance(network.normalize, Standardize)
     assert spec.architecture.options.normalize == "per_image"
     built = LoadedModel(network=network).to_json()

@@ -18,7 +18,7 @@ from robustcli.promises.networks import drawn_from
 from robustcli.registry.registry import MemberSpec
 from robustcli.specs.settings import ArchitectureOptions
 from robustcli.specs.spec import ExperimentSpec
-from robustcli.store import checkpoint
+from robustcli.store.checkpoint import Checkpoint
 from robustcli.workflows.train import run_experiment
 
 START = """
@@ -42,11 +42,11 @@ def trained(folder: Path, name: str, start: str = "", normalize: str = "dataset"
 def test_a_run_starts_from_the_weights_of_another(tmp_path: Path) -> None:
     first = trained(tmp_path, "first")
     second = trained(tmp_path, "second", f"start_from: {first}", "none")
-    weights, others = (checkpoint.load(path)["weights"] for path in (first, second))
+    weights, others = (Checkpoint.read(path).weights for path in (first, second))
     for name, _ in build("xcit").named_parameters():
         assert torch.allclose(others[name], weights[name], rtol=0, atol=1e-6), name
     assert others["normalize.std"] == 1 != weights["normalize.std"], "the normalisation is that of its own spec"
-    alone = checkpoint.load(trained(tmp_path, "alone", "weight_decay: 0"))["weights"]
+    alone = Checkpoint.read(trained(tmp_path, "alone", "weight_decay: 0")).weights
     assert not torch.allclose(alone["body.head.weight"], weights["body.head.weight"], atol=1e-3)
 
 
@@ -67,7 +67,7 @@ def start_from(network: nn.Module, path: Path) -> None:
 
 def saved_network(folder: Path) -> Path:
     path = folder / "other.pt"
-    checkpoint.save(path, {"spec": "", "weights": build("xcit").state_dict()})
+    Checkpoint(spec="", weights=build("xcit").state_dict()).write(path)
     return path
 
 
@@ -95,7 +95,7 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
 def test_a_start_with_divisors_for_another_image_size_is_refused(tmp_path: Path) -> None:
     chosen = member("resnet18", width=2, norm="conv_running")
     one, other = (build_network(chosen, ImageShape(1, side, side, 10), (0.5,), (0.25,)) for side in (8, 16))
-    checkpoint.save(tmp_path / "one.pt", {"spec": "", "weights": one.state_dict()})
+    Checkpoint(spec="", weights=one.state_dict()).write(tmp_path / "one.pt")
     with pytest.raises(RobustCliError, match=r"one\.pt: norm conv_running keeps divisors for images of one size"):
         start_from(other, tmp_path / "one.pt")
 
@@ -151,7 +151,7 @@ def test_a_model_by_name_is_a_start(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_run_may_be_named_by_its_folder(tmp_path: Path) -> None:
     first = trained(tmp_path, "first")
     second = trained(tmp_path, "second", f"start_from: {first.parents[1]}")
-    weights, others = (checkpoint.load(path)["weights"] for path in (first, second))
+    weights, others = (Checkpoint.read(path).weights for path in (first, second))
     assert torch.allclose(others["body.head.weight"], weights["body.head.weight"], rtol=0, atol=1e-6)
 
 

@@ -32,7 +32,8 @@ from robustcli.optimization.weights.awp import Awp
 from robustcli.promises.networks import conv_net, drawn_from, images, labels
 from robustcli.specs.settings import Augment, TrainSettings
 from robustcli.specs.spec import ExperimentSpec
-from robustcli.store import checkpoint
+from robustcli.store.checkpoint import CheckedCheckpoint, Checkpoint, TrainingState
+from robustcli.store.records import CheckRecord
 from robustcli.store.runs import RunFolder
 from robustcli.threat.noise import StreamNoise, derive
 from robustcli.threat.threat import ThreatModel
@@ -242,18 +243,18 @@ def test_the_best_checkpoint_holds_the_weights_of_the_epoch_that_was_chosen(
     training = training_of(settings, natural(), noise=noise)
     weights: list[dict[str, Tensor]] = []
 
-    def check(network: nn.Module) -> dict[str, float]:
+    def check(network: nn.Module) -> CheckRecord:
         weights.append(deepcopy(network.state_dict()))
-        return checks[len(weights) - 1]
+        return CheckRecord.model_validate(checks[len(weights) - 1])
 
     saver = Saver(ExperimentSpec.parse(TINY, "the test"), small_data(), training, folder)
     fit(training, replace(loop_of(training, settings, noise=noise), check=check, save=saver.save))
     for path, epoch in ((folder.best, chosen), (folder.last, 3)):
-        stored = checkpoint.load(path)
-        assert stored["check"]["epoch"] == epoch
-        assert stored["weights"].keys() == weights[epoch].keys()
+        stored = CheckedCheckpoint.read(path)
+        assert stored.check.epoch == epoch
+        assert stored.weights.keys() == weights[epoch].keys()
         for number, held in enumerate(weights):
-            is_equal = all(torch.equal(value, held[name]) for name, value in stored["weights"].items())
+            is_equal = all(torch.equal(value, held[name]) for name, value in stored.weights.items())
             assert is_equal == (number == epoch)
 
 
@@ -318,12 +319,12 @@ def images_of(batch: Tensor, x: Tensor) -> float:
 # Resuming.
 
 
-def state_of(training: Training) -> dict[str, Any]:
+def state_of(training: Training) -> TrainingState:
+    """The state as it is read from a file."""
     file = io.BytesIO()
-    torch.save(training.state_dict(), file)
+    torch.save(dict(training.state()), file)
     file.seek(0)
-    state: dict[str, Any] = torch.load(file, weights_only=True)
-    return state
+    return TrainingState.model_validate(torch.load(file, weights_only=True))
 
 
 @pytest.mark.parametrize(
@@ -360,14 +361,14 @@ def test_a_resumed_run_equals_an_uninterrupted_one(defense: MinMax, stop_after: 
     state = state_of(stopped)
 
     resumed, noise = begin(seed=5)
-    resumed.load_state_dict(state)
+    resumed.restore(state)
     resumed_loop = loop_of(resumed, SETTINGS, noise=noise, augment=augment)
     with drawn_from(3):
         fit(resumed, resumed_loop)
 
-    left, right = straight.state_dict(), resumed.state_dict()
-    for name, value in left["network"].items():
-        assert torch.equal(value, right["network"][name]), name
+    left, right = straight.network.state_dict(), resumed.network.state_dict()
+    for name, value in left.items():
+        assert torch.equal(value, right[name]), name
     averages = [training.average.averaged(training.network, lambda: [images(8)]) for training in (straight, resumed)]
     for one, other in zip(averages[0].state_dict().values(), averages[1].state_dict().values(), strict=True):
         assert torch.equal(one, other)
@@ -396,7 +397,7 @@ def test_a_stop_on_the_last_update_of_an_epoch_loses_nothing_of_it(stop_after: i
         fit(stopped, first)
     assert first.saved[-1][0] == stop_after
     resumed, second = begin(losses[stop_after:], stop_at=99)
-    resumed.load_state_dict(state_of(stopped))
+    resumed.restore(state_of(stopped))
     # Checks made before the stop are not repeated.
     for _ in first.records:
         second.check(resumed.network)
@@ -564,7 +565,7 @@ def trained(text: str, folder: Path) -> tuple[ExperimentSpec, dict[str, Tensor]]
     spec = ExperimentSpec.parse(text, "the test")
     with drawn_from(0):
         found = run_experiment(spec, folder, Screen(is_quiet=True))
-    weights: dict[str, Tensor] = checkpoint.load(found.last)["weights"]
+    weights: dict[str, Tensor] = Checkpoint.read(found.last).weights
     return spec, weights
 
 

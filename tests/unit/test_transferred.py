@@ -23,7 +23,7 @@ from robustcli.evaluators.other_threat import Under
 from robustcli.evaluators.transfer_attack import Transferred
 from robustcli.evaluators.worst_case import WorstCase
 from robustcli.promises.networks import images
-from robustcli.store import checkpoint
+from robustcli.store.checkpoint import Checkpoint
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
 
@@ -102,7 +102,7 @@ def test_the_file_is_part_of_what_findings_depend_on(tmp_path: Path) -> None:
 def test_a_network_for_other_images_is_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
     path = tmp_path / "source.pt"
     model, x, y = case(path)
-    checkpoint.save(path, {**checkpoint.load(path), "shape": list(shape)})
+    Checkpoint.read(path).model_copy(update={"shape": list(shape)}).write(path)
     words = f"takes {'x'.join(map(str, shape[:3]))} images of {shape[3]} classes; expected 1x8x8 images of 10"
     with pytest.raises(RobustCliError, match=words):
         gathered(Transferred(source=str(path), attack=PGD), model, x, y)

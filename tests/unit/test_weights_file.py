@@ -23,7 +23,7 @@ from robustcli.models.key_families import recognise
 from robustcli.models.script import is_torchscript
 from robustcli.models.weights_file import Weights, read_weights
 from robustcli.models.weights_fit import filled
-from robustcli.store import checkpoint
+from robustcli.store.checkpoint import Checkpoint
 
 SHAPE = ImageShape(3, 16, 16, classes=5)
 
@@ -421,7 +421,7 @@ def test_what_is_not_there_or_no_such_file_is_refused(tmp_path: Path) -> None:
 def test_files_of_another_kind_are_called_what_they_are(tmp_path: Path, start: bytes, text: str) -> None:
     (tmp_path / "w.pt").write_bytes(start)
     assert text in refusal(read_weights, tmp_path / "w.pt")
-    assert text in refusal(checkpoint.load, tmp_path / "w.pt")
+    assert text in refusal(Checkpoint.read, tmp_path / "w.pt")
 
 
 def test_an_archive_of_weights_is_to_be_unpacked(tmp_path: Path) -> None:

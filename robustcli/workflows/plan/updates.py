@@ -18,6 +18,7 @@ from robustcli.measuring.timing import wall
 from robustcli.optimization.progress import Progress
 from robustcli.registry.registry import instantiate
 from robustcli.specs.spec import ExperimentSpec
+from robustcli.store.records import CheckRecord, Record
 from robustcli.store.runs import RunFolder
 from robustcli.training.check import Check
 from robustcli.training.loop import Loop, fit
@@ -50,7 +51,7 @@ class _Marks:
             self.intervals.append(time - self.last)
         self.last = time
 
-    def epoch(self, record: dict[str, Any]) -> None:
+    def epoch(self, record: Record) -> None:
         # The time between two epochs is not a part of an update.
         self.last = self.clock()
 
@@ -118,7 +119,7 @@ class Trial:
         average = self.defense.averaging.start(self.training.network)
         average.update(self.training.network, Progress(length * epochs - 1, length, epochs))
         images = partial(self.loop.data.clean_batches, self.spec.train.batch_size)
-        self.saver.save(average.averaged(self.training.network, images), True, {})
+        self.saver.save(average.averaged(self.training.network, images), True, CheckRecord())
 
     def check(self) -> Check:
         """Return the check after every epoch."""
@@ -130,8 +131,8 @@ def trial_folder() -> "TemporaryDirectory[str]":
     return TemporaryDirectory(prefix="robust-plan-")
 
 
-def _unchecked(_: nn.Module) -> dict[str, Any]:
-    return {"clean": 0.0, "robust": 0.0, "fgsm": 0.0}
+def _unchecked(_: nn.Module) -> CheckRecord:
+    return CheckRecord(clean=0.0, robust=0.0, fgsm=0.0)
 
 
 def _unsaved(*_: Any) -> None:
