@@ -18,6 +18,7 @@ from robustcli.data.stores import Plan, Store, batches_of, store
 from robustcli.data.targets import Labels, Targets
 from robustcli.errors import RobustCliError
 from robustcli.specs.settings import Augment
+from robustcli.store.provenance import Sizes
 from robustcli.threat.noise import Noise
 
 SplitName = Literal["train", "val", "test"]
@@ -87,9 +88,13 @@ class Data:
         self._levels = torch.tensor(255.0, device=device)
 
     @property
-    def sizes(self) -> dict[str, int]:
-        """Number of images in train, val and test."""
-        return {name: len(part.rows) for name, part in self._parts.items()}
+    def sizes(self) -> Sizes:
+        """Number of images by split."""
+        return Sizes(train=self.size("train"), val=self.size("val"), test=self.size("test"))
+
+    def size(self, split: SplitName) -> int:
+        """Return the number of images of a split."""
+        return len(self._parts[split].rows)
 
     def steps_per_epoch(self, batch_size: int, drop_last: bool) -> int:
         """Return the number of batches of an epoch."""
@@ -231,8 +236,8 @@ class Data:
     @property
     def test_digest(self) -> str:
         """SHA-256 of the first test images, their labels and the number of test images, all available without train."""
-        x, y = self.evaluation("test", min(_DIGESTED, self.sizes["test"]))
-        digest = hashlib.sha256(f"{self.sizes['test']} {tuple(x.shape)}".encode())
+        x, y = self.evaluation("test", min(_DIGESTED, self.sizes.test))
+        digest = hashlib.sha256(f"{self.sizes.test} {tuple(x.shape)}".encode())
         digest.update(x.cpu().numpy().tobytes() + y.cpu().numpy().tobytes())
         return digest.hexdigest()
 

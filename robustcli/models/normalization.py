@@ -71,7 +71,7 @@ def find_normalization(
     Raises:
         RobustCliError: no normalization is clearly best, and there is no usual one.
     """
-    x, y = data.evaluation("test", min(_IMAGES, data.sizes["test"]))
+    x, y = data.evaluation("test", min(_IMAGES, data.sizes.test))
     known = candidates(data, x)
     trials = {title: _trial(build(statistics), x, y) for title, statistics in known.items()}
     said = ", ".join(

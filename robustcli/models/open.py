@@ -45,7 +45,7 @@ class OpenedModel:
             "subject": asdict(self.request),
             "network": self.loaded.to_json(),
             "threat": {"norm": self.threat.norm, "eps": exact_text(self.threat.eps)},
-            "data": {"digest": self.data.digest, "sizes": self.data.sizes, "decode": self.data.decode},
+            "data": {"digest": self.data.digest, "sizes": self.data.sizes.to_json(), "decode": self.data.decode},
             "provenance": this_session(describe_device(self.device)).to_json(),
             "notes": self.loaded.notes,
         }

@@ -37,14 +37,14 @@ class Check:
 
     @property
     def split(self) -> SplitName:
-        if self.data.sizes["val"]:
+        if self.data.sizes.val:
             return "val"
         return "test" if self.settings.allow_test_selection else "train"
 
     @property
     def count(self) -> int:
         """Number of images to check."""
-        return min(self.settings.check_examples, self.data.sizes[self.split])
+        return min(self.settings.check_examples, self.data.size(self.split))
 
     @property
     def evaluators(self) -> dict[str, Evaluator]:

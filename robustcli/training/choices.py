@@ -55,7 +55,7 @@ def _is_compiled(
     if settings.compile != "auto":
         return settings.compile
     updates = defense.replays * data.steps_per_epoch(settings.batch_size, settings.drop_last) * settings.epochs
-    is_short = updates < _COMPILED_FROM or data.sizes["train"] < settings.batch_size
+    is_short = updates < _COMPILED_FROM or data.sizes.train < settings.batch_size
     is_synchronized = settings.sync_batch_norm and ranks.world() > 1
     if device.type == "cpu" or is_short or is_synchronized:
         return False

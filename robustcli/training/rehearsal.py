@@ -58,7 +58,7 @@ def rehearse_smallest_batch(
     except ValueError as error:
         if _TOO_FEW not in str(error):
             raise
-        total = data.sizes["train"]
+        total = data.sizes.train
         raise RobustCliError(
             f"train.batch_size: {total} training images in batches of {settings.batch_size} leave a last batch of "
             f"{count}, which is too small for the batch norms of this network; "

@@ -109,10 +109,10 @@ def _require_suitable_images(spec: ExperimentSpec, defense: Defense, settings: T
             f"data.extra: some images have no label (-1), and '{spec.defense.name}' with this attack needs them; write "
             f"defense: {sparing} with its own attack, or give data.extra.labels"
         )
-    if settings.compile and data.sizes["train"] < settings.batch_size:
+    if settings.compile and data.sizes.train < settings.batch_size:
         raise RobustCliError(
-            f"train.compile: programs are made for whole batches, and {data.sizes['train']} training images are less "
-            f"than one of {settings.batch_size}; write train.batch_size: {data.sizes['train']} or compile: false"
+            f"train.compile: programs are made for whole batches, and {data.sizes.train} training images are less "
+            f"than one of {settings.batch_size}; write train.batch_size: {data.sizes.train} or compile: false"
         )
     require_room(spec.data.options.augment, data.shape.height, data.shape.width)
     _refuse_compiled_synchronization(settings)
@@ -170,7 +170,7 @@ def _refuse_empty_slices(data: Data, settings: TrainSettings, unit: int) -> None
     """
     count = data.smallest_batch(settings.batch_size, settings.drop_last, split_in_two=unit > 1)
     if settings.epochs and count < unit * ranks.world():
-        total = data.sizes["train"]
+        total = data.sizes.train
         raise RobustCliError(
             f"train.batch_size: {total} training images in batches of {settings.batch_size} leave a last batch of "
             f"{count}, too few for {ranks.world()} processes; "

@@ -75,7 +75,7 @@ def within_budget(choice: MemberSpec, budget: Budget, opened: OpenedModel) -> Me
 def _passes(evaluator: Evaluator, unit: str, opened: OpenedModel) -> tuple[float, float]:
     """Return the passes for an image without any step, and those of one step."""
     network, threat = opened.loaded.network, opened.threat
-    x, _ = opened.data.evaluation("test", min(_COUNTED, opened.data.sizes["test"]))
+    x, _ = opened.data.evaluation("test", min(_COUNTED, opened.data.sizes.test))
     probe = Probe(network, x, threat)
     (stage,) = evaluator.stages(AttackContext(threat, (x.shape[1], x.shape[2], x.shape[3]), probe.classes))
     forwards, gradients = probe.lines(stage, threat)

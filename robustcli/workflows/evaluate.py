@@ -244,7 +244,7 @@ def case_of(request: Request, device: torch.device) -> Case:
     digest = [weights_digest(network), network_digest(network), case.data.digest, str(threat), seed, settings, files]
     if request.subject.model is not None:
         digest.append(imported_code_digest())
-    x, y = case.data.evaluation("test", min(_COMPARED, case.data.sizes["test"]))
+    x, y = case.data.evaluation("test", min(_COMPARED, case.data.sizes.test))
     folder = RunFolder(_folder(request.store, defaults.name, digest, behavior_of(network, x, y)))
     tasks = {
         key: Task(

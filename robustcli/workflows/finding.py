@@ -197,7 +197,7 @@ class _Measured:
         device = choose_device(spec.train.device)
         _, network = network_of(NetworkCheckpoint.read(folder.best), device, folder.best)
         data = load_data(spec.data, device, to_train=measure.images == "train")
-        x, y = data.evaluation(measure.images, min(measure.examples, data.sizes[measure.images]))
+        x, y = data.evaluation(measure.images, min(measure.examples, data.size(measure.images)))
         threat = ThreatModel(spec.threat.norm, spec.threat.eps)
         found = look(diagnostic, network, x, y, threat, spec.seed).found
         file.parent.mkdir(exist_ok=True)

@@ -181,7 +181,7 @@ def measured_costs(spec: ExperimentSpec) -> Costs:
         trial.epoch_end()
         trial.check()(trial.training.network)
         end = _processor_seconds() - begun
-    return Costs(start, update, end, trial.loop.steps_per_epoch, data.sizes["train"])
+    return Costs(start, update, end, trial.loop.steps_per_epoch, data.sizes.train)
 
 
 def fitted_length(costs: Costs, budget: float, batch_size: int) -> Length:

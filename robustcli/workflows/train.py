@@ -30,7 +30,7 @@ from robustcli.store.chain import chained
 from robustcli.store.checkpoint import CheckedCheckpoint, ResumableCheckpoint
 from robustcli.store.evaluations import read_evaluation
 from robustcli.store.files import write_text
-from robustcli.store.provenance import DataRecord, Sizes, read_provenance
+from robustcli.store.provenance import DataRecord, read_provenance
 from robustcli.store.records import CheckRecord, Record
 from robustcli.store.results import RunResults
 from robustcli.store.runs import Run, RunFolder, check_same, folder_of
@@ -73,13 +73,13 @@ def _run_experiment(
         with stop_requests() as stop:
             data = load_data(spec.data, device, to_train=True)
             keep_freed_memory()  # After reading the images, so that memory used for that is returned.
-            test_images = data.sizes["test"]
+            test_images = data.sizes.test
             for key, chosen in spec.evaluate.items():
                 count = chosen.options.examples
                 if count is not None and count > test_images:
                     raise RobustCliError(f"evaluate.{key}.examples: {count}; there are {test_images} test images")
             described = DataRecord(
-                digest=data.digest, sizes=Sizes(**data.sizes), decode=data.decode, extra_digest=data.extra_digest
+                digest=data.digest, sizes=data.sizes, decode=data.decode, extra_digest=data.extra_digest
             )
             run.begin(describe_device(device), described)
             if ranks.world() > 1:

@@ -90,7 +90,7 @@ def verify_folder(folder: Path, overrides: Sequence[str], checkpoint: str | None
     loaded = model.load(data, choose_device(device))
     known = {key: _stored(EvaluationFiles(evaluations, key), stated) for key in keys}
     count = max(parse_evaluation(raw, evaluations / f"{key}.json").total for key, raw in known.items())
-    x, y = data.images("test", min(count, data.sizes["test"]))
+    x, y = data.images("test", min(count, data.sizes.test))
     findings = []
     for key in keys:
         own = EvaluationFiles(evaluations, key)

@@ -12,6 +12,7 @@ from robustcli.data.loading import load_data, load_test_data
 from robustcli.data.splits import Data
 from robustcli.errors import RobustCliError
 from robustcli.models.find import named_data
+from robustcli.store.provenance import Sizes
 
 COUNT = 12
 KINDS = ("fog", "gaussian_noise", "frost")
@@ -47,7 +48,7 @@ def marks(data: Data) -> list[tuple[int, int, int]]:
 def test_one_kind_and_severity_keep_the_order_of_the_test_set(cifar: Path) -> None:
     data = read(cifar, kinds=["gaussian_noise"], severities=[3])
     assert marks(data) == [(image, 3, 1) for image in range(COUNT)]
-    assert (data.sizes, data.shape.classes) == ({"train": 0, "val": 0, "test": COUNT}, 10)
+    assert (data.sizes, data.shape.classes) == (Sizes(train=0, val=0, test=COUNT), 10)
 
 
 def test_several_come_in_a_fixed_random_order(cifar: Path) -> None:
@@ -129,7 +130,7 @@ def test_imagenet_c_is_read_from_its_folders(imagenet: Path) -> None:
     assert sorted(set(shades)) == [10, 11, 12, 20, 21, 22, 110, 111, 112, 120, 121, 122]
     assert shades != sorted(shades)
     few = load_test_data(named_data({**chosen, "kinds": ["snow"], "severities": [2]}), torch.device("cpu"))
-    assert few.sizes["test"] == 6
+    assert few.sizes.test == 6
 
 
 def test_a_missing_kind_or_class_of_imagenet_c_is_named(imagenet: Path) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from robustcli.data.datasets import Source, TensorSplit
 from robustcli.data.splits import Data, prepare
 from robustcli.errors import RobustCliError
+from robustcli.store.provenance import Sizes
 from robustcli.threat.noise import StreamNoise
 
 CPU = torch.device("cpu")
@@ -131,11 +132,11 @@ def test_splits_share_no_image_and_lose_none(
             _prepare(given_source, val_size, train_size)
         return
     data = _prepare(given_source, val_size, train_size, workers)
-    assert data.sizes == {"train": train_size or left, "val": val_size, "test": 6}
+    assert data.sizes == Sizes(train=train_size or left, val=val_size, test=6)
     train = _keys(torch.cat([x for x, _ in _batches(data, 7)]))
     val = _keys(data.evaluation("val")[0]) if val_size else []
     known = _keys(source.train.read(torch.arange(total)).float() / 255)
-    assert len({*train, *val}) == len(train) + len(val) == data.sizes["train"] + val_size
+    assert len({*train, *val}) == len(train) + len(val) == data.sizes.train + val_size
     assert {*train, *val} <= set(known)
     assert torch.equal(data.evaluation("test")[0], source.test.read(torch.arange(6)).float() / 255)
 
@@ -269,7 +270,7 @@ def test_more_images_than_there_are_is_an_error() -> None:
 
 def test_without_train_images_only_evaluation_works() -> None:
     data = _prepare(_source(train=0))
-    assert data.sizes == {"train": 0, "val": 0, "test": 6}
+    assert data.sizes == Sizes(train=0, val=0, test=6)
     assert data.shape.height == 4
     assert len(data.evaluation("test")[0]) == 6
     attempts: list[Any] = [

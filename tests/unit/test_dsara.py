@@ -420,7 +420,7 @@ def test_the_loop_splits_batches_when_a_defense_requires_halves(halves: bool) ->
     step = Collector()
     training = training_of(settings, step)
     fit(training, loop_of(training, settings, split_in_two=halves))
-    count = small_data().sizes["train"]
+    count = small_data().sizes.train
     assert len(step.places[0] | step.places[1]) == count
     assert (len(step.places[0] & step.places[1]) == 0) == halves
 

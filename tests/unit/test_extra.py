@@ -250,7 +250,7 @@ def test_a_run_trains_on_them_and_its_evaluation_does_not_need_them(tmp_path: Pa
     weights, others = (Checkpoint.read(each.last).weights for each in (run, plain))
     assert any(not torch.equal(weights[name], others[name]) for name in weights)
     path.unlink()
-    assert load_data(spec.data, CPU).sizes["train"] == 96
+    assert load_data(spec.data, CPU).sizes.train == 96
     with pytest.raises(RobustCliError, match="there is no file"):
         load_data(spec.data, CPU, to_train=True)
 

@@ -31,6 +31,7 @@ from robustcli.promises.networks import conv_net, images
 from robustcli.reports.plan import lines_of, sweep_table, tables_of
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.specs.yamlfile import parse_yaml
+from robustcli.store.provenance import Sizes
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
 from robustcli.workflows.plan import plan as plan_module
@@ -258,7 +259,7 @@ def test_random_images_stand_for_those_of_a_known_data_set(tmp_path: Path) -> No
     assert replaced is not None
     assert replaced.startswith("random 1x28x28")
     assert "MNIST is not in" in replaced
-    assert data.sizes == {"train": 59_950, "val": 50, "test": 10_000}
+    assert data.sizes == Sizes(train=59_950, val=50, test=10_000)
     assert list(tmp_path.iterdir()) == [], "nothing is fetched"
     text = TINY.replace("digits, val_size", f"image_folder, root: {tmp_path}, val_size")
     with pytest.raises(RobustCliError, match=r"data\.root"):

@@ -67,7 +67,7 @@ def test_a_last_batch_of_one_image_trains_where_batch_norms_can_take_it(tmp_path
 @pytest.mark.parametrize("halves", [False, True])
 def test_the_smallest_batch_is_the_smallest_that_training_reads(batch_size: int, drop_last: bool, halves: bool) -> None:
     data, generator = small_data(), torch.Generator()
-    if drop_last and batch_size > data.sizes["train"]:
+    if drop_last and batch_size > data.sizes.train:
         return
     batches = data.train_batches(
         data.epoch(generator, batch_size, drop_last, split_in_two=halves),

@@ -38,7 +38,7 @@ def test_sizes_are_those_that_the_data_sets_document(name: str) -> None:
 @pytest.mark.parametrize("name", ["digits", "moving_digits"])
 def test_data_sets_have_what_they_declare(name: str) -> None:
     member, data = catalog("datasets")[name], load_data(spec_of(f"name: {name}").data, CPU)
-    assert (data.sizes["train"], data.sizes["test"]) == (member.train_images, member.test_images)
+    assert (data.sizes.train, data.sizes.test) == (member.train_images, member.test_images)
     shape = data.shape
     assert member.image in (None, (shape.channels, shape.height, shape.width))
     assert member.classes in (None, shape.classes)
@@ -50,7 +50,7 @@ def test_data_sets_have_what_they_declare(name: str) -> None:
 def test_batches_are_as_many_as_training_makes(name: str, options: str, train: str) -> None:
     spec = spec_of(f"name: {name}, {options}", train)
     data = load_data(spec.data, CPU)
-    assert images_of_epoch(spec.data) == data.sizes["train"]
+    assert images_of_epoch(spec.data) == data.sizes.train
     assert batches_of_epoch(spec.data, spec.train) == data.steps_per_epoch(100, spec.train.drop_last)
 
 

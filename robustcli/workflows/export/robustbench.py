@@ -90,7 +90,7 @@ def export(
 
     chosen_device = choose_device(device)
     data = test_images(subject.defaults, chosen_device)
-    images = data.sizes["test"]
+    images = data.sizes.test
     missing = {
         "clean_acc": missing_images(dataset, result.total, images),
         "autoattack_acc": missing_for_autoattack(

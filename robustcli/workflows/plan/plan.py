@@ -93,7 +93,7 @@ def plan(request: Request) -> Plan:
         machine=circumstances(device),
         name=spec.name,
         digest=spec.digest,
-        images=Images(shape=data.shape.text, sizes=data.sizes, replaced=replaced),
+        images=Images(shape=data.shape.text, sizes=dict(data.sizes), replaced=replaced),
         parameters=profile.parameters,
         macs=profile.macs,
         passes_per_image=passes_per_image(spec, data),
@@ -164,7 +164,7 @@ def _measured(request: Request, data: Data, device: torch.device, folder: Path) 
         trial.run(WARM_UP)
         seconds = trial.run(request.updates)
     network = trial.training.network
-    x, _ = data.evaluation("test", min(request.spec.train.batch_size, data.sizes["test"]))
+    x, _ = data.evaluation("test", min(request.spec.train.batch_size, data.sizes.test))
     with settled(network, device.type), crafting(network, "eval"):
         passes = [_seconds_of_gradient(network, x) / (2 * len(x)) for _ in range(_REPEATS)]
     return seconds, min(passes), trial.updates
@@ -191,7 +191,7 @@ def evaluation_costs(request: Request, data: Data) -> tuple[Bounds, dict[str, Ev
     costs = {}
     for key, chosen in spec.evaluate.items():
         options: EvaluateOptions | None = chosen.options
-        images = data.sizes["test"] if options is None or options.examples is None else options.examples
+        images = data.sizes.test if options is None or options.examples is None else options.examples
         costs[key] = probe.count(instantiate(chosen), images, request.accuracy_in(key).middle)
     return sum((cost.passes(request.accuracy) for cost in checks), Bounds(0.0, 0.0)), costs
 

@@ -98,7 +98,7 @@ def estimate(request: Request, rates: DeviceRates) -> Estimate:
     if passes is None:
         raise RobustCliError("--device-rates: passes are counted at convolutions, and this network has none")
     defense: Defense = instantiate(spec.defense)
-    in_epoch = data.sizes["train"] / spec.train.batch_size
+    in_epoch = data.sizes.train / spec.train.batch_size
     updates = math.floor(in_epoch) if spec.train.drop_last else math.ceil(in_epoch)
     updates *= spec.train.epochs * defense.replays
     training = updates * spec.train.batch_size * macs * passes.total / rates.training
