@@ -1,7 +1,8 @@
 """Options of engines, and the commands on SLURM jobs: `submit`, `status`, `logs`, `cancel`."""
 
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -63,40 +64,48 @@ def engine_of(
 
     if name == "ray":
         return RayEngine(), Needs(gpus=gpus, cpus=cpus)
-    wanted = with_file({"partition": partition, "time": time, "gpus": gpus, "cpus": cpus})
-    if wanted["time"] is None:
+    wanted = SlurmOptions(partition=partition, time=time, gpus=gpus, cpus=cpus).with_file()
+    if wanted.time is None:
         raise RobustCliError("--engine slurm: found no time limit; pass --time, for example --time 12:00:00")
-    needs = Needs(gpus=wanted["gpus"], cpus=wanted["cpus"])
-    return SlurmEngine(partition=wanted["partition"], time=wanted["time"]), needs
+    if wanted.nodes is not None:
+        raise RobustCliError(f"--slurm: {partition}: nodes: only robust submit takes a number of nodes; remove it")
+    return SlurmEngine(partition=wanted.partition, time=wanted.time), Needs(gpus=wanted.gpus, cpus=wanted.cpus)
 
 
-# Settings in a file of --slurm, with their types.
-_IN_FILE = {"partition": str, "time": str, "gpus": int, "cpus": int, "nodes": int}
+@dataclass(frozen=True, kw_only=True)
+class SlurmOptions:
+    """Options of a job; None if they are not given. The partition may be a file with all of them."""
 
+    partition: str | None = None
+    time: str | None = None
+    gpus: int | None = None
+    cpus: int | None = None
+    nodes: int | None = None
 
-def with_file(options: dict[str, Any]) -> dict[str, Any]:
-    """Return options of SLURM; what is not given comes from the file that --slurm names, if it names one.
+    def with_file(self) -> "SlurmOptions":
+        """Return the options; what is not given comes from the file that --slurm names, if it names one.
 
-    Raises:
-        RobustCliError: the file cannot be read, or a setting in it is wrong.
-    """
-    path = Path(options["partition"] or "")
-    if path.suffix not in (".yaml", ".yml"):
-        return options
-    from robustcli.specs.yamlfile import read_yaml
+        Raises:
+            RobustCliError: the file cannot be read, or a setting in it is wrong.
+        """
+        path = Path(self.partition or "")
+        if path.suffix not in (".yaml", ".yml"):
+            return self
+        from robustcli.specs.yamlfile import read_yaml
 
-    found = read_yaml(path).value
-    if not isinstance(found, dict):
-        raise RobustCliError(f"--slurm: {path}: expected some of the keys {', '.join(_IN_FILE)}")
-    for key, value in found.items():
-        if key not in options:
-            raise RobustCliError(f"--slurm: {path}: unknown key '{key}'{suggest(str(key), list(options))}")
-        is_sound = type(value) is _IN_FILE[key] and (not isinstance(value, int) or value >= (key != "gpus"))
-        if not is_sound:
-            kind = "text in quotes" if _IN_FILE[key] is str else "a number"
-            raise RobustCliError(f"--slurm: {path}: {key}: found {value!r}; expected {kind}")
-    given = {key: value for key, value in options.items() if value is not None and key != "partition"}
-    return {**dict.fromkeys(options), **found, **given}
+        found = read_yaml(path).value
+        kinds = {field.name: str if field.name in ("partition", "time") else int for field in fields(self)}
+        if not isinstance(found, dict):
+            raise RobustCliError(f"--slurm: {path}: expected some of the keys {', '.join(kinds)}")
+        for key, value in found.items():
+            if key not in kinds:
+                raise RobustCliError(f"--slurm: {path}: unknown key '{key}'{suggest(str(key), kinds)}")
+            is_sound = type(value) is kinds[key] and (not isinstance(value, int) or value >= (key != "gpus"))
+            if not is_sound:
+                kind = "text in quotes" if kinds[key] is str else "a number"
+                raise RobustCliError(f"--slurm: {path}: {key}: found {value!r}; expected {kind}")
+        given = {key: value for key, value in vars(self).items() if value is not None and key != "partition"}
+        return SlurmOptions(**{**found, **given})
 
 
 def print_end(task: "Task", answer: "Answer") -> None:
@@ -134,14 +143,14 @@ def submit_run(
     from robustcli.workflows.engines import Needs
     from robustcli.workflows.slurm import Resources, script, submit
 
-    wanted = with_file({"partition": partition, "time": time, "gpus": gpus, "cpus": cpus, "nodes": nodes})
-    if wanted["time"] is None:
+    wanted = SlurmOptions(partition=partition, time=time, gpus=gpus, cpus=cpus, nodes=nodes).with_file()
+    if wanted.time is None:
         raise RobustCliError("--time: found no time limit; write --time 12:00:00, or time: in a file of --slurm")
     read = ExperimentSpec.read(experiments.find(spec), overrides or ())
     for warning in read.warnings():
         typer.echo(f"warning: {warning}", err=True)
-    needs = Needs(gpus=wanted["gpus"], cpus=wanted["cpus"]).on(read.train.device)
-    resources = Resources(partition=wanted["partition"], time=wanted["time"], nodes=wanted["nodes"] or 1, **needs)
+    needs = Needs(gpus=wanted.gpus, cpus=wanted.cpus).on(read.train.device)
+    resources = Resources(partition=wanted.partition, time=wanted.time, nodes=wanted.nodes or 1, **needs)
     if dry_run:
         typer.echo(script(read, runs, resources), nl=False)
         return
