@@ -2,15 +2,14 @@
 
 import os
 import resource
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -18,13 +17,13 @@ import torch
 from PIL import Image
 
 from robustcli.bench.results import Decoding, DecodingRow
+from robustcli.bench.worker import Worker, messages
 from robustcli.data.datasets.encoded import usable_processors
 from robustcli.data.datasets.image_folder import image_folder
 from robustcli.data.splits import prepare
 from robustcli.measuring.timing import OURS, Spread, speed
 from robustcli.runtime.allocator import keep_freed_memory
 from robustcli.specs.settings import Augment
-from robustcli.store.models import Stored
 from robustcli.threat.noise import StreamNoise
 
 LOADER = "torchvision, DataLoader"
@@ -32,22 +31,20 @@ LOADER = "torchvision, DataLoader"
 _FILE, _SIZE, _SMALLEST = (500, 375), 224, 0.08
 _FILES, _PASSES = 200, 5
 _BATCH = 64
+# Message to a loader.
+_EPOCH = "epoch"
 
 
-class _Seconds(Stored):
+@dataclass(frozen=True)
+class _Seconds:
     """Seconds of an epoch by the clock, of processor time, and of processor time under the interpreter lock."""
 
     wall: float
     cpu: float
     lock: float
 
-
-class _Reader(Stored):
-    """What a process reads, and the processors that it may use."""
-
-    name: str
-    folder: str
-    processors: list[int]
+    def __sub__(self, before: "_Seconds") -> "_Seconds":
+        return _Seconds(self.wall - before.wall, self.cpu - before.cpu, self.lock - before.lock)
 
 
 def bench_decoding(rounds: int, files: int = _FILES) -> Decoding:
@@ -67,17 +64,17 @@ def bench_decoding(rounds: int, files: int = _FILES) -> Decoding:
     with TemporaryDirectory() as folder, ExitStack() as stack:
         _write_files(Path(folder), files)
 
-        def loader(name: str, used: list[int]) -> _Loader:
-            return stack.enter_context(_Loader(_Reader(name=name, folder=folder, processors=used)))
-
-        loaders = {(name, count): loader(name, processors[:count]) for name, count in found}
-        apart = [loader(OURS, [processor]) for processor in processors]
+        loaders = {
+            (name, count): stack.enter_context(Worker[_Seconds](_serve, name, folder, processors[:count]))
+            for name, count in found
+        }
+        apart = [stack.enter_context(Worker[_Seconds](_serve, OURS, folder, [processor])) for processor in processors]
         for each in (*loaders.values(), *apart):
-            each.epoch()
+            each.ask(_EPOCH)
         order = list(loaders)
         for _ in range(rounds):
             for key in order:
-                found[key].append(loaders[key].epoch())
+                found[key].append(loaders[key].ask(_EPOCH))
             alone.append(_at_once(apart))
             order.reverse()
     return _decoding(found, alone, files)
@@ -115,11 +112,11 @@ def _decoding(found: Mapping[tuple[str, int], Sequence[_Seconds]], alone: Sequen
     )
 
 
-def _at_once(loaders: Sequence["_Loader"]) -> float:
+def _at_once(loaders: Sequence[Worker[_Seconds]]) -> float:
     """Seconds in which loaders that run at once read as many images as one epoch has."""
     for loader in loaders:
-        loader.begin()
-    return 1 / sum(1 / loader.end().wall for loader in loaders)
+        loader.send(_EPOCH)
+    return 1 / sum(1 / loader.receive().wall for loader in loaders)
 
 
 def _write_files(folder: Path, count: int) -> None:
@@ -134,44 +131,6 @@ def _write_files(folder: Path, count: int) -> None:
         noisy = (smooth + random.randint(-12, 13, (height, width, 3))).clip(0, 255).astype(np.uint8)
         Image.fromarray(noisy).save(folder / "train" / "one" / f"{number}.jpg", quality=90)
     Image.new("RGB", _FILE).save(folder / "test" / "one" / "0.jpg")
-
-
-class _Loader:
-    """A loader in a process that may use some of the processors, and waits while others are measured."""
-
-    def __init__(self, reader: _Reader) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__, reader.model_dump_json()],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def epoch(self) -> _Seconds:
-        """Return the seconds of an epoch."""
-        self.begin()
-        return self.end()
-
-    def begin(self) -> None:
-        """Begin an epoch."""
-        assert self._process.stdin is not None
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-
-    def end(self) -> _Seconds:
-        """Return the seconds of the epoch that was begun."""
-        assert self._process.stdout is not None
-        answer = self._process.stdout.readline()
-        assert answer, "a process that measures decoding ended; its output is above"
-        return _Seconds.model_validate_json(answer)
-
-    def __enter__(self) -> "_Loader":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._process.communicate()  # closes its input, so it ends
 
 
 def _ours(folder: str) -> Callable[[], int]:
@@ -234,32 +193,22 @@ class _UnderLock:
 def _now(lock: _UnderLock | None) -> _Seconds:
     """Return the clocks; processor time includes that of the children that have ended."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return _Seconds(
-        wall=time.perf_counter(),
-        cpu=time.process_time() + children.ru_utime + children.ru_stime,
-        lock=lock.seconds if lock else 0.0,
-    )
+    processor_time = time.process_time() + children.ru_utime + children.ru_stime
+    return _Seconds(time.perf_counter(), processor_time, lock.seconds if lock else 0.0)
 
 
-def _main() -> None:
-    """Answer each line of input with the seconds of an epoch."""
-    reader = _Reader.model_validate_json(sys.argv[1])
+def _serve(pipe: Connection, name: str, folder: str, processors: Sequence[int]) -> None:
+    """Answer each message with the seconds of an epoch of a loader on some of the processors."""
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, reader.processors)
+        os.sched_setaffinity(0, processors)
     torch.set_num_threads(1)
     # As training does.
     keep_freed_memory()
-    workers = len(reader.processors)
+    workers = len(processors)
     # Only on one processor, where no other thread adds to the sum.
     lock = _UnderLock() if workers == 1 else None
-    epoch = _ours(reader.folder) if reader.name == OURS else _torchvision(reader.folder, workers)
-    for _ in sys.stdin:
+    epoch = _ours(folder) if name == OURS else _torchvision(folder, workers)
+    for _ in messages(pipe):
         before = _now(lock)
         assert epoch()
-        after = _now(lock)
-        seconds = _Seconds(wall=after.wall - before.wall, cpu=after.cpu - before.cpu, lock=after.lock - before.lock)
-        print(seconds.model_dump_json(), flush=True)
-
-
-if __name__ == "__main__":
-    _main()
+        pipe.send(_now(lock) - before)

@@ -1,17 +1,17 @@
 """`robust bench scaling`: growth of the cost of a step with batch, steps, width and processes."""
 
-import multiprocessing
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 
 import torch
 from scipy.stats import theilslopes
 
 from robustcli.bench.results import ScalingAxis, ScalingBench, ScalingPoint, ScalingSettings
 from robustcli.bench.variants import Request, Variants, choose, profile_of
+from robustcli.bench.worker import Worker, messages
 from robustcli.measuring.machine import circumstances
 from robustcli.measuring.timing import Sample, Spread, Stopwatch, Timed, measure
 from robustcli.runtime.allocator import keep_freed_memory
@@ -107,11 +107,13 @@ def _macs(request: Request) -> float:
 def _workers(request: Request, rounds: int, most: int) -> ScalingAxis:
     """Time updates in several processes at once, by the wall clock; constant if they do not slow each other."""
     found = {}
-    with _Processes(request) as processes:
+    workers: list[Worker[bool]] = []
+    with ExitStack() as stack:
         for count in range(1, most + 1):
-            processes.add()
-            processes.sample()
-            found[count] = [processes.sample() for _ in range(rounds)]
+            device = _device_of(count - 1, choose_device(request.device))
+            workers.append(stack.enter_context(Worker(_serve, replace(request, device=device))))
+            _at_once(workers)
+            found[count] = [_at_once(workers) for _ in range(rounds)]
     points = []
     alone = Spread.of(found[1])
     for count, values in found.items():
@@ -122,52 +124,28 @@ def _workers(request: Request, rounds: int, most: int) -> ScalingAxis:
     return ScalingAxis(start=alone.median, slope=0.0, points=points)
 
 
-class _Processes:
-    """Processes that run updates on request, with one thread each, distributed over the GPUs."""
+def _device_of(number: int, device: torch.device) -> str:
+    """Return the device of a process; processes are distributed over the GPUs."""
+    return f"cuda:{number % torch.cuda.device_count()}" if device.type == "cuda" else "cpu"
 
-    def __init__(self, request: Request) -> None:
-        self.request = request
-        self.context = multiprocessing.get_context("spawn")
-        self.pipes: list[Connection] = []
-        self.processes: list[BaseProcess] = []
 
-    def add(self) -> None:
-        """Start one more process."""
-        ours, theirs = self.context.Pipe()
-        is_cuda = choose_device(self.request.device).type == "cuda"
-        device = f"cuda:{len(self.processes) % torch.cuda.device_count()}" if is_cuda else "cpu"
-        request = replace(self.request, device=device)
-        process = self.context.Process(target=_serve, args=(theirs, request), daemon=True)
-        process.start()
-        self.pipes.append(ours)
-        self.processes.append(process)
-
-    def sample(self) -> float:
-        """Return the seconds per update until the last process is done."""
-        start = time.perf_counter()
-        for pipe in self.pipes:
-            pipe.send(_UPDATES)
-        for pipe in self.pipes:
-            pipe.recv()
-        return (time.perf_counter() - start) / _UPDATES
-
-    def __enter__(self) -> "_Processes":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for pipe in self.pipes:
-            pipe.send(0)
-        for process in self.processes:
-            process.join()
+def _at_once(workers: Sequence[Worker[bool]]) -> float:
+    """Return the seconds per update until the last process is done."""
+    start = time.perf_counter()
+    for worker in workers:
+        worker.send(_UPDATES)
+    for worker in workers:
+        worker.receive()
+    return (time.perf_counter() - start) / _UPDATES
 
 
 def _serve(pipe: Connection, request: Request) -> None:
-    """Run the number of updates of each message; 0 ends the process."""
+    """Run the number of updates of each message, on one thread."""
     torch.set_num_threads(1)
     keep_freed_memory()
     update = _update(request, _STEPS)
     device = torch.device(request.device)
-    while count := pipe.recv():
+    for count in messages(pipe):
         for _ in range(count):
             update()
         if device.type == "cuda":

@@ -3,23 +3,19 @@
 Settings of this process, such as keeping freed memory, would make torchattacks faster too.
 """
 
-import json
-import subprocess
-import sys
-from dataclasses import asdict
-from types import TracebackType
-from typing import IO, Any
+from multiprocessing.connection import Connection
+from typing import Any
 
 import torch
 
 from robustcli.bench.baselines import find_package
 from robustcli.bench.variants import Request, Variants, choose
+from robustcli.bench.worker import Worker, messages
 from robustcli.measuring.counters import Counters
 from robustcli.measuring.timing import Stopwatch, Timed
-from robustcli.store.passes import Passes
 
 
-class SubprocessPeer:
+class SubprocessPeer(Worker[Any]):
     """Sample of torchattacks' loop in another process, which waits while this one measures.
 
     Args:
@@ -28,60 +24,25 @@ class SubprocessPeer:
     """
 
     def __init__(self, request: Request, steps: int) -> None:
-        settings = {"request": asdict(request.plain()), "steps": steps, "threads": torch.get_num_threads()}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self._write(json.dumps(settings))
+        super().__init__(_serve, request.plain(), steps, torch.get_num_threads())
 
     def __call__(self, repeats: int) -> float:
-        return float(self._answer(repeats))
+        return float(self.ask(repeats))
 
     def counters(self) -> Counters:
         """Return its passes and its peak memory."""
-        found = self._answer(0)
-        return Counters(Passes(**found["passes"]), found["peak_bytes"])
-
-    def _answer(self, repeats: int) -> Any:
-        self._write(str(repeats))
-        answer = _pipe(self._process.stdout).readline()
-        assert answer, "the process that measures torchattacks ended; its output is above"
-        return json.loads(answer)
-
-    def __enter__(self) -> "SubprocessPeer":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._process.communicate()  # closes its input, so it ends
-
-    def _write(self, line: str) -> None:
-        pipe = _pipe(self._process.stdin)
-        pipe.write(f"{line}\n")
-        pipe.flush()
+        found: Counters = self.ask(0)
+        return found
 
 
-def _pipe(pipe: IO[str] | None) -> IO[str]:
-    assert pipe is not None
-    return pipe
-
-
-def main() -> None:
-    """Answer each line of input, a number of repeats, with the seconds per run, and 0 with the counters."""
-    settings = json.loads(sys.stdin.readline())
-    torch.set_num_threads(settings["threads"])
-    request = Request(**settings["request"])
+def _serve(pipe: Connection, request: Request, steps: int, threads: int) -> None:
+    """Answer a number of repeats with the seconds per run, and 0 with the counters."""
+    torch.set_num_threads(threads)
     variants = Variants(request, choose(request)[0])
     torchattacks = find_package("torchattacks", [])
     assert torchattacks is not None
-    network, step = variants.torchattacks(torchattacks, settings["steps"])
+    network, step = variants.torchattacks(torchattacks, steps)
     sample = Timed(step, Stopwatch(variants.device))
-    for line in sys.stdin:
-        repeats = int(line)
-        answer = sample(repeats) if repeats else asdict(Counters.of(network, step, request.batch_size, variants.device))
-        print(json.dumps(answer), flush=True)
-
-
-if __name__ == "__main__":
-    main()
+    for repeats in messages(pipe):
+        counters = Counters.of(network, step, request.batch_size, variants.device) if not repeats else None
+        pipe.send(sample(repeats) if counters is None else counters)
