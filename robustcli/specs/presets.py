@@ -1,15 +1,33 @@
 """Presets: evaluations by name, such as that of a leaderboard. The shipped ones are files in robustcli/presets/."""
 
-from collections.abc import Mapping
-from fractions import Fraction
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import robustcli
-from robustcli.errors import RobustCliError, shortened, suggest
-from robustcli.registry.types import Norm, Ratio, exact_text
+from robustcli.errors import RobustCliError, suggest
+from robustcli.registry.types import Count, Norm, Radius, Size, exact_text
 
-_KEYS = ("data", "norm", "eps", "examples", "attack", "seed")
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """Options of an evaluation; None is not set.
+
+    Args:
+        data: name of a data set, an .npz file or a folder.
+        norm: norm of the threat model.
+        eps: its radius, as a number or a quotient such as 8/255.
+        examples: number of images.
+        attack: an evaluator or an attack.
+        seed: seed of the noise.
+    """
+
+    data: str | None = None
+    norm: Norm | None = None
+    eps: Radius | None = None
+    examples: Count | None = None
+    attack: str | None = None
+    seed: Size | None = None
 
 
 def names() -> list[str]:
@@ -32,44 +50,16 @@ def read_preset(name: str) -> dict[str, Any]:
         RobustCliError: there is none, or it has other keys or values.
     """
     # Reading YAML takes longer than listing names.
+    from robustcli.specs.check import checked
     from robustcli.specs.yamlfile import read_yaml
 
     path = Path(name) if Path(name).suffix in (".yaml", ".yml") else _folder() / f"{name}.yaml"
     if not path.is_file():
         raise RobustCliError(f"--preset: there is no preset '{name}'{suggest(name, names())}")
     found = read_yaml(path).value
-    if not isinstance(found, Mapping) or not found:
-        raise RobustCliError(f"{path}: expected some of the keys {', '.join(_KEYS)}")
-    for key, value in found.items():
-        if key not in _KEYS:
-            raise RobustCliError(f"{path}: unknown key '{key}'{suggest(str(key), _KEYS)}")
-        if not _is_sound(str(key), value):
-            raise RobustCliError(f"{path}: {key}: found '{shortened(str(value))}'; expected {_EXPECTED[str(key)]}")
-    return {key: _text(value) if key == "eps" else value for key, value in found.items()}
-
-
-_EXPECTED = {
-    "data": "the name of a data set, an .npz file or a folder",
-    "norm": f"one of {', '.join(get_args(Norm))}",
-    "eps": "a number such as 8/255",
-    "examples": "a number of images",
-    "attack": "an evaluator or an attack",
-    "seed": "a whole number of at least 0",
-}
-
-
-def _is_sound(key: str, value: Any) -> bool:
-    if isinstance(value, bool):
-        return False
-    if key in ("examples", "seed"):
-        return isinstance(value, int) and value >= (1 if key == "examples" else 0)
-    if key == "eps":
-        return isinstance(value, int | float) and value >= 0
-    return isinstance(value, str) and (key != "norm" or value in get_args(Norm))
-
-
-def _text(eps: float) -> str:
-    return exact_text(eps.fraction if isinstance(eps, Ratio) else Fraction(str(eps)))
+    preset: Preset = checked(lambda checker: checker.settings(Preset, found, ("preset",)), str(path))
+    given = {key: value for key, value in asdict(preset).items() if value is not None}
+    return {key: exact_text(value) if key == "eps" else value for key, value in given.items()}
 
 
 def _folder() -> Path:

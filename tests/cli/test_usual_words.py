@@ -44,7 +44,7 @@ def test_a_preset_sets_what_is_not_given(robust: Robust, trained: RunFolder, tmp
     found = robust("eval", trained.path, "--preset", mine, "-n", 10).require(0, "l2 0.5", "--examples 10 replaces 20")
     assert " of 10 images" in found.err
     mine.write_text("attack: pgd\nepsilon: 1/2\n", encoding="utf-8")
-    robust("eval", trained.path, "--preset", mine).require(2, "unknown key 'epsilon'", "eps")
+    robust("eval", trained.path, "--preset", mine).require(2, "preset.epsilon: unknown parameter", "eps")
     robust("eval", trained.path, "--preset", "robustbench-cifar10").require(2, "did you mean 'robustbench-cifar10-l")
     assert all(name in robust("list", "presets").require(0).out for name in presets.names())
 
