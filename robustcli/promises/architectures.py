@@ -75,19 +75,3 @@ def is_drawn_from_the_seed(build: Body, shape: ImageShape) -> None:
     copy.load_state_dict(deepcopy(one.state_dict()))
     with torch.no_grad():
         assert torch.equal(copy.eval()(_pixels(shape)), one.eval()(_pixels(shape)))
-
-
-def observed_architecture(build: Body, shape: ImageShape) -> Tensor:
-    """Logits, their gradient, and the size of every weight, because parts that start as copies do not affect logits.
-
-    Also logits in eval mode after the weights have moved, because statistics may belong to earlier weights.
-    """
-    network, x = _body(build, shape).train(), _pixels(shape).requires_grad_()
-    logits = network(x)
-    (grad,) = torch.autograd.grad(logits.square().sum(), x)
-    sizes = torch.tensor([parameter.numel() for parameter in network.parameters()])
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.mul_(1.1)
-        later = network.eval()(x)
-    return torch.cat([logits.detach().flatten(), grad.flatten(), sizes, later.flatten()])

@@ -8,11 +8,10 @@ from torch import Tensor, nn
 
 from robustcli.attacks import Attack
 from robustcli.attacks.crafting import crafting
-from robustcli.attacks.joint_pgd import JointPgd
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.passes import count_passes
 from robustcli.promises.model_state import Failing, found_again
-from robustcli.promises.networks import conv_net, gated_net, images, labels
+from robustcli.promises.networks import conv_net, images, labels
 from robustcli.registry.types import AttackBn, Norm
 from robustcli.threat.noise import IndexedNoise, Noise, StreamNoise
 from robustcli.threat.threat import ThreatModel
@@ -147,17 +146,3 @@ def rejects_other_norms(attack: Attack, unsupported: Norm) -> None:
         else:
             raise AssertionError(f"attacks in {unsupported}, but does not declare it")
     assert passes.forwards == 0
-
-
-def observed(attack: Attack, norms: tuple[Norm, ...] = tuple(RADII)) -> Tensor:
-    """Everything that the attack does to a batch in its norms, as one row of numbers: images and sizes of passes."""
-    # With probes, because some attacks use them.
-    network, x = gated_net if isinstance(attack, JointPgd) else conv_net, images(16, 3)
-    model = network(channels=3).eval()
-    y = _targets(model, x)
-    threats = [ThreatModel(norm, RADII[norm] * share) for norm in norms for share in (1, _SMALL)]
-    sizes: list[int] = []
-    hook = model.register_forward_hook(lambda _module, inputs, _output: sizes.append(len(inputs[0])))
-    results = [attack(model, x, y, threat, _noise(16)) for threat in threats]
-    hook.remove()
-    return torch.cat([*(result.flatten() for result in results), torch.tensor(sizes)])

@@ -7,7 +7,7 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from robustcli.diagnostics import Diagnostic
 from robustcli.promises.attacks import RADII
@@ -108,13 +108,3 @@ def does_not_depend_on_its_batches(diagnostic: Diagnostic, norm: Norm) -> None:
     both = (diagnostic, replace(diagnostic, batch_size=3))
     first, second = (torch.tensor([*numbers_in(_asked(each, _network(), norm))]) for each in both)
     assert torch.allclose(first, second, rtol=1e-3, atol=1e-5)
-
-
-def observed(diagnostic: Diagnostic) -> Tensor:
-    """All results, and the number of images of each forward."""
-    model = _network()
-    sizes: list[int] = []
-    hook = model.register_forward_hook(lambda _module, inputs, _output: sizes.append(len(inputs[0])))
-    found = _asked(diagnostic, model, "linf")
-    hook.remove()
-    return torch.tensor([*numbers_in(found), *sizes], dtype=torch.float64)

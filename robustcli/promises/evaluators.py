@@ -13,7 +13,7 @@ from robustcli.evaluation.gather import gather
 from robustcli.evaluators import AttackContext, Evaluator, Stage
 from robustcli.promises.attacks import RADII
 from robustcli.promises.model_state import found_again
-from robustcli.promises.networks import conv_net, images, linear_net
+from robustcli.promises.networks import conv_net, images
 from robustcli.registry.types import Norm
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
@@ -103,21 +103,3 @@ def names_its_stages(evaluator: Evaluator) -> None:
 
 def _stages(evaluator: Evaluator) -> list[Stage]:
     return evaluator.stages(AttackContext(ThreatModel("linf", Fraction(1, 100)), (1, 8, 8), 10))
-
-
-def observed_evaluator(evaluator: Evaluator) -> Tensor:
-    """Survivors, their rounded margins, and the number of images of each forward."""
-    model, x = linear_net(64).eval(), images(3)
-    with torch.no_grad():
-        y = model(x).argmax(1)
-    sizes: list[int] = []
-    hook = model.register_forward_hook(lambda _module, inputs, _output: sizes.append(len(inputs[0])))
-    found = gathered(evaluator, model, x, y, ThreatModel("linf", Fraction(1, 1000)))
-    hook.remove()
-    outcomes = [*found.survives.tolist(), *found.margins.mul(1e4).round().tolist(), *sizes]
-    if evaluator.certifier is not None:
-        for eps in (Fraction(1, 1000), Fraction(1, 100), Fraction(1, 30)):
-            rng = IndexedNoise(0, torch.arange(len(x)))
-            proved = evaluator.certifier.certify(model, x, y, ThreatModel("linf", eps), rng)
-            outcomes += [*proved.is_certified.tolist(), proved.abstained or 0, proved.chance]
-    return torch.tensor(outcomes)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 Make = Callable[[list[dict[str, Any]], float], Optimizer]
@@ -22,13 +22,3 @@ def lowers_a_loss(make: Make) -> None:
         optimizer.step()
     assert weight.abs().max() < 0.9
     assert held.abs().max() < 0.9, "no weight decay"
-
-
-def observed_optimizer(make: Make) -> Tensor:
-    weight = nn.Parameter(torch.tensor([1.0, -2.0, 3.0]))
-    optimizer = make([{"params": [weight], "weight_decay": 0.0}], 0.01)
-    for _ in range(3):
-        optimizer.zero_grad()
-        weight.pow(4).sum().backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-    return weight.detach()

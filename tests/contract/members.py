@@ -8,18 +8,14 @@ from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
+import observing
 import pytest
 import torch
 from torch import Tensor
 
-from robustcli.promises import architectures as architectures_promises
-from robustcli.promises import attacks as attacks_promises
 from robustcli.promises import averaging as averaging_promises
 from robustcli.promises import defenses as defenses_promises
-from robustcli.promises import diagnostics as diagnostics_promises
-from robustcli.promises import evaluators as evaluators_promises
 from robustcli.promises import mixers as mixers_promises
-from robustcli.promises import optimizers as optimizers_promises
 from robustcli.promises import preprocessors as preprocessors_promises
 from robustcli.promises import regularisers as regularisers_promises
 from robustcli.promises import schedules as schedules_promises
@@ -118,15 +114,15 @@ def observe(member: Member, settings: Settings) -> Tensor:
 def _observe(member: Member, settings: Settings) -> Tensor:
     if member.family == "architectures":
         body = body_builder(member, settings)
-        return architectures_promises.observed_architecture(body, suitable_shape(member, member.smoke))
+        return observing.of_architecture(body, suitable_shape(member, member.smoke))
     if member.family == "optimizers":
-        return optimizers_promises.observed_optimizer(optimizer_maker(member, settings))
+        return observing.of_optimizer(optimizer_maker(member, settings))
     observers: dict[str, Callable[[Any], Tensor]] = {
-        "attacks": lambda attack: attacks_promises.observed(attack, member.norms),
+        "attacks": lambda attack: observing.of_attack(attack, member.norms),
         "averaging": averaging_promises.observed,
         "defenses": defenses_promises.observed,
-        "diagnostics": diagnostics_promises.observed,
-        "evaluators": evaluators_promises.observed_evaluator,
+        "diagnostics": observing.of_diagnostic,
+        "evaluators": observing.of_evaluator,
         "mixers": mixers_promises.observed,
         "preprocessors": preprocessors_promises.observed,
         "regularisers": regularisers_promises.observed,

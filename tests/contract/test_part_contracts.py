@@ -5,6 +5,7 @@ from inspect import signature
 from types import ModuleType
 from typing import Any
 
+import observing
 import pytest
 import torch
 from members import names_of, norms_known_to, smoke
@@ -153,5 +154,5 @@ def test_diagnostic(name: str, norm: Norm, promise: Callable[[Diagnostic, Norm],
 )
 def test_another_attack_makes_another_finding(name: str) -> None:
     other = smoke("diagnostics", name, attack={"name": "pgd", "steps": 1, "step_size": 0.001})
-    usual = diagnostics_promises.observed(smoke("diagnostics", name))
-    assert not torch.equal(diagnostics_promises.observed(other), usual)
+    usual = observing.of_diagnostic(smoke("diagnostics", name))
+    assert not torch.equal(observing.of_diagnostic(other), usual)
