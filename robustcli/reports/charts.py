@@ -67,22 +67,7 @@ def line_chart(title: str, curves: Mapping[str, Sequence[tuple[float, float]]], 
         if len(points) == 1:
             (x, y) = points[0]
             body.append(f'<circle class="dot c{number % 6}" cx="{x_axis.at(x):.1f}" cy="{y_axis.at(y):.1f}" r="4"/>')
-    return _figure(title, body, list(kept))
-
-
-def bar_chart(title: str, bars: Mapping[str, float], y_label: str) -> str:
-    """Draw one horizontal bar per name, labelled with its value; the axis starts at 0."""
-    if not bars:
-        return ""
-    largest = max(*bars.values(), 1e-12)
-    height, left = 24, 170
-    body = []
-    for row, (name, value) in enumerate(bars.items()):
-        y, length = row * height, (_WIDTH - left - 70) * value / largest
-        body.append(f'<text class="label" x="{left - 8}" y="{y + 16}" text-anchor="end">{escape(name[:26])}</text>')
-        body.append(f'<rect class="bar" x="{left}" y="{y + 4}" width="{length:.1f}" height="{height - 8}"/>')
-        body.append(f'<text class="label" x="{left + length + 6:.1f}" y="{y + 16}">{value:g}</text>')
-    return _svg(title, body, [], len(bars) * height + 4, f"{title} ({y_label})")
+    return _svg(title, body, _HEIGHT, list(kept))
 
 
 def pareto_front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -123,7 +108,7 @@ def scatter(
             f'<circle class="dot c{number % 6}" cx="{_LEFT - 40}" cy="{row - 4}" r="5"/>',
             f'<text class="label" x="{_LEFT - 28}" y="{row}">{number + 1} {escape(shown)}</text>',
         ]
-    return _svg(title, body, [], _HEIGHT + len(points) * _LINE + 4, title)
+    return _svg(title, body, _HEIGHT + len(points) * _LINE + 4)
 
 
 def _free_place(left: float, top: float, taken: Sequence[tuple[float, float]]) -> tuple[float, float]:
@@ -162,10 +147,6 @@ def _number(value: float) -> str:
     return f"{value:.3g}" if abs(value) >= 1e-12 else "0"
 
 
-def _figure(title: str, body: Sequence[str], names: Sequence[str]) -> str:
-    return _svg(title, body, names, _HEIGHT, title)
-
-
 # Colors of the HTML report, for separate pictures.
 _STYLE = """
 svg { background: #fff } text { fill: #1c2128; font: 12px "DejaVu Sans", sans-serif } .tick, .axis { fill: #57606a }
@@ -183,9 +164,9 @@ def standalone(figure: str) -> str:
     return f"{head} {size}><style>{_STYLE}</style>{body}</svg>\n"
 
 
-def _svg(title: str, body: Sequence[str], names: Sequence[str], height: int, caption: str) -> str:
+def _svg(title: str, body: Sequence[str], height: int, names: Sequence[str] = ()) -> str:
     legend = "".join(f'<span class="key c{number % 6}">{escape(name)}</span>' for number, name in enumerate(names))
     return (
-        f"<figure><figcaption>{escape(caption)} {legend if len(names) > 1 else ''}</figcaption>"
+        f"<figure><figcaption>{escape(title)} {legend if len(names) > 1 else ''}</figcaption>"
         f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(title)}">{"".join(body)}</svg></figure>'
     )

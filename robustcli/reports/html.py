@@ -10,7 +10,7 @@ from robustcli.errors import RobustCliError
 from robustcli.evaluation.per_image import ImageResult, read_per_image
 from robustcli.evaluation.stored import EvaluationFiles
 from robustcli.evaluation.wording import describe, interval, percent, threats_of
-from robustcli.reports.charts import bar_chart, line_chart, scatter
+from robustcli.reports.charts import line_chart, scatter
 from robustcli.reports.images import data_url, difference
 from robustcli.reports.summary import Source
 from robustcli.store.evaluations import Evaluation
@@ -130,7 +130,7 @@ def _evaluation(results: Results, key: str, folder: Path) -> View:
         "sentence": _sentence(evaluation),
         "reasons": [*(evaluation.suspicions or []), *evaluation.warnings],
         "ladder": _ladder(evaluation),
-        "per_class": _per_class(key, lines),
+        "per_class": _per_class(lines),
         "confusion": [] if evaluation.is_clean else _confusion(lines),
     }
 
@@ -149,25 +149,21 @@ def _sentence(evaluation: Evaluation) -> str:
     return text
 
 
-def _ladder(evaluation: Evaluation) -> str:
-    """Chart of the images that survive after each attack."""
+def _ladder(evaluation: Evaluation) -> dict[str, int]:
+    """Images that survive after each attack."""
     if not evaluation.stages:
-        return ""
-    left = {"correct when clean": float(evaluation.stages[0].entered)}
-    for stage in evaluation.stages:
-        left[f"after {stage.name}"] = float(stage.entered - stage.broken)
-    return bar_chart("Images left after each attack", left, "images")
+        return {}
+    left = {f"after {stage.name}": stage.entered - stage.broken for stage in evaluation.stages}
+    return {"correct when clean": evaluation.stages[0].entered, **left}
 
 
-def _per_class(key: str, lines: Sequence[ImageResult]) -> str:
-    if not lines:
-        return ""
+def _per_class(lines: Sequence[ImageResult]) -> dict[str, float]:
+    """Accuracy in percent by class; empty for many classes."""
     total = Counter(line.label for line in lines)
     if len(total) > _CLASSES:
-        return ""
+        return {}
     right = Counter(line.label for line in lines if not line.broken_by)
-    shares = {f"class {label}": round(100 * right[label] / count, 1) for label, count in sorted(total.items())}
-    return bar_chart(f"Accuracy by class, {key}", shares, "%")
+    return {f"class {label}": round(100 * right[label] / count, 1) for label, count in sorted(total.items())}
 
 
 def _confusion(lines: Sequence[ImageResult]) -> list[list[str]]:
