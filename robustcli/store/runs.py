@@ -247,13 +247,8 @@ def folder_of(root: Path, spec: ExperimentSpec) -> RunFolder:
     return RunFolder(root / spec.name / f"{spec.digest}-s{spec.seed}")
 
 
-def differences(folder: RunFolder, spec: ExperimentSpec) -> dict[str, Any]:
-    """Values of the spec in a folder that differ from those of this spec, by dotted key.
-
-    Raises:
-        RobustCliError: the spec in the folder is damaged or of another version.
-    """
-    stored = ExperimentSpec.read_stored(folder.spec)
+def differences(stored: ExperimentSpec, spec: ExperimentSpec) -> dict[str, Any]:
+    """Values of a stored spec that differ from those of this spec, by dotted key."""
     theirs, ours = _flat(stored.to_plain()), _flat(spec.to_plain())
     return {key: value for key, value in theirs.items() if ours.get(key) != value}
 

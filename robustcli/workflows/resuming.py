@@ -1,6 +1,7 @@
 """`robust train --resume` without a run of this spec: continue a shorter run, or report existing runs."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -66,13 +67,15 @@ class _Shorter:
         return self.last.training.updates
 
 
-def _shorter(folder: RunFolder, spec: ExperimentSpec) -> Iterator[_Shorter]:
+def _of_same_name(folder: RunFolder) -> Iterator[tuple[RunFolder, ExperimentSpec]]:
+    """Readable runs of the same name with their specs."""
     for path in sorted(folder.path.parent.glob("*/spec.yaml")):
-        other = RunFolder(path.parent)
-        try:
-            stored = ExperimentSpec.read_stored(path)
-        except RobustCliError:
-            continue
+        with suppress(RobustCliError):
+            yield RunFolder(path.parent), ExperimentSpec.read_stored(path)
+
+
+def _shorter(folder: RunFolder, spec: ExperimentSpec) -> Iterator[_Shorter]:
+    for other, stored in _of_same_name(folder):
         longer = replace(stored, train=replace(stored.train, epochs=spec.train.epochs))
         is_same = (longer.digest, longer.seed) == (spec.digest, spec.seed)
         if is_same and stored.train.epochs < spec.train.epochs and other.last.is_file():
@@ -123,7 +126,9 @@ def _copy(shorter: _Shorter, folder: RunFolder, spec: ExperimentSpec) -> None:
 
 def _what_is_there(folder: RunFolder, spec: ExperimentSpec) -> str:
     """Describe the runs of the same name."""
-    others = list(_others(folder, spec))
+    others = [(other, differences(stored, spec)) for other, stored in _of_same_name(folder)]
+    # The most similar first.
+    others.sort(key=lambda pair: len(pair[1]))
     if not others:
         return f"--resume: found no run in {folder.path.parent}; training starts from the beginning"
     shown = "; ".join(f"{other.path.name} with {_as_text(found)}" for other, found in others[:_MOST])
@@ -132,18 +137,6 @@ def _what_is_there(folder: RunFolder, spec: ExperimentSpec) -> str:
         f"--resume: there is no {folder.path}; {folder.path.parent} has {shown}{more}. Training starts from the "
         "beginning"
     )
-
-
-def _others(folder: RunFolder, spec: ExperimentSpec) -> Iterator[tuple[RunFolder, dict[str, Any]]]:
-    """Readable runs of the same name with their different values, the most similar first."""
-    found = []
-    for path in sorted(folder.path.parent.glob("*/spec.yaml")):
-        other = RunFolder(path.parent)
-        try:
-            found.append((other, differences(other, spec)))
-        except RobustCliError:
-            continue
-    yield from sorted(found, key=lambda pair: len(pair[1]))
 
 
 def _as_text(found: dict[str, Any]) -> str:

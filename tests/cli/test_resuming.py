@@ -119,7 +119,7 @@ def test_a_damaged_run_next_to_it_is_passed_over(tiny: Path, tmp_path: Path) -> 
 
 def test_differences_are_by_dotted_key(trained: RunFolder) -> None:
     spec = ExperimentSpec.read(trained.spec, ["train.epochs=7", "threat.eps=0.2"])
-    assert {key: str(value) for key, value in differences(trained, spec).items()} == {
+    assert {key: str(value) for key, value in differences(ExperimentSpec.read_stored(trained.spec), spec).items()} == {
         "train.epochs": "1",
         "threat.eps": "1/10",
     }
