@@ -197,12 +197,11 @@ def _points(epochs: Sequence[Record], name: str) -> Iterator[tuple[float, float]
 
 def _lowest(results: Results) -> tuple[float, float] | None:
     """Clean and lowest robust accuracy in percent; None if one of them is not known."""
-    attacked = {key: found for key, found in results.evaluations.items() if not found.is_clean}
-    if not attacked:
+    key = results.key_of("robust")
+    if key is None:
         return None
-    key = min(attacked, key=lambda name: attacked[name].accuracy)
     clean = results.clean_accuracy(key)
-    return None if clean is None else (100 * clean, 100 * attacked[key].accuracy)
+    return None if clean is None else (100 * clean, 100 * results.evaluations[key].accuracy)
 
 
 def _diagnostics(folder: Path) -> Iterator[str]:

@@ -10,9 +10,7 @@ from robustcli.errors import RobustCliError, suggest
 from robustcli.reports.charts import pareto_front, scatter, standalone
 from robustcli.reports.summary import Source
 from robustcli.reports.tables import plain_table
-from robustcli.store.evaluations import Evaluation
 from robustcli.store.files import write_text
-from robustcli.store.results import Results
 from robustcli.workflows.network_size import size_of_run
 
 COSTS = {"gflops": "GFLOPs", "parameters": "million parameters"}
@@ -36,20 +34,13 @@ def points_of(sources: Sequence[Source], x: str, y: str) -> Points:
         raise RobustCliError(f"--y: found '{y}'{suggest(y, {*keys, 'robust', 'clean'})}")
     found: dict[str, list[tuple[float, float]]] = {}
     for source in sources:
-        size, accuracy = size_of_run(source.path.parent), _accuracy(source.results, y)
-        if size is not None and accuracy is not None:
+        size, key = size_of_run(source.path.parent), source.results.key_of(y)
+        if size is not None and key is not None:
             cost = 2 * size.macs / 1e9 if x == "gflops" else size.parameters / 1e6
-            found.setdefault(source.title, []).append((cost, 100 * accuracy))
+            found.setdefault(source.title, []).append((cost, 100 * source.results.evaluations[key].accuracy))
     if not found:
         raise RobustCliError(f"no result has both {x} and {y}; expected finished runs")
     return {name: (points[0][0], mean(value for _, value in points)) for name, points in found.items()}
-
-
-def _accuracy(results: Results, key: str) -> float | None:
-    if key in results.evaluations:
-        return results.evaluations[key].accuracy
-    chosen: list[Evaluation] = [found for found in results.evaluations.values() if found.is_clean == (key == "clean")]
-    return min((found.accuracy for found in chosen), default=None) if key in ("robust", "clean") else None
 
 
 def pareto_table(points: Points, x: str, y: str) -> Table:

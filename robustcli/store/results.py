@@ -95,6 +95,13 @@ class _Results(Stored):
         """Digest of the evaluated weights; None in a file that does not have it."""
         return None if self.chain is None else self.chain.links.get("weights")
 
+    def key_of(self, name: str) -> str | None:
+        """Evaluation of a name; `clean` and `robust` also mean the one without or with attacks that is lowest."""
+        if name in self.evaluations:
+            return name
+        keys = [key for key, found in self.evaluations.items() if name == ("clean" if found.is_clean else "robust")]
+        return min(keys, key=lambda key: self.evaluations[key].accuracy, default=None)
+
     def clean_accuracy(self, key: str) -> float | None:
         """Clean accuracy on the images of an evaluation; None if unknown.
 

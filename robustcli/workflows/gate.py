@@ -74,7 +74,10 @@ def _minimum(results: Results, text: str) -> Outcome:
     if found is None:
         raise RobustCliError(f"--min: found '{text}'; expected NAME>=FRACTION, such as robust>=0.41")
     name, least = found[1], _fraction(found[2], text)
-    key = _key(results, name)
+    key = results.key_of(name)
+    if key is None:
+        known = (*results.evaluations, "clean", "robust")
+        raise RobustCliError(f"--min: there is no evaluation '{name}'{suggest(name, known)}")
     evaluation = results.evaluations[key]
     low, high = evaluation.interval
     return Outcome(
@@ -93,20 +96,6 @@ def _fraction(text: str, condition: str) -> Fraction:
     if not 0 <= value <= 1:
         raise RobustCliError(f"--min: found '{condition}'; expected a fraction from 0 to 1, such as robust>=0.41")
     return value
-
-
-def _key(results: Results, name: str) -> str:
-    """Evaluation that a condition names: its own name, or `clean` or `robust`."""
-    if name in results.evaluations:
-        return name
-    groups = {
-        "clean": [key for key, found in results.evaluations.items() if found.is_clean],
-        "robust": [key for key, found in results.evaluations.items() if not found.is_clean],
-    }
-    candidates = groups.get(name, [])
-    if not candidates:
-        raise RobustCliError(f"--min: there is no evaluation '{name}'{suggest(name, (*results.evaluations, *groups))}")
-    return min(candidates, key=lambda key: results.evaluations[key].accuracy)
 
 
 def _drops(result: Path, baseline: Path, max_drop: float, keys: Sequence[str]) -> list[Outcome]:
