@@ -1,10 +1,10 @@
-"""Commands on trained networks: `eval` and `diagnose`. torch is imported inside them."""
+"""`robust eval`. torch is imported inside it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -18,7 +18,6 @@ from robustcli.errors import RobustCliError
 if TYPE_CHECKING:
     from robustcli.models.find import ModelRequest
     from robustcli.store.results import EvalResults
-    from robustcli.workflows.diagnose import Diagnosis
     from robustcli.workflows.engines import Engine, Needs
     from robustcli.workflows.evaluate import Request
 
@@ -89,7 +88,7 @@ def evaluate_network(
     from robustcli.store.results import write_results
 
     # Most options are read from the context by their names.
-    _require_files({"--out": out})
+    require_files({"--out": out})
     asked = _asked(context.params)
     if asked.others or len(asked.attacks) > 1 or transfer:
         _require_one_model({"--out": out is not None, "--plot": plot, f"--engine {asked.engine_name}": asked.engine})
@@ -263,73 +262,6 @@ def _search_precision(device: str, engine: str, *, quiet: bool) -> str:
     return found
 
 
-@app.command("diagnose", rich_help_panel=panels.EVALUATION)
-def diagnose_network(
-    context: typer.Context,
-    subject: options.Subject = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(help="Values to change, for example data.root=PATH or eps_curve.batch_size=50."),
-    ] = None,
-    names: Annotated[
-        list[str] | None,
-        typer.Option("--with", help="Diagnostic to run; may be repeated. See `robust list diagnostics`."),
-    ] = None,
-    architecture: options.Architecture = None,
-    model: options.Model = None,
-    weights: options.WeightsFile = None,
-    weights_key: options.WeightsKey = None,
-    mean: options.Mean = None,
-    std: options.Std = None,
-    preprocess: options.Preprocess = None,
-    eps: options.Eps = None,
-    norm: options.NormOption = None,
-    examples: options.Examples = None,
-    data: options.Images = None,
-    seed: options.Seed = None,
-    device: options.Device = "auto",
-    out: options.Out = None,
-    picture: Annotated[
-        Path | None, typer.Option(help="Draw curves and surfaces into this .png, .pdf or .svg file.")
-    ] = None,
-    as_json: options.Json = False,
-    quiet: options.Quiet = False,
-) -> None:
-    """Diagnose a network beyond its accuracy: curves, loss surfaces, calibration, convergence of attacks."""
-    from robustcli.reports.picture import draw, require_picture
-    from robustcli.store.files import write_json
-    from robustcli.workflows.diagnose import diagnose
-
-    _require_files({"--out": out, "--picture": picture})
-    if picture is not None:
-        require_picture(picture)
-    wanted, *others = models_of(context.params)
-    if others:
-        raise RobustCliError(
-            f"'{others[0].text}': found a second model; expected one, and values such as data.root=PATH"
-        )
-    results = diagnose(
-        wanted,
-        tuple(dict.fromkeys(names or ())),
-        eps=eps,
-        norm=norm.value if norm else None,
-        examples=examples,
-        seed=seed,
-        device=device,
-        begins=lambda name: None if quiet else typer.echo(f"looking: {name}", err=True),
-    )
-    title = f"{wanted.text or model}, {results.threat}"
-    if out is not None:
-        write_json(out, results.to_json())
-    if as_json:
-        print_json(results.to_json())
-    else:
-        _print_findings(title, results)
-    # Last, so that results are kept if there is nothing to draw.
-    if picture is not None:
-        draw(picture, title, {name: one.found for name, one in results.diagnostics.items()}, results.threat.norm)
-
-
 def models_of(given: Mapping[str, Any]) -> "list[ModelRequest]":
     """Return the models named by arguments and options; all share the options."""
     from robustcli.models.find import ModelRequest
@@ -346,24 +278,8 @@ def models_of(given: Mapping[str, Any]) -> "list[ModelRequest]":
     ]
 
 
-def _require_files(paths: Mapping[str, Path | None]) -> None:
+def require_files(paths: Mapping[str, Path | None]) -> None:
     """Check the files to write before the work starts."""
     for option, path in paths.items():
         if path is not None and path.is_dir():
             raise RobustCliError(f"{option}: {path}: is a folder")
-
-
-def _print_findings(title: str, results: "Diagnosis") -> None:
-    from robustcli.reports.diagnostics import finding_parts
-
-    screen = console()
-    typer.echo(f"{title}, {results.examples} images")
-    for name, result in results.diagnostics.items():
-        for part, shown in finding_parts(result.found):
-            screen.print(f"[bold]{name}[/]{f': {part}' if part else ''}", highlight=False)
-            screen.print(shown, highlight=False)
-    for line in results.notes:
-        typer.echo(f"note: {line}")
-    for name, result in results.diagnostics.items():
-        for warning in result.warnings:
-            typer.echo(f"note: {name}: {warning}")

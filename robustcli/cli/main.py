@@ -19,6 +19,7 @@ from robustcli import __version__
 from robustcli.cli import bench, export, panels, results, sweep
 from robustcli.cli.authoring import app as authoring
 from robustcli.cli.cluster import app as cluster
+from robustcli.cli.diagnosis import app as diagnosis
 from robustcli.cli.doctor import app as doctor
 from robustcli.cli.evaluation import app as evaluation
 from robustcli.cli.examples import app as examples
@@ -50,6 +51,7 @@ for commands in (
     training,
     specs,
     evaluation,
+    diagnosis,
     inspect,
     results.app,
     examples,

@@ -1,6 +1,7 @@
 """Per-image results of an evaluation as CSV, and its adversarial examples.
 
-With both, the weights and the images, a robust accuracy can be verified without an attack (workflows/verify.py).
+With both, the weights and the images, a robust accuracy can be verified without an attack; see
+workflows/verify_evaluation.py.
 """
 
 import csv

@@ -15,7 +15,8 @@ from robustcli.runtime.device import choose_device
 from robustcli.store.evaluations import Evaluation, read_evaluation
 from robustcli.threat.noise import derive
 from robustcli.threat.threat import ThreatModel
-from robustcli.workflows.verify import find_evidence, threats_of
+from robustcli.workflows.verify import find_evidence
+from robustcli.workflows.verify_evaluation import threats_of
 
 
 @dataclass(frozen=True)

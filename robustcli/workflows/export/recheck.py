@@ -57,7 +57,8 @@ def _check(
     from robustcli.evaluation.stored import EvaluationFiles
     from robustcli.models.model import test_images
     from robustcli.runtime.device import choose_device
-    from robustcli.workflows.verify import find_evidence, verify
+    from robustcli.workflows.verify import find_evidence
+    from robustcli.workflows.verify_evaluation import verify
 
     folder, device = Path(path), choose_device(device_name)
     spec = importlib.util.spec_from_file_location("exported_model", folder / "model.py")

@@ -5,7 +5,8 @@ model.py, log.txt, and result, per-image results and adversarial examples of the
 """
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,11 +91,15 @@ def export(
 
     chosen_device = choose_device(device)
     data = test_images(subject.defaults, chosen_device)
-    images = data.sizes.test
     missing = {
-        "clean_acc": missing_images(dataset, result.total, images),
+        "clean_acc": missing_images(dataset, result.total, data.sizes.test),
         "autoattack_acc": missing_for_autoattack(
-            result, threat=threat, dataset=dataset, images=images, classes=data.shape.classes, metadata=metadata
+            result,
+            threat=threat,
+            dataset=dataset,
+            images=data.sizes.test,
+            classes=data.shape.classes,
+            metadata=metadata,
         ),
     }
     left_out = {key: reasons for key, reasons in missing.items() if reasons}
@@ -115,21 +120,14 @@ def export(
         left_out=tuple(left_out),
     )
     network = subject.load(data, chosen_device).network
-    beside = out.with_name(out.name + ".writing")
-    try:
-        beside.mkdir(parents=True)
-    except OSError as error:
-        raise RobustCliError(
-            f"{beside}: cannot be created: {error.strerror}; delete it if an export left it"
-        ) from error
-    try:
-        write_json(beside / place, contents)
-        rebuild.keep(beside, network, chosen, data.shape)
-        (beside / "model.py").write_text(_loader(data.shape.text, contents), encoding="utf-8")
+    with _written_beside(out) as folder:
+        write_json(folder / place, contents)
+        rebuild.keep(folder, network, chosen, data.shape)
+        (folder / "model.py").write_text(_loader(data.shape.text, contents), encoding="utf-8")
         for path in (files.result, files.per_image, files.adversarial_examples):
             if path.exists():
-                shutil.copyfile(path, beside / path.name)
-        checked = recheck(beside, files.key, run, overrides, checkpoint, device)
+                shutil.copyfile(path, folder / path.name)
+        checked = recheck(folder, files.key, run, overrides, checkpoint, device)
         facts = {
             **_record(results, files.key),
             "images": f"{dataset}, read by {subject.defaults.data.name}: the first {result.total:,} of the test set",
@@ -137,14 +135,28 @@ def export(
             "left out of the card": left_out,
             "checked in a new process": checked,
         }
-        (beside / "log.txt").write_text(to_yaml(facts), encoding="utf-8")
+        (folder / "log.txt").write_text(to_yaml(facts), encoding="utf-8")
+    return Exported(path=out / place, card=contents, left_out=left_out, checked=checked)
+
+
+@contextmanager
+def _written_beside(out: Path) -> Iterator[Path]:
+    """A new folder that is renamed to `out` at the end, or removed after an error."""
+    folder = out.with_name(out.name + ".writing")
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise RobustCliError(
+            f"{folder}: cannot be created: {error.strerror}; delete it if an export left it"
+        ) from error
+    try:
+        yield folder
         if out.exists():
             out.rmdir()
-        beside.replace(out)
+        folder.replace(out)
     except BaseException:
-        shutil.rmtree(beside)
+        shutil.rmtree(folder)
         raise
-    return Exported(path=out / place, card=contents, left_out=left_out, checked=checked)
 
 
 def _record(results: Results, key: str) -> dict[str, Any]:
