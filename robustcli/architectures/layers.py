@@ -10,6 +10,7 @@ from functools import cached_property
 
 from torch import nn
 
+from robustcli.architectures import ImageShape
 from robustcli.architectures.activations import ACTIVATIONS, SHARED, Reused
 from robustcli.architectures.channel_gates import ChannelGate
 from robustcli.architectures.convnorm import PreconditionedConv2d, RunningPreconditionedConv2d
@@ -60,6 +61,15 @@ class Layers:
                 f"architecture.norm: {self.norm} pads convolutions symmetrically, but this form does not; "
                 "choose another form, or norm: batch"
             )
+
+    @classmethod
+    def chosen(
+        cls, shape: ImageShape, activation: Activation, norm: PlainNorm, downsample: Downsample, channel_gate: Gate
+    ) -> "Layers":
+        """Return the factory for the options of a spec."""
+        return cls(
+            activation=activation, norm=norm, downsample=downsample, channel_gate=channel_gate, classes=shape.classes
+        )
 
     def of_deepmind(self) -> "Layers":
         """Return the factory of DeepMind's networks: "SAME" padding, and slow running statistics."""

@@ -75,9 +75,6 @@ def preact_resnet(
             al.'s checkpoint). "b": activated input, norm (Rice et al., AWP). "c": raw input, norm (Wong et al.'s later
             code, FLC). "dm": DeepMind's, with a raw 3x3 projection, "SAME" padding, slow running statistics (momentum
             0.01) and a norm.
-        norm: batch, group, conv (preconditioned convolutions and batch norms) or conv_running (as conv, but evaluated
-            with a running mean of the divisors). The paper has conv and conv_running only for networks that normalise
-            the output of a convolution.
         width: channels of the stem and the first stage; each later stage has twice as many.
         strides: strides of the four stages; [1, 1, 2, 2] makes the last map twice as wide.
 
@@ -86,9 +83,7 @@ def preact_resnet(
         Xu et al., "Understanding Adversarial Robustness from Feature Maps of Convolutional Layers", TNNLS 2025.
     """
     blocks = _BLOCKS[depth]
-    layers = Layers(
-        activation=activation, norm=norm, downsample=downsample, channel_gate=channel_gate, classes=shape.classes
-    )
+    layers = Layers.chosen(shape, activation, norm, downsample, channel_gate)
     build = _deepmind_network if form == "dm" else partial(_usual_network, block=PreActBlock, form=form)
     return build(shape, blocks, layers, width=width, stem_stride=stem_stride, strides=strides, upsample=upsample)
 
@@ -115,18 +110,13 @@ def preact_resnet50(
     Args:
         form: input of the projections on shortcuts, and end of the network. "a": raw input, no norm at the end. "b":
             activated input, norm. "c": raw input, norm.
-        norm: batch, group, conv (preconditioned convolutions and batch norms) or conv_running (as conv, but evaluated
-            with a running mean of the divisors). The paper has conv and conv_running only for networks that normalise
-            the output of a convolution.
         width: channels of the stem and inside the first stage; each later stage doubles it.
         strides: strides of the four stages; [1, 1, 2, 2] makes the last map twice as wide.
 
     Reference: He et al., "Identity Mappings in Deep Residual Networks", ECCV 2016; strides and upsampling:
         Xu et al., "Understanding Adversarial Robustness from Feature Maps of Convolutional Layers", TNNLS 2025.
     """
-    layers = Layers(
-        activation=activation, norm=norm, downsample=downsample, channel_gate=channel_gate, classes=shape.classes
-    )
+    layers = Layers.chosen(shape, activation, norm, downsample, channel_gate)
     return _usual_network(
         shape,
         (3, 4, 6, 3),

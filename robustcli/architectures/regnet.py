@@ -67,7 +67,8 @@ def regnet(
 ) -> nn.Module:
     """RegNet by its published name: four stages of grouped bottleneck blocks, with widths on a quantised line.
 
-    RegNetY has squeeze-and-excitation after every 3x3 convolution, a quarter as wide inside as the input of the block.
+    RegNetY has squeeze-and-excitation after every 3x3 convolution, a quarter as wide inside as the input of the block,
+    with ReLU whatever the activation, and besides any gate at the end of the branch.
     Convolutions are initialised by fan-out, the classifier from N(0, 0.01^2). For other depths and widths use
     regnet_rule or regnet_stages.
 
@@ -76,15 +77,10 @@ def regnet(
         form: "small" has a stem of 64 channels with stride 1 and the strides 1, 1, 2, 2 (published for 32 pixels, with
             other widths of x_400mf and y_400mf than for ImageNet); "imagenet" has a stem of 32 channels, with stride 2
             in the stem and in every stage.
-        activation: nonlinearity of all layers, except inside squeeze-and-excitation.
-        channel_gate: gate at the end of every residual branch, in addition to the one inside the blocks of RegNetY:
-            none, se, residual_se or cifs (its probes learn with the defense cifs).
 
     Reference: Radosavovic et al., "Designing Network Design Spaces", CVPR 2020.
     """
-    layers = Layers(
-        activation=activation, norm=norm, downsample=downsample, channel_gate=channel_gate, classes=shape.classes
-    )
+    layers = Layers.chosen(shape, activation, norm, downsample, channel_gate)
     published = {**_LINES, **_FOR_SMALL_IMAGES} if form == "small" else _LINES
     return _in_form(shape, published[size], form, layers, upsample)
 
@@ -123,15 +119,10 @@ def regnet_rule(
             0.25 RegNetY.
         form: "small" has a stem of 64 channels with stride 1, and stride 1 in two stages; "imagenet" has a stem of 32
             channels, with stride 2 in the stem and in every stage.
-        activation: nonlinearity of all layers, except inside squeeze-and-excitation.
-        channel_gate: gate at the end of every residual branch, in addition to the one inside the blocks of RegNetY:
-            none, se, residual_se or cifs (its probes learn with the defense cifs).
 
     Reference: Radosavovic et al., "Designing Network Design Spaces", CVPR 2020.
     """
-    layers = Layers(
-        activation=activation, norm=norm, downsample=downsample, channel_gate=channel_gate, classes=shape.classes
-    )
+    layers = Layers.chosen(shape, activation, norm, downsample, channel_gate)
     return _in_form(shape, on_the_line(depth, w0, wa, wm, group_width, squeeze), form, layers, upsample)
 
 
@@ -165,9 +156,6 @@ def regnet_stages(
         squeeze: channels inside squeeze-and-excitation, as a share of the input channels of the block; 0 gives RegNetX,
             0.25 RegNetY.
         stem: channels of the first convolution.
-        activation: nonlinearity of all layers, except inside squeeze-and-excitation.
-        channel_gate: gate at the end of every residual branch, in addition to the one inside the blocks of RegNetY:
-            none, se, residual_se or cifs (its probes learn with the defense cifs).
 
     Reference: Radosavovic et al., "Designing Network Design Spaces", CVPR 2020.
     """
@@ -185,9 +173,7 @@ def regnet_stages(
     return network_of(
         shape,
         Stages(depths, widths, group_width, squeeze),
-        Layers(
-            activation=activation, norm=norm, downsample=downsample, channel_gate=channel_gate, classes=shape.classes
-        ),
+        Layers.chosen(shape, activation, norm, downsample, channel_gate),
         stem=stem,
         stem_stride=stem_stride,
         strides=strides,

@@ -70,9 +70,7 @@ def resnet(
         al., "Understanding Adversarial Robustness from Feature Maps of Convolutional Layers", TNNLS 2025.
     """
     block, blocks = _DEPTHS[depth]
-    layers = Layers(
-        activation=activation, norm=norm, downsample=downsample, channel_gate=channel_gate, classes=shape.classes
-    )
+    layers = Layers.chosen(shape, activation, norm, downsample, channel_gate)
     return small_resnet(
         shape,
         block,

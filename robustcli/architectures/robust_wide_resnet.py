@@ -43,9 +43,7 @@ def robust_wide_resnet(
     Reference: Huang et al., "Exploring Architectural Ingredients of Adversarially Robust Deep Neural Networks",
         NeurIPS 2021.
     """
-    layers = Layers(
-        activation=activation, norm=norm, downsample=downsample, channel_gate=channel_gate, classes=shape.classes
-    )
+    layers = Layers.chosen(shape, activation, norm, downsample, channel_gate)
 
     def new_block(inputs: int, planes: int, stride: int) -> nn.Module:
         return WideBlock(inputs, planes, stride, layers)

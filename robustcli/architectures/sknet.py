@@ -167,9 +167,7 @@ def sknet(
         raise RobustCliError(
             f"architecture.width: {width} channels cannot be split into halves; write {width + 1}, or unit: paper"
         )
-    layers = Layers(
-        activation=activation, norm=norm, downsample=downsample, channel_gate=channel_gate, classes=shape.classes
-    )
+    layers = Layers.chosen(shape, activation, norm, downsample, channel_gate)
     block = Bottleneck if depth == 50 else BasicBlock
     pools = form == "imagenet"
 

@@ -62,10 +62,8 @@ def wide_resnet(
         depth: number of layers, 6 n + 4 for n blocks per stage.
         widen: factor on the widths 16, 32 and 64 of the three stages.
         form: "trades" pads strided convolutions symmetrically; "deepmind" pads them only at the right and the bottom,
-            with slower running statistics (momentum 0.01). Weights of one form lose accuracy in the other.
-        norm: batch, group, conv (preconditioned convolutions and batch norms) or conv_running (as conv, but evaluated
-            with a running mean of the divisors). The paper has conv and conv_running only for networks that normalise
-            the output of a convolution; the form "deepmind" does not support them.
+            with slower running statistics (momentum 0.01), and does not support the norms conv and conv_running.
+            Weights of one form lose accuracy in the other.
         strides: strides of the three stages; [1, 1, 2] makes the last map twice as wide.
 
     Reference: Zagoruyko and Komodakis, "Wide Residual Networks", BMVC 2016; forms: Zhang et al., "Theoretically
@@ -84,9 +82,7 @@ def wide_resnet(
         shape,
         (blocks, blocks, blocks),
         (_STEM * widen, 2 * _STEM * widen, 4 * _STEM * widen),
-        Layers(
-            activation=activation, norm=norm, downsample=downsample, channel_gate=channel_gate, classes=shape.classes
-        ),
+        Layers.chosen(shape, activation, norm, downsample, channel_gate),
         stem=_STEM,
         stem_stride=stem_stride,
         strides=strides,

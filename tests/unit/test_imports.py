@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import robustcli
-from robustcli.data.datasets.embedded_digits import embedded_digits
+from robustcli.data.datasets.digits import embedded_digits
 
 PACKAGE = Path(robustcli.__file__).parent
 ROOT = PACKAGE.parent

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from robustcli.data.datasets import DATASETS, Source, TensorSplit
 from robustcli.data.datasets.channel_statistics import channel_statistics
-from robustcli.data.datasets.embedded_digits import embedded_digits
+from robustcli.data.datasets.digits import embedded_digits
 from robustcli.registry.types import Count
 
 _SIDE = 16
