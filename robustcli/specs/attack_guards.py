@@ -4,13 +4,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from robustcli.registry.registry import MemberSpec
-from robustcli.specs.places import Findings, Where, attacks, not_a_pixel, threat_at
+from robustcli.specs.places import Findings, Where, attacks, guard, not_a_pixel, threat_at
 from robustcli.specs.settings import ThreatSettings
 
 # Extent of a normal start in standard deviations: one pixel in 16,000 lies farther out.
 _FAR_OUT = 4
 
 
+@guard("refuse")
 def step_size_in_pixels(threat: ThreatSettings, defense: MemberSpec, evaluate: Mapping[str, MemberSpec]) -> Findings:
     for where, attack in attacks(defense, evaluate):
         size = attack.parameters.get("step_size")
@@ -22,6 +23,7 @@ def step_size_in_pixels(threat: ThreatSettings, defense: MemberSpec, evaluate: M
                 yield (*where, "step_sizes", number), not_a_pixel(size)
 
 
+@guard("refuse")
 def attack_can_start(defense: MemberSpec, evaluate: Mapping[str, MemberSpec]) -> Findings:
     for where, attack in attacks(defense, evaluate):
         if attack.parameters.get("start") != "clean":
@@ -34,6 +36,7 @@ def attack_can_start(defense: MemberSpec, evaluate: Mapping[str, MemberSpec]) ->
             yield (*where, "restarts"), "restarts from the clean image are all the same; write start: random"
 
 
+@guard("refuse")
 def attack_supports_the_norm(
     threat: ThreatSettings, defense: MemberSpec, evaluate: Mapping[str, MemberSpec]
 ) -> Findings:
@@ -43,12 +46,14 @@ def attack_supports_the_norm(
             yield where, f"'{attack.name}' supports only {' and '.join(norms)}; the threat is {norm}"
 
 
+@guard("warn")
 def attack_reaches_eps(threat: ThreatSettings, defense: MemberSpec, evaluate: Mapping[str, MemberSpec]) -> Findings:
     for where, radius, steps, size, eps in _walks(threat, defense, evaluate):
         if radius == 0 and steps * size < eps * (1 - 1e-9):
             yield where, f"{_count(steps)} of {size:.4g} from the clean image cannot reach eps {eps:.4g}"
 
 
+@guard("note")
 def attack_reaches_far_side(
     threat: ThreatSettings, defense: MemberSpec, evaluate: Mapping[str, MemberSpec]
 ) -> Findings:

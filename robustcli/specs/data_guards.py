@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from typing import get_args
 
 from robustcli.registry.registry import MemberSpec
-from robustcli.specs.places import Findings, attacks_inside, evaluators_inside
+from robustcli.specs.places import Findings, attacks_inside, evaluators_inside, guard
 from robustcli.specs.settings import TrainSettings
 from robustcli.specs.sizes import batches_of_epoch, images_of_epoch
 
 
+@guard("refuse")
 def selection_has_images(train: TrainSettings, data: MemberSpec) -> Findings:
     has_val = data.options.val_size > 0
     if train.select != "last" and not has_val and not train.allow_test_selection:
@@ -21,6 +22,7 @@ def selection_has_images(train: TrainSettings, data: MemberSpec) -> Findings:
         yield ("train", "allow_test_selection"), "true, but nothing would be selected on test images; leave it out"
 
 
+@guard("refuse")
 def monitoring_ends(defense: MemberSpec, data: MemberSpec, train: TrainSettings) -> Findings:
     images, batches = defense.parameters.get("monitor_images"), batches_of_epoch(data, train)
     if images is None or batches is None:
@@ -34,6 +36,7 @@ def monitoring_ends(defense: MemberSpec, data: MemberSpec, train: TrainSettings)
         yield ("defense", "monitor_images"), f"{text}; {hint}"
 
 
+@guard("warn")
 def last_batch_has_images(data: MemberSpec, train: TrainSettings) -> Findings:
     images = images_of_epoch(data)
     is_one = images is not None and (images - 1) % train.batch_size == 0 and not train.drop_last
@@ -43,17 +46,20 @@ def last_batch_has_images(data: MemberSpec, train: TrainSettings) -> Findings:
         yield ("train", "batch_size"), f"{train.batch_size}: {text}; {hint}"
 
 
+@guard("refuse")
 def places_of_a_batch_stay(defense: MemberSpec, data: MemberSpec) -> Findings:
     if "replays" in defense.parameters and data.options.extra is not None:
         text = f"'{defense.name}' carries its perturbation over from place to place in the batch; leave them out"
         yield ("data", "extra"), text
 
 
+@guard("refuse")
 def smoothing_has_labels(data: MemberSpec) -> Findings:
     if data.options.smoothing_for == "both" and not data.options.is_smoothed:
         yield ("data", "smoothing_for"), "'both', but no label is smoothed; leave it out"
 
 
+@guard("refuse")
 def crops_are_cut(data: MemberSpec) -> Findings:
     if data.parameters.get("crop_from") != "whole":
         return
@@ -63,6 +69,7 @@ def crops_are_cut(data: MemberSpec) -> Findings:
         yield ("data", "crop_from"), "'whole', but extra images have no whole images; write square"
 
 
+@guard("refuse")
 def labels_are_whole(defense: MemberSpec, data: MemberSpec) -> Findings:
     if defense.parameters.get("soft_labels") != "refuse":
         return
@@ -93,11 +100,13 @@ def unverified(defense: MemberSpec, data: MemberSpec, evaluate: Mapping[str, Mem
     return {key: text for key, chosen in evaluate.items() if any(attacks_inside(chosen, ()))}
 
 
+@guard("note")
 def soft_labels_are_verified(defense: MemberSpec, data: MemberSpec, evaluate: Mapping[str, MemberSpec]) -> Findings:
     for key, text in unverified(defense, data, evaluate).items():
         yield ("evaluate", key), text
 
 
+@guard("warn")
 def average_has_its_window(defense: MemberSpec, data: MemberSpec, train: TrainSettings) -> Findings:
     averaging, batches = defense.parameters.get("averaging"), batches_of_epoch(data, train)
     # With a ramp the window is at most a ninth of the updates done, so it is never too long.

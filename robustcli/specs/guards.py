@@ -4,7 +4,7 @@ A guard is a function whose parameters name the parts of the spec that it checks
 even if other parts are not. Facts about a member are declared at its registration.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from fractions import Fraction
 from inspect import signature
 from typing import Any
@@ -12,68 +12,28 @@ from typing import Any
 from robustcli.errors import suggest
 from robustcli.registry.catalog import catalog
 from robustcli.registry.registry import MemberSpec
-from robustcli.specs.attack_guards import (
-    attack_can_start,
-    attack_reaches_eps,
-    attack_reaches_far_side,
-    attack_supports_the_norm,
-    step_size_in_pixels,
-)
-from robustcli.specs.data_guards import (
-    average_has_its_window,
-    crops_are_cut,
-    labels_are_whole,
-    last_batch_has_images,
-    monitoring_ends,
-    places_of_a_batch_stay,
-    selection_has_images,
-    smoothing_has_labels,
-    soft_labels_are_verified,
-)
-from robustcli.specs.pairing import (
-    architecture_has_its_parts,
-    branches_keep_their_statistics,
-    halves_stay_apart,
-    other_eps_in_pixels,
-    others_keep_their_radius,
-    parts_can_be_reached,
-    processes_stop_together,
-)
-from robustcli.specs.places import Findings, Where, attacks_inside, not_a_pixel
+from robustcli.specs import attack_guards, data_guards, pairing  # noqa: F401  (registers their guards)
+from robustcli.specs.places import GUARDS, Findings, Level, Where, attacks_inside, guard, not_a_pixel
 from robustcli.specs.settings import Claim, ThreatSettings, TrainSettings
 
-Guard = Callable[..., Findings]
 
-
-def find_problems(parts: Mapping[str, Any]) -> list[tuple[Where, str]]:
-    """Return combinations that are refused, with the place of each."""
-    return _run(REFUSE, parts)
-
-
-def find_warnings(parts: Mapping[str, Any]) -> list[str]:
-    """Return combinations that are legal but probably not intended."""
-    return [f"{'.'.join(map(str, where))}: {text}" for where, text in _run(WARN, parts)]
-
-
-def find_notes(parts: Mapping[str, Any]) -> list[str]:
-    """Return combinations that may be intended, with what the author of the spec should know."""
-    return [f"{'.'.join(map(str, where))}: {text}" for where, text in _run(NOTE, parts)]
-
-
-def _run(guards: tuple[Guard, ...], parts: Mapping[str, Any]) -> list[tuple[Where, str]]:
+def findings(level: Level, parts: Mapping[str, Any]) -> list[tuple[Where, str]]:
+    """Return the combinations that the guards of a level find, with the place of each."""
     found: list[tuple[Where, str]] = []
-    for guard in guards:
-        needs = signature(guard).parameters
+    for check in GUARDS[level]:
+        needs = signature(check).parameters
         if all(name in parts for name in needs):
-            found += guard(**{name: parts[name] for name in needs})
+            found += check(**{name: parts[name] for name in needs})
     return found
 
 
+@guard("refuse")
 def eps_in_pixels(threat: ThreatSettings) -> Findings:
     if threat.norm == "linf" and threat.eps > 1:
         yield ("threat", "eps"), not_a_pixel(float(threat.eps))
 
 
+@guard("refuse")
 def warmups_end(train: TrainSettings) -> Findings:
     if train.eps_warmup > train.epochs > 0:
         yield ("train", "eps_warmup"), f"{train.eps_warmup:g} epochs are more than the {train.epochs} of the run"
@@ -90,6 +50,7 @@ def warmups_end(train: TrainSettings) -> Findings:
         yield ("train", "schedule", "initial"), "there is no warm-up that would begin with it; write a warmup"
 
 
+@guard("refuse")
 def schedule_inside_run(train: TrainSettings) -> Findings:
     settings = train.schedule.parameters
     for key, shares in (("peak", (settings.get("peak", 0.5),)), ("at", settings.get("at", ()))):
@@ -97,6 +58,7 @@ def schedule_inside_run(train: TrainSettings) -> Findings:
             yield ("train", "schedule", key), "shares of the run lie between 0 and 1, both excluded"
 
 
+@guard("refuse")
 def momentum_has_a_range(train: TrainSettings) -> Findings:
     cycle = train.schedule.parameters.get("momentum")
     if cycle is not None and cycle[0] > cycle[1]:
@@ -105,12 +67,14 @@ def momentum_has_a_range(train: TrainSettings) -> Findings:
         yield ("train", "schedule", "momentum"), text
 
 
+@guard("refuse")
 def nesterov_has_momentum(train: TrainSettings) -> Findings:
     settings = train.optimizer.parameters
     if settings.get("nesterov") and settings.get("momentum") == 0:
         yield ("train", "optimizer", "nesterov"), "true needs a momentum above 0"
 
 
+@guard("refuse")
 def evaluated_attack_stays_inside(evaluate: Mapping[str, MemberSpec]) -> Findings:
     for key, evaluator in evaluate.items():
         for where, attack in attacks_inside(evaluator, ("evaluate", key)):
@@ -122,6 +86,7 @@ def evaluated_attack_stays_inside(evaluate: Mapping[str, MemberSpec]) -> Finding
                 )
 
 
+@guard("refuse")
 def gradient_can_be_differentiated(defense: MemberSpec, train: TrainSettings) -> Findings:
     name = next((part.name for part in _penalising(defense) if part.member.second_derivatives), None)
     if name is None:
@@ -133,17 +98,20 @@ def gradient_can_be_differentiated(defense: MemberSpec, train: TrainSettings) ->
         yield ("train", "compile"), f"a compiled network has no second derivatives, which '{name}' takes"
 
 
+@guard("refuse")
 def precision_can_be_compiled(train: TrainSettings) -> Findings:
     if train.compile is True and train.precision == "fp16":
         yield ("train", "compile"), "passes in fp16 are not compiled; write train.precision: bf16, or compile: false"
 
 
+@guard("refuse")
 def claim_is_evaluated(claim: Claim | None, evaluate: Mapping[str, MemberSpec]) -> Findings:
     for metric in claim.metrics if claim else ():
         if metric not in evaluate:
             yield ("claim", "metrics", metric), f"is not evaluated{suggest(metric, evaluate)}"
 
 
+@guard("warn")
 def eps_is_exact(threat: ThreatSettings) -> Findings:
     usual = Fraction(8, 255)
     if threat.norm == "linf" and threat.eps != usual and abs(threat.eps - usual) < Fraction(1, 1000):
@@ -153,6 +121,7 @@ def eps_is_exact(threat: ThreatSettings) -> Findings:
         yield ("threat", "eps"), text
 
 
+@guard("warn")
 def parts_begin(defense: MemberSpec, train: TrainSettings) -> Findings:
     for part in ("weights", "averaging"):
         chosen = defense.parameters.get(part)
@@ -164,6 +133,7 @@ def parts_begin(defense: MemberSpec, train: TrainSettings) -> Findings:
                 yield ("defense", part, key), f"{epochs:g} epochs of {train.epochs}: '{chosen.name}' never begins"
 
 
+@guard("refuse")
 def averages_are_many(defense: MemberSpec) -> Findings:
     averaging, replays = defense.parameters.get("averaging"), defense.parameters.get("replays", 1)
     if isinstance(averaging, MemberSpec) and "start_epoch" in averaging.parameters and replays > 1:
@@ -173,12 +143,14 @@ def averages_are_many(defense: MemberSpec) -> Findings:
         yield ("defense", "averaging"), f"{text} batch in as many times fewer of them; write ema, which counts updates"
 
 
+@guard("warn")
 def drops_happen(train: TrainSettings) -> Findings:
     late = [epochs for epochs in train.schedule.parameters.get("after", ()) if epochs >= train.epochs]
     if late:
         yield ("train", "schedule", "after"), f"{late} lie at or beyond the end of {train.epochs} epochs"
 
 
+@guard("refuse")
 def replaced_part_has_no_parameters(defense: MemberSpec) -> Findings:
     member = defense.member
     for part, keys in member.served.items():
@@ -190,6 +162,7 @@ def replaced_part_has_no_parameters(defense: MemberSpec) -> Findings:
                 yield ("defense", key), text
 
 
+@guard("refuse")
 def schedule_has_its_attack(defense: MemberSpec) -> Findings:
     attack, key = defense.parameters.get("attack"), defense.member.sets
     if key and isinstance(attack, MemberSpec) and key not in attack.parameters:
@@ -198,6 +171,7 @@ def schedule_has_its_attack(defense: MemberSpec) -> Findings:
         yield ("defense", "attack"), text
 
 
+@guard("refuse")
 def stages_are_counted(defense: MemberSpec) -> Findings:
     patiences, after = defense.parameters.get("patiences"), defense.parameters.get("after")
     if patiences is not None and after is not None and len(patiences) != len(after) + 1:
@@ -205,12 +179,14 @@ def stages_are_counted(defense: MemberSpec) -> Findings:
         yield ("defense", "patiences"), text
 
 
+@guard("refuse")
 def features_can_be_read(defense: MemberSpec, train: TrainSettings) -> Findings:
     for part in _penalising(defense):
         if part.member.reads and train.compile is True:
             yield ("train", "compile"), f"a compiled network does not show {part.member.reads} that '{part.name}' reads"
 
 
+@guard("refuse")
 def distortion_is_reachable(defense: MemberSpec) -> Findings:
     most = defense.parameters.get("max_distortion")
     if most is not None and not 1 / 3 < most <= 1:
@@ -218,6 +194,7 @@ def distortion_is_reachable(defense: MemberSpec) -> Findings:
         yield ("defense", "max_distortion"), text
 
 
+@guard("warn")
 def distortion_tells(defense: MemberSpec) -> Findings:
     most = defense.parameters.get("max_distortion")
     if most is not None and 1 / 3 < most <= 0.745:
@@ -227,6 +204,7 @@ def distortion_tells(defense: MemberSpec) -> Findings:
         )
 
 
+@guard("warn")
 def randomness_is_averaged(architecture: MemberSpec, evaluate: Mapping[str, MemberSpec]) -> Findings:
     chosen = architecture.options.preprocess
     if chosen.parameters.get("votes", 1) == 1:
@@ -235,52 +213,6 @@ def randomness_is_averaged(architecture: MemberSpec, evaluate: Mapping[str, Memb
         if evaluator.parameters.get("version", "rand") != "rand":
             text = f"'{chosen.name}' is random, and one gradient says little; write rand, which takes the mean of many"
             yield ("evaluate", key, "version"), text
-
-
-REFUSE: tuple[Guard, ...] = (
-    replaced_part_has_no_parameters,
-    eps_in_pixels,
-    other_eps_in_pixels,
-    others_keep_their_radius,
-    step_size_in_pixels,
-    selection_has_images,
-    warmups_end,
-    schedule_inside_run,
-    momentum_has_a_range,
-    nesterov_has_momentum,
-    attack_can_start,
-    evaluated_attack_stays_inside,
-    attack_supports_the_norm,
-    gradient_can_be_differentiated,
-    precision_can_be_compiled,
-    claim_is_evaluated,
-    schedule_has_its_attack,
-    stages_are_counted,
-    features_can_be_read,
-    architecture_has_its_parts,
-    parts_can_be_reached,
-    branches_keep_their_statistics,
-    halves_stay_apart,
-    processes_stop_together,
-    distortion_is_reachable,
-    monitoring_ends,
-    places_of_a_batch_stay,
-    smoothing_has_labels,
-    crops_are_cut,
-    labels_are_whole,
-    averages_are_many,
-)
-WARN: tuple[Guard, ...] = (
-    eps_is_exact,
-    attack_reaches_eps,
-    parts_begin,
-    drops_happen,
-    distortion_tells,
-    average_has_its_window,
-    last_batch_has_images,
-    randomness_is_averaged,
-)
-NOTE: tuple[Guard, ...] = (attack_reaches_far_side, soft_labels_are_verified)
 
 
 def _penalising(defense: MemberSpec) -> list[MemberSpec]:

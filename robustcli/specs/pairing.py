@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from robustcli.registry.catalog import Member, catalog, describe
 from robustcli.registry.registry import MemberSpec
 from robustcli.specs.check import family_of
-from robustcli.specs.places import Findings, attacks_inside, evaluators_inside, not_a_pixel
+from robustcli.specs.places import Findings, attacks_inside, evaluators_inside, guard, not_a_pixel
 from robustcli.specs.settings import TrainSettings
 
 
+@guard("refuse")
 def other_eps_in_pixels(defense: MemberSpec, evaluate: Mapping[str, MemberSpec]) -> Findings:
     for number, other in enumerate(defense.parameters.get("others", ())):
         for key in ("eps", "step_size"):
@@ -21,6 +22,7 @@ def other_eps_in_pixels(defense: MemberSpec, evaluate: Mapping[str, MemberSpec])
             yield (*where, "eps"), not_a_pixel(float(eps))
 
 
+@guard("refuse")
 def others_keep_their_radius(defense: MemberSpec, train: TrainSettings) -> Findings:
     if train.eps_warmup and defense.parameters.get("others"):
         yield ("train", "eps_warmup"), "only the spec's threat would grow, not those in defense.others; leave it out"
@@ -33,6 +35,7 @@ def _has_parts_of(architecture: MemberSpec, defense: Member) -> bool:
     return architecture.name == defense.trains or (bool(settings) and has_settings)
 
 
+@guard("refuse")
 def architecture_has_its_parts(defense: MemberSpec, architecture: MemberSpec) -> Findings:
     member = defense.member
     if not member.trains:
@@ -52,6 +55,7 @@ def architecture_has_its_parts(defense: MemberSpec, architecture: MemberSpec) ->
             yield ("architecture", key), text
 
 
+@guard("refuse")
 def parts_can_be_reached(architecture: MemberSpec, train: TrainSettings) -> Findings:
     if train.compile is not True:
         return
@@ -61,6 +65,7 @@ def parts_can_be_reached(architecture: MemberSpec, train: TrainSettings) -> Find
             return
 
 
+@guard("refuse")
 def processes_stop_together(defense: MemberSpec, train: TrainSettings) -> Findings:
     attack_bn = defense.parameters.get("attack_bn")
     if not train.sync_batch_norm or attack_bn == "eval":
@@ -75,6 +80,7 @@ def processes_stop_together(defense: MemberSpec, train: TrainSettings) -> Findin
             yield (*where, "keep"), f"{together} {text}"
 
 
+@guard("refuse")
 def halves_stay_apart(defense: MemberSpec, data: MemberSpec, train: TrainSettings) -> Findings:
     if not defense.member.two_halves:
         return
@@ -88,6 +94,7 @@ def halves_stay_apart(defense: MemberSpec, data: MemberSpec, train: TrainSetting
         yield ("data", "extra"), f"'{defense.name}' halves the data set's own images; leave them out"
 
 
+@guard("refuse")
 def branches_keep_their_statistics(architecture: MemberSpec, defense: MemberSpec) -> Findings:
     averaging = defense.parameters.get("averaging")
     buffers = averaging.parameters.get("buffers") if isinstance(averaging, MemberSpec) else None

@@ -1,7 +1,7 @@
-"""Places in a spec: attacks and evaluators at any depth, and the threat that holds there."""
+"""Guards, and places in a spec: attacks and evaluators at any depth, and the threat that holds there."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
 
 from robustcli.registry.registry import MemberSpec
 from robustcli.specs.settings import ThreatSettings
@@ -9,6 +9,20 @@ from robustcli.specs.settings import ThreatSettings
 Where = tuple[str | int, ...]
 # Results of a guard: places in a spec with their problems.
 Findings = Iterator[tuple[Where, str]]
+Guard = Callable[..., Findings]
+# Combinations that are refused; legal ones that are probably not intended; and those that the author should know about.
+Level = Literal["refuse", "warn", "note"]
+GUARDS: dict[Level, list[Guard]] = {"refuse": [], "warn": [], "note": []}
+
+
+def guard(level: Level) -> Callable[[Guard], Guard]:
+    """Register a check of a combination of settings; see guards.py."""
+
+    def add(check: Guard) -> Guard:
+        GUARDS[level].append(check)
+        return check
+
+    return add
 
 
 def attacks(defense: MemberSpec, evaluate: Mapping[str, MemberSpec]) -> Iterator[tuple[Where, MemberSpec]]:

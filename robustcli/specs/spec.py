@@ -16,7 +16,8 @@ from robustcli.registry.catalog import FAMILIES, catalog
 from robustcli.registry.registry import MemberSpec
 from robustcli.registry.types import Family, Ratio, Size
 from robustcli.specs.check import Checker, Where, family_of, is_sound, settings_of, to_plain
-from robustcli.specs.guards import find_notes, find_problems, find_warnings
+from robustcli.specs.guards import findings
+from robustcli.specs.places import Level
 from robustcli.specs.renamed import current, former, understood
 from robustcli.specs.settings import (
     ArchitectureOptions,
@@ -108,7 +109,7 @@ class ExperimentSpec:
             checker.settings(Claim, value["claim"], ("claim",)) if value.get("claim") is not None else None
         )
         sound = {key: part for key, part in resolved.items() if is_sound(part)}
-        checker.problems += find_problems(sound)
+        checker.problems += findings("refuse", sound)
         if not checker.problems:
             return cls(**resolved)
         ordered = sorted(checker.problems, key=lambda problem: _line(document, problem[0]))
@@ -116,15 +117,18 @@ class ExperimentSpec:
 
     def problems(self) -> list[tuple[Where, str]]:
         """Return rejected combinations, with the place of each; none in a checked spec."""
-        return find_problems({item.name: getattr(self, item.name) for item in fields(self)})
+        return self._found("refuse")
 
     def warnings(self) -> list[str]:
         """Return combinations that are legal but probably not intended."""
-        return find_warnings({item.name: getattr(self, item.name) for item in fields(self)})
+        return [f"{'.'.join(map(str, where))}: {text}" for where, text in self._found("warn")]
 
     def notes(self) -> list[str]:
         """Return combinations that may be intended, with facts for the author of the spec."""
-        return find_notes({item.name: getattr(self, item.name) for item in fields(self)})
+        return [f"{'.'.join(map(str, where))}: {text}" for where, text in self._found("note")]
+
+    def _found(self, level: Level) -> list[tuple[Where, str]]:
+        return findings(level, {item.name: getattr(self, item.name) for item in fields(self)})
 
     def to_plain(self) -> dict[str, Any]:
         """Return the spec as plain values, with all defaults."""

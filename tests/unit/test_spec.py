@@ -16,8 +16,8 @@ from robustcli.registry.catalog import catalog
 from robustcli.registry.registry import MemberSpec
 from robustcli.registry.signatures import REQUIRED, Parameter
 from robustcli.registry.types import Family
-from robustcli.specs import guards
 from robustcli.specs.check import family_of, settings_of
+from robustcli.specs.places import GUARDS, Guard
 from robustcli.specs.spec import ExperimentSpec, override_text
 from robustcli.specs.yamlfile import Document, to_yaml
 
@@ -876,10 +876,10 @@ def test_a_combination_is_noted(base: Path, guard: str, odd: list[str], text: st
 
 @pytest.mark.parametrize(
     ("cases", "known"),
-    [(REFUSED, guards.REFUSE), (WARNED, guards.WARN), (NOTED, guards.NOTE)],
+    [(REFUSED, GUARDS["refuse"]), (WARNED, GUARDS["warn"]), (NOTED, GUARDS["note"])],
     ids=["refused", "warned", "noted"],
 )
-def test_every_guard_has_a_case_here(cases: list[tuple[str, Any, Any, Any]], known: tuple[guards.Guard, ...]) -> None:
+def test_every_guard_has_a_case_here(cases: list[tuple[str, Any, Any, Any]], known: list[Guard]) -> None:
     assert {case[0] for case in cases} == {guard.__name__ for guard in known}
 
 
