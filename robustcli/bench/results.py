@@ -25,6 +25,21 @@ class Bench(Circumstances):
     block: ClassVar[str]
 
 
+class TimedBench(Bench):
+    """Result of rounds that were timed; the clock is that of the processor or of the wall."""
+
+    clock: str
+    rounds: int
+
+
+class SubjectBench(Bench):
+    """Result of evaluations of a network, in a threat model, on a number of images."""
+
+    subject: str
+    threat: str
+    images: int
+
+
 class Row(Stored):
     """One implementation.
 
@@ -122,18 +137,13 @@ class EvaluationRow(TimedRow):
     passes: EvaluationPasses
 
 
-class EvaluationBench(Bench):
+class EvaluationBench(SubjectBench, TimedBench):
     """Result of `robust bench eval`."""
 
     block = "evaluation speed"
 
     bench: Literal["evaluation"] = "evaluation"
-    subject: str
-    threat: str
-    images: int
     attack: str
-    clock: str
-    rounds: int
     notes: list[str]
     rows: list[EvaluationRow]
 
@@ -186,7 +196,7 @@ class Decoding(Stored):
     lock_ms_per_image: Spread
 
 
-class DataBench(Bench):
+class DataBench(TimedBench):
     """Result of `robust bench data`; files of version 0.1 have no decoding."""
 
     block = "data speed"
@@ -194,8 +204,6 @@ class DataBench(Bench):
     bench: Literal["data"] = "data"
     image: list[int]
     batch_size: int
-    clock: str
-    rounds: int
     step: DataStep
     rows: list[DataRow]
     decoding: Decoding | None = None
@@ -237,7 +245,7 @@ class ArchitectureRow(Stored):
         return architecture_label(self.name, self.settings)
 
 
-class ArchitectureBench(Bench):
+class ArchitectureBench(TimedBench):
     """Result of `robust bench architectures`; rows are slow below the share `slow` of the reference's speed."""
 
     block = "architecture speed"
@@ -245,8 +253,6 @@ class ArchitectureBench(Bench):
     bench: Literal["architectures"] = "architectures"
     image: list[int]
     batch_size: int
-    clock: str
-    rounds: int
     yardstick: str
     slow: float
     rows: list[ArchitectureRow]
@@ -283,7 +289,7 @@ class ScalingSettings(Stored):
     width: int
 
 
-class ScalingBench(Bench):
+class ScalingBench(TimedBench):
     """Result of `robust bench scaling`."""
 
     block = "scaling"
@@ -291,8 +297,6 @@ class ScalingBench(Bench):
     bench: Literal["scaling"] = "scaling"
     architecture: str
     settings: ScalingSettings
-    clock: str
-    rounds: int
     axes: dict[str, ScalingAxis]
 
 
@@ -331,7 +335,7 @@ class SpeedRow(Stored):
     passes: OutcomePasses | MeanPasses
 
 
-class SpeedBench(Bench):
+class SpeedBench(SubjectBench, TimedBench):
     """Result of `robust bench autoattack`.
 
     Args:
@@ -342,12 +346,7 @@ class SpeedBench(Bench):
 
     block = "speed"
 
-    subject: str
-    threat: str
-    images: int
     clean: float
-    clock: str
-    rounds: int
     compile_seconds: float | None
     least_passes_per_survivor: list[int]
     rows: list[SpeedRow]
@@ -372,14 +371,11 @@ class ConformanceRow(Stored):
     broken_by_package_alone: list[int]
 
 
-class ConformanceBench(Bench):
+class ConformanceBench(SubjectBench):
     """Result of `robust bench conformance`."""
 
     block = "conformance"
 
-    subject: str
-    threat: str
-    images: int
     precision: str
     rows: list[ConformanceRow]
 
