@@ -66,10 +66,9 @@ def open_subject(
     Raises:
         RobustCliError: the checkpoint, the data or the threat model is missing or invalid.
     """
-    wanted = ModelRequest(text=checkpoint, overrides=tuple(overrides), data=data)
-    subject = find_model(wanted)
-    defaults = subject.defaults
-    threat = threat_of(defaults, norm, eps, where="robust bench")
-    case = open_model(wanted, subject, threat, choose_device(device))
-    x, y = case.data.evaluation("test", examples)
-    return BenchSubject(defaults.name, case.loaded.network, x, y, threat)
+    request = ModelRequest(text=checkpoint, overrides=tuple(overrides), data=data)
+    model = find_model(request)
+    threat = threat_of(model.defaults, norm, eps, where="robust bench")
+    opened = open_model(request, model, threat, choose_device(device))
+    x, y = opened.data.evaluation("test", examples)
+    return BenchSubject(model.defaults.name, opened.loaded.network, x, y, threat)
