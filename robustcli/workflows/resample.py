@@ -24,34 +24,12 @@ class Resampled:
     """Survivors of a stored evaluation under another attack.
 
     Args:
-        key: name of the evaluation.
-        stored: its result.
-        attack: name of the other attack.
-        tried: number of survivors that were attacked.
-        broken: numbers of the images that it broke.
+        text: the outcome in words.
+        broken: numbers of the images that the attack broke.
     """
 
-    key: str
-    stored: Evaluation
-    attack: str
-    tried: int
+    text: str
     broken: list[int]
-
-    @property
-    def text(self) -> str:
-        """The outcome in words."""
-        head = (
-            f"{self.key}: {self.attack} with another seed broke {len(self.broken)} of {self.tried} survivors that it "
-            f"attacked, of {self.stored.correct}"
-        )
-        if not self.broken:
-            return f"{head}; no verdict changes"
-        most = (self.stored.correct - len(self.broken)) / self.stored.total
-        shown = ", ".join(map(str, self.broken[:10])) + (", ..." if len(self.broken) > 10 else "")
-        return (
-            f"{head} (images {shown}): robust accuracy is at most {100 * most:.1f} %, not the stored "
-            f"{100 * self.stored.accuracy:.1f} %"
-        )
 
 
 def resample(
@@ -98,7 +76,20 @@ def resample(
     rows_there = rows.to(y.device)
     found = evaluate(attack, {}, evaluator, network, x[rows_there], y[rows_there], _threat_of(chosen, result), seed)
     assert found.evidence is not None
-    return Resampled(chosen, result, attack, len(rows), rows[~found.evidence.survives].tolist())
+    broken: list[int] = rows[~found.evidence.survives].tolist()
+    text = (
+        f"{chosen}: {attack} with another seed broke {len(broken)} of {len(rows)} survivors that it attacked, of "
+        f"{result.correct}"
+    )
+    if not broken:
+        return Resampled(f"{text}; no verdict changes", broken)
+    most = (result.correct - len(broken)) / result.total
+    shown = ", ".join(map(str, broken[:10])) + (", ..." if len(broken) > 10 else "")
+    return Resampled(
+        f"{text} (images {shown}): robust accuracy is at most {100 * most:.1f} %, not the stored "
+        f"{100 * result.accuracy:.1f} %",
+        broken,
+    )
 
 
 def _threat_of(key: str, result: Evaluation) -> ThreatModel:
