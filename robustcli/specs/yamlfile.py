@@ -5,6 +5,7 @@
 
 import math
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -146,6 +147,21 @@ def _scalar(text: str) -> Any:
         above, below = (Fraction(part) for part in text.split("/"))
         return Ratio(above / below) if below else text
     return text
+
+
+def flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Plain values inside mappings and lists, by their dotted keys."""
+    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else None
+    if items is None:
+        yield name, value
+        return
+    for key, item in items:
+        yield from flat(item, f"{name}.{key}".lstrip("."))
+
+
+def plain_text(value: Any) -> str:
+    """A plain value as a spec writes it."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def to_yaml(value: Any) -> str:

@@ -1,7 +1,7 @@
 """`robust compare`: two results on the same images -> what can be claimed about their difference."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 
 from robustcli.errors import RobustCliError, suggest
 from robustcli.evaluation.wording import describe
+from robustcli.specs.yamlfile import flat, plain_text
 from robustcli.statistics import clopper_pearson, mcnemar, paired_difference, smallest_excess
 from robustcli.store.evaluations import Evaluation
 from robustcli.store.results import Results, read_results
@@ -254,21 +255,6 @@ def setting_differences(a: Evaluation, b: Evaluation) -> Iterator[str]:
         one, other = (found.get(name, "not set") for found in settings)
         if one != other:
             yield f"{name} {plain_text(one)} in A, {plain_text(other)} in B"
-
-
-def flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Plain values inside mappings and lists, by their dotted keys."""
-    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else None
-    if items is None:
-        yield name, value
-        return
-    for key, item in items:
-        yield from flat(item, f"{name}.{key}".lstrip("."))
-
-
-def plain_text(value: Any) -> str:
-    """A plain value as a spec writes it."""
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _threat(evaluation: Evaluation) -> tuple[str, Fraction, frozenset[str]]:

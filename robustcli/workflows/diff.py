@@ -8,13 +8,13 @@ from typing import Any
 from robustcli.evaluation.per_image import ImageResult, read_per_image
 from robustcli.evaluation.stored import EvaluationFiles
 from robustcli.evaluation.wording import interval
-from robustcli.specs.yamlfile import read_yaml
+from robustcli.specs.yamlfile import flat, plain_text, read_yaml
 from robustcli.statistics import mcnemar
 from robustcli.store.evaluations import Evaluation
 from robustcli.store.provenance import Session
 from robustcli.store.results import EvalResults, Results
 from robustcli.store.runs import RunFolder
-from robustcli.workflows.compare import flat, paired, plain_text, read_side, setting_differences
+from robustcli.workflows.compare import paired, read_side, setting_differences
 
 # Image numbers listed in a line, and characters of a digest.
 _LISTED, _SHORT = 10, 12

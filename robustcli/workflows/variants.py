@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from robustcli.errors import RobustCliError
+from robustcli.specs.yamlfile import flat, plain_text
 from robustcli.store.files import read_yaml
-from robustcli.workflows.compare import flat, plain_text
 
 # Maximum number of values shown.
 _SHOWN = 4
