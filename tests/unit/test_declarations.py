@@ -11,11 +11,13 @@ import torch
 
 import robustcli
 from robustcli.errors import RobustCliError
+from robustcli.evaluation import attack_choice
 from robustcli.registry import catalog as catalog_module
 from robustcli.registry.catalog import FAMILIES, catalog
 from robustcli.registry.declarations import Declaration
 from robustcli.registry.registry import Registry
 from robustcli.registry.signatures import argument_docs
+from robustcli.workflows.export import claims
 
 OURS = Path(robustcli.__file__).parent
 
@@ -125,6 +127,35 @@ def suggested(tensors):
     refused = robust(tmp_path, "eval", "weights.pt", "--data", "digits")
     assert refused.returncode == 2
     assert "those of --architecture their_net architecture.width=6" in " ".join(refused.stderr.split())
+
+
+THEIR_EVALUATOR = """
+@EVALUATORS.register("their_ensemble", parts="pieces", leaderboard={"pieces": ["near", "far"]})
+@dataclass(frozen=True, kw_only=True)
+class Ensemble(Evaluator):
+    \"\"\"Two attacks.
+
+    Args:
+        pieces: attacks to run.
+
+    Reference: made up for this test.
+    \"\"\"
+
+    pieces: tuple[Literal["near", "far"], ...] = ("near", "far")
+"""
+
+
+def test_an_evaluator_of_another_package_declares_parts_and_what_a_leaderboard_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "their_ensemble.py"
+    path.write_text(THEIR_EVALUATOR)
+    members = {member.name: member for member in catalog_module._read("their_ensemble", path, "evaluators")}
+    for module in (attack_choice, claims):
+        monkeypatch.setattr(module, "catalog", lambda family: members)
+    assert attack_choice._evaluator_with_part("far") == {"name": "their_ensemble", "pieces": ["far"]}
+    assert attack_choice._evaluator_with_part("square") is None
+    assert claims.leaderboard_settings() == {"their_ensemble": {"pieces": ["near", "far"]}}
 
 
 @pytest.mark.parametrize(
