@@ -14,7 +14,6 @@ from robustcli.measuring.machine import circumstances
 from robustcli.measuring.timing import Sample, Spread, Stopwatch, Timed, measure, speed
 from robustcli.registry.catalog import catalog
 from robustcli.registry.registry import MemberSpec
-from robustcli.registry.signatures import REQUIRED
 from robustcli.registry.types import Family
 from robustcli.runtime.allocator import keep_freed_memory
 from robustcli.runtime.device import choose_device
@@ -124,11 +123,7 @@ def _members(names: tuple[str, ...]) -> Iterator[_Member]:
     for name in names:
         if name not in known:
             raise RobustCliError(f"--architecture: there is no '{name}'{suggest(name, known)}")
-    able = [
-        name
-        for name, member in known.items()
-        if all(parameter.default is not REQUIRED for parameter in member.parameters.values())
-    ]
+    able = [name for name, member in known.items() if not member.required]
     for name in names:
         if name not in able:
             raise RobustCliError(f"--architecture: '{name}' has required settings, but only defaults are measured")

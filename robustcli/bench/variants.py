@@ -21,7 +21,6 @@ from robustcli.models.build import build_network
 from robustcli.optimization.progress import Progress
 from robustcli.registry.catalog import catalog
 from robustcli.registry.registry import MemberSpec, instantiate
-from robustcli.registry.signatures import REQUIRED
 from robustcli.registry.types import Family
 from robustcli.runtime.device import choose_device
 from robustcli.runtime.memory_format import to_channels_last
@@ -90,11 +89,7 @@ def choose(request: Request) -> tuple[MemberSpec, dict[str, MemberSpec]]:
 
 def trainable_defenses() -> list[str]:
     """Return the names of the defenses that train any architecture with their defaults."""
-    return [
-        name
-        for name, member in catalog("defenses").items()
-        if not member.trains and all(value.default is not REQUIRED for value in member.parameters.values())
-    ]
+    return [name for name, member in catalog("defenses").items() if not member.trains and not member.required]
 
 
 def new_network(architecture: MemberSpec) -> Network:

@@ -250,7 +250,7 @@ def _in_words(passes: tuple[float, float, float]) -> str:
 
 def _missing(member: Member) -> str:
     """Return the required settings of an architecture, as they are written."""
-    return " ".join(f"{name}=..." for name, known in member.parameters.items() if known.default is REQUIRED)
+    return " ".join(f"{name}=..." for name in member.required)
 
 
 def _published_table(lines: "Iterable[Published]") -> "Table":

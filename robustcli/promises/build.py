@@ -12,7 +12,6 @@ from robustcli.architectures import ImageShape
 from robustcli.errors import RobustCliError
 from robustcli.registry.catalog import Member, catalog
 from robustcli.registry.registry import instantiate
-from robustcli.registry.signatures import REQUIRED
 from robustcli.registry.types import Family, Norm
 from robustcli.specs.check import Checker
 from robustcli.specs.spec import ExperimentSpec
@@ -23,14 +22,9 @@ Settings = dict[str, Any]
 SHAPES = (ImageShape(1, 8, 8, 10), ImageShape(3, 32, 32, 10), ImageShape(3, 64, 64, 10))
 
 
-def can_build_from_defaults(member: Member) -> bool:
-    """Return whether every parameter has a default."""
-    return all(parameter.default is not REQUIRED for parameter in member.parameters.values())
-
-
 def settings_to_try(member: Member) -> list[Settings]:
     """Return the defaults if they suffice, and the declared cheap settings."""
-    return [*([{}] if can_build_from_defaults(member) else []), member.smoke]
+    return [*([] if member.required else [{}]), member.smoke]
 
 
 def build(member: Member, settings: Settings, *positional: Any) -> Any:

@@ -75,9 +75,14 @@ class Member(Declaration):
     served: dict[str, frozenset[str]]
 
     @property
+    def required(self) -> list[str]:
+        """Names of the parameters without a default."""
+        return [name for name, parameter in self.parameters.items() if parameter.default is REQUIRED]
+
+    @property
     def given(self) -> dict[str, Any]:
         """The parameters without a default, with their values in `smoke`."""
-        return {name: value for name, value in self.smoke.items() if self.parameters[name].default is REQUIRED}
+        return {name: value for name, value in self.smoke.items() if name in self.required}
 
     @property
     def summary(self) -> str:

@@ -11,7 +11,6 @@ from robustcli.errors import RobustCliError
 from robustcli.measuring.network_profile import Part, Profile, network_profile
 from robustcli.registry.catalog import Member
 from robustcli.registry.registry import instantiate
-from robustcli.registry.signatures import REQUIRED
 from robustcli.registry.types import Family
 from robustcli.specs.check import checked
 from robustcli.specs.spec import overridden
@@ -33,7 +32,7 @@ def profile_of(member: Member, overrides: Sequence[str] = ()) -> Profile | None:
             raise RobustCliError(f"'{override}' is not an override; write key=value, such as width=16")
     source = f"{member.name} {' '.join(overrides)}".rstrip()
     written = overridden(Document(source, {}, {}), overrides).value
-    if any(parameter.default is REQUIRED for name, parameter in member.parameters.items() if name not in written):
+    if not set(member.required) <= set(written):
         return None
     family = Family("architectures")
     value = {**written, "name": member.name}

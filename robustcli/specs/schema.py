@@ -47,13 +47,12 @@ def keys_of_evaluate() -> Family:
 def _member(member: Member) -> dict[str, Any]:
     parameters = {**member.parameters, **member.replaceable}
     properties = {"name": {"const": member.name}, **{name: _parameter(p) for name, p in parameters.items()}}
-    required = [name for name, parameter in member.parameters.items() if parameter.default is REQUIRED]
     # Options are checked where the member is named, so other keys are allowed here.
     return {
         "type": "object",
         "description": member.summary,
         "properties": properties,
-        "required": ["name", *required],
+        "required": ["name", *member.required],
     }
 
 

@@ -24,7 +24,6 @@ from robustcli.promises.build import (
     Settings,
     body_builder,
     build,
-    can_build_from_defaults,
     optimizer_maker,
     settings_to_try,
     suitable_shape,
@@ -219,9 +218,7 @@ def other_values(parameter: Parameter, now: Any) -> Iterator[Any]:
     ):
         yield [*now, *now]
     elif typing.get_origin(parameter.annotation) is list:
-        yield [{"name": member.name} for member in catalog("evaluators").values() if can_build_from_defaults(member)][
-            :1
-        ]
+        yield [{"name": member.name} for member in catalog("evaluators").values() if not member.required][:1]
     elif isinstance(now, tuple | list) and all(isinstance(item, str) for item in now):
         yield list(now[:1])
     elif isinstance(now, tuple):

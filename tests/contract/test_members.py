@@ -26,7 +26,7 @@ from torch import device, nn
 
 from robustcli.errors import RobustCliError
 from robustcli.promises import description
-from robustcli.promises.build import SHAPES, build, can_build_from_defaults, settings_to_try, suitable_shape, whole_spec
+from robustcli.promises.build import SHAPES, build, settings_to_try, suitable_shape, whole_spec
 from robustcli.registry.catalog import FAMILIES, Member, catalog, package_of
 from robustcli.registry.published import published, table
 from robustcli.registry.registry import instantiate
@@ -252,7 +252,5 @@ def some_other_value_differs(member: Member, parameter: Parameter) -> None:
 
 def test_members_that_need_a_setting_have_a_smoke_that_gives_it() -> None:
     for member in MEMBERS:
-        missing = {name for name, parameter in member.parameters.items() if parameter.default is REQUIRED}
-        assert missing <= set(member.smoke), member.name
+        assert set(member.required) <= set(member.smoke), member.name
         assert set(member.smoke) <= set(member.parameters), member.name
-        assert can_build_from_defaults(member) == (not missing)
