@@ -1,6 +1,6 @@
 """Attacks, weight perturbations, averages and schedules keep their promises."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from inspect import signature
 from types import ModuleType
 from typing import Any
@@ -11,13 +11,8 @@ import torch
 from members import names_of, norms_known_to, smoke
 from products import cover
 
-from robustcli.data.mixers import Mixer
 from robustcli.diagnostics import Diagnostic
 from robustcli.optimization.averaging import Averaging
-from robustcli.optimization.regularisers import Regulariser
-from robustcli.optimization.schedules import Schedule
-from robustcli.optimization.weights import WeightPerturbation
-from robustcli.preprocessors import Preprocessor
 from robustcli.promises import attacks as attacks_promises
 from robustcli.promises import averaging as averaging_promises
 from robustcli.promises import diagnostics as diagnostics_promises
@@ -83,11 +78,25 @@ def test_attack_refuses_other_norms(name: str, norm: Norm) -> None:
     attacks_promises.rejects_other_norms(smoke("attacks", name), norm)
 
 
-@pytest.mark.parametrize("name", names_of("weights"))
-@promises(weights_promises)
-def test_weight_perturbation(name: str, promise: Callable[[WeightPerturbation], None]) -> None:
-    for perturbation in variants("weights", name):
-        promise(perturbation)
+def of_parts() -> Iterator[Any]:
+    """Yield members of the families whose promises take nothing else, with each of these promises."""
+    for module in (
+        weights_promises,
+        mixers_promises,
+        preprocessors_promises,
+        regularisers_promises,
+        schedules_promises,
+    ):
+        family = module.__name__.rpartition(".")[2]
+        for name in names_of(family):
+            for promise in promises_in(module):
+                yield pytest.param(family, name, promise, id=f"{family}.{name}-{promise.__name__}")
+
+
+@pytest.mark.parametrize(("family", "name", "promise"), [*of_parts()])
+def test_part(family: str, name: str, promise: Callable[[Any], None]) -> None:
+    for part in variants(family, name):
+        promise(part)
 
 
 @pytest.mark.parametrize("name", names_of("averaging"))
@@ -98,34 +107,6 @@ def test_averaging(name: str, buffers: str, promise: Callable[[Averaging], None]
     own = {"buffers": buffers} if "buffers" in member.parameters else {}
     for settings in settings_to_try(member):
         promise(build(member, {**settings, **own}))
-
-
-@pytest.mark.parametrize("name", names_of("mixers"))
-@promises(mixers_promises)
-def test_mixer(name: str, promise: Callable[[Mixer], None]) -> None:
-    for mixer in variants("mixers", name):
-        promise(mixer)
-
-
-@pytest.mark.parametrize("name", names_of("preprocessors"))
-@promises(preprocessors_promises)
-def test_preprocessor(name: str, promise: Callable[[Preprocessor], None]) -> None:
-    for preprocess in variants("preprocessors", name):
-        promise(preprocess)
-
-
-@pytest.mark.parametrize("name", names_of("regularisers"))
-@promises(regularisers_promises)
-def test_regulariser(name: str, promise: Callable[[Regulariser], None]) -> None:
-    for regulariser in variants("regularisers", name):
-        promise(regulariser)
-
-
-@pytest.mark.parametrize("name", names_of("schedules"))
-@promises(schedules_promises)
-def test_schedule(name: str, promise: Callable[[Schedule], None]) -> None:
-    for schedule in variants("schedules", name):
-        promise(schedule)
 
 
 @pytest.mark.parametrize(
