@@ -1,6 +1,6 @@
 """Networks of parts that run one after the other, under the names that public checkpoints have."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -54,6 +54,11 @@ def stages(
             inputs = expansion * width
         found.append(blocks)
     return found
+
+
+def named(prefix: str, made: Iterable[list[nn.Module]], first: int = 1) -> dict[str, nn.Module]:
+    """Return stages by their names, such as layer1."""
+    return {f"{prefix}{number}": nn.Sequential(*blocks) for number, blocks in enumerate(made, first)}
 
 
 def doubling(width: int) -> list[int]:

@@ -3,7 +3,6 @@
 import re
 from collections import OrderedDict
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.architectures.activations import ACTIVATIONS
+from robustcli.architectures.chain import Chain
 from robustcli.architectures.transformer_parts import (
     ChannelNorm,
     ConvStem,
@@ -56,44 +56,6 @@ class Stage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.blocks(self.downsample(x))
         return out
-
-
-class ConvNext(nn.Module):
-    """Stem, stages, global average, norm, linear classifier."""
-
-    def __init__(
-        self,
-        shape: ImageShape,
-        stem: nn.Module,
-        depths: tuple[int, ...],
-        widths: tuple[int, ...],
-        layer_scale: float,
-        drop_path: float,
-        activation: Callable[[], nn.Module],
-    ) -> None:
-        super().__init__()
-        rates = iter(rising_rates(drop_path, sum(depths)))
-        self.stem = stem
-        self.stages = nn.Sequential(
-            *(
-                Stage(
-                    inputs,
-                    width,
-                    [ConvNextBlock(width, layer_scale, next(rates), activation) for _ in range(depth)],
-                )
-                for (inputs, width), depth in zip(pairwise((None, *widths)), depths, strict=True)
-                if width is not None
-            )
-        )
-        # Public checkpoints call these weights head.norm.* and head.fc.*.
-        self.head = nn.Sequential(
-            OrderedDict(norm=layer_norm(widths[-1]), fc=nn.Linear(widths[-1], shape.classes)),
-        )
-        draw_all(self, (nn.Conv2d, nn.Linear))
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.stages(self.stem(x)).mean((2, 3)))
-        return logits
 
 
 def _stem(form: str, channels: int, width: int, patch: int) -> nn.Module:
@@ -170,4 +132,13 @@ def convnext(
             f"images have {shape.height}x{shape.width} pixels; use a smaller patch or fewer stages"
         )
     body = _stem(stem, shape.channels, widths[0], patch)
-    return ConvNext(shape, body, depths, widths, layer_scale, drop_path, ACTIVATIONS[activation])
+    rates = iter(rising_rates(drop_path, sum(depths)))
+    made = []
+    for number, (width, depth) in enumerate(zip(widths, depths, strict=True)):
+        blocks = [ConvNextBlock(width, layer_scale, next(rates), ACTIVATIONS[activation]) for _ in range(depth)]
+        made.append(Stage(widths[number - 1] if number else None, width, blocks))
+    # Public checkpoints call these weights head.norm.* and head.fc.*.
+    head = OrderedDict(norm=layer_norm(widths[-1]), fc=nn.Linear(widths[-1], shape.classes))
+    network = Chain({"stem": body, "stages": nn.Sequential(*made)}, head=nn.Sequential(head))
+    draw_all(network, (nn.Conv2d, nn.Linear))
+    return network

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from robustcli.architectures import ImageShape
-from robustcli.architectures.chain import Chain, doubling, stages
+from robustcli.architectures.chain import Chain, doubling, named, stages
 from robustcli.architectures.layers import Layers, enlarged
 from robustcli.architectures.preactivation import PreActBlock
 from robustcli.registry.types import Counts4
@@ -93,12 +93,7 @@ def small_resnet(
             "conv1": layers.convolution(shape.channels, width, 3, stem_stride),
             "bn1": layers.normalisation(width),
             "activation": layers.nonlinearity(),
-            **{
-                f"layer{number}": nn.Sequential(*blocks)
-                for number, blocks in enumerate(
-                    stages(new, width, depths, doubling(width), strides, block.expansion), start=1
-                )
-            },
+            **named("layer", stages(new, width, depths, doubling(width), strides, block.expansion)),
         },
         linear=nn.Linear(block.expansion * 8 * width, shape.classes),
     )

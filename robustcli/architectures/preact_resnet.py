@@ -10,7 +10,7 @@ from typing import Literal
 from torch import nn
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
-from robustcli.architectures.chain import Chain, doubling, stages
+from robustcli.architectures.chain import Chain, doubling, named, stages
 from robustcli.architectures.layers import Layers, enlarged
 from robustcli.architectures.preactivation import DeepMindPreActBlock, PreActBlock, PreActBottleneck
 from robustcli.architectures.weight_names import Settings, Tensors, residual_depth, usual_residual_depth, width_of
@@ -152,8 +152,7 @@ def _usual_network(
         "enlarged": enlarged(upsample),
         "conv1": layers.convolution(shape.channels, width, 3, stem_stride),
     }
-    for number, blocks in enumerate(stages(new, width, depths, doubling(width), strides, block.expansion), start=1):
-        parts[f"layer{number}"] = nn.Sequential(*blocks)
+    parts |= named("layer", stages(new, width, depths, doubling(width), strides, block.expansion))
     if form != "a":
         parts |= {"bn": layers.normalisation(outputs), "activation": layers.nonlinearity()}
     return Chain(parts, linear=nn.Linear(outputs, shape.classes))
@@ -179,7 +178,6 @@ def _deepmind_network(
         "enlarged": enlarged(upsample),
         "conv_2d": layers.convolution(shape.channels, width, 3, stem_stride),
     }
-    for number, blocks in enumerate(stages(new, width, depths, doubling(width), strides)):
-        parts[f"layer_{number}"] = nn.Sequential(*blocks)
+    parts |= named("layer_", stages(new, width, depths, doubling(width), strides), first=0)
     parts |= {"batchnorm": layers.normalisation(8 * width), "activation": layers.nonlinearity()}
     return Chain(parts, logits=nn.Linear(8 * width, shape.classes))

@@ -9,7 +9,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
-from robustcli.architectures.chain import Chain, doubling, stages
+from robustcli.architectures.chain import Chain, doubling, named, stages
 from robustcli.architectures.layers import Layers, enlarged
 from robustcli.architectures.postactivation import normed_shortcut
 from robustcli.errors import RobustCliError
@@ -181,7 +181,5 @@ def sknet(
         "activation": layers.nonlinearity(),
         "pool": nn.MaxPool2d(3, 2, padding=1) if pools else nn.Identity(),
     }
-    made = stages(new, width, _DEPTHS[depth], doubling(width), (1, 2, 2, 2), block.expansion)
-    for number, blocks in enumerate(made, start=1):
-        parts[f"layer{number}"] = nn.Sequential(*blocks)
+    parts |= named("layer", stages(new, width, _DEPTHS[depth], doubling(width), (1, 2, 2, 2), block.expansion))
     return Chain(parts, fc=nn.Linear(block.expansion * 8 * width, shape.classes))
