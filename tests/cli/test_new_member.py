@@ -94,16 +94,38 @@ def test_every_family_has_a_kind_of_new_members() -> None:
     assert sorted(kind.family for kind in KINDS.values()) == sorted(FAMILIES)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_new_member_of_a_new_package_keeps_every_promise(kind: str, tmp_path: Path) -> None:
-    package = tmp_path / "my_members"
-    written = robust(tmp_path, "new", kind, "brand_new", "--package", package)
-    assert written.returncode == 0, written.stderr
+@pytest.fixture(scope="module")
+def one_of_each(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An installed package with a new member of every kind."""
+    package = tmp_path_factory.mktemp("new") / "my_members"
+    for kind in KINDS:
+        new_member(kind, f"new_{kind}", package=package)
     assert 'my_members = "my_members"' in (package / "pyproject.toml").read_text()
-    checked = robust(tmp_path, "check-member", "brand_new", installed=pretend_to_install(package))
+    return pretend_to_install(package)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_new_member_of_a_new_package_keeps_every_promise(kind: str, one_of_each: Path, tmp_path: Path) -> None:
+    checked = robust(tmp_path, "check-member", f"new_{kind}", installed=one_of_each)
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert "every promise is kept" in checked.stdout
     assert "advice" not in checked.stdout
+
+
+def test_new_members_train_together(one_of_each: Path, tmp_path: Path) -> None:
+    spec = """
+name: mine
+data: {name: new_dataset, train_size: 32, mixer: new_mixer}
+architecture: {name: new_architecture, preprocess: new_preprocessor, width: 4}
+threat: {norm: linf, eps: 8/255}
+defense: {name: new_defense, steps: 1, weights: new_weights, averaging: new_averaging, regulariser: new_regulariser}
+train: {epochs: 1, batch_size: 32, check_examples: 10, device: cpu, optimizer: new_optimizer, schedule: new_schedule}
+evaluate: {one: {name: new_evaluator, examples: 10}, two: {name: attack, attack: new_attack, examples: 10}}
+"""
+    (tmp_path / "spec.yaml").write_text(spec)
+    trained = robust(tmp_path, "train", "spec.yaml", "--quiet", installed=one_of_each)
+    assert trained.returncode == 0, trained.stderr
+    assert "mine, seed 0: finished" in trained.stdout
 
 
 def test_an_installed_robustcli_gets_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +137,9 @@ def test_an_installed_robustcli_gets_no_files(tmp_path: Path, monkeypatch: pytes
 
 def test_a_second_member_joins_the_package(tmp_path: Path) -> None:
     for kind, name in (("attack", "one"), ("defense", "other")):
-        assert robust(tmp_path, "new", kind, name, "--package", "my_members").returncode == 0
+        written = robust(tmp_path, "new", kind, name, "--package", "my_members")
+        assert written.returncode == 0, written.stderr
+        assert f"next: robust check-member {name}" in written.stdout
     files = sorted(path.name for path in (tmp_path / "my_members/my_members").iterdir())
     assert files == ["__init__.py", "one.py", "other.py"]
     again = robust(tmp_path, "new", "attack", "one", "--package", "my_members")
