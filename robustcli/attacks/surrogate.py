@@ -19,6 +19,9 @@ from robustcli.runtime.memory_format import to_channels_last
 from robustcli.runtime.precision import autocast
 
 Precision = Literal["fp32", "fast"]
+# With at most so many convolutions, a CPU is faster in the plain memory format: images and the input of the linear
+# layers would be transposed for the sake of one or two layers.
+_FEW_CONVOLUTIONS = 2
 
 
 class Surrogate(Protocol):
@@ -66,7 +69,8 @@ class FastCopy(Surrogate):
 class SurrogateCopy(nn.Module):
     """A copy in channels_last, optionally in bf16 or compiled; logits are float32.
 
-    In fp32 on a CPU its batch norms are one product and one sum for each value, which takes less time.
+    In fp32 on a CPU its batch norms are one product and one sum for each value, which takes less time. Copies with few
+    convolutions stay in the plain memory format on a CPU, unless they are compiled.
 
     Args:
         model: network in eval mode with gradients of the weights disabled; not changed.
@@ -82,18 +86,24 @@ class SurrogateCopy(nn.Module):
         super().__init__()
         self.is_fast = precision == "fast"
         try:
-            network = to_channels_last(deepcopy(model))
+            network = deepcopy(model)
         except Exception as error:  # modules of other packages may raise anything
             raise EvaluationError(
                 f"the network cannot be copied for the search ({type(error).__name__}: {error}); evaluate it with "
                 "engine: reference"
             ) from error
+        is_on_cpu = all(values.device.type == "cpu" for values in (*network.parameters(), *network.buffers()))
+        if is_compiled or not is_on_cpu or _convolutions(network) > _FEW_CONVOLUTIONS:
+            self._format = torch.channels_last
+            to_channels_last(network)
+        else:
+            self._format = torch.contiguous_format
         if self.is_fast:
             # Once instead of in every pass: autocast caches casts of trained weights only.
             for module in network.modules():
                 if isinstance(module, nn.Conv2d | nn.Linear):
                     module.to(torch.bfloat16)
-        elif not is_compiled and all(values.device.type == "cpu" for values in network.buffers()):
+        elif not is_compiled and is_on_cpu:
             _simplify_norms(network)
         self.network = network
         self.train(model.training)
@@ -103,7 +113,7 @@ class SurrogateCopy(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # The compiler would compile a batch of one separately.
         is_single = self._wants_program and len(x) == 1
-        batch = (x.expand(2, -1, -1, -1) if is_single else x).contiguous(memory_format=torch.channels_last)
+        batch = (x.expand(2, -1, -1, -1) if is_single else x).contiguous(memory_format=self._format)
         with autocast("bf16" if self.is_fast else "fp32", x.device.type):
             if self._wants_program and self._program is None:
                 self._compile(batch)
@@ -126,6 +136,10 @@ class SurrogateCopy(nn.Module):
             )
             return
         self._program = program
+
+
+def _convolutions(network: nn.Module) -> int:
+    return sum(isinstance(module, nn.Conv2d) for module in network.modules())
 
 
 def _simplify_norms(network: nn.Module) -> None:

@@ -81,6 +81,21 @@ class TestSearchNetwork:
         assert "forward" in vars(search.network[1])  # type: ignore[index]
         assert "forward" not in vars(model[1]), "the network itself is as it was"
 
+    @pytest.mark.parametrize("convolutions", [1, 2, 3])
+    def test_few_convolutions_stay_in_the_plain_format(self, convolutions: int) -> None:
+        torch.manual_seed(0)
+        layers = [nn.Conv2d(3, 3, 3, padding=1) for _ in range(convolutions)]
+        model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(192, 4)).eval().requires_grad_(False)
+        x, formats = images(COUNT, 3), []
+        for precision in ("fp32", "fast"):
+            search = SurrogateCopy(model, precision=precision)  # type: ignore[arg-type]
+            search.network.register_forward_pre_hook(lambda _module, inputs: formats.append(inputs[0].is_contiguous()))
+            search(x)
+            assert search.network[0].weight.is_contiguous() == (convolutions <= 2)  # type: ignore[index]
+        assert formats == 2 * [convolutions <= 2]
+        if convolutions <= 2:
+            assert torch.equal(SurrogateCopy(model)(x), model(x)), "the same bits as the network"
+
     def test_batch_norms_that_see_the_batch_stay_as_they_are(self) -> None:
         model = nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False), nn.BatchNorm2d(1).train(), Own(1)).eval()
         model[1].train()
