@@ -14,6 +14,9 @@ from robustcli.attacks.best_so_far import BestSoFar
 from robustcli.attacks.gradient import Objective, Rows, is_fooled
 from robustcli.threat.threat import ThreatModel
 
+# Largest difference of logits that counts as rounding, in units of the last place of the largest logit.
+_ROUNDING = 100
+
 
 @dataclass(frozen=True)
 class Look:
@@ -51,6 +54,44 @@ Stop = Callable[[Look], Tensor]
 """Returns a mask (m,) of the images that stop."""
 
 
+class Repeats:
+    """A mask of the images whose point is the same as at an earlier look, and whose logits nearly are.
+
+    Steps of one length along the sign of the gradient often end in a cycle of a few points. If the next point depends
+    only on the present one, such an image would repeat points that it has seen until its last step. The logits are
+    compared, too, because a network that draws noise might go elsewhere from the same point; they may differ by
+    rounding, because other images have left the batch. Points are compared by 64-bit sums of their bits.
+
+    Args:
+        x: all images of the batch.
+        steps: number of moves.
+    """
+
+    def __init__(self, x: Tensor, steps: int) -> None:
+        self._images = torch.arange(len(x), device=x.device)
+        self._marks = torch.zeros((steps, len(x)), dtype=torch.int64, device=x.device)
+        self._logits: Tensor | None = None
+        self._type = {torch.float32: torch.int32, torch.float64: torch.int64}[x.dtype]
+        # Fixed random factors, so that different points have different sums.
+        generator = torch.Generator().manual_seed(0)
+        self._factors = torch.randint(-(2**62), 2**62, (x[0].numel() if len(x) else 0,), generator=generator)
+        self._factors = self._factors.mul_(2).add_(1).to(x.device)
+
+    def __call__(self, look: Look) -> Tensor:
+        marks = (look.points.flatten(1).view(self._type) * self._factors).sum(1)
+        if self._logits is None:
+            self._logits = look.logits.new_empty((len(self._marks), len(self._images), *look.logits.shape[1:]))
+        is_same = self._marks[: look.step, look.rows] == marks
+        repeats = torch.zeros_like(marks, dtype=torch.bool)
+        if bool(is_same.any()):
+            before = self._logits[is_same.int().argmax(0), self._images[look.rows]]
+            change, size = ((values.flatten(1).abs().amax(1)) for values in (before - look.logits, look.logits))
+            repeats = is_same.any(0) & (change <= _ROUNDING * torch.finfo(size.dtype).eps * size)
+        self._marks[look.step, look.rows] = marks
+        self._logits[look.step, look.rows] = look.logits
+        return repeats
+
+
 def gradient_ascent(
     objective: Objective,
     start: Tensor,
@@ -58,6 +99,7 @@ def gradient_ascent(
     move: Move,
     *,
     stop: Stop | None = None,
+    repeats: Stop | None = None,
     best: BestSoFar | None = None,
     active: ActiveSet | None = None,
 ) -> Tensor:
@@ -71,6 +113,7 @@ def gradient_ascent(
         steps: number of moves.
         move: computes the next points.
         stop: decides when an image stops.
+        repeats: decides which of the other images stop, because they would only repeat earlier points.
         best: receives every point. An image that stops keeps the point where it stopped.
         active: images to move; None means all, and stopped images leave the batch.
     """
@@ -88,7 +131,7 @@ def gradient_ascent(
         if is_done is None:
             points = move(look)
             continue
-        stays = active.stop(is_done)
+        stays = active.stop(is_done if repeats is None else is_done | repeats(look))
         if stays is not None:
             look = look.only(stays, active.rows)
         active.write(points, move(look))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from robustcli.attacks import ATTACKS, Attack
 from robustcli.attacks.active_set import ActiveSet
-from robustcli.attacks.ascent import gradient_ascent, once_fooled, steepest
+from robustcli.attacks.ascent import Repeats, gradient_ascent, once_fooled, steepest
 from robustcli.attacks.best_so_far import BestSoFar
 from robustcli.attacks.gradient import Objective
 from robustcli.attacks.losses import LOSSES, labels_of
@@ -27,7 +27,7 @@ class Pgd(Attack):
 
     With keep "last" and one restart it costs one forward and one backward to the input per step; other values of keep
     also score the last point. Evaluations use "fooled": an example leaves the batch at its first misclassified point,
-    which is never weaker and usually cheaper.
+    which is never weaker and usually cheaper, and also when its points begin to repeat.
 
     When to use: as the usual attack in training, and for quick evaluations before autoattack.
 
@@ -85,7 +85,10 @@ class Pgd(Attack):
                 points = gradient_ascent(objective, start, self.steps, move)
                 best.update(points, objective.score(points, rows)[0])
                 continue
-            gradient_ascent(objective, start, self.steps, move, stop=stop, best=best, active=ActiveSet(x, rows))
+            # The mean of several gradients is for networks that draw noise, which do not repeat themselves.
+            repeats = Repeats(x, self.steps) if stop is not None and self.gradients == 1 else None
+            active = ActiveSet(x, rows)
+            gradient_ascent(objective, start, self.steps, move, stop=stop, repeats=repeats, best=best, active=active)
             rows = best.open_rows()
             if not len(rows):
                 break

@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from robustcli.attacks import pgd
+from robustcli.attacks.ascent import Look, Repeats
 from robustcli.attacks.gradient import input_gradient, mean_input_gradient
 from robustcli.attacks.losses import LOSSES
 from robustcli.attacks.pgd import Pgd, eot_pgd, tpgd
@@ -54,6 +56,57 @@ def test_more_gradients_of_a_model_without_noise_change_only_the_cost(keep: Any)
     assert torch.allclose(found[0], found[1], rtol=0, atol=1e-12)
     looks = 3 if keep == "last" else 4
     assert costs == [(8 * looks, 8 * 3), (8 * 4 * looks, 8 * 12)]
+
+
+class TestRepeats:
+    """Images whose points only repeat leave the batch."""
+
+    def run(self, model: nn.Module, monkeypatch: pytest.MonkeyPatch, *, leaves: bool) -> tuple[Tensor, int]:
+        x = images(24, 3, dtype=torch.float64)
+        with torch.no_grad():
+            y = model(x).argmax(1)
+        if not leaves:
+            monkeypatch.setattr(pgd, "Repeats", lambda *_: lambda look: torch.zeros(len(look.points), dtype=torch.bool))
+        with count_passes(model) as passes:
+            # Some images are fooled at once, some late and some never.
+            points = Pgd(steps=60, restarts=2, keep="fooled")(
+                model, x, y, ThreatModel("linf", Fraction(1, 100)), noise(24)
+            )
+        with torch.no_grad():
+            survivors = int((model(points).argmax(1) == y).sum())
+        assert 0 < survivors < 24
+        return points, passes.forwards
+
+    def test_points_are_the_same_and_cost_less(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        model = conv_net(3, dtype=torch.float64).eval()
+        found, less = self.run(model, monkeypatch, leaves=True)
+        expected, all_of_them = self.run(model, monkeypatch, leaves=False)
+        assert torch.equal(found, expected)
+        assert less < 0.7 * all_of_them
+
+    def test_a_network_that_draws_noise_is_attacked_to_the_last_step(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        costs = [
+            self.run(Shaken(conv_net(3, dtype=torch.float64).eval(), 1e-9), monkeypatch, leaves=leaves)[1]
+            for leaves in (True, False)
+        ]
+        assert costs[0] == costs[1]
+
+    def test_cycles_of_any_length_are_seen(self) -> None:
+        """Per image: always new, always the same, cycles of two and three, and one with other logits."""
+        x = images(5)
+        repeats, seen, rows = Repeats(x, 5), [], torch.arange(5)
+        for step in range(5):
+            at = torch.tensor([step, 0, step % 2, step % 3, 0])
+            logits = torch.stack([at, at, at + torch.tensor([0, 0, 0, 0, step])], 1)[:, None].float()
+            points = x + at[:, None, None, None]
+            seen.append(repeats(Look(step, rows, points, points, logits[:, 0, 0], logits)).tolist())
+        assert list(zip(*seen, strict=True)) == [
+            (False,) * 5,
+            (False,) + 4 * (True,),
+            (False,) * 2 + 3 * (True,),
+            (False,) * 3 + 2 * (True,),
+            (False,) * 5,
+        ]
 
 
 def test_direction_and_score_are_means_and_the_logits_those_of_all_passes() -> None:
