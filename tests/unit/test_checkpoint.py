@@ -52,6 +52,13 @@ def test_what_is_saved_is_loaded(path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == ["last.pt"]
 
 
+def test_state_dictionaries_keep_the_versions_of_their_modules(path: Path) -> None:
+    weights: Any = torch.nn.BatchNorm2d(2).state_dict()
+    saved({**CONTENTS, "weights": weights}).write(path)
+    read: Any = Checkpoint.read(path).weights
+    assert read._metadata == weights._metadata, "torch decides by them how to load older weights"
+
+
 def crash(*_: object, **__: object) -> None:
     raise OSError("the disk is gone")
 
