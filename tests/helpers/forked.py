@@ -23,14 +23,20 @@ from robustcli.registry.catalog import FAMILIES, catalog
 
 _get_context = multiprocessing.get_context
 
-# All slow imports; torch's optimisers import the second one on first use.
+# All slow imports; torch's optimisers import the second one on first use. Every process imports this file, thus pytest.
 _HEAVY = [
+    "pytest",
     "torch",
     "torch._dynamo",
     "sklearn.datasets",
+    "rich._emoji_codes",
     "robustcli.cli.main",
-    "robustcli.workflows.evaluate",
     "robustcli.cli.progress",
+    "robustcli.reports.tables",
+    "robustcli.workflows.evaluate",
+    "robustcli.workflows.evaluate_on",
+    "robustcli.workflows.sweep_spec",
+    "robustcli.workflows.train",
 ]
 
 
