@@ -3,9 +3,12 @@
 import subprocess
 import sys
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
+import typer.main
+from shared import shared
 from shell import TINY, Outcome, Robust, environment
 
 from robustcli.cli.main import main
@@ -13,6 +16,8 @@ from robustcli.cli.progress import Screen
 from robustcli.specs.spec import ExperimentSpec
 from robustcli.store.runs import RunFolder
 from robustcli.workflows.train import run_experiment
+
+_built_once = cache(typer.main.get_command)
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +41,7 @@ def robust(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
 
     def call(*words: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["robust", *map(str, words)])
+        monkeypatch.setattr(typer.main, "get_command", _built_once)
         capsys.readouterr()
         code: object = 0
         try:
@@ -75,3 +81,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     (folder / "tiny.yaml").write_text(TINY, encoding="utf-8")
     spec = ExperimentSpec.read(folder / "tiny.yaml")
     return run_experiment(spec, folder / "runs", Screen(is_quiet=True))
+
+
+@pytest.fixture(scope="session")
+def well_trained(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run whose network withstands some attacks and not others, for tests that only read."""
+
+    def train(folder: Path) -> None:
+        (folder / "tiny.yaml").write_text(TINY, encoding="utf-8")
+        spec = ExperimentSpec.read(folder / "tiny.yaml", ["train.epochs=5", "data.train_size=1200"])
+        run_experiment(spec, folder / "runs", Screen(is_quiet=True))
+
+    (path,) = shared(tmp_path_factory, "well_trained", train).glob("runs/*/*")
+    return RunFolder(path)

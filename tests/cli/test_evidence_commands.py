@@ -10,20 +10,19 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import forked
 import numpy as np
 import pytest
 import torch
 from killing import Plan, Sessions
-from shell import TINY, Robust
+from shared import shared
+from shell import Robust
 
 from robustcli.cli.main import main
-from robustcli.cli.progress import Screen
 from robustcli.data.splits import Data
-from robustcli.specs.spec import ExperimentSpec
 from robustcli.store.checkpoint import Checkpoint
 from robustcli.store.files import read_json, write_json
 from robustcli.store.runs import RunFolder, lock_folder
-from robustcli.workflows.train import run_experiment
 
 WORDS = ("--attack", "pgd", "--steps", "5", "--eps", "0.05", "--examples", "60", "--batch-size", "16")
 WORDS += ("--save-examples",)
@@ -36,24 +35,22 @@ def facts(folder: Path) -> tuple[Any, ...]:
     return result["survivors"], result["forwards"], result["gradients"], counts, result["verdict"]
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """A run whose network withstands some attacks and not others."""
-    folder = tmp_path_factory.mktemp("trained")
-    (folder / "tiny.yaml").write_text(TINY, encoding="utf-8")
-    spec = ExperimentSpec.read(folder / "tiny.yaml", ["train.epochs=5", "data.train_size=1200"])
-    return run_experiment(spec, folder / "runs", Screen(is_quiet=True))
+@pytest.fixture(scope="session")
+def trained(well_trained: RunFolder) -> RunFolder:
+    return well_trained
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def stored(trained: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished evaluation with adversarial examples, for tests that only read."""
-    folder = tmp_path_factory.mktemp("stored")
-    with pytest.MonkeyPatch.context() as patch, suppress(SystemExit):
-        patch.chdir(folder)
-        patch.setattr(sys, "argv", ["robust", "eval", str(trained.best), *WORDS, "--quiet"])
-        main()
-    (path,) = (folder / "evals").iterdir()
+
+    def evaluate(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch, suppress(SystemExit):
+            patch.chdir(folder)
+            patch.setattr(sys, "argv", ["robust", "eval", str(trained.best), *WORDS, "--quiet"])
+            main()
+
+    (path,) = (shared(tmp_path_factory, "evidence", evaluate) / "evals").iterdir()
     assert 5 < read_json(path / "evaluations" / "pgd.json")["correct"] < 55
     return path
 
@@ -194,9 +191,10 @@ def test_a_journal_of_another_evaluation_is_refused(
 
 @pytest.mark.slow
 def test_workers_give_the_same_numbers(
-    robust_process: Robust, stored: Path, tmp_path: Path, trained: RunFolder
+    robust: Robust, stored: Path, tmp_path: Path, trained: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    robust_process("eval", trained.best, *WORDS, "--quiet", "--workers", 2, cwd=tmp_path).require(0)
+    forked.fork_instead_of_spawning(monkeypatch)
+    robust("eval", trained.best, *WORDS, "--quiet", "--workers", 2).require(0)
     (path,) = (tmp_path / "evals").iterdir()
     assert facts(path)[0] == facts(stored)[0]
     assert (

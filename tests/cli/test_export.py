@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from shell import TINY, Robust, environment
+from shell import Robust, environment
 from sklearn.datasets import load_digits
 
 from robustcli.architectures import ImageShape, Network
@@ -23,13 +23,11 @@ from robustcli.cli.progress import Screen
 from robustcli.errors import RobustCliError
 from robustcli.models.build import network_of
 from robustcli.models.find import ModelRequest
-from robustcli.specs.spec import ExperimentSpec
 from robustcli.store.checkpoint import Checkpoint, NetworkCheckpoint
 from robustcli.store.files import read_json, write_json
 from robustcli.store.runs import RunFolder
 from robustcli.workflows.evaluate import Request, assess
 from robustcli.workflows.export import rebuild, recheck, robustbench
-from robustcli.workflows.train import run_experiment
 
 META = """\
 link: https://example.org/paper
@@ -42,14 +40,11 @@ reported: ""
 IMAGES = 16
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="session")
+def place(well_trained: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run, a few test images, and the user's metadata of the paper."""
     folder = tmp_path_factory.mktemp("place")
-    (folder / "tiny.yaml").write_text(TINY, encoding="utf-8")
-    spec = ExperimentSpec.read(folder / "tiny.yaml", ["train.epochs=4", "data.train_size=1000"])
-    run = run_experiment(spec, folder / "runs", Screen(is_quiet=True))
-    run.path.rename(folder / "run")
+    shutil.copytree(well_trained.path, folder / "run")
     source = load_digits()
     pixels = (source.images * (255 / 16)).round().astype(np.uint8)
     test = {"x_test": pixels[-IMAGES:], "y_test": source.target[-IMAGES:]}
@@ -59,7 +54,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def stored(place: Path) -> Path:
     """AutoAttack by the rules of the leaderboard on all images, with adversarial examples."""
     subject = ModelRequest(text=str(RunFolder(place / "run").best), data=str(place / "images.npz"))

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from pyautoattack import AutoAttack as Ensemble
 from scipy.stats import binom
+from shared import shared
 from torch import Tensor, nn
 
 from robustcli.attacks.apgd import Apgd
@@ -453,12 +454,7 @@ def test_the_width_is_16_where_there_is_one_and_none_was_given() -> None:
     assert bench_train(request("natural", architecture="small_cnn", width=None)).settings.architecture["width"] == 16
 
 
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of a network that some attacks break and others do not."""
-    folder = tmp_path_factory.mktemp("digits")
-    (folder / "spec.yaml").write_text(
-        """\
+DIGITS = """\
 name: digits
 data: {name: digits, val_size: 50, train_size: 1200}
 architecture: {name: small_cnn, width: 4, hidden: 16}
@@ -466,10 +462,19 @@ threat: {norm: linf, eps: 0.05}
 defense: {name: pgd_at, steps: 2}
 train: {epochs: 5, batch_size: 32, lr: 1e-2, optimizer: adam, weight_decay: 0, check_examples: 20, device: cpu}
 evaluate: {}
-""",
-        encoding="utf-8",
-    )
-    return run_experiment(ExperimentSpec.read(folder / "spec.yaml"), folder / "runs", Screen(is_quiet=True)).best
+"""
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a network that some attacks break and others do not."""
+
+    def train(folder: Path) -> None:
+        (folder / "spec.yaml").write_text(DIGITS, encoding="utf-8")
+        run_experiment(ExperimentSpec.read(folder / "spec.yaml"), folder / "runs", Screen(is_quiet=True))
+
+    (best,) = shared(tmp_path_factory, "digits", train).rglob("best.pt")
+    return best
 
 
 def subject_of(digits: Path, examples: int = 24, **changes: Any) -> BenchSubject:
