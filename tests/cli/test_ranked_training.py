@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from killing import ALL_KINDS, Plan
 from ranked import RankedSessions
-from test_resume import SPECS, SWA, TRADES, outcome, the_run
+from test_resume import FREE, SPECS, SWA, TRADES, outcome, the_run
 
 from robustcli.store.checkpoint import ResumableCheckpoint
 from robustcli.store.files import read_json
+from robustcli.store.runs import RunFolder
 
 pytestmark = pytest.mark.slow
 
@@ -90,7 +91,7 @@ def test_another_number_of_processes_resumes(tmp_path: Path) -> None:
 def test_processes_that_torchrun_starts_again_resume(
     uninterrupted: Callable[[str], RankedSessions], tmp_path: Path
 ) -> None:
-    whole, killed = uninterrupted("pgd_at_swa"), session_in(tmp_path / "killed", SWA)
+    whole, killed = uninterrupted("free_ema"), session_in(tmp_path / "killed", FREE)
     codes = killed.run("train", "spec.yaml", "--quiet", plans={1: Plan(("step",), 6)})
     assert codes == [STOPPED, KILLED]
     assert killed.run("train", "spec.yaml", "--quiet", restarts=1) == [0, 0]
@@ -131,15 +132,27 @@ def test_a_loss_that_is_not_finite_ends_all(tmp_path: Path) -> None:
     assert sum('"event": "failed"' in line for line in lines) == 1
 
 
-def test_processes_share_an_evaluation(tmp_path: Path) -> None:
+def test_processes_share_an_evaluation(tmp_path: Path, trained: RunFolder) -> None:
     sessions = session_in(tmp_path)
-    assert sessions.run("train", "spec.yaml", "--quiet", count=1) == [0]
-    words = ["eval", str(the_run(tmp_path).best), "--attack", "pgd", "--steps", "5"]
+    words = [
+        "eval",
+        str(trained.best),
+        "--attack",
+        "pgd",
+        "--steps",
+        "5",
+        "--eps",
+        "0.02",
+        "--examples",
+        "100",
+        "--quiet",
+    ]
     assert sessions.run(*words, "--store", "alone", count=1) == [0]
     assert sessions.run(*words, "--store", "shared") == [0, 0]
     found = [read_json(next(tmp_path.glob(f"{store}/*/results.json"))) for store in ("alone", "shared")]
     survivors = [[result["survivors"] for result in one["evaluations"].values()] for one in found]
     assert survivors[0] == survivors[1]
+    assert set(survivors[0][0]) == {"0", "1"}
     (path,) = tmp_path.glob("shared/*/results.json")
     before = path.stat().st_mtime_ns
     assert sessions.run(*words, "--store", "shared", "--fresh") == [0, 0]

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -133,20 +135,30 @@ def require_same(folder: Path, whole: dict[str, Any]) -> None:
         assert found[part] == whole[part], part
 
 
-@pytest.fixture(scope="module", params=list(SPECS))
-def uninterrupted(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[str, dict[str, Any], int]:
+Whole = tuple[str, dict[str, Any], int]
+
+
+@pytest.fixture(scope="session")
+def run_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Whole]:
+    @cache
+    def run(name: str) -> Whole:
+        folder = tmp_path_factory.mktemp("uninterrupted")
+        (folder / "spec.yaml").write_text(SPECS[name], encoding="utf-8")
+        sessions = Sessions(folder)
+        assert sessions.run("train", "spec.yaml", "-q", plan=Plan(ALL_KINDS)) == 0
+        return SPECS[name], outcome(folder), sessions.events()
+
+    return run
+
+
+@pytest.fixture(params=list(SPECS))
+def uninterrupted(request: pytest.FixtureRequest, run_once: Callable[[str], Whole]) -> Whole:
     """A spec, the result of its uninterrupted run, and the number of its events."""
-    folder = tmp_path_factory.mktemp("uninterrupted")
-    (folder / "spec.yaml").write_text(SPECS[request.param], encoding="utf-8")
-    sessions = Sessions(folder)
-    assert sessions.run("train", "spec.yaml", "-q", plan=Plan(ALL_KINDS)) == 0
-    return SPECS[request.param], outcome(folder), sessions.events()
+    return run_once(request.param)
 
 
 @pytest.fixture
-def sessions(uninterrupted: tuple[str, dict[str, Any], int], tmp_path: Path) -> Sessions:
+def sessions(uninterrupted: Whole, tmp_path: Path) -> Sessions:
     (tmp_path / "spec.yaml").write_text(uninterrupted[0], encoding="utf-8")
     return Sessions(tmp_path)
 
@@ -155,9 +167,7 @@ WORDS = ("train", "spec.yaml", "-q")
 
 
 @pytest.mark.slow
-def test_a_run_that_is_not_interrupted_is_the_same_every_time(
-    uninterrupted: tuple[str, dict[str, Any], int], sessions: Sessions
-) -> None:
+def test_a_run_that_is_not_interrupted_is_the_same_every_time(uninterrupted: Whole, sessions: Sessions) -> None:
     assert sessions.run(*WORDS) == 0
     require_same(sessions.folder, uninterrupted[1])
     assert len(uninterrupted[1]["log"]) == 3
@@ -176,9 +186,7 @@ SHOWN = cover(list(SPECS), ["half", "rename"], strength=1)
     products(list(SPECS), [0, 1, 2], strength=1, marks=[SLOW]),
     indirect=["uninterrupted"],
 )
-def test_a_run_killed_at_random_points_ends_the_same(
-    uninterrupted: tuple[str, dict[str, Any], int], sessions: Sessions, seed: int
-) -> None:
+def test_a_run_killed_at_random_points_ends_the_same(uninterrupted: Whole, sessions: Sessions, seed: int) -> None:
     rng = random.Random(seed)
     _, whole, events = uninterrupted
     assert events > 40
@@ -199,9 +207,7 @@ def test_a_run_killed_at_random_points_ends_the_same(
     ],
     indirect=["uninterrupted"],
 )
-def test_a_run_killed_whenever_it_writes_ends_the_same(
-    uninterrupted: tuple[str, dict[str, Any], int], sessions: Sessions, kind: str
-) -> None:
+def test_a_run_killed_whenever_it_writes_ends_the_same(uninterrupted: Whole, sessions: Sessions, kind: str) -> None:
     # Each session is killed one event later than the one before.
     codes = sessions.until_done(*WORDS, plans=lambda number: Plan((kind,), 3 * number + 1))
     assert set(codes[:-1]) <= {-signal.SIGKILL}
@@ -235,7 +241,7 @@ def test_a_run_killed_before_a_rename_and_stopped_when_resumed_keeps_its_best_we
     indirect=["uninterrupted"],
 )
 def test_a_run_stopped_in_the_middle_of_an_epoch_ends_the_same(
-    uninterrupted: tuple[str, dict[str, Any], int], sessions: Sessions, number: signal.Signals
+    uninterrupted: Whole, sessions: Sessions, number: signal.Signals
 ) -> None:
     assert sessions.run(*WORDS, plan=Plan(("step",), 6, number)) == 3
     assert "stopped in epoch 2, after update 6; continue with --resume" in sessions.log.read_text(encoding="utf-8")
@@ -252,9 +258,7 @@ def test_a_run_stopped_in_the_middle_of_an_epoch_ends_the_same(
     indirect=True,
 )  # fmt: skip
 @SLOW
-def test_a_run_stopped_at_random_points_ends_the_same(
-    uninterrupted: tuple[str, dict[str, Any], int], sessions: Sessions
-) -> None:
+def test_a_run_stopped_at_random_points_ends_the_same(uninterrupted: Whole, sessions: Sessions) -> None:
     rng = random.Random(2)
     # Not before the fifth event: until the folder is there, a signal has its usual effect.
     codes = sessions.until_done(
@@ -270,7 +274,7 @@ def test_a_run_stopped_at_random_points_ends_the_same(
     ("uninterrupted", "update"), products(list(SPECS), [4, 12], strength=1), indirect=["uninterrupted"]
 )
 def test_a_run_stopped_at_the_last_update_of_an_epoch_ends_the_same(
-    uninterrupted: tuple[str, dict[str, Any], int], sessions: Sessions, update: int
+    uninterrupted: Whole, sessions: Sessions, update: int
 ) -> None:
     assert sessions.run(*WORDS, plan=Plan(("step",), update, signal.SIGTERM)) == 3
     run = the_run(sessions.folder)
@@ -304,9 +308,7 @@ def test_a_stop_in_the_epoch_of_a_collapse_does_not_change_what_is_gone_back_to(
     "uninterrupted", list(SPECS), indirect=True,
 )  # fmt: skip
 @pytest.mark.full
-def test_a_command_killed_from_outside_and_resumed_ends_the_same(
-    uninterrupted: tuple[str, dict[str, Any], int], sessions: Sessions
-) -> None:
+def test_a_command_killed_from_outside_and_resumed_ends_the_same(uninterrupted: Whole, sessions: Sessions) -> None:
     # The command as a user starts it, killed after some time.
     command = [sys.executable, "-m", "robustcli", *WORDS]
     process = subprocess.Popen(
