@@ -6,16 +6,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from killing import Sessions
-from shell import environment
+from shell import Robust, environment
 from test_ranked_training import session_in
 from test_resume import TRADES, outcome, the_run
 
 from robustcli.store.checkpoint import ResumableCheckpoint
 from robustcli.store.files import read_json
+from robustcli.store.runs import RunFolder
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
@@ -53,6 +55,20 @@ def wait_for_epochs(folder: Path, count: int, is_alive: Callable[[], bool]) -> N
     raise AssertionError("no epoch was done")
 
 
+def wait_until_both_attack_shards(process: subprocess.Popen[str]) -> None:
+    """Wait until each of two processes has locked a shard of an evaluation."""
+    seen: set[int] = set()
+    while len(seen) < 2:
+        assert process.poll() is None, f"ended; processes that attacked a shard: {seen}"
+        with suppress(FileNotFoundError):
+            seen |= {worker for worker in workers_of(process) if any("/shards/" in name for name in open_files(worker))}
+        time.sleep(0.01)
+
+
+def open_files(process: int) -> list[str]:
+    return [os.readlink(file) for file in Path(f"/proc/{process}/fd").iterdir()]
+
+
 # Processes that are started again as torchrun does it are in test_ranked_training.py.
 @pytest.mark.full
 def test_a_killed_process_is_started_again_and_resumes(tmp_path: Path) -> None:
@@ -65,6 +81,19 @@ def test_a_killed_process_is_started_again_and_resumes(tmp_path: Path) -> None:
     assert killed.wait(300) == 0, (tmp_path / "killed" / "log").read_text(encoding="utf-8")
     assert len(read_json(the_run(tmp_path / "killed").provenance)["sessions"]) == 2
     assert outcome(tmp_path / "killed") == outcome(whole.folder)
+
+
+@pytest.mark.full
+def test_two_processes_share_an_evaluation(robust: Robust, trained: RunFolder, tmp_path: Path) -> None:
+    words = ["eval", str(trained.best), "--attack", "apgd", "--steps", "200", "--eps", "0.02", "--quiet"]
+    robust(*words, "--store", "alone").require(0)
+    shared = start(tmp_path, *TORCHRUN, "-m", "robustcli", *words, "--store", "shared")
+    wait_until_both_attack_shards(shared)
+    assert shared.wait(120) == 0, (tmp_path / "log").read_text(encoding="utf-8")
+    alone, together = (read_json(next(tmp_path.glob(f"{store}/*/results.json"))) for store in ("alone", "shared"))
+    survivors = alone["evaluations"]["apgd"]["survivors"]
+    assert set(survivors) == {"0", "1"}
+    assert together["evaluations"]["apgd"]["survivors"] == survivors
 
 
 @pytest.mark.slow
