@@ -1,5 +1,6 @@
 """Files that members read, and `--member NAME`, which runs the contract of one member in seconds."""
 
+from functools import partial
 from pathlib import Path
 
 import members
@@ -9,6 +10,8 @@ import torch
 from small_checkpoint import random_network, save_network
 from torch import nn
 
+from robustcli.evaluators import quick
+from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.promises.networks import conv_net, images
 
 
@@ -70,3 +73,9 @@ def _imitate(network: nn.Module, other: nn.Module) -> None:
 @pytest.fixture(autouse=True)
 def in_the_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
+
+
+@pytest.fixture(autouse=True)
+def quick_with_one_attack(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sample of `quick` is attacked by one attack, since AutoAttack keeps its own promises and takes seconds."""
+    monkeypatch.setattr(quick, "AutoAttack", partial(AutoAttack, attacks=("apgd-ce",)))

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from robustcli.architectures import ImageShape
 from robustcli.promises import averaging as averaging_promises
 from robustcli.promises import defenses as defenses_promises
 from robustcli.promises import mixers as mixers_promises
@@ -113,7 +114,7 @@ def observe(member: Member, settings: Settings) -> Tensor:
 def _observe(member: Member, settings: Settings) -> Tensor:
     if member.family == "architectures":
         body = body_builder(member, settings)
-        return observing.of_architecture(body, suitable_shape(member, member.smoke))
+        return observing.of_architecture(body, shape_for(member, member.smoke))
     if member.family == "optimizers":
         return observing.of_optimizer(optimizer_maker(member, settings))
     observers: dict[str, Callable[[Any], Tensor]] = {
@@ -135,11 +136,21 @@ def differ(one: Tensor, other: Tensor) -> bool:
     return one.shape != other.shape or not torch.equal(one, other)
 
 
+def shape_for(member: Member, settings: Settings) -> ImageShape:
+    """The first shape of images that an architecture accepts."""
+    return _shape_for(member.name, json.dumps(settings, sort_keys=True))
+
+
+@cache
+def _shape_for(name: str, settings: str) -> ImageShape:
+    return suitable_shape(catalog("architectures")[name], json.loads(settings))
+
+
 @cache
 def _structure(name: str, settings: str) -> str:
     member = catalog("architectures")[name]
     with torch.device("meta"):
-        return repr(build(member, json.loads(settings), suitable_shape(member, member.smoke)))
+        return repr(build(member, json.loads(settings), shape_for(member, member.smoke)))
 
 
 def are_built_alike(member: Member, one: Settings, other: Settings) -> bool:

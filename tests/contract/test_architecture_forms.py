@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from members import names_of
+from members import names_of, shape_for
 from torch import Tensor, nn
 
 from robustcli.architectures import ImageShape
 from robustcli.promises import architectures as architectures_promises
-from robustcli.promises.build import Settings, body_builder, build, suitable_shape
+from robustcli.promises.build import Settings, body_builder, build
 from robustcli.promises.networks import drawn_from
 from robustcli.registry.catalog import catalog
 from robustcli.runtime.memory_format import to_channels_last
@@ -46,7 +46,7 @@ def told(form: tuple[str, Settings]) -> str:
 def network_and_images(name: str, settings: Settings) -> tuple[nn.Module, Tensor]:
     """In eval mode, with four images."""
     member = catalog("architectures")[name]
-    shape = suitable_shape(member, settings)
+    shape = shape_for(member, settings)
     with drawn_from(0):
         network: nn.Module = build(member, settings, shape)
         x = torch.rand(4, shape.channels, shape.height, shape.width)
@@ -74,44 +74,35 @@ def test_channels_last_changes_nothing(form: tuple[str, Settings]) -> None:
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
-def modules_of_architectures() -> dict[str, list[tuple[str, Settings]]]:
-    """The architectures by the file that defines them."""
-    found: dict[str, list[tuple[str, Settings]]] = {}
+def smallest_layers(network: nn.Module, known: set[type]) -> dict[type, nn.Module]:
+    """The smallest layer of every further class of the package inside a network."""
+    inner = [layer for layer in network.modules() if layer is not network]
+    by_size = sorted(inner, key=lambda layer: -len([*layer.modules()]))
+    found = {type(layer): layer for layer in by_size if type(layer).__module__.startswith("robustcli.")}
+    return {kind: layer for kind, layer in found.items() if kind not in known}
+
+
+def test_compiling_changes_nothing_in_any_layer() -> None:
+    """For blocks, gates, activations and so on, one of each class; whole networks belong to the full run."""
+    known: set[type] = set()
     for form in FORMS:
-        found.setdefault(catalog("architectures")[form[0]].module.rpartition(".")[2], []).append(form)
-    return found
-
-
-# Networks of other packages, and cells with the layers of published_cells and of the other networks.
-REPEATED = ("timm_models", "torchvision_models", "robnet")
-
-
-@pytest.mark.parametrize(
-    "module",
-    [
-        pytest.param(module, marks=[pytest.mark.full] if module in REPEATED else [])
-        for module in modules_of_architectures()
-    ],
-)
-def test_compiling_changes_nothing_in_any_layer(module: str) -> None:
-    """For the smallest networks of a file that have all its layers."""
-    networks = [network_and_images(*form) for form in modules_of_architectures()[module]]
-    seen: set[type] = set()
-    for network, x in sorted(networks, key=lambda item: len([*item[0].modules()])):
-        layers = {type(layer) for layer in network.modules()}
-        if not layers <= seen:
-            compiling_changes_nothing(network, x)
-        seen |= layers
+        network, x = network_and_images(*form)
+        layers = smallest_layers(network, known)
+        with torch.no_grad():
+            expected = network(x)
+            torch.compiler.reset()
+            for layer in layers.values():
+                layer.compile(backend="eager")
+            torch.testing.assert_close(network(x), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+        known |= set(layers)
+    assert len(known) > 20
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("form", FORMS, ids=told)
 def test_compiling_changes_nothing(form: tuple[str, Settings]) -> None:
-    compiling_changes_nothing(*network_and_images(*form))
-
-
-def compiling_changes_nothing(network: nn.Module, x: Tensor) -> None:
     """Tests only the graph, without a code-generating backend."""
+    network, x = network_and_images(*form)
     torch.compiler.reset()
     compiled = torch.compile(network, backend="eager")
     with torch.no_grad():
@@ -133,7 +124,7 @@ def compiling_changes_nothing(network: nn.Module, x: Tensor) -> None:
 def test_other_layers_keep_the_promises(form: tuple[str, Settings], promise: Promise) -> None:
     name, settings = form
     member = catalog("architectures")[name]
-    promise(body_builder(member, settings), suitable_shape(member, settings))
+    promise(body_builder(member, settings), shape_for(member, settings))
 
 
 @pytest.mark.parametrize("side", [32, pytest.param(64, marks=pytest.mark.full), 224])

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from members import names_of
+from members import names_of, shape_for
 from torch import nn
 
 from robustcli.architectures import Network, Normalize
 from robustcli.architectures.features import classifier_of, with_features
 from robustcli.errors import RobustCliError
-from robustcli.promises.build import body_builder, suitable_shape
+from robustcli.promises.build import body_builder
 from robustcli.promises.model_state import Failing, PlannedError, found_again
 from robustcli.promises.networks import conv_net, images
 from robustcli.registry.catalog import catalog
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize("name", names_of("architectures"))
 def test_the_logits_of_every_architecture_are_linear_in_its_features(name: str) -> None:
     member = catalog("architectures")[name]
-    shape = suitable_shape(member, member.smoke)
+    shape = shape_for(member, member.smoke)
     body = body_builder(member, member.smoke)(shape).eval()
     network = Network(Normalize((0.5,) * shape.channels, (0.25,) * shape.channels), body)
     model = TrainingModel(network, TrainSettings(epochs=1), torch.device("cpu"))

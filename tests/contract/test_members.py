@@ -19,6 +19,7 @@ from members import (
     other_parameters,
     other_values,
     parameters_with_choices,
+    shape_for,
     surroundings,
     usual_settings,
 )
@@ -26,7 +27,7 @@ from torch import device, nn
 
 from robustcli.errors import RobustCliError
 from robustcli.promises import description
-from robustcli.promises.build import SHAPES, build, settings_to_try, suitable_shape, whole_spec
+from robustcli.promises.build import SHAPES, build, settings_to_try, whole_spec
 from robustcli.registry.catalog import FAMILIES, Member, catalog, package_of
 from robustcli.registry.published import published, table
 from robustcli.registry.registry import instantiate
@@ -158,7 +159,7 @@ def test_builds_from_defaults_and_from_smoke(member: Member) -> None:
             # Without weights: published sizes take hundreds of megabytes.
             with device("meta"):
                 assert isinstance(build(member, settings, SHAPES[2]), nn.Module)
-            suitable_shape(member, member.smoke)
+            shape_for(member, member.smoke)
         elif member.family == "optimizers":
             build(member, settings, [{"params": [nn.Parameter()]}], 0.1)
         else:

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import pytest
@@ -14,8 +13,6 @@ from torch import Tensor, nn
 from robustcli.data.targets import Labels
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.gather import gather
-from robustcli.evaluators import quick
-from robustcli.evaluators.autoattack import AutoAttack
 from robustcli.optimization.progress import Progress
 from robustcli.promises.attacks import RADII
 from robustcli.promises.defenses import STEPS_PER_EPOCH, THREAT, network_for
@@ -136,14 +133,11 @@ def test_an_attack_finds_what_it_finds_on_the_cpu(name: str, gpu: SimulatedGpu) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", names_of("evaluators"))
-def test_an_evaluator_finds_what_it_finds_on_the_cpu(
-    name: str, gpu: SimulatedGpu, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_evaluator_finds_what_it_finds_on_the_cpu(name: str, gpu: SimulatedGpu) -> None:
     if name == "transfer_attack":
         pytest.skip("needs a checkpoint; its attack is tested above")
-    # The attacks of AutoAttack are tested above and take long.
+    # Its attacks are tested above and take long.
     settings = {"attacks": ["apgd-ce"]} if name == "autoattack" else {}
-    monkeypatch.setattr(quick, "AutoAttack", partial(AutoAttack, attacks=("apgd-ce",)))
     evaluator = smoke("evaluators", name, **settings)
     found = []
     for device in (CUDA, CPU):

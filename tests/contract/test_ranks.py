@@ -14,7 +14,7 @@ from robustcli.registry.catalog import catalog
 
 pytestmark = pytest.mark.slow
 
-# Tolerance of a weight in float64 after 9 updates, since the order of sums differs.
+# Tolerance of a weight in float64 after 6 updates, since the order of sums differs.
 TOLERANCE = 1e-9
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from members import names_of, smoke
+from members import names_of, shape_for, smoke
 from products import products
 
 from robustcli.architectures import ImageShape
@@ -18,7 +18,7 @@ from robustcli.promises import datasets as datasets_promises
 from robustcli.promises import defenses as defenses_promises
 from robustcli.promises import evaluators as evaluators_promises
 from robustcli.promises import optimizers as optimizers_promises
-from robustcli.promises.build import SHAPES, body_builder, build, optimizer_maker, settings_to_try, suitable_shape
+from robustcli.promises.build import SHAPES, body_builder, build, optimizer_maker, settings_to_try
 from robustcli.promises.check import promises_in
 from robustcli.registry.catalog import catalog
 from robustcli.registry.types import Norm
@@ -74,7 +74,7 @@ def test_defense_with_other_parts(name: str, weights: str, attack_bn: str, regul
 @pytest.mark.parametrize("promise", promises_in(architectures_promises), ids=named)
 def test_architecture(name: str, size: str, promise: Callable[[architectures_promises.Body, ImageShape], None]) -> None:
     member = catalog("architectures")[name]
-    shape = suitable_shape(member, member.smoke) if size == "small" else SHAPES[-1]
+    shape = shape_for(member, member.smoke) if size == "small" else SHAPES[-1]
     promise(body_builder(member, member.smoke), shape)
 
 

@@ -44,12 +44,12 @@ class Case:
     defense: dict[str, Any] = field(default_factory=lambda: {"name": "pgd_at", "steps": 2})
     mixer: dict[str, Any] = field(default_factory=lambda: {"name": "none"})
     sync_batch_norm: bool = True
-    epochs: int = 3
+    epochs: int = 2
     images: int = 15
 
 
 def trained(case: Case) -> dict[str, Tensor]:
-    """Weights, statistics, averages and recorded means after 9 updates or more."""
+    """Weights, statistics, averages and recorded means after 6 updates or more."""
     torch.manual_seed(0)
     defense: Defense = _built("defenses", case.defense)
     mixer = case.mixer
