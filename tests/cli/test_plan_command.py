@@ -59,7 +59,8 @@ def test_json_holds_the_same(robust: Robust, tiny: Path) -> None:
 def test_a_budget_is_what_the_plan_finds(robust: Robust, tiny: Path) -> None:
     """The smallest budget that RobustScaling takes: (1, 1, 1) blocks for 8x8 images with one channel."""
     robust("plan", str(tiny), "architecture={name: robust_resnet, budget: 0.02}").require(2, "write 0.0214 or more")
-    spec = ExperimentSpec.read(tiny, ["architecture={name: robust_resnet, budget: 0.03}"])
+    small = ["train.batch_size=2", "train.check_examples=2", "evaluate={}"]
+    spec = ExperimentSpec.read(tiny, ["architecture={name: robust_resnet, budget: 0.03}", *small])
     found = plan(Request(spec=spec, updates=3, robust=None, savings=False))
     chosen = robust_scaling(0.03)
     with torch.device("meta"):

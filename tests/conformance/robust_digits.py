@@ -59,13 +59,21 @@ def _train(model: nn.Module, x: Tensor, y: Tensor) -> None:
 
 
 def survivors_of_package(
-    name: str, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, *, seed: int = 0, queries: int = 5000
+    name: str,
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    *,
+    seed: int = 0,
+    queries: int = 5000,
+    steps: int = 100,
 ) -> Tensor:
     """Survivors of one attack of the package, with one restart, in batches of at most 250."""
     ensemble = Ensemble(
         model, norm=_PACKAGE_NORMS[threat.norm], eps=threat.radius, version="custom", attacks=[name], seed=seed
     )
-    ensemble.fab.n_restarts = 1
+    ensemble.fab.n_restarts, ensemble.fab.n_iter = 1, steps
     ensemble.square.n_queries = queries
     with drawn_from(0):
         x_adv, _ = ensemble.run_standard_evaluation(x, y, batch_size=250)

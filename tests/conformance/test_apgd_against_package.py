@@ -22,6 +22,8 @@ from robustcli.threat.threat import ThreatModel
 pytestmark = pytest.mark.slow
 
 full = pytest.mark.full
+# Images of the trained networks for flags, which are compared one by one.
+COUNT = 150
 DUAL = {"linf": 1.0, "l2": 2.0, "l1": float("inf")}
 EXACT = [Apgd(), Apgd(loss="dlr"), Apgd(restarts=3), Apgd(loss="targeted_dlr"), Apgd(steps=37), Apgd(gradients=2)]
 SPARSE = [Apgd(), Apgd(loss="dlr"), Apgd(radius="shrinking"), Apgd(loss="targeted_dlr", targets=5, radius="shrinking")]
@@ -84,7 +86,7 @@ def test_same_flags_with_the_same_noise_at_every_radius(norm: Norm, eps: str, at
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=full)])
 def test_same_flags_with_the_same_noise_on_trained_networks(name: str, attack: Apgd, seed: int) -> None:
     case = trained(name)
-    same_flags(fitted(attack, case), case.model, case.x, case.y, case.threat, seed)
+    same_flags(fitted(attack, case), case.model, case.x[:COUNT], case.y[:COUNT], case.threat, seed)
 
 
 def same_flags(attack: Apgd, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, seed: int) -> None:
@@ -118,11 +120,12 @@ def test_same_flags_in_l1_where_rounding_is_not_counted(eps: str, attack: Apgd) 
 def test_nearly_the_same_flags_in_l1_on_a_trained_network(seed: int, attack: Apgd) -> None:
     """The package's points overshoot the ball by rounding, so a flag may differ."""
     case = trained("l1")
-    rng = noise(len(case.x), seed)
-    ours = survivors(attack, case.model, case.x, case.y, case.threat, rng)
+    x, y, rng = case.x[:COUNT], case.y[:COUNT], noise(COUNT, seed)
+    ours = survivors(attack, case.model, x, y, case.threat, rng)
     with _rounding_is_no_move():
-        theirs = fed_survivors(attack, case.model, case.x, case.y, case.threat, rng)
-    assert int((ours != theirs).sum()) <= 2
+        theirs = fed_survivors(attack, case.model, x, y, case.threat, rng)
+    assert 0 < int(theirs.sum()) < COUNT
+    assert int((ours != theirs).sum()) <= 1
 
 
 # With different noise: at most as many survivors as with the package.

@@ -78,7 +78,7 @@ def test_attacks_are_as_strong(name: str, precision: str) -> None:
 
 SPEC = """\
 name: gate
-data: {name: digits, val_size: 50}
+data: {name: digits, val_size: 50, train_size: 640}
 architecture: {name: small_cnn, width: 4, hidden: 16}
 threat: {norm: linf, eps: 0.1}
 defense: {name: pgd_at, steps: 5}

@@ -109,7 +109,7 @@ def test_it_goes_as_near_as_fab() -> None:
     model, x, y = network()
     found, others = (
         attack(model, x, y, WIDE, noise(16))
-        for attack in (CarliniWagner(keep="nearest", lr=0.003), Fab(keep="nearest"))
+        for attack in (CarliniWagner(keep="nearest", lr=0.003, steps=400, searches=5, c=1.0), Fab(keep="nearest"))
     )
     ours, fab = WIDE.size(found - x), WIDE.size(others - x)
     assert np.median((ours / fab).numpy()) < 1.05
@@ -122,7 +122,8 @@ def test_it_goes_as_near_as_fab() -> None:
 @pytest.mark.slow
 def test_confidence_is_a_lead_of_a_wrong_class() -> None:
     model, x, y = network()
-    x_adv = CarliniWagner(confidence=0.1, keep="nearest", steps=300, lr=0.003)(model, x, y, WIDE, noise(16))
+    attack = CarliniWagner(confidence=0.1, keep="nearest", lr=0.003, steps=200, searches=5, c=1.0)
+    x_adv = attack(model, x, y, WIDE, noise(16))
     lead = lead_of_a_wrong_class(model, x_adv, y)
     assert ((lead >= 0.1) & (lead < 0.12)).all()
 
@@ -137,14 +138,14 @@ def lead_of_a_wrong_class(model: nn.Module, x_adv: Tensor, y: Tensor) -> Tensor:
 def test_broken_is_what_has_a_wrong_point_inside() -> None:
     """The radius decides only which images are broken and when the search may end."""
     model, x, y = network()
-    nearest = CarliniWagner(keep="nearest", steps=200)(model, x, y, WIDE, noise(16))
+    nearest = CarliniWagner(keep="nearest", steps=200, searches=6, c=1.0)(model, x, y, WIDE, noise(16))
     sizes = WIDE.size(nearest - x)
     assert (predictions(model, nearest) != y).all()
     inside = ThreatModel("l2", Fraction(float(sizes.median()) * 1.0001))
     is_near = sizes <= inside.radius
     costs = {}
     for keep in ("fooled", "nearest"):
-        attack = CarliniWagner(keep=keep, steps=200)  # type: ignore[arg-type]
+        attack = CarliniWagner(keep=keep, steps=200, searches=6, c=1.0)  # type: ignore[arg-type]
         with count_passes(model) as passes:
             x_adv = attack(model, x, y, inside, noise(16))
         costs[keep] = passes.gradients

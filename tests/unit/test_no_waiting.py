@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from products import products
 from simulated_gpu import simulated_gpu
 
 from robustcli.cli.progress import Screen
@@ -16,7 +17,7 @@ from robustcli.workflows.train import run_experiment
 
 SPEC = """
 name: no_waiting
-data: {name: digits, val_size: 20, train_size: 192, augment: {crop: 1, flip: true, AUGMENT}}
+data: {name: digits, val_size: 20, train_size: 128, augment: {crop: 1, flip: true, AUGMENT}}
 architecture: {name: preact_resnet18, width: 4}
 threat: {norm: linf, eps: 0.1}
 defense: DEFENSE
@@ -67,12 +68,11 @@ def run(spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **words: str
 @pytest.mark.slow
 @pytest.mark.gpu
 @pytest.mark.parametrize("is_compiled", ["false", "true"])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("defense", DEFENSES.values(), ids=list(DEFENSES))
+@pytest.mark.parametrize(("defense", "precision"), products(list(DEFENSES), ["fp32", "bf16"], strength=1))
 def test_updates_do_not_wait(
     defense: str, precision: str, is_compiled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(SPEC, tmp_path, monkeypatch, DEFENSE=defense, PRECISION=precision, COMPILE=is_compiled)
+    run(SPEC, tmp_path, monkeypatch, DEFENSE=DEFENSES[defense], PRECISION=precision, COMPILE=is_compiled)
 
 
 @pytest.mark.slow
@@ -88,6 +88,6 @@ def test_looking_for_overflow_does_not_wait(tmp_path: Path, monkeypatch: pytest.
     ["{name: cutmix, alpha: 1}", "{name: mixup, alpha: 1}", "{name: cutout, side: 3}"],
 )
 def test_batches_do_not_wait(mixer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = SPEC.replace("train_size: 192", f"train_size: 192, label_smoothing: 0.1, mixer: {mixer}")
+    spec = SPEC.replace("train_size: 128", f"train_size: 128, label_smoothing: 0.1, mixer: {mixer}")
     augment = "jitter: 0.2, rotate: 5, cutout: 2"
     run(spec, tmp_path, monkeypatch, DEFENSE="{name: pgd_at, steps: 2}", AUGMENT=augment)
