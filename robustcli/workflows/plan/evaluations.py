@@ -8,17 +8,20 @@ its passes on those that survive.
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 import torch
 from torch import Tensor, nn
 
 from robustcli.attacks import Attack
 from robustcli.attacks.crafting import crafting
+from robustcli.attacks.pgd import Pgd
 from robustcli.attacks.settings import length_of, with_settings
 from robustcli.data.splits import Data
 from robustcli.evaluation.gather import gather
 from robustcli.evaluation.passes import count_passes
 from robustcli.evaluators import AttackContext, Evaluator, Stage
+from robustcli.evaluators.attack import Attacked
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
 from robustcli.workflows.plan.result import Bounds
@@ -178,6 +181,23 @@ class Probe:
 
     def _rng(self) -> IndexedNoise:
         return IndexedNoise(0, torch.arange(len(self.x), device=self.x.device))
+
+
+def seconds_of_a_pass(network: nn.Module, x: Tensor) -> float:
+    """Return the seconds of a pass of one image in PGD, forwards or backwards, with what a step does besides.
+
+    Args:
+        network: network in eval mode.
+        x: images (n, c, h, w) of one batch.
+    """
+    with torch.no_grad():
+        y = network(x).argmax(1)
+    attacked = Attacked(attack=Pgd(steps=_MORE), batch_size=len(x))
+    threat = ThreatModel("linf", Fraction(1)).scaled(_HARMLESS)
+    rng = IndexedNoise(0, torch.arange(len(x), device=x.device))
+    # The first attack allocates memory and chooses kernels.
+    _, (stage,) = (gather(attacked, network, x, y, threat, rng).stages for _ in range(2))
+    return stage.seconds / (stage.forwards + stage.gradients)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from torch import Tensor, nn
 
 from robustcli.attacks.active_set import no_early_exit
 from robustcli.attacks.crafting import crafting
@@ -32,15 +31,13 @@ from robustcli.store.passes import Passes
 from robustcli.threat.threat import ThreatModel
 from robustcli.training.check import Check
 from robustcli.training.choices import chosen_settings
-from robustcli.workflows.plan.evaluations import BROKEN_PASSES, EvaluationCost, Probe
+from robustcli.workflows.plan.evaluations import BROKEN_PASSES, EvaluationCost, Probe, seconds_of_a_pass
 from robustcli.workflows.plan.images import images_of
 from robustcli.workflows.plan.result import Bounds, EvaluationPlan, Images, Memory, Plan, TrainingPlan
 from robustcli.workflows.plan.savings import measure_savings
 from robustcli.workflows.plan.updates import WARM_UP, Trial, trial_folder
 
 _GUESS = Bounds(0.3, 0.6)
-# Gradients that are timed; the first one allocates memory and chooses kernels.
-_REPEATS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +100,7 @@ def plan(request: Request) -> Plan:
     free = free_bytes(device)
     try:
         with trial_folder() as folder, fitting():
-            seconds, seconds_of_a_pass, updates = _measured(request, data, device, Path(folder))
+            seconds, of_a_pass, updates = _measured(request, data, device, Path(folder))
     except DoesNotFitError as error:
         return found(memory=_memory(device, free), notes=[_too_large(spec, device, error)])
     memory, savings = _memory(device, free), []
@@ -123,7 +120,7 @@ def plan(request: Request) -> Plan:
         measured=len(seconds),
         update=update,
         seconds=update * updates,
-        check=check * seconds_of_a_pass,
+        check=check * of_a_pass,
     )
     evaluations = {}
     for key, cost in costs.items():
@@ -132,7 +129,7 @@ def plan(request: Request) -> Plan:
             images=cost.images,
             survivors=accuracy if cost.stages else None,
             passes=passes,
-            seconds=passes * seconds_of_a_pass,
+            seconds=passes * of_a_pass,
         )
     once = Bounds(start + training.seconds, start + training.seconds) + training.check * training.epochs
     return found(
@@ -140,7 +137,7 @@ def plan(request: Request) -> Plan:
         notes=notes,
         start=start,
         training=training,
-        seconds_of_a_pass=seconds_of_a_pass,
+        seconds_of_a_pass=of_a_pass,
         evaluations=evaluations,
         savings=savings,
         seconds=sum((evaluation.seconds for evaluation in evaluations.values()), once),
@@ -166,16 +163,7 @@ def _measured(request: Request, data: Data, device: torch.device, folder: Path) 
     network = trial.training.network
     x, _ = data.evaluation("test", min(request.spec.train.batch_size, data.sizes.test))
     with settled(network, device.type), crafting(network, "eval"):
-        passes = [_seconds_of_gradient(network, x) / (2 * len(x)) for _ in range(_REPEATS)]
-    return seconds, min(passes), trial.updates
-
-
-def _seconds_of_gradient(network: nn.Module, x: Tensor) -> float:
-    """Return the seconds of a forward pass and the gradient of the images, which cost about the same."""
-    start = wall(x.device)
-    x = x.clone().requires_grad_()
-    torch.autograd.grad(network(x).sum(), x)
-    return wall(x.device) - start
+        return seconds, seconds_of_a_pass(network, x), trial.updates
 
 
 def evaluation_costs(request: Request, data: Data) -> tuple[Bounds, dict[str, EvaluationCost]]:
@@ -220,7 +208,7 @@ def _notes(spec: ExperimentSpec, costs: Sequence[EvaluationCost]) -> list[str]:
             "robust accuracies are assumed (--robust); of the other images half are assumed to be misclassified "
             f"without an attack, and half to take {BROKEN_PASSES} passes if the attack stops for them"
         )
-        notes.append("only passes of attacks count; on small networks, what they do in between may take longer")
+        notes.append("passes are timed in PGD; other attacks do more in between, which matters on small networks")
     if spec.train.compile is True:
         notes.append("the time of compilation, about a minute, is not included")
     return list(dict.fromkeys(notes))
