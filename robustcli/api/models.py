@@ -10,9 +10,10 @@ from torch import nn
 
 from robustcli.architectures import ImageShape
 from robustcli.models.build import network_of
-from robustcli.models.find import ModelRequest, find_model, find_source, normalization_of, read_checkpoint
+from robustcli.models.find import find_model, find_source, normalization_of, read_checkpoint
 from robustcli.models.model import prepared, test_images
 from robustcli.runtime.device import choose_device
+from robustcli.store.results import ModelRequest
 
 # Side of the images, and classes, of an external network for which nothing else is known.
 _USUAL_SIZE, _USUAL_CLASSES = 32, 10

@@ -11,10 +11,11 @@ from robustcli.evaluation.evidence import Evidence
 from robustcli.evaluation.gather import gather
 from robustcli.evaluators import Evaluator
 from robustcli.measuring.machine import circumstances
-from robustcli.models.find import ModelRequest, find_model
+from robustcli.models.find import find_model
 from robustcli.models.open import open_model, threat_of
 from robustcli.registry.types import Norm
 from robustcli.runtime.device import choose_device
+from robustcli.store.results import ModelRequest
 from robustcli.threat.noise import IndexedNoise
 from robustcli.threat.threat import ThreatModel
 

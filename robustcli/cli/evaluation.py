@@ -16,8 +16,7 @@ from robustcli.cli.verdicts import require
 from robustcli.errors import RobustCliError
 
 if TYPE_CHECKING:
-    from robustcli.models.find import ModelRequest
-    from robustcli.store.results import EvalResults
+    from robustcli.store.results import EvalResults, ModelRequest
     from robustcli.workflows.engines import Engine, Needs
     from robustcli.workflows.evaluate import Request
 
@@ -264,7 +263,7 @@ def _search_precision(device: str, engine: str, *, quiet: bool) -> str:
 
 def models_of(given: Mapping[str, Any]) -> "list[ModelRequest]":
     """Return the models named by arguments and options; all share the options."""
-    from robustcli.models.find import ModelRequest
+    from robustcli.store.results import ModelRequest
 
     words = [word for word in (given["subject"], *(given["overrides"] or ())) if word is not None]
     # With --model the first argument is an override.

@@ -8,7 +8,7 @@ import typer
 from robustcli.cli.options import console, print_json
 
 if TYPE_CHECKING:
-    from robustcli.models.find import ModelRequest
+    from robustcli.store.results import ModelRequest
     from robustcli.workflows.evaluate import Request
     from robustcli.workflows.evaluate_many import Cell
 

@@ -12,11 +12,12 @@ from robustcli.attacks.surrogate import Surrogate
 from robustcli.errors import RobustCliError
 from robustcli.evaluators import EVALUATORS, AttackContext, Evaluator, Stage
 from robustcli.models.build import network_of
-from robustcli.models.find import ModelRequest, checkpoint_in, find_source
+from robustcli.models.find import checkpoint_in, find_source
 from robustcli.models.model import prepared
 from robustcli.models.schemes import scheme_of
 from robustcli.registry.types import Count
 from robustcli.store.checkpoint import NetworkCheckpoint
+from robustcli.store.results import ModelRequest
 
 
 @EVALUATORS.register(

@@ -1,7 +1,7 @@
 """Find the model that a command line names."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,40 +22,13 @@ from robustcli.specs.settings import ArchitectureOptions, DataOptions, EvaluateO
 from robustcli.specs.spec import ExperimentSpec, override_text
 from robustcli.specs.yamlfile import parse_scalar, parse_yaml, to_yaml
 from robustcli.store.checkpoint import CheckedCheckpoint
+from robustcli.store.results import ModelRequest
 
 _HERE = "the command line"
 # Maximum number of runs in a message.
 _LISTED = 10
 # Default evaluation without a spec and --attack.
 _DEFAULT = ("clean", "autoattack")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelRequest:
-    """Model and images as the user names them; None means not given.
-
-    Args:
-        text: a checkpoint, the folder of a run, a file of weights, a TorchScript file, or a name such as timm:NAME.
-        overrides: dotted overrides of the spec in a checkpoint, or of architecture and data.
-        architecture: registered name of the network that weights in a file belong to.
-        model: "path/file.py:function" or "package.module:function".
-        weights: a file for `model`, a file or a published name for a zoo.
-        weights_key: key or prefix of the weights in their file.
-        mean, std: normalization in front of an external model, "0.5" or one number for each channel.
-        data: a data set's name, an .npz file or a folder of images.
-        preprocess: registered name of a transformation of the images before the network.
-    """
-
-    text: str | None = None
-    overrides: tuple[str, ...] = ()
-    architecture: str | None = None
-    model: str | None = None
-    weights: str | None = None
-    weights_key: str | None = None
-    mean: str | None = None
-    std: str | None = None
-    data: str | None = None
-    preprocess: str | None = None
 
 
 def find_model(request: ModelRequest) -> Model:
@@ -153,7 +126,7 @@ def _trained(request: ModelRequest, path: Path) -> TrainedModel:
     inside = ExperimentSpec.parse(checkpoint.spec, source)
     if request.data == inside.data.name:
         # The same data set, which lies where the spec in the checkpoint says.
-        request = replace(request, data=None)
+        request = request.model_copy(update={"data": None})
     # With --data the spec's data set is not used, and neither are overrides of its parameters.
     rest = [
         text

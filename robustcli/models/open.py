@@ -1,6 +1,6 @@
 """Open the model that a user names, with images and threat model, on a device."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -8,7 +8,6 @@ import torch
 
 from robustcli.data.splits import Data
 from robustcli.errors import RobustCliError
-from robustcli.models.find import ModelRequest
 from robustcli.models.model import EvaluationDefaults, LoadedModel, Model, test_images
 from robustcli.registry.types import exact_text
 from robustcli.runtime.allocator import keep_freed_memory
@@ -17,6 +16,7 @@ from robustcli.specs.check import checked
 from robustcli.specs.settings import ThreatSettings
 from robustcli.specs.yamlfile import parse_scalar
 from robustcli.store.provenance import this_session
+from robustcli.store.results import ModelRequest
 from robustcli.store.runs import SCHEMA
 from robustcli.threat.threat import ThreatModel
 
@@ -42,7 +42,7 @@ class OpenedModel:
         return {
             "schema": SCHEMA,
             **self.model.origin,
-            "subject": asdict(self.request),
+            "subject": self.request.to_json(),
             "network": self.loaded.to_json(),
             "threat": {"norm": self.threat.norm, "eps": exact_text(self.threat.eps)},
             "data": {"digest": self.data.digest, "sizes": self.data.sizes.to_json(), "decode": self.data.decode},

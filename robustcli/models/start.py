@@ -10,13 +10,14 @@ from robustcli.architectures import ImageShape
 from robustcli.architectures.features import classifier_of
 from robustcli.errors import RobustCliError
 from robustcli.models.architecture import Architecture
-from robustcli.models.find import ModelRequest, find_source
+from robustcli.models.find import find_source
 from robustcli.models.schemes import NamedFile
 from robustcli.models.source import load_with_own_classes
 from robustcli.models.weights_file import read_weights
 from robustcli.models.weights_fit import require_plain_numbers
 from robustcli.registry.registry import MemberSpec
 from robustcli.store.checkpoint import Checkpoint
+from robustcli.store.results import ModelRequest
 
 # Prefixes of the normalization's buffers, and of the network after it.
 _NORMALIZATION, _BODY = "normalize.", "body."

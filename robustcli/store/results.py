@@ -46,11 +46,23 @@ class Claim(Stored):
     note: str = ""
 
 
-class ModelSource(Stored):
-    """Source of the network of `robust eval`: the options of the command."""
+class ModelRequest(Stored):
+    """Model and images as the user names them; None means not given.
+
+    Args:
+        text: a checkpoint, the folder of a run, a file of weights, a TorchScript file, or a name such as timm:NAME.
+        overrides: dotted overrides of the spec in a checkpoint, or of architecture and data.
+        architecture: registered name of the network that weights in a file belong to.
+        model: "path/file.py:function" or "package.module:function".
+        weights: a file for `model`, a file or a published name for a zoo.
+        weights_key: key or prefix of the weights in their file.
+        mean, std: normalization in front of an external model, "0.5" or one number for each channel.
+        data: a data set's name, an .npz file or a folder of images.
+        preprocess: registered name of a transformation of the images before the network.
+    """
 
     text: str | None = None
-    overrides: Annotated[list[str], Field(strict=False)] = Field(default_factory=list)
+    overrides: Annotated[tuple[str, ...], Field(strict=False)] = ()
     architecture: str | None = None
     model: str | None = None
     weights: str | None = None
@@ -157,14 +169,14 @@ class EvalResults(_Results):
     Args:
         checkpoint: file name of the checkpoint of a run; None for other networks.
         training_seed: None for networks that `robust train` did not make.
-        subject: source of the network, as the user named it.
+        subject: the network and images, as the user named them.
         provenance: the process that evaluated it.
         notes: facts about these conditions that a reader must know.
     """
 
     checkpoint: str | None = None
     training_seed: int | None
-    subject: ModelSource
+    subject: ModelRequest
     network: NetworkRecord
     provenance: Session
     notes: list[str]

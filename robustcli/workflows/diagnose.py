@@ -3,7 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -15,7 +15,7 @@ from robustcli.diagnostics import Diagnostic
 from robustcli.errors import EvaluationError, RobustCliError, suggest
 from robustcli.evaluation.evaluate import preflight, settled
 from robustcli.evaluation.restore import restored_generators
-from robustcli.models.find import ModelRequest, find_model
+from robustcli.models.find import find_model
 from robustcli.models.open import open_model, threat_of
 from robustcli.registry.catalog import catalog
 from robustcli.registry.registry import MemberSpec, instantiate
@@ -24,6 +24,7 @@ from robustcli.runtime.device import choose_device
 from robustcli.specs.check import Checker, checked
 from robustcli.specs.spec import override_text
 from robustcli.specs.yamlfile import parse_yaml, to_yaml
+from robustcli.store.results import ModelRequest
 from robustcli.threat.noise import IndexedNoise, derive
 from robustcli.threat.threat import ThreatModel
 
@@ -96,7 +97,7 @@ def diagnose(
     """
     own = [text for text in network.overrides if _diagnostic_of(text) is not None]
     chosen = choose(names, own)
-    wanted = replace(network, overrides=tuple(text for text in network.overrides if text not in own))
+    wanted = network.model_copy(update={"overrides": tuple(text for text in network.overrides if text not in own)})
     subject = find_model(wanted)
     defaults = subject.defaults
     threat = threat_of(defaults, norm, eps, where=_HERE)
@@ -110,7 +111,7 @@ def diagnose(
         results[name] = look(diagnostic, case.loaded.network, x, y, threat, seed)
     return Diagnosis(
         # All overrides as the user wrote them, including those of diagnostics.
-        header={**case.to_json(), "subject": asdict(network)},
+        header={**case.to_json(), "subject": network.to_json()},
         threat=threat,
         notes=case.loaded.notes,
         seed=seed,

@@ -23,7 +23,7 @@ from robustcli.evaluation.stored import EvaluationFiles, Task, plain_parameters,
 from robustcli.evaluation.watcher import EvaluationWatcher
 from robustcli.evaluation.workers import device_of, in_processes
 from robustcli.models.digest import imported_code_digest, network_digest, weights_digest
-from robustcli.models.find import ModelRequest, find_model
+from robustcli.models.find import find_model
 from robustcli.models.model import EvaluationDefaults
 from robustcli.models.open import OpenedModel, open_model, threat_of
 from robustcli.registry.registry import MemberSpec, instantiate
@@ -33,7 +33,7 @@ from robustcli.runtime.ranks import Share, share_of_torchrun
 from robustcli.specs.yamlfile import parse_scalar
 from robustcli.store.chain import RESULTS, chained
 from robustcli.store.files import own_mark
-from robustcli.store.results import SCHEMA, EvalResults, read_results, write_results
+from robustcli.store.results import SCHEMA, EvalResults, ModelRequest, read_results, write_results
 from robustcli.store.runs import RunFolder, lock_folder
 from robustcli.workflows.budget import Budget, within_budget
 

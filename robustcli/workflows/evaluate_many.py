@@ -7,8 +7,8 @@ from pathlib import Path
 
 from robustcli.errors import RobustCliError
 from robustcli.evaluation.watcher import EvaluationWatcher
-from robustcli.models.find import ModelRequest, checkpoint_in
-from robustcli.store.results import EvalResults
+from robustcli.models.find import checkpoint_in
+from robustcli.store.results import EvalResults, ModelRequest
 from robustcli.workflows.evaluate import Request, assess, require_sound
 
 

@@ -1,7 +1,6 @@
 """`robust verify`: recompute stored accuracies from weights, images and adversarial examples, without attacking."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,13 @@ from robustcli.evaluation.consistency import check_counts, check_derived
 from robustcli.evaluation.per_image import read_per_image
 from robustcli.evaluation.stored import EvaluationFiles
 from robustcli.models.digest import weights_digest
-from robustcli.models.find import ModelRequest, find_model
+from robustcli.models.find import find_model
 from robustcli.models.model import LoadedModel, Model, test_images
 from robustcli.runtime.device import choose_device
 from robustcli.store.chain import RESULTS
 from robustcli.store.evaluations import parse_evaluation, upgraded_evaluation
 from robustcli.store.files import read_json
-from robustcli.store.results import Chain, EvalResults, Results, RunResults, read_results
+from robustcli.store.results import Chain, EvalResults, ModelRequest, Results, RunResults, read_results
 from robustcli.store.runs import RunFolder
 from robustcli.workflows.verify_evaluation import Finding, verify
 from robustcli.workflows.verify_results import of_chain, of_data, of_eval, of_provenance, of_run
@@ -137,12 +136,11 @@ def find_evidence(folder: Path, overrides: Sequence[str], checkpoint: str | None
     if files.spec.is_file():
         wanted = ModelRequest(text=str(files.best))
     elif isinstance(stored, EvalResults):
-        source = stored.subject
-        wanted = ModelRequest(**{**source.to_json(), "overrides": tuple(source.overrides)})
+        wanted = stored.subject
     else:
         raise RobustCliError(
             f"{folder}: found no spec.yaml and no results.json of `robust eval`; expected the folder of a run or of "
             "an evaluation"
         )
-    wanted = replace(wanted, text=checkpoint or wanted.text, overrides=(*wanted.overrides, *overrides))
-    return find_model(wanted), files.evaluations
+    moved = {"text": checkpoint or wanted.text, "overrides": (*wanted.overrides, *overrides)}
+    return find_model(wanted.model_copy(update=moved)), files.evaluations

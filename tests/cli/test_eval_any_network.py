@@ -301,7 +301,8 @@ def test_torchvision_with_published_weights(robust: Robust, here: Path, monkeypa
 
 
 def test_images_of_a_folder_get_the_size_that_published_weights_were_made_for(here: Path) -> None:
-    from robustcli.models.find import ModelRequest, find_model
+    from robustcli.models.find import find_model
+    from robustcli.store.results import ModelRequest
 
     (here / "photos").mkdir()
     subject = find_model(ModelRequest(text=SHUFFLE, weights="DEFAULT", data="photos"))

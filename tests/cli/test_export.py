@@ -22,9 +22,9 @@ from robustcli.architectures import ImageShape, Network
 from robustcli.cli.progress import Screen
 from robustcli.errors import RobustCliError
 from robustcli.models.build import network_of
-from robustcli.models.find import ModelRequest
 from robustcli.store.checkpoint import Checkpoint, NetworkCheckpoint
 from robustcli.store.files import read_json, write_json
+from robustcli.store.results import ModelRequest
 from robustcli.store.runs import RunFolder
 from robustcli.workflows.evaluate import Request, assess
 from robustcli.workflows.export import rebuild, recheck, robustbench

@@ -61,7 +61,7 @@ def test_shipped_presets_are_those_of_the_leaderboard() -> None:
     assert found["robustbench-cifar10-l2"]["eps"] == "0.5"
     assert all(presets.summary(name).endswith(".") for name in found)
     Path("none.yaml").write_text("examples: 0\n", encoding="utf-8")
-    with pytest.raises(RobustCliError, match="preset.examples: 0 is outside the range"):
+    with pytest.raises(RobustCliError, match=r"preset\.examples: 0 is outside the range"):
         presets.read_preset("none.yaml")
 
 

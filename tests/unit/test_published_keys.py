@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.errors import RobustCliError
-from robustcli.models.find import ModelRequest, find_model
+from robustcli.models.find import find_model
 from robustcli.models.key_families import recognise
 from robustcli.models.model import ExternalModel
+from robustcli.store.results import ModelRequest
 
 CLASSES = 10
 SHAPE = ImageShape(3, 32, 32, CLASSES)

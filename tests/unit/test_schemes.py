@@ -17,7 +17,7 @@ import robustcli
 from robustcli.architectures import ARCHITECTURES, ImageShape
 from robustcli.errors import RobustCliError
 from robustcli.models.architecture import Architecture
-from robustcli.models.find import ModelRequest, find_model, find_source
+from robustcli.models.find import find_model, find_source
 from robustcli.models.schemes import NamedFile, forms
 from robustcli.models.schemes.robustbench import Entry, entries
 from robustcli.models.weights_file import Weights
@@ -25,6 +25,7 @@ from robustcli.registry.registry import instantiate
 from robustcli.registry.types import Family
 from robustcli.specs.check import checked
 from robustcli.specs.settings import ArchitectureOptions
+from robustcli.store.results import ModelRequest
 
 NAME = "cifar10/corruptions/Hendrycks2020AugMix_WRN"
 ID = "1wy7gSRsUZzCzj8QhmTbcnwmES_2kkNph"
