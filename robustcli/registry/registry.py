@@ -2,10 +2,8 @@
 
 import importlib
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from copy import copy
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from typing import Any, TypeVar
 
 from robustcli.errors import RobustCliError
@@ -84,26 +82,18 @@ class Registry:
         self.base = base
         return base
 
-    def completed(self, built: Any) -> Any:
-        """Return a member with the defaults of the protocol, if it does not derive from it and lacks some of them.
+    def require_protocol(self, built: Any) -> None:
+        """Check that a member has everything that other code reads.
 
         Raises:
-            RobustCliError: it lacks something that has no default.
+            RobustCliError: its class does not derive from the protocol of the family, and lacks a part of it.
         """
-        kind: type = type(built)
-        if self.base is None or not (lacking := _lacking(kind, self.base)):
-            return built
-        required = {name for name in lacking if not _has_default(self.base, name)}
-        if not required:
-            whole = copy(built)
-            with suppress(TypeError):  # of functions and of classes with slots
-                # Not by assignment, because settings are frozen.
-                object.__setattr__(whole, "__class__", _derived(kind, self.base))
-                return whole
-        raise RobustCliError(
-            f"{kind.__module__}.{kind.__qualname__} does not have {', '.join(sorted(required or lacking))}; derive it "
-            f"from {self.base.__module__}.{self.base.__qualname__}"
-        )
+        kind = type(built)
+        if self.base is not None and (lacking := _lacking(kind, self.base)):
+            raise RobustCliError(
+                f"{kind.__module__}.{kind.__qualname__} does not have {', '.join(sorted(lacking))}; derive it from "
+                f"{self.base.__module__}.{self.base.__qualname__}, which has defaults"
+            )
 
     def __iter__(self) -> Iterator[str]:
         return iter(catalog(self.family))
@@ -123,17 +113,6 @@ def _lacking(kind: type, base: type) -> set[str]:
     return names - own
 
 
-def _has_default(base: type, name: str) -> bool:
-    return name in vars(base) and not getattr(vars(base)[name], "__isabstractmethod__", False)
-
-
-@cache
-def _derived(kind: type, base: type) -> type:
-    """Return a class with the name and everything of `kind`, and the rest of a protocol."""
-    names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
-    return type(kind.__name__, (kind, base), names)
-
-
 def instantiate(chosen: MemberSpec, *positional: Any) -> Any:
     """Import a member and call it with its parameters; then replace fields of the object that it returned.
 
@@ -145,7 +124,8 @@ def instantiate(chosen: MemberSpec, *positional: Any) -> Any:
     values = {name: _instantiate_value(value, positional) for name, value in chosen.parameters.items()}
     registry = registry_of(chosen.family)
     own = {name: value for name, value in values.items() if name in member.parameters}
-    built = registry.completed(registry.get(chosen.name)(*positional, **own))
+    built = registry.get(chosen.name)(*positional, **own)
+    registry.require_protocol(built)
     replaced = {name: value for name, value in values.items() if name not in member.parameters}
     return replace(built, **replaced) if replaced else built
 

@@ -225,27 +225,18 @@ class Bare:
 """
 
 
-def test_an_attack_without_the_base_class_is_checked_and_evaluates(tmp_path: Path) -> None:
+def test_a_member_without_the_base_class_is_one_error(tmp_path: Path) -> None:
     package = holding(tmp_path, UNDERIVED)
-    checked = robust(tmp_path, "check-member", "bare", installed=package)
-    assert checked.returncode == 0, checked.stdout + checked.stderr
     (tmp_path / "spec.yaml").write_text(SPEC.replace("margin_at, steps: 1, weights: {name: awp}", "natural"))
     assert robust(tmp_path, "train", "spec.yaml", "--quiet").returncode == 0
-    evaluated = robust(tmp_path, "eval", "runs", "--attack", "bare", "--examples", "20", "--quiet", installed=package)
-    assert evaluated.returncode == 0, evaluated.stderr
-    (results,) = (tmp_path / "evals").rglob("results.json")
-    found = json.loads(results.read_text())["evaluations"]["bare"]
-    assert found["total"] == 20
-    assert found["verdict"] in ("TRUSTED", "SUSPECT")
-    assert [stage["name"] for stage in found["stages"]] == ["bare"]
-
-
-def test_a_class_that_lacks_what_has_no_default_is_named(tmp_path: Path) -> None:
-    package = holding(tmp_path, UNDERIVED.replace("def __call__", "def attack"))
-    checked = robust(tmp_path, "check-member", "bare", installed=package)
-    assert checked.returncode == 2
-    text = " ".join(checked.stderr.split())
-    assert "their_members.members.Bare does not have __call__; derive it from robustcli.attacks.Attack" in text
+    for words in (("check-member", "bare"), ("eval", "runs", "--attack", "bare", "--examples", "20", "--quiet")):
+        done = robust(tmp_path, *words, installed=package)
+        assert done.returncode == 2, done.stdout
+        text = " ".join(done.stderr.split())
+        assert "their_members.members.Bare does not have " in text
+        assert " is_black_box, " in text
+        assert "derive it from robustcli.attacks.Attack" in text
+    assert not list((tmp_path / "evals").rglob("*.json"))
 
 
 def test_what_is_no_member_cannot_be_checked(tmp_path: Path) -> None:
