@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from robustcli.cli import panels
-from robustcli.cli.options import Json, Overrides, Runs, console, print_json
+from robustcli.cli.options import Json, Overrides, Runs, console, print_json, print_warnings
 from robustcli.errors import RobustCliError, suggest
 from robustcli.specs import experiments
 
@@ -147,8 +147,7 @@ def submit_run(
     if wanted.time is None:
         raise RobustCliError("--time: found no time limit; write --time 12:00:00, or time: in a file of --slurm")
     read = ExperimentSpec.read(experiments.find(spec), overrides or ())
-    for warning in read.warnings():
-        typer.echo(f"warning: {warning}", err=True)
+    print_warnings(read)
     needs = Needs(gpus=wanted.gpus, cpus=wanted.cpus).on(read.train.device)
     resources = Resources(partition=wanted.partition, time=wanted.time, nodes=wanted.nodes or 1, **needs)
     if dry_run:

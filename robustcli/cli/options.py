@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from robustcli.cli.torchrun import is_silent
+
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from robustcli.specs.spec import ExperimentSpec
 
 
 class NormName(StrEnum):
@@ -172,6 +176,12 @@ Preset = Annotated[
 def print_json(value: Any) -> None:
     """Print plain data as indented JSON."""
     typer.echo(json.dumps(value, indent=2))
+
+
+def print_warnings(spec: "ExperimentSpec", where: str = "") -> None:
+    """Print the warnings of a spec, once for all processes of torchrun."""
+    for warning in () if is_silent() else spec.warnings():
+        typer.echo(f"warning: {where}{warning}", err=True)
 
 
 def console() -> "Console":

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from robustcli.cli import panels
-from robustcli.cli.options import Json, Overrides, console, print_json
+from robustcli.cli.options import Json, Overrides, console, print_json, print_warnings
 from robustcli.errors import RobustCliError
 from robustcli.specs import experiments
 
@@ -62,8 +62,7 @@ def plan_run(
         print_plan_of_sweep(Sweep.read(path, overrides or ()), updates, share, as_json=as_json)
         return
     spec = ExperimentSpec.read(path, overrides or ())
-    for warning in spec.warnings():
-        typer.echo(f"warning: {warning}", err=True)
+    print_warnings(spec)
     from robustcli.reports.plan import estimate_table, lines_of, tables_of
     from robustcli.workflows.plan.plan import Request, plan
     from robustcli.workflows.plan.rates import DeviceRates, Estimate, estimate

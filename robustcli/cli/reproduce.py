@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from robustcli.cli.options import console
+from robustcli.cli.options import console, print_warnings
 from robustcli.errors import RobustCliError
 
 if TYPE_CHECKING:
@@ -33,8 +33,7 @@ def specs_of_seeds(path: Path, overrides: Sequence[str]) -> "list[ExperimentSpec
         )
     rows = Sweep.read(path, overrides).rows if grid.is_grid else ()
     read = [spec for row in rows for spec in row.specs] or [ExperimentSpec.read(path, overrides)]
-    for warning in read[0].warnings():
-        typer.echo(f"warning: {warning}", err=True)
+    print_warnings(read[0])
     return read
 
 

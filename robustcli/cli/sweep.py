@@ -8,7 +8,7 @@ import typer
 
 from robustcli.cli import panels
 from robustcli.cli.cluster import Cpus, EngineName, Gpus, Partition, TimeLimit, engine_of, print_end
-from robustcli.cli.options import Json, Overrides, Quiet, Runs, print_json
+from robustcli.cli.options import Json, Overrides, Quiet, Runs, print_json, print_warnings
 from robustcli.cli.plan import print_plan_of_sweep
 from robustcli.errors import RobustCliError
 from robustcli.specs import experiments
@@ -84,8 +84,7 @@ def run_sweep(
 ) -> None:
     """Run the rows of a sweep and print its table; the exit code is 4 if the training of a row failed."""
     for chosen in sweep.rows:
-        for warning in chosen.specs[0].warnings():
-            typer.echo(f"warning: row {chosen.name}: {warning}", err=True)
+        print_warnings(chosen.specs[0], f"row {chosen.name}: ")
     from robustcli.cli.progress import Screen
     from robustcli.reports.blocks import replace_block, require_block
     from robustcli.reports.sweep import markdown

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from robustcli.cli import panels, sweep
-from robustcli.cli.options import FailOn, Overrides, Quiet, Runs, console
+from robustcli.cli.options import FailOn, Overrides, Quiet, Runs, console, print_warnings
 from robustcli.cli.reproduce import print_agreement, print_claim, reproduce_finding, specs_of_seeds
 from robustcli.cli.torchrun import is_silent, refuse_torchrun
 from robustcli.cli.verdicts import require
@@ -120,8 +120,7 @@ def _read(name: str, overrides: list[str] | None) -> "ExperimentSpec":
     from robustcli.specs.spec import ExperimentSpec
 
     spec = ExperimentSpec.read(experiments.find(name), overrides or ())
-    for warning in () if is_silent() else spec.warnings():
-        typer.echo(f"warning: {warning}", err=True)
+    print_warnings(spec)
     return spec
 
 
