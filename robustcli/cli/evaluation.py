@@ -10,7 +10,7 @@ import typer
 
 from robustcli.cli import options, panels
 from robustcli.cli.cluster import Cpus, EngineName, Gpus, Partition, TimeLimit, engine_of
-from robustcli.cli.options import console, print_json
+from robustcli.cli.options import print_json
 from robustcli.cli.table_of_models import print_table
 from robustcli.cli.verdicts import require
 from robustcli.errors import RobustCliError
@@ -105,7 +105,8 @@ def evaluate_network(
     if as_json:
         print_json(results.to_json())
     else:
-        _print_results(asked.request.subject.text or str(model), results, folder, is_wide=wide)
+        options.print_results(asked.request.subject.text or str(model), results, is_wide=wide)
+        typer.echo(f"stored in {folder}")
     if plot:
         _plot(folder)
     require(fail_on, results.evaluations.items())
@@ -207,17 +208,6 @@ def _evaluated(asked: _Asked) -> "tuple[EvalResults, Path] | None":
         if asked.engine is None:
             return assess(asked.request, watcher, tell)
         return assess_on(*asked.engine, asked.request, Screen, tell)
-
-
-def _print_results(title: str, results: "EvalResults", folder: Path, *, is_wide: bool) -> None:
-    from robustcli.evaluation.wording import warning_lines
-    from robustcli.reports.results import result_table
-
-    typer.echo(title)
-    console().print(result_table(results, is_wide=is_wide))
-    for line in (*results.notes, *warning_lines(results.evaluations)):
-        typer.echo(f"note: {line}")
-    typer.echo(f"stored in {folder}")
 
 
 def _with_preset(name: str, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from robustcli.specs.spec import ExperimentSpec
+    from robustcli.store.results import Results
 
 
 class NormName(StrEnum):
@@ -182,6 +183,17 @@ def print_warnings(spec: "ExperimentSpec", where: str = "") -> None:
     """Print the warnings of a spec, once for all processes of torchrun."""
     for warning in () if is_silent() else spec.warnings():
         typer.echo(f"warning: {where}{warning}", err=True)
+
+
+def print_results(title: str, results: "Results", *, is_wide: bool = False) -> None:
+    """Print results as a table, and what a reader of its numbers must know."""
+    from robustcli.evaluation.wording import warning_lines
+    from robustcli.reports.results import result_table
+
+    typer.echo(title)
+    console().print(result_table(results, is_wide=is_wide))
+    for line in (*results.notes, *warning_lines(results.evaluations)):
+        typer.echo(f"note: {line}")
 
 
 def console() -> "Console":

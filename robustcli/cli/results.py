@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from robustcli.cli import panels
-from robustcli.cli.options import Changes, Checkpoint, Device, Json, Wide, console, print_json
+from robustcli.cli.options import Changes, Checkpoint, Device, Json, Wide, console, print_json, print_results
 from robustcli.errors import CheckFailedError, RobustCliError
 
 app = typer.Typer()
@@ -30,18 +30,13 @@ def show_results(
         return
     if path is None:
         raise RobustCliError("found no path; expected the folder of a run, or --schema")
-    from robustcli.evaluation.wording import warning_lines
-    from robustcli.reports.results import result_table
     from robustcli.workflows.compare import read_side
 
     found = read_side(path)
     if as_json:
         print_json(found.to_json())
         return
-    typer.echo(found.name)
-    console().print(result_table(found, is_wide=wide))
-    for line in warning_lines(found.evaluations):
-        typer.echo(f"note: {line}")
+    print_results(found.name, found, is_wide=wide)
 
 
 @app.command("runs", rich_help_panel=panels.RESULTS)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from robustcli.cli import panels, sweep
-from robustcli.cli.options import FailOn, Overrides, Quiet, Runs, console, print_warnings
+from robustcli.cli.options import FailOn, Overrides, Quiet, Runs, print_results, print_warnings
 from robustcli.cli.reproduce import print_agreement, print_claim, reproduce_finding, specs_of_seeds
 from robustcli.cli.torchrun import is_silent, refuse_torchrun
 from robustcli.cli.verdicts import require
@@ -126,8 +126,6 @@ def _read(name: str, overrides: list[str] | None) -> "ExperimentSpec":
 
 def _run(spec: "ExperimentSpec", runs: Path, quiet: bool, *, resume: bool) -> "RunResults":
     from robustcli.cli.progress import Screen
-    from robustcli.evaluation.wording import warning_lines
-    from robustcli.reports.results import result_table
     from robustcli.store.results import read_run_results
     from robustcli.workflows.train import run_experiment
 
@@ -136,10 +134,7 @@ def _run(spec: "ExperimentSpec", runs: Path, quiet: bool, *, resume: bool) -> "R
     if is_silent():
         raise typer.Exit
     found = read_run_results(folder.results)
-    typer.echo(f"{spec.name}, seed {spec.seed}: {found.status}")
-    console().print(result_table(found))
-    for line in warning_lines(found.evaluations):
-        typer.echo(f"note: {line}")
+    print_results(f"{spec.name}, seed {spec.seed}: {found.status}", found)
     derived = f"\nthe network that was found: robust train {folder.derived}" if folder.derived.exists() else ""
     typer.echo(f"stored in {folder.path}{derived}")
     return found
