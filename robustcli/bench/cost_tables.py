@@ -16,8 +16,8 @@ def shown(ratio: Spread | None) -> str:
 
 def evaluation_rows(benches: Sequence[EvaluationBench]) -> Rows:
     """Return the table of `robust bench eval`; passes are forward + gradient passes per image."""
-    rows: Rows = [("network", "threat", "images", "evaluation", "ms per image", "peak MB", "time over the limit's",
-                   "our speed is: median (min-max)", "ours is", "robust", "passes")]  # fmt: skip
+    rows: Rows = [("network", "threat", "images", "evaluation", "ms per image", "peak MB", "time / limit",
+                   "our speed / this row's: median (min-max)", "ours is", "robust", "passes")]  # fmt: skip
     for bench in benches:
         rows += [
             (
@@ -46,7 +46,7 @@ def _gradients(passes: EvaluationPasses) -> str:
 def data_rows(benches: Sequence[DataBench]) -> Rows:
     """Return the table of `robust bench data`."""
     rows: Rows = [("batch", "pipeline", "us per image", "share of a step: median (min-max)", "of the step",
-                   "our speed is: median (min-max)", "ours is")]  # fmt: skip
+                   "our speed / this row's: median (min-max)", "ours is")]  # fmt: skip
     for bench in benches:
         for row in bench.rows:
             share = row.share_of_step * 100

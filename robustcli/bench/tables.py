@@ -31,7 +31,7 @@ from robustcli.bench.results import (
 from robustcli.bench.training_tables import training_rows
 from robustcli.errors import RobustCliError
 
-_SPEED = ("network", "threat", "images", "engine", "seconds", "time over the limit's", "speed: median (min-max)",
+_SPEED = ("network", "threat", "images", "engine", "seconds", "time / limit", "speed: median (min-max)",
           "result", "robust", "passes per survivor", "passes per broken image")  # fmt: skip
 _CONFORMANCE = ("network", "threat", "images", "attack", "native %", "package %", "points [95 %]",
                 "broken only by native", "only by the package")  # fmt: skip

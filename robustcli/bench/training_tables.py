@@ -16,8 +16,8 @@ def training_rows(benches: Sequence[TrainingBench]) -> Rows:
     """Return the table for a README: one row per update and implementation."""
     is_gpu = any(bench.settings.clock == "wall" for bench in benches)
     epoch = ("s per 50,000 images",) if is_gpu else ()
-    rows: Rows = [("network", "batch", "update", "by", "passes", "images/s", *epoch, "peak MB", "time over the limit's",
-                   "our speed is: median (min-max)", "ours is")]  # fmt: skip
+    rows: Rows = [("network", "batch", "update", "by", "passes", "images/s", *epoch, "peak MB", "time / limit",
+                   "our speed / this row's: median (min-max)", "ours is")]  # fmt: skip
     for bench in benches:
         for name, found in bench.defenses.items():
             ours, *others = found.rows
@@ -63,7 +63,15 @@ def terminal_table(name: str, result: TrainingDefense, settings: TrainingSetting
     ]
     table = Table(title=", ".join(parts), title_justify="left")
     table.add_column("")
-    for column in ("passes", "images/s", "s per update", "peak MB", "over the limit", "our speed is", "ours is"):
+    for column in (
+        "passes",
+        "images/s",
+        "s per update",
+        "peak MB",
+        "time / limit",
+        "our speed / this row's",
+        "ours is",
+    ):
         table.add_column(column, justify="right")
     for row in result.rows:
         table.add_row(

@@ -17,7 +17,7 @@ from robustcli.errors import CheckFailedError, RobustCliError, suggest
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Benchmark training and attacks against their theoretical minimum and against other libraries.",
+    help="Benchmark training and attacks against their bare passes, which are the minimum, and other libraries.",
 )
 app.add_typer(cost_commands.app)
 app.add_typer(bench_speedrun.app)

@@ -91,7 +91,7 @@ def test_bench_train_prints_what_was_measured_and_where(robust: Robust, monkeypa
     robust("bench", "--help").require(0, "train")
     robust("bench", "train", "--help").require(0, "--defense", "--channels-last", "--precision")
     said = robust(*BENCH, "--defense", "pgd_at", "--defense", "natural")
-    said.require(0, "pgd_at, small_cnn width 4, batch 4, fp32, plain format", "natural, small_cnn", "over the limit")
+    said.require(0, "pgd_at, small_cnn width 4, batch 4, fp32, plain format", "natural, small_cnn", "time / limit")
     said.require(0, "11 forwards, 10 input gradients, 1 weight gradients (the minimum)", f"torch {torch.__version__}")
     # The message is one line, and its brackets are not taken for markup.
     said.require(0, "note: torchattacks cannot be imported and is omitted (pip install torchattacks)\n")
@@ -644,7 +644,7 @@ def test_everything_is_listed_at_once(robust: Robust) -> None:
     said = robust("list").require(0)
     for family in (*FAMILIES, "experiments"):
         assert f"\n{family}" in f"\n{said.out}"
-    robust("list", "defences").require(2, "there is no registry 'defences'; did you mean 'defenses'?")
+    robust("list", "defences").require(2, "there is no family 'defences'; did you mean 'defenses'?")
 
 
 def test_architectures_of_one_file_are_listed(robust: Robust) -> None:

@@ -324,8 +324,8 @@ def test_training_has_a_block_too() -> None:
     assert name == "training speed"
     head, _, *lines = text.splitlines()
     assert head == (
-        "| network | batch | update | by | passes | images/s | peak MB | time over the limit's "
-        "| our speed is: median (min-max) | ours is |"
+        "| network | batch | update | by | passes | images/s | peak MB | time / limit "
+        "| our speed / this row's: median (min-max) | ours is |"
     )
     network, spread = "| small_cnn width 4, fp32, compiled | 4 |", "1.50 (1.25-1.75)"
     ours = (
