@@ -34,7 +34,7 @@ _GROWTH = 10
 )
 @dataclass(frozen=True, kw_only=True)
 class CarliniWagner(Attack):
-    """Minimise |x' - x|^2 + c max(0, z_y - max of the other z + confidence), with x' = (tanh w + 1) / 2.
+    """Minimum-norm attack: min |x' - x|^2 + c max(0, z_y - max of other z + confidence), x' = (tanh w + 1) / 2.
 
     The variable w keeps x' inside [0, 1]; Adam minimises over w. Each image has its own c, which is multiplied by 10
     until a misclassified point is found, then bisected towards the smallest c that finds one. The search ignores the

@@ -17,7 +17,7 @@ from robustcli.threat.threat import ThreatModel
 @ATTACKS.register("frank_wolfe", passes=(10, 10, 0), smoke={"steps": 2})
 @dataclass(frozen=True, kw_only=True)
 class FrankWolfe(Attack):
-    """delta <- (1 - g_k) delta + g_k s_k, with s_k the steepest point of the ball and g_k = c / (c + k).
+    """Frank-Wolfe: delta <- (1 - g_k) delta + g_k s_k, s_k the steepest point of the ball, g_k = c / (c + k).
 
     g_0 is 1, so one step from the clean image is FGSM. A mean of points of the ball lies in the ball, so there is no
     projection. The model and the caller see x + delta clipped to [0, 1], while delta is not clipped; the released code

@@ -19,7 +19,7 @@ from robustcli.threat.threat import ThreatModel
 @ATTACKS.register("mim", passes=(10, 10, 0), smoke={"steps": 3})
 @dataclass(frozen=True, kw_only=True)
 class Mim(Attack):
-    """Steepest-ascent steps along v <- momentum v + g / mean|g|, each projected back into the threat set.
+    """PGD with momentum: steps along v <- momentum v + g / mean|g|, each projected back into the threat set.
 
     Momentum damps directions that only the last gradient has. The example fits the attacked model less closely and
     transfers better. Gradients are normalised by their mean; the paper divides by the sum, which only changes the

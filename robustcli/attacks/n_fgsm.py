@@ -15,7 +15,7 @@ from robustcli.threat.threat import ThreatModel
 @ATTACKS.register("n_fgsm", passes=(1, 1, 0), goes_farther=True)
 @dataclass(frozen=True, kw_only=True)
 class NFgsm(Attack):
-    """x + delta with delta = eta + alpha sign(gradient at x + eta) and eta uniform in k times the ball.
+    """One step from noise: delta = eta + alpha sign(gradient at x + eta), eta uniform in k times the ball.
 
     When to use: in training (see n_fgsm in defenses); as an evaluation it is no stronger than fgsm.
 

@@ -53,7 +53,7 @@ def _cut(x: Tensor) -> Tensor:
 )
 @dataclass(frozen=True, kw_only=True)
 class Pyramid(Attack):
-    """x' = cut(... cut(x + m_1 U_1(d_1)) ... + m_S U_S(d_S)): one grid d_s of cells for each resolution.
+    """Grids of cells: x' = cut(... cut(x + m_1 U_1(d_1)) ... + m_S U_S(d_S)), one grid d_s for each resolution.
 
     U_s repeats each cell as a block of side_s x side_s pixels, and cut clips to [0, 1]. All grids start at zero and
     take sign steps along their own gradients; each is limited to eps, so the sum may be (m_1 + ... + m_S) eps away

@@ -61,9 +61,9 @@ def trades(
     another order (adversarial, clean, clean), which only changes the weighting of running statistics. Extra images
     without a label (-1) contribute only the divergence; the cross-entropy is still a mean over the whole batch.
 
-    When to use: to trade clean for robust accuracy with one number, and as the base of awp and of extra images.
+    When to use: to trade clean for robust accuracy with one number, also together with awp or extra images.
 
-    First setting: beta 6 with 10 steps; 5 with averaged weights and extra images.
+    First setting: beta 6 with 10 steps; beta 5 with averaged weights and extra images.
 
     Args:
         beta: weight of the robust term (1 / lambda); 0 is natural training.

@@ -31,8 +31,8 @@ class Quick(Evaluator):
     Args:
         steps: steps of APGD on the margin; the targeted attack takes twice as many.
         targets: wrong classes that the targeted attack aims at.
-        least: minimum number of images for AutoAttack's attacks, if as many survive.
-        one_in: of more survivors, one in this many, if that gives more images.
+        least: smallest number of survivors that AutoAttack's attacks run on; all, if fewer survive.
+        one_in: AutoAttack's attacks run on one in this many survivors, if that is more than `least`.
         batch_size: images attacked at once.
 
     Reference: margin of probabilities: Xie et al., arXiv 2411.15210; targets: Melamed et al., arXiv 2407.02240; sample:

@@ -29,6 +29,10 @@ class Awp(Stateless):
     w + v, so weight decay acts on w + v; then v is removed. The two extra forwards of the released loop for PGD-AT
     (see pgd_at) are omitted.
 
+    When to use: against robust overfitting in long training, added to any defense.
+
+    First setting: gamma 0.005 with trades, 0.01 with pgd_at.
+
     Args:
         gamma: size of v relative to the weights, per tensor; the released code has 0.01 for PGD-AT and
             0.005 for TRADES. 0 is no perturbation.
